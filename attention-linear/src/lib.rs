@@ -1,0 +1,1 @@
+//! The mixers of the linear-attention line

@@ -1,0 +1,15 @@
+//! Portable kernels for weighted-sum recurrences: what Mamba-2, RWKV, RetNet, GLA and their kin spend their time in.
+//!
+//! This crate knows slices and problem shapes. It knows no tensor library and no model. Every operator lives in a
+//! folder of its own, with the same file names in each:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `mod.rs` | the mathematics, and the public functions |
+//! | `problem.rs` | shapes and choices, validated once; every error is there |
+//! | `reference.rs` | the definition in f64, one plain loop: what everything else is tested against |
+//! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads |
+
+pub mod rows;
+
+pub use rows::Rows;

@@ -1,0 +1,1 @@
+//! Mitigations of state collapse, composable over every weighted-sum RNN

@@ -1,0 +1,1 @@
+//! Assembled models: checkpoint layouts, tokenizers, generation

@@ -1,0 +1,1 @@
+//! The recurrence on Burn tensors, interventions, and the mixers of the SSM line
