@@ -1,0 +1,77 @@
+//! What every subcommand shares: threads, progress bars, and printing to standard output.
+
+use crate::error::ProgramError;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt;
+use std::io::{self, Write};
+
+/// What every subcommand shares.
+#[derive(Debug)]
+pub struct Context {
+    threads: usize,
+    quiet: bool,
+}
+
+impl Context {
+    /// Builds the thread pool that every kernel runs on. `threads` `None` takes every available core.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] for 0 threads, [`ProgramError::Failed`] when the system refuses the threads.
+    pub fn new(threads: Option<usize>, quiet: bool) -> Result<Self, ProgramError> {
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match threads {
+            Some(0) => return Err(ProgramError::usage("--threads", "at least 1", "0")),
+            Some(threads) => threads,
+            None => available(),
+        };
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|error| ProgramError::Failed(format!("cannot start {threads} threads: {error}")))?;
+        Ok(Self { threads, quiet })
+    }
+
+    /// Threads of the pool.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// A progress bar on standard error; invisible with `--quiet` and when standard error is not a terminal.
+    /// `unit` names what is counted, in the plural: `tokens`.
+    pub fn progress(&self, total: u64, unit: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let template =
+            format!("{{msg:<28}} {{bar:32}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+        // The template is fixed above but for the unit; if it should not parse, the plain bar still counts.
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(total).with_style(style)
+    }
+
+    /// Prints to standard output and flushes, so that streamed text appears at once.
+    ///
+    /// # Errors
+    /// [`ProgramError::Stdout`]; a reader that went away ends the program quietly.
+    pub fn print(&self, text: impl fmt::Display) -> Result<(), ProgramError> {
+        let mut stdout = io::stdout().lock();
+        write!(stdout, "{text}")
+            .and_then(|()| stdout.flush())
+            .map_err(ProgramError::Stdout)
+    }
+
+    /// [`Self::print`] and a line end.
+    ///
+    /// # Errors
+    /// As [`Self::print`].
+    pub fn print_line(&self, text: impl fmt::Display) -> Result<(), ProgramError> {
+        self.print(format_args!("{text}\n"))
+    }
+
+    /// A remark on standard error, such as which file was written; left out with `--quiet`.
+    pub fn remark(&self, text: impl fmt::Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The one error type of the program, and the exit code that follows from it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why a subcommand stopped.
+#[derive(Debug, Error)]
+pub enum ProgramError {
+    /// The command line asks for something impossible. Exit code 2.
+    #[error("{option}: expected {expected}, found {found}")]
+    Usage {
+        /// The option or argument, as typed: `--lengths`.
+        option: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// The output folder is there already and holds something. Exit code 2.
+    #[error("--out: {} exists and is not empty; name another folder, or remove it first", .0.display())]
+    FolderExists(PathBuf),
+    /// A file could not be read, written, created or renamed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried, as a verb: `write`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Standard output does not take what is printed.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(#[source] io::Error),
+    /// A file's content is not what it should be.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What would have been accepted.
+        expected: String,
+        /// What was there.
+        found: String,
+    },
+    /// A picture could not be drawn.
+    #[error("cannot draw {picture}: {cause}")]
+    Picture {
+        /// The picture's file name.
+        picture: String,
+        /// What the drawing library says.
+        cause: String,
+    },
+    /// A part of the program stopped for a reason it has already put into one line.
+    #[error("{0}")]
+    Failed(String),
+    /// A bug in Spillway.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
+}
+
+impl ProgramError {
+    /// An impossible option.
+    pub fn usage(option: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Usage {
+            option: option.into(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    /// For `map_err`: `io_call.map_err(ProgramError::file("read", &path))`.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::File { action, path, source }
+    }
+
+    /// 2 when the command line is at fault, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } | Self::FolderExists(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether the reader of standard output went away.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_impossible_option_is_exit_code_two_and_names_expected_and_found() {
+        let error = ProgramError::usage("--depths", "at least 1", "0");
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(error.to_string(), "--depths: expected at least 1, found 0");
+    }
+
+    #[test]
+    fn a_file_error_names_the_file_and_is_exit_code_one() {
+        let error = ProgramError::file("write", Path::new("a/report.json"))(io::Error::from_raw_os_error(28));
+        assert_eq!(error.exit_code(), 1);
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot write a/report.json: No space left"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! The `spillway` program: where does a recurrent model collapse, in which heads, why, what cures it, at what cost.
+//!
+//! The program is a thin shell over the other crates, and this library is the program without its `main`, so that tests and
+//! benchmarks can reach its parts.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`cli`] | the command line: every option and its help text |
+//! | [`context`] | what every subcommand shares: threads, progress bars, printing |
+//! | [`error`] | the one error type, and the exit code that follows from it |
+//! | [`output`] | files that are whole or absent, and output folders |
+//!
+//! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
+
+pub mod cli;
+pub mod context;
+pub mod error;
+pub mod output;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use error::ProgramError;
+use std::ffi::OsString;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+
+/// Runs the program with these arguments, the program's name first, and gives its exit code.
+///
+/// Every error is one line on standard error, starting with `spillway: `.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match cli::Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error),
+    };
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| cli.run()))
+        .unwrap_or_else(|cause| Err(ProgramError::Internal(panic_message(cause.as_ref()))));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output went away, as in `spillway inspect X | head`: there is nobody left to complain to.
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spillway: {}", one_line(&error.to_string()));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Help and version go out as clap formats them; everything else becomes one line and exit code 2.
+fn report_usage(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(
+        error.kind(),
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        // A closed standard output leaves nothing to report to.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    let rendered = error.to_string();
+    let message: Vec<&str> = rendered
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("Usage:"))
+        .collect();
+    let message = message
+        .join(" ")
+        .replace("For more information, try '--help'.", "(try --help)");
+    eprintln!("spillway: {}", message.trim_start_matches("error: "));
+    ExitCode::from(2)
+}
+
+fn panic_message(cause: &(dyn std::any::Any + Send)) -> String {
+    let text = cause
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| cause.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a message").to_string()
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn a_message_of_several_lines_becomes_one() {
+        assert_eq!(
+            one_line("cannot read\n  x.json:\texpected {\n"),
+            "cannot read x.json: expected {"
+        );
+    }
+}
