@@ -10,6 +10,9 @@
 //! | `reference.rs` | the definition in f64, one plain loop: what everything else is tested against |
 //! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads |
 
+pub mod aligned;
+pub mod linear;
 pub mod rows;
+pub mod simd;
 
 pub use rows::Rows;

@@ -1,0 +1,133 @@
+//! 512-bit tiles: two registers of columns, up to fourteen rows.
+
+use std::arch::x86_64::*;
+
+use super::lanes::{ByteDot, Lanes};
+
+/// Sixteen lanes.
+#[derive(Clone, Copy)]
+struct Sixteen(__m512);
+
+// SAFETY of the blocks below: AVX-512 F is there, and pointers are valid, by the trait's contract.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Lanes for Sixteen {
+    const LANES: usize = 16;
+    type Int = __m512i;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(unsafe { _mm512_set1_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self) {
+        unsafe {
+            let pairs = _mm512_loadu_si512(from.cast());
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            (
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))),
+                Self(_mm512_castsi512_ps(odd)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn int_splat(value: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn int_load(from: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn int_to_float(value: __m512i) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+}
+
+/// Sums of byte products by the VNNI instruction.
+struct Vnni;
+
+impl ByteDot<Sixteen> for Vnni {
+    #[inline(always)]
+    unsafe fn dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm512_dpbusd_epi32(sum, unsigned, signed) }
+    }
+}
+
+/// Sums of byte products through 16-bit products, exact because two of them fit an i32.
+struct Widening;
+
+impl ByteDot<Sixteen> for Widening {
+    #[inline(always)]
+    unsafe fn dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let even = _mm512_and_si512(unsigned, _mm512_set1_epi16(0xff));
+            let odd = _mm512_srli_epi16::<8>(unsigned);
+            let signed_even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(signed));
+            let signed_odd = _mm512_srai_epi16::<8>(signed);
+            let even = _mm512_madd_epi16(even, signed_even);
+            _mm512_add_epi32(sum, _mm512_add_epi32(even, _mm512_madd_epi16(odd, signed_odd)))
+        }
+    }
+}
+
+/// AVX-512 without the byte dot product.
+pub(super) mod plain {
+    use super::{Sixteen, Widening};
+    super::super::lanes::kernel_set!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        Sixteen, Widening, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], int8: [1 2 3 4]
+    );
+}
+
+/// AVX-512 with the byte dot product.
+pub(super) mod vnni {
+    use super::{Sixteen, Vnni};
+    super::super::lanes::kernel_set!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        Sixteen, Vnni, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], int8: [1 2 3 4 5 6]
+    );
+}

@@ -1,0 +1,352 @@
+//! The native CPU implementation: input packing, blocking and threads around the register tiles.
+//!
+//! Input rows are taken in spans of at most [`SPAN_ROWS`], packed once, and cut into blocks of at most as many rows as
+//! a tile holds. Each panel of the weight is then read once per span: for every stretch of [`STRETCH`] features, all row
+//! blocks in turn, so that the stretch stays in the cache. Threads share panels and row blocks; which thread computes a
+//! tile changes nothing in it.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use self::lanes::{Kernel, KernelSet, Kernels};
+use super::packed::PANEL;
+use super::{PackedMatrix, WeightType};
+use crate::aligned::AlignedBytes;
+use crate::{Rows, simd::Isa};
+
+/// Most rows whose packed inputs are held at once; bounds the working memory.
+const SPAN_ROWS: usize = 336;
+/// Most features of a panel that are worked on before the next row block.
+const STRETCH: usize = 512;
+/// With at least this many row blocks, widening a bf16 stretch once is cheaper than in every block.
+const WIDEN_BLOCKS: usize = 3;
+/// Tasks per thread, so that a thread that is held up leaves its work to the others.
+const TASKS_PER_THREAD: usize = 4;
+/// Work below this, in bytes of weights plus multiply-adds / 4, is not worth waking a thread for.
+const PARALLEL_WORK: usize = 512 << 10;
+
+/// The kernels of an instruction set that is known to be available.
+fn kernel_set(isa: Isa) -> &'static KernelSet {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &avx2::plain::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => &avx2::vnni::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => &avx512::plain::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => &avx512::vnni::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => &neon::KERNELS,
+        _ => &portable::KERNELS,
+    }
+}
+
+/// [`linear`](super::linear) after validation; `isa` must be available.
+pub(super) fn linear(isa: Isa, x: Rows, weight: &PackedMatrix, bias: Option<&[f32]>, out: &mut [f32]) {
+    let set = kernel_set(isa);
+    let spans = x.rows().div_ceil(SPAN_ROWS);
+    for i in 0..spans {
+        let rows = share(x.rows(), spans, i);
+        let out = &mut out[rows.start * weight.out_features()..rows.end * weight.out_features()];
+        Span::new(set, x, rows, weight, bias).run(out);
+    }
+}
+
+/// Part `index` of `0..total` cut into `parts` parts whose lengths differ by at most one.
+fn share(total: usize, parts: usize, index: usize) -> Range<usize> {
+    index * total / parts..(index + 1) * total / parts
+}
+
+/// One span of input rows and how its product is cut up.
+struct Span<'a> {
+    weight: &'a PackedMatrix,
+    bias: Option<&'a [f32]>,
+    kernels: Kernels,
+    /// Set when bf16 stretches are widened before use.
+    widen: Option<unsafe fn(usize, *const u8, *mut f32)>,
+    x: Rows<'a>,
+    rows: Range<usize>,
+    blocks: usize,
+    stretches: usize,
+    threads: usize,
+}
+
+impl<'a> Span<'a> {
+    fn new(
+        set: &'static KernelSet,
+        x: Rows<'a>,
+        rows: Range<usize>,
+        weight: &'a PackedMatrix,
+        bias: Option<&'a [f32]>,
+    ) -> Self {
+        let kernels = match weight.weight_type() {
+            WeightType::F32 => set.f32,
+            WeightType::Bf16 => set.bf16,
+            WeightType::Int8 => set.int8,
+        };
+        let blocks = rows.len().div_ceil(kernels.len());
+        let widen = (weight.weight_type() == WeightType::Bf16 && blocks >= WIDEN_BLOCKS).then_some(set.widen);
+        // A single row block uses every weight once, so there is nothing to keep in the cache.
+        let stretches = if blocks == 1 {
+            1
+        } else {
+            weight.in_features().div_ceil(STRETCH)
+        };
+        let weights = weight.in_features() * weight.out_features();
+        let worthwhile = weight
+            .bytes()
+            .saturating_add(weights.saturating_mul(rows.len()) / 4)
+            >= PARALLEL_WORK;
+        let threads = if worthwhile {
+            rayon::current_num_threads()
+        } else {
+            1
+        };
+        let kernels = if widen.is_some() { set.f32 } else { kernels };
+        Self {
+            weight,
+            bias,
+            kernels,
+            widen,
+            x,
+            rows,
+            blocks,
+            stretches,
+            threads,
+        }
+    }
+
+    /// Rows of a block, counted from the beginning of the span.
+    fn block(&self, index: usize) -> Range<usize> {
+        share(self.rows.len(), self.blocks, index)
+    }
+
+    /// Units of a stretch.
+    fn stretch(&self, index: usize) -> Range<usize> {
+        share(self.weight.units(), self.stretches, index)
+    }
+
+    fn run(&self, out: &mut [f32]) {
+        let bytes =
+            activations::unit_bytes(self.weight.weight_type()) * self.weight.units() * self.rows.len();
+        with_scratch(&INPUT, bytes, |packed| {
+            self.pack(packed);
+            let out = Output {
+                start: out.as_mut_ptr(),
+                len: out.len(),
+            };
+            let panels = self.weight.panels();
+            if self.threads == 1 {
+                return self.multiply(packed, 0..panels, 0..self.blocks, &out);
+            }
+            let tasks = self.threads * TASKS_PER_THREAD;
+            let panel_parts = panels.min(tasks);
+            let block_parts = (tasks / panel_parts).clamp(1, self.blocks);
+            (0..panel_parts * block_parts)
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(|task| {
+                    let panels = share(panels, panel_parts, task / block_parts);
+                    let blocks = share(self.blocks, block_parts, task % block_parts);
+                    self.multiply(packed, panels, blocks, &out);
+                });
+        });
+    }
+
+    /// Packs the span's rows: for every stretch, every row block.
+    fn pack(&self, into: &mut [u8]) {
+        let weight_type = self.weight.weight_type();
+        let unit = weight_type.unit();
+        let mut tasks = Vec::with_capacity(self.stretches * self.blocks);
+        let mut rest = into;
+        for s in 0..self.stretches {
+            let units = self.stretch(s);
+            for b in 0..self.blocks {
+                let block = self.block(b);
+                let bytes = activations::unit_bytes(weight_type) * units.len() * block.len();
+                let (first, others) = rest.split_at_mut(bytes);
+                rest = others;
+                tasks.push((units.start * unit..units.end * unit, block, first));
+            }
+        }
+        let pack = |(features, block, into): (Range<usize>, Range<usize>, &mut [u8])| {
+            let features = features.start..features.end.min(self.x.cols());
+            let mut rows: [&[f32]; MOST_ROWS] = [&[]; MOST_ROWS];
+            let count = block.len();
+            for (row, r) in rows.iter_mut().zip(block) {
+                *row = &self.x.row(self.rows.start + r)[features.clone()];
+            }
+            activations::pack(weight_type, &rows[..count], into);
+        };
+        if self.threads == 1 || tasks.len() < 2 * self.threads {
+            tasks.into_iter().for_each(pack);
+        } else {
+            tasks.into_par_iter().for_each(pack);
+        }
+    }
+
+    /// Multiplies some row blocks with some panels.
+    fn multiply(&self, packed: &[u8], panels: Range<usize>, blocks: Range<usize>, out: &Output) {
+        let widened_bytes = if self.widen.is_some() {
+            4 * PANEL * (STRETCH + 2)
+        } else {
+            0
+        };
+        with_scratch(&WIDENED, widened_bytes, |widened| {
+            for panel in panels {
+                let mut start = [0.0; PANEL];
+                let cols = panel * PANEL..self.weight.out_features().min((panel + 1) * PANEL);
+                if let Some(bias) = self.bias {
+                    start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
+                }
+                for s in 0..self.stretches {
+                    let start = if s == 0 { Some(&start) } else { None };
+                    self.multiply_stretch(packed, panel, s, blocks.clone(), widened, &cols, start, out);
+                }
+            }
+        });
+    }
+
+    /// Multiplies some row blocks with one stretch of one panel.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the body of the loop above, given a name"
+    )]
+    fn multiply_stretch(
+        &self,
+        packed: &[u8],
+        panel: usize,
+        stretch: usize,
+        blocks: Range<usize>,
+        widened: &mut [u8],
+        cols: &Range<usize>,
+        start: Option<&[f32; PANEL]>,
+        out: &Output,
+    ) {
+        let weight_type = self.weight.weight_type();
+        let units = self.stretch(stretch);
+        let bytes = units.start * weight_type.unit_bytes()..units.end * weight_type.unit_bytes();
+        let mut b = &self.weight.panel(panel)[bytes];
+        let mut kernel_units = units.len();
+        if let Some(widen) = self.widen {
+            assert!(widened.len() >= 2 * b.len());
+            // SAFETY: the instruction set is available; `b` holds `units` units, and `widened` has room for twice as many
+            // f32 units, which are as large as bf16 ones.
+            unsafe { widen(units.len(), b.as_ptr(), widened.as_mut_ptr().cast()) };
+            kernel_units *= 2;
+            b = widened;
+        }
+        let unit_bytes = activations::unit_bytes(weight_type);
+        for index in blocks {
+            let block = self.block(index);
+            let at = unit_bytes * (units.start * self.rows.len() + units.len() * block.start);
+            let a = &packed[at..at + unit_bytes * units.len() * block.len()];
+            let kernel = self.kernels[block.len() - 1];
+            let stride = self.weight.out_features();
+            // SAFETY: `a` and `b` hold `units` units of the block and of the panel; tiles of different tasks are disjoint.
+            unsafe { out.tile(kernel, kernel_units, a, b, block, cols, stride, start) };
+        }
+    }
+}
+
+/// Most rows of a block in any instruction set.
+const MOST_ROWS: usize = 14;
+
+/// The output of a span, of which threads write disjoint tiles.
+struct Output {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: only `tile` touches the memory, and its contract makes tiles disjoint.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// Runs a kernel on rows `block` and columns `cols`; without `start`, adds to what is there.
+    ///
+    /// # Safety
+    /// `a` and `b` hold `units` units for `kernel`, which is for `block.len()` rows; no other thread uses the tile.
+    #[expect(clippy::too_many_arguments, reason = "a tile's coordinates")]
+    unsafe fn tile(
+        &self,
+        kernel: Kernel,
+        units: usize,
+        a: &[u8],
+        b: &[u8],
+        block: Range<usize>,
+        cols: &Range<usize>,
+        stride: usize,
+        start: Option<&[f32; PANEL]>,
+    ) {
+        assert!(cols.end <= stride && block.end * stride <= self.len);
+        let start_ptr = start.map_or(std::ptr::null(), |start| start.as_ptr());
+        if cols.len() == PANEL {
+            // SAFETY: rows and columns are within the output by the assertion, the rest is the caller's contract.
+            unsafe {
+                let c = self.start.add(block.start * stride + cols.start);
+                kernel(units, a.as_ptr(), b.as_ptr(), c, stride, start_ptr);
+            }
+            return;
+        }
+        // The last panel is wider than what is left of the output: work on a copy.
+        let mut tile = [[0.0f32; PANEL]; MOST_ROWS];
+        // SAFETY: each row's slice is within the output by the assertion and used by this thread alone.
+        let row = |r: usize| unsafe {
+            std::slice::from_raw_parts_mut(
+                self.start.add((block.start + r) * stride + cols.start),
+                cols.len(),
+            )
+        };
+        if start.is_none() {
+            (0..block.len()).for_each(|r| tile[r][..cols.len()].copy_from_slice(row(r)));
+        }
+        // SAFETY: the tile has room for `MOST_ROWS` rows of `PANEL` values; the rest is the caller's contract.
+        unsafe {
+            kernel(
+                units,
+                a.as_ptr(),
+                b.as_ptr(),
+                tile.as_mut_ptr().cast(),
+                PANEL,
+                start_ptr,
+            );
+        }
+        (0..block.len()).for_each(|r| row(r).copy_from_slice(&tile[r][..cols.len()]));
+    }
+}
+
+thread_local! {
+    static INPUT: Cell<AlignedBytes> = Cell::default();
+    static WIDENED: Cell<AlignedBytes> = Cell::default();
+}
+
+/// Lends at least `len` bytes that the thread keeps for the next call.
+///
+/// The buffer is taken out while in use: a thread that waits for others may begin another product meanwhile, which then
+/// gets its own.
+fn with_scratch<R>(
+    slot: &'static std::thread::LocalKey<Cell<AlignedBytes>>,
+    len: usize,
+    use_it: impl FnOnce(&mut [u8]) -> R,
+) -> R {
+    let mut buffer = slot.take();
+    if buffer.len() < len {
+        buffer = AlignedBytes::zeroed(len).unwrap_or_default();
+    }
+    let result = use_it(&mut buffer);
+    slot.set(buffer);
+    result
+}
