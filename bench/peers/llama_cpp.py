@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Fetches, builds and times llama.cpp on a Mamba-2 checkpoint, as the peer of `spillway bench`.
+
+    llama_cpp.py CHECKPOINT_DIR [--types f32,bf16,q8_0] [--threads 1,2] [--cache target/peers]
+
+Everything that is fetched or built stays in the cache folder; a second run only times. Prefill is
+`llama-bench -p N` (logits of the last token alone, 512 tokens per pass), decode is `-n N` from an empty state.
+Needs a C++ compiler and Python with venv; CMake and Ninja are fetched. Figures mean something on a quiet machine only:
+the load average before and after each process is in the JSON. `--clock cpu` counts CPU time (one thread only).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+TOOLS = ["cmake", "ninja", "numpy", "gguf==0.19.0", "scikit-build-core", "setuptools", "wheel"]
+TARGETS = ["llama-bench", "llama-quantize"]
+CMAKE_OPTIONS = [
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DGGML_NATIVE=ON",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+]
+# Our name of a weight type -> llama-quantize's; float32 is what the conversion writes.
+WEIGHT_TYPES = {"f32": None, "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+
+
+class Peer:
+    """The places inside one cache folder, and the steps that fill them; each step is skipped once its result is there."""
+
+    def __init__(self, cache, jobs):
+        self.cache, self.jobs = cache, jobs
+        self.bin = cache / "venv" / "bin"
+        self.source = cache / "src" / f"{PACKAGE.replace('-', '_')}-{VERSION}" / "vendor" / "llama.cpp"
+        self.build = cache / "build"
+
+    def log(self, name, command):
+        """Runs a step at low priority with its output in a log file; on failure prints the log's end and stops."""
+        path = self.cache / f"{name}.log"
+        environment = {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}"}
+        print(f"[peers] {name}: {' '.join(map(str, command[:4]))} ...", file=sys.stderr, flush=True)
+        with path.open("a") as log:
+            done = subprocess.run(["nice", "-n", "10", *command], stdout=log, stderr=subprocess.STDOUT, env=environment)
+        if done.returncode != 0:
+            sys.exit(f"error: {name} failed, the end of {path}:\n" + path.read_text(errors="replace")[-2000:])
+
+    def fetch(self):
+        """Puts the build tools in a virtual environment and unpacks the source package."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        ready = self.cache / "venv.ready"
+        if not ready.exists():
+            self.log("venv", [sys.executable, "-m", "venv", self.cache / "venv"])
+            self.log("tools", [self.bin / "pip", "install", "--disable-pip-version-check", *TOOLS])
+            ready.touch()
+        if not (self.source / "CMakeLists.txt").exists():
+            command = [self.bin / "pip", "download", "--no-binary", PACKAGE, "--no-deps", "--no-build-isolation"]
+            self.log("download", [*command, "-d", self.cache / "src", f"{PACKAGE}=={VERSION}"])
+            archive = next((self.cache / "src").glob("llama_cpp_python-*.tar.gz"))
+            with tarfile.open(archive) as package:
+                package.extractall(self.cache / "src", filter="data")
+
+    def compile(self):
+        """Builds llama.cpp's two programs for this processor, and our two small helpers."""
+        if not all((self.build / "bin" / target).exists() for target in TARGETS):
+            cmake = self.bin / "cmake"
+            self.log("configure", [cmake, "-G", "Ninja", "-S", self.source, "-B", self.build, *CMAKE_OPTIONS])
+            self.log("build", [cmake, "--build", self.build, "-j", str(self.jobs), "--target", *TARGETS])
+        if not self.logits_program.exists():
+            libraries = ["src/libllama.a"] + [f"ggml/src/lib{name}.a" for name in ("ggml", "ggml-cpu", "ggml-base")]
+            includes = [f"-I{self.source / 'include'}", f"-I{self.source / 'ggml' / 'include'}"]
+            command = ["c++", "-O2", "-std=c++17", HERE / "llama_logits.cpp", *includes]
+            command += [self.build / library for library in libraries]
+            self.log("logits", [*command, "-fopenmp", "-ldl", "-lpthread", "-o", self.logits_program])
+        if not self.cpu_clock.exists():
+            self.log("clock", ["cc", "-O2", "-shared", "-fPIC", HERE / "cpu_clock.c", "-o", self.cpu_clock])
+
+    @property
+    def logits_program(self):
+        return self.cache / "llama-logits"
+
+    @property
+    def cpu_clock(self):
+        return self.cache / "cpu_clock.so"
+
+    def model(self, checkpoint, weight_type):
+        """Returns the GGUF file of a checkpoint at a weight type, made anew when the checkpoint is younger."""
+        folder = self.cache / "gguf"
+        folder.mkdir(exist_ok=True)
+        # Folders in different places may share a name, so the path's checksum is part of the file's.
+        stem = f"{checkpoint.name}-{zlib.crc32(bytes(checkpoint)):08x}"
+        base = folder / f"{stem}-f32.gguf"
+        changed = max(file.stat().st_mtime for file in checkpoint.iterdir())
+        if not base.exists() or base.stat().st_mtime < changed:
+            self.log("convert", [self.bin / "python", HERE / "mamba2_to_gguf.py", checkpoint, base])
+        if WEIGHT_TYPES[weight_type] is None:
+            return base
+        path = folder / f"{stem}-{weight_type}.gguf"
+        if not path.exists() or path.stat().st_mtime < base.stat().st_mtime:
+            partial = path.with_suffix(".partial")
+            quantize = self.build / "bin" / "llama-quantize"
+            self.log("quantize", [quantize, base, partial, WEIGHT_TYPES[weight_type]])
+            partial.rename(path)
+        return path
+
+    def check(self, checkpoint):
+        """Compares the converted checkpoint's logits with the expected ones that lie beside it."""
+        program = [self.bin / "python", HERE / "compare_logits.py"]
+        subprocess.run([*program, checkpoint, self.model(checkpoint, "f32"), self.logits_program], check=True)
+
+    def time(self, model, threads, options):
+        """Runs llama-bench once over all tests; returns its JSON records and the process's peak memory in bytes."""
+        command = [self.build / "bin" / "llama-bench", "-m", model, "-t", str(threads), "-r", str(options.repeat)]
+        command += ["-p", options.prefill, "-n", options.decode, "-o", "json"]
+        environment = dict(os.environ)
+        if options.clock == "cpu":
+            environment["LD_PRELOAD"] = str(self.cpu_clock)
+        with (self.cache / "bench.log").open("a") as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+            output = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            sys.exit(f"error: llama-bench ended with {process.returncode}, see {self.cache / 'bench.log'}")
+        return json.loads(output), usage.ru_maxrss * 1024
+
+
+def processor():
+    """Returns the processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def row(record, weight_type, threads, peak, load):
+    """Turns one llama-bench record into one entry of peers.json; the speed is the median of its samples."""
+    test = f"prefill {record['n_prompt']}" if record["n_prompt"] else f"decode {record['n_gen']}"
+    samples = record["samples_ts"]
+    return {
+        "engine": "llama.cpp",
+        "version": f"{record['build_commit']} ({PACKAGE} {VERSION})",
+        "type": weight_type,
+        "threads": threads,
+        "test": test,
+        "tokens_per_second": statistics.median(samples),
+        "spread": {"min": min(samples), "max": max(samples)},
+        "samples": samples,
+        "model_bytes": record["model_size"],
+        "peak_memory_bytes": peak,
+        "load_average": load,
+    }
+
+
+def print_rows(rows):
+    for entry in rows:
+        spread, peak = entry["spread"], entry["peak_memory_bytes"] / 2**20
+        head = f"| {entry['type']:5} | {entry['threads']:7} | {entry['test']:12} | {entry['tokens_per_second']:8.1f} "
+        print(f"{head}| {spread['min']:8.1f} .. {spread['max']:8.1f} | {peak:8.0f} |", flush=True)
+
+
+def time_all(peer, options):
+    """Times every weight type with every thread count, printing each process's rows as they come."""
+    print("| type  | threads | test         | tokens/s | lowest .. highest    | peak MiB |")
+    print("|-------|---------|--------------|----------|----------------------|----------|", flush=True)
+    rows = []
+    for weight_type in options.types:
+        model = peer.model(options.checkpoint, weight_type)
+        for threads in options.threads:
+            before = os.getloadavg()[0]
+            records, peak = peer.time(model, threads, options)
+            load = [before, os.getloadavg()[0]]
+            new = [row(record, weight_type, threads, peak, load) for record in records]
+            print_rows(new)
+            rows += new
+    return rows
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = lambda text: text.split(",")
+    counts = lambda text: [int(count) for count in text.split(",")]
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="folder with config.json and model.safetensors, as `spillway init` writes it")
+    add("--types", type=names, default=["f32", "bf16", "q8_0"], help=f"of {', '.join(WEIGHT_TYPES)}")
+    add("--threads", type=counts, default=[1, 2], help="thread counts (default 1,2)")
+    add("--prefill", default="512,2048", help="prompt lengths (default 512,2048)")
+    add("--decode", default="64,128", help="numbers of generated tokens (default 64,128)")
+    add("--repeat", type=int, default=3, help="samples per test, after a warm-up (default 3)")
+    add("--clock", choices=["wall", "cpu"], default="wall", help="cpu: CPU time, for one thread on a busy machine")
+    add("--golden", type=Path, action="append", default=[], help="first check the conversion against expected logits")
+    add("--cache", type=Path, default=HERE.parents[1] / "target" / "peers", help="default target/peers")
+    add("--json", type=Path, help="default CACHE/peers.json")
+    add("--jobs", type=int, default=2, help="parallel compilations (default 2)")
+    add("--prepare-only", action="store_true", help="fetch, build and convert, time nothing")
+    options = parser.parse_args()
+    unknown = [name for name in options.types if name not in WEIGHT_TYPES]
+    if unknown:
+        parser.error(f"--types: {unknown[0]!r} is not one of {', '.join(WEIGHT_TYPES)}")
+    if options.clock == "cpu" and options.threads != [1]:
+        parser.error("--clock cpu counts the CPU time of all threads together: use it with --threads 1")
+    if not (options.checkpoint / "config.json").exists():
+        parser.error(f"{options.checkpoint} holds no config.json; make one with `spillway init --arch mamba2`")
+    options.cache, options.checkpoint = options.cache.resolve(), options.checkpoint.resolve()
+    return options
+
+
+def main():
+    options = parse_arguments()
+    peer = Peer(options.cache, options.jobs)
+    peer.fetch()
+    peer.compile()
+    for golden in options.golden:
+        peer.check(golden.resolve())
+    models = [peer.model(options.checkpoint, weight_type) for weight_type in options.types]
+    if options.prepare_only:
+        print("\n".join(map(str, models)))
+        return
+    rows = time_all(peer, options)
+    path = options.json or options.cache / "peers.json"
+    report = {"processor": processor(), "clock": options.clock, "checkpoint": options.checkpoint.name, "rows": rows}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n")
+    partial.rename(path)
+    print(f"\nwritten to {path}")
+
+
+if __name__ == "__main__":
+    main()
