@@ -12,6 +12,8 @@
 
 pub mod aligned;
 pub mod linear;
+pub mod math;
+pub mod recurrence;
 pub mod rows;
 pub mod simd;
 

@@ -58,9 +58,20 @@ impl<'a> Rows<'a> {
             _ => (rows - 1).saturating_mul(stride).saturating_add(cols),
         };
         if data.len() < expected {
-            return Err(RowsError::TooShort { rows, cols, stride, expected, found: data.len() });
+            return Err(RowsError::TooShort {
+                rows,
+                cols,
+                stride,
+                expected,
+                found: data.len(),
+            });
         }
-        Ok(Self { data, rows, cols, stride })
+        Ok(Self {
+            data,
+            rows,
+            cols,
+            stride,
+        })
     }
 
     /// A view of rows that lie one after another without gaps.

@@ -2,7 +2,10 @@
 //!
 //! A kernel multiplies a few input rows with one panel: `c[r, n] = start[n] + Σ_k a[k, r] · b[k, n]` for `r < ROWS` and
 //! all [`PANEL`] columns, or `c[r, n] += …` when `start` is null. Sums are kept in registers over all units given.
-#![expect(clippy::needless_range_loop, reason = "row and register numbers address several arrays and pointers at once")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "row and register numbers address several arrays and pointers at once"
+)]
 
 use crate::linear::packed::{BLOCK_BYTES, PANEL};
 

@@ -1,0 +1,204 @@
+//! Elementary functions on slices of f32, vectorised for the processor that runs them.
+//!
+//! The functions here are written once as branch-free scalar code that compilers turn into SIMD; [`Arch`] picks the
+//! widest instruction set at run time. Errors were measured against f64 over the whole finite range: [`exp`] stays
+//! within 1.1 units in the last place, [`sigmoid`] within 2.5, [`silu`] and [`softplus`] within 3 (see the tests).
+//! Results of [`silu`] below 2⁻¹²⁰ (x < −79) are exact to 2⁻¹⁴³ instead.
+//!
+//! The scalar forms use fused multiply-adds. Call them inside a [`WithSimd`] body: elsewhere, a build for a
+//! processor without them calls a slow library routine.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Adding this number rounds an f32 of magnitude below 2²² to an integer, held in the low bits.
+const ROUND: f32 = 12_582_912.0;
+/// ln 2 in two parts. The first has nine significant bits, so that its product with an exponent is exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -0.000_212_194_44;
+/// Below this, eˣ is less than half of the smallest subnormal number.
+const EXP_LOWEST: f32 = -104.0;
+/// Above this, eˣ exceeds the largest f32.
+const EXP_HIGHEST: f32 = 89.0;
+
+/// eˣ, subnormal results included. `-inf` gives 0, NaN gives NaN.
+///
+/// eˣ = 2ⁿ eʳ with n = round(x / ln 2) and |r| ≤ ln 2 / 2; eʳ = 1 + r + r² p(r), p interpolated at Chebyshev nodes.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    // Comparisons rather than `max` and `min`: those would drop a NaN.
+    let x = if x < EXP_LOWEST { EXP_LOWEST } else { x };
+    let x = if x > EXP_HIGHEST { EXP_HIGHEST } else { x };
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut p = 1.392_618_2e-3_f32;
+    p = p.mul_add(r, 8.363_178e-3);
+    p = p.mul_add(r, 4.166_655_6e-2);
+    p = p.mul_add(r, 1.666_657_6e-1);
+    p = p.mul_add(r, 0.5);
+    let e_to_r = (r * r).mul_add(p, r) + 1.0;
+    // 2ⁿ in two factors, each a normal number, so that results down to the smallest subnormal come out right.
+    let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = exponent >> 1;
+    e_to_r * power_of_two(half) * power_of_two(exponent.wrapping_sub(half))
+}
+
+/// 2ⁿ for −126 ≤ n ≤ 127.
+#[inline(always)]
+fn power_of_two(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+}
+
+/// σ(x) = 1 / (1 + e⁻ˣ).
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    // Both branches of the sign use e^{−|x|} ≤ 1, so that nothing overflows and small results keep their digits.
+    let e = exp(-x.abs());
+    let numerator = if x < 0.0 { e } else { 1.0 };
+    numerator / (1.0 + e)
+}
+
+/// SiLU(x) = x σ(x). `-inf` gives 0.
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    let y = x * sigmoid(x);
+    if x == f32::NEG_INFINITY { 0.0 } else { y }
+}
+
+/// ln(1 + u) for 0 ≤ u ≤ 1, by ln(1 + u) = 2 artanh(u / (2 + u)).
+#[inline(always)]
+fn ln_1p_unit(u: f32) -> f32 {
+    let s = u / (2.0 + u);
+    let w = s * s;
+    let mut p = 1.219_695_5e-1_f32;
+    p = p.mul_add(w, 1.069_928e-1);
+    p = p.mul_add(w, 1.431_010_4e-1);
+    p = p.mul_add(w, 1.999_935_5e-1);
+    p = p.mul_add(w, 3.333_334e-1);
+    let twice = s + s;
+    (twice * w).mul_add(p, twice)
+}
+
+/// softplus(x) = ln(1 + eˣ) = max(x, 0) + ln(1 + e^{−|x|}).
+#[inline(always)]
+pub fn softplus(x: f32) -> f32 {
+    let positive = if x < 0.0 { 0.0 } else { x };
+    positive + ln_1p_unit(exp(-x.abs()))
+}
+
+/// Applies a function to every value of a slice, inside the instruction set that [`Arch`] found.
+struct Map<'a, F> {
+    values: &'a mut [f32],
+    f: F,
+}
+
+impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for value in self.values {
+            *value = (self.f)(*value);
+        }
+    }
+}
+
+/// x ← eˣ for every value.
+pub fn exp_in_place(values: &mut [f32]) {
+    Arch::new().dispatch(Map { values, f: exp });
+}
+
+/// x ← σ(x) for every value.
+pub fn sigmoid_in_place(values: &mut [f32]) {
+    Arch::new().dispatch(Map { values, f: sigmoid });
+}
+
+/// x ← x σ(x) for every value.
+pub fn silu_in_place(values: &mut [f32]) {
+    Arch::new().dispatch(Map { values, f: silu });
+}
+
+/// x ← ln(1 + eˣ) for every value.
+pub fn softplus_in_place(values: &mut [f32]) {
+    Arch::new().dispatch(Map { values, f: softplus });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Largest error in units of the last place of the f64 result, over a grid that is dense near zero and reaches
+    /// beyond the points where f32 overflows and underflows. Results below `smallest` count with its spacing.
+    fn worst_error(in_place: fn(&mut [f32]), exact: fn(f64) -> f64, smallest: f32) -> f64 {
+        let mut inputs: Vec<f32> = (-110_000..=110_000).map(|i| i as f32 * 1e-3).collect();
+        inputs.extend((0..200_000).flat_map(|i| {
+            let magnitude = (-(i as f32) * 1e-4).exp();
+            [magnitude, -magnitude]
+        }));
+        let mut outputs = inputs.clone();
+        in_place(&mut outputs);
+        let mut worst = 0.0_f64;
+        for (&x, &y) in inputs.iter().zip(&outputs) {
+            let expected = exact(f64::from(x));
+            if expected.abs() > f64::from(f32::MAX) {
+                assert!(y.is_infinite(), "{x} gave {y}, expected an overflow");
+                continue;
+            }
+            let size = expected.abs().max(f64::from(smallest));
+            let spacing = 2.0_f64.powi(size.log2().floor() as i32 - 23);
+            let error = (f64::from(y) - expected).abs() / spacing;
+            assert!(error.is_finite(), "{x} gave {y}, expected {expected}");
+            worst = worst.max(error);
+        }
+        println!("worst error: {worst} units in the last place");
+        worst
+    }
+
+    #[test]
+    fn exp_stays_within_its_error_bound() {
+        assert!(worst_error(exp_in_place, f64::exp, f32::MIN_POSITIVE) < 1.1);
+    }
+
+    #[test]
+    fn sigmoid_stays_within_its_error_bound() {
+        assert!(worst_error(sigmoid_in_place, |x| 1.0 / (1.0 + (-x).exp()), f32::MIN_POSITIVE) < 2.5);
+    }
+
+    #[test]
+    fn silu_stays_within_its_error_bound() {
+        assert!(worst_error(silu_in_place, |x| x / (1.0 + (-x).exp()), 2.0_f32.powi(-120)) < 3.0);
+    }
+
+    #[test]
+    fn softplus_stays_within_its_error_bound() {
+        assert!(
+            worst_error(
+                softplus_in_place,
+                |x| x.max(0.0) + (-x.abs()).exp().ln_1p(),
+                f32::MIN_POSITIVE
+            ) < 3.0
+        );
+    }
+
+    #[test]
+    fn infinities_and_nan_give_their_limits() {
+        let special = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -0.0];
+        let on_special = |f: fn(&mut [f32])| {
+            let mut values = special;
+            f(&mut values);
+            values
+        };
+        let [low, high, nan, zero] = on_special(exp_in_place);
+        assert_eq!((low, high, zero), (0.0, f32::INFINITY, 1.0));
+        assert!(nan.is_nan());
+        let [low, high, nan, zero] = on_special(sigmoid_in_place);
+        assert_eq!((low, high, zero), (0.0, 1.0, 0.5));
+        assert!(nan.is_nan());
+        let [low, high, nan, zero] = on_special(silu_in_place);
+        assert_eq!((low, high, zero), (0.0, f32::INFINITY, 0.0));
+        assert!(nan.is_nan());
+        let [low, high, nan, _] = on_special(softplus_in_place);
+        assert_eq!((low, high), (0.0, f32::INFINITY));
+        assert!(nan.is_nan());
+    }
+}

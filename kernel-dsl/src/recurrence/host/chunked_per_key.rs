@@ -1,0 +1,185 @@
+//! Chunks of tokens for decays that differ from key to key.
+//!
+//! Here the decay cannot be taken out of q_i·k_j, and splitting exp(S_i − S_j) into exp(S_i)·exp(−S_j) overflows f32 as
+//! soon as a key has decayed by e⁻⁸⁸. So tokens are taken in short blocks, inside of which every decay is a product of
+//! a_t ≤ 1 over the tokens between j and i: formed one factor at a time, never divided, right even for a = 0.
+//!
+//! ```text
+//! y_i = scale·( Σ_{j≤i} (q_i · k_j ∘ Π_{j<t≤i} a_t) δ_j v_j  +  (q_i ∘ Π_{t≤i} a_t) h₀ ) + D∘v_i
+//! h_n = (Π_t a_t) ∘ h₀ + Σ_j (k_j ∘ Π_{t>j} a_t) (δ_j v_j)ᵀ
+//! ```
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::lanes::{dot, dot_of_three};
+use super::matrix::{Destination, Matrix, MatrixMut, multiply};
+use super::{Head, SharedOutput, finish_read_out};
+use crate::math;
+use crate::recurrence::problem::{Problem, ReadOut};
+
+/// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
+const BLOCK: usize = 16;
+
+/// Buffers for one block of one head.
+pub(super) struct PerKeyChunk {
+    /// Tokens in a block.
+    block: usize,
+    /// a_t, `[n, key_dim]`.
+    decay: Vec<f32>,
+    /// Π a_t over the tokens so far, `[key_dim]`.
+    product: Vec<f32>,
+    /// Queries against the entering state, `[n, key_dim]`.
+    queries: Vec<f32>,
+    /// δ_j k_j decayed to the end of the block, `[n, key_dim]`.
+    keys: Vec<f32>,
+    /// Weights of the values in each read-out, `[n, n]`, zero above the diagonal.
+    weights: Vec<f32>,
+}
+
+impl PerKeyChunk {
+    pub(super) fn new(problem: &Problem, chunk_size: usize) -> Self {
+        let block = BLOCK.min(chunk_size).min(problem.time.max(1));
+        let key_dim = problem.key_dim;
+        Self {
+            block,
+            decay: vec![0.0; block * key_dim],
+            product: vec![0.0; key_dim],
+            queries: vec![0.0; block * key_dim],
+            keys: vec![0.0; block * key_dim],
+            weights: vec![0.0; block * block],
+        }
+    }
+
+    /// All tokens of one head; without `out`, only the state is computed.
+    pub(super) fn run(&mut self, head: Head, state: &mut [f32], out: Option<SharedOutput>) {
+        for start in (0..head.problem.time).step_by(self.block) {
+            let tokens = (start, self.block.min(head.problem.time - start));
+            self.one_block(head, tokens, state, out);
+        }
+    }
+
+    /// One block of one head: `tokens` is its first token and its length n.
+    fn one_block(
+        &mut self,
+        head: Head,
+        tokens: (usize, usize),
+        state: &mut [f32],
+        out: Option<SharedOutput>,
+    ) {
+        let (start, n) = tokens;
+        let Problem {
+            key_dim, value_dim, ..
+        } = *head.problem;
+        Arch::new().dispatch(DecayedPairs {
+            head,
+            tokens,
+            buffers: self,
+            reads: out.is_some(),
+        });
+        if let Some(out) = out {
+            // SAFETY: this head of this sequence belongs to one span, which one thread takes through its blocks, and the
+            // matrix is the only access while it lives.
+            let y = || unsafe { out.matrix(head.batch, start, n, head.head) };
+            let queries = Matrix::new(&self.queries, n, key_dim, key_dim);
+            let h = Matrix::new(state, key_dim, value_dim, value_dim);
+            multiply(&mut y(), Destination::Overwrite, queries, h);
+            for t in start..start + n {
+                // SAFETY: as above; the matrix over the same rows is gone.
+                let y = unsafe { out.row(head.batch, t, head.head) };
+                finish_read_out(y, 1.0, head.skip(), 0.0, head.value(t));
+            }
+            let weights = Matrix::new(&self.weights, n, n, n);
+            multiply(&mut y(), Destination::Scale(1.0), weights, head.values(start, n));
+        }
+        for (row, decay) in state.chunks_exact_mut(value_dim).zip(&self.product) {
+            row.iter_mut().for_each(|x| *x *= decay);
+        }
+        let keys = Matrix::new(&self.keys, n, key_dim, key_dim);
+        let mut h = MatrixMut::new(state, key_dim, value_dim, value_dim);
+        multiply(
+            &mut h,
+            Destination::Scale(1.0),
+            keys.transposed(),
+            head.values(start, n),
+        );
+    }
+}
+
+/// Fills all buffers of a block.
+struct DecayedPairs<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    buffers: &'a mut PerKeyChunk,
+    reads: bool,
+}
+
+impl WithSimd for DecayedPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            head,
+            tokens: (start, n),
+            buffers,
+            reads,
+        } = self;
+        let PerKeyChunk {
+            decay,
+            product,
+            queries,
+            keys,
+            weights,
+            ..
+        } = buffers;
+        let key_dim = head.problem.key_dim;
+        let scale = head.inputs.scale;
+        let bonus = head.problem.read_out == ReadOut::Bonus;
+        if start == 0 || !head.decay_is_constant() {
+            for (i, decay) in decay.chunks_exact_mut(key_dim).take(n).enumerate() {
+                let log_decay = head.log_decay(start + i);
+                decay
+                    .iter_mut()
+                    .zip(log_decay)
+                    .for_each(|(a, g)| *a = math::exp(*g));
+            }
+        }
+        product.fill(1.0);
+        for (i, query) in queries.chunks_exact_mut(key_dim).take(n).enumerate() {
+            let raw = head.query(start + i);
+            let decay = &decay[i * key_dim..][..key_dim];
+            for (((query, q), product), a) in query.iter_mut().zip(raw).zip(product.iter_mut()).zip(decay) {
+                let after = *product * a;
+                *query = scale * q * if bonus { *product } else { after };
+                *product = after;
+            }
+        }
+        for (j, decayed) in keys.chunks_exact_mut(key_dim).take(n).enumerate() {
+            let (query, key, step) = (
+                head.query(start + j),
+                head.key(start + j),
+                head.step_size(start + j),
+            );
+            decayed.iter_mut().zip(key).for_each(|(x, k)| *x = step * k);
+            if reads {
+                weights[j * n..][j + 1..n].fill(0.0);
+                weights[j * n + j] = scale
+                    * if bonus {
+                        dot_of_three(simd, query, head.bonus(), decayed)
+                    } else {
+                        dot(simd, query, decayed)
+                    };
+            }
+            for i in j + 1..n {
+                let decay = &decay[i * key_dim..][..key_dim];
+                if bonus && reads {
+                    weights[i * n + j] = scale * dot(simd, head.query(start + i), decayed);
+                }
+                decayed.iter_mut().zip(decay).for_each(|(x, a)| *x *= a);
+                if !bonus && reads {
+                    weights[i * n + j] = scale * dot(simd, head.query(start + i), decayed);
+                }
+            }
+        }
+    }
+}

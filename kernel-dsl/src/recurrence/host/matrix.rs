@@ -1,0 +1,142 @@
+//! Views of matrices, and their product by `gemm`.
+
+use std::marker::PhantomData;
+
+use gemm::Parallelism;
+
+/// A read-only matrix inside a slice.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// `rows` rows of `cols` contiguous values, `row_stride` apart.
+    pub(super) fn new(values: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert_fits(values.len(), rows, cols, row_stride);
+        Self {
+            values,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The same values with rows and columns exchanged.
+    pub(super) fn transposed(self) -> Self {
+        let Self {
+            values,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+        } = self;
+        Self {
+            values,
+            rows: cols,
+            cols: rows,
+            row_stride: col_stride,
+            col_stride: row_stride,
+        }
+    }
+}
+
+/// A matrix that can be written. Its rows may lie between values that belong to others.
+pub(super) struct MatrixMut<'a> {
+    start: *mut f32,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// `rows` rows of `cols` contiguous values, `row_stride` apart.
+    pub(super) fn new(values: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert_fits(values.len(), rows, cols, row_stride);
+        Self {
+            start: values.as_mut_ptr(),
+            rows,
+            cols,
+            row_stride,
+            borrow: PhantomData,
+        }
+    }
+
+    /// As [`MatrixMut::new`], from where its first value lies.
+    ///
+    /// # Safety
+    /// For as long as the matrix lives, its `rows·cols` values are valid and nothing else accesses them.
+    pub(super) unsafe fn from_start(start: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
+        Self {
+            start,
+            rows,
+            cols,
+            row_stride,
+            borrow: PhantomData,
+        }
+    }
+}
+
+fn assert_fits(len: usize, rows: usize, cols: usize, row_stride: usize) {
+    let needed = if rows == 0 {
+        0
+    } else {
+        (rows - 1) * row_stride + cols
+    };
+    assert!(
+        needed <= len && (rows < 2 || cols <= row_stride),
+        "{rows}×{cols} at {row_stride} in {len} values"
+    );
+}
+
+/// What the product does with the values that the destination holds.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Destination {
+    /// C ← A B.
+    Overwrite,
+    /// C ← factor·C + A B.
+    Scale(f32),
+}
+
+/// C ← A B, or C ← factor·C + A B.
+pub(super) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
+    assert!(
+        a.rows == c.rows && b.cols == c.cols && a.cols == b.rows,
+        "sizes of a matrix product"
+    );
+    let (read, alpha) = match destination {
+        Destination::Overwrite => (false, 0.0),
+        Destination::Scale(factor) => (true, factor),
+    };
+    // SAFETY: both constructors of `Matrix` and `MatrixMut` made sure that every value lies inside of its buffer, the
+    // sizes agree by the assertion above, and `c` is borrowed exclusively while `a` and `b` are shared.
+    unsafe {
+        gemm::gemm(
+            c.rows,
+            c.cols,
+            a.cols,
+            c.start,
+            1,
+            c.row_stride as isize,
+            read,
+            a.values.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.values.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            alpha,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,253 @@
+//! The recurrence on the CPU: SIMD by run-time dispatch, threads over (batch, head).
+
+mod chunked;
+mod chunked_per_key;
+mod lanes;
+mod matrix;
+mod sequential;
+
+pub use chunked::{DEFAULT_CHUNK_SIZE, chunked, element};
+pub use sequential::{sequential, sequential_bounded, step};
+
+use std::marker::PhantomData;
+
+use self::matrix::{Matrix, MatrixMut};
+use super::problem::{Inputs, LogDecay, Problem};
+use crate::rows::Rows;
+
+/// State values touched (state size times tokens) from which a call pays for waking other threads.
+const WORTH_THREADS: usize = 1 << 17;
+
+/// Whether a call is large enough to be shared among threads.
+fn worth_threads(problem: &Problem) -> bool {
+    problem.state_len().saturating_mul(problem.time) >= WORTH_THREADS && rayon::current_num_threads() > 1
+}
+
+/// What one head of one sequence reads.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    problem: &'a Problem,
+    inputs: &'a Inputs<'a>,
+    batch: usize,
+    head: usize,
+}
+
+impl<'a> Head<'a> {
+    /// The row of token `t` in the input views.
+    #[inline(always)]
+    fn row(&self, t: usize) -> usize {
+        self.batch * self.problem.time + t
+    }
+
+    /// q_t `[key_dim]`.
+    #[inline(always)]
+    fn query(&self, t: usize) -> &'a [f32] {
+        let key_dim = self.problem.key_dim;
+        &self.inputs.query.row(self.row(t))[self.problem.group_of(self.head) * key_dim..][..key_dim]
+    }
+
+    /// k_t `[key_dim]`.
+    #[inline(always)]
+    fn key(&self, t: usize) -> &'a [f32] {
+        let key_dim = self.problem.key_dim;
+        &self.inputs.key.row(self.row(t))[self.problem.group_of(self.head) * key_dim..][..key_dim]
+    }
+
+    /// v_t `[value_dim]`.
+    #[inline(always)]
+    fn value(&self, t: usize) -> &'a [f32] {
+        let value_dim = self.problem.value_dim;
+        &self.inputs.value.row(self.row(t))[self.head * value_dim..][..value_dim]
+    }
+
+    /// q of `count` tokens from `first` on, `[count, key_dim]`.
+    fn queries(&self, first: usize, count: usize) -> Matrix<'a> {
+        let key_dim = self.problem.key_dim;
+        self.matrix(
+            &self.inputs.query,
+            self.problem.group_of(self.head) * key_dim,
+            key_dim,
+            (first, count),
+        )
+    }
+
+    /// k of `count` tokens from `first` on, `[count, key_dim]`.
+    fn keys(&self, first: usize, count: usize) -> Matrix<'a> {
+        let key_dim = self.problem.key_dim;
+        self.matrix(
+            &self.inputs.key,
+            self.problem.group_of(self.head) * key_dim,
+            key_dim,
+            (first, count),
+        )
+    }
+
+    /// v of `count` tokens from `first` on, `[count, value_dim]`.
+    fn values(&self, first: usize, count: usize) -> Matrix<'a> {
+        let value_dim = self.problem.value_dim;
+        self.matrix(
+            &self.inputs.value,
+            self.head * value_dim,
+            value_dim,
+            (first, count),
+        )
+    }
+
+    /// `cols` columns from `column` on, of `count` tokens from `first` on.
+    fn matrix(
+        &self,
+        rows: &Rows<'a>,
+        column: usize,
+        cols: usize,
+        (first, count): (usize, usize),
+    ) -> Matrix<'a> {
+        let start = self.row(first) * rows.stride() + column;
+        Matrix::new(&rows.data()[start..], count, cols, rows.stride())
+    }
+
+    /// δ_t.
+    #[inline(always)]
+    fn step_size(&self, t: usize) -> f32 {
+        self.inputs
+            .step_size
+            .map_or(1.0, |steps| steps.row(self.row(t))[self.head])
+    }
+
+    /// ln a_t: no value, one, or `key_dim` values.
+    #[inline(always)]
+    fn log_decay(&self, t: usize) -> &'a [f32] {
+        let count = self.problem.decay.values_per_head(self.problem.key_dim);
+        match self.inputs.log_decay {
+            LogDecay::None => &[],
+            LogDecay::Constant(values) => &values[self.head * count..][..count],
+            LogDecay::Token(rows) => &rows.row(self.row(t))[self.head * count..][..count],
+        }
+    }
+
+    /// Whether the log decays are the same at every token.
+    #[inline(always)]
+    fn decay_is_constant(&self) -> bool {
+        !matches!(self.inputs.log_decay, LogDecay::Token(_))
+    }
+
+    /// u `[key_dim]`, empty without a bonus.
+    #[inline(always)]
+    fn bonus(&self) -> &'a [f32] {
+        let key_dim = self.problem.key_dim;
+        self.inputs
+            .bonus
+            .map_or(&[], |bonus| &bonus[self.head * key_dim..][..key_dim])
+    }
+
+    /// D: nothing, one value, or `value_dim` values.
+    #[inline(always)]
+    fn skip(&self) -> Skip<'a> {
+        match self.inputs.skip {
+            None => Skip::Scalar(0.0),
+            Some(skip) if skip.len() == self.problem.heads => Skip::Scalar(skip[self.head]),
+            Some(skip) => {
+                let value_dim = self.problem.value_dim;
+                Skip::PerValue(&skip[self.head * value_dim..][..value_dim])
+            }
+        }
+    }
+}
+
+/// D of one head.
+#[derive(Clone, Copy)]
+enum Skip<'a> {
+    Scalar(f32),
+    PerValue(&'a [f32]),
+}
+
+/// y ← gain·y + (D + weight)∘v: what every read-out ends with.
+#[inline(always)]
+fn finish_read_out(y: &mut [f32], gain: f32, skip: Skip, weight: f32, value: &[f32]) {
+    match skip {
+        Skip::Scalar(d) => {
+            let weight = d + weight;
+            y.iter_mut()
+                .zip(value)
+                .for_each(|(y, v)| *y = y.mul_add(gain, weight * v));
+        }
+        Skip::PerValue(d) => {
+            for ((y, v), d) in y.iter_mut().zip(value).zip(d) {
+                *y = y.mul_add(gain, (d + weight) * v);
+            }
+        }
+    }
+}
+
+/// The output `[batch, time, heads, value_dim]`, whose heads are written by different threads.
+///
+/// The rows of one head lie between those of the others, so that no split into slices exists that gives each thread
+/// its own; the accessor is unsafe instead.
+#[derive(Clone, Copy)]
+struct SharedOutput<'a> {
+    start: *mut f32,
+    time: usize,
+    heads: usize,
+    value_dim: usize,
+    len: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer comes from an exclusive borrow that lives as long as this value, and every access goes through
+// `row`, whose callers promise that no two threads touch the same head of the same sequence.
+unsafe impl Send for SharedOutput<'_> {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for SharedOutput<'_> {}
+
+impl<'a> SharedOutput<'a> {
+    fn new(problem: &Problem, out: &'a mut [f32]) -> Self {
+        let Problem {
+            time,
+            heads,
+            value_dim,
+            ..
+        } = *problem;
+        Self {
+            start: out.as_mut_ptr(),
+            time,
+            heads,
+            value_dim,
+            len: out.len(),
+            borrow: PhantomData,
+        }
+    }
+
+    /// Distance between the outputs of one head at two successive tokens.
+    fn token_stride(&self) -> usize {
+        self.heads * self.value_dim
+    }
+
+    /// Where the output of `head` at token `t` of sequence `batch` begins.
+    #[inline(always)]
+    fn offset(&self, batch: usize, t: usize, head: usize) -> usize {
+        let offset = ((batch * self.time + t) * self.heads + head) * self.value_dim;
+        assert!(t < self.time && head < self.heads && offset + self.value_dim <= self.len);
+        offset
+    }
+
+    /// The output of `head` at token `t` of sequence `batch`.
+    ///
+    /// # Safety
+    /// While the slice lives, nothing else may access the same head of the same sequence.
+    #[inline(always)]
+    unsafe fn row(&self, batch: usize, t: usize, head: usize) -> &'a mut [f32] {
+        let offset = self.offset(batch, t, head);
+        // SAFETY: `offset` keeps the row inside of the buffer, and the caller keeps others away from it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), self.value_dim) }
+    }
+
+    /// The outputs of `head` at `count` tokens from `first` on.
+    ///
+    /// # Safety
+    /// While the matrix lives, nothing else may access the same head of the same sequence.
+    unsafe fn matrix(&self, batch: usize, first: usize, count: usize, head: usize) -> MatrixMut<'a> {
+        let start = self.offset(batch, first, head);
+        self.offset(batch, first + count - 1, head);
+        // SAFETY: the first and the last row lie inside of the buffer; the caller keeps others away from all of them.
+        unsafe { MatrixMut::from_start(self.start.add(start), count, self.value_dim, self.token_stride()) }
+    }
+}

@@ -1,0 +1,47 @@
+//! The weighted-sum recurrence: the state of Mamba-2, RetNet, GLA, RWKV-5, RWKV-6 and linear attention.
+//!
+//! ```text
+//! h_t = a_t ∘ h_{t-1} + k_t (δ_t v_t)ᵀ                            state  h ∈ R^{K×V}, one per (batch, head)
+//! y_t = scale · q_tᵀ h_t + D ∘ v_t                                 inclusive read-out
+//! y_t = scale · q_tᵀ (h_{t-1} + (u∘k_t)(δ_t v_t)ᵀ) + D ∘ v_t       bonus read-out
+//! ```
+//!
+//! | function | form | for |
+//! |---|---|---|
+//! | [`step`] | one token | decoding |
+//! | [`sequential`] | token by token | any length; what the others must equal |
+//! | [`sequential_bounded`] | token by token, states clipped to a norm | interventions that need every state |
+//! | [`chunked`] | matrix products over chunks of tokens | prefill |
+//! | [`element`], [`compose`], [`apply`] | the monoid (A, G) of a stretch: h ↦ A∘h + G | scans over threads, machines, windows |
+//!
+//! All take a state in and leave the new one in its place. The same call gives the same bits, whatever the number of
+//! threads.
+//!
+//! ```
+//! use kernel_dsl::Rows;
+//! use kernel_dsl::recurrence::{DecayKind, Inputs, LogDecay, Problem, ReadOut, sequential};
+//!
+//! // Two tokens, one head, a 1×1 state that halves at every token.
+//! let problem = Problem {
+//!     batch: 1, time: 2, heads: 1, groups: 1, key_dim: 1, value_dim: 1,
+//!     decay: DecayKind::PerHead, read_out: ReadOut::Inclusive,
+//! };
+//! let ones = Rows::contiguous(&[1.0, 1.0], 2, 1)?;
+//! let inputs = Inputs {
+//!     query: ones, key: ones, value: ones, log_decay: LogDecay::Constant(&[-std::f32::consts::LN_2]),
+//!     step_size: None, bonus: None, skip: None, scale: 1.0,
+//! };
+//! let (mut state, mut out) = ([4.0], [0.0; 2]);
+//! sequential(&problem, &inputs, &mut state, &mut out)?;
+//! assert_eq!((out, state), ([3.0, 2.5], [2.5]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod host;
+pub mod monoid;
+mod problem;
+pub mod reference;
+
+pub use host::{DEFAULT_CHUNK_SIZE, chunked, element, sequential, sequential_bounded, step};
+pub use monoid::{Element, ElementMut, apply, compose};
+pub use problem::{DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};

@@ -1,0 +1,435 @@
+//! Shapes and choices of a recurrence, and every way in which they can be wrong.
+
+use thiserror::Error;
+
+use crate::rows::Rows;
+
+/// What the decay a_t depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecayKind {
+    /// a = 1: linear attention, Based.
+    None,
+    /// One constant per head: RetNet, lightning attention.
+    PerHead,
+    /// One constant per head and key: RWKV-5.
+    PerKey,
+    /// One scalar per token and head: Mamba-2, simple GLA.
+    PerHeadToken,
+    /// One value per token, head and key: GLA, HGRN-2, RWKV-6.
+    PerKeyToken,
+}
+
+impl DecayKind {
+    /// Decay values that one head has at one token: 0, 1 or `key_dim`.
+    pub fn values_per_head(self, key_dim: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::PerHead | Self::PerHeadToken => 1,
+            Self::PerKey | Self::PerKeyToken => key_dim,
+        }
+    }
+}
+
+/// When the state is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadOut {
+    /// y_t reads h_t, the present token included.
+    Inclusive,
+    /// y_t reads h_{t-1} + (u∘k_t)(δ_t v_t)ᵀ: the present token comes in by the bonus u only (RWKV-5, RWKV-6).
+    Bonus,
+}
+
+/// The shape of a recurrence.
+///
+/// # Shapes
+/// State `[batch, heads, key_dim, value_dim]`, output `[batch, time, heads, value_dim]`, both row-major. Head `h` reads
+/// query and key of group `h / (heads / groups)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Tokens of each sequence in this call; 0 is allowed and leaves the state as it is.
+    pub time: usize,
+    /// Heads: states per sequence.
+    pub heads: usize,
+    /// Query and key groups; `heads` is a multiple of it.
+    pub groups: usize,
+    /// Rows of a state.
+    pub key_dim: usize,
+    /// Columns of a state.
+    pub value_dim: usize,
+    /// What the decay depends on.
+    pub decay: DecayKind,
+    /// When the state is read.
+    pub read_out: ReadOut,
+}
+
+/// Logarithms of the decays, base e. `-inf` forgets everything.
+#[derive(Clone, Copy, Debug)]
+pub enum LogDecay<'a> {
+    /// No decay.
+    None,
+    /// Constant in time: `[heads]` for [`DecayKind::PerHead`], `[heads, key_dim]` for [`DecayKind::PerKey`].
+    Constant(&'a [f32]),
+    /// Per token: `heads` columns for [`DecayKind::PerHeadToken`], `heads·key_dim` for [`DecayKind::PerKeyToken`].
+    Token(Rows<'a>),
+}
+
+/// What a recurrence reads. Every [`Rows`] has `batch·time` rows; row `b·time + t` is token `t` of sequence `b`.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// q, `groups·key_dim` columns.
+    pub query: Rows<'a>,
+    /// k, `groups·key_dim` columns.
+    pub key: Rows<'a>,
+    /// v, `heads·value_dim` columns.
+    pub value: Rows<'a>,
+    /// ln a, in the form that [`Problem::decay`] names.
+    pub log_decay: LogDecay<'a>,
+    /// δ, `heads` columns; `None` is 1.
+    pub step_size: Option<Rows<'a>>,
+    /// u, `[heads, key_dim]`; present if and only if the read-out is [`ReadOut::Bonus`].
+    pub bonus: Option<&'a [f32]>,
+    /// D, `[heads]` or `[heads·value_dim]`: y_t += D∘v_t, with v before δ.
+    pub skip: Option<&'a [f32]>,
+    /// Factor on the query.
+    pub scale: f32,
+}
+
+/// A buffer or view that a recurrence takes, as named in its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// [`Inputs::query`].
+    Query,
+    /// [`Inputs::key`].
+    Key,
+    /// [`Inputs::value`].
+    Value,
+    /// [`Inputs::log_decay`].
+    LogDecay,
+    /// [`Inputs::step_size`].
+    StepSize,
+    /// [`Inputs::bonus`].
+    Bonus,
+    /// [`Inputs::skip`].
+    Skip,
+    /// The state.
+    State,
+    /// The output.
+    Output,
+    /// The bound on the state's norm.
+    Bound,
+    /// The summed log decays of an element.
+    LogDecaySum,
+    /// The update of an element.
+    Update,
+}
+
+impl std::fmt::Display for Operand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Query => "query",
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::LogDecay => "log_decay",
+            Self::StepSize => "step_size",
+            Self::Bonus => "bonus",
+            Self::Skip => "skip",
+            Self::State => "state",
+            Self::Output => "out",
+            Self::Bound => "bound",
+            Self::LogDecaySum => "log_decay_sum",
+            Self::Update => "update",
+        })
+    }
+}
+
+/// Why a recurrence cannot be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+pub enum RecurrenceError {
+    /// The heads do not divide into the groups.
+    #[error("{heads} heads do not divide into {groups} query and key groups")]
+    Groups {
+        /// Number of heads.
+        heads: usize,
+        /// Number of groups.
+        groups: usize,
+    },
+    /// The number of values of some operand does not fit into a `usize`.
+    #[error("the problem {0:?} has more values than this machine can address")]
+    TooLarge(Problem),
+    /// A view has the wrong number of rows.
+    #[error("{operand} needs batch·time = {expected} rows, found {found}")]
+    RowCount {
+        /// Which view.
+        operand: Operand,
+        /// Rows that it needs.
+        expected: usize,
+        /// Rows that it has.
+        found: usize,
+    },
+    /// A view has the wrong number of columns.
+    #[error("{operand} needs {expected} columns, found {found}")]
+    ColumnCount {
+        /// Which view.
+        operand: Operand,
+        /// Columns that it needs.
+        expected: usize,
+        /// Columns that it has.
+        found: usize,
+    },
+    /// A buffer has the wrong length.
+    #[error("{operand} needs {expected} values, found {found}")]
+    Length {
+        /// Which buffer.
+        operand: Operand,
+        /// Values that it needs.
+        expected: usize,
+        /// Values that it has.
+        found: usize,
+    },
+    /// The skip is neither per head nor per head and value.
+    #[error(
+        "skip needs {per_head} values (one per head) or {per_value} (one per head and value), found {found}"
+    )]
+    SkipLength {
+        /// Length of a skip with one value per head.
+        per_head: usize,
+        /// Length of a skip with one value per head and column of the state.
+        per_value: usize,
+        /// Values that it has.
+        found: usize,
+    },
+    /// The log decays come in a form that the problem's decay kind does not have.
+    #[error("decay kind {decay:?} needs log decays as LogDecay::{expected}, found LogDecay::{found}")]
+    DecayForm {
+        /// What the problem says.
+        decay: DecayKind,
+        /// The variant that it needs.
+        expected: &'static str,
+        /// The variant that came.
+        found: &'static str,
+    },
+    /// The read-out needs a bonus and there is none.
+    #[error("the bonus read-out needs a bonus of {expected} values, found none")]
+    BonusMissing {
+        /// Values that it needs.
+        expected: usize,
+    },
+    /// There is a bonus that the read-out would not use.
+    #[error("the inclusive read-out takes no bonus, found one of {found} values")]
+    BonusUnused {
+        /// Values that it has.
+        found: usize,
+    },
+    /// A step takes exactly one token.
+    #[error("a step takes time = 1 token, found {found}")]
+    NotOneToken {
+        /// Tokens in the problem.
+        found: usize,
+    },
+    /// The chunk holds no token.
+    #[error("a chunk needs at least one token, found chunk_size = 0")]
+    EmptyChunk,
+    /// A bound on the norm is negative or NaN.
+    #[error("the bound of head {head} needs to be 0 or more, found {found}")]
+    BoundRange {
+        /// Which head.
+        head: usize,
+        /// Its bound.
+        found: f32,
+    },
+}
+
+impl Problem {
+    /// Values of the state, `batch·heads·key_dim·value_dim`.
+    pub fn state_len(&self) -> usize {
+        self.batch * self.heads * self.head_state_len()
+    }
+
+    /// Values of the output, `batch·time·heads·value_dim`.
+    pub fn out_len(&self) -> usize {
+        self.batch * self.time * self.heads * self.value_dim
+    }
+
+    /// Log decays that the call reads: 0, `heads`, `heads·key_dim`, or one of the latter two per token and sequence.
+    pub fn decay_len(&self) -> usize {
+        let per_token = self.heads * self.decay.values_per_head(self.key_dim);
+        match self.decay {
+            DecayKind::PerHeadToken | DecayKind::PerKeyToken => self.batch * self.time * per_token,
+            DecayKind::None | DecayKind::PerHead | DecayKind::PerKey => per_token,
+        }
+    }
+
+    /// Summed log decays of one head's monoid element: `key_dim` for the kinds that decay per key, else 1 (a zero
+    /// without decay).
+    pub fn decay_sums_per_head(&self) -> usize {
+        match self.decay {
+            DecayKind::None | DecayKind::PerHead | DecayKind::PerHeadToken => 1,
+            DecayKind::PerKey | DecayKind::PerKeyToken => self.key_dim,
+        }
+    }
+
+    /// Values of the state of one head, `key_dim·value_dim`.
+    pub fn head_state_len(&self) -> usize {
+        self.key_dim * self.value_dim
+    }
+
+    /// The group whose query and key head `head` reads.
+    pub fn group_of(&self, head: usize) -> usize {
+        head / (self.heads / self.groups)
+    }
+
+    /// Checks every shape.
+    ///
+    /// # Errors
+    /// [`RecurrenceError`], naming the operand, what it needs and what it has.
+    pub fn validate(&self, inputs: &Inputs, state: &[f32], out: &[f32]) -> Result<(), RecurrenceError> {
+        self.validate_inputs(inputs)?;
+        check_length(Operand::State, self.state_len(), state.len())?;
+        check_length(Operand::Output, self.out_len(), out.len())
+    }
+
+    /// Checks the sizes and the inputs, not the state and the output.
+    pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), RecurrenceError> {
+        self.validate_sizes()?;
+        let Self {
+            heads,
+            groups,
+            key_dim,
+            value_dim,
+            ..
+        } = *self;
+        self.check_rows(Operand::Query, &inputs.query, groups * key_dim)?;
+        self.check_rows(Operand::Key, &inputs.key, groups * key_dim)?;
+        self.check_rows(Operand::Value, &inputs.value, heads * value_dim)?;
+        self.check_log_decay(&inputs.log_decay)?;
+        if let Some(step_size) = &inputs.step_size {
+            self.check_rows(Operand::StepSize, step_size, heads)?;
+        }
+        match (self.read_out, inputs.bonus) {
+            (ReadOut::Inclusive, None) => {}
+            (ReadOut::Inclusive, Some(bonus)) => {
+                return Err(RecurrenceError::BonusUnused { found: bonus.len() });
+            }
+            (ReadOut::Bonus, None) => {
+                return Err(RecurrenceError::BonusMissing {
+                    expected: heads * key_dim,
+                });
+            }
+            (ReadOut::Bonus, Some(bonus)) => check_length(Operand::Bonus, heads * key_dim, bonus.len())?,
+        }
+        if let Some(skip) = inputs.skip {
+            let (per_head, per_value, found) = (heads, heads * value_dim, skip.len());
+            if found != per_head && found != per_value {
+                return Err(RecurrenceError::SkipLength {
+                    per_head,
+                    per_value,
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that heads divide into groups and that no product of sizes overflows.
+    pub(crate) fn validate_sizes(&self) -> Result<(), RecurrenceError> {
+        let Self {
+            batch,
+            time,
+            heads,
+            groups,
+            key_dim,
+            value_dim,
+            ..
+        } = *self;
+        if groups == 0 || !heads.is_multiple_of(groups) {
+            return Err(RecurrenceError::Groups { heads, groups });
+        }
+        let product = |sizes: &[usize]| {
+            sizes
+                .iter()
+                .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
+        };
+        let fits = product(&[batch, heads, key_dim, value_dim]).is_some()
+            && product(&[batch, time, heads, value_dim]).is_some()
+            && product(&[batch, time, heads, key_dim]).is_some();
+        if fits {
+            Ok(())
+        } else {
+            Err(RecurrenceError::TooLarge(*self))
+        }
+    }
+
+    /// Checks the bounds of a bounded recurrence, one per head.
+    pub(crate) fn check_bound(&self, bound: &[f32]) -> Result<(), RecurrenceError> {
+        check_length(Operand::Bound, self.heads, bound.len())?;
+        match bound.iter().position(|p| p.is_nan() || *p < 0.0) {
+            Some(head) => Err(RecurrenceError::BoundRange {
+                head,
+                found: bound[head],
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks one view of tokens.
+    fn check_rows(&self, operand: Operand, rows: &Rows, columns: usize) -> Result<(), RecurrenceError> {
+        let expected = self.batch * self.time;
+        if rows.rows() != expected {
+            return Err(RecurrenceError::RowCount {
+                operand,
+                expected,
+                found: rows.rows(),
+            });
+        }
+        if rows.cols() != columns {
+            return Err(RecurrenceError::ColumnCount {
+                operand,
+                expected: columns,
+                found: rows.cols(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks the form and the size of the log decays.
+    fn check_log_decay(&self, log_decay: &LogDecay) -> Result<(), RecurrenceError> {
+        let per_token = self.heads * self.decay.values_per_head(self.key_dim);
+        let expected = match self.decay {
+            DecayKind::None => "None",
+            DecayKind::PerHead | DecayKind::PerKey => "Constant",
+            DecayKind::PerHeadToken | DecayKind::PerKeyToken => "Token",
+        };
+        let found = match log_decay {
+            LogDecay::None => "None",
+            LogDecay::Constant(_) => "Constant",
+            LogDecay::Token(_) => "Token",
+        };
+        if expected != found {
+            return Err(RecurrenceError::DecayForm {
+                decay: self.decay,
+                expected,
+                found,
+            });
+        }
+        match log_decay {
+            LogDecay::None => Ok(()),
+            LogDecay::Constant(values) => check_length(Operand::LogDecay, per_token, values.len()),
+            LogDecay::Token(rows) => self.check_rows(Operand::LogDecay, rows, per_token),
+        }
+    }
+}
+
+/// Checks the length of a buffer.
+pub(crate) fn check_length(operand: Operand, expected: usize, found: usize) -> Result<(), RecurrenceError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(RecurrenceError::Length {
+            operand,
+            expected,
+            found,
+        })
+    }
+}
