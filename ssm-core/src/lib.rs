@@ -1,1 +1,59 @@
-//! The recurrence on Burn tensors, interventions, and the mixers of the SSM line
+//! The recurrence of every weighted-sum RNN on Burn tensors, the places where a model's state may be intervened on, and
+//! the mixers of the SSM line.
+//!
+//! One layer is always the same chain:
+//!
+//! ```text
+//! input ─► gates ─► [interventions on gates] ─► recurrence ─► [interventions on state] ─► output
+//! ```
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use ssm_core::{Form, Gates, LogDecay, ReadOut, State, recurrence};
+//!
+//! let device = Device::flex();
+//! let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+//! // One sequence of 5 tokens, 2 heads that share one query/key group, key_dim 4, value_dim 3, a constant decay per head.
+//! let gates = Gates {
+//!     query: random([1, 5, 1, 4]),
+//!     key: random([1, 5, 1, 4]),
+//!     value: random([1, 5, 2, 3]),
+//!     log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.01], &device)),
+//!     step_size: None,
+//!     read_out: ReadOut::Inclusive,
+//!     skip: None,
+//!     scale: 1.0,
+//! };
+//! let mut state = State::zeros(&gates.dims(), &device);
+//! let output = recurrence(gates, &mut state, Form::default())?;
+//! assert_eq!(output.dims(), [1, 5, 2, 3]);
+//! assert_eq!(state.position, 5);
+//! # Ok::<(), ssm_core::Error>(())
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`gates`], [`state`] | what a layer computes from its input, and what it carries |
+//! | [`mod@recurrence`] | the four forms: step, sequential, chunked, scan |
+//! | [`element`] | the monoid element of a stretch: compose, apply |
+//! | [`intervention`] | the two places where a mitigation acts |
+//! | [`linear`], [`mamba2`] | projections with packed weights; the Mamba-2 mixer |
+//! | [`backend`] | the Burn backend extension over `kernel-dsl` |
+
+pub mod backend;
+pub mod element;
+pub mod error;
+pub mod gates;
+pub mod intervention;
+pub mod linear;
+pub mod mamba2;
+pub mod recurrence;
+pub mod state;
+
+pub use element::Element;
+pub use error::{Error, Result};
+pub use gates::{Dims, Gates, LogDecay, ReadOut};
+pub use intervention::{Chain, Incompatible, Intervention, Memory, Site};
+pub use linear::Linear;
+pub use recurrence::{Form, recurrence, recurrence_bounded};
+pub use state::{LayerState, State};

@@ -1,0 +1,252 @@
+//! Where a mitigation may act: a map on gates, and a way of running the recurrence.
+//!
+//! Every mixer hands its gates to [`Chain::run`], in prefill and in decode alike, and that calls each intervention in the
+//! same two places:
+//!
+//! 1. [`Intervention::on_gates`] maps the gates of the tokens at hand (forget more, remember less);
+//! 2. [`Intervention::on_recurrence`] runs the recurrence over them. The default just calls `next`; an intervention may split
+//!    the tokens, change the state between two calls (state normalisation, resets), or call `next` on a state of its own
+//!    (sliding windows). The first intervention of a chain is outermost; innermost is the plain recurrence.
+//!
+//! What an intervention carries from call to call lives in a [`Memory`], one per layer, which is part of the layer's state:
+//! cloned with it, saved with it.
+
+use crate::error::{Error, Result};
+use crate::gates::Gates;
+use crate::recurrence::{Form, recurrence};
+use crate::state::{LayerState, State};
+use burn::tensor::{Device, Tensor, TensorData};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// What an intervention may know about the layer it acts in.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Index of the layer, from 0.
+    pub layer: usize,
+    /// Heads of the recurrence.
+    pub heads: usize,
+    /// Query/key groups.
+    pub groups: usize,
+    /// Rows of a head's state.
+    pub key_dim: usize,
+    /// Columns of a head's state.
+    pub value_dim: usize,
+    /// Whether the layer discretises, that is, has a step size Δ.
+    pub has_step_size: bool,
+    /// Whether the layer's decay differs between the key rows of one head.
+    pub per_key_decay: bool,
+    /// Whether the state is linear in what was written (false for a max-trick or normalised recurrence).
+    pub linear: bool,
+}
+
+/// Why an intervention cannot work with a model.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{intervention} cannot work at layer {layer}: {reason}")]
+pub struct Incompatible {
+    /// The intervention's text form.
+    pub intervention: String,
+    /// Index of the layer.
+    pub layer: usize,
+    /// The cause, and what would work.
+    pub reason: String,
+}
+
+/// What an intervention carries from call to call in one layer.
+pub trait Memory: Debug + Send + Any {
+    /// A copy that goes its own way.
+    fn clone_box(&self) -> Box<dyn Memory>;
+    /// Memory taken, in bytes.
+    fn bytes(&self) -> usize;
+    /// Everything needed to go on, by name.
+    fn save(&self) -> BTreeMap<String, TensorData>;
+    /// What happened so far, by name (for example the share of clipped tokens). Goes into reports.
+    fn report(&self) -> BTreeMap<String, f64> {
+        BTreeMap::new()
+    }
+    /// For the intervention that owns it.
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+impl Clone for Box<dyn Memory> {
+    fn clone(&self) -> Self {
+        (**self).clone_box()
+    }
+}
+
+/// The memory of an intervention that carries nothing.
+#[derive(Clone, Debug, Default)]
+pub struct NoMemory;
+
+impl Memory for NoMemory {
+    fn clone_box(&self) -> Box<dyn Memory> {
+        Box::new(Self)
+    }
+    fn bytes(&self) -> usize {
+        0
+    }
+    fn save(&self) -> BTreeMap<String, TensorData> {
+        BTreeMap::new()
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// The rest of the chain: runs the recurrence over gates, from a state, and leaves the state after them.
+pub type Next<'a> = dyn FnMut(Gates, &mut State) -> Result<Tensor<4>> + 'a;
+
+/// A map on gates, a map on state, or a window policy.
+pub trait Intervention: Debug + Send + Sync {
+    /// The canonical text form, such as `forget:0.9999`.
+    fn text(&self) -> String;
+
+    /// Whether this can work at `site`.
+    ///
+    /// # Errors
+    /// [`Incompatible`], with the cause and what would work instead.
+    fn check(&self, _site: &Site) -> std::result::Result<(), Incompatible> {
+        Ok(())
+    }
+
+    /// The memory at position 0, for `batch` sequences.
+    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
+        Box::new(NoMemory)
+    }
+
+    /// The memory that [`Memory::save`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Saved`] when an entry is missing or does not fit.
+    fn restore(
+        &self,
+        site: &Site,
+        batch: usize,
+        device: &Device,
+        _saved: &BTreeMap<String, TensorData>,
+    ) -> Result<Box<dyn Memory>> {
+        Ok(self.start(site, batch, device))
+    }
+
+    /// First place: the gates of the tokens at hand, before the recurrence.
+    ///
+    /// # Errors
+    /// Whatever the map cannot do.
+    fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates> {
+        Ok(gates)
+    }
+
+    /// Second place: the recurrence over the tokens at hand. `state.position` is the position of the first of them.
+    ///
+    /// # Errors
+    /// Whatever `next` gives.
+    fn on_recurrence(
+        &self,
+        _site: &Site,
+        gates: Gates,
+        state: &mut State,
+        _memory: &mut dyn Memory,
+        next: &mut Next<'_>,
+    ) -> Result<Tensor<4>> {
+        next(gates, state)
+    }
+}
+
+/// Interventions applied one inside the other; the empty chain is the plain model.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Vec<Arc<dyn Intervention>>);
+
+impl Chain {
+    /// A chain; the first intervention sees the gates first and is the outermost around the recurrence.
+    pub fn new(interventions: Vec<Arc<dyn Intervention>>) -> Self {
+        Self(interventions)
+    }
+
+    /// The interventions, outermost first.
+    pub fn interventions(&self) -> &[Arc<dyn Intervention>] {
+        &self.0
+    }
+
+    /// The chain with `intervention` added innermost.
+    pub fn with(mut self, intervention: Arc<dyn Intervention>) -> Self {
+        self.0.push(intervention);
+        self
+    }
+
+    /// Text form: `none`, or the members' joined by `+`.
+    pub fn text(&self) -> String {
+        match self.0.as_slice() {
+            [] => "none".into(),
+            some => some.iter().map(|i| i.text()).collect::<Vec<_>>().join("+"),
+        }
+    }
+
+    /// Checks every intervention against a site.
+    ///
+    /// # Errors
+    /// The first [`Incompatible`].
+    pub fn check(&self, site: &Site) -> std::result::Result<(), Incompatible> {
+        self.0
+            .iter()
+            .try_for_each(|intervention| intervention.check(site))
+    }
+
+    /// The memories at position 0.
+    pub fn start(&self, site: &Site, batch: usize, device: &Device) -> Vec<Box<dyn Memory>> {
+        self.0
+            .iter()
+            .map(|intervention| intervention.start(site, batch, device))
+            .collect()
+    }
+
+    /// Runs interventions and recurrence over the tokens at hand and returns the read-out `[batch, time, heads, value_dim]`.
+    /// `layer.recurrent` and `layer.memories` are left after the last token.
+    ///
+    /// # Errors
+    /// [`Error`] from gates that do not fit, or from an intervention.
+    pub fn run(&self, site: &Site, gates: Gates, layer: &mut LayerState, form: Form) -> Result<Tensor<4>> {
+        if layer.memories.len() != self.0.len() {
+            return Err(Error::Value {
+                what: "memories of the layer's state",
+                expected: "one per intervention: start the state with this chain",
+                found: format!(
+                    "{} memories for {} interventions",
+                    layer.memories.len(),
+                    self.0.len()
+                ),
+            });
+        }
+        let mut gates = gates;
+        for intervention in &self.0 {
+            gates = intervention.on_gates(site, gates)?;
+        }
+        descend(
+            &self.0,
+            site,
+            gates,
+            &mut layer.recurrent,
+            &mut layer.memories,
+            form,
+        )
+    }
+}
+
+fn descend(
+    interventions: &[Arc<dyn Intervention>],
+    site: &Site,
+    gates: Gates,
+    state: &mut State,
+    memories: &mut [Box<dyn Memory>],
+    form: Form,
+) -> Result<Tensor<4>> {
+    let (Some((outer, rest)), Some((memory, inner))) =
+        (interventions.split_first(), memories.split_first_mut())
+    else {
+        return recurrence(gates, state, form);
+    };
+    let mut next = |gates: Gates, state: &mut State| descend(rest, site, gates, state, inner, form);
+    outer.on_recurrence(site, gates, state, memory.as_mut(), &mut next)
+}

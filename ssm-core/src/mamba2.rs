@@ -1,0 +1,307 @@
+//! The Mamba-2 mixer.
+//!
+//! With u_t the layer's input and one projection giving z, x, B, C and a raw step size per head:
+//!
+//! ```text
+//! x, B, C = SiLU(conv(x, B, C))          Δ = clamp(softplus(raw + bias), dt_limit)
+//! h_t = exp(−Δ_t e^{A_log}) h_{t-1} + B_t (Δ_t x_t)ᵀ          y_t = C_tᵀ h_t + D x_t
+//! out = W_out · RMSNorm(y ∘ SiLU(z))
+//! ```
+//!
+//! that is, the recurrence with q = C, k = B, v = x, a scalar decay per head and token, and a skip. Source: Dao & Gu,
+//! *Transformers are SSMs* (2405.21060), section 7.
+
+use crate::backend::{self, NormPlan};
+use crate::error::{Error, Result};
+use crate::gates::{Dims, Gates, LogDecay, ReadOut, expect_shape};
+use crate::intervention::{Chain, Site};
+use crate::linear::Linear;
+use crate::recurrence::Form;
+use crate::state::{LayerState, State};
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Tensor};
+pub use kernel_dsl::causal_conv1d::Activation;
+pub use kernel_dsl::gated_norm::GateOrder;
+
+/// The shape of a mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mamba2Config {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Heads H.
+    pub num_heads: usize,
+    /// Columns P of a head's state.
+    pub head_dim: usize,
+    /// Rows N of a head's state.
+    pub state_dim: usize,
+    /// Groups that share B and C.
+    pub num_groups: usize,
+    /// Taps of the short convolution.
+    pub conv_width: usize,
+    /// Bounds of Δ after the softplus.
+    pub dt_limit: (f32, f32),
+    /// The norm before the output projection; `None` multiplies by SiLU(z) only.
+    pub norm: Option<GatedNorm>,
+}
+
+/// The norm before the output projection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GatedNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Whether SiLU(z) is applied before or after the norm.
+    pub order: GateOrder,
+}
+
+impl Mamba2Config {
+    /// H · P, the width of x and z.
+    pub fn inner_dim(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Channels of the short convolution: x, B and C.
+    pub fn conv_dim(&self) -> usize {
+        self.inner_dim() + 2 * self.num_groups * self.state_dim
+    }
+
+    /// Rows of the input projection: z, x, B, C and Δ.
+    pub fn projection_dim(&self) -> usize {
+        self.inner_dim() + self.conv_dim() + self.num_heads
+    }
+
+    fn dims(&self, batch: usize) -> Dims {
+        Dims {
+            batch,
+            time: 0,
+            heads: self.num_heads,
+            groups: self.num_groups,
+            key_dim: self.state_dim,
+            value_dim: self.head_dim,
+        }
+    }
+}
+
+/// What a mixer has learned.
+#[derive(Clone, Debug)]
+pub struct Mamba2Weights {
+    /// `[projection_dim, model_dim]`, rows in the order z, x, B, C, Δ.
+    pub in_proj: Linear,
+    /// `[conv_dim, conv_width]`, the last tap meeting the current token.
+    pub conv_weight: Tensor<2>,
+    /// `[conv_dim]`.
+    pub conv_bias: Option<Tensor<1>>,
+    /// `[num_heads]`, added to the raw step size.
+    pub dt_bias: Tensor<1>,
+    /// `[num_heads]`, log(−A).
+    pub a_log: Tensor<1>,
+    /// D, `[num_heads]` or `[inner_dim]`.
+    pub skip: Tensor<1>,
+    /// `[inner_dim]`, present exactly when the configuration has a norm.
+    pub norm_weight: Option<Tensor<1>>,
+    /// `[model_dim, inner_dim]`.
+    pub out_proj: Linear,
+}
+
+/// One Mamba-2 mixer.
+#[derive(Clone, Debug)]
+pub struct Mamba2 {
+    config: Mamba2Config,
+    weights: Mamba2Weights,
+}
+
+impl Mamba2 {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for groups that do not divide the heads,
+    /// [`Error::Value`] for a dimension of 0 or bounds of Δ out of order.
+    pub fn new(config: Mamba2Config, weights: Mamba2Weights) -> Result<Self> {
+        validate(&config, &weights)?;
+        Ok(Self { config, weights })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &Mamba2Config {
+        &self.config
+    }
+
+    /// What an intervention may know about this mixer as layer `layer` of a model.
+    pub fn site(&self, layer: usize) -> Site {
+        Site {
+            layer,
+            heads: self.config.num_heads,
+            groups: self.config.num_groups,
+            key_dim: self.config.state_dim,
+            value_dim: self.config.head_dim,
+            has_step_size: true,
+            per_key_decay: false,
+            linear: true,
+        }
+    }
+
+    /// The state before the first token of `batch` sequences.
+    pub fn start(&self, chain: &Chain, layer: usize, batch: usize, device: &Device) -> LayerState {
+        LayerState {
+            conv: Tensor::zeros(
+                [batch, self.config.conv_dim(), self.config.conv_width - 1],
+                device,
+            ),
+            recurrent: State::zeros(&self.config.dims(batch), device),
+            memories: chain.start(&self.site(layer), batch, device),
+        }
+    }
+
+    /// `[batch, time, model_dim]` to the same shape; `state` is left after the last token.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when input or state do not fit, or whatever an intervention gives.
+    pub fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut LayerState,
+        chain: &Chain,
+        layer: usize,
+        form: Form,
+    ) -> Result<Tensor<3>> {
+        let (config, weights) = (&self.config, &self.weights);
+        let [batch, time, _] = input.dims();
+        let (inner, conv_dim) = (config.inner_dim(), config.conv_dim());
+        expect_shape(
+            "state of the short convolution",
+            &[batch, conv_dim, config.conv_width - 1],
+            &state.conv.dims(),
+        )?;
+
+        let projected = weights.in_proj.forward(input)?;
+        let gate = projected.clone().narrow(2, 0, inner);
+        let raw_step = projected.clone().narrow(2, inner + conv_dim, config.num_heads);
+        let convolved = self.convolve(projected.narrow(2, inner, conv_dim), state);
+        let gates = self.gates(convolved, raw_step);
+
+        let read_out = chain.run(&self.site(layer), gates, state, form)?;
+        weights
+            .out_proj
+            .forward(self.gate(read_out.reshape([batch, time, inner]), gate))
+    }
+
+    /// RMSNorm(y ∘ SiLU(z)) over the channels of a group, in the configured order; y ∘ SiLU(z) without a norm.
+    fn gate(&self, read_out: Tensor<3>, gate: Tensor<3>) -> Tensor<3> {
+        let Some(norm) = self.config.norm else {
+            return read_out * silu(gate);
+        };
+        let plan = NormPlan {
+            eps: norm.eps,
+            group_size: self.config.inner_dim() / self.config.num_groups,
+            order: norm.order,
+        };
+        backend::gated_rms_norm(read_out, Some(gate), self.weights.norm_weight.clone(), plan)
+    }
+
+    fn convolve(&self, input: Tensor<3>, state: &mut LayerState) -> Tensor<3> {
+        let empty = Tensor::zeros([0, 0, 0], &state.conv.device());
+        let before = std::mem::replace(&mut state.conv, empty);
+        let weights = &self.weights;
+        let (output, after) = backend::causal_conv1d(
+            input,
+            weights.conv_weight.clone(),
+            weights.conv_bias.clone(),
+            before,
+            Activation::Silu,
+        );
+        state.conv = after;
+        output
+    }
+
+    /// Columns of the convolution are x, B, C in this order.
+    fn gates(&self, convolved: Tensor<3>, raw_step: Tensor<3>) -> Gates {
+        let config = &self.config;
+        let (inner, groups, state_dim) = (config.inner_dim(), config.num_groups, config.state_dim);
+        let weights = &self.weights;
+        let (step, log_decay) = backend::step_size(
+            raw_step,
+            weights.dt_bias.clone(),
+            weights.a_log.clone(),
+            config.dt_limit,
+        );
+        Gates {
+            value: backend::split_heads(convolved.clone(), 0, config.num_heads, config.head_dim),
+            key: backend::split_heads(convolved.clone(), inner, groups, state_dim),
+            query: backend::split_heads(convolved, inner + groups * state_dim, groups, state_dim),
+            log_decay: LogDecay::PerHeadToken(log_decay),
+            step_size: Some(step),
+            read_out: ReadOut::Inclusive,
+            skip: Some(weights.skip.clone()),
+            scale: 1.0,
+        }
+    }
+}
+
+fn validate(config: &Mamba2Config, weights: &Mamba2Weights) -> Result<()> {
+    let (inner, conv_dim, heads) = (config.inner_dim(), config.conv_dim(), config.num_heads);
+    let sizes = [
+        config.model_dim,
+        heads,
+        config.head_dim,
+        config.state_dim,
+        config.num_groups,
+        config.conv_width,
+    ];
+    if sizes.contains(&0) {
+        return Err(Error::Value {
+            what: "dimensions of a Mamba-2 mixer",
+            expected: "all at least 1",
+            found: format!("{config:?}"),
+        });
+    }
+    if heads % config.num_groups != 0 {
+        return Err(Error::Groups {
+            heads,
+            groups: config.num_groups,
+        });
+    }
+    let (low, high) = config.dt_limit;
+    if !(low >= 0.0 && low <= high) {
+        return Err(Error::Value {
+            what: "dt_limit",
+            expected: "0 ≤ lower bound ≤ upper bound",
+            found: format!("({low}, {high})"),
+        });
+    }
+    let projection = |linear: &Linear| [linear.weight().out_features(), linear.weight().in_features()];
+    expect_shape(
+        "in_proj",
+        &[config.projection_dim(), config.model_dim],
+        &projection(&weights.in_proj),
+    )?;
+    expect_shape(
+        "out_proj",
+        &[config.model_dim, inner],
+        &projection(&weights.out_proj),
+    )?;
+    expect_shape(
+        "conv1d.weight",
+        &[conv_dim, config.conv_width],
+        &weights.conv_weight.dims(),
+    )?;
+    if let Some(bias) = &weights.conv_bias {
+        expect_shape("conv1d.bias", &[conv_dim], &bias.dims())?;
+    }
+    expect_shape("dt_bias", &[heads], &weights.dt_bias.dims())?;
+    expect_shape("A_log", &[heads], &weights.a_log.dims())?;
+    if weights.skip.dims() != [inner] {
+        expect_shape("D", &[heads], &weights.skip.dims())?;
+    }
+    match (&config.norm, &weights.norm_weight) {
+        (Some(_), Some(weight)) => expect_shape("norm.weight", &[inner], &weight.dims()),
+        (None, None) => Ok(()),
+        (norm, _) => Err(Error::Value {
+            what: "norm.weight",
+            expected: "present exactly when the configuration has a norm",
+            found: if norm.is_some() {
+                "absent".into()
+            } else {
+                "present".into()
+            },
+        }),
+    }
+}
