@@ -14,7 +14,9 @@ use ssm_core::{Gates, LogDecay, ReadOut, Result};
 ///
 /// Computed as ln(1 − x) in f64: at head 20 the decay differs from 1 by 3e-8, which f32 would round away.
 pub fn log_decay(num_heads: usize, device: &Device) -> Tensor<1> {
-    let logs: Vec<f32> = (0..num_heads).map(|head| (-(-5.0 - head as f64).exp2()).ln_1p() as f32).collect();
+    let logs: Vec<f32> = (0..num_heads)
+        .map(|head| (-(-5.0 - head as f64).exp2()).ln_1p() as f32)
+        .collect();
     Tensor::from_floats(logs.as_slice(), device)
 }
 

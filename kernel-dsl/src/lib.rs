@@ -11,10 +11,14 @@
 //! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads |
 
 pub mod aligned;
+pub mod causal_conv1d;
+pub mod cross_entropy;
+pub mod gated_norm;
 pub mod linear;
 pub mod math;
 pub mod recurrence;
 pub mod rows;
 pub mod simd;
+pub mod step_size;
 
 pub use rows::Rows;

@@ -19,12 +19,34 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let sizes = (1..3usize, 0..40usize, 1..3usize, 1..3usize, 1..7usize, 1..7usize);
-    let choices = (0..5usize, any::<bool>(), any::<bool>(), any::<bool>(), any::<u64>());
-    (sizes, choices).prop_map(|((batch, time, groups, per_group, key_dim, value_dim), choices)| {
-        let (decay, bonus, step, skip, seed) = choices;
-        let dims = Dims { batch, time, heads: groups * per_group, groups, key_dim, value_dim };
-        Case { dims, decay, bonus, step, skip, seed }
-    })
+    let choices = (
+        0..5usize,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<u64>(),
+    );
+    (sizes, choices).prop_map(
+        |((batch, time, groups, per_group, key_dim, value_dim), choices)| {
+            let (decay, bonus, step, skip, seed) = choices;
+            let dims = Dims {
+                batch,
+                time,
+                heads: groups * per_group,
+                groups,
+                key_dim,
+                value_dim,
+            };
+            Case {
+                dims,
+                decay,
+                bonus,
+                step,
+                skip,
+                seed,
+            }
+        },
+    )
 }
 
 /// A small reproducible generator (splitmix64) of values in [−1, 1).
@@ -76,13 +98,17 @@ fn build(case: &Case) -> (Gates, State) {
 }
 
 fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.clone().into_data().to_vec::<f32>().expect("f32 tensors")
+    tensor.clone().into_data().try_to_vec::<f32>().expect("f32 tensors")
 }
 
 /// ‖found − expected‖ / ‖expected‖; infinite for anything that is not a number.
 fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let difference: f64 = found.iter().zip(expected).map(|(&f, &e)| (f as f64 - e).powi(2)).sum();
+    let difference: f64 = found
+        .iter()
+        .zip(expected)
+        .map(|(&f, &e)| (f as f64 - e).powi(2))
+        .sum();
     let norm: f64 = expected.iter().map(|e| e * e).sum();
     match difference.is_finite() {
         true => (difference / norm.max(1e-12)).sqrt(),
@@ -94,19 +120,22 @@ fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
 fn reference(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
     let d = gates.dims();
     let tokens = d.batch * d.time;
-    let rows = |data: &'static [f32], cols: usize| Rows::contiguous(data, tokens, cols).expect("a full buffer");
+    let rows =
+        |data: &'static [f32], cols: usize| Rows::contiguous(data, tokens, cols).expect("a full buffer");
     // Leaking keeps the borrowed views simple; a test process is short.
     let keep = |v: Vec<f32>| -> &'static [f32] { Box::leak(v.into_boxed_slice()) };
     let (decay, log_decay) = match &gates.log_decay {
         LogDecay::None => (DecayKind::None, kernel::LogDecay::None),
         LogDecay::PerHead(a) => (DecayKind::PerHead, kernel::LogDecay::Constant(keep(values(a)))),
         LogDecay::PerKey(a) => (DecayKind::PerKey, kernel::LogDecay::Constant(keep(values(a)))),
-        LogDecay::PerHeadToken(a) => {
-            (DecayKind::PerHeadToken, kernel::LogDecay::Token(rows(keep(values(a)), d.heads)))
-        }
-        LogDecay::PerKeyToken(a) => {
-            (DecayKind::PerKeyToken, kernel::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)))
-        }
+        LogDecay::PerHeadToken(a) => (
+            DecayKind::PerHeadToken,
+            kernel::LogDecay::Token(rows(keep(values(a)), d.heads)),
+        ),
+        LogDecay::PerKeyToken(a) => (
+            DecayKind::PerKeyToken,
+            kernel::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)),
+        ),
     };
     let bonus = match &gates.read_out {
         ReadOut::Inclusive => None,
@@ -117,7 +146,10 @@ fn reference(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
         key: rows(keep(values(&gates.key)), d.groups * d.key_dim),
         value: rows(keep(values(&gates.value)), d.heads * d.value_dim),
         log_decay,
-        step_size: gates.step_size.as_ref().map(|step| rows(keep(values(step)), d.heads)),
+        step_size: gates
+            .step_size
+            .as_ref()
+            .map(|step| rows(keep(values(step)), d.heads)),
         bonus,
         skip: gates.skip.as_ref().map(|skip| keep(values(skip))),
         scale: gates.scale,
@@ -130,7 +162,11 @@ fn reference(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
         key_dim: d.key_dim,
         value_dim: d.value_dim,
         decay,
-        read_out: if bonus.is_some() { kernel::ReadOut::Bonus } else { kernel::ReadOut::Inclusive },
+        read_out: if bonus.is_some() {
+            kernel::ReadOut::Bonus
+        } else {
+            kernel::ReadOut::Inclusive
+        },
     };
     let mut memory: Vec<f64> = values(&state.memory).iter().map(|&v| v as f64).collect();
     let mut out = vec![0.0; tokens * d.heads * d.value_dim];
@@ -238,7 +274,14 @@ mod equivalence {
 #[test]
 fn gates_of_the_wrong_shape_are_named() {
     let case = Case {
-        dims: Dims { batch: 1, time: 3, heads: 2, groups: 1, key_dim: 4, value_dim: 5 },
+        dims: Dims {
+            batch: 1,
+            time: 3,
+            heads: 2,
+            groups: 1,
+            key_dim: 4,
+            value_dim: 5,
+        },
         decay: 3,
         bonus: false,
         step: true,
@@ -249,13 +292,22 @@ fn gates_of_the_wrong_shape_are_named() {
     let mut wrong = gates.clone();
     wrong.step_size = Some(Tensor::zeros([1, 2, 2], &Device::flex()));
     let error = recurrence(wrong, &mut start.clone(), Form::Auto).unwrap_err();
-    assert_eq!(error.to_string(), "step_size: expected shape [1, 3, 2], found [1, 2, 2]");
+    assert_eq!(
+        error.to_string(),
+        "step_size: expected shape [1, 3, 2], found [1, 2, 2]"
+    );
 
     let mut wrong = start.clone();
     wrong.memory = Tensor::zeros([1, 2, 4, 4], &Device::flex());
     let error = recurrence(gates.clone(), &mut wrong, Form::Auto).unwrap_err();
-    assert_eq!(error.to_string(), "state: expected shape [1, 2, 4, 5], found [1, 2, 4, 4]");
+    assert_eq!(
+        error.to_string(),
+        "state: expected shape [1, 2, 4, 5], found [1, 2, 4, 4]"
+    );
 
     let error = recurrence(gates, &mut start.clone(), Form::Chunked { chunk_size: 0 }).unwrap_err();
-    assert_eq!(error.to_string(), "chunk_size: expected at least 1 token, found 0");
+    assert_eq!(
+        error.to_string(),
+        "chunk_size: expected at least 1 token, found 0"
+    );
 }

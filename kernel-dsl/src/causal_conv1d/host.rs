@@ -28,7 +28,13 @@ pub fn causal_conv1d(
     out: &mut [f32],
 ) -> Result<(), ConvError> {
     problem.validate(&x, weight.len(), bias.map(<[f32]>::len), state.len(), out.len())?;
-    let Problem { batch, time, channels, width, .. } = *problem;
+    let Problem {
+        batch,
+        time,
+        channels,
+        width,
+        ..
+    } = *problem;
     if time == 0 || batch == 0 || channels == 0 {
         return Ok(());
     }
@@ -37,7 +43,14 @@ pub fn causal_conv1d(
         for b in 0..batch {
             let state = &mut state[b * past_len..(b + 1) * past_len];
             let out = &mut out[b * channels..(b + 1) * channels];
-            Arch::new().dispatch(OneToken { problem, x: x.row(b), weight, bias, state, out });
+            Arch::new().dispatch(OneToken {
+                problem,
+                x: x.row(b),
+                weight,
+                bias,
+                state,
+                out,
+            });
         }
         return Ok(());
     }
@@ -57,9 +70,13 @@ pub fn causal_conv1d(
         });
     };
     if out.len() * width < THREADED_WORK {
-        out.chunks_mut(TOKENS_PER_TASK * channels).enumerate().for_each(tokens);
+        out.chunks_mut(TOKENS_PER_TASK * channels)
+            .enumerate()
+            .for_each(tokens);
     } else {
-        out.par_chunks_mut(TOKENS_PER_TASK * channels).enumerate().for_each(tokens);
+        out.par_chunks_mut(TOKENS_PER_TASK * channels)
+            .enumerate()
+            .for_each(tokens);
     }
     for (b, past) in past.iter().enumerate() {
         carry(problem, x, b, past, &mut state[b * past_len..(b + 1) * past_len]);
@@ -181,7 +198,13 @@ impl WithSimd for Tokens<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let Problem { time, channels, width, activation, .. } = *self.problem;
+        let Problem {
+            time,
+            channels,
+            width,
+            activation,
+            ..
+        } = *self.problem;
         for (row, out) in self.out.chunks_exact_mut(channels).enumerate() {
             let (b, t) = ((self.first + row) / time, (self.first + row) % time);
             out.fill(0.0);

@@ -79,7 +79,12 @@ impl Problem {
         let (rows, cols) = (x.rows(), x.cols());
         let (expected_rows, expected_cols) = (self.batch * self.time, self.channels);
         if rows != expected_rows || (rows > 0 && cols != expected_cols) {
-            return Err(ConvError::Input { expected_rows, expected_cols, rows, cols });
+            return Err(ConvError::Input {
+                expected_rows,
+                expected_cols,
+                rows,
+                cols,
+            });
         }
         let lengths = [
             ("the weight", self.channels * self.width, weight),
@@ -89,7 +94,11 @@ impl Problem {
         ];
         for (what, expected, found) in lengths {
             if expected != found {
-                return Err(ConvError::Length { what, expected, found });
+                return Err(ConvError::Length {
+                    what,
+                    expected,
+                    found,
+                });
             }
         }
         Ok(())

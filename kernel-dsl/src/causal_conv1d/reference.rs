@@ -14,8 +14,20 @@ pub fn causal_conv1d(
     bias: Option<&[f32]>,
     state: &mut [f64],
 ) -> Result<Vec<f64>, ConvError> {
-    let Problem { batch, time, channels, width, activation } = *problem;
-    problem.validate(&x, weight.len(), bias.map(<[f32]>::len), state.len(), batch * time * channels)?;
+    let Problem {
+        batch,
+        time,
+        channels,
+        width,
+        activation,
+    } = *problem;
+    problem.validate(
+        &x,
+        weight.len(),
+        bias.map(<[f32]>::len),
+        state.len(),
+        batch * time * channels,
+    )?;
     let mut out = vec![0.0; batch * time * channels];
     for b in 0..batch {
         for c in 0..channels {

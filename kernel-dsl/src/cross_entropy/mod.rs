@@ -51,10 +51,18 @@ pub fn cross_entropy(logits: Rows, targets: &[u32], loss: &mut [f32]) -> Result<
     let (rows, classes) = (logits.rows(), logits.cols());
     for (what, found) in [("the targets", targets.len()), ("the loss", loss.len())] {
         if found != rows {
-            return Err(CrossEntropyError::Length { what, expected: rows, found });
+            return Err(CrossEntropyError::Length {
+                what,
+                expected: rows,
+                found,
+            });
         }
     }
-    if let Some((row, &target)) = targets.iter().enumerate().find(|&(_, &target)| target as usize >= classes) {
+    if let Some((row, &target)) = targets
+        .iter()
+        .enumerate()
+        .find(|&(_, &target)| target as usize >= classes)
+    {
         return Err(CrossEntropyError::Target { row, target, classes });
     }
     let one = |(row, loss): (usize, &mut f32)| {
@@ -115,7 +123,10 @@ pub mod reference {
     /// −log softmax(logits)\[target\].
     pub fn cross_entropy(logits: &[f32], target: usize) -> f64 {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).sum();
+        let sum: f64 = logits
+            .iter()
+            .map(|&x| (f64::from(x) - f64::from(largest)).exp())
+            .sum();
         f64::from(largest) + sum.ln() - f64::from(logits[target])
     }
 }

@@ -35,7 +35,15 @@ pub fn gated_rms_norm(
     check_length("the bias", features, bias.map_or(features, <[f32]>::len))?;
     check_length("the output", problem.rows * features, out.len())?;
     over_rows(out, features, |first, out| {
-        Arch::new().dispatch(Gated { problem, x, gate, weight, bias, first, out });
+        Arch::new().dispatch(Gated {
+            problem,
+            x,
+            gate,
+            weight,
+            bias,
+            first,
+            out,
+        });
     });
     Ok(())
 }
@@ -56,12 +64,19 @@ pub fn add_rms_norm(
 ) -> Result<(), NormError> {
     let features = weight.len();
     if features == 0 || residual.len() % features != 0 {
-        return Err(NormError::Groups { features: residual.len(), group_size: features });
+        return Err(NormError::Groups {
+            features: residual.len(),
+            group_size: features,
+        });
     }
     if eps.is_nan() || eps < 0.0 {
         return Err(NormError::Epsilon(eps));
     }
-    check_length("the input", residual.len(), x.map_or(residual.len(), <[f32]>::len))?;
+    check_length(
+        "the input",
+        residual.len(),
+        x.map_or(residual.len(), <[f32]>::len),
+    )?;
     check_length("the output", residual.len(), out.len())?;
     if let Some(x) = x {
         for (residual, &x) in residual.iter_mut().zip(x) {
@@ -69,7 +84,13 @@ pub fn add_rms_norm(
         }
     }
     let rows = residual.len() / features;
-    let problem = Problem { rows, features, group_size: features, eps, order: GateOrder::NormAfterGate };
+    let problem = Problem {
+        rows,
+        features,
+        group_size: features,
+        eps,
+        order: GateOrder::NormAfterGate,
+    };
     let view = Rows::contiguous(residual, rows, features).map_err(|_| NormError::Length {
         what: "the residual",
         expected: rows * features,
@@ -87,7 +108,9 @@ fn over_rows(out: &mut [f32], features: usize, task: impl Fn(usize, &mut [f32]) 
     if out.len() < THREADED_WORK {
         task(0, out);
     } else {
-        out.par_chunks_mut(rows * features).enumerate().for_each(|(i, out)| task(i * rows, out));
+        out.par_chunks_mut(rows * features)
+            .enumerate()
+            .for_each(|(i, out)| task(i * rows, out));
     }
 }
 
@@ -106,7 +129,13 @@ impl WithSimd for Gated<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let Problem { features, group_size, eps, order, .. } = *self.problem;
+        let Problem {
+            features,
+            group_size,
+            eps,
+            order,
+            ..
+        } = *self.problem;
         for (row, out) in self.out.chunks_exact_mut(features).enumerate() {
             let row = self.first + row;
             let gate = self.gate.as_ref().map(|gate| gate.row(row));

@@ -69,7 +69,12 @@ pub enum NormError {
 
 impl Problem {
     pub(super) fn validate(&self, x: &Rows, gate: Option<&Rows>) -> Result<(), NormError> {
-        let Self { features, group_size, eps, .. } = *self;
+        let Self {
+            features,
+            group_size,
+            eps,
+            ..
+        } = *self;
         if group_size == 0 || features % group_size != 0 {
             return Err(NormError::Groups { features, group_size });
         }
@@ -84,7 +89,13 @@ impl Problem {
         let (rows, cols) = (view.rows(), view.cols());
         let (expected_rows, expected_cols) = (self.rows, self.features);
         if rows != expected_rows || (rows > 0 && cols != expected_cols) {
-            return Err(NormError::Rows { what, expected_rows, expected_cols, rows, cols });
+            return Err(NormError::Rows {
+                what,
+                expected_rows,
+                expected_cols,
+                rows,
+                cols,
+            });
         }
         Ok(())
     }
@@ -94,5 +105,9 @@ pub(super) fn check_length(what: &'static str, expected: usize, found: usize) ->
     if expected == found {
         return Ok(());
     }
-    Err(NormError::Length { what, expected, found })
+    Err(NormError::Length {
+        what,
+        expected,
+        found,
+    })
 }

@@ -63,11 +63,22 @@ pub fn step_size(
     ];
     for (what, expected, found) in lengths {
         if expected != found {
-            return Err(StepSizeError::Length { what, expected, found });
+            return Err(StepSizeError::Length {
+                what,
+                expected,
+                found,
+            });
         }
     }
     if count > 0 {
-        Arch::new().dispatch(Steps { raw, bias, a_log, limit, step, log_decay });
+        Arch::new().dispatch(Steps {
+            raw,
+            bias,
+            a_log,
+            limit,
+            step,
+            log_decay,
+        });
     }
     Ok(())
 }
@@ -89,7 +100,10 @@ impl WithSimd for Steps<'_> {
         let heads = self.bias.len();
         let (low, high) = self.limit;
         let rate: Vec<f32> = self.a_log.iter().map(|&a_log| -a_log.exp()).collect();
-        let outputs = self.step.chunks_exact_mut(heads).zip(self.log_decay.chunks_exact_mut(heads));
+        let outputs = self
+            .step
+            .chunks_exact_mut(heads)
+            .zip(self.log_decay.chunks_exact_mut(heads));
         for (row, (step, log_decay)) in outputs.enumerate() {
             let raw = self.raw.row(row);
             for (h, step) in step.iter_mut().enumerate() {
