@@ -1,0 +1,165 @@
+//! Golden cases: inputs and outputs that other people's software computed.
+//!
+//! A set lies in one folder: `ops/OP.json` lists the cases of an operator with their dimensions, scalars and the error of
+//! the same software in f32; `ops/OP.safetensors` holds the tensors as `CASE/in.NAME` and `CASE/out.NAME`. The folder is
+//! `$GOLDEN_DIR`, or the crate's own `tests/golden`.
+
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+/// No comparison is asked to be closer than this: f32 inputs and outputs were rounded on their way into the files.
+const FLOOR: f64 = 3e-7;
+
+/// One case of one operator.
+pub struct Case {
+    /// `OP/CASE`, for messages.
+    pub name: String,
+    json: Value,
+    tensors: HashMap<String, Vec<f32>>,
+}
+
+/// Where the golden sets lie.
+pub fn golden_dir() -> PathBuf {
+    std::env::var_os("GOLDEN_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        PathBuf::from,
+    )
+}
+
+/// All cases of an operator; panics when there is none, so that no test passes by finding nothing.
+pub fn cases(op: &str) -> Vec<Case> {
+    let folder = golden_dir().join("ops");
+    let read = |extension: &str| {
+        let path = folder.join(format!("{op}.{extension}"));
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let json: Value = serde_json::from_slice(&read("json")).expect("the case list is JSON");
+    let bytes = read("safetensors");
+    let file = SafeTensors::deserialize(&bytes).expect("the tensors are safetensors");
+    let list = json["cases"].as_array().expect("a list of cases");
+    assert!(!list.is_empty(), "{op} has no case");
+    list.iter().map(|json| Case::new(op, json, &file)).collect()
+}
+
+impl Case {
+    fn new(op: &str, json: &Value, file: &SafeTensors) -> Self {
+        let name = json["name"].as_str().expect("a case has a name");
+        let prefix = format!("{name}/");
+        let mut tensors = HashMap::new();
+        for (path, view) in file.iter() {
+            let Some(tensor) = path.strip_prefix(&prefix) else {
+                continue;
+            };
+            if !tensor.starts_with("in.") && !tensor.starts_with("out.") {
+                continue;
+            }
+            assert_eq!(view.dtype(), Dtype::F32, "{op}/{path}");
+            let values = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            tensors.insert(tensor.to_owned(), values.collect());
+        }
+        Self {
+            name: format!("{op}/{name}"),
+            json: json.clone(),
+            tensors,
+        }
+    }
+
+    /// The tensor `in.NAME`.
+    pub fn input(&self, name: &str) -> &[f32] {
+        self.input_if_any(name)
+            .unwrap_or_else(|| panic!("{} has no input {name}", self.name))
+    }
+
+    /// The tensor `in.NAME`, if the case has it.
+    pub fn input_if_any(&self, name: &str) -> Option<&[f32]> {
+        self.tensors.get(&format!("in.{name}")).map(Vec::as_slice)
+    }
+
+    /// The tensor `out.NAME`.
+    pub fn output(&self, name: &str) -> &[f32] {
+        let tensor = self.tensors.get(&format!("out.{name}"));
+        tensor.unwrap_or_else(|| panic!("{} has no output {name}", self.name))
+    }
+
+    /// Whether the case has the tensor `out.NAME`.
+    pub fn has_output(&self, name: &str) -> bool {
+        self.tensors.contains_key(&format!("out.{name}"))
+    }
+
+    /// A dimension by its letter.
+    pub fn dim(&self, name: &str) -> usize {
+        let dim = self.json["dims"][name].as_u64();
+        dim.unwrap_or_else(|| panic!("{} has no dimension {name}", self.name)) as usize
+    }
+
+    /// A scalar by its name; infinities are written as text.
+    pub fn scalar(&self, name: &str) -> f64 {
+        number(&self.json["scalars"][name]).unwrap_or_else(|| panic!("{} has no scalar {name}", self.name))
+    }
+
+    /// A pair of scalars by its name.
+    pub fn scalar_pair(&self, name: &str) -> (f64, f64) {
+        let pair = &self.json["scalars"][name];
+        number(&pair[0])
+            .zip(number(&pair[1]))
+            .unwrap_or_else(|| panic!("{} has no pair of scalars {name}", self.name))
+    }
+
+    /// A scalar as text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.json["scalars"][name].as_str()
+    }
+
+    /// What `out.NAME` must agree to: ten times the error that the software itself makes in f32.
+    pub fn tolerance(&self, output: &str) -> f64 {
+        let own = &self.json["float32_reference_error"][format!("out.{output}")]["rel_l2"];
+        let own = own
+            .as_f64()
+            .unwrap_or_else(|| panic!("{} states no f32 error for {output}", self.name));
+        (10.0 * own).max(FLOOR)
+    }
+
+    /// Panics unless `found` agrees with `out.NAME`; `form` names what computed it.
+    pub fn check(&self, form: &str, output: &str, found: &[f32]) {
+        let (error, tolerance) = (relative_error(found, self.output(output)), self.tolerance(output));
+        // Written so that NaN fails.
+        let close = error <= tolerance;
+        assert!(
+            close,
+            "{} by {form}: {output} is off by {error:.2e}, allowed {tolerance:.2e}",
+            self.name
+        );
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value
+        .as_f64()
+        .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
+}
+
+/// ‖found − expected‖ / ‖expected‖; the plain norm of `found` where nothing was expected.
+pub fn relative_error<E: Copy + Into<f64>>(found: &[f32], expected: &[E]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "numbers of values");
+    let square = |x: f64| x * x;
+    let off: f64 = found
+        .iter()
+        .zip(expected)
+        .map(|(f, e)| square(f64::from(*f) - (*e).into()))
+        .sum();
+    let norm: f64 = expected.iter().map(|e| square((*e).into())).sum();
+    if norm == 0.0 {
+        off.sqrt()
+    } else {
+        (off / norm).sqrt()
+    }
+}
