@@ -1,1 +1,40 @@
-//! Assembled models: checkpoint layouts, tokenizers, generation
+//! Models that can be run: checkpoints in their published layouts, tokenizers, prefill and decode with a state that can be
+//! saved, generation.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use models::generation::{Sampling, generate};
+//! use models::{LoadOptions, Model};
+//! use ssm_core::Chain;
+//!
+//! let model = Model::shipped(&LoadOptions::default())?;
+//! let mut state = model.start(&Chain::default(), 1)?;
+//! let prompt = model.tokenizer().encode("And God said, Let there be ")?;
+//! let new = generate(&model, &mut state, &prompt, &Sampling::greedy(), 8, &[], |_| ControlFlow::Continue(()))?;
+//! assert_eq!(new.ids.len(), 8);
+//! # Ok::<(), models::ModelError>(())
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: clone, save, restore |
+//! | [`mamba2`] | Mamba-2: configuration, the two published layouts, random checkpoints |
+//! | [`checkpoint`] | safetensors and `config.json`, and every way in which they can be wrong |
+//! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
+//! | [`shipped`] | the small checkpoint that is part of this crate |
+
+pub mod checkpoint;
+pub mod error;
+pub mod generation;
+pub mod mamba2;
+pub mod model;
+pub mod sampling;
+pub mod shipped;
+pub mod state;
+pub mod tokenizer;
+
+pub use error::ModelError;
+pub use model::{Info, LoadOptions, Model, WeightType, Which};
+pub use shipped::text as shipped_text;
+pub use state::ModelState;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,64 @@
+//! The bytes of one weights file: mapped from disk, or part of the program.
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use super::error::CheckpointError;
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    /// A file mapped read-only: pages come when touched, and can be given back.
+    Mapped(Mmap),
+    /// Compiled into the program.
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// Maps a file.
+    pub(super) fn map(path: &Path) -> Result<Self, CheckpointError> {
+        let file = File::open(path).map_err(CheckpointError::io(path, "opening"))?;
+        let length = file
+            .metadata()
+            .map_err(CheckpointError::io(path, "reading the size"))?
+            .len();
+        if length == 0 {
+            // An empty file cannot be mapped; as a slice it is reported like any other truncated file.
+            return Ok(Self::Static(&[]));
+        }
+        // SAFETY: the mapping is read-only and private. Values are copied out of it and never borrowed past a call, so the
+        // one hazard left is another process truncating the file meanwhile, which ends this process with a bus error, as it
+        // does every program that maps its input.
+        let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path, "mapping"))?;
+        Ok(Self::Mapped(map))
+    }
+
+    /// All bytes.
+    pub(super) fn all(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+
+    /// Tells the system that `[begin, end)` is not needed any more, so that a model and its file are never both in memory.
+    ///
+    /// Advice only: the pages can still be read, and then come from the file again.
+    pub(super) fn release(&self, begin: usize, end: usize) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self
+            && begin < end
+        {
+            // SAFETY: the mapping is read-only and file-backed, so dropped pages hold nothing that the file does not, and
+            // references into the mapping see the same values when the pages come back.
+            let advised =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, begin, end - begin) };
+            // A refusal costs memory, not correctness.
+            drop(advised);
+        }
+        #[cfg(not(unix))]
+        let _ = (begin, end);
+    }
+}

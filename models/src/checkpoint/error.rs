@@ -1,0 +1,242 @@
+//! Every way in which a checkpoint can be wrong, one variant each.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a checkpoint cannot be opened, read or written. Every message is one line that names the file and, where there is
+/// one, the tensor or field, what was expected and what was found.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// There is nothing at the path.
+    #[error("{}: no such file or folder; expected {expected}", path.display())]
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+        /// What would have been accepted there.
+        expected: &'static str,
+    },
+    /// The operating system refused.
+    #[error("{}: {action} failed: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The folder holds weights as a Python pickle.
+    #[error(
+        "{}: a Python pickle, which is not read here; convert it once with Python: \
+         safetensors.torch.save_file(torch.load('{}', map_location='cpu'), 'model.safetensors')",
+        path.display(), path.file_name().unwrap_or_default().to_string_lossy()
+    )]
+    Pickle {
+        /// The pickle.
+        path: PathBuf,
+    },
+    /// The file ends before its header does.
+    #[error("{}: truncated: {expected} bytes expected, found {found}", path.display())]
+    Truncated {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The least number of bytes that the file must have.
+        expected: u64,
+        /// The number of bytes that it has.
+        found: u64,
+    },
+    /// The header claims an absurd length, as files of another format do.
+    #[error("{}: not a safetensors file: header of {found} bytes, at most {limit} accepted", path.display())]
+    HeaderTooLong {
+        /// The file.
+        path: PathBuf,
+        /// The claimed header length.
+        found: u64,
+        /// The longest header accepted.
+        limit: u64,
+    },
+    /// The header, `config.json` or the index is not JSON.
+    #[error("{}: not valid JSON: {reason}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's reason, with line and column.
+        reason: String,
+    },
+    /// A JSON field is absent or has the wrong type or value.
+    #[error("{}: field `{field}`: expected {expected}, found {found}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field's path, dots between levels.
+        field: String,
+        /// The type or range accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The configuration asks for something that this implementation does not have.
+    #[error("{}: field `{field}`: {found} is not supported; accepted: {accepted}", path.display())]
+    Unsupported {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field's path, dots between levels.
+        field: String,
+        /// What is there.
+        found: String,
+        /// What would work.
+        accepted: &'static str,
+    },
+    /// The configuration belongs to no known layout.
+    #[error("{}: unknown layout: found {found}; accepted: {accepted}", path.display())]
+    UnknownLayout {
+        /// The configuration file.
+        path: PathBuf,
+        /// What was found in it.
+        found: String,
+        /// The layouts that are read.
+        accepted: &'static str,
+    },
+    /// A tensor is stored in a type that is not read.
+    #[error("{}: tensor {tensor}: dtype {found} is not supported; accepted: F32, F16, BF16", path.display())]
+    Dtype {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The stored type.
+        found: String,
+    },
+    /// A tensor's bytes lie outside the file, or its end before its beginning.
+    #[error(
+        "{}: tensor {tensor}: data_offsets [{begin}, {end}] expected within the {available} data bytes of the file{}",
+        path.display(), if end > available { " (truncated?)" } else { "" }
+    )]
+    Offsets {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// First byte.
+        begin: u64,
+        /// One past the last byte.
+        end: u64,
+        /// Bytes behind the header.
+        available: u64,
+    },
+    /// A tensor's bytes are more or fewer than its shape needs.
+    #[error("{}: tensor {tensor}: {dtype} {shape:?} needs {expected} bytes, found {found}", path.display())]
+    ByteCount {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The stored type.
+        dtype: String,
+        /// The stored shape.
+        shape: Vec<u64>,
+        /// Bytes that the shape needs.
+        expected: String,
+        /// Bytes between the offsets.
+        found: u64,
+    },
+    /// Two tensors claim the same bytes.
+    #[error("{}: tensors {first} and {second} overlap", path.display())]
+    Overlap {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor that begins first.
+        first: String,
+        /// The tensor that begins inside it.
+        second: String,
+    },
+    /// A tensor that the configuration calls for is not there.
+    #[error("{}: tensor {tensor} is missing, expected with shape {expected:?}", path.display())]
+    TensorMissing {
+        /// The weights file or index.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the configuration gives it.
+    #[error("{}: tensor {tensor}: config.json gives it shape {expected:?}, found {found:?}", path.display())]
+    Shape {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape that follows from the configuration.
+        expected: Vec<usize>,
+        /// The stored shape.
+        found: Vec<usize>,
+    },
+    /// The weights hold a tensor for which the configuration has no place.
+    #[error("{}: tensor {tensor} has no place in the model that config.json describes ({expected})", path.display())]
+    UnexpectedTensor {
+        /// The weights file or index.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the configuration describes.
+        expected: String,
+    },
+    /// The configuration says that input and output embedding are one, but two different ones are stored.
+    #[error("{}: config.json ties {output} to {input}, but the two stored tensors differ", path.display())]
+    TiedTensorsDiffer {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The input embedding.
+        input: String,
+        /// The output head.
+        output: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("{}: tensor {tensor}: value {index} is {value}, expected finite weights", path.display())]
+    NonFinite {
+        /// The safetensors file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Position in row-major order.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// The index names a shard that is not in the folder.
+    #[error("{}: shard {shard} of tensor {tensor} is missing from the folder", path.display())]
+    ShardMissing {
+        /// The index file.
+        path: PathBuf,
+        /// The shard's file name.
+        shard: String,
+        /// A tensor that it should hold.
+        tensor: String,
+    },
+    /// The index places a tensor in a shard that does not hold it.
+    #[error("{}: tensor {tensor} expected here by {}, not found", path.display(), index.display())]
+    NotInShard {
+        /// The shard.
+        path: PathBuf,
+        /// The index file.
+        index: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The place to write to is taken.
+    #[error("{}: exists already; expected a new name", path.display())]
+    Exists {
+        /// The file or folder.
+        path: PathBuf,
+    },
+}
+
+impl CheckpointError {
+    /// Wraps a system error, with the file and what was being done to it.
+    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, action, source }
+    }
+}

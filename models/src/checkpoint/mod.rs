@@ -1,0 +1,368 @@
+//! Checkpoints as they are published: a `config.json` and weights in safetensors files.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `json.rs` | fields by name; Python's bare `Infinity` and `NaN` |
+//! | `header.rs` | the safetensors header, checked |
+//! | `bytes.rs` | the mapped file |
+//! | `tensor.rs` | a tensor's values as f32, block by block |
+//! | `writer.rs` | writing, to a temporary name first |
+//! | `error.rs` | every way to be wrong |
+//!
+//! Weights are mapped, converted in blocks, and their pages given back as they are used: packing a model takes the packed
+//! model's memory and one block, not twice the model.
+
+mod bytes;
+mod error;
+mod header;
+mod json;
+mod tensor;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use bytes::Bytes;
+pub use error::CheckpointError;
+pub use header::{Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
+pub use json::{Fields, MAX_DIMENSION, describe, parse_object, quote_bare_non_finite};
+pub use tensor::Tensor;
+pub use writer::{NewFile, NewFolder, TensorPlan, WriteDtype, write_safetensors};
+
+/// What a folder may hold to be opened.
+const ACCEPTED: &str = "a folder with config.json and model.safetensors (or model.safetensors.index.json and its \
+                        shards), or a .safetensors file with config.json beside it";
+
+/// A checkpoint: its configuration, parsed, and its weights, mapped but not read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config_path: PathBuf,
+    config: Map<String, Value>,
+    weights_path: PathBuf,
+    files: Vec<WeightsFile>,
+    /// Which file holds a tensor.
+    places: BTreeMap<String, usize>,
+}
+
+/// One safetensors file.
+#[derive(Debug)]
+struct WeightsFile {
+    path: PathBuf,
+    bytes: Bytes,
+    header: Header,
+}
+
+impl WeightsFile {
+    fn new(path: PathBuf, bytes: Bytes) -> Result<Self, CheckpointError> {
+        let header = Header::parse(&path, bytes.all())?;
+        Ok(Self { path, bytes, header })
+    }
+}
+
+/// The tensors of one safetensors file as raw bytes, whatever their types: saved states, expected values of tests.
+#[derive(Debug)]
+pub struct StoredTensors(WeightsFile);
+
+impl StoredTensors {
+    /// Maps a file and checks its header.
+    ///
+    /// # Errors
+    /// A variant of [`CheckpointError`] for each way of being wrong.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        if !path.is_file() {
+            return Err(CheckpointError::Missing {
+                path: path.to_path_buf(),
+                expected: "a .safetensors file",
+            });
+        }
+        Ok(Self(WeightsFile::new(path.to_path_buf(), Bytes::map(path)?)?))
+    }
+
+    /// A text of the file's metadata.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.0.header.metadata.get(name).map(String::as_str)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.header.tensors.keys().map(String::as_str)
+    }
+
+    /// Type (as the file names it), shape and little-endian bytes of a tensor.
+    pub fn raw(&self, name: &str) -> Option<(&str, &[usize], &[u8])> {
+        let info = self.0.header.tensors.get(name)?;
+        Some((
+            &info.dtype_name,
+            &info.shape,
+            &self.0.bytes.all()[info.begin..info.end],
+        ))
+    }
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint folder, or a `.safetensors` file with `config.json` beside it.
+    ///
+    /// A folder holds `model.safetensors`, or `model.safetensors.index.json` and the shards that it names, or one
+    /// `.safetensors` file of any name.
+    ///
+    /// # Errors
+    /// A variant of [`CheckpointError`] for each way of being wrong.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        if !path.exists() {
+            return Err(CheckpointError::Missing {
+                path: path.to_path_buf(),
+                expected: ACCEPTED,
+            });
+        }
+        let weights = if path.is_dir() {
+            find_weights(path)?
+        } else {
+            path.to_path_buf()
+        };
+        if is_pickle(&weights) {
+            return Err(CheckpointError::Pickle { path: weights });
+        }
+        let config_path = weights.with_file_name("config.json");
+        if !config_path.exists() {
+            return Err(CheckpointError::Missing {
+                path: config_path,
+                expected: "the model's configuration",
+            });
+        }
+        let text = read_text(&config_path)?;
+        let config = parse_object(&config_path, &text)?;
+        let (files, places) = if weights.to_string_lossy().ends_with(".index.json") {
+            open_shards(&weights)?
+        } else {
+            single_file(WeightsFile::new(weights.clone(), Bytes::map(&weights)?)?)
+        };
+        Ok(Self {
+            config_path,
+            config,
+            weights_path: weights,
+            files,
+            places,
+        })
+    }
+
+    /// A checkpoint that is part of the program; `name` takes the folder's place in messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_static(name: &str, config: &str, weights: &'static [u8]) -> Result<Self, CheckpointError> {
+        let (config_path, weights_path) = (
+            Path::new(name).join("config.json"),
+            Path::new(name).join("model.safetensors"),
+        );
+        let config = parse_object(&config_path, config)?;
+        let (files, places) = single_file(WeightsFile::new(weights_path.clone(), Bytes::Static(weights))?);
+        Ok(Self {
+            config_path,
+            config,
+            weights_path,
+            files,
+            places,
+        })
+    }
+
+    /// The configuration's fields.
+    pub fn config(&self) -> Fields<'_> {
+        Fields::new(&self.config_path, &self.config)
+    }
+
+    /// The weights file, or the index of its shards.
+    pub fn weights_path(&self) -> &Path {
+        &self.weights_path
+    }
+
+    /// The folder that other files of the model, such as its tokenizer, lie in.
+    pub fn folder(&self) -> &Path {
+        self.weights_path.parent().unwrap_or(Path::new("."))
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// Bytes of all weights files together.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes.all().len() as u64).sum()
+    }
+
+    /// The names of the stored types, each once, sorted.
+    pub fn dtypes(&self) -> Vec<&str> {
+        let tensors = self.files.iter().flat_map(|f| f.header.tensors.values());
+        let names: std::collections::BTreeSet<&str> = tensors.map(|t| t.dtype_name.as_str()).collect();
+        names.into_iter().collect()
+    }
+
+    /// A tensor of a given shape, not read yet.
+    ///
+    /// # Errors
+    /// [`CheckpointError::TensorMissing`], [`CheckpointError::Shape`], or [`CheckpointError::Dtype`].
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>, CheckpointError> {
+        let found = self.places.get_key_value(name).and_then(|(name, place)| {
+            let file = self.files.get(*place)?;
+            Some((name, file, file.header.tensors.get(name)?))
+        });
+        let Some((name, file, info)) = found else {
+            let (path, tensor) = (self.weights_path.clone(), name.to_string());
+            return Err(CheckpointError::TensorMissing {
+                path,
+                tensor,
+                expected: shape.to_vec(),
+            });
+        };
+        if info.shape != shape {
+            return Err(CheckpointError::Shape {
+                path: file.path.clone(),
+                tensor: name.clone(),
+                expected: shape.to_vec(),
+                found: info.shape.clone(),
+            });
+        }
+        if let Dtype::Other(_) = info.dtype {
+            let (path, tensor) = (file.path.clone(), name.clone());
+            return Err(CheckpointError::Dtype {
+                path,
+                tensor,
+                found: info.dtype_name.clone(),
+            });
+        }
+        Ok(Tensor {
+            path: &file.path,
+            name,
+            info,
+            bytes: &file.bytes,
+        })
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    std::fs::read_to_string(path).map_err(CheckpointError::io(path, "reading"))
+}
+
+fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|e| {
+        ["pth", "pt", "bin", "ckpt", "pkl"]
+            .iter()
+            .any(|p| e.eq_ignore_ascii_case(p))
+    })
+}
+
+/// The weights in a folder: `model.safetensors`, its index, or the only safetensors file there is.
+fn find_weights(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    for name in ["model.safetensors", "model.safetensors.index.json"] {
+        let path = folder.join(name);
+        if path.exists() {
+            return Ok(path);
+        }
+    }
+    let entries = std::fs::read_dir(folder).map_err(CheckpointError::io(folder, "listing"))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_file())
+        .collect();
+    files.sort();
+    let mut tensors = files
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    if let (Some(only), None) = (tensors.next(), tensors.next()) {
+        return Ok(only.clone());
+    }
+    match files.into_iter().find(|p| is_pickle(p)) {
+        Some(pickle) => Ok(pickle),
+        None => Err(CheckpointError::Missing {
+            path: folder.join("model.safetensors"),
+            expected: ACCEPTED,
+        }),
+    }
+}
+
+type Places = (Vec<WeightsFile>, BTreeMap<String, usize>);
+
+fn single_file(file: WeightsFile) -> Places {
+    let places = file.header.tensors.keys().map(|name| (name.clone(), 0)).collect();
+    (vec![file], places)
+}
+
+/// Reads `{"weight_map": {"tensor": "shard file"}}` and maps every shard it names.
+fn open_shards(index: &Path) -> Result<Places, CheckpointError> {
+    let map = parse_object(index, &read_text(index)?)?;
+    let fields = Fields::new(index, &map);
+    let weight_map = fields.value("weight_map").and_then(Value::as_object);
+    let weight_map = weight_map.ok_or_else(|| {
+        fields.wrong(
+            "weight_map",
+            "an object from tensor to file name",
+            fields.value("weight_map"),
+        )
+    })?;
+    let mut files: Vec<WeightsFile> = Vec::new();
+    let mut opened: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut places = BTreeMap::new();
+    for (tensor, shard) in weight_map {
+        let wrong = || {
+            fields.wrong(
+                &format!("weight_map.{tensor}"),
+                "a file name in the same folder",
+                Some(shard),
+            )
+        };
+        let name = shard
+            .as_str()
+            .filter(|s| is_plain_file_name(s))
+            .ok_or_else(wrong)?;
+        let place = match opened.get(name) {
+            Some(place) => *place,
+            None => {
+                files.push(open_shard(index, name, tensor)?);
+                opened.insert(name, files.len() - 1);
+                files.len() - 1
+            }
+        };
+        if !files[place].header.tensors.contains_key(tensor) {
+            let (path, index) = (files[place].path.clone(), index.to_path_buf());
+            return Err(CheckpointError::NotInShard {
+                path,
+                index,
+                tensor: tensor.clone(),
+            });
+        }
+        places.insert(tensor.clone(), place);
+    }
+    Ok((files, places))
+}
+
+fn open_shard(index: &Path, name: &str, tensor: &str) -> Result<WeightsFile, CheckpointError> {
+    let path = index.with_file_name(name);
+    if !path.exists() {
+        let (path, tensor) = (index.to_path_buf(), tensor.to_string());
+        return Err(CheckpointError::ShardMissing {
+            path,
+            shard: name.to_string(),
+            tensor,
+        });
+    }
+    let bytes = Bytes::map(&path)?;
+    WeightsFile::new(path, bytes)
+}
+
+/// An index comes from strangers: it may name files in its own folder and nowhere else.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!(
+        (parts.next(), parts.next()),
+        (Some(std::path::Component::Normal(_)), None)
+    )
+}

@@ -1,0 +1,220 @@
+//! Writing safetensors: values streamed in blocks, to a temporary name that becomes the real one when all is written.
+//!
+//! Whatever goes wrong on the way (a full disk, an interrupted source of values), nothing half-written is left behind.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use half::bf16;
+use serde_json::{Map, Value, json};
+
+use super::error::CheckpointError;
+
+/// The types in which tensors are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteDtype {
+    /// IEEE single precision.
+    F32,
+    /// The upper half of a single, rounded to nearest even.
+    Bf16,
+}
+
+/// A tensor to be written: the header needs all of these before the first value.
+#[derive(Clone, Debug)]
+pub struct TensorPlan {
+    /// Its name in the file.
+    pub name: String,
+    /// Its shape, outermost dimension first.
+    pub shape: Vec<usize>,
+}
+
+/// Writes a safetensors file into `out`; `path` is named in errors.
+///
+/// `values` is called once per tensor, in order, with the tensor and a sink that takes consecutive blocks of its values.
+///
+/// # Errors
+/// [`CheckpointError::Io`] when the sink fails, [`CheckpointError::ByteCount`] when a tensor got more or fewer values than
+/// its shape has, and whatever `values` returns.
+pub fn write_safetensors<E: From<CheckpointError>>(
+    path: &Path,
+    out: &mut dyn Write,
+    dtype: WriteDtype,
+    tensors: &[TensorPlan],
+    metadata: &BTreeMap<String, String>,
+    mut values: impl FnMut(&TensorPlan, &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>) -> Result<(), E>,
+) -> Result<(), E> {
+    let (name, width) = match dtype {
+        WriteDtype::F32 => ("F32", 4),
+        WriteDtype::Bf16 => ("BF16", 2),
+    };
+    out.write_all(&header(tensors, metadata, name, width))
+        .map_err(CheckpointError::io(path, "writing"))?;
+    let mut raw = Vec::new();
+    for tensor in tensors {
+        let mut count = 0;
+        values(tensor, &mut |block| {
+            count += block.len();
+            raw.clear();
+            match dtype {
+                WriteDtype::F32 => raw.extend(block.iter().flat_map(|v| v.to_le_bytes())),
+                WriteDtype::Bf16 => raw.extend(block.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+            }
+            out.write_all(&raw).map_err(CheckpointError::io(path, "writing"))
+        })?;
+        let expected: usize = tensor.shape.iter().product();
+        if count != expected {
+            return Err(CheckpointError::ByteCount {
+                path: path.to_path_buf(),
+                tensor: tensor.name.clone(),
+                dtype: name.into(),
+                shape: tensor.shape.iter().map(|d| *d as u64).collect(),
+                expected: (expected * width).to_string(),
+                found: (count * width) as u64,
+            }
+            .into());
+        }
+    }
+    out.flush().map_err(CheckpointError::io(path, "writing"))?;
+    Ok(())
+}
+
+/// Length and JSON, padded with blanks so that the data begin at a multiple of eight, as other readers like it.
+fn header(tensors: &[TensorPlan], metadata: &BTreeMap<String, String>, dtype: &str, width: usize) -> Vec<u8> {
+    let mut map = Map::new();
+    if !metadata.is_empty() {
+        let texts = metadata.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str())));
+        map.insert("__metadata__".into(), Value::Object(texts.collect()));
+    }
+    let mut at = 0;
+    for tensor in tensors {
+        let end = at + tensor.shape.iter().product::<usize>() * width;
+        map.insert(
+            tensor.name.clone(),
+            json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [at, end]}),
+        );
+        at = end;
+    }
+    let mut text = Value::Object(map).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let mut out = (text.len() as u64).to_le_bytes().to_vec();
+    out.extend(text);
+    out
+}
+
+/// A name beside `path` that nobody else uses, on the same file system so that renaming is one step.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// A file under a temporary name. [`NewFile::commit`] gives it its real name; dropping it before that removes it.
+#[derive(Debug)]
+pub struct NewFile {
+    out: Option<BufWriter<File>>,
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl NewFile {
+    /// Begins a file that will replace whatever `path` names, in one step, when it is complete.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] when the folder cannot be written.
+    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
+        let temporary = temporary_name(path);
+        let file = File::create(&temporary).map_err(CheckpointError::io(path, "creating"))?;
+        Ok(Self {
+            out: Some(BufWriter::with_capacity(1 << 20, file)),
+            temporary,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Where to write.
+    pub fn writer(&mut self) -> &mut dyn Write {
+        match &mut self.out {
+            Some(out) => out,
+            // Only `commit`, which consumes `self`, takes the writer away.
+            None => unreachable!("the writer of an uncommitted file"),
+        }
+    }
+
+    /// The temporary name, for writers that open the file themselves.
+    pub fn temporary_path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Writes out what is buffered and gives the file its real name.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] when the disk is full or the name cannot be taken.
+    pub fn commit(mut self) -> Result<(), CheckpointError> {
+        if let Some(mut out) = self.out.take() {
+            out.flush().map_err(CheckpointError::io(&self.path, "writing"))?;
+            out.get_ref()
+                .sync_all()
+                .map_err(CheckpointError::io(&self.path, "writing"))?;
+        }
+        fs::rename(&self.temporary, &self.path).map_err(CheckpointError::io(&self.path, "renaming"))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // After a commit the temporary name is gone already, and this fails harmlessly.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A folder under a temporary name, likewise.
+#[derive(Debug)]
+pub struct NewFolder {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl NewFolder {
+    /// Begins a folder that will be called `path`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Exists`] when there is something of that name, [`CheckpointError::Io`] when it cannot be made.
+    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
+        if path.exists() {
+            return Err(CheckpointError::Exists {
+                path: path.to_path_buf(),
+            });
+        }
+        let temporary = temporary_name(path);
+        fs::create_dir_all(&temporary).map_err(CheckpointError::io(path, "creating"))?;
+        Ok(Self {
+            temporary,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Where to write the folder's files meanwhile.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Gives the folder its real name.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Exists`] when the name has been taken meanwhile, [`CheckpointError::Io`] otherwise.
+    pub fn commit(self) -> Result<(), CheckpointError> {
+        if self.path.exists() {
+            return Err(CheckpointError::Exists {
+                path: self.path.clone(),
+            });
+        }
+        fs::rename(&self.temporary, &self.path).map_err(CheckpointError::io(&self.path, "renaming"))
+    }
+}
+
+impl Drop for NewFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}

@@ -1,0 +1,89 @@
+//! Everything that can go wrong with a model in use.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::tokenizer::TokenizerError;
+
+/// Why a model cannot be loaded or run.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// The files are wrong.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tokenizer is missing or wrong.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A layer, or an intervention in it, cannot go on.
+    #[error(transparent)]
+    Layer(#[from] ssm_core::Error),
+    /// An intervention cannot work with this model.
+    #[error(transparent)]
+    Incompatible(#[from] ssm_core::Incompatible),
+    /// A weight cannot be packed.
+    #[error(transparent)]
+    Packing(#[from] kernel_dsl::linear::LinearError),
+    /// An id has no row in the embedding.
+    #[error("token {index}: expected an id below the vocabulary size {vocab_size}, found {id}")]
+    Id {
+        /// Position in the ids given.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// Ids that exist.
+        vocab_size: usize,
+    },
+    /// There is nothing to continue.
+    #[error("empty prompt: expected at least one token")]
+    EmptyPrompt,
+    /// Ids do not divide into sequences, or targets not into ids.
+    #[error("{what}: expected {expected}, found {found}")]
+    Count {
+        /// What was counted.
+        what: &'static str,
+        /// How many there should be.
+        expected: String,
+        /// How many there are.
+        found: usize,
+    },
+    /// A state of another model.
+    #[error("state: {what}: this model has {expected}, found {found}")]
+    State {
+        /// The quantity.
+        what: &'static str,
+        /// The model's.
+        expected: String,
+        /// The state's.
+        found: String,
+    },
+    /// A saved state that cannot be continued with this model and chain.
+    #[error("{}: {what}: expected {expected}, found {found}", path.display())]
+    SavedState {
+        /// The file.
+        path: PathBuf,
+        /// The entry.
+        what: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A logit is NaN.
+    #[error("logit of id {id} is NaN: expected numbers; the state has left the range of f32")]
+    NotANumber {
+        /// The id.
+        id: usize,
+    },
+    /// A sampling option is out of range.
+    #[error("{option}: expected {expected}, found {found}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What would have been accepted.
+        expected: &'static str,
+        /// What came.
+        found: String,
+    },
+}

@@ -1,0 +1,190 @@
+//! Continuing a text, token by token.
+
+use std::ops::ControlFlow;
+
+use crate::error::ModelError;
+use crate::model::{Model, Which};
+pub use crate::sampling::{Sampler, Sampling};
+use crate::state::ModelState;
+
+/// Why a generation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// As many tokens as were asked for.
+    Length,
+    /// The text came to this stop string.
+    Stop(String),
+    /// The model ended its text.
+    End,
+    /// The receiver of the text had enough.
+    Cancelled,
+}
+
+/// What was generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// The new tokens, those of a stop string included.
+    pub ids: Vec<u32>,
+    /// The new text, without the stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Takes in `prompt` from `state` and continues it by up to `max_tokens` tokens.
+///
+/// `on_text` receives the new text in pieces of whole characters as soon as they cannot become part of a stop string, and may
+/// end the generation. The state is left after the last token but one: the last one has been chosen, not taken in.
+///
+/// # Errors
+/// [`ModelError::EmptyPrompt`], [`ModelError::Id`], [`ModelError::Option`] before anything is computed; otherwise as
+/// [`Model::logits`].
+pub fn generate(
+    model: &Model,
+    state: &mut ModelState,
+    prompt: &[u32],
+    sampling: &Sampling,
+    max_tokens: usize,
+    stop: &[String],
+    mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, ModelError> {
+    let mut sampler = Sampler::new(sampling, model.info().vocab_size)?;
+    prompt.iter().for_each(|id| sampler.observe(*id));
+    let mut logits = model.logits(prompt, state, Which::Last)?;
+    let mut decoder = model.tokenizer().stream();
+    let mut text = StoppableText::new(stop);
+    let mut ids = Vec::new();
+    let mut finish = Finish::Length;
+    while ids.len() < max_tokens {
+        let id = sampler.choose(&mut logits.into_data().iter::<f32>().collect::<Vec<_>>())?;
+        if model.info().eos_id == Some(id) {
+            finish = Finish::End;
+            break;
+        }
+        ids.push(id);
+        let piece = decoder.push(id);
+        if text.push(&piece, &mut on_text).is_break() {
+            finish = text.stopped_at().map_or(Finish::Cancelled, Finish::Stop);
+            return Ok(Generated {
+                ids,
+                text: text.given,
+                finish,
+            });
+        }
+        if ids.len() == max_tokens {
+            break;
+        }
+        logits = model.logits(&[id], state, Which::Last)?;
+    }
+    let rest = decoder.finish();
+    if text.push(&rest, &mut on_text).is_break() || text.finish(&mut on_text).is_break() {
+        finish = text.stopped_at().map_or(finish, Finish::Stop);
+    }
+    Ok(Generated {
+        ids,
+        text: text.given,
+        finish,
+    })
+}
+
+/// Text on its way out, held back as long as it may turn out to be the beginning of a stop string.
+struct StoppableText<'a> {
+    stop: Vec<&'a str>,
+    held: String,
+    given: String,
+    stopped_at: Option<String>,
+}
+
+impl<'a> StoppableText<'a> {
+    fn new(stop: &'a [String]) -> Self {
+        let stop = stop
+            .iter()
+            .map(String::as_str)
+            .filter(|s| !s.is_empty())
+            .collect();
+        Self {
+            stop,
+            held: String::new(),
+            given: String::new(),
+            stopped_at: None,
+        }
+    }
+
+    fn stopped_at(&mut self) -> Option<String> {
+        self.stopped_at.take()
+    }
+
+    /// Adds a piece; gives out what is certain. Breaks at a stop string or when the receiver does.
+    fn push(&mut self, piece: &str, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.held.push_str(piece);
+        let found = self
+            .stop
+            .iter()
+            .filter_map(|s| Some((self.held.find(s)?, *s)))
+            .min();
+        if let Some((at, stop)) = found {
+            self.stopped_at = Some(stop.to_string());
+            // The receiver cannot end it any earlier now.
+            let _ = self.give(at, on_text);
+            self.held.clear();
+            return ControlFlow::Break(());
+        }
+        let certain = (0..=self.held.len())
+            .filter(|at| self.held.is_char_boundary(*at))
+            .find(|at| self.stop.iter().any(|s| s.starts_with(&self.held[*at..])))
+            .unwrap_or(self.held.len());
+        self.give(certain, on_text)
+    }
+
+    /// Gives out the rest: no stop string was completed.
+    fn finish(&mut self, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.give(self.held.len(), on_text)
+    }
+
+    fn give(&mut self, length: usize, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+        if length == 0 {
+            return ControlFlow::Continue(());
+        }
+        let piece: String = self.held.drain(..length).collect();
+        self.given.push_str(&piece);
+        on_text(&piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(stop: &[&str], pieces: &[&str]) -> (Vec<String>, Option<String>) {
+        let stop: Vec<String> = stop.iter().map(|s| s.to_string()).collect();
+        let mut text = StoppableText::new(&stop);
+        let mut given = Vec::new();
+        let mut take = |piece: &str| {
+            given.push(piece.to_string());
+            ControlFlow::Continue(())
+        };
+        if pieces
+            .iter()
+            .try_for_each(|piece| text.push(piece, &mut take))
+            .is_continue()
+        {
+            let _ = text.finish(&mut take);
+        }
+        (given, text.stopped_at())
+    }
+
+    #[test]
+    fn text_is_held_back_while_it_may_become_a_stop_string() {
+        let (given, stopped) = run(&["END"], &["a E", "N", "x E", "ND", "never"]);
+        assert_eq!(given, ["a ", "ENx "]);
+        assert_eq!(stopped.as_deref(), Some("END"));
+    }
+
+    #[test]
+    fn the_earliest_stop_string_wins_and_what_is_held_back_comes_at_the_end() {
+        let (given, stopped) = run(&["cd", "b"], &["abcd"]);
+        assert_eq!((given.concat().as_str(), stopped.as_deref()), ("a", Some("b")));
+        let (given, stopped) = run(&["xyz", ""], &["é", "ax", "y"]);
+        assert_eq!((given.concat().as_str(), stopped), ("éaxy", None));
+    }
+}

@@ -1,0 +1,336 @@
+//! The two published layouts of Mamba-2, told apart by what the files hold.
+//!
+//! | | original (`state-spaces/mamba2-*`) | Hugging Face (`Mamba2ForCausalLM`) |
+//! |---|---|---|
+//! | recognised by | `ssm_cfg` | `model_type` = `mamba2` |
+//! | width, layers | `d_model`, `n_layer` | `hidden_size`, `num_hidden_layers` |
+//! | heads H × P | `ssm_cfg.expand` · `d_model` / `ssm_cfg.headdim` | `num_heads` × `head_dim` |
+//! | N, groups, taps | `ssm_cfg.{d_state, ngroups, d_conv}` | `state_size`, `n_groups`, `conv_kernel` |
+//! | bounds of Δ | `ssm_cfg.dt_limit` | `time_step_limit` |
+//! | rows of the embedding | `vocab_size` rounded up to `pad_vocab_size_multiple` | `vocab_size` |
+//! | embedding | `backbone.embedding.weight` | `backbone.embeddings.weight` |
+//! | ε | 1e-5, not in the file | `layer_norm_epsilon` |
+//!
+//! Everything else has the same name and shape in both.
+//!
+//! One field of Hugging Face's is read but not followed: `norm_before_gate`. Published conversions say `true` there, yet
+//! were trained, and are run by that code, with the gate first; following it gives wrong logits.
+
+use ssm_core::mamba2::{GateOrder, GatedNorm, Mamba2Config};
+
+use super::Config;
+use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
+
+/// The output projection, present in both layouts unless tied (and in the original one even then).
+pub const HEAD: &str = "lm_head.weight";
+/// The norm before the head.
+pub const FINAL_NORM: &str = "backbone.norm_f.weight";
+
+const ACCEPTED: &str = "the original Mamba-2 layout (d_model, n_layer, ssm_cfg with layer \"Mamba2\"; tensor \
+                        backbone.embedding.weight) or Hugging Face's (model_type \"mamba2\", hidden_size, \
+                        num_hidden_layers; tensor backbone.embeddings.weight)";
+
+/// A way of publishing a Mamba-2 model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As the authors' own code writes it.
+    Original,
+    /// As `transformers` writes it.
+    HuggingFace,
+}
+
+impl Layout {
+    /// A word for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Original => "original (state-spaces)",
+            Self::HuggingFace => "Hugging Face",
+        }
+    }
+
+    /// The tensor that holds the embedding.
+    pub fn embedding_name(self) -> &'static str {
+        match self {
+            Self::Original => "backbone.embedding.weight",
+            Self::HuggingFace => "backbone.embeddings.weight",
+        }
+    }
+
+    /// Looks at configuration and weights.
+    ///
+    /// # Errors
+    /// [`CheckpointError::UnknownLayout`], with what was found and what would have been accepted.
+    pub fn detect(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let fields = checkpoint.config();
+        let layout = match fields.text("model_type")? {
+            Some("mamba2") => Some(Self::HuggingFace),
+            Some(_) => None,
+            None => ["d_model", "n_layer", "ssm_cfg"]
+                .iter()
+                .all(|f| fields.has(f))
+                .then_some(Self::Original),
+        };
+        if let Some(layout) = layout
+            && checkpoint.has(layout.embedding_name())
+        {
+            return Ok(layout);
+        }
+        let config = match (layout, fields.text("model_type")?) {
+            (Some(layout), _) => format!("the configuration of the {} layout", layout.name()),
+            (None, Some(other)) => format!("model_type {other:?}"),
+            (None, None) => format!("fields {}", list(fields.names().into_iter())),
+        };
+        let weights = ["backbone.embedding.weight", "backbone.embeddings.weight"]
+            .into_iter()
+            .find(|n| checkpoint.has(n));
+        let weights = match weights {
+            Some(name) => format!("tensor {name}"),
+            None => format!("tensors {}", list(checkpoint.names())),
+        };
+        let found = format!(
+            "{config}, and in {} {weights}",
+            checkpoint.weights_path().display()
+        );
+        Err(CheckpointError::UnknownLayout {
+            path: fields.path(),
+            found,
+            accepted: ACCEPTED,
+        })
+    }
+}
+
+/// The first few of many names.
+fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let first: Vec<_> = names.by_ref().take(6).collect();
+    match (first.is_empty(), names.count()) {
+        (true, _) => "none".into(),
+        (false, 0) => first.join(", "),
+        (false, more) => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+impl Config {
+    /// Reads the configuration of a checkpoint, in whichever layout.
+    ///
+    /// # Errors
+    /// [`CheckpointError::UnknownLayout`], [`CheckpointError::Field`] for a field that is missing, of the wrong type or
+    /// contradicts another, [`CheckpointError::Unsupported`] for what this implementation does not have.
+    pub fn read(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let layout = Layout::detect(checkpoint)?;
+        Self::parse(&checkpoint.config(), layout, || checkpoint.has(HEAD))
+    }
+
+    /// Reads the fields of a configuration in a known layout; `has_head` says whether a head is stored, and is asked only
+    /// where the configuration leaves open whether it is tied.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(
+        fields: &Fields<'_>,
+        layout: Layout,
+        has_head: impl FnOnce() -> bool,
+    ) -> Result<Self, CheckpointError> {
+        match layout {
+            Layout::Original => original(fields),
+            Layout::HuggingFace => hugging_face(fields, has_head),
+        }
+    }
+}
+
+fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
+    let ssm = fields
+        .object("ssm_cfg")?
+        .ok_or_else(|| fields.wrong("ssm_cfg", "an object", None))?;
+    if ssm.text("layer")? != Some("Mamba2") {
+        return Err(ssm.unsupported("layer", "\"Mamba2\""));
+    }
+    if fields
+        .value("attn_layer_idx")
+        .is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty()))
+    {
+        return Err(fields.unsupported("attn_layer_idx", "[] (no attention layers)"));
+    }
+    if fields
+        .value("d_intermediate")
+        .is_some_and(|v| v.as_f64() != Some(0.0))
+    {
+        return Err(fields.unsupported("d_intermediate", "0 (no MLP between mixers)"));
+    }
+    if !fields.bool_or("rms_norm", true)? {
+        return Err(fields.unsupported("rms_norm", "true (RMSNorm; LayerNorm is not implemented)"));
+    }
+    let model_dim = fields.dimension("d_model")?;
+    let (expand, head_dim) = (ssm.dimension_or("expand", 2)?, ssm.dimension_or("headdim", 64)?);
+    let inner = expand * model_dim;
+    if ssm.has("d_ssm") && ssm.dimension("d_ssm")? != inner {
+        return Err(ssm.unsupported("d_ssm", "expand times d_model (no MLP inside the mixer)"));
+    }
+    if !inner.is_multiple_of(head_dim) {
+        let expected = format!("a divisor of expand · d_model = {inner}");
+        return Err(ssm.wrong("headdim", &expected, Some(&head_dim.into())));
+    }
+    let order = gate_order(ssm.bool_or("norm_before_gate", false)?);
+    let vocab_size = fields.dimension("vocab_size")?;
+    let config = Config {
+        layout: Layout::Original,
+        vocab_size,
+        padded_vocab_size: vocab_size.next_multiple_of(fields.dimension_or("pad_vocab_size_multiple", 8)?),
+        num_layers: fields.dimension("n_layer")?,
+        mixer: Mamba2Config {
+            model_dim,
+            num_heads: inner / head_dim,
+            head_dim,
+            state_dim: ssm.dimension_or("d_state", 128)?,
+            num_groups: ssm.dimension_or("ngroups", 1)?,
+            conv_width: ssm.dimension_or("d_conv", 4)?,
+            dt_limit: ssm.interval_or("dt_limit", (0.0, f32::INFINITY))?,
+            norm: ssm
+                .bool_or("rmsnorm", true)?
+                .then_some(GatedNorm { eps: 1e-5, order }),
+        },
+        norm_eps: 1e-5,
+        tied: fields.bool_or("tie_embeddings", true)?,
+        projection_bias: ssm.bool_or("bias", false)?,
+        conv_bias: ssm.bool_or("conv_bias", true)?,
+        skip_per_channel: ssm.bool_or("D_has_hdim", false)?,
+        eos_id: None,
+    };
+    check_groups(&ssm, "ngroups", &config.mixer)?;
+    Ok(config)
+}
+
+fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<Config, CheckpointError> {
+    if !matches!(fields.text("hidden_act")?, None | Some("silu" | "swish")) {
+        return Err(fields.unsupported("hidden_act", "\"silu\""));
+    }
+    if !fields.bool_or("rms_norm", true)? {
+        return Err(fields.unsupported("rms_norm", "true"));
+    }
+    // Checked for its type, then left alone: see the head of this file.
+    fields.bool_or("norm_before_gate", false)?;
+    let (model_dim, expand) = (
+        fields.dimension("hidden_size")?,
+        fields.dimension_or("expand", 2)?,
+    );
+    let (num_heads, head_dim) = (fields.dimension("num_heads")?, fields.dimension("head_dim")?);
+    if num_heads * head_dim != expand * model_dim {
+        let expected = format!(
+            "num_heads · head_dim = expand · hidden_size = {}",
+            expand * model_dim
+        );
+        return Err(fields.wrong(
+            "num_heads",
+            &expected,
+            Some(&format!("{num_heads} · {head_dim}").into()),
+        ));
+    }
+    let eps = fields.positive_or("layer_norm_epsilon", 1e-5)?;
+    let vocab_size = fields.dimension("vocab_size")?;
+    let config = Config {
+        layout: Layout::HuggingFace,
+        vocab_size,
+        padded_vocab_size: vocab_size,
+        num_layers: fields.dimension("num_hidden_layers")?,
+        mixer: Mamba2Config {
+            model_dim,
+            num_heads,
+            head_dim,
+            state_dim: fields.dimension("state_size")?,
+            num_groups: fields.dimension("n_groups")?,
+            conv_width: fields.dimension_or("conv_kernel", 4)?,
+            dt_limit: fields.interval_or("time_step_limit", (0.0, f32::INFINITY))?,
+            norm: Some(GatedNorm {
+                eps,
+                order: GateOrder::NormAfterGate,
+            }),
+        },
+        norm_eps: eps,
+        tied: fields.bool_or("tie_word_embeddings", !has_head())?,
+        projection_bias: fields.bool_or("use_bias", false)?,
+        conv_bias: fields.bool_or("use_conv_bias", true)?,
+        skip_per_channel: false,
+        eos_id: eos_id(fields)?.filter(|id| (*id as usize) < vocab_size),
+    };
+    check_groups(fields, "n_groups", &config.mixer)?;
+    Ok(config)
+}
+
+/// `eos_token_id` is one id or a list of them, of which the first is taken.
+fn eos_id(fields: &Fields<'_>) -> Result<Option<u32>, CheckpointError> {
+    let Some(value) = fields.value("eos_token_id") else {
+        return Ok(None);
+    };
+    let first = value.as_array().and_then(|ids| ids.first()).unwrap_or(value);
+    let id = first.as_u64().and_then(|id| u32::try_from(id).ok());
+    id.map(Some)
+        .ok_or_else(|| fields.wrong("eos_token_id", "an id or a list of ids", Some(value)))
+}
+
+fn gate_order(norm_before_gate: bool) -> GateOrder {
+    if norm_before_gate {
+        GateOrder::NormBeforeGate
+    } else {
+        GateOrder::NormAfterGate
+    }
+}
+
+fn check_groups(fields: &Fields<'_>, name: &str, mixer: &Mamba2Config) -> Result<(), CheckpointError> {
+    if mixer.num_heads.is_multiple_of(mixer.num_groups) {
+        return Ok(());
+    }
+    Err(fields.wrong(
+        name,
+        &format!("a divisor of the {} heads", mixer.num_heads),
+        Some(&mixer.num_groups.into()),
+    ))
+}
+
+/// The parts of one block, by their names after `backbone.layers.N.`.
+fn block_parts(config: &Config) -> Vec<&'static str> {
+    let mut parts = vec![
+        "norm.weight",
+        "mixer.in_proj.weight",
+        "mixer.conv1d.weight",
+        "mixer.dt_bias",
+        "mixer.A_log",
+        "mixer.D",
+        "mixer.out_proj.weight",
+    ];
+    parts.extend(config.conv_bias.then_some("mixer.conv1d.bias"));
+    parts.extend(config.mixer.norm.map(|_| "mixer.norm.weight"));
+    if config.projection_bias {
+        parts.extend(["mixer.in_proj.bias", "mixer.out_proj.bias"]);
+    }
+    parts
+}
+
+/// Refuses weights for which the configuration has no place: a configuration of fewer layers, or without a bias that is there.
+pub(super) fn check_names(checkpoint: &Checkpoint, config: &Config) -> Result<(), CheckpointError> {
+    let parts = block_parts(config);
+    let in_block = |name: &str| {
+        let (layer, part) = name.strip_prefix("backbone.layers.")?.split_once('.')?;
+        (layer.parse::<usize>().ok()? < config.num_layers && parts.contains(&part)).then_some(())
+    };
+    let outside = [config.layout.embedding_name(), HEAD, FINAL_NORM];
+    match checkpoint
+        .names()
+        .find(|name| !outside.contains(name) && in_block(name).is_none())
+    {
+        None => Ok(()),
+        Some(tensor) => Err(CheckpointError::UnexpectedTensor {
+            path: checkpoint.weights_path().into(),
+            tensor: tensor.into(),
+            expected: format!(
+                "{} layers, projections {} bias, convolution {} bias, {}",
+                config.num_layers,
+                if config.projection_bias { "with" } else { "without" },
+                if config.conv_bias { "with" } else { "without" },
+                if config.mixer.norm.is_some() {
+                    "with a gated norm"
+                } else {
+                    "without a gated norm"
+                },
+            ),
+        }),
+    }
+}

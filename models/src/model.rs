@@ -1,0 +1,464 @@
+//! A model ready to run: weights, tokenizer, and the calls that everything else is made of.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+pub use kernel_dsl::linear::WeightType;
+use serde::Serialize;
+use ssm_core::backend::cross_entropy;
+use ssm_core::{Chain, Form, Site};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Fields, parse_object};
+use crate::error::ModelError;
+use crate::mamba2::{Config, Network};
+use crate::state::ModelState;
+use crate::tokenizer::Tokenizer;
+
+/// Tokens that go through the layers at a time: enough for matrix products at full speed, little enough that the memory of a
+/// prefill does not depend on its length.
+const SEGMENT: usize = 256;
+/// Memory that a block of logits may take while losses are computed.
+const LOGIT_BYTES: usize = 8 << 20;
+
+/// How a checkpoint is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The type in which matrices are kept.
+    pub weights: WeightType,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            weights: WeightType::F32,
+        }
+    }
+}
+
+/// Which tokens' logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those after the last token only.
+    Last,
+    /// Those after every token.
+    All,
+}
+
+/// What there is to know about a model without running it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Info {
+    /// The folder's or file's name.
+    pub name: String,
+    /// `mamba2`.
+    pub architecture: &'static str,
+    /// The published layout that its files have.
+    pub layout: &'static str,
+    /// Ids that the tokenizer may give.
+    pub vocab_size: usize,
+    /// Rows of the embedding.
+    pub padded_vocab_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub model_dim: usize,
+    /// Heads of a layer.
+    pub heads: usize,
+    /// Query/key groups of a layer.
+    pub groups: usize,
+    /// Rows of a head's state.
+    pub key_dim: usize,
+    /// Columns of a head's state.
+    pub value_dim: usize,
+    /// Taps of the short convolution.
+    pub conv_width: usize,
+    /// Whether head and embedding are one.
+    pub tied: bool,
+    /// Number of weights.
+    pub parameters: u64,
+    /// The types in the file.
+    pub stored_as: Vec<String>,
+    /// The type that matrices are kept in: `f32`, `bf16` or `int8`.
+    pub kept_as: &'static str,
+    /// Memory taken by the weights, in bytes.
+    pub weight_bytes: u64,
+    /// Memory taken by the state of one sequence without interventions, in bytes.
+    pub state_bytes: u64,
+    /// Multiplications and additions of one decoded token.
+    pub flops_per_token: u64,
+    /// Length that the model was trained on, in tokens, where `spillway.json` beside the weights says so.
+    pub train_length: Option<u64>,
+    /// `bytes`, `tokenizer.json` or `none`.
+    pub tokenizer: &'static str,
+    /// The id that ends a text, where the configuration has one.
+    pub eos_id: Option<u32>,
+    /// What interventions may know about each layer.
+    #[serde(skip)]
+    pub sites: Vec<Site>,
+}
+
+/// A model ready to run.
+///
+/// ```
+/// use models::{LoadOptions, Model, Which};
+/// use ssm_core::Chain;
+///
+/// let model = Model::shipped(&LoadOptions::default())?;
+/// let mut state = model.start(&Chain::default(), 1)?;
+/// let ids = model.tokenizer().encode("In the beginning")?;
+/// let logits = model.logits(&ids, &mut state, Which::Last)?;
+/// assert_eq!(logits.dims(), [1, 256]);
+/// assert_eq!(state.position(), 16);
+/// # Ok::<(), models::ModelError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Model {
+    info: Info,
+    network: Network,
+    tokenizer: Tokenizer,
+    device: Device,
+}
+
+impl Model {
+    /// Loads a checkpoint folder, or a `.safetensors` file with `config.json` beside it.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] or [`ModelError::Tokenizer`], naming what is wrong with which file.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let train_length = train_length(&checkpoint.folder().join("spillway.json"))?;
+        let config = Config::read(&checkpoint)?;
+        let tokenizer = Tokenizer::open(checkpoint.folder(), config.vocab_size, config.padded_vocab_size)?;
+        Self::assemble(
+            &checkpoint,
+            config,
+            tokenizer,
+            path_name(path),
+            train_length,
+            options,
+        )
+    }
+
+    /// The small checkpoint that is part of this crate: see [`crate::shipped`].
+    ///
+    /// # Errors
+    /// None that could be mended from outside; the crate's tests load it.
+    pub fn shipped(options: &LoadOptions) -> Result<Self, ModelError> {
+        let checkpoint = crate::shipped::checkpoint()?;
+        let config = Config::read(&checkpoint)?;
+        let (name, length) = (
+            crate::shipped::NAME.to_string(),
+            Some(crate::shipped::TRAIN_LENGTH),
+        );
+        Self::assemble(&checkpoint, config, Tokenizer::bytes(), name, length, options)
+    }
+
+    fn assemble(
+        checkpoint: &Checkpoint,
+        config: Config,
+        tokenizer: Tokenizer,
+        name: String,
+        train_length: Option<u64>,
+        options: &LoadOptions,
+    ) -> Result<Self, ModelError> {
+        let device = Device::flex();
+        let network = Network::load(checkpoint, config, options.weights, &device)?;
+        let (config, sites) = (network.config(), network.sites());
+        let mixer = &config.mixer;
+        let state_values = mixer.inner_dim() * mixer.state_dim + mixer.conv_dim() * (mixer.conv_width - 1);
+        let info = Info {
+            name,
+            architecture: "mamba2",
+            layout: config.layout.name(),
+            vocab_size: config.vocab_size,
+            padded_vocab_size: config.padded_vocab_size,
+            layers: config.num_layers,
+            model_dim: mixer.model_dim,
+            heads: mixer.num_heads,
+            groups: mixer.num_groups,
+            key_dim: mixer.state_dim,
+            value_dim: mixer.head_dim,
+            conv_width: mixer.conv_width,
+            tied: config.tied,
+            parameters: network.parameters(),
+            stored_as: checkpoint.dtypes().into_iter().map(String::from).collect(),
+            kept_as: weight_type_name(options.weights),
+            weight_bytes: network.weight_bytes(),
+            state_bytes: (4 * config.num_layers * state_values) as u64,
+            flops_per_token: config.flops_per_token(),
+            train_length,
+            tokenizer: tokenizer.name(),
+            eos_id: config.eos_id,
+            sites,
+        };
+        Ok(Self {
+            info,
+            network,
+            tokenizer,
+            device,
+        })
+    }
+
+    /// What there is to know about the model.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Text to ids and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The device that the model runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The layers, for whoever looks inside.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The state before the first token of `batch` sequences, with `chain` acting in every layer.
+    ///
+    /// # Errors
+    /// [`ModelError::Incompatible`] when an intervention cannot work with a layer.
+    pub fn start(&self, chain: &Chain, batch: usize) -> Result<ModelState, ModelError> {
+        self.info.sites.iter().try_for_each(|site| chain.check(site))?;
+        let mixers = self.network.mixers().enumerate();
+        let layers = mixers
+            .map(|(layer, mixer)| mixer.start(chain, layer, batch, &self.device))
+            .collect();
+        Ok(ModelState {
+            layers,
+            chain: chain.clone(),
+            position: 0,
+            batch,
+        })
+    }
+
+    /// The state in a file that [`ModelState::save`] wrote, with the same chain. Going on from it gives the same bits.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] for a file that cannot be read, [`ModelError::SavedState`] for one of another model or
+    /// chain.
+    pub fn restore(&self, path: &Path, chain: &Chain) -> Result<ModelState, ModelError> {
+        self.info.sites.iter().try_for_each(|site| chain.check(site))?;
+        let conv =
+            |mixer: &ssm_core::mamba2::Mamba2| [mixer.config().conv_dim(), mixer.config().conv_width - 1];
+        let conv: Vec<_> = self.network.mixers().map(conv).collect();
+        ModelState::restore(path, chain, &self.info.sites, &conv, &self.device)
+    }
+
+    /// Takes in `ids` and returns the logits after the last or after all of them, `[1 or time, vocab_size]`; `state` moves on.
+    ///
+    /// Any number of ids: a prefill, one decoded token, or anything between, from any state. Memory does not grow with their
+    /// number, but for the logits asked for. After an error the state is not to be used.
+    ///
+    /// # Errors
+    /// [`ModelError::Id`] beyond the vocabulary, [`ModelError::EmptyPrompt`] for the last of no tokens,
+    /// [`ModelError::State`] for a state of another model or batch size, [`ModelError::Layer`] from an intervention.
+    pub fn logits(&self, ids: &[u32], state: &mut ModelState, which: Which) -> Result<Tensor<2>, ModelError> {
+        self.expect_batch(state, 1)?;
+        let logits = self.logits_batched(ids, state, which)?;
+        let [_, time, padded] = logits.dims();
+        Ok(logits.reshape([time, padded]).narrow(1, 0, self.info.vocab_size))
+    }
+
+    /// As [`Model::logits`] for all sequences of the state, over the padded vocabulary: `[batch, 1 or time, padded_vocab_size]`.
+    /// `ids` holds the sequences one after another.
+    ///
+    /// # Errors
+    /// As [`Model::logits`]; [`ModelError::Count`] when the ids do not divide into sequences of one length.
+    pub fn logits_batched(
+        &self,
+        ids: &[u32],
+        state: &mut ModelState,
+        which: Which,
+    ) -> Result<Tensor<3>, ModelError> {
+        let time = self.check(ids, state)?;
+        if time == 0 && which == Which::Last {
+            return Err(ModelError::EmptyPrompt);
+        }
+        let mut logits = Vec::new();
+        for segment in segments(time) {
+            let last = segment.end == time;
+            let normed = self.advance_segment(ids, segment, state)?;
+            match which {
+                Which::All => logits.push(self.network.logits(normed)?),
+                Which::Last if last => {
+                    let end = normed.dims()[1] - 1;
+                    logits.push(self.network.logits(normed.narrow(1, end, 1))?);
+                }
+                Which::Last => {}
+            }
+        }
+        match (logits.pop(), logits.is_empty()) {
+            (None, _) => Ok(Tensor::zeros(
+                [state.batch, 0, self.info.padded_vocab_size],
+                &self.device,
+            )),
+            (Some(only), true) => Ok(only),
+            (Some(last), false) => {
+                logits.push(last);
+                Ok(Tensor::cat(logits, 1))
+            }
+        }
+    }
+
+    /// Takes in `ids` without computing any logits.
+    ///
+    /// # Errors
+    /// As [`Model::logits`].
+    pub fn advance(&self, ids: &[u32], state: &mut ModelState) -> Result<(), ModelError> {
+        let time = self.check(ids, state)?;
+        segments(time).try_for_each(|segment| self.advance_segment(ids, segment, state).map(drop))
+    }
+
+    /// −log p(`targets[i]` | everything up to `ids[i]`) in nats, over the vocabulary without its padding; `state` moves on.
+    ///
+    /// Logits are made a few rows at a time, so that memory does not grow with the number of tokens.
+    ///
+    /// # Errors
+    /// As [`Model::logits`]; [`ModelError::Count`] unless there is a target per id, [`ModelError::Id`] for a target beyond the
+    /// vocabulary.
+    pub fn losses(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        state: &mut ModelState,
+    ) -> Result<Vec<f32>, ModelError> {
+        self.expect_batch(state, 1)?;
+        let time = self.check(ids, state)?;
+        if targets.len() != time {
+            let expected = format!("{time}, one per id");
+            return Err(ModelError::Count {
+                what: "targets",
+                expected,
+                found: targets.len(),
+            });
+        }
+        self.check_ids(targets)?;
+        let rows = (LOGIT_BYTES / (4 * self.info.padded_vocab_size)).clamp(1, SEGMENT);
+        let mut losses = Vec::with_capacity(time);
+        for segment in segments(time) {
+            let targets = &targets[segment.clone()];
+            let normed = self.advance_segment(ids, segment, state)?;
+            for (block, targets) in targets.chunks(rows).enumerate() {
+                let normed = normed.clone().narrow(1, block * rows, targets.len());
+                let logits = self
+                    .network
+                    .logits(normed)?
+                    .reshape([targets.len(), self.info.padded_vocab_size]);
+                let loss = cross_entropy(logits, Arc::from(targets), self.info.vocab_size)?;
+                losses.extend(loss.into_data().iter::<f32>());
+            }
+        }
+        Ok(losses)
+    }
+
+    /// One segment of every sequence through all layers: `[batch, segment, model_dim]` after the last norm.
+    fn advance_segment(
+        &self,
+        ids: &[u32],
+        segment: Range<usize>,
+        state: &mut ModelState,
+    ) -> Result<Tensor<3>, ModelError> {
+        let embedded = match state.batch {
+            1 => self.network.embed(&ids[segment.clone()], 1)?,
+            batch => {
+                let time = ids.len() / batch;
+                let rows = (0..batch).flat_map(|b| &ids[b * time + segment.start..b * time + segment.end]);
+                self.network.embed(&rows.copied().collect::<Vec<_>>(), batch)?
+            }
+        };
+        let normed = self
+            .network
+            .forward(embedded, &mut state.layers, &state.chain, Form::Auto)?;
+        state.position += segment.len() as u64;
+        Ok(normed)
+    }
+
+    /// Everything that can be wrong before the state is touched; the number of tokens per sequence.
+    fn check(&self, ids: &[u32], state: &ModelState) -> Result<usize, ModelError> {
+        if state.layers.len() != self.info.layers {
+            let (expected, found) = (self.info.layers.to_string(), state.layers.len().to_string());
+            return Err(ModelError::State {
+                what: "number of layers",
+                expected,
+                found,
+            });
+        }
+        if state.batch == 0 || !ids.len().is_multiple_of(state.batch) {
+            let expected = format!("{} sequences of one length", state.batch);
+            return Err(ModelError::Count {
+                what: "ids",
+                expected,
+                found: ids.len(),
+            });
+        }
+        self.check_ids(ids)?;
+        Ok(ids.len() / state.batch)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), ModelError> {
+        let vocab_size = self.info.vocab_size;
+        match ids.iter().position(|id| *id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(index) => Err(ModelError::Id {
+                index,
+                id: ids[index],
+                vocab_size,
+            }),
+        }
+    }
+
+    fn expect_batch(&self, state: &ModelState, batch: usize) -> Result<(), ModelError> {
+        if state.batch == batch {
+            return Ok(());
+        }
+        let (expected, found) = (batch.to_string(), state.batch.to_string());
+        Err(ModelError::State {
+            what: "sequences in a call for one",
+            expected,
+            found,
+        })
+    }
+}
+
+fn segments(time: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..time)
+        .step_by(SEGMENT)
+        .map(move |start| start..(start + SEGMENT).min(time))
+}
+
+fn weight_type_name(weights: WeightType) -> &'static str {
+    match weights {
+        WeightType::F32 => "f32",
+        WeightType::Bf16 => "bf16",
+        WeightType::Int8 => "int8",
+    }
+}
+
+fn path_name(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    full.file_name().map_or_else(
+        || full.display().to_string(),
+        |n| n.to_string_lossy().into_owned(),
+    )
+}
+
+/// `{"train_length": 2048}` beside the weights, if it is there.
+fn train_length(path: &Path) -> Result<Option<u64>, CheckpointError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(CheckpointError::io(path, "reading"))?;
+    let map = parse_object(path, &text)?;
+    let fields = Fields::new(path, &map);
+    if !fields.has("train_length") {
+        return Ok(None);
+    }
+    Ok(Some(fields.dimension("train_length")? as u64))
+}
