@@ -1,0 +1,168 @@
+//! Whatever way tokens go through a model, the result is the same; and it is what the equations say.
+
+mod common;
+
+mod equivalence {
+    use burn::tensor::Tensor;
+    use models::checkpoint::Checkpoint;
+    use models::{ModelState, Which};
+    use proptest::prelude::*;
+    use ssm_core::Chain;
+
+    use super::common::{Case, cases, reference, relative_error};
+
+    /// Worst seen over 20,000 cases: see the assertion's message when it fails.
+    const REFERENCE: f64 = 1e-4;
+    /// Two f32 computations of the same thing.
+    const REORDERED: f64 = 1e-4;
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+        tensor.into_data().iter::<f32>().collect()
+    }
+
+    fn start(model: &models::Model, batch: usize) -> ModelState {
+        model.start(&Chain::default(), batch).unwrap()
+    }
+
+    fn memories(state: &ModelState) -> Vec<f64> {
+        let layers = state.layers.iter();
+        let all = layers.flat_map(|l| values(l.conv.clone()).into_iter().chain(values(l.recurrent.memory.clone())));
+        all.map(f64::from).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn logits_are_those_of_the_equations(case in cases(), time in 0usize..30) {
+            let (folder, model) = case.load();
+            let ids = case.ids(time);
+            let found = values(model.logits(&ids, &mut start(&model, 1), Which::All).unwrap());
+            let expected = reference::logits(&case, &Checkpoint::open(folder.path()).unwrap(), &ids);
+            let error = relative_error(found, expected.into_iter().flatten());
+            prop_assert!(error <= REFERENCE, "relative error {error:e}");
+        }
+
+        #[test]
+        fn splitting_a_sequence_anywhere_changes_nothing(
+            case in cases(), time in 1usize..40, cuts in proptest::collection::vec(0usize..40, 0..5),
+        ) {
+            let (_folder, model) = case.load();
+            let ids = case.ids(time);
+            let mut whole = start(&model, 1);
+            let expected = values(model.logits(&ids, &mut whole, Which::All).unwrap());
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(time)).chain([0, time]).collect();
+            cuts.sort_unstable();
+            let mut state = start(&model, 1);
+            let mut found = Vec::new();
+            for pair in cuts.windows(2) {
+                found.extend(values(model.logits(&ids[pair[0]..pair[1]], &mut state, Which::All).unwrap()));
+            }
+            let error = relative_error(found, expected.into_iter().map(f64::from));
+            prop_assert!(error <= REORDERED, "logits: relative error {error:e}");
+            let error = relative_error(memories(&state).into_iter().map(|v| v as f32), memories(&whole));
+            prop_assert!(error <= REORDERED, "states: relative error {error:e}");
+            prop_assert_eq!(state.position(), time as u64);
+        }
+
+        #[test]
+        fn prefill_is_decode(case in cases(), time in 1usize..30) {
+            let (_folder, model) = case.load();
+            let ids = case.ids(time);
+            let mut prefilled = start(&model, 1);
+            let expected = values(model.logits(&ids, &mut prefilled, Which::Last).unwrap());
+            let mut state = start(&model, 1);
+            let mut found = Vec::new();
+            for id in &ids {
+                found = values(model.logits(&[*id], &mut state, Which::Last).unwrap());
+            }
+            let error = relative_error(found, expected.into_iter().map(f64::from));
+            prop_assert!(error <= REORDERED, "logits: relative error {error:e}");
+            let error = relative_error(memories(&state).into_iter().map(|v| v as f32), memories(&prefilled));
+            prop_assert!(error <= REORDERED, "states: relative error {error:e}");
+        }
+
+        #[test]
+        fn a_saved_state_continues_bit_for_bit(case in cases(), before in 0usize..20, after in 1usize..20) {
+            let (folder, model) = case.load();
+            let ids = case.ids(before + after);
+            let mut state = start(&model, 1);
+            model.advance(&ids[..before], &mut state).unwrap();
+            let path = folder.path().join("state.safetensors");
+            state.save(&path).unwrap();
+            let mut restored = model.restore(&path, &Chain::default()).unwrap();
+            prop_assert_eq!(restored.position(), before as u64);
+            prop_assert_eq!(restored.bytes(), state.bytes());
+            let mut cloned = state.clone();
+            let expected = values(model.logits(&ids[before..], &mut state, Which::All).unwrap());
+            for other in [&mut restored, &mut cloned] {
+                prop_assert_eq!(&values(model.logits(&ids[before..], other, Which::All).unwrap()), &expected);
+                prop_assert_eq!(memories(other), memories(&state));
+            }
+        }
+
+        #[test]
+        fn losses_are_those_of_the_logits(case in cases(), time in 1usize..40) {
+            let (_folder, model) = case.load();
+            let ids = case.ids(time + 1);
+            let losses = model.losses(&ids[..time], &ids[1..], &mut start(&model, 1)).unwrap();
+            let logits = values(model.logits(&ids[..time], &mut start(&model, 1), Which::All).unwrap());
+            let expected = logits.chunks(case.vocab_size).zip(&ids[1..]).map(|(row, target)| {
+                let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
+                sum.ln() - f64::from(row[*target as usize])
+            });
+            let error = relative_error(losses, expected);
+            prop_assert!(error <= 1e-5, "relative error {error:e}");
+        }
+
+        #[test]
+        fn a_batch_is_its_sequences(case in cases(), batch in 1usize..4, time in 1usize..20) {
+            let (_folder, model) = case.load();
+            let ids = case.ids(batch * time);
+            let found = values(model.logits_batched(&ids, &mut start(&model, batch), Which::All).unwrap());
+            let expected = ids.chunks(time).flat_map(|sequence| {
+                values(model.logits_batched(sequence, &mut start(&model, 1), Which::All).unwrap())
+            });
+            let error = relative_error(found, expected.map(f64::from));
+            prop_assert!(error <= REORDERED, "relative error {error:e}");
+        }
+    }
+
+    /// Beyond one segment, where a prefill is cut internally.
+    #[test]
+    fn a_prefill_of_several_segments_is_its_tokens() {
+        let case = Case {
+            hugging_face: false,
+            model_dim: 16,
+            layers: 2,
+            groups: 2,
+            heads_per_group: 2,
+            head_dim: 4,
+            state_dim: 8,
+            conv_width: 4,
+            norm_before_gate: false,
+            gated_norm: true,
+            dt_limit: None,
+            projection_bias: false,
+            conv_bias: true,
+            skip_per_channel: false,
+            tied: true,
+            vocab_size: 40,
+            seed: 3,
+        };
+        let (folder, model) = case.load();
+        let ids = case.ids(700);
+        let expected = reference::logits(&case, &Checkpoint::open(folder.path()).unwrap(), &ids);
+        let all = values(model.logits(&ids, &mut start(&model, 1), Which::All).unwrap());
+        let last = values(model.logits(&ids, &mut start(&model, 1), Which::Last).unwrap());
+        assert_eq!(last, all[all.len() - 40..]);
+        let error = relative_error(all, expected.into_iter().flatten());
+        assert!(error <= REFERENCE, "relative error {error:e}");
+        let batched = [&ids[..350], &ids[350..]].concat();
+        let found = values(model.logits_batched(&batched, &mut start(&model, 2), Which::Last).unwrap());
+        let alone = |ids| values(model.logits_batched(ids, &mut start(&model, 1), Which::Last).unwrap());
+        let expected = [alone(&ids[..350]), alone(&ids[350..])].concat();
+        let error = relative_error(found, expected.into_iter().map(f64::from));
+        assert!(error <= REORDERED, "relative error {error:e}");
+    }
+}

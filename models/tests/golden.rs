@@ -1,0 +1,131 @@
+//! Logits and greedy continuations that other people's software computed for small models in the published layouts.
+//!
+//! Models are discovered: every folder `models/mamba2*` below `$GOLDEN_DIR`, or below this crate's `tests/golden`. Each holds
+//! a checkpoint and `expected.safetensors` with `input_ids` `[batch, time]`, `logits` `[batch, time, padded vocabulary]`
+//! (computed in f64) and `greedy` `[batch, tokens]`, the argmax continuation.
+
+mod common;
+
+mod golden {
+    use std::path::{Path, PathBuf};
+
+    use models::checkpoint::StoredTensors;
+    use models::{LoadOptions, Model, WeightType, Which};
+    use ssm_core::Chain;
+
+    use super::common::relative_error;
+
+    /// Ten times the error of the peers' own f32 code, 6.1e-7 and 7.3e-7.
+    const F32_TOLERANCE: f64 = 7e-6;
+
+    struct Expected {
+        path: PathBuf,
+        ids: Vec<Vec<u32>>,
+        logits: Vec<f32>,
+        greedy: Vec<Vec<u32>>,
+    }
+
+    fn models() -> Vec<Expected> {
+        let root = match std::env::var_os("GOLDEN_DIR") {
+            Some(folder) => PathBuf::from(folder),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        };
+        let folder = root.join("models");
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
+        paths.retain(|p| p.file_name().unwrap().to_string_lossy().starts_with("mamba2"));
+        paths.sort();
+        assert!(!paths.is_empty(), "no models in {}", folder.display());
+        paths.into_iter().map(expected).collect()
+    }
+
+    fn expected(path: PathBuf) -> Expected {
+        let stored = StoredTensors::open(&path.join("expected.safetensors")).unwrap();
+        let ids = |name: &str| {
+            let (dtype, shape, bytes) = stored.raw(name).unwrap();
+            assert_eq!(dtype, "I64");
+            let ids = bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32);
+            ids.collect::<Vec<_>>().chunks(shape[1]).map(<[u32]>::to_vec).collect()
+        };
+        let (dtype, _, bytes) = stored.raw("logits").unwrap();
+        assert_eq!(dtype, "F32");
+        let logits = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        Expected { ids: ids("input_ids"), greedy: ids("greedy"), logits, path }
+    }
+
+    fn load(path: &Path, weights: WeightType) -> Model {
+        Model::load(path, &LoadOptions { weights }).unwrap()
+    }
+
+    fn all_logits(model: &Model, expected: &Expected) -> Vec<f32> {
+        let mut state = model.start(&Chain::default(), expected.ids.len()).unwrap();
+        let logits = model.logits_batched(&expected.ids.concat(), &mut state, Which::All).unwrap();
+        assert_eq!(logits.dims().iter().product::<usize>(), expected.logits.len());
+        logits.into_data().iter::<f32>().collect()
+    }
+
+    fn reference(expected: &Expected) -> impl Iterator<Item = f64> {
+        expected.logits.iter().map(|l| f64::from(*l))
+    }
+
+    #[test]
+    fn logits_in_prefill_are_the_peers() {
+        for expected in models() {
+            let model = load(&expected.path, WeightType::F32);
+            let error = relative_error(all_logits(&model, &expected), reference(&expected));
+            println!("{}: prefill {error:.1e}", expected.path.display());
+            assert!(error <= F32_TOLERANCE, "{}: relative error {error:e}", expected.path.display());
+        }
+    }
+
+    #[test]
+    fn logits_in_decode_are_the_peers() {
+        for expected in models() {
+            let model = load(&expected.path, WeightType::F32);
+            let mut found = Vec::new();
+            for ids in &expected.ids {
+                let mut state = model.start(&Chain::default(), 1).unwrap();
+                for id in ids {
+                    let logits = model.logits_batched(&[*id], &mut state, Which::Last).unwrap();
+                    found.extend(logits.into_data().iter::<f32>());
+                }
+            }
+            let error = relative_error(found, reference(&expected));
+            println!("{}: decode {error:.1e}", expected.path.display());
+            assert!(error <= F32_TOLERANCE, "{}: relative error {error:e}", expected.path.display());
+        }
+    }
+
+    #[test]
+    fn greedy_continuations_are_the_peers() {
+        for expected in models() {
+            let model = load(&expected.path, WeightType::F32);
+            for (prompt, greedy) in expected.ids.iter().zip(&expected.greedy) {
+                let mut state = model.start(&Chain::default(), 1).unwrap();
+                let mut logits = model.logits(prompt, &mut state, Which::Last).unwrap();
+                let mut found = Vec::new();
+                while found.len() < greedy.len() {
+                    let row: Vec<f32> = logits.into_data().iter::<f32>().collect();
+                    let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+                    found.push(best);
+                    logits = model.logits(&[best], &mut state, Which::Last).unwrap();
+                }
+                assert_eq!(&found, greedy, "{}", expected.path.display());
+            }
+        }
+    }
+
+    /// bf16 keeps 8 bits of a weight, int8 7 bits of a block's largest, of weights and of inputs.
+    #[test]
+    fn logits_of_rounded_weights_are_near_the_peers() {
+        for expected in models() {
+            for (weights, tolerance) in [(WeightType::Bf16, 5e-3), (WeightType::Int8, 3e-2)] {
+                let model = load(&expected.path, weights);
+                let error = relative_error(all_logits(&model, &expected), reference(&expected));
+                println!("{}: {weights:?} {error:.1e}", expected.path.display());
+                assert!(error <= tolerance, "{}: {weights:?}: {error:e}", expected.path.display());
+                assert!(error > F32_TOLERANCE, "{weights:?} weights are f32 weights");
+            }
+        }
+    }
+}
