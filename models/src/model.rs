@@ -262,8 +262,7 @@ impl Model {
     pub fn logits(&self, ids: &[u32], state: &mut ModelState, which: Which) -> Result<Tensor<2>, ModelError> {
         self.expect_batch(state, 1)?;
         let logits = self.logits_batched(ids, state, which)?;
-        let [_, time, padded] = logits.dims();
-        Ok(logits.reshape([time, padded]).narrow(1, 0, self.info.vocab_size))
+        Ok(logits.squeeze_dim::<2>(0).narrow(1, 0, self.info.vocab_size))
     }
 
     /// As [`Model::logits`] for all sequences of the state, over the padded vocabulary: `[batch, 1 or time, padded_vocab_size]`.

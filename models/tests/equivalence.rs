@@ -11,7 +11,7 @@ mod equivalence {
 
     use super::common::{Case, cases, reference, relative_error};
 
-    /// Worst seen over 20,000 cases: see the assertion's message when it fails.
+    /// f32 against f64, through up to two layers.
     const REFERENCE: f64 = 1e-4;
     /// Two f32 computations of the same thing.
     const REORDERED: f64 = 1e-4;
@@ -26,12 +26,16 @@ mod equivalence {
 
     fn memories(state: &ModelState) -> Vec<f64> {
         let layers = state.layers.iter();
-        let all = layers.flat_map(|l| values(l.conv.clone()).into_iter().chain(values(l.recurrent.memory.clone())));
+        let all = layers.flat_map(|l| {
+            values(l.conv.clone())
+                .into_iter()
+                .chain(values(l.recurrent.memory.clone()))
+        });
         all.map(f64::from).collect()
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
         #[test]
         fn logits_are_those_of_the_equations(case in cases(), time in 0usize..30) {
@@ -155,12 +159,23 @@ mod equivalence {
         let expected = reference::logits(&case, &Checkpoint::open(folder.path()).unwrap(), &ids);
         let all = values(model.logits(&ids, &mut start(&model, 1), Which::All).unwrap());
         let last = values(model.logits(&ids, &mut start(&model, 1), Which::Last).unwrap());
-        assert_eq!(last, all[all.len() - 40..]);
+        let error = relative_error(last, all[all.len() - 40..].iter().map(|v| f64::from(*v)));
+        assert!(error <= REORDERED, "relative error {error:e}");
         let error = relative_error(all, expected.into_iter().flatten());
         assert!(error <= REFERENCE, "relative error {error:e}");
         let batched = [&ids[..350], &ids[350..]].concat();
-        let found = values(model.logits_batched(&batched, &mut start(&model, 2), Which::Last).unwrap());
-        let alone = |ids| values(model.logits_batched(ids, &mut start(&model, 1), Which::Last).unwrap());
+        let found = values(
+            model
+                .logits_batched(&batched, &mut start(&model, 2), Which::Last)
+                .unwrap(),
+        );
+        let alone = |ids| {
+            values(
+                model
+                    .logits_batched(ids, &mut start(&model, 1), Which::Last)
+                    .unwrap(),
+            )
+        };
         let expected = [alone(&ids[..350]), alone(&ids[350..])].concat();
         let error = relative_error(found, expected.into_iter().map(f64::from));
         assert!(error <= REORDERED, "relative error {error:e}");

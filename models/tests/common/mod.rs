@@ -40,31 +40,49 @@ pub struct Case {
 /// Any configuration that can be published. The original layout has `expand` fixed to the ratio that the heads give.
 pub fn cases() -> impl Strategy<Value = Case> {
     let sizes = (1usize..3, 1usize..4, 1usize..3, 1usize..4, 1usize..6, 1usize..5);
-    let choices = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let choices = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
     let limit = prop_oneof![Just(None), Just(Some((0.01, 0.05))), Just(Some((0.0, 0.02)))];
-    (sizes, choices, limit, 2usize..40, any::<u64>()).prop_map(|(sizes, choices, dt_limit, vocab_size, seed)| {
-        let (layers, groups, heads_per_group, head_dim, state_dim, conv_width) = sizes;
-        let (hugging_face, norm_before_gate, gated_norm, projection_bias, conv_bias, skip_per_channel, tied) = choices;
-        Case {
-            hugging_face,
-            model_dim: groups * heads_per_group * head_dim,
-            layers,
-            groups,
-            heads_per_group,
-            head_dim,
-            state_dim,
-            conv_width,
-            norm_before_gate: norm_before_gate && !hugging_face,
-            gated_norm: gated_norm || hugging_face,
-            dt_limit,
-            projection_bias,
-            conv_bias,
-            skip_per_channel: skip_per_channel && !hugging_face,
-            tied,
-            vocab_size,
-            seed,
-        }
-    })
+    (sizes, choices, limit, 2usize..40, any::<u64>()).prop_map(
+        |(sizes, choices, dt_limit, vocab_size, seed)| {
+            let (layers, groups, heads_per_group, head_dim, state_dim, conv_width) = sizes;
+            let (
+                hugging_face,
+                norm_before_gate,
+                gated_norm,
+                projection_bias,
+                conv_bias,
+                skip_per_channel,
+                tied,
+            ) = choices;
+            Case {
+                hugging_face,
+                model_dim: groups * heads_per_group * head_dim,
+                layers,
+                groups,
+                heads_per_group,
+                head_dim,
+                state_dim,
+                conv_width,
+                norm_before_gate: norm_before_gate && !hugging_face,
+                gated_norm: gated_norm || hugging_face,
+                dt_limit,
+                projection_bias,
+                conv_bias,
+                skip_per_channel: skip_per_channel && !hugging_face,
+                tied,
+                vocab_size,
+                seed,
+            }
+        },
+    )
 }
 
 impl Case {
@@ -81,7 +99,11 @@ impl Case {
     }
 
     pub fn padded_vocab_size(&self) -> usize {
-        if self.hugging_face { self.vocab_size } else { self.vocab_size.next_multiple_of(8) }
+        if self.hugging_face {
+            self.vocab_size
+        } else {
+            self.vocab_size.next_multiple_of(8)
+        }
     }
 
     pub fn config(&self) -> Value {
@@ -112,25 +134,45 @@ impl Case {
     /// Every tensor: name, shape, and the interval that its values are drawn from.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, (f32, f32))> {
         let (width, inner, conv, heads) = (self.model_dim, self.inner(), self.conv_dim(), self.heads());
-        let embedding = if self.hugging_face { "embeddings" } else { "embedding" };
+        let embedding = if self.hugging_face {
+            "embeddings"
+        } else {
+            "embedding"
+        };
         let mut all = vec![
-            (format!("backbone.{embedding}.weight"), vec![self.padded_vocab_size(), width], (-1.0, 1.0)),
+            (
+                format!("backbone.{embedding}.weight"),
+                vec![self.padded_vocab_size(), width],
+                (-1.0, 1.0),
+            ),
             ("backbone.norm_f.weight".into(), vec![width], (0.5, 1.5)),
         ];
         if !self.tied {
-            all.push(("lm_head.weight".into(), vec![self.padded_vocab_size(), width], (-1.0, 1.0)));
+            all.push((
+                "lm_head.weight".into(),
+                vec![self.padded_vocab_size(), width],
+                (-1.0, 1.0),
+            ));
         }
         for layer in 0..self.layers {
             let mut part = |name: &str, shape: Vec<usize>, range| {
                 all.push((format!("backbone.layers.{layer}.{name}"), shape, range));
             };
             part("norm.weight", vec![width], (0.5, 1.5));
-            part("mixer.in_proj.weight", vec![inner + conv + heads, width], (-1.0, 1.0));
+            part(
+                "mixer.in_proj.weight",
+                vec![inner + conv + heads, width],
+                (-1.0, 1.0),
+            );
             part("mixer.out_proj.weight", vec![width, inner], (-1.0, 1.0));
             part("mixer.conv1d.weight", vec![conv, 1, self.conv_width], (-1.0, 1.0));
             part("mixer.A_log", vec![heads], (-1.0, 2.7));
             part("mixer.dt_bias", vec![heads], (-5.0, 0.0));
-            part("mixer.D", vec![if self.skip_per_channel { inner } else { heads }], (0.0, 2.0));
+            part(
+                "mixer.D",
+                vec![if self.skip_per_channel { inner } else { heads }],
+                (0.0, 2.0),
+            );
             if self.projection_bias {
                 part("mixer.in_proj.bias", vec![inner + conv + heads], (-0.5, 0.5));
                 part("mixer.out_proj.bias", vec![width], (-0.5, 0.5));
@@ -148,8 +190,13 @@ impl Case {
     /// Writes the checkpoint.
     pub fn write(&self, folder: &Path) {
         let tensors = self.tensors();
-        let plans: Vec<_> =
-            tensors.iter().map(|(name, shape, _)| TensorPlan { name: name.clone(), shape: shape.clone() }).collect();
+        let plans: Vec<_> = tensors
+            .iter()
+            .map(|(name, shape, _)| TensorPlan {
+                name: name.clone(),
+                shape: shape.clone(),
+            })
+            .collect();
         let mut ranges = tensors.iter().map(|(_, _, range)| *range);
         let mut random = StdRng::seed_from_u64(self.seed);
         let mut bytes = Vec::new();
@@ -163,7 +210,11 @@ impl Case {
             |plan, sink| {
                 let (low, high) = ranges.next().unwrap();
                 let count: usize = plan.shape.iter().product();
-                sink(&(0..count).map(|_| random.random_range(low..high)).collect::<Vec<_>>())
+                sink(
+                    &(0..count)
+                        .map(|_| random.random_range(low..high))
+                        .collect::<Vec<_>>(),
+                )
             },
         )
         .unwrap();
@@ -182,7 +233,9 @@ impl Case {
     /// Some ids of the vocabulary.
     pub fn ids(&self, count: usize) -> Vec<u32> {
         let mut random = StdRng::seed_from_u64(!self.seed);
-        (0..count).map(|_| random.random_range(0..self.vocab_size as u32)).collect()
+        (0..count)
+            .map(|_| random.random_range(0..self.vocab_size as u32))
+            .collect()
     }
 }
 
@@ -192,5 +245,9 @@ pub fn relative_error(a: impl IntoIterator<Item = f32>, b: impl IntoIterator<Ite
     assert_eq!(a.len(), b.len());
     let norm: f64 = b.iter().map(|y| y * y).sum();
     let difference: f64 = a.iter().zip(&b).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum();
-    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
+    if norm == 0.0 {
+        difference.sqrt()
+    } else {
+        (difference / norm).sqrt()
+    }
 }

@@ -15,29 +15,48 @@ pub fn logits(case: &Case, checkpoint: &Checkpoint, ids: &[u32]) -> Vec<Vector> 
         let values = checkpoint.tensor(&name, &shape).unwrap().to_vec().unwrap();
         weights.insert(name, values.into_iter().map(f64::from).collect::<Vector>());
     }
-    let embedding = weights.iter().find(|(name, _)| name.starts_with("backbone.embed")).unwrap().1;
+    let embedding = weights
+        .iter()
+        .find(|(name, _)| name.starts_with("backbone.embed"))
+        .unwrap()
+        .1;
     let width = case.model_dim;
-    let mut stream: Vec<Vector> =
-        ids.iter().map(|id| embedding[*id as usize * width..][..width].to_vec()).collect();
+    let mut stream: Vec<Vector> = ids
+        .iter()
+        .map(|id| embedding[*id as usize * width..][..width].to_vec())
+        .collect();
     for layer in 0..case.layers {
         let weight = |part: &str| weights.get(&format!("backbone.layers.{layer}.{part}"));
-        let normed: Vec<Vector> =
-            stream.iter().map(|r| scale(&rms(r, width), weight("norm.weight").unwrap())).collect();
+        let normed: Vec<Vector> = stream
+            .iter()
+            .map(|r| scale(&rms(r, width), weight("norm.weight").unwrap()))
+            .collect();
         for (residual, update) in stream.iter_mut().zip(mixer(case, &weight, &normed)) {
             residual.iter_mut().zip(update).for_each(|(r, u)| *r += u);
         }
     }
     let head = weights.get("lm_head.weight").unwrap_or(embedding);
     let last = &weights["backbone.norm_f.weight"];
-    stream.iter().map(|r| matvec(&head[..case.vocab_size * width], &scale(&rms(r, width), last), None)).collect()
+    stream
+        .iter()
+        .map(|r| {
+            matvec(
+                &head[..case.vocab_size * width],
+                &scale(&rms(r, width), last),
+                None,
+            )
+        })
+        .collect()
 }
 
 fn mixer<'a>(case: &Case, weight: &impl Fn(&str) -> Option<&'a Vector>, input: &[Vector]) -> Vec<Vector> {
     let (inner, conv_dim, heads) = (case.inner(), case.conv_dim(), case.heads());
     let (n, p, taps) = (case.state_dim, case.head_dim, case.conv_width);
     let get = |name| weight(name).unwrap();
-    let projected: Vec<Vector> =
-        input.iter().map(|u| matvec(get("mixer.in_proj.weight"), u, weight("mixer.in_proj.bias"))).collect();
+    let projected: Vec<Vector> = input
+        .iter()
+        .map(|u| matvec(get("mixer.in_proj.weight"), u, weight("mixer.in_proj.bias")))
+        .collect();
     let (low, high) = case.dt_limit.unwrap_or((0.0, 1e30));
     let mut states = vec![vec![0.0; n * p]; heads];
     let mut out = Vec::new();
@@ -77,7 +96,11 @@ fn mixer<'a>(case: &Case, weight: &impl Fn(&str) -> Option<&'a Vector>, input: &
             (Some(w), false) => scale(&rms(&scale(&y, &gate), group_size), w),
             (Some(w), true) => scale(&scale(&rms(&y, group_size), w), &gate),
         };
-        out.push(matvec(get("mixer.out_proj.weight"), &gated, weight("mixer.out_proj.bias")));
+        out.push(matvec(
+            get("mixer.out_proj.weight"),
+            &gated,
+            weight("mixer.out_proj.bias"),
+        ));
     }
     out
 }
@@ -92,10 +115,16 @@ fn scale(x: &[f64], by: &[f64]) -> Vector {
 
 fn rms(x: &[f64], group_size: usize) -> Vector {
     let norm = |group: &[f64]| (group.iter().map(|v| v * v).sum::<f64>() / group.len() as f64 + 1e-5).sqrt();
-    x.chunks(group_size).flat_map(|group| group.iter().map(|v| v / norm(group)).collect::<Vector>()).collect()
+    x.chunks(group_size)
+        .flat_map(|group| group.iter().map(|v| v / norm(group)).collect::<Vector>())
+        .collect()
 }
 
 fn matvec(matrix: &[f64], x: &[f64], bias: Option<&Vector>) -> Vector {
-    let rows = matrix.chunks(x.len()).map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum::<f64>());
-    rows.enumerate().map(|(i, v)| v + bias.map_or(0.0, |b| b[i])).collect()
+    let rows = matrix
+        .chunks(x.len())
+        .map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum::<f64>());
+    rows.enumerate()
+        .map(|(i, v)| v + bias.map_or(0.0, |b| b[i]))
+        .collect()
 }
