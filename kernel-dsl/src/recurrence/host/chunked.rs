@@ -23,7 +23,7 @@ use crate::recurrence::monoid::check_element;
 use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
 
 /// A chunk size that is near the fastest for the usual heads.
-pub const DEFAULT_CHUNK_SIZE: usize = 64;
+pub const DEFAULT_CHUNK_SIZE: usize = 32;
 
 /// Log decays are raised to this before they are summed: e⁻¹⁰⁰⁰ is 0 in f32 all the same, and sums stay finite.
 const LOWEST_LOG_DECAY: f64 = -1000.0;

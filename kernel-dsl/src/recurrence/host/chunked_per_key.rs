@@ -11,7 +11,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::lanes::{dot, dot_of_three};
+use super::lanes::{dot_of_three, load, store};
 use super::matrix::{Destination, Matrix, MatrixMut, multiply};
 use super::{Head, SharedOutput, finish_read_out};
 use crate::math;
@@ -154,32 +154,105 @@ impl WithSimd for DecayedPairs<'_> {
                 *product = after;
             }
         }
-        for (j, decayed) in keys.chunks_exact_mut(key_dim).take(n).enumerate() {
-            let (query, key, step) = (
-                head.query(start + j),
-                head.key(start + j),
-                head.step_size(start + j),
-            );
-            decayed.iter_mut().zip(key).for_each(|(x, k)| *x = step * k);
-            if reads {
-                weights[j * n..][j + 1..n].fill(0.0);
-                weights[j * n + j] = scale
-                    * if bonus {
-                        dot_of_three(simd, query, head.bonus(), decayed)
-                    } else {
-                        dot(simd, query, decayed)
-                    };
-            }
-            for i in j + 1..n {
-                let decay = &decay[i * key_dim..][..key_dim];
-                if bonus && reads {
-                    weights[i * n + j] = scale * dot(simd, head.query(start + i), decayed);
-                }
-                decayed.iter_mut().zip(decay).for_each(|(x, a)| *x *= a);
-                if !bonus && reads {
-                    weights[i * n + j] = scale * dot(simd, head.query(start + i), decayed);
-                }
+        weights[..n * n].fill(0.0);
+        let mut pairs = Pairs {
+            head,
+            tokens: (start, n),
+            decay,
+            keys,
+            weights,
+            reads,
+        };
+        let lanes = S::F32_LANES;
+        let mut column = 0;
+        while key_dim - column >= 4 * lanes {
+            pairs.columns::<S, 4, false>(simd, column, 4 * lanes);
+            column += 4 * lanes;
+        }
+        while key_dim - column >= lanes {
+            pairs.columns::<S, 1, false>(simd, column, lanes);
+            column += lanes;
+        }
+        if column < key_dim {
+            pairs.columns::<S, 1, true>(simd, column, key_dim - column);
+        }
+        if bonus && reads {
+            for j in 0..n {
+                let t = start + j;
+                let present = dot_of_three(simd, head.query(t), head.bonus(), head.key(t));
+                weights[j * n + j] = scale * head.step_size(t) * present;
             }
         }
+    }
+}
+
+/// The decayed keys of a block and their products with the queries.
+struct Pairs<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    decay: &'a [f32],
+    keys: &'a mut [f32],
+    weights: &'a mut [f32],
+    reads: bool,
+}
+
+impl Pairs<'_> {
+    /// Adds the products over `width` keys from `column` on, which are `N` vectors, or part of one.
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize, const PARTIAL: bool>(
+        &mut self,
+        simd: S,
+        column: usize,
+        width: usize,
+    ) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let key_dim = head.problem.key_dim;
+        let bonus = head.problem.read_out == ReadOut::Bonus;
+        for j in 0..n {
+            let step = simd.splat_f32s(head.step_size(start + j));
+            let key = &head.key(start + j)[column..][..width];
+            let mut decayed = [step; N];
+            for (c, decayed) in decayed.iter_mut().enumerate() {
+                *decayed = simd.mul_f32s(*decayed, load::<S, PARTIAL>(simd, key, c));
+            }
+            if self.reads && !bonus {
+                self.add_product::<S, N, PARTIAL>(simd, (j, j), &decayed, (column, width));
+            }
+            for i in j + 1..n {
+                // With a bonus, token i reads the state before its own decay.
+                if self.reads && bonus {
+                    self.add_product::<S, N, PARTIAL>(simd, (i, j), &decayed, (column, width));
+                }
+                let decay = &self.decay[i * key_dim + column..][..width];
+                for (c, decayed) in decayed.iter_mut().enumerate() {
+                    *decayed = simd.mul_f32s(*decayed, load::<S, PARTIAL>(simd, decay, c));
+                }
+                if self.reads && !bonus {
+                    self.add_product::<S, N, PARTIAL>(simd, (i, j), &decayed, (column, width));
+                }
+            }
+            let keys = &mut self.keys[j * key_dim + column..][..width];
+            for (c, decayed) in decayed.iter().enumerate() {
+                store::<S, PARTIAL>(simd, keys, c, *decayed);
+            }
+        }
+    }
+
+    /// Adds scale · q_i · `decayed` to the weight of value j in read-out i.
+    #[inline(always)]
+    fn add_product<S: Simd, const N: usize, const PARTIAL: bool>(
+        &mut self,
+        simd: S,
+        (i, j): (usize, usize),
+        decayed: &[S::f32s; N],
+        (column, width): (usize, usize),
+    ) {
+        let (start, n) = self.tokens;
+        let query = &self.head.query(start + i)[column..][..width];
+        let mut sum = simd.mul_f32s(load::<S, PARTIAL>(simd, query, 0), decayed[0]);
+        for c in 1..N {
+            sum = simd.mul_add_f32s(load::<S, PARTIAL>(simd, query, c), decayed[c], sum);
+        }
+        self.weights[i * n + j] += self.head.inputs.scale * simd.reduce_sum_f32s(sum);
     }
 }
