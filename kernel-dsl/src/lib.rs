@@ -17,6 +17,7 @@ pub mod gated_norm;
 pub mod linear;
 pub mod math;
 pub mod recurrence;
+pub mod roofline;
 pub mod rows;
 pub mod simd;
 pub mod step_size;

@@ -27,6 +27,7 @@ mod packed;
 mod problem;
 pub mod reference;
 
+pub(crate) use host::fma_burst;
 pub use packed::{Builder, PackedMatrix};
 pub use problem::{LinearError, WeightType};
 

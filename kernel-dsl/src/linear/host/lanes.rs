@@ -7,20 +7,41 @@
     reason = "row and register numbers address several arrays and pointers at once"
 )]
 
+use crate::aligned::CACHE_LINE;
+use crate::linear::WeightType;
 use crate::linear::packed::{BLOCK_BYTES, PANEL};
 
+/// One call of a kernel.
+pub(super) struct Tile {
+    /// Units along the input.
+    pub(super) units: usize,
+    /// Packed input of these units; see [`activations`](super::activations).
+    pub(super) a: *const u8,
+    /// The units of a panel.
+    pub(super) b: *const u8,
+    /// First value of the output tile.
+    pub(super) c: *mut f32,
+    /// Distance of the output's rows, in values.
+    pub(super) stride: usize,
+    /// [`PANEL`] values to begin with, or null to add to the output.
+    pub(super) start: *const f32,
+    /// What will be read soon, which is asked for meanwhile; need not be valid.
+    pub(super) ahead: *const u8,
+    /// Bytes of [`Tile::ahead`] to ask for with every [`LINE_PAIR`] of the panel.
+    pub(super) ahead_step: usize,
+}
+
+/// Bytes of a panel between two requests for what lies ahead.
+pub(super) const LINE_PAIR: usize = 128;
+
 /// A kernel for a fixed number of rows.
-///
-/// Arguments: number of units; packed input of these units (see [`activations`](super::activations)); the units of a
-/// panel; output tile; distance of its rows in values; start values or null.
 ///
 /// # Safety
 /// The processor must have the instructions that the kernel was compiled for. With `ROWS` and a unit's bytes known from
 /// the table that the kernel came from: `a` is valid for reading `units` input units of `ROWS` rows, `b` for `units`
 /// panel units, `c` for reading and writing [`PANEL`] values at each of `ROWS` rows, `start` is null or valid for
 /// reading [`PANEL`] values. `a` is aligned to 4 bytes, `b` to 64.
-pub(super) type Kernel =
-    unsafe fn(units: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize, start: *const f32);
+pub(super) type Kernel = unsafe fn(tile: &Tile);
 
 /// Kernels by number of rows, beginning with one.
 pub(super) type Kernels = &'static [Kernel];
@@ -63,23 +84,25 @@ pub(super) trait ByteDot<V: Lanes> {
     unsafe fn dot(sum: V::Int, unsigned: V::Int, signed: V::Int) -> V::Int;
 }
 
-/// How far ahead of its use a panel is asked for, in bytes.
-const AHEAD: usize = 2048;
-
 /// The f32 tile: `ROWS` rows, `VECTORS` registers of columns at a time, `UNROLL` independent sums.
 ///
 /// # Safety
 /// As [`Kernel`].
 #[inline(always)]
 pub(super) unsafe fn f32_tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
-    units: usize,
-    a: *const u8,
-    b: *const u8,
-    c: *mut f32,
-    stride: usize,
-    start: *const f32,
+    tile: &Tile,
 ) {
+    let &Tile {
+        units,
+        a,
+        b,
+        ahead,
+        ahead_step,
+        ..
+    } = tile;
     let a = a.cast::<f32>();
+    // SAFETY: the caller's contract.
+    unsafe { prefetch_output::<V, ROWS>(tile) };
     for first in (0..PANEL).step_by(VECTORS * V::LANES) {
         // SAFETY: the caller's contract; `first + VECTORS * LANES <= PANEL` because both are powers of two.
         unsafe {
@@ -87,9 +110,9 @@ pub(super) unsafe fn f32_tile<V: Lanes, const ROWS: usize, const VECTORS: usize,
             let mut sums = [[[V::splat(0.0); VECTORS]; ROWS]; UNROLL];
             let step = |sums: &mut [[V; VECTORS]; ROWS], k: usize| {
                 let b = b.add(k * PANEL);
-                V::prefetch(b.cast::<u8>().wrapping_add(AHEAD));
-                if VECTORS * V::LANES == PANEL {
-                    V::prefetch(b.cast::<u8>().wrapping_add(AHEAD + 64));
+                if first == 0 {
+                    V::prefetch(ahead.wrapping_add(k * ahead_step));
+                    V::prefetch(ahead.wrapping_add(k * ahead_step + CACHE_LINE));
                 }
                 let mut weights = [V::splat(0.0); VECTORS];
                 for v in 0..VECTORS {
@@ -111,7 +134,7 @@ pub(super) unsafe fn f32_tile<V: Lanes, const ROWS: usize, const VECTORS: usize,
             for k in whole..units {
                 step(&mut sums[0], k);
             }
-            finish(sums, c.add(first), stride, offset(start, first));
+            finish(sums, tile, first);
         }
     }
 }
@@ -122,14 +145,19 @@ pub(super) unsafe fn f32_tile<V: Lanes, const ROWS: usize, const VECTORS: usize,
 /// As [`Kernel`].
 #[inline(always)]
 pub(super) unsafe fn bf16_tile<V: Lanes, const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
-    units: usize,
-    a: *const u8,
-    b: *const u8,
-    c: *mut f32,
-    stride: usize,
-    start: *const f32,
+    tile: &Tile,
 ) {
+    let &Tile {
+        units,
+        a,
+        b,
+        ahead,
+        ahead_step,
+        ..
+    } = tile;
     let a = a.cast::<f32>();
+    // SAFETY: the caller's contract.
+    unsafe { prefetch_output::<V, ROWS>(tile) };
     for first in (0..PANEL).step_by(VECTORS * V::LANES) {
         // SAFETY: the caller's contract; `first + VECTORS * LANES <= PANEL` because both are powers of two.
         unsafe {
@@ -138,9 +166,9 @@ pub(super) unsafe fn bf16_tile<V: Lanes, const ROWS: usize, const VECTORS: usize
             let mut sums = [[[V::splat(0.0); VECTORS]; ROWS]; UNROLL];
             for unit in 0..units {
                 let b = b.add(unit * 4 * PANEL);
-                V::prefetch(b.wrapping_add(AHEAD));
-                if VECTORS * V::LANES == PANEL {
-                    V::prefetch(b.wrapping_add(AHEAD + 64));
+                if first == 0 {
+                    V::prefetch(ahead.wrapping_add(unit * ahead_step));
+                    V::prefetch(ahead.wrapping_add(unit * ahead_step + CACHE_LINE));
                 }
                 let mut weights = [(V::splat(0.0), V::splat(0.0)); VECTORS];
                 for v in 0..VECTORS {
@@ -160,7 +188,7 @@ pub(super) unsafe fn bf16_tile<V: Lanes, const ROWS: usize, const VECTORS: usize
                     }
                 }
             }
-            finish(sums, c.add(first), stride, offset(start, first));
+            finish(sums, tile, first);
         }
     }
 }
@@ -171,14 +199,19 @@ pub(super) unsafe fn bf16_tile<V: Lanes, const ROWS: usize, const VECTORS: usize
 /// As [`Kernel`].
 #[inline(always)]
 pub(super) unsafe fn int8_tile<V: Lanes, D: ByteDot<V>, const ROWS: usize, const VECTORS: usize>(
-    units: usize,
-    a: *const u8,
-    b: *const u8,
-    c: *mut f32,
-    stride: usize,
-    start: *const f32,
+    tile: &Tile,
 ) {
+    let &Tile {
+        units,
+        a,
+        b,
+        ahead,
+        ahead_step,
+        ..
+    } = tile;
     const GROUPS: usize = BLOCK_BYTES / (4 * PANEL);
+    // SAFETY: the caller's contract.
+    unsafe { prefetch_output::<V, ROWS>(tile) };
     for first in (0..PANEL).step_by(VECTORS * V::LANES) {
         // SAFETY: the caller's contract; an input unit is 8 groups of `ROWS` i32, then `ROWS` offsets, then `ROWS` scales.
         unsafe {
@@ -192,9 +225,10 @@ pub(super) unsafe fn int8_tile<V: Lanes, D: ByteDot<V>, const ROWS: usize, const
                 }
                 for g in 0..GROUPS {
                     let b = b.add(g * 4 * PANEL + 4 * first);
-                    V::prefetch(b.wrapping_add(AHEAD));
-                    if VECTORS * V::LANES == PANEL {
-                        V::prefetch(b.wrapping_add(AHEAD + 64));
+                    if first == 0 {
+                        let ahead = ahead.wrapping_add((unit * GROUPS + g) * ahead_step);
+                        V::prefetch(ahead);
+                        V::prefetch(ahead.wrapping_add(CACHE_LINE));
                     }
                     let mut weights = [V::int_splat(0); VECTORS];
                     for v in 0..VECTORS {
@@ -216,67 +250,82 @@ pub(super) unsafe fn int8_tile<V: Lanes, D: ByteDot<V>, const ROWS: usize, const
                     }
                 }
             }
-            finish(sums, c.add(first), stride, offset(start, first));
+            finish(sums, tile, first);
         }
     }
 }
 
-/// Widens `units` bf16 units of a panel to twice as many f32 units.
+/// Independent multiply-adds in [`multiply_adds`].
+const CHAINS: usize = 12;
+
+/// Does nothing but multiply-adds, and returns how many floating-point operations that was.
 ///
 /// # Safety
-/// `from` is valid for `units` bf16 units, `to` for writing twice as many f32 units.
+/// The processor must have the instructions of `V`.
 #[inline(always)]
-pub(super) unsafe fn widen_units<V: Lanes>(units: usize, from: *const u8, to: *mut f32) {
-    for unit in 0..units {
-        for first in (0..PANEL).step_by(V::LANES) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let from = from.add(4 * (unit * PANEL + first));
-                V::prefetch(from.wrapping_add(AHEAD));
-                let (even, odd) = V::load_bf16_pairs(from);
-                even.store(to.add(2 * unit * PANEL + first));
-                odd.store(to.add((2 * unit + 1) * PANEL + first));
+pub(super) unsafe fn multiply_adds<V: Lanes>(iterations: usize) -> (f64, f32) {
+    // SAFETY: the caller's contract; `result` has room for any register.
+    unsafe {
+        let (a, b) = (
+            V::splat(std::hint::black_box(0.999)),
+            V::splat(std::hint::black_box(0.001)),
+        );
+        let mut sums = [V::splat(1.0); CHAINS];
+        for _ in 0..iterations {
+            for sum in &mut sums {
+                *sum = b.mul_add(*sum, a);
             }
         }
+        let mut result = [0.0; PANEL];
+        for sum in sums {
+            V::load(result.as_ptr()).add(sum).store(result.as_mut_ptr());
+        }
+        ((iterations * CHAINS * V::LANES * 2) as f64, result[0])
     }
 }
 
-/// `start + offset`, staying null.
-fn offset(start: *const f32, offset: usize) -> *const f32 {
-    if start.is_null() {
-        start
-    } else {
-        start.wrapping_add(offset)
-    }
-}
-
-/// Adds the independent sums, and the start or what `c` holds, and stores.
+/// Adds the independent sums, and the start or what the output holds, and stores.
 ///
 /// # Safety
-/// As [`Kernel`] for `c` and `start`, for `VECTORS` registers.
+/// As [`Kernel`] for `c` and `start`, for `VECTORS` registers from column `first` on.
 #[inline(always)]
 unsafe fn finish<V: Lanes, const ROWS: usize, const VECTORS: usize, const UNROLL: usize>(
     sums: [[[V; VECTORS]; ROWS]; UNROLL],
-    c: *mut f32,
-    stride: usize,
-    start: *const f32,
+    tile: &Tile,
+    first: usize,
 ) {
     for r in 0..ROWS {
         for v in 0..VECTORS {
             // SAFETY: the caller's contract.
             unsafe {
-                let c = c.add(r * stride + v * V::LANES);
+                let col = first + v * V::LANES;
+                let c = tile.c.add(r * tile.stride + col);
                 let mut sum = sums[0][r][v];
                 for more in &sums[1..] {
                     sum = sum.add(more[r][v]);
                 }
-                let before = if start.is_null() {
+                let before = if tile.start.is_null() {
                     c.cast_const()
                 } else {
-                    start.add(v * V::LANES)
+                    tile.start.add(col)
                 };
                 V::load(before).add(sum).store(c);
             }
+        }
+    }
+}
+
+/// Asks for the output tile, which is needed at the end.
+///
+/// # Safety
+/// As [`Kernel`] for `c`.
+#[inline(always)]
+unsafe fn prefetch_output<V: Lanes, const ROWS: usize>(tile: &Tile) {
+    for r in 0..ROWS {
+        let c = tile.c.wrapping_add(r * tile.stride).cast::<u8>();
+        for line in (0..4 * PANEL).step_by(CACHE_LINE) {
+            // SAFETY: the processor has the instructions.
+            unsafe { V::prefetch(c.wrapping_add(line)) }
         }
     }
 }
@@ -286,34 +335,37 @@ pub(super) struct KernelSet {
     pub(super) f32: Kernels,
     pub(super) bf16: Kernels,
     pub(super) int8: Kernels,
-    /// [`widen_units`].
-    pub(super) widen: unsafe fn(units: usize, from: *const u8, to: *mut f32),
+    /// [`activations::pack`](super::activations::pack).
+    pub(super) pack: unsafe fn(weight_type: WeightType, rows: &[&[f32]], into: &mut [u8]),
+    /// [`multiply_adds`].
+    pub(super) multiply_adds: unsafe fn(iterations: usize) -> (f64, f32),
 }
 
 /// Compiles the tiles for one instruction set and lists them by number of rows.
 macro_rules! kernel_set {
     ($(#[$features:meta])* $vector:ty, $dot:ty, vectors: $vectors:expr, f32: [$($f32_rows:literal)*], int8: [$($int8_rows:literal)*]) => {
-        use crate::linear::host::lanes::{KernelSet, bf16_tile, f32_tile, int8_tile, widen_units};
+        use crate::linear::WeightType;
+        use crate::linear::host::activations;
+        use crate::linear::host::lanes::{KernelSet, Tile, bf16_tile, f32_tile, int8_tile, multiply_adds};
 
         pub(in crate::linear::host) static KERNELS: KernelSet = KernelSet {
             f32: &[$(f32_kernel::<$f32_rows>),*],
             bf16: &[$(bf16_kernel::<$f32_rows>),*],
             int8: &[$(int8_kernel::<$int8_rows>),*],
-            widen,
+            pack,
+            multiply_adds: burst,
         };
 
         /// # Safety
         /// As [`Kernel`](crate::linear::host::lanes::Kernel).
         $(#[$features])*
-        unsafe fn f32_kernel<const ROWS: usize>(
-            units: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize, start: *const f32,
-        ) {
+        unsafe fn f32_kernel<const ROWS: usize>(tile: &Tile) {
             // SAFETY: the caller's contract. Few rows need several sums to hide the latency of an addition.
             unsafe {
                 match ROWS {
-                    1 => f32_tile::<$vector, ROWS, { $vectors }, 4>(units, a, b, c, stride, start),
-                    2 | 3 => f32_tile::<$vector, ROWS, { $vectors }, 2>(units, a, b, c, stride, start),
-                    _ => f32_tile::<$vector, ROWS, { $vectors }, 1>(units, a, b, c, stride, start),
+                    1 => f32_tile::<$vector, ROWS, { $vectors }, 4>(tile),
+                    2 | 3 => f32_tile::<$vector, ROWS, { $vectors }, 2>(tile),
+                    _ => f32_tile::<$vector, ROWS, { $vectors }, 1>(tile),
                 }
             }
         }
@@ -321,14 +373,12 @@ macro_rules! kernel_set {
         /// # Safety
         /// As [`Kernel`](crate::linear::host::lanes::Kernel).
         $(#[$features])*
-        unsafe fn bf16_kernel<const ROWS: usize>(
-            units: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize, start: *const f32,
-        ) {
+        unsafe fn bf16_kernel<const ROWS: usize>(tile: &Tile) {
             // SAFETY: the caller's contract.
             unsafe {
                 match ROWS {
-                    1..=3 => bf16_tile::<$vector, ROWS, { $vectors }, 2>(units, a, b, c, stride, start),
-                    _ => bf16_tile::<$vector, ROWS, { $vectors }, 1>(units, a, b, c, stride, start),
+                    1..=3 => bf16_tile::<$vector, ROWS, { $vectors }, 2>(tile),
+                    _ => bf16_tile::<$vector, ROWS, { $vectors }, 1>(tile),
                 }
             }
         }
@@ -336,19 +386,24 @@ macro_rules! kernel_set {
         /// # Safety
         /// As [`Kernel`](crate::linear::host::lanes::Kernel).
         $(#[$features])*
-        unsafe fn int8_kernel<const ROWS: usize>(
-            units: usize, a: *const u8, b: *const u8, c: *mut f32, stride: usize, start: *const f32,
-        ) {
+        unsafe fn int8_kernel<const ROWS: usize>(tile: &Tile) {
             // SAFETY: the caller's contract.
-            unsafe { int8_tile::<$vector, $dot, ROWS, { $vectors }>(units, a, b, c, stride, start) }
+            unsafe { int8_tile::<$vector, $dot, ROWS, { $vectors }>(tile) }
         }
 
         /// # Safety
-        /// As [`widen_units`].
+        /// The processor must have the instructions.
         $(#[$features])*
-        unsafe fn widen(units: usize, from: *const u8, to: *mut f32) {
+        unsafe fn pack(weight_type: WeightType, rows: &[&[f32]], into: &mut [u8]) {
+            activations::pack(weight_type, rows, into);
+        }
+
+        /// # Safety
+        /// As [`multiply_adds`].
+        $(#[$features])*
+        unsafe fn burst(iterations: usize) -> (f64, f32) {
             // SAFETY: the caller's contract.
-            unsafe { widen_units::<$vector>(units, from, to) }
+            unsafe { multiply_adds::<$vector>(iterations) }
         }
     };
 }

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::lanes::{Kernel, KernelSet, Kernels};
+use self::lanes::{Kernel, KernelSet, Kernels, LINE_PAIR, Tile};
 use super::packed::PANEL;
 use super::{PackedMatrix, WeightType};
 use crate::aligned::AlignedBytes;
@@ -30,8 +30,8 @@ use crate::{Rows, simd::Isa};
 const SPAN_ROWS: usize = 336;
 /// Most features of a panel that are worked on before the next row block.
 const STRETCH: usize = 512;
-/// With at least this many row blocks, widening a bf16 stretch once is cheaper than in every block.
-const WIDEN_BLOCKS: usize = 3;
+/// How far ahead of its use a lone row block asks for a panel, in bytes.
+const AHEAD: usize = 16384;
 /// Tasks per thread, so that a thread that is held up leaves its work to the others.
 const TASKS_PER_THREAD: usize = 4;
 /// Work below this, in bytes of weights plus multiply-adds / 4, is not worth waking a thread for.
@@ -54,6 +54,13 @@ fn kernel_set(isa: Isa) -> &'static KernelSet {
     }
 }
 
+/// Runs `iterations` of independent multiply-adds; gives the number of floating-point operations, and a value to keep.
+pub(crate) fn fma_burst(isa: Isa, iterations: usize) -> (f64, f32) {
+    assert!(isa.is_available());
+    // SAFETY: the instruction set is available.
+    unsafe { (kernel_set(isa).multiply_adds)(iterations) }
+}
+
 /// [`linear`](super::linear) after validation; `isa` must be available.
 pub(super) fn linear(isa: Isa, x: Rows, weight: &PackedMatrix, bias: Option<&[f32]>, out: &mut [f32]) {
     let set = kernel_set(isa);
@@ -72,11 +79,10 @@ fn share(total: usize, parts: usize, index: usize) -> Range<usize> {
 
 /// One span of input rows and how its product is cut up.
 struct Span<'a> {
+    set: &'static KernelSet,
     weight: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     kernels: Kernels,
-    /// Set when bf16 stretches are widened before use.
-    widen: Option<unsafe fn(usize, *const u8, *mut f32)>,
     x: Rows<'a>,
     rows: Range<usize>,
     blocks: usize,
@@ -98,7 +104,6 @@ impl<'a> Span<'a> {
             WeightType::Int8 => set.int8,
         };
         let blocks = rows.len().div_ceil(kernels.len());
-        let widen = (weight.weight_type() == WeightType::Bf16 && blocks >= WIDEN_BLOCKS).then_some(set.widen);
         // A single row block uses every weight once, so there is nothing to keep in the cache.
         let stretches = if blocks == 1 {
             1
@@ -115,12 +120,11 @@ impl<'a> Span<'a> {
         } else {
             1
         };
-        let kernels = if widen.is_some() { set.f32 } else { kernels };
         Self {
+            set,
             weight,
             bias,
             kernels,
-            widen,
             x,
             rows,
             blocks,
@@ -189,7 +193,8 @@ impl<'a> Span<'a> {
             for (row, r) in rows.iter_mut().zip(block) {
                 *row = &self.x.row(self.rows.start + r)[features.clone()];
             }
-            activations::pack(weight_type, &rows[..count], into);
+            // SAFETY: the instruction set is available.
+            unsafe { (self.set.pack)(weight_type, &rows[..count], into) };
         };
         if self.threads == 1 || tasks.len() < 2 * self.threads {
             tasks.into_iter().for_each(pack);
@@ -200,66 +205,74 @@ impl<'a> Span<'a> {
 
     /// Multiplies some row blocks with some panels.
     fn multiply(&self, packed: &[u8], panels: Range<usize>, blocks: Range<usize>, out: &Output) {
-        let widened_bytes = if self.widen.is_some() {
-            4 * PANEL * (STRETCH + 2)
-        } else {
-            0
-        };
-        with_scratch(&WIDENED, widened_bytes, |widened| {
-            for panel in panels {
-                let mut start = [0.0; PANEL];
-                let cols = panel * PANEL..self.weight.out_features().min((panel + 1) * PANEL);
-                if let Some(bias) = self.bias {
-                    start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
-                }
-                for s in 0..self.stretches {
-                    let start = if s == 0 { Some(&start) } else { None };
-                    self.multiply_stretch(packed, panel, s, blocks.clone(), widened, &cols, start, out);
-                }
+        for index in panels {
+            let mut start = [0.0; PANEL];
+            let cols = index * PANEL..self.weight.out_features().min((index + 1) * PANEL);
+            if let Some(bias) = self.bias {
+                start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
             }
-        });
+            let panel = Panel {
+                bytes: self.weight.panel(index),
+                cols,
+                start,
+            };
+            for stretch in 0..self.stretches {
+                self.multiply_stretch(packed, &panel, stretch, blocks.clone(), out);
+            }
+        }
     }
 
     /// Multiplies some row blocks with one stretch of one panel.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the body of the loop above, given a name"
-    )]
     fn multiply_stretch(
         &self,
         packed: &[u8],
-        panel: usize,
+        panel: &Panel,
         stretch: usize,
         blocks: Range<usize>,
-        widened: &mut [u8],
-        cols: &Range<usize>,
-        start: Option<&[f32; PANEL]>,
         out: &Output,
     ) {
         let weight_type = self.weight.weight_type();
         let units = self.stretch(stretch);
-        let bytes = units.start * weight_type.unit_bytes()..units.end * weight_type.unit_bytes();
-        let mut b = &self.weight.panel(panel)[bytes];
-        let mut kernel_units = units.len();
-        if let Some(widen) = self.widen {
-            assert!(widened.len() >= 2 * b.len());
-            // SAFETY: the instruction set is available; `b` holds `units` units, and `widened` has room for twice as many
-            // f32 units, which are as large as bf16 ones.
-            unsafe { widen(units.len(), b.as_ptr(), widened.as_mut_ptr().cast()) };
-            kernel_units *= 2;
-            b = widened;
-        }
+        let b = &panel.bytes[units.start * weight_type.unit_bytes()..units.end * weight_type.unit_bytes()];
         let unit_bytes = activations::unit_bytes(weight_type);
+        // A lone block runs ahead of itself; several fetch what follows this stretch together, each its part.
+        let (mut ahead, part) = match blocks.len() {
+            1 => (b.as_ptr().wrapping_add(AHEAD), 0),
+            count => (b.as_ptr().wrapping_add(b.len()), b.len() / count),
+        };
+        let ahead_step = LINE_PAIR / blocks.len().max(1);
         for index in blocks {
             let block = self.block(index);
             let at = unit_bytes * (units.start * self.rows.len() + units.len() * block.start);
             let a = &packed[at..at + unit_bytes * units.len() * block.len()];
-            let kernel = self.kernels[block.len() - 1];
-            let stride = self.weight.out_features();
+            let tile = Tile {
+                units: units.len(),
+                a: a.as_ptr(),
+                b: b.as_ptr(),
+                c: std::ptr::null_mut(),
+                stride: self.weight.out_features(),
+                start: if stretch == 0 {
+                    panel.start.as_ptr()
+                } else {
+                    std::ptr::null()
+                },
+                ahead,
+                ahead_step,
+            };
             // SAFETY: `a` and `b` hold `units` units of the block and of the panel; tiles of different tasks are disjoint.
-            unsafe { out.tile(kernel, kernel_units, a, b, block, cols, stride, start) };
+            unsafe { out.tile(self.kernels[block.len() - 1], tile, block, &panel.cols) };
+            ahead = ahead.wrapping_add(part);
         }
     }
+}
+
+/// A panel of the weight and where its product goes.
+struct Panel<'a> {
+    bytes: &'a [u8],
+    /// Columns of the output.
+    cols: Range<usize>,
+    /// The bias of these columns, padded with zeros.
+    start: [f32; PANEL],
 }
 
 /// Most rows of a block in any instruction set.
@@ -275,34 +288,23 @@ struct Output {
 unsafe impl Sync for Output {}
 
 impl Output {
-    /// Runs a kernel on rows `block` and columns `cols`; without `start`, adds to what is there.
+    /// Runs a kernel on rows `block` and columns `cols` of the output.
     ///
     /// # Safety
-    /// `a` and `b` hold `units` units for `kernel`, which is for `block.len()` rows; no other thread uses the tile.
-    #[expect(clippy::too_many_arguments, reason = "a tile's coordinates")]
-    unsafe fn tile(
-        &self,
-        kernel: Kernel,
-        units: usize,
-        a: &[u8],
-        b: &[u8],
-        block: Range<usize>,
-        cols: &Range<usize>,
-        stride: usize,
-        start: Option<&[f32; PANEL]>,
-    ) {
-        assert!(cols.end <= stride && block.end * stride <= self.len);
-        let start_ptr = start.map_or(std::ptr::null(), |start| start.as_ptr());
+    /// As [`Kernel`], but for the output; `kernel` is for `block.len()` rows; no other thread uses the tile.
+    unsafe fn tile(&self, kernel: Kernel, mut tile: Tile, block: Range<usize>, cols: &Range<usize>) {
+        let stride = tile.stride;
+        assert!(cols.end <= stride && block.end * stride <= self.len && block.len() <= MOST_ROWS);
         if cols.len() == PANEL {
             // SAFETY: rows and columns are within the output by the assertion, the rest is the caller's contract.
             unsafe {
-                let c = self.start.add(block.start * stride + cols.start);
-                kernel(units, a.as_ptr(), b.as_ptr(), c, stride, start_ptr);
+                tile.c = self.start.add(block.start * stride + cols.start);
+                kernel(&tile);
             }
             return;
         }
         // The last panel is wider than what is left of the output: work on a copy.
-        let mut tile = [[0.0f32; PANEL]; MOST_ROWS];
+        let mut copy = [[0.0f32; PANEL]; MOST_ROWS];
         // SAFETY: each row's slice is within the output by the assertion and used by this thread alone.
         let row = |r: usize| unsafe {
             std::slice::from_raw_parts_mut(
@@ -310,27 +312,19 @@ impl Output {
                 cols.len(),
             )
         };
-        if start.is_none() {
-            (0..block.len()).for_each(|r| tile[r][..cols.len()].copy_from_slice(row(r)));
+        if tile.start.is_null() {
+            (0..block.len()).for_each(|r| copy[r][..cols.len()].copy_from_slice(row(r)));
         }
-        // SAFETY: the tile has room for `MOST_ROWS` rows of `PANEL` values; the rest is the caller's contract.
-        unsafe {
-            kernel(
-                units,
-                a.as_ptr(),
-                b.as_ptr(),
-                tile.as_mut_ptr().cast(),
-                PANEL,
-                start_ptr,
-            );
-        }
-        (0..block.len()).for_each(|r| row(r).copy_from_slice(&tile[r][..cols.len()]));
+        tile.c = copy.as_mut_ptr().cast();
+        tile.stride = PANEL;
+        // SAFETY: the copy has room for `MOST_ROWS` rows of `PANEL` values; the rest is the caller's contract.
+        unsafe { kernel(&tile) };
+        (0..block.len()).for_each(|r| row(r).copy_from_slice(&copy[r][..cols.len()]));
     }
 }
 
 thread_local! {
     static INPUT: Cell<AlignedBytes> = Cell::default();
-    static WIDENED: Cell<AlignedBytes> = Cell::default();
 }
 
 /// Lends at least `len` bytes that the thread keeps for the next call.
