@@ -92,12 +92,7 @@ fn sum_log_decays(problem: &Problem, inputs: &Inputs, sums: &mut [f32]) {
     }
     let mut totals = vec![0.0_f64; per_head];
     for (index, sums) in sums.chunks_exact_mut(per_head).enumerate() {
-        let head = Head {
-            problem,
-            inputs,
-            batch: index / problem.heads,
-            head: index % problem.heads,
-        };
+        let head = Head::at(problem, inputs, index);
         totals.fill(0.0);
         for t in 0..problem.time {
             for (total, g) in totals.iter_mut().zip(head.log_decay(t)) {
@@ -114,6 +109,14 @@ fn sum_log_decays(problem: &Problem, inputs: &Inputs, sums: &mut [f32]) {
 struct Span<'a> {
     first: Head<'a>,
     states: &'a mut [f32],
+}
+
+/// The head that lies `index` behind `first` in the same group.
+fn later_head<'a>(first: Head<'a>, index: usize) -> Head<'a> {
+    Head {
+        head: first.head + index,
+        ..first
+    }
 }
 
 /// Runs all chunks; without `out`, only the states are computed.
@@ -138,10 +141,7 @@ fn run(problem: &Problem, inputs: &Inputs, chunk_size: usize, state: &mut [f32],
         }
         DecayKind::PerKey | DecayKind::PerKeyToken => {
             for (i, state) in span.states.chunks_exact_mut(len).enumerate() {
-                let head = Head {
-                    head: span.first.head + i,
-                    ..span.first
-                };
+                let head = later_head(span.first, i);
                 PerKeyChunk::new(problem, chunk_size).run(head, state, out);
             }
         }
@@ -178,12 +178,7 @@ fn spans<'a>(
         {
             let head = first_of_group + i * heads_per_span;
             spans.push(Span {
-                first: Head {
-                    problem,
-                    inputs,
-                    batch,
-                    head,
-                },
+                first: Head::new(problem, inputs, batch, head),
                 states,
             });
         }
@@ -195,12 +190,7 @@ fn spans<'a>(
 fn read_skip_only(problem: &Problem, inputs: &Inputs, out: Option<SharedOutput>) {
     let Some(out) = out else { return };
     for index in 0..problem.batch * problem.heads {
-        let head = Head {
-            problem,
-            inputs,
-            batch: index / problem.heads,
-            head: index % problem.heads,
-        };
+        let head = Head::at(problem, inputs, index);
         for t in 0..problem.time {
             // SAFETY: this is the only thread, and the row is let go before the next is taken.
             let y = unsafe { out.row(head.batch, t, head.head) };
@@ -227,10 +217,7 @@ fn span_of_scalar_decays(span: &mut Span, chunk_size: usize, out: Option<SharedO
             multiply(&mut product, Destination::Overwrite, queries, keys.transposed());
         }
         for (i, state) in span.states.chunks_exact_mut(problem.head_state_len()).enumerate() {
-            let head = Head {
-                head: span.first.head + i,
-                ..span.first
-            };
+            let head = later_head(span.first, i);
             scratch.chunk(head, tokens, &scores, state, out);
         }
     }

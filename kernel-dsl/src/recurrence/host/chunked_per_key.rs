@@ -83,17 +83,14 @@ impl PerKeyChunk {
             let queries = Matrix::new(&self.queries, n, key_dim, key_dim);
             let h = Matrix::new(state, key_dim, value_dim, value_dim);
             multiply(&mut y(), Destination::Overwrite, queries, h);
-            for t in start..start + n {
-                // SAFETY: as above; the matrix over the same rows is gone.
-                let y = unsafe { out.row(head.batch, t, head.head) };
-                finish_read_out(y, 1.0, head.skip(), 0.0, head.value(t));
-            }
+            Arch::new().dispatch(AddSkip { head, tokens, out });
             let weights = Matrix::new(&self.weights, n, n, n);
             multiply(&mut y(), Destination::Scale(1.0), weights, head.values(start, n));
         }
-        for (row, decay) in state.chunks_exact_mut(value_dim).zip(&self.product) {
-            row.iter_mut().for_each(|x| *x *= decay);
-        }
+        Arch::new().dispatch(DecayState {
+            state,
+            product: &self.product,
+        });
         let keys = Matrix::new(&self.keys, n, key_dim, key_dim);
         let mut h = MatrixMut::new(state, key_dim, value_dim, value_dim);
         multiply(
@@ -102,6 +99,51 @@ impl PerKeyChunk {
             keys.transposed(),
             head.values(start, n),
         );
+    }
+}
+
+/// y += D∘v for the tokens of a block.
+struct AddSkip<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    out: SharedOutput<'a>,
+}
+
+impl WithSimd for AddSkip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            head,
+            tokens: (start, n),
+            out,
+        } = self;
+        let skip = head.skip();
+        for t in start..start + n {
+            // SAFETY: one thread takes this head of this sequence through its blocks, and no matrix over its outputs
+            // is alive now.
+            let y = unsafe { out.row(head.batch, t, head.head) };
+            finish_read_out(y, 1.0, skip, 0.0, head.value(t));
+        }
+    }
+}
+
+/// h ← a∘h, with a `[key_dim]`.
+struct DecayState<'a> {
+    state: &'a mut [f32],
+    product: &'a [f32],
+}
+
+impl WithSimd for DecayState<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let value_dim = self.state.len() / self.product.len();
+        for (row, decay) in self.state.chunks_exact_mut(value_dim).zip(self.product) {
+            row.iter_mut().for_each(|x| *x *= decay);
+        }
     }
 }
 
@@ -250,8 +292,8 @@ impl Pairs<'_> {
         let (start, n) = self.tokens;
         let query = &self.head.query(start + i)[column..][..width];
         let mut sum = simd.mul_f32s(load::<S, PARTIAL>(simd, query, 0), decayed[0]);
-        for c in 1..N {
-            sum = simd.mul_add_f32s(load::<S, PARTIAL>(simd, query, c), decayed[c], sum);
+        for (c, &decayed) in decayed.iter().enumerate().skip(1) {
+            sum = simd.mul_add_f32s(load::<S, PARTIAL>(simd, query, c), decayed, sum);
         }
         self.weights[i * n + j] += self.head.inputs.scale * simd.reduce_sum_f32s(sum);
     }

@@ -30,9 +30,26 @@ struct Head<'a> {
     inputs: &'a Inputs<'a>,
     batch: usize,
     head: usize,
+    /// Kept, because finding it takes two divisions and every token asks for it.
+    group: usize,
 }
 
 impl<'a> Head<'a> {
+    fn new(problem: &'a Problem, inputs: &'a Inputs<'a>, batch: usize, head: usize) -> Self {
+        Self {
+            problem,
+            inputs,
+            batch,
+            head,
+            group: problem.group_of(head),
+        }
+    }
+
+    /// Head `index` in the order of the states, `[batch, heads]`.
+    fn at(problem: &'a Problem, inputs: &'a Inputs<'a>, index: usize) -> Self {
+        Self::new(problem, inputs, index / problem.heads, index % problem.heads)
+    }
+
     /// The row of token `t` in the input views.
     #[inline(always)]
     fn row(&self, t: usize) -> usize {
@@ -43,14 +60,14 @@ impl<'a> Head<'a> {
     #[inline(always)]
     fn query(&self, t: usize) -> &'a [f32] {
         let key_dim = self.problem.key_dim;
-        &self.inputs.query.row(self.row(t))[self.problem.group_of(self.head) * key_dim..][..key_dim]
+        &self.inputs.query.row(self.row(t))[self.group * key_dim..][..key_dim]
     }
 
     /// k_t `[key_dim]`.
     #[inline(always)]
     fn key(&self, t: usize) -> &'a [f32] {
         let key_dim = self.problem.key_dim;
-        &self.inputs.key.row(self.row(t))[self.problem.group_of(self.head) * key_dim..][..key_dim]
+        &self.inputs.key.row(self.row(t))[self.group * key_dim..][..key_dim]
     }
 
     /// v_t `[value_dim]`.
@@ -63,23 +80,13 @@ impl<'a> Head<'a> {
     /// q of `count` tokens from `first` on, `[count, key_dim]`.
     fn queries(&self, first: usize, count: usize) -> Matrix<'a> {
         let key_dim = self.problem.key_dim;
-        self.matrix(
-            &self.inputs.query,
-            self.problem.group_of(self.head) * key_dim,
-            key_dim,
-            (first, count),
-        )
+        self.matrix(&self.inputs.query, self.group * key_dim, key_dim, (first, count))
     }
 
     /// k of `count` tokens from `first` on, `[count, key_dim]`.
     fn keys(&self, first: usize, count: usize) -> Matrix<'a> {
         let key_dim = self.problem.key_dim;
-        self.matrix(
-            &self.inputs.key,
-            self.problem.group_of(self.head) * key_dim,
-            key_dim,
-            (first, count),
-        )
+        self.matrix(&self.inputs.key, self.group * key_dim, key_dim, (first, count))
     }
 
     /// v of `count` tokens from `first` on, `[count, value_dim]`.

@@ -96,12 +96,7 @@ fn for_each_head(
     work: impl Fn(Head, &mut [f32], SharedOutput) + Sync,
 ) {
     let out = SharedOutput::new(problem, out);
-    let at = |index: usize| Head {
-        problem,
-        inputs,
-        batch: index / problem.heads,
-        head: index % problem.heads,
-    };
+    let at = |index: usize| Head::at(problem, inputs, index);
     let len = problem.head_state_len();
     if len == 0 {
         (0..problem.batch * problem.heads).for_each(|index| work(at(index), &mut [], out));
@@ -364,9 +359,9 @@ fn one_key<S: Simd, const N: usize, const BONUS: bool, const BOUNDED: bool, cons
         simd.splat_f32s(token.key[n]),
         simd.splat_f32s(token.query[n]),
     );
-    for i in 0..N {
+    for (i, &v) in v.iter().enumerate() {
         let before = load::<S, PARTIAL>(simd, row, i);
-        let after = simd.mul_add_f32s(a, before, simd.mul_f32s(k, v[i]));
+        let after = simd.mul_add_f32s(a, before, simd.mul_f32s(k, v));
         let read = if BONUS { before } else { after };
         sums.read_out[i] = simd.mul_add_f32s(q, read, sums.read_out[i]);
         if BOUNDED {

@@ -1,0 +1,327 @@
+//! Every way to call a recurrence wrongly is an error that says what was expected and what came.
+
+use kernel_dsl::Rows;
+use kernel_dsl::recurrence::{
+    DecayKind, Element, ElementMut, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError, apply,
+    chunked, compose, element, sequential, sequential_bounded, step,
+};
+
+const ZEROS: [f32; 64] = [0.0; 64];
+
+/// Two tokens, two heads in one group, 3×2 states.
+const PROBLEM: Problem = Problem {
+    batch: 1,
+    time: 2,
+    heads: 2,
+    groups: 1,
+    key_dim: 3,
+    value_dim: 2,
+    decay: DecayKind::PerHeadToken,
+    read_out: ReadOut::Inclusive,
+};
+
+fn rows(rows: usize, cols: usize) -> Rows<'static> {
+    Rows::contiguous(&ZEROS, rows, cols).expect("short enough")
+}
+
+fn inputs() -> Inputs<'static> {
+    Inputs {
+        query: rows(2, 3),
+        key: rows(2, 3),
+        value: rows(2, 4),
+        log_decay: LogDecay::Token(rows(2, 2)),
+        step_size: None,
+        bonus: None,
+        skip: None,
+        scale: 1.0,
+    }
+}
+
+/// What every form says about the problem and the inputs.
+fn error_of(problem: Problem, inputs: Inputs) -> RecurrenceError {
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    let by_sequential = sequential(&problem, &inputs, &mut state, &mut out).expect_err("sequential takes it");
+    let by_chunks = chunked(&problem, &inputs, 4, &mut state, &mut out).expect_err("chunked takes it");
+    let by_bound =
+        sequential_bounded(&problem, &inputs, &[1.0; 2], &mut state, &mut out).expect_err("bounded takes it");
+    let by_element = element(&problem, &inputs, 4, &mut [0.0; 2], &mut state).expect_err("element takes it");
+    assert!(by_sequential == by_chunks && by_sequential == by_bound && by_sequential == by_element);
+    assert!(
+        state == [1.0; 12] && out == [2.0; 8],
+        "an error leaves state and output as they were"
+    );
+    by_sequential
+}
+
+#[test]
+fn right_shapes_are_taken() {
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    assert_eq!(sequential(&PROBLEM, &inputs(), &mut state, &mut out), Ok(()));
+    assert_eq!((state, out), ([1.0; 12], [0.0; 8]));
+}
+
+#[test]
+fn heads_must_divide_into_groups() {
+    for groups in [0, 3] {
+        let error = error_of(Problem { groups, ..PROBLEM }, inputs());
+        assert_eq!(error, RecurrenceError::Groups { heads: 2, groups });
+    }
+}
+
+#[test]
+fn sizes_must_fit_the_machine() {
+    let problem = Problem {
+        batch: usize::MAX / 2,
+        ..PROBLEM
+    };
+    assert_eq!(error_of(problem, inputs()), RecurrenceError::TooLarge(problem));
+}
+
+#[test]
+fn views_need_a_row_per_token_and_the_right_columns() {
+    let query = RecurrenceError::RowCount {
+        operand: Operand::Query,
+        expected: 2,
+        found: 1,
+    };
+    assert_eq!(
+        error_of(
+            PROBLEM,
+            Inputs {
+                query: rows(1, 3),
+                ..inputs()
+            }
+        ),
+        query
+    );
+    assert_eq!(query.to_string(), "query needs batch·time = 2 rows, found 1");
+    let columns = |operand, expected, found| RecurrenceError::ColumnCount {
+        operand,
+        expected,
+        found,
+    };
+    let key = Inputs {
+        key: rows(2, 4),
+        ..inputs()
+    };
+    assert_eq!(error_of(PROBLEM, key), columns(Operand::Key, 3, 4));
+    let value = Inputs {
+        value: rows(2, 2),
+        ..inputs()
+    };
+    assert_eq!(error_of(PROBLEM, value), columns(Operand::Value, 4, 2));
+    let log_decay = Inputs {
+        log_decay: LogDecay::Token(rows(2, 6)),
+        ..inputs()
+    };
+    assert_eq!(error_of(PROBLEM, log_decay), columns(Operand::LogDecay, 2, 6));
+    let step_size = Inputs {
+        step_size: Some(rows(2, 1)),
+        ..inputs()
+    };
+    assert_eq!(error_of(PROBLEM, step_size), columns(Operand::StepSize, 2, 1));
+}
+
+#[test]
+fn log_decays_come_in_the_form_of_their_kind() {
+    let constant = Inputs {
+        log_decay: LogDecay::Constant(&ZEROS[..2]),
+        ..inputs()
+    };
+    let (decay, expected, found) = (DecayKind::PerHeadToken, "Token", "Constant");
+    assert_eq!(
+        error_of(PROBLEM, constant),
+        RecurrenceError::DecayForm {
+            decay,
+            expected,
+            found
+        }
+    );
+    let per_head = Problem {
+        decay: DecayKind::PerHead,
+        ..PROBLEM
+    };
+    let long = Inputs {
+        log_decay: LogDecay::Constant(&ZEROS[..6]),
+        ..inputs()
+    };
+    let length = RecurrenceError::Length {
+        operand: Operand::LogDecay,
+        expected: 2,
+        found: 6,
+    };
+    assert_eq!(error_of(per_head, long), length);
+}
+
+#[test]
+fn the_bonus_belongs_to_the_bonus_read_out() {
+    let bonus = Problem {
+        read_out: ReadOut::Bonus,
+        ..PROBLEM
+    };
+    assert_eq!(
+        error_of(bonus, inputs()),
+        RecurrenceError::BonusMissing { expected: 6 }
+    );
+    let with_bonus = |len| Inputs {
+        bonus: Some(&ZEROS[..len]),
+        ..inputs()
+    };
+    assert_eq!(
+        error_of(PROBLEM, with_bonus(6)),
+        RecurrenceError::BonusUnused { found: 6 }
+    );
+    let length = RecurrenceError::Length {
+        operand: Operand::Bonus,
+        expected: 6,
+        found: 5,
+    };
+    assert_eq!(error_of(bonus, with_bonus(5)), length);
+}
+
+#[test]
+fn the_skip_is_per_head_or_per_value() {
+    let skip = Inputs {
+        skip: Some(&ZEROS[..3]),
+        ..inputs()
+    };
+    assert_eq!(
+        error_of(PROBLEM, skip),
+        RecurrenceError::SkipLength {
+            per_head: 2,
+            per_value: 4,
+            found: 3
+        }
+    );
+}
+
+#[test]
+fn state_and_output_have_their_lengths() {
+    let length = |operand, expected, found| {
+        Err(RecurrenceError::Length {
+            operand,
+            expected,
+            found,
+        })
+    };
+    let (mut state, mut out) = ([0.0; 12], [0.0; 8]);
+    let short_state = sequential(&PROBLEM, &inputs(), &mut state[..11], &mut out);
+    assert_eq!(short_state, length(Operand::State, 12, 11));
+    let short_out = chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out[..7]);
+    assert_eq!(short_out, length(Operand::Output, 8, 7));
+}
+
+#[test]
+fn a_step_takes_one_token() {
+    let result = step(&PROBLEM, &inputs(), &mut [0.0; 12], &mut [0.0; 8]);
+    assert_eq!(result, Err(RecurrenceError::NotOneToken { found: 2 }));
+}
+
+#[test]
+fn a_chunk_holds_tokens() {
+    let by_chunks = chunked(&PROBLEM, &inputs(), 0, &mut [0.0; 12], &mut [0.0; 8]);
+    assert_eq!(by_chunks, Err(RecurrenceError::EmptyChunk));
+    let by_element = element(&PROBLEM, &inputs(), 0, &mut [0.0; 2], &mut [0.0; 12]);
+    assert_eq!(by_element, Err(RecurrenceError::EmptyChunk));
+}
+
+#[test]
+fn bounds_are_norms() {
+    let bounded =
+        |bound: &[f32]| sequential_bounded(&PROBLEM, &inputs(), bound, &mut [0.0; 12], &mut [0.0; 8]);
+    let length = RecurrenceError::Length {
+        operand: Operand::Bound,
+        expected: 2,
+        found: 1,
+    };
+    assert_eq!(bounded(&[1.0]), Err(length));
+    assert_eq!(
+        bounded(&[1.0, -2.0]),
+        Err(RecurrenceError::BoundRange { head: 1, found: -2.0 })
+    );
+    assert!(matches!(
+        bounded(&[f32::NAN, 1.0]),
+        Err(RecurrenceError::BoundRange { head: 0, .. })
+    ));
+}
+
+#[test]
+fn elements_have_their_lengths() {
+    let good = Element {
+        log_decay_sum: &ZEROS[..2],
+        update: &ZEROS[..12],
+    };
+    let short_sums = Element {
+        log_decay_sum: &ZEROS[..1],
+        ..good
+    };
+    let short_update = Element {
+        update: &ZEROS[..11],
+        ..good
+    };
+    let sums = Err(RecurrenceError::Length {
+        operand: Operand::LogDecaySum,
+        expected: 2,
+        found: 1,
+    });
+    let update = Err(RecurrenceError::Length {
+        operand: Operand::Update,
+        expected: 12,
+        found: 11,
+    });
+    assert_eq!(apply(&PROBLEM, short_sums, &mut [0.0; 12]), sums);
+    assert_eq!(apply(&PROBLEM, short_update, &mut [0.0; 12]), update);
+    let mut state = [0.0; 13];
+    let state_length = RecurrenceError::Length {
+        operand: Operand::State,
+        expected: 12,
+        found: 13,
+    };
+    assert_eq!(apply(&PROBLEM, good, &mut state), Err(state_length));
+    let second = ElementMut {
+        log_decay_sum: &mut [0.0; 2],
+        update: &mut [0.0; 11],
+    };
+    assert_eq!(compose(&PROBLEM, good, second), update);
+    let composed_sums = compose(
+        &PROBLEM,
+        short_sums,
+        ElementMut {
+            log_decay_sum: &mut [0.0; 2],
+            update: &mut [0.0; 12],
+        },
+    );
+    assert_eq!(composed_sums, sums);
+}
+
+/// Without keys there is no state; only the skip is left.
+#[test]
+fn heads_without_keys_or_values_are_no_special_case() {
+    for (key_dim, value_dim) in [(0, 2), (3, 0), (0, 0)] {
+        let problem = Problem {
+            key_dim,
+            value_dim,
+            ..PROBLEM
+        };
+        let ones = [1.0; 8];
+        let value = Rows::contiguous(&ones, 2, 2 * value_dim).expect("short enough");
+        let (query, skip) = (rows(2, key_dim), Some(&[3.0, 4.0][..]));
+        let inputs = Inputs {
+            query,
+            key: query,
+            value,
+            skip,
+            ..inputs()
+        };
+        let expected: Vec<f32> = [3.0, 4.0, 3.0, 4.0]
+            .iter()
+            .flat_map(|d| vec![*d; value_dim])
+            .collect();
+        let mut out = vec![f32::NAN; problem.out_len()];
+        sequential(&problem, &inputs, &mut [], &mut out).expect("valid");
+        assert_eq!(out, expected);
+        out.fill(f32::NAN);
+        chunked(&problem, &inputs, 4, &mut [], &mut out).expect("valid");
+        assert_eq!(out, expected);
+    }
+}
