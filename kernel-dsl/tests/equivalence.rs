@@ -7,8 +7,8 @@ mod equivalence {
 
     use data::{Data, Spec, any_spec};
     use kernel_dsl::recurrence::{
-        Element, ElementMut, Problem, ReadOut, apply, chunked, compose, element, reference, sequential,
-        sequential_bounded, step,
+        DecayKind, Element, ElementMut, Problem, ReadOut, apply, chunked, compose, element, reference,
+        sequential, sequential_bounded, step,
     };
     use proptest::prelude::*;
 
@@ -282,6 +282,43 @@ mod equivalence {
             assert!(
                 relative_error(&one.0.0, &expected.0) < 1e-5 && relative_error(&one.1.0, &expected.0) < 1e-5
             );
+        }
+    }
+
+    /// Constant decays near 1 must not drift: each token's rounding error would be the same one.
+    #[test]
+    fn memories_of_ten_thousand_tokens_do_not_drift() {
+        for (decay, read_out) in [
+            (DecayKind::PerHead, ReadOut::Inclusive),
+            (DecayKind::PerKey, ReadOut::Bonus),
+        ] {
+            let mut spec = Spec::large().remove(0);
+            spec.problem = Problem {
+                time: 30_000,
+                heads: 1,
+                key_dim: 8,
+                value_dim: 8,
+                decay,
+                read_out,
+                ..spec.problem
+            };
+            let mut data = Data::new(&spec);
+            data.set_constant_decay(-1e-4);
+            let (exact_out, exact_state) = by_reference(&data);
+            for (form, (out, state)) in [
+                ("sequential", by_sequential(&data)),
+                ("chunked", by_chunks(&data, 64)),
+            ] {
+                let errors = (
+                    relative_error(&out, &exact_out),
+                    relative_error(&state, &exact_state),
+                );
+                // A decay in one f32 is off by up to 3e-4 here.
+                assert!(
+                    errors.0 < 2e-5 && errors.1 < 2e-5,
+                    "{form}, {decay:?}: {errors:?}"
+                );
+            }
         }
     }
 

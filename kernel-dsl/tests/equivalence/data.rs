@@ -240,6 +240,13 @@ impl Data {
         }
     }
 
+    /// Gives all heads and keys the same constant log decay, with some digits of its own.
+    pub fn set_constant_decay(&mut self, log_decay: f32) {
+        for (i, g) in self.constant_decay.iter_mut().enumerate() {
+            *g = log_decay * (1.0 + 0.0137 * i as f32);
+        }
+    }
+
     pub fn inputs(&self) -> Inputs<'_> {
         Inputs {
             query: self.query.view(),

@@ -28,6 +28,8 @@ pub(super) struct PerKeyChunk {
     decay: Vec<f32>,
     /// Π a_t over the tokens so far, `[key_dim]`.
     product: Vec<f32>,
+    /// Σ ln a_t over the block, `[key_dim]`.
+    log_decay_sum: Vec<f32>,
     /// Queries against the entering state, `[n, key_dim]`.
     queries: Vec<f32>,
     /// δ_j k_j decayed to the end of the block, `[n, key_dim]`.
@@ -44,6 +46,7 @@ impl PerKeyChunk {
             block,
             decay: vec![0.0; block * key_dim],
             product: vec![0.0; key_dim],
+            log_decay_sum: vec![0.0; key_dim],
             queries: vec![0.0; block * key_dim],
             keys: vec![0.0; block * key_dim],
             weights: vec![0.0; block * block],
@@ -89,7 +92,7 @@ impl PerKeyChunk {
         }
         Arch::new().dispatch(DecayState {
             state,
-            product: &self.product,
+            log_decay_sum: &self.log_decay_sum,
         });
         let keys = Matrix::new(&self.keys, n, key_dim, key_dim);
         let mut h = MatrixMut::new(state, key_dim, value_dim, value_dim);
@@ -129,10 +132,13 @@ impl WithSimd for AddSkip<'_> {
     }
 }
 
-/// h ← a∘h, with a `[key_dim]`.
+/// h ← a∘h, with ln a `[key_dim]`.
+///
+/// The sum of logs in two parts rather than the product of the rounded decays: with constant decays those err in the same
+/// direction at every token, and a state outlives thousands.
 struct DecayState<'a> {
     state: &'a mut [f32],
-    product: &'a [f32],
+    log_decay_sum: &'a [f32],
 }
 
 impl WithSimd for DecayState<'_> {
@@ -140,9 +146,12 @@ impl WithSimd for DecayState<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let value_dim = self.state.len() / self.product.len();
-        for (row, decay) in self.state.chunks_exact_mut(value_dim).zip(self.product) {
-            row.iter_mut().for_each(|x| *x *= decay);
+        let value_dim = self.state.len() / self.log_decay_sum.len();
+        for (row, sum) in self.state.chunks_exact_mut(value_dim).zip(self.log_decay_sum) {
+            let (decay, rest) = math::exp_in_two_parts(*sum);
+            for x in row {
+                *x = decay.mul_add(*x, rest * *x);
+            }
         }
     }
 }
@@ -169,6 +178,7 @@ impl WithSimd for DecayedPairs<'_> {
         let PerKeyChunk {
             decay,
             product,
+            log_decay_sum,
             queries,
             keys,
             weights,
@@ -185,6 +195,13 @@ impl WithSimd for DecayedPairs<'_> {
                     .zip(log_decay)
                     .for_each(|(a, g)| *a = math::exp(*g));
             }
+        }
+        log_decay_sum.fill(0.0);
+        for t in start..start + n {
+            log_decay_sum
+                .iter_mut()
+                .zip(head.log_decay(t))
+                .for_each(|(sum, g)| *sum += g);
         }
         product.fill(1.0);
         for (i, query) in queries.chunks_exact_mut(key_dim).take(n).enumerate() {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::lanes::{dot_of_three, load, store};
 use super::{Head, SharedOutput, finish_read_out, worth_threads};
 use crate::math;
-use crate::recurrence::problem::{Inputs, Problem, ReadOut, RecurrenceError};
+use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
 
 /// Keys whose decays are kept on the stack; only larger heads allocate.
 const KEYS_ON_STACK: usize = 512;
@@ -47,10 +47,7 @@ pub fn sequential(
 ) -> Result<(), RecurrenceError> {
     problem.validate(inputs, state, out)?;
     for_each_head(problem, inputs, state, out, |head, h, out| {
-        match problem.read_out {
-            ReadOut::Inclusive => head_tokens::<false, false>(head, f32::INFINITY, h, out),
-            ReadOut::Bonus => head_tokens::<true, false>(head, f32::INFINITY, h, out),
-        };
+        head_tokens(head, None, h, out);
     });
     Ok(())
 }
@@ -77,11 +74,7 @@ pub fn sequential_bounded(
     problem.check_bound(bound)?;
     let clipped = AtomicU64::new(0);
     for_each_head(problem, inputs, state, out, |head, h, out| {
-        let p = bound[head.head];
-        let count = match problem.read_out {
-            ReadOut::Inclusive => head_tokens::<false, true>(head, p, h, out),
-            ReadOut::Bonus => head_tokens::<true, true>(head, p, h, out),
-        };
+        let count = head_tokens(head, Some(bound[head.head]), h, out);
         clipped.fetch_add(count, Ordering::Relaxed);
     });
     Ok(clipped.into_inner())
@@ -114,60 +107,90 @@ fn for_each_head(
 }
 
 /// All tokens of one head; returns how many were clipped.
-fn head_tokens<const BONUS: bool, const BOUNDED: bool>(
-    head: Head,
-    bound: f32,
-    state: &mut [f32],
-    out: SharedOutput,
-) -> u64 {
+fn head_tokens(head: Head, bound: Option<f32>, state: &mut [f32], out: SharedOutput) -> u64 {
     let key_dim = head.problem.key_dim;
     let (mut on_stack, mut on_heap);
-    let decay = if key_dim <= KEYS_ON_STACK {
-        on_stack = [1.0; KEYS_ON_STACK];
-        &mut on_stack[..key_dim]
+    let decays = if key_dim <= KEYS_ON_STACK {
+        on_stack = [0.0; 2 * KEYS_ON_STACK];
+        &mut on_stack[..2 * key_dim]
     } else {
-        on_heap = vec![1.0; key_dim];
+        on_heap = vec![0.0; 2 * key_dim];
         &mut on_heap[..]
     };
-    Arch::new().dispatch(HeadTokens::<BONUS, BOUNDED> {
+    let (decay, decay_rest) = decays.split_at_mut(key_dim);
+    let bonus = head.problem.read_out == ReadOut::Bonus;
+    let constant = matches!(head.problem.decay, DecayKind::PerHead | DecayKind::PerKey);
+    let tokens = Tokens {
         head,
-        bound,
+        bound: bound.unwrap_or(f32::INFINITY),
         decay,
+        decay_rest,
         state,
         out,
-    })
+    };
+    match (bonus, bound.is_some(), constant) {
+        (false, false, false) => tokens.run::<false, false, false>(),
+        (false, false, true) => tokens.run::<false, false, true>(),
+        (false, true, false) => tokens.run::<false, true, false>(),
+        (false, true, true) => tokens.run::<false, true, true>(),
+        (true, false, false) => tokens.run::<true, false, false>(),
+        (true, false, true) => tokens.run::<true, false, true>(),
+        (true, true, false) => tokens.run::<true, true, false>(),
+        (true, true, true) => tokens.run::<true, true, true>(),
+    }
 }
 
-/// The tokens of one head, to be run inside the widest instruction set.
-struct HeadTokens<'a, const BONUS: bool, const BOUNDED: bool> {
+/// The tokens of one head.
+struct Tokens<'a> {
     head: Head<'a>,
     bound: f32,
     /// a_t `[key_dim]`.
     decay: &'a mut [f32],
+    /// What rounding took off a_t, `[key_dim]`; used where decays are constant.
+    decay_rest: &'a mut [f32],
     /// h `[key_dim, value_dim]`.
     state: &'a mut [f32],
     out: SharedOutput<'a>,
 }
 
-impl<const BONUS: bool, const BOUNDED: bool> WithSimd for HeadTokens<'_, BONUS, BOUNDED> {
+impl Tokens<'_> {
+    fn run<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(self) -> u64 {
+        Arch::new().dispatch(Form::<BONUS, BOUNDED, CONSTANT>(self))
+    }
+}
+
+/// [`Tokens`] to be run inside the widest instruction set: read out with a bonus, with bounded states, with constant
+/// decays.
+///
+/// A constant decay that is off by half a unit in the last place is off in the same direction at every token, so that a
+/// memory of 10⁴ tokens would be off by 3·10⁻⁴. It is therefore kept in two parts; decays that change err at random and
+/// do without.
+struct Form<'a, const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(Tokens<'a>);
+
+impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
+    for Form<'_, BONUS, BOUNDED, CONSTANT>
+{
     type Output = u64;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> u64 {
-        let Self {
+        let Tokens {
             head,
             bound,
             decay,
+            decay_rest,
             state,
             out,
-        } = self;
+        } = self.0;
         let skip = head.skip();
         let mut clipped = 0;
         // A clipped state is scaled when it is next read rather than by a pass of its own: the true state is
         // `pending` times what the buffer holds.
         let mut pending = 1.0;
         for t in 0..head.problem.time {
-            if t == 0 || !head.decay_is_constant() {
+            if CONSTANT && t == 0 {
+                fill_decay_in_two_parts(decay, decay_rest, head.log_decay(t));
+            } else if !CONSTANT {
                 fill_decay(decay, head.log_decay(t));
             }
             let (query, key, value, step) = (head.query(t), head.key(t), head.value(t), head.step_size(t));
@@ -175,13 +198,14 @@ impl<const BONUS: bool, const BOUNDED: bool> WithSimd for HeadTokens<'_, BONUS, 
             let y = unsafe { out.row(head.batch, t, head.head) };
             let token = Token {
                 decay,
+                decay_rest,
                 pending,
                 query,
                 key,
                 value,
                 step,
             };
-            let mut norm = token_pass::<S, BONUS, BOUNDED>(simd, &token, state, y);
+            let mut norm = token_pass::<S, BONUS, BOUNDED, CONSTANT>(simd, &token, state, y);
             let read_factor = pending;
             if BOUNDED {
                 if !norm.is_finite() {
@@ -223,9 +247,24 @@ fn fill_decay(decay: &mut [f32], log_decay: &[f32]) {
     }
 }
 
+/// [`fill_decay`], and what rounding took off.
+#[inline(always)]
+fn fill_decay_in_two_parts(decay: &mut [f32], rest: &mut [f32], log_decay: &[f32]) {
+    if let [one] = log_decay {
+        let (a, r) = math::exp_in_two_parts(*one);
+        decay.fill(a);
+        rest.fill(r);
+    } else {
+        for ((a, r), g) in decay.iter_mut().zip(rest).zip(log_decay) {
+            (*a, *r) = math::exp_in_two_parts(*g);
+        }
+    }
+}
+
 /// What one token does to a state.
 struct Token<'a> {
     decay: &'a [f32],
+    decay_rest: &'a [f32],
     pending: f32,
     query: &'a [f32],
     key: &'a [f32],
@@ -235,7 +274,7 @@ struct Token<'a> {
 
 /// Updates the state by one token and sets y ← qᵀh (of the state before, with `BONUS`). With `BOUNDED`, returns ‖h‖.
 #[inline(always)]
-fn token_pass<S: Simd, const BONUS: bool, const BOUNDED: bool>(
+fn token_pass<S: Simd, const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(
     simd: S,
     token: &Token,
     state: &mut [f32],
@@ -245,22 +284,48 @@ fn token_pass<S: Simd, const BONUS: bool, const BOUNDED: bool>(
     let mut squares = simd.splat_f32s(0.0);
     let mut column = 0;
     while y.len() - column >= 4 * lanes {
-        squares =
-            columns::<S, 4, 1, BONUS, BOUNDED, false>(simd, token, state, y, (column, 4 * lanes), squares);
+        squares = columns::<S, 4, 1, BONUS, BOUNDED, CONSTANT, false>(
+            simd,
+            token,
+            state,
+            y,
+            (column, 4 * lanes),
+            squares,
+        );
         column += 4 * lanes;
     }
     while y.len() - column >= 2 * lanes {
-        squares =
-            columns::<S, 2, 2, BONUS, BOUNDED, false>(simd, token, state, y, (column, 2 * lanes), squares);
+        squares = columns::<S, 2, 2, BONUS, BOUNDED, CONSTANT, false>(
+            simd,
+            token,
+            state,
+            y,
+            (column, 2 * lanes),
+            squares,
+        );
         column += 2 * lanes;
     }
     while y.len() - column >= lanes {
-        squares = columns::<S, 1, 4, BONUS, BOUNDED, false>(simd, token, state, y, (column, lanes), squares);
+        squares = columns::<S, 1, 4, BONUS, BOUNDED, CONSTANT, false>(
+            simd,
+            token,
+            state,
+            y,
+            (column, lanes),
+            squares,
+        );
         column += lanes;
     }
     if column < y.len() {
         let width = y.len() - column;
-        squares = columns::<S, 1, 4, BONUS, BOUNDED, true>(simd, token, state, y, (column, width), squares);
+        squares = columns::<S, 1, 4, BONUS, BOUNDED, CONSTANT, true>(
+            simd,
+            token,
+            state,
+            y,
+            (column, width),
+            squares,
+        );
     }
     if BOUNDED {
         simd.reduce_sum_f32s(squares).sqrt()
@@ -286,6 +351,7 @@ fn columns<
     const U: usize,
     const BONUS: bool,
     const BOUNDED: bool,
+    const CONSTANT: bool,
     const PARTIAL: bool,
 >(
     simd: S,
@@ -312,12 +378,12 @@ fn columns<
     for first in (0..whole).step_by(U) {
         for (u, sums) in sums.iter_mut().enumerate() {
             let row = &mut state[(first + u) * value_dim + column..][..width];
-            one_key::<S, N, BONUS, BOUNDED, PARTIAL>(simd, token, first + u, row, &v, sums);
+            one_key::<S, N, BONUS, BOUNDED, CONSTANT, PARTIAL>(simd, token, first + u, row, &v, sums);
         }
     }
     for n in whole..keys {
         let row = &mut state[n * value_dim + column..][..width];
-        one_key::<S, N, BONUS, BOUNDED, PARTIAL>(simd, token, n, row, &v, &mut sums[0]);
+        one_key::<S, N, BONUS, BOUNDED, CONSTANT, PARTIAL>(simd, token, n, row, &v, &mut sums[0]);
     }
     let y = &mut y[column..column + width];
     let mut squares = squares;
@@ -341,7 +407,14 @@ fn columns<
 /// A function that is always inlined rather than a closure: a closure that stays a call of its own would be compiled
 /// without the instructions that the caller was dispatched for, which made this loop 50 times slower.
 #[inline(always)]
-fn one_key<S: Simd, const N: usize, const BONUS: bool, const BOUNDED: bool, const PARTIAL: bool>(
+fn one_key<
+    S: Simd,
+    const N: usize,
+    const BONUS: bool,
+    const BOUNDED: bool,
+    const CONSTANT: bool,
+    const PARTIAL: bool,
+>(
     simd: S,
     token: &Token,
     n: usize,
@@ -349,11 +422,13 @@ fn one_key<S: Simd, const N: usize, const BONUS: bool, const BOUNDED: bool, cons
     v: &[S::f32s; N],
     sums: &mut Sums<S, N>,
 ) {
-    let decay = if BOUNDED {
-        token.decay[n] * token.pending
+    let pending = if BOUNDED { token.pending } else { 1.0 };
+    let decay = token.decay[n] * pending;
+    let rest = simd.splat_f32s(if CONSTANT {
+        token.decay_rest[n] * pending
     } else {
-        token.decay[n]
-    };
+        0.0
+    });
     let (a, k, q) = (
         simd.splat_f32s(decay),
         simd.splat_f32s(token.key[n]),
@@ -361,7 +436,13 @@ fn one_key<S: Simd, const N: usize, const BONUS: bool, const BOUNDED: bool, cons
     );
     for (i, &v) in v.iter().enumerate() {
         let before = load::<S, PARTIAL>(simd, row, i);
-        let after = simd.mul_add_f32s(a, before, simd.mul_f32s(k, v));
+        let added = simd.mul_f32s(k, v);
+        let added = if CONSTANT {
+            simd.mul_add_f32s(rest, before, added)
+        } else {
+            added
+        };
+        let after = simd.mul_add_f32s(a, before, added);
         let read = if BONUS { before } else { after };
         sums.read_out[i] = simd.mul_add_f32s(q, read, sums.read_out[i]);
         if BOUNDED {
