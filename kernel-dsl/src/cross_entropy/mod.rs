@@ -67,7 +67,10 @@ pub fn cross_entropy(logits: Rows, targets: &[u32], loss: &mut [f32]) -> Result<
     }
     let one = |(row, loss): (usize, &mut f32)| {
         let logits = logits.row(row);
-        *loss = Arch::new().dispatch(LogSumExp(logits)) - logits[targets[row] as usize];
+        let (largest, log_sum) = Arch::new().dispatch(LogSumExp(logits));
+        // The difference first: large logits would swallow the digits of the logarithm.
+        let target = logits[targets[row] as usize];
+        *loss = (f64::from(largest) - f64::from(target) + log_sum) as f32;
     };
     if rows * classes < THREADED_WORK {
         loss.iter_mut().enumerate().for_each(one);
@@ -77,13 +80,14 @@ pub fn cross_entropy(logits: Rows, targets: &[u32], loss: &mut [f32]) -> Result<
     Ok(())
 }
 
+/// (m, ln Σ_j e^{x_j − m}).
 struct LogSumExp<'a>(&'a [f32]);
 
 impl WithSimd for LogSumExp<'_> {
-    type Output = f32;
+    type Output = (f32, f64);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) -> f32 {
+    fn with_simd<S: Simd>(self, _simd: S) -> (f32, f64) {
         let largest = largest(self.0);
         let (chunks, rest) = self.0.as_chunks::<LANES>();
         let mut sums = [0.0f32; LANES];
@@ -97,7 +101,7 @@ impl WithSimd for LogSumExp<'_> {
         }
         // Fifty thousand classes leave about 1,600 terms a lane: the lanes are joined in f64 to keep it at that.
         let sum: f64 = sums.iter().map(|&sum| f64::from(sum)).sum();
-        largest + sum.ln() as f32
+        (largest, sum.ln())
     }
 }
 

@@ -103,7 +103,13 @@ impl Case {
 
     /// A scalar by its name; infinities are written as text.
     pub fn scalar(&self, name: &str) -> f64 {
-        number(&self.json["scalars"][name]).unwrap_or_else(|| panic!("{} has no scalar {name}", self.name))
+        self.scalar_if_any(name)
+            .unwrap_or_else(|| panic!("{} has no scalar {name}", self.name))
+    }
+
+    /// A scalar by its name, if the case has it and it is not null.
+    pub fn scalar_if_any(&self, name: &str) -> Option<f64> {
+        number(&self.json["scalars"][name])
     }
 
     /// A pair of scalars by its name.

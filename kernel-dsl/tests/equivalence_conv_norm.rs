@@ -1,0 +1,416 @@
+//! Convolution, norms, step sizes and cross-entropy against their definitions in f64.
+
+mod support;
+
+mod equivalence {
+    use kernel_dsl::Rows;
+    use kernel_dsl::causal_conv1d::{self, Activation, ConvError, causal_conv1d};
+    use kernel_dsl::cross_entropy::{self, CrossEntropyError, cross_entropy};
+    use kernel_dsl::gated_norm::{self, GateOrder, NormError, add_rms_norm, gated_rms_norm};
+    use kernel_dsl::step_size::{self, StepSizeError, step_size};
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::support::relative_error;
+
+    /// Allowed relative error.
+    const TOLERANCE: f64 = 5e-7;
+
+    fn config() -> ProptestConfig {
+        ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(200)
+        }
+    }
+
+    /// `len` values of magnitude about `scale`.
+    fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        (0..len).map(|_| rng.random_range(-scale..scale)).collect()
+    }
+
+    fn widened(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|&v| f64::from(v)).collect()
+    }
+
+    /// A convolution with its inputs, whose rows lie in a wider buffer.
+    #[derive(Debug)]
+    struct Convolution {
+        problem: causal_conv1d::Problem,
+        stride: usize,
+        x: Vec<f32>,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        state: Vec<f32>,
+    }
+
+    impl Convolution {
+        fn new(problem: causal_conv1d::Problem, gap: usize, bias: bool, seed: u64) -> Self {
+            let causal_conv1d::Problem {
+                batch,
+                time,
+                channels,
+                width,
+                ..
+            } = problem;
+            let stride = channels + gap;
+            Self {
+                problem,
+                stride,
+                x: random(seed, batch * time * stride, 2.0),
+                weight: random(seed ^ 1, channels * width, 1.0),
+                bias: bias.then(|| random(seed ^ 2, channels, 1.0)),
+                state: random(seed ^ 3, problem.state_len(), 2.0),
+            }
+        }
+
+        fn rows(&self) -> Rows<'_> {
+            let causal_conv1d::Problem {
+                batch,
+                time,
+                channels,
+                ..
+            } = self.problem;
+            Rows::new(&self.x, batch * time, channels, self.stride).expect("whole rows")
+        }
+
+        /// Output and state.
+        fn run(&self) -> (Vec<f32>, Vec<f32>) {
+            let mut state = self.state.clone();
+            let len = self.problem.batch * self.problem.time * self.problem.channels;
+            let mut out = vec![f32::NAN; len];
+            let bias = self.bias.as_deref();
+            causal_conv1d(
+                &self.problem,
+                self.rows(),
+                &self.weight,
+                bias,
+                &mut state,
+                &mut out,
+            )
+            .expect("valid");
+            (out, state)
+        }
+
+        fn check(&self) {
+            let mut expected_state = widened(&self.state);
+            let bias = self.bias.as_deref();
+            let expected = causal_conv1d::reference::causal_conv1d(
+                &self.problem,
+                self.rows(),
+                &self.weight,
+                bias,
+                &mut expected_state,
+            );
+            let (out, state) = self.run();
+            let error = relative_error(&out, &expected.expect("valid"));
+            assert!(error <= TOLERANCE, "off by {error:e}");
+            assert_eq!(widened(&state), expected_state, "the state is a copy of inputs");
+        }
+
+        /// Tokens `first .. first + count` of a single sequence, from `state`.
+        fn stretch(&self, first: usize, count: usize, state: Vec<f32>) -> Self {
+            Self {
+                problem: causal_conv1d::Problem {
+                    time: count,
+                    ..self.problem
+                },
+                stride: self.stride,
+                x: self.x[first * self.stride..(first + count) * self.stride].to_vec(),
+                weight: self.weight.clone(),
+                bias: self.bias.clone(),
+                state,
+            }
+        }
+    }
+
+    fn any_activation() -> impl Strategy<Value = Activation> {
+        prop_oneof![Just(Activation::None), Just(Activation::Silu)]
+    }
+
+    fn any_convolution(batch: std::ops::Range<usize>) -> impl Strategy<Value = Convolution> {
+        let shape = (batch, 0..40_usize, 0..70_usize, 1..7_usize, any_activation());
+        let rest = (0..5_usize, any::<bool>(), any::<u64>());
+        (shape, rest).prop_map(|(shape, (gap, bias, seed))| {
+            let (batch, time, channels, width, activation) = shape;
+            let problem = causal_conv1d::Problem {
+                batch,
+                time,
+                channels,
+                width,
+                activation,
+            };
+            Convolution::new(problem, gap, bias, seed)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn convolution_equals_its_definition(case in any_convolution(0..4)) {
+            case.check();
+        }
+
+        #[test]
+        fn splitting_a_sequence_keeps_the_convolution_state(
+            case in any_convolution(1..2),
+            cut in 0.0..1.0_f64,
+        ) {
+            let time = case.problem.time;
+            let cut = (cut * (time + 1) as f64) as usize;
+            let (out, state) = case.run();
+            let (mut joined, middle) = case.stretch(0, cut, case.state.clone()).run();
+            let (rest, last) = case.stretch(cut, time - cut, middle).run();
+            joined.extend(rest);
+            prop_assert_eq!(last, state);
+            let error = relative_error(&joined, &widened(&out));
+            prop_assert!(error <= TOLERANCE, "off by {:e}", error);
+        }
+
+        #[test]
+        fn norm_equals_its_definition(
+            rows in 0..6_usize,
+            (groups, group_size) in (1..5_usize, 1..80_usize),
+            gap in 0..5_usize,
+            (gate, weight, bias, before) in any::<(bool, bool, bool, bool)>(),
+            (exponent, seed) in (-6..6_i32, any::<u64>()),
+        ) {
+            let features = groups * group_size;
+            let order = if before { GateOrder::NormBeforeGate } else { GateOrder::NormAfterGate };
+            let problem = gated_norm::Problem { rows, features, group_size, eps: 1e-5, order };
+            let stride = features + gap;
+            let x = random(seed, rows * stride, 10.0_f32.powi(exponent));
+            let z = random(seed ^ 1, rows * stride, 4.0);
+            let view = |values| Rows::new(values, rows, features, stride).expect("whole rows");
+            let (x, gate) = (view(&x), gate.then(|| view(&z)));
+            let weight = weight.then(|| random(seed ^ 2, features, 2.0));
+            let bias = bias.then(|| random(seed ^ 3, features, 2.0));
+            let (weight, bias) = (weight.as_deref(), bias.as_deref());
+            let expected = gated_norm::reference::gated_rms_norm(&problem, x, gate, weight, bias);
+            let mut out = vec![f32::NAN; rows * features];
+            gated_rms_norm(&problem, x, gate, weight, bias, &mut out).expect("valid");
+            let error = relative_error(&out, &expected.expect("valid"));
+            prop_assert!(error <= TOLERANCE, "off by {:e}", error);
+        }
+
+        #[test]
+        fn adding_to_the_residual_and_normalising_is_one_step(
+            (rows, features) in (0..6_usize, 1..200_usize),
+            (adds, seed) in any::<(bool, u64)>(),
+        ) {
+            let before = random(seed, rows * features, 2.0);
+            let x = adds.then(|| random(seed ^ 1, rows * features, 2.0));
+            let weight = random(seed ^ 2, features, 2.0);
+            let sum: Vec<f32> = match &x {
+                Some(x) => before.iter().zip(x).map(|(a, b)| a + b).collect(),
+                None => before.clone(),
+            };
+            let order = GateOrder::NormAfterGate;
+            let problem = gated_norm::Problem { rows, features, group_size: features, eps: 1e-6, order };
+            let view = Rows::contiguous(&sum, rows, features).expect("whole rows");
+            let expected = gated_norm::reference::gated_rms_norm(&problem, view, None, Some(&weight), None);
+            let (mut residual, mut out) = (before, vec![f32::NAN; rows * features]);
+            add_rms_norm(&mut residual, x.as_deref(), &weight, 1e-6, &mut out).expect("valid");
+            prop_assert_eq!(&residual, &sum);
+            let error = relative_error(&out, &expected.expect("valid"));
+            prop_assert!(error <= TOLERANCE, "off by {:e}", error);
+        }
+
+        #[test]
+        fn step_sizes_equal_their_definition(
+            (rows, heads, gap) in (0..6_usize, 0..40_usize, 0..5_usize),
+            scale in prop_oneof![Just(1.0_f32), Just(30.0), Just(200.0)],
+            limit in prop_oneof![Just((0.0, f32::INFINITY)), Just((1e-3_f32, 0.1_f32))],
+            seed in any::<u64>(),
+        ) {
+            let raw = random(seed, rows * (heads + gap), scale);
+            let raw = Rows::new(&raw, rows, heads, heads + gap).expect("whole rows");
+            let (bias, a_log) = (random(seed ^ 1, heads, 5.0), random(seed ^ 2, heads, 3.0));
+            let (mut step, mut log_decay) = (vec![f32::NAN; rows * heads], vec![f32::NAN; rows * heads]);
+            step_size(raw, &bias, &a_log, limit, &mut step, &mut log_decay).expect("valid");
+            let expected = |i: usize| {
+                let (row, head) = (i / heads, i % heads);
+                step_size::reference::step_size(raw.row(row)[head], bias[head], a_log[head], limit)
+            };
+            for (i, (&step, &log_decay)) in step.iter().zip(&log_decay).enumerate() {
+                let (row, head) = (i / heads, i % heads);
+                let (expected_step, expected_log) = expected(i);
+                // The sum of a raw value and its bias is rounded before the softplus sees it.
+                let rounding = 6e-8 * f64::from((raw.row(row)[head] + bias[head]).abs());
+                let allowed = TOLERANCE + rounding;
+                let close = |found: f32, expected: f64| {
+                    (f64::from(found) - expected).abs() <= allowed * expected.abs() + 1e-37
+                };
+                prop_assert!(close(step, expected_step), "{} for {}", step, expected_step);
+                prop_assert!(close(log_decay, expected_log), "{} for {}", log_decay, expected_log);
+            }
+        }
+
+        #[test]
+        fn cross_entropy_equals_its_definition(
+            (rows, classes, gap) in (0..5_usize, 1..300_usize, 0..5_usize),
+            scale in prop_oneof![Just(1e-3_f32), Just(1.0), Just(20.0), Just(1e4)],
+            offset in prop_oneof![Just(0.0_f32), Just(1e4), Just(-1e4)],
+            seed in any::<u64>(),
+        ) {
+            let mut logits = random(seed, rows * (classes + gap), scale);
+            logits.iter_mut().for_each(|x| *x += offset);
+            let view = Rows::new(&logits, rows, classes, classes + gap).expect("whole rows");
+            let mut rng = StdRng::seed_from_u64(seed ^ 1);
+            let targets: Vec<u32> = (0..rows).map(|_| rng.random_range(0..classes as u32)).collect();
+            let mut loss = vec![f32::NAN; rows];
+            cross_entropy(view, &targets, &mut loss).expect("valid");
+            for (row, (&loss, &target)) in loss.iter().zip(&targets).enumerate() {
+                let expected = cross_entropy::reference::cross_entropy(view.row(row), target as usize);
+                let error = (f64::from(loss) - expected).abs();
+                prop_assert!(error <= TOLERANCE * (1.0 + expected), "{} for {}", loss, expected);
+            }
+        }
+    }
+
+    /// Large enough for several threads and several tasks, with a task that spans two sequences.
+    #[test]
+    fn long_convolutions_equal_their_definition() {
+        for (batch, time, channels, width) in [(2, 333, 257, 4), (1, 600, 1792, 3), (3, 100, 300, 9)] {
+            let activation = Activation::Silu;
+            let problem = causal_conv1d::Problem {
+                batch,
+                time,
+                channels,
+                width,
+                activation,
+            };
+            Convolution::new(problem, 3, true, 7).check();
+        }
+    }
+
+    #[test]
+    fn many_rows_are_normalised_as_one_is() {
+        let (rows, features) = (301, 1536);
+        let (x, weight) = (random(1, rows * features, 2.0), random(2, features, 2.0));
+        let (mut residual, mut many) = (random(3, x.len(), 2.0), vec![f32::NAN; x.len()]);
+        let mut expected = vec![f32::NAN; x.len()];
+        let mut sums = residual.clone();
+        let each = x.chunks(features).zip(sums.chunks_mut(features));
+        for ((x, residual), out) in each.zip(expected.chunks_mut(features)) {
+            add_rms_norm(residual, Some(x), &weight, 1e-5, out).expect("valid");
+        }
+        add_rms_norm(&mut residual, Some(&x), &weight, 1e-5, &mut many).expect("valid");
+        assert_eq!(residual, sums);
+        assert_eq!(many, expected);
+    }
+
+    #[test]
+    fn many_rows_have_the_cross_entropy_that_each_has() {
+        let (rows, classes) = (7, 50_280);
+        let logits = random(1, rows * classes, 9.0);
+        let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7_000).collect();
+        let mut loss = vec![f32::NAN; rows];
+        let view = Rows::contiguous(&logits, rows, classes).expect("whole rows");
+        cross_entropy(view, &targets, &mut loss).expect("valid");
+        let expected: Vec<f64> = (0..rows)
+            .map(|row| cross_entropy::reference::cross_entropy(view.row(row), targets[row] as usize))
+            .collect();
+        let error = relative_error(&loss, &expected);
+        assert!(error <= TOLERANCE, "off by {error:e}");
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_give_no_number() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for place in [0, 33, 99] {
+                let mut logits = random(5, 100, 1.0);
+                logits[place] = bad;
+                let view = Rows::contiguous(&logits, 1, 100).expect("one row");
+                let mut loss = [0.0];
+                cross_entropy(view, &[1], &mut loss).expect("valid");
+                assert!(loss[0].is_nan(), "{bad} at {place} gave {}", loss[0]);
+            }
+        }
+        let (logits, mut loss) = ([f32::NEG_INFINITY, 0.0, 0.0], [f32::NAN]);
+        let view = Rows::contiguous(&logits, 1, 3).expect("one row");
+        cross_entropy(view, &[1], &mut loss).expect("valid");
+        assert!((loss[0] - std::f32::consts::LN_2).abs() < 1e-6, "{}", loss[0]);
+    }
+
+    #[test]
+    fn a_step_size_that_is_not_a_number_stays_one() {
+        let raw = Rows::contiguous(&[f32::NAN], 1, 1).expect("one value");
+        let (mut step, mut log_decay) = ([0.0], [0.0]);
+        step_size(raw, &[0.0], &[0.0], (0.0, 1.0), &mut step, &mut log_decay).expect("valid");
+        assert!(step[0].is_nan() && log_decay[0].is_nan());
+    }
+
+    #[test]
+    fn wrong_shapes_are_named() {
+        let view = Rows::contiguous(&[0.0; 6], 2, 3).expect("whole rows");
+        let mut problem = causal_conv1d::Problem {
+            batch: 1,
+            time: 2,
+            channels: 3,
+            width: 0,
+            activation: Activation::None,
+        };
+        let convolve = |problem: &causal_conv1d::Problem, weight: usize| {
+            causal_conv1d(
+                problem,
+                view,
+                &vec![0.0; weight],
+                None,
+                &mut [0.0; 3],
+                &mut [0.0; 6],
+            )
+        };
+        assert_eq!(convolve(&problem, 0), Err(ConvError::NoTaps));
+        problem.width = 2;
+        let what = "the weight";
+        let (expected, found) = (6, 5);
+        assert_eq!(
+            convolve(&problem, 5),
+            Err(ConvError::Length {
+                what,
+                expected,
+                found
+            })
+        );
+        problem.time = 3;
+        assert!(matches!(
+            convolve(&problem, 6),
+            Err(ConvError::Input {
+                expected_rows: 3,
+                rows: 2,
+                ..
+            })
+        ));
+        let order = GateOrder::NormAfterGate;
+        let norm = gated_norm::Problem {
+            rows: 2,
+            features: 3,
+            group_size: 2,
+            eps: 0.0,
+            order,
+        };
+        assert_eq!(
+            gated_rms_norm(&norm, view, None, None, None, &mut [0.0; 6]),
+            Err(NormError::Groups {
+                features: 3,
+                group_size: 2
+            })
+        );
+        assert_eq!(
+            cross_entropy(view, &[0, 3], &mut [0.0; 2]),
+            Err(CrossEntropyError::Target {
+                row: 1,
+                target: 3,
+                classes: 3
+            })
+        );
+        let (mut step, mut log_decay) = ([0.0; 6], [0.0; 6]);
+        assert_eq!(
+            step_size(view, &[0.0; 3], &[0.0; 3], (1.0, 0.5), &mut step, &mut log_decay),
+            Err(StepSizeError::Limit { low: 1.0, high: 0.5 })
+        );
+    }
+}
