@@ -251,7 +251,11 @@ impl Builder {
         Ok(self.matrix)
     }
 
-    fn push<T: Copy + Sync>(&mut self, rows: &[T], widen: fn(T) -> f32) -> Result<(), LinearError> {
+    fn push<T, F>(&mut self, rows: &[T], widen: F) -> Result<(), LinearError>
+    where
+        T: Copy + Sync,
+        F: Fn(T) -> f32 + Copy + Sync,
+    {
         let PackedMatrix {
             out_features,
             in_features,
@@ -307,68 +311,79 @@ impl Builder {
     }
 }
 
+/// Units written before the next row: few enough that all rows' writes to them meet in the cache.
+const UNITS_AT_ONCE: usize = 64;
+
 /// The rows of one panel that are being written.
-struct PanelRows<'a, T> {
+struct PanelRows<'a, F> {
     bytes: &'a mut [u8],
     first_row: usize,
     in_features: usize,
-    widen: fn(T) -> f32,
+    widen: F,
 }
 
-impl<T: Copy> PanelRows<'_, T> {
-    fn write_f32(self, rows: &[T]) {
+impl<F> PanelRows<'_, F> {
+    fn write_f32<T: Copy>(self, rows: &[T])
+    where
+        F: Fn(T) -> f32,
+    {
         let first_col = self.first_row % PANEL;
-        for (k, unit) in bytemuck::cast_slice_mut::<u8, f32>(self.bytes)
-            .chunks_exact_mut(PANEL)
-            .enumerate()
-        {
-            for (into, row) in unit[first_col..]
-                .iter_mut()
-                .zip(rows.chunks_exact(self.in_features))
-            {
-                *into = (self.widen)(row[k]);
-            }
-        }
-    }
-
-    fn write_bf16(self, rows: &[T]) {
-        let first_col = self.first_row % PANEL;
-        let units = bytemuck::cast_slice_mut::<u8, bf16>(self.bytes).chunks_exact_mut(2 * PANEL);
-        for (unit_index, unit) in units.enumerate() {
-            let k = 2 * unit_index;
-            let pairs = unit.chunks_exact_mut(2).skip(first_col);
-            for (into, row) in pairs.zip(rows.chunks_exact(self.in_features)) {
-                into.iter_mut()
-                    .zip(&row[k..])
-                    .for_each(|(into, &w)| *into = bf16::from_f32((self.widen)(w)));
-            }
-        }
-    }
-
-    fn write_int8(self, rows: &[T]) -> Result<(), LinearError> {
-        let units = self.bytes.chunks_exact_mut(WeightType::Int8.unit_bytes());
-        for (unit_index, unit) in units.enumerate() {
-            let (integers, scales) = unit.split_at_mut(BLOCK_BYTES);
-            let scales: &mut [bf16] = bytemuck::cast_slice_mut(scales);
-            for (i, row) in rows.chunks_exact(self.in_features).enumerate() {
-                let block = row.chunks(BLOCK).nth(unit_index).unwrap_or(&[]);
-                let mut weights = [0.0; BLOCK];
-                for (k, (into, &w)) in weights.iter_mut().zip(block).enumerate() {
-                    *into = (self.widen)(w);
-                    if !into.is_finite() {
-                        let (row, col) = (self.first_row + i, unit_index * BLOCK + k);
-                        return Err(LinearError::NonFinite {
-                            row,
-                            col,
-                            value: *into,
-                        });
-                    }
+        let panel: &mut [f32] = bytemuck::cast_slice_mut(self.bytes);
+        for (i, units) in panel.chunks_mut(UNITS_AT_ONCE * PANEL).enumerate() {
+            for (col, row) in (first_col..).zip(rows.chunks_exact(self.in_features)) {
+                for (unit, &w) in units.chunks_exact_mut(PANEL).zip(&row[i * UNITS_AT_ONCE..]) {
+                    unit[col] = (self.widen)(w);
                 }
-                let col = self.first_row % PANEL + i;
-                scales[col] = scale_of(&weights);
-                quantise(&weights, scales[col].to_f32(), |k, q| {
-                    integers[int8_index(k, col)] = q
-                });
+            }
+        }
+    }
+
+    fn write_bf16<T: Copy>(self, rows: &[T])
+    where
+        F: Fn(T) -> f32,
+    {
+        let first_col = self.first_row % PANEL;
+        let panel: &mut [bf16] = bytemuck::cast_slice_mut(self.bytes);
+        for (i, units) in panel.chunks_mut(UNITS_AT_ONCE * 2 * PANEL).enumerate() {
+            for (col, row) in (first_col..).zip(rows.chunks_exact(self.in_features)) {
+                let pairs = row[2 * i * UNITS_AT_ONCE..].chunks(2);
+                for (unit, pair) in units.chunks_exact_mut(2 * PANEL).zip(pairs) {
+                    let into = &mut unit[2 * col..2 * col + 2];
+                    into.iter_mut()
+                        .zip(pair)
+                        .for_each(|(into, &w)| *into = bf16::from_f32((self.widen)(w)));
+                }
+            }
+        }
+    }
+
+    fn write_int8<T: Copy>(self, rows: &[T]) -> Result<(), LinearError>
+    where
+        F: Fn(T) -> f32,
+    {
+        for (i, row) in rows.chunks_exact(self.in_features).enumerate() {
+            let col = self.first_row % PANEL + i;
+            let units = self.bytes.chunks_exact_mut(WeightType::Int8.unit_bytes());
+            for (unit_index, (unit, block)) in units.zip(row.chunks(BLOCK)).enumerate() {
+                let (integers, scales) = unit.split_at_mut(BLOCK_BYTES);
+                let mut weights = [0.0; BLOCK];
+                weights
+                    .iter_mut()
+                    .zip(block)
+                    .for_each(|(into, &w)| *into = (self.widen)(w));
+                if let Some(k) = weights.iter().position(|w| !w.is_finite()) {
+                    let (row, col) = (self.first_row + i, unit_index * BLOCK + k);
+                    return Err(LinearError::NonFinite {
+                        row,
+                        col,
+                        value: weights[k],
+                    });
+                }
+                let scale = scale_of(&weights);
+                bytemuck::cast_slice_mut::<u8, bf16>(scales)[col] = scale;
+                for (g, four) in quantise(&weights, scale.to_f32()).chunks_exact(4).enumerate() {
+                    integers[int8_index(4 * g, col)..][..4].copy_from_slice(four);
+                }
             }
         }
         Ok(())
@@ -384,13 +399,9 @@ fn scale_of(weights: &[f32; BLOCK]) -> bf16 {
 }
 
 /// `round(w / scale) + 128` for every weight of a block.
-fn quantise(weights: &[f32; BLOCK], scale: f32, mut write: impl FnMut(usize, u8)) {
-    for (k, &w) in weights.iter().enumerate() {
-        let q = if scale > 0.0 {
-            (w / scale).round().clamp(-127.0, 127.0)
-        } else {
-            0.0
-        };
-        write(k, (q + 128.0) as u8);
-    }
+fn quantise(weights: &[f32; BLOCK], scale: f32) -> [u8; BLOCK] {
+    // A block of zeros, or of values below the smallest scale.
+    let divisor = if scale > 0.0 { scale } else { 1.0 };
+    // Adding 1.5 · 2²³ leaves the integer nearest to a small float in the low bits; the scale keeps it within ±127.
+    weights.map(|w| ((w / divisor + 12_582_912.0).to_bits() as u8).wrapping_add(128))
 }
