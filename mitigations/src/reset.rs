@@ -1,0 +1,132 @@
+//! Start again: the state is emptied at regular positions, with or without an overlap.
+//!
+//! The trivial cure, and the baseline that every other one has to beat: on plain text it is often within a few hundredths of
+//! a nat of the best, while it can retrieve nothing from before the last reset. The short convolution is left alone, and the
+//! layers above still receive what the layers below computed from older tokens.
+
+use crate::pieces::{in_pieces, next_multiple, own_memory, saved_state};
+use burn::tensor::{Device, Tensor, TensorData};
+use ssm_core::intervention::Next;
+use ssm_core::{Error, Gates, Intervention, Memory, Site, State};
+use std::any::Any;
+use std::collections::BTreeMap;
+
+/// `reset:N`: h ← 0 before every token whose position is a multiple of N.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// N, at least 1.
+    pub period: u64,
+}
+
+/// `reset-overlap:N,M`: before every token whose position is a multiple of N, h becomes the state that has seen only the last
+/// M tokens.
+///
+/// That state is a second recurrence, started empty at kN − M, so the price is M/N more work and, from there on to kN, a
+/// second state. A token sees between M + 1 and M + N tokens (fewer at the very beginning).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResetOverlap {
+    /// N.
+    pub period: u64,
+    /// M, at least 1 and below N.
+    pub overlap: u64,
+}
+
+impl Intervention for Reset {
+    fn text(&self) -> String {
+        format!("reset:{}", self.period)
+    }
+
+    fn on_recurrence(
+        &self,
+        _site: &Site,
+        gates: Gates,
+        state: &mut State,
+        _memory: &mut dyn Memory,
+        next: &mut Next<'_>,
+    ) -> Result<Tensor<4>, Error> {
+        let cut = |position| next_multiple(position, self.period);
+        in_pieces(gates, state, cut, |piece, state| {
+            if state.position > 0 && state.position.is_multiple_of(self.period) {
+                state.memory = state.memory.zeros_like();
+            }
+            next(piece, state)
+        })
+    }
+}
+
+/// The state that will take over at the next reset, while it is being prepared.
+#[derive(Clone, Debug, Default)]
+struct Successor(Option<State>);
+
+impl Memory for Successor {
+    fn clone_box(&self) -> Box<dyn Memory> {
+        Box::new(self.clone())
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, State::bytes)
+    }
+
+    fn save(&self) -> BTreeMap<String, TensorData> {
+        self.0.iter().map(|state| ("successor".into(), state.memory.to_data())).collect()
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Intervention for ResetOverlap {
+    fn text(&self) -> String {
+        format!("reset-overlap:{},{}", self.period, self.overlap)
+    }
+
+    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
+        Box::new(Successor::default())
+    }
+
+    fn restore(
+        &self,
+        site: &Site,
+        batch: usize,
+        device: &Device,
+        saved: &BTreeMap<String, TensorData>,
+    ) -> Result<Box<dyn Memory>, Error> {
+        let shape = [batch, site.heads, site.key_dim, site.value_dim];
+        let memory = saved_state(saved, "successor", shape, device)?;
+        // The position is set from the main state's before each use.
+        Ok(Box::new(Successor(memory.map(|memory| State { memory, position: 0 }))))
+    }
+
+    fn on_recurrence(
+        &self,
+        _site: &Site,
+        gates: Gates,
+        state: &mut State,
+        memory: &mut dyn Memory,
+        next: &mut Next<'_>,
+    ) -> Result<Tensor<4>, Error> {
+        let Successor(successor) = own_memory(memory)?;
+        let alone = self.period - self.overlap;
+        let cut = |position: u64| match position % self.period {
+            phase if phase < alone => position.saturating_add(alone - phase),
+            phase => position.saturating_add(self.period - phase),
+        };
+        in_pieces(gates, state, cut, |piece, state| {
+            let phase = state.position % self.period;
+            if phase == 0 && state.position > 0 {
+                state.memory = match successor.take() {
+                    Some(ready) => ready.memory,
+                    None => state.memory.zeros_like(),
+                };
+            }
+            if phase >= alone {
+                let empty = || State { memory: state.memory.zeros_like(), position: 0 };
+                let second = successor.get_or_insert_with(empty);
+                second.position = state.position;
+                next(piece.clone(), second)?;
+            }
+            next(piece, state)
+        })
+    }
+}
