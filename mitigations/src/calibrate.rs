@@ -24,7 +24,9 @@ pub enum CalibrationError {
     #[error("no thresholds without recorded states: observe the states inside the training length first")]
     Empty,
     /// The states of two observations belong to different models.
-    #[error("observation {observation}: expected states of {expected} layers like the first one's, found {found}")]
+    #[error(
+        "observation {observation}: expected states of {expected} layers like the first one's, found {found}"
+    )]
     Layers {
         /// Which observation, from 0.
         observation: usize,
@@ -75,12 +77,21 @@ impl Thresholds {
         for (layer, heads) in layers.iter().enumerate() {
             let wrong = |norm: &f32| !(norm.is_finite() && *norm >= 0.0);
             if let Some(head) = heads.iter().position(wrong) {
-                return Err(CalibrationError::NotFinite { layer, head, found: heads[head] });
+                return Err(CalibrationError::NotFinite {
+                    layer,
+                    head,
+                    found: heads[head],
+                });
             }
         }
         // A head that never held anything gets the smallest number instead of 0: 0/0 would be no number.
         let floor = |norm: f32| norm.max(f32::MIN_POSITIVE);
-        Ok(Self(layers.into_iter().map(|heads| heads.into_iter().map(floor).collect()).collect()))
+        Ok(Self(
+            layers
+                .into_iter()
+                .map(|heads| heads.into_iter().map(floor).collect())
+                .collect(),
+        ))
     }
 
     /// The thresholds, `[layer][head]`.
@@ -132,7 +143,10 @@ impl Calibration {
     /// # Errors
     /// [`CalibrationError::Layers`] and [`CalibrationError::Heads`] when the states differ in shape from those of the first
     /// observation, [`CalibrationError::NotFinite`], [`CalibrationError::Unreadable`].
-    pub fn observe<'a>(&mut self, layers: impl IntoIterator<Item = &'a State>) -> Result<(), CalibrationError> {
+    pub fn observe<'a>(
+        &mut self,
+        layers: impl IntoIterator<Item = &'a State>,
+    ) -> Result<(), CalibrationError> {
         let layers: Vec<&State> = layers.into_iter().collect();
         if self.observations > 0 && layers.len() != self.norms.len() {
             return Err(CalibrationError::Layers {
@@ -166,7 +180,12 @@ impl Calibration {
             let rank = (quantile * (sorted.len() as f64 - 1.0)).ceil() as usize;
             sorted.get(rank).copied().unwrap_or_default()
         };
-        Thresholds::new(self.norms.iter().map(|heads| heads.iter().map(of_head).collect()).collect())
+        Thresholds::new(
+            self.norms
+                .iter()
+                .map(|heads| heads.iter().map(of_head).collect())
+                .collect(),
+        )
     }
 }
 
@@ -176,15 +195,27 @@ fn record(layer: usize, state: &State, records: &mut Vec<Vec<f32>>) -> Result<()
         records.resize_with(heads, Vec::new);
     }
     if records.len() != heads {
-        return Err(CalibrationError::Heads { layer, expected: records.len(), found: heads });
+        return Err(CalibrationError::Heads {
+            layer,
+            expected: records.len(),
+            found: heads,
+        });
     }
     let unreadable = |reason: String| CalibrationError::Unreadable { layer, reason };
-    let data = frobenius_norms(&state.memory).try_into_data().map_err(|error| unreadable(error.to_string()))?;
-    let norms = data.to_vec::<f32>().map_err(|error| unreadable(format!("{error:?}")))?;
+    let data = frobenius_norms(&state.memory)
+        .try_into_data()
+        .map_err(|error| unreadable(error.to_string()))?;
+    let norms = data
+        .try_to_vec::<f32>()
+        .map_err(|error| unreadable(format!("{error:?}")))?;
     for (index, norm) in norms.into_iter().enumerate() {
         let head = index % heads;
         if !norm.is_finite() {
-            return Err(CalibrationError::NotFinite { layer, head, found: norm });
+            return Err(CalibrationError::NotFinite {
+                layer,
+                head,
+                found: norm,
+            });
         }
         records[head].push(norm);
     }

@@ -39,11 +39,17 @@ impl Intervention for DeltaScale {
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if site.has_step_size { Ok(()) } else { Err(self.incompatible(site.layer)) }
+        if site.has_step_size {
+            Ok(())
+        } else {
+            Err(self.incompatible(site.layer))
+        }
     }
 
     fn on_gates(&self, site: &Site, mut gates: Gates) -> Result<Gates, Error> {
-        let Some(step) = gates.step_size else { return Err(self.incompatible(site.layer).into()) };
+        let Some(step) = gates.step_size else {
+            return Err(self.incompatible(site.layer).into());
+        };
         gates.step_size = Some(step.mul_scalar(self.factor));
         gates.log_decay = gates.log_decay.scale(self.factor as f32);
         Ok(gates)

@@ -76,7 +76,10 @@ impl Intervention for ReducedRetentionAndInsertion {
     }
 
     fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {
-        Ok(multiply_insertion(multiply_retention(gates, self.retention), self.insertion))
+        Ok(multiply_insertion(
+            multiply_retention(gates, self.retention),
+            self.insertion,
+        ))
     }
 }
 

@@ -47,7 +47,9 @@ impl Writes {
 
     /// Log decays, not below [`LOWEST_LOG_DECAY`], `[batch, time, heads, rows]`.
     pub(crate) fn bounded_log_decay(&self) -> Option<Tensor<4>> {
-        self.log_decay.clone().map(|decay| decay.clamp_min(LOWEST_LOG_DECAY))
+        self.log_decay
+            .clone()
+            .map(|decay| decay.clamp_min(LOWEST_LOG_DECAY))
     }
 
     /// Gates that make these writes, read at each token by `query`, after its write. Decays that do not depend on the token
@@ -80,8 +82,14 @@ impl Writes {
         Self {
             key: self.key.clone().narrow(1, start, len),
             value: self.value.clone().narrow(1, start, len),
-            log_decay: self.log_decay.as_ref().map(|decay| decay.clone().narrow(1, start, len)),
-            step_size: self.step_size.as_ref().map(|step| step.clone().narrow(1, start, len)),
+            log_decay: self
+                .log_decay
+                .as_ref()
+                .map(|decay| decay.clone().narrow(1, start, len)),
+            step_size: self
+                .step_size
+                .as_ref()
+                .map(|step| step.clone().narrow(1, start, len)),
         }
     }
 
@@ -106,7 +114,11 @@ impl Writes {
     }
 }
 
-fn join_optional<const D: usize>(what: &'static str, parts: Vec<Tensor<D>>, of: usize) -> Result<Option<Tensor<D>>> {
+fn join_optional<const D: usize>(
+    what: &'static str,
+    parts: Vec<Tensor<D>>,
+    of: usize,
+) -> Result<Option<Tensor<D>>> {
     match parts.len() {
         0 => Ok(None),
         all if all == of => Ok(Some(Tensor::cat(parts, 1))),
@@ -137,7 +149,9 @@ impl GateQueue {
         let (segments, tokens) = (self.loose.0 + 1, self.loose.1 + len);
         self.loose = (segments, tokens);
         if tokens >= SEGMENT {
-            let parts = self.segments.split_off(self.segments.len() - segments.min(self.segments.len()));
+            let parts = self
+                .segments
+                .split_off(self.segments.len() - segments.min(self.segments.len()));
             self.segments.push_back(Writes::join(parts.into())?);
             self.loose = (0, 0);
         }
@@ -166,7 +180,11 @@ impl GateQueue {
                 missing = 0;
             }
         }
-        self.loose = if self.segments.len() < self.loose.0 { (self.segments.len(), self.len()) } else { self.loose };
+        self.loose = if self.segments.len() < self.loose.0 {
+            (self.segments.len(), self.len())
+        } else {
+            self.loose
+        };
         Writes::join(parts)
     }
 
@@ -178,7 +196,11 @@ impl GateQueue {
 
     /// Σ log a over the queue, `[batch, 1, heads, rows]`; `None` for decays that do not depend on the token.
     pub(crate) fn log_decay_sum(&self) -> Option<Tensor<4>> {
-        let sums = self.segments.iter().filter_map(Writes::bounded_log_decay).map(|decay| decay.sum_dim(1));
+        let sums = self
+            .segments
+            .iter()
+            .filter_map(Writes::bounded_log_decay)
+            .map(|decay| decay.sum_dim(1));
         sums.reduce(|before, later| before + later)
     }
 
@@ -190,8 +212,14 @@ impl GateQueue {
         let of = |writes: &Writes| {
             writes.key.shape().num_elements()
                 + writes.value.shape().num_elements()
-                + writes.log_decay.as_ref().map_or(0, |decay| decay.shape().num_elements())
-                + writes.step_size.as_ref().map_or(0, |step| step.shape().num_elements())
+                + writes
+                    .log_decay
+                    .as_ref()
+                    .map_or(0, |decay| decay.shape().num_elements())
+                + writes
+                    .step_size
+                    .as_ref()
+                    .map_or(0, |step| step.shape().num_elements())
         };
         4 * self.segments.iter().map(of).sum::<usize>()
     }
@@ -207,8 +235,14 @@ impl GateQueue {
         if let Ok(all) = Writes::join(parts) {
             saved.insert("queue.key".into(), all.key.to_data());
             saved.insert("queue.value".into(), all.value.to_data());
-            saved.extend(all.log_decay.map(|decay| ("queue.log_decay".into(), decay.to_data())));
-            saved.extend(all.step_size.map(|step| ("queue.step_size".into(), step.to_data())));
+            saved.extend(
+                all.log_decay
+                    .map(|decay| ("queue.log_decay".into(), decay.to_data())),
+            );
+            saved.extend(
+                all.step_size
+                    .map(|step| ("queue.step_size".into(), step.to_data())),
+            );
         }
         saved
     }
@@ -236,8 +270,16 @@ impl GateQueue {
         };
         let time = key.dims()[1];
         let rows = log_decay.as_ref().map_or(1, |decay| decay.dims()[3]);
-        expect_dims("queue.key", &key.dims(), &[batch, time, site.groups, site.key_dim])?;
-        expect_dims("queue.value", &value.dims(), &[batch, time, site.heads, site.value_dim])?;
+        expect_dims(
+            "queue.key",
+            &key.dims(),
+            &[batch, time, site.groups, site.key_dim],
+        )?;
+        expect_dims(
+            "queue.value",
+            &value.dims(),
+            &[batch, time, site.heads, site.value_dim],
+        )?;
         if let Some(decay) = &log_decay {
             let rows = if rows == 1 { 1 } else { site.key_dim };
             expect_dims("queue.log_decay", &decay.dims(), &[batch, time, site.heads, rows])?;
@@ -245,8 +287,16 @@ impl GateQueue {
         if let Some(step) = &step_size {
             expect_dims("queue.step_size", &step.dims(), &[batch, time, site.heads])?;
         }
-        let segments = VecDeque::from([Writes { key, value, log_decay, step_size }]);
-        Ok(Self { segments, loose: (0, 0) })
+        let segments = VecDeque::from([Writes {
+            key,
+            value,
+            log_decay,
+            step_size,
+        }]);
+        Ok(Self {
+            segments,
+            loose: (0, 0),
+        })
     }
 }
 
@@ -254,7 +304,11 @@ fn expect_dims(what: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     if found == expected {
         return Ok(());
     }
-    Err(Error::Saved { what: what.into(), expected: format!("{expected:?}"), found: format!("{found:?}") })
+    Err(Error::Saved {
+        what: what.into(),
+        expected: format!("{expected:?}"),
+        found: format!("{found:?}"),
+    })
 }
 
 /// `[batch, time, groups, key_dim]` with every group repeated for each of its heads.
@@ -262,7 +316,9 @@ pub(crate) fn per_head(grouped: Tensor<4>, dims: &Dims) -> Tensor<4> {
     if dims.groups == dims.heads {
         return grouped;
     }
-    let repeated = grouped.unsqueeze_dim::<5>(3).repeat_dim(3, dims.heads / dims.groups);
+    let repeated = grouped
+        .unsqueeze_dim::<5>(3)
+        .repeat_dim(3, dims.heads / dims.groups);
     let [batch, time, _, _, key_dim] = repeated.dims();
     repeated.reshape([batch, time, dims.heads, key_dim])
 }

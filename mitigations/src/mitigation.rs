@@ -92,9 +92,10 @@ impl Part {
 
     fn role(&self) -> Role {
         match self {
-            Self::Forget(_) | Self::Remember(_) | Self::ReducedRetentionAndInsertion(_) | Self::DeltaScale(_) => {
-                Role::Gates
-            }
+            Self::Forget(_)
+            | Self::Remember(_)
+            | Self::ReducedRetentionAndInsertion(_)
+            | Self::DeltaScale(_) => Role::Gates,
             Self::StateNorm(_) => Role::Norm,
             Self::WindowByDifference(_) | Self::WindowExact(_) => Role::Window,
             Self::Reset(_) => Role::Reset,
@@ -110,12 +111,12 @@ impl Part {
             (Norm, Reset | ResetOverlap) | (Reset | ResetOverlap, Norm) => None,
             (Norm, Norm) => Some("one bound on the state's norm is enough; keep the smaller"),
             (Window, Window) => Some("the shorter window alone decides; keep that one"),
-            (Norm, Window) | (Window, Norm) => {
-                Some("a clipped state is no sum of what tokens wrote, so no window can be cut out of it; choose one")
-            }
-            (Window, Reset | ResetOverlap) | (Reset | ResetOverlap, Window) => {
-                Some("both decide which tokens the state holds, and after a reset a window would drop what is gone; choose one")
-            }
+            (Norm, Window) | (Window, Norm) => Some(
+                "a clipped state is no sum of what tokens wrote, so no window can be cut out of it; choose one",
+            ),
+            (Window, Reset | ResetOverlap) | (Reset | ResetOverlap, Window) => Some(
+                "both decide which tokens the state holds, and after a reset a window would drop what is gone; choose one",
+            ),
             (Reset | ResetOverlap, ResetOverlap) | (ResetOverlap, Reset) => {
                 Some("the state that takes over could not tell which reset it is for; choose one")
             }
@@ -134,7 +135,11 @@ impl Mitigation {
             for second in &parts[index + 1..] {
                 if let Some(reason) = first.conflict(second) {
                     let (first, second) = (first.intervention().text(), second.intervention().text());
-                    return Err(Conflict { first, second, reason });
+                    return Err(Conflict {
+                        first,
+                        second,
+                        reason,
+                    });
                 }
             }
         }
@@ -178,17 +183,26 @@ impl Mitigation {
     pub fn calibrated(&self, thresholds: &Thresholds) -> Result<Self, NothingToCalibrate> {
         let mut calibrated = self.clone();
         for part in &mut calibrated.parts {
-            if let Part::StateNorm(StateNorm { threshold: Threshold::Calibrated { recorded, .. }, .. }) = part {
+            if let Part::StateNorm(StateNorm {
+                threshold: Threshold::Calibrated { recorded, .. },
+                ..
+            }) = part
+            {
                 *recorded = Some(Arc::new(thresholds.clone()));
                 return Ok(calibrated);
             }
         }
-        Err(NothingToCalibrate { mitigation: self.to_string() })
+        Err(NothingToCalibrate {
+            mitigation: self.to_string(),
+        })
     }
 
     fn thresholds(&self) -> Option<&Thresholds> {
         self.parts.iter().find_map(|part| match part {
-            Part::StateNorm(StateNorm { threshold: Threshold::Calibrated { recorded, .. }, .. }) => recorded.as_deref(),
+            Part::StateNorm(StateNorm {
+                threshold: Threshold::Calibrated { recorded, .. },
+                ..
+            }) => recorded.as_deref(),
             _ => None,
         })
     }
@@ -199,7 +213,10 @@ impl Mitigation {
 #[serde(untagged)]
 enum Stored {
     Text(String),
-    Calibrated { mitigation: String, thresholds: Thresholds },
+    Calibrated {
+        mitigation: String,
+        thresholds: Thresholds,
+    },
 }
 
 impl Serialize for Mitigation {
@@ -207,7 +224,10 @@ impl Serialize for Mitigation {
         let text = self.to_string();
         let stored = match self.thresholds() {
             None => Stored::Text(text),
-            Some(thresholds) => Stored::Calibrated { mitigation: text, thresholds: thresholds.clone() },
+            Some(thresholds) => Stored::Calibrated {
+                mitigation: text,
+                thresholds: thresholds.clone(),
+            },
         };
         stored.serialize(serializer)
     }
@@ -217,7 +237,10 @@ impl<'de> Deserialize<'de> for Mitigation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Stored::deserialize(deserializer)? {
             Stored::Text(text) => text.parse().map_err(D::Error::custom),
-            Stored::Calibrated { mitigation, thresholds } => {
+            Stored::Calibrated {
+                mitigation,
+                thresholds,
+            } => {
                 let mitigation: Self = mitigation.parse().map_err(D::Error::custom)?;
                 mitigation.calibrated(&thresholds).map_err(D::Error::custom)
             }

@@ -38,11 +38,14 @@ pub(crate) fn next_multiple(position: u64, step: u64) -> u64 {
 
 /// The memory that the intervention itself started.
 pub(crate) fn own_memory<M: Memory>(memory: &mut dyn Memory) -> Result<&mut M> {
-    memory.as_any_mut().downcast_mut::<M>().ok_or_else(|| Error::Value {
-        what: "memory of an intervention",
-        expected: "the one that this intervention started",
-        found: "that of another".into(),
-    })
+    memory
+        .as_any_mut()
+        .downcast_mut::<M>()
+        .ok_or_else(|| Error::Value {
+            what: "memory of an intervention",
+            expected: "the one that this intervention started",
+            found: "that of another".into(),
+        })
 }
 
 /// A saved entry, checked for rank and for batch size, its first dimension.
@@ -52,8 +55,10 @@ pub(crate) fn saved_tensor<const D: usize>(
     batch: usize,
     device: &burn::tensor::Device,
 ) -> Result<Option<Tensor<D>>> {
-    let Some(data) = saved.get(name) else { return Ok(None) };
-    let shape: Vec<usize> = data.shape.iter().copied().collect();
+    let Some(data) = saved.get(name) else {
+        return Ok(None);
+    };
+    let shape: Vec<usize> = data.shape().iter().copied().collect();
     if shape.len() != D || shape[0] != batch {
         return Err(Error::Saved {
             what: name.into(),
@@ -95,7 +100,9 @@ pub(crate) fn saved_count(saved: &BTreeMap<String, TensorData>, name: &str) -> R
         found,
     };
     let data = saved.get(name).ok_or_else(|| wrong("nothing".into()))?;
-    let values = data.to_vec::<i64>().map_err(|error| wrong(format!("{error:?}")))?;
+    let values = data
+        .try_to_vec::<i64>()
+        .map_err(|error| wrong(format!("{error:?}")))?;
     match values.as_slice() {
         [count] => u64::try_from(*count).map_err(|_| wrong(count.to_string())),
         some => Err(wrong(format!("{} values", some.len()))),

@@ -68,7 +68,10 @@ impl Memory for Successor {
     }
 
     fn save(&self) -> BTreeMap<String, TensorData> {
-        self.0.iter().map(|state| ("successor".into(), state.memory.to_data())).collect()
+        self.0
+            .iter()
+            .map(|state| ("successor".into(), state.memory.to_data()))
+            .collect()
     }
 
     fn as_any_mut(&mut self) -> &mut dyn Any {
@@ -95,7 +98,9 @@ impl Intervention for ResetOverlap {
         let shape = [batch, site.heads, site.key_dim, site.value_dim];
         let memory = saved_state(saved, "successor", shape, device)?;
         // The position is set from the main state's before each use.
-        Ok(Box::new(Successor(memory.map(|memory| State { memory, position: 0 }))))
+        Ok(Box::new(Successor(
+            memory.map(|memory| State { memory, position: 0 }),
+        )))
     }
 
     fn on_recurrence(
@@ -121,7 +126,10 @@ impl Intervention for ResetOverlap {
                 };
             }
             if phase >= alone {
-                let empty = || State { memory: state.memory.zeros_like(), position: 0 };
+                let empty = || State {
+                    memory: state.memory.zeros_like(),
+                    position: 0,
+                };
                 let second = successor.get_or_insert_with(empty);
                 second.position = state.position;
                 next(piece.clone(), second)?;

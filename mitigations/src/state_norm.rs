@@ -61,8 +61,11 @@ pub struct StateNorm {
 impl StateNorm {
     /// p of every head of this layer.
     fn bound(&self, site: &Site) -> Result<Vec<f32>, Incompatible> {
-        let incompatible =
-            |reason: String| Incompatible { intervention: self.text(), layer: site.layer, reason };
+        let incompatible = |reason: String| Incompatible {
+            intervention: self.text(),
+            layer: site.layer,
+            reason,
+        };
         match &self.threshold {
             Threshold::Absolute(norm) => Ok(vec![*norm as f32; site.heads]),
             Threshold::Calibrated { recorded: None, .. } => Err(incompatible(
@@ -102,11 +105,18 @@ impl Memory for Clipped {
     }
 
     fn save(&self) -> BTreeMap<String, TensorData> {
-        BTreeMap::from([("seen".into(), count_data(self.seen)), ("clipped".into(), count_data(self.clipped))])
+        BTreeMap::from([
+            ("seen".into(), count_data(self.seen)),
+            ("clipped".into(), count_data(self.clipped)),
+        ])
     }
 
     fn report(&self) -> BTreeMap<String, f64> {
-        let share = if self.seen == 0 { 0.0 } else { self.clipped as f64 / self.seen as f64 };
+        let share = if self.seen == 0 {
+            0.0
+        } else {
+            self.clipped as f64 / self.seen as f64
+        };
         BTreeMap::from([("clipped_share".into(), share)])
     }
 
@@ -152,7 +162,10 @@ impl Intervention for StateNorm {
         _device: &Device,
         saved: &BTreeMap<String, TensorData>,
     ) -> Result<Box<dyn Memory>, Error> {
-        Ok(Box::new(Clipped { seen: saved_count(saved, "seen")?, clipped: saved_count(saved, "clipped")? }))
+        Ok(Box::new(Clipped {
+            seen: saved_count(saved, "seen")?,
+            clipped: saved_count(saved, "clipped")?,
+        }))
     }
 
     fn on_recurrence(
@@ -173,14 +186,19 @@ impl Intervention for StateNorm {
             counts.clipped += clipped;
             return Ok(output);
         };
-        in_pieces(gates, state, |position| next_multiple(position, chunk), |piece, state| {
-            let output = next(piece, state)?;
-            if state.position.is_multiple_of(chunk) {
-                counts.seen += states;
-                counts.clipped += clip(state, &bound)?;
-            }
-            Ok(output)
-        })
+        in_pieces(
+            gates,
+            state,
+            |position| next_multiple(position, chunk),
+            |piece, state| {
+                let output = next(piece, state)?;
+                if state.position.is_multiple_of(chunk) {
+                    counts.seen += states;
+                    counts.clipped += clip(state, &bound)?;
+                }
+                Ok(output)
+            },
+        )
     }
 }
 
@@ -189,7 +207,12 @@ fn clip(state: &mut State, bound: &Tensor<1>) -> Result<u64, Error> {
     let norms = frobenius_norms(&state.memory);
     let [_, heads] = norms.dims();
     let bound = bound.clone().reshape([1, heads]);
-    let above = norms.clone().greater(bound.clone()).int().sum().try_into_scalar::<i64>();
+    let above = norms
+        .clone()
+        .greater(bound.clone())
+        .int()
+        .sum()
+        .try_into_scalar::<i64>();
     let clipped = above.map_err(|error| Error::Value {
         what: "norms of the state",
         expected: "readable from the device",

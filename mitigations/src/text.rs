@@ -75,10 +75,30 @@ pub struct Form {
 
 /// All parts there are.
 pub const FORMS: [Form; 9] = [
-    Form { name: "forget", syntax: "forget:C", summary: "multiply every decay by C (0 < C ≤ 1)", parse: forget },
-    Form { name: "remember", syntax: "remember:C", summary: "multiply what every token writes by C", parse: remember },
-    Form { name: "rri", syntax: "rri:C,C", summary: "both: decay by the first, writes by the second", parse: rri },
-    Form { name: "delta-scale", syntax: "delta-scale:S", summary: "multiply the step size by S", parse: delta_scale },
+    Form {
+        name: "forget",
+        syntax: "forget:C",
+        summary: "multiply every decay by C (0 < C ≤ 1)",
+        parse: forget,
+    },
+    Form {
+        name: "remember",
+        syntax: "remember:C",
+        summary: "multiply what every token writes by C",
+        parse: remember,
+    },
+    Form {
+        name: "rri",
+        syntax: "rri:C,C",
+        summary: "both: decay by the first, writes by the second",
+        parse: rri,
+    },
+    Form {
+        name: "delta-scale",
+        syntax: "delta-scale:S",
+        summary: "multiply the step size by S",
+        parse: delta_scale,
+    },
     Form {
         name: "state-norm",
         syntax: "state-norm:P, state-norm:auto, state-norm:auto*F (each with or without ,chunk=Q)",
@@ -97,7 +117,12 @@ pub const FORMS: [Form; 9] = [
         summary: "only the last R tokens up to one chunk of Q, without subtraction",
         parse: window_exact,
     },
-    Form { name: "reset", syntax: "reset:N", summary: "empty the state every N tokens", parse: reset },
+    Form {
+        name: "reset",
+        syntax: "reset:N",
+        summary: "empty the state every N tokens",
+        parse: reset,
+    },
     Form {
         name: "reset-overlap",
         syntax: "reset-overlap:N,M",
@@ -113,7 +138,12 @@ impl FromStr for Mitigation {
         let mut parts = Vec::new();
         for part in split_chain(text) {
             match part.trim() {
-                "" => return Err(ParseError::Empty { text: text.into(), accepted: accepted() }),
+                "" => {
+                    return Err(ParseError::Empty {
+                        text: text.into(),
+                        accepted: accepted(),
+                    });
+                }
                 "none" => {}
                 part => parts.push(parse_part(part)?),
             }
@@ -146,13 +176,20 @@ fn split_chain(text: &str) -> Vec<&str> {
 fn parse_part(part: &str) -> Result<Part, ParseError> {
     let (name, arguments) = part.split_once(':').unwrap_or((part, ""));
     let Some(form) = FORMS.iter().find(|form| form.name == name.trim()) else {
-        return Err(ParseError::Unknown { part: part.into(), accepted: accepted() });
+        return Err(ParseError::Unknown {
+            part: part.into(),
+            accepted: accepted(),
+        });
     };
     let arguments = match arguments.trim() {
         "" => Vec::new(),
         some => some.split(',').map(str::trim).collect(),
     };
-    (form.parse)(&Written { part, syntax: form.syntax, arguments })
+    (form.parse)(&Written {
+        part,
+        syntax: form.syntax,
+        arguments,
+    })
 }
 
 /// Every part's syntax, for messages.
@@ -170,7 +207,10 @@ struct Written<'a> {
 
 impl<'a> Written<'a> {
     fn exactly<const N: usize>(&self) -> Result<[&'a str; N], ParseError> {
-        self.arguments.as_slice().try_into().map_err(|_| self.wrong_arguments())
+        self.arguments
+            .as_slice()
+            .try_into()
+            .map_err(|_| self.wrong_arguments())
     }
 
     /// One argument, and the Q of `chunk=Q` if there is one.
@@ -178,7 +218,9 @@ impl<'a> Written<'a> {
         match self.arguments.as_slice() {
             [only] => Ok((only, None)),
             [first, second] => {
-                let chunk = second.strip_prefix("chunk").and_then(|rest| rest.trim_start().strip_prefix('='));
+                let chunk = second
+                    .strip_prefix("chunk")
+                    .and_then(|rest| rest.trim_start().strip_prefix('='));
                 let chunk = chunk.ok_or_else(|| self.wrong_arguments())?;
                 Ok((first, Some(self.tokens("chunk", chunk.trim())?)))
             }
@@ -187,7 +229,10 @@ impl<'a> Written<'a> {
     }
 
     fn wrong_arguments(&self) -> ParseError {
-        ParseError::Arguments { part: self.part.into(), syntax: self.syntax }
+        ParseError::Arguments {
+            part: self.part.into(),
+            syntax: self.syntax,
+        }
     }
 
     fn number(
@@ -197,7 +242,10 @@ impl<'a> Written<'a> {
         found: &str,
         accept: fn(f64) -> bool,
     ) -> Result<f64, ParseError> {
-        let number = found.parse::<f64>().ok().filter(|number| number.is_finite() && accept(*number));
+        let number = found
+            .parse::<f64>()
+            .ok()
+            .filter(|number| number.is_finite() && accept(*number));
         number.ok_or_else(|| self.wrong_number(what, expected, found))
     }
 
@@ -210,7 +258,9 @@ impl<'a> Written<'a> {
     /// A factor of a decay.
     fn retention(&self, found: &str) -> Result<f64, ParseError> {
         let expected = "a number above 0 and at most 1: the share of the state that a token keeps";
-        self.number("retention", expected, found, |number| number > 0.0 && number <= 1.0)
+        self.number("retention", expected, found, |number| {
+            number > 0.0 && number <= 1.0
+        })
     }
 
     fn tokens(&self, what: &'static str, found: &str) -> Result<u64, ParseError> {
@@ -219,30 +269,44 @@ impl<'a> Written<'a> {
     }
 
     fn wrong_number(&self, what: &'static str, expected: &'static str, found: &str) -> ParseError {
-        ParseError::Number { part: self.part.into(), what, expected, found: found.into() }
+        ParseError::Number {
+            part: self.part.into(),
+            what,
+            expected,
+            found: found.into(),
+        }
     }
 }
 
 fn forget(written: &Written<'_>) -> Result<Part, ParseError> {
     let [retention] = written.exactly()?;
-    Ok(Part::Forget(Forget { retention: written.retention(retention)? }))
+    Ok(Part::Forget(Forget {
+        retention: written.retention(retention)?,
+    }))
 }
 
 fn remember(written: &Written<'_>) -> Result<Part, ParseError> {
     let [insertion] = written.exactly()?;
-    Ok(Part::Remember(Remember { insertion: written.positive("insertion", insertion)? }))
+    Ok(Part::Remember(Remember {
+        insertion: written.positive("insertion", insertion)?,
+    }))
 }
 
 fn rri(written: &Written<'_>) -> Result<Part, ParseError> {
     let [retention, insertion] = written.exactly()?;
     let retention = written.retention(retention)?;
     let insertion = written.positive("insertion", insertion)?;
-    Ok(Part::ReducedRetentionAndInsertion(ReducedRetentionAndInsertion { retention, insertion }))
+    Ok(Part::ReducedRetentionAndInsertion(ReducedRetentionAndInsertion {
+        retention,
+        insertion,
+    }))
 }
 
 fn delta_scale(written: &Written<'_>) -> Result<Part, ParseError> {
     let [factor] = written.exactly()?;
-    Ok(Part::DeltaScale(DeltaScale { factor: written.positive("factor of the step size", factor)? }))
+    Ok(Part::DeltaScale(DeltaScale {
+        factor: written.positive("factor of the step size", factor)?,
+    }))
 }
 
 fn state_norm(written: &Written<'_>) -> Result<Part, ParseError> {
@@ -257,7 +321,10 @@ fn state_norm(written: &Written<'_>) -> Result<Part, ParseError> {
                     None => return Err(written.wrong_arguments()),
                 },
             };
-            Threshold::Calibrated { multiplier, recorded: None }
+            Threshold::Calibrated {
+                multiplier,
+                recorded: None,
+            }
         }
     };
     Ok(Part::StateNorm(StateNorm { threshold, chunk }))
@@ -265,18 +332,25 @@ fn state_norm(written: &Written<'_>) -> Result<Part, ParseError> {
 
 fn window(written: &Written<'_>) -> Result<Part, ParseError> {
     let [tokens] = written.exactly()?;
-    Ok(Part::WindowByDifference(WindowByDifference { tokens: written.tokens("window", tokens)? }))
+    Ok(Part::WindowByDifference(WindowByDifference {
+        tokens: written.tokens("window", tokens)?,
+    }))
 }
 
 fn window_exact(written: &Written<'_>) -> Result<Part, ParseError> {
     let (tokens, chunk) = written.with_chunk()?;
     let tokens = written.tokens("window", tokens)?;
-    Ok(Part::WindowExact(WindowExact { tokens, chunk: chunk.unwrap_or(WindowExact::DEFAULT_CHUNK) }))
+    Ok(Part::WindowExact(WindowExact {
+        tokens,
+        chunk: chunk.unwrap_or(WindowExact::DEFAULT_CHUNK),
+    }))
 }
 
 fn reset(written: &Written<'_>) -> Result<Part, ParseError> {
     let [period] = written.exactly()?;
-    Ok(Part::Reset(Reset { period: written.tokens("period", period)? }))
+    Ok(Part::Reset(Reset {
+        period: written.tokens("period", period)?,
+    }))
 }
 
 fn reset_overlap(written: &Written<'_>) -> Result<Part, ParseError> {

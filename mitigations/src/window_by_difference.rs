@@ -78,7 +78,10 @@ impl Memory for Lagged {
     }
 
     fn bytes(&self) -> usize {
-        let sum = self.sum.as_ref().map_or(0, |sum| 8 * sum.base.shape().num_elements());
+        let sum = self
+            .sum
+            .as_ref()
+            .map_or(0, |sum| 8 * sum.base.shape().num_elements());
         self.state.bytes() + self.queue.bytes() + sum
     }
 
@@ -116,7 +119,11 @@ impl Intervention for WindowByDifference {
     }
 
     fn start(&self, site: &Site, batch: usize, device: &Device) -> Box<dyn Memory> {
-        Box::new(Lagged { state: State::zeros(&state_dims(site, batch), device), queue: GateQueue::default(), sum: None })
+        Box::new(Lagged {
+            state: State::zeros(&state_dims(site, batch), device),
+            queue: GateQueue::default(),
+            sum: None,
+        })
     }
 
     fn restore(
@@ -152,9 +159,15 @@ impl Intervention for WindowByDifference {
     ) -> Result<Tensor<4>, Error> {
         let lagged: &mut Lagged = own_memory(memory)?;
         let cut = |position| {
-            if position < self.tokens { self.tokens } else { next_multiple(position, self.refresh()) }
+            if position < self.tokens {
+                self.tokens
+            } else {
+                next_multiple(position, self.refresh())
+            }
         };
-        in_pieces(gates, state, cut, |piece, state| self.read(piece, state, lagged, next))
+        in_pieces(gates, state, cut, |piece, state| {
+            self.read(piece, state, lagged, next)
+        })
     }
 }
 
@@ -166,14 +179,23 @@ impl WindowByDifference {
     }
 
     /// Tokens that either all lie before the first one to leave the window, or between two positions where w is summed afresh.
-    fn read(&self, gates: Gates, state: &mut State, lagged: &mut Lagged, next: &mut Next<'_>) -> Result<Tensor<4>, Error> {
+    fn read(
+        &self,
+        gates: Gates,
+        state: &mut State,
+        lagged: &mut Lagged,
+        next: &mut Next<'_>,
+    ) -> Result<Tensor<4>, Error> {
         let start = state.position;
         if start < self.tokens {
             lagged.queue.push(Writes::of(&gates))?;
             return next(gates, state);
         }
         if start == self.tokens || start.is_multiple_of(self.refresh()) {
-            lagged.sum = lagged.queue.log_decay_sum().map(|base| WindowSum { moved: base.zeros_like(), base });
+            lagged.sum = lagged.queue.log_decay_sum().map(|base| WindowSum {
+                moved: base.zeros_like(),
+                base,
+            });
         }
         let entering = Writes::of(&gates);
         lagged.queue.push(entering.clone())?;
@@ -193,7 +215,11 @@ impl WindowByDifference {
         lagged: &mut Lagged,
     ) -> Result<Option<Tensor<4>>, Error> {
         let before_update = matches!(gates.read_out, ReadOut::Bonus(_));
-        let decays = if before_update { self.tokens - 1 } else { self.tokens };
+        let decays = if before_update {
+            self.tokens - 1
+        } else {
+            self.tokens
+        };
         let power = |decay: Tensor<4>| decay.clamp_min(LOWEST_LOG_DECAY).mul_scalar(decays as f32).exp();
         match &gates.log_decay {
             LogDecay::None => return Ok(None),
@@ -201,9 +227,11 @@ impl WindowByDifference {
             LogDecay::PerKey(decay) => return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1])))),
             LogDecay::PerHeadToken(_) | LogDecay::PerKeyToken(_) => {}
         }
-        let (Some(new), Some(old), Some(sum)) =
-            (entering.bounded_log_decay(), leaving.bounded_log_decay(), lagged.sum.as_mut())
-        else {
+        let (Some(new), Some(old), Some(sum)) = (
+            entering.bounded_log_decay(),
+            leaving.bounded_log_decay(),
+            lagged.sum.as_mut(),
+        ) else {
             return Err(Error::Value {
                 what: "log decays in the window's queue",
                 expected: "one for every token, as in the tokens at hand",
@@ -213,7 +241,11 @@ impl WindowByDifference {
         let change = new.clone() - old;
         let time = change.dims()[1];
         let moved = if time == 1 { change } else { change.cumsum(1) } + sum.moved.clone();
-        sum.moved = if time == 1 { moved.clone() } else { moved.clone().narrow(1, time - 1, 1) };
+        sum.moved = if time == 1 {
+            moved.clone()
+        } else {
+            moved.clone().narrow(1, time - 1, 1)
+        };
         let window = moved + sum.base.clone();
         let window = if before_update { window - new } else { window };
         Ok(Some(window.clamp_max(0.0).exp()))

@@ -23,7 +23,9 @@
 //! The window is per layer, as in [`crate::window_by_difference`].
 
 use crate::gate_queue::{GateQueue, Writes};
-use crate::pieces::{count_data, in_pieces, next_multiple, own_memory, saved_count, saved_state, saved_tensor};
+use crate::pieces::{
+    count_data, in_pieces, next_multiple, own_memory, saved_count, saved_state, saved_tensor,
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
 use ssm_core::{Element, Error, Gates, Incompatible, Intervention, Memory, Site, State};
@@ -101,7 +103,10 @@ impl TwoStacks {
             (Some(older), None) => Ok(Some(older.update.clone())),
             (None, Some(newer)) => Ok(Some(newer.update.clone())),
             (Some(older), Some(newer)) => {
-                let mut state = State { memory: older.update.clone(), position: 0 };
+                let mut state = State {
+                    memory: older.update.clone(),
+                    position: 0,
+                };
                 self.composes.add_one_after(newer.apply(&mut state))?;
                 Ok(Some(state.memory))
             }
@@ -161,8 +166,11 @@ impl Memory for ChunkWindow {
     }
 
     fn report(&self) -> BTreeMap<String, f64> {
-        let per_chunk =
-            if self.chunks.chunks == 0 { 0.0 } else { self.chunks.composes as f64 / self.chunks.chunks as f64 };
+        let per_chunk = if self.chunks.chunks == 0 {
+            0.0
+        } else {
+            self.chunks.composes as f64 / self.chunks.chunks as f64
+        };
         BTreeMap::from([("composes_per_chunk".into(), per_chunk)])
     }
 
@@ -203,13 +211,28 @@ impl Intervention for WindowExact {
     ) -> Result<Box<dyn Memory>, Error> {
         let element = |name: &str| saved_element(saved, name, site, batch, device);
         let stack = |stack: &str| -> Result<Vec<Element>, Error> {
-            (0..saved_count(saved, &format!("{stack}.len"))?).map(|index| element(&format!("{stack}.{index}"))).collect()
+            (0..saved_count(saved, &format!("{stack}.len"))?)
+                .map(|index| element(&format!("{stack}.{index}")))
+                .collect()
         };
         let (front, back) = (stack("front")?, stack("back")?);
-        let back_total = if back.is_empty() { None } else { Some(element("back_total")?) };
+        let back_total = if back.is_empty() {
+            None
+        } else {
+            Some(element("back_total")?)
+        };
         let composes = saved_count(saved, "composes")?;
-        let chunks = TwoStacks { front, back, back_total, composes, chunks: saved_count(saved, "chunks")? };
-        Ok(Box::new(ChunkWindow { chunks, current: GateQueue::restore(site, batch, device, saved)? }))
+        let chunks = TwoStacks {
+            front,
+            back,
+            back_total,
+            composes,
+            chunks: saved_count(saved, "chunks")?,
+        };
+        Ok(Box::new(ChunkWindow {
+            chunks,
+            current: GateQueue::restore(site, batch, device, saved)?,
+        }))
     }
 
     fn on_recurrence(
@@ -221,14 +244,19 @@ impl Intervention for WindowExact {
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
         let window: &mut ChunkWindow = own_memory(memory)?;
-        in_pieces(gates, state, |position| next_multiple(position, self.chunk), |piece, state| {
-            window.current.push(Writes::of(&piece))?;
-            let output = next(piece.clone(), state)?;
-            if state.position.is_multiple_of(self.chunk) {
-                self.end_chunk(&piece, state, window)?;
-            }
-            Ok(output)
-        })
+        in_pieces(
+            gates,
+            state,
+            |position| next_multiple(position, self.chunk),
+            |piece, state| {
+                window.current.push(Writes::of(&piece))?;
+                let output = next(piece.clone(), state)?;
+                if state.position.is_multiple_of(self.chunk) {
+                    self.end_chunk(&piece, state, window)?;
+                }
+                Ok(output)
+            },
+        )
     }
 }
 
@@ -236,7 +264,9 @@ impl WindowExact {
     fn end_chunk(&self, gates: &Gates, state: &mut State, window: &mut ChunkWindow) -> Result<(), Error> {
         let writes = window.current.pop_all()?;
         let tokens = writes.len();
-        window.chunks.push(Element::of(&writes.unread(gates), tokens.min(64))?)?;
+        window
+            .chunks
+            .push(Element::of(&writes.unread(gates), tokens.min(64))?)?;
         let kept = usize::try_from(self.kept_chunks()).unwrap_or(usize::MAX);
         if window.chunks.len() <= kept {
             // Nothing is too old yet: the state is the window.
@@ -260,11 +290,14 @@ fn saved_element(
     batch: usize,
     device: &Device,
 ) -> Result<Element, Error> {
-    let missing = |what: String| Error::Saved { what, expected: "a chunk's element".into(), found: "nothing".into() };
+    let missing = |what: String| Error::Saved {
+        what,
+        expected: "a chunk's element".into(),
+        found: "nothing".into(),
+    };
     let (decay_name, update_name) = (format!("{name}.log_decay"), format!("{name}.update"));
     let shape = [batch, site.heads, site.key_dim, site.value_dim];
-    let update =
-        saved_state(saved, &update_name, shape, device)?.ok_or_else(|| missing(update_name))?;
+    let update = saved_state(saved, &update_name, shape, device)?.ok_or_else(|| missing(update_name))?;
     let log_decay =
         saved_tensor::<3>(saved, &decay_name, batch, device)?.ok_or_else(|| missing(decay_name.clone()))?;
     let [_, heads, rows] = log_decay.dims();
