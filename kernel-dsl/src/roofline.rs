@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::linear::fma_burst;
 use crate::simd::Isa;
 
-/// Repetitions, of which the fastest counts: whatever else runs can only slow a repetition down.
-const REPETITIONS: usize = 7;
+/// Repetitions of a few milliseconds, of which the fastest counts: whatever else runs can only slow one down.
+const REPETITIONS: usize = 40;
 
 /// Fastest reading of `bytes` of memory by `threads` threads together, in GB/s.
 ///
