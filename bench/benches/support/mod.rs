@@ -71,11 +71,11 @@ impl Ceilings {
             multiply_add: roofline::fma_peak(threads),
             bandwidth: HashMap::new(),
         };
+        let memory = ceilings.bandwidth(Self::MEMORY);
         println!(
-            "{threads} threads, {} instructions: multiply-adds {:.0} GFLOP/s, memory reads {:.1} GB/s",
+            "{threads} threads, {} instructions: multiply-adds {:.0} GFLOP/s, memory reads {memory:.1} GB/s",
             Isa::detect(),
-            ceilings.multiply_add,
-            ceilings.bandwidth(Self::MEMORY)
+            ceilings.multiply_add
         );
         ceilings
     }
