@@ -46,6 +46,10 @@ pub enum LogDecay {
 
 /// When the state is read.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handful of these exist at a time; a box would cost more"
+)]
 pub enum ReadOut {
     /// y_t = q_tᵀ h_t: after the update.
     Inclusive,
@@ -173,7 +177,7 @@ impl Gates {
             &[d.batch, d.time, d.heads, d.value_dim],
             &self.value.dims(),
         )?;
-        if d.groups == 0 || d.heads % d.groups != 0 {
+        if d.groups == 0 || !d.heads.is_multiple_of(d.groups) {
             return Err(Error::Groups {
                 heads: d.heads,
                 groups: d.groups,
@@ -195,10 +199,10 @@ impl Gates {
         if let ReadOut::Bonus(bonus) = &self.read_out {
             expect_shape("bonus", &[d.heads, d.key_dim], &bonus.dims())?;
         }
-        if let Some(skip) = &self.skip {
-            if skip.dims() != [d.heads * d.value_dim] {
-                expect_shape("skip", &[d.heads], &skip.dims())?;
-            }
+        if let Some(skip) = &self.skip
+            && skip.dims() != [d.heads * d.value_dim]
+        {
+            expect_shape("skip", &[d.heads], &skip.dims())?;
         }
         Ok(d)
     }
