@@ -280,7 +280,6 @@ fn automatic_thresholds_have_to_be_calibrated_for_the_model() {
 
 #[test]
 fn an_uncalibrated_threshold_is_an_error_even_without_a_check() {
-    use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let case = case().new_tree(&mut runner).expect("a case").current();
     let gates = build(&case);

@@ -53,9 +53,11 @@ impl Config {
     /// Multiplications and additions of one decoded token: two per weight of a matrix, and six per element of the state.
     pub fn flops_per_token(&self) -> u64 {
         let m = &self.mixer;
-        let projections = m.model_dim * (m.projection_dim() + m.inner_dim());
-        let per_layer = 2 * projections + 2 * m.conv_dim() * m.conv_width + 6 * m.inner_dim() * m.state_dim;
-        (self.num_layers * per_layer + 2 * self.padded_vocab_size * m.model_dim) as u64
+        let product = |a: usize, b: usize| a as f64 * b as f64;
+        let projections = product(m.model_dim, m.projection_dim() + m.inner_dim());
+        let mixing = 2.0 * product(m.conv_dim(), m.conv_width) + 6.0 * product(m.inner_dim(), m.state_dim);
+        let head = product(self.padded_vocab_size, m.model_dim);
+        (self.num_layers as f64 * (2.0 * projections + mixing) + 2.0 * head) as u64
     }
 }
 

@@ -185,7 +185,7 @@ impl Model {
             stored_as: checkpoint.dtypes().into_iter().map(String::from).collect(),
             kept_as: weight_type_name(options.weights),
             weight_bytes: network.weight_bytes(),
-            state_bytes: (4 * config.num_layers * state_values) as u64,
+            state_bytes: (4 * state_values as u64).saturating_mul(config.num_layers as u64),
             flops_per_token: config.flops_per_token(),
             train_length,
             tokenizer: tokenizer.name(),

@@ -19,7 +19,7 @@
 use ssm_core::mamba2::{GateOrder, GatedNorm, Mamba2Config};
 
 use super::Config;
-use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
+use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 
 /// The output projection, present in both layouts unless tied (and in the original one even then).
 pub const HEAD: &str = "lm_head.weight";
@@ -195,7 +195,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         skip_per_channel: ssm.bool_or("D_has_hdim", false)?,
         eos_id: None,
     };
-    check_groups(&ssm, "ngroups", &config.mixer)?;
+    check_sizes(&ssm, "ngroups", &config.mixer)?;
     Ok(config)
 }
 
@@ -251,7 +251,7 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
         skip_per_channel: false,
         eos_id: eos_id(fields)?.filter(|id| (*id as usize) < vocab_size),
     };
-    check_groups(fields, "n_groups", &config.mixer)?;
+    check_sizes(fields, "n_groups", &config.mixer)?;
     Ok(config)
 }
 
@@ -274,15 +274,19 @@ fn gate_order(norm_before_gate: bool) -> GateOrder {
     }
 }
 
-fn check_groups(fields: &Fields<'_>, name: &str, mixer: &Mamba2Config) -> Result<(), CheckpointError> {
-    if mixer.num_heads.is_multiple_of(mixer.num_groups) {
-        return Ok(());
+/// Groups divide heads, and the input projection (z, x, B, C, Δ) is of a size that can exist.
+fn check_sizes(fields: &Fields<'_>, groups: &str, mixer: &Mamba2Config) -> Result<(), CheckpointError> {
+    if !mixer.num_heads.is_multiple_of(mixer.num_groups) {
+        let expected = format!("a divisor of the {} heads", mixer.num_heads);
+        return Err(fields.wrong(groups, &expected, Some(&mixer.num_groups.into())));
     }
-    Err(fields.wrong(
-        name,
-        &format!("a divisor of the {} heads", mixer.num_heads),
-        Some(&mixer.num_groups.into()),
-    ))
+    // Each factor is at most 2^24, so this stays below 2^52.
+    let rows = mixer.projection_dim() as u64;
+    if rows > MAX_DIMENSION {
+        let expected = format!("sizes that give the input projection at most {MAX_DIMENSION} rows");
+        return Err(fields.wrong("expand", &expected, Some(&rows.into())));
+    }
+    Ok(())
 }
 
 /// The parts of one block, by their names after `backbone.layers.N.`.

@@ -1,0 +1,28 @@
+//! Configuration and safetensors header from arbitrary bytes: `cargo +nightly fuzz run checkpoint` in `models`.
+//!
+//! The input is the safetensors file; its JSON is read as a configuration, too.
+
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use models::checkpoint::{Fields, Header, parse_object};
+use models::mamba2::{Config, Layout};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(header) = Header::parse(Path::new("fuzz"), bytes) {
+        for tensor in header.tensors.values() {
+            assert!(tensor.begin <= tensor.end && tensor.end <= bytes.len());
+        }
+    }
+    let text = String::from_utf8_lossy(bytes.get(8..).unwrap_or_default());
+    if let Ok(map) = parse_object(Path::new("fuzz"), &text) {
+        let fields = Fields::new(Path::new("fuzz"), &map);
+        for layout in [Layout::Original, Layout::HuggingFace] {
+            if let Ok(config) = Config::parse(&fields, layout, || false) {
+                assert!(config.flops_per_token() > 0);
+            }
+        }
+    }
+});

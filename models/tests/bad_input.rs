@@ -1,0 +1,475 @@
+//! Configurations that contradict themselves, their weights, or what is implemented: each is refused by name.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use models::checkpoint::{TensorPlan, WriteDtype, write_safetensors};
+use models::generation::{Finish, Sampling, generate};
+use models::mamba2::init::{Shape, write_random};
+use models::{LoadOptions, Model, ModelError, Which};
+use serde_json::{Value, json};
+use ssm_core::Chain;
+use std::ops::ControlFlow;
+use tempfile::TempDir;
+
+use common::Case;
+
+fn case(hugging_face: bool) -> Case {
+    Case {
+        hugging_face,
+        model_dim: 8,
+        layers: 2,
+        groups: 2,
+        heads_per_group: 1,
+        head_dim: 4,
+        state_dim: 3,
+        conv_width: 4,
+        norm_before_gate: false,
+        gated_norm: true,
+        dt_limit: None,
+        projection_bias: true,
+        conv_bias: true,
+        skip_per_channel: false,
+        tied: true,
+        vocab_size: 16,
+        seed: 1,
+    }
+}
+
+/// The message that a checkpoint with changed fields gives: one line that names `config.json` or the weights.
+fn refusal(case: &Case, changes: &[(&str, Value)]) -> String {
+    let folder = TempDir::new().unwrap();
+    case.write(folder.path());
+    let mut config = case.config();
+    for (pointer, value) in changes {
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        let fields = config.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+        match value {
+            Value::Null => fields.remove(name),
+            value => fields.insert(name.into(), value.clone()),
+        };
+    }
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let message = Model::load(folder.path(), &LoadOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(!message.contains('\n'), "more than one line: {message}");
+    assert!(
+        message.contains("config.json") || message.contains("model.safetensors"),
+        "no file in: {message}"
+    );
+    message
+}
+
+#[track_caller]
+fn expect(message: String, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not named in: {message}");
+    }
+}
+
+#[test]
+fn fields_of_the_original_layout_are_checked() {
+    let refusal = |pointer: &str, value: Value| refusal(&case(false), &[(pointer, value)]);
+    expect(
+        refusal("/d_model", json!("big")),
+        &["d_model", "whole number", "string \"big\""],
+    );
+    expect(refusal("/d_model", json!(0)), &["d_model", "from 1", "number 0"]);
+    expect(refusal("/d_model", json!(8.5)), &["d_model", "number 8.5"]);
+    expect(refusal("/n_layer", json!(-2)), &["n_layer", "number -2"]);
+    expect(
+        refusal("/vocab_size", json!(1u64 << 60)),
+        &["vocab_size", "16777216"],
+    );
+    expect(refusal("/vocab_size", Value::Null), &["vocab_size", "nothing"]);
+    expect(
+        refusal("/tie_embeddings", json!("yes")),
+        &["tie_embeddings", "true or false"],
+    );
+    expect(
+        refusal("/ssm_cfg", json!([])),
+        &["ssm_cfg", "an object", "array of 0"],
+    );
+    expect(
+        refusal("/ssm_cfg/layer", json!("Mamba1")),
+        &["ssm_cfg.layer", "Mamba1", "accepted: \"Mamba2\""],
+    );
+    expect(
+        refusal("/ssm_cfg/layer", Value::Null),
+        &["ssm_cfg.layer", "nothing"],
+    );
+    expect(
+        refusal("/ssm_cfg/headdim", json!(3)),
+        &["ssm_cfg.headdim", "a divisor of expand · d_model = 8"],
+    );
+    expect(
+        refusal("/ssm_cfg/ngroups", json!(3)),
+        &["ssm_cfg.ngroups", "a divisor of the 2 heads"],
+    );
+    expect(
+        refusal("/ssm_cfg/d_ssm", json!(4)),
+        &["ssm_cfg.d_ssm", "number 4"],
+    );
+    expect(
+        refusal("/ssm_cfg/dt_limit", json!([1.0])),
+        &["ssm_cfg.dt_limit", "low < high"],
+    );
+    expect(
+        refusal("/ssm_cfg/dt_limit", json!([0.5, 0.1])),
+        &["ssm_cfg.dt_limit", "low < high"],
+    );
+    expect(
+        refusal("/attn_layer_idx", json!([3])),
+        &["attn_layer_idx", "no attention layers"],
+    );
+    expect(
+        refusal("/d_intermediate", json!(64)),
+        &["d_intermediate", "number 64", "no MLP"],
+    );
+    expect(
+        refusal("/rms_norm", json!(false)),
+        &["rms_norm", "LayerNorm is not implemented"],
+    );
+    expect(
+        refusal("/n_layer", Value::Null),
+        &["unknown layout", "fields", "model_type \"mamba2\""],
+    );
+    expect(
+        refusal("/model_type", json!("llama")),
+        &["unknown layout", "model_type \"llama\"", "d_model, n_layer"],
+    );
+    expect(
+        refusal("/model_type", json!("mamba2")),
+        &["unknown layout", "tensor backbone.embedding.weight"],
+    );
+}
+
+#[test]
+fn fields_of_the_hugging_face_layout_are_checked() {
+    let refusal = |pointer: &str, value: Value| refusal(&case(true), &[(pointer, value)]);
+    expect(refusal("/hidden_size", Value::Null), &["hidden_size", "nothing"]);
+    expect(
+        refusal("/num_heads", json!(4)),
+        &["num_heads", "expand · hidden_size = 8"],
+    );
+    expect(
+        refusal("/n_groups", json!(4)),
+        &["n_groups", "a divisor of the 2 heads"],
+    );
+    expect(
+        refusal("/hidden_act", json!("gelu")),
+        &["hidden_act", "gelu", "accepted: \"silu\""],
+    );
+    expect(
+        refusal("/layer_norm_epsilon", json!(-1e-5)),
+        &["layer_norm_epsilon", "a positive finite number"],
+    );
+    expect(
+        refusal("/layer_norm_epsilon", json!("NaN")),
+        &["layer_norm_epsilon", "a positive finite number"],
+    );
+    expect(
+        refusal("/time_step_limit", json!("Infinity")),
+        &["time_step_limit", "low < high"],
+    );
+    expect(
+        refusal("/eos_token_id", json!(-1)),
+        &["eos_token_id", "number -1"],
+    );
+    expect(
+        refusal("/norm_before_gate", json!(1)),
+        &["norm_before_gate", "true or false"],
+    );
+    expect(
+        refusal("/model_type", json!(3)),
+        &["model_type", "a string", "number 3"],
+    );
+}
+
+#[test]
+fn configurations_must_match_their_weights() {
+    let refusal = |pointer: &str, value: Value| refusal(&case(false), &[(pointer, value)]);
+    expect(
+        refusal("/n_layer", json!(3)),
+        &["backbone.layers.2.", "is missing"],
+    );
+    expect(
+        refusal("/n_layer", json!(1)),
+        &["backbone.layers.1.", "no place", "1 layers"],
+    );
+    expect(
+        refusal("/vocab_size", json!(17)),
+        &["backbone.embedding.weight", "shape [24, 8], found [16, 8]"],
+    );
+    expect(
+        refusal("/tie_embeddings", json!(false)),
+        &["lm_head.weight is missing", "[16, 8]"],
+    );
+    expect(
+        refusal("/ssm_cfg/d_state", json!(4)),
+        &["backbone.layers.0.mixer.", "shape", "found"],
+    );
+    expect(
+        refusal("/ssm_cfg/bias", json!(false)),
+        &["in_proj.bias", "no place", "projections without bias"],
+    );
+    expect(
+        refusal("/ssm_cfg/rmsnorm", json!(false)),
+        &["mixer.norm.weight", "no place", "without a gated norm"],
+    );
+    expect(
+        refusal("/ssm_cfg/D_has_hdim", json!(true)),
+        &["mixer.D", "shape [8], found [2]"],
+    );
+}
+
+#[test]
+fn a_tied_head_that_differs_and_weights_that_are_not_finite_are_refused() {
+    let untied = Case {
+        tied: false,
+        ..case(false)
+    };
+    let message = refusal(&untied, &[("/tie_embeddings", json!(true))]);
+    expect(
+        message,
+        &["ties lm_head.weight to backbone.embedding.weight", "differ"],
+    );
+    let folder = TempDir::new().unwrap();
+    case(true).write(folder.path());
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let message = Model::load(folder.path(), &LoadOptions::default())
+        .unwrap_err()
+        .to_string();
+    expect(
+        message,
+        &[
+            "model.safetensors",
+            "tensor backbone.layers.1.mixer.norm.weight",
+            "value 7 is inf",
+        ],
+    );
+}
+
+#[test]
+fn calls_that_cannot_be_answered_are_refused_before_the_state_moves() {
+    let (_folder, model) = case(false).load();
+    let mut state = model.start(&Chain::default(), 1).unwrap();
+    let error = |error: ModelError| error.to_string();
+    let too_large = model.logits(&[3, 16], &mut state, Which::All).unwrap_err();
+    assert!(matches!(
+        too_large,
+        ModelError::Id {
+            index: 1,
+            id: 16,
+            vocab_size: 16
+        }
+    ));
+    assert!(matches!(
+        model.logits(&[], &mut state, Which::Last),
+        Err(ModelError::EmptyPrompt)
+    ));
+    expect(
+        error(model.losses(&[1, 2], &[3], &mut state).unwrap_err()),
+        &["targets", "2, one per id", "found 1"],
+    );
+    expect(
+        error(model.losses(&[1], &[16], &mut state).unwrap_err()),
+        &["below the vocabulary size 16", "found 16"],
+    );
+    assert_eq!(state.position(), 0);
+    let mut pair = model.start(&Chain::default(), 2).unwrap();
+    expect(
+        error(model.logits(&[1], &mut pair, Which::All).unwrap_err()),
+        &["this model has 1, found 2"],
+    );
+    expect(
+        error(
+            model
+                .logits_batched(&[1, 2, 3], &mut pair, Which::All)
+                .unwrap_err(),
+        ),
+        &["2 sequences", "found 3"],
+    );
+    expect(
+        error(model.tokenizer().encode("a").unwrap_err().into()),
+        &["no tokenizer.json", "vocabulary of 16"],
+    );
+}
+
+#[test]
+fn saved_states_of_other_models_are_refused() {
+    let (folder, model) = case(false).load();
+    let (_other_folder, other) = Case {
+        state_dim: 2,
+        ..case(false)
+    }
+    .load();
+    let path = folder.path().join("state");
+    other.start(&Chain::default(), 1).unwrap().save(&path).unwrap();
+    let restore = || model.restore(&path, &Chain::default()).unwrap_err().to_string();
+    expect(
+        restore(),
+        &["state", "layers.0.conv", "F32 [1, 20, 3]", "F32 [1, 16, 3]"],
+    );
+    fs::copy(folder.path().join("model.safetensors"), &path).unwrap();
+    expect(restore(), &["state", "version", "expected 1, found nothing"]);
+    fs::remove_file(&path).unwrap();
+    expect(restore(), &["state", "no such file"]);
+    fs::write(&path, "short").unwrap();
+    expect(restore(), &["state", "truncated"]);
+    let error = model
+        .start(&Chain::default(), 1)
+        .unwrap()
+        .save(Path::new("no/folder/state"))
+        .unwrap_err();
+    expect(error.to_string(), &["no/folder/state", "creating failed"]);
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let folder = TempDir::new().unwrap();
+    case(true).write(folder.path());
+    let load = || Model::load(folder.path(), &LoadOptions::default());
+    let write = |text: &str| fs::write(folder.path().join("tokenizer.json"), text).unwrap();
+    write("{");
+    expect(
+        load().unwrap_err().to_string(),
+        &["tokenizer.json", "not a tokenizer"],
+    );
+    let vocabulary = |extra: &str| {
+        format!(
+            r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+            "pre_tokenizer":{{"type":"Whitespace"}},"post_processor":null,"decoder":null,
+            "model":{{"type":"WordLevel","vocab":{{"in":0,"the":1,"beginning":2{extra}}},"unk_token":"in"}}}}"#
+        )
+    };
+    write(&vocabulary(r#","far":16"#));
+    expect(
+        load().unwrap_err().to_string(),
+        &["tokenizer.json", "vocabulary size 16", "found id 16"],
+    );
+    write(&vocabulary(""));
+    let model = load().unwrap();
+    assert_eq!(model.tokenizer().encode("in the beginning").unwrap(), [0, 1, 2]);
+    assert_eq!(model.tokenizer().decode(&[1, 2]), "the beginning");
+    let mut stream = model.tokenizer().stream();
+    let pieces: Vec<String> = [1, 2, 0].into_iter().map(|id| stream.push(id)).collect();
+    assert_eq!(pieces.concat() + &stream.finish(), "the beginning in");
+}
+
+#[test]
+fn random_checkpoints_can_be_loaded_and_are_the_same_for_the_same_seed() {
+    let folder = TempDir::new().unwrap();
+    let shape = Shape::named("tiny").unwrap();
+    let write =
+        |name: &str, dtype, seed| write_random(&folder.path().join(name), &shape, dtype, seed).unwrap();
+    write("a", WriteDtype::F32, 1);
+    write("b", WriteDtype::F32, 1);
+    write("c", WriteDtype::F32, 2);
+    write("d", WriteDtype::Bf16, 1);
+    let weights = |name: &str| fs::read(folder.path().join(name).join("model.safetensors")).unwrap();
+    assert!(weights("a") == weights("b"));
+    assert!(weights("a") != weights("c"));
+    for (name, dtype) in [("a", "F32"), ("d", "BF16")] {
+        let model = Model::load(&folder.path().join(name), &LoadOptions::default()).unwrap();
+        assert_eq!(model.info().stored_as, [dtype]);
+        let ids: Vec<u32> = (0..64).collect();
+        let losses = model
+            .losses(&ids, &ids, &mut model.start(&Chain::default(), 1).unwrap())
+            .unwrap();
+        let mean = losses.iter().sum::<f32>() / 64.0;
+        // An untrained model knows next to nothing: log 256 = 5.55.
+        assert!((mean - 5.55).abs() < 1.0, "{mean}");
+    }
+    let error = write_random(&folder.path().join("a"), &shape, WriteDtype::F32, 1).unwrap_err();
+    expect(error.to_string(), &["exists already"]);
+    assert!(Shape::NAMES.iter().all(|name| Shape::named(name).is_some()));
+    assert!(Shape::named("7b").is_none());
+}
+
+#[test]
+fn generation_streams_stops_and_repeats_itself_for_the_same_seed() {
+    let model = Model::shipped(&LoadOptions::default()).unwrap();
+    let prompt = model.tokenizer().encode("And it came to pass").unwrap();
+    let run = |sampling: &Sampling, stop: &[String]| {
+        let mut state = model.start(&Chain::default(), 1).unwrap();
+        let mut streamed = String::new();
+        let generated = generate(&model, &mut state, &prompt, sampling, 60, stop, |piece| {
+            streamed.push_str(piece);
+            ControlFlow::Continue(())
+        });
+        let generated = generated.unwrap();
+        assert_eq!(streamed, generated.text);
+        generated
+    };
+    let warm = Sampling {
+        temperature: 0.9,
+        top_k: Some(40),
+        top_p: Some(0.95),
+        seed: 3,
+        ..Sampling::greedy()
+    };
+    let first = run(&warm, &[]);
+    assert_eq!((first.ids.len(), first.finish.clone()), (60, Finish::Length));
+    assert_eq!(first, run(&warm, &[]));
+    assert_ne!(first.ids, run(&Sampling { seed: 4, ..warm }, &[]).ids);
+    let stop = first.text.get(10..14).unwrap().to_string();
+    let stopped = run(&warm, std::slice::from_ref(&stop));
+    assert_eq!(stopped.text, first.text[..first.text.find(&stop).unwrap()]);
+    assert_eq!(stopped.finish, Finish::Stop(stop));
+    let mut state = model.start(&Chain::default(), 1).unwrap();
+    let cancel = |_: &str| ControlFlow::Break(());
+    let cancelled = generate(&model, &mut state, &prompt, &warm, 60, &[], cancel).unwrap();
+    assert_eq!((cancelled.ids.len(), cancelled.finish), (1, Finish::Cancelled));
+    let none = generate(&model, &mut state, &[], &warm, 60, &[], |_| {
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(none, Err(ModelError::EmptyPrompt)));
+}
+
+/// Weights that are bf16 already are exact in bf16: keeping them so may change the order of sums and nothing else.
+#[test]
+fn bf16_weights_kept_as_bf16_lose_nothing() {
+    let folder = TempDir::new().unwrap();
+    let shape = Shape::named("tiny").unwrap();
+    let path = folder.path().join("model");
+    write_random(&path, &shape, WriteDtype::Bf16, 5).unwrap();
+    let ids: Vec<u32> = (0..100).map(|i| (i * 37) % 256).collect();
+    let logits = |weights| {
+        let model = Model::load(&path, &LoadOptions { weights }).unwrap();
+        let logits = model
+            .logits(&ids, &mut model.start(&Chain::default(), 1).unwrap(), Which::All)
+            .unwrap();
+        logits.into_data().iter::<f32>().collect::<Vec<_>>()
+    };
+    let expected = logits(models::WeightType::F32);
+    let error = common::relative_error(
+        logits(models::WeightType::Bf16),
+        expected.into_iter().map(f64::from),
+    );
+    assert!(error <= 1e-5, "relative error {error:e}");
+}
+
+#[test]
+fn an_unreadable_plan_is_an_error_and_not_a_panic() {
+    let plans = [TensorPlan {
+        name: "w".into(),
+        shape: vec![2],
+    }];
+    let result: Result<(), ModelError> = write_safetensors(
+        Path::new("w"),
+        &mut Vec::new(),
+        WriteDtype::F32,
+        &plans,
+        &Default::default(),
+        |_, _| Err(ModelError::EmptyPrompt),
+    );
+    assert!(matches!(result, Err(ModelError::EmptyPrompt)));
+}
