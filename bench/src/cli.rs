@@ -2,7 +2,11 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
+use crate::{generate, init, inspect, passkey, speed};
 use clap::{Parser, Subcommand, ValueEnum};
+use models::WeightType;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Where does a recurrent language model collapse on long inputs, in which heads, why, what cures it, at what cost?
 #[derive(Debug, Parser)]
@@ -22,9 +26,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Threads to compute with [default: every available core]
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<usize>,
+    /// Threads to compute with [default: every available core]; bench takes a list
+    #[arg(long, global = true, value_name = "N", value_delimiter = ',')]
+    pub threads: Vec<usize>,
     /// Leave out progress bars and remarks
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -32,7 +36,21 @@ pub struct Cli {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Find out up to which length, and where in the text, a model still finds a five-digit passkey
+    Passkey(passkey::PasskeyArgs),
+    /// Continue a text
+    Generate(generate::GenerateArgs),
+    /// Show a checkpoint's architecture, layout, sizes, and cost per token
+    Inspect(inspect::InspectArgs),
+    /// Write a checkpoint of random weights in a published layout, for benchmarks
+    Init(init::InitArgs),
+    /// Measure prefill and decode speed, memory and load time
+    Bench(speed::BenchArgs),
+    /// Measure one configuration and print it as JSON
+    #[command(hide = true)]
+    BenchOne(speed::child::BenchOneArgs),
+}
 
 impl Cli {
     /// Runs the chosen subcommand.
@@ -40,13 +58,33 @@ impl Cli {
     /// # Errors
     /// Whatever stops it.
     pub fn run(self) -> Result<(), ProgramError> {
-        let _context = Context::new(self.threads, self.quiet)?;
-        match self.command {}
+        let context = match (&self.command, self.threads.as_slice()) {
+            // It measures in processes of its own, one for each count.
+            (Command::Bench(_), _) | (_, []) => Context::new(None, self.quiet)?,
+            (_, [threads]) => Context::new(Some(*threads), self.quiet)?,
+            (_, several) => {
+                let found = several.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+                return Err(ProgramError::usage(
+                    "--threads",
+                    "one number (only bench takes a list)",
+                    found,
+                ));
+            }
+        };
+        match &self.command {
+            Command::Passkey(args) => passkey::run(args, &context),
+            Command::Generate(args) => generate::run(args, &context),
+            Command::Inspect(args) => inspect::run(args, &context),
+            Command::Init(args) => init::run(args, &context),
+            Command::Bench(args) => speed::run(args, &self.threads, &context),
+            Command::BenchOne(args) => speed::child::run(args, &context),
+        }
     }
 }
 
 /// Type in which the weights of the matrix products are kept in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit floats: exact for every published checkpoint
     F32,
@@ -54,6 +92,26 @@ pub enum Dtype {
     Bf16,
     /// 8-bit integers with a scale per block: a quarter of the memory
     Int8,
+}
+
+impl From<Dtype> for WeightType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::Int8 => Self::Int8,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
 }
 
 /// Reads a number of tokens: `65536`, `64k` (64 · 1024) or `1m` (1024 · 1024).

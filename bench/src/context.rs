@@ -2,8 +2,12 @@
 
 use crate::error::ProgramError;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
+
+/// More threads than any machine has cores are a slip of the keyboard.
+pub const MOST_THREADS: usize = 1024;
 
 /// What every subcommand shares.
 #[derive(Debug)]
@@ -16,11 +20,14 @@ impl Context {
     /// Builds the thread pool that every kernel runs on. `threads` `None` takes every available core.
     ///
     /// # Errors
-    /// [`ProgramError::Usage`] for 0 threads, [`ProgramError::Failed`] when the system refuses the threads.
+    /// [`ProgramError::Usage`] for 0 threads or absurdly many, [`ProgramError::Failed`] when the system refuses the threads.
     pub fn new(threads: Option<usize>, quiet: bool) -> Result<Self, ProgramError> {
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match threads {
-            Some(0) => return Err(ProgramError::usage("--threads", "at least 1", "0")),
+            Some(threads) if !(1..=MOST_THREADS).contains(&threads) => {
+                let expected = format!("a number from 1 to {MOST_THREADS}");
+                return Err(ProgramError::usage("--threads", expected, threads.to_string()));
+            }
             Some(threads) => threads,
             None => available(),
         };
@@ -66,6 +73,16 @@ impl Context {
     /// As [`Self::print`].
     pub fn print_line(&self, text: impl fmt::Display) -> Result<(), ProgramError> {
         self.print(format_args!("{text}\n"))
+    }
+
+    /// Prints indented JSON and a line end.
+    ///
+    /// # Errors
+    /// As [`Self::print`].
+    pub fn print_json(&self, value: &impl Serialize) -> Result<(), ProgramError> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| ProgramError::Internal(format!("JSON: {error}")))?;
+        self.print_line(text)
     }
 
     /// A remark on standard error, such as which file was written; left out with `--quiet`.

@@ -1,5 +1,8 @@
 //! The one error type of the program, and the exit code that follows from it.
 
+use models::ModelError;
+use models::checkpoint::CheckpointError;
+use models::tokenizer::TokenizerError;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -20,6 +23,12 @@ pub enum ProgramError {
     /// The output folder is there already and holds something. Exit code 2.
     #[error("--out: {} exists and is not empty; name another folder, or remove it first", .0.display())]
     FolderExists(PathBuf),
+    /// The list given to `--ids` is not one of this model's ids. Exit code 2.
+    #[error("--ids: {0}")]
+    BadIds(String),
+    /// A model cannot be loaded, run or written.
+    #[error(transparent)]
+    Model(Box<ModelError>),
     /// A file could not be read, written, created or renamed.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -78,7 +87,8 @@ impl ProgramError {
     /// 2 when the command line is at fault, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage { .. } | Self::FolderExists(_) => 2,
+            Self::Usage { .. } | Self::FolderExists(_) | Self::BadIds(_) => 2,
+            Self::Model(error) if asks_the_impossible(error) => 2,
             _ => 1,
         }
     }
@@ -87,6 +97,36 @@ impl ProgramError {
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe)
     }
+}
+
+impl From<ModelError> for ProgramError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
+}
+
+impl From<CheckpointError> for ProgramError {
+    fn from(error: CheckpointError) -> Self {
+        Self::from(ModelError::from(error))
+    }
+}
+
+impl From<TokenizerError> for ProgramError {
+    fn from(error: TokenizerError) -> Self {
+        Self::from(ModelError::from(error))
+    }
+}
+
+/// Whether the command line is at fault, not a file: a sampling option out of range, a mitigation that cannot work with the
+/// model, an output folder that exists.
+fn asks_the_impossible(error: &ModelError) -> bool {
+    matches!(
+        error,
+        ModelError::Option { .. }
+            | ModelError::Incompatible(_)
+            | ModelError::EmptyPrompt
+            | ModelError::Checkpoint(CheckpointError::Exists { .. })
+    )
 }
 
 #[cfg(test)]

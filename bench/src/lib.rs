@@ -9,13 +9,23 @@
 //! | [`context`] | what every subcommand shares: threads, progress bars, printing |
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`] | files that are whole or absent, and output folders |
+//! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
+//! | [`passkey`] | `spillway passkey` |
+//! | [`generate`], [`inspect`], [`init`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
 pub mod cli;
 pub mod context;
+pub mod costs;
 pub mod error;
+pub mod generate;
+pub mod init;
+pub mod inspect;
+pub mod model_args;
 pub mod output;
+pub mod passkey;
+pub mod speed;
 
 use clap::Parser;
 use clap::error::ErrorKind;

@@ -1,0 +1,203 @@
+//! Asks the model every prompt, computing what prompts have in common once.
+//!
+//! Up to the passkey all prompts are the same filler. So the prompts of all lengths are taken in the order of their passkey's
+//! position; one state walks along the filler, and each prompt goes on from a copy of it at the point where its tokens first
+//! differ. Two states are alive at any time, whatever the grid's size.
+
+use super::prompt::{Case, FILLER, PREFIX, answer_tokens};
+use models::generation::{Sampling, generate};
+use models::{Model, ModelError, ModelState};
+use ssm_core::Chain;
+use std::ops::ControlFlow;
+
+/// What came of one prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The continuation holds the passkey.
+    Found,
+    /// It does not.
+    Missed,
+    /// There is no continuation: the logits are not numbers any more. Counts as a miss.
+    NotANumber,
+}
+
+/// One prompt's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Index into the cases given.
+    pub case: usize,
+    /// Real length of the prompt, in tokens.
+    pub tokens: usize,
+    /// What the model said.
+    pub answer: Answer,
+}
+
+/// All results, in the order of the cases, and the work that they took.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// One per case.
+    pub outcomes: Vec<Outcome>,
+    /// Prompt tokens that went through the model.
+    pub computed_tokens: u64,
+}
+
+/// Asks every prompt. `on_tokens` hears of prompt tokens as they are done with, computed or shared.
+///
+/// # Errors
+/// [`ModelError`] from a mitigation that does not fit the model, or from a model without a tokenizer.
+pub fn evaluate(
+    model: &Model,
+    chain: &Chain,
+    cases: &[Case],
+    mut on_tokens: impl FnMut(u64),
+) -> Result<Evaluation, ModelError> {
+    let longest = cases.iter().map(|case| case.block + 1).max().unwrap_or(0);
+    let filler = model
+        .tokenizer()
+        .encode(&[PREFIX, &FILLER.repeat(longest)].concat())?;
+    let mut walk = Walk {
+        model,
+        ids: &filler,
+        state: model.start(chain, 1)?,
+        position: 0,
+    };
+    let mut order: Vec<usize> = (0..cases.len()).collect();
+    order.sort_by_key(|index| cases[*index].block);
+
+    let mut outcomes = Vec::with_capacity(cases.len());
+    let mut computed_tokens = 0;
+    for index in order {
+        let ids = model.tokenizer().encode(&cases[index].text())?;
+        let before = walk.position;
+        let (state, shared) = walk.state_before(&ids, chain)?;
+        let answer = ask(model, state, &ids[shared..], &cases[index])?;
+        computed_tokens += (walk.position - before + ids.len() - shared) as u64;
+        on_tokens(ids.len() as u64);
+        outcomes.push(Outcome {
+            case: index,
+            tokens: ids.len(),
+            answer,
+        });
+    }
+    outcomes.sort_by_key(|outcome| outcome.case);
+    Ok(Evaluation {
+        outcomes,
+        computed_tokens,
+    })
+}
+
+/// A state that walks along the filler.
+struct Walk<'a> {
+    model: &'a Model,
+    ids: &'a [u32],
+    state: ModelState,
+    position: usize,
+}
+
+impl Walk<'_> {
+    /// The state after the tokens that `prompt` shares with the filler, and their number. At least one token is left to take
+    /// in, so that there are logits to answer from.
+    fn state_before(&mut self, prompt: &[u32], chain: &Chain) -> Result<(ModelState, usize), ModelError> {
+        let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = common.min(prompt.len().saturating_sub(1));
+        if common < self.position {
+            // A tokenizer that joins tokens across blocks may part ways earlier than the prompt before did.
+            return Ok((self.model.start(chain, 1)?, 0));
+        }
+        self.model
+            .advance(&self.ids[self.position..common], &mut self.state)?;
+        self.position = common;
+        Ok((self.state.clone(), common))
+    }
+}
+
+/// Takes in the rest of a prompt and looks for the passkey in the greedy continuation.
+fn ask(model: &Model, mut state: ModelState, rest: &[u32], case: &Case) -> Result<Answer, ModelError> {
+    let tokens = answer_tokens(model.tokenizer(), &case.key)?;
+    let ignore = |_: &str| ControlFlow::Continue(());
+    match generate(model, &mut state, rest, &Sampling::greedy(), tokens, &[], ignore) {
+        Ok(continuation) if case.is_answered_by(&continuation.text) => Ok(Answer::Found),
+        Ok(_) => Ok(Answer::Missed),
+        // A state that has left the range of f32 is a finding about the model, not a failure of the run.
+        Err(ModelError::NotANumber { .. }) => Ok(Answer::NotANumber),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::prompt::{Template, cases};
+    use super::*;
+    use mitigations::Mitigation;
+    use models::{LoadOptions, Which};
+
+    fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f32> {
+        let logits = model
+            .logits(ids, state, Which::Last)
+            .expect("the prompt fits the model");
+        logits.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn a_shared_beginning_gives_the_answers_of_whole_prompts() {
+        let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+        let template = Template::new(model.tokenizer()).expect("bytes");
+        let mut all = cases(&template, 900, 3, 2, 1);
+        all.extend(cases(&template, 400, 3, 2, 1));
+        for mitigation in ["none", "window-exact:128", "rri:0.99,0.75"] {
+            let chain = mitigation.parse::<Mitigation>().expect("a mitigation").chain();
+            let ids = |case: &Case| model.tokenizer().encode(&case.text()).expect("bytes");
+            let filler = model
+                .tokenizer()
+                .encode(&[PREFIX, &FILLER.repeat(9)].concat())
+                .expect("bytes");
+            let start = || model.start(&chain, 1).expect("the mitigation fits");
+            let mut walk = Walk {
+                model: &model,
+                ids: &filler,
+                state: start(),
+                position: 0,
+            };
+            let mut order: Vec<&Case> = all.iter().collect();
+            order.sort_by_key(|case| case.block);
+            for case in order {
+                let ids = ids(case);
+                let (mut state, shared) = walk.state_before(&ids, &chain).expect("shared");
+                // All but the passkey's own block: "The " is common to both kinds of block.
+                assert_eq!(shared, PREFIX.len() + case.block * FILLER.len() + 4);
+                let found = logits(&model, &ids[shared..], &mut state);
+                let expected = logits(&model, &ids, &mut start());
+                let error: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum();
+                let norm: f32 = expected.iter().map(|b| b * b).sum();
+                assert!(
+                    (error / norm).sqrt() < 1e-4,
+                    "{mitigation}: {}",
+                    (error / norm).sqrt()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn outcomes_come_in_the_order_of_the_cases_and_cost_less_than_whole_prompts() {
+        let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+        let template = Template::new(model.tokenizer()).expect("bytes");
+        let cases = cases(&template, 900, 4, 2, 1);
+        let mut told = 0;
+        let evaluation =
+            evaluate(&model, &Chain::default(), &cases, |tokens| told += tokens).expect("evaluated");
+        let lengths: Vec<usize> = cases.iter().map(|case| case.text().len()).collect();
+        let found: Vec<usize> = evaluation.outcomes.iter().map(|outcome| outcome.tokens).collect();
+        assert_eq!(found, lengths);
+        let whole: usize = lengths.iter().sum();
+        assert_eq!(told, whole as u64);
+        assert!(evaluation.computed_tokens < whole as u64 * 3 / 4);
+        // It learned from verses in windows of 64 bytes: five digits 100 bytes back are out of its reach.
+        assert!(
+            evaluation
+                .outcomes
+                .iter()
+                .all(|outcome| outcome.answer == Answer::Missed)
+        );
+    }
+}

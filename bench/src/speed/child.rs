@@ -1,0 +1,160 @@
+//! One configuration, measured in a process of its own, so that its peak memory is its own.
+
+use crate::context::Context;
+use crate::costs::Costs;
+use crate::error::ProgramError;
+use crate::model_args::ModelArgs;
+use clap::Args;
+use models::{Model, ModelError, Which};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use ssm_core::Chain;
+use std::time::Instant;
+
+/// What the parent process passes on.
+#[derive(Debug, Args)]
+pub struct BenchOneArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompt lengths
+    #[arg(long, value_delimiter = ',')]
+    pub prefill: Vec<usize>,
+    /// Tokens to decode
+    #[arg(long)]
+    pub decode: usize,
+    /// Repetitions
+    #[arg(long)]
+    pub repeats: usize,
+}
+
+/// A repeated measurement: tokens, and the seconds that each repetition took.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// Tokens of one repetition.
+    pub tokens: usize,
+    /// Wall-clock time of each repetition.
+    pub seconds: Vec<f64>,
+    /// Processor time of each repetition, all threads together; `None` where the system does not tell.
+    pub cpu_seconds: Vec<Option<f64>>,
+}
+
+/// What one configuration gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Child {
+    /// Time to load the model, its files being in the page cache or not as it happens.
+    pub load_seconds: f64,
+    /// One per prompt length.
+    pub prefill: Vec<Measured>,
+    /// Decoding.
+    pub decode: Option<Measured>,
+    /// Largest resident memory of the process, `None` where the system does not tell.
+    pub peak_memory_bytes: Option<u64>,
+    /// Memory taken by the weights.
+    pub weight_bytes: u64,
+    /// Memory taken by the state.
+    pub state_bytes: u64,
+    /// The least a token costs.
+    pub costs: Costs,
+}
+
+/// Measures and prints JSON for the parent.
+///
+/// # Errors
+/// [`ProgramError::Model`] for a checkpoint that cannot be used.
+pub fn run(args: &BenchOneArgs, context: &Context) -> Result<(), ProgramError> {
+    let begin = Instant::now();
+    let model = args.model.load()?;
+    let load_seconds = begin.elapsed().as_secs_f64();
+    let prefill = args
+        .prefill
+        .iter()
+        .map(|length| prefill(&model, *length, args.repeats));
+    let prefill = prefill.collect::<Result<Vec<_>, _>>()?;
+    let decode = match args.decode {
+        0 => None,
+        tokens => Some(decode(&model, tokens, args.repeats)?),
+    };
+    context.print_json(&Child {
+        load_seconds,
+        prefill,
+        decode,
+        peak_memory_bytes: peak_memory_bytes(),
+        weight_bytes: model.info().weight_bytes,
+        state_bytes: model.info().state_bytes,
+        costs: Costs::of(&model, args.model.dtype.into()),
+    })
+}
+
+/// Random ids: what is read does not matter, that every token's row is somewhere else in the embedding does.
+fn random_ids(model: &Model, count: usize) -> Vec<u32> {
+    let mut random = StdRng::seed_from_u64(1);
+    (0..count)
+        .map(|_| random.random_range(0..model.info().vocab_size) as u32)
+        .collect()
+}
+
+/// A prompt from the empty state, with the logits after its last token.
+fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, ModelError> {
+    let ids = random_ids(model, length);
+    repeat(length, repeats, || {
+        let mut state = model.start(&Chain::default(), 1)?;
+        model.logits(&ids, &mut state, Which::Last).map(drop)
+    })
+}
+
+/// Token by token, each with its logits, from the empty state.
+fn decode(model: &Model, tokens: usize, repeats: usize) -> Result<Measured, ModelError> {
+    let ids = random_ids(model, tokens);
+    repeat(tokens, repeats, || {
+        let mut state = model.start(&Chain::default(), 1)?;
+        ids.iter()
+            .try_for_each(|id| model.logits(&[*id], &mut state, Which::Last).map(drop))
+    })
+}
+
+/// Times `work` after one run that is not counted: it warms caches and threads.
+fn repeat(
+    tokens: usize,
+    repeats: usize,
+    mut work: impl FnMut() -> Result<(), ModelError>,
+) -> Result<Measured, ModelError> {
+    work()?;
+    let mut measured = Measured {
+        tokens,
+        seconds: Vec::new(),
+        cpu_seconds: Vec::new(),
+    };
+    for _ in 0..repeats {
+        let (begin, cpu) = (Instant::now(), cpu_seconds());
+        work()?;
+        measured.seconds.push(begin.elapsed().as_secs_f64());
+        measured
+            .cpu_seconds
+            .push(cpu.zip(cpu_seconds()).map(|(before, after)| after - before));
+    }
+    Ok(measured)
+}
+
+/// Processor time of this process so far, in the 10 ms steps that Linux counts in.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field, the program's name, may hold blanks; it ends with the last parenthesis.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) / 100.0)
+}
+
+/// Largest resident memory of this process so far.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
