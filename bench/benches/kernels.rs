@@ -11,35 +11,39 @@
 mod support;
 
 use criterion::Criterion;
-use support::{Ceilings, linear, recurrence, run_group, tokenwise};
+use support::{Ceilings, Failure, Kernel, linear, recurrence, run_group, tokenwise};
 
-fn main() -> Result<(), support::Failure> {
+/// The groups, and what builds their kernels.
+const GROUPS: [(&str, fn() -> Result<Vec<Kernel>, Failure>); 5] = [
+    ("recurrence", recurrence::kernels),
+    ("linear", linear::kernels),
+    ("causal_conv1d", || Ok(tokenwise::causal_conv1d())),
+    ("gated_norm", || Ok(tokenwise::gated_norm())),
+    ("cross_entropy", || Ok(tokenwise::cross_entropy())),
+];
+
+fn main() -> Result<(), Failure> {
     let mut criterion = Criterion::default().configure_from_args();
     // Without this flag (`cargo test --benches`) every kernel runs once, and ceilings would be of no use.
     let measuring = std::env::args().any(|argument| argument == "--bench");
     let mut ceilings = measuring.then(Ceilings::measure);
-    // A group is built when its turn comes, so that only its own inputs are in memory.
-    run_group(
-        &mut criterion,
-        ceilings.as_mut(),
-        "recurrence",
-        recurrence::kernels()?,
-    );
-    run_group(&mut criterion, ceilings.as_mut(), "linear", linear::kernels()?);
-    let convolution = tokenwise::causal_conv1d();
-    run_group(&mut criterion, ceilings.as_mut(), "causal_conv1d", convolution);
-    run_group(
-        &mut criterion,
-        ceilings.as_mut(),
-        "gated_norm",
-        tokenwise::gated_norm(),
-    );
-    run_group(
-        &mut criterion,
-        ceilings.as_mut(),
-        "cross_entropy",
-        tokenwise::cross_entropy(),
-    );
+    // A group is built when its turn comes, so that only its own inputs are in memory, and not at all when the command
+    // line names another one.
+    for (operator, build) in GROUPS {
+        if is_wanted(operator) {
+            run_group(&mut criterion, ceilings.as_mut(), operator, build()?);
+        }
+    }
     criterion.final_summary();
     Ok(())
+}
+
+/// Whether the command line's filter can select a kernel of this operator: it names the operator, or none at all.
+fn is_wanted(operator: &str) -> bool {
+    let named: Vec<&str> = GROUPS
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| std::env::args().skip(1).any(|argument| argument.contains(name)))
+        .collect();
+    named.is_empty() || named.contains(&operator)
 }
