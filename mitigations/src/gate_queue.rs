@@ -14,6 +14,9 @@ pub(crate) const LOWEST_LOG_DECAY: f32 = -40.0;
 /// Tokens that are joined into one segment once so many came in smaller ones (in decode, one by one).
 const SEGMENT: usize = 64;
 
+/// Log decays that are summed one after another.
+const SUM_BLOCK: usize = 64;
+
 /// What a stretch of tokens writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Writes {
@@ -195,13 +198,35 @@ impl GateQueue {
     }
 
     /// Σ log a over the queue, `[batch, 1, heads, rows]`; `None` for decays that do not depend on the token.
+    ///
+    /// Summed in blocks, and the same whatever segments the tokens came in. One running sum of thousands of nearly equal
+    /// numbers would round in the same direction again and again.
     pub(crate) fn log_decay_sum(&self) -> Option<Tensor<4>> {
-        let sums = self
+        let decays: Vec<Tensor<4>> = self
             .segments
             .iter()
             .filter_map(Writes::bounded_log_decay)
-            .map(|decay| decay.sum_dim(1));
-        sums.reduce(|before, later| before + later)
+            .collect();
+        if decays.is_empty() {
+            return None;
+        }
+        let decays = Tensor::cat(decays, 1);
+        let [batch, time, heads, rows] = decays.dims();
+        let blocks = time / SUM_BLOCK;
+        let whole = blocks * SUM_BLOCK;
+        let block_sums = (whole > 0).then(|| {
+            let blocked =
+                decays
+                    .clone()
+                    .narrow(1, 0, whole)
+                    .reshape([batch, blocks, SUM_BLOCK, heads * rows]);
+            blocked.sum_dim(2).sum_dim(1).reshape([batch, 1, heads, rows])
+        });
+        let rest = (whole < time).then(|| decays.narrow(1, whole, time - whole).sum_dim(1));
+        block_sums
+            .into_iter()
+            .chain(rest)
+            .reduce(|whole, rest| whole + rest)
     }
 
     pub(crate) fn len(&self) -> usize {

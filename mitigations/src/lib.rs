@@ -42,3 +42,8 @@ pub mod window_exact;
 
 pub use mitigation::{Conflict, Mitigation, NothingToCalibrate, Part};
 pub use text::ParseError;
+
+/// Runs the README's example as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -88,7 +88,7 @@ impl StateNorm {
     }
 }
 
-/// How many states were looked at, and how many of them clipped.
+/// How many states were looked at, and how many of them clipped; those of a reset's second recurrence count too.
 #[derive(Clone, Debug, Default)]
 struct Clipped {
     seen: u64,

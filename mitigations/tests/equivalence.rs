@@ -172,7 +172,7 @@ mod equivalence {
         fn a_state_is_bounded_after_every_chunk(case in case(), bound in 0.1..4.0f64, chunk in 1..20usize, n in 1..30usize) {
             let gates = build(&case);
             let (recorded, bounds) = (Recorded::of(&gates), vec![bound; case.dims.heads]);
-            let clips = |t: usize| ((t + 1) % chunk == 0).then_some(Clip::AfterReading);
+            let clips = |t: usize| (t + 1).is_multiple_of(chunk).then_some(Clip::AfterReading);
             let sums = |empties: &dyn Fn(usize) -> bool| recorded.bounded(&bounds, clips, empties);
             let text = format!("state-norm:{bound},chunk={chunk}");
             check(&run(&parse(&text), &gates, &case.splits, case.form), &sums(&|_| false), BOUND, &text)?;

@@ -35,8 +35,22 @@ fn error_after_32k(forgetting: f64, mean: f32) -> f64 {
     let gates = gates(time, forgetting, mean, 1);
     let mitigation = parse(&format!("window:{window}"));
     let mut state = start(&mitigation, &gates);
-    run_from(&mut state, &mitigation, &gates, 0..time - last, &[500; 70], Form::Auto);
-    let found = joined(run_from(&mut state, &mitigation, &gates, time - last..time, &[1; 32], Form::Auto));
+    run_from(
+        &mut state,
+        &mitigation,
+        &gates,
+        0..time - last,
+        &[500; 70],
+        Form::Auto,
+    );
+    let found = joined(run_from(
+        &mut state,
+        &mitigation,
+        &gates,
+        time - last..time,
+        &[1; 32],
+        Form::Auto,
+    ));
     // Only tokens inside the last windows matter for the definition.
     let tail = gates.slice(time - last - window..time).expect("a range inside");
     let expected = Recorded::of(&tail).sum(|t, i| i + window > t && t >= window);
@@ -57,8 +71,35 @@ fn the_difference_of_f32_states_stays_within_its_error_after_32_thousand_tokens(
     ] {
         let error = error_after_32k(forgetting, mean);
         println!("| {forgetting:e} | {mean} | {error:.1e} |");
-        assert!(error < limit, "1 − α = {forgetting:e}, mean {mean}: error {error:e}");
+        assert!(
+            error < limit,
+            "1 − α = {forgetting:e}, mean {mean}: error {error:e}"
+        );
     }
+}
+
+#[test]
+fn the_difference_survives_equal_decays_decoded_one_by_one() {
+    // Every rounding of exp(−1.03e-4) errs in the same direction, which the sums of logarithms do not see.
+    let (time, window) = (8192, 1024);
+    let mut gates = gates(time, 1e-4, 0.3, 6);
+    gates.log_decay = LogDecay::PerHeadToken(Tensor::full([1, time, 1], -1.03e-4, &Device::flex()));
+    let mitigation = parse(&format!("window:{window}"));
+    let mut state = start(&mitigation, &gates);
+    let outputs = run_from(
+        &mut state,
+        &mitigation,
+        &gates,
+        0..time,
+        &vec![1; time],
+        Form::Auto,
+    );
+    let found = values(outputs.last().expect("many tokens"));
+    let tail = gates.slice(time - window..time).expect("a range inside");
+    let expected = Recorded::of(&tail).sum(|t, _| t == window - 1);
+    let error = relative_error(&found, &expected[(window - 1) * 16..]);
+    println!("equal decays, decoded: {error:.1e}");
+    assert!(error < 4e-5, "error {error:e}");
 }
 
 #[test]
@@ -71,10 +112,16 @@ fn the_queue_of_chunks_composes_at_most_three_times_per_chunk() {
         for first in (0..time).step_by(2) {
             run_from(&mut state, &mitigation, &gates, first..first + 2, &[], Form::Auto);
             let composes = state.memories[0].report()["composes_per_chunk"];
-            assert!(composes <= 3.0, "window {tokens}, token {first}: {composes} composes per chunk");
+            assert!(
+                composes <= 3.0,
+                "window {tokens}, token {first}: {composes} composes per chunk"
+            );
         }
         let composes = state.memories[0].report()["composes_per_chunk"];
-        assert!(tokens < 5 || composes > 0.9, "window {tokens}: the count of {composes} cannot be right");
+        assert!(
+            tokens < 5 || composes > 0.9,
+            "window {tokens}: the count of {composes} cannot be right"
+        );
     }
 }
 
@@ -86,11 +133,21 @@ fn the_queue_of_a_window_takes_no_more_memory_after_it_is_full() {
         let mut state = start(&mitigation, &gates);
         let mut bytes = Vec::new();
         for first in (0..2000).step_by(400) {
-            run_from(&mut state, &mitigation, &gates, first..first + 400, &[1; 400], Form::Auto);
+            run_from(
+                &mut state,
+                &mitigation,
+                &gates,
+                first..first + 400,
+                &[1; 400],
+                Form::Auto,
+            );
             bytes.push(state.bytes());
         }
         let (least, most) = (bytes[1..].iter().min(), bytes[1..].iter().max());
-        assert!(most.zip(least).is_some_and(|(most, least)| most <= &(2 * least)), "{text}: {bytes:?}");
+        assert!(
+            most.zip(least).is_some_and(|(most, least)| most <= &(2 * least)),
+            "{text}: {bytes:?}"
+        );
     }
 }
 
@@ -104,7 +161,11 @@ fn the_share_of_clipped_states_is_reported() {
         let share = state.memories[0].report()["clipped_share"];
         assert!((least..=most).contains(&share), "{text}: {share}");
         if text == "state-norm:1" {
-            let norm: f32 = values(&state.recurrent.memory).iter().map(|x| x * x).sum::<f32>().sqrt();
+            let norm: f32 = values(&state.recurrent.memory)
+                .iter()
+                .map(|x| x * x)
+                .sum::<f32>()
+                .sqrt();
             assert!((norm - 1.0).abs() < 1e-5, "norm {norm}");
         }
     }
@@ -120,12 +181,30 @@ fn a_saved_memory_that_does_not_fit_is_refused() {
         run_from(&mut state, &mitigation, &gates, 0..300, &[], Form::Auto);
         let chain = mitigation.chain();
         let saved = state.memories[0].save();
-        let other = Site { key_dim: 3, ..site(&gates) };
-        assert!(chain.interventions()[0].restore(&other, 1, &device, &saved).is_err(), "{text}: other key_dim");
-        assert!(chain.interventions()[0].restore(&site(&gates), 2, &device, &saved).is_err(), "{text}: other batch");
+        let other = Site {
+            key_dim: 3,
+            ..site(&gates)
+        };
+        assert!(
+            chain.interventions()[0]
+                .restore(&other, 1, &device, &saved)
+                .is_err(),
+            "{text}: other key_dim"
+        );
+        assert!(
+            chain.interventions()[0]
+                .restore(&site(&gates), 2, &device, &saved)
+                .is_err(),
+            "{text}: other batch"
+        );
         let mut broken = saved.clone();
         let flat = Tensor::<1>::zeros([3], &device).to_data();
         broken.values_mut().for_each(|data| *data = flat.clone());
-        assert!(chain.interventions()[0].restore(&site(&gates), 1, &device, &broken).is_err(), "{text}: other ranks");
+        assert!(
+            chain.interventions()[0]
+                .restore(&site(&gates), 1, &device, &broken)
+                .is_err(),
+            "{text}: other ranks"
+        );
     }
 }

@@ -10,7 +10,12 @@ use proptest::prelude::*;
 use ssm_core::{Site, State};
 
 fn part() -> impl Strategy<Value = String> {
-    let chunk = || prop_oneof![Just(String::new()), (1..500u64).prop_map(|q| format!(",chunk={q}"))];
+    let chunk = || {
+        prop_oneof![
+            Just(String::new()),
+            (1..500u64).prop_map(|q| format!(",chunk={q}"))
+        ]
+    };
     prop_oneof![
         (1e-6..1.0f64).prop_map(|c| format!("forget:{c}")),
         (1e-6..1e3f64).prop_map(|c| format!("remember:{c}")),
@@ -86,7 +91,10 @@ fn texts_are_canonical() {
         ("window-exact:100,chunk=64", "window-exact:100"),
         ("window-exact:100,chunk=32", "window-exact:100,chunk=32"),
         ("state-norm:5+reset:64", "reset:64+state-norm:5"),
-        ("reset-overlap:64,16+delta-scale:0.5", "reset-overlap:64,16+delta-scale:0.5"),
+        (
+            "reset-overlap:64,16+delta-scale:0.5",
+            "reset-overlap:64,16+delta-scale:0.5",
+        ),
     ] {
         assert_eq!(parse(written).to_string(), canonical);
     }
@@ -96,7 +104,10 @@ fn texts_are_canonical() {
 #[test]
 fn wrong_numbers_are_named_with_what_would_be_accepted() {
     for (text, names) in [
-        ("forget:0", vec!["\"forget:0\"", "above 0 and at most 1", "found \"0\""]),
+        (
+            "forget:0",
+            vec!["\"forget:0\"", "above 0 and at most 1", "found \"0\""],
+        ),
         ("forget:-0.5", vec!["above 0 and at most 1", "-0.5"]),
         ("forget:1.01", vec!["at most 1"]),
         ("forget:NaN", vec!["found \"NaN\""]),
@@ -114,12 +125,19 @@ fn wrong_numbers_are_named_with_what_would_be_accepted() {
         ("window:-3", vec!["whole number of tokens"]),
         ("window-exact:0", vec!["at least 1"]),
         ("reset:0", vec!["period", "at least 1"]),
-        ("reset-overlap:64,64", vec!["overlap", "fewer tokens than the period"]),
+        (
+            "reset-overlap:64,64",
+            vec!["overlap", "fewer tokens than the period"],
+        ),
         ("reset-overlap:64,0", vec!["overlap", "at least 1"]),
         ("reset:99999999999999999999999", vec!["period"]),
     ] {
         for name in names {
-            assert!(error(text).contains(name), "{text}: {} does not say {name}", error(text));
+            assert!(
+                error(text).contains(name),
+                "{text}: {} does not say {name}",
+                error(text)
+            );
         }
     }
 }
@@ -141,7 +159,11 @@ fn wrong_shapes_of_text_show_the_right_one() {
         ("reset-overlap:64", vec!["expected reset-overlap:N,M"]),
     ] {
         for name in names {
-            assert!(error(text).contains(name), "{text}: {} does not say {name}", error(text));
+            assert!(
+                error(text).contains(name),
+                "{text}: {} does not say {name}",
+                error(text)
+            );
         }
     }
 }
@@ -160,21 +182,36 @@ fn parts_that_cannot_work_together_say_why() {
         "reset-overlap:64,3+reset-overlap:32,3",
     ] {
         let message = error(text);
-        let both = text.split('+').all(|part| message.contains(&format!("\"{part}\"")));
+        let both = text
+            .split('+')
+            .all(|part| message.contains(&format!("\"{part}\"")));
         assert!(both && message.contains("cannot be combined"), "{message}");
     }
 }
 
 #[test]
 fn a_layer_without_step_size_refuses_to_scale_it() {
-    let site = Site { has_step_size: false, ..plain_site() };
-    let message = parse("delta-scale:0.5").chain().check(&site).expect_err("no step size").to_string();
-    assert!(message.contains("no step size") && message.contains("forget:C"), "{message}");
+    let site = Site {
+        has_step_size: false,
+        ..plain_site()
+    };
+    let message = parse("delta-scale:0.5")
+        .chain()
+        .check(&site)
+        .expect_err("no step size")
+        .to_string();
+    assert!(
+        message.contains("no step size") && message.contains("forget:C"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_state_that_is_no_sum_refuses_windows_and_norms() {
-    let site = Site { linear: false, ..plain_site() };
+    let site = Site {
+        linear: false,
+        ..plain_site()
+    };
     for text in ["window:64", "window-exact:64", "state-norm:5"] {
         let message = parse(text).chain().check(&site).expect_err(text).to_string();
         assert!(message.contains(text) && message.contains("reset:N"), "{message}");
@@ -199,8 +236,17 @@ fn plain_site() -> Site {
 fn automatic_thresholds_have_to_be_calibrated_for_the_model() {
     let mitigation = parse("forget:0.99+state-norm:auto*2,chunk=8");
     assert!(mitigation.needs_calibration());
-    let check = |mitigation: &Mitigation| mitigation.chain().check(&plain_site()).map_err(|error| error.to_string());
-    assert!(check(&mitigation).expect_err("not calibrated").contains("calibrate it"));
+    let check = |mitigation: &Mitigation| {
+        mitigation
+            .chain()
+            .check(&plain_site())
+            .map_err(|error| error.to_string())
+    };
+    assert!(
+        check(&mitigation)
+            .expect_err("not calibrated")
+            .contains("calibrate it")
+    );
 
     let other = Thresholds::new(vec![vec![1.0; 3]]).expect("finite norms");
     let other = mitigation.calibrated(&other).expect("an auto");
@@ -213,39 +259,88 @@ fn automatic_thresholds_have_to_be_calibrated_for_the_model() {
     assert_eq!(fitting.to_string(), mitigation.to_string());
 
     let json = serde_json::to_string(&fitting).expect("plain data");
-    assert_eq!(json, r#"{"mitigation":"forget:0.99+state-norm:auto*2,chunk=8","thresholds":[[1.0,2.0]]}"#);
-    assert_eq!(serde_json::from_str::<Mitigation>(&json).expect("its own JSON"), fitting);
-    assert!(parse("window:3").calibrated(&Thresholds::new(vec![]).expect("none")).is_err());
-    assert!(serde_json::from_str::<Mitigation>(r#"{"mitigation":"state-norm:auto","thresholds":[[-1.0]]}"#).is_err());
+    assert_eq!(
+        json,
+        r#"{"mitigation":"forget:0.99+state-norm:auto*2,chunk=8","thresholds":[[1.0,2.0]]}"#
+    );
+    assert_eq!(
+        serde_json::from_str::<Mitigation>(&json).expect("its own JSON"),
+        fitting
+    );
+    assert!(
+        parse("window:3")
+            .calibrated(&Thresholds::new(vec![]).expect("none"))
+            .is_err()
+    );
+    assert!(
+        serde_json::from_str::<Mitigation>(r#"{"mitigation":"state-norm:auto","thresholds":[[-1.0]]}"#)
+            .is_err()
+    );
 }
 
 #[test]
 fn an_uncalibrated_threshold_is_an_error_even_without_a_check() {
+    use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let case = case().new_tree(&mut runner).expect("a case").current();
     let gates = build(&case);
     let mitigation = parse("state-norm:auto");
     let mut state = start(&mitigation, &gates);
-    let result = mitigation.chain().run(&site(&gates), gates, &mut state, ssm_core::Form::Auto);
-    assert!(result.expect_err("not calibrated").to_string().contains("calibrate it"));
+    let result = mitigation
+        .chain()
+        .run(&site(&gates), gates, &mut state, ssm_core::Form::Auto);
+    assert!(
+        result
+            .expect_err("not calibrated")
+            .to_string()
+            .contains("calibrate it")
+    );
 }
 
 #[test]
 fn calibration_takes_quantiles_per_head_and_refuses_what_is_no_norm() {
     let state = |sizes: [f32; 2]| {
         let heads = sizes.map(|size| Tensor::<4>::full([1, 1, 2, 2], size, &Device::flex()));
-        State { memory: Tensor::cat(heads.to_vec(), 1), position: 1 }
+        State {
+            memory: Tensor::cat(heads.to_vec(), 1),
+            position: 1,
+        }
     };
     let mut calibration = Calibration::default();
     assert_eq!(calibration.thresholds(1.0), Err(CalibrationError::Empty));
     for step in 1..=10 {
-        calibration.observe([&state([step as f32, 0.0])]).expect("finite states");
+        calibration
+            .observe([&state([step as f32, 0.0])])
+            .expect("finite states");
     }
-    assert_eq!(calibration.thresholds(1.0).expect("recorded").layers(), [vec![20.0, f32::MIN_POSITIVE]]);
-    assert_eq!(calibration.thresholds(0.5).expect("recorded").layers()[0][0], 12.0);
+    assert_eq!(
+        calibration.thresholds(1.0).expect("recorded").layers(),
+        [vec![20.0, f32::MIN_POSITIVE]]
+    );
+    assert_eq!(
+        calibration.thresholds(0.5).expect("recorded").layers()[0][0],
+        12.0
+    );
     assert_eq!(calibration.thresholds(0.0).expect("recorded").layers()[0][0], 2.0);
-    assert!(matches!(calibration.thresholds(1.5), Err(CalibrationError::Quantile(_))));
-    assert!(matches!(calibration.observe([]), Err(CalibrationError::Layers { expected: 1, found: 0, .. })));
+    assert!(matches!(
+        calibration.thresholds(1.5),
+        Err(CalibrationError::Quantile(_))
+    ));
+    assert!(matches!(
+        calibration.observe([]),
+        Err(CalibrationError::Layers {
+            expected: 1,
+            found: 0,
+            ..
+        })
+    ));
     let infinite = calibration.observe([&state([f32::NAN, 0.0])]);
-    assert!(matches!(infinite, Err(CalibrationError::NotFinite { layer: 0, head: 0, .. })));
+    assert!(matches!(
+        infinite,
+        Err(CalibrationError::NotFinite {
+            layer: 0,
+            head: 0,
+            ..
+        })
+    ));
 }
