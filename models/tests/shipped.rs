@@ -52,7 +52,10 @@ fn it_is_what_its_page_says() {
         model.start(&Chain::default(), 1).unwrap().bytes() as u64
     );
     let packed = info.weight_bytes as f64 / (4 * info.parameters) as f64;
-    assert!((1.0..1.05).contains(&packed), "f32 weights take {packed} of their size");
+    assert!(
+        (1.0..1.05).contains(&packed),
+        "f32 weights take {packed} of their size"
+    );
     assert!(model.tokenizer().is_byte_level());
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny-mamba2-kjv");
     let loaded = Model::load(&path, &LoadOptions::default()).unwrap();

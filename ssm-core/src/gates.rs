@@ -46,6 +46,10 @@ pub enum LogDecay {
 
 /// When the state is read.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handful of these exist at a time; a box would cost more"
+)]
 pub enum ReadOut {
     /// y_t = q_tᵀ h_t: after the update.
     Inclusive,
@@ -113,10 +117,10 @@ impl LogDecay {
         }
     }
 
-    fn slice_time(&self, tokens: Range<usize>) -> Self {
+    fn slice_time(&self, start: usize, len: usize) -> Self {
         match self {
-            Self::PerHeadToken(a) => Self::PerHeadToken(a.clone().narrow(1, tokens.start, tokens.len())),
-            Self::PerKeyToken(a) => Self::PerKeyToken(a.clone().narrow(1, tokens.start, tokens.len())),
+            Self::PerHeadToken(a) => Self::PerHeadToken(narrow_time(a, start, len)),
+            Self::PerKeyToken(a) => Self::PerKeyToken(narrow_time(a, start, len)),
             constant => constant.clone(),
         }
     }
@@ -173,7 +177,7 @@ impl Gates {
             &[d.batch, d.time, d.heads, d.value_dim],
             &self.value.dims(),
         )?;
-        if d.groups == 0 || d.heads % d.groups != 0 {
+        if d.groups == 0 || !d.heads.is_multiple_of(d.groups) {
             return Err(Error::Groups {
                 heads: d.heads,
                 groups: d.groups,
@@ -195,10 +199,10 @@ impl Gates {
         if let ReadOut::Bonus(bonus) = &self.read_out {
             expect_shape("bonus", &[d.heads, d.key_dim], &bonus.dims())?;
         }
-        if let Some(skip) = &self.skip {
-            if skip.dims() != [d.heads * d.value_dim] {
-                expect_shape("skip", &[d.heads], &skip.dims())?;
-            }
+        if let Some(skip) = &self.skip
+            && skip.dims() != [d.heads * d.value_dim]
+        {
+            expect_shape("skip", &[d.heads], &skip.dims())?;
         }
         Ok(d)
     }
@@ -221,14 +225,11 @@ impl Gates {
         }
         let (start, len) = (tokens.start, tokens.len());
         Ok(Self {
-            query: self.query.clone().narrow(1, start, len),
-            key: self.key.clone().narrow(1, start, len),
-            value: self.value.clone().narrow(1, start, len),
-            log_decay: self.log_decay.slice_time(tokens),
-            step_size: self
-                .step_size
-                .as_ref()
-                .map(|step| step.clone().narrow(1, start, len)),
+            query: narrow_time(&self.query, start, len),
+            key: narrow_time(&self.key, start, len),
+            value: narrow_time(&self.value, start, len),
+            log_decay: self.log_decay.slice_time(start, len),
+            step_size: self.step_size.as_ref().map(|step| narrow_time(step, start, len)),
             read_out: self.read_out.clone(),
             skip: self.skip.clone(),
             scale: self.scale,
@@ -275,6 +276,16 @@ impl Gates {
         let step = if self.step_size.is_some() { d.heads } else { 0 };
         4 * tokens * (2 * d.groups * d.key_dim + d.heads * d.value_dim + decay + step)
     }
+}
+
+/// Tokens `start..start + len`; Burn's own narrowing refuses a length of 0.
+fn narrow_time<const D: usize>(tensor: &Tensor<D>, start: usize, len: usize) -> Tensor<D> {
+    if len > 0 {
+        return tensor.clone().narrow(1, start, len);
+    }
+    let mut shape = tensor.dims();
+    shape[1] = 0;
+    Tensor::zeros(shape, &tensor.device())
 }
 
 pub(crate) fn expect_shape(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {

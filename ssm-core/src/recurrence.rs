@@ -15,9 +15,10 @@ use crate::state::State;
 use burn::tensor::Tensor;
 
 /// How the recurrence is computed. All forms give the same result up to rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// Chunked, with the kernel's own chunk size; one token is a step.
+    #[default]
     Auto,
     /// Token by token.
     Sequential,
@@ -31,12 +32,6 @@ pub enum Form {
         /// Tokens in a chunk.
         chunk_size: usize,
     },
-}
-
-impl Default for Form {
-    fn default() -> Self {
-        Self::Auto
-    }
 }
 
 /// y_t for every token of `gates`, `[batch, time, heads, value_dim]`; `state` is left after the last token.

@@ -98,7 +98,11 @@ fn build(case: &Case) -> (Gates, State) {
 }
 
 fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.clone().into_data().try_to_vec::<f32>().expect("f32 tensors")
+    tensor
+        .clone()
+        .into_data()
+        .try_to_vec::<f32>()
+        .expect("f32 tensors")
 }
 
 /// ‖found − expected‖ / ‖expected‖; infinite for anything that is not a number. Terms of size 1 that cancel to next to
@@ -252,22 +256,23 @@ mod equivalence {
             prop_assert!(relative_error(&values(&state.memory), &memory) < BOUND);
         }
 
-        /// Views into a wider buffer (columns of a projection) give the bits that copies give.
+        /// Columns of a projection are views into a wider buffer; the matrix products may round differently over them.
         #[test]
-        fn strided_views_compute_what_copies_do(case in case()) {
+        fn strided_views_compute_the_definition(case in case()) {
             let (gates, start) = build(&case);
+            let (out, memory) = reference(&gates, &start);
             let widen = |t: &Tensor<4>| {
                 let [b, n, h, d] = t.dims();
                 let padding = Tensor::<4>::full([b, n, h, 3], 7.0, &Device::flex());
                 Tensor::cat(vec![t.clone(), padding], 3).narrow(3, 0, d)
             };
             let mut strided = gates.clone();
-            (strided.query, strided.key, strided.value) = (widen(&gates.query), widen(&gates.key), widen(&gates.value));
-            let (mut a, mut b) = (start.clone(), start);
-            let expected = recurrence(gates, &mut a, Form::Auto).unwrap();
-            let found = recurrence(strided, &mut b, Form::Auto).unwrap();
-            prop_assert_eq!(values(&found), values(&expected));
-            prop_assert_eq!(values(&a.memory), values(&b.memory));
+            (strided.query, strided.key, strided.value) =
+                (widen(&gates.query), widen(&gates.key), widen(&gates.value));
+            let mut state = start;
+            let found = recurrence(strided, &mut state, Form::Auto).unwrap();
+            prop_assert!(relative_error(&values(&found), &out) < BOUND);
+            prop_assert!(relative_error(&values(&state.memory), &memory) < BOUND);
         }
     }
 }

@@ -147,17 +147,18 @@ impl OneToken<'_> {
     #[inline(always)]
     fn taps<const W: usize>(self) {
         let (weights, _) = self.weight.as_chunks::<W>();
-        // The state's rows have W − 1 values, which a chunk of constant length cannot be written as on stable Rust.
-        for (c, (out, taps)) in self.out.iter_mut().zip(weights).enumerate() {
-            let past = &mut self.state[c * (W - 1)..(c + 1) * (W - 1)];
-            let mut y = taps[W - 1] * self.x[c];
-            for j in 0..W - 1 {
-                y = taps[j].mul_add(past[j], y);
+        // One zipped walk: an index into any of these would be checked per channel, and keep the loop scalar.
+        let pasts = self.state.chunks_exact_mut(W - 1);
+        let channels = self.out.iter_mut().zip(weights).zip(pasts).zip(self.x);
+        for (((out, taps), past), &x) in channels {
+            let mut y = taps[W - 1] * x;
+            for (&tap, &past) in taps.iter().zip(past.iter()) {
+                y = tap.mul_add(past, y);
             }
             for j in 0..W - 2 {
                 past[j] = past[j + 1];
             }
-            past[W - 2] = self.x[c];
+            past[W - 2] = x;
             *out = y;
         }
         finish(self.problem.activation, self.bias, self.out);

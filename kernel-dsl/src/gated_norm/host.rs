@@ -63,7 +63,7 @@ pub fn add_rms_norm(
     out: &mut [f32],
 ) -> Result<(), NormError> {
     let features = weight.len();
-    if features == 0 || residual.len() % features != 0 {
+    if features == 0 || !residual.len().is_multiple_of(features) {
         return Err(NormError::Groups {
             features: residual.len(),
             group_size: features,
@@ -78,25 +78,65 @@ pub fn add_rms_norm(
         x.map_or(residual.len(), <[f32]>::len),
     )?;
     check_length("the output", residual.len(), out.len())?;
-    if let Some(x) = x {
-        for (residual, &x) in residual.iter_mut().zip(x) {
-            *residual += x;
+    let task_len = (TASK_WORK / features).max(1) * features;
+    let task = |(i, (residual, out)): (usize, (&mut [f32], &mut [f32]))| {
+        let first = i * task_len;
+        let x = x.map(|x| &x[first..first + residual.len()]);
+        Arch::new().dispatch(Joint {
+            residual,
+            x,
+            weight,
+            eps,
+            out,
+        });
+    };
+    if out.len() < THREADED_WORK {
+        residual
+            .chunks_mut(task_len)
+            .zip(out.chunks_mut(task_len))
+            .enumerate()
+            .for_each(task);
+    } else {
+        let residuals = residual.par_chunks_mut(task_len);
+        residuals
+            .zip(out.par_chunks_mut(task_len))
+            .enumerate()
+            .for_each(task);
+    }
+    Ok(())
+}
+
+/// Residual sum and norm of some rows, one row at a time so that it stays in the first cache between the two.
+struct Joint<'a> {
+    residual: &'a mut [f32],
+    x: Option<&'a [f32]>,
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Joint<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let features = self.weight.len();
+        let rows = self
+            .residual
+            .chunks_exact_mut(features)
+            .zip(self.out.chunks_exact_mut(features));
+        for (row, (residual, out)) in rows.enumerate() {
+            if let Some(x) = self.x {
+                for (residual, &x) in residual.iter_mut().zip(&x[row * features..]) {
+                    *residual += x;
+                }
+            }
+            let scale = 1.0 / (sum_of_squares(residual) / features as f32 + self.eps).sqrt();
+            for ((out, &residual), &weight) in out.iter_mut().zip(residual.iter()).zip(self.weight) {
+                *out = residual * (scale * weight);
+            }
         }
     }
-    let rows = residual.len() / features;
-    let problem = Problem {
-        rows,
-        features,
-        group_size: features,
-        eps,
-        order: GateOrder::NormAfterGate,
-    };
-    let view = Rows::contiguous(residual, rows, features).map_err(|_| NormError::Length {
-        what: "the residual",
-        expected: rows * features,
-        found: residual.len(),
-    })?;
-    gated_rms_norm(&problem, view, None, Some(weight), None, out)
 }
 
 /// Calls `task` with the index of its first row, on one thread or several.

@@ -75,7 +75,7 @@ impl Problem {
             eps,
             ..
         } = *self;
-        if group_size == 0 || features % group_size != 0 {
+        if group_size == 0 || !features.is_multiple_of(group_size) {
             return Err(NormError::Groups { features, group_size });
         }
         if eps.is_nan() || eps < 0.0 {

@@ -65,14 +65,11 @@ impl RowTensor {
     }
 
     fn view(&self) -> Rows<'_> {
-        if self.rows == 0 || self.cols == 0 {
-            return validated(
-                Rows::contiguous(&[], self.rows.min(self.cols), 0)
-                    .or_else(|_| Rows::new(&[], 0, self.cols, self.cols)),
-            );
-        }
-        let data = &self.tensor.storage::<f32>()[self.tensor.layout().start_offset()..];
-        validated(Rows::new(data, self.rows, self.cols, self.stride))
+        let values = self.tensor.storage::<f32>();
+        let data = values
+            .get(self.tensor.layout().start_offset()..)
+            .unwrap_or_default();
+        validated(Rows::new(data, self.rows, self.cols, self.stride.max(self.cols)))
     }
 }
 
