@@ -20,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 /// prefill does not depend on its length.
 const SEGMENT: usize = 256;
 /// Memory that a block of logits may take while losses are computed.
-const LOGIT_BYTES: usize = 8 << 20;
+const LOGIT_BYTES: usize = 4 << 20;
 
 /// How a checkpoint is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -363,7 +363,7 @@ fn nothing_half_written_is_left_behind() {
         let mut file = NewFile::create(&folder.path().join("state")).unwrap();
         file.writer().write_all(b"half").unwrap();
         let inner = NewFolder::create(&folder.path().join("model")).unwrap();
-        fs::write(inner.path().join("config.json"), "{}").unwrap();
+        fs::write(inner.temporary_path().join("config.json"), "{}").unwrap();
         assert_eq!(names(), 2);
     }
     assert_eq!(names(), 0);

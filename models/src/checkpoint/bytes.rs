@@ -45,12 +45,15 @@ impl Bytes {
 
     /// Tells the system that `[begin, end)` is not needed any more, so that a model and its file are never both in memory.
     ///
-    /// Advice only: the pages can still be read, and then come from the file again.
+    /// Advice only: the pages can still be read, and then come from the file again. The megabyte before `begin` is included:
+    /// reading a page makes the system map its neighbours, too, so that every block brings back some of the one before it
+    /// (6 % of a model stayed mapped that way).
     pub(super) fn release(&self, begin: usize, end: usize) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self
             && begin < end
         {
+            let begin = begin.saturating_sub(1 << 20);
             // SAFETY: the mapping is read-only and file-backed, so dropped pages hold nothing that the file does not, and
             // references into the mapping see the same values when the pages come back.
             let advised =

@@ -126,16 +126,14 @@ pub enum CheckpointError {
         available: u64,
     },
     /// A tensor's bytes are more or fewer than its shape needs.
-    #[error("{}: tensor {tensor}: {dtype} {shape:?} needs {expected} bytes, found {found}", path.display())]
+    #[error("{}: tensor {tensor}: {stored} needs {expected} bytes, found {found}", path.display())]
     ByteCount {
         /// The safetensors file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// The stored type.
-        dtype: String,
-        /// The stored shape.
-        shape: Vec<u64>,
+        /// Stored type and shape.
+        stored: String,
         /// Bytes that the shape needs.
         expected: String,
         /// Bytes between the offsets.

@@ -226,8 +226,7 @@ fn tensor_info(
         return Err(CheckpointError::ByteCount {
             path: path.to_path_buf(),
             tensor: name.to_string(),
-            dtype: dtype_name.to_string(),
-            shape,
+            stored: format!("{dtype_name} {shape:?}"),
             expected: bits.map_or_else(|| "over 2^61".into(), |b| b.div_ceil(8).to_string()),
             found: end - begin,
         });

@@ -68,8 +68,7 @@ pub fn write_safetensors<E: From<CheckpointError>>(
             return Err(CheckpointError::ByteCount {
                 path: path.to_path_buf(),
                 tensor: tensor.name.clone(),
-                dtype: name.into(),
-                shape: tensor.shape.iter().map(|d| *d as u64).collect(),
+                stored: format!("{name} {:?}", tensor.shape),
                 expected: (expected * width).to_string(),
                 found: (count * width) as u64,
             }
@@ -195,7 +194,7 @@ impl NewFolder {
     }
 
     /// Where to write the folder's files meanwhile.
-    pub fn path(&self) -> &Path {
+    pub fn temporary_path(&self) -> &Path {
         &self.temporary
     }
 

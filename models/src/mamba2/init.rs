@@ -174,7 +174,7 @@ impl Shape {
 pub fn write_random(path: &Path, shape: &Shape, dtype: WriteDtype, seed: u64) -> Result<(), CheckpointError> {
     let folder = NewFolder::create(path)?;
     let config = format!("{:#}\n", shape.config());
-    let config_path = folder.path().join("config.json");
+    let config_path = folder.temporary_path().join("config.json");
     std::fs::write(&config_path, config).map_err(CheckpointError::io(path, "writing"))?;
     let tensors = shape.tensors();
     let plans: Vec<TensorPlan> = tensors.iter().map(|(plan, _)| plan.clone()).collect();
@@ -183,7 +183,7 @@ pub fn write_random(path: &Path, shape: &Shape, dtype: WriteDtype, seed: u64) ->
         .map(|(plan, fill)| (plan.name.as_str(), *fill))
         .collect();
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-    let mut file = NewFile::create(&folder.path().join("model.safetensors"))?;
+    let mut file = NewFile::create(&folder.temporary_path().join("model.safetensors"))?;
     write_safetensors(path, file.writer(), dtype, &plans, &metadata, |plan, sink| {
         let mut rng = StdRng::seed_from_u64(tensor_seed(seed, &plan.name));
         let fill = fills.get(plan.name.as_str()).copied().unwrap_or(Fill::Ones);

@@ -1,0 +1,108 @@
+//! Mitigations act in a whole model: in prefill as in decode, and in a state that was saved and restored.
+
+mod common;
+
+use models::Which;
+use models::checkpoint::Checkpoint;
+use ssm_core::Chain;
+
+use common::{Case, relative_error};
+
+const CASE: Case = Case {
+    hugging_face: false,
+    model_dim: 16,
+    layers: 2,
+    groups: 2,
+    heads_per_group: 2,
+    head_dim: 4,
+    state_dim: 8,
+    conv_width: 4,
+    norm_before_gate: false,
+    gated_norm: true,
+    dt_limit: None,
+    projection_bias: false,
+    conv_bias: true,
+    skip_per_channel: false,
+    tied: true,
+    vocab_size: 40,
+    seed: 11,
+};
+
+const SPECS: [&str; 8] = [
+    "none",
+    "rri:0.99,0.75",
+    "delta-scale:0.5",
+    "state-norm:1.5",
+    "window:24",
+    "window-exact:24,chunk=8",
+    "reset:32",
+    "rri:0.99,0.75+window:24",
+];
+
+fn chain(spec: &str) -> Chain {
+    spec.parse::<mitigations::Mitigation>().unwrap().chain()
+}
+
+fn logits(model: &models::Model, ids: &[u32], state: &mut models::ModelState) -> Vec<f32> {
+    model
+        .logits(ids, state, Which::All)
+        .unwrap()
+        .into_data()
+        .iter::<f32>()
+        .collect()
+}
+
+#[test]
+fn prefill_is_decode_with_every_mitigation() {
+    let (folder, model) = CASE.load();
+    let ids = CASE.ids(100);
+    let plain = common::reference::logits(&CASE, &Checkpoint::open(folder.path()).unwrap(), &ids);
+    let plain: Vec<f64> = plain.into_iter().flatten().collect();
+    for spec in SPECS {
+        let chain = chain(spec);
+        let prefilled = logits(&model, &ids, &mut model.start(&chain, 1).unwrap());
+        let mut state = model.start(&chain, 1).unwrap();
+        let decoded: Vec<f32> = ids
+            .iter()
+            .flat_map(|id| logits(&model, &[*id], &mut state))
+            .collect();
+        let error = relative_error(decoded, prefilled.iter().map(|v| f64::from(*v)));
+        assert!(error <= 1e-3, "{spec}: relative error {error:e}");
+        let change = relative_error(prefilled, plain.iter().copied());
+        assert_eq!(
+            change > 1e-3,
+            spec != "none",
+            "{spec} changes the logits by {change:e}"
+        );
+    }
+}
+
+#[test]
+fn a_saved_state_continues_bit_for_bit_with_every_mitigation() {
+    let (folder, model) = CASE.load();
+    let ids = CASE.ids(120);
+    for spec in SPECS {
+        let chain = chain(spec);
+        let mut state = model.start(&chain, 1).unwrap();
+        model.advance(&ids[..70], &mut state).unwrap();
+        let path = folder.path().join("state");
+        state.save(&path).unwrap();
+        let mut restored = model.restore(&path, &chain).unwrap();
+        let mut cloned = state.clone();
+        let expected = logits(&model, &ids[70..], &mut state);
+        assert_eq!(
+            logits(&model, &ids[70..], &mut restored),
+            expected,
+            "{spec}: restored"
+        );
+        assert_eq!(
+            logits(&model, &ids[70..], &mut cloned),
+            expected,
+            "{spec}: cloned"
+        );
+        if spec != "none" {
+            let error = model.restore(&path, &Chain::default()).unwrap_err().to_string();
+            assert!(error.contains(spec) && error.contains("expected none"), "{error}");
+        }
+    }
+}
