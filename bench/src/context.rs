@@ -1,7 +1,7 @@
 //! What every subcommand shares: threads, progress bars, and printing to standard output.
 
 use crate::error::ProgramError;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 use std::fmt;
 use std::io::{self, Write};
@@ -50,9 +50,13 @@ impl Context {
             return ProgressBar::hidden();
         }
         let template =
-            format!("{{msg:<28}} {{bar:32}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+            format!("{{msg:<28}} {{bar:32}} {{human_pos}}/{{human_len}} {unit}  {{rate}}/s  {{eta}} left");
         // The template is fixed above but for the unit; if it should not parse, the plain bar still counts.
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A bar that cannot be drawn is no reason to stop.
+            let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
+        });
         ProgressBar::new(total).with_style(style)
     }
 

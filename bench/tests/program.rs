@@ -541,7 +541,8 @@ mod bench {
                 let number = |name: &str| speed[name].as_f64().expect("a number");
                 assert!(0.0 < number("slowest") && number("slowest") <= number("tokens_per_second"));
                 assert!(number("tokens_per_second") <= number("fastest"));
-                assert!(0.0 < number("fraction_of_limit") && number("fraction_of_limit") < 1.0);
+                // No upper bound: a model this small lives in the cache, which is faster than memory.
+                assert!(0.0 < number("fraction_of_limit"));
             }
             let measured = &configuration["measured"];
             assert_eq!(

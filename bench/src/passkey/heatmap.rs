@@ -5,9 +5,9 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const CELL: (i32, i32) = (68, 30);
-const LEFT: i32 = 96;
-const TOP: i32 = 84;
-const RIGHT: i32 = 112;
+const LEFT: i32 = 100;
+const TOP: i32 = 98;
+const RIGHT: i32 = 118;
 const BOTTOM: i32 = 64;
 const FONT: &str = "sans-serif";
 const INK: RGBColor = RGBColor(40, 40, 40);
@@ -76,16 +76,16 @@ impl Grid {
 fn draw(area: &Area<'_>, grid: &Grid, run: &Run, model: &str, train_length: Option<u64>) -> Drawn {
     area.fill(&WHITE)?;
     let title = format!("Passkey retrieval, {model}");
-    write(area, &title, (LEFT, 24), 18, &INK, (HPos::Left, VPos::Center))?;
+    write(area, &title, (LEFT, 24), 21, &INK, (HPos::Left, VPos::Center))?;
     let trained = train_length.map_or(String::new(), |length| {
-        format!(", trained on {} tokens", short(length))
+        format!("  ·  training length {}", short(length))
     });
     let subtitle = format!("mitigation: {}{trained}", run.mitigation);
     write(
         area,
         &subtitle,
         (LEFT, 46),
-        13,
+        15,
         &FAINT,
         (HPos::Left, VPos::Center),
     )?;
@@ -110,7 +110,7 @@ fn cells(area: &Area<'_>, grid: &Grid, run: &Run) -> Drawn {
             area,
             &format!("{:.2}", cell.accuracy),
             centre,
-            12,
+            14,
             &ink,
             (HPos::Center, VPos::Center),
         )?;
@@ -126,7 +126,7 @@ fn axes(area: &Area<'_>, grid: &Grid) -> Drawn {
             area,
             &short(*length),
             (x, bottom + 14),
-            12,
+            14,
             &INK,
             (HPos::Center, VPos::Center),
         )?;
@@ -136,7 +136,7 @@ fn axes(area: &Area<'_>, grid: &Grid) -> Drawn {
         area,
         "context length (tokens)",
         (middle, bottom + 40),
-        13,
+        15,
         &INK,
         (HPos::Center, VPos::Center),
     )?;
@@ -144,13 +144,13 @@ fn axes(area: &Area<'_>, grid: &Grid) -> Drawn {
         let y = grid.corner(0, row).1 + CELL.1 / 2;
         let edge = |row: usize| format!("{:.0}", 100.0 * row as f64 / grid.rows as f64);
         let label = format!("{}–{} %", edge(row), edge(row + 1));
-        write(area, &label, (LEFT - 8, y), 12, &INK, (HPos::Right, VPos::Center))?;
+        write(area, &label, (LEFT - 8, y), 14, &INK, (HPos::Right, VPos::Center))?;
     }
     write(
         area,
         "depth of the passkey",
         (8, TOP - 12),
-        13,
+        15,
         &INK,
         (HPos::Left, VPos::Center),
     )
@@ -171,7 +171,7 @@ fn train_line(area: &Area<'_>, grid: &Grid, train_length: Option<u64>) -> Drawn 
     }
     let (x, bottom) = (grid.corner(inside, 0).0, grid.corner(0, grid.rows).1);
     let red = RGBColor(200, 30, 30);
-    for y in (TOP - 6..bottom + 4).step_by(8) {
+    for y in (TOP - 20..bottom + 4).step_by(8) {
         area.draw(&PathElement::new(
             vec![(x, y), (x, (y + 4).min(bottom + 4))],
             red.stroke_width(2),
@@ -180,8 +180,8 @@ fn train_line(area: &Area<'_>, grid: &Grid, train_length: Option<u64>) -> Drawn 
     write(
         area,
         "training length",
-        (x, TOP - 12),
-        12,
+        (x, TOP - 30),
+        14,
         &red,
         (HPos::Center, VPos::Center),
     )
@@ -197,13 +197,13 @@ fn colour_bar(area: &Area<'_>, grid: &Grid) -> Drawn {
     }
     for (share, label) in [(1.0, "1"), (0.5, "0.5"), (0.0, "0")] {
         let y = TOP + (f64::from(height) * (1.0 - share)) as i32;
-        write(area, label, (x + 20, y), 12, &INK, (HPos::Left, VPos::Center))?;
+        write(area, label, (x + 20, y), 14, &INK, (HPos::Left, VPos::Center))?;
     }
     write(
         area,
         "accuracy",
         (x, TOP - 12),
-        12,
+        14,
         &INK,
         (HPos::Left, VPos::Center),
     )
@@ -238,5 +238,81 @@ fn short(length: u64) -> String {
         m if m >= 1 << 20 && m.is_multiple_of(1 << 20) => format!("{}M", m >> 20),
         k if k >= 1 << 10 && k.is_multiple_of(1 << 10) => format!("{}k", k >> 10),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::evaluate::{Answer, Evaluation, Outcome};
+    use super::super::prompt::Case;
+    use super::*;
+
+    /// A model that forgets: the deeper the passkey and the longer the text, the less is found.
+    fn run() -> Run {
+        let (mut cases, mut outcomes) = (Vec::new(), Vec::new());
+        for (column, length) in [1024u64, 2048, 4096, 8192, 16384, 32768, 65536]
+            .into_iter()
+            .enumerate()
+        {
+            for (row, sample) in (0..10).flat_map(|row| (0..20).map(move |sample| (row, sample))) {
+                cases.push(Case {
+                    length,
+                    row,
+                    depth: 0.0,
+                    blocks: 1,
+                    block: 0,
+                    key: "00000".into(),
+                });
+                let found = sample < 40 + 3 * row as i32 - 10 * column as i32;
+                let answer = if found { Answer::Found } else { Answer::Missed };
+                outcomes.push(Outcome {
+                    case: outcomes.len(),
+                    tokens: length as usize,
+                    answer,
+                });
+            }
+        }
+        Run::new(
+            "rri:0.9999,0.75".into(),
+            &cases,
+            &Evaluation {
+                outcomes,
+                computed_tokens: 0,
+            },
+            10,
+            1.0,
+        )
+    }
+
+    #[test]
+    fn the_picture_names_every_length_depth_and_accuracy() {
+        let svg = svg(&run(), "mamba2-370m", Some(8192)).expect("drawn");
+        for text in [
+            "1k",
+            "64k",
+            "0–10 %",
+            "90–100 %",
+            "1.00",
+            "training length",
+            "rri:0.9999,0.75",
+            "accuracy",
+        ] {
+            assert!(svg.contains(text), "no {text}");
+        }
+        let cells = svg.matches("width=\"67\" height=\"29\"").count();
+        assert_eq!(cells, 70);
+    }
+
+    #[test]
+    fn colours_run_from_end_to_end() {
+        assert_eq!(
+            (colour(0.0), colour(1.0)),
+            (RGBColor(68, 1, 84), RGBColor(253, 231, 37))
+        );
+        assert_eq!(colour(0.125), RGBColor(64, 42, 112));
+        assert_eq!(
+            [1000, 1024, 65536, 1 << 20].map(short),
+            ["1000", "1k", "64k", "1M"]
+        );
     }
 }
