@@ -4,9 +4,11 @@
 //! |---|---|
 //! | [`prompt`] | the task: the four strings, the number of blocks, the place of the passkey |
 //! | [`evaluate`] | asking every prompt, with the states of common beginnings shared |
+//! | [`calibration`] | thresholds for `state-norm:auto` |
 //! | [`wilson`], [`report`], [`heatmap`] | intervals, files, table and picture |
 //! | [`lengths`] | lists of lengths as they are typed |
 
+pub mod calibration;
 pub mod evaluate;
 pub mod heatmap;
 pub mod lengths;
@@ -14,6 +16,7 @@ pub mod prompt;
 pub mod report;
 pub mod wilson;
 
+use crate::cli::parse_tokens;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
@@ -55,6 +58,9 @@ pub struct PasskeyArgs {
     /// Mitigation to try; give it several times to compare [default: none]
     #[arg(long = "mitigation", value_name = "SPEC")]
     pub mitigations: Vec<Mitigation>,
+    /// Length that the model was trained on, in tokens: marked in the heat map [default: what the checkpoint says]
+    #[arg(long, value_name = "N", value_parser = parse_tokens)]
+    pub train_length: Option<u64>,
     /// Folder to write to; it must not hold anything yet
     #[arg(long, value_name = "DIR", default_value = "spillway-passkey")]
     pub out: PathBuf,
@@ -68,20 +74,18 @@ pub struct PasskeyArgs {
 /// # Errors
 /// [`ProgramError`] for a model, a mitigation or a length that cannot be used, and for files that cannot be written.
 pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
-    let model = args.model.load()?;
-    let mitigations = match args.mitigations.as_slice() {
-        [] => vec![Mitigation::none()],
-        some => some.to_vec(),
-    };
-    // Before hours of work: does every mitigation fit the model?
-    for mitigation in &mitigations {
-        model.start(&mitigation.chain(), 1)?;
+    if args.train_length == Some(0) {
+        return Err(ProgramError::usage("--train-length", "at least 1 token", "0"));
     }
+    let model = args.model.load()?;
+    let train_length = args.train_length.or(model.info().train_length);
+    let mitigations = prepared(args, &model, train_length)?;
     let cases = all_cases(args, &model)?;
     let mut out = OutputFolder::create(&args.out, Existing::Refuse)?;
     let mut report = Report {
         version: VERSION,
         model: model.info(),
+        train_length,
         seed: args.seed,
         lengths: &args.lengths.0,
         depths: usize::from(args.depths),
@@ -99,7 +103,7 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
             picture: picture.clone(),
             cause,
         };
-        let svg = heatmap::svg(&run, &report.model.name, report.model.train_length).map_err(cause)?;
+        let svg = heatmap::svg(&run, &report.model.name, train_length).map_err(cause)?;
         print_run(context, &run)?;
         report.runs.push(run);
         out.write(&picture, |file| file.write_all(svg.as_bytes()))?;
@@ -109,6 +113,26 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
     }
     context.remark(format_args!("written to {}", out.path().display()));
     Ok(())
+}
+
+/// The mitigations asked for, each known to fit the model before hours of work begin.
+fn prepared(
+    args: &PasskeyArgs,
+    model: &Model,
+    train_length: Option<u64>,
+) -> Result<Vec<Mitigation>, ProgramError> {
+    let none = [Mitigation::none()];
+    let asked = if args.mitigations.is_empty() {
+        &none[..]
+    } else {
+        &args.mitigations
+    };
+    let ready = |mitigation| {
+        let mitigation = calibration::calibrated(mitigation, model, train_length)?;
+        model.start(&mitigation.chain(), 1)?;
+        Ok(mitigation)
+    };
+    asked.iter().map(ready).collect()
 }
 
 fn all_cases(args: &PasskeyArgs, model: &Model) -> Result<Vec<Case>, ProgramError> {

@@ -21,6 +21,8 @@ pub struct Report<'a> {
     pub version: u32,
     /// The model.
     pub model: &'a Info,
+    /// The training length that the heat maps mark, from the command line or the checkpoint.
+    pub train_length: Option<u64>,
     /// Seed of the passkeys.
     pub seed: u64,
     /// Lengths asked for.
