@@ -71,13 +71,18 @@ impl Cli {
                 ));
             }
         };
+        // On a thread of the pool, or every kernel would hand its work over to one and wait, some 10 µs each time.
+        rayon::scope(|_| self.run_in(&context))
+    }
+
+    fn run_in(&self, context: &Context) -> Result<(), ProgramError> {
         match &self.command {
-            Command::Passkey(args) => passkey::run(args, &context),
-            Command::Generate(args) => generate::run(args, &context),
-            Command::Inspect(args) => inspect::run(args, &context),
-            Command::Init(args) => init::run(args, &context),
-            Command::Bench(args) => speed::run(args, &self.threads, &context),
-            Command::BenchOne(args) => speed::child::run(args, &context),
+            Command::Passkey(args) => passkey::run(args, context),
+            Command::Generate(args) => generate::run(args, context),
+            Command::Inspect(args) => inspect::run(args, context),
+            Command::Init(args) => init::run(args, context),
+            Command::Bench(args) => speed::run(args, &self.threads, context),
+            Command::BenchOne(args) => speed::child::run(args, context),
         }
     }
 }
