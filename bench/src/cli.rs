@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::{generate, init, inspect, passkey, speed};
+use crate::{diagnose, generate, init, inspect, passkey, speed};
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Find out where a model collapses on long inputs, in which heads, and what cures it
+    Diagnose(diagnose::DiagnoseArgs),
     /// Find out up to which length, and where in the text, a model still finds a five-digit passkey
     Passkey(passkey::PasskeyArgs),
     /// Continue a text
@@ -77,6 +79,7 @@ impl Cli {
 
     fn run_in(&self, context: &Context) -> Result<(), ProgramError> {
         match &self.command {
+            Command::Diagnose(args) => diagnose::run(args, context),
             Command::Passkey(args) => passkey::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),

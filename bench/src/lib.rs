@@ -10,6 +10,7 @@
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`] | files that are whole or absent, and output folders |
 //! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
+//! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`generate`], [`inspect`], [`init`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
@@ -18,6 +19,7 @@
 pub mod cli;
 pub mod context;
 pub mod costs;
+pub mod diagnose;
 pub mod error;
 pub mod generate;
 pub mod init;

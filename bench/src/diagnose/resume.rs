@@ -1,0 +1,235 @@
+//! What an interrupted diagnosis leaves behind to go on from: `resume/progress.json` with every sum so far, bit by bit, and
+//! one file per stream under way with the model's state.
+
+use super::mitigated::Mitigated;
+use super::stream::{StreamRun, StreamTally};
+use super::text::Stream;
+use crate::error::ProgramError;
+use crate::output::{self, OutputFolder};
+use models::Model;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Version of the files.
+const VERSION: u32 = 1;
+const FOLDER: &str = "resume";
+const PROGRESS: &str = "progress.json";
+
+/// Everything that decides the numbers. A run goes on only under the same settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Version of the program.
+    pub program: String,
+    /// Name, architecture and number of parameters of the model.
+    pub model: String,
+    /// Name of the text.
+    pub text: String,
+    /// Its fingerprint.
+    pub fingerprint: u64,
+    /// Type of the weights in memory.
+    pub dtype: String,
+    /// Length of the long streams.
+    pub length: u64,
+    /// Training length.
+    pub train_length: u64,
+    /// Every stream.
+    pub streams: Vec<Stream>,
+    /// The runs, in order.
+    pub mitigations: Vec<String>,
+}
+
+impl Settings {
+    /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
+    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
+        let list = |items: &[String]| items.join(" ");
+        let streams = |streams: &[Stream]| format!("{streams:?}");
+        let pairs = [
+            ("program version", self.program.clone(), asked.program.clone()),
+            ("CHECKPOINT", self.model.clone(), asked.model.clone()),
+            ("--prompt", self.text.clone(), asked.text.clone()),
+            (
+                "content of the text",
+                self.fingerprint.to_string(),
+                asked.fingerprint.to_string(),
+            ),
+            ("--dtype", self.dtype.clone(), asked.dtype.clone()),
+            ("--length", self.length.to_string(), asked.length.to_string()),
+            (
+                "--train-length",
+                self.train_length.to_string(),
+                asked.train_length.to_string(),
+            ),
+            ("--mitigation", list(&self.mitigations), list(&asked.mitigations)),
+            (
+                "--streams or --seed",
+                streams(&self.streams),
+                streams(&asked.streams),
+            ),
+        ];
+        match pairs.into_iter().find(|(_, saved, asked)| saved != asked) {
+            None => Ok(()),
+            Some((name, saved, asked)) => Err(ProgramError::usage(
+                format!("--resume: {name}"),
+                format!("{saved} as in the interrupted run"),
+                asked,
+            )),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Progress {
+    version: u32,
+    settings: Settings,
+    runs: Vec<SavedRun>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedRun {
+    seconds: f64,
+    streams: Vec<StreamTally>,
+}
+
+/// The position is part of the name, so that a failed save leaves the files of the one before usable.
+fn state_name(run: usize, stream: usize, position: u64) -> String {
+    format!("run-{run}-stream-{stream}-at-{position}.safetensors")
+}
+
+/// Writes all runs so far. Runs that have not begun are left out.
+///
+/// # Errors
+/// [`ProgramError::File`], or a state that cannot be saved; what an earlier save wrote is then still whole, and nothing is left
+/// behind if there was none.
+pub fn save(folder: &OutputFolder, settings: &Settings, runs: &[Mitigated]) -> Result<(), ProgramError> {
+    let path = folder.file(FOLDER);
+    let is_new = !path.exists();
+    fs::create_dir_all(&path).map_err(ProgramError::file("create", &path))?;
+    let saved = save_into(&path, settings, runs);
+    if saved.is_err() && is_new {
+        // The first error is the one to report.
+        let _ = fs::remove_dir_all(&path);
+    }
+    saved
+}
+
+fn save_into(path: &Path, settings: &Settings, runs: &[Mitigated]) -> Result<(), ProgramError> {
+    let mut names = vec![PROGRESS.to_string()];
+    let mut saved = Vec::new();
+    for (index, run) in runs.iter().enumerate().filter(|(_, run)| run.has_begun()) {
+        for (number, stream) in run.streams.iter().enumerate() {
+            if let Some(state) = &stream.state {
+                let name = state_name(index, number, stream.tally.position);
+                state.save(&path.join(&name))?;
+                names.push(name);
+            }
+        }
+        let streams = run.streams.iter().map(|stream| stream.tally.clone()).collect();
+        saved.push(SavedRun {
+            seconds: run.seconds,
+            streams,
+        });
+    }
+    let progress = Progress {
+        version: VERSION,
+        settings: settings.clone(),
+        runs: saved,
+    };
+    output::write_json(&path.join(PROGRESS), &progress)?;
+    remove_others(path, &names)
+}
+
+/// Removes the states of an earlier save.
+fn remove_others(path: &Path, names: &[String]) -> Result<(), ProgramError> {
+    let entries = fs::read_dir(path).map_err(ProgramError::file("list", path))?;
+    for entry in entries {
+        let entry = entry.map_err(ProgramError::file("list", path))?;
+        if !names
+            .iter()
+            .any(|name| *name == entry.file_name().to_string_lossy())
+        {
+            fs::remove_file(entry.path()).map_err(ProgramError::file("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files: the diagnosis is complete.
+///
+/// # Errors
+/// [`ProgramError::File`].
+pub fn remove(folder: &OutputFolder) -> Result<(), ProgramError> {
+    let path = folder.file(FOLDER);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ProgramError::file("remove", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `folder` holds an interrupted diagnosis.
+pub fn is_there(folder: &Path) -> bool {
+    folder.join(FOLDER).join(PROGRESS).is_file()
+}
+
+/// Puts what was saved into `runs`, which have not begun.
+///
+/// # Errors
+/// [`ProgramError::Usage`] for other settings, [`ProgramError::Content`] for a broken file.
+pub fn load(
+    folder: &Path,
+    settings: &Settings,
+    model: &Model,
+    runs: &mut [Mitigated],
+) -> Result<(), ProgramError> {
+    let folder = folder.join(FOLDER);
+    let path = folder.join(PROGRESS);
+    let progress = read(&path)?;
+    progress.settings.expect(settings)?;
+    for (index, (run, saved)) in runs.iter_mut().zip(progress.runs).enumerate() {
+        run.seconds = saved.seconds;
+        let chains = run.chains(&run.streams);
+        for (number, tally) in saved.streams.into_iter().enumerate() {
+            let Some(stream) = run.streams.get(number).map(|run| run.stream) else {
+                return Err(content(&path, "as many streams as the settings name", "more"));
+            };
+            let mut restored = StreamRun {
+                stream,
+                tally,
+                state: None,
+            };
+            if !restored.tally.losses.fits(&run.streams[number].tally.losses) {
+                return Err(content(&path, "sums for every bucket", "another number of them"));
+            }
+            if restored.tally.position > 0 && !restored.is_done() {
+                let file = folder.join(state_name(index, number, restored.tally.position));
+                restored.state = Some(model.restore(&file, &chains(&stream))?);
+            }
+            run.streams[number] = restored;
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Progress, ProgramError> {
+    let text = fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+    let wrong = |error: serde_json::Error| content(path, "the progress of a diagnosis", error.to_string());
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(VERSION) => serde_json::from_value(value).map_err(wrong),
+        found => Err(content(
+            path,
+            format!("version {VERSION}"),
+            found.map_or("none".into(), |found| found.to_string()),
+        )),
+    }
+}
+
+fn content(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> ProgramError {
+    ProgramError::Content {
+        path: PathBuf::from(path),
+        expected: expected.into(),
+        found: found.into(),
+    }
+}

@@ -1,0 +1,238 @@
+//! Runs a model with one mitigation over all streams, in memory that does not grow with their length.
+//!
+//! Streams are shared among the threads; if there are fewer streams than threads, each gets several, for the kernels. A run can be
+//! stopped between two segments and goes on later to the same bits, because segments always start at the same positions.
+
+use super::loss::{Grid, LossTally};
+use super::probe::LayerRecord;
+use super::text::{Stream, Text};
+use crate::error::ProgramError;
+use indicatif::ProgressBar;
+use models::{Model, ModelState};
+use serde::{Deserialize, Serialize};
+use ssm_core::Chain;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Tokens handed to the model at a time.
+pub const SEGMENT: u64 = 1024;
+
+/// What one stream has given so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StreamTally {
+    /// Losses so far.
+    pub position: u64,
+    /// Their means.
+    pub losses: LossTally,
+    /// Largest memory of the model's state so far, mitigation included, in bytes.
+    pub state_bytes: u64,
+    /// What the mitigation counted, averaged over layers.
+    pub counts: BTreeMap<String, f64>,
+    /// What the probe recorded, first layer first; empty without a probe and until the stream is done.
+    pub records: Vec<LayerRecord>,
+}
+
+/// A stream under way: what it has given, and the model's state unless it is done or not begun.
+#[derive(Debug)]
+pub struct StreamRun {
+    /// The stretch of text.
+    pub stream: Stream,
+    /// What it has given.
+    pub tally: StreamTally,
+    /// The state to go on from.
+    pub state: Option<ModelState>,
+}
+
+impl StreamRun {
+    /// A stream not yet begun.
+    pub fn new(stream: Stream, grid: &Grid) -> Self {
+        let tally = StreamTally {
+            position: 0,
+            losses: LossTally::new(grid),
+            state_bytes: 0,
+            counts: BTreeMap::new(),
+            records: Vec::new(),
+        };
+        Self {
+            stream,
+            tally,
+            state: None,
+        }
+    }
+
+    /// Whether all its tokens are read.
+    pub fn is_done(&self) -> bool {
+        self.tally.position >= self.stream.length
+    }
+}
+
+/// Tells a run to stop: on Ctrl-C, or after a number of tokens.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    tokens_left: Arc<AtomicU64>,
+}
+
+impl Stop {
+    /// Never stops by itself, or after about `tokens`.
+    pub fn after(tokens: Option<u64>) -> Self {
+        let tokens_left = Arc::new(AtomicU64::new(tokens.unwrap_or(u64::MAX)));
+        Self {
+            asked: Arc::new(AtomicBool::new(tokens == Some(0))),
+            tokens_left,
+        }
+    }
+
+    /// Asks every run to stop; gives whether that had been asked before.
+    pub fn ask(&self) -> bool {
+        self.asked.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether to stop.
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, tokens: u64) {
+        let left = |left: u64| {
+            Some(if left == u64::MAX {
+                left
+            } else {
+                left.saturating_sub(tokens)
+            })
+        };
+        // The update always gives a value, so this cannot fail.
+        let _ = self
+            .tokens_left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        if self.tokens_left.load(Ordering::Relaxed) == 0 {
+            self.ask();
+        }
+    }
+}
+
+/// What every stream of a run shares.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The text.
+    pub text: &'a Text,
+    /// Where losses are averaged.
+    pub grid: &'a Grid,
+    /// Threads to share among the streams.
+    pub threads: usize,
+    /// When to stop.
+    pub stop: &'a Stop,
+    /// Counts tokens.
+    pub progress: &'a ProgressBar,
+}
+
+impl Run<'_> {
+    /// Reads on in every stream that is not done, until all are or a stop is asked for; gives the time it took. `chain` gives the
+    /// interventions of a stream.
+    ///
+    /// # Errors
+    /// The first failure of a stream, in their order.
+    pub fn go_on(
+        &self,
+        streams: &mut [StreamRun],
+        chain: &(dyn Fn(&Stream) -> Chain + Sync),
+    ) -> Result<Duration, ProgramError> {
+        let start = Instant::now();
+        let waiting: Vec<&mut StreamRun> = streams.iter_mut().filter(|stream| !stream.is_done()).collect();
+        let workers = waiting.len().clamp(1, self.threads.max(1));
+        let queue: Vec<Mutex<(&mut StreamRun, Option<ProgramError>)>> = waiting
+            .into_iter()
+            .map(|stream| Mutex::new((stream, None)))
+            .collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(entry) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+                let (stream, failure) = &mut *entry;
+                if let Err(error) = self.read(stream, chain) {
+                    *failure = Some(error);
+                    next.store(queue.len(), Ordering::Relaxed);
+                }
+            }
+        };
+        std::thread::scope(|scope| -> Result<(), ProgramError> {
+            for worker in 0..workers {
+                // Threads left over by the division go to the first workers.
+                let threads = self.threads / workers + usize::from(worker < self.threads % workers);
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads.max(1))
+                    .build();
+                let pool =
+                    pool.map_err(|error| ProgramError::Failed(format!("cannot start threads: {error}")))?;
+                scope.spawn(move || pool.install(work));
+            }
+            Ok(())
+        })?;
+        let failures = queue
+            .into_iter()
+            .map(|entry| entry.into_inner().unwrap_or_else(PoisonError::into_inner).1);
+        match failures.flatten().next() {
+            Some(error) => Err(error),
+            None => Ok(start.elapsed()),
+        }
+    }
+
+    fn read(
+        &self,
+        run: &mut StreamRun,
+        chain: &(dyn Fn(&Stream) -> Chain + Sync),
+    ) -> Result<(), ProgramError> {
+        if self.stop.is_asked() {
+            return Ok(());
+        }
+        let mut state = match run.state.take() {
+            Some(state) => state,
+            None => self.model.start(&chain(&run.stream), 1)?,
+        };
+        while !run.is_done() && !self.stop.is_asked() {
+            let position = run.tally.position;
+            let count = SEGMENT.min(run.stream.length - position);
+            // One id more than is read: the last one's target.
+            let ids = self.text.read(run.stream.offset + position, count as usize + 1);
+            let losses = self.model.losses(&ids[..count as usize], &ids[1..], &mut state)?;
+            run.tally.losses.add(self.grid, position, &losses);
+            run.tally.position += count;
+            run.tally.state_bytes = run.tally.state_bytes.max(state.bytes() as u64);
+            self.progress.inc(count);
+            self.stop.count(count);
+        }
+        run.tally.counts = counts(&state);
+        if run.is_done() {
+            run.tally.records = records(&mut state);
+        } else {
+            run.state = Some(state);
+        }
+        Ok(())
+    }
+}
+
+/// What the interventions' memories report, averaged over the layers.
+fn counts(state: &ModelState) -> BTreeMap<String, f64> {
+    let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for memory in state.layers.iter().flat_map(|layer| &layer.memories) {
+        for (name, value) in memory.report() {
+            let sum = sums.entry(name).or_default();
+            *sum = (sum.0 + value, sum.1 + 1.0);
+        }
+    }
+    sums.into_iter()
+        .map(|(name, (sum, count))| (name, sum / count))
+        .collect()
+}
+
+/// What the probe recorded in each layer; nothing without a probe.
+pub fn records(state: &mut ModelState) -> Vec<LayerRecord> {
+    let memories = state.layers.iter_mut().flat_map(|layer| &mut layer.memories);
+    memories
+        .filter_map(|memory| memory.as_any_mut().downcast_ref::<LayerRecord>().cloned())
+        .collect()
+}

@@ -1,0 +1,232 @@
+//! The findings in a few sentences that a person reads in ten seconds.
+
+use super::compare::TOLERANCE;
+use super::head_statistics::HeadSummary;
+use super::mitigated::baseline;
+use super::report::format::{bytes, count, factor, list, nats};
+use super::report::{Report, RunReport};
+
+/// Most heads named.
+const HEADS_NAMED: usize = 4;
+
+/// The sentences, most important first.
+pub fn sentences(report: &Report) -> Vec<String> {
+    let mut sentences = Vec::new();
+    if !report.complete {
+        sentences.push("Interrupted: these are the findings so far; --resume goes on from here.".into());
+    }
+    if report.runs.is_empty() {
+        return sentences;
+    }
+    sentences.push(collapse(report));
+    sentences.extend(heads(report));
+    if report.verdict.collapsed {
+        sentences.extend(cure(report));
+    }
+    if report.method.text.repeats {
+        let text = &report.method.text;
+        sentences.push(format!(
+            "The text is shorter than the streams: its {} tokens are read over and over.",
+            count(text.tokens)
+        ));
+    }
+    sentences
+}
+
+fn collapse(report: &Report) -> String {
+    let (verdict, train_length) = (&report.verdict, count(report.method.train_length));
+    let reached = report
+        .runs
+        .first()
+        .and_then(|run| run.loss.last())
+        .map_or(0, |bucket| bucket.end);
+    let ratio = factor(verdict.ratio);
+    match verdict.onset {
+        None => format!(
+            "Does not collapse up to {} tokens on this text: beyond its training length of {train_length} its perplexity is at \
+             most {ratio} times that of the same model restarted every {train_length} tokens.",
+            count(reached)
+        ),
+        Some(onset) => format!(
+            "Collapses at t = {}{}: perplexity reaches {ratio} times that of the same model restarted every {train_length} tokens \
+             (its training length) on the same text.",
+            count(onset),
+            if verdict.recovers {
+                ", and recovers later"
+            } else {
+                ""
+            },
+        ),
+    }
+}
+
+/// Which heads leave their in-window range first, and how much they keep.
+fn heads(report: &Report) -> Option<String> {
+    let first = report.heads.first()?.exit;
+    let Some(exit) = first else {
+        return Some(
+            "No head's state leaves the range of norms that it has inside the training length.".into(),
+        );
+    };
+    let together: Vec<&HeadSummary> = report
+        .heads
+        .iter()
+        .filter(|head| head.exit == Some(exit))
+        .collect();
+    let kept = |head: &&HeadSummary| head.retention.kept_over_train_length;
+    let least = together.iter().map(kept).fold(f64::INFINITY, f64::min);
+    let most = together.iter().map(kept).fold(0.0, f64::max);
+    let share = if most - least < 0.005 {
+        format!("{most:.2}")
+    } else {
+        format!("{least:.2} to {most:.2}")
+    };
+    let plural = if together.len() == 1 {
+        ("leaves its", "keeps")
+    } else {
+        ("leave their", "keep")
+    };
+    Some(format!(
+        "First in {}, which {} in-window range at t = {} and {} {share} of a token over the training length.",
+        name(&together),
+        plural.0,
+        count(exit),
+        plural.1,
+    ))
+}
+
+/// `layer 0 heads 1 and 3 and layer 2 head 0`.
+fn name(heads: &[&HeadSummary]) -> String {
+    let named = &heads[..heads.len().min(HEADS_NAMED)];
+    let mut layers: Vec<usize> = named.iter().map(|head| head.layer).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    let of_layer = |layer: &usize| {
+        let mut numbers: Vec<usize> = named
+            .iter()
+            .filter(|head| head.layer == *layer)
+            .map(|head| head.head)
+            .collect();
+        numbers.sort_unstable();
+        let texts: Vec<String> = numbers.iter().map(usize::to_string).collect();
+        format!(
+            "layer {layer} head{} {}",
+            if texts.len() == 1 { "" } else { "s" },
+            list(&texts)
+        )
+    };
+    let mut parts: Vec<String> = layers.iter().map(of_layer).collect();
+    if heads.len() > named.len() {
+        parts.push(format!("{} more", heads.len() - named.len()));
+    }
+    parts.join(", ")
+}
+
+/// The best cure, what it costs, and whether a restart would do as well.
+fn cure(report: &Report) -> Option<String> {
+    let restart = baseline(report.method.train_length);
+    let cures = |run: &&RunReport| {
+        run.complete && !run.verdict.collapsed && run.standing.price.is_some_and(|price| price <= TOLERANCE)
+    };
+    let beyond = |run: &RunReport| run.standing.beyond.unwrap_or(f64::INFINITY);
+    let best = report
+        .ranking
+        .iter()
+        .filter_map(|name| report.run(name))
+        .filter(cures)
+        .find(|run| !is_restart(run));
+    let reset = report.run(&restart).filter(|run| run.complete);
+    let Some(best) = best else {
+        return match reset.filter(cures) {
+            Some(reset) => Some(format!(
+                "Only restarting helps: resetting the state every {} tokens gives {} nats beyond the training length.",
+                count(report.method.train_length),
+                nats(reset.standing.beyond)
+            )),
+            None if report.complete => Some("None of the mitigations tried cures it.".into()),
+            None => None,
+        };
+    };
+    let alone = report.runs.first().and_then(|run| run.standing.beyond);
+    let verdict_on_reset = reset.map_or(String::new(), |reset| match beyond(reset) - beyond(best) {
+        difference if difference > TOLERANCE => {
+            format!(
+                "; resetting the state would leave {} nats more on this text",
+                nats(Some(difference))
+            )
+        }
+        difference if difference < -TOLERANCE => {
+            format!(
+                "; resetting the state would do {} nats better on this text",
+                nats(Some(-difference))
+            )
+        }
+        _ => format!(
+            "; resetting the state would do as well on this text ({} nats)",
+            nats(reset.standing.beyond)
+        ),
+    });
+    let others = report
+        .ranking
+        .iter()
+        .filter_map(|name| report.run(name))
+        .filter(cures);
+    let others = others.filter(|run| !is_restart(run) && run.mitigation != best.mitigation);
+    let others: Vec<String> = others
+        .filter(|run| beyond(run) - beyond(best) <= TOLERANCE)
+        .map(|run| run.mitigation.clone())
+        .collect();
+    let as_well = if others.is_empty() {
+        String::new()
+    } else {
+        format!(", and as well by {}", list(&others))
+    };
+    Some(format!(
+        "Cured by {} at a cost of {} nats inside the training length ({} instead of {} nats beyond it){as_well}{verdict_on_reset}.",
+        best.mitigation,
+        nats(best.standing.price),
+        nats(best.standing.beyond),
+        nats(alone),
+    ))
+}
+
+/// Whether a run does nothing but empty the state now and then.
+fn is_restart(run: &RunReport) -> bool {
+    run.mitigation.split('+').all(|part| part.starts_with("reset"))
+}
+
+/// What is printed: the sentences, and the mitigations in a table.
+pub fn text(report: &Report) -> String {
+    let mut text = report.summary.join("\n");
+    let width = report
+        .runs
+        .iter()
+        .map(|run| run.mitigation.len())
+        .max()
+        .unwrap_or(0)
+        .max(10);
+    text.push_str(&format!(
+        "\n\n{:width$}  {:>7}  {:>6}  {:>11}  {:>8}  {:>9}",
+        "", "beyond", "price", "collapses", "tokens/s", "state"
+    ));
+    for run in report
+        .ranking
+        .iter()
+        .filter_map(|name| report.run(name))
+        .chain(report.runs.first())
+    {
+        let onset = run
+            .verdict
+            .onset
+            .map_or("no".into(), |onset| format!("at {}", count(onset)));
+        text.push_str(&format!(
+            "\n{:width$}  {:>7}  {:>6}  {onset:>11}  {:>8}  {:>9}",
+            run.mitigation,
+            nats(run.standing.beyond),
+            nats(run.standing.price),
+            count(run.tokens_per_second.round() as u64),
+            bytes(run.state_bytes),
+        ));
+    }
+    text
+}

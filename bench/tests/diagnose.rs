@@ -1,0 +1,381 @@
+//! `spillway diagnose`, run as a person would run it.
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+fn spillway(arguments: &[&str], out: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    command
+        .arg("diagnose")
+        .args(arguments)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .expect("the program starts")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn report(out: &Path) -> Value {
+    let text = fs::read_to_string(out.join("report.json")).expect("report.json");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn error_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text.trim_end().lines().count(), 1, "one line, not: {text}");
+    text
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("a number, not {value}"))
+}
+
+#[test]
+fn the_shipped_model_collapses_and_a_window_cures_it() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let output = spillway(
+        &[
+            "--length",
+            "8192",
+            "--streams",
+            "4",
+            "--mitigation",
+            "window:64",
+            "--mitigation",
+            "remember:0.75",
+        ],
+        &out,
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report = report(&out);
+    assert_eq!(report["format"], "spillway-diagnosis");
+    assert_eq!(
+        (&report["version"], &report["complete"]),
+        (&Value::from(1), &Value::from(true))
+    );
+    assert_eq!(report["train_length"], 64);
+    assert_eq!(report["verdict"]["collapsed"], true);
+    let onset = number(&report["verdict"]["onset"]);
+    assert!((362.0..=5000.0).contains(&onset), "onset {onset}");
+    assert!(number(&report["verdict"]["ratio"]) > 2.0);
+
+    let runs = report["runs"].as_array().expect("runs");
+    let names: Vec<&str> = runs.iter().filter_map(|run| run["mitigation"].as_str()).collect();
+    assert_eq!(names, ["none", "reset:64", "window:64", "remember:0.75"]);
+    let (alone, window) = (&runs[0], &runs[2]);
+    assert!(
+        (number(&alone["inside"]) - 1.5).abs() < 0.15,
+        "{}",
+        alone["inside"]
+    );
+    assert!(number(&alone["beyond"]) > 2.0);
+    assert_eq!(window["verdict"]["collapsed"], false);
+    assert!(number(&window["excess_removed"]) > 0.9);
+    assert!(number(&window["price"]).abs() < 0.02);
+    // Scaling what is written is no forgetting: most of the excess stays.
+    assert!(number(&runs[3]["excess_removed"]) < 0.7);
+    let summary = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        summary.contains("Collapses at t =") && summary.contains("Cured by window:64"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn the_report_keeps_its_promises() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    assert!(
+        spillway(
+            &[
+                "--length",
+                "1024",
+                "--streams",
+                "2",
+                "--mitigation",
+                "forget:0.99"
+            ],
+            &out
+        )
+        .status
+        .success()
+    );
+    let report = report(&out);
+    for run in report["runs"].as_array().expect("runs") {
+        assert!(number(&run["tokens_per_second"]) > 0.0);
+        assert!(number(&run["state_bytes"]) >= 4.0 * 65536.0);
+        for loss in ["loss", "loss_fixed", "loss_inside"] {
+            let buckets = run[loss].as_array().expect("buckets");
+            assert_eq!(buckets[0]["start"], 0);
+            for pair in buckets.windows(2) {
+                assert_eq!(pair[0]["end"], pair[1]["start"]);
+            }
+            for bucket in buckets {
+                let (mean, perplexity) = (number(&bucket["mean"]), number(&bucket["perplexity"]));
+                assert!((0.0..10.0).contains(&mean) && (perplexity - mean.exp()).abs() < 1e-9 * perplexity);
+            }
+        }
+        let last = run["loss"]
+            .as_array()
+            .and_then(|buckets| buckets.last())
+            .expect("a bucket");
+        assert_eq!(last["end"], 1024);
+    }
+    assert_eq!(report["heads"].as_array().map(Vec::len), Some(8));
+    let kept = number(&report["heads"][0]["kept_over_train_length"]);
+    assert!((0.5..1.0).contains(&kept), "{kept}");
+    for name in [
+        "loss.csv",
+        "mitigations.csv",
+        "heads.csv",
+        "retention.csv",
+        "gates.csv",
+    ] {
+        let text = fs::read_to_string(out.join(name)).expect(name);
+        let columns = text.lines().next().map(|line| line.split(',').count());
+        assert!(text.lines().count() > 2 && columns > Some(4), "{name}");
+    }
+    let page = fs::read_to_string(out.join("report.html")).expect("report.html");
+    assert!(
+        page.matches("role=\"img\"").count() >= 6,
+        "pictures are inside the page"
+    );
+    assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("<link"));
+    assert!(!out.join("resume").exists());
+}
+
+/// The report without what depends on the clock.
+fn timeless(mut report: Value) -> Value {
+    for run in report["runs"].as_array_mut().expect("runs") {
+        let run = run.as_object_mut().expect("a run");
+        run.remove("seconds");
+        run.remove("tokens_per_second");
+    }
+    report
+}
+
+#[test]
+fn an_interrupted_diagnosis_goes_on_to_the_same_numbers() {
+    let folder = folder();
+    let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+    let arguments = [
+        "--length",
+        "3000",
+        "--streams",
+        "2",
+        "--mitigation",
+        "window:64",
+        "--mitigation",
+        "state-norm:auto",
+        "--mitigation",
+        "reset-overlap:64,32",
+    ];
+    assert!(spillway(&arguments, &whole).status.success());
+    let stop = |tokens| [&arguments[..], &["--stop-after", tokens]].concat();
+    let resume = |more: &[&'static str]| [&arguments[..], &["--resume"], more].concat();
+    let first = spillway(&stop("2k"), &stopped);
+    assert_eq!(first.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&first.stderr).contains("--resume"));
+    assert_eq!(report(&stopped)["complete"], false);
+    // Interrupted again and again, each time somewhere else: at least one token is read each time.
+    let mut times = 0;
+    loop {
+        times += 1;
+        let output = spillway(&resume(&["--stop-after", "9k"]), &stopped);
+        if output.status.success() {
+            break;
+        }
+        assert!(times < 20, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(times > 1, "interrupted more than once");
+    assert_eq!(timeless(report(&whole)), timeless(report(&stopped)));
+    for name in ["heads.csv", "gates.csv", "loss.csv"] {
+        let read = |out: &Path| fs::read(out.join(name)).expect(name);
+        assert!(read(&whole) == read(&stopped), "{name} differs");
+    }
+    assert!(!stopped.join("resume").exists());
+}
+
+#[test]
+fn resuming_under_other_options_names_the_difference() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let arguments = ["--length", "2048", "--streams", "1", "--mitigation", "window:64"];
+    spillway(&[&arguments[..], &["--stop-after", "1"]].concat(), &out);
+    let other = [
+        "--length",
+        "4096",
+        "--streams",
+        "1",
+        "--mitigation",
+        "window:64",
+        "--resume",
+    ];
+    let output = spillway(&other, &out);
+    assert_eq!(output.status.code(), Some(2));
+    let line = error_line(&output);
+    assert!(
+        line.contains("--length") && line.contains("2048") && line.contains("4096"),
+        "{line}"
+    );
+    // Nor is the interrupted diagnosis overwritten by a new one.
+    let output = spillway(&arguments, &out);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(error_line(&output).contains("--resume"));
+}
+
+#[test]
+fn a_restarted_model_does_not_collapse_and_the_summary_says_so() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let output = spillway(
+        &[
+            "--prompt",
+            "newlines",
+            "--length",
+            "2048",
+            "--mitigation",
+            "window:64",
+        ],
+        &out,
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report = report(&out);
+    assert_eq!(report["verdict"]["collapsed"], false, "{}", report["verdict"]);
+    assert_eq!(report["verdict"]["onset"], Value::Null);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("Does not collapse up to 2,048 tokens"));
+}
+
+#[test]
+fn a_text_shorter_than_the_stream_is_read_again_and_the_report_says_so() {
+    let folder = folder();
+    let text = folder.path().join("short.txt");
+    fs::write(&text, "In the beginning God created the heaven and the earth. ").expect("written");
+    let out = folder.path().join("out");
+    let path = text.to_str().expect("a path");
+    assert!(
+        spillway(
+            &["--prompt", path, "--length", "512", "--mitigation", "window:64"],
+            &out
+        )
+        .status
+        .success()
+    );
+    let report = report(&out);
+    assert_eq!(
+        (&report["text"]["tokens"], &report["text"]["repeats"]),
+        (&Value::from(55), &Value::from(true))
+    );
+    let summary = report["summary"].as_array().expect("sentences");
+    assert!(
+        summary
+            .iter()
+            .any(|sentence| sentence.as_str().is_some_and(|s| s.contains("over and over")))
+    );
+}
+
+#[test]
+fn impossible_options_are_one_line_and_leave_nothing_behind() {
+    let folder = folder();
+    for (arguments, code, word) in [
+        (&["--length", "100"][..], 2, "--length"),
+        (&["--train-length", "0"], 2, "--train-length"),
+        (&["--streams", "0"], 2, "--streams"),
+        (&["--threshold", "0.5"], 2, "--threshold"),
+        (&["--mitigation", "forget:2"], 2, "forget:2"),
+        (&["--mitigation", "nonsense"], 2, "nonsense"),
+        (&["--resume"], 2, "--resume"),
+        (&["--prompt", "no/such/file.txt"], 1, "no/such/file.txt"),
+        (&["no/such/checkpoint"], 1, "no/such/checkpoint"),
+    ] {
+        let out = folder.path().join("out");
+        let output = spillway(arguments, &out);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let line = error_line(&output);
+        assert!(line.contains(word), "{arguments:?}: {line}");
+        assert!(!out.exists(), "{arguments:?} left something behind");
+    }
+}
+
+#[test]
+fn an_empty_text_and_an_existing_folder_are_refused() {
+    let folder = folder();
+    let empty = folder.path().join("empty.txt");
+    fs::write(&empty, "").expect("written");
+    let output = spillway(
+        &["--prompt", empty.to_str().expect("a path")],
+        &folder.path().join("out"),
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error_line(&output).contains("expected at least 2 tokens, found 0"));
+    // The folder of the test itself holds a file.
+    let output = spillway(&["--length", "128"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(empty.exists());
+}
+
+/// Peak resident memory of a run in bytes, as the system counts it.
+#[cfg(target_os = "linux")]
+fn peak_memory(length: &str) -> u64 {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    command
+        .args([
+            "diagnose",
+            "--streams",
+            "1",
+            "--mitigation",
+            "window:64",
+            "--length",
+            length,
+            "--out",
+        ])
+        .arg(&out);
+    let mut child = command
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    while child.try_wait().expect("a child").is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak = peak.max(1024 * kilobytes.unwrap_or(0));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    peak
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_grow_with_the_length() {
+    let (short, long) = (peak_memory("8k"), peak_memory("64k"));
+    assert!(short > 0);
+    // 56 K more tokens would be 14 MB already as one number per element of a layer's input.
+    assert!(
+        long < short + (6 << 20),
+        "{short} bytes for 8k tokens, {long} for 64k"
+    );
+}
