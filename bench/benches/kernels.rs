@@ -13,8 +13,11 @@ mod support;
 use criterion::Criterion;
 use support::{Ceilings, Failure, Kernel, linear, recurrence, run_group, tokenwise};
 
-/// The groups, and what builds their kernels.
-const GROUPS: [(&str, fn() -> Result<Vec<Kernel>, Failure>); 5] = [
+/// Builds a group's kernels with their inputs.
+type Build = fn() -> Result<Vec<Kernel>, Failure>;
+
+/// The groups by operator.
+const GROUPS: [(&str, Build); 5] = [
     ("recurrence", recurrence::kernels),
     ("linear", linear::kernels),
     ("causal_conv1d", || Ok(tokenwise::causal_conv1d())),
