@@ -236,7 +236,7 @@ fn resuming_under_other_options_names_the_difference() {
 }
 
 #[test]
-fn a_restarted_model_does_not_collapse_and_the_summary_says_so() {
+fn a_model_that_does_not_collapse_is_said_not_to() {
     let folder = folder();
     let out = folder.path().join("out");
     let output = spillway(

@@ -64,9 +64,7 @@ fn collapse(report: &Report) -> String {
 fn heads(report: &Report) -> Option<String> {
     let first = report.heads.first()?.exit;
     let Some(exit) = first else {
-        return Some(
-            "No head's state leaves the range of norms that it has inside the training length.".into(),
-        );
+        return Some("No head's state grows beyond twice its norm inside the training length.".into());
     };
     let together: Vec<&HeadSummary> = report
         .heads
@@ -86,6 +84,13 @@ fn heads(report: &Report) -> Option<String> {
     } else {
         ("leave their", "keep")
     };
+    if !report.verdict.collapsed {
+        return Some(format!(
+            "The states of {} grow beyond twice their norms inside the training length all the same, from t = {} on.",
+            name(&together),
+            count(exit),
+        ));
+    }
     Some(format!(
         "First in {}, which {} in-window range at t = {} and {} {share} of a token over the training length.",
         name(&together),

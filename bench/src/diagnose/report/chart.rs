@@ -22,6 +22,9 @@ pub const INK: RGBColor = RGBColor(40, 40, 40);
 pub const GREY: RGBColor = RGBColor(130, 130, 130);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 
+/// Shades of a heat map up to this are not told from the background.
+const LIGHTEST: f64 = 0.01;
+
 /// Sizes of text in the drawing library's unit, of which 1.24 make a pixel.
 const LABEL: i32 = 16;
 const NAME: i32 = 17;
@@ -313,9 +316,13 @@ impl HeatMap<'_> {
             .x_desc("position (tokens)")
             .y_desc(self.rows_name)
             .draw()?;
+        let all = [(low, 0.0), (high, rows as f64)];
+        chart.draw_series([Rectangle::new(all, shade_colour(0.0).filled())])?;
         for (row, shades) in self.shades.iter().enumerate() {
             let (top, bottom) = (row as f64, row as f64 + 1.0);
             let cells = edges.windows(2).zip(shades.iter().skip(1));
+            // The background is as light as the lightest cell; hundreds of heads make many cells.
+            let cells = cells.filter(|(_, shade)| !(**shade <= LIGHTEST));
             chart.draw_series(cells.map(|(pair, &shade)| {
                 Rectangle::new([(pair[0], top), (pair[1], bottom)], shade_colour(shade).filled())
             }))?;
