@@ -49,6 +49,13 @@ const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 
 /// Find out where a model collapses on long inputs, in which heads, and what cures it
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spillway diagnose
+  spillway diagnose mamba2-130m --train-length 2048 --length 64k --mitigation window:2048 --mitigation rri:0.9999,0.75
+  spillway diagnose mamba2-130m --prompt book.txt --dtype bf16 --out book-diagnosis
+
+Ctrl-C writes the report so far; the same command with --resume goes on. docs/report.md describes report.json.")]
 pub struct DiagnoseArgs {
     /// Which model
     #[command(flatten)]

@@ -322,7 +322,7 @@ impl HeatMap<'_> {
             let (top, bottom) = (row as f64, row as f64 + 1.0);
             let cells = edges.windows(2).zip(shades.iter().skip(1));
             // The background is as light as the lightest cell; hundreds of heads make many cells.
-            let cells = cells.filter(|(_, shade)| !(**shade <= LIGHTEST));
+            let cells = cells.filter(|(_, shade)| **shade > LIGHTEST || shade.is_nan());
             chart.draw_series(cells.map(|(pair, &shade)| {
                 Rectangle::new([(pair[0], top), (pair[1], bottom)], shade_colour(shade).filled())
             }))?;
