@@ -206,7 +206,7 @@ impl Chain {
     /// `layer.recurrent` and `layer.memories` are left after the last token.
     ///
     /// # Errors
-    /// [`Error`] from gates that do not fit, or from an intervention.
+    /// [`enum@Error`] from gates that do not fit, or from an intervention.
     pub fn run(&self, site: &Site, gates: Gates, layer: &mut LayerState, form: Form) -> Result<Tensor<4>> {
         if layer.memories.len() != self.0.len() {
             return Err(Error::Value {

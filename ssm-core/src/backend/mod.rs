@@ -143,7 +143,7 @@ pub trait RecurrentBackend: Backend {
     /// Columns `start..start + heads · dim` of `[batch, time, channels]` as `[batch, time, heads, dim]`.
     fn split_heads(input: FloatTensor<Self>, start: usize, heads: usize, dim: usize) -> FloatTensor<Self>;
 
-    /// −log softmax(logits)[target] per row, over the first `classes` columns, in nats.
+    /// −log softmax(logits)\[target\] per row, over the first `classes` columns, in nats.
     fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>, classes: usize) -> FloatTensor<Self>;
 }
 
@@ -292,7 +292,7 @@ pub fn add_rms_norm(
     Ok((Tensor::from_dispatch(sum), Tensor::from_dispatch(normed)))
 }
 
-/// −log softmax(logits)[target] per row in nats, over the first `classes` columns (vocabularies are padded).
+/// −log softmax(logits)\[target\] per row in nats, over the first `classes` columns (vocabularies are padded).
 ///
 /// # Shapes
 /// `logits` `[rows, columns]`, one target per row; result `[rows]`.
