@@ -22,3 +22,8 @@
 //! ```
 
 pub mod retention;
+
+/// Runs the README's example as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -23,3 +23,8 @@ pub mod simd;
 pub mod step_size;
 
 pub use rows::Rows;
+
+/// Runs the README's example as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

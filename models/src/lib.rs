@@ -38,3 +38,8 @@ pub use model::{Info, LoadOptions, Model, WeightType, Which};
 pub use shipped::text as shipped_text;
 pub use state::ModelState;
 pub use tokenizer::Tokenizer;
+
+/// Runs the README's example as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

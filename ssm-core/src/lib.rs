@@ -57,3 +57,8 @@ pub use intervention::{Chain, Incompatible, Intervention, Memory, Site};
 pub use linear::Linear;
 pub use recurrence::{Form, recurrence, recurrence_bounded};
 pub use state::{LayerState, State};
+
+/// Runs the README's example as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
