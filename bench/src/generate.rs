@@ -42,16 +42,16 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
     /// Logits are divided by this before a token is drawn; 0 always takes the likeliest
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draw from the K likeliest tokens only
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
     /// Draw from the likeliest tokens whose probabilities reach P in sum
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Make tokens that have occurred less likely by this factor; 1 leaves them alone
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repetition_penalty: f32,
     /// Stop at this text, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]

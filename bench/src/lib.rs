@@ -9,6 +9,7 @@
 //! | [`context`] | what every subcommand shares: threads, progress bars, printing |
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`] | files that are whole or absent, and output folders |
+//! | [`calibration`] | thresholds for `state-norm:auto` |
 //! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
@@ -16,6 +17,7 @@
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
+pub mod calibration;
 pub mod cli;
 pub mod context;
 pub mod costs;

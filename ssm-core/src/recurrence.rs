@@ -7,7 +7,7 @@
 //! | chunked | matrix products inside chunks, the state between them | prefill, training |
 //! | scan | monoid elements of chunks, combined, then applied | what several machines do |
 
-use crate::backend;
+use crate::backend::{self, Chunks};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gates::{Gates, expect_shape};
@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 /// How the recurrence is computed. All forms give the same result up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
-    /// Chunked, with the kernel's own chunk size; one token is a step.
+    /// Chunked or token by token, whichever is faster for the shape; one token is a step.
     #[default]
     Auto,
     /// Token by token.
@@ -42,10 +42,9 @@ pub fn recurrence(gates: Gates, state: &mut State, form: Form) -> Result<Tensor<
     let dims = gates.validate()?;
     state.validate(&dims)?;
     let output = match form {
-        Form::Auto if dims.time == 1 => backend::recurrence(gates, state, None),
-        Form::Auto => backend::recurrence(gates, state, Some(kernel_dsl::recurrence::DEFAULT_CHUNK_SIZE)),
-        Form::Sequential => backend::recurrence(gates, state, None),
-        Form::Chunked { chunk_size } => backend::recurrence(gates, state, Some(positive(chunk_size)?)),
+        Form::Auto => backend::recurrence(gates, state, Chunks::Fastest),
+        Form::Sequential => backend::recurrence(gates, state, Chunks::None),
+        Form::Chunked { chunk_size } => backend::recurrence(gates, state, Chunks::Of(positive(chunk_size)?)),
         Form::Scan { chunk_size } => scan(&gates, state, positive(chunk_size)?)?,
     };
     state.position += dims.time as u64;
@@ -82,7 +81,7 @@ fn positive(chunk_size: usize) -> Result<usize> {
 fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>> {
     let dims = gates.dims();
     if dims.time == 0 {
-        return Ok(backend::recurrence(gates.clone(), state, None));
+        return Ok(backend::recurrence(gates.clone(), state, Chunks::None));
     }
     let start = state.clone();
     let mut before = Element::identity(&dims, gates.log_decay.is_per_key(), &gates.query.device());
@@ -92,7 +91,7 @@ fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>
         let mut incoming = start.clone();
         before.apply(&mut incoming)?;
         before = before.compose(&Element::of(&chunk, chunk_size)?)?;
-        outputs.push(backend::recurrence(chunk, &mut incoming, Some(chunk_size)));
+        outputs.push(backend::recurrence(chunk, &mut incoming, Chunks::Of(chunk_size)));
     }
     before.apply(state)?;
     Ok(Tensor::cat(outputs, 1))

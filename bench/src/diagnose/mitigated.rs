@@ -6,7 +6,7 @@ use super::stream::{Run, StreamRun};
 use super::text::{Stream, Text};
 use crate::error::ProgramError;
 use mitigations::Mitigation;
-use mitigations::calibrate::{Calibration, Thresholds};
+use mitigations::calibrate::Thresholds;
 use models::Model;
 use ssm_core::Chain;
 use std::sync::Arc;
@@ -15,8 +15,6 @@ use std::sync::Arc;
 const KAPPA: f64 = 0.64;
 /// Stretches of text that the thresholds of state normalisation are calibrated on.
 const CALIBRATION_STREAMS: u64 = 16;
-/// Looks at the state of each.
-const CALIBRATION_LOOKS: u64 = 64;
 
 /// The model with one mitigation, over all streams.
 #[derive(Debug)]
@@ -165,7 +163,8 @@ pub fn choose(
         let mut mitigation = parsed.map_err(|error| usage(spec, error))?;
         if mitigation.needs_calibration() {
             if thresholds.is_none() {
-                thresholds = Some(calibrate(model, text, train_length)?);
+                let stretches = calibration_stretches(text, train_length);
+                thresholds = Some(crate::calibration::thresholds(model, stretches)?);
             }
             if let Some(thresholds) = &thresholds {
                 mitigation = mitigation
@@ -205,25 +204,10 @@ fn usage(spec: &str, error: impl std::fmt::Display) -> ProgramError {
     )
 }
 
-/// The largest norm of every head over stretches of one training length, spread over the text between the streams.
-fn calibrate(model: &Model, text: &Text, train_length: u64) -> Result<Thresholds, ProgramError> {
-    let mut calibration = Calibration::default();
-    let step = train_length.div_ceil(CALIBRATION_LOOKS);
-    let failed =
-        |error: &dyn std::fmt::Display| ProgramError::Failed(format!("calibration of state-norm: {error}"));
-    for stream in 0..CALIBRATION_STREAMS {
-        // A third of the way between evenly spread starts, where no stream starts.
+/// Stretches of one training length, a third of the way between evenly spread starts, where no stream starts.
+fn calibration_stretches(text: &Text, train_length: u64) -> impl Iterator<Item = Vec<u32>> {
+    (0..CALIBRATION_STREAMS).map(move |stream| {
         let start = (3 * stream + 1) * text.tokens() / (3 * CALIBRATION_STREAMS);
-        let mut state = model
-            .start(&Chain::default(), 1)
-            .map_err(|error| failed(&error))?;
-        for position in (0..train_length).step_by(step as usize) {
-            let ids = text.read(start + position, step.min(train_length - position) as usize);
-            model.advance(&ids, &mut state).map_err(|error| failed(&error))?;
-            calibration
-                .observe(state.layers.iter().map(|layer| &layer.recurrent))
-                .map_err(|error| failed(&error))?;
-        }
-    }
-    calibration.thresholds(1.0).map_err(|error| failed(&error))
+        text.read(start, train_length as usize)
+    })
 }

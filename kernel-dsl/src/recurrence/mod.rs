@@ -42,6 +42,8 @@ pub mod monoid;
 mod problem;
 pub mod reference;
 
-pub use host::{DEFAULT_CHUNK_SIZE, chunked, element, sequential, sequential_bounded, step};
+pub use host::{
+    DEFAULT_CHUNK_SIZE, chunked, element, preferred_chunk_size, sequential, sequential_bounded, step,
+};
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};

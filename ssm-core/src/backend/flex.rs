@@ -1,6 +1,6 @@
 //! The CPU: `kernel-dsl` on the slices of Burn's flex tensors, without copies where rows already lie contiguously.
 
-use super::{Maybe, NormPlan, Plan, RecurrenceInputs, RecurrentBackend};
+use super::{Chunks, Maybe, NormPlan, Plan, RecurrenceInputs, RecurrentBackend};
 use burn::backend::Flex;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
@@ -235,11 +235,14 @@ impl RecurrentBackend for Flex {
         let mut state = owned(state);
         let mut out = held.out_buffer();
         let memory = state.storage_mut::<f32>();
-        validated(match plan.chunk_size {
+        let chunk_size = match plan.chunks {
+            Chunks::Fastest => recurrence::preferred_chunk_size(&held.problem),
+            Chunks::None => None,
+            Chunks::Of(size) => Some(size),
+        };
+        validated(match chunk_size {
             None => recurrence::sequential(&held.problem, &held.inputs(), memory, &mut out),
-            Some(chunk_size) => {
-                recurrence::chunked(&held.problem, &held.inputs(), chunk_size, memory, &mut out)
-            }
+            Some(size) => recurrence::chunked(&held.problem, &held.inputs(), size, memory, &mut out),
         });
         (tensor(out, &held.out_shape()), state)
     }
@@ -277,7 +280,10 @@ impl RecurrentBackend for Flex {
         };
         let mut sums = vec![0.0; p.batch * p.heads * decay_rows];
         let mut update = vec![0.0; p.batch * p.heads * p.key_dim * p.value_dim];
-        let chunk_size = plan.chunk_size.unwrap_or(recurrence::DEFAULT_CHUNK_SIZE);
+        let chunk_size = match plan.chunks {
+            Chunks::Of(size) => size,
+            Chunks::Fastest | Chunks::None => recurrence::DEFAULT_CHUNK_SIZE,
+        };
         validated(recurrence::element(
             p,
             &held.inputs(),

@@ -19,6 +19,17 @@ use kernel_dsl::linear::PackedMatrix;
 use kernel_dsl::recurrence::DecayKind;
 use std::sync::Arc;
 
+/// How the tokens of a call are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunks {
+    /// As is fastest for the problem.
+    Fastest,
+    /// Token by token.
+    None,
+    /// In chunks of this many tokens.
+    Of(usize),
+}
+
 /// What of a recurrence is not a tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -27,7 +38,7 @@ pub struct Plan {
     /// What the read-out is multiplied by.
     pub scale: f32,
     /// Tokens in a chunk; `None` runs token by token.
-    pub chunk_size: Option<usize>,
+    pub chunks: Chunks,
 }
 
 /// What of a gated RMSNorm is not a tensor.
@@ -165,7 +176,7 @@ fn log_decay_parts(log_decay: LogDecay) -> (DecayKind, Maybe<Dispatch>) {
     }
 }
 
-fn parts(gates: Gates, chunk_size: Option<usize>) -> (RecurrenceInputs<Dispatch>, Plan) {
+fn parts(gates: Gates, chunks: Chunks) -> (RecurrenceInputs<Dispatch>, Plan) {
     let (decay, log_decay) = log_decay_parts(gates.log_decay);
     let bonus = match gates.read_out {
         ReadOut::Inclusive => None,
@@ -185,20 +196,20 @@ fn parts(gates: Gates, chunk_size: Option<usize>) -> (RecurrenceInputs<Dispatch>
         Plan {
             decay,
             scale: gates.scale,
-            chunk_size,
+            chunks,
         },
     )
 }
 
-pub(crate) fn recurrence(gates: Gates, state: &mut State, chunk_size: Option<usize>) -> Tensor<4> {
-    let (inputs, plan) = parts(gates, chunk_size);
+pub(crate) fn recurrence(gates: Gates, state: &mut State, chunks: Chunks) -> Tensor<4> {
+    let (inputs, plan) = parts(gates, chunks);
     let (output, after) = Dispatch::recurrence(inputs, state.take().into_dispatch(), plan);
     state.memory = Tensor::from_dispatch(after);
     Tensor::from_dispatch(output)
 }
 
 pub(crate) fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor<1>) -> (Tensor<4>, u64) {
-    let (inputs, plan) = parts(gates, None);
+    let (inputs, plan) = parts(gates, Chunks::None);
     let bound = bound.clone().into_dispatch();
     let (output, after, clipped) =
         Dispatch::recurrence_bounded(inputs, state.take().into_dispatch(), bound, plan);
@@ -208,7 +219,7 @@ pub(crate) fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor
 }
 
 pub(crate) fn element(gates: &Gates, chunk_size: usize) -> Element {
-    let (inputs, plan) = parts(gates.clone(), Some(chunk_size));
+    let (inputs, plan) = parts(gates.clone(), Chunks::Of(chunk_size));
     let (log_decay, update) = Dispatch::element(inputs, plan);
     Element {
         log_decay: Tensor::from_dispatch(log_decay),

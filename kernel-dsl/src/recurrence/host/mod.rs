@@ -18,6 +18,18 @@ use crate::rows::Rows;
 /// State values touched (state size times tokens) from which a call pays for waking other threads.
 const WORTH_THREADS: usize = 1 << 17;
 
+/// State values of a head, key_dim × value_dim, that fit the first cache (32 KiB) and so are cheap to pass over every token.
+const CACHED_STATE: usize = 1 << 13;
+/// Heads of one query/key group from which the chunks' shared products Q Kᵀ pay for themselves whatever the state's size.
+const SHARING_HEADS: usize = 8;
+
+/// Tokens in a chunk with which [`chunked`] is the faster form of a problem, `None` where [`sequential`] is: for one token, and
+/// for small states whose heads share little. `cargo bench kernels/recurrence` shows both sides of the line.
+pub fn preferred_chunk_size(problem: &Problem) -> Option<usize> {
+    let small = problem.head_state_len() <= CACHED_STATE && problem.heads < SHARING_HEADS * problem.groups;
+    (problem.time > 1 && !small).then_some(DEFAULT_CHUNK_SIZE)
+}
+
 /// Whether a call is large enough to be shared among threads.
 fn worth_threads(problem: &Problem) -> bool {
     problem.state_len().saturating_mul(problem.time) >= WORTH_THREADS && rayon::current_num_threads() > 1
