@@ -114,7 +114,7 @@ impl Mamba2 {
     ///
     /// # Errors
     /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for groups that do not divide the heads,
-    /// [`Error::Value`] for a dimension of 0 or bounds of Δ out of order.
+    /// [`Error::Value`] for a dimension of 0, bounds of Δ out of order or a negative ε.
     pub fn new(config: Mamba2Config, weights: Mamba2Weights) -> Result<Self> {
         validate(&config, &weights)?;
         Ok(Self { config, weights })
@@ -266,6 +266,9 @@ fn validate(config: &Mamba2Config, weights: &Mamba2Weights) -> Result<()> {
             expected: "0 ≤ lower bound ≤ upper bound",
             found: format!("({low}, {high})"),
         });
+    }
+    if let Some(norm) = config.norm {
+        backend::expect_epsilon(norm.eps)?;
     }
     let projection = |linear: &Linear| [linear.weight().out_features(), linear.weight().in_features()];
     expect_shape(

@@ -317,3 +317,51 @@ fn gates_of_the_wrong_shape_are_named() {
         "chunk_size: expected at least 1 token, found 0"
     );
 }
+
+#[test]
+fn a_norm_that_cannot_be_taken_is_an_error() {
+    let zeros = |features| Tensor::<3>::zeros([1, 2, features], &Device::flex());
+    let norm = |features, eps| {
+        let weight = Tensor::<1>::zeros([features], &Device::flex());
+        ssm_core::backend::add_rms_norm(zeros(features), None, weight, eps).map(|_| ())
+    };
+    assert_eq!(norm(3, 1e-5), Ok(()));
+    assert_eq!(
+        norm(3, -1.0).unwrap_err().to_string(),
+        "ε of a norm: expected at least 0, found -1"
+    );
+    assert!(norm(3, f32::NAN).is_err());
+    assert_eq!(
+        norm(0, 1e-5).unwrap_err().to_string(),
+        "features of a norm: expected at least 1, found 0"
+    );
+}
+
+#[test]
+fn a_state_without_rows_or_columns_is_computed_or_refused_but_never_a_panic() {
+    for (key_dim, value_dim) in [(0, 3), (3, 0), (0, 0)] {
+        for decay in 0..5 {
+            let dims = Dims {
+                batch: 1,
+                time: 4,
+                heads: 2,
+                groups: 1,
+                key_dim,
+                value_dim,
+            };
+            let (gates, state) = build(&Case {
+                dims,
+                decay,
+                bonus: false,
+                step: false,
+                skip: false,
+                seed: 1,
+            });
+            for form in [Form::Auto, Form::Sequential, Form::Chunked { chunk_size: 3 }] {
+                if let Ok(output) = recurrence(gates.clone(), &mut state.clone(), form) {
+                    assert!(values(&output).iter().all(|y| *y == 0.0), "nothing was stored");
+                }
+            }
+        }
+    }
+}

@@ -287,7 +287,7 @@ pub(crate) fn split_heads(input: Tensor<3>, start: usize, heads: usize, dim: usi
 /// `residual`, `x` and both results `[batch, time, features]`; `weight` `[features]`.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] when they differ.
+/// [`crate::Error::Shape`] when they differ, [`crate::Error::Value`] for no features or an ε that is not at least 0.
 pub fn add_rms_norm(
     residual: Tensor<3>,
     x: Option<Tensor<3>>,
@@ -298,9 +298,28 @@ pub fn add_rms_norm(
         crate::gates::expect_shape("input of a residual", &residual.dims(), &x.dims())?;
     }
     crate::gates::expect_shape("weight of a norm", &[residual.dims()[2]], &weight.dims())?;
+    expect_epsilon(eps)?;
+    if weight.dims() == [0] {
+        return Err(crate::Error::Value {
+            what: "features of a norm",
+            expected: "at least 1",
+            found: "0".into(),
+        });
+    }
     let (sum, normed) =
         Dispatch::add_rms_norm(residual.into_dispatch(), maybe(x), weight.into_dispatch(), eps);
     Ok((Tensor::from_dispatch(sum), Tensor::from_dispatch(normed)))
+}
+
+pub(crate) fn expect_epsilon(eps: f32) -> crate::error::Result<()> {
+    if eps >= 0.0 {
+        return Ok(());
+    }
+    Err(crate::Error::Value {
+        what: "ε of a norm",
+        expected: "at least 0",
+        found: eps.to_string(),
+    })
 }
 
 /// −log softmax(logits)\[target\] per row in nats, over the first `classes` columns (vocabularies are padded).
