@@ -19,10 +19,12 @@ pub mod math;
 pub mod recurrence;
 pub mod roofline;
 pub mod rows;
+pub mod sequences;
 pub mod simd;
 pub mod step_size;
 
 pub use rows::Rows;
+pub use sequences::Sequences;
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]
