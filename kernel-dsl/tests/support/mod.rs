@@ -1,7 +1,8 @@
 //! Golden cases: inputs and outputs that other people's software computed.
 //!
 //! A set lies in one folder: `ops/OP.json` lists the cases of an operator with their dimensions, scalars and the error of
-//! the same software in f32; `ops/OP.safetensors` holds the tensors as `CASE/in.NAME` and `CASE/out.NAME`. The folder is
+//! the same software in f32; `ops/OP.safetensors` holds the tensors as `CASE/in.NAME`, `CASE/out.NAME`, `CASE/cot.NAME` (the
+//! cotangent of an output) and `CASE/grad.NAME` (the derivative of Σ ⟨cotangent, output⟩ by an input). The folder is
 //! `$GOLDEN_DIR`, or the crate's own `tests/golden`.
 
 // Each test binary uses its own part of this module.
@@ -15,6 +16,10 @@ use serde_json::Value;
 
 /// No comparison is asked to be closer than this: f32 inputs and outputs were rounded on their way into the files.
 const FLOOR: f64 = 3e-7;
+/// No gradient is asked for more than this: where the software's own f32 error is larger, its gradient nearly vanishes.
+const CEILING: f64 = 1e-3;
+/// Root mean square error that any gradient may have: what rounding leaves of terms of size one that cancel.
+const ABSOLUTE_FLOOR: f64 = 5e-7;
 
 /// One case of one operator.
 pub struct Case {
@@ -56,7 +61,8 @@ impl Case {
             let Some(tensor) = path.strip_prefix(&prefix) else {
                 continue;
             };
-            if !tensor.starts_with("in.") && !tensor.starts_with("out.") {
+            let kind = tensor.split('.').next().unwrap_or_default();
+            if !["in", "out", "cot", "grad"].contains(&kind) {
                 continue;
             }
             assert_eq!(view.dtype(), Dtype::F32, "{op}/{path}");
@@ -95,6 +101,28 @@ impl Case {
         self.tensors.contains_key(&format!("out.{name}"))
     }
 
+    /// The tensor `cot.NAME`.
+    pub fn cotangent(&self, name: &str) -> &[f32] {
+        self.cotangent_if_any(name)
+            .unwrap_or_else(|| panic!("{} has no cotangent {name}", self.name))
+    }
+
+    /// The tensor `cot.NAME`, if the case has it.
+    pub fn cotangent_if_any(&self, name: &str) -> Option<&[f32]> {
+        self.tensors.get(&format!("cot.{name}")).map(Vec::as_slice)
+    }
+
+    /// The tensor `grad.NAME`.
+    pub fn gradient(&self, name: &str) -> &[f32] {
+        self.gradient_if_any(name)
+            .unwrap_or_else(|| panic!("{} has no gradient {name}", self.name))
+    }
+
+    /// The tensor `grad.NAME`, if the case has it.
+    pub fn gradient_if_any(&self, name: &str) -> Option<&[f32]> {
+        self.tensors.get(&format!("grad.{name}")).map(Vec::as_slice)
+    }
+
     /// A dimension by its letter.
     pub fn dim(&self, name: &str) -> usize {
         let dim = self.json["dims"][name].as_u64();
@@ -127,11 +155,32 @@ impl Case {
 
     /// What `out.NAME` must agree to: ten times the error that the software itself makes in f32.
     pub fn tolerance(&self, output: &str) -> f64 {
-        let own = &self.json["float32_reference_error"][format!("out.{output}")]["rel_l2"];
+        self.tolerance_of(&format!("out.{output}"))
+    }
+
+    fn tolerance_of(&self, tensor: &str) -> f64 {
+        let own = &self.json["float32_reference_error"][tensor]["rel_l2"];
         let own = own
             .as_f64()
-            .unwrap_or_else(|| panic!("{} states no f32 error for {output}", self.name));
+            .unwrap_or_else(|| panic!("{} states no f32 error for {tensor}", self.name));
         (10.0 * own).max(FLOOR)
+    }
+
+    /// Panics unless `found` agrees with `grad.NAME` in the relative norm, or in the root mean square where the gradient nearly
+    /// vanishes; `form` names what computed it.
+    pub fn check_gradient(&self, form: &str, name: &str, found: &[f32]) {
+        let expected = self.gradient(name);
+        let error = relative_error(found, expected);
+        let tolerance = self.tolerance_of(&format!("grad.{name}")).min(CEILING);
+        let norm = expected.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
+        let absolute = if norm == 0.0 { error } else { error * norm } / (expected.len().max(1) as f64).sqrt();
+        // Written so that NaN fails.
+        let close = error <= tolerance || absolute <= ABSOLUTE_FLOOR;
+        assert!(
+            close,
+            "{} by {form}: the gradient of {name} is off by {error:.2e} ({absolute:.2e} per value), allowed {tolerance:.2e}",
+            self.name
+        );
     }
 
     /// Panics unless `found` agrees with `out.NAME`; `form` names what computed it.
