@@ -19,9 +19,11 @@ pub mod math;
 pub mod recurrence;
 pub mod roofline;
 pub mod rows;
+pub mod selective_scan;
 pub mod sequences;
 pub mod simd;
 pub mod step_size;
+pub mod wkv4;
 
 pub use rows::Rows;
 pub use sequences::Sequences;
