@@ -13,6 +13,7 @@
 pub mod aligned;
 pub mod causal_conv1d;
 pub mod cross_entropy;
+pub mod delta_rule;
 pub mod gated_norm;
 pub mod linear;
 pub mod math;

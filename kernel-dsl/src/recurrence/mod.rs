@@ -37,7 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod host;
+pub(crate) mod host;
 pub mod monoid;
 mod problem;
 pub mod reference;

@@ -4,7 +4,7 @@ use pulp::Simd;
 
 /// Vector `index` of `values`; with `PARTIAL`, all of `values` with zeros behind.
 #[inline(always)]
-pub(super) fn load<S: Simd, const PARTIAL: bool>(simd: S, values: &[f32], index: usize) -> S::f32s {
+pub(crate) fn load<S: Simd, const PARTIAL: bool>(simd: S, values: &[f32], index: usize) -> S::f32s {
     if PARTIAL {
         simd.partial_load_f32s(values)
     } else {
@@ -14,7 +14,7 @@ pub(super) fn load<S: Simd, const PARTIAL: bool>(simd: S, values: &[f32], index:
 
 /// The inverse of [`load`].
 #[inline(always)]
-pub(super) fn store<S: Simd, const PARTIAL: bool>(simd: S, values: &mut [f32], index: usize, x: S::f32s) {
+pub(crate) fn store<S: Simd, const PARTIAL: bool>(simd: S, values: &mut [f32], index: usize, x: S::f32s) {
     if PARTIAL {
         simd.partial_store_f32s(values, x)
     } else {
@@ -24,7 +24,7 @@ pub(super) fn store<S: Simd, const PARTIAL: bool>(simd: S, values: &mut [f32], i
 
 /// Σ aᵢ bᵢ cᵢ, in the same order for every call of the same length.
 #[inline(always)]
-pub(super) fn dot_of_three<S: Simd>(simd: S, a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+pub(crate) fn dot_of_three<S: Simd>(simd: S, a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     let (a, a_tail) = S::as_simd_f32s(a);
     let (b, b_tail) = S::as_simd_f32s(b);
     let (c, c_tail) = S::as_simd_f32s(c);

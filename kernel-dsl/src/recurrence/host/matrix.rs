@@ -6,7 +6,7 @@ use gemm::Parallelism;
 
 /// A read-only matrix inside a slice.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     cols: usize,
@@ -16,7 +16,7 @@ pub(super) struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// `rows` rows of `cols` contiguous values, `row_stride` apart.
-    pub(super) fn new(values: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(crate) fn new(values: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert_fits(values.len(), rows, cols, row_stride);
         Self {
             values,
@@ -28,7 +28,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The same values with rows and columns exchanged.
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         let Self {
             values,
             rows,
@@ -47,7 +47,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// A matrix that can be written. Its rows may lie between values that belong to others.
-pub(super) struct MatrixMut<'a> {
+pub(crate) struct MatrixMut<'a> {
     start: *mut f32,
     rows: usize,
     cols: usize,
@@ -57,7 +57,7 @@ pub(super) struct MatrixMut<'a> {
 
 impl<'a> MatrixMut<'a> {
     /// `rows` rows of `cols` contiguous values, `row_stride` apart.
-    pub(super) fn new(values: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(crate) fn new(values: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert_fits(values.len(), rows, cols, row_stride);
         Self {
             start: values.as_mut_ptr(),
@@ -72,7 +72,7 @@ impl<'a> MatrixMut<'a> {
     ///
     /// # Safety
     /// For as long as the matrix lives, its `rows·cols` values are valid and nothing else accesses them.
-    pub(super) unsafe fn from_start(start: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
+    pub(crate) unsafe fn from_start(start: *mut f32, rows: usize, cols: usize, row_stride: usize) -> Self {
         Self {
             start,
             rows,
@@ -97,7 +97,7 @@ fn assert_fits(len: usize, rows: usize, cols: usize, row_stride: usize) {
 
 /// What the product does with the values that the destination holds.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Destination {
+pub(crate) enum Destination {
     /// C ← A B.
     Overwrite,
     /// C ← factor·C + A B.
@@ -105,7 +105,7 @@ pub(super) enum Destination {
 }
 
 /// C ← A B, or C ← factor·C + A B.
-pub(super) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
+pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
     assert!(
         a.rows == c.rows && b.cols == c.cols && a.cols == b.rows,
         "sizes of a matrix product"

@@ -2,8 +2,8 @@
 
 mod chunked;
 mod chunked_per_key;
-mod lanes;
-mod matrix;
+pub(crate) mod lanes;
+pub(crate) mod matrix;
 mod sequential;
 
 pub use chunked::{DEFAULT_CHUNK_SIZE, chunked, element};

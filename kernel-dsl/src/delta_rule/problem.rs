@@ -1,0 +1,497 @@
+//! Shapes and choices of a delta rule, and every way in which they can be wrong.
+
+use thiserror::Error;
+
+use crate::rows::Rows;
+use crate::sequences::{Sequences, SequencesError};
+
+/// By which matrix a token multiplies the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransitionKind {
+    /// (I − β k kᵀ) diag(a): DeltaNet, Gated DeltaNet, KDA.
+    Delta,
+    /// diag(a) + b pᵀ: RWKV-7, DPLR.
+    LowRank,
+}
+
+/// What the decay a_t depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecayKind {
+    /// a = 1: DeltaNet.
+    None,
+    /// One scalar per token and head: Gated DeltaNet.
+    PerHeadToken,
+    /// One value per token, head and key: KDA, RWKV-7.
+    PerKeyToken,
+}
+
+impl DecayKind {
+    /// Decay values that one head has at one token: 0, 1 or `key_dim`.
+    pub fn values_per_head(self, key_dim: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::PerHeadToken => 1,
+            Self::PerKeyToken => key_dim,
+        }
+    }
+}
+
+/// The shape of a delta rule.
+///
+/// # Shapes
+/// State `[batch, heads, key_dim, value_dim]`, output `[rows, heads, value_dim]`, both row-major, where the
+/// [`Sequences`] say how many rows there are. Head `h` reads query, key, p and b of group `h / (heads / groups)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Tokens of each sequence in this call, or of all together where they are packed; 0 is allowed and leaves the state
+    /// as it is.
+    pub time: usize,
+    /// Heads: states per sequence.
+    pub heads: usize,
+    /// Groups of query, key, p and b; `heads` is a multiple of it.
+    pub groups: usize,
+    /// Rows of a state.
+    pub key_dim: usize,
+    /// Columns of a state.
+    pub value_dim: usize,
+    /// By which matrix a token multiplies the state.
+    pub transition: TransitionKind,
+    /// What the decay depends on.
+    pub decay: DecayKind,
+}
+
+/// What a transition reads beside decay and key.
+#[derive(Clone, Copy, Debug)]
+pub enum Transition<'a> {
+    /// (I − β k kᵀ) diag(a), and the update β k vᵀ.
+    Delta {
+        /// β, `heads` columns.
+        beta: Rows<'a>,
+    },
+    /// diag(a) + b pᵀ, and the update k vᵀ.
+    LowRank {
+        /// p, which reads the state before it decays, `groups·key_dim` columns.
+        p: Rows<'a>,
+        /// b, which writes what p read, `groups·key_dim` columns.
+        b: Rows<'a>,
+    },
+}
+
+/// What a delta rule reads. Every [`Rows`] has as many rows as [`Inputs::sequences`] say.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// q, `groups·key_dim` columns.
+    pub query: Rows<'a>,
+    /// k, `groups·key_dim` columns. [`Transition::Delta`] keeps states bounded where β ‖k‖² ≤ 2; normalising k is the
+    /// caller's.
+    pub key: Rows<'a>,
+    /// v, `heads·value_dim` columns.
+    pub value: Rows<'a>,
+    /// β, or p and b, as [`Problem::transition`] names.
+    pub transition: Transition<'a>,
+    /// ln a, base e, at most 0; `-inf` forgets everything. `heads` columns for [`DecayKind::PerHeadToken`],
+    /// `heads·key_dim` for [`DecayKind::PerKeyToken`], absent for [`DecayKind::None`].
+    pub log_decay: Option<Rows<'a>>,
+    /// Factor on the query.
+    pub scale: f32,
+    /// Which rows belong to which sequence.
+    pub sequences: Sequences<'a>,
+}
+
+/// Derivatives of a loss by what a delta rule returns.
+#[derive(Clone, Copy, Debug)]
+pub struct Cotangents<'a> {
+    /// By the output, `heads·value_dim` columns.
+    pub out: Rows<'a>,
+    /// By the final state, `[batch, heads, key_dim, value_dim]`; `None` is 0.
+    pub state: Option<&'a [f32]>,
+}
+
+/// Derivatives of a loss by what a transition reads, in the shapes of [`Transition`] without gaps.
+#[derive(Debug)]
+pub enum TransitionGradients<'a, T = f32> {
+    /// Of [`Transition::Delta`].
+    Delta {
+        /// By β, `[rows, heads]`.
+        beta: &'a mut [T],
+    },
+    /// Of [`Transition::LowRank`].
+    LowRank {
+        /// By p, `[rows, groups, key_dim]`.
+        p: &'a mut [T],
+        /// By b, `[rows, groups, key_dim]`.
+        b: &'a mut [T],
+    },
+}
+
+/// Derivatives of a loss by the inputs, each in the shape of the input without gaps. All are overwritten.
+#[derive(Debug)]
+pub struct Gradients<'a, T = f32> {
+    /// By q, `[rows, groups, key_dim]`.
+    pub query: &'a mut [T],
+    /// By k, `[rows, groups, key_dim]`.
+    pub key: &'a mut [T],
+    /// By v, `[rows, heads, value_dim]`.
+    pub value: &'a mut [T],
+    /// By β, or p and b.
+    pub transition: TransitionGradients<'a, T>,
+    /// By ln a, `[rows, heads]` or `[rows, heads, key_dim]`; `None` where it is not wanted or there is no decay.
+    pub log_decay: Option<&'a mut [T]>,
+    /// By the initial state, `[batch, heads, key_dim, value_dim]`.
+    pub state: &'a mut [T],
+}
+
+/// A buffer or view that a delta rule takes, as named in its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// [`Inputs::query`].
+    Query,
+    /// [`Inputs::key`].
+    Key,
+    /// [`Inputs::value`].
+    Value,
+    /// β of [`Transition::Delta`].
+    Beta,
+    /// p of [`Transition::LowRank`].
+    P,
+    /// b of [`Transition::LowRank`].
+    B,
+    /// [`Inputs::log_decay`].
+    LogDecay,
+    /// The state.
+    State,
+    /// The output.
+    Output,
+    /// [`Cotangents::out`].
+    OutputCotangent,
+    /// [`Cotangents::state`].
+    StateCotangent,
+    /// [`Gradients::query`].
+    QueryGradient,
+    /// [`Gradients::key`].
+    KeyGradient,
+    /// [`Gradients::value`].
+    ValueGradient,
+    /// The gradient of β.
+    BetaGradient,
+    /// The gradient of p.
+    PGradient,
+    /// The gradient of b.
+    BGradient,
+    /// [`Gradients::log_decay`].
+    LogDecayGradient,
+    /// [`Gradients::state`].
+    StateGradient,
+    /// The matrix of an element.
+    ElementMatrix,
+    /// The update of an element.
+    ElementUpdate,
+}
+
+impl std::fmt::Display for Operand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Query => "query",
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::Beta => "beta",
+            Self::P => "p",
+            Self::B => "b",
+            Self::LogDecay => "log_decay",
+            Self::State => "state",
+            Self::Output => "out",
+            Self::OutputCotangent => "cotangent of out",
+            Self::StateCotangent => "cotangent of state",
+            Self::QueryGradient => "gradient of query",
+            Self::KeyGradient => "gradient of key",
+            Self::ValueGradient => "gradient of value",
+            Self::BetaGradient => "gradient of beta",
+            Self::PGradient => "gradient of p",
+            Self::BGradient => "gradient of b",
+            Self::LogDecayGradient => "gradient of log_decay",
+            Self::StateGradient => "gradient of state",
+            Self::ElementMatrix => "matrix",
+            Self::ElementUpdate => "update",
+        })
+    }
+}
+
+/// Why a delta rule cannot be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+pub enum DeltaRuleError {
+    /// The heads do not divide into the groups.
+    #[error("{heads} heads do not divide into {groups} groups")]
+    Groups {
+        /// Number of heads.
+        heads: usize,
+        /// Number of groups.
+        groups: usize,
+    },
+    /// The number of values of some operand does not fit into a `usize`.
+    #[error("the problem {0:?} has more values than this machine can address")]
+    TooLarge(Problem),
+    /// The sequences do not lie as stated.
+    #[error(transparent)]
+    Sequences(#[from] SequencesError),
+    /// A view has the wrong number of rows.
+    #[error("{operand} needs {expected} rows, found {found}")]
+    RowCount {
+        /// Which view.
+        operand: Operand,
+        /// Rows that it needs.
+        expected: usize,
+        /// Rows that it has.
+        found: usize,
+    },
+    /// A view has the wrong number of columns.
+    #[error("{operand} needs {expected} columns, found {found}")]
+    ColumnCount {
+        /// Which view.
+        operand: Operand,
+        /// Columns that it needs.
+        expected: usize,
+        /// Columns that it has.
+        found: usize,
+    },
+    /// A buffer has the wrong length.
+    #[error("{operand} needs {expected} values, found {found}")]
+    Length {
+        /// Which buffer.
+        operand: Operand,
+        /// Values that it needs.
+        expected: usize,
+        /// Values that it has.
+        found: usize,
+    },
+    /// The inputs, or the gradients, are those of the other transition.
+    #[error("the problem says TransitionKind::{expected:?}, found what TransitionKind::{found:?} takes")]
+    TransitionForm {
+        /// What the problem says.
+        expected: TransitionKind,
+        /// What came.
+        found: TransitionKind,
+    },
+    /// The decay kind needs log decays and there are none.
+    #[error("decay kind {decay:?} needs log decays of {expected} columns, found none")]
+    LogDecayMissing {
+        /// What the problem says.
+        decay: DecayKind,
+        /// Columns that they need.
+        expected: usize,
+    },
+    /// There are log decays, or a gradient for them, that nothing would use.
+    #[error("decay kind None takes no {0}, found one")]
+    LogDecayUnused(Operand),
+    /// A step takes exactly one row per sequence.
+    #[error("a step takes 1 token of sequence {sequence}, found {found}")]
+    NotOneToken {
+        /// Which sequence.
+        sequence: usize,
+        /// Its tokens.
+        found: usize,
+    },
+    /// The chunk holds no token.
+    #[error("a chunk needs at least one token, found chunk_size = 0")]
+    EmptyChunk,
+}
+
+impl Transition<'_> {
+    /// Which transition this belongs to.
+    pub fn kind(&self) -> TransitionKind {
+        match self {
+            Self::Delta { .. } => TransitionKind::Delta,
+            Self::LowRank { .. } => TransitionKind::LowRank,
+        }
+    }
+}
+
+impl<T> TransitionGradients<'_, T> {
+    /// Which transition this belongs to.
+    pub fn kind(&self) -> TransitionKind {
+        match self {
+            Self::Delta { .. } => TransitionKind::Delta,
+            Self::LowRank { .. } => TransitionKind::LowRank,
+        }
+    }
+}
+
+impl Problem {
+    /// Values of the state, `batch·heads·key_dim·value_dim`.
+    pub fn state_len(&self) -> usize {
+        self.batch * self.heads * self.head_state_len()
+    }
+
+    /// Values of the output, `rows·heads·value_dim`.
+    pub fn out_len(&self, sequences: &Sequences) -> usize {
+        sequences.rows(self.batch, self.time) * self.heads * self.value_dim
+    }
+
+    /// Values of the state of one head, `key_dim·value_dim`.
+    pub fn head_state_len(&self) -> usize {
+        self.key_dim * self.value_dim
+    }
+
+    /// The group whose query and key head `head` reads.
+    pub fn group_of(&self, head: usize) -> usize {
+        head / (self.heads / self.groups)
+    }
+
+    /// Log decays that all heads have at one token.
+    pub fn decay_columns(&self) -> usize {
+        self.heads * self.decay.values_per_head(self.key_dim)
+    }
+
+    /// Checks every shape.
+    ///
+    /// # Errors
+    /// [`DeltaRuleError`], naming the operand, what it needs and what it has.
+    pub fn validate(&self, inputs: &Inputs, state_len: usize, out_len: usize) -> Result<(), DeltaRuleError> {
+        self.validate_inputs(inputs)?;
+        check_length(Operand::State, self.state_len(), state_len)?;
+        check_length(Operand::Output, self.out_len(&inputs.sequences), out_len)
+    }
+
+    /// Checks every shape of a backward pass.
+    ///
+    /// # Errors
+    /// [`DeltaRuleError`], naming the operand, what it needs and what it has.
+    pub fn validate_backward<T>(
+        &self,
+        inputs: &Inputs,
+        state_len: usize,
+        cotangents: &Cotangents,
+        gradients: &Gradients<T>,
+    ) -> Result<(), DeltaRuleError> {
+        self.validate_inputs(inputs)?;
+        let rows = inputs.sequences.rows(self.batch, self.time);
+        let (on_keys, on_values) = (self.groups * self.key_dim, self.heads * self.value_dim);
+        check_length(Operand::State, self.state_len(), state_len)?;
+        check_rows(Operand::OutputCotangent, &cotangents.out, rows, on_values)?;
+        if let Some(state) = cotangents.state {
+            check_length(Operand::StateCotangent, self.state_len(), state.len())?;
+        }
+        check_length(Operand::QueryGradient, rows * on_keys, gradients.query.len())?;
+        check_length(Operand::KeyGradient, rows * on_keys, gradients.key.len())?;
+        check_length(Operand::ValueGradient, rows * on_values, gradients.value.len())?;
+        self.check_kind(gradients.transition.kind())?;
+        match &gradients.transition {
+            TransitionGradients::Delta { beta } => {
+                check_length(Operand::BetaGradient, rows * self.heads, beta.len())?;
+            }
+            TransitionGradients::LowRank { p, b } => {
+                check_length(Operand::PGradient, rows * on_keys, p.len())?;
+                check_length(Operand::BGradient, rows * on_keys, b.len())?;
+            }
+        }
+        match (&gradients.log_decay, self.decay) {
+            (None, _) => {}
+            (Some(_), DecayKind::None) => {
+                return Err(DeltaRuleError::LogDecayUnused(Operand::LogDecayGradient));
+            }
+            (Some(log_decay), _) => {
+                let expected = rows * self.decay_columns();
+                check_length(Operand::LogDecayGradient, expected, log_decay.len())?;
+            }
+        }
+        check_length(Operand::StateGradient, self.state_len(), gradients.state.len())
+    }
+
+    /// Checks the sizes and the inputs, not the state and the output.
+    pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), DeltaRuleError> {
+        self.validate_sizes()?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let rows = inputs.sequences.rows(self.batch, self.time);
+        let on_keys = self.groups * self.key_dim;
+        check_rows(Operand::Query, &inputs.query, rows, on_keys)?;
+        check_rows(Operand::Key, &inputs.key, rows, on_keys)?;
+        check_rows(Operand::Value, &inputs.value, rows, self.heads * self.value_dim)?;
+        self.check_kind(inputs.transition.kind())?;
+        match &inputs.transition {
+            Transition::Delta { beta } => check_rows(Operand::Beta, beta, rows, self.heads)?,
+            Transition::LowRank { p, b } => {
+                check_rows(Operand::P, p, rows, on_keys)?;
+                check_rows(Operand::B, b, rows, on_keys)?;
+            }
+        }
+        match (&inputs.log_decay, self.decay) {
+            (None, DecayKind::None) => Ok(()),
+            (Some(_), DecayKind::None) => Err(DeltaRuleError::LogDecayUnused(Operand::LogDecay)),
+            (None, decay) => Err(DeltaRuleError::LogDecayMissing {
+                decay,
+                expected: self.decay_columns(),
+            }),
+            (Some(log_decay), _) => check_rows(Operand::LogDecay, log_decay, rows, self.decay_columns()),
+        }
+    }
+
+    /// Checks that heads divide into groups and that no product of sizes overflows.
+    pub(crate) fn validate_sizes(&self) -> Result<(), DeltaRuleError> {
+        let Self {
+            batch,
+            time,
+            heads,
+            groups,
+            key_dim,
+            value_dim,
+            ..
+        } = *self;
+        if groups == 0 || !heads.is_multiple_of(groups) {
+            return Err(DeltaRuleError::Groups { heads, groups });
+        }
+        let product = |sizes: &[usize]| {
+            sizes
+                .iter()
+                .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
+        };
+        let fits = product(&[batch, heads, key_dim, key_dim.max(value_dim)]).is_some()
+            && product(&[batch, time, heads, key_dim.max(value_dim)]).is_some();
+        if fits {
+            Ok(())
+        } else {
+            Err(DeltaRuleError::TooLarge(*self))
+        }
+    }
+
+    fn check_kind(&self, found: TransitionKind) -> Result<(), DeltaRuleError> {
+        let expected = self.transition;
+        if expected == found {
+            Ok(())
+        } else {
+            Err(DeltaRuleError::TransitionForm { expected, found })
+        }
+    }
+}
+
+/// Checks one view of tokens.
+fn check_rows(operand: Operand, view: &Rows, rows: usize, columns: usize) -> Result<(), DeltaRuleError> {
+    if view.rows() != rows {
+        return Err(DeltaRuleError::RowCount {
+            operand,
+            expected: rows,
+            found: view.rows(),
+        });
+    }
+    if view.cols() != columns {
+        return Err(DeltaRuleError::ColumnCount {
+            operand,
+            expected: columns,
+            found: view.cols(),
+        });
+    }
+    Ok(())
+}
+
+/// Checks the length of a buffer.
+pub(crate) fn check_length(operand: Operand, expected: usize, found: usize) -> Result<(), DeltaRuleError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(DeltaRuleError::Length {
+            operand,
+            expected,
+            found,
+        })
+    }
+}
