@@ -9,10 +9,13 @@
 //! | `problem.rs` | shapes and choices, validated once; every error is there |
 //! | `reference.rs` | the definition in f64, one plain loop: what everything else is tested against |
 //! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads |
+//! | `cube/` | the same as CubeCL kernels, with the feature `cube` |
 
 pub mod aligned;
 pub mod causal_conv1d;
 pub mod cross_entropy;
+#[cfg(feature = "cube")]
+pub mod cube;
 pub mod delta_rule;
 pub mod gated_norm;
 pub mod linear;

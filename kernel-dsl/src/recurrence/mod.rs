@@ -37,6 +37,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "cube")]
+pub mod cube;
 pub(crate) mod host;
 pub mod monoid;
 mod problem;

@@ -1,0 +1,159 @@
+//! What the recurrence reads on a device, validated before anything is launched.
+
+use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::recurrence::problem::{DecayKind, Problem, ReadOut, RecurrenceError};
+use crate::sequences::Sequences;
+
+/// Logarithms of the decays on a device, base e; as [`LogDecay`](crate::recurrence::LogDecay).
+#[derive(Clone, Debug)]
+pub enum DeviceLogDecay {
+    /// No decay.
+    None,
+    /// Constant in time: `[heads]` for [`DecayKind::PerHead`], `[heads, key_dim]` for [`DecayKind::PerKey`].
+    Constant(DeviceBuffer),
+    /// Per token: `heads` columns for [`DecayKind::PerHeadToken`], `heads·key_dim` for [`DecayKind::PerKeyToken`].
+    Token(DeviceRows),
+}
+
+/// What a recurrence reads on a device; as [`Inputs`](crate::recurrence::Inputs).
+///
+/// Query, key and value have one type, which the output has too. Log decays and step sizes have one type, which may be
+/// another. Bonus and skip are f32.
+#[derive(Clone, Debug)]
+pub struct DeviceInputs<'a> {
+    /// q, `groups·key_dim` columns.
+    pub query: DeviceRows,
+    /// k, `groups·key_dim` columns.
+    pub key: DeviceRows,
+    /// v, `heads·value_dim` columns.
+    pub value: DeviceRows,
+    /// ln a, in the form that [`Problem::decay`] names.
+    pub log_decay: DeviceLogDecay,
+    /// δ, `heads` columns; `None` is 1.
+    pub step_size: Option<DeviceRows>,
+    /// u, `[heads, key_dim]`; present if and only if the read-out is [`ReadOut::Bonus`].
+    pub bonus: Option<DeviceBuffer>,
+    /// D, `[heads]` or `[heads·value_dim]`.
+    pub skip: Option<DeviceBuffer>,
+    /// Factor on the query.
+    pub scale: f32,
+    /// Which rows belong to which sequence.
+    pub sequences: Sequences<'a>,
+}
+
+impl DeviceInputs<'_> {
+    /// Checks every shape and type.
+    ///
+    /// # Errors
+    /// [`Error`], naming the argument, what it needs and what it has.
+    pub fn validate(&self, problem: &Problem) -> Result<(), Error> {
+        problem.validate_sizes().map_err(Error::problem)?;
+        self.sequences.validate(problem.batch, problem.time)?;
+        let Problem {
+            heads,
+            groups,
+            key_dim,
+            value_dim,
+            ..
+        } = *problem;
+        let rows = self.rows(problem);
+        self.query.expect("query", rows, groups * key_dim)?;
+        self.key.expect("key", rows, groups * key_dim)?;
+        self.value.expect("value", rows, heads * value_dim)?;
+        self.key.expect_type("key", self.query.dtype())?;
+        self.value.expect_type("value", self.query.dtype())?;
+        self.validate_log_decay(problem, rows)?;
+        if let Some(step_size) = &self.step_size {
+            step_size.expect("step_size", rows, heads)?;
+            step_size.expect_type("step_size", self.gate_type())?;
+        }
+        self.validate_constants(problem)
+    }
+
+    /// Rows of every token view.
+    pub(super) fn rows(&self, problem: &Problem) -> usize {
+        self.sequences.rows(problem.batch, problem.time)
+    }
+
+    /// Type of the log decays and step sizes.
+    pub(super) fn gate_type(&self) -> DType {
+        match (&self.log_decay, &self.step_size) {
+            (DeviceLogDecay::Token(rows), _) => rows.dtype(),
+            (DeviceLogDecay::Constant(values), _) => values.dtype(),
+            (DeviceLogDecay::None, Some(step_size)) => step_size.dtype(),
+            (DeviceLogDecay::None, None) => DType::F32,
+        }
+    }
+
+    fn validate_log_decay(&self, problem: &Problem, rows: usize) -> Result<(), Error> {
+        let expected = match problem.decay {
+            DecayKind::None => "None",
+            DecayKind::PerHead | DecayKind::PerKey => "Constant",
+            DecayKind::PerHeadToken | DecayKind::PerKeyToken => "Token",
+        };
+        let found = match &self.log_decay {
+            DeviceLogDecay::None => "None",
+            DeviceLogDecay::Constant(_) => "Constant",
+            DeviceLogDecay::Token(_) => "Token",
+        };
+        if expected != found {
+            return Err(Error::problem(RecurrenceError::DecayForm {
+                decay: problem.decay,
+                expected,
+                found,
+            }));
+        }
+        let per_token = problem.heads * problem.decay.values_per_head(problem.key_dim);
+        match &self.log_decay {
+            DeviceLogDecay::None => Ok(()),
+            DeviceLogDecay::Constant(values) => values.expect("log_decay", per_token, values.dtype()),
+            DeviceLogDecay::Token(view) => view.expect("log_decay", rows, per_token),
+        }
+    }
+
+    fn validate_constants(&self, problem: &Problem) -> Result<(), Error> {
+        let Problem {
+            heads,
+            key_dim,
+            value_dim,
+            ..
+        } = *problem;
+        match (problem.read_out, &self.bonus) {
+            (ReadOut::Inclusive, None) => {}
+            (ReadOut::Inclusive, Some(bonus)) => {
+                return Err(Error::problem(RecurrenceError::BonusUnused {
+                    found: bonus.len(),
+                }));
+            }
+            (ReadOut::Bonus, None) => {
+                return Err(Error::problem(RecurrenceError::BonusMissing {
+                    expected: heads * key_dim,
+                }));
+            }
+            (ReadOut::Bonus, Some(bonus)) => bonus.expect("bonus", heads * key_dim, DType::F32)?,
+        }
+        let Some(skip) = &self.skip else {
+            return Ok(());
+        };
+        let (per_head, per_value) = (heads, heads * value_dim);
+        if skip.len() != per_head && skip.len() != per_value {
+            return Err(Error::problem(RecurrenceError::SkipLength {
+                per_head,
+                per_value,
+                found: skip.len(),
+            }));
+        }
+        skip.expect("skip", skip.len(), DType::F32)
+    }
+}
+
+/// The state that a call begins from: the given one, or zeros.
+pub(super) fn expect_state(
+    argument: &'static str,
+    problem: &Problem,
+    state: Option<&DeviceBuffer>,
+) -> Result<(), Error> {
+    state.map_or(Ok(()), |state| {
+        state.expect(argument, problem.state_len(), DType::F32)
+    })
+}

@@ -1,0 +1,39 @@
+//! The recurrence on a device: the same mathematics as CubeCL kernels.
+//!
+//! | function | form | for |
+//! |---|---|---|
+//! | [`step`] | one token | decoding |
+//! | [`sequential`] | token by token | short sequences |
+//!
+//! Inputs are f32, f16 or bf16; sums and states are f32. No sum is formed by atomics: the same call gives the same bits on
+//! the same device.
+
+mod inputs;
+mod operands;
+mod sequential;
+
+pub use inputs::{DeviceInputs, DeviceLogDecay};
+pub use sequential::{sequential, step};
+
+use super::problem::Problem;
+use crate::cube::{Client, DeviceBuffer, Error};
+use crate::sequences::Sequences;
+
+/// What a forward call computes.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// `[rows, heads, value_dim]`, in the type of the query. Rows of no sequence are 0.
+    pub out: DeviceBuffer,
+    /// The state after the last token, `[batch, heads, key_dim, value_dim]` in f32.
+    pub state: DeviceBuffer,
+}
+
+/// Memory for the output; zeros where some rows belong to no sequence.
+fn output(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<DeviceBuffer, Error> {
+    let len = inputs.rows(problem) * problem.heads * problem.value_dim;
+    let dtype = inputs.query.dtype();
+    match inputs.sequences {
+        Sequences::LeftPadded(_) => DeviceBuffer::zeros(client, len, dtype),
+        Sequences::Equal | Sequences::Packed(_) => DeviceBuffer::empty(client, len, dtype),
+    }
+}

@@ -1,0 +1,86 @@
+//! The recurrence on every device equals the reference.
+
+#[path = "support/device.rs"]
+mod device;
+mod support;
+
+mod equivalence {
+    #[path = "../equivalence/data.rs"]
+    #[allow(dead_code)]
+    mod data;
+
+    use data::{Data, any_spec};
+    use kernel_dsl::cube::{Client, DType};
+    use kernel_dsl::recurrence::cube::{DeviceInputs, DeviceLogDecay, sequential};
+    use kernel_dsl::recurrence::{LogDecay, reference};
+    use kernel_dsl::sequences::Sequences;
+    use proptest::prelude::*;
+
+    use super::device::{clients, download, upload, upload_rows};
+    use super::support::relative_error;
+
+    /// Allowed relative error in f32, times √(tokens + 1).
+    const TOLERANCE: f64 = 1e-6;
+
+    fn config(cases: u32) -> ProptestConfig {
+        ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(cases)
+        }
+    }
+
+    fn device_inputs<'a>(client: &Client, data: &'a Data, dtype: DType) -> DeviceInputs<'a> {
+        let inputs = data.inputs();
+        let rows = |rows| upload_rows(client, rows, dtype);
+        let gates = |rows| upload_rows(client, rows, DType::F32);
+        DeviceInputs {
+            query: rows(&inputs.query),
+            key: rows(&inputs.key),
+            value: rows(&inputs.value),
+            log_decay: match &inputs.log_decay {
+                LogDecay::None => DeviceLogDecay::None,
+                LogDecay::Constant(values) => DeviceLogDecay::Constant(upload(client, values)),
+                LogDecay::Token(rows) => DeviceLogDecay::Token(gates(rows)),
+            },
+            step_size: inputs.step_size.as_ref().map(gates),
+            bonus: inputs.bonus.map(|bonus| upload(client, bonus)),
+            skip: inputs.skip.map(|skip| upload(client, skip)),
+            scale: inputs.scale,
+            sequences: Sequences::Equal,
+        }
+    }
+
+    fn by_reference(data: &Data) -> (Vec<f64>, Vec<f64>) {
+        let mut state: Vec<f64> = data.state.iter().map(|x| f64::from(*x)).collect();
+        let mut out = vec![f64::NAN; data.problem.out_len()];
+        reference::recurrence(&data.problem, &data.inputs(), &mut state, &mut out).expect("valid");
+        (out, state)
+    }
+
+    fn check(name: &str, time: usize, found: &[f32], expected: &[f64]) -> Result<(), TestCaseError> {
+        let error = relative_error(found, expected);
+        let allowed = TOLERANCE * (time as f64 + 1.0).sqrt();
+        // Written so that NaN fails.
+        let close = error <= allowed;
+        prop_assert!(close, "{name} is off by {error:.2e}, allowed {allowed:.2e}");
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(config(40))]
+
+        #[test]
+        fn token_by_token_equals_the_reference(spec in any_spec(40)) {
+            let data = Data::new(&spec);
+            let (out, state) = by_reference(&data);
+            for (name, client) in clients() {
+                let inputs = device_inputs(client, &data, DType::F32);
+                let start = upload(client, &data.state);
+                let found = sequential(client, &data.problem, &inputs, Some(&start)).expect("valid");
+                let time = data.problem.time;
+                check(&format!("output on {name}"), time, &download(client, &found.out), &out)?;
+                check(&format!("state on {name}"), time, &download(client, &found.state), &state)?;
+            }
+        }
+    }
+}
