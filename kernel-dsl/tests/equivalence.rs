@@ -29,19 +29,19 @@ mod equivalence {
 
     fn by_reference(data: &Data) -> Results<f64> {
         let mut state: Vec<f64> = data.state.iter().map(|x| f64::from(*x)).collect();
-        let mut out = vec![f64::NAN; data.problem.out_len()];
+        let mut out = vec![f64::NAN; data.out_len()];
         reference::recurrence(&data.problem, &data.inputs(), &mut state, &mut out).expect("valid");
         (out, state)
     }
 
     fn by_sequential(data: &Data) -> Results<f32> {
-        let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.problem.out_len()]);
+        let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.out_len()]);
         sequential(&data.problem, &data.inputs(), &mut state, &mut out).expect("valid");
         (out, state)
     }
 
     fn by_chunks(data: &Data, chunk_size: usize) -> Results<f32> {
-        let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.problem.out_len()]);
+        let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.out_len()]);
         chunked(&data.problem, &data.inputs(), chunk_size, &mut state, &mut out).expect("valid");
         (out, state)
     }
@@ -49,11 +49,17 @@ mod equivalence {
     /// Runs `form` on each of the stretches between the cuts, passing the state on, and joins the outputs.
     fn by_stretches(data: &Data, cuts: &[usize], form: impl Fn(&Data) -> Results<f32>) -> Results<f32> {
         let mut state = data.state.clone();
-        let mut out = vec![f32::NAN; data.problem.out_len()];
+        // Rows that are no tokens are in no stretch.
+        let mut out = vec![0.0; data.out_len()];
         for bounds in cuts.windows(2) {
             let (part, end) = form(&data.stretch(bounds[0], bounds[1], &state));
             state = end;
-            data.place(&mut out, bounds[0], &part);
+            data.place(
+                &mut out,
+                (bounds[0], bounds[1]),
+                &part,
+                data.problem.heads * data.problem.value_dim,
+            );
         }
         (out, state)
     }
@@ -165,7 +171,7 @@ mod equivalence {
             check_both("chunked", &data, &by_chunks(&data, chunk_size), &expected)?;
             let every_token: Vec<usize> = (0..=data.problem.time).collect();
             let by_step = by_stretches(&data, &every_token, |token| {
-                let (mut state, mut out) = (token.state.clone(), vec![f32::NAN; token.problem.out_len()]);
+                let (mut state, mut out) = (token.state.clone(), vec![f32::NAN; token.out_len()]);
                 step(&token.problem, &token.inputs(), &mut state, &mut out).expect("valid");
                 (out, state)
             });
@@ -184,6 +190,23 @@ mod equivalence {
             prop_assert_eq!(by_stretches(&data, &cuts, by_sequential), by_sequential(&data));
             let chunks = by_stretches(&data, &cuts, |part| by_chunks(part, chunk_size));
             check_both("chunked stretches", &data, &chunks, &expected)?;
+        }
+
+        #[test]
+        fn a_batch_of_unequal_sequences_equals_them_one_by_one(spec in any_spec(100), chunk_size in 1_usize..=70) {
+            let data = Data::new(&spec);
+            let width = data.problem.heads * data.problem.value_dim;
+            for chunks in [None, Some(chunk_size)] {
+                let form = |data: &Data| chunks.map_or_else(|| by_sequential(data), |size| by_chunks(data, size));
+                let (out, state) = form(&data);
+                let (mut outs, mut states) = (vec![0.0; out.len()], Vec::new());
+                for b in 0..data.problem.batch {
+                    let (out, state) = form(&data.sequence(b));
+                    outs[data.span(b).start * width..][..out.len()].copy_from_slice(&out);
+                    states.extend(state);
+                }
+                prop_assert_eq!((out, state), (outs, states));
+            }
         }
 
         #[test]
@@ -237,8 +260,8 @@ mod equivalence {
             let data = Data::new(&spec);
             let bound = &bounds[..data.problem.heads];
             let mut exact_state: Vec<f64> = data.state.iter().map(|x| f64::from(*x)).collect();
-            let mut exact_out = vec![f64::NAN; data.problem.out_len()];
-            let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.problem.out_len()]);
+            let mut exact_out = vec![f64::NAN; data.out_len()];
+            let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.out_len()]);
             let (problem, inputs) = (&data.problem, data.inputs());
             let exact_clipped =
                 reference::recurrence_bounded(problem, &inputs, bound, &mut exact_state, &mut exact_out).expect("valid");
@@ -251,7 +274,7 @@ mod equivalence {
         #[test]
         fn infinite_bounds_change_nothing(spec in any_spec(60)) {
             let data = Data::new(&spec);
-            let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.problem.out_len()]);
+            let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.out_len()]);
             let free = vec![f32::INFINITY; data.problem.heads];
             let clipped = sequential_bounded(&data.problem, &data.inputs(), &free, &mut state, &mut out).expect("valid");
             prop_assert_eq!(clipped, 0);
@@ -330,7 +353,7 @@ mod equivalence {
         spec.problem.read_out = ReadOut::Inclusive;
         let mut data = Data::new(&spec);
         data.state.iter_mut().for_each(|x| *x *= 1e30);
-        let mut out = vec![f32::NAN; data.problem.out_len()];
+        let mut out = vec![f32::NAN; data.out_len()];
         let bound = vec![2.0; data.problem.heads];
         let mut state = data.state.clone();
         sequential_bounded(&data.problem, &data.inputs(), &bound, &mut state, &mut out).expect("valid");

@@ -3,10 +3,10 @@
 mod support;
 
 mod golden {
-    use kernel_dsl::Rows;
     use kernel_dsl::recurrence::{
         DecayKind, Element, Inputs, LogDecay, Problem, ReadOut, apply, chunked, element, sequential,
     };
+    use kernel_dsl::{Rows, Sequences};
 
     use super::support::{Case, cases};
 
@@ -84,10 +84,14 @@ mod golden {
                 bonus: self.bonus.as_deref(),
                 skip: self.skip.as_deref(),
                 scale: self.scale,
+                sequences: Sequences::Equal,
             };
             let mut results = Vec::new();
             let mut run = |name: String, form: &dyn Fn(&mut [f32], &mut [f32])| {
-                let (mut state, mut out) = (self.state.clone(), vec![f32::NAN; self.problem.out_len()]);
+                let (mut state, mut out) = (
+                    self.state.clone(),
+                    vec![f32::NAN; self.problem.out_len(Sequences::Equal)],
+                );
                 form(&mut state, &mut out);
                 results.push((name, out, state));
             };

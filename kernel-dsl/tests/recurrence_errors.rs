@@ -1,10 +1,10 @@
 //! Every way to call a recurrence wrongly is an error that says what was expected and what came.
 
-use kernel_dsl::Rows;
 use kernel_dsl::recurrence::{
     DecayKind, Element, ElementMut, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError, apply,
     chunked, compose, element, sequential, sequential_bounded, step,
 };
+use kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
 
@@ -34,6 +34,7 @@ fn inputs() -> Inputs<'static> {
         bonus: None,
         skip: None,
         scale: 1.0,
+        sequences: Sequences::Equal,
     }
 }
 
@@ -94,7 +95,7 @@ fn views_need_a_row_per_token_and_the_right_columns() {
         ),
         query
     );
-    assert_eq!(query.to_string(), "query needs batch·time = 2 rows, found 1");
+    assert_eq!(query.to_string(), "query needs 2 rows, one per token, found 1");
     let columns = |operand, expected, found| RecurrenceError::ColumnCount {
         operand,
         expected,
@@ -317,7 +318,7 @@ fn heads_without_keys_or_values_are_no_special_case() {
             .iter()
             .flat_map(|d| vec![*d; value_dim])
             .collect();
-        let mut out = vec![f32::NAN; problem.out_len()];
+        let mut out = vec![f32::NAN; problem.out_len(Sequences::Equal)];
         sequential(&problem, &inputs, &mut [], &mut out).expect("valid");
         assert_eq!(out, expected);
         out.fill(f32::NAN);

@@ -1,9 +1,9 @@
 //! The recurrence at the shapes of published models.
 
-use kernel_dsl::Rows;
 use kernel_dsl::recurrence::{
     DEFAULT_CHUNK_SIZE, DecayKind, Inputs, LogDecay, Problem, ReadOut, chunked, sequential, step,
 };
+use kernel_dsl::{Rows, Sequences};
 
 use super::{Failure, Kernel, Work, values};
 
@@ -91,7 +91,7 @@ fn kernel(shape: &Shape, form: Form, time: usize) -> Result<Kernel, Failure> {
     };
     let key_cols = problem.groups * problem.key_dim;
     let value_cols = problem.heads * problem.value_dim;
-    let decay_cols = problem.decay_len() / time;
+    let decay_cols = problem.decay_len(Sequences::Equal) / time;
     let (query, key, value) = (
         values(time * key_cols),
         values(time * key_cols),
@@ -100,7 +100,10 @@ fn kernel(shape: &Shape, form: Form, time: usize) -> Result<Kernel, Failure> {
     // Between −1 and 0.
     let log_decay: Vec<f32> = values(time * decay_cols).iter().map(|v| v - 0.5).collect();
     let bonus = (shape.read_out == ReadOut::Bonus).then(|| values(problem.heads * problem.key_dim));
-    let (mut state, mut out) = (values(problem.state_len()), vec![0.0; problem.out_len()]);
+    let (mut state, mut out) = (
+        values(problem.state_len()),
+        vec![0.0; problem.out_len(Sequences::Equal)],
+    );
     let floats = query.len() + key.len() + value.len() + log_decay.len() + out.len() + 2 * state.len();
     // Decay, update and read-out of every value of the state: one multiplication and two multiply-adds.
     let work = Work::in_place(5 * time * state.len(), 4 * floats);
@@ -114,6 +117,7 @@ fn kernel(shape: &Shape, form: Form, time: usize) -> Result<Kernel, Failure> {
             bonus: bonus.as_deref(),
             skip: None,
             scale: 1.0,
+            sequences: Sequences::Equal,
         };
         match form {
             Form::Step => step(&problem, &inputs, &mut state, &mut out)?,

@@ -14,11 +14,12 @@
 //! | [`chunked`] | matrix products over chunks of tokens | prefill |
 //! | [`element`], [`compose`], [`apply`] | the monoid (A, G) of a stretch: h ↦ A∘h + G | scans over threads, machines, windows |
 //!
-//! All take a state in and leave the new one in its place. The same call gives the same bits, whatever the number of
+//! All take a state in and leave the new one in its place. Sequences may be equally long, left-padded or packed end to end
+//! ([`Inputs::sequences`]). The same call gives the same bits, whatever the number of
 //! threads.
 //!
 //! ```
-//! use kernel_dsl::Rows;
+//! use kernel_dsl::{Rows, Sequences};
 //! use kernel_dsl::recurrence::{DecayKind, Inputs, LogDecay, Problem, ReadOut, sequential};
 //!
 //! // Two tokens, one head, a 1×1 state that halves at every token.
@@ -29,7 +30,7 @@
 //! let ones = Rows::contiguous(&[1.0, 1.0], 2, 1)?;
 //! let inputs = Inputs {
 //!     query: ones, key: ones, value: ones, log_decay: LogDecay::Constant(&[-std::f32::consts::LN_2]),
-//!     step_size: None, bonus: None, skip: None, scale: 1.0,
+//!     step_size: None, bonus: None, skip: None, scale: 1.0, sequences: Sequences::Equal,
 //! };
 //! let (mut state, mut out) = ([4.0], [0.0; 2]);
 //! sequential(&problem, &inputs, &mut state, &mut out)?;
@@ -39,13 +40,15 @@
 
 #[cfg(feature = "cube")]
 pub mod cube;
+mod gradients;
 pub(crate) mod host;
 pub mod monoid;
 mod problem;
 pub mod reference;
 
+pub use gradients::{Cotangents, GradientBuffers, Gradients};
 pub use host::{
     DEFAULT_CHUNK_SIZE, chunked, element, preferred_chunk_size, sequential, sequential_bounded, step,
 };
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};
+pub use problem::{DecayIndex, DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};

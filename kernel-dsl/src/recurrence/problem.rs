@@ -1,8 +1,11 @@
 //! Shapes and choices of a recurrence, and every way in which they can be wrong.
 
+use std::cmp::Ordering;
+
 use thiserror::Error;
 
 use crate::rows::Rows;
+use crate::sequences::{Sequences, SequencesError};
 
 /// What the decay a_t depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,13 +45,13 @@ pub enum ReadOut {
 /// The shape of a recurrence.
 ///
 /// # Shapes
-/// State `[batch, heads, key_dim, value_dim]`, output `[batch, time, heads, value_dim]`, both row-major. Head `h` reads
-/// query and key of group `h / (heads / groups)`.
+/// State `[batch, heads, key_dim, value_dim]`, output `[rows, heads, value_dim]`, both row-major; `rows` is `batch·time`,
+/// or `time` for packed sequences ([`Inputs::sequences`]). Head `h` reads query and key of group `h / (heads / groups)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Independent sequences.
     pub batch: usize,
-    /// Tokens of each sequence in this call; 0 is allowed and leaves the state as it is.
+    /// Rows of each sequence in this call, or of all packed sequences together; 0 is allowed and leaves the state as it is.
     pub time: usize,
     /// Heads: states per sequence.
     pub heads: usize,
@@ -75,7 +78,7 @@ pub enum LogDecay<'a> {
     Token(Rows<'a>),
 }
 
-/// What a recurrence reads. Every [`Rows`] has `batch·time` rows; row `b·time + t` is token `t` of sequence `b`.
+/// What a recurrence reads. Every [`Rows`] has a row per token; which sequence it belongs to is said by `sequences`.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// q, `groups·key_dim` columns.
@@ -94,6 +97,8 @@ pub struct Inputs<'a> {
     pub skip: Option<&'a [f32]>,
     /// Factor on the query.
     pub scale: f32,
+    /// How the sequences lie in the rows: equally long (row `b·time + t` is token `t` of sequence `b`), left-padded or packed.
+    pub sequences: Sequences<'a>,
 }
 
 /// A buffer or view that a recurrence takes, as named in its errors.
@@ -123,6 +128,10 @@ pub enum Operand {
     LogDecaySum,
     /// The update of an element.
     Update,
+    /// [`Cotangents::out`](super::Cotangents::out).
+    OutCotangent,
+    /// [`Cotangents::state`](super::Cotangents::state).
+    StateCotangent,
 }
 
 impl std::fmt::Display for Operand {
@@ -140,7 +149,29 @@ impl std::fmt::Display for Operand {
             Self::Bound => "bound",
             Self::LogDecaySum => "log_decay_sum",
             Self::Update => "update",
+            Self::OutCotangent => "cotangent of out",
+            Self::StateCotangent => "cotangent of state",
         })
+    }
+}
+
+/// Where a log decay stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecayIndex {
+    /// The row of its token; `None` for constants.
+    pub row: Option<usize>,
+    /// Its head.
+    pub head: usize,
+    /// Its key; 0 where all keys of a head share one.
+    pub key: usize,
+}
+
+impl std::fmt::Display for DecayIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(row) = self.row {
+            write!(f, "row {row}, ")?;
+        }
+        write!(f, "head {}, key {}", self.head, self.key)
     }
 }
 
@@ -159,7 +190,7 @@ pub enum RecurrenceError {
     #[error("the problem {0:?} has more values than this machine can address")]
     TooLarge(Problem),
     /// A view has the wrong number of rows.
-    #[error("{operand} needs batch·time = {expected} rows, found {found}")]
+    #[error("{operand} needs {expected} rows, one per token, found {found}")]
     RowCount {
         /// Which view.
         operand: Operand,
@@ -198,6 +229,35 @@ pub enum RecurrenceError {
         /// Length of a skip with one value per head and column of the state.
         per_value: usize,
         /// Values that it has.
+        found: usize,
+    },
+    /// Paddings or offsets do not fit the problem.
+    #[error(transparent)]
+    Sequences(#[from] SequencesError),
+    /// A log decay is positive or NaN.
+    #[error("log_decay of {at} needs to be at most 0, found {found}")]
+    LogDecayRange {
+        /// Where it is.
+        at: DecayIndex,
+        /// What it is.
+        found: f32,
+    },
+    /// The buffer for a gradient has the wrong length.
+    #[error("the gradient of {operand} needs {expected} values, found {found}")]
+    GradientLength {
+        /// Which input.
+        operand: Operand,
+        /// Values that its gradient needs.
+        expected: usize,
+        /// Values that it has.
+        found: usize,
+    },
+    /// There is a buffer for the gradient of an input that is not given.
+    #[error("{operand} is not given, so it has no gradient; found a buffer of {found} values for it")]
+    GradientUnused {
+        /// Which input.
+        operand: Operand,
+        /// Values that the buffer has.
         found: usize,
     },
     /// The log decays come in a form that the problem's decay kind does not have.
@@ -247,16 +307,18 @@ impl Problem {
         self.batch * self.heads * self.head_state_len()
     }
 
-    /// Values of the output, `batch·time·heads·value_dim`.
-    pub fn out_len(&self) -> usize {
-        self.batch * self.time * self.heads * self.value_dim
+    /// Values of the output, `rows·heads·value_dim`.
+    pub fn out_len(&self, sequences: Sequences) -> usize {
+        sequences.rows(self.batch, self.time) * self.heads * self.value_dim
     }
 
-    /// Log decays that the call reads: 0, `heads`, `heads·key_dim`, or one of the latter two per token and sequence.
-    pub fn decay_len(&self) -> usize {
+    /// Log decays that the call reads: 0, `heads`, `heads·key_dim`, or one of the latter two per row.
+    pub fn decay_len(&self, sequences: Sequences) -> usize {
         let per_token = self.heads * self.decay.values_per_head(self.key_dim);
         match self.decay {
-            DecayKind::PerHeadToken | DecayKind::PerKeyToken => self.batch * self.time * per_token,
+            DecayKind::PerHeadToken | DecayKind::PerKeyToken => {
+                sequences.rows(self.batch, self.time) * per_token
+            }
             DecayKind::None | DecayKind::PerHead | DecayKind::PerKey => per_token,
         }
     }
@@ -287,25 +349,37 @@ impl Problem {
     pub fn validate(&self, inputs: &Inputs, state: &[f32], out: &[f32]) -> Result<(), RecurrenceError> {
         self.validate_inputs(inputs)?;
         check_length(Operand::State, self.state_len(), state.len())?;
-        check_length(Operand::Output, self.out_len(), out.len())
+        check_length(Operand::Output, self.out_len(inputs.sequences), out.len())
     }
 
     /// Checks the sizes and the inputs, not the state and the output.
     pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), RecurrenceError> {
         self.validate_sizes()?;
         let Self {
+            batch,
+            time,
             heads,
             groups,
             key_dim,
             value_dim,
             ..
         } = *self;
-        self.check_rows(Operand::Query, &inputs.query, groups * key_dim)?;
-        self.check_rows(Operand::Key, &inputs.key, groups * key_dim)?;
-        self.check_rows(Operand::Value, &inputs.value, heads * value_dim)?;
-        self.check_log_decay(&inputs.log_decay)?;
+        let sequences = match inputs.sequences {
+            Sequences::Packed(_) => 1,
+            Sequences::Equal | Sequences::LeftPadded(_) => batch,
+        };
+        let row_len = heads.saturating_mul(key_dim.max(value_dim).max(1));
+        if !all_fit(&[sequences, time, row_len]) {
+            return Err(RecurrenceError::TooLarge(*self));
+        }
+        inputs.sequences.validate(batch, time)?;
+        let rows = inputs.sequences.rows(batch, time);
+        check_rows(Operand::Query, &inputs.query, rows, groups * key_dim)?;
+        check_rows(Operand::Key, &inputs.key, rows, groups * key_dim)?;
+        check_rows(Operand::Value, &inputs.value, rows, heads * value_dim)?;
+        self.check_log_decay(&inputs.log_decay, rows)?;
         if let Some(step_size) = &inputs.step_size {
-            self.check_rows(Operand::StepSize, step_size, heads)?;
+            check_rows(Operand::StepSize, step_size, rows, heads)?;
         }
         match (self.read_out, inputs.bonus) {
             (ReadOut::Inclusive, None) => {}
@@ -332,11 +406,10 @@ impl Problem {
         Ok(())
     }
 
-    /// Checks that heads divide into groups and that no product of sizes overflows.
+    /// Checks that heads divide into groups and that the size of the state does not overflow.
     pub(crate) fn validate_sizes(&self) -> Result<(), RecurrenceError> {
         let Self {
             batch,
-            time,
             heads,
             groups,
             key_dim,
@@ -346,15 +419,7 @@ impl Problem {
         if groups == 0 || !heads.is_multiple_of(groups) {
             return Err(RecurrenceError::Groups { heads, groups });
         }
-        let product = |sizes: &[usize]| {
-            sizes
-                .iter()
-                .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
-        };
-        let fits = product(&[batch, heads, key_dim, value_dim]).is_some()
-            && product(&[batch, time, heads, value_dim]).is_some()
-            && product(&[batch, time, heads, key_dim]).is_some();
-        if fits {
+        if all_fit(&[batch, heads, key_dim, value_dim]) {
             Ok(())
         } else {
             Err(RecurrenceError::TooLarge(*self))
@@ -373,28 +438,8 @@ impl Problem {
         }
     }
 
-    /// Checks one view of tokens.
-    fn check_rows(&self, operand: Operand, rows: &Rows, columns: usize) -> Result<(), RecurrenceError> {
-        let expected = self.batch * self.time;
-        if rows.rows() != expected {
-            return Err(RecurrenceError::RowCount {
-                operand,
-                expected,
-                found: rows.rows(),
-            });
-        }
-        if rows.cols() != columns {
-            return Err(RecurrenceError::ColumnCount {
-                operand,
-                expected: columns,
-                found: rows.cols(),
-            });
-        }
-        Ok(())
-    }
-
     /// Checks the form and the size of the log decays.
-    fn check_log_decay(&self, log_decay: &LogDecay) -> Result<(), RecurrenceError> {
+    fn check_log_decay(&self, log_decay: &LogDecay, rows: usize) -> Result<(), RecurrenceError> {
         let per_token = self.heads * self.decay.values_per_head(self.key_dim);
         let expected = match self.decay {
             DecayKind::None => "None",
@@ -416,9 +461,79 @@ impl Problem {
         match log_decay {
             LogDecay::None => Ok(()),
             LogDecay::Constant(values) => check_length(Operand::LogDecay, per_token, values.len()),
-            LogDecay::Token(rows) => self.check_rows(Operand::LogDecay, rows, per_token),
+            LogDecay::Token(decays) => check_rows(Operand::LogDecay, decays, rows, per_token),
         }
     }
+}
+
+impl Inputs<'_> {
+    /// Looks at every log decay that is read: each must be at most 0, `-inf` included.
+    ///
+    /// A pass over the log decays, and so left to those who cannot trust where they come from: a NaN would spoil the state
+    /// for good, a positive one would let it grow.
+    ///
+    /// # Errors
+    /// [`RecurrenceError::LogDecayRange`] for the first value that is positive or NaN, and whatever is wrong with shapes.
+    pub fn check_values(&self, problem: &Problem) -> Result<(), RecurrenceError> {
+        problem.validate_inputs(self)?;
+        let per_head = problem.decay.values_per_head(problem.key_dim);
+        let check = |row: Option<usize>, values: &[f32]| {
+            // Written so that NaN is found.
+            match values
+                .iter()
+                .position(|g| !matches!(g.partial_cmp(&0.0), Some(Ordering::Less | Ordering::Equal)))
+            {
+                None => Ok(()),
+                Some(index) => Err(RecurrenceError::LogDecayRange {
+                    at: DecayIndex {
+                        row,
+                        head: index / per_head,
+                        key: index % per_head,
+                    },
+                    found: values[index],
+                }),
+            }
+        };
+        match self.log_decay {
+            LogDecay::None => Ok(()),
+            LogDecay::Constant(values) => check(None, values),
+            LogDecay::Token(rows) => (0..problem.batch)
+                .flat_map(|b| self.sequences.span(b, problem.time))
+                .try_for_each(|row| check(Some(row), rows.row(row))),
+        }
+    }
+}
+
+/// Whether the product of all sizes fits a `usize`, zeros counted as ones.
+fn all_fit(sizes: &[usize]) -> bool {
+    let product = sizes
+        .iter()
+        .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
+    product.is_some()
+}
+
+/// Checks the rows and columns of a view.
+pub(crate) fn check_rows(
+    operand: Operand,
+    view: &Rows,
+    rows: usize,
+    columns: usize,
+) -> Result<(), RecurrenceError> {
+    if view.rows() != rows {
+        return Err(RecurrenceError::RowCount {
+            operand,
+            expected: rows,
+            found: view.rows(),
+        });
+    }
+    if view.cols() != columns {
+        return Err(RecurrenceError::ColumnCount {
+            operand,
+            expected: columns,
+            found: view.cols(),
+        });
+    }
+    Ok(())
 }
 
 /// Checks the length of a buffer.

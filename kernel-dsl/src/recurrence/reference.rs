@@ -1,11 +1,16 @@
 //! The definition in f64: one plain loop over tokens, heads, keys and values. Everything else is tested against it.
 
+mod backward;
+
+pub use backward::backward;
+
 use super::problem::{DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError, check_length};
 
 /// The recurrence in f64, token by token (see [the module](crate::recurrence) for the formula).
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[batch, time, heads, value_dim]`.
+/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[rows, heads, value_dim]`, zeros in rows that
+/// belong to no sequence.
 ///
 /// # Errors
 /// [`RecurrenceError`] when a shape is wrong.
@@ -37,7 +42,7 @@ pub fn recurrence_bounded(
     problem.validate_inputs(inputs)?;
     problem.check_bound(bound)?;
     check_length(Operand::State, problem.state_len(), state.len())?;
-    check_length(Operand::Output, problem.out_len(), out.len())?;
+    check_length(Operand::Output, problem.out_len(inputs.sequences), out.len())?;
     let Problem {
         batch,
         time,
@@ -46,13 +51,14 @@ pub fn recurrence_bounded(
         ..
     } = *problem;
     let mut clipped = 0;
+    out.fill(0.0);
     for b in 0..batch {
-        for t in 0..time {
+        for row in inputs.sequences.span(b, time) {
             for head in 0..heads {
                 let h =
                     &mut state[(b * heads + head) * problem.head_state_len()..][..problem.head_state_len()];
-                let y = &mut out[((b * time + t) * heads + head) * value_dim..][..value_dim];
-                let at = (b * time + t, head);
+                let y = &mut out[(row * heads + head) * value_dim..][..value_dim];
+                let at = (row, head);
                 skip(problem, inputs, at, y);
                 if problem.read_out == ReadOut::Bonus {
                     read(problem, inputs, at, h, y);
@@ -72,15 +78,19 @@ pub fn recurrence_bounded(
 fn skip(problem: &Problem, inputs: &Inputs, (row, head): (usize, usize), y: &mut [f64]) {
     let value = &inputs.value.row(row)[head * problem.value_dim..];
     for (p, y) in y.iter_mut().enumerate() {
-        let d = inputs.skip.map_or(0.0, |skip| {
-            f64::from(if skip.len() == problem.heads {
-                skip[head]
-            } else {
-                skip[head * problem.value_dim + p]
-            })
-        });
-        *y = d * f64::from(value[p]);
+        *y = skip_of(problem, inputs, head, p) * f64::from(value[p]);
     }
+}
+
+/// D of value `p` of one head, 0 without a skip.
+fn skip_of(problem: &Problem, inputs: &Inputs, head: usize, p: usize) -> f64 {
+    inputs.skip.map_or(0.0, |skip| {
+        f64::from(if skip.len() == problem.heads {
+            skip[head]
+        } else {
+            skip[head * problem.value_dim + p]
+        })
+    })
 }
 
 /// h ← a∘h + k (δ v)ᵀ.

@@ -1,7 +1,9 @@
 //! Random problems and their inputs.
 
-use kernel_dsl::Rows;
+use std::ops::Range;
+
 use kernel_dsl::recurrence::{DecayKind, Inputs, LogDecay, Problem, ReadOut};
+use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -16,7 +18,18 @@ pub struct Spec {
     /// Values of the skip: none, one per head, or one per head and value.
     pub skip: Option<bool>,
     pub decay: Strength,
+    pub layout: Layout,
     pub seed: u64,
+}
+
+/// How the sequences lie in the rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Layout {
+    Equal,
+    /// With paddings that follow from the seed.
+    LeftPadded,
+    /// `time` rows, cut at places that follow from the seed.
+    Packed,
 }
 
 /// How fast states are forgotten.
@@ -69,20 +82,27 @@ pub fn any_spec(time: usize) -> impl Strategy<Value = Spec> {
         Just(Strength::Strong)
     ];
     let skips = prop_oneof![Just(None), Just(Some(false)), Just(Some(true))];
+    let layouts = prop_oneof![
+        Just(Layout::Equal),
+        Just(Layout::LeftPadded),
+        Just(Layout::Packed)
+    ];
     (
         problems,
         0_usize..=3,
         any::<bool>(),
         skips,
         strengths,
+        layouts,
         any::<u64>(),
     )
-        .prop_map(|(problem, padding, step_size, skip, decay, seed)| Spec {
+        .prop_map(|(problem, padding, step_size, skip, decay, layout, seed)| Spec {
             problem,
             padding,
             step_size,
             skip,
             decay,
+            layout,
             seed,
         })
 }
@@ -115,6 +135,7 @@ impl Spec {
             step_size: true,
             skip: Some(false),
             decay: Strength::Mild,
+            layout: Layout::Equal,
             seed: 7,
         };
         kinds.map(spec).to_vec()
@@ -150,15 +171,20 @@ impl Table {
         Rows::new(&self.values, self.rows, self.cols, self.stride).expect("long enough")
     }
 
-    /// Tokens `from..to` of each of `batch` sequences.
-    fn stretch(&self, batch: usize, from: usize, to: usize) -> Self {
-        let time = self.rows / batch;
-        let row = |r: usize| &self.values[r * self.stride..(r + 1) * self.stride];
-        let rows = (0..batch).flat_map(|b| (from..to).map(move |t| b * time + t));
+    /// Some of the rows.
+    fn pick(&self, rows: &[usize]) -> Self {
+        let row = |r: &usize| &self.values[r * self.stride..(r + 1) * self.stride];
         Self {
-            values: rows.flat_map(row).copied().collect(),
-            rows: batch * (to - from),
+            values: rows.iter().flat_map(row).copied().collect(),
+            rows: rows.len(),
             ..*self
+        }
+    }
+
+    /// Fills rows with NaN: nobody may read them.
+    fn spoil(&mut self, rows: &[usize]) {
+        for row in rows {
+            self.values[row * self.stride..(row + 1) * self.stride].fill(f32::NAN);
         }
     }
 }
@@ -169,6 +195,9 @@ impl Table {
 pub struct Data {
     pub problem: Problem,
     pub state: Vec<f32>,
+    layout: Layout,
+    /// Paddings of the sequences, or offsets.
+    bounds: Vec<usize>,
     query: Table,
     key: Table,
     value: Table,
@@ -191,8 +220,19 @@ impl Data {
             decay,
             read_out,
         } = spec.problem;
-        let (tokens, padding) = (batch * time, spec.padding);
         let mut rng = StdRng::seed_from_u64(spec.seed);
+        let bounds: Vec<usize> = match spec.layout {
+            Layout::Equal => Vec::new(),
+            Layout::LeftPadded => (0..batch).map(|_| rng.random_range(0..=time)).collect(),
+            Layout::Packed => {
+                let mut offsets: Vec<usize> = (1..batch).map(|_| rng.random_range(0..=time)).collect();
+                offsets.extend([0, time]);
+                offsets.sort_unstable();
+                offsets
+            }
+        };
+        let tokens = sequences(spec.layout, &bounds).rows(batch, time);
+        let padding = spec.padding;
         let signs: Vec<f32> = (0..heads * value_dim)
             .map(|_| if rng.random() { 1.0 } else { -1.0 })
             .collect();
@@ -226,9 +266,11 @@ impl Data {
         let constant_decay = (0..per_head).map(&mut log_decay).collect();
         let token_decay = Table::new(tokens, per_head, padding, &mut log_decay);
         let problem = spec.problem;
-        Self {
+        let mut data = Self {
             problem,
             state,
+            layout: spec.layout,
+            bounds,
             query,
             key,
             value,
@@ -237,7 +279,48 @@ impl Data {
             step_size,
             bonus,
             skip,
+        };
+        data.spoil_padding();
+        data
+    }
+
+    /// What the inputs hold in rows that belong to no sequence must not matter.
+    fn spoil_padding(&mut self) {
+        if self.layout != Layout::LeftPadded {
+            return;
         }
+        let time = self.problem.time;
+        let rows = self
+            .bounds
+            .iter()
+            .enumerate()
+            .flat_map(|(b, padding)| b * time..b * time + padding);
+        let rows: Vec<usize> = rows.collect();
+        for table in [
+            Some(&mut self.query),
+            Some(&mut self.key),
+            Some(&mut self.value),
+            Some(&mut self.token_decay),
+            self.step_size.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            table.spoil(&rows);
+        }
+    }
+
+    pub fn sequences(&self) -> Sequences<'_> {
+        sequences(self.layout, &self.bounds)
+    }
+
+    /// The rows of sequence `b`.
+    pub fn span(&self, b: usize) -> Range<usize> {
+        self.sequences().span(b, self.problem.time)
+    }
+
+    pub fn out_len(&self) -> usize {
+        self.problem.out_len(self.sequences())
     }
 
     /// Gives all heads and keys the same constant log decay, with some digits of its own.
@@ -261,17 +344,38 @@ impl Data {
             bonus: self.bonus.as_deref(),
             skip: self.skip.as_deref(),
             scale: 0.7,
+            sequences: self.sequences(),
         }
     }
 
-    /// Tokens `from..to` of every sequence, beginning from `state`.
+    /// Rows that are tokens `from..to` of every sequence; shorter sequences have fewer of them.
+    fn rows_of_stretch(&self, from: usize, to: usize) -> Vec<Range<usize>> {
+        let spans = (0..self.problem.batch).map(|b| self.span(b));
+        spans
+            .map(|span| (span.start + from).min(span.end)..(span.start + to).min(span.end))
+            .collect()
+    }
+
+    /// Tokens `from..to` of every sequence, beginning from `state`; of unequal sequences as many as there are, packed.
     pub fn stretch(&self, from: usize, to: usize, state: &[f32]) -> Self {
-        let part = |table: &Table| table.stretch(self.problem.batch, from, to);
+        let spans = self.rows_of_stretch(from, to);
+        let rows: Vec<usize> = spans.iter().cloned().flatten().collect();
+        let part = |table: &Table| table.pick(&rows);
+        let equal = self.layout == Layout::Equal;
+        let mut bounds = Vec::new();
+        if !equal {
+            bounds.push(0);
+            spans
+                .iter()
+                .for_each(|span| bounds.push(bounds[bounds.len() - 1] + span.len()));
+        }
         Self {
             problem: Problem {
-                time: to - from,
+                time: if equal { to - from } else { rows.len() },
                 ..self.problem
             },
+            layout: if equal { Layout::Equal } else { Layout::Packed },
+            bounds,
             state: state.to_vec(),
             query: part(&self.query),
             key: part(&self.key),
@@ -282,14 +386,42 @@ impl Data {
         }
     }
 
-    /// Writes the output of a stretch that begins at token `from` to its place in the whole output.
-    pub fn place(&self, out: &mut [f32], from: usize, part: &[f32]) {
-        let width = self.problem.heads * self.problem.value_dim;
-        let tokens = part.len() / (self.problem.batch * width);
-        for b in 0..self.problem.batch {
-            let target = (b * self.problem.time + from) * width;
-            out[target..target + tokens * width]
-                .copy_from_slice(&part[b * tokens * width..][..tokens * width]);
+    /// Sequence `b` alone.
+    pub fn sequence(&self, b: usize) -> Self {
+        let rows: Vec<usize> = self.span(b).collect();
+        let part = |table: &Table| table.pick(&rows);
+        let state_len = self.state.len() / self.problem.batch;
+        Self {
+            problem: Problem {
+                batch: 1,
+                time: rows.len(),
+                ..self.problem
+            },
+            layout: Layout::Equal,
+            bounds: Vec::new(),
+            state: self.state[b * state_len..(b + 1) * state_len].to_vec(),
+            query: part(&self.query),
+            key: part(&self.key),
+            value: part(&self.value),
+            token_decay: part(&self.token_decay),
+            step_size: self.step_size.as_ref().map(part),
+            ..self.clone()
         }
+    }
+
+    /// Writes rows of `width` values, one per token of the stretch `from..to`, to their places among all rows.
+    pub fn place<T: Copy>(&self, whole: &mut [T], (from, to): (usize, usize), part: &[T], width: usize) {
+        let rows = self.rows_of_stretch(from, to).into_iter().flatten();
+        for (row, values) in rows.zip(part.chunks_exact(width.max(1))) {
+            whole[row * width..(row + 1) * width].copy_from_slice(values);
+        }
+    }
+}
+
+fn sequences(layout: Layout, bounds: &[usize]) -> Sequences<'_> {
+    match layout {
+        Layout::Equal => Sequences::Equal,
+        Layout::LeftPadded => Sequences::LeftPadded(bounds),
+        Layout::Packed => Sequences::Packed(bounds),
     }
 }

@@ -4,13 +4,13 @@ use super::{Chunks, Maybe, NormPlan, Plan, RecurrenceInputs, RecurrentBackend};
 use burn::backend::Flex;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use kernel_dsl::Rows;
 use kernel_dsl::causal_conv1d::{self, Activation};
 use kernel_dsl::cross_entropy;
 use kernel_dsl::gated_norm;
 use kernel_dsl::linear::{self, PackedMatrix};
 use kernel_dsl::recurrence::{self, DecayKind, Inputs, LogDecay, Problem, ReadOut};
 use kernel_dsl::step_size;
+use kernel_dsl::{Rows, Sequences};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -212,6 +212,7 @@ impl Held {
             bonus: self.bonus.as_ref().map(slice),
             skip: self.skip.as_ref().map(slice),
             scale: self.scale,
+            sequences: Sequences::Equal,
         }
     }
 

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use super::chunked_per_key::PerKeyChunk;
 use super::lanes::dot_of_three;
 use super::matrix::{Destination, Matrix, MatrixMut, multiply};
-use super::{Head, SharedOutput, finish_read_out, worth_threads};
+use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
 use crate::math;
 use crate::recurrence::monoid::check_element;
 use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
@@ -34,7 +34,7 @@ const LOWEST_LOG_DECAY: f64 = -1000.0;
 /// blocks of at most 16 tokens, whatever the chunk size.
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[batch, time, heads, value_dim]`.
+/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[rows, heads, value_dim]`.
 ///
 /// # Errors
 /// [`RecurrenceError`] when a shape is wrong or `chunk_size` is 0; then neither `state` nor `out` has changed.
@@ -47,6 +47,7 @@ pub fn chunked(
 ) -> Result<(), RecurrenceError> {
     problem.validate(inputs, state, out)?;
     check_chunk_size(chunk_size)?;
+    clear_padding(problem, inputs, problem.heads * problem.value_dim, out);
     let out = SharedOutput::new(problem, out);
     run(problem, inputs, chunk_size, state, Some(out));
     Ok(())
@@ -94,7 +95,7 @@ fn sum_log_decays(problem: &Problem, inputs: &Inputs, sums: &mut [f32]) {
     for (index, sums) in sums.chunks_exact_mut(per_head).enumerate() {
         let head = Head::at(problem, inputs, index);
         totals.fill(0.0);
-        for t in 0..problem.time {
+        for t in 0..head.time {
             for (total, g) in totals.iter_mut().zip(head.log_decay(t)) {
                 *total += f64::from(*g);
             }
@@ -129,7 +130,7 @@ fn run(problem: &Problem, inputs: &Inputs, chunk_size: usize, state: &mut [f32],
         // Without keys nothing is stored: only the skip is left.
         return read_skip_only(problem, inputs, out);
     }
-    let threads = if worth_threads(problem) {
+    let threads = if worth_threads(problem, inputs) {
         rayon::current_num_threads()
     } else {
         1
@@ -191,9 +192,9 @@ fn read_skip_only(problem: &Problem, inputs: &Inputs, out: Option<SharedOutput>)
     let Some(out) = out else { return };
     for index in 0..problem.batch * problem.heads {
         let head = Head::at(problem, inputs, index);
-        for t in 0..problem.time {
+        for t in 0..head.time {
             // SAFETY: this is the only thread, and the row is let go before the next is taken.
-            let y = unsafe { out.row(head.batch, t, head.head) };
+            let y = unsafe { out.row(&head, t) };
             y.fill(0.0);
             finish_read_out(y, 0.0, head.skip(), 0.0, head.value(t));
         }
@@ -202,12 +203,12 @@ fn read_skip_only(problem: &Problem, inputs: &Inputs, out: Option<SharedOutput>)
 
 /// All chunks of a span whose decays are one number per head and token.
 fn span_of_scalar_decays(span: &mut Span, chunk_size: usize, out: Option<SharedOutput>) {
-    let problem = span.first.problem;
-    let largest = chunk_size.min(problem.time);
+    let (problem, time) = (span.first.problem, span.first.time);
+    let largest = chunk_size.min(time);
     let mut scores = vec![0.0; if out.is_some() { largest * largest } else { 0 }];
     let mut scratch = ScalarScratch::new(largest, problem.value_dim, out.is_some());
-    for start in (0..problem.time).step_by(chunk_size) {
-        let tokens = (start, chunk_size.min(problem.time - start));
+    for start in (0..time).step_by(chunk_size) {
+        let tokens = (start, chunk_size.min(time - start));
         if out.is_some() {
             let (queries, keys) = (
                 span.first.queries(tokens.0, tokens.1),
@@ -272,7 +273,7 @@ impl ScalarScratch {
         if let Some(out) = out {
             // SAFETY: this head of this sequence belongs to one span, which one thread takes through its chunks, and the
             // matrix is the only access while it lives.
-            let y = || unsafe { out.matrix(head.batch, start, n, head.head) };
+            let y = || unsafe { out.matrix(&head, start, n) };
             let h = Matrix::new(state, key_dim, value_dim, value_dim);
             multiply(&mut y(), Destination::Overwrite, head.queries(start, n), h);
             Arch::new().dispatch(ReadOutOfChunk {
@@ -328,7 +329,7 @@ impl WithSimd for ReadOutOfChunk<'_> {
                 (scratch.sums[i + 1], i + 1)
             };
             // SAFETY: as for the matrix over the same rows, which is not alive now.
-            let y = unsafe { out.row(head.batch, start + i, head.head) };
+            let y = unsafe { out.row(&head, start + i) };
             finish_read_out(y, scale * math::exp(sum as f32), skip, 0.0, head.value(start + i));
             let (weights, beyond) = scratch.weights[i * n..][..n].split_at_mut(reach);
             let sums = &scratch.sums[1..=reach];

@@ -55,8 +55,8 @@ impl PerKeyChunk {
 
     /// All tokens of one head; without `out`, only the state is computed.
     pub(super) fn run(&mut self, head: Head, state: &mut [f32], out: Option<SharedOutput>) {
-        for start in (0..head.problem.time).step_by(self.block) {
-            let tokens = (start, self.block.min(head.problem.time - start));
+        for start in (0..head.time).step_by(self.block) {
+            let tokens = (start, self.block.min(head.time - start));
             self.one_block(head, tokens, state, out);
         }
     }
@@ -82,7 +82,7 @@ impl PerKeyChunk {
         if let Some(out) = out {
             // SAFETY: this head of this sequence belongs to one span, which one thread takes through its blocks, and the
             // matrix is the only access while it lives.
-            let y = || unsafe { out.matrix(head.batch, start, n, head.head) };
+            let y = || unsafe { out.matrix(&head, start, n) };
             let queries = Matrix::new(&self.queries, n, key_dim, key_dim);
             let h = Matrix::new(state, key_dim, value_dim, value_dim);
             multiply(&mut y(), Destination::Overwrite, queries, h);
@@ -126,7 +126,7 @@ impl WithSimd for AddSkip<'_> {
         for t in start..start + n {
             // SAFETY: one thread takes this head of this sequence through its blocks, and no matrix over its outputs
             // is alive now.
-            let y = unsafe { out.row(head.batch, t, head.head) };
+            let y = unsafe { out.row(&head, t) };
             finish_read_out(y, 1.0, skip, 0.0, head.value(t));
         }
     }

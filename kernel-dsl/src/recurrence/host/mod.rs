@@ -14,6 +14,7 @@ use std::marker::PhantomData;
 use self::matrix::{Matrix, MatrixMut};
 use super::problem::{Inputs, LogDecay, Problem};
 use crate::rows::Rows;
+use crate::sequences::Sequences;
 
 /// State values touched (state size times tokens) from which a call pays for waking other threads.
 const WORTH_THREADS: usize = 1 << 17;
@@ -31,8 +32,13 @@ pub fn preferred_chunk_size(problem: &Problem) -> Option<usize> {
 }
 
 /// Whether a call is large enough to be shared among threads.
-fn worth_threads(problem: &Problem) -> bool {
-    problem.state_len().saturating_mul(problem.time) >= WORTH_THREADS && rayon::current_num_threads() > 1
+fn worth_threads(problem: &Problem, inputs: &Inputs) -> bool {
+    let rows = inputs.sequences.rows(problem.batch, problem.time);
+    let touched = problem
+        .head_state_len()
+        .saturating_mul(problem.heads)
+        .saturating_mul(rows);
+    touched >= WORTH_THREADS && rayon::current_num_threads() > 1
 }
 
 /// What one head of one sequence reads.
@@ -40,7 +46,10 @@ fn worth_threads(problem: &Problem) -> bool {
 struct Head<'a> {
     problem: &'a Problem,
     inputs: &'a Inputs<'a>,
-    batch: usize,
+    /// The row of its first token in all views.
+    first_row: usize,
+    /// Its tokens.
+    time: usize,
     head: usize,
     /// Kept, because finding it takes two divisions and every token asks for it.
     group: usize,
@@ -48,10 +57,12 @@ struct Head<'a> {
 
 impl<'a> Head<'a> {
     fn new(problem: &'a Problem, inputs: &'a Inputs<'a>, batch: usize, head: usize) -> Self {
+        let span = inputs.sequences.span(batch, problem.time);
         Self {
             problem,
             inputs,
-            batch,
+            first_row: span.start,
+            time: span.len(),
             head,
             group: problem.group_of(head),
         }
@@ -65,7 +76,7 @@ impl<'a> Head<'a> {
     /// The row of token `t` in the input views.
     #[inline(always)]
     fn row(&self, t: usize) -> usize {
-        self.batch * self.problem.time + t
+        self.first_row + t
     }
 
     /// q_t `[key_dim]`.
@@ -197,14 +208,22 @@ fn finish_read_out(y: &mut [f32], gain: f32, skip: Skip, weight: f32, value: &[f
     }
 }
 
-/// The output `[batch, time, heads, value_dim]`, whose heads are written by different threads.
+/// Fills the rows that belong to no sequence with zeros.
+fn clear_padding(problem: &Problem, inputs: &Inputs, width: usize, values: &mut [f32]) {
+    if let Sequences::LeftPadded(padding) = inputs.sequences {
+        for (b, padding) in padding.iter().enumerate() {
+            values[b * problem.time * width..][..padding * width].fill(0.0);
+        }
+    }
+}
+
+/// The output `[rows, heads, value_dim]`, whose heads are written by different threads.
 ///
 /// The rows of one head lie between those of the others, so that no split into slices exists that gives each thread
 /// its own; the accessor is unsafe instead.
 #[derive(Clone, Copy)]
 struct SharedOutput<'a> {
     start: *mut f32,
-    time: usize,
     heads: usize,
     value_dim: usize,
     len: usize,
@@ -219,15 +238,9 @@ unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
     fn new(problem: &Problem, out: &'a mut [f32]) -> Self {
-        let Problem {
-            time,
-            heads,
-            value_dim,
-            ..
-        } = *problem;
+        let Problem { heads, value_dim, .. } = *problem;
         Self {
             start: out.as_mut_ptr(),
-            time,
             heads,
             value_dim,
             len: out.len(),
@@ -240,21 +253,21 @@ impl<'a> SharedOutput<'a> {
         self.heads * self.value_dim
     }
 
-    /// Where the output of `head` at token `t` of sequence `batch` begins.
+    /// Where the output of `head` in a row begins.
     #[inline(always)]
-    fn offset(&self, batch: usize, t: usize, head: usize) -> usize {
-        let offset = ((batch * self.time + t) * self.heads + head) * self.value_dim;
-        assert!(t < self.time && head < self.heads && offset + self.value_dim <= self.len);
+    fn offset(&self, row: usize, head: usize) -> usize {
+        let offset = (row * self.heads + head) * self.value_dim;
+        assert!(head < self.heads && offset + self.value_dim <= self.len);
         offset
     }
 
-    /// The output of `head` at token `t` of sequence `batch`.
+    /// The output of `head` at its token `t`.
     ///
     /// # Safety
     /// While the slice lives, nothing else may access the same head of the same sequence.
     #[inline(always)]
-    unsafe fn row(&self, batch: usize, t: usize, head: usize) -> &'a mut [f32] {
-        let offset = self.offset(batch, t, head);
+    unsafe fn row(&self, head: &Head, t: usize) -> &'a mut [f32] {
+        let offset = self.offset(head.row(t), head.head);
         // SAFETY: `offset` keeps the row inside of the buffer, and the caller keeps others away from it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), self.value_dim) }
     }
@@ -263,9 +276,9 @@ impl<'a> SharedOutput<'a> {
     ///
     /// # Safety
     /// While the matrix lives, nothing else may access the same head of the same sequence.
-    unsafe fn matrix(&self, batch: usize, first: usize, count: usize, head: usize) -> MatrixMut<'a> {
-        let start = self.offset(batch, first, head);
-        self.offset(batch, first + count - 1, head);
+    unsafe fn matrix(&self, head: &Head, first: usize, count: usize) -> MatrixMut<'a> {
+        let start = self.offset(head.row(first), head.head);
+        self.offset(head.row(first + count - 1), head.head);
         // SAFETY: the first and the last row lie inside of the buffer; the caller keeps others away from all of them.
         unsafe { MatrixMut::from_start(self.start.add(start), count, self.value_dim, self.token_stride()) }
     }

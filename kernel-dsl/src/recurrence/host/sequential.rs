@@ -6,36 +6,46 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::lanes::{dot_of_three, load, store};
-use super::{Head, SharedOutput, finish_read_out, worth_threads};
+use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
 use crate::math;
 use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
+use crate::sequences::Sequences;
 
 /// Keys whose decays are kept on the stack; only larger heads allocate.
 const KEYS_ON_STACK: usize = 512;
 
-/// One token: [`sequential`] for `time` = 1, as decoding calls it.
+/// One token: [`sequential`] for `time` = 1, as decoding calls it. Padded or packed sequences may have one token or none.
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[batch, 1, heads, value_dim]`.
+/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[rows, heads, value_dim]`.
 ///
 /// # Errors
-/// [`RecurrenceError`] when a shape is wrong or `time` is not 1.
+/// [`RecurrenceError`] when a shape is wrong or a sequence does not have one token.
 pub fn step(
     problem: &Problem,
     inputs: &Inputs,
     state: &mut [f32],
     out: &mut [f32],
 ) -> Result<(), RecurrenceError> {
-    if problem.time != 1 {
-        return Err(RecurrenceError::NotOneToken { found: problem.time });
+    problem.validate(inputs, state, out)?;
+    let longest = match inputs.sequences {
+        Sequences::Equal => problem.time,
+        // Some of unequal sequences may have no token.
+        Sequences::LeftPadded(_) | Sequences::Packed(_) => (0..problem.batch)
+            .map(|b| inputs.sequences.span(b, problem.time).len())
+            .fold(1, usize::max),
+    };
+    if longest != 1 {
+        return Err(RecurrenceError::NotOneToken { found: longest });
     }
-    sequential(problem, inputs, state, out)
+    run(problem, inputs, state, out);
+    Ok(())
 }
 
 /// The recurrence token by token (see [the module](crate::recurrence) for the formula).
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[batch, time, heads, value_dim]`.
+/// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[rows, heads, value_dim]`.
 ///
 /// # Errors
 /// [`RecurrenceError`] when a shape is wrong; then neither `state` nor `out` has changed.
@@ -46,10 +56,14 @@ pub fn sequential(
     out: &mut [f32],
 ) -> Result<(), RecurrenceError> {
     problem.validate(inputs, state, out)?;
+    run(problem, inputs, state, out);
+    Ok(())
+}
+
+fn run(problem: &Problem, inputs: &Inputs, state: &mut [f32], out: &mut [f32]) {
     for_each_head(problem, inputs, state, out, |head, h, out| {
         head_tokens(head, None, h, out);
     });
-    Ok(())
 }
 
 /// The recurrence with states held below a Frobenius norm of p = `bound[head]`: after every token
@@ -88,12 +102,13 @@ fn for_each_head(
     out: &mut [f32],
     work: impl Fn(Head, &mut [f32], SharedOutput) + Sync,
 ) {
+    clear_padding(problem, inputs, problem.heads * problem.value_dim, out);
     let out = SharedOutput::new(problem, out);
     let at = |index: usize| Head::at(problem, inputs, index);
     let len = problem.head_state_len();
     if len == 0 {
         (0..problem.batch * problem.heads).for_each(|index| work(at(index), &mut [], out));
-    } else if worth_threads(problem) {
+    } else if worth_threads(problem, inputs) {
         state
             .par_chunks_exact_mut(len)
             .enumerate()
@@ -187,7 +202,7 @@ impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
         // A clipped state is scaled when it is next read rather than by a pass of its own: the true state is
         // `pending` times what the buffer holds.
         let mut pending = 1.0;
-        for t in 0..head.problem.time {
+        for t in 0..head.time {
             if CONSTANT && t == 0 {
                 fill_decay_in_two_parts(decay, decay_rest, head.log_decay(t));
             } else if !CONSTANT {
@@ -195,7 +210,7 @@ impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
             }
             let (query, key, value, step) = (head.query(t), head.key(t), head.value(t), head.step_size(t));
             // SAFETY: one call handles all tokens of this head and sequence, and no other call does.
-            let y = unsafe { out.row(head.batch, t, head.head) };
+            let y = unsafe { out.row(&head, t) };
             let token = Token {
                 decay,
                 decay_rest,
