@@ -13,7 +13,6 @@ mod equivalence {
     use kernel_dsl::cube::{Client, DType};
     use kernel_dsl::recurrence::cube::{DeviceInputs, DeviceLogDecay, sequential};
     use kernel_dsl::recurrence::{LogDecay, reference};
-    use kernel_dsl::sequences::Sequences;
     use proptest::prelude::*;
 
     use super::device::{clients, download, upload, upload_rows};
@@ -46,13 +45,13 @@ mod equivalence {
             bonus: inputs.bonus.map(|bonus| upload(client, bonus)),
             skip: inputs.skip.map(|skip| upload(client, skip)),
             scale: inputs.scale,
-            sequences: Sequences::Equal,
+            sequences: inputs.sequences,
         }
     }
 
     fn by_reference(data: &Data) -> (Vec<f64>, Vec<f64>) {
         let mut state: Vec<f64> = data.state.iter().map(|x| f64::from(*x)).collect();
-        let mut out = vec![f64::NAN; data.problem.out_len()];
+        let mut out = vec![f64::NAN; data.out_len()];
         reference::recurrence(&data.problem, &data.inputs(), &mut state, &mut out).expect("valid");
         (out, state)
     }
