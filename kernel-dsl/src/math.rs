@@ -87,6 +87,15 @@ pub fn silu(x: f32) -> f32 {
     if x == f32::NEG_INFINITY { 0.0 } else { y }
 }
 
+/// SiLU′(x) = σ(x) (1 + x (1 − σ(x))), where 1 − σ(x) is taken as σ(−x) to keep its digits.
+#[inline(always)]
+pub fn silu_derivative(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let (low, high) = (e / (1.0 + e), 1.0 / (1.0 + e));
+    let (sigmoid, rest) = if x < 0.0 { (low, high) } else { (high, low) };
+    sigmoid * x.mul_add(rest, 1.0)
+}
+
 /// ln(1 + u) for 0 ≤ u ≤ 1, by ln(1 + u) = 2 artanh(u / (2 + u)).
 #[inline(always)]
 fn ln_1p_unit(u: f32) -> f32 {

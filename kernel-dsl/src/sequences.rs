@@ -94,6 +94,11 @@ impl Sequences<'_> {
         }
     }
 
+    /// The rows of every sequence, in order. Valid after [`Sequences::validate`].
+    pub(crate) fn spans(&self, batch: usize, time: usize) -> Vec<Range<usize>> {
+        (0..batch).map(|b| self.span(b, time)).collect()
+    }
+
     /// Checks the number and the order of paddings or offsets.
     ///
     /// # Errors

@@ -3,11 +3,11 @@
 mod support;
 
 mod equivalence {
-    use kernel_dsl::Rows;
     use kernel_dsl::causal_conv1d::{self, Activation, ConvError, causal_conv1d};
     use kernel_dsl::cross_entropy::{self, CrossEntropyError, cross_entropy};
-    use kernel_dsl::gated_norm::{self, GateOrder, NormError, add_rms_norm, gated_rms_norm};
+    use kernel_dsl::gated_norm::{self, GateOrder, NormError, Statistic, add_rms_norm, gated_norm};
     use kernel_dsl::step_size::{self, StepSizeError, step_size};
+    use kernel_dsl::{Rows, Sequences};
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
@@ -65,14 +65,19 @@ mod equivalence {
             }
         }
 
-        fn rows(&self) -> Rows<'_> {
+        fn inputs(&self) -> causal_conv1d::Inputs<'_> {
             let causal_conv1d::Problem {
                 batch,
                 time,
                 channels,
                 ..
             } = self.problem;
-            Rows::new(&self.x, batch * time, channels, self.stride).expect("whole rows")
+            causal_conv1d::Inputs {
+                input: Rows::new(&self.x, batch * time, channels, self.stride).expect("whole rows"),
+                weight: &self.weight,
+                bias: self.bias.as_deref(),
+                sequences: Sequences::Equal,
+            }
         }
 
         /// Output and state.
@@ -80,29 +85,14 @@ mod equivalence {
             let mut state = self.state.clone();
             let len = self.problem.batch * self.problem.time * self.problem.channels;
             let mut out = vec![f32::NAN; len];
-            let bias = self.bias.as_deref();
-            causal_conv1d(
-                &self.problem,
-                self.rows(),
-                &self.weight,
-                bias,
-                &mut state,
-                &mut out,
-            )
-            .expect("valid");
+            causal_conv1d(&self.problem, &self.inputs(), &mut state, &mut out).expect("valid");
             (out, state)
         }
 
         fn check(&self) {
             let mut expected_state = widened(&self.state);
-            let bias = self.bias.as_deref();
-            let expected = causal_conv1d::reference::causal_conv1d(
-                &self.problem,
-                self.rows(),
-                &self.weight,
-                bias,
-                &mut expected_state,
-            );
+            let expected =
+                causal_conv1d::reference::causal_conv1d(&self.problem, &self.inputs(), &mut expected_state);
             let (out, state) = self.run();
             let error = relative_error(&out, &expected.expect("valid"));
             assert!(error <= TOLERANCE, "off by {error:e}");
@@ -145,6 +135,14 @@ mod equivalence {
         })
     }
 
+    fn any_statistic() -> impl Strategy<Value = Statistic> {
+        prop_oneof![
+            Just(Statistic::MeanSquare),
+            Just(Statistic::Variance),
+            Just(Statistic::SumOfSquares)
+        ]
+    }
+
     proptest! {
         #![proptest_config(config())]
 
@@ -175,22 +173,27 @@ mod equivalence {
             (groups, group_size) in (1..5_usize, 1..80_usize),
             gap in 0..5_usize,
             (gate, weight, bias, before) in any::<(bool, bool, bool, bool)>(),
+            statistic in any_statistic(),
             (exponent, seed) in (-6..6_i32, any::<u64>()),
         ) {
             let features = groups * group_size;
             let order = if before { GateOrder::NormBeforeGate } else { GateOrder::NormAfterGate };
-            let problem = gated_norm::Problem { rows, features, group_size, eps: 1e-5, order };
+            let problem = gated_norm::Problem { rows, features, group_size, eps: 1e-5, statistic, order };
             let stride = features + gap;
             let x = random(seed, rows * stride, 10.0_f32.powi(exponent));
             let z = random(seed ^ 1, rows * stride, 4.0);
             let view = |values| Rows::new(values, rows, features, stride).expect("whole rows");
-            let (x, gate) = (view(&x), gate.then(|| view(&z)));
             let weight = weight.then(|| random(seed ^ 2, features, 2.0));
             let bias = bias.then(|| random(seed ^ 3, features, 2.0));
-            let (weight, bias) = (weight.as_deref(), bias.as_deref());
-            let expected = gated_norm::reference::gated_rms_norm(&problem, x, gate, weight, bias);
+            let inputs = gated_norm::Inputs {
+                input: view(&x),
+                gate: gate.then(|| view(&z)),
+                weight: weight.as_deref(),
+                bias: bias.as_deref(),
+            };
+            let expected = gated_norm::reference::gated_norm(&problem, &inputs);
             let mut out = vec![f32::NAN; rows * features];
-            gated_rms_norm(&problem, x, gate, weight, bias, &mut out).expect("valid");
+            gated_norm(&problem, &inputs, &mut out).expect("valid");
             let error = relative_error(&out, &expected.expect("valid"));
             prop_assert!(error <= TOLERANCE, "off by {:e}", error);
         }
@@ -207,10 +210,15 @@ mod equivalence {
                 Some(x) => before.iter().zip(x).map(|(a, b)| a + b).collect(),
                 None => before.clone(),
             };
-            let order = GateOrder::NormAfterGate;
-            let problem = gated_norm::Problem { rows, features, group_size: features, eps: 1e-6, order };
-            let view = Rows::contiguous(&sum, rows, features).expect("whole rows");
-            let expected = gated_norm::reference::gated_rms_norm(&problem, view, None, Some(&weight), None);
+            let (order, statistic) = (GateOrder::NormAfterGate, Statistic::MeanSquare);
+            let problem = gated_norm::Problem { rows, features, group_size: features, eps: 1e-6, statistic, order };
+            let inputs = gated_norm::Inputs {
+                input: Rows::contiguous(&sum, rows, features).expect("whole rows"),
+                gate: None,
+                weight: Some(&weight),
+                bias: None,
+            };
+            let expected = gated_norm::reference::gated_norm(&problem, &inputs);
             let (mut residual, mut out) = (before, vec![f32::NAN; rows * features]);
             add_rms_norm(&mut residual, x.as_deref(), &weight, 1e-6, &mut out).expect("valid");
             prop_assert_eq!(&residual, &sum);
@@ -354,14 +362,13 @@ mod equivalence {
             activation: Activation::None,
         };
         let convolve = |problem: &causal_conv1d::Problem, weight: usize| {
-            causal_conv1d(
-                problem,
-                view,
-                &vec![0.0; weight],
-                None,
-                &mut [0.0; 3],
-                &mut [0.0; 6],
-            )
+            let inputs = causal_conv1d::Inputs {
+                input: view,
+                weight: &vec![0.0; weight],
+                bias: None,
+                sequences: Sequences::Equal,
+            };
+            causal_conv1d(problem, &inputs, &mut [0.0; 3], &mut [0.0; 6])
         };
         assert_eq!(convolve(&problem, 0), Err(ConvError::NoTaps));
         problem.width = 2;
@@ -378,7 +385,8 @@ mod equivalence {
         problem.time = 3;
         assert!(matches!(
             convolve(&problem, 6),
-            Err(ConvError::Input {
+            Err(ConvError::Rows {
+                what: "the input",
                 expected_rows: 3,
                 rows: 2,
                 ..
@@ -390,10 +398,17 @@ mod equivalence {
             features: 3,
             group_size: 2,
             eps: 0.0,
+            statistic: Statistic::MeanSquare,
             order,
         };
+        let inputs = gated_norm::Inputs {
+            input: view,
+            gate: None,
+            weight: None,
+            bias: None,
+        };
         assert_eq!(
-            gated_rms_norm(&norm, view, None, None, None, &mut [0.0; 6]),
+            gated_norm(&norm, &inputs, &mut [0.0; 6]),
             Err(NormError::Groups {
                 features: 3,
                 group_size: 2

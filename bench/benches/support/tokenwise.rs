@@ -1,9 +1,9 @@
 //! What a block does around its recurrence: convolution, norm, loss.
 
-use kernel_dsl::Rows;
+use kernel_dsl::{Rows, Sequences};
 use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d as convolve};
 use kernel_dsl::cross_entropy::cross_entropy as entropy;
-use kernel_dsl::gated_norm::{self, GateOrder, add_rms_norm, gated_rms_norm};
+use kernel_dsl::gated_norm::{self, GateOrder, Statistic, add_rms_norm};
 
 use super::{EXPONENTIAL, Kernel, Work, values};
 
@@ -29,8 +29,13 @@ pub fn causal_conv1d() -> Vec<Kernel> {
             name: format!("mamba2_130m/{time}"),
             work: Work::in_place(out.len() * (2 * 4 + EXPONENTIAL), 4 * floats),
             run: Box::new(move || {
-                let x = Rows::new(&x, time, CHANNELS, STRIDE).expect("rows of this length were made");
-                convolve(&problem, x, &weight, Some(&bias), &mut state, &mut out).expect("shapes agree");
+                let inputs = causal_conv1d::Inputs {
+                    input: Rows::new(&x, time, CHANNELS, STRIDE).expect("rows of this length were made"),
+                    weight: &weight,
+                    bias: Some(&bias),
+                    sequences: Sequences::Equal,
+                };
+                convolve(&problem, &inputs, &mut state, &mut out).expect("shapes agree");
             }),
         }
     };
@@ -54,6 +59,7 @@ fn gated(rows: usize) -> Kernel {
         features: FEATURES,
         group_size: FEATURES,
         eps: 1e-5,
+        statistic: Statistic::MeanSquare,
         order: GateOrder::NormAfterGate,
     };
     let (x, gate, weight) = (values(rows * FEATURES), values(rows * FEATURES), values(FEATURES));
@@ -63,8 +69,13 @@ fn gated(rows: usize) -> Kernel {
         work: Work::in_place(out.len() * (5 + EXPONENTIAL), 4 * (3 * out.len() + weight.len())),
         run: Box::new(move || {
             let view = |values| Rows::contiguous(values, rows, FEATURES).expect("rows of this length");
-            let (x, gate) = (view(&x), Some(view(&gate)));
-            gated_rms_norm(&problem, x, gate, Some(&weight), None, &mut out).expect("shapes agree");
+            let inputs = gated_norm::Inputs {
+                input: view(&x),
+                gate: Some(view(&gate)),
+                weight: Some(&weight),
+                bias: None,
+            };
+            gated_norm::gated_norm(&problem, &inputs, &mut out).expect("shapes agree");
         }),
     }
 }

@@ -8,6 +8,9 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
+pub mod differences;
+pub mod layouts;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@ use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 use kernel_dsl::causal_conv1d::{self, Activation};
 use kernel_dsl::cross_entropy;
-use kernel_dsl::gated_norm;
+use kernel_dsl::gated_norm::{self, Statistic};
 use kernel_dsl::linear::{self, PackedMatrix};
 use kernel_dsl::recurrence::{self, DecayKind, Inputs, LogDecay, Problem, ReadOut};
 use kernel_dsl::step_size;
@@ -337,11 +337,15 @@ impl RecurrentBackend for Flex {
         );
         let mut state = owned(state);
         let mut out = vec![0.0; dims.iter().product()];
+        let inputs = causal_conv1d::Inputs {
+            input: input.view(),
+            weight: slice(&weight),
+            bias: bias.as_ref().map(slice),
+            sequences: Sequences::Equal,
+        };
         validated(causal_conv1d::causal_conv1d(
             &problem,
-            input.view(),
-            slice(&weight),
-            bias.as_ref().map(slice),
+            &inputs,
             state.storage_mut::<f32>(),
             &mut out,
         ));
@@ -365,17 +369,17 @@ impl RecurrentBackend for Flex {
             features: input.cols,
             group_size: plan.group_size,
             eps: plan.eps,
+            statistic: Statistic::MeanSquare,
             order: plan.order,
         };
+        let inputs = gated_norm::Inputs {
+            input: input.view(),
+            gate: gate.as_ref().map(RowTensor::view),
+            weight: weight.as_ref().map(slice),
+            bias: None,
+        };
         let mut out = vec![0.0; dims.iter().product()];
-        validated(gated_norm::gated_rms_norm(
-            &problem,
-            input.view(),
-            gate.as_ref().map(RowTensor::view),
-            weight.as_ref().map(slice),
-            None,
-            &mut out,
-        ));
+        validated(gated_norm::gated_norm(&problem, &inputs, &mut out));
         tensor(out, &dims)
     }
 

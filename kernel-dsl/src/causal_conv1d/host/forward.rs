@@ -1,33 +1,26 @@
-//! The convolution on the CPU: channels in SIMD lanes, tokens over threads.
+//! Output and final state.
 
-use super::{Activation, ConvError, Problem};
-use crate::Rows;
-use crate::math;
+use super::{Signal, THREADED_WORK, TOKENS_PER_TASK, activate, transpose};
+use crate::Sequences;
+use crate::causal_conv1d::{Activation, ConvError, Inputs, Problem};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Multiply-adds below which a second thread costs more than it brings.
-const THREADED_WORK: usize = 1 << 18;
-/// Tokens that one task computes.
-const TOKENS_PER_TASK: usize = 32;
-
-/// Convolves every channel over time. `state` is read, and left as the last `width − 1` inputs.
+/// Convolves every channel over time. `state` is read, and left as the last `width − 1` inputs of each sequence.
 ///
 /// # Shapes
-/// `x` `[batch · time, channels]`, `weight` `[channels, width]`, `bias` `[channels]`, `state` `[batch, channels, width − 1]`
-/// oldest first, `out` `[batch · time, channels]`.
+/// `state` `[batch, channels, width − 1]` oldest first, `out` `[rows, channels]`, the rest as in [`Inputs`]. Rows of padding come
+/// out as 0.
 ///
 /// # Errors
 /// [`ConvError`] when a shape does not fit; nothing is written then.
 pub fn causal_conv1d(
     problem: &Problem,
-    x: Rows,
-    weight: &[f32],
-    bias: Option<&[f32]>,
+    inputs: &Inputs,
     state: &mut [f32],
     out: &mut [f32],
 ) -> Result<(), ConvError> {
-    problem.validate(&x, weight.len(), bias.map(<[f32]>::len), state.len(), out.len())?;
+    problem.validate(inputs, state.len(), out.len())?;
     let Problem {
         batch,
         time,
@@ -35,39 +28,28 @@ pub fn causal_conv1d(
         width,
         ..
     } = *problem;
-    if time == 0 || batch == 0 || channels == 0 {
+    if out.is_empty() {
         return Ok(());
     }
-    let past_len = channels * (width - 1);
-    if time == 1 {
-        for b in 0..batch {
-            let state = &mut state[b * past_len..(b + 1) * past_len];
-            let out = &mut out[b * channels..(b + 1) * channels];
-            Arch::new().dispatch(OneToken {
-                problem,
-                x: x.row(b),
-                weight,
-                bias,
-                state,
-                out,
-            });
-        }
+    let past_len = problem.past_len();
+    if time == 1 && inputs.sequences == Sequences::Equal {
+        one_token(problem, inputs, state, out);
         return Ok(());
     }
-    let weight = transpose(weight, channels, width);
     let past: Vec<Vec<f32>> = (0..batch)
         .map(|b| transpose(&state[b * past_len..(b + 1) * past_len], channels, width - 1))
         .collect();
+    let signal = Signal {
+        problem,
+        x: inputs.input,
+        weight: &transpose(inputs.weight, channels, width),
+        bias: inputs.bias,
+        spans: &inputs.sequences.spans(batch, time),
+        past: &past,
+    };
     let tokens = |(task, out): (usize, &mut [f32])| {
-        Arch::new().dispatch(Tokens {
-            problem,
-            x,
-            weight: &weight,
-            bias,
-            past: &past,
-            first: task * TOKENS_PER_TASK,
-            out,
-        });
+        let first = task * TOKENS_PER_TASK;
+        Arch::new().dispatch(Tokens { signal, first, out });
     };
     if out.len() * width < THREADED_WORK {
         out.chunks_mut(TOKENS_PER_TASK * channels)
@@ -78,44 +60,35 @@ pub fn causal_conv1d(
             .enumerate()
             .for_each(tokens);
     }
-    for (b, past) in past.iter().enumerate() {
-        carry(problem, x, b, past, &mut state[b * past_len..(b + 1) * past_len]);
+    for b in 0..batch {
+        carry(&signal, b, &mut state[b * past_len..(b + 1) * past_len]);
     }
     Ok(())
 }
 
-/// `[rows, cols]` to `[cols, rows]`.
-fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut out = vec![0.0; rows * cols];
-    for (row, values) in values.chunks_exact(cols.max(1)).enumerate() {
-        for (col, &value) in values.iter().enumerate() {
-            out[col * rows + row] = value;
-        }
-    }
-    out
-}
-
-/// Input `t` of sequence `b`, where negative tokens are the state's.
-#[inline(always)]
-fn input<'a>(problem: &Problem, x: Rows<'a>, past: &'a [f32], b: usize, t: isize) -> &'a [f32] {
-    match usize::try_from(t) {
-        Ok(t) => x.row(b * problem.time + t),
-        Err(_) => {
-            let row = (problem.width as isize - 1 + t) as usize;
-            &past[row * problem.channels..(row + 1) * problem.channels]
-        }
-    }
-}
-
 /// The last `width − 1` inputs become the state.
-fn carry(problem: &Problem, x: Rows, b: usize, past: &[f32], state: &mut [f32]) {
-    let columns = problem.width - 1;
+fn carry(signal: &Signal, b: usize, state: &mut [f32]) {
+    let (columns, time) = (signal.problem.width - 1, signal.spans[b].len());
     for column in 0..columns {
-        let t = problem.time as isize - columns as isize + column as isize;
-        let values = input(problem, x, past, b, t);
+        let values = signal.input(b, time as isize - columns as isize + column as isize);
         for (state, &value) in state[column..].iter_mut().step_by(columns).zip(values) {
             *state = value;
         }
+    }
+}
+
+/// One token of each sequence.
+fn one_token(problem: &Problem, inputs: &Inputs, state: &mut [f32], out: &mut [f32]) {
+    let past_len = problem.past_len();
+    for (b, out) in out.chunks_exact_mut(problem.channels).enumerate() {
+        Arch::new().dispatch(OneToken {
+            problem,
+            x: inputs.input.row(b),
+            weight: inputs.weight,
+            bias: inputs.bias,
+            state: &mut state[b * past_len..(b + 1) * past_len],
+            out,
+        });
     }
 }
 
@@ -181,15 +154,9 @@ impl OneToken<'_> {
     }
 }
 
-/// Some tokens, from row `first` of the batched rows on.
+/// Some tokens, from row `first` of all rows on.
 struct Tokens<'a> {
-    problem: &'a Problem,
-    x: Rows<'a>,
-    /// `[width, channels]`.
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
-    /// Per sequence `[width − 1, channels]`.
-    past: &'a [Vec<f32>],
+    signal: Signal<'a>,
     first: usize,
     out: &'a mut [f32],
 }
@@ -200,23 +167,18 @@ impl WithSimd for Tokens<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         let Problem {
-            time,
-            channels,
-            width,
-            activation,
-            ..
-        } = *self.problem;
+            channels, activation, ..
+        } = *self.signal.problem;
+        let mut from = self.signal.sequence_after(self.first);
         for (row, out) in self.out.chunks_exact_mut(channels).enumerate() {
-            let (b, t) = ((self.first + row) / time, (self.first + row) % time);
-            out.fill(0.0);
-            for (j, taps) in self.weight.chunks_exact(channels).enumerate() {
-                let t = t as isize + j as isize - (width as isize - 1);
-                let x = input(self.problem, self.x, &self.past[b], b, t);
-                for ((out, &w), &x) in out.iter_mut().zip(taps).zip(x) {
-                    *out = w.mul_add(x, *out);
+            let row = self.first + row;
+            match self.signal.sequence_of(row, &mut from) {
+                None => out.fill(0.0),
+                Some(b) => {
+                    self.signal.convolve(b, row, out);
+                    activate(activation, out);
                 }
             }
-            finish(activation, self.bias, out);
         }
     }
 }
@@ -229,9 +191,5 @@ fn finish(activation: Activation, bias: Option<&[f32]>, out: &mut [f32]) {
             *out += bias;
         }
     }
-    if activation == Activation::Silu {
-        for out in out.iter_mut() {
-            *out = math::silu(*out);
-        }
-    }
+    activate(activation, out);
 }

@@ -1,0 +1,628 @@
+//! Gradients of convolution, norms, step sizes and cross-entropy: the definition against central differences, the host against
+//! the definition.
+
+mod support;
+
+mod equivalence {
+    use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};
+    use kernel_dsl::cross_entropy;
+    use kernel_dsl::gated_norm::{self, GateOrder, Statistic};
+    use kernel_dsl::step_size;
+    use kernel_dsl::{Rows, Sequences};
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::support::differences::{compare, inner};
+    use super::support::layouts::{Layout, any_layout};
+    use super::support::relative_error;
+
+    /// Allowed relative error of a gradient.
+    const TOLERANCE: f64 = 2e-6;
+
+    fn config() -> ProptestConfig {
+        ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(200)
+        }
+    }
+
+    /// `len` values of magnitude about `scale`.
+    fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        (0..len).map(|_| rng.random_range(-scale..scale)).collect()
+    }
+
+    fn widened(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|&v| f64::from(v)).collect()
+    }
+
+    /// Whether `found` is `expected` to rounding; `size` is what the terms of sums that may cancel amount to.
+    fn close(what: &str, found: &[f32], expected: &[f64]) -> Result<(), String> {
+        let norm = expected.iter().map(|e| e * e).sum::<f64>().sqrt();
+        let error = relative_error(found, expected);
+        // Written so that NaN fails.
+        let close = error <= TOLERANCE || error * norm <= 1e-6;
+        if close {
+            Ok(())
+        } else {
+            Err(format!("{what} is off by {error:e}"))
+        }
+    }
+
+    fn proved(result: Result<(), String>) -> Result<(), TestCaseError> {
+        result.map_err(TestCaseError::fail)
+    }
+
+    /// A convolution, its inputs and the cotangents of what it gives.
+    #[derive(Clone, Debug)]
+    struct Convolution {
+        problem: causal_conv1d::Problem,
+        layout: Layout,
+        rows: usize,
+        stride: usize,
+        x: Vec<f32>,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        state: Vec<f32>,
+        out_cotangent: Vec<f32>,
+        state_cotangent: Option<Vec<f32>>,
+    }
+
+    impl Convolution {
+        fn inputs(&self) -> causal_conv1d::Inputs<'_> {
+            let channels = self.problem.channels;
+            causal_conv1d::Inputs {
+                input: Rows::new(&self.x, self.rows, channels, self.stride).expect("whole rows"),
+                weight: &self.weight,
+                bias: self.bias.as_deref(),
+                sequences: self.layout.sequences(),
+            }
+        }
+
+        fn cotangents(&self) -> causal_conv1d::Cotangents<'_> {
+            let channels = self.problem.channels;
+            causal_conv1d::Cotangents {
+                out: Rows::contiguous(&self.out_cotangent, self.rows, channels).expect("whole rows"),
+                state: self.state_cotangent.as_deref(),
+            }
+        }
+
+        /// Σ ⟨cotangent, output⟩ of the definition.
+        fn loss(&self) -> f64 {
+            let mut state = widened(&self.state);
+            let out = causal_conv1d::reference::causal_conv1d(&self.problem, &self.inputs(), &mut state);
+            let of_state = self.state_cotangent.as_deref().map_or(0.0, |c| inner(c, &state));
+            inner(&self.out_cotangent, &out.expect("valid")) + of_state
+        }
+
+        fn expected(&self) -> causal_conv1d::reference::GradientsF64 {
+            let state = widened(&self.state);
+            causal_conv1d::reference::backward(&self.problem, &self.inputs(), &state, &self.cotangents())
+                .expect("valid")
+        }
+
+        fn check_definition(&self) -> Result<(), String> {
+            let gradients = self.expected();
+            let mut moved = self.clone();
+            // The gaps between the rows have no gradient.
+            let tight: Vec<f32> = (0..self.rows)
+                .flat_map(|row| self.inputs().input.row(row))
+                .copied()
+                .collect();
+            moved.stride = self.problem.channels;
+            let mut by_input = moved.clone();
+            compare("the input", &tight, &gradients.input, |x| {
+                by_input.x = x.to_vec();
+                by_input.loss()
+            })?;
+            moved.x = tight;
+            let mut by_weight = moved.clone();
+            compare("the weight", &self.weight, &gradients.weight, |weight| {
+                by_weight.weight = weight.to_vec();
+                by_weight.loss()
+            })?;
+            let mut by_state = moved.clone();
+            compare("the state", &self.state, &gradients.state, |state| {
+                by_state.state = state.to_vec();
+                by_state.loss()
+            })?;
+            let bias = self.bias.clone().unwrap_or(vec![0.0; self.problem.channels]);
+            compare("the bias", &bias, &gradients.bias, |bias| {
+                moved.bias = Some(bias.to_vec());
+                moved.loss()
+            })
+        }
+
+        /// Input, weight, bias and state.
+        fn run(&self) -> [Vec<f32>; 4] {
+            let channels = self.problem.channels;
+            let mut input = vec![f32::NAN; self.rows * channels];
+            let mut weight = vec![f32::NAN; self.weight.len()];
+            let mut bias = vec![f32::NAN; channels];
+            let mut state = vec![f32::NAN; self.state.len()];
+            let mut gradients = causal_conv1d::Gradients {
+                input: &mut input,
+                weight: &mut weight,
+                bias: self.bias.is_some().then_some(&mut bias),
+                state: &mut state,
+            };
+            let (inputs, cotangents) = (self.inputs(), self.cotangents());
+            causal_conv1d::backward(&self.problem, &inputs, &self.state, &cotangents, &mut gradients)
+                .expect("valid");
+            [input, weight, bias, state]
+        }
+
+        fn check_host(&self) -> Result<(), String> {
+            let expected = self.expected();
+            let [input, weight, bias, state] = self.run();
+            close("the gradient of the input", &input, &expected.input)?;
+            close("the gradient of the weight", &weight, &expected.weight)?;
+            close("the gradient of the state", &state, &expected.state)?;
+            if self.bias.is_some() {
+                close("the gradient of the bias", &bias, &expected.bias)?;
+            }
+            Ok(())
+        }
+    }
+
+    fn any_convolution(time: usize, channels: usize) -> impl Strategy<Value = Convolution> {
+        let shape = (0..4_usize, 0..time, 0..channels, 1..6_usize, any::<bool>());
+        shape
+            .prop_flat_map(|shape| (Just(shape), any_layout(shape.0, shape.1)))
+            .prop_flat_map(|shape| (Just(shape), 0..5_usize, any::<[bool; 2]>(), any::<u64>()))
+            .prop_map(|((shape, layout), gap, [bias, by_state], seed)| {
+                let (batch, time, channels, width, silu) = shape;
+                let activation = if silu { Activation::Silu } else { Activation::None };
+                let problem = causal_conv1d::Problem {
+                    batch,
+                    time: layout.time(time),
+                    channels,
+                    width,
+                    activation,
+                };
+                let rows = layout.sequences().rows(batch, problem.time);
+                let state_len = problem.state_len();
+                Convolution {
+                    problem,
+                    layout,
+                    rows,
+                    stride: channels + gap,
+                    x: random(seed, rows * (channels + gap), 2.0),
+                    weight: random(seed ^ 1, channels * width, 1.0),
+                    bias: bias.then(|| random(seed ^ 2, channels, 1.0)),
+                    state: random(seed ^ 3, state_len, 2.0),
+                    out_cotangent: random(seed ^ 4, rows * channels, 1.0),
+                    state_cotangent: by_state.then(|| random(seed ^ 5, state_len, 1.0)),
+                }
+            })
+    }
+
+    /// A norm, its inputs and the cotangent of its output.
+    #[derive(Clone, Debug)]
+    struct Norm {
+        problem: gated_norm::Problem,
+        x: Vec<f32>,
+        gate: Option<Vec<f32>>,
+        weight: Option<Vec<f32>>,
+        bias: Option<Vec<f32>>,
+        cotangent: Vec<f32>,
+    }
+
+    impl Norm {
+        fn view<'a>(&self, values: &'a [f32]) -> Rows<'a> {
+            Rows::contiguous(values, self.problem.rows, self.problem.features).expect("whole rows")
+        }
+
+        fn inputs(&self) -> gated_norm::Inputs<'_> {
+            gated_norm::Inputs {
+                input: self.view(&self.x),
+                gate: self.gate.as_deref().map(|gate| self.view(gate)),
+                weight: self.weight.as_deref(),
+                bias: self.bias.as_deref(),
+            }
+        }
+
+        fn loss(&self) -> f64 {
+            let out = gated_norm::reference::gated_norm(&self.problem, &self.inputs());
+            inner(&self.cotangent, &out.expect("valid"))
+        }
+
+        fn expected(&self) -> gated_norm::reference::GradientsF64 {
+            let cotangent = self.view(&self.cotangent);
+            gated_norm::reference::backward(&self.problem, &self.inputs(), cotangent).expect("valid")
+        }
+
+        fn check_definition(&self) -> Result<(), String> {
+            let gradients = self.expected();
+            let mut moved = self.clone();
+            compare("the input", &self.x, &gradients.input, |x| {
+                moved.x = x.to_vec();
+                moved.loss()
+            })?;
+            let mut moved = self.clone();
+            if let Some(gate) = &self.gate {
+                compare("the gate", gate, &gradients.gate, |gate| {
+                    moved.gate = Some(gate.to_vec());
+                    moved.loss()
+                })?;
+            }
+            let mut moved = self.clone();
+            let weight = self.weight.clone().unwrap_or(vec![1.0; self.problem.features]);
+            compare("the weight", &weight, &gradients.weight, |weight| {
+                moved.weight = Some(weight.to_vec());
+                moved.loss()
+            })?;
+            let mut moved = self.clone();
+            let bias = self.bias.clone().unwrap_or(vec![0.0; self.problem.features]);
+            compare("the bias", &bias, &gradients.bias, |bias| {
+                moved.bias = Some(bias.to_vec());
+                moved.loss()
+            })
+        }
+
+        /// Input, gate, weight and bias.
+        fn run(&self) -> [Vec<f32>; 4] {
+            let (len, features) = (self.x.len(), self.problem.features);
+            let [mut input, mut gate] = [vec![f32::NAN; len], vec![f32::NAN; len]];
+            let [mut weight, mut bias] = [vec![f32::NAN; features], vec![f32::NAN; features]];
+            let mut gradients = gated_norm::Gradients {
+                input: &mut input,
+                gate: self.gate.is_some().then_some(&mut gate),
+                weight: self.weight.is_some().then_some(&mut weight),
+                bias: self.bias.is_some().then_some(&mut bias),
+            };
+            let cotangent = self.view(&self.cotangent);
+            gated_norm::backward(&self.problem, &self.inputs(), cotangent, &mut gradients).expect("valid");
+            [input, gate, weight, bias]
+        }
+
+        fn check_host(&self) -> Result<(), String> {
+            let expected = self.expected();
+            let [input, gate, weight, bias] = self.run();
+            close("the gradient of the input", &input, &expected.input)?;
+            let optional = [
+                ("the gradient of the gate", &self.gate, gate, expected.gate),
+                (
+                    "the gradient of the weight",
+                    &self.weight,
+                    weight,
+                    expected.weight,
+                ),
+                ("the gradient of the bias", &self.bias, bias, expected.bias),
+            ];
+            for (what, given, found, expected) in optional {
+                if given.is_some() {
+                    close(what, &found, &expected)?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn any_norm(groups: usize, size: usize) -> impl Strategy<Value = Norm> {
+        let statistic = prop_oneof![
+            Just(Statistic::MeanSquare),
+            Just(Statistic::Variance),
+            Just(Statistic::SumOfSquares)
+        ];
+        // Two features are ±1 after a LayerNorm, whatever they were: their gradients are all rounding.
+        let shape = (0..5_usize, 1..groups, 3..size);
+        (shape, statistic, any::<[bool; 4]>(), any::<u64>()).prop_map(
+            |((rows, groups, group_size), statistic, [gate, weight, bias, before], seed)| {
+                let features = groups * group_size;
+                let (len, before_gate) = (rows * features, GateOrder::NormBeforeGate);
+                Norm {
+                    problem: gated_norm::Problem {
+                        rows,
+                        features,
+                        group_size,
+                        eps: 1e-2,
+                        statistic,
+                        order: if before {
+                            before_gate
+                        } else {
+                            GateOrder::NormAfterGate
+                        },
+                    },
+                    x: random(seed, len, 2.0),
+                    gate: gate.then(|| random(seed ^ 1, len, 3.0)),
+                    weight: weight.then(|| random(seed ^ 2, features, 2.0)),
+                    bias: bias.then(|| random(seed ^ 3, features, 2.0)),
+                    cotangent: random(seed ^ 4, len, 1.0),
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn the_gradient_of_a_convolution_is_that_of_its_definition(case in any_convolution(7, 4)) {
+            proved(case.check_definition())?;
+        }
+
+        #[test]
+        fn the_convolution_pulls_back_as_its_definition_does(case in any_convolution(50, 70)) {
+            proved(case.check_host())?;
+        }
+
+        #[test]
+        fn rows_of_padding_change_nothing(case in any_convolution(20, 20)) {
+            // The same sequences without padding, one call each.
+            let channels = case.problem.channels;
+            let past = channels * (case.problem.width - 1);
+            let mut out = vec![f32::NAN; case.rows * channels];
+            let mut state = case.state.clone();
+            causal_conv1d(&case.problem, &case.inputs(), &mut state, &mut out).expect("valid");
+            let (mut alone_out, mut alone_state) = (vec![0.0; out.len()], case.state.clone());
+            for b in 0..case.problem.batch {
+                let span = case.layout.sequences().span(b, case.problem.time);
+                let x: Vec<f32> = span.clone().flat_map(|row| case.inputs().input.row(row)).copied().collect();
+                let problem = causal_conv1d::Problem { batch: 1, time: span.len(), ..case.problem };
+                let inputs = causal_conv1d::Inputs {
+                    input: Rows::contiguous(&x, span.len(), channels).expect("whole rows"),
+                    sequences: Sequences::Equal,
+                    ..case.inputs()
+                };
+                let state = &mut alone_state[b * past..(b + 1) * past];
+                let out = &mut alone_out[span.start * channels..span.end * channels];
+                causal_conv1d(&problem, &inputs, state, out).expect("valid");
+            }
+            prop_assert_eq!(state, alone_state);
+            let error = relative_error(&out, &widened(&alone_out));
+            prop_assert!(error <= 3e-7, "off by {:e}", error);
+        }
+
+        #[test]
+        fn the_gradient_of_a_norm_is_that_of_its_definition(case in any_norm(4, 8)) {
+            proved(case.check_definition())?;
+        }
+
+        #[test]
+        fn the_norm_pulls_back_as_its_definition_does(case in any_norm(5, 90)) {
+            proved(case.check_host())?;
+        }
+
+        #[test]
+        fn the_joint_of_two_blocks_pulls_back_as_sum_and_norm_do(
+            (rows, features) in (0..5_usize, 1..200_usize),
+            (seen, seed) in any::<(bool, u64)>(),
+        ) {
+            let len = rows * features;
+            let norm = Norm {
+                problem: gated_norm::Problem {
+                    rows,
+                    features,
+                    group_size: features,
+                    eps: 1e-2,
+                    statistic: Statistic::MeanSquare,
+                    order: GateOrder::NormAfterGate,
+                },
+                x: random(seed, len, 2.0),
+                gate: None,
+                weight: Some(random(seed ^ 2, features, 2.0)),
+                bias: None,
+                cotangent: random(seed ^ 4, len, 1.0),
+            };
+            let by_residual = seen.then(|| random(seed ^ 5, len, 1.0));
+            let mut expected = norm.expected();
+            if let Some(by_residual) = &by_residual {
+                expected.input.iter_mut().zip(by_residual).for_each(|(e, &r)| *e += f64::from(r));
+            }
+            let (mut residual, mut weight) = (vec![f32::NAN; len], vec![f32::NAN; features]);
+            let given = norm.weight.as_deref().unwrap_or_default();
+            let mut gradients = gated_norm::JointGradients { residual: &mut residual, weight: Some(&mut weight) };
+            let by_residual = by_residual.as_deref();
+            gated_norm::add_rms_norm_backward(&norm.x, given, 1e-2, &norm.cotangent, by_residual, &mut gradients)
+                .expect("valid");
+            proved(close("the gradient of the residual", &residual, &expected.input))?;
+            proved(close("the gradient of the weight", &weight, &expected.weight))?;
+        }
+
+        #[test]
+        fn the_gradient_of_a_step_size_is_that_of_its_definition(
+            (raw, bias, a_log) in (-4.0..4.0_f32, -2.0..2.0_f32, -2.0..2.0_f32),
+            cotangent in (-1.0..1.0_f32, -1.0..1.0_f32),
+            limit in prop_oneof![Just((0.0, f32::INFINITY)), Just((0.1_f32, 3.0_f32))],
+        ) {
+            let loss = |raw: f32, a_log: f32| {
+                let (step, log_decay) = step_size::reference::step_size(raw, bias, a_log, limit);
+                f64::from(cotangent.0) * step + f64::from(cotangent.1) * log_decay
+            };
+            // Differences across a bound mean nothing.
+            let step = step_size::reference::step_size(raw, bias, a_log, (0.0, f32::INFINITY)).0;
+            prop_assume!((step - 0.1).abs() > 2e-3 && (step - 3.0).abs() > 2e-3);
+            let (by_raw, by_a_log) = step_size::reference::backward(raw, bias, a_log, limit, cotangent);
+            proved(compare("the raw value", &[raw], &[by_raw], |raw| loss(raw[0], a_log)))?;
+            proved(compare("A_log", &[a_log], &[by_a_log], |a_log| loss(raw, a_log[0])))?;
+        }
+
+        #[test]
+        fn step_sizes_pull_back_as_their_definition_does(
+            (rows, heads, gap) in (0..6_usize, 0..40_usize, 0..5_usize),
+            limit in prop_oneof![Just((0.0, f32::INFINITY)), Just((0.1_f32, 3.0_f32))],
+            [by_step, by_log] in any::<[bool; 2]>(),
+            seed in any::<u64>(),
+        ) {
+            let raw = random(seed, rows * (heads + gap), 4.0);
+            let raw = Rows::new(&raw, rows, heads, heads + gap).expect("whole rows");
+            let (bias, a_log) = (random(seed ^ 1, heads, 2.0), random(seed ^ 2, heads, 2.0));
+            let cotangents = [3, 4].map(|i| random(seed ^ i, rows * heads, 1.0));
+            let view = |i: usize| Rows::contiguous(&cotangents[i], rows, heads).expect("whole rows");
+            let mut by_raw = vec![f32::NAN; rows * heads];
+            let [mut by_bias, mut by_a_log] = [vec![f32::NAN; heads], vec![f32::NAN; heads]];
+            step_size::backward(
+                raw,
+                &bias,
+                &a_log,
+                limit,
+                &step_size::Cotangents { step: by_step.then(|| view(0)), log_decay: by_log.then(|| view(1)) },
+                &mut step_size::Gradients {
+                    raw: &mut by_raw,
+                    bias: Some(&mut by_bias),
+                    a_log: Some(&mut by_a_log),
+                },
+            )
+            .expect("valid");
+            let (mut raws, mut biases, mut a_logs) = (Vec::new(), vec![0.0; heads], vec![0.0; heads]);
+            for i in 0..rows * heads {
+                let (row, h) = (i / heads, i % heads);
+                let given = |seen: bool, values: &[f32]| if seen { values[i] } else { 0.0 };
+                let cotangent = (given(by_step, &cotangents[0]), given(by_log, &cotangents[1]));
+                let x = raw.row(row)[h];
+                let (g, a) = step_size::reference::backward(x, bias[h], a_log[h], limit, cotangent);
+                raws.push(g);
+                biases[h] += g;
+                a_logs[h] += a;
+            }
+            proved(close("the gradient of the raw values", &by_raw, &raws))?;
+            proved(close("the gradient of the bias", &by_bias, &biases))?;
+            proved(close("the gradient of A_log", &by_a_log, &a_logs))?;
+        }
+
+        #[test]
+        fn cross_entropy_pulls_back_as_its_definition_does(
+            (rows, classes, gap) in (0..5_usize, 1..300_usize, 0..5_usize),
+            scale in prop_oneof![Just(1e-3_f32), Just(1.0), Just(20.0)],
+            offset in prop_oneof![Just(0.0_f32), Just(1e3), Just(-1e3)],
+            seed in any::<u64>(),
+        ) {
+            let mut logits = random(seed, rows * (classes + gap), scale);
+            logits.iter_mut().for_each(|x| *x += offset);
+            let view = Rows::new(&logits, rows, classes, classes + gap).expect("whole rows");
+            let mut rng = StdRng::seed_from_u64(seed ^ 1);
+            let targets: Vec<u32> = (0..rows).map(|_| rng.random_range(0..classes as u32)).collect();
+            let cotangent = random(seed ^ 2, rows, 1.0);
+            let mut gradient = vec![f32::NAN; rows * classes];
+            cross_entropy::backward(view, &targets, &cotangent, &mut gradient).expect("valid");
+            for (row, found) in gradient.chunks_exact(classes).enumerate() {
+                let expected: Vec<f64> =
+                    cross_entropy::reference::backward(view.row(row), targets[row] as usize)
+                        .iter()
+                        .map(|g| g * f64::from(cotangent[row]))
+                        .collect();
+                let error = relative_error(found, &expected);
+                prop_assert!(error <= TOLERANCE, "row {} is off by {:e}", row, error);
+            }
+        }
+
+        #[test]
+        fn the_gradient_of_cross_entropy_is_that_of_its_definition(
+            logits in proptest::collection::vec(-4.0..4.0_f32, 1..12),
+            place in 0.0..1.0_f64,
+        ) {
+            let target = (place * logits.len() as f64) as usize;
+            let gradient = cross_entropy::reference::backward(&logits, target);
+            let loss = |logits: &[f32]| cross_entropy::reference::cross_entropy(logits, target);
+            proved(compare("the logits", &logits, &gradient, loss))?;
+        }
+    }
+
+    /// Enough rows for several tasks on several threads.
+    #[test]
+    fn sums_over_tokens_have_the_same_bits_on_any_number_of_threads() {
+        let (batch, time, channels, width) = (2, 333, 257, 4);
+        let problem = causal_conv1d::Problem {
+            batch,
+            time,
+            channels,
+            width,
+            activation: Activation::Silu,
+        };
+        let rows = batch * time;
+        let convolution = Convolution {
+            problem,
+            layout: Layout::LeftPadded(vec![0, 40]),
+            rows,
+            stride: channels,
+            x: random(1, rows * channels, 2.0),
+            weight: random(2, channels * width, 1.0),
+            bias: Some(random(3, channels, 1.0)),
+            state: random(4, problem.state_len(), 1.0),
+            out_cotangent: random(5, rows * channels, 1.0),
+            state_cotangent: None,
+        };
+        convolution.check_host().expect("close");
+        let features = 1536;
+        let norm = Norm {
+            problem: gated_norm::Problem {
+                rows: 301,
+                features,
+                group_size: features / 2,
+                eps: 1e-5,
+                statistic: Statistic::Variance,
+                order: GateOrder::NormBeforeGate,
+            },
+            x: random(1, 301 * features, 2.0),
+            gate: Some(random(2, 301 * features, 2.0)),
+            weight: Some(random(3, features, 2.0)),
+            bias: Some(random(4, features, 2.0)),
+            cotangent: random(5, 301 * features, 1.0),
+        };
+        norm.check_host().expect("close");
+        let with_threads = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.expect("threads start")
+                .install(|| (convolution.run(), norm.run()))
+        };
+        assert!(with_threads(1) == with_threads(4));
+    }
+
+    #[test]
+    fn gradients_without_their_input_are_refused() {
+        let view = Rows::contiguous(&[0.0; 6], 2, 3).expect("whole rows");
+        let problem = causal_conv1d::Problem {
+            batch: 1,
+            time: 2,
+            channels: 3,
+            width: 2,
+            activation: Activation::None,
+        };
+        let inputs = causal_conv1d::Inputs {
+            input: view,
+            weight: &[0.0; 6],
+            bias: None,
+            sequences: Sequences::Equal,
+        };
+        let mut gradients = causal_conv1d::Gradients {
+            input: &mut [0.0; 6],
+            weight: &mut [0.0; 6],
+            bias: Some(&mut [0.0; 3]),
+            state: &mut [0.0; 3],
+        };
+        let cotangents = causal_conv1d::Cotangents {
+            out: view,
+            state: None,
+        };
+        assert_eq!(
+            causal_conv1d::backward(&problem, &inputs, &[0.0; 3], &cotangents, &mut gradients),
+            Err(causal_conv1d::ConvError::NoBias)
+        );
+        let problem = gated_norm::Problem {
+            rows: 2,
+            features: 3,
+            group_size: 3,
+            eps: 0.0,
+            statistic: Statistic::MeanSquare,
+            order: GateOrder::NormAfterGate,
+        };
+        let inputs = gated_norm::Inputs {
+            input: view,
+            gate: None,
+            weight: None,
+            bias: None,
+        };
+        let mut gradients = gated_norm::Gradients {
+            input: &mut [0.0; 6],
+            gate: Some(&mut [0.0; 6]),
+            weight: None,
+            bias: None,
+        };
+        assert_eq!(
+            gated_norm::backward(&problem, &inputs, view, &mut gradients),
+            Err(gated_norm::NormError::Absent("gate"))
+        );
+    }
+}

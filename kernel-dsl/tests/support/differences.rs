@@ -1,0 +1,49 @@
+//! Gradients by central differences of a function that is computed in f64.
+
+/// Positions of one argument that are varied; of longer arguments, evenly spaced ones.
+const POSITIONS: usize = 24;
+/// How far an argument is moved to each side.
+const STEP: f32 = 1e-3;
+/// Allowed error, relative to the norm of the gradient: the third derivative times the square of the step, with room.
+const TOLERANCE: f64 = 3e-5;
+
+/// Whether `gradient` is that of `function` at `values`; the error names where it is not.
+pub fn compare(
+    what: &str,
+    values: &[f32],
+    gradient: &[f64],
+    mut function: impl FnMut(&[f32]) -> f64,
+) -> Result<(), String> {
+    assert_eq!(values.len(), gradient.len(), "{what}: numbers of values");
+    let mut moved = values.to_vec();
+    let (mut off, mut norm) = (0.0, 0.0);
+    for i in (0..values.len()).step_by(values.len().div_ceil(POSITIONS).max(1)) {
+        let mut at = |x: f32| {
+            moved[i] = x;
+            let y = function(&moved);
+            moved[i] = values[i];
+            y
+        };
+        let (low, high) = (values[i] - STEP, values[i] + STEP);
+        let slope = (at(high) - at(low)) / (f64::from(high) - f64::from(low));
+        off += (slope - gradient[i]).powi(2);
+        norm += gradient[i].powi(2).max(slope.powi(2));
+    }
+    // Written so that NaN fails. The floor is for gradients that vanish.
+    let close = off.sqrt() <= TOLERANCE * norm.sqrt() + 1e-9;
+    if close {
+        Ok(())
+    } else {
+        Err(format!(
+            "the gradient of {what} is off by {:e} of {:e}",
+            off.sqrt(),
+            norm.sqrt()
+        ))
+    }
+}
+
+/// Σ a b.
+pub fn inner(a: &[f32], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len(), "numbers of values");
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * b).sum()
+}
