@@ -300,7 +300,8 @@ mod equivalence {
         }
     }
 
-    fn any_norm(groups: usize, size: usize) -> impl Strategy<Value = Norm> {
+    /// A large ε keeps the norm smooth enough for differences.
+    fn any_norm(groups: usize, size: usize, eps: f32) -> impl Strategy<Value = Norm> {
         let statistic = prop_oneof![
             Just(Statistic::MeanSquare),
             Just(Statistic::Variance),
@@ -317,7 +318,7 @@ mod equivalence {
                         rows,
                         features,
                         group_size,
-                        eps: 1e-2,
+                        eps,
                         statistic,
                         order: if before {
                             before_gate
@@ -376,12 +377,12 @@ mod equivalence {
         }
 
         #[test]
-        fn the_gradient_of_a_norm_is_that_of_its_definition(case in any_norm(4, 8)) {
+        fn the_gradient_of_a_norm_is_that_of_its_definition(case in any_norm(4, 8, 0.25)) {
             proved(case.check_definition())?;
         }
 
         #[test]
-        fn the_norm_pulls_back_as_its_definition_does(case in any_norm(5, 90)) {
+        fn the_norm_pulls_back_as_its_definition_does(case in any_norm(5, 90, 1e-2)) {
             proved(case.check_host())?;
         }
 

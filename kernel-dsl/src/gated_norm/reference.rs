@@ -63,9 +63,9 @@ pub fn backward(problem: &Problem, inputs: &Inputs, cotangent: Rows) -> Result<G
             .map(|i| f64::from(cotangent.row(index)[i]) * if gates_first { 1.0 } else { row.silu[i] })
             .collect();
         let by_normed: Vec<f64> = (0..features).map(|i| by_affine[i] * row.weight[i]).collect();
-        for i in 0..features {
-            gradients.weight[i] += by_affine[i] * row.normed[i];
-            gradients.bias[i] += by_affine[i];
+        for (i, &by_affine) in by_affine.iter().enumerate() {
+            gradients.weight[i] += by_affine * row.normed[i];
+            gradients.bias[i] += by_affine;
             let by_y = row.pull_back(problem, &by_normed, i);
             let x = f64::from(inputs.input.row(index)[i]);
             let (by_x, by_silu) = if gates_first {
