@@ -310,7 +310,7 @@ mod equivalence {
         // Two features are ±1 after a LayerNorm, whatever they were: their gradients are all rounding.
         let shape = (0..5_usize, 1..groups, 3..size);
         (shape, statistic, any::<[bool; 4]>(), any::<u64>()).prop_map(
-            |((rows, groups, group_size), statistic, [gate, weight, bias, before], seed)| {
+            move |((rows, groups, group_size), statistic, [gate, weight, bias, before], seed)| {
                 let features = groups * group_size;
                 let (len, before_gate) = (rows * features, GateOrder::NormBeforeGate);
                 Norm {
