@@ -18,6 +18,7 @@ mod buffer;
 mod error;
 mod fill;
 mod launch;
+pub(crate) mod partial;
 mod table;
 pub(crate) mod view;
 

@@ -10,6 +10,8 @@
 //! decay is discretised by a zero-order hold, the input by Euler's rule.) The decays `[batch, time, channels, state_dim]` are
 //! never materialised.
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod problem;
 pub mod reference;
 

@@ -1,0 +1,241 @@
+//! Backward: gradients from the states and their derivatives at chunk boundaries.
+//!
+//! With dy the derivative by y (that of the output times SiLU(z)) and λ_t the derivative by h_t, complete once C_t dy_t is
+//! added:
+//!
+//! ```text
+//! λ_t = e^{Δ_{t+1} A}∘λ_{t+1} + C_t dy_t
+//! du = Δ B·λ + D dy      dΔ = λ·(A∘e^{Δ A}∘h_{t-1} + u B)      dB = Σ_d Δ u λ      dC = Σ_d dy h_t
+//! dA = Σ_t Δ e^{Δ A}∘h_{t-1}∘λ      dD = Σ_t u dy      dz = dout (C·h + D u) SiLU'(z)
+//! ```
+//!
+//! λ runs backwards by the law that h runs forwards by, with the same decays. So the forward passes over chunks give the
+//! state that each chunk begins with, the same passes from the back give the derivative that each chunk ends with, and then
+//! all chunks go at once. Sums over channels, chunks and sequences leave through partial sums, added in a fixed order.
+
+use cubecl::prelude::*;
+
+use super::forward::Chunks;
+use super::gradients::{PartsLaunch, TokensLaunch, gradients};
+use super::inputs::{DeviceCotangents, DeviceInputs, expect_state};
+use super::operands::{Form, Scan, zeros};
+use super::plan::Tile;
+use super::token_buffer;
+use crate::cube::partial::sum_partials;
+use crate::cube::view::RowsView;
+use crate::cube::{Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::selective_scan::problem::Problem;
+
+/// Derivatives of a loss by the inputs, in f32 and without gaps; as [`Gradients`](crate::selective_scan::Gradients).
+#[derive(Clone, Debug)]
+pub struct DeviceGradients {
+    /// By u, `[rows, channels]`.
+    pub input: DeviceBuffer,
+    /// By Δ, `[rows, channels]`.
+    pub step_size: DeviceBuffer,
+    /// By A, `[channels, state_dim]`.
+    pub a: DeviceBuffer,
+    /// By B, `[rows, groups·state_dim]`.
+    pub b: DeviceBuffer,
+    /// By C, `[rows, groups·state_dim]`.
+    pub c: DeviceBuffer,
+    /// By D, `[channels]`; `None` where there is no skip.
+    pub skip: Option<DeviceBuffer>,
+    /// By z, `[rows, channels]`; `None` where there is no gate.
+    pub gate: Option<DeviceBuffer>,
+    /// By the initial state, `[batch, channels, state_dim]`.
+    pub state: DeviceBuffer,
+}
+
+/// The gradients of [`forward`](super::forward), with one state per chunk in memory: 32 tokens, fewer where a device has
+/// little shared memory.
+///
+/// # Shapes
+/// `initial_state` `[batch, channels, state_dim]` in f32, zeros if there is none; [`DeviceGradients`] has the others.
+///
+/// # Errors
+/// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
+pub fn backward(
+    client: &Client,
+    problem: &Problem,
+    inputs: &DeviceInputs,
+    initial_state: Option<&DeviceBuffer>,
+    cotangents: &DeviceCotangents,
+) -> Result<DeviceGradients, Error> {
+    inputs.validate(problem)?;
+    inputs.validate_cotangents(problem, cotangents)?;
+    expect_state("the initial state", problem, initial_state)?;
+    let tile = Tile::new(problem, &Limits::of(client));
+    let chunks = Chunks::new(client, problem, inputs, tile.chunk_size())?;
+    let (states, _) = chunks.states(client, problem, inputs, initial_state)?;
+    let adjoints = DeviceBuffer::empty(client, states.len(), DType::F32)?;
+    let count = chunks.table.count();
+    let total = DeviceInputs::cubes(problem, tile, count);
+    let longest = inputs.longest(&[states.len(), cotangents.out.buffer().len()]);
+    if total > 0 {
+        summarise_adjoint::launch(
+            client,
+            cubes(client, total)?,
+            CubeDim::new_1d(tile.units as u32),
+            address_type(client, longest)?,
+            inputs.scan(problem, chunks.table.chunks(), total),
+            cotangents.out.view(),
+            adjoints.arg(),
+            inputs.form(tile, 3),
+            inputs.dtype().elem(),
+        );
+    }
+    let state = chunks.pass(
+        client,
+        problem,
+        inputs,
+        &adjoints,
+        cotangents.state.as_ref(),
+        true,
+    )?;
+    let buffers = Buffers::new(client, problem, inputs, tile, count)?;
+    if total > 0 {
+        gradients::launch(
+            client,
+            cubes(client, total)?,
+            CubeDim::new_1d(tile.units as u32),
+            address_type(client, longest.max(buffers.b.len()))?,
+            inputs.scan(problem, chunks.table.chunks(), total),
+            cotangents.out.view(),
+            states.arg(),
+            adjoints.arg(),
+            buffers.tokens(),
+            buffers.parts(),
+            inputs.form(tile, 3),
+            inputs.dtype().elem(),
+        );
+    }
+    buffers.sum(client, problem, inputs, count, state)
+}
+
+/// What the last pass writes: gradients per token and channel, and partial sums of the others.
+struct Buffers {
+    input: DeviceBuffer,
+    step_size: DeviceBuffer,
+    gate: DeviceBuffer,
+    /// `[rows, groups, tiles, state_dim]`.
+    b: DeviceBuffer,
+    c: DeviceBuffer,
+    /// `[chunks, channels, state_dim]`.
+    a: DeviceBuffer,
+    /// `[chunks, channels]`.
+    skip: DeviceBuffer,
+    /// Tiles of the channels of a group.
+    tiles: usize,
+}
+
+impl Buffers {
+    fn new(
+        client: &Client,
+        problem: &Problem,
+        inputs: &DeviceInputs,
+        tile: Tile,
+        chunks: usize,
+    ) -> Result<Self, Error> {
+        let token = |columns| token_buffer(client, problem, inputs, columns, DType::F32);
+        let constant = |len| DeviceBuffer::empty(client, len, DType::F32);
+        let tiles = problem.channels_per_group().div_ceil(tile.units);
+        let columns = problem.groups * tiles * problem.state_dim;
+        Ok(Self {
+            input: token(problem.channels)?,
+            step_size: token(problem.channels)?,
+            gate: token(if inputs.gate.is_some() {
+                problem.channels
+            } else {
+                0
+            })?,
+            b: token(columns)?,
+            c: token(columns)?,
+            a: constant(chunks * problem.channels * problem.state_dim)?,
+            skip: constant(if inputs.skip.is_some() {
+                chunks * problem.channels
+            } else {
+                0
+            })?,
+            tiles,
+        })
+    }
+
+    fn tokens(&self) -> TokensLaunch {
+        TokensLaunch::new(self.input.arg(), self.step_size.arg(), self.gate.arg())
+    }
+
+    fn parts(&self) -> PartsLaunch {
+        PartsLaunch::new(self.a.arg(), self.b.arg(), self.c.arg(), self.skip.arg())
+    }
+
+    /// Adds up the partial sums.
+    fn sum(
+        self,
+        client: &Client,
+        problem: &Problem,
+        inputs: &DeviceInputs,
+        chunks: usize,
+        state: DeviceBuffer,
+    ) -> Result<DeviceGradients, Error> {
+        let sum = |partial: &DeviceBuffer, parts, size, len| {
+            let out = DeviceBuffer::empty(client, len, DType::F32)?;
+            sum_partials(client, partial, &out, parts, size)?;
+            Ok::<_, Error>(out)
+        };
+        let (size, rows) = (problem.state_dim, inputs.rows(problem));
+        let constants = problem.channels * size;
+        let per_token = rows * problem.groups * size;
+        let over_tiles = |partial: DeviceBuffer| match self.tiles {
+            1 => Ok(partial),
+            tiles => sum(&partial, tiles, size, per_token),
+        };
+        Ok(DeviceGradients {
+            a: sum(&self.a, chunks, constants, constants)?,
+            skip: match inputs.skip {
+                Some(_) => Some(sum(&self.skip, chunks, problem.channels, problem.channels)?),
+                None => None,
+            },
+            b: over_tiles(self.b)?,
+            c: over_tiles(self.c)?,
+            gate: inputs.gate.is_some().then_some(self.gate),
+            input: self.input,
+            step_size: self.step_size,
+            state,
+        })
+    }
+}
+
+/// What the tokens of each chunk add to the derivative by the state that the chunk begins with.
+#[cube(launch, address_type = "dynamic")]
+fn summarise_adjoint<F: Float>(
+    scan: &Scan<F>,
+    cotangent: &RowsView<F>,
+    updates: &mut [f32],
+    #[comptime] form: Form,
+    #[define(F)] _dtype: ElemType,
+) {
+    if CUBE_POS >= scan.cubes {
+        terminate!();
+    }
+    let place = scan.place(form);
+    if !place.active {
+        terminate!();
+    }
+    for t in 0..scan.state_dim.div_ceil(comptime!(form.tile.state)) {
+        let first = t * comptime!(form.tile.state);
+        let a = scan.load(&scan.a, place.constants, first, form);
+        let mut adjoint = zeros(form);
+        for back in place.start..place.end {
+            let row = place.end + place.start - 1 - back;
+            let step = scan.step_size.at(row, place.channel);
+            let dy = cotangent.at(row, place.channel) * scan.silu_of_gate(row, place.channel, form);
+            #[unroll]
+            for i in 0..comptime!(form.tile.state) {
+                let c = scan.c_at(row, place.group, first + i, form);
+                adjoint[i] = (step * a[i]).exp() * (adjoint[i] + c * dy);
+            }
+        }
+        scan.store(updates, &adjoint, place.states, first, form);
+    }
+}
