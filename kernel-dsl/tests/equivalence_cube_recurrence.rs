@@ -10,8 +10,8 @@ mod equivalence {
     mod data;
 
     use data::{Data, any_spec};
-    use kernel_dsl::cube::{Client, DType};
-    use kernel_dsl::recurrence::cube::{DeviceInputs, DeviceLogDecay, sequential};
+    use kernel_dsl::cube::{Client, DType, DeviceBuffer, Limits};
+    use kernel_dsl::recurrence::cube::{DeviceInputs, DeviceLogDecay, Outputs, Plan, chunked, sequential};
     use kernel_dsl::recurrence::{LogDecay, reference};
     use proptest::prelude::*;
 
@@ -65,21 +65,59 @@ mod equivalence {
         Ok(())
     }
 
+    /// The form of a test, from a state.
+    type Form = fn(&Client, &Data, &DeviceInputs, &DeviceBuffer) -> Outputs;
+
+    fn by_tokens(client: &Client, data: &Data, inputs: &DeviceInputs, state: &DeviceBuffer) -> Outputs {
+        sequential(client, &data.problem, inputs, Some(state)).expect("valid")
+    }
+
+    fn by_chunks<const SIZE: usize>(
+        client: &Client,
+        data: &Data,
+        inputs: &DeviceInputs,
+        state: &DeviceBuffer,
+    ) -> Outputs {
+        let plan = Plan::exact(&Limits::of(client), SIZE).expect("it fits");
+        chunked(client, &data.problem, inputs, &plan, Some(state)).expect("valid")
+    }
+
+    fn equals_the_reference(name: &str, form: Form, data: &Data) -> Result<(), TestCaseError> {
+        let (out, state) = by_reference(data);
+        for (device, client) in clients() {
+            let inputs = device_inputs(client, data, DType::F32);
+            let start = upload(client, &data.state);
+            let found = form(client, data, &inputs, &start);
+            let time = data.problem.time;
+            check(
+                &format!("output of {name} on {device}"),
+                time,
+                &download(client, &found.out),
+                &out,
+            )?;
+            check(
+                &format!("state of {name} on {device}"),
+                time,
+                &download(client, &found.state),
+                &state,
+            )?;
+        }
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(config(40))]
 
         #[test]
         fn token_by_token_equals_the_reference(spec in any_spec(40)) {
+            equals_the_reference("tokens", by_tokens, &Data::new(&spec))?;
+        }
+
+        #[test]
+        fn chunks_equal_the_reference(spec in any_spec(100)) {
             let data = Data::new(&spec);
-            let (out, state) = by_reference(&data);
-            for (name, client) in clients() {
-                let inputs = device_inputs(client, &data, DType::F32);
-                let start = upload(client, &data.state);
-                let found = sequential(client, &data.problem, &inputs, Some(&start)).expect("valid");
-                let time = data.problem.time;
-                check(&format!("output on {name}"), time, &download(client, &found.out), &out)?;
-                check(&format!("state on {name}"), time, &download(client, &found.state), &state)?;
-            }
+            equals_the_reference("chunks of 16", by_chunks::<16>, &data)?;
+            equals_the_reference("chunks of 32", by_chunks::<32>, &data)?;
         }
     }
 }

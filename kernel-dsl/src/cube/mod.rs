@@ -19,6 +19,7 @@ mod error;
 mod fill;
 mod launch;
 pub(crate) mod partial;
+pub(crate) mod product;
 mod table;
 pub(crate) mod view;
 

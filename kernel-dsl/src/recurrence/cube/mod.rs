@@ -4,15 +4,24 @@
 //! |---|---|---|
 //! | [`step`] | one token | decoding |
 //! | [`sequential`] | token by token | short sequences |
+//! | [`chunked`] | matrix products over chunks of tokens | prefill and training |
 //!
 //! Inputs are f32, f16 or bf16; sums and states are f32. No sum is formed by atomics: the same call gives the same bits on
 //! the same device.
 
+mod chunked;
 mod inputs;
 mod operands;
+mod plan;
+mod read_values;
+mod scores;
 mod sequential;
+mod staging;
+mod states;
 
+pub use chunked::chunked;
 pub use inputs::{DeviceInputs, DeviceLogDecay};
+pub use plan::Plan;
 pub use sequential::{sequential, step};
 
 use super::problem::Problem;

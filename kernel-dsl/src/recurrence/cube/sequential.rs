@@ -92,7 +92,7 @@ pub fn sequential(
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let tiles = problem.value_dim.div_ceil(tile.columns);
     let total = problem.batch * problem.heads * tiles;
-    if problem.state_len() == 0 {
+    if total == 0 {
         return Ok(Outputs { out, state: end });
     }
     let table = SequenceTable::new(client, &inputs.sequences, problem.batch, problem.time)?;
