@@ -3,6 +3,7 @@
 mod support;
 
 mod equivalence {
+    mod backward;
     mod data;
 
     use data::{Data, Spec, any_spec};

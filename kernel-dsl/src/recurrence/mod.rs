@@ -12,6 +12,7 @@
 //! | [`sequential`] | token by token | any length; what the others must equal |
 //! | [`sequential_bounded`] | token by token, states clipped to a norm | interventions that need every state |
 //! | [`chunked`] | matrix products over chunks of tokens | prefill |
+//! | [`backward`] | gradients, chunk by chunk | training |
 //! | [`element`], [`compose`], [`apply`] | the monoid (A, G) of a stretch: h ↦ A∘h + G | scans over threads, machines, windows |
 //!
 //! All take a state in and leave the new one in its place. Sequences may be equally long, left-padded or packed end to end
@@ -48,7 +49,8 @@ pub mod reference;
 
 pub use gradients::{Cotangents, GradientBuffers, Gradients};
 pub use host::{
-    DEFAULT_CHUNK_SIZE, chunked, element, preferred_chunk_size, sequential, sequential_bounded, step,
+    DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, sequential_bounded,
+    step,
 };
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{DecayIndex, DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};

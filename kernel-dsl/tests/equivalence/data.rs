@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernel_dsl::recurrence::{DecayKind, Inputs, LogDecay, Problem, ReadOut};
+use kernel_dsl::recurrence::{Cotangents, DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut};
 use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -108,6 +108,13 @@ pub fn any_spec(time: usize) -> impl Strategy<Value = Spec> {
 }
 
 impl Spec {
+    /// A problem of many heads in one group, large enough that threads are used.
+    pub fn many_heads() -> Self {
+        let mut spec = Self::large().remove(0);
+        spec.problem.heads = 20;
+        spec
+    }
+
     /// Problems large enough that threads are used, one per decay kind.
     pub fn large() -> Vec<Self> {
         let kinds = [
@@ -171,6 +178,11 @@ impl Table {
         Rows::new(&self.values, self.rows, self.cols, self.stride).expect("long enough")
     }
 
+    /// Value `index` of those that are no padding.
+    fn at(&mut self, index: usize) -> &mut f32 {
+        &mut self.values[index / self.cols * self.stride + index % self.cols]
+    }
+
     /// Some of the rows.
     fn pick(&self, rows: &[usize]) -> Self {
         let row = |r: &usize| &self.values[r * self.stride..(r + 1) * self.stride];
@@ -206,6 +218,8 @@ pub struct Data {
     step_size: Option<Table>,
     bonus: Option<Vec<f32>>,
     skip: Option<Vec<f32>>,
+    out_cotangent: Table,
+    state_cotangent: Option<Vec<f32>>,
 }
 
 impl Data {
@@ -237,11 +251,15 @@ impl Data {
             .map(|_| if rng.random() { 1.0 } else { -1.0 })
             .collect();
         let per_head = heads * decay.values_per_head(key_dim);
-        let state = (0..spec.problem.state_len()).map(|i| {
+        let state_signs = (0..spec.problem.state_len()).map(|i| {
             let head = i / (key_dim * value_dim) % heads;
-            signs[head * value_dim + i % value_dim] * rng.random_range(0.1..1.0)
+            signs[head * value_dim + i % value_dim]
         });
-        let state = state.collect();
+        let state_signs: Vec<f32> = state_signs.collect();
+        let state = state_signs
+            .iter()
+            .map(|sign| sign * rng.random_range(0.1..1.0))
+            .collect();
         let mut positive = |_: usize| rng.random_range(0.1_f32..1.0);
         let query = Table::new(tokens, groups * key_dim, padding, &mut positive);
         let key = Table::new(tokens, groups * key_dim, padding, &mut positive);
@@ -254,6 +272,10 @@ impl Data {
             .skip
             .map(|per_value| if per_value { heads * value_dim } else { heads });
         let skip = skip.map(|len| (0..len).map(&mut positive).collect());
+        // With the signs of the values, so that nothing cancels in gradients either.
+        let out_cotangent = Table::new(tokens, heads * value_dim, padding, |c| signs[c] * positive(c));
+        let state_cotangent = state_signs.iter().map(|sign| sign * positive(0)).collect();
+        let state_cotangent = (spec.seed % 3 > 0).then_some(state_cotangent);
         let mut log_decay = |_: usize| match spec.decay {
             Strength::Mild => -rng.random_range(0.0_f32..0.2),
             Strength::Middling => -rng.random_range(0.0_f32..8.0),
@@ -279,6 +301,8 @@ impl Data {
             step_size,
             bonus,
             skip,
+            out_cotangent,
+            state_cotangent,
         };
         data.spoil_padding();
         data
@@ -301,6 +325,7 @@ impl Data {
             Some(&mut self.key),
             Some(&mut self.value),
             Some(&mut self.token_decay),
+            Some(&mut self.out_cotangent),
             self.step_size.as_mut(),
         ]
         .into_iter()
@@ -348,6 +373,37 @@ impl Data {
         }
     }
 
+    pub fn cotangents(&self) -> Cotangents<'_> {
+        Cotangents {
+            out: self.out_cotangent.view(),
+            state: self.state_cotangent.as_deref(),
+        }
+    }
+
+    pub fn set_state_cotangent(&mut self, cotangent: Vec<f32>) {
+        self.state_cotangent = Some(cotangent);
+    }
+
+    /// Adds to one value of an input, by its place in the contiguous gradient; returns the old value and the new one.
+    pub fn nudge(&mut self, input: Operand, index: usize, by: f32) -> (f32, f32) {
+        let constant = matches!(self.problem.decay, DecayKind::PerHead | DecayKind::PerKey);
+        let value = match input {
+            Operand::Query => self.query.at(index),
+            Operand::Key => self.key.at(index),
+            Operand::Value => self.value.at(index),
+            Operand::LogDecay if constant => &mut self.constant_decay[index],
+            Operand::LogDecay => self.token_decay.at(index),
+            Operand::StepSize => self.step_size.as_mut().expect("given").at(index),
+            Operand::Bonus => &mut self.bonus.as_mut().expect("given")[index],
+            Operand::Skip => &mut self.skip.as_mut().expect("given")[index],
+            Operand::State => &mut self.state[index],
+            other => panic!("{other} is no input"),
+        };
+        let before = *value;
+        *value += by;
+        (before, *value)
+    }
+
     /// Rows that are tokens `from..to` of every sequence; shorter sequences have fewer of them.
     fn rows_of_stretch(&self, from: usize, to: usize) -> Vec<Range<usize>> {
         let spans = (0..self.problem.batch).map(|b| self.span(b));
@@ -382,6 +438,7 @@ impl Data {
             value: part(&self.value),
             token_decay: part(&self.token_decay),
             step_size: self.step_size.as_ref().map(part),
+            out_cotangent: part(&self.out_cotangent),
             ..self.clone()
         }
     }
@@ -400,11 +457,16 @@ impl Data {
             layout: Layout::Equal,
             bounds: Vec::new(),
             state: self.state[b * state_len..(b + 1) * state_len].to_vec(),
+            state_cotangent: self
+                .state_cotangent
+                .as_ref()
+                .map(|cotangent| cotangent[b * state_len..(b + 1) * state_len].to_vec()),
             query: part(&self.query),
             key: part(&self.key),
             value: part(&self.value),
             token_decay: part(&self.token_decay),
             step_size: self.step_size.as_ref().map(part),
+            out_cotangent: part(&self.out_cotangent),
             ..self.clone()
         }
     }

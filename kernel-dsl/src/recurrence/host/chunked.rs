@@ -77,7 +77,7 @@ pub fn element(
     Ok(())
 }
 
-fn check_chunk_size(chunk_size: usize) -> Result<(), RecurrenceError> {
+pub(super) fn check_chunk_size(chunk_size: usize) -> Result<(), RecurrenceError> {
     if chunk_size == 0 {
         Err(RecurrenceError::EmptyChunk)
     } else {
@@ -112,14 +112,6 @@ struct Span<'a> {
     states: &'a mut [f32],
 }
 
-/// The head that lies `index` behind `first` in the same group.
-fn later_head<'a>(first: Head<'a>, index: usize) -> Head<'a> {
-    Head {
-        head: first.head + index,
-        ..first
-    }
-}
-
 /// Runs all chunks; without `out`, only the states are computed.
 fn run(problem: &Problem, inputs: &Inputs, chunk_size: usize, state: &mut [f32], out: Option<SharedOutput>) {
     let len = problem.head_state_len();
@@ -142,7 +134,7 @@ fn run(problem: &Problem, inputs: &Inputs, chunk_size: usize, state: &mut [f32],
         }
         DecayKind::PerKey | DecayKind::PerKeyToken => {
             for (i, state) in span.states.chunks_exact_mut(len).enumerate() {
-                let head = later_head(span.first, i);
+                let head = span.first.later(i);
                 PerKeyChunk::new(problem, chunk_size).run(head, state, out);
             }
         }
@@ -218,14 +210,29 @@ fn span_of_scalar_decays(span: &mut Span, chunk_size: usize, out: Option<SharedO
             multiply(&mut product, Destination::Overwrite, queries, keys.transposed());
         }
         for (i, state) in span.states.chunks_exact_mut(problem.head_state_len()).enumerate() {
-            let head = later_head(span.first, i);
+            let head = span.first.later(i);
             scratch.chunk(head, tokens, &scores, state, out);
         }
     }
 }
 
+/// Fills S_1, …, S_n behind S_0 = 0, and δ_1, …, δ_n.
+pub(super) fn sum_chunk(head: Head, (start, n): (usize, usize), sums: &mut [f64], steps: &mut [f32]) {
+    for i in 0..n {
+        let log_decay = head.log_decay(start + i).first().map_or(0.0, |g| f64::from(*g));
+        // A comparison rather than `max`: that would drop a NaN.
+        let log_decay = if log_decay < LOWEST_LOG_DECAY {
+            LOWEST_LOG_DECAY
+        } else {
+            log_decay
+        };
+        sums[i + 1] = sums[i] + log_decay;
+        steps[i] = head.step_size(start + i);
+    }
+}
+
 /// Buffers for one chunk of one head.
-struct ScalarScratch {
+pub(super) struct ScalarScratch {
     /// S_0 = 0, S_1, …, S_n: the sums of log decays before and after each token.
     sums: Vec<f64>,
     /// δ_1, …, δ_n.
@@ -237,7 +244,7 @@ struct ScalarScratch {
 }
 
 impl ScalarScratch {
-    fn new(largest: usize, value_dim: usize, reads: bool) -> Self {
+    pub(super) fn new(largest: usize, value_dim: usize, reads: bool) -> Self {
         Self {
             sums: vec![0.0; largest + 1],
             steps: vec![1.0; largest],
@@ -247,7 +254,7 @@ impl ScalarScratch {
     }
 
     /// One chunk of one head: `tokens` is its first token and its length n, `scores` is q_i·k_j, `[n, n]`.
-    fn chunk(
+    pub(super) fn chunk(
         &mut self,
         head: Head,
         tokens: (usize, usize),
@@ -259,17 +266,7 @@ impl ScalarScratch {
         let Problem {
             key_dim, value_dim, ..
         } = *head.problem;
-        for i in 0..n {
-            let log_decay = head.log_decay(start + i).first().map_or(0.0, |g| f64::from(*g));
-            // A comparison rather than `max`: that would drop a NaN.
-            let log_decay = if log_decay < LOWEST_LOG_DECAY {
-                LOWEST_LOG_DECAY
-            } else {
-                log_decay
-            };
-            self.sums[i + 1] = self.sums[i] + log_decay;
-            self.steps[i] = head.step_size(start + i);
-        }
+        sum_chunk(head, tokens, &mut self.sums, &mut self.steps);
         if let Some(out) = out {
             // SAFETY: this head of this sequence belongs to one span, which one thread takes through its chunks, and the
             // matrix is the only access while it lives.

@@ -18,7 +18,7 @@ use crate::math;
 use crate::recurrence::problem::{Problem, ReadOut};
 
 /// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 /// Buffers for one block of one head.
 pub(super) struct PerKeyChunk {
@@ -136,9 +136,9 @@ impl WithSimd for AddSkip<'_> {
 ///
 /// The sum of logs in two parts rather than the product of the rounded decays: with constant decays those err in the same
 /// direction at every token, and a state outlives thousands.
-struct DecayState<'a> {
-    state: &'a mut [f32],
-    log_decay_sum: &'a [f32],
+pub(super) struct DecayState<'a> {
+    pub(super) state: &'a mut [f32],
+    pub(super) log_decay_sum: &'a [f32],
 }
 
 impl WithSimd for DecayState<'_> {

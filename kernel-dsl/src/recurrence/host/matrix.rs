@@ -68,6 +68,28 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
+    /// Copies rows that lie one after another.
+    pub(crate) fn copy_from(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.rows * self.cols, "values of a matrix");
+        for (i, row) in values.chunks_exact(self.cols.max(1)).enumerate() {
+            self.row(i).copy_from_slice(row);
+        }
+    }
+
+    /// Adds rows that lie one after another.
+    pub(crate) fn add(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.rows * self.cols, "values of a matrix");
+        for (i, row) in values.chunks_exact(self.cols.max(1)).enumerate() {
+            self.row(i).iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+    }
+
+    fn row(&mut self, index: usize) -> &mut [f32] {
+        assert!(index < self.rows, "row {index} of {}", self.rows);
+        // SAFETY: both constructors made sure that every row lies inside of the buffer, which is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.row_stride), self.cols) }
+    }
+
     /// As [`MatrixMut::new`], from where its first value lies.
     ///
     /// # Safety

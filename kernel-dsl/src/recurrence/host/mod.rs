@@ -1,17 +1,20 @@
 //! The recurrence on the CPU: SIMD by run-time dispatch, threads over (batch, head).
 
+mod backward;
 mod chunked;
 mod chunked_per_key;
 pub(crate) mod lanes;
 pub(crate) mod matrix;
 mod sequential;
 
+pub use backward::backward;
 pub use chunked::{DEFAULT_CHUNK_SIZE, chunked, element};
 pub use sequential::{sequential, sequential_bounded, step};
 
 use std::marker::PhantomData;
 
 use self::matrix::{Matrix, MatrixMut};
+use super::gradients::Cotangents;
 use super::problem::{Inputs, LogDecay, Problem};
 use crate::rows::Rows;
 use crate::sequences::Sequences;
@@ -98,6 +101,27 @@ impl<'a> Head<'a> {
     fn value(&self, t: usize) -> &'a [f32] {
         let value_dim = self.problem.value_dim;
         &self.inputs.value.row(self.row(t))[self.head * value_dim..][..value_dim]
+    }
+
+    /// The head that lies `index` behind this one in the same group.
+    fn later(self, index: usize) -> Self {
+        Self {
+            head: self.head + index,
+            ..self
+        }
+    }
+
+    /// ẏ_t `[value_dim]`.
+    #[inline(always)]
+    fn cotangent(&self, cotangents: &Cotangents<'a>, t: usize) -> &'a [f32] {
+        let value_dim = self.problem.value_dim;
+        &cotangents.out.row(self.row(t))[self.head * value_dim..][..value_dim]
+    }
+
+    /// ẏ of `count` tokens from `first` on, `[count, value_dim]`.
+    fn cotangents(&self, cotangents: &Cotangents<'a>, first: usize, count: usize) -> Matrix<'a> {
+        let value_dim = self.problem.value_dim;
+        self.matrix(&cotangents.out, self.head * value_dim, value_dim, (first, count))
     }
 
     /// q of `count` tokens from `first` on, `[count, key_dim]`.
@@ -217,7 +241,7 @@ fn clear_padding(problem: &Problem, inputs: &Inputs, width: usize, values: &mut 
     }
 }
 
-/// The output `[rows, heads, value_dim]`, whose heads are written by different threads.
+/// The output `[rows, heads, value_dim]`, or a gradient of another width, whose heads are written by different threads.
 ///
 /// The rows of one head lie between those of the others, so that no split into slices exists that gives each thread
 /// its own; the accessor is unsafe instead.
@@ -225,7 +249,7 @@ fn clear_padding(problem: &Problem, inputs: &Inputs, width: usize, values: &mut 
 struct SharedOutput<'a> {
     start: *mut f32,
     heads: usize,
-    value_dim: usize,
+    width: usize,
     len: usize,
     borrow: PhantomData<&'a mut [f32]>,
 }
@@ -238,26 +262,30 @@ unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
     fn new(problem: &Problem, out: &'a mut [f32]) -> Self {
-        let Problem { heads, value_dim, .. } = *problem;
+        Self::of(out, problem.heads, problem.value_dim)
+    }
+
+    /// Rows of `heads` parts of `width` values.
+    fn of(values: &'a mut [f32], heads: usize, width: usize) -> Self {
         Self {
-            start: out.as_mut_ptr(),
+            start: values.as_mut_ptr(),
             heads,
-            value_dim,
-            len: out.len(),
+            width,
+            len: values.len(),
             borrow: PhantomData,
         }
     }
 
     /// Distance between the outputs of one head at two successive tokens.
     fn token_stride(&self) -> usize {
-        self.heads * self.value_dim
+        self.heads * self.width
     }
 
     /// Where the output of `head` in a row begins.
     #[inline(always)]
     fn offset(&self, row: usize, head: usize) -> usize {
-        let offset = (row * self.heads + head) * self.value_dim;
-        assert!(head < self.heads && offset + self.value_dim <= self.len);
+        let offset = (row * self.heads + head) * self.width;
+        assert!(head < self.heads && offset + self.width <= self.len);
         offset
     }
 
@@ -269,7 +297,7 @@ impl<'a> SharedOutput<'a> {
     unsafe fn row(&self, head: &Head, t: usize) -> &'a mut [f32] {
         let offset = self.offset(head.row(t), head.head);
         // SAFETY: `offset` keeps the row inside of the buffer, and the caller keeps others away from it.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), self.value_dim) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), self.width) }
     }
 
     /// The outputs of `head` at `count` tokens from `first` on.
@@ -277,9 +305,18 @@ impl<'a> SharedOutput<'a> {
     /// # Safety
     /// While the matrix lives, nothing else may access the same head of the same sequence.
     unsafe fn matrix(&self, head: &Head, first: usize, count: usize) -> MatrixMut<'a> {
-        let start = self.offset(head.row(first), head.head);
-        self.offset(head.row(first + count - 1), head.head);
+        // SAFETY: as the caller promises.
+        unsafe { self.matrix_at(head.row(first), count, head.head) }
+    }
+
+    /// Part `index` of `count` rows from `row` on.
+    ///
+    /// # Safety
+    /// While the matrix lives, nothing else may access the same part of the same rows.
+    unsafe fn matrix_at(&self, row: usize, count: usize, index: usize) -> MatrixMut<'a> {
+        let start = self.offset(row, index);
+        self.offset(row + count - 1, index);
         // SAFETY: the first and the last row lie inside of the buffer; the caller keeps others away from all of them.
-        unsafe { MatrixMut::from_start(self.start.add(start), count, self.value_dim, self.token_stride()) }
+        unsafe { MatrixMut::from_start(self.start.add(start), count, self.width, self.token_stride()) }
     }
 }

@@ -1,0 +1,508 @@
+//! Decays that differ from key to key: a block of at most 16 tokens backwards.
+//!
+//! With Π_{j<s≤i} a_s formed factor by factor (never divided), r = i (i − 1 with a bonus), h₀ the state that enters the block
+//! and ḣ the derivative by the one that leaves it; all products with a_s are per key:
+//!
+//! ```text
+//! x_ij = scale δ_j ẏ_i·v_j                                   for j ≤ i (j < i with a bonus)
+//! u_j  = scale Σ_i (q_i · k_j ∘ Π_{j<s≤r} a_s) ẏ_i  +  ḣᵀ (k_j ∘ Π_{s>j} a_s)        the derivative by δ_j v_j
+//! q̇_i  = Σ_j x_ij Π_{j<s≤r} a_s ∘ k_j  +  scale Π_{s≤r} a_s ∘ h₀ ẏ_i
+//! k̇_j  = Σ_i x_ij Π_{j<s≤r} a_s ∘ q_i  +  Π_{s>j} a_s ∘ ḣ (δ_j v_j)
+//! ḣ₀   = Π_s a_s ∘ ḣ + Σ_i (scale Π_{s≤r} a_s ∘ q_i) ẏ_iᵀ
+//! ```
+//!
+//! For one j, w_t = Σ_{i≥t} x_ij Π_{t<s≤i} a_s ∘ q_i comes from the end by w_t = x_tj q_t + a_{t+1} ∘ w_{t+1}: it is the
+//! pairs' part of k̇_j at t = j, and (Π_{j<s≤t} a_s ∘ k_j) ∘ w_t is what passes from j through a_t. To the latter come the
+//! parts with h₀ and ḣ: q_i∘q̇_i of the reads by i ≥ t, k_j∘k̇_j of the updates by j < t, and Π a_s ∘ Σ_p h₀ ḣ.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::Sinks;
+use super::blocks::{Block, Constants};
+use super::values::{ValueGradients, dot};
+use crate::math;
+use crate::recurrence::host::Head;
+use crate::recurrence::host::chunked_per_key::{BLOCK, DecayState};
+use crate::recurrence::host::lanes::{dot_of_three, load, store};
+use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::recurrence::problem::{Problem, ReadOut};
+
+/// All tokens of a block of heads, from the last to the first.
+pub(super) fn block(block: &mut Block, chunk_size: usize, sinks: &Sinks) {
+    let (problem, time, keys) = (block.first.problem, block.first.time, block.keys);
+    if time == 0 {
+        return;
+    }
+    let (len, size) = (problem.head_state_len(), BLOCK.min(chunk_size).min(time));
+    let mut scratch = Scratch::new(problem, size);
+    for (i, (head, initial, gradient, constants)) in block.heads().enumerate() {
+        let states = scratch.entering_states(head, size, initial);
+        for (index, state) in states.chunks_exact(len).enumerate().rev() {
+            let tokens = (index * size, size.min(time - index * size));
+            scratch.tokens(head, tokens, state, gradient, sinks, constants);
+            // SAFETY: this block's rows of these buffers belong to this thread, and only these two matrices access them.
+            let (mut query, mut key) = unsafe { keys.rows(tokens.0, tokens.1) };
+            let count = tokens.1 * problem.key_dim;
+            if i == 0 {
+                query.copy_from(&scratch.query[..count]);
+                key.copy_from(&scratch.key[..count]);
+            } else {
+                query.add(&scratch.query[..count]);
+                key.add(&scratch.key[..count]);
+            }
+        }
+    }
+}
+
+/// Buffers for one block of tokens of one head. Matrices over pairs of tokens are transposed: row j, column i.
+struct Scratch {
+    /// a_t, `[n, key_dim]`.
+    decay: Vec<f32>,
+    /// Σ ln a_t over the block, `[key_dim]`.
+    log_decay_sum: Vec<f32>,
+    /// Running products and sums, `[key_dim]`.
+    running: Vec<f32>,
+    /// Π_{s≤r} a_s and Π_{s>j} a_s, `[n, key_dim]`.
+    from_start: Vec<f32>,
+    to_end: Vec<f32>,
+    /// q and k with those products, `[n, key_dim]`.
+    decayed: Vec<f32>,
+    /// x_ij.
+    products: Vec<f32>,
+    /// scale q_i · k_j ∘ Π_{j<s≤r} a_s.
+    weights: Vec<f32>,
+    /// δ_j v_j and u_j, `[n, value_dim]`.
+    values: Vec<f32>,
+    derivatives: Vec<f32>,
+    /// q̇, k̇ and what passes through a, `[n, key_dim]`.
+    query: Vec<f32>,
+    key: Vec<f32>,
+    passing: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(problem: &Problem, size: usize) -> Self {
+        let zeros = |len: usize| vec![0.0; len];
+        let (keys, values) = (size * problem.key_dim, size * problem.value_dim);
+        Self {
+            decay: zeros(keys),
+            log_decay_sum: zeros(problem.key_dim),
+            running: zeros(problem.key_dim),
+            from_start: zeros(keys),
+            to_end: zeros(keys),
+            decayed: zeros(keys),
+            products: zeros(size * size),
+            weights: zeros(size * size),
+            values: zeros(values),
+            derivatives: zeros(values),
+            query: zeros(keys),
+            key: zeros(keys),
+            passing: zeros(keys),
+        }
+    }
+
+    /// The states that enter each block of `size` tokens, `[blocks, key_dim, value_dim]`.
+    fn entering_states(&mut self, head: Head, size: usize, initial: &[f32]) -> Vec<f32> {
+        let Problem {
+            key_dim, value_dim, ..
+        } = *head.problem;
+        let mut states = Vec::with_capacity(head.time.div_ceil(size) * initial.len());
+        states.extend_from_slice(initial);
+        for start in (0..head.time - size).step_by(size) {
+            states.extend_from_within(states.len() - initial.len()..);
+            let before = states.len() - initial.len();
+            let state = &mut states[before..];
+            let tokens = (start, size);
+            Arch::new().dispatch(Decays {
+                head,
+                tokens,
+                scratch: self,
+            });
+            Arch::new().dispatch(DecayState {
+                state: &mut *state,
+                log_decay_sum: &self.log_decay_sum,
+            });
+            let keys = Matrix::new(&self.decayed, size, key_dim, key_dim);
+            let values = Matrix::new(&self.values, size, value_dim, value_dim);
+            let mut h = MatrixMut::new(state, key_dim, value_dim, value_dim);
+            multiply(&mut h, Destination::Scale(1.0), keys.transposed(), values);
+        }
+        states
+    }
+
+    /// One block of tokens; `state` enters it, `gradient` is ḣ of its end before and of its beginning after.
+    fn tokens(
+        &mut self,
+        head: Head,
+        tokens: (usize, usize),
+        state: &[f32],
+        gradient: &mut [f32],
+        sinks: &Sinks,
+        constants: &mut Constants,
+    ) {
+        let (start, n) = tokens;
+        let Problem {
+            key_dim, value_dim, ..
+        } = *head.problem;
+        let cotangents = head.cotangents(sinks.cotangents, start, n);
+        Arch::new().dispatch(Decays {
+            head,
+            tokens,
+            scratch: self,
+        });
+        let h = Matrix::new(state, key_dim, value_dim, value_dim);
+        let mut query = MatrixMut::new(&mut self.query, n, key_dim, key_dim);
+        multiply(&mut query, Destination::Overwrite, cotangents, h.transposed());
+        {
+            let dh = Matrix::new(gradient, key_dim, value_dim, value_dim);
+            let values = Matrix::new(&self.values, n, value_dim, value_dim);
+            let mut key = MatrixMut::new(&mut self.key, n, key_dim, key_dim);
+            multiply(&mut key, Destination::Overwrite, values, dh.transposed());
+            let keys = Matrix::new(&self.decayed, n, key_dim, key_dim);
+            let mut derivatives = MatrixMut::new(&mut self.derivatives, n, value_dim, value_dim);
+            multiply(&mut derivatives, Destination::Overwrite, keys, dh);
+            let mut products = MatrixMut::new(&mut self.products, n, n, n);
+            multiply(
+                &mut products,
+                Destination::Overwrite,
+                values,
+                cotangents.transposed(),
+            );
+        }
+        Arch::new().dispatch(Pairs {
+            head,
+            tokens,
+            scratch: self,
+            states: (state, gradient),
+            sinks,
+            constants,
+        });
+        let weights = Matrix::new(&self.weights, n, n, n);
+        let mut derivatives = MatrixMut::new(&mut self.derivatives, n, value_dim, value_dim);
+        multiply(&mut derivatives, Destination::Scale(1.0), weights, cotangents);
+        Arch::new().dispatch(ValueGradients {
+            head,
+            tokens,
+            derivatives: &self.derivatives,
+            sinks,
+            constants,
+        });
+        Arch::new().dispatch(DecayState {
+            state: &mut *gradient,
+            log_decay_sum: &self.log_decay_sum,
+        });
+        let queries = Matrix::new(&self.decayed, n, key_dim, key_dim);
+        let mut dh = MatrixMut::new(gradient, key_dim, value_dim, value_dim);
+        multiply(&mut dh, Destination::Scale(1.0), queries.transposed(), cotangents);
+    }
+}
+
+/// Fills the decays and their products, δ_j v_j, and k_j ∘ Π_{s>j} a_s.
+struct Decays<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Decays<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            head,
+            tokens: (start, n),
+            scratch,
+        } = self;
+        let Problem {
+            key_dim, value_dim, ..
+        } = *head.problem;
+        let bonus = head.problem.read_out == ReadOut::Bonus;
+        scratch.log_decay_sum.fill(0.0);
+        scratch.running.fill(1.0);
+        for i in 0..n {
+            let row = i * key_dim..(i + 1) * key_dim;
+            let keys = scratch.decay[row.clone()]
+                .iter_mut()
+                .zip(&mut scratch.from_start[row])
+                .zip(&mut scratch.running)
+                .zip(&mut scratch.log_decay_sum)
+                .zip(head.log_decay(start + i));
+            for ((((a, product), running), sum), g) in keys {
+                *a = math::exp(*g);
+                let after = *running * *a;
+                *product = if bonus { *running } else { after };
+                *running = after;
+                *sum += g;
+            }
+        }
+        scratch.running.fill(1.0);
+        for i in (0..n).rev() {
+            let row = i * key_dim..(i + 1) * key_dim;
+            let keys = scratch.to_end[row.clone()]
+                .iter_mut()
+                .zip(&mut scratch.decayed[row.clone()])
+                .zip(&mut scratch.running)
+                .zip(&scratch.decay[row])
+                .zip(head.key(start + i));
+            for ((((product, decayed), running), a), k) in keys {
+                *product = *running;
+                *decayed = *running * k;
+                *running *= a;
+            }
+        }
+        for (i, values) in scratch.values.chunks_exact_mut(value_dim).take(n).enumerate() {
+            let step = head.step_size(start + i);
+            let value = head.value(start + i);
+            values.iter_mut().zip(value).for_each(|(x, v)| *x = step * v);
+        }
+    }
+}
+
+/// From ẏ_i·δ_j v_j, h₀ ẏ_i and ḣ δ_j v_j: the weights of the cotangents in u, q̇, k̇, what passes through the decays, and the
+/// queries that ḣ₀ takes.
+struct Pairs<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    scratch: &'a mut Scratch,
+    /// h₀ and ḣ of the end.
+    states: (&'a [f32], &'a [f32]),
+    sinks: &'a Sinks<'a>,
+    constants: &'a mut Constants,
+}
+
+impl WithSimd for Pairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (_, n) = self.tokens;
+        let key_dim = self.head.problem.key_dim;
+        let bonus = self.head.problem.read_out == ReadOut::Bonus;
+        self.through_states(simd);
+        let scale = self.head.inputs.scale;
+        for x in &mut self.scratch.products[..n * n] {
+            *x *= scale;
+        }
+        self.scratch.weights[..n * n].fill(0.0);
+        let lanes = S::F32_LANES;
+        let mut column = 0;
+        while key_dim - column >= 4 * lanes {
+            self.columns::<S, 4, false>(simd, column, 4 * lanes);
+            column += 4 * lanes;
+        }
+        while key_dim - column >= lanes {
+            self.columns::<S, 1, false>(simd, column, lanes);
+            column += lanes;
+        }
+        if column < key_dim {
+            self.columns::<S, 1, true>(simd, column, key_dim - column);
+        }
+        if bonus {
+            self.bonus(simd);
+        }
+        self.hand_over();
+    }
+}
+
+impl Pairs<'_> {
+    /// The parts with h₀ and ḣ.
+    #[inline(always)]
+    fn through_states<S: Simd>(&mut self, simd: S) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let Problem {
+            key_dim, value_dim, ..
+        } = *head.problem;
+        let scratch = &mut *self.scratch;
+        let scale = head.inputs.scale;
+        let bonus = head.problem.read_out == ReadOut::Bonus;
+        for i in 0..n {
+            let row = i * key_dim..(i + 1) * key_dim;
+            let queries = scratch.query[row.clone()]
+                .iter_mut()
+                .zip(&mut scratch.decayed[row.clone()])
+                .zip(&scratch.from_start[row.clone()])
+                .zip(head.query(start + i));
+            for (((gradient, decayed), product), q) in queries {
+                *gradient *= scale * product;
+                *decayed = scale * product * q;
+            }
+            let keys = scratch.key[row.clone()].iter_mut().zip(&scratch.to_end[row]);
+            keys.for_each(|(gradient, product)| *gradient *= product);
+        }
+        // Reads by later tokens, from the end.
+        scratch.running.fill(0.0);
+        for t in (0..n).rev() {
+            let row = t * key_dim..(t + 1) * key_dim;
+            let keys = scratch.passing[row.clone()]
+                .iter_mut()
+                .zip(&mut scratch.running)
+                .zip(&scratch.query[row])
+                .zip(head.query(start + t));
+            for (((passing, sum), gradient), q) in keys {
+                let after = *sum;
+                *sum += gradient * q;
+                *passing = if bonus { after } else { *sum };
+            }
+        }
+        // What passes through the whole block, and updates by earlier tokens.
+        let (state, gradient) = self.states;
+        let rows = state
+            .chunks_exact(value_dim)
+            .zip(gradient.chunks_exact(value_dim));
+        for (((h, dh), whole), sum) in rows.zip(&mut scratch.running).zip(&scratch.log_decay_sum) {
+            *whole = math::exp(*sum) * dot(simd, h, dh);
+        }
+        for t in 0..n {
+            let row = t * key_dim..(t + 1) * key_dim;
+            let keys = scratch.passing[row.clone()]
+                .iter_mut()
+                .zip(&mut scratch.running)
+                .zip(&scratch.key[row])
+                .zip(head.key(start + t));
+            for (((passing, sum), gradient), k) in keys {
+                *passing += *sum;
+                *sum += gradient * k;
+            }
+        }
+    }
+
+    /// The pairs' part for `width` keys from `column` on, which are `N` vectors, or part of one.
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize, const PARTIAL: bool>(
+        &mut self,
+        simd: S,
+        column: usize,
+        width: usize,
+    ) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let key_dim = head.problem.key_dim;
+        let bonus = usize::from(head.problem.read_out == ReadOut::Bonus);
+        let zero = simd.splat_f32s(0.0);
+        // k_j decayed to each token.
+        let mut decayed_keys = [[zero; N]; BLOCK];
+        for j in 0..n {
+            let key = &head.key(start + j)[column..][..width];
+            let mut decayed = [zero; N];
+            for (c, decayed) in decayed.iter_mut().enumerate() {
+                *decayed = load::<S, PARTIAL>(simd, key, c);
+            }
+            decayed_keys[j] = decayed;
+            for (i, decayed_key) in decayed_keys.iter_mut().enumerate().take(n).skip(j + 1) {
+                let decay = &self.scratch.decay[i * key_dim + column..][..width];
+                for (c, decayed) in decayed.iter_mut().enumerate() {
+                    *decayed = simd.mul_f32s(*decayed, load::<S, PARTIAL>(simd, decay, c));
+                }
+                *decayed_key = decayed;
+            }
+            for i in j + bonus..n {
+                self.read::<S, N, PARTIAL>(simd, (i, j), &decayed_keys[i - bonus], (column, width));
+            }
+            self.update::<S, N, PARTIAL>(simd, j, &decayed_keys, (column, width));
+        }
+    }
+
+    /// Token i reads k_j, `decayed`: its weight and its part of q̇_i.
+    #[inline(always)]
+    fn read<S: Simd, const N: usize, const PARTIAL: bool>(
+        &mut self,
+        simd: S,
+        (i, j): (usize, usize),
+        decayed: &[S::f32s; N],
+        (column, width): (usize, usize),
+    ) {
+        let (start, n) = self.tokens;
+        let key_dim = self.head.problem.key_dim;
+        let x = simd.splat_f32s(self.scratch.products[j * n + i]);
+        let query = &self.head.query(start + i)[column..][..width];
+        let gradient = &mut self.scratch.query[i * key_dim + column..][..width];
+        let mut sum = simd.splat_f32s(0.0);
+        for (c, &decayed) in decayed.iter().enumerate() {
+            sum = simd.mul_add_f32s(load::<S, PARTIAL>(simd, query, c), decayed, sum);
+            let before = load::<S, PARTIAL>(simd, gradient, c);
+            store::<S, PARTIAL>(simd, gradient, c, simd.mul_add_f32s(x, decayed, before));
+        }
+        self.scratch.weights[j * n + i] += self.head.inputs.scale * simd.reduce_sum_f32s(sum);
+    }
+
+    /// What later tokens give to k̇_j, and what passes from j through their decays.
+    #[inline(always)]
+    fn update<S: Simd, const N: usize, const PARTIAL: bool>(
+        &mut self,
+        simd: S,
+        j: usize,
+        decayed_keys: &[[S::f32s; N]; BLOCK],
+        (column, width): (usize, usize),
+    ) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let key_dim = head.problem.key_dim;
+        let bonus = usize::from(head.problem.read_out == ReadOut::Bonus);
+        let mut later = [simd.splat_f32s(0.0); N];
+        for t in (j..n).rev() {
+            if t + bonus < n {
+                let x = simd.splat_f32s(self.scratch.products[j * n + t + bonus]);
+                let query = &head.query(start + t + bonus)[column..][..width];
+                for (c, later) in later.iter_mut().enumerate() {
+                    *later = simd.mul_add_f32s(x, load::<S, PARTIAL>(simd, query, c), *later);
+                }
+            }
+            if t == j {
+                break;
+            }
+            let decay = &self.scratch.decay[t * key_dim + column..][..width];
+            let passing = &mut self.scratch.passing[t * key_dim + column..][..width];
+            for (c, later) in later.iter_mut().enumerate() {
+                let before = load::<S, PARTIAL>(simd, passing, c);
+                let after = simd.mul_add_f32s(decayed_keys[t][c], *later, before);
+                store::<S, PARTIAL>(simd, passing, c, after);
+                *later = simd.mul_f32s(*later, load::<S, PARTIAL>(simd, decay, c));
+            }
+        }
+        let gradient = &mut self.scratch.key[j * key_dim + column..][..width];
+        for (c, &later) in later.iter().enumerate() {
+            let before = load::<S, PARTIAL>(simd, gradient, c);
+            store::<S, PARTIAL>(simd, gradient, c, simd.add_f32s(before, later));
+        }
+    }
+
+    /// What the present token gives by the bonus.
+    #[inline(always)]
+    fn bonus<S: Simd>(&mut self, simd: S) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let key_dim = head.problem.key_dim;
+        for j in 0..n {
+            let t = start + j;
+            let (query, key, u) = (head.query(t), head.key(t), head.bonus());
+            let c = self.scratch.products[j * n + j];
+            self.scratch.weights[j * n + j] = head.inputs.scale * dot_of_three(simd, query, u, key);
+            let (dq, dk) = (
+                &mut self.scratch.query[j * key_dim..][..key_dim],
+                &mut self.scratch.key[j * key_dim..][..key_dim],
+            );
+            for n in 0..key_dim {
+                dq[n] += c * u[n] * key[n];
+                dk[n] += c * u[n] * query[n];
+                self.constants.bonus[n] += f64::from(c * query[n] * key[n]);
+            }
+        }
+    }
+
+    /// Gives what passes through the decays to their gradients.
+    #[inline(always)]
+    fn hand_over(&mut self) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        if !self.sinks.wants_log_decay {
+            return;
+        }
+        let rows = self.scratch.passing.chunks_exact(head.problem.key_dim);
+        for (t, passing) in rows.take(n).enumerate() {
+            if let Some(log_decay) = self.sinks.log_decay {
+                // SAFETY: one thread takes this head of this sequence through its blocks, and the row is let go at once.
+                unsafe { log_decay.row(&head, start + t) }.copy_from_slice(passing);
+            } else {
+                let sums = self.constants.log_decay.iter_mut().zip(passing);
+                sums.for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+        }
+    }
+}

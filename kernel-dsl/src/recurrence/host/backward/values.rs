@@ -1,0 +1,117 @@
+//! What ends at v, δ and D: the same for every decay kind.
+//!
+//! With u_j the derivative by δ_j v_j: v̇_j = δ_j u_j + D∘ẏ_j, δ̇_j = v_j·u_j, Ḋ = Σ_j v_j∘ẏ_j.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::Sinks;
+use super::blocks::Constants;
+use crate::recurrence::host::{Head, Skip};
+use crate::recurrence::problem::{Inputs, Problem};
+
+/// Writes v̇ and δ̇ of some tokens and adds to Ḋ.
+pub(super) struct ValueGradients<'a> {
+    pub(super) head: Head<'a>,
+    /// The first token and their number n.
+    pub(super) tokens: (usize, usize),
+    /// u `[n, value_dim]`.
+    pub(super) derivatives: &'a [f32],
+    pub(super) sinks: &'a Sinks<'a>,
+    pub(super) constants: &'a mut Constants,
+}
+
+impl WithSimd for ValueGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            head,
+            tokens: (start, n),
+            derivatives,
+            sinks,
+            constants,
+        } = self;
+        let value_dim = head.problem.value_dim;
+        let skip = head.skip();
+        for (i, u) in derivatives.chunks_exact(value_dim).take(n).enumerate() {
+            let t = start + i;
+            let (value, cotangent, step) = (
+                head.value(t),
+                head.cotangent(sinks.cotangents, t),
+                head.step_size(t),
+            );
+            // SAFETY: one thread takes this head of this sequence through its chunks, and nothing else of its rows is alive.
+            let gradient = unsafe { sinks.value.row(&head, t) };
+            match skip {
+                Skip::Scalar(d) => {
+                    for ((g, u), y) in gradient.iter_mut().zip(u).zip(cotangent) {
+                        *g = step.mul_add(*u, d * y);
+                    }
+                }
+                Skip::PerValue(d) => {
+                    for (((g, u), y), d) in gradient.iter_mut().zip(u).zip(cotangent).zip(d) {
+                        *g = step.mul_add(*u, d * y);
+                    }
+                }
+            }
+            if let Some(step_size) = sinks.step_size {
+                // SAFETY: as for the gradient of the values.
+                unsafe { step_size.row(&head, t) }.fill(dot(simd, value, u));
+            }
+            if head.inputs.skip.is_some() {
+                for ((sum, v), y) in constants.skip.iter_mut().zip(value).zip(cotangent) {
+                    *sum += f64::from(v * y);
+                }
+            }
+        }
+    }
+}
+
+/// Σ aᵢ bᵢ, in the same order for every call of the same length.
+#[inline(always)]
+pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_tail) = S::as_simd_f32s(a);
+    let (b, b_tail) = S::as_simd_f32s(b);
+    let mut sum = simd.splat_f32s(0.0);
+    for (a, b) in a.iter().zip(b) {
+        sum = simd.mul_add_f32s(*a, *b, sum);
+    }
+    if !a_tail.is_empty() {
+        sum = simd.mul_add_f32s(
+            simd.partial_load_f32s(a_tail),
+            simd.partial_load_f32s(b_tail),
+            sum,
+        );
+    }
+    simd.reduce_sum_f32s(sum)
+}
+
+/// All that is left without a state: the gradients that go through the skip.
+pub(super) fn skip_only(problem: &Problem, inputs: &Inputs, sinks: &Sinks) -> Vec<Constants> {
+    let zeros = vec![0.0; problem.value_dim];
+    let of_head = |index: usize| {
+        let head = Head::at(problem, inputs, index);
+        let mut constants = Constants::new(problem);
+        for t in 0..head.time {
+            if problem.value_dim > 0 {
+                Arch::new().dispatch(ValueGradients {
+                    head,
+                    tokens: (t, 1),
+                    derivatives: &zeros,
+                    sinks,
+                    constants: &mut constants,
+                });
+            } else if let Some(step_size) = sinks.step_size {
+                // SAFETY: this is the only thread, and the row is let go at once.
+                unsafe { step_size.row(&head, t) }.fill(0.0);
+            }
+            if let Some(log_decay) = sinks.log_decay {
+                // SAFETY: as above.
+                unsafe { log_decay.row(&head, t) }.fill(0.0);
+            }
+        }
+        constants
+    };
+    (0..problem.batch * problem.heads).map(of_head).collect()
+}
