@@ -13,9 +13,11 @@
 //! equation 3; Yang et al., "Gated delta networks", 2024, equation 10; Peng et al., "RWKV-7 Goose", 2025, section 3;
 //! Kimi Team, "Kimi Linear", 2025, equation 1.
 
+mod host;
 mod problem;
 pub mod reference;
 
+pub use host::{DEFAULT_CHUNK_SIZE, chunked, sequential, step};
 pub use problem::{
     Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Operand, Problem, Transition,
     TransitionGradients, TransitionKind,

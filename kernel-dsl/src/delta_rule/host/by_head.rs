@@ -1,0 +1,187 @@
+//! The parts of a block whose decays are one number per head and token, or none.
+//!
+//! The decay comes out of every product: px_ij = (p_i·x_j) exp(s_{i−1} − s_j), with s the running sums of ln a. Those are
+//! kept in f64: after a decay of e⁻⁶⁰ an f32 sum would have lost the digits of the milder ones that follow.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::Head;
+use super::block::{Decays, Parts};
+use crate::math;
+use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+
+/// Log decays are raised to this before they are summed: e⁻¹⁰⁰⁰ is 0 in f32 all the same, and sums stay finite.
+const LOWEST_LOG_DECAY: f64 = -1000.0;
+
+/// Decays of the tokens of one block.
+pub(super) struct ByHead {
+    /// s_0 = 0, s_1, …, s_n.
+    pub(super) sums: Vec<f64>,
+    /// d(i, j) for j ≤ i, `[n, n]`, tokens counted from 0.
+    pub(super) between: Vec<f32>,
+}
+
+impl Decays for ByHead {
+    fn new(capacity: usize, _key_dim: usize) -> Self {
+        Self {
+            sums: vec![0.0; capacity + 1],
+            between: vec![0.0; capacity * capacity],
+        }
+    }
+
+    fn block_size(chunk_size: usize) -> usize {
+        chunk_size
+    }
+
+    fn fill(&mut self, head: Head, tokens: (usize, usize), parts: &mut Parts, reads: bool) {
+        Arch::new().dispatch(FillVectors {
+            head,
+            tokens,
+            decays: self,
+            parts,
+        });
+        let n = tokens.1;
+        let key_dim = head.problem.key_dim;
+        let vectors = |values| Matrix::new(values, n, key_dim, key_dim);
+        let (q, p, x) = (
+            vectors(&parts.gates.q),
+            vectors(&parts.gates.p),
+            vectors(&parts.gates.x),
+        );
+        let product = |into: &mut [f32], a: Matrix, b: Matrix| {
+            multiply(
+                &mut MatrixMut::new(into, n, n, n),
+                Destination::Overwrite,
+                a,
+                b.transposed(),
+            );
+        };
+        product(&mut parts.px, p, x);
+        if reads {
+            product(&mut parts.qx, q, x);
+        }
+        if head.is_low_rank() {
+            product(&mut parts.pk, p, head.keys(tokens));
+            if reads {
+                product(&mut parts.qk, q, head.keys(tokens));
+            }
+        }
+        Arch::new().dispatch(DecayProducts {
+            head,
+            n,
+            between: &self.between,
+            parts,
+            reads,
+        });
+    }
+}
+
+/// Fills the gates, the sums, d(i, j) and all vectors.
+struct FillVectors<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    decays: &'a mut ByHead,
+    parts: &'a mut Parts,
+}
+
+impl WithSimd for FillVectors<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            head,
+            tokens: (first, n),
+            decays: ByHead { sums, between },
+            parts,
+        } = self;
+        parts.gates.fill(head, (first, n));
+        for i in 0..n {
+            let log_decay = head.log_decay(first + i).first().map_or(0.0, |g| f64::from(*g));
+            // A comparison rather than `max`: that would drop a NaN.
+            let log_decay = if log_decay < LOWEST_LOG_DECAY {
+                LOWEST_LOG_DECAY
+            } else {
+                log_decay
+            };
+            sums[i + 1] = sums[i] + log_decay;
+        }
+        for i in 0..n {
+            let to = sums[i + 1];
+            let row = between[i * n..][..=i].iter_mut().zip(&sums[1..]);
+            row.for_each(|(d, from)| *d = math::exp((to - from) as f32));
+        }
+        let key_dim = head.problem.key_dim;
+        let scaled = |into: &mut [f32], from: &[f32], i: usize, factor: f32| {
+            let into = &mut into[i * key_dim..][..key_dim];
+            into.iter_mut().zip(from).for_each(|(y, x)| *y = factor * x);
+        };
+        for i in 0..n {
+            let row = i * key_dim..(i + 1) * key_dim;
+            let (before, after) = (math::exp(sums[i] as f32), math::exp(sums[i + 1] as f32));
+            let rest = math::exp((sums[n] - sums[i + 1]) as f32);
+            scaled(&mut parts.read_p, &parts.gates.p[row.clone()], i, before);
+            scaled(
+                &mut parts.read_q,
+                head.query(first + i),
+                i,
+                head.inputs.scale * after,
+            );
+            scaled(&mut parts.end_x, &parts.gates.x[row], i, rest);
+            if head.is_low_rank() {
+                scaled(&mut parts.end_k, head.key(first + i), i, rest);
+            }
+        }
+        let (decay, rest) = math::exp_in_two_parts(sums[n] as f32);
+        parts.decay.fill(decay);
+        parts.decay_rest.fill(rest);
+    }
+}
+
+/// Multiplies the products by their decays and clears what lies above their diagonals.
+struct DecayProducts<'a> {
+    head: Head<'a>,
+    n: usize,
+    between: &'a [f32],
+    parts: &'a mut Parts,
+    reads: bool,
+}
+
+impl WithSimd for DecayProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            head,
+            n,
+            between,
+            parts,
+            reads,
+        } = self;
+        let decay_row = |products: &mut [f32], i: usize, decays: &[f32]| {
+            let (defined, beyond) = products[i * n..][..n].split_at_mut(decays.len());
+            let pairs = defined.iter_mut().zip(decays);
+            pairs.for_each(|(x, d)| *x *= d);
+            beyond.fill(0.0);
+        };
+        for i in 0..n {
+            // p_i reads the state that the token before left.
+            let before = match i {
+                0 => &[][..],
+                _ => &between[(i - 1) * n..][..i],
+            };
+            let with = &between[i * n..][..=i];
+            decay_row(&mut parts.px, i, before);
+            if reads {
+                decay_row(&mut parts.qx, i, with);
+            }
+            if head.is_low_rank() {
+                decay_row(&mut parts.pk, i, before);
+                if reads {
+                    decay_row(&mut parts.qk, i, with);
+                }
+            }
+        }
+    }
+}

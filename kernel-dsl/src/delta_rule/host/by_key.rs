@@ -1,0 +1,205 @@
+//! The parts of a block whose decays differ from key to key.
+//!
+//! Here the decay does not come out of p_i·x_j, and splitting exp(s_i − s_j) into exp(s_i)·exp(−s_j) overflows f32 as soon
+//! as a key has decayed by e⁻⁸⁸. So blocks are short, and d(i, j) is a product of a_t ≤ 1 formed one factor at a time:
+//! nothing is divided, nothing exceeds 1, and a = 0 is right.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::Head;
+use super::block::{Decays, Parts};
+use crate::math;
+use crate::recurrence::host::lanes::{load, store};
+
+/// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
+const BLOCK: usize = 16;
+
+/// Decays of the tokens of one block.
+pub(super) struct ByKey {
+    /// Σ ln a_t, or Π a_t over the tokens so far, `[key_dim]`.
+    running: Vec<f32>,
+}
+
+impl Decays for ByKey {
+    fn new(_capacity: usize, key_dim: usize) -> Self {
+        Self {
+            running: vec![0.0; key_dim],
+        }
+    }
+
+    fn block_size(chunk_size: usize) -> usize {
+        chunk_size.min(BLOCK)
+    }
+
+    fn fill(&mut self, head: Head, tokens: (usize, usize), parts: &mut Parts, reads: bool) {
+        Arch::new().dispatch(Fill {
+            head,
+            tokens,
+            running: &mut self.running,
+            parts,
+            reads,
+        });
+    }
+}
+
+/// Fills the gates and all parts.
+struct Fill<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    running: &'a mut [f32],
+    parts: &'a mut Parts,
+    reads: bool,
+}
+
+impl WithSimd for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (head, (first, n)) = (self.head, self.tokens);
+        self.parts.gates.fill(head, (first, n));
+        self.fill_decay();
+        self.fill_readers();
+        self.parts.px[..n * n].fill(0.0);
+        self.parts.qx[..n * n].fill(0.0);
+        self.pairs_of(simd, Inserted::X);
+        if head.is_low_rank() {
+            self.parts.pk[..n * n].fill(0.0);
+            self.parts.qk[..n * n].fill(0.0);
+            self.pairs_of(simd, Inserted::Key);
+        }
+    }
+}
+
+/// Which vectors were inserted into the state.
+#[derive(Clone, Copy, PartialEq)]
+enum Inserted {
+    X,
+    Key,
+}
+
+impl Fill<'_> {
+    /// d(n, 0), by the sum of the logarithms.
+    #[inline(always)]
+    fn fill_decay(&mut self) {
+        let (first, n) = self.tokens;
+        self.running.fill(0.0);
+        for t in first..first + n {
+            let log_decay = self.head.log_decay(t);
+            self.running
+                .iter_mut()
+                .zip(log_decay)
+                .for_each(|(sum, g)| *sum += g);
+        }
+        let parts = &mut *self.parts;
+        let decays = parts.decay.iter_mut().zip(&mut parts.decay_rest);
+        for ((decay, rest), sum) in decays.zip(&*self.running) {
+            (*decay, *rest) = math::exp_in_two_parts(*sum);
+        }
+    }
+
+    /// P̃ and Q̃.
+    #[inline(always)]
+    fn fill_readers(&mut self) {
+        let n = self.tokens.1;
+        let key_dim = self.head.problem.key_dim;
+        let product = &mut *self.running;
+        product.fill(1.0);
+        for i in 0..n {
+            let row = i * key_dim..(i + 1) * key_dim;
+            let readers = self.parts.read_p[row.clone()]
+                .iter_mut()
+                .zip(&mut self.parts.read_q[row.clone()]);
+            let raw = self.parts.gates.p[row.clone()]
+                .iter()
+                .zip(&self.parts.gates.q[row.clone()]);
+            let decays = product.iter_mut().zip(&self.parts.gates.a[row]);
+            for (((read_p, read_q), (p, q)), (product, a)) in readers.zip(raw).zip(decays) {
+                *read_p = p * *product;
+                *product *= a;
+                *read_q = q * *product;
+            }
+        }
+    }
+
+    /// The products of p and q with what was inserted, and the inserted vectors at the end of the block.
+    #[inline(always)]
+    fn pairs_of<S: Simd>(&mut self, simd: S, inserted: Inserted) {
+        let (key_dim, lanes) = (self.head.problem.key_dim, S::F32_LANES);
+        let mut column = 0;
+        while key_dim - column >= 4 * lanes {
+            self.columns::<S, 4, false>(simd, inserted, (column, 4 * lanes));
+            column += 4 * lanes;
+        }
+        while key_dim - column >= lanes {
+            self.columns::<S, 1, false>(simd, inserted, (column, lanes));
+            column += lanes;
+        }
+        if column < key_dim {
+            self.columns::<S, 1, true>(simd, inserted, (column, key_dim - column));
+        }
+    }
+
+    /// As [`Fill::pairs_of`], summed over `width` keys from `column` on, which are `N` vectors, or part of one.
+    #[inline(always)]
+    fn columns<S: Simd, const N: usize, const PARTIAL: bool>(
+        &mut self,
+        simd: S,
+        inserted: Inserted,
+        (column, width): (usize, usize),
+    ) {
+        let (head, (first, n), reads) = (self.head, self.tokens, self.reads);
+        let key_dim = head.problem.key_dim;
+        let Parts {
+            gates,
+            end_x,
+            end_k,
+            px,
+            qx,
+            pk,
+            qk,
+            ..
+        } = &mut *self.parts;
+        let (p_products, q_products, ends) = match inserted {
+            Inserted::X => (px, qx, end_x),
+            Inserted::Key => (pk, qk, end_k),
+        };
+        let part = |values: &[f32], i: usize| -> [S::f32s; N] {
+            let values = &values[i * key_dim + column..][..width];
+            std::array::from_fn(|c| load::<S, PARTIAL>(simd, values, c))
+        };
+        let dot = |a: [S::f32s; N], b: &[S::f32s; N]| {
+            let mut sum = simd.mul_f32s(a[0], b[0]);
+            for c in 1..N {
+                sum = simd.mul_add_f32s(a[c], b[c], sum);
+            }
+            simd.reduce_sum_f32s(sum)
+        };
+        for j in 0..n {
+            let mut decayed = match inserted {
+                Inserted::X => part(&gates.x, j),
+                Inserted::Key => {
+                    let key = &head.key(first + j)[column..][..width];
+                    std::array::from_fn(|c| load::<S, PARTIAL>(simd, key, c))
+                }
+            };
+            if reads {
+                q_products[j * n + j] += dot(part(&gates.q, j), &decayed);
+            }
+            for i in j + 1..n {
+                p_products[i * n + j] += dot(part(&gates.p, i), &decayed);
+                let a = part(&gates.a, i);
+                for c in 0..N {
+                    decayed[c] = simd.mul_f32s(decayed[c], a[c]);
+                }
+                if reads {
+                    q_products[i * n + j] += dot(part(&gates.q, i), &decayed);
+                }
+            }
+            let end = &mut ends[j * key_dim + column..][..width];
+            for (c, decayed) in decayed.iter().enumerate() {
+                store::<S, PARTIAL>(simd, end, c, *decayed);
+            }
+        }
+    }
+}

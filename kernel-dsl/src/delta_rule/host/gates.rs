@@ -1,0 +1,66 @@
+//! What a stretch of tokens does to the state, in the one form that both transitions share.
+//!
+//! ```text
+//! u_t = S_{t−1}ᵀ p_t      S_t = a_t∘S_{t−1} + x_t w_tᵀ [+ k_t v_tᵀ]
+//! delta      p = a∘k   x = β k   w = v − u
+//! low rank   p         x = b     w = u       and the term in brackets
+//! ```
+
+use super::{Head, TokenTransition};
+use crate::math;
+
+/// scale·q, a, p and x of up to `capacity` tokens, `[n, key_dim]` each.
+pub(super) struct Gates {
+    pub(super) q: Vec<f32>,
+    pub(super) a: Vec<f32>,
+    pub(super) p: Vec<f32>,
+    pub(super) x: Vec<f32>,
+}
+
+impl Gates {
+    pub(super) fn new(capacity: usize, key_dim: usize) -> Self {
+        let zeros = || vec![0.0; capacity * key_dim];
+        Self {
+            q: zeros(),
+            a: zeros(),
+            p: zeros(),
+            x: zeros(),
+        }
+    }
+
+    /// Fills in `count` tokens from `first` on. To be called inside of a SIMD dispatch.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, head: Head, (first, count): (usize, usize)) {
+        let key_dim = head.problem.key_dim;
+        for i in 0..count {
+            let row = i * key_dim..(i + 1) * key_dim;
+            let query = self.q[row.clone()].iter_mut().zip(head.query(first + i));
+            query.for_each(|(scaled, q)| *scaled = head.inputs.scale * q);
+            let (a, p, x) = (
+                &mut self.a[row.clone()],
+                &mut self.p[row.clone()],
+                &mut self.x[row],
+            );
+            match head.log_decay(first + i) {
+                [] => a.fill(1.0),
+                // Also `key_dim` = 1 with decays per key.
+                [one] => a.fill(math::exp(*one)),
+                per_key => a.iter_mut().zip(per_key).for_each(|(a, g)| *a = math::exp(*g)),
+            }
+            match head.transition(first + i) {
+                TokenTransition::Delta { beta } => {
+                    let key = head.key(first + i);
+                    p.iter_mut()
+                        .zip(key)
+                        .zip(a.iter())
+                        .for_each(|((p, k), a)| *p = k * a);
+                    x.iter_mut().zip(key).for_each(|(x, k)| *x = k * beta);
+                }
+                TokenTransition::LowRank { p: from, b } => {
+                    p.copy_from_slice(from);
+                    x.copy_from_slice(b);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The forms of the delta rule agree with its definition, and with each other.
+
+#[path = "delta/data.rs"]
+mod data;
+
+mod equivalence {
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use kernel_dsl::delta_rule::{
+        DecayKind, DeltaRuleError, Inputs, Problem, TransitionKind, chunked, sequential, step,
+    };
+
+    use super::data::{Data, Layout, Spec, Strength, any_spec, error};
+
+    /// Output and final state by some form.
+    fn run(
+        data: &Data,
+        form: impl FnOnce(&Problem, &Inputs, &mut [f32], &mut [f32]) -> Result<(), DeltaRuleError>,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (mut state, mut out) = (data.state.clone(), vec![f32::NAN; data.out_len()]);
+        form(&data.problem, &data.inputs(), &mut state, &mut out).expect("valid");
+        (out, state)
+    }
+
+    fn by_sequential(data: &Data) -> (Vec<f32>, Vec<f32>) {
+        run(data, sequential)
+    }
+
+    fn by_chunks(data: &Data, chunk_size: usize) -> (Vec<f32>, Vec<f32>) {
+        run(data, |problem, inputs, state, out| {
+            chunked(problem, inputs, chunk_size, state, out)
+        })
+    }
+
+    fn check(
+        form: &str,
+        found: &(Vec<f32>, Vec<f32>),
+        expected: &(Vec<f64>, Vec<f64>),
+    ) -> Result<(), TestCaseError> {
+        for (what, found, expected) in [("out", &found.0, &expected.0), ("state", &found.1, &expected.1)] {
+            let off = error(found, expected);
+            prop_assert!(off < TOLERANCE, "{what} by {form} is off by {off:.2e}");
+        }
+        Ok(())
+    }
+
+    fn widen((out, state): &(Vec<f32>, Vec<f32>)) -> (Vec<f64>, Vec<f64>) {
+        let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect();
+        (wide(out), wide(state))
+    }
+
+    /// Tokens, one of every transition and decay, large enough to be shared among threads.
+    fn large() -> Vec<Spec> {
+        let mut specs = Vec::new();
+        for transition in [TransitionKind::Delta, TransitionKind::LowRank] {
+            for decay in [DecayKind::None, DecayKind::PerHeadToken, DecayKind::PerKeyToken] {
+                let problem = Problem {
+                    batch: 2,
+                    time: 90,
+                    heads: 4,
+                    groups: 2,
+                    key_dim: 24,
+                    value_dim: 40,
+                    transition,
+                    decay,
+                };
+                specs.push(Spec {
+                    problem,
+                    layout: Layout::Packed,
+                    gap: 0,
+                    decay: Strength::Mild,
+                    seed: 7,
+                });
+            }
+        }
+        specs
+    }
+
+    /// ‖found − expected‖ / ‖expected‖ of what the host computes in f32; the largest seen was a third of it.
+    const TOLERANCE: f64 = 1e-5;
+
+    fn config() -> ProptestConfig {
+        ProptestConfig {
+            cases: 200,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        }
+    }
+
+    /// ⟨gradient, x⁺ − x⁻⟩ against loss(x⁺) − loss(x⁻) for one table, moved in a random direction.
+    fn check_direction(data: &Data, index: usize, name: &str, gradient: &[f64]) -> Result<(), TestCaseError> {
+        let mut rng = StdRng::seed_from_u64(index as u64);
+        let (mut plus, mut minus) = (data.clone(), data.clone());
+        let mut expected = 0.0;
+        let rows = data.sequences().rows(data.problem.batch, data.problem.time);
+        for row in 0..rows {
+            let (mut ups, mut downs) = (plus.tables(), minus.tables());
+            let pairs = ups[index].row_mut(row).iter_mut().zip(downs[index].row_mut(row));
+            for (n, (up, down)) in pairs.enumerate() {
+                if up.is_nan() {
+                    continue;
+                }
+                let move_by = rng.random_range(-1.0_f32..1.0) / 512.0;
+                (*up, *down) = (*up + move_by, *down - move_by);
+                let moved = f64::from(*up) - f64::from(*down);
+                expected += moved * gradient[row * (gradient.len() / rows) + n];
+            }
+        }
+        let found = plus.loss() - minus.loss();
+        let allowed = 2e-3 * expected.abs() + 1e-5 * (gradient.len() as f64).sqrt();
+        prop_assert!(
+            (found - expected).abs() <= allowed,
+            "{name}: {found:e}, expected {expected:e}"
+        );
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(config())]
+
+        #[test]
+        fn gradients_of_the_reference_are_finite_differences_of_its_loss(spec in any_spec(12)) {
+            let spec = match spec.decay {
+                // An infinite log decay cannot be moved.
+                Strength::Strong => Spec { decay: Strength::Mild, ..spec },
+                _ => spec,
+            };
+            let data = Data::new(&spec);
+            let gradients = data.reference_gradients();
+            let parts = gradients.parts();
+            for (index, (name, gradient)) in parts.iter().take(5).enumerate() {
+                check_direction(&data, index, name, gradient)?;
+            }
+            if data.log_decay.is_some() {
+                check_direction(&data, 5, "log_decay", &parts[5].1)?;
+            }
+            let (mut plus, mut minus) = (data.clone(), data.clone());
+            let (mut expected, mut rng) = (0.0, StdRng::seed_from_u64(7));
+            for ((up, down), gradient) in plus.state.iter_mut().zip(&mut minus.state).zip(&gradients.state) {
+                let move_by = rng.random_range(-1.0_f32..1.0) / 512.0;
+                (*up, *down) = (*up + move_by, *down - move_by);
+                expected += (f64::from(*up) - f64::from(*down)) * gradient;
+            }
+            let found = plus.loss() - minus.loss();
+            prop_assert!((found - expected).abs() <= 1e-9 * (1.0 + expected.abs()), "state: {found:e}, expected {expected:e}");
+        }
+
+        #[test]
+        fn all_forms_equal_the_reference(spec in any_spec(150), chunk_size in 1_usize..=70) {
+            let data = Data::new(&spec);
+            let expected = data.by_reference();
+            check("sequential", &by_sequential(&data), &expected)?;
+            check("chunks", &by_chunks(&data, chunk_size), &expected)?;
+        }
+
+        #[test]
+        fn steps_equal_the_sequential_form(spec in any_spec(1)) {
+            let data = Data::new(&spec);
+            let ones = (0..data.problem.batch).all(|b| data.sequences().span(b, data.problem.time).len() == 1);
+            if ones {
+                prop_assert_eq!(run(&data, step), by_sequential(&data));
+            } else {
+                let (mut state, mut out) = (data.state.clone(), vec![0.0; data.out_len()]);
+                let refused = step(&data.problem, &data.inputs(), &mut state, &mut out);
+                let named = matches!(refused, Err(DeltaRuleError::NotOneToken { .. }));
+                prop_assert!(named, "{refused:?}");
+            }
+        }
+
+        #[test]
+        fn splitting_a_sequence_keeps_the_state(spec in any_spec(100), cut in 0.0_f64..=1.0, chunk_size in 1_usize..=40) {
+            let whole = Data::new(&spec).sequence(0);
+            let time = whole.problem.time;
+            let cut = (cut * time as f64) as usize;
+            let expected = whole.by_reference();
+            for (form, run) in [("sequential", &by_sequential as &dyn Fn(&Data) -> _), ("chunks", &|data: &Data| by_chunks(data, chunk_size))] {
+                let (mut out, state) = run(&whole.stretch(0..cut, whole.state.clone()));
+                let (rest, state) = run(&whole.stretch(cut..time, state));
+                out.extend(rest);
+                check(form, &(out, state), &expected)?;
+            }
+        }
+
+        #[test]
+        fn sequences_of_any_layout_equal_each_alone(spec in any_spec(80), chunk_size in 1_usize..=40) {
+            let data = Data::new(&spec);
+            let width = data.problem.heads * data.problem.value_dim;
+            let state_len = data.problem.heads * data.problem.head_state_len();
+            for run in [&by_sequential as &dyn Fn(&Data) -> _, &|data: &Data| by_chunks(data, chunk_size)] {
+                let (mut out, state) = run(&data);
+                for b in 0..data.problem.batch {
+                    let (alone, final_state) = run(&data.sequence(b));
+                    let span = data.sequences().span(b, data.problem.time);
+                    let own = &mut out[span.start * width..span.end * width];
+                    prop_assert_eq!(&*own, &alone[..]);
+                    prop_assert_eq!(&state[b * state_len..][..state_len], &final_state[..]);
+                    own.fill(0.0);
+                }
+                prop_assert!(out.iter().all(|y| *y == 0.0), "rows of no sequence read 0");
+            }
+        }
+    }
+    #[test]
+    fn the_same_call_gives_the_same_bits_on_any_number_of_threads() {
+        for spec in large() {
+            let data = Data::new(&spec);
+            let with_threads = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .expect("a thread pool");
+                pool.install(|| (by_sequential(&data), by_chunks(&data, 32)))
+            };
+            let one = with_threads(1);
+            assert!(one == with_threads(3), "3 threads differ for {:?}", data.problem);
+            assert!(
+                one == with_threads(1),
+                "a repetition differs for {:?}",
+                data.problem
+            );
+            let expected = widen(&one.0);
+            check("chunks", &one.1, &expected).expect("forms agree");
+        }
+    }
+}
