@@ -9,10 +9,10 @@ mod equivalence {
     use rand::{Rng, SeedableRng};
 
     use kernel_dsl::delta_rule::{
-        DecayKind, DeltaRuleError, Inputs, Problem, TransitionKind, chunked, sequential, step,
+        DecayKind, DeltaRuleError, Inputs, Problem, TransitionKind, backward, chunked, sequential, step,
     };
 
-    use super::data::{Data, Layout, Spec, Strength, any_spec, error};
+    use super::data::{Data, Layout, Owned, Spec, Strength, any_spec, error};
 
     /// Output and final state by some form.
     fn run(
@@ -32,6 +32,31 @@ mod equivalence {
         run(data, |problem, inputs, state, out| {
             chunked(problem, inputs, chunk_size, state, out)
         })
+    }
+
+    fn gradients(data: &Data, chunk_size: usize) -> Owned<f32> {
+        data.gradients(|gradients| {
+            let (inputs, cotangents) = (data.inputs(), data.cotangents());
+            backward(
+                &data.problem,
+                &inputs,
+                chunk_size,
+                &data.state,
+                &cotangents,
+                gradients,
+            )
+        })
+    }
+
+    fn check_gradients(form: &str, found: &Owned<f32>, expected: &Owned<f64>) -> Result<(), TestCaseError> {
+        for ((name, found), (_, expected)) in found.parts().iter().zip(expected.parts()) {
+            let off = error(found, &expected);
+            prop_assert!(
+                off < TOLERANCE,
+                "the gradient of {name} by {form} is off by {off:.2e}"
+            );
+        }
+        Ok(())
     }
 
     fn check(
@@ -156,6 +181,34 @@ mod equivalence {
         }
 
         #[test]
+        fn gradients_equal_those_of_the_reference(spec in any_spec(100), chunk_size in 1_usize..=70) {
+            let data = Data::new(&spec);
+            check_gradients("chunks", &gradients(&data, chunk_size), &data.reference_gradients())?;
+        }
+
+        #[test]
+        fn gradients_of_any_layout_equal_those_of_each_sequence(spec in any_spec(60), chunk_size in 1_usize..=40) {
+            let data = Data::new(&spec);
+            let all = gradients(&data, chunk_size).parts();
+            let mut left = all.clone();
+            for b in 0..data.problem.batch {
+                let span = data.sequences().span(b, data.problem.time);
+                let alone = gradients(&data.sequence(b), chunk_size).parts();
+                let (state, by_token) = alone.split_last().expect("seven parts");
+                for (n, (name, alone)) in by_token.iter().enumerate() {
+                    let width = alone.len().checked_div(span.len()).unwrap_or(0);
+                    let own = span.start * width..span.end * width;
+                    prop_assert_eq!(&all[n].1[own.clone()], &alone[..], "{}", name);
+                    left[n].1[own].fill(0.0);
+                }
+                let len = state.1.len();
+                prop_assert_eq!(&all[6].1[b * len..][..len], &state.1[..]);
+            }
+            let outside = left.iter().take(6).flat_map(|(_, values)| values);
+            prop_assert!(outside.copied().all(|x| x == 0.0), "rows of no sequence have gradient 0");
+        }
+
+        #[test]
         fn steps_equal_the_sequential_form(spec in any_spec(1)) {
             let data = Data::new(&spec);
             let ones = (0..data.problem.batch).all(|b| data.sequences().span(b, data.problem.time).len() == 1);
@@ -211,7 +264,7 @@ mod equivalence {
                     .num_threads(threads)
                     .build()
                     .expect("a thread pool");
-                pool.install(|| (by_sequential(&data), by_chunks(&data, 32)))
+                pool.install(|| (by_sequential(&data), by_chunks(&data, 32), gradients(&data, 32)))
             };
             let one = with_threads(1);
             assert!(one == with_threads(3), "3 threads differ for {:?}", data.problem);

@@ -17,7 +17,7 @@ mod host;
 mod problem;
 pub mod reference;
 
-pub use host::{DEFAULT_CHUNK_SIZE, chunked, sequential, step};
+pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, sequential, step};
 pub use problem::{
     Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Operand, Problem, Transition,
     TransitionGradients, TransitionKind,

@@ -199,7 +199,7 @@ fn token_backward(
     token: &Token,
     (before, after): (&[f64], &[f64]),
     dy: &[f64],
-    g: &mut Vec<f64>,
+    g: &mut [f64],
     gradients: &mut Gradients<f64>,
 ) {
     let Problem {

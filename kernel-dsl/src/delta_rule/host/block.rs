@@ -18,6 +18,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::backward::{GateGradients, PartCotangents};
 use super::gates::Gates;
 use super::{Head, SharedRows};
 use crate::recurrence::host::lanes::{load, store};
@@ -31,8 +32,19 @@ pub(super) trait Decays {
     /// Tokens in a block when chunks have `chunk_size`.
     fn block_size(chunk_size: usize) -> usize;
 
-    /// Fills `block.products` from `block.gates`; without `reads`, nothing that only Y needs.
-    fn fill(&mut self, head: Head, tokens: (usize, usize), block: &mut Parts, reads: bool);
+    /// Fills all of `parts`; without `reads`, nothing that only Y needs.
+    fn fill(&mut self, head: Head, tokens: (usize, usize), parts: &mut Parts, reads: bool);
+
+    /// The derivatives by the gates of a block that was filled with `reads`, from those by its `parts`, which are left in no
+    /// particular state.
+    fn backward(
+        &mut self,
+        head: Head,
+        tokens: (usize, usize),
+        parts: &Parts,
+        cotangents: &mut PartCotangents,
+        gradients: &mut GateGradients,
+    );
 }
 
 /// The decayed vectors and products of a block. Vectors are `[n, key_dim]`, products `[n, n]` and 0 where not defined.
@@ -283,8 +295,9 @@ impl System<'_> {
                 }
             }
             let into = &mut w[row(i)];
-            for c in 0..N {
-                store::<S, PARTIAL>(simd, into, c, simd.add_f32s(sums[0][c], sums[1][c]));
+            let [even, odd] = sums;
+            for (c, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+                store::<S, PARTIAL>(simd, into, c, simd.add_f32s(even, odd));
             }
         }
     }

@@ -5,8 +5,9 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::Head;
+use super::backward::{GateGradients, PartCotangents};
 use super::block::{Decays, Parts};
+use super::{Head, by_head_backward};
 use crate::math;
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 
@@ -16,16 +17,22 @@ const LOWEST_LOG_DECAY: f64 = -1000.0;
 /// Decays of the tokens of one block.
 pub(super) struct ByHead {
     /// s_0 = 0, s_1, …, s_n.
-    pub(super) sums: Vec<f64>,
+    sums: Vec<f64>,
+    /// d(i, 0) for i = 0, …, n.
+    pub(super) from_start: Vec<f32>,
     /// d(i, j) for j ≤ i, `[n, n]`, tokens counted from 0.
     pub(super) between: Vec<f32>,
+    /// Room for one number per token.
+    pub(super) terms: Vec<f32>,
 }
 
 impl Decays for ByHead {
     fn new(capacity: usize, _key_dim: usize) -> Self {
         Self {
             sums: vec![0.0; capacity + 1],
+            from_start: vec![0.0; capacity + 1],
             between: vec![0.0; capacity * capacity],
+            terms: vec![0.0; capacity],
         }
     }
 
@@ -71,8 +78,18 @@ impl Decays for ByHead {
             n,
             between: &self.between,
             parts,
-            reads,
         });
+    }
+
+    fn backward(
+        &mut self,
+        head: Head,
+        tokens: (usize, usize),
+        parts: &Parts,
+        cotangents: &mut PartCotangents,
+        gradients: &mut GateGradients,
+    ) {
+        by_head_backward::backward(self, head, tokens, parts, cotangents, gradients);
     }
 }
 
@@ -92,7 +109,13 @@ impl WithSimd for FillVectors<'_> {
         let Self {
             head,
             tokens: (first, n),
-            decays: ByHead { sums, between },
+            decays:
+                ByHead {
+                    sums,
+                    from_start,
+                    between,
+                    ..
+                },
             parts,
         } = self;
         parts.gates.fill(head, (first, n));
@@ -111,6 +134,9 @@ impl WithSimd for FillVectors<'_> {
             let row = between[i * n..][..=i].iter_mut().zip(&sums[1..]);
             row.for_each(|(d, from)| *d = math::exp((to - from) as f32));
         }
+        for (d, sum) in from_start.iter_mut().zip(&sums[..=n]) {
+            *d = math::exp(*sum as f32);
+        }
         let key_dim = head.problem.key_dim;
         let scaled = |into: &mut [f32], from: &[f32], i: usize, factor: f32| {
             let into = &mut into[i * key_dim..][..key_dim];
@@ -118,8 +144,8 @@ impl WithSimd for FillVectors<'_> {
         };
         for i in 0..n {
             let row = i * key_dim..(i + 1) * key_dim;
-            let (before, after) = (math::exp(sums[i] as f32), math::exp(sums[i + 1] as f32));
-            let rest = math::exp((sums[n] - sums[i + 1]) as f32);
+            let (before, after) = (from_start[i], from_start[i + 1]);
+            let rest = between[(n - 1) * n + i];
             scaled(&mut parts.read_p, &parts.gates.p[row.clone()], i, before);
             scaled(
                 &mut parts.read_q,
@@ -144,7 +170,6 @@ struct DecayProducts<'a> {
     n: usize,
     between: &'a [f32],
     parts: &'a mut Parts,
-    reads: bool,
 }
 
 impl WithSimd for DecayProducts<'_> {
@@ -152,36 +177,28 @@ impl WithSimd for DecayProducts<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let Self {
-            head,
-            n,
-            between,
-            parts,
-            reads,
-        } = self;
-        let decay_row = |products: &mut [f32], i: usize, decays: &[f32]| {
-            let (defined, beyond) = products[i * n..][..n].split_at_mut(decays.len());
-            let pairs = defined.iter_mut().zip(decays);
-            pairs.for_each(|(x, d)| *x *= d);
-            beyond.fill(0.0);
-        };
-        for i in 0..n {
-            // p_i reads the state that the token before left.
-            let before = match i {
-                0 => &[][..],
-                _ => &between[(i - 1) * n..][..i],
-            };
-            let with = &between[i * n..][..=i];
-            decay_row(&mut parts.px, i, before);
-            if reads {
-                decay_row(&mut parts.qx, i, with);
-            }
-            if head.is_low_rank() {
-                decay_row(&mut parts.pk, i, before);
-                if reads {
-                    decay_row(&mut parts.qk, i, with);
-                }
-            }
+        let Parts { px, qx, pk, qk, .. } = self.parts;
+        decay_products(self.n, self.between, px, qx);
+        if self.head.is_low_rank() {
+            decay_products(self.n, self.between, pk, qk);
         }
+    }
+}
+
+/// Multiplies products of p_i, which reads the state that the token before left, by d(i−1, j), and products of q_i by d(i, j).
+#[inline(always)]
+pub(super) fn decay_products(n: usize, between: &[f32], of_p: &mut [f32], of_q: &mut [f32]) {
+    let decay_row = |products: &mut [f32], i: usize, decays: &[f32]| {
+        let (defined, beyond) = products[i * n..][..n].split_at_mut(decays.len());
+        defined.iter_mut().zip(decays).for_each(|(x, d)| *x *= d);
+        beyond.fill(0.0);
+    };
+    for i in 0..n {
+        let before = match i {
+            0 => &[][..],
+            _ => &between[(i - 1) * n..][..i],
+        };
+        decay_row(of_p, i, before);
+        decay_row(of_q, i, &between[i * n..][..=i]);
     }
 }

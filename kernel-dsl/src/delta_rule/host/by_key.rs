@@ -6,13 +6,14 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::Head;
+use super::backward::{GateGradients, PartCotangents};
 use super::block::{Decays, Parts};
+use super::{Head, by_key_backward};
 use crate::math;
 use crate::recurrence::host::lanes::{load, store};
 
 /// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 /// Decays of the tokens of one block.
 pub(super) struct ByKey {
@@ -39,6 +40,17 @@ impl Decays for ByKey {
             parts,
             reads,
         });
+    }
+
+    fn backward(
+        &mut self,
+        head: Head,
+        tokens: (usize, usize),
+        parts: &Parts,
+        cotangents: &mut PartCotangents,
+        gradients: &mut GateGradients,
+    ) {
+        by_key_backward::backward(head, tokens, parts, cotangents, gradients);
     }
 }
 

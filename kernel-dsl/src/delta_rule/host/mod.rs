@@ -1,12 +1,16 @@
 //! The delta rule on the CPU: SIMD by run-time dispatch, threads over (batch, head).
 
+mod backward;
 mod block;
 mod by_head;
+mod by_head_backward;
 mod by_key;
+mod by_key_backward;
 mod chunked;
 mod gates;
 mod sequential;
 
+pub use backward::backward;
 pub use chunked::{DEFAULT_CHUNK_SIZE, chunked};
 pub use sequential::{sequential, step};
 
