@@ -20,6 +20,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::block::{Block, Decays, Parts, substitute};
 use super::by_head::ByHead;
 use super::by_key::ByKey;
+use super::lanes::{add_product, add_scaled, dot};
 use super::{Head, SharedRows, TokenTransition, check_chunk_size, for_each_part, rows_as_matrix};
 use crate::delta_rule::problem::{
     Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem, TransitionGradients,
@@ -415,7 +416,9 @@ impl WithSimd for SubstituteTransposed<'_> {
             // SAFETY: one thread takes this head of this sequence through its blocks, one row at a time.
             let dv = unsafe { value.part(head.row(first + i), head.value_column(), value_dim) };
             dv.copy_from_slice(dw);
-            dw.iter_mut().for_each(|x| *x = -*x);
+            for x in dw {
+                *x = -*x;
+            }
         }
     }
 }
@@ -438,23 +441,6 @@ impl WithSimd for RowDots<'_> {
             *sum = dot(simd, a, b);
         }
     }
-}
-
-/// Σ aᵢ bᵢ, in the same order for every call of the same length.
-#[inline(always)]
-pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_tail) = S::as_simd_f32s(a);
-    let (b, b_tail) = S::as_simd_f32s(b);
-    let mut sums = [simd.splat_f32s(0.0); 4];
-    for (i, (a, b)) in a.iter().zip(b).enumerate() {
-        sums[i % 4] = simd.mul_add_f32s(*a, *b, sums[i % 4]);
-    }
-    if !a_tail.is_empty() {
-        let tails = (simd.partial_load_f32s(a_tail), simd.partial_load_f32s(b_tail));
-        sums[0] = simd.mul_add_f32s(tails.0, tails.1, sums[0]);
-    }
-    let halves = (simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
-    simd.reduce_sum_f32s(simd.add_f32s(halves.0, halves.1))
 }
 
 /// From the derivatives by scale·q, p, x and k to those by the inputs, added up over the heads of a group.
@@ -488,13 +474,8 @@ impl<'a> WriteGates<'a> {
         let row = head.row(t);
         // SAFETY: one thread takes all heads of this group through their tokens, and each slice lies in another buffer.
         let on_keys = |shared: SharedRows<'a>| unsafe { shared.part(row, head.key_column(), key_dim) };
-        let add = |into: &mut [f32], factor: f32, x: &[f32]| {
-            into.iter_mut()
-                .zip(x)
-                .for_each(|(y, x)| *y = x.mul_add(factor, *y));
-        };
         let (dp, dx) = (&self.gates.p[own.clone()], &self.gates.x[own.clone()]);
-        add(
+        add_scaled(
             on_keys(self.gradients.query),
             head.inputs.scale,
             &self.gates.q[own.clone()],
@@ -512,9 +493,9 @@ impl<'a> WriteGates<'a> {
                 true
             }
             (TokenTransition::LowRank { .. }, SharedTransition::LowRank { p, b }) => {
-                add(dk, 1.0, &self.gates.k[own.clone()]);
-                add(on_keys(p), 1.0, dp);
-                add(on_keys(b), 1.0, dx);
+                add_scaled(dk, 1.0, &self.gates.k[own.clone()]);
+                add_scaled(on_keys(p), 1.0, dp);
+                add_scaled(on_keys(b), 1.0, dx);
                 false
             }
             _ => unreachable!("validation compared both transitions with the problem's"),
@@ -531,10 +512,7 @@ impl<'a> WriteGates<'a> {
             (false, _) | (_, DecayKind::None) => {}
             (true, DecayKind::PerHeadToken) => into[0] += dot(simd, p, dp),
             (true, DecayKind::PerKeyToken) => {
-                let terms = p.iter().zip(dp);
-                into.iter_mut()
-                    .zip(terms)
-                    .for_each(|(y, (p, dp))| *y = p.mul_add(*dp, *y));
+                add_product(into, p, dp);
             }
         }
     }

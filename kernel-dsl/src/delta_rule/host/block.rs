@@ -20,8 +20,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::backward::{GateGradients, PartCotangents};
 use super::gates::Gates;
+use super::lanes::{add, fma, load, splat, store};
 use super::{Head, SharedRows};
-use crate::recurrence::host::lanes::{load, store};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 
 /// How decays enter the vectors and products of a block.
@@ -220,9 +220,13 @@ impl WithSimd for Substitute<'_> {
             for (i, w) in w.chunks_exact_mut(value_dim).take(n).enumerate() {
                 if values {
                     let value = head.value(first + i);
-                    w.iter_mut().zip(value).for_each(|(w, v)| *w = v - *w);
+                    for (w, v) in w.iter_mut().zip(value) {
+                        *w = v - *w;
+                    }
                 } else {
-                    w.iter_mut().for_each(|w| *w = -*w);
+                    for w in w {
+                        *w = -*w;
+                    }
                 }
             }
         }
@@ -281,24 +285,15 @@ impl System<'_> {
             } else {
                 (step, 0..step)
             };
-            let row = |j: usize| j * width + column..j * width + column + part;
+            let own = i * width + column;
             // Two sums, so that no addition waits for the one before.
-            let mut sums = [[simd.splat_f32s(0.0); N]; 2];
-            for (c, sum) in sums[0].iter_mut().enumerate() {
-                *sum = load::<S, PARTIAL>(simd, &w[row(i)], c);
-            }
+            let mut sums = [load::<S, N, PARTIAL>(simd, &w[own..][..part]), splat(simd, 0.0)];
             for (turn, j) in known.enumerate() {
                 let factor = sign * if TRANSPOSED { m[j * n + i] } else { m[i * n + j] };
-                let (factor, solved) = (simd.splat_f32s(factor), &w[row(j)]);
-                for (c, sum) in sums[turn % 2].iter_mut().enumerate() {
-                    *sum = simd.mul_add_f32s(factor, load::<S, PARTIAL>(simd, solved, c), *sum);
-                }
+                let solved = load::<S, N, PARTIAL>(simd, &w[j * width + column..][..part]);
+                sums[turn % 2] = fma(simd, splat(simd, factor), solved, sums[turn % 2]);
             }
-            let into = &mut w[row(i)];
-            let [even, odd] = sums;
-            for (c, (even, odd)) in even.into_iter().zip(odd).enumerate() {
-                store::<S, PARTIAL>(simd, into, c, simd.add_f32s(even, odd));
-            }
+            store::<S, N, PARTIAL>(simd, &mut w[own..][..part], add(simd, sums[0], sums[1]));
         }
     }
 }

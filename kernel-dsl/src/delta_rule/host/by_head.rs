@@ -7,6 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::backward::{GateGradients, PartCotangents};
 use super::block::{Decays, Parts};
+use super::lanes::scale;
 use super::{Head, by_head_backward};
 use crate::math;
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
@@ -131,31 +132,27 @@ impl WithSimd for FillVectors<'_> {
         }
         for i in 0..n {
             let to = sums[i + 1];
-            let row = between[i * n..][..=i].iter_mut().zip(&sums[1..]);
-            row.for_each(|(d, from)| *d = math::exp((to - from) as f32));
+            for (d, from) in between[i * n..][..=i].iter_mut().zip(&sums[1..]) {
+                *d = math::exp((to - from) as f32);
+            }
         }
         for (d, sum) in from_start.iter_mut().zip(&sums[..=n]) {
             *d = math::exp(*sum as f32);
         }
         let key_dim = head.problem.key_dim;
-        let scaled = |into: &mut [f32], from: &[f32], i: usize, factor: f32| {
-            let into = &mut into[i * key_dim..][..key_dim];
-            into.iter_mut().zip(from).for_each(|(y, x)| *y = factor * x);
-        };
         for i in 0..n {
             let row = i * key_dim..(i + 1) * key_dim;
             let (before, after) = (from_start[i], from_start[i + 1]);
             let rest = between[(n - 1) * n + i];
-            scaled(&mut parts.read_p, &parts.gates.p[row.clone()], i, before);
-            scaled(
-                &mut parts.read_q,
-                head.query(first + i),
-                i,
-                head.inputs.scale * after,
+            scale(
+                &mut parts.read_p[row.clone()],
+                before,
+                &parts.gates.p[row.clone()],
             );
-            scaled(&mut parts.end_x, &parts.gates.x[row], i, rest);
+            scale(&mut parts.read_q[row.clone()], after, &parts.gates.q[row.clone()]);
+            scale(&mut parts.end_x[row.clone()], rest, &parts.gates.x[row.clone()]);
             if head.is_low_rank() {
-                scaled(&mut parts.end_k, head.key(first + i), i, rest);
+                scale(&mut parts.end_k[row], rest, head.key(first + i));
             }
         }
         let (decay, rest) = math::exp_in_two_parts(sums[n] as f32);
@@ -188,17 +185,22 @@ impl WithSimd for DecayProducts<'_> {
 /// Multiplies products of p_i, which reads the state that the token before left, by d(i−1, j), and products of q_i by d(i, j).
 #[inline(always)]
 pub(super) fn decay_products(n: usize, between: &[f32], of_p: &mut [f32], of_q: &mut [f32]) {
-    let decay_row = |products: &mut [f32], i: usize, decays: &[f32]| {
-        let (defined, beyond) = products[i * n..][..n].split_at_mut(decays.len());
-        defined.iter_mut().zip(decays).for_each(|(x, d)| *x *= d);
-        beyond.fill(0.0);
-    };
     for i in 0..n {
         let before = match i {
             0 => &[][..],
             _ => &between[(i - 1) * n..][..i],
         };
-        decay_row(of_p, i, before);
-        decay_row(of_q, i, &between[i * n..][..=i]);
+        decay_row(&mut of_p[i * n..][..n], before);
+        decay_row(&mut of_q[i * n..][..n], &between[i * n..][..=i]);
     }
+}
+
+/// Multiplies the first products of a row by `decays` and clears the others.
+#[inline(always)]
+fn decay_row(products: &mut [f32], decays: &[f32]) {
+    let (defined, beyond) = products.split_at_mut(decays.len());
+    for (x, d) in defined.iter_mut().zip(decays) {
+        *x *= d;
+    }
+    beyond.fill(0.0);
 }

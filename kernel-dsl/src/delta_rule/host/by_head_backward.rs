@@ -3,9 +3,10 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::Head;
-use super::backward::{GateGradients, PartCotangents, dot};
+use super::backward::{GateGradients, PartCotangents};
 use super::block::Parts;
 use super::by_head::ByHead;
+use super::lanes::{add_product, dot, scale};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 
 /// See [`Decays::backward`](super::block::Decays::backward).
@@ -89,14 +90,10 @@ impl DecayBack<'_> {
     fn log_decay<S: Simd>(&mut self, simd: S) {
         let (n, key_dim, low_rank) = (self.n, self.key_dim, self.low_rank);
         let (parts, cotangents) = (self.parts, &*self.cotangents);
-        let row_dot = |a: &[f32], b: &[f32], i: usize| {
-            let row = i * key_dim..(i + 1) * key_dim;
-            dot(simd, &a[row.clone()], &b[row])
-        };
-        let through_state: f32 = (parts.decay.iter().zip(&parts.decay_rest))
-            .zip(&cotangents.decay)
-            .map(|((decay, rest), d)| (decay + rest) * d)
-            .sum();
+        let mut through_state = 0.0;
+        for ((decay, rest), d) in parts.decay.iter().zip(&parts.decay_rest).zip(&cotangents.decay) {
+            through_state += (decay + rest) * d;
+        }
         let (sums, into) = (&mut self.decays.terms, &mut self.gradients.log_decay);
         // What the tokens from t on read of token j, by j.
         sums[..n].fill(0.0);
@@ -104,13 +101,13 @@ impl DecayBack<'_> {
         for t in (0..n).rev() {
             // The products p_i are decayed to i − 1: they begin to count one token earlier.
             if t + 1 < n {
-                from_state += row_dot(&parts.read_p, &cotangents.read_p, t + 1);
+                from_state += row_dot(simd, &parts.read_p, &cotangents.read_p, (t + 1, key_dim));
                 add_products(&mut sums[..t], (&parts.px, &cotangents.px), (t + 1) * n);
                 if low_rank {
                     add_products(&mut sums[..t], (&parts.pk, &cotangents.pk), (t + 1) * n);
                 }
             }
-            from_state += row_dot(&parts.read_q, &cotangents.read_q, t);
+            from_state += row_dot(simd, &parts.read_q, &cotangents.read_q, (t, key_dim));
             add_products(&mut sums[..t], (&parts.qx, &cotangents.qx), t * n);
             if low_rank {
                 add_products(&mut sums[..t], (&parts.qk, &cotangents.qk), t * n);
@@ -118,11 +115,11 @@ impl DecayBack<'_> {
             into[t] = from_state + sums[..t].iter().sum::<f32>();
         }
         let mut to_end = 0.0;
-        for t in 0..n {
-            into[t] += to_end;
-            to_end += row_dot(&parts.end_x, &cotangents.end_x, t);
+        for (t, into) in into.iter_mut().take(n).enumerate() {
+            *into += to_end;
+            to_end += row_dot(simd, &parts.end_x, &cotangents.end_x, (t, key_dim));
             if low_rank {
-                to_end += row_dot(&parts.end_k, &cotangents.end_k, t);
+                to_end += row_dot(simd, &parts.end_k, &cotangents.end_k, (t, key_dim));
             }
         }
     }
@@ -132,19 +129,31 @@ impl DecayBack<'_> {
     fn vectors(&mut self) {
         let (n, key_dim) = (self.n, self.key_dim);
         let (cotangents, gradients) = (&*self.cotangents, &mut *self.gradients);
-        let scale = |into: &mut [f32], from: &[f32], i: usize, factor: f32| {
-            let row = i * key_dim..(i + 1) * key_dim;
-            let pairs = into[row.clone()].iter_mut().zip(&from[row]);
-            pairs.for_each(|(y, x)| *y = factor * x);
-        };
         for i in 0..n {
+            let row = i * key_dim..(i + 1) * key_dim;
             let (before, after) = (self.decays.from_start[i], self.decays.from_start[i + 1]);
             let rest = self.decays.between[(n - 1) * n + i];
-            scale(&mut gradients.p, &cotangents.read_p, i, before);
-            scale(&mut gradients.q, &cotangents.read_q, i, after);
-            scale(&mut gradients.x, &cotangents.end_x, i, rest);
+            scale(
+                &mut gradients.p[row.clone()],
+                before,
+                &cotangents.read_p[row.clone()],
+            );
+            scale(
+                &mut gradients.q[row.clone()],
+                after,
+                &cotangents.read_q[row.clone()],
+            );
+            scale(
+                &mut gradients.x[row.clone()],
+                rest,
+                &cotangents.end_x[row.clone()],
+            );
             if self.low_rank {
-                scale(&mut gradients.k, &cotangents.end_k, i, rest);
+                scale(
+                    &mut gradients.k[row.clone()],
+                    rest,
+                    &cotangents.end_k[row.clone()],
+                );
             }
         }
     }
@@ -164,8 +173,11 @@ impl DecayBack<'_> {
 /// sums[j] += products[at + j]·cotangents[at + j].
 #[inline(always)]
 fn add_products(sums: &mut [f32], (products, cotangents): (&[f32], &[f32]), at: usize) {
-    let terms = products[at..].iter().zip(&cotangents[at..]);
-    sums.iter_mut()
-        .zip(terms)
-        .for_each(|(sum, (x, d))| *sum = x.mul_add(*d, *sum));
+    add_product(sums, &products[at..], &cotangents[at..]);
+}
+
+/// a_i·b_i of rows i of `width` values.
+#[inline(always)]
+fn row_dot<S: Simd>(simd: S, a: &[f32], b: &[f32], (i, width): (usize, usize)) -> f32 {
+    dot(simd, &a[i * width..][..width], &b[i * width..][..width])
 }

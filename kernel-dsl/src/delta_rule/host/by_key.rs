@@ -8,9 +8,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::backward::{GateGradients, PartCotangents};
 use super::block::{Decays, Parts};
+use super::lanes::{dot_lanes, load, mul, store};
 use super::{Head, by_key_backward};
 use crate::math;
-use crate::recurrence::host::lanes::{load, store};
 
 /// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
 pub(super) const BLOCK: usize = 16;
@@ -172,46 +172,32 @@ impl Fill<'_> {
             qk,
             ..
         } = &mut *self.parts;
-        let (p_products, q_products, ends) = match inserted {
+        let (of_p, of_q, ends) = match inserted {
             Inserted::X => (px, qx, end_x),
             Inserted::Key => (pk, qk, end_k),
         };
-        let part = |values: &[f32], i: usize| -> [S::f32s; N] {
-            let values = &values[i * key_dim + column..][..width];
-            std::array::from_fn(|c| load::<S, PARTIAL>(simd, values, c))
-        };
-        let dot = |a: [S::f32s; N], b: &[S::f32s; N]| {
-            let mut sum = simd.mul_f32s(a[0], b[0]);
-            for c in 1..N {
-                sum = simd.mul_add_f32s(a[c], b[c], sum);
-            }
-            simd.reduce_sum_f32s(sum)
-        };
         for j in 0..n {
-            let mut decayed = match inserted {
-                Inserted::X => part(&gates.x, j),
-                Inserted::Key => {
-                    let key = &head.key(first + j)[column..][..width];
-                    std::array::from_fn(|c| load::<S, PARTIAL>(simd, key, c))
-                }
+            let raw = match inserted {
+                Inserted::X => &gates.x[j * key_dim..][..key_dim],
+                Inserted::Key => head.key(first + j),
             };
+            let mut decayed = load::<S, N, PARTIAL>(simd, &raw[column..][..width]);
             if reads {
-                q_products[j * n + j] += dot(part(&gates.q, j), &decayed);
+                let q = load::<S, N, PARTIAL>(simd, &gates.q[j * key_dim + column..][..width]);
+                of_q[j * n + j] += dot_lanes(simd, q, decayed);
             }
             for i in j + 1..n {
-                p_products[i * n + j] += dot(part(&gates.p, i), &decayed);
-                let a = part(&gates.a, i);
-                for c in 0..N {
-                    decayed[c] = simd.mul_f32s(decayed[c], a[c]);
-                }
+                let part = i * key_dim + column..i * key_dim + column + width;
+                let p = load::<S, N, PARTIAL>(simd, &gates.p[part.clone()]);
+                of_p[i * n + j] += dot_lanes(simd, p, decayed);
+                let a = load::<S, N, PARTIAL>(simd, &gates.a[part.clone()]);
+                decayed = mul(simd, decayed, a);
                 if reads {
-                    q_products[i * n + j] += dot(part(&gates.q, i), &decayed);
+                    let q = load::<S, N, PARTIAL>(simd, &gates.q[part]);
+                    of_q[i * n + j] += dot_lanes(simd, q, decayed);
                 }
             }
-            let end = &mut ends[j * key_dim + column..][..width];
-            for (c, decayed) in decayed.iter().enumerate() {
-                store::<S, PARTIAL>(simd, end, c, *decayed);
-            }
+            store::<S, N, PARTIAL>(simd, &mut ends[j * key_dim + column..][..width], decayed);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::Head;
 use super::backward::{GateGradients, PartCotangents};
 use super::block::Parts;
 use super::by_key::BLOCK;
-use crate::recurrence::host::lanes::{load, store};
+use super::lanes::{fma, load, mul, splat, store};
 
 /// See [`Decays::backward`](super::block::Decays::backward).
 pub(super) fn backward(
@@ -95,7 +95,7 @@ impl Back<'_> {
         let products = (&self.cotangents.pk[..], &self.cotangents.qk[..]);
         for j in 0..columns.n {
             let key = &self.head.key(self.tokens.0 + j)[column..][..width];
-            let inserted = std::array::from_fn(|c| load::<S, PARTIAL>(simd, key, c));
+            let inserted = load::<S, N, PARTIAL>(simd, key);
             let dk = columns.inserted(j, inserted, &self.cotangents.end_k, products, self.gradients);
             columns.set(&mut self.gradients.k, j, dk);
         }
@@ -119,15 +119,13 @@ impl<S: Simd, const N: usize, const PARTIAL: bool> Columns<'_, S, N, PARTIAL> {
     #[inline(always)]
     fn part(&self, vectors: &[f32], i: usize) -> [S::f32s; N] {
         let values = &vectors[i * self.key_dim + self.column..][..self.width];
-        std::array::from_fn(|c| load::<S, PARTIAL>(self.simd, values, c))
+        load::<S, N, PARTIAL>(self.simd, values)
     }
 
     #[inline(always)]
     fn set(&self, vectors: &mut [f32], i: usize, to: [S::f32s; N]) {
         let values = &mut vectors[i * self.key_dim + self.column..][..self.width];
-        for (c, x) in to.into_iter().enumerate() {
-            store::<S, PARTIAL>(self.simd, values, c, x);
-        }
+        store::<S, N, PARTIAL>(self.simd, values, to);
     }
 
     /// vectors[i] += factor∘x.
@@ -139,17 +137,17 @@ impl<S: Simd, const N: usize, const PARTIAL: bool> Columns<'_, S, N, PARTIAL> {
 
     #[inline(always)]
     fn mul(&self, a: [S::f32s; N], b: [S::f32s; N]) -> [S::f32s; N] {
-        std::array::from_fn(|c| self.simd.mul_f32s(a[c], b[c]))
+        mul(self.simd, a, b)
     }
 
     #[inline(always)]
     fn fma(&self, a: [S::f32s; N], b: [S::f32s; N], sum: [S::f32s; N]) -> [S::f32s; N] {
-        std::array::from_fn(|c| self.simd.mul_add_f32s(a[c], b[c], sum[c]))
+        fma(self.simd, a, b, sum)
     }
 
     #[inline(always)]
     fn splat(&self, x: f32) -> [S::f32s; N] {
-        [self.simd.splat_f32s(x); N]
+        splat(self.simd, x)
     }
 
     /// Sets dq, dp and d ln a to what they owe to reading S₀, and d ln a to what it owes to S₀ in S_n.

@@ -6,6 +6,7 @@
 //! low rank   p         x = b     w = u       and the term in brackets
 //! ```
 
+use super::lanes::scale;
 use super::{Head, TokenTransition};
 use crate::math;
 
@@ -34,8 +35,7 @@ impl Gates {
         let key_dim = head.problem.key_dim;
         for i in 0..count {
             let row = i * key_dim..(i + 1) * key_dim;
-            let query = self.q[row.clone()].iter_mut().zip(head.query(first + i));
-            query.for_each(|(scaled, q)| *scaled = head.inputs.scale * q);
+            scale(&mut self.q[row.clone()], head.inputs.scale, head.query(first + i));
             let (a, p, x) = (
                 &mut self.a[row.clone()],
                 &mut self.p[row.clone()],
@@ -45,7 +45,11 @@ impl Gates {
                 [] => a.fill(1.0),
                 // Also `key_dim` = 1 with decays per key.
                 [one] => a.fill(math::exp(*one)),
-                per_key => a.iter_mut().zip(per_key).for_each(|(a, g)| *a = math::exp(*g)),
+                per_key => {
+                    for (a, g) in a.iter_mut().zip(per_key) {
+                        *a = math::exp(*g);
+                    }
+                }
             }
             match head.transition(first + i) {
                 TokenTransition::Delta { beta } => {

@@ -8,6 +8,7 @@ mod by_key;
 mod by_key_backward;
 mod chunked;
 mod gates;
+mod lanes;
 mod sequential;
 
 pub use backward::backward;

@@ -3,9 +3,9 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::gates::Gates;
+use super::lanes::{add, fma, load, mul, splat, store, sub};
 use super::{Head, SharedRows, clear_padding, for_each_part};
 use crate::delta_rule::problem::{DeltaRuleError, Inputs, Problem};
-use crate::recurrence::host::lanes::{load, store};
 
 /// Tokens that are taken through one block of columns before the next: those stay in the first cache meanwhile.
 const TILE: usize = 16;
@@ -124,75 +124,123 @@ impl Tokens<'_> {
         &mut self,
         simd: S,
         (first, count): (usize, usize),
-        (column, width): (usize, usize),
+        columns: (usize, usize),
     ) {
         let head = self.head;
         let key_dim = head.problem.key_dim;
         for i in 0..count {
             let t = first + i;
             let row = i * key_dim..(i + 1) * key_dim;
-            let value = &head.value(t)[column..][..width];
-            let p = &self.gates.p[row.clone()];
-            let read =
-                read_state::<S, N, R, PARTIAL>(simd, p, self.state, head.problem.value_dim, (column, width));
-            let token = Update {
-                query: &self.gates.q[row.clone()],
-                a: &self.gates.a[row.clone()],
-                x: &self.gates.x[row],
-                key: head.key(t),
-            };
-            let mut values = [simd.splat_f32s(0.0); N];
-            for (c, v) in values.iter_mut().enumerate() {
-                *v = load::<S, PARTIAL>(simd, value, c);
-            }
-            let mut written = read;
-            if !LOW_RANK {
-                for (w, v) in written.iter_mut().zip(&values) {
-                    *w = simd.sub_f32s(*v, *w);
-                }
-            }
-            let sums = token.run::<S, LOW_RANK, N, R, PARTIAL>(
+            let mut token = Token::<S, N, PARTIAL> {
                 simd,
-                (&written, &values),
-                self.state,
-                head.problem.value_dim,
-                (column, width),
-            );
+                state: self.state,
+                value_dim: head.problem.value_dim,
+                columns,
+                q: &self.gates.q[row.clone()],
+                a: &self.gates.a[row.clone()],
+                p: &self.gates.p[row.clone()],
+                x: &self.gates.x[row],
+                k: head.key(t),
+            };
+            let value = load::<S, N, PARTIAL>(simd, &head.value(t)[columns.0..][..columns.1]);
+            let read = token.read::<R>();
+            let written = if LOW_RANK { read } else { sub(simd, value, read) };
+            let sum = token.update::<LOW_RANK, R>(written, value);
             // SAFETY: one call handles all tokens of this head and sequence, and the slice is let go before the next.
-            let y = unsafe { self.out.part(head.row(t), head.value_column() + column, width) };
-            for (c, sum) in sums.iter().enumerate() {
-                store::<S, PARTIAL>(simd, y, c, *sum);
-            }
+            let y = unsafe {
+                self.out
+                    .part(head.row(t), head.value_column() + columns.0, columns.1)
+            };
+            store::<S, N, PARTIAL>(simd, y, sum);
         }
     }
 }
 
-/// Sᵀp over some columns.
-#[inline(always)]
-fn read_state<S: Simd, const N: usize, const R: usize, const PARTIAL: bool>(
+/// One token and some columns of a state.
+struct Token<'a, S, const N: usize, const PARTIAL: bool> {
     simd: S,
-    p: &[f32],
-    state: &[f32],
+    state: &'a mut [f32],
     value_dim: usize,
-    (column, width): (usize, usize),
-) -> [S::f32s; N] {
-    let mut sums = [[simd.splat_f32s(0.0); N]; R];
-    let add = |n: usize, sums: &mut [S::f32s; N]| {
-        let (p, row) = (simd.splat_f32s(p[n]), &state[n * value_dim + column..][..width]);
-        for (c, sum) in sums.iter_mut().enumerate() {
-            *sum = simd.mul_add_f32s(p, load::<S, PARTIAL>(simd, row, c), *sum);
-        }
-    };
-    let whole = p.len() - p.len() % R;
-    for n in (0..whole).step_by(R) {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            add(n + i, sums);
-        }
+    /// The first column, and how many.
+    columns: (usize, usize),
+    q: &'a [f32],
+    a: &'a [f32],
+    p: &'a [f32],
+    x: &'a [f32],
+    k: &'a [f32],
+}
+
+impl<S: Simd, const N: usize, const PARTIAL: bool> Token<'_, S, N, PARTIAL> {
+    /// These columns of row `n` of the state.
+    #[inline(always)]
+    fn row(&mut self, n: usize) -> &mut [f32] {
+        &mut self.state[n * self.value_dim + self.columns.0..][..self.columns.1]
     }
-    for n in whole..p.len() {
-        add(n, &mut sums[0]);
+
+    /// Sᵀp.
+    #[inline(always)]
+    fn read<const R: usize>(&mut self) -> [S::f32s; N] {
+        let mut sums = [splat::<S, N>(self.simd, 0.0); R];
+        let whole = self.p.len() - self.p.len() % R;
+        for n in (0..whole).step_by(R) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = self.read_row(n + i, *sum);
+            }
+        }
+        for n in whole..self.p.len() {
+            sums[0] = self.read_row(n, sums[0]);
+        }
+        total(self.simd, sums)
     }
-    total(simd, sums)
+
+    #[inline(always)]
+    fn read_row(&mut self, n: usize, sum: [S::f32s; N]) -> [S::f32s; N] {
+        let simd = self.simd;
+        let p = splat(simd, self.p[n]);
+        let row = load::<S, N, PARTIAL>(simd, self.row(n));
+        fma(simd, p, row, sum)
+    }
+
+    /// S ← a∘S + x wᵀ (+ k vᵀ); returns scale·Sᵀq.
+    #[inline(always)]
+    fn update<const LOW_RANK: bool, const R: usize>(
+        &mut self,
+        written: [S::f32s; N],
+        value: [S::f32s; N],
+    ) -> [S::f32s; N] {
+        let mut sums = [splat::<S, N>(self.simd, 0.0); R];
+        let whole = self.p.len() - self.p.len() % R;
+        for n in (0..whole).step_by(R) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = self.update_row::<LOW_RANK>(n + i, written, value, *sum);
+            }
+        }
+        for n in whole..self.p.len() {
+            sums[0] = self.update_row::<LOW_RANK>(n, written, value, sums[0]);
+        }
+        total(self.simd, sums)
+    }
+
+    #[inline(always)]
+    fn update_row<const LOW_RANK: bool>(
+        &mut self,
+        n: usize,
+        written: [S::f32s; N],
+        value: [S::f32s; N],
+        sum: [S::f32s; N],
+    ) -> [S::f32s; N] {
+        let simd = self.simd;
+        let (q, a) = (splat(simd, self.q[n]), splat(simd, self.a[n]));
+        let (x, k) = (splat(simd, self.x[n]), splat(simd, self.k[n]));
+        let row = self.row(n);
+        let mut after = mul(simd, a, load::<S, N, PARTIAL>(simd, row));
+        after = fma(simd, x, written, after);
+        if LOW_RANK {
+            after = fma(simd, k, value, after);
+        }
+        store::<S, N, PARTIAL>(simd, row, after);
+        fma(simd, q, after, sum)
+    }
 }
 
 /// The sum of `R` parts, always in the same order.
@@ -200,57 +248,7 @@ fn read_state<S: Simd, const N: usize, const R: usize, const PARTIAL: bool>(
 fn total<S: Simd, const N: usize, const R: usize>(simd: S, parts: [[S::f32s; N]; R]) -> [S::f32s; N] {
     let mut sum = parts[0];
     for part in &parts[1..] {
-        for (sum, x) in sum.iter_mut().zip(part) {
-            *sum = simd.add_f32s(*sum, *x);
-        }
+        sum = add(simd, sum, *part);
     }
     sum
-}
-
-/// The vectors over keys with which one token updates and reads a state.
-struct Update<'a> {
-    a: &'a [f32],
-    x: &'a [f32],
-    key: &'a [f32],
-    query: &'a [f32],
-}
-
-impl Update<'_> {
-    /// S ← a∘S + x wᵀ (+ k vᵀ) over some columns; returns scale·Sᵀq.
-    #[inline(always)]
-    fn run<S: Simd, const LOW_RANK: bool, const N: usize, const R: usize, const PARTIAL: bool>(
-        &self,
-        simd: S,
-        (written, values): (&[S::f32s; N], &[S::f32s; N]),
-        state: &mut [f32],
-        value_dim: usize,
-        (column, width): (usize, usize),
-    ) -> [S::f32s; N] {
-        let mut sums = [[simd.splat_f32s(0.0); N]; R];
-        let mut pass = |n: usize, sums: &mut [S::f32s; N]| {
-            let row = &mut state[n * value_dim + column..][..width];
-            let (a, x) = (simd.splat_f32s(self.a[n]), simd.splat_f32s(self.x[n]));
-            let (k, q) = (simd.splat_f32s(self.key[n]), simd.splat_f32s(self.query[n]));
-            for (c, sum) in sums.iter_mut().enumerate() {
-                let decayed = simd.mul_f32s(a, load::<S, PARTIAL>(simd, row, c));
-                let mut after = simd.mul_add_f32s(x, written[c], decayed);
-                if LOW_RANK {
-                    after = simd.mul_add_f32s(k, values[c], after);
-                }
-                store::<S, PARTIAL>(simd, row, c, after);
-                *sum = simd.mul_add_f32s(q, after, *sum);
-            }
-        };
-        let key_dim = self.a.len();
-        let whole = key_dim - key_dim % R;
-        for n in (0..whole).step_by(R) {
-            for (i, sums) in sums.iter_mut().enumerate() {
-                pass(n + i, sums);
-            }
-        }
-        for n in whole..key_dim {
-            pass(n, &mut sums[0]);
-        }
-        total(simd, sums)
-    }
 }
