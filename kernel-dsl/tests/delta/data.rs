@@ -258,7 +258,7 @@ impl Data {
                 .map(|_| rng.random_range(-1.0_f32..1.0))
                 .collect()
         };
-        let (state, state_cotangent) = (state(()), (spec.seed % 4 != 0).then(|| state(())));
+        let (state, state_cotangent) = (state(()), (!spec.seed.is_multiple_of(4)).then(|| state(())));
         let mut data = Self {
             problem,
             layout: spec.layout,
