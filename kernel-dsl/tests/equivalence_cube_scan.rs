@@ -9,4 +9,6 @@ mod equivalence {
     mod common;
     #[path = "../equivalence_cube/selective_scan.rs"]
     mod selective_scan;
+    #[path = "../equivalence_cube/wkv4.rs"]
+    mod wkv4;
 }

@@ -7,4 +7,6 @@ mod support;
 mod golden {
     #[path = "../golden_cube/selective_scan.rs"]
     mod selective_scan;
+    #[path = "../golden_cube/wkv4.rs"]
+    mod wkv4;
 }

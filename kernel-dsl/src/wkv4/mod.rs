@@ -10,6 +10,8 @@
 //! without bound, so that N and M are kept divided by e^m with the running maximum m_t = max(m_{t-1} + w, k_t); the state is
 //! (N e^{−m}, M e^{−m}, m). Every exponential in every form here has an exponent of 0 or less.
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod problem;
 pub mod reference;
 

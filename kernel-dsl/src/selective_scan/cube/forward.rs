@@ -8,10 +8,11 @@ use cubecl::prelude::*;
 
 use super::inputs::{DeviceInputs, expect_state};
 use super::operands::{Form, Scan, zeros};
-use super::plan::{Tile, preferred_chunk_size};
+use super::plan::Tile;
 use super::{Outputs, token_buffer};
 use crate::cube::{
     ChunkTable, Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes,
+    preferred_chunk_size,
 };
 use crate::selective_scan::problem::{Problem, ScanError};
 
@@ -50,7 +51,7 @@ pub fn forward(
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
-    match preferred_chunk_size(client, problem) {
+    match preferred_chunk_size(client, problem.batch * problem.channels, problem.time) {
         Some(chunk_size) => chunked(client, problem, inputs, chunk_size, state),
         None => sequential(client, problem, inputs, state),
     }

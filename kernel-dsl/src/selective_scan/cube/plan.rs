@@ -1,6 +1,6 @@
 //! How a selective scan is cut up on a device.
 
-use crate::cube::{Client, Limits};
+use crate::cube::Limits;
 use crate::selective_scan::problem::Problem;
 
 /// Sizes of a cube that are fixed when its kernel is compiled.
@@ -45,21 +45,4 @@ impl Tile {
     fn shared_memory(self) -> usize {
         4 * self.units * self.state * (self.tokens + self.marks) + 8 * self.state * (self.units + 1)
     }
-}
-
-/// Tokens of a chunk of the forward pass: a chunk's state is read and written once for as many.
-const CHUNK_SIZE: usize = 128;
-
-/// Units above which more of them make no call faster: 2048 on each of 128 multiprocessors.
-const ENOUGH_UNITS: usize = 1 << 18;
-
-/// Tokens of a chunk, or `None` where walking each sequence as a whole is as fast.
-///
-/// Chunks cost every token twice and read every chunk's state; they pay where the channels of all sequences are too few to
-/// fill the device.
-pub(super) fn preferred_chunk_size(client: &Client, problem: &Problem) -> Option<usize> {
-    let units = problem.batch * problem.channels;
-    let long = problem.time >= 2 * CHUNK_SIZE;
-    let worthwhile = long && 2 * units <= ENOUGH_UNITS && !Limits::of(client).software;
-    worthwhile.then_some(CHUNK_SIZE)
 }
