@@ -16,6 +16,8 @@
 //!
 //! The first W − 1 of s̄ are the gradient of the initial state, the rest that of the input. δ is computed again from the inputs.
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 mod problem;
 pub mod reference;

@@ -18,9 +18,11 @@ mod buffer;
 mod error;
 mod fill;
 mod launch;
+pub(crate) mod math;
 mod parallel;
 pub(crate) mod partial;
 pub(crate) mod product;
+pub(crate) mod reduce;
 mod table;
 pub(crate) mod view;
 

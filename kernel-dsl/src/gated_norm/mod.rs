@@ -20,6 +20,8 @@
 //!
 //! The gate and the weight are products around it; the gradients of weight and bias are sums over rows.
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 mod problem;
 pub mod reference;

@@ -129,17 +129,18 @@ impl Problem {
         self.rows * self.features
     }
 
-    pub(super) fn validate(&self, inputs: &Inputs) -> Result<(), NormError> {
-        let Self {
-            features,
-            group_size,
-            eps,
-            ..
-        } = *self;
+    /// Checks what does not depend on the inputs.
+    pub(super) fn validate_sizes(&self) -> Result<(), NormError> {
+        let (features, group_size) = (self.features, self.group_size);
         if group_size == 0 || !features.is_multiple_of(group_size) {
             return Err(NormError::Groups { features, group_size });
         }
-        check_epsilon(eps)?;
+        check_epsilon(self.eps)
+    }
+
+    pub(super) fn validate(&self, inputs: &Inputs) -> Result<(), NormError> {
+        self.validate_sizes()?;
+        let features = self.features;
         self.check_rows("the input", &inputs.input)?;
         if let Some(gate) = &inputs.gate {
             self.check_rows("the gate", gate)?;

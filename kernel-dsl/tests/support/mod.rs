@@ -9,7 +9,6 @@
 #![allow(dead_code)]
 
 pub mod differences;
-pub mod layouts;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
