@@ -9,7 +9,8 @@ mod equivalence {
     use rand::{Rng, SeedableRng};
 
     use kernel_dsl::delta_rule::{
-        DecayKind, DeltaRuleError, Inputs, Problem, TransitionKind, backward, chunked, sequential, step,
+        DecayKind, DeltaRuleError, Element, ElementMut, Inputs, Problem, TransitionKind, apply, backward,
+        chunked, compose, element, sequential, step,
     };
 
     use super::data::{Data, Layout, Owned, Spec, Strength, any_spec, error};
@@ -32,6 +33,38 @@ mod equivalence {
         run(data, |problem, inputs, state, out| {
             chunked(problem, inputs, chunk_size, state, out)
         })
+    }
+
+    /// M and U of all tokens.
+    fn element_of(data: &Data) -> (Vec<f32>, Vec<f32>) {
+        let Problem {
+            batch,
+            heads,
+            key_dim,
+            ..
+        } = data.problem;
+        let mut matrix = vec![f32::NAN; batch * heads * key_dim * key_dim];
+        let mut update = vec![f32::NAN; data.problem.state_len()];
+        element(&data.problem, &data.inputs(), 24, &mut matrix, &mut update).expect("valid");
+        (matrix, update)
+    }
+
+    fn view((matrix, update): &(Vec<f32>, Vec<f32>)) -> Element<'_> {
+        Element { matrix, update }
+    }
+
+    fn composed(
+        problem: &Problem,
+        first: &(Vec<f32>, Vec<f32>),
+        second: &(Vec<f32>, Vec<f32>),
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (mut matrix, mut update) = second.clone();
+        let into = ElementMut {
+            matrix: &mut matrix,
+            update: &mut update,
+        };
+        compose(problem, view(first), into).expect("valid");
+        (matrix, update)
     }
 
     fn gradients(data: &Data, chunk_size: usize) -> Owned<f32> {
@@ -209,6 +242,35 @@ mod equivalence {
         }
 
         #[test]
+        fn the_element_of_a_stretch_equals_its_tokens(spec in any_spec(60), cuts in (0.0_f64..=1.0, 0.0_f64..=1.0)) {
+            let whole = Data::new(&spec).sequence(0);
+            let (time, problem) = (whole.problem.time, whole.problem);
+            let at = |cut: f64| (cut * time as f64) as usize;
+            let (from, to) = (at(cuts.0.min(cuts.1)), at(cuts.0.max(cuts.1)));
+            let [a, b, c] = [0..from, from..to, to..time].map(|tokens| element_of(&whole.stretch(tokens, whole.state.clone())));
+            let expected = whole.by_reference().1;
+            let after = |element: &(Vec<f32>, Vec<f32>)| {
+                let mut state = whole.state.clone();
+                apply(&problem, view(element), &mut state).expect("valid");
+                error(&state, &expected)
+            };
+            let left = composed(&problem, &composed(&problem, &a, &b), &c);
+            let right = composed(&problem, &a, &composed(&problem, &b, &c));
+            for (name, element) in [("the whole", element_of(&whole)), ("(ab)c", left), ("a(bc)", right)] {
+                let off = after(&element);
+                prop_assert!(off < TOLERANCE, "the state after {name} is off by {off:.2e}");
+            }
+        }
+
+        #[test]
+        fn an_element_of_no_tokens_changes_nothing(spec in any_spec(0)) {
+            let data = Data::new(&spec);
+            let mut state = data.state.clone();
+            apply(&data.problem, view(&element_of(&data)), &mut state).expect("valid");
+            prop_assert_eq!(state, data.state);
+        }
+
+        #[test]
         fn steps_equal_the_sequential_form(spec in any_spec(1)) {
             let data = Data::new(&spec);
             let ones = (0..data.problem.batch).all(|b| data.sequences().span(b, data.problem.time).len() == 1);
@@ -264,7 +326,14 @@ mod equivalence {
                     .num_threads(threads)
                     .build()
                     .expect("a thread pool");
-                pool.install(|| (by_sequential(&data), by_chunks(&data, 32), gradients(&data, 32)))
+                pool.install(|| {
+                    (
+                        by_sequential(&data),
+                        by_chunks(&data, 32),
+                        gradients(&data, 32),
+                        element_of(&data),
+                    )
+                })
             };
             let one = with_threads(1);
             assert!(one == with_threads(3), "3 threads differ for {:?}", data.problem);

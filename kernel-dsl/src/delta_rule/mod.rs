@@ -14,10 +14,12 @@
 //! Kimi Team, "Kimi Linear", 2025, equation 1.
 
 mod host;
+pub mod monoid;
 mod problem;
 pub mod reference;
 
-pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, sequential, step};
+pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, sequential, step};
+pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{
     Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Operand, Problem, Transition,
     TransitionGradients, TransitionKind,

@@ -4,6 +4,7 @@ use super::block::{Block, Decays};
 use super::by_head::ByHead;
 use super::by_key::ByKey;
 use super::{Head, SharedRows, check_chunk_size, clear_padding, for_each_part};
+use crate::delta_rule::monoid::check_element;
 use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Inputs, Problem};
 
 /// A chunk size that is near the fastest for the usual heads.
@@ -39,19 +40,63 @@ pub fn chunked(
     clear_padding(problem, &inputs.sequences, out, width);
     let out = SharedRows::new(out, width);
     for_each_part(problem, state, len, |index, state| {
-        let head = Head::at(problem, inputs, index);
-        match problem.decay {
-            DecayKind::None | DecayKind::PerHeadToken => {
-                blocks::<ByHead>(head, chunk_size, state, Some(out), true);
-            }
-            DecayKind::PerKeyToken => blocks::<ByKey>(head, chunk_size, state, Some(out), true),
-        }
+        all_blocks(
+            Head::at(problem, inputs, index),
+            chunk_size,
+            state,
+            Some(out),
+            true,
+        );
     });
     Ok(())
 }
 
+/// The monoid element (M, U) of all tokens. No query is read.
+///
+/// # Shapes
+/// `matrix` `[batch, heads, key_dim, key_dim]`, `update` `[batch, heads, key_dim, value_dim]`.
+///
+/// # Errors
+/// [`DeltaRuleError`] when a shape is wrong or `chunk_size` is 0; then nothing has changed.
+pub fn element(
+    problem: &Problem,
+    inputs: &Inputs,
+    chunk_size: usize,
+    matrix: &mut [f32],
+    update: &mut [f32],
+) -> Result<(), DeltaRuleError> {
+    problem.validate_inputs(inputs)?;
+    check_element(problem, matrix, update)?;
+    check_chunk_size(chunk_size)?;
+    let key_dim = problem.key_dim;
+    if key_dim == 0 {
+        return Ok(());
+    }
+    // M is what becomes of the state I when nothing is written.
+    for_each_part(problem, matrix, key_dim * key_dim, |index, matrix| {
+        matrix.fill(0.0);
+        matrix.iter_mut().step_by(key_dim + 1).for_each(|x| *x = 1.0);
+        all_blocks(Head::at(problem, inputs, index), chunk_size, matrix, None, false);
+    });
+    if problem.value_dim > 0 {
+        for_each_part(problem, update, problem.head_state_len(), |index, update| {
+            update.fill(0.0);
+            all_blocks(Head::at(problem, inputs, index), chunk_size, update, None, true);
+        });
+    }
+    Ok(())
+}
+
+/// [`blocks`] with the decays that the problem has.
+fn all_blocks(head: Head, chunk_size: usize, state: &mut [f32], out: Option<SharedRows>, values: bool) {
+    match head.problem.decay {
+        DecayKind::None | DecayKind::PerHeadToken => blocks::<ByHead>(head, chunk_size, state, out, values),
+        DecayKind::PerKeyToken => blocks::<ByKey>(head, chunk_size, state, out, values),
+    }
+}
+
 /// Takes a state through all blocks of a head; without `out`, nothing is read, and without `values`, all v are 0.
-pub(super) fn blocks<D: Decays>(
+fn blocks<D: Decays>(
     head: Head,
     chunk_size: usize,
     state: &mut [f32],

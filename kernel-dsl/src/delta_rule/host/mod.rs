@@ -12,7 +12,7 @@ mod lanes;
 mod sequential;
 
 pub use backward::backward;
-pub use chunked::{DEFAULT_CHUNK_SIZE, chunked};
+pub use chunked::{DEFAULT_CHUNK_SIZE, chunked, element};
 pub use sequential::{sequential, step};
 
 use std::marker::PhantomData;

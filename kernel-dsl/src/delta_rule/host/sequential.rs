@@ -8,7 +8,10 @@ use super::{Head, SharedRows, clear_padding, for_each_part};
 use crate::delta_rule::problem::{DeltaRuleError, Inputs, Problem};
 
 /// Tokens that are taken through one block of columns before the next: those stay in the first cache meanwhile.
-const TILE: usize = 16;
+const TILE: usize = 32;
+/// Tokens from which a block of columns is copied out of a wider state first: rows a power of two apart fall on few lines
+/// of the cache and drive each other out.
+const WORTH_PACKING: usize = 8;
 
 /// One token of every sequence: [`sequential`] as decoding calls it.
 ///
@@ -62,6 +65,7 @@ pub fn sequential(
         let tokens = Tokens {
             head,
             gates,
+            packed: Vec::new(),
             state,
             out,
         };
@@ -78,6 +82,8 @@ pub fn sequential(
 struct Tokens<'a> {
     head: Head<'a>,
     gates: Gates,
+    /// Columns of S that are being worked on.
+    packed: Vec<f32>,
     /// S `[key_dim, value_dim]`.
     state: &'a mut [f32],
     out: SharedRows<'a>,
@@ -127,31 +133,51 @@ impl Tokens<'_> {
         columns: (usize, usize),
     ) {
         let head = self.head;
-        let key_dim = head.problem.key_dim;
+        let Problem {
+            key_dim, value_dim, ..
+        } = *head.problem;
+        let (column, width) = columns;
+        let packs = width < value_dim && count >= WORTH_PACKING;
+        if packs {
+            self.packed.resize(key_dim * width, 0.0);
+            let rows = self.state.chunks_exact(value_dim);
+            for (packed, row) in self.packed.chunks_exact_mut(width).zip(rows) {
+                packed.copy_from_slice(&row[column..][..width]);
+            }
+        }
+        let (state, stride, offset) = if packs {
+            (&mut self.packed[..], width, 0)
+        } else {
+            (&mut *self.state, value_dim, column)
+        };
         for i in 0..count {
             let t = first + i;
             let row = i * key_dim..(i + 1) * key_dim;
             let mut token = Token::<S, N, PARTIAL> {
                 simd,
-                state: self.state,
-                value_dim: head.problem.value_dim,
-                columns,
+                state,
+                stride,
+                offset,
+                width,
                 q: &self.gates.q[row.clone()],
                 a: &self.gates.a[row.clone()],
                 p: &self.gates.p[row.clone()],
                 x: &self.gates.x[row],
                 k: head.key(t),
             };
-            let value = load::<S, N, PARTIAL>(simd, &head.value(t)[columns.0..][..columns.1]);
+            let value = load::<S, N, PARTIAL>(simd, &head.value(t)[column..][..width]);
             let read = token.read::<R>();
             let written = if LOW_RANK { read } else { sub(simd, value, read) };
             let sum = token.update::<LOW_RANK, R>(written, value);
             // SAFETY: one call handles all tokens of this head and sequence, and the slice is let go before the next.
-            let y = unsafe {
-                self.out
-                    .part(head.row(t), head.value_column() + columns.0, columns.1)
-            };
+            let y = unsafe { self.out.part(head.row(t), head.value_column() + column, width) };
             store::<S, N, PARTIAL>(simd, y, sum);
+        }
+        if packs {
+            let rows = self.state.chunks_exact_mut(value_dim);
+            for (packed, row) in self.packed.chunks_exact(width).zip(rows) {
+                row[column..][..width].copy_from_slice(packed);
+            }
         }
     }
 }
@@ -160,9 +186,12 @@ impl Tokens<'_> {
 struct Token<'a, S, const N: usize, const PARTIAL: bool> {
     simd: S,
     state: &'a mut [f32],
-    value_dim: usize,
-    /// The first column, and how many.
-    columns: (usize, usize),
+    /// Distance between the rows of `state`.
+    stride: usize,
+    /// Where the columns begin in a row.
+    offset: usize,
+    /// How many there are.
+    width: usize,
     q: &'a [f32],
     a: &'a [f32],
     p: &'a [f32],
@@ -174,7 +203,7 @@ impl<S: Simd, const N: usize, const PARTIAL: bool> Token<'_, S, N, PARTIAL> {
     /// These columns of row `n` of the state.
     #[inline(always)]
     fn row(&mut self, n: usize) -> &mut [f32] {
-        &mut self.state[n * self.value_dim + self.columns.0..][..self.columns.1]
+        &mut self.state[n * self.stride + self.offset..][..self.width]
     }
 
     /// Sᵀp.

@@ -1,0 +1,517 @@
+//! Every way to call a delta rule wrongly is an error that says what was expected and what came.
+
+use kernel_dsl::delta_rule::{
+    Cotangents, DecayKind, DeltaRuleError, Element, ElementMut, Gradients, Inputs, Operand, Problem,
+    Transition, TransitionGradients, TransitionKind, apply, backward, chunked, compose, element, reference,
+    sequential, step,
+};
+use kernel_dsl::{Rows, Sequences};
+
+const ZEROS: [f32; 64] = [0.0; 64];
+
+/// Two tokens, two heads in one group, 3×2 states.
+const PROBLEM: Problem = Problem {
+    batch: 1,
+    time: 2,
+    heads: 2,
+    groups: 1,
+    key_dim: 3,
+    value_dim: 2,
+    transition: TransitionKind::Delta,
+    decay: DecayKind::PerHeadToken,
+};
+
+const LOW_RANK: Problem = Problem {
+    transition: TransitionKind::LowRank,
+    ..PROBLEM
+};
+
+fn rows(rows: usize, cols: usize) -> Rows<'static> {
+    Rows::contiguous(&ZEROS, rows, cols).expect("short enough")
+}
+
+fn inputs() -> Inputs<'static> {
+    Inputs {
+        query: rows(2, 3),
+        key: rows(2, 3),
+        value: rows(2, 4),
+        transition: Transition::Delta { beta: rows(2, 2) },
+        log_decay: Some(rows(2, 2)),
+        scale: 1.0,
+        sequences: Sequences::Equal,
+    }
+}
+
+fn low_rank() -> Inputs<'static> {
+    Inputs {
+        transition: Transition::LowRank {
+            p: rows(2, 3),
+            b: rows(2, 3),
+        },
+        ..inputs()
+    }
+}
+
+/// Gradients of the right shapes, apart from what `change` does.
+fn by_backward(
+    problem: Problem,
+    inputs: Inputs,
+    change: impl FnOnce(&mut Sizes),
+) -> Result<(), DeltaRuleError> {
+    let mut sizes = Sizes::default();
+    change(&mut sizes);
+    let buffer = |len: usize| vec![3.0_f32; len];
+    let (mut query, mut key, mut value) = (buffer(sizes.query), buffer(sizes.key), buffer(sizes.value));
+    let (mut beta, mut p, mut b) = (buffer(sizes.beta), buffer(sizes.p), buffer(sizes.b));
+    let (mut log_decay, mut state) = (buffer(sizes.log_decay), buffer(sizes.state));
+    let mut gradients = Gradients {
+        query: &mut query,
+        key: &mut key,
+        value: &mut value,
+        transition: match sizes.transition {
+            TransitionKind::Delta => TransitionGradients::Delta { beta: &mut beta },
+            TransitionKind::LowRank => TransitionGradients::LowRank { p: &mut p, b: &mut b },
+        },
+        log_decay: sizes.wants_log_decay.then_some(&mut log_decay[..]),
+        state: &mut state,
+    };
+    let cotangents = Cotangents {
+        out: sizes.out,
+        state: sizes.state_cotangent.map(|len| &ZEROS[..len]),
+    };
+    let initial = vec![0.0; sizes.initial];
+    let result = backward(
+        &problem,
+        &inputs,
+        sizes.chunk_size,
+        &initial,
+        &cotangents,
+        &mut gradients,
+    );
+    if result.is_err() {
+        assert!(
+            query.iter().chain(&key).chain(&state).all(|x| *x == 3.0),
+            "an error leaves gradients as they were"
+        );
+    }
+    result
+}
+
+/// Lengths of all that a backward pass takes.
+struct Sizes {
+    chunk_size: usize,
+    initial: usize,
+    out: Rows<'static>,
+    state_cotangent: Option<usize>,
+    transition: TransitionKind,
+    wants_log_decay: bool,
+    query: usize,
+    key: usize,
+    value: usize,
+    beta: usize,
+    p: usize,
+    b: usize,
+    log_decay: usize,
+    state: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            chunk_size: 4,
+            initial: 12,
+            out: rows(2, 4),
+            state_cotangent: Some(12),
+            transition: TransitionKind::Delta,
+            wants_log_decay: true,
+            query: 6,
+            key: 6,
+            value: 8,
+            beta: 4,
+            p: 6,
+            b: 6,
+            log_decay: 4,
+            state: 12,
+        }
+    }
+}
+
+/// What every form says about the problem and the inputs.
+fn error_of(problem: Problem, inputs: Inputs) -> DeltaRuleError {
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    let by_sequential = sequential(&problem, &inputs, &mut state, &mut out).expect_err("sequential takes it");
+    let by_step = step(&problem, &inputs, &mut state, &mut out).expect_err("step takes it");
+    let by_chunks = chunked(&problem, &inputs, 4, &mut state, &mut out).expect_err("chunked takes it");
+    let by_element = element(&problem, &inputs, 4, &mut [0.0; 18], &mut state).expect_err("element takes it");
+    let by_gradients = by_backward(problem, inputs, |sizes| sizes.transition = problem.transition);
+    let by_reference = reference::delta_rule(&problem, &inputs, &mut [0.0; 12], &mut [0.0; 8]);
+    assert!(
+        [by_step, by_chunks, by_element]
+            .iter()
+            .all(|error| *error == by_sequential)
+    );
+    assert_eq!(by_gradients, Err(by_sequential));
+    assert_eq!(by_reference, Err(by_sequential));
+    assert!(
+        state == [1.0; 12] && out == [2.0; 8],
+        "an error leaves state and output as they were"
+    );
+    by_sequential
+}
+
+#[test]
+fn right_shapes_are_taken() {
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    assert_eq!(sequential(&PROBLEM, &inputs(), &mut state, &mut out), Ok(()));
+    assert_eq!((state, out), ([1.0; 12], [0.0; 8]));
+    assert_eq!(chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out), Ok(()));
+    assert_eq!(chunked(&LOW_RANK, &low_rank(), 4, &mut state, &mut out), Ok(()));
+    assert_eq!(by_backward(PROBLEM, inputs(), |_| ()), Ok(()));
+    let low_rank = by_backward(LOW_RANK, low_rank(), |sizes| {
+        sizes.transition = TransitionKind::LowRank
+    });
+    assert_eq!(low_rank, Ok(()));
+}
+
+#[test]
+fn heads_must_divide_into_groups() {
+    for groups in [0, 3] {
+        let error = error_of(Problem { groups, ..PROBLEM }, inputs());
+        assert_eq!(error, DeltaRuleError::Groups { heads: 2, groups });
+    }
+}
+
+#[test]
+fn sizes_must_fit_the_machine() {
+    let problem = Problem {
+        batch: usize::MAX / 2,
+        ..PROBLEM
+    };
+    assert_eq!(error_of(problem, inputs()), DeltaRuleError::TooLarge(problem));
+}
+
+#[test]
+fn sequences_must_lie_in_the_rows() {
+    let inputs = Inputs {
+        sequences: Sequences::Packed(&[0, 3]),
+        ..inputs()
+    };
+    let error = error_of(PROBLEM, inputs);
+    assert!(matches!(error, DeltaRuleError::Sequences(_)));
+    assert_eq!(error.to_string(), "offset 1 needs to be 2, found 3");
+}
+
+#[test]
+fn views_need_a_row_per_token() {
+    let cases = [
+        (
+            Operand::Query,
+            Inputs {
+                query: rows(3, 3),
+                ..inputs()
+            },
+        ),
+        (
+            Operand::Key,
+            Inputs {
+                key: rows(3, 3),
+                ..inputs()
+            },
+        ),
+        (
+            Operand::Value,
+            Inputs {
+                value: rows(3, 4),
+                ..inputs()
+            },
+        ),
+        (
+            Operand::Beta,
+            Inputs {
+                transition: Transition::Delta { beta: rows(3, 2) },
+                ..inputs()
+            },
+        ),
+        (
+            Operand::LogDecay,
+            Inputs {
+                log_decay: Some(rows(3, 2)),
+                ..inputs()
+            },
+        ),
+    ];
+    for (operand, inputs) in cases {
+        let expected = DeltaRuleError::RowCount {
+            operand,
+            expected: 2,
+            found: 3,
+        };
+        assert_eq!(error_of(PROBLEM, inputs), expected);
+        assert_eq!(expected.to_string(), format!("{operand} needs 2 rows, found 3"));
+    }
+}
+
+#[test]
+fn views_need_the_columns_of_their_heads() {
+    let column = |operand, expected| DeltaRuleError::ColumnCount {
+        operand,
+        expected,
+        found: 5,
+    };
+    let delta = [
+        (
+            column(Operand::Query, 3),
+            Inputs {
+                query: rows(2, 5),
+                ..inputs()
+            },
+        ),
+        (
+            column(Operand::Key, 3),
+            Inputs {
+                key: rows(2, 5),
+                ..inputs()
+            },
+        ),
+        (
+            column(Operand::Value, 4),
+            Inputs {
+                value: rows(2, 5),
+                ..inputs()
+            },
+        ),
+        (
+            column(Operand::Beta, 2),
+            Inputs {
+                transition: Transition::Delta { beta: rows(2, 5) },
+                ..inputs()
+            },
+        ),
+        (
+            column(Operand::LogDecay, 2),
+            Inputs {
+                log_decay: Some(rows(2, 5)),
+                ..inputs()
+            },
+        ),
+    ];
+    for (expected, inputs) in delta {
+        assert_eq!(error_of(PROBLEM, inputs), expected);
+    }
+    let (right, wrong) = (rows(2, 3), rows(2, 5));
+    for (operand, p, b) in [(Operand::P, wrong, right), (Operand::B, right, wrong)] {
+        let inputs = Inputs {
+            transition: Transition::LowRank { p, b },
+            ..inputs()
+        };
+        assert_eq!(error_of(LOW_RANK, inputs), column(operand, 3));
+    }
+    let per_key = Problem {
+        decay: DecayKind::PerKeyToken,
+        ..PROBLEM
+    };
+    assert_eq!(
+        error_of(per_key, inputs()),
+        DeltaRuleError::ColumnCount {
+            operand: Operand::LogDecay,
+            expected: 6,
+            found: 2
+        }
+    );
+}
+
+#[test]
+fn inputs_and_gradients_must_be_those_of_the_transition() {
+    let form = |expected, found| DeltaRuleError::TransitionForm { expected, found };
+    let (delta, low) = (TransitionKind::Delta, TransitionKind::LowRank);
+    assert_eq!(error_of(LOW_RANK, inputs()), form(low, delta));
+    assert_eq!(error_of(PROBLEM, low_rank()), form(delta, low));
+    assert_eq!(
+        form(delta, low).to_string(),
+        "the problem says TransitionKind::Delta, found what TransitionKind::LowRank takes"
+    );
+    let gradients = by_backward(PROBLEM, inputs(), |sizes| sizes.transition = low);
+    assert_eq!(gradients, Err(form(delta, low)));
+}
+
+#[test]
+fn log_decays_must_come_where_the_kind_has_them_and_nowhere_else() {
+    let without = Inputs {
+        log_decay: None,
+        ..inputs()
+    };
+    let missing = DeltaRuleError::LogDecayMissing {
+        decay: DecayKind::PerHeadToken,
+        expected: 2,
+    };
+    assert_eq!(error_of(PROBLEM, without), missing);
+    assert_eq!(
+        missing.to_string(),
+        "decay kind PerHeadToken needs log decays of 2 columns, found none"
+    );
+    let undecayed = Problem {
+        decay: DecayKind::None,
+        ..PROBLEM
+    };
+    let unused = DeltaRuleError::LogDecayUnused(Operand::LogDecay);
+    assert_eq!(error_of(undecayed, inputs()), unused);
+    assert_eq!(
+        by_backward(undecayed, without, |_| ()),
+        Err(DeltaRuleError::LogDecayUnused(Operand::LogDecayGradient))
+    );
+    assert_eq!(
+        by_backward(undecayed, without, |sizes| sizes.wants_log_decay = false),
+        Ok(())
+    );
+    assert_eq!(
+        by_backward(PROBLEM, inputs(), |sizes| sizes.wants_log_decay = false),
+        Ok(())
+    );
+}
+
+fn length(operand: Operand, expected: usize, found: usize) -> DeltaRuleError {
+    DeltaRuleError::Length {
+        operand,
+        expected,
+        found,
+    }
+}
+
+#[test]
+fn state_and_output_need_their_lengths() {
+    let (mut state, mut out) = ([1.0; 13], [2.0; 9]);
+    let wrong_state = length(Operand::State, 12, 13);
+    assert_eq!(
+        sequential(&PROBLEM, &inputs(), &mut state, &mut out[..8]),
+        Err(wrong_state)
+    );
+    assert_eq!(
+        chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out[..8]),
+        Err(wrong_state)
+    );
+    let wrong_out = length(Operand::Output, 8, 9);
+    assert_eq!(
+        sequential(&PROBLEM, &inputs(), &mut state[..12], &mut out),
+        Err(wrong_out)
+    );
+    assert_eq!(
+        chunked(&PROBLEM, &inputs(), 4, &mut state[..12], &mut out),
+        Err(wrong_out)
+    );
+    assert_eq!(wrong_out.to_string(), "out needs 8 values, found 9");
+    assert_eq!((state, out), ([1.0; 13], [2.0; 9]));
+}
+
+#[test]
+fn cotangents_and_gradients_need_their_shapes() {
+    type Change = fn(&mut Sizes);
+    let cases: [(DeltaRuleError, Change); 8] = [
+        (length(Operand::State, 12, 1), |sizes| sizes.initial = 1),
+        (length(Operand::StateCotangent, 12, 1), |sizes| {
+            sizes.state_cotangent = Some(1)
+        }),
+        (length(Operand::QueryGradient, 6, 1), |sizes| sizes.query = 1),
+        (length(Operand::KeyGradient, 6, 1), |sizes| sizes.key = 1),
+        (length(Operand::ValueGradient, 8, 1), |sizes| sizes.value = 1),
+        (length(Operand::BetaGradient, 4, 1), |sizes| sizes.beta = 1),
+        (length(Operand::LogDecayGradient, 4, 1), |sizes| {
+            sizes.log_decay = 1
+        }),
+        (length(Operand::StateGradient, 12, 1), |sizes| sizes.state = 1),
+    ];
+    for (expected, change) in cases {
+        assert_eq!(by_backward(PROBLEM, inputs(), change), Err(expected));
+    }
+    let low_rank_cases: [(DeltaRuleError, Change); 2] = [
+        (length(Operand::PGradient, 6, 1), |sizes| sizes.p = 1),
+        (length(Operand::BGradient, 6, 1), |sizes| sizes.b = 1),
+    ];
+    for (expected, change) in low_rank_cases {
+        let result = by_backward(LOW_RANK, low_rank(), |sizes| {
+            sizes.transition = TransitionKind::LowRank;
+            change(sizes);
+        });
+        assert_eq!(result, Err(expected));
+    }
+    let operand = Operand::OutputCotangent;
+    assert_eq!(
+        by_backward(PROBLEM, inputs(), |sizes| sizes.out = rows(3, 4)),
+        Err(DeltaRuleError::RowCount {
+            operand,
+            expected: 2,
+            found: 3
+        })
+    );
+    assert_eq!(
+        by_backward(PROBLEM, inputs(), |sizes| sizes.out = rows(2, 3)),
+        Err(DeltaRuleError::ColumnCount {
+            operand,
+            expected: 4,
+            found: 3
+        })
+    );
+    assert_eq!(
+        by_backward(PROBLEM, inputs(), |sizes| sizes.state_cotangent = None),
+        Ok(())
+    );
+}
+
+#[test]
+fn a_step_takes_one_token_of_every_sequence() {
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    let error = step(&PROBLEM, &inputs(), &mut state, &mut out).expect_err("two tokens are no step");
+    assert_eq!(
+        error,
+        DeltaRuleError::NotOneToken {
+            sequence: 0,
+            found: 2
+        }
+    );
+    assert_eq!(error.to_string(), "a step takes 1 token of sequence 0, found 2");
+    assert_eq!((state, out), ([1.0; 12], [2.0; 8]));
+}
+
+#[test]
+fn a_chunk_holds_at_least_one_token() {
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    let empty = Err(DeltaRuleError::EmptyChunk);
+    assert_eq!(chunked(&PROBLEM, &inputs(), 0, &mut state, &mut out), empty);
+    assert_eq!(element(&PROBLEM, &inputs(), 0, &mut [0.0; 18], &mut state), empty);
+    assert_eq!(
+        by_backward(PROBLEM, inputs(), |sizes| sizes.chunk_size = 0),
+        empty
+    );
+    assert_eq!((state, out), ([1.0; 12], [2.0; 8]));
+}
+
+#[test]
+fn elements_need_their_lengths() {
+    let (matrix, update) = (&ZEROS[..18], &ZEROS[..12]);
+    let right = Element { matrix, update };
+    let wrong_matrix = Element {
+        matrix: update,
+        update,
+    };
+    let wrong_update = Element {
+        matrix,
+        update: matrix,
+    };
+    let (mut m, mut u) = ([0.0; 18], [0.0; 12]);
+    for (wrong, expected) in [
+        (wrong_matrix, length(Operand::ElementMatrix, 18, 12)),
+        (wrong_update, length(Operand::ElementUpdate, 12, 18)),
+    ] {
+        let second = ElementMut {
+            matrix: &mut m,
+            update: &mut u,
+        };
+        assert_eq!(compose(&PROBLEM, wrong, second), Err(expected));
+        assert_eq!(apply(&PROBLEM, wrong, &mut [0.0; 12]), Err(expected));
+    }
+    assert_eq!(
+        apply(&PROBLEM, right, &mut [0.0; 11]),
+        Err(length(Operand::State, 12, 11))
+    );
+    let short = element(&PROBLEM, &inputs(), 4, &mut m[..9], &mut u);
+    assert_eq!(short, Err(length(Operand::ElementMatrix, 18, 9)));
+}
