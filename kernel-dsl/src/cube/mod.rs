@@ -18,6 +18,8 @@ mod buffer;
 mod error;
 mod fill;
 mod launch;
+#[cfg(feature = "lowering")]
+pub mod lowering;
 pub(crate) mod math;
 mod parallel;
 pub(crate) mod partial;

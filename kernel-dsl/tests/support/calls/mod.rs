@@ -1,0 +1,52 @@
+//! Calls of the operators on a device, made from nothing but a problem: for tests that compile kernels for devices which are
+//! not there, and for benches.
+
+pub mod recurrence;
+pub mod selective_scan;
+
+use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Error};
+
+/// Makes a buffer of so many values: memory without content, or numbers.
+pub type Fill = fn(&Client, usize, DType) -> Result<DeviceBuffer, Error>;
+
+/// One call, to be repeated.
+pub type Launch = Box<dyn FnMut() -> Result<(), Error>>;
+
+/// A form of an operator: makes the inputs of a problem in a type and gives the call.
+pub struct Form<P> {
+    /// `step`, `chunked`, `backward` ...
+    pub name: &'static str,
+    /// Whether it takes one token of each sequence.
+    pub one_token: bool,
+    /// Makes the inputs.
+    pub prepare: fn(&Maker, P) -> Result<Launch, Error>,
+}
+
+/// Makes inputs on a device.
+#[derive(Clone)]
+pub struct Maker {
+    /// Where they are made.
+    pub client: Client,
+    /// Type of tokens; constants and states are f32.
+    pub dtype: DType,
+    /// What they hold.
+    pub fill: Fill,
+}
+
+impl Maker {
+    /// f32 values that do not depend on the token.
+    pub fn constants(&self, len: usize) -> Result<DeviceBuffer, Error> {
+        (self.fill)(&self.client, len, DType::F32)
+    }
+
+    /// Rows of tokens.
+    pub fn rows(&self, rows: usize, cols: usize) -> Result<DeviceRows, Error> {
+        self.rows_as(rows, cols, self.dtype)
+    }
+
+    /// Rows of tokens in another type.
+    pub fn rows_as(&self, rows: usize, cols: usize, dtype: DType) -> Result<DeviceRows, Error> {
+        let buffer = (self.fill)(&self.client, rows * cols, dtype)?;
+        DeviceRows::new(buffer, 0, rows, cols, cols)
+    }
+}
