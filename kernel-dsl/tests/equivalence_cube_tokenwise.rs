@@ -12,9 +12,11 @@ mod equivalence {
     use kernel_dsl::Rows;
     use kernel_dsl::causal_conv1d;
     use kernel_dsl::causal_conv1d::cube as conv;
+    use kernel_dsl::cross_entropy;
     use kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
     use kernel_dsl::gated_norm::cube as norm;
     use kernel_dsl::gated_norm::{self, GateOrder, Statistic};
+    use kernel_dsl::step_size;
     use proptest::prelude::*;
 
     use super::device::{clients, download, upload, upload_rows};
@@ -187,6 +189,107 @@ mod equivalence {
                 ..norm
             };
             check_norm(&norm, DType::F16, F16_TOLERANCE)?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(config(15))]
+
+        #[test]
+        fn step_sizes_on_devices_equal_their_definition(
+            (rows, heads, gap) in (0..40_usize, 1..40_usize, 0..5_usize),
+            limit in prop_oneof![Just((0.0, f32::INFINITY)), Just((0.1_f32, 3.0_f32))],
+            [by_step, by_log] in any::<[bool; 2]>(),
+            seed in any::<u64>(),
+        ) {
+            let raw = random(seed, rows * (heads + gap), 8.0);
+            let raw = Rows::new(&raw, rows, heads, heads + gap).expect("whole rows");
+            let (bias, a_log) = (random(seed ^ 1, heads, 2.0), random(seed ^ 2, heads, 2.0));
+            let cotangents = [3, 4].map(|i| random(seed ^ i, rows * heads, 1.0));
+            let (mut steps, mut logs, mut raws) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut biases, mut a_logs) = (vec![0.0; heads], vec![0.0; heads]);
+            for i in 0..rows * heads {
+                let (x, h) = (raw.row(i / heads)[i % heads], i % heads);
+                let (step, log) = step_size::reference::step_size(x, bias[h], a_log[h], limit);
+                let given = |seen: bool, values: &[f32]| if seen { values[i] } else { 0.0 };
+                let cotangent = (given(by_step, &cotangents[0]), given(by_log, &cotangents[1]));
+                let (g, a) = step_size::reference::backward(x, bias[h], a_log[h], limit, cotangent);
+                steps.push(step);
+                logs.push(log);
+                raws.push(g);
+                biases[h] += g;
+                a_logs[h] += a;
+            }
+            for (_, client) in clients() {
+                let inputs = step_size::cube::DeviceInputs {
+                    raw: upload_rows(client, &raw, DType::F32),
+                    bias: upload(client, &bias),
+                    a_log: upload(client, &a_log),
+                    limit,
+                };
+                let view = |i: usize| {
+                    let rows = Rows::contiguous(&cotangents[i], rows, heads).expect("whole rows");
+                    upload_rows(client, &rows, DType::F32)
+                };
+                let cotangents = step_size::cube::DeviceCotangents {
+                    step: by_step.then(|| view(0)),
+                    log_decay: by_log.then(|| view(1)),
+                };
+                let found = step_size::cube::step_size(client, &inputs).expect("valid");
+                close("the step size", client, &found.step, &steps, TOLERANCE)?;
+                close("the log decay", client, &found.log_decay, &logs, TOLERANCE)?;
+                let found = step_size::cube::backward(client, &inputs, &cotangents).expect("valid");
+                close("the gradient of the raw values", client, &found.raw, &raws, TOLERANCE)?;
+                close("the gradient of the bias", client, &found.bias, &biases, TOLERANCE)?;
+                close("the gradient of A_log", client, &found.a_log, &a_logs, TOLERANCE)?;
+            }
+        }
+
+        #[test]
+        fn cross_entropy_on_devices_equals_its_definition(
+            (rows, classes, gap) in (0..5_usize, 1..3000_usize, 0..5_usize),
+            scale in prop_oneof![Just(1.0_f32), Just(20.0)],
+            seed in any::<u64>(),
+        ) {
+            let logits = random(seed, rows * (classes + gap), scale);
+            let view = Rows::new(&logits, rows, classes, classes + gap).expect("whole rows");
+            let targets: Vec<u32> = (0..rows).map(|row| (seed as usize + 97 * row) as u32 % classes as u32).collect();
+            let cotangent = random(seed ^ 2, rows, 1.0);
+            let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+            for row in 0..rows {
+                let (logits, target) = (view.row(row), targets[row] as usize);
+                losses.push(cross_entropy::reference::cross_entropy(logits, target));
+                let by_logits = cross_entropy::reference::backward(logits, target);
+                gradients.extend(by_logits.iter().map(|g| g * f64::from(cotangent[row])));
+            }
+            for (_, client) in clients() {
+                let logits = upload_rows(client, &view, DType::F32);
+                let found = cross_entropy::cube::cross_entropy(client, &logits, &targets).expect("valid");
+                close("the loss", client, &found, &losses, TOLERANCE)?;
+                let cotangent = upload(client, &cotangent);
+                let found = cross_entropy::cube::backward(client, &logits, &targets, &cotangent).expect("valid");
+                close("the gradient of the logits", client, &found, &gradients, TOLERANCE)?;
+            }
+        }
+    }
+
+    #[test]
+    fn small_step_sizes_keep_their_digits() {
+        let values = [-10.0_f32, -15.0, -20.0, -30.0, -60.0];
+        let raw = Rows::contiguous(&values, 5, 1).expect("whole rows");
+        for (_, client) in clients() {
+            let inputs = step_size::cube::DeviceInputs {
+                raw: upload_rows(client, &raw, DType::F32),
+                bias: upload(client, &[0.0]),
+                a_log: upload(client, &[0.0]),
+                limit: (0.0, f32::INFINITY),
+            };
+            let found = step_size::cube::step_size(client, &inputs).expect("valid");
+            for (&x, found) in values.iter().zip(download(client, &found.step)) {
+                let expected = step_size::reference::step_size(x, 0.0, 0.0, inputs.limit).0;
+                let error = (f64::from(found) / expected - 1.0).abs();
+                assert!(error <= 1e-5, "softplus({x}) is off by {error:e}");
+            }
         }
     }
 

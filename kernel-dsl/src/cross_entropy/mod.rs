@@ -5,6 +5,8 @@
 //! x̄_j = l̄ (softmax(x)_j − [j = target])                                   l̄ the cotangent of the loss
 //! ```
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 mod problem;
 pub mod reference;

@@ -12,6 +12,8 @@
 //! x̄ = (Δ̄ − e^{A_log} l̄) σ(x)   where the clamp let Δ pass, else 0;      Ā_log = Σ l̄ log α
 //! ```
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 mod problem;
 pub mod reference;
