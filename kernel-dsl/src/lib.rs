@@ -27,6 +27,7 @@ pub mod selective_scan;
 pub mod sequences;
 pub mod simd;
 pub mod step_size;
+mod vector;
 pub mod wkv4;
 
 pub use rows::Rows;
