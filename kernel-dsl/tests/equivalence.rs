@@ -5,6 +5,7 @@ mod support;
 mod equivalence {
     mod backward;
     mod data;
+    mod normalized;
 
     use data::{Data, Spec, any_spec};
     use kernel_dsl::recurrence::{

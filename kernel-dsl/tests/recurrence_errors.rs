@@ -1,9 +1,12 @@
 //! Every way to call a recurrence wrongly is an error that says what was expected and what came.
 
+use kernel_dsl::recurrence::normalized::{self, NormalizedState};
 use kernel_dsl::recurrence::{
-    DecayKind, Element, ElementMut, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError, apply,
-    chunked, compose, element, sequential, sequential_bounded, step,
+    Cotangents, DecayIndex, DecayKind, Element, ElementMut, GradientBuffers, Inputs, LogDecay, Operand,
+    Problem, ReadOut, RecurrenceError, apply, backward, chunked, compose, element, sequential,
+    sequential_bounded, step,
 };
+use kernel_dsl::sequences::SequencesError;
 use kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
@@ -325,4 +328,289 @@ fn heads_without_keys_or_values_are_no_special_case() {
         chunked(&problem, &inputs, 4, &mut [], &mut out).expect("valid");
         assert_eq!(out, expected);
     }
+}
+
+#[test]
+fn sequences_must_fit_the_rows() {
+    let sequences = |sequences| Inputs {
+        sequences,
+        ..inputs()
+    };
+    let padding = SequencesError::Padding {
+        sequence: 0,
+        time: 2,
+        found: 3,
+    };
+    assert_eq!(
+        error_of(PROBLEM, sequences(Sequences::LeftPadded(&[3]))),
+        RecurrenceError::Sequences(padding)
+    );
+    assert!(matches!(
+        error_of(PROBLEM, sequences(Sequences::Packed(&[0, 3]))),
+        RecurrenceError::Sequences(SequencesError::Offset {
+            index: 1,
+            found: 3,
+            ..
+        })
+    ));
+}
+
+/// The state passes padding unchanged, and its outputs are zeros.
+#[test]
+fn a_sequence_that_is_all_padding_keeps_its_state() {
+    let padded = Inputs {
+        sequences: Sequences::LeftPadded(&[2]),
+        ..inputs()
+    };
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    chunked(&PROBLEM, &padded, 4, &mut state, &mut out).expect("valid");
+    assert_eq!((state, out), ([1.0; 12], [0.0; 8]));
+    let (mut state, mut out) = ([1.0; 12], [2.0; 8]);
+    sequential(&PROBLEM, &padded, &mut state, &mut out).expect("valid");
+    assert_eq!((state, out), ([1.0; 12], [0.0; 8]));
+}
+
+#[test]
+fn unequal_sequences_may_step_by_one_token_or_none() {
+    let two = Problem { batch: 2, ..PROBLEM };
+    let packed = |offsets| Inputs {
+        sequences: Sequences::Packed(offsets),
+        ..inputs()
+    };
+    let mut state = [1.0; 24];
+    assert_eq!(step(&two, &packed(&[0, 1, 2]), &mut state, &mut [0.0; 8]), Ok(()));
+    let error = step(&two, &packed(&[0, 0, 2]), &mut state, &mut [0.0; 8]);
+    assert_eq!(error, Err(RecurrenceError::NotOneToken { found: 2 }));
+    let one = Problem { time: 1, ..PROBLEM };
+    let single = Inputs {
+        query: rows(1, 3),
+        key: rows(1, 3),
+        value: rows(1, 4),
+        log_decay: LogDecay::Token(rows(1, 2)),
+        sequences: Sequences::Packed(&[0, 1]),
+        ..inputs()
+    };
+    assert_eq!(step(&one, &single, &mut state[..12], &mut [0.0; 4]), Ok(()));
+}
+
+#[test]
+fn log_decays_that_are_positive_or_nan_are_found() {
+    assert_eq!(inputs().check_values(&PROBLEM), Ok(()));
+    let with_decays = |values: &'static [f32]| Inputs {
+        log_decay: LogDecay::Token(Rows::contiguous(values, 2, 2).expect("short enough")),
+        ..inputs()
+    };
+    let good = with_decays(&[f32::NEG_INFINITY, -0.0, 0.0, -3.0]);
+    assert_eq!(good.check_values(&PROBLEM), Ok(()));
+    let at = DecayIndex {
+        row: Some(1),
+        head: 0,
+        key: 0,
+    };
+    let positive = with_decays(&[0.0, 0.0, 0.5, f32::NAN]).check_values(&PROBLEM);
+    let error = RecurrenceError::LogDecayRange { at, found: 0.5 };
+    assert_eq!(positive, Err(error));
+    assert_eq!(
+        error.to_string(),
+        "log_decay of row 1, head 0, key 0 needs to be at most 0, found 0.5"
+    );
+    let nan = with_decays(&[0.0, f32::NAN, 0.0, 0.0]).check_values(&PROBLEM);
+    assert!(matches!(
+        nan,
+        Err(RecurrenceError::LogDecayRange { at: DecayIndex { row: Some(0), head: 1, key: 0 }, found }) if found.is_nan()
+    ));
+    let per_key = Problem {
+        decay: DecayKind::PerKey,
+        ..PROBLEM
+    };
+    let constant = Inputs {
+        log_decay: LogDecay::Constant(&[0.0, 0.0, 0.0, 0.0, 1.0, 0.0]),
+        ..inputs()
+    };
+    let at = DecayIndex {
+        row: None,
+        head: 1,
+        key: 1,
+    };
+    let error = RecurrenceError::LogDecayRange { at, found: 1.0 };
+    assert_eq!(constant.check_values(&per_key), Err(error));
+    // What lies in padding is no one's decay.
+    let padded = Inputs {
+        sequences: Sequences::LeftPadded(&[1]),
+        ..with_decays(&[f32::NAN, 9.0, 0.0, 0.0])
+    };
+    assert_eq!(padded.check_values(&PROBLEM), Ok(()));
+}
+
+/// What a backward pass says when `spoil` has changed its cotangents or gradients.
+fn backward_error(spoil: impl FnOnce(&mut Cotangents<'static>, &mut GradientBuffers)) -> RecurrenceError {
+    let mut cotangents = Cotangents {
+        out: rows(2, 4),
+        state: None,
+    };
+    let mut gradients = GradientBuffers::zeros(&PROBLEM, &inputs()).expect("valid");
+    spoil(&mut cotangents, &mut gradients);
+    let before = gradients.clone();
+    let error = backward(
+        &PROBLEM,
+        &inputs(),
+        4,
+        &[0.0; 12],
+        &cotangents,
+        &mut gradients.as_gradients(),
+    )
+    .expect_err("the backward pass takes it");
+    assert_eq!(gradients, before, "an error leaves gradients as they were");
+    error
+}
+
+#[test]
+fn cotangents_and_gradients_have_the_shapes_of_what_they_belong_to() {
+    let columns = RecurrenceError::ColumnCount {
+        operand: Operand::OutCotangent,
+        expected: 4,
+        found: 3,
+    };
+    assert_eq!(
+        backward_error(|cotangents, _| cotangents.out = rows(2, 3)),
+        columns
+    );
+    let state = RecurrenceError::Length {
+        operand: Operand::StateCotangent,
+        expected: 12,
+        found: 11,
+    };
+    assert_eq!(
+        backward_error(|cotangents, _| cotangents.state = Some(&ZEROS[..11])),
+        state
+    );
+    let length = |operand, expected, found| RecurrenceError::GradientLength {
+        operand,
+        expected,
+        found,
+    };
+    assert_eq!(
+        backward_error(|_, gradients| gradients.query.truncate(5)),
+        length(Operand::Query, 6, 5)
+    );
+    assert_eq!(
+        backward_error(|_, gradients| gradients.value.truncate(7)),
+        length(Operand::Value, 8, 7)
+    );
+    assert_eq!(
+        backward_error(|_, gradients| gradients.log_decay = Some(vec![0.0; 3])),
+        length(Operand::LogDecay, 4, 3)
+    );
+    assert_eq!(
+        backward_error(|_, gradients| gradients.state.clear()),
+        length(Operand::State, 12, 0)
+    );
+    let unused = RecurrenceError::GradientUnused {
+        operand: Operand::Skip,
+        found: 2,
+    };
+    assert_eq!(
+        backward_error(|_, gradients| gradients.skip = Some(vec![0.0; 2])),
+        unused
+    );
+}
+
+/// A gradient that nobody asks for is left out.
+#[test]
+fn optional_gradients_may_be_left_out() {
+    let cotangents = Cotangents {
+        out: rows(2, 4),
+        state: Some(&ZEROS[..12]),
+    };
+    let mut gradients: GradientBuffers = GradientBuffers::zeros(&PROBLEM, &inputs()).expect("valid");
+    gradients.log_decay = None;
+    backward(
+        &PROBLEM,
+        &inputs(),
+        4,
+        &[1.0; 12],
+        &cotangents,
+        &mut gradients.as_gradients(),
+    )
+    .expect("valid");
+    let empty = backward(
+        &PROBLEM,
+        &inputs(),
+        0,
+        &[1.0; 12],
+        &cotangents,
+        &mut gradients.as_gradients(),
+    );
+    assert_eq!(empty, Err(RecurrenceError::EmptyChunk));
+}
+
+/// Without keys or values only the skip has gradients.
+#[test]
+fn gradients_of_heads_without_keys_or_values_are_those_of_the_skip() {
+    for (key_dim, value_dim) in [(0, 2), (3, 0), (0, 0)] {
+        let problem = Problem {
+            key_dim,
+            value_dim,
+            ..PROBLEM
+        };
+        let ones = [1.0; 8];
+        let value = Rows::contiguous(&ones, 2, 2 * value_dim).expect("short enough");
+        let inputs = Inputs {
+            query: rows(2, key_dim),
+            key: rows(2, key_dim),
+            value,
+            skip: Some(&[3.0, 4.0]),
+            ..inputs()
+        };
+        let cotangents = Cotangents {
+            out: value,
+            state: None,
+        };
+        let mut gradients: GradientBuffers = GradientBuffers::zeros(&problem, &inputs).expect("valid");
+        gradients.query.fill(f32::NAN);
+        backward(
+            &problem,
+            &inputs,
+            4,
+            &[],
+            &cotangents,
+            &mut gradients.as_gradients(),
+        )
+        .expect("valid");
+        let expected: Vec<f32> = [3.0, 4.0, 3.0, 4.0]
+            .iter()
+            .flat_map(|d| vec![*d; value_dim])
+            .collect();
+        assert_eq!(gradients.value, expected);
+        assert_eq!(gradients.skip, Some(vec![2.0 * value_dim as f32; 2]));
+        assert!(gradients.query.iter().all(|x| *x == 0.0));
+        assert_eq!(gradients.log_decay, Some(vec![0.0; 4]));
+    }
+}
+
+#[test]
+fn a_key_sum_has_a_value_per_head_and_key() {
+    let state = NormalizedState {
+        state: &mut [0.0; 12],
+        key_sum: &mut [0.0; 5],
+    };
+    let error = normalized::chunked(&PROBLEM, &inputs(), 1e-6, 4, state, &mut [0.0; 8]);
+    let length = RecurrenceError::Length {
+        operand: Operand::KeySum,
+        expected: 6,
+        found: 5,
+    };
+    assert_eq!(error, Err(length));
+    let mut both = ([1.0; 12], [1.0; 6]);
+    let state = NormalizedState {
+        state: &mut both.0,
+        key_sum: &mut both.1,
+    };
+    let error = normalized::step(&PROBLEM, &inputs(), 1e-6, state, &mut [0.0; 8]);
+    assert_eq!(error, Err(RecurrenceError::NotOneToken { found: 2 }));
+    assert_eq!(
+        both,
+        ([1.0; 12], [1.0; 6]),
+        "an error leaves both states as they were"
+    );
 }

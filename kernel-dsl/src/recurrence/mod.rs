@@ -13,6 +13,7 @@
 //! | [`sequential_bounded`] | token by token, states clipped to a norm | interventions that need every state |
 //! | [`chunked`] | matrix products over chunks of tokens | prefill |
 //! | [`backward`] | gradients, chunk by chunk | training |
+//! | [`normalized`] | all of these with a normaliser | linear attention, Based |
 //! | [`element`], [`compose`], [`apply`] | the monoid (A, G) of a stretch: h ↦ A∘h + G | scans over threads, machines, windows |
 //!
 //! All take a state in and leave the new one in its place. Sequences may be equally long, left-padded or packed end to end
@@ -44,6 +45,7 @@ pub mod cube;
 mod gradients;
 pub(crate) mod host;
 pub mod monoid;
+pub mod normalized;
 mod problem;
 pub mod reference;
 

@@ -128,10 +128,14 @@ pub enum Operand {
     LogDecaySum,
     /// The update of an element.
     Update,
+    /// The key sum of a normalised recurrence.
+    KeySum,
     /// [`Cotangents::out`](super::Cotangents::out).
     OutCotangent,
     /// [`Cotangents::state`](super::Cotangents::state).
     StateCotangent,
+    /// [`NormalizedCotangents::key_sum`](super::normalized::NormalizedCotangents::key_sum).
+    KeySumCotangent,
 }
 
 impl std::fmt::Display for Operand {
@@ -151,6 +155,8 @@ impl std::fmt::Display for Operand {
             Self::Update => "update",
             Self::OutCotangent => "cotangent of out",
             Self::StateCotangent => "cotangent of state",
+            Self::KeySum => "key_sum",
+            Self::KeySumCotangent => "cotangent of key_sum",
         })
     }
 }

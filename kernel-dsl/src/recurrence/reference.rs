@@ -1,8 +1,10 @@
 //! The definition in f64: one plain loop over tokens, heads, keys and values. Everything else is tested against it.
 
 mod backward;
+mod normalized;
 
 pub use backward::backward;
+pub use normalized::{normalized, normalized_backward};
 
 use super::problem::{DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError, check_length};
 

@@ -7,7 +7,7 @@ use super::data::{Data, Spec, any_spec};
 use super::{by_chunks, check, config};
 
 /// Every gradient under the name of its input.
-fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(Operand, &[T])> {
+pub fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(Operand, &[T])> {
     let GradientBuffers {
         query,
         key,

@@ -22,6 +22,25 @@ pub(crate) fn store<S: Simd, const PARTIAL: bool>(simd: S, values: &mut [f32], i
     }
 }
 
+/// Σ aᵢ bᵢ, in the same order for every call of the same length.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_tail) = S::as_simd_f32s(a);
+    let (b, b_tail) = S::as_simd_f32s(b);
+    let mut sum = simd.splat_f32s(0.0);
+    for (a, b) in a.iter().zip(b) {
+        sum = simd.mul_add_f32s(*a, *b, sum);
+    }
+    if !a_tail.is_empty() {
+        sum = simd.mul_add_f32s(
+            simd.partial_load_f32s(a_tail),
+            simd.partial_load_f32s(b_tail),
+            sum,
+        );
+    }
+    simd.reduce_sum_f32s(sum)
+}
+
 /// Σ aᵢ bᵢ cᵢ, in the same order for every call of the same length.
 #[inline(always)]
 pub(crate) fn dot_of_three<S: Simd>(simd: S, a: &[f32], b: &[f32], c: &[f32]) -> f32 {

@@ -3,12 +3,15 @@
 mod backward;
 mod chunked;
 mod chunked_per_key;
+pub(super) mod key_sum;
 pub(crate) mod lanes;
 pub(crate) mod matrix;
 mod sequential;
 
 pub use backward::backward;
+pub(super) use backward::{key_sum_backward, skip_backward};
 pub use chunked::{DEFAULT_CHUNK_SIZE, chunked, element};
+pub(super) use sequential::check_one_token;
 pub use sequential::{sequential, sequential_bounded, step};
 
 use std::marker::PhantomData;
@@ -295,7 +298,17 @@ impl<'a> SharedOutput<'a> {
     /// While the slice lives, nothing else may access the same head of the same sequence.
     #[inline(always)]
     unsafe fn row(&self, head: &Head, t: usize) -> &'a mut [f32] {
-        let offset = self.offset(head.row(t), head.head);
+        // SAFETY: as the caller promises.
+        unsafe { self.row_at(head.row(t), head.head) }
+    }
+
+    /// Part `index` of a row.
+    ///
+    /// # Safety
+    /// While the slice lives, nothing else may access it.
+    #[inline(always)]
+    unsafe fn row_at(&self, row: usize, index: usize) -> &'a mut [f32] {
+        let offset = self.offset(row, index);
         // SAFETY: `offset` keeps the row inside of the buffer, and the caller keeps others away from it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), self.width) }
     }

@@ -28,18 +28,26 @@ pub fn step(
     out: &mut [f32],
 ) -> Result<(), RecurrenceError> {
     problem.validate(inputs, state, out)?;
+    check_one_token(problem, inputs)?;
+    run(problem, inputs, state, out);
+    Ok(())
+}
+
+/// Checks that every sequence has one token, or that unequal ones have no more.
+pub(in crate::recurrence) fn check_one_token(
+    problem: &Problem,
+    inputs: &Inputs,
+) -> Result<(), RecurrenceError> {
     let longest = match inputs.sequences {
         Sequences::Equal => problem.time,
-        // Some of unequal sequences may have no token.
         Sequences::LeftPadded(_) | Sequences::Packed(_) => (0..problem.batch)
             .map(|b| inputs.sequences.span(b, problem.time).len())
             .fold(1, usize::max),
     };
-    if longest != 1 {
-        return Err(RecurrenceError::NotOneToken { found: longest });
+    match longest {
+        1 => Ok(()),
+        found => Err(RecurrenceError::NotOneToken { found }),
     }
-    run(problem, inputs, state, out);
-    Ok(())
 }
 
 /// The recurrence token by token (see [the module](crate::recurrence) for the formula).
@@ -251,7 +259,7 @@ impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
 
 /// a ← exp(ln a), one value spread over all keys where there is only one.
 #[inline(always)]
-fn fill_decay(decay: &mut [f32], log_decay: &[f32]) {
+pub(super) fn fill_decay(decay: &mut [f32], log_decay: &[f32]) {
     match log_decay {
         [] => decay.fill(1.0),
         [one] => decay.fill(math::exp(*one)),
@@ -264,7 +272,7 @@ fn fill_decay(decay: &mut [f32], log_decay: &[f32]) {
 
 /// [`fill_decay`], and what rounding took off.
 #[inline(always)]
-fn fill_decay_in_two_parts(decay: &mut [f32], rest: &mut [f32], log_decay: &[f32]) {
+pub(super) fn fill_decay_in_two_parts(decay: &mut [f32], rest: &mut [f32], log_decay: &[f32]) {
     if let [one] = log_decay {
         let (a, r) = math::exp_in_two_parts(*one);
         decay.fill(a);

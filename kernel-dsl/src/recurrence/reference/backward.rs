@@ -37,6 +37,30 @@ pub fn backward(
 ) -> Result<(), RecurrenceError> {
     problem.validate_inputs(inputs)?;
     problem.validate_backward(inputs, initial_state.len(), cotangents, gradients)?;
+    let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let out = (0..cotangents.out.rows()).flat_map(|row| wide(cotangents.out.row(row)));
+    let cotangents = WideCotangents {
+        out: out.collect(),
+        state: cotangents.state.map(wide),
+    };
+    run(problem, inputs, initial_state, &cotangents, gradients);
+    Ok(())
+}
+
+/// [`Cotangents`] in f64, without gaps.
+pub(super) struct WideCotangents {
+    pub(super) out: Vec<f64>,
+    pub(super) state: Option<Vec<f64>>,
+}
+
+/// [`backward`] after validation.
+pub(super) fn run(
+    problem: &Problem,
+    inputs: &Inputs,
+    initial_state: &[f64],
+    cotangents: &WideCotangents,
+    gradients: &mut Gradients<f64>,
+) {
     clear(gradients);
     let len = problem.head_state_len();
     for b in 0..problem.batch {
@@ -50,10 +74,8 @@ pub fn backward(
                 states.push(h);
             }
             let mut dh = vec![0.0; len];
-            if let Some(state) = cotangents.state {
-                dh.iter_mut()
-                    .zip(&state[at.clone()])
-                    .for_each(|(d, x)| *d = f64::from(*x));
+            if let Some(state) = &cotangents.state {
+                dh.copy_from_slice(&state[at.clone()]);
             }
             for (t, &row) in rows.iter().enumerate().rev() {
                 let pass = TokenPass {
@@ -68,7 +90,6 @@ pub fn backward(
             gradients.state[at].copy_from_slice(&dh);
         }
     }
-    Ok(())
 }
 
 fn clear(gradients: &mut Gradients<f64>) {
@@ -94,7 +115,7 @@ fn clear(gradients: &mut Gradients<f64>) {
 struct TokenPass<'a> {
     problem: &'a Problem,
     inputs: &'a Inputs<'a>,
-    cotangents: &'a Cotangents<'a>,
+    cotangents: &'a WideCotangents,
     row: usize,
     head: usize,
 }
@@ -218,7 +239,8 @@ impl TokenPass<'_> {
     }
 
     fn cotangent(&self, p: usize) -> f64 {
-        f64::from(self.cotangents.out.row(self.row)[self.head * self.problem.value_dim + p])
+        let Problem { heads, value_dim, .. } = *self.problem;
+        self.cotangents.out[(self.row * heads + self.head) * value_dim + p]
     }
 
     /// Where the gradient of key or query `n` stands.

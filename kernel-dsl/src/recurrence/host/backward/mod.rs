@@ -10,9 +10,12 @@
 //! i ≥ t, what j < t adds to the leaving state, and what goes through the chunk whole.
 
 mod blocks;
+mod key_sum;
 mod per_key;
 mod scalar;
 mod values;
+
+pub(in crate::recurrence) use key_sum::{key_sum_backward, skip_backward};
 
 use rayon::prelude::*;
 

@@ -19,11 +19,11 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::Sinks;
 use super::blocks::{Block, Constants};
-use super::values::{ValueGradients, dot};
+use super::values::ValueGradients;
 use crate::math;
 use crate::recurrence::host::Head;
 use crate::recurrence::host::chunked_per_key::{BLOCK, DecayState};
-use crate::recurrence::host::lanes::{dot_of_three, load, store};
+use crate::recurrence::host::lanes::{dot, dot_of_three, load, store};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::problem::{Problem, ReadOut};
 

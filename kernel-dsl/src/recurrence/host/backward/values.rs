@@ -6,6 +6,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::Sinks;
 use super::blocks::Constants;
+use crate::recurrence::host::lanes::dot;
 use crate::recurrence::host::{Head, Skip};
 use crate::recurrence::problem::{Inputs, Problem};
 
@@ -66,25 +67,6 @@ impl WithSimd for ValueGradients<'_> {
             }
         }
     }
-}
-
-/// Σ aᵢ bᵢ, in the same order for every call of the same length.
-#[inline(always)]
-pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_tail) = S::as_simd_f32s(a);
-    let (b, b_tail) = S::as_simd_f32s(b);
-    let mut sum = simd.splat_f32s(0.0);
-    for (a, b) in a.iter().zip(b) {
-        sum = simd.mul_add_f32s(*a, *b, sum);
-    }
-    if !a_tail.is_empty() {
-        sum = simd.mul_add_f32s(
-            simd.partial_load_f32s(a_tail),
-            simd.partial_load_f32s(b_tail),
-            sum,
-        );
-    }
-    simd.reduce_sum_f32s(sum)
 }
 
 /// All that is left without a state: the gradients that go through the skip.
