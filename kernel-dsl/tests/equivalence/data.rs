@@ -275,7 +275,7 @@ impl Data {
         // With the signs of the values, so that nothing cancels in gradients either.
         let out_cotangent = Table::new(tokens, heads * value_dim, padding, |c| signs[c] * positive(c));
         let state_cotangent = state_signs.iter().map(|sign| sign * positive(0)).collect();
-        let state_cotangent = (spec.seed % 3 > 0).then_some(state_cotangent);
+        let state_cotangent = (!spec.seed.is_multiple_of(3)).then_some(state_cotangent);
         let mut log_decay = |_: usize| match spec.decay {
             Strength::Mild => -rng.random_range(0.0_f32..0.2),
             Strength::Middling => -rng.random_range(0.0_f32..8.0),
