@@ -13,6 +13,8 @@
 //! equation 3; Yang et al., "Gated delta networks", 2024, equation 10; Peng et al., "RWKV-7 Goose", 2025, section 3;
 //! Kimi Team, "Kimi Linear", 2025, equation 1.
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 pub mod monoid;
 mod problem;

@@ -1,0 +1,154 @@
+//! What a delta rule reads on a device, validated before anything is launched.
+
+use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Operand, Problem, TransitionKind};
+use crate::sequences::Sequences;
+
+/// What a transition reads beside decay and key, on a device; as [`Transition`](crate::delta_rule::Transition).
+#[derive(Clone, Debug)]
+pub enum DeviceTransition {
+    /// (I − β k kᵀ) diag(a), and the update β k vᵀ.
+    Delta {
+        /// β, `heads` columns, in the type of the log decays.
+        beta: DeviceRows,
+    },
+    /// diag(a) + b pᵀ, and the update k vᵀ.
+    LowRank {
+        /// p, `groups·key_dim` columns, in the type of the key.
+        p: DeviceRows,
+        /// b, `groups·key_dim` columns, in the type of the key.
+        b: DeviceRows,
+    },
+}
+
+/// What a delta rule reads on a device; as [`Inputs`](crate::delta_rule::Inputs).
+///
+/// q, k, v, p and b have one type, which the output has too. Log decays and β have one type, which may be another.
+#[derive(Clone, Debug)]
+pub struct DeviceInputs<'a> {
+    /// q, `groups·key_dim` columns.
+    pub query: DeviceRows,
+    /// k, `groups·key_dim` columns.
+    pub key: DeviceRows,
+    /// v, `heads·value_dim` columns.
+    pub value: DeviceRows,
+    /// β, or p and b, as [`Problem::transition`] names.
+    pub transition: DeviceTransition,
+    /// ln a: `heads` columns, `heads·key_dim` columns, or absent, as [`Problem::decay`] names.
+    pub log_decay: Option<DeviceRows>,
+    /// Factor on the query.
+    pub scale: f32,
+    /// Which rows belong to which sequence.
+    pub sequences: Sequences<'a>,
+}
+
+/// Derivatives of a loss by what a delta rule gives; as [`Cotangents`](crate::delta_rule::Cotangents).
+#[derive(Clone, Debug)]
+pub struct DeviceCotangents {
+    /// By the output, `heads·value_dim` columns, in the type of the value.
+    pub out: DeviceRows,
+    /// By the final state, `[batch, heads, key_dim, value_dim]` in f32; `None` where the loss does not see it.
+    pub state: Option<DeviceBuffer>,
+}
+
+impl DeviceInputs<'_> {
+    /// Checks every shape and type.
+    ///
+    /// # Errors
+    /// [`Error`], naming the argument, what it needs and what it has.
+    pub fn validate(&self, problem: &Problem) -> Result<(), Error> {
+        problem.validate_sizes().map_err(Error::problem)?;
+        self.sequences.validate(problem.batch, problem.time)?;
+        let (rows, on_keys) = (self.rows(problem), problem.groups * problem.key_dim);
+        let check = |argument, view: &DeviceRows, columns, dtype| {
+            view.expect(argument, rows, columns)?;
+            view.expect_type(argument, dtype)
+        };
+        let (dtype, gates) = (self.dtype(), self.gate_type());
+        check("query", &self.query, on_keys, dtype)?;
+        check("key", &self.key, on_keys, dtype)?;
+        check("value", &self.value, problem.heads * problem.value_dim, dtype)?;
+        let wrong_form = |found| {
+            let expected = problem.transition;
+            Err(Error::problem(DeltaRuleError::TransitionForm { expected, found }))
+        };
+        match (&self.transition, problem.transition) {
+            (DeviceTransition::Delta { beta }, TransitionKind::Delta) => {
+                check("beta", beta, problem.heads, gates)?;
+            }
+            (DeviceTransition::LowRank { p, b }, TransitionKind::LowRank) => {
+                check("p", p, on_keys, dtype)?;
+                check("b", b, on_keys, dtype)?;
+            }
+            (DeviceTransition::Delta { .. }, _) => return wrong_form(TransitionKind::Delta),
+            (DeviceTransition::LowRank { .. }, _) => return wrong_form(TransitionKind::LowRank),
+        }
+        match (&self.log_decay, problem.decay) {
+            (None, DecayKind::None) => Ok(()),
+            (Some(_), DecayKind::None) => {
+                Err(Error::problem(DeltaRuleError::LogDecayUnused(Operand::LogDecay)))
+            }
+            (None, decay) => Err(Error::problem(DeltaRuleError::LogDecayMissing {
+                decay,
+                expected: problem.decay_columns(),
+            })),
+            (Some(log_decay), _) => check("log_decay", log_decay, problem.decay_columns(), gates),
+        }
+    }
+
+    /// Checks shapes and types of the cotangents.
+    pub(super) fn validate_cotangents(
+        &self,
+        problem: &Problem,
+        cotangents: &DeviceCotangents,
+    ) -> Result<(), Error> {
+        let (argument, columns) = ("the cotangent of out", problem.heads * problem.value_dim);
+        cotangents.out.expect(argument, self.rows(problem), columns)?;
+        cotangents.out.expect_type(argument, self.dtype())?;
+        expect_state("the cotangent of state", problem, cotangents.state.as_ref())
+    }
+
+    /// Rows of every token view.
+    pub(super) fn rows(&self, problem: &Problem) -> usize {
+        self.sequences.rows(problem.batch, problem.time)
+    }
+
+    /// Type of query, key and value.
+    pub(super) fn dtype(&self) -> DType {
+        self.query.dtype()
+    }
+
+    /// Type of log decays and β.
+    pub(super) fn gate_type(&self) -> DType {
+        match (&self.transition, &self.log_decay) {
+            (DeviceTransition::Delta { beta }, _) => beta.dtype(),
+            (DeviceTransition::LowRank { .. }, Some(log_decay)) => log_decay.dtype(),
+            (DeviceTransition::LowRank { .. }, None) => DType::F32,
+        }
+    }
+
+    /// Values of the largest buffer that a kernel indexes.
+    pub(super) fn longest(&self, other: usize) -> usize {
+        let (first, second) = match &self.transition {
+            DeviceTransition::Delta { beta } => (beta, beta),
+            DeviceTransition::LowRank { p, b } => (p, b),
+        };
+        let views = [&self.query, &self.key, &self.value, first, second];
+        let all = views
+            .into_iter()
+            .chain(&self.log_decay)
+            .map(|rows| rows.buffer().len());
+        all.fold(other, usize::max)
+    }
+}
+
+/// Checks a state, if there is one.
+pub(super) fn expect_state(
+    argument: &'static str,
+    problem: &Problem,
+    state: Option<&DeviceBuffer>,
+) -> Result<(), Error> {
+    state.map_or(Ok(()), |state| {
+        state.expect(argument, problem.state_len(), DType::F32)
+    })
+}

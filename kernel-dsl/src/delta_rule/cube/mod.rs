@@ -1,0 +1,51 @@
+//! The delta rule on a device: the same mathematics as CubeCL kernels.
+//!
+//! | function | form | for |
+//! |---|---|---|
+//! | [`step`] | one token | decoding |
+//! | [`forward`] | token by token | any length |
+//! | [`backward`] | gradients from the states at chunk boundaries | training |
+//!
+//! Inputs are f32, f16 or bf16; sums, states and gradients are f32. No sum is formed by atomics: the same call gives the
+//! same bits on the same device.
+
+mod backward;
+mod forward;
+mod inputs;
+mod operands;
+mod plan;
+mod sweep;
+
+pub use backward::{DeviceGradients, DeviceTransitionGradients, backward};
+pub use forward::{forward, step};
+pub use inputs::{DeviceCotangents, DeviceInputs, DeviceTransition};
+
+use super::problem::Problem;
+use crate::cube::{Client, DType, DeviceBuffer, Error};
+use crate::sequences::Sequences;
+
+/// What a forward call computes.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// `[rows, heads, value_dim]`, in the type of the value. Rows of no sequence are 0.
+    pub out: DeviceBuffer,
+    /// The state after the last token, `[batch, heads, key_dim, value_dim]` in f32.
+    pub state: DeviceBuffer,
+}
+
+/// Memory for `columns` values of every token; zeros where a kernel does not write all of them.
+fn token_buffer(
+    client: &Client,
+    problem: &Problem,
+    inputs: &DeviceInputs,
+    columns: usize,
+    dtype: DType,
+) -> Result<DeviceBuffer, Error> {
+    let len = inputs.rows(problem) * columns;
+    match inputs.sequences {
+        Sequences::Equal | Sequences::Packed(_) if problem.state_len() > 0 => {
+            DeviceBuffer::empty(client, len, dtype)
+        }
+        _ => DeviceBuffer::zeros(client, len, dtype),
+    }
+}
