@@ -8,10 +8,50 @@
 //!            y_t = scale · S_tᵀ q_t
 //! ```
 //!
-//! The first is the second with p = a∘k and b = −β k, and β k in the place of the written key: all forms compute with one
-//! algebra. Sources: Yang et al., "Parallelizing linear transformers with the delta rule over sequence length", 2024,
-//! equation 3; Yang et al., "Gated delta networks", 2024, equation 10; Peng et al., "RWKV-7 Goose", 2025, section 3;
-//! Kimi Team, "Kimi Linear", 2025, equation 1.
+//! | model | transition | decay |
+//! |---|---|---|
+//! | DeltaNet | delta | none |
+//! | Gated DeltaNet | delta | per head and token |
+//! | KDA (Kimi Linear) | delta | per head, key and token |
+//! | RWKV-7 | low rank with p = −κ, b = κ∘η | per head, key and token |
+//!
+//! The delta transition is the low-rank one with p = a∘k and b = −β k, and β k in the place of the written key: all forms
+//! compute with one algebra.
+//!
+//! | function | form | for |
+//! |---|---|---|
+//! | [`step`] | one token | decoding |
+//! | [`sequential`] | token by token | any length; small states |
+//! | [`chunked`] | a triangular system and matrix products over chunks of tokens | prefill with large states |
+//! | [`backward`] | the same, from the last chunk to the first | gradients by every input |
+//! | [`element`], [`compose`], [`apply`] | the monoid (M, U) of a stretch: S ↦ M S + U | scans over threads, machines, windows |
+//!
+//! All take a state in and leave the new one in its place. The same call gives the same bits, whatever the number of
+//! threads.
+//!
+//! Sources: Yang et al., "Parallelizing linear transformers with the delta rule over sequence length", 2024, equation 3;
+//! Yang et al., "Gated delta networks", 2024, equation 10; Peng et al., "RWKV-7 Goose", 2025, section 3; Kimi Team, "Kimi
+//! Linear", 2025, equation 1.
+//!
+//! ```
+//! use kernel_dsl::delta_rule::{DecayKind, Inputs, Problem, Transition, TransitionKind, sequential};
+//! use kernel_dsl::{Rows, Sequences};
+//!
+//! // Two tokens with the same key: with β = 1 the second value takes the place of the first.
+//! let problem = Problem {
+//!     batch: 1, time: 2, heads: 1, groups: 1, key_dim: 1, value_dim: 1,
+//!     transition: TransitionKind::Delta, decay: DecayKind::None,
+//! };
+//! let ones = Rows::contiguous(&[1.0, 1.0], 2, 1)?;
+//! let inputs = Inputs {
+//!     query: ones, key: ones, value: Rows::contiguous(&[5.0, 7.0], 2, 1)?,
+//!     transition: Transition::Delta { beta: ones }, log_decay: None, scale: 1.0, sequences: Sequences::Equal,
+//! };
+//! let (mut state, mut out) = ([4.0], [0.0; 2]);
+//! sequential(&problem, &inputs, &mut state, &mut out)?;
+//! assert_eq!((out, state), ([5.0, 7.0], [7.0]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "cube")]
 pub mod cube;
@@ -20,7 +60,7 @@ pub mod monoid;
 mod problem;
 pub mod reference;
 
-pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, sequential, step};
+pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{
     Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Operand, Problem, Transition,

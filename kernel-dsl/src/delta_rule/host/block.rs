@@ -18,8 +18,9 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::backward::{GateGradients, PartCotangents};
+use super::backward::PartCotangents;
 use super::gates::Gates;
+use super::input_gradients::GateGradients;
 use super::lanes::{add, fma, load, splat, store};
 use super::{Head, SharedRows};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};

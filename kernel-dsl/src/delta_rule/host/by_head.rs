@@ -5,8 +5,9 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::backward::{GateGradients, PartCotangents};
+use super::backward::PartCotangents;
 use super::block::{Decays, Parts};
+use super::input_gradients::GateGradients;
 use super::lanes::scale;
 use super::{Head, by_head_backward};
 use crate::math;

@@ -3,9 +3,10 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::Head;
-use super::backward::{GateGradients, PartCotangents};
+use super::backward::PartCotangents;
 use super::block::Parts;
 use super::by_head::ByHead;
+use super::input_gradients::GateGradients;
 use super::lanes::{add_product, dot, scale};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 

@@ -6,8 +6,9 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::backward::{GateGradients, PartCotangents};
+use super::backward::PartCotangents;
 use super::block::{Decays, Parts};
+use super::input_gradients::GateGradients;
 use super::lanes::{dot_lanes, load, mul, store};
 use super::{Head, by_key_backward};
 use crate::math;

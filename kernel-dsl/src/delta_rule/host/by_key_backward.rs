@@ -13,9 +13,10 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::Head;
-use super::backward::{GateGradients, PartCotangents};
+use super::backward::PartCotangents;
 use super::block::Parts;
 use super::by_key::BLOCK;
+use super::input_gradients::GateGradients;
 use super::lanes::{fma, load, mul, splat, store};
 
 /// See [`Decays::backward`](super::block::Decays::backward).

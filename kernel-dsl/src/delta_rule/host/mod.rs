@@ -8,6 +8,7 @@ mod by_key;
 mod by_key_backward;
 mod chunked;
 mod gates;
+mod input_gradients;
 mod lanes;
 mod sequential;
 
@@ -26,6 +27,15 @@ use crate::sequences::Sequences;
 
 /// State values touched (state size times tokens) from which a call pays for waking other threads.
 const WORTH_THREADS: usize = 1 << 17;
+
+/// State values of a head, key_dim × value_dim, that fit the first cache (32 KiB) and so are cheap to pass over every token.
+const CACHED_STATE: usize = 1 << 13;
+
+/// Tokens in a chunk with which [`chunked`](chunked::chunked) is the faster form of a problem, `None` where
+/// [`sequential`](sequential::sequential) is: for one token, and for small states.
+pub fn preferred_chunk_size(problem: &Problem) -> Option<usize> {
+    (problem.time > 1 && problem.head_state_len() > CACHED_STATE).then_some(DEFAULT_CHUNK_SIZE)
+}
 
 fn check_chunk_size(chunk_size: usize) -> Result<(), DeltaRuleError> {
     if chunk_size == 0 {

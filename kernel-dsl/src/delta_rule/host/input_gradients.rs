@@ -1,0 +1,144 @@
+//! The gradients by the inputs, from those by the gates of a block.
+//!
+//! q and the low-rank k, p and b are gates themselves. Delta's are p = a∘k and x = β k, so dk = a∘dp + β dx,
+//! d ln a += p∘dp and dβ = k·dx.
+
+use pulp::{Simd, WithSimd};
+
+use super::block::Parts;
+use super::lanes::{add_product, add_scaled, dot};
+use super::{Head, SharedRows, TokenTransition};
+use crate::delta_rule::problem::{DecayKind, Gradients, Problem, TransitionGradients};
+
+/// Derivatives by what a block was made of, `[n, key_dim]`.
+pub(super) struct GateGradients {
+    /// By scale·q.
+    pub(super) q: Vec<f32>,
+    pub(super) p: Vec<f32>,
+    pub(super) x: Vec<f32>,
+    /// By k where it is inserted beside x: low rank only.
+    pub(super) k: Vec<f32>,
+    /// By ln a, not counting delta's p = a∘k: `[n, key_dim]`, or `[n]` for decays per head.
+    pub(super) log_decay: Vec<f32>,
+}
+
+/// The gradients by tokens, which several threads write.
+#[derive(Clone, Copy)]
+pub(super) struct SharedGradients<'a> {
+    query: SharedRows<'a>,
+    key: SharedRows<'a>,
+    pub(super) value: SharedRows<'a>,
+    transition: SharedTransition<'a>,
+    log_decay: Option<SharedRows<'a>>,
+}
+
+#[derive(Clone, Copy)]
+enum SharedTransition<'a> {
+    Delta { beta: SharedRows<'a> },
+    LowRank { p: SharedRows<'a>, b: SharedRows<'a> },
+}
+
+impl<'a> SharedGradients<'a> {
+    /// Clears all gradients by tokens; returns them, and that by the state.
+    pub(super) fn new(problem: &Problem, gradients: &'a mut Gradients) -> (Self, &'a mut [f32]) {
+        let on_keys = problem.groups * problem.key_dim;
+        fn share(buffer: &mut [f32], width: usize) -> SharedRows<'_> {
+            buffer.fill(0.0);
+            SharedRows::new(buffer, width)
+        }
+        let shared = Self {
+            query: share(gradients.query, on_keys),
+            key: share(gradients.key, on_keys),
+            value: share(gradients.value, problem.heads * problem.value_dim),
+            transition: match &mut gradients.transition {
+                TransitionGradients::Delta { beta } => SharedTransition::Delta {
+                    beta: share(beta, problem.heads),
+                },
+                TransitionGradients::LowRank { p, b } => SharedTransition::LowRank {
+                    p: share(p, on_keys),
+                    b: share(b, on_keys),
+                },
+            },
+            log_decay: gradients
+                .log_decay
+                .as_deref_mut()
+                .map(|buffer| share(buffer, problem.decay_columns())),
+        };
+        (shared, gradients.state)
+    }
+}
+
+/// From the derivatives by scale·q, p, x and k to those by the inputs, added up over the heads of a group.
+pub(super) struct WriteGates<'a> {
+    pub(super) head: Head<'a>,
+    pub(super) tokens: (usize, usize),
+    pub(super) parts: &'a Parts,
+    pub(super) gates: &'a GateGradients,
+    pub(super) gradients: SharedGradients<'a>,
+}
+
+impl WithSimd for WriteGates<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (first, n) = self.tokens;
+        for i in 0..n {
+            self.token(simd, i, first + i);
+        }
+    }
+}
+
+impl<'a> WriteGates<'a> {
+    /// Token `t`, which is number `i` of its block.
+    #[inline(always)]
+    fn token<S: Simd>(&self, simd: S, i: usize, t: usize) {
+        let head = self.head;
+        let key_dim = head.problem.key_dim;
+        let own = i * key_dim..(i + 1) * key_dim;
+        let row = head.row(t);
+        // SAFETY: one thread takes all heads of this group through their tokens, and each slice lies in another buffer.
+        let on_keys = |shared: SharedRows<'a>| unsafe { shared.part(row, head.key_column(), key_dim) };
+        let (dp, dx) = (&self.gates.p[own.clone()], &self.gates.x[own.clone()]);
+        add_scaled(
+            on_keys(self.gradients.query),
+            head.inputs.scale,
+            &self.gates.q[own.clone()],
+        );
+        let dk = on_keys(self.gradients.key);
+        let is_delta = match (head.transition(t), self.gradients.transition) {
+            (TokenTransition::Delta { beta }, SharedTransition::Delta { beta: shared }) => {
+                let a = &self.parts.gates.a[own.clone()];
+                for (dk, ((dp, a), dx)) in dk.iter_mut().zip(dp.iter().zip(a).zip(dx)) {
+                    *dk += dp.mul_add(*a, beta * dx);
+                }
+                // SAFETY: this value belongs to this head alone.
+                let d_beta = unsafe { shared.part(row, head.head, 1) };
+                d_beta[0] = dot(simd, head.key(t), dx);
+                true
+            }
+            (TokenTransition::LowRank { .. }, SharedTransition::LowRank { p, b }) => {
+                add_scaled(dk, 1.0, &self.gates.k[own.clone()]);
+                add_scaled(on_keys(p), 1.0, dp);
+                add_scaled(on_keys(b), 1.0, dx);
+                false
+            }
+            _ => unreachable!("validation compared both transitions with the problem's"),
+        };
+        let Some(shared) = self.gradients.log_decay else {
+            return;
+        };
+        let count = head.problem.decay.values_per_head(key_dim);
+        // SAFETY: these values belong to this head alone.
+        let into = unsafe { shared.part(row, head.head * count, count) };
+        into.copy_from_slice(&self.gates.log_decay[i * count..][..count]);
+        let p = &self.parts.gates.p[own];
+        match (is_delta, head.problem.decay) {
+            (false, _) | (_, DecayKind::None) => {}
+            (true, DecayKind::PerHeadToken) => into[0] += dot(simd, p, dp),
+            (true, DecayKind::PerKeyToken) => {
+                add_product(into, p, dp);
+            }
+        }
+    }
+}
