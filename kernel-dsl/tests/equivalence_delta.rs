@@ -10,7 +10,7 @@ mod equivalence {
 
     use kernel_dsl::delta_rule::{
         DecayKind, DeltaRuleError, Element, ElementMut, Inputs, Problem, TransitionKind, apply, backward,
-        chunked, compose, element, sequential, step,
+        chunked, compose, element, preferred_chunk_size, sequential, step,
     };
 
     use super::data::{Data, Layout, Owned, Spec, Strength, any_spec, error};
@@ -317,6 +317,39 @@ mod equivalence {
             }
         }
     }
+    /// Errors stay what they are for short sequences, in the outputs and in the gradients.
+    #[test]
+    fn thousands_of_tokens_do_not_drift() {
+        for spec in large() {
+            let problem = Problem {
+                batch: 1,
+                time: 4000,
+                key_dim: 16,
+                value_dim: 8,
+                ..spec.problem
+            };
+            let data = Data::new(&Spec { problem, ..spec });
+            let expected = data.by_reference();
+            check("sequential", &by_sequential(&data), &expected).expect("no drift");
+            check("chunks", &by_chunks(&data, 16), &expected).expect("no drift");
+            check_gradients("chunks", &gradients(&data, 32), &data.reference_gradients()).expect("no drift");
+        }
+    }
+
+    /// The chunk size that is recommended is one that can be taken.
+    #[test]
+    fn small_states_and_single_tokens_prefer_no_chunks() {
+        let problem = large()[0].problem;
+        assert_eq!(preferred_chunk_size(&problem), None);
+        let large = Problem {
+            key_dim: 128,
+            value_dim: 128,
+            ..problem
+        };
+        assert!(preferred_chunk_size(&large).is_some_and(|size| size > 0));
+        assert_eq!(preferred_chunk_size(&Problem { time: 1, ..large }), None);
+    }
+
     #[test]
     fn the_same_call_gives_the_same_bits_on_any_number_of_threads() {
         for spec in large() {

@@ -7,7 +7,8 @@ use super::{Head, SharedRows, check_chunk_size, clear_padding, for_each_part};
 use crate::delta_rule::monoid::check_element;
 use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Inputs, Problem};
 
-/// A chunk size that is near the fastest for the usual heads.
+/// A chunk size that is near the fastest for gradients of the usual heads; forward, ask
+/// [`preferred_chunk_size`](crate::delta_rule::preferred_chunk_size).
 pub const DEFAULT_CHUNK_SIZE: usize = 32;
 
 /// The delta rule by chunks of `chunk_size` tokens: a triangular system and a few matrix products per chunk instead of two
