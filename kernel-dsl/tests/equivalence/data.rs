@@ -335,6 +335,19 @@ impl Data {
         }
     }
 
+    /// Rounds queries, keys, values and the cotangent of the output.
+    #[allow(dead_code)] // Half precision is for devices.
+    pub fn round_tokens(&mut self, round: impl Fn(f32) -> f32) {
+        for table in [
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.out_cotangent,
+        ] {
+            table.values.iter_mut().for_each(|x| *x = round(*x));
+        }
+    }
+
     pub fn sequences(&self) -> Sequences<'_> {
         sequences(self.layout, &self.bounds)
     }

@@ -14,7 +14,6 @@ use super::operands::Form;
 use super::plan::Plan;
 use super::read_values::read_values;
 use super::scores::{Pairs, scores};
-use super::sequential::sequential;
 use super::staging::{PanelLaunch, Side, panel};
 use super::states::{PASSING_UNITS, chunk_updates, pass_states};
 use super::{Outputs, output};
@@ -37,10 +36,6 @@ pub fn chunked(
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
     expect_state("state", problem, state)?;
-    if problem.state_len() == 0 {
-        // There is no tile of the state, but there may be a skip.
-        return sequential(client, problem, inputs, state);
-    }
     let out = output(client, problem, inputs)?;
     let passes = Passes::new(client, problem, inputs, plan)?;
     let (entering, end) = passes.states(state)?;
@@ -81,7 +76,7 @@ impl<'a> Passes<'a> {
             problem,
             inputs,
             plan,
-            form: Form::new(problem, inputs),
+            form: Form::new(problem, inputs, plan.block()),
             table,
         })
     }
@@ -158,9 +153,9 @@ impl<'a> Passes<'a> {
         } = *self.problem;
         let size = self.plan.chunk_size();
         let total = self.total(key_dim.div_ceil(size) * value_dim.div_ceil(size));
-        let (x, scale) = match side {
-            Side::Begin => (&self.inputs.query, self.inputs.scale),
-            Side::End => (&self.inputs.key, 1.0),
+        let (x, scale, form) = match side {
+            Side::Begin => (&self.inputs.query, self.inputs.scale, self.form.of_reads()),
+            Side::End => (&self.inputs.key, 1.0, self.form.of_steps()),
         };
         chunk_updates::launch(
             self.client,
@@ -177,7 +172,7 @@ impl<'a> Passes<'a> {
             scale,
             total,
             side,
-            self.form,
+            form,
             self.plan.tiling(),
             self.types(),
         );
@@ -205,7 +200,7 @@ impl<'a> Passes<'a> {
             updates.arg(),
             sums.arg(),
             end.arg(),
-            self.form,
+            self.form.of_decays(),
             start.is_some(),
             reverse,
             total,
@@ -234,7 +229,7 @@ impl<'a> Passes<'a> {
             own.arg(),
             total,
             Pairs::Tokens,
-            self.form,
+            self.form.of_reads(),
             self.plan.tiling(),
             self.types(),
         );

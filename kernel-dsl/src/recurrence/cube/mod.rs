@@ -5,20 +5,25 @@
 //! | [`step`] | one token | decoding |
 //! | [`sequential`] | token by token | short sequences |
 //! | [`chunked`] | matrix products over chunks of tokens | prefill and training |
+//! | [`backward`] | the gradients of the chunked form | training |
 //!
 //! Inputs are f32, f16 or bf16; sums and states are f32. No sum is formed by atomics: the same call gives the same bits on
 //! the same device.
 
+mod backward;
 mod chunked;
+mod gradients;
 mod inputs;
 mod operands;
 mod plan;
+mod read_keys;
 mod read_values;
 mod scores;
 mod sequential;
 mod staging;
 mod states;
 
+pub use backward::{DeviceCotangents, DeviceGradients, backward};
 pub use chunked::chunked;
 pub use inputs::{DeviceInputs, DeviceLogDecay};
 pub use plan::Plan;

@@ -26,10 +26,12 @@ pub(super) struct Form {
     pub bonus: bool,
     pub step_size: bool,
     pub skip: bool,
+    /// Longest span of tokens inside of which decays per key are taken pair by pair.
+    pub block: usize,
 }
 
 impl Form {
-    pub(super) fn new(problem: &Problem, inputs: &DeviceInputs) -> Self {
+    pub(super) fn new(problem: &Problem, inputs: &DeviceInputs, block: usize) -> Self {
         Self {
             decay: match problem.decay {
                 DecayKind::None => DecayForm::None,
@@ -39,6 +41,41 @@ impl Form {
             bonus: problem.read_out == ReadOut::Bonus,
             step_size: inputs.step_size.is_some(),
             skip: inputs.skip.is_some(),
+            block,
+        }
+    }
+
+    /// What a kernel needs to know that touches nothing but decays; so there are fewer kernels to compile.
+    pub(super) fn of_decays(self) -> Self {
+        Self {
+            bonus: false,
+            step_size: false,
+            skip: false,
+            ..self
+        }
+    }
+
+    /// As [`Form::of_decays`], for a kernel that reads before or after a token's own decay.
+    pub(super) fn of_reads(self) -> Self {
+        Self {
+            bonus: self.bonus,
+            ..self.of_decays()
+        }
+    }
+
+    /// As [`Form::of_decays`], for a kernel that steps the values.
+    pub(super) fn of_steps(self) -> Self {
+        Self {
+            step_size: self.step_size,
+            ..self.of_decays()
+        }
+    }
+
+    /// For a kernel that touches no decay.
+    pub(super) fn without_decays(self) -> Self {
+        Self {
+            decay: DecayForm::None,
+            ..self
         }
     }
 }

@@ -12,7 +12,11 @@ use crate::recurrence::problem::Problem;
 pub struct Plan {
     tiling: Tiling,
     operands: DType,
+    block: usize,
 }
+
+/// Longest span of tokens inside of which decays per key are taken pair by pair.
+const BLOCK: usize = 16;
 
 /// Chunk sizes that a plan may have: tiles are as long as chunks.
 const CHUNK_SIZES: [usize; 3] = [64, 32, 16];
@@ -84,6 +88,15 @@ impl Plan {
         }
     }
 
+    /// Takes decays per key pair by pair inside of blocks of `block` tokens, 16 otherwise; does nothing when that is no power
+    /// of two up to 16.
+    pub fn with_block(self, block: usize) -> Self {
+        match block {
+            1 | 2 | 4 | 8 | 16 => Self { block, ..self },
+            _ => self,
+        }
+    }
+
     /// Tokens of a chunk.
     pub fn chunk_size(&self) -> usize {
         self.tiling.size
@@ -103,10 +116,16 @@ impl Plan {
         self.operands
     }
 
+    /// Tokens of a block.
+    pub(super) fn block(&self) -> usize {
+        self.block
+    }
+
     fn with(size: usize, engine: Engine, operands: DType) -> Self {
         Self {
             tiling: Tiling { size, engine },
             operands,
+            block: BLOCK,
         }
     }
 
@@ -114,8 +133,9 @@ impl Plan {
     fn shared_memory(&self) -> usize {
         let square = 4 * self.tiling.size * self.tiling.size;
         let operands = 2 * self.operands.size() * self.tiling.len();
-        // Factors, two operands, a result, and either a second result or the sums of pairs inside of blocks.
-        square + operands + 4 * self.tiling.len() + (4 * self.tiling.len()).max(64 * self.tiling.units())
+        let result = 4 * self.tiling.len();
+        // The gradients of keys hold factors and two sums; the scores hold factors and the sums of pairs inside of blocks.
+        operands + result + square + (2 * square).max(64 * self.tiling.units())
     }
 }
 

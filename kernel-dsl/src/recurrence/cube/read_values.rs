@@ -69,7 +69,7 @@ pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
             sizes,
             &place,
             first_key,
-            comptime!(Factors::whole(side, tiling)),
+            comptime!(Factors::whole(side, form, tiling)),
             form,
             tiling,
         );

@@ -13,7 +13,7 @@ use cubecl::prelude::*;
 
 use super::operands::{Constants, DecayForm, Form, Gates, Sizes};
 use super::staging::{
-    BLOCK, Factors, Panel, Place, Side, fill_factors, log_decay, stage_decayed, stage_panel, stage_stepped,
+    Factors, Panel, Place, Side, fill_factors, log_decay, stage_decayed, stage_panel, stage_stepped,
 };
 use crate::cube::product::{Accumulator, Layout, Tiling};
 
@@ -265,7 +265,7 @@ fn between_blocks<F: Float, G: Float, E: Float>(
     let size = comptime!(tiling.size);
     let pitch = comptime!(tiling.pitch());
     #[unroll]
-    for level in 0..comptime!(levels(tiling)) {
+    for level in 0..comptime!(levels(form, tiling)) {
         let block = comptime!(tiling.size >> (level + 1));
         let mut sums = Accumulator::zero(tiling);
         for tile in 0..sizes.key_dim.div_ceil(size) {
@@ -317,8 +317,8 @@ fn between_blocks<F: Float, G: Float, E: Float>(
 }
 
 /// Levels of blocks that a tile has above the shortest ones.
-pub(super) fn levels(tiling: Tiling) -> usize {
-    (tiling.size / BLOCK).ilog2() as usize
+pub(super) fn levels(form: Form, tiling: Tiling) -> usize {
+    (tiling.size / form.block).ilog2() as usize
 }
 
 /// Whether token `i` lies in an odd block and `j` in the even one before it.
@@ -352,10 +352,11 @@ fn inside_blocks<F: Float, G: Float, E: Float>(
     let unit = UNIT_POS as usize;
     let i = unit % size;
     let slice = unit / size;
-    let low = i / BLOCK * BLOCK;
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(tiling.units() * BLOCK));
-    for b in 0..comptime!(BLOCK) {
-        sums[unit * BLOCK + b] = 0.0f32;
+    let block = comptime!(form.block);
+    let low = i / block * block;
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(tiling.units() * form.block));
+    for b in 0..block {
+        sums[unit * block + b] = 0.0f32;
     }
     for tile in 0..sizes.key_dim.div_ceil(size) {
         let first = tile * size;
@@ -392,15 +393,15 @@ fn inside_blocks<F: Float, G: Float, E: Float>(
                     query[c] *= decays[j * size + col];
                 }
             }
-            sums[unit * BLOCK + j - low] += sum;
+            sums[unit * block + j - low] += sum;
         }
     }
     sync_cube();
     if slice == 0 {
-        for b in 0..comptime!(BLOCK) {
+        for b in 0..block {
             let mut sum = 0.0f32;
             for s in 0..slices {
-                sum += sums[(s * size + i) * BLOCK + b];
+                sum += sums[(s * size + i) * block + b];
             }
             out[score_at(place, i, low + b, tiling)] = sizes.scale * sum;
         }

@@ -110,7 +110,8 @@ pub fn sequential(
         out.arg(),
         table.arg(),
         total,
-        Form::new(problem, inputs),
+        // Blocks are for chunks.
+        Form::new(problem, inputs, 0),
         state.is_some(),
         tile,
         [inputs.query.dtype().elem(), inputs.gate_type().elem()],

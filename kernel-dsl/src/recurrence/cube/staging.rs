@@ -10,9 +10,6 @@ use super::operands::{Form, Gates, Sizes};
 use crate::cube::product::Tiling;
 use crate::cube::view::{RowsView, RowsViewLaunch};
 
-/// Shortest span of tokens inside of which decays per key are taken pair by pair.
-pub(super) const BLOCK: usize = 16;
-
 /// Columns of a head inside token rows. `sharing` heads read the same ones.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Panel<F: Float> {
@@ -37,14 +34,10 @@ impl<F: Float> Panel<F> {
 /// The tokens and the head of a cube.
 #[derive(CubeType)]
 pub(super) struct Place {
-    /// Chunk.
-    pub chunk: usize,
     /// First row.
     pub start: usize,
     /// Number of rows.
     pub len: usize,
-    /// Sequence.
-    pub sequence: usize,
     /// Head.
     pub head: usize,
     /// `chunk · heads + head`.
@@ -59,10 +52,8 @@ impl Place {
         let chunk = index / sizes.heads;
         let start = chunks[3 * chunk] as usize;
         Place {
-            chunk,
             start,
             len: chunks[3 * chunk + 1] as usize - start,
-            sequence: chunks[3 * chunk + 2] as usize,
             head: index % sizes.heads,
             index,
         }
@@ -77,6 +68,16 @@ pub(super) enum Side {
     Begin,
     /// The span's end: what is left there of a key.
     End,
+}
+
+impl Side {
+    /// The other boundary.
+    pub(super) fn opposite(self) -> Self {
+        match self {
+            Self::Begin => Self::End,
+            Self::End => Self::Begin,
+        }
+    }
 }
 
 /// Which blocks of tokens get a factor; the others get 0.
@@ -103,11 +104,11 @@ pub(super) struct Factors {
 
 impl Factors {
     /// Factors towards a boundary of the whole chunk.
-    pub(super) fn whole(side: Side, tiling: Tiling) -> Self {
+    pub(super) fn whole(side: Side, form: Form, tiling: Tiling) -> Self {
         Self {
             side,
             span: tiling.size,
-            block: BLOCK,
+            block: form.block,
             blocks: Blocks::All,
         }
     }

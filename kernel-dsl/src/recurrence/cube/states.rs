@@ -54,7 +54,7 @@ pub(super) fn chunk_updates<F: Float, G: Float, E: Float>(
         sizes,
         &place,
         first_key,
-        comptime!(Factors::whole(side, tiling)),
+        comptime!(Factors::whole(side, form, tiling)),
         form,
         tiling,
     );
