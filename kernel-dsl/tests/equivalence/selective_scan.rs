@@ -182,6 +182,9 @@ impl Data {
 #[derive(Debug, PartialEq)]
 struct Buffers<T>([Vec<T>; 8], bool, bool);
 
+/// Some input, where there is one.
+type Field = fn(&mut Data) -> Option<&mut Vec<f32>>;
+
 const NAMES: [&str; 8] = ["input", "step_size", "a", "b", "c", "skip", "gate", "state"];
 
 impl<T: Copy> Buffers<T> {
@@ -400,7 +403,7 @@ proptest! {
         let problem = Problem { batch, time, channels: groups * per_group, state_dim, groups };
         let mut data = Data::new(problem, layout, (0, skip, gate, true), seed);
         let expected = reference_gradients(&data);
-        let fields: [fn(&mut Data) -> Option<&mut Vec<f32>>; 8] = [
+        let fields: [Field; 8] = [
             |data| Some(&mut data.input),
             |data| Some(&mut data.step_size),
             |data| Some(&mut data.a),

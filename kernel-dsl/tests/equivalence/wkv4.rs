@@ -70,7 +70,9 @@ impl Data {
             key: quantised(seed ^ 3, rows * (channels + gap), -size..size),
             value: random(seed ^ 4, rows * (channels + gap), -1.0..1.0),
             cotangent: random(seed ^ 7, rows * (channels + gap), -1.0..1.0),
-            state_cotangent: (seed % 2 == 0).then(|| random(seed ^ 8, state.len(), -1.0..1.0)),
+            state_cotangent: seed
+                .is_multiple_of(2)
+                .then(|| random(seed ^ 8, state.len(), -1.0..1.0)),
             state,
         }
     }

@@ -10,7 +10,7 @@ use super::{SEGMENT_CHANNELS, Segment, Segments};
 use crate::math;
 use crate::selective_scan::problem::{Inputs, Operand, Problem, ScanError, check_length};
 use crate::sequences::Sequences;
-use crate::vector::{Scratch, SharedRows, exp2_m1, load, store};
+use crate::vector::{Scratch, SharedRows, exp2_m1, load, prefetch, store};
 
 /// Tokens from which transposing the states pays.
 const LONG: usize = 4;
@@ -319,22 +319,33 @@ struct Channels<'a> {
 
 impl Channels<'_> {
     /// States that fill `W` vectors each.
+    ///
+    /// Sums over lanes come after those of a block of channels: a processor that looks some hundred instructions ahead then
+    /// works on twice as many exponentials at a time.
     #[inline(always)]
     fn of_whole_vectors<S: Simd, const W: usize>(self, simd: S) {
+        const BLOCK: usize = 16;
         let (a, _) = S::as_simd_f32s(self.a).0.as_chunks::<W>();
         let (h, _) = S::as_mut_simd_f32s(self.h).0.as_chunks_mut::<W>();
         let b = S::as_simd_f32s(self.b).0.as_chunks::<W>().0[0];
         let c = S::as_simd_f32s(self.c).0.as_chunks::<W>().0[0];
-        let factors = self.factors.0.iter().zip(self.factors.1);
-        for (((y, factors), a), h) in self.y.iter_mut().zip(factors).zip(a).zip(h) {
-            let (exponent, product) = (simd.splat_f32s(*factors.0), simd.splat_f32s(*factors.1));
-            let mut sum = simd.splat_f32s(0.0);
-            for i in 0..W {
-                let change = exp2_m1(simd, simd.mul_f32s(exponent, a[i]));
-                h[i] = updated(simd, change, h[i], (product, b[i]));
-                sum = simd.mul_add_f32s(h[i], c[i], sum);
+        let factors = self.factors.0.chunks(BLOCK).zip(self.factors.1.chunks(BLOCK));
+        let states = a.chunks(BLOCK).zip(h.chunks_mut(BLOCK));
+        for ((y, (a, h)), (exponents, products)) in self.y.chunks_mut(BLOCK).zip(states).zip(factors) {
+            let mut sums = [simd.splat_f32s(0.0); BLOCK];
+            let channels = a.iter().zip(h).zip(exponents.iter().zip(products));
+            for (((a, h), (exponent, product)), sum) in channels.zip(&mut sums) {
+                let (exponent, product) = (simd.splat_f32s(*exponent), simd.splat_f32s(*product));
+                prefetch(h);
+                for i in 0..W {
+                    let change = exp2_m1(simd, simd.mul_f32s(exponent, a[i]));
+                    h[i] = updated(simd, change, h[i], (product, b[i]));
+                    *sum = simd.mul_add_f32s(h[i], c[i], *sum);
+                }
             }
-            *y = simd.reduce_sum_f32s(sum);
+            for (y, sum) in y.iter_mut().zip(sums) {
+                *y = simd.reduce_sum_f32s(sum);
+            }
         }
     }
 
