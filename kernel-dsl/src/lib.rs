@@ -17,6 +17,7 @@ pub mod cross_entropy;
 #[cfg(feature = "cube")]
 pub mod cube;
 pub mod delta_rule;
+pub mod feature_map;
 pub mod gated_norm;
 pub mod linear;
 pub mod math;
@@ -27,6 +28,7 @@ pub mod selective_scan;
 pub mod sequences;
 pub mod simd;
 pub mod step_size;
+pub mod taylor_attention;
 mod vector;
 pub mod wkv4;
 

@@ -171,6 +171,11 @@ impl Case {
     /// Panics unless `found` agrees with `grad.NAME` in the relative norm, or in the root mean square where the gradient nearly
     /// vanishes; `form` names what computed it.
     pub fn check_gradient(&self, form: &str, name: &str, found: &[f32]) {
+        self.check_gradient_conditioned(form, name, found, 1.0);
+    }
+
+    /// As [`Case::check_gradient`], with a condition as for [`Case::check_conditioned`].
+    pub fn check_gradient_conditioned(&self, form: &str, name: &str, found: &[f32], condition: f64) {
         let expected = self.gradient(name);
         let error = relative_error(found, expected);
         let norm = expected.iter().map(|&e| f64::from(e).powi(2)).sum::<f64>().sqrt();
@@ -178,7 +183,7 @@ impl Case {
         let tolerance = if norm == 0.0 {
             0.0
         } else {
-            self.tolerance_of(&format!("grad.{name}")).min(CEILING)
+            self.tolerance_of(&format!("grad.{name}")).min(CEILING) * condition
         };
         let absolute = if norm == 0.0 { error } else { error * norm } / (expected.len().max(1) as f64).sqrt();
         // Written so that NaN fails.
@@ -192,7 +197,13 @@ impl Case {
 
     /// Panics unless `found` agrees with `out.NAME`; `form` names what computed it.
     pub fn check(&self, form: &str, output: &str, found: &[f32]) {
-        let (error, tolerance) = (relative_error(found, self.output(output)), self.tolerance(output));
+        self.check_conditioned(form, output, found, 1.0);
+    }
+
+    /// As [`Case::check`], for a form that multiplies the rounding of its inputs by `condition`, and the software's form does not.
+    pub fn check_conditioned(&self, form: &str, output: &str, found: &[f32], condition: f64) {
+        let error = relative_error(found, self.output(output));
+        let tolerance = self.tolerance(output) * condition;
         // Written so that NaN fails.
         let close = error <= tolerance;
         assert!(

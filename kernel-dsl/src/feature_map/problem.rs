@@ -1,0 +1,137 @@
+//! Sizes of a feature map, and every way they can be wrong.
+
+use crate::Rows;
+use thiserror::Error;
+
+/// Which polynomial of s q·k the inner product of features is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Expansion {
+    /// 1 + x + x²/2.
+    Taylor,
+    /// x².
+    Square,
+}
+
+impl Expansion {
+    /// \[c₀, c₁, c₂\].
+    pub fn coefficients(self) -> [f64; 3] {
+        match self {
+            Self::Taylor => [1.0, 1.0, 0.5],
+            Self::Square => [0.0, 0.0, 1.0],
+        }
+    }
+}
+
+/// Which entries of x xᵀ are features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// All K², row by row.
+    Full,
+    /// The K (K + 1)/2 of the upper triangle, row by row; those off the diagonal times √2.
+    Symmetric,
+}
+
+/// A feature map of keys and queries of one head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FeatureMap {
+    /// K, values of a key.
+    pub key_dim: usize,
+    /// s, the factor on q·k; 1/√K in both papers.
+    pub scale: f32,
+    /// Which polynomial.
+    pub expansion: Expansion,
+    /// Which entries of x xᵀ.
+    pub packing: Packing,
+}
+
+/// Why features cannot be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+pub enum FeatureMapError {
+    /// The scale has no real root.
+    #[error("a feature map needs a positive, finite scale, found {0}")]
+    Scale(f32),
+    /// Rows do not consist of whole keys.
+    #[error("feature map: {what} needs rows of a multiple of {unit} values, found {cols}")]
+    Columns {
+        /// The view.
+        what: &'static str,
+        /// Values of one head.
+        unit: usize,
+        /// Columns that came.
+        cols: usize,
+    },
+    /// Two views have different numbers of rows.
+    #[error("feature map: {what} needs {expected} rows, found {found}")]
+    RowCount {
+        /// The view.
+        what: &'static str,
+        /// Rows of the input.
+        expected: usize,
+        /// Rows that came.
+        found: usize,
+    },
+    /// A buffer's length does not fit.
+    #[error("feature map: {what} needs {expected} values, found {found}")]
+    Length {
+        /// The buffer.
+        what: &'static str,
+        /// Values that the input asks for.
+        expected: usize,
+        /// Values that came.
+        found: usize,
+    },
+}
+
+impl FeatureMap {
+    /// D, features of a key.
+    pub fn features(&self) -> usize {
+        let quadratic = match self.packing {
+            Packing::Full => self.key_dim * self.key_dim,
+            Packing::Symmetric => self.key_dim * (self.key_dim + 1) / 2,
+        };
+        match self.expansion {
+            Expansion::Taylor => 1 + self.key_dim + quadratic,
+            Expansion::Square => quadratic,
+        }
+    }
+
+    /// Factors on 1, on x, and on x xᵀ: √c₀, √(c₁ s), √c₂ s.
+    pub(crate) fn factors(&self) -> [f64; 3] {
+        let [c0, c1, c2] = self.expansion.coefficients();
+        let scale = f64::from(self.scale);
+        [c0.sqrt(), (c1 * scale).sqrt(), c2.sqrt() * scale]
+    }
+
+    pub(crate) fn check_scale(&self) -> Result<(), FeatureMapError> {
+        if self.scale > 0.0 && self.scale.is_finite() {
+            Ok(())
+        } else {
+            Err(FeatureMapError::Scale(self.scale))
+        }
+    }
+
+    /// Number of keys in a view.
+    pub(super) fn keys(&self, input: &Rows) -> Result<usize, FeatureMapError> {
+        self.check_scale()?;
+        let whole = self.key_dim > 0 && input.cols().is_multiple_of(self.key_dim);
+        if !whole {
+            return Err(FeatureMapError::Columns {
+                what: "the input",
+                unit: self.key_dim,
+                cols: input.cols(),
+            });
+        }
+        Ok(input.rows() * (input.cols() / self.key_dim))
+    }
+}
+
+pub(super) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), FeatureMapError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(FeatureMapError::Length {
+        what,
+        expected,
+        found,
+    })
+}

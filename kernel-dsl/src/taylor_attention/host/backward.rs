@@ -1,0 +1,277 @@
+//! Gradients of query, key, value and initial state, chunk by chunk from the last.
+
+use std::ops::Range;
+
+use super::chunked::Work;
+use super::{Head, over_heads, scatter};
+use crate::feature_map::{expand_rows, pull_back_rows};
+use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::taylor_attention::{AttentionError, Cotangents, Gradients, Inputs, Problem};
+use pulp::{Arch, Simd, WithSimd};
+
+/// Gradients of the loss by all that Taylor attention reads, from the cotangents of its output and of its final state.
+///
+/// # Shapes
+/// `initial_state` as [`Problem::state_len`] says; the rest as in [`Inputs`], [`Cotangents`] and [`Gradients`]. Rows of padding
+/// get gradient 0.
+///
+/// # Errors
+/// [`AttentionError`] when a shape does not fit; nothing is written then.
+pub fn backward(
+    problem: &Problem,
+    inputs: &Inputs,
+    chunk_size: usize,
+    initial_state: &[f32],
+    cotangents: &Cotangents,
+    gradients: &mut Gradients,
+) -> Result<(), AttentionError> {
+    problem.validate_backward(inputs, initial_state.len(), cotangents, gradients)?;
+    let heads = Head::all(problem, inputs);
+    let len = problem.head_state_len();
+    let states = gradients.state.chunks_exact_mut(len).enumerate().collect();
+    let values = over_heads(problem, heads.clone(), states, |head, (index, by_state)| {
+        let own = index * len..(index + 1) * len;
+        match cotangents.state {
+            Some(cotangent) => by_state.copy_from_slice(&cotangent[own.clone()]),
+            None => by_state.fill(0.0),
+        }
+        head.backward(chunk_size, &initial_state[own], cotangents, by_state)
+    });
+    let of = |pick: fn(&HeadGradients) -> &[f32]| -> Vec<&[f32]> { values.iter().map(pick).collect() };
+    scatter(&heads, &of(|head| &head.query), problem.key_dim, gradients.query);
+    scatter(&heads, &of(|head| &head.key), problem.key_dim, gradients.key);
+    scatter(
+        &heads,
+        &of(|head| &head.value),
+        problem.value_dim,
+        gradients.value,
+    );
+    Ok(())
+}
+
+/// Gradients of one head, `[rows, dim]` each.
+struct HeadGradients {
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+}
+
+impl Head<'_> {
+    /// `by_state` is the cotangent of the final state, and becomes that of the initial one.
+    fn backward(
+        &self,
+        chunk_size: usize,
+        initial: &[f32],
+        cotangents: &Cotangents,
+        by_state: &mut [f32],
+    ) -> HeadGradients {
+        let (key_dim, value_dim) = (self.problem.key_dim, self.problem.value_dim);
+        let time = self.rows.len();
+        let mut gradients = HeadGradients {
+            query: vec![0.0; time * key_dim],
+            key: vec![0.0; time * key_dim],
+            value: vec![0.0; time * value_dim],
+        };
+        let chunks = self.chunks(chunk_size);
+        let mut work = Work::default();
+        let states = self.boundary_states(&chunks, initial, &mut work);
+        let mut pull_back = PullBack::default();
+        for (rows, state) in chunks.iter().zip(&states).rev() {
+            work.load(self, rows);
+            work.read(self, rows, state);
+            let t = rows.start - self.rows.start..rows.end - self.rows.start;
+            pull_back.load(self, rows, cotangents, &work);
+            pull_back.value(
+                self,
+                &mut work,
+                rows,
+                by_state,
+                &mut gradients.value[columns(&t, value_dim)],
+            );
+            pull_back.keys(
+                self,
+                &work,
+                rows,
+                (state, by_state),
+                &mut gradients.query[columns(&t, key_dim)],
+                &mut gradients.key[columns(&t, key_dim)],
+            );
+            pull_back.state(self, &work, rows.len(), by_state);
+        }
+        gradients
+    }
+
+    /// The state before every chunk.
+    fn boundary_states(&self, chunks: &[Range<usize>], initial: &[f32], work: &mut Work) -> Vec<Vec<f32>> {
+        let mut states = vec![initial.to_vec()];
+        for rows in chunks.iter().take(chunks.len().saturating_sub(1)) {
+            let mut state = states[states.len() - 1].clone();
+            self.augmented_values(rows, &mut work.values);
+            work.update(self, rows, &mut state);
+            states.push(state);
+        }
+        states
+    }
+}
+
+fn columns(rows: &Range<usize>, dim: usize) -> Range<usize> {
+    rows.start * dim..rows.end * dim
+}
+
+/// Cotangents inside one chunk.
+#[derive(Default)]
+struct PullBack {
+    /// Of ỹ, `[count, columns]`.
+    read: Vec<f32>,
+    /// Of ṽ, likewise.
+    value: Vec<f32>,
+    /// Of W, then of q·k, `[count, count]`.
+    weights: Vec<f32>,
+    /// Of the features of queries or keys, `[count, features]`.
+    features: Vec<f32>,
+}
+
+impl PullBack {
+    /// The cotangents of ỹ: \[ȳ/d, −⟨ȳ, y⟩/d\], where y = ỹ/d.
+    fn load(&mut self, head: &Head, rows: &Range<usize>, cotangents: &Cotangents, work: &Work) {
+        let value_dim = head.problem.value_dim;
+        self.read.clear();
+        let reads = work.read.chunks_exact(head.problem.columns());
+        for (row, read) in rows.clone().zip(reads) {
+            let cotangent = &cotangents.out.row(row)[head.head * value_dim..][..value_dim];
+            match (head.problem.normalizer, read.split_at(value_dim)) {
+                (Some(eps), (read, [sum])) => {
+                    let gain = 1.0 / (sum + eps);
+                    self.read.extend(cotangent.iter().map(|c| c * gain));
+                    let along: f32 = cotangent.iter().zip(read).map(|(c, y)| c * y).sum();
+                    self.read.push(-along * gain * gain);
+                }
+                _ => self.read.extend_from_slice(cotangent),
+            }
+        }
+    }
+
+    /// V̄ = Wᵀ Ȳ + φ(K) S̄, without the column of ones.
+    fn value(
+        &mut self,
+        head: &Head,
+        work: &mut Work,
+        rows: &Range<usize>,
+        by_state: &[f32],
+        out: &mut [f32],
+    ) {
+        let (count, problem) = (rows.len(), head.problem);
+        let (columns, map) = (problem.columns(), problem.feature_map());
+        let features = map.features();
+        work.of_keys.resize(count * features, 0.0);
+        let key = |i: usize| head.key(rows.start + i);
+        expand_rows(&map, key, count, &mut work.of_keys);
+        self.value.resize(count * columns, 0.0);
+        let mut value = MatrixMut::new(&mut self.value, count, columns, columns);
+        multiply(
+            &mut value,
+            Destination::Overwrite,
+            Matrix::new(&work.weights, count, count, count).transposed(),
+            Matrix::new(&self.read, count, columns, columns),
+        );
+        multiply(
+            &mut value,
+            Destination::Scale(1.0),
+            Matrix::new(&work.of_keys, count, features, features),
+            Matrix::new(by_state, features, columns, columns),
+        );
+        let values = self.value.chunks_exact(columns);
+        for (out, value) in out.chunks_exact_mut(problem.value_dim).zip(values) {
+            out.copy_from_slice(&value[..problem.value_dim]);
+        }
+    }
+
+    /// Q̄ and K̄, from the state before the chunk and the cotangent of the state after it.
+    fn keys(
+        &mut self,
+        head: &Head,
+        work: &Work,
+        rows: &Range<usize>,
+        (state, by_state): (&[f32], &[f32]),
+        query: &mut [f32],
+        key: &mut [f32],
+    ) {
+        let (count, problem) = (rows.len(), head.problem);
+        let (columns, key_dim) = (problem.columns(), problem.key_dim);
+        let read = Matrix::new(&self.read, count, columns, columns);
+        let values = Matrix::new(&work.values, count, columns, columns);
+        self.weights.resize(count * count, 0.0);
+        let mut weights = MatrixMut::new(&mut self.weights, count, count, count);
+        multiply(&mut weights, Destination::Overwrite, read, values.transposed());
+        Arch::new().dispatch(Derivative {
+            problem,
+            count,
+            arguments: &work.arguments,
+            weights: &mut self.weights,
+        });
+        let weights = Matrix::new(&self.weights, count, count, count);
+        let mut out = MatrixMut::new(query, count, key_dim, key_dim);
+        multiply(&mut out, Destination::Overwrite, weights, head.keys(rows));
+        let mut out = MatrixMut::new(key, count, key_dim, key_dim);
+        multiply(
+            &mut out,
+            Destination::Overwrite,
+            weights.transposed(),
+            head.queries(rows),
+        );
+        let sides = [(&read, state, query), (&values, by_state, key)];
+        for (side, (factor, state, out)) in sides.into_iter().enumerate() {
+            let map = problem.feature_map();
+            let features = map.features();
+            self.features.resize(count * features, 0.0);
+            multiply(
+                &mut MatrixMut::new(&mut self.features, count, features, features),
+                Destination::Overwrite,
+                *factor,
+                Matrix::new(state, features, columns, columns).transposed(),
+            );
+            let token = |i: usize| match side {
+                0 => head.query(rows.start + i),
+                _ => head.key(rows.start + i),
+            };
+            pull_back_rows(&map, token, count, &self.features, out);
+        }
+    }
+
+    /// S̄ ← S̄ + φ(Q)ᵀ Ȳ.
+    fn state(&self, head: &Head, work: &Work, count: usize, by_state: &mut [f32]) {
+        let (columns, features) = (head.problem.columns(), head.problem.features());
+        multiply(
+            &mut MatrixMut::new(by_state, features, columns, columns),
+            Destination::Scale(1.0),
+            Matrix::new(&work.of_queries, count, features, features).transposed(),
+            Matrix::new(&self.read, count, columns, columns),
+        );
+    }
+}
+
+/// From W̄ to the cotangent of q·k: scale (c₁ + 2 c₂ X) ∘ W̄ up to the diagonal, 0 above.
+struct Derivative<'a> {
+    problem: &'a Problem,
+    count: usize,
+    arguments: &'a [f32],
+    weights: &'a mut [f32],
+}
+
+impl WithSimd for Derivative<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let [_, c1, c2] = self.problem.expansion.coefficients();
+        let scale = f64::from(self.problem.scale);
+        let (c1, c2) = ((c1 * scale) as f32, (2.0 * c2 * scale) as f32);
+        let rows = self.weights.chunks_exact_mut(self.count);
+        for (t, (weights, arguments)) in rows.zip(self.arguments.chunks_exact(self.count)).enumerate() {
+            for (weight, &x) in weights.iter_mut().zip(arguments) {
+                *weight *= c2.mul_add(x, c1);
+            }
+            weights[t + 1..].fill(0.0);
+        }
+    }
+}

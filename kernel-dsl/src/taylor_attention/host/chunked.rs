@@ -1,0 +1,164 @@
+//! Chunk by chunk: for prefill.
+
+use std::ops::Range;
+
+use super::{Head, over_heads, scatter};
+use crate::feature_map::expand_rows;
+use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::taylor_attention::{AttentionError, Inputs, Problem};
+use pulp::{Arch, Simd, WithSimd};
+
+/// Taylor attention in chunks of `chunk_size` tokens (at least 1), whose weights are formed without features.
+///
+/// # Shapes
+/// As for [`sequential`](super::sequential).
+///
+/// # Errors
+/// As for [`sequential`](super::sequential).
+pub fn chunked(
+    problem: &Problem,
+    inputs: &Inputs,
+    chunk_size: usize,
+    state: &mut [f32],
+    out: &mut [f32],
+) -> Result<(), AttentionError> {
+    problem.validate(inputs, state.len(), out.len())?;
+    let heads = Head::all(problem, inputs);
+    let states = state.chunks_exact_mut(problem.head_state_len()).collect();
+    let values = over_heads(problem, heads.clone(), states, |head, state: &mut [f32]| {
+        let mut out = Vec::with_capacity(head.rows.len() * problem.value_dim);
+        let mut work = Work::default();
+        for rows in head.chunks(chunk_size) {
+            work.load(&head, &rows);
+            work.read(&head, &rows, state);
+            work.push_normalised(problem, &mut out);
+            work.update(&head, &rows, state);
+        }
+        out
+    });
+    let values: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+    scatter(&heads, &values, problem.value_dim, out);
+    Ok(())
+}
+
+/// What one chunk needs.
+#[derive(Default)]
+pub(super) struct Work {
+    /// ṽ, `[count, columns]`.
+    pub values: Vec<f32>,
+    /// φ of the queries, `[count, features]`.
+    pub of_queries: Vec<f32>,
+    /// φ of the keys, likewise.
+    pub of_keys: Vec<f32>,
+    /// X, the arguments of the polynomial, `[count, count]`.
+    pub arguments: Vec<f32>,
+    /// W, the weights, `[count, count]`; 0 above the diagonal.
+    pub weights: Vec<f32>,
+    /// ỹ, `[count, columns]`.
+    pub read: Vec<f32>,
+}
+
+impl Work {
+    /// Fills in the values and the features of the queries.
+    pub fn load(&mut self, head: &Head, rows: &Range<usize>) {
+        head.augmented_values(rows, &mut self.values);
+        let map = head.problem.feature_map();
+        self.of_queries.resize(rows.len() * map.features(), 0.0);
+        let query = |i: usize| head.query(rows.start + i);
+        expand_rows(&map, query, rows.len(), &mut self.of_queries);
+    }
+
+    /// ỹ of the chunk from the state before it.
+    pub fn read(&mut self, head: &Head, rows: &Range<usize>, state: &[f32]) {
+        let (count, problem) = (rows.len(), head.problem);
+        let (columns, features) = (problem.columns(), problem.features());
+        for (buffer, len) in [
+            (&mut self.arguments, count * count),
+            (&mut self.weights, count * count),
+            (&mut self.read, count * columns),
+        ] {
+            buffer.resize(len, 0.0);
+        }
+        let mut arguments = MatrixMut::new(&mut self.arguments, count, count, count);
+        multiply(
+            &mut arguments,
+            Destination::Overwrite,
+            head.queries(rows),
+            head.keys(rows).transposed(),
+        );
+        Arch::new().dispatch(Polynomial {
+            problem,
+            count,
+            arguments: &mut self.arguments,
+            weights: &mut self.weights,
+        });
+        let mut read = MatrixMut::new(&mut self.read, count, columns, columns);
+        let of_queries = Matrix::new(&self.of_queries, count, features, features);
+        multiply(
+            &mut read,
+            Destination::Overwrite,
+            of_queries,
+            Matrix::new(state, features, columns, columns),
+        );
+        multiply(
+            &mut read,
+            Destination::Scale(1.0),
+            Matrix::new(&self.weights, count, count, count),
+            Matrix::new(&self.values, count, columns, columns),
+        );
+    }
+
+    /// Appends y of the chunk.
+    fn push_normalised(&self, problem: &Problem, out: &mut Vec<f32>) {
+        for read in self.read.chunks_exact(problem.columns()) {
+            let (read, sum) = read.split_at(problem.value_dim);
+            let gain = match (problem.normalizer, sum) {
+                (Some(eps), [sum]) => 1.0 / (sum + eps),
+                _ => 1.0,
+            };
+            out.extend(read.iter().map(|y| y * gain));
+        }
+    }
+
+    /// The state after the chunk from the state before it.
+    pub fn update(&mut self, head: &Head, rows: &Range<usize>, state: &mut [f32]) {
+        let (count, problem) = (rows.len(), head.problem);
+        let (columns, map) = (problem.columns(), problem.feature_map());
+        let features = map.features();
+        self.of_keys.resize(count * features, 0.0);
+        let key = |i: usize| head.key(rows.start + i);
+        expand_rows(&map, key, count, &mut self.of_keys);
+        multiply(
+            &mut MatrixMut::new(state, features, columns, columns),
+            Destination::Scale(1.0),
+            Matrix::new(&self.of_keys, count, features, features).transposed(),
+            Matrix::new(&self.values, count, columns, columns),
+        );
+    }
+}
+
+/// From Q Kᵀ to X and W.
+struct Polynomial<'a> {
+    problem: &'a Problem,
+    count: usize,
+    arguments: &'a mut [f32],
+    weights: &'a mut [f32],
+}
+
+impl WithSimd for Polynomial<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let [c0, c1, c2] = self.problem.expansion.coefficients().map(|c| c as f32);
+        let scale = self.problem.scale;
+        let rows = self.arguments.chunks_exact_mut(self.count);
+        for (t, (arguments, weights)) in rows.zip(self.weights.chunks_exact_mut(self.count)).enumerate() {
+            for (x, weight) in arguments.iter_mut().zip(weights.iter_mut()) {
+                *x *= scale;
+                *weight = c2.mul_add(*x, c1).mul_add(*x, c0);
+            }
+            weights[t + 1..].fill(0.0);
+        }
+    }
+}
