@@ -6,6 +6,14 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`retention`] | RetNet's recurrence: one constant decay per head |
+//! | [`lightning_attn`] | one constant decay per head and layer |
+//! | [`linear_attn`] | no decay; plain and normalised |
+//! | [`feature_map`], [`based`], [`rebased`] | similarities as inner products of features |
+//! | [`prefix_linear_attn`] | a prefix that every token sees (JRT) |
+//! | [`hgrn`] | a gated recurrence without keys |
+//! | [`slots`] | attention over memory slots: GSA and ABC |
+//!
+//! All of it is differentiable on an autodiff device, initial states included.
 //!
 //! ```
 //! use attention_linear::retention;
@@ -21,7 +29,15 @@
 //! # Ok::<(), ssm_core::Error>(())
 //! ```
 
+pub mod based;
+pub mod feature_map;
+pub mod hgrn;
+pub mod lightning_attn;
+pub mod linear_attn;
+pub mod prefix_linear_attn;
+pub mod rebased;
 pub mod retention;
+pub mod slots;
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use kernel_dsl::linear::{PackedMatrix, WeightType};
-use ssm_core::backend::add_rms_norm;
 use ssm_core::mamba2::{Mamba2, Mamba2Config, Mamba2Weights};
+use ssm_core::operators::add_rms_norm;
 use ssm_core::{Chain, Form, LayerState, Linear, Site};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};

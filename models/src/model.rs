@@ -7,7 +7,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::linear::WeightType;
 use serde::Serialize;
-use ssm_core::backend::cross_entropy;
+use ssm_core::operators::cross_entropy;
 use ssm_core::{Chain, Form, Site};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, parse_object};

@@ -9,9 +9,9 @@
 //! with (1, 0) as identity. The law is associative, so stretches may be combined in any grouping: by threads, by machines,
 //! or by the queue of a sliding window. A is kept as the sum of log decays, never as a product.
 
-use crate::backend;
 use crate::error::Result;
 use crate::gates::{Dims, Gates, expect_shape};
+use crate::operators::element::element;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
 
@@ -40,7 +40,7 @@ impl Element {
     /// [`crate::Error`] when shapes do not fit.
     pub fn of(gates: &Gates, chunk_size: usize) -> Result<Self> {
         gates.validate()?;
-        Ok(backend::element(gates, chunk_size))
+        element(gates, chunk_size)
     }
 
     /// This stretch followed by `later`.

@@ -1,6 +1,7 @@
 //! Everything that can be wrong with gates, states and layers.
 
 use crate::intervention::Incompatible;
+use kernel_dsl::sequences::SequencesError;
 use thiserror::Error;
 
 /// Why a layer, a recurrence or an intervention cannot go on.
@@ -41,6 +42,39 @@ pub enum Error {
         first: &'static str,
         /// Kind of the later stretch.
         second: &'static str,
+    },
+    /// Paddings or offsets of sequences do not fit the tokens.
+    #[error(transparent)]
+    Sequences(#[from] SequencesError),
+    /// A tensor lives elsewhere than the others, or where operators cannot run.
+    #[error("{what}: expected {expected}, found {found}")]
+    Device {
+        /// The tensor, in the field's words.
+        what: &'static str,
+        /// Where it should be.
+        expected: String,
+        /// Where it is.
+        found: String,
+    },
+    /// A tensor has an element type that operators do not take, or not beside the others'.
+    #[error("{what}: expected elements of type {expected}, found {found}")]
+    DType {
+        /// The tensor, in the field's words.
+        what: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// There is no kernel of this operation for a device.
+    #[error("{operation} does not run on {device}: {instead}")]
+    Unsupported {
+        /// The operation.
+        operation: &'static str,
+        /// The device.
+        device: String,
+        /// What to do instead.
+        instead: &'static str,
     },
     /// An intervention cannot work at this layer.
     #[error(transparent)]

@@ -9,7 +9,7 @@
 //! where a_t = exp(log decay), δ_t is the step size (Mamba's Δ; 1 when absent) and D the skip. Decays travel as logarithms.
 
 use crate::error::{Error, Result};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use std::ops::Range;
 
 /// Shape of a recurrence. Head `h` reads query/key group `h / (heads / groups)`.
@@ -205,6 +205,28 @@ impl Gates {
             expect_shape("skip", &[d.heads], &skip.dims())?;
         }
         Ok(d)
+    }
+
+    /// Where each of the tensors lives.
+    pub(crate) fn devices(&self) -> Vec<Device> {
+        let decay = match &self.log_decay {
+            LogDecay::None => None,
+            LogDecay::PerHead(a) => Some(a.device()),
+            LogDecay::PerKey(a) => Some(a.device()),
+            LogDecay::PerHeadToken(a) => Some(a.device()),
+            LogDecay::PerKeyToken(a) => Some(a.device()),
+        };
+        let bonus = match &self.read_out {
+            ReadOut::Inclusive => None,
+            ReadOut::Bonus(bonus) => Some(bonus.device()),
+        };
+        [self.query.device(), self.key.device(), self.value.device()]
+            .into_iter()
+            .chain(decay)
+            .chain(bonus)
+            .chain(self.step_size.as_ref().map(Tensor::device))
+            .chain(self.skip.as_ref().map(Tensor::device))
+            .collect()
     }
 
     /// The gates of `tokens` only.

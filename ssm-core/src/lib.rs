@@ -38,16 +38,19 @@
 //! | [`element`] | the monoid element of a stretch: compose, apply |
 //! | [`intervention`] | the two places where a mitigation acts |
 //! | [`linear`], [`mamba2`] | projections with packed weights; the Mamba-2 mixer |
-//! | [`backend`] | the Burn backend extension over `kernel-dsl` |
+//! | [`operators`] | the operators beside the recurrence, each with its gradient |
+//! | [`sequences`] | sequences of different lengths in one batch |
 
-pub mod backend;
+mod backend;
 pub mod element;
 pub mod error;
 pub mod gates;
 pub mod intervention;
 pub mod linear;
 pub mod mamba2;
+pub mod operators;
 pub mod recurrence;
+pub mod sequences;
 pub mod state;
 
 pub use element::Element;
@@ -55,7 +58,8 @@ pub use error::{Error, Result};
 pub use gates::{Dims, Gates, LogDecay, ReadOut};
 pub use intervention::{Chain, Incompatible, Intervention, Memory, Site};
 pub use linear::Linear;
-pub use recurrence::{Form, recurrence, recurrence_bounded};
+pub use recurrence::{Form, recurrence, recurrence_bounded, recurrence_of_sequences};
+pub use sequences::Sequences;
 pub use state::{LayerState, State};
 
 /// Runs the README's example as a test.

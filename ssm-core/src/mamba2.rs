@@ -11,12 +11,16 @@
 //! that is, the recurrence with q = C, k = B, v = x, a scalar decay per head and token, and a skip. Source: Dao & Gu,
 //! *Transformers are SSMs* (2405.21060), section 7.
 
-use crate::backend::{self, NormPlan};
 use crate::error::{Error, Result};
 use crate::gates::{Dims, Gates, LogDecay, ReadOut, expect_shape};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
+use crate::operators::heads::split_heads;
+use crate::operators::norm::{NormPlan, NormWeights, Statistic, expect_epsilon, gated_norm};
+use crate::operators::step_size::expect_limit;
+use crate::operators::{causal_conv1d, step_size};
 use crate::recurrence::Form;
+use crate::sequences::Sequences;
 use crate::state::{LayerState, State};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
@@ -175,64 +179,62 @@ impl Mamba2 {
         let projected = weights.in_proj.forward(input)?;
         let gate = projected.clone().narrow(2, 0, inner);
         let raw_step = projected.clone().narrow(2, inner + conv_dim, config.num_heads);
-        let convolved = self.convolve(projected.narrow(2, inner, conv_dim), state);
-        let gates = self.gates(convolved, raw_step);
+        let convolved = causal_conv1d(
+            projected.narrow(2, inner, conv_dim),
+            weights.conv_weight.clone(),
+            weights.conv_bias.clone(),
+            Activation::Silu,
+            &Sequences::Equal,
+            &mut state.conv,
+        )?;
+        let gates = self.gates(convolved, raw_step)?;
 
         let read_out = chain.run(&self.site(layer), gates, state, form)?;
         weights
             .out_proj
-            .forward(self.gate(read_out.reshape([batch, time, inner]), gate))
+            .forward(self.gate(read_out.reshape([batch, time, inner]), gate)?)
     }
 
     /// RMSNorm(y ∘ SiLU(z)) over the channels of a group, in the configured order; y ∘ SiLU(z) without a norm.
-    fn gate(&self, read_out: Tensor<3>, gate: Tensor<3>) -> Tensor<3> {
+    fn gate(&self, read_out: Tensor<3>, gate: Tensor<3>) -> Result<Tensor<3>> {
         let Some(norm) = self.config.norm else {
-            return read_out * silu(gate);
+            return Ok(read_out * silu(gate));
         };
         let plan = NormPlan {
+            statistic: Statistic::MeanSquare,
             eps: norm.eps,
             group_size: self.config.inner_dim() / self.config.num_groups,
             order: norm.order,
         };
-        backend::gated_rms_norm(read_out, Some(gate), self.weights.norm_weight.clone(), plan)
-    }
-
-    fn convolve(&self, input: Tensor<3>, state: &mut LayerState) -> Tensor<3> {
-        let empty = Tensor::zeros([0, 0, 0], &state.conv.device());
-        let before = std::mem::replace(&mut state.conv, empty);
-        let weights = &self.weights;
-        let (output, after) = backend::causal_conv1d(
-            input,
-            weights.conv_weight.clone(),
-            weights.conv_bias.clone(),
-            before,
-            Activation::Silu,
-        );
-        state.conv = after;
-        output
+        let weights = NormWeights {
+            gate: Some(gate),
+            weight: self.weights.norm_weight.clone(),
+            bias: None,
+        };
+        gated_norm(read_out, weights, plan)
     }
 
     /// Columns of the convolution are x, B, C in this order.
-    fn gates(&self, convolved: Tensor<3>, raw_step: Tensor<3>) -> Gates {
+    fn gates(&self, convolved: Tensor<3>, raw_step: Tensor<3>) -> Result<Gates> {
         let config = &self.config;
         let (inner, groups, state_dim) = (config.inner_dim(), config.num_groups, config.state_dim);
         let weights = &self.weights;
-        let (step, log_decay) = backend::step_size(
+        let (step, log_decay) = step_size(
             raw_step,
             weights.dt_bias.clone(),
             weights.a_log.clone(),
             config.dt_limit,
-        );
-        Gates {
-            value: backend::split_heads(convolved.clone(), 0, config.num_heads, config.head_dim),
-            key: backend::split_heads(convolved.clone(), inner, groups, state_dim),
-            query: backend::split_heads(convolved, inner + groups * state_dim, groups, state_dim),
+        )?;
+        Ok(Gates {
+            value: split_heads(convolved.clone(), 0, config.num_heads, config.head_dim),
+            key: split_heads(convolved.clone(), inner, groups, state_dim),
+            query: split_heads(convolved, inner + groups * state_dim, groups, state_dim),
             log_decay: LogDecay::PerHeadToken(log_decay),
             step_size: Some(step),
             read_out: ReadOut::Inclusive,
             skip: Some(weights.skip.clone()),
             scale: 1.0,
-        }
+        })
     }
 }
 
@@ -259,16 +261,9 @@ fn validate(config: &Mamba2Config, weights: &Mamba2Weights) -> Result<()> {
             groups: config.num_groups,
         });
     }
-    let (low, high) = config.dt_limit;
-    if !(low >= 0.0 && low <= high) {
-        return Err(Error::Value {
-            what: "dt_limit",
-            expected: "0 ≤ lower bound ≤ upper bound",
-            found: format!("({low}, {high})"),
-        });
-    }
+    expect_limit(config.dt_limit)?;
     if let Some(norm) = config.norm {
-        backend::expect_epsilon(norm.eps)?;
+        expect_epsilon(norm.eps)?;
     }
     let projection = |linear: &Linear| [linear.weight().out_features(), linear.weight().in_features()];
     expect_shape(

@@ -7,10 +7,12 @@
 //! | chunked | matrix products inside chunks, the state between them | prefill, training |
 //! | scan | monoid elements of chunks, combined, then applied | what several machines do |
 
-use crate::backend::{self, Chunks};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::gates::{Gates, expect_shape};
+use crate::gates::{Dims, Gates, expect_shape};
+use crate::operators::bounded;
+use crate::operators::recurrence::{Chunks, recurrence_over};
+use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
 
@@ -36,18 +38,49 @@ pub enum Form {
 
 /// y_t for every token of `gates`, `[batch, time, heads, value_dim]`; `state` is left after the last token.
 ///
+/// Runs where the tensors live, and is differentiable in all of them, the state included.
+///
 /// # Errors
-/// [`Error::Shape`] and [`Error::Groups`] when shapes do not fit, [`Error::Value`] for a chunk of 0 tokens.
+/// [`Error::Shape`] and [`Error::Groups`] when shapes do not fit, [`Error::Value`] for a chunk of 0 tokens,
+/// [`Error::Device`] and [`Error::DType`] for tensors of different devices or of element types that do not go together.
 pub fn recurrence(gates: Gates, state: &mut State, form: Form) -> Result<Tensor<4>> {
+    recurrence_of_sequences(gates, &Sequences::Equal, state, form)
+}
+
+/// As [`recurrence`], for sequences of different lengths: left-padded, or packed end to end in one row of the batch.
+///
+/// `state` has one entry per sequence, and its position moves on by the longest of them.
+///
+/// # Errors
+/// As [`recurrence`]; [`Error::Sequences`] when paddings or offsets do not fit the tokens, [`Error::Value`] for
+/// [`Form::Scan`], which takes equally long sequences only.
+pub fn recurrence_of_sequences(
+    gates: Gates,
+    sequences: &Sequences,
+    state: &mut State,
+    form: Form,
+) -> Result<Tensor<4>> {
     let dims = gates.validate()?;
-    state.validate(&dims)?;
+    let count = sequences.count(dims.batch, dims.time)?;
+    state.validate(&Dims { batch: count, ..dims })?;
     let output = match form {
-        Form::Auto => backend::recurrence(gates, state, Chunks::Fastest),
-        Form::Sequential => backend::recurrence(gates, state, Chunks::None),
-        Form::Chunked { chunk_size } => backend::recurrence(gates, state, Chunks::Of(positive(chunk_size)?)),
-        Form::Scan { chunk_size } => scan(&gates, state, positive(chunk_size)?)?,
+        Form::Auto => recurrence_over(gates, sequences, state, Chunks::Fastest)?,
+        Form::Sequential => recurrence_over(gates, sequences, state, Chunks::None)?,
+        Form::Chunked { chunk_size } => {
+            recurrence_over(gates, sequences, state, Chunks::Of(positive(chunk_size)?))?
+        }
+        Form::Scan { chunk_size } if *sequences == Sequences::Equal => {
+            scan(&gates, state, positive(chunk_size)?)?
+        }
+        Form::Scan { .. } => {
+            return Err(Error::Value {
+                what: "form of a recurrence over padded or packed sequences",
+                expected: "auto, sequential or chunked",
+                found: "scan".into(),
+            });
+        }
     };
-    state.position += dims.time as u64;
+    state.position += sequences.longest(dims.time) as u64;
     Ok(output)
 }
 
@@ -56,12 +89,12 @@ pub fn recurrence(gates: Gates, state: &mut State, form: Form) -> Result<Tensor<
 /// (token, head) pairs were clipped.
 ///
 /// # Errors
-/// As [`recurrence`].
+/// As [`recurrence`]; [`Error::Unsupported`] anywhere but on the CPU without autodiff.
 pub fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor<1>) -> Result<(Tensor<4>, u64)> {
     let dims = gates.validate()?;
     state.validate(&dims)?;
     expect_shape("bound", &[dims.heads], &bound.dims())?;
-    let result = backend::recurrence_bounded(gates, state, bound);
+    let result = bounded::recurrence_bounded(gates, state, bound)?;
     state.position += dims.time as u64;
     Ok(result)
 }
@@ -81,7 +114,7 @@ fn positive(chunk_size: usize) -> Result<usize> {
 fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>> {
     let dims = gates.dims();
     if dims.time == 0 {
-        return Ok(backend::recurrence(gates.clone(), state, Chunks::None));
+        return recurrence_over(gates.clone(), &Sequences::Equal, state, Chunks::None);
     }
     let start = state.clone();
     let mut before = Element::identity(&dims, gates.log_decay.is_per_key(), &gates.query.device());
@@ -91,7 +124,12 @@ fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>
         let mut incoming = start.clone();
         before.apply(&mut incoming)?;
         before = before.compose(&Element::of(&chunk, chunk_size)?)?;
-        outputs.push(backend::recurrence(chunk, &mut incoming, Chunks::Of(chunk_size)));
+        outputs.push(recurrence_over(
+            chunk,
+            &Sequences::Equal,
+            &mut incoming,
+            Chunks::Of(chunk_size),
+        )?);
     }
     before.apply(state)?;
     Ok(Tensor::cat(outputs, 1))

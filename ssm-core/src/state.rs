@@ -28,6 +28,15 @@ impl State {
         expect_shape("state", &expected, &self.memory.dims())
     }
 
+    /// The same state without its history in the autodiff graph, as the start of the next segment of truncated
+    /// backpropagation through time.
+    pub fn detach(self) -> Self {
+        Self {
+            memory: self.memory.detach(),
+            position: self.position,
+        }
+    }
+
     /// Memory taken, in bytes.
     pub fn bytes(&self) -> usize {
         4 * self.memory.shape().num_elements()

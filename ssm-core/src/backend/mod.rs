@@ -1,359 +1,212 @@
-//! The kernels of `kernel-dsl` as operations of Burn's backends.
+//! How an operator of `kernel-dsl` reaches tensors on every device.
 //!
-//! [`RecurrentBackend`] is a backend extension: one method per fused operator, implemented per backend (the CPU backend
-//! `Flex` here; each further device adds an `impl` and its name in the attribute). The functions of this module are the
-//! same operators on [`Tensor`]s. They expect shapes that the callers in this crate have validated.
+//! ```text
+//! public function ─► validation ─► run ─► Dispatch ─► Flex                  kernel-dsl's host path
+//! (shapes, values)   (devices, dtypes)       │   ├──► Cube (with or without fusion)   kernel-dsl's CubeCL kernels
+//!                                            │   └──► Autodiff over any of these      one graph node per operator
+//! ```
 //!
-//! Gradients will enter the same way, as an implementation for `Autodiff` over a backward method beside each forward one.
+//! Every operator is a value that implements [`Operator`]; two backend extensions ([`extension`]) carry all of them. So a new
+//! operator is one file in `operators/`, and a new kind of device is one file here.
 
-mod flex;
+pub(crate) mod autodiff;
+pub(crate) mod extension;
+pub(crate) mod flex;
+pub(crate) mod host;
+pub(crate) mod operator;
+mod tensors;
 
-use crate::element::Element;
-use crate::gates::{Gates, LogDecay, ReadOut};
-use crate::state::State;
-use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
-use kernel_dsl::causal_conv1d::Activation;
-use kernel_dsl::gated_norm::GateOrder;
-use kernel_dsl::linear::PackedMatrix;
-use kernel_dsl::recurrence::DecayKind;
+use crate::error::{Error, Result};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{Dispatch, DispatchDevice, DispatchTensor, TensorMetadata};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+pub(crate) use extension::Forward;
+pub(crate) use operator::{List, Operator, Spec, first};
 use std::sync::Arc;
+use tensors::Tensors;
 
-/// How the tokens of a call are taken.
+/// A tensor that an operator reads, with its name in messages.
+pub(crate) struct Operand {
+    what: &'static str,
+    tensor: DispatchTensor,
+}
+
+impl Operand {
+    pub(crate) fn new<const D: usize>(what: &'static str, tensor: Tensor<D>) -> Option<Self> {
+        let tensor = tensor.into_dispatch();
+        Some(Self { what, tensor })
+    }
+
+    pub(crate) fn optional<const D: usize>(what: &'static str, tensor: Option<Tensor<D>>) -> Option<Self> {
+        Self::new(what, tensor?)
+    }
+
+    fn spec(&self) -> Spec {
+        let shape: Vec<_> = self.tensor.shape().iter().copied().collect();
+        Spec::new(shape, self.tensor.dtype())
+    }
+}
+
+/// A state that an operator replaces: f32, whatever the other tensors are.
+pub(crate) trait Carried {
+    fn device(&self) -> Device;
+    fn dtype(&self) -> DType;
+    /// Takes the tensor out, so that nobody shares it and its storage can be reused.
+    fn take(&mut self) -> DispatchTensor;
+    fn put(&mut self, tensor: DispatchTensor);
+}
+
+impl<const D: usize> Carried for Tensor<D> {
+    fn device(&self) -> Device {
+        Tensor::device(self)
+    }
+
+    fn dtype(&self) -> DType {
+        Tensor::dtype(self)
+    }
+
+    fn take(&mut self) -> DispatchTensor {
+        // What is left behind is gone before anyone looks, so it may as well be on the cheapest device.
+        std::mem::replace(self, Tensor::zeros([0; D], &Device::flex())).into_dispatch()
+    }
+
+    fn put(&mut self, tensor: DispatchTensor) {
+        *self = Tensor::from_dispatch(tensor);
+    }
+}
+
+/// The kinds of device that operators know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chunks {
-    /// As is fastest for the problem.
-    Fastest,
-    /// Token by token.
-    None,
-    /// In chunks of this many tokens.
-    Of(usize),
+enum Kind {
+    Flex,
 }
 
-/// What of a recurrence is not a tensor.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// How the decay depends on token and key.
-    pub decay: DecayKind,
-    /// What the read-out is multiplied by.
-    pub scale: f32,
-    /// Tokens in a chunk; `None` runs token by token.
-    pub chunks: Chunks,
-}
-
-/// What of a gated RMSNorm is not a tensor.
-#[derive(Clone, Copy, Debug)]
-pub struct NormPlan {
-    /// Added to the mean square.
-    pub eps: f32,
-    /// Features that share one mean square.
-    pub group_size: usize,
-    /// Whether the gate is applied before or after the norm.
-    pub order: GateOrder,
-}
-
-/// A tensor that an operator can do without.
-#[derive(ExtensionType)]
-pub enum Maybe<B: Backend> {
-    /// It is there.
-    Given(FloatTensor<B>),
-    /// It is not.
-    Absent,
-}
-
-/// The tensors of a recurrence, shaped as in [`Gates`].
-#[derive(ExtensionType)]
-pub struct RecurrenceInputs<B: Backend> {
-    /// q.
-    pub query: FloatTensor<B>,
-    /// k.
-    pub key: FloatTensor<B>,
-    /// v.
-    pub value: FloatTensor<B>,
-    /// log a; absent when nothing decays.
-    #[extension_type]
-    pub log_decay: Maybe<B>,
-    /// δ; absent means 1.
-    #[extension_type]
-    pub step_size: Maybe<B>,
-    /// u; given means that the state is read before its update.
-    #[extension_type]
-    pub bonus: Maybe<B>,
-    /// D.
-    #[extension_type]
-    pub skip: Maybe<B>,
-}
-
-/// The fused operators that recurrent models spend their time in.
-///
-/// Shapes are those of [`Gates`], [`State`] and [`Element`]; every float tensor is f32.
-#[backend_extension(Flex)]
-pub trait RecurrentBackend: Backend {
-    /// Read-out and state after the tokens.
-    fn recurrence(
-        #[extension_type] inputs: RecurrenceInputs<Self>,
-        state: FloatTensor<Self>,
-        plan: Plan,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// As [`RecurrentBackend::recurrence`] token by token with the norm of each head's state bounded; also returns the number
-    /// of clipped (token, head) pairs, `[1]`.
-    fn recurrence_bounded(
-        #[extension_type] inputs: RecurrenceInputs<Self>,
-        state: FloatTensor<Self>,
-        bound: FloatTensor<Self>,
-        plan: Plan,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-
-    /// The monoid element of the tokens: sum of log decays and update. Queries are not read.
-    fn element(
-        #[extension_type] inputs: RecurrenceInputs<Self>,
-        plan: Plan,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// x Wᵀ + b over the last dimension.
-    fn linear(
-        input: FloatTensor<Self>,
-        weight: Arc<PackedMatrix>,
-        #[extension_type] bias: Maybe<Self>,
-    ) -> FloatTensor<Self>;
-
-    /// Depthwise convolution over time; also returns the state after the tokens.
-    fn causal_conv1d(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        #[extension_type] bias: Maybe<Self>,
-        state: FloatTensor<Self>,
-        activation: Activation,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// RMSNorm of the last dimension in groups, gated by SiLU(gate).
-    fn gated_rms_norm(
-        input: FloatTensor<Self>,
-        #[extension_type] gate: Maybe<Self>,
-        #[extension_type] weight: Maybe<Self>,
-        plan: NormPlan,
-    ) -> FloatTensor<Self>;
-
-    /// residual + x, and its RMSNorm.
-    fn add_rms_norm(
-        residual: FloatTensor<Self>,
-        #[extension_type] input: Maybe<Self>,
-        weight: FloatTensor<Self>,
-        eps: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// Δ = clamp(softplus(raw + bias)) and log α = −Δ e^{A_log}.
-    fn step_size(
-        raw: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        a_log: FloatTensor<Self>,
-        limit: (f32, f32),
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// Columns `start..start + heads · dim` of `[batch, time, channels]` as `[batch, time, heads, dim]`.
-    fn split_heads(input: FloatTensor<Self>, start: usize, heads: usize, dim: usize) -> FloatTensor<Self>;
-
-    /// −log softmax(logits)\[target\] per row, over the first `classes` columns, in nats.
-    fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>, classes: usize) -> FloatTensor<Self>;
-}
-
-fn maybe<const D: usize>(tensor: Option<Tensor<D>>) -> Maybe<Dispatch> {
-    match tensor {
-        Some(tensor) => Maybe::Given(tensor.into_dispatch()),
-        None => Maybe::Absent,
-    }
-}
-
-/// The decay's tensor, whatever its rank, and its kind.
-fn log_decay_parts(log_decay: LogDecay) -> (DecayKind, Maybe<Dispatch>) {
-    match log_decay {
-        LogDecay::None => (DecayKind::None, Maybe::Absent),
-        LogDecay::PerHead(a) => (DecayKind::PerHead, maybe(Some(a))),
-        LogDecay::PerKey(a) => (DecayKind::PerKey, maybe(Some(a))),
-        LogDecay::PerHeadToken(a) => (DecayKind::PerHeadToken, maybe(Some(a))),
-        LogDecay::PerKeyToken(a) => (DecayKind::PerKeyToken, maybe(Some(a))),
-    }
-}
-
-fn parts(gates: Gates, chunks: Chunks) -> (RecurrenceInputs<Dispatch>, Plan) {
-    let (decay, log_decay) = log_decay_parts(gates.log_decay);
-    let bonus = match gates.read_out {
-        ReadOut::Inclusive => None,
-        ReadOut::Bonus(bonus) => Some(bonus),
-    };
-    let inputs = RecurrenceInputs {
-        query: gates.query.into_dispatch(),
-        key: gates.key.into_dispatch(),
-        value: gates.value.into_dispatch(),
-        log_decay,
-        step_size: maybe(gates.step_size),
-        bonus: maybe(bonus),
-        skip: maybe(gates.skip),
-    };
-    (
-        inputs,
-        Plan {
-            decay,
-            scale: gates.scale,
-            chunks,
-        },
-    )
-}
-
-pub(crate) fn recurrence(gates: Gates, state: &mut State, chunks: Chunks) -> Tensor<4> {
-    let (inputs, plan) = parts(gates, chunks);
-    let (output, after) = Dispatch::recurrence(inputs, state.take().into_dispatch(), plan);
-    state.memory = Tensor::from_dispatch(after);
-    Tensor::from_dispatch(output)
-}
-
-pub(crate) fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor<1>) -> (Tensor<4>, u64) {
-    let (inputs, plan) = parts(gates, Chunks::None);
-    let bound = bound.clone().into_dispatch();
-    let (output, after, clipped) =
-        Dispatch::recurrence_bounded(inputs, state.take().into_dispatch(), bound, plan);
-    state.memory = Tensor::from_dispatch(after);
-    let clipped = Tensor::<1>::from_dispatch(clipped).into_scalar::<f32>();
-    (Tensor::from_dispatch(output), clipped as u64)
-}
-
-pub(crate) fn element(gates: &Gates, chunk_size: usize) -> Element {
-    let (inputs, plan) = parts(gates.clone(), Chunks::Of(chunk_size));
-    let (log_decay, update) = Dispatch::element(inputs, plan);
-    Element {
-        log_decay: Tensor::from_dispatch(log_decay),
-        update: Tensor::from_dispatch(update),
-    }
-}
-
-pub(crate) fn linear(input: Tensor<3>, weight: Arc<PackedMatrix>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::linear(input.into_dispatch(), weight, maybe(bias)))
-}
-
-pub(crate) fn causal_conv1d(
-    input: Tensor<3>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    state: Tensor<3>,
-    activation: Activation,
-) -> (Tensor<3>, Tensor<3>) {
-    let (output, after) = Dispatch::causal_conv1d(
-        input.into_dispatch(),
-        weight.into_dispatch(),
-        maybe(bias),
-        state.into_dispatch(),
-        activation,
-    );
-    (Tensor::from_dispatch(output), Tensor::from_dispatch(after))
-}
-
-pub(crate) fn gated_rms_norm(
-    input: Tensor<3>,
-    gate: Option<Tensor<3>>,
-    weight: Option<Tensor<1>>,
-    plan: NormPlan,
-) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::gated_rms_norm(
-        input.into_dispatch(),
-        maybe(gate),
-        maybe(weight),
-        plan,
-    ))
-}
-
-pub(crate) fn step_size(
-    raw: Tensor<3>,
-    bias: Tensor<1>,
-    a_log: Tensor<1>,
-    limit: (f32, f32),
-) -> (Tensor<3>, Tensor<3>) {
-    let (step, log_decay) = Dispatch::step_size(
-        raw.into_dispatch(),
-        bias.into_dispatch(),
-        a_log.into_dispatch(),
-        limit,
-    );
-    (Tensor::from_dispatch(step), Tensor::from_dispatch(log_decay))
-}
-
-pub(crate) fn split_heads(input: Tensor<3>, start: usize, heads: usize, dim: usize) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::split_heads(input.into_dispatch(), start, heads, dim))
-}
-
-/// residual + x (when there is an x) and its RMSNorm · weight, the joint between two blocks.
-///
-/// # Shapes
-/// `residual`, `x` and both results `[batch, time, features]`; `weight` `[features]`.
+/// Runs an operator whose shapes have been validated, wherever its tensors live, and gives its outputs. The first operand
+/// decides on which device and in which element type; states are the last inputs and the last outputs, and are replaced.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] when they differ, [`crate::Error::Value`] for no features or an ε that is not at least 0.
-pub fn add_rms_norm(
-    residual: Tensor<3>,
-    x: Option<Tensor<3>>,
-    weight: Tensor<1>,
-    eps: f32,
-) -> crate::error::Result<(Tensor<3>, Tensor<3>)> {
-    if let Some(x) = &x {
-        crate::gates::expect_shape("input of a residual", &residual.dims(), &x.dims())?;
+/// [`Error::Device`] when the tensors live apart or on a device that operators do not know, [`Error::DType`] when an
+/// element type is not one of f32, bf16 and f16, differs from the first operand's without being f32, or when a state is
+/// not f32. The states are left as they are then.
+pub(crate) fn run<const OUTPUTS: usize>(
+    operator: impl Operator,
+    operands: Vec<Option<Operand>>,
+    states: &mut [(&'static str, &mut dyn Carried)],
+) -> Result<[DispatchTensor; OUTPUTS]> {
+    let kind = check(&operands, states)?;
+    let states_in = states.iter_mut().map(|(what, state)| {
+        Some(Operand {
+            what,
+            tensor: state.take(),
+        })
+    });
+    let operands: Vec<_> = operands.into_iter().chain(states_in).collect();
+    let specs: Vec<_> = operands
+        .iter()
+        .map(|operand| operand.as_ref().map(Operand::spec))
+        .collect();
+    let outputs = operator.outputs(&specs);
+    let inputs = operands.into_iter().map(|operand| {
+        let tensor = operand?.tensor;
+        // kernel-dsl's host path reads f32.
+        Some(match kind {
+            Kind::Flex => cast(tensor, DType::F32),
+        })
+    });
+    let found = Dispatch::forward(Tensors::new(inputs), Arc::new(operator)).into_array();
+    let mut found = found.into_iter().flatten().zip(outputs);
+    let mut next = || match found.next() {
+        Some((tensor, spec)) => cast(tensor, spec.dtype),
+        None => unreachable!("an operator gives as many outputs as its caller takes"),
+    };
+    let outputs = std::array::from_fn(|_| next());
+    for (_, state) in states {
+        state.put(next());
     }
-    crate::gates::expect_shape("weight of a norm", &[residual.dims()[2]], &weight.dims())?;
-    expect_epsilon(eps)?;
-    if weight.dims() == [0] {
-        return Err(crate::Error::Value {
-            what: "features of a norm",
-            expected: "at least 1",
-            found: "0".into(),
+    Ok(outputs)
+}
+
+fn cast(tensor: DispatchTensor, dtype: DType) -> DispatchTensor {
+    if tensor.dtype() == dtype {
+        return tensor;
+    }
+    Dispatch::float_cast(tensor, FloatDType::from(dtype))
+}
+
+/// Checks devices and element types; gives the kind of device that all tensors live on.
+fn check(operands: &[Option<Operand>], states: &[(&'static str, &mut dyn Carried)]) -> Result<Kind> {
+    let mut given = operands.iter().flatten();
+    let Some(first) = given.next() else {
+        unreachable!("every operator has an input");
+    };
+    let (device, io) = (Device::new(first.tensor.device()), first.tensor.dtype());
+    if !matches!(io, DType::F32 | DType::BF16 | DType::F16) {
+        return Err(dtype_error(first.what, "f32, bf16 or f16", io));
+    }
+    for operand in given {
+        let dtype = operand.tensor.dtype();
+        if dtype != io && dtype != DType::F32 {
+            let expected = match io {
+                DType::F32 => format!("f32, as {}", first.what),
+                _ => format!("f32, or {} as {}", io.name(), first.what),
+            };
+            return Err(dtype_error(operand.what, expected, dtype));
+        }
+        check_device(
+            operand.what,
+            Device::new(operand.tensor.device()),
+            first.what,
+            &device,
+        )?;
+    }
+    for (what, state) in states {
+        if state.dtype() != DType::F32 {
+            return Err(dtype_error(what, "f32, as all states", state.dtype()));
+        }
+        check_device(what, state.device(), first.what, &device)?;
+    }
+    kind_of(first.what, device)
+}
+
+fn check_device(what: &'static str, found: Device, first: &str, expected: &Device) -> Result<()> {
+    // Autodiff is no part of equality: constants on the inner device are welcome.
+    if found != *expected || differing_strategies(&found, expected) {
+        return Err(Error::Device {
+            what,
+            expected: format!("the device of {first}, {expected:?}"),
+            found: format!("{found:?}"),
         });
     }
-    let (sum, normed) =
-        Dispatch::add_rms_norm(residual.into_dispatch(), maybe(x), weight.into_dispatch(), eps);
-    Ok((Tensor::from_dispatch(sum), Tensor::from_dispatch(normed)))
+    Ok(())
 }
 
-pub(crate) fn expect_epsilon(eps: f32) -> crate::error::Result<()> {
-    if eps >= 0.0 {
-        return Ok(());
+fn kind_of(what: &'static str, device: Device) -> Result<Kind> {
+    match device.inner().as_dispatch() {
+        DispatchDevice::Flex(_) => Ok(Kind::Flex),
+        #[allow(unreachable_patterns, reason = "Burn may have further backends")]
+        other => Err(Error::Device {
+            what,
+            expected: "a flex device, or a CubeCL device whose runtime is a feature of this crate".into(),
+            found: format!("{:?}", Device::new(other.clone())),
+        }),
     }
-    Err(crate::Error::Value {
-        what: "ε of a norm",
-        expected: "at least 0",
-        found: eps.to_string(),
-    })
 }
 
-/// −log softmax(logits)\[target\] per row in nats, over the first `classes` columns (vocabularies are padded).
-///
-/// # Shapes
-/// `logits` `[rows, columns]`, one target per row; result `[rows]`.
-///
-/// # Errors
-/// [`crate::Error::Shape`] for another number of targets, [`crate::Error::Value`] for a target or a number of classes that
-/// does not exist.
-pub fn cross_entropy(
-    logits: Tensor<2>,
-    targets: Arc<[u32]>,
-    classes: usize,
-) -> crate::error::Result<Tensor<1>> {
-    let [rows, columns] = logits.dims();
-    crate::gates::expect_shape("targets", &[rows], &[targets.len()])?;
-    let out_of_range = |what, found: String| crate::Error::Value {
+/// Whether two autodiff devices checkpoint differently, which Burn cannot join in one operation.
+fn differing_strategies(a: &Device, b: &Device) -> bool {
+    match (
+        a.gradient_checkpointing_strategy(),
+        b.gradient_checkpointing_strategy(),
+    ) {
+        (Some(a), Some(b)) => a != b,
+        _ => false,
+    }
+}
+
+fn dtype_error(what: &'static str, expected: impl Into<String>, found: DType) -> Error {
+    Error::DType {
         what,
-        expected: "one of the columns",
-        found,
-    };
-    if classes == 0 || classes > columns {
-        return Err(out_of_range(
-            "number of classes",
-            format!("{classes} of {columns}"),
-        ));
+        expected: expected.into(),
+        found: found.name().into(),
     }
-    if let Some(target) = targets.iter().find(|&&target| target as usize >= classes) {
-        return Err(out_of_range("target", format!("{target} of {classes}")));
-    }
-    Ok(Tensor::from_dispatch(Dispatch::cross_entropy(
-        logits.into_dispatch(),
-        targets,
-        classes,
-    )))
 }

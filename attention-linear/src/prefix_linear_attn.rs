@@ -1,0 +1,50 @@
+//! Prefix linear attention (JRT): a prefix that every token sees, and causal linear attention behind it.
+//!
+//! ```text
+//! y_t = φ(q_t)ᵀ (H + Σ_{j ≤ t} φ(k_j) v_jᵀ) / (φ(q_t)ᵀ (Z + Σ_{j ≤ t} φ(k_j)) + ε)
+//! H = Σ_e φ(k'_e) v'_eᵀ        Z = Σ_e φ(k'_e)        over the tokens e of the prefix, by projections of their own
+//! ```
+//!
+//! The prefix is a state to start from, so that is what it becomes: its tokens are read in first, without a read-out, and the
+//! causal part goes on from there. The causal part also runs over the tokens of the prefix. Source: Arora et al., *Just read
+//! twice* (2407.05483), section 4.
+
+use crate::feature_map::taylor;
+use crate::linear_attn::{self, NormalizedState};
+use burn::tensor::Tensor;
+use ssm_core::{Form, Result};
+
+/// Reads the prefix in: adds its H and Z to `state`.
+///
+/// A masked key is 0 before the feature map, and φ(0) = \[1, 0, …\] still counts in both sums.
+///
+/// # Shapes
+/// `key` `[batch, prefix, heads, K]`, `value` `[batch, prefix, heads, value_dim]`.
+///
+/// # Errors
+/// [`ssm_core::Error`] when the shapes do not fit one another.
+pub fn read_prefix(key: Tensor<4>, value: Tensor<4>, state: &mut NormalizedState, form: Form) -> Result<()> {
+    let key = taylor(key);
+    // What the queries read from the unfinished prefix is nobody's business; the state is.
+    let gates = linear_attn::gates(key.clone(), key, value, 1.0);
+    linear_attn::normalized(gates, 0.0, state, form).map(drop)
+}
+
+/// Causal linear attention with the Taylor map from `state` on, which holds the prefix.
+///
+/// # Shapes
+/// `query`, `key` `[batch, time, heads, K]`, `value` and result `[batch, time, heads, value_dim]`.
+///
+/// # Errors
+/// [`ssm_core::Error`] when the shapes do not fit one another.
+pub fn attend(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    eps: f32,
+    state: &mut NormalizedState,
+    form: Form,
+) -> Result<Tensor<4>> {
+    let gates = linear_attn::gates(taylor(query), taylor(key), value, 1.0);
+    linear_attn::normalized(gates, eps, state, form)
+}

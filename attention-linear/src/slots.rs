@@ -1,0 +1,247 @@
+//! Attention over a fixed number of memory slots: gated slot attention (GSA) and attention with bounded memory (ABC).
+//!
+//! ```text
+//! K_t = K_{t-1} diag(e^{g_t}) + k_t s_tᵀ        p_t = softmax(K^{-1/2} · K_tᵀ q_t)            K ∈ R^{K×M}, M slots
+//! V_t = diag(e^{g_t}) V_{t-1} + s_t v_tᵀ        y_t = V_tᵀ p_t                               V ∈ R^{M×V}
+//! ```
+//!
+//! Both are the recurrence. In the first the decay belongs to the columns of the state, so every slot is a head with a column
+//! of its own, and all slots of a head share query and key; the second decays per key. GSA takes s and g from its layer
+//! (Zhang et al., *Gated Slot Attention*, 2409.07146, equations 6 to 8); ABC ([`abc`]) writes with a softmax over all tokens
+//! so far, whose running denominator is the decay (Peng et al., *ABC*, 2110.02488).
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor};
+use ssm_core::{Error, Form, Gates, LogDecay, ReadOut, Result, State, recurrence};
+
+/// What attention over slots carries.
+#[derive(Clone, Debug)]
+pub struct SlotState {
+    /// K, `[batch, heads, key_dim, slots]`.
+    pub keys: Tensor<4>,
+    /// V, `[batch, heads, slots, value_dim]`.
+    pub values: Tensor<4>,
+    /// Tokens seen since the state was empty.
+    pub position: u64,
+}
+
+impl SlotState {
+    /// The state before the first token.
+    pub fn zeros(shape: SlotShape, device: &Device) -> Self {
+        let SlotShape {
+            batch,
+            heads,
+            key_dim,
+            slots,
+            value_dim,
+        } = shape;
+        Self {
+            keys: Tensor::zeros([batch, heads, key_dim, slots], device),
+            values: Tensor::zeros([batch, heads, slots, value_dim], device),
+            position: 0,
+        }
+    }
+}
+
+/// Sizes of a [`SlotState`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotShape {
+    /// Sequences.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of queries and keys.
+    pub key_dim: usize,
+    /// Memory slots M.
+    pub slots: usize,
+    /// Width of values.
+    pub value_dim: usize,
+}
+
+/// What a layer computes for its slots.
+#[derive(Clone, Debug)]
+pub struct SlotGates {
+    /// q, `[batch, time, query_heads, key_dim]`; several query heads may share a memory.
+    pub query: Tensor<4>,
+    /// k, `[batch, time, heads, key_dim]`.
+    pub key: Tensor<4>,
+    /// v, `[batch, time, heads, value_dim]`.
+    pub value: Tensor<4>,
+    /// s, how much is written to each slot, `[batch, time, heads, slots]`.
+    pub write: Tensor<4>,
+    /// g, `[batch, time, heads, slots]`.
+    pub log_decay: Tensor<4>,
+}
+
+/// Gated slot attention; `state` is left after the last token.
+///
+/// # Shapes
+/// Result `[batch, time, query_heads, value_dim]`; query head j reads the memory of head j / (query_heads / heads).
+///
+/// # Errors
+/// [`Error::Groups`] when heads do not divide the query heads, and whatever the recurrence refuses.
+pub fn gated_slot_attention(gates: SlotGates, state: &mut SlotState, form: Form) -> Result<Tensor<4>> {
+    let query_heads = gates.query.dims()[2];
+    let [batch, time, heads, key_dim] = gates.key.dims();
+    let slots = gates.write.dims()[3];
+    if heads == 0 || !query_heads.is_multiple_of(heads) {
+        return Err(Error::Groups {
+            heads: query_heads,
+            groups: heads,
+        });
+    }
+    // Query heads that share a memory each keep a copy of it while they run.
+    let share = query_heads / heads;
+    let (key, value) = (
+        repeat_heads(gates.key, 2, share),
+        repeat_heads(gates.value, 2, share),
+    );
+    let write = repeat_heads(gates.write, 2, share);
+    let log_decay = repeat_heads(gates.log_decay, 2, share);
+
+    let columns = query_heads * slots;
+    let keys = repeat_heads(state.keys.clone(), 1, share)
+        .swap_dims(2, 3)
+        .reshape([batch, columns, key_dim, 1]);
+    let mut keys = at(keys, state.position);
+    let scores = Gates {
+        query: gates.query,
+        key,
+        value: write.clone().reshape([batch, time, columns, 1]),
+        log_decay: LogDecay::PerHeadToken(log_decay.clone().reshape([batch, time, columns])),
+        scale: (key_dim as f32).powf(-0.5),
+        ..plain(write.clone(), write.clone(), value.clone())
+    };
+    let scores = recurrence(scores, &mut keys, form)?.reshape([batch, time, query_heads, slots]);
+
+    let mut values = at(repeat_heads(state.values.clone(), 1, share), state.position);
+    let reads = Gates {
+        log_decay: LogDecay::PerKeyToken(log_decay),
+        ..plain(softmax(scores, 3), write, value)
+    };
+    let output = recurrence(reads, &mut values, form)?;
+
+    let keys = keys.memory.reshape([batch, query_heads, slots, key_dim]);
+    state.keys = first_of_each(keys.swap_dims(2, 3), share);
+    state.values = first_of_each(values.memory, share);
+    state.position += time as u64;
+    Ok(output)
+}
+
+/// What attention with bounded memory carries.
+#[derive(Clone, Debug)]
+pub struct AbcState {
+    /// The slots.
+    pub slots: SlotState,
+    /// z = ln Σ e^s over the tokens so far, `[batch, heads, slots]`; `None` before the first token.
+    pub log_normalizer: Option<Tensor<3>>,
+}
+
+/// Attention with bounded memory: slots are written with the weights of a softmax over all tokens so far.
+///
+/// ```text
+/// z_t = ln Σ_{j ≤ t} e^{s_j}        written: e^{s_t − z_t}        g_t = z_{t-1} − z_t
+/// ```
+///
+/// # Shapes
+/// `query`, `key` `[batch, time, heads, key_dim]`, `value` and result `[batch, time, heads, value_dim]`, `logits` s
+/// `[batch, time, heads, slots]`.
+///
+/// # Errors
+/// As [`gated_slot_attention`].
+pub fn abc(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    logits: Tensor<4>,
+    state: &mut AbcState,
+    form: Form,
+) -> Result<Tensor<4>> {
+    let [batch, time, heads, slots] = logits.dims();
+    if time == 0 {
+        return Ok(value);
+    }
+    let (normalizers, before) = match state.log_normalizer.take() {
+        Some(before) => {
+            let before = before.unsqueeze_dim::<4>(1);
+            let all = log_cumulative_sum(Tensor::cat(vec![before.clone(), logits.clone()], 1));
+            (all.narrow(1, 1, time), before)
+        }
+        None => {
+            let all = log_cumulative_sum(logits.clone());
+            // The state is empty, so the first decay has nothing to act on.
+            let before = all.clone().narrow(1, 0, 1);
+            (all, before)
+        }
+    };
+    let shifted = match time {
+        1 => before,
+        _ => Tensor::cat(vec![before, normalizers.clone().narrow(1, 0, time - 1)], 1),
+    };
+    let gates = SlotGates {
+        query,
+        key,
+        value,
+        write: (logits - normalizers.clone()).exp(),
+        log_decay: shifted - normalizers.clone(),
+    };
+    state.log_normalizer = Some(normalizers.narrow(1, time - 1, 1).reshape([batch, heads, slots]));
+    gated_slot_attention(gates, &mut state.slots, form)
+}
+
+/// ln Σ_{j ≤ t} e^{x_j} over axis 1, by doubling: log₂ T sums of two, none of which can overflow.
+fn log_cumulative_sum(x: Tensor<4>) -> Tensor<4> {
+    let time = x.dims()[1];
+    let mut sum = x;
+    let mut reach = 1;
+    while reach < time {
+        let later = sum.clone().narrow(1, reach, time - reach);
+        let earlier = sum.clone().narrow(1, 0, time - reach);
+        // A constant for the gradient: the sum does not depend on it.
+        let largest = later.clone().max_pair(earlier.clone()).detach();
+        let joined = ((later - largest.clone()).exp() + (earlier - largest.clone()).exp()).log() + largest;
+        sum = Tensor::cat(vec![sum.narrow(1, 0, reach), joined], 1);
+        reach *= 2;
+    }
+    sum
+}
+
+fn plain(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
+    Gates {
+        query,
+        key,
+        value,
+        log_decay: LogDecay::None,
+        step_size: None,
+        read_out: ReadOut::Inclusive,
+        skip: None,
+        scale: 1.0,
+    }
+}
+
+fn at(memory: Tensor<4>, position: u64) -> State {
+    State { memory, position }
+}
+
+/// Every head `share` times in a row.
+fn repeat_heads(x: Tensor<4>, axis: usize, share: usize) -> Tensor<4> {
+    if share == 1 {
+        return x;
+    }
+    let mut shape = x.dims();
+    shape[axis] *= share;
+    x.unsqueeze_dim::<5>(axis + 1)
+        .repeat_dim(axis + 1, share)
+        .reshape(shape)
+}
+
+/// One head of every `share` neighbours on axis 1.
+fn first_of_each(x: Tensor<4>, share: usize) -> Tensor<4> {
+    if share == 1 {
+        return x;
+    }
+    let [batch, heads, rows, cols] = x.dims();
+    x.reshape([batch, heads / share, share, rows, cols])
+        .narrow(2, 0, 1)
+        .squeeze_dim(2)
+}

@@ -1,0 +1,48 @@
+//! Operators that only the CPU has a kernel for, and no gradient: tensors as what they are on the flex device.
+
+use crate::error::{Error, Result};
+use burn::backend::Flex;
+use burn::tensor::{DType, Device, Tensor};
+use burn_flex::FlexTensor;
+
+/// Whether every device is the CPU without autodiff.
+pub(crate) fn is_host<'a>(devices: impl IntoIterator<Item = &'a Device>) -> bool {
+    devices
+        .into_iter()
+        .all(|device| matches!(device.as_dispatch(), burn::backend::DispatchDevice::Flex(_)))
+}
+
+/// Refuses any device but the CPU without autodiff.
+///
+/// # Errors
+/// [`Error::Unsupported`], naming the operation and the first device that it cannot run on.
+pub(crate) fn expect_host<'a>(
+    operation: &'static str,
+    devices: impl IntoIterator<Item = &'a Device>,
+) -> Result<()> {
+    match devices.into_iter().find(|device| !is_host([*device])) {
+        None => Ok(()),
+        Some(device) => Err(Error::Unsupported {
+            operation,
+            device: format!("{device:?}"),
+            instead: "run it on the flex device without autodiff",
+        }),
+    }
+}
+
+/// The tensor as f32 values on the CPU, where [`is_host`] has said that it is.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let tensor = match tensor.dtype() {
+        DType::F32 => tensor,
+        _ => tensor.cast(DType::F32),
+    };
+    match tensor.try_into_primitive::<Flex>() {
+        Ok(tensor) => tensor,
+        Err(error) => unreachable!("the device has been looked at: {error:?}"),
+    }
+}
+
+/// A tensor of the CPU.
+pub(crate) fn from_host<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(tensor)
+}

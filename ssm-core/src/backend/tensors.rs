@@ -1,0 +1,45 @@
+//! Lists of tensors that cross Burn's dispatch, with places that may be empty.
+
+use burn::backend::{Backend, ExtensionType, tensor::FloatTensor};
+
+/// Places in a list: the nine inputs and three outputs of the widest operator.
+pub(crate) const PLACES: usize = 12;
+
+/// One place.
+#[derive(ExtensionType)]
+pub(crate) enum Place<B: Backend> {
+    /// A tensor.
+    Given(FloatTensor<B>),
+    /// No tensor.
+    Empty,
+}
+
+macro_rules! places {
+    ($($place:ident)*) => {
+        /// A list of up to [`PLACES`] tensors; the derive knows fields, not vectors.
+        #[derive(ExtensionType)]
+                pub(crate) struct Tensors<B: Backend> {
+            $(#[extension_type] pub(crate) $place: Place<B>,)*
+        }
+
+        impl<B: Backend> Tensors<B> {
+            /// Places that the list does not reach are empty.
+            pub(crate) fn new(list: impl IntoIterator<Item = Option<FloatTensor<B>>>) -> Self {
+                let mut list = list.into_iter();
+                let mut next = || list.next().flatten().map_or(Place::Empty, Place::Given);
+                Self { $($place: next(),)* }
+            }
+
+            /// All places in order.
+            pub(crate) fn into_array(self) -> [Option<FloatTensor<B>>; PLACES] {
+                let Self { $($place,)* } = self;
+                [$($place,)*].map(|place| match place {
+                    Place::Given(tensor) => Some(tensor),
+                    Place::Empty => None,
+                })
+            }
+        }
+    };
+}
+
+places!(p0 p1 p2 p3 p4 p5 p6 p7 p8 p9 p10 p11);
