@@ -250,13 +250,17 @@ fn token_backward(
         _ => unreachable!("validation compared both transitions with the problem's"),
     }
     if let Some(gradient) = &mut gradients.log_decay {
-        match token.problem.decay {
-            DecayKind::None => {}
-            DecayKind::PerHeadToken => gradient[row * heads + head] = log_decay.iter().sum(),
-            DecayKind::PerKeyToken => {
-                gradient[(row * heads + head) * key_dim..][..key_dim].copy_from_slice(&log_decay);
-            }
-        }
+        set_log_decay(token, &log_decay, gradient);
+    }
+}
+
+/// Writes d ln a of one token, summed over the keys that share a decay.
+fn set_log_decay(token: &Token, per_key: &[f64], gradient: &mut [f64]) {
+    let state = token.row * token.problem.heads + token.head;
+    match token.problem.decay {
+        DecayKind::None => {}
+        DecayKind::PerHeadToken => gradient[state] = per_key.iter().sum(),
+        DecayKind::PerKeyToken => gradient[state * per_key.len()..][..per_key.len()].copy_from_slice(per_key),
     }
 }
 

@@ -98,11 +98,9 @@ impl Fill<'_> {
         let (first, n) = self.tokens;
         self.running.fill(0.0);
         for t in first..first + n {
-            let log_decay = self.head.log_decay(t);
-            self.running
-                .iter_mut()
-                .zip(log_decay)
-                .for_each(|(sum, g)| *sum += g);
+            for (sum, g) in self.running.iter_mut().zip(self.head.log_decay(t)) {
+                *sum += g;
+            }
         }
         let parts = &mut *self.parts;
         let decays = parts.decay.iter_mut().zip(&mut parts.decay_rest);

@@ -54,11 +54,10 @@ impl Gates {
             match head.transition(first + i) {
                 TokenTransition::Delta { beta } => {
                     let key = head.key(first + i);
-                    p.iter_mut()
-                        .zip(key)
-                        .zip(a.iter())
-                        .for_each(|((p, k), a)| *p = k * a);
-                    x.iter_mut().zip(key).for_each(|(x, k)| *x = k * beta);
+                    for (p, (k, a)) in p.iter_mut().zip(key.iter().zip(a.iter())) {
+                        *p = k * a;
+                    }
+                    scale(x, beta, key);
                 }
                 TokenTransition::LowRank { p: from, b } => {
                     p.copy_from_slice(from);
