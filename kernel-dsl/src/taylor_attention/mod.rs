@@ -25,6 +25,8 @@
 //!
 //! States are kept at the boundaries of chunks alone: memory O(T/chunk · D V) for the head at work.
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 mod problem;
 pub mod reference;

@@ -1,0 +1,161 @@
+//! Shapes of a rotary embedding, and every way they can be wrong.
+
+use crate::Rows;
+use crate::sequences::{Sequences, SequencesError};
+use thiserror::Error;
+
+/// Which two values of a head are turned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pairing {
+    /// (j, j + R/2).
+    Halves,
+    /// (2j, 2j + 1).
+    Interleaved,
+}
+
+/// Shape of a rotary embedding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Problem {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each sequence; of all together when they are packed.
+    pub time: usize,
+    /// Heads of a token.
+    pub heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// R, how many of these are turned; even.
+    pub rotary_dim: usize,
+    /// Which of them together.
+    pub pairing: Pairing,
+    /// What the angles' ratios are made of; 10000 mostly.
+    pub base: f64,
+}
+
+/// Where tokens are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Positions<'a> {
+    /// Which rows belong to which sequence. Positions count from the first token that is not padding.
+    pub sequences: Sequences<'a>,
+    /// Position of the first token of each sequence; `None` is 0 for all.
+    pub first: Option<&'a [usize]>,
+}
+
+/// Why values cannot be turned.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+pub enum RotaryError {
+    /// An odd number of values, or more than a head has.
+    #[error("rotary embedding: rotary_dim needs to be even and at most {head_dim}, found {found}")]
+    Dim {
+        /// Values of a head.
+        head_dim: usize,
+        /// rotary_dim.
+        found: usize,
+    },
+    /// No angles can be made of this base.
+    #[error("rotary embedding: the base needs to be positive and finite, found {0}")]
+    Base(f64),
+    /// Rows of a view do not fit the problem.
+    #[error("rotary embedding: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}")]
+    Rows {
+        /// The view.
+        what: &'static str,
+        /// Rows that the problem asks for.
+        expected_rows: usize,
+        /// Columns that the problem asks for.
+        expected_cols: usize,
+        /// Rows that came.
+        rows: usize,
+        /// Columns that came.
+        cols: usize,
+    },
+    /// A buffer's length does not fit the problem.
+    #[error("rotary embedding: {what} needs {expected} values, found {found}")]
+    Length {
+        /// The buffer.
+        what: &'static str,
+        /// Values that the problem asks for.
+        expected: usize,
+        /// Values that came.
+        found: usize,
+    },
+    /// Sequences do not lie in the rows as stated.
+    #[error("rotary embedding: {0}")]
+    Sequences(#[from] SequencesError),
+}
+
+impl Problem {
+    /// Values of a token.
+    pub(super) fn cols(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// base^(−2j/R) of every pair.
+    pub(super) fn frequencies(&self) -> impl Iterator<Item = f64> {
+        let (dim, base) = (self.rotary_dim as f64, self.base);
+        (0..self.rotary_dim / 2).map(move |j| base.powf(-2.0 * j as f64 / dim))
+    }
+
+    /// The places of pair `j` in a head.
+    pub(super) fn pair(&self, j: usize) -> (usize, usize) {
+        match self.pairing {
+            Pairing::Halves => (j, j + self.rotary_dim / 2),
+            Pairing::Interleaved => (2 * j, 2 * j + 1),
+        }
+    }
+
+    pub(super) fn validate_positions(&self, positions: &Positions) -> Result<(), RotaryError> {
+        if !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
+            return Err(RotaryError::Dim {
+                head_dim: self.head_dim,
+                found: self.rotary_dim,
+            });
+        }
+        let usable = self.base > 0.0 && self.base.is_finite();
+        if !usable {
+            return Err(RotaryError::Base(self.base));
+        }
+        positions.sequences.validate(self.batch, self.time)?;
+        let first = positions.first.map_or(self.batch, <[usize]>::len);
+        check_length("the first positions", self.batch, first)
+    }
+
+    pub(super) fn validate(
+        &self,
+        positions: &Positions,
+        input: &Rows,
+        out: usize,
+    ) -> Result<(), RotaryError> {
+        self.validate_positions(positions)?;
+        let expected_rows = positions.sequences.rows(self.batch, self.time);
+        let (rows, cols, expected_cols) = (input.rows(), input.cols(), self.cols());
+        if rows != expected_rows || (rows > 0 && cols != expected_cols) {
+            return Err(RotaryError::Rows {
+                what: "the input",
+                expected_rows,
+                expected_cols,
+                rows,
+                cols,
+            });
+        }
+        check_length("the output", rows * expected_cols, out)
+    }
+}
+
+impl Positions<'_> {
+    /// The position of a row of sequence `b`.
+    pub(super) fn of(&self, b: usize, start: usize, row: usize) -> usize {
+        self.first.map_or(0, |first| first[b]) + row - start
+    }
+}
+
+fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), RotaryError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(RotaryError::Length {
+        what,
+        expected,
+        found,
+    })
+}

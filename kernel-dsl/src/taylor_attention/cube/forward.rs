@@ -1,0 +1,129 @@
+//! Output and final state.
+
+use cubecl::prelude::*;
+
+use super::inputs::{DeviceInputs, Outputs};
+use super::operands::{Side, sizes};
+use super::states::Direction;
+use super::{Call, read};
+use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, cubes};
+use crate::taylor_attention::Problem;
+
+/// Units of a cube that divides, one value each.
+const UNITS: usize = 64;
+
+/// Taylor attention by chunks (see [`taylor_attention`](crate::taylor_attention) for the formula).
+///
+/// # Shapes
+/// `state` in f32 as [`Problem::state_len`] says, zeros if there is none; see [`Outputs`] for the results.
+///
+/// # Errors
+/// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
+pub fn chunked(
+    client: &Client,
+    problem: &Problem,
+    inputs: &DeviceInputs,
+    state: Option<&DeviceBuffer>,
+) -> Result<Outputs, Error> {
+    inputs.validate(problem, state)?;
+    let call = Call::new(client, problem, inputs)?;
+    let ReadOut { read, end, .. } = call.read_out(state)?;
+    Ok(Outputs {
+        out: normalise(client, problem, &read, inputs.query.dtype())?,
+        state: end,
+    })
+}
+
+/// What the forward pass leaves before the output is divided.
+pub(super) struct ReadOut {
+    /// ỹ, `[rows, heads, columns]`.
+    pub read: DeviceBuffer,
+    /// The state before every chunk.
+    pub states: DeviceBuffer,
+    /// The state after the last token.
+    pub end: DeviceBuffer,
+}
+
+impl Call<'_> {
+    pub(super) fn read_out(&self, state: Option<&DeviceBuffer>) -> Result<ReadOut, Error> {
+        let problem = self.problem;
+        let (states, end) = self.states(&self.key, &self.value, state, Direction::Forward)?;
+        let read = self.rows(problem.columns(), DType::F32)?;
+        let (total, count, dim) = self.grid(self.tiles(problem.columns()))?;
+        if total > 0 {
+            read::read::launch(
+                self.client,
+                count,
+                dim,
+                address_type(self.client, self.longest())?,
+                self.query.panel(),
+                self.key.panel(),
+                self.value.panel(),
+                self.features.launch(),
+                sizes(problem),
+                self.chunks.chunks(),
+                states.arg(),
+                read.arg(),
+                problem.columns(),
+                total,
+                Side::Query,
+                self.tiling,
+                [self.query.elem(), self.value.elem()],
+            );
+        }
+        Ok(ReadOut { read, states, end })
+    }
+}
+
+/// y from ỹ: the division by Σ w + ε.
+pub(super) fn normalise(
+    client: &Client,
+    problem: &Problem,
+    read: &DeviceBuffer,
+    dtype: DType,
+) -> Result<DeviceBuffer, Error> {
+    let len = read.len() / problem.columns() * problem.value_dim;
+    let out = DeviceBuffer::empty(client, len, dtype)?;
+    if len > 0 {
+        normalise_kernel::launch(
+            client,
+            cubes(client, len.div_ceil(UNITS))?,
+            CubeDim::new_1d(UNITS as u32),
+            address_type(client, read.len())?,
+            read.arg(),
+            out.arg(),
+            problem.value_dim,
+            problem.normalizer.unwrap_or(0.0),
+            len,
+            problem.normalizer.is_some(),
+            dtype.elem(),
+        );
+    }
+    Ok(out)
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn normalise_kernel<F: Float>(
+    read: &[f32],
+    out: &mut [F],
+    value_dim: usize,
+    eps: f32,
+    len: usize,
+    #[comptime] normalised: bool,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < len {
+        if comptime!(normalised) {
+            let row = ABSOLUTE_POS / value_dim * (value_dim + 1);
+            let value = read[row + ABSOLUTE_POS % value_dim];
+            let mut y = 0.0f32;
+            // Rows of padding are 0, their sums of weights too.
+            if value != 0.0f32 {
+                y = value / (read[row + value_dim] + eps);
+            }
+            out[ABSOLUTE_POS] = F::cast_from(y);
+        } else {
+            out[ABSOLUTE_POS] = F::cast_from(read[ABSOLUTE_POS]);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What Taylor attention reads and gives on a device, validated before anything is launched.
+
+use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::sequences::Sequences;
+use crate::taylor_attention::Problem;
+
+/// What Taylor attention reads on a device, all of one type; as [`Inputs`](crate::taylor_attention::Inputs).
+#[derive(Clone, Debug)]
+pub struct DeviceInputs<'a> {
+    /// q, `[rows, heads · key_dim]`.
+    pub query: DeviceRows,
+    /// k, likewise.
+    pub key: DeviceRows,
+    /// v, `[rows, heads · value_dim]`.
+    pub value: DeviceRows,
+    /// Which rows belong to which sequence.
+    pub sequences: Sequences<'a>,
+}
+
+/// What Taylor attention gives.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// `[rows, heads, value_dim]`, in the type of the query. Rows of padding are 0.
+    pub out: DeviceBuffer,
+    /// The state after the last token, in f32, as [`Problem::state_len`] says.
+    pub state: DeviceBuffer,
+}
+
+/// Derivatives of the loss by what Taylor attention gave.
+#[derive(Clone, Debug)]
+pub struct DeviceCotangents {
+    /// By the output, in the type of the query.
+    pub out: DeviceRows,
+    /// By the final state, in f32.
+    pub state: Option<DeviceBuffer>,
+}
+
+/// Derivatives of the loss by what Taylor attention read, in f32. Rows of padding get 0.
+#[derive(Clone, Debug)]
+pub struct DeviceGradients {
+    /// By q, `[rows, heads, key_dim]`.
+    pub query: DeviceBuffer,
+    /// By k, likewise.
+    pub key: DeviceBuffer,
+    /// By v, `[rows, heads, value_dim]`.
+    pub value: DeviceBuffer,
+    /// By the initial state.
+    pub state: DeviceBuffer,
+}
+
+impl DeviceInputs<'_> {
+    /// Checks every shape and type.
+    ///
+    /// # Errors
+    /// [`Error`], naming the argument, what it needs and what it has.
+    pub fn validate(&self, problem: &Problem, state: Option<&DeviceBuffer>) -> Result<(), Error> {
+        problem.validate_sizes().map_err(Error::problem)?;
+        self.sequences.validate(problem.batch, problem.time)?;
+        let rows = self.rows(problem);
+        self.query
+            .expect("query", rows, problem.heads * problem.key_dim)?;
+        self.key.expect("key", rows, problem.heads * problem.key_dim)?;
+        self.value
+            .expect("value", rows, problem.heads * problem.value_dim)?;
+        self.key.expect_type("key", self.query.dtype())?;
+        self.value.expect_type("value", self.query.dtype())?;
+        state.map_or(Ok(()), |state| {
+            state.expect("state", problem.state_len(), DType::F32)
+        })
+    }
+
+    /// Rows of every token view.
+    pub(super) fn rows(&self, problem: &Problem) -> usize {
+        self.sequences.rows(problem.batch, problem.time)
+    }
+}
+
+impl DeviceCotangents {
+    pub(super) fn validate(&self, problem: &Problem, inputs: &DeviceInputs) -> Result<(), Error> {
+        let (name, rows) = ("the cotangent of the output", inputs.rows(problem));
+        self.out.expect(name, rows, problem.heads * problem.value_dim)?;
+        self.out.expect_type(name, inputs.query.dtype())?;
+        self.state.as_ref().map_or(Ok(()), |state| {
+            state.expect("the cotangent of the state", problem.state_len(), DType::F32)
+        })
+    }
+}

@@ -1,0 +1,176 @@
+//! Gradients of queries and of keys.
+//!
+//! ```text
+//! q̄_i = scale Σ_{j≤i} (c₁ + 2 c₂ X_ij) ⟨ȳ_i, ṽ_j⟩ k_j + φ′(q_i)ᵀ S ȳ_i             own tokens are queries
+//! k̄_j = scale Σ_{i≥j} (c₁ + 2 c₂ X_ij) ⟨ȳ_i, ṽ_j⟩ q_i + φ′(k_j)ᵀ S̄ ṽ_j             own tokens are keys
+//! ```
+
+use cubecl::prelude::*;
+
+use super::operands::{Panel, Place, Side, Sizes, Table, meet, stage_panel, stage_state};
+use super::read::products;
+use crate::cube::product::{Accumulator, Layout, Tiling};
+
+/// One (chunk, head) per cube.
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn keys<F: Float, G: Float, H: Float>(
+    own: &Panel<F>,
+    other: &Panel<F>,
+    own_values: &Panel<G>,
+    other_values: &Panel<H>,
+    table: &Table,
+    sizes: &Sizes,
+    chunks: &[u32],
+    states: &[f32],
+    out: &mut [f32],
+    total: usize,
+    #[comptime] side: Side,
+    #[comptime] tiling: Tiling,
+    #[define(F, G, H)] _types: [ElemType; 3],
+) {
+    if CUBE_POS >= total {
+        terminate!();
+    }
+    let size = comptime!(tiling.size);
+    let pitch = comptime!(tiling.pitch());
+    let place = Place::of_cube(chunks, sizes, 1usize);
+    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut slopes = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+
+    products::<F>(
+        &mut left,
+        &mut right,
+        &mut result,
+        own,
+        other,
+        sizes,
+        &place,
+        tiling,
+    );
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let at = n / size * pitch + n % size;
+        let mut slope = 0.0f32;
+        if meet(&place, n / size, n % size, side) {
+            slope = sizes.scale * (sizes.c1 + 2.0f32 * sizes.c2 * sizes.scale * result[at]);
+        }
+        slopes[at] = slope;
+        n += comptime!(tiling.units());
+    }
+    let mut sums = Accumulator::zero(tiling);
+    for tile in 0..sizes.columns.div_ceil(size) {
+        sync_cube();
+        stage_panel::<G>(&mut left, own_values, &place, tile * size, sizes.columns, tiling);
+        stage_panel::<H>(
+            &mut right,
+            other_values,
+            &place,
+            tile * size,
+            sizes.columns,
+            tiling,
+        );
+        sync_cube();
+        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Transposed, tiling);
+    }
+    sums.store(&mut result, tiling);
+    sync_cube();
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let at = n / size * pitch + n % size;
+        left[at] = slopes[at] * result[at];
+        n += comptime!(tiling.units());
+    }
+    for tile in 0..sizes.key_dim.div_ceil(size) {
+        sync_cube();
+        stage_panel::<F>(&mut right, other, &place, tile * size, sizes.key_dim, tiling);
+        sync_cube();
+        let mut sums = Accumulator::zero(tiling);
+        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Plain, tiling);
+        sums.store(&mut result, tiling);
+        sync_cube();
+        // The same unit adds to the same value below: no other needs to see it.
+        let mut n = UNIT_POS as usize;
+        while n < place.len * sizes.key_dim {
+            let (i, key) = (n / sizes.key_dim, n % sizes.key_dim);
+            if key / size == tile {
+                out[place_of(&place, sizes, i) + key] = result[i * pitch + key % size];
+            }
+            n += comptime!(tiling.units());
+        }
+    }
+    for tile in 0..sizes.features.div_ceil(size) {
+        let mut sums = Accumulator::zero(tiling);
+        for across in 0..sizes.columns.div_ceil(size) {
+            sync_cube();
+            stage_panel::<G>(
+                &mut left,
+                own_values,
+                &place,
+                across * size,
+                sizes.columns,
+                tiling,
+            );
+            stage_state(
+                &mut right,
+                states,
+                sizes,
+                &place,
+                tile * size,
+                across * size,
+                tiling,
+            );
+            sync_cube();
+            sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Transposed, tiling);
+        }
+        sums.store(&mut result, tiling);
+        sync_cube();
+        pull_back::<F>(&result, own, table, sizes, &place, tile * size, out, tiling);
+    }
+}
+
+/// Where the gradient of token `i` of the chunk begins.
+#[cube]
+fn place_of(place: &Place, sizes: &Sizes, i: usize) -> usize {
+    ((place.start + i) * sizes.heads + place.head) * sizes.key_dim
+}
+
+/// Adds what a tile of cotangents of features, tokens down, gives the gradients of the keys: ∂(x̂_a x̂_b) reaches both factors.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn pull_back<F: Float>(
+    cotangent: &Shared<[f32]>,
+    own: &Panel<F>,
+    table: &Table,
+    sizes: &Sizes,
+    place: &Place,
+    first: usize,
+    out: &mut [f32],
+    #[comptime] tiling: Tiling,
+) {
+    let size = comptime!(tiling.size);
+    let count = min(size, sizes.features - first);
+    let mut n = UNIT_POS as usize;
+    while n < place.len * sizes.key_dim {
+        let (i, key) = (n / sizes.key_dim, n % sizes.key_dim);
+        let row = place.start + i;
+        let mut sum = 0.0f32;
+        for f in 0..count {
+            let a = table.places[2 * (first + f)] as usize;
+            let b = table.places[2 * (first + f) + 1] as usize;
+            let mut slope = 0.0f32;
+            if a == key {
+                slope += own.at(row, place.head, b);
+            }
+            if b == key {
+                slope += own.at(row, place.head, a);
+            }
+            sum += slope * table.factors[first + f] * cotangent[i * comptime!(tiling.pitch()) + f];
+        }
+        let at = place_of(place, sizes, i) + key;
+        out[at] += sum;
+        n += comptime!(tiling.units());
+    }
+}

@@ -1,0 +1,128 @@
+//! Taylor attention on a device: the same mathematics as CubeCL kernels, chunk by chunk.
+//!
+//! | kernel | what it computes |
+//! |---|---|
+//! | `updates` | φ(K)ᵀ Ṽ, what each chunk adds to the state; or φ(Q)ᵀ Ȳ, its adjoint |
+//! | `pass` | the state before every chunk; or, in reverse, the cotangent after it |
+//! | `read` | W Ṽ + φ(Q) S, the output before it is divided; or Wᵀ Ȳ + φ(K) S̄, the gradient of the values |
+//! | `keys` | the gradients of queries and of keys |
+//!
+//! Features exist for one tile of tokens and features at a time, in shared memory. Products are of f32 tiles in registers, sums and
+//! states are f32, and no sum is formed by atomics: the same call gives the same bits on the same device.
+
+mod backward;
+mod forward;
+mod inputs;
+mod keys;
+mod operands;
+mod read;
+mod states;
+mod step;
+
+pub use backward::backward;
+pub use forward::chunked;
+pub use inputs::{DeviceCotangents, DeviceGradients, DeviceInputs, Outputs};
+pub use step::step;
+
+use self::operands::Source;
+use crate::cube::product::{Engine, Tiling};
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, cubes};
+use crate::sequences::Sequences;
+use crate::taylor_attention::Problem;
+use cubecl::prelude::*;
+
+/// Sides that tiles, and so chunks, may have.
+const SIZES: [usize; 3] = [64, 32, 16];
+
+/// The largest tiles that the device has shared memory and units for; processors compile and run small cubes faster.
+fn tiling(client: &Client, problem: &Problem) -> Result<Tiling, Error> {
+    let limits = Limits::of(client);
+    let enough = if limits.software { 32 } else { 64 };
+    let best = problem.time.next_power_of_two().clamp(16, enough);
+    let of = |size| Tiling {
+        size,
+        engine: Engine::Registers,
+    };
+    // The kernel that takes most holds two operands, slopes, and a result.
+    let bytes = |tiling: Tiling| 16 * tiling.len();
+    let fits = |tiling: &Tiling| bytes(*tiling) <= limits.shared_memory && tiling.units() <= limits.units;
+    let sizes = SIZES.into_iter().filter(|&size| size <= best);
+    sizes.map(of).find(fits).ok_or(Error::TooLarge {
+        what: "the shared memory of the smallest tiles in bytes",
+        limit: limits.shared_memory as u64,
+        found: bytes(of(16)) as u64,
+    })
+}
+
+/// The parts of a call that its kernels share.
+struct Call<'a> {
+    client: &'a Client,
+    problem: &'a Problem,
+    inputs: &'a DeviceInputs<'a>,
+    tiling: Tiling,
+    chunks: ChunkTable,
+    features: operands::DeviceTable,
+    query: Source,
+    key: Source,
+    value: Source,
+}
+
+impl<'a> Call<'a> {
+    fn new(client: &'a Client, problem: &'a Problem, inputs: &'a DeviceInputs) -> Result<Self, Error> {
+        let tiling = tiling(client, problem)?;
+        let (batch, time, sequences) = (problem.batch, problem.time, &inputs.sequences);
+        Ok(Self {
+            client,
+            problem,
+            inputs,
+            tiling,
+            chunks: ChunkTable::new(client, sequences, batch, time, tiling.size)?,
+            features: operands::DeviceTable::new(client, problem)?,
+            query: Source::new(&inputs.query, problem.key_dim),
+            key: Source::new(&inputs.key, problem.key_dim),
+            value: Source::new(&inputs.value, problem.value_dim),
+        })
+    }
+
+    /// Memory for token rows of `cols` values per head; zeros where some rows belong to no sequence.
+    fn rows(&self, cols: usize, dtype: DType) -> Result<DeviceBuffer, Error> {
+        let len = self.inputs.rows(self.problem) * self.problem.heads * cols;
+        match self.inputs.sequences {
+            Sequences::LeftPadded(_) => DeviceBuffer::zeros(self.client, len, dtype),
+            Sequences::Equal | Sequences::Packed(_) => DeviceBuffer::empty(self.client, len, dtype),
+        }
+    }
+
+    /// Memory for the state before, or the cotangent after, every chunk.
+    fn chunk_states(&self) -> Result<DeviceBuffer, Error> {
+        let len = self.chunks.count() * self.problem.heads * self.problem.head_state_len();
+        DeviceBuffer::empty(self.client, len, DType::F32)
+    }
+
+    /// Cubes and units of a launch with `tiles` cubes for every (chunk, head).
+    fn grid(&self, tiles: usize) -> Result<(usize, CubeCount, CubeDim), Error> {
+        let total = self.chunks.count() * self.problem.heads * tiles;
+        Ok((
+            total,
+            cubes(self.client, total.max(1))?,
+            CubeDim::new_1d(self.tiling.units() as u32),
+        ))
+    }
+
+    /// Tiles of a length.
+    fn tiles(&self, len: usize) -> usize {
+        len.div_ceil(self.tiling.size)
+    }
+
+    /// Values of the largest buffer that a kernel indexes.
+    fn longest(&self) -> usize {
+        let inputs = [&self.inputs.query, &self.inputs.key, &self.inputs.value];
+        let states = self.chunks.count() * self.problem.heads * self.problem.head_state_len();
+        let rows = self.inputs.rows(self.problem) * self.problem.heads;
+        let widest = self.problem.columns().max(self.problem.key_dim);
+        inputs
+            .map(|rows| rows.buffer().len())
+            .into_iter()
+            .fold(states.max(rows * widest), usize::max)
+    }
+}

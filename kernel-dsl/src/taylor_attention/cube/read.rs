@@ -1,0 +1,111 @@
+//! Reading a chunk's weights and a state against values.
+//!
+//! ```text
+//! ỹ_i = Σ_{j≤i} W_ij ṽ_j + Sᵀ φ(q_i)                 own tokens are queries
+//! v̄_j = Σ_{i≥j} W_ij ȳ_i + S̄ᵀ φ(k_j)                 own tokens are keys
+//! ```
+
+use cubecl::prelude::*;
+
+use super::operands::{Panel, Place, Side, Sizes, Table, meet, stage_features, stage_panel, stage_state};
+use crate::cube::product::{Accumulator, Layout, Tiling};
+
+/// One tile of columns of one (chunk, head) per cube, `cols` of them in all.
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn read<F: Float, G: Float>(
+    own: &Panel<F>,
+    other: &Panel<F>,
+    values: &Panel<G>,
+    table: &Table,
+    sizes: &Sizes,
+    chunks: &[u32],
+    states: &[f32],
+    out: &mut [f32],
+    cols: usize,
+    total: usize,
+    #[comptime] side: Side,
+    #[comptime] tiling: Tiling,
+    #[define(F, G)] _types: [ElemType; 2],
+) {
+    if CUBE_POS >= total {
+        terminate!();
+    }
+    let size = comptime!(tiling.size);
+    let pitch = comptime!(tiling.pitch());
+    let tiles = cols.div_ceil(size);
+    let place = Place::of_cube(chunks, sizes, tiles);
+    let first = CUBE_POS % tiles * size;
+    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+
+    products::<F>(
+        &mut left,
+        &mut right,
+        &mut result,
+        own,
+        other,
+        sizes,
+        &place,
+        tiling,
+    );
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let at = n / size * pitch + n % size;
+        let mut weight = 0.0f32;
+        if meet(&place, n / size, n % size, side) {
+            let x = sizes.scale * result[at];
+            weight = (sizes.c2 * x + sizes.c1) * x + sizes.c0;
+        }
+        left[at] = weight;
+        n += comptime!(tiling.units());
+    }
+    stage_panel::<G>(&mut right, values, &place, first, cols, tiling);
+    sync_cube();
+    let mut sums = Accumulator::zero(tiling);
+    sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Plain, tiling);
+    for tile in 0..sizes.features.div_ceil(size) {
+        sync_cube();
+        stage_features::<F>(&mut left, own, table, sizes, &place, tile * size, tiling);
+        stage_state(&mut right, states, sizes, &place, tile * size, first, tiling);
+        sync_cube();
+        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Plain, tiling);
+    }
+    sums.store(&mut result, tiling);
+    sync_cube();
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let (i, col) = (n / size, first + n % size);
+        if i < place.len && col < cols {
+            out[((place.start + i) * sizes.heads + place.head) * cols + col] = result[i * pitch + n % size];
+        }
+        n += comptime!(tiling.units());
+    }
+}
+
+/// The inner products of own and other tokens of a chunk, own ones down, in `result`.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn products<F: Float>(
+    left: &mut Shared<[f32]>,
+    right: &mut Shared<[f32]>,
+    result: &mut Shared<[f32]>,
+    own: &Panel<F>,
+    other: &Panel<F>,
+    sizes: &Sizes,
+    place: &Place,
+    #[comptime] tiling: Tiling,
+) {
+    let size = comptime!(tiling.size);
+    let mut sums = Accumulator::zero(tiling);
+    for tile in 0..sizes.key_dim.div_ceil(size) {
+        sync_cube();
+        stage_panel::<F>(left, own, place, tile * size, sizes.key_dim, tiling);
+        stage_panel::<F>(right, other, place, tile * size, sizes.key_dim, tiling);
+        sync_cube();
+        sums.add_product::<f32>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
+    }
+    sums.store(result, tiling);
+    sync_cube();
+}

@@ -1,0 +1,153 @@
+//! What chunks add to a state, and passing states from chunk to chunk.
+
+use cubecl::prelude::*;
+
+use super::Call;
+use super::operands::{Panel, Place, Sizes, Source, Table, sizes, stage_features, stage_panel};
+use crate::cube::product::{Accumulator, Layout, Tiling};
+use crate::cube::{DType, DeviceBuffer, Error, address_type, cubes};
+
+/// Units of a cube that passes states on, one value each.
+const UNITS: usize = 64;
+
+/// From which end of its sequence a state is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Direction {
+    Forward,
+    Backward,
+}
+
+impl Call<'_> {
+    /// The state that every chunk meets, and that which the last one leaves: Σ φ(x) yᵀ of the chunks before it in that
+    /// direction, and what the sequence began with.
+    pub(super) fn states(
+        &self,
+        x: &Source,
+        y: &Source,
+        start: Option<&DeviceBuffer>,
+        direction: Direction,
+    ) -> Result<(DeviceBuffer, DeviceBuffer), Error> {
+        let problem = self.problem;
+        let states = self.chunk_states()?;
+        let end = DeviceBuffer::empty(self.client, problem.state_len(), DType::F32)?;
+        let (total, count, dim) =
+            self.grid(self.tiles(problem.features()) * self.tiles(problem.columns()))?;
+        if total > 0 {
+            updates::launch(
+                self.client,
+                count,
+                dim,
+                address_type(self.client, self.longest())?,
+                x.panel(),
+                y.panel(),
+                self.features.launch(),
+                sizes(problem),
+                self.chunks.chunks(),
+                states.arg(),
+                total,
+                self.tiling,
+                [x.elem(), y.elem()],
+            );
+        }
+        if !end.is_empty() {
+            pass::launch(
+                self.client,
+                cubes(self.client, end.len().div_ceil(UNITS))?,
+                CubeDim::new_1d(UNITS as u32),
+                address_type(self.client, self.longest().max(end.len()))?,
+                start.unwrap_or(self.features.any()).arg(),
+                states.arg(),
+                end.arg(),
+                self.chunks.sequences(),
+                problem.heads,
+                problem.head_state_len(),
+                end.len(),
+                start.is_some(),
+                direction,
+            );
+        }
+        Ok((states, end))
+    }
+}
+
+/// φ(X)ᵀ Y, one tile of one (chunk, head) per cube.
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn updates<F: Float, G: Float>(
+    x: &Panel<F>,
+    y: &Panel<G>,
+    table: &Table,
+    sizes: &Sizes,
+    chunks: &[u32],
+    updates: &mut [f32],
+    total: usize,
+    #[comptime] tiling: Tiling,
+    #[define(F, G)] _types: [ElemType; 2],
+) {
+    if CUBE_POS >= total {
+        terminate!();
+    }
+    let size = comptime!(tiling.size);
+    let across = sizes.columns.div_ceil(size);
+    let tiles = sizes.features.div_ceil(size) * across;
+    let place = Place::of_cube(chunks, sizes, tiles);
+    let first_feature = CUBE_POS % tiles / across * size;
+    let first_col = CUBE_POS % across * size;
+    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    stage_features::<F>(&mut left, x, table, sizes, &place, first_feature, tiling);
+    stage_panel::<G>(&mut right, y, &place, first_col, sizes.columns, tiling);
+    sync_cube();
+    let mut sums = Accumulator::zero(tiling);
+    sums.add_product::<f32>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
+    sums.store(&mut result, tiling);
+    sync_cube();
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let d = first_feature + n / size;
+        let col = first_col + n % size;
+        if d < sizes.features && col < sizes.columns {
+            updates[(place.index * sizes.features + d) * sizes.columns + col] =
+                result[n / size * comptime!(tiling.pitch()) + n % size];
+        }
+        n += comptime!(tiling.units());
+    }
+}
+
+/// What each chunk adds becomes what it meets; one value of one state per unit.
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn pass(
+    start: &[f32],
+    states: &mut [f32],
+    end: &mut [f32],
+    sequences: &[u32],
+    heads: usize,
+    state_len: usize,
+    total: usize,
+    #[comptime] has_start: bool,
+    #[comptime] direction: Direction,
+) {
+    if ABSOLUTE_POS < total {
+        let sequence = ABSOLUTE_POS / state_len / heads;
+        let head = ABSOLUTE_POS / state_len % heads;
+        let first = sequences[2 * sequence] as usize;
+        let last = sequences[2 * sequence + 1] as usize;
+        let mut value = 0.0f32;
+        if comptime!(has_start) {
+            value = start[ABSOLUTE_POS];
+        }
+        for step in 0..last - first {
+            let mut chunk = first + step;
+            if comptime!(direction == Direction::Backward) {
+                chunk = last - 1 - step;
+            }
+            let at = (chunk * heads + head) * state_len + ABSOLUTE_POS % state_len;
+            let added = states[at];
+            states[at] = value;
+            value += added;
+        }
+        end[ABSOLUTE_POS] = value;
+    }
+}
