@@ -582,7 +582,7 @@ mod golden {
             for (head, expected) in expected.iter().enumerate() {
                 // A sum of terms that cancel, each known to f32: the error is measured against their sizes.
                 let size = sizes[head];
-                let close = (by_bias[head] - f64::from(*expected)).abs() <= 3e-7 * size;
+                let close = (by_bias[head] - f64::from(*expected)).abs() <= 1e-6 * size;
                 assert!(
                     close,
                     "{} by {form}: dt_bias {head} is {}, expected {expected}, from terms of {size}",

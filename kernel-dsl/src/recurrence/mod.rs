@@ -51,8 +51,8 @@ pub mod reference;
 
 pub use gradients::{Cotangents, GradientBuffers, Gradients};
 pub use host::{
-    DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, sequential_bounded,
-    step,
+    BACKWARD_CHUNK_SIZE, DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential,
+    sequential_bounded, step,
 };
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{DecayIndex, DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};

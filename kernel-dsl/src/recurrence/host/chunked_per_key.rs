@@ -26,8 +26,6 @@ pub(super) struct PerKeyChunk {
     block: usize,
     /// a_t, `[n, key_dim]`.
     decay: Vec<f32>,
-    /// Π a_t over the tokens so far, `[key_dim]`.
-    product: Vec<f32>,
     /// Σ ln a_t over the block, `[key_dim]`.
     log_decay_sum: Vec<f32>,
     /// Queries against the entering state, `[n, key_dim]`.
@@ -45,7 +43,6 @@ impl PerKeyChunk {
         Self {
             block,
             decay: vec![0.0; block * key_dim],
-            product: vec![0.0; key_dim],
             log_decay_sum: vec![0.0; key_dim],
             queries: vec![0.0; block * key_dim],
             keys: vec![0.0; block * key_dim],
@@ -177,7 +174,6 @@ impl WithSimd for DecayedPairs<'_> {
         } = self;
         let PerKeyChunk {
             decay,
-            product,
             log_decay_sum,
             queries,
             keys,
@@ -196,22 +192,20 @@ impl WithSimd for DecayedPairs<'_> {
                     .for_each(|(a, g)| *a = math::exp(*g));
             }
         }
-        log_decay_sum.fill(0.0);
-        for t in start..start + n {
-            log_decay_sum
-                .iter_mut()
-                .zip(head.log_decay(t))
-                .for_each(|(sum, g)| *sum += g);
+        let mut products = Products {
+            head,
+            tokens: (start, n),
+            decay,
+            log_decay_sum,
+            queries,
+        };
+        let lanes = S::F32_LANES;
+        let whole = key_dim - key_dim % lanes;
+        for column in (0..whole).step_by(lanes) {
+            products.columns::<S, false>(simd, column, lanes);
         }
-        product.fill(1.0);
-        for (i, query) in queries.chunks_exact_mut(key_dim).take(n).enumerate() {
-            let raw = head.query(start + i);
-            let decay = &decay[i * key_dim..][..key_dim];
-            for (((query, q), product), a) in query.iter_mut().zip(raw).zip(product.iter_mut()).zip(decay) {
-                let after = *product * a;
-                *query = scale * q * if bonus { *product } else { after };
-                *product = after;
-            }
+        if whole < key_dim {
+            products.columns::<S, true>(simd, whole, key_dim - whole);
         }
         weights[..n * n].fill(0.0);
         let mut pairs = Pairs {
@@ -222,7 +216,6 @@ impl WithSimd for DecayedPairs<'_> {
             weights,
             reads,
         };
-        let lanes = S::F32_LANES;
         let mut column = 0;
         while key_dim - column >= 4 * lanes {
             pairs.columns::<S, 4, false>(simd, column, 4 * lanes);
@@ -242,6 +235,40 @@ impl WithSimd for DecayedPairs<'_> {
                 weights[j * n + j] = scale * head.step_size(t) * present;
             }
         }
+    }
+}
+
+/// Σ ln a_t over a block, and its queries against the entering state.
+struct Products<'a> {
+    head: Head<'a>,
+    tokens: (usize, usize),
+    decay: &'a [f32],
+    log_decay_sum: &'a mut [f32],
+    queries: &'a mut [f32],
+}
+
+impl Products<'_> {
+    /// One vector of keys from `column` on, or `width` of them as part of one. Vectors by hand: over so many slices the
+    /// compiler does not.
+    #[inline(always)]
+    fn columns<S: Simd, const PARTIAL: bool>(&mut self, simd: S, column: usize, width: usize) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let key_dim = head.problem.key_dim;
+        let bonus = head.problem.read_out == ReadOut::Bonus;
+        let scale = simd.splat_f32s(head.inputs.scale);
+        let (mut sum, mut product) = (simd.splat_f32s(0.0), simd.splat_f32s(1.0));
+        for i in 0..n {
+            let at = i * key_dim + column;
+            let log_decay = load::<S, PARTIAL>(simd, &head.log_decay(start + i)[column..][..width], 0);
+            let decay = load::<S, PARTIAL>(simd, &self.decay[at..][..width], 0);
+            let query = load::<S, PARTIAL>(simd, &head.query(start + i)[column..][..width], 0);
+            let after = simd.mul_f32s(product, decay);
+            let read = simd.mul_f32s(simd.mul_f32s(scale, query), if bonus { product } else { after });
+            store::<S, PARTIAL>(simd, &mut self.queries[at..][..width], 0, read);
+            sum = simd.add_f32s(sum, log_decay);
+            product = after;
+        }
+        store::<S, PARTIAL>(simd, &mut self.log_decay_sum[column..][..width], 0, sum);
     }
 }
 

@@ -1,8 +1,10 @@
-//! Views of matrices, and their product by `gemm`.
+//! Views of matrices, and their product: our own where rows of the right one are contiguous, else by `gemm`, which packs.
 
 use std::marker::PhantomData;
 
 use gemm::Parallelism;
+
+use super::product::Product;
 
 /// A read-only matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -132,6 +134,26 @@ pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b
         a.rows == c.rows && b.cols == c.cols && a.cols == b.rows,
         "sizes of a matrix product"
     );
+    if b.col_stride == 1 {
+        let product = Product {
+            rows: c.rows,
+            cols: c.cols,
+            inner: a.cols,
+            factor: match destination {
+                Destination::Overwrite => None,
+                Destination::Scale(factor) => Some(factor),
+            },
+            a: a.values.as_ptr(),
+            a_row_stride: a.row_stride,
+            a_col_stride: a.col_stride,
+            b: b.values.as_ptr(),
+            b_row_stride: b.row_stride,
+            c: c.start,
+            c_row_stride: c.row_stride,
+        };
+        // SAFETY: as for `gemm` below.
+        return unsafe { product.run() };
+    }
     let (read, alpha) = match destination {
         Destination::Overwrite => (false, 0.0),
         Destination::Scale(factor) => (true, factor),

@@ -6,9 +6,10 @@ mod chunked_per_key;
 pub(super) mod key_sum;
 pub(crate) mod lanes;
 pub(crate) mod matrix;
+mod product;
 mod sequential;
 
-pub use backward::backward;
+pub use backward::{BACKWARD_CHUNK_SIZE, backward};
 pub(super) use backward::{key_sum_backward, skip_backward};
 pub use chunked::{DEFAULT_CHUNK_SIZE, chunked, element};
 pub(super) use sequential::check_one_token;

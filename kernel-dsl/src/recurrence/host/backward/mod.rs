@@ -26,8 +26,11 @@ use super::{SharedOutput, clear_padding, worth_threads};
 use crate::recurrence::gradients::{Cotangents, Gradients};
 use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, RecurrenceError};
 
+/// A chunk size that is near the fastest for the usual heads: the products with transposed states pay only from here on.
+pub const BACKWARD_CHUNK_SIZE: usize = 64;
+
 /// The gradients of [`chunked`](crate::recurrence::chunked), by chunks of `chunk_size` tokens (see
-/// [`reference::backward`](crate::recurrence::reference::backward) for the formulas).
+/// [`reference::backward`](crate::recurrence::reference::backward) for the formulas); [`BACKWARD_CHUNK_SIZE`] is a good one.
 ///
 /// Decays per key are taken in blocks of at most 16 tokens, whatever the chunk size. The same call gives the same bits,
 /// whatever the number of threads.

@@ -60,8 +60,8 @@ struct Scratch {
     decay: Vec<f32>,
     /// Σ ln a_t over the block, `[key_dim]`.
     log_decay_sum: Vec<f32>,
-    /// Running products and sums, `[key_dim]`.
-    running: Vec<f32>,
+    /// What passes through all decays of the block, `[key_dim]`.
+    whole: Vec<f32>,
     /// Π_{s≤r} a_s and Π_{s>j} a_s, `[n, key_dim]`.
     from_start: Vec<f32>,
     to_end: Vec<f32>,
@@ -87,7 +87,7 @@ impl Scratch {
         Self {
             decay: zeros(keys),
             log_decay_sum: zeros(problem.key_dim),
-            running: zeros(problem.key_dim),
+            whole: zeros(problem.key_dim),
             from_start: zeros(keys),
             to_end: zeros(keys),
             decayed: zeros(keys),
@@ -208,7 +208,7 @@ impl WithSimd for Decays<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             head,
             tokens: (start, n),
@@ -217,45 +217,70 @@ impl WithSimd for Decays<'_> {
         let Problem {
             key_dim, value_dim, ..
         } = *head.problem;
-        let bonus = head.problem.read_out == ReadOut::Bonus;
-        scratch.log_decay_sum.fill(0.0);
-        scratch.running.fill(1.0);
-        for i in 0..n {
-            let row = i * key_dim..(i + 1) * key_dim;
-            let keys = scratch.decay[row.clone()]
+        for (i, decay) in scratch.decay.chunks_exact_mut(key_dim).take(n).enumerate() {
+            let log_decay = head.log_decay(start + i);
+            decay
                 .iter_mut()
-                .zip(&mut scratch.from_start[row])
-                .zip(&mut scratch.running)
-                .zip(&mut scratch.log_decay_sum)
-                .zip(head.log_decay(start + i));
-            for ((((a, product), running), sum), g) in keys {
-                *a = math::exp(*g);
-                let after = *running * *a;
-                *product = if bonus { *running } else { after };
-                *running = after;
-                *sum += g;
-            }
+                .zip(log_decay)
+                .for_each(|(a, g)| *a = math::exp(*g));
         }
-        scratch.running.fill(1.0);
-        for i in (0..n).rev() {
-            let row = i * key_dim..(i + 1) * key_dim;
-            let keys = scratch.to_end[row.clone()]
-                .iter_mut()
-                .zip(&mut scratch.decayed[row.clone()])
-                .zip(&mut scratch.running)
-                .zip(&scratch.decay[row])
-                .zip(head.key(start + i));
-            for ((((product, decayed), running), a), k) in keys {
-                *product = *running;
-                *decayed = *running * k;
-                *running *= a;
-            }
+        let lanes = S::F32_LANES;
+        let whole = key_dim - key_dim % lanes;
+        for column in (0..whole).step_by(lanes) {
+            decay_products::<S, false>(simd, head, (start, n), scratch, (column, lanes));
+        }
+        if whole < key_dim {
+            decay_products::<S, true>(simd, head, (start, n), scratch, (whole, key_dim - whole));
         }
         for (i, values) in scratch.values.chunks_exact_mut(value_dim).take(n).enumerate() {
             let step = head.step_size(start + i);
             let value = head.value(start + i);
             values.iter_mut().zip(value).for_each(|(x, v)| *x = step * v);
         }
+    }
+}
+
+/// The products of the decays for one vector of keys from `column` on, or `width` of them as part of one. Vectors by hand: over
+/// so many slices the compiler does not.
+#[inline(always)]
+fn decay_products<S: Simd, const PARTIAL: bool>(
+    simd: S,
+    head: Head,
+    (start, n): (usize, usize),
+    scratch: &mut Scratch,
+    (column, width): (usize, usize),
+) {
+    let key_dim = head.problem.key_dim;
+    let bonus = head.problem.read_out == ReadOut::Bonus;
+    let (mut sum, mut product) = (simd.splat_f32s(0.0), simd.splat_f32s(1.0));
+    for i in 0..n {
+        let at = i * key_dim + column;
+        let log_decay = load::<S, PARTIAL>(simd, &head.log_decay(start + i)[column..][..width], 0);
+        let after = simd.mul_f32s(
+            product,
+            load::<S, PARTIAL>(simd, &scratch.decay[at..][..width], 0),
+        );
+        let read = if bonus { product } else { after };
+        store::<S, PARTIAL>(simd, &mut scratch.from_start[at..][..width], 0, read);
+        sum = simd.add_f32s(sum, log_decay);
+        product = after;
+    }
+    store::<S, PARTIAL>(simd, &mut scratch.log_decay_sum[column..][..width], 0, sum);
+    let mut product = simd.splat_f32s(1.0);
+    for i in (0..n).rev() {
+        let at = i * key_dim + column;
+        let key = load::<S, PARTIAL>(simd, &head.key(start + i)[column..][..width], 0);
+        store::<S, PARTIAL>(simd, &mut scratch.to_end[at..][..width], 0, product);
+        store::<S, PARTIAL>(
+            simd,
+            &mut scratch.decayed[at..][..width],
+            0,
+            simd.mul_f32s(product, key),
+        );
+        product = simd.mul_f32s(
+            product,
+            load::<S, PARTIAL>(simd, &scratch.decay[at..][..width], 0),
+        );
     }
 }
 
@@ -309,61 +334,71 @@ impl Pairs<'_> {
     /// The parts with h₀ and ḣ.
     #[inline(always)]
     fn through_states<S: Simd>(&mut self, simd: S) {
-        let (head, (start, n)) = (self.head, self.tokens);
-        let Problem {
-            key_dim, value_dim, ..
-        } = *head.problem;
-        let scratch = &mut *self.scratch;
-        let scale = head.inputs.scale;
-        let bonus = head.problem.read_out == ReadOut::Bonus;
-        for i in 0..n {
-            let row = i * key_dim..(i + 1) * key_dim;
-            let queries = scratch.query[row.clone()]
-                .iter_mut()
-                .zip(&mut scratch.decayed[row.clone()])
-                .zip(&scratch.from_start[row.clone()])
-                .zip(head.query(start + i));
-            for (((gradient, decayed), product), q) in queries {
-                *gradient *= scale * product;
-                *decayed = scale * product * q;
-            }
-            let keys = scratch.key[row.clone()].iter_mut().zip(&scratch.to_end[row]);
-            keys.for_each(|(gradient, product)| *gradient *= product);
-        }
-        // Reads by later tokens, from the end.
-        scratch.running.fill(0.0);
-        for t in (0..n).rev() {
-            let row = t * key_dim..(t + 1) * key_dim;
-            let keys = scratch.passing[row.clone()]
-                .iter_mut()
-                .zip(&mut scratch.running)
-                .zip(&scratch.query[row])
-                .zip(head.query(start + t));
-            for (((passing, sum), gradient), q) in keys {
-                let after = *sum;
-                *sum += gradient * q;
-                *passing = if bonus { after } else { *sum };
-            }
-        }
-        // What passes through the whole block, and updates by earlier tokens.
+        let (key_dim, value_dim) = (self.head.problem.key_dim, self.head.problem.value_dim);
         let (state, gradient) = self.states;
         let rows = state
             .chunks_exact(value_dim)
             .zip(gradient.chunks_exact(value_dim));
-        for (((h, dh), whole), sum) in rows.zip(&mut scratch.running).zip(&scratch.log_decay_sum) {
+        let keys = rows.zip(&mut self.scratch.whole).zip(&self.scratch.log_decay_sum);
+        for (((h, dh), whole), sum) in keys {
             *whole = math::exp(*sum) * dot(simd, h, dh);
         }
+        let lanes = S::F32_LANES;
+        let full = key_dim - key_dim % lanes;
+        for column in (0..full).step_by(lanes) {
+            self.through_states_columns::<S, false>(simd, column, lanes);
+        }
+        if full < key_dim {
+            self.through_states_columns::<S, true>(simd, full, key_dim - full);
+        }
+    }
+
+    /// [`Pairs::through_states`] for one vector of keys from `column` on, or `width` of them as part of one.
+    #[inline(always)]
+    fn through_states_columns<S: Simd, const PARTIAL: bool>(&mut self, simd: S, column: usize, width: usize) {
+        let (head, (start, n)) = (self.head, self.tokens);
+        let key_dim = head.problem.key_dim;
+        let bonus = head.problem.read_out == ReadOut::Bonus;
+        let scale = simd.splat_f32s(head.inputs.scale);
+        let scratch = &mut *self.scratch;
+        // Reads by later tokens, from the end.
+        let mut sum = simd.splat_f32s(0.0);
+        for t in (0..n).rev() {
+            let at = t * key_dim + column;
+            let query = load::<S, PARTIAL>(simd, &head.query(start + t)[column..][..width], 0);
+            let factor = simd.mul_f32s(
+                scale,
+                load::<S, PARTIAL>(simd, &scratch.from_start[at..][..width], 0),
+            );
+            let gradient = simd.mul_f32s(factor, load::<S, PARTIAL>(simd, &scratch.query[at..][..width], 0));
+            store::<S, PARTIAL>(simd, &mut scratch.query[at..][..width], 0, gradient);
+            store::<S, PARTIAL>(
+                simd,
+                &mut scratch.decayed[at..][..width],
+                0,
+                simd.mul_f32s(factor, query),
+            );
+            let after = sum;
+            sum = simd.mul_add_f32s(gradient, query, sum);
+            let passing = if bonus { after } else { sum };
+            store::<S, PARTIAL>(simd, &mut scratch.passing[at..][..width], 0, passing);
+        }
+        // What passes through the whole block, and updates by earlier tokens.
+        let mut sum = load::<S, PARTIAL>(simd, &scratch.whole[column..][..width], 0);
         for t in 0..n {
-            let row = t * key_dim..(t + 1) * key_dim;
-            let keys = scratch.passing[row.clone()]
-                .iter_mut()
-                .zip(&mut scratch.running)
-                .zip(&scratch.key[row])
-                .zip(head.key(start + t));
-            for (((passing, sum), gradient), k) in keys {
-                *passing += *sum;
-                *sum += gradient * k;
-            }
+            let at = t * key_dim + column;
+            let key = load::<S, PARTIAL>(simd, &head.key(start + t)[column..][..width], 0);
+            let product = load::<S, PARTIAL>(simd, &scratch.to_end[at..][..width], 0);
+            let gradient = simd.mul_f32s(product, load::<S, PARTIAL>(simd, &scratch.key[at..][..width], 0));
+            store::<S, PARTIAL>(simd, &mut scratch.key[at..][..width], 0, gradient);
+            let later = load::<S, PARTIAL>(simd, &scratch.passing[at..][..width], 0);
+            store::<S, PARTIAL>(
+                simd,
+                &mut scratch.passing[at..][..width],
+                0,
+                simd.add_f32s(later, sum),
+            );
+            sum = simd.mul_add_f32s(gradient, key, sum);
         }
     }
 
