@@ -13,7 +13,7 @@ mod equivalence {
     use kernel_dsl::cube::{Client, DType, DeviceBuffer, Limits};
     use kernel_dsl::recurrence::cube::{
         DeviceCotangents, DeviceGradients, DeviceInputs, DeviceLogDecay, Outputs, Plan, backward, chunked,
-        sequential, step,
+        chunked_autotuned, sequential, step,
     };
     use kernel_dsl::recurrence::{GradientBuffers, LogDecay, reference};
     use kernel_dsl::sequences::Sequences;
@@ -285,6 +285,21 @@ mod equivalence {
             assert!(download(client, &found.out).is_empty());
             let found = gradients_on(client, &data, DType::F32, &plan(client, (16, 16)));
             check_gradients("of nothing", (client, &data), &found, 0.0).expect("equal");
+        }
+    }
+
+    #[test]
+    fn an_autotuned_plan_equals_the_reference() {
+        for (device, client) in clients() {
+            let data = Data::new(&Spec::large()[0]);
+            let inputs = device_inputs(client, &data, DType::F32);
+            let start = upload(client, &data.state);
+            for _ in 0..2 {
+                let tuned = chunked_autotuned(client, &data.problem, &inputs, Some(&start));
+                let (found, plan) = tuned.expect("valid");
+                let name = format!("by a tuned plan with chunks of {} on {device}", plan.chunk_size());
+                check_outputs(&name, (client, &data), &found, TOLERANCE).expect("close");
+            }
         }
     }
 

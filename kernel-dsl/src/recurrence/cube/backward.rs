@@ -157,27 +157,30 @@ impl Backward<'_> {
         let weights = passes.scores()?;
         let total = passes.total(value_dim.div_ceil(passes.plan.chunk_size()));
         let [tokens, gates, operands] = passes.types();
-        read_values::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            passes.cube_dim(),
-            passes.address(&[&weights, self.adjoint, &out, self.cotangent.buffer()])?,
-            passes.keys(&passes.inputs.key),
-            passes.values(self.cotangent),
-            passes.inputs.gates(),
-            passes.inputs.constants(passes.problem),
-            passes.inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            weights.arg(),
-            self.adjoint.arg(),
-            out.arg(),
-            1.0,
-            total,
-            Side::End,
-            passes.form.of_decays(),
-            passes.plan.tiling(),
-            [tokens, gates, operands, DType::F32.elem()],
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            read_values::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                passes.cube_dim(),
+                passes.address(&[&weights, self.adjoint, &out, self.cotangent.buffer()])?,
+                passes.keys(&passes.inputs.key),
+                passes.values(self.cotangent),
+                passes.inputs.gates(),
+                passes.inputs.constants(passes.problem),
+                passes.inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                weights.arg(),
+                self.adjoint.arg(),
+                out.arg(),
+                1.0,
+                total,
+                Side::End,
+                passes.form.of_decays(),
+                passes.plan.tiling(),
+                [tokens, gates, operands, DType::F32.elem()],
+            );
+        }
         Ok(out)
     }
 
@@ -194,27 +197,30 @@ impl Backward<'_> {
             false => DeviceBuffer::empty(passes.client, 0, gate_type)?,
         };
         let (total, [tokens, gates, _]) = (passes.total(1), passes.types());
-        value_gradients::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            CubeDim::new_1d(UNITS as u32),
-            passes.address(&[stepped, self.cotangent.buffer()])?,
-            passes.inputs.tokens(),
-            self.cotangent.view(),
-            passes.inputs.gates(),
-            passes.inputs.constants(passes.problem),
-            passes.inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            stepped.arg(),
-            value.arg(),
-            step_size.arg(),
-            total,
-            Form {
-                bonus: false,
-                ..passes.form.without_decays()
-            },
-            [tokens, gates],
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            value_gradients::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                CubeDim::new_1d(UNITS as u32),
+                passes.address(&[stepped, self.cotangent.buffer()])?,
+                passes.inputs.tokens(),
+                self.cotangent.view(),
+                passes.inputs.gates(),
+                passes.inputs.constants(passes.problem),
+                passes.inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                stepped.arg(),
+                value.arg(),
+                step_size.arg(),
+                total,
+                Form {
+                    bonus: false,
+                    ..passes.form.without_decays()
+                },
+                [tokens, gates],
+            );
+        }
         Ok((value, has_step.then_some(step_size)))
     }
 
@@ -232,25 +238,28 @@ impl Backward<'_> {
             DecayForm::Key => passes.form.without_decays(),
             DecayForm::None | DecayForm::Head => passes.form,
         };
-        scores::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            passes.cube_dim(),
-            passes.address(&[&out, self.cotangent.buffer()])?,
-            passes.values(self.cotangent),
-            passes.values(&passes.inputs.value),
-            passes.inputs.gates(),
-            passes.inputs.constants(passes.problem),
-            passes.inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            out.arg(),
-            own.arg(),
-            total,
-            Pairs::Gradients,
-            Form { skip: false, ..form },
-            passes.plan.tiling(),
-            passes.types(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            scores::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                passes.cube_dim(),
+                passes.address(&[&out, self.cotangent.buffer()])?,
+                passes.values(self.cotangent),
+                passes.values(&passes.inputs.value),
+                passes.inputs.gates(),
+                passes.inputs.constants(passes.problem),
+                passes.inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                out.arg(),
+                own.arg(),
+                total,
+                Pairs::Gradients,
+                Form { skip: false, ..form },
+                passes.plan.tiling(),
+                passes.types(),
+            );
+        }
         Ok((out, own))
     }
 
@@ -291,29 +300,32 @@ impl Backward<'_> {
             },
         };
         let total = passes.total(key_dim.div_ceil(passes.plan.chunk_size()));
-        read_keys::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            passes.cube_dim(),
-            passes.address(&[weights, states, &out.gradient, values.buffer()])?,
-            passes.values(values),
-            passes.keys(other),
-            passes.keys(own),
-            inputs.gates(),
-            inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            weights.arg(),
-            states.arg(),
-            out.gradient.arg(),
-            out.state_terms.arg(),
-            out.pair_terms.arg(),
-            scale,
-            total,
-            side,
-            form,
-            passes.plan.tiling(),
-            passes.types(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            read_keys::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                passes.cube_dim(),
+                passes.address(&[weights, states, &out.gradient, values.buffer()])?,
+                passes.values(values),
+                passes.keys(other),
+                passes.keys(own),
+                inputs.gates(),
+                inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                weights.arg(),
+                states.arg(),
+                out.gradient.arg(),
+                out.state_terms.arg(),
+                out.pair_terms.arg(),
+                scale,
+                total,
+                side,
+                form,
+                passes.plan.tiling(),
+                passes.types(),
+            );
+        }
         Ok(out)
     }
 
@@ -339,31 +351,34 @@ impl Backward<'_> {
             }
         };
         let total = passes.total(1);
-        decay_gradients::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            CubeDim::new_1d(UNITS as u32),
-            passes.address(&[&query.gradient, self.adjoint])?,
-            passes.inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            TermsLaunch::new(
-                query.state_terms.arg(),
-                query.pair_terms.arg(),
-                key.state_terms.arg(),
-                key.pair_terms.arg(),
-                self.terms_per_head(),
-            ),
-            self.entering.states.arg(),
-            self.adjoint.arg(),
-            self.entering.sums.arg(),
-            out.arg(),
-            constant.arg(),
-            total,
-            is_constant,
-            passes.form.of_reads(),
-            passes.plan.chunk_size(),
-            passes.inputs.gate_type().elem(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            decay_gradients::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                CubeDim::new_1d(UNITS as u32),
+                passes.address(&[&query.gradient, self.adjoint])?,
+                passes.inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                TermsLaunch::new(
+                    query.state_terms.arg(),
+                    query.pair_terms.arg(),
+                    key.state_terms.arg(),
+                    key.pair_terms.arg(),
+                    self.terms_per_head(),
+                ),
+                self.entering.states.arg(),
+                self.adjoint.arg(),
+                self.entering.sums.arg(),
+                out.arg(),
+                constant.arg(),
+                total,
+                is_constant,
+                passes.form.of_reads(),
+                passes.plan.chunk_size(),
+                passes.inputs.gate_type().elem(),
+            );
+        }
         if !is_constant {
             return Ok(Some(out));
         }
@@ -395,23 +410,26 @@ impl Backward<'_> {
         let dtype = passes.inputs.query.dtype();
         let out = self.per_row(groups * key_dim, dtype)?;
         let total = passes.table.count() * groups;
-        sum_heads::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            CubeDim::new_1d(UNITS as u32),
-            passes.address(&[per_head])?,
-            passes.inputs.tokens(),
-            passes.inputs.constants(passes.problem),
-            passes.inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            per_head.arg(),
-            own.arg(),
-            out.arg(),
-            total,
-            of_query,
-            passes.form.of_reads().without_decays(),
-            dtype.elem(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            sum_heads::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                CubeDim::new_1d(UNITS as u32),
+                passes.address(&[per_head])?,
+                passes.inputs.tokens(),
+                passes.inputs.constants(passes.problem),
+                passes.inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                per_head.arg(),
+                own.arg(),
+                out.arg(),
+                total,
+                of_query,
+                passes.form.of_reads().without_decays(),
+                dtype.elem(),
+            );
+        }
         Ok(out)
     }
 
@@ -430,25 +448,28 @@ impl Backward<'_> {
         let bonus = passes.per_chunk(if passes.form.bonus { key_dim } else { 0 })?;
         let skip = passes.per_chunk(if passes.form.skip { value_dim } else { 0 })?;
         let total = passes.total(1);
-        constant_gradients::launch(
-            passes.client,
-            cubes(passes.client, total)?,
-            CubeDim::new_1d(UNITS as u32),
-            passes.address(&[&bonus, &skip, self.cotangent.buffer()])?,
-            passes.inputs.tokens(),
-            self.cotangent.view(),
-            passes.inputs.sizes(passes.problem),
-            passes.table.chunks(),
-            own.arg(),
-            bonus.arg(),
-            skip.arg(),
-            total,
-            Form {
-                step_size: false,
-                ..passes.form.without_decays()
-            },
-            passes.inputs.query.dtype().elem(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            constant_gradients::launch_unchecked(
+                passes.client,
+                cubes(passes.client, total)?,
+                CubeDim::new_1d(UNITS as u32),
+                passes.address(&[&bonus, &skip, self.cotangent.buffer()])?,
+                passes.inputs.tokens(),
+                self.cotangent.view(),
+                passes.inputs.sizes(passes.problem),
+                passes.table.chunks(),
+                own.arg(),
+                bonus.arg(),
+                skip.arg(),
+                total,
+                Form {
+                    step_size: false,
+                    ..passes.form.without_decays()
+                },
+                passes.inputs.query.dtype().elem(),
+            );
+        }
         let bonus = match passes.form.bonus {
             true => Some(self.sum_chunks(&bonus, heads * key_dim)?),
             false => None,

@@ -157,25 +157,28 @@ impl<'a> Passes<'a> {
             Side::Begin => (&self.inputs.query, self.inputs.scale, self.form.of_reads()),
             Side::End => (&self.inputs.key, 1.0, self.form.of_steps()),
         };
-        chunk_updates::launch(
-            self.client,
-            cubes(self.client, total)?,
-            self.cube_dim(),
-            self.address(&[updates, y.buffer()])?,
-            self.keys(x),
-            self.values(y),
-            self.inputs.gates(),
-            self.inputs.sizes(self.problem),
-            self.table.chunks(),
-            updates.arg(),
-            sums.arg(),
-            scale,
-            total,
-            side,
-            form,
-            self.plan.tiling(),
-            self.types(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            chunk_updates::launch_unchecked(
+                self.client,
+                cubes(self.client, total)?,
+                self.cube_dim(),
+                self.address(&[updates, y.buffer()])?,
+                self.keys(x),
+                self.values(y),
+                self.inputs.gates(),
+                self.inputs.sizes(self.problem),
+                self.table.chunks(),
+                updates.arg(),
+                sums.arg(),
+                scale,
+                total,
+                side,
+                form,
+                self.plan.tiling(),
+                self.types(),
+            );
+        }
         Ok(())
     }
 
@@ -189,22 +192,25 @@ impl<'a> Passes<'a> {
     ) -> Result<DeviceBuffer, Error> {
         let total = self.problem.state_len();
         let end = DeviceBuffer::empty(self.client, total, DType::F32)?;
-        pass_states::launch(
-            self.client,
-            cubes(self.client, total.div_ceil(PASSING_UNITS))?,
-            CubeDim::new_1d(PASSING_UNITS as u32),
-            self.address(&[updates, &end])?,
-            self.inputs.sizes(self.problem),
-            self.table.sequences(),
-            start.unwrap_or(self.inputs.query.buffer()).arg(),
-            updates.arg(),
-            sums.arg(),
-            end.arg(),
-            self.form.of_decays(),
-            start.is_some(),
-            reverse,
-            total,
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            pass_states::launch_unchecked(
+                self.client,
+                cubes(self.client, total.div_ceil(PASSING_UNITS))?,
+                CubeDim::new_1d(PASSING_UNITS as u32),
+                self.address(&[updates, &end])?,
+                self.inputs.sizes(self.problem),
+                self.table.sequences(),
+                start.unwrap_or(self.inputs.query.buffer()).arg(),
+                updates.arg(),
+                sums.arg(),
+                end.arg(),
+                self.form.of_decays(),
+                start.is_some(),
+                reverse,
+                total,
+            );
+        }
         Ok(end)
     }
 
@@ -214,25 +220,28 @@ impl<'a> Passes<'a> {
         let (total, out) = (self.total(1), self.per_chunk(size * size)?);
         // Nothing is written there for tokens.
         let own = DeviceBuffer::empty(self.client, 0, DType::F32)?;
-        scores::launch(
-            self.client,
-            cubes(self.client, total)?,
-            self.cube_dim(),
-            self.address(&[&out])?,
-            self.keys(&self.inputs.query),
-            self.keys(&self.inputs.key),
-            self.inputs.gates(),
-            self.inputs.constants(self.problem),
-            self.inputs.sizes(self.problem),
-            self.table.chunks(),
-            out.arg(),
-            own.arg(),
-            total,
-            Pairs::Tokens,
-            self.form.of_reads(),
-            self.plan.tiling(),
-            self.types(),
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            scores::launch_unchecked(
+                self.client,
+                cubes(self.client, total)?,
+                self.cube_dim(),
+                self.address(&[&out])?,
+                self.keys(&self.inputs.query),
+                self.keys(&self.inputs.key),
+                self.inputs.gates(),
+                self.inputs.constants(self.problem),
+                self.inputs.sizes(self.problem),
+                self.table.chunks(),
+                out.arg(),
+                own.arg(),
+                total,
+                Pairs::Tokens,
+                self.form.of_reads(),
+                self.plan.tiling(),
+                self.types(),
+            );
+        }
         Ok(out)
     }
 
@@ -240,27 +249,30 @@ impl<'a> Passes<'a> {
     fn read(&self, weights: &DeviceBuffer, states: &DeviceBuffer, out: &DeviceBuffer) -> Result<(), Error> {
         let total = self.total(self.problem.value_dim.div_ceil(self.plan.chunk_size()));
         let [tokens, gates, operands] = self.types();
-        read_values::launch(
-            self.client,
-            cubes(self.client, total)?,
-            self.cube_dim(),
-            self.address(&[weights, states, out])?,
-            self.keys(&self.inputs.query),
-            self.values(&self.inputs.value),
-            self.inputs.gates(),
-            self.inputs.constants(self.problem),
-            self.inputs.sizes(self.problem),
-            self.table.chunks(),
-            weights.arg(),
-            states.arg(),
-            out.arg(),
-            self.inputs.scale,
-            total,
-            Side::Begin,
-            self.form,
-            self.plan.tiling(),
-            [tokens, gates, operands, tokens],
-        );
+        // SAFETY: the shapes were validated, and the kernel stays inside of them.
+        unsafe {
+            read_values::launch_unchecked(
+                self.client,
+                cubes(self.client, total)?,
+                self.cube_dim(),
+                self.address(&[weights, states, out])?,
+                self.keys(&self.inputs.query),
+                self.values(&self.inputs.value),
+                self.inputs.gates(),
+                self.inputs.constants(self.problem),
+                self.inputs.sizes(self.problem),
+                self.table.chunks(),
+                weights.arg(),
+                states.arg(),
+                out.arg(),
+                self.inputs.scale,
+                total,
+                Side::Begin,
+                self.form,
+                self.plan.tiling(),
+                [tokens, gates, operands, tokens],
+            );
+        }
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Terms {
 /// # Shapes
 /// `out` `[rows, heads, 1 or key_dim]`, or, when the decays are constant, `constant` `[chunks, heads, 1 or key_dim]`: sums over
 /// the chunk.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn decay_gradients<G: Float>(
     sizes: &Sizes,
@@ -216,7 +216,7 @@ fn per_head<G: Float>(
 /// Sums over the heads of a group, one (chunk, group) per cube: `[rows, heads, key_dim]` to `[rows, groups, key_dim]`.
 ///
 /// With a bonus, adds `own` · u ∘ `other`, of which `other` is the key for the query and the query for the key.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn sum_heads<F: Float>(
     tokens: &Tokens<F>,
@@ -269,7 +269,7 @@ pub(super) fn sum_heads<F: Float>(
 ///
 /// # Shapes
 /// `stepped` `[rows, heads, value_dim]`; `value` likewise; `step_size` `[rows, heads]`.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn value_gradients<F: Float, G: Float>(
     tokens: &Tokens<F>,
@@ -321,7 +321,7 @@ pub(super) fn value_gradients<F: Float, G: Float>(
 ///
 /// # Shapes
 /// `bonus` `[chunks, heads, key_dim]`, `skip` `[chunks, heads, value_dim]`.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn constant_gradients<F: Float>(
     tokens: &Tokens<F>,

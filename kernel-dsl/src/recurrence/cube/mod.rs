@@ -5,11 +5,13 @@
 //! | [`step`] | one token | decoding |
 //! | [`sequential`] | token by token | short sequences |
 //! | [`chunked`] | matrix products over chunks of tokens | prefill and training |
+//! | [`chunked_autotuned`] | the same, by the fastest of several plans | shapes that come again and again |
 //! | [`backward`] | the gradients of the chunked form | training |
 //!
 //! Inputs are f32, f16 or bf16; sums and states are f32. No sum is formed by atomics: the same call gives the same bits on
 //! the same device.
 
+mod autotune;
 mod backward;
 mod chunked;
 mod gradients;
@@ -23,6 +25,7 @@ mod sequential;
 mod staging;
 mod states;
 
+pub use autotune::chunked_autotuned;
 pub use backward::{DeviceCotangents, DeviceGradients, backward};
 pub use chunked::chunked;
 pub use inputs::{DeviceInputs, DeviceLogDecay};

@@ -25,7 +25,7 @@ use crate::cube::product::{Accumulator, Layout, Tiling};
 /// `values` are read against `states`; `other` is what the scores weigh; `own` is q or k itself. Its products with the terms
 /// of the state and of decayed pairs go to `state_terms` and `pair_terms`, `[rows, heads, key_dim]` or, when decays are not
 /// per key, summed over the keys of each tile: `[rows, heads, tiles]`.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn read_keys<F: Float, G: Float, E: Float>(
     values: &Panel<F>,

@@ -15,7 +15,7 @@ use crate::cube::product::{Accumulator, Layout, Tiling};
 /// One tile of values of one (chunk, head) per cube: y with [`Side::Begin`], ū with [`Side::End`].
 ///
 /// `x` is decayed towards `side` and read against `states`; `y` is what the scores weigh.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
     x: &Panel<F>,

@@ -28,7 +28,7 @@ pub(super) enum Pairs {
 
 /// The scores of one (chunk, head) per cube, `[size, size]` each. For gradients with a bonus the diagonal goes to `own`,
 /// `[rows, heads]`, and is 0 in the scores.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn scores<F: Float, G: Float, E: Float>(
     x: &Panel<F>,

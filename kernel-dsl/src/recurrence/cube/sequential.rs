@@ -96,30 +96,33 @@ pub fn sequential(
         return Ok(Outputs { out, state: end });
     }
     let table = SequenceTable::new(client, &inputs.sequences, problem.batch, problem.time)?;
-    sequential_kernel::launch(
-        client,
-        cubes(client, total)?,
-        CubeDim::new_1d(tile.units() as u32),
-        address_type(client, inputs.longest(&[end.len(), out.len()]))?,
-        inputs.tokens(),
-        inputs.gates(),
-        inputs.constants(problem),
-        inputs.sizes(problem),
-        state.unwrap_or(inputs.query.buffer()).arg(),
-        end.arg(),
-        out.arg(),
-        table.arg(),
-        total,
-        // Blocks are for chunks.
-        Form::new(problem, inputs, 0),
-        state.is_some(),
-        tile,
-        [inputs.query.dtype().elem(), inputs.gate_type().elem()],
-    );
+    // SAFETY: the shapes were validated, and the kernel stays inside of them.
+    unsafe {
+        sequential_kernel::launch_unchecked(
+            client,
+            cubes(client, total)?,
+            CubeDim::new_1d(tile.units() as u32),
+            address_type(client, inputs.longest(&[end.len(), out.len()]))?,
+            inputs.tokens(),
+            inputs.gates(),
+            inputs.constants(problem),
+            inputs.sizes(problem),
+            state.unwrap_or(inputs.query.buffer()).arg(),
+            end.arg(),
+            out.arg(),
+            table.arg(),
+            total,
+            // Blocks are for chunks.
+            Form::new(problem, inputs, 0),
+            state.is_some(),
+            tile,
+            [inputs.query.dtype().elem(), inputs.gate_type().elem()],
+        );
+    }
     Ok(Outputs { out, state: end })
 }
 
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 fn sequential_kernel<F: Float, G: Float>(
     tokens: &Tokens<F>,

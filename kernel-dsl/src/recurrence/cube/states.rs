@@ -16,7 +16,7 @@ use super::staging::{
 use crate::cube::product::{Accumulator, Layout, Tiling};
 
 /// G_c or U_c, one tile of one (chunk, head) per cube; with [`Side::End`] also the sums of the log decays.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn chunk_updates<F: Float, G: Float, E: Float>(
     x: &Panel<F>,
@@ -124,7 +124,7 @@ pub(super) const PASSING_UNITS: usize = 64;
 
 /// Replaces what each chunk adds by the state that it meets, and leaves the state after the last one in `end`. In reverse,
 /// chunks are met from the last to the first. One unit per value of the state.
-#[cube(launch, address_type = "dynamic")]
+#[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn pass_states(
     sizes: &Sizes,

@@ -2,7 +2,9 @@
 
 use kernel_dsl::Sequences;
 use kernel_dsl::cube::{DType, Error};
-use kernel_dsl::recurrence::cube::{DeviceInputs, DeviceLogDecay, Plan, chunked, sequential, step};
+use kernel_dsl::recurrence::cube::{
+    DeviceCotangents, DeviceInputs, DeviceLogDecay, Plan, backward, chunked, sequential, step,
+};
 use kernel_dsl::recurrence::{DecayKind, Problem, ReadOut};
 
 use super::{Form, Maker};
@@ -38,6 +40,22 @@ pub const FORMS: &[Form<Problem>] = &[
             let plan = Plan::new(client.properties(), &problem, make.dtype)?;
             Ok(Box::new(move || {
                 chunked(&client, &problem, &inputs, &plan, None).map(drop)
+            }))
+        },
+    },
+    Form {
+        name: "backward",
+        one_token: false,
+        prepare: |make, problem| {
+            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+            let plan = Plan::new(client.properties(), &problem, make.dtype)?;
+            let rows = problem.batch * problem.time;
+            let cotangents = DeviceCotangents {
+                out: make.rows(rows, problem.heads * problem.value_dim)?,
+                state: None,
+            };
+            Ok(Box::new(move || {
+                backward(&client, &problem, &inputs, &plan, None, &cotangents).map(drop)
             }))
         },
     },
