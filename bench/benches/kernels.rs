@@ -1,52 +1,84 @@
-//! The operators of kernel-dsl beside what this machine can do at most.
+//! The operators of kernel-dsl beside what this machine, or a device of it, can do at most.
 //!
 //! ```text
-//! cargo bench kernels                      # all
-//! cargo bench kernels/recurrence           # one operator
+//! cargo bench kernels                                             # all, on the host
+//! cargo bench kernels/recurrence/chunked                          # one form of one operator
+//! SPILLWAY_BENCH_DEVICE=wgpu cargo bench --features wgpu kernels  # on a device: wgpu or cuda
 //! ```
 //!
-//! Read bandwidth and multiply-add peak are measured in the same run. After each group a table gives every kernel as a
-//! fraction of the ceiling that binds it: such a fraction survives a change of machine, a time does not.
+//! | variable | meaning |
+//! |---|---|
+//! | `SPILLWAY_BENCH_DEVICE` | `host` (default), `wgpu` or `cuda` |
+//! | `SPILLWAY_BENCH_JSON` | a file that everything measured is written to |
+//! | `SPILLWAY_BENCH_CLOCK` | `cpu` counts processor time, for one thread on a busy machine |
+//! | `RAYON_NUM_THREADS` | threads of the host's kernels and ceilings |
+//!
+//! Ceilings are measured in the same run. After each group a table gives every kernel as a fraction of the ceiling that
+//! binds it: such a fraction survives a change of machine, a time does not.
 
 mod support;
 
 use criterion::Criterion;
-use support::{Ceilings, Failure, Kernel, linear, recurrence, run_group, tokenwise};
+use support::ceilings::Ceilings;
+use support::clock::Clock;
+use support::report::Report;
+use support::{Failure, Kernel, delta_rule, linear, recurrence, run_group, selective_scan, tokenwise, wkv4};
 
-/// Builds a group's kernels with their inputs.
-type Build = fn() -> Result<Vec<Kernel>, Failure>;
+/// Measures the ceilings.
+type Measure = Box<dyn FnOnce() -> Result<Ceilings, Failure>>;
 
-/// The groups by operator.
-const GROUPS: [(&str, Build); 5] = [
-    ("recurrence", recurrence::kernels),
-    ("linear", linear::kernels),
-    ("causal_conv1d", || Ok(tokenwise::causal_conv1d())),
-    ("gated_norm", || Ok(tokenwise::gated_norm())),
-    ("cross_entropy", || Ok(tokenwise::cross_entropy())),
-];
+/// An operator and its kernels.
+type Group = (&'static str, Vec<Kernel>);
 
 fn main() -> Result<(), Failure> {
+    let clock = Clock::from_env()?;
     let mut criterion = Criterion::default().configure_from_args();
     // Without this flag (`cargo test --benches`) every kernel runs once, and ceilings would be of no use.
     let measuring = std::env::args().any(|argument| argument == "--bench");
-    let mut ceilings = measuring.then(Ceilings::measure);
-    // A group is built when its turn comes, so that only its own inputs are in memory, and not at all when the command
-    // line names another one.
-    for (operator, build) in GROUPS {
-        if is_wanted(operator) {
-            run_group(&mut criterion, ceilings.as_mut(), operator, build()?);
+    let (ceilings, groups) = device_from_env()?;
+    let mut report = if measuring {
+        Some(Report::new(ceilings()?, clock))
+    } else {
+        None
+    };
+    for (operator, kernels) in groups {
+        let timed = run_group(&mut criterion, clock, operator, kernels);
+        if let Some(report) = &mut report {
+            report.add(operator, &timed);
         }
     }
     criterion.final_summary();
+    report.map_or(Ok(()), Report::write)?;
     Ok(())
 }
 
-/// Whether the command line's filter can select a kernel of this operator: it names the operator, or none at all.
-fn is_wanted(operator: &str) -> bool {
-    let named: Vec<&str> = GROUPS
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| std::env::args().skip(1).any(|argument| argument.contains(name)))
-        .collect();
-    named.is_empty() || named.contains(&operator)
+/// What measures the ceilings of the device that `SPILLWAY_BENCH_DEVICE` names, and its groups.
+fn device_from_env() -> Result<(Measure, Vec<Group>), Failure> {
+    let name = std::env::var("SPILLWAY_BENCH_DEVICE").unwrap_or_default();
+    match name.as_str() {
+        "" | "host" => Ok((Box::new(|| Ok(Ceilings::of_host())), host_groups())),
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        _ => {
+            let device = support::device::Device::named(&name)?;
+            let groups = device.groups();
+            Ok((Box::new(move || device.ceilings()), groups))
+        }
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+        _ => Err(
+            format!("SPILLWAY_BENCH_DEVICE={name} needs the feature wgpu or cuda of the bench crate").into(),
+        ),
+    }
+}
+
+fn host_groups() -> Vec<Group> {
+    vec![
+        ("recurrence", recurrence::kernels()),
+        ("selective_scan", selective_scan::kernels()),
+        ("wkv4", wkv4::kernels()),
+        ("delta_rule", delta_rule::kernels()),
+        ("linear", linear::kernels()),
+        ("causal_conv1d", tokenwise::causal_conv1d()),
+        ("gated_norm", tokenwise::gated_norm()),
+        ("cross_entropy", tokenwise::cross_entropy()),
+    ]
 }

@@ -1,140 +1,299 @@
 //! The recurrence at the shapes of published models.
 
+pub use kernel_dsl::recurrence::Problem;
 use kernel_dsl::recurrence::{
-    DEFAULT_CHUNK_SIZE, DecayKind, Inputs, LogDecay, Problem, ReadOut, chunked, sequential, step,
+    Cotangents, DEFAULT_CHUNK_SIZE, DecayKind, GradientBuffers, Inputs, LogDecay, ReadOut, backward, chunked,
+    sequential, step,
 };
 use kernel_dsl::{Rows, Sequences};
+use serde_json::{Value, json};
 
 use super::{Failure, Kernel, Work, values};
 
-/// Which function computes it.
+/// A shape, by the name of who has it.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// Model and size.
+    pub name: &'static str,
+    /// Sequences, tokens, heads, groups, key and value size.
+    sizes: [usize; 6],
+    decay: DecayKind,
+    read_out: ReadOut,
+    /// Whether it is only for devices: a host would take seconds for a call.
+    pub large: bool,
+}
+
+const fn shape(name: &'static str, sizes: [usize; 6], decay: DecayKind) -> Shape {
+    Shape {
+        name,
+        sizes,
+        decay,
+        read_out: ReadOut::Inclusive,
+        large: false,
+    }
+}
+
+const fn with_bonus(shape: Shape) -> Shape {
+    Shape {
+        read_out: ReadOut::Bonus,
+        ..shape
+    }
+}
+
+const fn large(shape: Shape) -> Shape {
+    Shape { large: true, ..shape }
+}
+
+/// Every shape; the last ones are those that flash-linear-attention times itself with, as simple GLA.
+pub const SHAPES: [Shape; 20] = {
+    use DecayKind::{None, PerHead, PerHeadToken, PerKeyToken};
+    [
+        shape("mamba2_130m_t2048", [1, 2048, 24, 1, 128, 64], PerHeadToken),
+        shape("gla_h8_64x64_t2048", [1, 2048, 8, 8, 64, 64], PerKeyToken),
+        shape("gla_h8_128x128_t2048", [1, 2048, 8, 8, 128, 128], PerKeyToken),
+        with_bonus(shape(
+            "rwkv6_h8_64x64_t2048",
+            [1, 2048, 8, 8, 64, 64],
+            PerKeyToken,
+        )),
+        with_bonus(shape(
+            "rwkv6_h8_128x128_t2048",
+            [1, 2048, 8, 8, 128, 128],
+            PerKeyToken,
+        )),
+        shape("retnet_h4_256x512_t2048", [1, 2048, 4, 4, 256, 512], PerHead),
+        // Based: q and k are Taylor features 1 + d + d² of d = 16.
+        shape("based_h16_273x64_t2048", [1, 2048, 16, 16, 273, 64], None),
+        shape("small_h4_256x32_t2048", [1, 2048, 4, 4, 256, 32], PerHeadToken),
+        large(shape(
+            "mamba2_2.7b_t8192",
+            [1, 8192, 80, 1, 128, 64],
+            PerHeadToken,
+        )),
+        large(shape(
+            "based_h16_273x64_t32768",
+            [1, 32768, 16, 16, 273, 64],
+            None,
+        )),
+        large(shape(
+            "based_h16_273x64_b16_t32768",
+            [16, 32768, 16, 16, 273, 64],
+            None,
+        )),
+        large(shape(
+            "based_h16_273x64_b64_t2048",
+            [64, 2048, 16, 16, 273, 64],
+            None,
+        )),
+        large(shape(
+            "fla_1x8192x96x128",
+            [1, 8192, 96, 96, 128, 128],
+            PerHeadToken,
+        )),
+        large(shape(
+            "fla_2x16384x16x128",
+            [2, 16384, 16, 16, 128, 128],
+            PerHeadToken,
+        )),
+        large(shape(
+            "fla_4x2048x16x128",
+            [4, 2048, 16, 16, 128, 128],
+            PerHeadToken,
+        )),
+        large(shape(
+            "fla_4x4096x64x128",
+            [4, 4096, 64, 64, 128, 128],
+            PerHeadToken,
+        )),
+        large(shape(
+            "fla_8x2048x32x256",
+            [8, 2048, 32, 32, 256, 256],
+            PerHeadToken,
+        )),
+        large(shape("fla_8x1024x8x64", [8, 1024, 8, 8, 64, 64], PerHeadToken)),
+        large(shape(
+            "fla_gla_4x2048x16x128",
+            [4, 2048, 16, 16, 128, 128],
+            PerKeyToken,
+        )),
+        large(shape("fla_gla_8x1024x8x64", [8, 1024, 8, 8, 64, 64], PerKeyToken)),
+    ]
+};
+
+/// One token for this many sequences, so that their states come from memory.
+const STEP_BATCH: usize = 64;
+
+impl Shape {
+    /// The problem of a whole call.
+    pub fn problem(&self) -> Problem {
+        let [batch, time, heads, groups, key_dim, value_dim] = self.sizes;
+        Problem {
+            batch,
+            time,
+            heads,
+            groups,
+            key_dim,
+            value_dim,
+            decay: self.decay,
+            read_out: self.read_out,
+        }
+    }
+}
+
+/// The sizes by name, for peers.
+pub fn sizes(problem: &Problem) -> Value {
+    json!({
+        "batch": problem.batch,
+        "time": problem.time,
+        "heads": problem.heads,
+        "groups": problem.groups,
+        "key_dim": problem.key_dim,
+        "value_dim": problem.value_dim,
+        "decay": format!("{:?}", problem.decay),
+        "read_out": format!("{:?}", problem.read_out),
+    })
+}
+
+/// What a call does at least. Forward: decay, update and read-out of every value of the state, one multiplication and two
+/// multiply-adds. Backward: decay and update again, the decay and update of the state's gradient, and a multiply-add each for
+/// the gradients of query, key, value and decay.
+pub fn work(problem: &Problem, form: &str) -> Work {
+    let tokens = problem.batch * problem.time;
+    let per_token = problem.heads * problem.head_state_len();
+    let inputs = tokens * (2 * problem.groups * problem.key_dim + problem.heads * problem.value_dim)
+        + problem.decay_len(Sequences::Equal);
+    let out = problem.out_len(Sequences::Equal);
+    let state = 2 * problem.state_len();
+    if form == "backward" {
+        Work::in_place(tokens, 14 * tokens * per_token, 2 * inputs + out + state)
+    } else {
+        Work::in_place(tokens, 5 * tokens * per_token, inputs + out + state)
+    }
+}
+
+/// Every shape that is not large: one token alone and for many sequences, and all tokens in every form.
+pub fn kernels() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    for shape in SHAPES.iter().filter(|shape| !shape.large) {
+        let problem = shape.problem();
+        for batch in [1, STEP_BATCH] {
+            let token = Problem {
+                batch,
+                time: 1,
+                ..problem
+            };
+            let name = shape.name.replace("t2048", &format!("b{batch}"));
+            kernels.push(kernel(name, token, Form::Step));
+        }
+        for form in [Form::Sequential, Form::Chunked, Form::Backward] {
+            kernels.push(kernel(shape.name.to_owned(), problem, form));
+        }
+    }
+    kernels
+}
+
 #[derive(Clone, Copy)]
 enum Form {
     Step,
     Sequential,
     Chunked,
+    Backward,
 }
 
-/// A shape, by the name of who has it.
-struct Shape {
-    name: &'static str,
-    heads: usize,
-    groups: usize,
-    key_dim: usize,
-    value_dim: usize,
-    decay: DecayKind,
-    read_out: ReadOut,
-}
-
-const SHAPES: [Shape; 4] = [
-    Shape {
-        name: "mamba2_130m",
-        heads: 24,
-        groups: 1,
-        key_dim: 128,
-        value_dim: 64,
-        decay: DecayKind::PerHeadToken,
-        read_out: ReadOut::Inclusive,
-    },
-    Shape {
-        name: "gla_12x64x64",
-        heads: 12,
-        groups: 12,
-        key_dim: 64,
-        value_dim: 64,
-        decay: DecayKind::PerKeyToken,
-        read_out: ReadOut::Inclusive,
-    },
-    Shape {
-        name: "rwkv6_12x64x64",
-        heads: 12,
-        groups: 12,
-        key_dim: 64,
-        value_dim: 64,
-        decay: DecayKind::PerKeyToken,
-        read_out: ReadOut::Bonus,
-    },
-    Shape {
-        name: "small_4x256x32",
-        heads: 4,
-        groups: 4,
-        key_dim: 256,
-        value_dim: 32,
-        decay: DecayKind::PerHeadToken,
-        read_out: ReadOut::Inclusive,
-    },
-];
-
-/// Every shape with 1, 512 and 2048 tokens.
-pub fn kernels() -> Result<Vec<Kernel>, Failure> {
-    let mut kernels = Vec::new();
-    for shape in &SHAPES {
-        kernels.push(kernel(shape, Form::Step, 1)?);
-        for time in [512, 2048] {
-            kernels.push(kernel(shape, Form::Sequential, time)?);
-            kernels.push(kernel(shape, Form::Chunked, time)?);
-        }
-    }
-    Ok(kernels)
-}
-
-fn kernel(shape: &Shape, form: Form, time: usize) -> Result<Kernel, Failure> {
-    let problem = Problem {
-        batch: 1,
-        time,
-        heads: shape.heads,
-        groups: shape.groups,
-        key_dim: shape.key_dim,
-        value_dim: shape.value_dim,
-        decay: shape.decay,
-        read_out: shape.read_out,
-    };
-    let key_cols = problem.groups * problem.key_dim;
-    let value_cols = problem.heads * problem.value_dim;
-    let decay_cols = problem.decay_len(Sequences::Equal) / time;
-    let (query, key, value) = (
-        values(time * key_cols),
-        values(time * key_cols),
-        values(time * value_cols),
-    );
-    // Between −1 and 0.
-    let log_decay: Vec<f32> = values(time * decay_cols).iter().map(|v| v - 0.5).collect();
-    let bonus = (shape.read_out == ReadOut::Bonus).then(|| values(problem.heads * problem.key_dim));
-    let (mut state, mut out) = (
-        values(problem.state_len()),
-        vec![0.0; problem.out_len(Sequences::Equal)],
-    );
-    let floats = query.len() + key.len() + value.len() + log_decay.len() + out.len() + 2 * state.len();
-    // Decay, update and read-out of every value of the state: one multiplication and two multiply-adds.
-    let work = Work::in_place(5 * time * state.len(), 4 * floats);
-    let mut call = move || -> Result<(), Failure> {
-        let inputs = Inputs {
-            query: Rows::contiguous(&query, time, key_cols)?,
-            key: Rows::contiguous(&key, time, key_cols)?,
-            value: Rows::contiguous(&value, time, value_cols)?,
-            log_decay: LogDecay::Token(Rows::contiguous(&log_decay, time, decay_cols)?),
-            step_size: None,
-            bonus: bonus.as_deref(),
-            skip: None,
-            scale: 1.0,
-            sequences: Sequences::Equal,
-        };
-        match form {
-            Form::Step => step(&problem, &inputs, &mut state, &mut out)?,
-            Form::Sequential => sequential(&problem, &inputs, &mut state, &mut out)?,
-            Form::Chunked => chunked(&problem, &inputs, DEFAULT_CHUNK_SIZE, &mut state, &mut out)?,
-        }
-        Ok(())
-    };
-    call()?;
-    let form = match form {
+fn kernel(name: String, problem: Problem, form: Form) -> Kernel {
+    let label = match form {
         Form::Step => "step",
         Form::Sequential => "sequential",
         Form::Chunked => "chunked",
+        Form::Backward => "backward",
     };
-    Ok(Kernel {
-        name: format!("{}/{form}/{time}", shape.name),
-        work,
-        run: Box::new(move || call().expect("the first call succeeded")),
+    let work = work(&problem, label);
+    Kernel::on_host(label, name, sizes(&problem), work, move || {
+        let operands = Operands::new(problem);
+        let (mut state, mut out) = (values(problem.state_len()), operands.cotangent.clone());
+        let mut gradients = match form {
+            Form::Backward => GradientBuffers::zeros(&problem, &operands.inputs()?)?,
+            _ => GradientBuffers::default(),
+        };
+        Ok(move || {
+            let inputs = operands.inputs()?;
+            match form {
+                Form::Step => step(&problem, &inputs, &mut state, &mut out)?,
+                Form::Sequential => sequential(&problem, &inputs, &mut state, &mut out)?,
+                Form::Chunked => chunked(&problem, &inputs, DEFAULT_CHUNK_SIZE, &mut state, &mut out)?,
+                Form::Backward => backward(
+                    &problem,
+                    &inputs,
+                    DEFAULT_CHUNK_SIZE,
+                    &state,
+                    &operands.cotangents()?,
+                    &mut gradients.as_gradients(),
+                )?,
+            }
+            Ok(())
+        })
     })
+}
+
+/// Inputs and cotangents of a problem.
+struct Operands {
+    problem: Problem,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    log_decay: Vec<f32>,
+    bonus: Option<Vec<f32>>,
+    cotangent: Vec<f32>,
+}
+
+impl Operands {
+    fn new(problem: Problem) -> Self {
+        let rows = problem.batch * problem.time;
+        let bonus = problem.read_out == ReadOut::Bonus;
+        Self {
+            problem,
+            query: values(rows * problem.groups * problem.key_dim),
+            key: values(rows * problem.groups * problem.key_dim),
+            value: values(rows * problem.heads * problem.value_dim),
+            // Between −1 and 0.
+            log_decay: values(problem.decay_len(Sequences::Equal))
+                .iter()
+                .map(|v| v - 0.5)
+                .collect(),
+            bonus: bonus.then(|| values(problem.heads * problem.key_dim)),
+            cotangent: values(problem.out_len(Sequences::Equal)),
+        }
+    }
+
+    fn rows<'a>(&self, values: &'a [f32]) -> Result<Rows<'a>, Failure> {
+        let rows = self.problem.batch * self.problem.time;
+        Ok(Rows::contiguous(values, rows, values.len() / rows)?)
+    }
+
+    fn inputs(&self) -> Result<Inputs<'_>, Failure> {
+        Ok(Inputs {
+            query: self.rows(&self.query)?,
+            key: self.rows(&self.key)?,
+            value: self.rows(&self.value)?,
+            log_decay: match self.problem.decay {
+                DecayKind::None => LogDecay::None,
+                DecayKind::PerHead | DecayKind::PerKey => LogDecay::Constant(&self.log_decay),
+                DecayKind::PerHeadToken | DecayKind::PerKeyToken => {
+                    LogDecay::Token(self.rows(&self.log_decay)?)
+                }
+            },
+            step_size: None,
+            bonus: self.bonus.as_deref(),
+            skip: None,
+            scale: 1.0,
+            sequences: Sequences::Equal,
+        })
+    }
+
+    fn cotangents(&self) -> Result<Cotangents<'_>, Failure> {
+        Ok(Cotangents {
+            out: self.rows(&self.cotangent)?,
+            state: None,
+        })
+    }
 }

@@ -1,10 +1,14 @@
 //! Every operator's calls at the shapes of published models.
 
+use kernel_dsl::causal_conv1d::{Activation, Problem as Convolution};
 use kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
+use kernel_dsl::delta_rule::{DecayKind as DeltaDecay, Problem as Delta, TransitionKind};
+use kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
 use kernel_dsl::recurrence::{DecayKind, Problem as Recurrence, ReadOut};
 use kernel_dsl::selective_scan::Problem as Scan;
+use kernel_dsl::wkv4::Problem as Wkv4;
 
-use super::calls::{Form, Maker, recurrence, selective_scan};
+use super::calls::{Form, Maker, delta_rule, ends, recurrence, selective_scan, tokenwise, wkv4};
 
 /// Launches an operator once.
 type Launch = Box<dyn FnOnce(&Client) -> Result<(), Error>>;
@@ -43,12 +47,73 @@ const RECURRENCES: [(&str, Recurrence); 5] = {
     ]
 };
 
+const fn delta(decay: DeltaDecay, transition: TransitionKind) -> Delta {
+    Delta {
+        batch: 1,
+        time: 2048,
+        heads: 8,
+        groups: 8,
+        key_dim: 64,
+        value_dim: 64,
+        transition,
+        decay,
+    }
+}
+
+const DELTA_RULES: [(&str, Delta); 4] = [
+    ("deltanet", delta(DeltaDecay::None, TransitionKind::Delta)),
+    (
+        "gated_deltanet",
+        delta(DeltaDecay::PerHeadToken, TransitionKind::Delta),
+    ),
+    ("kda", delta(DeltaDecay::PerKeyToken, TransitionKind::Delta)),
+    ("rwkv7", delta(DeltaDecay::PerKeyToken, TransitionKind::LowRank)),
+];
+
 const MAMBA: Scan = Scan {
     batch: 1,
     time: 2048,
     channels: 1536,
     state_dim: 16,
     groups: 1,
+};
+
+const RWKV4: Wkv4 = Wkv4 {
+    batch: 1,
+    time: 2048,
+    channels: 768,
+};
+
+const CONVOLUTION: Convolution = Convolution {
+    batch: 1,
+    time: 2048,
+    channels: 1792,
+    width: 4,
+    activation: Activation::Silu,
+};
+
+/// That of Mamba-2, of RWKV-6 over heads, and of queries and keys.
+const NORMS: [(&str, Norm); 3] = {
+    const MAMBA2: Norm = Norm {
+        rows: 2048,
+        features: 1536,
+        group_size: 1536,
+        eps: 1e-5,
+        statistic: Statistic::MeanSquare,
+        order: GateOrder::NormAfterGate,
+    };
+    let rwkv6 = Norm {
+        group_size: 64,
+        statistic: Statistic::Variance,
+        order: GateOrder::NormBeforeGate,
+        ..MAMBA2
+    };
+    let l2 = Norm {
+        group_size: 64,
+        statistic: Statistic::SumOfSquares,
+        ..MAMBA2
+    };
+    [("mamba2", MAMBA2), ("rwkv6", rwkv6), ("l2", l2)]
 };
 
 const TYPES: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
@@ -77,6 +142,60 @@ pub fn calls() -> Vec<Call> {
         ("selective_scan", "mamba"),
         selective_scan::FORMS,
         [MAMBA, token],
+        &TYPES,
+    );
+    for (model, problem) in DELTA_RULES {
+        let token = Delta { time: 1, ..problem };
+        let types = if model == "rwkv7" { &TYPES[..] } else { &TYPES[..1] };
+        add(
+            &mut calls,
+            ("delta_rule", model),
+            delta_rule::FORMS,
+            [problem, token],
+            types,
+        );
+    }
+    let token = Wkv4 { time: 1, ..RWKV4 };
+    add(&mut calls, ("wkv4", "rwkv4"), wkv4::FORMS, [RWKV4, token], &TYPES);
+    let token = Convolution {
+        time: 1,
+        ..CONVOLUTION
+    };
+    add(
+        &mut calls,
+        ("causal_conv1d", "mamba2"),
+        tokenwise::CONVOLUTION,
+        [CONVOLUTION, token],
+        &TYPES,
+    );
+    for (model, problem) in NORMS {
+        let types = if model == "mamba2" {
+            &TYPES[..]
+        } else {
+            &TYPES[..1]
+        };
+        add(
+            &mut calls,
+            ("gated_norm", model),
+            tokenwise::NORM,
+            [problem, problem],
+            types,
+        );
+    }
+    let heads = [2048, 24];
+    add(
+        &mut calls,
+        ("step_size", "mamba2"),
+        ends::STEP_SIZE,
+        [heads, heads],
+        &TYPES,
+    );
+    let logits = [64, 50_280];
+    add(
+        &mut calls,
+        ("cross_entropy", "neox"),
+        ends::CROSS_ENTROPY,
+        [logits, logits],
         &TYPES,
     );
     calls

@@ -1,8 +1,12 @@
 //! Calls of the operators on a device, made from nothing but a problem: for tests that compile kernels for devices which are
 //! not there, and for benches.
 
+pub mod delta_rule;
+pub mod ends;
 pub mod recurrence;
 pub mod selective_scan;
+pub mod tokenwise;
+pub mod wkv4;
 
 use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Error};
 

@@ -1,0 +1,71 @@
+//! What a model has at its ends: step sizes before the recurrence, the loss after the head.
+
+use kernel_dsl::cross_entropy::cube as entropy;
+use kernel_dsl::cube::DType;
+use kernel_dsl::step_size::cube as step_size;
+
+use super::Form;
+
+/// Step sizes and log decays from raw values of `[tokens, heads]`.
+pub const STEP_SIZE: &[Form<[usize; 2]>] = &[
+    Form {
+        name: "forward",
+        one_token: false,
+        prepare: |make, [tokens, heads]| {
+            let (client, inputs) = (make.client.clone(), raw(make, [tokens, heads])?);
+            Ok(Box::new(move || step_size::step_size(&client, &inputs).map(drop)))
+        },
+    },
+    Form {
+        name: "backward",
+        one_token: false,
+        prepare: |make, [tokens, heads]| {
+            let (client, inputs) = (make.client.clone(), raw(make, [tokens, heads])?);
+            let cotangents = step_size::DeviceCotangents {
+                step: Some(make.rows_as(tokens, heads, DType::F32)?),
+                log_decay: Some(make.rows_as(tokens, heads, DType::F32)?),
+            };
+            Ok(Box::new(move || {
+                step_size::backward(&client, &inputs, &cotangents).map(drop)
+            }))
+        },
+    },
+];
+
+fn raw(
+    make: &super::Maker,
+    [tokens, heads]: [usize; 2],
+) -> Result<step_size::DeviceInputs, kernel_dsl::cube::Error> {
+    Ok(step_size::DeviceInputs {
+        raw: make.rows(tokens, heads)?,
+        bias: make.constants(heads)?,
+        a_log: make.constants(heads)?,
+        limit: (0.0, f32::INFINITY),
+    })
+}
+
+/// The loss of logits of `[tokens, classes]`; every token's target is the first class.
+pub const CROSS_ENTROPY: &[Form<[usize; 2]>] = &[
+    Form {
+        name: "forward",
+        one_token: false,
+        prepare: |make, [tokens, classes]| {
+            let (client, logits) = (make.client.clone(), make.rows(tokens, classes)?);
+            let targets = vec![0; tokens];
+            Ok(Box::new(move || {
+                entropy::cross_entropy(&client, &logits, &targets).map(drop)
+            }))
+        },
+    },
+    Form {
+        name: "backward",
+        one_token: false,
+        prepare: |make, [tokens, classes]| {
+            let (client, logits) = (make.client.clone(), make.rows(tokens, classes)?);
+            let (targets, cotangent) = (vec![0; tokens], make.constants(tokens)?);
+            Ok(Box::new(move || {
+                entropy::backward(&client, &logits, &targets, &cotangent).map(drop)
+            }))
+        },
+    },
+];
