@@ -8,7 +8,7 @@ use kernel_dsl::selective_scan::{
 use proptest::prelude::*;
 
 use super::layout::{Layout, any_layout};
-use super::{check, check_gradient, config, differences, on_threads, random, widened};
+use super::{check, config, differences, on_threads, random, widened};
 
 /// Allowed relative error of outputs and states, times √(tokens + 1).
 const TOLERANCE: f64 = 1e-6;
@@ -369,7 +369,7 @@ proptest! {
     fn gradients_equal_the_references(data in any_data(40, 40), chunk_size in 1..50_usize) {
         let (found, expected) = (gradients(&data, chunk_size), reference_gradients(&data));
         for (name, (found, expected)) in NAMES.iter().zip(found.0.iter().zip(&expected.0)) {
-            check_gradient(name, GRADIENT_TOLERANCE * tolerance(&data), found, expected)?;
+            check(name, GRADIENT_TOLERANCE * tolerance(&data), found, expected)?;
         }
     }
 
@@ -389,8 +389,8 @@ proptest! {
             cotangent = Some(state);
         }
         let expected = reference_gradients(&data);
-        check_gradient("a", GRADIENT_TOLERANCE * tolerance(&data), &a, &expected.0[2])?;
-        check_gradient("state", GRADIENT_TOLERANCE * tolerance(&data), &cotangent.expect("set"), &expected.0[7])?;
+        check("a", GRADIENT_TOLERANCE * tolerance(&data), &a, &expected.0[2])?;
+        check("state", GRADIENT_TOLERANCE * tolerance(&data), &cotangent.expect("set"), &expected.0[7])?;
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kernel_dsl::wkv4::{
 use proptest::prelude::*;
 
 use super::layout::{Layout, any_layout};
-use super::{check, check_gradient, config, differences, on_threads, random, widened};
+use super::{check, config, differences, on_threads, random, widened};
 
 /// Allowed relative error of outputs and states, times √(tokens + 1).
 const TOLERANCE: f64 = 1e-6;
@@ -352,7 +352,7 @@ proptest! {
     fn gradients_of_wkv4_equal_the_references(data in any_data(60), chunk_size in 1..70_usize) {
         let (found, expected) = (gradients(&data, chunk_size), reference_gradients(&data));
         for (name, (found, expected)) in NAMES.iter().zip(found.0.iter().zip(&expected.0)) {
-            check_gradient(name, GRADIENT_TOLERANCE * tolerance(&data), found, expected)?;
+            check(name, GRADIENT_TOLERANCE * tolerance(&data), found, expected)?;
         }
     }
 
@@ -373,8 +373,8 @@ proptest! {
         }
         let expected = reference_gradients(&data);
         let allowed = 2.0 * GRADIENT_TOLERANCE * tolerance(&data);
-        check_gradient("key", allowed, &key, &expected.0[2])?;
-        check_gradient("state", allowed, &cotangent.expect("set"), &expected.0[4])?;
+        check("key", allowed, &key, &expected.0[2])?;
+        check("state", allowed, &cotangent.expect("set"), &expected.0[4])?;
     }
 
     #[test]
@@ -491,7 +491,7 @@ fn infinite_keys_and_decays_give_their_limits() {
     assert!((out[4 + 1], out[5 * 4 + 1]) == (0.0, data.value[2 * 4 + 1]));
     let (found, expected) = (gradients(&data, 4), reference_gradients(&data));
     for (name, (found, expected)) in NAMES.iter().zip(found.0.iter().zip(&expected.0)) {
-        check_gradient(name, GRADIENT_TOLERANCE, found, expected).expect("close");
+        check(name, GRADIENT_TOLERANCE, found, expected).expect("close");
     }
     let mut joined = data.problem.empty_state();
     let sums = [hidden; 4];
