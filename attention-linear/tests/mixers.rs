@@ -15,7 +15,7 @@ mod golden {
     use super::tape::Tape;
     use attention_linear::linear_attn::{self, NormalizedState};
     use attention_linear::slots::{self, AbcState, SlotGates, SlotShape, SlotState};
-    use attention_linear::{based, hgrn, lightning_attn, prefix_linear_attn, retention};
+    use attention_linear::{based, hgrn, lightning_attn, prefix_linear_attn, rebased, retention};
     use burn::tensor::Tensor;
     use ssm_core::{Dims, Form, Gates, State, recurrence};
 
@@ -138,6 +138,45 @@ mod golden {
             // HazyResearch keeps the state as V×D.
             tape.output("kv_T", state.memory().swap_dims(2, 3));
             tape.output("k_T", state.normalizer());
+        });
+    }
+
+    /// How much the sum over K² features magnifies rounding where (q·k)² is small beside |q|² |k|², which the file's software
+    /// squares directly: the root mean square over all tokens of Σ |q|² |k|² / Σ (q·k)².
+    fn square_condition(case: &Case) -> f64 {
+        let [b, t, h, k] = dims(case, ["B", "T", "H", "K"]);
+        let (queries, keys) = (case.input("q"), case.input("k"));
+        let row = |of: &'_ [f32], b, t, h| -> Vec<f64> {
+            let start = ((b * case.dim("T") + t) * case.dim("H") + h) * k;
+            of[start..start + k].iter().map(|&x| f64::from(x)).collect()
+        };
+        let inner = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+        let mut squares = 0.0;
+        for (b, t, h) in (0..b).flat_map(|b| (0..t).flat_map(move |t| (0..h).map(move |h| (b, t, h)))) {
+            let query = row(queries, b, t, h);
+            let (mut sizes, mut weights) = (0.0, 0.0);
+            for key in (0..=t).map(|t| row(keys, b, t, h)) {
+                sizes += inner(&query, &query) * inner(&key, &key);
+                weights += inner(&query, &key).powi(2);
+            }
+            squares += (sizes / weights).powi(2);
+        }
+        f64::sqrt(squares / (b * t * h) as f64).max(1.0)
+    }
+
+    #[test]
+    fn rebased_computes_what_flash_linear_attention_does() {
+        on_every_device("rebased", |case, tape, form| {
+            let [q, k, v] = query_key_value(case, tape);
+            let condition = square_condition(case);
+            for name in ["o", "q", "k", "v"] {
+                tape.condition(name, condition);
+            }
+            let gates = rebased::gates(q, k, v);
+            let mut state = NormalizedState::zeros(&gates.dims(), tape.device());
+            let output =
+                linear_attn::normalized(gates, rebased::EPS, &mut state, form).expect("shapes that fit");
+            tape.output("o", output);
         });
     }
 

@@ -66,6 +66,14 @@ pub enum Error {
         /// What came.
         found: String,
     },
+    /// A device cannot run an operator: it lacks a capability, or something is too large for it.
+    #[error("{operation}: {reason}")]
+    Kernel {
+        /// The operator.
+        operation: &'static str,
+        /// What is missing or too large.
+        reason: String,
+    },
     /// There is no kernel of this operation for a device.
     #[error("{operation} does not run on {device}: {instead}")]
     Unsupported {

@@ -4,7 +4,7 @@
 mod devices;
 
 use burn::tensor::{DType, Device, Tensor};
-use devices::values;
+use devices::{adapters, values};
 use ssm_core::{
     Error, Form, Gates, LogDecay, ReadOut, Sequences, State, recurrence, recurrence_bounded,
     recurrence_of_sequences,
@@ -67,6 +67,24 @@ fn a_state_that_is_not_f32_is_refused() {
         error.to_string(),
         "state: expected elements of type f32, as all states, found f16"
     );
+}
+
+#[test]
+fn tensors_that_live_apart_are_refused() {
+    for (name, adapter) in adapters() {
+        let mut apart = gates(&adapter);
+        apart.value = gates(&Device::flex()).value;
+        let error = refused(apart, &Sequences::Equal, &adapter, Form::Auto);
+        assert!(
+            matches!(error, Error::Device { what: "value", .. }),
+            "{name}: {error}"
+        );
+        let error = refused(gates(&adapter), &Sequences::Equal, &Device::flex(), Form::Auto);
+        assert!(
+            matches!(error, Error::Device { what: "state", .. }),
+            "{name}: {error}"
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod devices;
 
 mod equivalence {
-    use super::devices::{tensor, values};
+    use super::devices::{adapters, tensor, values};
     use burn::tensor::{Device, Gradients, Tensor};
     use kernel_dsl::Rows;
     use kernel_dsl::recurrence::{self as kernel, Cotangents, GradientBuffers};
@@ -427,6 +427,20 @@ mod equivalence {
             let gradients = loss(&data, output, &leaves.state).backward();
             let found = leaves.gradients(&gradients);
             check("segments", &found, &f64s(whole), BOUND)?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_adapter_gives_the_gradients_of_the_definition(case in case(24)) {
+            let data = Data::new(&case);
+            let expected = data.reference();
+            for (name, device) in adapters() {
+                let found = gradients_on(&data, &device.autodiff(), Form::Auto, false);
+                check(&name, &found, &expected, 10.0 * BOUND)?;
+            }
         }
     }
 

@@ -10,6 +10,8 @@
 //! operator is one file in `operators/`, and a new kind of device is one file here.
 
 pub(crate) mod autodiff;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 pub(crate) mod extension;
 pub(crate) mod flex;
 pub(crate) mod host;
@@ -79,6 +81,8 @@ impl<const D: usize> Carried for Tensor<D> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Flex,
+    #[cfg(feature = "cube")]
+    Cube,
 }
 
 /// Runs an operator whose shapes have been validated, wherever its tensors live, and gives its outputs. The first operand
@@ -87,13 +91,15 @@ enum Kind {
 /// # Errors
 /// [`Error::Device`] when the tensors live apart or on a device that operators do not know, [`Error::DType`] when an
 /// element type is not one of f32, bf16 and f16, differs from the first operand's without being f32, or when a state is
-/// not f32. The states are left as they are then.
+/// not f32, [`Error::Kernel`] when a CubeCL device cannot run the operator. The states are left as they are then.
 pub(crate) fn run<const OUTPUTS: usize>(
     operator: impl Operator,
     operands: Vec<Option<Operand>>,
     states: &mut [(&'static str, &mut dyn Carried)],
 ) -> Result<[DispatchTensor; OUTPUTS]> {
     let kind = check(&operands, states)?;
+    #[cfg(feature = "cube")]
+    admit(&operator, &operands)?;
     let states_in = states.iter_mut().map(|(what, state)| {
         Some(Operand {
             what,
@@ -111,6 +117,8 @@ pub(crate) fn run<const OUTPUTS: usize>(
         // kernel-dsl's host path reads f32.
         Some(match kind {
             Kind::Flex => cast(tensor, DType::F32),
+            #[cfg(feature = "cube")]
+            Kind::Cube => tensor,
         })
     });
     let found = Dispatch::forward(Tensors::new(inputs), Arc::new(operator)).into_array();
@@ -168,6 +176,27 @@ fn check(operands: &[Option<Operand>], states: &[(&'static str, &mut dyn Carried
     kind_of(first.what, device)
 }
 
+/// Asks a CubeCL device whether it can run the operator, before anything is taken or queued.
+#[cfg(feature = "cube")]
+fn admit(operator: &impl Operator, operands: &[Option<Operand>]) -> Result<()> {
+    let Some(first) = operands.iter().flatten().next() else {
+        return Ok(());
+    };
+    let DispatchDevice::Cube(device) = first.tensor.device().inner() else {
+        return Ok(());
+    };
+    let specs: Vec<_> = operands
+        .iter()
+        .map(|operand| operand.as_ref().map(Operand::spec))
+        .collect();
+    operator
+        .admit_cube(&device.client(), &specs)
+        .map_err(|error| Error::Kernel {
+            operation: operator.name(),
+            reason: error.to_string(),
+        })
+}
+
 fn check_device(what: &'static str, found: Device, first: &str, expected: &Device) -> Result<()> {
     // Autodiff is no part of equality: constants on the inner device are welcome.
     if found != *expected || differing_strategies(&found, expected) {
@@ -183,6 +212,8 @@ fn check_device(what: &'static str, found: Device, first: &str, expected: &Devic
 fn kind_of(what: &'static str, device: Device) -> Result<Kind> {
     match device.inner().as_dispatch() {
         DispatchDevice::Flex(_) => Ok(Kind::Flex),
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(_) => Ok(Kind::Cube),
         #[allow(unreachable_patterns, reason = "Burn may have further backends")]
         other => Err(Error::Device {
             what,

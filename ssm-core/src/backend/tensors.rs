@@ -7,6 +7,7 @@ pub(crate) const PLACES: usize = 12;
 
 /// One place.
 #[derive(ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
 pub(crate) enum Place<B: Backend> {
     /// A tensor.
     Given(FloatTensor<B>),
@@ -18,7 +19,8 @@ macro_rules! places {
     ($($place:ident)*) => {
         /// A list of up to [`PLACES`] tensors; the derive knows fields, not vectors.
         #[derive(ExtensionType)]
-                pub(crate) struct Tensors<B: Backend> {
+        #[extension_type(fusion: cfg(feature = "fusion"))]
+        pub(crate) struct Tensors<B: Backend> {
             $(#[extension_type] pub(crate) $place: Place<B>,)*
         }
 
@@ -36,6 +38,24 @@ macro_rules! places {
                 [$($place,)*].map(|place| match place {
                     Place::Given(tensor) => Some(tensor),
                     Place::Empty => None,
+                })
+            }
+        }
+
+        #[cfg(feature = "fusion")]
+        impl TensorsMetadata {
+            /// As [`Tensors::new`], of what is known of tensors before they are computed.
+            pub(crate) fn new(list: Vec<Option<burn::backend::fusion::custom::TensorSpec>>) -> Self {
+                let mut list = list.into_iter();
+                let mut next = || list.next().flatten().map_or(PlaceMetadata::Empty, PlaceMetadata::Given);
+                Self { $($place: next(),)* }
+            }
+
+            /// All places in order.
+            pub(crate) fn as_array(&self) -> [Option<&burn::backend::fusion::custom::TensorSpec>; PLACES] {
+                [$(&self.$place,)*].map(|place| match place {
+                    PlaceMetadata::Given(spec) => Some(spec),
+                    PlaceMetadata::Empty => None,
                 })
             }
         }

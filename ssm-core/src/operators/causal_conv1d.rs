@@ -1,14 +1,20 @@
 //! Depthwise causal convolution over time.
 
+#[cfg(feature = "cube")]
+use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
 use crate::backend::{List, Operand, Operator, Spec, first, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
 use burn::tensor::Tensor;
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 use kernel_dsl::causal_conv1d as kernel;
 pub use kernel_dsl::causal_conv1d::Activation;
+#[cfg(feature = "cube")]
+use kernel_dsl::causal_conv1d::cube as device;
 
 /// y_t = act(bias + Σ_j weight_j ∘ x_{t+j−(W−1)}) per channel; `state` is left after the last token of every sequence.
 ///
@@ -80,19 +86,24 @@ struct Held {
 }
 
 impl CausalConv1d {
+    /// The kernel's problem for inputs `[batch, time, channels]`.
+    fn problem(&self, input: &[usize], width: usize) -> kernel::Problem {
+        kernel::Problem {
+            batch: match &self.sequences {
+                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
+                Sequences::Equal | Sequences::LeftPadded(_) => input[0],
+            },
+            time: input[1],
+            channels: input[2],
+            width,
+            activation: self.activation,
+        }
+    }
+
     fn hold(&self, inputs: [Option<FlexTensor>; 3]) -> Held {
         let [input, weight, bias] = inputs;
         let (input, weight) = (RowTensor::new(required(input), 1), required(weight));
-        let problem = kernel::Problem {
-            batch: match &self.sequences {
-                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
-                Sequences::Equal | Sequences::LeftPadded(_) => input.dims[0],
-            },
-            time: input.dims[1],
-            channels: input.dims[2],
-            width: flex::shape(&weight)[1],
-            activation: self.activation,
-        };
+        let problem = self.problem(&input.dims, flex::shape(&weight)[1]);
         Held {
             input,
             weight: contiguous(weight),
@@ -111,7 +122,30 @@ impl CausalConv1d {
     }
 }
 
+#[cfg(feature = "cube")]
+impl CausalConv1d {
+    fn hold_on_cube(
+        &self,
+        input: CubeTensor,
+        weight: CubeTensor,
+        bias: Option<CubeTensor>,
+    ) -> (kernel::Problem, device::DeviceInputs<'_>) {
+        let problem = self.problem(&cube::spec(&input).shape, cube::spec(&weight).shape[1]);
+        let inputs = device::DeviceInputs {
+            input: cube::rows(input, 1),
+            weight: cube::values(weight),
+            bias: bias.map(cube::values),
+            sequences: self.sequences.view(),
+        };
+        (problem, inputs)
+    }
+}
+
 impl Operator for CausalConv1d {
+    fn name(&self) -> &'static str {
+        "causal_conv1d"
+    }
+
     fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
         [&inputs[0], &inputs[3]].map(|spec| required(spec.clone())).into()
     }
@@ -163,5 +197,54 @@ impl Operator for CausalConv1d {
                 .map(|(values, bias)| flex::like(values, &bias)),
             Some(flex::like(of_state, &state)),
         ]
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+        let [input, weight, bias, state] = first(inputs);
+        let (input, state) = (required(input), required(state));
+        let (place, specs) = (Place::of(&input), [cube::spec(&input), cube::spec(&state)]);
+        let (problem, inputs) = self.hold_on_cube(input, required(weight), bias);
+        let state = cube::values(state);
+        let found = cube::launched(device::causal_conv1d(
+            &place.client,
+            &problem,
+            &inputs,
+            Some(&state),
+        ));
+        vec![
+            place.tensor(found.out, &specs[0]),
+            place.tensor(found.state, &specs[1]),
+        ]
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        let specs: Vec<_> = inputs
+            .iter()
+            .map(|input| input.as_ref().map(cube::spec))
+            .collect();
+        let [input, weight, bias, state] = first(inputs);
+        let (input, has_bias) = (required(input), bias.is_some());
+        let (place, dtype) = (Place::of(&input), input.dtype);
+        let (problem, inputs) = self.hold_on_cube(input, required(weight), bias);
+        let [out, after] = first(cotangents);
+        let found = cube::launched(device::backward(
+            &place.client,
+            &problem,
+            &inputs,
+            Some(&cube::values(required(state))),
+            &device::DeviceCotangents {
+                out: cube::rows_as(required(out), 1, dtype),
+                state: after.map(cube::values),
+            },
+        ));
+        let gradients = [
+            Some(found.input),
+            Some(found.weight),
+            has_bias.then_some(found.bias),
+            Some(found.state),
+        ];
+        place.tensors(gradients, specs)
     }
 }

@@ -3,6 +3,9 @@
 //! | function | what it computes |
 //! |---|---|
 //! | [`recurrence`](crate::recurrence()) | the weighted-sum recurrence (in a module of its own) |
+//! | [`selective_scan()`] | the recurrence of Mamba |
+//! | [`delta_rule()`] | the recurrence of DeltaNet, Gated DeltaNet, KDA and RWKV-7 |
+//! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`gated_norm`], [`add_rms_norm`] | norms over groups of features, gated or joined with a residual |
 //! | [`step_size()`] | Δ and log α of a discretised recurrence |
@@ -14,13 +17,19 @@
 pub(crate) mod bounded;
 pub mod causal_conv1d;
 pub mod cross_entropy;
+pub mod delta_rule;
 pub(crate) mod element;
 pub(crate) mod heads;
 pub mod norm;
 pub(crate) mod recurrence;
+pub mod selective_scan;
 pub mod step_size;
+pub mod wkv4;
 
 pub use causal_conv1d::causal_conv1d;
 pub use cross_entropy::cross_entropy;
+pub use delta_rule::{DeltaDecay, DeltaInputs, Transition, delta_rule};
 pub use norm::{add_rms_norm, gated_norm};
+pub use selective_scan::{ScanInputs, selective_scan};
 pub use step_size::step_size;
+pub use wkv4::{wkv4, wkv4_state};

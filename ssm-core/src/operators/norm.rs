@@ -1,12 +1,20 @@
 //! Norms over groups of features: RMSNorm, LayerNorm per head, L2; gated, or joined with a residual.
 
+#[cfg(feature = "cube")]
+use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
 use crate::backend::{List, Operand, Operator, Spec, first, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
+#[cfg(feature = "cube")]
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::Tensor;
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 use kernel_dsl::gated_norm as kernel;
+#[cfg(feature = "cube")]
+use kernel_dsl::gated_norm::cube as device;
 pub use kernel_dsl::gated_norm::{GateOrder, Statistic};
 
 /// What of a norm is not a tensor.
@@ -20,6 +28,19 @@ pub struct NormPlan {
     pub group_size: usize,
     /// Whether the gate is applied before or after the norm.
     pub order: GateOrder,
+}
+
+impl NormPlan {
+    fn problem(&self, rows: usize, features: usize) -> kernel::Problem {
+        kernel::Problem {
+            rows,
+            features,
+            group_size: self.group_size,
+            eps: self.eps,
+            statistic: self.statistic,
+            order: self.order,
+        }
+    }
 }
 
 /// The tensors of a norm beside its input.
@@ -132,14 +153,7 @@ impl Held {
     fn new(plan: &NormPlan, inputs: List<FlexTensor>) -> Self {
         let [input, gate, weight, bias] = first(inputs);
         let input = RowTensor::new(required(input), 1);
-        let problem = kernel::Problem {
-            rows: input.rows,
-            features: input.cols,
-            group_size: plan.group_size,
-            eps: plan.eps,
-            statistic: plan.statistic,
-            order: plan.order,
-        };
+        let problem = plan.problem(input.rows, input.cols);
         Self {
             input,
             gate: gate.map(|gate| RowTensor::new(gate, 1)),
@@ -159,7 +173,39 @@ impl Held {
     }
 }
 
+#[cfg(feature = "cube")]
+impl GatedNorm {
+    fn hold_on_cube(&self, inputs: List<CubeTensor>) -> (Place, Spec, kernel::Problem, device::DeviceInputs) {
+        let [input, gate, weight, bias] = first(inputs);
+        let input = required(input);
+        let (place, spec) = (Place::of(&input), cube::spec(&input));
+        let inputs = device::DeviceInputs {
+            input: cube::rows(input, 1),
+            gate: gate.map(|gate| cube::rows_as(gate, 1, spec.dtype)),
+            weight: weight.map(cube::values),
+            bias: bias.map(cube::values),
+        };
+        let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
+        (place, spec, problem, inputs)
+    }
+}
+
+/// RMSNorm over all features.
+#[cfg(feature = "cube")]
+fn rms_norm(eps: f32, input: &Spec) -> GatedNorm {
+    GatedNorm(NormPlan {
+        statistic: Statistic::MeanSquare,
+        eps,
+        group_size: input.shape.last().copied().unwrap_or(1),
+        order: GateOrder::NormAfterGate,
+    })
+}
+
 impl Operator for GatedNorm {
+    fn name(&self) -> &'static str {
+        "gated_norm"
+    }
+
     fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
         vec![required(inputs[0].clone())]
     }
@@ -198,6 +244,26 @@ impl Operator for GatedNorm {
             bias.map(|values| flex::tensor(values, &features)),
         ]
     }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
+        let out = cube::launched(device::gated_norm(&place.client, &problem, &inputs));
+        vec![place.tensor(out, &spec)]
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        let specs: Vec<_> = inputs
+            .iter()
+            .map(|input| input.as_ref().map(cube::spec))
+            .collect();
+        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
+        let [out] = first(cotangents);
+        let out = cube::rows_as(required(out), 1, spec.dtype);
+        let found = cube::launched(device::backward(&place.client, &problem, &inputs, &out));
+        place.tensors([Some(found.input), found.gate, found.weight, found.bias], specs)
+    }
 }
 
 #[derive(Debug)]
@@ -206,6 +272,10 @@ struct AddRmsNorm {
 }
 
 impl Operator for AddRmsNorm {
+    fn name(&self) -> &'static str {
+        "add_rms_norm"
+    }
+
     fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
         let residual = required(inputs[0].clone());
         vec![residual.clone(), residual]
@@ -261,5 +331,66 @@ impl Operator for AddRmsNorm {
             has_x.then_some(of_residual),
             Some(flex::like(of_weight, &weight)),
         ]
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+        let [residual, x, weight] = first(inputs);
+        let residual = required(residual);
+        let (place, spec) = (Place::of(&residual), cube::spec(&residual));
+        let Some(x) = x else {
+            let inputs = vec![Some(residual.clone()), None, weight];
+            let [out] = first(
+                rms_norm(self.eps, &spec)
+                    .forward_cube(inputs)
+                    .into_iter()
+                    .map(Some)
+                    .collect(),
+            );
+            return vec![residual, required(out)];
+        };
+        let found = cube::launched(device::add_rms_norm(
+            &place.client,
+            &cube::rows(residual, 1),
+            &cube::rows_as(x, 1, spec.dtype),
+            &cube::values(required(weight)),
+            self.eps,
+        ));
+        vec![
+            place.tensor(found.residual, &spec),
+            place.tensor(found.out, &spec),
+        ]
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        let specs: Vec<_> = inputs
+            .iter()
+            .map(|input| input.as_ref().map(cube::spec))
+            .collect();
+        let [residual, x, weight] = first(inputs);
+        let (residual, weight) = (required(residual), required(weight));
+        let (place, dtype, has_x) = (Place::of(&residual), residual.dtype, x.is_some());
+        let [of_sum, of_normed] = first(cotangents);
+        let of_sum = required(of_sum);
+        let Some(of_normed) = of_normed else {
+            // Nothing came by the norm: the sum hands its cotangent on.
+            let of_weight = burn_cubecl::CubeBackend::float_mul_scalar(weight, 0.0.into());
+            return vec![Some(of_sum.clone()), has_x.then_some(of_sum), Some(of_weight)];
+        };
+        let sum = match x {
+            Some(x) => burn_cubecl::CubeBackend::float_add(residual, x),
+            None => residual,
+        };
+        let found = cube::launched(device::add_rms_norm_backward(
+            &place.client,
+            &cube::rows(sum, 1),
+            &cube::values(weight),
+            self.eps,
+            &cube::rows_as(of_normed, 1, dtype),
+            Some(&cube::rows_as(of_sum, 1, dtype)),
+        ));
+        let of_x = has_x.then(|| found.residual.clone());
+        place.tensors([Some(found.residual), of_x, Some(found.weight)], specs)
     }
 }

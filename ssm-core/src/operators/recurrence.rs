@@ -8,6 +8,8 @@ use crate::gates::{Gates, LogDecay, ReadOut};
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 use kernel_dsl::recurrence::{self, Cotangents, DecayKind, GradientBuffers, Inputs, Problem};
 
@@ -213,6 +215,10 @@ impl<'a> Held<'a> {
 }
 
 impl Operator for Recurrence {
+    fn name(&self) -> &'static str {
+        "the recurrence"
+    }
+
     fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
         let [value, state] = [&inputs[2], &inputs[7]].map(|spec| required(spec.clone()));
         vec![value, state]
@@ -272,5 +278,172 @@ impl Operator for Recurrence {
             .zip(shapes)
             .map(|(values, shape)| Some(flex::tensor(values?, &shape?)))
             .collect()
+    }
+
+    #[cfg(feature = "cube")]
+    fn admit_cube(
+        &self,
+        client: &kernel_dsl::cube::Client,
+        inputs: &[Option<Spec>],
+    ) -> std::result::Result<(), kernel_dsl::cube::Error> {
+        self.admit(client, inputs)
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+        self.forward_on_cube(inputs)
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        self.backward_on_cube(inputs, cotangents)
+    }
+}
+
+/// On a CubeCL device.
+#[cfg(feature = "cube")]
+mod on_cube {
+    use super::{Chunks, Recurrence};
+    use crate::backend::cube::{self, Place};
+    use crate::backend::flex::required;
+    use crate::backend::{List, Spec, first};
+    use burn::tensor::DType;
+    use burn_cubecl::tensor::CubeTensor;
+    use kernel_dsl::cube::{Client, Error, Limits};
+    use kernel_dsl::recurrence::cube as kernel;
+    use kernel_dsl::recurrence::{DecayKind, Problem};
+
+    /// Fewer tokens than the smallest chunk has are taken one by one.
+    const SHORTEST_CHUNKED: usize = 16;
+
+    impl Recurrence {
+        pub(super) fn admit(&self, client: &Client, inputs: &[Option<Spec>]) -> Result<(), Error> {
+            cube::admit(client, inputs.iter().flatten())?;
+            let [query, key, value] =
+                [0, 1, 2].map(|place: usize| required(inputs.get(place).cloned().flatten()));
+            let problem = self.problem(&key.shape, &value.shape, inputs[5].is_some());
+            self.plan(client, &problem, query.dtype).map(drop)
+        }
+
+        /// The tiles of the chunked form; chunks have 16, 32 or 64 tokens, the most that do not exceed what was asked for.
+        fn plan(&self, client: &Client, problem: &Problem, dtype: DType) -> Result<kernel::Plan, Error> {
+            match self.chunks {
+                Chunks::Fastest | Chunks::None => {
+                    kernel::Plan::new(client.properties(), problem, cube::kernel_type(dtype))
+                }
+                Chunks::Of(size) => {
+                    let tokens = [64, 32, 16]
+                        .into_iter()
+                        .find(|&tokens| tokens <= size)
+                        .unwrap_or(16);
+                    kernel::Plan::exact(&Limits::of(client), tokens)
+                }
+            }
+        }
+
+        /// The inputs as the kernels take them: query, key and value in the query's type, log decay and step size in one type,
+        /// constants in f32.
+        fn hold(&self, inputs: [Option<CubeTensor>; 7]) -> (Problem, DType, kernel::DeviceInputs<'_>) {
+            let [query, key, value, log_decay, step_size, bonus, skip] = inputs;
+            let (query, key, value) = (required(query), required(key), required(value));
+            let problem = self.problem(
+                &cube::spec(&key).shape,
+                &cube::spec(&value).shape,
+                bonus.is_some(),
+            );
+            let dtype = query.dtype;
+            let gates = match (&log_decay, &step_size) {
+                (Some(decay), Some(step)) if decay.dtype != step.dtype => DType::F32,
+                (Some(gate), _) | (None, Some(gate)) => gate.dtype,
+                (None, None) => DType::F32,
+            };
+            let log_decay = match (self.decay, log_decay) {
+                (_, None) => kernel::DeviceLogDecay::None,
+                (DecayKind::PerHeadToken, Some(decay)) => {
+                    kernel::DeviceLogDecay::Token(cube::rows_as(decay, 1, gates))
+                }
+                (DecayKind::PerKeyToken, Some(decay)) => {
+                    kernel::DeviceLogDecay::Token(cube::rows_as(decay, 2, gates))
+                }
+                (_, Some(decay)) => kernel::DeviceLogDecay::Constant(cube::values_as(decay, gates)),
+            };
+            let inputs = kernel::DeviceInputs {
+                query: cube::rows(query, 2),
+                key: cube::rows_as(key, 2, dtype),
+                value: cube::rows_as(value, 2, dtype),
+                log_decay,
+                step_size: step_size.map(|step| cube::rows_as(step, 1, gates)),
+                bonus: bonus.map(cube::values),
+                skip: skip.map(cube::values),
+                scale: self.scale,
+                sequences: self.sequences.view(),
+            };
+            (problem, dtype, inputs)
+        }
+
+        pub(super) fn forward_on_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+            let specs: Vec<_> = inputs
+                .iter()
+                .map(|input| input.as_ref().map(cube::spec))
+                .collect();
+            let [query, key, value, log_decay, step_size, bonus, skip, state] = first(inputs);
+            let state = required(state);
+            let place = Place::of(&state);
+            let (problem, dtype, inputs) = self.hold([query, key, value, log_decay, step_size, bonus, skip]);
+            let state = cube::values(state);
+            let one_by_one = match self.chunks {
+                Chunks::None => true,
+                Chunks::Fastest => self.sequences.longest(problem.time) < SHORTEST_CHUNKED,
+                Chunks::Of(_) => false,
+            };
+            let found = cube::launched(match one_by_one {
+                true => kernel::sequential(&place.client, &problem, &inputs, Some(&state)),
+                false => self
+                    .plan(&place.client, &problem, dtype)
+                    .and_then(|plan| kernel::chunked(&place.client, &problem, &inputs, &plan, Some(&state))),
+            });
+            let [value, state] = [2, 7].map(|place: usize| required(specs[place].clone()));
+            vec![place.tensor(found.out, &value), place.tensor(found.state, &state)]
+        }
+
+        pub(super) fn backward_on_cube(
+            &self,
+            inputs: List<CubeTensor>,
+            cotangents: List<CubeTensor>,
+        ) -> List<CubeTensor> {
+            let specs: Vec<_> = inputs
+                .iter()
+                .map(|input| input.as_ref().map(cube::spec))
+                .collect();
+            let [query, key, value, log_decay, step_size, bonus, skip, state] = first(inputs);
+            let state = required(state);
+            let place = Place::of(&state);
+            let (problem, dtype, inputs) = self.hold([query, key, value, log_decay, step_size, bonus, skip]);
+            let [out, after] = first(cotangents);
+            let cotangents = kernel::DeviceCotangents {
+                out: cube::rows_as(required(out), 2, dtype),
+                state: after.map(cube::values),
+            };
+            let plan = cube::launched(self.plan(&place.client, &problem, dtype));
+            let found = cube::launched(kernel::backward(
+                &place.client,
+                &problem,
+                &inputs,
+                &plan,
+                Some(&cube::values(state)),
+                &cotangents,
+            ));
+            let gradients = [
+                Some(found.query),
+                Some(found.key),
+                Some(found.value),
+                found.log_decay,
+                found.step_size,
+                found.bonus,
+                found.skip,
+                Some(found.state),
+            ];
+            place.tensors(gradients, specs)
+        }
     }
 }

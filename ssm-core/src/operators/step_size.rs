@@ -1,12 +1,18 @@
 //! Step sizes and decays of a discretised recurrence.
 
+#[cfg(feature = "cube")]
+use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
 use crate::backend::{List, Operand, Operator, Spec, first, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 use kernel_dsl::step_size as kernel;
+#[cfg(feature = "cube")]
+use kernel_dsl::step_size::cube as device;
 
 /// Δ = clamp(softplus(raw + bias), limit) and log α = −Δ e^{A_log}, as in Mamba-2.
 ///
@@ -14,7 +20,7 @@ use kernel_dsl::step_size as kernel;
 /// (2405.21060), section 7.
 ///
 /// # Shapes
-/// `raw` and both results `[batch, time, heads]`; `bias`, `a_log` `[heads]`.
+/// `raw` and both results `[batch, time, heads]`, the results in f32; `bias`, `a_log` `[heads]`.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Value`] for bounds out of order, [`Error::Device`] and [`Error::DType`].
@@ -53,10 +59,31 @@ struct StepSize {
     limit: (f32, f32),
 }
 
+#[cfg(feature = "cube")]
+impl StepSize {
+    /// The inputs, and what the outputs are like.
+    fn hold_on_cube(&self, inputs: List<CubeTensor>) -> (Place, Spec, device::DeviceInputs) {
+        let [raw, bias, a_log] = first(inputs).map(required);
+        let (place, spec) = (Place::of(&raw), Spec::new(cube::spec(&raw).shape, DType::F32));
+        let inputs = device::DeviceInputs {
+            raw: cube::rows(raw, 1),
+            bias: cube::values(bias),
+            a_log: cube::values(a_log),
+            limit: self.limit,
+        };
+        (place, spec, inputs)
+    }
+}
+
 impl Operator for StepSize {
+    fn name(&self) -> &'static str {
+        "step_size"
+    }
+
     fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        let raw = required(inputs[0].clone());
-        vec![raw.clone(), raw]
+        // A step size of half precision would forget what the sums of log decays need.
+        let output = Spec::new(required(inputs[0].clone()).shape, DType::F32);
+        vec![output.clone(), output]
     }
 
     fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
@@ -101,5 +128,28 @@ impl Operator for StepSize {
             Some(flex::like(of_bias, &bias)),
             Some(flex::like(of_a_log, &a_log)),
         ]
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+        let (place, spec, inputs) = self.hold_on_cube(inputs);
+        let found = cube::launched(device::step_size(&place.client, &inputs));
+        [found.step, found.log_decay]
+            .map(|buffer| place.tensor(buffer, &spec))
+            .into()
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        let specs: Vec<_> = inputs
+            .iter()
+            .map(|input| input.as_ref().map(cube::spec))
+            .collect();
+        let (place, spec, inputs) = self.hold_on_cube(inputs);
+        let [step, log_decay] =
+            first(cotangents).map(|tensor| tensor.map(|tensor| cube::rows_as(tensor, 1, spec.dtype)));
+        let cotangents = device::DeviceCotangents { step, log_decay };
+        let found = cube::launched(device::backward(&place.client, &inputs, &cotangents));
+        place.tensors([found.raw, found.bias, found.a_log].map(Some), specs)
     }
 }

@@ -3,11 +3,42 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, DeviceType, Tensor, TensorData};
 
-/// The devices, with names for messages.
+/// The CPU, every adapter that wgpu finds, and CUDA devices when the feature `cuda` is on; with names for messages.
+///
+/// Panics when there is no adapter, so that no test passes by finding nothing. `SPILLWAY_ADAPTERS=none` leaves the adapters
+/// out, and says so.
 pub fn devices() -> Vec<(String, Device)> {
-    vec![("flex".to_owned(), Device::flex())]
+    std::iter::once(("flex".to_owned(), Device::flex()))
+        .chain(adapters())
+        .collect()
+}
+
+/// As [`devices`], without the CPU.
+pub fn adapters() -> Vec<(String, Device)> {
+    if std::env::var_os("SPILLWAY_ADAPTERS").is_some_and(|value| value == "none") {
+        eprintln!("SPILLWAY_ADAPTERS=none: THIS TEST RUNS ON NO ADAPTER");
+        return Vec::new();
+    }
+    #[cfg(not(feature = "cuda"))]
+    let filter = DeviceType::Wgpu;
+    #[cfg(feature = "cuda")]
+    let filter = DeviceType::Wgpu | DeviceType::Cuda;
+    // The same processor may come twice, by two graphics interfaces; each is asked for once.
+    let mut found: Vec<(String, Device)> = Vec::new();
+    for device in Device::enumerate(filter) {
+        let name = format!("{device:?}");
+        if found.iter().all(|(known, _)| *known != name) {
+            found.push((name, device));
+        }
+    }
+    assert!(
+        !found.is_empty(),
+        "no adapter to test on: install Vulkan drivers (Debian: mesa-vulkan-drivers, a software device), \
+         or set SPILLWAY_ADAPTERS=none to go without"
+    );
+    found
 }
 
 /// A tensor of these values.

@@ -1,0 +1,156 @@
+//! Burn's tensors on CubeCL devices as the buffers and row views that `kernel-dsl` takes, without copies where rows lie
+//! contiguously.
+
+use super::flex::row_stride;
+use super::operator::{List, Spec};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeDevice;
+use burn_cubecl::kernel::{cast, into_contiguous, untile};
+use burn_cubecl::tensor::CubeTensor;
+use kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceRows, Error};
+
+/// Where the tensors of a call live.
+pub(crate) struct Place {
+    pub(crate) client: Client,
+    device: CubeDevice,
+}
+
+impl Place {
+    pub(crate) fn of(tensor: &CubeTensor) -> Self {
+        Self {
+            client: tensor.client.clone(),
+            device: tensor.device.clone(),
+        }
+    }
+
+    /// What a kernel computed, as a tensor of this shape and element type.
+    pub(crate) fn tensor(&self, buffer: DeviceBuffer, spec: &Spec) -> CubeTensor {
+        let tensor = CubeTensor::new_contiguous(
+            self.client.clone(),
+            self.device.clone(),
+            Shape::from(spec.shape.clone()),
+            buffer.handle().clone(),
+            burn_type(buffer.dtype()),
+        );
+        cast(tensor, spec.dtype)
+    }
+
+    /// Gradients, each like its input.
+    pub(crate) fn tensors(
+        &self,
+        buffers: impl IntoIterator<Item = Option<DeviceBuffer>>,
+        specs: Vec<Option<Spec>>,
+    ) -> List<CubeTensor> {
+        buffers
+            .into_iter()
+            .zip(specs)
+            .map(|(buffer, spec)| Some(self.tensor(buffer?, &spec?)))
+            .collect()
+    }
+}
+
+/// What was admitted before the launch can fail only by a defect of this crate or of the kernel.
+pub(crate) fn launched<T>(result: Result<T, Error>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("a call that the device had admitted failed before its launch: {error}"),
+    }
+}
+
+/// Checks that a device can hold tensors.
+///
+/// # Errors
+/// [`Error::Capability`] for an element type that it lacks, [`Error::TooLarge`] for more bytes than fit into a buffer.
+pub(crate) fn admit<'a>(client: &Client, specs: impl IntoIterator<Item = &'a Spec>) -> Result<(), Error> {
+    let limit = cube::Limits::of(client).buffer_bytes;
+    for spec in specs {
+        let dtype = kernel_type(spec.dtype);
+        if !dtype.is_supported(client) {
+            return Err(Error::Capability {
+                capability: match dtype {
+                    cube::DType::F32 => "f32",
+                    cube::DType::F16 => "f16",
+                    cube::DType::BF16 => "bf16",
+                },
+                needed_for: "a tensor of it",
+            });
+        }
+        let values = spec
+            .shape
+            .iter()
+            .fold(1u64, |len, &dim| len.saturating_mul(dim as u64));
+        let found = values.saturating_mul(dtype.size() as u64);
+        if found > limit {
+            return Err(Error::TooLarge {
+                what: "the size of a tensor in bytes",
+                limit,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn spec(tensor: &CubeTensor) -> Spec {
+    let shape: Vec<_> = tensor.meta.shape().iter().copied().collect();
+    Spec::new(shape, tensor.dtype)
+}
+
+/// Rows of the last `trailing` dimensions, flattened, in the tensor's own element type.
+pub(crate) fn rows(tensor: CubeTensor, trailing: usize) -> DeviceRows {
+    let tensor = untile(tensor);
+    let dims = spec(&tensor).shape;
+    let split = dims.len() - trailing;
+    let (rows, cols): (usize, usize) = (dims[..split].iter().product(), dims[split..].iter().product());
+    let strides: Vec<_> = tensor
+        .meta
+        .strides()
+        .iter()
+        .map(|&stride| stride as isize)
+        .collect();
+    let (tensor, stride) = match row_stride(&dims, &strides, split) {
+        Some(stride) => (tensor, stride.max(cols)),
+        None => (into_contiguous(tensor), cols),
+    };
+    let len = match rows * cols {
+        0 => 0,
+        _ => (rows - 1) * stride + cols,
+    };
+    let buffer = launched(DeviceBuffer::new(tensor.handle, len, kernel_type(tensor.dtype)));
+    let stride = if len == 0 { cols } else { stride };
+    launched(DeviceRows::new(buffer, 0, rows, cols, stride))
+}
+
+/// As [`rows`], rounded or widened to `dtype`.
+pub(crate) fn rows_as(tensor: CubeTensor, trailing: usize, dtype: DType) -> DeviceRows {
+    rows(cast(tensor, dtype), trailing)
+}
+
+/// All values in order, as f32: states and parameters.
+pub(crate) fn values(tensor: CubeTensor) -> DeviceBuffer {
+    values_as(tensor, DType::F32)
+}
+
+/// All values in order, rounded or widened to `dtype`.
+pub(crate) fn values_as(tensor: CubeTensor, dtype: DType) -> DeviceBuffer {
+    let tensor = into_contiguous(cast(tensor, dtype));
+    let len = spec(&tensor).shape.iter().product();
+    launched(DeviceBuffer::new(tensor.handle, len, kernel_type(dtype)))
+}
+
+fn burn_type(dtype: cube::DType) -> DType {
+    match dtype {
+        cube::DType::F32 => DType::F32,
+        cube::DType::F16 => DType::F16,
+        cube::DType::BF16 => DType::BF16,
+    }
+}
+
+pub(crate) fn kernel_type(dtype: DType) -> cube::DType {
+    match dtype {
+        DType::F16 => cube::DType::F16,
+        DType::BF16 => cube::DType::BF16,
+        // The only other type that is let in.
+        _ => cube::DType::F32,
+    }
+}

@@ -1,0 +1,297 @@
+//! Every operator beside the recurrence, through Burn's autodiff: its gradients are those of its outputs on the CPU, and every
+//! adapter computes what the CPU does. The kernels themselves are compared with their f64 definitions in `kernel-dsl`.
+
+#[path = "support/mod.rs"]
+mod devices;
+
+mod equivalence {
+    use super::devices::{adapters, tensor, values};
+    use burn::tensor::{Device, Tensor};
+    use ssm_core::operators::causal_conv1d::Activation;
+    use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+    use ssm_core::operators::{
+        DeltaDecay, DeltaInputs, ScanInputs, Transition, add_rms_norm, causal_conv1d, cross_entropy,
+        delta_rule, gated_norm, selective_scan, step_size, wkv4, wkv4_state,
+    };
+    use ssm_core::{Sequences, State};
+
+    /// Reproducible values in [−1, 1).
+    struct Values(u64);
+
+    impl Values {
+        fn list(&mut self, len: usize) -> Vec<f32> {
+            let mut next = || {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            };
+            (0..len).map(|_| next()).collect()
+        }
+    }
+
+    /// The inputs of one call, flat, in the order in which an operator asks for them.
+    struct Leaves {
+        device: Device,
+        given: Vec<Vec<f32>>,
+        leaves: Vec<Tensor<1>>,
+        random: Values,
+    }
+
+    impl Leaves {
+        fn next<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
+            let len = shape.iter().product();
+            let index = self.leaves.len();
+            if index == self.given.len() {
+                self.given.push(self.random.list(len));
+            }
+            let leaf = tensor(&self.given[index], [len], &self.device);
+            let leaf = match self.device.is_autodiff() {
+                true => leaf.require_grad(),
+                false => leaf,
+            };
+            self.leaves.push(leaf.clone());
+            leaf.reshape(shape)
+        }
+    }
+
+    /// An operator as a map from leaves to its outputs, each flattened.
+    type Call = fn(&mut Leaves) -> Vec<Tensor<1>>;
+
+    fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+        let len = tensor.shape().num_elements();
+        tensor.reshape([len])
+    }
+
+    const SEQUENCES: [usize; 4] = [0, 3, 3, 8];
+
+    fn packed() -> Sequences {
+        Sequences::packed(SEQUENCES)
+    }
+
+    const CALLS: [(&str, Call); 10] = [
+        ("causal_conv1d", |leaves| {
+            let (input, weight) = (leaves.next([1, 8, 5]), leaves.next([5, 4]));
+            let (bias, mut state) = (leaves.next([5]), leaves.next([3, 5, 3]));
+            let out = causal_conv1d(input, weight, Some(bias), Activation::Silu, &packed(), &mut state);
+            vec![flat(out.expect("shapes that fit")), flat(state)]
+        }),
+        ("gated RMSNorm", |leaves| {
+            let plan = NormPlan {
+                statistic: Statistic::MeanSquare,
+                eps: 1e-3,
+                group_size: 3,
+                order: GateOrder::NormAfterGate,
+            };
+            let input = leaves.next([2, 3, 6]);
+            let weights = NormWeights {
+                gate: Some(leaves.next([2, 3, 6])),
+                weight: Some(leaves.next([6])),
+                bias: None,
+            };
+            vec![flat(gated_norm(input, weights, plan).expect("shapes that fit"))]
+        }),
+        ("LayerNorm of heads", |leaves| {
+            let plan = NormPlan {
+                statistic: Statistic::Variance,
+                eps: 1e-2,
+                group_size: 4,
+                order: GateOrder::NormBeforeGate,
+            };
+            let input = leaves.next([1, 3, 8]);
+            let weights = NormWeights {
+                gate: None,
+                weight: Some(leaves.next([8])),
+                bias: Some(leaves.next([8])),
+            };
+            vec![flat(gated_norm(input, weights, plan).expect("shapes that fit"))]
+        }),
+        ("add_rms_norm", |leaves| {
+            let (residual, x) = (leaves.next([2, 3, 6]), leaves.next([2, 3, 6]));
+            let (sum, normed) =
+                add_rms_norm(residual, Some(x), leaves.next([6]), 1e-3).expect("shapes that fit");
+            vec![flat(sum), flat(normed)]
+        }),
+        ("step_size", |leaves| {
+            let (raw, bias, a_log) = (leaves.next([2, 4, 3]), leaves.next([3]), leaves.next([3]));
+            let (step, decay) = step_size(raw, bias, a_log, (0.0, 10.0)).expect("shapes that fit");
+            vec![flat(step), flat(decay)]
+        }),
+        ("selective_scan", |leaves| {
+            let inputs = ScanInputs {
+                input: leaves.next([2, 6, 4]),
+                step_size: leaves.next([2, 6, 4]).abs(),
+                a: leaves.next([4, 3]).abs().neg(),
+                b: leaves.next([2, 6, 2, 3]),
+                c: leaves.next([2, 6, 2, 3]),
+                skip: Some(leaves.next([4])),
+                gate: Some(leaves.next([2, 6, 4])),
+            };
+            let mut state = leaves.next([2, 4, 3]);
+            let padded = Sequences::left_padded([2, 0]);
+            let out = selective_scan(inputs, &padded, &mut state).expect("shapes that fit");
+            vec![flat(out), flat(state)]
+        }),
+        ("wkv4", |leaves| {
+            let (decay, bonus) = (leaves.next([5]).abs().neg(), leaves.next([5]));
+            let (key, value) = (leaves.next([2, 6, 5]), leaves.next([2, 6, 5]));
+            let mut state = wkv4_state(2, 5, &leaves.device);
+            let out = wkv4(decay, bonus, key, value, &Sequences::Equal, &mut state).expect("shapes that fit");
+            vec![flat(out)]
+        }),
+        ("delta rule", |leaves| {
+            let inputs = DeltaInputs {
+                query: leaves.next([2, 6, 1, 4]),
+                key: leaves.next([2, 6, 1, 4]).mul_scalar(0.5),
+                value: leaves.next([2, 6, 2, 3]),
+                transition: Transition::Delta {
+                    beta: leaves.next([2, 6, 2]).abs(),
+                },
+                log_decay: DeltaDecay::PerHeadToken(leaves.next([2, 6, 2]).abs().neg()),
+                scale: 0.5,
+            };
+            let mut state = State {
+                memory: leaves.next([2, 2, 4, 3]),
+                position: 0,
+            };
+            let out = delta_rule(inputs, &Sequences::Equal, &mut state).expect("shapes that fit");
+            vec![flat(out), flat(state.memory)]
+        }),
+        ("low-rank delta rule", |leaves| {
+            let inputs = DeltaInputs {
+                query: leaves.next([1, 8, 2, 4]),
+                key: leaves.next([1, 8, 2, 4]),
+                value: leaves.next([1, 8, 2, 3]),
+                transition: Transition::LowRank {
+                    p: leaves.next([1, 8, 2, 4]).mul_scalar(0.5),
+                    b: leaves.next([1, 8, 2, 4]).mul_scalar(0.5),
+                },
+                log_decay: DeltaDecay::PerKeyToken(leaves.next([1, 8, 2, 4]).abs().neg()),
+                scale: 1.0,
+            };
+            let mut state = State {
+                memory: leaves.next([3, 2, 4, 3]),
+                position: 0,
+            };
+            let out = delta_rule(inputs, &packed(), &mut state).expect("shapes that fit");
+            vec![flat(out), flat(state.memory)]
+        }),
+        ("cross_entropy", |leaves| {
+            let logits = leaves.next([3, 6]);
+            let loss = cross_entropy(logits, [1u32, 0, 4].into(), 5).expect("targets that exist");
+            vec![loss]
+        }),
+    ];
+
+    fn leaves(given: Vec<Vec<f32>>, device: Device) -> Leaves {
+        Leaves {
+            device,
+            given,
+            leaves: Vec::new(),
+            random: Values(11),
+        }
+    }
+
+    /// Σ c · y over all outputs with fixed cotangents c, in f64.
+    fn loss(outputs: Vec<Tensor<1>>) -> f64 {
+        let mut cotangents = Values(5);
+        let mut sum = 0.0;
+        for output in outputs {
+            let output = values(output);
+            for (c, y) in cotangents.list(output.len()).iter().zip(&output) {
+                sum += f64::from(*c) * f64::from(*y);
+            }
+        }
+        sum
+    }
+
+    /// Outputs, and gradients of [`loss`].
+    fn run(call: Call, given: &[Vec<f32>], device: &Device) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+        let mut leaves = leaves(given.to_vec(), device.clone().autodiff());
+        let outputs = call(&mut leaves);
+        let mut cotangents = Values(5);
+        let mut terms = outputs.iter().map(|output| {
+            let [len] = output.dims();
+            (output.clone() * tensor(&cotangents.list(len), [len], &leaves.device)).sum()
+        });
+        let first = terms.next().expect("an output");
+        let gradients = terms.fold(first, |sum, term| sum + term).backward();
+        let of_leaves = leaves
+            .leaves
+            .iter()
+            .map(|leaf| values(leaf.grad(&gradients).expect("every input leads to the loss")))
+            .collect();
+        (outputs.into_iter().map(values).collect(), of_leaves)
+    }
+
+    fn inputs_of(call: Call) -> Vec<Vec<f32>> {
+        let mut leaves = leaves(Vec::new(), Device::flex());
+        call(&mut leaves);
+        leaves.given
+    }
+
+    /// ‖found − expected‖ / ‖expected‖; infinite for NaN.
+    fn error(found: &[f32], expected: &[f32]) -> f64 {
+        assert_eq!(found.len(), expected.len(), "numbers of values");
+        let square = |x: f64| x * x;
+        let off: f64 = found
+            .iter()
+            .zip(expected)
+            .map(|(&f, &e)| square(f64::from(f) - f64::from(e)))
+            .sum();
+        let norm: f64 = expected.iter().map(|&e| square(f64::from(e))).sum();
+        match off.is_finite() {
+            true => (off / norm.max(1e-4)).sqrt(),
+            false => f64::INFINITY,
+        }
+    }
+
+    #[test]
+    fn gradients_are_the_differences_of_the_outputs() {
+        for (name, call) in CALLS {
+            let given = inputs_of(call);
+            let (_, gradients) = run(call, &given, &Device::flex());
+            for input in 0..given.len() {
+                // Along the gradient itself the derivative is its norm, in any other order of its values it is less.
+                let norm = gradients[input].iter().map(|g| g * g).sum::<f32>().sqrt();
+                let step = 2e-3;
+                let at = |sign: f32| {
+                    let mut moved = given.clone();
+                    for (x, g) in moved[input].iter_mut().zip(&gradients[input]) {
+                        *x += sign * step * g / norm;
+                    }
+                    loss(call(&mut leaves(moved, Device::flex())))
+                };
+                let found = (at(1.0) - at(-1.0)) / (2.0 * f64::from(step));
+                let off = (found / f64::from(norm) - 1.0).abs();
+                assert!(
+                    off < 1e-2,
+                    "{name}: along the gradient of input {input}: {found}, expected {norm}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_adapter_computes_what_the_cpu_does() {
+        for (adapter, device) in adapters() {
+            for (name, call) in CALLS {
+                let given = inputs_of(call);
+                let (outputs, gradients) = run(call, &given, &Device::flex());
+                let (found, found_gradients) = run(call, &given, &device);
+                for (index, (found, expected)) in found.iter().zip(&outputs).enumerate() {
+                    let off = error(found, expected);
+                    assert!(
+                        off < 1e-5,
+                        "{name} on {adapter}: output {index} is off by {off:.1e}"
+                    );
+                }
+                for (index, (found, expected)) in found_gradients.iter().zip(&gradients).enumerate() {
+                    let off = error(found, expected);
+                    assert!(
+                        off < 1e-5,
+                        "{name} on {adapter}: gradient {index} is off by {off:.1e}"
+                    );
+                }
+            }
+        }
+    }
+}
