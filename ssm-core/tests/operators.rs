@@ -60,6 +60,8 @@ mod golden {
                 }
                 false => (raw.clone(), raw * a.reshape([1, 1, h])),
             };
+            // One value per head, or one per channel of every head.
+            let skip = case.input_if_any("D").map_or(0, <[f32]>::len);
             let gates = Gates {
                 query: tape.input("C", [b, t, g, n]),
                 key: tape.input("B", [b, t, g, n]),
@@ -67,7 +69,7 @@ mod golden {
                 log_decay: LogDecay::PerHeadToken(log_decay),
                 step_size: Some(step),
                 read_out: ReadOut::Inclusive,
-                skip: tape.input_if_any("D", [h]),
+                skip: tape.input_if_any("D", [skip]),
                 scale: 1.0,
             };
             let mut state = State::zeros(&gates.dims(), tape.device());
