@@ -9,7 +9,9 @@ mod support;
 mod taylor;
 
 mod equivalence {
+    use kernel_dsl::Rows;
     use kernel_dsl::cube::{Client, DType, DeviceBuffer};
+    use kernel_dsl::feature_map::{self, FeatureMap, Packing};
     use kernel_dsl::taylor_attention::cube::{DeviceCotangents, DeviceInputs, backward, chunked, step};
     use kernel_dsl::taylor_attention::{Expansion, Problem};
     use proptest::prelude::*;
@@ -17,7 +19,7 @@ mod equivalence {
     use super::device::{clients, download, upload, upload_rows};
     use super::layouts::Layout;
     use super::support::relative_error;
-    use super::taylor::{Attention, any_attention};
+    use super::taylor::{Attention, any_attention, random};
 
     /// Allowed relative error in f32, times √(tokens + 1).
     const TOLERANCE: f64 = 3e-6;
@@ -155,6 +157,51 @@ mod equivalence {
                 ..case
             };
             check(&case, DType::F16, F16_TOLERANCE)?;
+        }
+    }
+
+    #[test]
+    fn features_on_devices_equal_their_definition() {
+        let (rows, heads, key_dim) = (5, 3, 7);
+        for (expansion, packing) in [
+            (Expansion::Taylor, Packing::Full),
+            (Expansion::Taylor, Packing::Symmetric),
+            (Expansion::Square, Packing::Symmetric),
+        ] {
+            let map = FeatureMap {
+                key_dim,
+                scale: 0.4,
+                expansion,
+                packing,
+            };
+            let (x, cotangent) = (
+                random(1, rows * heads * key_dim, 2.0),
+                random(2, rows * heads * map.features(), 1.0),
+            );
+            let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
+            let (mut features, mut gradient) = (Vec::new(), Vec::new());
+            for (key, cotangent) in x.chunks(key_dim).zip(cotangent.chunks(map.features())) {
+                features.extend(feature_map::reference::forward(&map, &wide(key)));
+                gradient.extend(feature_map::reference::backward(
+                    &map,
+                    &wide(key),
+                    &wide(cotangent),
+                ));
+            }
+            for (_, client) in clients() {
+                let view = |values, cols| {
+                    let rows = Rows::contiguous(values, rows, heads * cols).expect("whole rows");
+                    upload_rows(client, &rows, DType::F32)
+                };
+                let keys = view(&x, key_dim);
+                let found = feature_map::cube::forward(client, &map, &keys).expect("valid");
+                close("the features", client, &found, &features, TOLERANCE).expect("close");
+                let cotangent = view(&cotangent, map.features());
+                let found = feature_map::cube::backward(client, &map, &keys, &cotangent).expect("valid");
+                close("the gradient", client, &found, &gradient, TOLERANCE).expect("close");
+                let odd = FeatureMap { key_dim: 4, ..map };
+                assert!(feature_map::cube::forward(client, &odd, &keys).is_err());
+            }
         }
     }
 

@@ -14,6 +14,8 @@
 //!
 //! Attention through these maps need not form them for every token: see [`taylor_attention`](crate::taylor_attention).
 
+#[cfg(feature = "cube")]
+pub mod cube;
 mod host;
 mod problem;
 pub mod reference;

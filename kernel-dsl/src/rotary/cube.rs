@@ -154,7 +154,7 @@ fn turn_kernel<F: Float>(
                 let mut apart = half;
                 if comptime!(pairing == Pairing::Interleaved) {
                     pair = i / 2;
-                    first = i % 2 == 0;
+                    first = i == 2 * pair;
                     apart = 1;
                 }
                 let at = places[row] as usize * half + pair;

@@ -137,7 +137,7 @@ fn place_of(place: &Place, sizes: &Sizes, i: usize) -> usize {
     ((place.start + i) * sizes.heads + place.head) * sizes.key_dim
 }
 
-/// Adds what a tile of cotangents of features, tokens down, gives the gradients of the keys: ∂(x̂_a x̂_b) reaches both factors.
+/// Adds what a tile of cotangents of features, tokens down, gives the gradients of the keys.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn pull_back<F: Float>(
@@ -158,16 +158,8 @@ fn pull_back<F: Float>(
         let row = place.start + i;
         let mut sum = 0.0f32;
         for f in 0..count {
-            let a = table.places[2 * (first + f)] as usize;
-            let b = table.places[2 * (first + f) + 1] as usize;
-            let mut slope = 0.0f32;
-            if a == key {
-                slope += own.at(row, place.head, b);
-            }
-            if b == key {
-                slope += own.at(row, place.head, a);
-            }
-            sum += slope * table.factors[first + f] * cotangent[i * comptime!(tiling.pitch()) + f];
+            let slope = table.slope::<F>(own, row, place.head, first + f, key);
+            sum += slope * cotangent[i * comptime!(tiling.pitch()) + f];
         }
         let at = place_of(place, sizes, i) + key;
         out[at] += sum;

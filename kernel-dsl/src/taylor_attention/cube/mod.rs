@@ -77,7 +77,7 @@ impl<'a> Call<'a> {
             inputs,
             tiling,
             chunks: ChunkTable::new(client, sequences, batch, time, tiling.size)?,
-            features: operands::DeviceTable::new(client, problem)?,
+            features: operands::DeviceTable::new(client, &problem.feature_map())?,
             query: Source::new(&inputs.query, problem.key_dim),
             key: Source::new(&inputs.key, problem.key_dim),
             value: Source::new(&inputs.value, problem.value_dim),

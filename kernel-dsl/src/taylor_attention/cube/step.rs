@@ -33,7 +33,7 @@ pub fn step(
     let len = inputs.rows(problem) * problem.heads * problem.columns();
     let read = DeviceBuffer::zeros(client, len, DType::F32)?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
-    let table = DeviceTable::new(client, problem)?;
+    let table = DeviceTable::new(client, &problem.feature_map())?;
     let spans = SequenceTable::new(client, &inputs.sequences, problem.batch, problem.time)?;
     let total = problem.batch * problem.heads * problem.columns().div_ceil(UNITS);
     if total > 0 {

@@ -3,8 +3,13 @@
 
 pub mod delta_rule;
 pub mod ends;
+// Benches time neither this nor Taylor attention.
+#[allow(dead_code)]
+pub mod positions;
 pub mod recurrence;
 pub mod selective_scan;
+#[allow(dead_code)]
+pub mod taylor_attention;
 pub mod tokenwise;
 pub mod wkv4;
 

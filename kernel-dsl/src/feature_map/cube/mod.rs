@@ -1,0 +1,133 @@
+//! Feature maps on a device: a unit for each feature, or for each value of a key's gradient.
+
+pub(crate) mod table;
+
+use cubecl::prelude::*;
+
+use self::table::{DeviceTable, Panel, Source, Table};
+use super::{FeatureMap, FeatureMapError};
+use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+
+/// Units of a cube.
+const UNITS: usize = 64;
+
+/// φ of every key (see [`feature_map`](crate::feature_map) for the formula).
+///
+/// # Shapes
+/// `input` `[rows, heads · key_dim]`; the result, of its type, `[rows, heads, features]`.
+///
+/// # Errors
+/// [`Error`] when a shape or the scale is wrong, or when the device cannot run it.
+pub fn forward(client: &Client, map: &FeatureMap, input: &DeviceRows) -> Result<DeviceBuffer, Error> {
+    let heads = heads(map, input)?;
+    let len = input.rows() * heads * map.features();
+    let out = DeviceBuffer::empty(client, len, input.dtype())?;
+    if len > 0 {
+        forward_kernel::launch(
+            client,
+            cubes(client, len.div_ceil(UNITS))?,
+            CubeDim::new_1d(UNITS as u32),
+            address_type(client, input.buffer().len().max(len))?,
+            Source::new(input, map.key_dim).panel(),
+            DeviceTable::new(client, map)?.launch(),
+            out.arg(),
+            heads,
+            map.features(),
+            len,
+            input.dtype().elem(),
+        );
+    }
+    Ok(out)
+}
+
+/// The gradient of Σ ⟨cotangent, φ⟩ by the keys.
+///
+/// # Shapes
+/// `input` `[rows, heads · key_dim]`, `cotangent`, of any type, `[rows, heads · features]`; the result `[rows, heads, key_dim]` in
+/// f32.
+///
+/// # Errors
+/// [`Error`] when a shape or the scale is wrong, or when the device cannot run it.
+pub fn backward(
+    client: &Client,
+    map: &FeatureMap,
+    input: &DeviceRows,
+    cotangent: &DeviceRows,
+) -> Result<DeviceBuffer, Error> {
+    let heads = heads(map, input)?;
+    cotangent.expect("cotangent", input.rows(), heads * map.features())?;
+    let len = input.rows() * input.cols();
+    let gradient = DeviceBuffer::empty(client, len, DType::F32)?;
+    if len > 0 {
+        backward_kernel::launch(
+            client,
+            cubes(client, len.div_ceil(UNITS))?,
+            CubeDim::new_1d(UNITS as u32),
+            address_type(client, input.buffer().len().max(cotangent.buffer().len()))?,
+            Source::new(input, map.key_dim).panel(),
+            Source::new(cotangent, map.features()).panel(),
+            DeviceTable::new(client, map)?.launch(),
+            gradient.arg(),
+            heads,
+            map.features(),
+            len,
+            [input.dtype().elem(), cotangent.dtype().elem()],
+        );
+    }
+    Ok(gradient)
+}
+
+/// Heads of a row.
+fn heads(map: &FeatureMap, input: &DeviceRows) -> Result<usize, Error> {
+    map.check_scale().map_err(Error::problem)?;
+    if map.key_dim == 0 || !input.cols().is_multiple_of(map.key_dim) {
+        return Err(Error::problem(FeatureMapError::Columns {
+            what: "the input",
+            unit: map.key_dim,
+            cols: input.cols(),
+        }));
+    }
+    Ok(input.cols() / map.key_dim)
+}
+
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn forward_kernel<F: Float>(
+    x: &Panel<F>,
+    table: &Table,
+    out: &mut [F],
+    heads: usize,
+    features: usize,
+    len: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < len {
+        let key = ABSOLUTE_POS / features;
+        let value = table.feature::<F>(x, key / heads, key % heads, ABSOLUTE_POS % features);
+        out[ABSOLUTE_POS] = F::cast_from(value);
+    }
+}
+
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn backward_kernel<F: Float, G: Float>(
+    x: &Panel<F>,
+    cotangent: &Panel<G>,
+    table: &Table,
+    gradient: &mut [f32],
+    heads: usize,
+    features: usize,
+    len: usize,
+    #[define(F, G)] _types: [ElemType; 2],
+) {
+    if ABSOLUTE_POS < len {
+        let key = ABSOLUTE_POS / x.cols;
+        let (row, head) = (key / heads, key % heads);
+        let mut sum = 0.0f32;
+        for d in 0..features {
+            let slope = table.slope::<F>(x, row, head, d, ABSOLUTE_POS % x.cols);
+            sum += slope * cotangent.at(row, head, d);
+        }
+        gradient[ABSOLUTE_POS] = sum;
+    }
+}

@@ -1,0 +1,58 @@
+//! Taylor attention.
+
+use kernel_dsl::Sequences;
+use kernel_dsl::cube::Error;
+use kernel_dsl::taylor_attention::Problem;
+use kernel_dsl::taylor_attention::cube::{DeviceCotangents, DeviceInputs, backward, chunked, step};
+
+use super::{Form, Maker};
+
+/// Every form. A step goes on from a state, the others begin without one.
+pub const FORMS: &[Form<Problem>] = &[
+    Form {
+        name: "step",
+        one_token: true,
+        prepare: |make, problem| {
+            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+            let state = make.constants(problem.state_len())?;
+            Ok(Box::new(move || {
+                step(&client, &problem, &inputs, Some(&state)).map(drop)
+            }))
+        },
+    },
+    Form {
+        name: "chunked",
+        one_token: false,
+        prepare: |make, problem| {
+            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+            Ok(Box::new(move || {
+                chunked(&client, &problem, &inputs, None).map(drop)
+            }))
+        },
+    },
+    Form {
+        name: "backward",
+        one_token: false,
+        prepare: |make, problem| {
+            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+            let rows = problem.batch * problem.time;
+            let cotangents = DeviceCotangents {
+                out: make.rows(rows, problem.heads * problem.value_dim)?,
+                state: None,
+            };
+            Ok(Box::new(move || {
+                backward(&client, &problem, &inputs, None, &cotangents).map(drop)
+            }))
+        },
+    },
+];
+
+fn inputs(make: &Maker, problem: &Problem) -> Result<DeviceInputs<'static>, Error> {
+    let rows = problem.batch * problem.time;
+    Ok(DeviceInputs {
+        query: make.rows(rows, problem.heads * problem.key_dim)?,
+        key: make.rows(rows, problem.heads * problem.key_dim)?,
+        value: make.rows(rows, problem.heads * problem.value_dim)?,
+        sequences: Sequences::Equal,
+    })
+}
