@@ -6,9 +6,12 @@ use kernel_dsl::delta_rule::{DecayKind as DeltaDecay, Problem as Delta, Transiti
 use kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
 use kernel_dsl::recurrence::{DecayKind, Problem as Recurrence, ReadOut};
 use kernel_dsl::selective_scan::Problem as Scan;
+use kernel_dsl::taylor_attention::{Expansion, Problem as Taylor};
 use kernel_dsl::wkv4::Problem as Wkv4;
 
-use super::calls::{Form, Maker, delta_rule, ends, recurrence, selective_scan, tokenwise, wkv4};
+use super::calls::{
+    Form, Maker, delta_rule, ends, positions, recurrence, selective_scan, taylor_attention, tokenwise, wkv4,
+};
 
 /// Launches an operator once.
 type Launch = Box<dyn FnOnce(&Client) -> Result<(), Error>>;
@@ -116,6 +119,17 @@ const NORMS: [(&str, Norm); 3] = {
     [("mamba2", MAMBA2), ("rwkv6", rwkv6), ("l2", l2)]
 };
 
+const BASED: Taylor = Taylor {
+    batch: 1,
+    time: 2048,
+    heads: 16,
+    key_dim: 16,
+    value_dim: 64,
+    scale: 0.25,
+    expansion: Expansion::Taylor,
+    normalizer: Some(1e-12),
+};
+
 const TYPES: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
 
 /// Every model in bf16, and one of each operator in the other types.
@@ -198,7 +212,19 @@ pub fn calls() -> Vec<Call> {
         [logits, logits],
         &TYPES,
     );
+    add_based(&mut calls);
     calls
+}
+
+/// Based, and what is made of queries and keys before they meet.
+fn add_based(calls: &mut Vec<Call>) {
+    let token = Taylor { time: 1, ..BASED };
+    let based = ("taylor_attention", "based");
+    add(calls, based, taylor_attention::FORMS, [BASED, token], &TYPES);
+    let features = ("feature_map", "based");
+    add(calls, features, positions::FEATURES, [[2048, 16]; 2], &TYPES[..1]);
+    let turned = ("rotary", "retnet");
+    add(calls, turned, positions::ROTARY, [[2048, 4, 256]; 2], &TYPES[..1]);
 }
 
 /// Adds every form of an operator at a shape in every type; `problems` are that of many tokens and that of one.
