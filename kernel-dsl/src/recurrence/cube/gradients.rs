@@ -80,20 +80,20 @@ pub(super) fn decay_gradients<G: Float>(
             for back in 0..place.len {
                 let i = place.len - 1 - back;
                 let term = term_at(terms, sizes, &place, i, k);
-                let read = terms.read_state[term] + terms.read_pairs[term];
-                sum -= terms.left_pairs[term];
-                if comptime!(!form.bonus) {
-                    sum += read;
+                // The difference first: it is small where the sum is large.
+                let change = (terms.read_pairs[term] - terms.left_pairs[term]) + terms.read_state[term];
+                let mut gradient = sum + shared[i * UNITS + unit];
+                if comptime!(form.bonus) {
+                    gradient -= terms.left_pairs[term];
+                } else {
+                    gradient += change;
                 }
-                let gradient = sum + shared[i * UNITS + unit];
+                sum += change;
                 if comptime!(is_constant) {
                     whole += gradient;
                 } else {
                     out[((place.start + i) * sizes.heads + place.head) * sizes.key_dim + k] =
                         G::cast_from(gradient);
-                }
-                if comptime!(form.bonus) {
-                    sum += read;
                 }
             }
             if comptime!(is_constant) {
@@ -171,16 +171,19 @@ fn per_head<G: Float>(
     if unit < place.len {
         let mut read = 0.0f32;
         let mut left = 0.0f32;
-        let mut pairs = 0.0f32;
+        let mut read_pairs = 0.0f32;
+        let mut left_pairs = 0.0f32;
         for tile in 0..terms.per_head {
             let term = term_at(terms, sizes, place, unit, tile);
-            read += terms.read_state[term] + terms.read_pairs[term];
+            read += terms.read_state[term];
             left += terms.left_state[term];
-            pairs += terms.left_pairs[term];
+            read_pairs += terms.read_pairs[term];
+            left_pairs += terms.left_pairs[term];
         }
-        shared[unit] = read;
+        // The difference first: it is small where the sum is large.
+        shared[unit] = (read_pairs - left_pairs) + read;
         shared[UNITS + unit] = left;
-        shared[2 * UNITS + unit] = pairs;
+        shared[2 * UNITS + unit] = left_pairs;
     }
     sync_cube();
     if unit == 0 {
@@ -193,18 +196,17 @@ fn per_head<G: Float>(
         let mut whole = 0.0f32;
         for back in 0..place.len {
             let i = place.len - 1 - back;
-            sum -= shared[2 * UNITS + i];
-            if comptime!(!form.bonus) {
-                sum += shared[i];
+            let mut gradient = sum + shared[3 * UNITS + i];
+            if comptime!(form.bonus) {
+                gradient -= shared[2 * UNITS + i];
+            } else {
+                gradient += shared[i];
             }
-            let gradient = sum + shared[3 * UNITS + i];
+            sum += shared[i];
             if comptime!(is_constant) {
                 whole += gradient;
             } else {
                 out[(place.start + i) * sizes.heads + place.head] = G::cast_from(gradient);
-            }
-            if comptime!(form.bonus) {
-                sum += shared[i];
             }
         }
         if comptime!(is_constant) {

@@ -182,12 +182,12 @@ fn sequential_kernel<F: Float, G: Float>(
         while n < staged {
             let mut q = 0.0f32;
             let mut k = 0.0f32;
-            let mut a = 1.0f32;
+            let mut a = 0.0f32;
             let mut b = 0.0f32;
             if n < key_dim {
                 q = sizes.scale * tokens.query.at(t, group * key_dim + n);
                 k = tokens.key.at(t, group * key_dim + n);
-                a = gates.log_decay(sizes, t, head, n, form).exp();
+                a = exp_minus_one(gates.log_decay(sizes, t, head, n, form));
                 if comptime!(form.bonus) {
                     b = constants.bonus[head * key_dim + n] * k;
                 }
@@ -209,7 +209,7 @@ fn sequential_kernel<F: Float, G: Float>(
         for r in 0..rows {
             let n = first + r;
             let before = state[r];
-            let after = decay[n] * before + key[n] * update;
+            let after = (before + decay[n] * before) + key[n] * update;
             if comptime!(form.bonus) {
                 sum += query[n] * (before + bonus[n] * update);
             } else {
@@ -233,4 +233,22 @@ fn sequential_kernel<F: Float, G: Float>(
             end[base + (first + r) * value_dim] = state[r];
         }
     }
+}
+
+/// eˣ − 1 for x ≤ 0. A state that is multiplied by eˣ at every token loses what the rounding of eˣ loses, again and again;
+/// added to itself this many times, it does not.
+#[cube]
+fn exp_minus_one(x: f32) -> f32 {
+    let mut result = x.exp() - 1.0f32;
+    if x > -0.5f32 {
+        let mut series = 1.0f32 + x / 8.0f32;
+        series = 1.0f32 + x / 7.0f32 * series;
+        series = 1.0f32 + x / 6.0f32 * series;
+        series = 1.0f32 + x / 5.0f32 * series;
+        series = 1.0f32 + x / 4.0f32 * series;
+        series = 1.0f32 + x / 3.0f32 * series;
+        series = 1.0f32 + x / 2.0f32 * series;
+        result = x * series;
+    }
+    result
 }
