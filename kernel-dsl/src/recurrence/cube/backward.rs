@@ -92,20 +92,22 @@ pub fn backward(
     passes.updates(Side::Begin, &cotangents.out, &adjoint, &entering.sums)?;
     let state = passes.pass(cotangents.state.as_ref(), &adjoint, &entering.sums, true)?;
 
+    let token_weights = passes.scores()?;
     let backward = Backward {
         passes: &passes,
+        token_weights: &token_weights,
         cotangent: &cotangents.out,
         entering: &entering,
         adjoint: &adjoint,
     };
     let stepped = backward.stepped_values()?;
     let (value, step_size) = backward.values(&stepped)?;
-    let (weights, own) = backward.scores()?;
+    let (weights, own, terms) = backward.scores()?;
     let query = backward.keys(Side::Begin, &weights)?;
     let key = backward.keys(Side::End, &weights)?;
     let (bonus, skip) = backward.constants(&own)?;
     Ok(DeviceGradients {
-        log_decay: backward.log_decay(&query, &key)?,
+        log_decay: backward.log_decay(&query, &key, &terms)?,
         query: backward.sum_heads(&query.gradient, &own, true)?,
         key: backward.sum_heads(&key.gradient, &own, false)?,
         value,
@@ -119,6 +121,8 @@ pub fn backward(
 /// What the passes of one backward call share.
 struct Backward<'a> {
     passes: &'a Passes<'a>,
+    /// How strongly the tokens of each chunk read each other.
+    token_weights: &'a DeviceBuffer,
     cotangent: &'a DeviceRows,
     entering: &'a Entering,
     /// The gradient of the state after each chunk, `[chunks, heads, key_dim, value_dim]`.
@@ -154,7 +158,7 @@ impl Backward<'_> {
         let passes = self.passes;
         let Problem { heads, value_dim, .. } = *passes.problem;
         let out = self.per_row(heads * value_dim, DType::F32)?;
-        let weights = passes.scores()?;
+        let weights = self.token_weights;
         let total = passes.total(value_dim.div_ceil(passes.plan.chunk_size()));
         let [tokens, gates, operands] = passes.types();
         // SAFETY: the shapes were validated, and the kernel stays inside of them.
@@ -163,7 +167,7 @@ impl Backward<'_> {
                 passes.client,
                 cubes(passes.client, total)?,
                 passes.cube_dim(),
-                passes.address(&[&weights, self.adjoint, &out, self.cotangent.buffer()])?,
+                passes.address(&[weights, self.adjoint, &out, self.cotangent.buffer()])?,
                 passes.keys(&passes.inputs.key),
                 passes.values(self.cotangent),
                 passes.inputs.gates(),
@@ -224,8 +228,9 @@ impl Backward<'_> {
         Ok((value, has_step.then_some(step_size)))
     }
 
-    /// The scores of gradients and values, and, with a bonus, those of each token with itself, `[rows, heads]`.
-    fn scores(&self) -> Result<(DeviceBuffer, DeviceBuffer), Error> {
+    /// The scores of gradients and values, and, with a bonus, those of each token with itself, `[rows, heads]`,
+    /// and, with one decay per head, the terms of pairs of tokens.
+    fn scores(&self) -> Result<(DeviceBuffer, DeviceBuffer, DeviceBuffer), Error> {
         let passes = self.passes;
         let size = passes.plan.chunk_size();
         let (total, out) = (passes.total(1), passes.per_chunk(size * size)?);
@@ -233,6 +238,10 @@ impl Backward<'_> {
             true => self.per_row(passes.problem.heads, DType::F32)?,
             false => DeviceBuffer::empty(passes.client, 0, DType::F32)?,
         };
+        let terms = passes.per_chunk(match passes.form.decay {
+            DecayForm::Head => size * size,
+            DecayForm::None | DecayForm::Key => 0,
+        })?;
         // Decays per key are not in these scores.
         let form = match passes.form.decay {
             DecayForm::Key => passes.form.without_decays(),
@@ -251,8 +260,10 @@ impl Backward<'_> {
                 passes.inputs.constants(passes.problem),
                 passes.inputs.sizes(passes.problem),
                 passes.table.chunks(),
+                self.token_weights.arg(),
                 out.arg(),
                 own.arg(),
+                terms.arg(),
                 total,
                 Pairs::Gradients,
                 Form { skip: false, ..form },
@@ -260,7 +271,7 @@ impl Backward<'_> {
                 passes.types(),
             );
         }
-        Ok((out, own))
+        Ok((out, own, terms))
     }
 
     /// Terms of the decays that a head has at one token.
@@ -330,7 +341,12 @@ impl Backward<'_> {
     }
 
     /// The gradient of the log decays.
-    fn log_decay(&self, query: &KeyGradient, key: &KeyGradient) -> Result<Option<DeviceBuffer>, Error> {
+    fn log_decay(
+        &self,
+        query: &KeyGradient,
+        key: &KeyGradient,
+        pairs: &DeviceBuffer,
+    ) -> Result<Option<DeviceBuffer>, Error> {
         let passes = self.passes;
         let Problem {
             heads,
@@ -367,6 +383,7 @@ impl Backward<'_> {
                     key.pair_terms.arg(),
                     self.terms_per_head(),
                 ),
+                pairs.arg(),
                 self.entering.states.arg(),
                 self.adjoint.arg(),
                 self.entering.sums.arg(),

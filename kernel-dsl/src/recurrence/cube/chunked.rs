@@ -220,6 +220,7 @@ impl<'a> Passes<'a> {
         let (total, out) = (self.total(1), self.per_chunk(size * size)?);
         // Nothing is written there for tokens.
         let own = DeviceBuffer::empty(self.client, 0, DType::F32)?;
+        let terms = DeviceBuffer::empty(self.client, 0, DType::F32)?;
         // SAFETY: the shapes were validated, and the kernel stays inside of them.
         unsafe {
             scores::launch_unchecked(
@@ -233,8 +234,10 @@ impl<'a> Passes<'a> {
                 self.inputs.constants(self.problem),
                 self.inputs.sizes(self.problem),
                 self.table.chunks(),
+                self.inputs.query.buffer().arg(),
                 out.arg(),
                 own.arg(),
+                terms.arg(),
                 total,
                 Pairs::Tokens,
                 self.form.of_reads(),

@@ -36,8 +36,9 @@ pub(super) struct Terms {
 ///           + Σ_{i≥t} Σ_{j<t} pairs (i, j)
 /// ```
 ///
-/// and the last is Σ_{i≥t} (all decayed pairs of q_i) − Σ_{j≥t} (all decayed pairs of k_j). Terms that no decay has a part in
-/// never enter, so that nothing large is taken from something of its size.
+/// With one decay per head the last is summed as it stands, over `pairs`. With decays per key it is
+/// Σ_{i≥t} (all decayed pairs of q_i) − Σ_{j≥t} (all decayed pairs of k_j), where terms that no decay has a part in never
+/// enter, so that nothing large is taken from something of its size.
 ///
 /// # Shapes
 /// `out` `[rows, heads, 1 or key_dim]`, or, when the decays are constant, `constant` `[chunks, heads, 1 or key_dim]`: sums over
@@ -48,6 +49,7 @@ pub(super) fn decay_gradients<G: Float>(
     sizes: &Sizes,
     chunks: &[u32],
     terms: &Terms,
+    pairs: &[f32],
     entering: &[f32],
     adjoint: &[f32],
     sums: &[f32],
@@ -113,12 +115,14 @@ pub(super) fn decay_gradients<G: Float>(
             sizes,
             &place,
             terms,
+            pairs,
             passing,
             &mut shared,
             out,
             constant,
             is_constant,
             form,
+            chunk_size,
         );
     }
 }
@@ -153,63 +157,60 @@ fn sum_of_units(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     sum
 }
 
-/// One decay per head: each unit gathers the terms of a token, the first one adds them up.
+/// One decay per head, one token per unit: the sum over pairs as it stands.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn per_head<G: Float>(
     sizes: &Sizes,
     place: &Place,
     terms: &Terms,
+    pairs: &[f32],
     passing: f32,
     shared: &mut Shared<[f32]>,
     out: &mut [G],
     constant: &mut [f32],
     #[comptime] is_constant: bool,
     #[comptime] form: Form,
+    #[comptime] chunk_size: usize,
 ) {
-    let unit = UNIT_POS as usize;
-    if unit < place.len {
+    let t = UNIT_POS as usize;
+    if t < place.len {
         let mut read = 0.0f32;
         let mut left = 0.0f32;
-        let mut read_pairs = 0.0f32;
-        let mut left_pairs = 0.0f32;
         for tile in 0..terms.per_head {
-            let term = term_at(terms, sizes, place, unit, tile);
+            let term = term_at(terms, sizes, place, t, tile);
             read += terms.read_state[term];
             left += terms.left_state[term];
-            read_pairs += terms.read_pairs[term];
-            left_pairs += terms.left_pairs[term];
         }
-        // The difference first: it is small where the sum is large.
-        shared[unit] = (read_pairs - left_pairs) + read;
-        shared[UNITS + unit] = left;
-        shared[2 * UNITS + unit] = left_pairs;
+        shared[t] = read;
+        shared[UNITS + t] = left;
     }
     sync_cube();
-    if unit == 0 {
-        let mut passed = passing;
-        for i in 0..place.len {
-            shared[3 * UNITS + i] = passed;
-            passed += shared[UNITS + i];
+    if t < place.len {
+        let mut gradient = passing;
+        for j in 0..t {
+            gradient += shared[UNITS + j];
         }
-        let mut sum = 0.0f32;
-        let mut whole = 0.0f32;
-        for back in 0..place.len {
-            let i = place.len - 1 - back;
-            let mut gradient = sum + shared[3 * UNITS + i];
-            if comptime!(form.bonus) {
-                gradient -= shared[2 * UNITS + i];
-            } else {
-                gradient += shared[i];
+        for i in t + comptime!(usize::from(form.bonus))..place.len {
+            let row = (place.index * chunk_size + i) * chunk_size;
+            let mut sum = shared[i];
+            for j in 0..t {
+                sum += pairs[row + j];
             }
-            sum += shared[i];
-            if comptime!(is_constant) {
-                whole += gradient;
-            } else {
-                out[(place.start + i) * sizes.heads + place.head] = G::cast_from(gradient);
-            }
+            gradient += sum;
         }
-        if comptime!(is_constant) {
+        shared[2 * UNITS + t] = gradient;
+        if comptime!(!is_constant) {
+            out[(place.start + t) * sizes.heads + place.head] = G::cast_from(gradient);
+        }
+    }
+    if comptime!(is_constant) {
+        sync_cube();
+        if t == 0 {
+            let mut whole = 0.0f32;
+            for i in 0..place.len {
+                whole += shared[2 * UNITS + i];
+            }
             constant[place.index] = whole;
         }
     }

@@ -27,7 +27,8 @@ pub(super) enum Pairs {
 }
 
 /// The scores of one (chunk, head) per cube, `[size, size]` each. For gradients with a bonus the diagonal goes to `own`,
-/// `[rows, heads]`, and is 0 in the scores.
+/// `[rows, heads]`, and is 0 in the scores; with one decay per head, the pairs' terms of the loss, which are W (`weights`) times
+/// ȳ_i · δ_j v_j, go to `terms`.
 #[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn scores<F: Float, G: Float, E: Float>(
@@ -37,8 +38,10 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
     constants: &Constants,
     sizes: &Sizes,
     chunks: &[u32],
+    weights: &[f32],
     out: &mut [f32],
     own: &mut [f32],
+    terms: &mut [f32],
     total: usize,
     #[comptime] pairs: Pairs,
     #[comptime] form: Form,
@@ -95,6 +98,8 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
             &mut result,
             out,
             own,
+            weights,
+            terms,
             pairs,
             form,
             tiling,
@@ -123,6 +128,8 @@ fn at_once<F: Float, G: Float, E: Float>(
     result: &mut Shared<[f32]>,
     out: &mut [f32],
     own: &mut [f32],
+    weights: &[f32],
+    terms: &mut [f32],
     #[comptime] pairs: Pairs,
     #[comptime] form: Form,
     #[comptime] tiling: Tiling,
@@ -158,6 +165,15 @@ fn at_once<F: Float, G: Float, E: Float>(
     }
     sums.store(result, tiling);
     sync_cube();
+    if comptime!(form.decay == DecayForm::Head && pairs == Pairs::Gradients) {
+        let mut n = unit;
+        while n < comptime!(tiling.size * tiling.size) {
+            let at = score_at(place, n / size, n % size, tiling);
+            terms[at] = weights[at] * result[n / size * pitch + n % size];
+            n += comptime!(tiling.units());
+        }
+        sync_cube();
+    }
     if unit < size {
         decay_row::<G>(result, gates, sizes, place, unit, own, bonus, pairs, form, tiling);
     }
