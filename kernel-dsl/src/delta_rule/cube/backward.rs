@@ -77,7 +77,7 @@ pub fn backward(
     inputs.validate(problem)?;
     inputs.validate_cotangents(problem, cotangents)?;
     expect_state("the initial state", problem, initial_state)?;
-    let tile = Tile::new(problem, &Limits::of(client))?;
+    let tile = Tile::backward(problem, &Limits::of(client))?;
     let tokens = backward_chunk_size(problem.time);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;
     let len = table.count() * problem.heads * problem.head_state_len();

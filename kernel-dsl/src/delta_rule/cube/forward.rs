@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::chunked::{chunked, is_preferred};
 use super::inputs::{DeviceInputs, expect_state};
 use super::operands::{Form, Gates, Sizes, Stage, Tokens, written};
 use super::plan::Tile;
@@ -29,10 +30,10 @@ pub fn step(
             return Err(Error::problem(DeltaRuleError::NotOneToken { sequence, found }));
         }
     }
-    forward(client, problem, inputs, state)
+    sequential(client, problem, inputs, state)
 }
 
-/// The delta rule (see [`delta_rule`](crate::delta_rule) for the formula).
+/// The delta rule (see [`delta_rule`](crate::delta_rule) for the formula), in the form that suits the device.
 ///
 /// # Shapes
 /// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`Outputs`] for the results.
@@ -45,9 +46,25 @@ pub fn forward(
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
+    match is_preferred(problem, &Limits::of(client)) {
+        true => chunked(client, problem, inputs, state),
+        false => sequential(client, problem, inputs, state),
+    }
+}
+
+/// The delta rule token by token.
+///
+/// # Shapes, Errors
+/// As for [`forward`].
+pub fn sequential(
+    client: &Client,
+    problem: &Problem,
+    inputs: &DeviceInputs,
+    state: Option<&DeviceBuffer>,
+) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
     expect_state("state", problem, state)?;
-    let tile = Tile::new(problem, &Limits::of(client))?;
+    let tile = Tile::forward(problem, &Limits::of(client))?;
     let out = token_buffer(
         client,
         problem,
@@ -159,7 +176,7 @@ fn walk_kernel<F: Float, G: Float>(
             let read = stage.read(&state, &place, form);
             let written = written::<F, G>(tokens, gates, sizes, &place, row, read, form);
             let mut sum = 0.0f32;
-            #[unroll(form.tile.unrolled())]
+            #[unroll(form.tile.unrolled)]
             for r in 0..comptime!(form.tile.rows) {
                 let n = place.first + r;
                 state[r] = stage.updated(state[r], read, written, n, form);

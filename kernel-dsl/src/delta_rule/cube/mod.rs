@@ -3,21 +3,26 @@
 //! | function | form | for |
 //! |---|---|---|
 //! | [`step`] | one token | decoding |
-//! | [`forward`] | token by token | any length |
+//! | [`sequential`] | token by token | short sequences |
+//! | [`chunked`] | triangular systems of all chunks at once, then products of matrices | prefill |
+//! | [`forward`] | whichever of the last two suits the device | |
 //! | [`backward`] | gradients from the states at chunk boundaries | training |
 //!
 //! Inputs are f32, f16 or bf16; sums, states and gradients are f32. No sum is formed by atomics: the same call gives the
 //! same bits on the same device.
 
 mod backward;
+mod chunked;
 mod forward;
 mod inputs;
 mod operands;
 mod plan;
+mod prepare;
 mod sweep;
 
 pub use backward::{DeviceGradients, DeviceTransitionGradients, backward};
-pub use forward::{forward, step};
+pub use chunked::chunked;
+pub use forward::{forward, sequential, step};
 pub use inputs::{DeviceCotangents, DeviceInputs, DeviceTransition};
 
 use super::problem::Problem;

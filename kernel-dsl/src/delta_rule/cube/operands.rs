@@ -24,6 +24,15 @@ impl Form {
         }
     }
 
+    /// For kernels that look neither at the transition nor at the decay.
+    pub(super) fn of_tile(tile: Tile) -> Self {
+        Self {
+            transition: TransitionKind::Delta,
+            decay: DecayKind::None,
+            tile,
+        }
+    }
+
     /// Whether the transition is the delta rule's own.
     pub(super) fn delta(self) -> bool {
         self.transition == TransitionKind::Delta
@@ -45,6 +54,20 @@ pub(super) struct Tokens<F: Float> {
 pub(super) struct Gates<G: Float> {
     pub log_decay: RowsView<G>,
     pub beta: RowsView<G>,
+}
+
+#[cube]
+impl<G: Float> Gates<G> {
+    /// a of key `n` of a head; 1 without decay.
+    pub fn decay(&self, sizes: &Sizes, row: usize, head: usize, n: usize, #[comptime] form: Form) -> f32 {
+        let mut value = 1.0f32;
+        match comptime!(form.decay) {
+            DecayKind::None => {}
+            DecayKind::PerHeadToken => value = self.log_decay.at(row, head).exp(),
+            DecayKind::PerKeyToken => value = self.log_decay.at(row, head * sizes.key_dim + n).exp(),
+        }
+        value
+    }
 }
 
 /// Sizes that do not make another kernel.
@@ -102,7 +125,7 @@ impl Sizes {
     /// Loads a unit's part of a state; 0 beyond it.
     pub fn load(&self, states: &[f32], offset: usize, place: &Place, #[comptime] form: Form) -> Array<f32> {
         let mut state = zeros(form);
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..comptime!(form.tile.rows) {
             if place.active && place.first + r < self.key_dim {
                 state[r] = states[offset + (place.first + r) * self.value_dim];
@@ -120,7 +143,7 @@ impl Sizes {
         place: &Place,
         #[comptime] form: Form,
     ) {
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..comptime!(form.tile.rows) {
             if place.active && place.first + r < self.key_dim {
                 states[offset + (place.first + r) * self.value_dim] = state[r];
@@ -133,7 +156,7 @@ impl Sizes {
 #[cube]
 pub(super) fn zeros(#[comptime] form: Form) -> Array<f32> {
     let mut values = Array::<f32>::new(comptime!(form.tile.rows));
-    #[unroll(form.tile.unrolled())]
+    #[unroll(form.tile.unrolled)]
     for r in 0..comptime!(form.tile.rows) {
         values[r] = 0.0f32;
     }
@@ -191,14 +214,7 @@ impl Stage {
                 self.p[n] = select(inside, tokens.p.at(row, on_keys), 0.0f32);
                 self.b[n] = select(inside, tokens.b.at(row, on_keys), 0.0f32);
             }
-            match comptime!(form.decay) {
-                DecayKind::None => self.decay[n] = 1.0f32,
-                DecayKind::PerHeadToken => self.decay[n] = gates.log_decay.at(row, place.head).exp(),
-                DecayKind::PerKeyToken => {
-                    let at = place.head * sizes.key_dim + min(n, sizes.key_dim - 1);
-                    self.decay[n] = gates.log_decay.at(row, at).exp();
-                }
-            }
+            self.decay[n] = gates.decay(sizes, row, place.head, min(n, sizes.key_dim - 1), form);
             n += comptime!(form.tile.units());
         }
         sync_cube();
@@ -223,7 +239,7 @@ impl Stage {
     /// What the transition reads of the state before the token: kᵀ(a∘S) or pᵀS.
     pub fn read(&mut self, state: &Array<f32>, place: &Place, #[comptime] form: Form) -> f32 {
         let mut sum = 0.0f32;
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..comptime!(form.tile.rows) {
             let n = place.first + r;
             if comptime!(form.delta()) {

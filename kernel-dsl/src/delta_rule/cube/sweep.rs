@@ -61,7 +61,7 @@ pub(super) fn sweep<F: Float, G: Float>(
             let written = written::<F, G>(tokens, gates, sizes, &place, row, read, form);
             let at = (CUBE_POS * chunk_size + row - start) * kept + UNIT_POS as usize;
             trail[at] = read;
-            #[unroll(form.tile.unrolled())]
+            #[unroll(form.tile.unrolled)]
             for r in 0..comptime!(form.tile.rows) {
                 trail[at + (r + 1) * units] = state[r];
                 state[r] = stage.updated(state[r], read, written, place.first + r, form);
@@ -71,7 +71,7 @@ pub(super) fn sweep<F: Float, G: Float>(
             let row = stop + start - 1 - after;
             let at = (CUBE_POS * chunk_size + row - start) * kept + UNIT_POS as usize;
             let read = trail[at];
-            #[unroll(form.tile.unrolled())]
+            #[unroll(form.tile.unrolled)]
             for r in 0..comptime!(form.tile.rows) {
                 state[r] = trail[at + (r + 1) * units];
             }
@@ -127,7 +127,7 @@ fn token<F: Float, G: Float>(
     let mut share = zeros(form);
     let mut by_written = 0.0f32;
     let mut by_read = 0.0f32;
-    #[unroll(form.tile.unrolled())]
+    #[unroll(form.tile.unrolled)]
     for r in 0..rows {
         let n = place.first + r;
         share[r] = sizes.scale * stage.updated(before[r], read, written, n, form) * dy;
@@ -149,14 +149,14 @@ fn token<F: Float, G: Float>(
                 parts.beta[at_value] = by_written * (tokens.value.at(row, on_value) - read);
             }
         }
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..rows {
             let n = place.first + r;
             share[r] = by_state[r] * written - stage.decay[n] * before[r] * by_error;
             by_state[r] -= stage.key[n] * by_error;
         }
         row_sums(sizes, place, row, &share, sums, &mut parts.key, form);
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..rows {
             let n = place.first + r;
             share[r] = by_state[r] * stage.decay[n] * before[r];
@@ -167,22 +167,22 @@ fn token<F: Float, G: Float>(
         if place.active && place.first == 0 {
             parts.value[at_value] = by_written;
         }
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..rows {
             share[r] = by_state[r] * written;
         }
         row_sums(sizes, place, row, &share, sums, &mut parts.key, form);
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..rows {
             share[r] = by_state[r] * read;
         }
         row_sums(sizes, place, row, &share, sums, &mut parts.b, form);
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..rows {
             share[r] = before[r] * by_read;
         }
         row_sums(sizes, place, row, &share, sums, &mut parts.p, form);
-        #[unroll(form.tile.unrolled())]
+        #[unroll(form.tile.unrolled)]
         for r in 0..rows {
             let n = place.first + r;
             by_state[r] *= stage.decay[n];
@@ -210,7 +210,7 @@ fn row_sums(
     // One more than the columns, so that both ways through it touch all banks.
     let pitch = comptime!(form.tile.columns + 1);
     sync_cube();
-    #[unroll(form.tile.unrolled())]
+    #[unroll(form.tile.unrolled)]
     for r in 0..comptime!(form.tile.rows) {
         sums[(place.first + r) * pitch + UNIT_POS as usize % columns] = values[r];
     }
