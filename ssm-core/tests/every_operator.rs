@@ -9,9 +9,10 @@ mod equivalence {
     use burn::tensor::{Device, Tensor};
     use ssm_core::operators::causal_conv1d::Activation;
     use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+    use ssm_core::operators::taylor_attention::Expansion;
     use ssm_core::operators::{
-        DeltaDecay, DeltaInputs, ScanInputs, Transition, add_rms_norm, causal_conv1d, cross_entropy,
-        delta_rule, gated_norm, selective_scan, step_size, wkv4, wkv4_state,
+        DeltaDecay, DeltaInputs, ScanInputs, TaylorPlan, Transition, add_rms_norm, causal_conv1d,
+        cross_entropy, delta_rule, gated_norm, selective_scan, step_size, taylor_attention, wkv4, wkv4_state,
     };
     use ssm_core::{Sequences, State};
 
@@ -67,7 +68,7 @@ mod equivalence {
         Sequences::packed(SEQUENCES)
     }
 
-    const CALLS: [(&str, Call); 10] = [
+    const CALLS: [(&str, Call); 11] = [
         ("causal_conv1d", |leaves| {
             let (input, weight) = (leaves.next([1, 8, 5]), leaves.next([5, 4]));
             let (bias, mut state) = (leaves.next([5]), leaves.next([3, 5, 3]));
@@ -173,6 +174,23 @@ mod equivalence {
             };
             let out = delta_rule(inputs, &packed(), &mut state).expect("shapes that fit");
             vec![flat(out), flat(state.memory)]
+        }),
+        ("Taylor attention", |leaves| {
+            let plan = TaylorPlan {
+                scale: 0.5,
+                expansion: Expansion::Taylor,
+                normalizer: Some(1e-3),
+            };
+            let (query, key) = (leaves.next([2, 6, 2, 3]), leaves.next([2, 6, 2, 3]));
+            let value = leaves.next([2, 6, 2, 4]);
+            let [features, columns] = plan.state_shape(3, 4);
+            let mut state = State {
+                memory: leaves.next([2, 2, features, columns]).abs(),
+                position: 0,
+            };
+            let padded = Sequences::left_padded([0, 2]);
+            let out = taylor_attention(query, key, value, plan, &padded, &mut state);
+            vec![flat(out.expect("shapes that fit")), flat(state.memory)]
         }),
         ("cross_entropy", |leaves| {
             let logits = leaves.next([3, 6]);

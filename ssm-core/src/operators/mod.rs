@@ -5,6 +5,7 @@
 //! | [`recurrence`](crate::recurrence()) | the weighted-sum recurrence (in a module of its own) |
 //! | [`selective_scan()`] | the recurrence of Mamba |
 //! | [`delta_rule()`] | the recurrence of DeltaNet, Gated DeltaNet, KDA and RWKV-7 |
+//! | [`taylor_attention()`] | Based and ReBased without their features in memory |
 //! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`gated_norm`], [`add_rms_norm`] | norms over groups of features, gated or joined with a residual |
@@ -24,6 +25,7 @@ pub mod norm;
 pub(crate) mod recurrence;
 pub mod selective_scan;
 pub mod step_size;
+pub mod taylor_attention;
 pub mod wkv4;
 
 pub use causal_conv1d::causal_conv1d;
@@ -32,4 +34,5 @@ pub use delta_rule::{DeltaDecay, DeltaInputs, Transition, delta_rule};
 pub use norm::{add_rms_norm, gated_norm};
 pub use selective_scan::{ScanInputs, selective_scan};
 pub use step_size::step_size;
+pub use taylor_attention::{TaylorPlan, taylor_attention};
 pub use wkv4::{wkv4, wkv4_state};
