@@ -18,6 +18,10 @@ use kernel_dsl::delta_rule::{self as kernel, DecayKind, TransitionKind};
 
 /// What multiplies the state beside its decay, and what is written.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a handful of these exist at a time; a box would cost more"
+)]
 pub enum Transition {
     /// S ← a ∘ S, then S ← S + β k (v − Sᵀk)ᵀ: DeltaNet, Gated DeltaNet, KDA.
     Delta {
