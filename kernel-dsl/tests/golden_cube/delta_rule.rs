@@ -2,7 +2,8 @@
 
 use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows};
 use kernel_dsl::delta_rule::cube::{
-    DeviceCotangents, DeviceInputs, DeviceTransition, DeviceTransitionGradients, backward, forward,
+    DeviceCotangents, DeviceInputs, DeviceTransition, DeviceTransitionGradients, backward, chunked,
+    sequential,
 };
 use kernel_dsl::delta_rule::{DecayKind, Problem, TransitionKind};
 use kernel_dsl::{Rows, Sequences};
@@ -104,15 +105,14 @@ fn delta_rules_agree() {
         for names in &OPS {
             for case in cases(names.op) {
                 let inputs = names.inputs(&case, client);
-                let found = forward(
-                    client,
-                    &names.problem(&case),
-                    &inputs,
-                    start(&case, client).as_ref(),
-                );
-                let found = found.expect("a valid case");
-                case.check(name, "o", &download(client, &found.out));
-                case.check(name, "ht", &download(client, &found.state));
+                let (problem, start) = (names.problem(&case), start(&case, client));
+                let tokens = sequential(client, &problem, &inputs, start.as_ref()).expect("a valid case");
+                let chunks = chunked(client, &problem, &inputs, start.as_ref()).expect("a valid case");
+                for (form, found) in [("tokens", tokens), ("chunks", chunks)] {
+                    let form = format!("{form} on {name}");
+                    case.check(&form, "o", &download(client, &found.out));
+                    case.check(&form, "ht", &download(client, &found.state));
+                }
             }
         }
     }
