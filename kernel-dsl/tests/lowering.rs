@@ -19,6 +19,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use kernel_dsl::cube::lowering::{KernelSource, Language, LoweringTarget};
+use models::Call;
 use nvrtc::{Nvrtc, Usage};
 use rayon::prelude::*;
 
@@ -160,6 +161,36 @@ fn every_kernel_has_a_hip_and_a_metal_source() {
                 assert!(!text.contains("double"), "{name}: Metal has no f64");
             }
         }
+    }
+}
+
+/// No buffer of that size fits on the devices that run the other tests.
+#[test]
+fn buffers_beyond_32_bits_are_indexed_by_64() {
+    let nvrtc = Nvrtc::get().unwrap_or_else(|missing| panic!("{missing}"));
+    let target = LoweringTarget::h100();
+    for (batch, wide) in [(1, false), (2048, true)] {
+        let recorder = target.recorder();
+        for Call { name, launch } in models::long_recurrences(batch) {
+            launch(recorder.client()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        // Small tables keep 32 bits; the kernel that reads values and writes outputs meets the large buffers.
+        let mut with_64_bits = 0;
+        for kernel in recorder.take() {
+            let source = kernel
+                .source
+                .unwrap_or_else(|error| panic!("{}: {error}", kernel.name));
+            // Once where the type is defined.
+            let has_64_bits = source.text.matches("uint64").count() > 1;
+            if wide && kernel.name.contains("read_values") {
+                assert!(has_64_bits, "{}:\n{}", kernel.name, source.text);
+            }
+            with_64_bits += usize::from(has_64_bits);
+            if let Err(log) = nvrtc.compile(&source.text, target.architecture()) {
+                panic!("{}: {log}", kernel.name);
+            }
+        }
+        assert_eq!(with_64_bits > 0, wide, "{batch} sequences");
     }
 }
 

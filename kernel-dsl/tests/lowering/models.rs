@@ -227,6 +227,28 @@ fn add_based(calls: &mut Vec<Call>) {
     add(calls, turned, positions::ROTARY, [[2048, 4, 256]; 2], &TYPES[..1]);
 }
 
+/// The chunked recurrence of Mamba-2 in bf16 with so many sequences, forward and backward.
+pub fn long_recurrences(batch: usize) -> Vec<Call> {
+    let problem = Recurrence {
+        batch,
+        ..RECURRENCES[0].1
+    };
+    let mut calls = Vec::new();
+    for form in recurrence::FORMS
+        .iter()
+        .filter(|form| ["chunked", "backward"].contains(&form.name))
+    {
+        add(
+            &mut calls,
+            ("recurrence", "long"),
+            std::slice::from_ref(form),
+            [problem; 2],
+            &TYPES[..1],
+        );
+    }
+    calls
+}
+
 /// Adds every form of an operator at a shape in every type; `problems` are that of many tokens and that of one.
 fn add<P: Copy + 'static>(
     calls: &mut Vec<Call>,

@@ -233,7 +233,7 @@ fn decay_row<G: Float>(
         if comptime!(form.decay == DecayForm::Head) {
             decay = sum.exp();
         }
-        result[row + j] = sizes.scale * decay * result[row + j];
+        result[row + j] *= sizes.scale * decay;
         if comptime!(form.decay == DecayForm::Head) {
             // With a bonus the read-out precedes the token's own decay.
             if comptime!(form.bonus) {

@@ -166,7 +166,7 @@ pub(super) fn fill_factors<G: Float>(
         let key = first + c;
         let covered = match comptime!(factors.blocks) {
             Blocks::All => true.runtime(),
-            Blocks::Even => n / size % 2 == 0,
+            Blocks::Even => (n / size).is_multiple_of(2),
             Blocks::Odd => n / size % 2 == 1,
         };
         if covered {
