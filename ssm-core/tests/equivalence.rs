@@ -158,6 +158,7 @@ fn reference(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
         bonus,
         skip: gates.skip.as_ref().map(|skip| keep(values(skip))),
         scale: gates.scale,
+        sequences: kernel_dsl::Sequences::Equal,
     };
     let problem = kernel::Problem {
         batch: d.batch,
@@ -323,7 +324,7 @@ fn a_norm_that_cannot_be_taken_is_an_error() {
     let zeros = |features| Tensor::<3>::zeros([1, 2, features], &Device::flex());
     let norm = |features, eps| {
         let weight = Tensor::<1>::zeros([features], &Device::flex());
-        ssm_core::backend::add_rms_norm(zeros(features), None, weight, eps).map(|_| ())
+        ssm_core::operators::add_rms_norm(zeros(features), None, weight, eps).map(|_| ())
     };
     assert_eq!(norm(3, 1e-5), Ok(()));
     assert_eq!(
