@@ -132,11 +132,11 @@ mod equivalence {
         backward(client, &data.problem, &inputs, plan, Some(&start), &cotangents).expect("valid")
     }
 
+    /// An input's name, its gradient, and what that should be.
+    type Beside<'a> = (&'static str, Option<&'a DeviceBuffer>, Option<&'a Vec<f64>>);
+
     /// Every gradient under the name of its input, beside the expected one.
-    fn beside<'a>(
-        found: &'a DeviceGradients,
-        expected: &'a GradientBuffers<f64>,
-    ) -> Vec<(&'static str, Option<&'a DeviceBuffer>, Option<&'a Vec<f64>>)> {
+    fn beside<'a>(found: &'a DeviceGradients, expected: &'a GradientBuffers<f64>) -> Vec<Beside<'a>> {
         vec![
             ("query", Some(&found.query), Some(&expected.query)),
             ("key", Some(&found.key), Some(&expected.key)),
