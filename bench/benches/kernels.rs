@@ -22,7 +22,10 @@ use criterion::Criterion;
 use support::ceilings::Ceilings;
 use support::clock::Clock;
 use support::report::Report;
-use support::{Failure, Kernel, delta_rule, linear, recurrence, run_group, selective_scan, tokenwise, wkv4};
+use support::{
+    Failure, Kernel, delta_rule, linear, recurrence, run_group, selective_scan, taylor_attention, tokenwise,
+    wkv4,
+};
 
 /// Measures the ceilings.
 type Measure = Box<dyn FnOnce() -> Result<Ceilings, Failure>>;
@@ -76,6 +79,7 @@ fn host_groups() -> Vec<Group> {
         ("selective_scan", selective_scan::kernels()),
         ("wkv4", wkv4::kernels()),
         ("delta_rule", delta_rule::kernels()),
+        ("taylor_attention", taylor_attention::kernels()),
         ("linear", linear::kernels()),
         ("causal_conv1d", tokenwise::causal_conv1d()),
         ("gated_norm", tokenwise::gated_norm()),

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::ceilings::Ceilings;
 use super::work::Arithmetic;
 use super::{
-    EXPONENTIAL, Failure, Kernel, Run, Work, delta_rule, recurrence, selective_scan, tokenwise, values, wkv4,
+    EXPONENTIAL, Failure, Kernel, Run, Work, delta_rule, recurrence, selective_scan, taylor_attention,
+    tokenwise, values, wkv4,
 };
 use calls::{Form, Maker};
 
@@ -66,6 +67,7 @@ impl Device {
         vec![
             ("recurrence", self.recurrences()),
             ("delta_rule", self.delta_rules()),
+            ("taylor_attention", self.taylor_attentions()),
             (
                 "selective_scan",
                 self.kernels(
@@ -149,6 +151,24 @@ impl Device {
             )
         };
         delta_rule::SHAPES.into_iter().flat_map(kernels).collect()
+    }
+
+    /// Based from a single prompt to what fills a GPU.
+    fn taylor_attentions(&self) -> Vec<Kernel> {
+        let shapes: &[(usize, usize)] = match self.is_software() {
+            true => &[(1, 2048)],
+            false => &[(1, 2048), (1, 32_768), (16, 32_768), (64, 2048)],
+        };
+        let kernels = |&(batch, time): &(usize, usize)| {
+            self.kernels(
+                calls::taylor_attention::FORMS,
+                &format!("based_h16_16x64_b{batch}"),
+                [1, time].map(|time| taylor_attention::based(batch, time)),
+                taylor_attention::sizes,
+                taylor_attention::work,
+            )
+        };
+        shapes.iter().flat_map(kernels).collect()
     }
 
     fn recurrences(&self) -> Vec<Kernel> {

@@ -9,6 +9,7 @@ pub mod linear;
 pub mod recurrence;
 pub mod report;
 pub mod selective_scan;
+pub mod taylor_attention;
 pub mod tokenwise;
 pub mod wkv4;
 pub mod work;

@@ -1,0 +1,103 @@
+//! Taylor attention at the shape of Based.
+
+pub use kernel_dsl::taylor_attention::Problem;
+use kernel_dsl::taylor_attention::{
+    Cotangents, DEFAULT_CHUNK_SIZE, Expansion, Gradients, Inputs, backward, chunked, sequential, step,
+};
+use kernel_dsl::{Rows, Sequences};
+use serde_json::{Value, json};
+
+use super::{Failure, Kernel, Work, values};
+
+/// Based with 16 heads: q and k of 16 values, v of 64, and a denominator.
+pub const fn based(batch: usize, time: usize) -> Problem {
+    Problem {
+        batch,
+        time,
+        heads: 16,
+        key_dim: 16,
+        value_dim: 64,
+        scale: 0.25,
+        expansion: Expansion::Taylor,
+        normalizer: Some(1e-6),
+    }
+}
+
+/// One token, and 2048 by every form.
+pub fn kernels() -> Vec<Kernel> {
+    vec![
+        kernel("step", "based_h16_16x64_b1", based(1, 1)),
+        kernel("sequential", "based_h16_16x64_t2048", based(1, 2048)),
+        kernel("chunked", "based_h16_16x64_t2048", based(1, 2048)),
+        kernel("backward", "based_h16_16x64_t2048", based(1, 2048)),
+    ]
+}
+
+/// The sizes by name.
+pub fn sizes(problem: &Problem) -> Value {
+    json!({
+        "batch": problem.batch, "time": problem.time, "heads": problem.heads,
+        "key_dim": problem.key_dim, "value_dim": problem.value_dim, "features": problem.features(),
+    })
+}
+
+/// What a call does at least, through features in symmetric packing: a multiply-add of the update and one of the read-out
+/// per value of the state and token; backward, three more pairs of products.
+pub fn work(problem: &Problem, form: &str) -> Work {
+    let tokens = problem.batch * problem.time;
+    let state = problem.state_len();
+    let forward = 4 * problem.time * state;
+    let token = problem.heads * (2 * problem.key_dim + 2 * problem.value_dim);
+    if form == "backward" {
+        Work::in_place(tokens, 3 * forward, 2 * tokens * token + 2 * state)
+    } else {
+        Work::in_place(tokens, forward, tokens * token + 2 * state)
+    }
+}
+
+fn kernel(form: &'static str, name: &str, problem: Problem) -> Kernel {
+    let (work, sizes) = (work(&problem, form), sizes(&problem));
+    let rows = problem.batch * problem.time;
+    let (on_keys, on_values) = (problem.heads * problem.key_dim, problem.heads * problem.value_dim);
+    Kernel::on_host(form, name, sizes, work, move || {
+        let (query, key) = (values(rows * on_keys), values(rows * on_keys));
+        let (value, cotangent) = (values(rows * on_values), values(rows * on_values));
+        let (mut state, mut out) = (vec![0.0; problem.state_len()], vec![0.0; rows * on_values]);
+        let mut gradients = [query.len(), key.len(), value.len(), state.len()].map(|len| vec![0.0; len]);
+        Ok(move || -> Result<(), Failure> {
+            let inputs = Inputs {
+                query: Rows::contiguous(&query, rows, on_keys)?,
+                key: Rows::contiguous(&key, rows, on_keys)?,
+                value: Rows::contiguous(&value, rows, on_values)?,
+                sequences: Sequences::Equal,
+            };
+            match form {
+                "step" => step(&problem, &inputs, &mut state, &mut out)?,
+                "sequential" => sequential(&problem, &inputs, &mut state, &mut out)?,
+                "chunked" => chunked(&problem, &inputs, DEFAULT_CHUNK_SIZE, &mut state, &mut out)?,
+                _ => {
+                    let cotangents = Cotangents {
+                        out: Rows::contiguous(&cotangent, rows, on_values)?,
+                        state: None,
+                    };
+                    let [query, key, value, initial] = &mut gradients;
+                    let mut gradients = Gradients {
+                        query,
+                        key,
+                        value,
+                        state: initial,
+                    };
+                    backward(
+                        &problem,
+                        &inputs,
+                        DEFAULT_CHUNK_SIZE,
+                        &state,
+                        &cotangents,
+                        &mut gradients,
+                    )?;
+                }
+            }
+            Ok(())
+        })
+    })
+}
