@@ -12,6 +12,7 @@
 //! | [`prefix_linear_attn`] | a prefix that every token sees (JRT) |
 //! | [`hgrn`] | a gated recurrence without keys |
 //! | [`slots`] | attention over memory slots: GSA and ABC |
+//! | [`gated_mlp`] | the gated channel mixer between them |
 //!
 //! All of it is differentiable on an autodiff device, initial states included.
 //!
@@ -30,7 +31,9 @@
 //! ```
 
 pub mod based;
+mod expect;
 pub mod feature_map;
+pub mod gated_mlp;
 pub mod hgrn;
 pub mod lightning_attn;
 pub mod linear_attn;

@@ -1,0 +1,95 @@
+//! The gated channel mixer of Llama-like models and of the linear-attention line (SwiGLU).
+//!
+//! ```text
+//! out = W_down (SiLU(W_gate x) ∘ W_up x)
+//! ```
+//!
+//! Source: Shazeer, *GLU variants improve transformer* (2002.05202), equation 6.
+
+use crate::expect;
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+use ssm_core::{Linear, Result};
+
+/// The shape of a gated channel mixer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatedMlpConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Width between the projections.
+    pub hidden_dim: usize,
+}
+
+/// What a gated channel mixer has learned.
+#[derive(Clone, Debug)]
+pub struct GatedMlpWeights {
+    /// W_gate and W_up.
+    pub widen: Widen,
+    /// `[model_dim, hidden_dim]`.
+    pub down: Linear,
+}
+
+/// The projections to the hidden width.
+#[derive(Clone, Debug)]
+pub enum Widen {
+    /// Two matrices.
+    Apart {
+        /// W_gate, `[hidden_dim, model_dim]`.
+        gate: Linear,
+        /// W_up, `[hidden_dim, model_dim]`.
+        up: Linear,
+    },
+    /// One matrix `[2 · hidden_dim, model_dim]`: the rows of W_up, then those of W_gate (HazyResearch's `fc1`).
+    UpThenGate(Linear),
+}
+
+/// One gated channel mixer; it carries nothing from token to token.
+#[derive(Clone, Debug)]
+pub struct GatedMlp {
+    config: GatedMlpConfig,
+    weights: GatedMlpWeights,
+}
+
+impl GatedMlp {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0.
+    pub fn new(config: GatedMlpConfig, weights: GatedMlpWeights) -> Result<Self> {
+        let GatedMlpConfig {
+            model_dim,
+            hidden_dim,
+        } = config;
+        expect::positive("dimensions of a gated channel mixer", &[model_dim, hidden_dim])?;
+        match &weights.widen {
+            Widen::Apart { gate, up } => {
+                expect::projection("gate_proj", gate, hidden_dim, model_dim)?;
+                expect::projection("up_proj", up, hidden_dim, model_dim)?;
+            }
+            Widen::UpThenGate(both) => expect::projection("fc1", both, 2 * hidden_dim, model_dim)?,
+        }
+        expect::projection("down_proj", &weights.down, model_dim, hidden_dim)?;
+        Ok(Self { config, weights })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> GatedMlpConfig {
+        self.config
+    }
+
+    /// `[batch, time, model_dim]` to the same shape.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Shape`] when the input is of another width.
+    pub fn apply(&self, input: Tensor<3>) -> Result<Tensor<3>> {
+        let (gate, up) = match &self.weights.widen {
+            Widen::Apart { gate, up } => (gate.forward(input.clone())?, up.forward(input)?),
+            Widen::UpThenGate(both) => {
+                let both = both.forward(input)?;
+                let hidden = self.config.hidden_dim;
+                (both.clone().narrow(2, hidden, hidden), both.narrow(2, 0, hidden))
+            }
+        };
+        self.weights.down.forward(silu(gate) * up)
+    }
+}
