@@ -11,8 +11,9 @@ mod equivalence {
     use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
     use ssm_core::operators::taylor_attention::Expansion;
     use ssm_core::operators::{
-        DeltaDecay, DeltaInputs, ScanInputs, TaylorPlan, Transition, add_rms_norm, causal_conv1d,
-        cross_entropy, delta_rule, gated_norm, selective_scan, step_size, taylor_attention, wkv4, wkv4_state,
+        DeltaDecay, DeltaInputs, Pairing, RotaryPlan, ScanInputs, TaylorPlan, Transition, add_rms_norm,
+        causal_conv1d, cross_entropy, delta_rule, gated_norm, rotary, selective_scan, step_size,
+        taylor_attention, wkv4, wkv4_state,
     };
     use ssm_core::{Sequences, State};
 
@@ -68,7 +69,7 @@ mod equivalence {
         Sequences::packed(SEQUENCES)
     }
 
-    const CALLS: [(&str, Call); 11] = [
+    const CALLS: [(&str, Call); 12] = [
         ("causal_conv1d", |leaves| {
             let (input, weight) = (leaves.next([1, 8, 5]), leaves.next([5, 4]));
             let (bias, mut state) = (leaves.next([5]), leaves.next([3, 5, 3]));
@@ -115,6 +116,16 @@ mod equivalence {
             let (raw, bias, a_log) = (leaves.next([2, 4, 3]), leaves.next([3]), leaves.next([3]));
             let (step, decay) = step_size(raw, bias, a_log, (0.0, 10.0)).expect("shapes that fit");
             vec![flat(step), flat(decay)]
+        }),
+        ("rotary", |leaves| {
+            let plan = RotaryPlan {
+                base: 100.0,
+                rotated_dim: 4,
+                pairing: Pairing::Halves,
+            };
+            // Heads inside wider rows, as a projection leaves them.
+            let heads = leaves.next([2, 3, 4, 6]).narrow(2, 1, 2);
+            vec![flat(rotary(heads, &[5, 0], &plan).expect("shapes that fit"))]
         }),
         ("selective_scan", |leaves| {
             let inputs = ScanInputs {

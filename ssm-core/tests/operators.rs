@@ -13,7 +13,7 @@ mod golden {
     use super::tape::Tape;
     use burn::tensor::Tensor;
     use burn::tensor::activation::silu;
-    use ssm_core::operators::step_size;
+    use ssm_core::operators::{Pairing, RotaryPlan, rotary, step_size};
     use ssm_core::{Form, Gates, LogDecay, ReadOut, State, recurrence};
 
     fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape)) {
@@ -85,5 +85,92 @@ mod golden {
             tape.output("out", output);
             tape.output("final_state", state.memory.swap_dims(2, 3));
         });
+    }
+
+    #[test]
+    fn rotary_embedding_computes_what_flash_linear_attention_does() {
+        on_every_device("rotary", |case, tape| {
+            let [b, t, h, d] = dims(case, ["B", "T", "H", "D"]);
+            let plan = RotaryPlan {
+                base: case.scalar("base") as f32,
+                rotated_dim: d,
+                pairing: match case.scalar("interleaved") == 0.0 {
+                    true => Pairing::Halves,
+                    false => Pairing::Interleaved,
+                },
+            };
+            let positions = vec![case.scalar("offset") as u64; b];
+            let input = tape.input("x", [b, t, h, d]);
+            tape.output("out", rotary(input, &positions, &plan).expect("shapes that fit"));
+        });
+    }
+}
+
+mod equivalence {
+    use super::devices::{devices, tensor, values};
+    use kernel_dsl::Rows;
+    use kernel_dsl::rotary::{Positions, Problem, reference};
+    use proptest::prelude::*;
+    use ssm_core::operators::{Pairing, RotaryPlan, rotary};
+
+    fn error(found: &[f32], expected: &[f64]) -> f64 {
+        assert_eq!(found.len(), expected.len(), "numbers of values");
+        let off: f64 = found
+            .iter()
+            .zip(expected)
+            .map(|(&f, e)| (f64::from(f) - e).powi(2))
+            .sum();
+        let norm: f64 = expected.iter().map(|e| e * e).sum();
+        match off.is_finite() {
+            true => (off / norm.max(1e-12)).sqrt(),
+            false => f64::INFINITY,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn every_sequence_is_turned_from_its_own_position(
+            batch in 1..4usize, time in 0..6usize, heads in 1..4usize, pairs in 0..4usize, rest in 0..3usize,
+            halves: bool, first in prop::collection::vec(0..100_000u64, 3), seed in 1..1000u32,
+        ) {
+            let head_dim = 2 * pairs + rest + 1;
+            let pairing = if halves { Pairing::Halves } else { Pairing::Interleaved };
+            let plan = RotaryPlan { base: 10_000.0, rotated_dim: 2 * pairs, pairing };
+            let len = batch * time * heads * head_dim;
+            let input: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7 + seed as f32).sin()).collect();
+            let problem = Problem { batch, time, heads, head_dim, rotary_dim: 2 * pairs, pairing, base: 1e4 };
+            let starts: Vec<usize> = first[..batch].iter().map(|&p| p as usize).collect();
+            let positions = Positions { first: Some(&starts), ..Positions::default() };
+            let rows = Rows::contiguous(&input, batch * time, heads * head_dim).expect("whole rows");
+            let expected = reference::rotary(&problem, &positions, rows).expect("valid");
+            for (name, device) in devices() {
+                let input = tensor(&input, [batch, time, heads, head_dim], &device);
+                let found = rotary(input, &first[..batch], &plan).expect("shapes that fit");
+                let off = error(&values(found), &expected);
+                prop_assert!(off < 1e-6, "{name}: off by {off:.1e}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_turned_is_refused() {
+        let device = burn::tensor::Device::flex();
+        let plan = |rotated_dim, base| RotaryPlan {
+            base,
+            rotated_dim,
+            pairing: Pairing::Halves,
+        };
+        let turned = |positions: &[u64], plan: RotaryPlan| {
+            let input = tensor(&[0.0; 8], [2, 1, 1, 4], &device);
+            rotary(input, positions, &plan)
+                .map(|_| ())
+                .expect_err("wrong")
+                .to_string()
+        };
+        assert!(turned(&[0], plan(4, 1e4)).contains("positions"));
+        assert!(turned(&[0, 0], plan(3, 1e4)).contains("even"));
+        assert!(turned(&[0, 0], plan(6, 1e4)).contains("6 of 4"));
+        assert!(turned(&[0, 0], plan(4, f32::NAN)).contains("NaN"));
     }
 }

@@ -9,6 +9,7 @@
 //! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`gated_norm`], [`add_rms_norm`] | norms over groups of features, gated or joined with a residual |
+//! | [`rotary()`] | rotary position embedding |
 //! | [`step_size()`] | Δ and log α of a discretised recurrence |
 //! | [`cross_entropy()`] | loss per token, without a softmax in memory |
 //!
@@ -23,6 +24,7 @@ pub(crate) mod element;
 pub(crate) mod heads;
 pub mod norm;
 pub(crate) mod recurrence;
+pub mod rotary;
 pub mod selective_scan;
 pub mod step_size;
 pub mod taylor_attention;
@@ -32,6 +34,7 @@ pub use causal_conv1d::causal_conv1d;
 pub use cross_entropy::cross_entropy;
 pub use delta_rule::{DeltaDecay, DeltaInputs, Transition, delta_rule};
 pub use norm::{add_rms_norm, gated_norm};
+pub use rotary::{Pairing, RotaryPlan, rotary};
 pub use selective_scan::{ScanInputs, selective_scan};
 pub use step_size::step_size;
 pub use taylor_attention::{TaylorPlan, taylor_attention};

@@ -1,0 +1,179 @@
+//! Rotary position embedding of queries and keys.
+
+#[cfg(feature = "cube")]
+use crate::backend::cube::{self, Place};
+use crate::backend::flex::{self, RowTensor, required};
+use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::error::{Error, Result};
+use crate::gates::expect_shape;
+use burn::tensor::Tensor;
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
+use burn_flex::FlexTensor;
+use kernel_dsl::rotary as kernel;
+pub use kernel_dsl::rotary::Pairing;
+#[cfg(feature = "cube")]
+use kernel_dsl::rotary::cube as device;
+
+/// What of a rotary embedding is not a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RotaryPlan {
+    /// The angles of neighbouring pairs stand in the ratio base^(2/rotated_dim); 10000 mostly.
+    pub base: f32,
+    /// How many values of a head are turned, from the first on; even.
+    pub rotated_dim: usize,
+    /// Which two values form a pair.
+    pub pairing: Pairing,
+}
+
+impl RotaryPlan {
+    /// Whether a head of `head_dim` values can be turned like this.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for an odd number of turned values or more than there are, and for a base that is not positive and
+    /// finite.
+    pub fn validate(&self, head_dim: usize) -> Result<()> {
+        if !self.rotated_dim.is_multiple_of(2) || self.rotated_dim > head_dim {
+            return Err(Error::Value {
+                what: "rotated_dim of a rotary embedding",
+                expected: "even and at most head_dim",
+                found: format!("{} of {head_dim}", self.rotated_dim),
+            });
+        }
+        let usable = self.base > 0.0 && self.base.is_finite();
+        if !usable {
+            return Err(Error::Value {
+                what: "base of a rotary embedding",
+                expected: "positive and finite",
+                found: self.base.to_string(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Pair j of every head turned by the angle p · base^(−2j/R), p the token's position and R = rotated_dim.
+///
+/// ```text
+/// (a, b) ↦ (a cos θ − b sin θ,  b cos θ + a sin θ)
+/// ```
+///
+/// The inner product of a turned query and a turned key depends on the distance of their positions only. Source: Su et al.,
+/// *RoFormer* (2104.09864), section 3.2.
+///
+/// # Shapes
+/// `input` and result `[batch, time, heads, head_dim]`; `positions` `[batch]`: where the first token of each sequence stands.
+///
+/// # Errors
+/// [`Error::Shape`] when there is not one position per sequence, [`Error::Value`] as [`RotaryPlan::validate`],
+/// [`Error::Device`] and [`Error::DType`].
+pub fn rotary(input: Tensor<4>, positions: &[u64], plan: &RotaryPlan) -> Result<Tensor<4>> {
+    let [batch, _, _, head_dim] = input.dims();
+    expect_shape("positions of a rotary embedding", &[batch], &[positions.len()])?;
+    plan.validate(head_dim)?;
+    let first: std::result::Result<Vec<usize>, _> =
+        positions.iter().map(|&position| position.try_into()).collect();
+    let Ok(first) = first else {
+        return Err(Error::Value {
+            what: "positions of a rotary embedding",
+            expected: "positions that this processor can address",
+            found: format!("{positions:?}"),
+        });
+    };
+    let operator = Rotary { plan: *plan, first };
+    let [output] = run(operator, vec![Operand::new("input", input)], &mut [])?;
+    Ok(Tensor::from_dispatch(output))
+}
+
+/// An embedding of sequences that begin at these positions.
+#[derive(Debug)]
+struct Rotary {
+    plan: RotaryPlan,
+    first: Vec<usize>,
+}
+
+impl Rotary {
+    fn problem(&self, shape: &[usize]) -> kernel::Problem {
+        kernel::Problem {
+            batch: shape[0],
+            time: shape[1],
+            heads: shape[2],
+            head_dim: shape[3],
+            rotary_dim: self.plan.rotated_dim,
+            pairing: self.plan.pairing,
+            base: f64::from(self.plan.base),
+        }
+    }
+
+    fn positions(&self) -> kernel::Positions<'_> {
+        kernel::Positions {
+            first: Some(&self.first),
+            ..kernel::Positions::default()
+        }
+    }
+
+    #[cfg(feature = "cube")]
+    fn angles(&self, place: &Place, spec: &Spec) -> device::DeviceAngles {
+        let problem = self.problem(&spec.shape);
+        cube::launched(device::DeviceAngles::new(
+            &place.client,
+            &problem,
+            &self.positions(),
+        ))
+    }
+}
+
+impl Operator for Rotary {
+    fn name(&self) -> &'static str {
+        "rotary"
+    }
+
+    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
+        vec![required(inputs[0].clone())]
+    }
+
+    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
+        let [input] = first(inputs).map(required);
+        let input = RowTensor::new(input, 2);
+        let mut out = input.buffer();
+        flex::validated(kernel::rotary(
+            &self.problem(&input.dims),
+            &self.positions(),
+            input.view(),
+            &mut out,
+        ));
+        vec![flex::tensor(out, &input.dims)]
+    }
+
+    fn backward_flex(&self, _: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
+        let [out] = first(cotangents).map(required);
+        let out = RowTensor::new(out, 2);
+        let mut of_input = out.buffer();
+        flex::validated(kernel::backward(
+            &self.problem(&out.dims),
+            &self.positions(),
+            out.view(),
+            &mut of_input,
+        ));
+        vec![Some(flex::tensor(of_input, &out.dims))]
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+        let [input] = first(inputs).map(required);
+        let (place, spec) = (Place::of(&input), cube::spec(&input));
+        let angles = self.angles(&place, &spec);
+        let found = cube::launched(device::rotary(&place.client, &angles, &cube::rows(input, 2)));
+        vec![place.tensor(found, &spec)]
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        let ([input], [out]) = (first(inputs).map(required), first(cotangents).map(required));
+        let (place, spec) = (Place::of(&input), cube::spec(&input));
+        let angles = self.angles(&place, &spec);
+        let out = cube::rows_as(out, 2, spec.dtype);
+        let found = cube::launched(device::backward(&place.client, &angles, &out));
+        vec![Some(place.tensor(found, &spec))]
+    }
+}
