@@ -26,6 +26,7 @@ pub fn gates(input: Tensor<3>, log_decay: Tensor<3>) -> Result<Gates> {
         value: input.unsqueeze_dim(3),
         log_decay: LogDecay::PerHeadToken(log_decay),
         step_size: None,
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: 1.0,

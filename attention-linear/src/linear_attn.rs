@@ -22,6 +22,7 @@ pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, scale: f32) -> 
         value,
         log_decay: LogDecay::None,
         step_size: None,
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale,

@@ -36,6 +36,7 @@ pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Result<Gates
         value,
         log_decay: LogDecay::PerHead(decay),
         step_size: None,
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: (key_dim as f32).powf(-0.5),

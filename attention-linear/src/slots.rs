@@ -213,6 +213,7 @@ fn plain(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
         value,
         log_decay: LogDecay::None,
         step_size: None,
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: 1.0,

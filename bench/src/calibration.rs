@@ -23,8 +23,8 @@ pub fn thresholds(
         let mut state = model.start(&Chain::default(), 1)?;
         for tokens in ids.chunks(ids.len().div_ceil(LOOKS).max(1)) {
             model.advance(tokens, &mut state)?;
-            let layers = state.layers.iter().map(|layer| &layer.recurrent);
-            calibration.observe(layers).map_err(|error| failed(&error))?;
+            let states = state.recurrences().map(|recurrence| &recurrence.state);
+            calibration.observe(states).map_err(|error| failed(&error))?;
         }
     }
     calibration.thresholds(1.0).map_err(|error| failed(&error))

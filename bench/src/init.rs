@@ -2,10 +2,10 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use models::checkpoint::WriteDtype;
-use models::mamba2::init::{Shape, write_random};
+use models::init::{layouts, layouts_of, preset, write_random};
+use models::layout::Layout;
 use std::path::PathBuf;
 
 /// Options of `spillway init`.
@@ -18,10 +18,13 @@ Example:
   spillway bench mamba2-130m-random")]
 pub struct InitArgs {
     /// Architecture
-    #[arg(long, value_enum)]
-    pub arch: Architecture,
+    #[arg(long, value_name = "NAME", default_value = "mamba2")]
+    pub arch: String,
+    /// Layout, where the architecture has several, by a word of its name [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub layout: Option<String>,
     /// Size
-    #[arg(long, value_parser = PossibleValuesParser::new(Shape::NAMES))]
+    #[arg(long, value_name = "NAME")]
     pub shape: String,
     /// Folder to create; it must not exist yet
     #[arg(long, value_name = "DIR")]
@@ -32,13 +35,6 @@ pub struct InitArgs {
     /// Type to store the weights in
     #[arg(long, value_enum, default_value_t = StoredDtype::F32)]
     pub dtype: StoredDtype,
-}
-
-/// What can be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Architecture {
-    /// Mamba-2, in the layout of the original code
-    Mamba2,
 }
 
 /// Types that weights are stored in.
@@ -55,19 +51,41 @@ pub enum StoredDtype {
 /// # Errors
 /// [`ProgramError::Model`] when the folder exists or cannot be written; nothing is left behind then.
 pub fn run(args: &InitArgs, context: &Context) -> Result<(), ProgramError> {
-    let expected = || format!("one of {}", Shape::NAMES.join(", "));
-    let shape = Shape::named(&args.shape)
+    let layout = choose_layout(args)?;
+    let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
+    let expected = || format!("one of {}", sizes.join(", "));
+    let preset = preset(layout, &args.shape)
         .ok_or_else(|| ProgramError::usage("--shape", expected(), args.shape.clone()))?;
     let dtype = match args.dtype {
         StoredDtype::F32 => WriteDtype::F32,
         StoredDtype::Bf16 => WriteDtype::Bf16,
     };
-    match args.arch {
-        Architecture::Mamba2 => write_random(&args.out, &shape, dtype, args.seed)?,
-    }
+    write_random(&args.out, layout, preset.config, dtype, args.seed)?;
     context.print_line(format_args!(
-        "random {} weights are in {}",
+        "random {} {} weights are in {}",
+        args.arch,
         args.shape,
         args.out.display()
     ))
+}
+
+/// The layout that `--arch` and `--layout` name.
+fn choose_layout(args: &InitArgs) -> Result<&'static Layout, ProgramError> {
+    let candidates: Vec<&Layout> = layouts_of(&args.arch).collect();
+    let Some(first) = candidates.first() else {
+        let mut names: Vec<&str> = layouts().iter().map(|layout| layout.architecture).collect();
+        names.dedup();
+        let expected = format!("one of {}", names.join(", "));
+        return Err(ProgramError::usage("--arch", expected, args.arch.clone()));
+    };
+    let Some(asked) = &args.layout else {
+        return Ok(first);
+    };
+    let lower = asked.to_lowercase();
+    let named = |layout: &&&Layout| layout.name.to_lowercase().contains(&lower);
+    candidates.iter().find(named).copied().ok_or_else(|| {
+        let names: Vec<&str> = candidates.iter().map(|layout| layout.name).collect();
+        let expected = format!("a word of one of: {}", names.join(", "));
+        ProgramError::usage("--layout", expected, asked.clone())
+    })
 }

@@ -59,22 +59,12 @@ fn table(info: &Info, costs: &Costs) -> String {
                 info.architecture, info.layers, info.model_dim
             ),
         ),
-        ("layout", info.layout.to_string()),
+        ("layout", format!("{}, by {}", info.layout, info.recognised_by)),
         ("stored as", info.stored_as.join(", ")),
         ("parameters", grouped(info.parameters)),
         ("vocabulary", vocabulary(info)),
         ("tokenizer", info.tokenizer.to_string()),
-        (
-            "heads",
-            format!(
-                "{} a layer, state {} × {} (key × value), {} query/key group{}",
-                info.heads,
-                info.key_dim,
-                info.value_dim,
-                info.groups,
-                if info.groups == 1 { "" } else { "s" }
-            ),
-        ),
+        ("recurrences", recurrences(info)),
         (
             "training length",
             info.train_length
@@ -99,6 +89,33 @@ fn table(info: &Info, costs: &Costs) -> String {
         ("prefill, a token", flops(costs.prefill_flops)),
     ];
     lines.map(|(name, value)| format!("{name:<18}{value}")).join("\n")
+}
+
+/// The recurrences by their shapes, with the number of layers that have each.
+fn recurrences(info: &Info) -> String {
+    let mut kinds: Vec<(String, usize)> = Vec::new();
+    for site in &info.sites {
+        let kind = format!(
+            "{} heads, state {} × {} (key × value), {} query/key group{}",
+            site.heads,
+            site.key_dim,
+            site.value_dim,
+            site.groups,
+            if site.groups == 1 { "" } else { "s" }
+        );
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((kind, 1)),
+        }
+    }
+    match kinds.is_empty() {
+        true => "none".into(),
+        false => kinds
+            .iter()
+            .map(|(kind, count)| format!("{count} of {kind}"))
+            .collect::<Vec<_>>()
+            .join("; "),
+    }
 }
 
 fn vocabulary(info: &Info) -> String {

@@ -23,9 +23,7 @@ impl ModelArgs {
     /// # Errors
     /// [`ProgramError::Model`], naming what is wrong with which file.
     pub fn load(&self) -> Result<Model, ProgramError> {
-        let options = LoadOptions {
-            weights: self.dtype.into(),
-        };
+        let options = LoadOptions::with_weights(self.dtype.into());
         Ok(match &self.checkpoint {
             Some(path) => Model::load(path, &options)?,
             None => Model::shipped(&options)?,

@@ -4,20 +4,21 @@ use bench::diagnose::head_statistics::state_statistics;
 use bench::diagnose::positions::snapshots;
 use bench::diagnose::probe::{Gate, LayerRecord, Probe};
 use burn::tensor::{Device, Distribution, Tensor};
-use ssm_core::{Chain, Form, Gates, Intervention, LayerState, LogDecay, ReadOut, Site, State};
+use ssm_core::{Chain, Form, Gates, Intervention, LogDecay, ReadOut, Recurrence, Site, State};
 use std::sync::Arc;
 
 const TIME: usize = 50;
 const TRAIN_LENGTH: u64 = 8;
 const SITE: Site = Site {
     layer: 0,
+    first_head: 0,
     heads: 4,
     groups: 2,
     key_dim: 5,
     value_dim: 3,
     has_step_size: true,
     per_key_decay: false,
-    linear: true,
+    rule: ssm_core::Rule::WeightedSum,
 };
 
 fn gates() -> Gates {
@@ -32,17 +33,17 @@ fn gates() -> Gates {
         value: normal([1, TIME, SITE.heads, SITE.value_dim]),
         log_decay: LogDecay::PerHeadToken(uniform(-0.3, 0.0)),
         step_size: Some(uniform(0.01, 0.2)),
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: 1.0,
     }
 }
 
-fn start(chain: &Chain) -> LayerState {
+fn start(chain: &Chain) -> Recurrence {
     let device = Device::flex();
-    LayerState {
-        conv: Tensor::zeros([1, 1, 1], &device),
-        recurrent: State {
+    Recurrence {
+        state: State {
             memory: Tensor::zeros([1, SITE.heads, SITE.key_dim, SITE.value_dim], &device),
             position: 0,
         },
@@ -51,8 +52,8 @@ fn start(chain: &Chain) -> LayerState {
 }
 
 /// Runs all tokens in pieces of these lengths, and gives the read-outs.
-fn run(chain: &Chain, state: &mut LayerState, gates: &Gates, pieces: &[usize]) -> Vec<f32> {
-    let mut first = state.recurrent.position as usize;
+fn run(chain: &Chain, state: &mut Recurrence, gates: &Gates, pieces: &[usize]) -> Vec<f32> {
+    let mut first = state.state.position as usize;
     let mut outputs = Vec::new();
     for &piece in pieces {
         let piece = gates.slice(first..first + piece).expect("inside the stretch");
@@ -65,7 +66,7 @@ fn run(chain: &Chain, state: &mut LayerState, gates: &Gates, pieces: &[usize]) -
     outputs
 }
 
-fn record(state: &mut LayerState) -> LayerRecord {
+fn record(state: &mut Recurrence) -> LayerRecord {
     let memory = state.memories[0].as_any_mut().downcast_ref::<LayerRecord>();
     memory.expect("the probe's record").clone()
 }
@@ -109,7 +110,7 @@ fn states_are_looked_at_after_the_right_tokens() {
     for (index, &position) in positions.iter().enumerate() {
         let mut plain = start(&Chain::default());
         run(&Chain::default(), &mut plain, &gates, &[position as usize]);
-        let memory = floats(&plain.recurrent.memory.to_data());
+        let memory = floats(&plain.state.memory.to_data());
         for (head, state) in memory.chunks(SITE.key_dim * SITE.value_dim).enumerate() {
             let (at, found, _) = record.looks(head).nth(index).expect("a look");
             assert_eq!(at, position);

@@ -83,11 +83,9 @@ impl Intervention for ReducedRetentionAndInsertion {
     }
 }
 
-fn multiply_retention(mut gates: Gates, retention: f64) -> Gates {
+fn multiply_retention(gates: Gates, retention: f64) -> Gates {
     // The logarithm is taken in f64: 0.9999 rounded to f32 first would be off by 3e-4 of its distance from 1.
-    let heads = gates.dims().heads;
-    gates.log_decay = gates.log_decay.add(retention.ln() as f32, heads, &gates.value);
-    gates
+    gates.add_log_decay(retention.ln() as f32)
 }
 
 /// A write is k (δ v)ᵀ, so the factor may go to δ, which is `key_dim` times smaller than k, where there is one.

@@ -38,7 +38,7 @@ impl Writes {
             log_decay: match &gates.log_decay {
                 LogDecay::PerHeadToken(decay) => Some(decay.clone().unsqueeze_dim(3)),
                 LogDecay::PerKeyToken(decay) => Some(decay.clone()),
-                LogDecay::None | LogDecay::PerHead(_) | LogDecay::PerKey(_) => None,
+                LogDecay::None | LogDecay::PerHead(_) | LogDecay::PerKey(_) | LogDecay::PerStep(_) => None,
             },
             step_size: gates.step_size.clone(),
         }
@@ -69,6 +69,7 @@ impl Writes {
             value: self.value,
             log_decay,
             step_size: self.step_size,
+            erase: ssm_core::Erase::None,
             read_out: ReadOut::Inclusive,
             skip: None,
             scale: like.scale,

@@ -28,7 +28,7 @@ use crate::calibrate::{Thresholds, frobenius_norms};
 use crate::pieces::{count_data, in_pieces, next_multiple, own_memory, saved_count};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
-use ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Site, State, recurrence_bounded};
+use ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State, recurrence_bounded};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ impl Intervention for StateNorm {
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if !site.linear {
+        if site.rule != Rule::WeightedSum {
             return Err(Incompatible {
                 intervention: self.text(),
                 layer: site.layer,

@@ -45,7 +45,9 @@ use crate::gate_queue::{GateQueue, LOWEST_LOG_DECAY, Writes, per_head};
 use crate::pieces::{in_pieces, next_multiple, own_memory, saved_state, saved_tensor};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
-use ssm_core::{Dims, Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Site, State};
+use ssm_core::{
+    Dims, Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State,
+};
 use std::any::Any;
 use std::collections::BTreeMap;
 
@@ -110,7 +112,7 @@ impl Intervention for WindowByDifference {
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if site.linear {
+        if site.rule == Rule::WeightedSum {
             return Ok(());
         }
         Err(Incompatible {
@@ -228,7 +230,9 @@ impl WindowByDifference {
         match &gates.log_decay {
             LogDecay::None => return Ok(None),
             LogDecay::PerHead(decay) => return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1, 3])))),
-            LogDecay::PerKey(decay) => return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1])))),
+            LogDecay::PerKey(decay) | LogDecay::PerStep(decay) => {
+                return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1]))));
+            }
             LogDecay::PerHeadToken(_) | LogDecay::PerKeyToken(_) => {}
         }
         let (Some(new), Some(old), Some(sum)) = (

@@ -28,7 +28,7 @@ use crate::pieces::{
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
-use ssm_core::{Element, Error, Gates, Incompatible, Intervention, Memory, Site, State};
+use ssm_core::{Element, Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
 
@@ -188,7 +188,7 @@ impl Intervention for WindowExact {
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if site.linear {
+        if site.rule == Rule::WeightedSum {
             return Ok(());
         }
         Err(Incompatible {

@@ -23,6 +23,7 @@ fn gates(time: usize, forgetting: f64, mean: f32, seed: u64) -> Gates {
         value: random.tensor::<4>(shape).add_scalar(mean),
         log_decay: LogDecay::PerHeadToken(tensor(decays, [1, time, 1])),
         step_size: None,
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: 1.0,
@@ -161,7 +162,7 @@ fn the_share_of_clipped_states_is_reported() {
         let share = state.memories[0].report()["clipped_share"];
         assert!((least..=most).contains(&share), "{text}: {share}");
         if text == "state-norm:1" {
-            let norm: f32 = values(&state.recurrent.memory)
+            let norm: f32 = values(&state.state.memory)
                 .iter()
                 .map(|x| x * x)
                 .sum::<f32>()

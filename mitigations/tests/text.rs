@@ -222,13 +222,14 @@ fn a_state_that_is_no_sum_refuses_windows_and_norms() {
 fn plain_site() -> Site {
     Site {
         layer: 0,
+        first_head: 0,
         heads: 2,
         groups: 1,
         key_dim: 4,
         value_dim: 4,
         has_step_size: true,
         per_key_decay: false,
-        linear: true,
+        rule: ssm_core::Rule::WeightedSum,
     }
 }
 

@@ -18,7 +18,10 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: clone, save, restore |
-//! | [`mamba2`] | Mamba-2: configuration, the two published layouts, random checkpoints |
+//! | [`network`] | an embedding, blocks of mixers, a norm, a head |
+//! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
+//! | [`mamba2`] | one room per architecture |
+//! | [`init`] | random checkpoints in every layout |
 //! | [`checkpoint`] | safetensors and `config.json`, and every way in which they can be wrong |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
@@ -26,8 +29,12 @@
 pub mod checkpoint;
 pub mod error;
 pub mod generation;
+pub mod init;
+pub mod layout;
+pub mod loader;
 pub mod mamba2;
 pub mod model;
+pub mod network;
 pub mod sampling;
 pub mod shipped;
 pub mod state;
@@ -36,7 +43,7 @@ pub mod tokenizer;
 pub use error::ModelError;
 pub use model::{Info, LoadOptions, Model, WeightType, Which};
 pub use shipped::text as shipped_text;
-pub use state::ModelState;
+pub use state::{LayerState, ModelState};
 pub use tokenizer::Tokenizer;
 
 /// Runs the README's example as a test.

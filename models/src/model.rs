@@ -1,5 +1,6 @@
 //! A model ready to run: weights, tokenizer, and the calls that everything else is made of.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +9,15 @@ use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::linear::WeightType;
 use serde::Serialize;
 use ssm_core::operators::cross_entropy;
-use ssm_core::{Chain, Form, Site};
+use ssm_core::{Chain, Form, Mixer, Site};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, parse_object};
 use crate::error::ModelError;
-use crate::mamba2::{Config, Network};
-use crate::state::ModelState;
-use crate::tokenizer::Tokenizer;
+use crate::layout::{self, Outline};
+use crate::loader::Loader;
+use crate::network::{Call, Network};
+use crate::state::{LayerState, ModelState};
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Tokens that go through the layers at a time: enough for matrix products at full speed, little enough that the memory of a
 /// prefill does not depend on its length.
@@ -23,16 +26,29 @@ const SEGMENT: usize = 256;
 const LOGIT_BYTES: usize = 4 << 20;
 
 /// How a checkpoint is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// The type in which matrices are kept.
     pub weights: WeightType,
+    /// Where the model runs. Packed weights are read as they are on the CPU; other devices get dense copies.
+    pub device: Device,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             weights: WeightType::F32,
+            device: Device::flex(),
+        }
+    }
+}
+
+impl LoadOptions {
+    /// Matrices kept in this type, on the CPU.
+    pub fn with_weights(weights: WeightType) -> Self {
+        Self {
+            weights,
+            ..Self::default()
         }
     }
 }
@@ -51,10 +67,12 @@ pub enum Which {
 pub struct Info {
     /// The folder's or file's name.
     pub name: String,
-    /// `mamba2`.
+    /// `mamba2`, `rwkv7`, ...
     pub architecture: &'static str,
     /// The published layout that its files have.
     pub layout: &'static str,
+    /// What showed that they have it.
+    pub recognised_by: String,
     /// Ids that the tokenizer may give.
     pub vocab_size: usize,
     /// Rows of the embedding.
@@ -63,16 +81,8 @@ pub struct Info {
     pub layers: usize,
     /// Width of the residual stream.
     pub model_dim: usize,
-    /// Heads of a layer.
-    pub heads: usize,
-    /// Query/key groups of a layer.
-    pub groups: usize,
-    /// Rows of a head's state.
-    pub key_dim: usize,
-    /// Columns of a head's state.
-    pub value_dim: usize,
-    /// Taps of the short convolution.
-    pub conv_width: usize,
+    /// What else the architecture has to say, by name.
+    pub details: BTreeMap<&'static str, String>,
     /// Whether head and embedding are one.
     pub tied: bool,
     /// Number of weights.
@@ -83,8 +93,10 @@ pub struct Info {
     pub kept_as: &'static str,
     /// Memory taken by the weights, in bytes.
     pub weight_bytes: u64,
-    /// Memory taken by the state of one sequence without interventions, in bytes.
+    /// Memory taken by the state of one sequence without interventions before its first token, in bytes.
     pub state_bytes: u64,
+    /// Bytes by which that state grows with every token (the keys and values of attention layers).
+    pub cache_bytes_per_token: u64,
     /// Multiplications and additions of one decoded token.
     pub flops_per_token: u64,
     /// Length that the model was trained on, in tokens, where `spillway.json` beside the weights says so.
@@ -93,7 +105,7 @@ pub struct Info {
     pub tokenizer: &'static str,
     /// The id that ends a text, where the configuration has one.
     pub eos_id: Option<u32>,
-    /// What interventions may know about each layer.
+    /// Every recurrence that interventions may act on, layer by layer.
     #[serde(skip)]
     pub sites: Vec<Site>,
 }
@@ -121,23 +133,18 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a checkpoint folder, or a `.safetensors` file with `config.json` beside it.
+    /// Loads a checkpoint: a folder, or a weights file.
     ///
     /// # Errors
     /// [`ModelError::Checkpoint`] or [`ModelError::Tokenizer`], naming what is wrong with which file.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(path)?;
         let train_length = train_length(&checkpoint.folder().join("spillway.json"))?;
-        let config = Config::read(&checkpoint)?;
-        let tokenizer = Tokenizer::open(checkpoint.folder(), config.vocab_size, config.padded_vocab_size)?;
-        Self::assemble(
-            &checkpoint,
-            config,
-            tokenizer,
-            path_name(path),
-            train_length,
-            options,
-        )
+        let name = path_name(path);
+        let tokenizer = |outline: &Outline| {
+            Tokenizer::open(checkpoint.folder(), outline.vocab_size, outline.padded_vocab_size)
+        };
+        Self::assemble(&checkpoint, tokenizer, name, train_length, options)
     }
 
     /// The small checkpoint that is part of this crate: see [`crate::shipped`].
@@ -146,51 +153,57 @@ impl Model {
     /// None that could be mended from outside; the crate's tests load it.
     pub fn shipped(options: &LoadOptions) -> Result<Self, ModelError> {
         let checkpoint = crate::shipped::checkpoint()?;
-        let config = Config::read(&checkpoint)?;
         let (name, length) = (
             crate::shipped::NAME.to_string(),
             Some(crate::shipped::TRAIN_LENGTH),
         );
-        Self::assemble(&checkpoint, config, Tokenizer::bytes(), name, length, options)
+        Self::assemble(&checkpoint, |_| Ok(Tokenizer::bytes()), name, length, options)
     }
 
     fn assemble(
         checkpoint: &Checkpoint,
-        config: Config,
-        tokenizer: Tokenizer,
+        tokenizer: impl FnOnce(&Outline) -> Result<Tokenizer, TokenizerError>,
         name: String,
         train_length: Option<u64>,
         options: &LoadOptions,
     ) -> Result<Self, ModelError> {
-        let device = Device::flex();
-        let network = Network::load(checkpoint, config, options.weights, &device)?;
-        let (config, sites) = (network.config(), network.sites());
-        let mixer = &config.mixer;
-        let state_values = mixer.inner_dim() * mixer.state_dim + mixer.conv_dim() * (mixer.conv_width - 1);
+        let device = options.device.clone();
+        let (layout, recognised_by) = layout::recognise(checkpoint)?;
+        let config = (layout.config)(checkpoint)?;
+        let mut loader = Loader::new(checkpoint, options.weights, device.clone());
+        let path = checkpoint.config().path();
+        let parts = (layout.load)(&Fields::new(&path, &config), &mut loader)?;
+        loader.expect_all_read(&format!("{} ({})", layout.architecture, layout.name))?;
+        let (network, outline) = parts.network(device.clone());
+        let tokenizer = tokenizer(&outline)?;
+        let start: usize = network
+            .start(&Chain::default(), 1)
+            .iter()
+            .map(LayerState::bytes)
+            .sum();
+        let mixing: u64 = network.mixers().map(Mixer::flops_per_token).sum();
         let info = Info {
             name,
-            architecture: "mamba2",
-            layout: config.layout.name(),
-            vocab_size: config.vocab_size,
-            padded_vocab_size: config.padded_vocab_size,
-            layers: config.num_layers,
-            model_dim: mixer.model_dim,
-            heads: mixer.num_heads,
-            groups: mixer.num_groups,
-            key_dim: mixer.state_dim,
-            value_dim: mixer.head_dim,
-            conv_width: mixer.conv_width,
-            tied: config.tied,
-            parameters: network.parameters(),
+            architecture: layout.architecture,
+            layout: layout.name,
+            recognised_by,
+            vocab_size: outline.vocab_size,
+            padded_vocab_size: outline.padded_vocab_size,
+            layers: network.blocks().len(),
+            model_dim: outline.model_dim,
+            details: outline.details,
+            tied: outline.tied,
+            parameters: loader.parameters,
             stored_as: checkpoint.dtypes().into_iter().map(String::from).collect(),
             kept_as: weight_type_name(options.weights),
-            weight_bytes: network.weight_bytes(),
-            state_bytes: (4 * state_values as u64).saturating_mul(config.num_layers as u64),
-            flops_per_token: config.flops_per_token(),
+            weight_bytes: loader.weight_bytes,
+            state_bytes: start as u64,
+            cache_bytes_per_token: network.mixers().map(Mixer::cache_bytes_per_token).sum(),
+            flops_per_token: loader.matrix_flops + mixing,
             train_length,
             tokenizer: tokenizer.name(),
-            eos_id: config.eos_id,
-            sites,
+            eos_id: outline.eos_id,
+            sites: network.sites(),
         };
         Ok(Self {
             info,
@@ -226,15 +239,10 @@ impl Model {
     /// [`ModelError::Incompatible`] when an intervention cannot work with a layer.
     pub fn start(&self, chain: &Chain, batch: usize) -> Result<ModelState, ModelError> {
         self.info.sites.iter().try_for_each(|site| chain.check(site))?;
-        let mixers = self.network.mixers().enumerate();
-        let layers = mixers
-            .map(|(layer, mixer)| mixer.start(chain, layer, batch, &self.device))
-            .collect();
         Ok(ModelState {
-            layers,
+            layers: self.network.start(chain, batch),
             chain: chain.clone(),
-            position: 0,
-            batch,
+            positions: vec![0; batch],
         })
     }
 
@@ -245,10 +253,7 @@ impl Model {
     /// chain.
     pub fn restore(&self, path: &Path, chain: &Chain) -> Result<ModelState, ModelError> {
         self.info.sites.iter().try_for_each(|site| chain.check(site))?;
-        let conv =
-            |mixer: &ssm_core::mamba2::Mamba2| [mixer.config().conv_dim(), mixer.config().conv_width - 1];
-        let conv: Vec<_> = self.network.mixers().map(conv).collect();
-        ModelState::restore(path, chain, &self.info.sites, &conv, &self.device)
+        ModelState::restore(path, chain, self)
     }
 
     /// Takes in `ids` and returns the logits after the last or after all of them, `[1 or time, vocab_size]`; `state` moves on.
@@ -295,7 +300,7 @@ impl Model {
         }
         match (logits.pop(), logits.is_empty()) {
             (None, _) => Ok(Tensor::zeros(
-                [state.batch, 0, self.info.padded_vocab_size],
+                [state.batch(), 0, self.info.padded_vocab_size],
                 &self.device,
             )),
             (Some(only), true) => Ok(only),
@@ -364,7 +369,7 @@ impl Model {
         segment: Range<usize>,
         state: &mut ModelState,
     ) -> Result<Tensor<3>, ModelError> {
-        let embedded = match state.batch {
+        let embedded = match state.batch() {
             1 => self.network.embed(&ids[segment.clone()], 1)?,
             batch => {
                 let time = ids.len() / batch;
@@ -372,10 +377,16 @@ impl Model {
                 self.network.embed(&rows.copied().collect::<Vec<_>>(), batch)?
             }
         };
-        let normed = self
-            .network
-            .forward(embedded, &mut state.layers, &state.chain, Form::Auto)?;
-        state.position += segment.len() as u64;
+        let call = Call {
+            chain: &state.chain,
+            form: Form::Auto,
+            positions: &state.positions,
+        };
+        let normed = self.network.forward(embedded, &mut state.layers, call)?;
+        state
+            .positions
+            .iter_mut()
+            .for_each(|position| *position += segment.len() as u64);
         Ok(normed)
     }
 
@@ -389,8 +400,8 @@ impl Model {
                 found,
             });
         }
-        if state.batch == 0 || !ids.len().is_multiple_of(state.batch) {
-            let expected = format!("{} sequences of one length", state.batch);
+        if state.batch() == 0 || !ids.len().is_multiple_of(state.batch()) {
+            let expected = format!("{} sequences of one length", state.batch());
             return Err(ModelError::Count {
                 what: "ids",
                 expected,
@@ -398,7 +409,7 @@ impl Model {
             });
         }
         self.check_ids(ids)?;
-        Ok(ids.len() / state.batch)
+        Ok(ids.len() / state.batch())
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<(), ModelError> {
@@ -414,10 +425,10 @@ impl Model {
     }
 
     fn expect_batch(&self, state: &ModelState, batch: usize) -> Result<(), ModelError> {
-        if state.batch == batch {
+        if state.batch() == batch {
             return Ok(());
         }
-        let (expected, found) = (batch.to_string(), state.batch.to_string());
+        let (expected, found) = (batch.to_string(), state.batch().to_string());
         Err(ModelError::State {
             what: "sequences in a call for one",
             expected,

@@ -1,29 +1,45 @@
 //! What a model carries from token to token, and its file form.
 //!
-//! The file is safetensors: `layers.N.conv`, `layers.N.recurrent`, `layers.N.interventions.M.NAME`; its metadata hold the
-//! version of this form, the position, the chain, and the model's shape.
+//! The file is safetensors: `layers.N.mixer.NAME` and `layers.N.channel.NAME`, with the names that
+//! [`MixerState::save`] gives; its metadata hold the version of this form, the positions, the chain, and the model's shape.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, TensorData};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use ssm_core::{Chain, LayerState, Memory, Site, State};
+use ssm_core::{Chain, MixerState, Recurrence};
 
 use crate::checkpoint::{CheckpointError, NewFile, StoredTensors};
 use crate::error::ModelError;
+use crate::model::Model;
 
 /// Version of the file form.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
-/// The state of every layer, after `position` tokens.
+/// What one block carries.
+#[derive(Clone, Debug)]
+pub struct LayerState {
+    /// Its sequence mixer's.
+    pub mixer: MixerState,
+    /// Its channel mixer's.
+    pub channel: MixerState,
+}
+
+impl LayerState {
+    /// Memory taken, in bytes, interventions included.
+    pub fn bytes(&self) -> usize {
+        self.mixer.bytes() + self.channel.bytes()
+    }
+}
+
+/// The state of every layer.
 #[derive(Clone, Debug)]
 pub struct ModelState {
     /// First layer first.
     pub layers: Vec<LayerState>,
     pub(crate) chain: Chain,
-    pub(crate) position: u64,
-    pub(crate) batch: usize,
+    pub(crate) positions: Vec<u64>,
 }
 
 impl ModelState {
@@ -32,19 +48,36 @@ impl ModelState {
         &self.chain
     }
 
-    /// Tokens seen, per sequence.
+    /// Tokens seen by the sequence that has seen most.
     pub fn position(&self) -> u64 {
-        self.position
+        self.positions.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Tokens seen, per sequence.
+    pub fn positions(&self) -> &[u64] {
+        &self.positions
     }
 
     /// Sequences.
     pub fn batch(&self) -> usize {
-        self.batch
+        self.positions.len()
     }
 
     /// Memory taken, in bytes, interventions included.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(LayerState::bytes).sum()
+    }
+
+    /// The recurrences of all layers, in the order of [`crate::Info::sites`].
+    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
+        self.layers.iter().flat_map(|layer| layer.mixer.recurrences())
+    }
+
+    /// As [`ModelState::recurrences`], to be changed.
+    pub fn recurrences_mut(&mut self) -> impl Iterator<Item = &mut Recurrence> {
+        self.layers
+            .iter_mut()
+            .flat_map(|layer| layer.mixer.recurrences_mut())
     }
 
     /// Writes everything needed to go on later. The file appears under its name when it is complete, or not at all.
@@ -55,16 +88,9 @@ impl ModelState {
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         let mut entries = BTreeMap::new();
         for (layer, state) in self.layers.iter().enumerate() {
-            entries.insert(format!("layers.{layer}.conv"), state.conv.clone().into_data());
-            entries.insert(
-                format!("layers.{layer}.recurrent"),
-                state.recurrent.memory.clone().into_data(),
-            );
-            for (index, memory) in state.memories.iter().enumerate() {
-                let saved = memory.save().into_iter();
-                entries.extend(
-                    saved.map(|(n, data)| (format!("layers.{layer}.interventions.{index}.{n}"), data)),
-                );
+            for (part, state) in [("mixer", &state.mixer), ("channel", &state.channel)] {
+                let saved = state.save().into_iter();
+                entries.extend(saved.map(|(name, data)| (format!("layers.{layer}.{part}.{name}"), data)));
             }
         }
         let views = entries
@@ -73,8 +99,7 @@ impl ModelState {
         let views = views.collect::<Result<Vec<_>, ModelError>>()?;
         let metadata = HashMap::from([
             ("version".to_string(), VERSION.to_string()),
-            ("position".to_string(), self.position.to_string()),
-            ("batch".to_string(), self.batch.to_string()),
+            ("positions".to_string(), list(&self.positions)),
             ("layers".to_string(), self.layers.len().to_string()),
             ("chain".to_string(), self.chain.text()),
         ]);
@@ -84,44 +109,36 @@ impl ModelState {
         Ok(file.commit()?)
     }
 
-    /// Reads what [`ModelState::save`] wrote, for a model with these sites.
-    pub(crate) fn restore(
-        path: &Path,
-        chain: &Chain,
-        sites: &[Site],
-        conv_shapes: &[[usize; 2]],
-        device: &Device,
-    ) -> Result<Self, ModelError> {
+    /// Reads what [`ModelState::save`] wrote.
+    pub(crate) fn restore(path: &Path, chain: &Chain, model: &Model) -> Result<Self, ModelError> {
         let file = StoredTensors::open(path)?;
         let saved = Saved { path, file: &file };
+        let blocks = model.network().blocks();
         saved.expect("version", VERSION)?;
         saved.expect("chain", &chain.text())?;
-        saved.expect("layers", &sites.len().to_string())?;
-        let (position, batch) = (saved.number("position")?, saved.number("batch")?);
-        // A batch is bounded by the tensors' shapes, which are compared below.
-        let batch = usize::try_from(batch).unwrap_or(usize::MAX);
-        let mut layers = Vec::with_capacity(sites.len());
-        for (site, conv) in sites.iter().zip(conv_shapes) {
-            let name = |part: &str| format!("layers.{}.{part}", site.layer);
-            let conv = saved.floats(&name("conv"), [batch, conv[0], conv[1]])?;
-            let shape = [batch, site.heads, site.key_dim, site.value_dim];
-            let memory = saved.floats(&name("recurrent"), shape)?;
-            layers.push(LayerState {
-                conv: Tensor::from_data(conv, device),
-                recurrent: State {
-                    memory: Tensor::from_data(memory, device),
-                    position,
-                },
-                memories: saved.memories(site, chain, batch, device)?,
-            });
+        saved.expect("layers", &blocks.len().to_string())?;
+        let positions = saved.positions()?;
+        saved.expect_batch(positions.len())?;
+        let position = positions.iter().copied().max().unwrap_or(0);
+        let mut state = model.start(chain, positions.len())?;
+        for (layer, (block, state)) in blocks.iter().zip(&mut state.layers).enumerate() {
+            let restore = |part: &str, state: &mut MixerState, sites: &[ssm_core::Site]| {
+                let prefix = format!("layers.{layer}.{part}.");
+                let entries = saved.below(&prefix)?;
+                let result = state.restore(&entries, sites, chain, position);
+                result.map_err(|error| saved.does_not_fit(&prefix, error))
+            };
+            restore("mixer", &mut state.mixer, &block.mixer.sites(layer))?;
+            restore("channel", &mut state.channel, &[])?;
         }
-        Ok(Self {
-            layers,
-            chain: chain.clone(),
-            position,
-            batch,
-        })
+        state.positions = positions;
+        Ok(state)
     }
+}
+
+fn list(numbers: &[u64]) -> String {
+    let texts: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    texts.join(",")
 }
 
 /// A saved state being read.
@@ -148,19 +165,42 @@ impl Saved<'_> {
         }
     }
 
-    fn number(&self, entry: &str) -> Result<u64, ModelError> {
-        let found = self.file.metadata(entry);
-        let number = found.and_then(|text| text.parse().ok());
-        number.ok_or_else(|| self.wrong(entry, "a whole number", found.unwrap_or("nothing")))
+    fn positions(&self) -> Result<Vec<u64>, ModelError> {
+        let found = self.file.metadata("positions").unwrap_or("nothing");
+        let numbers: Result<Vec<u64>, _> = found.split(',').map(str::parse).collect();
+        numbers.map_err(|_| self.wrong("positions", "whole numbers, one per sequence", found))
     }
 
-    fn floats<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<TensorData, ModelError> {
-        let data = self.data(name)?;
-        if data.dtype() != DType::F32 || data.shape().as_slice() != shape {
-            let found = format!("{:?} {:?}", data.dtype(), data.shape().as_slice());
-            return Err(self.wrong(name, format!("F32 {shape:?}"), found));
+    /// A batch of a damaged file must not be started: every tensor says how many sequences there are.
+    fn expect_batch(&self, batch: usize) -> Result<(), ModelError> {
+        let first = self.file.names().next().and_then(|name| self.file.raw(name));
+        match first.and_then(|(_, shape, _)| shape.first().copied()) {
+            Some(found) if found != batch && found != 1 => Err(self.wrong(
+                "positions",
+                format!("one per sequence of the tensors, {found}"),
+                batch.to_string(),
+            )),
+            _ => Ok(()),
         }
-        Ok(data)
+    }
+
+    fn below(&self, prefix: &str) -> Result<BTreeMap<String, TensorData>, ModelError> {
+        let names = self.file.names().filter(|name| name.starts_with(prefix));
+        names
+            .map(|name| Ok((name[prefix.len()..].to_string(), self.data(name)?)))
+            .collect()
+    }
+
+    /// The same error with the file and the whole name of the entry.
+    fn does_not_fit(&self, prefix: &str, error: ssm_core::Error) -> ModelError {
+        match error {
+            ssm_core::Error::Saved {
+                what,
+                expected,
+                found,
+            } => self.wrong(&format!("{prefix}{what}"), expected, found),
+            other => other.into(),
+        }
     }
 
     fn data(&self, name: &str) -> Result<TensorData, ModelError> {
@@ -172,25 +212,6 @@ impl Saved<'_> {
         };
         let data = TensorData::try_from_bytes_vec(bytes.to_vec(), shape.to_vec(), *dtype);
         data.map_err(|e| self.wrong(name, "a tensor of its own size", e.to_string()))
-    }
-
-    fn memories(
-        &self,
-        site: &Site,
-        chain: &Chain,
-        batch: usize,
-        device: &Device,
-    ) -> Result<Vec<Box<dyn Memory>>, ModelError> {
-        let mut memories = Vec::with_capacity(chain.interventions().len());
-        for (index, intervention) in chain.interventions().iter().enumerate() {
-            let prefix = format!("layers.{}.interventions.{index}.", site.layer);
-            let mut entries = BTreeMap::new();
-            for name in self.file.names().filter(|n| n.starts_with(&prefix)) {
-                entries.insert(name[prefix.len()..].to_string(), self.data(name)?);
-            }
-            memories.push(intervention.restore(site, batch, device, &entries)?);
-        }
-        Ok(memories)
     }
 }
 

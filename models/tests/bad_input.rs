@@ -443,7 +443,7 @@ fn bf16_weights_kept_as_bf16_lose_nothing() {
     write_random(&path, &shape, WriteDtype::Bf16, 5).unwrap();
     let ids: Vec<u32> = (0..100).map(|i| (i * 37) % 256).collect();
     let logits = |weights| {
-        let model = Model::load(&path, &LoadOptions { weights }).unwrap();
+        let model = Model::load(&path, &LoadOptions::with_weights(weights)).unwrap();
         let logits = model
             .logits(&ids, &mut model.start(&Chain::default(), 1).unwrap(), Which::All)
             .unwrap();

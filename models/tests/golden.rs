@@ -67,7 +67,7 @@ mod golden {
     }
 
     fn load(path: &Path, weights: WeightType) -> Model {
-        Model::load(path, &LoadOptions { weights }).unwrap()
+        Model::load(path, &LoadOptions::with_weights(weights)).unwrap()
     }
 
     fn all_logits(model: &Model, expected: &Expected) -> Vec<f32> {

@@ -9,8 +9,8 @@
 //! with (1, 0) as identity. The law is associative, so stretches may be combined in any grouping: by threads, by machines,
 //! or by the queue of a sliding window. A is kept as the sum of log decays, never as a product.
 
-use crate::error::Result;
-use crate::gates::{Dims, Gates, expect_shape};
+use crate::error::{Error, Result};
+use crate::gates::{Dims, Gates, Rule, expect_shape};
 use crate::operators::element::element;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
@@ -37,10 +37,17 @@ impl Element {
     /// The element of `gates`, computed from keys, values and decays; queries are not looked at.
     ///
     /// # Errors
-    /// [`crate::Error`] when shapes do not fit.
+    /// [`crate::Error`] when shapes do not fit, and for gates that are not those of a weighted sum.
     pub fn of(gates: &Gates, chunk_size: usize) -> Result<Self> {
         gates.validate()?;
-        element(gates, chunk_size)
+        match gates.rule() {
+            Rule::WeightedSum => element(&gates.clone().with_stored_decay(), chunk_size),
+            other => Err(Error::Value {
+                what: "gates of an element",
+                expected: "those of a weighted sum",
+                found: format!("{other:?}"),
+            }),
+        }
     }
 
     /// This stretch followed by `later`.

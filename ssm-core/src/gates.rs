@@ -42,6 +42,42 @@ pub enum LogDecay {
     PerHeadToken(Tensor<3>),
     /// A vector per head and token, `[batch, time, heads, key_dim]` (GLA, RWKV-6).
     PerKeyToken(Tensor<4>),
+    /// A constant A per head and key row, `[heads, key_dim]`, times the token's step size: log a_t = δ_t A (Mamba-1). The
+    /// products, one per token, head and key row, are never stored.
+    PerStep(Tensor<2>),
+}
+
+/// What a token takes out of the decayed state, beside its decay, before it writes.
+#[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handful of these exist at a time; a box would cost more"
+)]
+pub enum Erase {
+    /// Nothing: the state is a weighted sum of what was written.
+    #[default]
+    None,
+    /// What the state holds under k: h ← a ∘ h, then h ← h + β k (v − hᵀk)ᵀ, β `[batch, time, heads]` (DeltaNet, Gated
+    /// DeltaNet, KDA).
+    Delta(Tensor<3>),
+    /// A matrix of rank 1: h ← a ∘ h + b (pᵀ h) + k vᵀ, where p reads the state before it decays (RWKV-7).
+    LowRank {
+        /// p, `[batch, time, groups, key_dim]`.
+        p: Tensor<4>,
+        /// b, `[batch, time, groups, key_dim]`.
+        b: Tensor<4>,
+    },
+}
+
+/// The law by which a state takes tokens in; it decides what may be done to the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// h ← a ∘ h + k vᵀ with a decay per key row: the state is a weighted sum of what was written.
+    WeightedSum,
+    /// h ← M h + k vᵀ with a matrix M per token: see [`Erase`].
+    Delta,
+    /// A weighted mean whose weights are kept as logarithms, relative to their maximum: see [`ReadOut::Mean`].
+    Mean,
 }
 
 /// When the state is read.
@@ -55,6 +91,10 @@ pub enum ReadOut {
     Inclusive,
     /// y_t = q_tᵀ (h_{t-1} + (u ∘ k_t) v_tᵀ): before the update, the current token weighted by a bonus u `[heads, key_dim]`.
     Bonus(Tensor<2>),
+    /// y_t = (Σ_{i<t} e^{(t−1−i) w + k_i} v_i + e^{u + k_t} v_t) / (the same without v), with a bonus u `[heads]` (RWKV-4). Heads
+    /// are channels, key_dim and value_dim are 1, keys are logarithms of weights, w is a decay per head, and a head's state is
+    /// three numbers: numerator and denominator, both divided by e^maximum, and the maximum. The query is not looked at.
+    Mean(Tensor<1>),
 }
 
 /// The gates of a stretch of tokens.
@@ -70,6 +110,8 @@ pub struct Gates {
     pub log_decay: LogDecay,
     /// δ, `[batch, time, heads]`: what a token's write is multiplied by, in models that discretise (Mamba). `None` is 1.
     pub step_size: Option<Tensor<3>>,
+    /// What a token takes out of the state before it writes.
+    pub erase: Erase,
     /// When the state is read.
     pub read_out: ReadOut,
     /// D, `[heads]` or `[heads · value_dim]`: y_t += D ∘ v_t, with v before its step size.
@@ -87,23 +129,13 @@ impl LogDecay {
             Self::PerKey(_) => "constant per key",
             Self::PerHeadToken(_) => "per head and token",
             Self::PerKeyToken(_) => "per key and token",
+            Self::PerStep(_) => "per key, times the step size",
         }
     }
 
     /// Whether the decay differs between the key rows of one head.
     pub fn is_per_key(&self) -> bool {
-        matches!(self, Self::PerKey(_) | Self::PerKeyToken(_))
-    }
-
-    /// log a + `constant`: every decay multiplied by exp(`constant`), which gives models without decay one.
-    pub fn add(self, constant: f32, heads: usize, like: &Tensor<4>) -> Self {
-        match self {
-            Self::None => Self::PerHead(Tensor::full([heads], constant, &like.device())),
-            Self::PerHead(a) => Self::PerHead(a.add_scalar(constant)),
-            Self::PerKey(a) => Self::PerKey(a.add_scalar(constant)),
-            Self::PerHeadToken(a) => Self::PerHeadToken(a.add_scalar(constant)),
-            Self::PerKeyToken(a) => Self::PerKeyToken(a.add_scalar(constant)),
-        }
+        matches!(self, Self::PerKey(_) | Self::PerKeyToken(_) | Self::PerStep(_))
     }
 
     /// `factor` · log a: every decay raised to the power `factor`.
@@ -114,6 +146,7 @@ impl LogDecay {
             Self::PerKey(a) => Self::PerKey(a.mul_scalar(factor)),
             Self::PerHeadToken(a) => Self::PerHeadToken(a.mul_scalar(factor)),
             Self::PerKeyToken(a) => Self::PerKeyToken(a.mul_scalar(factor)),
+            Self::PerStep(a) => Self::PerStep(a.mul_scalar(factor)),
         }
     }
 
@@ -146,6 +179,76 @@ impl LogDecay {
             Self::PerKey(a) => Some(a.dims().to_vec()),
             Self::PerHeadToken(a) => Some(a.dims().to_vec()),
             Self::PerKeyToken(a) => Some(a.dims().to_vec()),
+            Self::PerStep(a) => Some(a.dims().to_vec()),
+        }
+    }
+
+    fn device(&self) -> Option<Device> {
+        match self {
+            Self::None => None,
+            Self::PerHead(a) => Some(a.device()),
+            Self::PerKey(a) | Self::PerStep(a) => Some(a.device()),
+            Self::PerHeadToken(a) => Some(a.device()),
+            Self::PerKeyToken(a) => Some(a.device()),
+        }
+    }
+}
+
+impl Erase {
+    /// The kind's name, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "nothing erased",
+            Self::Delta(_) => "delta rule",
+            Self::LowRank { .. } => "low rank",
+        }
+    }
+
+    fn validate(&self, d: &Dims) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Delta(beta) => expect_shape("beta", &[d.batch, d.time, d.heads], &beta.dims()),
+            Self::LowRank { p, b } => {
+                let shape = [d.batch, d.time, d.groups, d.key_dim];
+                expect_shape("p", &shape, &p.dims())?;
+                expect_shape("b", &shape, &b.dims())
+            }
+        }
+    }
+
+    fn slice_time(&self, start: usize, len: usize) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Delta(beta) => Self::Delta(narrow_time(beta, start, len)),
+            Self::LowRank { p, b } => Self::LowRank {
+                p: narrow_time(p, start, len),
+                b: narrow_time(b, start, len),
+            },
+        }
+    }
+
+    fn join(self, later: Self) -> Result<Self> {
+        Ok(match (self, later) {
+            (Self::None, Self::None) => Self::None,
+            (Self::Delta(a), Self::Delta(b)) => Self::Delta(Tensor::cat(vec![a, b], 1)),
+            (Self::LowRank { p, b }, Self::LowRank { p: q, b: c }) => Self::LowRank {
+                p: Tensor::cat(vec![p, q], 1),
+                b: Tensor::cat(vec![b, c], 1),
+            },
+            (a, b) => {
+                return Err(Error::DecayKind {
+                    first: a.kind(),
+                    second: b.kind(),
+                });
+            }
+        })
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        match self {
+            Self::None => vec![],
+            Self::Delta(beta) => vec![beta.device()],
+            Self::LowRank { p, b } => vec![p.device(), b.device()],
         }
     }
 }
@@ -187,7 +290,7 @@ impl Gates {
             let expected: Vec<usize> = match &self.log_decay {
                 LogDecay::None => vec![],
                 LogDecay::PerHead(_) => vec![d.heads],
-                LogDecay::PerKey(_) => vec![d.heads, d.key_dim],
+                LogDecay::PerKey(_) | LogDecay::PerStep(_) => vec![d.heads, d.key_dim],
                 LogDecay::PerHeadToken(_) => vec![d.batch, d.time, d.heads],
                 LogDecay::PerKeyToken(_) => vec![d.batch, d.time, d.heads, d.key_dim],
             };
@@ -196,8 +299,28 @@ impl Gates {
         if let Some(step) = &self.step_size {
             expect_shape("step_size", &[d.batch, d.time, d.heads], &step.dims())?;
         }
-        if let ReadOut::Bonus(bonus) = &self.read_out {
-            expect_shape("bonus", &[d.heads, d.key_dim], &bonus.dims())?;
+        if self.step_size.is_none() && matches!(self.log_decay, LogDecay::PerStep(_)) {
+            return Err(Error::Value {
+                what: "step_size",
+                expected: "present where decays are a constant times the step size",
+                found: "none".into(),
+            });
+        }
+        self.erase.validate(&d)?;
+        match &self.read_out {
+            ReadOut::Inclusive => {}
+            ReadOut::Bonus(bonus) => expect_shape("bonus", &[d.heads, d.key_dim], &bonus.dims())?,
+            ReadOut::Mean(bonus) => self.validate_mean(&d, bonus)?,
+        }
+        if !matches!(
+            (&self.erase, &self.read_out),
+            (Erase::None, _) | (_, ReadOut::Inclusive)
+        ) {
+            return Err(Error::Value {
+                what: "read-out of a delta rule",
+                expected: "after the update",
+                found: "before it, or a mean".into(),
+            });
         }
         if let Some(skip) = &self.skip
             && skip.dims() != [d.heads * d.value_dim]
@@ -207,22 +330,79 @@ impl Gates {
         Ok(d)
     }
 
+    /// Keys that are logarithms: one number per channel in keys and values, a decay per head or none.
+    fn validate_mean(&self, d: &Dims, bonus: &Tensor<1>) -> Result<()> {
+        expect_shape("bonus", &[d.heads], &bonus.dims())?;
+        expect_shape("key", &[d.batch, d.time, d.heads, 1], &self.key.dims())?;
+        expect_shape("value", &[d.batch, d.time, d.heads, 1], &self.value.dims())?;
+        let found = match (&self.log_decay, &self.step_size, &self.skip) {
+            (LogDecay::None | LogDecay::PerHead(_), None, None) => return Ok(()),
+            (LogDecay::None | LogDecay::PerHead(_), ..) => "a step size or a skip".into(),
+            (other, ..) => format!("decays {}", other.kind()),
+        };
+        Err(Error::Value {
+            what: "gates of a weighted mean",
+            expected: "decays constant per head, no step size, no skip",
+            found,
+        })
+    }
+
+    /// The law by which the state takes these tokens in.
+    pub fn rule(&self) -> Rule {
+        match (&self.erase, &self.read_out) {
+            (Erase::Delta(_) | Erase::LowRank { .. }, _) => Rule::Delta,
+            (Erase::None, ReadOut::Mean(_)) => Rule::Mean,
+            (Erase::None, _) => Rule::WeightedSum,
+        }
+    }
+
+    /// Shape of the state's memory for `sequences` sequences: `[sequences, heads, key_dim, value_dim]`, or
+    /// `[sequences, heads, 1, 3]` for a mean.
+    pub fn state_shape(&self, sequences: usize) -> [usize; 4] {
+        let d = self.dims();
+        let columns = match self.rule() {
+            Rule::Mean => 3,
+            Rule::WeightedSum | Rule::Delta => d.value_dim,
+        };
+        [sequences, d.heads, d.key_dim, columns]
+    }
+
+    /// Every decay multiplied by exp(`constant`), which gives models without decay one.
+    pub fn add_log_decay(mut self, constant: f32) -> Self {
+        let heads = self.dims().heads;
+        self.log_decay = match self.log_decay {
+            LogDecay::None => LogDecay::PerHead(Tensor::full([heads], constant, &self.value.device())),
+            LogDecay::PerHead(a) => LogDecay::PerHead(a.add_scalar(constant)),
+            LogDecay::PerKey(a) => LogDecay::PerKey(a.add_scalar(constant)),
+            LogDecay::PerHeadToken(a) => LogDecay::PerHeadToken(a.add_scalar(constant)),
+            LogDecay::PerKeyToken(a) => LogDecay::PerKeyToken(a.add_scalar(constant)),
+            LogDecay::PerStep(a) => match &self.step_size {
+                Some(step) => LogDecay::PerKeyToken(per_step_decay(&a, step).add_scalar(constant)),
+                None => LogDecay::PerStep(a),
+            },
+        };
+        self
+    }
+
+    /// The same gates with decays that depend on the step size stored, one per token, head and key row.
+    pub fn with_stored_decay(self) -> Self {
+        match self.log_decay {
+            LogDecay::PerStep(_) => self.add_log_decay(0.0),
+            _ => self,
+        }
+    }
+
     /// Where each of the tensors lives.
     pub(crate) fn devices(&self) -> Vec<Device> {
-        let decay = match &self.log_decay {
-            LogDecay::None => None,
-            LogDecay::PerHead(a) => Some(a.device()),
-            LogDecay::PerKey(a) => Some(a.device()),
-            LogDecay::PerHeadToken(a) => Some(a.device()),
-            LogDecay::PerKeyToken(a) => Some(a.device()),
-        };
         let bonus = match &self.read_out {
             ReadOut::Inclusive => None,
             ReadOut::Bonus(bonus) => Some(bonus.device()),
+            ReadOut::Mean(bonus) => Some(bonus.device()),
         };
         [self.query.device(), self.key.device(), self.value.device()]
             .into_iter()
-            .chain(decay)
+            .chain(self.log_decay.device())
+            .chain(self.erase.devices())
             .chain(bonus)
             .chain(self.step_size.as_ref().map(Tensor::device))
             .chain(self.skip.as_ref().map(Tensor::device))
@@ -252,6 +432,7 @@ impl Gates {
             value: narrow_time(&self.value, start, len),
             log_decay: self.log_decay.slice_time(start, len),
             step_size: self.step_size.as_ref().map(|step| narrow_time(step, start, len)),
+            erase: self.erase.slice_time(start, len),
             read_out: self.read_out.clone(),
             skip: self.skip.clone(),
             scale: self.scale,
@@ -280,6 +461,7 @@ impl Gates {
             value: Tensor::cat(vec![self.value, later.value], 1),
             log_decay: self.log_decay.join(later.log_decay)?,
             step_size,
+            erase: self.erase.join(later.erase)?,
             read_out: self.read_out,
             skip: self.skip,
             scale: self.scale,
@@ -296,8 +478,18 @@ impl Gates {
             _ => 0,
         };
         let step = if self.step_size.is_some() { d.heads } else { 0 };
-        4 * tokens * (2 * d.groups * d.key_dim + d.heads * d.value_dim + decay + step)
+        let erase = match &self.erase {
+            Erase::None => 0,
+            Erase::Delta(_) => d.heads,
+            Erase::LowRank { .. } => 2 * d.groups * d.key_dim,
+        };
+        4 * tokens * (2 * d.groups * d.key_dim + d.heads * d.value_dim + decay + step + erase)
     }
+}
+
+/// δ_t A for every token, head and key row, `[batch, time, heads, key_dim]`.
+pub(crate) fn per_step_decay(a: &Tensor<2>, step_size: &Tensor<3>) -> Tensor<4> {
+    step_size.clone().unsqueeze_dim::<4>(3) * a.clone().unsqueeze_dims::<4>(&[0, 1])
 }
 
 /// Tokens `start..start + len`; Burn's own narrowing refuses a length of 0.

@@ -12,9 +12,9 @@
 //! cloned with it, saved with it.
 
 use crate::error::{Error, Result};
-use crate::gates::Gates;
+use crate::gates::{Dims, Gates, Rule};
 use crate::recurrence::{Form, recurrence};
-use crate::state::{LayerState, State};
+use crate::state::{Recurrence, State};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -27,20 +27,62 @@ use thiserror::Error;
 pub struct Site {
     /// Index of the layer, from 0.
     pub layer: usize,
+    /// Heads of the layer's earlier recurrences, where it has several: heads are numbered through a layer.
+    pub first_head: usize,
     /// Heads of the recurrence.
     pub heads: usize,
     /// Query/key groups.
     pub groups: usize,
     /// Rows of a head's state.
     pub key_dim: usize,
-    /// Columns of a head's state.
+    /// Columns of a head's state (3 for a mean: numerator, denominator, maximum).
     pub value_dim: usize,
     /// Whether the layer discretises, that is, has a step size Δ.
     pub has_step_size: bool,
     /// Whether the layer's decay differs between the key rows of one head.
     pub per_key_decay: bool,
-    /// Whether the state is linear in what was written (false for a max-trick or normalised recurrence).
-    pub linear: bool,
+    /// The law by which the state takes tokens in.
+    pub rule: Rule,
+}
+
+impl Site {
+    /// The site of a plain weighted sum with as many groups as heads and one decay per head.
+    pub fn weighted_sum(layer: usize, heads: usize, key_dim: usize, value_dim: usize) -> Self {
+        Self {
+            layer,
+            first_head: 0,
+            heads,
+            groups: heads,
+            key_dim,
+            value_dim,
+            has_step_size: false,
+            per_key_decay: false,
+            rule: Rule::WeightedSum,
+        }
+    }
+
+    /// Shape of the state for `batch` sequences.
+    pub fn state_shape(&self, batch: usize) -> [usize; 4] {
+        [batch, self.heads, self.key_dim, self.value_dim]
+    }
+
+    /// The state before the first token.
+    pub fn empty_state(&self, batch: usize, device: &Device) -> State {
+        match self.rule {
+            Rule::Mean => State::empty_mean(batch, self.heads, device),
+            Rule::WeightedSum | Rule::Delta => State::zeros(
+                &Dims {
+                    batch,
+                    time: 0,
+                    heads: self.heads,
+                    groups: self.groups,
+                    key_dim: self.key_dim,
+                    value_dim: self.value_dim,
+                },
+                device,
+            ),
+        }
+    }
 }
 
 /// Why an intervention cannot work with a model.
@@ -203,18 +245,24 @@ impl Chain {
     }
 
     /// Runs interventions and recurrence over the tokens at hand and returns the read-out `[batch, time, heads, value_dim]`.
-    /// `layer.recurrent` and `layer.memories` are left after the last token.
+    /// State and memories are left after the last token.
     ///
     /// # Errors
     /// [`enum@Error`] from gates that do not fit, or from an intervention.
-    pub fn run(&self, site: &Site, gates: Gates, layer: &mut LayerState, form: Form) -> Result<Tensor<4>> {
-        if layer.memories.len() != self.0.len() {
+    pub fn run(
+        &self,
+        site: &Site,
+        gates: Gates,
+        recurrence: &mut Recurrence,
+        form: Form,
+    ) -> Result<Tensor<4>> {
+        if recurrence.memories.len() != self.0.len() {
             return Err(Error::Value {
                 what: "memories of the layer's state",
                 expected: "one per intervention: start the state with this chain",
                 found: format!(
                     "{} memories for {} interventions",
-                    layer.memories.len(),
+                    recurrence.memories.len(),
                     self.0.len()
                 ),
             });
@@ -227,8 +275,8 @@ impl Chain {
             &self.0,
             site,
             gates,
-            &mut layer.recurrent,
-            &mut layer.memories,
+            &mut recurrence.state,
+            &mut recurrence.memories,
             form,
         )
     }

@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use ssm_core::{Form, Gates, LogDecay, ReadOut, State, recurrence};
+//! use ssm_core::{Erase, Form, Gates, LogDecay, ReadOut, State, recurrence};
 //!
 //! let device = Device::flex();
 //! let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
@@ -20,6 +20,7 @@
 //!     value: random([1, 5, 2, 3]),
 //!     log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.01], &device)),
 //!     step_size: None,
+//!     erase: Erase::None,
 //!     read_out: ReadOut::Inclusive,
 //!     skip: None,
 //!     scale: 1.0,
@@ -37,17 +38,20 @@
 //! | [`mod@recurrence`] | the four forms: step, sequential, chunked, scan |
 //! | [`element`] | the monoid element of a stretch: compose, apply |
 //! | [`intervention`] | the two places where a mitigation acts |
-//! | [`linear`], [`mamba2`] | projections with packed weights; the Mamba-2 mixer |
+//! | [`linear`] | projections with packed weights |
+//! | [`mixer`], [`mamba2`] | what a layer of a model is, and what it carries; the Mamba-2 mixer |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`sequences`] | sequences of different lengths in one batch |
 
 mod backend;
+mod dispatch;
 pub mod element;
 pub mod error;
 pub mod gates;
 pub mod intervention;
 pub mod linear;
 pub mod mamba2;
+pub mod mixer;
 pub mod operators;
 pub mod recurrence;
 pub mod sequences;
@@ -55,12 +59,13 @@ pub mod state;
 
 pub use element::Element;
 pub use error::{Error, Result};
-pub use gates::{Dims, Gates, LogDecay, ReadOut};
+pub use gates::{Dims, Erase, Gates, LogDecay, ReadOut, Rule};
 pub use intervention::{Chain, Incompatible, Intervention, Memory, Site};
 pub use linear::Linear;
+pub use mixer::{Context, KeyValueCache, Mixer, MixerState, RecurrentState, Shared};
 pub use recurrence::{Form, recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;
-pub use state::{LayerState, State};
+pub use state::{Recurrence, State};
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]

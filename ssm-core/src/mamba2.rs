@@ -12,16 +12,15 @@
 //! *Transformers are SSMs* (2405.21060), section 7.
 
 use crate::error::{Error, Result};
-use crate::gates::{Dims, Gates, LogDecay, ReadOut, expect_shape};
+use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule, expect_shape};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
+use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
 use crate::operators::heads::split_heads;
 use crate::operators::norm::{NormPlan, NormWeights, Statistic, expect_epsilon, gated_norm};
 use crate::operators::step_size::expect_limit;
 use crate::operators::{causal_conv1d, step_size};
-use crate::recurrence::Form;
 use crate::sequences::Sequences;
-use crate::state::{LayerState, State};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::causal_conv1d::Activation;
@@ -71,17 +70,6 @@ impl Mamba2Config {
     /// Rows of the input projection: z, x, B, C and Δ.
     pub fn projection_dim(&self) -> usize {
         self.inner_dim() + self.conv_dim() + self.num_heads
-    }
-
-    fn dims(&self, batch: usize) -> Dims {
-        Dims {
-            batch,
-            time: 0,
-            heads: self.num_heads,
-            groups: self.num_groups,
-            key_dim: self.state_dim,
-            value_dim: self.head_dim,
-        }
     }
 }
 
@@ -133,66 +121,15 @@ impl Mamba2 {
     pub fn site(&self, layer: usize) -> Site {
         Site {
             layer,
+            first_head: 0,
             heads: self.config.num_heads,
             groups: self.config.num_groups,
             key_dim: self.config.state_dim,
             value_dim: self.config.head_dim,
             has_step_size: true,
             per_key_decay: false,
-            linear: true,
+            rule: Rule::WeightedSum,
         }
-    }
-
-    /// The state before the first token of `batch` sequences.
-    pub fn start(&self, chain: &Chain, layer: usize, batch: usize, device: &Device) -> LayerState {
-        LayerState {
-            conv: Tensor::zeros(
-                [batch, self.config.conv_dim(), self.config.conv_width - 1],
-                device,
-            ),
-            recurrent: State::zeros(&self.config.dims(batch), device),
-            memories: chain.start(&self.site(layer), batch, device),
-        }
-    }
-
-    /// `[batch, time, model_dim]` to the same shape; `state` is left after the last token.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when input or state do not fit, or whatever an intervention gives.
-    pub fn forward(
-        &self,
-        input: Tensor<3>,
-        state: &mut LayerState,
-        chain: &Chain,
-        layer: usize,
-        form: Form,
-    ) -> Result<Tensor<3>> {
-        let (config, weights) = (&self.config, &self.weights);
-        let [batch, time, _] = input.dims();
-        let (inner, conv_dim) = (config.inner_dim(), config.conv_dim());
-        expect_shape(
-            "state of the short convolution",
-            &[batch, conv_dim, config.conv_width - 1],
-            &state.conv.dims(),
-        )?;
-
-        let projected = weights.in_proj.forward(input)?;
-        let gate = projected.clone().narrow(2, 0, inner);
-        let raw_step = projected.clone().narrow(2, inner + conv_dim, config.num_heads);
-        let convolved = causal_conv1d(
-            projected.narrow(2, inner, conv_dim),
-            weights.conv_weight.clone(),
-            weights.conv_bias.clone(),
-            Activation::Silu,
-            &Sequences::Equal,
-            &mut state.conv,
-        )?;
-        let gates = self.gates(convolved, raw_step)?;
-
-        let read_out = chain.run(&self.site(layer), gates, state, form)?;
-        weights
-            .out_proj
-            .forward(self.gate(read_out.reshape([batch, time, inner]), gate)?)
     }
 
     /// RMSNorm(y ∘ SiLU(z)) over the channels of a group, in the configured order; y ∘ SiLU(z) without a norm.
@@ -231,10 +168,63 @@ impl Mamba2 {
             query: split_heads(convolved, inner + groups * state_dim, groups, state_dim),
             log_decay: LogDecay::PerHeadToken(log_decay),
             step_size: Some(step),
+            erase: Erase::None,
             read_out: ReadOut::Inclusive,
             skip: Some(weights.skip.clone()),
             scale: 1.0,
         })
+    }
+}
+
+impl Mixer for Mamba2 {
+    fn sites(&self, layer: usize) -> Vec<Site> {
+        vec![self.site(layer)]
+    }
+
+    fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
+        let taps = Tensor::zeros(
+            [batch, self.config.conv_dim(), self.config.conv_width - 1],
+            device,
+        );
+        let sites = self.sites(layer);
+        MixerState::Recurrent(RecurrentState::start(vec![taps], &sites, chain, batch, device))
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let (config, weights) = (&self.config, &self.weights);
+        let [batch, time, _] = input.dims();
+        let (inner, conv_dim) = (config.inner_dim(), config.conv_dim());
+        let state = state.recurrent()?;
+        let projected = weights.in_proj.forward(input)?;
+        let gate = projected.clone().narrow(2, 0, inner);
+        let raw_step = projected.clone().narrow(2, inner + conv_dim, config.num_heads);
+        let convolved = causal_conv1d(
+            projected.narrow(2, inner, conv_dim),
+            weights.conv_weight.clone(),
+            weights.conv_bias.clone(),
+            Activation::Silu,
+            &Sequences::Equal,
+            state.taps(0)?,
+        )?;
+        let gates = self.gates(convolved, raw_step)?;
+        let site = self.site(context.layer);
+        let read_out = context
+            .chain
+            .run(&site, gates, state.recurrence(0)?, context.form)?;
+        weights
+            .out_proj
+            .forward(self.gate(read_out.reshape([batch, time, inner]), gate)?)
+    }
+
+    /// Two per tap of the convolution, six per element of the state.
+    fn flops_per_token(&self) -> u64 {
+        let config = &self.config;
+        (2 * config.conv_dim() * config.conv_width + 6 * config.inner_dim() * config.state_dim) as u64
     }
 }
 

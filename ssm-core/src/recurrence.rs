@@ -7,11 +7,12 @@
 //! | chunked | matrix products inside chunks, the state between them | prefill, training |
 //! | scan | monoid elements of chunks, combined, then applied | what several machines do |
 
+use crate::dispatch::run_gates;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::gates::{Dims, Gates, expect_shape};
+use crate::gates::{Gates, Rule, expect_shape};
 use crate::operators::bounded;
-use crate::operators::recurrence::{Chunks, recurrence_over};
+use crate::operators::recurrence::Chunks;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
@@ -62,12 +63,12 @@ pub fn recurrence_of_sequences(
 ) -> Result<Tensor<4>> {
     let dims = gates.validate()?;
     let count = sequences.count(dims.batch, dims.time)?;
-    state.validate(&Dims { batch: count, ..dims })?;
+    state.validate(&gates.state_shape(count))?;
     let output = match form {
-        Form::Auto => recurrence_over(gates, sequences, state, Chunks::Fastest)?,
-        Form::Sequential => recurrence_over(gates, sequences, state, Chunks::None)?,
+        Form::Auto => run_gates(gates, sequences, state, Chunks::Fastest)?,
+        Form::Sequential => run_gates(gates, sequences, state, Chunks::None)?,
         Form::Chunked { chunk_size } => {
-            recurrence_over(gates, sequences, state, Chunks::Of(positive(chunk_size)?))?
+            run_gates(gates, sequences, state, Chunks::Of(positive(chunk_size)?))?
         }
         Form::Scan { chunk_size } if *sequences == Sequences::Equal => {
             scan(&gates, state, positive(chunk_size)?)?
@@ -92,7 +93,15 @@ pub fn recurrence_of_sequences(
 /// As [`recurrence`]; [`Error::Unsupported`] anywhere but on the CPU without autodiff.
 pub fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor<1>) -> Result<(Tensor<4>, u64)> {
     let dims = gates.validate()?;
-    state.validate(&dims)?;
+    state.validate(&gates.state_shape(dims.batch))?;
+    if gates.rule() != Rule::WeightedSum {
+        return Err(Error::Value {
+            what: "gates of a recurrence with bounded states",
+            expected: "those of a weighted sum; clip between calls of one token otherwise",
+            found: format!("{:?}", gates.rule()),
+        });
+    }
+    let gates = gates.with_stored_decay();
     expect_shape("bound", &[dims.heads], &bound.dims())?;
     let result = bounded::recurrence_bounded(gates, state, bound)?;
     state.position += dims.time as u64;
@@ -114,7 +123,7 @@ fn positive(chunk_size: usize) -> Result<usize> {
 fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>> {
     let dims = gates.dims();
     if dims.time == 0 {
-        return recurrence_over(gates.clone(), &Sequences::Equal, state, Chunks::None);
+        return run_gates(gates.clone(), &Sequences::Equal, state, Chunks::None);
     }
     let start = state.clone();
     let mut before = Element::identity(&dims, gates.log_decay.is_per_key(), &gates.query.device());
@@ -124,7 +133,7 @@ fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>
         let mut incoming = start.clone();
         before.apply(&mut incoming)?;
         before = before.compose(&Element::of(&chunk, chunk_size)?)?;
-        outputs.push(recurrence_over(
+        outputs.push(run_gates(
             chunk,
             &Sequences::Equal,
             &mut incoming,

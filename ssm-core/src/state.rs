@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor};
 /// The recurrent state of one layer.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// h, f32 `[batch, heads, key_dim, value_dim]`, whatever the dtype of the inputs.
+    /// h, f32 `[batch, heads, key_dim, value_dim]`, whatever the dtype of the inputs; `[batch, heads, 1, 3]` for a
+    /// [mean](crate::ReadOut::Mean).
     pub memory: Tensor<4>,
     /// Tokens seen since the state was empty.
     pub position: u64,
@@ -23,9 +24,18 @@ impl State {
         }
     }
 
-    pub(crate) fn validate(&self, dims: &Dims) -> Result<()> {
-        let expected = [dims.batch, dims.heads, dims.key_dim, dims.value_dim];
-        expect_shape("state", &expected, &self.memory.dims())
+    /// The empty state of a [mean](crate::ReadOut::Mean): no weight yet, and a maximum below every key.
+    pub fn empty_mean(batch: usize, heads: usize, device: &Device) -> Self {
+        let sums = Tensor::zeros([batch, heads, 1, 2], device);
+        let maxima = Tensor::full([batch, heads, 1, 1], kernel_dsl::wkv4::EMPTY_MAX, device);
+        Self {
+            memory: Tensor::cat(vec![sums, maxima], 3),
+            position: 0,
+        }
+    }
+
+    pub(crate) fn validate(&self, shape: &[usize; 4]) -> Result<()> {
+        expect_shape("state", shape, &self.memory.dims())
     }
 
     /// The same state without its history in the autodiff graph, as the start of the next segment of truncated
@@ -49,21 +59,19 @@ impl State {
     }
 }
 
-/// Everything that one layer carries: short convolution, recurrence, and the memories of its interventions.
+/// What one recurrence of a layer carries: its state, and the memories of the interventions that act there.
 #[derive(Clone, Debug)]
-pub struct LayerState {
-    /// The last `width − 1` inputs of the short convolution, `[batch, channels, width − 1]`, oldest first.
-    pub conv: Tensor<3>,
+pub struct Recurrence {
     /// The recurrent state.
-    pub recurrent: State,
+    pub state: State,
     /// One memory per intervention of the chain, in its order.
     pub memories: Vec<Box<dyn Memory>>,
 }
 
-impl LayerState {
+impl Recurrence {
     /// Memory taken, in bytes, interventions included.
     pub fn bytes(&self) -> usize {
         let memories: usize = self.memories.iter().map(|memory| memory.bytes()).sum();
-        4 * self.conv.shape().num_elements() + self.recurrent.bytes() + memories
+        self.state.bytes() + memories
     }
 }

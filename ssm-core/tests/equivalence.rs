@@ -86,6 +86,7 @@ fn build(case: &Case) -> (Gates, State) {
             _ => LogDecay::PerKeyToken(values.decay([d.batch, d.time, d.heads, d.key_dim])),
         },
         step_size: case.step.then(|| values.tensor([d.batch, d.time, d.heads]).abs()),
+        erase: ssm_core::Erase::None,
         read_out: match case.bonus {
             true => ReadOut::Bonus(values.tensor([d.heads, d.key_dim])),
             false => ReadOut::Inclusive,

@@ -18,6 +18,7 @@ fn gates(device: &Device) -> Gates {
         value: tensor([2, 6, 2, 4]),
         log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.2], device)),
         step_size: None,
+        erase: ssm_core::Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: 1.0,

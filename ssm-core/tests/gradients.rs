@@ -298,6 +298,7 @@ mod equivalence {
                     }
                 },
                 step_size: data.step_size.is_some().then(|| cube(4, [batch, time, p.heads])),
+                erase: ssm_core::Erase::None,
                 read_out: match data.bonus.is_some() {
                     true => ReadOut::Bonus(matrix(5, [p.heads, p.key_dim])),
                     false => ReadOut::Inclusive,

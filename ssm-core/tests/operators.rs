@@ -68,6 +68,7 @@ mod golden {
                 value: tape.input("x", [b, t, h, p]),
                 log_decay: LogDecay::PerHeadToken(log_decay),
                 step_size: Some(step),
+                erase: ssm_core::Erase::None,
                 read_out: ReadOut::Inclusive,
                 skip: tape.input_if_any("D", [skip]),
                 scale: 1.0,

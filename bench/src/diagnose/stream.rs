@@ -218,7 +218,7 @@ impl Run<'_> {
 /// What the interventions' memories report, averaged over the layers.
 fn counts(state: &ModelState) -> BTreeMap<String, f64> {
     let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
-    for memory in state.layers.iter().flat_map(|layer| &layer.memories) {
+    for memory in state.recurrences().flat_map(|recurrence| &recurrence.memories) {
         for (name, value) in memory.report() {
             let sum = sums.entry(name).or_default();
             *sum = (sum.0 + value, sum.1 + 1.0);
@@ -231,7 +231,9 @@ fn counts(state: &ModelState) -> BTreeMap<String, f64> {
 
 /// What the probe recorded in each layer; nothing without a probe.
 pub fn records(state: &mut ModelState) -> Vec<LayerRecord> {
-    let memories = state.layers.iter_mut().flat_map(|layer| &mut layer.memories);
+    let memories = state
+        .recurrences_mut()
+        .flat_map(|recurrence| &mut recurrence.memories);
     memories
         .filter_map(|memory| memory.as_any_mut().downcast_ref::<LayerRecord>().cloned())
         .collect()

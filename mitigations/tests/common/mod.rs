@@ -5,7 +5,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use mitigations::Mitigation;
 use proptest::prelude::*;
-use ssm_core::{Dims, Form, Gates, LayerState, LogDecay, ReadOut, Site, State};
+use ssm_core::{Dims, Form, Gates, LogDecay, ReadOut, Recurrence, Site, State};
 
 /// Sizes and choices of one recurrence; its numbers are drawn from a seed, so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
@@ -116,6 +116,7 @@ pub fn build(case: &Case) -> Gates {
             _ => LogDecay::PerKeyToken(values.decay([d.batch, d.time, d.heads, d.key_dim], case.extreme)),
         },
         step_size: case.step.then(|| values.tensor([d.batch, d.time, d.heads]).abs()),
+        erase: ssm_core::Erase::None,
         read_out: match case.bonus {
             true => ReadOut::Bonus(values.tensor([d.heads, d.key_dim])),
             false => ReadOut::Inclusive,
@@ -129,28 +130,28 @@ pub fn site(gates: &Gates) -> Site {
     let d = gates.dims();
     Site {
         layer: 0,
+        first_head: 0,
         heads: d.heads,
         groups: d.groups,
         key_dim: d.key_dim,
         value_dim: d.value_dim,
         has_step_size: gates.step_size.is_some(),
         per_key_decay: gates.log_decay.is_per_key(),
-        linear: true,
+        rule: ssm_core::Rule::WeightedSum,
     }
 }
 
-pub fn start(mitigation: &Mitigation, gates: &Gates) -> LayerState {
+pub fn start(mitigation: &Mitigation, gates: &Gates) -> Recurrence {
     let (d, device) = (gates.dims(), Device::flex());
-    LayerState {
-        conv: Tensor::zeros([d.batch, 1, 1], &device),
-        recurrent: State::zeros(&d, &device),
+    Recurrence {
+        state: State::zeros(&d, &device),
         memories: mitigation.chain().start(&site(gates), d.batch, &device),
     }
 }
 
 /// Tokens `range` of `gates` through the chain, in calls of the given lengths and one for the rest.
 pub fn run_from(
-    state: &mut LayerState,
+    state: &mut Recurrence,
     mitigation: &Mitigation,
     gates: &Gates,
     range: std::ops::Range<usize>,
@@ -180,7 +181,7 @@ pub fn run(mitigation: &Mitigation, gates: &Gates, splits: &[usize], form: Form)
     let mut state = start(mitigation, gates);
     let time = gates.dims().time;
     let outputs = run_from(&mut state, mitigation, gates, 0..time, splits, form);
-    assert_eq!(state.recurrent.position, time as u64);
+    assert_eq!(state.state.position, time as u64);
     joined(outputs)
 }
 

@@ -96,7 +96,7 @@ pub enum CheckpointError {
         /// What was found in it.
         found: String,
         /// The layouts that are read.
-        accepted: &'static str,
+        accepted: String,
     },
     /// A tensor is stored in a type that is not read.
     #[error("{}: tensor {tensor}: dtype {found} is not supported; accepted: F32, F16, BF16", path.display())]

@@ -173,6 +173,11 @@ impl Checkpoint {
         Fields::new(&self.config_path, &self.config)
     }
 
+    /// The configuration as one object.
+    pub(crate) fn config_map(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
     /// The weights file, or the index of its shards.
     pub fn weights_path(&self) -> &Path {
         &self.weights_path

@@ -19,29 +19,24 @@
 use ssm_core::mamba2::{GateOrder, GatedNorm, Mamba2Config};
 
 use super::Config;
-use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
+use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
+use crate::layout::eos_id;
 
 /// The output projection, present in both layouts unless tied (and in the original one even then).
 pub const HEAD: &str = "lm_head.weight";
-/// The norm before the head.
-pub const FINAL_NORM: &str = "backbone.norm_f.weight";
-
-const ACCEPTED: &str = "the original Mamba-2 layout (d_model, n_layer, ssm_cfg with layer \"Mamba2\"; tensor \
-                        backbone.embedding.weight) or Hugging Face's (model_type \"mamba2\", hidden_size, \
-                        num_hidden_layers; tensor backbone.embeddings.weight)";
 
 /// A way of publishing a Mamba-2 model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum Publication {
     /// As the authors' own code writes it.
     Original,
     /// As `transformers` writes it.
     HuggingFace,
 }
 
-impl Layout {
+impl Publication {
     /// A word for reports.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Original => "original (state-spaces)",
             Self::HuggingFace => "Hugging Face",
@@ -49,90 +44,29 @@ impl Layout {
     }
 
     /// The tensor that holds the embedding.
-    pub fn embedding_name(self) -> &'static str {
+    pub const fn embedding_name(self) -> &'static str {
         match self {
             Self::Original => "backbone.embedding.weight",
             Self::HuggingFace => "backbone.embeddings.weight",
         }
     }
-
-    /// Looks at configuration and weights.
-    ///
-    /// # Errors
-    /// [`CheckpointError::UnknownLayout`], with what was found and what would have been accepted.
-    pub fn detect(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let fields = checkpoint.config();
-        let layout = match fields.text("model_type")? {
-            Some("mamba2") => Some(Self::HuggingFace),
-            Some(_) => None,
-            None => ["d_model", "n_layer", "ssm_cfg"]
-                .iter()
-                .all(|f| fields.has(f))
-                .then_some(Self::Original),
-        };
-        if let Some(layout) = layout
-            && checkpoint.has(layout.embedding_name())
-        {
-            return Ok(layout);
-        }
-        let config = match (layout, fields.text("model_type")?) {
-            (Some(layout), _) => format!("the configuration of the {} layout", layout.name()),
-            (None, Some(other)) => format!("model_type {other:?}"),
-            (None, None) => format!("fields {}", list(fields.names().into_iter())),
-        };
-        let weights = ["backbone.embedding.weight", "backbone.embeddings.weight"]
-            .into_iter()
-            .find(|n| checkpoint.has(n));
-        let weights = match weights {
-            Some(name) => format!("tensor {name}"),
-            None => format!("tensors {}", list(checkpoint.names())),
-        };
-        let found = format!(
-            "{config}, and in {} {weights}",
-            checkpoint.weights_path().display()
-        );
-        Err(CheckpointError::UnknownLayout {
-            path: fields.path(),
-            found,
-            accepted: ACCEPTED,
-        })
-    }
-}
-
-/// The first few of many names.
-fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
-    let first: Vec<_> = names.by_ref().take(6).collect();
-    match (first.is_empty(), names.count()) {
-        (true, _) => "none".into(),
-        (false, 0) => first.join(", "),
-        (false, more) => format!("{} and {more} more", first.join(", ")),
-    }
 }
 
 impl Config {
-    /// Reads the configuration of a checkpoint, in whichever layout.
-    ///
-    /// # Errors
-    /// [`CheckpointError::UnknownLayout`], [`CheckpointError::Field`] for a field that is missing, of the wrong type or
-    /// contradicts another, [`CheckpointError::Unsupported`] for what this implementation does not have.
-    pub fn read(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let layout = Layout::detect(checkpoint)?;
-        Self::parse(&checkpoint.config(), layout, || checkpoint.has(HEAD))
-    }
-
     /// Reads the fields of a configuration in a known layout; `has_head` says whether a head is stored, and is asked only
     /// where the configuration leaves open whether it is tied.
     ///
     /// # Errors
-    /// As [`Config::read`].
+    /// [`CheckpointError::Field`] for a field that is missing, of the wrong type or contradicts another,
+    /// [`CheckpointError::Unsupported`] for what this implementation does not have.
     pub fn parse(
         fields: &Fields<'_>,
-        layout: Layout,
+        publication: Publication,
         has_head: impl FnOnce() -> bool,
     ) -> Result<Self, CheckpointError> {
-        match layout {
-            Layout::Original => original(fields),
-            Layout::HuggingFace => hugging_face(fields, has_head),
+        match publication {
+            Publication::Original => original(fields),
+            Publication::HuggingFace => hugging_face(fields, has_head),
         }
     }
 }
@@ -172,7 +106,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     let order = gate_order(ssm.bool_or("norm_before_gate", false)?);
     let vocab_size = fields.dimension("vocab_size")?;
     let config = Config {
-        layout: Layout::Original,
+        publication: Publication::Original,
         vocab_size,
         padded_vocab_size: vocab_size.next_multiple_of(fields.dimension_or("pad_vocab_size_multiple", 8)?),
         num_layers: fields.dimension("n_layer")?,
@@ -227,7 +161,7 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
     let eps = fields.positive_or("layer_norm_epsilon", 1e-5)?;
     let vocab_size = fields.dimension("vocab_size")?;
     let config = Config {
-        layout: Layout::HuggingFace,
+        publication: Publication::HuggingFace,
         vocab_size,
         padded_vocab_size: vocab_size,
         num_layers: fields.dimension("num_hidden_layers")?,
@@ -249,21 +183,10 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
         projection_bias: fields.bool_or("use_bias", false)?,
         conv_bias: fields.bool_or("use_conv_bias", true)?,
         skip_per_channel: false,
-        eos_id: eos_id(fields)?.filter(|id| (*id as usize) < vocab_size),
+        eos_id: eos_id(fields, vocab_size)?,
     };
     check_sizes(fields, "n_groups", &config.mixer)?;
     Ok(config)
-}
-
-/// `eos_token_id` is one id or a list of them, of which the first is taken.
-fn eos_id(fields: &Fields<'_>) -> Result<Option<u32>, CheckpointError> {
-    let Some(value) = fields.value("eos_token_id") else {
-        return Ok(None);
-    };
-    let first = value.as_array().and_then(|ids| ids.first()).unwrap_or(value);
-    let id = first.as_u64().and_then(|id| u32::try_from(id).ok());
-    id.map(Some)
-        .ok_or_else(|| fields.wrong("eos_token_id", "an id or a list of ids", Some(value)))
 }
 
 fn gate_order(norm_before_gate: bool) -> GateOrder {
@@ -287,54 +210,4 @@ fn check_sizes(fields: &Fields<'_>, groups: &str, mixer: &Mamba2Config) -> Resul
         return Err(fields.wrong("expand", &expected, Some(&rows.into())));
     }
     Ok(())
-}
-
-/// The parts of one block, by their names after `backbone.layers.N.`.
-fn block_parts(config: &Config) -> Vec<&'static str> {
-    let mut parts = vec![
-        "norm.weight",
-        "mixer.in_proj.weight",
-        "mixer.conv1d.weight",
-        "mixer.dt_bias",
-        "mixer.A_log",
-        "mixer.D",
-        "mixer.out_proj.weight",
-    ];
-    parts.extend(config.conv_bias.then_some("mixer.conv1d.bias"));
-    parts.extend(config.mixer.norm.map(|_| "mixer.norm.weight"));
-    if config.projection_bias {
-        parts.extend(["mixer.in_proj.bias", "mixer.out_proj.bias"]);
-    }
-    parts
-}
-
-/// Refuses weights for which the configuration has no place: a configuration of fewer layers, or without a bias that is there.
-pub(super) fn check_names(checkpoint: &Checkpoint, config: &Config) -> Result<(), CheckpointError> {
-    let parts = block_parts(config);
-    let in_block = |name: &str| {
-        let (layer, part) = name.strip_prefix("backbone.layers.")?.split_once('.')?;
-        (layer.parse::<usize>().ok()? < config.num_layers && parts.contains(&part)).then_some(())
-    };
-    let outside = [config.layout.embedding_name(), HEAD, FINAL_NORM];
-    match checkpoint
-        .names()
-        .find(|name| !outside.contains(name) && in_block(name).is_none())
-    {
-        None => Ok(()),
-        Some(tensor) => Err(CheckpointError::UnexpectedTensor {
-            path: checkpoint.weights_path().into(),
-            tensor: tensor.into(),
-            expected: format!(
-                "{} layers, projections {} bias, convolution {} bias, {}",
-                config.num_layers,
-                if config.projection_bias { "with" } else { "without" },
-                if config.conv_bias { "with" } else { "without" },
-                if config.mixer.norm.is_some() {
-                    "with a gated norm"
-                } else {
-                    "without a gated norm"
-                },
-            ),
-        }),
-    }
 }

@@ -43,7 +43,7 @@ fn sum_of_log_decays(log_decay: &LogDecay, dims: &Dims, device: &Device) -> Tens
         _ if time == 0 => Element::identity(dims, log_decay.is_per_key(), device).log_decay,
         LogDecay::None => Element::identity(dims, false, device).log_decay,
         LogDecay::PerHead(a) => (a * time as f32).reshape([1, heads, 1]).repeat_dim(0, batch),
-        LogDecay::PerKey(a) => (a * time as f32)
+        LogDecay::PerKey(a) | LogDecay::PerStep(a) => (a * time as f32)
             .reshape([1, heads, key_dim])
             .repeat_dim(0, batch),
         LogDecay::PerHeadToken(a) => a.sum_dim(1).reshape([batch, heads, 1]),

@@ -33,7 +33,8 @@ pub(crate) struct Recurrence {
     pub(crate) sequences: Sequences,
 }
 
-/// The read-out; `state` is left after the last token of every sequence. Shapes have been validated.
+/// The read-out of a weighted sum whose decays are stored; `state` is left after the last token of every sequence. Shapes have
+/// been validated.
 pub(crate) fn recurrence_over(
     gates: Gates,
     sequences: &Sequences,
@@ -48,13 +49,13 @@ pub(crate) fn recurrence_over(
 /// The tensors in the order in which [`Recurrence`] takes them; the state follows.
 fn operands(gates: Gates) -> Vec<Option<Operand>> {
     let bonus = match gates.read_out {
-        ReadOut::Inclusive => None,
+        ReadOut::Inclusive | ReadOut::Mean(_) => None,
         ReadOut::Bonus(bonus) => Some(bonus),
     };
     let log_decay = match gates.log_decay {
         LogDecay::None => None,
         LogDecay::PerHead(a) => Operand::new("log_decay", a),
-        LogDecay::PerKey(a) => Operand::new("log_decay", a),
+        LogDecay::PerKey(a) | LogDecay::PerStep(a) => Operand::new("log_decay", a),
         LogDecay::PerHeadToken(a) => Operand::new("log_decay", a),
         LogDecay::PerKeyToken(a) => Operand::new("log_decay", a),
     };
@@ -75,7 +76,7 @@ impl Recurrence {
         let decay = match gates.log_decay {
             LogDecay::None => DecayKind::None,
             LogDecay::PerHead(_) => DecayKind::PerHead,
-            LogDecay::PerKey(_) => DecayKind::PerKey,
+            LogDecay::PerKey(_) | LogDecay::PerStep(_) => DecayKind::PerKey,
             LogDecay::PerHeadToken(_) => DecayKind::PerHeadToken,
             LogDecay::PerKeyToken(_) => DecayKind::PerKeyToken,
         };
@@ -158,12 +159,12 @@ impl<'a> Held<'a> {
         let log_decay = match gates.log_decay {
             LogDecay::None => None,
             LogDecay::PerHead(a) => Some(host(a)),
-            LogDecay::PerKey(a) => Some(host(a)),
+            LogDecay::PerKey(a) | LogDecay::PerStep(a) => Some(host(a)),
             LogDecay::PerHeadToken(a) => Some(host(a)),
             LogDecay::PerKeyToken(a) => Some(host(a)),
         };
         let bonus = match gates.read_out {
-            ReadOut::Inclusive => None,
+            ReadOut::Inclusive | ReadOut::Mean(_) => None,
             ReadOut::Bonus(bonus) => Some(host(bonus)),
         };
         let inputs = [

@@ -1,0 +1,402 @@
+//! Where an architecture takes its weights from: a checkpoint, or nothing, to learn which tensors it would take.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use kernel_dsl::linear::{PackedMatrix, WeightType};
+use rand::rngs::StdRng;
+use ssm_core::Linear;
+
+use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
+use crate::error::ModelError;
+use crate::network::{Embedding, Norm, NormKind};
+
+/// How a tensor's values are drawn in a random checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+    /// All this.
+    Constant(f32),
+    /// Uniform from the first to the second.
+    Uniform(f32, f32),
+    /// Normal around 0 with this standard deviation.
+    Normal(f32),
+    /// Drawn one by one.
+    Drawn(fn(&mut StdRng) -> f32),
+    /// A function of an element's index and the number of elements.
+    Values(fn(usize, usize) -> f32),
+}
+
+impl Init {
+    /// Uniform in ±1/√n, the usual start of a projection from n features.
+    pub fn fan_in(n: usize) -> Self {
+        let bound = 1.0 / (n.max(1) as f32).sqrt();
+        Self::Uniform(-bound, bound)
+    }
+}
+
+/// A tensor that an architecture asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) plan: TensorPlan,
+    pub(crate) init: Init,
+    /// The tensor whose values this one repeats.
+    pub(crate) twin: Option<String>,
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    Checkpoint(&'a Checkpoint),
+    Blank,
+}
+
+/// Turns tensors into weights, checks and counts them.
+///
+/// Every method names the tensor, gives the shape that it must have, and how it is drawn in a random checkpoint. Errors are
+/// [`ModelError::Checkpoint`]: a tensor that is missing, of another shape, of an unsupported type, or not finite.
+#[derive(Debug)]
+pub struct Loader<'a> {
+    source: Source<'a>,
+    weights: WeightType,
+    device: Device,
+    asked: Vec<Asked>,
+    read: BTreeSet<String>,
+    pub(crate) parameters: u64,
+    pub(crate) weight_bytes: u64,
+    /// Multiplications and additions of one token in all matrices.
+    pub(crate) matrix_flops: u64,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader of `checkpoint`'s tensors.
+    pub(crate) fn new(checkpoint: &'a Checkpoint, weights: WeightType, device: Device) -> Self {
+        Self::of(Source::Checkpoint(checkpoint), weights, device)
+    }
+
+    /// A loader that has everything that it is asked for, as zeros.
+    pub(crate) fn blank() -> Self {
+        Self::of(Source::Blank, WeightType::Int8, Device::flex())
+    }
+
+    fn of(source: Source<'a>, weights: WeightType, device: Device) -> Self {
+        Self {
+            source,
+            weights,
+            device,
+            asked: Vec::new(),
+            read: BTreeSet::new(),
+            parameters: 0,
+            weight_bytes: 0,
+            matrix_flops: 0,
+        }
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether the checkpoint has a tensor of this name; a blank loader has none that it was not asked for.
+    pub fn has(&self, name: &str) -> bool {
+        match self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.has(name),
+            Source::Blank => false,
+        }
+    }
+
+    /// Says that a tensor of this name may be there and means nothing.
+    pub fn ignore(&mut self, name: &str) {
+        self.read.insert(name.to_string());
+    }
+
+    /// A matrix `[out, in]`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
+        self.matrix_with(name, shape, Init::fan_in(shape[1]))
+    }
+
+    /// As [`Loader::matrix`], drawn in another way.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn matrix_with(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        init: Init,
+    ) -> Result<Arc<PackedMatrix>, ModelError> {
+        self.ask(name, &shape, init);
+        self.matrix_flops += 2 * (shape[0] * shape[1]) as u64;
+        self.packed(name, shape)
+    }
+
+    /// A matrix that is stored as `[in, out]`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn transposed(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
+        self.transposed_with(name, shape, Init::fan_in(shape[0]))
+    }
+
+    /// As [`Loader::transposed`], drawn in another way.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn transposed_with(
+        &mut self,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        init: Init,
+    ) -> Result<Arc<PackedMatrix>, ModelError> {
+        let stored = self.values(name, &[inputs, outputs], init)?;
+        let mut rows = vec![0.0; stored.len()];
+        for (input, row) in stored.chunks_exact(outputs.max(1)).enumerate() {
+            for (output, value) in row.iter().enumerate() {
+                rows[output * inputs + input] = *value;
+            }
+        }
+        self.matrix_flops += 2 * (inputs * outputs) as u64;
+        let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
+        builder.push_rows(&rows)?;
+        let packed = builder.finish()?;
+        // `values` counted four bytes for each.
+        self.weight_bytes = self.weight_bytes + packed.bytes() as u64 - 4 * stored.len() as u64;
+        Ok(Arc::new(packed))
+    }
+
+    /// `NAME.weight` `[out, in]` and, where there is one, `NAME.bias` `[out]`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
+        self.linear_with(name, shape, bias, Init::fan_in(shape[1]))
+    }
+
+    /// As [`Loader::linear`], the weight drawn in another way.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn linear_with(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        bias: bool,
+        init: Init,
+    ) -> Result<Linear, ModelError> {
+        let weight = self.matrix_with(&format!("{name}.weight"), shape, init)?;
+        let bias = match bias {
+            true => Some(self.vector(&format!("{name}.bias"), shape[0], Init::Zeros)?),
+            false => None,
+        };
+        Ok(Linear::new(weight, bias)?)
+    }
+
+    /// The embedding, `[rows, model_dim]`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn embedding(&mut self, name: &str, shape: [usize; 2]) -> Result<Embedding, ModelError> {
+        self.ask(name, &shape, Init::Normal(0.02));
+        Ok(Embedding {
+            name: name.to_string(),
+            rows: self.packed(name, shape)?,
+        })
+    }
+
+    /// The head: `name` `[rows, model_dim]`, or the embedding where they are tied. A head that is stored though tied must be
+    /// the same bytes: published code loads both tensors into one parameter, so they can only differ in a broken file.
+    ///
+    /// # Errors
+    /// See [`Loader`]; [`CheckpointError::TiedTensorsDiffer`].
+    pub fn head(
+        &mut self,
+        name: &str,
+        embedding: &Embedding,
+        shape: [usize; 2],
+        tied: bool,
+    ) -> Result<Linear, ModelError> {
+        if !tied {
+            return Ok(Linear::new(
+                self.matrix_with(name, shape, Init::Normal(0.02))?,
+                None,
+            )?);
+        }
+        if let Source::Checkpoint(checkpoint) = self.source
+            && checkpoint.has(name)
+        {
+            let twin = checkpoint.tensor(name, &shape)?;
+            if !checkpoint.tensor(&embedding.name, &shape)?.same_bytes(&twin) {
+                return Err(CheckpointError::TiedTensorsDiffer {
+                    path: checkpoint.weights_path().into(),
+                    input: embedding.name.clone(),
+                    output: name.to_string(),
+                }
+                .into());
+            }
+            self.read.insert(name.to_string());
+        }
+        self.matrix_flops += 2 * (shape[0] * shape[1]) as u64;
+        Ok(Linear::new(embedding.rows.clone(), None)?)
+    }
+
+    /// As [`Loader::head`] in layouts that store the head even where it is tied.
+    ///
+    /// # Errors
+    /// As [`Loader::head`].
+    pub fn head_stored_though_tied(
+        &mut self,
+        name: &str,
+        embedding: &Embedding,
+        shape: [usize; 2],
+        tied: bool,
+    ) -> Result<Linear, ModelError> {
+        if tied && matches!(self.source, Source::Blank) {
+            self.ask(name, &shape, Init::Normal(0.02));
+            if let Some(asked) = self.asked.last_mut() {
+                asked.twin = Some(embedding.name.clone());
+            }
+        }
+        self.head(name, embedding, shape, tied)
+    }
+
+    /// A dense tensor.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn tensor<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        init: Init,
+    ) -> Result<Tensor<D>, ModelError> {
+        let values = self.values(name, &shape, init)?;
+        Ok(Tensor::from_data(TensorData::new(values, shape), &self.device))
+    }
+
+    /// A vector.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn vector(&mut self, name: &str, length: usize, init: Init) -> Result<Tensor<1>, ModelError> {
+        self.tensor(name, [length], init)
+    }
+
+    /// An RMSNorm of weight `NAME.weight`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn rms_norm(&mut self, name: &str, length: usize, eps: f32) -> Result<Norm, ModelError> {
+        self.norm(name, length, eps, NormKind::Rms, false)
+    }
+
+    /// A LayerNorm of weight `NAME.weight` and, where there is one, bias `NAME.bias`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn layer_norm(
+        &mut self,
+        name: &str,
+        length: usize,
+        eps: f32,
+        bias: bool,
+    ) -> Result<Norm, ModelError> {
+        self.norm(name, length, eps, NormKind::Layer, bias)
+    }
+
+    /// A norm of either kind.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn norm(
+        &mut self,
+        name: &str,
+        length: usize,
+        eps: f32,
+        kind: NormKind,
+        bias: bool,
+    ) -> Result<Norm, ModelError> {
+        Ok(Norm {
+            kind,
+            weight: self.vector(&format!("{name}.weight"), length, Init::Ones)?,
+            bias: match bias {
+                true => Some(self.vector(&format!("{name}.bias"), length, Init::Zeros)?),
+                false => None,
+            },
+            eps,
+        })
+    }
+
+    /// A tensor's values, in row-major order.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>, ModelError> {
+        self.ask(name, shape, init);
+        let values = match self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.tensor(name, shape)?.to_vec()?,
+            Source::Blank => vec![0.0; shape.iter().product()],
+        };
+        self.parameters += values.len() as u64;
+        self.weight_bytes += 4 * values.len() as u64;
+        Ok(values)
+    }
+
+    /// Packs a matrix block by block, so that it is never in memory twice.
+    fn packed(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
+        let mut builder = PackedMatrix::builder(shape[0], shape[1], self.weights)?;
+        match self.source {
+            Source::Checkpoint(checkpoint) => {
+                let tensor = checkpoint.tensor(name, &shape)?;
+                tensor.for_each_block(|rows| builder.push_rows(rows).map_err(ModelError::from))?;
+            }
+            Source::Blank => {
+                let row = vec![0.0; shape[1]];
+                (0..shape[0]).try_for_each(|_| builder.push_rows(&row))?;
+            }
+        }
+        let packed = builder.finish()?;
+        self.parameters += (shape[0] * shape[1]) as u64;
+        self.weight_bytes += packed.bytes() as u64;
+        Ok(Arc::new(packed))
+    }
+
+    fn ask(&mut self, name: &str, shape: &[usize], init: Init) {
+        self.read.insert(name.to_string());
+        if let Source::Blank = self.source {
+            self.asked.push(Asked {
+                plan: TensorPlan {
+                    name: name.to_string(),
+                    shape: shape.to_vec(),
+                },
+                init,
+                twin: None,
+            });
+        }
+    }
+
+    /// What was asked for, in order.
+    pub(crate) fn asked(&self) -> &[Asked] {
+        &self.asked
+    }
+
+    /// Refuses weights that nothing asked for: a configuration of fewer layers, or without a bias that is there.
+    pub(crate) fn expect_all_read(&self, layout: &str) -> Result<(), CheckpointError> {
+        let Source::Checkpoint(checkpoint) = self.source else {
+            return Ok(());
+        };
+        match checkpoint.names().find(|name| !self.read.contains(*name)) {
+            None => Ok(()),
+            Some(tensor) => Err(CheckpointError::UnexpectedTensor {
+                path: checkpoint.weights_path().into(),
+                tensor: tensor.into(),
+                expected: format!("the tensors that the {layout} layout has with this configuration"),
+            }),
+        }
+    }
+}

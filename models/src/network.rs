@@ -1,0 +1,217 @@
+//! A whole model: an embedding, a list of blocks on a residual stream, a norm, a head.
+//!
+//! ```text
+//! r ← embedding(ids)        per block: r ← r + mixer(norm(r)),  r ← r + channel(norm(r))        logits = W_head · norm(r)
+//! ```
+//!
+//! Mixer and channel mixer of a block are any [`Mixer`]s; models that mix attention and recurrences are lists like any other.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use kernel_dsl::linear::PackedMatrix;
+use ssm_core::operators::add_rms_norm;
+use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
+use ssm_core::{Chain, Context, Form, Linear, Mixer, Shared, Site};
+
+use crate::error::ModelError;
+use crate::state::LayerState;
+
+/// What a norm divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// The root of the mean square.
+    Rms,
+    /// The standard deviation, after the mean has been taken off.
+    Layer,
+}
+
+/// A norm over the residual stream.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// What is divided by.
+    pub kind: NormKind,
+    /// `[model_dim]`.
+    pub weight: Tensor<1>,
+    /// `[model_dim]`.
+    pub bias: Option<Tensor<1>>,
+    /// Added to the mean square or the variance.
+    pub eps: f32,
+}
+
+impl Norm {
+    /// residual + update, and its norm.
+    fn of_sum(
+        &self,
+        residual: Tensor<3>,
+        update: Option<Tensor<3>>,
+    ) -> Result<(Tensor<3>, Tensor<3>), ModelError> {
+        if let (NormKind::Rms, None) = (self.kind, &self.bias) {
+            return Ok(add_rms_norm(residual, update, self.weight.clone(), self.eps)?);
+        }
+        let sum = match update {
+            Some(update) => residual + update,
+            None => residual,
+        };
+        let normed = self.of(sum.clone())?;
+        Ok((sum, normed))
+    }
+
+    /// The norm of `[batch, time, model_dim]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Layer`] when the width is another.
+    pub fn of(&self, input: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let plan = NormPlan {
+            statistic: match self.kind {
+                NormKind::Rms => Statistic::MeanSquare,
+                NormKind::Layer => Statistic::Variance,
+            },
+            eps: self.eps,
+            group_size: input.dims()[2],
+            order: GateOrder::NormAfterGate,
+        };
+        let weights = NormWeights {
+            gate: None,
+            weight: Some(self.weight.clone()),
+            bias: self.bias.clone(),
+        };
+        Ok(gated_norm(input, weights, plan)?)
+    }
+}
+
+/// A mixer and the norm before it.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    /// The norm before the mixer.
+    pub norm: Norm,
+    /// The mixer.
+    pub mixer: Arc<dyn Mixer>,
+}
+
+/// A block of a model.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// The norm before the sequence mixer.
+    pub norm: Norm,
+    /// The sequence mixer.
+    pub mixer: Arc<dyn Mixer>,
+    /// The channel mixer, where the architecture has one.
+    pub channel: Option<Channel>,
+}
+
+/// The rows of the ids.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    pub(crate) name: String,
+    pub(crate) rows: Arc<PackedMatrix>,
+}
+
+/// A whole model with its weights packed.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub(crate) embedding: Embedding,
+    pub(crate) embedding_norm: Option<Norm>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: Norm,
+    pub(crate) head: Linear,
+    pub(crate) device: Device,
+}
+
+/// What a call of the network knows beside ids and states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) chain: &'a Chain,
+    pub(crate) form: Form,
+    pub(crate) positions: &'a [u64],
+}
+
+impl Network {
+    /// The blocks, first to last.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The sites of every layer where interventions may act, sequence mixers' only, layer by layer.
+    pub fn sites(&self) -> Vec<Site> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks
+            .flat_map(|(layer, block)| block.mixer.sites(layer))
+            .collect()
+    }
+
+    /// The states before the first token.
+    pub(crate) fn start(&self, chain: &Chain, batch: usize) -> Vec<LayerState> {
+        let start = |(layer, block): (usize, &Block)| LayerState {
+            mixer: block.mixer.start(layer, batch, chain, &self.device),
+            channel: match &block.channel {
+                Some(channel) => channel.mixer.start(layer, batch, chain, &self.device),
+                None => ssm_core::MixerState::Stateless,
+            },
+        };
+        self.blocks.iter().enumerate().map(start).collect()
+    }
+
+    /// Every mixer, sequence and channel.
+    pub(crate) fn mixers(&self) -> impl Iterator<Item = &dyn Mixer> {
+        self.blocks.iter().flat_map(|block| {
+            let channel = block.channel.as_ref().map(|channel| channel.mixer.as_ref());
+            std::iter::once(block.mixer.as_ref()).chain(channel)
+        })
+    }
+
+    /// The embeddings of `ids`, `[batch, time, model_dim]`; `ids` holds `batch · time` of them, sequence by sequence.
+    ///
+    /// # Errors
+    /// [`ModelError::Packing`] for an id that has no row.
+    pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
+        let width = self.embedding.rows.in_features();
+        let mut rows = vec![0.0; ids.len() * width];
+        for (id, row) in ids.iter().zip(rows.chunks_exact_mut(width)) {
+            self.embedding.rows.row(*id as usize, row)?;
+        }
+        let time = ids.len() / batch.max(1);
+        let data = TensorData::new(rows, [batch, time, width]);
+        let embedded = Tensor::from_data(data, &self.device);
+        match &self.embedding_norm {
+            Some(norm) => norm.of(embedded),
+            None => Ok(embedded),
+        }
+    }
+
+    /// The residual stream after the last norm, `[batch, time, model_dim]`; `states` are left after the last token.
+    pub(crate) fn forward(
+        &self,
+        embedded: Tensor<3>,
+        states: &mut [LayerState],
+        call: Call<'_>,
+    ) -> Result<Tensor<3>, ModelError> {
+        let (mut residual, mut update) = (embedded, None);
+        let mut shared = Shared::default();
+        for (layer, (block, state)) in self.blocks.iter().zip(states).enumerate() {
+            let mut context = Context {
+                chain: call.chain,
+                layer,
+                form: call.form,
+                positions: call.positions,
+                shared: &mut shared,
+            };
+            let (sum, normed) = block.norm.of_sum(residual, update)?;
+            let mixed = block.mixer.forward(normed, &mut state.mixer, &mut context)?;
+            (residual, update) = match &block.channel {
+                None => (sum, Some(mixed)),
+                Some(channel) => {
+                    let (sum, normed) = channel.norm.of_sum(sum, Some(mixed))?;
+                    let mixed = channel.mixer.forward(normed, &mut state.channel, &mut context)?;
+                    (sum, Some(mixed))
+                }
+            };
+        }
+        Ok(self.norm.of_sum(residual, update)?.1)
+    }
+
+    /// Logits over the padded vocabulary, `[batch, time, padded_vocab_size]`.
+    pub(crate) fn logits(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        Ok(self.head.forward(normed)?)
+    }
+}

@@ -1,0 +1,72 @@
+//! What a layer of a model is: something that maps `[batch, time, model_dim]` to the same shape and carries a state.
+//!
+//! Sequence mixers (Mamba, RWKV's time mixing, attention) and channel mixers (gated MLPs, RWKV's channel mixing) are the same
+//! thing here: either may carry something from token to token. A model is a list of blocks of them, in any mixture.
+
+mod cache;
+mod state;
+
+use crate::error::Result;
+use crate::intervention::{Chain, Site};
+use crate::recurrence::Form;
+use burn::tensor::{Device, Tensor};
+pub use cache::KeyValueCache;
+pub use state::{MixerState, RecurrentState};
+use std::fmt::Debug;
+
+/// A layer of a block, sequence mixer or channel mixer.
+///
+/// Prefill, one decoded token and anything between are the same call, from any state, with the same result however the tokens
+/// are split among calls.
+pub trait Mixer: Debug + Send + Sync {
+    /// Where interventions may act, one per recurrence, in the order of [`RecurrentState::recurrences`]; none by default.
+    fn sites(&self, _layer: usize) -> Vec<Site> {
+        Vec::new()
+    }
+
+    /// What is carried before the first token of `batch` sequences.
+    fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState;
+
+    /// `[batch, time, model_dim]` to the same shape; `state` is left after the last token.
+    ///
+    /// # Errors
+    /// [`crate::Error`] when input or state do not fit, or from an intervention.
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>>;
+
+    /// Multiplications and additions of one decoded token beside those of matrices.
+    fn flops_per_token(&self) -> u64 {
+        0
+    }
+
+    /// Bytes by which the state grows with every token.
+    fn cache_bytes_per_token(&self) -> u64 {
+        0
+    }
+}
+
+/// What a layer may know beside its input and state.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The interventions.
+    pub chain: &'a Chain,
+    /// Index of the block, from 0.
+    pub layer: usize,
+    /// How recurrences are computed.
+    pub form: Form,
+    /// Tokens before the first one at hand, per sequence: where rotary positions and key-value caches stand.
+    pub positions: &'a [u64],
+    /// What earlier layers left for later ones in this call.
+    pub shared: &'a mut Shared,
+}
+
+/// What a layer leaves for later layers, for the same tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// The values of the first layer, `[batch, time, channels]`, which RWKV-7 mixes into those of the others.
+    pub value_residual: Option<Tensor<3>>,
+}

@@ -1,0 +1,243 @@
+//! What a layer carries from token to token, and its saved form.
+
+use super::KeyValueCache;
+use crate::error::{Error, Result};
+use crate::intervention::{Chain, Site};
+use crate::state::{Recurrence, State};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::collections::BTreeMap;
+
+/// What one mixer carries.
+#[derive(Clone, Debug)]
+pub enum MixerState {
+    /// States of fixed size.
+    Recurrent(RecurrentState),
+    /// Keys and values of past tokens.
+    Attention(KeyValueCache),
+    /// Nothing.
+    Stateless,
+}
+
+/// What short convolutions, token shifts and recurrences carry.
+#[derive(Clone, Debug, Default)]
+pub struct RecurrentState {
+    /// The last `width − 1` inputs of every short convolution, each `[batch, channels, width − 1]`, oldest first. A token shift
+    /// is a convolution of width 2.
+    pub taps: Vec<Tensor<3>>,
+    /// The recurrences, one per site.
+    pub recurrences: Vec<Recurrence>,
+}
+
+impl RecurrentState {
+    /// These taps, and an empty state at every site.
+    pub fn start(taps: Vec<Tensor<3>>, sites: &[Site], chain: &Chain, batch: usize, device: &Device) -> Self {
+        let start = |site: &Site| Recurrence {
+            state: site.empty_state(batch, device),
+            memories: chain.start(site, batch, device),
+        };
+        Self {
+            taps,
+            recurrences: sites.iter().map(start).collect(),
+        }
+    }
+
+    /// The state of recurrence `index`.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when there is none.
+    pub fn recurrence(&mut self, index: usize) -> Result<&mut Recurrence> {
+        let count = self.recurrences.len();
+        self.recurrences
+            .get_mut(index)
+            .ok_or_else(|| foreign(format!("{count} recurrences")))
+    }
+
+    /// Taps `index`.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when there are none.
+    pub fn taps(&mut self, index: usize) -> Result<&mut Tensor<3>> {
+        let count = self.taps.len();
+        self.taps
+            .get_mut(index)
+            .ok_or_else(|| foreign(format!("taps of {count} convolutions")))
+    }
+}
+
+fn foreign(found: String) -> Error {
+    Error::Value {
+        what: "state of a layer",
+        expected: "the one that this layer started",
+        found,
+    }
+}
+
+impl MixerState {
+    /// The state of a mixer with taps and recurrences.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for that of another kind of mixer.
+    pub fn recurrent(&mut self) -> Result<&mut RecurrentState> {
+        match self {
+            Self::Recurrent(state) => Ok(state),
+            Self::Attention(_) => Err(foreign("a key-value cache".into())),
+            Self::Stateless => Err(foreign("nothing".into())),
+        }
+    }
+
+    /// The cache of an attention mixer.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for the state of another kind of mixer.
+    pub fn attention(&mut self) -> Result<&mut KeyValueCache> {
+        match self {
+            Self::Attention(cache) => Ok(cache),
+            Self::Recurrent(_) => Err(foreign("recurrent states".into())),
+            Self::Stateless => Err(foreign("nothing".into())),
+        }
+    }
+
+    /// The recurrences, in the order of the mixer's sites.
+    pub fn recurrences(&self) -> &[Recurrence] {
+        match self {
+            Self::Recurrent(state) => &state.recurrences,
+            Self::Attention(_) | Self::Stateless => &[],
+        }
+    }
+
+    /// As [`MixerState::recurrences`], to be changed.
+    pub fn recurrences_mut(&mut self) -> &mut [Recurrence] {
+        match self {
+            Self::Recurrent(state) => &mut state.recurrences,
+            Self::Attention(_) | Self::Stateless => &mut [],
+        }
+    }
+
+    /// Memory taken, in bytes, interventions included.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Recurrent(state) => {
+                let taps: usize = state
+                    .taps
+                    .iter()
+                    .map(|taps| 4 * taps.shape().num_elements())
+                    .sum();
+                taps + state.recurrences.iter().map(Recurrence::bytes).sum::<usize>()
+            }
+            Self::Attention(cache) => cache.bytes(),
+            Self::Stateless => 0,
+        }
+    }
+
+    /// Everything needed to go on, by name: `taps.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`.
+    pub fn save(&self) -> BTreeMap<String, TensorData> {
+        let mut saved = BTreeMap::new();
+        match self {
+            Self::Recurrent(state) => {
+                for (index, taps) in state.taps.iter().enumerate() {
+                    saved.insert(format!("taps.{index}"), taps.to_data());
+                }
+                for (index, recurrence) in state.recurrences.iter().enumerate() {
+                    let name = format!("recurrences.{index}");
+                    saved.insert(format!("{name}.state"), recurrence.state.memory.to_data());
+                    for (position, memory) in recurrence.memories.iter().enumerate() {
+                        let entries = memory.save().into_iter();
+                        saved.extend(
+                            entries.map(|(n, data)| (format!("{name}.interventions.{position}.{n}"), data)),
+                        );
+                    }
+                }
+            }
+            Self::Attention(cache) => {
+                saved.extend(
+                    cache
+                        .save()
+                        .into_iter()
+                        .map(|(name, data)| (format!("cache.{name}"), data)),
+                );
+            }
+            Self::Stateless => {}
+        }
+        saved
+    }
+
+    /// Takes up what [`MixerState::save`] gave after `position` tokens; `self` has just been started with the same chain for as
+    /// many sequences, at `sites`.
+    ///
+    /// # Errors
+    /// [`Error::Saved`] for an entry that is missing or does not fit.
+    pub fn restore(
+        &mut self,
+        saved: &BTreeMap<String, TensorData>,
+        sites: &[Site],
+        chain: &Chain,
+        position: u64,
+    ) -> Result<()> {
+        match self {
+            Self::Recurrent(state) => {
+                for (index, taps) in state.taps.iter_mut().enumerate() {
+                    *taps = saved_like(saved, &format!("taps.{index}"), taps)?;
+                }
+                for (index, (recurrence, site)) in state.recurrences.iter_mut().zip(sites).enumerate() {
+                    restore_recurrence(recurrence, saved, index, site, chain, position)?;
+                }
+                Ok(())
+            }
+            Self::Attention(cache) => cache.restore(&below(saved, "cache.")),
+            Self::Stateless => Ok(()),
+        }
+    }
+}
+
+fn restore_recurrence(
+    recurrence: &mut Recurrence,
+    saved: &BTreeMap<String, TensorData>,
+    index: usize,
+    site: &Site,
+    chain: &Chain,
+    position: u64,
+) -> Result<()> {
+    let name = format!("recurrences.{index}");
+    let device = recurrence.state.memory.device();
+    let memory = saved_like(saved, &format!("{name}.state"), &recurrence.state.memory)?;
+    let batch = memory.dims()[0];
+    recurrence.state = State { memory, position };
+    recurrence.memories = chain
+        .interventions()
+        .iter()
+        .enumerate()
+        .map(|(i, intervention)| {
+            let entries = below(saved, &format!("{name}.interventions.{i}."));
+            intervention.restore(site, batch, &device, &entries)
+        })
+        .collect::<Result<_>>()?;
+    Ok(())
+}
+
+/// The entries whose name starts with `prefix`, without it.
+fn below(saved: &BTreeMap<String, TensorData>, prefix: &str) -> BTreeMap<String, TensorData> {
+    saved
+        .iter()
+        .filter_map(|(name, data)| Some((name.strip_prefix(prefix)?.to_string(), data.clone())))
+        .collect()
+}
+
+/// A saved tensor of exactly the shape of `like`.
+fn saved_like<const D: usize>(
+    saved: &BTreeMap<String, TensorData>,
+    name: &str,
+    like: &Tensor<D>,
+) -> Result<Tensor<D>> {
+    let shape = like.dims();
+    let wrong = |found: String| Error::Saved {
+        what: name.into(),
+        expected: format!("F32 {shape:?}"),
+        found,
+    };
+    let data = saved.get(name).ok_or_else(|| wrong("nothing".into()))?;
+    if data.dtype() != DType::F32 || data.shape().as_slice() != shape {
+        return Err(wrong(format!("{:?} {:?}", data.dtype(), data.shape().as_slice())));
+    }
+    let device: Device = like.device();
+    Ok(Tensor::from_data(data.clone(), &device))
+}
