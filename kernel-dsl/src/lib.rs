@@ -29,6 +29,7 @@ pub mod rows;
 pub mod selective_scan;
 pub mod sequences;
 pub mod simd;
+pub mod softmax_attention;
 pub mod step_size;
 pub mod taylor_attention;
 mod vector;

@@ -1,0 +1,196 @@
+//! Shapes of softmax attention, and every way they can be wrong.
+
+use std::ops::Range;
+
+use crate::Rows;
+use thiserror::Error;
+
+/// Shape and choices of an attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Problem {
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens at hand of each sequence.
+    pub time: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values; a divisor of `heads`.
+    pub groups: usize,
+    /// Values of a query and of a key.
+    pub key_dim: usize,
+    /// Values of a value.
+    pub value_dim: usize,
+    /// Tokens that the cache has room for, in each sequence.
+    pub capacity: usize,
+    /// Factor on q·k; key_dim^(−1/2) mostly.
+    pub scale: f32,
+    /// How many keys before its own a token reads; `None` for all.
+    pub window: Option<usize>,
+}
+
+/// What an attention reads beside the cache.
+///
+/// # Shapes
+/// `query` `[batch · time, heads · key_dim]`, `key` `[batch · time, groups · key_dim]`, `value`
+/// `[batch · time, groups · value_dim]`, `lengths` `[batch]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// q.
+    pub query: Rows<'a>,
+    /// k of the tokens at hand.
+    pub key: Rows<'a>,
+    /// v of the tokens at hand.
+    pub value: Rows<'a>,
+    /// How many tokens of each sequence the cache holds before.
+    pub lengths: &'a [usize],
+}
+
+/// Why an attention cannot be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SoftmaxError {
+    /// A head without keys or values.
+    #[error("softmax attention: {what} needs to be at least 1, found 0")]
+    Zero {
+        /// The size.
+        what: &'static str,
+    },
+    /// Groups of keys and values do not divide the heads.
+    #[error("softmax attention: {heads} heads cannot share {groups} groups of keys and values evenly")]
+    Groups {
+        /// Heads.
+        heads: usize,
+        /// Groups.
+        groups: usize,
+    },
+    /// Rows of a view do not fit the problem.
+    #[error(
+        "softmax attention: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}"
+    )]
+    Rows {
+        /// The view.
+        what: &'static str,
+        /// Rows that the problem asks for.
+        expected_rows: usize,
+        /// Columns that the problem asks for.
+        expected_cols: usize,
+        /// Rows that came.
+        rows: usize,
+        /// Columns that came.
+        cols: usize,
+    },
+    /// A buffer's length does not fit the problem.
+    #[error("softmax attention: {what} needs {expected} values, found {found}")]
+    Length {
+        /// The buffer.
+        what: &'static str,
+        /// Values that the problem asks for.
+        expected: usize,
+        /// Values that came.
+        found: usize,
+    },
+    /// The cache cannot take the tokens at hand.
+    #[error(
+        "softmax attention: the cache has room for {capacity} tokens, sequence {sequence} needs {needed}"
+    )]
+    Full {
+        /// Room of the cache.
+        capacity: usize,
+        /// Index of the sequence.
+        sequence: usize,
+        /// Its tokens, those at hand included.
+        needed: usize,
+    },
+}
+
+impl Problem {
+    /// Values of the keys in the cache, `[batch, groups, capacity, key_dim]`.
+    pub fn keys_len(&self) -> usize {
+        self.batch * self.groups * self.capacity * self.key_dim
+    }
+
+    /// Values of the values in the cache, `[batch, groups, capacity, value_dim]`.
+    pub fn values_len(&self) -> usize {
+        self.batch * self.groups * self.capacity * self.value_dim
+    }
+
+    /// The keys that a token at `position` reads.
+    pub(super) fn visible(&self, position: usize) -> Range<usize> {
+        let first = self.window.map_or(0, |window| position.saturating_sub(window));
+        first..position + 1
+    }
+
+    pub(super) fn validate(
+        &self,
+        inputs: &Inputs,
+        keys: usize,
+        values: usize,
+        out: usize,
+    ) -> Result<(), SoftmaxError> {
+        let sizes = [
+            ("heads", self.heads),
+            ("groups", self.groups),
+            ("key_dim", self.key_dim),
+            ("value_dim", self.value_dim),
+        ];
+        if let Some((what, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(SoftmaxError::Zero { what });
+        }
+        if !self.heads.is_multiple_of(self.groups) {
+            return Err(SoftmaxError::Groups {
+                heads: self.heads,
+                groups: self.groups,
+            });
+        }
+        let rows = self.batch * self.time;
+        check_rows("the query", &inputs.query, rows, self.heads * self.key_dim)?;
+        check_rows("the key", &inputs.key, rows, self.groups * self.key_dim)?;
+        check_rows("the value", &inputs.value, rows, self.groups * self.value_dim)?;
+        check_length("the list of lengths", self.batch, inputs.lengths.len())?;
+        check_length("the cache of keys", self.keys_len(), keys)?;
+        check_length("the cache of values", self.values_len(), values)?;
+        check_length("the output", rows * self.heads * self.value_dim, out)?;
+        let needed = |length: &usize| length.saturating_add(self.time);
+        match inputs
+            .lengths
+            .iter()
+            .position(|length| needed(length) > self.capacity)
+        {
+            None => Ok(()),
+            Some(sequence) => Err(SoftmaxError::Full {
+                capacity: self.capacity,
+                sequence,
+                needed: needed(&inputs.lengths[sequence]),
+            }),
+        }
+    }
+}
+
+fn check_rows(
+    what: &'static str,
+    view: &Rows,
+    expected_rows: usize,
+    expected_cols: usize,
+) -> Result<(), SoftmaxError> {
+    let (rows, cols) = (view.rows(), view.cols());
+    if rows == expected_rows && (rows == 0 || cols == expected_cols) {
+        return Ok(());
+    }
+    Err(SoftmaxError::Rows {
+        what,
+        expected_rows,
+        expected_cols,
+        rows,
+        cols,
+    })
+}
+
+fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), SoftmaxError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(SoftmaxError::Length {
+        what,
+        expected,
+        found,
+    })
+}
