@@ -31,3 +31,27 @@ pub(crate) fn positive(what: &'static str, dimensions: &[usize]) -> Result<()> {
         found: format!("{dimensions:?}"),
     })
 }
+
+/// The ε of a norm is a number that is at least 0.
+pub(crate) fn epsilon(eps: f32) -> Result<()> {
+    if eps >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Value {
+        what: "ε of a norm",
+        expected: "at least 0",
+        found: eps.to_string(),
+    })
+}
+
+/// What log decays are divided by is positive and finite.
+pub(crate) fn divisor(divisor: f32) -> Result<()> {
+    if divisor > 0.0 && divisor.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Value {
+        what: "divisor of a log decay",
+        expected: "positive and finite",
+        found: divisor.to_string(),
+    })
+}

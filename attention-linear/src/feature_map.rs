@@ -4,8 +4,118 @@
 //! |---|---|---|
 //! | [`taylor`] | 1 + x + x²/2 with x = q·k / √K, the exponential to second order | 1 + K + K² |
 //! | [`square`] | (q·k)² | K² |
+//!
+//! [`FeatureMap`] is one of the maps that published models of linear attention name, those with learned matrices among them.
 
+use crate::expect;
 use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, sigmoid, silu, softmax};
+use ssm_core::{Linear, Result};
+
+/// A map of queries or keys, head by head.
+#[derive(Clone, Debug)]
+pub enum FeatureMap {
+    /// x.
+    Identity,
+    /// max(x, 0).
+    Relu,
+    /// x σ(x).
+    Silu,
+    /// σ(x).
+    Sigmoid,
+    /// ELU(x) + 1: x + 1 above 0, e^x below.
+    EluPlusOne,
+    /// (W₁ x + b₁) ∘ (W₂ x + b₂).
+    Product(Linear, Linear),
+    /// softmax(2 \[W x + b, −W x − b\]) (Hedgehog, 2402.04347); twice as many features.
+    Hedgehog(Linear),
+    /// max(W x, 0) (T2R, 2103.13076).
+    LinearRelu(Linear),
+    /// With r = \[max(x, 0), −max(x, 0)\]: r ∘ r rotated by 1, …, ν places (DPFP, 2102.11174, as flash-linear-attention has it,
+    /// with ν = 4); 2ν times as many features.
+    Dpfp,
+}
+
+/// ν of [`FeatureMap::Dpfp`].
+const DPFP_ROTATIONS: usize = 4;
+
+impl FeatureMap {
+    /// Features of a head of `dim` values.
+    pub fn features(&self, dim: usize) -> usize {
+        match self {
+            Self::Product(linear, _) | Self::LinearRelu(linear) => linear.weight().out_features(),
+            Self::Hedgehog(linear) => 2 * linear.weight().out_features(),
+            Self::Dpfp => 2 * DPFP_ROTATIONS * dim,
+            Self::Identity | Self::Relu | Self::Silu | Self::Sigmoid | Self::EluPlusOne => dim,
+        }
+    }
+
+    pub(crate) fn validate(&self, dim: usize) -> Result<()> {
+        let (first, second) = match self {
+            Self::Product(first, second) => (first, Some(second)),
+            Self::Hedgehog(linear) | Self::LinearRelu(linear) => (linear, None),
+            _ => return Ok(()),
+        };
+        let features = first.weight().out_features();
+        expect::positive("features of a map", &[features])?;
+        std::iter::once(first)
+            .chain(second)
+            .try_for_each(|linear| expect::projection("matrix of a feature map", linear, features, dim))
+    }
+
+    /// φ(x) of every head.
+    ///
+    /// # Shapes
+    /// `x` `[batch, time, heads, dim]`; result `[batch, time, heads, features]`.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Shape`] when a learned matrix is of another width.
+    pub fn apply(&self, x: Tensor<4>) -> Result<Tensor<4>> {
+        Ok(match self {
+            Self::Identity => x,
+            Self::Relu => relu(x),
+            Self::Silu => silu(x),
+            Self::Sigmoid => sigmoid(x),
+            // max(x, 0) + e^{min(x, 0)}: both parts at once, and no overflow.
+            Self::EluPlusOne => relu(x.clone()) + x.clamp_max(0.0).exp(),
+            Self::Product(first, second) => per_head(first, x.clone())? * per_head(second, x)?,
+            Self::LinearRelu(linear) => relu(per_head(linear, x)?),
+            Self::Hedgehog(linear) => {
+                let twice = per_head(linear, x)? * 2.0;
+                softmax(Tensor::cat(vec![twice.clone(), -twice], 3), 3)
+            }
+            Self::Dpfp => {
+                let positive = relu(x);
+                let both = Tensor::cat(vec![positive.clone(), -positive], 3);
+                let rotated = (1..=DPFP_ROTATIONS).map(|places| both.clone() * rotated(both.clone(), places));
+                Tensor::cat(rotated.collect(), 3)
+            }
+        })
+    }
+}
+
+/// A matrix applied to every head.
+fn per_head(linear: &Linear, x: Tensor<4>) -> Result<Tensor<4>> {
+    let [batch, time, heads, dim] = x.dims();
+    let mapped = linear.forward(x.reshape([batch, time * heads, dim]))?;
+    let features = mapped.dims()[2];
+    Ok(mapped.reshape([batch, time, heads, features]))
+}
+
+/// The last dimension rotated to the right.
+fn rotated(x: Tensor<4>, places: usize) -> Tensor<4> {
+    let width = x.dims()[3];
+    match places % width {
+        0 => x,
+        places => Tensor::cat(
+            vec![
+                x.clone().narrow(3, width - places, places),
+                x.narrow(3, 0, width - places),
+            ],
+            3,
+        ),
+    }
+}
 
 /// φ(x) = \[1, x / K^¼, vec(x xᵀ) / √(2K)\], the second-order Taylor map of Based.
 ///

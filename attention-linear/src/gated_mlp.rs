@@ -7,9 +7,9 @@
 //! Source: Shazeer, *GLU variants improve transformer* (2002.05202), equation 6.
 
 use crate::expect;
-use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use ssm_core::{Linear, Result};
+use burn::tensor::{Device, Tensor};
+use ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result};
 
 /// The shape of a gated channel mixer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,5 +91,20 @@ impl GatedMlp {
             }
         };
         self.weights.down.forward(silu(gate) * up)
+    }
+}
+
+impl Mixer for GatedMlp {
+    fn start(&self, _layer: usize, _batch: usize, _chain: &Chain, _device: &Device) -> MixerState {
+        MixerState::Stateless
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        _state: &mut MixerState,
+        _context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        self.apply(input)
     }
 }

@@ -6,9 +6,22 @@
 //!
 //! Every channel is a head with a 1×1 state, and queries and keys are 1. Source: Qin et al., *Hierarchically Gated Recurrent
 //! Neural Network* (2311.04823), equation 4.
+//!
+//! The mixer ([`Hgrn`]) computes, with a lower bound b of the decay that grows from layer to layer,
+//!
+//! ```text
+//! a = b + (1 − b) σ(W_f u)        x = (1 − a) ∘ SiLU(W_i u)        out = W_out (RMSNorm(h) ∘ SiLU(W_g u))
+//! ```
 
-use burn::tensor::Tensor;
-use ssm_core::{Gates, LogDecay, ReadOut, Result};
+use crate::expect;
+use crate::gla::log_sigmoid;
+use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use burn::tensor::activation::{sigmoid, silu};
+use burn::tensor::{Device, Tensor};
+use ssm_core::intervention::Site;
+use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use ssm_core::operators::causal_conv1d::Activation;
+use ssm_core::{Chain, Gates, LogDecay, ReadOut, Result};
 
 /// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
 ///
@@ -33,4 +46,148 @@ pub fn gates(input: Tensor<3>, log_decay: Tensor<3>) -> Result<Gates> {
     };
     gates.validate()?;
     Ok(gates)
+}
+
+/// The shape of a mixer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HgrnConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Channels of the recurrence.
+    pub channels: usize,
+    /// ε of the norm of the read-out.
+    pub norm_eps: f32,
+}
+
+/// What a mixer has learned.
+#[derive(Clone, Debug)]
+pub struct HgrnWeights {
+    /// W_i, `[channels, model_dim]`.
+    pub input: BranchWeights,
+    /// W_f, `[channels, model_dim]`.
+    pub forget: BranchWeights,
+    /// b, `[channels]`, in \[0, 1); `None` is 0.
+    pub lower_bound: Option<Tensor<1>>,
+    /// Norm over `[channels]`, gate W_g and output.
+    pub output: OutputWeights,
+}
+
+/// One HGRN mixer.
+#[derive(Clone, Debug)]
+pub struct Hgrn {
+    config: HgrnConfig,
+    branches: Branches<2>,
+    bound: Option<Bound>,
+    output: Output,
+}
+
+/// A lower bound b of decays.
+#[derive(Clone, Debug)]
+struct Bound {
+    /// 1 − b, `[1, 1, channels]`.
+    complement: Tensor<3>,
+    /// ln b, but not below [`LEAST_LOG_DECAY`].
+    log: Tensor<3>,
+}
+
+/// e^−87 is the smallest normal f32, nearly; below it there is nothing left of a state, and −∞ must not meet itself in a
+/// difference.
+const LEAST_LOG_DECAY: f32 = -87.0;
+
+impl Hgrn {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
+    pub fn new(config: HgrnConfig, weights: HgrnWeights) -> Result<Self> {
+        let HgrnConfig {
+            model_dim,
+            channels,
+            norm_eps,
+        } = config;
+        expect::positive("dimensions of an HGRN mixer", &[model_dim, channels])?;
+        if let Some(bound) = &weights.lower_bound {
+            expect::shape("lower bound of the decays", &[channels], &bound.dims())?;
+        }
+        let plans = ["i_proj", "f_proj"].map(|what| BranchPlan {
+            what,
+            channels,
+            activation: Activation::None,
+        });
+        Ok(Self {
+            branches: Branches::new(model_dim, plans, [weights.input, weights.forget])?,
+            bound: weights.lower_bound.map(|bound| {
+                let bound = bound.reshape([1, 1, channels]);
+                Bound {
+                    complement: bound.clone().neg() + 1.0,
+                    log: bound.log().clamp_min(LEAST_LOG_DECAY),
+                }
+            }),
+            output: Output::new(model_dim, (1, channels), norm_eps, weights.output)?,
+            config,
+        })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> HgrnConfig {
+        self.config
+    }
+
+    fn site(&self, layer: usize) -> Site {
+        Site {
+            groups: 1,
+            ..Site::weighted_sum(layer, self.config.channels, 1, 1)
+        }
+    }
+
+    /// 1 − a and ln a. Both are computed from 1 − a = (1 − b) σ(−f): a itself may round to 1, and its logarithm to 0.
+    fn decay(&self, forget: Tensor<3>) -> Result<[Tensor<3>; 2]> {
+        let complement = sigmoid(forget.clone().neg());
+        Ok(match &self.bound {
+            None => [complement, log_sigmoid(forget, 1.0)?],
+            Some(bound) => {
+                let complement = complement * bound.complement.clone();
+                let log_decay = complement.clone().neg().log1p().max_pair(bound.log.clone());
+                [complement, log_decay]
+            }
+        })
+    }
+}
+
+impl Mixer for Hgrn {
+    fn sites(&self, layer: usize) -> Vec<Site> {
+        vec![self.site(layer)]
+    }
+
+    fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
+        let taps = self.branches.start(batch, device);
+        MixerState::Recurrent(RecurrentState::start(
+            taps,
+            &self.sites(layer),
+            chain,
+            batch,
+            device,
+        ))
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let state = state.recurrent()?;
+        let [new, forget] = self.branches.forward(&input, state)?;
+        let [complement, log_decay] = self.decay(forget)?;
+        let gates = gates(silu(new) * complement, log_decay)?;
+        let site = self.site(context.layer);
+        let read_out = context
+            .chain
+            .run(&site, gates, state.recurrence(0)?, context.form)?;
+        self.output.forward(read_out, input)
+    }
+
+    fn flops_per_token(&self) -> u64 {
+        6 * self.config.channels as u64 + self.branches.flops_per_token()
+    }
 }

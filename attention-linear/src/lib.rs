@@ -12,6 +12,10 @@
 //! | [`prefix_linear_attn`] | a prefix that every token sees (JRT) |
 //! | [`hgrn`] | a gated recurrence without keys |
 //! | [`slots`] | attention over memory slots: GSA and ABC |
+//! | [`gla`] | the mixer of GLA, simple GLA, RetNet and linear attention |
+//! | [`delta_net`] | the mixer of DeltaNet and Gated DeltaNet |
+//! | [`gsa`], [`hgrn::Hgrn`] | the mixers of gated slot attention and HGRN |
+//! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`gated_mlp`] | the gated channel mixer between them |
 //!
 //! All of it is differentiable on an autodiff device, initial states included.
@@ -31,13 +35,18 @@
 //! ```
 
 pub mod based;
+pub mod delta_net;
 mod expect;
 pub mod feature_map;
 pub mod gated_mlp;
+pub mod gla;
+pub mod gsa;
+pub mod heads;
 pub mod hgrn;
 pub mod lightning_attn;
 pub mod linear_attn;
 pub mod prefix_linear_attn;
+pub mod projection;
 pub mod rebased;
 pub mod retention;
 pub mod slots;

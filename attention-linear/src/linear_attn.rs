@@ -93,17 +93,28 @@ fn widened(dims: &Dims) -> Dims {
 /// # Errors
 /// [`ssm_core::Error`] when shapes, devices or element types do not fit one another.
 pub fn normalized(gates: Gates, eps: f32, state: &mut NormalizedState, form: Form) -> Result<Tensor<4>> {
-    let dims = gates.validate()?;
-    let [batch, time, heads, value_dim] = gates.value.dims();
-    let one = Tensor::<4>::ones([batch, time, heads, 1], &gates.value.device()).cast(gates.value.dtype());
+    gates.validate()?;
     let widened = Gates {
-        value: Tensor::cat(vec![gates.value, one], 3),
+        value: with_ones(gates.value),
         ..gates
     };
     let sums = recurrence(widened, &mut state.0, form)?;
-    if dims.time == 0 {
-        return Ok(Tensor::zeros([batch, time, heads, value_dim], &sums.device()));
+    Ok(divided(sums, eps))
+}
+
+/// Values with one more column, of ones, under which the recurrence sums keys.
+pub(crate) fn with_ones(value: Tensor<4>) -> Tensor<4> {
+    let [batch, time, heads, _] = value.dims();
+    let one = Tensor::<4>::ones([batch, time, heads, 1], &value.device()).cast(value.dtype());
+    Tensor::cat(vec![value, one], 3)
+}
+
+/// The other columns of a read-out divided by its last, plus ε.
+pub(crate) fn divided(sums: Tensor<4>, eps: f32) -> Tensor<4> {
+    let [batch, time, heads, columns] = sums.dims();
+    if time == 0 {
+        return Tensor::zeros([batch, time, heads, columns - 1], &sums.device());
     }
-    let numerator = sums.clone().narrow(3, 0, value_dim);
-    Ok(numerator / (sums.narrow(3, value_dim, 1) + eps))
+    let numerator = sums.clone().narrow(3, 0, columns - 1);
+    numerator / (sums.narrow(3, columns - 1, 1) + eps)
 }

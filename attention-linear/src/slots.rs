@@ -10,6 +10,7 @@
 //! (Zhang et al., *Gated Slot Attention*, 2409.07146, equations 6 to 8); ABC ([`abc`]) writes with a softmax over all tokens
 //! so far, whose running denominator is the decay (Peng et al., *ABC*, 2110.02488).
 
+use crate::heads::repeat;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Error, Form, Gates, LogDecay, ReadOut, Result, State, recurrence};
@@ -92,40 +93,60 @@ pub fn gated_slot_attention(gates: SlotGates, state: &mut SlotState, form: Form)
     }
     // Query heads that share a memory each keep a copy of it while they run.
     let share = query_heads / heads;
-    let (key, value) = (
-        repeat_heads(gates.key, 2, share),
-        repeat_heads(gates.value, 2, share),
-    );
-    let write = repeat_heads(gates.write, 2, share);
-    let log_decay = repeat_heads(gates.log_decay, 2, share);
+    let gates = gates.spread(share);
 
-    let columns = query_heads * slots;
-    let keys = repeat_heads(state.keys.clone(), 1, share)
-        .swap_dims(2, 3)
-        .reshape([batch, columns, key_dim, 1]);
+    let keys = repeat(state.keys.clone(), 1, share).swap_dims(2, 3).reshape([
+        batch,
+        query_heads * slots,
+        key_dim,
+        1,
+    ]);
     let mut keys = at(keys, state.position);
-    let scores = Gates {
-        query: gates.query,
-        key,
-        value: write.clone().reshape([batch, time, columns, 1]),
-        log_decay: LogDecay::PerHeadToken(log_decay.clone().reshape([batch, time, columns])),
-        scale: (key_dim as f32).powf(-0.5),
-        ..plain(write.clone(), write.clone(), value.clone())
-    };
-    let scores = recurrence(scores, &mut keys, form)?.reshape([batch, time, query_heads, slots]);
+    let scores = recurrence(gates.scores((key_dim as f32).powf(-0.5)), &mut keys, form)?;
 
-    let mut values = at(repeat_heads(state.values.clone(), 1, share), state.position);
-    let reads = Gates {
-        log_decay: LogDecay::PerKeyToken(log_decay),
-        ..plain(softmax(scores, 3), write, value)
-    };
-    let output = recurrence(reads, &mut values, form)?;
+    let mut values = at(repeat(state.values.clone(), 1, share), state.position);
+    let output = recurrence(gates.reads(scores), &mut values, form)?;
 
     let keys = keys.memory.reshape([batch, query_heads, slots, key_dim]);
     state.keys = first_of_each(keys.swap_dims(2, 3), share);
     state.values = first_of_each(values.memory, share);
     state.position += time as u64;
     Ok(output)
+}
+
+impl SlotGates {
+    /// A memory for every query head, the same for `share` neighbours.
+    pub(crate) fn spread(self, share: usize) -> Self {
+        Self {
+            query: self.query,
+            key: repeat(self.key, 2, share),
+            value: repeat(self.value, 2, share),
+            write: repeat(self.write, 2, share),
+            log_decay: repeat(self.log_decay, 2, share),
+        }
+    }
+
+    /// The recurrence over keys, whose read-out `[batch, time, heads · slots, 1]` is what each slot scores: every slot is a
+    /// head with one column.
+    pub(crate) fn scores(&self, scale: f32) -> Gates {
+        let [batch, time, heads, slots] = self.write.dims();
+        let columns = heads * slots;
+        let value = self.write.clone().reshape([batch, time, columns, 1]);
+        Gates {
+            log_decay: LogDecay::PerHeadToken(self.log_decay.clone().reshape([batch, time, columns])),
+            scale,
+            ..plain(self.query.clone(), self.key.clone(), value)
+        }
+    }
+
+    /// The recurrence over values, read with the softmax of `scores`.
+    pub(crate) fn reads(self, scores: Tensor<4>) -> Gates {
+        let probabilities = softmax(scores.reshape(self.write.dims()), 3);
+        Gates {
+            log_decay: LogDecay::PerKeyToken(self.log_decay),
+            ..plain(probabilities, self.write, self.value)
+        }
+    }
 }
 
 /// What attention with bounded memory carries.
@@ -222,18 +243,6 @@ fn plain(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
 
 fn at(memory: Tensor<4>, position: u64) -> State {
     State { memory, position }
-}
-
-/// Every head `share` times in a row.
-fn repeat_heads(x: Tensor<4>, axis: usize, share: usize) -> Tensor<4> {
-    if share == 1 {
-        return x;
-    }
-    let mut shape = x.dims();
-    shape[axis] *= share;
-    x.unsqueeze_dim::<5>(axis + 1)
-        .repeat_dim(axis + 1, share)
-        .reshape(shape)
 }
 
 /// One head of every `share` neighbours on axis 1.

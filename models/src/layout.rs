@@ -12,7 +12,18 @@ use crate::loader::Loader;
 use crate::network::{Block, Embedding, Network, Norm};
 
 /// Every layout there is. A checkpoint has the first that recognises it.
-pub(crate) const LAYOUTS: &[&Layout] = &[&crate::mamba2::ORIGINAL, &crate::mamba2::HUGGING_FACE];
+pub(crate) const LAYOUTS: &[&Layout] = &[
+    &crate::mamba2::ORIGINAL,
+    &crate::mamba2::HUGGING_FACE,
+    &crate::fla::RETNET,
+    &crate::fla::GLA,
+    &crate::fla::SIMPLE_GLA,
+    &crate::fla::LINEAR_ATTN,
+    &crate::fla::HGRN,
+    &crate::fla::GSA,
+    &crate::fla::DELTA_NET,
+    &crate::fla::GATED_DELTANET,
+];
 
 /// One way of publishing one architecture.
 #[derive(Debug)]

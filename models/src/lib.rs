@@ -20,7 +20,7 @@
 //! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: clone, save, restore |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
-//! | [`mamba2`] | one room per architecture |
+//! | [`mamba2`], [`fla`] | one room per architecture |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`checkpoint`] | safetensors and `config.json`, and every way in which they can be wrong |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
@@ -28,6 +28,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod fla;
 pub mod generation;
 pub mod init;
 pub mod layout;

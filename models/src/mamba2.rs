@@ -7,7 +7,7 @@
 //! Source: Dao & Gu, *Transformers are SSMs* (2405.21060). Two published layouts are read, see [`layout`]:
 //! the original one (`state-spaces/mamba2-*`) and Hugging Face's (`Mamba2ForCausalLM`).
 
-mod init;
+pub(crate) mod init;
 pub mod layout;
 
 use std::collections::BTreeMap;

@@ -318,7 +318,9 @@ fn log_decays(gates: &Gates) -> Result<Vec<f32>> {
     Ok(match &gates.log_decay {
         LogDecay::None => vec![0.0; dims.batch * dims.time * dims.heads],
         LogDecay::PerHead(a) => floats(&a.to_data())?.repeat(dims.batch * dims.time),
-        LogDecay::PerKey(a) | LogDecay::PerStep(a) => row_means(floats(&a.to_data())?).repeat(dims.batch * dims.time),
+        LogDecay::PerKey(a) | LogDecay::PerStep(a) => {
+            row_means(floats(&a.to_data())?).repeat(dims.batch * dims.time)
+        }
         LogDecay::PerHeadToken(a) => floats(&a.to_data())?.to_vec(),
         LogDecay::PerKeyToken(a) => row_means(floats(&a.to_data())?),
     })

@@ -63,7 +63,7 @@ pub(super) fn log_decay_rate(rng: &mut StdRng) -> f32 {
 }
 
 /// softplus⁻¹ of a log-uniform step size.
-pub(super) fn step_bias(rng: &mut StdRng) -> f32 {
+pub(crate) fn step_bias(rng: &mut StdRng) -> f32 {
     let step: f64 = rng.random_range(1e-3f64.ln()..1e-1f64.ln()).exp().max(1e-4);
     // softplus(b) = step  ⇔  b = step + ln(1 − e^(−step))
     (step + (-(-step).exp_m1()).ln()) as f32

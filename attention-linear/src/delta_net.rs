@@ -1,0 +1,266 @@
+//! DeltaNet and Gated DeltaNet: linear attention that replaces what it holds under a key.
+//!
+//! ```text
+//! q, k = norm(act(conv(W_q x))), norm(act(conv(W_k x)))      v = SiLU(conv(W_v x))      β = σ(W_β x), or twice that
+//! h ← a_t h        h_t = h + β_t k_t (v_t − hᵀ k_t)ᵀ         y_t = K^{-1/2} · q_tᵀ h_t
+//! out = W_out (RMSNorm per head (y) ∘ SiLU(W_gate x))
+//! ```
+//!
+//! a = 1 in DeltaNet; ln a = −e^{A_log} softplus(W_a x + bias) per head in Gated DeltaNet ([`DeltaDecay`]). With β in (0, 2)
+//! the transition I − β k kᵀ has eigenvalues in (−1, 1). Sources: Yang et al., *Parallelizing linear transformers with the delta
+//! rule over sequence length* (2406.06484) and *Gated delta networks* (2412.06464), equation 10; Grazzi et al., *Unlocking
+//! state-tracking in linear RNNs through negative eigenvalues* (2411.12537).
+
+use crate::expect;
+use crate::feature_map::FeatureMap;
+use crate::heads::{self, Heads};
+use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use burn::tensor::activation::sigmoid;
+use burn::tensor::{Device, Tensor};
+use ssm_core::intervention::Site;
+use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use ssm_core::operators::causal_conv1d::Activation;
+use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use ssm_core::operators::{gated_norm, step_size};
+use ssm_core::{Chain, Erase, Gates, Linear, LogDecay, ReadOut, Result, Rule};
+
+/// Added to the sum of squares of a query or key that is divided by its length.
+const LENGTH_EPS: f32 = 1e-6;
+
+/// The shape of a mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeltaNetConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// The heads.
+    pub heads: Heads,
+    /// What queries and keys go through after their projection (and convolution).
+    pub activation: QueryKeyActivation,
+    /// What queries and keys are divided by.
+    pub norm: QueryKeyNorm,
+    /// Whether β is doubled, so that the transition may have negative eigenvalues.
+    pub negative_eigenvalues: bool,
+    /// ε of the norm of the read-out.
+    pub norm_eps: f32,
+}
+
+/// What queries and keys go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryKeyActivation {
+    /// x σ(x), which the convolution applies.
+    Silu,
+    /// max(x, 0).
+    Relu,
+    /// ELU(x) + 1.
+    EluPlusOne,
+    /// x.
+    Identity,
+}
+
+/// What queries and keys are divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// √(Σ x² + 10⁻⁶).
+    Length,
+    /// Σ x.
+    Sum,
+}
+
+/// What a mixer has learned.
+#[derive(Clone, Debug)]
+pub struct DeltaNetWeights {
+    /// W_q, `[query heads · key_dim, model_dim]`.
+    pub query: BranchWeights,
+    /// W_k, `[key heads · key_dim, model_dim]`.
+    pub key: BranchWeights,
+    /// W_v, `[value heads · value_dim, model_dim]`.
+    pub value: BranchWeights,
+    /// W_β, `[heads, model_dim]`; β is 1 without.
+    pub beta: Option<Linear>,
+    /// What decays.
+    pub decay: Option<DeltaDecay>,
+    /// Norm over `[value_dim]`, gate and output.
+    pub output: OutputWeights,
+}
+
+/// The decay of Gated DeltaNet.
+#[derive(Clone, Debug)]
+pub struct DeltaDecay {
+    /// W_a, `[heads, model_dim]`.
+    pub step: Linear,
+    /// `[heads]`, added to W_a x.
+    pub bias: Tensor<1>,
+    /// `[heads]`.
+    pub a_log: Tensor<1>,
+}
+
+/// One mixer.
+#[derive(Clone, Debug)]
+pub struct DeltaNet {
+    config: DeltaNetConfig,
+    branches: Branches<3>,
+    feature_map: FeatureMap,
+    beta: Option<Linear>,
+    decay: Option<DeltaDecay>,
+    output: Output,
+}
+
+impl DeltaNet {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Groups`] for heads that cannot share,
+    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
+    pub fn new(config: DeltaNetConfig, weights: DeltaNetWeights) -> Result<Self> {
+        let (model_dim, heads) = (config.model_dim, config.heads);
+        expect::positive("width of a delta rule", &[model_dim])?;
+        heads.validate()?;
+        if let Some(beta) = &weights.beta {
+            expect::projection("b_proj", beta, heads.count(), model_dim)?;
+        }
+        if let Some(decay) = &weights.decay {
+            expect::projection("a_proj", &decay.step, heads.count(), model_dim)?;
+            expect::shape("dt_bias", &[heads.count()], &decay.bias.dims())?;
+            expect::shape("A_log", &[heads.count()], &decay.a_log.dims())?;
+        }
+        let (activation, feature_map) = match config.activation {
+            QueryKeyActivation::Silu => (Activation::Silu, FeatureMap::Identity),
+            QueryKeyActivation::Relu => (Activation::None, FeatureMap::Relu),
+            QueryKeyActivation::EluPlusOne => (Activation::None, FeatureMap::EluPlusOne),
+            QueryKeyActivation::Identity => (Activation::None, FeatureMap::Identity),
+        };
+        let [q, k, v] = heads.widths();
+        let plans = [
+            ("q_proj", q, activation),
+            ("k_proj", k, activation),
+            ("v_proj", v, Activation::Silu),
+        ];
+        let plans = plans.map(|(what, channels, activation)| BranchPlan {
+            what,
+            channels,
+            activation,
+        });
+        let groups = (heads.count(), heads.value_dim);
+        Ok(Self {
+            branches: Branches::new(model_dim, plans, [weights.query, weights.key, weights.value])?,
+            output: Output::new(model_dim, groups, config.norm_eps, weights.output)?,
+            feature_map,
+            beta: weights.beta,
+            decay: weights.decay,
+            config,
+        })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &DeltaNetConfig {
+        &self.config
+    }
+
+    fn site(&self, layer: usize) -> Site {
+        Site {
+            rule: Rule::Delta,
+            ..self.config.heads.site(layer)
+        }
+    }
+
+    /// The features of `heads` heads, normalised.
+    fn features(&self, rows: Tensor<3>, heads: usize) -> Result<Tensor<4>> {
+        let mapped = |rows| self.feature_map.apply(heads::split(rows, heads));
+        match self.config.norm {
+            QueryKeyNorm::Sum => {
+                let features = mapped(rows)?;
+                let sum = features.clone().sum_dim(3);
+                Ok(features / sum)
+            }
+            QueryKeyNorm::Length => {
+                let [batch, time, width] = rows.dims();
+                let plan = NormPlan {
+                    statistic: Statistic::SumOfSquares,
+                    eps: LENGTH_EPS,
+                    group_size: self.config.heads.key_dim,
+                    order: GateOrder::NormAfterGate,
+                };
+                let rows = mapped(rows)?.reshape([batch, time, width]);
+                let rows = gated_norm(rows, NormWeights::default(), plan)?;
+                Ok(heads::split(rows, heads))
+            }
+        }
+    }
+
+    /// β, `[batch, time, heads]`.
+    fn beta(&self, input: &Tensor<3>) -> Result<Tensor<3>> {
+        let largest = if self.config.negative_eigenvalues {
+            2.0
+        } else {
+            1.0
+        };
+        let Some(linear) = &self.beta else {
+            let [batch, time, _] = input.dims();
+            let shape = [batch, time, self.config.heads.count()];
+            return Ok(Tensor::full(shape, largest, &input.device()));
+        };
+        let beta = sigmoid(linear.forward(input.clone())?);
+        Ok(match self.config.negative_eigenvalues {
+            true => beta * 2.0,
+            false => beta,
+        })
+    }
+
+    fn log_decay(&self, input: &Tensor<3>) -> Result<LogDecay> {
+        let Some(DeltaDecay { step, bias, a_log }) = &self.decay else {
+            return Ok(LogDecay::None);
+        };
+        let raw = step.forward(input.clone())?;
+        let (_, log_decay) = step_size(raw, bias.clone(), a_log.clone(), (0.0, f32::INFINITY))?;
+        Ok(LogDecay::PerHeadToken(log_decay))
+    }
+}
+
+impl Mixer for DeltaNet {
+    fn sites(&self, layer: usize) -> Vec<Site> {
+        vec![self.site(layer)]
+    }
+
+    fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
+        let taps = self.branches.start(batch, device);
+        MixerState::Recurrent(RecurrentState::start(
+            taps,
+            &self.sites(layer),
+            chain,
+            batch,
+            device,
+        ))
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let (heads, state) = (&self.config.heads, state.recurrent()?);
+        let [query, key, value] = self.branches.forward(&input, state)?;
+        let gates = Gates {
+            query: self.features(query, heads.query)?,
+            key: heads.spread_keys(self.features(key, heads.key)?),
+            value: heads.spread_values(heads::split(value, heads.value)),
+            log_decay: self.log_decay(&input)?,
+            step_size: None,
+            erase: Erase::Delta(self.beta(&input)?),
+            read_out: ReadOut::Inclusive,
+            skip: None,
+            scale: (heads.key_dim as f32).powf(-0.5),
+        };
+        let site = self.site(context.layer);
+        let read_out = context
+            .chain
+            .run(&site, gates, state.recurrence(0)?, context.form)?;
+        self.output.forward(read_out, input)
+    }
+
+    /// Of a state value: decay, what is held under the key, what replaces it, and the read-out.
+    fn flops_per_token(&self) -> u64 {
+        let [_, heads, key_dim, value_dim] = self.site(0).state_shape(1);
+        8 * (heads * key_dim * value_dim) as u64 + self.branches.flops_per_token()
+    }
+}

@@ -1,0 +1,317 @@
+//! Gated linear attention: the mixer of GLA, simple GLA, RetNet and linear attention, which differ in their decay only.
+//!
+//! ```text
+//! q, k, v = W_q x, W_k x, W_v x (each perhaps through a short convolution; q, k through a feature map, perhaps turned)
+//! h_t = a_t ∘ h_{t-1} + k_t v_tᵀ          y_t = K^{-1/2} · q_tᵀ h_t
+//! out = W_out (RMSNorm per head (y) ∘ SiLU(W_gate x))
+//! ```
+//!
+//! | model | [`Decay`] | ln a |
+//! |---|---|---|
+//! | linear attention | `None` | 0; with [`GatedLinearAttentionConfig::normalizer_eps`] y is divided by K^{-1/2} q · Σ k + ε |
+//! | RetNet | `Constant` | ln(1 − 2^{−5−h}) |
+//! | simple GLA | `PerHead` | ln σ(W x + b) / τ |
+//! | GLA | `PerKey` | ln σ(W₂ W₁ x + b) / τ |
+//!
+//! Source: Yang et al., *Gated linear attention transformers with hardware-efficient training* (2312.06635), equation 3, table 1
+//! and section 4.4; its authors' published models take τ = 16.
+
+use crate::expect;
+use crate::feature_map::FeatureMap;
+use crate::heads::{self, Heads};
+use crate::linear_attn::{divided, with_ones};
+use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use crate::retention;
+use burn::tensor::{Device, Tensor};
+use ssm_core::intervention::Site;
+use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use ssm_core::operators::rotary::RotaryPlan;
+use ssm_core::operators::{rotary, step_size};
+use ssm_core::{Chain, Erase, Error, Gates, Linear, LogDecay, ReadOut, Result};
+
+/// Added to the sum of a query or key that is divided by it.
+const SUM_EPS: f32 = 1e-4;
+
+/// The shape of a mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatedLinearAttentionConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// The heads.
+    pub heads: Heads,
+    /// How queries and keys are turned by their position.
+    pub rotary: Option<RotaryPlan>,
+    /// Whether queries, and keys, are divided by the sum of their features.
+    pub sum_normalized: (bool, bool),
+    /// ε of the division by the sum of the keys that a query meets; `None` does not divide.
+    pub normalizer_eps: Option<f32>,
+    /// ε of the norm of the read-out.
+    pub norm_eps: f32,
+}
+
+/// What a mixer has learned.
+#[derive(Clone, Debug)]
+pub struct GatedLinearAttentionWeights {
+    /// W_q, `[query heads · key_dim, model_dim]`.
+    pub query: BranchWeights,
+    /// W_k, `[key heads · key_dim, model_dim]`.
+    pub key: BranchWeights,
+    /// W_v, `[value heads · value_dim, model_dim]`.
+    pub value: BranchWeights,
+    /// φ of the queries and φ of the keys, with as many features.
+    pub feature_maps: (FeatureMap, FeatureMap),
+    /// What decays.
+    pub decay: Decay,
+    /// Norm over `[value_dim]`, gate and output.
+    pub output: OutputWeights,
+}
+
+/// ln a of a gated linear attention.
+#[derive(Clone, Debug)]
+pub enum Decay {
+    /// Nothing is forgotten.
+    None,
+    /// One constant per head; see [`retention::log_decay`].
+    Constant,
+    /// One value per head and token.
+    PerHead {
+        /// W and b, `[heads, model_dim]`.
+        gate: Linear,
+        /// τ.
+        divisor: f32,
+    },
+    /// One value per key row, head and token.
+    PerKey {
+        /// W₁, `[rank, model_dim]`.
+        down: Linear,
+        /// W₂ and b, `[key heads · key_dim, rank]`.
+        up: Linear,
+        /// τ.
+        divisor: f32,
+        /// No log decay is below this.
+        at_least: Option<f32>,
+    },
+}
+
+/// One mixer.
+#[derive(Clone, Debug)]
+pub struct GatedLinearAttention {
+    config: GatedLinearAttentionConfig,
+    branches: Branches<3>,
+    feature_maps: (FeatureMap, FeatureMap),
+    decay: Decay,
+    output: Output,
+}
+
+impl GatedLinearAttention {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for heads that cannot share, [`Error::Value`] for a
+    /// dimension of 0, a negative ε, a divisor or bound of the decay that is none, or a rotation that does not fit.
+    pub fn new(config: GatedLinearAttentionConfig, weights: GatedLinearAttentionWeights) -> Result<Self> {
+        let (model_dim, heads) = (config.model_dim, config.heads);
+        expect::positive("width of a gated linear attention", &[model_dim])?;
+        heads.validate()?;
+        let GatedLinearAttentionWeights {
+            query,
+            key,
+            value,
+            feature_maps,
+            decay,
+            output,
+        } = weights;
+        for map in [&feature_maps.0, &feature_maps.1] {
+            map.validate(heads.key_dim)?;
+        }
+        let features = feature_maps.0.features(heads.key_dim);
+        expect::shape(
+            "features of the keys",
+            &[features],
+            &[feature_maps.1.features(heads.key_dim)],
+        )?;
+        if let Some(plan) = &config.rotary {
+            plan.validate(features)?;
+        }
+        if let Some(eps) = config.normalizer_eps {
+            expect::epsilon(eps)?;
+        }
+        decay.validate(model_dim, &heads, features)?;
+        let [q, k, v] = heads.widths();
+        let plans = [
+            BranchPlan::silu_after_conv("q_proj", q, &query),
+            BranchPlan::silu_after_conv("k_proj", k, &key),
+            BranchPlan::silu_after_conv("v_proj", v, &value),
+        ];
+        let groups = (heads.count(), heads.value_dim);
+        Ok(Self {
+            branches: Branches::new(model_dim, plans, [query, key, value])?,
+            output: Output::new(model_dim, groups, config.norm_eps, output)?,
+            feature_maps,
+            decay,
+            config,
+        })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &GatedLinearAttentionConfig {
+        &self.config
+    }
+
+    fn site(&self, layer: usize) -> Site {
+        let heads = &self.config.heads;
+        let site = heads.site(layer);
+        Site {
+            key_dim: self.feature_maps.0.features(heads.key_dim),
+            value_dim: heads.value_dim + usize::from(self.config.normalizer_eps.is_some()),
+            per_key_decay: matches!(self.decay, Decay::PerKey { .. }),
+            ..site
+        }
+    }
+
+    /// Queries and keys as the recurrence takes them, both with the query heads.
+    fn query_and_key(&self, query: Tensor<3>, key: Tensor<3>, positions: &[u64]) -> Result<[Tensor<4>; 2]> {
+        let heads = &self.config.heads;
+        let mut query = self.feature_maps.0.apply(heads::split(query, heads.query))?;
+        let mut key = self.feature_maps.1.apply(heads::split(key, heads.key))?;
+        let (of_query, of_key) = self.config.sum_normalized;
+        if of_query {
+            query = over_sum(query);
+        }
+        if of_key {
+            key = over_sum(key);
+        }
+        if let Some(plan) = &self.config.rotary {
+            query = rotary(query, positions, plan)?;
+            key = rotary(key, positions, plan)?;
+        }
+        Ok([query, heads.spread_keys(key)])
+    }
+}
+
+impl Decay {
+    fn validate(&self, model_dim: usize, heads: &Heads, features: usize) -> Result<()> {
+        let (divisor, at_least) = match self {
+            Self::None | Self::Constant => return Ok(()),
+            Self::PerHead { gate, divisor } => {
+                expect::projection("gk_proj", gate, heads.count(), model_dim)?;
+                (*divisor, None)
+            }
+            Self::PerKey {
+                down,
+                up,
+                divisor,
+                at_least,
+            } => {
+                let rank = down.weight().out_features();
+                expect::projection("gk_proj.0", down, rank, model_dim)?;
+                expect::projection("gk_proj.1", up, heads.key * features, rank)?;
+                (*divisor, *at_least)
+            }
+        };
+        expect::divisor(divisor)?;
+        match at_least {
+            Some(bound) if bound.is_nan() || bound > 0.0 => Err(Error::Value {
+                what: "lower bound of a log decay",
+                expected: "at most 0",
+                found: bound.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn log_decay(&self, input: Tensor<3>, heads: &Heads) -> Result<LogDecay> {
+        Ok(match self {
+            Self::None => LogDecay::None,
+            Self::Constant => LogDecay::PerHead(retention::log_decay(heads.count(), &input.device())),
+            Self::PerHead { gate, divisor } => {
+                LogDecay::PerHeadToken(log_sigmoid(gate.forward(input)?, *divisor)?)
+            }
+            Self::PerKey {
+                down,
+                up,
+                divisor,
+                at_least,
+            } => {
+                let mut log_decay = log_sigmoid(up.forward(down.forward(input)?)?, *divisor)?;
+                if let Some(bound) = at_least {
+                    log_decay = log_decay.clamp_min(*bound);
+                }
+                LogDecay::PerKeyToken(heads.spread_keys(heads::split(log_decay, heads.key)))
+            }
+        })
+    }
+}
+
+/// ln σ(x) / divisor = −softplus(−x) / divisor, which is the log decay of a step size.
+pub(crate) fn log_sigmoid(x: Tensor<3>, divisor: f32) -> Result<Tensor<3>> {
+    let (channels, device) = (x.dims()[2], x.device());
+    let bias = Tensor::zeros([channels], &device);
+    let log_rate = Tensor::full([channels], -divisor.ln(), &device);
+    let (_, log_decay) = step_size(x.neg(), bias, log_rate, (0.0, f32::INFINITY))?;
+    Ok(log_decay)
+}
+
+/// x / (Σ x + ε) over the last dimension.
+fn over_sum(x: Tensor<4>) -> Tensor<4> {
+    let sum = x.clone().sum_dim(3) + SUM_EPS;
+    x / sum
+}
+
+impl Mixer for GatedLinearAttention {
+    fn sites(&self, layer: usize) -> Vec<Site> {
+        vec![self.site(layer)]
+    }
+
+    fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
+        let taps = self.branches.start(batch, device);
+        MixerState::Recurrent(RecurrentState::start(
+            taps,
+            &self.sites(layer),
+            chain,
+            batch,
+            device,
+        ))
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let (heads, state) = (&self.config.heads, state.recurrent()?);
+        let [query, key, value] = self.branches.forward(&input, state)?;
+        let [query, key] = self.query_and_key(query, key, context.positions)?;
+        let log_decay = self.decay.log_decay(input.clone(), heads)?;
+        let value = heads.spread_values(heads::split(value, heads.value));
+        let gates = Gates {
+            scale: (key.dims()[3] as f32).powf(-0.5),
+            query,
+            key,
+            value: match self.config.normalizer_eps {
+                Some(_) => with_ones(value),
+                None => value,
+            },
+            log_decay,
+            step_size: None,
+            erase: Erase::None,
+            read_out: ReadOut::Inclusive,
+            skip: None,
+        };
+        let site = self.site(context.layer);
+        let sums = context
+            .chain
+            .run(&site, gates, state.recurrence(0)?, context.form)?;
+        let read_out = match self.config.normalizer_eps {
+            Some(eps) => divided(sums, eps),
+            None => sums,
+        };
+        self.output.forward(read_out, input)
+    }
+
+    fn flops_per_token(&self) -> u64 {
+        let [_, heads, key_dim, value_dim] = self.site(0).state_shape(1);
+        6 * (heads * key_dim * value_dim) as u64 + self.branches.flops_per_token()
+    }
+}

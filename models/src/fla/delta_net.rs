@@ -1,0 +1,117 @@
+//! DeltaNet.
+//!
+//! | tensor of `model.layers.N.attn` | shape |
+//! |---|---|
+//! | `q_proj`, `k_proj` | heads · K × `hidden_size` |
+//! | `v_proj`, with `use_gate` `g_proj` | heads · V × `hidden_size` |
+//! | `b_proj` unless `use_beta` is false | heads × `hidden_size` |
+//! | `q_conv1d`, `k_conv1d`, `v_conv1d` unless `use_short_conv` is false | channels × 1 × `conv_size` |
+//! | `o_norm` | V |
+//! | `o_proj` | `hidden_size` × heads · V |
+//!
+//! `use_output_norm` is not looked at: the published layer always has the norm.
+
+use std::sync::Arc;
+
+use attention_linear::delta_net::{
+    DeltaNet, DeltaNetConfig, DeltaNetWeights, QueryKeyActivation, QueryKeyNorm,
+};
+
+use super::mixer::{ShortConv, WayOut, details, heads, query_key_value, trunk};
+use super::{NAME, recognised};
+use crate::checkpoint::{CheckpointError, Fields};
+use crate::error::ModelError;
+use crate::layout::{Layout, Parts, Preset, stored_config};
+use crate::loader::Loader;
+
+const PRESETS: &[Preset] = &[
+    Preset {
+        size: "tiny",
+        config: r#"{"model_type": "delta_net", "hidden_size": 64, "num_hidden_layers": 2,
+            "vocab_size": 256, "intermediate_size": 128, "num_heads": 2}"#,
+    },
+    Preset {
+        size: "340m",
+        config: r#"{"model_type": "delta_net", "hidden_size": 1024, "num_hidden_layers": 24,
+            "vocab_size": 32000, "num_heads": 8}"#,
+    },
+    Preset {
+        size: "1.3b",
+        config: r#"{"model_type": "delta_net", "hidden_size": 2048, "num_hidden_layers": 24,
+            "vocab_size": 32000, "num_heads": 16}"#,
+    },
+    Preset {
+        size: "2.7b",
+        config: r#"{"model_type": "delta_net", "hidden_size": 2560, "num_hidden_layers": 32,
+            "vocab_size": 32000, "num_heads": 20}"#,
+    },
+];
+
+/// `DeltaNetForCausalLM`.
+pub(crate) const LAYOUT: Layout = Layout {
+    architecture: "delta_net",
+    name: NAME,
+    recognise: |checkpoint| recognised(checkpoint, "delta_net"),
+    config: stored_config,
+    load,
+    presets: PRESETS,
+};
+
+fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let trunk = trunk(fields)?;
+    if fields.has("num_kv_heads") && fields.dimension("num_kv_heads")? != fields.dimension("num_heads")? {
+        return Err(fields
+            .unsupported("num_kv_heads", "null (as many heads of keys as of queries)")
+            .into());
+    }
+    let heads = heads(fields, trunk.model_dim, (1.0, 1.0))?;
+    let conv = ShortConv::read(fields, true)?;
+    let beta = fields.bool_or("use_beta", true)?;
+    let way_out = WayOut {
+        width: heads.read_out_width(),
+        group: heads.value_dim,
+        gated: fields.bool_or("use_gate", false)?,
+        norm: Some("o_norm"),
+    };
+    let config = DeltaNetConfig {
+        model_dim: trunk.model_dim,
+        heads,
+        activation: activation(fields)?,
+        norm: match fields.text("qk_norm")? {
+            None | Some("l2") => QueryKeyNorm::Length,
+            Some("sum") => QueryKeyNorm::Sum,
+            Some(_) => return Err(fields.unsupported("qk_norm", "\"l2\" or \"sum\"").into()),
+        },
+        negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
+        norm_eps: trunk.norm_eps,
+    };
+    trunk.assemble(loader, details(&heads), |loader, _, name| {
+        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
+        let per_head = [heads.query, config.model_dim];
+        let weights = DeltaNetWeights {
+            query,
+            key,
+            value,
+            beta: match beta {
+                true => Some(loader.linear(&format!("{name}.b_proj"), per_head, false)?),
+                false => None,
+            },
+            decay: None,
+            output: way_out.load(loader, name, config.model_dim)?,
+        };
+        Ok(Arc::new(DeltaNet::new(config.clone(), weights)?))
+    })
+}
+
+fn activation(fields: &Fields<'_>) -> Result<QueryKeyActivation, CheckpointError> {
+    match fields.text("qk_activation")? {
+        None | Some("silu") => Ok(QueryKeyActivation::Silu),
+        Some("relu") => Ok(QueryKeyActivation::Relu),
+        Some("elu") => Ok(QueryKeyActivation::EluPlusOne),
+        Some("identity") => Ok(QueryKeyActivation::Identity),
+        Some(_) => {
+            let accepted = "\"silu\", \"relu\", \"elu\" or \"identity\"";
+            Err(fields.unsupported("qk_activation", accepted))
+        }
+    }
+}

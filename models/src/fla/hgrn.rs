@@ -1,0 +1,120 @@
+//! HGRN: a gated recurrence of vectors, whose decays have a lower bound that grows from layer to layer.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `model.lower_bounds`, with `use_lower_bound` | layers × `hidden_size` |
+//! | `model.layers.N.attn.{i,f,g}_proj` | channels × `hidden_size` |
+//! | `….{i,f}_conv1d` with `use_short_conv` | channels × 1 × `conv_size` |
+//! | `….g_norm` | channels |
+//! | `….o_proj` | `hidden_size` × channels |
+//!
+//! The channels are `expand_ratio` · `hidden_size`. With p the softmax of the lower bounds over the layers, the bound of layer n is
+//! p₁ + … + pₙ, and 0 in layer 0.
+
+use std::sync::Arc;
+
+use attention_linear::hgrn::{Hgrn, HgrnConfig, HgrnWeights};
+use burn::tensor::{Tensor, TensorData};
+
+use super::mixer::{ShortConv, WayOut, branch, trunk};
+use super::trunk::{Details, expanded};
+use super::{NAME, recognised};
+use crate::checkpoint::Fields;
+use crate::error::ModelError;
+use crate::layout::{Layout, Parts, Preset, stored_config};
+use crate::loader::{Init, Loader};
+
+const PRESETS: &[Preset] = &[
+    Preset {
+        size: "tiny",
+        config: r#"{"model_type": "hgrn", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256,
+            "intermediate_size": 128}"#,
+    },
+    Preset {
+        size: "340m",
+        config: r#"{"model_type": "hgrn", "hidden_size": 1024, "num_hidden_layers": 24,
+            "vocab_size": 32000}"#,
+    },
+    Preset {
+        size: "1.3b",
+        config: r#"{"model_type": "hgrn", "hidden_size": 2048, "num_hidden_layers": 24,
+            "vocab_size": 32000}"#,
+    },
+    Preset {
+        size: "2.7b",
+        config: r#"{"model_type": "hgrn", "hidden_size": 2560, "num_hidden_layers": 32,
+            "vocab_size": 32000}"#,
+    },
+];
+
+/// `HGRNForCausalLM`.
+pub(crate) const LAYOUT: Layout = Layout {
+    architecture: "hgrn",
+    name: NAME,
+    recognise: |checkpoint| recognised(checkpoint, "hgrn"),
+    config: stored_config,
+    load,
+    presets: PRESETS,
+};
+
+fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let trunk = trunk(fields)?;
+    let model_dim = trunk.model_dim;
+    let channels = expanded(fields, "expand_ratio", 1.0, model_dim)?;
+    let conv = ShortConv::read(fields, false)?;
+    let bounded = fields.bool_or("use_lower_bound", true)?;
+    if bounded && channels != model_dim {
+        let accepted = "1 where use_lower_bound is true (there is a bound for each of hidden_size channels)";
+        return Err(fields.unsupported("expand_ratio", accepted).into());
+    }
+    let way_out = WayOut {
+        width: channels,
+        group: channels,
+        gated: true,
+        norm: fields.bool_or("elementwise_affine", true)?.then_some("g_norm"),
+    };
+    let config = HgrnConfig {
+        model_dim,
+        channels,
+        norm_eps: trunk.norm_eps,
+    };
+    let bounds = match bounded {
+        true => {
+            let raw = loader.values("model.lower_bounds", &[trunk.layers, channels], Init::Zeros)?;
+            lower_bounds(&raw, channels)
+        }
+        false => vec![None; trunk.layers],
+    };
+    let details = Details::from([("channels", channels.to_string())]);
+    trunk.assemble(loader, details, |loader, layer, name| {
+        let bound = bounds.get(layer).cloned().flatten();
+        let weights = HgrnWeights {
+            input: branch(loader, &format!("{name}.i"), [channels, model_dim], conv)?,
+            forget: branch(loader, &format!("{name}.f"), [channels, model_dim], conv)?,
+            lower_bound: bound
+                .map(|bound| Tensor::from_data(TensorData::new(bound, [channels]), loader.device())),
+            output: way_out.load(loader, name, model_dim)?,
+        };
+        Ok(Arc::new(Hgrn::new(config, weights)?))
+    })
+}
+
+/// The bounds of every layer, from rows that are not normalised yet; none in layer 0.
+fn lower_bounds(raw: &[f32], channels: usize) -> Vec<Option<Vec<f32>>> {
+    let rows: Vec<&[f32]> = raw.chunks_exact(channels).collect();
+    let mut bounds = vec![vec![0.0; channels]; rows.len()];
+    for channel in 0..channels {
+        let column = || rows.iter().map(|row| f64::from(row[channel]));
+        let largest = column().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = column().map(|x| (x - largest).exp()).sum();
+        let mut sum = 0.0;
+        for (bound, x) in bounds.iter_mut().zip(column()).skip(1) {
+            sum += (x - largest).exp() / total;
+            bound[channel] = sum as f32;
+        }
+    }
+    let layers = bounds.into_iter().enumerate();
+    layers
+        .map(|(layer, bound)| (layer > 0).then_some(bound))
+        .collect()
+}

@@ -1,0 +1,47 @@
+//! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, GSA, DeltaNet and Gated
+//! DeltaNet.
+//!
+//! All are the same trunk with different mixers:
+//!
+//! ```text
+//! model.embeddings.weight
+//! model.layers.N.attn_norm.weight      model.layers.N.attn.*        the mixer, which the architecture's file reads
+//! model.layers.N.mlp_norm.weight       model.layers.N.mlp.{gate,up,down}_proj.weight
+//! model.norm.weight                    lm_head.weight
+//! ```
+//!
+//! The MLP is `intermediate_size` wide; where that is null, 2/3 · `hidden_ratio` · `hidden_size`, rounded up to a multiple of 256.
+//! Fields that only choose among kernels of the same result (`attn_mode`, `fuse_*`) are not looked at.
+
+mod delta_net;
+mod gated_deltanet;
+mod gla;
+mod gsa;
+mod hgrn;
+mod linear_attn;
+mod mixer;
+mod retnet;
+mod simple_gla;
+mod trunk;
+
+pub(crate) use delta_net::LAYOUT as DELTA_NET;
+pub(crate) use gated_deltanet::LAYOUT as GATED_DELTANET;
+pub(crate) use gla::LAYOUT as GLA;
+pub(crate) use gsa::LAYOUT as GSA;
+pub(crate) use hgrn::LAYOUT as HGRN;
+pub(crate) use linear_attn::LAYOUT as LINEAR_ATTN;
+pub(crate) use retnet::LAYOUT as RETNET;
+pub(crate) use simple_gla::LAYOUT as SIMPLE_GLA;
+
+use crate::checkpoint::Checkpoint;
+
+/// What the layouts are called.
+const NAME: &str = "flash-linear-attention";
+const EMBEDDING: &str = "model.embeddings.weight";
+
+/// Why a checkpoint has the layout of `model_type`: the configuration says so, and the embedding has this line's name.
+fn recognised(checkpoint: &Checkpoint, model_type: &str) -> Option<String> {
+    let said = checkpoint.config().text("model_type").ok()??;
+    (said == model_type && checkpoint.has(EMBEDDING))
+        .then(|| format!("model_type {model_type:?}, tensor {EMBEDDING}"))
+}

@@ -1,0 +1,98 @@
+//! RetNet: one constant decay per head, queries and keys turned by their position.
+//!
+//! | tensor of `model.layers.N.attn` | shape |
+//! |---|---|
+//! | `q_proj`, `k_proj` | heads · K × `hidden_size` |
+//! | `v_proj`, `g_proj` | heads · V × `hidden_size` |
+//! | `g_norm_swish_gate` (`g_norm` without gate or `fuse_norm`) | V |
+//! | `o_proj` | `hidden_size` × heads · V |
+//!
+//! `use_short_conv` is not looked at: the published code does not hand it to this model's layers.
+
+use std::sync::Arc;
+
+use attention_linear::gla::{
+    Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
+};
+use ssm_core::operators::rotary::{Pairing, RotaryPlan};
+
+use super::mixer::{activation, details, gated_way_out, heads, query_key_value};
+use super::trunk::Trunk;
+use super::{NAME, recognised};
+use crate::checkpoint::Fields;
+use crate::error::ModelError;
+use crate::layout::{Layout, Parts, Preset, stored_config};
+use crate::loader::Loader;
+
+/// The base of the angles, which is not in the configuration.
+const ROTARY_BASE: f32 = 10000.0;
+
+const PRESETS: &[Preset] = &[
+    Preset {
+        size: "tiny",
+        config: r#"{"model_type": "retnet", "hidden_size": 64, "num_hidden_layers": 2,
+            "vocab_size": 256, "intermediate_size": 128, "num_heads": 2}"#,
+    },
+    Preset {
+        size: "340m",
+        config: r#"{"model_type": "retnet", "hidden_size": 1024, "num_hidden_layers": 24,
+            "vocab_size": 32000, "num_heads": 4}"#,
+    },
+    Preset {
+        size: "1.3b",
+        config: r#"{"model_type": "retnet", "hidden_size": 2048, "num_hidden_layers": 24,
+            "vocab_size": 32000, "num_heads": 8}"#,
+    },
+    Preset {
+        size: "2.7b",
+        config: r#"{"model_type": "retnet", "hidden_size": 2560, "num_hidden_layers": 32,
+            "vocab_size": 32000, "num_heads": 10}"#,
+    },
+];
+
+/// `RetNetForCausalLM`.
+pub(crate) const LAYOUT: Layout = Layout {
+    architecture: "retnet",
+    name: NAME,
+    recognise: |checkpoint| recognised(checkpoint, "retnet"),
+    config: stored_config,
+    load,
+    presets: PRESETS,
+};
+
+fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let trunk = Trunk::read(fields, 2.0)?;
+    let heads = heads(fields, trunk.model_dim, (1.0, 2.0))?;
+    let feature_map = activation(fields)?;
+    let way_out = gated_way_out(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
+    if !heads.key_dim.is_multiple_of(2) {
+        let expected = "a ratio that gives every head an even number of values, which are turned in pairs";
+        return Err(fields
+            .wrong("expand_k", expected, Some(&heads.key_dim.into()))
+            .into());
+    }
+    let config = GatedLinearAttentionConfig {
+        model_dim: trunk.model_dim,
+        heads,
+        rotary: Some(RotaryPlan {
+            base: ROTARY_BASE,
+            rotated_dim: heads.key_dim,
+            pairing: Pairing::Halves,
+        }),
+        sum_normalized: (false, false),
+        normalizer_eps: None,
+        norm_eps: trunk.norm_eps,
+    };
+    trunk.assemble(loader, details(&heads), |loader, _, name| {
+        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), None)?;
+        let weights = GatedLinearAttentionWeights {
+            query,
+            key,
+            value,
+            feature_maps: (feature_map.clone(), feature_map.clone()),
+            decay: Decay::Constant,
+            output: way_out.load(loader, name, config.model_dim)?,
+        };
+        Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
+    })
+}
