@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Which model, and how its weights are kept.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Folder with config.json and model.safetensors, or a .safetensors file [default: the small model that comes with
+    /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors or .pth file [default: the small model that comes with
     /// Spillway]
     pub checkpoint: Option<PathBuf>,
     /// Type in which the weights are kept in memory

@@ -22,11 +22,13 @@
 //! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
 //! | [`mamba2`], [`fla`] | one room per architecture |
 //! | [`init`] | random checkpoints in every layout |
-//! | [`checkpoint`] | safetensors and `config.json`, and every way in which they can be wrong |
+//! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
+//! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
 pub mod checkpoint;
+pub mod convert;
 pub mod error;
 pub mod fla;
 pub mod generation;

@@ -46,18 +46,25 @@ fn values_of_every_type_come_out_as_stored() {
     let header = r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},
         "b":{"dtype":"F16","shape":[6],"data_offsets":[24,36]},
         "c":{"dtype":"BF16","shape":[3,1,2],"data_offsets":[36,48]},
-        "d":{"dtype":"F32","shape":[0,7],"data_offsets":[48,48]},"__metadata__":{"format":"pt"}}"#;
+        "d":{"dtype":"F32","shape":[0,7],"data_offsets":[48,48]},
+        "e":{"dtype":"F64","shape":[6],"data_offsets":[48,96]},"__metadata__":{"format":"pt"}}"#;
     let mut data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     data.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));
     data.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()));
+    data.extend(
+        values
+            .iter()
+            .flat_map(|v| (f64::from(*v) * (1.0 + 1e-12)).to_le_bytes()),
+    );
     let folder = folder(r#"{"limit": [0.0, Infinity]}"#, &file(header, &data));
     for path in [
         folder.path().to_path_buf(),
         folder.path().join("model.safetensors"),
     ] {
         let checkpoint = Checkpoint::open(path).unwrap();
-        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
         assert_eq!(checkpoint.tensor("a", &[2, 3]).unwrap().to_vec().unwrap(), values);
+        assert_eq!(checkpoint.tensor("e", &[6]).unwrap().to_vec().unwrap(), values);
         let halves: Vec<f32> = values.iter().map(|v| f16::from_f32(*v).to_f32()).collect();
         assert_eq!(checkpoint.tensor("b", &[6]).unwrap().to_vec().unwrap(), halves);
         let brains: Vec<f32> = values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect();
@@ -253,7 +260,7 @@ fn shapes_and_offsets_must_agree() {
 }
 
 #[test]
-fn absent_files_and_pickles_are_named() {
+fn absent_and_foreign_files_are_named() {
     let error = Checkpoint::open("no/such/place").unwrap_err();
     assert!(matches!(error, CheckpointError::Missing { .. }));
     expect_message(
@@ -268,13 +275,16 @@ fn absent_files_and_pickles_are_named() {
     expect_message(&open(), &["model.safetensors", "no such file"]);
     fs::write(folder.path().join("pytorch_model.bin"), b"PK").unwrap();
     let error = open();
-    assert!(matches!(error, CheckpointError::Pickle { .. }));
-    expect_message(
-        &error,
-        &["pytorch_model.bin", "convert", "safetensors.torch.save_file"],
-    );
+    assert!(matches!(error, CheckpointError::Pth { .. }));
+    expect_message(&error, &["pytorch_model.bin", "not a zip archive", "torch.save"]);
     fs::write(folder.path().join("other.safetensors"), file("{}", &[])).unwrap();
     expect_message(&open(), &["config.json", "no such file"]);
+    fs::write(folder.path().join("another.safetensors"), file("{}", &[])).unwrap();
+    expect_message(
+        &open(),
+        &["found another.safetensors, other.safetensors", "give one"],
+    );
+    fs::remove_file(folder.path().join("another.safetensors")).unwrap();
     fs::write(folder.path().join("config.json"), "{").unwrap();
     expect_message(&open(), &["config.json", "not valid JSON"]);
     fs::write(folder.path().join("config.json"), "{}").unwrap();

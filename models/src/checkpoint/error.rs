@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::pth::PthError;
+
 /// Why a checkpoint cannot be opened, read or written. Every message is one line that names the file and, where there is
 /// one, the tensor or field, what was expected and what was found.
 #[derive(Debug, Error)]
@@ -26,15 +28,21 @@ pub enum CheckpointError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The folder holds weights as a Python pickle.
-    #[error(
-        "{}: a Python pickle, which is not read here; convert it once with Python: \
-         safetensors.torch.save_file(torch.load('{}', map_location='cpu'), 'model.safetensors')",
-        path.display(), path.file_name().unwrap_or_default().to_string_lossy()
-    )]
-    Pickle {
-        /// The pickle.
+    /// A PyTorch file is damaged, or holds more than tensors.
+    #[error("{}: {source}", path.display())]
+    Pth {
+        /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        source: PthError,
+    },
+    /// The folder holds several files of weights.
+    #[error("{}: expected one file of weights, found {}; give one of them", folder.display(), found.join(", "))]
+    Ambiguous {
+        /// The folder.
+        folder: PathBuf,
+        /// The files' names.
+        found: Vec<String>,
     },
     /// The file ends before its header does.
     #[error("{}: truncated: {expected} bytes expected, found {found}", path.display())]
@@ -99,9 +107,9 @@ pub enum CheckpointError {
         accepted: String,
     },
     /// A tensor is stored in a type that is not read.
-    #[error("{}: tensor {tensor}: dtype {found} is not supported; accepted: F32, F16, BF16", path.display())]
+    #[error("{}: tensor {tensor}: dtype {found} is not supported; accepted: F32, F16, BF16, F64", path.display())]
     Dtype {
-        /// The safetensors file.
+        /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -114,7 +122,7 @@ pub enum CheckpointError {
         path.display(), if end > available { " (truncated?)" } else { "" }
     )]
     Offsets {
-        /// The safetensors file.
+        /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -128,7 +136,7 @@ pub enum CheckpointError {
     /// A tensor's bytes are more or fewer than its shape needs.
     #[error("{}: tensor {tensor}: {stored} needs {expected} bytes, found {found}", path.display())]
     ByteCount {
-        /// The safetensors file.
+        /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -142,7 +150,7 @@ pub enum CheckpointError {
     /// Two tensors claim the same bytes.
     #[error("{}: tensors {first} and {second} overlap", path.display())]
     Overlap {
-        /// The safetensors file.
+        /// The weights file.
         path: PathBuf,
         /// The tensor that begins first.
         first: String,
@@ -162,7 +170,7 @@ pub enum CheckpointError {
     /// A tensor has another shape than the configuration gives it.
     #[error("{}: tensor {tensor}: config.json gives it shape {expected:?}, found {found:?}", path.display())]
     Shape {
-        /// The safetensors file.
+        /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -194,12 +202,22 @@ pub enum CheckpointError {
     /// A weight is NaN or infinite.
     #[error("{}: tensor {tensor}: value {index} is {value}, expected finite weights", path.display())]
     NonFinite {
-        /// The safetensors file.
+        /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
         /// Position in row-major order.
         index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A weight is too large for the type that it is to be written in.
+    #[error("{}: tensor {tensor}: {value:e} is beyond the range of bf16; write f32 instead", path.display())]
+    Range {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
         /// The value.
         value: f32,
     },
@@ -222,6 +240,12 @@ pub enum CheckpointError {
         index: PathBuf,
         /// The tensor.
         tensor: String,
+    },
+    /// A checkpoint would be written over itself.
+    #[error("{}: the folder of the checkpoint that is read; expected another one", path.display())]
+    OntoItself {
+        /// The folder.
+        path: PathBuf,
     },
     /// The place to write to is taken.
     #[error("{}: exists already; expected a new name", path.display())]

@@ -23,6 +23,8 @@ pub enum Dtype {
     F16,
     /// The upper half of a single.
     Bf16,
+    /// IEEE double precision, rounded to single when read.
+    F64,
     /// Known to the format, but not a weight type that is read: its width in bits is kept to check the byte count.
     Other(u32),
 }
@@ -34,7 +36,8 @@ impl Dtype {
             "F32" => Self::F32,
             "F16" => Self::F16,
             "BF16" => Self::Bf16,
-            "F64" | "I64" | "U64" | "C64" => Self::Other(64),
+            "F64" => Self::F64,
+            "I64" | "U64" | "C64" => Self::Other(64),
             "I32" | "U32" => Self::Other(32),
             "I16" | "U16" => Self::Other(16),
             "BOOL" | "I8" | "U8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" | "F8_E5M2FNUZ" | "F8_E4M3FNUZ" => {
@@ -51,6 +54,7 @@ impl Dtype {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
+            Self::F64 => 64,
             Self::Other(bits) => bits,
         }
     }

@@ -1,9 +1,11 @@
-//! Checkpoints as they are published: a `config.json` and weights in safetensors files.
+//! Checkpoints as they are published: a `config.json` and weights in safetensors or PyTorch files.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `json.rs` | fields by name; Python's bare `Infinity` and `NaN` |
 //! | `header.rs` | the safetensors header, checked |
+//! | `pth/` | PyTorch files: the archive, and a pickle machine that builds tensors and nothing else |
+//! | `folder.rs` | which of a folder's files are the weights |
 //! | `bytes.rs` | the mapped file |
 //! | `tensor.rs` | a tensor's values as f32, block by block |
 //! | `writer.rs` | writing, to a temporary name first |
@@ -14,8 +16,10 @@
 
 mod bytes;
 mod error;
+mod folder;
 mod header;
 mod json;
+mod pth;
 mod tensor;
 mod writer;
 
@@ -26,14 +30,17 @@ use serde_json::{Map, Value};
 
 use bytes::Bytes;
 pub use error::CheckpointError;
+use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
 pub use header::{Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
 pub use json::{Fields, MAX_DIMENSION, describe, parse_object, quote_bare_non_finite};
+pub use pth::PthError;
 pub use tensor::Tensor;
 pub use writer::{NewFile, NewFolder, TensorPlan, WriteDtype, write_safetensors};
+pub(crate) use writer::{StoredPlan, encode, write_stored};
 
-/// What a folder may hold to be opened.
-const ACCEPTED: &str = "a folder with config.json and model.safetensors (or model.safetensors.index.json and its \
-                        shards), or a .safetensors file with config.json beside it";
+/// A tensor that only BlinkDL's own RWKV files have. Everything that a configuration would say follows from the shapes of
+/// their tensors, and they are published without one.
+const NEEDS_NO_CONFIG: &str = "blocks.0.ln0.weight";
 
 /// A checkpoint: its configuration, parsed, and its weights, mapped but not read.
 #[derive(Debug)]
@@ -46,7 +53,20 @@ pub struct Checkpoint {
     places: BTreeMap<String, usize>,
 }
 
-/// One safetensors file.
+/// A tensor as it lies in its file, whatever its type.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// The type.
+    pub dtype: Dtype,
+    /// The type's name in the safetensors format.
+    pub dtype_name: &'a str,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// The values, little-endian and in row-major order.
+    pub bytes: &'a [u8],
+}
+
+/// One file of weights.
 #[derive(Debug)]
 struct WeightsFile {
     path: PathBuf,
@@ -56,7 +76,10 @@ struct WeightsFile {
 
 impl WeightsFile {
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self, CheckpointError> {
-        let header = Header::parse(&path, bytes.all())?;
+        let header = match is_pytorch(&path) {
+            true => Header::parse_pth(&path, bytes.all())?,
+            false => Header::parse(&path, bytes.all())?,
+        };
         Ok(Self { path, bytes, header })
     }
 }
@@ -102,10 +125,12 @@ impl StoredTensors {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint folder, or a `.safetensors` file with `config.json` beside it.
+    /// Opens a checkpoint folder, or a file of weights with `config.json` beside it.
     ///
     /// A folder holds `model.safetensors`, or `model.safetensors.index.json` and the shards that it names, or one
-    /// `.safetensors` file of any name.
+    /// `.safetensors` file of any name; in place of these, the same as PyTorch files: `pytorch_model.bin`, its index, or one
+    /// `.pth` file of any name. The configuration may be absent where the weights are in BlinkDL's RWKV layout:
+    /// [`Checkpoint::config`] is then empty.
     ///
     /// # Errors
     /// A variant of [`CheckpointError`] for each way of being wrong.
@@ -122,26 +147,25 @@ impl Checkpoint {
         } else {
             path.to_path_buf()
         };
-        if is_pickle(&weights) {
-            return Err(CheckpointError::Pickle { path: weights });
-        }
         let config_path = weights.with_file_name("config.json");
-        if !config_path.exists() {
-            return Err(CheckpointError::Missing {
-                path: config_path,
-                expected: "the model's configuration",
-            });
-        }
-        let text = read_text(&config_path)?;
-        let config = parse_object(&config_path, &text)?;
+        let config = match config_path.exists() {
+            true => Some(parse_object(&config_path, &read_text(&config_path)?)?),
+            false => None,
+        };
         let (files, places) = if weights.to_string_lossy().ends_with(".index.json") {
             open_shards(&weights)?
         } else {
             single_file(WeightsFile::new(weights.clone(), Bytes::map(&weights)?)?)
         };
+        if config.is_none() && !places.contains_key(NEEDS_NO_CONFIG) {
+            return Err(CheckpointError::Missing {
+                path: config_path,
+                expected: "the model's configuration",
+            });
+        }
         Ok(Self {
             config_path,
-            config,
+            config: config.unwrap_or_default(),
             weights_path: weights,
             files,
             places,
@@ -210,6 +234,18 @@ impl Checkpoint {
         names.into_iter().collect()
     }
 
+    /// The tensor of this name as it is stored, unchecked and not read yet.
+    pub fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let file = self.files.get(*self.places.get(name)?)?;
+        let info = file.header.tensors.get(name)?;
+        Some(Stored {
+            dtype: info.dtype,
+            dtype_name: &info.dtype_name,
+            shape: &info.shape,
+            bytes: &file.bytes.all()[info.begin..info.end],
+        })
+    }
+
     /// A tensor of a given shape, not read yet.
     ///
     /// # Errors
@@ -254,44 +290,6 @@ impl Checkpoint {
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
     std::fs::read_to_string(path).map_err(CheckpointError::io(path, "reading"))
-}
-
-fn is_pickle(path: &Path) -> bool {
-    path.extension().is_some_and(|e| {
-        ["pth", "pt", "bin", "ckpt", "pkl"]
-            .iter()
-            .any(|p| e.eq_ignore_ascii_case(p))
-    })
-}
-
-/// The weights in a folder: `model.safetensors`, its index, or the only safetensors file there is.
-fn find_weights(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    for name in ["model.safetensors", "model.safetensors.index.json"] {
-        let path = folder.join(name);
-        if path.exists() {
-            return Ok(path);
-        }
-    }
-    let entries = std::fs::read_dir(folder).map_err(CheckpointError::io(folder, "listing"))?;
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.is_file())
-        .collect();
-    files.sort();
-    let mut tensors = files
-        .iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    if let (Some(only), None) = (tensors.next(), tensors.next()) {
-        return Ok(only.clone());
-    }
-    match files.into_iter().find(|p| is_pickle(p)) {
-        Some(pickle) => Ok(pickle),
-        None => Err(CheckpointError::Missing {
-            path: folder.join("model.safetensors"),
-            expected: ACCEPTED,
-        }),
-    }
 }
 
 type Places = (Vec<WeightsFile>, BTreeMap<String, usize>);
@@ -361,13 +359,4 @@ fn open_shard(index: &Path, name: &str, tensor: &str) -> Result<WeightsFile, Che
     }
     let bytes = Bytes::map(&path)?;
     WeightsFile::new(path, bytes)
-}
-
-/// An index comes from strangers: it may name files in its own folder and nowhere else.
-fn is_plain_file_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    matches!(
-        (parts.next(), parts.next()),
-        (Some(std::path::Component::Normal(_)), None)
-    )
 }

@@ -56,10 +56,11 @@ impl Tensor<'_> {
         &self,
         mut take: impl FnMut(&[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let row: usize = self.info.shape.get(1..).unwrap_or(&[]).iter().product();
         if self.is_empty() {
             return Ok(());
         }
+        // Behind the check, as the other dimensions of an empty tensor may be any.
+        let row: usize = self.info.shape.get(1..).unwrap_or(&[]).iter().product();
         let block = (BLOCK_VALUES / row).max(1) * row;
         let width = self.info.dtype.bits() as usize / 8;
         let raw = &self.bytes.all()[self.info.begin..self.info.end];
@@ -128,6 +129,13 @@ impl Tensor<'_> {
                     .0
                     .iter()
                     .map(|b| bf16::from_le_bytes(*b).to_f32()),
+            ),
+            // What is beyond the range of a single becomes infinite, and is refused as such.
+            Dtype::F64 => values.extend(
+                raw.as_chunks::<8>()
+                    .0
+                    .iter()
+                    .map(|b| f64::from_le_bytes(*b) as f32),
             ),
             Dtype::Other(_) => {
                 return Err(CheckpointError::Dtype {

@@ -30,13 +30,80 @@ pub struct TensorPlan {
     pub shape: Vec<usize>,
 }
 
+impl WriteDtype {
+    /// Its name in the format, and the bytes of a value.
+    fn name_and_width(self) -> (&'static str, usize) {
+        match self {
+            Self::F32 => ("F32", 4),
+            Self::Bf16 => ("BF16", 2),
+        }
+    }
+}
+
+/// A tensor of any type, to be written from its bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredPlan {
+    /// Its name in the file.
+    pub(crate) name: String,
+    /// The type's name in the format.
+    pub(crate) dtype: String,
+    /// Its shape, outermost dimension first.
+    pub(crate) shape: Vec<usize>,
+    /// Bytes of its values.
+    pub(crate) bytes: usize,
+}
+
+impl StoredPlan {
+    /// A tensor of floats.
+    pub(crate) fn floats(name: &str, shape: &[usize], dtype: WriteDtype) -> Self {
+        let (dtype, width) = dtype.name_and_width();
+        Self {
+            name: name.into(),
+            dtype: dtype.into(),
+            shape: shape.to_vec(),
+            bytes: shape.iter().product::<usize>() * width,
+        }
+    }
+}
+
+/// Puts values into `raw` as they are stored; `path` and `tensor` are named in errors.
+///
+/// # Errors
+/// [`CheckpointError::Range`] for a finite value that bfloat16 rounds to infinity.
+pub(crate) fn encode(
+    path: &Path,
+    tensor: &str,
+    dtype: WriteDtype,
+    values: &[f32],
+    raw: &mut Vec<u8>,
+) -> Result<(), CheckpointError> {
+    raw.clear();
+    match dtype {
+        WriteDtype::F32 => raw.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        WriteDtype::Bf16 => {
+            for value in values {
+                let rounded = bf16::from_f32(*value);
+                if rounded.is_infinite() && value.is_finite() {
+                    return Err(CheckpointError::Range {
+                        path: path.to_path_buf(),
+                        tensor: tensor.into(),
+                        value: *value,
+                    });
+                }
+                raw.extend(rounded.to_le_bytes());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Writes a safetensors file into `out`; `path` is named in errors.
 ///
 /// `values` is called once per tensor, in order, with the tensor and a sink that takes consecutive blocks of its values.
 ///
 /// # Errors
 /// [`CheckpointError::Io`] when the sink fails, [`CheckpointError::ByteCount`] when a tensor got more or fewer values than
-/// its shape has, and whatever `values` returns.
+/// its shape has, [`CheckpointError::Range`] for a value that bfloat16 does not reach, and whatever `values` returns.
 pub fn write_safetensors<E: From<CheckpointError>>(
     path: &Path,
     out: &mut dyn Write,
@@ -45,32 +112,58 @@ pub fn write_safetensors<E: From<CheckpointError>>(
     metadata: &BTreeMap<String, String>,
     mut values: impl FnMut(&TensorPlan, &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let (name, width) = match dtype {
-        WriteDtype::F32 => ("F32", 4),
-        WriteDtype::Bf16 => ("BF16", 2),
-    };
-    out.write_all(&header(tensors, metadata, name, width))
-        .map_err(CheckpointError::io(path, "writing"))?;
+    let stored = tensors
+        .iter()
+        .map(|t| StoredPlan::floats(&t.name, &t.shape, dtype));
+    let mut plans = tensors.iter();
     let mut raw = Vec::new();
+    write_stored(
+        path,
+        out,
+        &stored.collect::<Vec<_>>(),
+        metadata,
+        |stored, sink| {
+            // One of each, in the same order.
+            let Some(plan) = plans.next() else {
+                return Ok(());
+            };
+            values(plan, &mut |block| {
+                encode(path, &stored.name, dtype, block, &mut raw)?;
+                sink(&raw)
+            })
+        },
+    )
+}
+
+/// Takes consecutive blocks of a tensor's bytes.
+type ByteSink<'a> = dyn FnMut(&[u8]) -> Result<(), CheckpointError> + 'a;
+
+/// [`write_safetensors`] for tensors of any types, from their bytes.
+///
+/// # Errors
+/// As there.
+pub(crate) fn write_stored<E: From<CheckpointError>>(
+    path: &Path,
+    out: &mut dyn Write,
+    tensors: &[StoredPlan],
+    metadata: &BTreeMap<String, String>,
+    mut bytes: impl FnMut(&StoredPlan, &mut ByteSink<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    out.write_all(&header(tensors, metadata))
+        .map_err(CheckpointError::io(path, "writing"))?;
     for tensor in tensors {
         let mut count = 0;
-        values(tensor, &mut |block| {
+        bytes(tensor, &mut |block| {
             count += block.len();
-            raw.clear();
-            match dtype {
-                WriteDtype::F32 => raw.extend(block.iter().flat_map(|v| v.to_le_bytes())),
-                WriteDtype::Bf16 => raw.extend(block.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
-            }
-            out.write_all(&raw).map_err(CheckpointError::io(path, "writing"))
+            out.write_all(block).map_err(CheckpointError::io(path, "writing"))
         })?;
-        let expected: usize = tensor.shape.iter().product();
-        if count != expected {
+        if count != tensor.bytes {
             return Err(CheckpointError::ByteCount {
                 path: path.to_path_buf(),
                 tensor: tensor.name.clone(),
-                stored: format!("{name} {:?}", tensor.shape),
-                expected: (expected * width).to_string(),
-                found: (count * width) as u64,
+                stored: format!("{} {:?}", tensor.dtype, tensor.shape),
+                expected: tensor.bytes.to_string(),
+                found: count as u64,
             }
             .into());
         }
@@ -80,7 +173,7 @@ pub fn write_safetensors<E: From<CheckpointError>>(
 }
 
 /// Length and JSON, padded with blanks so that the data begin at a multiple of eight, as other readers like it.
-fn header(tensors: &[TensorPlan], metadata: &BTreeMap<String, String>, dtype: &str, width: usize) -> Vec<u8> {
+fn header(tensors: &[StoredPlan], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut map = Map::new();
     if !metadata.is_empty() {
         let texts = metadata.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str())));
@@ -88,10 +181,10 @@ fn header(tensors: &[TensorPlan], metadata: &BTreeMap<String, String>, dtype: &s
     }
     let mut at = 0;
     for tensor in tensors {
-        let end = at + tensor.shape.iter().product::<usize>() * width;
+        let end = at + tensor.bytes;
         map.insert(
             tensor.name.clone(),
-            json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [at, end]}),
+            json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [at, end]}),
         );
         at = end;
     }
@@ -172,6 +265,7 @@ impl Drop for NewFile {
 pub struct NewFolder {
     temporary: PathBuf,
     path: PathBuf,
+    replace: bool,
 }
 
 impl NewFolder {
@@ -180,17 +274,36 @@ impl NewFolder {
     /// # Errors
     /// [`CheckpointError::Exists`] when there is something of that name, [`CheckpointError::Io`] when it cannot be made.
     pub fn create(path: &Path) -> Result<Self, CheckpointError> {
-        if path.exists() {
-            return Err(CheckpointError::Exists {
-                path: path.to_path_buf(),
-            });
-        }
-        let temporary = temporary_name(path);
-        fs::create_dir_all(&temporary).map_err(CheckpointError::io(path, "creating"))?;
-        Ok(Self {
-            temporary,
+        Self::begin(path, false)
+    }
+
+    /// Begins a folder that will be called `path`; if there is one, its files of the same names will be replaced, one by one,
+    /// and its others will stay.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Exists`] when `path` is no folder, [`CheckpointError::Io`] when it cannot be made.
+    pub fn replace(path: &Path) -> Result<Self, CheckpointError> {
+        Self::begin(path, true)
+    }
+
+    fn begin(path: &Path, replace: bool) -> Result<Self, CheckpointError> {
+        let folder = Self {
+            temporary: temporary_name(path),
             path: path.to_path_buf(),
-        })
+            replace,
+        };
+        folder.check_free()?;
+        fs::create_dir_all(&folder.temporary).map_err(CheckpointError::io(path, "creating"))?;
+        Ok(folder)
+    }
+
+    fn check_free(&self) -> Result<(), CheckpointError> {
+        match self.path.exists() && !(self.replace && self.path.is_dir()) {
+            true => Err(CheckpointError::Exists {
+                path: self.path.clone(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Where to write the folder's files meanwhile.
@@ -198,17 +311,23 @@ impl NewFolder {
         &self.temporary
     }
 
-    /// Gives the folder its real name.
+    /// Gives the folder its real name, or its files theirs.
     ///
     /// # Errors
     /// [`CheckpointError::Exists`] when the name has been taken meanwhile, [`CheckpointError::Io`] otherwise.
     pub fn commit(self) -> Result<(), CheckpointError> {
-        if self.path.exists() {
-            return Err(CheckpointError::Exists {
-                path: self.path.clone(),
-            });
+        self.check_free()?;
+        if !self.path.exists() {
+            return fs::rename(&self.temporary, &self.path)
+                .map_err(CheckpointError::io(&self.path, "renaming"));
         }
-        fs::rename(&self.temporary, &self.path).map_err(CheckpointError::io(&self.path, "renaming"))
+        let entries = fs::read_dir(&self.temporary).map_err(CheckpointError::io(&self.path, "listing"))?;
+        for entry in entries {
+            let entry = entry.map_err(CheckpointError::io(&self.path, "listing"))?;
+            let target = self.path.join(entry.file_name());
+            fs::rename(entry.path(), &target).map_err(CheckpointError::io(&target, "renaming"))?;
+        }
+        Ok(())
     }
 }
 

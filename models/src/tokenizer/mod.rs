@@ -1,8 +1,14 @@
-//! Text to ids and back: a published `tokenizer.json`, or bytes as they are for small models.
+//! Text to ids and back: a published `tokenizer.json`, RWKV's vocabulary, or bytes as they are for small models.
+
+mod literal;
+mod rwkv;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
+
+pub use rwkv::RwkvVocabulary;
 
 /// The vocabulary of a byte-level model: the id is the byte.
 const BYTES: usize = 256;
@@ -12,8 +18,8 @@ const BYTES: usize = 256;
 pub enum TokenizerError {
     /// The model came without one.
     #[error(
-        "{}: no tokenizer.json, and a vocabulary of {vocab_size} is not byte-level (256); put the model's tokenizer.json \
-         there, or give token ids",
+        "{}: no tokenizer.json or rwkv_vocab*.txt, and a vocabulary of {vocab_size} is not byte-level (256); put the \
+         model's there, or give token ids",
         folder.display()
     )]
     Absent {
@@ -29,6 +35,24 @@ pub enum TokenizerError {
         path: PathBuf,
         /// The library's reason.
         reason: String,
+    },
+    /// A line of a vocabulary is damaged.
+    #[error("{}: line {line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A vocabulary has no token for a part of a text.
+    #[error("text, byte {offset}: no token of the vocabulary begins with byte {byte:#04x}")]
+    NoToken {
+        /// The byte.
+        byte: u8,
+        /// Its place in the text, from 0.
+        offset: usize,
     },
     /// The tokenizer belongs to another model.
     #[error("{}: expected ids below the model's vocabulary size {vocab_size}, found id {found}", path.display())]
@@ -66,6 +90,7 @@ pub struct Tokenizer(Kind);
 enum Kind {
     Bytes,
     Json(Box<tokenizers::Tokenizer>),
+    Rwkv(Arc<RwkvVocabulary>),
     /// The model works, but only on ids.
     Absent {
         folder: PathBuf,
@@ -79,35 +104,54 @@ impl Tokenizer {
         Self(Kind::Bytes)
     }
 
-    /// The tokenizer in a checkpoint's folder: `tokenizer.json`; without it, bytes if the vocabulary has 256 entries. When there
-    /// is neither, the model can still be used with ids, and it is [`Tokenizer::encode`] that fails.
+    /// The tokenizer in a checkpoint's folder: `tokenizer.json`, or the only `rwkv_vocab*.txt`; without them, bytes if the
+    /// vocabulary has 256 entries. When there is none of these, the model can still be used with ids, and it is
+    /// [`Tokenizer::encode`] that fails.
     ///
     /// # Errors
-    /// [`TokenizerError::Invalid`] for a broken file, [`TokenizerError::Vocabulary`] for ids that the model does not have
-    /// (`rows` of the embedding).
+    /// As [`Tokenizer::from_file`]; [`TokenizerError::Invalid`] also for several RWKV vocabularies.
     pub fn open(folder: &Path, vocab_size: usize, rows: usize) -> Result<Self, TokenizerError> {
-        let path = folder.join("tokenizer.json");
-        if !path.exists() {
-            let absent = Kind::Absent {
+        match find(folder)? {
+            Some(path) => Self::from_file(&path, rows),
+            None if vocab_size == BYTES => Ok(Self(Kind::Bytes)),
+            None => Ok(Self(Kind::Absent {
                 folder: folder.to_path_buf(),
                 vocab_size,
-            };
-            return Ok(Self(if vocab_size == BYTES { Kind::Bytes } else { absent }));
+            })),
         }
-        let invalid = |reason: String| TokenizerError::Invalid {
-            path: path.clone(),
-            reason: reason.replace('\n', " "),
+    }
+
+    /// The tokenizer in a file: an RWKV vocabulary if its name ends in `.txt`, otherwise a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Invalid`] or [`TokenizerError::Line`] for a broken file, [`TokenizerError::Vocabulary`] for ids that
+    /// the model does not have (`rows` of the embedding).
+    pub fn from_file(path: &Path, rows: usize) -> Result<Self, TokenizerError> {
+        let (kind, largest) = match path.extension().is_some_and(|ending| ending == "txt") {
+            true => {
+                let vocabulary = RwkvVocabulary::open(path)?;
+                let largest = vocabulary.largest_id();
+                (Kind::Rwkv(Arc::new(vocabulary)), largest)
+            }
+            false => {
+                let invalid = |reason: String| TokenizerError::Invalid {
+                    path: path.to_path_buf(),
+                    reason: reason.replace('\n', " "),
+                };
+                let inner = tokenizers::Tokenizer::from_file(path).map_err(|e| invalid(e.to_string()))?;
+                let largest = inner.get_vocab(true).into_values().max();
+                let largest = largest.ok_or_else(|| invalid("it has no vocabulary".into()))?;
+                (Kind::Json(Box::new(inner)), largest)
+            }
         };
-        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| invalid(e.to_string()))?;
-        match inner.get_vocab(true).into_values().max() {
-            None => Err(invalid("it has no vocabulary".into())),
-            Some(found) if found as usize >= rows => Err(TokenizerError::Vocabulary {
-                path,
+        if largest as usize >= rows {
+            return Err(TokenizerError::Vocabulary {
+                path: path.to_path_buf(),
                 vocab_size: rows,
-                found,
-            }),
-            Some(_) => Ok(Self(Kind::Json(Box::new(inner)))),
+                found: largest,
+            });
         }
+        Ok(Self(kind))
     }
 
     /// A word for reports.
@@ -115,6 +159,7 @@ impl Tokenizer {
         match self.0 {
             Kind::Bytes => "bytes",
             Kind::Json(_) => "tokenizer.json",
+            Kind::Rwkv(_) => "rwkv_vocab",
             Kind::Absent { .. } => "none",
         }
     }
@@ -128,7 +173,7 @@ impl Tokenizer {
     /// tokens that would straddle a cut.
     ///
     /// # Errors
-    /// [`TokenizerError::Absent`], or [`TokenizerError::Failed`] from the library.
+    /// [`TokenizerError::Absent`], [`TokenizerError::Failed`] from the library, or [`TokenizerError::NoToken`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode_with(text, false)
     }
@@ -151,6 +196,7 @@ impl Tokenizer {
                 })?;
                 Ok(encoding.get_ids().to_vec())
             }
+            Kind::Rwkv(vocabulary) => vocabulary.encode(text.as_bytes()),
             Kind::Absent { folder, vocab_size } => Err(TokenizerError::Absent {
                 folder: folder.clone(),
                 vocab_size: *vocab_size,
@@ -161,12 +207,27 @@ impl Tokenizer {
     /// The text of `ids`. Bytes that are not UTF-8, and ids that the tokenizer does not know, become U+FFFD; without a
     /// tokenizer the ids themselves are written, with blanks between.
     pub fn decode(&self, ids: &[u32]) -> String {
+        if let Some(bytes) = self.bytes_of(ids) {
+            return String::from_utf8_lossy(&bytes).into_owned();
+        }
         match &self.0 {
-            Kind::Bytes => String::from_utf8_lossy(&to_bytes(ids)).into_owned(),
             Kind::Json(inner) => inner
                 .decode(ids, true)
                 .unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string()),
-            Kind::Absent { .. } => ids.iter().map(|id| format!("{id} ")).collect(),
+            _ => ids.iter().map(|id| format!("{id} ")).collect(),
+        }
+    }
+
+    /// The bytes of `ids`, where every id stands for some whatever is around it. One that there is not becomes 0xFF, which is
+    /// never part of UTF-8.
+    fn bytes_of(&self, ids: &[u32]) -> Option<Vec<u8>> {
+        match &self.0 {
+            Kind::Bytes => Some(ids.iter().map(|id| u8::try_from(*id).unwrap_or(0xFF)).collect()),
+            Kind::Rwkv(vocabulary) => {
+                let tokens = ids.iter().map(|id| vocabulary.token(*id).unwrap_or(&[0xFF]));
+                Some(tokens.collect::<Vec<_>>().concat())
+            }
+            Kind::Json(_) | Kind::Absent { .. } => None,
         }
     }
 
@@ -174,22 +235,46 @@ impl Tokenizer {
     pub fn stream(&self) -> StreamDecoder<'_> {
         StreamDecoder {
             tokenizer: self,
+            bytes: Vec::new(),
             ids: Vec::new(),
             read: 0,
         }
     }
 }
 
-fn to_bytes(ids: &[u32]) -> Vec<u8> {
-    // Ids above a byte cannot come from a byte-level model; 0xFF is never part of UTF-8.
-    ids.iter().map(|id| u8::try_from(*id).unwrap_or(0xFF)).collect()
+/// Whether a file of this name is RWKV's vocabulary.
+pub(crate) fn is_rwkv_vocabulary(name: &str) -> bool {
+    name.starts_with("rwkv_vocab") && name.ends_with(".txt")
+}
+
+/// The file that a folder's tokenizer is read from.
+fn find(folder: &Path) -> Result<Option<PathBuf>, TokenizerError> {
+    let json = folder.join("tokenizer.json");
+    if json.exists() {
+        return Ok(Some(json));
+    }
+    // A folder that cannot be listed has none: models that are part of the program name no real one.
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_vocabulary =
+        |path: &PathBuf| is_rwkv_vocabulary(&path.file_name().unwrap_or_default().to_string_lossy());
+    let mut vocabularies: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_vocabulary).collect();
+    vocabularies.sort();
+    match vocabularies.as_slice() {
+        [_, second, ..] => Err(TokenizerError::Invalid {
+            path: second.clone(),
+            reason: "expected one file rwkv_vocab*.txt in the folder, found several".into(),
+        }),
+        _ => Ok(vocabularies.pop()),
+    }
 }
 
 /// Decodes token by token and gives out whole characters only: a character of several tokens appears with its last one.
 #[derive(Clone, Debug)]
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The tokens given out last, which later ones may need as context (a leading blank, for example), and those held back.
+    /// Where tokens are bytes: an incomplete character.
+    bytes: Vec<u8>,
+    /// Where they are not: the tokens given out last, which later ones may need as context (a leading blank, for example), and those held back.
     ids: Vec<u32>,
     /// How many of them have been given out.
     read: usize,
@@ -201,10 +286,15 @@ const HELD_BACK: usize = 8;
 impl StreamDecoder<'_> {
     /// Adds a token and returns the text that is complete with it, often empty.
     pub fn push(&mut self, id: u32) -> String {
-        self.ids.push(id);
-        match self.tokenizer.0 {
-            Kind::Bytes => self.complete_bytes(),
-            _ => self.complete_tokens(),
+        match self.tokenizer.bytes_of(&[id]) {
+            Some(bytes) => {
+                self.bytes.extend(bytes);
+                self.complete_bytes()
+            }
+            None => {
+                self.ids.push(id);
+                self.complete_tokens()
+            }
         }
     }
 
@@ -212,15 +302,16 @@ impl StreamDecoder<'_> {
     pub fn finish(&mut self) -> String {
         let before = self.tokenizer.decode(&self.ids[..self.read]);
         let all = self.tokenizer.decode(&self.ids);
+        let bytes = std::mem::take(&mut self.bytes);
         self.ids.clear();
         self.read = 0;
-        all.get(before.len()..).unwrap_or_default().to_string()
+        let tokens = all.get(before.len()..).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned() + tokens
     }
 
     /// All bytes but an incomplete character at the end.
     fn complete_bytes(&mut self) -> String {
-        let bytes = to_bytes(&self.ids);
-        let incomplete = match bytes.utf8_chunks().last() {
+        let incomplete = match self.bytes.utf8_chunks().last() {
             // An invalid end may be the beginning of a character only if the decoder would accept more bytes.
             Some(last) => match std::str::from_utf8(last.invalid()) {
                 Err(error) if error.error_len().is_none() => last.invalid().len(),
@@ -228,9 +319,8 @@ impl StreamDecoder<'_> {
             },
             None => 0,
         };
-        let complete = bytes.len() - incomplete;
-        self.ids.drain(..complete);
-        String::from_utf8_lossy(&bytes[..complete]).into_owned()
+        let complete: Vec<u8> = self.bytes.drain(..self.bytes.len() - incomplete).collect();
+        String::from_utf8_lossy(&complete).into_owned()
     }
 
     /// Text that the held-back tokens add to those given out before them.

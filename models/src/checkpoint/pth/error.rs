@@ -1,0 +1,139 @@
+//! Every way in which a PyTorch file can be wrong, or hold more than tensors.
+
+use thiserror::Error;
+
+/// Why a PyTorch file is refused. [`CheckpointError::Pth`](crate::checkpoint::CheckpointError::Pth) puts the file's name in
+/// front.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PthError {
+    /// The file is not a zip archive.
+    #[error(
+        "not a zip archive, which is what torch.save has written since PyTorch 1.6; save an older file anew with Python: \
+         torch.save(torch.load('old.pth', map_location='cpu'), 'new.pth')"
+    )]
+    NotAnArchive,
+    /// The archive's directory contradicts itself or the file.
+    #[error("zip archive: {what}: expected {expected}, found {found}")]
+    Archive {
+        /// The part of the archive.
+        what: String,
+        /// What would have been right.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An entry is compressed or encrypted, so that it cannot be read in place.
+    #[error("zip archive: entry {entry:?}: expected stored bytes, as torch.save writes them, found {found}")]
+    NotStored {
+        /// The entry.
+        entry: String,
+        /// How it is kept.
+        found: String,
+    },
+    /// An entry that is needed is not there.
+    #[error("zip archive: entry {entry:?} is missing")]
+    EntryMissing {
+        /// The entry.
+        entry: String,
+    },
+    /// The numbers are stored in the order of another machine.
+    #[error("byte order: expected \"little\", found {found:?}")]
+    ByteOrder {
+        /// What the file says.
+        found: String,
+    },
+    /// The pickle ends in the middle of an instruction, or without its end mark.
+    #[error("pickle: truncated at byte {offset}")]
+    Truncated {
+        /// Bytes from the beginning of the pickle.
+        offset: usize,
+    },
+    /// An instruction that no dictionary of tensors needs.
+    #[error("pickle: opcode {opcode:#04x} at byte {offset} is not one that a dictionary of tensors needs")]
+    Opcode {
+        /// The instruction.
+        opcode: u8,
+        /// Bytes from the beginning of the pickle.
+        offset: usize,
+    },
+    /// The pickle asks for a Python object that is none of tensor, storage and dictionary. Nothing is ever run or imported.
+    #[error(
+        "pickle: {name:?} at byte {offset} is refused: only tensors are read and nothing is run; with Python, \
+         torch.save the state_dict alone"
+    )]
+    Global {
+        /// Module and name.
+        name: String,
+        /// Bytes from the beginning of the pickle.
+        offset: usize,
+    },
+    /// The pickle is larger or more deeply nested than that of any model.
+    #[error("pickle: byte {offset}: {what}: at most {limit} accepted")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// The most accepted.
+        limit: usize,
+        /// Bytes from the beginning of the pickle.
+        offset: usize,
+    },
+    /// An instruction finds other operands than it needs.
+    #[error("pickle: byte {offset}: expected {expected}, found {found}")]
+    Operand {
+        /// What the instruction needs.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+        /// Bytes from the beginning of the pickle.
+        offset: usize,
+    },
+    /// The outermost dictionary maps a name to something else than a tensor.
+    #[error("entry {name:?}: expected a tensor, found {found}; save the dictionary of tensors alone")]
+    NotATensor {
+        /// The name.
+        name: String,
+        /// What it maps to.
+        found: &'static str,
+    },
+    /// A storage has more or fewer bytes than it claims.
+    #[error("tensor {tensor}: storage {storage:?} of {values} values needs {expected} bytes, found {found}")]
+    StorageBytes {
+        /// A tensor in the storage.
+        tensor: String,
+        /// The storage's entry in the archive.
+        storage: String,
+        /// Values claimed.
+        values: u64,
+        /// Bytes that they need.
+        expected: String,
+        /// Bytes there.
+        found: u64,
+    },
+    /// A tensor lies outside its storage.
+    #[error(
+        "tensor {tensor}: shape {shape:?} from value {offset} on, expected within the {available} values of its storage"
+    )]
+    OutsideStorage {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// Its first value.
+        offset: u64,
+        /// Values of the storage.
+        available: u64,
+    },
+    /// A tensor is a view whose values do not follow each other in row-major order.
+    #[error(
+        "tensor {tensor}: shape {shape:?} with strides {strides:?}: expected values in row-major order; call .contiguous() \
+         before torch.save"
+    )]
+    Strided {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// Its strides, in values.
+        strides: Vec<u64>,
+    },
+}
