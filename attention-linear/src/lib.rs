@@ -49,6 +49,7 @@ pub mod prefix_linear_attn;
 pub mod projection;
 pub mod rebased;
 pub mod retention;
+pub mod rwkv;
 pub mod slots;
 
 /// Runs the README's example as a test.
