@@ -117,6 +117,10 @@ fn draw(init: Init, rng: &mut StdRng, range: std::ops::Range<usize>, count: usiz
             into.extend(range.map(|_| deviation * rng.sample::<f32, _>(StandardNormal)));
         }
         Init::Drawn(value) => into.extend(range.map(|_| value(rng))),
+        Init::Ramp { from, to, power } => {
+            let last = (count.max(2) - 1) as f32;
+            into.extend(range.map(|index| from + (to - from) * (index as f32 / last).powf(power)));
+        }
         Init::Values(value) => into.extend(range.map(|index| value(index, count))),
     }
 }

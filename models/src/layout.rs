@@ -23,6 +23,13 @@ pub(crate) const LAYOUTS: &[&Layout] = &[
     &crate::fla::GSA,
     &crate::fla::DELTA_NET,
     &crate::fla::GATED_DELTANET,
+    crate::rwkv::BLINKDL_4,
+    crate::rwkv::HUGGING_FACE_4,
+    crate::rwkv::BLINKDL_5,
+    crate::rwkv::BLINKDL_6,
+    crate::rwkv::FLA_6,
+    crate::rwkv::BLINKDL_7,
+    crate::rwkv::FLA_7,
 ];
 
 /// One way of publishing one architecture.

@@ -20,7 +20,7 @@
 //! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: clone, save, restore |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
-//! | [`mamba2`], [`fla`] | one room per architecture |
+//! | [`mamba2`], [`fla`], [`rwkv`] | one room per architecture |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
@@ -38,6 +38,7 @@ pub mod loader;
 pub mod mamba2;
 pub mod model;
 pub mod network;
+pub mod rwkv;
 pub mod sampling;
 pub mod shipped;
 pub mod state;

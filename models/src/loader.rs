@@ -27,6 +27,15 @@ pub enum Init {
     Normal(f32),
     /// Drawn one by one.
     Drawn(fn(&mut StdRng) -> f32),
+    /// From the first to the last element: `from` + (`to` − `from`) (i / (n − 1))^`power`.
+    Ramp {
+        /// The first element.
+        from: f32,
+        /// The last element.
+        to: f32,
+        /// Of the way between.
+        power: f32,
+    },
     /// A function of an element's index and the number of elements.
     Values(fn(usize, usize) -> f32),
 }
@@ -161,12 +170,24 @@ impl<'a> Loader<'a> {
                 rows[output * inputs + input] = *value;
             }
         }
+        self.pack(&rows, [outputs, inputs])
+    }
+
+    /// A matrix `[out, in]` of values that [`Loader::values`] gave, for layouts that store several matrices in one tensor.
+    ///
+    /// # Errors
+    /// [`ModelError::Packing`] when there are more or fewer values.
+    pub fn pack(
+        &mut self,
+        rows: &[f32],
+        [outputs, inputs]: [usize; 2],
+    ) -> Result<Arc<PackedMatrix>, ModelError> {
         self.matrix_flops += 2 * (inputs * outputs) as u64;
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
-        builder.push_rows(&rows)?;
+        builder.push_rows(rows)?;
         let packed = builder.finish()?;
         // `values` counted four bytes for each.
-        self.weight_bytes = self.weight_bytes + packed.bytes() as u64 - 4 * stored.len() as u64;
+        self.weight_bytes = self.weight_bytes + packed.bytes() as u64 - 4 * rows.len() as u64;
         Ok(Arc::new(packed))
     }
 

@@ -1,0 +1,389 @@
+//! RWKV language models, versions 4 to 7: an embedding and its norm, blocks of time mixing and channel mixing, a norm, a head.
+//!
+//! ```text
+//! r ← LN₀(embedding(ids))        per block: r ← r + time(LN₁(r)),  r ← r + channel(LN₂(r))        logits = W_head · LN(r)
+//! ```
+//!
+//! | version | BlinkDL | Hugging Face | flash-linear-attention |
+//! |---|---|---|---|
+//! | [4](rwkv4) | yes | yes | |
+//! | [5.2](rwkv5) | yes | | |
+//! | [6](rwkv6) | yes | | yes, ε of the heads' norm as there |
+//! | [7](rwkv7) | yes | | yes, ε of both head norms as there |
+//!
+//! BlinkDL's files have no configuration: [`blinkdl`] takes every number from the tensors' shapes. Beside names, layouts differ
+//! in three things: version 4 and 5 store the share of the current token in an interpolation, 6 and 7 that of the previous one;
+//! BlinkDL's low-rank matrices are stored as `[in, out]`, the others' as `[out, in]`; and flash-linear-attention orders the
+//! interpolations of version 6 as r, w, k, v, g where BlinkDL has w, k, v, r, g.
+
+mod blinkdl;
+mod fla;
+mod rwkv4;
+mod rwkv5;
+mod rwkv6;
+mod rwkv7;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use attention_linear::rwkv::{
+    ChannelMix, ChannelMixWeights, HeadNorm, HeadShape, LowRank, LowRankActivation, ReceptanceGate,
+    TokenShift,
+};
+use burn::tensor::Tensor;
+use ssm_core::{Linear, Mixer};
+
+use crate::error::ModelError;
+use crate::layout::{Layout, Outline, Parts};
+use crate::loader::{Init, Loader};
+use crate::network::{Block, Channel, NormKind};
+
+/// BlinkDL's layout of version 4.
+pub(crate) const BLINKDL_4: &Layout = &rwkv4::BLINKDL;
+/// Hugging Face's layout of version 4.
+pub(crate) const HUGGING_FACE_4: &Layout = &rwkv4::HUGGING_FACE;
+/// BlinkDL's layout of version 5.
+pub(crate) const BLINKDL_5: &Layout = &rwkv5::BLINKDL;
+/// BlinkDL's layout of version 6.
+pub(crate) const BLINKDL_6: &Layout = &rwkv6::BLINKDL;
+/// The layout of version 6 in flash-linear-attention.
+pub(crate) const FLA_6: &Layout = &rwkv6::FLA;
+/// BlinkDL's layout of version 7.
+pub(crate) const BLINKDL_7: &Layout = &rwkv7::BLINKDL;
+/// The layout of version 7 in flash-linear-attention.
+pub(crate) const FLA_7: &Layout = &rwkv7::FLA;
+
+/// A size of a layout, its configuration written as `name: value` pairs.
+macro_rules! preset {
+    ($model_type:literal, $size:literal, $($name:ident: $value:literal),+ $(,)?) => {
+        crate::layout::Preset {
+            size: $size,
+            config: concat!(
+                "{", $("\"", stringify!($name), "\": ", $value, ", ",)+
+                "\"model_type\": \"", $model_type, "\"}"
+            ),
+        }
+    };
+}
+pub(crate) use preset;
+
+/// Where a layout keeps what every version has.
+struct Naming {
+    embedding: &'static str,
+    /// Before the index of a block.
+    blocks: &'static str,
+    /// The norm of the embedding, within block 0.
+    embedding_norm: &'static str,
+    mixer_norm: &'static str,
+    mixer: &'static str,
+    channel_norm: &'static str,
+    channel: &'static str,
+    norm: &'static str,
+    head: &'static str,
+}
+
+/// What every version has: the numbers outside the mixers.
+struct Skeleton {
+    naming: &'static Naming,
+    vocab_size: usize,
+    model_dim: usize,
+    layers: usize,
+    /// ε of the norms on the residual stream.
+    eps: f32,
+    /// Blocks after which the published code halves the residual stream; 0 for never.
+    rescale_every: usize,
+    norm_bias: bool,
+    embedding_norm: bool,
+    tied: bool,
+    eos_id: Option<u32>,
+    details: BTreeMap<&'static str, String>,
+}
+
+/// A block among its siblings.
+#[derive(Clone, Debug)]
+struct Place {
+    layer: usize,
+    layers: usize,
+    mixer: String,
+    channel: String,
+}
+
+impl Place {
+    fn mixer(&self, part: &str) -> String {
+        format!("{}.{part}", self.mixer)
+    }
+
+    fn channel(&self, part: &str) -> String {
+        format!("{}.{part}", self.channel)
+    }
+
+    /// 0 in the first layer, 1 in the last.
+    fn depth(&self) -> f32 {
+        self.layer as f32 / (self.layers.max(2) - 1) as f32
+    }
+
+    /// 1 in the first layer, 1/layers in the last.
+    fn height(&self) -> f32 {
+        1.0 - self.layer as f32 / self.layers as f32
+    }
+}
+
+/// The two mixers of a block.
+type Mixers = (Arc<dyn Mixer>, Arc<dyn Mixer>);
+
+impl Skeleton {
+    /// Reads the model, with `mixers` reading those of each block.
+    fn load(
+        self,
+        loader: &mut Loader<'_>,
+        mut mixers: impl FnMut(&mut Loader<'_>, &Place) -> Result<Mixers, ModelError>,
+    ) -> Result<Parts, ModelError> {
+        let naming = self.naming;
+        let shape = [self.vocab_size, self.model_dim];
+        let embedding = loader.embedding(naming.embedding, shape)?;
+        let embedding_norm = match self.embedding_norm {
+            true => {
+                let name = format!("{}.0.{}", naming.blocks, naming.embedding_norm);
+                Some(loader.norm(&name, self.model_dim, self.eps, NormKind::Layer, self.norm_bias)?)
+            }
+            false => None,
+        };
+        let blocks = (0..self.layers)
+            .map(|layer| self.block(loader, layer, &mut mixers))
+            .collect::<Result<_, _>>()?;
+        let norm = loader.norm(
+            naming.norm,
+            self.model_dim,
+            self.eps_after(self.layers),
+            NormKind::Layer,
+            self.norm_bias,
+        )?;
+        let head = loader.head(naming.head, &embedding, shape, self.tied)?;
+        Ok(Parts {
+            outline: Outline {
+                vocab_size: self.vocab_size,
+                padded_vocab_size: self.vocab_size,
+                model_dim: self.model_dim,
+                tied: self.tied,
+                eos_id: self.eos_id,
+                details: self.details,
+            },
+            embedding,
+            embedding_norm,
+            blocks,
+            norm,
+            head,
+        })
+    }
+
+    fn block(
+        &self,
+        loader: &mut Loader<'_>,
+        layer: usize,
+        mixers: &mut impl FnMut(&mut Loader<'_>, &Place) -> Result<Mixers, ModelError>,
+    ) -> Result<Block, ModelError> {
+        let naming = self.naming;
+        let name = |part: &str| format!("{}.{layer}.{part}", naming.blocks);
+        let (mixer, channel) = (name(naming.mixer), name(naming.channel));
+        let place = Place {
+            layer,
+            layers: self.layers,
+            mixer,
+            channel,
+        };
+        let mut norm = |part| {
+            let eps = self.eps_after(layer);
+            loader.norm(&name(part), self.model_dim, eps, NormKind::Layer, self.norm_bias)
+        };
+        let (mixer_norm, channel_norm) = (norm(naming.mixer_norm)?, norm(naming.channel_norm)?);
+        let (mixer, channel) = mixers(loader, &place)?;
+        Ok(Block {
+            norm: mixer_norm,
+            mixer,
+            channel: Some(Channel {
+                norm: channel_norm,
+                mixer: channel,
+            }),
+        })
+    }
+
+    /// ε of a norm after `blocks` of them. Code that halves the stream keeps its norms' ε, which is as if the stream were
+    /// whole and ε four times as large for each halving.
+    fn eps_after(&self, blocks: usize) -> f32 {
+        match blocks.checked_div(self.rescale_every) {
+            None => self.eps,
+            Some(halvings) => self.eps * 4f32.powi(halvings.min(i32::MAX as usize) as i32),
+        }
+    }
+}
+
+/// Which token the weights of an interpolation are the share of, and how they are stored.
+#[derive(Clone, Copy, Debug)]
+enum Share {
+    /// Of the current token, `[1, 1, channels]`.
+    CurrentRow,
+    /// Of the previous token, `[1, 1, channels]`.
+    PreviousRow,
+    /// Of the previous token, `[channels]`.
+    PreviousVector,
+}
+
+impl Share {
+    /// An interpolation whose share of the current token is drawn as `init`.
+    fn read(
+        self,
+        loader: &mut Loader<'_>,
+        name: &str,
+        channels: usize,
+        init: Init,
+    ) -> Result<TokenShift, ModelError> {
+        Ok(match self {
+            Self::CurrentRow => TokenShift::of_current(row(loader, name, channels, init)?),
+            Self::PreviousRow => TokenShift::of_previous(row(loader, name, channels, complement(init))?),
+            Self::PreviousVector => {
+                TokenShift::of_previous(loader.vector(name, channels, complement(init))?)
+            }
+        })
+    }
+}
+
+/// 1 − x for a ramp of x.
+fn complement(init: Init) -> Init {
+    match init {
+        Init::Ramp { from, to, power } => Init::Ramp {
+            from: 1.0 - from,
+            to: 1.0 - to,
+            power,
+        },
+        other => other,
+    }
+}
+
+/// The share of the current token in a fresh model: (i/C)^power over the channels i, plus a constant.
+fn ramp(power: f32, offset: f32) -> Init {
+    Init::Ramp {
+        from: offset,
+        to: 1.0 + offset,
+        power,
+    }
+}
+
+/// A vector stored as `[1, 1, length]`.
+fn row(loader: &mut Loader<'_>, name: &str, length: usize, init: Init) -> Result<Tensor<1>, ModelError> {
+    Ok(loader.tensor(name, [1, 1, length], init)?.reshape([length]))
+}
+
+/// Where a layout keeps a channel mixer, and how.
+struct ChannelNaming {
+    share: Share,
+    key_shift: &'static str,
+    key: &'static str,
+    value: &'static str,
+    /// Interpolation and projection of the gate, in versions that have one.
+    receptance: Option<(&'static str, &'static str)>,
+}
+
+impl ChannelNaming {
+    /// The channel mixer of a block.
+    fn read(
+        &self,
+        loader: &mut Loader<'_>,
+        place: &Place,
+        model_dim: usize,
+        hidden_dim: usize,
+    ) -> Result<Arc<dyn Mixer>, ModelError> {
+        let mut shift = |part: &str| {
+            let init = ramp(place.height(), 0.0);
+            self.share.read(loader, &place.channel(part), model_dim, init)
+        };
+        let key_shift = shift(self.key_shift)?;
+        let receptance_shift = match self.receptance {
+            Some((name, _)) => Some(shift(name)?),
+            None => None,
+        };
+        let key = loader.linear(&place.channel(self.key), [hidden_dim, model_dim], false)?;
+        let receptance = match self.receptance.zip(receptance_shift) {
+            Some(((_, name), shift)) => Some(ReceptanceGate {
+                shift,
+                projection: loader.linear(&place.channel(name), [model_dim, model_dim], false)?,
+            }),
+            None => None,
+        };
+        let weights = ChannelMixWeights {
+            key_shift,
+            key,
+            value: loader.linear(&place.channel(self.value), [model_dim, hidden_dim], false)?,
+            receptance,
+        };
+        Ok(Arc::new(ChannelMix::new(weights)?))
+    }
+}
+
+/// The norm of the heads' read-outs, `NAME.weight` and `NAME.bias`.
+fn head_norm(
+    loader: &mut Loader<'_>,
+    name: &str,
+    shape: &HeadShape,
+    eps: f32,
+    init: Init,
+) -> Result<HeadNorm, ModelError> {
+    Ok(HeadNorm {
+        weight: loader.vector(&format!("{name}.weight"), shape.values(), init)?,
+        bias: loader.vector(&format!("{name}.bias"), shape.values(), Init::Zeros)?,
+        eps,
+    })
+}
+
+/// A projection without a bias.
+fn projection(loader: &mut Loader<'_>, name: &str, shape: [usize; 2]) -> Result<Linear, ModelError> {
+    loader.linear(name, shape, false)
+}
+
+/// The sizes of a low-rank projection.
+#[derive(Clone, Copy, Debug)]
+struct LowRankShape {
+    inputs: usize,
+    rank: usize,
+    outputs: usize,
+    activation: LowRankActivation,
+}
+
+impl LowRankShape {
+    /// BlinkDL's: `NAME1` `[in, rank]`, `NAME2` `[rank, out]` and, where there is an offset, `offset` `[1, 1, out]`.
+    fn read_blinkdl(
+        self,
+        loader: &mut Loader<'_>,
+        [down, up]: [&str; 2],
+        offset: Option<(&str, Init)>,
+    ) -> Result<LowRank, ModelError> {
+        let bias = match offset {
+            Some((name, init)) => Some(row(loader, name, self.outputs, init)?),
+            None => None,
+        };
+        Ok(LowRank {
+            down: Linear::new(loader.transposed(down, [self.inputs, self.rank])?, None)?,
+            activation: self.activation,
+            up: Linear::new(loader.transposed(up, [self.rank, self.outputs])?, bias)?,
+        })
+    }
+
+    /// flash-linear-attention's: `NAME.lora.0.weight`, `NAME.lora.2.weight` and, where there is an offset, `NAME.lora.2.bias`.
+    fn read_fla(
+        self,
+        loader: &mut Loader<'_>,
+        name: &str,
+        offset: Option<Init>,
+    ) -> Result<LowRank, ModelError> {
+        let down = loader.linear(&format!("{name}.lora.0"), [self.rank, self.inputs], false)?;
+        let up = loader.matrix(&format!("{name}.lora.2.weight"), [self.outputs, self.rank])?;
+        let bias = match offset {
+            Some(init) => Some(loader.vector(&format!("{name}.lora.2.bias"), self.outputs, init)?),
+            None => None,
+        };
+        Ok(LowRank {
+            down,
+            activation: self.activation,
+            up: Linear::new(up, bias)?,
+        })
+    }
+}
