@@ -1,0 +1,537 @@
+//! The models of flash-linear-attention written out plainly in f64, token by token.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use models::checkpoint::StoredTensors;
+use serde_json::Value;
+
+type Row = Vec<f64>;
+
+/// A checkpoint in f64.
+pub struct Reference {
+    config: Value,
+    tensors: BTreeMap<String, (Vec<usize>, Row)>,
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+fn silu(x: f64) -> f64 {
+    x * sigmoid(x)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn softmax(x: &[f64]) -> Row {
+    let sum: f64 = x.iter().map(|x| x.exp()).sum();
+    x.iter().map(|x| x.exp() / sum).collect()
+}
+
+/// x / √(mean x² + ε).
+fn rms(x: &[f64], eps: f64) -> Row {
+    let scale = (dot(x, x) / x.len() as f64 + eps).sqrt();
+    x.iter().map(|x| x / scale).collect()
+}
+
+/// A state `[key_dim][value_dim]`.
+type State = Vec<Row>;
+
+fn empty(rows: usize, cols: usize) -> State {
+    vec![vec![0.0; cols]; rows]
+}
+
+fn read(state: &State, query: &[f64]) -> Row {
+    let mut out = vec![0.0; state.first().map_or(0, Vec::len)];
+    for (row, q) in state.iter().zip(query) {
+        out.iter_mut().zip(row).for_each(|(o, h)| *o += q * h);
+    }
+    out
+}
+
+fn add_product(state: &mut State, key: &[f64], value: &[f64]) {
+    for (row, k) in state.iter_mut().zip(key) {
+        row.iter_mut().zip(value).for_each(|(h, v)| *h += k * v);
+    }
+}
+
+/// Rows of heads, by token.
+type Heads = Vec<Vec<Row>>;
+
+fn split(rows: Vec<Row>, width: usize) -> Heads {
+    let split = |row: Row| row.chunks(width).map(<[f64]>::to_vec).collect();
+    rows.into_iter().map(split).collect()
+}
+
+fn map(heads: Heads, f: impl Fn(&[f64]) -> Row) -> Heads {
+    let token = |token: Vec<Row>| token.iter().map(|head| f(head)).collect();
+    heads.into_iter().map(token).collect()
+}
+
+/// `count` heads from fewer, each repeated for neighbours.
+fn spread(heads: Heads, count: usize) -> Heads {
+    let token = |token: Vec<Row>| {
+        let share = count / token.len();
+        token.into_iter().flat_map(|head| vec![head; share]).collect()
+    };
+    heads.into_iter().map(token).collect()
+}
+
+impl Reference {
+    pub fn open(folder: &Path, config: &Value) -> Self {
+        let stored = StoredTensors::open(&folder.join("model.safetensors")).unwrap();
+        let tensor = |name: &str| {
+            let (dtype, shape, bytes) = stored.raw(name).unwrap();
+            assert_eq!(dtype, "F32");
+            let values = bytes
+                .chunks(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()).into());
+            (name.to_string(), (shape.to_vec(), values.collect()))
+        };
+        Self {
+            config: config.clone(),
+            tensors: stored.names().map(tensor).collect(),
+        }
+    }
+
+    fn values(&self, name: &str) -> &[f64] {
+        &self
+            .tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("no tensor {name}"))
+            .1
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn number(&self, name: &str, default: f64) -> f64 {
+        self.config[name].as_f64().unwrap_or(default)
+    }
+
+    fn flag(&self, name: &str, default: bool) -> bool {
+        self.config[name].as_bool().unwrap_or(default)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.config[name].as_str().unwrap_or("")
+    }
+
+    fn dim(&self) -> usize {
+        self.number("hidden_size", 0.0) as usize
+    }
+
+    fn heads(&self) -> usize {
+        self.number("num_heads", 0.0) as usize
+    }
+
+    /// Width of a head.
+    fn width(&self, ratio: &str, default: f64) -> usize {
+        (self.dim() as f64 * self.number(ratio, default)) as usize / self.heads()
+    }
+
+    fn linear(&self, name: &str, x: &[f64]) -> Row {
+        let weight = self.values(&format!("{name}.weight"));
+        let mut out: Row = weight.chunks(x.len()).map(|row| dot(row, x)).collect();
+        if self.has(&format!("{name}.bias")) {
+            let bias = self.values(&format!("{name}.bias"));
+            out.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+        }
+        out
+    }
+
+    fn linears(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        x.iter().map(|x| self.linear(name, x)).collect()
+    }
+
+    /// `NAME_proj`, then `NAME_conv1d` where there is one; `act` after either, if at all.
+    fn branch(&self, name: &str, x: &[Row], after_conv: bool, without_conv: bool) -> Vec<Row> {
+        let projected = self.linears(&format!("{name}_proj"), x);
+        let conv = format!("{name}_conv1d.weight");
+        if !self.has(&conv) {
+            let act = |row: &Row| {
+                row.iter()
+                    .map(|x| if without_conv { silu(*x) } else { *x })
+                    .collect()
+            };
+            return projected.iter().map(act).collect();
+        }
+        let width = self.tensors[&conv].0[2];
+        let (taps, bias) = (self.values(&conv), format!("{name}_conv1d.bias"));
+        let at = |t: usize, c: usize| {
+            let bias = if self.has(&bias) {
+                self.values(&bias)[c]
+            } else {
+                0.0
+            };
+            let past = (0..width).filter(|j| t + j + 1 >= width);
+            let sum: f64 = bias
+                + past
+                    .map(|j| taps[c * width + j] * projected[t + j + 1 - width][c])
+                    .sum::<f64>();
+            if after_conv { silu(sum) } else { sum }
+        };
+        (0..x.len())
+            .map(|t| (0..projected[t].len()).map(|c| at(t, c)).collect())
+            .collect()
+    }
+
+    /// Norm of groups, gate and projection.
+    fn way_out(&self, name: &str, norm: &str, y: &[Row], x: &[Row], group: usize, eps: f64) -> Vec<Row> {
+        let token = |(y, x): (&Row, &Row)| {
+            let mut normed: Row = y.chunks(group).flat_map(|y| rms(y, eps)).collect();
+            let weight = format!("{name}.{norm}.weight");
+            if self.has(&weight) {
+                let weight = self.values(&weight);
+                normed
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, n)| *n *= weight[i % group]);
+            }
+            if self.has(&format!("{name}.g_proj.weight")) {
+                let gate = self.linear(&format!("{name}.g_proj"), x);
+                normed.iter_mut().zip(gate).for_each(|(n, g)| *n *= silu(g));
+            }
+            self.linear(&format!("{name}.o_proj"), &normed)
+        };
+        y.iter().zip(x).map(token).collect()
+    }
+
+    pub fn logits(&self, ids: &[u32]) -> Vec<Row> {
+        let (dim, eps) = (self.dim(), self.number("norm_eps", 1e-6));
+        let embedding = self.values("model.embeddings.weight");
+        let mut stream: Vec<Row> = ids
+            .iter()
+            .map(|id| embedding[*id as usize * dim..][..dim].to_vec())
+            .collect();
+        let normed = |stream: &[Row], name: String| -> Vec<Row> {
+            let weight = self.values(&name);
+            let norm = |x: &Row| rms(x, eps).iter().zip(weight).map(|(x, w)| x * w).collect();
+            stream.iter().map(norm).collect()
+        };
+        let add = |stream: &mut Vec<Row>, update: Vec<Row>| {
+            for (row, update) in stream.iter_mut().zip(update) {
+                row.iter_mut().zip(update).for_each(|(r, u)| *r += u);
+            }
+        };
+        for layer in 0..self.number("num_hidden_layers", 0.0) as usize {
+            let name = format!("model.layers.{layer}");
+            let x = normed(&stream, format!("{name}.attn_norm.weight"));
+            add(&mut stream, self.mixer(layer, &format!("{name}.attn"), &x));
+            let x = normed(&stream, format!("{name}.mlp_norm.weight"));
+            let mlp = |x: &Row| {
+                let gate = self.linear(&format!("{name}.mlp.gate_proj"), x);
+                let up = self.linear(&format!("{name}.mlp.up_proj"), x);
+                let hidden: Row = gate.iter().zip(up).map(|(g, u)| silu(*g) * u).collect();
+                self.linear(&format!("{name}.mlp.down_proj"), &hidden)
+            };
+            add(&mut stream, x.iter().map(mlp).collect());
+        }
+        let x = normed(&stream, "model.norm.weight".into());
+        if self.has("lm_head.weight") {
+            return self.linears("lm_head", &x);
+        }
+        x.iter()
+            .map(|x| embedding.chunks(dim).map(|row| dot(row, x)).collect())
+            .collect()
+    }
+
+    fn mixer(&self, layer: usize, name: &str, x: &[Row]) -> Vec<Row> {
+        match self.text("model_type") {
+            "hgrn" => self.hgrn(layer, name, x),
+            "gsa" => self.gsa(name, x),
+            "delta_net" | "gated_deltanet" => self.delta_net(name, x),
+            _ => self.gated_linear_attention(name, x),
+        }
+    }
+
+    fn gated_linear_attention(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        let kind = self.text("model_type");
+        let (expand_k, expand_v) = match kind {
+            "gla" => (0.5, 1.0),
+            "retnet" => (1.0, 2.0),
+            _ => (1.0, 1.0),
+        };
+        let heads = self.heads();
+        let (key_dim, value_dim) = (self.width("expand_k", expand_k), self.width("expand_v", expand_v));
+        let feature =
+            |side: &str, rows: Vec<Row>| map(split(rows, key_dim), |x| self.feature_map(name, side, x));
+        let branch = |part: &str| self.branch(&format!("{name}.{part}"), x, true, false);
+        let (mut query, mut key) = (feature("q", branch("q")), feature("k", branch("k")));
+        let over_sum = |x: &[f64]| x.iter().map(|v| v / (x.iter().sum::<f64>() + 1e-4)).collect();
+        if self.flag("norm_q", false) {
+            query = map(query, over_sum);
+        }
+        if self.flag("norm_k", false) {
+            key = map(key, over_sum);
+        }
+        if kind == "retnet" {
+            (query, key) = (turned(query), turned(key));
+        }
+        let (key, value) = (spread(key, heads), spread(split(branch("v"), value_dim), heads));
+        let features = query[0][0].len();
+        let decays = self.decays(name, x, features);
+        let mut out = vec![Row::new(); x.len()];
+        for head in 0..heads {
+            let mut state = empty(features, value_dim);
+            let mut sum = vec![0.0; features];
+            for (t, out) in out.iter_mut().enumerate() {
+                for (i, row) in state.iter_mut().enumerate() {
+                    row.iter_mut().for_each(|h| *h *= decays[t][head][i]);
+                }
+                add_product(&mut state, &key[t][head], &value[t][head]);
+                sum.iter_mut().zip(&key[t][head]).for_each(|(z, k)| *z += k);
+                let scale = (features as f64).powf(-0.5);
+                let normalizer = match self.flag("norm_feature_map", false) {
+                    true => scale * dot(&query[t][head], &sum) + 1e-10,
+                    false => 1.0,
+                };
+                out.extend(
+                    read(&state, &query[t][head])
+                        .iter()
+                        .map(|y| y * scale / normalizer),
+                );
+            }
+        }
+        let norm = match kind {
+            "linear_attn" => "norm",
+            "simple_gla" => "g_norm_swish_gate",
+            _ if self.flag("use_output_gate", true) && self.flag("fuse_norm", true) => "g_norm_swish_gate",
+            _ => "g_norm",
+        };
+        self.way_out(name, norm, &out, x, value_dim, self.number("norm_eps", 1e-6))
+    }
+
+    /// a, by token, head and feature.
+    fn decays(&self, name: &str, x: &[Row], features: usize) -> Heads {
+        let heads = self.heads();
+        let log_sigmoid = |x: f64| sigmoid(x).ln() / self.number("gate_logit_normalizer", 16.0);
+        match self.text("model_type") {
+            "retnet" => {
+                let gammas = (0..heads).map(|head| vec![1.0 - 2f64.powi(-5 - head as i32); features]);
+                vec![gammas.collect(); x.len()]
+            }
+            "simple_gla" => {
+                let token = |row: Row| {
+                    row.iter()
+                        .map(|x| vec![log_sigmoid(*x).exp(); features])
+                        .collect()
+                };
+                self.linears(&format!("{name}.gk_proj"), x)
+                    .into_iter()
+                    .map(token)
+                    .collect()
+            }
+            "gla" => {
+                let down = self.linears(&format!("{name}.gk_proj.0"), x);
+                let raw = self.linears(&format!("{name}.gk_proj.1"), &down);
+                let least = self.number("clamp_min", f64::NEG_INFINITY);
+                let act = |row: &[f64]| row.iter().map(|x| log_sigmoid(*x).max(least).exp()).collect();
+                spread(map(split(raw, features), act), heads)
+            }
+            _ => vec![vec![vec![1.0; features]; heads]; x.len()],
+        }
+    }
+
+    fn feature_map(&self, name: &str, side: &str, x: &[f64]) -> Row {
+        let layer = |part: &str| self.linear(&format!("{name}.feature_map_{side}.{part}"), x);
+        let each = |f: fn(f64) -> f64| x.iter().map(|x| f(*x)).collect();
+        match (self.text("model_type"), self.text("feature_map")) {
+            ("linear_attn", "" | "elementwise_product") => layer("layer1")
+                .iter()
+                .zip(layer("layer2"))
+                .map(|(a, b)| a * b)
+                .collect(),
+            (_, "hedgehog") => {
+                let twice: Row = layer("layer").iter().map(|x| 2.0 * x).collect();
+                softmax(
+                    &twice
+                        .iter()
+                        .copied()
+                        .chain(twice.iter().map(|x| -x))
+                        .collect::<Row>(),
+                )
+            }
+            ("gsa", "t2r") => self
+                .linear(&format!("{name}.feature_map.layer"), x)
+                .iter()
+                .map(|x| x.max(0.0))
+                .collect(),
+            (_, "t2r") => layer("layer").iter().map(|x| x.max(0.0)).collect(),
+            (_, "elu") => each(|x| if x > 0.0 { x + 1.0 } else { x.exp() }),
+            (_, "relu") => each(|x| x.max(0.0)),
+            (_, "sigmoid") => each(sigmoid),
+            (_, "swish" | "silu") => each(silu),
+            (_, "dpfp") => {
+                let both: Row = x
+                    .iter()
+                    .map(|x| x.max(0.0))
+                    .chain(x.iter().map(|x| -x.max(0.0)))
+                    .collect();
+                let n = both.len();
+                (1..=4)
+                    .flat_map(|j| {
+                        (0..n)
+                            .map(|i| both[i] * both[(i + 4 * n - j) % n])
+                            .collect::<Row>()
+                    })
+                    .collect()
+            }
+            ("gsa", "") => each(silu),
+            _ => x.to_vec(),
+        }
+    }
+
+    fn delta_net(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        let gated = self.text("model_type") == "gated_deltanet";
+        let groups = self.heads();
+        let (heads, key_dim, value_dim) = match gated {
+            true => {
+                let key_dim = self.number("head_dim", 256.0);
+                let value_dim = key_dim * self.number("expand_v", 2.0);
+                (
+                    self.number("num_v_heads", groups as f64) as usize,
+                    key_dim as usize,
+                    value_dim as usize,
+                )
+            }
+            false => (groups, self.width("expand_k", 1.0), self.width("expand_v", 1.0)),
+        };
+        let (activation, norm) = (self.text("qk_activation"), self.text("qk_norm"));
+        let is_silu = matches!(activation, "" | "silu");
+        let features = |part: &str| {
+            let rows = self.branch(&format!("{name}.{part}"), x, is_silu, is_silu);
+            let act = |x: f64| match activation {
+                "relu" => x.max(0.0),
+                "elu" => {
+                    if x > 0.0 {
+                        x + 1.0
+                    } else {
+                        x.exp()
+                    }
+                }
+                _ => x,
+            };
+            let normed = map(split(rows, key_dim), |row| {
+                let row: Row = row.iter().map(|x| act(*x)).collect();
+                let length = match norm {
+                    "sum" => row.iter().sum(),
+                    _ => (dot(&row, &row) + 1e-6).sqrt(),
+                };
+                row.iter().map(|x| x / length).collect()
+            });
+            spread(normed, heads)
+        };
+        let (query, key) = (features("q"), features("k"));
+        let value = split(self.branch(&format!("{name}.v"), x, true, true), value_dim);
+        let largest = if self.flag("allow_neg_eigval", false) {
+            2.0
+        } else {
+            1.0
+        };
+        let mut out = vec![Row::new(); x.len()];
+        for head in 0..heads {
+            let mut state = empty(key_dim, value_dim);
+            for (t, out) in out.iter_mut().enumerate() {
+                if gated {
+                    let raw = self.linear(&format!("{name}.a_proj"), &x[t])[head];
+                    let bias = self.values(&format!("{name}.dt_bias"))[head];
+                    let rate = self.values(&format!("{name}.A_log"))[head].exp();
+                    let decay = (-rate * (raw + bias).exp().ln_1p()).exp();
+                    state.iter_mut().flatten().for_each(|h| *h *= decay);
+                }
+                let beta = match self.flag("use_beta", true) {
+                    true => sigmoid(self.linear(&format!("{name}.b_proj"), &x[t])[head]),
+                    false => 1.0,
+                };
+                let held = read(&state, &key[t][head]);
+                let change = value[t][head]
+                    .iter()
+                    .zip(held)
+                    .map(|(v, h)| largest * beta * (v - h));
+                add_product(&mut state, &key[t][head], &change.collect::<Row>());
+                let scale = (key_dim as f64).powf(-0.5);
+                out.extend(read(&state, &query[t][head]).iter().map(|y| y * scale));
+            }
+        }
+        self.way_out(name, "o_norm", &out, x, value_dim, self.number("norm_eps", 1e-6))
+    }
+
+    fn hgrn(&self, layer: usize, name: &str, x: &[Row]) -> Vec<Row> {
+        let new = self.branch(&format!("{name}.i"), x, false, false);
+        let forget = self.branch(&format!("{name}.f"), x, false, false);
+        let channels = new[0].len();
+        let bound = |channel: usize| {
+            if layer == 0 || !self.flag("use_lower_bound", true) {
+                return 0.0;
+            }
+            let raw = self.values("model.lower_bounds");
+            let column: Row = raw.iter().skip(channel).step_by(channels).copied().collect();
+            softmax(&column)[1..=layer].iter().sum()
+        };
+        let mut state = vec![0.0; channels];
+        let mut out = Vec::new();
+        for (new, forget) in new.iter().zip(&forget) {
+            for (c, h) in state.iter_mut().enumerate() {
+                let bound = bound(c);
+                let a = bound + (1.0 - bound) * sigmoid(forget[c]);
+                *h = a * *h + (1.0 - a) * silu(new[c]);
+            }
+            out.push(state.clone());
+        }
+        self.way_out(name, "g_norm", &out, x, channels, self.number("norm_eps", 1e-6))
+    }
+
+    fn gsa(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        let heads = self.heads();
+        let (key_dim, value_dim) = (self.width("expand_k", 1.0), self.width("expand_v", 1.0));
+        let slots = self.number("num_slots", key_dim as f64) as usize;
+        let branch = |part: &str| self.branch(&format!("{name}.{part}"), x, true, false);
+        let feature = |part| map(split(branch(part), key_dim), |x| self.feature_map(name, part, x));
+        let (query, key) = (feature("q"), spread(feature("k"), heads));
+        let silu_of = |x: &[f64]| x.iter().map(|x| silu(*x)).collect();
+        let value = spread(map(split(branch("v"), value_dim), silu_of), heads);
+        let divisor = self.number("gate_logit_normalizer", 8.0);
+        let decay = |x: &[f64]| x.iter().map(|x| (sigmoid(*x).ln() / divisor).exp()).collect();
+        let decay = map(split(self.linears(&format!("{name}.f_proj"), x), slots), decay);
+        let decay = spread(decay, heads);
+        let mut out = vec![Row::new(); x.len()];
+        for head in 0..heads {
+            // Both memories by slot.
+            let (mut keys, mut values) = (empty(slots, key_dim), empty(slots, value_dim));
+            for (t, out) in out.iter_mut().enumerate() {
+                for (slot, a) in decay[t][head].iter().enumerate() {
+                    let write = |memory: &mut Row, new: &Row| {
+                        memory
+                            .iter_mut()
+                            .zip(new)
+                            .for_each(|(h, x)| *h = a * *h + (1.0 - a) * x);
+                    };
+                    write(&mut keys[slot], &key[t][head]);
+                    write(&mut values[slot], &value[t][head]);
+                }
+                let scores: Row = keys.iter().map(|row| dot(row, &query[t][head])).collect();
+                out.extend(read(&values, &softmax(&scores)).iter().map(|y| silu(*y)));
+            }
+        }
+        let width = out[0].len();
+        self.way_out(name, "g_norm", &out, x, width, 1e-5)
+    }
+}
+
+/// Every head turned by its token's position, halves paired.
+fn turned(heads: Heads) -> Heads {
+    let turn = |t: usize, head: Row| -> Row {
+        let half = head.len() / 2;
+        let angle = |j: usize| t as f64 * 10000f64.powf(-(j as f64) / half as f64);
+        let first = (0..half).map(|j| head[j] * angle(j).cos() - head[half + j] * angle(j).sin());
+        let second = (0..half).map(|j| head[half + j] * angle(j).cos() + head[j] * angle(j).sin());
+        first.chain(second).collect()
+    };
+    let token = |(t, token): (usize, Vec<Row>)| token.into_iter().map(|head| turn(t, head)).collect();
+    heads.into_iter().enumerate().map(token).collect()
+}
