@@ -1,31 +1,29 @@
-//! Thresholds for `state-norm:auto`: the largest norm of every head's state inside the training length.
+//! What the model does inside its training length, for the mitigations that take their numbers from it.
 
 use crate::error::ProgramError;
-use mitigations::calibrate::{Calibration, Thresholds};
+use mitigations::calibrate::{Calibration, Observer};
 use models::Model;
-use ssm_core::Chain;
 
 /// Looks at the states over one stretch.
 const LOOKS: usize = 64;
 
-/// The largest norms that the model alone reaches over `stretches`, each of one training length and read from an empty state.
+/// What the model alone does over `stretches`, each of one training length and read from an empty state; norms are the
+/// largest.
 ///
 /// # Errors
-/// [`ProgramError::Model`] for ids that the model does not have, [`ProgramError::Failed`] when the states give no thresholds.
-pub fn thresholds(
+/// [`ProgramError::Model`] for ids that the model does not have, [`ProgramError::Failed`] when the states give no numbers.
+pub fn calibration(
     model: &Model,
     stretches: impl IntoIterator<Item = Vec<u32>>,
-) -> Result<Thresholds, ProgramError> {
-    let failed =
-        |error: &dyn std::fmt::Display| ProgramError::Failed(format!("calibration of state-norm: {error}"));
-    let mut calibration = Calibration::default();
+) -> Result<Calibration, ProgramError> {
+    let observer = Observer::start();
     for ids in stretches {
-        let mut state = model.start(&Chain::default(), 1)?;
+        let mut state = model.start(&observer.chain(), 1)?;
         for tokens in ids.chunks(ids.len().div_ceil(LOOKS).max(1)) {
             model.advance(tokens, &mut state)?;
-            let states = state.recurrences().map(|recurrence| &recurrence.state);
-            calibration.observe(states).map_err(|error| failed(&error))?;
         }
     }
-    calibration.thresholds(1.0).map_err(|error| failed(&error))
+    observer
+        .calibration(1.0)
+        .map_err(|error| ProgramError::Failed(format!("calibration: {error}")))
 }

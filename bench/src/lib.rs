@@ -9,7 +9,7 @@
 //! | [`context`] | what every subcommand shares: threads, progress bars, printing |
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`] | files that are whole or absent, and output folders |
-//! | [`calibration`] | thresholds for `state-norm:auto` |
+//! | [`calibration`] | numbers for the mitigations that are calibrated |
 //! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |

@@ -24,8 +24,57 @@
 //! is not forgetting: the state is linear in B, so it shrinks all memories alike, old and new, which for one layer is the
 //! same as shrinking the read-out against the skip D·x. It postpones the moment when a growing norm becomes unfamiliar; it
 //! does not stop the growth.
+//!
+//! What a token "writes" is not the same everywhere:
+//!
+//! | rule | forget | remember |
+//! |---|---|---|
+//! | weighted sum | every decay, which gives models without decay one | k (or Δ in the write alone) |
+//! | delta rule with β (DeltaNet, Gated DeltaNet) | the decay before the erasure | β: a token writes less *and* erases less |
+//! | delta rule of rank 1 (RWKV-7) | the decay; what is erased stays | k: what is erased stays |
+//! | weighted mean (RWKV-4) | the decay of all weights | log weights + ln c_B in the state; the bonus of the current token stays as it was, since a common factor of all weights cancels in a mean |
 
-use ssm_core::{Error, Gates, Intervention, Site};
+use crate::mitigation::{Part, Role};
+use crate::text::Form;
+use ssm_core::{Erase, Error, Gates, Intervention, LogDecay, ReadOut, Site};
+use std::sync::Arc;
+
+pub(crate) const FORGET: Form = Form {
+    name: "forget",
+    syntax: "forget:C",
+    summary: "multiply every decay by C (0 < C ≤ 1)",
+    parse: |written| {
+        let [retention] = written.exactly()?;
+        Ok(Arc::new(Forget {
+            retention: written.retention(retention)?,
+        }))
+    },
+};
+
+pub(crate) const REMEMBER: Form = Form {
+    name: "remember",
+    syntax: "remember:C",
+    summary: "multiply what every token writes by C",
+    parse: |written| {
+        let [insertion] = written.exactly()?;
+        Ok(Arc::new(Remember {
+            insertion: written.positive("insertion", insertion)?,
+        }))
+    },
+};
+
+pub(crate) const RRI: Form = Form {
+    name: "rri",
+    syntax: "rri:C,C",
+    summary: "both: decay by the first, writes by the second",
+    parse: |written| {
+        let [retention, insertion] = written.exactly()?;
+        Ok(Arc::new(ReducedRetentionAndInsertion {
+            retention: written.retention(retention)?,
+            insertion: written.positive("insertion", insertion)?,
+        }))
+    },
+};
 
 /// `forget:c`: α′ = c·α.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,19 +132,50 @@ impl Intervention for ReducedRetentionAndInsertion {
     }
 }
 
+impl Part for Forget {
+    fn role(&self) -> Role {
+        Role::Gates
+    }
+}
+
+impl Part for Remember {
+    fn role(&self) -> Role {
+        Role::Gates
+    }
+}
+
+impl Part for ReducedRetentionAndInsertion {
+    fn role(&self) -> Role {
+        Role::Gates
+    }
+}
+
+/// The logarithm is taken in f64: 0.9999 rounded to f32 first would be off by 3e-4 of its distance from 1.
 fn multiply_retention(gates: Gates, retention: f64) -> Gates {
-    // The logarithm is taken in f64: 0.9999 rounded to f32 first would be off by 3e-4 of its distance from 1.
     gates.add_log_decay(retention.ln() as f32)
 }
 
-/// A write is k (δ v)ᵀ, so the factor may go to δ, which is `key_dim` times smaller than k, where there is one.
+/// What a token writes, times `insertion`; where that is depends on the rule.
 fn multiply_insertion(mut gates: Gates, insertion: f64) -> Gates {
-    gates.step_size = match gates.step_size {
-        Some(step) => Some(step.mul_scalar(insertion)),
-        None => {
-            gates.key = gates.key.mul_scalar(insertion);
-            None
+    match (&gates.erase, &gates.read_out) {
+        (Erase::Delta(beta), _) => gates.erase = Erase::Delta(beta.clone().mul_scalar(insertion)),
+        (Erase::None, ReadOut::Mean(bonus)) => {
+            let log = insertion.ln();
+            gates.read_out = ReadOut::Mean(bonus.clone().sub_scalar(log));
+            gates.key = gates.key.add_scalar(log);
         }
-    };
+        (Erase::None | Erase::LowRank { .. }, _) => scale_write(&mut gates, insertion),
+    }
     gates
+}
+
+/// A write is k (δ v)ᵀ, so the factor may go to δ, which is `key_dim` times smaller than k, where there is one. Where δ makes
+/// the decay too, it is not the write's alone.
+fn scale_write(gates: &mut Gates, insertion: f64) {
+    match (&gates.step_size, &gates.log_decay) {
+        (Some(step), decay) if !matches!(decay, LogDecay::PerStep(_)) => {
+            gates.step_size = Some(step.clone().mul_scalar(insertion));
+        }
+        _ => gates.key = gates.key.clone().mul_scalar(insertion),
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! A recurrent model that was trained on T tokens often fails on more than T: its state keeps too much, grows out of the
 //! range that training ever visited, and the loss explodes. Each room of this crate holds one cure that needs no training,
-//! written once as an [`ssm_core::Intervention`], for every model whose state is a weighted sum of what its tokens wrote, in
-//! prefill and decode alike, and independent of how the tokens are split among calls.
+//! written once as an [`ssm_core::Intervention`], for every recurrence of the field, in prefill and decode alike, and
+//! independent of how the tokens are split among calls. What is impossible at a recurrence is refused, with the reason and
+//! what works instead.
 //!
 //! ```
 //! use mitigations::Mitigation;
@@ -21,26 +22,49 @@
 //! | room | text | what it does |
 //! |---|---|---|
 //! | [`forget_and_remember`] | `forget:C`, `remember:C`, `rri:C,C` | multiply what a token keeps of the state, what it writes, or both |
-//! | [`delta_scale`] | `delta-scale:S` | multiply the step size of models that discretise |
-//! | [`state_norm`], [`calibrate`] | `state-norm:P`, `state-norm:auto*F` | bound the norm of every head's state |
+//! | [`cap`] | `cap:T`, `cap-mean:T` | let no head remember for more than T tokens |
+//! | [`a_scale`] | `a-scale:S` | multiply the logarithm of every decay |
+//! | [`delta_scale`], [`layer_scales`] | `delta-scale:S`, `scales:S,S,..` | multiply the step size of models that discretise, of all layers or each |
+//! | [`delta_filter`] | `delta-filter:S` | heads that remember skip tokens with small steps |
+//! | [`decimate`] | `decimate:SHARE` | layers skip tokens with small steps |
+//! | [`state_norm`] | `state-norm:P`, `state-norm:auto*F` | bound the norm of every head's state |
 //! | [`window_by_difference`] | `window:R` | only the last R tokens: the state minus the state R tokens ago, decayed |
 //! | [`window_exact`] | `window-exact:R` | only the last R tokens, rounded up to a chunk, without subtraction |
 //! | [`reset`] | `reset:N`, `reset-overlap:N,M` | start again every N tokens; the baseline |
+//! | [`fitted_noise`] | `fitted-noise:F` | start from noise of the size of trained states: a diagnosis |
+//! | [`c_scale`] | `c-scale:S` | multiply what is read: a control |
 //! | [`mitigation`], [`text`] | `a+b` | chains, what may be combined, and how all of it is written |
+//! | [`calibrate`] | | what a model does inside its training length, for the parts that take numbers from it |
+//! | [`fit`] | | numbers fitted without derivatives, judged by text that they were not fitted on |
 
+pub mod a_scale;
+pub mod c_scale;
 pub mod calibrate;
+pub mod cap;
+pub mod decimate;
+pub mod delta_filter;
 pub mod delta_scale;
+pub mod fit;
+pub mod fitted_noise;
 pub mod forget_and_remember;
 mod gate_queue;
+pub mod histogram;
+pub mod layer_scales;
 pub mod mitigation;
+mod observer;
 mod pieces;
+pub mod places;
+mod random;
 pub mod reset;
 pub mod state_norm;
 pub mod text;
+mod tokens;
 pub mod window_by_difference;
 pub mod window_exact;
+mod writes;
 
-pub use mitigation::{Conflict, Mitigation, NothingToCalibrate, Part};
+pub use calibrate::{Calibration, Observer};
+pub use mitigation::{Conflict, Mitigation, Part};
 pub use text::ParseError;
 
 /// Runs the README's example as a test.

@@ -1,12 +1,6 @@
 //! A mitigation: what is done to a model, as a value that can be written, compared, stored and applied.
 
-use crate::calibrate::Thresholds;
-use crate::delta_scale::DeltaScale;
-use crate::forget_and_remember::{Forget, ReducedRetentionAndInsertion, Remember};
-use crate::reset::{Reset, ResetOverlap};
-use crate::state_norm::{StateNorm, Threshold};
-use crate::window_by_difference::WindowByDifference;
-use crate::window_exact::WindowExact;
+use crate::calibrate::{Calibration, CalibrationError, Table};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use ssm_core::{Chain, Intervention};
 use std::sync::Arc;
@@ -14,34 +8,54 @@ use thiserror::Error;
 
 /// Interventions in the order in which they act; without any, the model as it is.
 ///
-/// Written and read as text such as `rri:0.9999,0.75+window:8192` (see [`crate::text`]), also by serde; where thresholds have
-/// been calibrated, serde writes `{"mitigation": TEXT, "thresholds": [[..], ..]}` instead, so that they are not lost.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Written and read as text such as `rri:0.9999,0.75+window:8192` (see [`crate::text`]), also by serde; where something has
+/// been calibrated, serde writes `{"mitigation": TEXT, "calibrated": [TABLE, ..]}` instead, so that it is not lost.
+#[derive(Clone, Debug, Default)]
 pub struct Mitigation {
-    parts: Vec<Part>,
+    parts: Vec<Arc<dyn Part>>,
 }
 
 /// One intervention of a mitigation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Part {
-    /// `forget:C`.
-    Forget(Forget),
-    /// `remember:C`.
-    Remember(Remember),
-    /// `rri:C,C`.
-    ReducedRetentionAndInsertion(ReducedRetentionAndInsertion),
-    /// `delta-scale:S`.
-    DeltaScale(DeltaScale),
-    /// `state-norm:P`.
-    StateNorm(StateNorm),
-    /// `window:R`.
-    WindowByDifference(WindowByDifference),
-    /// `window-exact:R`.
-    WindowExact(WindowExact),
-    /// `reset:N`.
-    Reset(Reset),
-    /// `reset-overlap:N,M`.
-    ResetOverlap(ResetOverlap),
+pub trait Part: Intervention {
+    /// What it acts on, which decides what it may be combined with.
+    fn role(&self) -> Role;
+
+    /// How it is calibrated, for parts that have to be.
+    fn calibratable(&self) -> Option<&dyn Calibratable> {
+        None
+    }
+}
+
+/// A part whose numbers per layer and head come from text inside the training length.
+pub trait Calibratable {
+    /// The numbers, once calibrated.
+    fn table(&self) -> Option<&Table>;
+
+    /// The numbers that a calibration gives.
+    ///
+    /// # Errors
+    /// [`CalibrationError`] when it lacks what they are made from.
+    fn derive(&self, calibration: &Calibration) -> Result<Table, CalibrationError>;
+
+    /// The same part with these numbers.
+    fn with_table(&self, table: Table) -> Arc<dyn Part>;
+}
+
+/// What a part acts on, for what may be combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Gates.
+    Gates,
+    /// The norm of the state.
+    Norm,
+    /// Which tokens the state holds: the last ones.
+    Window,
+    /// Which tokens the state holds: those since a reset.
+    Reset,
+    /// The same, with tokens from before the reset.
+    ResetOverlap,
+    /// The state before the first token.
+    InitialState,
 }
 
 /// Two parts of a chain that cannot work together.
@@ -56,59 +70,18 @@ pub struct Conflict {
     pub reason: &'static str,
 }
 
-/// Thresholds were given to a mitigation that has no use for them.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("mitigation \"{mitigation}\" takes no calibrated thresholds: expected a state-norm:auto in it")]
-pub struct NothingToCalibrate {
-    /// The mitigation's text form.
-    pub mitigation: String,
-}
-
-/// What a part does to the recurrence, for what may be combined.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Gates,
-    Norm,
-    Window,
-    Reset,
-    ResetOverlap,
-}
-
-impl Part {
-    /// As the recurrence's chain takes it.
-    pub fn intervention(&self) -> Arc<dyn Intervention> {
-        match self {
-            Self::Forget(part) => Arc::new(*part),
-            Self::Remember(part) => Arc::new(*part),
-            Self::ReducedRetentionAndInsertion(part) => Arc::new(*part),
-            Self::DeltaScale(part) => Arc::new(*part),
-            Self::StateNorm(part) => Arc::new(part.clone()),
-            Self::WindowByDifference(part) => Arc::new(*part),
-            Self::WindowExact(part) => Arc::new(*part),
-            Self::Reset(part) => Arc::new(*part),
-            Self::ResetOverlap(part) => Arc::new(*part),
-        }
-    }
-
-    fn role(&self) -> Role {
-        match self {
-            Self::Forget(_)
-            | Self::Remember(_)
-            | Self::ReducedRetentionAndInsertion(_)
-            | Self::DeltaScale(_) => Role::Gates,
-            Self::StateNorm(_) => Role::Norm,
-            Self::WindowByDifference(_) | Self::WindowExact(_) => Role::Window,
-            Self::Reset(_) => Role::Reset,
-            Self::ResetOverlap(_) => Role::ResetOverlap,
-        }
-    }
-
-    /// Why this part and a later one cannot work together, if so.
-    fn conflict(&self, later: &Self) -> Option<&'static str> {
-        use Role::{Gates, Norm, Reset, ResetOverlap, Window};
-        match (self.role(), later.role()) {
+impl Role {
+    /// Why parts of this and of a later role cannot work together, if so.
+    fn conflict(self, later: Self) -> Option<&'static str> {
+        use Role::{Gates, InitialState, Norm, Reset, ResetOverlap, Window};
+        match (self, later) {
             (Gates, _) | (_, Gates) | (Reset, Reset) => None,
             (Norm, Reset | ResetOverlap) | (Reset | ResetOverlap, Norm) => None,
+            (InitialState, Norm | Reset | ResetOverlap) | (Norm | Reset | ResetOverlap, InitialState) => None,
+            (InitialState, InitialState) => Some("there is one initial state; keep one of the two"),
+            (InitialState, Window) | (Window, InitialState) => {
+                Some("no token wrote the initial state, so no window would ever drop it; choose one")
+            }
             (Norm, Norm) => Some("one bound on the state's norm is enough; keep the smaller"),
             (Window, Window) => Some("the shorter window alone decides; keep that one"),
             (Norm, Window) | (Window, Norm) => Some(
@@ -130,14 +103,13 @@ impl Mitigation {
     ///
     /// # Errors
     /// [`Conflict`] for two parts that cannot work together.
-    pub fn new(mut parts: Vec<Part>) -> Result<Self, Conflict> {
+    pub fn new(mut parts: Vec<Arc<dyn Part>>) -> Result<Self, Conflict> {
         for (index, first) in parts.iter().enumerate() {
             for second in &parts[index + 1..] {
-                if let Some(reason) = first.conflict(second) {
-                    let (first, second) = (first.intervention().text(), second.intervention().text());
+                if let Some(reason) = first.role().conflict(second.role()) {
                     return Err(Conflict {
-                        first,
-                        second,
+                        first: first.text(),
+                        second: second.text(),
                         reason,
                     });
                 }
@@ -158,78 +130,86 @@ impl Mitigation {
     }
 
     /// The parts, in the order in which they act.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[Arc<dyn Part>] {
         &self.parts
     }
 
     /// What a model's layers take.
     pub fn chain(&self) -> Chain {
-        Chain::new(self.parts.iter().map(Part::intervention).collect())
+        let as_intervention = |part: &Arc<dyn Part>| -> Arc<dyn Intervention> { part.clone() };
+        Chain::new(self.parts.iter().map(as_intervention).collect())
     }
 
-    /// Whether thresholds have to be calibrated before this can be used.
+    /// Whether something has to be calibrated before this can be used.
     pub fn needs_calibration(&self) -> bool {
-        let missing = |part: &Part| match part {
-            Part::StateNorm(norm) => matches!(norm.threshold, Threshold::Calibrated { recorded: None, .. }),
-            _ => false,
-        };
-        self.parts.iter().any(missing)
+        let mut calibratable = self.parts.iter().filter_map(|part| part.calibratable());
+        calibratable.any(|part| part.table().is_none())
     }
 
-    /// This mitigation with the thresholds of its `state-norm:auto`, replacing earlier ones.
+    /// This mitigation with the numbers that `calibration` gives to each part that wants some, replacing earlier ones; a
+    /// mitigation that wants none is given back as it is.
     ///
     /// # Errors
-    /// [`NothingToCalibrate`] when there is none.
-    pub fn calibrated(&self, thresholds: &Thresholds) -> Result<Self, NothingToCalibrate> {
-        let mut calibrated = self.clone();
-        for part in &mut calibrated.parts {
-            if let Part::StateNorm(StateNorm {
-                threshold: Threshold::Calibrated { recorded, .. },
-                ..
-            }) = part
-            {
-                *recorded = Some(Arc::new(thresholds.clone()));
-                return Ok(calibrated);
-            }
-        }
-        Err(NothingToCalibrate {
-            mitigation: self.to_string(),
-        })
+    /// [`CalibrationError`] when the calibration lacks something.
+    pub fn calibrated(&self, calibration: &Calibration) -> Result<Self, CalibrationError> {
+        self.with_tables(|part| part.derive(calibration).map(Some))
     }
 
-    fn thresholds(&self) -> Option<&Thresholds> {
-        self.parts.iter().find_map(|part| match part {
-            Part::StateNorm(StateNorm {
-                threshold: Threshold::Calibrated { recorded, .. },
-                ..
-            }) => recorded.as_deref(),
-            _ => None,
-        })
+    fn with_tables<E>(
+        &self,
+        mut table: impl FnMut(&dyn Calibratable) -> Result<Option<Table>, E>,
+    ) -> Result<Self, E> {
+        let mut parts = self.parts.clone();
+        for part in &mut parts {
+            let calibrated = match part.calibratable() {
+                Some(calibratable) => table(calibratable)?.map(|table| calibratable.with_table(table)),
+                None => None,
+            };
+            if let Some(calibrated) = calibrated {
+                *part = calibrated;
+            }
+        }
+        Ok(Self { parts })
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let calibratable = self.parts.iter().filter_map(|part| part.calibratable());
+        calibratable.filter_map(|part| part.table().cloned()).collect()
+    }
+
+    fn stored(&self) -> Stored {
+        match self.tables() {
+            tables if tables.is_empty() => Stored::Text(self.to_string()),
+            calibrated => Stored::Calibrated {
+                mitigation: self.to_string(),
+                calibrated,
+            },
+        }
+    }
+}
+
+/// Whether the two are written alike and calibrated alike.
+impl PartialEq for Mitigation {
+    fn eq(&self, other: &Self) -> bool {
+        self.stored() == other.stored()
     }
 }
 
 /// What serde reads and writes.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Stored {
     Text(String),
     Calibrated {
         mitigation: String,
-        thresholds: Thresholds,
+        /// One table for each part that takes one, in their order.
+        calibrated: Vec<Table>,
     },
 }
 
 impl Serialize for Mitigation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = self.to_string();
-        let stored = match self.thresholds() {
-            None => Stored::Text(text),
-            Some(thresholds) => Stored::Calibrated {
-                mitigation: text,
-                thresholds: thresholds.clone(),
-            },
-        };
-        stored.serialize(serializer)
+        self.stored().serialize(serializer)
     }
 }
 
@@ -239,10 +219,17 @@ impl<'de> Deserialize<'de> for Mitigation {
             Stored::Text(text) => text.parse().map_err(D::Error::custom),
             Stored::Calibrated {
                 mitigation,
-                thresholds,
+                calibrated,
             } => {
                 let mitigation: Self = mitigation.parse().map_err(D::Error::custom)?;
-                mitigation.calibrated(&thresholds).map_err(D::Error::custom)
+                let (found, mut tables) = (calibrated.len(), calibrated.into_iter());
+                let calibrated = mitigation.with_tables(|_| tables.next().map(Some).ok_or(()));
+                match (calibrated, tables.next()) {
+                    (Ok(calibrated), None) => Ok(calibrated),
+                    _ => Err(D::Error::custom(format!(
+                        "mitigation \"{mitigation}\": expected one table for each part that is calibrated, found {found}"
+                    ))),
+                }
             }
         }
     }

@@ -4,12 +4,42 @@
 //! a nat of the best, while it can retrieve nothing from before the last reset. The short convolution is left alone, and the
 //! layers above still receive what the layers below computed from older tokens.
 
+use crate::mitigation::{Part, Role};
 use crate::pieces::{in_pieces, next_multiple, own_memory, saved_state};
+use crate::text::Form;
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
 use ssm_core::{Error, Gates, Intervention, Memory, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) const RESET: Form = Form {
+    name: "reset",
+    syntax: "reset:N",
+    summary: "empty the state every N tokens",
+    parse: |written| {
+        let [period] = written.exactly()?;
+        Ok(Arc::new(Reset {
+            period: written.tokens("period", period)?,
+        }))
+    },
+};
+
+pub(crate) const RESET_OVERLAP: Form = Form {
+    name: "reset-overlap",
+    syntax: "reset-overlap:N,M",
+    summary: "every N tokens, go on from the last M tokens only",
+    parse: |written| {
+        let [period, overlap_text] = written.exactly()?;
+        let period = written.tokens("period", period)?;
+        let overlap = written.tokens("overlap", overlap_text)?;
+        if overlap >= period {
+            return Err(written.wrong_number("overlap", "fewer tokens than the period", overlap_text));
+        }
+        Ok(Arc::new(ResetOverlap { period, overlap }))
+    },
+};
 
 /// `reset:N`: h ← 0 before every token whose position is a multiple of N.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +68,7 @@ impl Intervention for Reset {
 
     fn on_recurrence(
         &self,
-        _site: &Site,
+        site: &Site,
         gates: Gates,
         state: &mut State,
         _memory: &mut dyn Memory,
@@ -47,11 +77,29 @@ impl Intervention for Reset {
         let cut = |position| next_multiple(position, self.period);
         in_pieces(gates, state, cut, |piece, state| {
             if state.position > 0 && state.position.is_multiple_of(self.period) {
-                state.memory = state.memory.zeros_like();
+                state.memory = empty_like(site, state);
             }
             next(piece, state)
         })
     }
+}
+
+impl Part for Reset {
+    fn role(&self) -> Role {
+        Role::Reset
+    }
+}
+
+impl Part for ResetOverlap {
+    fn role(&self) -> Role {
+        Role::ResetOverlap
+    }
+}
+
+/// What `state` was before the first token.
+pub(crate) fn empty_like(site: &Site, state: &State) -> Tensor<4> {
+    let [batch, _, _, _] = state.memory.dims();
+    site.empty_state(batch, &state.memory.device()).memory
 }
 
 /// The state that will take over at the next reset, while it is being prepared.
@@ -95,8 +143,7 @@ impl Intervention for ResetOverlap {
         device: &Device,
         saved: &BTreeMap<String, TensorData>,
     ) -> Result<Box<dyn Memory>, Error> {
-        let shape = [batch, site.heads, site.key_dim, site.value_dim];
-        let memory = saved_state(saved, "successor", shape, device)?;
+        let memory = saved_state(saved, "successor", site.state_shape(batch), device)?;
         // The position is set from the main state's before each use.
         Ok(Box::new(Successor(
             memory.map(|memory| State { memory, position: 0 }),
@@ -105,7 +152,7 @@ impl Intervention for ResetOverlap {
 
     fn on_recurrence(
         &self,
-        _site: &Site,
+        site: &Site,
         gates: Gates,
         state: &mut State,
         memory: &mut dyn Memory,
@@ -122,12 +169,12 @@ impl Intervention for ResetOverlap {
             if phase == 0 && state.position > 0 {
                 state.memory = match successor.take() {
                     Some(ready) => ready.memory,
-                    None => state.memory.zeros_like(),
+                    None => empty_like(site, state),
                 };
             }
             if phase >= alone {
                 let empty = || State {
-                    memory: state.memory.zeros_like(),
+                    memory: empty_like(site, state),
                     position: 0,
                 };
                 let second = successor.get_or_insert_with(empty);

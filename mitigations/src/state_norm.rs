@@ -13,6 +13,9 @@
 //! | `state-norm:P` | the state after every token: the definition | token by token |
 //! | `state-norm:P,chunk=64` | the state after every 64th token, by absolute position | chunks |
 //!
+//! Where there is no kernel that does both at once (delta rules, devices other than the CPU, gradients), the first mode calls
+//! the recurrence once per token.
+//!
 //! Both do the same in decode as in prefill, however the tokens are split among calls. They differ from each other: between
 //! two clips the second mode lets the state grow, and its tokens read the grown state.
 //!
@@ -24,14 +27,26 @@
 //! in prefill only, and it ignores its own multiplier. Source of the idea: *State Collapse and State Capacity of RNN-Based
 //! Long-Context Modeling*, 2410.07145 version 1.
 
-use crate::calibrate::{Thresholds, frobenius_norms};
+use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
+use crate::mitigation::{Calibratable, Part, Role};
+use crate::observer::frobenius_norms;
 use crate::pieces::{count_data, in_pieces, next_multiple, own_memory, saved_count};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::text::{Form, ParseError, Written};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use ssm_core::intervention::Next;
-use ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State, recurrence_bounded};
+use ssm_core::{
+    Error, Gates, Incompatible, Intervention, Memory, ReadOut, Rule, Site, State, recurrence_bounded,
+};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+pub(crate) const FORM: Form = Form {
+    name: "state-norm",
+    syntax: "state-norm:P, state-norm:auto, state-norm:auto*F (each with or without ,chunk=Q)",
+    summary: "bound the norm of every head's state by P, or by F times its norms in training",
+    parse: |written| parse(written).map(|norm| Arc::new(norm) as Arc<dyn Part>),
+};
 
 /// Where a head's largest norm comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +58,7 @@ pub enum Threshold {
         /// What the recorded norms are multiplied by.
         multiplier: f64,
         /// The recorded norms.
-        recorded: Option<Arc<Thresholds>>,
+        recorded: Option<Arc<Table>>,
     },
 }
 
@@ -61,28 +76,15 @@ pub struct StateNorm {
 impl StateNorm {
     /// p of every head of this layer.
     fn bound(&self, site: &Site) -> Result<Vec<f32>, Incompatible> {
-        let incompatible = |reason: String| Incompatible {
-            intervention: self.text(),
-            layer: site.layer,
-            reason,
-        };
         match &self.threshold {
             Threshold::Absolute(norm) => Ok(vec![*norm as f32; site.heads]),
-            Threshold::Calibrated { recorded: None, .. } => Err(incompatible(
-                "its thresholds are not known yet: calibrate it on text inside the training length, or give a number instead \
-                 of auto"
-                    .into(),
-            )),
-            Threshold::Calibrated { multiplier, recorded: Some(recorded) } => {
-                let heads = recorded.layers().get(site.layer).map(Vec::as_slice).unwrap_or_default();
-                if heads.len() != site.heads {
-                    return Err(incompatible(format!(
-                        "it was calibrated for another model: expected thresholds of {} heads, found {}; calibrate it on this one",
-                        site.heads,
-                        heads.len()
-                    )));
-                }
-                Ok(heads.iter().map(|norm| (f64::from(*norm) * multiplier) as f32).collect())
+            Threshold::Calibrated { multiplier, recorded } => {
+                // A head that never held anything gets the smallest number instead of 0: 0/0 would be no number.
+                let scaled = |norm: &f32| ((f64::from(*norm) * multiplier) as f32).max(f32::MIN_POSITIVE);
+                Ok(numbers(self, recorded.as_deref(), site)?
+                    .iter()
+                    .map(scaled)
+                    .collect())
             }
         }
     }
@@ -139,12 +141,12 @@ impl Intervention for StateNorm {
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if site.rule != Rule::WeightedSum {
+        if site.rule == Rule::Mean {
             return Err(Incompatible {
                 intervention: self.text(),
                 layer: site.layer,
-                reason: "this layer's state is normalised or kept relative to a maximum already, so its norm says nothing; use \
-                         forget:C or reset:N"
+                reason: "this layer keeps a weighted mean relative to a maximum, so its state's norm says nothing; use forget:C \
+                         or reset:N"
                     .into(),
             });
         }
@@ -181,7 +183,7 @@ impl Intervention for StateNorm {
         let dims = gates.dims();
         let states = (dims.batch * dims.heads) as u64;
         let Some(chunk) = self.chunk else {
-            let (output, clipped) = recurrence_bounded(gates, state, &bound)?;
+            let (output, clipped) = bounded(gates, state, &bound, next)?;
             counts.seen += states * dims.time as u64;
             counts.clipped += clipped;
             return Ok(output);
@@ -194,7 +196,7 @@ impl Intervention for StateNorm {
                 let output = next(piece, state)?;
                 if state.position.is_multiple_of(chunk) {
                     counts.seen += states;
-                    counts.clipped += clip(state, &bound)?;
+                    counts.clipped += count(clip(state, &bound).1)?;
                 }
                 Ok(output)
             },
@@ -202,27 +204,130 @@ impl Intervention for StateNorm {
     }
 }
 
-/// h ← h · min(1, p/‖h‖) per head; how many states that changed.
-fn clip(state: &mut State, bound: &Tensor<1>) -> Result<u64, Error> {
+impl Part for StateNorm {
+    fn role(&self) -> Role {
+        Role::Norm
+    }
+
+    fn calibratable(&self) -> Option<&dyn Calibratable> {
+        match self.threshold {
+            Threshold::Absolute(_) => None,
+            Threshold::Calibrated { .. } => Some(self),
+        }
+    }
+}
+
+impl Calibratable for StateNorm {
+    fn table(&self) -> Option<&Table> {
+        match &self.threshold {
+            Threshold::Absolute(_) => None,
+            Threshold::Calibrated { recorded, .. } => recorded.as_deref(),
+        }
+    }
+
+    fn derive(&self, calibration: &Calibration) -> Result<Table, CalibrationError> {
+        calibration.table(|_, head| head.norm)
+    }
+
+    fn with_table(&self, table: Table) -> Arc<dyn Part> {
+        let mut calibrated = self.clone();
+        if let Threshold::Calibrated { recorded, .. } = &mut calibrated.threshold {
+            *recorded = Some(Arc::new(table));
+        }
+        Arc::new(calibrated)
+    }
+}
+
+/// The recurrence with every state bounded, by the kernel that does both where there is one.
+fn bounded(
+    gates: Gates,
+    state: &mut State,
+    bound: &Tensor<1>,
+    next: &mut Next<'_>,
+) -> Result<(Tensor<4>, u64), Error> {
+    if gates.rule() == Rule::WeightedSum {
+        match recurrence_bounded(gates.clone(), state, bound) {
+            Err(Error::Unsupported { .. }) => {}
+            result => return result,
+        }
+    }
+    token_by_token(gates, state, bound, next)
+}
+
+/// One call per token. A read-out after the update sees the clipped state; it is linear in the state, so it shrinks as the
+/// state does, all but its skip.
+fn token_by_token(
+    mut gates: Gates,
+    state: &mut State,
+    bound: &Tensor<1>,
+    next: &mut Next<'_>,
+) -> Result<(Tensor<4>, u64), Error> {
+    let dims = gates.dims();
+    let skipped = gates.skip.take().map(|skip| {
+        let columns = skip.dims()[0] / dims.heads.max(1);
+        gates.value.clone() * skip.reshape([1, 1, dims.heads, columns])
+    });
+    let after_update = matches!(gates.read_out, ReadOut::Inclusive);
+    let mut clipped = None;
+    let each = |position: u64| position.saturating_add(1);
+    let output = in_pieces(gates, state, each, |piece, state| {
+        let output = next(piece, state)?;
+        let (factors, above) = clip(state, bound);
+        clipped = Some(match clipped.take() {
+            None => above,
+            Some(earlier) => above + earlier,
+        });
+        Ok(match after_update {
+            true => output * factors.unsqueeze_dims::<4>(&[1, 3]),
+            false => output,
+        })
+    })?;
+    let clipped = clipped.map_or(Ok(0), count)?;
+    Ok(match skipped {
+        Some(skipped) => (output + skipped, clipped),
+        None => (output, clipped),
+    })
+}
+
+/// h ← h · min(1, p/‖h‖) per head; the factors, `[batch, heads]`, and how many of them are below 1.
+fn clip(state: &mut State, bound: &Tensor<1>) -> (Tensor<2>, Tensor<1, Int>) {
     let norms = frobenius_norms(&state.memory);
-    let [_, heads] = norms.dims();
-    let bound = bound.clone().reshape([1, heads]);
-    let above = norms
-        .clone()
-        .greater(bound.clone())
-        .int()
-        .sum()
-        .try_into_scalar::<i64>();
-    let clipped = above.map_err(|error| Error::Value {
+    let [batch, heads] = norms.dims();
+    let bound = bound.clone().reshape([1, heads]).expand([batch, heads]);
+    let above = norms.clone().greater(bound.clone()).int().sum();
+    // A norm of 0 gives p/0 = ∞, which the clamp turns into 1.
+    let factors = (bound / norms).clamp_max(1.0);
+    state.memory = state.take() * factors.clone().unsqueeze_dims::<4>(&[2, 3]);
+    (factors, above)
+}
+
+fn count(clipped: Tensor<1, Int>) -> Result<u64, Error> {
+    let count = clipped.try_into_scalar::<i64>().map_err(|error| Error::Value {
         what: "norms of the state",
         expected: "readable from the device",
         found: error.to_string(),
     })?;
-    if clipped > 0 {
-        // A norm of 0 gives p/0 = ∞, which the clamp turns into 1.
-        let factor = (bound / norms).clamp_max(1.0);
-        let memory = state.take();
-        state.memory = memory * factor.unsqueeze_dims::<4>(&[2, 3]);
-    }
-    Ok(clipped.unsigned_abs())
+    Ok(count.unsigned_abs())
+}
+
+fn parse(written: &Written<'_>) -> Result<StateNorm, ParseError> {
+    let ([norm], [chunk]) = written.values_and(["chunk"])?;
+    let threshold = match norm.strip_prefix("auto") {
+        None => Threshold::Absolute(written.positive("threshold", norm)?),
+        Some(rest) => {
+            let multiplier = match rest.trim() {
+                "" => 1.0,
+                factor => match factor.strip_prefix('*') {
+                    Some(factor) => written.positive("factor of the calibrated thresholds", factor.trim())?,
+                    None => return Err(written.wrong_arguments()),
+                },
+            };
+            Threshold::Calibrated {
+                multiplier,
+                recorded: None,
+            }
+        }
+    };
+    let chunk = chunk.map(|chunk| written.tokens("chunk", chunk)).transpose()?;
+    Ok(StateNorm { threshold, chunk })
 }

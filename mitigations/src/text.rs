@@ -2,20 +2,19 @@
 //!
 //! ```text
 //! chain  = "none" | part { "+" part }
-//! part   = name [ ":" argument { "," argument } ]
+//! part   = name [ ":" argument { "," argument } ]            argument = value | option "=" value
 //! ```
 //!
 //! See [`FORMS`] for the parts. Text and value say the same: parsing what [`Mitigation`] displays gives the same mitigation.
 
-use crate::delta_scale::DeltaScale;
-use crate::forget_and_remember::{Forget, ReducedRetentionAndInsertion, Remember};
 use crate::mitigation::{Conflict, Mitigation, Part};
-use crate::reset::{Reset, ResetOverlap};
-use crate::state_norm::{StateNorm, Threshold};
-use crate::window_by_difference::WindowByDifference;
-use crate::window_exact::WindowExact;
+use crate::{
+    a_scale, c_scale, cap, decimate, delta_filter, delta_scale, fitted_noise, forget_and_remember,
+    layer_scales, reset, state_norm, window_by_difference, window_exact,
+};
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Why a text is no mitigation.
@@ -70,65 +69,28 @@ pub struct Form {
     pub syntax: &'static str,
     /// What it does, in one line.
     pub summary: &'static str,
-    parse: fn(&Written<'_>) -> Result<Part, ParseError>,
+    pub(crate) parse: fn(&Written<'_>) -> Result<Arc<dyn Part>, ParseError>,
 }
 
 /// All parts there are.
-pub const FORMS: [Form; 9] = [
-    Form {
-        name: "forget",
-        syntax: "forget:C",
-        summary: "multiply every decay by C (0 < C ≤ 1)",
-        parse: forget,
-    },
-    Form {
-        name: "remember",
-        syntax: "remember:C",
-        summary: "multiply what every token writes by C",
-        parse: remember,
-    },
-    Form {
-        name: "rri",
-        syntax: "rri:C,C",
-        summary: "both: decay by the first, writes by the second",
-        parse: rri,
-    },
-    Form {
-        name: "delta-scale",
-        syntax: "delta-scale:S",
-        summary: "multiply the step size by S",
-        parse: delta_scale,
-    },
-    Form {
-        name: "state-norm",
-        syntax: "state-norm:P, state-norm:auto, state-norm:auto*F (each with or without ,chunk=Q)",
-        summary: "bound the norm of every head's state by P, or by F times its norms in training",
-        parse: state_norm,
-    },
-    Form {
-        name: "window",
-        syntax: "window:R",
-        summary: "only the last R tokens, by the difference of two states",
-        parse: window,
-    },
-    Form {
-        name: "window-exact",
-        syntax: "window-exact:R (with or without ,chunk=Q)",
-        summary: "only the last R tokens up to one chunk of Q, without subtraction",
-        parse: window_exact,
-    },
-    Form {
-        name: "reset",
-        syntax: "reset:N",
-        summary: "empty the state every N tokens",
-        parse: reset,
-    },
-    Form {
-        name: "reset-overlap",
-        syntax: "reset-overlap:N,M",
-        summary: "every N tokens, go on from the last M tokens only",
-        parse: reset_overlap,
-    },
+pub const FORMS: [Form; 17] = [
+    forget_and_remember::FORGET,
+    forget_and_remember::REMEMBER,
+    forget_and_remember::RRI,
+    cap::CAP,
+    cap::CAP_MEAN,
+    a_scale::FORM,
+    delta_scale::FORM,
+    layer_scales::FORM,
+    delta_filter::FORM,
+    decimate::FORM,
+    state_norm::FORM,
+    window_by_difference::FORM,
+    window_exact::FORM,
+    reset::RESET,
+    reset::RESET_OVERLAP,
+    fitted_noise::FORM,
+    c_scale::FORM,
 ];
 
 impl FromStr for Mitigation {
@@ -173,7 +135,7 @@ fn split_chain(text: &str) -> Vec<&str> {
     parts
 }
 
-fn parse_part(part: &str) -> Result<Part, ParseError> {
+fn parse_part(part: &str) -> Result<Arc<dyn Part>, ParseError> {
     let (name, arguments) = part.split_once(':').unwrap_or((part, ""));
     let Some(form) = FORMS.iter().find(|form| form.name == name.trim()) else {
         return Err(ParseError::Unknown {
@@ -185,10 +147,22 @@ fn parse_part(part: &str) -> Result<Part, ParseError> {
         "" => Vec::new(),
         some => some.split(',').map(str::trim).collect(),
     };
+    let option = |argument: &&str| argument.contains('=');
     (form.parse)(&Written {
         part,
         syntax: form.syntax,
-        arguments,
+        options: arguments
+            .iter()
+            .copied()
+            .filter(option)
+            .filter_map(|argument| argument.split_once('='))
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .collect(),
+        values: arguments
+            .iter()
+            .copied()
+            .filter(|argument| !option(argument))
+            .collect(),
     })
 }
 
@@ -199,43 +173,74 @@ fn accepted() -> String {
 }
 
 /// A part as written, cut into its arguments.
-struct Written<'a> {
+pub(crate) struct Written<'a> {
     part: &'a str,
     syntax: &'static str,
-    arguments: Vec<&'a str>,
+    values: Vec<&'a str>,
+    options: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Written<'a> {
-    fn exactly<const N: usize>(&self) -> Result<[&'a str; N], ParseError> {
-        self.arguments
-            .as_slice()
-            .try_into()
-            .map_err(|_| self.wrong_arguments())
+    /// Exactly N arguments, and no options.
+    pub(crate) fn exactly<const N: usize>(&self) -> Result<[&'a str; N], ParseError> {
+        self.values_and::<N, 0>([]).map(|(values, [])| values)
     }
 
-    /// One argument, and the Q of `chunk=Q` if there is one.
-    fn with_chunk(&self) -> Result<(&'a str, Option<u64>), ParseError> {
-        match self.arguments.as_slice() {
-            [only] => Ok((only, None)),
-            [first, second] => {
-                let chunk = second
-                    .strip_prefix("chunk")
-                    .and_then(|rest| rest.trim_start().strip_prefix('='));
-                let chunk = chunk.ok_or_else(|| self.wrong_arguments())?;
-                Ok((first, Some(self.tokens("chunk", chunk.trim())?)))
-            }
-            _ => Err(self.wrong_arguments()),
+    /// Exactly N arguments, and what is written for each of the named options.
+    pub(crate) fn values_and<const N: usize, const O: usize>(
+        &self,
+        names: [&str; O],
+    ) -> Result<([&'a str; N], [Option<&'a str>; O]), ParseError> {
+        let values = self
+            .values
+            .as_slice()
+            .try_into()
+            .map_err(|_| self.wrong_arguments())?;
+        Ok((values, self.options(names)?))
+    }
+
+    /// All arguments, at least one of them, and no options.
+    pub(crate) fn list(&self) -> Result<&[&'a str], ParseError> {
+        let [] = self.options([])?;
+        match self.values.as_slice() {
+            [] => Err(self.wrong_arguments()),
+            some => Ok(some),
         }
     }
 
-    fn wrong_arguments(&self) -> ParseError {
+    /// At most one argument, and what is written for each of the named options.
+    pub(crate) fn optional_and<const O: usize>(
+        &self,
+        names: [&str; O],
+    ) -> Result<(Option<&'a str>, [Option<&'a str>; O]), ParseError> {
+        let value = match self.values.as_slice() {
+            [] => None,
+            [only] => Some(*only),
+            _ => return Err(self.wrong_arguments()),
+        };
+        Ok((value, self.options(names)?))
+    }
+
+    fn options<const O: usize>(&self, names: [&str; O]) -> Result<[Option<&'a str>; O], ParseError> {
+        let mut found = [None; O];
+        for (name, value) in &self.options {
+            let place = names.iter().position(|known| known == name);
+            match place.map(|place| &mut found[place]) {
+                Some(free @ None) => *free = Some(*value),
+                Some(Some(_)) | None => return Err(self.wrong_arguments()),
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn wrong_arguments(&self) -> ParseError {
         ParseError::Arguments {
             part: self.part.into(),
             syntax: self.syntax,
         }
     }
 
-    fn number(
+    pub(crate) fn number(
         &self,
         what: &'static str,
         expected: &'static str,
@@ -250,25 +255,31 @@ impl<'a> Written<'a> {
     }
 
     /// A factor or a norm: finite and above 0, also once it is rounded to f32.
-    fn positive(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
+    pub(crate) fn positive(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
         let in_f32 = |number: f64| number as f32 > 0.0 && (number as f32).is_finite();
         self.number(what, "a finite number above 0", found, in_f32)
     }
 
+    /// A share of a whole that is not nothing.
+    pub(crate) fn share(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
+        let expected = "a number above 0 and at most 1";
+        self.number(what, expected, found, |number| number > 0.0 && number <= 1.0)
+    }
+
     /// A factor of a decay.
-    fn retention(&self, found: &str) -> Result<f64, ParseError> {
+    pub(crate) fn retention(&self, found: &str) -> Result<f64, ParseError> {
         let expected = "a number above 0 and at most 1: the share of the state that a token keeps";
         self.number("retention", expected, found, |number| {
             number > 0.0 && number <= 1.0
         })
     }
 
-    fn tokens(&self, what: &'static str, found: &str) -> Result<u64, ParseError> {
+    pub(crate) fn tokens(&self, what: &'static str, found: &str) -> Result<u64, ParseError> {
         let number = found.parse::<u64>().ok().filter(|number| *number > 0);
         number.ok_or_else(|| self.wrong_number(what, "a whole number of tokens, at least 1", found))
     }
 
-    fn wrong_number(&self, what: &'static str, expected: &'static str, found: &str) -> ParseError {
+    pub(crate) fn wrong_number(&self, what: &'static str, expected: &'static str, found: &str) -> ParseError {
         ParseError::Number {
             part: self.part.into(),
             what,
@@ -276,89 +287,4 @@ impl<'a> Written<'a> {
             found: found.into(),
         }
     }
-}
-
-fn forget(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [retention] = written.exactly()?;
-    Ok(Part::Forget(Forget {
-        retention: written.retention(retention)?,
-    }))
-}
-
-fn remember(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [insertion] = written.exactly()?;
-    Ok(Part::Remember(Remember {
-        insertion: written.positive("insertion", insertion)?,
-    }))
-}
-
-fn rri(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [retention, insertion] = written.exactly()?;
-    let retention = written.retention(retention)?;
-    let insertion = written.positive("insertion", insertion)?;
-    Ok(Part::ReducedRetentionAndInsertion(ReducedRetentionAndInsertion {
-        retention,
-        insertion,
-    }))
-}
-
-fn delta_scale(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [factor] = written.exactly()?;
-    Ok(Part::DeltaScale(DeltaScale {
-        factor: written.positive("factor of the step size", factor)?,
-    }))
-}
-
-fn state_norm(written: &Written<'_>) -> Result<Part, ParseError> {
-    let (norm, chunk) = written.with_chunk()?;
-    let threshold = match norm.strip_prefix("auto") {
-        None => Threshold::Absolute(written.positive("threshold", norm)?),
-        Some(rest) => {
-            let multiplier = match rest.trim() {
-                "" => 1.0,
-                factor => match factor.strip_prefix('*') {
-                    Some(factor) => written.positive("factor of the calibrated thresholds", factor.trim())?,
-                    None => return Err(written.wrong_arguments()),
-                },
-            };
-            Threshold::Calibrated {
-                multiplier,
-                recorded: None,
-            }
-        }
-    };
-    Ok(Part::StateNorm(StateNorm { threshold, chunk }))
-}
-
-fn window(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [tokens] = written.exactly()?;
-    Ok(Part::WindowByDifference(WindowByDifference {
-        tokens: written.tokens("window", tokens)?,
-    }))
-}
-
-fn window_exact(written: &Written<'_>) -> Result<Part, ParseError> {
-    let (tokens, chunk) = written.with_chunk()?;
-    let tokens = written.tokens("window", tokens)?;
-    Ok(Part::WindowExact(WindowExact {
-        tokens,
-        chunk: chunk.unwrap_or(WindowExact::DEFAULT_CHUNK),
-    }))
-}
-
-fn reset(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [period] = written.exactly()?;
-    Ok(Part::Reset(Reset {
-        period: written.tokens("period", period)?,
-    }))
-}
-
-fn reset_overlap(written: &Written<'_>) -> Result<Part, ParseError> {
-    let [period, overlap_text] = written.exactly()?;
-    let period = written.tokens("period", period)?;
-    let overlap = written.tokens("overlap", overlap_text)?;
-    if overlap >= period {
-        return Err(written.wrong_number("overlap", "fewer tokens than the period", overlap_text));
-    }
-    Ok(Part::ResetOverlap(ResetOverlap { period, overlap }))
 }

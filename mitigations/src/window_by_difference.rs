@@ -41,15 +41,29 @@
 //!
 //! Source: *Stuffed Mamba*, 2410.07145, sliding window by state difference.
 
-use crate::gate_queue::{GateQueue, LOWEST_LOG_DECAY, Writes, per_head};
+use crate::gate_queue::GateQueue;
+use crate::mitigation::{Part, Role};
 use crate::pieces::{in_pieces, next_multiple, own_memory, saved_state, saved_tensor};
+use crate::text::Form;
+use crate::writes::{LOWEST_LOG_DECAY, Writes, per_head};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
-use ssm_core::{
-    Dims, Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State,
-};
+use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) const FORM: Form = Form {
+    name: "window",
+    syntax: "window:R",
+    summary: "only the last R tokens, by the difference of two states",
+    parse: |written| {
+        let [tokens] = written.exactly()?;
+        Ok(Arc::new(WindowByDifference {
+            tokens: written.tokens("window", tokens)?,
+        }))
+    },
+};
 
 /// `window:R`: every token reads what the last R tokens wrote, itself included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,12 +83,12 @@ struct Lagged {
     sum: Option<WindowSum>,
 }
 
-/// w_t = `base` + `moved`.
+/// w_t = `base` + `moved`, times A where decays are a constant A times the step size.
 #[derive(Clone, Debug)]
 struct WindowSum {
-    /// Summed over the whole window at the last regular position, `[batch, 1, heads, rows]`.
+    /// [`Writes::exponents`] summed over the whole window at the last regular position, `[batch, 1, heads, rows]`.
     base: Tensor<4>,
-    /// Log decays that came in minus those that left since then.
+    /// Those that came in minus those that left since then.
     moved: Tensor<4>,
 }
 
@@ -112,21 +126,30 @@ impl Intervention for WindowByDifference {
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if site.rule == Rule::WeightedSum {
-            return Ok(());
-        }
+        let reason = match site.rule {
+            Rule::WeightedSum => return Ok(()),
+            Rule::Delta => {
+                "what this layer's tokens do to older ones is a matrix, whose product over the window can be neither kept up nor \
+                 inverted token by token"
+            }
+            Rule::Mean => {
+                "this layer keeps a weighted mean relative to a maximum, and a difference loses all digits once the largest weight \
+                 leaves the window"
+            }
+        };
         Err(Incompatible {
             intervention: self.text(),
             layer: site.layer,
-            reason: "this layer's state is not linear in what was written, so nothing can be subtracted from it; use reset:N or \
-                     reset-overlap:N,M"
-                .into(),
+            reason: format!(
+                "{reason}; use window-exact:{}, which subtracts nothing",
+                self.tokens
+            ),
         })
     }
 
     fn start(&self, site: &Site, batch: usize, device: &Device) -> Box<dyn Memory> {
         Box::new(Lagged {
-            state: State::zeros(&state_dims(site, batch), device),
+            state: site.empty_state(batch, device),
             queue: GateQueue::default(),
             sum: None,
         })
@@ -139,12 +162,12 @@ impl Intervention for WindowByDifference {
         device: &Device,
         saved: &BTreeMap<String, TensorData>,
     ) -> Result<Box<dyn Memory>, Error> {
-        let shape = [batch, site.heads, site.key_dim, site.value_dim];
-        let memory = saved_state(saved, "state", shape, device)?.ok_or_else(|| Error::Saved {
-            what: "state".into(),
-            expected: "the lagged state".into(),
-            found: "nothing".into(),
-        })?;
+        let memory =
+            saved_state(saved, "state", site.state_shape(batch), device)?.ok_or_else(|| Error::Saved {
+                what: "state".into(),
+                expected: "the lagged state".into(),
+                found: "nothing".into(),
+            })?;
         let base = saved_tensor::<4>(saved, "sum.base", batch, device)?;
         let moved = saved_tensor::<4>(saved, "sum.moved", batch, device)?;
         Ok(Box::new(Lagged {
@@ -177,6 +200,12 @@ impl Intervention for WindowByDifference {
     }
 }
 
+impl Part for WindowByDifference {
+    fn role(&self) -> Role {
+        Role::Window
+    }
+}
+
 impl WindowByDifference {
     /// Every so many tokens w is summed afresh: often enough for its rounding, seldom enough for its cost, which is at most 16
     /// additions per token and decay.
@@ -198,7 +227,7 @@ impl WindowByDifference {
             return next(gates, state);
         }
         if start == self.tokens || start.is_multiple_of(self.refresh()) {
-            lagged.sum = lagged.queue.log_decay_sum().map(|base| WindowSum {
+            lagged.sum = lagged.queue.exponent_sum(&gates.log_decay).map(|base| WindowSum {
                 moved: base.zeros_like(),
                 base,
             });
@@ -230,14 +259,12 @@ impl WindowByDifference {
         match &gates.log_decay {
             LogDecay::None => return Ok(None),
             LogDecay::PerHead(decay) => return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1, 3])))),
-            LogDecay::PerKey(decay) | LogDecay::PerStep(decay) => {
-                return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1]))));
-            }
-            LogDecay::PerHeadToken(_) | LogDecay::PerKeyToken(_) => {}
+            LogDecay::PerKey(decay) => return Ok(Some(power(decay.clone().unsqueeze_dims(&[0, 1])))),
+            LogDecay::PerHeadToken(_) | LogDecay::PerKeyToken(_) | LogDecay::PerStep(_) => {}
         }
         let (Some(new), Some(old), Some(sum)) = (
-            entering.bounded_log_decay(),
-            leaving.bounded_log_decay(),
+            entering.exponents(&gates.log_decay),
+            leaving.exponents(&gates.log_decay),
             lagged.sum.as_mut(),
         ) else {
             return Err(Error::Value {
@@ -256,6 +283,10 @@ impl WindowByDifference {
         };
         let window = moved + sum.base.clone();
         let window = if before_update { window - new } else { window };
+        let window = match &gates.log_decay {
+            LogDecay::PerStep(a) => window * a.clone().unsqueeze_dims::<4>(&[0, 1]),
+            _ => window,
+        };
         Ok(Some(window.clamp_max(0.0).exp()))
     }
 }
@@ -282,16 +313,5 @@ fn read_lagged(
             lagged.key = per_head(lagged.key, &dims);
             next(lagged, state)
         }
-    }
-}
-
-pub(crate) fn state_dims(site: &Site, batch: usize) -> Dims {
-    Dims {
-        batch,
-        time: 0,
-        heads: site.heads,
-        groups: site.groups,
-        key_dim: site.key_dim,
-        value_dim: site.value_dim,
     }
 }

@@ -17,20 +17,42 @@
 //! joins both, at most three composes per chunk, amortised, for any R.
 //!
 //! Nothing is subtracted and nothing divided, so there is no cancellation at any decay and any length; and only the monoid law
-//! is asked for, so the same queue serves recurrences whose decay is a matrix. The price is m states (the front and back
-//! elements) instead of one second state.
+//! is asked for, so the same queue serves recurrences whose decay is a matrix (the delta rule) and weighted means kept
+//! relative to their maximum (RWKV-4). The price is m states (the front and back elements) instead of one second state; with a
+//! matrix per element, m·(1 + K/V) of them.
 //!
 //! The window is per layer, as in [`crate::window_by_difference`].
 
-use crate::gate_queue::{GateQueue, Writes};
+use crate::gate_queue::GateQueue;
+use crate::mitigation::{Part, Role};
 use crate::pieces::{
     count_data, in_pieces, next_multiple, own_memory, saved_count, saved_state, saved_tensor,
 };
+use crate::reset::empty_like;
+use crate::text::Form;
+use crate::writes::Writes;
 use burn::tensor::{Device, Tensor, TensorData};
+use ssm_core::element::Transition;
 use ssm_core::intervention::Next;
-use ssm_core::{Element, Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State};
+use ssm_core::{Element, Error, Gates, Intervention, Memory, Rule, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) const FORM: Form = Form {
+    name: "window-exact",
+    syntax: "window-exact:R (with or without ,chunk=Q)",
+    summary: "only the last R tokens up to one chunk of Q, without subtraction",
+    parse: |written| {
+        let ([tokens], [chunk]) = written.values_and(["chunk"])?;
+        Ok(Arc::new(WindowExact {
+            tokens: written.tokens("window", tokens)?,
+            chunk: chunk.map_or(Ok(WindowExact::DEFAULT_CHUNK), |chunk| {
+                written.tokens("chunk", chunk)
+            })?,
+        }))
+    },
+};
 
 /// `window-exact:R` and `window-exact:R,chunk=Q`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,16 +174,12 @@ impl Memory for ChunkWindow {
         for (stack, elements) in stacks {
             saved.insert(format!("{stack}.len"), count_data(elements.len() as u64));
             for (index, element) in elements.iter().enumerate() {
-                saved.insert(format!("{stack}.{index}.log_decay"), element.log_decay.to_data());
-                saved.insert(format!("{stack}.{index}.update"), element.update.to_data());
+                save_element(&mut saved, &format!("{stack}.{index}"), element);
             }
         }
-        saved.extend(self.chunks.back_total.iter().flat_map(|total| {
-            [
-                ("back_total.log_decay".into(), total.log_decay.to_data()),
-                ("back_total.update".into(), total.update.to_data()),
-            ]
-        }));
+        if let Some(total) = &self.chunks.back_total {
+            save_element(&mut saved, "back_total", total);
+        }
         saved
     }
 
@@ -185,17 +203,6 @@ impl Intervention for WindowExact {
             Self::DEFAULT_CHUNK => format!("window-exact:{}", self.tokens),
             chunk => format!("window-exact:{},chunk={chunk}", self.tokens),
         }
-    }
-
-    fn check(&self, site: &Site) -> Result<(), Incompatible> {
-        if site.rule == Rule::WeightedSum {
-            return Ok(());
-        }
-        Err(Incompatible {
-            intervention: self.text(),
-            layer: site.layer,
-            reason: "this layer's stretches do not compose as products and sums of states; use reset:N or reset-overlap:N,M".into(),
-        })
     }
 
     fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
@@ -237,7 +244,7 @@ impl Intervention for WindowExact {
 
     fn on_recurrence(
         &self,
-        _site: &Site,
+        site: &Site,
         gates: Gates,
         state: &mut State,
         memory: &mut dyn Memory,
@@ -252,7 +259,7 @@ impl Intervention for WindowExact {
                 window.current.push(Writes::of(&piece))?;
                 let output = next(piece.clone(), state)?;
                 if state.position.is_multiple_of(self.chunk) {
-                    self.end_chunk(&piece, state, window)?;
+                    self.end_chunk(site, &piece, state, window)?;
                 }
                 Ok(output)
             },
@@ -260,8 +267,20 @@ impl Intervention for WindowExact {
     }
 }
 
+impl Part for WindowExact {
+    fn role(&self) -> Role {
+        Role::Window
+    }
+}
+
 impl WindowExact {
-    fn end_chunk(&self, gates: &Gates, state: &mut State, window: &mut ChunkWindow) -> Result<(), Error> {
+    fn end_chunk(
+        &self,
+        site: &Site,
+        gates: &Gates,
+        state: &mut State,
+        window: &mut ChunkWindow,
+    ) -> Result<(), Error> {
         let writes = window.current.pop_all()?;
         let tokens = writes.len();
         window
@@ -277,10 +296,20 @@ impl WindowExact {
         }
         state.memory = match window.chunks.state()? {
             Some(memory) => memory,
-            None => state.memory.zeros_like(),
+            None => empty_like(site, state),
         };
         Ok(())
     }
+}
+
+fn save_element(saved: &mut BTreeMap<String, TensorData>, name: &str, element: &Element) {
+    saved.insert(format!("{name}.update"), element.update.to_data());
+    let (kind, data) = match &element.transition {
+        Transition::Decay(sum) => ("log_decay", sum.to_data()),
+        Transition::Mean(sum) => ("log_decay", sum.to_data()),
+        Transition::Matrix(matrix) => ("matrix", matrix.to_data()),
+    };
+    saved.insert(format!("{name}.{kind}"), data);
 }
 
 fn saved_element(
@@ -290,23 +319,33 @@ fn saved_element(
     batch: usize,
     device: &Device,
 ) -> Result<Element, Error> {
-    let missing = |what: String| Error::Saved {
-        what,
+    let missing = |what: &str| Error::Saved {
+        what: what.into(),
         expected: "a chunk's element".into(),
         found: "nothing".into(),
     };
-    let (decay_name, update_name) = (format!("{name}.log_decay"), format!("{name}.update"));
-    let shape = [batch, site.heads, site.key_dim, site.value_dim];
-    let update = saved_state(saved, &update_name, shape, device)?.ok_or_else(|| missing(update_name))?;
-    let log_decay =
-        saved_tensor::<3>(saved, &decay_name, batch, device)?.ok_or_else(|| missing(decay_name.clone()))?;
-    let [_, heads, rows] = log_decay.dims();
+    let state = |name: String, shape: [usize; 4]| {
+        saved_state(saved, &name, shape, device)?.ok_or_else(|| missing(&name))
+    };
+    let update = state(format!("{name}.update"), site.state_shape(batch))?;
+    if site.rule == Rule::Delta {
+        let shape = [batch, site.heads, site.key_dim, site.key_dim];
+        let transition = Transition::Matrix(state(format!("{name}.matrix"), shape)?);
+        return Ok(Element { transition, update });
+    }
+    let name = format!("{name}.log_decay");
+    let sum = saved_tensor::<3>(saved, &name, batch, device)?.ok_or_else(|| missing(&name))?;
+    let [_, heads, rows] = sum.dims();
     if heads != site.heads || (rows != 1 && rows != site.key_dim) {
         return Err(Error::Saved {
-            what: decay_name,
+            what: name,
             expected: format!("[{batch}, {}, 1 or {}]", site.heads, site.key_dim),
-            found: format!("{:?}", log_decay.dims()),
+            found: format!("{:?}", sum.dims()),
         });
     }
-    Ok(Element { log_decay, update })
+    let transition = match site.rule {
+        Rule::Mean => Transition::Mean(sum),
+        Rule::WeightedSum | Rule::Delta => Transition::Decay(sum),
+    };
+    Ok(Element { transition, update })
 }

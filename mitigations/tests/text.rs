@@ -4,10 +4,13 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{Case, build, case, parse, run, site, start};
-use mitigations::calibrate::{Calibration, CalibrationError, Thresholds};
+use mitigations::calibrate::{
+    Calibration, CalibrationError, HeadStatistics, Observer, Row, SiteStatistics, Table,
+};
+use mitigations::histogram::Histogram;
 use mitigations::{Mitigation, ParseError};
 use proptest::prelude::*;
-use ssm_core::{Site, State};
+use ssm_core::{Form, Rule, Site, State};
 
 fn part() -> impl Strategy<Value = String> {
     let chunk = || {
@@ -24,11 +27,55 @@ fn part() -> impl Strategy<Value = String> {
         (1e-6..1e6f64, chunk()).prop_map(|(p, q)| format!("state-norm:{p}{q}")),
         chunk().prop_map(|q| format!("state-norm:auto{q}")),
         (1e-3..1e3f64, chunk()).prop_map(|(f, q)| format!("state-norm:auto*{f}{q}")),
+        (
+            1e-3..1e6f64,
+            prop::sample::select(vec!["", ",at=2", ",at=0/3.1/3.17"])
+        )
+            .prop_map(|(t, at)| format!("cap:{t}{at}")),
+        (1e-3..1e6f64, prop::sample::select(vec!["", ",at=5.0"]))
+            .prop_map(|(t, at)| format!("cap-mean:{t}{at}")),
+        (1e-6..1e3f64).prop_map(|s| format!("a-scale:{s}")),
+        (1e-6..1e3f64).prop_map(|s| format!("c-scale:{s}")),
+        (1e-6..1e3f64, 1e-6..1e3f64).prop_map(|(s, t)| format!("scales:{s},{t},1")),
+        (
+            1..u64::MAX,
+            prop::sample::select(vec!["", ",global=0.5", ",clamp=0", ",global=1e-30,clamp=0.2"])
+        )
+            .prop_map(|(n, options)| format!("delta-filter:{n}{options}")),
+        (1e-6..1.0f64, prop::sample::select(vec!["", ",at=1/2"]))
+            .prop_map(|(share, at)| format!("decimate:{share}{at}")),
+        prop::sample::select(vec![
+            "fitted-noise",
+            "fitted-noise:2",
+            "fitted-noise:seed=3",
+            "fitted-noise:0.5,seed=9"
+        ])
+        .prop_map(str::to_owned),
         (1..u64::MAX).prop_map(|r| format!("window:{r}")),
         (1..u64::MAX, 1..500u64).prop_map(|(r, q)| format!("window-exact:{r},chunk={q}")),
         (1..u64::MAX).prop_map(|n| format!("reset:{n}")),
         (1..1000u64, 1..1000u64).prop_map(|(m, more)| format!("reset-overlap:{},{m}", m + more)),
     ]
+}
+
+/// A calibration of one recurrence whose heads had these norms and nothing else.
+fn of_norms(norms: &[f32]) -> Calibration {
+    let head = |&norm: &f32| HeadStatistics {
+        norm,
+        final_norm: norm,
+        forgetting: 0.0,
+        step_sizes: Histogram::default(),
+    };
+    let site = SiteStatistics {
+        layer: 0,
+        first_head: 0,
+        heads: norms.iter().map(head).collect(),
+        step_norms: Histogram::default(),
+    };
+    Calibration {
+        tokens: 1,
+        sites: vec![site],
+    }
 }
 
 mod equivalence {
@@ -63,8 +110,7 @@ mod equivalence {
         fn calibrated_thresholds_bound_each_head_by_its_own(case in case(), multiplier in 0.1..2.0f64) {
             let gates = build(&Case { decay: case.decay, ..case.clone() });
             let heads: Vec<f32> = (0..case.dims.heads).map(|head| 0.5 + head as f32).collect();
-            let thresholds = Thresholds::new(vec![heads.clone()]).expect("finite norms");
-            let mitigation = parse(&format!("state-norm:auto*{multiplier}")).calibrated(&thresholds).expect("an auto");
+            let mitigation = parse(&format!("state-norm:auto*{multiplier}")).calibrated(&of_norms(&heads)).expect("an auto");
             let bounds: Vec<f64> = heads.iter().map(|&p| f64::from(p) * multiplier).collect();
             let clips = |_| Some(common::Clip::BeforeReading);
             let expected = common::Recorded::of(&gates).bounded(&bounds, clips, |_| false);
@@ -95,6 +141,16 @@ fn texts_are_canonical() {
             "reset-overlap:64,16+delta-scale:0.5",
             "reset-overlap:64,16+delta-scale:0.5",
         ),
+        ("cap: 64 , at = 02/3.0", "cap:64,at=2/3.0"),
+        ("scales:1,0.50,2", "scales:1,0.5,2"),
+        ("delta-filter:4096,clamp=0.05,global=0.05", "delta-filter:4096"),
+        (
+            "delta-filter:4096,clamp=0,global=0.5",
+            "delta-filter:4096,global=0.5,clamp=0",
+        ),
+        ("decimate:0.25,at=12/20", "decimate:0.25,at=12/20"),
+        ("fitted-noise:1,seed=0", "fitted-noise"),
+        ("fitted-noise:seed=7,2", "fitted-noise:2,seed=7"),
     ] {
         assert_eq!(parse(written).to_string(), canonical);
     }
@@ -131,6 +187,20 @@ fn wrong_numbers_are_named_with_what_would_be_accepted() {
         ),
         ("reset-overlap:64,0", vec!["overlap", "at least 1"]),
         ("reset:99999999999999999999999", vec!["period"]),
+        ("cap:0", vec!["memory length", "above 0"]),
+        ("cap:64,at=a", vec!["at", "LAYER.HEAD", "found \"a\""]),
+        ("cap-mean:64,at=1.", vec!["LAYER.HEAD"]),
+        ("a-scale:0", vec!["factor of the log decay"]),
+        ("c-scale:-1", vec!["factor of the read-out"]),
+        ("scales:1,0", vec!["factor of a layer's step size"]),
+        ("delta-filter:0", vec!["length", "at least 1"]),
+        ("delta-filter:64,global=0", vec!["global head", "above 0"]),
+        ("delta-filter:64,clamp=1.5", vec!["clamped", "from 0 (none) to 1"]),
+        ("decimate:0", vec!["share of kept tokens"]),
+        ("decimate:1.1", vec!["at most 1"]),
+        ("decimate:0.5,at=1.2", vec!["layers, counted from 0"]),
+        ("fitted-noise:0", vec!["factor of the noise"]),
+        ("fitted-noise:seed=-1", vec!["seed"]),
     ] {
         for name in names {
             assert!(
@@ -157,6 +227,12 @@ fn wrong_shapes_of_text_show_the_right_one() {
         ("state-norm:5,64", vec!["chunk=Q"]),
         ("window:64,chunk=3", vec!["expected window:R"]),
         ("reset-overlap:64", vec!["expected reset-overlap:N,M"]),
+        ("cap:64,heads=3", vec!["at=LAYER.HEAD"]),
+        ("cap:64,at=1,at=2", vec!["at=LAYER.HEAD"]),
+        ("scales", vec!["expected scales:S,S"]),
+        ("scales:1,at=2", vec!["expected scales:S,S"]),
+        ("delta-filter", vec!["expected delta-filter:S"]),
+        ("fitted-noise:1,2", vec!["seed=N"]),
     ] {
         for name in names {
             assert!(
@@ -180,6 +256,9 @@ fn parts_that_cannot_work_together_say_why() {
         "reset-overlap:64,3+window:4",
         "reset:64+reset-overlap:64,3",
         "reset-overlap:64,3+reset-overlap:32,3",
+        "fitted-noise+window:64",
+        "window-exact:64+fitted-noise:2",
+        "fitted-noise+fitted-noise:seed=1",
     ] {
         let message = error(text);
         let both = text
@@ -207,16 +286,42 @@ fn a_layer_without_step_size_refuses_to_scale_it() {
 }
 
 #[test]
-fn a_state_that_is_no_sum_refuses_windows_and_norms() {
-    let site = Site {
-        linear: false,
-        ..plain_site()
-    };
-    for text in ["window:64", "window-exact:64", "state-norm:5"] {
+fn every_part_that_needs_steps_refuses_a_layer_without_them() {
+    for text in ["delta-scale:0.5", "scales:0.5", "delta-filter:64", "decimate:0.5"] {
+        let site = Site {
+            has_step_size: false,
+            ..plain_site()
+        };
         let message = parse(text).chain().check(&site).expect_err(text).to_string();
-        assert!(message.contains(text) && message.contains("reset:N"), "{message}");
+        assert!(
+            message.contains("no step size") && message.contains("use "),
+            "{message}"
+        );
     }
-    assert!(parse("reset:64+forget:0.9").chain().check(&site).is_ok());
+    let message = parse("scales:1,1").chain().check(&Site {
+        layer: 2,
+        ..plain_site()
+    });
+    assert!(
+        message
+            .expect_err("two factors")
+            .to_string()
+            .contains("a factor for every layer")
+    );
+}
+
+#[test]
+fn what_is_no_weighted_sum_refuses_what_needs_one_and_names_what_works() {
+    for (rule, text, instead) in [
+        (Rule::Delta, "window:64", "window-exact:64"),
+        (Rule::Mean, "window:64", "window-exact:64"),
+        (Rule::Mean, "state-norm:5", "reset:N"),
+        (Rule::Mean, "fitted-noise", "another text"),
+    ] {
+        let site = Site { rule, ..plain_site() };
+        let message = parse(text).chain().check(&site).expect_err(text).to_string();
+        assert!(message.contains(text) && message.contains(instead), "{message}");
+    }
 }
 
 fn plain_site() -> Site {
@@ -229,7 +334,7 @@ fn plain_site() -> Site {
         value_dim: 4,
         has_step_size: true,
         per_key_decay: false,
-        rule: ssm_core::Rule::WeightedSum,
+        rule: Rule::WeightedSum,
     }
 }
 
@@ -249,12 +354,10 @@ fn automatic_thresholds_have_to_be_calibrated_for_the_model() {
             .contains("calibrate it")
     );
 
-    let other = Thresholds::new(vec![vec![1.0; 3]]).expect("finite norms");
-    let other = mitigation.calibrated(&other).expect("an auto");
+    let other = mitigation.calibrated(&of_norms(&[1.0; 3])).expect("an auto");
     assert!(check(&other).expect_err("three heads").contains("another model"));
 
-    let fitting = Thresholds::new(vec![vec![1.0, 2.0]]).expect("finite norms");
-    let fitting = mitigation.calibrated(&fitting).expect("an auto");
+    let fitting = mitigation.calibrated(&of_norms(&[1.0, 2.0])).expect("an auto");
     assert!(!fitting.needs_calibration());
     assert_eq!(check(&fitting), Ok(()));
     assert_eq!(fitting.to_string(), mitigation.to_string());
@@ -262,21 +365,81 @@ fn automatic_thresholds_have_to_be_calibrated_for_the_model() {
     let json = serde_json::to_string(&fitting).expect("plain data");
     assert_eq!(
         json,
-        r#"{"mitigation":"forget:0.99+state-norm:auto*2,chunk=8","thresholds":[[1.0,2.0]]}"#
+        concat!(
+            r#"{"mitigation":"forget:0.99+state-norm:auto*2,chunk=8","#,
+            r#""calibrated":[[{"layer":0,"first_head":0,"values":[1.0,2.0]}]]}"#
+        )
     );
     assert_eq!(
         serde_json::from_str::<Mitigation>(&json).expect("its own JSON"),
         fitting
     );
-    assert!(
+    assert_ne!(fitting, mitigation);
+    assert_eq!(
         parse("window:3")
-            .calibrated(&Thresholds::new(vec![]).expect("none"))
-            .is_err()
+            .calibrated(&of_norms(&[]))
+            .expect("nothing to do"),
+        parse("window:3")
     );
-    assert!(
-        serde_json::from_str::<Mitigation>(r#"{"mitigation":"state-norm:auto","thresholds":[[-1.0]]}"#)
-            .is_err()
+    let negative =
+        r#"{"mitigation":"state-norm:auto","calibrated":[[{"layer":0,"first_head":0,"values":[-1.0]}]]}"#;
+    let missing = r#"{"mitigation":"state-norm:auto","calibrated":[]}"#;
+    let too_many = r#"{"mitigation":"window:3","calibrated":[[]]}"#;
+    for wrong in [negative, missing, too_many] {
+        assert!(serde_json::from_str::<Mitigation>(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn every_calibrated_part_keeps_its_own_table() {
+    let text = "cap-mean:64+delta-filter:4096+decimate:0.5+fitted-noise+state-norm:auto";
+    let calibrated = parse(text)
+        .calibrated(&of_norms(&[1.0, 3.0]))
+        .expect("finite numbers");
+    let json = serde_json::to_string(&calibrated).expect("plain data");
+    assert_eq!(
+        serde_json::from_str::<Mitigation>(&json).expect("its own JSON"),
+        calibrated
     );
+    assert_eq!(calibrated.chain().check(&plain_site()), Ok(()));
+    assert!(parse(text).chain().check(&plain_site()).is_err());
+}
+
+#[test]
+fn a_table_is_of_one_model() {
+    let row = |layer, first_head, values: &[f32]| Row {
+        layer,
+        first_head,
+        values: values.to_vec(),
+    };
+    let table = Table::new([row(0, 0, &[1.0, 2.0]), row(0, 2, &[3.0])]).expect("finite numbers");
+    assert_eq!(table.of(&plain_site()), Some([1.0, 2.0].as_slice()));
+    let second = Site {
+        first_head: 2,
+        heads: 1,
+        ..plain_site()
+    };
+    assert_eq!(table.of(&second), Some([3.0].as_slice()));
+    for other in [
+        Site {
+            layer: 1,
+            ..plain_site()
+        },
+        Site {
+            heads: 3,
+            ..plain_site()
+        },
+    ] {
+        assert_eq!(table.of(&other), None);
+    }
+    assert!(matches!(
+        Table::new([row(1, 2, &[0.0, f32::NAN])]),
+        Err(CalibrationError::NotFinite {
+            layer: 1,
+            head: 3,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -300,48 +463,82 @@ fn an_uncalibrated_threshold_is_an_error_even_without_a_check() {
 
 #[test]
 fn calibration_takes_quantiles_per_head_and_refuses_what_is_no_norm() {
-    let state = |sizes: [f32; 2]| {
-        let heads = sizes.map(|size| Tensor::<4>::full([1, 1, 2, 2], size, &Device::flex()));
-        State {
-            memory: Tensor::cat(heads.to_vec(), 1),
-            position: 1,
-        }
+    let observer = Observer::start();
+    assert_eq!(observer.calibration(1.0), Err(CalibrationError::Empty));
+    let nothing_new = Case {
+        decay: 0,
+        bonus: false,
+        step: false,
+        skip: false,
+        extreme: false,
+        ..first_case()
     };
-    let mut calibration = Calibration::default();
-    assert_eq!(calibration.thresholds(1.0), Err(CalibrationError::Empty));
+    let gates = build(&nothing_new);
+    let gates = ssm_core::Gates {
+        key: gates.key.zeros_like(),
+        ..gates
+    };
+    let site = site(&gates);
+    // A state that no token changes, of norm 2 · size and 0.
+    let look = |sizes: [f32; 2], position: u64| {
+        let heads = sizes.map(|size| Tensor::<4>::full([1, 1, 2, 2], size, &Device::flex()));
+        let mut recurrence = ssm_core::Recurrence {
+            state: State {
+                memory: Tensor::cat(heads.to_vec(), 1),
+                position: position - 1,
+            },
+            memories: observer.chain().start(&site, 1, &Device::flex()),
+        };
+        let run = observer
+            .chain()
+            .run(&site, gates.clone(), &mut recurrence, Form::Auto);
+        run.expect("gates that fit");
+    };
     for step in 1..=10 {
-        calibration
-            .observe([&state([step as f32, 0.0])])
-            .expect("finite states");
+        look([step as f32, 0.0], step);
     }
-    assert_eq!(
-        calibration.thresholds(1.0).expect("recorded").layers(),
-        [vec![20.0, f32::MIN_POSITIVE]]
-    );
-    assert_eq!(
-        calibration.thresholds(0.5).expect("recorded").layers()[0][0],
-        12.0
-    );
-    assert_eq!(calibration.thresholds(0.0).expect("recorded").layers()[0][0], 2.0);
+    // A second stretch, whose last look has norm 40.
+    look([1.0, 0.0], 1);
+    look([20.0, 0.0], 2);
+    let norms = |quantile| {
+        let calibration = observer.calibration(quantile).expect("recorded");
+        assert_eq!(calibration.tokens, 10);
+        let heads = calibration.sites[0].heads.iter();
+        heads.map(|head| (head.norm, head.final_norm)).collect::<Vec<_>>()
+    };
+    let end = ((20.0f32.powi(2) + 40.0f32.powi(2)) / 2.0).sqrt();
+    assert_eq!(norms(1.0), [(40.0, end), (0.0, 0.0)]);
+    assert_eq!(norms(0.5)[0].0, 12.0);
+    assert_eq!(norms(0.0)[0].0, 2.0);
     assert!(matches!(
-        calibration.thresholds(1.5),
+        observer.calibration(1.5),
         Err(CalibrationError::Quantile(_))
     ));
+    look([f32::NAN, 0.0], 3);
     assert!(matches!(
-        calibration.observe([]),
-        Err(CalibrationError::Layers {
-            expected: 1,
-            found: 0,
-            ..
-        })
-    ));
-    let infinite = calibration.observe([&state([f32::NAN, 0.0])]);
-    assert!(matches!(
-        infinite,
+        observer.calibration(1.0),
         Err(CalibrationError::NotFinite {
             layer: 0,
             head: 0,
             ..
         })
     ));
+}
+
+/// One token of one sequence, two heads of 2 × 2.
+fn first_case() -> Case {
+    use proptest::strategy::ValueTree as _;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let case = case().new_tree(&mut runner).expect("a case").current();
+    Case {
+        dims: ssm_core::Dims {
+            batch: 1,
+            time: 1,
+            heads: 2,
+            groups: 1,
+            key_dim: 2,
+            value_dim: 2,
+        },
+        ..case
+    }
 }

@@ -1,69 +1,144 @@
-//! The monoid element of a stretch of tokens: what it multiplies an incoming state by, and what it adds.
+//! The monoid element of a stretch of tokens: what it does to an incoming state, and what it adds.
 //!
-//! A stretch acts on a state as h ↦ A ∘ h + G. Two stretches, the earlier one first, compose as
+//! A stretch acts on a state as h ↦ A h + G. Two stretches, the earlier one first, compose as
 //!
 //! ```text
-//! (A₁, G₁) then (A₂, G₂)  =  (A₂ ∘ A₁,  A₂ ∘ G₁ + G₂)
+//! (A₁, G₁) then (A₂, G₂)  =  (A₂ A₁,  A₂ G₁ + G₂)
 //! ```
 //!
-//! with (1, 0) as identity. The law is associative, so stretches may be combined in any grouping: by threads, by machines,
-//! or by the queue of a sliding window. A is kept as the sum of log decays, never as a product.
+//! The law is associative, so stretches may be combined in any grouping: by threads, by machines, or by the queue of a
+//! sliding window. What A is depends on the rule:
+//!
+//! | rule | A | kept as |
+//! |---|---|---|
+//! | weighted sum | a decay per key row (or per head) | Σ log a, never a product |
+//! | delta rule | the product of matrices K × K | that matrix |
+//! | weighted mean | a decay per head | Σ w, beside G = (numerator, denominator, maximum) |
+//!
+//! Sums of a weighted mean are relative to their maximum, so there "A₂ G₁ + G₂" brings both to the larger maximum:
+//!
+//! ```text
+//! m = max(m₁ + w₂, m₂)          n = e^{m₁ + w₂ − m} n₁ + e^{m₂ − m} n₂          (denominators likewise)
+//! ```
 
+use crate::dispatch::run_gates;
 use crate::error::{Error, Result};
-use crate::gates::{Dims, Gates, Rule, expect_shape};
-use crate::operators::element::element;
+use crate::gates::{Dims, Gates, LogDecay, Rule, expect_shape};
+use crate::operators::element::{element, sum_of_log_decays};
+use crate::operators::recurrence::Chunks;
+use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
 
-/// (log A, G) of a stretch.
+/// What a stretch does to an incoming state.
+#[derive(Clone, Debug)]
+pub enum Transition {
+    /// Σ log a over the stretch, `[batch, heads, key_dim]`, or `[batch, heads, 1]` when all key rows decay alike.
+    Decay(Tensor<3>),
+    /// A, `[batch, heads, key_dim, key_dim]`: the state that the stretch leaves of the identity when nothing is written.
+    Matrix(Tensor<4>),
+    /// Σ w over the stretch, `[batch, heads, 1]`, of a state that is numerator, denominator and maximum.
+    Mean(Tensor<3>),
+}
+
+/// (A, G) of a stretch.
 #[derive(Clone, Debug)]
 pub struct Element {
-    /// Σ log a over the stretch, `[batch, heads, key_dim]`, or `[batch, heads, 1]` when all key rows decay alike.
-    pub log_decay: Tensor<3>,
-    /// G, `[batch, heads, key_dim, value_dim]`: the state that the stretch leaves when it starts from nothing.
+    /// A.
+    pub transition: Transition,
+    /// G, of the state's shape: the state that the stretch leaves when it starts from an empty one.
     pub update: Tensor<4>,
 }
 
-impl Element {
-    /// The element of no tokens: (0, 0) in logarithms.
-    pub fn identity(dims: &Dims, per_key: bool, device: &Device) -> Self {
-        let rows = if per_key { dims.key_dim } else { 1 };
-        Self {
-            log_decay: Tensor::zeros([dims.batch, dims.heads, rows], device),
-            update: Tensor::zeros([dims.batch, dims.heads, dims.key_dim, dims.value_dim], device),
+impl Transition {
+    /// The kind's name, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Decay(_) => "a decay",
+            Self::Matrix(_) => "a matrix",
+            Self::Mean(_) => "the decay of a mean",
         }
     }
 
-    /// The element of `gates`, computed from keys, values and decays; queries are not looked at.
+    /// The transition of no tokens.
+    fn identity(rule: Rule, dims: &Dims, per_key: bool, device: &Device) -> Self {
+        let rows = if per_key { dims.key_dim } else { 1 };
+        let zeros = |rows| Tensor::zeros([dims.batch, dims.heads, rows], device);
+        match rule {
+            Rule::WeightedSum => Self::Decay(zeros(rows)),
+            Rule::Mean => Self::Mean(zeros(1)),
+            Rule::Delta => Self::Matrix(identity_matrices(dims, device)),
+        }
+    }
+
+    /// This one, followed by `later`.
+    fn then(&self, later: &Self) -> Result<Self> {
+        Ok(match (self, later) {
+            (Self::Decay(first), Self::Decay(second)) => {
+                expect_shape("log_decay", &first.dims(), &second.dims())?;
+                Self::Decay(first.clone() + second.clone())
+            }
+            (Self::Mean(first), Self::Mean(second)) => Self::Mean(first.clone() + second.clone()),
+            (Self::Matrix(first), Self::Matrix(second)) => Self::Matrix(second.clone().matmul(first.clone())),
+            (first, second) => {
+                return Err(Error::Value {
+                    what: "transitions of two elements",
+                    expected: "of the same kind",
+                    found: format!("{} and {}", first.kind(), second.kind()),
+                });
+            }
+        })
+    }
+}
+
+impl Element {
+    /// The element of no tokens of a weighted sum: A = 1, G = 0.
+    pub fn identity(dims: &Dims, per_key: bool, device: &Device) -> Self {
+        Self {
+            transition: Transition::identity(Rule::WeightedSum, dims, per_key, device),
+            update: State::zeros(dims, device).memory,
+        }
+    }
+
+    /// The element of no tokens of the recurrence that `gates` belong to.
+    pub fn identity_of(gates: &Gates) -> Self {
+        let (dims, device) = (gates.dims(), gates.value.device());
+        Self {
+            transition: Transition::identity(gates.rule(), &dims, gates.log_decay.is_per_key(), &device),
+            update: empty_state(gates).memory,
+        }
+    }
+
+    /// The element of `gates`, computed from keys, values, decays and erasures; queries are not looked at. Only a weighted sum
+    /// looks at `chunk_size`.
     ///
     /// # Errors
-    /// [`crate::Error`] when shapes do not fit, and for gates that are not those of a weighted sum.
+    /// [`crate::Error`] when shapes do not fit.
     pub fn of(gates: &Gates, chunk_size: usize) -> Result<Self> {
-        gates.validate()?;
-        match gates.rule() {
-            Rule::WeightedSum => element(&gates.clone().with_stored_decay(), chunk_size),
-            other => Err(Error::Value {
-                what: "gates of an element",
-                expected: "those of a weighted sum",
-                found: format!("{other:?}"),
-            }),
+        let dims = gates.validate()?;
+        if dims.time == 0 {
+            return Ok(Self::identity_of(gates));
+        }
+        match (gates.rule(), &gates.log_decay) {
+            (Rule::Delta, _) => of_delta_rule(gates, &dims),
+            (Rule::WeightedSum, LogDecay::PerStep(_)) | (Rule::Mean, _) => of_run(gates, &dims),
+            (Rule::WeightedSum, _) => element(gates, chunk_size),
         }
     }
 
     /// This stretch followed by `later`.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] when the two are of different recurrences.
+    /// [`crate::Error::Shape`] and [`crate::Error::Value`] when the two are of different recurrences.
     pub fn compose(&self, later: &Self) -> Result<Self> {
         expect_shape("update", &self.update.dims(), &later.update.dims())?;
-        expect_shape("log_decay", &self.log_decay.dims(), &later.log_decay.dims())?;
         Ok(Self {
-            log_decay: self.log_decay.clone() + later.log_decay.clone(),
+            transition: self.transition.then(&later.transition)?,
             update: later.apply_to(self.update.clone()),
         })
     }
 
-    /// h ↦ A ∘ h + G. The state's position is left alone: an element does not know how many tokens it stands for.
+    /// h ↦ A h + G. The state's position is left alone: an element does not know how many tokens it stands for.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] when the state is of another recurrence.
@@ -75,10 +150,84 @@ impl Element {
 
     /// Memory taken, in bytes.
     pub fn bytes(&self) -> usize {
-        4 * (self.log_decay.shape().num_elements() + self.update.shape().num_elements())
+        let transition = match &self.transition {
+            Transition::Decay(sum) | Transition::Mean(sum) => sum.shape().num_elements(),
+            Transition::Matrix(matrix) => matrix.shape().num_elements(),
+        };
+        4 * (transition + self.update.shape().num_elements())
     }
 
     fn apply_to(&self, memory: Tensor<4>) -> Tensor<4> {
-        memory * self.log_decay.clone().exp().unsqueeze_dim::<4>(3) + self.update.clone()
+        match &self.transition {
+            Transition::Decay(sum) => memory * sum.clone().exp().unsqueeze_dim::<4>(3) + self.update.clone(),
+            Transition::Matrix(matrix) => matrix.clone().matmul(memory) + self.update.clone(),
+            Transition::Mean(sum) => join_means(memory, sum.clone(), self.update.clone()),
+        }
     }
+}
+
+/// The state before the first token.
+fn empty_state(gates: &Gates) -> State {
+    let (dims, device) = (gates.dims(), gates.value.device());
+    match gates.rule() {
+        Rule::Mean => State::empty_mean(dims.batch, dims.heads, &device),
+        Rule::WeightedSum | Rule::Delta => State::zeros(&dims, &device),
+    }
+}
+
+/// G as what the recurrence leaves of an empty state; A from the decays alone.
+fn of_run(gates: &Gates, dims: &Dims) -> Result<Element> {
+    let mut state = empty_state(gates);
+    run_gates(gates.clone(), &Sequences::Equal, &mut state, Chunks::Fastest)?;
+    let device = gates.value.device();
+    let transition = match (gates.rule(), &gates.log_decay, &gates.step_size) {
+        (Rule::Mean, decay, _) => Transition::Mean(sum_of_log_decays(decay, dims, &device)),
+        (_, LogDecay::PerStep(a), Some(step)) => {
+            let steps: Tensor<3> = step.clone().sum_dim(1).reshape([dims.batch, dims.heads, 1]);
+            Transition::Decay(steps * a.clone().unsqueeze::<3>())
+        }
+        (_, decay, _) => Transition::Decay(sum_of_log_decays(decay, dims, &device)),
+    };
+    Ok(Element {
+        transition,
+        update: state.memory,
+    })
+}
+
+/// One run of the recurrence over twice as many columns: those that start from the identity and are never written become A,
+/// those that start from nothing become G.
+fn of_delta_rule(gates: &Gates, dims: &Dims) -> Result<Element> {
+    let device = gates.value.device();
+    let (key_dim, value_dim) = (dims.key_dim, dims.value_dim);
+    let unwritten = Tensor::zeros([dims.batch, dims.time, dims.heads, key_dim], &device);
+    let mut both = gates.clone();
+    both.value = Tensor::cat(vec![unwritten, both.value], 3);
+    both.skip = None;
+    let nothing = State::zeros(dims, &device).memory;
+    let mut state = State {
+        memory: Tensor::cat(vec![identity_matrices(dims, &device), nothing], 3),
+        position: 0,
+    };
+    run_gates(both, &Sequences::Equal, &mut state, Chunks::Fastest)?;
+    Ok(Element {
+        transition: Transition::Matrix(state.memory.clone().narrow(3, 0, key_dim)),
+        update: state.memory.narrow(3, key_dim, value_dim),
+    })
+}
+
+fn identity_matrices(dims: &Dims, device: &Device) -> Tensor<4> {
+    let one = Tensor::<2>::eye(dims.key_dim, device).unsqueeze::<4>();
+    one.repeat_dim(0, dims.batch).repeat_dim(1, dims.heads)
+}
+
+/// Numerator, denominator and maximum `[batch, heads, 1, 3]` of all tokens, from those of the earlier ones, decayed by Σ w
+/// `[batch, heads, 1]`, and those of the later ones.
+fn join_means(earlier: Tensor<4>, decay: Tensor<3>, later: Tensor<4>) -> Tensor<4> {
+    let sums = |state: &Tensor<4>| state.clone().narrow(3, 0, 2);
+    let maximum = |state: &Tensor<4>| state.clone().narrow(3, 2, 1);
+    let decayed = maximum(&earlier) + decay.unsqueeze_dim::<4>(3);
+    let highest = decayed.clone().max_pair(maximum(&later));
+    let of_earlier = sums(&earlier) * (decayed - highest.clone()).exp();
+    let of_later = sums(&later) * (maximum(&later) - highest.clone()).exp();
+    Tensor::cat(vec![of_earlier + of_later, highest], 3)
 }

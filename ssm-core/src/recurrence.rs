@@ -126,7 +126,7 @@ fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>
         return run_gates(gates.clone(), &Sequences::Equal, state, Chunks::None);
     }
     let start = state.clone();
-    let mut before = Element::identity(&dims, gates.log_decay.is_per_key(), &gates.query.device());
+    let mut before = Element::identity_of(gates);
     let mut outputs = Vec::new();
     for first in (0..dims.time).step_by(chunk_size) {
         let chunk = gates.slice(first..(first + chunk_size).min(dims.time))?;

@@ -5,15 +5,15 @@ use super::probe::{LayerRecord, Probe};
 use super::stream::{Run, StreamRun};
 use super::text::{Stream, Text};
 use crate::error::ProgramError;
+use mitigations::Calibration;
 use mitigations::Mitigation;
-use mitigations::calibrate::Thresholds;
 use models::Model;
 use ssm_core::Chain;
 use std::sync::Arc;
 
 /// κ of the default retention factor c = exp(−κ/T): what is left of a token after T tokens is multiplied by exp(−κ), about one half.
 const KAPPA: f64 = 0.64;
-/// Stretches of text that the thresholds of state normalisation are calibrated on.
+/// Stretches of text that mitigations are calibrated on.
 const CALIBRATION_STREAMS: u64 = 16;
 
 /// The model with one mitigation, over all streams.
@@ -154,7 +154,7 @@ pub fn choose(
     let mut skipped = Vec::new();
     let defaults = default_set(train_length);
     let first = ["none".to_string(), baseline(train_length)];
-    let mut thresholds: Option<Thresholds> = None;
+    let mut calibration: Option<Calibration> = None;
     for spec in first
         .iter()
         .chain(if asked.is_empty() { &defaults } else { asked })
@@ -162,13 +162,13 @@ pub fn choose(
         let parsed = spec.parse::<Mitigation>();
         let mut mitigation = parsed.map_err(|error| usage(spec, error))?;
         if mitigation.needs_calibration() {
-            if thresholds.is_none() {
+            if calibration.is_none() {
                 let stretches = calibration_stretches(text, train_length);
-                thresholds = Some(crate::calibration::thresholds(model, stretches)?);
+                calibration = Some(crate::calibration::calibration(model, stretches)?);
             }
-            if let Some(thresholds) = &thresholds {
+            if let Some(calibration) = &calibration {
                 mitigation = mitigation
-                    .calibrated(thresholds)
+                    .calibrated(calibration)
                     .map_err(|error| usage(spec, error))?;
             }
         }

@@ -1,11 +1,11 @@
-//! What `state-norm:auto` is calibrated on here: the filler text that the passkeys are hidden in.
+//! What mitigations are calibrated on here: the filler text that the passkeys are hidden in.
 
 use super::prompt::{FILLER, PREFIX};
 use crate::error::ProgramError;
 use mitigations::Mitigation;
 use models::Model;
 
-/// The mitigation with thresholds if it wants some, as it is otherwise.
+/// The mitigation with calibrated numbers if it wants some, as it is otherwise.
 ///
 /// # Errors
 /// [`ProgramError::Usage`] when it wants some and nobody says how long the model was trained.
@@ -21,9 +21,9 @@ pub fn calibrated(
         let expected = format!("the model's training length in tokens, which {mitigation} is calibrated on");
         return Err(ProgramError::usage("--train-length", expected, "nothing"));
     };
-    let thresholds = crate::calibration::thresholds(model, [filler(model, train_length)?])?;
+    let calibration = crate::calibration::calibration(model, [filler(model, train_length)?])?;
     mitigation
-        .calibrated(&thresholds)
+        .calibrated(&calibration)
         .map_err(|error| ProgramError::Failed(error.to_string()))
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`prompt`] | the task: the four strings, the number of blocks, the place of the passkey |
 //! | [`evaluate`] | asking every prompt, with the states of common beginnings shared |
-//! | [`calibration`] | thresholds for `state-norm:auto` |
+//! | [`calibration`] | numbers for the mitigations that are calibrated |
 //! | [`wilson`], [`report`], [`heatmap`] | intervals, files, table and picture |
 //! | [`lengths`] | lists of lengths as they are typed |
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod brute;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use mitigations::Mitigation;
 use proptest::prelude::*;
@@ -84,7 +86,7 @@ impl Values {
         tensor(values, shape)
     }
 
-    fn decay<const D: usize>(&mut self, shape: [usize; D], extreme: bool) -> Tensor<D> {
+    pub fn decay<const D: usize>(&mut self, shape: [usize; D], extreme: bool) -> Tensor<D> {
         let draw = |_| {
             let (size, kind) = (self.next().abs(), self.next());
             match extreme {
@@ -226,6 +228,7 @@ impl Recorded {
             LogDecay::PerKey(a) => doubles(a),
             LogDecay::PerHeadToken(a) => doubles(a),
             LogDecay::PerKeyToken(a) => doubles(a),
+            LogDecay::PerStep(_) => panic!("see brute.rs for decays per step"),
         };
         let of_token = |token: usize, head: usize, key: usize| match &gates.log_decay {
             LogDecay::None => 0.0,
@@ -233,6 +236,7 @@ impl Recorded {
             LogDecay::PerKey(_) => decay[head * d.key_dim + key],
             LogDecay::PerHeadToken(_) => decay[token * d.heads + head],
             LogDecay::PerKeyToken(_) => decay[(token * d.heads + head) * d.key_dim + key],
+            LogDecay::PerStep(_) => panic!("see brute.rs for decays per step"),
         };
         let tokens = d.batch * d.time;
         let log_decay = (0..tokens * d.heads * d.key_dim).map(|index| {
@@ -255,6 +259,7 @@ impl Recorded {
             bonus: match &gates.read_out {
                 ReadOut::Inclusive => None,
                 ReadOut::Bonus(bonus) => Some(doubles(bonus)),
+                ReadOut::Mean(_) => panic!("see brute.rs for means"),
             },
             skip: gates.skip.as_ref().map(doubles),
             scale: f64::from(gates.scale),

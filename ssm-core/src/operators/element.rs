@@ -2,7 +2,7 @@
 
 use crate::backend::flex;
 use crate::backend::host::{from_host, is_host};
-use crate::element::Element;
+use crate::element::{Element, Transition};
 use crate::error::Result;
 use crate::gates::{Dims, Gates, LogDecay};
 use crate::operators::recurrence::{Chunks, Held, Recurrence, recurrence_over};
@@ -26,12 +26,13 @@ pub(crate) fn element(gates: &Gates, chunk_size: usize) -> Result<Element> {
         Chunks::Of(chunk_size),
     )?;
     Ok(Element {
-        log_decay: sum_of_log_decays(&gates.log_decay, &dims, &device),
+        transition: Transition::Decay(sum_of_log_decays(&gates.log_decay, &dims, &device)),
         update: state.memory,
     })
 }
 
-fn sum_of_log_decays(log_decay: &LogDecay, dims: &Dims, device: &Device) -> Tensor<3> {
+/// Σ log a over the tokens of a stretch that has some; decays per step are not stored, and not summed here.
+pub(crate) fn sum_of_log_decays(log_decay: &LogDecay, dims: &Dims, device: &Device) -> Tensor<3> {
     let Dims {
         batch,
         time,
@@ -40,8 +41,7 @@ fn sum_of_log_decays(log_decay: &LogDecay, dims: &Dims, device: &Device) -> Tens
         ..
     } = *dims;
     match log_decay.clone() {
-        _ if time == 0 => Element::identity(dims, log_decay.is_per_key(), device).log_decay,
-        LogDecay::None => Element::identity(dims, false, device).log_decay,
+        LogDecay::None => Tensor::zeros([batch, heads, 1], device),
         LogDecay::PerHead(a) => (a * time as f32).reshape([1, heads, 1]).repeat_dim(0, batch),
         LogDecay::PerKey(a) | LogDecay::PerStep(a) => (a * time as f32)
             .reshape([1, heads, key_dim])
@@ -70,7 +70,7 @@ fn on_host(gates: &Gates, chunk_size: usize) -> Element {
         [p.batch, p.heads, p.key_dim, p.value_dim],
     );
     Element {
-        log_decay: from_host(flex::tensor(sums, &sums_shape)),
+        transition: Transition::Decay(from_host(flex::tensor(sums, &sums_shape))),
         update: from_host(flex::tensor(update, &update_shape)),
     }
 }

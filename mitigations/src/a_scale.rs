@@ -1,0 +1,60 @@
+//! A faster or slower spectrum: A′ = s·A, with the step size and the writes left alone.
+//!
+//! ```text
+//! log α′ = s · log α    (α′ = α^s)          B̄′ = B̄
+//! ```
+//!
+//! With s > 1 every head forgets s times as fast, in proportion to what it does anyway: heads with a short memory lose as
+//! many e-foldings as those with a long one. In models that discretise it is the half of [`crate::delta_scale`] that acts on
+//! memory, without the half that acts on writes. Published with one factor per layer as *Mamba Modulation* (2509.19633),
+//! and without training as a baseline of *Stuffed Mamba* (2410.07145).
+//!
+//! A layer that does not forget at all (linear attention, DeltaNet) has no spectrum to scale: `forget:C` gives it one.
+
+use crate::mitigation::{Part, Role};
+use crate::text::Form;
+use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
+use std::sync::Arc;
+
+pub(crate) const FORM: Form = Form {
+    name: "a-scale",
+    syntax: "a-scale:S",
+    summary: "multiply the logarithm of every decay by S, writes left alone",
+    parse: |written| {
+        let [factor] = written.exactly()?;
+        Ok(Arc::new(AScale {
+            factor: written.positive("factor of the log decay", factor)?,
+        }))
+    },
+};
+
+/// `a-scale:s`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AScale {
+    /// s, above 0.
+    pub factor: f64,
+}
+
+impl Intervention for AScale {
+    fn text(&self) -> String {
+        format!("a-scale:{}", self.factor)
+    }
+
+    fn on_gates(&self, site: &Site, mut gates: Gates) -> Result<Gates, Error> {
+        if matches!(gates.log_decay, LogDecay::None) {
+            return Err(Error::Incompatible(Incompatible {
+                intervention: self.text(),
+                layer: site.layer,
+                reason: "this layer has no decay to scale; use forget:C, which gives it one".into(),
+            }));
+        }
+        gates.log_decay = gates.log_decay.scale(self.factor as f32);
+        Ok(gates)
+    }
+}
+
+impl Part for AScale {
+    fn role(&self) -> Role {
+        Role::Gates
+    }
+}

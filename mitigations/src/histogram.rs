@@ -1,0 +1,156 @@
+//! How positive numbers are distributed, in little memory: counts in bins an eighth of an octave wide.
+//!
+//! Step sizes of one head spread over a few octaves, so a histogram is some tens of bins, whatever the number of tokens. The
+//! thresholds taken from it are off by less than the width of a bin, at most an eighth of their size.
+
+use serde::{Deserialize, Serialize};
+
+/// Bits of an f32 below those that number its bin: its exponent and the first three bits of its mantissa.
+const BIN_BITS: u32 = 20;
+
+/// A histogram of positive numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Number of the first bin.
+    first: u32,
+    bins: Vec<Bin>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Bin {
+    count: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    /// Adds a number; what is not above 0 counts as the smallest number there is.
+    pub fn add(&mut self, number: f32) {
+        let number = if number > 0.0 {
+            number.min(f32::MAX)
+        } else {
+            f32::MIN_POSITIVE
+        };
+        let place = number.to_bits() >> BIN_BITS;
+        if self.bins.is_empty() {
+            self.first = place;
+        }
+        if place < self.first {
+            let missing = (self.first - place) as usize;
+            self.bins
+                .splice(0..0, std::iter::repeat_n(Bin::default(), missing));
+            self.first = place;
+        }
+        let index = (place - self.first) as usize;
+        if index >= self.bins.len() {
+            self.bins.resize(index + 1, Bin::default());
+        }
+        self.bins[index].count += 1;
+        self.bins[index].sum += f64::from(number);
+    }
+
+    /// How many numbers there are.
+    pub fn count(&self) -> u64 {
+        self.bins.iter().map(|bin| bin.count).sum()
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> f64 {
+        self.bins.iter().map(|bin| bin.sum).sum()
+    }
+
+    /// The number that a share of all numbers reaches; 0 for all of them.
+    pub fn reached_by(&self, share: f64) -> f32 {
+        self.cut(share * self.count() as f64, |bin| bin.count as f64)
+    }
+
+    /// The number g for which Σ min(x, c) over the numbers x ≥ g is `share` of Σ min(x, c) over all; c is the number that
+    /// `clamp` of all numbers exceed (0 for no clamp). 0 for the whole sum.
+    pub fn reached_by_sum(&self, share: f64, clamp: f64) -> f32 {
+        let limit = if clamp > 0.0 {
+            f64::from(self.reached_by(clamp))
+        } else {
+            f64::INFINITY
+        };
+        // A bin is clamped as if all of it were its mean.
+        let weight = |bin: &Bin| bin.sum.min(bin.count as f64 * limit);
+        let whole: f64 = self.bins.iter().map(weight).sum();
+        self.cut(share * whole, weight)
+    }
+
+    /// The number above which bins weigh `target` together, linear inside a bin; 0 when all of them weigh less.
+    fn cut(&self, target: f64, weight: impl Fn(&Bin) -> f64) -> f32 {
+        let mut missing = target;
+        for (index, bin) in self.bins.iter().enumerate().rev() {
+            let weight = weight(bin);
+            if weight > 0.0 && weight >= missing {
+                let place = self.first + index as u32;
+                let (low, high) = (edge(place), edge(place + 1));
+                let inside = (missing / weight).clamp(0.0, 1.0);
+                return if index == 0 && inside >= 1.0 {
+                    0.0
+                } else {
+                    (high - inside * (high - low)) as f32
+                };
+            }
+            missing -= weight;
+        }
+        0.0
+    }
+}
+
+/// The least number of a bin.
+fn edge(place: u32) -> f64 {
+    f64::from(f32::from_bits(place << BIN_BITS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Histogram;
+
+    fn of(numbers: &[f32]) -> Histogram {
+        let mut histogram = Histogram::default();
+        numbers.iter().for_each(|&number| histogram.add(number));
+        histogram
+    }
+
+    #[test]
+    fn a_share_of_the_numbers_reaches_the_cut() {
+        let numbers: Vec<f32> = (1..=1000).map(|i| i as f32 / 1000.0).collect();
+        let histogram = of(&numbers);
+        assert_eq!(histogram.count(), 1000);
+        for share in [0.05, 0.3, 0.5, 0.9] {
+            let cut = f64::from(histogram.reached_by(share));
+            assert!(
+                (cut - (1.0 - share)).abs() < 0.02 * (1.0 - share),
+                "{share}: {cut}"
+            );
+        }
+        assert_eq!(histogram.reached_by(1.0), 0.0);
+        assert_eq!(Histogram::default().reached_by(0.5), 0.0);
+    }
+
+    #[test]
+    fn a_share_of_the_sum_reaches_the_cut() {
+        // Of x uniform in (0, 1], those above g hold 1 − g² of the sum.
+        let numbers: Vec<f32> = (1..=1000).rev().map(|i| i as f32 / 1000.0).collect();
+        let histogram = of(&numbers);
+        for share in [0.1f64, 0.5, 0.9] {
+            let cut = f64::from(histogram.reached_by_sum(share, 0.0));
+            let expected = (1.0 - share).sqrt();
+            assert!((cut - expected).abs() < 0.02 * expected, "{share}: {cut}");
+        }
+        assert_eq!(histogram.reached_by_sum(1.0, 0.0), 0.0);
+        // One huge number holds nearly everything until it is clamped.
+        let mut skewed = of(&numbers);
+        skewed.add(1e6);
+        assert!(skewed.reached_by_sum(0.5, 0.0) > 1.0);
+        assert!(skewed.reached_by_sum(0.5, 0.05) < 1.0);
+    }
+
+    #[test]
+    fn zeros_are_the_smallest_numbers() {
+        let histogram = of(&[0.0, 0.0, 0.0, 2.0]);
+        assert!(histogram.reached_by(0.25) > 1.0);
+        assert!(histogram.reached_by(0.5) < 1e-30);
+    }
+}

@@ -1,0 +1,74 @@
+//! Lists of layers and heads, written `2/5.0/5.3`: all of layer 2, and heads 0 and 3 of layer 5.
+
+use ssm_core::Site;
+use std::fmt::{Display, Formatter};
+use std::str::FromStr;
+
+/// What is expected where places are written.
+pub(crate) const EXPECTED: &str =
+    "layers, or heads as LAYER.HEAD, counted from 0 and separated by /, such as 2/5.0/5.3";
+
+/// Layers and heads, in the order written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places(Vec<Place>);
+
+/// A layer, or one head of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    layer: usize,
+    /// `None` for all heads.
+    head: Option<usize>,
+}
+
+impl Places {
+    /// Whether a head of `site`, numbered within it, is listed.
+    pub fn cover(&self, site: &Site, head: usize) -> bool {
+        let listed = |place: &Place| {
+            place.layer == site.layer && place.head.is_none_or(|listed| listed == site.first_head + head)
+        };
+        self.0.iter().any(listed)
+    }
+
+    /// Whether single heads are listed.
+    pub fn single_heads(&self) -> bool {
+        self.0.iter().any(|place| place.head.is_some())
+    }
+}
+
+/// Not a list of places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotPlaces;
+
+impl FromStr for Places {
+    type Err = NotPlaces;
+
+    fn from_str(text: &str) -> Result<Self, NotPlaces> {
+        let index = |text: &str| text.trim().parse::<usize>().map_err(|_| NotPlaces);
+        let place = |text: &str| {
+            Ok(match text.split_once('.') {
+                None => Place {
+                    layer: index(text)?,
+                    head: None,
+                },
+                Some((layer, head)) => Place {
+                    layer: index(layer)?,
+                    head: Some(index(head)?),
+                },
+            })
+        };
+        text.split('/').map(place).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Display for Places {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        for (index, place) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "/" };
+            write!(formatter, "{separator}{}", place.layer)?;
+            if let Some(head) = place.head {
+                write!(formatter, ".{head}")?;
+            }
+        }
+        Ok(())
+    }
+}
