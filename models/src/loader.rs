@@ -82,7 +82,7 @@ pub struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// A loader of `checkpoint`'s tensors.
-    pub(crate) fn new(checkpoint: &'a Checkpoint, weights: WeightType, device: Device) -> Self {
+    pub fn new(checkpoint: &'a Checkpoint, weights: WeightType, device: Device) -> Self {
         Self::of(Source::Checkpoint(checkpoint), weights, device)
     }
 
@@ -370,13 +370,17 @@ impl<'a> Loader<'a> {
 
     /// Packs a matrix block by block, so that it is never in memory twice.
     fn packed(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
+        // The stored shape is compared before anything of that size is taken from memory.
+        let stored = match self.source {
+            Source::Checkpoint(checkpoint) => Some(checkpoint.tensor(name, &shape)?),
+            Source::Blank => None,
+        };
         let mut builder = PackedMatrix::builder(shape[0], shape[1], self.weights)?;
-        match self.source {
-            Source::Checkpoint(checkpoint) => {
-                let tensor = checkpoint.tensor(name, &shape)?;
+        match stored {
+            Some(tensor) => {
                 tensor.for_each_block(|rows| builder.push_rows(rows).map_err(ModelError::from))?;
             }
-            Source::Blank => {
+            None => {
                 let row = vec![0.0; shape[1]];
                 (0..shape[0]).try_for_each(|_| builder.push_rows(&row))?;
             }

@@ -26,12 +26,10 @@ mod equivalence {
 
     fn memories(state: &ModelState) -> Vec<f64> {
         let layers = state.layers.iter();
-        let all = layers.flat_map(|l| {
-            values(l.conv.clone())
-                .into_iter()
-                .chain(values(l.recurrent.memory.clone()))
-        });
-        all.map(f64::from).collect()
+        let saved = layers.flat_map(|layer| layer.mixer.save().into_values());
+        saved
+            .flat_map(|data| data.iter::<f64>().collect::<Vec<_>>())
+            .collect()
     }
 
     proptest! {

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
+use burn::tensor::Device;
+use models::WeightType;
 use models::checkpoint::{Checkpoint, Fields, Header, parse_object};
-use models::mamba2::{Config, Layout};
+use models::init::layouts;
+use models::loader::Loader;
+use models::mamba2::{Config, Publication};
 use proptest::prelude::*;
 
 /// Everything that is computed from a file's bytes before its weights are used.
@@ -11,13 +15,20 @@ fn read(config: &[u8], weights: &'static [u8]) {
     let text = String::from_utf8_lossy(config);
     if let Ok(map) = parse_object(Path::new("config.json"), &text) {
         let fields = Fields::new(Path::new("config.json"), &map);
-        for layout in [Layout::Original, Layout::HuggingFace] {
-            let _ = Config::parse(&fields, layout, || true);
+        for publication in [Publication::Original, Publication::HuggingFace] {
+            let _ = Config::parse(&fields, publication, || true);
         }
     }
     let _ = Header::parse(Path::new("model.safetensors"), weights);
     if let Ok(checkpoint) = Checkpoint::from_static("damaged", &text, weights) {
-        let _ = Config::read(&checkpoint);
+        for layout in layouts() {
+            let _ = (layout.recognise)(&checkpoint);
+            if let Ok(config) = (layout.config)(&checkpoint) {
+                let fields = Fields::new(Path::new("config.json"), &config);
+                let mut loader = Loader::new(&checkpoint, WeightType::F32, Device::flex());
+                let _ = (layout.load)(&fields, &mut loader);
+            }
+        }
         for name in checkpoint.names().collect::<Vec<_>>() {
             let _ = checkpoint.tensor(name, &[1]);
         }
@@ -92,6 +103,6 @@ fn the_undamaged_files_are_good() {
         [0.0; 4]
     );
     let fields = checkpoint.config();
-    assert!(Config::parse(&fields, Layout::Original, || true).is_ok());
-    assert!(Config::parse(&fields, Layout::HuggingFace, || true).is_ok());
+    assert!(Config::parse(&fields, Publication::Original, || true).is_ok());
+    assert!(Config::parse(&fields, Publication::HuggingFace, || true).is_ok());
 }

@@ -44,7 +44,12 @@ fn it_is_what_its_page_says() {
         (138_456, Some(64), 256)
     );
     assert_eq!(
-        (info.layers, info.heads, info.key_dim, info.value_dim),
+        (
+            info.layers,
+            info.sites[0].heads,
+            info.sites[0].key_dim,
+            info.sites[0].value_dim
+        ),
         (2, 4, 256, 32)
     );
     assert_eq!(

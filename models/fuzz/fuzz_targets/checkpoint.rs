@@ -8,7 +8,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use models::checkpoint::{Fields, Header, parse_object};
-use models::mamba2::{Config, Layout};
+use models::mamba2::{Config, Publication};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(header) = Header::parse(Path::new("fuzz"), bytes) {
@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes.get(8..).unwrap_or_default());
     if let Ok(map) = parse_object(Path::new("fuzz"), &text) {
         let fields = Fields::new(Path::new("fuzz"), &map);
-        for layout in [Layout::Original, Layout::HuggingFace] {
+        for layout in [Publication::Original, Publication::HuggingFace] {
             if let Ok(config) = Config::parse(&fields, layout, || false) {
                 assert!(config.flops_per_token() > 0);
             }
