@@ -43,20 +43,23 @@ pub(crate) const HUGGING_FACE: Layout = Layout {
     presets: init::HUGGING_FACE,
 };
 
+/// Judged by the tensors, and by whether there is a `model_type`; what the configuration says beside that is checked when it is
+/// read, field by field.
 fn recognise(checkpoint: &Checkpoint, publication: Publication) -> Option<String> {
     let fields = checkpoint.config();
     let embedding = publication.embedding_name();
-    let reason = match (publication, fields.text("model_type").ok()?) {
-        (Publication::HuggingFace, Some("mamba2")) => "model_type \"mamba2\"",
-        (Publication::Original, None) => {
-            let ssm = fields.object("ssm_cfg").ok()??;
-            (ssm.text("layer").ok()? == Some("Mamba2")).then_some("ssm_cfg.layer \"Mamba2\"")?
-        }
+    let step_bias = checkpoint.names().find(|name| name.ends_with(".mixer.dt_bias"))?;
+    let config = match (publication, fields.value("model_type")) {
+        (Publication::HuggingFace, Some(model_type)) => model_type
+            .as_str()
+            .is_none_or(|name| name == "mamba2")
+            .then(|| format!("model_type {model_type}"))?,
+        (Publication::Original, None) => "no model_type".into(),
         _ => return None,
     };
     checkpoint
         .has(embedding)
-        .then(|| format!("{reason}, tensor {embedding}"))
+        .then(|| format!("tensors {embedding} and {step_bias}, {config}"))
 }
 
 /// What a configuration file says, whichever layout it is in.

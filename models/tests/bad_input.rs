@@ -212,7 +212,7 @@ fn configurations_must_match_their_weights() {
     );
     expect(
         refusal("/ssm_cfg/bias", json!(false)),
-        &["in_proj.bias", "no place", "projections without bias"],
+        &["in_proj.bias", "no place", "mamba2 (original (state-spaces))"],
     );
     expect(
         refusal("/ssm_cfg/rmsnorm", json!(false)),
@@ -322,7 +322,7 @@ fn saved_states_of_other_models_are_refused() {
         ],
     );
     fs::copy(folder.path().join("model.safetensors"), &path).unwrap();
-    expect(restore(), &["state", "version", "expected 1, found nothing"]);
+    expect(restore(), &["state", "version", "expected 2, found nothing"]);
     fs::remove_file(&path).unwrap();
     expect(restore(), &["state", "no such file"]);
     fs::write(&path, "short").unwrap();

@@ -134,6 +134,9 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
 }
 
 fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<Config, CheckpointError> {
+    if fields.text("model_type")? != Some("mamba2") {
+        return Err(fields.unsupported("model_type", "\"mamba2\""));
+    }
     if !matches!(fields.text("hidden_act")?, None | Some("silu" | "swish")) {
         return Err(fields.unsupported("hidden_act", "\"silu\""));
     }
