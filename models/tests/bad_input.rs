@@ -134,10 +134,7 @@ fn fields_of_the_original_layout_are_checked() {
         refusal("/rms_norm", json!(false)),
         &["rms_norm", "LayerNorm is not implemented"],
     );
-    expect(
-        refusal("/n_layer", Value::Null),
-        &["n_layer", "found nothing"],
-    );
+    expect(refusal("/n_layer", Value::Null), &["n_layer", "found nothing"]);
     expect(
         refusal("/model_type", json!("llama")),
         &["unknown layout", "model_type \"llama\""],

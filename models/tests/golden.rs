@@ -6,6 +6,8 @@
 //! from these logits. The tolerance is ten times that.
 
 mod common;
+#[path = "../../ssm-core/tests/support/mod.rs"]
+mod devices;
 
 mod golden {
     use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ mod golden {
     use ssm_core::Chain;
 
     use super::common::relative_error;
+    use super::devices::adapters;
 
     struct Expected {
         path: PathBuf,
@@ -110,6 +113,27 @@ mod golden {
                 "{}: relative error {error:e}",
                 expected.path.display()
             );
+        }
+    }
+
+    /// Graphics adapters sum in another order: their error may be twice that of the CPU.
+    #[test]
+    fn logits_on_every_device_are_the_peers() {
+        for (name, device) in adapters() {
+            for expected in models() {
+                let options = LoadOptions {
+                    device: device.clone(),
+                    ..LoadOptions::default()
+                };
+                let model = Model::load(&expected.path, &options).unwrap();
+                let error = relative_error(all_logits(&model, &expected), reference(&expected));
+                println!("{} on {name}: {error:.1e}", expected.path.display());
+                assert!(
+                    error <= 2.0 * expected.tolerance,
+                    "{} on {name}: relative error {error:e}",
+                    expected.path.display()
+                );
+            }
         }
     }
 
