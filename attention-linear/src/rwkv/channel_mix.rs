@@ -4,8 +4,8 @@
 //! out = σ(W_r x̃ʳ) ∘ W_v relu(W_k x̃ᵏ)²        x̃ʳ and x̃ᵏ interpolated with the previous token; RWKV-7 has no W_r
 //! ```
 
-use super::expect_projection;
 use super::shift::{TokenShift, interpolate};
+use crate::expect;
 use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Chain, Context, Linear, Mixer, MixerState, RecurrentState, Result};
@@ -47,10 +47,10 @@ impl ChannelMix {
             weights.key.weight().in_features(),
         );
         weights.key_shift.expect_channels(width)?;
-        expect_projection("value of a channel mixer", &weights.value, [width, hidden])?;
+        expect::projection("value of a channel mixer", &weights.value, width, hidden)?;
         if let Some(gate) = &weights.receptance {
             gate.shift.expect_channels(width)?;
-            expect_projection("receptance of a channel mixer", &gate.projection, [width, width])?;
+            expect::projection("receptance of a channel mixer", &gate.projection, width, width)?;
         }
         Ok(Self(weights))
     }

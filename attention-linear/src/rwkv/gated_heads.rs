@@ -1,7 +1,7 @@
 //! What RWKV-5 and RWKV-6 do with their shifted inputs.
 
 use super::heads::{HeadNorm, HeadShape};
-use super::{expect_dims, expect_projection};
+use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{
     Chain, Context, Erase, Gates, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
@@ -42,12 +42,12 @@ impl GatedHeads {
     pub(super) fn validate(&self, shape: &HeadShape) -> Result<()> {
         shape.validate()?;
         let (width, keys, values) = (shape.model_dim, shape.keys(), shape.values());
-        expect_projection("receptance", &self.receptance, [keys, width])?;
-        expect_projection("key", &self.key, [keys, width])?;
-        expect_projection("value", &self.value, [values, width])?;
-        expect_projection("gate", &self.gate, [values, width])?;
-        expect_projection("output", &self.output, [width, values])?;
-        expect_dims("bonus", &[shape.heads, shape.key_dim], &self.bonus.dims())?;
+        expect::projection("receptance", &self.receptance, keys, width)?;
+        expect::projection("key", &self.key, keys, width)?;
+        expect::projection("value", &self.value, values, width)?;
+        expect::projection("gate", &self.gate, values, width)?;
+        expect::projection("output", &self.output, width, values)?;
+        expect::shape("bonus", &[shape.heads, shape.key_dim], &self.bonus.dims())?;
         self.norm.validate(shape)
     }
 

@@ -1,10 +1,10 @@
 //! What RWKV-5, 6 and 7 have in common: the shape of their heads, and the norm of each head's read-out.
 
-use super::{expect_dims, expect_epsilon};
+use crate::expect;
 use burn::tensor::Tensor;
+use ssm_core::Result;
 use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use ssm_core::{Error, Result};
 
 /// The shape of a layer with heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +48,10 @@ impl HeadShape {
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        if [self.model_dim, self.heads, self.key_dim, self.value_dim].contains(&0) {
-            return Err(Error::Value {
-                what: "dimensions of an RWKV layer",
-                expected: "all at least 1",
-                found: format!("{self:?}"),
-            });
-        }
-        Ok(())
+        expect::positive(
+            "dimensions of an RWKV layer",
+            &[self.model_dim, self.heads, self.key_dim, self.value_dim],
+        )
     }
 }
 
@@ -89,8 +85,8 @@ impl HeadNorm {
     }
 
     pub(super) fn validate(&self, shape: &HeadShape) -> Result<()> {
-        expect_dims("ln_x.weight", &[shape.values()], &self.weight.dims())?;
-        expect_dims("ln_x.bias", &[shape.values()], &self.bias.dims())?;
-        expect_epsilon(self.eps)
+        expect::shape("ln_x.weight", &[shape.values()], &self.weight.dims())?;
+        expect::shape("ln_x.bias", &[shape.values()], &self.bias.dims())?;
+        expect::epsilon(self.eps)
     }
 }

@@ -1,6 +1,6 @@
 //! Projections through a narrow layer, by which RWKV-6 and 7 compute gates from their input.
 
-use super::expect_projection;
+use crate::expect;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use ssm_core::{Linear, Result};
@@ -40,7 +40,7 @@ impl LowRank {
 
     pub(super) fn validate(&self, what: &'static str, out_features: usize, in_features: usize) -> Result<()> {
         let rank = self.down.weight().out_features();
-        expect_projection(what, &self.down, [rank, in_features])?;
-        expect_projection(what, &self.up, [out_features, rank])
+        expect::projection(what, &self.down, rank, in_features)?;
+        expect::projection(what, &self.up, out_features, rank)
     }
 }

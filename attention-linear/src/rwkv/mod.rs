@@ -31,37 +31,3 @@ pub use rwkv5::{Rwkv5, Rwkv5Weights};
 pub use rwkv6::{DynamicShift, DynamicWeights, Rwkv6, Rwkv6Weights};
 pub use rwkv7::{Rwkv7, Rwkv7Weights};
 pub use shift::TokenShift;
-
-use ssm_core::{Error, Linear, Result};
-
-/// Refuses a projection that is not `[out_features, in_features]`.
-fn expect_projection(what: &'static str, linear: &Linear, expected: [usize; 2]) -> Result<()> {
-    expect_dims(
-        what,
-        &expected,
-        &[linear.weight().out_features(), linear.weight().in_features()],
-    )
-}
-
-fn expect_dims(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(Error::Shape {
-        what,
-        expected: expected.to_vec(),
-        found: found.to_vec(),
-    })
-}
-
-/// Refuses a negative ε.
-fn expect_epsilon(eps: f32) -> Result<()> {
-    if eps >= 0.0 {
-        return Ok(());
-    }
-    Err(Error::Value {
-        what: "ε of a norm",
-        expected: "at least 0",
-        found: eps.to_string(),
-    })
-}

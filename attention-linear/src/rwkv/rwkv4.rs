@@ -10,7 +10,7 @@
 
 use super::gated_heads::start;
 use super::shift::{TokenShift, interpolate};
-use super::{expect_dims, expect_projection};
+use crate::expect;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{
@@ -64,11 +64,11 @@ impl Rwkv4 {
         ] {
             shift.expect_channels(width)?;
         }
-        expect_projection("receptance", &weights.receptance, [channels, width])?;
-        expect_projection("key", &weights.key, [channels, width])?;
-        expect_projection("value", &weights.value, [channels, width])?;
-        expect_dims("time_decay", &[channels], &weights.time_decay.dims())?;
-        expect_dims("time_first", &[channels], &weights.bonus.dims())?;
+        expect::projection("receptance", &weights.receptance, channels, width)?;
+        expect::projection("key", &weights.key, channels, width)?;
+        expect::projection("value", &weights.value, channels, width)?;
+        expect::shape("time_decay", &[channels], &weights.time_decay.dims())?;
+        expect::shape("time_first", &[channels], &weights.bonus.dims())?;
         Ok(Self {
             log_decay: weights.time_decay.clone().exp().neg(),
             weights,

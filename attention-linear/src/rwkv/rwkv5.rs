@@ -7,10 +7,10 @@
 //!
 //! Source: Peng et al., *Eagle and Finch* (2404.05892), section 4.1.
 
-use super::expect_dims;
 use super::gated_heads::{GatedHeads, Shifted, site, start};
 use super::heads::HeadShape;
 use super::shift::{TokenShift, interpolate};
+use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
 
@@ -56,7 +56,7 @@ impl Rwkv5 {
             shift.expect_channels(shape.model_dim)?;
         }
         let expected = [shape.heads, shape.key_dim];
-        expect_dims("time_decay", &expected, &weights.time_decay.dims())?;
+        expect::shape("time_decay", &expected, &weights.time_decay.dims())?;
         Ok(Self {
             log_decay: weights.time_decay.clone().exp().neg(),
             shape,

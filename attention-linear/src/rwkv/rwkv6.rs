@@ -7,11 +7,11 @@
 //!
 //! Source: Peng et al., *Eagle and Finch* (2404.05892), section 4.2.
 
-use super::expect_projection;
 use super::gated_heads::{GatedHeads, Shifted, site, start};
 use super::heads::HeadShape;
 use super::low_rank::LowRank;
 use super::shift::{TokenShift, interpolate};
+use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Chain, Context, Error, Linear, LogDecay, Mixer, MixerState, Result, Site};
 
@@ -48,10 +48,10 @@ impl DynamicShift {
     fn validate(&self, width: usize) -> Result<()> {
         self.input.expect_channels(width)?;
         let rank = self.rank();
-        expect_projection("time_maa_w1", &self.down, [5 * rank, width])?;
+        expect::projection("time_maa_w1", &self.down, 5 * rank, width)?;
         let all = [&self.decay, &self.key, &self.value, &self.receptance, &self.gate];
         for (index, weights) in all.iter().enumerate() {
-            expect_projection("time_maa_w2", &weights.up, [width, rank])?;
+            expect::projection("time_maa_w2", &weights.up, width, rank)?;
             if weights.part >= 5 || all[..index].iter().any(|other| other.part == weights.part) {
                 return Err(Error::Value {
                     what: "part of the narrow layer",

@@ -15,7 +15,7 @@ use super::gated_heads::start;
 use super::heads::{HeadNorm, HeadShape};
 use super::low_rank::LowRank;
 use super::shift::{TokenShift, interpolate};
-use super::{expect_dims, expect_epsilon, expect_projection};
+use crate::expect;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::gated_norm;
@@ -172,7 +172,7 @@ impl Rwkv7 {
                 found: "none".into(),
             });
         };
-        expect_dims("values of the first layer", &value.dims(), &first.dims())?;
+        expect::shape("values of the first layer", &value.dims(), &first.dims())?;
         let share = sigmoid(residual.forward(shifted)?);
         Ok((first - value.clone()) * share + value)
     }
@@ -262,19 +262,19 @@ fn validate(shape: &HeadShape, weights: &Rwkv7Weights) -> Result<()> {
     ] {
         shift.expect_channels(width)?;
     }
-    expect_projection("receptance", &weights.receptance, [keys, width])?;
-    expect_projection("key", &weights.key, [keys, width])?;
-    expect_projection("value", &weights.value, [values, width])?;
-    expect_projection("output", &weights.output, [width, values])?;
+    expect::projection("receptance", &weights.receptance, keys, width)?;
+    expect::projection("key", &weights.key, keys, width)?;
+    expect::projection("value", &weights.value, values, width)?;
+    expect::projection("output", &weights.output, width, values)?;
     weights.decay.validate("low-rank decay", keys, width)?;
     weights.rate.validate("low-rank learning rate", keys, width)?;
     weights.gate.validate("low-rank gate", values, width)?;
     if let Some(residual) = &weights.value_residual {
         residual.validate("low-rank value residual", values, width)?;
     }
-    expect_dims("k_k", &[keys], &weights.removal_key.dims())?;
-    expect_dims("k_a", &[keys], &weights.rate_on_key.dims())?;
-    expect_dims("r_k", &[shape.heads, shape.key_dim], &weights.bonus.dims())?;
-    expect_epsilon(weights.removal_eps)?;
+    expect::shape("k_k", &[keys], &weights.removal_key.dims())?;
+    expect::shape("k_a", &[keys], &weights.rate_on_key.dims())?;
+    expect::shape("r_k", &[shape.heads, shape.key_dim], &weights.bonus.dims())?;
+    expect::epsilon(weights.removal_eps)?;
     weights.norm.validate(shape)
 }

@@ -7,7 +7,7 @@
 //! which is a causal convolution of width 2. Checkpoints of RWKV-4 and 5 store 1 − μ, the share of the current token
 //! (`time_mix`); those of RWKV-6 and 7 store μ (`time_maa`, `x_*`).
 
-use super::expect_dims;
+use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::causal_conv1d;
 use ssm_core::operators::causal_conv1d::Activation;
@@ -52,7 +52,7 @@ impl TokenShift {
 
     /// Refuses a shift of other than `channels`.
     pub(super) fn expect_channels(&self, channels: usize) -> Result<()> {
-        expect_dims("weights of a token shift", &[channels], &[self.channels()])
+        expect::shape("weights of a token shift", &[channels], &[self.channels()])
     }
 }
 

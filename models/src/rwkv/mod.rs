@@ -387,3 +387,56 @@ impl LowRankShape {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Fields, parse_object};
+    use std::path::Path;
+
+    /// Parameters of a preset.
+    fn parameters(layout: &Layout, size: &str) -> u64 {
+        let preset = layout.presets.iter().find(|preset| preset.size == size).unwrap();
+        let path = Path::new("config.json");
+        let config = parse_object(path, preset.config).unwrap();
+        let mut loader = Loader::blank();
+        (layout.load)(&Fields::new(path, &config), &mut loader).unwrap();
+        loader.parameters
+    }
+
+    /// Peng et al. (2305.13048), table 2: 2 V D + 13 D² L + D (11 L + 4).
+    #[test]
+    fn the_smallest_published_rwkv4_has_its_number_of_parameters() {
+        assert_eq!(parameters(BLINKDL_4, "169m"), 169_342_464);
+        assert_eq!(parameters(HUGGING_FACE_4, "169m"), 169_342_464);
+    }
+
+    /// Peng et al. (2503.14456), section on parameters: 2 D V + 4 D + L D (12 D + 2 (d_w + d_a + d_v + d_g) + 19) − (2 D d_v + D).
+    #[test]
+    fn the_smallest_published_rwkv7_has_its_number_of_parameters() {
+        assert_eq!(parameters(BLINKDL_7, "0.1b"), 191_034_624);
+        assert_eq!(parameters(FLA_7, "0.1b"), 191_034_624);
+    }
+
+    #[test]
+    fn halving_the_stream_is_four_times_the_epsilon() {
+        let skeleton = |rescale_every| Skeleton {
+            naming: &blinkdl::NAMING,
+            vocab_size: 2,
+            model_dim: 2,
+            layers: 12,
+            eps: 1e-5,
+            rescale_every,
+            norm_bias: true,
+            embedding_norm: true,
+            tied: false,
+            eos_id: None,
+            details: BTreeMap::new(),
+        };
+        let eps: Vec<f32> = [0, 5, 6, 11, 12]
+            .map(|blocks| skeleton(6).eps_after(blocks))
+            .to_vec();
+        assert_eq!(eps, [1e-5, 1e-5, 4e-5, 4e-5, 16e-5]);
+        assert_eq!(skeleton(0).eps_after(12), 1e-5);
+    }
+}
