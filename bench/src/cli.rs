@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::{diagnose, generate, init, inspect, passkey, speed};
+use crate::{convert, diagnose, generate, init, inspect, passkey, speed};
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub enum Command {
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint of random weights in a published layout, for benchmarks
     Init(init::InitArgs),
+    /// Write any checkpoint, .pth files included, as a folder of safetensors
+    Convert(convert::ConvertArgs),
     /// Measure prefill and decode speed, memory and load time
     Bench(speed::BenchArgs),
     /// Measure one configuration and print it as JSON
@@ -84,6 +86,7 @@ impl Cli {
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),
+            Command::Convert(args) => convert::run(args, context),
             Command::Bench(args) => speed::run(args, &self.threads, context),
             Command::BenchOne(args) => speed::child::run(args, context),
         }

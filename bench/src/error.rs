@@ -118,14 +118,14 @@ impl From<TokenizerError> for ProgramError {
 }
 
 /// Whether the command line is at fault, not a file: a sampling option out of range, a mitigation that cannot work with the
-/// model, an output folder that exists.
+/// model, an output folder that exists or is the one that is read.
 fn asks_the_impossible(error: &ModelError) -> bool {
     matches!(
         error,
         ModelError::Option { .. }
             | ModelError::Incompatible(_)
             | ModelError::EmptyPrompt
-            | ModelError::Checkpoint(CheckpointError::Exists { .. })
+            | ModelError::Checkpoint(CheckpointError::Exists { .. } | CheckpointError::OntoItself { .. })
     )
 }
 

@@ -46,6 +46,15 @@ pub enum StoredDtype {
     Bf16,
 }
 
+impl From<StoredDtype> for WriteDtype {
+    fn from(dtype: StoredDtype) -> Self {
+        match dtype {
+            StoredDtype::F32 => Self::F32,
+            StoredDtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// Runs `spillway init`.
 ///
 /// # Errors
@@ -56,11 +65,7 @@ pub fn run(args: &InitArgs, context: &Context) -> Result<(), ProgramError> {
     let expected = || format!("one of {}", sizes.join(", "));
     let preset = preset(layout, &args.shape)
         .ok_or_else(|| ProgramError::usage("--shape", expected(), args.shape.clone()))?;
-    let dtype = match args.dtype {
-        StoredDtype::F32 => WriteDtype::F32,
-        StoredDtype::Bf16 => WriteDtype::Bf16,
-    };
-    write_random(&args.out, layout, preset.config, dtype, args.seed)?;
+    write_random(&args.out, layout, preset.config, args.dtype.into(), args.seed)?;
     context.print_line(format_args!(
         "random {} {} weights are in {}",
         args.arch,

@@ -13,13 +13,14 @@
 //! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
-//! | [`generate`], [`inspect`], [`init`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
+//! | [`generate`], [`inspect`], [`init`], [`convert`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
 pub mod calibration;
 pub mod cli;
 pub mod context;
+pub mod convert;
 pub mod costs;
 pub mod diagnose;
 pub mod error;

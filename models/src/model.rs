@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
@@ -32,6 +32,8 @@ pub struct LoadOptions {
     pub weights: WeightType,
     /// Where the model runs. Packed weights are read as they are on the CPU; other devices get dense copies.
     pub device: Device,
+    /// The tokenizer's file, where it is not the one in the checkpoint's folder.
+    pub tokenizer: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
@@ -39,6 +41,7 @@ impl Default for LoadOptions {
         Self {
             weights: WeightType::F32,
             device: Device::flex(),
+            tokenizer: None,
         }
     }
 }
@@ -101,7 +104,7 @@ pub struct Info {
     pub flops_per_token: u64,
     /// Length that the model was trained on, in tokens, where `spillway.json` beside the weights says so.
     pub train_length: Option<u64>,
-    /// `bytes`, `tokenizer.json` or `none`.
+    /// `bytes`, `tokenizer.json`, `rwkv_vocab` or `none`.
     pub tokenizer: &'static str,
     /// The id that ends a text, where the configuration has one.
     pub eos_id: Option<u32>,
@@ -175,7 +178,10 @@ impl Model {
         let parts = (layout.load)(&Fields::new(&path, &config), &mut loader)?;
         loader.expect_all_read(&format!("{} ({})", layout.architecture, layout.name))?;
         let (network, outline) = parts.network(device.clone());
-        let tokenizer = tokenizer(&outline)?;
+        let tokenizer = match &options.tokenizer {
+            Some(path) => Tokenizer::from_file(path, outline.padded_vocab_size)?,
+            None => tokenizer(&outline)?,
+        };
         let start: usize = network
             .start(&Chain::default(), 1)
             .iter()

@@ -77,6 +77,7 @@ mod golden {
                 assert!(a.same_bytes(&b), "{}: {name}", file.display());
             }
         }
+        assert!(!files.is_empty() || std::env::var_os("GOLDEN_DIR").is_some());
     }
 }
 
