@@ -39,7 +39,8 @@
 //! | [`element`] | the monoid element of a stretch: compose, apply |
 //! | [`intervention`] | the two places where a mitigation acts |
 //! | [`linear`] | projections with packed weights |
-//! | [`mixer`], [`mamba2`] | what a layer of a model is, and what it carries; the Mamba-2 mixer |
+//! | [`mixer`] | what a layer of a model is, and what it carries |
+//! | [`mamba1`], [`mamba2`] | the mixers of Mamba-1 and Mamba-2 |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`sequences`] | sequences of different lengths in one batch |
 
@@ -50,6 +51,7 @@ pub mod error;
 pub mod gates;
 pub mod intervention;
 pub mod linear;
+pub mod mamba1;
 pub mod mamba2;
 pub mod mixer;
 pub mod operators;

@@ -1,38 +1,156 @@
 //! The keys and values of past tokens.
 
 use crate::error::{Error, Result};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::gates::expect_shape;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::collections::BTreeMap;
 
-/// Keys and values of the past tokens of every sequence.
+/// Tokens that a cache has room for when it first needs any.
+const SMALLEST: usize = 32;
+
+/// Keys and values of the past tokens of every sequence, with the taps of a convolution before them where there is one.
+///
+/// Sequences may hold different numbers of tokens. Room is doubled when it ends. Under a window, tokens that none can read any
+/// more are dropped when room ends, so that the cache stays below twice the window and moves each token once at most on
+/// average.
 #[derive(Clone, Debug)]
 pub struct KeyValueCache {
-    /// `[batch, tokens, heads, key_dim]`.
-    pub keys: Tensor<4>,
-    /// `[batch, tokens, heads, value_dim]`.
-    pub values: Tensor<4>,
+    /// `[batch, heads, capacity, key_dim]`; what lies behind a sequence's tokens means nothing.
+    pub(crate) keys: Tensor<4>,
+    /// `[batch, heads, capacity, value_dim]`, likewise.
+    pub(crate) values: Tensor<4>,
+    pub(crate) lengths: Vec<usize>,
+    window: Option<usize>,
+    /// The last inputs of the convolution over queries, keys and values, `[batch, channels, width − 1]`, oldest first.
+    pub taps: Option<Tensor<3>>,
 }
 
 impl KeyValueCache {
-    /// A cache without tokens.
-    pub fn empty(batch: usize, heads: usize, key_dim: usize, value_dim: usize, device: &Device) -> Self {
+    /// A cache without tokens. `window` is the number of keys before its own that a token reads, if not all.
+    pub fn empty(
+        batch: usize,
+        heads: usize,
+        [key_dim, value_dim]: [usize; 2],
+        window: Option<usize>,
+        device: &Device,
+    ) -> Self {
         Self {
-            keys: Tensor::zeros([batch, 0, heads, key_dim], device),
-            values: Tensor::zeros([batch, 0, heads, value_dim], device),
+            keys: Tensor::zeros([batch, heads, 0, key_dim], device),
+            values: Tensor::zeros([batch, heads, 0, value_dim], device),
+            lengths: vec![0; batch],
+            window,
+            taps: None,
         }
     }
 
-    /// Memory taken, in bytes.
-    pub fn bytes(&self) -> usize {
-        4 * (self.keys.shape().num_elements() + self.values.shape().num_elements())
+    /// The cache with the taps of a convolution, all 0.
+    pub fn with_taps(mut self, channels: usize, width: usize) -> Self {
+        let shape = [self.lengths.len(), channels, width.saturating_sub(1)];
+        self.taps = Some(Tensor::zeros(shape, &self.keys.device()));
+        self
     }
 
-    /// Everything needed to go on, by name.
+    /// How many tokens of each sequence are held.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// How many keys before its own a token reads; `None` for all.
+    pub fn window(&self) -> Option<usize> {
+        self.window
+    }
+
+    /// Tokens that a sequence has room for.
+    pub fn capacity(&self) -> usize {
+        self.keys.dims()[2]
+    }
+
+    /// Memory taken, in bytes, room included.
+    pub fn bytes(&self) -> usize {
+        let taps = self.taps.as_ref().map_or(0, |taps| taps.shape().num_elements());
+        4 * (self.keys.shape().num_elements() + self.values.shape().num_elements() + taps)
+    }
+
+    /// Makes room for `time` more tokens of every sequence.
+    pub(crate) fn reserve(&mut self, time: usize) {
+        let longest = self.lengths.iter().max().map_or(0, |&length| length);
+        if longest + time <= self.capacity() {
+            return;
+        }
+        let needed = self.kept() + time;
+        let target = match self.window {
+            Some(window) => needed.max(2 * window.saturating_add(1).min(needed)),
+            None => needed.max(2 * self.capacity()),
+        };
+        self.move_to(target.max(SMALLEST));
+    }
+
+    /// Gives back room that only a long stretch of tokens needed.
+    pub(crate) fn trim(&mut self) {
+        let Some(window) = self.window else { return };
+        let target = window.saturating_add(1).saturating_mul(2).max(SMALLEST);
+        if self.capacity() > target {
+            self.move_to(target);
+        }
+    }
+
+    /// The most tokens of a sequence that later ones may read.
+    fn kept(&self) -> usize {
+        let longest = self.lengths.iter().max().map_or(0, |&length| length);
+        self.window.map_or(longest, |window| longest.min(window))
+    }
+
+    /// Moves the tokens that may still be read to the beginning of a cache of another size.
+    fn move_to(&mut self, capacity: usize) {
+        let window = self.window.unwrap_or(usize::MAX);
+        let kept: Vec<usize> = self.lengths.iter().map(|&length| length.min(window)).collect();
+        for cache in [&mut self.keys, &mut self.values] {
+            let [_, heads, _, dim] = cache.dims();
+            let device = cache.device();
+            let sequences = kept.iter().zip(&self.lengths).enumerate();
+            let moved: Vec<Tensor<4>> = sequences
+                .map(|(b, (&kept, &length))| {
+                    let mut parts = Vec::new();
+                    if kept > 0 {
+                        parts.push(
+                            cache
+                                .clone()
+                                .slice([b..b + 1, 0..heads, length - kept..length, 0..dim]),
+                        );
+                    }
+                    if kept < capacity {
+                        parts.push(Tensor::zeros([1, heads, capacity - kept, dim], &device));
+                    }
+                    Tensor::cat(parts, 2)
+                })
+                .collect();
+            if !moved.is_empty() {
+                *cache = Tensor::cat(moved, 0);
+            }
+        }
+        self.lengths = kept;
+    }
+
+    /// Everything needed to go on, by name: `keys`, `values`, `lengths`, and `taps` where there is a convolution.
     pub fn save(&self) -> BTreeMap<String, TensorData> {
-        BTreeMap::from([
-            ("keys".into(), self.keys.to_data()),
-            ("values".into(), self.values.to_data()),
-        ])
+        let longest = self.lengths.iter().max().map_or(0, |&length| length);
+        let held = |cache: &Tensor<4>| {
+            let [batch, heads, _, dim] = cache.dims();
+            match longest {
+                0 => TensorData::zeros::<f32, _>([batch, heads, 0, dim]),
+                _ => cache.clone().narrow(2, 0, longest).into_data(),
+            }
+        };
+        let lengths: Vec<i64> = self.lengths.iter().map(|&length| length as i64).collect();
+        let mut saved = BTreeMap::from([
+            ("keys".into(), held(&self.keys)),
+            ("values".into(), held(&self.values)),
+            ("lengths".into(), TensorData::new(lengths, [self.lengths.len()])),
+        ]);
+        if let Some(taps) = &self.taps {
+            saved.insert("taps".into(), taps.to_data());
+        }
+        saved
     }
 
     /// Takes up what [`KeyValueCache::save`] gave; `self` is freshly started.
@@ -40,32 +158,88 @@ impl KeyValueCache {
     /// # Errors
     /// [`Error::Saved`] when an entry is missing or of another shape.
     pub fn restore(&mut self, saved: &BTreeMap<String, TensorData>) -> Result<()> {
-        let device = self.keys.device();
-        self.keys = restored("keys", &self.keys, saved, &device)?;
-        self.values = restored("values", &self.values, saved, &device)?;
+        let keys = restored("keys", &self.keys, saved)?;
+        let values = restored("values", &self.values, saved)?;
+        let held = keys.dims()[2];
+        if values.dims()[2] != held {
+            return Err(Error::Saved {
+                what: "values".into(),
+                expected: format!("{held} tokens, as the keys have"),
+                found: format!("{}", values.dims()[2]),
+            });
+        }
+        let lengths = saved_lengths(saved, self.lengths.len(), held)?;
+        if let Some(taps) = &mut self.taps {
+            let data = entry("taps", saved)?;
+            if data.dtype() != DType::F32 || data.shape().as_slice() != taps.dims() {
+                return Err(wrong("taps", format!("F32 {:?}", taps.dims()), data));
+            }
+            *taps = Tensor::from_data(data.clone(), &taps.device());
+        }
+        (self.keys, self.values, self.lengths) = (keys, values, lengths);
         Ok(())
+    }
+
+    /// Checks that a layer's tokens fit.
+    pub(crate) fn expect(&self, batch: usize, heads: usize, [key_dim, value_dim]: [usize; 2]) -> Result<()> {
+        let capacity = self.capacity();
+        expect_shape(
+            "cache of keys",
+            &[batch, heads, capacity, key_dim],
+            &self.keys.dims(),
+        )?;
+        expect_shape(
+            "cache of values",
+            &[batch, heads, capacity, value_dim],
+            &self.values.dims(),
+        )
     }
 }
 
-/// A saved tensor of the shape of `like`, but for the number of tokens.
-fn restored(
-    name: &str,
-    like: &Tensor<4>,
-    saved: &BTreeMap<String, TensorData>,
-    device: &Device,
-) -> Result<Tensor<4>> {
-    let [batch, _, heads, width] = like.dims();
-    let wrong = |found: String| Error::Saved {
+fn entry<'a>(name: &str, saved: &'a BTreeMap<String, TensorData>) -> Result<&'a TensorData> {
+    saved.get(name).ok_or_else(|| Error::Saved {
         what: name.into(),
-        expected: format!("32-bit floats of shape [{batch}, tokens, {heads}, {width}]"),
-        found,
-    };
-    let data = saved.get(name).ok_or_else(|| wrong("nothing".into()))?;
-    let shape: Vec<usize> = data.shape().iter().copied().collect();
-    match (data.dtype(), shape.as_slice()) {
-        (burn::tensor::DType::F32, &[b, _, h, w]) if (b, h, w) == (batch, heads, width) => {
-            Ok(Tensor::from_data(data.clone(), device))
-        }
-        (dtype, _) => Err(wrong(format!("{dtype:?} {shape:?}"))),
+        expected: "an entry".into(),
+        found: "nothing".into(),
+    })
+}
+
+fn wrong(name: &str, expected: String, data: &TensorData) -> Error {
+    Error::Saved {
+        what: name.into(),
+        expected,
+        found: format!("{:?} {:?}", data.dtype(), data.shape().as_slice()),
+    }
+}
+
+/// One length per sequence, none beyond the tokens that are held.
+fn saved_lengths(saved: &BTreeMap<String, TensorData>, batch: usize, held: usize) -> Result<Vec<usize>> {
+    let data = entry("lengths", saved)?;
+    let expected = || format!("I64 [{batch}] of numbers up to {held}");
+    if data.dtype() != DType::I64 || data.shape().as_slice() != [batch] {
+        return Err(wrong("lengths", expected(), data));
+    }
+    let lengths = data
+        .iter::<i64>()
+        .map(|length| usize::try_from(length).ok().filter(|&length| length <= held));
+    lengths
+        .collect::<Option<Vec<usize>>>()
+        .ok_or_else(|| wrong("lengths", expected(), data))
+}
+
+/// A saved tensor of the shape of `like`, but for the number of tokens.
+fn restored(name: &str, like: &Tensor<4>, saved: &BTreeMap<String, TensorData>) -> Result<Tensor<4>> {
+    let [batch, heads, _, width] = like.dims();
+    let data = entry(name, saved)?;
+    match (data.dtype(), data.shape().as_slice()) {
+        (DType::F32, &[b, h, tokens, w]) if (b, h, w) == (batch, heads, width) => Ok(match tokens {
+            0 => Tensor::zeros([batch, heads, 0, width], &like.device()),
+            _ => Tensor::from_data(data.clone(), &like.device()),
+        }),
+        _ => Err(wrong(
+            name,
+            format!("F32 [{batch}, {heads}, tokens, {width}]"),
+            data,
+        )),
     }
 }

@@ -9,6 +9,7 @@
 //! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`gated_norm`], [`add_rms_norm`] | norms over groups of features, gated or joined with a residual |
+//! | [`softmax_attention()`] | causal softmax attention over a key-value cache |
 //! | [`rotary()`] | rotary position embedding |
 //! | [`step_size()`] | Δ and log α of a discretised recurrence |
 //! | [`cross_entropy()`] | loss per token, without a softmax in memory |
@@ -26,6 +27,7 @@ pub mod norm;
 pub(crate) mod recurrence;
 pub mod rotary;
 pub mod selective_scan;
+pub mod softmax_attention;
 pub mod step_size;
 pub mod taylor_attention;
 pub mod wkv4;
@@ -36,6 +38,7 @@ pub use delta_rule::{DeltaDecay, DeltaInputs, Transition, delta_rule};
 pub use norm::{add_rms_norm, gated_norm};
 pub use rotary::{Pairing, RotaryPlan, rotary};
 pub use selective_scan::{ScanInputs, selective_scan};
+pub use softmax_attention::softmax_attention;
 pub use step_size::step_size;
 pub use taylor_attention::{TaylorPlan, taylor_attention};
 pub use wkv4::{wkv4, wkv4_state};
