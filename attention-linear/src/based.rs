@@ -2,15 +2,20 @@
 //!
 //! ```text
 //! y_t = Σ_{j ≤ t} (1 + x + x²/2) v_j / (Σ_{j ≤ t} (1 + x + x²/2) + ε)        x = q_t·k_j / √K
+//! out = W_out y
 //! ```
 //!
-//! Source: Arora et al., *Simple linear attention language models balance the recall-throughput tradeoff* (2402.18668),
-//! section 4.1.
+//! The other two mixers of a Based model are the [gated convolution](crate::base_conv) and
+//! [attention in a window](crate::softmax_attention). Source: Arora et al., *Simple linear attention language models balance the
+//! recall-throughput tradeoff* (2402.18668), section 4.1.
 
 use crate::feature_map::taylor;
-use crate::linear_attn;
-use burn::tensor::Tensor;
-use ssm_core::Gates;
+use crate::linear_attn::{divided, with_ones};
+use crate::{expect, linear_attn};
+use burn::tensor::{Device, Tensor};
+use ssm_core::intervention::Site;
+use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use ssm_core::{Chain, Gates, Linear, Result};
 
 /// ε of the denominator in flash-linear-attention; HazyResearch's own code has 1e-12.
 pub const EPS: f32 = 1e-6;
@@ -22,4 +27,120 @@ pub const EPS: f32 = 1e-6;
 /// `query`, `key` `[batch, time, heads, K]`, `value` `[batch, time, heads, value_dim]`; the state has 1 + K + K² rows.
 pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
     linear_attn::gates(taylor(query), taylor(key), value, 1.0)
+}
+
+/// The shape of a mixer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TaylorAttentionConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Heads.
+    pub num_heads: usize,
+    /// K, width of a query and of a key.
+    pub feature_dim: usize,
+    /// Width of a value.
+    pub head_dim: usize,
+    /// ε of the denominator.
+    pub eps: f32,
+}
+
+/// What a mixer has learned.
+#[derive(Clone, Debug)]
+pub struct TaylorAttentionWeights {
+    /// `[num_heads · feature_dim, model_dim]`.
+    pub query: Linear,
+    /// `[num_heads · feature_dim, model_dim]`.
+    pub key: Linear,
+    /// `[num_heads · head_dim, model_dim]`.
+    pub value: Linear,
+    /// `[model_dim, num_heads · head_dim]`.
+    pub out: Linear,
+}
+
+/// One mixer: Taylor attention between projections.
+#[derive(Clone, Debug)]
+pub struct TaylorAttention {
+    config: TaylorAttentionConfig,
+    weights: TaylorAttentionWeights,
+}
+
+impl TaylorAttention {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
+    pub fn new(config: TaylorAttentionConfig, weights: TaylorAttentionWeights) -> Result<Self> {
+        let TaylorAttentionConfig {
+            model_dim,
+            num_heads,
+            feature_dim,
+            head_dim,
+            eps,
+        } = config;
+        let sizes = [model_dim, num_heads, feature_dim, head_dim];
+        expect::positive("dimensions of a Taylor attention", &sizes)?;
+        expect::epsilon(eps)?;
+        expect::projection("proj_q", &weights.query, num_heads * feature_dim, model_dim)?;
+        expect::projection("proj_k", &weights.key, num_heads * feature_dim, model_dim)?;
+        expect::projection("proj_v", &weights.value, num_heads * head_dim, model_dim)?;
+        expect::projection("out_proj", &weights.out, model_dim, num_heads * head_dim)?;
+        Ok(Self { config, weights })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &TaylorAttentionConfig {
+        &self.config
+    }
+
+    /// A weighted sum whose last value column, all ones, is the denominator's.
+    fn site(&self, layer: usize) -> Site {
+        let dim = self.config.feature_dim;
+        Site::weighted_sum(
+            layer,
+            self.config.num_heads,
+            1 + dim + dim * dim,
+            self.config.head_dim + 1,
+        )
+    }
+}
+
+impl Mixer for TaylorAttention {
+    fn sites(&self, layer: usize) -> Vec<Site> {
+        vec![self.site(layer)]
+    }
+
+    fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
+        let sites = self.sites(layer);
+        MixerState::Recurrent(RecurrentState::start(Vec::new(), &sites, chain, batch, device))
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let config = &self.config;
+        let [batch, time, _] = input.dims();
+        let split = |x: Tensor<3>, dim: usize| x.reshape([batch, time, config.num_heads, dim]);
+        let gates = gates(
+            split(self.weights.query.forward(input.clone())?, config.feature_dim),
+            split(self.weights.key.forward(input.clone())?, config.feature_dim),
+            with_ones(split(self.weights.value.forward(input)?, config.head_dim)),
+        );
+        let recurrence = state.recurrent()?.recurrence(0)?;
+        let sums = context
+            .chain
+            .run(&self.site(context.layer), gates, recurrence, context.form)?;
+        let read_out = divided(sums, config.eps);
+        self.weights
+            .out
+            .forward(read_out.reshape([batch, time, config.num_heads * config.head_dim]))
+    }
+
+    /// Six per element of the state.
+    fn flops_per_token(&self) -> u64 {
+        let [_, heads, rows, columns] = self.site(0).state_shape(1);
+        6 * (heads * rows * columns) as u64
+    }
 }

@@ -16,6 +16,8 @@
 //! | [`delta_net`] | the mixer of DeltaNet and Gated DeltaNet |
 //! | [`gsa`], [`hgrn::Hgrn`] | the mixers of gated slot attention and HGRN |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
+//! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
+//! | [`base_conv`] | the gated convolution of Based |
 //! | [`gated_mlp`] | the gated channel mixer between them |
 //!
 //! All of it is differentiable on an autodiff device, initial states included.
@@ -34,6 +36,7 @@
 //! # Ok::<(), ssm_core::Error>(())
 //! ```
 
+pub mod base_conv;
 pub mod based;
 pub mod delta_net;
 mod expect;
@@ -51,6 +54,7 @@ pub mod rebased;
 pub mod retention;
 pub mod rwkv;
 pub mod slots;
+pub mod softmax_attention;
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]

@@ -15,6 +15,10 @@ use crate::network::{Block, Embedding, Network, Norm};
 pub(crate) const LAYOUTS: &[&Layout] = &[
     &crate::mamba2::ORIGINAL,
     &crate::mamba2::HUGGING_FACE,
+    &crate::mamba1::ORIGINAL,
+    &crate::mamba1::HUGGING_FACE,
+    &crate::based::LAYOUT,
+    &crate::llama::LAYOUT,
     &crate::fla::RETNET,
     &crate::fla::GLA,
     &crate::fla::SIMPLE_GLA,

@@ -20,27 +20,32 @@
 //! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: clone, save, restore |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
-//! | [`mamba2`], [`fla`], [`rwkv`] | one room per architecture |
+//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`fla`], [`rwkv`] | one room per architecture |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
+pub mod based;
 pub mod checkpoint;
 pub mod convert;
 pub mod error;
 pub mod fla;
 pub mod generation;
+pub mod hybrid;
 pub mod init;
 pub mod layout;
+pub mod llama;
 pub mod loader;
+pub mod mamba1;
 pub mod mamba2;
 pub mod model;
 pub mod network;
 pub mod rwkv;
 pub mod sampling;
 pub mod shipped;
+mod short_conv;
 pub mod state;
 pub mod tokenizer;
 

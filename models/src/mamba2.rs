@@ -13,14 +13,16 @@ pub mod layout;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use ssm_core::Mixer;
 use ssm_core::mamba2::{Mamba2, Mamba2Config, Mamba2Weights};
 
 use crate::checkpoint::{Checkpoint, Fields};
 use crate::error::ModelError;
+use crate::hybrid::Hybrid;
 use crate::layout::{Layout, Outline, Parts, stored_config};
 use crate::loader::{Init, Loader};
 use crate::network::Block;
+use crate::short_conv::short_conv;
 pub use layout::Publication;
 
 /// The authors' own layout.
@@ -85,6 +87,8 @@ pub struct Config {
     pub conv_bias: bool,
     /// Whether the skip D has a value per channel rather than per head.
     pub skip_per_channel: bool,
+    /// Attention layers and MLPs, which the original layout may have.
+    pub hybrid: Hybrid,
     /// The id that ends a text, where the configuration has one.
     pub eos_id: Option<u32>,
 }
@@ -115,70 +119,76 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>, publication: Publication) 
 
 fn outline(config: &Config) -> Outline {
     let m = &config.mixer;
+    let mut details = BTreeMap::from([
+        ("taps of the convolution", m.conv_width.to_string()),
+        (
+            "bounds of the step size",
+            format!("{} to {}", m.dt_limit.0, m.dt_limit.1),
+        ),
+    ]);
+    details.extend(config.hybrid.details());
     Outline {
         vocab_size: config.vocab_size,
         padded_vocab_size: config.padded_vocab_size,
         model_dim: m.model_dim,
         tied: config.tied,
         eos_id: config.eos_id,
-        details: BTreeMap::from([
-            ("taps of the convolution", m.conv_width.to_string()),
-            (
-                "bounds of the step size",
-                format!("{} to {}", m.dt_limit.0, m.dt_limit.1),
-            ),
-        ]),
+        details,
     }
 }
 
 fn block(config: &Config, layer: usize, loader: &mut Loader<'_>) -> Result<Block, ModelError> {
+    let width = config.mixer.model_dim;
+    let name = format!("backbone.layers.{layer}");
+    let norm = |loader: &mut Loader<'_>, name: &str| loader.rms_norm(name, width, config.norm_eps);
+    let mixer_name = format!("{name}.mixer");
+    let mixer: Arc<dyn Mixer> = match config.hybrid.attention(loader, layer, &mixer_name)? {
+        Some(attention) => Arc::new(attention),
+        None => Arc::new(mixer(config, loader, &mixer_name)?),
+    };
+    Ok(Block {
+        norm: norm(loader, &format!("{name}.norm"))?,
+        mixer,
+        channel: config.hybrid.channel(loader, &name, width, norm)?,
+    })
+}
+
+fn mixer(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Mamba2, ModelError> {
     let m = &config.mixer;
-    let name = |part: &str| format!("backbone.layers.{layer}.{part}");
+    let part = |part: &str| format!("{name}.{part}");
     let skip = match config.skip_per_channel {
         true => m.inner_dim(),
         false => m.num_heads,
     };
-    let taps = Init::fan_in(m.conv_width);
-    let conv = loader.values(
-        &name("mixer.conv1d.weight"),
-        &[m.conv_dim(), 1, m.conv_width],
-        taps,
+    let conv = short_conv(
+        loader,
+        &part("conv1d"),
+        [m.conv_dim(), m.conv_width],
+        config.conv_bias,
     )?;
-    let conv = TensorData::new(conv, [m.conv_dim(), m.conv_width]);
     // Drawn as narrow as the authors' code draws it: the residual stream adds up all layers.
     let bound = 1.0 / ((m.inner_dim() * config.num_layers) as f32).sqrt();
     let weights = Mamba2Weights {
         in_proj: loader.linear(
-            &name("mixer.in_proj"),
+            &part("in_proj"),
             [m.projection_dim(), m.model_dim],
             config.projection_bias,
         )?,
-        conv_weight: Tensor::from_data(conv, loader.device()),
-        conv_bias: match config.conv_bias {
-            true => Some(loader.vector(&name("mixer.conv1d.bias"), m.conv_dim(), taps)?),
-            false => None,
-        },
-        dt_bias: loader.vector(&name("mixer.dt_bias"), m.num_heads, Init::Drawn(init::step_bias))?,
-        a_log: loader.vector(
-            &name("mixer.A_log"),
-            m.num_heads,
-            Init::Drawn(init::log_decay_rate),
-        )?,
-        skip: loader.vector(&name("mixer.D"), skip, Init::Ones)?,
+        conv_weight: conv.weight,
+        conv_bias: conv.bias,
+        dt_bias: loader.vector(&part("dt_bias"), m.num_heads, Init::Drawn(init::step_bias))?,
+        a_log: loader.vector(&part("A_log"), m.num_heads, Init::Drawn(init::log_decay_rate))?,
+        skip: loader.vector(&part("D"), skip, Init::Ones)?,
         norm_weight: match m.norm {
-            Some(_) => Some(loader.vector(&name("mixer.norm.weight"), m.inner_dim(), Init::Ones)?),
+            Some(_) => Some(loader.vector(&part("norm.weight"), m.inner_dim(), Init::Ones)?),
             None => None,
         },
         out_proj: loader.linear_with(
-            &name("mixer.out_proj"),
+            &part("out_proj"),
             [m.model_dim, m.inner_dim()],
             config.projection_bias,
             Init::Uniform(-bound, bound),
         )?,
     };
-    Ok(Block {
-        norm: loader.rms_norm(&name("norm"), m.model_dim, config.norm_eps)?,
-        mixer: Arc::new(Mamba2::new(m.clone(), weights)?),
-        channel: None,
-    })
+    Ok(Mamba2::new(m.clone(), weights)?)
 }

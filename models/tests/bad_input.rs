@@ -123,12 +123,16 @@ fn fields_of_the_original_layout_are_checked() {
         &["ssm_cfg.dt_limit", "low < high"],
     );
     expect(
-        refusal("/attn_layer_idx", json!([3])),
-        &["attn_layer_idx", "no attention layers"],
+        refusal("/attn_layer_idx", json!([300])),
+        &["attn_layer_idx", "a list of layers from 0 to"],
     );
     expect(
-        refusal("/d_intermediate", json!(64)),
-        &["d_intermediate", "number 64", "no MLP"],
+        refusal("/attn_layer_idx", json!([0])),
+        &["attn_cfg", "as there are attention layers"],
+    );
+    expect(
+        refusal("/d_intermediate", json!(-1)),
+        &["d_intermediate", "a whole number from 0", "number -1"],
     );
     expect(
         refusal("/rms_norm", json!(false)),

@@ -32,11 +32,28 @@ pub(super) const ORIGINAL: &[Preset] = &[
             "rms_norm": true, "residual_in_fp32": true, "fused_add_norm": true, "pad_vocab_size_multiple": 16,
             "tie_embeddings": true}"#,
     },
+    Preset {
+        size: "tiny-hybrid",
+        config: r#"{"d_model": 64, "d_intermediate": 128, "n_layer": 3, "vocab_size": 256,
+            "ssm_cfg": {"layer": "Mamba2", "d_state": 16, "headdim": 32}, "attn_layer_idx": [1],
+            "attn_cfg": {"causal": true, "num_heads": 4, "num_heads_kv": 2, "head_dim": 16, "rotary_emb_dim": 8,
+            "d_conv": 4, "qkv_proj_bias": false, "out_proj_bias": false}, "rms_norm": true, "residual_in_fp32": true,
+            "fused_add_norm": true, "pad_vocab_size_multiple": 16, "tie_embeddings": true}"#,
+    },
     original!("130m", 768, 24),
     original!("370m", 1024, 48),
     original!("780m", 1536, 48),
     original!("1.3b", 2048, 48),
     original!("2.7b", 2560, 64),
+    // The authors' hybrid, mamba2attn-2.7b.
+    Preset {
+        size: "2.7b-hybrid",
+        config: r#"{"d_model": 2560, "d_intermediate": 0, "n_layer": 64, "vocab_size": 50277,
+            "ssm_cfg": {"layer": "Mamba2"}, "attn_layer_idx": [9, 18, 27, 36, 45, 56],
+            "attn_cfg": {"causal": true, "d_conv": 4, "head_dim": 128, "num_heads": 30, "out_proj_bias": false,
+            "qkv_proj_bias": false, "rotary_emb_dim": 64}, "rms_norm": true, "residual_in_fp32": true,
+            "fused_add_norm": true, "pad_vocab_size_multiple": 16, "tie_embeddings": true}"#,
+    },
 ];
 
 /// A tiny one, and Codestral's.

@@ -20,6 +20,7 @@ use ssm_core::mamba2::{GateOrder, GatedNorm, Mamba2Config};
 
 use super::Config;
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
+use crate::hybrid::Hybrid;
 use crate::layout::eos_id;
 
 /// The output projection, present in both layouts unless tied (and in the original one even then).
@@ -78,18 +79,6 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     if ssm.text("layer")? != Some("Mamba2") {
         return Err(ssm.unsupported("layer", "\"Mamba2\""));
     }
-    if fields
-        .value("attn_layer_idx")
-        .is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty()))
-    {
-        return Err(fields.unsupported("attn_layer_idx", "[] (no attention layers)"));
-    }
-    if fields
-        .value("d_intermediate")
-        .is_some_and(|v| v.as_f64() != Some(0.0))
-    {
-        return Err(fields.unsupported("d_intermediate", "0 (no MLP between mixers)"));
-    }
     if !fields.bool_or("rms_norm", true)? {
         return Err(fields.unsupported("rms_norm", "true (RMSNorm; LayerNorm is not implemented)"));
     }
@@ -105,11 +94,12 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     }
     let order = gate_order(ssm.bool_or("norm_before_gate", false)?);
     let vocab_size = fields.dimension("vocab_size")?;
+    let num_layers = fields.dimension("n_layer")?;
     let config = Config {
         publication: Publication::Original,
         vocab_size,
         padded_vocab_size: vocab_size.next_multiple_of(fields.dimension_or("pad_vocab_size_multiple", 8)?),
-        num_layers: fields.dimension("n_layer")?,
+        num_layers,
         mixer: Mamba2Config {
             model_dim,
             num_heads: inner / head_dim,
@@ -127,6 +117,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         projection_bias: ssm.bool_or("bias", false)?,
         conv_bias: ssm.bool_or("conv_bias", true)?,
         skip_per_channel: ssm.bool_or("D_has_hdim", false)?,
+        hybrid: Hybrid::read(fields, model_dim, num_layers)?,
         eos_id: None,
     };
     check_sizes(&ssm, "ngroups", &config.mixer)?;
@@ -186,6 +177,7 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
         projection_bias: fields.bool_or("use_bias", false)?,
         conv_bias: fields.bool_or("use_conv_bias", true)?,
         skip_per_channel: false,
+        hybrid: Hybrid::default(),
         eos_id: eos_id(fields, vocab_size)?,
     };
     check_sizes(fields, "n_groups", &config.mixer)?;

@@ -1,0 +1,211 @@
+//! Softmax attention as a mixer: grouped queries, rotary positions, causal, perhaps within a window.
+//!
+//! ```text
+//! q, k, v = W_qkv x + b (perhaps through a short convolution);  q, k turned by their positions
+//! out = W_out Σ_j softmax_j(scale q_t·k_j) v_j + b              max(0, t − window) ≤ j ≤ t
+//! ```
+//!
+//! What it carries is the [`KeyValueCache`] of turned keys, and of values. Source: Vaswani et al. (1706.03762), section 3.2; Su
+//! et al. (2104.09864) for the positions; Ainslie et al. (2305.13245) for shared keys and values.
+
+use crate::expect;
+use crate::projection::ConvWeights;
+use burn::tensor::{Device, Tensor};
+use ssm_core::mixer::{Context, KeyValueCache, Mixer, MixerState};
+use ssm_core::operators::causal_conv1d::Activation;
+use ssm_core::operators::{RotaryPlan, causal_conv1d, rotary, softmax_attention};
+use ssm_core::{Chain, Error, Linear, Result, Sequences};
+
+/// The shape of a mixer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SoftmaxAttentionConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Heads of the queries.
+    pub num_heads: usize,
+    /// Heads of keys and values; a divisor of `num_heads`.
+    pub num_key_value_heads: usize,
+    /// Width of a query, a key and a value.
+    pub head_dim: usize,
+    /// How queries and keys are turned by their position.
+    pub rotary: Option<RotaryPlan>,
+    /// How many keys before its own a token reads; `None` for all.
+    pub window: Option<usize>,
+    /// Factor on q·k; `None` is head_dim^(−1/2).
+    pub scale: Option<f32>,
+}
+
+impl SoftmaxAttentionConfig {
+    /// Width of the queries.
+    pub fn query_width(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Width of the keys, and of the values.
+    pub fn key_width(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    fn validate(&self) -> Result<()> {
+        let (heads, groups) = (self.num_heads, self.num_key_value_heads);
+        let sizes = [self.model_dim, heads, groups, self.head_dim];
+        expect::positive("dimensions of a softmax attention", &sizes)?;
+        if !heads.is_multiple_of(groups) {
+            return Err(Error::Groups { heads, groups });
+        }
+        match &self.rotary {
+            Some(plan) => plan.validate(self.head_dim),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The projections to queries, keys and values.
+#[derive(Clone, Debug)]
+pub enum QueryKeyValue {
+    /// Three matrices.
+    Apart {
+        /// `[num_heads · head_dim, model_dim]`.
+        query: Linear,
+        /// `[num_key_value_heads · head_dim, model_dim]`.
+        key: Linear,
+        /// `[num_key_value_heads · head_dim, model_dim]`.
+        value: Linear,
+    },
+    /// One matrix whose rows are those of queries, keys and values, and a convolution after it where there is one.
+    Joined {
+        /// `[(num_heads + 2 · num_key_value_heads) · head_dim, model_dim]`.
+        all: Linear,
+        /// Over all these channels.
+        conv: Option<ConvWeights>,
+    },
+}
+
+/// What a mixer has learned.
+#[derive(Clone, Debug)]
+pub struct SoftmaxAttentionWeights {
+    /// The way in.
+    pub query_key_value: QueryKeyValue,
+    /// The way out, `[model_dim, num_heads · head_dim]`.
+    pub out: Linear,
+}
+
+/// One mixer.
+#[derive(Clone, Debug)]
+pub struct SoftmaxAttention {
+    config: SoftmaxAttentionConfig,
+    weights: SoftmaxAttentionWeights,
+}
+
+impl SoftmaxAttention {
+    /// A mixer of weights that fit its configuration.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for heads that cannot share keys, [`Error::Value`] for a
+    /// dimension of 0 or a rotation that does not fit.
+    pub fn new(config: SoftmaxAttentionConfig, weights: SoftmaxAttentionWeights) -> Result<Self> {
+        config.validate()?;
+        let (model_dim, of_query, of_key) = (config.model_dim, config.query_width(), config.key_width());
+        match &weights.query_key_value {
+            QueryKeyValue::Apart { query, key, value } => {
+                expect::projection("q_proj", query, of_query, model_dim)?;
+                expect::projection("k_proj", key, of_key, model_dim)?;
+                expect::projection("v_proj", value, of_key, model_dim)?;
+            }
+            QueryKeyValue::Joined { all, conv } => {
+                let channels = of_query + 2 * of_key;
+                expect::projection("projection to queries, keys and values", all, channels, model_dim)?;
+                if let Some(conv) = conv {
+                    let [_, width] = conv.weight.dims();
+                    expect::positive("taps of a short convolution", &[width])?;
+                    expect::shape("conv1d.weight", &[channels, width], &conv.weight.dims())?;
+                    if let Some(bias) = &conv.bias {
+                        expect::shape("conv1d.bias", &[channels], &bias.dims())?;
+                    }
+                }
+            }
+        }
+        expect::projection("o_proj", &weights.out, model_dim, of_query)?;
+        Ok(Self { config, weights })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &SoftmaxAttentionConfig {
+        &self.config
+    }
+
+    /// Queries, keys and values, `[batch, time, width]`.
+    fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<[Tensor<3>; 3]> {
+        let (of_query, of_key) = (self.config.query_width(), self.config.key_width());
+        match &self.weights.query_key_value {
+            QueryKeyValue::Apart { query, key, value } => Ok([
+                query.forward(input.clone())?,
+                key.forward(input.clone())?,
+                value.forward(input)?,
+            ]),
+            QueryKeyValue::Joined { all, conv } => {
+                let mut joined = all.forward(input)?;
+                if let (Some(conv), Some(taps)) = (conv, &mut cache.taps) {
+                    let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
+                    let sequences = Sequences::Equal;
+                    joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, taps)?;
+                }
+                Ok([
+                    joined.clone().narrow(2, 0, of_query),
+                    joined.clone().narrow(2, of_query, of_key),
+                    joined.narrow(2, of_query + of_key, of_key),
+                ])
+            }
+        }
+    }
+}
+
+impl Mixer for SoftmaxAttention {
+    fn start(&self, _layer: usize, batch: usize, _chain: &Chain, device: &Device) -> MixerState {
+        let config = &self.config;
+        let dims = [config.head_dim; 2];
+        let cache = KeyValueCache::empty(batch, config.num_key_value_heads, dims, config.window, device);
+        MixerState::Attention(match &self.weights.query_key_value {
+            QueryKeyValue::Joined { conv: Some(conv), .. } => {
+                let [channels, width] = conv.weight.dims();
+                cache.with_taps(channels, width)
+            }
+            _ => cache,
+        })
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let config = &self.config;
+        let [batch, time, _] = input.dims();
+        let cache = state.attention()?;
+        let [query, key, value] = self.project(input, cache)?;
+        let split = |x: Tensor<3>, heads: usize| x.reshape([batch, time, heads, config.head_dim]);
+        let groups = config.num_key_value_heads;
+        let (mut query, mut key) = (split(query, config.num_heads), split(key, groups));
+        if let Some(plan) = &config.rotary {
+            query = rotary(query, context.positions, plan)?;
+            key = rotary(key, context.positions, plan)?;
+        }
+        let scale = config
+            .scale
+            .unwrap_or_else(|| (config.head_dim as f32).powf(-0.5));
+        let read_out = softmax_attention(query, key, split(value, groups), scale, cache)?;
+        self.weights
+            .out
+            .forward(read_out.reshape([batch, time, config.query_width()]))
+    }
+
+    /// Keys and values, in f32.
+    fn cache_bytes_per_token(&self) -> u64 {
+        match self.config.window {
+            None => 8 * self.config.key_width() as u64,
+            // A window's cache stops growing.
+            Some(_) => 0,
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Based in HazyResearch's layout: gated convolutions, Taylor linear attention and attention in a window, each followed by a
+//! gated MLP.
+//!
+//! | mixer | by its `_target_` | tensors of `transformer.layers.N.mixer` |
+//! |---|---|---|
+//! | gated convolution | `…BaseConv` | `in_proj`, `conv.conv`, `out_proj` |
+//! | Taylor attention | `…LinearAttention` with `…TaylorExp` | `proj_q`, `proj_k`, `proj_v`, `out_proj` |
+//! | attention in a window | `…SlidingAttention` | `Wqkv` (rows of queries, keys, values), `out_proj` |
+//!
+//! `mixer` is every layer's but those of `alt_mixer_layers` and `alt_mixer_2_layers`. Three things are not as they read: a
+//! `window_size` w lets a token read w / 2 keys before its own; the MLP is `n_inner` rounded up to a multiple of 256 wide, its
+//! gate the second half of `mlp.fc1`; `kernel_sizes` is not looked at, `kernel_size` is (3). Source: Arora et al., *Simple linear
+//! attention language models balance the recall-throughput tradeoff* (2402.18668).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use attention_linear::base_conv::{BaseConv, BaseConvWeights};
+use attention_linear::based::{TaylorAttention, TaylorAttentionConfig, TaylorAttentionWeights};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights, Widen};
+use attention_linear::softmax_attention::{
+    QueryKeyValue, SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
+};
+use ssm_core::Mixer;
+use ssm_core::operators::{Pairing, RotaryPlan};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
+use crate::error::ModelError;
+use crate::hybrid::{layer_list, whole};
+use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::loader::Loader;
+use crate::network::{Block, Channel};
+use crate::short_conv::short_conv;
+
+const EMBEDDING: &str = "transformer.embeddings.word_embeddings.weight";
+/// The hidden width of an MLP is a multiple of this.
+const MLP_MULTIPLE: usize = 256;
+/// ε of the denominator in the authors' code.
+const TAYLOR_EPS: f32 = 1e-12;
+
+/// `GPTLMHeadModel` with Based's mixers.
+pub(crate) const LAYOUT: Layout = Layout {
+    architecture: "based",
+    name: "HazyResearch",
+    recognise,
+    config: stored_config,
+    load,
+    presets: PRESETS,
+};
+
+macro_rules! preset {
+    ($size:literal, $vocab:literal, $width:literal, $layers:literal, $heads:literal, $inner:literal, $feature_dim:literal,
+     $window:literal, $taylor:literal, $sliding:literal) => {
+        Preset {
+            size: $size,
+            config: concat!(
+                r#"{"architectures": ["GPTLMHeadModel"], "model_type": "gpt2", "vocab_size": "#, $vocab,
+                r#", "pad_vocab_size_multiple": 8, "n_embd": "#, $width, r#", "n_layer": "#, $layers,
+                r#", "n_head": "#, $heads, r#", "n_inner": "#, $inner,
+                r#", "alt_mixer_layers": "#, $taylor, r#", "alt_mixer_2_layers": "#, $sliding,
+                r#", "mixer": {"_target_": "based.models.mixers.convolution.BaseConv", "expand_proj": 4, "l_max": 2048,
+                "use_bias": true, "kernel_sizes": 3},
+                "alt_mixer": {"_target_": "based.models.mixers.linear_attention.LinearAttention", "l_max": 2048,
+                "num_heads": "#, $heads, r#", "feature_dim": "#, $feature_dim,
+                r#", "feature_map": {"_target_": "based.models.mixers.linear_attention.TaylorExp", "input_dim": "#,
+                $feature_dim, r#"}},
+                "alt_mixer_2": {"_target_": "based.models.mixers.slide_attention.SlidingAttention", "causal": true,
+                "num_heads": "#, $heads, r#", "window_size": "#, $window, r#"},
+                "rms_norm": true, "layer_norm_epsilon": 1e-05, "activation_function": "swiglu",
+                "rotary_emb_fraction": 1, "max_position_embeddings": 0, "qkv_proj_bias": false, "out_proj_bias": false,
+                "mlp_fc1_bias": false, "mlp_fc2_bias": false, "residual_in_fp32": true, "tie_word_embeddings": true}"#
+            ),
+        }
+    };
+}
+
+/// A tiny one, and the authors' sizes.
+const PRESETS: &[Preset] = &[
+    preset!("tiny", 256, 64, 3, 4, 128, 8, 32, "[1]", "[2]"),
+    preset!(
+        "360m",
+        50257,
+        1024,
+        27,
+        16,
+        2048,
+        16,
+        256,
+        "[1, 6, 11, 16, 21]",
+        "[2, 7, 12, 17, 22]"
+    ),
+    preset!(
+        "1.3b",
+        50257,
+        1792,
+        36,
+        16,
+        3584,
+        16,
+        256,
+        "[1, 6, 11, 16, 21, 27, 33]",
+        "[2, 7, 12, 17, 22, 28, 34]"
+    ),
+];
+
+fn recognise(checkpoint: &Checkpoint) -> Option<String> {
+    let fields = checkpoint.config();
+    let mixer = fields.object("mixer").ok()??;
+    let target = mixer.text("_target_").ok()??;
+    checkpoint
+        .has(EMBEDDING)
+        .then(|| format!("mixer._target_ {target:?}, tensor {EMBEDDING}"))
+}
+
+/// What a configuration file says.
+struct Config {
+    vocab_size: usize,
+    padded_vocab_size: usize,
+    model_dim: usize,
+    num_layers: usize,
+    mixers: [Option<MixerPlan>; 3],
+    alternatives: [BTreeSet<usize>; 2],
+    mlp_dim: usize,
+    /// Of `mlp.fc1` and `mlp.fc2`.
+    mlp_bias: (bool, bool),
+    norm_eps: f32,
+    tied: bool,
+    eos_id: Option<u32>,
+}
+
+/// A kind of mixer.
+#[derive(Clone, Copy)]
+enum MixerPlan {
+    Conv {
+        channels: usize,
+        width: usize,
+        bias: bool,
+    },
+    Taylor(TaylorAttentionConfig),
+    Sliding(SoftmaxAttentionConfig),
+}
+
+fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
+    if fields.text("activation_function")? != Some("swiglu") {
+        return Err(fields.unsupported("activation_function", "\"swiglu\""));
+    }
+    if !fields.bool_or("rms_norm", false)? {
+        return Err(fields.unsupported("rms_norm", "true"));
+    }
+    if whole(fields, "max_position_embeddings", 0)? != 0 {
+        return Err(fields.unsupported("max_position_embeddings", "0 (no embedding of positions)"));
+    }
+    let model_dim = fields.dimension("n_embd")?;
+    let num_layers = fields.dimension("n_layer")?;
+    let vocab_size = fields.dimension("vocab_size")?;
+    let inner = fields.dimension_or("n_inner", 4 * model_dim)?;
+    let mixer = |name: &str| match fields.object(name)? {
+        Some(mixer) => mixer_plan(&mixer, model_dim).map(Some),
+        None => Ok(None),
+    };
+    Ok(Config {
+        vocab_size,
+        padded_vocab_size: vocab_size.next_multiple_of(fields.dimension_or("pad_vocab_size_multiple", 1)?),
+        model_dim,
+        num_layers,
+        mixers: [mixer("mixer")?, mixer("alt_mixer")?, mixer("alt_mixer_2")?],
+        alternatives: [
+            layer_list(fields, "alt_mixer_layers", num_layers)?,
+            layer_list(fields, "alt_mixer_2_layers", num_layers)?,
+        ],
+        mlp_dim: inner.next_multiple_of(MLP_MULTIPLE),
+        mlp_bias: (
+            fields.bool_or("mlp_fc1_bias", true)?,
+            fields.bool_or("mlp_fc2_bias", true)?,
+        ),
+        norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
+        tied: fields.bool_or("tie_word_embeddings", true)?,
+        eos_id: eos_id(fields, vocab_size)?,
+    })
+}
+
+fn mixer_plan(fields: &Fields<'_>, model_dim: usize) -> Result<MixerPlan, CheckpointError> {
+    let target = fields.text("_target_")?.unwrap_or_default();
+    match target.rsplit('.').next() {
+        Some("BaseConv") => {
+            let rows = fields.dimension_or("expand_proj", 4)? * model_dim;
+            if !rows.is_multiple_of(2) || rows as u64 > MAX_DIMENSION {
+                let expected = format!("a factor that gives an even number of rows up to {MAX_DIMENSION}");
+                return Err(fields.wrong("expand_proj", &expected, fields.value("expand_proj")));
+            }
+            Ok(MixerPlan::Conv {
+                channels: rows / 2,
+                width: fields.dimension_or("kernel_size", 3)?,
+                bias: fields.bool_or("use_bias", true)?,
+            })
+        }
+        Some("LinearAttention") => {
+            let map = fields.object("feature_map")?;
+            let map = map.map(|map| map.text("_target_")).transpose()?.flatten();
+            if !map.is_some_and(|map| map.ends_with("TaylorExp")) {
+                return Err(fields.unsupported("feature_map", "TaylorExp"));
+            }
+            if fields.bool_or("fixed_decay", false)? {
+                return Err(fields.unsupported("fixed_decay", "false (no decay)"));
+            }
+            let num_heads = heads(fields, model_dim)?;
+            Ok(MixerPlan::Taylor(TaylorAttentionConfig {
+                model_dim,
+                num_heads,
+                feature_dim: fields.dimension_or("feature_dim", 16)?,
+                head_dim: model_dim / num_heads,
+                eps: TAYLOR_EPS,
+            }))
+        }
+        Some("SlidingAttention") => Ok(MixerPlan::Sliding(sliding(fields, model_dim)?)),
+        _ => Err(fields.unsupported("_target_", "…BaseConv, …LinearAttention or …SlidingAttention")),
+    }
+}
+
+fn sliding(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConfig, CheckpointError> {
+    if !fields.bool_or("causal", true)? {
+        return Err(fields.unsupported("causal", "true"));
+    }
+    let num_heads = heads(fields, model_dim)?;
+    let head_dim = model_dim / num_heads;
+    let plan = RotaryPlan {
+        base: 10_000.0,
+        rotated_dim: head_dim,
+        pairing: Pairing::Halves,
+    };
+    if plan.validate(head_dim).is_err() {
+        return Err(fields.wrong("num_heads", "heads of even width", Some(&num_heads.into())));
+    }
+    Ok(SoftmaxAttentionConfig {
+        model_dim,
+        num_heads,
+        num_key_value_heads: num_heads,
+        head_dim,
+        rotary: Some(plan),
+        window: Some(fields.dimension_or("window_size", 128)? / 2),
+        scale: None,
+    })
+}
+
+fn heads(fields: &Fields<'_>, model_dim: usize) -> Result<usize, CheckpointError> {
+    let num_heads = fields.dimension("num_heads")?;
+    if model_dim.is_multiple_of(num_heads) {
+        return Ok(num_heads);
+    }
+    let expected = format!("a divisor of n_embd = {model_dim}");
+    Err(fields.wrong("num_heads", &expected, Some(&num_heads.into())))
+}
+
+impl Config {
+    fn mixer(&self, fields: &Fields<'_>, layer: usize) -> Result<MixerPlan, CheckpointError> {
+        let [alternative, second] = &self.alternatives;
+        let (index, name) = match () {
+            () if alternative.contains(&layer) => (1, "alt_mixer"),
+            () if second.contains(&layer) => (2, "alt_mixer_2"),
+            () => (0, "mixer"),
+        };
+        let expected = format!("the mixer of layer {layer}");
+        self.mixers[index].ok_or_else(|| fields.wrong(name, &expected, None))
+    }
+
+    fn outline(&self) -> Outline {
+        let list = |layers: &BTreeSet<usize>| {
+            let indices: Vec<String> = layers.iter().map(usize::to_string).collect();
+            indices.join(", ")
+        };
+        let [alternative, second] = &self.alternatives;
+        Outline {
+            vocab_size: self.vocab_size,
+            padded_vocab_size: self.padded_vocab_size,
+            model_dim: self.model_dim,
+            tied: self.tied,
+            eos_id: self.eos_id,
+            details: BTreeMap::from([
+                ("layers of alt_mixer", list(alternative)),
+                ("layers of alt_mixer_2", list(second)),
+                ("width of the MLP", self.mlp_dim.to_string()),
+            ]),
+        }
+    }
+}
+
+fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let config = config(fields)?;
+    let shape = [config.padded_vocab_size, config.model_dim];
+    let embedding = loader.embedding(EMBEDDING, shape)?;
+    let head = loader.head_stored_though_tied("lm_head.weight", &embedding, shape, config.tied)?;
+    let block = |layer: usize| {
+        let name = |part: &str| format!("transformer.layers.{layer}.{part}");
+        Ok(Block {
+            norm: loader.rms_norm(&name("norm1"), config.model_dim, config.norm_eps)?,
+            mixer: mixer(
+                config.mixer(fields, layer)?,
+                config.model_dim,
+                loader,
+                &name("mixer"),
+            )?,
+            channel: Some(Channel {
+                norm: loader.rms_norm(&name("norm2"), config.model_dim, config.norm_eps)?,
+                mixer: Arc::new(mlp(&config, loader, &name("mlp"))?),
+            }),
+        })
+    };
+    let blocks = (0..config.num_layers)
+        .map(block)
+        .collect::<Result<_, ModelError>>()?;
+    Ok(Parts {
+        outline: config.outline(),
+        embedding,
+        embedding_norm: None,
+        blocks,
+        norm: loader.rms_norm("transformer.ln_f", config.model_dim, config.norm_eps)?,
+        head,
+    })
+}
+
+fn mixer(
+    plan: MixerPlan,
+    width: usize,
+    loader: &mut Loader<'_>,
+    name: &str,
+) -> Result<Arc<dyn Mixer>, ModelError> {
+    let part = |part: &str| format!("{name}.{part}");
+    Ok(match plan {
+        MixerPlan::Conv {
+            channels,
+            width: taps,
+            bias,
+        } => {
+            let weights = BaseConvWeights {
+                in_proj: loader.linear(&part("in_proj"), [2 * channels, width], bias)?,
+                conv: short_conv(loader, &part("conv.conv"), [channels, taps], false)?,
+                out_proj: loader.linear(&part("out_proj"), [width, channels], bias)?,
+            };
+            Arc::new(BaseConv::new(width, weights)?)
+        }
+        MixerPlan::Taylor(config) => {
+            let of_keys = [config.num_heads * config.feature_dim, width];
+            let weights = TaylorAttentionWeights {
+                query: loader.linear(&part("proj_q"), of_keys, false)?,
+                key: loader.linear(&part("proj_k"), of_keys, false)?,
+                value: loader.linear(&part("proj_v"), [width, width], false)?,
+                out: loader.linear(&part("out_proj"), [width, width], false)?,
+            };
+            Arc::new(TaylorAttention::new(config, weights)?)
+        }
+        MixerPlan::Sliding(config) => {
+            let weights = SoftmaxAttentionWeights {
+                query_key_value: QueryKeyValue::Joined {
+                    all: loader.linear(&part("Wqkv"), [3 * width, width], false)?,
+                    conv: None,
+                },
+                out: loader.linear(&part("out_proj"), [width, width], false)?,
+            };
+            Arc::new(SoftmaxAttention::new(config, weights)?)
+        }
+    })
+}
+
+fn mlp(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<GatedMlp, ModelError> {
+    let (width, hidden) = (config.model_dim, config.mlp_dim);
+    let weights = GatedMlpWeights {
+        widen: Widen::UpThenGate(loader.linear(
+            &format!("{name}.fc1"),
+            [2 * hidden, width],
+            config.mlp_bias.0,
+        )?),
+        down: loader.linear(&format!("{name}.fc2"), [width, hidden], config.mlp_bias.1)?,
+    };
+    let config = GatedMlpConfig {
+        model_dim: width,
+        hidden_dim: hidden,
+    };
+    Ok(GatedMlp::new(config, weights)?)
+}

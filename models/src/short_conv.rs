@@ -1,0 +1,26 @@
+//! Depthwise convolutions as PyTorch stores them.
+
+use attention_linear::projection::ConvWeights;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::error::ModelError;
+use crate::loader::{Init, Loader};
+
+/// `NAME.weight` `[channels, 1, width]` and, where there is one, `NAME.bias` `[channels]`.
+pub(crate) fn short_conv(
+    loader: &mut Loader<'_>,
+    name: &str,
+    [channels, width]: [usize; 2],
+    bias: bool,
+) -> Result<ConvWeights, ModelError> {
+    let taps = Init::fan_in(width);
+    let weight = loader.values(&format!("{name}.weight"), &[channels, 1, width], taps)?;
+    let weight = TensorData::new(weight, [channels, width]);
+    Ok(ConvWeights {
+        weight: Tensor::from_data(weight, loader.device()),
+        bias: match bias {
+            true => Some(loader.vector(&format!("{name}.bias"), channels, taps)?),
+            false => None,
+        },
+    })
+}
