@@ -1,11 +1,20 @@
-//! What the model does inside its training length, for the mitigations that take their numbers from it.
+//! What the model does inside its training length, for the mitigations that take their numbers from it, and numbers fitted
+//! to what it loses beyond.
 
+use crate::diagnose::text::Text;
 use crate::error::ProgramError;
+use mitigations::Mitigation;
 use mitigations::calibrate::{Calibration, Observer};
-use models::Model;
+use mitigations::fit::{FitError, Fitted, Options, Split, fit};
+use models::{Model, ModelError};
 
 /// Looks at the states over one stretch.
 const LOOKS: usize = 64;
+/// Stretches of text that mitigations are calibrated on.
+const STRETCHES: u64 = 16;
+/// Samples of a fit, half of them to fit on and half to judge by, and their length in training lengths.
+const SAMPLES: u64 = 4;
+const SAMPLE_LENGTHS: u64 = 4;
 
 /// What the model alone does over `stretches`, each of one training length and read from an empty state; norms are the
 /// largest.
@@ -26,4 +35,98 @@ pub fn calibration(
     observer
         .calibration(1.0)
         .map_err(|error| ProgramError::Failed(format!("calibration: {error}")))
+}
+
+/// Calibrates mitigations on a text; reads it once, and only if asked.
+#[derive(Debug)]
+pub struct Calibrator<'a> {
+    model: &'a Model,
+    text: &'a Text,
+    train_length: u64,
+    calibration: Option<Calibration>,
+}
+
+impl<'a> Calibrator<'a> {
+    /// Nothing read yet.
+    pub fn new(model: &'a Model, text: &'a Text, train_length: u64) -> Self {
+        Self {
+            model,
+            text,
+            train_length,
+            calibration: None,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a Model {
+        self.model
+    }
+
+    /// A mitigation with its numbers.
+    ///
+    /// # Errors
+    /// As [`calibration`]; [`ProgramError::Failed`] when the mitigation lacks something.
+    pub fn calibrate(&mut self, mitigation: &Mitigation) -> Result<Mitigation, ProgramError> {
+        let calibration = match self.calibration.take() {
+            Some(calibration) => calibration,
+            None => calibration(self.model, self.stretches())?,
+        };
+        let calibrated = mitigation.calibrated(&calibration);
+        self.calibration = Some(calibration);
+        calibrated.map_err(|error| ProgramError::Failed(error.to_string()))
+    }
+
+    /// Stretches of one training length, a third of the way between evenly spread starts, where no stream starts.
+    fn stretches(&self) -> impl Iterator<Item = Vec<u32>> {
+        (0..STRETCHES).map(|stretch| {
+            let start = (3 * stretch + 1) * self.text.tokens() / (3 * STRETCHES);
+            self.text.read(start, self.train_length as usize)
+        })
+    }
+}
+
+/// Text form of factors on the step size, one per layer.
+pub fn scales(factors: &[f64]) -> String {
+    let factors: Vec<String> = factors.iter().map(|factor| format!("{factor:.4}")).collect();
+    format!("scales:{}", factors.join(","))
+}
+
+/// Factors on the step size, one per layer, that make the loss over four training lengths small; found on `text` alone.
+///
+/// # Errors
+/// [`ProgramError::Failed`] for a text that is too short or a model whose loss is not finite, [`ProgramError::Model`].
+pub fn fit_scales(
+    model: &Model,
+    text: &Text,
+    train_length: u64,
+    iterations: u32,
+) -> Result<(Mitigation, Fitted), ProgramError> {
+    let failed = |error: &dyn std::fmt::Display| ProgramError::Failed(format!("scales:fit: {error}"));
+    let length = (SAMPLE_LENGTHS * train_length).min((text.tokens() / SAMPLES).saturating_sub(1));
+    let sample = |index: u64| text.read(index * text.tokens() / SAMPLES, length as usize + 1);
+    let split = Split::new::<ModelError>((0..SAMPLES).map(sample).collect(), 0.5);
+    let options = Options {
+        iterations,
+        ..Options::default()
+    };
+    let start = vec![1.0; model.info().layers];
+    let loss = |factors: &[f64], ids: &Vec<u32>| loss(model, factors, ids);
+    let fitted = fit(&split.map_err(|error| failed(&error))?, &start, &options, loss);
+    let fitted = fitted.map_err(|error| match error {
+        FitError::Evaluation(error) => ProgramError::from(error),
+        other => failed(&other),
+    })?;
+    let mitigation = scales(&fitted.values).parse();
+    Ok((mitigation.map_err(|error| failed(&error))?, fitted))
+}
+
+fn loss(model: &Model, factors: &[f64], ids: &[u32]) -> Result<f64, ModelError> {
+    // Factors are finite and above 0, which is all that the text form asks for.
+    let mitigation: Mitigation = scales(factors).parse().unwrap_or_default();
+    let mut state = model.start(&mitigation.chain(), 1)?;
+    let losses = match ids.split_last() {
+        Some((_, read)) => model.losses(read, &ids[1..], &mut state)?,
+        None => Vec::new(),
+    };
+    Ok(losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / losses.len() as f64)
 }

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::{convert, diagnose, generate, init, inspect, passkey, speed};
+use crate::{convert, diagnose, generate, init, inspect, leaderboard, passkey, speed};
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,8 @@ use std::fmt;
     arg_required_else_help = true
 )]
 #[command(after_help = "\
-A CHECKPOINT is a folder with config.json and model.safetensors in a published layout. Without one, the small model that \
-comes with Spillway is used.
+A CHECKPOINT is a folder with config.json and model.safetensors, or a .pth file, in a published layout; spillway init --list \
+shows them. Without one, the small model that comes with Spillway is used.
 
 Start with:  spillway diagnose")]
 pub struct Cli {
@@ -41,6 +41,8 @@ pub enum Command {
     Diagnose(diagnose::DiagnoseArgs),
     /// Find out up to which length, and where in the text, a model still finds a five-digit passkey
     Passkey(passkey::PasskeyArgs),
+    /// Try every mitigation on one model, and rank them by the loss far beyond its training length
+    Compare(leaderboard::CompareArgs),
     /// Continue a text
     Generate(generate::GenerateArgs),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
@@ -83,6 +85,7 @@ impl Cli {
         match &self.command {
             Command::Diagnose(args) => diagnose::run(args, context),
             Command::Passkey(args) => passkey::run(args, context),
+            Command::Compare(args) => leaderboard::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),

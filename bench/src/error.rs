@@ -93,6 +93,17 @@ impl ProgramError {
         }
     }
 
+    /// This; where it says that there is no tokenizer, with how token ids can be given instead.
+    #[must_use]
+    pub fn without_tokenizer(self, ids: &str) -> Self {
+        match &self {
+            Self::Model(error) if matches!(**error, ModelError::Tokenizer(TokenizerError::Absent { .. })) => {
+                Self::Failed(format!("{self}: {ids}"))
+            }
+            _ => self,
+        }
+    }
+
     /// Whether the reader of standard output went away.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe)

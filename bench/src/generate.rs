@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
+use crate::trial::Trial;
 use clap::Args;
 use mitigations::Mitigation;
 use models::generation::{Finish, Generated, Sampling, generate};
@@ -97,6 +98,9 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         .as_ref()
         .map(Mitigation::chain)
         .unwrap_or_default();
+    if let Some(mitigation) = &args.mitigation {
+        Trial::of(mitigation).expect_possible(&model)?;
+    }
     let mut state = model.start(&chain, 1)?;
     let begin = Instant::now();
     let generated = stream(args, context, &model, &mut state, &prompt, &sampling)?;
@@ -127,7 +131,8 @@ fn prompt_ids(args: &GenerateArgs, model: &Model) -> Result<Vec<u32>, ProgramErr
             "--prompt",
             model
                 .tokenizer()
-                .encode_prompt(prompt.as_deref().unwrap_or_default())?,
+                .encode_prompt(prompt.as_deref().unwrap_or_default())
+                .map_err(|error| ProgramError::from(error).without_tokenizer("with --ids"))?,
         ),
     };
     match ids.is_empty() {

@@ -10,12 +10,7 @@ use std::path::PathBuf;
 
 /// Options of `spillway init`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-The weights are random, as before training: good for timing and for trying things out, not for reading what it writes.
-
-Example:
-  spillway init --arch mamba2 --shape 130m --out mamba2-130m-random
-  spillway bench mamba2-130m-random")]
+#[command(after_help = after_help())]
 pub struct InitArgs {
     /// Architecture
     #[arg(long, value_name = "NAME", default_value = "mamba2")]
@@ -24,11 +19,14 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
     /// Size
-    #[arg(long, value_name = "NAME")]
-    pub shape: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "list")]
+    pub shape: Option<String>,
     /// Folder to create; it must not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    pub out: Option<PathBuf>,
+    /// Print every architecture, layout and size, and write nothing
+    #[arg(long)]
+    pub list: bool,
     /// The same seed gives the same weights
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -60,18 +58,53 @@ impl From<StoredDtype> for WriteDtype {
 /// # Errors
 /// [`ProgramError::Model`] when the folder exists or cannot be written; nothing is left behind then.
 pub fn run(args: &InitArgs, context: &Context) -> Result<(), ProgramError> {
+    let (Some(shape), Some(out), false) = (&args.shape, &args.out, args.list) else {
+        return context.print_line(table());
+    };
     let layout = choose_layout(args)?;
     let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
     let expected = || format!("one of {}", sizes.join(", "));
-    let preset = preset(layout, &args.shape)
-        .ok_or_else(|| ProgramError::usage("--shape", expected(), args.shape.clone()))?;
-    write_random(&args.out, layout, preset.config, args.dtype.into(), args.seed)?;
+    let preset =
+        preset(layout, shape).ok_or_else(|| ProgramError::usage("--shape", expected(), shape.clone()))?;
+    write_random(out, layout, preset.config, args.dtype.into(), args.seed)?;
     context.print_line(format_args!(
-        "random {} {} weights are in {}",
+        "random {} {shape} weights ({}) are in {}",
         args.arch,
-        args.shape,
-        args.out.display()
+        layout.name,
+        out.display()
     ))
+}
+
+fn after_help() -> String {
+    format!(
+        "\
+The weights are random, as before training: good for timing and for trying things out, not for reading what it writes.
+
+Architectures, layouts and sizes:
+{}
+
+Example:
+  spillway init --arch mamba2 --shape 130m --out mamba2-130m-random
+  spillway bench mamba2-130m-random",
+        table()
+    )
+}
+
+/// Every layout that random checkpoints can be made in, with its sizes.
+fn table() -> String {
+    let layouts = || layouts().iter().filter(|layout| !layout.presets.is_empty());
+    let width = |name: fn(&Layout) -> &str| layouts().map(|layout| name(layout).len()).max().unwrap_or(0);
+    let (first, second) = (width(|layout| layout.architecture), width(|layout| layout.name));
+    let line = |layout: &&Layout| {
+        let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
+        format!(
+            "  {:<first$}  {:<second$}  {}",
+            layout.architecture,
+            layout.name,
+            sizes.join(", ")
+        )
+    };
+    layouts().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The layout that `--arch` and `--layout` name.

@@ -5,8 +5,9 @@ use crate::costs::Costs;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use clap::Args;
-use models::Info;
+use models::{Info, Model};
 use serde::Serialize;
+use ssm_core::{Chain, MixerState, Rule, Site};
 
 /// Options of `spillway inspect`.
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ pub struct InspectArgs {
 struct Output<'a> {
     #[serde(flatten)]
     info: &'a Info,
+    /// What the sequence mixer of each layer is, first layer first.
+    layer_kinds: &'a [String],
     costs: Costs,
 }
 
@@ -40,17 +43,19 @@ struct Output<'a> {
 pub fn run(args: &InspectArgs, context: &Context) -> Result<(), ProgramError> {
     let model = args.model.load()?;
     let costs = Costs::of(&model, args.model.dtype.into());
+    let layer_kinds = layer_kinds(&model)?;
     match args.json {
         true => context.print_json(&Output {
             info: model.info(),
+            layer_kinds: &layer_kinds,
             costs,
         }),
-        false => context.print_line(table(model.info(), &costs)),
+        false => context.print_line(table(model.info(), &layer_kinds, &costs)),
     }
 }
 
-fn table(info: &Info, costs: &Costs) -> String {
-    let lines = [
+fn table(info: &Info, layer_kinds: &[String], costs: &Costs) -> String {
+    let mut lines = vec![
         ("model", info.name.clone()),
         (
             "architecture",
@@ -60,11 +65,14 @@ fn table(info: &Info, costs: &Costs) -> String {
             ),
         ),
         ("layout", format!("{}, by {}", info.layout, info.recognised_by)),
+        ("details", details(info)),
         ("stored as", info.stored_as.join(", ")),
         ("parameters", grouped(info.parameters)),
         ("vocabulary", vocabulary(info)),
         ("tokenizer", info.tokenizer.to_string()),
-        ("recurrences", recurrences(info)),
+    ];
+    lines.extend(runs_of(layer_kinds).map(|(layers, kind)| ("layers", format!("{layers}: {kind}"))));
+    lines.extend([
         (
             "training length",
             info.train_length
@@ -74,10 +82,7 @@ fn table(info: &Info, costs: &Costs) -> String {
             "weights",
             format!("{} as {}", size(info.weight_bytes), info.kept_as),
         ),
-        (
-            "state",
-            format!("{} a sequence, at any length", size(info.state_bytes)),
-        ),
+        ("state", state(info)),
         (
             "decode, a token",
             format!(
@@ -87,35 +92,86 @@ fn table(info: &Info, costs: &Costs) -> String {
             ),
         ),
         ("prefill, a token", flops(costs.prefill_flops)),
-    ];
-    lines.map(|(name, value)| format!("{name:<18}{value}")).join("\n")
+    ]);
+    let line = |(name, value): &(&str, String)| format!("{name:<18}{value}");
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The recurrences by their shapes, with the number of layers that have each.
-fn recurrences(info: &Info) -> String {
-    let mut kinds: Vec<(String, usize)> = Vec::new();
-    for site in &info.sites {
-        let kind = format!(
-            "{} heads, state {} × {} (key × value), {} query/key group{}",
-            site.heads,
-            site.key_dim,
-            site.value_dim,
-            site.groups,
-            if site.groups == 1 { "" } else { "s" }
-        );
-        match kinds.iter_mut().find(|(known, _)| *known == kind) {
-            Some((_, count)) => *count += 1,
-            None => kinds.push((kind, 1)),
-        }
-    }
-    match kinds.is_empty() {
+fn details(info: &Info) -> String {
+    let details = info.details.iter().map(|(name, value)| format!("{name} {value}"));
+    match info.details.is_empty() {
         true => "none".into(),
-        false => kinds
-            .iter()
-            .map(|(kind, count)| format!("{count} of {kind}"))
-            .collect::<Vec<_>>()
-            .join("; "),
+        false => details.collect::<Vec<_>>().join(", "),
     }
+}
+
+fn state(info: &Info) -> String {
+    match info.cache_bytes_per_token {
+        0 => format!("{} a sequence, at any length", size(info.state_bytes)),
+        growth => format!(
+            "{} a sequence before its first token, and {} more with every token",
+            size(info.state_bytes),
+            size(growth)
+        ),
+    }
+}
+
+/// What the sequence mixer of every layer is, by what it carries.
+fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
+    let state = model.start(&Chain::default(), 1)?;
+    let blocks = model.network().blocks().iter().enumerate();
+    let kinds = blocks.zip(&state.layers).map(|((layer, block), state)| {
+        let sites = block.mixer.sites(layer);
+        match &state.mixer {
+            _ if !sites.is_empty() => sites.iter().map(recurrence).collect::<Vec<_>>().join(", then "),
+            MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),
+            MixerState::Recurrent(state) => format!(
+                "convolution, {} inputs kept",
+                state.taps.iter().map(|taps| taps.dims()[2]).sum::<usize>()
+            ),
+            MixerState::Stateless => "nothing carried from token to token".into(),
+        }
+    });
+    Ok(kinds.collect())
+}
+
+fn recurrence(site: &Site) -> String {
+    let shape = match site.rule {
+        Rule::Mean => "numerator, denominator, maximum".into(),
+        _ => format!("{} × {} (key × value)", site.key_dim, site.value_dim),
+    };
+    let rule = match site.rule {
+        Rule::WeightedSum => "weighted sum",
+        Rule::Delta => "delta rule",
+        Rule::Mean => "weighted mean",
+    };
+    let groups = match site.groups {
+        groups if groups == site.heads => String::new(),
+        1 => ", 1 query/key group".into(),
+        groups => format!(", {groups} query/key groups"),
+    };
+    format!("{rule}, {} heads of {shape}{groups}", site.heads)
+}
+
+fn attention(growth: u64) -> String {
+    match growth {
+        0 => "attention over a window, a cache of bounded size".into(),
+        growth => format!("attention, {} more kept with every token", size(growth)),
+    }
+}
+
+/// Equal neighbours as one: `0-2`, `3`.
+fn runs_of(kinds: &[String]) -> impl Iterator<Item = (String, &str)> {
+    let mut start = 0;
+    kinds.chunk_by(|a, b| a == b).map(move |run| {
+        let (first, last) = (start, start + run.len() - 1);
+        start += run.len();
+        let layers = match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        };
+        (layers, run[0].as_str())
+    })
 }
 
 fn vocabulary(info: &Info) -> String {
@@ -164,6 +220,14 @@ fn scaled(count: u64, units: &[(f64, &str)], plain: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_neighbours_are_one_line() {
+        let kinds = ["a", "a", "b", "a", "a", "a"].map(String::from);
+        let runs: Vec<_> = runs_of(&kinds).collect();
+        let expected = [("0-1", "a"), ("2", "b"), ("3-5", "a")];
+        assert_eq!(runs, expected.map(|(layers, kind)| (layers.to_string(), kind)));
+    }
 
     #[test]
     fn numbers_are_grouped_and_scaled() {

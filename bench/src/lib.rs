@@ -10,9 +10,11 @@
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`] | files that are whole or absent, and output folders |
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
+//! | [`trial`] | what is tried on a model: a mitigation, or starting it again |
 //! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
+//! | [`leaderboard`] | `spillway compare` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
@@ -27,10 +29,12 @@ pub mod error;
 pub mod generate;
 pub mod init;
 pub mod inspect;
+pub mod leaderboard;
 pub mod model_args;
 pub mod output;
 pub mod passkey;
 pub mod speed;
+pub mod trial;
 
 use clap::Parser;
 use clap::error::ErrorKind;

@@ -1,10 +1,12 @@
 //! The probe against brute force over the recorded gates.
 
+use bench::diagnose::gates::{Gate, Stretch};
 use bench::diagnose::head_statistics::state_statistics;
 use bench::diagnose::positions::snapshots;
-use bench::diagnose::probe::{Gate, LayerRecord, Probe};
+use bench::diagnose::probe::Probe;
+use bench::diagnose::record::SiteRecord;
 use burn::tensor::{Device, Distribution, Tensor};
-use ssm_core::{Chain, Form, Gates, Intervention, LogDecay, ReadOut, Recurrence, Site, State};
+use ssm_core::{Chain, Erase, Form, Gates, Intervention, LogDecay, ReadOut, Recurrence, Rule, Site, State};
 use std::sync::Arc;
 
 const TIME: usize = 50;
@@ -18,7 +20,7 @@ const SITE: Site = Site {
     value_dim: 3,
     has_step_size: true,
     per_key_decay: false,
-    rule: ssm_core::Rule::WeightedSum,
+    rule: Rule::WeightedSum,
 };
 
 fn gates() -> Gates {
@@ -33,7 +35,7 @@ fn gates() -> Gates {
         value: normal([1, TIME, SITE.heads, SITE.value_dim]),
         log_decay: LogDecay::PerHeadToken(uniform(-0.3, 0.0)),
         step_size: Some(uniform(0.01, 0.2)),
-        erase: ssm_core::Erase::None,
+        erase: Erase::None,
         read_out: ReadOut::Inclusive,
         skip: None,
         scale: 1.0,
@@ -66,8 +68,8 @@ fn run(chain: &Chain, state: &mut Recurrence, gates: &Gates, pieces: &[usize]) -
     outputs
 }
 
-fn record(state: &mut Recurrence) -> LayerRecord {
-    let memory = state.memories[0].as_any_mut().downcast_ref::<LayerRecord>();
+fn record(state: &mut Recurrence) -> SiteRecord {
+    let memory = state.memories[0].as_any_mut().downcast_ref::<SiteRecord>();
     memory.expect("the probe's record").clone()
 }
 
@@ -81,7 +83,7 @@ fn near(found: f64, expected: f64) -> bool {
 
 fn probed() -> (Vec<u64>, Probe, Chain) {
     let positions = snapshots(TRAIN_LENGTH, TIME as u64);
-    let probe = Probe::new(positions.clone());
+    let probe = Probe::new(positions.clone(), TRAIN_LENGTH);
     (positions, probe.clone(), Chain::new(vec![Arc::new(probe)]))
 }
 
@@ -196,7 +198,7 @@ fn a_saved_record_goes_on_to_the_same_bits() {
     let (expected, found) = (record(&mut whole), record(&mut state));
     assert_eq!(expected, found);
     let text = serde_json::to_string(&found).expect("serialised");
-    assert_eq!(serde_json::from_str::<LayerRecord>(&text).expect("read"), found);
+    assert_eq!(serde_json::from_str::<SiteRecord>(&text).expect("read"), found);
 }
 
 #[test]
@@ -211,4 +213,174 @@ fn a_record_of_another_shape_is_refused() {
         .restore(&SITE, 1, &Device::flex(), &missing)
         .expect_err("gates are missing");
     assert!(error.to_string().contains("probe.gates is missing"), "{error}");
+}
+
+/// The least and the largest of the means over time of a head's key rows.
+#[test]
+fn decays_per_key_keep_their_slowest_and_fastest_row() {
+    let site = Site {
+        per_key_decay: true,
+        ..SITE
+    };
+    let device = Device::flex();
+    let range = Distribution::Uniform(-0.5, 0.0);
+    let decays = Tensor::<4>::random([1, TIME, SITE.heads, SITE.key_dim], range, &device);
+    let gates = Gates {
+        log_decay: LogDecay::PerKeyToken(decays.clone()),
+        ..gates()
+    };
+    let (_, _, chain) = probed();
+    let mut state = Recurrence {
+        state: site.empty_state(1, &device),
+        memories: chain.start(&site, 1, &device),
+    };
+    chain
+        .run(&site, gates, &mut state, Form::Sequential)
+        .expect("gates fit");
+    let (record, decays) = (record(&mut state), floats(&decays.into_data()));
+    let train_length = TRAIN_LENGTH as usize;
+    for head in 0..SITE.heads {
+        let mean = |row: usize| {
+            let at = |token: usize| f64::from(decays[(token * SITE.heads + head) * SITE.key_dim + row]);
+            (0..train_length).map(at).sum::<f64>() / train_length as f64
+        };
+        let means: Vec<f64> = (0..SITE.key_dim).map(mean).collect();
+        let (least, largest) = record.key_range(head).expect("rows differ");
+        assert!(near(least, means.iter().copied().fold(f64::INFINITY, f64::min)));
+        assert!(near(
+            largest,
+            means.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+        ));
+    }
+}
+
+/// What is left of unit matrices, by the recurrence itself with nothing written: ‖M‖²_F is the sum over the directions.
+fn retention_by_recurrence(gates: &Gates, head: usize) -> f64 {
+    let device = Device::flex();
+    let dims = gates.dims();
+    let blank = Gates {
+        value: Tensor::zeros(gates.value.dims(), &device),
+        ..gates.clone()
+    };
+    let mut state = State {
+        memory: Tensor::<2>::eye(dims.key_dim, &device)
+            .reshape([1, 1, dims.key_dim, dims.key_dim])
+            .repeat_dim(1, dims.heads),
+        position: 0,
+    };
+    ssm_core::recurrence(blank, &mut state, Form::Sequential).expect("gates fit");
+    let size = dims.key_dim * dims.key_dim;
+    let left = &floats(&state.memory.into_data())[head * size..(head + 1) * size];
+    let squares: f64 = left.iter().map(|x| f64::from(*x).powi(2)).sum();
+    0.5 * (squares / dims.key_dim as f64).ln()
+}
+
+#[test]
+fn a_delta_rule_keeps_what_its_matrix_leaves_of_a_random_direction() {
+    let device = Device::flex();
+    device.seed(5);
+    let (heads, key_dim) = (3, 4);
+    let normal = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 0.5), &device);
+    let plain = |log_decay, erase| Gates {
+        query: normal([1, 1, heads, key_dim]),
+        key: normal([1, 1, heads, key_dim]),
+        value: normal([1, 1, heads, key_dim]),
+        log_decay,
+        step_size: None,
+        erase,
+        read_out: ReadOut::Inclusive,
+        skip: None,
+        scale: 1.0,
+    };
+    let range = Distribution::Uniform(-0.5, 0.0);
+    let per_head = || LogDecay::PerHeadToken(Tensor::random([1, 1, heads], range, &device));
+    let per_key = || LogDecay::PerKeyToken(Tensor::random([1, 1, heads, key_dim], range, &device));
+    let beta = || {
+        Erase::Delta(Tensor::random(
+            [1, 1, heads],
+            Distribution::Uniform(0.2, 1.0),
+            &device,
+        ))
+    };
+    let low_rank = || Erase::LowRank {
+        p: normal([1, 1, heads, key_dim]),
+        b: normal([1, 1, heads, key_dim]),
+    };
+    for gates in [
+        plain(LogDecay::None, beta()),
+        plain(per_head(), beta()),
+        plain(per_key(), beta()),
+        plain(per_key(), low_rank()),
+    ] {
+        let stretch = Stretch::new(&gates).expect("floats");
+        for head in 0..heads {
+            let found = stretch.token(0, head).log_decay;
+            let expected = retention_by_recurrence(&gates, head);
+            assert!(
+                near(found, expected),
+                "{} {}: {found} {expected}",
+                gates.log_decay.kind(),
+                gates.erase.kind()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_weighted_mean_is_recorded_by_its_weights() {
+    let device = Device::flex();
+    device.seed(3);
+    let site = Site {
+        groups: 4,
+        key_dim: 1,
+        value_dim: 3,
+        has_step_size: false,
+        rule: Rule::Mean,
+        ..SITE
+    };
+    let normal = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    let (key, value) = (normal([1, TIME, 4, 1]), normal([1, TIME, 4, 1]));
+    let gates = Gates {
+        query: Tensor::zeros([1, TIME, 4, 1], &device),
+        key: key.clone(),
+        value: value.clone(),
+        log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.2, -0.01, -1.0], &device)),
+        step_size: None,
+        erase: Erase::None,
+        read_out: ReadOut::Mean(Tensor::zeros([4], &device)),
+        skip: None,
+        scale: 1.0,
+    };
+    let (_, _, chain) = probed();
+    let mut state = Recurrence {
+        state: site.empty_state(1, &device),
+        memories: chain.start(&site, 1, &device),
+    };
+    chain
+        .run(&site, gates, &mut state, Form::Sequential)
+        .expect("gates fit");
+    let record = record(&mut state);
+    assert_eq!(record.measure(), "weight");
+    let (key, value) = (floats(&key.into_data()), floats(&value.into_data()));
+    for (head, decay) in [-0.1, -0.2, -0.01, -1.0_f64].into_iter().enumerate() {
+        for (position, found, _) in record.looks(head) {
+            let weight = |t: u64| {
+                let age = (position - 1 - t) as f64;
+                (age * decay + f64::from(key[t as usize * 4 + head])).exp()
+            };
+            let sum: f64 = (0..position).map(weight).sum();
+            let weighted = |t: u64| weight(t) * f64::from(value[t as usize * 4 + head]);
+            let mean = (0..position).map(weighted).sum::<f64>() / sum;
+            assert!(
+                near(found.norm, sum),
+                "head {head} at {position}: {} {sum}",
+                found.norm
+            );
+            assert!(
+                near(found.mean, mean),
+                "head {head} at {position}: {} {mean}",
+                found.mean
+            );
+        }
+    }
 }

@@ -173,7 +173,9 @@ impl Saved<'_> {
 
     /// A batch of a damaged file must not be started: every tensor says how many sequences there are.
     fn expect_batch(&self, batch: usize) -> Result<(), ModelError> {
-        let first = self.file.names().next().and_then(|name| self.file.raw(name));
+        // What interventions remember need not be one row per sequence.
+        let mut names = self.file.names().filter(|name| !name.contains(".interventions."));
+        let first = names.next().and_then(|name| self.file.raw(name));
         match first.and_then(|(_, shape, _)| shape.first().copied()) {
             Some(found) if found != batch && found != 1 => Err(self.wrong(
                 "positions",

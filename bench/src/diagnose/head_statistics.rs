@@ -3,6 +3,9 @@
 //! A head *leaves its in-window range* at the first look beyond the training length T where its state's norm exceeds
 //! [`EXIT_FACTOR`] times the largest norm seen up to T, and stays above it at every later look. Training has shown the layers
 //! behind it no such state.
+//!
+//! The state of a weighted mean (RWKV-4) is kept relative to its largest weight; its three numbers have no norm worth
+//! speaking of. What plays the part of the norm there is the sum of all weights, against which a new token has to stand.
 
 use super::retention::Retention;
 use serde::Serialize;
@@ -15,9 +18,9 @@ pub const TOP_SHARE: f64 = 0.01;
 /// Statistics of the state h ∈ R^{K×V} of one head, n = K·V elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct StateStatistics {
-    /// ‖h‖_F.
+    /// ‖h‖_F; the sum of all weights in a weighted mean.
     pub norm: f64,
-    /// Σh / n.
+    /// Σh / n; the mean itself in a weighted mean.
     pub mean: f64,
     /// Unbiased variance of the elements.
     pub variance: f64,
@@ -25,34 +28,49 @@ pub struct StateStatistics {
     pub top_square_share: f64,
     /// Share of Σ|h| in the same elements.
     pub top_mass_share: f64,
+    /// Logarithm of the largest weight, in a weighted mean; 0 in every other state.
+    pub log_maximum: f64,
 }
+
+/// Numbers in [`StateStatistics`].
+pub const FIELDS: usize = 6;
 
 impl StateStatistics {
     /// Fields in the order of [`Self::from_array`].
-    pub fn to_array(self) -> [f64; 5] {
+    pub fn to_array(self) -> [f64; FIELDS] {
         [
             self.norm,
             self.mean,
             self.variance,
             self.top_square_share,
             self.top_mass_share,
+            self.log_maximum,
         ]
     }
 
     /// The inverse of [`Self::to_array`].
-    pub fn from_array([norm, mean, variance, top_square_share, top_mass_share]: [f64; 5]) -> Self {
+    pub fn from_array(array: [f64; FIELDS]) -> Self {
+        let [
+            norm,
+            mean,
+            variance,
+            top_square_share,
+            top_mass_share,
+            log_maximum,
+        ] = array;
         Self {
             norm,
             mean,
             variance,
             top_square_share,
             top_mass_share,
+            log_maximum,
         }
     }
 
     /// Field by field mean of several; `None` of none.
     pub fn average(all: &[Self]) -> Option<Self> {
-        let mut sums = [0.0; 5];
+        let mut sums = [0.0; FIELDS];
         for one in all {
             sums.iter_mut()
                 .zip(one.to_array())
@@ -89,6 +107,21 @@ pub fn state_statistics(state: &[f32]) -> StateStatistics {
         },
         top_square_share: share(top_squares, squares),
         top_mass_share: share(top_mass, mass),
+        log_maximum: 0.0,
+    }
+}
+
+/// Statistics of a weighted mean's state: numerator and denominator, both divided by e^maximum, and the maximum.
+pub fn mean_statistics([numerator, denominator, maximum]: [f32; 3]) -> StateStatistics {
+    if denominator == 0.0 {
+        return StateStatistics::default(); // No token yet; the maximum stands for minus infinity.
+    }
+    let (numerator, denominator) = (f64::from(numerator), f64::from(denominator));
+    StateStatistics {
+        norm: denominator * f64::from(maximum).exp(),
+        mean: numerator / denominator,
+        log_maximum: f64::from(maximum),
+        ..StateStatistics::default()
     }
 }
 
@@ -107,6 +140,8 @@ pub struct HeadSummary {
     pub norm_end: f64,
     /// norm_end / norm_inside.
     pub growth: f64,
+    /// What is called its norm: `norm`, or `weight` for the sum of weights in a weighted mean.
+    pub measure: &'static str,
     /// Share of the squared norm in the top 1 % of elements, at the training length.
     pub top_square_share_inside: f64,
     /// The same at the last look.
@@ -114,9 +149,35 @@ pub struct HeadSummary {
     /// How long it remembers.
     #[serde(flatten)]
     pub retention: Retention,
+    /// Means of its gates.
+    #[serde(flatten)]
+    pub gates: GateMeans,
+    /// Which of the model's recurrences it belongs to, and its number there.
+    #[serde(skip)]
+    pub place: (usize, usize),
 }
 
-/// Summarises one head from its state at successive positions.
+/// Means of a head's gates inside the training length and over the last interval between looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct GateMeans {
+    /// Least mean of log a over the training length among its key rows, where they differ.
+    pub fastest_key_log_decay: Option<f64>,
+    /// Largest mean of log a over the training length among its key rows, where they differ.
+    pub slowest_key_log_decay: Option<f64>,
+    /// Share that a token erases of what the state holds in one direction, in a delta rule.
+    pub erase_inside: Option<f64>,
+    /// Norm of what a token writes.
+    pub write_inside: Option<f64>,
+    /// The same at the end.
+    pub write_end: Option<f64>,
+    /// Root mean square of what is read.
+    pub read_out_inside: Option<f64>,
+    /// The same at the end.
+    pub read_out_end: Option<f64>,
+}
+
+/// Summarises one head from its state at successive positions; [`HeadSummary::place`], `measure` and `gates` are left to the
+/// caller.
 pub fn summarise(
     (layer, head): (usize, usize),
     looks: &[(u64, StateStatistics)],
@@ -135,9 +196,12 @@ pub fn summarise(
         norm_inside,
         norm_end,
         growth: norm_end / norm_inside,
+        measure: "norm",
         top_square_share_inside: share(inside.last()),
         top_square_share_end: share(looks.last()),
         retention,
+        gates: GateMeans::default(),
+        place: (0, 0),
     }
 }
 
@@ -187,6 +251,7 @@ mod tests {
                 variance,
                 of(2),
                 of(1),
+                0.0,
             ];
             for (found, expected) in found.to_array().into_iter().zip(expected) {
                 assert!(
@@ -195,6 +260,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_state_of_a_mean_is_its_weight_and_not_a_norm() {
+        // Weights e^5 and e^7 of values 1 and −1.
+        let scaled = (-2.0_f32).exp();
+        let found = mean_statistics([scaled - 1.0, scaled + 1.0, 7.0]);
+        let (a, b) = (5.0_f64.exp(), 7.0_f64.exp());
+        assert!((found.norm / (a + b) - 1.0).abs() < 1e-6, "{found:?}");
+        assert!((found.mean - (a - b) / (a + b)).abs() < 1e-6, "{found:?}");
+        assert_eq!((found.log_maximum, found.variance), (7.0, 0.0));
+        assert_eq!(mean_statistics([0.0, 0.0, -1e38]), StateStatistics::default());
     }
 
     #[test]

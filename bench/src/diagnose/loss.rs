@@ -69,6 +69,11 @@ impl Tally {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
 
+    /// √(Σx² / n); `None` without numbers.
+    pub fn root_mean_square(&self) -> Option<f64> {
+        (self.count > 0).then(|| (self.sum_of_squares / self.count as f64).sqrt())
+    }
+
     /// Unbiased variance (Σx² − n·mean²) / (n − 1); `None` below two numbers.
     pub fn variance(&self) -> Option<f64> {
         let mean = self.mean().filter(|_| self.count > 1)?;
@@ -113,6 +118,16 @@ impl Grid {
             geometric: Buckets::geometric(train_length, length),
             fixed: Buckets::fixed(train_length, length),
             inside: Buckets::inside(train_length),
+        }
+    }
+
+    /// The training length, and the last training length of each of the lengths `factors` · T, in the place of the geometric
+    /// buckets.
+    pub fn windows(train_length: u64, factors: &[u64]) -> Self {
+        let length = train_length * factors.iter().copied().max().unwrap_or(1);
+        Self {
+            geometric: Buckets::windows(train_length, factors),
+            ..Self::new(train_length, length)
         }
     }
 }

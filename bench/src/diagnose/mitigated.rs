@@ -1,27 +1,25 @@
-//! The runs of a diagnosis: the model alone, the baseline that restarts, and the mitigations asked for.
+//! The runs of a diagnosis: the model alone, the baseline that starts again, and the mitigations asked for.
 
 use super::loss::Grid;
-use super::probe::{LayerRecord, Probe};
+use super::probe::Probe;
+use super::record::SiteRecord;
 use super::stream::{Run, StreamRun};
-use super::text::{Stream, Text};
+use super::text::Stream;
+use crate::calibration::Calibrator;
 use crate::error::ProgramError;
-use mitigations::Calibration;
-use mitigations::Mitigation;
-use models::Model;
-use ssm_core::Chain;
+use crate::trial::{self, Trial};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// κ of the default retention factor c = exp(−κ/T): what is left of a token after T tokens is multiplied by exp(−κ), about one half.
 const KAPPA: f64 = 0.64;
-/// Stretches of text that mitigations are calibrated on.
-const CALIBRATION_STREAMS: u64 = 16;
 
 /// The model with one mitigation, over all streams.
 #[derive(Debug)]
 pub struct Mitigated {
-    /// Text form of the mitigation.
+    /// Text form of what is tried.
     pub name: String,
-    chain: Chain,
+    trial: Trial,
     probe: Option<Probe>,
     /// The streams.
     pub streams: Vec<StreamRun>,
@@ -40,10 +38,10 @@ pub struct Skipped {
 
 impl Mitigated {
     /// A run that has not begun. The probe, if any, looks into the streams of `length` only.
-    pub fn new(mitigation: &Mitigation, streams: &[Stream], grid: &Grid, probe: Option<Probe>) -> Self {
+    pub fn new(trial: &Trial, streams: &[Stream], grid: &Grid, probe: Option<Probe>) -> Self {
         Self {
-            name: mitigation.to_string(),
-            chain: mitigation.chain(),
+            name: trial.name().to_string(),
+            trial: trial.clone(),
             probe,
             streams: streams
                 .iter()
@@ -73,10 +71,10 @@ impl Mitigated {
         self.streams.iter().map(|run| run.stream.length).sum()
     }
 
-    /// The interventions of a stream: the probe rides on the long ones.
-    pub fn chains(&self, streams: &[StreamRun]) -> impl Fn(&Stream) -> Chain + Sync + use<> {
+    /// What is tried in a stream: the probe rides on the long ones.
+    pub fn trials(&self, streams: &[StreamRun]) -> impl Fn(&Stream) -> Trial + Sync + use<> {
         let longest = streams.iter().map(|run| run.stream.length).max();
-        let (plain, probe) = (self.chain.clone(), self.probe.clone());
+        let (plain, probe) = (self.trial.clone(), self.probe.clone());
         move |stream| match &probe {
             Some(probe) if Some(stream.length) == longest => plain.clone().with(Arc::new(probe.clone())),
             _ => plain.clone(),
@@ -89,16 +87,27 @@ impl Mitigated {
     /// As [`Run::go_on`].
     pub fn go_on(&mut self, run: &Run<'_>) -> Result<(), ProgramError> {
         let mut streams = std::mem::take(&mut self.streams);
-        let chains = self.chains(&streams);
-        let taken = run.go_on(&mut streams, &chains);
+        let trials = self.trials(&streams);
+        let taken = run.go_on(&mut streams, &trials);
         self.streams = streams;
         self.seconds += taken?.as_secs_f64();
         Ok(())
     }
 
-    /// What the probe recorded, per layer, pooled over the streams; empty without a probe.
-    pub fn records(&mut self) -> Vec<LayerRecord> {
-        let mut streams: Vec<Vec<LayerRecord>> = Vec::new();
+    /// What the mitigation counted, averaged over the streams.
+    pub fn counts(&self) -> BTreeMap<String, f64> {
+        let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        for (name, value) in self.streams.iter().flat_map(|stream| &stream.tally.counts) {
+            let sum = sums.entry(name.clone()).or_default();
+            *sum = (sum.0 + value, sum.1 + 1.0);
+        }
+        let mean = |(name, (sum, count))| (name, sum / count);
+        sums.into_iter().map(mean).collect()
+    }
+
+    /// What the probe recorded, per recurrence, pooled over the streams; empty without a probe.
+    pub fn records(&mut self) -> Vec<SiteRecord> {
+        let mut streams: Vec<Vec<SiteRecord>> = Vec::new();
         for run in &mut self.streams {
             let records = match &mut run.state {
                 Some(state) => super::stream::records(state),
@@ -108,15 +117,15 @@ impl Mitigated {
                 streams.push(records);
             }
         }
-        let layers = streams.first().map_or(0, Vec::len);
-        let of_layer = |layer: usize| {
+        let recurrences = streams.first().map_or(0, Vec::len);
+        let of_site = |site: usize| {
             streams
                 .iter()
-                .map(|records| records[layer].clone())
+                .map(|records| records[site].clone())
                 .collect::<Vec<_>>()
         };
-        (0..layers)
-            .filter_map(|layer| LayerRecord::pool(&of_layer(layer)))
+        (0..recurrences)
+            .filter_map(|site| SiteRecord::pool(&of_site(site)))
             .collect()
     }
 }
@@ -137,77 +146,64 @@ pub fn default_set(train_length: u64) -> Vec<String> {
     if t > 1 {
         set.push(format!("reset-overlap:{t},{}", t / 2));
     }
+    // Where the baseline is another, because there is attention too.
+    set.push(format!("reset:{t}"));
     set
 }
 
-/// Parses what was asked for, or the default set; `none` and the baseline `reset:T` come first, each mitigation once.
+/// The text forms of the whole catalogue, scaled to the training length T and to the longest length that is read.
+pub fn catalogue(train_length: u64, length: u64) -> Vec<String> {
+    let t = train_length;
+    let mut set = default_set(t);
+    set.extend([
+        format!("cap:{t}"),
+        format!("cap-mean:{t}"),
+        "a-scale:2".to_string(),
+        "scales:fit".to_string(),
+        format!("delta-filter:{length}"),
+        "decimate:0.5".to_string(),
+        "fitted-noise".to_string(),
+        "c-scale:0.75".to_string(),
+    ]);
+    set
+}
+
+/// What a set of trials is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// The text forms asked for; if there are none, `defaults` are taken, and those that cannot work are left out.
+    pub asked: &'a [String],
+    /// The text forms of the default set.
+    pub defaults: &'a [String],
+    /// Training length.
+    pub train_length: u64,
+}
+
+/// Reads what was asked for, or the default set; `none` and the baseline come first, each once.
 ///
 /// # Errors
-/// [`ProgramError::Usage`] for a text form that does not parse, or a mitigation asked for that cannot work with the model.
+/// [`ProgramError::Usage`] for a text form that cannot be read, or something asked for that cannot work with the model.
 pub fn choose(
-    asked: &[String],
-    model: &Model,
-    text: &Text,
-    train_length: u64,
-) -> Result<(Vec<Mitigation>, Vec<Skipped>), ProgramError> {
-    let mut chosen: Vec<Mitigation> = Vec::new();
+    choice: &Choice<'_>,
+    calibrator: &mut Calibrator<'_>,
+) -> Result<(Vec<Trial>, Vec<Skipped>), ProgramError> {
+    let model = calibrator.model();
+    let mut chosen: Vec<Trial> = Vec::new();
     let mut skipped = Vec::new();
-    let defaults = default_set(train_length);
-    let first = ["none".to_string(), baseline(train_length)];
-    let mut calibration: Option<Calibration> = None;
-    for spec in first
-        .iter()
-        .chain(if asked.is_empty() { &defaults } else { asked })
-    {
-        let parsed = spec.parse::<Mitigation>();
-        let mut mitigation = parsed.map_err(|error| usage(spec, error))?;
-        if mitigation.needs_calibration() {
-            if calibration.is_none() {
-                let stretches = calibration_stretches(text, train_length);
-                calibration = Some(crate::calibration::calibration(model, stretches)?);
-            }
-            if let Some(calibration) = &calibration {
-                mitigation = mitigation
-                    .calibrated(calibration)
-                    .map_err(|error| usage(spec, error))?;
-            }
-        }
-        let chain = mitigation.chain();
-        match model.info().sites.iter().try_for_each(|site| chain.check(site)) {
-            Err(error) if asked.is_empty() => {
-                skipped.push(Skipped {
-                    mitigation: mitigation.to_string(),
-                    reason: error.to_string(),
-                });
-            }
-            Err(error) => return Err(usage(spec, error)),
-            Ok(())
-                if chosen
-                    .iter()
-                    .any(|other| other.to_string() == mitigation.to_string()) => {}
-            Ok(()) => chosen.push(mitigation),
+    let first = ["none".to_string(), trial::baseline(model, choice.train_length)];
+    let rest = match choice.asked {
+        [] => choice.defaults,
+        asked => asked,
+    };
+    for spec in first.iter().chain(rest) {
+        let trial = Trial::parse(spec, model)?;
+        let mitigation = trial.name().to_string();
+        match trial.possible(calibrator) {
+            Err(reason) if choice.asked.is_empty() => skipped.push(Skipped { mitigation, reason }),
+            Err(reason) => return Err(trial::refused(spec, reason)),
+            Ok(_) if chosen.iter().any(|other| other.name() == mitigation) => {}
+            Ok(trial) => chosen.push(trial),
         }
     }
     Ok((chosen, skipped))
-}
-
-/// The same model restarted every training length.
-pub fn baseline(train_length: u64) -> String {
-    format!("reset:{train_length}")
-}
-
-fn usage(spec: &str, error: impl std::fmt::Display) -> ProgramError {
-    ProgramError::usage(
-        format!("--mitigation {spec}"),
-        "a mitigation that works with this model",
-        error.to_string(),
-    )
-}
-
-/// Stretches of one training length, a third of the way between evenly spread starts, where no stream starts.
-fn calibration_stretches(text: &Text, train_length: u64) -> impl Iterator<Item = Vec<u32>> {
-    (0..CALIBRATION_STREAMS).map(move |stream| {
-        let start = (3 * stream + 1) * text.tokens() / (3 * CALIBRATION_STREAMS);
-        text.read(start, train_length as usize)
-    })
 }

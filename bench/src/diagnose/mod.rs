@@ -9,17 +9,20 @@
 //! | [`text`] | the text and the streams it is read in |
 //! | [`positions`], [`loss`] | buckets of positions, and mean losses over them |
 //! | [`mitigated`], [`stream`] | the runs, and the loop that streams |
-//! | [`probe`], [`head_statistics`], [`retention`] | looks at gates and states; what they say of a head |
+//! | [`gates`], [`probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
+//! | [`head_statistics`], [`retention`] | what the looks say of a head |
 //! | [`verdict`], [`compare`], [`summary`] | the definition of collapse; prices and gains; the sentences |
 //! | [`resume`] | what an interrupted diagnosis leaves behind |
 //! | [`report`] | JSON, CSV and HTML |
 
 pub mod compare;
+pub mod gates;
 pub mod head_statistics;
 pub mod loss;
 pub mod mitigated;
 pub mod positions;
 pub mod probe;
+pub mod record;
 pub mod report;
 pub mod resume;
 pub mod retention;
@@ -28,14 +31,16 @@ pub mod summary;
 pub mod text;
 pub mod verdict;
 
+use crate::calibration::Calibrator;
 use crate::cli::parse_tokens;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::output::{Existing, OutputFolder};
+use crate::trial::{self, Trial};
 use clap::Args;
 use loss::Grid;
-use mitigated::{Mitigated, Skipped};
+use mitigated::{Choice, Mitigated, Skipped};
 use models::Model;
 use probe::Probe;
 use report::{Method, Report, TextReport};
@@ -60,8 +65,9 @@ pub struct DiagnoseArgs {
     /// Which model
     #[command(flatten)]
     pub model: ModelArgs,
-    /// What to read: `newlines`, a text file, or `ids:FILE` with token ids [default: the text that comes with Spillway]
-    #[arg(long, value_name = "newlines|FILE")]
+    /// What to read: a text file, `ids:FILE` with token ids, `random` ids, or `newlines` [default: the text that comes with
+    /// Spillway]
+    #[arg(long, value_name = "FILE|ids:FILE|random|newlines")]
     pub prompt: Option<String>,
     /// Tokens to read in one go; `64k` is 65536
     #[arg(long, value_name = "TOKENS", default_value = "65536", value_parser = parse_tokens)]
@@ -148,12 +154,24 @@ impl Diagnosis {
             seed: args.seed,
         };
         let streams = text::streams(&text, &options);
-        let (chosen, skipped) = mitigated::choose(&args.mitigation, &model, &text, train_length)?;
+        let choice = Choice {
+            asked: &args.mitigation,
+            defaults: &mitigated::default_set(train_length),
+            train_length,
+        };
+        let (chosen, skipped) =
+            mitigated::choose(&choice, &mut Calibrator::new(&model, &text, train_length))?;
+        if chosen.iter().any(Trial::is_to_be_fitted) {
+            let reason =
+                "spillway compare fits it, on text that it does not evaluate; here give scales:S,S,..";
+            return Err(trial::refused("scales:fit", reason));
+        }
         let grid = Grid::new(train_length, args.length);
         let mut runs: Vec<Mitigated> = Vec::new();
-        for (index, mitigation) in chosen.iter().enumerate() {
-            let probe = (index == 0).then(|| Probe::new(positions::snapshots(train_length, args.length)));
-            runs.push(Mitigated::new(mitigation, &streams, &grid, probe));
+        for (index, trial) in chosen.iter().enumerate() {
+            let probe = (index == 0)
+                .then(|| Probe::new(positions::snapshots(train_length, args.length), train_length));
+            runs.push(Mitigated::new(trial, &streams, &grid, probe));
         }
         let settings = args.settings(&model, &text, train_length, &streams, &runs);
         Ok(Self {
@@ -194,7 +212,8 @@ impl Diagnosis {
     }
 
     fn report(mut self, args: &DiagnoseArgs, context: &Context) -> Report {
-        let method = args.method(&self.text, self.streams, self.train_length, context);
+        let baseline = trial::baseline(&self.model, self.train_length.0);
+        let method = args.method(&self.text, self.streams, self.train_length, baseline, context);
         let info = self.model.info().clone();
         Report::new(
             info,
@@ -220,8 +239,24 @@ fn conclude(report: &Report, folder: &OutputFolder, context: &Context) -> Result
     )))
 }
 
+/// The training length, and who says so.
+///
+/// # Errors
+/// [`ProgramError::Usage`] for 0.
+pub fn train_length(asked: Option<u64>, model: &Model) -> Result<(u64, &'static str), ProgramError> {
+    match (asked, model.info().train_length) {
+        (Some(0), _) => Err(ProgramError::usage("--train-length", "at least 1", "0")),
+        (Some(length), _) => Ok((length, "--train-length")),
+        (None, Some(length)) => Ok((length, "checkpoint")),
+        (None, None) => Ok((ASSUMED_TRAIN_LENGTH, "assumed")),
+    }
+}
+
 /// The first signal asks for a stop at the end of the segment; the second ends the program at once.
-fn stop_on_signal(stop: &Stop) -> Result<(), ProgramError> {
+///
+/// # Errors
+/// [`ProgramError::Failed`] when the system does not let signals be heard.
+pub fn stop_on_signal(stop: &Stop) -> Result<(), ProgramError> {
     let stop = stop.clone();
     let ask = move || {
         if stop.ask() {
@@ -257,14 +292,7 @@ impl DiagnoseArgs {
     }
 
     fn train_length(&self, model: &Model) -> Result<(u64, &'static str), ProgramError> {
-        let (train_length, source) = match (self.train_length, model.info().train_length) {
-            (Some(length), _) => (length, "--train-length"),
-            (None, Some(length)) => (length, "checkpoint"),
-            (None, None) => (ASSUMED_TRAIN_LENGTH, "assumed"),
-        };
-        if train_length == 0 {
-            return Err(ProgramError::usage("--train-length", "at least 1", "0"));
-        }
+        let (train_length, source) = train_length(self.train_length, model)?;
         if self.length < train_length.saturating_mul(2) {
             let expected = format!("at least twice the training length of {train_length} tokens");
             return Err(ProgramError::usage("--length", expected, self.length.to_string()));
@@ -321,6 +349,7 @@ impl DiagnoseArgs {
         text: &Text,
         streams: Vec<Stream>,
         train_length: (u64, &'static str),
+        baseline: String,
         context: &Context,
     ) -> Method {
         let repeats = self.length + 1 > text.tokens() && !text.is_constant();
@@ -333,6 +362,7 @@ impl DiagnoseArgs {
                 repeats,
             },
             length: self.length,
+            baseline,
             streams,
             dtype: self.model.dtype.to_string(),
             threads: context.threads(),

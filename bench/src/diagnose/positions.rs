@@ -44,6 +44,17 @@ impl Buckets {
         Self { edges }
     }
 
+    /// The training length T, then the last T positions of each of the lengths `factors` · T, with what lies between them.
+    pub fn windows(train_length: u64, factors: &[u64]) -> Self {
+        let mut edges = vec![0, train_length];
+        for factor in factors {
+            edges.extend([factor.saturating_sub(1), *factor].map(|k| train_length.saturating_mul(k)));
+        }
+        edges.sort_unstable();
+        edges.dedup();
+        Self { edges }
+    }
+
     /// The training length in [`PARTS_INSIDE`] parts.
     pub fn inside(train_length: u64) -> Self {
         Self {
@@ -119,6 +130,13 @@ mod tests {
         assert_eq!(buckets.edges(), [0, 64, 91, 128, 181, 256, 362, 512, 724, 1024]);
         // 1030 would leave a last bucket of 6 positions: it joins its neighbour.
         assert_eq!(Buckets::geometric(64, 1030).edges()[8..], [724, 1030]);
+    }
+
+    #[test]
+    fn windows_are_the_last_training_length_of_each_length() {
+        let buckets = Buckets::windows(64, &[2, 4, 8]);
+        assert_eq!(buckets.edges(), [0, 64, 128, 192, 256, 448, 512]);
+        assert_eq!(Buckets::windows(64, &[]).edges(), [0, 64]);
     }
 
     #[test]

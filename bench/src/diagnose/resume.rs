@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Version of the files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FOLDER: &str = "resume";
 const PROGRESS: &str = "progress.json";
 
@@ -41,7 +41,10 @@ pub struct Settings {
 
 impl Settings {
     /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
-    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`].
+    pub fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
         let list = |items: &[String]| items.join(" ");
         let streams = |streams: &[Stream]| format!("{streams:?}");
         let pairs = [
@@ -189,7 +192,7 @@ pub fn load(
     progress.settings.expect(settings)?;
     for (index, (run, saved)) in runs.iter_mut().zip(progress.runs).enumerate() {
         run.seconds = saved.seconds;
-        let chains = run.chains(&run.streams);
+        let trials = run.trials(&run.streams);
         for (number, tally) in saved.streams.into_iter().enumerate() {
             let Some(stream) = run.streams.get(number).map(|run| run.stream) else {
                 return Err(content(&path, "as many streams as the settings name", "more"));
@@ -204,7 +207,7 @@ pub fn load(
             }
             if restored.tally.position > 0 && !restored.is_done() {
                 let file = folder.join(state_name(index, number, restored.tally.position));
-                restored.state = Some(model.restore(&file, &chains(&stream))?);
+                restored.state = Some(model.restore(&file, trials(&stream).chain())?);
             }
             run.streams[number] = restored;
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub struct Retention {
     /// Mean of log α over the training length.
     pub mean_log_decay: f64,
-    /// τ in tokens; absent when nothing is forgotten.
+    /// τ in tokens; absent when nothing is forgotten, or when a delta rule rather adds than takes away.
     pub retention_time: Option<f64>,
     /// Share of a token that is left after the training length.
     pub kept_over_train_length: f64,
@@ -27,7 +27,7 @@ impl Retention {
     pub fn new(mean_log_decay: f64, train_length: u64) -> Self {
         Self {
             mean_log_decay,
-            retention_time: (mean_log_decay != 0.0).then(|| -1.0 / mean_log_decay),
+            retention_time: (mean_log_decay < 0.0).then(|| -1.0 / mean_log_decay),
             kept_over_train_length: (train_length as f64 * mean_log_decay).exp(),
         }
     }

@@ -4,13 +4,13 @@
 //! stopped between two segments and goes on later to the same bits, because segments always start at the same positions.
 
 use super::loss::{Grid, LossTally};
-use super::probe::LayerRecord;
+use super::record::SiteRecord;
 use super::text::{Stream, Text};
 use crate::error::ProgramError;
+use crate::trial::Trial;
 use indicatif::ProgressBar;
 use models::{Model, ModelState};
 use serde::{Deserialize, Serialize};
-use ssm_core::Chain;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +30,8 @@ pub struct StreamTally {
     pub state_bytes: u64,
     /// What the mitigation counted, averaged over layers.
     pub counts: BTreeMap<String, f64>,
-    /// What the probe recorded, first layer first; empty without a probe and until the stream is done.
-    pub records: Vec<LayerRecord>,
+    /// What the probe recorded, first recurrence first; empty without a probe and until the stream is done.
+    pub records: Vec<SiteRecord>,
 }
 
 /// A stream under way: what it has given, and the model's state unless it is done or not begun.
@@ -131,15 +131,15 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Reads on in every stream that is not done, until all are or a stop is asked for; gives the time it took. `chain` gives the
-    /// interventions of a stream.
+    /// Reads on in every stream that is not done, until all are or a stop is asked for; gives the time it took. `trial` gives
+    /// what is tried in a stream.
     ///
     /// # Errors
     /// The first failure of a stream, in their order.
     pub fn go_on(
         &self,
         streams: &mut [StreamRun],
-        chain: &(dyn Fn(&Stream) -> Chain + Sync),
+        trial: &(dyn Fn(&Stream) -> Trial + Sync),
     ) -> Result<Duration, ProgramError> {
         let start = Instant::now();
         let waiting: Vec<&mut StreamRun> = streams.iter_mut().filter(|stream| !stream.is_done()).collect();
@@ -153,7 +153,7 @@ impl Run<'_> {
             while let Some(entry) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
                 let (stream, failure) = &mut *entry;
-                if let Err(error) = self.read(stream, chain) {
+                if let Err(error) = self.read(stream, &trial(&stream.stream)) {
                     *failure = Some(error);
                     next.store(queue.len(), Ordering::Relaxed);
                 }
@@ -181,21 +181,20 @@ impl Run<'_> {
         }
     }
 
-    fn read(
-        &self,
-        run: &mut StreamRun,
-        chain: &(dyn Fn(&Stream) -> Chain + Sync),
-    ) -> Result<(), ProgramError> {
+    fn read(&self, run: &mut StreamRun, trial: &Trial) -> Result<(), ProgramError> {
         if self.stop.is_asked() {
             return Ok(());
         }
         let mut state = match run.state.take() {
             Some(state) => state,
-            None => self.model.start(&chain(&run.stream), 1)?,
+            None => trial.start(self.model)?,
         };
         while !run.is_done() && !self.stop.is_asked() {
             let position = run.tally.position;
-            let count = SEGMENT.min(run.stream.length - position);
+            if trial.starts_again_at(position) {
+                state = trial.start(self.model)?;
+            }
+            let count = trial.stretch(position, SEGMENT.min(run.stream.length - position));
             // One id more than is read: the last one's target.
             let ids = self.text.read(run.stream.offset + position, count as usize + 1);
             let losses = self.model.losses(&ids[..count as usize], &ids[1..], &mut state)?;
@@ -215,7 +214,7 @@ impl Run<'_> {
     }
 }
 
-/// What the interventions' memories report, averaged over the layers.
+/// What the interventions' memories report, averaged over the recurrences.
 fn counts(state: &ModelState) -> BTreeMap<String, f64> {
     let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for memory in state.recurrences().flat_map(|recurrence| &recurrence.memories) {
@@ -229,12 +228,12 @@ fn counts(state: &ModelState) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// What the probe recorded in each layer; nothing without a probe.
-pub fn records(state: &mut ModelState) -> Vec<LayerRecord> {
+/// What the probe recorded in each recurrence; nothing without a probe.
+pub fn records(state: &mut ModelState) -> Vec<SiteRecord> {
     let memories = state
         .recurrences_mut()
         .flat_map(|recurrence| &mut recurrence.memories);
     memories
-        .filter_map(|memory| memory.as_any_mut().downcast_ref::<LayerRecord>().cloned())
+        .filter_map(|memory| memory.as_any_mut().downcast_ref::<SiteRecord>().cloned())
         .collect()
 }

@@ -2,7 +2,6 @@
 
 use super::compare::TOLERANCE;
 use super::head_statistics::HeadSummary;
-use super::mitigated::baseline;
 use super::report::format::{bytes, count, factor, list, nats};
 use super::report::{Report, RunReport};
 
@@ -20,6 +19,7 @@ pub fn sentences(report: &Report) -> Vec<String> {
     }
     sentences.push(collapse(report));
     sentences.extend(heads(report));
+    sentences.extend(attention(report));
     if report.verdict.collapsed {
         sentences.extend(cure(report));
     }
@@ -60,8 +60,24 @@ fn collapse(report: &Report) -> String {
     }
 }
 
+/// What attention layers keep.
+fn attention(report: &Report) -> Option<String> {
+    let growth = report.model.cache_bytes_per_token;
+    let alone = report.runs.first()?;
+    (growth > 0).then(|| {
+        format!(
+            "Its attention layers keep {} more with every token: the state takes {} at its largest.",
+            bytes(growth),
+            bytes(alone.state_bytes)
+        )
+    })
+}
+
 /// Which heads leave their in-window range first, and how much they keep.
 fn heads(report: &Report) -> Option<String> {
+    if report.model.sites.is_empty() {
+        return Some("The model has no recurrence, so that there are no heads to look into.".into());
+    }
     let first = report.heads.first()?.exit;
     let Some(exit) = first else {
         return Some("No head's state grows beyond twice its norm inside the training length.".into());
@@ -129,7 +145,7 @@ fn name(heads: &[&HeadSummary]) -> String {
 
 /// The best cure, what it costs, and whether a restart would do as well.
 fn cure(report: &Report) -> Option<String> {
-    let restart = baseline(report.method.train_length);
+    let restart = &report.method.baseline;
     let cures = |run: &&RunReport| {
         run.complete && !run.verdict.collapsed && run.standing.price.is_some_and(|price| price <= TOLERANCE)
     };
@@ -140,7 +156,7 @@ fn cure(report: &Report) -> Option<String> {
         .filter_map(|name| report.run(name))
         .filter(cures)
         .find(|run| !is_restart(run));
-    let reset = report.run(&restart).filter(|run| run.complete);
+    let reset = report.run(restart).filter(|run| run.complete);
     let Some(best) = best else {
         return match reset.filter(cures) {
             Some(reset) => Some(format!(
@@ -197,7 +213,8 @@ fn cure(report: &Report) -> Option<String> {
 
 /// Whether a run does nothing but empty the state now and then.
 fn is_restart(run: &RunReport) -> bool {
-    run.mitigation.split('+').all(|part| part.starts_with("reset"))
+    let starts_again = |part: &str| part.starts_with("reset") || part.starts_with("restart");
+    run.mitigation.split('+').all(starts_again)
 }
 
 /// What is printed: the sentences, and the mitigations in a table.

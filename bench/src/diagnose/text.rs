@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
+/// Tokens of a random text before it repeats.
+const RANDOM_TOKENS: usize = 1 << 18;
 /// Tokens that the long streams together should have, if the model is small enough.
 const LONG_TOKENS: u64 = 262_144;
 /// Operations that they together may take, unless asked for more streams.
@@ -31,19 +33,23 @@ pub struct Text {
 }
 
 impl Text {
-    /// The text that `--prompt` names: `newlines`, `ids:FILE` with numbers, a file of text, or, without a name, the text that
-    /// comes with Spillway.
+    /// The text that `--prompt` names: `newlines`, `random` ids, `ids:FILE` with numbers, a file of text, or, without a name,
+    /// the text that comes with Spillway.
     ///
     /// # Errors
     /// [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot be read or holds fewer than two tokens.
     pub fn open(prompt: Option<&str>, model: &Model) -> Result<Self, ProgramError> {
         let tokenizer = model.tokenizer();
-        let encode = |text: &str| Ok::<_, ProgramError>(tokenizer.encode(text)?);
+        let encode = |text: &str| {
+            let ids = tokenizer.encode(text).map_err(ProgramError::from);
+            ids.map_err(|error| error.without_tokenizer("as ids:FILE, or take random ones with random"))
+        };
         let (name, ids): (String, Vec<u32>) = match prompt {
             None => (
                 "the text that comes with Spillway".into(),
                 encode(models::shipped_text())?,
             ),
+            Some("random") => ("random ids".into(), random_ids(model.info().vocab_size)),
             Some("newlines") => ("newlines".into(), encode("\n")?.repeat(2)),
             Some(file) => match file.strip_prefix("ids:") {
                 Some(path) => {
@@ -65,6 +71,30 @@ impl Text {
             });
         }
         Ok(Self { name, ids })
+    }
+
+    /// The first `share` of the text for fitting, and the rest for judging: no token is in both, but in a text that
+    /// repeats itself.
+    ///
+    /// # Errors
+    /// [`ProgramError::Content`] when one of them would hold fewer than two tokens.
+    pub fn split(&self, share: f64) -> Result<(Self, Self), ProgramError> {
+        let at = (self.ids.len() as f64 * share) as usize;
+        if self.is_constant() {
+            return Ok((self.clone(), self.clone()));
+        }
+        if at < 2 || self.ids.len() - at < 2 {
+            return Err(ProgramError::Content {
+                path: self.name.clone().into(),
+                expected: format!("enough tokens to keep a share of {share} for calibration"),
+                found: self.ids.len().to_string(),
+            });
+        }
+        let part = |ids: &[u32]| Self {
+            name: self.name.clone(),
+            ids: ids.to_vec(),
+        };
+        Ok((part(&self.ids[..at]), part(&self.ids[at..])))
     }
 
     /// A text of these ids.
@@ -104,6 +134,13 @@ impl Text {
         let start = usize::try_from(start % self.tokens()).unwrap_or(0);
         self.ids.iter().cycle().skip(start).take(count).copied().collect()
     }
+}
+
+/// Ids drawn evenly, always the same.
+fn random_ids(vocab_size: usize) -> Vec<u32> {
+    let mut random = StdRng::seed_from_u64(0);
+    let most = u32::try_from(vocab_size).unwrap_or(u32::MAX).max(1);
+    (0..RANDOM_TOKENS).map(|_| random.random_range(0..most)).collect()
 }
 
 fn read_text(path: &Path) -> Result<String, ProgramError> {
@@ -192,6 +229,15 @@ mod tests {
         let text = Text::of(vec![1, 2, 3]);
         assert_eq!(text.read(0, 7), [1, 2, 3, 1, 2, 3, 1]);
         assert_eq!(text.read(5, 2), [3, 1]);
+    }
+
+    #[test]
+    fn calibration_and_evaluation_share_no_token() {
+        let text = Text::of((0..1000).collect());
+        let (calibration, evaluated) = text.split(0.125).expect("enough tokens");
+        assert_eq!((calibration.tokens(), evaluated.tokens()), (125, 875));
+        assert!(calibration.ids.iter().all(|id| !evaluated.ids.contains(id)));
+        assert!(Text::of(vec![1, 2, 3]).split(0.125).is_err());
     }
 
     const SMALL: StreamOptions = StreamOptions {

@@ -5,9 +5,9 @@
 //! differ. Two states are alive at any time, whatever the grid's size.
 
 use super::prompt::{Case, FILLER, PREFIX, answer_tokens};
+use crate::trial::Trial;
 use models::generation::{Sampling, generate};
 use models::{Model, ModelError, ModelState};
-use ssm_core::Chain;
 use std::ops::ControlFlow;
 
 /// What came of one prompt.
@@ -41,16 +41,17 @@ pub struct Evaluation {
     pub computed_tokens: u64,
 }
 
-/// Asks every prompt. `on_tokens` hears of prompt tokens as they are done with, computed or shared.
+/// Asks every prompt. `on_tokens` hears of prompt tokens as they are done with, computed or shared, and may break off, which
+/// gives `None`.
 ///
 /// # Errors
 /// [`ModelError`] from a mitigation that does not fit the model, or from a model without a tokenizer.
 pub fn evaluate(
     model: &Model,
-    chain: &Chain,
+    trial: &Trial,
     cases: &[Case],
-    mut on_tokens: impl FnMut(u64),
-) -> Result<Evaluation, ModelError> {
+    mut on_tokens: impl FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Evaluation>, ModelError> {
     let longest = cases.iter().map(|case| case.block + 1).max().unwrap_or(0);
     let filler = model
         .tokenizer()
@@ -58,7 +59,7 @@ pub fn evaluate(
     let mut walk = Walk {
         model,
         ids: &filler,
-        state: model.start(chain, 1)?,
+        state: trial.start(model)?,
         position: 0,
     };
     let mut order: Vec<usize> = (0..cases.len()).collect();
@@ -69,10 +70,16 @@ pub fn evaluate(
     for index in order {
         let ids = model.tokenizer().encode(&cases[index].text())?;
         let before = walk.position;
-        let (state, shared) = walk.state_before(&ids, chain)?;
+        let (state, shared) = match trial.restart_period() {
+            None => walk.state_before(&ids, trial)?,
+            // Only what comes after the last restart is known when the question is answered.
+            Some(period) => (trial.start(model)?, last_restart(ids.len(), period)),
+        };
         let answer = ask(model, state, &ids[shared..], &cases[index])?;
         computed_tokens += (walk.position - before + ids.len() - shared) as u64;
-        on_tokens(ids.len() as u64);
+        if on_tokens(ids.len() as u64).is_break() {
+            return Ok(None);
+        }
         outcomes.push(Outcome {
             case: index,
             tokens: ids.len(),
@@ -80,10 +87,10 @@ pub fn evaluate(
         });
     }
     outcomes.sort_by_key(|outcome| outcome.case);
-    Ok(Evaluation {
+    Ok(Some(Evaluation {
         outcomes,
         computed_tokens,
-    })
+    }))
 }
 
 /// A state that walks along the filler.
@@ -97,18 +104,24 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// The state after the tokens that `prompt` shares with the filler, and their number. At least one token is left to take
     /// in, so that there are logits to answer from.
-    fn state_before(&mut self, prompt: &[u32], chain: &Chain) -> Result<(ModelState, usize), ModelError> {
+    fn state_before(&mut self, prompt: &[u32], trial: &Trial) -> Result<(ModelState, usize), ModelError> {
         let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let common = common.min(prompt.len().saturating_sub(1));
         if common < self.position {
             // A tokenizer that joins tokens across blocks may part ways earlier than the prompt before did.
-            return Ok((self.model.start(chain, 1)?, 0));
+            return Ok((trial.start(self.model)?, 0));
         }
         self.model
             .advance(&self.ids[self.position..common], &mut self.state)?;
         self.position = common;
         Ok((self.state.clone(), common))
     }
+}
+
+/// The position of the last token before which a model starts again that does so every `period` tokens.
+fn last_restart(tokens: usize, period: u64) -> usize {
+    let period = usize::try_from(period).unwrap_or(usize::MAX);
+    tokens.saturating_sub(1) / period * period
 }
 
 /// Takes in the rest of a prompt and looks for the passkey in the greedy continuation.
@@ -145,13 +158,13 @@ mod tests {
         let mut all = cases(&template, 900, 3, 2, 1);
         all.extend(cases(&template, 400, 3, 2, 1));
         for mitigation in ["none", "window-exact:128", "rri:0.99,0.75"] {
-            let chain = mitigation.parse::<Mitigation>().expect("a mitigation").chain();
+            let trial = Trial::of(&mitigation.parse::<Mitigation>().expect("a mitigation"));
             let ids = |case: &Case| model.tokenizer().encode(&case.text()).expect("bytes");
             let filler = model
                 .tokenizer()
                 .encode(&[PREFIX, &FILLER.repeat(9)].concat())
                 .expect("bytes");
-            let start = || model.start(&chain, 1).expect("the mitigation fits");
+            let start = || trial.start(&model).expect("the mitigation fits");
             let mut walk = Walk {
                 model: &model,
                 ids: &filler,
@@ -162,7 +175,7 @@ mod tests {
             order.sort_by_key(|case| case.block);
             for case in order {
                 let ids = ids(case);
-                let (mut state, shared) = walk.state_before(&ids, &chain).expect("shared");
+                let (mut state, shared) = walk.state_before(&ids, &trial).expect("shared");
                 // All but the passkey's own block: "The " is common to both kinds of block.
                 assert_eq!(shared, PREFIX.len() + case.block * FILLER.len() + 4);
                 let found = logits(&model, &ids[shared..], &mut state);
@@ -184,8 +197,14 @@ mod tests {
         let template = Template::new(model.tokenizer()).expect("bytes");
         let cases = cases(&template, 900, 4, 2, 1);
         let mut told = 0;
-        let evaluation =
-            evaluate(&model, &Chain::default(), &cases, |tokens| told += tokens).expect("evaluated");
+        let trial = Trial::of(&Mitigation::none());
+        let evaluation = evaluate(&model, &trial, &cases, |tokens| {
+            told += tokens;
+            ControlFlow::Continue(())
+        });
+        let evaluation = evaluation.expect("evaluated").expect("not broken off");
+        let stopped = evaluate(&model, &trial, &cases, |_| ControlFlow::Break(()));
+        assert!(stopped.expect("evaluated").is_none());
         let lengths: Vec<usize> = cases.iter().map(|case| case.text().len()).collect();
         let found: Vec<usize> = evaluation.outcomes.iter().map(|outcome| outcome.tokens).collect();
         assert_eq!(found, lengths);

@@ -21,12 +21,14 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::output::{Existing, OutputFolder};
+use crate::trial::Trial;
 use clap::Args;
 use lengths::{Lengths, parse_lengths};
 use mitigations::Mitigation;
 use models::Model;
 use prompt::{Case, Template};
 use report::{Report, Run, VERSION};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -129,14 +131,16 @@ fn prepared(
     };
     let ready = |mitigation| {
         let mitigation = calibration::calibrated(mitigation, model, train_length)?;
-        model.start(&mitigation.chain(), 1)?;
+        Trial::of(&mitigation).expect_possible(model)?;
         Ok(mitigation)
     };
     asked.iter().map(ready).collect()
 }
 
 fn all_cases(args: &PasskeyArgs, model: &Model) -> Result<Vec<Case>, ProgramError> {
-    let template = Template::new(model.tokenizer())?;
+    let template = Template::new(model.tokenizer()).map_err(|error| {
+        ProgramError::from(error).without_tokenizer("no, passkey asks in words, so that it needs a tokenizer")
+    })?;
     let (rows, samples) = (usize::from(args.depths), usize::from(args.samples));
     let mut cases = Vec::new();
     for length in &args.lengths.0 {
@@ -162,7 +166,14 @@ fn run_one(
     let bar = context.progress(cases.iter().map(|case| case.length).sum(), "tokens");
     bar.set_message(mitigation.to_string());
     let begin = Instant::now();
-    let evaluation = evaluate::evaluate(model, &mitigation.chain(), cases, |tokens| bar.inc(tokens))?;
+    let on_tokens = |tokens| {
+        bar.inc(tokens);
+        ControlFlow::Continue(())
+    };
+    let evaluation = evaluate::evaluate(model, &Trial::of(mitigation), cases, on_tokens)?;
+    let Some(evaluation) = evaluation else {
+        return Err(ProgramError::Failed("interrupted".into()));
+    };
     bar.finish_and_clear();
     let (rows, seconds) = (usize::from(args.depths), begin.elapsed().as_secs_f64());
     Ok(Run::new(

@@ -5,7 +5,9 @@ use crate::*;
 #[test]
 fn every_subcommand_explains_itself_with_an_example() {
     let general = stdout_of(&["--help"]);
-    for name in ["passkey", "generate", "inspect", "init", "convert", "bench"] {
+    for name in [
+        "passkey", "compare", "generate", "inspect", "init", "convert", "bench",
+    ] {
         assert!(general.contains(&format!("\n  {name} ")), "{general}");
         let help = stdout_of(&[name, "--help"]);
         assert!(

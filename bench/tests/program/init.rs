@@ -33,6 +33,33 @@ fn a_seed_makes_one_checkpoint_and_an_existing_folder_is_left_alone() {
     );
 }
 
+#[test]
+fn help_and_list_name_every_layout() {
+    let (help, list) = (stdout_of(&["init", "--help"]), stdout_of(&["init", "--list"]));
+    for layout in models::init::layouts()
+        .iter()
+        .filter(|layout| !layout.presets.is_empty())
+    {
+        let line = list.lines().find(|line| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(layout.architecture) && line.contains(layout.name)
+        });
+        let line = line.unwrap_or_else(|| panic!("no {} in {list}", layout.architecture));
+        assert!(
+            layout.presets.iter().all(|preset| line.contains(preset.size)),
+            "{line}"
+        );
+        assert!(help.contains(layout.architecture), "{help}");
+    }
+    fails(&["init"], 2, &["--shape"]);
+    fails(&["init", "--shape", "tiny"], 2, &["--out"]);
+    fails(
+        &["init", "--arch", "perceptron", "--shape", "tiny", "--out", "x"],
+        2,
+        &["perceptron", "mamba2"],
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn a_disk_that_fills_up_leaves_nothing_half_written() {

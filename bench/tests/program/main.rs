@@ -1,11 +1,13 @@
 //! The program from outside: its output, its files, its exit codes, and its one-line errors.
 
 mod bench;
+mod compare;
 mod convert;
 mod generate;
 mod help;
 mod init;
 mod inspect;
+mod layouts;
 mod passkey;
 
 use serde_json::Value;

@@ -248,7 +248,7 @@ fn power_of_two(exponent: &f64) -> String {
 }
 
 /// Three significant digits.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         v if v < 1e-9 => "0".into(),
         v if !(0.001..100_000.0).contains(&v) => format!("{value:.0e}"),

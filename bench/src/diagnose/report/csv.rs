@@ -1,10 +1,12 @@
 //! The curves as CSV files, one row per bucket or look.
 
 use super::Report;
+use crate::diagnose::gates::Gate;
+use crate::diagnose::head_statistics::HeadSummary;
 use crate::diagnose::loss::BucketLoss;
-use crate::diagnose::probe::Gate;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 type Row = Vec<String>;
@@ -37,7 +39,7 @@ fn write_rows(file: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
 }
 
 fn header(names: &str) -> Row {
-    names.split(' ').map(String::from).collect()
+    names.split_whitespace().map(String::from).collect()
 }
 
 /// Nothing where there is no number.
@@ -102,31 +104,48 @@ fn mitigations(report: &Report) -> Vec<Row> {
     rows
 }
 
+/// Heads with curves in files: models whose channels are heads have tens of thousands.
+const HEADS_WITH_CURVES: usize = 1024;
+
 fn heads(report: &Report) -> Vec<Row> {
-    let names =
-        "layer head position norm mean variance top_square_share top_mass_share log_first_token_strength";
+    let names = "layer head position norm mean variance top_square_share top_mass_share log_maximum \
+                 log_first_token_strength";
     let mut rows = vec![header(names)];
-    for (layer, record) in report.records.iter().enumerate() {
-        for head in 0..record.heads() {
-            for (position, state, strength) in record.looks(head) {
-                let place = [layer.to_string(), head.to_string(), position.to_string()];
-                let numbers = state
-                    .to_array()
-                    .into_iter()
-                    .chain([strength])
-                    .map(|number| number.to_string());
-                rows.push(place.into_iter().chain(numbers).collect());
-            }
+    for head in with_curves(report) {
+        let Some((record, number)) = report.record(head) else {
+            continue;
+        };
+        for (position, state, strength) in record.looks(number) {
+            let place = [
+                head.layer.to_string(),
+                head.head.to_string(),
+                position.to_string(),
+            ];
+            let numbers = state
+                .to_array()
+                .into_iter()
+                .chain([strength])
+                .map(|number| number.to_string());
+            rows.push(place.into_iter().chain(numbers).collect());
         }
     }
     rows
 }
 
+/// The first heads of the ranking, in the model's order.
+fn with_curves(report: &Report) -> Vec<&HeadSummary> {
+    let mut heads: Vec<&HeadSummary> = report.heads.iter().take(HEADS_WITH_CURVES).collect();
+    heads.sort_by_key(|head| head.place);
+    heads
+}
+
 fn retention(report: &Report) -> Vec<Row> {
-    let names =
-        "layer head exit mean_log_decay retention_time kept_over_train_length norm_inside norm_end growth";
+    let names = "layer head exit mean_log_decay retention_time kept_over_train_length fastest_key_log_decay \
+                 slowest_key_log_decay measure norm_inside norm_end growth erase_inside write_inside write_end \
+                 read_out_inside read_out_end";
     let mut rows = vec![header(names)];
     for head in &report.heads {
+        let gates = &head.gates;
         rows.push(vec![
             head.layer.to_string(),
             head.head.to_string(),
@@ -134,26 +153,45 @@ fn retention(report: &Report) -> Vec<Row> {
             head.retention.mean_log_decay.to_string(),
             optional(head.retention.retention_time),
             head.retention.kept_over_train_length.to_string(),
+            optional(gates.fastest_key_log_decay),
+            optional(gates.slowest_key_log_decay),
+            head.measure.to_string(),
             head.norm_inside.to_string(),
             head.norm_end.to_string(),
             head.growth.to_string(),
+            optional(gates.erase_inside),
+            optional(gates.write_inside),
+            optional(gates.write_end),
+            optional(gates.read_out_inside),
+            optional(gates.read_out_end),
         ]);
     }
     rows
 }
 
-/// `column` is a head, or for keys a group.
+/// `column` is a head, or for keys a group; both are numbered through the layer.
 fn gates(report: &Report) -> Vec<Row> {
     let mut rows = vec![header("layer gate column start end mean variance")];
-    for (layer, record) in report.records.iter().enumerate() {
+    let heads = with_curves(report);
+    for (site, record) in report.records.iter().enumerate() {
+        let numbers = || {
+            heads
+                .iter()
+                .filter(|head| head.place.0 == site)
+                .map(|head| head.place.1)
+        };
         for gate in Gate::ALL {
-            for column in 0..record.columns(gate) {
+            let columns: BTreeSet<usize> = numbers()
+                .map(|head| head * record.columns(gate) / record.heads().max(1))
+                .filter(|column| *column < record.columns(gate))
+                .collect();
+            for column in columns {
                 for ((start, end), tally) in record.gate(gate, column) {
                     let Some(mean) = tally.mean() else { continue };
                     rows.push(vec![
-                        layer.to_string(),
+                        record.layer().to_string(),
                         gate.name().into(),
-                        column.to_string(),
+                        (record.first_head() + column).to_string(),
                         start.to_string(),
                         end.to_string(),
                         mean.to_string(),

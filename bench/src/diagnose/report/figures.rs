@@ -2,10 +2,10 @@
 
 use super::chart::{DotChart, GREY, HeatMap, INK, Line, LineChart, Stroke, Vertical};
 use super::{Report, RunReport};
+use crate::diagnose::gates::Gate;
 use crate::diagnose::head_statistics::{EXIT_FACTOR, HeadSummary};
 use crate::diagnose::loss::{BucketLoss, Tally};
-use crate::diagnose::mitigated::baseline;
-use crate::diagnose::probe::{Gate, LayerRecord};
+use crate::diagnose::record::SiteRecord;
 use crate::error::ProgramError;
 
 const WIDE: (u32, u32) = (760, 400);
@@ -81,7 +81,7 @@ pub fn loss(report: &Report) -> Result<Figure, ProgramError> {
 /// [`ProgramError::Picture`].
 pub fn excess(report: &Report) -> Result<Vec<Figure>, ProgramError> {
     let (train_length, threshold) = (report.method.train_length, report.verdict.threshold);
-    let Some(restarted) = report.run(&baseline(train_length)).filter(|run| run.complete) else {
+    let Some(restarted) = report.run(&report.method.baseline).filter(|run| run.complete) else {
         return Ok(Vec::new());
     };
     let caption = format!(
@@ -213,15 +213,17 @@ pub fn heads(report: &Report) -> Result<Vec<Figure>, ProgramError> {
     figures.push(head_figure(
         report,
         ("State norm", "norm / in-window maximum", Vertical::Log2, Some(EXIT_FACTOR)),
-        format!("Frobenius norm of a head's state over its largest inside the training length; beyond {EXIT_FACTOR} for good, a head has left its range.{few}"),
-        |record, head| record.looks(head.head).map(|(at, state, _)| (at as f64, state.norm / head.norm_inside)).collect(),
+        format!("{} of a head's state over its largest inside the training length; beyond {EXIT_FACTOR} for good, a head has left its range.{few}", size_name(report)),
+        |record, head, summary| record.looks(head).map(|(at, state, _)| (at as f64, state.norm / summary.norm_inside)).collect(),
     )?);
-    figures.push(head_figure(
-        report,
-        ("Outliers", "share of squared norm", Vertical::Linear, Some(0.0)),
-        format!("Share of the squared norm in the 1 % of the state's elements that are largest; 0.01 if all were alike.{few}"),
-        |record, head| record.looks(head.head).map(|(at, state, _)| (at as f64, state.top_square_share)).collect(),
-    )?);
+    if report.records.iter().any(|record| record.measure() == "norm") {
+        figures.push(head_figure(
+            report,
+            ("Outliers", "share of squared norm", Vertical::Linear, Some(0.0)),
+            format!("Share of the squared norm in the 1 % of the state's elements that are largest; 0.01 if all were alike.{few}"),
+            |record, head, _| record.looks(head).map(|(at, state, _)| (at as f64, state.top_square_share)).collect(),
+        )?);
+    }
     figures.push(head_figure(
         report,
         (
@@ -231,20 +233,49 @@ pub fn heads(report: &Report) -> Result<Vec<Figure>, ProgramError> {
             Some(0.0),
         ),
         format!("exp of the summed log decays since the first token.{few}"),
-        |record, head| {
+        |record, head, _| {
             record
-                .looks(head.head)
+                .looks(head)
                 .map(|(at, _, strength)| (at as f64, strength.exp()))
                 .collect()
         },
     )?);
     figures.push(spectrum(report)?);
+    figures.extend(gate_figures(report, &few)?);
+    figures.push(keys(report)?);
+    Ok(figures)
+}
+
+/// What plays the part of the norm in this model.
+fn size_name(report: &Report) -> &'static str {
+    let is = |measure: &str| report.records.iter().any(|record| record.measure() == measure);
+    match (is("norm"), is("weight")) {
+        (true, false) => "Frobenius norm",
+        (false, _) => "Sum of the weights",
+        (true, true) => "Frobenius norm, or sum of the weights,",
+    }
+}
+
+/// One figure per gate that the model has.
+fn gate_figures(report: &Report, few: &str) -> Result<Vec<Figure>, ProgramError> {
+    let mut figures = Vec::new();
     for (gate, title, caption) in [
         (Gate::StepSize, "Step size \u{394}", "Mean of \u{394}"),
         (
+            Gate::Erase,
+            "Erased share",
+            "Mean share that a token erases of what the state holds in one direction,",
+        ),
+        (
             Gate::Value,
-            "Input x",
-            "Root mean square of x, over a head's elements,",
+            "Input: value",
+            "Root mean square of the value, over a head's elements,",
+        ),
+        (Gate::Write, "Insertion", "Mean norm of what a token writes"),
+        (
+            Gate::ReadOut,
+            "Read-out",
+            "Root mean square of what is read, over a head's elements,",
         ),
     ] {
         let caption = format!("{caption} over its mean inside the training length: 1 means unchanged.{few}");
@@ -252,35 +283,35 @@ pub fn heads(report: &Report) -> Result<Vec<Figure>, ProgramError> {
             report,
             (title, "relative to inside", Vertical::Linear, Some(1.0)),
             caption,
-            |record, head| gate_points(record, gate, head.head, report.method.train_length),
+            |record, head, _| gate_points(record, gate, head, report.method.train_length),
         )?;
         if !figure.legend.is_empty() {
             figures.push(figure);
         }
     }
-    figures.push(keys(report)?);
     Ok(figures)
 }
 
-/// B of the groups that the first heads to leave their range read.
+/// Keys of the groups that the first heads to leave their range read.
 fn keys(report: &Report) -> Result<Figure, ProgramError> {
     let mut groups: Vec<(usize, usize)> = Vec::new();
     for head in report.heads.iter().take(HEADS_DRAWN) {
-        let Some(record) = report.records.get(head.layer) else {
+        let Some((record, number)) = report.record(head) else {
             continue;
         };
         let group = (
-            head.layer,
-            head.head * record.columns(Gate::Key) / record.heads().max(1),
+            head.place.0,
+            number * record.columns(Gate::Key) / record.heads().max(1),
         );
         if !groups.contains(&group) {
             groups.push(group);
         }
     }
-    let line = |(index, &(layer, group)): (usize, &(usize, usize))| {
-        let record = report.records.get(layer)?;
+    let line = |(index, &(site, group)): (usize, &(usize, usize))| {
+        let record = report.records.get(site)?;
+        let layer = record.layer();
         let name = if record.columns(Gate::Key) > 1 {
-            format!("layer {layer} group {group}")
+            format!("layer {layer} group {}", record.first_head() + group)
         } else {
             format!("layer {layer}")
         };
@@ -300,23 +331,22 @@ fn keys(report: &Report) -> Result<Figure, ProgramError> {
         mark: report.method.train_length as f64,
         level: Some(1.0),
     };
-    let caption =
-        "Root mean square of B, which the heads of a group share, over its mean inside the training length.";
-    line_figure("Key B", caption.into(), &chart)
+    let caption = "Root mean square of the key, which the heads of a group share, over its mean inside the training length.";
+    line_figure("Input: key", caption.into(), &chart)
 }
 
 fn head_figure(
     report: &Report,
     (title, quantity, vertical, level): (&str, &str, Vertical, Option<f64>),
     caption: String,
-    points: impl Fn(&LayerRecord, &HeadSummary) -> Vec<(f64, f64)>,
+    points: impl Fn(&SiteRecord, usize, &HeadSummary) -> Vec<(f64, f64)>,
 ) -> Result<Figure, ProgramError> {
     let mut lines = Vec::new();
     for (index, head) in report.heads.iter().take(HEADS_DRAWN).enumerate() {
-        let Some(record) = report.records.get(head.layer) else {
+        let Some((record, number)) = report.record(head) else {
             continue;
         };
-        let points = points(record, head);
+        let points = points(record, number, head);
         if !points.is_empty() {
             let name = format!("layer {} head {}", head.layer, head.head);
             lines.push(Line {
@@ -341,10 +371,10 @@ fn head_figure(
     )
 }
 
-/// Mean (Δ) or root mean square (x, B) between the looks, over its mean inside the training length.
-fn gate_points(record: &LayerRecord, gate: Gate, column: usize, train_length: u64) -> Vec<(f64, f64)> {
+/// Mean, or root mean square of what has elements of either sign, between the looks, over its mean inside the training length.
+fn gate_points(record: &SiteRecord, gate: Gate, column: usize, train_length: u64) -> Vec<(f64, f64)> {
     let value = |mean: f64, variance: f64| {
-        if gate == Gate::StepSize {
+        if matches!(gate, Gate::StepSize | Gate::Erase | Gate::Write) {
             mean
         } else {
             (mean * mean + variance).sqrt()
@@ -387,10 +417,10 @@ fn norm_map(report: &Report) -> Result<Figure, ProgramError> {
     let mut columns = Vec::new();
     let mut shades = Vec::new();
     for head in &report.heads {
-        let Some(record) = report.records.get(head.layer) else {
+        let Some((record, number)) = report.record(head) else {
             continue;
         };
-        let looks: Vec<_> = record.looks(head.head).collect();
+        let looks: Vec<_> = record.looks(number).collect();
         if columns.is_empty() {
             columns = looks.iter().map(|(position, ..)| *position as f64).collect();
         }
@@ -426,7 +456,7 @@ fn spectrum(report: &Report) -> Result<Figure, ProgramError> {
         size: HALF,
         quantity: "retention time (tokens)",
         rows_name: "layer",
-        rows: report.records.len(),
+        rows: report.model.layers,
         dots: &dots,
         mark,
     };

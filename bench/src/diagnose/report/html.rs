@@ -1,9 +1,10 @@
 //! `report.html`: one page that needs nothing else, no script, no network.
 
-use super::chart::Stroke;
+use super::chart::{Stroke, short};
 use super::figures::{self, Figure};
 use super::format::{bytes, count, factor, nats};
 use super::{Report, RunReport};
+use crate::diagnose::head_statistics::HeadSummary;
 use crate::error::ProgramError;
 use std::fmt::Write;
 
@@ -57,29 +58,41 @@ pub fn page(report: &Report) -> Result<String, ProgramError> {
         pairs.into_iter().for_each(|figure| small(&mut body, figure));
         body.push_str("</div>");
     }
+    if report.model.sites.is_empty() {
+        section(&mut body, "Heads");
+        body.push_str("<p>The model has no recurrence: there are no heads to look into.</p>");
+    }
     section(&mut body, "How this was measured");
     method(&mut body, report);
-    Ok(format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>Diagnosis of {}</title><style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n",
-        escape(&report.model.name)
-    ))
+    Ok(document(&format!("Diagnosis of {}", report.model.name), &body))
 }
 
-fn push(body: &mut String, text: std::fmt::Arguments<'_>) {
+/// A whole page.
+pub fn document(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <title>{}</title><style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n",
+        escape(title)
+    )
+}
+
+/// Adds text to a page.
+pub fn push(body: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = body.write_fmt(text);
 }
 
-fn escape(text: &str) -> String {
+/// With the characters that HTML takes for its own replaced.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
 }
 
-fn section(body: &mut String, title: &str) {
+/// A heading.
+pub fn section(body: &mut String, title: &str) {
     push(body, format_args!("\n<h2>{title}</h2>"));
 }
 
@@ -138,7 +151,8 @@ fn legend(body: &mut String, entries: &[(String, Stroke)]) {
     body.push_str("</ul>");
 }
 
-fn wide(body: &mut String, figure: &Figure) {
+/// A figure with its legend beside it.
+pub fn wide(body: &mut String, figure: &Figure) {
     push(
         body,
         format_args!(
@@ -184,10 +198,10 @@ fn mitigations(body: &mut String, report: &Report) {
         body,
         format_args!(
             "<p>Mean losses in nats per token. <i>Beyond</i> and <i>inside</i> the training length of {} tokens; <i>gain</i> and <i>price</i> \
-         are against the model alone on the same tokens; <i>excess</i> is what the model alone loses over the one restarted every {} \
-         tokens; <i>state</i> is the memory of one stream.</p>",
+         are against the model alone on the same tokens; <i>excess</i> is what the model alone loses over <code>{}</code>; \
+         <i>state</i> is the memory of one stream.</p>",
             count(report.method.train_length),
-            count(report.method.train_length)
+            escape(&report.method.baseline)
         ),
     );
     for skipped in &report.skipped {
@@ -232,32 +246,50 @@ fn mitigation_row(body: &mut String, run: &RunReport) {
     );
 }
 
+/// A column of the table of heads that only some models have: its heading, and its cells.
+type Extra = (&'static str, fn(&HeadSummary) -> Option<String>);
+
+const EXTRAS: [Extra; 2] = [
+    ("slowest key<br>(tokens)", |head| {
+        let log_decay = head.gates.slowest_key_log_decay?;
+        Some(match log_decay < 0.0 {
+            true => count((-1.0 / log_decay).round() as u64),
+            false => "no decay".into(),
+        })
+    }),
+    ("erased<br>by a token", |head| {
+        head.gates.erase_inside.map(|share| format!("{share:.2}"))
+    }),
+];
+
 fn heads(body: &mut String, report: &Report) {
-    body.push_str(
-        "<div class=\"scroll\"><table><tr><th>head, first to leave its range first</th><th>leaves at</th><th>norm inside,<br>largest</th>\
-         <th>norm<br>at the end</th><th>growth</th><th>kept over<br>training length</th><th>retention time<br>(tokens)</th>\
-         <th>top&nbsp;1&nbsp;%<br>inside</th><th>top&nbsp;1&nbsp;%<br>at the end</th></tr>",
+    let listed = || report.heads.iter().take(HEADS_LISTED);
+    let extras: Vec<&Extra> = EXTRAS
+        .iter()
+        .filter(|(_, cell)| listed().any(|head| cell(head).is_some()))
+        .collect();
+    let headings: String = extras
+        .iter()
+        .map(|(heading, _)| format!("<th>{heading}</th>"))
+        .collect();
+    let size = match listed().next().map(|head| head.measure) {
+        Some("weight") => "weights",
+        _ => "norm",
+    };
+    push(
+        body,
+        format_args!(
+            "<div class=\"scroll\"><table><tr><th>head, first to leave its range first</th><th>leaves at</th><th>{size} inside,<br>largest</th>\
+             <th>{size}<br>at the end</th><th>growth</th><th>kept over<br>training length</th><th>retention time<br>(tokens)</th>\
+             {headings}<th>read-out inside,<br>at the end</th><th>top&nbsp;1&nbsp;%<br>inside</th><th>top&nbsp;1&nbsp;%<br>at the end</th></tr>",
+        ),
     );
-    for head in report.heads.iter().take(HEADS_LISTED) {
-        push(
-            body,
-            format_args!(
-                "<tr><td>layer {} head {}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td><td>{} x</td><td>{:.3}</td><td>{}</td>\
-             <td>{:.0} %</td><td>{:.0} %</td></tr>",
-                head.layer,
-                head.head,
-                head.exit.map_or("stays".into(), count),
-                head.norm_inside,
-                head.norm_end,
-                factor(head.growth),
-                head.retention.kept_over_train_length,
-                head.retention
-                    .retention_time
-                    .map_or("no decay".into(), |time| count(time.round() as u64)),
-                100.0 * head.top_square_share_inside,
-                100.0 * head.top_square_share_end,
-            ),
-        );
+    for head in listed() {
+        let cells: String = extras
+            .iter()
+            .map(|(_, cell)| format!("<td>{}</td>", cell(head).unwrap_or_else(|| "–".into())))
+            .collect();
+        head_row(body, head, &cells);
     }
     body.push_str("</table></div>");
     if report.heads.len() > HEADS_LISTED {
@@ -269,6 +301,35 @@ fn heads(body: &mut String, report: &Report) {
             ),
         );
     }
+}
+
+fn head_row(body: &mut String, head: &HeadSummary, extras: &str) {
+    let read_out = |value: Option<f64>| value.map_or("–".into(), short);
+    let share = |share: f64| match head.measure {
+        "norm" => format!("{:.0} %", 100.0 * share),
+        _ => "–".into(),
+    };
+    push(
+        body,
+        format_args!(
+            "<tr><td>layer {} head {}</td><td>{}</td><td>{}</td><td>{}</td><td>{} x</td><td>{:.3}</td><td>{}</td>{extras}\
+             <td>{}, {}</td><td>{}</td><td>{}</td></tr>",
+            head.layer,
+            head.head,
+            head.exit.map_or("stays".into(), count),
+            short(head.norm_inside),
+            short(head.norm_end),
+            factor(head.growth),
+            head.retention.kept_over_train_length,
+            head.retention
+                .retention_time
+                .map_or("no decay".into(), |time| count(time.round() as u64)),
+            read_out(head.gates.read_out_inside),
+            read_out(head.gates.read_out_end),
+            share(head.top_square_share_inside),
+            share(head.top_square_share_end),
+        ),
+    );
 }
 
 fn method(body: &mut String, report: &Report) {
@@ -314,7 +375,8 @@ fn method(body: &mut String, report: &Report) {
     );
     body.push_str(
         "<p><b>Heads.</b> A head leaves its in-window range at the first look beyond the training length where the norm of its state \
-         exceeds twice the largest seen inside, and stays above at every later look. States are looked at eight times inside \
+         exceeds twice the largest seen inside, and stays above at every later look; in a weighted mean the sum of its weights takes \
+         the norm's place. In a delta rule, what a token keeps is the root mean square over directions. States are looked at eight times inside \
          the training length and eight times to a doubling beyond it, over the long streams of the model alone.</p>\
          <p><b>Files.</b> report.json holds everything on this page as data; loss.csv, mitigations.csv, heads.csv, retention.csv and gates.csv \
          hold the curves.</p>",

@@ -9,10 +9,11 @@ pub mod format;
 pub mod html;
 
 use super::compare::{Curves, Standing, standing};
-use super::head_statistics::{self, HeadSummary, StateStatistics};
-use super::loss::{BucketLoss, Grid, LossTally, curve, mean_over};
+use super::gates::Gate;
+use super::head_statistics::{self, GateMeans, HeadSummary, StateStatistics};
+use super::loss::{BucketLoss, Grid, LossTally, Tally, curve, mean_over};
 use super::mitigated::{Mitigated, Skipped};
-use super::probe::LayerRecord;
+use super::record::SiteRecord;
 use super::retention::Retention;
 use super::summary;
 use super::text::Stream;
@@ -39,6 +40,8 @@ pub struct Method {
     pub text: TextReport,
     /// Length of the long streams.
     pub length: u64,
+    /// The run that verdicts hold the others against: `reset:T`, or `restart:T` where layers attend.
+    pub baseline: String,
     /// Every stream, the long ones first.
     pub streams: Vec<Stream>,
     /// Type of the weights in memory.
@@ -88,9 +91,9 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
     /// Heads, those that leave their in-window range first come first.
     pub heads: Vec<HeadSummary>,
-    /// What the probe recorded, per layer.
+    /// What the probe recorded, per recurrence.
     #[serde(skip)]
-    pub records: Vec<LayerRecord>,
+    pub records: Vec<SiteRecord>,
 }
 
 /// One run.
@@ -183,6 +186,11 @@ impl Report {
         self.runs.iter().find(|run| run.mitigation == mitigation)
     }
 
+    /// The recurrence that a head belongs to, and its number there.
+    pub fn record(&self, head: &HeadSummary) -> Option<(&SiteRecord, usize)> {
+        Some((self.records.get(head.place.0)?, head.place.1))
+    }
+
     /// Writes all files.
     ///
     /// # Errors
@@ -197,15 +205,10 @@ impl Report {
 
 fn run_report(run: &Mitigated, grid: &Grid, length: u64) -> RunReport {
     let (mut all, mut long) = (LossTally::new(grid), LossTally::new(grid));
-    let mut counts: BTreeMap<String, (f64, f64)> = BTreeMap::new();
     for stream in &run.streams {
         all.merge(&stream.tally.losses);
         if stream.stream.length == length {
             long.merge(&stream.tally.losses);
-        }
-        for (name, value) in &stream.tally.counts {
-            let sum = counts.entry(name.clone()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1.0);
         }
     }
     let tokens = run.tokens();
@@ -234,10 +237,7 @@ fn run_report(run: &Mitigated, grid: &Grid, length: u64) -> RunReport {
             excess_removed: None,
         },
         verdict: verdict::judge(&[], &[], 0, 0.0),
-        counts: counts
-            .into_iter()
-            .map(|(name, (sum, count))| (name, sum / count))
-            .collect(),
+        counts: run.counts(),
         loss,
         loss_fixed: curve(&grid.fixed, &long.fixed),
         loss_inside: curve(&grid.inside, &all.inside),
@@ -287,9 +287,9 @@ fn reference(
         .collect()
 }
 
-fn heads(records: &[LayerRecord], train_length: u64) -> Vec<HeadSummary> {
+fn heads(records: &[SiteRecord], train_length: u64) -> Vec<HeadSummary> {
     let mut heads = Vec::new();
-    for (layer, record) in records.iter().enumerate() {
+    for (site, record) in records.iter().enumerate() {
         for head in 0..record.heads() {
             let looks: Vec<(u64, StateStatistics)> = record
                 .looks(head)
@@ -299,14 +299,33 @@ fn heads(records: &[LayerRecord], train_length: u64) -> Vec<HeadSummary> {
                 continue;
             };
             let retention = Retention::new(mean_log_decay, train_length);
-            heads.push(head_statistics::summarise(
-                (layer, head),
-                &looks,
-                retention,
-                train_length,
-            ));
+            let number = (record.layer(), record.first_head() + head);
+            heads.push(HeadSummary {
+                measure: record.measure(),
+                gates: gate_means(record, head, train_length),
+                place: (site, head),
+                ..head_statistics::summarise(number, &looks, retention, train_length)
+            });
         }
     }
     head_statistics::rank(&mut heads);
     heads
+}
+
+fn gate_means(record: &SiteRecord, head: usize, train_length: u64) -> GateMeans {
+    let inside = |gate| record.gate_inside(gate, head, train_length);
+    let end = |gate| {
+        let filled = record.gate(gate, head).filter(|(_, tally)| tally.count() > 0);
+        filled.last().map_or_else(Tally::default, |(_, tally)| *tally)
+    };
+    let keys = record.key_range(head);
+    GateMeans {
+        fastest_key_log_decay: keys.map(|(least, _)| least),
+        slowest_key_log_decay: keys.map(|(_, largest)| largest),
+        erase_inside: inside(Gate::Erase).mean(),
+        write_inside: inside(Gate::Write).mean(),
+        write_end: end(Gate::Write).mean(),
+        read_out_inside: inside(Gate::ReadOut).root_mean_square(),
+        read_out_end: end(Gate::ReadOut).root_mean_square(),
+    }
 }

@@ -1,0 +1,276 @@
+//! How a row is measured: losses over all streams, passkeys, speed.
+
+use super::row::{AtLength, Fit, PasskeyScore, Row};
+use super::{Context, ProgramError, Stop, Stream, Text, Trial};
+use crate::calibration::fit_scales;
+use crate::diagnose::loss::{Grid, LossTally, Tally};
+use crate::diagnose::mitigated::Mitigated;
+use crate::diagnose::stream::Run;
+use crate::passkey::evaluate::{Answer, evaluate};
+use crate::passkey::prompt::{Case, Template, cases};
+use crate::passkey::wilson;
+use models::{Model, ModelError, ModelState, Which};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// Lengths of prompts beyond the training length, in training lengths.
+const PASSKEY_FACTORS: [u64; 2] = [4, 16];
+/// Depths and prompts at each; and with `--quick`.
+const PASSKEY_GRID: [(usize, usize); 2] = [(5, 2), (3, 1)];
+/// Tokens of a timed prompt, in training lengths, and at most.
+const PREFILL_LENGTHS: u64 = 4;
+const PREFILL_MOST: u64 = 2048;
+/// Tokens of a timed continuation, and with `--quick`.
+const DECODE_TOKENS: [usize; 2] = [64, 16];
+/// Repetitions of each timing, after one that is not counted; and with `--quick`.
+const REPEATS: [usize; 2] = [3, 1];
+
+/// The passkeys that every row is asked for.
+#[derive(Clone, Debug)]
+pub struct Passkeys {
+    cases: Vec<Case>,
+    train_length: u64,
+}
+
+impl Passkeys {
+    /// Prompts inside and beyond the training length, as far as there is room; `None` without a tokenizer or room for any.
+    pub fn new(model: &Model, train_length: u64, longest: u64, quick: bool, seed: u64) -> Option<Self> {
+        let template = Template::new(model.tokenizer()).ok()?;
+        let (depths, samples) = PASSKEY_GRID[usize::from(quick)];
+        let beyond = PASSKEY_FACTORS.iter().map(|factor| factor * train_length);
+        let lengths = std::iter::once(train_length).chain(beyond);
+        let lengths = lengths.filter(|length| *length <= longest && template.blocks(*length) > 0);
+        let cases: Vec<Case> = lengths
+            .flat_map(|length| cases(&template, length, depths, samples, seed))
+            .collect();
+        (!cases.is_empty()).then_some(Self { cases, train_length })
+    }
+
+    /// `None` when a stop was asked for.
+    fn ask(
+        &self,
+        model: &Model,
+        trial: &Trial,
+        stop: &Stop,
+    ) -> Result<Option<Vec<PasskeyScore>>, ModelError> {
+        let go_on = |_| match stop.is_asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let Some(evaluation) = evaluate(model, trial, &self.cases, go_on)? else {
+            return Ok(None);
+        };
+        let outcomes = evaluation.outcomes;
+        let mut found: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for outcome in &outcomes {
+            let score = found.entry(self.cases[outcome.case].length).or_default();
+            score.0 += u64::from(outcome.answer == Answer::Found);
+            score.1 += 1;
+        }
+        let score = |(length, (correct, samples))| PasskeyScore {
+            length,
+            inside: length <= self.train_length,
+            samples,
+            correct,
+            accuracy: correct as f64 / samples as f64,
+            wilson: wilson::interval(correct, samples).into(),
+        };
+        Ok(Some(found.into_iter().map(score).collect()))
+    }
+}
+
+/// Steps of a fit, three losses each; and with `--quick`.
+const FIT_ITERATIONS: [u32; 2] = [20, 4];
+
+/// What every row is measured with.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The text that is evaluated.
+    pub text: &'a Text,
+    /// The text that mitigations are fitted on.
+    pub calibration: &'a Text,
+    /// The streams.
+    pub streams: &'a [Stream],
+    /// Where losses are averaged.
+    pub grid: &'a Grid,
+    /// The lengths, in training lengths.
+    pub factors: &'a [u64],
+    /// Training length.
+    pub train_length: u64,
+    /// What is asked for, if anything.
+    pub passkeys: Option<&'a Passkeys>,
+    /// Fewer repetitions.
+    pub quick: bool,
+    /// When to stop.
+    pub stop: &'a Stop,
+}
+
+impl Bench<'_> {
+    /// The row of one trial; `None` when a stop was asked for.
+    ///
+    /// # Errors
+    /// [`ProgramError::Model`] from the model or the mitigation.
+    pub fn row(&self, trial: &Trial, progress: &str, context: &Context) -> Result<Option<Row>, ProgramError> {
+        let begin = Instant::now();
+        let (fitted, fit) = match trial.is_to_be_fitted() {
+            true => self.fit(trial).map(|(trial, fit)| (Some(trial), Some(fit)))?,
+            false => (None, None),
+        };
+        let trial = fitted.as_ref().unwrap_or(trial);
+        let mut run = Mitigated::new(trial, self.streams, self.grid, None);
+        let bar = context.progress(run.tokens_in_all(), "tokens");
+        bar.set_message(progress.to_string());
+        let shared = Run {
+            model: self.model,
+            text: self.text,
+            grid: self.grid,
+            threads: context.threads(),
+            stop: self.stop,
+            progress: &bar,
+        };
+        run.go_on(&shared)?;
+        bar.finish_and_clear();
+        if !run.is_done() {
+            return Ok(None);
+        }
+        let passkeys = match self.passkeys {
+            Some(passkeys) => passkeys.ask(self.model, trial, self.stop)?,
+            None => Some(Vec::new()),
+        };
+        let Some(passkeys) = passkeys else {
+            return Ok(None);
+        };
+        let (prefill, decode) = self.speeds(trial)?;
+        let losses = self.losses(&run);
+        Ok(Some(Row {
+            mitigation: run.name.clone(),
+            inside: finite(losses.geometric.first().and_then(Tally::mean)),
+            cost: None,
+            lengths: self.lengths(&losses),
+            passkeys,
+            prefill_tokens_per_second: prefill,
+            decode_tokens_per_second: decode,
+            state_bytes: run
+                .streams
+                .iter()
+                .map(|stream| stream.tally.state_bytes)
+                .max()
+                .unwrap_or(0),
+            counts: run.counts(),
+            fit,
+            seconds: begin.elapsed().as_secs_f64(),
+        }))
+    }
+
+    /// Fits on text that is not evaluated.
+    fn fit(&self, trial: &Trial) -> Result<(Trial, Fit), ProgramError> {
+        let iterations = FIT_ITERATIONS[usize::from(self.quick)];
+        let (mitigation, fitted) = fit_scales(self.model, self.calibration, self.train_length, iterations)?;
+        let fit = Fit {
+            mitigation: mitigation.to_string(),
+            calibration: [fitted.calibration.before, fitted.calibration.after],
+            test: [fitted.test.before, fitted.test.after],
+        };
+        Ok((trial.fitted(&mitigation), fit))
+    }
+
+    /// Of all streams together.
+    fn losses(&self, run: &Mitigated) -> LossTally {
+        let mut losses = LossTally::new(self.grid);
+        run.streams
+            .iter()
+            .for_each(|stream| losses.merge(&stream.tally.losses));
+        losses
+    }
+
+    fn lengths(&self, losses: &LossTally) -> Vec<AtLength> {
+        let at = |factor: &u64| {
+            let bucket = self.grid.geometric.find(factor * self.train_length - 1);
+            let tally = bucket
+                .and_then(|bucket| losses.geometric.get(bucket).copied())
+                .unwrap_or_default();
+            AtLength {
+                factor: *factor,
+                loss: finite(tally.mean()),
+                over_baseline: None,
+                standard_error: finite(tally.standard_error()),
+                tokens: tally.count(),
+            }
+        };
+        self.factors.iter().map(at).collect()
+    }
+
+    /// Tokens per second of a prompt beyond the training length, and of going on from it token by token.
+    fn speeds(&self, trial: &Trial) -> Result<(f64, f64), ModelError> {
+        let quick = usize::from(self.quick);
+        let (repeats, decoded) = (REPEATS[quick], DECODE_TOKENS[quick]);
+        let length = (PREFILL_LENGTHS * self.train_length).clamp(1, PREFILL_MOST) as usize;
+        let ids = self.text.read(0, length + decoded);
+        let (prompt, rest) = ids.split_at(length);
+        let mut times = (Vec::new(), Vec::new());
+        for repeat in 0..=repeats {
+            let begin = Instant::now();
+            let mut reader = Reader::new(self.model, trial)?;
+            reader.read(prompt)?;
+            let prefill = begin.elapsed();
+            let begin = Instant::now();
+            rest.chunks(1).try_for_each(|id| reader.read(id))?;
+            if repeat > 0 {
+                times.0.push(prefill);
+                times.1.push(begin.elapsed());
+            }
+        }
+        Ok((per_second(length, times.0), per_second(decoded, times.1)))
+    }
+}
+
+/// A model that reads on, and starts again where its trial says so.
+struct Reader<'a> {
+    model: &'a Model,
+    trial: &'a Trial,
+    state: ModelState,
+    position: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(model: &'a Model, trial: &'a Trial) -> Result<Self, ModelError> {
+        Ok(Self {
+            model,
+            trial,
+            state: trial.start(model)?,
+            position: 0,
+        })
+    }
+
+    /// Takes tokens in, with the logits after the last.
+    fn read(&mut self, mut ids: &[u32]) -> Result<(), ModelError> {
+        while !ids.is_empty() {
+            if self.trial.starts_again_at(self.position) {
+                self.state = self.trial.start(self.model)?;
+            }
+            let count = self.trial.stretch(self.position, ids.len() as u64);
+            let (now, later) = ids.split_at(count as usize);
+            match later {
+                [] => drop(self.model.logits(now, &mut self.state, Which::Last)?),
+                _ => self.model.advance(now, &mut self.state)?,
+            }
+            self.position += count;
+            ids = later;
+        }
+        Ok(())
+    }
+}
+
+/// By the median of the times.
+fn per_second(tokens: usize, mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    tokens as f64 / median.as_secs_f64().max(1e-9)
+}
+
+fn finite(value: Option<f64>) -> Option<f64> {
+    value.filter(|value| value.is_finite())
+}

@@ -1,0 +1,252 @@
+//! What is known of one mitigation, and of all of them.
+
+use super::{FILE, page};
+use crate::diagnose::mitigated::Skipped;
+use crate::diagnose::resume::Settings;
+use crate::error::ProgramError;
+use crate::output::OutputFolder;
+use models::Info;
+use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+/// Name of the JSON form.
+const FORMAT: &str = "spillway-leaderboard";
+/// Its version: raised when a field changes its meaning or goes away.
+const VERSION: u32 = 1;
+
+/// One mitigation. Losses that are not finite are absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Text form; `none` is the model alone.
+    pub mitigation: String,
+    /// Mean loss inside the training length T, in nats per token.
+    pub inside: Option<f64>,
+    /// How much larger that is than the model's alone.
+    pub cost: Option<f64>,
+    /// Loss at the multiples of T, shortest first.
+    pub lengths: Vec<AtLength>,
+    /// Passkeys, shortest prompts first; empty without a tokenizer.
+    pub passkeys: Vec<PasskeyScore>,
+    /// Tokens per second of a prompt.
+    pub prefill_tokens_per_second: f64,
+    /// Tokens per second one by one, from the state after that prompt.
+    pub decode_tokens_per_second: f64,
+    /// Largest memory of one stream's state, mitigation included, in bytes.
+    pub state_bytes: u64,
+    /// What the mitigation counted, averaged over recurrences and streams.
+    pub counts: BTreeMap<String, f64>,
+    /// The numbers that were fitted, if any were.
+    pub fit: Option<Fit>,
+    /// Time that measuring took.
+    pub seconds: f64,
+}
+
+/// Numbers fitted on text that is not evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fit {
+    /// Text form of the mitigation with the numbers.
+    pub mitigation: String,
+    /// Mean loss of the samples fitted on, without and with them.
+    pub calibration: [f64; 2],
+    /// Mean loss of the samples that the fit did not see, without and with them.
+    pub test: [f64; 2],
+}
+
+/// Loss over the last T tokens of a length.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AtLength {
+    /// The length in training lengths.
+    pub factor: u64,
+    /// Mean loss in nats per token.
+    pub loss: Option<f64>,
+    /// How much larger that is than the baseline's over the same tokens.
+    pub over_baseline: Option<f64>,
+    /// Standard error of the mean, tokens taken as independent.
+    pub standard_error: Option<f64>,
+    /// Tokens averaged over.
+    pub tokens: u64,
+}
+
+/// Passkeys found at one length.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PasskeyScore {
+    /// Length asked for, in tokens.
+    pub length: u64,
+    /// Whether that is inside the training length.
+    pub inside: bool,
+    /// Prompts.
+    pub samples: u64,
+    /// Passkeys found.
+    pub correct: u64,
+    /// `correct / samples`.
+    pub accuracy: f64,
+    /// Ends of the Wilson 95 % interval.
+    pub wilson: [f64; 2],
+}
+
+/// `leaderboard.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Leaderboard {
+    /// `spillway-leaderboard`.
+    pub format: &'static str,
+    /// Version of the format.
+    pub version: u32,
+    /// Whether every row is there.
+    pub complete: bool,
+    /// The model.
+    pub model: Info,
+    /// What decides the numbers, and what `--resume` compares.
+    pub settings: Settings,
+    /// Who says what the training length is.
+    pub train_length_source: String,
+    /// Name of the text.
+    pub text: String,
+    /// Tokens of it that are evaluated.
+    pub text_tokens: u64,
+    /// Tokens of it that mitigations are calibrated and fitted on, apart from the others.
+    pub calibration_tokens: u64,
+    /// The lengths, in training lengths.
+    pub factors: Vec<u64>,
+    /// The row that others are held against.
+    pub baseline: String,
+    /// Threads.
+    pub threads: usize,
+    /// The rows, the smallest loss at the longest length first.
+    pub rows: Vec<Row>,
+    /// Mitigations left out.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Leaderboard {
+    /// Without rows; lengths, text and the rest are left to the caller.
+    pub fn new(model: &Info, settings: Settings) -> Self {
+        Self {
+            format: FORMAT,
+            version: VERSION,
+            complete: false,
+            model: model.clone(),
+            settings,
+            train_length_source: String::new(),
+            text: String::new(),
+            text_tokens: 0,
+            calibration_tokens: 0,
+            factors: Vec::new(),
+            baseline: String::new(),
+            threads: 0,
+            rows: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Takes a row in, and everything that follows from comparing it with the others.
+    pub fn add(&mut self, row: Row) {
+        self.rows.push(row);
+        self.settle();
+    }
+
+    /// Differences from the model alone and from the baseline, and the order.
+    fn settle(&mut self) {
+        let of = |name: &str| self.rows.iter().find(|row| row.mitigation == name).cloned();
+        let (alone, baseline) = (of("none"), of(&self.baseline));
+        let difference = |a: Option<f64>, b: Option<f64>| Some(a? - b?);
+        for row in &mut self.rows {
+            row.cost = difference(row.inside, alone.as_ref().and_then(|alone| alone.inside));
+            for (index, at) in row.lengths.iter_mut().enumerate() {
+                let other = baseline.as_ref().and_then(|row| row.lengths.get(index)?.loss);
+                at.over_baseline = difference(at.loss, other);
+            }
+        }
+        let last = |row: &Row| row.lengths.last().and_then(|at| at.loss);
+        self.rows.sort_by(|a, b| smaller_first(last(a), last(b)));
+    }
+
+    /// The row with this text form.
+    pub fn row(&self, mitigation: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.mitigation == mitigation)
+    }
+
+    /// Takes over the rows of an interrupted comparison.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] for other settings, [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot
+    /// be read.
+    pub fn resume(&mut self, path: &Path) -> Result<(), ProgramError> {
+        #[derive(Deserialize)]
+        struct Saved {
+            version: u32,
+            settings: Settings,
+            rows: Vec<Row>,
+        }
+        let text = std::fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+        let content = |expected: String, found: String| ProgramError::Content {
+            path: path.to_path_buf(),
+            expected,
+            found,
+        };
+        let saved: Saved = serde_json::from_str(&text)
+            .map_err(|error| content("a leaderboard".into(), error.to_string()))?;
+        if saved.version != VERSION {
+            return Err(content(format!("version {VERSION}"), saved.version.to_string()));
+        }
+        saved.settings.expect(&self.settings)?;
+        self.rows = saved.rows;
+        self.settle();
+        Ok(())
+    }
+
+    /// Writes all files.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`], [`ProgramError::Picture`].
+    pub fn write(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
+        let page = page::page(self)?;
+        folder.write("leaderboard.html", |file| file.write_all(page.as_bytes()))?;
+        folder.write("leaderboard.csv", |file| self.write_csv(file))?;
+        folder.write_json(FILE, self)
+    }
+
+    fn write_csv(&self, file: &mut dyn io::Write) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(file);
+        let mut names: Vec<String> = ["mitigation", "loss_inside", "cost_inside"]
+            .map(String::from)
+            .into();
+        for factor in &self.factors {
+            names.extend([format!("loss_{factor}x"), format!("over_baseline_{factor}x")]);
+        }
+        let passkeys = self.rows.first().map_or(&[][..], |row| &row.passkeys);
+        names.extend(passkeys.iter().map(|score| format!("passkey_{}", score.length)));
+        names.extend(
+            [
+                "prefill_tokens_per_second",
+                "decode_tokens_per_second",
+                "state_bytes",
+            ]
+            .map(String::from),
+        );
+        writer.write_record(&names).map_err(io::Error::other)?;
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+        for row in &self.rows {
+            let mut record = vec![row.mitigation.clone(), number(row.inside), number(row.cost)];
+            for at in &row.lengths {
+                record.extend([number(at.loss), number(at.over_baseline)]);
+            }
+            record.extend(row.passkeys.iter().map(|score| score.accuracy.to_string()));
+            record.extend([
+                row.prefill_tokens_per_second.to_string(),
+                row.decode_tokens_per_second.to_string(),
+                row.state_bytes.to_string(),
+            ]);
+            writer.write_record(&record).map_err(io::Error::other)?;
+        }
+        writer.flush()
+    }
+}
+
+/// A loss that is not a number comes last.
+fn smaller_first(a: Option<f64>, b: Option<f64>) -> Ordering {
+    let rank = |value: Option<f64>| value.unwrap_or(f64::INFINITY);
+    rank(a).total_cmp(&rank(b))
+}

@@ -1,0 +1,254 @@
+//! What is tried on a model: a mitigation, or starting the whole model again at regular positions.
+//!
+//! `reset:N` empties recurrent states; it says nothing about the keys and values of attention layers, and does nothing to a
+//! model that has no recurrence. `restart:N` is the same idea for every model: all of its state goes, short convolutions and
+//! caches included. It is no mitigation that could act inside a layer, so it lives here.
+
+use crate::calibration::{Calibrator, scales};
+use crate::error::ProgramError;
+use mitigations::Mitigation;
+use models::{Model, ModelError, ModelState};
+use ssm_core::{Chain, MixerState};
+
+/// The text form of factors on the step size that are fitted to the model.
+const FIT: &str = "scales:fit";
+
+/// What is tried.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    name: String,
+    mitigation: Mitigation,
+    chain: Chain,
+    restart: Option<u64>,
+}
+
+impl Trial {
+    /// The model with a mitigation, which has its numbers if it is one that is calibrated.
+    pub fn of(mitigation: &Mitigation) -> Self {
+        Self {
+            name: mitigation.to_string(),
+            mitigation: mitigation.clone(),
+            chain: mitigation.chain(),
+            restart: None,
+        }
+    }
+
+    /// The model started again every `period` tokens.
+    pub fn restart(period: u64) -> Self {
+        Self {
+            name: format!("restart:{period}"),
+            restart: Some(period.max(1)),
+            ..Self::of(&Mitigation::none())
+        }
+    }
+
+    /// Reads `restart:N`, `scales:fit`, or a mitigation's text form.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] for anything else.
+    pub fn parse(spec: &str, model: &Model) -> Result<Self, ProgramError> {
+        if let Some(period) = spec.strip_prefix("restart:") {
+            return match period.trim().parse::<u64>() {
+                Ok(period) if period > 0 => Ok(Self::restart(period)),
+                _ => Err(ProgramError::usage(
+                    format!("--mitigation {spec}"),
+                    "restart:N with a number of tokens of at least 1",
+                    period,
+                )),
+            };
+        }
+        let written = match spec == FIT {
+            true => scales(&vec![1.0; model.info().layers]),
+            false => spec.to_string(),
+        };
+        let mitigation: Mitigation = written.parse().map_err(|error| refused(spec, error))?;
+        let trial = Self::of(&mitigation);
+        Ok(match spec == FIT {
+            true => Self {
+                name: FIT.into(),
+                ..trial
+            },
+            false => trial,
+        })
+    }
+
+    /// Whether its numbers are still to be fitted.
+    pub fn is_to_be_fitted(&self) -> bool {
+        self.name == FIT
+    }
+
+    /// The same with a mitigation whose numbers are fitted.
+    pub fn fitted(&self, mitigation: &Mitigation) -> Self {
+        Self {
+            name: self.name.clone(),
+            ..Self::of(mitigation)
+        }
+    }
+
+    /// This with its calibrated numbers, if it can work with the model.
+    ///
+    /// # Errors
+    /// Why not, and what would.
+    pub fn possible(self, calibrator: &mut Calibrator<'_>) -> Result<Self, String> {
+        let calibrated =
+            match self.mitigation.needs_calibration() && !calibrator.model().info().sites.is_empty() {
+                true => {
+                    let calibrated = calibrator.calibrate(&self.mitigation);
+                    Self::of(&calibrated.map_err(|error| error.to_string())?)
+                }
+                false => self,
+            };
+        match calibrated.refusal(calibrator.model()) {
+            Some(reason) => Err(reason),
+            None => Ok(calibrated),
+        }
+    }
+
+    /// Text form.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What acts in the model's layers.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Tokens after which the whole model is started again.
+    pub fn restart_period(&self) -> Option<u64> {
+        self.restart
+    }
+
+    /// The same with something else acting innermost.
+    pub fn with(mut self, intervention: std::sync::Arc<dyn ssm_core::Intervention>) -> Self {
+        self.chain = self.chain.with(intervention);
+        self
+    }
+
+    /// The state before the first token.
+    ///
+    /// # Errors
+    /// [`ModelError::Incompatible`] when it cannot work with the model.
+    pub fn start(&self, model: &Model) -> Result<ModelState, ModelError> {
+        model.start(&self.chain, 1)
+    }
+
+    /// Whether the model starts again before the token at `position`.
+    pub fn starts_again_at(&self, position: u64) -> bool {
+        self.restart
+            .is_some_and(|period| position > 0 && position.is_multiple_of(period))
+    }
+
+    /// How many of `count` tokens from `position` on are read before the model starts again.
+    pub fn stretch(&self, position: u64, count: u64) -> u64 {
+        self.restart
+            .map_or(count, |period| count.min(period - position % period))
+    }
+
+    /// Why this cannot work with the model, and what would; `None` if it can.
+    pub fn refusal(&self, model: &Model) -> Option<String> {
+        if self.chain.interventions().is_empty() {
+            return None;
+        }
+        let sites = &model.info().sites;
+        if sites.is_empty() {
+            return Some(format!(
+                "{} acts on recurrent states and this model has none; restart:N works with every model",
+                self.name
+            ));
+        }
+        let check = sites.iter().try_for_each(|site| self.chain.check(site));
+        let check = check.map_err(|error| error.to_string());
+        check.and_then(|()| self.try_out(model)).err()
+    }
+
+    /// One token: what a site does not tell, the gates do.
+    fn try_out(&self, model: &Model) -> Result<(), String> {
+        let read = |mut state: ModelState| model.advance(&[0], &mut state);
+        self.start(model)
+            .and_then(read)
+            .map_err(|error| error.to_string())
+    }
+
+    /// This, if it can work with the model.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] with the reason and what would work.
+    pub fn expect_possible(self, model: &Model) -> Result<Self, ProgramError> {
+        match self.refusal(model) {
+            Some(reason) => Err(refused(&self.name, reason)),
+            None => Ok(self),
+        }
+    }
+}
+
+/// The same model that never leaves its training length: `reset:T`, or `restart:T` where there is more to forget than
+/// recurrent states.
+pub fn baseline(model: &Model, train_length: u64) -> String {
+    match has_attention(model) || model.info().sites.is_empty() {
+        true => format!("restart:{train_length}"),
+        false => format!("reset:{train_length}"),
+    }
+}
+
+/// Whether some layer keeps keys and values.
+pub fn has_attention(model: &Model) -> bool {
+    let state = model.start(&Chain::default(), 1);
+    let attends = |state: &MixerState| matches!(state, MixerState::Attention(_));
+    state.is_ok_and(|state| {
+        let mut layers = state.layers.iter();
+        layers.any(|layer| attends(&layer.mixer) || attends(&layer.channel))
+    })
+}
+
+/// A mitigation asked for that cannot be had.
+pub fn refused(spec: &str, reason: impl std::fmt::Display) -> ProgramError {
+    ProgramError::usage(
+        format!("--mitigation {spec}"),
+        "a mitigation that works with this model",
+        reason.to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use models::LoadOptions;
+
+    fn parse(spec: &str) -> Result<Trial, ProgramError> {
+        let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+        Trial::parse(spec, &model)
+    }
+
+    #[test]
+    fn a_restart_cuts_where_its_period_ends() {
+        let trial = parse("restart:64").expect("parsed");
+        assert_eq!(trial.name(), "restart:64");
+        assert_eq!(trial.stretch(0, 100), 64);
+        assert_eq!(trial.stretch(60, 100), 4);
+        assert_eq!(trial.stretch(64, 10), 10);
+        assert_eq!(
+            [0, 1, 64, 100, 128].map(|p| trial.starts_again_at(p)),
+            [false, false, true, false, true]
+        );
+        let plain = parse("none").expect("parsed");
+        assert_eq!((plain.stretch(63, 100), plain.starts_again_at(64)), (100, false));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_usage_error() {
+        for bad in ["restart:0", "restart:", "restart:-1", "nonsense", "window:0"] {
+            let error = parse(bad).expect_err(bad);
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_model_of_recurrences_alone_is_reset_and_not_restarted() {
+        let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+        assert_eq!(baseline(&model, 64), "reset:64");
+        let trial = parse("window:64").expect("parsed");
+        assert_eq!(trial.refusal(&model), None);
+    }
+}
