@@ -118,13 +118,13 @@ mod golden {
     /// The published form: one `.pth`, nothing beside it.
     #[test]
     fn a_pth_file_alone_gives_the_logits_of_the_tensors_beside_it() {
-        let root = match std::env::var_os("GOLDEN_DIR") {
-            Some(folder) => PathBuf::from(folder),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
-        };
+        let given = std::env::var_os("GOLDEN_DIR").map(PathBuf::from);
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let root = given.as_ref().unwrap_or(&own);
         for version in 4..=7 {
             let published = root.join(format!("models/rwkv{version}-blinkdl"));
-            if !published.join("model.pth").is_file() {
+            // A folder that someone else gave need not have one.
+            if given.is_some() && !published.join("model.pth").is_file() {
                 continue;
             }
             let folder = TempDir::new().unwrap();
