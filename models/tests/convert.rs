@@ -140,17 +140,16 @@ fn the_shipped_model_in_f32_is_the_same_and_in_bf16_is_rounded() {
     assert_eq!(names(folder.path()), ["narrow", "wide"]);
 }
 
+/// Half-way between two neighbours in bf16: the first goes down to the even 1, the second up to the even 1 + 2⁻⁶.
+const HALF_WAY: [f32; 2] = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
+
 /// A PyTorch file with a tensor of each kind, and a vocabulary beside it.
 fn mixed(folder: &Path) -> PathBuf {
     let halves: Vec<u8> = [1.5f32, -65504.0]
         .iter()
         .flat_map(|v| f16::from_f32(*v).to_le_bytes())
         .collect();
-    // Half-way between two neighbours in bf16: 1 + 2⁻⁸ goes down to the even 1, 1 + 3·2⁻⁸ up to the even 1 + 2⁻⁶.
-    let singles: Vec<u8> = [1.003_906_25f32, 1.011_718_75]
-        .iter()
-        .flat_map(|v| v.to_le_bytes())
-        .collect();
+    let singles: Vec<u8> = HALF_WAY.iter().flat_map(|v| v.to_le_bytes()).collect();
     let doubles: Vec<u8> = [0.1f64, -2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
     let whole: Vec<u8> = [i64::MIN, 3].iter().flat_map(|v| v.to_le_bytes()).collect();
     let tensor = |class, key| Described {
@@ -192,7 +191,7 @@ fn types_are_widened_rounded_or_kept() {
     run(&from, &wide, F32).unwrap();
     run(&from, &narrow, BF16).unwrap();
     assert_eq!(values(&wide, "HalfStorage"), [1.5, -65504.0]);
-    assert_eq!(values(&wide, "FloatStorage"), [1.003_906_25, 1.011_718_75]);
+    assert_eq!(values(&wide, "FloatStorage"), HALF_WAY);
     assert_eq!(values(&wide, "DoubleStorage"), [0.1, -2.0]);
     assert_eq!(values(&narrow, "FloatStorage"), [1.0, 1.015_625]);
     for out in [&wide, &narrow] {
