@@ -8,6 +8,8 @@ use crate::diagnose::report::html::{document, escape, push, section, wide};
 use crate::error::ProgramError;
 
 const SIZE: (u32, u32) = (760, 400);
+/// Beginnings of what is no cure: the model alone, starting again, controls.
+const NO_CURES: [&str; 5] = ["none", "reset", "restart", "c-scale", "fitted-noise"];
 /// Lengths that the printed table has room for, the longest first.
 const LENGTHS_PRINTED: usize = 4;
 
@@ -119,7 +121,7 @@ fn head(body: &mut String, board: &Leaderboard) {
 
 /// The best row, against the model alone and the baseline.
 fn finding(board: &Leaderboard) -> Option<String> {
-    let is_cure = |row: &&Row| row.mitigation != "none" && !row.mitigation.starts_with("re");
+    let is_cure = |row: &&Row| !NO_CURES.iter().any(|name| row.mitigation.starts_with(name));
     let last = |row: &Row| row.lengths.last().and_then(|at| at.loss);
     let best = board.rows.iter().find(is_cure)?;
     let mut text = format!(

@@ -59,9 +59,10 @@ fn rows_are_ranked_and_held_against_the_baseline_at_the_same_tokens() {
             assert!(same(at["over_baseline"].as_f64(), over), "{at}");
         }
     }
-    // A window of the training length is free inside it, a state that halves with every token is not.
+    // A window of the training length is free inside it, a state that halves with every token is not; most of what such a
+    // small model knows of the past comes from its short convolutions, though.
     assert!(row(&board, "window:64")["cost"].as_f64().expect("a number").abs() < 1e-3);
-    assert!(row(&board, "forget:0.5")["cost"].as_f64().expect("a number") > 0.1);
+    assert!(row(&board, "forget:0.5")["cost"].as_f64().expect("a number") > 0.01);
     let scores = alone["passkeys"].as_array().expect("scores");
     assert!(scores.iter().all(|score| score["samples"] == 3), "{scores:?}");
     for name in ["leaderboard.html", "leaderboard.csv"] {

@@ -29,6 +29,9 @@ const LIGHTEST: f64 = 0.01;
 const LABEL: i32 = 16;
 const NAME: i32 = 17;
 
+/// Least height of an axis of ratios.
+const RATIO_RANGE: f64 = 0.1;
+
 /// Lengths of dash and gap in pixels.
 pub const DASHES: [Option<(i32, i32)>; 4] = [None, Some((7, 4)), Some((2, 3)), Some((12, 3))];
 
@@ -226,7 +229,11 @@ impl LineChart<'_> {
             .iter()
             .flat_map(|line| line.points.iter().map(|point| point.1));
         let (low, high) = bounds(values.chain(self.level()));
-        let margin = ((high - low) * 0.06).max(1e-6);
+        let mut margin = ((high - low) * 0.06).max(1e-6);
+        if self.level == Some(1.0) {
+            // Ratios that hardly differ from 1 are drawn as such.
+            margin = margin.max((RATIO_RANGE - (high - low)) / 2.0);
+        }
         low - margin..high + margin
     }
 }

@@ -249,7 +249,7 @@ fn mitigation_row(body: &mut String, run: &RunReport) {
 /// A column of the table of heads that only some models have: its heading, and its cells.
 type Extra = (&'static str, fn(&HeadSummary) -> Option<String>);
 
-const EXTRAS: [Extra; 2] = [
+const EXTRAS: [Extra; 5] = [
     ("slowest key<br>(tokens)", |head| {
         let log_decay = head.gates.slowest_key_log_decay?;
         Some(match log_decay < 0.0 {
@@ -259,6 +259,16 @@ const EXTRAS: [Extra; 2] = [
     }),
     ("erased<br>by a token", |head| {
         head.gates.erase_inside.map(|share| format!("{share:.2}"))
+    }),
+    ("read-out<br>inside, at the end", |head| {
+        let (inside, end) = (head.gates.read_out_inside?, head.gates.read_out_end?);
+        Some(format!("{},&nbsp;{}", short(inside), short(end)))
+    }),
+    ("top&nbsp;1&nbsp;%<br>inside", |head| {
+        (head.measure == "norm").then(|| format!("{:.0} %", 100.0 * head.top_square_share_inside))
+    }),
+    ("top&nbsp;1&nbsp;%<br>at the end", |head| {
+        (head.measure == "norm").then(|| format!("{:.0} %", 100.0 * head.top_square_share_end))
     }),
 ];
 
@@ -281,7 +291,7 @@ fn heads(body: &mut String, report: &Report) {
         format_args!(
             "<div class=\"scroll\"><table><tr><th>head, first to leave its range first</th><th>leaves at</th><th>{size} inside,<br>largest</th>\
              <th>{size}<br>at the end</th><th>growth</th><th>kept over<br>training length</th><th>retention time<br>(tokens)</th>\
-             {headings}<th>read-out inside,<br>at the end</th><th>top&nbsp;1&nbsp;%<br>inside</th><th>top&nbsp;1&nbsp;%<br>at the end</th></tr>",
+             {headings}</tr>",
         ),
     );
     for head in listed() {
@@ -304,16 +314,10 @@ fn heads(body: &mut String, report: &Report) {
 }
 
 fn head_row(body: &mut String, head: &HeadSummary, extras: &str) {
-    let read_out = |value: Option<f64>| value.map_or("–".into(), short);
-    let share = |share: f64| match head.measure {
-        "norm" => format!("{:.0} %", 100.0 * share),
-        _ => "–".into(),
-    };
     push(
         body,
         format_args!(
-            "<tr><td>layer {} head {}</td><td>{}</td><td>{}</td><td>{}</td><td>{} x</td><td>{:.3}</td><td>{}</td>{extras}\
-             <td>{}, {}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td>layer {} head {}</td><td>{}</td><td>{}</td><td>{}</td><td>{} x</td><td>{:.3}</td><td>{}</td>{extras}</tr>",
             head.layer,
             head.head,
             head.exit.map_or("stays".into(), count),
@@ -324,10 +328,6 @@ fn head_row(body: &mut String, head: &HeadSummary, extras: &str) {
             head.retention
                 .retention_time
                 .map_or("no decay".into(), |time| count(time.round() as u64)),
-            read_out(head.gates.read_out_inside),
-            read_out(head.gates.read_out_end),
-            share(head.top_square_share_inside),
-            share(head.top_square_share_end),
         ),
     );
 }
