@@ -40,6 +40,10 @@ impl Intervention for AScale {
         format!("a-scale:{}", self.factor)
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn on_gates(&self, site: &Site, mut gates: Gates) -> Result<Gates, Error> {
         if matches!(gates.log_decay, LogDecay::None) {
             return Err(Error::Incompatible(Incompatible {
