@@ -95,12 +95,11 @@ impl TaylorAttention {
     /// A weighted sum whose last value column, all ones, is the denominator's.
     fn site(&self, layer: usize) -> Site {
         let dim = self.config.feature_dim;
-        Site::weighted_sum(
-            layer,
-            self.config.num_heads,
-            1 + dim + dim * dim,
-            self.config.head_dim + 1,
-        )
+        let (features, columns) = (1 + dim + dim * dim, self.config.head_dim + 1);
+        Site {
+            decays: false,
+            ..Site::weighted_sum(layer, self.config.num_heads, features, columns)
+        }
     }
 }
 

@@ -159,6 +159,7 @@ impl DeltaNet {
     fn site(&self, layer: usize) -> Site {
         Site {
             rule: Rule::Delta,
+            decays: self.decay.is_some(),
             ..self.config.heads.site(layer)
         }
     }

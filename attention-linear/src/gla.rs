@@ -164,6 +164,7 @@ impl GatedLinearAttention {
         Site {
             key_dim: self.feature_maps.0.features(heads.key_dim),
             value_dim: heads.value_dim + usize::from(self.config.normalizer_eps.is_some()),
+            decays: !matches!(self.decay, Decay::None),
             per_key_decay: matches!(self.decay, Decay::PerKey { .. }),
             ..site
         }

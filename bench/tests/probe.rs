@@ -19,6 +19,7 @@ const SITE: Site = Site {
     key_dim: 5,
     value_dim: 3,
     has_step_size: true,
+    decays: true,
     per_key_decay: false,
     rule: Rule::WeightedSum,
 };

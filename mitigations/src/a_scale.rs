@@ -35,22 +35,31 @@ pub struct AScale {
     pub factor: f64,
 }
 
+impl AScale {
+    fn nothing_to_scale(&self, site: &Site) -> Incompatible {
+        Incompatible {
+            intervention: self.text(),
+            layer: site.layer,
+            reason: "this layer has no decay to scale; use forget:C, which gives it one".into(),
+        }
+    }
+}
+
 impl Intervention for AScale {
     fn text(&self) -> String {
         format!("a-scale:{}", self.factor)
     }
 
-    fn looks_at_positions(&self) -> bool {
-        false
+    fn check(&self, site: &Site) -> Result<(), Incompatible> {
+        match site.decays {
+            true => Ok(()),
+            false => Err(self.nothing_to_scale(site)),
+        }
     }
 
     fn on_gates(&self, site: &Site, mut gates: Gates) -> Result<Gates, Error> {
         if matches!(gates.log_decay, LogDecay::None) {
-            return Err(Error::Incompatible(Incompatible {
-                intervention: self.text(),
-                layer: site.layer,
-                reason: "this layer has no decay to scale; use forget:C, which gives it one".into(),
-            }));
+            return Err(self.nothing_to_scale(site).into());
         }
         gates.log_decay = gates.log_decay.scale(self.factor as f32);
         Ok(gates)

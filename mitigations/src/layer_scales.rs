@@ -54,10 +54,6 @@ impl Intervention for LayerScales {
         format!("scales:{}", factors.join(","))
     }
 
-    fn looks_at_positions(&self) -> bool {
-        false
-    }
-
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
         self.factor(site).map(|_| ())
     }

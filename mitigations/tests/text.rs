@@ -333,6 +333,7 @@ fn plain_site() -> Site {
         key_dim: 4,
         value_dim: 4,
         has_step_size: true,
+        decays: true,
         per_key_decay: false,
         rule: Rule::WeightedSum,
     }

@@ -36,7 +36,7 @@ const SPECS: [&str; 21] = [
     "scales:0.5,2,1,1,1,1,1,1",
     "delta-filter:300",
     "decimate:0.5",
-    "state-norm:0.2",
+    "state-norm:0.001",
     "state-norm:auto*0.5,chunk=8",
     "window:24",
     "window-exact:24,chunk=8",
@@ -55,7 +55,7 @@ fn refused(architecture: &str) -> &'static [&'static str] {
         "delta_net" => &["a-scale:2", "window:24"],
         "gated_deltanet" | "rwkv7" => &["window:24"],
         "rwkv4" => &[
-            "state-norm:0.2",
+            "state-norm:0.001",
             "state-norm:auto*0.5,chunk=8",
             "reset:32+state-norm:auto*0.5",
             "window:24",
@@ -153,7 +153,6 @@ fn restored(name: &str, spec: &str, model: &Model, chain: &ssm_core::Chain, fold
     let path = folder.join("state");
     state.save(&path).unwrap();
     let mut restored = model.restore(&path, chain).unwrap();
-    assert_eq!(restored.bytes(), state.bytes(), "{name}, {spec}");
     let expected = run(model, &ids[53..], &[11], &mut state).unwrap();
     let found = run(model, &ids[53..], &[11], &mut restored).unwrap();
     assert!(

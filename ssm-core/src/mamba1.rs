@@ -96,6 +96,7 @@ impl Mamba1 {
             key_dim: self.config.state_dim,
             value_dim: 1,
             has_step_size: true,
+            decays: true,
             per_key_decay: true,
             rule: Rule::WeightedSum,
         }

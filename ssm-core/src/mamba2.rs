@@ -127,6 +127,7 @@ impl Mamba2 {
             key_dim: self.config.state_dim,
             value_dim: self.config.head_dim,
             has_step_size: true,
+            decays: true,
             per_key_decay: false,
             rule: Rule::WeightedSum,
         }

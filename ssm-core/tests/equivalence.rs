@@ -142,10 +142,12 @@ fn reference(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
             DecayKind::PerKeyToken,
             kernel::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)),
         ),
+        LogDecay::PerStep(_) => panic!("the definition of a weighted sum takes stored decays"),
     };
     let bonus = match &gates.read_out {
         ReadOut::Inclusive => None,
         ReadOut::Bonus(bonus) => Some(keep(values(bonus))),
+        ReadOut::Mean(_) => panic!("a mean is no weighted sum"),
     };
     let inputs = kernel::Inputs {
         query: rows(keep(values(&gates.query)), d.groups * d.key_dim),

@@ -149,6 +149,7 @@ impl Layer {
                 Rule::WeightedSum | Rule::Delta => self.dims.value_dim,
             },
             has_step_size: self.step,
+            decays: self.kind.decay() != Decay::None,
             per_key_decay: matches!(
                 self.kind.decay(),
                 Decay::PerKey | Decay::PerKeyToken | Decay::PerStep

@@ -138,6 +138,7 @@ pub fn site(gates: &Gates) -> Site {
         key_dim: d.key_dim,
         value_dim: d.value_dim,
         has_step_size: gates.step_size.is_some(),
+        decays: !matches!(gates.log_decay, LogDecay::None),
         per_key_decay: gates.log_decay.is_per_key(),
         rule: ssm_core::Rule::WeightedSum,
     }
