@@ -163,7 +163,7 @@ fn rows(body: &mut String, board: &Leaderboard) {
     push(
         body,
         format_args!(
-            "<div class=\"scroll\"><table><tr><th>mitigation</th>{lengths}<th>inside&nbsp;T</th><th>cost<br>inside</th>{passkeys}\
+            "<div class=\"scroll\"><table class=\"dense\"><tr><th>mitigation</th>{lengths}<th>inside&nbsp;T</th><th>cost<br>inside</th>{passkeys}\
              <th>prefill<br>tokens/s</th><th>decode<br>tokens/s</th><th>state</th></tr>",
         ),
     );

@@ -8,6 +8,8 @@ use crate::diagnose::loss::{BucketLoss, Tally};
 use crate::diagnose::record::SiteRecord;
 use crate::error::ProgramError;
 
+/// Title of the figure that is as wide as the page.
+pub const NORM_MAP: &str = "State norm of every head";
 const WIDE: (u32, u32) = (760, 400);
 const HALF: (u32, u32) = (520, 300);
 /// Heads that get a line of their own.
@@ -16,6 +18,10 @@ pub const HEADS_DRAWN: usize = 8;
 const INTERVALS_INSIDE: usize = 2;
 /// The same beyond the training length.
 const INTERVALS_BEYOND: usize = 4;
+/// Heads that get a row of the map, where there are more.
+const HEADS_MAPPED: usize = 512;
+/// Dots in the picture of retention times.
+const DOTS: usize = 4096;
 /// Growth of a state's norm that is drawn darkest: 2⁵.
 const DARKEST_DOUBLINGS: f64 = 5.0;
 
@@ -416,7 +422,7 @@ fn gate_points(record: &SiteRecord, gate: Gate, column: usize, train_length: u64
 fn norm_map(report: &Report) -> Result<Figure, ProgramError> {
     let mut columns = Vec::new();
     let mut shades = Vec::new();
-    for head in &report.heads {
+    for head in report.heads.iter().take(HEADS_MAPPED) {
         let Some((record, number)) = report.record(head) else {
             continue;
         };
@@ -435,11 +441,16 @@ fn norm_map(report: &Report) -> Result<Figure, ProgramError> {
         shades: &shades,
         mark,
     };
+    let which = match report.heads.len() > HEADS_MAPPED {
+        true => format!(" The first {HEADS_MAPPED} of {}.", report.heads.len()),
+        false => String::new(),
+    };
     Ok(Figure {
-        title: "State norm of every head".into(),
-        caption: "Norm over its largest inside the training length, lightest up to 1 and darkest from 32 times on; one row per head, \
-                  in the order of the table."
-            .into(),
+        title: NORM_MAP.into(),
+        caption: format!(
+            "Norm over its largest inside the training length, lightest up to 1 and darkest from 32 times on; one row per head, in the \
+             order of the table.{which}"
+        ),
         svg: map.svg()?,
         legend: Vec::new(),
     })
@@ -451,21 +462,27 @@ fn spectrum(report: &Report) -> Result<Figure, ProgramError> {
         .iter()
         .filter_map(|head| Some((head.layer, head.retention.retention_time?)))
         .collect();
+    // Evenly thinned, in the order of the ranking.
+    let step = dots.len().div_ceil(DOTS).max(1);
+    let shown: Vec<(usize, f64)> = dots.iter().copied().step_by(step).collect();
     let mark = report.method.train_length as f64;
     let chart = DotChart {
         size: HALF,
         quantity: "retention time (tokens)",
         rows_name: "layer",
         rows: report.model.layers,
-        dots: &dots,
+        dots: &shown,
         mark,
     };
     let forever = report.heads.len() - dots.len();
-    let note = if forever > 0 {
+    let mut note = if forever > 0 {
         format!(" {forever} heads without decay are not shown.")
     } else {
         String::new()
     };
+    if step > 1 {
+        note.push_str(&format!(" One head in {step} is shown."));
+    }
     Ok(Figure {
         title: "Retention times".into(),
         caption: format!(

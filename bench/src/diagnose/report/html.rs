@@ -26,7 +26,7 @@ figure{margin:18px 0 0}figcaption{color:#555;font-size:14px;max-width:900px}\
 .pairs .legend{columns:3;margin:0 0 4px 56px}.legend svg{vertical-align:middle;margin-right:8px}\
 table{border-collapse:collapse;font-size:15px;margin-top:10px}th,td{padding:5px 12px;text-align:right;border-bottom:1px solid #e6e6e6}\
 th{font-weight:600;color:#444;vertical-align:bottom}th:first-child,td:first-child{text-align:left;padding-left:0}\
-.scroll{overflow-x:auto}.alone td{background:#fafafa}code{font-size:.94em}\
+.scroll{overflow-x:auto}.dense{font-size:13px}.dense th,.dense td{padding:4px 6px}.alone td{background:#fafafa}code{font-size:.94em}\
 svg text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}\
 @media(max-width:860px){.pairs{grid-template-columns:1fr}.wide{display:block}.wide>svg{width:100%;height:auto}}";
 
@@ -50,7 +50,7 @@ pub fn page(report: &Report) -> Result<String, ProgramError> {
         let figures = figures::heads(report)?;
         let (wide_figures, pairs): (Vec<&Figure>, Vec<&Figure>) = figures
             .iter()
-            .partition(|figure| figure.title == "State norm of every head");
+            .partition(|figure| figure.title == figures::NORM_MAP);
         wide_figures
             .into_iter()
             .for_each(|figure| wide(&mut body, figure));

@@ -89,11 +89,19 @@ pub struct Report {
     pub ranking: Vec<String>,
     /// Mitigations left out.
     pub skipped: Vec<Skipped>,
-    /// Heads, those that leave their in-window range first come first.
+    /// Heads, those that leave their in-window range first come first; JSON holds the first [`HEADS_IN_JSON`].
+    #[serde(serialize_with = "first_heads")]
     pub heads: Vec<HeadSummary>,
     /// What the probe recorded, per recurrence.
     #[serde(skip)]
     pub records: Vec<SiteRecord>,
+}
+
+/// Heads in JSON: models whose channels are heads have tens of thousands.
+pub const HEADS_IN_JSON: usize = 4096;
+
+fn first_heads<S: serde::Serializer>(heads: &[HeadSummary], serializer: S) -> Result<S::Ok, S::Error> {
+    heads[..heads.len().min(HEADS_IN_JSON)].serialize(serializer)
 }
 
 /// One run.
