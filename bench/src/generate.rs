@@ -6,12 +6,13 @@ use crate::model_args::ModelArgs;
 use crate::trial::Trial;
 use clap::Args;
 use mitigations::Mitigation;
-use models::generation::{Finish, Generated, Sampling, generate};
+use models::generation::{Finish, Generated, Sampling, TakenIn, continue_from};
 use models::tokenizer::parse_ids;
-use models::{Model, ModelState};
+use models::{Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions, Which};
 use serde::Serialize;
 use ssm_core::Chain;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Options of `spillway generate`.
@@ -39,6 +40,12 @@ pub struct GenerateArgs {
     /// Mitigation to generate with, such as window:8192
     #[arg(long, value_name = "SPEC")]
     pub mitigation: Option<Mitigation>,
+    /// Folder of states of earlier prompts: the longest beginning that this prompt shares with them is not computed again
+    #[arg(long, value_name = "DIR")]
+    pub prefix_cache: Option<PathBuf>,
+    /// The most MiB that the folder may take; what was used longest ago is removed first
+    #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "prefix_cache")]
+    pub prefix_cache_limit: u64,
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
@@ -101,9 +108,22 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     if let Some(mitigation) = &args.mitigation {
         Trial::of(mitigation).expect_possible(&model)?;
     }
-    let mut state = model.start(&chain, 1)?;
     let begin = Instant::now();
-    let generated = stream(args, context, &model, &mut state, &prompt, &sampling)?;
+    let (taken_in, mut state) = match &args.prefix_cache {
+        None => {
+            let mut state = model.start(&chain, 1)?;
+            let logits = model.logits(&prompt, &mut state, Which::Last)?;
+            (
+                TakenIn {
+                    prompt: &prompt,
+                    logits,
+                },
+                state,
+            )
+        }
+        Some(folder) => prefill_from(folder, args.prefix_cache_limit, context, &model, &chain, &prompt)?,
+    };
+    let generated = stream(args, context, &model, &mut state, taken_in, &sampling)?;
     let seconds = begin.elapsed().as_secs_f64();
     if args.json {
         return print_json(context, &model, &chain, &prompt, &generated, seconds);
@@ -141,18 +161,47 @@ fn prompt_ids(args: &GenerateArgs, model: &Model) -> Result<Vec<u32>, ProgramErr
     }
 }
 
+/// Takes the prompt in with the help of a cache on disk, and says how far that helped.
+fn prefill_from<'a>(
+    folder: &Path,
+    limit_mib: u64,
+    context: &Context,
+    model: &Model,
+    chain: &Chain,
+    prompt: &'a [u32],
+) -> Result<(TakenIn<'a>, ModelState), ProgramError> {
+    let options = PrefixCacheOptions {
+        limit_bytes: limit_mib.saturating_mul(1 << 20),
+        ..PrefixCacheOptions::default()
+    };
+    let cache = PrefixCache::open(folder, options).map_err(ModelError::from)?;
+    let found = cache.prefill(model, chain, prompt)?;
+    context.remark(format_args!(
+        "{} of {} prompt tokens found in {}, {} states stored",
+        found.restored,
+        prompt.len(),
+        folder.display(),
+        found.stored
+    ));
+    for refused in &found.refused {
+        context.remark(format_args!("not used: {refused}"));
+    }
+    let logits = found.logits;
+    Ok((TakenIn { prompt, logits }, found.state))
+}
+
 /// Generates, printing the text as it comes unless JSON is wanted.
 fn stream(
     args: &GenerateArgs,
     context: &Context,
     model: &Model,
     state: &mut ModelState,
-    prompt: &[u32],
+    prompt: TakenIn<'_>,
     sampling: &Sampling,
 ) -> Result<Generated, ProgramError> {
     let mut trouble = None;
     let max_tokens = usize::try_from(args.max_tokens).unwrap_or(usize::MAX);
-    let generated = generate(model, state, prompt, sampling, max_tokens, &args.stop, |text| {
+    let generated = continue_from(model, state, prompt, sampling, max_tokens, &args.stop, |text| {
         if args.json {
             return ControlFlow::Continue(());
         }

@@ -57,6 +57,10 @@ impl Intervention for AScale {
         }
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn on_gates(&self, site: &Site, mut gates: Gates) -> Result<Gates, Error> {
         if matches!(gates.log_decay, LogDecay::None) {
             return Err(self.nothing_to_scale(site).into());

@@ -41,6 +41,10 @@ impl Intervention for CScale {
         format!("c-scale:{}", self.factor)
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn on_gates(&self, _site: &Site, mut gates: Gates) -> Result<Gates, Error> {
         // The same as on every query, at no cost.
         gates.scale = (f64::from(gates.scale) * self.factor) as f32;

@@ -90,6 +90,10 @@ impl Intervention for Cap {
         format!("cap:{}", self.arguments())
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
         let limits = self.per_head(site, |_| -1.0 / self.tokens);
         Ok(map(gates, &limits, PerHead::AtMost))
@@ -99,6 +103,10 @@ impl Intervention for Cap {
 impl Intervention for CapMean {
     fn text(&self) -> String {
         format!("cap-mean:{}", self.cap.arguments())
+    }
+
+    fn looks_at_positions(&self) -> bool {
+        false
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {

@@ -72,6 +72,10 @@ impl Intervention for Decimate {
         }
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
         if !self.covers(site) {
             return Ok(());

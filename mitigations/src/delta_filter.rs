@@ -85,6 +85,10 @@ impl Intervention for DeltaFilter {
         )
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
         if !site.has_step_size {
             return Err(no_step_size(self, site, "filter"));

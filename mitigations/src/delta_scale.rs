@@ -42,6 +42,10 @@ impl Intervention for DeltaScale {
         format!("delta-scale:{}", self.factor)
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
         match site.has_step_size {
             true => Ok(()),

@@ -104,6 +104,10 @@ impl Intervention for Forget {
         format!("forget:{}", self.retention)
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {
         Ok(multiply_retention(gates, self.retention))
     }
@@ -114,6 +118,10 @@ impl Intervention for Remember {
         format!("remember:{}", self.insertion)
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {
         Ok(multiply_insertion(gates, self.insertion))
     }
@@ -122,6 +130,10 @@ impl Intervention for Remember {
 impl Intervention for ReducedRetentionAndInsertion {
     fn text(&self) -> String {
         format!("rri:{},{}", self.retention, self.insertion)
+    }
+
+    fn looks_at_positions(&self) -> bool {
+        false
     }
 
     fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {

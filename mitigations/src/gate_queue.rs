@@ -35,7 +35,7 @@ impl GateQueue {
             let parts = self
                 .segments
                 .split_off(self.segments.len() - segments.min(self.segments.len()));
-            self.segments.push_back(Writes::join(parts.into())?);
+            self.segments.push_back(Writes::join(parts.into(), 1)?);
             self.loose = (0, 0);
         }
         Ok(())
@@ -58,8 +58,8 @@ impl GateQueue {
                 missing -= len;
                 parts.push(front);
             } else {
-                parts.push(front.narrow(0, missing));
-                self.segments.push_front(front.narrow(missing, len - missing));
+                parts.push(front.narrow(1, 0, missing));
+                self.segments.push_front(front.narrow(1, missing, len - missing));
                 missing = 0;
             }
         }
@@ -68,13 +68,13 @@ impl GateQueue {
         } else {
             self.loose
         };
-        Writes::join(parts)
+        Writes::join(parts, 1)
     }
 
     /// Everything, oldest first.
     pub(crate) fn pop_all(&mut self) -> Result<Writes> {
         self.loose = (0, 0);
-        Writes::join(std::mem::take(&mut self.segments).into())
+        Writes::join(std::mem::take(&mut self.segments).into(), 1)
     }
 
     /// Σ of [`Writes::exponents`] over the queue, `[batch, 1, heads, rows]`; `None` for decays that do not depend on the token.
@@ -109,6 +109,36 @@ impl GateQueue {
             .reduce(|whole, rest| whole + rest)
     }
 
+    /// The queue of these sequences of the batch, in this order.
+    pub(crate) fn select(&self, rows: &[usize]) -> Result<Self> {
+        let segments = self.segments.iter().map(|writes| writes.select(rows));
+        Ok(Self {
+            segments: segments.collect::<Result<_>>()?,
+            loose: self.loose,
+        })
+    }
+
+    /// One queue for the sequences of all `queues`, which hold equally many tokens.
+    pub(crate) fn cat(queues: &[&Self]) -> Result<Self> {
+        let tokens: Vec<usize> = queues.iter().map(|queue| queue.len()).collect();
+        if tokens.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(Error::Value {
+                what: "queues of a window to join",
+                expected: "those of sequences at one position",
+                found: format!("{tokens:?} tokens"),
+            });
+        }
+        if tokens.first().is_none_or(|tokens| *tokens == 0) {
+            return Ok(Self::default());
+        }
+        let parts = queues.iter().map(|queue| (*queue).clone().pop_all());
+        let joined = Writes::join(parts.collect::<Result<_>>()?, 0)?;
+        Ok(Self {
+            segments: VecDeque::from([joined]),
+            loose: (0, 0),
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.segments.iter().map(Writes::len).sum()
     }
@@ -132,7 +162,7 @@ impl GateQueue {
         if parts.is_empty() {
             return saved;
         }
-        if let Ok(all) = Writes::join(parts) {
+        if let Ok(all) = Writes::join(parts, 1) {
             let tensors = all.tensors().into_iter();
             saved.extend(tensors.map(|(name, tensor)| (name.into(), tensor.to_data())));
         }

@@ -54,6 +54,10 @@ impl Intervention for LayerScales {
         format!("scales:{}", factors.join(","))
     }
 
+    fn looks_at_positions(&self) -> bool {
+        false
+    }
+
     fn check(&self, site: &Site) -> Result<(), Incompatible> {
         self.factor(site).map(|_| ())
     }

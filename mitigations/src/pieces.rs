@@ -2,6 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use ssm_core::{Error, Gates, Memory, State};
+use std::any::Any;
 use std::collections::BTreeMap;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -38,14 +39,24 @@ pub(crate) fn next_multiple(position: u64, step: u64) -> u64 {
 
 /// The memory that the intervention itself started.
 pub(crate) fn own_memory<M: Memory>(memory: &mut dyn Memory) -> Result<&mut M> {
-    memory
-        .as_any_mut()
-        .downcast_mut::<M>()
-        .ok_or_else(|| Error::Value {
-            what: "memory of an intervention",
-            expected: "the one that this intervention started",
-            found: "that of another".into(),
-        })
+    memory.as_any_mut().downcast_mut::<M>().ok_or_else(foreign_memory)
+}
+
+/// As [`own_memory`], of other batches.
+pub(crate) fn own_memories<'a, M: Memory>(memories: &[&'a dyn Memory]) -> Result<Vec<&'a M>> {
+    let own = memories.iter().map(|memory| {
+        let memory: &dyn Any = *memory;
+        memory.downcast_ref::<M>().ok_or_else(foreign_memory)
+    });
+    own.collect()
+}
+
+fn foreign_memory() -> Error {
+    Error::Value {
+        what: "memory of an intervention",
+        expected: "the one that this intervention started",
+        found: "that of another".into(),
+    }
 }
 
 /// A saved entry, checked for rank and for batch size, its first dimension.

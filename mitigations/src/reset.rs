@@ -5,10 +5,11 @@
 //! layers above still receive what the layers below computed from older tokens.
 
 use crate::mitigation::{Part, Role};
-use crate::pieces::{in_pieces, next_multiple, own_memory, saved_state};
+use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state};
 use crate::text::Form;
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
+use ssm_core::mixer::{cat_rows, select_rows};
 use ssm_core::{Error, Gates, Intervention, Memory, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -120,6 +121,40 @@ impl Memory for Successor {
             .iter()
             .map(|state| ("successor".into(), state.memory.to_data()))
             .collect()
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+        let selected = |state: &State| {
+            Ok::<_, Error>(State {
+                memory: select_rows(&state.memory, rows)?,
+                position: state.position,
+            })
+        };
+        Ok(Box::new(Self(self.0.as_ref().map(selected).transpose()?)))
+    }
+
+    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
+        let others = own_memories::<Self>(others)?;
+        let all: Vec<&State> = [self]
+            .into_iter()
+            .chain(others.iter().copied())
+            .flat_map(|one| &one.0)
+            .collect();
+        let Some(first) = all.first().filter(|_| all.len() == others.len() + 1) else {
+            return match all.len() {
+                0 => Ok(Box::new(Self(None))),
+                some => Err(Error::Value {
+                    what: "second states of a reset to join",
+                    expected: "those of sequences at one position, all there or none",
+                    found: format!("{some} of {}", others.len() + 1),
+                }),
+            };
+        };
+        let memories = all.iter().map(|state| state.memory.clone());
+        Ok(Box::new(Self(Some(State {
+            memory: cat_rows("second state of a reset", memories.collect())?,
+            position: first.position,
+        }))))
     }
 
     fn as_any_mut(&mut self) -> &mut dyn Any {

@@ -30,7 +30,7 @@
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::observer::frobenius_norms;
-use crate::pieces::{count_data, in_pieces, next_multiple, own_memory, saved_count};
+use crate::pieces::{count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count};
 use crate::text::{Form, ParseError, Written};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ssm_core::intervention::Next;
@@ -122,6 +122,20 @@ impl Memory for Clipped {
         BTreeMap::from([("clipped_share".into(), share)])
     }
 
+    /// The counts are of the batch as a whole, and so is their share.
+    fn select(&self, _rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
+        let others = own_memories::<Self>(others)?;
+        let all = || others.iter().copied().chain([self]);
+        Ok(Box::new(Self {
+            seen: all().map(|counts| counts.seen).sum(),
+            clipped: all().map(|counts| counts.clipped).sum(),
+        }))
+    }
+
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
@@ -138,6 +152,10 @@ impl Intervention for StateNorm {
             None => format!("state-norm:{norm}"),
             Some(chunk) => format!("state-norm:{norm},chunk={chunk}"),
         }
+    }
+
+    fn looks_at_positions(&self) -> bool {
+        self.chunk.is_some()
     }
 
     fn check(&self, site: &Site) -> Result<(), Incompatible> {

@@ -43,11 +43,12 @@
 
 use crate::gate_queue::GateQueue;
 use crate::mitigation::{Part, Role};
-use crate::pieces::{in_pieces, next_multiple, own_memory, saved_state, saved_tensor};
+use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state, saved_tensor};
 use crate::text::Form;
 use crate::writes::{LOWEST_LOG_DECAY, Writes, per_head};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
+use ssm_core::mixer::{cat_rows, select_rows};
 use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -113,6 +114,59 @@ impl Memory for Lagged {
             saved.insert("sum.moved".into(), sum.moved.to_data());
         }
         saved
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+        let sum = |sum: &WindowSum| {
+            Ok::<_, Error>(WindowSum {
+                base: select_rows(&sum.base, rows)?,
+                moved: select_rows(&sum.moved, rows)?,
+            })
+        };
+        Ok(Box::new(Self {
+            state: State {
+                memory: select_rows(&self.state.memory, rows)?,
+                position: self.state.position,
+            },
+            queue: self.queue.select(rows)?,
+            sum: self.sum.as_ref().map(sum).transpose()?,
+        }))
+    }
+
+    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
+        let others = own_memories::<Self>(others)?;
+        let all: Vec<&Self> = [self].into_iter().chain(others).collect();
+        let sums: Vec<&WindowSum> = all.iter().flat_map(|lagged| &lagged.sum).collect();
+        let sum = match sums.len() {
+            0 => None,
+            count if count == all.len() => Some(WindowSum {
+                base: cat_rows(
+                    "sum of log decays",
+                    sums.iter().map(|sum| sum.base.clone()).collect(),
+                )?,
+                moved: cat_rows(
+                    "sum of log decays",
+                    sums.iter().map(|sum| sum.moved.clone()).collect(),
+                )?,
+            }),
+            some => {
+                return Err(Error::Value {
+                    what: "windows to join",
+                    expected: "those of sequences at one position",
+                    found: format!("{some} of {} full", all.len()),
+                });
+            }
+        };
+        let memories = all.iter().map(|lagged| lagged.state.memory.clone());
+        let queues: Vec<&GateQueue> = all.iter().map(|lagged| &lagged.queue).collect();
+        Ok(Box::new(Self {
+            state: State {
+                memory: cat_rows("lagged state", memories.collect())?,
+                position: self.state.position,
+            },
+            queue: GateQueue::cat(&queues)?,
+            sum,
+        }))
     }
 
     fn as_any_mut(&mut self) -> &mut dyn Any {

@@ -26,7 +26,7 @@
 use crate::gate_queue::GateQueue;
 use crate::mitigation::{Part, Role};
 use crate::pieces::{
-    count_data, in_pieces, next_multiple, own_memory, saved_count, saved_state, saved_tensor,
+    count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count, saved_state, saved_tensor,
 };
 use crate::reset::empty_like;
 use crate::text::Form;
@@ -136,6 +136,53 @@ impl TwoStacks {
     }
 }
 
+impl TwoStacks {
+    /// The queue of these sequences of the batch, in this order.
+    fn select(&self, rows: &[usize]) -> Result<Self, Error> {
+        let selected = |element: &Element| element.select(rows);
+        Ok(Self {
+            front: self.front.iter().map(selected).collect::<Result<_, _>>()?,
+            back: self.back.iter().map(selected).collect::<Result<_, _>>()?,
+            back_total: self.back_total.as_ref().map(selected).transpose()?,
+            ..*self
+        })
+    }
+
+    /// One queue for the sequences of all `queues`. At one position they have equally many elements in either stack.
+    fn cat(queues: &[&Self]) -> Result<Self, Error> {
+        let sizes: Vec<(usize, usize)> = queues.iter().map(|q| (q.front.len(), q.back.len())).collect();
+        let Some(first) = queues
+            .first()
+            .filter(|_| sizes.windows(2).all(|pair| pair[0] == pair[1]))
+        else {
+            return Err(Error::Value {
+                what: "windows to join",
+                expected: "those of sequences at one position",
+                found: format!("{sizes:?} chunks in their stacks"),
+            });
+        };
+        let stack = |stack: fn(&Self) -> &Vec<Element>| {
+            let elements = 0..stack(first).len();
+            elements
+                .map(|index| {
+                    let elements: Vec<&Element> = queues.iter().map(|queue| &stack(queue)[index]).collect();
+                    Element::cat(&elements)
+                })
+                .collect::<Result<Vec<_>, Error>>()
+        };
+        let totals: Vec<&Element> = queues.iter().flat_map(|queue| &queue.back_total).collect();
+        Ok(Self {
+            front: stack(|queue| &queue.front)?,
+            back: stack(|queue| &queue.back)?,
+            back_total: match totals.is_empty() {
+                true => None,
+                false => Some(Element::cat(&totals)?),
+            },
+            ..**first
+        })
+    }
+}
+
 trait Count {
     /// Counts one more where the operation went well.
     fn add_one_after<T>(&mut self, result: Result<T, Error>) -> Result<T, Error>;
@@ -181,6 +228,24 @@ impl Memory for ChunkWindow {
             save_element(&mut saved, "back_total", total);
         }
         saved
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+        Ok(Box::new(Self {
+            chunks: self.chunks.select(rows)?,
+            current: self.current.select(rows)?,
+        }))
+    }
+
+    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
+        let others = own_memories::<Self>(others)?;
+        let all: Vec<&Self> = [self].into_iter().chain(others).collect();
+        let chunks: Vec<&TwoStacks> = all.iter().map(|window| &window.chunks).collect();
+        let queues: Vec<&GateQueue> = all.iter().map(|window| &window.current).collect();
+        Ok(Box::new(Self {
+            chunks: TwoStacks::cat(&chunks)?,
+            current: GateQueue::cat(&queues)?,
+        }))
     }
 
     fn report(&self) -> BTreeMap<String, f64> {

@@ -94,26 +94,35 @@ impl Writes {
         self.read_by(query, like)
     }
 
-    pub(crate) fn narrow(&self, start: usize, len: usize) -> Self {
+    /// Of dimension 0, sequences; of dimension 1, tokens.
+    pub(crate) fn narrow(&self, dim: usize, start: usize, len: usize) -> Self {
         Self {
-            key: self.key.clone().narrow(1, start, len),
-            value: self.value.clone().narrow(1, start, len),
+            key: self.key.clone().narrow(dim, start, len),
+            value: self.value.clone().narrow(dim, start, len),
             log_decay: self
                 .log_decay
                 .as_ref()
-                .map(|decay| decay.clone().narrow(1, start, len)),
+                .map(|decay| decay.clone().narrow(dim, start, len)),
             step_size: self
                 .step_size
                 .as_ref()
-                .map(|step| step.clone().narrow(1, start, len)),
+                .map(|step| step.clone().narrow(dim, start, len)),
             erase: match &self.erase {
                 Erase::None => Erase::None,
-                Erase::Delta(beta) => Erase::Delta(beta.clone().narrow(1, start, len)),
+                Erase::Delta(beta) => Erase::Delta(beta.clone().narrow(dim, start, len)),
                 Erase::LowRank { p, b } => Erase::LowRank {
-                    p: p.clone().narrow(1, start, len),
-                    b: b.clone().narrow(1, start, len),
+                    p: p.clone().narrow(dim, start, len),
+                    b: b.clone().narrow(dim, start, len),
                 },
             },
+        }
+    }
+
+    /// What these sequences write, in this order.
+    pub(crate) fn select(&self, rows: &[usize]) -> Result<Self> {
+        match rows {
+            [] => Ok(self.narrow(0, 0, 0)),
+            rows => Self::join(rows.iter().map(|row| self.narrow(0, *row, 1)).collect(), 0),
         }
     }
 
@@ -181,11 +190,12 @@ impl Writes {
         }))
     }
 
-    pub(crate) fn join(mut parts: Vec<Self>) -> Result<Self> {
+    /// One after another: sequences along dimension 0, tokens along dimension 1.
+    pub(crate) fn join(mut parts: Vec<Self>, dim: usize) -> Result<Self> {
         if parts.len() == 1 {
             return Ok(parts.swap_remove(0));
         }
-        let tokens = parts.len();
+        let count = parts.len();
         let (mut keys, mut values, mut decays, mut steps) = (vec![], vec![], vec![], vec![]);
         let (mut betas, mut ps, mut bs) = (vec![], vec![], vec![]);
         for part in parts {
@@ -202,13 +212,13 @@ impl Writes {
                 }
             }
         }
-        let beta = join_optional("beta", betas, tokens)?;
-        let low_rank = join_optional("p", ps, tokens)?.zip(join_optional("b", bs, tokens)?);
+        let beta = join_optional("beta", betas, count, dim)?;
+        let low_rank = join_optional("p", ps, count, dim)?.zip(join_optional("b", bs, count, dim)?);
         Ok(Self {
-            key: Tensor::cat(keys, 1),
-            value: Tensor::cat(values, 1),
-            log_decay: join_optional("log_decay", decays, tokens)?,
-            step_size: join_optional("step_size", steps, tokens)?,
+            key: Tensor::cat(keys, dim),
+            value: Tensor::cat(values, dim),
+            log_decay: join_optional("log_decay", decays, count, dim)?,
+            step_size: join_optional("step_size", steps, count, dim)?,
             erase: erase(beta, low_rank),
         })
     }
@@ -226,13 +236,14 @@ fn join_optional<const D: usize>(
     what: &'static str,
     parts: Vec<Tensor<D>>,
     of: usize,
+    dim: usize,
 ) -> Result<Option<Tensor<D>>> {
     match parts.len() {
         0 => Ok(None),
-        all if all == of => Ok(Some(Tensor::cat(parts, 1))),
+        all if all == of => Ok(Some(Tensor::cat(parts, dim))),
         some => Err(Error::Value {
             what,
-            expected: "of the same kind for every token of a sequence",
+            expected: "of the same kind for every token and sequence",
             found: format!("per token in {some} stretches of {of}"),
         }),
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::state::PrefixCacheError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be loaded or run.
@@ -70,6 +71,31 @@ pub enum ModelError {
         /// What is there.
         found: String,
     },
+    /// Sequences that do not go into one batch.
+    #[error("sequences of one batch: {what}: expected {expected}, found {found}")]
+    Batch {
+        /// The quantity.
+        what: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A state that is not remembered.
+    #[error(
+        "rollback by {tokens} tokens from position {position}: expected a state remembered then, found those of positions {kept}"
+    )]
+    Rollback {
+        /// How far back.
+        tokens: u64,
+        /// Where from.
+        position: u64,
+        /// The positions that are remembered.
+        kept: String,
+    },
+    /// A cache of prefixes cannot be used.
+    #[error(transparent)]
+    PrefixCache(#[from] PrefixCacheError),
     /// A logit is NaN.
     #[error("logit of id {id} is NaN: expected numbers; the state has left the range of f32")]
     NotANumber {

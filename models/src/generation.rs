@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use burn::tensor::Tensor;
+
 use crate::error::ModelError;
 use crate::model::{Model, Which};
 pub use crate::sampling::{Sampler, Sampling};
@@ -46,11 +48,38 @@ pub fn generate(
     sampling: &Sampling,
     max_tokens: usize,
     stop: &[String],
+    on_text: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, ModelError> {
+    sampling.validate()?;
+    let logits = model.logits(prompt, state, Which::Last)?;
+    let prompt = TakenIn { prompt, logits };
+    continue_from(model, state, prompt, sampling, max_tokens, stop, on_text)
+}
+
+/// A prompt that has been taken in.
+#[derive(Clone, Debug)]
+pub struct TakenIn<'a> {
+    /// Its tokens.
+    pub prompt: &'a [u32],
+    /// Logits after the last of them, `[1, vocab_size]`.
+    pub logits: Tensor<2>,
+}
+
+/// As [`generate`], where `state` is that after the prompt, as [`crate::PrefixCache::prefill`] gives it.
+///
+/// # Errors
+/// [`ModelError::Option`] before anything is computed; otherwise as [`Model::logits`].
+pub fn continue_from(
+    model: &Model,
+    state: &mut ModelState,
+    TakenIn { prompt, mut logits }: TakenIn<'_>,
+    sampling: &Sampling,
+    max_tokens: usize,
+    stop: &[String],
     mut on_text: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, ModelError> {
     let mut sampler = Sampler::new(sampling, model.info().vocab_size)?;
     prompt.iter().for_each(|id| sampler.observe(*id));
-    let mut logits = model.logits(prompt, state, Which::Last)?;
     let mut decoder = model.tokenizer().stream();
     let mut text = StoppableText::new(stop);
     let mut ids = Vec::new();

@@ -17,7 +17,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: clone, save, restore |
+//! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: fork, save, restore, roll back, batch; a cache of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
 //! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`fla`], [`rwkv`] | one room per architecture |
@@ -52,7 +52,9 @@ pub mod tokenizer;
 pub use error::ModelError;
 pub use model::{Info, LoadOptions, Model, WeightType, Which};
 pub use shipped::text as shipped_text;
-pub use state::{LayerState, ModelState};
+pub use state::{
+    History, LayerState, ModelState, Prefilled, PrefixCache, PrefixCacheError, PrefixCacheOptions,
+};
 pub use tokenizer::Tokenizer;
 
 /// Runs the README's example as a test.

@@ -11,6 +11,7 @@ use ssm_core::Linear;
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
 use crate::error::ModelError;
 use crate::network::{Embedding, Norm, NormKind};
+use crate::state::fingerprint::Fingerprint;
 
 /// How a tensor's values are drawn in a random checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,8 @@ pub struct Loader<'a> {
     device: Device,
     asked: Vec<Asked>,
     read: BTreeSet<String>,
+    /// Hash of the names, shapes and values of all tensors so far.
+    pub(crate) contents: Fingerprint,
     pub(crate) parameters: u64,
     pub(crate) weight_bytes: u64,
     /// Multiplications and additions of one token in all matrices.
@@ -98,6 +101,7 @@ impl<'a> Loader<'a> {
             device,
             asked: Vec::new(),
             read: BTreeSet::new(),
+            contents: Fingerprint::new(),
             parameters: 0,
             weight_bytes: 0,
             matrix_flops: 0,
@@ -363,6 +367,8 @@ impl<'a> Loader<'a> {
             Source::Checkpoint(checkpoint) => checkpoint.tensor(name, shape)?.to_vec()?,
             Source::Blank => vec![0.0; shape.iter().product()],
         };
+        self.contents.tensor(name, shape);
+        self.contents.values(&values);
         self.parameters += values.len() as u64;
         self.weight_bytes += 4 * values.len() as u64;
         Ok(values)
@@ -376,9 +382,14 @@ impl<'a> Loader<'a> {
             Source::Blank => None,
         };
         let mut builder = PackedMatrix::builder(shape[0], shape[1], self.weights)?;
+        self.contents.tensor(name, &shape);
         match stored {
             Some(tensor) => {
-                tensor.for_each_block(|rows| builder.push_rows(rows).map_err(ModelError::from))?;
+                let contents = &mut self.contents;
+                tensor.for_each_block(|rows| {
+                    contents.values(rows);
+                    builder.push_rows(rows).map_err(ModelError::from)
+                })?;
             }
             None => {
                 let row = vec![0.0; shape[1]];

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::linear::WeightType;
 use serde::Serialize;
+use serde_json::Value;
 use ssm_core::operators::cross_entropy;
 use ssm_core::{Chain, Form, Mixer, Site};
 
@@ -21,7 +22,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Tokens that go through the layers at a time: enough for matrix products at full speed, little enough that the memory of a
 /// prefill does not depend on its length.
-const SEGMENT: usize = 256;
+pub(crate) const SEGMENT: usize = 256;
 /// Memory that a block of logits may take while losses are computed.
 const LOGIT_BYTES: usize = 4 << 20;
 
@@ -133,6 +134,7 @@ pub struct Model {
     network: Network,
     tokenizer: Tokenizer,
     device: Device,
+    fingerprint: String,
 }
 
 impl Model {
@@ -177,6 +179,16 @@ impl Model {
         let path = checkpoint.config().path();
         let parts = (layout.load)(&Fields::new(&path, &config), &mut loader)?;
         loader.expect_all_read(&format!("{} ({})", layout.architecture, layout.name))?;
+        let fingerprint = {
+            let mut hash = loader.contents.clone();
+            hash.text(env!("CARGO_PKG_VERSION"));
+            hash.text(layout.architecture);
+            hash.text(layout.name);
+            hash.text(&Value::Object(config).to_string());
+            hash.text(weight_type_name(options.weights));
+            hash.text(&format!("{device:?}"));
+            hash
+        };
         let (network, outline) = parts.network(device.clone());
         let tokenizer = match &options.tokenizer {
             Some(path) => Tokenizer::from_file(path, outline.padded_vocab_size)?,
@@ -215,6 +227,7 @@ impl Model {
             info,
             network,
             tokenizer,
+            fingerprint: format!("{:032x}", fingerprint.digest()),
             device,
         })
     }
@@ -222,6 +235,12 @@ impl Model {
     /// What there is to know about the model.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// A hash of everything that decides what the model computes: the values of its weights and how they are kept, its
+    /// configuration and layout, the kind of device, and the version of this crate. 32 hexadecimal digits.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Text to ids and back.
@@ -418,7 +437,7 @@ impl Model {
         Ok(ids.len() / state.batch())
     }
 
-    fn check_ids(&self, ids: &[u32]) -> Result<(), ModelError> {
+    pub(crate) fn check_ids(&self, ids: &[u32]) -> Result<(), ModelError> {
         let vocab_size = self.info.vocab_size;
         match ids.iter().position(|id| *id as usize >= vocab_size) {
             None => Ok(()),

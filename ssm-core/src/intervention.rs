@@ -112,8 +112,31 @@ pub trait Memory: Debug + Send + Any {
     fn report(&self) -> BTreeMap<String, f64> {
         BTreeMap::new()
     }
+    /// The memory of these sequences of the batch, in this order; one may be taken several times.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a memory that cannot be divided: every one that does not say how.
+    fn select(&self, _rows: &[usize]) -> Result<Box<dyn Memory>> {
+        Err(undivided(std::any::type_name::<Self>()))
+    }
+    /// The memory of one batch of this one's sequences and then those of `others`, which are of the same intervention at the
+    /// same site.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for memories that cannot be joined: all that do not say how.
+    fn cat(&self, _others: &[&dyn Memory]) -> Result<Box<dyn Memory>> {
+        Err(undivided(std::any::type_name::<Self>()))
+    }
     /// For the intervention that owns it.
     fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+fn undivided(found: &str) -> Error {
+    Error::Value {
+        what: "memory of an intervention",
+        expected: "one that can be divided into its sequences; run the sequences one by one instead",
+        found: found.into(),
+    }
 }
 
 impl Clone for Box<dyn Memory> {
@@ -136,6 +159,12 @@ impl Memory for NoMemory {
     fn save(&self) -> BTreeMap<String, TensorData> {
         BTreeMap::new()
     }
+    fn select(&self, _rows: &[usize]) -> Result<Box<dyn Memory>> {
+        Ok(Box::new(Self))
+    }
+    fn cat(&self, _others: &[&dyn Memory]) -> Result<Box<dyn Memory>> {
+        Ok(Box::new(Self))
+    }
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
@@ -148,6 +177,18 @@ pub type Next<'a> = dyn FnMut(Gates, &mut State) -> Result<Tensor<4>> + 'a;
 pub trait Intervention: Debug + Send + Sync {
     /// The canonical text form, such as `forget:0.9999`.
     fn text(&self) -> String;
+
+    /// Everything that decides what it does: two interventions of one identity act alike. The text does not say what
+    /// calibration found (`state-norm:auto`), so by default this is the text and the whole value as `Debug` writes it.
+    fn identity(&self) -> String {
+        format!("{} {self:?}", self.text())
+    }
+
+    /// Whether it looks at [`State::position`], of which a batch has one: such an intervention cannot work on a batch of
+    /// sequences of different lengths.
+    fn looks_at_positions(&self) -> bool {
+        true
+    }
 
     /// Whether this can work at `site`.
     ///
@@ -227,6 +268,18 @@ impl Chain {
             [] => "none".into(),
             some => some.iter().map(|i| i.text()).collect::<Vec<_>>().join("+"),
         }
+    }
+
+    /// [`Intervention::identity`] of all members.
+    pub fn identity(&self) -> String {
+        let members: Vec<String> = self.0.iter().map(|i| i.identity()).collect();
+        members.join(" + ")
+    }
+
+    /// The first member that [looks at positions](Intervention::looks_at_positions).
+    pub fn looking_at_positions(&self) -> Option<&dyn Intervention> {
+        let mut members = self.0.iter().map(|i| i.as_ref());
+        members.find(|intervention| intervention.looks_at_positions())
     }
 
     /// Checks every intervention against a site.

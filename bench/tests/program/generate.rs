@@ -93,6 +93,45 @@ fn a_mitigation_acts_in_generation() {
 }
 
 #[test]
+fn a_prompt_seen_before_is_continued_alike_from_its_states() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let prompt = PROMPT.repeat(24);
+    let options = [
+        "generate",
+        "--prompt",
+        &prompt,
+        "--max-tokens",
+        "8",
+        "--repetition-penalty",
+        "1.3",
+    ];
+    let plain = stdout_of(&options);
+    let run = || spillway(&[&options[..], &["--prefix-cache", path]].concat());
+    for found in ["0 of 648 prompt tokens found", "512 of 648 prompt tokens found"] {
+        let output = run();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), plain);
+        let remarks = String::from_utf8_lossy(&output.stderr);
+        assert!(remarks.contains(found), "{remarks}");
+    }
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        std::fs::write(file.unwrap().path(), "SPILLPFX, or is it?").unwrap();
+    }
+    let output = run();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), plain);
+    let remarks = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        remarks.contains("0 of 648 prompt tokens found") && remarks.contains("not used"),
+        "{remarks}"
+    );
+    fails(
+        &["generate", "--prompt", "a", "--prefix-cache-limit", "1"],
+        2,
+        &["--prefix-cache"],
+    );
+}
+
+#[test]
 fn impossible_requests_are_usage_errors() {
     fails(&["generate"], 2, &["--prompt"]);
     fails(

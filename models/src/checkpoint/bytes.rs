@@ -12,6 +12,8 @@ use super::error::CheckpointError;
 pub(super) enum Bytes {
     /// A file mapped read-only: pages come when touched, and can be given back.
     Mapped(Mmap),
+    /// Read already.
+    Owned(Vec<u8>),
     /// Compiled into the program.
     Static(&'static [u8]),
 }
@@ -39,6 +41,7 @@ impl Bytes {
     pub(super) fn all(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
             Self::Static(bytes) => bytes,
         }
     }

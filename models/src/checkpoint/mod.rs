@@ -103,6 +103,14 @@ impl StoredTensors {
         Ok(Self(WeightsFile::new(path.to_path_buf(), Bytes::map(path)?)?))
     }
 
+    /// A safetensors file that has been read already; `path` is for errors.
+    ///
+    /// # Errors
+    /// As [`StoredTensors::open`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, CheckpointError> {
+        Ok(Self(WeightsFile::new(path.to_path_buf(), Bytes::Owned(bytes))?))
+    }
+
     /// A text of the file's metadata.
     pub fn metadata(&self, name: &str) -> Option<&str> {
         self.0.header.metadata.get(name).map(String::as_str)

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use half::bf16;
 use serde_json::{Map, Value, json};
@@ -195,10 +197,15 @@ fn header(tensors: &[StoredPlan], metadata: &BTreeMap<String, String>) -> Vec<u8
     out
 }
 
-/// A name beside `path` that nobody else uses, on the same file system so that renaming is one step.
+/// A name beside `path` that nobody else uses, on the same file system so that renaming is one step. The clock tells apart
+/// processes of one number on different machines, the count the threads of one process.
 fn temporary_name(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanos = now.map_or(0, |now| now.subsec_nanos());
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    path.with_file_name(format!(".{name}.{}-{nanos}-{count}.tmp", std::process::id()))
 }
 
 /// A file under a temporary name. [`NewFile::commit`] gives it its real name; dropping it before that removes it.

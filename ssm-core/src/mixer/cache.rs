@@ -20,7 +20,7 @@ pub struct KeyValueCache {
     /// `[batch, heads, capacity, value_dim]`, likewise.
     pub(crate) values: Tensor<4>,
     pub(crate) lengths: Vec<usize>,
-    window: Option<usize>,
+    pub(super) window: Option<usize>,
     /// The last inputs of the convolution over queries, keys and values, `[batch, channels, width − 1]`, oldest first.
     pub taps: Option<Tensor<3>>,
 }

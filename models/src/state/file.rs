@@ -1,15 +1,16 @@
-//! What a model carries from token to token, and its file form.
+//! The file form of a state.
 //!
-//! The file is safetensors: `layers.N.mixer.NAME` and `layers.N.channel.NAME`, with the names that
-//! [`MixerState::save`] gives; its metadata hold the version of this form, the positions, the chain, and the model's shape.
+//! It is safetensors: `layers.N.mixer.NAME` and `layers.N.channel.NAME`, with the names that [`MixerState::save`] gives; its
+//! metadata hold the version of this form, the positions, the chain, and the number of layers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use ssm_core::{Chain, MixerState, Recurrence};
+use safetensors::tensor::{Dtype, TensorView, serialize, serialize_to_file};
+use ssm_core::{Chain, MixerState};
 
+use super::ModelState;
 use crate::checkpoint::{CheckpointError, NewFile, StoredTensors};
 use crate::error::ModelError;
 use crate::model::Model;
@@ -17,102 +18,44 @@ use crate::model::Model;
 /// Version of the file form.
 const VERSION: &str = "2";
 
-/// What one block carries.
-#[derive(Clone, Debug)]
-pub struct LayerState {
-    /// Its sequence mixer's.
-    pub mixer: MixerState,
-    /// Its channel mixer's.
-    pub channel: MixerState,
-}
-
-impl LayerState {
-    /// Memory taken, in bytes, interventions included.
-    pub fn bytes(&self) -> usize {
-        self.mixer.bytes() + self.channel.bytes()
-    }
-}
-
-/// The state of every layer.
-#[derive(Clone, Debug)]
-pub struct ModelState {
-    /// First layer first.
-    pub layers: Vec<LayerState>,
-    pub(crate) chain: Chain,
-    pub(crate) positions: Vec<u64>,
-}
-
 impl ModelState {
-    /// The interventions that this state was started with, and that its memories belong to.
-    pub fn chain(&self) -> &Chain {
-        &self.chain
-    }
-
-    /// Tokens seen by the sequence that has seen most.
-    pub fn position(&self) -> u64 {
-        self.positions.iter().copied().max().unwrap_or(0)
-    }
-
-    /// Tokens seen, per sequence.
-    pub fn positions(&self) -> &[u64] {
-        &self.positions
-    }
-
-    /// Sequences.
-    pub fn batch(&self) -> usize {
-        self.positions.len()
-    }
-
-    /// Memory taken, in bytes, interventions included.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(LayerState::bytes).sum()
-    }
-
-    /// The recurrences of all layers, in the order of [`crate::Info::sites`].
-    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
-        self.layers.iter().flat_map(|layer| layer.mixer.recurrences())
-    }
-
-    /// As [`ModelState::recurrences`], to be changed.
-    pub fn recurrences_mut(&mut self) -> impl Iterator<Item = &mut Recurrence> {
-        self.layers
-            .iter_mut()
-            .flat_map(|layer| layer.mixer.recurrences_mut())
-    }
-
     /// Writes everything needed to go on later. The file appears under its name when it is complete, or not at all.
     ///
     /// # Errors
     /// [`ModelError::Checkpoint`] when it cannot be written, [`ModelError::SavedState`] for a memory of a type that the file
     /// form does not have.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let mut entries = BTreeMap::new();
-        for (layer, state) in self.layers.iter().enumerate() {
-            for (part, state) in [("mixer", &state.mixer), ("channel", &state.channel)] {
-                let saved = state.save().into_iter();
-                entries.extend(saved.map(|(name, data)| (format!("layers.{layer}.{part}.{name}"), data)));
-            }
-        }
-        let views = entries
-            .iter()
-            .map(|(name, data)| Ok((name, view(path, name, data)?)));
-        let views = views.collect::<Result<Vec<_>, ModelError>>()?;
-        let metadata = HashMap::from([
-            ("version".to_string(), VERSION.to_string()),
-            ("positions".to_string(), list(&self.positions)),
-            ("layers".to_string(), self.layers.len().to_string()),
-            ("chain".to_string(), self.chain.text()),
-        ]);
+        let entries = entries(self);
         let file = NewFile::create(path)?;
-        serialize_to_file(views, Some(metadata), file.temporary_path())
-            .map_err(|e| CheckpointError::io(path, "writing")(std::io::Error::other(e)))?;
+        serialize_to_file(
+            views(path, &entries)?,
+            Some(metadata(self)),
+            file.temporary_path(),
+        )
+        .map_err(|e| CheckpointError::io(path, "writing")(std::io::Error::other(e)))?;
         Ok(file.commit()?)
+    }
+
+    /// The bytes of the file that [`ModelState::save`] writes; `path` is for errors.
+    pub(super) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, ModelError> {
+        let entries = entries(self);
+        let bytes = serialize(views(path, &entries)?, Some(metadata(self)));
+        Ok(bytes.map_err(|e| CheckpointError::io(path, "writing")(std::io::Error::other(e)))?)
     }
 
     /// Reads what [`ModelState::save`] wrote.
     pub(crate) fn restore(path: &Path, chain: &Chain, model: &Model) -> Result<Self, ModelError> {
-        let file = StoredTensors::open(path)?;
-        let saved = Saved { path, file: &file };
+        Self::read(path, &StoredTensors::open(path)?, chain, model)
+    }
+
+    /// The state in an open file; `path` is for errors.
+    pub(super) fn read(
+        path: &Path,
+        file: &StoredTensors,
+        chain: &Chain,
+        model: &Model,
+    ) -> Result<Self, ModelError> {
+        let saved = Saved { path, file };
         let blocks = model.network().blocks();
         saved.expect("version", VERSION)?;
         saved.expect("chain", &chain.text())?;
@@ -134,6 +77,37 @@ impl ModelState {
         state.positions = positions;
         Ok(state)
     }
+}
+
+/// Every tensor of a state by its name in the file.
+fn entries(state: &ModelState) -> BTreeMap<String, TensorData> {
+    let mut entries = BTreeMap::new();
+    for (layer, state) in state.layers.iter().enumerate() {
+        for (part, state) in [("mixer", &state.mixer), ("channel", &state.channel)] {
+            let saved = state.save().into_iter();
+            entries.extend(saved.map(|(name, data)| (format!("layers.{layer}.{part}.{name}"), data)));
+        }
+    }
+    entries
+}
+
+fn metadata(state: &ModelState) -> HashMap<String, String> {
+    HashMap::from([
+        ("version".to_string(), VERSION.to_string()),
+        ("positions".to_string(), list(&state.positions)),
+        ("layers".to_string(), state.layers.len().to_string()),
+        ("chain".to_string(), state.chain.text()),
+    ])
+}
+
+fn views<'a>(
+    path: &Path,
+    entries: &'a BTreeMap<String, TensorData>,
+) -> Result<Vec<(&'a String, TensorView<'a>)>, ModelError> {
+    let views = entries.iter();
+    views
+        .map(|(name, data)| Ok((name, view(path, name, data)?)))
+        .collect()
 }
 
 fn list(numbers: &[u64]) -> String {

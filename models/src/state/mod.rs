@@ -1,0 +1,91 @@
+//! What a model carries from token to token.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`ModelState`]: cloned, it goes two ways |
+//! | `file.rs` | saved, and restored to the bit |
+//! | [`history`] | the last few states, to go back to |
+//! | [`prefix_cache`], [`prefix_entry`] | states of prompts on disk, found again by the prompts' first tokens |
+//! | `batch.rs` | sequences of different lengths in one batch |
+//! | `fingerprint.rs` | what tells one model from another |
+//!
+//! A clone is cheap: tensors are shared until one of the two states is written, whatever the mixers and interventions.
+
+mod batch;
+mod file;
+pub(crate) mod fingerprint;
+pub mod history;
+pub mod prefix_cache;
+pub mod prefix_entry;
+
+use ssm_core::{Chain, MixerState, Recurrence};
+
+pub use history::History;
+pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
+pub use prefix_entry::PrefixCacheError;
+
+/// What one block carries.
+#[derive(Clone, Debug)]
+pub struct LayerState {
+    /// Its sequence mixer's.
+    pub mixer: MixerState,
+    /// Its channel mixer's.
+    pub channel: MixerState,
+}
+
+impl LayerState {
+    /// Memory taken, in bytes, interventions included.
+    pub fn bytes(&self) -> usize {
+        self.mixer.bytes() + self.channel.bytes()
+    }
+}
+
+/// The state of every layer.
+///
+/// A clone is a fork: both go on from here, each its own way, and the tensors are shared until one of them is written.
+#[derive(Clone, Debug)]
+pub struct ModelState {
+    /// First layer first.
+    pub layers: Vec<LayerState>,
+    pub(crate) chain: Chain,
+    pub(crate) positions: Vec<u64>,
+}
+
+impl ModelState {
+    /// The interventions that this state was started with, and that its memories belong to.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Tokens seen by the sequence that has seen most.
+    pub fn position(&self) -> u64 {
+        self.positions.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Tokens seen, per sequence.
+    pub fn positions(&self) -> &[u64] {
+        &self.positions
+    }
+
+    /// Sequences.
+    pub fn batch(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Memory taken, in bytes, interventions included.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(LayerState::bytes).sum()
+    }
+
+    /// The recurrences of all layers, in the order of [`crate::Info::sites`].
+    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
+        self.layers.iter().flat_map(|layer| layer.mixer.recurrences())
+    }
+
+    /// As [`ModelState::recurrences`], to be changed.
+    pub fn recurrences_mut(&mut self) -> impl Iterator<Item = &mut Recurrence> {
+        self.layers
+            .iter_mut()
+            .flat_map(|layer| layer.mixer.recurrences_mut())
+    }
+}
