@@ -11,6 +11,8 @@
 //! ```
 //!
 //! The MLP is `intermediate_size` wide; where that is null, 2/3 · `hidden_ratio` · `hidden_size`, rounded up to a multiple of 256.
+//! Layers that `attn` lists have softmax attention instead: `attn.{q,k,v,o}_proj`.
+//!
 //! Fields that only choose among kernels of the same result (`attn_mode`, `fuse_*`) are not looked at.
 
 mod delta_net;
@@ -18,6 +20,7 @@ mod gated_deltanet;
 mod gla;
 mod gsa;
 mod hgrn;
+mod hybrid;
 mod linear_attn;
 mod mixer;
 mod retnet;

@@ -7,6 +7,7 @@ use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights, Wid
 use ssm_core::Mixer;
 
 use super::EMBEDDING;
+use super::hybrid::{self, Attention};
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::layout::{Outline, Parts, eos_id};
@@ -27,6 +28,7 @@ pub(super) struct Trunk {
     vocab_size: usize,
     tied: bool,
     eos_id: Option<u32>,
+    attention: BTreeMap<usize, Attention>,
 }
 
 /// Parts of a model's outline that its mixers know.
@@ -51,18 +53,20 @@ impl Trunk {
                 in_range(fields, "hidden_ratio", width)?
             }
         };
+        let layers = fields.dimension("num_hidden_layers")?;
         Ok(Self {
             model_dim,
             mlp_dim,
             vocab_size,
-            layers: fields.dimension("num_hidden_layers")?,
+            layers,
+            attention: hybrid::read(fields, model_dim, layers)?,
             norm_eps: fields.positive_or("norm_eps", 1e-6)?,
             tied: fields.bool_or("tie_word_embeddings", false)?,
             eos_id: eos_id(fields, vocab_size)?,
         })
     }
 
-    /// The model, whose layer N has the mixer that `mixer` reads from the tensors below `model.layers.N.attn`.
+    /// The model, whose layer N has the mixer that `mixer` reads from the tensors below `model.layers.N.attn`, or attention.
     pub(super) fn assemble(
         self,
         loader: &mut Loader<'_>,
@@ -76,7 +80,10 @@ impl Trunk {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
             Ok(Block {
                 norm: loader.rms_norm(&name("attn_norm"), self.model_dim, self.norm_eps)?,
-                mixer: mixer(loader, layer, &name("attn"))?,
+                mixer: match self.attention.get(&layer) {
+                    Some(attention) => attention.load(loader, &name("attn"))?,
+                    None => mixer(loader, layer, &name("attn"))?,
+                },
                 channel: Some(Channel {
                     norm: loader.rms_norm(&name("mlp_norm"), self.model_dim, self.norm_eps)?,
                     mixer: Arc::new(self.mlp(loader, &name("mlp"))?),
@@ -85,6 +92,10 @@ impl Trunk {
         });
         let blocks = blocks.collect::<Result<_, ModelError>>()?;
         details.insert("width of the MLP", self.mlp_dim.to_string());
+        if !self.attention.is_empty() {
+            let layers: Vec<String> = self.attention.keys().map(usize::to_string).collect();
+            details.insert("layers with attention", layers.join(", "));
+        }
         Ok(Parts {
             embedding,
             embedding_norm: None,

@@ -145,6 +145,15 @@ pub fn cases() -> impl Strategy<Value = Case> {
                 config.insert("num_kv_heads".into(), json!(2));
             }
             positive_sums(model, &mut config, seed);
+            // Half of the models have attention in one of their layers.
+            if seed & 8 == 8 {
+                let window = if seed & 16 == 16 { json!(3) } else { Value::Null };
+                let spec = json!({
+                    "layers": [layers - 1], "num_heads": 4, "num_kv_heads": if seed & 32 == 32 { 2 } else { 4 },
+                    "qkv_bias": seed & 64 == 64, "window_size": window, "rope_theta": 100.0
+                });
+                config.insert("attn".into(), spec);
+            }
             Case {
                 config: Value::Object(config),
                 seed,

@@ -241,12 +241,47 @@ impl Reference {
     }
 
     fn mixer(&self, layer: usize, name: &str, x: &[Row]) -> Vec<Row> {
+        let attention = &self.config["attn"];
+        let listed = |layers: &Vec<Value>| layers.iter().any(|index| index.as_u64() == Some(layer as u64));
+        if attention["layers"].as_array().is_some_and(listed) {
+            return self.softmax_attention(attention, name, x);
+        }
         match self.text("model_type") {
             "hgrn" => self.hgrn(layer, name, x),
             "gsa" => self.gsa(name, x),
             "delta_net" | "gated_deltanet" => self.delta_net(name, x),
             _ => self.gated_linear_attention(name, x),
         }
+    }
+
+    fn softmax_attention(&self, spec: &Value, name: &str, x: &[Row]) -> Vec<Row> {
+        let heads = spec["num_heads"].as_u64().unwrap() as usize;
+        let width = self.dim() / heads;
+        let base = spec["rope_theta"].as_f64().unwrap_or(10000.0);
+        let window = spec["window_size"]
+            .as_u64()
+            .map_or(x.len(), |window| window as usize);
+        let branch = |part: &str| split(self.linears(&format!("{name}.{part}_proj"), x), width);
+        let (query, key) = (
+            turned(branch("q"), base),
+            spread(turned(branch("k"), base), heads),
+        );
+        let value = spread(branch("v"), heads);
+        let token = |t: usize| {
+            let first = (t + 1).saturating_sub(window);
+            let head = |head: usize| {
+                let scores = (first..=t).map(|i| dot(&query[t][head], &key[i][head]) / (width as f64).sqrt());
+                let mut out = vec![0.0; width];
+                for (i, p) in softmax(&scores.collect::<Row>()).iter().enumerate() {
+                    let value = &value[first + i][head];
+                    out.iter_mut().zip(value).for_each(|(o, v)| *o += p * v);
+                }
+                out
+            };
+            let read_out: Row = (0..heads).flat_map(head).collect();
+            self.linear(&format!("{name}.o_proj"), &read_out)
+        };
+        (0..x.len()).map(token).collect()
     }
 
     fn gated_linear_attention(&self, name: &str, x: &[Row]) -> Vec<Row> {
@@ -270,7 +305,7 @@ impl Reference {
             key = map(key, over_sum);
         }
         if kind == "retnet" {
-            (query, key) = (turned(query), turned(key));
+            (query, key) = (turned(query, 10000.0), turned(key, 10000.0));
         }
         let (key, value) = (spread(key, heads), spread(split(branch("v"), value_dim), heads));
         let features = query[0][0].len();
@@ -524,10 +559,10 @@ impl Reference {
 }
 
 /// Every head turned by its token's position, halves paired.
-fn turned(heads: Heads) -> Heads {
+fn turned(heads: Heads, base: f64) -> Heads {
     let turn = |t: usize, head: Row| -> Row {
         let half = head.len() / 2;
-        let angle = |j: usize| t as f64 * 10000f64.powf(-(j as f64) / half as f64);
+        let angle = |j: usize| t as f64 * base.powf(-(j as f64) / half as f64);
         let first = (0..half).map(|j| head[j] * angle(j).cos() - head[half + j] * angle(j).sin());
         let second = (0..half).map(|j| head[half + j] * angle(j).cos() + head[j] * angle(j).sin());
         first.chain(second).collect()

@@ -83,6 +83,34 @@ fn what_contradicts_itself_is_refused_by_name() {
             "hidden_ratio",
         ),
         ("retnet", json!({"expand_k": 0.25}), "expand_k"),
+        ("gla", json!({"attn": 3}), "attn"),
+        ("gla", json!({"attn": [3]}), "attn"),
+        (
+            "gla",
+            json!({"attn": {"layers": [2], "num_heads": 4}}),
+            "attn.layers",
+        ),
+        ("gla", json!({"attn": {"num_heads": 4}}), "attn.layers"),
+        (
+            "gla",
+            json!({"attn": {"layers": [0, 0], "num_heads": 4}}),
+            "attn.layers",
+        ),
+        (
+            "gla",
+            json!({"attn": {"layers": [0], "num_heads": 3}}),
+            "attn.num_heads",
+        ),
+        (
+            "gla",
+            json!({"attn": {"layers": [0], "num_heads": 4, "num_kv_heads": 3}}),
+            "attn.num_kv_heads",
+        ),
+        (
+            "gla",
+            json!({"attn": {"layers": [0], "num_heads": 4, "window_size": 0}}),
+            "attn.window_size",
+        ),
         ("gated_deltanet", json!({"num_v_heads": 6}), "num_v_heads"),
         ("gated_deltanet", json!({"expand_v": 0.1}), "expand_v"),
     ];
