@@ -119,7 +119,8 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
     fields.prop_map(Map::from_iter)
 }
 
-const MODELS: [&str; 8] = [
+/// The architectures.
+pub const MODELS: [&str; 8] = [
     "retnet",
     "gla",
     "simple_gla",
