@@ -254,10 +254,12 @@ fn heads(fields: &Fields<'_>, model_dim: usize) -> Result<usize, CheckpointError
 impl Config {
     fn mixer(&self, fields: &Fields<'_>, layer: usize) -> Result<MixerPlan, CheckpointError> {
         let [alternative, second] = &self.alternatives;
-        let (index, name) = match () {
-            () if alternative.contains(&layer) => (1, "alt_mixer"),
-            () if second.contains(&layer) => (2, "alt_mixer_2"),
-            () => (0, "mixer"),
+        let (index, name) = if alternative.contains(&layer) {
+            (1, "alt_mixer")
+        } else if second.contains(&layer) {
+            (2, "alt_mixer_2")
+        } else {
+            (0, "mixer")
         };
         let expected = format!("the mixer of layer {layer}");
         self.mixers[index].ok_or_else(|| fields.wrong(name, &expected, None))

@@ -137,7 +137,9 @@ fn try_pair(name: &str, spec: &str, model: &Model, folder: &Path, plain: &[f64])
             "{name}, {spec}: relative error {error:e} in calls of {calls:?}"
         );
     }
-    if !MAY_CHANGE_NOTHING.iter().any(|part| spec.starts_with(part)) {
+    // A channel of a fresh Mamba-1 holds 16 values far below this norm.
+    let small = name.starts_with("mamba1") && spec == "state-norm:0.2";
+    if !small && !MAY_CHANGE_NOTHING.iter().any(|part| spec.starts_with(part)) {
         let change = relative_error(prefilled, plain.iter().copied());
         assert!(change > 1e-6, "{name}, {spec} changes nothing: {change:e}");
     }

@@ -50,6 +50,46 @@ impl KeyValueCache {
         self
     }
 
+    /// The sequences of several caches, one after another, as one batch.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when heads or dimensions differ, [`Error::Value`] when windows do, or when there is no cache.
+    pub fn stack(caches: &[Self]) -> Result<Self> {
+        let differs = |found: String| Error::Value {
+            what: "caches to be stacked",
+            expected: "at least one, all of one window, all with taps or none",
+            found,
+        };
+        let Some(first) = caches.first() else {
+            return Err(differs("none".into()));
+        };
+        let like = |cache: &Self| {
+            (
+                cache.window,
+                cache.taps.as_ref().map(|taps| taps.dims()[1..].to_vec()),
+            )
+        };
+        if let Some(other) = caches.iter().find(|cache| like(cache) != like(first)) {
+            return Err(differs(format!("{:?} and {:?}", like(first), like(other))));
+        }
+        let ([_, heads, _, key_dim], [_, _, _, value_dim]) = (first.keys.dims(), first.values.dims());
+        let capacity = caches.iter().map(Self::capacity).max().unwrap_or(0);
+        let (mut keys, mut values, mut taps) = (Vec::new(), Vec::new(), Vec::new());
+        for cache in caches {
+            cache.expect(cache.lengths.len(), heads, [key_dim, value_dim])?;
+            keys.push(widened(&cache.keys, capacity));
+            values.push(widened(&cache.values, capacity));
+            taps.extend(cache.taps.clone());
+        }
+        Ok(Self {
+            keys: Tensor::cat(keys, 0),
+            values: Tensor::cat(values, 0),
+            lengths: caches.iter().flat_map(|cache| cache.lengths.clone()).collect(),
+            window: first.window,
+            taps: (!taps.is_empty()).then(|| Tensor::cat(taps, 0)),
+        })
+    }
+
     /// How many tokens of each sequence are held.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
@@ -65,10 +105,13 @@ impl KeyValueCache {
         self.keys.dims()[2]
     }
 
-    /// Memory taken, in bytes, room included.
+    /// Memory that taps and the tokens take that may still be read, in bytes. Room for further ones, less than as much again, is
+    /// not counted.
     pub fn bytes(&self) -> usize {
+        let ([_, heads, _, key_dim], [_, _, _, value_dim]) = (self.keys.dims(), self.values.dims());
         let taps = self.taps.as_ref().map_or(0, |taps| taps.shape().num_elements());
-        4 * (self.keys.shape().num_elements() + self.values.shape().num_elements() + taps)
+        let tokens: usize = self.kept().iter().sum();
+        4 * (tokens * heads * (key_dim + value_dim) + taps)
     }
 
     /// Makes room for `time` more tokens of every sequence.
@@ -77,7 +120,7 @@ impl KeyValueCache {
         if longest + time <= self.capacity() {
             return;
         }
-        let needed = self.kept() + time;
+        let needed = self.kept().iter().max().map_or(0, |&kept| kept) + time;
         let target = match self.window {
             Some(window) => needed.max(2 * window.saturating_add(1).min(needed)),
             None => needed.max(2 * self.capacity()),
@@ -94,16 +137,15 @@ impl KeyValueCache {
         }
     }
 
-    /// The most tokens of a sequence that later ones may read.
-    fn kept(&self) -> usize {
-        let longest = self.lengths.iter().max().map_or(0, |&length| length);
-        self.window.map_or(longest, |window| longest.min(window))
+    /// How many tokens of each sequence later ones may read.
+    fn kept(&self) -> Vec<usize> {
+        let window = self.window.unwrap_or(usize::MAX);
+        self.lengths.iter().map(|&length| length.min(window)).collect()
     }
 
     /// Moves the tokens that may still be read to the beginning of a cache of another size.
     fn move_to(&mut self, capacity: usize) {
-        let window = self.window.unwrap_or(usize::MAX);
-        let kept: Vec<usize> = self.lengths.iter().map(|&length| length.min(window)).collect();
+        let kept = self.kept();
         for cache in [&mut self.keys, &mut self.values] {
             let [_, heads, _, dim] = cache.dims();
             let device = cache.device();
@@ -131,20 +173,22 @@ impl KeyValueCache {
         self.lengths = kept;
     }
 
-    /// Everything needed to go on, by name: `keys`, `values`, `lengths`, and `taps` where there is a convolution.
+    /// Everything needed to go on, by name: `keys` and `values` of the tokens that may still be read, `lengths`, and `taps` where
+    /// there is a convolution. The same whatever the calls in which the tokens came.
     pub fn save(&self) -> BTreeMap<String, TensorData> {
-        let longest = self.lengths.iter().max().map_or(0, |&length| length);
-        let held = |cache: &Tensor<4>| {
-            let [batch, heads, _, dim] = cache.dims();
-            match longest {
-                0 => TensorData::zeros::<f32, _>([batch, heads, 0, dim]),
-                _ => cache.clone().narrow(2, 0, longest).into_data(),
-            }
+        let longest = self.kept().into_iter().max().unwrap_or(0);
+        let mut cache = self.clone();
+        if longest > 0 {
+            cache.move_to(longest);
+        }
+        let held = |cache: Tensor<4>| match (longest, cache.dims()) {
+            (0, [batch, heads, _, dim]) => TensorData::zeros::<f32, _>([batch, heads, 0, dim]),
+            _ => cache.into_data(),
         };
-        let lengths: Vec<i64> = self.lengths.iter().map(|&length| length as i64).collect();
+        let lengths: Vec<i64> = self.kept().into_iter().map(|length| length as i64).collect();
         let mut saved = BTreeMap::from([
-            ("keys".into(), held(&self.keys)),
-            ("values".into(), held(&self.values)),
+            ("keys".into(), held(cache.keys)),
+            ("values".into(), held(cache.values)),
             ("lengths".into(), TensorData::new(lengths, [self.lengths.len()])),
         ]);
         if let Some(taps) = &self.taps {
@@ -193,6 +237,17 @@ impl KeyValueCache {
             &[batch, heads, capacity, value_dim],
             &self.values.dims(),
         )
+    }
+}
+
+/// A cache with room for `capacity` tokens, which is no less than it has.
+fn widened(cache: &Tensor<4>, capacity: usize) -> Tensor<4> {
+    let [batch, heads, held, dim] = cache.dims();
+    let more = |len: usize| Tensor::zeros([batch, heads, len, dim], &cache.device());
+    match held {
+        0 => more(capacity),
+        _ if held == capacity => cache.clone(),
+        _ => Tensor::cat(vec![cache.clone(), more(capacity - held)], 2),
     }
 }
 

@@ -1,0 +1,149 @@
+//! Models with attention, and those of Mamba-1, against plain f64 loops; the same however tokens are split among calls.
+
+mod cases;
+mod reference;
+
+mod equivalence {
+    use burn::tensor::Tensor;
+    use models::{Model, ModelState, Which};
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+    use ssm_core::Chain;
+
+    use super::cases::{VOCABULARY, cases};
+    use super::reference::Reference;
+
+    /// f32 against f64 through three layers with random weights.
+    const REFERENCE: f64 = 2e-5;
+    /// Two f32 computations of the same thing.
+    const REORDERED: f64 = 2e-5;
+
+    fn config(cases: u32) -> ProptestConfig {
+        ProptestConfig {
+            failure_persistence: None,
+            rng_seed: RngSeed::Fixed(1706),
+            ..ProptestConfig::with_cases(cases)
+        }
+    }
+
+    fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+        tensor.into_data().iter::<f64>().collect()
+    }
+
+    fn start(model: &Model) -> ModelState {
+        model.start(&Chain::default(), 1).unwrap()
+    }
+
+    fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f64> {
+        values(model.logits(ids, state, Which::All).unwrap())
+    }
+
+    /// ‖found − expected‖ / ‖expected‖, NaN included.
+    fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
+        assert_eq!(found.len(), expected.len());
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        norm(&mut found.iter().zip(expected).map(|(f, e)| f - e)) / norm(&mut expected.iter().copied())
+    }
+
+    fn in_pieces(model: &Model, ids: &[u32], cuts: &[usize], state: &mut ModelState) -> Vec<f64> {
+        let mut cuts: Vec<usize> = cuts
+            .iter()
+            .map(|cut| *cut.min(&ids.len()))
+            .chain([0, ids.len()])
+            .collect();
+        cuts.sort_unstable();
+        cuts.windows(2)
+            .flat_map(|pair| logits(model, &ids[pair[0]..pair[1]], state))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(config(150))]
+
+        #[test]
+        fn logits_are_those_of_the_equations(case in cases(), time in 1usize..24) {
+            let (folder, model) = case.load();
+            let ids = case.ids(time);
+            let found = logits(&model, &ids, &mut start(&model));
+            let rows = Reference::open(folder.path(), &case.config).logits(&ids, case.layout);
+            // Without the rows that only fill up the embedding.
+            let expected: Vec<f64> = rows.iter().flat_map(|row| row[..VOCABULARY].to_vec()).collect();
+            let error = relative_error(&found, &expected);
+            prop_assert!(error <= REFERENCE, "relative error {error:e}");
+        }
+
+        #[test]
+        fn splitting_a_sequence_anywhere_changes_nothing(
+            case in cases(), time in 1usize..150, cuts in proptest::collection::vec(0usize..150, 0..4),
+        ) {
+            let (_folder, model) = case.load();
+            let ids = case.ids(time);
+            let mut whole = start(&model);
+            let expected = logits(&model, &ids, &mut whole);
+            let mut state = start(&model);
+            let error = relative_error(&in_pieces(&model, &ids, &cuts, &mut state), &expected);
+            prop_assert!(error <= REORDERED, "relative error {error:e}");
+            prop_assert_eq!(state.position(), time as u64);
+            let after = case.ids(time + 1);
+            let [found, expected] = [&mut state, &mut whole].map(|state| logits(&model, &after[time..], state));
+            let error = relative_error(&found, &expected);
+            prop_assert!(error <= REORDERED, "the next token: relative error {error:e}");
+        }
+
+        #[test]
+        fn prefill_is_decode(case in cases(), time in 1usize..80) {
+            let (_folder, model) = case.load();
+            let ids = case.ids(time);
+            let expected = logits(&model, &ids, &mut start(&model));
+            let cuts: Vec<usize> = (0..time).collect();
+            let error = relative_error(&in_pieces(&model, &ids, &cuts, &mut start(&model)), &expected);
+            prop_assert!(error <= REORDERED, "relative error {error:e}");
+        }
+
+        #[test]
+        fn a_saved_state_and_a_copy_continue_as_the_state_does(case in cases(), before in 0usize..70, after in 1usize..9) {
+            let (folder, model) = case.load();
+            let ids = case.ids(before + after);
+            let mut state = start(&model);
+            model.advance(&ids[..before], &mut state).unwrap();
+            let path = folder.path().join("state.safetensors");
+            state.save(&path).unwrap();
+            let mut restored = model.restore(&path, &Chain::default()).unwrap();
+            prop_assert_eq!(restored.position(), before as u64);
+            let mut copied = state.clone();
+            let expected = logits(&model, &ids[before..], &mut state);
+            for other in [&mut copied, &mut restored] {
+                let error = relative_error(&logits(&model, &ids[before..], other), &expected);
+                // The restored cache has other room, and keys may meet in blocks of another size.
+                prop_assert!(error <= 1e-6, "relative error {error:e}");
+            }
+        }
+    }
+}
+
+mod golden {
+    use std::path::Path;
+
+    use burn::tensor::Tensor;
+    use models::{LoadOptions, Model, Which};
+    use ssm_core::Chain;
+
+    fn logits(folder: &Path) -> Vec<f32> {
+        let model = Model::load(folder, &LoadOptions::default()).unwrap();
+        let mut state = model.start(&Chain::default(), 1).unwrap();
+        let logits: Tensor<3> = model
+            .logits_batched(&[1, 2, 3, 200, 7], &mut state, Which::All)
+            .unwrap();
+        logits.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn the_authors_own_file_holds_the_same_model() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/mamba-original");
+        let alone = tempfile::tempdir().unwrap();
+        for name in ["config.json", "pytorch_model.bin"] {
+            std::fs::copy(folder.join(name), alone.path().join(name)).unwrap();
+        }
+        assert_eq!(logits(alone.path()), logits(&folder));
+    }
+}
