@@ -310,7 +310,7 @@ mod equivalence {
     }
 
     proptest! {
-        // Every border is a file that is written out to the disk.
+        // Every border is a file.
         #![proptest_config(config(2))]
 
         #[test]

@@ -249,12 +249,27 @@ impl NewFile {
     ///
     /// # Errors
     /// [`CheckpointError::Io`] when the disk is full or the name cannot be taken.
-    pub fn commit(mut self) -> Result<(), CheckpointError> {
+    pub fn commit(self) -> Result<(), CheckpointError> {
+        self.finish(true)
+    }
+
+    /// As [`NewFile::commit`] without waiting for the disk: after a power failure the file may be there and incomplete, for
+    /// readers that can tell.
+    ///
+    /// # Errors
+    /// As [`NewFile::commit`].
+    pub fn commit_unsynced(self) -> Result<(), CheckpointError> {
+        self.finish(false)
+    }
+
+    fn finish(mut self, sync: bool) -> Result<(), CheckpointError> {
         if let Some(mut out) = self.out.take() {
             out.flush().map_err(CheckpointError::io(&self.path, "writing"))?;
-            out.get_ref()
-                .sync_all()
-                .map_err(CheckpointError::io(&self.path, "writing"))?;
+            if sync {
+                out.get_ref()
+                    .sync_all()
+                    .map_err(CheckpointError::io(&self.path, "writing"))?;
+            }
         }
         fs::rename(&self.temporary, &self.path).map_err(CheckpointError::io(&self.path, "renaming"))
     }

@@ -126,13 +126,13 @@ pub(super) fn to_bytes(
     Ok(bytes)
 }
 
-/// Writes an entry; it appears when it is complete, or not at all.
+/// Writes an entry; it appears when it is complete, or not at all. What a power failure leaves of it is known by its checksum.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), PrefixCacheError> {
     let mut file = NewFile::create(path)?;
     file.writer()
         .write_all(bytes)
         .map_err(CheckpointError::io(path, "writing"))?;
-    Ok(file.commit()?)
+    Ok(file.commit_unsynced()?)
 }
 
 /// Reads an entry and gives its state back.
