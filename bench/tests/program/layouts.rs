@@ -1,4 +1,4 @@
-//! Every command on every layout there is, with random weights of its tiny size.
+//! Every command on every layout there is, with random weights of its tiny sizes, hybrids among them.
 
 use crate::*;
 use models::init::layouts;
@@ -7,6 +7,7 @@ use models::layout::Layout;
 /// Something that says where it happened, when it fails.
 struct Made {
     layout: &'static Layout,
+    size: &'static str,
     path: String,
     out: String,
     _folder: tempfile::TempDir,
@@ -14,7 +15,10 @@ struct Made {
 
 impl Made {
     fn named(&self) -> String {
-        format!("{} ({})", self.layout.architecture, self.layout.name)
+        format!(
+            "{} {} ({})",
+            self.layout.architecture, self.size, self.layout.name
+        )
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -47,18 +51,24 @@ impl Made {
     }
 }
 
-/// The layouts that a tiny checkpoint can be made in, one after another.
+/// The layouts that tiny checkpoints can be made in, one after another.
 fn every_layout() -> impl Iterator<Item = Made> {
-    let tiny = |layout: &&&'static Layout| layout.presets.iter().any(|preset| preset.size == "tiny");
-    let found: Vec<_> = layouts().iter().filter(tiny).collect();
+    let sizes = layouts().iter().flat_map(|layout| {
+        let sizes = layout.presets.iter().map(|preset| preset.size);
+        sizes
+            .filter(|size| size.starts_with("tiny"))
+            .map(|size| (*layout, size))
+    });
+    let found: Vec<(&'static Layout, &'static str)> = sizes.collect();
     assert!(!found.is_empty());
-    found.into_iter().map(|layout| {
+    found.into_iter().map(|(layout, size)| {
         let folder = tempfile::tempdir().expect("temporary folder");
         let name = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         let made = Made {
             path: name("model"),
             out: name("out"),
             layout,
+            size,
             _folder: folder,
         };
         made.run(&[
@@ -68,7 +78,7 @@ fn every_layout() -> impl Iterator<Item = Made> {
             "--layout",
             layout.name,
             "--shape",
-            "tiny",
+            size,
             "--out",
             &made.path,
         ]);
