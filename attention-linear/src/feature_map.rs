@@ -14,6 +14,10 @@ use ssm_core::{Linear, Result};
 
 /// A map of queries or keys, head by head.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
 pub enum FeatureMap {
     /// x.
     Identity,

@@ -31,6 +31,10 @@ pub struct GatedMlpWeights {
 
 /// The projections to the hidden width.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
 pub enum Widen {
     /// Two matrices.
     Apart {

@@ -68,6 +68,10 @@ pub struct GatedLinearAttentionWeights {
 
 /// ln a of a gated linear attention.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
 pub enum Decay {
     /// Nothing is forgotten.
     None,

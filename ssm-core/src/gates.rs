@@ -82,10 +82,6 @@ pub enum Rule {
 
 /// When the state is read.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a handful of these exist at a time; a box would cost more"
-)]
 pub enum ReadOut {
     /// y_t = q_tᵀ h_t: after the update.
     Inclusive,

@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 
 /// What one mixer carries.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
 pub enum MixerState {
     /// States of fixed size.
     Recurrent(RecurrentState),
