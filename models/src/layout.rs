@@ -45,7 +45,7 @@ pub struct Layout {
     pub name: &'static str,
     /// Why a checkpoint has this layout, in words, judged by configuration and tensors; `None` where it has not.
     pub recognise: fn(&Checkpoint) -> Option<String>,
-    /// The configuration: [`stored_config`], or what the tensors' shapes say where the layout has no file for it.
+    /// The configuration: the fields of `config.json`, or what the tensors' shapes say where the layout has no file for it.
     pub config: fn(&Checkpoint) -> Result<Map<String, Value>, CheckpointError>,
     /// Reads every tensor. Run with a blank loader it says which tensors there are; it takes nothing from elsewhere.
     pub load: fn(&Fields<'_>, &mut Loader<'_>) -> Result<Parts, ModelError>,

@@ -6,12 +6,12 @@
 //!
 //! | version | BlinkDL | Hugging Face | flash-linear-attention |
 //! |---|---|---|---|
-//! | [4](rwkv4) | yes | yes | |
-//! | [5.2](rwkv5) | yes | | |
-//! | [6](rwkv6) | yes | | yes, ε of the heads' norm as there |
-//! | [7](rwkv7) | yes | | yes, ε of both head norms as there |
+//! | 4 | yes | yes | |
+//! | 5.2 | yes | | |
+//! | 6 | yes | | yes, ε of the heads' norm as there |
+//! | 7 | yes | | yes, ε of both head norms as there |
 //!
-//! BlinkDL's files have no configuration: [`blinkdl`] takes every number from the tensors' shapes. Beside names, layouts differ
+//! BlinkDL's files have no configuration: the reader takes every number from the tensors' shapes. Beside names, layouts differ
 //! in three things: version 4 and 5 store the share of the current token in an interpolation, 6 and 7 that of the previous one;
 //! BlinkDL's low-rank matrices are stored as `[in, out]`, the others' as `[out, in]`; and flash-linear-attention orders the
 //! interpolations of version 6 as r, w, k, v, g where BlinkDL has w, k, v, r, g.
