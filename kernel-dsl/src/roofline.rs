@@ -69,7 +69,7 @@ fn sum(data: &[u64]) -> u64 {
     #[cfg(target_arch = "x86_64")]
     match Isa::detect() {
         // SAFETY: the instruction set was detected.
-        Isa::Avx512 | Isa::Avx512Vnni => return unsafe { x86::sum_avx512(data) },
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => return unsafe { x86::sum_avx512(data) },
         // SAFETY: the instruction set was detected.
         Isa::Avx2 | Isa::AvxVnni => return unsafe { x86::sum_avx2(data) },
         _ => {}

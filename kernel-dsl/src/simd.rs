@@ -20,17 +20,20 @@ pub enum Isa {
     Avx512,
     /// [`Isa::Avx512`] and the 512-bit dot product of bytes.
     Avx512Vnni,
+    /// [`Isa::Avx512Vnni`] and the 512-bit dot product of pairs of bf16.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// Every member, least capable first.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Portable,
         Isa::Neon,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx512Vnni,
+        Isa::Avx512Bf16,
     ];
 
     /// The most capable member that this processor can run; looked up once.
@@ -72,6 +75,7 @@ impl fmt::Display for Isa {
             Isa::AvxVnni => "AVX2+VNNI",
             Isa::Avx512 => "AVX-512",
             Isa::Avx512Vnni => "AVX-512+VNNI",
+            Isa::Avx512Bf16 => "AVX-512+VNNI+BF16",
         })
     }
 }
@@ -94,6 +98,7 @@ mod x86 {
             Isa::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => avx512,
             Isa::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+            Isa::Avx512Bf16 => has(Isa::Avx512Vnni) && is_x86_feature_detected!("avx512bf16"),
         }
     }
 }

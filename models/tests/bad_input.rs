@@ -444,9 +444,9 @@ fn generation_streams_stops_and_repeats_itself_for_the_same_seed() {
     assert!(matches!(none, Err(ModelError::EmptyPrompt)));
 }
 
-/// Weights that are bf16 already are exact in bf16: keeping them so may change the order of sums and nothing else.
+/// Weights that are bf16 already are exact in bf16: keeping them so rounds what is multiplied with them to bf16, and nothing else.
 #[test]
-fn bf16_weights_kept_as_bf16_lose_nothing() {
+fn bf16_weights_kept_as_bf16_lose_what_rounding_their_inputs_costs() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("model");
     let (layout, tiny) = tiny();
@@ -464,7 +464,7 @@ fn bf16_weights_kept_as_bf16_lose_nothing() {
         logits(models::WeightType::Bf16),
         expected.into_iter().map(f64::from),
     );
-    assert!(error <= 1e-5, "relative error {error:e}");
+    assert!((1e-5..=5e-3).contains(&error), "relative error {error:e}");
 }
 
 #[test]

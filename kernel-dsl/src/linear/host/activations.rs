@@ -1,19 +1,39 @@
 //! Input rows as the kernels read them: cut into units, and within a unit the rows of a block side by side.
 //!
-//! | weights | input unit of `R` rows |
-//! |---|---|
-//! | f32 | `[1][R]` f32 |
-//! | bf16 | `[2][R]` f32 |
-//! | int8 | `[8][R][4]` i8, then `[R]` i32 offsets `−128 · Σ q`, then `[R]` f32 scales |
+//! | input | weights | unit of `R` rows |
+//! |---|---|---|
+//! | [`Input::Floats`] | f32 | `[1][R]` f32 |
+//! | [`Input::Rounded`] | bf16 | `[2][R]` f32, rounded to bf16 |
+//! | [`Input::Pairs`] | bf16 | `[R][2]` bf16 |
+//! | [`Input::Blocks`] | int8 | `[8][R][4]` i8, then `[R]` i32 offsets `−128 · Σ q`, then `[R]` f32 scales |
+//!
+//! Pairs are for instructions that multiply them; where there are none, the same values are widened.
 
-use crate::linear::{WeightType, packed::BLOCK};
+use half::bf16;
 
-/// Bytes of an input unit, for one row.
-pub(super) const fn unit_bytes(weight_type: WeightType) -> usize {
-    match weight_type {
-        WeightType::F32 => 4,
-        WeightType::Bf16 => 8,
-        WeightType::Int8 => BLOCK + 8,
+use crate::linear::packed::BLOCK;
+
+/// What an input unit holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    Floats,
+    Rounded,
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "no kernel here takes pairs")
+    )]
+    Pairs,
+    Blocks,
+}
+
+impl Input {
+    /// Bytes of an input unit, for one row.
+    pub(super) const fn unit_bytes(self) -> usize {
+        match self {
+            Self::Floats | Self::Pairs => 4,
+            Self::Rounded => 8,
+            Self::Blocks => BLOCK + 8,
+        }
     }
 }
 
@@ -22,31 +42,69 @@ pub(super) const fn unit_bytes(weight_type: WeightType) -> usize {
 /// `into` has `unit_bytes · units · rows.len()` bytes and is aligned to 4. Inlined, so that it is compiled for each
 /// instruction set.
 #[inline(always)]
-pub(super) fn pack(weight_type: WeightType, rows: &[&[f32]], into: &mut [u8]) {
-    match weight_type {
-        WeightType::F32 | WeightType::Bf16 => transpose(rows, bytemuck::cast_slice_mut(into)),
-        WeightType::Int8 => quantise(rows, into),
+pub(super) fn pack(input: Input, rows: &[&[f32]], into: &mut [u8]) {
+    match input {
+        Input::Floats => transpose(rows, bytemuck::cast_slice_mut(into), |value| value),
+        Input::Rounded => transpose(rows, bytemuck::cast_slice_mut(into), |value| {
+            f32::from_bits(u32::from(round(value)) << 16)
+        }),
+        Input::Pairs => pairs(rows, bytemuck::cast_slice_mut(into)),
+        Input::Blocks => quantise(rows, into),
     }
 }
 
 #[inline(always)]
-fn transpose(rows: &[&[f32]], into: &mut [f32]) {
+fn transpose(rows: &[&[f32]], into: &mut [f32], change: impl Fn(f32) -> f32) {
     let count = rows.len();
     for (r, row) in rows.iter().enumerate() {
         let mut lines = into.chunks_exact_mut(count);
         for (line, &value) in lines.by_ref().zip(row.iter()) {
-            line[r] = value;
+            line[r] = change(value);
         }
     }
     let features = rows.first().map_or(0, |row| row.len());
     into[features * count..].fill(0.0);
 }
 
+/// Features of a row that are rounded before they are spread: a few registers of them.
+const ROUNDED_AT_ONCE: usize = 64;
+
+#[inline(always)]
+fn pairs(rows: &[&[f32]], into: &mut [u32]) {
+    let count = rows.len();
+    for (r, row) in rows.iter().enumerate() {
+        let mut lines = into.chunks_exact_mut(count);
+        for features in row.chunks(ROUNDED_AT_ONCE) {
+            let mut rounded = [0u16; ROUNDED_AT_ONCE];
+            rounded
+                .iter_mut()
+                .zip(features)
+                .for_each(|(rounded, &value)| *rounded = round(value));
+            let pairs: &[u32; ROUNDED_AT_ONCE / 2] = bytemuck::cast_ref(&rounded);
+            for (&pair, line) in pairs[..features.len().div_ceil(2)].iter().zip(&mut lines) {
+                line[r] = pair;
+            }
+        }
+    }
+}
+
+/// The bits of the nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+fn round(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if value.is_nan() {
+        bf16::NAN.to_bits()
+    } else {
+        rounded
+    }
+}
+
 #[inline(always)]
 fn quantise(rows: &[&[f32]], into: &mut [u8]) {
     let count = rows.len();
     for (unit_index, unit) in into
-        .chunks_exact_mut(count * unit_bytes(WeightType::Int8))
+        .chunks_exact_mut(count * Input::Blocks.unit_bytes())
         .enumerate()
     {
         let (integers, rest) = unit.split_at_mut(count * BLOCK);

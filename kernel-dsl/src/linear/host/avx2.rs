@@ -119,7 +119,8 @@ pub(super) mod plain {
     use super::{Eight, Widening};
     super::super::lanes::kernel_set!(
         #[target_feature(enable = "avx2,fma")]
-        Eight, Widening, vectors: 2, f32: [1 2 3 4 5 6], int8: [1 2]
+        Eight, Widening, vectors: 2, f32: [1 2 3 4 5 6],
+        bf16: Rounded by bf16_tile, int8: [1 2]
     );
 }
 
@@ -128,6 +129,7 @@ pub(super) mod vnni {
     use super::{Eight, Vnni};
     super::super::lanes::kernel_set!(
         #[target_feature(enable = "avx2,fma,avxvnni")]
-        Eight, Vnni, vectors: 2, f32: [1 2 3 4 5 6], int8: [1 2 3]
+        Eight, Vnni, vectors: 2, f32: [1 2 3 4 5 6],
+        bf16: Rounded by bf16_tile, int8: [1 2 3]
     );
 }

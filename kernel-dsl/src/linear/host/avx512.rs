@@ -1,8 +1,9 @@
 //! 512-bit tiles: two registers of columns, up to fourteen rows.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use super::lanes::{ByteDot, Lanes};
+use super::lanes::{ByteDot, Lanes, PairDot};
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
@@ -85,6 +86,20 @@ impl Lanes for Sixteen {
     }
 }
 
+impl PairDot for Sixteen {
+    #[inline(always)]
+    unsafe fn pair_dot(self, a: __m512i, b: __m512i) -> Self {
+        // SAFETY: the trait's contract; both types are 512 bits without any meaning of their own.
+        unsafe {
+            let (a, b) = (
+                transmute::<__m512i, __m512bh>(a),
+                transmute::<__m512i, __m512bh>(b),
+            );
+            Self(_mm512_dpbf16_ps(self.0, a, b))
+        }
+    }
+}
+
 /// Sums of byte products by the VNNI instruction.
 struct Vnni;
 
@@ -119,7 +134,8 @@ pub(super) mod plain {
     use super::{Sixteen, Widening};
     super::super::lanes::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        Sixteen, Widening, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], int8: [1 2 3 4]
+        Sixteen, Widening, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        bf16: Rounded by bf16_tile, int8: [1 2 3 4]
     );
 }
 
@@ -128,6 +144,17 @@ pub(super) mod vnni {
     use super::{Sixteen, Vnni};
     super::super::lanes::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-        Sixteen, Vnni, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14], int8: [1 2 3 4 5 6]
+        Sixteen, Vnni, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        bf16: Rounded by bf16_tile, int8: [1 2 3 4 5 6]
+    );
+}
+
+/// AVX-512 with the dot products of bytes and of bf16.
+pub(super) mod bf16 {
+    use super::{Sixteen, Vnni};
+    super::super::lanes::kernel_set!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+        Sixteen, Vnni, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        bf16: Pairs by bf16_pair_tile, int8: [1 2 3 4 5 6]
     );
 }

@@ -8,7 +8,7 @@
 )]
 
 use crate::aligned::CACHE_LINE;
-use crate::linear::WeightType;
+use crate::linear::host::activations::Input;
 use crate::linear::packed::{BLOCK_BYTES, PANEL};
 
 /// One call of a kernel.
@@ -74,6 +74,16 @@ pub(super) trait Lanes: Copy {
     /// Asks for the cache line at `from`, which need not be valid.
     #[inline(always)]
     unsafe fn prefetch(_from: *const u8) {}
+}
+
+/// A register whose pairs of bf16 can be multiplied at once.
+///
+/// # Safety
+/// As [`Lanes`].
+#[cfg(target_arch = "x86_64")]
+pub(super) trait PairDot: Lanes {
+    /// `self + a[0] · b[0] + a[1] · b[1]` for every lane's pairs of bf16.
+    unsafe fn pair_dot(self, a: Self::Int, b: Self::Int) -> Self;
 }
 
 /// How four unsigned bytes are multiplied with four signed bytes and summed into an i32.
@@ -187,6 +197,67 @@ pub(super) unsafe fn bf16_tile<V: Lanes, const ROWS: usize, const VECTORS: usize
                         *sum = sum.mul_add(weights[v].1, odd);
                     }
                 }
+            }
+            finish(sums, tile, first);
+        }
+    }
+}
+
+/// The bf16 tile where pairs of features are multiplied at once, with inputs in pairs too.
+///
+/// # Safety
+/// As [`Kernel`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn bf16_pair_tile<
+    V: PairDot,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const UNROLL: usize,
+>(
+    tile: &Tile,
+) {
+    let &Tile {
+        units,
+        a,
+        b,
+        ahead,
+        ahead_step,
+        ..
+    } = tile;
+    let a = a.cast::<i32>();
+    // SAFETY: the caller's contract.
+    unsafe { prefetch_output::<V, ROWS>(tile) };
+    for first in (0..PANEL).step_by(VECTORS * V::LANES) {
+        // SAFETY: the caller's contract; `first + VECTORS * LANES <= PANEL` because both are powers of two.
+        unsafe {
+            let b = b.add(4 * first);
+            let mut sums = [[[V::splat(0.0); VECTORS]; ROWS]; UNROLL];
+            let step = |sums: &mut [[V; VECTORS]; ROWS], unit: usize| {
+                let b = b.add(unit * 4 * PANEL);
+                if first == 0 {
+                    V::prefetch(ahead.wrapping_add(unit * ahead_step));
+                    V::prefetch(ahead.wrapping_add(unit * ahead_step + CACHE_LINE));
+                }
+                let mut weights = [V::int_splat(0); VECTORS];
+                for v in 0..VECTORS {
+                    weights[v] = V::int_load(b.add(4 * v * V::LANES));
+                }
+                for r in 0..ROWS {
+                    let x = V::int_splat(*a.add(unit * ROWS + r));
+                    for v in 0..VECTORS {
+                        sums[r][v] = sums[r][v].pair_dot(weights[v], x);
+                    }
+                }
+            };
+            let whole = units - units % UNROLL;
+            for unit in (0..whole).step_by(UNROLL) {
+                for u in 0..UNROLL {
+                    step(&mut sums[u], unit + u);
+                }
+            }
+            for unit in whole..units {
+                step(&mut sums[0], unit);
             }
             finish(sums, tile, first);
         }
@@ -334,23 +405,26 @@ unsafe fn prefetch_output<V: Lanes, const ROWS: usize>(tile: &Tile) {
 pub(super) struct KernelSet {
     pub(super) f32: Kernels,
     pub(super) bf16: Kernels,
+    /// What the kernels of bf16 weights read.
+    pub(super) bf16_input: Input,
     pub(super) int8: Kernels,
     /// [`activations::pack`](super::activations::pack).
-    pub(super) pack: unsafe fn(weight_type: WeightType, rows: &[&[f32]], into: &mut [u8]),
+    pub(super) pack: unsafe fn(input: Input, rows: &[&[f32]], into: &mut [u8]),
     /// [`multiply_adds`].
     pub(super) multiply_adds: unsafe fn(iterations: usize) -> (f64, f32),
 }
 
 /// Compiles the tiles for one instruction set and lists them by number of rows.
 macro_rules! kernel_set {
-    ($(#[$features:meta])* $vector:ty, $dot:ty, vectors: $vectors:expr, f32: [$($f32_rows:literal)*], int8: [$($int8_rows:literal)*]) => {
-        use crate::linear::WeightType;
-        use crate::linear::host::activations;
-        use crate::linear::host::lanes::{KernelSet, Tile, bf16_tile, f32_tile, int8_tile, multiply_adds};
+    ($(#[$features:meta])* $vector:ty, $dot:ty, vectors: $vectors:expr, f32: [$($f32_rows:literal)*],
+        bf16: $bf16_input:ident by $bf16_tile:ident, int8: [$($int8_rows:literal)*]) => {
+        use crate::linear::host::activations::{self, Input};
+        use crate::linear::host::lanes::{KernelSet, Tile, $bf16_tile, f32_tile, int8_tile, multiply_adds};
 
         pub(in crate::linear::host) static KERNELS: KernelSet = KernelSet {
             f32: &[$(f32_kernel::<$f32_rows>),*],
             bf16: &[$(bf16_kernel::<$f32_rows>),*],
+            bf16_input: Input::$bf16_input,
             int8: &[$(int8_kernel::<$int8_rows>),*],
             pack,
             multiply_adds: burst,
@@ -377,8 +451,8 @@ macro_rules! kernel_set {
             // SAFETY: the caller's contract.
             unsafe {
                 match ROWS {
-                    1..=3 => bf16_tile::<$vector, ROWS, { $vectors }, 2>(tile),
-                    _ => bf16_tile::<$vector, ROWS, { $vectors }, 1>(tile),
+                    1..=3 => $bf16_tile::<$vector, ROWS, { $vectors }, 2>(tile),
+                    _ => $bf16_tile::<$vector, ROWS, { $vectors }, 1>(tile),
                 }
             }
         }
@@ -394,8 +468,8 @@ macro_rules! kernel_set {
         /// # Safety
         /// The processor must have the instructions.
         $(#[$features])*
-        unsafe fn pack(weight_type: WeightType, rows: &[&[f32]], into: &mut [u8]) {
-            activations::pack(weight_type, rows, into);
+        unsafe fn pack(input: Input, rows: &[&[f32]], into: &mut [u8]) {
+            activations::pack(input, rows, into);
         }
 
         /// # Safety

@@ -20,6 +20,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use self::activations::Input;
 use self::lanes::{Kernel, KernelSet, Kernels, LINE_PAIR, Tile};
 use super::packed::PANEL;
 use super::{PackedMatrix, WeightType};
@@ -48,6 +49,8 @@ fn kernel_set(isa: Isa) -> &'static KernelSet {
         Isa::Avx512 => &avx512::plain::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => &avx512::vnni::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => &avx512::bf16::KERNELS,
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => &neon::KERNELS,
         _ => &portable::KERNELS,
@@ -83,6 +86,7 @@ struct Span<'a> {
     weight: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     kernels: Kernels,
+    input: Input,
     x: Rows<'a>,
     rows: Range<usize>,
     blocks: usize,
@@ -98,10 +102,10 @@ impl<'a> Span<'a> {
         weight: &'a PackedMatrix,
         bias: Option<&'a [f32]>,
     ) -> Self {
-        let kernels = match weight.weight_type() {
-            WeightType::F32 => set.f32,
-            WeightType::Bf16 => set.bf16,
-            WeightType::Int8 => set.int8,
+        let (kernels, input) = match weight.weight_type() {
+            WeightType::F32 => (set.f32, Input::Floats),
+            WeightType::Bf16 => (set.bf16, set.bf16_input),
+            WeightType::Int8 => (set.int8, Input::Blocks),
         };
         let blocks = rows.len().div_ceil(kernels.len());
         // A single row block uses every weight once, so there is nothing to keep in the cache.
@@ -125,6 +129,7 @@ impl<'a> Span<'a> {
             weight,
             bias,
             kernels,
+            input,
             x,
             rows,
             blocks,
@@ -144,8 +149,7 @@ impl<'a> Span<'a> {
     }
 
     fn run(&self, out: &mut [f32]) {
-        let bytes =
-            activations::unit_bytes(self.weight.weight_type()) * self.weight.units() * self.rows.len();
+        let bytes = self.input.unit_bytes() * self.weight.units() * self.rows.len();
         with_scratch(&INPUT, bytes, |packed| {
             self.pack(packed);
             let out = Output {
@@ -172,15 +176,14 @@ impl<'a> Span<'a> {
 
     /// Packs the span's rows: for every stretch, every row block.
     fn pack(&self, into: &mut [u8]) {
-        let weight_type = self.weight.weight_type();
-        let unit = weight_type.unit();
+        let unit = self.weight.weight_type().unit();
         let mut tasks = Vec::with_capacity(self.stretches * self.blocks);
         let mut rest = into;
         for s in 0..self.stretches {
             let units = self.stretch(s);
             for b in 0..self.blocks {
                 let block = self.block(b);
-                let bytes = activations::unit_bytes(weight_type) * units.len() * block.len();
+                let bytes = self.input.unit_bytes() * units.len() * block.len();
                 let (first, others) = rest.split_at_mut(bytes);
                 rest = others;
                 tasks.push((units.start * unit..units.end * unit, block, first));
@@ -194,7 +197,7 @@ impl<'a> Span<'a> {
                 *row = &self.x.row(self.rows.start + r)[features.clone()];
             }
             // SAFETY: the instruction set is available.
-            unsafe { (self.set.pack)(weight_type, &rows[..count], into) };
+            unsafe { (self.set.pack)(self.input, &rows[..count], into) };
         };
         if self.threads == 1 || tasks.len() < 2 * self.threads {
             tasks.into_iter().for_each(pack);
@@ -234,7 +237,7 @@ impl<'a> Span<'a> {
         let weight_type = self.weight.weight_type();
         let units = self.stretch(stretch);
         let b = &panel.bytes[units.start * weight_type.unit_bytes()..units.end * weight_type.unit_bytes()];
-        let unit_bytes = activations::unit_bytes(weight_type);
+        let unit_bytes = self.input.unit_bytes();
         // A lone block runs ahead of itself; several fetch what follows this stretch together, each its part.
         let (mut ahead, part) = match blocks.len() {
             1 => (b.as_ptr().wrapping_add(AHEAD), 0),

@@ -111,4 +111,5 @@ impl ByteDot<Four> for Widening {
     }
 }
 
-kernel_set!(Four, Widening, vectors: 4, f32: [1 2 3 4 5 6], int8: [1 2 3]);
+kernel_set!(Four, Widening, vectors: 4, f32: [1 2 3 4 5 6],
+        bf16: Rounded by bf16_tile, int8: [1 2 3]);

@@ -91,4 +91,5 @@ impl ByteDot<Four> for Plain {
     }
 }
 
-kernel_set!(Four, Plain, vectors: 2, f32: [1 2 3 4], int8: [1 2]);
+kernel_set!(Four, Plain, vectors: 2, f32: [1 2 3 4],
+        bf16: Rounded by bf16_tile, int8: [1 2]);
