@@ -15,12 +15,12 @@ use crate::expect;
 use crate::feature_map::FeatureMap;
 use crate::heads::{self, Heads};
 use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::operators::{gated_norm, step_size};
 use ssm_core::{Chain, Erase, Gates, Linear, LogDecay, ReadOut, Result, Rule};
 

@@ -9,7 +9,8 @@
 
 use crate::expect;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{relu, sigmoid, silu, softmax};
+use burn::tensor::activation::{relu, softmax};
+use ssm_core::operators::pointwise::{exp, sigmoid, silu};
 use ssm_core::{Linear, Result};
 
 /// A map of queries or keys, head by head.
@@ -81,7 +82,7 @@ impl FeatureMap {
             Self::Silu => silu(x),
             Self::Sigmoid => sigmoid(x),
             // max(x, 0) + e^{min(x, 0)}: both parts at once, and no overflow.
-            Self::EluPlusOne => relu(x.clone()) + x.clamp_max(0.0).exp(),
+            Self::EluPlusOne => relu(x.clone()) + exp(x.clamp_max(0.0)),
             Self::Product(first, second) => per_head(first, x.clone())? * per_head(second, x)?,
             Self::LinearRelu(linear) => relu(per_head(linear, x)?),
             Self::Hedgehog(linear) => {

@@ -7,8 +7,8 @@
 //! Source: Shazeer, *GLU variants improve transformer* (2002.05202), equation 6.
 
 use crate::expect;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
+use ssm_core::operators::pointwise::silu_gate;
 use ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result};
 
 /// The shape of a gated channel mixer.
@@ -94,7 +94,7 @@ impl GatedMlp {
                 (both.clone().narrow(2, hidden, hidden), both.narrow(2, 0, hidden))
             }
         };
-        self.weights.down.forward(silu(gate) * up)
+        self.weights.down.forward(silu_gate(gate, up))
     }
 }
 

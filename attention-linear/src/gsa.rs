@@ -13,10 +13,10 @@ use crate::gla::log_sigmoid;
 use crate::heads::{self, Heads};
 use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
 use crate::slots::SlotGates;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use ssm_core::operators::pointwise::{exp, silu};
 use ssm_core::{Chain, Linear, Result};
 
 /// The shape of a mixer.
@@ -134,7 +134,7 @@ impl GatedSlotAttention {
             query: self.feature_map.apply(heads::split(query, heads.query))?,
             key: self.feature_map.apply(heads::split(key, heads.key))?,
             value: heads::split(silu(value), heads.value),
-            write: log_decay.clone().exp().neg() + 1.0,
+            write: exp(log_decay.clone()).neg() + 1.0,
             log_decay,
         };
         Ok(gates.spread(heads.query / heads.key))

@@ -16,11 +16,11 @@
 use crate::expect;
 use crate::gla::log_sigmoid;
 use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
-use burn::tensor::activation::{sigmoid, silu};
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
+use ssm_core::operators::pointwise::{sigmoid, silu_gate};
 use ssm_core::{Chain, Gates, LogDecay, ReadOut, Result};
 
 /// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
@@ -179,7 +179,7 @@ impl Mixer for Hgrn {
         let state = state.recurrent()?;
         let [new, forget] = self.branches.forward(&input, state)?;
         let [complement, log_decay] = self.decay(forget)?;
-        let gates = gates(silu(new) * complement, log_decay)?;
+        let gates = gates(silu_gate(new, complement), log_decay)?;
         let site = self.site(context.layer);
         let read_out = context
             .chain

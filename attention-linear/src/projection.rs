@@ -6,11 +6,11 @@
 //! ```
 
 use crate::expect;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 use ssm_core::mixer::RecurrentState;
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use ssm_core::operators::pointwise::silu;
 use ssm_core::operators::{causal_conv1d, gated_norm};
 use ssm_core::{Linear, Result, Sequences};
 

@@ -13,6 +13,7 @@
 use crate::heads::repeat;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
+use ssm_core::operators::pointwise::exp;
 use ssm_core::{Error, Form, Gates, LogDecay, ReadOut, Result, State, recurrence};
 
 /// What attention over slots carries.
@@ -203,7 +204,7 @@ pub fn abc(
         query,
         key,
         value,
-        write: (logits - normalizers.clone()).exp(),
+        write: exp(logits - normalizers.clone()),
         log_decay: shifted - normalizers.clone(),
     };
     state.log_normalizer = Some(normalizers.narrow(1, time - 1, 1).reshape([batch, heads, slots]));

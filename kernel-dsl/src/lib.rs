@@ -22,6 +22,7 @@ pub mod gated_norm;
 pub mod half_precision;
 pub mod linear;
 pub mod math;
+pub mod pointwise;
 pub mod recurrence;
 pub mod roofline;
 pub mod rotary;

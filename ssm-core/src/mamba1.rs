@@ -17,9 +17,9 @@ use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
 use crate::operators::heads::split_heads;
+use crate::operators::pointwise::silu_gate;
 use crate::operators::{causal_conv1d, step_size};
 use crate::sequences::Sequences;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 use kernel_dsl::causal_conv1d::Activation;
 
@@ -169,7 +169,7 @@ impl Mixer for Mamba1 {
             .run(&site, gates, state.recurrence(0)?, context.form)?;
         self.weights
             .out_proj
-            .forward(read_out.reshape([batch, time, inner]) * silu(gate))
+            .forward(silu_gate(gate, read_out.reshape([batch, time, inner])))
     }
 
     /// Two per tap of the convolution, six per element of the state.

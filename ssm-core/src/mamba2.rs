@@ -18,10 +18,10 @@ use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
 use crate::operators::heads::split_heads;
 use crate::operators::norm::{NormPlan, NormWeights, Statistic, expect_epsilon, gated_norm};
+use crate::operators::pointwise::silu_gate;
 use crate::operators::step_size::expect_limit;
 use crate::operators::{causal_conv1d, step_size};
 use crate::sequences::Sequences;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::causal_conv1d::Activation;
 pub use kernel_dsl::gated_norm::GateOrder;
@@ -136,7 +136,7 @@ impl Mamba2 {
     /// RMSNorm(y ∘ SiLU(z)) over the channels of a group, in the configured order; y ∘ SiLU(z) without a norm.
     fn gate(&self, read_out: Tensor<3>, gate: Tensor<3>) -> Result<Tensor<3>> {
         let Some(norm) = self.config.norm else {
-            return Ok(read_out * silu(gate));
+            return Ok(silu_gate(gate, read_out));
         };
         let plan = NormPlan {
             statistic: Statistic::MeanSquare,

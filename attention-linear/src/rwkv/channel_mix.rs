@@ -6,8 +6,8 @@
 
 use super::shift::{TokenShift, interpolate};
 use crate::expect;
-use burn::tensor::activation::{relu, sigmoid};
 use burn::tensor::{Device, Tensor};
+use ssm_core::operators::pointwise::{sigmoid_gate, squared_relu};
 use ssm_core::{Chain, Context, Linear, Mixer, MixerState, RecurrentState, Result};
 
 /// What the output of a channel mixer is gated by (RWKV-4 to 6).
@@ -71,8 +71,7 @@ impl Mixer for ChannelMix {
         let tap = state.recurrent()?.taps(0)?;
         let weights = &self.0;
         let hidden = |key: Tensor<3>| -> Result<Tensor<3>> {
-            let rectified = relu(weights.key.forward(key)?);
-            weights.value.forward(rectified.clone() * rectified)
+            weights.value.forward(squared_relu(weights.key.forward(key)?))
         };
         match &weights.receptance {
             None => {
@@ -81,7 +80,7 @@ impl Mixer for ChannelMix {
             }
             Some(gate) => {
                 let [key, receptance] = interpolate([&weights.key_shift, &gate.shift], &input, tap)?;
-                Ok(sigmoid(gate.projection.forward(receptance)?) * hidden(key)?)
+                Ok(sigmoid_gate(gate.projection.forward(receptance)?, hidden(key)?))
             }
         }
     }

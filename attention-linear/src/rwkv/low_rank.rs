@@ -2,7 +2,7 @@
 
 use crate::expect;
 use burn::tensor::Tensor;
-use burn::tensor::activation::sigmoid;
+use ssm_core::operators::pointwise::{sigmoid, tanh};
 use ssm_core::{Linear, Result};
 
 /// What is applied between the two projections.
@@ -33,7 +33,7 @@ impl LowRank {
         let narrow = self.down.forward(input)?;
         self.up.forward(match self.activation {
             LowRankActivation::None => narrow,
-            LowRankActivation::Tanh => narrow.tanh(),
+            LowRankActivation::Tanh => tanh(narrow),
             LowRankActivation::Sigmoid => sigmoid(narrow),
         })
     }

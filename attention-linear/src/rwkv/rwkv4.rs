@@ -11,8 +11,8 @@
 use super::gated_heads::start;
 use super::shift::{TokenShift, interpolate};
 use crate::expect;
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
+use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::{
     Chain, Context, Erase, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
 };

@@ -13,6 +13,7 @@ use super::low_rank::LowRank;
 use super::shift::{TokenShift, interpolate};
 use crate::expect;
 use burn::tensor::{Device, Tensor};
+use ssm_core::operators::pointwise::{exp, tanh};
 use ssm_core::{Chain, Context, Error, Linear, LogDecay, Mixer, MixerState, Result, Site};
 
 /// Interpolations with the previous token whose weights depend on the input.
@@ -75,7 +76,7 @@ impl DynamicShift {
         tap: &mut Tensor<3>,
     ) -> Result<(Tensor<3>, Shifted)> {
         let [shifted, difference] = interpolate([&self.input, difference], input, tap)?;
-        let hidden = self.down.forward(shifted)?.tanh();
+        let hidden = tanh(self.down.forward(shifted)?);
         let rank = self.rank();
         let shift = |weights: &DynamicWeights| -> Result<Tensor<3>> {
             let hidden = hidden.clone().narrow(2, weights.part * rank, rank);
@@ -157,7 +158,7 @@ impl Mixer for Rwkv6 {
         let (decay, shifted) = weights
             .shift
             .interpolate(&self.difference, &input, state.taps(0)?)?;
-        let log_decay = weights.decay.forward(decay)?.exp().neg();
+        let log_decay = exp(weights.decay.forward(decay)?).neg();
         let log_decay = LogDecay::PerKeyToken(self.shape.split_keys(log_decay));
         weights
             .heads

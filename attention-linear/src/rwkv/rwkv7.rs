@@ -16,10 +16,10 @@ use super::heads::{HeadNorm, HeadShape};
 use super::low_rank::LowRank;
 use super::shift::{TokenShift, interpolate};
 use crate::expect;
-use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::{
     Chain, Context, Erase, Error, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Shared,
     Site,

@@ -10,6 +10,7 @@
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`gated_norm`], [`add_rms_norm`] | norms over groups of features, gated or joined with a residual |
 //! | [`softmax_attention()`] | causal softmax attention over a key-value cache |
+//! | [`pointwise`] | activations and gates |
 //! | [`rotary()`] | rotary position embedding |
 //! | [`step_size()`] | Δ and log α of a discretised recurrence |
 //! | [`cross_entropy()`] | loss per token, without a softmax in memory |
@@ -24,6 +25,7 @@ pub mod delta_rule;
 pub(crate) mod element;
 pub(crate) mod heads;
 pub mod norm;
+pub mod pointwise;
 pub(crate) mod recurrence;
 pub mod rotary;
 pub mod selective_scan;

@@ -1,0 +1,185 @@
+//! Functions of every value of a tensor, vectorised and on all threads: the activations and gates between matrices.
+//!
+//! ```
+//! use kernel_dsl::Rows;
+//! use kernel_dsl::pointwise::{Function, gate, map};
+//!
+//! let mut values = [-2.0, 3.0];
+//! map(Function::SquaredRelu, &mut values);
+//! assert_eq!(values, [0.0, 9.0]);
+//! gate(Function::SquaredRelu, &mut values, Rows::contiguous(&[7.0, 2.0], 1, 2)?)?;
+//! assert_eq!(values, [0.0, 36.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use crate::Rows;
+use crate::half_precision::LengthError;
+use crate::math;
+
+/// Values that one thread takes at a time; fewer are not worth waking another for.
+const BLOCK: usize = 1 << 14;
+
+/// A function of one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// eˣ.
+    Exp,
+    /// σ(x) = 1 / (1 + e⁻ˣ).
+    Sigmoid,
+    /// x σ(x).
+    Silu,
+    /// tanh(x).
+    Tanh,
+    /// max(x, 0)².
+    SquaredRelu,
+}
+
+/// x ← f(x) for every value, on the threads of the current rayon pool.
+pub fn map(function: Function, values: &mut [f32]) {
+    if values.len() <= BLOCK {
+        run(function, values, None);
+    } else {
+        values
+            .par_chunks_mut(BLOCK)
+            .for_each(|values| run(function, values, None));
+    }
+}
+
+/// x ← x · f(g) for every value x and its gate g, on the threads of the current rayon pool.
+///
+/// # Errors
+/// [`LengthError`] when there is not one value per gate; nothing is written then.
+pub fn gate(function: Function, values: &mut [f32], gates: Rows) -> Result<(), LengthError> {
+    let count = gates.rows() * gates.cols();
+    if values.len() != count {
+        return Err(LengthError {
+            expected: count,
+            found: values.len(),
+        });
+    }
+    let cols = gates.cols().max(1);
+    let rows_at_once = (BLOCK / cols).max(1);
+    let work = |(block, values): (usize, &mut [f32])| {
+        for (row, values) in values.chunks_exact_mut(cols).enumerate() {
+            run(function, values, Some(gates.row(block * rows_at_once + row)));
+        }
+    };
+    if count <= BLOCK {
+        values.chunks_mut(rows_at_once * cols).enumerate().for_each(work);
+    } else {
+        values
+            .par_chunks_mut(rows_at_once * cols)
+            .enumerate()
+            .for_each(work);
+    }
+    Ok(())
+}
+
+fn run(function: Function, values: &mut [f32], gates: Option<&[f32]>) {
+    let arch = Arch::new();
+    match function {
+        Function::Exp => arch.dispatch(Body(values, gates, math::exp)),
+        Function::Sigmoid => arch.dispatch(Body(values, gates, math::sigmoid)),
+        Function::Silu => arch.dispatch(Body(values, gates, math::silu)),
+        Function::Tanh => arch.dispatch(Body(values, gates, math::tanh)),
+        Function::SquaredRelu => arch.dispatch(Body(values, gates, |x: f32| {
+            // A comparison rather than `max`, which would drop a NaN.
+            let positive = if x < 0.0 { 0.0 } else { x };
+            positive * positive
+        })),
+    }
+}
+
+/// The loop over one block, inside the instruction set that [`Arch`] found.
+struct Body<'a, F>(&'a mut [f32], Option<&'a [f32]>, F);
+
+impl<F: Fn(f32) -> f32> WithSimd for Body<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self(values, gates, function) = self;
+        match gates {
+            None => values.iter_mut().for_each(|value| *value = function(*value)),
+            Some(gates) => values
+                .iter_mut()
+                .zip(gates)
+                .for_each(|(value, &gate)| *value *= function(gate)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_joined_to_the_whole() {
+        // Rows of 311 gates with a gap after each.
+        let (rows, cols, stride) = (211, 311, 320);
+        let count = rows * cols;
+        assert!(count > 3 * BLOCK);
+        let values: Vec<f32> = (0..count).map(|i| (i % 977) as f32 / 100.0 - 4.0).collect();
+        let factors: Vec<f32> = (0..count).map(|i| (i % 13) as f32).collect();
+        let mut gates = vec![f32::NAN; rows * stride];
+        for (gates, values) in gates.chunks_exact_mut(stride).zip(values.chunks_exact(cols)) {
+            gates[..cols].copy_from_slice(values);
+        }
+        let functions: [(Function, fn(f64) -> f64); 5] = [
+            (Function::Exp, f64::exp),
+            (Function::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+            (Function::Silu, |x| x / (1.0 + (-x).exp())),
+            (Function::Tanh, f64::tanh),
+            (Function::SquaredRelu, |x| x.max(0.0).powi(2)),
+        ];
+        for (function, exact) in functions {
+            let (mut alone, mut gated) = (values.clone(), factors.clone());
+            map(function, &mut alone);
+            gate(
+                function,
+                &mut gated,
+                Rows::new(&gates, rows, cols, stride).unwrap(),
+            )
+            .unwrap();
+            for (((&x, &y), &alone), &gated) in values.iter().zip(&factors).zip(&alone).zip(&gated) {
+                let expected = exact(f64::from(x));
+                let bound = 1e-6 * expected.abs().max(1e-3);
+                assert!(
+                    (f64::from(alone) - expected).abs() <= bound,
+                    "{function:?} of {x}: {alone}"
+                );
+                let (expected, bound) = (expected * f64::from(y), bound * f64::from(y));
+                assert!(
+                    (f64::from(gated) - expected).abs() <= bound,
+                    "{function:?} of {x}: {gated}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nan_stays_and_missing_gates_are_refused() {
+        for function in [
+            Function::Exp,
+            Function::Sigmoid,
+            Function::Silu,
+            Function::Tanh,
+            Function::SquaredRelu,
+        ] {
+            let mut values = [f32::NAN; 3];
+            map(function, &mut values);
+            assert!(values.iter().all(|value| value.is_nan()), "{function:?}");
+        }
+        let error = map_times(Function::Exp, &mut [0.0; 3], &[1.0; 2]);
+        assert_eq!(
+            error,
+            Err(LengthError {
+                expected: 3,
+                found: 2
+            })
+        );
+    }
+}
