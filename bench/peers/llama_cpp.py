@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches, builds and times llama.cpp on a Mamba-2 checkpoint, as the peer of `spillway bench`.
+"""Fetches, builds and times llama.cpp on a checkpoint, as the peer of `spillway bench`: what `to_gguf.py` converts.
 
     llama_cpp.py CHECKPOINT_DIR [--types f32,bf16,q8_0] [--threads 1,2] [--cache target/peers]
 
@@ -9,16 +9,17 @@ Needs a C++ compiler and Python with venv; CMake and Ninja are fetched. Figures 
 the load average before and after each process is in the JSON. `--clock cpu` counts CPU time (one thread only).
 """
 
-import argparse
 import json
 import os
-import platform
-import statistics
+import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zlib
 from pathlib import Path
+
+import engine
 
 HERE = Path(__file__).resolve().parent
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
@@ -104,7 +105,7 @@ class Peer:
         base = folder / f"{stem}-f32.gguf"
         changed = max(file.stat().st_mtime for file in checkpoint.iterdir())
         if not base.exists() or base.stat().st_mtime < changed:
-            self.log("convert", [self.bin / "python", HERE / "mamba2_to_gguf.py", checkpoint, base])
+            self.log("convert", [self.bin / "python", HERE / "to_gguf.py", checkpoint, base])
         if WEIGHT_TYPES[weight_type] is None:
             return base
         path = folder / f"{stem}-{weight_type}.gguf"
@@ -123,7 +124,7 @@ class Peer:
     def time(self, model, threads, options):
         """Runs llama-bench once over all tests; returns its JSON records and the process's peak memory in bytes."""
         command = [self.build / "bin" / "llama-bench", "-m", model, "-t", str(threads), "-r", str(options.repeat)]
-        command += ["-p", options.prefill, "-n", options.decode, "-o", "json"]
+        command += ["-p", ",".join(map(str, options.prefill)), "-n", ",".join(map(str, options.decode)), "-o", "json"]
         environment = dict(os.environ)
         if options.clock == "cpu":
             environment["LD_PRELOAD"] = str(self.cpu_clock)
@@ -137,84 +138,48 @@ class Peer:
         return json.loads(output), usage.ru_maxrss * 1024
 
 
-def processor():
-    """Returns the processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def fingerprint(peer, model, vocabulary):
+    """The first logits after the prompt that all engines are given."""
+    ids = engine.fingerprint_ids(vocabulary)
+    with tempfile.TemporaryDirectory() as folder:
+        ids_file, logits_file = Path(folder, "ids.i32"), Path(folder, "logits.f32")
+        ids_file.write_bytes(struct.pack(f"<{len(ids)}i", *ids))
+        subprocess.run([peer.logits_program, model, ids_file, logits_file], check=True, stderr=subprocess.DEVNULL)
+        logits = logits_file.read_bytes()
+    last = logits[len(logits) // len(ids) * (len(ids) - 1) :]
+    return list(struct.unpack(f"<{engine.FINGERPRINT_LOGITS}f", last[: 4 * engine.FINGERPRINT_LOGITS]))
 
 
-def row(record, weight_type, threads, peak, load):
-    """Turns one llama-bench record into one entry of peers.json; the speed is the median of its samples."""
-    test = f"prefill {record['n_prompt']}" if record["n_prompt"] else f"decode {record['n_gen']}"
-    samples = record["samples_ts"]
-    return {
-        "engine": "llama.cpp",
-        "version": f"{record['build_commit']} ({PACKAGE} {VERSION})",
-        "type": weight_type,
-        "threads": threads,
-        "test": test,
-        "tokens_per_second": statistics.median(samples),
-        "spread": {"min": min(samples), "max": max(samples)},
-        "samples": samples,
-        "model_bytes": record["model_size"],
-        "peak_memory_bytes": peak,
-        "load_average": load,
-    }
-
-
-def print_rows(rows):
-    for entry in rows:
-        spread, peak = entry["spread"], entry["peak_memory_bytes"] / 2**20
-        head = f"| {entry['type']:5} | {entry['threads']:7} | {entry['test']:12} | {entry['tokens_per_second']:8.1f} "
-        print(f"{head}| {spread['min']:8.1f} .. {spread['max']:8.1f} | {peak:8.0f} |", flush=True)
-
-
-def time_all(peer, options):
+def time_all(peer, options, vocabulary):
     """Times every weight type with every thread count, printing each process's rows as they come."""
-    print("| type  | threads | test         | tokens/s | lowest .. highest    | peak MiB |")
-    print("|-------|---------|--------------|----------|----------------------|----------|", flush=True)
-    rows = []
+    rows, fingerprints = [], {}
     for weight_type in options.types:
         model = peer.model(options.checkpoint, weight_type)
+        fingerprints[weight_type] = fingerprint(peer, model, vocabulary)
         for threads in options.threads:
             before = os.getloadavg()[0]
             records, peak = peer.time(model, threads, options)
             load = [before, os.getloadavg()[0]]
-            new = [row(record, weight_type, threads, peak, load) for record in records]
-            print_rows(new)
-            rows += new
-    return rows
+            for record in records:
+                test = f"prefill {record['n_prompt']}" if record["n_prompt"] else f"decode {record['n_gen']}"
+                version = f"llama.cpp {record['build_commit']} ({PACKAGE} {VERSION})"
+                row = engine.row("llama.cpp", version, weight_type, threads, test, record["samples_ts"], load)
+                rows.append(row | {"model_bytes": record["model_size"], "peak_memory_bytes": peak})
+    return rows, fingerprints
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = lambda text: text.split(",")
-    counts = lambda text: [int(count) for count in text.split(",")]
+    parser = engine.parser(__doc__, ["f32", "bf16", "q8_0"])
     add = parser.add_argument
-    add("checkpoint", type=Path, help="folder with config.json and model.safetensors, as `spillway init` writes it")
-    add("--types", type=names, default=["f32", "bf16", "q8_0"], help=f"of {', '.join(WEIGHT_TYPES)}")
-    add("--threads", type=counts, default=[1, 2], help="thread counts (default 1,2)")
-    add("--prefill", default="512,2048", help="prompt lengths (default 512,2048)")
-    add("--decode", default="64,128", help="numbers of generated tokens (default 64,128)")
-    add("--repeat", type=int, default=3, help="samples per test, after a warm-up (default 3)")
     add("--clock", choices=["wall", "cpu"], default="wall", help="cpu: CPU time, for one thread on a busy machine")
-    add("--golden", type=Path, action="append", default=[], help="first check the conversion against expected logits")
-    add("--cache", type=Path, default=HERE.parents[1] / "target" / "peers", help="default target/peers")
-    add("--json", type=Path, help="default CACHE/peers.json")
     add("--jobs", type=int, default=2, help="parallel compilations (default 2)")
     add("--prepare-only", action="store_true", help="fetch, build and convert, time nothing")
-    options = parser.parse_args()
+    options = engine.parse(parser)
     unknown = [name for name in options.types if name not in WEIGHT_TYPES]
     if unknown:
         parser.error(f"--types: {unknown[0]!r} is not one of {', '.join(WEIGHT_TYPES)}")
     if options.clock == "cpu" and options.threads != [1]:
         parser.error("--clock cpu counts the CPU time of all threads together: use it with --threads 1")
-    if not (options.checkpoint / "config.json").exists():
-        parser.error(f"{options.checkpoint} holds no config.json; make one with `spillway init --arch mamba2`")
-    options.cache, options.checkpoint = options.cache.resolve(), options.checkpoint.resolve()
     return options
 
 
@@ -229,13 +194,9 @@ def main():
     if options.prepare_only:
         print("\n".join(map(str, models)))
         return
-    rows = time_all(peer, options)
-    path = options.json or options.cache / "peers.json"
-    report = {"processor": processor(), "clock": options.clock, "checkpoint": options.checkpoint.name, "rows": rows}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    partial.rename(path)
-    print(f"\nwritten to {path}")
+    config = json.loads((options.checkpoint / "config.json").read_text())
+    rows, fingerprints = time_all(peer, options, config["vocab_size"])
+    engine.write_report(options, rows, fingerprints)
 
 
 if __name__ == "__main__":

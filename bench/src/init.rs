@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, layouts_of, preset, write_random};
 use models::layout::Layout;
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// Options of `spillway init`.
@@ -19,8 +20,11 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
     /// Size
-    #[arg(long, value_name = "NAME", required_unless_present = "list")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["list", "config"])]
     pub shape: Option<String>,
+    /// A config.json of the layout instead of a published size
+    #[arg(long, value_name = "FILE", conflicts_with = "shape")]
+    pub config: Option<PathBuf>,
     /// Folder to create; it must not exist yet
     #[arg(long, value_name = "DIR", required_unless_present = "list")]
     pub out: Option<PathBuf>,
@@ -58,21 +62,35 @@ impl From<StoredDtype> for WriteDtype {
 /// # Errors
 /// [`ProgramError::Model`] when the folder exists or cannot be written; nothing is left behind then.
 pub fn run(args: &InitArgs, context: &Context) -> Result<(), ProgramError> {
-    let (Some(shape), Some(out), false) = (&args.shape, &args.out, args.list) else {
+    let (Some(out), false) = (&args.out, args.list) else {
         return context.print_line(table());
     };
     let layout = choose_layout(args)?;
-    let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
-    let expected = || format!("one of {}", sizes.join(", "));
-    let preset =
-        preset(layout, shape).ok_or_else(|| ProgramError::usage("--shape", expected(), shape.clone()))?;
-    write_random(out, layout, preset.config, args.dtype.into(), args.seed)?;
+    let (config, size) = choose_config(args, layout)?;
+    write_random(out, layout, &config, args.dtype.into(), args.seed)?;
     context.print_line(format_args!(
-        "random {} {shape} weights ({}) are in {}",
+        "random {} {size} weights ({}) are in {}",
         args.arch,
         layout.name,
         out.display()
     ))
+}
+
+/// The configuration that `--config` or `--shape` names, and what to call its size.
+fn choose_config<'a>(
+    args: &'a InitArgs,
+    layout: &'static Layout,
+) -> Result<(Cow<'static, str>, Cow<'a, str>), ProgramError> {
+    if let Some(path) = &args.config {
+        let text = std::fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+        return Ok((text.into(), path.to_string_lossy()));
+    }
+    let size = args.shape.as_deref().unwrap_or_default();
+    let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
+    let expected = || format!("one of {}", sizes.join(", "));
+    let preset =
+        preset(layout, size).ok_or_else(|| ProgramError::usage("--shape", expected(), size.to_string()))?;
+    Ok((preset.config.into(), size.into()))
 }
 
 fn after_help() -> String {
@@ -83,9 +101,10 @@ The weights are random, as before training: good for timing and for trying thing
 Architectures, layouts and sizes:
 {}
 
-Example:
+Examples:
   spillway init --arch mamba2 --shape 130m --out mamba2-130m-random
-  spillway bench mamba2-130m-random",
+  spillway bench mamba2-130m-random
+  spillway init --arch gla --config my-config.json --out gla-random",
         table()
     )
 }

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use ssm_core::Chain;
 use std::time::Instant;
 
+/// Length of the prompt that engines are compared by, and how many of its last logits are kept; `peers/engine.py` has the
+/// same numbers.
+const FINGERPRINT: (usize, usize) = (32, 64);
+
 /// What the parent process passes on.
 #[derive(Debug, Args)]
 pub struct BenchOneArgs {
@@ -57,6 +61,8 @@ pub struct Child {
     pub state_bytes: u64,
     /// The least a token costs.
     pub costs: Costs,
+    /// The first logits after a fixed prompt: engines that compute the same function agree here.
+    pub fingerprint: Vec<f32>,
 }
 
 /// Measures and prints JSON for the parent.
@@ -84,7 +90,18 @@ pub fn run(args: &BenchOneArgs, context: &Context) -> Result<(), ProgramError> {
         weight_bytes: model.info().weight_bytes,
         state_bytes: model.info().state_bytes,
         costs: Costs::of(&model, args.model.dtype.into()),
+        fingerprint: fingerprint(&model)?,
     })
+}
+
+/// The first logits after a prompt that depends on the size of the vocabulary alone.
+fn fingerprint(model: &Model) -> Result<Vec<f32>, ModelError> {
+    let (tokens, kept) = FINGERPRINT;
+    let id = |index| ((7919 * index + 13) % model.info().vocab_size) as u32;
+    let ids: Vec<u32> = (0..tokens).map(id).collect();
+    let mut state = model.start(&Chain::default(), 1)?;
+    let logits = model.logits(&ids, &mut state, Which::Last)?;
+    Ok(logits.into_data().iter::<f32>().take(kept).collect())
 }
 
 /// Random ids: what is read does not matter, that every token's row is somewhere else in the embedding does.
