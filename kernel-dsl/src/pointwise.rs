@@ -116,6 +116,9 @@ impl<F: Fn(f32) -> f32> WithSimd for Body<'_, F> {
 mod tests {
     use super::*;
 
+    /// A function in f64.
+    type Exact = fn(f64) -> f64;
+
     #[test]
     fn blocks_are_joined_to_the_whole() {
         // Rows of 311 gates with a gap after each.
@@ -128,7 +131,7 @@ mod tests {
         for (gates, values) in gates.chunks_exact_mut(stride).zip(values.chunks_exact(cols)) {
             gates[..cols].copy_from_slice(values);
         }
-        let functions: [(Function, fn(f64) -> f64); 5] = [
+        let functions: [(Function, Exact); 5] = [
             (Function::Exp, f64::exp),
             (Function::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
             (Function::Silu, |x| x / (1.0 + (-x).exp())),
@@ -173,12 +176,12 @@ mod tests {
             map(function, &mut values);
             assert!(values.iter().all(|value| value.is_nan()), "{function:?}");
         }
-        let error = map_times(Function::Exp, &mut [0.0; 3], &[1.0; 2]);
+        let gates = Rows::contiguous(&[1.0; 2], 1, 2).unwrap();
         assert_eq!(
-            error,
+            gate(Function::Exp, &mut [0.0; 3], gates),
             Err(LengthError {
-                expected: 3,
-                found: 2
+                expected: 2,
+                found: 3
             })
         );
     }
