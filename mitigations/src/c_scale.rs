@@ -4,7 +4,7 @@
 //! y_t = s · C_tᵀ h_t + D x_t
 //! ```
 //!
-//! The state is as large as without it and forgets no faster, so this must not cure a collapse. It is here because the state
+//! The state is as large as without it and forgets no faster, so what this gains is no cure of the state. It is here because the state
 //! of a weighted sum is linear in its writes: multiplying *all* writes, `remember:s`, gives the same read-outs to the last
 //! rounding. Whatever `remember:C` alone gains, compare it with `c-scale:C`. (A delta rule erases by what it holds, so there
 //! `remember` is more than this.)
