@@ -4,7 +4,7 @@
 mod devices;
 
 mod equivalence {
-    use super::devices::{adapters, tensor, values};
+    use super::devices::{adapters, devices, tensor, values};
     use burn::tensor::{Device, Gradients, Tensor};
     use kernel_dsl::Rows;
     use kernel_dsl::recurrence::{self as kernel, Cotangents, GradientBuffers};
@@ -249,7 +249,7 @@ mod equivalence {
 
     /// A leaf in its shape; an empty tensor where there are no values, because Burn's reshape reads 0 as "as it was".
     fn shaped<const D: usize>(flat: Option<Tensor<1>>, shape: [usize; D], device: &Device) -> Tensor<D> {
-        flat.map_or_else(|| Tensor::zeros(shape, device), |flat| flat.reshape(shape))
+        flat.map_or_else(|| tensor(&[], shape, device), |flat| flat.reshape(shape))
     }
 
     impl Leaves {
@@ -325,12 +325,16 @@ mod equivalence {
     /// ⟨cotangents, outputs⟩, whose gradient is the backward pass under test.
     fn loss(data: &Data, output: Tensor<4>, state: &State) -> Tensor<1> {
         let device = output.device();
-        let of_output = output.clone() * tensor(&data.output_cotangent, output.dims(), &device);
         let memory = state.memory.clone();
         let of_state = memory.clone() * tensor(&data.state_cotangent, memory.dims(), &device);
+        // Burn's fusion gives a kernel the shape of an empty tensor among its operations, and then computes none of them: no
+        // arithmetic on an output without values.
         match output.shape().num_elements() {
             0 => of_state.sum(),
-            _ => of_output.sum() + of_state.sum(),
+            _ => {
+                (output.clone() * tensor(&data.output_cotangent, output.dims(), &device)).sum()
+                    + of_state.sum()
+            }
         }
     }
 
@@ -441,6 +445,40 @@ mod equivalence {
             for (name, device) in adapters() {
                 let found = gradients_on(&data, &device.autodiff(), Form::Auto, false);
                 check(&name, &found, &expected, 10.0 * BOUND)?;
+            }
+        }
+    }
+
+    /// Without tokens the state is its own gradient's only way, beside an output that has no values: Burn's fusion once took
+    /// the empty output's cotangent into one kernel with the state's, and computed neither.
+    #[test]
+    fn without_tokens_the_cotangent_of_the_state_comes_back_as_it_is() {
+        for (batch, value_dim) in [(1, 1), (1, 2), (2, 1), (2, 3)] {
+            for decay in DECAYS {
+                let data = Data::new(&Case {
+                    dims: Dims {
+                        batch,
+                        time: 0,
+                        heads: 1,
+                        groups: 1,
+                        key_dim: 1,
+                        value_dim,
+                    },
+                    decay,
+                    bonus: false,
+                    step: false,
+                    skip: Skip::None,
+                    layout: Layout::Equal,
+                    seed: 816_381,
+                });
+                for (name, device) in devices() {
+                    let found = gradients_on(&data, &device.autodiff(), Form::Auto, false);
+                    assert_eq!(
+                        found[7].as_ref(),
+                        Some(&data.state_cotangent),
+                        "{decay:?} on {name}"
+                    );
+                }
             }
         }
     }

@@ -23,7 +23,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{Device, FloatTensor};
 use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
-use burn::tensor::{FloatDType, Shape};
+use burn::tensor::{FloatDType, Shape, TensorData};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A tensor of `B` with its place in the graph.
@@ -96,6 +96,20 @@ struct FurtherOutput<B: Backend> {
     device: Device<B>,
 }
 
+impl<B: Backend> FurtherOutput<B> {
+    fn zeros(self) -> FloatTensor<B> {
+        match self.shape.num_elements() {
+            // Uploaded, not filled: Burn's fusion takes an empty tensor for the shape of a kernel in which it fuses the
+            // operations around it, and that kernel then computes none of them.
+            0 => {
+                let data = TensorData::zeros::<f32, _>(self.shape).convert_dtype(self.dtype.into());
+                B::float_from_data(data, &self.device)
+            }
+            _ => B::float_zeros(self.shape, &self.device, self.dtype),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct FurtherStep;
 
@@ -110,10 +124,7 @@ impl<B: Backend> Backward<B, 1> for FurtherStep {
         }
         let [operator] = ops.parents;
         if let Some(operator) = operator {
-            grads.register::<B>(
-                operator.id,
-                B::float_zeros(state.shape, &state.device, state.dtype),
-            );
+            grads.register::<B>(operator.id, state.zeros());
         }
     }
 }
