@@ -48,6 +48,7 @@ pub mod shipped;
 mod short_conv;
 pub mod state;
 pub mod tokenizer;
+pub mod train;
 
 pub use error::ModelError;
 pub use model::{Info, LoadOptions, Model, WeightType, Which};

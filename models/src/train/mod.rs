@@ -1,0 +1,8 @@
+//! Training: any model of this crate, from text or synthetic tasks, with states that can be passed on.
+//!
+//! The reader of a published layout is also the differentiable model: asked for leaves instead of a file's weights, it builds a
+//! network through which gradients reach every tensor under its published name. So nothing here knows an architecture.
+
+pub mod batch;
+
+pub use batch::{Batch, Segment};
