@@ -80,7 +80,7 @@ impl ModelState {
 }
 
 /// Every tensor of a state by its name in the file.
-fn entries(state: &ModelState) -> BTreeMap<String, TensorData> {
+pub(crate) fn entries(state: &ModelState) -> BTreeMap<String, TensorData> {
     let mut entries = BTreeMap::new();
     for (layer, state) in state.layers.iter().enumerate() {
         for (part, state) in [("mixer", &state.mixer), ("channel", &state.channel)] {

@@ -12,13 +12,16 @@
 //! A clone is cheap: tensors are shared until one of the two states is written, whatever the mixers and interventions.
 
 mod batch;
-mod file;
+pub(crate) mod file;
 pub(crate) mod fingerprint;
 pub mod history;
 pub mod prefix_cache;
 pub mod prefix_entry;
 
+use burn::tensor::Device;
 use ssm_core::{Chain, MixerState, Recurrence};
+
+use crate::error::ModelError;
 
 pub use history::History;
 pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
@@ -87,5 +90,44 @@ impl ModelState {
         self.layers
             .iter_mut()
             .flat_map(|layer| layer.mixer.recurrences_mut())
+    }
+
+    /// The same state as a constant: no gradient goes through it.
+    ///
+    /// # Errors
+    /// [`ModelError::Layer`] for a state that carries what an intervention remembers.
+    pub fn detach(self) -> Result<Self, ModelError> {
+        self.map(MixerState::detach)
+    }
+
+    /// The same state as a constant of `device`: of an autodiff device to go on training, of its inner one to be kept.
+    ///
+    /// # Errors
+    /// As [`ModelState::detach`].
+    pub fn to_device(self, device: &Device) -> Result<Self, ModelError> {
+        self.map(|state| state.to_device(device))
+    }
+
+    /// Where the state is; `None` where no layer has one.
+    pub fn device(&self) -> Option<Device> {
+        let parts = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.mixer, &layer.channel]);
+        parts.filter_map(MixerState::device).next()
+    }
+
+    fn map(self, change: impl Fn(MixerState) -> ssm_core::Result<MixerState>) -> Result<Self, ModelError> {
+        let layers = self.layers.into_iter().map(|layer| {
+            Ok(LayerState {
+                mixer: change(layer.mixer)?,
+                channel: change(layer.channel)?,
+            })
+        });
+        Ok(Self {
+            layers: layers.collect::<Result<_, ModelError>>()?,
+            chain: self.chain,
+            positions: self.positions,
+        })
     }
 }

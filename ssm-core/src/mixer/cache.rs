@@ -173,22 +173,36 @@ impl KeyValueCache {
         self.lengths = kept;
     }
 
+    /// Drops room, and tokens that none can read any more: what is left is what [`KeyValueCache::save`] writes, so that going on
+    /// from here and from a restored cache is the same computation.
+    pub fn compact(&mut self) {
+        match self.kept().into_iter().max().unwrap_or(0) {
+            // Tensors without tokens cannot be cut out of others.
+            0 => {
+                let device = self.keys.device();
+                for cache in [&mut self.keys, &mut self.values] {
+                    let [batch, heads, _, dim] = cache.dims();
+                    *cache = Tensor::zeros([batch, heads, 0, dim], &device);
+                }
+                self.lengths.fill(0);
+            }
+            longest => self.move_to(longest),
+        }
+    }
+
     /// Everything needed to go on, by name: `keys` and `values` of the tokens that may still be read, `lengths`, and `taps` where
     /// there is a convolution. The same whatever the calls in which the tokens came.
     pub fn save(&self) -> BTreeMap<String, TensorData> {
-        let longest = self.kept().into_iter().max().unwrap_or(0);
         let mut cache = self.clone();
-        if longest > 0 {
-            cache.move_to(longest);
-        }
-        let held = |cache: Tensor<4>| match (longest, cache.dims()) {
-            (0, [batch, heads, _, dim]) => TensorData::zeros::<f32, _>([batch, heads, 0, dim]),
-            _ => cache.into_data(),
+        cache.compact();
+        let held = |cache: &Tensor<4>| match cache.dims() {
+            dims @ [_, _, 0, _] => TensorData::zeros::<f32, _>(dims),
+            _ => cache.to_data(),
         };
-        let lengths: Vec<i64> = self.kept().into_iter().map(|length| length as i64).collect();
+        let lengths: Vec<i64> = cache.lengths.iter().map(|&length| length as i64).collect();
         let mut saved = BTreeMap::from([
-            ("keys".into(), held(cache.keys)),
-            ("values".into(), held(cache.values)),
+            ("keys".into(), held(&cache.keys)),
+            ("values".into(), held(&cache.values)),
             ("lengths".into(), TensorData::new(lengths, [self.lengths.len()])),
         ]);
         if let Some(taps) = &self.taps {

@@ -4,6 +4,7 @@
 //! thing here: either may carry something from token to token. A model is a list of blocks of them, in any mixture.
 
 mod cache;
+mod place;
 mod rows;
 mod state;
 
@@ -12,6 +13,7 @@ use crate::intervention::{Chain, Site};
 use crate::recurrence::Form;
 use burn::tensor::{Device, Tensor};
 pub use cache::KeyValueCache;
+pub use place::on_device;
 pub use rows::{cat_rows, select_rows};
 pub use state::{MixerState, RecurrentState};
 use std::fmt::Debug;

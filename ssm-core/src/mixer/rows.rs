@@ -114,6 +114,48 @@ impl MixerState {
             Some(Self::Stateless) => Err(different("nothing beside something")),
         }
     }
+
+    /// Sequence b of `first` where `of_first[b]`, that of `second` elsewhere, to the bit; both are of the same mixer and of as
+    /// many sequences. Gradients reach the rows that were taken.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for another number of sequences; as [`MixerState::cat`].
+    pub fn choose(of_first: &[bool], first: &Self, second: &Self) -> Result<Self> {
+        let batch = of_first.len();
+        for state in [first, second] {
+            if let Some(found) = state.batch().filter(|found| *found != batch) {
+                return Err(Error::Value {
+                    what: "sequences of states to choose from",
+                    expected: "one per choice",
+                    found: format!("{found} for {batch} choices"),
+                });
+            }
+        }
+        match of_first.iter().filter(|chosen| **chosen).count() {
+            0 => Ok(second.clone()),
+            count if count == batch => Ok(first.clone()),
+            _ => {
+                let rows = of_first.iter().enumerate();
+                let rows: Vec<usize> = rows
+                    .map(|(b, &of_first)| if of_first { b } else { batch + b })
+                    .collect();
+                Self::cat(&[first, second])?.select(&rows)
+            }
+        }
+    }
+
+    /// Sequences; `None` where there is no state to tell.
+    fn batch(&self) -> Option<usize> {
+        match self {
+            Self::Recurrent(state) => match (state.taps.first(), state.recurrences.first()) {
+                (Some(taps), _) => Some(taps.dims()[0]),
+                (None, Some(recurrence)) => Some(recurrence.state.memory.dims()[0]),
+                (None, None) => None,
+            },
+            Self::Attention(cache) => Some(cache.lengths().len()),
+            Self::Stateless => None,
+        }
+    }
 }
 
 impl RecurrentState {

@@ -1,0 +1,133 @@
+//! A layer's state cut from the graph that made it, and moved between devices.
+//!
+//! Training carries states from one stretch of a text to the next. Between stretches the graph may be cut
+//! ([`MixerState::detach`]), and from step to step states are kept without any autodiff at all ([`MixerState::to_device`] with
+//! the inner device). Interventions have no part in this: their memories say nothing of gradients, and are refused.
+
+use super::{KeyValueCache, MixerState, RecurrentState};
+use crate::error::{Error, Result};
+use crate::intervention::{Memory, NoMemory};
+use crate::state::{Recurrence, State};
+use burn::tensor::{Device, Tensor};
+
+/// What becomes of every tensor of a state.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Detached,
+    On(&'a Device),
+}
+
+impl Place<'_> {
+    fn put<const D: usize>(self, tensor: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Detached => tensor.detach(),
+            Self::On(device) => on_device(tensor, device),
+        }
+    }
+}
+
+/// The values of `tensor` on `device`, as a constant: whatever graph made them is left behind.
+///
+/// To an autodiff device from its inner one, and back, nothing is copied.
+pub fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
+    let inner = device.clone().inner();
+    let mut tensor = tensor.inner();
+    if tensor.device() != inner {
+        tensor = tensor.to_device(&inner);
+    }
+    match device.gradient_checkpointing_strategy() {
+        None => tensor,
+        // Operands of one operation must agree on how their graph is checkpointed.
+        Some(strategy) => tensor.autodiff().with_gradient_checkpointing_strategy(strategy),
+    }
+}
+
+impl MixerState {
+    /// The same state as a constant of the same device: gradients of what follows stop here, and what came before may be freed.
+    /// This is the cut of truncated back-propagation through time.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a state that carries what an intervention remembers.
+    pub fn detach(self) -> Result<Self> {
+        self.placed(Place::Detached)
+    }
+
+    /// The same state as a constant of `device`, be that the other side of autodiff or another machine.
+    ///
+    /// # Errors
+    /// As [`MixerState::detach`].
+    pub fn to_device(self, device: &Device) -> Result<Self> {
+        self.placed(Place::On(device))
+    }
+
+    /// Where the state is; `None` where there is none.
+    pub fn device(&self) -> Option<Device> {
+        match self {
+            Self::Recurrent(state) => match (state.taps.first(), state.recurrences.first()) {
+                (Some(taps), _) => Some(taps.device()),
+                (None, Some(recurrence)) => Some(recurrence.state.memory.device()),
+                (None, None) => None,
+            },
+            Self::Attention(cache) => Some(cache.keys.device()),
+            Self::Stateless => None,
+        }
+    }
+
+    fn placed(self, place: Place<'_>) -> Result<Self> {
+        Ok(match self {
+            Self::Recurrent(state) => Self::Recurrent(state.placed(place)?),
+            Self::Attention(cache) => Self::Attention(cache.placed(place)),
+            Self::Stateless => Self::Stateless,
+        })
+    }
+}
+
+impl RecurrentState {
+    fn placed(self, place: Place<'_>) -> Result<Self> {
+        let recurrences = self.recurrences.into_iter();
+        Ok(Self {
+            taps: self.taps.into_iter().map(|taps| place.put(taps)).collect(),
+            recurrences: recurrences
+                .map(|recurrence| recurrence.placed(place))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Recurrence {
+    fn placed(mut self, place: Place<'_>) -> Result<Self> {
+        expect_nothing_remembered(&mut self.memories)?;
+        Ok(Self {
+            state: State {
+                memory: place.put(self.state.memory),
+                position: self.state.position,
+            },
+            memories: self.memories,
+        })
+    }
+}
+
+fn expect_nothing_remembered(memories: &mut [Box<dyn Memory>]) -> Result<()> {
+    for memory in memories {
+        if !memory.as_any_mut().is::<NoMemory>() {
+            return Err(Error::Value {
+                what: "state to be cut from its graph",
+                expected: "that of the plain model: start it without interventions that remember something",
+                found: format!("{memory:?}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+impl KeyValueCache {
+    fn placed(self, place: Place<'_>) -> Self {
+        Self {
+            keys: place.put(self.keys),
+            values: place.put(self.values),
+            lengths: self.lengths,
+            window: self.window,
+            taps: self.taps.map(|taps| place.put(taps)),
+        }
+    }
+}
