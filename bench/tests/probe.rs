@@ -2,10 +2,10 @@
 
 use bench::diagnose::gates::{Gate, Stretch};
 use bench::diagnose::head_statistics::state_statistics;
-use bench::diagnose::positions::snapshots;
 use bench::diagnose::probe::Probe;
 use bench::diagnose::record::SiteRecord;
 use burn::tensor::{Device, Distribution, Tensor};
+use models::evaluation::positions::snapshots;
 use ssm_core::{Chain, Erase, Form, Gates, Intervention, LogDecay, ReadOut, Recurrence, Rule, Site, State};
 use std::sync::Arc;
 

@@ -25,12 +25,14 @@
 //! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
+//! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
 pub mod based;
 pub mod checkpoint;
 pub mod convert;
 pub mod error;
+pub mod evaluation;
 pub mod fla;
 pub mod generation;
 pub mod hybrid;

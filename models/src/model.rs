@@ -359,32 +359,57 @@ impl Model {
         state: &mut ModelState,
     ) -> Result<Vec<f32>, ModelError> {
         self.expect_batch(state, 1)?;
+        self.losses_batched(ids, targets, state)
+    }
+
+    /// As [`Model::losses`] for all sequences of the state; ids, targets and losses hold the sequences one after another.
+    ///
+    /// # Errors
+    /// As [`Model::losses`].
+    pub fn losses_batched(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        state: &mut ModelState,
+    ) -> Result<Vec<f32>, ModelError> {
         let time = self.check(ids, state)?;
-        if targets.len() != time {
-            let expected = format!("{time}, one per id");
+        if targets.len() != ids.len() {
             return Err(ModelError::Count {
                 what: "targets",
-                expected,
+                expected: format!("{}, one per id", ids.len()),
                 found: targets.len(),
             });
         }
         self.check_ids(targets)?;
-        let rows = (LOGIT_BYTES / (4 * self.info.padded_vocab_size)).clamp(1, SEGMENT);
-        let mut losses = Vec::with_capacity(time);
+        let mut losses = vec![0.0; ids.len()];
         for segment in segments(time) {
-            let targets = &targets[segment.clone()];
-            let normed = self.advance_segment(ids, segment, state)?;
-            for (block, targets) in targets.chunks(rows).enumerate() {
-                let normed = normed.clone().narrow(1, block * rows, targets.len());
-                let logits = self
-                    .network
-                    .logits(normed)?
-                    .reshape([targets.len(), self.info.padded_vocab_size]);
-                let loss = cross_entropy(logits, Arc::from(targets), self.info.vocab_size)?;
-                losses.extend(loss.into_data().iter::<f32>());
+            let normed = self.advance_segment(ids, segment.clone(), state)?;
+            for row in 0..state.batch() {
+                let range = row * time + segment.start..row * time + segment.end;
+                let normed = normed.clone().narrow(0, row, 1);
+                self.losses_of(normed, &targets[range.clone()], &mut losses[range])?;
             }
         }
         Ok(losses)
+    }
+
+    /// −log p of one sequence's targets from what its layers give, `[1, time, model_dim]`.
+    fn losses_of(&self, normed: Tensor<3>, targets: &[u32], losses: &mut [f32]) -> Result<(), ModelError> {
+        let rows = (LOGIT_BYTES / (4 * self.info.padded_vocab_size)).clamp(1, SEGMENT);
+        let blocks = targets.chunks(rows).zip(losses.chunks_mut(rows));
+        for (block, (targets, losses)) in blocks.enumerate() {
+            let normed = normed.clone().narrow(1, block * rows, targets.len());
+            let logits = self
+                .network
+                .logits(normed)?
+                .reshape([targets.len(), self.info.padded_vocab_size]);
+            let found = cross_entropy(logits, Arc::from(targets), self.info.vocab_size)?.into_data();
+            losses
+                .iter_mut()
+                .zip(found.iter::<f32>())
+                .for_each(|(loss, found)| *loss = found);
+        }
+        Ok(())
     }
 
     /// One segment of every sequence through all layers: `[batch, segment, model_dim]` after the last norm.

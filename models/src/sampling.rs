@@ -172,7 +172,7 @@ impl Sampler {
     }
 }
 
-fn first_of_largest(logits: &[f32]) -> Option<u32> {
+pub(crate) fn first_of_largest(logits: &[f32]) -> Option<u32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     logits
         .iter()

@@ -7,7 +7,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`text`] | the text and the streams it is read in |
-//! | [`positions`], [`loss`] | buckets of positions, and mean losses over them |
+//! | [`loss`] | mean losses over buckets of positions ([`models::evaluation`]) |
 //! | [`mitigated`], [`stream`] | the runs, and the loop that streams |
 //! | [`gates`], [`probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
 //! | [`head_statistics`], [`retention`] | what the looks say of a head |
@@ -20,7 +20,6 @@ pub mod gates;
 pub mod head_statistics;
 pub mod loss;
 pub mod mitigated;
-pub mod positions;
 pub mod probe;
 pub mod record;
 pub mod report;
@@ -42,6 +41,7 @@ use clap::Args;
 use loss::Grid;
 use mitigated::{Choice, Mitigated, Skipped};
 use models::Model;
+use models::evaluation::positions::snapshots;
 use probe::Probe;
 use report::{Method, Report, TextReport};
 use resume::Settings;
@@ -169,8 +169,7 @@ impl Diagnosis {
         let grid = Grid::new(train_length, args.length);
         let mut runs: Vec<Mitigated> = Vec::new();
         for (index, trial) in chosen.iter().enumerate() {
-            let probe = (index == 0)
-                .then(|| Probe::new(positions::snapshots(train_length, args.length), train_length));
+            let probe = (index == 0).then(|| Probe::new(snapshots(train_length, args.length), train_length));
             runs.push(Mitigated::new(trial, &streams, &grid, probe));
         }
         let settings = args.settings(&model, &text, train_length, &streams, &runs);

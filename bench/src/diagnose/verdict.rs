@@ -13,6 +13,7 @@
 //! reported beside it, in loss and in perplexity.
 
 use super::loss::BucketLoss;
+use models::evaluation::collapse::{Published, published, rank, rise};
 use serde::Serialize;
 
 /// The factor in perplexity that counts as collapse, unless chosen otherwise.
@@ -40,19 +41,6 @@ pub struct Verdict {
     pub published: Published,
 }
 
-/// Largest bucket mean beyond the training length against the largest inside, with no account of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Published {
-    /// Largest bucket loss inside the training length, in nats.
-    pub loss_inside: f64,
-    /// Largest bucket loss beyond it, in nats.
-    pub loss_beyond: f64,
-    /// loss_beyond / loss_inside.
-    pub loss_ratio: f64,
-    /// exp(loss_beyond − loss_inside).
-    pub perplexity_ratio: f64,
-}
-
 /// Judges a run by its geometric curve and that of the baseline, which must have the same buckets.
 pub fn judge(run: &[BucketLoss], baseline: &[BucketLoss], train_length: u64, threshold: f64) -> Verdict {
     let beyond: Vec<(u64, f64)> = run
@@ -61,23 +49,15 @@ pub fn judge(run: &[BucketLoss], baseline: &[BucketLoss], train_length: u64, thr
         .filter(|(bucket, _)| bucket.start >= train_length)
         .map(|(bucket, restarted)| (bucket.start, (bucket.mean - restarted.mean).exp()))
         .collect();
-    // Written so that a loss that is not a number is above the threshold.
-    let above =
-        |&(_, ratio): &(u64, f64)| !matches!(ratio.partial_cmp(&threshold), Some(order) if order.is_le());
-    let first_above = beyond.iter().find(|bucket| above(bucket));
-    let below_for_good = beyond
-        .iter()
-        .rposition(|bucket| !above(bucket))
-        .map_or(0, |last| last + 1);
-    let stays_above = beyond.get(below_for_good);
+    let rise = rise(&beyond, threshold);
     let worst = beyond
         .iter()
         .copied()
         .max_by(|a, b| rank(a.1).total_cmp(&rank(b.1)));
     Verdict {
-        collapsed: first_above.is_some(),
-        onset: stays_above.or(first_above).map(|bucket| bucket.0),
-        recovers: first_above.is_some() && stays_above.is_none(),
+        collapsed: rise.first.is_some(),
+        onset: rise.for_good.or(rise.first),
+        recovers: rise.first.is_some() && rise.for_good.is_none(),
         ratio: worst.map_or(1.0, |bucket| bucket.1),
         worst: worst.map(|bucket| bucket.0),
         threshold,
@@ -86,36 +66,12 @@ pub fn judge(run: &[BucketLoss], baseline: &[BucketLoss], train_length: u64, thr
     }
 }
 
-/// NaN is worse than every number.
-fn rank(ratio: f64) -> f64 {
-    if ratio.is_nan() { f64::INFINITY } else { ratio }
-}
-
 fn rule(train_length: u64, threshold: f64) -> String {
     format!(
         "collapsed if, in some bucket beyond {train_length} tokens, perplexity exceeds {threshold} x that of the same model \
          restarted every {train_length} tokens at the same positions of the same text; ratio is the largest such quotient; \
          onset is the start of the first bucket above {threshold} after which all are above"
     )
-}
-
-fn published(run: &[BucketLoss], train_length: u64) -> Published {
-    let largest = |inside: bool| {
-        let buckets = run
-            .iter()
-            .filter(|bucket| (bucket.start < train_length) == inside);
-        buckets
-            .map(|bucket| bucket.mean)
-            .max_by(|a, b| rank(*a).total_cmp(&rank(*b)))
-            .unwrap_or(f64::NAN)
-    };
-    let (loss_inside, loss_beyond) = (largest(true), largest(false));
-    Published {
-        loss_inside,
-        loss_beyond,
-        loss_ratio: loss_beyond / loss_inside,
-        perplexity_ratio: (loss_beyond - loss_inside).exp(),
-    }
 }
 
 #[cfg(test)]

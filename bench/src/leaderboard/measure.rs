@@ -8,7 +8,7 @@ use crate::diagnose::mitigated::Mitigated;
 use crate::diagnose::stream::Run;
 use crate::passkey::evaluate::{Answer, evaluate};
 use crate::passkey::prompt::{Case, Template, cases};
-use crate::passkey::wilson;
+use models::evaluation::wilson;
 use models::{Model, ModelError, ModelState, Which};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

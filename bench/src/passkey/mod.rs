@@ -5,7 +5,7 @@
 //! | [`prompt`] | the task: the four strings, the number of blocks, the place of the passkey |
 //! | [`evaluate`] | asking every prompt, with the states of common beginnings shared |
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
-//! | [`wilson`], [`report`], [`heatmap`] | intervals, files, table and picture |
+//! | [`report`], [`heatmap`] | files, table and picture |
 //! | [`lengths`] | lists of lengths as they are typed |
 
 pub mod calibration;
@@ -14,7 +14,6 @@ pub mod heatmap;
 pub mod lengths;
 pub mod prompt;
 pub mod report;
-pub mod wilson;
 
 use crate::cli::parse_tokens;
 use crate::context::Context;

@@ -2,8 +2,8 @@
 
 use super::evaluate::{Answer, Evaluation};
 use super::prompt::Case;
-use super::wilson;
 use models::Info;
+use models::evaluation::wilson;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, Write};

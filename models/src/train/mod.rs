@@ -4,5 +4,9 @@
 //! network through which gradients reach every tensor under its published name. So nothing here knows an architecture.
 
 pub mod batch;
+pub mod carry;
+pub mod evaluation;
 
 pub use batch::{Batch, Segment};
+pub use carry::{Carry, CarryConfig};
+pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};

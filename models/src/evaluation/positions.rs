@@ -55,6 +55,16 @@ impl Buckets {
         Self { edges }
     }
 
+    /// The training length T in two halves, then doubling: T·{0, ½, 1, 2, 4, …} below `length`, and `length`.
+    pub fn doubling(train_length: u64, length: u64) -> Self {
+        let train_length = train_length.max(1);
+        let mut edges = vec![0, train_length / 2];
+        edges.extend(doublings(train_length, length, 1));
+        edges.retain(|edge| *edge <= length);
+        edges.dedup();
+        Self { edges }
+    }
+
     /// The training length in [`PARTS_INSIDE`] parts.
     pub fn inside(train_length: u64) -> Self {
         Self {
@@ -164,6 +174,19 @@ mod tests {
         for length in [1 << 10, 1 << 16, 1 << 20, 1 << 30] {
             assert!(Buckets::fixed(64, length).len() <= FIXED_BUCKETS as usize);
         }
+    }
+
+    #[test]
+    fn doubling_buckets_are_halves_of_the_training_length_then_its_doublings() {
+        assert_eq!(Buckets::doubling(64, 512).edges(), [0, 32, 64, 128, 256, 512]);
+        assert_eq!(
+            Buckets::doubling(64, 600).edges(),
+            [0, 32, 64, 128, 256, 512, 600]
+        );
+        assert_eq!(Buckets::doubling(64, 64).edges(), [0, 32, 64]);
+        assert_eq!(Buckets::doubling(64, 40).edges(), [0, 32, 40]);
+        assert_eq!(Buckets::doubling(64, 20).edges(), [0, 20]);
+        assert_eq!(Buckets::doubling(1, 4).edges(), [0, 1, 2, 4]);
     }
 
     #[test]

@@ -1,0 +1,40 @@
+//! How a model does beyond its training length T: measurements that need nothing but the model and ids.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`positions`] | buckets of positions |
+//! | [`tally`] | means kept as sums, and the mean loss of each bucket |
+//! | [`streams`] | loss against position over streams of any length |
+//! | [`collapse`] | the published criterion of collapse, and the excess over the end of the training length |
+//! | [`passkey`] | questions for hidden digits, and T_recall |
+//! | [`wilson`] | intervals for shares of successes |
+//!
+//! ```
+//! use models::evaluation::collapse::collapse;
+//! use models::evaluation::positions::Buckets;
+//! use models::evaluation::streams::{loss_by_position, spread};
+//! use models::{LoadOptions, Model};
+//!
+//! let model = Model::shipped(&LoadOptions::default())?;
+//! let ids = model.tokenizer().encode(models::shipped_text())?;
+//! let streams = spread(&ids, 2, 512);
+//! let curve = loss_by_position(&model, &streams, &Buckets::doubling(64, 512), None)?;
+//! assert_eq!(curve.iter().map(|bucket| bucket.end).collect::<Vec<_>>(), [32, 64, 128, 256, 512]);
+//! let found = collapse(&curve, 64, 2.0);
+//! println!("largest loss beyond 64 tokens / largest inside: {:.2}", found.published.loss_ratio);
+//! # Ok::<(), models::ModelError>(())
+//! ```
+
+pub mod collapse;
+pub mod passkey;
+pub mod positions;
+pub mod streams;
+pub mod tally;
+pub mod wilson;
+
+use serde::{Deserialize, Deserializer};
+
+/// JSON knows neither NaN nor infinity: both are written as `null`, which is read as NaN.
+fn not_finite_is_null<'a, D: Deserializer<'a>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
