@@ -23,28 +23,10 @@ pub struct GatedMlpConfig {
 /// What a gated channel mixer has learned.
 #[derive(Clone, Debug)]
 pub struct GatedMlpWeights {
-    /// W_gate and W_up.
-    pub widen: Widen,
+    /// W_up and W_gate, `[2 · hidden_dim, model_dim]`: the rows of W_up, then those of W_gate. One product reads both.
+    pub up_then_gate: Linear,
     /// `[model_dim, hidden_dim]`.
     pub down: Linear,
-}
-
-/// The projections to the hidden width.
-#[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one of these exists per layer; a box would cost more"
-)]
-pub enum Widen {
-    /// Two matrices.
-    Apart {
-        /// W_gate, `[hidden_dim, model_dim]`.
-        gate: Linear,
-        /// W_up, `[hidden_dim, model_dim]`.
-        up: Linear,
-    },
-    /// One matrix `[2 · hidden_dim, model_dim]`: the rows of W_up, then those of W_gate (HazyResearch's `fc1`).
-    UpThenGate(Linear),
 }
 
 /// One gated channel mixer; it carries nothing from token to token.
@@ -65,13 +47,12 @@ impl GatedMlp {
             hidden_dim,
         } = config;
         expect::positive("dimensions of a gated channel mixer", &[model_dim, hidden_dim])?;
-        match &weights.widen {
-            Widen::Apart { gate, up } => {
-                expect::projection("gate_proj", gate, hidden_dim, model_dim)?;
-                expect::projection("up_proj", up, hidden_dim, model_dim)?;
-            }
-            Widen::UpThenGate(both) => expect::projection("fc1", both, 2 * hidden_dim, model_dim)?,
-        }
+        expect::projection(
+            "up_proj and gate_proj",
+            &weights.up_then_gate,
+            2 * hidden_dim,
+            model_dim,
+        )?;
         expect::projection("down_proj", &weights.down, model_dim, hidden_dim)?;
         Ok(Self { config, weights })
     }
@@ -86,14 +67,9 @@ impl GatedMlp {
     /// # Errors
     /// [`ssm_core::Error::Shape`] when the input is of another width.
     pub fn apply(&self, input: Tensor<3>) -> Result<Tensor<3>> {
-        let (gate, up) = match &self.weights.widen {
-            Widen::Apart { gate, up } => (gate.forward(input.clone())?, up.forward(input)?),
-            Widen::UpThenGate(both) => {
-                let both = both.forward(input)?;
-                let hidden = self.config.hidden_dim;
-                (both.clone().narrow(2, hidden, hidden), both.narrow(2, 0, hidden))
-            }
-        };
+        let both = self.weights.up_then_gate.forward(input)?;
+        let hidden = self.config.hidden_dim;
+        let (up, gate) = (both.clone().narrow(2, 0, hidden), both.narrow(2, hidden, hidden));
         self.weights.down.forward(silu_gate(gate, up))
     }
 }

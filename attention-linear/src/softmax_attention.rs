@@ -60,32 +60,14 @@ impl SoftmaxAttentionConfig {
     }
 }
 
-/// The projections to queries, keys and values.
-#[derive(Clone, Debug)]
-pub enum QueryKeyValue {
-    /// Three matrices.
-    Apart {
-        /// `[num_heads · head_dim, model_dim]`.
-        query: Linear,
-        /// `[num_key_value_heads · head_dim, model_dim]`.
-        key: Linear,
-        /// `[num_key_value_heads · head_dim, model_dim]`.
-        value: Linear,
-    },
-    /// One matrix whose rows are those of queries, keys and values, and a convolution after it where there is one.
-    Joined {
-        /// `[(num_heads + 2 · num_key_value_heads) · head_dim, model_dim]`.
-        all: Linear,
-        /// Over all these channels.
-        conv: Option<ConvWeights>,
-    },
-}
-
 /// What a mixer has learned.
 #[derive(Clone, Debug)]
 pub struct SoftmaxAttentionWeights {
-    /// The way in.
-    pub query_key_value: QueryKeyValue,
+    /// The way in, `[(num_heads + 2 · num_key_value_heads) · head_dim, model_dim]`: the rows of queries, then those of keys,
+    /// then those of values. One product reads all.
+    pub query_key_value: Linear,
+    /// A convolution over all these channels, where there is one.
+    pub conv: Option<ConvWeights>,
     /// The way out, `[model_dim, num_heads · head_dim]`.
     pub out: Linear,
 }
@@ -106,23 +88,19 @@ impl SoftmaxAttention {
     pub fn new(config: SoftmaxAttentionConfig, weights: SoftmaxAttentionWeights) -> Result<Self> {
         config.validate()?;
         let (model_dim, of_query, of_key) = (config.model_dim, config.query_width(), config.key_width());
-        match &weights.query_key_value {
-            QueryKeyValue::Apart { query, key, value } => {
-                expect::projection("q_proj", query, of_query, model_dim)?;
-                expect::projection("k_proj", key, of_key, model_dim)?;
-                expect::projection("v_proj", value, of_key, model_dim)?;
-            }
-            QueryKeyValue::Joined { all, conv } => {
-                let channels = of_query + 2 * of_key;
-                expect::projection("projection to queries, keys and values", all, channels, model_dim)?;
-                if let Some(conv) = conv {
-                    let [_, width] = conv.weight.dims();
-                    expect::positive("taps of a short convolution", &[width])?;
-                    expect::shape("conv1d.weight", &[channels, width], &conv.weight.dims())?;
-                    if let Some(bias) = &conv.bias {
-                        expect::shape("conv1d.bias", &[channels], &bias.dims())?;
-                    }
-                }
+        let channels = of_query + 2 * of_key;
+        expect::projection(
+            "projection to queries, keys and values",
+            &weights.query_key_value,
+            channels,
+            model_dim,
+        )?;
+        if let Some(conv) = &weights.conv {
+            let [_, width] = conv.weight.dims();
+            expect::positive("taps of a short convolution", &[width])?;
+            expect::shape("conv1d.weight", &[channels, width], &conv.weight.dims())?;
+            if let Some(bias) = &conv.bias {
+                expect::shape("conv1d.bias", &[channels], &bias.dims())?;
             }
         }
         expect::projection("o_proj", &weights.out, model_dim, of_query)?;
@@ -134,29 +112,22 @@ impl SoftmaxAttention {
         &self.config
     }
 
-    /// Queries, keys and values, `[batch, time, width]`.
-    fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<[Tensor<3>; 3]> {
-        let (of_query, of_key) = (self.config.query_width(), self.config.key_width());
-        match &self.weights.query_key_value {
-            QueryKeyValue::Apart { query, key, value } => Ok([
-                query.forward(input.clone())?,
-                key.forward(input.clone())?,
-                value.forward(input)?,
-            ]),
-            QueryKeyValue::Joined { all, conv } => {
-                let mut joined = all.forward(input)?;
-                if let (Some(conv), Some(taps)) = (conv, &mut cache.taps) {
-                    let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
-                    let sequences = Sequences::Equal;
-                    joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, taps)?;
-                }
-                Ok([
-                    joined.clone().narrow(2, 0, of_query),
-                    joined.clone().narrow(2, of_query, of_key),
-                    joined.narrow(2, of_query + of_key, of_key),
-                ])
-            }
+    /// Queries, keys and values, `[batch, time, heads, head_dim]`.
+    fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<[Tensor<4>; 3]> {
+        let [batch, time, _] = input.dims();
+        let mut joined = self.weights.query_key_value.forward(input)?;
+        if let (Some(conv), Some(taps)) = (&self.weights.conv, &mut cache.taps) {
+            let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
+            let sequences = Sequences::Equal;
+            joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, taps)?;
         }
+        let (heads, groups) = (self.config.num_heads, self.config.num_key_value_heads);
+        let joined = joined.reshape([batch, time, heads + 2 * groups, self.config.head_dim]);
+        Ok([
+            joined.clone().narrow(2, 0, heads),
+            joined.clone().narrow(2, heads, groups),
+            joined.narrow(2, heads + groups, groups),
+        ])
     }
 }
 
@@ -165,12 +136,12 @@ impl Mixer for SoftmaxAttention {
         let config = &self.config;
         let dims = [config.head_dim; 2];
         let cache = KeyValueCache::empty(batch, config.num_key_value_heads, dims, config.window, device);
-        MixerState::Attention(match &self.weights.query_key_value {
-            QueryKeyValue::Joined { conv: Some(conv), .. } => {
+        MixerState::Attention(match &self.weights.conv {
+            Some(conv) => {
                 let [channels, width] = conv.weight.dims();
                 cache.with_taps(channels, width)
             }
-            _ => cache,
+            None => cache,
         })
     }
 
@@ -183,10 +154,7 @@ impl Mixer for SoftmaxAttention {
         let config = &self.config;
         let [batch, time, _] = input.dims();
         let cache = state.attention()?;
-        let [query, key, value] = self.project(input, cache)?;
-        let split = |x: Tensor<3>, heads: usize| x.reshape([batch, time, heads, config.head_dim]);
-        let groups = config.num_key_value_heads;
-        let (mut query, mut key) = (split(query, config.num_heads), split(key, groups));
+        let [mut query, mut key, value] = self.project(input, cache)?;
         if let Some(plan) = &config.rotary {
             query = rotary(query, context.positions, plan)?;
             key = rotary(key, context.positions, plan)?;
@@ -194,7 +162,7 @@ impl Mixer for SoftmaxAttention {
         let scale = config
             .scale
             .unwrap_or_else(|| (config.head_dim as f32).powf(-0.5));
-        let read_out = softmax_attention(query, key, split(value, groups), scale, cache)?;
+        let read_out = softmax_attention(query, key, value, scale, cache)?;
         self.weights
             .out
             .forward(read_out.reshape([batch, time, config.query_width()]))

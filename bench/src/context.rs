@@ -17,7 +17,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Builds the thread pool that every kernel runs on. `threads` `None` takes every available core.
+    /// Builds the thread pool that every kernel runs on, of this thread and `threads` − 1 others. `None` takes every available
+    /// core.
     ///
     /// # Errors
     /// [`ProgramError::Usage`] for 0 threads or absurdly many, [`ProgramError::Failed`] when the system refuses the threads.
@@ -33,6 +34,8 @@ impl Context {
         };
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
+            // Or this thread would sleep through every product, and have to be woken after it.
+            .use_current_thread()
             .build_global()
             .map_err(|error| ProgramError::Failed(format!("cannot start {threads} threads: {error}")))?;
         Ok(Self { threads, quiet })

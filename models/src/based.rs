@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use attention_linear::base_conv::{BaseConv, BaseConvWeights};
 use attention_linear::based::{TaylorAttention, TaylorAttentionConfig, TaylorAttentionWeights};
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights, Widen};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
 use attention_linear::softmax_attention::{
-    QueryKeyValue, SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
+    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
 };
 use ssm_core::Mixer;
 use ssm_core::operators::{Pairing, RotaryPlan};
@@ -352,10 +352,8 @@ fn mixer(
         }
         MixerPlan::Sliding(config) => {
             let weights = SoftmaxAttentionWeights {
-                query_key_value: QueryKeyValue::Joined {
-                    all: loader.linear(&part("Wqkv"), [3 * width, width], false)?,
-                    conv: None,
-                },
+                query_key_value: loader.linear(&part("Wqkv"), [3 * width, width], false)?,
+                conv: None,
                 out: loader.linear(&part("out_proj"), [width, width], false)?,
             };
             Arc::new(SoftmaxAttention::new(config, weights)?)
@@ -366,11 +364,7 @@ fn mixer(
 fn mlp(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<GatedMlp, ModelError> {
     let (width, hidden) = (config.model_dim, config.mlp_dim);
     let weights = GatedMlpWeights {
-        widen: Widen::UpThenGate(loader.linear(
-            &format!("{name}.fc1"),
-            [2 * hidden, width],
-            config.mlp_bias.0,
-        )?),
+        up_then_gate: loader.linear(&format!("{name}.fc1"), [2 * hidden, width], config.mlp_bias.0)?,
         down: loader.linear(&format!("{name}.fc2"), [width, hidden], config.mlp_bias.1)?,
     };
     let config = GatedMlpConfig {

@@ -17,9 +17,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights, Widen};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
 use attention_linear::softmax_attention::{
-    QueryKeyValue, SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
+    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
 };
 use ssm_core::operators::{Pairing, RotaryPlan};
 
@@ -99,21 +99,19 @@ impl Hybrid {
         let config = plan.mixer;
         let channels = config.query_width() + 2 * config.key_width();
         let weights = SoftmaxAttentionWeights {
-            query_key_value: QueryKeyValue::Joined {
-                all: loader.linear(
-                    &format!("{name}.in_proj"),
-                    [channels, config.model_dim],
-                    plan.bias.0,
-                )?,
-                conv: match plan.conv_width {
-                    0 => None,
-                    width => Some(short_conv(
-                        loader,
-                        &format!("{name}.conv1d"),
-                        [channels, width],
-                        true,
-                    )?),
-                },
+            query_key_value: loader.linear(
+                &format!("{name}.in_proj"),
+                [channels, config.model_dim],
+                plan.bias.0,
+            )?,
+            conv: match plan.conv_width {
+                0 => None,
+                width => Some(short_conv(
+                    loader,
+                    &format!("{name}.conv1d"),
+                    [channels, width],
+                    true,
+                )?),
             },
             out: loader.linear(
                 &format!("{name}.out_proj"),
@@ -136,11 +134,7 @@ impl Hybrid {
             return Ok(None);
         };
         let weights = GatedMlpWeights {
-            widen: Widen::UpThenGate(loader.linear(
-                &format!("{name}.mlp.fc1"),
-                [2 * hidden_dim, model_dim],
-                false,
-            )?),
+            up_then_gate: loader.linear(&format!("{name}.mlp.fc1"), [2 * hidden_dim, model_dim], false)?,
             down: loader.linear(&format!("{name}.mlp.fc2"), [model_dim, hidden_dim], false)?,
         };
         let config = GatedMlpConfig {

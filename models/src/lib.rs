@@ -28,6 +28,7 @@
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
+mod awake;
 pub mod based;
 pub mod checkpoint;
 pub mod convert;

@@ -18,9 +18,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights, Widen};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
 use attention_linear::softmax_attention::{
-    QueryKeyValue, SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
+    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
 };
 use ssm_core::operators::{Pairing, RotaryPlan};
 
@@ -210,13 +210,16 @@ fn block(config: &Config, layer: usize, loader: &mut Loader<'_>) -> Result<Block
 
 fn attention(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<SoftmaxAttention, ModelError> {
     let (a, bias) = (config.attention, config.attention_bias);
-    let (of_query, of_key) = ([a.query_width(), a.model_dim], [a.key_width(), a.model_dim]);
+    let part = |part: &str| format!("{name}.{part}");
+    let (query, key, value) = (part("q_proj"), part("k_proj"), part("v_proj"));
+    let rows = [
+        (query.as_str(), a.query_width()),
+        (&key, a.key_width()),
+        (&value, a.key_width()),
+    ];
     let weights = SoftmaxAttentionWeights {
-        query_key_value: QueryKeyValue::Apart {
-            query: loader.linear(&format!("{name}.q_proj"), of_query, bias)?,
-            key: loader.linear(&format!("{name}.k_proj"), of_key, bias)?,
-            value: loader.linear(&format!("{name}.v_proj"), of_key, bias)?,
-        },
+        query_key_value: loader.stacked(&rows, a.model_dim, bias)?,
+        conv: None,
         out: loader.linear(&format!("{name}.o_proj"), [a.model_dim, a.query_width()], bias)?,
     };
     Ok(SoftmaxAttention::new(a, weights)?)
@@ -224,13 +227,11 @@ fn attention(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Sof
 
 fn mlp(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<GatedMlp, ModelError> {
     let (m, bias) = (config.mlp, config.mlp_bias);
-    let (widen, narrow) = ([m.hidden_dim, m.model_dim], [m.model_dim, m.hidden_dim]);
+    let part = |part: &str| format!("{name}.{part}");
+    let (up, gate) = (part("up_proj"), part("gate_proj"));
     let weights = GatedMlpWeights {
-        widen: Widen::Apart {
-            gate: loader.linear(&format!("{name}.gate_proj"), widen, bias)?,
-            up: loader.linear(&format!("{name}.up_proj"), widen, bias)?,
-        },
-        down: loader.linear(&format!("{name}.down_proj"), narrow, bias)?,
+        up_then_gate: loader.stacked(&[(&up, m.hidden_dim), (&gate, m.hidden_dim)], m.model_dim, bias)?,
+        down: loader.linear(&part("down_proj"), [m.model_dim, m.hidden_dim], bias)?,
     };
     Ok(GatedMlp::new(m, weights)?)
 }

@@ -146,7 +146,7 @@ impl<'a> Loader<'a> {
     ) -> Result<Arc<PackedMatrix>, ModelError> {
         self.ask(name, &shape, init);
         self.matrix_flops += 2 * (shape[0] * shape[1]) as u64;
-        self.packed(name, shape)
+        self.packed(&[(name.to_string(), shape)])
     }
 
     /// A matrix that is stored as `[in, out]`.
@@ -222,6 +222,36 @@ impl<'a> Loader<'a> {
         Ok(Linear::new(weight, bias)?)
     }
 
+    /// Projections `NAME.weight` `[out, inputs]` (and biases) of one input as one product, whose outputs stand one after another:
+    /// read together, their weights stream from memory without a pause between them.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn stacked(
+        &mut self,
+        parts: &[(&str, usize)],
+        inputs: usize,
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let mut stored = Vec::with_capacity(parts.len());
+        for (name, outputs) in parts {
+            let (name, shape) = (format!("{name}.weight"), [*outputs, inputs]);
+            self.ask(&name, &shape, Init::fan_in(inputs));
+            stored.push((name, shape));
+        }
+        let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
+        self.matrix_flops += 2 * (outputs * inputs) as u64;
+        let weight = self.packed(&stored)?;
+        if !bias {
+            return Ok(Linear::new(weight, None)?);
+        }
+        let biases = parts
+            .iter()
+            .map(|(name, outputs)| self.vector(&format!("{name}.bias"), *outputs, Init::Zeros))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Linear::new(weight, Some(Tensor::cat(biases, 0)))?)
+    }
+
     /// The embedding, `[rows, model_dim]`.
     ///
     /// # Errors
@@ -230,7 +260,7 @@ impl<'a> Loader<'a> {
         self.ask(name, &shape, Init::Normal(0.02));
         Ok(Embedding {
             name: name.to_string(),
-            rows: self.packed(name, shape)?,
+            rows: self.packed(&[(name.to_string(), shape)])?,
         })
     }
 
@@ -374,30 +404,37 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 
-    /// Packs a matrix block by block, so that it is never in memory twice.
-    fn packed(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
-        // The stored shape is compared before anything of that size is taken from memory.
+    /// Packs the rows of one or several tensors of the same width block by block, so that nothing is in memory twice.
+    fn packed(&mut self, parts: &[(String, [usize; 2])]) -> Result<Arc<PackedMatrix>, ModelError> {
+        let inputs = parts.first().map_or(0, |(_, shape)| shape[1]);
+        let outputs = parts.iter().map(|(_, shape)| shape[0]).sum();
+        // The stored shapes are compared before anything of that size is taken from memory.
         let stored = match self.source {
-            Source::Checkpoint(checkpoint) => Some(checkpoint.tensor(name, &shape)?),
+            Source::Checkpoint(checkpoint) => {
+                let tensor = |(name, shape): &(String, [usize; 2])| checkpoint.tensor(name, shape);
+                Some(parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()?)
+            }
             Source::Blank => None,
         };
-        let mut builder = PackedMatrix::builder(shape[0], shape[1], self.weights)?;
-        self.contents.tensor(name, &shape);
+        let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
         match stored {
-            Some(tensor) => {
-                let contents = &mut self.contents;
-                tensor.for_each_block(|rows| {
-                    contents.values(rows);
-                    builder.push_rows(rows).map_err(ModelError::from)
-                })?;
+            Some(tensors) => {
+                for ((name, shape), tensor) in parts.iter().zip(tensors) {
+                    self.contents.tensor(name, shape);
+                    let contents = &mut self.contents;
+                    tensor.for_each_block(|rows| {
+                        contents.values(rows);
+                        builder.push_rows(rows).map_err(ModelError::from)
+                    })?;
+                }
             }
             None => {
-                let row = vec![0.0; shape[1]];
-                (0..shape[0]).try_for_each(|_| builder.push_rows(&row))?;
+                let row = vec![0.0; inputs];
+                (0..outputs).try_for_each(|_| builder.push_rows(&row))?;
             }
         }
         let packed = builder.finish()?;
-        self.parameters += (shape[0] * shape[1]) as u64;
+        self.parameters += (outputs * inputs) as u64;
         self.weight_bytes += packed.bytes() as u64;
         Ok(Arc::new(packed))
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use ssm_core::operators::cross_entropy;
 use ssm_core::{Chain, Form, Mixer, Site};
 
+use crate::awake::awake;
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, parse_object};
 use crate::error::ModelError;
 use crate::layout::{self, Outline};
@@ -23,6 +24,8 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 /// Tokens that go through the layers at a time: enough for matrix products at full speed, little enough that the memory of a
 /// prefill does not depend on its length.
 pub(crate) const SEGMENT: usize = 256;
+/// Tokens in a call, over all sequences, up to which it waits for memory rather than computes.
+const DECODED_AT_ONCE: usize = 16;
 /// Memory that a block of logits may take while losses are computed.
 const LOGIT_BYTES: usize = 4 << 20;
 
@@ -310,6 +313,20 @@ impl Model {
         if time == 0 && which == Which::Last {
             return Err(ModelError::EmptyPrompt);
         }
+        // The products of a prompt are long enough for threads to be woken for each.
+        match ids.len() {
+            1..=DECODED_AT_ONCE => awake(|| self.checked_logits(ids, time, state, which)),
+            _ => self.checked_logits(ids, time, state, which),
+        }
+    }
+
+    fn checked_logits(
+        &self,
+        ids: &[u32],
+        time: usize,
+        state: &mut ModelState,
+        which: Which,
+    ) -> Result<Tensor<3>, ModelError> {
         let mut logits = Vec::new();
         for segment in segments(time) {
             let last = segment.end == time;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attention_linear::softmax_attention::{
-    QueryKeyValue, SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
+    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
 };
 use serde_json::Value;
 use ssm_core::Mixer;
@@ -120,15 +120,17 @@ impl Attention {
     /// The mixer of the tensors below `name`.
     pub(super) fn load(&self, loader: &mut Loader<'_>, name: &str) -> Result<Arc<dyn Mixer>, ModelError> {
         let (config, width) = (self.config, self.config.model_dim);
-        let mut linear = |part: &str, shape, bias| loader.linear(&format!("{name}.{part}"), shape, bias);
-        let of_key = [config.key_width(), width];
+        let part = |part: &str| format!("{name}.{part}");
+        let (query, key, value) = (part("q_proj"), part("k_proj"), part("v_proj"));
+        let rows = [
+            (query.as_str(), config.query_width()),
+            (&key, config.key_width()),
+            (&value, config.key_width()),
+        ];
         let weights = SoftmaxAttentionWeights {
-            query_key_value: QueryKeyValue::Apart {
-                query: linear("q_proj", [config.query_width(), width], self.bias)?,
-                key: linear("k_proj", of_key, self.bias)?,
-                value: linear("v_proj", of_key, self.bias)?,
-            },
-            out: linear("o_proj", [width, config.query_width()], false)?,
+            query_key_value: loader.stacked(&rows, width, self.bias)?,
+            conv: None,
+            out: loader.linear(&part("o_proj"), [width, config.query_width()], false)?,
         };
         Ok(Arc::new(SoftmaxAttention::new(config, weights)?))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights, Widen};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
 use ssm_core::Mixer;
 
 use super::EMBEDDING;
@@ -118,13 +118,12 @@ impl Trunk {
             model_dim: self.model_dim,
             hidden_dim: self.mlp_dim,
         };
-        let (widen, narrow) = ([self.mlp_dim, self.model_dim], [self.model_dim, self.mlp_dim]);
+        let part = |part: &str| format!("{name}.{part}");
+        let (up, gate) = (part("up_proj"), part("gate_proj"));
+        let rows = [(up.as_str(), self.mlp_dim), (&gate, self.mlp_dim)];
         let weights = GatedMlpWeights {
-            widen: Widen::Apart {
-                gate: loader.linear(&format!("{name}.gate_proj"), widen, false)?,
-                up: loader.linear(&format!("{name}.up_proj"), widen, false)?,
-            },
-            down: loader.linear(&format!("{name}.down_proj"), narrow, false)?,
+            up_then_gate: loader.stacked(&rows, self.model_dim, false)?,
+            down: loader.linear(&part("down_proj"), [self.model_dim, self.mlp_dim], false)?,
         };
         Ok(GatedMlp::new(config, weights)?)
     }
