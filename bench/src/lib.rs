@@ -20,6 +20,7 @@
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
 pub mod calibration;
+pub mod capacity;
 pub mod cli;
 pub mod context;
 pub mod convert;

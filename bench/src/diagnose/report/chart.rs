@@ -434,7 +434,7 @@ impl DotChart<'_> {
 }
 
 /// Scales with the page, in the page's own font.
-fn responsive(svg: String, (width, height): (u32, u32)) -> String {
+pub fn responsive(svg: String, (width, height): (u32, u32)) -> String {
     svg.replacen(
         &format!("width=\"{width}\" height=\"{height}\""),
         "role=\"img\"",

@@ -1,0 +1,251 @@
+//! Maps: collapse ratios by state size and training length, passkeys by length and depth.
+
+use super::figures::{Picture, Place};
+use super::grid::{Cell, Grid};
+use super::result::{Forgetting, RecallCell, RunResult};
+use crate::diagnose::report::format::position;
+use crate::error::ProgramError;
+
+/// The ratio that is drawn darkest.
+const DARKEST: f64 = 8.0;
+
+/// Different values over the trainings, the smallest first.
+pub fn distinct(runs: &[&RunResult], value: impl Fn(&RunResult) -> u64) -> Vec<u64> {
+    let mut values: Vec<u64> = runs.iter().map(|run| value(run)).collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+fn positions(values: &[u64]) -> Vec<String> {
+    values.iter().map(|value| position(*value as f64)).collect()
+}
+
+/// Collapse ratio by state size and training length, once in perplexity and once in loss; nothing without losses.
+///
+/// # Errors
+/// [`ProgramError::Picture`].
+pub fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Result<Vec<Picture>, ProgramError> {
+    type Ratio = fn(&Forgetting) -> f64;
+    let criteria: [(&str, Ratio); 2] = [
+        ("perplexity", Forgetting::perplexity_ratio),
+        ("loss", Forgetting::loss_ratio),
+    ];
+    let runs: Vec<&RunResult> = runs
+        .iter()
+        .copied()
+        .filter(|run| run.forgetting.is_some())
+        .collect();
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let draw = |(name, ratio): (&str, Ratio)| {
+        let (sizes, lengths) = (
+            distinct(&runs, |run| run.elements),
+            distinct(&runs, |run| run.train_length),
+        );
+        let cell = |size: u64, length: u64| {
+            let of_cell = runs
+                .iter()
+                .filter(|run| run.elements == size && run.train_length == length);
+            let ratios: Vec<f64> = of_cell
+                .filter_map(|run| run.forgetting.as_ref())
+                .map(ratio)
+                .collect();
+            ratio_cell(&ratios, threshold)
+        };
+        let cells: Vec<Vec<Option<Cell>>> = sizes
+            .iter()
+            .map(|&size| lengths.iter().map(|&length| cell(size, length)).collect())
+            .collect();
+        let grid = Grid {
+            columns_name: "training length T (tokens)",
+            rows_name: "state size S (elements)",
+            columns: &positions(&lengths),
+            rows: &positions(&sizes),
+            cells: &cells,
+            cell: (104, 40),
+        };
+        let title = format!("Collapse ratio in {name}, task {task}");
+        let caption = format!(
+            "Largest mean {name} of a bucket beyond the training length over the largest inside, for each seed; a frame where more than half of \
+             the seeds are over {threshold}."
+        );
+        let file = format!("collapse-{task}-{name}");
+        let svg = grid.svg()?;
+        Ok(Picture::new(&file, Place::Collapse, true, (title, caption), svg))
+    };
+    criteria.into_iter().map(draw).collect()
+}
+
+fn ratio_cell(ratios: &[f64], threshold: f64) -> Option<Cell> {
+    if ratios.is_empty() {
+        return None;
+    }
+    let logs = ratios
+        .iter()
+        .map(|ratio| ratio.clamp(1.0, DARKEST).ln() / DARKEST.ln());
+    let over = ratios.iter().filter(|ratio| **ratio > threshold).count();
+    let texts: Vec<String> = ratios.iter().map(|ratio| ratio_text(*ratio)).collect();
+    Some(Cell {
+        shade: logs.sum::<f64>() / ratios.len() as f64,
+        text: texts.join(" · "),
+        framed: 2 * over > ratios.len(),
+    })
+}
+
+fn ratio_text(ratio: f64) -> String {
+    match ratio {
+        r if !r.is_finite() => "∞".into(),
+        r if r >= 100.0 => ">99".into(),
+        r if r >= 10.0 => format!("{r:.0}"),
+        r => format!("{r:.2}"),
+    }
+}
+
+/// Passkeys found, by state size and training length against context length; and by depth for the training that goes furthest.
+///
+/// # Errors
+/// [`ProgramError::Picture`].
+pub fn recall(task: &str, runs: &[&RunResult]) -> Result<Vec<Picture>, ProgramError> {
+    let runs: Vec<&RunResult> = runs.iter().copied().filter(|run| run.recall.is_some()).collect();
+    let mut lengths: Vec<u64> = all_cells(&runs).map(|cell| cell.length).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    if lengths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut groups: Vec<(u64, u64)> = runs.iter().map(|run| (run.elements, run.train_length)).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let of_group = |group: (u64, u64)| {
+        let members = runs
+            .iter()
+            .copied()
+            .filter(move |run| (run.elements, run.train_length) == group);
+        members.collect::<Vec<_>>()
+    };
+    let rows: Vec<String> = groups
+        .iter()
+        .map(|(size, length)| format!("{}, {}", position(*size as f64), position(*length as f64)))
+        .collect();
+    let cells: Vec<Vec<Option<Cell>>> = groups
+        .iter()
+        .map(|&group| {
+            let members = of_group(group);
+            let cell = |&length: &u64| share_cell(all_cells(&members).filter(|cell| cell.length == length));
+            lengths.iter().map(cell).collect()
+        })
+        .collect();
+    let svg = grid(&lengths, "S, T", &rows, &cells).svg()?;
+    let title = format!("Passkeys found, task {task}");
+    let caption = "Share of the passkeys found at each context length, all depths and seeds together, by state size S and training length T. \
+                   A frame marks more than 95 %.";
+    let mut pictures = vec![Picture::new(
+        &format!("recall-{task}"),
+        Place::Recall,
+        true,
+        (title, caption.into()),
+        svg,
+    )];
+    let found = |group: &&(u64, u64)| {
+        all_cells(&of_group(**group))
+            .map(|cell| cell.correct)
+            .sum::<u64>()
+    };
+    if let Some(&best) = groups.iter().max_by_key(found) {
+        pictures.push(by_depth(task, best, &of_group(best), &lengths)?);
+    }
+    Ok(pictures)
+}
+
+fn by_depth(
+    task: &str,
+    (size, length): (u64, u64),
+    runs: &[&RunResult],
+    lengths: &[u64],
+) -> Result<Picture, ProgramError> {
+    let depths = all_cells(runs).map(|cell| cell.depth + 1).max().unwrap_or(0);
+    let rows: Vec<String> = (0..depths)
+        .map(|depth| format!("{:.0} %", 100.0 * (depth as f64 + 0.5) / depths as f64))
+        .collect();
+    let cells: Vec<Vec<Option<Cell>>> = (0..depths)
+        .map(|depth| {
+            let cell = |&length: &u64| {
+                share_cell(all_cells(runs).filter(|cell| cell.length == length && cell.depth == depth))
+            };
+            lengths.iter().map(cell).collect()
+        })
+        .collect();
+    let svg = grid(lengths, "depth", &rows, &cells).svg()?;
+    let title = format!(
+        "By depth: S = {}, T = {}, task {task}",
+        position(size as f64),
+        position(length as f64)
+    );
+    let caption = "Share of the passkeys found by context length and depth of the passkey, for the models that found the most.";
+    let file = format!("recall-depth-{task}");
+    Ok(Picture::new(
+        &file,
+        Place::Recall,
+        true,
+        (title, caption.into()),
+        svg,
+    ))
+}
+
+fn grid<'a>(
+    lengths: &[u64],
+    rows_name: &'a str,
+    rows: &'a [String],
+    cells: &'a [Vec<Option<Cell>>],
+) -> OwnedGrid<'a> {
+    OwnedGrid {
+        columns: positions(lengths),
+        rows_name,
+        rows,
+        cells,
+    }
+}
+
+/// A grid that holds the names of its columns.
+struct OwnedGrid<'a> {
+    columns: Vec<String>,
+    rows_name: &'a str,
+    rows: &'a [String],
+    cells: &'a [Vec<Option<Cell>>],
+}
+
+impl OwnedGrid<'_> {
+    fn svg(&self) -> Result<String, ProgramError> {
+        let grid = Grid {
+            columns_name: "context length (tokens)",
+            rows_name: self.rows_name,
+            columns: &self.columns,
+            rows: self.rows,
+            cells: self.cells,
+            cell: (56, 28),
+        };
+        grid.svg()
+    }
+}
+
+fn all_cells<'a>(runs: &'a [&'a RunResult]) -> impl Iterator<Item = &'a RecallCell> {
+    runs.iter()
+        .filter_map(|run| run.recall.as_ref())
+        .flat_map(|recall| &recall.cells)
+}
+
+fn share_cell<'a>(cells: impl Iterator<Item = &'a RecallCell>) -> Option<Cell> {
+    let (correct, samples) = cells.fold((0, 0), |(correct, samples), cell| {
+        (correct + cell.correct, samples + cell.samples)
+    });
+    (samples > 0).then(|| {
+        let share = correct as f64 / samples as f64;
+        Cell {
+            shade: share,
+            text: format!("{share:.2}"),
+            framed: share > 0.95,
+        }
+    })
+}
