@@ -169,6 +169,20 @@ impl Tokenizer {
         matches!(self.0, Kind::Bytes)
     }
 
+    /// Every id that the tokenizer can give is below it.
+    pub fn vocab_size(&self) -> usize {
+        match &self.0 {
+            Kind::Bytes => BYTES,
+            Kind::Json(inner) => inner
+                .get_vocab(true)
+                .into_values()
+                .max()
+                .map_or(0, |id| id as usize + 1),
+            Kind::Rwkv(vocabulary) => vocabulary.largest_id() as usize + 1,
+            Kind::Absent { vocab_size, .. } => *vocab_size,
+        }
+    }
+
     /// The ids of `text`, without anything put before or after it: pieces of a long text may be encoded one by one, up to
     /// tokens that would straddle a cut.
     ///

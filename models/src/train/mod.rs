@@ -5,8 +5,10 @@
 
 pub mod batch;
 pub mod carry;
+pub mod data;
 pub mod evaluation;
 
 pub use batch::{Batch, Segment};
 pub use carry::{Carry, CarryConfig};
+pub use data::{DataConfig, DataError, Source};
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};

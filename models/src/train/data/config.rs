@@ -1,0 +1,214 @@
+//! What a configuration can name as data, and how it is opened.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::corpus::{Corpus, Ids, Split};
+use super::error::DataError;
+use super::mixture::{MixConfig, MixPart, Repeat, RepeatConfig, RepeatedHeader, RepeatedHeaderConfig};
+use super::seed::mix;
+use super::stream::{Part, Sequences, Source, Stream};
+use super::tasks::{CopyTask, Drawn, InductionHeads, Mqar, PasskeyLite, Task};
+use super::text::TextConfig;
+use super::token_file::TokenFile;
+use super::windows::{Order, Windows};
+use crate::tokenizer::Tokenizer;
+
+/// Where batches come from.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// Text files and folders.
+    Text(TextConfig),
+    /// A file of tokens.
+    Tokens(TokensConfig),
+    /// Several sources by turns.
+    Mix(MixConfig),
+    /// One token over and over.
+    Repeat(RepeatConfig),
+    /// Texts that end with the rare string that they began with.
+    RepeatedHeader(RepeatedHeaderConfig),
+    /// A random block and its copy.
+    Copy(CopyTask),
+    /// Multi-query associative recall.
+    Mqar(Mqar),
+    /// Five digits hidden in filler.
+    PasskeyLite(PasskeyLite),
+    /// The token after the marker.
+    InductionHeads(InductionHeads),
+}
+
+/// A file of tokens that `spillway tokens` made.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// In which order it is read.
+    #[serde(default)]
+    pub order: Order,
+    /// Fraction of the tokens, at the end, that is held out.
+    #[serde(default)]
+    pub held_out: f64,
+    /// Which part is read.
+    #[serde(default)]
+    pub split: Split,
+    /// Whether everything is read once at the start and compared with its checksum, at the speed of the disk. Ids that the
+    /// vocabulary does not have are noticed without it.
+    #[serde(default = "verify")]
+    pub verify: bool,
+}
+
+fn verify() -> bool {
+    true
+}
+
+/// What every part of a source is opened with.
+#[derive(Clone, Copy)]
+struct Opening<'a> {
+    base: &'a Path,
+    time: usize,
+    tokenizer: &'a Tokenizer,
+}
+
+impl DataConfig {
+    /// Opens the source of batches of `sequences` sequences of `time` tokens. Relative paths start from `base`; text is read with
+    /// `tokenizer`, which files of tokens and tasks do not need.
+    ///
+    /// # Errors
+    /// Every [`DataError`] but [`DataError::Position`].
+    pub fn open(
+        &self,
+        base: &Path,
+        sequences: usize,
+        time: usize,
+        tokenizer: &Tokenizer,
+        seed: u64,
+    ) -> Result<Box<dyn Source>, DataError> {
+        for (option, found) in [("sequences", sequences), ("time", time)] {
+            if found == 0 || u32::try_from(found).is_err() {
+                return Err(DataError::option(option, "1 to 2^32 - 1", found));
+            }
+        }
+        let opening = Opening {
+            base,
+            time,
+            tokenizer,
+        };
+        let mut parts = Vec::new();
+        self.add_parts(opening, 1.0, seed, &mut parts)?;
+        Ok(Box::new(Stream::new(parts, sequences, time, seed)))
+    }
+
+    /// The held-out part of the same texts, in the order of the documents, if this is the training part of some. Opened with n
+    /// sequences, its first batch has n places spread evenly over that part.
+    pub fn held_out(&self) -> Option<Self> {
+        let is_split = |split: Split, held_out: f64| split == Split::Training && held_out > 0.0;
+        match self {
+            Self::Text(text) if is_split(text.split, text.held_out) => Some(Self::Text(TextConfig {
+                split: Split::HeldOut,
+                order: Order::Documents,
+                ..text.clone()
+            })),
+            Self::Tokens(tokens) if is_split(tokens.split, tokens.held_out) => {
+                Some(Self::Tokens(TokensConfig {
+                    split: Split::HeldOut,
+                    order: Order::Documents,
+                    ..tokens.clone()
+                }))
+            }
+            Self::Mix(mixed) => {
+                let held_out = |part: &MixPart| {
+                    let (weight, source) = (part.weight, part.source.held_out()?);
+                    Some(MixPart { weight, source })
+                };
+                let parts: Vec<MixPart> = mixed.parts.iter().filter_map(held_out).collect();
+                (!parts.is_empty()).then_some(Self::Mix(MixConfig { parts }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds the source, or its parts if it is a mixture, with `share` of the sequences.
+    fn add_parts(
+        &self,
+        opening: Opening<'_>,
+        share: f64,
+        seed: u64,
+        parts: &mut Vec<Part>,
+    ) -> Result<(), DataError> {
+        let Self::Mix(mixed) = self else {
+            // Two parts alike should not give the same sequences.
+            let sequences = self.sequences(opening, mix(seed, parts.len() as u64, 1))?;
+            parts.push(Part { share, sequences });
+            return Ok(());
+        };
+        for (part, of_mixture) in mixed.parts.iter().zip(mixed.shares()?) {
+            part.source.add_parts(opening, share * of_mixture, seed, parts)?;
+        }
+        Ok(())
+    }
+
+    fn sequences(&self, opening: Opening<'_>, seed: u64) -> Result<Box<dyn Sequences>, DataError> {
+        let Opening {
+            base,
+            time,
+            tokenizer,
+        } = opening;
+        match self {
+            Self::Text(text) => {
+                let corpus = text.corpus(base, tokenizer, time)?;
+                Ok(Box::new(Windows::new(corpus, text.order, time, seed)))
+            }
+            Self::Tokens(tokens) => {
+                let corpus = tokens.corpus(base, time)?;
+                Ok(Box::new(Windows::new(corpus, tokens.order, time, seed)))
+            }
+            Self::Repeat(repeat) => Ok(Box::new(Repeat(repeat.token.id("token", tokenizer)?))),
+            Self::RepeatedHeader(header) => {
+                let source = header.source.sequences(opening, seed)?;
+                let marker = header.marker.id("marker", tokenizer)?;
+                Ok(Box::new(RepeatedHeader::new(
+                    source,
+                    header.length,
+                    marker,
+                    time,
+                    seed,
+                )?))
+            }
+            Self::Copy(task) => drawn(task, time, seed),
+            Self::Mqar(task) => drawn(task, time, seed),
+            Self::PasskeyLite(task) => drawn(task, time, seed),
+            Self::InductionHeads(task) => drawn(task, time, seed),
+            Self::Mix(_) => Err(DataError::option("source", "anything but a mixture", "a mixture")),
+        }
+    }
+}
+
+fn drawn<T: Task + Clone + 'static>(
+    task: &T,
+    time: usize,
+    seed: u64,
+) -> Result<Box<dyn Sequences>, DataError> {
+    task.check(time)?;
+    Ok(Box::new(Drawn(task.clone(), seed)))
+}
+
+impl TokensConfig {
+    fn corpus(&self, base: &Path, time: usize) -> Result<Corpus, DataError> {
+        let path = base.join(&self.path);
+        let file = TokenFile::open(&path)?;
+        if self.verify {
+            file.verify()?;
+        }
+        let (name, vocab_size) = (path.display().to_string(), file.header().vocab_size);
+        Corpus::new(
+            &name,
+            Ids::File(file),
+            vocab_size,
+            (self.split, self.held_out),
+            time,
+        )
+    }
+}

@@ -1,0 +1,128 @@
+//! Every way in which data can be wrong, one variant each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::tokenizer::TokenizerError;
+
+/// Why there is no batch. Every message is one line that names the file or the option, what was expected and what was found.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The operating system refused.
+    #[error("{}: {action} failed: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A folder without anything to read.
+    #[error("{}: expected files whose names end in {expected}, found none among {found} files", path.display())]
+    NoFiles {
+        /// The folder.
+        path: PathBuf,
+        /// The endings that are read.
+        expected: String,
+        /// How many files of other names there are.
+        found: usize,
+    },
+    /// A text that this tokenizer cannot read.
+    #[error("{}: expected UTF-8, which {tokenizer} needs; found byte {found:#04x} at offset {offset}", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// What reads it.
+        tokenizer: &'static str,
+        /// The first byte that cannot be there.
+        found: u8,
+        /// Its place in the file, from 0.
+        offset: u64,
+    },
+    /// A text cannot be turned into ids.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The tokenizer's reason.
+        source: TokenizerError,
+    },
+    /// Fewer tokens than one sequence with its targets needs.
+    #[error("{name}: expected at least {expected} tokens for one sequence with its targets, found {found}")]
+    Short {
+        /// The files, and which part of them.
+        name: String,
+        /// Tokens of a sequence, and one more.
+        expected: usize,
+        /// Tokens that there are.
+        found: u64,
+    },
+    /// An option is out of range, or does not go with another one.
+    #[error("{option}: expected {expected}, found {found}")]
+    Option {
+        /// The option's name.
+        option: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A file of tokens is damaged, or is none.
+    #[error("{}: {what}: expected {expected}, found {found}", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Which part of it.
+        what: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A file of tokens holds one that its vocabulary does not have.
+    #[error("{}: token {index}: expected an id below the vocabulary size {vocab_size}, found {found}", path.display())]
+    Id {
+        /// The file.
+        path: PathBuf,
+        /// The token's place, from 0.
+        index: u64,
+        /// The vocabulary that the file says it is of.
+        vocab_size: usize,
+        /// The id.
+        found: u32,
+    },
+    /// The position of another source.
+    #[error("position in the data: {field}: expected {expected}, found {found}")]
+    Position {
+        /// The entry.
+        field: &'static str,
+        /// What this source would accept.
+        expected: String,
+        /// What the position has.
+        found: String,
+    },
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] CheckpointError),
+}
+
+impl DataError {
+    /// For `map_err`: the system's answer with the file and what was tried.
+    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// An impossible option.
+    pub(super) fn option(option: &'static str, expected: impl Into<String>, found: impl ToString) -> Self {
+        Self::Option {
+            option,
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Where batches come from: texts, files of tokens, and synthetic tasks.
+//!
+//! | `kind` | what | options (with their defaults) |
+//! |---|---|---|
+//! | `text` | files and folders of text, read with the model's tokenizer | `paths`, `extensions` (txt, text, md), `separator` and `end_of_text` (none), `order` (`shuffled` or `documents`), `held_out` (0) and `split` (`training` or `held-out`) |
+//! | `tokens` | a file that `spillway tokens` made, mapped | `path`, `order`, `held_out`, `split`, `verify` (true) |
+//! | `mix` | several sources, one drawn for every row of a batch | `parts`, each a `weight` and a `source` |
+//! | `repeat` | one token over and over | `token` |
+//! | `repeated-header` | texts that end with the rare string that they began with | `length`, `marker`, `source` |
+//! | `copy` | a random block and its copy | `vocab_size` (64) |
+//! | `mqar` | multi-query associative recall | `pairs`, `vocab_size` (8192), `power` (0.01), `random_filler` (true) |
+//! | `passkey-lite` | five digits hidden in filler | `other_weight` (0.1) |
+//! | `induction-heads` | the token after the marker | `vocab_size` (16) |
+//!
+//! A source is a function of its configuration, its seed and its position: which sequence comes where is computed, not
+//! remembered, so that its position is a few counters and going to one costs nothing.
+//!
+//! ```
+//! use std::path::Path;
+//! use models::Tokenizer;
+//! use models::train::data::DataConfig;
+//!
+//! let config: DataConfig = toml::from_str(r#"
+//!     kind = "mix"
+//!     parts = [
+//!         { weight = 63, source = { kind = "copy", vocab_size = 128 } },
+//!         { weight = 1, source = { kind = "repeat", token = "\n" } },
+//!     ]
+//! "#)?;
+//! let mut source = config.open(Path::new("."), 16, 64, &Tokenizer::bytes(), 1)?;
+//! source.next()?;
+//! let position = source.position();
+//! let batch = source.next()?;
+//! let mut resumed = config.open(Path::new("."), 16, 64, &Tokenizer::bytes(), 1)?;
+//! resumed.seek(&position)?;
+//! assert_eq!(resumed.next()?, batch);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod config;
+mod corpus;
+mod error;
+mod files;
+mod mixture;
+mod permutation;
+mod seed;
+mod stream;
+mod tasks;
+mod text;
+mod token_file;
+mod windows;
+
+pub use config::{DataConfig, TokensConfig};
+pub use corpus::Split;
+pub use error::DataError;
+pub use mixture::{MixConfig, MixPart, RepeatConfig, RepeatedHeaderConfig};
+pub use stream::{Source, batches};
+pub use tasks::{CopyTask, Example, InductionHeads, Mqar, PasskeyLite, PasskeyPrompt, Task, examples};
+pub use text::{Documents, TextConfig, Token, extensions};
+pub use token_file::{TokenFile, TokenHeader, TokenWriter};
+pub use windows::Order;
