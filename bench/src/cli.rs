@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::{convert, diagnose, generate, init, inspect, leaderboard, passkey, speed};
+use crate::{convert, diagnose, generate, init, inspect, leaderboard, passkey, speed, tokens};
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,8 @@ pub enum Command {
     Init(init::InitArgs),
     /// Write any checkpoint, .pth files included, as a folder of safetensors
     Convert(convert::ConvertArgs),
+    /// Write texts as a file of tokens, to train from
+    Tokens(tokens::TokensArgs),
     /// Measure prefill and decode speed, memory and load time
     Bench(speed::BenchArgs),
     /// Measure one configuration and print it as JSON
@@ -90,6 +92,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),
             Command::Convert(args) => convert::run(args, context),
+            Command::Tokens(args) => tokens::run(args, context),
             Command::Bench(args) => speed::run(args, &self.threads, context),
             Command::BenchOne(args) => speed::child::run(args, context),
         }

@@ -15,7 +15,7 @@
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
-//! | [`generate`], [`inspect`], [`init`], [`convert`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
+//! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
@@ -35,6 +35,7 @@ pub mod model_args;
 pub mod output;
 pub mod passkey;
 pub mod speed;
+pub mod tokens;
 pub mod trial;
 
 use clap::Parser;

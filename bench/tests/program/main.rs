@@ -9,6 +9,7 @@ mod init;
 mod inspect;
 mod layouts;
 mod passkey;
+mod tokens;
 
 use serde_json::Value;
 use std::fs;
