@@ -16,8 +16,7 @@ pub(crate) fn shape(what: &'static str, expected: &[usize], found: &[usize]) -> 
 
 /// A projection goes from `from` features `to` that many.
 pub(crate) fn projection(what: &'static str, linear: &Linear, to: usize, from: usize) -> Result<()> {
-    let weight = linear.weight();
-    shape(what, &[to, from], &[weight.out_features(), weight.in_features()])
+    shape(what, &[to, from], &[linear.out_features(), linear.in_features()])
 }
 
 /// Every dimension is at least 1.

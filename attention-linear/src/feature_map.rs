@@ -48,8 +48,8 @@ impl FeatureMap {
     /// Features of a head of `dim` values.
     pub fn features(&self, dim: usize) -> usize {
         match self {
-            Self::Product(linear, _) | Self::LinearRelu(linear) => linear.weight().out_features(),
-            Self::Hedgehog(linear) => 2 * linear.weight().out_features(),
+            Self::Product(linear, _) | Self::LinearRelu(linear) => linear.out_features(),
+            Self::Hedgehog(linear) => 2 * linear.out_features(),
             Self::Dpfp => 2 * DPFP_ROTATIONS * dim,
             Self::Identity | Self::Relu | Self::Silu | Self::Sigmoid | Self::EluPlusOne => dim,
         }
@@ -61,7 +61,7 @@ impl FeatureMap {
             Self::Hedgehog(linear) | Self::LinearRelu(linear) => (linear, None),
             _ => return Ok(()),
         };
-        let features = first.weight().out_features();
+        let features = first.out_features();
         expect::positive("features of a map", &[features])?;
         std::iter::once(first)
             .chain(second)

@@ -208,7 +208,7 @@ impl Decay {
                 divisor,
                 at_least,
             } => {
-                let rank = down.weight().out_features();
+                let rank = down.out_features();
                 expect::projection("gk_proj.0", down, rank, model_dim)?;
                 expect::projection("gk_proj.1", up, heads.key * features, rank)?;
                 (*divisor, *at_least)

@@ -6,6 +6,7 @@
 //! | width, layers | `d_model`, `n_layer` | `hidden_size`, `num_hidden_layers` |
 //! | channels | `ssm_cfg.expand` · `d_model` | `intermediate_size` (`expand` · `hidden_size`) |
 //! | N, taps, rank of Δ | `ssm_cfg.{d_state, d_conv, dt_rank}` | `state_size`, `conv_kernel`, `time_step_rank` |
+//! | Δ of a fresh model | `ssm_cfg.{dt_min, dt_max, dt_init_floor}` | `time_step_{min, max, floor}` |
 //! | rows of the embedding | `vocab_size` rounded up to `pad_vocab_size_multiple` | `vocab_size` |
 //! | embedding | `backbone.embedding.weight` | `backbone.embeddings.weight` |
 //! | ε | 1e-5, not in the file | `layer_norm_epsilon` |
@@ -24,9 +25,9 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::Hybrid;
 use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
-use crate::loader::{Init, Loader};
+use crate::loader::{Init, Loader, StepSizes};
 use crate::mamba2::Publication;
-use crate::mamba2::init::step_bias;
+use crate::mamba2::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, step_sizes};
 use crate::network::{Block, NormKind};
 use crate::short_conv::short_conv;
 
@@ -130,6 +131,8 @@ struct Config {
     tied: bool,
     projection_bias: bool,
     conv_bias: bool,
+    /// Of a fresh model.
+    steps: StepSizes,
     hybrid: Hybrid,
     eos_id: Option<u32>,
 }
@@ -168,6 +171,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         tied: fields.bool_or("tie_embeddings", true)?,
         projection_bias: ssm.bool_or("bias", false)?,
         conv_bias: ssm.bool_or("conv_bias", true)?,
+        steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
         hybrid: Hybrid::read(fields, model_dim, num_layers)?,
         eos_id: None,
     })
@@ -202,6 +206,7 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         tied: fields.bool_or("tie_word_embeddings", true)?,
         projection_bias: fields.bool_or("use_bias", false)?,
         conv_bias: fields.bool_or("use_conv_bias", true)?,
+        steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
         hybrid: Hybrid::default(),
         eos_id: eos_id(fields, vocab_size)?,
     })
@@ -309,7 +314,7 @@ fn mixer(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Mamba1,
         conv_bias: conv.bias,
         x_proj: loader.linear(&part("x_proj"), [m.dt_rank + 2 * m.state_dim, m.inner_dim], false)?,
         dt_proj: loader.linear(&part("dt_proj"), [m.inner_dim, m.dt_rank], false)?,
-        dt_bias: loader.vector(&part("dt_proj.bias"), m.inner_dim, Init::Drawn(step_bias))?,
+        dt_bias: loader.vector(&part("dt_proj.bias"), m.inner_dim, Init::StepBias(config.steps))?,
         a_log: loader.tensor(&part("A_log"), [m.inner_dim, m.state_dim], rates)?,
         skip: loader.vector(&part("D"), m.inner_dim, Init::Ones)?,
         out_proj: loader.linear_with(

@@ -23,6 +23,7 @@ use crate::layout::{Layout, Outline, Parts, stored_config};
 use crate::loader::{Init, Loader};
 use crate::network::Block;
 use crate::short_conv::short_conv;
+pub use init::FreshGates;
 pub use layout::Publication;
 
 /// The authors' own layout.
@@ -87,6 +88,8 @@ pub struct Config {
     pub conv_bias: bool,
     /// Whether the skip D has a value per channel rather than per head.
     pub skip_per_channel: bool,
+    /// How decay rates and step sizes of a fresh model are drawn.
+    pub fresh: FreshGates,
     /// Attention layers and MLPs, which the original layout may have.
     pub hybrid: Hybrid,
     /// The id that ends a text, where the configuration has one.
@@ -176,8 +179,8 @@ fn mixer(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Mamba2,
         )?,
         conv_weight: conv.weight,
         conv_bias: conv.bias,
-        dt_bias: loader.vector(&part("dt_bias"), m.num_heads, Init::Drawn(init::step_bias))?,
-        a_log: loader.vector(&part("A_log"), m.num_heads, Init::Drawn(init::log_decay_rate))?,
+        dt_bias: loader.vector(&part("dt_bias"), m.num_heads, Init::StepBias(config.fresh.steps))?,
+        a_log: loader.vector(&part("A_log"), m.num_heads, config.fresh.log_rate())?,
         skip: loader.vector(&part("D"), skip, Init::Ones)?,
         norm_weight: match m.norm {
             Some(_) => Some(loader.vector(&part("norm.weight"), m.inner_dim(), Init::Ones)?),

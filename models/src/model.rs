@@ -168,7 +168,7 @@ impl Model {
         Self::assemble(&checkpoint, |_| Ok(Tokenizer::bytes()), name, length, options)
     }
 
-    fn assemble(
+    pub(crate) fn assemble(
         checkpoint: &Checkpoint,
         tokenizer: impl FnOnce(&Outline) -> Result<Tokenizer, TokenizerError>,
         name: String,

@@ -8,11 +8,10 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use kernel_dsl::linear::PackedMatrix;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use ssm_core::operators::add_rms_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
-use ssm_core::{Chain, Context, Form, Linear, Mixer, Shared, Site};
+use ssm_core::{Chain, Context, Form, Linear, Mixer, Shared, Site, Weight};
 
 use crate::error::ModelError;
 use crate::state::LayerState;
@@ -104,10 +103,41 @@ pub struct Block {
 #[derive(Clone, Debug)]
 pub struct Embedding {
     pub(crate) name: String,
-    pub(crate) rows: Arc<PackedMatrix>,
+    pub(crate) rows: Weight,
 }
 
-/// A whole model with its weights packed.
+impl Embedding {
+    /// `[ids, model_dim]`.
+    fn of(&self, ids: &[u32], device: &Device) -> Result<Tensor<2>, ModelError> {
+        let (count, width) = (ids.len(), self.rows.in_features());
+        match &self.rows {
+            Weight::Packed(packed) => {
+                let mut rows = vec![0.0; count * width];
+                for (id, row) in ids.iter().zip(rows.chunks_exact_mut(width)) {
+                    packed.row(*id as usize, row)?;
+                }
+                Ok(Tensor::from_data(TensorData::new(rows, [count, width]), device))
+            }
+            Weight::Dense(_) if ids.is_empty() => Ok(Tensor::zeros([0, width], device)),
+            Weight::Dense(dense) => {
+                let vocab_size = dense.dims()[0];
+                if let Some(index) = ids.iter().position(|id| *id as usize >= vocab_size) {
+                    let id = ids[index];
+                    return Err(ModelError::Id {
+                        index,
+                        id,
+                        vocab_size,
+                    });
+                }
+                let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+                let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), device);
+                Ok(dense.clone().select(0, ids).cast(DType::F32))
+            }
+        }
+    }
+}
+
+/// A whole model.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub(crate) embedding: Embedding,
@@ -163,16 +193,14 @@ impl Network {
     /// The embeddings of `ids`, `[batch, time, model_dim]`; `ids` holds `batch · time` of them, sequence by sequence.
     ///
     /// # Errors
-    /// [`ModelError::Packing`] for an id that has no row.
+    /// [`ModelError::Packing`] or [`ModelError::Id`] for an id that has no row.
     pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
-        let width = self.embedding.rows.in_features();
-        let mut rows = vec![0.0; ids.len() * width];
-        for (id, row) in ids.iter().zip(rows.chunks_exact_mut(width)) {
-            self.embedding.rows.row(*id as usize, row)?;
-        }
-        let time = ids.len() / batch.max(1);
-        let data = TensorData::new(rows, [batch, time, width]);
-        let embedded = Tensor::from_data(data, &self.device);
+        let shape = [
+            batch,
+            ids.len() / batch.max(1),
+            self.embedding.rows.in_features(),
+        ];
+        let embedded = self.embedding.of(ids, &self.device)?.reshape(shape);
         match &self.embedding_norm {
             Some(norm) => norm.of(embedded),
             None => Ok(embedded),

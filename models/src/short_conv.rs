@@ -1,7 +1,6 @@
 //! Depthwise convolutions as PyTorch stores them.
 
 use attention_linear::projection::ConvWeights;
-use burn::tensor::{Tensor, TensorData};
 
 use crate::error::ModelError;
 use crate::loader::{Init, Loader};
@@ -14,10 +13,9 @@ pub(crate) fn short_conv(
     bias: bool,
 ) -> Result<ConvWeights, ModelError> {
     let taps = Init::fan_in(width);
-    let weight = loader.values(&format!("{name}.weight"), &[channels, 1, width], taps)?;
-    let weight = TensorData::new(weight, [channels, width]);
+    let weight = loader.tensor(&format!("{name}.weight"), [channels, 1, width], taps)?;
     Ok(ConvWeights {
-        weight: Tensor::from_data(weight, loader.device()),
+        weight: weight.reshape([channels, width]),
         bias: match bias {
             true => Some(loader.vector(&format!("{name}.bias"), channels, taps)?),
             false => None,

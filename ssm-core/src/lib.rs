@@ -38,7 +38,7 @@
 //! | [`mod@recurrence`] | the four forms: step, sequential, chunked, scan |
 //! | [`element`] | the monoid element of a stretch: compose, apply |
 //! | [`intervention`] | the two places where a mitigation acts |
-//! | [`linear`] | projections with packed weights |
+//! | [`linear`] | projections with packed or dense weights |
 //! | [`mixer`] | what a layer of a model is, and what it carries |
 //! | [`mamba1`], [`mamba2`] | the mixers of Mamba-1 and Mamba-2 |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
@@ -63,7 +63,7 @@ pub use element::Element;
 pub use error::{Error, Result};
 pub use gates::{Dims, Erase, Gates, LogDecay, ReadOut, Rule};
 pub use intervention::{Chain, Incompatible, Intervention, Memory, Site};
-pub use linear::Linear;
+pub use linear::{Linear, Weight};
 pub use mixer::{Context, KeyValueCache, Mixer, MixerState, RecurrentState, Shared};
 pub use recurrence::{Form, recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;

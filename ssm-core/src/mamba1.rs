@@ -201,7 +201,7 @@ fn validate(config: &Mamba1Config, weights: &Mamba1Weights) -> Result<()> {
         ("out_proj", &weights.out_proj, [model_dim, inner]),
     ];
     for (what, linear, expected) in projections {
-        let found = [linear.weight().out_features(), linear.weight().in_features()];
+        let found = [linear.out_features(), linear.in_features()];
         expect_shape(what, &expected, &found)?;
     }
     expect_shape("conv1d.weight", &[inner, conv_width], &weights.conv_weight.dims())?;

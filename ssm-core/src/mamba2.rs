@@ -256,7 +256,7 @@ fn validate(config: &Mamba2Config, weights: &Mamba2Weights) -> Result<()> {
     if let Some(norm) = config.norm {
         expect_epsilon(norm.eps)?;
     }
-    let projection = |linear: &Linear| [linear.weight().out_features(), linear.weight().in_features()];
+    let projection = |linear: &Linear| [linear.out_features(), linear.in_features()];
     expect_shape(
         "in_proj",
         &[config.projection_dim(), config.model_dim],

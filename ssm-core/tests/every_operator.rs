@@ -15,7 +15,7 @@ mod equivalence {
         causal_conv1d, cross_entropy, delta_rule, gated_norm, rotary, selective_scan, step_size,
         taylor_attention, wkv4, wkv4_state,
     };
-    use ssm_core::{Sequences, State};
+    use ssm_core::{Linear, Sequences, State};
 
     /// Reproducible values in [−1, 1).
     struct Values(u64);
@@ -207,6 +207,11 @@ mod equivalence {
             let logits = leaves.next([3, 6]);
             let loss = cross_entropy(logits, [1u32, 0, 4].into(), 5).expect("targets that exist");
             vec![loss]
+        }),
+        ("linear", |leaves| {
+            let (weight, bias) = (leaves.next([5, 4]), leaves.next([5]));
+            let linear = Linear::new(weight, Some(bias)).expect("shapes that fit");
+            vec![flat(linear.forward(leaves.next([2, 3, 4])).expect("shapes that fit"))]
         }),
     ];
 

@@ -43,8 +43,8 @@ impl ChannelMix {
     /// [`ssm_core::Error::Shape`].
     pub fn new(weights: ChannelMixWeights) -> Result<Self> {
         let (hidden, width) = (
-            weights.key.weight().out_features(),
-            weights.key.weight().in_features(),
+            weights.key.out_features(),
+            weights.key.in_features(),
         );
         weights.key_shift.expect_channels(width)?;
         expect::projection("value of a channel mixer", &weights.value, width, hidden)?;

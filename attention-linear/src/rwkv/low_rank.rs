@@ -39,7 +39,7 @@ impl LowRank {
     }
 
     pub(super) fn validate(&self, what: &'static str, out_features: usize, in_features: usize) -> Result<()> {
-        let rank = self.down.weight().out_features();
+        let rank = self.down.out_features();
         expect::projection(what, &self.down, rank, in_features)?;
         expect::projection(what, &self.up, out_features, rank)
     }

@@ -54,8 +54,8 @@ impl Rwkv4 {
     /// [`ssm_core::Error::Shape`].
     pub fn new(weights: Rwkv4Weights) -> Result<Self> {
         let [width, channels] = [
-            weights.output.weight().out_features(),
-            weights.output.weight().in_features(),
+            weights.output.out_features(),
+            weights.output.in_features(),
         ];
         for shift in [
             &weights.receptance_shift,
@@ -95,7 +95,7 @@ impl Mixer for Rwkv4 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let width = self.weights.output.weight().out_features();
+        let width = self.weights.output.out_features();
         start(width, self.site(layer), batch, chain, device)
     }
 

@@ -65,7 +65,7 @@ impl DynamicShift {
     }
 
     fn rank(&self) -> usize {
-        self.decay.up.weight().in_features()
+        self.decay.up.in_features()
     }
 
     /// What the decay reads, and what the projections read.

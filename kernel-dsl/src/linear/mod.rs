@@ -9,7 +9,8 @@
 //! `in_features`, so that a panel is one sequential stream whatever the number of rows, and no second copy is needed.
 //! Weights stay in their type in memory. bf16 weights are multiplied with inputs rounded to bf16, as on every device with
 //! instructions for it, and summed in f32, which costs a relative error of about 0.2 % of the output; int8 weights are multiplied
-//! with inputs rounded to 8 bits per row and block of 32 features, which costs about 0.5 %.
+//! with inputs rounded to 8 bits per row and block of 32 features, which costs about 0.5 %. Weights that training changes with every
+//! step are not worth packing: [`dense`] multiplies with them as they lie, and has the gradients.
 //!
 //! ```
 //! use kernel_dsl::{Rows, linear::{PackedMatrix, WeightType, linear}};
@@ -22,6 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod dense;
 mod host;
 mod packed;
 mod problem;

@@ -67,6 +67,16 @@ pub enum LinearError {
         /// Rows given.
         found: usize,
     },
+    /// A dense weight of more or fewer values than its shape has.
+    #[error("a weight matrix [{out_features}, {in_features}], found {found} values")]
+    MatrixLength {
+        /// Rows of the weight matrix.
+        out_features: usize,
+        /// Columns of the weight matrix.
+        in_features: usize,
+        /// Values found.
+        found: usize,
+    },
     /// Integers have no way to say infinity or NaN.
     #[error("weight [{row}, {col}] is {value}; int8 weights must be finite")]
     NonFinite {

@@ -36,7 +36,7 @@ pub use json::{Fields, MAX_DIMENSION, describe, parse_object, quote_bare_non_fin
 pub use pth::PthError;
 pub use tensor::Tensor;
 pub use writer::{NewFile, NewFolder, TensorPlan, WriteDtype, write_safetensors};
-pub(crate) use writer::{StoredPlan, encode, write_stored};
+pub(crate) use writer::{StoredPlan, encode, write_folder, write_stored};
 
 /// A tensor that only BlinkDL's own RWKV files have. Everything that a configuration would say follows from the shapes of
 /// their tensors, and they are published without one.
@@ -193,6 +193,26 @@ impl Checkpoint {
         let (files, places) = single_file(WeightsFile::new(weights_path.clone(), Bytes::Static(weights))?);
         Ok(Self {
             config_path,
+            config,
+            weights_path,
+            files,
+            places,
+        })
+    }
+
+    /// A checkpoint that has just been written to memory; `name` takes the folder's place in messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub(crate) fn from_memory(
+        name: &str,
+        config: Map<String, Value>,
+        weights: Vec<u8>,
+    ) -> Result<Self, CheckpointError> {
+        let weights_path = Path::new(name).join("model.safetensors");
+        let (files, places) = single_file(WeightsFile::new(weights_path.clone(), Bytes::Owned(weights))?);
+        Ok(Self {
+            config_path: Path::new(name).join("config.json"),
             config,
             weights_path,
             files,

@@ -137,6 +137,30 @@ pub fn write_safetensors<E: From<CheckpointError>>(
     )
 }
 
+/// Makes `folder` a checkpoint in f32 or bf16: `config.json`, `model.safetensors`, and further files of text by name.
+///
+/// # Errors
+/// As [`write_safetensors`] and [`NewFolder::commit`]; nothing is left behind then.
+pub(crate) fn write_folder(
+    folder: NewFolder,
+    config: &Map<String, Value>,
+    dtype: WriteDtype,
+    tensors: &[TensorPlan],
+    texts: &[(&str, String)],
+    values: impl FnMut(&TensorPlan, &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    let config = ("config.json", format!("{:#}\n", Value::Object(config.clone())));
+    for (name, text) in std::iter::once(&config).chain(texts) {
+        let path = folder.temporary_path().join(name);
+        fs::write(path, text).map_err(CheckpointError::io(&folder.path, "writing"))?;
+    }
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let mut file = NewFile::create(&folder.temporary_path().join("model.safetensors"))?;
+    write_safetensors(&folder.path, file.writer(), dtype, tensors, &metadata, values)?;
+    file.commit()?;
+    folder.commit()
+}
+
 /// Takes consecutive blocks of a tensor's bytes.
 type ByteSink<'a> = dyn FnMut(&[u8]) -> Result<(), CheckpointError> + 'a;
 

@@ -18,8 +18,6 @@ use attention_linear::delta_net::{
     DeltaDecay, DeltaNet, DeltaNetConfig, DeltaNetWeights, QueryKeyActivation, QueryKeyNorm,
 };
 use attention_linear::heads::Heads;
-use rand::Rng;
-use rand::rngs::StdRng;
 
 use super::mixer::{ShortConv, WayOut, details, query_key_value, trunk};
 use super::trunk::expanded;
@@ -27,8 +25,7 @@ use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::{Init, Loader};
-use crate::mamba2::init::step_bias;
+use crate::loader::{Init, Loader, StepSizes};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -92,8 +89,8 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             beta: Some(loader.linear(&format!("{name}.b_proj"), per_head, false)?),
             decay: Some(DeltaDecay {
                 step: loader.linear(&format!("{name}.a_proj"), per_head, false)?,
-                bias: loader.vector(&format!("{name}.dt_bias"), count, Init::Drawn(step_bias))?,
-                a_log: loader.vector(&format!("{name}.A_log"), count, Init::Drawn(log_rate))?,
+                bias: loader.vector(&format!("{name}.dt_bias"), count, Init::StepBias(StepSizes::default()))?,
+                a_log: loader.vector(&format!("{name}.A_log"), count, LOG_RATE)?,
             }),
             output: way_out.load(loader, name, config.model_dim)?,
         };
@@ -119,6 +116,4 @@ fn heads(fields: &Fields<'_>) -> Result<Heads, CheckpointError> {
 }
 
 /// ln of a rate that is uniform up to 16.
-fn log_rate(rng: &mut StdRng) -> f32 {
-    rng.random_range(f32::MIN_POSITIVE..16.0).ln()
-}
+const LOG_RATE: Init = Init::LogOfUniform(f32::MIN_POSITIVE, 16.0);

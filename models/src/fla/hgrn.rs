@@ -14,7 +14,8 @@
 use std::sync::Arc;
 
 use attention_linear::hgrn::{Hgrn, HgrnConfig, HgrnWeights};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
+use burn::tensor::activation::softmax;
 
 use super::mixer::{ShortConv, WayOut, branch, trunk};
 use super::trunk::{Details, expanded};
@@ -80,8 +81,8 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     };
     let bounds = match bounded {
         true => {
-            let raw = loader.values("model.lower_bounds", &[trunk.layers, channels], Init::Zeros)?;
-            lower_bounds(&raw, channels)
+            let raw = loader.stored("model.lower_bounds", [trunk.layers, channels], Init::Zeros)?;
+            lower_bounds(raw)
         }
         false => vec![None; trunk.layers],
     };
@@ -91,30 +92,26 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         let weights = HgrnWeights {
             input: branch(loader, &format!("{name}.i"), [channels, model_dim], conv)?,
             forget: branch(loader, &format!("{name}.f"), [channels, model_dim], conv)?,
-            lower_bound: bound
-                .map(|bound| Tensor::from_data(TensorData::new(bound, [channels]), loader.device())),
+            lower_bound: bound.map(|bound| loader.place(bound)),
             output: way_out.load(loader, name, model_dim)?,
         };
         Ok(Arc::new(Hgrn::new(config, weights)?))
     })
 }
 
-/// The bounds of every layer, from rows that are not normalised yet; none in layer 0.
-fn lower_bounds(raw: &[f32], channels: usize) -> Vec<Option<Vec<f32>>> {
-    let rows: Vec<&[f32]> = raw.chunks_exact(channels).collect();
-    let mut bounds = vec![vec![0.0; channels]; rows.len()];
-    for channel in 0..channels {
-        let column = || rows.iter().map(|row| f64::from(row[channel]));
-        let largest = column().fold(f64::NEG_INFINITY, f64::max);
-        let total: f64 = column().map(|x| (x - largest).exp()).sum();
-        let mut sum = 0.0;
-        for (bound, x) in bounds.iter_mut().zip(column()).skip(1) {
-            sum += (x - largest).exp() / total;
-            bound[channel] = sum as f32;
-        }
+/// The bounds of every layer, from rows `[layers, channels]` that are not normalised yet; none in layer 0.
+fn lower_bounds(raw: Tensor<2>) -> Vec<Option<Tensor<1>>> {
+    let [layers, channels] = raw.dims();
+    let shares = softmax(raw, 0);
+    let mut sum: Option<Tensor<1>> = None;
+    let mut bounds = vec![None];
+    for layer in 1..layers {
+        let share = shares.clone().narrow(0, layer, 1).reshape([channels]);
+        sum = Some(match sum {
+            Some(sum) => sum + share,
+            None => share,
+        });
+        bounds.push(sum.clone());
     }
-    let layers = bounds.into_iter().enumerate();
-    layers
-        .map(|(layer, bound)| (layer > 0).then_some(bound))
-        .collect()
+    bounds
 }

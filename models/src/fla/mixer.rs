@@ -2,13 +2,13 @@
 
 use attention_linear::feature_map::FeatureMap;
 use attention_linear::heads::Heads;
-use attention_linear::projection::{BranchWeights, ConvWeights, OutputWeights};
-use burn::tensor::{Tensor, TensorData};
+use attention_linear::projection::{BranchWeights, OutputWeights};
 
 use super::trunk::{Details, Trunk, expanded};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::loader::{Init, Loader};
+use crate::short_conv::short_conv;
 
 /// `num_heads`, `num_kv_heads`, `expand_k` and `expand_v`, of which the last two have other defaults everywhere.
 pub(super) fn heads(
@@ -89,17 +89,12 @@ pub(super) fn branch(
     let linear = loader.linear(&format!("{name}_proj"), [channels, model_dim], false)?;
     let conv = match conv {
         None => None,
-        Some(ShortConv { width, bias }) => {
-            let taps = Init::fan_in(width);
-            let weight = loader.values(&format!("{name}_conv1d.weight"), &[channels, 1, width], taps)?;
-            Some(ConvWeights {
-                weight: Tensor::from_data(TensorData::new(weight, [channels, width]), loader.device()),
-                bias: match bias {
-                    true => Some(loader.vector(&format!("{name}_conv1d.bias"), channels, taps)?),
-                    false => None,
-                },
-            })
-        }
+        Some(ShortConv { width, bias }) => Some(short_conv(
+            loader,
+            &format!("{name}_conv1d"),
+            [channels, width],
+            bias,
+        )?),
     };
     Ok(BranchWeights { linear, conv })
 }

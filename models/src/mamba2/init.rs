@@ -1,10 +1,12 @@
 //! Published sizes of Mamba-2, and how its own parameters are drawn: −A uniform in \[1, 16\]; the bias of Δ such that
-//! softplus(bias) is log-uniform in \[1e-3, 1e-1\] and at least 1e-4.
+//! softplus(bias) is log-uniform in \[1e-3, 1e-1\] and at least 1e-4; or between other ends, where the configuration names
+//! them.
 
-use rand::Rng;
-use rand::rngs::StdRng;
+use serde_json::Value;
 
+use crate::checkpoint::{CheckpointError, Fields};
 use crate::layout::Preset;
+use crate::loader::{Init, StepSizes};
 
 macro_rules! original {
     ($size:literal, $width:literal, $layers:literal) => {
@@ -74,14 +76,81 @@ pub(super) const HUGGING_FACE: &[Preset] = &[
     },
 ];
 
-/// log U\[1, 16\].
-pub(super) fn log_decay_rate(rng: &mut StdRng) -> f32 {
-    rng.random_range(1.0f32..16.0).ln()
+/// How the decay rates and step sizes of a fresh model are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FreshGates {
+    /// The ends of −A, uniform between them.
+    pub rates: (f32, f32),
+    /// Δ before any token has been seen.
+    pub steps: StepSizes,
 }
 
-/// softplus⁻¹ of a log-uniform step size.
-pub(crate) fn step_bias(rng: &mut StdRng) -> f32 {
-    let step: f64 = rng.random_range(1e-3f64.ln()..1e-1f64.ln()).exp().max(1e-4);
-    // softplus(b) = step  ⇔  b = step + ln(1 − e^(−step))
-    (step + (-(-step).exp_m1()).ln()) as f32
+impl Default for FreshGates {
+    fn default() -> Self {
+        Self {
+            rates: (1.0, 16.0),
+            steps: StepSizes::default(),
+        }
+    }
+}
+
+impl FreshGates {
+    /// log(−A).
+    pub(super) fn log_rate(&self) -> Init {
+        Init::LogOfUniform(self.rates.0, self.rates.1)
+    }
+}
+
+/// The names of the fields of [`StepSizes`] in `ssm_cfg` of the original layouts.
+pub(crate) const ORIGINAL_STEPS: [&str; 3] = ["dt_min", "dt_max", "dt_init_floor"];
+/// The same in the layouts of `transformers`.
+pub(crate) const HUGGING_FACE_STEPS: [&str; 3] = ["time_step_min", "time_step_max", "time_step_floor"];
+
+/// The step sizes of a fresh model, from the fields of these names: lower end, upper end, floor.
+///
+/// # Errors
+/// [`CheckpointError::Field`] unless 0 < lower end ≤ upper end and 0 ≤ floor, all finite.
+pub(crate) fn step_sizes(
+    fields: &Fields<'_>,
+    [min, max, floor]: [&str; 3],
+) -> Result<StepSizes, CheckpointError> {
+    let number = |name: &str, default: f64| match fields.value(name) {
+        None => Ok(default),
+        Some(value) => finite(value)
+            .filter(|number| *number >= 0.0)
+            .ok_or_else(|| fields.wrong(name, "a finite number from 0 on", Some(value))),
+    };
+    let default = StepSizes::default();
+    let steps = StepSizes {
+        min: number(min, default.min)?,
+        max: number(max, default.max)?,
+        floor: number(floor, default.floor)?,
+    };
+    if steps.min > 0.0 && steps.min <= steps.max {
+        return Ok(steps);
+    }
+    let expected = format!("a number above 0 and up to {max} = {}", steps.max);
+    Err(fields.wrong(min, &expected, Some(&steps.min.into())))
+}
+
+/// `A_init_range` of the original layout.
+///
+/// # Errors
+/// [`CheckpointError::Field`] unless it is `[low, high]` with 0 < low ≤ high, both finite.
+pub(super) fn rates(fields: &Fields<'_>) -> Result<(f32, f32), CheckpointError> {
+    const NAME: &str = "A_init_range";
+    let Some(value) = fields.value(NAME) else {
+        return Ok(FreshGates::default().rates);
+    };
+    let pair = match value.as_array().map(Vec::as_slice) {
+        Some([low, high]) => finite(low).zip(finite(high)),
+        _ => None,
+    };
+    pair.map(|(low, high)| (low as f32, high as f32))
+        .filter(|(low, high)| *low > 0.0 && low <= high && high.is_finite())
+        .ok_or_else(|| fields.wrong(NAME, "two numbers [low, high] with 0 < low <= high", Some(value)))
+}
+
+fn finite(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|number| number.is_finite())
 }

@@ -7,6 +7,8 @@
 //! | heads H × P | `ssm_cfg.expand` · `d_model` / `ssm_cfg.headdim` | `num_heads` × `head_dim` |
 //! | N, groups, taps | `ssm_cfg.{d_state, ngroups, d_conv}` | `state_size`, `n_groups`, `conv_kernel` |
 //! | bounds of Δ | `ssm_cfg.dt_limit` | `time_step_limit` |
+//! | Δ of a fresh model | `ssm_cfg.{dt_min, dt_max, dt_init_floor}` | `time_step_{min, max, floor}` |
+//! | −A of a fresh model | `ssm_cfg.A_init_range` | not in the file |
 //! | rows of the embedding | `vocab_size` rounded up to `pad_vocab_size_multiple` | `vocab_size` |
 //! | embedding | `backbone.embedding.weight` | `backbone.embeddings.weight` |
 //! | ε | 1e-5, not in the file | `layer_norm_epsilon` |
@@ -19,6 +21,7 @@
 use ssm_core::mamba2::{GateOrder, GatedNorm, Mamba2Config};
 
 use super::Config;
+use super::init::{FreshGates, HUGGING_FACE_STEPS, ORIGINAL_STEPS, rates, step_sizes};
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::hybrid::Hybrid;
 use crate::layout::eos_id;
@@ -117,6 +120,10 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         projection_bias: ssm.bool_or("bias", false)?,
         conv_bias: ssm.bool_or("conv_bias", true)?,
         skip_per_channel: ssm.bool_or("D_has_hdim", false)?,
+        fresh: FreshGates {
+            rates: rates(&ssm)?,
+            steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
+        },
         hybrid: Hybrid::read(fields, model_dim, num_layers)?,
         eos_id: None,
     };
@@ -177,6 +184,10 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
         projection_bias: fields.bool_or("use_bias", false)?,
         conv_bias: fields.bool_or("use_conv_bias", true)?,
         skip_per_channel: false,
+        fresh: FreshGates {
+            steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
+            ..FreshGates::default()
+        },
         hybrid: Hybrid::default(),
         eos_id: eos_id(fields, vocab_size)?,
     };

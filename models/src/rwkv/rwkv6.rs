@@ -15,7 +15,7 @@ use std::sync::Arc;
 use attention_linear::rwkv::{
     DynamicShift, DynamicWeights, HeadShape, LowRank, LowRankActivation, Rwkv6, Rwkv6Weights,
 };
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use ssm_core::{Linear, Mixer};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
@@ -167,22 +167,18 @@ fn blinkdl_shift(loader: &mut Loader<'_>, place: &Place, sizes: &Sizes) -> Resul
     )?;
     let down = loader.transposed(&place.mixer("time_maa_w1"), [width, 5 * rank])?;
     // `[5, rank, out]`.
-    let stored = loader.values(
+    let stored: Tensor<3> = loader.stored(
         &place.mixer("time_maa_w2"),
-        &[5, rank, width],
+        [5, rank, width],
         Init::Uniform(-0.01, 0.01),
     )?;
     let mut weights = |part: usize, letter: &str, share: Init| -> Result<DynamicWeights, ModelError> {
-        let stored = stored.get(part * rank * width..(part + 1) * rank * width);
-        let stored = stored.unwrap_or_default();
-        let rows: Vec<f32> = (0..width * rank)
-            .map(|index| stored[index % rank * width + index / rank])
-            .collect();
+        let matrix = stored.clone().narrow(0, part, 1).reshape([rank, width]);
         let name = place.mixer(&format!("time_maa_{letter}"));
         let bias = row(loader, &name, width, complement(share))?;
         Ok(DynamicWeights {
             part,
-            up: Linear::new(loader.pack(&rows, [width, rank])?, Some(bias))?,
+            up: Linear::new(loader.pack(matrix.transpose())?, Some(bias))?,
         })
     };
     Ok(DynamicShift {
@@ -271,22 +267,19 @@ fn fla_shift(loader: &mut Loader<'_>, place: &Place, sizes: &Sizes) -> Result<Dy
     )?;
     let down = loader.linear(&place.mixer("x_proj.0.linear"), [5 * rank, width], false)?;
     // `[out, 5 · rank]`.
-    let stored = loader.values(
+    let stored: Tensor<2> = loader.stored(
         &place.mixer("x_proj.2.weight"),
-        &[width, 5 * rank],
+        [width, 5 * rank],
         Init::Uniform(-0.01, 0.01),
     )?;
-    let shares = loader.values(&place.mixer("x_bias"), &[5, width], Init::Uniform(0.0, 1.0))?;
+    let shares: Tensor<2> =
+        loader.tensor(&place.mixer("x_bias"), [5, width], Init::Uniform(0.0, 1.0))?;
     let mut weights = |part: usize| -> Result<DynamicWeights, ModelError> {
-        let rows: Vec<f32> = stored
-            .chunks_exact(5 * rank)
-            .flat_map(|row| row[part * rank..(part + 1) * rank].iter().copied())
-            .collect();
-        let share = shares[part * width..(part + 1) * width].to_vec();
-        let bias = Tensor::from_data(TensorData::new(share, [width]), loader.device());
+        let matrix = stored.clone().narrow(1, part * rank, rank);
+        let bias = shares.clone().narrow(0, part, 1).reshape([width]);
         Ok(DynamicWeights {
             part,
-            up: Linear::new(loader.pack(&rows, [width, rank])?, Some(bias))?,
+            up: Linear::new(loader.pack(matrix)?, Some(bias))?,
         })
     };
     Ok(DynamicShift {

@@ -7,8 +7,12 @@ pub mod batch;
 pub mod carry;
 pub mod data;
 pub mod evaluation;
+pub mod forward;
+pub mod parameters;
 
 pub use batch::{Batch, Segment};
 pub use carry::{Carry, CarryConfig};
 pub use data::{DataConfig, DataError, Source};
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};
+pub use forward::{Differentiable, Leaves, Precision};
+pub use parameters::{Parameter, Parameters};

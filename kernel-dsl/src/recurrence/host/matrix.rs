@@ -1,6 +1,7 @@
 //! Views of matrices, and their product: our own where rows of the right one are contiguous, else by `gemm`, which packs.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use gemm::Parallelism;
 
@@ -26,6 +27,25 @@ impl<'a> Matrix<'a> {
             cols,
             row_stride,
             col_stride: 1,
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Some of the rows.
+    pub(crate) fn row_range(self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        let start = (range.start * self.row_stride).min(self.values.len());
+        Self {
+            values: &self.values[start..],
+            rows: range.len(),
+            ..self
         }
     }
 
@@ -130,11 +150,8 @@ pub(crate) enum Destination {
 
 /// C ← A B, or C ← factor·C + A B.
 pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
-    assert!(
-        a.rows == c.rows && b.cols == c.cols && a.cols == b.rows,
-        "sizes of a matrix product"
-    );
     if b.col_stride == 1 {
+        assert_agree(c, &a, &b);
         let product = Product {
             rows: c.rows,
             cols: c.cols,
@@ -154,6 +171,12 @@ pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b
         // SAFETY: as for `gemm` below.
         return unsafe { product.run() };
     }
+    multiply_packed(c, destination, a, b);
+}
+
+/// As [`multiply`], for matrices that are larger than the first caches: by `gemm` whatever their strides.
+pub(crate) fn multiply_packed(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
+    assert_agree(c, &a, &b);
     let (read, alpha) = match destination {
         Destination::Overwrite => (false, 0.0),
         Destination::Scale(factor) => (true, factor),
@@ -183,4 +206,11 @@ pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b
             Parallelism::None,
         );
     }
+}
+
+fn assert_agree(c: &MatrixMut, a: &Matrix, b: &Matrix) {
+    assert!(
+        a.rows == c.rows && b.cols == c.cols && a.cols == b.rows,
+        "sizes of a matrix product"
+    );
 }

@@ -1,53 +1,26 @@
-//! Where an architecture takes its weights from: a checkpoint, or nothing, to learn which tensors it would take.
+//! Where an architecture takes its weights from: a checkpoint; nothing, to learn which tensors it would take; or tensors that
+//! gradients are wanted for.
+//!
+//! A matrix from a checkpoint is packed for the CPU, one from leaves stays a tensor. Layouts that store a matrix transposed, or
+//! several in one tensor, take it apart as a tensor ([`Loader::stored`]) and hand the parts back ([`Loader::pack`],
+//! [`Loader::place`]): that is arithmetic on the CPU for the one and a part of the graph for the other.
+
+mod init;
+mod source;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use kernel_dsl::linear::{PackedMatrix, WeightType};
-use rand::rngs::StdRng;
-use ssm_core::Linear;
+use ssm_core::{Linear, Weight};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
 use crate::error::ModelError;
 use crate::network::{Embedding, Norm, NormKind};
 use crate::state::fingerprint::Fingerprint;
-
-/// How a tensor's values are drawn in a random checkpoint.
-#[derive(Clone, Copy, Debug)]
-pub enum Init {
-    /// All 0.
-    Zeros,
-    /// All 1.
-    Ones,
-    /// All this.
-    Constant(f32),
-    /// Uniform from the first to the second.
-    Uniform(f32, f32),
-    /// Normal around 0 with this standard deviation.
-    Normal(f32),
-    /// Drawn one by one.
-    Drawn(fn(&mut StdRng) -> f32),
-    /// From the first to the last element: `from` + (`to` − `from`) (i / (n − 1))^`power`.
-    Ramp {
-        /// The first element.
-        from: f32,
-        /// The last element.
-        to: f32,
-        /// Of the way between.
-        power: f32,
-    },
-    /// A function of an element's index and the number of elements.
-    Values(fn(usize, usize) -> f32),
-}
-
-impl Init {
-    /// Uniform in ±1/√n, the usual start of a projection from n features.
-    pub fn fan_in(n: usize) -> Self {
-        let bound = 1.0 / (n.max(1) as f32).sqrt();
-        Self::Uniform(-bound, bound)
-    }
-}
+pub use init::{Init, StepSizes};
+pub(crate) use source::Leaves;
+use source::Source;
 
 /// A tensor that an architecture asked for.
 #[derive(Clone, Debug)]
@@ -56,12 +29,6 @@ pub(crate) struct Asked {
     pub(crate) init: Init,
     /// The tensor whose values this one repeats.
     pub(crate) twin: Option<String>,
-}
-
-#[derive(Debug)]
-enum Source<'a> {
-    Checkpoint(&'a Checkpoint),
-    Blank,
 }
 
 /// Turns tensors into weights, checks and counts them.
@@ -91,7 +58,17 @@ impl<'a> Loader<'a> {
 
     /// A loader that has everything that it is asked for, as zeros.
     pub(crate) fn blank() -> Self {
-        Self::of(Source::Blank, WeightType::Int8, Device::flex())
+        Self::of(Source::Blank(None), WeightType::Int8, Device::flex())
+    }
+
+    /// As [`Loader::blank`]; of tensors that there need not be, it has those that are in `checkpoint`.
+    pub(crate) fn outline_of(checkpoint: &'a Checkpoint) -> Self {
+        Self::of(Source::Blank(Some(checkpoint)), WeightType::Int8, Device::flex())
+    }
+
+    /// A loader of tensors on `device`, to which gradients flow from whatever is made of them.
+    pub(crate) fn of_leaves(leaves: Leaves<'a>, device: Device) -> Self {
+        Self::of(Source::Leaves(leaves), WeightType::F32, device)
     }
 
     fn of(source: Source<'a>, weights: WeightType, device: Device) -> Self {
@@ -113,12 +90,9 @@ impl<'a> Loader<'a> {
         &self.device
     }
 
-    /// Whether the checkpoint has a tensor of this name; a blank loader has none that it was not asked for.
+    /// Whether there is a tensor of this name; a blank loader has none that it was not asked for.
     pub fn has(&self, name: &str) -> bool {
-        match self.source {
-            Source::Checkpoint(checkpoint) => checkpoint.has(name),
-            Source::Blank => false,
-        }
+        self.source.has(name)
     }
 
     /// Says that a tensor of this name may be there and means nothing.
@@ -130,7 +104,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// See [`Loader`].
-    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
+    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, ModelError> {
         self.matrix_with(name, shape, Init::fan_in(shape[1]))
     }
 
@@ -138,61 +112,65 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// See [`Loader`].
-    pub fn matrix_with(
-        &mut self,
-        name: &str,
-        shape: [usize; 2],
-        init: Init,
-    ) -> Result<Arc<PackedMatrix>, ModelError> {
-        self.ask(name, &shape, init);
+    pub fn matrix_with(&mut self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, ModelError> {
         self.matrix_flops += 2 * (shape[0] * shape[1]) as u64;
-        self.packed(&[(name.to_string(), shape)])
+        self.ask(name, &shape, init);
+        self.weight(&[(name.to_string(), shape)])
     }
 
     /// A matrix that is stored as `[in, out]`.
     ///
     /// # Errors
     /// See [`Loader`].
-    pub fn transposed(&mut self, name: &str, shape: [usize; 2]) -> Result<Arc<PackedMatrix>, ModelError> {
-        self.transposed_with(name, shape, Init::fan_in(shape[0]))
+    pub fn transposed(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, ModelError> {
+        let stored = self.stored(name, shape, Init::fan_in(shape[0]))?;
+        self.pack(stored.transpose())
     }
 
-    /// As [`Loader::transposed`], drawn in another way.
+    /// A tensor as it is stored, to be transposed, taken apart or otherwise changed before [`Loader::pack`] or
+    /// [`Loader::place`]: on the CPU, or a leaf.
     ///
     /// # Errors
     /// See [`Loader`].
-    pub fn transposed_with(
+    pub fn stored<const D: usize>(
         &mut self,
         name: &str,
-        [inputs, outputs]: [usize; 2],
+        shape: [usize; D],
         init: Init,
-    ) -> Result<Arc<PackedMatrix>, ModelError> {
-        let stored = self.values(name, &[inputs, outputs], init)?;
-        let mut rows = vec![0.0; stored.len()];
-        for (input, row) in stored.chunks_exact(outputs.max(1)).enumerate() {
-            for (output, value) in row.iter().enumerate() {
-                rows[output * inputs + input] = *value;
-            }
+    ) -> Result<Tensor<D>, ModelError> {
+        if let Source::Leaves(leaves) = self.source {
+            self.ask(name, &shape, init);
+            return Ok(leaves.tensor(name, shape)?);
         }
-        self.pack(&rows, [outputs, inputs])
+        let values = self.values(name, &shape, init)?;
+        Ok(Tensor::from_data(TensorData::new(values, shape), &Device::flex()))
     }
 
-    /// A matrix `[out, in]` of values that [`Loader::values`] gave, for layouts that store several matrices in one tensor.
+    /// A matrix `[out, in]` made of what [`Loader::stored`] gave.
     ///
     /// # Errors
-    /// [`ModelError::Packing`] when there are more or fewer values.
-    pub fn pack(
-        &mut self,
-        rows: &[f32],
-        [outputs, inputs]: [usize; 2],
-    ) -> Result<Arc<PackedMatrix>, ModelError> {
+    /// [`ModelError::Packing`] when a value cannot be packed.
+    pub fn pack(&mut self, matrix: Tensor<2>) -> Result<Weight, ModelError> {
+        let [outputs, inputs] = matrix.dims();
         self.matrix_flops += 2 * (inputs * outputs) as u64;
+        if let Source::Leaves(leaves) = self.source {
+            return Ok(leaves.rounded(matrix).into());
+        }
+        let rows: Vec<f32> = matrix.into_data().iter::<f32>().collect();
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
-        builder.push_rows(rows)?;
+        builder.push_rows(&rows)?;
         let packed = builder.finish()?;
         // `values` counted four bytes for each.
         self.weight_bytes = self.weight_bytes + packed.bytes() as u64 - 4 * rows.len() as u64;
-        Ok(Arc::new(packed))
+        Ok(packed.into())
+    }
+
+    /// A tensor made of what [`Loader::stored`] gave, where the model runs.
+    pub fn place<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        match tensor.device() == self.device {
+            true => tensor,
+            false => tensor.to_device(&self.device),
+        }
     }
 
     /// `NAME.weight` `[out, in]` and, where there is one, `NAME.bias` `[out]`.
@@ -241,7 +219,7 @@ impl<'a> Loader<'a> {
         }
         let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
         self.matrix_flops += 2 * (outputs * inputs) as u64;
-        let weight = self.packed(&stored)?;
+        let weight = self.weight(&stored)?;
         if !bias {
             return Ok(Linear::new(weight, None)?);
         }
@@ -260,7 +238,7 @@ impl<'a> Loader<'a> {
         self.ask(name, &shape, Init::Normal(0.02));
         Ok(Embedding {
             name: name.to_string(),
-            rows: self.packed(&[(name.to_string(), shape)])?,
+            rows: self.weight(&[(name.to_string(), shape)])?,
         })
     }
 
@@ -311,7 +289,7 @@ impl<'a> Loader<'a> {
         shape: [usize; 2],
         tied: bool,
     ) -> Result<Linear, ModelError> {
-        if tied && matches!(self.source, Source::Blank) {
+        if tied && matches!(self.source, Source::Blank(_)) {
             self.ask(name, &shape, Init::Normal(0.02));
             if let Some(asked) = self.asked.last_mut() {
                 asked.twin = Some(embedding.name.clone());
@@ -330,8 +308,8 @@ impl<'a> Loader<'a> {
         shape: [usize; D],
         init: Init,
     ) -> Result<Tensor<D>, ModelError> {
-        let values = self.values(name, &shape, init)?;
-        Ok(Tensor::from_data(TensorData::new(values, shape), &self.device))
+        let stored = self.stored(name, shape, init)?;
+        Ok(self.place(stored))
     }
 
     /// A vector.
@@ -387,15 +365,12 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A tensor's values, in row-major order.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>, ModelError> {
+    /// A tensor's values, in row-major order, from a checkpoint or none.
+    fn values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>, ModelError> {
         self.ask(name, shape, init);
         let values = match self.source {
             Source::Checkpoint(checkpoint) => checkpoint.tensor(name, shape)?.to_vec()?,
-            Source::Blank => vec![0.0; shape.iter().product()],
+            Source::Blank(_) | Source::Leaves(_) => vec![0.0; shape.iter().product()],
         };
         self.contents.tensor(name, shape);
         self.contents.values(&values);
@@ -404,8 +379,9 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 
-    /// Packs the rows of one or several tensors of the same width block by block, so that nothing is in memory twice.
-    fn packed(&mut self, parts: &[(String, [usize; 2])]) -> Result<Arc<PackedMatrix>, ModelError> {
+    /// The rows of one or several tensors of the same width as one matrix: packed block by block, so that nothing is in memory
+    /// twice; or leaves.
+    fn weight(&mut self, parts: &[(String, [usize; 2])]) -> Result<Weight, ModelError> {
         let inputs = parts.first().map_or(0, |(_, shape)| shape[1]);
         let outputs = parts.iter().map(|(_, shape)| shape[0]).sum();
         // The stored shapes are compared before anything of that size is taken from memory.
@@ -414,7 +390,8 @@ impl<'a> Loader<'a> {
                 let tensor = |(name, shape): &(String, [usize; 2])| checkpoint.tensor(name, shape);
                 Some(parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()?)
             }
-            Source::Blank => None,
+            Source::Blank(_) => None,
+            Source::Leaves(leaves) => return Ok(leaves.matrix(parts)?.into()),
         };
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
         match stored {
@@ -436,12 +413,12 @@ impl<'a> Loader<'a> {
         let packed = builder.finish()?;
         self.parameters += (outputs * inputs) as u64;
         self.weight_bytes += packed.bytes() as u64;
-        Ok(Arc::new(packed))
+        Ok(packed.into())
     }
 
     fn ask(&mut self, name: &str, shape: &[usize], init: Init) {
         self.read.insert(name.to_string());
-        if let Source::Blank = self.source {
+        if let Source::Blank(_) = self.source {
             self.asked.push(Asked {
                 plan: TensorPlan {
                     name: name.to_string(),
@@ -460,7 +437,7 @@ impl<'a> Loader<'a> {
 
     /// Refuses weights that nothing asked for: a configuration of fewer layers, or without a bias that is there.
     pub(crate) fn expect_all_read(&self, layout: &str) -> Result<(), CheckpointError> {
-        let Source::Checkpoint(checkpoint) = self.source else {
+        let Some(checkpoint) = self.source.checkpoint() else {
             return Ok(());
         };
         match checkpoint.names().find(|name| !self.read.contains(*name)) {

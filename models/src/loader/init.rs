@@ -1,0 +1,109 @@
+//! How the values of fresh tensors are drawn.
+
+use std::ops::Range;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand_distr::StandardNormal;
+
+/// How a tensor's values are drawn in a random checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+    /// All this.
+    Constant(f32),
+    /// Uniform from the first to the second.
+    Uniform(f32, f32),
+    /// Normal around 0 with this standard deviation.
+    Normal(f32),
+    /// ln x with x uniform from the first to the second, which are positive.
+    LogOfUniform(f32, f32),
+    /// softplus⁻¹(Δ) with Δ log-uniform and at least a floor: the bias of a step size.
+    StepBias(StepSizes),
+    /// From the first to the last element: `from` + (`to` − `from`) (i / (n − 1))^`power`.
+    Ramp {
+        /// The first element.
+        from: f32,
+        /// The last element.
+        to: f32,
+        /// Of the way between.
+        power: f32,
+    },
+    /// A function of an element's index and the number of elements.
+    Values(fn(usize, usize) -> f32),
+}
+
+/// Step sizes of a fresh layer: log-uniform from `min` to `max`, and then at least `floor`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSizes {
+    /// The lower end.
+    pub min: f64,
+    /// The upper end.
+    pub max: f64,
+    /// What none is below, whatever the ends.
+    pub floor: f64,
+}
+
+impl Default for StepSizes {
+    /// The defaults of all published code: 1e-3 to 1e-1, at least 1e-4.
+    fn default() -> Self {
+        Self {
+            min: 1e-3,
+            max: 1e-1,
+            floor: 1e-4,
+        }
+    }
+}
+
+impl StepSizes {
+    /// softplus⁻¹ of a step size.
+    fn draw_bias(&self, rng: &mut StdRng) -> f32 {
+        let (low, high) = (self.min.ln(), self.max.ln());
+        let exponent = match low < high {
+            true => rng.random_range(low..high),
+            false => low,
+        };
+        let step = exponent.exp().max(self.floor);
+        // softplus(b) = step  ⇔  b = step + ln(1 − e^(−step))
+        (step + (-(-step).exp_m1()).ln()) as f32
+    }
+}
+
+impl Init {
+    /// Uniform in ±1/√n, the usual start of a projection from n features.
+    pub fn fan_in(n: usize) -> Self {
+        let bound = 1.0 / (n.max(1) as f32).sqrt();
+        Self::Uniform(-bound, bound)
+    }
+
+    /// The elements `range` of `count`, appended. Elements must be drawn in order from one generator.
+    pub(crate) fn draw(self, rng: &mut StdRng, range: Range<usize>, count: usize, into: &mut Vec<f32>) {
+        match self {
+            Self::Zeros => into.extend(range.map(|_| 0.0)),
+            Self::Ones => into.extend(range.map(|_| 1.0)),
+            Self::Constant(value) => into.extend(range.map(|_| value)),
+            Self::Uniform(low, high) => into.extend(range.map(|_| uniform(rng, low, high))),
+            Self::Normal(deviation) => {
+                into.extend(range.map(|_| deviation * rng.sample::<f32, _>(StandardNormal)));
+            }
+            Self::LogOfUniform(low, high) => into.extend(range.map(|_| uniform(rng, low, high).ln())),
+            Self::StepBias(sizes) => into.extend(range.map(|_| sizes.draw_bias(rng))),
+            Self::Ramp { from, to, power } => {
+                let last = (count.max(2) - 1) as f32;
+                into.extend(range.map(|index| from + (to - from) * (index as f32 / last).powf(power)));
+            }
+            Self::Values(value) => into.extend(range.map(|index| value(index, count))),
+        }
+    }
+}
+
+/// `low` where there is nothing between the two.
+fn uniform(rng: &mut StdRng, low: f32, high: f32) -> f32 {
+    match low < high {
+        true => rng.random_range(low..high),
+        false => low,
+    }
+}

@@ -1,0 +1,336 @@
+//! A model through which gradients flow.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use serde_json::{Map, Value};
+use ssm_core::operators::cross_entropy;
+use ssm_core::{Chain, Form, Site};
+
+use super::batch::Segment;
+use super::parameters::Parameter;
+use crate::checkpoint::Fields;
+use crate::error::ModelError;
+use crate::layout::{Layout, Outline};
+use crate::loader::{self, Loader};
+use crate::network::{Call, Network};
+use crate::state::ModelState;
+
+/// The element type that matrices are multiplied in. Everything else is f32, as are the gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE single precision.
+    #[default]
+    F32,
+    /// Matrices, embeddings and what matrices are multiplied with are rounded to bfloat16.
+    Bf16,
+}
+
+/// The leaves of a graph, one per parameter.
+#[derive(Clone, Debug)]
+pub struct Leaves {
+    layout: &'static Layout,
+    config: Map<String, Value>,
+    names: Vec<String>,
+    tensors: Vec<Tensor<1>>,
+    precision: Precision,
+    device: Device,
+}
+
+impl Leaves {
+    pub(super) fn new(
+        layout: &'static Layout,
+        config: &Map<String, Value>,
+        parameters: &[Parameter],
+        device: &Device,
+        precision: Precision,
+    ) -> Self {
+        let inner = device.clone().inner();
+        let leaf = |parameter: &Parameter| {
+            let value = match parameter.value.device() == inner {
+                true => parameter.value.clone(),
+                false => parameter.value.clone().to_device(&inner),
+            };
+            let value = value.autodiff();
+            let value = match device.gradient_checkpointing_strategy() {
+                Some(strategy) => value.with_gradient_checkpointing_strategy(strategy),
+                None => value,
+            };
+            value.require_grad()
+        };
+        let tensors: Vec<Tensor<1>> = parameters.iter().map(leaf).collect();
+        Self {
+            layout,
+            config: config.clone(),
+            names: parameters
+                .iter()
+                .map(|parameter| parameter.name.clone())
+                .collect(),
+            tensors,
+            precision,
+            device: match device.is_autodiff() {
+                true => device.clone(),
+                false => device.clone().autodiff(),
+            },
+        }
+    }
+
+    /// The model that the layout makes of the leaves.
+    ///
+    /// A backward pass uses up what is made of the leaves here, such as a matrix transposed. Losses whose gradients are wanted
+    /// together are added before one backward pass; for a further one, ask for a further network.
+    ///
+    /// # Errors
+    /// [`ModelError::Layer`] when the device does not compute in the wanted precision.
+    pub fn network(&self) -> Result<Differentiable, ModelError> {
+        let matrices = match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        };
+        if !self.device.supports_dtype(matrices) {
+            return Err(ModelError::Layer(ssm_core::Error::DType {
+                what: "matrices",
+                expected: format!("a type that {:?} computes in", self.device),
+                found: matrices.name().into(),
+            }));
+        }
+        let names = self.names.iter().map(String::as_str);
+        let tensors: BTreeMap<&str, Tensor<1>> = names.zip(self.tensors.iter().cloned()).collect();
+        let leaves = loader::Leaves {
+            tensors: &tensors,
+            matrices,
+        };
+        let mut loader = Loader::of_leaves(leaves, self.device.clone());
+        let parts = (self.layout.load)(&Fields::new(Path::new("config.json"), &self.config), &mut loader)?;
+        let (network, outline) = parts.network(self.device.clone());
+        Ok(Differentiable {
+            sites: network.sites(),
+            network,
+            outline,
+            device: self.device.clone(),
+        })
+    }
+
+    /// The gradients of a backward pass in the order of [`Parameters::list`](super::Parameters::list), taken out of it; flat, on
+    /// the inner device. None where no gradient has arrived.
+    pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
+        self.tensors
+            .iter()
+            .map(|leaf| leaf.grad_remove(gradients))
+            .collect()
+    }
+}
+
+/// A model of [`Leaves`].
+#[derive(Clone, Debug)]
+pub struct Differentiable {
+    network: Network,
+    outline: Outline,
+    sites: Vec<Site>,
+    device: Device,
+}
+
+impl Differentiable {
+    /// The layers.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The sizes of the model.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
+    /// Every recurrence, layer by layer.
+    pub fn sites(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// Where the model runs, an autodiff device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The state before the first token of `batch` sequences.
+    pub fn start(&self, batch: usize) -> ModelState {
+        let chain = Chain::default();
+        ModelState {
+            layers: self.network.start(&chain, batch),
+            chain,
+            positions: vec![0; batch],
+        }
+    }
+
+    /// Logits over the padded vocabulary, `[sequences, time, padded_vocab_size]`, of `ids` `[sequences, time]`; `state` moves on.
+    ///
+    /// # Errors
+    /// As [`Differentiable::loss`].
+    pub fn logits(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
+        let normed = self.forward(ids, state)?;
+        self.network.logits(normed)
+    }
+
+    /// Σ weight · −log p(target | everything up to its token) in nats over the tokens of `segment`, `[1]`, and Σ weight; `state`
+    /// moves on.
+    ///
+    /// Neither is averaged. The state keeps its graph: whoever wants no gradient of it by earlier tokens detaches it.
+    ///
+    /// # Errors
+    /// [`ModelError::Id`] for an id, or a target of weight above 0, beyond the vocabulary, [`ModelError::Count`] when there are more
+    /// or fewer targets or weights than ids, [`ModelError::Option`] for a weight that is negative or not finite,
+    /// [`ModelError::State`] for a state of another model or batch size.
+    pub fn loss(
+        &self,
+        segment: &Segment<'_>,
+        state: &mut ModelState,
+    ) -> Result<(Tensor<1>, f64), ModelError> {
+        let ids = segment.ids();
+        let counted = Counted::of(segment, ids.len(), self.outline.vocab_size)?;
+        self.expect_batch(segment.sequences(), state)?;
+        let normed = self.forward(&ids, state)?;
+        if ids.is_empty() {
+            return Ok((Tensor::zeros([1], &self.device), 0.0));
+        }
+        let width = normed.dims()[2];
+        let rows = normed.reshape([ids.len(), width]);
+        let (rows, count) = match &counted.rows {
+            None => (rows, ids.len()),
+            Some(kept) => {
+                let data = TensorData::new(kept.clone(), [kept.len()]);
+                let indices = Tensor::<1, Int>::from_data(data, &self.device);
+                (rows.select(0, indices), kept.len())
+            }
+        };
+        let logits = self.network.logits(rows.reshape([1, count, width]))?;
+        let logits = logits.reshape([count, self.outline.padded_vocab_size]);
+        let losses = cross_entropy(logits, counted.targets, self.outline.vocab_size)?;
+        let losses = match counted.weights {
+            None => losses,
+            Some(weights) => losses * Tensor::from_data(TensorData::new(weights, [count]), &self.device),
+        };
+        Ok((losses.sum(), counted.total))
+    }
+
+    /// The residual stream after the last norm, `[sequences, time, model_dim]`.
+    fn forward(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
+        let batch = state.batch();
+        if state.layers.len() != self.network.blocks().len() {
+            return Err(ModelError::State {
+                what: "number of layers",
+                expected: self.network.blocks().len().to_string(),
+                found: state.layers.len().to_string(),
+            });
+        }
+        if !ids.len().is_multiple_of(batch.max(1)) || (batch == 0 && !ids.is_empty()) {
+            return Err(ModelError::Count {
+                what: "ids",
+                expected: format!("{batch} sequences of one length"),
+                found: ids.len(),
+            });
+        }
+        expect_ids(ids.iter().enumerate(), self.outline.vocab_size)?;
+        let embedded = self.network.embed(ids, batch)?;
+        let time = embedded.dims()[1] as u64;
+        let call = Call {
+            chain: &state.chain,
+            form: Form::Auto,
+            positions: &state.positions,
+        };
+        let normed = self.network.forward(embedded, &mut state.layers, call)?;
+        state.positions.iter_mut().for_each(|position| *position += time);
+        Ok(normed)
+    }
+
+    fn expect_batch(&self, sequences: usize, state: &ModelState) -> Result<(), ModelError> {
+        if state.batch() == sequences {
+            return Ok(());
+        }
+        Err(ModelError::State {
+            what: "sequences of the batch",
+            expected: sequences.to_string(),
+            found: state.batch().to_string(),
+        })
+    }
+}
+
+/// The tokens of a segment that count.
+struct Counted {
+    /// Which ones, where not all.
+    rows: Option<Vec<i64>>,
+    /// Their targets.
+    targets: Arc<[u32]>,
+    /// Their weights, where not all are 1.
+    weights: Option<Vec<f32>>,
+    total: f64,
+}
+
+impl Counted {
+    fn of(segment: &Segment<'_>, ids: usize, vocab_size: usize) -> Result<Self, ModelError> {
+        let (targets, weights) = (segment.targets(), segment.weights());
+        let lengths = [
+            ("targets", Some(targets.len())),
+            ("weights", weights.as_ref().map(Vec::len)),
+        ];
+        for (what, found) in lengths {
+            if let Some(found) = found.filter(|found| *found != ids) {
+                let expected = format!("{ids}, one per id");
+                return Err(ModelError::Count {
+                    what,
+                    expected,
+                    found,
+                });
+            }
+        }
+        let Some(weights) = weights else {
+            expect_ids(targets.iter().enumerate(), vocab_size)?;
+            return Ok(Self {
+                rows: None,
+                total: targets.len() as f64,
+                targets: targets.into(),
+                weights: None,
+            });
+        };
+        if let Some(weight) = weights
+            .iter()
+            .find(|weight| !(weight.is_finite() && **weight >= 0.0))
+        {
+            return Err(ModelError::Option {
+                option: "weight of a target",
+                expected: "a finite number from 0 on",
+                found: weight.to_string(),
+            });
+        }
+        let counts = |row: &usize| weights[*row] > 0.0;
+        let mut rows: Vec<usize> = (0..ids).filter(counts).collect();
+        expect_ids(rows.iter().map(|&row| (row, &targets[row])), vocab_size)?;
+        let total = weights.iter().map(|weight| f64::from(*weight)).sum();
+        if rows.is_empty() && ids > 0 {
+            // One row of weight 0, so that the loss is a tensor like any other.
+            rows.push(0);
+        }
+        let target = |row: &usize| if weights[*row] > 0.0 { targets[*row] } else { 0 };
+        Ok(Self {
+            targets: rows.iter().map(target).collect(),
+            weights: Some(rows.iter().map(|&row| weights[row]).collect()),
+            total,
+            rows: (rows.len() < ids).then(|| rows.iter().map(|&row| row as i64).collect()),
+        })
+    }
+}
+
+/// Refuses ids beyond the vocabulary.
+fn expect_ids<'a>(
+    mut ids: impl Iterator<Item = (usize, &'a u32)>,
+    vocab_size: usize,
+) -> Result<(), ModelError> {
+    match ids.find(|(_, id)| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some((index, &id)) => Err(ModelError::Id {
+            index,
+            id,
+            vocab_size,
+        }),
+    }
+}

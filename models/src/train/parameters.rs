@@ -1,0 +1,268 @@
+//! What is trained: every tensor of a model under its published name, in f32.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::{Map, Value, json};
+
+use super::forward::{Leaves, Precision};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Fields, NewFolder, TensorPlan, WriteDtype, write_folder, write_safetensors,
+};
+use crate::error::ModelError;
+use crate::init::for_each_block;
+use crate::layout::{self, Layout};
+use crate::loader::{Asked, Loader};
+use crate::model::{LoadOptions, Model, WeightType};
+use crate::tokenizer::Tokenizer;
+
+/// In the place of a path, where a configuration comes from memory.
+const CONFIG: &str = "config.json";
+
+/// One tensor of a model.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name in the published layout.
+    pub name: String,
+    /// Its shape there, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Its values in row-major order, f32, without autodiff.
+    pub value: Tensor<1>,
+    /// A second name under which the layout stores the same values: that of a head that is tied and stored all the same.
+    pub twin: Option<String>,
+}
+
+/// The tensors of a model in one layout, as they are now.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use models::init::{layouts, preset};
+/// use models::train::{Batch, Parameters, Precision};
+///
+/// let layout = layouts()[0];
+/// let config = serde_json::from_str(preset(layout, "tiny").unwrap().config)?;
+/// let device = Device::flex();
+/// let parameters = Parameters::random(layout, &config, 1, &device)?;
+///
+/// let leaves = parameters.leaves(&device.autodiff(), Precision::F32);
+/// let network = leaves.network()?;
+/// let batch = Batch {
+///     sequences: 1,
+///     time: 3,
+///     ids: vec![1, 2, 3],
+///     targets: vec![2, 3, 4],
+///     weights: None,
+///     continues: vec![false],
+/// };
+/// let (loss, targets) = network.loss(&batch.whole(), &mut network.start(1))?;
+/// assert_eq!(targets, 3.0);
+/// let gradients = leaves.gradients(&mut loss.backward());
+/// assert_eq!(gradients.len(), parameters.list().len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Parameters {
+    layout: &'static Layout,
+    config: Map<String, Value>,
+    list: Vec<Parameter>,
+    device: Device,
+}
+
+impl Parameters {
+    /// Fresh values: those that [`write_random`](crate::init::write_random) writes in f32 for the same seed.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] for a configuration that the layout refuses.
+    pub fn random(
+        layout: &'static Layout,
+        config: &Map<String, Value>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut loader = Loader::blank();
+        (layout.load)(&Fields::new(Path::new(CONFIG), config), &mut loader)?;
+        Self::of(layout, config.clone(), loader.asked(), device, |asked| {
+            let mut values = Vec::with_capacity(asked.plan.shape.iter().product());
+            for_each_block(asked, seed, |block| {
+                values.extend_from_slice(block);
+                Ok(())
+            })?;
+            Ok(values)
+        })
+    }
+
+    /// The tensors of a checkpoint in any published layout: a folder, or a weights file.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`], naming what is wrong with which file.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let (layout, _) = layout::recognise(&checkpoint)?;
+        let config = (layout.config)(&checkpoint)?;
+        let mut loader = Loader::outline_of(&checkpoint);
+        (layout.load)(&Fields::new(&checkpoint.config().path(), &config), &mut loader)?;
+        loader.expect_all_read(&format!("{} ({})", layout.architecture, layout.name))?;
+        Self::of(layout, config, loader.asked(), device, |asked| {
+            checkpoint.tensor(&asked.plan.name, &asked.plan.shape)?.to_vec()
+        })
+    }
+
+    fn of(
+        layout: &'static Layout,
+        config: Map<String, Value>,
+        asked: &[Asked],
+        device: &Device,
+        mut values: impl FnMut(&Asked) -> Result<Vec<f32>, CheckpointError>,
+    ) -> Result<Self, ModelError> {
+        let device = device.clone().inner();
+        let mut list: Vec<Parameter> = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let TensorPlan { name, shape } = &asked.plan;
+            if let Some(twin) = &asked.twin {
+                if let Some(parameter) = list.iter_mut().find(|parameter| parameter.name == *twin) {
+                    parameter.twin = Some(name.clone());
+                }
+                continue;
+            }
+            let values = values(asked)?;
+            let length = values.len();
+            list.push(Parameter {
+                name: name.clone(),
+                shape: shape.clone(),
+                value: Tensor::from_data(TensorData::new(values, [length]), &device),
+                twin: None,
+            });
+        }
+        Ok(Self {
+            layout,
+            config,
+            list,
+            device,
+        })
+    }
+
+    /// Every tensor once, in the order in which the layout reads them.
+    pub fn list(&self) -> &[Parameter] {
+        &self.list
+    }
+
+    /// As [`Parameters::list`], to be changed.
+    pub fn list_mut(&mut self) -> &mut [Parameter] {
+        &mut self.list
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &'static Layout {
+        self.layout
+    }
+
+    /// The configuration, in the layout's own fields.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Where the tensors live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Leaves of a new graph with the values as they are now, on `device`, an autodiff device.
+    pub fn leaves(&self, device: &Device, precision: Precision) -> Leaves {
+        Leaves::new(self.layout, &self.config, &self.list, device, precision)
+    }
+
+    /// Writes a checkpoint folder in the layout; `train_length`, in tokens, goes into `spillway.json`. The folder appears when it
+    /// is complete.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`]: there is something of that name, a value beyond the range of bfloat16, a full disk. Nothing
+    /// is left behind then.
+    pub fn save(&self, folder: &Path, dtype: WriteDtype, train_length: Option<u64>) -> Result<(), ModelError> {
+        self.write(NewFolder::create(folder)?, dtype, train_length)
+    }
+
+    /// As [`Parameters::save`]; files of the same names in a folder that is there already are replaced, each in one step.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_over(
+        &self,
+        folder: &Path,
+        dtype: WriteDtype,
+        train_length: Option<u64>,
+    ) -> Result<(), ModelError> {
+        self.write(NewFolder::replace(folder)?, dtype, train_length)
+    }
+
+    fn write(&self, folder: NewFolder, dtype: WriteDtype, train_length: Option<u64>) -> Result<(), ModelError> {
+        let note = train_length.map(|length| {
+            let text = format!("{:#}\n", json!({ "train_length": length }));
+            ("spillway.json", text)
+        });
+        let (plans, mut values) = self.plans();
+        let texts: Vec<_> = note.into_iter().collect();
+        Ok(write_folder(
+            folder,
+            &self.config,
+            dtype,
+            &plans,
+            &texts,
+            |_, sink| write_values(values.next(), sink),
+        )?)
+    }
+
+    /// A model of the values as they are now, its matrices packed in f32.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] when a value is not finite.
+    pub fn model(&self, tokenizer: Tokenizer) -> Result<Model, ModelError> {
+        let (plans, mut values) = self.plans();
+        let (path, mut bytes) = (Path::new(self.layout.architecture), Vec::new());
+        write_safetensors::<CheckpointError>(
+            path,
+            &mut bytes,
+            WriteDtype::F32,
+            &plans,
+            &Default::default(),
+            |_, sink| write_values(values.next(), sink),
+        )?;
+        let checkpoint = Checkpoint::from_memory(self.layout.architecture, self.config.clone(), bytes)?;
+        let options = LoadOptions {
+            weights: WeightType::F32,
+            device: self.device.clone(),
+            tokenizer: None,
+        };
+        let name = self.layout.architecture.to_string();
+        Model::assemble(&checkpoint, |_| Ok(tokenizer), name, None, &options)
+    }
+
+    /// What is written, under all names, and the values of each.
+    fn plans(&self) -> (Vec<TensorPlan>, impl Iterator<Item = &Tensor<1>>) {
+        let named = |parameter: &Parameter, name: &str| TensorPlan {
+            name: name.to_string(),
+            shape: parameter.shape.clone(),
+        };
+        let names = |parameter: &Parameter| 1 + usize::from(parameter.twin.is_some());
+        let plans = self.list.iter().flat_map(|parameter| {
+            let names = std::iter::once(&parameter.name).chain(&parameter.twin);
+            names.map(|name| named(parameter, name)).collect::<Vec<_>>()
+        });
+        let values = self
+            .list
+            .iter()
+            .flat_map(move |parameter| std::iter::repeat_n(&parameter.value, names(parameter)));
+        (plans.collect(), values)
+    }
+}
+
+/// Hands the values of a tensor to a file; there is one for each plan.
+fn write_values(
+    value: Option<&Tensor<1>>,
+    sink: &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
+    let Some(value) = value else {
+        return Ok(());
+    };
+    let values: Vec<f32> = value.to_data().iter::<f32>().collect();
+    sink(&values)
+}
