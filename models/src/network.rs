@@ -107,7 +107,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// `[ids, model_dim]`.
+    /// `[ids, model_dim]`; there is at least one.
     fn of(&self, ids: &[u32], device: &Device) -> Result<Tensor<2>, ModelError> {
         let (count, width) = (ids.len(), self.rows.in_features());
         match &self.rows {
@@ -118,7 +118,6 @@ impl Embedding {
                 }
                 Ok(Tensor::from_data(TensorData::new(rows, [count, width]), device))
             }
-            Weight::Dense(_) if ids.is_empty() => Ok(Tensor::zeros([0, width], device)),
             Weight::Dense(dense) => {
                 let vocab_size = dense.dims()[0];
                 if let Some(index) = ids.iter().position(|id| *id as usize >= vocab_size) {
@@ -195,12 +194,12 @@ impl Network {
     /// # Errors
     /// [`ModelError::Packing`] or [`ModelError::Id`] for an id that has no row.
     pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
-        let shape = [
-            batch,
-            ids.len() / batch.max(1),
-            self.embedding.rows.in_features(),
-        ];
-        let embedded = self.embedding.of(ids, &self.device)?.reshape(shape);
+        let shape = [batch, ids.len() / batch.max(1), self.embedding.rows.in_features()];
+        // Burn reads a length of 0 in a new shape as the old one.
+        let embedded = match ids.is_empty() {
+            true => Tensor::zeros(shape, &self.device),
+            false => self.embedding.of(ids, &self.device)?.reshape(shape),
+        };
         match &self.embedding_norm {
             Some(norm) => norm.of(embedded),
             None => Ok(embedded),

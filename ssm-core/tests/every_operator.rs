@@ -211,7 +211,9 @@ mod equivalence {
         ("linear", |leaves| {
             let (weight, bias) = (leaves.next([5, 4]), leaves.next([5]));
             let linear = Linear::new(weight, Some(bias)).expect("shapes that fit");
-            vec![flat(linear.forward(leaves.next([2, 3, 4])).expect("shapes that fit"))]
+            vec![flat(
+                linear.forward(leaves.next([2, 3, 4])).expect("shapes that fit"),
+            )]
         }),
     ];
 

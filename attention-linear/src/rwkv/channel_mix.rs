@@ -42,10 +42,7 @@ impl ChannelMix {
     /// # Errors
     /// [`ssm_core::Error::Shape`].
     pub fn new(weights: ChannelMixWeights) -> Result<Self> {
-        let (hidden, width) = (
-            weights.key.out_features(),
-            weights.key.in_features(),
-        );
+        let (hidden, width) = (weights.key.out_features(), weights.key.in_features());
         weights.key_shift.expect_channels(width)?;
         expect::projection("value of a channel mixer", &weights.value, width, hidden)?;
         if let Some(gate) = &weights.receptance {

@@ -53,10 +53,7 @@ impl Rwkv4 {
     /// # Errors
     /// [`ssm_core::Error::Shape`].
     pub fn new(weights: Rwkv4Weights) -> Result<Self> {
-        let [width, channels] = [
-            weights.output.out_features(),
-            weights.output.in_features(),
-        ];
+        let [width, channels] = [weights.output.out_features(), weights.output.in_features()];
         for shift in [
             &weights.receptance_shift,
             &weights.key_shift,

@@ -147,7 +147,10 @@ pub(crate) fn write_folder(
     dtype: WriteDtype,
     tensors: &[TensorPlan],
     texts: &[(&str, String)],
-    values: impl FnMut(&TensorPlan, &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>) -> Result<(), CheckpointError>,
+    values: impl FnMut(
+        &TensorPlan,
+        &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError>,
 ) -> Result<(), CheckpointError> {
     let config = ("config.json", format!("{:#}\n", Value::Object(config.clone())));
     for (name, text) in std::iter::once(&config).chain(texts) {

@@ -89,7 +89,11 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             beta: Some(loader.linear(&format!("{name}.b_proj"), per_head, false)?),
             decay: Some(DeltaDecay {
                 step: loader.linear(&format!("{name}.a_proj"), per_head, false)?,
-                bias: loader.vector(&format!("{name}.dt_bias"), count, Init::StepBias(StepSizes::default()))?,
+                bias: loader.vector(
+                    &format!("{name}.dt_bias"),
+                    count,
+                    Init::StepBias(StepSizes::default()),
+                )?,
                 a_log: loader.vector(&format!("{name}.A_log"), count, LOG_RATE)?,
             }),
             output: way_out.load(loader, name, config.model_dim)?,

@@ -272,8 +272,7 @@ fn fla_shift(loader: &mut Loader<'_>, place: &Place, sizes: &Sizes) -> Result<Dy
         [width, 5 * rank],
         Init::Uniform(-0.01, 0.01),
     )?;
-    let shares: Tensor<2> =
-        loader.tensor(&place.mixer("x_bias"), [5, width], Init::Uniform(0.0, 1.0))?;
+    let shares: Tensor<2> = loader.tensor(&place.mixer("x_bias"), [5, width], Init::Uniform(0.0, 1.0))?;
     let mut weights = |part: usize| -> Result<DynamicWeights, ModelError> {
         let matrix = stored.clone().narrow(1, part * rank, rank);
         let bias = shares.clone().narrow(0, part, 1).reshape([width]);

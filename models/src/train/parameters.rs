@@ -177,7 +177,12 @@ impl Parameters {
     /// # Errors
     /// [`ModelError::Checkpoint`]: there is something of that name, a value beyond the range of bfloat16, a full disk. Nothing
     /// is left behind then.
-    pub fn save(&self, folder: &Path, dtype: WriteDtype, train_length: Option<u64>) -> Result<(), ModelError> {
+    pub fn save(
+        &self,
+        folder: &Path,
+        dtype: WriteDtype,
+        train_length: Option<u64>,
+    ) -> Result<(), ModelError> {
         self.write(NewFolder::create(folder)?, dtype, train_length)
     }
 
@@ -194,7 +199,12 @@ impl Parameters {
         self.write(NewFolder::replace(folder)?, dtype, train_length)
     }
 
-    fn write(&self, folder: NewFolder, dtype: WriteDtype, train_length: Option<u64>) -> Result<(), ModelError> {
+    fn write(
+        &self,
+        folder: NewFolder,
+        dtype: WriteDtype,
+        train_length: Option<u64>,
+    ) -> Result<(), ModelError> {
         let note = train_length.map(|length| {
             let text = format!("{:#}\n", json!({ "train_length": length }));
             ("spillway.json", text)

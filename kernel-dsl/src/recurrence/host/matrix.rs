@@ -40,7 +40,11 @@ impl<'a> Matrix<'a> {
 
     /// Some of the rows.
     pub(crate) fn row_range(self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        assert!(
+            range.start <= range.end && range.end <= self.rows,
+            "rows {range:?} of {}",
+            self.rows
+        );
         let start = (range.start * self.row_stride).min(self.values.len());
         Self {
             values: &self.values[start..],
