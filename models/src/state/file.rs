@@ -192,7 +192,7 @@ impl Saved<'_> {
 }
 
 /// The tensor types that a state may have, and their names in the file.
-const TYPES: [(DType, Dtype); 7] = [
+pub(crate) const TYPES: [(DType, Dtype); 7] = [
     (DType::F32, Dtype::F32),
     (DType::F64, Dtype::F64),
     (DType::I64, Dtype::I64),

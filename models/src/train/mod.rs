@@ -8,11 +8,22 @@ pub mod carry;
 pub mod data;
 pub mod evaluation;
 pub mod forward;
+pub mod log;
+pub mod optimizer;
 pub mod parameters;
+pub mod schedule;
+pub mod snapshot;
 
 pub use batch::{Batch, Segment};
 pub use carry::{Carry, CarryConfig};
 pub use data::{DataConfig, DataError, Source};
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};
 pub use forward::{Differentiable, Leaves, Precision};
+pub use log::{
+    Collapse, EndEvent, EvaluationEvent, Event, Log, LogError, PasskeyScore, PositionLoss, Seconds,
+    SnapshotEvent, StartEvent, StepEvent, read_log,
+};
+pub use optimizer::{Accumulator, Optimizer, OptimizerConfig, OptimizerError, Update, decays};
 pub use parameters::{Parameter, Parameters};
+pub use schedule::{DecayShape, ScheduleConfig};
+pub use snapshot::{Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash};

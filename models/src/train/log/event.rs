@@ -1,0 +1,204 @@
+//! What happens in a training, as it stands in the log.
+
+use serde::{Deserialize, Serialize};
+
+use super::number;
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A training begins.
+    Start(StartEvent),
+    /// A step is done.
+    Step(StepEvent),
+    /// The model has been evaluated.
+    Evaluation(EvaluationEvent),
+    /// A snapshot of this step is being written.
+    Snapshot(SnapshotEvent),
+    /// The training ends, or stops to be resumed.
+    End(EndEvent),
+}
+
+/// What is trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StartEvent {
+    /// Steps that there will be.
+    pub steps: u64,
+    /// `mamba2`.
+    pub architecture: String,
+    /// Whose layout: `Hugging Face`.
+    pub layout: String,
+    /// Weights that are trained.
+    pub parameters: u64,
+    /// Tokens of a step.
+    pub tokens_per_step: u64,
+    /// [`config_hash`](crate::train::config_hash) of the configuration.
+    pub config_hash: String,
+    /// Version of this crate.
+    pub version: String,
+    /// Seconds since 1970.
+    pub started: u64,
+}
+
+/// Seconds that the parts of a step took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Reading the batches.
+    pub data: f64,
+    /// The network and its loss.
+    pub forward: f64,
+    /// The gradients.
+    pub backward: f64,
+    /// The update of the weights. On a graphics processor, which works on while the program does, it also waits for the gradients.
+    pub optimizer: f64,
+}
+
+impl Seconds {
+    /// Adds those of another step.
+    pub fn add(&mut self, other: &Self) {
+        self.data += other.data;
+        self.forward += other.forward;
+        self.backward += other.backward;
+        self.optimizer += other.optimizer;
+    }
+
+    /// Of the whole step.
+    pub fn sum(&self) -> f64 {
+        self.data + self.forward + self.backward + self.optimizer
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Mean −log p of the targets in nats, before the update.
+    #[serde(with = "number")]
+    pub loss: f64,
+    /// η of the update.
+    pub learning_rate: f64,
+    /// ‖g‖ over all parameters, before clipping.
+    #[serde(with = "number")]
+    pub gradient_norm: f64,
+    /// Whether the gradients were scaled down.
+    pub clipped: bool,
+    /// Tokens read so far, this step's included.
+    pub tokens: u64,
+    /// Tokens of this step per second of it.
+    #[serde(with = "number")]
+    pub tokens_per_second: f64,
+    /// Time by part.
+    pub seconds: Seconds,
+}
+
+/// An evaluation. What was not measured is empty.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationEvent {
+    /// Steps done.
+    pub step: u64,
+    /// Mean −log p in nats within the training length, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "number::option")]
+    pub loss: Option<f64>,
+    /// Loss against position, the first tokens first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub positions: Vec<PositionLoss>,
+    /// How far the loss rises beyond the training length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapse: Option<Collapse>,
+    /// Passkeys found again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passkey: Vec<PasskeyScore>,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// Mean loss of the tokens at positions from `begin` to before `end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PositionLoss {
+    /// First position.
+    pub begin: u64,
+    /// One past the last.
+    pub end: u64,
+    /// Mean −log p in nats.
+    #[serde(with = "number")]
+    pub loss: f64,
+    /// Targets that it is the mean of.
+    pub targets: u64,
+}
+
+/// Loss far beyond the training length, compared with that within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Collapse {
+    /// Ratio of the losses.
+    #[serde(with = "number")]
+    pub ratio_loss: f64,
+    /// Ratio of the perplexities.
+    #[serde(with = "number")]
+    pub ratio_perplexity: f64,
+    /// Position from which the loss has left its plateau, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onset: Option<u64>,
+}
+
+/// Passkeys of one length and depth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PasskeyScore {
+    /// Tokens of the text.
+    pub length: u64,
+    /// Where the key stands, from 0 (at the beginning) to 1.
+    pub depth: f64,
+    /// Keys found again.
+    pub correct: u64,
+    /// Keys asked for.
+    pub samples: u64,
+}
+
+/// A snapshot. It is logged before it is written, so that what is in the log up to it is there whenever the snapshot is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotEvent {
+    /// Steps done.
+    pub step: u64,
+}
+
+/// The end, for now or for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndEvent {
+    /// Steps done.
+    pub step: u64,
+    /// Whether those are all.
+    pub finished: bool,
+    /// Seconds since this program began with it.
+    pub seconds: f64,
+}
+
+impl Event {
+    /// Steps done when it happened.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Start(_) => 0,
+            Self::Step(event) => event.step,
+            Self::Evaluation(event) => event.step,
+            Self::Snapshot(event) => event.step,
+            Self::End(event) => event.step,
+        }
+    }
+
+    /// The same event with zeros for all times, and speeds. Two runs of one training have equal events but for these.
+    #[must_use]
+    pub fn without_times(&self) -> Self {
+        let mut event = self.clone();
+        match &mut event {
+            Self::Start(event) => event.started = 0,
+            Self::Step(event) => {
+                event.seconds = Seconds::default();
+                event.tokens_per_second = 0.0;
+            }
+            Self::Evaluation(event) => event.seconds = 0.0,
+            Self::Snapshot(_) => {}
+            Self::End(event) => event.seconds = 0.0,
+        }
+        event
+    }
+}

@@ -1,0 +1,414 @@
+//! AdamW on the f32 masters of all parameters, with one global gradient norm.
+//!
+//! ```text
+//! g ← g · min(1, clip_norm / ‖g‖)                              ‖g‖ over all parameters together
+//! m ← β₁ m + (1 − β₁) g,      v ← β₂ v + (1 − β₂) g²
+//! w ← (1 − η λ) w − η (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)          λ = 0 where a parameter does not decay
+//! ```
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`OptimizerConfig`], [`Optimizer`]: a step; moments by name, to be saved and restored |
+//! | `decay.rs` | [`decays`]: which parameters λ applies to |
+//! | `gradients.rs` | the norm; [`Accumulator`]: sums of gradients over the pieces of a step |
+//! | `error.rs` | [`OptimizerError`] |
+//!
+//! The update of one tensor is Burn's. Source: Loshchilov & Hutter, *Decoupled Weight Decay Regularization* (1711.05101).
+
+mod decay;
+mod error;
+mod gradients;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
+use serde::{Deserialize, Serialize};
+
+pub use decay::decays;
+pub use error::OptimizerError;
+pub use gradients::Accumulator;
+
+use super::parameters::Parameter;
+use super::schedule::ScheduleConfig;
+
+/// The largest gradient norm whose square is an f32: √(2¹²⁸).
+const NORM_LIMIT: f64 = 18_446_742_974_197_923_840.0;
+
+/// AdamW and its learning rates.
+///
+/// Only the learning rate has to be given; β = (0.9, 0.95), ε = 1e-8, λ = 0.1, no clipping and a constant rate are what the other
+/// fields are without.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// η at its peak.
+    pub learning_rate: f64,
+    /// β₁ and β₂, how much of the moments stays from step to step.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// ε, added to the root of the second moment.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// λ, for the parameters that [decay](decays).
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// The largest norm of all gradients together; they are scaled down to it. Without it, they are taken as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Ends of the names of further parameters that do not decay, as whole parts: `embedding.weight`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_decay: Vec<String>,
+    /// How η goes over the training.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.95]
+}
+
+fn default_eps() -> f64 {
+    1e-8
+}
+
+fn default_weight_decay() -> f64 {
+    0.1
+}
+
+impl OptimizerConfig {
+    /// The defaults, with this learning rate.
+    pub fn new(learning_rate: f64) -> Self {
+        Self {
+            learning_rate,
+            betas: default_betas(),
+            eps: default_eps(),
+            weight_decay: default_weight_decay(),
+            clip_norm: None,
+            no_decay: Vec::new(),
+            schedule: ScheduleConfig::default(),
+        }
+    }
+
+    /// The learning rate of the step that comes after `step` of `steps`.
+    pub fn rate(&self, step: u64, steps: u64) -> f64 {
+        self.schedule.rate(self.learning_rate, step, steps)
+    }
+
+    /// Checks every number, and the schedule for a training of `steps` steps.
+    ///
+    /// # Errors
+    /// [`OptimizerError::Option`], naming the field.
+    pub fn validate(&self, steps: u64) -> Result<(), OptimizerError> {
+        let positive = |value: f64| value.is_finite() && value as f32 > 0.0;
+        let check = |option, expected: &str, good: bool, found: f64| match good {
+            true => Ok(()),
+            false => Err(OptimizerError::option(option, expected, found)),
+        };
+        let rate = self.learning_rate;
+        check("learning_rate", "a positive number", positive(rate), rate)?;
+        for (option, beta) in [("betas[0]", self.betas[0]), ("betas[1]", self.betas[1])] {
+            // As f32, in which the moments are computed.
+            let good = (0.0..1.0).contains(&(beta as f32));
+            check(option, "from 0 to below 1", good, beta)?;
+        }
+        check("eps", "a positive number", positive(self.eps), self.eps)?;
+        let decay = self.weight_decay;
+        let good = decay >= 0.0 && decay * rate < 1.0;
+        check(
+            "weight_decay",
+            "at least 0, and below 1 / learning_rate",
+            good,
+            decay,
+        )?;
+        if let Some(norm) = self.clip_norm {
+            let good = positive(norm) && norm <= NORM_LIMIT;
+            check("clip_norm", "a positive number up to 1.8e19", good, norm)?;
+        }
+        self.schedule.validate(steps)
+    }
+
+    /// Burn's update of one tensor.
+    fn adam(&self, weight_decay: f64) -> AdamW {
+        AdamWConfig::new()
+            .with_beta_1(self.betas[0] as f32)
+            .with_beta_2(self.betas[1] as f32)
+            .with_epsilon(self.eps as f32)
+            .with_weight_decay(weight_decay as f32)
+            .build()
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// η of this step.
+    pub learning_rate: f64,
+    /// ‖g‖ over all parameters, before clipping.
+    pub gradient_norm: f64,
+    /// Whether the gradients were scaled down.
+    pub clipped: bool,
+    /// Parameters that the loss did not depend on. They, and their moments, are what they were.
+    pub unused: Vec<String>,
+}
+
+/// The moments of all parameters, and what to do with them.
+pub struct Optimizer {
+    config: OptimizerConfig,
+    steps: u64,
+    decaying: AdamW,
+    undecaying: AdamW,
+    slots: Vec<Slot>,
+}
+
+/// What belongs to one parameter.
+struct Slot {
+    name: String,
+    /// Number of values.
+    count: usize,
+    device: Device,
+    decays: bool,
+    /// None before the first gradient.
+    state: Option<AdamWState<1>>,
+}
+
+impl fmt::Debug for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Optimizer")
+            .field("config", &self.config)
+            .field("steps", &self.steps)
+            .field("parameters", &self.slots.len())
+            .finish()
+    }
+}
+
+impl Optimizer {
+    /// An optimiser of these parameters over `steps` steps, all moments at zero.
+    ///
+    /// # Errors
+    /// [`OptimizerError::Option`] for a configuration that is out of range, or an exception from decay that no parameter has.
+    pub fn new(
+        config: &OptimizerConfig,
+        parameters: &[Parameter],
+        steps: u64,
+    ) -> Result<Self, OptimizerError> {
+        config.validate(steps)?;
+        let has_end = |end: &String| parameters.iter().any(|p| decay::ends_with(&p.name, end));
+        if let Some(end) = config.no_decay.iter().find(|end| !has_end(end)) {
+            let expected = "ends of parameters' names, in whole parts between dots";
+            return Err(OptimizerError::option("no_decay", expected, format!("{end:?}")));
+        }
+        Ok(Self {
+            config: config.clone(),
+            steps,
+            decaying: config.adam(config.weight_decay),
+            undecaying: config.adam(0.0),
+            slots: parameters.iter().map(|p| Slot::new(config, p)).collect(),
+        })
+    }
+
+    /// One update from the gradients of the mean loss, in the order of the parameters, after `step` steps.
+    ///
+    /// # Errors
+    /// [`OptimizerError::NonFinite`] and [`OptimizerError::Overflow`] for gradients that cannot be used,
+    /// [`OptimizerError::Mismatch`] for other parameters than those the optimiser was made for. Nothing has been changed then.
+    pub fn step(
+        &mut self,
+        parameters: &mut [Parameter],
+        gradients: Vec<Option<Tensor<1>>>,
+        step: u64,
+    ) -> Result<Update, OptimizerError> {
+        self.expect(parameters, &gradients)?;
+        let gradient_norm = self.finite_norm(&gradients, step)?;
+        let clip = self.config.clip_norm.filter(|limit| gradient_norm > *limit);
+        let norm = clip.unwrap_or(gradient_norm);
+        if norm > NORM_LIMIT {
+            let limit = NORM_LIMIT;
+            return Err(OptimizerError::Overflow { step, limit, norm });
+        }
+        let learning_rate = self.config.rate(step, self.steps);
+        let mut unused = Vec::new();
+        for ((slot, parameter), gradient) in self.slots.iter_mut().zip(&mut *parameters).zip(gradients) {
+            let Some(gradient) = gradient else {
+                unused.push(slot.name.clone());
+                continue;
+            };
+            let gradient = match clip {
+                Some(limit) => gradient.mul_scalar(limit / gradient_norm),
+                None => gradient,
+            };
+            let adam = if slot.decays {
+                &self.decaying
+            } else {
+                &self.undecaying
+            };
+            let value = parameter.value.clone();
+            (parameter.value, slot.state) = adam.step(learning_rate, value, gradient, slot.state.take());
+        }
+        Ok(Update {
+            learning_rate,
+            gradient_norm,
+            clipped: clip.is_some(),
+            unused,
+        })
+    }
+
+    /// ‖g‖ over all parameters.
+    fn finite_norm(&self, gradients: &[Option<Tensor<1>>], step: u64) -> Result<f64, OptimizerError> {
+        let squares = gradients::square_sums(gradients);
+        let finite = |square: &Option<f64>| square.is_none_or(f64::is_finite);
+        match squares
+            .iter()
+            .zip(&self.slots)
+            .find(|(square, _)| !finite(square))
+        {
+            Some((_, slot)) => Err(OptimizerError::NonFinite {
+                step,
+                parameter: slot.name.clone(),
+            }),
+            None => Ok(squares.iter().flatten().sum::<f64>().sqrt()),
+        }
+    }
+
+    fn expect(
+        &self,
+        parameters: &[Parameter],
+        gradients: &[Option<Tensor<1>>],
+    ) -> Result<(), OptimizerError> {
+        let count = self.slots.len();
+        for (what, found) in [
+            ("number of parameters", parameters.len()),
+            ("number of gradients", gradients.len()),
+        ] {
+            if found != count {
+                return Err(OptimizerError::mismatch(what, count.to_string(), found));
+            }
+        }
+        for ((slot, parameter), gradient) in self.slots.iter().zip(parameters).zip(gradients) {
+            if slot.name != parameter.name {
+                return Err(OptimizerError::mismatch("parameter", &slot.name, &parameter.name));
+            }
+            let value = ("", Some(&parameter.value));
+            for (of, tensor) in [value, ("gradient of ", gradient.as_ref())] {
+                let found = tensor.map_or(slot.count, |tensor| tensor.dims()[0]);
+                if found != slot.count {
+                    let what = format!("{of}{}", slot.name);
+                    let expected = format!("{} values", slot.count);
+                    return Err(OptimizerError::mismatch(what, expected, found));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that a later step depends on, by name, but for the parameters themselves: `time.NAME` (steps taken),
+    /// `moment_1.NAME` and `moment_2.NAME` of every parameter that has had a gradient.
+    pub fn tensors(&self) -> BTreeMap<String, TensorData> {
+        let states = self
+            .slots
+            .iter()
+            .filter_map(|slot| Some((slot, slot.state.as_ref()?)));
+        let entries = states.flat_map(|(slot, state)| {
+            let momentum = &state.momentum;
+            let time = TensorData::new(vec![momentum.time as u64], [1]);
+            [
+                (entry("time", &slot.name), time),
+                (entry("moment_1", &slot.name), momentum.moment_1.to_data()),
+                (entry("moment_2", &slot.name), momentum.moment_2.to_data()),
+            ]
+        });
+        entries.collect()
+    }
+
+    /// Puts back what [`Optimizer::tensors`] gave, to the bit.
+    ///
+    /// # Errors
+    /// [`OptimizerError::Saved`] for entries that are missing, of another shape or type, or of no parameter. Nothing has been
+    /// changed then.
+    pub fn restore(&mut self, tensors: &BTreeMap<String, TensorData>) -> Result<(), OptimizerError> {
+        let states = self.slots.iter().map(|slot| slot.restored(tensors));
+        let states: Vec<Option<AdamWState<1>>> = states.collect::<Result<_, _>>()?;
+        let names: BTreeSet<&str> = self.slots.iter().map(|slot| slot.name.as_str()).collect();
+        let known = |entry: &String| {
+            let (kind, name) = entry.split_once('.').unwrap_or_default();
+            ENTRIES.contains(&kind) && names.contains(name)
+        };
+        if let Some(entry) = tensors.keys().find(|entry| !known(entry)) {
+            return Err(OptimizerError::saved(
+                entry,
+                "entries of the parameters",
+                "one of none",
+            ));
+        }
+        for (slot, state) in self.slots.iter_mut().zip(states) {
+            slot.state = state;
+        }
+        Ok(())
+    }
+}
+
+/// What there is of every parameter.
+const ENTRIES: [&str; 3] = ["time", "moment_1", "moment_2"];
+
+fn entry(kind: &str, name: &str) -> String {
+    format!("{kind}.{name}")
+}
+
+impl Slot {
+    fn new(config: &OptimizerConfig, parameter: &Parameter) -> Self {
+        let excepted = config
+            .no_decay
+            .iter()
+            .any(|end| decay::ends_with(&parameter.name, end));
+        Self {
+            name: parameter.name.clone(),
+            count: parameter.value.dims()[0],
+            device: parameter.value.device(),
+            decays: !excepted && decays(parameter),
+            state: None,
+        }
+    }
+
+    /// The state among saved ones, if there is any of this parameter.
+    fn restored(
+        &self,
+        tensors: &BTreeMap<String, TensorData>,
+    ) -> Result<Option<AdamWState<1>>, OptimizerError> {
+        let [time, moment_1, moment_2] = ENTRIES.map(|kind| tensors.get(&entry(kind, &self.name)));
+        let (Some(time), Some(moment_1), Some(moment_2)) = (time, moment_1, moment_2) else {
+            let missing = [time, moment_1, moment_2].iter().position(Option::is_none);
+            return match (missing, time.or(moment_1).or(moment_2)) {
+                (Some(index), Some(_)) => Err(OptimizerError::saved(
+                    entry(ENTRIES[index], &self.name),
+                    "an entry, as there are others of this parameter",
+                    "none",
+                )),
+                _ => Ok(None),
+            };
+        };
+        let steps = time.as_slice::<u64>().ok().and_then(|time| match time {
+            [steps] => i32::try_from(*steps).ok(),
+            _ => None,
+        });
+        let Some(steps) = steps else {
+            let found = format!("{:?} {:?}", time.dtype(), time.shape().as_slice());
+            let expected = "one U64 number below 2^31";
+            return Err(OptimizerError::saved(entry("time", &self.name), expected, found));
+        };
+        Ok(Some(AdamWState::new(AdaptiveMomentumState::new(
+            steps as usize,
+            self.moment("moment_1", moment_1)?,
+            self.moment("moment_2", moment_2)?,
+        ))))
+    }
+
+    fn moment(&self, kind: &str, data: &TensorData) -> Result<Tensor<1>, OptimizerError> {
+        if data.dtype() != DType::F32 || data.shape().as_slice() != [self.count] {
+            let found = format!("{:?} {:?}", data.dtype(), data.shape().as_slice());
+            let expected = format!("F32 [{}]", self.count);
+            return Err(OptimizerError::saved(entry(kind, &self.name), expected, found));
+        }
+        Ok(Tensor::from_data(data.clone(), &self.device))
+    }
+}
