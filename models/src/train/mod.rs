@@ -20,8 +20,7 @@ pub use data::{DataConfig, DataError, Source};
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};
 pub use forward::{Differentiable, Leaves, Precision};
 pub use log::{
-    Collapse, EndEvent, EvaluationEvent, Event, Log, LogError, PasskeyScore, PositionLoss, Seconds,
-    SnapshotEvent, StartEvent, StepEvent, read_log,
+    EndEvent, EvaluationEvent, Event, Log, LogError, Seconds, SnapshotEvent, StartEvent, StepEvent, read_log,
 };
 pub use optimizer::{Accumulator, Optimizer, OptimizerConfig, OptimizerError, Update, decays};
 pub use parameters::{Parameter, Parameters};

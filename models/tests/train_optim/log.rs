@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use models::train::{
-    Collapse, EndEvent, EvaluationEvent, Event, Log, LogError, PasskeyScore, PositionLoss, Seconds,
-    SnapshotEvent, StartEvent, StepEvent, read_log,
+    EndEvent, EvaluationEvent, Event, Log, LogError, Seconds, SnapshotEvent, StartEvent, StepEvent, read_log,
 };
+use serde_json::json;
 use tempfile::TempDir;
 
 fn start() -> Event {
@@ -21,9 +21,9 @@ fn start() -> Event {
 fn step(step: u64) -> Event {
     Event::Step(StepEvent {
         step,
-        loss: 5.5 / step as f64,
+        loss: if step == 3 { f64::NAN } else { 5.5 / step as f64 },
         learning_rate: 1e-3,
-        gradient_norm: 0.25,
+        gradient_norm: if step == 4 { f64::INFINITY } else { 0.25 },
         clipped: false,
         tokens: step * 512,
         tokens_per_second: 4096.0,
@@ -36,36 +36,20 @@ fn step(step: u64) -> Event {
     })
 }
 
+/// One that found a loss beyond all bounds.
 fn evaluation(step: u64) -> Event {
+    let report = json!({
+        "train_length": 64,
+        "positions": [
+            {"start": 0, "end": 64, "mean": 2.5, "perplexity": 12.25, "standard_error": 0.125, "tokens": 640},
+            {"start": 64, "end": 128, "mean": null, "perplexity": null, "standard_error": null, "tokens": 640},
+        ],
+        "excess": [{"start": 64, "end": 128, "excess": null}],
+    });
     Event::Evaluation(EvaluationEvent {
         step,
-        loss: Some(f64::NAN),
-        positions: vec![
-            PositionLoss {
-                begin: 0,
-                end: 64,
-                loss: 2.5,
-                targets: 640,
-            },
-            PositionLoss {
-                begin: 64,
-                end: 128,
-                loss: f64::INFINITY,
-                targets: 640,
-            },
-        ],
-        collapse: Some(Collapse {
-            ratio_loss: f64::NEG_INFINITY,
-            ratio_perplexity: 3.0,
-            onset: None,
-        }),
-        passkey: vec![PasskeyScore {
-            length: 64,
-            depth: 0.5,
-            correct: 3,
-            samples: 4,
-        }],
         seconds: 1.5,
+        report: serde_json::from_value(report).unwrap(),
     })
 }
 
@@ -120,7 +104,7 @@ fn events_come_back_as_they_were() {
         assert!(value["event"].is_string(), "{line}");
     }
     assert!(
-        lines.contains(r#""loss":"NaN""#) && lines.contains(r#""loss":"inf""#),
+        lines.contains(r#""loss":"NaN""#) && lines.contains(r#""gradient_norm":"inf""#),
         "{lines}"
     );
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::number;
+use crate::train::evaluation::EvaluationReport;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,66 +94,16 @@ pub struct StepEvent {
     pub seconds: Seconds,
 }
 
-/// An evaluation. What was not measured is empty.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// An evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationEvent {
     /// Steps done.
     pub step: u64,
-    /// Mean −log p in nats within the training length, where it was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "number::option")]
-    pub loss: Option<f64>,
-    /// Loss against position, the first tokens first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub positions: Vec<PositionLoss>,
-    /// How far the loss rises beyond the training length.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub collapse: Option<Collapse>,
-    /// Passkeys found again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passkey: Vec<PasskeyScore>,
     /// Seconds that it took.
     pub seconds: f64,
-}
-
-/// Mean loss of the tokens at positions from `begin` to before `end`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PositionLoss {
-    /// First position.
-    pub begin: u64,
-    /// One past the last.
-    pub end: u64,
-    /// Mean −log p in nats.
-    #[serde(with = "number")]
-    pub loss: f64,
-    /// Targets that it is the mean of.
-    pub targets: u64,
-}
-
-/// Loss far beyond the training length, compared with that within it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Collapse {
-    /// Ratio of the losses.
-    #[serde(with = "number")]
-    pub ratio_loss: f64,
-    /// Ratio of the perplexities.
-    #[serde(with = "number")]
-    pub ratio_perplexity: f64,
-    /// Position from which the loss has left its plateau, if it has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub onset: Option<u64>,
-}
-
-/// Passkeys of one length and depth.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PasskeyScore {
-    /// Tokens of the text.
-    pub length: u64,
-    /// Where the key stands, from 0 (at the beginning) to 1.
-    pub depth: f64,
-    /// Keys found again.
-    pub correct: u64,
-    /// Keys asked for.
-    pub samples: u64,
+    /// What was found.
+    #[serde(flatten)]
+    pub report: EvaluationReport,
 }
 
 /// A snapshot. It is logged before it is written, so that what is in the log up to it is there whenever the snapshot is.

@@ -19,10 +19,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use event::{
-    Collapse, EndEvent, EvaluationEvent, Event, PasskeyScore, PositionLoss, Seconds, SnapshotEvent,
-    StartEvent, StepEvent,
-};
+pub use event::{EndEvent, EvaluationEvent, Event, Seconds, SnapshotEvent, StartEvent, StepEvent};
 
 use crate::checkpoint::{CheckpointError, NewFile};
 
