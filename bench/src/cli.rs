@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::{convert, diagnose, generate, init, inspect, leaderboard, passkey, speed, tokens};
+use crate::{convert, diagnose, generate, init, inspect, leaderboard, passkey, speed, tokens, train};
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ pub enum Command {
     Passkey(passkey::PasskeyArgs),
     /// Try every mitigation on one model, and rank them by the loss far beyond its training length
     Compare(leaderboard::CompareArgs),
+    /// Train a model as a configuration says
+    Train(train::TrainArgs),
     /// Continue a text
     Generate(generate::GenerateArgs),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
@@ -88,6 +90,7 @@ impl Cli {
             Command::Diagnose(args) => diagnose::run(args, context),
             Command::Passkey(args) => passkey::run(args, context),
             Command::Compare(args) => leaderboard::run(args, context),
+            Command::Train(args) => train::run(args, &self.threads, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),

@@ -3,6 +3,8 @@
 use models::ModelError;
 use models::checkpoint::CheckpointError;
 use models::tokenizer::TokenizerError;
+use models::train::TrainError;
+use models::train::log::LogError;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -29,6 +31,9 @@ pub enum ProgramError {
     /// A model cannot be loaded, run or written.
     #[error(transparent)]
     Model(Box<ModelError>),
+    /// A training cannot begin or go on.
+    #[error(transparent)]
+    Training(Box<TrainError>),
     /// A file could not be read, written, created or renamed.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -89,6 +94,7 @@ impl ProgramError {
         match self {
             Self::Usage { .. } | Self::FolderExists(_) | Self::BadIds(_) => 2,
             Self::Model(error) if asks_the_impossible(error) => 2,
+            Self::Training(error) if error.asks_the_impossible() => 2,
             _ => 1,
         }
     }
@@ -113,6 +119,18 @@ impl ProgramError {
 impl From<ModelError> for ProgramError {
     fn from(error: ModelError) -> Self {
         Self::Model(Box::new(error))
+    }
+}
+
+impl From<TrainError> for ProgramError {
+    fn from(error: TrainError) -> Self {
+        Self::Training(Box::new(error))
+    }
+}
+
+impl From<LogError> for ProgramError {
+    fn from(error: LogError) -> Self {
+        Self::from(TrainError::from(error))
     }
 }
 

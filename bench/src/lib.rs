@@ -15,6 +15,7 @@
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
+//! | [`train`] | `spillway train` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
@@ -36,6 +37,7 @@ pub mod output;
 pub mod passkey;
 pub mod speed;
 pub mod tokens;
+pub mod train;
 pub mod trial;
 
 use clap::Parser;

@@ -95,7 +95,8 @@ impl Stop {
         self.asked.load(Ordering::Relaxed)
     }
 
-    fn count(&self, tokens: u64) {
+    /// Counts tokens, or steps, towards the number after which to stop.
+    pub fn count(&self, tokens: u64) {
         let left = |left: u64| {
             Some(if left == u64::MAX {
                 left

@@ -1,7 +1,7 @@
 //! The leaderboard as a table and as a page.
 
 use super::row::{Leaderboard, PasskeyScore, Row};
-use crate::diagnose::report::chart::{GREY, INK, Line, LineChart, Stroke, Vertical};
+use crate::diagnose::report::chart::{GREY, Horizontal, INK, Line, LineChart, Stroke, Vertical};
 use crate::diagnose::report::figures::Figure;
 use crate::diagnose::report::format::{bytes, count, nats, position};
 use crate::diagnose::report::html::{document, escape, push, section, wide};
@@ -334,8 +334,10 @@ fn figure(
         size: SIZE,
         quantity,
         vertical: Vertical::Linear,
+        horizontal: Horizontal::Positions {
+            mark: board.settings.train_length as f64,
+        },
         lines: &lines,
-        mark: board.settings.train_length as f64,
         level,
     };
     Ok(Figure {

@@ -6,7 +6,7 @@ use crate::*;
 fn every_subcommand_explains_itself_with_an_example() {
     let general = stdout_of(&["--help"]);
     for name in [
-        "passkey", "compare", "generate", "inspect", "init", "convert", "tokens", "bench",
+        "passkey", "compare", "train", "generate", "inspect", "init", "convert", "tokens", "bench",
     ] {
         assert!(general.contains(&format!("\n  {name} ")), "{general}");
         let help = stdout_of(&[name, "--help"]);

@@ -10,6 +10,7 @@ mod inspect;
 mod layouts;
 mod passkey;
 mod tokens;
+mod train;
 
 use serde_json::Value;
 use std::fs;

@@ -113,12 +113,20 @@ impl Tokenizer {
     pub fn open(folder: &Path, vocab_size: usize, rows: usize) -> Result<Self, TokenizerError> {
         match find(folder)? {
             Some(path) => Self::from_file(&path, rows),
-            None if vocab_size == BYTES => Ok(Self(Kind::Bytes)),
-            None => Ok(Self(Kind::Absent {
+            None => Ok(Self::of_vocabulary(folder, vocab_size)),
+        }
+    }
+
+    /// The tokenizer of a model that comes with no file of it: bytes if the vocabulary has 256 entries, else none; `folder` is
+    /// named where one is then asked for.
+    pub fn of_vocabulary(folder: &Path, vocab_size: usize) -> Self {
+        Self(match vocab_size {
+            BYTES => Kind::Bytes,
+            _ => Kind::Absent {
                 folder: folder.to_path_buf(),
                 vocab_size,
-            })),
-        }
+            },
+        })
     }
 
     /// The tokenizer in a file: an RWKV vocabulary if its name ends in `.txt`, otherwise a `tokenizer.json`.
@@ -262,7 +270,7 @@ pub(crate) fn is_rwkv_vocabulary(name: &str) -> bool {
 }
 
 /// The file that a folder's tokenizer is read from.
-fn find(folder: &Path) -> Result<Option<PathBuf>, TokenizerError> {
+pub(crate) fn find(folder: &Path) -> Result<Option<PathBuf>, TokenizerError> {
     let json = folder.join("tokenizer.json");
     if json.exists() {
         return Ok(Some(json));

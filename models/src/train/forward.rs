@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ssm_core::operators::cross_entropy;
 use ssm_core::{Chain, Form, Site};
@@ -19,7 +20,8 @@ use crate::network::{Call, Network};
 use crate::state::ModelState;
 
 /// The element type that matrices are multiplied in. Everything else is f32, as are the gradients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// IEEE single precision.
     #[default]

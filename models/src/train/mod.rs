@@ -2,21 +2,51 @@
 //!
 //! The reader of a published layout is also the differentiable model: asked for leaves instead of a file's weights, it builds a
 //! network through which gradients reach every tensor under its published name. So nothing here knows an architecture.
+//!
+//! ```text
+//!                data ──► batch ──► segment, segment, …                    one step, `accumulation` times over
+//!                                      │
+//!   carry ──► state ────────────►  network  ──► state ──► carry            what a sequence starts from, and leaves behind
+//!                                   ▲  │
+//!            leaves (f32 or bf16) ──┘  ▼
+//!               ▲                  Σ weight · −log p
+//!               │                      │ backward
+//!   parameters (f32) ◄── AdamW ◄── gradients by name ÷ Σ weight
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`config`] | what to train, on what, and how: a TOML file |
+//! | [`trainer`] | one step |
+//! | [`run`] | a training on disk, and going on with it after any interruption |
+//! | [`data`], [`batch`] | where sequences come from; batches and their segments |
+//! | [`parameters`], [`forward`] | the tensors that are trained; the network over them |
+//! | [`carry`] | states between segments and from batch to batch |
+//! | [`optimizer`], [`schedule`] | AdamW; learning rates |
+//! | [`evaluation`], [`evaluator`] | loss against position, collapse, passkeys; what they are measured on |
+//! | [`snapshot`], [`log`] | everything that the next step depends on; what happened |
 
 pub mod batch;
 pub mod carry;
+pub mod config;
 pub mod data;
+pub mod error;
 pub mod evaluation;
+pub mod evaluator;
 pub mod forward;
 pub mod log;
+pub mod model_config;
 pub mod optimizer;
 pub mod parameters;
+pub mod run;
 pub mod schedule;
 pub mod snapshot;
+pub mod trainer;
 
 pub use batch::{Batch, Segment};
 pub use carry::{Carry, CarryConfig};
-pub use data::{DataConfig, DataError, Source};
+pub use config::TrainConfig;
+pub use error::TrainError;
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};
 pub use forward::{Differentiable, Leaves, Precision};
 pub use log::{
@@ -24,5 +54,7 @@ pub use log::{
 };
 pub use optimizer::{Accumulator, Optimizer, OptimizerConfig, OptimizerError, Update, decays};
 pub use parameters::{Parameter, Parameters};
+pub use run::{Observer, Outcome, Run};
 pub use schedule::{DecayShape, ScheduleConfig};
 pub use snapshot::{Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash};
+pub use trainer::Trainer;

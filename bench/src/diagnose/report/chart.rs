@@ -80,7 +80,67 @@ pub enum Vertical {
     Log2,
 }
 
-/// Lines over positions on a logarithmic axis.
+/// What the horizontal axis shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Horizontal {
+    /// Positions in a text on a logarithmic axis.
+    Positions {
+        /// A position to mark.
+        mark: f64,
+    },
+    /// Steps of a training, from 0.
+    Steps,
+}
+
+impl Horizontal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Positions { .. } => "position (tokens)",
+            Self::Steps => "step",
+        }
+    }
+
+    /// Into the coordinate of the axis.
+    fn project(self, x: f64) -> f64 {
+        match self {
+            Self::Positions { .. } => x.log2(),
+            Self::Steps => x,
+        }
+    }
+
+    /// A coordinate that is always shown: the marked position, or the first step.
+    fn anchor(self) -> f64 {
+        match self {
+            Self::Positions { mark } => mark.log2(),
+            Self::Steps => 0.0,
+        }
+    }
+
+    /// Pixels for the labels of the vertical axis: rates of learning and of tokens take more digits than losses.
+    fn margin(self) -> u32 {
+        match self {
+            Self::Positions { .. } => 62,
+            Self::Steps => 80,
+        }
+    }
+
+    fn labels(self, range: &Range<f64>) -> usize {
+        match self {
+            Self::Positions { .. } => (range.end - range.start).floor() as usize + 1,
+            Self::Steps => 8,
+        }
+    }
+
+    fn label(self, x: f64) -> String {
+        match self {
+            Self::Positions { .. } => power_of_two(&x),
+            Self::Steps if (x - x.round()).abs() < 1e-6 => format::count(x.round() as u64),
+            Self::Steps => String::new(),
+        }
+    }
+}
+
+/// Lines over positions or steps.
 #[derive(Clone, Debug)]
 pub struct LineChart<'a> {
     /// Pixels.
@@ -89,10 +149,10 @@ pub struct LineChart<'a> {
     pub quantity: &'a str,
     /// What that axis shows.
     pub vertical: Vertical,
+    /// What the horizontal axis shows.
+    pub horizontal: Horizontal,
     /// The lines, the last on top.
     pub lines: &'a [Line],
-    /// A position to mark.
-    pub mark: f64,
     /// A value to mark.
     pub level: Option<f64>,
 }
@@ -130,7 +190,7 @@ impl LineChart<'_> {
             .margin(6)
             .margin_right(16)
             .x_label_area_size(44)
-            .y_label_area_size(62)
+            .y_label_area_size(self.horizontal.margin())
             .right_y_label_area_size(right)
             .build_cartesian_2d(x.clone(), y.clone())?
             .set_secondary_coord(x.clone(), y.clone());
@@ -143,13 +203,13 @@ impl LineChart<'_> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GREY)
-            .x_labels((x.end - x.start).floor() as usize + 1)
+            .x_labels(self.horizontal.labels(&x))
             .y_labels(8)
-            .x_label_formatter(&power_of_two)
+            .x_label_formatter(&|x: &f64| self.horizontal.label(*x))
             .y_label_formatter(&value)
             .label_style(("sans-serif", LABEL).into_font().color(&INK))
             .axis_desc_style(("sans-serif", NAME).into_font().color(&INK))
-            .x_desc("position (tokens)")
+            .x_desc(self.horizontal.name())
             .y_desc(self.quantity)
             .draw()?;
         if self.vertical == Vertical::LossAndPerplexity {
@@ -163,13 +223,15 @@ impl LineChart<'_> {
                 .y_desc("perplexity")
                 .draw()?;
         }
-        let mark = self.mark.log2();
-        chart.draw_series(DashedLineSeries::new(
-            [(mark, y.start), (mark, y.end)],
-            4,
-            4,
-            GREY.stroke_width(1),
-        ))?;
+        if let Horizontal::Positions { .. } = self.horizontal {
+            let mark = self.horizontal.anchor();
+            chart.draw_series(DashedLineSeries::new(
+                [(mark, y.start), (mark, y.end)],
+                4,
+                4,
+                GREY.stroke_width(1),
+            ))?;
+        }
         if let Some(level) = self.level() {
             chart.draw_series(DashedLineSeries::new(
                 [(x.start, level), (x.end, level)],
@@ -199,7 +261,10 @@ impl LineChart<'_> {
                 value
             }
         };
-        let points = line.points.iter().map(|&(x, y)| (x.log2(), value(y)));
+        let points = line
+            .points
+            .iter()
+            .map(|&(x, y)| (self.horizontal.project(x), value(y)));
         Line {
             points: points.filter(|(x, y)| x.is_finite() && y.is_finite()).collect(),
             ..line.clone()
@@ -220,7 +285,7 @@ impl LineChart<'_> {
         let positions = lines
             .iter()
             .flat_map(|line| line.points.iter().map(|point| point.0));
-        let (low, high) = bounds(positions.chain([self.mark.log2()]));
+        let (low, high) = bounds(positions.chain([self.horizontal.anchor()]));
         low..high.max(low + 1.0)
     }
 

@@ -1,6 +1,6 @@
 //! Which curves go into which picture.
 
-use super::chart::{DotChart, GREY, HeatMap, INK, Line, LineChart, Stroke, Vertical};
+use super::chart::{DotChart, GREY, HeatMap, Horizontal, INK, Line, LineChart, Stroke, Vertical};
 use super::{Report, RunReport};
 use crate::diagnose::gates::Gate;
 use crate::diagnose::head_statistics::{EXIT_FACTOR, HeadSummary};
@@ -38,7 +38,11 @@ pub struct Figure {
     pub legend: Vec<(String, Stroke)>,
 }
 
-fn line_figure(title: &str, caption: String, chart: &LineChart<'_>) -> Result<Figure, ProgramError> {
+/// A chart with its legend.
+///
+/// # Errors
+/// [`ProgramError::Picture`].
+pub fn line_figure(title: &str, caption: String, chart: &LineChart<'_>) -> Result<Figure, ProgramError> {
     let legend = chart
         .lines
         .iter()
@@ -72,8 +76,8 @@ pub fn loss(report: &Report) -> Result<Figure, ProgramError> {
         size: WIDE,
         quantity: "loss (nats per token)",
         vertical: Vertical::LossAndPerplexity,
+        horizontal: Horizontal::Positions { mark },
         lines: &lines,
-        mark,
         level: None,
     };
     let caption = "Mean loss in buckets of position: eighths of the training length, then two buckets to a doubling. The dashed \
@@ -145,8 +149,10 @@ fn excess_figure(
         size: WIDE,
         quantity: "loss over restarted model (nats)",
         vertical: Vertical::Linear,
+        horizontal: Horizontal::Positions {
+            mark: train_length as f64,
+        },
         lines: &lines,
-        mark: train_length as f64,
         level,
     };
     line_figure(title, caption, &chart)
@@ -333,8 +339,10 @@ fn keys(report: &Report) -> Result<Figure, ProgramError> {
         size: HALF,
         quantity: "relative to inside",
         vertical: Vertical::Linear,
+        horizontal: Horizontal::Positions {
+            mark: report.method.train_length as f64,
+        },
         lines: &lines,
-        mark: report.method.train_length as f64,
         level: Some(1.0),
     };
     let caption = "Root mean square of the key, which the heads of a group share, over its mean inside the training length.";
@@ -370,8 +378,8 @@ fn head_figure(
             size: HALF,
             quantity,
             vertical,
+            horizontal: Horizontal::Positions { mark },
             lines: &lines,
-            mark,
             level,
         },
     )

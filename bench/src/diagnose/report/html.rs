@@ -27,6 +27,7 @@ figure{margin:18px 0 0}figcaption{color:#555;font-size:14px;max-width:900px}\
 table{border-collapse:collapse;font-size:15px;margin-top:10px}th,td{padding:5px 12px;text-align:right;border-bottom:1px solid #e6e6e6}\
 th{font-weight:600;color:#444;vertical-align:bottom}th:first-child,td:first-child{text-align:left;padding-left:0}\
 .scroll{overflow-x:auto}.dense{font-size:13px}.dense th,.dense td{padding:4px 6px}.alone td{background:#fafafa}code{font-size:.94em}\
+pre{background:#f6f7f9;padding:12px 16px;overflow-x:auto;font-size:13.5px;line-height:1.45}\
 svg text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif}\
 @media(max-width:860px){.pairs{grid-template-columns:1fr}.wide{display:block}.wide>svg{width:100%;height:auto}}";
 
@@ -171,7 +172,8 @@ pub fn wide(body: &mut String, figure: &Figure) {
     );
 }
 
-fn small(body: &mut String, figure: &Figure) {
+/// A figure with its legend below it, for a grid of two columns.
+pub fn small(body: &mut String, figure: &Figure) {
     push(
         body,
         format_args!("\n<figure><h3>{}</h3>{}", escape(&figure.title), figure.svg),

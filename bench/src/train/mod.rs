@@ -1,0 +1,144 @@
+//! `spillway train`: trains a model as a configuration says, and draws how it went.
+//!
+//! The training itself, its folder and its resumption are [`models::train`]. Here are the command, the progress bar, and, at
+//! the end, `summary.json` and `report.html`.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`progress`] | the bar, and stopping |
+//! | [`record`] | what the log holds, and its summary |
+//! | [`figures`], [`page`] | the curves and the page |
+
+pub mod figures;
+pub mod page;
+pub mod progress;
+pub mod record;
+
+use crate::context::{Context, MOST_THREADS};
+use crate::diagnose::stop_on_signal;
+use crate::diagnose::stream::Stop;
+use crate::error::ProgramError;
+use crate::output;
+use clap::Args;
+use models::train::snapshot::SnapshotChoice;
+use models::train::{Outcome, Run, TrainConfig};
+use progress::Progress;
+use record::{Record, Summary};
+use std::path::{Path, PathBuf};
+
+/// Train a model as a configuration says
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spillway train models/configs/tiny-mamba2-kjv.toml --out tiny
+  spillway train models/configs/tiny-mamba2-kjv.toml --out tiny --resume
+  spillway diagnose tiny/checkpoint
+
+Ctrl-C finishes the step and saves; the same command with --resume goes on to the same weights as if nothing had happened, \
+after a crash or a kill as well. The configurations in models/configs explain every field.")]
+pub struct TrainArgs {
+    /// What to train, on what, and how
+    #[arg(value_name = "CONFIG.toml")]
+    pub config: PathBuf,
+    /// Folder for the checkpoint, the log, snapshots, summary.json and report.html; it must not exist yet
+    #[arg(long, value_name = "DIR", default_value = "spillway-train")]
+    pub out: PathBuf,
+    /// Go on with the training in the output folder, under the same configuration
+    #[arg(long)]
+    pub resume: bool,
+    /// With --resume, go on from the snapshot before the latest, should that be damaged
+    #[arg(long, requires = "resume")]
+    pub previous: bool,
+    /// Stop after this many steps as Ctrl-C would, to go on later with --resume
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stop_after: Option<u64>,
+}
+
+/// Runs the subcommand; `threads` as on the command line.
+///
+/// # Errors
+/// [`ProgramError`]: an impossible option, a configuration that cannot be used, a file that cannot be read or written, or an
+/// interruption, after which the training can be resumed.
+pub fn run(args: &TrainArgs, threads: &[usize], context: &Context) -> Result<(), ProgramError> {
+    let config = TrainConfig::load(&args.config)?;
+    match (threads, config.threads) {
+        ([], Some(threads)) if threads != context.threads() => {
+            if threads > MOST_THREADS {
+                let expected = format!("a number from 1 to {MOST_THREADS}");
+                return Err(ProgramError::usage("threads", expected, threads.to_string()));
+            }
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool
+                .map_err(|error| ProgramError::Failed(format!("cannot start {threads} threads: {error}")))?;
+            pool.install(|| train(args, config, context))
+        }
+        _ => train(args, config, context),
+    }
+}
+
+fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(), ProgramError> {
+    let stop = Stop::after(args.stop_after);
+    stop_on_signal(&stop)?;
+    let run = match args.resume {
+        true => Run::resume(config, &args.out, args.choice()),
+        false => Run::create(config, &args.out),
+    };
+    let mut run = run.map_err(|error| error.in_file(&args.config))?;
+    let mut progress = Progress::new(&run, &stop, context);
+    let outcome = run.go_on(&mut progress);
+    progress.finish();
+    let outcome = outcome?;
+    let summary = write_report(&run, args)?;
+    context.print_line(summary.sentences().join("\n"))?;
+    context.remark(format_args!(
+        "\nreport: {}",
+        args.out.join("report.html").display()
+    ));
+    match outcome {
+        Outcome::Finished => Ok(()),
+        Outcome::Stopped => Err(ProgramError::Failed(format!(
+            "interrupted after {} of {} steps; the same command with --resume goes on",
+            run.trainer().steps_done(),
+            run.trainer().config().steps,
+        ))),
+    }
+}
+
+impl TrainArgs {
+    fn choice(&self) -> SnapshotChoice {
+        match self.previous {
+            true => SnapshotChoice::Previous,
+            false => SnapshotChoice::Latest,
+        }
+    }
+}
+
+/// Writes `summary.json` and `report.html` into the run folder.
+fn write_report(run: &Run, args: &TrainArgs) -> Result<Summary, ProgramError> {
+    let record = Record::read(&args.out.join(models::train::run::LOG))?;
+    let summary = Summary::of(&record, run.trainer().config(), command(args));
+    output::write_json(&args.out.join("summary.json"), &summary)?;
+    let title = name(&args.out);
+    let page = page::page(&title, &record, &summary, run.trainer().config())?;
+    output::write_file(&args.out.join("report.html"), |file| {
+        file.write_all(page.as_bytes())
+    })?;
+    Ok(summary)
+}
+
+/// The command that makes this training.
+fn command(args: &TrainArgs) -> String {
+    format!(
+        "spillway train {} --out {}",
+        args.config.display(),
+        args.out.display()
+    )
+}
+
+fn name(folder: &Path) -> String {
+    let full = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    full.file_name().map_or_else(
+        || full.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

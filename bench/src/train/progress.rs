@@ -1,0 +1,97 @@
+//! The progress bar of a training, and stopping it.
+
+use super::record::evaluation_sentence;
+use crate::context::Context;
+use crate::diagnose::stream::Stop;
+use indicatif::ProgressBar;
+use models::train::log::{Event, Seconds, StepEvent};
+use models::train::{Observer, Run};
+use std::ops::ControlFlow;
+
+/// How much of the mean shown a new step's value is.
+const SHARE: f64 = 0.1;
+
+/// Draws the bar, and asks the run to stop when the user does.
+pub struct Progress<'a> {
+    bar: ProgressBar,
+    stop: &'a Stop,
+    context: &'a Context,
+    loss: Option<f64>,
+    norm: f64,
+    seconds: Seconds,
+}
+
+impl<'a> Progress<'a> {
+    /// A bar at the run's step.
+    pub fn new(run: &Run, stop: &'a Stop, context: &'a Context) -> Self {
+        let (trainer, config) = (run.trainer(), run.trainer().config());
+        let bar = context.progress(config.steps * config.tokens_per_step(), "tokens");
+        bar.set_position(trainer.steps_done() * config.tokens_per_step());
+        // Rates are those of this session.
+        bar.reset_eta();
+        Self {
+            bar,
+            stop,
+            context,
+            loss: None,
+            norm: 0.0,
+            seconds: Seconds::default(),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn step(&mut self, report: &StepEvent) {
+        self.bar.set_position(report.tokens);
+        self.loss = Some(match self.loss {
+            Some(loss) => loss + SHARE * (report.loss - loss),
+            None => report.loss,
+        });
+        self.norm = report.gradient_norm;
+        self.seconds.add(&report.seconds);
+        self.bar.set_message(format!(
+            "step {}  loss {:.3}  |g| {:.2}  {}",
+            report.step,
+            self.loss.unwrap_or(report.loss),
+            self.norm,
+            shares(&self.seconds)
+        ));
+        self.stop.count(1);
+    }
+}
+
+/// Shares of the time, as `fwd 40 bwd 50 opt 8 data 2 %`.
+fn shares(seconds: &Seconds) -> String {
+    let share = |part: f64| 100.0 * part / seconds.sum().max(f64::MIN_POSITIVE);
+    format!(
+        "fwd {:.0} bwd {:.0} opt {:.0} data {:.0} %",
+        share(seconds.forward),
+        share(seconds.backward),
+        share(seconds.optimizer),
+        share(seconds.data)
+    )
+}
+
+impl Observer for Progress<'_> {
+    fn event(&mut self, event: &Event) -> ControlFlow<()> {
+        match event {
+            Event::Step(event) => self.step(event),
+            Event::Evaluation(event) => {
+                let text = evaluation_sentence(event.step, &event.report);
+                self.bar.suspend(|| self.context.remark(text));
+            }
+            _ => {}
+        }
+        match self.stop.is_asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn evaluating(&mut self, step: u64) {
+        self.bar.set_message(format!("step {step}  evaluating"));
+    }
+}

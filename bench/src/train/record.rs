@@ -1,0 +1,210 @@
+//! What the log of a training holds, and its summary.
+
+use crate::diagnose::report::format::count;
+use crate::error::ProgramError;
+use models::evaluation::tally::mean_over;
+use models::train::TrainConfig;
+use models::train::evaluation::EvaluationReport;
+use models::train::log::{EvaluationEvent, Event, Seconds, StartEvent, StepEvent, read_log};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::Path;
+
+/// Share of the steps over whose last the final training loss is a mean.
+const LAST: f64 = 0.05;
+
+/// What the log holds.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// What is trained.
+    pub start: StartEvent,
+    /// Every step.
+    pub steps: Vec<StepEvent>,
+    /// Every evaluation.
+    pub evaluations: Vec<EvaluationEvent>,
+    /// Whether all steps are done.
+    pub finished: bool,
+}
+
+impl Record {
+    /// Reads a log.
+    ///
+    /// # Errors
+    /// [`ProgramError::Training`], naming the line that cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ProgramError> {
+        let mut record = Self::default();
+        for event in read_log(path)? {
+            match event {
+                Event::Start(event) => record.start = event,
+                Event::Step(event) => record.steps.push(event),
+                Event::Evaluation(event) => record.evaluations.push(event),
+                Event::Snapshot(_) => {}
+                Event::End(event) => record.finished = event.finished,
+            }
+        }
+        Ok(record)
+    }
+
+    /// Mean training loss over the last steps, and their number.
+    fn last_loss(&self) -> Option<(f64, usize)> {
+        let last = ((self.steps.len() as f64 * LAST).ceil() as usize).min(self.steps.len());
+        let steps = &self.steps[self.steps.len() - last..];
+        let sum: f64 = steps.iter().map(|step| step.loss).sum();
+        (last > 0).then(|| (sum / last as f64, last))
+    }
+}
+
+/// `summary.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// `spillway-training`.
+    pub format: &'static str,
+    /// Version of the format.
+    pub version: u32,
+    /// Version of the program.
+    pub program: &'static str,
+    /// The command that makes this training.
+    pub command: String,
+    /// Whether all steps are done.
+    pub complete: bool,
+    /// Architecture.
+    pub architecture: String,
+    /// Layout.
+    pub layout: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Steps done.
+    pub steps: u64,
+    /// Steps to be done in all.
+    pub steps_in_all: u64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// Time of all steps, in seconds.
+    pub seconds: f64,
+    /// Their parts.
+    pub seconds_by_part: Seconds,
+    /// Time of all evaluations, in seconds.
+    pub evaluation_seconds: f64,
+    /// Tokens over the time of all steps.
+    pub tokens_per_second: f64,
+    /// Mean training loss over the last twentieth of the steps, in nats per token.
+    pub loss: Option<f64>,
+    /// Steps whose gradients were clipped.
+    pub clipped_steps: u64,
+    /// The last evaluation.
+    pub evaluation: Option<EvaluationReport>,
+    /// Steps done before it.
+    pub evaluated_at: Option<u64>,
+    /// The configuration.
+    pub config: Value,
+}
+
+impl Summary {
+    /// The summary of a log.
+    pub fn of(record: &Record, config: &TrainConfig, command: String) -> Self {
+        let mut seconds = Seconds::default();
+        record.steps.iter().for_each(|step| seconds.add(&step.seconds));
+        let tokens = record.steps.last().map_or(0, |step| step.tokens);
+        let last = record.evaluations.last();
+        Self {
+            format: "spillway-training",
+            version: 1,
+            program: env!("CARGO_PKG_VERSION"),
+            command,
+            complete: record.finished,
+            architecture: record.start.architecture.clone(),
+            layout: record.start.layout.clone(),
+            parameters: record.start.parameters,
+            steps: record.steps.len() as u64,
+            steps_in_all: config.steps,
+            tokens,
+            seconds: seconds.sum(),
+            seconds_by_part: seconds,
+            evaluation_seconds: record
+                .evaluations
+                .iter()
+                .map(|evaluation| evaluation.seconds)
+                .sum(),
+            tokens_per_second: tokens as f64 / seconds.sum().max(f64::MIN_POSITIVE),
+            loss: record.last_loss().map(|(loss, _)| loss),
+            clipped_steps: record.steps.iter().filter(|step| step.clipped).count() as u64,
+            evaluation: last.map(|evaluation| evaluation.report.clone()),
+            evaluated_at: last.map(|evaluation| evaluation.step),
+            config: config.to_json(),
+        }
+    }
+
+    /// What there is to say, sentence by sentence.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = vec![format!(
+            "{} of {} steps, {} tokens in {} ({} tokens/s); training loss {} nats per token over the last twentieth.",
+            count(self.steps),
+            count(self.steps_in_all),
+            count(self.tokens),
+            duration(self.seconds),
+            count(self.tokens_per_second.round() as u64),
+            self.loss.map_or("–".into(), |loss| format!("{loss:.3}")),
+        )];
+        if let (Some(step), Some(report)) = (self.evaluated_at, &self.evaluation) {
+            sentences.push(evaluation_sentence(step, report));
+        }
+        sentences
+    }
+}
+
+/// Mean loss inside the training length, from which on the state is carried.
+pub fn inside(report: &EvaluationReport) -> Option<f64> {
+    mean_over(
+        report
+            .positions
+            .iter()
+            .filter(|bucket| bucket.end <= report.train_length),
+    )
+}
+
+/// An evaluation in one line.
+pub fn evaluation_sentence(step: u64, report: &EvaluationReport) -> String {
+    let mut text = format!("Evaluated after {} steps:", count(step));
+    if let Some(loss) = inside(report) {
+        text += &format!(
+            " {loss:.3} nats per token up to {} tokens",
+            count(report.train_length)
+        );
+    }
+    if let Some(last) = report
+        .positions
+        .last()
+        .filter(|bucket| bucket.start >= report.train_length)
+    {
+        text += &format!(
+            ", {:.3} at {} to {}",
+            last.mean,
+            count(last.start),
+            count(last.end)
+        );
+    }
+    if let Some(collapse) = &report.collapse {
+        let ratio = collapse.published.perplexity_ratio;
+        text += &match collapse.perplexity.for_good {
+            Some(onset) => format!("; collapses at {} (perplexity times {ratio:.1})", count(onset)),
+            None => format!("; does not collapse (perplexity times {ratio:.2})"),
+        };
+    }
+    if let Some(passkey) = &report.passkey {
+        text += &match passkey.recall_length {
+            Some(length) => format!("; finds passkeys up to {} tokens", count(length)),
+            None => "; finds no passkeys".into(),
+        };
+    }
+    text + "."
+}
+
+/// `47 s`, `12 min 5 s`, `3 h 20 min`.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}

@@ -1,0 +1,323 @@
+//! What to train, on what, and how: a TOML file.
+//!
+//! ```
+//! use models::train::TrainConfig;
+//!
+//! let config = TrainConfig::parse("example.toml".as_ref(), r#"
+//!     steps = 100
+//!     sequences = 8
+//!     length = 64
+//!
+//!     [model]
+//!     arch = "mamba2"
+//!     size = "tiny"
+//!
+//!     [data]
+//!     kind = "text"
+//!     path = "book.txt"
+//!
+//!     [optimizer]
+//!     learning_rate = 3e-3
+//! "#)?;
+//! assert_eq!(config.tokens_per_step(), 512);
+//! # Ok::<(), models::train::TrainError>(())
+//! ```
+//!
+//! A field that is not known is refused, and so is one that is left out without having a default.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::carry::CarryConfig;
+use super::data::DataConfig;
+use super::error::{Difference, TrainError};
+use super::evaluation::EvaluationConfig;
+use super::forward::Precision;
+use super::model_config::ModelConfig;
+use super::optimizer::{OptimizerConfig, OptimizerError};
+use crate::error::ModelError;
+
+/// A whole training.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Seed of everything that is drawn: initial weights, order of the data, initial states and resets. Default 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Sequences in a batch.
+    pub sequences: usize,
+    /// Tokens of a sequence: the training length.
+    pub length: usize,
+    /// Batches whose gradients are added up for one step; as one batch that many times as large, in the memory of one.
+    /// Default 1.
+    #[serde(default = "one")]
+    pub accumulation: usize,
+    /// Type of matrices and embeddings in the forward and backward pass: `"f32"` (default) or `"bf16"`. The weights that the
+    /// optimiser keeps are f32 in either case.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Where the model is trained: `"cpu"` (default), `"wgpu"` or `"cuda"`.
+    #[serde(default)]
+    pub device: DeviceName,
+    /// Threads on the CPU. Default: every available core. They do not change the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Steps between snapshots, from which a training that was stopped or killed goes on. Default 100.
+    #[serde(default = "hundred")]
+    pub snapshot_every: u64,
+    /// Folder that relative paths start from. Default: the configuration's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// What is trained.
+    pub model: ModelConfig,
+    /// What it is trained on.
+    pub data: DataConfig,
+    /// What it is evaluated on; without it there is no evaluation of the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation_data: Option<DataConfig>,
+    /// How weights follow from gradients.
+    pub optimizer: OptimizerConfig,
+    /// What becomes of states between the segments of a batch, and from batch to batch. Default: each sequence begins with
+    /// zeros and is one segment.
+    #[serde(default)]
+    pub carry: CarryConfig,
+    /// When and how the model is evaluated during training. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationConfig>,
+}
+
+/// Kinds of devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceName {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A graphics processor through Vulkan, Metal or DirectX.
+    Wgpu,
+    /// An NVIDIA graphics processor.
+    Cuda,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn hundred() -> u64 {
+    100
+}
+
+/// Fields that may differ between the two halves of a training: none of them changes a bit of the result.
+const MAY_DIFFER: [&str; 3] = ["threads", "snapshot_every", "base"];
+
+impl TrainConfig {
+    /// Reads a file. Relative paths in it start from its folder, or from `base` where that is given, itself relative to the
+    /// folder.
+    ///
+    /// # Errors
+    /// [`TrainError::File`], [`TrainError::Syntax`] for a text that is not a configuration, [`TrainError::Field`] for a value
+    /// that cannot be used; each names the file.
+    pub fn load(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+        let mut config = Self::parse(path, &text)?;
+        // A name alone has an empty parent, which is the current folder.
+        let folder = Path::new(".").join(path.parent().unwrap_or(Path::new("")));
+        let base = folder.join(config.base.take().unwrap_or_default());
+        config.base = Some(std::path::absolute(&base).map_err(TrainError::file("find", &base))?);
+        Ok(config)
+    }
+
+    /// As [`TrainConfig::load`] from a text; `path` is for messages, and relative paths stay as they are.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, TrainError> {
+        let config: Self = toml::from_str(text).map_err(|error| syntax(path, text, error))?;
+        config.check().map_err(|error| error.in_file(path))?;
+        Ok(config)
+    }
+
+    /// The configuration as TOML, every default written out.
+    ///
+    /// # Errors
+    /// [`TrainError::Field`] for a number that TOML does not have.
+    pub fn to_toml(&self) -> Result<String, TrainError> {
+        toml::to_string_pretty(self)
+            .map_err(|error| TrainError::field("configuration", "what TOML can hold", error))
+    }
+
+    /// The configuration as TOML without what may differ between the halves of a training that was interrupted.
+    pub(super) fn identity(&self) -> Result<String, TrainError> {
+        let identity = Self {
+            threads: None,
+            base: None,
+            snapshot_every: hundred(),
+            ..self.clone()
+        };
+        identity.to_toml()
+    }
+
+    /// Tokens that a step reads.
+    pub fn tokens_per_step(&self) -> u64 {
+        self.sequences as u64 * self.length as u64 * self.accumulation as u64
+    }
+
+    /// The folder that relative paths start from.
+    pub fn base(&self) -> &Path {
+        self.base.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The device, without autodiff.
+    ///
+    /// # Errors
+    /// [`TrainError::Field`] where the program was built without this kind of device.
+    pub fn device(&self) -> Result<Device, TrainError> {
+        match self.device {
+            DeviceName::Cpu => Ok(Device::flex()),
+            #[cfg(feature = "wgpu")]
+            DeviceName::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::default())),
+            #[cfg(feature = "cuda")]
+            DeviceName::Cuda => Ok(Device::cuda(0)),
+            #[allow(unreachable_patterns, reason = "every device may be built in")]
+            other => {
+                let expected = "a device that the program was built with (cargo features wgpu and cuda)";
+                Err(TrainError::field(
+                    "device",
+                    expected,
+                    format!("{other:?}").to_lowercase(),
+                ))
+            }
+        }
+    }
+
+    /// Every field in which `asked` differs from `self`, the configuration of the run to be resumed, and that decides the
+    /// result.
+    pub fn differences(&self, asked: &Self) -> Vec<Difference> {
+        let (mut saved, mut now) = (Vec::new(), Vec::new());
+        flatten("", &self.to_json(), &mut saved);
+        flatten("", &asked.to_json(), &mut now);
+        let find = |list: &[(String, String)], field: &str| {
+            let found = list.iter().find(|(name, _)| name == field);
+            found.map_or("none".to_string(), |(_, value)| value.clone())
+        };
+        let mut fields: Vec<&String> = saved.iter().chain(&now).map(|(name, _)| name).collect();
+        fields.sort();
+        fields.dedup();
+        let differ = fields.into_iter().map(|field| Difference {
+            field: field.clone(),
+            saved: find(&saved, field),
+            asked: find(&now, field),
+        });
+        differ
+            .filter(|difference| difference.saved != difference.asked)
+            .filter(|difference| !MAY_DIFFER.contains(&difference.field.as_str()))
+            .collect()
+    }
+
+    /// The configuration as JSON.
+    pub fn to_json(&self) -> Value {
+        // No map in it has keys that are not strings, which is all that could fail.
+        serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+
+    fn check(&self) -> Result<(), TrainError> {
+        let counts = [
+            ("steps", self.steps),
+            ("sequences", self.sequences as u64),
+            ("length", self.length as u64),
+            ("accumulation", self.accumulation as u64),
+            ("snapshot_every", self.snapshot_every),
+            ("threads", self.threads.map_or(1, |threads| threads as u64)),
+        ];
+        if let Some((field, found)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(TrainError::field(field, "at least 1", found));
+        }
+        if self.evaluation_data.is_some() && self.evaluation.is_none() {
+            let expected = "a table [evaluation] that says how often evaluation_data is read";
+            return Err(TrainError::field("evaluation", expected, "none"));
+        }
+        self.optimizer.validate(self.steps).map_err(|error| match error {
+            OptimizerError::Option {
+                option,
+                expected,
+                found,
+            } => TrainError::field(format!("optimizer.{option}"), expected, found),
+            other => other.into(),
+        })?;
+        let evaluation = self
+            .evaluation
+            .as_ref()
+            .map_or(Ok(()), EvaluationConfig::validate);
+        self.carry
+            .validate()
+            .and(evaluation)
+            .map_err(|error| match error {
+                ModelError::Option {
+                    option,
+                    expected,
+                    found,
+                } => TrainError::field(option, expected, found),
+                other => other.into(),
+            })?;
+        self.model.check()
+    }
+}
+
+/// Every value that is no object, under its path.
+fn flatten(path: &str, value: &Value, into: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                flatten(&path, value, into);
+            }
+        }
+        Value::Null => {}
+        value => into.push((path.to_string(), value.to_string())),
+    }
+}
+
+/// Names of types as Rust has them, and what they mean to who writes a configuration.
+const TYPES: [(&str, &str); 8] = [
+    ("expected u64", "expected a whole number from 0"),
+    ("expected usize", "expected a whole number from 0"),
+    ("expected u32", "expected a whole number from 0"),
+    ("expected i64", "expected a whole number"),
+    ("expected f64", "expected a number"),
+    ("expected f32", "expected a number"),
+    ("expected a boolean", "expected true or false"),
+    ("expected path string", "expected a path in quotes"),
+];
+
+/// The library's message on one line, with the line and the field that it is about.
+fn syntax(path: &Path, text: &str, mut error: toml::de::Error) -> TrainError {
+    let line = error.span().map(|span| {
+        let before = text.as_bytes().iter().take(span.start);
+        format!("line {}: ", 1 + before.filter(|byte| **byte == b'\n').count())
+    });
+    // Without the text at hand the error tells the path of the field instead of quoting the line.
+    error.set_input(None);
+    let message = error.to_string();
+    let mut reason = error.message().trim().replace('\n', "; ");
+    for (rust, words) in TYPES {
+        reason = reason.replace(rust, words);
+    }
+    let field = message.trim_end().rsplit_once("\nin `").map(|(_, field)| {
+        let field = field.trim_end_matches('`');
+        format!("{field}: ")
+    });
+    TrainError::Syntax {
+        path: path.to_path_buf(),
+        place: line.unwrap_or_default() + &field.unwrap_or_default(),
+        reason,
+    }
+}

@@ -1,0 +1,284 @@
+//! A training on disk: a folder from which it goes on to the same bits after any interruption.
+//!
+//! | | what it holds |
+//! |---|---|
+//! | `config.toml` | the configuration, every default written out |
+//! | `log.jsonl` | a line for each step and each evaluation |
+//! | `snapshots/` | everything that the next step depends on, and the snapshot before |
+//! | `checkpoint/` | the model in its published layout, as of the last evaluation or the end |
+//!
+//! Every file is whole or absent at every moment. The folder appears with a snapshot of step 0 in it. A snapshot of step s is
+//! written when everything due at s is done and logged; resuming from it cuts off what the log has beyond s.
+
+use std::fs::{self, File, TryLockError};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use super::config::TrainConfig;
+use super::error::TrainError;
+use super::evaluator::Evaluator;
+use super::log::{EndEvent, EvaluationEvent, Event, Log, StartEvent};
+use super::snapshot::{SnapshotChoice, Snapshots, config_hash};
+use super::trainer::Trainer;
+use crate::checkpoint::{NewFile, NewFolder, WriteDtype};
+
+/// Name of the configuration in a run folder.
+pub const CONFIG: &str = "config.toml";
+/// Name of the log in a run folder.
+pub const LOG: &str = "log.jsonl";
+/// Name of the folder of snapshots in a run folder.
+pub const SNAPSHOTS: &str = "snapshots";
+/// Name of the published model in a run folder.
+pub const CHECKPOINT: &str = "checkpoint";
+
+/// Hears what happens in a run, and may stop it.
+pub trait Observer {
+    /// An event that has been logged; [`ControlFlow::Break`] stops the run after the step under way, with a snapshot.
+    fn event(&mut self, event: &Event) -> ControlFlow<()>;
+
+    /// The model begins to be evaluated after `step` steps.
+    fn evaluating(&mut self, _step: u64) {}
+}
+
+/// Hears nothing, stops nothing.
+impl Observer for () {
+    fn event(&mut self, _: &Event) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// It was stopped, and can be resumed.
+    Stopped,
+}
+
+/// A training and its folder.
+pub struct Run {
+    trainer: Trainer,
+    evaluator: Option<Evaluator>,
+    folder: PathBuf,
+    log: Log,
+    snapshots: Snapshots,
+    /// Whether step 0 is still to be evaluated.
+    unevaluated: bool,
+    begin: Instant,
+    /// Held as long as the run is open; the system gives it back whatever becomes of the process.
+    _lock: File,
+}
+
+impl Run {
+    /// Begins a training in the new folder `folder`.
+    ///
+    /// # Errors
+    /// [`TrainError::Exists`], or whatever is wrong with the configuration and what it names; there is then no folder.
+    pub fn create(config: TrainConfig, folder: &Path) -> Result<Self, TrainError> {
+        if folder.exists() {
+            return Err(TrainError::Exists(folder.to_path_buf()));
+        }
+        let trainer = Trainer::new(config)?;
+        let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
+        let new = NewFolder::create(folder)?;
+        let path = new.temporary_path();
+        let config = trainer.config().to_toml()?;
+        fs::write(path.join(CONFIG), config).map_err(TrainError::file("write", folder))?;
+        let mut log = Log::create(&path.join(LOG))?;
+        log.append(&Event::Start(start(&trainer)?))?;
+        log.sync()?;
+        Snapshots::open(&path.join(SNAPSHOTS))?.write(&trainer.snapshot()?)?;
+        new.commit()?;
+        Self::open(trainer, evaluator, folder, lock(folder)?)
+    }
+
+    /// Goes on with the training in `folder`, from one of its snapshots.
+    ///
+    /// # Errors
+    /// [`TrainError::NotARun`], [`TrainError::Busy`], [`TrainError::Differs`] for another configuration,
+    /// [`TrainError::Snapshot`] for a broken snapshot.
+    pub fn resume(config: TrainConfig, folder: &Path, from: SnapshotChoice) -> Result<Self, TrainError> {
+        let path = folder.join(CONFIG);
+        if !path.is_file() {
+            return Err(TrainError::NotARun {
+                folder: folder.to_path_buf(),
+                expected: CONFIG,
+            });
+        }
+        let lock = lock(folder)?;
+        let differences = TrainConfig::load(&path)?.differences(&config);
+        if !differences.is_empty() {
+            return Err(TrainError::Differs {
+                folder: folder.to_path_buf(),
+                differences,
+            });
+        }
+        let mut trainer = Trainer::new(config)?;
+        let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
+        let snapshots = Snapshots::open(&folder.join(SNAPSHOTS))?;
+        let (snapshot, path) = snapshots.read(from, &trainer.config().identity()?)?;
+        trainer.restore(&snapshot, &path)?;
+        Self::open(trainer, evaluator, folder, lock)
+    }
+
+    fn open(
+        trainer: Trainer,
+        evaluator: Option<Evaluator>,
+        folder: &Path,
+        lock: File,
+    ) -> Result<Self, TrainError> {
+        remove_unfinished(folder)?;
+        let (log, events) = Log::resume(&folder.join(LOG), trainer.steps_done())?;
+        let evaluated = events.iter().any(|event| matches!(event, Event::Evaluation(_)));
+        Ok(Self {
+            unevaluated: trainer.steps_done() == 0 && !evaluated,
+            trainer,
+            evaluator,
+            folder: folder.to_path_buf(),
+            log,
+            snapshots: Snapshots::open(&folder.join(SNAPSHOTS))?,
+            begin: Instant::now(),
+            _lock: lock,
+        })
+    }
+
+    /// The training.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// The run folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Trains until all steps are done or `observer` stops it.
+    ///
+    /// # Errors
+    /// [`TrainError`]; the last snapshot is then still there.
+    pub fn go_on(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        let (steps, every) = (self.trainer.config().steps, self.trainer.config().snapshot_every);
+        let evaluated_every = self
+            .trainer
+            .config()
+            .evaluation
+            .as_ref()
+            .map(|evaluation| evaluation.every);
+        let mut stopped = self.unevaluated && self.evaluate(observer)?;
+        while self.trainer.steps_done() < steps && !stopped {
+            let event = Event::Step(self.trainer.step()?);
+            stopped |= self.report(event, observer)?;
+            let (step, last) = (self.trainer.steps_done(), self.trainer.steps_done() == steps);
+            if last || evaluated_every.is_some_and(|every| step.is_multiple_of(every)) {
+                stopped |= self.evaluate(observer)?;
+                self.save_checkpoint()?;
+            }
+            if last || stopped || step.is_multiple_of(every) {
+                // What the snapshot stands for must not be lost when it is there.
+                self.log.sync()?;
+                self.snapshots.write(&self.trainer.snapshot()?)?;
+            }
+        }
+        if self.trainer.steps_done() < steps {
+            return Ok(Outcome::Stopped);
+        }
+        self.log.append(&Event::End(EndEvent {
+            step: steps,
+            finished: true,
+            seconds: self.begin.elapsed().as_secs_f64(),
+        }))?;
+        self.log.sync()?;
+        Ok(Outcome::Finished)
+    }
+
+    /// Logs an event and tells it; whether to stop.
+    fn report(&mut self, event: Event, observer: &mut dyn Observer) -> Result<bool, TrainError> {
+        self.log.append(&event)?;
+        Ok(observer.event(&event).is_break())
+    }
+
+    /// Evaluates the model as it is now, where an evaluation is asked for; whether to stop.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<bool, TrainError> {
+        let step = self.trainer.steps_done();
+        self.unevaluated = false;
+        let Some(evaluator) = &self.evaluator else {
+            return Ok(false);
+        };
+        let begin = Instant::now();
+        observer.evaluating(step);
+        let report = evaluator.evaluate(&self.trainer.model()?)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let event = EvaluationEvent {
+            step,
+            seconds,
+            report,
+        };
+        self.report(Event::Evaluation(event), observer)
+    }
+
+    /// Writes the model in its published layout, with its tokenizer.
+    fn save_checkpoint(&self) -> Result<(), TrainError> {
+        let (config, folder) = (self.trainer.config(), self.folder.join(CHECKPOINT));
+        let length = Some(config.length as u64);
+        self.trainer
+            .parameters()
+            .save_over(&folder, WriteDtype::F32, length)?;
+        if let Some(from) = config.model.tokenizer_file(config.base())? {
+            let to = NewFile::create(&folder.join(from.file_name().unwrap_or_default()))?;
+            fs::copy(&from, to.temporary_path()).map_err(TrainError::file("copy", &from))?;
+            to.commit()?;
+        }
+        Ok(())
+    }
+}
+
+/// The first line of the log.
+fn start(trainer: &Trainer) -> Result<StartEvent, TrainError> {
+    let (parameters, config) = (trainer.parameters(), trainer.config());
+    let sizes = parameters
+        .list()
+        .iter()
+        .map(|parameter| parameter.value.dims()[0] as u64);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Ok(StartEvent {
+        steps: config.steps,
+        architecture: parameters.layout().architecture.into(),
+        layout: parameters.layout().name.into(),
+        parameters: sizes.sum(),
+        tokens_per_step: config.tokens_per_step(),
+        config_hash: config_hash(&config.identity()?),
+        version: env!("CARGO_PKG_VERSION").into(),
+        started: now.map_or(0, |now| now.as_secs()),
+    })
+}
+
+/// The run folder for this process alone.
+fn lock(folder: &Path) -> Result<File, TrainError> {
+    let path = folder.join(CONFIG);
+    let file = File::open(&path).map_err(TrainError::file("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::Busy(folder.to_path_buf())),
+        Err(TryLockError::Error(source)) => Err(TrainError::file("lock", &path)(source)),
+    }
+}
+
+/// Removes what a process that was killed has left half-written: names that begin with a dot and end in `.tmp`.
+fn remove_unfinished(folder: &Path) -> Result<(), TrainError> {
+    let entries = fs::read_dir(folder).map_err(TrainError::file("list", folder))?;
+    for entry in entries {
+        let entry = entry.map_err(TrainError::file("list", folder))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(TrainError::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}

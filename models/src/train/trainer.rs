@@ -1,0 +1,279 @@
+//! One step: from the next batches to the next weights.
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor};
+use serde_json::Value;
+
+use super::batch::Batch;
+use super::carry::Carry;
+use super::config::TrainConfig;
+use super::data::Source;
+use super::error::TrainError;
+use super::forward::{Differentiable, Leaves};
+use super::log::{Seconds, StepEvent};
+use super::optimizer::{Accumulator, Optimizer};
+use super::parameters::Parameters;
+use super::snapshot::Snapshot;
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+
+/// A training under way.
+pub struct Trainer {
+    config: TrainConfig,
+    parameters: Parameters,
+    tokenizer: Tokenizer,
+    source: Box<dyn Source>,
+    optimizer: Optimizer,
+    carry: Carry,
+    /// With autodiff.
+    device: Device,
+    step: u64,
+    tokens: u64,
+}
+
+/// What the batches of a step add up to.
+#[derive(Default)]
+struct Sum {
+    /// Weighted −log p of all targets so far.
+    loss: f64,
+    /// Their gradients, and the weight of the targets.
+    gradients: Accumulator,
+}
+
+impl Trainer {
+    /// A training at its beginning.
+    ///
+    /// # Errors
+    /// [`TrainError`]: a model, data or option that cannot be used.
+    pub fn new(config: TrainConfig) -> Result<Self, TrainError> {
+        let device = config.device()?;
+        Self::with(config, &device, None)
+    }
+
+    /// As [`Trainer::new`] on any device, and with data from elsewhere if there is a `source`; then `config.device` or
+    /// `config.data` is not read.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn with(
+        config: TrainConfig,
+        device: &Device,
+        source: Option<Box<dyn Source>>,
+    ) -> Result<Self, TrainError> {
+        let inner = device.clone().inner();
+        let device = inner.clone().autodiff();
+        let parameters = config.model.parameters(config.base(), config.seed, &inner)?;
+        let network = parameters.leaves(&device, config.precision).network()?;
+        let outline = network.outline();
+        let tokenizer = config.model.tokenizer(config.base(), outline)?;
+        let source = match source {
+            Some(source) => source,
+            None => open(&config, &tokenizer)?,
+        };
+        if source.vocab_size() > outline.vocab_size {
+            let expected = format!("ids below the model's vocabulary size {}", outline.vocab_size);
+            let found = format!("ids below {}", source.vocab_size());
+            return Err(TrainError::field("data", expected, found));
+        }
+        let carry = Carry::new(&config.carry, config.seed, network.sites())?;
+        let optimizer = Optimizer::new(&config.optimizer, parameters.list(), config.steps)?;
+        Ok(Self {
+            config,
+            parameters,
+            tokenizer,
+            source,
+            optimizer,
+            carry,
+            device,
+            step: 0,
+            tokens: 0,
+        })
+    }
+
+    /// What is trained, on what, and how.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The weights as they are now.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Text to ids and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// The model as it is now, to be evaluated.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`].
+    pub fn model(&self) -> Result<Model, TrainError> {
+        Ok(self.parameters.model(self.tokenizer.clone())?)
+    }
+
+    /// One step of the optimiser.
+    ///
+    /// The loss is the sum of all targets' losses over the sum of their weights, over all batches of the step together: `k`
+    /// accumulated batches give the gradients of one batch `k` times as large.
+    ///
+    /// # Errors
+    /// [`TrainError`]: data that cannot be read, a loss or a gradient that is not finite. The weights are then those from
+    /// before the step.
+    pub fn step(&mut self) -> Result<StepEvent, TrainError> {
+        let (mut sum, mut seconds) = (Sum::default(), Seconds::default());
+        let (mut tokens, accumulation) = (0, self.config.accumulation as u64);
+        let mut clock = Instant::now();
+        for index in self.step * accumulation..(self.step + 1) * accumulation {
+            let batch = self.source.next()?;
+            tokens += (batch.sequences * batch.time) as u64;
+            seconds.data += lap(&mut clock);
+            self.add(&batch, index, &mut sum, &mut seconds)?;
+            clock = Instant::now();
+        }
+        let weight = sum.gradients.weight();
+        let gradients = sum.gradients.mean()?;
+        let update = self
+            .optimizer
+            .step(self.parameters.list_mut(), gradients, self.step)?;
+        seconds.optimizer = lap(&mut clock);
+        self.step += 1;
+        self.tokens += tokens;
+        Ok(StepEvent {
+            step: self.step,
+            loss: sum.loss / weight,
+            learning_rate: update.learning_rate,
+            gradient_norm: update.gradient_norm,
+            clipped: update.clipped,
+            tokens: self.tokens,
+            tokens_per_second: tokens as f64 / seconds.sum(),
+            seconds,
+        })
+    }
+
+    /// Adds the loss and the gradients of one batch, segment by segment.
+    fn add(
+        &mut self,
+        batch: &Batch,
+        index: u64,
+        sum: &mut Sum,
+        seconds: &mut Seconds,
+    ) -> Result<(), TrainError> {
+        let mut clock = Instant::now();
+        let (mut leaves, mut network) = self.network()?;
+        let mut state = self.carry.begin(network.start(batch.sequences), batch, index)?;
+        let mut segments = batch.segments(self.carry.segment(batch)).peekable();
+        let mut total: Option<(Tensor<1>, f64)> = None;
+        while let Some(segment) = segments.next() {
+            let (loss, weight) = network.loss(&segment, &mut state)?;
+            total = Some(match total.take() {
+                Some((sum, before)) => (sum + loss, before + weight),
+                None => (loss, weight),
+            });
+            let last = segments.peek().is_none();
+            if !last {
+                state = self.carry.between(state)?;
+            }
+            if (last || self.carry.is_truncated())
+                && let Some(total) = total.take()
+            {
+                seconds.forward += lap(&mut clock);
+                sum.add(total, &leaves, self.step)?;
+                seconds.backward += lap(&mut clock);
+                if !last {
+                    (leaves, network) = self.network()?;
+                }
+            }
+        }
+        self.carry.end(state)?;
+        seconds.forward += lap(&mut clock);
+        Ok(())
+    }
+
+    /// New leaves and the network over them. Each backward pass needs its own: it takes the network's graph apart as it goes
+    /// through, down to what the network computes once from its weights.
+    fn network(&self) -> Result<(Leaves, Differentiable), TrainError> {
+        let leaves = self.parameters.leaves(&self.device, self.config.precision);
+        let network = leaves.network()?;
+        Ok((leaves, network))
+    }
+
+    /// Everything that the next step depends on.
+    ///
+    /// # Errors
+    /// [`TrainError::Field`] for a configuration that TOML cannot hold.
+    pub fn snapshot(&self) -> Result<Snapshot, TrainError> {
+        Ok(Snapshot {
+            step: self.step,
+            tokens: self.tokens,
+            config: self.config.identity()?,
+            data: self.source.position(),
+            other: Value::Null,
+            parameters: Snapshot::masters(self.parameters.list()),
+            optimizer: self.optimizer.tensors(),
+            carried: self.carry.save(),
+        })
+    }
+
+    /// Goes on from a snapshot, to the same bits as if there had been no interruption; `path` is its file, for errors. After an
+    /// error the training is not to be used.
+    ///
+    /// # Errors
+    /// [`TrainError::Snapshot`], [`TrainError::Optimizer`], [`TrainError::Model`] or [`TrainError::Data`] for a part that does not
+    /// fit this training.
+    pub fn restore(&mut self, snapshot: &Snapshot, path: &Path) -> Result<(), TrainError> {
+        snapshot.expect_config(path, &self.config.identity()?)?;
+        snapshot.restore_masters(path, self.parameters.list_mut())?;
+        self.optimizer.restore(&snapshot.optimizer)?;
+        let fresh = self.network()?.1.start(self.config.sequences);
+        self.carry.restore(&snapshot.carried, fresh)?;
+        self.source.seek(&snapshot.data)?;
+        (self.step, self.tokens) = (snapshot.step, snapshot.tokens);
+        Ok(())
+    }
+}
+
+/// The data of a configuration.
+fn open(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Source>, TrainError> {
+    let (base, sequences, length) = (config.base(), config.sequences, config.length);
+    let source = config.data.open(base, sequences, length, tokenizer, config.seed);
+    source.map_err(|error| TrainError::data("data", error))
+}
+
+impl Sum {
+    /// Adds a loss that is a sum over targets of this weight, and its gradients.
+    fn add(
+        &mut self,
+        (total, weight): (Tensor<1>, f64),
+        leaves: &Leaves,
+        step: u64,
+    ) -> Result<(), TrainError> {
+        let loss: f64 = total
+            .clone()
+            .inner()
+            .into_data()
+            .iter::<f32>()
+            .map(f64::from)
+            .sum();
+        if !loss.is_finite() {
+            return Err(TrainError::NotFinite { step, loss });
+        }
+        self.loss += loss;
+        let gradients = leaves.gradients(&mut total.backward());
+        Ok(self.gradients.add(gradients, weight)?)
+    }
+}
+
+/// Seconds since `clock`, which starts again.
+fn lap(clock: &mut Instant) -> f64 {
+    let now = Instant::now();
+    now.duration_since(std::mem::replace(clock, now)).as_secs_f64()
+}
