@@ -6,7 +6,7 @@ use crate::inspect::size;
 use clap::Args;
 use indicatif::HumanCount;
 use models::Tokenizer;
-use models::train::data::{DataError, TextConfig, Token, TokenHeader, TokenWriter, extensions};
+use models::train::data::{DataError, TextConfig, Token, TokenHeader, TokenWriter, default_extensions};
 use std::path::{Path, PathBuf};
 
 /// Options of `spillway tokens`.
@@ -30,7 +30,7 @@ pub struct TokensArgs {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Endings of the files that are read from folders; * for all
-    #[arg(long, value_delimiter = ',', value_name = "LIST", default_values_t = extensions())]
+    #[arg(long, value_delimiter = ',', value_name = "LIST", default_values_t = default_extensions())]
     pub extensions: Vec<String>,
     /// Text between the documents of a file, which the end of text replaces
     #[arg(long, value_name = "TEXT", requires = "end_of_text")]

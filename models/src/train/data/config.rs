@@ -140,7 +140,7 @@ impl DataConfig {
     ) -> Result<(), DataError> {
         let Self::Mix(mixed) = self else {
             // Two parts alike should not give the same sequences.
-            let sequences = self.sequences(opening, mix(seed, parts.len() as u64, 1))?;
+            let sequences = self.sequences(opening, mix(seed, u64::MAX, parts.len() as u64))?;
             parts.push(Part { share, sequences });
             return Ok(());
         };

@@ -33,7 +33,7 @@ impl Ids {
     pub(super) fn empty(vocab_size: usize) -> Self {
         match vocab_size {
             0..=0x100 => Self::One(Vec::new()),
-            0..=0x1_0000 => Self::Two(Vec::new()),
+            0x101..=0x1_0000 => Self::Two(Vec::new()),
             _ => Self::Four(Vec::new()),
         }
     }

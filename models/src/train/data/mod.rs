@@ -56,6 +56,6 @@ pub use error::DataError;
 pub use mixture::{MixConfig, MixPart, RepeatConfig, RepeatedHeaderConfig};
 pub use stream::{Source, batches};
 pub use tasks::{CopyTask, Example, InductionHeads, Mqar, PasskeyLite, PasskeyPrompt, Task, examples};
-pub use text::{Documents, TextConfig, Token, extensions};
+pub use text::{Documents, TextConfig, Token, default_extensions};
 pub use token_file::{TokenFile, TokenHeader, TokenWriter};
 pub use windows::Order;

@@ -21,7 +21,7 @@ pub struct TextConfig {
     /// Files, and folders with everything below them, sorted by path.
     pub paths: Vec<PathBuf>,
     /// Endings of the files that are read from folders; `*` for all. Files that `paths` name are read whatever their ending.
-    #[serde(default = "extensions")]
+    #[serde(default = "default_extensions")]
     pub extensions: Vec<String>,
     /// What stands between the documents of a file. It is replaced by `end_of_text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub struct TextConfig {
 }
 
 /// What is read from folders unless something else is asked for: `.txt`, `.text`, `.md`.
-pub fn extensions() -> Vec<String> {
+pub fn default_extensions() -> Vec<String> {
     ["txt", "text", "md"].map(String::from).to_vec()
 }
 

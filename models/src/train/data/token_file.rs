@@ -138,8 +138,8 @@ impl TokenHeader {
         Ok(Self {
             width,
             count,
-            // Checked above to be at most 2³².
-            vocab_size: vocab_size as usize,
+            // Above 2³² − 1, which is as good as 2³², only where usize has more than 32 bits.
+            vocab_size: usize::try_from(vocab_size).unwrap_or(usize::MAX),
             documents: number(32),
             end_of_text,
             checksum: number(48),

@@ -1,0 +1,160 @@
+//! Synthetic tasks: what their sequences hold, and where their weights are.
+
+use super::*;
+
+#[test]
+fn a_copy_is_weighed_where_it_can_be_known() {
+    for time in [2, 3, 16, 17] {
+        let half = time / 2;
+        for example in examples(CopyTask { vocab_size: 5 }, time, 1).unwrap().take(50) {
+            assert_eq!(example.ids[1..], example.targets[..time - 1]);
+            assert_eq!(example.ids[half], 0);
+            assert_eq!(example.targets[half..2 * half], example.ids[..half]);
+            assert!(example.ids[..half].iter().all(|id| (1..5).contains(id)));
+            let weighed: Vec<usize> = (0..time).filter(|at| example.weights[*at] == 1.0).collect();
+            assert!(weighed.into_iter().eq(half..2 * half));
+            assert!(example.weights.iter().all(|weight| [0.0, 1.0].contains(weight)));
+        }
+    }
+}
+
+#[test]
+fn every_key_is_asked_once_after_the_pairs_and_its_value_is_the_target() {
+    for (time, pairs, random_filler) in [(16, 4, true), (64, 8, true), (64, 8, false), (67, 3, true)] {
+        let task = Mqar {
+            random_filler,
+            vocab_size: 64,
+            ..Mqar::new(pairs)
+        };
+        for example in examples(task, time, 1).unwrap().take(50) {
+            let given: HashMap<u32, u32> = example.ids[..2 * pairs]
+                .chunks(2)
+                .map(|pair| (pair[0], pair[1]))
+                .collect();
+            assert_eq!(given.len(), pairs);
+            assert!(
+                given
+                    .iter()
+                    .all(|(key, value)| (1..32).contains(key) && (32..64).contains(value))
+            );
+            assert_eq!(given.values().collect::<BTreeSet<_>>().len(), pairs);
+            let asked: Vec<usize> = (0..time).filter(|at| example.weights[*at] != 0.0).collect();
+            assert_eq!(asked.len(), pairs);
+            let mut keys = BTreeSet::new();
+            for at in asked {
+                assert!(at >= 2 * pairs && at % 2 == 0 && example.weights[at] == 1.0);
+                assert_eq!(given.get(&example.ids[at]), Some(&example.targets[at]));
+                keys.insert(example.ids[at]);
+            }
+            assert_eq!(keys.len(), pairs);
+            assert!(random_filler || example.ids[2 * pairs..].iter().filter(|id| **id != 0).count() == pairs);
+        }
+    }
+}
+
+#[test]
+fn the_power_says_how_soon_keys_are_asked() {
+    let mean = |power: f64| {
+        let task = Mqar {
+            power,
+            ..Mqar::new(1)
+        };
+        let places = examples(task, 202, 1).unwrap().take(2000).map(|example| {
+            let place = example.weights.iter().position(|weight| *weight == 1.0).unwrap();
+            ((place - 2) / 2 + 1) as f64
+        });
+        places.sum::<f64>() / 2000.0
+    };
+    // 100 slots, p ∝ i^(a − 1): 50.5 for a = 1 (standard error 0.65). For a = 0.01 the mean is Σ i^0.01 / Σ i^(−0.99) = 19.9
+    // (standard error 0.56).
+    let slots = || (1..=100).map(f64::from);
+    let expected =
+        slots().map(|slot| slot.powf(0.01)).sum::<f64>() / slots().map(|slot| slot.powf(-0.99)).sum::<f64>();
+    assert!((mean(1.0) - 50.5).abs() < 3.3, "{}", mean(1.0));
+    assert!(
+        (mean(0.01) - expected).abs() < 2.8,
+        "{} against {expected}",
+        mean(0.01)
+    );
+}
+
+#[test]
+fn a_passkey_stands_where_its_depth_says_in_filler_that_never_changes() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let task = PasskeyLite::default();
+    for length in [11, 12, 64, 128, 1000, 8192] {
+        let blocks = (length - 3) / 8;
+        for depth in [0.0, 0.25, 0.5, 0.99, 1.0] {
+            let prompt = task.prompt(length, depth, &mut rng).unwrap();
+            assert_eq!(prompt.ids.len(), length);
+            assert_eq!(prompt.ids[length - 3..], [21, 18, 19]);
+            let first = (length - 3) % 8;
+            let place = first + 8 * (depth * (blocks - 1) as f64).floor() as usize;
+            let key = &prompt.ids[place..place + 8];
+            assert_eq!(
+                (&key[..2], &key[2..7], key[7]),
+                (&[18, 19][..], &prompt.answer[..], 20)
+            );
+            assert!(prompt.answer.iter().all(|digit| *digit < 10));
+            for (at, id) in prompt.ids[..length - 3].iter().enumerate() {
+                let filler = 10 + ((at + 8 - first) % 8) as u32;
+                assert!((place..place + 8).contains(&at) || *id == filler, "{at}: {id}");
+            }
+        }
+    }
+    let error = |length, depth| {
+        task.prompt(length, depth, &mut StdRng::seed_from_u64(1))
+            .unwrap_err()
+            .to_string()
+    };
+    holds(&error(10, 0.5), &["length", "at least 11", "found 10"]);
+    holds(&error(64, 1.5), &["depth", "found 1.5"]);
+    holds(&error(64, f64::NAN), &["depth", "NaN"]);
+}
+
+#[test]
+fn passkeys_to_train_on_end_with_their_answer_and_come_at_every_depth() {
+    let (time, mut places) = (128, HashMap::<usize, usize>::new());
+    for example in examples(PasskeyLite::default(), time, 1).unwrap().take(1500) {
+        assert_eq!(example.ids[1..], example.targets[..time - 1]);
+        assert_eq!(example.ids[time - 7..time - 4], [21, 18, 19]);
+        let place = example.ids.windows(2).position(|pair| pair == [18, 19]).unwrap();
+        assert_eq!(example.targets[time - 5..], example.ids[place + 2..place + 7]);
+        assert!(example.weights[..time - 5].iter().all(|weight| *weight == 0.1));
+        assert_eq!(example.weights[time - 5..], [1.0; 5]);
+        *places.entry(place).or_default() += 1;
+    }
+    // 15 blocks, 100 each, give or take five standard deviations of 9.7.
+    assert_eq!(places.len(), 15);
+    assert!(
+        places.values().all(|count| count.abs_diff(100) < 49),
+        "{places:?}"
+    );
+}
+
+#[test]
+fn the_answer_of_induction_heads_is_the_token_after_the_first_marker() {
+    for time in [3, 10, 64] {
+        for example in examples(InductionHeads::default(), time, 1).unwrap().take(50) {
+            let marker = example.ids.iter().position(|id| *id == 0).unwrap();
+            assert!(marker < time - 2);
+            assert_eq!(example.ids.iter().filter(|id| **id == 0).count(), 2);
+            assert_eq!(example.targets[time - 1], example.ids[marker + 1]);
+            assert_eq!(example.weights.iter().sum::<f32>(), 1.0);
+            assert_eq!(example.weights[time - 1], 1.0);
+        }
+    }
+}
+
+#[test]
+fn a_task_needs_room() {
+    let check = |task: &dyn Task, time: usize, parts: &[&str]| {
+        assert!(task.check(time + 1).is_ok());
+        holds(&task.check(time).unwrap_err().to_string(), parts);
+    };
+    check(&CopyTask::default(), 1, &["time", "at least 2", "found 1"]);
+    check(&InductionHeads::default(), 2, &["time", "at least 3", "found 2"]);
+    check(&Mqar::new(8), 31, &["time", "at least 32", "8 pairs", "found 31"]);
+    check(&PasskeyLite::default(), 14, &["time", "at least 15", "found 14"]);
+    assert!(examples(CopyTask::default(), 0, 1).is_err());
+}
