@@ -50,8 +50,7 @@ pub fn loss(record: &Record) -> Result<Figure, ProgramError> {
         ),
     ];
     let held_out: Vec<(f64, f64)> = record
-        .evaluations
-        .iter()
+        .trained_evaluations()
         .filter_map(|evaluation| Some((evaluation.step as f64, inside(&evaluation.report)?)))
         .collect();
     if held_out.len() > 1 {
@@ -123,7 +122,8 @@ pub fn speed(record: &Record) -> Result<Figure, ProgramError> {
 /// # Errors
 /// [`ProgramError::Picture`].
 pub fn positions(record: &Record, train_length: u64) -> Result<Option<Figure>, ProgramError> {
-    let drawn = spread(record.evaluations.len(), EVALUATIONS_DRAWN);
+    let evaluations: Vec<&EvaluationEvent> = record.trained_evaluations().collect();
+    let drawn = spread(evaluations.len(), EVALUATIONS_DRAWN);
     if drawn.is_empty() {
         return Ok(None);
     }
@@ -131,7 +131,7 @@ pub fn positions(record: &Record, train_length: u64) -> Result<Option<Figure>, P
         .iter()
         .enumerate()
         .map(|(rank, index)| {
-            let evaluation = &record.evaluations[*index];
+            let evaluation = evaluations[*index];
             let points = evaluation.report.positions.iter().map(|bucket| {
                 let middle = if bucket.start == 0 {
                     bucket.end as f64 / 2.0

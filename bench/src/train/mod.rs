@@ -115,7 +115,7 @@ impl TrainArgs {
 
 /// Writes `summary.json` and `report.html` into the run folder.
 fn write_report(run: &Run, args: &TrainArgs) -> Result<Summary, ProgramError> {
-    let record = Record::read(&args.out.join(models::train::run::LOG))?;
+    let record = Record::read(&args.out.join(models::train::run::LOG), run.trainer().config())?;
     let summary = Summary::of(&record, run.trainer().config(), command(args));
     output::write_json(&args.out.join("summary.json"), &summary)?;
     let title = name(&args.out);

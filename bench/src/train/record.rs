@@ -24,15 +24,20 @@ pub struct Record {
     pub evaluations: Vec<EvaluationEvent>,
     /// Whether all steps are done.
     pub finished: bool,
+    /// Whether the training began with random weights.
+    pub from_random: bool,
 }
 
 impl Record {
-    /// Reads a log.
+    /// Reads the log of a training with this configuration.
     ///
     /// # Errors
     /// [`ProgramError::Training`], naming the line that cannot be read.
-    pub fn read(path: &Path) -> Result<Self, ProgramError> {
-        let mut record = Self::default();
+    pub fn read(path: &Path, config: &TrainConfig) -> Result<Self, ProgramError> {
+        let mut record = Self {
+            from_random: config.model.checkpoint.is_none(),
+            ..Self::default()
+        };
         for event in read_log(path)? {
             match event {
                 Event::Start(event) => record.start = event,
@@ -45,12 +50,18 @@ impl Record {
         Ok(record)
     }
 
-    /// Mean training loss over the last steps, and their number.
-    fn last_loss(&self) -> Option<(f64, usize)> {
+    /// The evaluations but that of random weights, beside whose loss all others look alike.
+    pub fn trained_evaluations(&self) -> impl Iterator<Item = &EvaluationEvent> {
+        let of_random = |event: &EvaluationEvent| event.step == 0 && self.from_random;
+        self.evaluations.iter().filter(move |event| !of_random(event))
+    }
+
+    /// Mean training loss over the last steps.
+    fn last_loss(&self) -> Option<f64> {
         let last = ((self.steps.len() as f64 * LAST).ceil() as usize).min(self.steps.len());
         let steps = &self.steps[self.steps.len() - last..];
         let sum: f64 = steps.iter().map(|step| step.loss).sum();
-        (last > 0).then(|| (sum / last as f64, last))
+        (last > 0).then(|| sum / last as f64)
     }
 }
 
@@ -126,7 +137,7 @@ impl Summary {
                 .map(|evaluation| evaluation.seconds)
                 .sum(),
             tokens_per_second: tokens as f64 / seconds.sum().max(f64::MIN_POSITIVE),
-            loss: record.last_loss().map(|(loss, _)| loss),
+            loss: record.last_loss(),
             clipped_steps: record.steps.iter().filter(|step| step.clipped).count() as u64,
             evaluation: last.map(|evaluation| evaluation.report.clone()),
             evaluated_at: last.map(|evaluation| evaluation.step),
