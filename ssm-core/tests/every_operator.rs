@@ -69,7 +69,7 @@ mod equivalence {
         Sequences::packed(SEQUENCES)
     }
 
-    const CALLS: [(&str, Call); 12] = [
+    const CALLS: [(&str, Call); 13] = [
         ("causal_conv1d", |leaves| {
             let (input, weight) = (leaves.next([1, 8, 5]), leaves.next([5, 4]));
             let (bias, mut state) = (leaves.next([5]), leaves.next([3, 5, 3]));
