@@ -469,7 +469,10 @@ mod files {
         path
     }
 
-    fn bits(parameters: &Parameters) -> Vec<(String, Vec<usize>, Vec<u32>, Option<String>)> {
+    /// Name, shape, bits of the values, and second name.
+    type Bits = (String, Vec<usize>, Vec<u32>, Option<String>);
+
+    fn bits(parameters: &Parameters) -> Vec<Bits> {
         let one = |parameter: &models::train::Parameter| {
             (
                 parameter.name.clone(),

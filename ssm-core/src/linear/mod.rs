@@ -12,6 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The matrix of a projection, `[out_features, in_features]`.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per matrix; a box would be one more thing to follow"
+)]
 pub enum Weight {
     /// Packed for the CPU as f32, bf16 or int8, and a constant.
     Packed(Arc<PackedMatrix>),
