@@ -1,35 +1,24 @@
 //! Random initial states and random resets, as functions of what they are for.
 
 use burn::tensor::{Tensor, TensorData};
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
 use ssm_core::{Rule, Site};
+
+use crate::train::data::seed;
 
 /// What tells the stream of a row's resets from those of its sites, which count from 0.
 const RESETS: u64 = u64::MAX;
 
-/// The random numbers of one site (or purpose) of one row of one batch.
+/// The random numbers of one site of one row of one batch.
 pub(super) fn stream(seed: u64, index: u64, row: usize, site: u64) -> StdRng {
-    let parts = [index, row as u64, site];
-    StdRng::seed_from_u64(
-        parts
-            .iter()
-            .fold(mixed(seed), |hash, part| mixed(hash ^ mixed(*part))),
-    )
+    seed::generator(seed::mix(seed, index, row as u64), site, 0)
 }
 
 /// Whether a row of a batch starts from the empty state.
 pub(super) fn is_reset(seed: u64, index: u64, row: usize, probability: f64) -> bool {
-    stream(seed, index, row, RESETS).random::<f64>() < probability
-}
-
-/// One step of splitmix64: neighbouring numbers become unlike each other.
-fn mixed(number: u64) -> u64 {
-    let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    seed::fraction(seed::mix(seed, index, row as u64), RESETS, 0) < probability
 }
 
 /// A normal distribution.

@@ -43,7 +43,7 @@ mod error;
 mod files;
 mod mixture;
 mod permutation;
-mod seed;
+pub(super) mod seed;
 mod stream;
 mod tasks;
 mod text;

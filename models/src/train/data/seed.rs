@@ -5,19 +5,19 @@ use rand::rngs::StdRng;
 
 /// A number that looks random, of a seed and two counters: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
 /// pseudorandom number generators", 2014) after each of the three.
-pub(super) fn mix(seed: u64, first: u64, second: u64) -> u64 {
+pub(in crate::train) fn mix(seed: u64, first: u64, second: u64) -> u64 {
     [first, second]
         .into_iter()
         .fold(scramble(seed), |hash, counter| scramble(hash ^ counter))
 }
 
 /// A number in [0, 1) of a seed and two counters, in steps of 2⁻⁵³.
-pub(super) fn fraction(seed: u64, first: u64, second: u64) -> f64 {
+pub(in crate::train) fn fraction(seed: u64, first: u64, second: u64) -> f64 {
     (mix(seed, first, second) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// A generator of its own for every seed and pair of counters.
-pub(super) fn generator(seed: u64, first: u64, second: u64) -> StdRng {
+pub(in crate::train) fn generator(seed: u64, first: u64, second: u64) -> StdRng {
     StdRng::seed_from_u64(mix(seed, first, second))
 }
 
