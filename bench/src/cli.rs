@@ -2,7 +2,9 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::{convert, diagnose, generate, init, inspect, leaderboard, passkey, speed, tokens, train};
+use crate::{
+    capacity, convert, diagnose, generate, init, inspect, leaderboard, passkey, speed, tokens, train,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,8 @@ pub enum Command {
     Compare(leaderboard::CompareArgs),
     /// Train a model as a configuration says
     Train(train::TrainArgs),
+    /// Train models of several state sizes at several lengths: how long until they forget, how far back do they recall?
+    Capacity(capacity::CapacityArgs),
     /// Continue a text
     Generate(generate::GenerateArgs),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
@@ -91,6 +95,7 @@ impl Cli {
             Command::Passkey(args) => passkey::run(args, context),
             Command::Compare(args) => leaderboard::run(args, context),
             Command::Train(args) => train::run(args, &self.threads, context),
+            Command::Capacity(args) => capacity::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),

@@ -15,6 +15,7 @@
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
+//! | [`capacity`] | `spillway capacity` |
 //! | [`train`] | `spillway train` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!

@@ -48,7 +48,7 @@ pub struct Laws {
     pub points: Vec<Point>,
     /// Every law under every error model, the most plausible first.
     pub fits: Vec<Fit>,
-    /// Bootstrap of each fit, in the same order; none where it was not asked for.
+    /// Bootstrap of each fit, in the same order; none for the less plausible error model of a law.
     pub bootstraps: Vec<Option<Bootstrap>>,
     /// Why laws are missing.
     pub refused: Vec<String>,
@@ -62,8 +62,9 @@ impl Laws {
         let (fits, refused) = fit_all(&points);
         let sizes = band_sizes(&points);
         let draws = (resampling.resamples, resampling.seed);
-        let bootstraps = fits.iter().map(|fit| {
-            if resampling.resamples == 0 {
+        let bootstraps = fits.iter().enumerate().map(|(index, fit)| {
+            let is_better_one = fits[..index].iter().all(|better| better.law != fit.law);
+            if resampling.resamples == 0 || !is_better_one {
                 return None;
             }
             bootstrap(fit.law, fit.error, &points, &sizes, draws).ok()

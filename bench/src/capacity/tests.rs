@@ -23,7 +23,7 @@ fn setting(planned: usize) -> Setting {
         }],
         collapse_ratio: 2.0,
         resampling: Resampling {
-            resamples: 100,
+            resamples: 50,
             seed: 0,
         },
         record: Some(Record {

@@ -6,7 +6,8 @@ use crate::*;
 fn every_subcommand_explains_itself_with_an_example() {
     let general = stdout_of(&["--help"]);
     for name in [
-        "passkey", "compare", "train", "generate", "inspect", "init", "convert", "tokens", "bench",
+        "passkey", "compare", "train", "capacity", "generate", "inspect", "init", "convert", "tokens",
+        "bench",
     ] {
         assert!(general.contains(&format!("\n  {name} ")), "{general}");
         let help = stdout_of(&[name, "--help"]);

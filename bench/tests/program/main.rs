@@ -1,6 +1,7 @@
 //! The program from outside: its output, its files, its exit codes, and its one-line errors.
 
 mod bench;
+mod capacity;
 mod compare;
 mod convert;
 mod generate;

@@ -8,7 +8,7 @@
 
 use super::law::{ErrorModel, Law};
 use super::observation::Point;
-use super::{FitError, fit};
+use super::{FitError, fit, fit_near};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
@@ -53,11 +53,13 @@ pub fn bootstrap(
     sizes: &[f64],
     (resamples, seed): (usize, u64),
 ) -> Result<Bootstrap, FitError> {
-    fit(law, error, points)?;
+    let whole = fit(law, error, points)?;
     let groups = by_size(points);
     let mut rng = StdRng::seed_from_u64(seed);
     let drawn = (0..resamples).map(|_| draw(&groups, &mut rng));
-    let fits: Vec<_> = drawn.filter_map(|points| fit(law, error, &points).ok()).collect();
+    let fits: Vec<_> = drawn
+        .filter_map(|points| fit_near(law, error, &points, Some(&whole.parameters)).ok())
+        .collect();
     let interval = |value: &dyn Fn(&super::Fit) -> f64| percentiles(fits.iter().map(value).collect());
     let enough = fits.len() >= FEWEST;
     let parameters = (0..law.arity()).map(|index| interval(&|fit: &super::Fit| fit.parameters[index]));

@@ -129,9 +129,17 @@ impl Fit {
 /// # Errors
 /// [`FitError`]: too few sizes, lengths that the error model cannot have, only one-sided bounds.
 pub fn fit(law: Law, error: ErrorModel, points: &[Point]) -> Result<Fit, FitError> {
+    fit_near(law, error, points, None)
+}
+
+/// As [`fit`], searching from `near`, the parameters of a similar problem, and nowhere else.
+///
+/// # Errors
+/// As [`fit`].
+fn fit_near(law: Law, error: ErrorModel, points: &[Point], near: Option<&[f64]>) -> Result<Fit, FitError> {
     check(law, error, points)?;
     let problem = Problem::new(law, error, points);
-    let (parameters, sigma) = problem.solve()?;
+    let (parameters, sigma) = problem.solve(near)?;
     let log_likelihood = log_likelihood(law, error, &parameters, sigma, points);
     let (k, n) = ((law.arity() + 1) as f64, points.len() as f64);
     let aic = 2.0 * k - 2.0 * log_likelihood;
@@ -255,9 +263,8 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Parameters and σ.
-    fn solve(&self) -> Result<(Vec<f64>, f64), FitError> {
-        let starts = self.starts();
+    /// Parameters and σ; from `near`, one quick search.
+    fn solve(&self, near: Option<&[f64]>) -> Result<(Vec<f64>, f64), FitError> {
         let exact = self.points.iter().all(|point| exact_pair(point).is_some());
         let closed_form = matches!(
             (self.law, self.error),
@@ -265,24 +272,32 @@ impl<'a> Problem<'a> {
         );
         if exact
             && closed_form
-            && let Some(parameters) = starts.first()
+            && let Some(parameters) = self.starts().into_iter().next()
         {
-            let sigma = self.scatter(parameters);
-            return Ok((parameters.clone(), sigma));
+            let sigma = self.scatter(&parameters);
+            return Ok((parameters, sigma));
         }
-        let function = |coordinates: &[f64]| self.objective(coordinates);
-        let found = starts.iter().map(|start| {
-            let (coordinates, edges) = self.coordinates(start);
-            simplex::minimise(&function, &coordinates, &edges)
-        });
-        let best = found.min_by(|a, b| a.1.total_cmp(&b.1));
-        match best.filter(|(_, value)| value.is_finite()) {
-            Some((coordinates, _)) => Ok(self.parameters(&coordinates)),
+        let quick = near.and_then(|near| self.search(&[near.to_vec()], 1));
+        let best = quick.or_else(|| self.search(&self.starts(), simplex::THOROUGH));
+        match best {
+            Some(coordinates) => Ok(self.parameters(&coordinates)),
             None => Err(FitError::Impossible {
                 law: self.law,
                 error: self.error,
             }),
         }
+    }
+
+    /// The best coordinates found from any start; none if all are impossible.
+    fn search(&self, starts: &[Vec<f64>], searches: usize) -> Option<Vec<f64>> {
+        let function = |coordinates: &[f64]| self.objective(coordinates);
+        let found = starts.iter().map(|start| {
+            let (coordinates, edges) = self.coordinates(start);
+            simplex::minimise(&function, &coordinates, &edges, searches)
+        });
+        let best = found.min_by(|a, b| a.1.total_cmp(&b.1));
+        best.filter(|(_, value)| value.is_finite())
+            .map(|(coordinates, _)| coordinates)
     }
 
     fn objective(&self, coordinates: &[f64]) -> f64 {

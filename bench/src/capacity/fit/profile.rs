@@ -76,7 +76,7 @@ fn at(points: &[Point], exponent: f64, sigma: f64) -> f64 {
         }
         -log_likelihood(Law::Power, ErrorModel::LogNormal, &parameters, sigma, points)
     };
-    -simplex::minimise(&function, &[middle, spread.ln()], &[0.3, 0.3]).1
+    -simplex::minimise(&function, &[middle, spread.ln()], &[0.3, 0.3], 2).1
 }
 
 /// Where the likelihood has fallen by [`DROP`] on one side of the best exponent.

@@ -5,19 +5,25 @@
 //! simplex.
 
 const MOST_STEPS: usize = 400;
-const MOST_RESTARTS: usize = 4;
+/// How often a thorough search begins anew at most.
+pub const THOROUGH: usize = 4;
 /// Differences of values, and of log-likelihoods in particular, below this mean nothing.
 const TOLERANCE: f64 = 1e-9;
 
-/// The lowest point found from `start`, with edges of the first simplex of these lengths, and the value there. Values that are
-/// not numbers count as +∞.
-pub fn minimise(function: &dyn Fn(&[f64]) -> f64, start: &[f64], edges: &[f64]) -> (Vec<f64>, f64) {
+/// The lowest point found from `start` in at most `searches` searches, with edges of the first simplex of these lengths, and the value
+/// there. Values that are not numbers count as +∞.
+pub fn minimise(
+    function: &dyn Fn(&[f64]) -> f64,
+    start: &[f64],
+    edges: &[f64],
+    searches: usize,
+) -> (Vec<f64>, f64) {
     let value = |point: &[f64]| {
         let value = function(point);
         if value.is_nan() { f64::INFINITY } else { value }
     };
     let mut best = (start.to_vec(), value(start));
-    for _ in 0..MOST_RESTARTS {
+    for _ in 0..searches {
         let found = search(&value, &best.0, edges);
         let gain = best.1 - found.1;
         if found.1 <= best.1 {
@@ -117,7 +123,7 @@ mod tests {
     #[test]
     fn a_curved_valley_is_followed_to_its_lowest_point() {
         let rosenbrock = |p: &[f64]| (1.0 - p[0]).powi(2) + 100.0 * (p[1] - p[0] * p[0]).powi(2);
-        let (point, value) = minimise(&rosenbrock, &[-1.2, 1.0], &[0.3, 0.3]);
+        let (point, value) = minimise(&rosenbrock, &[-1.2, 1.0], &[0.3, 0.3], THOROUGH);
         assert!(value < 1e-9, "{value} at {point:?}");
         assert!((point[0] - 1.0).abs() < 1e-4 && (point[1] - 1.0).abs() < 1e-4);
     }
@@ -125,12 +131,12 @@ mod tests {
     #[test]
     fn walls_and_functions_without_a_number_end_the_search() {
         let wall = |p: &[f64]| if p[0] < 1.0 { f64::NAN } else { p[0] * p[0] };
-        let (point, value) = minimise(&wall, &[3.0], &[0.5]);
+        let (point, value) = minimise(&wall, &[3.0], &[0.5], THOROUGH);
         assert!(
             (point[0] - 1.0).abs() < 1e-3 && (value - 1.0).abs() < 1e-3,
             "{point:?}"
         );
-        let (_, value) = minimise(&|_: &[f64]| f64::NAN, &[0.0, 0.0], &[1.0, 1.0]);
+        let (_, value) = minimise(&|_: &[f64]| f64::NAN, &[0.0, 0.0], &[1.0, 1.0], THOROUGH);
         assert_eq!(value, f64::INFINITY);
     }
 }

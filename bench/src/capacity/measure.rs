@@ -1,0 +1,176 @@
+//! What is asked of a trained model: its loss far beyond the training length, and passkeys.
+
+use super::config::{ForgettingConfig, RecallConfig, Task};
+use super::result::{Bucket, Forgetting, Recall, RecallCell};
+use crate::error::ProgramError;
+use models::evaluation::passkey::{passkey, questions};
+use models::evaluation::positions::Buckets;
+use models::evaluation::tally::{Tally, curve};
+use models::train::data::PasskeyLite;
+use models::{Model, Tokenizer};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use ssm_core::Chain;
+use std::path::Path;
+
+/// Tokens handed to the model at a time.
+const SEGMENT: usize = 1024;
+/// Training lengths that are read at least.
+const LEAST_LENGTHS: u64 = 4;
+/// Seed of evaluation data that is drawn; no training has it by chance.
+const SEED: u64 = 0x7365_6564_0f65_7661;
+
+/// A stream with its targets.
+struct Stream {
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    /// Empty if all are 1.
+    weights: Vec<f32>,
+}
+
+/// Reads `config.streams` streams of held-out data from an empty state, and compares losses beyond the training length with those inside:
+/// in one bucket inside it and half octaves beyond, each the mean over the targets that weigh something.
+///
+/// Texts go on in the order of their documents. Sequences of a synthetic task, each as long as the training length, follow one another.
+///
+/// # Errors
+/// [`ProgramError`] for data that cannot be read, or the model's own.
+pub fn forgetting(
+    model: &Model,
+    task: &Task,
+    base: &Path,
+    config: ForgettingConfig,
+    train_length: u64,
+) -> Result<Forgetting, ProgramError> {
+    let length = config.tokens.max(LEAST_LENGTHS * train_length);
+    let buckets = Buckets::geometric(train_length, length);
+    let streams = streams(
+        task,
+        base,
+        model.tokenizer(),
+        (config.streams, length, train_length),
+    )?;
+    let mut tallies = vec![Tally::default(); buckets.len()];
+    for stream in &streams {
+        read(model, stream, &buckets, &mut tallies)?;
+    }
+    let finite = |loss: f64| loss.is_finite().then_some(loss);
+    let buckets: Vec<Bucket> = curve(&buckets, &tallies)
+        .iter()
+        .map(|bucket| Bucket {
+            start: bucket.start,
+            end: bucket.end,
+            loss: finite(bucket.mean),
+        })
+        .collect();
+    let inside = |bucket: &&Bucket| bucket.start < train_length;
+    // A loss that is no number is worse than every number.
+    let rank = |bucket: &&Bucket| bucket.loss.unwrap_or(f64::INFINITY);
+    let largest = |buckets: Vec<&Bucket>| {
+        buckets
+            .into_iter()
+            .max_by(|a, b| rank(a).total_cmp(&rank(b)))
+            .copied()
+    };
+    let within = largest(buckets.iter().filter(inside).collect());
+    let beyond = largest(buckets.iter().filter(|bucket| !inside(bucket)).collect());
+    Ok(Forgetting {
+        streams: streams.len(),
+        inside: within.and_then(|bucket| bucket.loss),
+        worst: beyond.and_then(|bucket| bucket.loss),
+        worst_at: beyond.map_or(0, |bucket| bucket.end),
+        buckets,
+    })
+}
+
+fn streams(
+    task: &Task,
+    base: &Path,
+    tokenizer: &Tokenizer,
+    (count, length, train_length): (usize, u64, u64),
+) -> Result<Vec<Stream>, ProgramError> {
+    let failed =
+        |error: models::train::data::DataError| ProgramError::Failed(format!("evaluation data: {error}"));
+    let held_out = task.held_out();
+    let (data, time) = match &held_out {
+        Some(held_out) => (held_out, length),
+        None => (&task.data, train_length),
+    };
+    let time = usize::try_from(time).unwrap_or(usize::MAX);
+    let mut source = data.open(base, count, time, tokenizer, SEED).map_err(failed)?;
+    let mut streams: Vec<Stream> = Vec::new();
+    for _ in 0..length.div_ceil(time as u64) {
+        let batch = source.next().map_err(failed)?;
+        for row in 0..batch.sequences {
+            let place = row * batch.time..(row + 1) * batch.time;
+            if streams.len() <= row {
+                streams.push(Stream {
+                    ids: Vec::new(),
+                    targets: Vec::new(),
+                    weights: Vec::new(),
+                });
+            }
+            let stream = &mut streams[row];
+            stream.ids.extend(&batch.ids[place.clone()]);
+            stream.targets.extend(&batch.targets[place.clone()]);
+            stream
+                .weights
+                .extend(batch.weights.iter().flat_map(|weights| &weights[place.clone()]));
+        }
+    }
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    for stream in &mut streams {
+        stream.ids.truncate(length);
+        stream.targets.truncate(length);
+    }
+    Ok(streams)
+}
+
+fn read(
+    model: &Model,
+    stream: &Stream,
+    buckets: &Buckets,
+    tallies: &mut [Tally],
+) -> Result<(), ProgramError> {
+    let mut state = model.start(&Chain::default(), 1)?;
+    let mut position = 0;
+    for (ids, targets) in stream.ids.chunks(SEGMENT).zip(stream.targets.chunks(SEGMENT)) {
+        let losses = model.losses(ids, targets, &mut state)?;
+        for (index, loss) in (position..).zip(losses) {
+            let weighs = stream.weights.get(index).is_none_or(|weight| *weight > 0.0);
+            if weighs && let Some(bucket) = buckets.find(index as u64) {
+                tallies[bucket].add(f64::from(loss));
+            }
+        }
+        position += ids.len();
+    }
+    Ok(())
+}
+
+/// Asks for passkeys at every length and depth, the same ones of every model.
+///
+/// # Errors
+/// [`ProgramError`] for lengths that are too short, or the model's own.
+pub fn recall(model: &Model, config: &RecallConfig) -> Result<Recall, ProgramError> {
+    let task = PasskeyLite::default();
+    let prompt = |length: u64, depth: f64, number: u64| {
+        let mut rng = StdRng::seed_from_u64(SEED ^ number);
+        let prompt = task.prompt(usize::try_from(length).unwrap_or(usize::MAX), depth, &mut rng)?;
+        Ok((prompt.ids, prompt.answer.to_vec()))
+    };
+    let questions = questions(&config.lengths, config.depths, config.samples, prompt);
+    let questions = questions.map_err(|error: models::train::data::DataError| {
+        ProgramError::Failed(format!("tasks.recall: {error}"))
+    })?;
+    let report = passkey(model, &questions)?;
+    let depth_row = |depth: Option<f64>| (depth.unwrap_or(0.0) * config.depths as f64).floor() as usize;
+    let cells = report.cells.iter().map(|cell| RecallCell {
+        length: cell.length,
+        depth: depth_row(cell.depth),
+        correct: cell.correct,
+        samples: cell.samples,
+    });
+    Ok(Recall {
+        cells: cells.collect(),
+    })
+}

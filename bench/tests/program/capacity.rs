@@ -1,0 +1,241 @@
+//! `spillway capacity`.
+
+use crate::*;
+use std::path::PathBuf;
+
+/// Two sizes by two lengths of a text, and one training on passkeys, a few steps each.
+const CONFIG: &str = r#"
+name = "tiny"
+seeds = [0]
+lengths = [16, 32]
+tokens_per_step = 64
+
+[states]
+d_state = [4, 8]
+layers = [1]
+model_dim = [16]
+head_dim = 8
+
+[bootstrap]
+resamples = 50
+
+[training]
+steps = 6
+snapshot_every = 2
+
+[training.optimizer]
+learning_rate = 1e-2
+
+[[tasks]]
+name = "text"
+initialisation = "slow"
+data = { kind = "text", paths = ["book.txt"], held_out = 0.25 }
+forgetting = { streams = 2, tokens = 128 }
+
+[[tasks]]
+name = "keys"
+vocab_size = 64
+lengths = [32]
+d_state = [4]
+data = { kind = "passkey-lite" }
+recall = { lengths = [16, 32], depths = 2, samples = 2 }
+"#;
+
+/// The folder with the configuration and its text.
+fn folder(config: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let text = "In the beginning God created the heaven and the earth. ".repeat(40);
+    fs::write(folder.path().join("book.txt"), text).expect("written");
+    let path = folder.path().join("tiny.toml");
+    fs::write(&path, config).expect("written");
+    let path = path.to_string_lossy().into_owned();
+    (folder, path)
+}
+
+fn results(out: &Path) -> Value {
+    serde_json::from_slice(&fs::read(out.join("results.json")).expect("results.json")).expect("JSON")
+}
+
+/// Every training without its times, which are all that may differ.
+fn without_times(out: &Path) -> Vec<Value> {
+    let mut runs = results(out)["runs"].as_array().expect("runs").clone();
+    runs.iter_mut().for_each(|run| run["seconds"] = Value::Null);
+    runs
+}
+
+fn sweep(config: &str, out: &Path, options: &[&str]) -> Output {
+    let out = out.to_string_lossy().into_owned();
+    spillway(&[&["capacity", config, "--out", &out, "-q"], options].concat())
+}
+
+#[test]
+fn a_sweep_that_is_stopped_and_resumed_gives_the_bits_of_one_that_is_not() {
+    let (folder, config) = folder(CONFIG);
+    let whole = folder.path().join("whole");
+    let output = sweep(&config, &whole, &["--threads", "2"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(
+        names(&whole),
+        [
+            "RESULTS.md",
+            "figures",
+            "report.html",
+            "results.csv",
+            "results.json",
+            "runs",
+            "sweep.json"
+        ]
+    );
+    assert_eq!(names(&whole.join("runs")).len(), 5);
+    assert_eq!(names(&whole.join("runs/text-d16-l1-n4-t16-s0")), ["result.json"]);
+
+    let pieces = folder.path().join("pieces");
+    refused(
+        &sweep(&config, &pieces, &["--threads", "1", "--stop-after", "9"]),
+        1,
+        &["--resume"],
+    );
+    let unfinished = results(&pieces);
+    assert_eq!(unfinished["runs"].as_array().expect("runs").len(), 1);
+    assert!(
+        unfinished["findings"]["unsupported"][0]
+            .as_str()
+            .expect("text")
+            .contains("1 of 5")
+    );
+    refused(
+        &sweep(&config, &pieces, &["--threads", "1"]),
+        2,
+        &["--out", "exists"],
+    );
+    let output = sweep(&config, &pieces, &["--threads", "1", "--resume"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(without_times(&whole), without_times(&pieces));
+
+    report_holds_what_was_measured(&whole);
+    figures_are_drawn_again(&config, &whole);
+    another_configuration_is_refused(&folder.path().join("tiny.toml"), &whole);
+}
+
+fn report_holds_what_was_measured(out: &Path) {
+    let report = results(out);
+    let run = &report["runs"][0];
+    assert_eq!((&run["elements"], &run["tokens"]), (&128.into(), &384.into()));
+    let buckets = run["forgetting"]["buckets"].as_array().expect("buckets");
+    assert_eq!(
+        (&buckets[0]["end"], &buckets[buckets.len() - 1]["end"]),
+        (&16.into(), &128.into())
+    );
+    let loss = buckets[0]["loss"].as_f64().expect("a finite loss");
+    assert!((1.0..7.0).contains(&loss), "{loss}");
+    assert!(run["recall"].is_null());
+    let keys = report["runs"]
+        .as_array()
+        .expect("runs")
+        .iter()
+        .find(|run| run["task"] == "keys");
+    let cells = keys.expect("trained")["recall"]["cells"]
+        .as_array()
+        .expect("cells")
+        .clone();
+    assert_eq!(cells.len(), 4);
+    assert!(cells.iter().all(|cell| cell["samples"] == 2));
+    let csv = fs::read_to_string(out.join("results.csv")).expect("file");
+    assert_eq!(csv.lines().count(), 1 + 5);
+    let page = fs::read_to_string(out.join("RESULTS.md")).expect("file");
+    for part in [
+        "What they do not support",
+        "The published line T_forget",
+        "T_forget by perplexity, task text",
+    ] {
+        assert!(page.contains(part), "no {part:?} in {page}");
+    }
+}
+
+fn figures_are_drawn_again(config: &str, out: &Path) {
+    let before = fs::read_to_string(out.join("report.html")).expect("file");
+    let figures = names(&out.join("figures"));
+    fs::remove_dir_all(out.join("figures")).expect("removed");
+    fs::remove_file(out.join("report.html")).expect("removed");
+    let output = sweep(config, out, &["--figures-only"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(names(&out.join("figures")), figures);
+    assert!(
+        figures.contains(&"thresholds-beside-published.svg".to_string()),
+        "{figures:?}"
+    );
+    assert_eq!(fs::read_to_string(out.join("report.html")).expect("file"), before);
+}
+
+fn another_configuration_is_refused(path: &PathBuf, out: &Path) {
+    fs::write(path, CONFIG.replace("steps = 6", "steps = 7")).expect("written");
+    let path = path.to_string_lossy().into_owned();
+    refused(
+        &sweep(&path, out, &["--resume"]),
+        1,
+        &["result.json", "training.steps", "7", "6"],
+    );
+}
+
+#[test]
+fn configurations_that_cannot_be_used_are_refused_before_anything_is_trained() {
+    for (from, to, parts) in [
+        ("seeds = [0]", "seeds = []", &["seeds", "at least one"][..]),
+        ("name = \"tiny\"", "names = \"tiny\"", &["names", "unknown field"]),
+        (
+            "tokens_per_step = 64",
+            "tokens_per_step = 60",
+            &["divide tokens_per_step = 60", "found 16"],
+        ),
+        ("steps = 6", "steps = 0", &["text-d16", "steps", "at least 1"]),
+        (
+            "steps = 6",
+            "steps = 6\nlength = 3",
+            &["[training]", "found length"],
+        ),
+        ("steps = 6", "steps = 6\nhurry = true", &["hurry"]),
+        (
+            "held_out = 0.25",
+            "held_out = 0.0",
+            &["evaluation_data", "held_out", "neither in task text"],
+        ),
+        (
+            "forgetting = { streams = 2, tokens = 128 }",
+            "",
+            &["neither in task text"],
+        ),
+        ("name = \"keys\"", "name = \"Keys!\"", &["tasks.name", "Keys!"]),
+        ("name = \"keys\"", "name = \"text\"", &["two of text"]),
+    ] {
+        let (folder, config) = folder(&CONFIG.replace(from, to));
+        let out = folder.path().join("out");
+        refused(&sweep(&config, &out, &[]), 1, &[&["tiny.toml"], parts].concat());
+        assert!(!out.exists(), "{to}");
+    }
+}
+
+#[test]
+fn missing_files_and_folders_are_named() {
+    let (folder, config) = folder(CONFIG);
+    let out = folder.path().join("out");
+    refused(&sweep("none.toml", &out, &[]), 1, &["cannot read none.toml"]);
+    refused(
+        &sweep(&config, &out, &["--figures-only"]),
+        2,
+        &["--out", "results of trainings"],
+    );
+    fs::remove_file(folder.path().join("book.txt")).expect("removed");
+    refused(&sweep(&config, &out, &[]), 1, &["book.txt"]);
+}
