@@ -431,7 +431,8 @@ mod equivalence {
             };
             let gradients = loss(&data, output, &leaves.state).backward();
             let found = leaves.gradients(&gradients);
-            check("segments", &found, &f64s(whole), BOUND)?;
+            // Both are f32 sums within the bound of the definition, in different orders.
+            check("segments", &found, &f64s(whole), 2.0 * BOUND)?;
         }
     }
 
