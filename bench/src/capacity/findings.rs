@@ -4,6 +4,7 @@
 //! Selection and Multimodel Inference*, 2002).
 
 use super::analysis::Analysis;
+use super::fit::profile::Profile;
 use super::fit::{ErrorModel, Fit, Law, Observation, published};
 use super::report::{AS_FITTED, Published, RECALL_AS_FITTED, Setting};
 use super::result::RunResult;
@@ -17,6 +18,8 @@ const NO_EVIDENCE: f64 = 2.0;
 const STRONG: f64 = 10.0;
 /// State of the published 780M model in millions of elements: 48 layers of 3072 · 128, and its short convolutions.
 const SIZE_780M: f64 = 19.4;
+/// Exponent of the power law through the five published models.
+const PUBLISHED_EXPONENT: f64 = 1.67;
 
 /// Sentences.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -127,14 +130,13 @@ fn of_forgetting(findings: &mut Findings, analysis: &Analysis, setting: &Setting
         setting.collapse_ratio,
     );
     match collapsed {
-        0 => findings.unsupported.push(format!(
-            "{sentence} So every threshold lies at or below the shortest training length tried, and no law can be fitted."
+        0 => sentence.push_str(" So every threshold lies at or below the shortest training length tried."),
+        _ => sentence.push_str(&format!(
+            " Intervals of T_forget in tokens: {}.",
+            intervals(analysis)
         )),
-        _ => {
-            sentence.push_str(&format!(" Intervals of T_forget in tokens: {}.", intervals(analysis)));
-            findings.supported.push(sentence);
-        }
     }
+    findings.supported.push(sentence);
     let disordered = analysis
         .thresholds
         .iter()
@@ -191,7 +193,11 @@ fn of_laws(findings: &mut Findings, analysis: &Analysis) {
             bound(profile.high, "unbounded above"),
         );
         if profile.low.is_some_and(|low| low > 0.0) {
-            let sentence = format!("{}: the threshold grows with the state; {range}.", name(analysis));
+            let sentence = format!(
+                "{}: the threshold grows with the state; {range}, {}.",
+                name(analysis),
+                landmarks(profile),
+            );
             findings.supported.push(sentence);
         } else if profile.high.is_some_and(|high| high < 0.0) {
             let sentence = format!(
@@ -258,20 +264,7 @@ fn of_sweep(findings: &mut Findings, setting: &Setting, runs: &[RunResult]) {
         published[1] / largest.max(1) as f64,
         published[5] / smallest.max(1) as f64,
     ));
-    let (fewest, most) = range(&|run| run.tokens);
-    findings.unsupported.push(if fewest == most {
-        format!(
-            "How thresholds move with the amount of training: every model saw {} tokens, so that longer training lengths mean fewer \
-             sequences in a step.",
-            count(most)
-        )
-    } else {
-        format!(
-            "Training length apart from the amount of training: the models saw {} to {} tokens.",
-            count(fewest),
-            count(most)
-        )
-    });
+    findings.unsupported.push(amounts(setting, runs));
     let (least, greatest) = range(&|run| run.parameters);
     if greatest > least {
         findings.unsupported.push(format!(
@@ -312,6 +305,50 @@ fn of_sweep(findings: &mut Findings, setting: &Setting, runs: &[RunResult]) {
             seeds.len(),
             if seeds.len() == 1 { "" } else { "s" },
         ));
+    }
+}
+
+/// Which exponents of note the interval holds: 1, and that of the published five models.
+fn landmarks(profile: &Profile) -> String {
+    let holds = |exponent| {
+        if profile.allows(exponent) {
+            "holds"
+        } else {
+            "does not hold"
+        }
+    };
+    format!(
+        "which {} 1 (proportionality) and {} {PUBLISHED_EXPONENT} (the published models)",
+        holds(1.0),
+        holds(PUBLISHED_EXPONENT),
+    )
+}
+
+/// How much the models of each task were trained on.
+fn amounts(setting: &Setting, runs: &[RunResult]) -> String {
+    let of_task = |name: &str| {
+        let mut tokens: Vec<u64> = runs
+            .iter()
+            .filter(|run| run.task == name)
+            .map(|run| run.tokens)
+            .collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    };
+    let each: Vec<Vec<u64>> = setting.tasks.iter().map(|task| of_task(&task.name)).collect();
+    let mut all: Vec<String> = each.concat().into_iter().map(count).collect();
+    all.dedup();
+    match each.iter().all(|tokens| tokens.len() <= 1) {
+        true => format!(
+            "How thresholds move with the amount of training: within a task every model saw the same number of tokens ({}), so that \
+             longer training lengths mean fewer sequences in a step.",
+            list(&all)
+        ),
+        false => format!(
+            "Training length apart from the amount of training: models of one task saw different numbers of tokens ({}).",
+            list(&all)
+        ),
     }
 }
 

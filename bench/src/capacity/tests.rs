@@ -124,12 +124,12 @@ fn a_threshold_in_proportion_to_the_state_is_found_and_said() {
     // One nat is 2.7 times the perplexity but only 1.7 times the loss.
     let unsupported = report.findings.unsupported.join("\n");
     assert!(
-        unsupported.contains("T_forget by loss: 0 of 48 trainings collapsed"),
-        "{unsupported}"
+        findings.contains("T_forget by loss: 0 of 48 trainings collapsed"),
+        "{findings}"
     );
     for part in [
         "slow decay was put in",
-        "20,480 tokens",
+        "same number of tokens (20,480)",
         "there are 2 seeds",
         "times as many",
     ] {
@@ -155,18 +155,18 @@ fn without_a_collapse_no_law_is_claimed() {
         unsupported.contains("48 of 49 trainings are done"),
         "{unsupported}"
     );
+    let supported = report.findings.supported.join("\n");
     assert!(
-        unsupported.contains("T_forget by perplexity: 0 of 48 trainings collapsed"),
-        "{unsupported}"
+        supported.contains("T_forget by perplexity: 0 of 48 trainings collapsed"),
+        "{supported}"
     );
     assert!(
         unsupported.contains("any law; all bounds lie on one side"),
         "{unsupported}"
     );
     assert!(
-        !report.findings.supported.join("\n").contains("T_forget"),
-        "{:?}",
-        report.findings
+        !supported.contains("T_forget by perplexity: the threshold"),
+        "{supported}"
     );
 }
 
