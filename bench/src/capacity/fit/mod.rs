@@ -5,7 +5,7 @@
 //! | [`law`] | linear, power, exponential; additive and log-normal errors |
 //! | [`observation`] | a length, or the interval that it lies in |
 //! | [`likelihood`] | the probability of what was observed |
-//! | [`least_squares`], [`simplex`] | closed forms and starting points; the search for the most likely parameters |
+//! | [`mod@least_squares`], [`simplex`] | closed forms and starting points; the search for the most likely parameters |
 //! | [`bootstrap`] | intervals of parameters and curves by resampling sizes and, within them, seeds |
 //! | [`profile`] | which exponents of the power law the points allow |
 //! | [`published`] | the six points of the published experiment, and the laws it states |
