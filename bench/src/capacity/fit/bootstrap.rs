@@ -2,8 +2,8 @@
 //!
 //! Sizes are drawn first because what a law must explain is the difference between sizes; seeds of one size repeat one another. The
 //! intervals are percentiles (2.5 and 97.5 %) of the resamples that could be fitted. A resample that holds too few sizes, or only
-//! one-sided bounds, cannot; how many these were is part of the answer. With four to eight sizes such intervals are too narrow: on
-//! data of a known law they held the true exponent in 80 to 95 % of the cases (see the tests).
+//! one-sided bounds, cannot; how many these were is part of the answer. With four to eight sizes such intervals are too narrow:
+//! of data of a known law the tests only ask that three in four hold the true exponent.
 //! Source: Efron & Tibshirani, *An Introduction to the Bootstrap* (1993), chapters 13 and 8.
 
 use super::law::{ErrorModel, Law};
