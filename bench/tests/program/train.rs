@@ -120,8 +120,9 @@ fn kill_after(mut child: Child, delay: Duration) -> bool {
     true
 }
 
-/// Trains in `out`, killed again and again at moments that differ, until it is finished; how often it was killed.
-fn train_killed_often(setup: &Setup, out: &str, seed: u64) -> u32 {
+/// Trains in `out`, killed again and again at moments that differ, until it is finished; how often it was killed. `whole` is what
+/// the training takes on this machine without that.
+fn train_killed_often(setup: &Setup, out: &str, seed: u64, whole: Duration) -> u32 {
     let (mut random, mut kills) = (seed, 0);
     loop {
         let resume: &[&str] = if setup.path(out).exists() {
@@ -138,8 +139,10 @@ fn train_killed_often(setup: &Setup, out: &str, seed: u64) -> u32 {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        // Later and later, so that it comes to an end on any machine.
-        let delay = Duration::from_millis(20 + (random >> 33) % 250 + u64::from(kills) * 10);
+        // Three times before the end even on a machine that has become twice as fast; and later and later, so that it comes to
+        // an end on one that has become slower.
+        let share = (random >> 33) as f64 / (1u64 << 31) as f64 / 8.0 + f64::from(kills) / 16.0;
+        let delay = whole.mul_f64(share);
         if kill_after(child, delay) {
             kills += 1;
             continue;
@@ -151,8 +154,9 @@ fn train_killed_often(setup: &Setup, out: &str, seed: u64) -> u32 {
 
 fn killing_changes_nothing(order: &str) {
     let setup = Setup::new(order);
+    let begin = Instant::now();
     setup.finish("whole", &[]);
-    let kills = train_killed_often(&setup, "killed", order.len() as u64);
+    let kills = train_killed_often(&setup, "killed", order.len() as u64, begin.elapsed());
     assert!(kills >= 3, "killed only {kills} times");
     assert!(
         setup.weights("whole") == setup.weights("killed"),
