@@ -14,7 +14,7 @@
 //!
 //!     [data]
 //!     kind = "text"
-//!     path = "book.txt"
+//!     paths = ["book.txt"]
 //!
 //!     [optimizer]
 //!     learning_rate = 3e-3
