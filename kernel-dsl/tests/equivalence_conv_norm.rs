@@ -12,7 +12,7 @@ mod equivalence {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
-    use super::support::relative_error;
+    use super::support::{error_beside, relative_error};
 
     /// Allowed relative error.
     const TOLERANCE: f64 = 5e-7;
@@ -89,12 +89,31 @@ mod equivalence {
             (out, state)
         }
 
+        /// Σ |wᵢ xᵢ| + |b| of every output.
+        fn terms(&self) -> Vec<f64> {
+            let absolute = |values: &[f32]| values.iter().map(|x| x.abs()).collect::<Vec<_>>();
+            let positive = Self {
+                problem: causal_conv1d::Problem {
+                    activation: Activation::None,
+                    ..self.problem
+                },
+                stride: self.stride,
+                x: absolute(&self.x),
+                weight: absolute(&self.weight),
+                bias: self.bias.as_deref().map(absolute),
+                state: absolute(&self.state),
+            };
+            let mut state = widened(&positive.state);
+            causal_conv1d::reference::causal_conv1d(&positive.problem, &positive.inputs(), &mut state)
+                .expect("valid")
+        }
+
         fn check(&self) {
             let mut expected_state = widened(&self.state);
             let expected =
                 causal_conv1d::reference::causal_conv1d(&self.problem, &self.inputs(), &mut expected_state);
             let (out, state) = self.run();
-            let error = relative_error(&out, &expected.expect("valid"));
+            let error = error_beside(&out, &expected.expect("valid"), &self.terms());
             assert!(error <= TOLERANCE, "off by {error:e}");
             assert_eq!(widened(&state), expected_state, "the state is a copy of inputs");
         }
@@ -163,7 +182,7 @@ mod equivalence {
             let (rest, last) = case.stretch(cut, time - cut, middle).run();
             joined.extend(rest);
             prop_assert_eq!(last, state);
-            let error = relative_error(&joined, &widened(&out));
+            let error = error_beside(&joined, &widened(&out), &case.terms());
             prop_assert!(error <= TOLERANCE, "off by {:e}", error);
         }
 
@@ -191,10 +210,14 @@ mod equivalence {
                 weight: weight.as_deref(),
                 bias: bias.as_deref(),
             };
-            let expected = gated_norm::reference::gated_norm(&problem, &inputs);
+            let expected = gated_norm::reference::gated_norm(&problem, &inputs).expect("valid");
+            let unbiased = gated_norm::Inputs { bias: None, ..inputs };
+            let scaled = gated_norm::reference::gated_norm(&problem, &unbiased).expect("valid");
+            let terms: Vec<f64> =
+                scaled.iter().zip(&expected).map(|(scaled, sum)| scaled.abs() + (sum - scaled).abs()).collect();
             let mut out = vec![f32::NAN; rows * features];
             gated_norm(&problem, &inputs, &mut out).expect("valid");
-            let error = relative_error(&out, &expected.expect("valid"));
+            let error = error_beside(&out, &expected, &terms);
             prop_assert!(error <= TOLERANCE, "off by {:e}", error);
         }
 

@@ -81,32 +81,49 @@ mod equivalence {
         })
     }
 
-    fn check_gradients(form: &str, found: &Owned<f32>, expected: &Owned<f64>) -> Result<(), TestCaseError> {
-        for ((name, found), (_, expected)) in found.parts().iter().zip(expected.parts()) {
-            let off = error(found, &expected);
-            prop_assert!(
-                off < TOLERANCE,
-                "the gradient of {name} by {form} is off by {off:.2e}"
-            );
-        }
-        Ok(())
-    }
-
-    fn check(
-        form: &str,
-        found: &(Vec<f32>, Vec<f32>),
-        expected: &(Vec<f64>, Vec<f64>),
+    /// Within [`TOLERANCE`], or within what the reference itself is off by when its inputs are moved in their last place (eightfold,
+    /// for there are roundings on the way too): transitions that nearly cancel a state leave few of its digits.
+    fn close(
+        what: &str,
+        found: &[f32],
+        expected: &[f64],
+        moved: impl FnOnce() -> Vec<f64>,
     ) -> Result<(), TestCaseError> {
-        for (what, found, expected) in [("out", &found.0, &expected.0), ("state", &found.1, &expected.1)] {
-            let off = error(found, expected);
-            prop_assert!(off < TOLERANCE, "{what} by {form} is off by {off:.2e}");
+        let off = error(found, expected);
+        let close = off < TOLERANCE || off < TOLERANCE + 8.0 * error(&moved(), expected);
+        prop_assert!(close, "{what} is off by {off:.2e}");
+        Ok(())
+    }
+
+    fn check_gradients(form: &str, found: &Owned<f32>, data: &Data) -> Result<(), TestCaseError> {
+        let expected = data.reference_gradients();
+        let fields: [(&str, fn(&Owned<f64>) -> &[f64], &[f32]); 7] = [
+            ("query", |g| &g.query, &found.query),
+            ("key", |g| &g.key, &found.key),
+            ("value", |g| &g.value, &found.value),
+            ("beta or p", |g| &g.first, &found.first),
+            ("b", |g| &g.second, &found.second),
+            (
+                "log_decay",
+                |g| g.log_decay.as_deref().unwrap_or(&[]),
+                found.log_decay.as_deref().unwrap_or(&[]),
+            ),
+            ("state", |g| &g.state, &found.state),
+        ];
+        for (name, of, found) in fields {
+            let what = format!("the gradient of {name} by {form}");
+            close(&what, found, of(&expected), || {
+                of(&data.rounded().reference_gradients()).to_vec()
+            })?;
         }
         Ok(())
     }
 
-    fn widen((out, state): &(Vec<f32>, Vec<f32>)) -> (Vec<f64>, Vec<f64>) {
-        let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect();
-        (wide(out), wide(state))
+    fn check(form: &str, (out, state): &(Vec<f32>, Vec<f32>), data: &Data) -> Result<(), TestCaseError> {
+        let expected = data.by_reference();
+        let moved = || data.rounded().by_reference();
+        close(&format!("out by {form}"), out, &expected.0, || moved().0)?;
+        close(&format!("state by {form}"), state, &expected.1, || moved().1)
     }
 
     /// Tokens, one of every transition and decay, large enough to be shared among threads.
@@ -208,15 +225,14 @@ mod equivalence {
         #[test]
         fn all_forms_equal_the_reference(spec in any_spec(150), chunk_size in 1_usize..=70) {
             let data = Data::new(&spec);
-            let expected = data.by_reference();
-            check("sequential", &by_sequential(&data), &expected)?;
-            check("chunks", &by_chunks(&data, chunk_size), &expected)?;
+            check("sequential", &by_sequential(&data), &data)?;
+            check("chunks", &by_chunks(&data, chunk_size), &data)?;
         }
 
         #[test]
         fn gradients_equal_those_of_the_reference(spec in any_spec(100), chunk_size in 1_usize..=70) {
             let data = Data::new(&spec);
-            check_gradients("chunks", &gradients(&data, chunk_size), &data.reference_gradients())?;
+            check_gradients("chunks", &gradients(&data, chunk_size), &data)?;
         }
 
         #[test]
@@ -258,7 +274,9 @@ mod equivalence {
             let right = composed(&problem, &a, &composed(&problem, &b, &c));
             for (name, element) in [("the whole", element_of(&whole)), ("(ab)c", left), ("a(bc)", right)] {
                 let off = after(&element);
-                prop_assert!(off < TOLERANCE, "the state after {name} is off by {off:.2e}");
+                let moved = || error(&whole.rounded().by_reference().1, &expected);
+                let close = off < TOLERANCE || off < TOLERANCE + 8.0 * moved();
+                prop_assert!(close, "the state after {name} is off by {off:.2e}");
             }
         }
 
@@ -289,12 +307,11 @@ mod equivalence {
             let whole = Data::new(&spec).sequence(0);
             let time = whole.problem.time;
             let cut = (cut * time as f64) as usize;
-            let expected = whole.by_reference();
             for (form, run) in [("sequential", &by_sequential as &dyn Fn(&Data) -> _), ("chunks", &|data: &Data| by_chunks(data, chunk_size))] {
                 let (mut out, state) = run(&whole.stretch(0..cut, whole.state.clone()));
                 let (rest, state) = run(&whole.stretch(cut..time, state));
                 out.extend(rest);
-                check(form, &(out, state), &expected)?;
+                check(form, &(out, state), &whole)?;
             }
         }
 
@@ -329,10 +346,9 @@ mod equivalence {
                 ..spec.problem
             };
             let data = Data::new(&Spec { problem, ..spec });
-            let expected = data.by_reference();
-            check("sequential", &by_sequential(&data), &expected).expect("no drift");
-            check("chunks", &by_chunks(&data, 16), &expected).expect("no drift");
-            check_gradients("chunks", &gradients(&data, 32), &data.reference_gradients()).expect("no drift");
+            check("sequential", &by_sequential(&data), &data).expect("no drift");
+            check("chunks", &by_chunks(&data, 16), &data).expect("no drift");
+            check_gradients("chunks", &gradients(&data, 32), &data).expect("no drift");
         }
     }
 
@@ -375,8 +391,8 @@ mod equivalence {
                 "a repetition differs for {:?}",
                 data.problem
             );
-            let expected = widen(&one.0);
-            check("chunks", &one.1, &expected).expect("forms agree");
+            check("sequential", &one.0, &data).expect("equal");
+            check("chunks", &one.1, &data).expect("equal");
         }
     }
 }

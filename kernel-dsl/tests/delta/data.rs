@@ -376,6 +376,23 @@ impl Data {
         }
     }
 
+    /// The same with every number moved by at most one unit in its last place, as rounding might have left it.
+    pub fn rounded(&self) -> Self {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut moved = self.clone();
+        let mut values: Vec<&mut f32> = moved.state.iter_mut().collect();
+        values.extend(moved.state_cotangent.iter_mut().flatten());
+        values
+            .into_iter()
+            .for_each(|x| *x *= 1.0 + f32::EPSILON * rng.random_range(-1.0_f32..=1.0).round());
+        for table in moved.tables() {
+            for x in &mut table.values {
+                *x *= 1.0 + f32::EPSILON * rng.random_range(-1.0_f32..=1.0).round();
+            }
+        }
+        moved
+    }
+
     fn rows(&self, rows: std::ops::Range<usize>) -> Self {
         let mut part = self.clone();
         for table in part.tables() {

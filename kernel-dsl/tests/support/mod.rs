@@ -220,6 +220,19 @@ fn number(value: &Value) -> Option<f64> {
         .or_else(|| value.as_str().and_then(|text| text.parse().ok()))
 }
 
+/// ‖found − expected‖ over the larger of ‖expected‖ and ‖terms‖: where the terms of a sum cancel, rounding leaves an error of
+/// their size, not of the sum's.
+pub fn error_beside(found: &[f32], expected: &[f64], terms: &[f64]) -> f64 {
+    let norm = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let (size, terms) = (norm(expected), norm(terms));
+    relative_error(found, expected)
+        * if terms > size && size > 0.0 {
+            size / terms
+        } else {
+            1.0
+        }
+}
+
 /// ‖found − expected‖ / ‖expected‖; the plain norm of `found` where nothing was expected.
 pub fn relative_error<E: Copy + Into<f64>>(found: &[f32], expected: &[E]) -> f64 {
     assert_eq!(found.len(), expected.len(), "numbers of values");
