@@ -1,0 +1,109 @@
+//! The models that are tested: every tiny size of every layout, and what configurations may switch on beyond these.
+
+use burn::tensor::Device;
+use models::init::layouts;
+use models::layout::Layout;
+use models::train::Parameters;
+use serde_json::{Map, Value, json};
+
+use super::SEED;
+
+/// A model to be trained, and what to call it.
+pub struct Case {
+    pub name: String,
+    pub layout: &'static Layout,
+    pub config: Map<String, Value>,
+}
+
+impl Case {
+    pub fn new(layout: &'static Layout, size: &str, config: &str) -> Self {
+        Self {
+            name: format!("{} ({}) {size}", layout.architecture, layout.name),
+            layout,
+            config: serde_json::from_str(config).unwrap(),
+        }
+    }
+
+    pub fn parameters(&self) -> Parameters {
+        Parameters::random(self.layout, &self.config, SEED, &Device::flex())
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+}
+
+/// Every tiny size of every layout.
+pub fn tiny() -> Vec<Case> {
+    let sizes = layouts().iter().flat_map(|layout| {
+        let tiny = layout
+            .presets
+            .iter()
+            .filter(|preset| preset.size.starts_with("tiny"));
+        tiny.map(|preset| Case::new(layout, preset.size, preset.config))
+    });
+    sizes.collect()
+}
+
+pub fn layout(architecture: &str, name: &str) -> &'static Layout {
+    layouts()
+        .iter()
+        .find(|layout| layout.architecture == architecture && layout.name.starts_with(name))
+        .unwrap_or_else(|| panic!("no layout {architecture} ({name})"))
+}
+
+/// What configurations may switch on beyond the tiny sizes.
+fn variants() -> Vec<Case> {
+    let edits: [(&str, &str, Value); 10] = [
+        (
+            "mamba2",
+            "original",
+            json!({"ssm_cfg": {"layer": "Mamba2", "d_state": 8, "headdim": 16, "ngroups": 2, "bias": true, "D_has_hdim": true,
+            "norm_before_gate": true, "dt_limit": [0.002, 0.2]}, "tie_embeddings": false}),
+        ),
+        (
+            "mamba2",
+            "original",
+            json!({"ssm_cfg": {"layer": "Mamba2", "d_state": 8, "rmsnorm": false, "conv_bias": false}}),
+        ),
+        ("mamba1", "original", json!({"rms_norm": false})),
+        (
+            "llama",
+            "Hugging Face",
+            json!({"model_type": "mistral", "sliding_window": 7, "attention_bias": true, "mlp_bias": true,
+            "tie_word_embeddings": false}),
+        ),
+        (
+            "gla",
+            "flash",
+            json!({"use_short_conv": true, "conv_bias": true, "num_kv_heads": 1, "feature_map": "relu",
+            "attn": {"layers": [1], "num_heads": 2, "window_size": 9}}),
+        ),
+        ("linear_attn", "flash", json!({"feature_map": "hedgehog"})),
+        (
+            "linear_attn",
+            "flash",
+            json!({"feature_map": "dpfp", "norm_q": true, "norm_feature_map": true}),
+        ),
+        (
+            "hgrn",
+            "flash",
+            json!({"num_hidden_layers": 4, "use_short_conv": true}),
+        ),
+        (
+            "delta_net",
+            "flash",
+            json!({"use_gate": true, "qk_norm": "sum", "qk_activation": "elu"}),
+        ),
+        ("gsa", "flash", json!({"feature_map": "t2r", "num_kv_heads": 1})),
+    ];
+    let variant = |(architecture, name, edit): (&str, &str, Value)| {
+        let layout = layout(architecture, name);
+        let mut case = Case::new(layout, &edit.to_string(), layout.presets[0].config);
+        let edit = edit.as_object().unwrap().clone();
+        case.config.extend(edit);
+        case
+    };
+    edits.into_iter().map(variant).collect()
+}
+
+pub fn every_case() -> Vec<Case> {
+    tiny().into_iter().chain(variants()).collect()
+}
