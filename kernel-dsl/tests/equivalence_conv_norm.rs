@@ -218,7 +218,13 @@ mod equivalence {
             let mut out = vec![f32::NAN; rows * features];
             gated_norm(&problem, &inputs, &mut out).expect("valid");
             let error = error_beside(&out, &expected, &terms);
-            prop_assert!(error <= TOLERANCE, "off by {:e}", error);
+            // A mean is rounded as its values are: those that are all but equal have few digits left beside it.
+            let moved: Vec<f32> = (0..).zip(&x).map(|(i, x)| x * (1.0 + f32::EPSILON * [1.0, -1.0][i % 2])).collect();
+            let moved = gated_norm::Inputs { input: view(&moved), ..inputs };
+            let moved = gated_norm::reference::gated_norm(&problem, &moved).expect("valid");
+            let moved: Vec<f32> = moved.iter().map(|&x| x as f32).collect();
+            let allowed = TOLERANCE + error_beside(&moved, &expected, &terms);
+            prop_assert!(error <= allowed, "off by {:e}, allowed {:e}", error, allowed);
         }
 
         #[test]
