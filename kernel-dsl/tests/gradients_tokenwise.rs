@@ -20,7 +20,9 @@ mod equivalence {
     use super::layouts::Layout;
     use super::support::differences::compare;
     use super::support::relative_error;
-    use super::tokenwise::{Convolution, Norm, any_convolution, any_norm, close, random, widened};
+    use super::tokenwise::{
+        Convolution, Norm, any_convolution, any_norm, close, close_sums, random, widened,
+    };
 
     /// Allowed relative error of a gradient.
     const TOLERANCE: f64 = 2e-6;
@@ -167,6 +169,7 @@ mod equivalence {
             )
             .expect("valid");
             let (mut raws, mut biases, mut a_logs) = (Vec::new(), vec![0.0; heads], vec![0.0; heads]);
+            let [mut bias_terms, mut a_log_terms] = [vec![0.0; heads], vec![0.0; heads]];
             for i in 0..rows * heads {
                 let (row, h) = (i / heads, i % heads);
                 let given = |seen: bool, values: &[f32]| if seen { values[i] } else { 0.0 };
@@ -175,11 +178,13 @@ mod equivalence {
                 let (g, a) = step_size::reference::backward(x, bias[h], a_log[h], limit, cotangent);
                 raws.push(g);
                 biases[h] += g;
+                bias_terms[h] += g.abs();
                 a_logs[h] += a;
+                a_log_terms[h] += a.abs();
             }
             proved(close("the gradient of the raw values", &by_raw, &raws))?;
-            proved(close("the gradient of the bias", &by_bias, &biases))?;
-            proved(close("the gradient of A_log", &by_a_log, &a_logs))?;
+            proved(close_sums("the gradient of the bias", &by_bias, &biases, &bias_terms))?;
+            proved(close_sums("the gradient of A_log", &by_a_log, &a_logs, &a_log_terms))?;
         }
 
         #[test]

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use super::layouts::{Layout, any_layout};
 use super::support::differences::{compare, inner};
-use super::support::relative_error;
+use super::support::{error_beside, relative_error};
 
 /// Allowed relative error of a gradient on the host.
 const TOLERANCE: f64 = 2e-6;
@@ -27,12 +27,17 @@ pub fn widened(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// Whether `found` is `expected` to rounding; `size` is what the terms of sums that may cancel amount to.
+/// Whether `found` is `expected` up to rounding.
 pub fn close(what: &str, found: &[f32], expected: &[f64]) -> Result<(), String> {
+    close_sums(what, found, expected, expected)
+}
+
+/// The same of sums, of whose terms the absolute values add up to `terms`.
+pub fn close_sums(what: &str, found: &[f32], expected: &[f64], terms: &[f64]) -> Result<(), String> {
     let norm = expected.iter().map(|e| e * e).sum::<f64>().sqrt();
     let error = relative_error(found, expected);
     // Written so that NaN fails.
-    let close = error <= TOLERANCE || error * norm <= 1e-6;
+    let close = error_beside(found, expected, terms) <= TOLERANCE || error * norm <= 1e-6;
     if close {
         Ok(())
     } else {
@@ -163,14 +168,37 @@ impl Convolution {
         [input, weight, bias, state]
     }
 
+    /// Sums of the absolute values of the terms of every gradient.
+    pub fn terms(&self) -> causal_conv1d::reference::GradientsF64 {
+        let absolute = |values: &[f32]| values.iter().map(|x| x.abs()).collect::<Vec<_>>();
+        let mut positive = self.clone();
+        positive.problem.activation = Activation::None;
+        for values in [
+            &mut positive.x,
+            &mut positive.weight,
+            &mut positive.state,
+            &mut positive.out_cotangent,
+        ] {
+            *values = absolute(values);
+        }
+        positive.bias = self.bias.as_deref().map(absolute);
+        positive.state_cotangent = self.state_cotangent.as_deref().map(absolute);
+        positive.expected()
+    }
+
     pub fn check_host(&self) -> Result<(), String> {
-        let expected = self.expected();
+        let (expected, terms) = (self.expected(), self.terms());
         let [input, weight, bias, state] = self.run();
-        close("the gradient of the input", &input, &expected.input)?;
-        close("the gradient of the weight", &weight, &expected.weight)?;
-        close("the gradient of the state", &state, &expected.state)?;
+        close_sums("the gradient of the input", &input, &expected.input, &terms.input)?;
+        close_sums(
+            "the gradient of the weight",
+            &weight,
+            &expected.weight,
+            &terms.weight,
+        )?;
+        close_sums("the gradient of the state", &state, &expected.state, &terms.state)?;
         if self.bias.is_some() {
-            close("the gradient of the bias", &bias, &expected.bias)?;
+            close_sums("the gradient of the bias", &bias, &expected.bias, &terms.bias)?;
         }
         Ok(())
     }
