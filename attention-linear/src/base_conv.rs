@@ -10,8 +10,8 @@ use crate::expect;
 use crate::projection::ConvWeights;
 use burn::tensor::{Device, Tensor};
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::causal_conv1d;
 use ssm_core::operators::causal_conv1d::Activation;
+use ssm_core::operators::{causal_conv1d, split};
 use ssm_core::{Chain, Linear, Result, Sequences};
 
 /// What a gated convolution has learned.
@@ -68,15 +68,16 @@ impl Mixer for BaseConv {
         } = &self.0;
         let [channels, _] = conv.weight.dims();
         let projected = in_proj.forward(input)?;
+        let [convolved, gate] = split(projected, [channels; 2])?;
         let convolved = causal_conv1d(
-            projected.clone().narrow(2, 0, channels),
+            convolved,
             conv.weight.clone(),
             conv.bias.clone(),
             Activation::Silu,
             &Sequences::Equal,
             state.recurrent()?.taps(0)?,
         )?;
-        out_proj.forward(convolved * projected.narrow(2, channels, channels))
+        out_proj.forward(convolved * gate)
     }
 
     /// Two per tap.

@@ -9,6 +9,7 @@
 use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::silu_gate;
+use ssm_core::operators::split;
 use ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result};
 
 /// The shape of a gated channel mixer.
@@ -69,7 +70,7 @@ impl GatedMlp {
     pub fn apply(&self, input: Tensor<3>) -> Result<Tensor<3>> {
         let both = self.weights.up_then_gate.forward(input)?;
         let hidden = self.config.hidden_dim;
-        let (up, gate) = (both.clone().narrow(2, 0, hidden), both.narrow(2, hidden, hidden));
+        let [up, gate] = split(both, [hidden; 2])?;
         self.weights.down.forward(silu_gate(gate, up))
     }
 }

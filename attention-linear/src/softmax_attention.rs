@@ -13,7 +13,7 @@ use crate::projection::ConvWeights;
 use burn::tensor::{Device, Tensor};
 use ssm_core::mixer::{Context, KeyValueCache, Mixer, MixerState};
 use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::{RotaryPlan, causal_conv1d, rotary, softmax_attention};
+use ssm_core::operators::{RotaryPlan, causal_conv1d, rotary, softmax_attention, split_to_heads};
 use ssm_core::{Chain, Error, Linear, Result, Sequences};
 
 /// The shape of a mixer.
@@ -114,7 +114,6 @@ impl SoftmaxAttention {
 
     /// Queries, keys and values, `[batch, time, heads, head_dim]`.
     fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<[Tensor<4>; 3]> {
-        let [batch, time, _] = input.dims();
         let mut joined = self.weights.query_key_value.forward(input)?;
         if let (Some(conv), Some(taps)) = (&self.weights.conv, &mut cache.taps) {
             let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
@@ -122,12 +121,8 @@ impl SoftmaxAttention {
             joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, taps)?;
         }
         let (heads, groups) = (self.config.num_heads, self.config.num_key_value_heads);
-        let joined = joined.reshape([batch, time, heads + 2 * groups, self.config.head_dim]);
-        Ok([
-            joined.clone().narrow(2, 0, heads),
-            joined.clone().narrow(2, heads, groups),
-            joined.narrow(2, heads + groups, groups),
-        ])
+        let dim = self.config.head_dim;
+        split_to_heads(joined, [(heads, dim), (groups, dim), (groups, dim)])
     }
 }
 

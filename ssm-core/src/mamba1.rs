@@ -16,9 +16,8 @@ use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule, expect_shape};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
-use crate::operators::heads::split_heads;
 use crate::operators::pointwise::silu_gate;
-use crate::operators::{causal_conv1d, step_size};
+use crate::operators::{causal_conv1d, split, split_to_heads, step_size};
 use crate::sequences::Sequences;
 use burn::tensor::{Device, Tensor};
 use kernel_dsl::causal_conv1d::Activation;
@@ -110,18 +109,18 @@ impl Mamba1 {
             dt_rank,
             ..
         } = self.config;
+        let [batch, time, _] = x.dims();
         let selected = self.weights.x_proj.forward(x.clone())?;
-        let raw = self
-            .weights
-            .dt_proj
-            .forward(selected.clone().narrow(2, 0, dt_rank))?;
+        let [raw, key, query] = split(selected, [dt_rank, state_dim, state_dim])?;
+        let raw = self.weights.dt_proj.forward(raw)?;
         // Of the operator's two results only Δ is needed here: decays are per state value.
         let rates = Tensor::zeros([inner_dim], &raw.device());
         let (step, _) = step_size(raw, self.weights.dt_bias.clone(), rates, (0.0, f32::INFINITY))?;
+        let of_all = |x| split_to_heads(x, [(1, state_dim)]).map(|[x]| x);
         Ok(Gates {
-            value: split_heads(x, 0, inner_dim, 1),
-            key: split_heads(selected.clone(), dt_rank, 1, state_dim),
-            query: split_heads(selected, dt_rank + state_dim, 1, state_dim),
+            value: x.reshape([batch, time, inner_dim, 1]),
+            key: of_all(key)?,
+            query: of_all(query)?,
             log_decay: LogDecay::PerStep(self.a.clone()),
             step_size: Some(step),
             erase: Erase::None,
@@ -153,9 +152,9 @@ impl Mixer for Mamba1 {
         let inner = self.config.inner_dim;
         let state = state.recurrent()?;
         let projected = self.weights.in_proj.forward(input)?;
-        let gate = projected.clone().narrow(2, inner, inner);
+        let [x, gate] = split(projected, [inner; 2])?;
         let x = causal_conv1d(
-            projected.narrow(2, 0, inner),
+            x,
             self.weights.conv_weight.clone(),
             self.weights.conv_bias.clone(),
             Activation::Silu,

@@ -16,11 +16,10 @@ use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule, expect_shape};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
-use crate::operators::heads::split_heads;
 use crate::operators::norm::{NormPlan, NormWeights, Statistic, expect_epsilon, gated_norm};
 use crate::operators::pointwise::silu_gate;
 use crate::operators::step_size::expect_limit;
-use crate::operators::{causal_conv1d, step_size};
+use crate::operators::{causal_conv1d, split, split_to_heads, step_size};
 use crate::sequences::Sequences;
 use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::causal_conv1d::Activation;
@@ -155,7 +154,9 @@ impl Mamba2 {
     /// Columns of the convolution are x, B, C in this order.
     fn gates(&self, convolved: Tensor<3>, raw_step: Tensor<3>) -> Result<Gates> {
         let config = &self.config;
-        let (inner, groups, state_dim) = (config.inner_dim(), config.num_groups, config.state_dim);
+        let of_group = (config.num_groups, config.state_dim);
+        let heads = [(config.num_heads, config.head_dim), of_group, of_group];
+        let [value, key, query] = split_to_heads(convolved, heads)?;
         let weights = &self.weights;
         let (step, log_decay) = step_size(
             raw_step,
@@ -164,9 +165,9 @@ impl Mamba2 {
             config.dt_limit,
         )?;
         Ok(Gates {
-            value: split_heads(convolved.clone(), 0, config.num_heads, config.head_dim),
-            key: split_heads(convolved.clone(), inner, groups, state_dim),
-            query: split_heads(convolved, inner + groups * state_dim, groups, state_dim),
+            value,
+            key,
+            query,
             log_decay: LogDecay::PerHeadToken(log_decay),
             step_size: Some(step),
             erase: Erase::None,
@@ -202,10 +203,9 @@ impl Mixer for Mamba2 {
         let (inner, conv_dim) = (config.inner_dim(), config.conv_dim());
         let state = state.recurrent()?;
         let projected = weights.in_proj.forward(input)?;
-        let gate = projected.clone().narrow(2, 0, inner);
-        let raw_step = projected.clone().narrow(2, inner + conv_dim, config.num_heads);
+        let [gate, convolved, raw_step] = split(projected, [inner, conv_dim, config.num_heads])?;
         let convolved = causal_conv1d(
-            projected.narrow(2, inner, conv_dim),
+            convolved,
             weights.conv_weight.clone(),
             weights.conv_bias.clone(),
             Activation::Silu,

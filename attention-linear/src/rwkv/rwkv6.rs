@@ -14,6 +14,7 @@ use super::shift::{TokenShift, interpolate};
 use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::{exp, tanh};
+use ssm_core::operators::split;
 use ssm_core::{Chain, Context, Error, Linear, LogDecay, Mixer, MixerState, Result, Site};
 
 /// Interpolations with the previous token whose weights depend on the input.
@@ -77,9 +78,9 @@ impl DynamicShift {
     ) -> Result<(Tensor<3>, Shifted)> {
         let [shifted, difference] = interpolate([&self.input, difference], input, tap)?;
         let hidden = tanh(self.down.forward(shifted)?);
-        let rank = self.rank();
+        let parts: [Tensor<3>; 5] = split(hidden, [self.rank(); 5])?;
         let shift = |weights: &DynamicWeights| -> Result<Tensor<3>> {
-            let hidden = hidden.clone().narrow(2, weights.part * rank, rank);
+            let hidden = parts[weights.part].clone();
             Ok(weights.up.forward(hidden)? * difference.clone() + input.clone())
         };
         let shifted = Shifted {

@@ -1,14 +1,15 @@
 //! Every operator on an autodiff device: one node, whatever the number of its outputs.
 //!
-//! A node of Burn's graph has one tensor. Here the first output is the node of the operator, and every further output
-//! (the final state) is a child of it whose backward step leaves its cotangent where the operator's own step finds it:
-//! children come before their parents in a backward pass. The child also registers a zero cotangent for the first output,
-//! which starts the operator's step even when only the state leads to the loss.
+//! A node of Burn's graph has one tensor. An operator of one output is that output's node. Of several outputs none is: the node
+//! of the operator has a token of one element, and every output is a child of it whose backward step leaves its cotangent
+//! where the operator's own step finds it, as children come before their parents in a backward pass. Each child also registers
+//! a cotangent of the token, which starts the operator's step whichever of the outputs lead to the loss.
 //!
 //! ```text
-//! inputs ──► operator (= first output) ──► loss          backward: cotangent of the first output, as usual
-//!                │
-//!                └──► further output ────► loss          backward: cotangent left in the operator's tray
+//! inputs ──► operator (= only output) ──► loss           backward: cotangent of the output, as usual
+//!
+//! inputs ──► operator (= token) ──┬──► output ──► loss   backward: cotangents left in the operator's tray
+//!                                 └──► output ──► loss
 //! ```
 //!
 //! Operators are compute bound in the sense of gradient checkpointing: their outputs are kept, and their inputs are asked
@@ -29,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A tensor of `B` with its place in the graph.
 type Tracked<B> = FloatTensor<Autodiff<B>>;
 
-/// Where further outputs leave their cotangents.
+/// Where the outputs of an operator leave their cotangents.
 #[derive(Debug)]
 struct Tray<B: Backend>(Arc<Mutex<Vec<Option<FloatTensor<B>>>>>);
 
@@ -50,53 +51,23 @@ impl<B: Backend> Clone for Tray<B> {
     }
 }
 
-/// What the backward step of an operator needs.
+/// What a tensor is like.
 #[derive(Clone, Debug)]
-struct Saved<B: Backend> {
-    operator: Arc<dyn Operator>,
-    inputs: [Option<NodeId>; PLACES],
-    tray: Tray<B>,
-}
-
-#[derive(Debug)]
-struct OperatorStep;
-
-impl<B: Gradient> Backward<B, PLACES> for OperatorStep {
-    type State = Saved<B>;
-
-    fn backward(self, ops: Ops<Self::State, PLACES>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let Saved {
-            operator,
-            inputs,
-            tray,
-        } = ops.state;
-        let first = grads.consume::<B>(&ops.node);
-        let further = std::mem::take(&mut *tray.open());
-        let inputs = inputs.map(|id| id.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id)));
-        let gradients = B::gradient(
-            Tensors::new(inputs),
-            Tensors::new(std::iter::once(Some(first)).chain(further)),
-            operator,
-        );
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients.into_array()) {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                grads.register::<B>(parent.id, gradient);
-            }
-        }
-    }
-}
-
-/// What the backward step of a further output needs: its place in the tray, and what a zero for the first output looks like.
-#[derive(Clone, Debug)]
-struct FurtherOutput<B: Backend> {
-    tray: Tray<B>,
-    place: usize,
+struct Like<B: Backend> {
     shape: Shape,
     dtype: FloatDType,
     device: Device<B>,
 }
 
-impl<B: Backend> FurtherOutput<B> {
+impl<B: Backend> Like<B> {
+    fn of(tensor: &FloatTensor<B>) -> Self {
+        Self {
+            shape: tensor.shape(),
+            dtype: tensor.dtype().into(),
+            device: tensor.device(),
+        }
+    }
+
     fn zeros(self) -> FloatTensor<B> {
         match self.shape.num_elements() {
             // Uploaded, not filled: Burn's fusion takes an empty tensor for the shape of a kernel in which it fuses the
@@ -110,11 +81,69 @@ impl<B: Backend> FurtherOutput<B> {
     }
 }
 
-#[derive(Debug)]
-struct FurtherStep;
+/// The outputs of an operator that has several.
+#[derive(Clone, Debug)]
+struct Outputs<B: Backend> {
+    tray: Tray<B>,
+    /// Operators may rely on a cotangent of the first.
+    first: Like<B>,
+}
 
-impl<B: Backend> Backward<B, 1> for FurtherStep {
-    type State = FurtherOutput<B>;
+/// What the backward step of an operator needs.
+#[derive(Clone, Debug)]
+struct Saved<B: Backend> {
+    operator: Arc<dyn Operator>,
+    inputs: [Option<NodeId>; PLACES],
+    /// None where the only output is the operator's own node.
+    outputs: Option<Outputs<B>>,
+}
+
+#[derive(Debug)]
+struct OperatorStep;
+
+impl<B: Gradient> Backward<B, PLACES> for OperatorStep {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Self::State, PLACES>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let Saved {
+            operator,
+            inputs,
+            outputs,
+        } = ops.state;
+        let of_node = grads.consume::<B>(&ops.node);
+        let cotangents = match outputs {
+            None => vec![Some(of_node)],
+            Some(outputs) => {
+                let mut cotangents = std::mem::take(&mut *outputs.tray.open());
+                if let Some(first @ None) = cotangents.first_mut() {
+                    *first = Some(outputs.first.zeros());
+                }
+                cotangents
+            }
+        };
+        let inputs = inputs.map(|id| id.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id)));
+        let gradients = B::gradient(Tensors::new(inputs), Tensors::new(cotangents), operator);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients.into_array()) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// What the backward step of one of several outputs needs.
+#[derive(Clone, Debug)]
+struct Output<B: Backend> {
+    tray: Tray<B>,
+    place: usize,
+    token: Like<B>,
+}
+
+#[derive(Debug)]
+struct OutputStep;
+
+impl<B: Backend> Backward<B, 1> for OutputStep {
+    type State = Output<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let state = ops.state;
@@ -124,7 +153,7 @@ impl<B: Backend> Backward<B, 1> for FurtherStep {
         }
         let [operator] = ops.parents;
         if let Some(operator) = operator {
-            grads.register::<B>(operator.id, state.zeros());
+            grads.register::<B>(operator.id, state.token.zeros());
         }
     }
 }
@@ -151,24 +180,33 @@ impl<B: Forward + Gradient, C: CheckpointStrategy> Forward for Autodiff<B, C> {
                 let saved = inputs
                     .each_ref()
                     .map(|input| input.as_ref().map(|tensor| prepared.checkpoint(tensor)));
-                let mut outputs = B::forward(primitives(inputs), operator.clone())
-                    .into_array()
-                    .into_iter();
-                let tray = Tray::new(PLACES - 1);
-                let Some(first) = outputs.next().flatten() else {
-                    unreachable!("every operator has an output");
-                };
-                let state = Saved {
+                let outputs = B::forward(primitives(inputs), operator.clone()).into_array();
+                let mut given: Vec<_> = outputs.into_iter().flatten().collect();
+                let saved = |outputs| Saved {
                     operator,
                     inputs: saved,
-                    tray: tray.clone(),
+                    outputs,
                 };
-                let first = prepared.finish(state, first);
-                let further: Vec<_> = outputs
-                    .enumerate()
-                    .map(|(place, tensor)| Some(further_output::<B, C>(&first, tensor?, tray.clone(), place)))
-                    .collect();
-                Tensors::new(std::iter::once(Some(first)).chain(further))
+                match (given.pop(), given.first()) {
+                    (None, _) => unreachable!("every operator has an output"),
+                    (Some(only), None) => Tensors::new([Some(prepared.finish(saved(None), only))]),
+                    (Some(last), Some(first)) => {
+                        let first = Like::<B>::of(first);
+                        let tray = Tray::new(given.len() + 1);
+                        let token = B::float_zeros(Shape::new([1]), &first.device, FloatDType::F32);
+                        let outputs = Outputs {
+                            tray: tray.clone(),
+                            first,
+                        };
+                        let token = prepared.finish(saved(Some(outputs)), token);
+                        let outputs = given.into_iter().chain([last]).enumerate();
+                        Tensors::new(
+                            outputs.map(|(place, tensor)| {
+                                Some(output::<B, C>(&token, tensor, tray.clone(), place))
+                            }),
+                        )
+                    }
+                }
             }
         }
     }
@@ -178,28 +216,18 @@ fn primitives<B: Backend>(inputs: [Option<Tracked<B>>; PLACES]) -> Tensors<B> {
     Tensors::new(inputs.map(|input| input.map(|tensor| tensor.into_primitive())))
 }
 
-fn further_output<B: Backend, C: CheckpointStrategy>(
-    operator: &Tracked<B>,
+/// One of several outputs of the operator whose node `token` is.
+fn output<B: Backend, C: CheckpointStrategy>(
+    token: &Tracked<B>,
     output: FloatTensor<B>,
     tray: Tray<B>,
     place: usize,
 ) -> Tracked<B> {
-    match FurtherStep
-        .prepare::<C>([operator.node()])
-        .compute_bound()
-        .stateful()
-    {
+    match OutputStep.prepare::<C>([token.node()]).compute_bound().stateful() {
         OpsKind::UnTracked(prepared) => prepared.finish(output),
         OpsKind::Tracked(prepared) => {
-            let first = operator.primitive();
-            let state = FurtherOutput {
-                tray,
-                place,
-                shape: first.shape(),
-                dtype: first.dtype().into(),
-                device: first.device(),
-            };
-            prepared.finish(state, output)
+            let token = Like::of(token.primitive());
+            prepared.finish(Output { tray, place, token }, output)
         }
     }
 }

@@ -25,6 +25,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor};
 pub(crate) use extension::Forward;
 pub(crate) use operator::{List, Operator, Spec, first};
 use std::sync::Arc;
+pub(crate) use tensors::PLACES;
 use tensors::Tensors;
 
 /// A tensor that an operator reads, with its name in messages.

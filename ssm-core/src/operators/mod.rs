@@ -12,6 +12,7 @@
 //! | [`softmax_attention()`] | causal softmax attention over a key-value cache |
 //! | [`pointwise`] | activations and gates |
 //! | [`rotary()`] | rotary position embedding |
+//! | [`split()`], [`split_to_heads`] | the parts of what a projection gives |
 //! | [`step_size()`] | Δ and log α of a discretised recurrence |
 //! | [`cross_entropy()`] | loss per token, without a softmax in memory |
 //!
@@ -23,13 +24,13 @@ pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod delta_rule;
 pub(crate) mod element;
-pub(crate) mod heads;
 pub mod norm;
 pub mod pointwise;
 pub(crate) mod recurrence;
 pub mod rotary;
 pub mod selective_scan;
 pub mod softmax_attention;
+pub mod split;
 pub mod step_size;
 pub mod taylor_attention;
 pub mod wkv4;
@@ -41,6 +42,7 @@ pub use norm::{add_rms_norm, gated_norm};
 pub use rotary::{Pairing, RotaryPlan, rotary};
 pub use selective_scan::{ScanInputs, selective_scan};
 pub use softmax_attention::softmax_attention;
+pub use split::{split, split_to_heads};
 pub use step_size::step_size;
 pub use taylor_attention::{TaylorPlan, taylor_attention};
 pub use wkv4::{wkv4, wkv4_state};
