@@ -6,7 +6,7 @@
 use super::analysis::Analysis;
 use super::fit::profile::Profile;
 use super::fit::{ErrorModel, Fit, Law, Observation, published};
-use super::report::{AS_FITTED, Published, RECALL_AS_FITTED, Setting};
+use super::report::{AS_FITTED, Published, REAL, RECALL_AS_FITTED, RECALL_REAL, Setting, by_name};
 use super::result::RunResult;
 use super::threshold::Quantity;
 use crate::diagnose::report::format::{count, list, position};
@@ -18,8 +18,6 @@ const NO_EVIDENCE: f64 = 2.0;
 const STRONG: f64 = 10.0;
 /// State of the published 780M model in millions of elements: 48 layers of 3072 · 128, and its short convolutions.
 const SIZE_780M: f64 = 19.4;
-/// Exponent of the power law through the five published models.
-const PUBLISHED_EXPONENT: f64 = 1.67;
 
 /// Sentences.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -58,7 +56,7 @@ pub fn findings(
             of_recall(&mut findings, analysis);
         }
         if analysis.quantity != Quantity::RecallWilson {
-            of_laws(&mut findings, analysis);
+            of_laws(&mut findings, analysis, published);
         }
     }
     if !runs.is_empty() {
@@ -150,15 +148,21 @@ fn of_forgetting(findings: &mut Findings, analysis: &Analysis, setting: &Setting
             analysis.thresholds.len(),
         ));
     }
-    let disagreeing = analysis.disagreeing();
-    if !disagreeing.is_empty() {
-        let sizes: Vec<String> = disagreeing.iter().map(|size| position(*size as f64)).collect();
-        findings.unsupported.push(format!(
-            "{}: seeds disagree at S = {}: their intervals have no length in common.",
-            name(analysis),
-            list(&sizes),
-        ));
+    of_seeds(findings, analysis);
+}
+
+/// Sizes at which seeds contradict each other.
+fn of_seeds(findings: &mut Findings, analysis: &Analysis) {
+    let sizes = analysis.disagreeing();
+    if sizes.is_empty() {
+        return;
     }
+    let sizes: Vec<String> = sizes.iter().map(|size| position(*size as f64)).collect();
+    findings.unsupported.push(format!(
+        "{}: seeds disagree at S = {}: their intervals have no length in common.",
+        name(analysis),
+        list(&sizes),
+    ));
 }
 
 fn of_recall(findings: &mut Findings, analysis: &Analysis) {
@@ -179,10 +183,41 @@ fn of_recall(findings: &mut Findings, analysis: &Analysis) {
         name(analysis),
         intervals(analysis),
     ));
+    of_seeds(findings, analysis);
+    let trials = || analysis.thresholds.iter().flat_map(|threshold| &threshold.trials);
+    // The value of a trial is how far passkeys were found.
+    let short = trials().filter(|trial| trial.value < trial.length as f64).count();
+    if short > 0 {
+        findings.unsupported.push(format!(
+            "{}: that the state is what limits it everywhere; {short} of {} trainings did not find the passkeys within their own training \
+             length, which tells of the training.",
+            name(analysis),
+            trials().count(),
+        ));
+    }
+    let mut lengths: Vec<u64> = trials().map(|trial| trial.length).collect();
+    lengths.dedup();
+    if let [length] = lengths[..] {
+        findings.unsupported.push(format!(
+            "{}: how far models recall that were trained at other lengths; all were trained at {} tokens, so that every longer context is \
+             one they have never seen.",
+            name(analysis),
+            count(length),
+        ));
+    }
 }
 
-fn of_laws(findings: &mut Findings, analysis: &Analysis) {
+fn of_laws(findings: &mut Findings, analysis: &Analysis, published: &[Published]) {
     let (laws, symbol) = (&analysis.laws, analysis.quantity.symbol());
+    let published = by_name(
+        published,
+        if analysis.quantity.is_forget() {
+            REAL
+        } else {
+            RECALL_REAL
+        },
+    );
+    let published = published.and_then(|published| published.laws.profile.as_ref());
     if let Some(profile) = &laws.profile {
         let bound = |end: Option<f64>, open: &str| {
             end.map_or(open.to_string(), |end| format!("{end:.2}").replace('-', "−"))
@@ -196,7 +231,7 @@ fn of_laws(findings: &mut Findings, analysis: &Analysis) {
             let sentence = format!(
                 "{}: the threshold grows with the state; {range}, {}.",
                 name(analysis),
-                landmarks(profile),
+                landmarks(profile, published),
             );
             findings.supported.push(sentence);
         } else if profile.high.is_some_and(|high| high < 0.0) {
@@ -308,20 +343,17 @@ fn of_sweep(findings: &mut Findings, setting: &Setting, runs: &[RunResult]) {
     }
 }
 
-/// Which exponents of note the interval holds: 1, and that of the published five models.
-fn landmarks(profile: &Profile) -> String {
-    let holds = |exponent| {
-        if profile.allows(exponent) {
-            "holds"
-        } else {
-            "does not hold"
-        }
+/// Which exponents of note the interval holds: 1, and that of the five published models.
+fn landmarks(profile: &Profile, published: Option<&Profile>) -> String {
+    let holds = |exponent| match profile.allows(exponent) {
+        true => "holds",
+        false => "does not hold",
     };
-    format!(
-        "which {} 1 (proportionality) and {} {PUBLISHED_EXPONENT} (the published models)",
-        holds(1.0),
-        holds(PUBLISHED_EXPONENT),
-    )
+    let mut words = format!("which {} 1 (proportionality)", holds(1.0));
+    if let Some(Profile { best, .. }) = published {
+        words.push_str(&format!(" and {} {best:.2} (the published models)", holds(*best)));
+    }
+    words
 }
 
 /// How much the models of each task were trained on.
@@ -358,8 +390,7 @@ fn find(laws: &[Fit], law: Law, error: ErrorModel) -> Option<&Fit> {
 
 fn of_published(published: &[Published]) -> Vec<String> {
     let mut sentences = Vec::new();
-    let by_name = |name: &str| published.iter().find(|published| published.name == name);
-    let as_fitted = by_name(AS_FITTED).map(|published| &published.laws.fits);
+    let as_fitted = by_name(published, AS_FITTED).map(|published| &published.laws.fits);
     if let Some(line) = as_fitted.and_then(|fits| find(fits, Law::Linear, ErrorModel::Additive)) {
         let [a, b] = published::FORGET_LINE;
         sentences.push(format!(
@@ -371,10 +402,11 @@ fn of_published(published: &[Published]) -> Vec<String> {
             -line.parameters[1] / line.parameters[0],
         ));
     }
-    for laws in published.iter().filter(|published| published.forget) {
+    let is_judged = |set: &&Published| set.forget || set.name == RECALL_REAL;
+    for laws in published.iter().filter(is_judged) {
         sentences.extend(of_published_laws(laws));
     }
-    let recall = by_name(RECALL_AS_FITTED).map(|published| &published.laws.fits);
+    let recall = by_name(published, RECALL_AS_FITTED).map(|published| &published.laws.fits);
     if let Some(fit) = recall.and_then(|fits| find(fits, Law::Exponential, ErrorModel::Additive)) {
         sentences.push(format!(
             "The published exponential of T_recall is reproduced: {} with R² = {:.5}, from 3 parameters and 6 points of which one is \

@@ -36,11 +36,11 @@ pub fn page(report: &Report, pictures: &[Picture]) -> String {
                 &analysis.laws,
             );
         });
-        section(&mut body, "Collapse");
-        draw(&mut body, pictures, Place::Collapse);
-        if pictures.iter().any(|picture| picture.place == Place::Recall) {
-            section(&mut body, "Passkeys");
-            draw(&mut body, pictures, Place::Recall);
+        for (title, place) in [("Collapse", Place::Collapse), ("Passkeys", Place::Recall)] {
+            if pictures.iter().any(|picture| picture.place == place) {
+                section(&mut body, title);
+                draw(&mut body, pictures, place);
+            }
         }
     }
     list(

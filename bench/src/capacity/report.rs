@@ -124,21 +124,37 @@ impl Report {
         self.runs.len() >= self.setting.planned
     }
 
-    /// The published T_forget of the five models, as intervals.
-    pub fn published_intervals(&self) -> Option<&Published> {
-        self.published
-            .iter()
-            .find(|published| published.name == INTERVALS)
+    /// The analyses that laws are drawn and judged of: all but the stricter reading of passkeys.
+    pub fn analyses_of_laws(&self) -> impl Iterator<Item = &Analysis> {
+        let judged = |analysis: &&Analysis| analysis.quantity != Quantity::RecallWilson;
+        self.analyses.iter().filter(judged)
     }
+
+    /// The published T_forget of the five models, as intervals.
+    pub fn published_forget(&self) -> Option<&Published> {
+        by_name(&self.published, INTERVALS)
+    }
+
+    /// The published T_recall of the five models.
+    pub fn published_recall(&self) -> Option<&Published> {
+        by_name(&self.published, RECALL_REAL)
+    }
+}
+
+/// The published points that are taken in this way.
+pub fn by_name<'a>(published: &'a [Published], name: &str) -> Option<&'a Published> {
+    published.iter().find(|published| published.name == name)
 }
 
 /// Names of the ways to take the published points.
 pub const AS_FITTED: &str = "T_forget, six points as published";
-const REAL: &str = "T_forget, the five models";
+/// The published T_forget without the artificial point.
+pub const REAL: &str = "T_forget, the five models";
 const INTERVALS: &str = "T_forget, the five models, each within (T/2, T]";
 /// The published recall lengths.
 pub const RECALL_AS_FITTED: &str = "T_recall, six points as published";
-const RECALL_REAL: &str = "T_recall, the five models";
+/// The published T_recall without the artificial point.
+pub const RECALL_REAL: &str = "T_recall, the five models";
 
 fn refitted(resampling: Resampling) -> Vec<Published> {
     let (forget, recall) = (&published::FORGET, &published::RECALL);

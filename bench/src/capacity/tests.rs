@@ -220,3 +220,63 @@ fn pages_hold_every_figure_and_every_training() {
     write_csv(&report.runs, &mut csv).expect("written");
     assert_eq!(String::from_utf8_lossy(&csv).lines().count(), 49);
 }
+
+/// Models of one training length that were asked for passkeys only, found up to `reach` tokens for each state value of a channel.
+fn recalling(reach: impl Fn(usize) -> u64) -> Report {
+    let mut runs = Vec::new();
+    for seed in 0..3 {
+        for d_state in [8usize, 16, 32, 64] {
+            let forgetting = None;
+            runs.push(RunResult {
+                forgetting,
+                ..run(d_state, 32, seed, 0.0, reach(d_state))
+            });
+        }
+    }
+    Report::new(setting(runs.len()), runs)
+}
+
+#[test]
+fn recall_lengths_are_fitted_and_compared_with_the_published_ones() {
+    let report = recalling(|d_state| 8 * d_state as u64);
+    let supported = report.findings.supported.join("\n");
+    for part in [
+        "T_recall, more than 95 % found: the threshold grows with the state",
+        "S = 2K: [64, 128)",
+        "holds 1 (proportionality)",
+        // The slope of ln T over ln S by least squares.
+        "2.24 (the published models)",
+    ] {
+        assert!(supported.contains(part), "no {part:?} in {supported}");
+    }
+    let unsupported = report.findings.unsupported.join("\n");
+    assert!(
+        unsupported.contains("all were trained at 32 tokens"),
+        "{unsupported}"
+    );
+    assert!(!unsupported.contains("within their own"), "{unsupported}");
+    let published = report.findings.published.join("\n");
+    assert!(
+        published.contains("T_recall, the five models: best by"),
+        "{published}"
+    );
+    let pictures = pictures(&report).expect("drawn");
+    let has = |name: &str| pictures.iter().any(|picture| picture.name == name);
+    assert!(has("recall-beside-published") && has("exponent-profile") && has("threshold-text-recall"));
+    assert!(!has("thresholds-beside-published"));
+    let html = page(&report, &pictures);
+    assert!(
+        !html.contains("NaN") && !html.contains("<h2>Collapse</h2>"),
+        "{html}"
+    );
+}
+
+#[test]
+fn passkeys_that_were_not_learned_are_no_limit_of_the_state() {
+    let report = recalling(|d_state| if d_state == 8 { 0 } else { 8 * d_state as u64 });
+    let unsupported = report.findings.unsupported.join("\n");
+    assert!(
+        unsupported.contains("3 of 12 trainings did not find the passkeys within their own training length"),
+        "{unsupported}"
+    );
+}
