@@ -103,6 +103,46 @@ fn a_seed_gives_the_same_bits_with_any_number_of_threads() {
     assert!(train(2, 1).1 != first.1, "another seed gives the same weights");
 }
 
+/// Loss and gradient norm of the first steps of the shipped model's training. An optimised build and one for tests differ by
+/// 3e-10; another definition of the model, its first weights, the data or their order, the loss, the optimiser or the learning
+/// rate differs by more than 1e-4.
+const FIRST_STEPS: [(f64, f64); 8] = [
+    (5.542994976, 1.296564015),
+    (5.541244983, 1.493796071),
+    (5.538784027, 1.232323530),
+    (5.539166451, 1.237330290),
+    (5.532566071, 1.266955075),
+    (5.510047436, 1.472615092),
+    (5.513784409, 1.332393596),
+    (5.511129856, 1.303206141),
+];
+
+#[test]
+fn the_shipped_models_training_begins_as_it_did() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/tiny-mamba2-kjv.toml");
+    let config = TrainConfig::load(&path).unwrap_or_else(|error| panic!("{error}"));
+    let (events, _) = run(Trainer::new(config).expect("a trainer"), FIRST_STEPS.len());
+    let found: Vec<(f64, f64)> = events
+        .iter()
+        .map(|event| (event.loss, event.gradient_norm))
+        .collect();
+    for (found, expected) in found.iter().zip(FIRST_STEPS) {
+        println!(
+            "{:e} {:e}",
+            found.0 / expected.0 - 1.0,
+            found.1 / expected.1 - 1.0
+        );
+    }
+    let close = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-4;
+    for (found, expected) in found.iter().zip(FIRST_STEPS) {
+        let close = close(found.0, expected.0) && close(found.1, expected.1);
+        assert!(
+            close,
+            "found {found:?}, expected {expected:?} among {FIRST_STEPS:?}"
+        );
+    }
+}
+
 /// Batches made beforehand.
 struct Given(VecDeque<Batch>);
 

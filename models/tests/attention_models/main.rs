@@ -1,6 +1,8 @@
 //! Models with attention, and those of Mamba-1, against plain f64 loops; the same however tokens are split among calls.
 
 mod cases;
+#[path = "../common/derivatives.rs"]
+mod derivatives;
 mod reference;
 
 mod equivalence {
@@ -11,7 +13,8 @@ mod equivalence {
     use ssm_core::Chain;
 
     use super::cases::{VOCABULARY, cases};
-    use super::reference::Reference;
+    use super::derivatives;
+    use super::reference::{Laid, Reference};
 
     /// f32 against f64 through three layers with random weights.
     const REFERENCE: f64 = 2e-5;
@@ -70,6 +73,15 @@ mod equivalence {
             let expected: Vec<f64> = rows.iter().flat_map(|row| row[..VOCABULARY].to_vec()).collect();
             let error = relative_error(&found, &expected);
             prop_assert!(error <= REFERENCE, "relative error {error:e}");
+        }
+
+        #[test]
+        fn gradients_are_the_derivatives_of_the_equations(case in cases(), time in 1usize..12) {
+            let (folder, _model) = case.load();
+            let reference = Reference::open(folder.path(), &case.config);
+            let mut equations = Laid { reference, layout: case.layout };
+            let checked = derivatives::check(folder.path(), &mut equations, VOCABULARY, &case.ids(time + 1));
+            checked.map_err(TestCaseError::fail)?;
         }
 
         #[test]

@@ -6,6 +6,8 @@ use std::path::Path;
 use models::checkpoint::StoredTensors;
 use serde_json::Value;
 
+use super::derivatives::Equations;
+
 type Row = Vec<f64>;
 
 /// A checkpoint in f64.
@@ -88,6 +90,22 @@ impl Attention {
             })
         };
         (0..rows.len()).map(|t| token(t).collect()).collect()
+    }
+}
+
+/// The equations of a layout.
+pub struct Laid {
+    pub reference: Reference,
+    pub layout: (&'static str, &'static str),
+}
+
+impl Equations for Laid {
+    fn values_mut(&mut self, name: &str) -> Option<&mut Row> {
+        Some(&mut self.reference.tensors.get_mut(name)?.1)
+    }
+
+    fn logits(&self, ids: &[u32]) -> Vec<Row> {
+        self.reference.logits(ids, self.layout)
     }
 }
 

@@ -2,6 +2,9 @@
 //! tokens are split among calls; and what is refused.
 
 mod cases;
+#[path = "../common/derivatives.rs"]
+mod derivatives;
+mod gradients;
 mod reference;
 mod refused;
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use models::checkpoint::StoredTensors;
 use serde_json::Value;
 
+use super::derivatives::Equations;
+
 type Row = Vec<f64>;
 
 /// A checkpoint in f64.
@@ -555,6 +557,16 @@ impl Reference {
         }
         let width = out[0].len();
         self.way_out(name, "g_norm", &out, x, width, 1e-5)
+    }
+}
+
+impl Equations for Reference {
+    fn values_mut(&mut self, name: &str) -> Option<&mut Row> {
+        Some(&mut self.tensors.get_mut(name)?.1)
+    }
+
+    fn logits(&self, ids: &[u32]) -> Vec<Row> {
+        self.logits(ids)
     }
 }
 

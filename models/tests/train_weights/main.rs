@@ -10,6 +10,7 @@ mod finite_differences;
 mod fresh;
 mod loss;
 mod network;
+mod overfit;
 
 use burn::tensor::{Device, Tensor};
 use models::tokenizer::Tokenizer;

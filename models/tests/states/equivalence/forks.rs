@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{after, cases, config, contents, ids, label, logits};
-use crate::TAKEN;
+use crate::allocator::TAKEN;
 
 proptest! {
     #![proptest_config(config(4))]
