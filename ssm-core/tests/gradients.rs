@@ -99,6 +99,7 @@ mod equivalence {
     }
 
     /// All values of a case as plain lists, and the sequences that it is made of.
+    #[derive(Clone)]
     struct Data {
         problem: kernel::Problem,
         sequences: Sequences,
@@ -176,6 +177,24 @@ mod equivalence {
                 output_cotangent: v.list(rows * d.heads * d.value_dim),
                 state_cotangent: v.list(states),
             }
+        }
+
+        /// Sums of the sizes of the terms of every gradient, in the order of [`NAMES`]: the gradients with nothing negative to
+        /// cancel.
+        fn terms(&self) -> Vec<Option<Vec<f64>>> {
+            let absolute = |values: &[f32]| values.iter().map(|v| v.abs()).collect::<Vec<f32>>();
+            let positive = Self {
+                query: absolute(&self.query),
+                key: absolute(&self.key),
+                value: absolute(&self.value),
+                bonus: self.bonus.as_deref().map(absolute),
+                skip: self.skip.as_deref().map(absolute),
+                state: absolute(&self.state),
+                output_cotangent: absolute(&self.output_cotangent),
+                state_cotangent: absolute(&self.state_cotangent),
+                ..self.clone()
+            };
+            positive.reference()
         }
 
         /// Gradients by the f64 definition, in the order of [`NAMES`].
@@ -346,34 +365,40 @@ mod equivalence {
         leaves.gradients(&gradients)
     }
 
-    /// ‖found − expected‖ / ‖expected‖, where gradients that nearly vanish count as 0.01 a value; infinite for NaN.
-    fn error(found: &[f32], expected: &[f64]) -> f64 {
+    /// ‖found − expected‖ / ‖terms‖; infinite for NaN. What rounding leaves is small beside the terms of a sum, however much of
+    /// them cancels.
+    fn error(found: &[f32], expected: &[f64], terms: &[f64]) -> f64 {
         assert_eq!(found.len(), expected.len(), "numbers of values");
         let off: f64 = found
             .iter()
             .zip(expected)
             .map(|(&f, &e)| (f64::from(f) - e).powi(2))
             .sum();
-        let norm: f64 = expected.iter().map(|e| e * e).sum();
-        match off.is_finite() {
-            true => (off / norm.max(1e-4 * expected.len().max(1) as f64)).sqrt(),
-            false => f64::INFINITY,
+        let terms: f64 = terms.iter().map(|term| term * term).sum();
+        match off {
+            // Nothing but zeros, as a decay's gradient without tokens.
+            0.0 => 0.0,
+            _ if off.is_finite() => (off / terms).sqrt(),
+            _ => f64::INFINITY,
         }
     }
 
     fn check(
         name: &str,
+        data: &Data,
         found: &[Option<Vec<f32>>],
         expected: &[Option<Vec<f64>>],
         bound: f64,
     ) -> Result<(), TestCaseError> {
-        for ((input, found), expected) in NAMES.iter().zip(found).zip(expected) {
+        for (index, terms) in data.terms().iter().enumerate() {
             // Without tokens an input is an empty tensor, which is no leaf here.
-            let Some(expected) = expected.as_ref().filter(|expected| !expected.is_empty()) else {
+            let Some(expected) = expected[index].as_ref().filter(|expected| !expected.is_empty()) else {
                 continue;
             };
+            let terms = terms.as_ref().expect("a gradient has terms");
             let zeros = vec![0.0; expected.len()];
-            let off = error(found.as_deref().unwrap_or(&zeros), expected);
+            let off = error(found[index].as_deref().unwrap_or(&zeros), expected, terms);
+            let input = NAMES[index];
             prop_assert!(off <= bound, "gradient of {input} by {name} is off by {off:.1e}");
         }
         Ok(())
@@ -384,7 +409,8 @@ mod equivalence {
         gradients.into_iter().map(|values| values.map(widen)).collect()
     }
 
-    const BOUND: f64 = 1e-5;
+    /// The largest of 47,000 gradients was off by 1.6e-6 of its terms.
+    const BOUND: f64 = 5e-6;
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
@@ -396,7 +422,7 @@ mod equivalence {
             let device = Device::flex().autodiff();
             for form in [Form::Auto, Form::Sequential, Form::Chunked { chunk_size }] {
                 let found = gradients_on(&data, &device, form, false);
-                check(&format!("{form:?}"), &found, &expected, BOUND)?;
+                check(&format!("{form:?}"), &data, &found, &expected, BOUND)?;
             }
         }
 
@@ -407,7 +433,7 @@ mod equivalence {
             let balanced = Device::flex().autodiff().gradient_checkpointing();
             let found = gradients_on(&data, &plain, Form::Auto, true);
             prop_assert_eq!(&gradients_on(&data, &balanced, Form::Auto, true), &found);
-            check("recomputed inputs", &found, &data.reference(), 10.0 * BOUND)?;
+            check("recomputed inputs", &data, &found, &data.reference(), 10.0 * BOUND)?;
         }
 
         #[test]
@@ -432,7 +458,7 @@ mod equivalence {
             let gradients = loss(&data, output, &leaves.state).backward();
             let found = leaves.gradients(&gradients);
             // Both are f32 sums within the bound of the definition, in different orders.
-            check("segments", &found, &f64s(whole), 2.0 * BOUND)?;
+            check("segments", &data, &found, &f64s(whole), 2.0 * BOUND)?;
         }
     }
 
@@ -445,7 +471,7 @@ mod equivalence {
             let expected = data.reference();
             for (name, device) in adapters() {
                 let found = gradients_on(&data, &device.autodiff(), Form::Auto, false);
-                check(&name, &found, &expected, 10.0 * BOUND)?;
+                check(&name, &data, &found, &expected, 10.0 * BOUND)?;
             }
         }
     }
@@ -515,7 +541,7 @@ mod equivalence {
         let cotangent = tensor(&data.state_cotangent, memory.dims(), &device);
         let gradients = (memory * cotangent).sum().backward();
         let found = leaves.gradients(&gradients);
-        check("the state alone", &found, &expected, BOUND).expect("the definition's gradients");
+        check("the state alone", &data, &found, &expected, BOUND).expect("the definition's gradients");
         assert!(found[1].is_some() && found[7].is_some());
     }
 
@@ -531,7 +557,7 @@ mod equivalence {
         let cotangent = tensor(&data.output_cotangent, output.dims(), &device);
         let gradients = (output * cotangent).sum().backward();
         let found = leaves.gradients(&gradients);
-        check("the output alone", &found, &expected, BOUND).expect("the definition's gradients");
+        check("the output alone", &data, &found, &expected, BOUND).expect("the definition's gradients");
     }
 
     #[test]
@@ -585,6 +611,7 @@ mod equivalence {
         assert_eq!(output.dtype(), DType::BF16);
         assert_eq!(state.memory.dtype(), DType::F32);
         let gradients = loss(&data, output.cast(DType::F32), &state).backward();
-        check("bf16", &leaves.gradients(&gradients), &expected, 2e-2).expect("gradients close to f64's");
+        check("bf16", &data, &leaves.gradients(&gradients), &expected, 2e-2)
+            .expect("gradients close to f64's");
     }
 }

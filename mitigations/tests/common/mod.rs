@@ -281,6 +281,21 @@ impl Recorded {
         self
     }
 
+    /// For every number of the read-outs of all tokens, the sum of the sizes of its terms: what all rounding on the way is small
+    /// beside, however much of the terms cancels and however much of the state a window subtracts.
+    pub fn terms(&self) -> Vec<f64> {
+        let absolute = |values: &[f64]| values.iter().map(|x| x.abs()).collect::<Vec<f64>>();
+        let positive = Self {
+            query: absolute(&self.query),
+            key: absolute(&self.key),
+            value: absolute(&self.value),
+            bonus: self.bonus.as_deref().map(absolute),
+            skip: self.skip.as_deref().map(absolute),
+            ..self.clone()
+        };
+        positive.sum(|_, _| true)
+    }
+
     fn key_at(&self, token: usize, head: usize, of: &[f64]) -> std::ops::Range<usize> {
         let d = self.dims;
         debug_assert_eq!(of.len(), d.batch * d.time * d.groups * d.key_dim);
@@ -448,6 +463,21 @@ pub fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
         (difference / norm.max(floor)).sqrt()
     } else {
         f64::INFINITY
+    }
+}
+
+/// ‖found − expected‖ / ‖terms‖ with the [`Recorded::terms`]; infinite for anything that is not a number.
+pub fn error_beside(found: &[f32], expected: &[f64], terms: &[f64]) -> f64 {
+    assert_eq!((found.len(), terms.len()), (expected.len(), expected.len()));
+    let square = |x: f64| x * x;
+    let pairs = found.iter().zip(expected);
+    let difference: f64 = pairs.map(|(&f, &e)| square(f64::from(f) - e)).sum();
+    let terms: f64 = terms.iter().map(|&term| square(term)).sum();
+    match difference {
+        // Nothing but zeros, as without tokens.
+        0.0 => 0.0,
+        _ if difference.is_finite() => (difference / terms).sqrt(),
+        _ => f64::INFINITY,
     }
 }
 
