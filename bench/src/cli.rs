@@ -47,6 +47,8 @@ pub enum Command {
     Compare(leaderboard::CompareArgs),
     /// Train a model as a configuration says
     Train(train::TrainArgs),
+    /// Hold trainings that differ in a few settings, and in their seeds, against each other
+    TrainCompare(train::compare::TrainCompareArgs),
     /// Train models of several state sizes at several lengths: how long until they forget, how far back do they recall?
     Capacity(capacity::CapacityArgs),
     /// Continue a text
@@ -95,6 +97,7 @@ impl Cli {
             Command::Passkey(args) => passkey::run(args, context),
             Command::Compare(args) => leaderboard::run(args, context),
             Command::Train(args) => train::run(args, &self.threads, context),
+            Command::TrainCompare(args) => train::compare::run(args, context),
             Command::Capacity(args) => capacity::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),

@@ -321,11 +321,14 @@ fn load() -> Option<f64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// The day, in the Gregorian calendar at Greenwich.
 fn today() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let days = since.map_or(0, |since| since.as_secs() / 86_400);
-    let (year, month, day) = civil(days);
+    day(since.map_or(0, |since| since.as_secs()))
+}
+
+/// The day of a number of seconds since 1970, in the Gregorian calendar at Greenwich.
+pub fn day(seconds: u64) -> String {
+    let (year, month, day) = civil(seconds / 86_400);
     format!("{year}-{month:02}-{day:02}")
 }
 

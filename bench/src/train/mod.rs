@@ -8,7 +8,9 @@
 //! | [`progress`] | the bar, and stopping |
 //! | [`record`] | what the log holds, and its summary |
 //! | [`figures`], [`page`] | the curves and the page |
+//! | [`compare`] | `spillway train-compare`: several trainings held against each other |
 
+pub mod compare;
 pub mod figures;
 pub mod page;
 pub mod progress;
@@ -32,6 +34,7 @@ use std::path::{Path, PathBuf};
 Examples:
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny --resume
+  spillway train models/configs/tiny-mamba2-kjv.toml --out tiny-4 --seed 4
   spillway diagnose tiny/checkpoint
 
 Ctrl-C finishes the step and saves; the same command with --resume goes on to the same weights as if nothing had happened, \
@@ -43,6 +46,9 @@ pub struct TrainArgs {
     /// Folder for the checkpoint, the log, snapshots, summary.json and report.html; it must not exist yet
     #[arg(long, value_name = "DIR", default_value = "spillway-train")]
     pub out: PathBuf,
+    /// Seed to train with instead of the configuration's: the same training with other draws
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
     /// Go on with the training in the output folder, under the same configuration
     #[arg(long)]
     pub resume: bool,
@@ -60,7 +66,8 @@ pub struct TrainArgs {
 /// [`ProgramError`]: an impossible option, a configuration that cannot be used, a file that cannot be read or written, or an
 /// interruption, after which the training can be resumed.
 pub fn run(args: &TrainArgs, threads: &[usize], context: &Context) -> Result<(), ProgramError> {
-    let config = TrainConfig::load(&args.config)?;
+    let mut config = TrainConfig::load(&args.config)?;
+    config.seed = args.seed.unwrap_or(config.seed);
     match (threads, config.threads) {
         ([], Some(threads)) if threads != context.threads() => {
             if threads > MOST_THREADS {
@@ -128,8 +135,9 @@ fn write_report(run: &Run, args: &TrainArgs) -> Result<Summary, ProgramError> {
 
 /// The command that makes this training.
 fn command(args: &TrainArgs) -> String {
+    let seed = args.seed.map_or(String::new(), |seed| format!(" --seed {seed}"));
     format!(
-        "spillway train {} --out {}",
+        "spillway train {}{seed} --out {}",
         args.config.display(),
         args.out.display()
     )

@@ -6,7 +6,16 @@ use crate::*;
 fn every_subcommand_explains_itself_with_an_example() {
     let general = stdout_of(&["--help"]);
     for name in [
-        "passkey", "compare", "train", "capacity", "generate", "inspect", "init", "convert", "tokens",
+        "passkey",
+        "compare",
+        "train",
+        "train-compare",
+        "capacity",
+        "generate",
+        "inspect",
+        "init",
+        "convert",
+        "tokens",
         "bench",
     ] {
         assert!(general.contains(&format!("\n  {name} ")), "{general}");

@@ -12,6 +12,7 @@ mod layouts;
 mod passkey;
 mod tokens;
 mod train;
+mod train_compare;
 
 use serde_json::Value;
 use std::fs;

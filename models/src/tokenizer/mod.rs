@@ -269,8 +269,11 @@ pub(crate) fn is_rwkv_vocabulary(name: &str) -> bool {
     name.starts_with("rwkv_vocab") && name.ends_with(".txt")
 }
 
-/// The file that a folder's tokenizer is read from.
-pub(crate) fn find(folder: &Path) -> Result<Option<PathBuf>, TokenizerError> {
+/// The file that a folder's tokenizer is read from: `tokenizer.json`, or the only `rwkv_vocab*.txt`.
+///
+/// # Errors
+/// [`TokenizerError::Invalid`] for several RWKV vocabularies.
+pub fn find(folder: &Path) -> Result<Option<PathBuf>, TokenizerError> {
     let json = folder.join("tokenizer.json");
     if json.exists() {
         return Ok(Some(json));

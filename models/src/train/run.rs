@@ -247,6 +247,8 @@ fn start(trainer: &Trainer) -> Result<StartEvent, TrainError> {
         architecture: parameters.layout().architecture.into(),
         layout: parameters.layout().name.into(),
         parameters: sizes.sum(),
+        vocab_size: trainer.tokenizer().vocab_size() as u64,
+        tokenizer: trainer.tokenizer().name().into(),
         tokens_per_step: config.tokens_per_step(),
         config_hash: config_hash(&config.identity()?),
         version: env!("CARGO_PKG_VERSION").into(),

@@ -32,6 +32,12 @@ pub struct StartEvent {
     pub layout: String,
     /// Weights that are trained.
     pub parameters: u64,
+    /// Ids of the vocabulary; 0 in the log of a version that did not write it.
+    #[serde(default)]
+    pub vocab_size: u64,
+    /// What makes ids of text: `bytes`, `tokenizer.json`, `rwkv_vocab` or `none`.
+    #[serde(default)]
+    pub tokenizer: String,
     /// Tokens of a step.
     pub tokens_per_step: u64,
     /// [`config_hash`](crate::train::config_hash) of the configuration.
