@@ -245,10 +245,16 @@ fn limits(report: &Report, found: &mut Findings) {
         .count();
     found.unsupported.push(match fewest {
         0 | 1 => "How much a result differs from training to training: an arm has one seed.".into(),
-        _ => format!(
-            "How results differ from text to text: intervals (95 %, Student's t over {fewest} seeds) hold initial weights and the order of the data,              on one held-out text{}.",
-            if intervals > 1 { format!("; of {intervals} intervals of differences, one in twenty misses by chance") } else { String::new() }
-        ),
+        _ => {
+            let chance = match intervals {
+                0 | 1 => String::new(),
+                _ => format!("; of {intervals} intervals of differences one in twenty misses by chance"),
+            };
+            format!(
+                "How results differ from text to text: intervals (95 %, Student's t over {fewest} seeds) take in what a seed draws, \
+                 initial weights and the order of the data, on one held-out text{chance}."
+            )
+        }
     });
     let follows = |arm: &&ArmReport| arm.trained().count() >= COURSE && arm.from_random && !arm.constant_rate;
     let falling: Vec<String> = report
