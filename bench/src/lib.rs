@@ -12,6 +12,7 @@
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
 //! | [`trial`] | what is tried on a model: a mitigation, or starting it again |
 //! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
+//! | `process` | what the system tells about this process: its time, its memory |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
@@ -36,6 +37,7 @@ pub mod leaderboard;
 pub mod model_args;
 pub mod output;
 pub mod passkey;
+mod process;
 pub mod speed;
 pub mod tokens;
 pub mod train;

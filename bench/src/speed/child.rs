@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::costs::Costs;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
+use crate::process::{cpu_seconds, peak_memory_bytes};
 use clap::Args;
 use models::{Model, ModelError, Which};
 use rand::rngs::StdRng;
@@ -152,26 +153,4 @@ fn repeat(
             .push(cpu.zip(cpu_seconds()).map(|(before, after)| after - before));
     }
     Ok(measured)
-}
-
-/// Processor time of this process so far, in the 10 ms steps that Linux counts in.
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field, the program's name, may hold blanks; it ends with the last parenthesis.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some((user + system) / 100.0)
-}
-
-/// Largest resident memory of this process so far.
-fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib * 1024)
 }

@@ -229,7 +229,7 @@ impl Speed {
 }
 
 /// Of numbers in ascending order; NaN for none.
-fn median(sorted: &[f64]) -> f64 {
+pub(crate) fn median(sorted: &[f64]) -> f64 {
     match sorted.len() {
         0 => f64::NAN,
         odd if odd % 2 == 1 => sorted[odd / 2],

@@ -9,12 +9,14 @@
 //! | [`record`] | what the log holds, and its summary |
 //! | [`figures`], [`page`] | the curves and the page |
 //! | [`compare`] | `spillway train-compare`: several trainings held against each other |
+//! | `timing` | the speed and the memory of a step, instead of a training |
 
 pub mod compare;
 pub mod figures;
 pub mod page;
 pub mod progress;
 pub mod record;
+mod timing;
 
 use crate::context::{Context, MOST_THREADS};
 use crate::diagnose::stop_on_signal;
@@ -35,6 +37,7 @@ Examples:
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny --resume
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny-4 --seed 4
+  spillway train models/configs/tiny-mamba2-kjv.toml --time 20
   spillway diagnose tiny/checkpoint
 
 Ctrl-C finishes the step and saves; the same command with --resume goes on to the same weights as if nothing had happened, \
@@ -58,6 +61,15 @@ pub struct TrainArgs {
     /// Stop after this many steps as Ctrl-C would, to go on later with --resume
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub stop_after: Option<u64>,
+    /// Only time this many steps, after one that is not counted: speed by parts and peak memory; nothing is kept
+    #[arg(
+        long, value_name = "STEPS", value_parser = clap::value_parser!(u16).range(1..),
+        conflicts_with_all = ["out", "resume", "stop_after"]
+    )]
+    pub time: Option<u16>,
+    /// With --time, also write every step to this file
+    #[arg(long, value_name = "FILE", requires = "time")]
+    pub json: Option<PathBuf>,
 }
 
 /// Runs the subcommand; `threads` as on the command line.
@@ -84,6 +96,9 @@ pub fn run(args: &TrainArgs, threads: &[usize], context: &Context) -> Result<(),
 }
 
 fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(), ProgramError> {
+    if let Some(steps) = args.time {
+        return timing::run((config, &args.config), steps, args.json.as_deref(), context);
+    }
     let stop = Stop::after(args.stop_after);
     stop_on_signal(&stop)?;
     let run = match args.resume {

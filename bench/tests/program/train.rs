@@ -431,3 +431,58 @@ fn a_disk_that_fills_up_ends_the_training_with_its_last_snapshot_whole() {
     setup.finish("whole", &[]);
     assert!(setup.weights("whole") == setup.weights("out"), "other weights");
 }
+
+#[test]
+fn timed_steps_are_those_of_the_training_and_leave_nothing_behind() {
+    let setup = Setup::new("shuffled");
+    setup.finish("run", &[]);
+    let report = setup.path("steps.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    command.current_dir(setup.folder.path());
+    command.args(["train", "config.toml", "--time", "3", "--json", "steps.json"]);
+    let before = fs::read_dir(setup.folder.path()).expect("a folder").count();
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        said.contains("median of 3 steps of 96 tokens") && said.contains("peak memory"),
+        "{said}"
+    );
+    assert_eq!(
+        fs::read_dir(setup.folder.path()).expect("a folder").count(),
+        before + 1,
+        "more than the report was written"
+    );
+    let found: Value = serde_json::from_slice(&fs::read(report).expect("a report")).expect("JSON");
+    assert_eq!(found["version"], 1);
+    assert_eq!(found["tokens_per_step"], 96);
+    let memory = |field: &str| found[field].as_u64().expect("Linux tells");
+    assert!(memory("peak_memory_bytes") >= memory("memory_before_bytes"));
+    let log = setup.log("run");
+    let trained = log.iter().filter(|line| line["event"] == "step").take(4);
+    let timed = found["steps"].as_array().expect("steps");
+    assert_eq!(timed.len(), 4, "one that is not counted, and three that are");
+    for (timed, trained) in timed.iter().zip(trained) {
+        for field in ["step", "loss", "gradient_norm", "learning_rate", "tokens"] {
+            assert_eq!(timed[field], trained[field], "{field}");
+        }
+        let parts = timed["seconds"].as_object().expect("seconds by parts");
+        assert!(
+            parts
+                .values()
+                .all(|seconds| seconds.as_f64().expect("seconds") >= 0.0)
+        );
+    }
+    for wrong in [
+        &["--time", "0"][..],
+        &["--json", "x"],
+        &["--time", "2", "--resume"],
+        &["--time", "2", "--out", "x"],
+    ] {
+        fails(&[&["train", "config.toml"], wrong].concat(), 2, &["--"]);
+    }
+}
