@@ -1,34 +1,20 @@
 //! Gradients of all parameters, in the order of the list: their size, and their sum over the pieces of a step.
 
-use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Tensor};
 
 use super::error::OptimizerError;
+use super::host;
 
 /// Σ g² over the values of every gradient that there is. The sum of one is NaN or infinite exactly if one of its values is: the
 /// squares of finite f32 values do not leave f64.
 pub(super) fn square_sums(gradients: &[Option<Tensor<1>>]) -> Vec<Option<f64>> {
-    let on_host = |g: &Tensor<1>| matches!(g.device().as_dispatch(), DispatchDevice::Flex(_));
-    match gradients.iter().flatten().all(on_host) {
-        true => gradients.iter().map(|g| g.as_ref().map(on_the_host)).collect(),
+    match gradients.iter().flatten().all(host::is_host) {
+        true => gradients
+            .iter()
+            .map(|g| g.as_ref().map(host::square_sum))
+            .collect(),
         false => on_the_device(gradients),
     }
-}
-
-fn on_the_host(gradient: &Tensor<1>) -> f64 {
-    let data = gradient.to_data();
-    let mut lanes = [0.0_f64; 8];
-    let add = |lane: &mut f64, value: f32| *lane += f64::from(value) * f64::from(value);
-    match data.as_slice::<f32>() {
-        Ok(values) => {
-            let (blocks, rest) = values.as_chunks::<8>();
-            let blocks = blocks.iter().map(<[f32; 8]>::as_slice).chain([rest]);
-            blocks.for_each(|block| lanes.iter_mut().zip(block).for_each(|(lane, v)| add(lane, *v)));
-        }
-        // Another type than f32.
-        Err(_) => data.iter::<f32>().for_each(|value| add(&mut lanes[0], value)),
-    }
-    lanes.iter().sum()
 }
 
 /// The same where values are far away: with m = max |g|, only m and Σ (g/m)² of every gradient come to the host, together. The
@@ -135,7 +121,10 @@ impl Accumulator {
         if !(weight.is_finite() && weight > 0.0) {
             return Err(OptimizerError::Weight { found: weight });
         }
-        let mean = |sum: Tensor<1>| sum.div_scalar(weight);
+        let mean = |sum: Tensor<1>| match host::is_host(&sum) {
+            true => host::divided(sum, weight),
+            false => sum.div_scalar(weight),
+        };
         Ok(self.sums.into_iter().map(|sum| sum.map(mean)).collect())
     }
 }

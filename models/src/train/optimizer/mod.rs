@@ -11,13 +11,15 @@
 //! | `mod.rs` | [`OptimizerConfig`], [`Optimizer`]: a step; moments by name, to be saved and restored |
 //! | `decay.rs` | [`decays`]: which parameters λ applies to |
 //! | `gradients.rs` | the norm; [`Accumulator`]: sums of gradients over the pieces of a step |
+//! | `host.rs` | passes over values in this machine's memory |
 //! | `error.rs` | [`OptimizerError`] |
 //!
-//! The update of one tensor is Burn's. Source: Loshchilov & Hutter, *Decoupled Weight Decay Regularization* (1711.05101).
+//! The update of one tensor is Burn's, on the CPU in one pass and to the same bits. Source: Loshchilov & Hutter, *Decoupled Weight Decay Regularization* (1711.05101).
 
 mod decay;
 mod error;
 mod gradients;
+mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -129,14 +131,24 @@ impl OptimizerConfig {
         self.schedule.validate(steps)
     }
 
-    /// Burn's update of one tensor.
-    fn adam(&self, weight_decay: f64) -> AdamW {
-        AdamWConfig::new()
-            .with_beta_1(self.betas[0] as f32)
-            .with_beta_2(self.betas[1] as f32)
-            .with_epsilon(self.eps as f32)
-            .with_weight_decay(weight_decay as f32)
-            .build()
+    /// The update of one tensor.
+    fn adam(&self, weight_decay: f64) -> Adam {
+        let (betas, eps) = (self.betas.map(|beta| beta as f32), self.eps as f32);
+        let weight_decay = weight_decay as f32;
+        let anywhere = AdamWConfig::new()
+            .with_beta_1(betas[0])
+            .with_beta_2(betas[1])
+            .with_epsilon(eps)
+            .with_weight_decay(weight_decay)
+            .build();
+        Adam {
+            anywhere,
+            on_the_host: host::AdamW {
+                betas,
+                eps,
+                weight_decay,
+            },
+        }
     }
 }
 
@@ -157,9 +169,37 @@ pub struct Update {
 pub struct Optimizer {
     config: OptimizerConfig,
     steps: u64,
-    decaying: AdamW,
-    undecaying: AdamW,
+    decaying: Adam,
+    undecaying: Adam,
     slots: Vec<Slot>,
+}
+
+/// One update, for tensors that lie in this machine's memory and for others; their bits are the same.
+struct Adam {
+    anywhere: AdamW,
+    on_the_host: host::AdamW,
+}
+
+impl Adam {
+    /// The weights and the moments after a gradient, which is first multiplied with `scale`.
+    fn step(
+        &self,
+        rate: f64,
+        weights: Tensor<1>,
+        gradient: Tensor<1>,
+        scale: Option<f64>,
+        state: Option<AdamWState<1>>,
+    ) -> (Tensor<1>, Option<AdamWState<1>>) {
+        if [&weights, &gradient].into_iter().all(host::is_host) {
+            let (weights, state) = self.on_the_host.step(rate, weights, gradient, scale, state);
+            return (weights, Some(state));
+        }
+        let gradient = match scale {
+            Some(scale) => gradient.mul_scalar(scale),
+            None => gradient,
+        };
+        self.anywhere.step(rate, weights, gradient, state)
+    }
 }
 
 /// What belongs to one parameter.
@@ -234,17 +274,15 @@ impl Optimizer {
                 unused.push(slot.name.clone());
                 continue;
             };
-            let gradient = match clip {
-                Some(limit) => gradient.mul_scalar(limit / gradient_norm),
-                None => gradient,
-            };
+            let value = std::mem::replace(&mut parameter.value, Tensor::zeros([0], &Device::flex()));
             let adam = if slot.decays {
                 &self.decaying
             } else {
                 &self.undecaying
             };
-            let value = parameter.value.clone();
-            (parameter.value, slot.state) = adam.step(learning_rate, value, gradient, slot.state.take());
+            let scale = clip.map(|limit| limit / gradient_norm);
+            (parameter.value, slot.state) =
+                adam.step(learning_rate, value, gradient, scale, slot.state.take());
         }
         Ok(Update {
             learning_rate,
@@ -410,5 +448,59 @@ impl Slot {
             return Err(OptimizerError::saved(entry(kind, &self.name), expected, found));
         }
         Ok(Tensor::from_data(data.clone(), &self.device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reproducible values in [−1, 1) with zeros of both signs among them.
+    fn values(seed: u64, count: usize) -> Vec<f32> {
+        let value = |index: u64| {
+            let bits = (index + seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+            let value = bits as f32 / (1u64 << 23) as f32 - 1.0;
+            if index % 17 == 3 { value * 0.0 } else { value }
+        };
+        (0..count as u64).map(value).collect()
+    }
+
+    fn bits(tensor: &Tensor<1>) -> Vec<u32> {
+        tensor.to_data().iter::<f32>().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn the_pass_over_memory_gives_the_bits_of_the_operations_on_tensors() {
+        let tensor = |values: &[f32]| Tensor::<1>::from_floats(values, &Device::flex());
+        // Less than a vector, and more than a piece for one thread.
+        for count in [0, 3, 40_001] {
+            for (weight_decay, scale) in [(0.0, None), (0.1, None), (0.1, Some(0.37))] {
+                let adam = OptimizerConfig::new(1e-3).adam(weight_decay);
+                let (mut pass, mut operations) = (tensor(&values(1, count)), tensor(&values(1, count)));
+                let (mut state, mut expected_state) = (None, None);
+                for step in 0..4 {
+                    let rate = 1e-3 * f64::from(step + 1);
+                    // A part of a longer tensor, as a gradient may be.
+                    let longer = tensor(&values(100 + step as u64, count + 5));
+                    let gradient = match count {
+                        0 => tensor(&[]),
+                        _ => longer.narrow(0, 5, count),
+                    };
+                    let held = pass.clone();
+                    let before = bits(&held);
+                    (pass, state) = adam.step(rate, pass, gradient.clone(), scale, state);
+                    assert_eq!(bits(&held), before, "weights that others hold have changed");
+                    let gradient = scale.map_or(gradient.clone(), |scale| gradient.mul_scalar(scale));
+                    (operations, expected_state) =
+                        adam.anywhere.step(rate, operations, gradient, expected_state);
+                    assert_eq!(bits(&pass), bits(&operations), "weights after step {step}");
+                    let (found, expected) = (state.as_ref().unwrap(), expected_state.as_ref().unwrap());
+                    let (found, expected) = (&found.momentum, &expected.momentum);
+                    assert_eq!(found.time, expected.time);
+                    assert_eq!(bits(&found.moment_1), bits(&expected.moment_1), "step {step}");
+                    assert_eq!(bits(&found.moment_2), bits(&expected.moment_2), "step {step}");
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,176 @@
+//! Passes over the values of a tensor that lies in this machine's memory: in place where nobody shares them, and on all
+//! threads.
+//!
+//! Burn's operations on tensors read and write memory once for each of the fifteen operations of an update. These read every
+//! value once; what they compute is the same, operation by operation, and so to the bit.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{DispatchDevice, Flex};
+use burn::tensor::{DType, Device, Tensor};
+use burn_optim::{AdamWState, AdaptiveMomentumState};
+use rayon::prelude::*;
+
+/// Values that a thread takes at a time; tensors up to this size are one piece.
+const PIECE: usize = 1 << 14;
+/// Squares that are added in one row; as many as the largest tensor of a small model has.
+const SUMMED: usize = 1 << 20;
+
+/// Whether the values are f32 in this machine's memory.
+pub(super) fn is_host(tensor: &Tensor<1>) -> bool {
+    matches!(tensor.device().as_dispatch(), DispatchDevice::Flex(_)) && tensor.dtype() == DType::F32
+}
+
+/// A tensor that is one run of f32 values.
+struct Values(FloatTensor<Flex>);
+
+impl Values {
+    /// Of a tensor for which [`is_host`] is true.
+    fn of(tensor: Tensor<1>) -> Self {
+        match tensor.try_into_primitive::<Flex>() {
+            Ok(tensor) if tensor.is_contiguous() => Self(tensor),
+            Ok(tensor) => Self(tensor.to_contiguous()),
+            Err(error) => unreachable!("the device has been looked at: {error:?}"),
+        }
+    }
+
+    fn slice(&self) -> &[f32] {
+        let layout = self.0.layout();
+        &self.0.storage::<f32>()[layout.start_offset()..][..layout.num_elements()]
+    }
+
+    /// A copy first, if others hold the tensor.
+    fn slice_mut(&mut self) -> &mut [f32] {
+        let (start, count) = (self.0.layout().start_offset(), self.0.layout().num_elements());
+        &mut self.0.storage_mut::<f32>()[start..][..count]
+    }
+
+    fn tensor(self) -> Tensor<1> {
+        Tensor::from_primitive::<Flex>(self.0)
+    }
+}
+
+/// Σ g² in f64.
+pub(super) fn square_sum(gradient: &Tensor<1>) -> f64 {
+    let values = Values::of(gradient.clone());
+    let sums: Vec<f64> = values.slice().par_chunks(SUMMED).map(squares).collect();
+    sums.iter().sum()
+}
+
+fn squares(values: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; 8];
+    let (blocks, rest) = values.as_chunks::<8>();
+    let blocks = blocks.iter().map(<[f32; 8]>::as_slice).chain([rest]);
+    let add = |(lane, value): (&mut f64, &f32)| *lane += f64::from(*value) * f64::from(*value);
+    blocks.for_each(|block| lanes.iter_mut().zip(block).for_each(add));
+    lanes.iter().sum()
+}
+
+/// x / divisor.
+pub(super) fn divided(tensor: Tensor<1>, divisor: f64) -> Tensor<1> {
+    let mut values = Values::of(tensor);
+    let divisor = divisor as f32;
+    let divide = |piece: &mut [f32]| piece.iter_mut().for_each(|value| *value /= divisor);
+    values.slice_mut().par_chunks_mut(PIECE).for_each(divide);
+    values.tensor()
+}
+
+/// AdamW in f32.
+pub(super) struct AdamW {
+    /// β₁ and β₂.
+    pub(super) betas: [f32; 2],
+    /// ε.
+    pub(super) eps: f32,
+    /// λ.
+    pub(super) weight_decay: f32,
+}
+
+impl AdamW {
+    /// The weights and the moments after a gradient, which is first multiplied with `scale`; all are such that [`is_host`] is
+    /// true.
+    pub(super) fn step(
+        &self,
+        rate: f64,
+        weights: Tensor<1>,
+        gradient: Tensor<1>,
+        scale: Option<f64>,
+        state: Option<AdamWState<1>>,
+    ) -> (Tensor<1>, AdamWState<1>) {
+        let (mut weights, gradient) = (Values::of(weights), Values::of(gradient));
+        let (time, moments) = match state {
+            Some(AdamWState { momentum }) => {
+                let moments = [momentum.moment_1, momentum.moment_2].map(Values::of);
+                (momentum.time + 1, Some(moments))
+            }
+            None => (1, None),
+        };
+        let is_first = moments.is_none();
+        let [mut first, mut second] = moments.unwrap_or_else(|| {
+            let zeros = || Values::of(Tensor::zeros([gradient.slice().len()], &Device::flex()));
+            [zeros(), zeros()]
+        });
+        let update = self.update(rate, scale, time);
+        let pieces = weights
+            .slice_mut()
+            .par_chunks_mut(PIECE)
+            .zip(first.slice_mut().par_chunks_mut(PIECE))
+            .zip(second.slice_mut().par_chunks_mut(PIECE))
+            .zip(gradient.slice().par_chunks(PIECE));
+        pieces.for_each(|(((weights, first), second), gradient)| match is_first {
+            true => update.run::<true>(weights, first, second, gradient),
+            false => update.run::<false>(weights, first, second, gradient),
+        });
+        let momentum = AdaptiveMomentumState::new(time, first.tensor(), second.tensor());
+        (weights.tensor(), AdamWState::new(momentum))
+    }
+
+    /// The factors of the update that is the `time`-th of a tensor.
+    fn update(&self, rate: f64, scale: Option<f64>, time: usize) -> Update {
+        let decay = rate * f64::from(self.weight_decay);
+        Update {
+            betas: self.betas,
+            news: self.betas.map(|beta| 1.0 - beta),
+            // Below 2³¹, as a saved count is.
+            corrections: self.betas.map(|beta| 1.0 - beta.powi(time as i32)),
+            eps: self.eps,
+            rate: rate as f32,
+            kept: (1.0 - decay) as f32,
+            scale: scale.unwrap_or(1.0) as f32,
+        }
+    }
+}
+
+/// Factors; those that are 1 change no bit.
+struct Update {
+    betas: [f32; 2],
+    /// 1 − β.
+    news: [f32; 2],
+    /// 1 − βᵗ.
+    corrections: [f32; 2],
+    eps: f32,
+    rate: f32,
+    /// 1 − η λ.
+    kept: f32,
+    scale: f32,
+}
+
+impl Update {
+    /// One piece; `FIRST` where there have been no moments, which is not the same as moments of zero: 0 + (−0) is 0.
+    fn run<const FIRST: bool>(
+        &self,
+        weights: &mut [f32],
+        first: &mut [f32],
+        second: &mut [f32],
+        gradient: &[f32],
+    ) {
+        let [(beta_1, new_1), (beta_2, new_2)] = [0, 1].map(|moment| (self.betas[moment], self.news[moment]));
+        let values = weights.iter_mut().zip(first).zip(second).zip(gradient);
+        for (((w, m), v), g) in values {
+            let g = g * self.scale;
+            let (of_m, of_v) = (g * new_1, g * g * new_2);
+            *m = if FIRST { of_m } else { *m * beta_1 + of_m };
+            *v = if FIRST { of_v } else { *v * beta_2 + of_v };
+            let delta = (*m / self.corrections[0]) / ((*v / self.corrections[1]).sqrt() + self.eps);
+            *w = *w * self.kept - delta * self.rate;
+        }
+    }
+}
