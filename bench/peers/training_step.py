@@ -5,7 +5,7 @@
     training_step.py --render FILE
 
 Both train from the same random weights on the same ids: forward, backward, clipping and AdamW at f32 with two threads. Each run is
-a process of its own, ours and theirs by turns; the first step of each process is not counted. The losses and gradient norms of
+a process of its own, ours and theirs by turns; the first two steps of each process are not counted. The losses and gradient norms of
 the steps must agree, or a ratio would compare two different computations. A second table has our peak memory against the length
 of the sequence, whole and in truncated segments. Tables go to standard output as Markdown; everything measured goes to the file.
 """
@@ -25,6 +25,8 @@ import engine
 from sizes import MODELS
 
 HERE = Path(__file__).resolve().parent
+# Steps at the beginning of each process that are not counted: in the first moments begin, in both memory is asked for.
+WARM_UP = 2
 # A gradient norm is a sum over everything, in f32 and in another order.
 TOLERANCE = 1e-3
 
@@ -38,11 +40,12 @@ CHECKPOINTS = MODELS | {"mamba2-small": {"arch": "mamba2", "layout": "hugging", 
 SHAPES = {
     "small 16x64": ("mamba2-small", 16, 64, 20, 10, 2),
     "small 16x256": ("mamba2-small", 16, 256, 10, 4, 2),
-    "mamba2-130m 1x512": ("mamba2-130m", 1, 512, 3, 2, 2),
-    "mamba2-130m 4x512": ("mamba2-130m", 4, 512, 2, 2, 1),
-    "mamba-130m 1x512": ("mamba-130m", 1, 512, 3, 2, 1),
-    "rwkv4-169m 1x512": ("rwkv4-169m-hf", 1, 512, 3, 2, 1),
-    "llama-24x768 1x512": ("llama-24x768", 1, 512, 3, 2, 1),
+    "mamba2-130m 1x512": ("mamba2-130m", 1, 512, 4, 3, 2),
+    "mamba2-130m 4x512": ("mamba2-130m", 4, 512, 2, 1, 1),
+    # The peer goes through these two token by token.
+    "mamba-130m 1x128": ("mamba-130m", 1, 128, 5, 2, 1),
+    "rwkv4-169m 1x256": ("rwkv4-169m-hf", 1, 256, 5, 2, 1),
+    "llama-24x768 1x512": ("llama-24x768", 1, 512, 4, 3, 1),
 }
 SEGMENT = 512
 
@@ -105,24 +108,24 @@ def ours(name, sequences, length, steps, options, more=""):
     config, report = options.cache / "training.toml", options.cache / "training.step.json"
     places = {"checkpoint": checkpoint(name, options), "tokens": text(options)[1]}
     config.write_text(CONFIG.format(sequences=sequences, length=length, **places) + more)
-    command = [options.spillway, "--threads", str(options.threads), "train", config, "--time", str(steps), "--json", report]
+    command = [options.spillway, "--threads", str(options.threads), "train", config, "--time", str(steps + WARM_UP - 1), "--json", report]
     subprocess.run(command, check=True, stdout=sys.stderr)
     found = json.loads(report.read_text())
     seconds = [step["seconds"] for step in found["steps"]]
     found["seconds"] = [sum(parts.values()) for parts in seconds]
-    found["parts"] = {part: statistics.median(one[part] for one in seconds[1:]) for part in seconds[0]}
+    found["parts"] = {part: statistics.median(one[part] for one in seconds[WARM_UP:]) for part in seconds[0]}
     return found
 
 
 def theirs(name, sequences, length, steps, options):
     """What the peer measured."""
     command = [options.python, HERE / "training_peer.py", checkpoint(name, options), "--text", text(options)[0]]
-    command += ["--sequences", sequences, "--length", length, "--steps", steps + 1, "--threads", options.threads]
+    command += ["--sequences", sequences, "--length", length, "--steps", steps + WARM_UP, "--threads", options.threads]
     done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     found = json.loads(done.stdout.splitlines()[-1])
     parts = ["forward", "backward", "optimizer"]
     found["seconds"] = [sum(step[part] for part in parts) for step in found["steps"]]
-    found["parts"] = {part: statistics.median(step[part] for step in found["steps"][1:]) for part in parts}
+    found["parts"] = {part: statistics.median(step[part] for step in found["steps"][WARM_UP:]) for part in parts}
     return found
 
 
@@ -168,7 +171,7 @@ def gigabytes(size):
 
 def speeds(entry, engine_name):
     """Median, slowest and fastest tokens per second of the counted steps of all runs."""
-    samples = [entry["tokens"] / seconds for run in entry["runs"][engine_name] for seconds in run["seconds"][1:]]
+    samples = [entry["tokens"] / seconds for run in entry["runs"][engine_name] for seconds in run["seconds"][WARM_UP:]]
     return statistics.median(samples), min(samples), max(samples)
 
 
@@ -203,7 +206,7 @@ def tables(report):
     for row in report["lengths"]:
         run = row["run"]
         peak, above = run["peak_memory_bytes"], run["peak_memory_bytes"] - run["memory_before_bytes"]
-        speed = row["length"] / statistics.median(run["seconds"][1:])
+        speed = row["length"] / statistics.median(run["seconds"][WARM_UP:])
         yield f"| {row['length']} | {row['segments']} | {gigabytes(peak)} | {gigabytes(above)} | {speed:.0f} |"
 
 
