@@ -338,6 +338,9 @@ fn peak_memory(length: &str) -> u64 {
             "1",
             "--mitigation",
             "window:64",
+            // Each thread may get some 5 MB of its own from the allocator, or not.
+            "--threads",
+            "1",
             "--length",
             length,
             "--out",

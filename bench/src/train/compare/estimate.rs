@@ -76,13 +76,18 @@ const STUDENT: [f64; 30] = [
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
-/// The quantile; beyond the table z + (z + z³) / 4ν, right to three digits there. Infinite without a degree of freedom.
+/// The quantile; beyond the table z + (z + z³) / 4ν + (3z + 16z³ + 5z⁵) / 96ν², the beginning of the Cornish–Fisher series, which has
+/// four digits right there. Infinite without a degree of freedom.
 fn student(freedom: usize) -> f64 {
     const Z: f64 = 1.959_964;
     match freedom {
         0 => f64::INFINITY,
         1..=30 => STUDENT[freedom - 1],
-        _ => Z + (Z + Z.powi(3)) / (4.0 * freedom as f64),
+        _ => {
+            let nu = freedom as f64;
+            let second = 3.0 * Z + 16.0 * Z.powi(3) + 5.0 * Z.powi(5);
+            Z + (Z + Z.powi(3)) / (4.0 * nu) + second / (96.0 * nu * nu)
+        }
     }
 }
 
