@@ -9,6 +9,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -113,3 +115,19 @@ def write_report(options, rows, fingerprints):
     partial.write_text(json.dumps(report, indent=1) + "\n")
     partial.rename(path)
     print(f"written to {path}")
+
+
+def checkpoint(name, model, options):
+    """The folder `name` in the cache with random weights of a model as `sizes.py` describes it, made when it is not there."""
+    folder = options.cache / "checkpoints" / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        command = [options.spillway, "init", "--arch", model["arch"], "--layout", model["layout"], "--out", folder]
+        if "size" in model:
+            command += ["--shape", model["size"]]
+        else:
+            config = folder.with_suffix(".config.json")
+            config.write_text(json.dumps(model["config"]))
+            command += ["--config", config]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return folder

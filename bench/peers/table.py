@@ -30,23 +30,6 @@ SCRIPTS = {"llama.cpp": "llama_cpp.py", "transformers": "hugging_face.py", "rwkv
 TYPES = ["f32", "bf16"]
 
 
-def checkpoint(name, options):
-    """The folder of the model's random weights, made when it is not there."""
-    folder = options.cache / "checkpoints" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        model = MODELS[name]
-        command = [options.spillway, "init", "--arch", model["arch"], "--layout", model["layout"], "--out", folder]
-        if "size" in model:
-            command += ["--shape", model["size"]]
-        else:
-            config = folder.with_suffix(".config.json")
-            config.write_text(json.dumps(model["config"]))
-            command += ["--config", config]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    return folder
-
-
 def ours(folder, options):
     """Our rows and fingerprints, as the peers' scripts give them."""
     path = options.cache / "ours.json"
@@ -92,7 +75,7 @@ def distance(found, expected):
 
 def measure(name, options):
     """Everything about one model."""
-    folder = checkpoint(name, options)
+    folder = engine.checkpoint(name, MODELS[name], options)
     rows, expected = ours(folder, options)
     disagreement, failed = {}, {}
     for other in MODELS[name]["peers"]:

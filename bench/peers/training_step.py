@@ -76,23 +76,6 @@ backpropagation = "truncated"
 """
 
 
-def checkpoint(name, options):
-    """The folder of the model's random weights, made when it is not there."""
-    folder = options.cache / "checkpoints" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        model = CHECKPOINTS[name]
-        command = [options.spillway, "init", "--arch", model["arch"], "--layout", model["layout"], "--out", folder]
-        if "size" in model:
-            command += ["--shape", model["size"]]
-        else:
-            config = folder.with_suffix(".config.json")
-            config.write_text(json.dumps(model["config"]))
-            command += ["--config", config]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    return folder
-
-
 def text(options):
     """Letters drawn at random, as they are and as a file of tokens, one per byte."""
     path = options.cache / "training.txt"
@@ -106,7 +89,7 @@ def text(options):
 def ours(name, sequences, length, steps, options, more=""):
     """What `spillway train --time` measured."""
     config, report = options.cache / "training.toml", options.cache / "training.step.json"
-    places = {"checkpoint": checkpoint(name, options), "tokens": text(options)[1]}
+    places = {"checkpoint": engine.checkpoint(name, CHECKPOINTS[name], options), "tokens": text(options)[1]}
     config.write_text(CONFIG.format(sequences=sequences, length=length, **places) + more)
     command = [options.spillway, "--threads", str(options.threads), "train", config, "--time", str(steps + WARM_UP - 1), "--json", report]
     subprocess.run(command, check=True, stdout=sys.stderr)
@@ -119,7 +102,7 @@ def ours(name, sequences, length, steps, options, more=""):
 
 def theirs(name, sequences, length, steps, options):
     """What the peer measured."""
-    command = [options.python, HERE / "training_peer.py", checkpoint(name, options), "--text", text(options)[0]]
+    command = [options.python, HERE / "training_peer.py", engine.checkpoint(name, CHECKPOINTS[name], options), "--text", text(options)[0]]
     command += ["--sequences", sequences, "--length", length, "--steps", steps + WARM_UP, "--threads", options.threads]
     done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     found = json.loads(done.stdout.splitlines()[-1])
