@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use kernel_dsl::linear::{PackedMatrix, WeightType, linear};
-use kernel_dsl::{Rows, roofline, simd::Isa};
+use kernel_dsl::{Rows, roofline, simd};
 
 /// More than the last cache holds.
 const COLD_BYTES: usize = 192 << 20;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Failure> {
     if threads.is_empty() {
         threads = vec![1, rayon::current_num_threads()];
     }
-    println!("{} instructions", Isa::detect());
+    println!("{} instructions", simd::active());
     for threads in threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| report(threads))?;

@@ -2,9 +2,10 @@
 //!
 //! Kernels on the CPU compute in f32. Widening is exact; narrowing rounds to nearest, ties to even, and keeps NaN what it is.
 
+use crate::simd::dispatch;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use thiserror::Error;
 
 /// Source and destination have different lengths.
@@ -23,7 +24,7 @@ pub struct LengthError {
 /// [`LengthError`] when the lengths differ; nothing is written then.
 pub fn widen_bf16(values: &[bf16], out: &mut [f32]) -> Result<(), LengthError> {
     check(values.len(), out.len())?;
-    Arch::new().dispatch(Map {
+    dispatch(Map {
         values,
         out,
         f: |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16),
@@ -47,7 +48,7 @@ pub fn widen_f16(values: &[f16], out: &mut [f32]) -> Result<(), LengthError> {
 /// [`LengthError`] when the lengths differ; nothing is written then.
 pub fn narrow_bf16(values: &[f32], out: &mut [bf16]) -> Result<(), LengthError> {
     check(values.len(), out.len())?;
-    Arch::new().dispatch(Map {
+    dispatch(Map {
         values,
         out,
         f: round_to_bf16,
@@ -83,7 +84,7 @@ fn round_to_bf16(x: f32) -> bf16 {
     bf16::from_bits((kept >> 16) as u16)
 }
 
-/// A conversion inside the instruction set that [`Arch`] found.
+/// A conversion inside the instruction set in use.
 struct Map<'a, A, B, F> {
     values: &'a [A],
     out: &'a mut [B],

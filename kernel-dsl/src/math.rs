@@ -1,14 +1,18 @@
 //! Elementary functions on slices of f32, vectorised for the processor that runs them.
 //!
-//! The functions here are written once as branch-free scalar code that compilers turn into SIMD; [`Arch`] picks the
-//! widest instruction set at run time. Errors were measured against f64 over the whole finite range: [`exp`] stays
+//! The functions here are written once as branch-free scalar code that compilers turn into SIMD; [`dispatch`]
+//! picks the instruction set at run time. Errors were measured against f64 over the whole finite range: [`exp`] stays
 //! within 1.1 units in the last place, [`sigmoid`] within 2.5, [`silu`], [`softplus`] and [`tanh`] within 3 (see the tests).
 //! Results of [`silu`] below 2⁻¹²⁰ (x < −79) are exact to 2⁻¹⁴³ instead.
 //!
-//! The scalar forms use fused multiply-adds. Call them inside a [`WithSimd`] body: elsewhere, a build for a
-//! processor without them calls a slow library routine.
+//! The scalar forms belong inside a [`WithSimd`] body, which gives them its `simd`: it says whether the instructions there have
+//! fused multiply-adds, and the compiler vectorises the loop around them.
 
-use pulp::{Arch, Simd, WithSimd};
+use std::marker::PhantomData;
+
+use pulp::{Simd, WithSimd};
+
+use crate::simd::{dispatch, mul_add_one};
 
 /// Adding this number rounds an f32 of magnitude below 2²² to an integer, held in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -24,14 +28,14 @@ const EXP_HIGHEST: f32 = 89.0;
 ///
 /// eˣ = 2ⁿ eʳ with n = round(x / ln 2) and |r| ≤ ln 2 / 2; eʳ = 1 + r + r² p(r), p interpolated at Chebyshev nodes.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+pub fn exp<S: Simd>(simd: S, x: f32) -> f32 {
     // Comparisons rather than `max` and `min`: those would drop a NaN.
     let x = if x < EXP_LOWEST { EXP_LOWEST } else { x };
     let x = if x > EXP_HIGHEST { EXP_HIGHEST } else { x };
-    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let rounded = mul_add_one(simd, x, std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
-    let e_to_r = exp_m1_reduced(r) + 1.0;
+    let r = mul_add_one(simd, n, -LN_2_LOW, mul_add_one(simd, n, -LN_2_HIGH, x));
+    let e_to_r = exp_m1_reduced(simd, r) + 1.0;
     // 2ⁿ in two factors, each a normal number, so that results down to the smallest subnormal come out right.
     let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = exponent >> 1;
@@ -40,13 +44,13 @@ pub fn exp(x: f32) -> f32 {
 
 /// eʳ − 1 for |r| ≤ ln 2 / 2.
 #[inline(always)]
-fn exp_m1_reduced(r: f32) -> f32 {
+fn exp_m1_reduced<S: Simd>(simd: S, r: f32) -> f32 {
     let mut p = 1.392_618_2e-3_f32;
-    p = p.mul_add(r, 8.363_178e-3);
-    p = p.mul_add(r, 4.166_655_6e-2);
-    p = p.mul_add(r, 1.666_657_6e-1);
-    p = p.mul_add(r, 0.5);
-    (r * r).mul_add(p, r)
+    p = mul_add_one(simd, p, r, 8.363_178e-3);
+    p = mul_add_one(simd, p, r, 4.166_655_6e-2);
+    p = mul_add_one(simd, p, r, 1.666_657_6e-1);
+    p = mul_add_one(simd, p, r, 0.5);
+    mul_add_one(simd, r * r, p, r)
 }
 
 /// eˣ as an f32 and what rounding took off, so that their sum has a relative error of about 10⁻⁷·|x| for small x.
@@ -54,14 +58,14 @@ fn exp_m1_reduced(r: f32) -> f32 {
 /// A factor that multiplies the same number thousands of times needs that: the nearest f32 to e^(−0.0001) is off by up to
 /// 3·10⁻⁸ each time. The second part is 0 for |x| > 0.34, where nothing lives that long.
 #[inline(always)]
-pub fn exp_in_two_parts(x: f32) -> (f32, f32) {
-    let e_minus_1 = exp_m1_reduced(x);
+pub fn exp_in_two_parts<S: Simd>(simd: S, x: f32) -> (f32, f32) {
+    let e_minus_1 = exp_m1_reduced(simd, x);
     let rounded = 1.0 + e_minus_1;
     let rest = e_minus_1 - (rounded - 1.0);
     if x.abs() <= 0.34 {
         (rounded, rest)
     } else {
-        (exp(x), 0.0)
+        (exp(simd, x), 0.0)
     }
 }
 
@@ -73,107 +77,145 @@ fn power_of_two(n: i32) -> f32 {
 
 /// σ(x) = 1 / (1 + e⁻ˣ).
 #[inline(always)]
-pub fn sigmoid(x: f32) -> f32 {
+pub fn sigmoid<S: Simd>(simd: S, x: f32) -> f32 {
     // Both branches of the sign use e^{−|x|} ≤ 1, so that nothing overflows and small results keep their digits.
-    let e = exp(-x.abs());
+    let e = exp(simd, -x.abs());
     let numerator = if x < 0.0 { e } else { 1.0 };
     numerator / (1.0 + e)
 }
 
 /// SiLU(x) = x σ(x). `-inf` gives 0.
 #[inline(always)]
-pub fn silu(x: f32) -> f32 {
-    let y = x * sigmoid(x);
+pub fn silu<S: Simd>(simd: S, x: f32) -> f32 {
+    let y = x * sigmoid(simd, x);
     if x == f32::NEG_INFINITY { 0.0 } else { y }
 }
 
 /// SiLU′(x) = σ(x) (1 + x (1 − σ(x))), where 1 − σ(x) is taken as σ(−x) to keep its digits.
 #[inline(always)]
-pub fn silu_derivative(x: f32) -> f32 {
-    let e = exp(-x.abs());
+pub fn silu_derivative<S: Simd>(simd: S, x: f32) -> f32 {
+    let e = exp(simd, -x.abs());
     let (low, high) = (e / (1.0 + e), 1.0 / (1.0 + e));
     let (sigmoid, rest) = if x < 0.0 { (low, high) } else { (high, low) };
-    sigmoid * x.mul_add(rest, 1.0)
+    sigmoid * mul_add_one(simd, x, rest, 1.0)
 }
 
 /// ln(1 + u) for 0 ≤ u ≤ 1, by ln(1 + u) = 2 artanh(u / (2 + u)).
 #[inline(always)]
-fn ln_1p_unit(u: f32) -> f32 {
+fn ln_1p_unit<S: Simd>(simd: S, u: f32) -> f32 {
     let s = u / (2.0 + u);
     let w = s * s;
     let mut p = 1.219_695_5e-1_f32;
-    p = p.mul_add(w, 1.069_928e-1);
-    p = p.mul_add(w, 1.431_010_4e-1);
-    p = p.mul_add(w, 1.999_935_5e-1);
-    p = p.mul_add(w, 3.333_334e-1);
+    p = mul_add_one(simd, p, w, 1.069_928e-1);
+    p = mul_add_one(simd, p, w, 1.431_010_4e-1);
+    p = mul_add_one(simd, p, w, 1.999_935_5e-1);
+    p = mul_add_one(simd, p, w, 3.333_334e-1);
     let twice = s + s;
-    (twice * w).mul_add(p, twice)
+    mul_add_one(simd, twice * w, p, twice)
 }
 
 /// softplus(x) = ln(1 + eˣ) = max(x, 0) + ln(1 + e^{−|x|}).
 #[inline(always)]
-pub fn softplus(x: f32) -> f32 {
+pub fn softplus<S: Simd>(simd: S, x: f32) -> f32 {
     let positive = if x < 0.0 { 0.0 } else { x };
-    positive + ln_1p_unit(exp(-x.abs()))
+    positive + ln_1p_unit(simd, exp(simd, -x.abs()))
 }
 
 /// tanh(x) = (e²ˣ − 1) / (e²ˣ + 1).
 #[inline(always)]
-pub fn tanh(x: f32) -> f32 {
+pub fn tanh<S: Simd>(simd: S, x: f32) -> f32 {
     let twice = 2.0 * x.abs();
     // Near 0, e²ˣ − 1 from the rounded e²ˣ would have lost its digits.
     let e_minus_1 = if twice <= 0.34 {
-        exp_m1_reduced(twice)
+        exp_m1_reduced(simd, twice)
     } else {
-        exp(if twice > 40.0 { 40.0 } else { twice }) - 1.0
+        exp(simd, if twice > 40.0 { 40.0 } else { twice }) - 1.0
     };
     (e_minus_1 / (e_minus_1 + 2.0)).copysign(x)
 }
 
-/// Applies a function to every value of a slice, inside the instruction set that [`Arch`] found.
-struct Map<'a, F> {
-    values: &'a mut [f32],
-    f: F,
+/// eˣ outside of a [`WithSimd`] body, for a value now and then.
+pub(crate) fn exp_once(x: f32) -> f32 {
+    let mut value = [x];
+    exp_in_place(&mut value);
+    value[0]
 }
 
-impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
+/// A function of single values, for the loops below and in [`pointwise`](crate::pointwise).
+pub(crate) trait Function {
+    /// Its value at `x`, inside the instruction set of `simd`.
+    fn at<S: Simd>(simd: S, x: f32) -> f32;
+}
+
+/// Names functions as types, which, unlike closures, stay generic over the instruction set.
+macro_rules! functions {
+    ($($name:ident $function:ident),*) => {$(
+        #[doc = concat!("[`", stringify!($function), "`].")]
+        pub(crate) struct $name;
+
+        impl Function for $name {
+            #[inline(always)]
+            fn at<S: Simd>(simd: S, x: f32) -> f32 {
+                $function(simd, x)
+            }
+        }
+    )*};
+}
+functions!(Exp exp, Sigmoid sigmoid, Silu silu, Softplus softplus, Tanh tanh);
+
+/// Applies a function to every value of a slice.
+struct Map<'a, F> {
+    values: &'a mut [f32],
+    function: PhantomData<F>,
+}
+
+impl<F: Function> WithSimd for Map<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         for value in self.values {
-            *value = (self.f)(*value);
+            *value = F::at(simd, *value);
         }
     }
 }
 
+fn map<F: Function>(values: &mut [f32]) {
+    dispatch(Map {
+        values,
+        function: PhantomData::<F>,
+    });
+}
+
 /// x ← eˣ for every value.
 pub fn exp_in_place(values: &mut [f32]) {
-    Arch::new().dispatch(Map { values, f: exp });
+    map::<Exp>(values);
 }
 
 /// x ← σ(x) for every value.
 pub fn sigmoid_in_place(values: &mut [f32]) {
-    Arch::new().dispatch(Map { values, f: sigmoid });
+    map::<Sigmoid>(values);
 }
 
 /// x ← x σ(x) for every value.
 pub fn silu_in_place(values: &mut [f32]) {
-    Arch::new().dispatch(Map { values, f: silu });
+    map::<Silu>(values);
 }
 
 /// x ← ln(1 + eˣ) for every value.
 pub fn softplus_in_place(values: &mut [f32]) {
-    Arch::new().dispatch(Map { values, f: softplus });
+    map::<Softplus>(values);
 }
 
 /// x ← tanh(x) for every value.
 pub fn tanh_in_place(values: &mut [f32]) {
-    Arch::new().dispatch(Map { values, f: tanh });
+    map::<Tanh>(values);
 }
 
 #[cfg(test)]
 mod tests {
+    use pulp::Scalar;
+
     use super::*;
 
     /// Largest error in units of the last place of the f64 result, over a grid that is dense near zero and reaches
@@ -238,13 +280,13 @@ mod tests {
     fn two_parts_hold_more_than_one() {
         for i in 1..=10_000 {
             let x = -(i as f32) * 3.4e-5;
-            let (rounded, rest) = exp_in_two_parts(x);
+            let (rounded, rest) = exp_in_two_parts(Scalar, x);
             let error = (f64::from(rounded) + f64::from(rest) - f64::from(x).exp()).abs();
             assert!(error <= 1.5e-7 * f64::from(x.abs()), "{x}: {error:e}");
         }
-        assert_eq!(exp_in_two_parts(f32::NEG_INFINITY), (0.0, 0.0));
-        assert_eq!(exp_in_two_parts(-0.5), (exp(-0.5), 0.0));
-        assert!(exp_in_two_parts(f32::NAN).0.is_nan());
+        assert_eq!(exp_in_two_parts(Scalar, f32::NEG_INFINITY), (0.0, 0.0));
+        assert_eq!(exp_in_two_parts(Scalar, -0.5), (exp(Scalar, -0.5), 0.0));
+        assert!(exp_in_two_parts(Scalar, f32::NAN).0.is_nan());
     }
 
     #[test]

@@ -12,12 +12,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use pulp::{Arch, Simd, WithSimd};
+use std::marker::PhantomData;
+
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::Rows;
 use crate::half_precision::LengthError;
 use crate::math;
+use crate::simd::dispatch;
 
 /// Values that one thread takes at a time; fewer are not worth waking another for.
 const BLOCK: usize = 1 << 14;
@@ -79,35 +82,57 @@ pub fn gate(function: Function, values: &mut [f32], gates: Rows) -> Result<(), L
 }
 
 fn run(function: Function, values: &mut [f32], gates: Option<&[f32]>) {
-    let arch = Arch::new();
     match function {
-        Function::Exp => arch.dispatch(Body(values, gates, math::exp)),
-        Function::Sigmoid => arch.dispatch(Body(values, gates, math::sigmoid)),
-        Function::Silu => arch.dispatch(Body(values, gates, math::silu)),
-        Function::Tanh => arch.dispatch(Body(values, gates, math::tanh)),
-        Function::SquaredRelu => arch.dispatch(Body(values, gates, |x: f32| {
-            // A comparison rather than `max`, which would drop a NaN.
-            let positive = if x < 0.0 { 0.0 } else { x };
-            positive * positive
-        })),
+        Function::Exp => apply::<math::Exp>(values, gates),
+        Function::Sigmoid => apply::<math::Sigmoid>(values, gates),
+        Function::Silu => apply::<math::Silu>(values, gates),
+        Function::Tanh => apply::<math::Tanh>(values, gates),
+        Function::SquaredRelu => apply::<SquaredRelu>(values, gates),
     }
 }
 
-/// The loop over one block, inside the instruction set that [`Arch`] found.
-struct Body<'a, F>(&'a mut [f32], Option<&'a [f32]>, F);
+/// max(x, 0)².
+struct SquaredRelu;
 
-impl<F: Fn(f32) -> f32> WithSimd for Body<'_, F> {
+impl math::Function for SquaredRelu {
+    #[inline(always)]
+    fn at<S: Simd>(_simd: S, x: f32) -> f32 {
+        // A comparison rather than `max`, which would drop a NaN.
+        let positive = if x < 0.0 { 0.0 } else { x };
+        positive * positive
+    }
+}
+
+fn apply<F: math::Function>(values: &mut [f32], gates: Option<&[f32]>) {
+    dispatch(Body {
+        values,
+        gates,
+        function: PhantomData::<F>,
+    });
+}
+
+/// The loop over one block, inside the instruction set in use.
+struct Body<'a, F> {
+    values: &'a mut [f32],
+    gates: Option<&'a [f32]>,
+    function: PhantomData<F>,
+}
+
+impl<F: math::Function> WithSimd for Body<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let Self(values, gates, function) = self;
-        match gates {
-            None => values.iter_mut().for_each(|value| *value = function(*value)),
-            Some(gates) => values
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.gates {
+            None => self
+                .values
+                .iter_mut()
+                .for_each(|value| *value = F::at(simd, *value)),
+            Some(gates) => self
+                .values
                 .iter_mut()
                 .zip(gates)
-                .for_each(|(value, &gate)| *value *= function(gate)),
+                .for_each(|(value, &gate)| *value *= F::at(simd, gate)),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::linear::fma_burst;
-use crate::simd::Isa;
+use crate::simd::{self, Isa};
 
 /// Repetitions of a few milliseconds, of which the fastest counts: whatever else runs can only slow one down.
 const REPETITIONS: usize = 40;
@@ -33,7 +33,7 @@ pub fn read_bandwidth(threads: usize, bytes: usize) -> f64 {
 pub fn fma_peak(threads: usize) -> f64 {
     const ITERATIONS: usize = 2_000_000;
     let threads = threads.max(1);
-    let isa = Isa::detect();
+    let isa = simd::active();
     let best = fastest(threads, |_| {
         black_box(fma_burst(isa, black_box(ITERATIONS)));
     });
@@ -67,7 +67,7 @@ const AHEAD_WORDS: usize = 2048;
 /// Wrapping sum, read with the widest registers there are, asking for later pages meanwhile as kernels do.
 fn sum(data: &[u64]) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    match Isa::detect() {
+    match simd::active() {
         // SAFETY: the instruction set was detected.
         Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => return unsafe { x86::sum_avx512(data) },
         // SAFETY: the instruction set was detected.

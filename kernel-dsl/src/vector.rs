@@ -7,6 +7,7 @@ use pulp::Simd;
 
 use crate::aligned::AlignedBytes;
 use crate::rows::Rows;
+use crate::simd::{max, min, mul_add};
 
 /// The first vector of `values`; with `PARTIAL`, all of `values` (at most a vector) with zeros behind.
 #[inline(always)]
@@ -88,15 +89,15 @@ impl<S: Simd> Parts<S> {
     fn new(simd: S, x: S::f32s, highest: f32) -> Self {
         let constant = |value| simd.splat_f32s(value);
         // In this order x86 hands a NaN on.
-        let x = simd.min_f32s(constant(highest), simd.max_f32s(constant(-126.0), x));
+        let x = min(simd, constant(highest), max(simd, constant(-126.0), x));
         let rounded = simd.add_f32s(x, constant(ROUND));
         let r = simd.sub_f32s(x, simd.sub_f32s(rounded, constant(ROUND)));
         let mut q = constant(1.545_316_3e-4);
-        q = simd.mul_add_f32s(q, r, constant(1.339_086_3e-3));
-        q = simd.mul_add_f32s(q, r, constant(9.618_083e-3));
-        q = simd.mul_add_f32s(q, r, constant(5.550_357e-2));
-        q = simd.mul_add_f32s(q, r, constant(2.402_265e-1));
-        q = simd.mul_add_f32s(q, r, constant(6.931_472e-1));
+        q = mul_add(simd, q, r, constant(1.339_086_3e-3));
+        q = mul_add(simd, q, r, constant(9.618_083e-3));
+        q = mul_add(simd, q, r, constant(5.550_357e-2));
+        q = mul_add(simd, q, r, constant(2.402_265e-1));
+        q = mul_add(simd, q, r, constant(6.931_472e-1));
         Self { rounded, r, q }
     }
 }
@@ -108,7 +109,7 @@ impl<S: Simd> Parts<S> {
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let Parts { rounded, r, q } = Parts::new(simd, x, 128.0);
-    let two_to_r = simd.mul_add_f32s(q, r, simd.splat_f32s(1.0));
+    let two_to_r = mul_add(simd, q, r, simd.splat_f32s(1.0));
     let n = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(rounded), simd.splat_u32s(23));
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(two_to_r), n))
 }
@@ -122,7 +123,7 @@ pub(crate) fn exp2_m1<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let scale = simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(biased), simd.splat_u32s(23));
     let scale = simd.transmute_f32s_u32s(scale);
     let scale_m1 = simd.sub_f32s(scale, simd.splat_f32s(1.0));
-    simd.mul_add_f32s(scale, simd.mul_f32s(r, q), scale_m1)
+    mul_add(simd, scale, simd.mul_f32s(r, q), scale_m1)
 }
 
 /// eˣ for x ≤ 0, as 2 to the x·log₂ e, with a relative error below 1.2·10⁻⁷·(1 + |x|); 0 below 2⁻¹²⁶.
@@ -199,9 +200,10 @@ impl<'a> SharedRows<'a> {
 
 #[cfg(test)]
 mod tests {
-    use pulp::{Arch, Simd, WithSimd};
+    use pulp::{Simd, WithSimd};
 
     use super::*;
+    use crate::simd::dispatch;
 
     /// What is measured.
     #[derive(Clone, Copy)]
@@ -230,7 +232,7 @@ mod tests {
 
     fn of(function: Function, values: &[f32]) -> Vec<f32> {
         let mut values = values.to_vec();
-        Arch::new().dispatch(InPlace(function, &mut values));
+        dispatch(InPlace(function, &mut values));
         values
     }
 

@@ -4,7 +4,8 @@ use super::CrossEntropyError;
 use super::problem::{check_length, validate};
 use crate::Rows;
 use crate::math;
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::dispatch;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Values below which a second thread costs more than it brings.
@@ -24,7 +25,7 @@ pub fn cross_entropy(logits: Rows, targets: &[u32], loss: &mut [f32]) -> Result<
     let (rows, classes) = (logits.rows(), logits.cols());
     let one = |(row, loss): (usize, &mut f32)| {
         let logits = logits.row(row);
-        let (largest, log_sum) = Arch::new().dispatch(LogSumExp(logits));
+        let (largest, log_sum) = dispatch(LogSumExp(logits));
         // The difference first: large logits would swallow the digits of the logarithm.
         let target = logits[targets[row] as usize];
         *loss = (f64::from(largest) - f64::from(target) + log_sum) as f32;
@@ -57,7 +58,7 @@ pub fn backward(
         return Ok(());
     }
     let one = |(row, gradient): (usize, &mut [f32])| {
-        Arch::new().dispatch(PullBack {
+        dispatch(PullBack {
             logits: logits.row(row),
             target: targets[row] as usize,
             cotangent: cotangent[row],
@@ -83,15 +84,16 @@ impl WithSimd for PullBack<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let largest = largest(self.logits);
         let (before, rest) = self.logits.split_at(self.target);
         // softmax − 1 at the target is minus the share of the others: a confident model would lose its digits otherwise.
-        let others = sum_of_exponentials(before, largest) + sum_of_exponentials(&rest[1..], largest);
-        let sum = others + f64::from(math::exp(rest[0] - largest));
+        let others =
+            sum_of_exponentials(simd, before, largest) + sum_of_exponentials(simd, &rest[1..], largest);
+        let sum = others + f64::from(math::exp(simd, rest[0] - largest));
         let scale = (f64::from(self.cotangent) / sum) as f32;
         for (gradient, &x) in self.gradient.iter_mut().zip(self.logits) {
-            *gradient = scale * math::exp(x - largest);
+            *gradient = scale * math::exp(simd, x - largest);
         }
         self.gradient[self.target] = (-f64::from(self.cotangent) * others / sum) as f32;
     }
@@ -104,24 +106,24 @@ impl WithSimd for LogSumExp<'_> {
     type Output = (f32, f64);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) -> (f32, f64) {
+    fn with_simd<S: Simd>(self, simd: S) -> (f32, f64) {
         let largest = largest(self.0);
-        (largest, sum_of_exponentials(self.0, largest).ln())
+        (largest, sum_of_exponentials(simd, self.0, largest).ln())
     }
 }
 
 /// Σ_j e^{x_j − m}. Fifty thousand classes leave about 1,600 terms a lane: the lanes are joined in f64 to keep it at that.
 #[inline(always)]
-fn sum_of_exponentials(values: &[f32], largest: f32) -> f64 {
+fn sum_of_exponentials<S: Simd>(simd: S, values: &[f32], largest: f32) -> f64 {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut sums = [0.0f32; LANES];
     for chunk in chunks {
         for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += math::exp(x - largest);
+            *sum += math::exp(simd, x - largest);
         }
     }
     for (sum, &x) in sums.iter_mut().zip(rest) {
-        *sum += math::exp(x - largest);
+        *sum += math::exp(simd, x - largest);
     }
     sums.iter().map(|&sum| f64::from(sum)).sum()
 }

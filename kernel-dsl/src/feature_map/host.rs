@@ -3,7 +3,8 @@
 use super::problem::check_length;
 use super::{Expansion, FeatureMap, FeatureMapError, Packing};
 use crate::Rows;
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::{dispatch, mul_add_one};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Features below which a second thread costs more than it brings.
@@ -92,7 +93,7 @@ pub(crate) fn expand_rows<'a>(
     count: usize,
     out: &mut [f32],
 ) {
-    Arch::new().dispatch(Expand { map, key, count, out });
+    dispatch(Expand { map, key, count, out });
 }
 
 /// Adds the gradients by `count` keys, `[count, key_dim]`, from cotangents `[count, features]` of their features.
@@ -103,7 +104,7 @@ pub(crate) fn pull_back_rows<'a>(
     cotangent: &[f32],
     gradient: &mut [f32],
 ) {
-    Arch::new().dispatch(PullBack {
+    dispatch(PullBack {
         map,
         key,
         count,
@@ -147,12 +148,12 @@ impl<'k, K: Fn(usize) -> &'k [f32]> WithSimd for PullBack<'_, K> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let (features, key_dim) = (self.map.features(), self.map.key_dim);
         for i in 0..self.count {
             let cotangent = &self.cotangent[i * features..(i + 1) * features];
             let gradient = &mut self.gradient[i * key_dim..(i + 1) * key_dim];
-            pull_back(self.map, (self.key)(i), cotangent, gradient);
+            pull_back(simd, self.map, (self.key)(i), cotangent, gradient);
         }
     }
 }
@@ -187,13 +188,13 @@ fn expand(map: &FeatureMap, x: &[f32], out: &mut [f32]) {
 
 /// ∂(x_i x_j) reaches both x_i and x_j.
 #[inline(always)]
-fn pull_back(map: &FeatureMap, x: &[f32], cotangent: &[f32], gradient: &mut [f32]) {
+fn pull_back<S: Simd>(simd: S, map: &FeatureMap, x: &[f32], cotangent: &[f32], gradient: &mut [f32]) {
     let [_, linear, quadratic] = map.factors().map(|factor| factor as f32);
     let mut rest = cotangent;
     if map.expansion == Expansion::Taylor {
         let (first, others) = rest.split_at(1 + x.len());
         for (gradient, &cotangent) in gradient.iter_mut().zip(&first[1..]) {
-            *gradient = linear.mul_add(cotangent, *gradient);
+            *gradient = mul_add_one(simd, linear, cotangent, *gradient);
         }
         rest = others;
     }
@@ -207,7 +208,7 @@ fn pull_back(map: &FeatureMap, x: &[f32], cotangent: &[f32], gradient: &mut [f32
         let pairs = gradient[from..].iter_mut().zip(row).zip(&x[from..]);
         for ((gradient, &cotangent), &other) in pairs {
             let weighted = factor * cotangent;
-            *gradient = weighted.mul_add(own, *gradient);
+            *gradient = mul_add_one(simd, weighted, own, *gradient);
             sum += weighted * other;
         }
         gradient[i] += sum;

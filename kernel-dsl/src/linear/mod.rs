@@ -50,7 +50,7 @@ pub fn linear(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> Result<(), LinearError> {
-    linear_with(Isa::detect(), x, weight, bias, out)
+    linear_with(crate::simd::active(), x, weight, bias, out)
 }
 
 /// [`linear`] with chosen instructions, so that every path can be compared on one machine.

@@ -5,10 +5,11 @@
 //! (1, 0). The decay is kept as a sum of logarithms, so that no product underflows on the way (Blelloch, "Prefix sums and
 //! their applications", 1990, section 1.4: first-order recurrences as a scan).
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::problem::{DecayKind, Operand, Problem, RecurrenceError, check_length};
 use crate::math::exp;
+use crate::simd::{dispatch, mul_add_one};
 
 /// The element (A, G) of a stretch.
 ///
@@ -43,7 +44,7 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
     check_element(problem, first.log_decay_sum, first.update)?;
     check_element(problem, second.log_decay_sum, second.update)?;
     let spread = Spread::new(problem, second.log_decay_sum);
-    Arch::new().dispatch(DecayedSum {
+    dispatch(DecayedSum {
         spread,
         decayed: Source::Other(first.update),
         into: second.update,
@@ -65,7 +66,7 @@ pub fn apply(problem: &Problem, element: Element, state: &mut [f32]) -> Result<(
     check_element(problem, element.log_decay_sum, element.update)?;
     check_length(Operand::State, problem.state_len(), state.len())?;
     let spread = Spread::new(problem, element.log_decay_sum);
-    Arch::new().dispatch(DecayedSum {
+    dispatch(DecayedSum {
         spread,
         decayed: Source::Into(element.update),
         into: state,
@@ -115,7 +116,7 @@ impl WithSimd for DecayedSum<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let width = self.spread.values_per_sum;
         if width == 0 {
             return;
@@ -127,18 +128,18 @@ impl WithSimd for DecayedSum<'_> {
             .zip(self.into.chunks_exact_mut(width))
             .enumerate()
         {
-            let decay = exp(sum);
+            let decay = exp(simd, sum);
             let part = index * width..(index + 1) * width;
             match self.decayed {
                 Source::Other(other) => {
                     into.iter_mut()
                         .zip(&other[part])
-                        .for_each(|(x, g)| *x = g.mul_add(decay, *x));
+                        .for_each(|(x, g)| *x = mul_add_one(simd, *g, decay, *x));
                 }
                 Source::Into(other) => {
                     into.iter_mut()
                         .zip(&other[part])
-                        .for_each(|(x, g)| *x = x.mul_add(decay, *g));
+                        .for_each(|(x, g)| *x = mul_add_one(simd, *x, decay, *g));
                 }
             }
         }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::{Pairing, Positions, Problem, RotaryError};
 use crate::Rows;
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::dispatch;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Values below which a second thread costs more than it brings.
@@ -58,7 +59,7 @@ fn turn(
         return Ok(());
     }
     let task = |(task, out): (usize, &mut [f32])| {
-        Arch::new().dispatch(Tokens {
+        dispatch(Tokens {
             problem,
             positions,
             spans: &spans,

@@ -4,10 +4,11 @@
 //! behind from zero. A is the same for all stretches, so that one number per channel stands for N decays. Stretches
 //! compose: (ΣΔ₂, U₂) after (ΣΔ₁, U₁) is (ΣΔ₁ + ΣΔ₂, exp(A ΣΔ₂)∘U₁ + U₂), which is associative, with the identity (0, 0).
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::problem::{Operand, Problem, ScanError, check_length};
 use crate::math::exp;
+use crate::simd::{dispatch, mul_add_one};
 
 /// The element (ΣΔ, U) of a stretch.
 ///
@@ -39,7 +40,7 @@ pub struct ElementMut<'a> {
 pub fn compose(problem: &Problem, a: &[f32], first: Element, second: ElementMut) -> Result<(), ScanError> {
     check_element(problem, a, first.step_size_sum, first.update)?;
     check_element(problem, a, second.step_size_sum, second.update)?;
-    Arch::new().dispatch(DecayedSum {
+    dispatch(DecayedSum {
         state_dim: problem.state_dim,
         a,
         sums: second.step_size_sum,
@@ -62,7 +63,7 @@ pub fn compose(problem: &Problem, a: &[f32], first: Element, second: ElementMut)
 pub fn apply(problem: &Problem, a: &[f32], element: Element, state: &mut [f32]) -> Result<(), ScanError> {
     check_element(problem, a, element.step_size_sum, element.update)?;
     check_length(Operand::State, problem.state_len(), state.len())?;
-    Arch::new().dispatch(DecayedSum {
+    dispatch(DecayedSum {
         state_dim: problem.state_dim,
         a,
         sums: element.step_size_sum,
@@ -99,7 +100,7 @@ impl WithSimd for DecayedSum<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let n = self.state_dim;
         if n == 0 || self.a.is_empty() {
             return;
@@ -115,12 +116,12 @@ impl WithSimd for DecayedSum<'_> {
             match self.decayed {
                 Decayed::Other(other) => {
                     for ((x, g), a) in into.iter_mut().zip(&other[d * n..(d + 1) * n]).zip(a) {
-                        *x = g.mul_add(exp(sum * a), *x);
+                        *x = mul_add_one(simd, *g, exp(simd, sum * a), *x);
                     }
                 }
                 Decayed::Into(other) => {
                     for ((x, g), a) in into.iter_mut().zip(&other[d * n..(d + 1) * n]).zip(a) {
-                        *x = x.mul_add(exp(sum * a), *g);
+                        *x = mul_add_one(simd, *x, exp(simd, sum * a), *g);
                     }
                 }
             }

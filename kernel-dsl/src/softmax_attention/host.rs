@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::{Inputs, Problem, SoftmaxError};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::{dispatch, max, mul_add};
 use crate::vector::{exp2, load_at, store_at};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Query rows of a tile: what one pass over the keys serves.
@@ -122,7 +123,7 @@ impl Tile {
                 let clamp = |at: usize| at.clamp(block.start, block.end) - block.start;
                 clamp(seen.start)..clamp(seen.end)
             };
-            Arch::new().dispatch(Weights {
+            dispatch(Weights {
                 stream: &mut stream,
                 count: block.len(),
                 visible,
@@ -188,7 +189,7 @@ impl Stream {
     fn score(&mut self, query: &[f32], keys: &[f32], key_dim: usize, count: usize) {
         let weights = &mut self.weights[..self.rows * count];
         if self.rows < PRODUCT_ROWS {
-            return Arch::new().dispatch(Dots {
+            return dispatch(Dots {
                 query,
                 keys,
                 key_dim,
@@ -209,7 +210,7 @@ impl Stream {
         let (rows, dim) = (self.rows, self.value_dim);
         let weights = &self.weights[..rows * count];
         if rows < PRODUCT_ROWS {
-            return Arch::new().dispatch(WeightedSum {
+            return dispatch(WeightedSum {
                 weights,
                 values,
                 dim,
@@ -286,7 +287,7 @@ fn maximum<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let (whole, rest) = S::as_simd_f32s(values);
     let mut highest = simd.splat_f32s(f32::NEG_INFINITY);
     for &x in whole {
-        highest = simd.max_f32s(x, highest);
+        highest = max(simd, x, highest);
     }
     rest.iter().fold(simd.reduce_max_f32s(highest), |m, &x| m.max(x))
 }
@@ -351,7 +352,7 @@ fn dots<S: Simd, const N: usize>(simd: S, query: &[f32], keys: [&[f32]; N]) -> [
     for at in (0..query.len()).step_by(S::F32_LANES) {
         let q = load_at(simd, query, at);
         for (sum, key) in sums.iter_mut().zip(keys) {
-            *sum = simd.mul_add_f32s(q, load_at(simd, key, at), *sum);
+            *sum = mul_add(simd, q, load_at(simd, key, at), *sum);
         }
     }
     sums.map(|sum| simd.reduce_sum_f32s(sum))
@@ -404,7 +405,7 @@ fn columns<S: Simd, const N: usize>(
     for (&weight, value) in weights.iter().zip(values.chunks_exact(dim)) {
         let weight = simd.splat_f32s(weight);
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = simd.mul_add_f32s(weight, load_at(simd, value, at + i * S::F32_LANES), *sum);
+            *sum = mul_add(simd, weight, load_at(simd, value, at + i * S::F32_LANES), *sum);
         }
     }
     for (i, sum) in sums.into_iter().enumerate() {

@@ -4,7 +4,8 @@ use super::problem::{check_length, validate, validate_backward};
 use super::{Cotangents, Gradients, StepSizeError};
 use crate::Rows;
 use crate::math;
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::dispatch;
+use pulp::{Simd, WithSimd};
 
 /// Writes Δ and log α.
 ///
@@ -26,7 +27,7 @@ pub fn step_size(
     check_length("the step size", count, step.len())?;
     check_length("the log decay", count, log_decay.len())?;
     if count > 0 {
-        Arch::new().dispatch(Steps {
+        dispatch(Steps {
             raw,
             bias,
             a_log,
@@ -51,7 +52,7 @@ impl WithSimd for Steps<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let heads = self.bias.len();
         let (low, high) = self.limit;
         let rate: Vec<f32> = self.a_log.iter().map(|&a_log| -a_log.exp()).collect();
@@ -63,7 +64,7 @@ impl WithSimd for Steps<'_> {
             let raw = self.raw.row(row);
             for (h, step) in step.iter_mut().enumerate() {
                 // `max` and `min` would turn a NaN into a bound.
-                let delta = math::softplus(raw[h] + self.bias[h]);
+                let delta = math::softplus(simd, raw[h] + self.bias[h]);
                 let delta = if delta < low { low } else { delta };
                 *step = if delta > high { high } else { delta };
             }
@@ -93,7 +94,7 @@ pub fn backward(
     validate_backward(&raw, bias.len(), cotangents, gradients)?;
     // Sums over tokens in f64: a hundred thousand terms would cost an f32 sum three digits.
     let mut sums = vec![0.0; 2 * bias.len()];
-    Arch::new().dispatch(PullBack {
+    dispatch(PullBack {
         raw,
         bias,
         a_log,
@@ -129,7 +130,7 @@ impl WithSimd for PullBack<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let heads = self.bias.len();
         let (low, high) = self.limit;
         let rate: Vec<f32> = self.a_log.iter().map(|&a_log| -a_log.exp()).collect();
@@ -141,14 +142,14 @@ impl WithSimd for PullBack<'_> {
             let by_log = self.cotangents.log_decay.map_or(&zeros[..], |view| view.row(row));
             for h in 0..heads {
                 let x = raw[h] + self.bias[h];
-                let free = math::softplus(x);
+                let free = math::softplus(simd, x);
                 let step = if free < low { low } else { free };
                 let step = if step > high { high } else { step };
                 // A NaN is outside of no limit, and so goes on into the gradient.
                 let slope = if free < low || free > high {
                     0.0
                 } else {
-                    math::sigmoid(x)
+                    math::sigmoid(simd, x)
                 };
                 gradient[h] = (by_step[h] + rate[h] * by_log[h]) * slope;
                 bias_sum[h] += f64::from(gradient[h]);

@@ -4,10 +4,11 @@
 //! an empty state. Stretches compose: (W₂, N₂, M₂) after (W₁, N₁, M₁) is (W₁ + W₂, e^{W₂} N₁ + N₂, e^{W₂} M₁ + M₂), which is
 //! associative, with the identity (0, empty). Sums are kept as states are, divided by e^m with m = max(m₁ + W₂, m₂).
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::problem::{EMPTY_MAX, Operand, Problem, Wkv4Error, check_length};
 use crate::math::exp;
+use crate::simd::{dispatch, mul_add_one};
 
 /// The element (W, N, M) of a stretch.
 ///
@@ -76,7 +77,7 @@ fn join(problem: &Problem, sums: &[f32], state: &mut [f32], update: &[f32]) {
     }
     let parts = state.chunks_exact_mut(3 * c).zip(update.chunks_exact(3 * c));
     for (sums, (state, update)) in sums.chunks_exact(c).zip(parts) {
-        Arch::new().dispatch(Join { sums, state, update });
+        dispatch(Join { sums, state, update });
     }
 }
 
@@ -91,7 +92,7 @@ impl WithSimd for Join<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let c = self.sums.len();
         let (numerator, rest) = self.state.split_at_mut(c);
         let (denominator, max) = rest.split_at_mut(c);
@@ -101,9 +102,9 @@ impl WithSimd for Join<'_> {
             // Nothing lies below the maximum of an empty state, so that no difference of infinities appears.
             let decayed = at_least(max[i], EMPTY_MAX) + self.sums[i];
             let joined = at_least(at_least(decayed, later_max[i]), EMPTY_MAX);
-            let (past, present) = (exp(decayed - joined), exp(later_max[i] - joined));
-            numerator[i] = numerator[i].mul_add(past, present * later_numerator[i]);
-            denominator[i] = denominator[i].mul_add(past, present * later_denominator[i]);
+            let (past, present) = (exp(simd, decayed - joined), exp(simd, later_max[i] - joined));
+            numerator[i] = mul_add_one(simd, numerator[i], past, present * later_numerator[i]);
+            denominator[i] = mul_add_one(simd, denominator[i], past, present * later_denominator[i]);
             max[i] = joined;
         }
     }

@@ -4,7 +4,8 @@ use super::{Signal, THREADED_WORK, TOKENS_PER_TASK, transpose};
 use crate::Rows;
 use crate::causal_conv1d::{Activation, ConvError, Cotangents, Gradients, Inputs, Problem};
 use crate::math;
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::{dispatch, mul_add_one};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Gradients of the loss by all that [`causal_conv1d`](super::causal_conv1d) reads, from its cotangents.
@@ -60,7 +61,7 @@ pub fn backward(
     let sums = tokens(&pull_back, gradients.input);
     write_sums(problem, &sums, gradients);
     for b in 0..batch {
-        Arch::new().dispatch(Past {
+        dispatch(Past {
             pull_back,
             b,
             state: &mut gradients.state[b * past_len..(b + 1) * past_len],
@@ -81,7 +82,7 @@ fn tokens(pull_back: &PullBack, input: &mut [f32]) -> Vec<f32> {
     }
     let task = |(task, input): (usize, &mut [f32])| {
         let mut sums = vec![0.0; (width + 1) * channels];
-        Arch::new().dispatch(Tokens {
+        dispatch(Tokens {
             pull_back: *pull_back,
             first: task * TOKENS_PER_TASK,
             input,
@@ -143,14 +144,14 @@ struct PullBack<'a> {
 impl PullBack<'_> {
     /// δ = ȳ act′(p) of a row of sequence `b`.
     #[inline(always)]
-    fn delta(&self, b: usize, row: usize, delta: &mut [f32]) {
+    fn delta<S: Simd>(&self, simd: S, b: usize, row: usize, delta: &mut [f32]) {
         let cotangent = self.cotangent.row(row);
         match self.signal.problem.activation {
             Activation::None => delta.copy_from_slice(cotangent),
             Activation::Silu => {
-                self.signal.convolve(b, row, delta);
+                self.signal.convolve(simd, b, row, delta);
                 for (delta, &cotangent) in delta.iter_mut().zip(cotangent) {
-                    *delta = cotangent * math::silu_derivative(*delta);
+                    *delta = cotangent * math::silu_derivative(simd, *delta);
                 }
             }
         }
@@ -158,11 +159,11 @@ impl PullBack<'_> {
 
     /// Adds weight_j δ.
     #[inline(always)]
-    fn add_tap(&self, j: usize, delta: &[f32], sum: &mut [f32]) {
+    fn add_tap<S: Simd>(&self, simd: S, j: usize, delta: &[f32], sum: &mut [f32]) {
         let channels = self.signal.problem.channels;
         let taps = &self.signal.weight[j * channels..(j + 1) * channels];
         for ((sum, &w), &delta) in sum.iter_mut().zip(taps).zip(delta) {
-            *sum = w.mul_add(delta, *sum);
+            *sum = mul_add_one(simd, w, delta, *sum);
         }
     }
 }
@@ -181,7 +182,7 @@ impl WithSimd for Tokens<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let signal = &self.pull_back.signal;
         let Problem { channels, width, .. } = *signal.problem;
         // δ of the rows here and of the W − 1 rows after them, which read inputs from here too.
@@ -191,9 +192,9 @@ impl WithSimd for Tokens<'_> {
         for (i, delta) in deltas.chunks_exact_mut(channels).enumerate() {
             let row = self.first + i;
             if let Some(b) = signal.sequence_of(row, &mut from) {
-                self.pull_back.delta(b, row, delta);
+                self.pull_back.delta(simd, b, row, delta);
                 if i < rows {
-                    add_sums(signal, b, row, delta, self.sums);
+                    add_sums(simd, signal, b, row, delta, self.sums);
                 }
             }
         }
@@ -210,7 +211,7 @@ impl WithSimd for Tokens<'_> {
                 .take(reach)
                 .enumerate()
             {
-                self.pull_back.add_tap(width - 1 - later, delta, gradient);
+                self.pull_back.add_tap(simd, width - 1 - later, delta, gradient);
             }
         }
     }
@@ -218,12 +219,12 @@ impl WithSimd for Tokens<'_> {
 
 /// Adds δ s_{t+j} of one row to w̄_j, and δ to b̄.
 #[inline(always)]
-fn add_sums(signal: &Signal, b: usize, row: usize, delta: &[f32], sums: &mut [f32]) {
+fn add_sums<S: Simd>(simd: S, signal: &Signal, b: usize, row: usize, delta: &[f32], sums: &mut [f32]) {
     let channels = signal.problem.channels;
     let (weights, bias) = sums.split_at_mut(signal.problem.width * channels);
     for (sum, x) in weights.chunks_exact_mut(channels).zip(signal.taps(b, row)) {
         for ((sum, &delta), &x) in sum.iter_mut().zip(delta).zip(x) {
-            *sum = delta.mul_add(x, *sum);
+            *sum = mul_add_one(simd, delta, x, *sum);
         }
     }
     bias.iter_mut().zip(delta).for_each(|(sum, &delta)| *sum += delta);
@@ -240,17 +241,17 @@ impl WithSimd for Past<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let signal = &self.pull_back.signal;
         let Problem { channels, width, .. } = *signal.problem;
         let (columns, span) = (width - 1, &signal.spans[self.b]);
         let (mut delta, mut past) = (vec![0.0; channels], vec![0.0; columns * channels]);
         for t in 0..columns.min(span.len()) {
-            self.pull_back.delta(self.b, span.start + t, &mut delta);
+            self.pull_back.delta(simd, self.b, span.start + t, &mut delta);
             // s_i meets token t at tap j = i − t.
             for i in t..columns {
                 let sum = &mut past[i * channels..(i + 1) * channels];
-                self.pull_back.add_tap(i - t, &delta, sum);
+                self.pull_back.add_tap(simd, i - t, &delta, sum);
             }
         }
         self.state.copy_from_slice(&transpose(&past, columns, channels));

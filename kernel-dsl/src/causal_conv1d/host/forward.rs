@@ -3,7 +3,8 @@
 use super::{Signal, THREADED_WORK, TOKENS_PER_TASK, activate, transpose};
 use crate::Sequences;
 use crate::causal_conv1d::{Activation, ConvError, Inputs, Problem};
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::{dispatch, mul_add_one};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Convolves every channel over time. `state` is read, and left as the last `width − 1` inputs of each sequence.
@@ -49,7 +50,7 @@ pub fn causal_conv1d(
     };
     let tokens = |(task, out): (usize, &mut [f32])| {
         let first = task * TOKENS_PER_TASK;
-        Arch::new().dispatch(Tokens { signal, first, out });
+        dispatch(Tokens { signal, first, out });
     };
     if out.len() * width < THREADED_WORK {
         out.chunks_mut(TOKENS_PER_TASK * channels)
@@ -81,7 +82,7 @@ fn carry(signal: &Signal, b: usize, state: &mut [f32]) {
 fn one_token(problem: &Problem, inputs: &Inputs, state: &mut [f32], out: &mut [f32]) {
     let past_len = problem.past_len();
     for (b, out) in out.chunks_exact_mut(problem.channels).enumerate() {
-        Arch::new().dispatch(OneToken {
+        dispatch(OneToken {
             problem,
             x: inputs.input.row(b),
             weight: inputs.weight,
@@ -106,19 +107,19 @@ impl WithSimd for OneToken<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         match self.problem.width {
-            4 => self.taps::<4>(),
-            3 => self.taps::<3>(),
-            2 => self.taps::<2>(),
-            _ => self.any_width(),
+            4 => self.taps::<S, 4>(simd),
+            3 => self.taps::<S, 3>(simd),
+            2 => self.taps::<S, 2>(simd),
+            _ => self.any_width(simd),
         }
     }
 }
 
 impl OneToken<'_> {
     #[inline(always)]
-    fn taps<const W: usize>(self) {
+    fn taps<S: Simd, const W: usize>(self, simd: S) {
         let (weights, _) = self.weight.as_chunks::<W>();
         // One zipped walk: an index into any of these would be checked per channel, and keep the loop scalar.
         let pasts = self.state.chunks_exact_mut(W - 1);
@@ -126,7 +127,7 @@ impl OneToken<'_> {
         for (((out, taps), past), &x) in channels {
             let mut y = taps[W - 1] * x;
             for (&tap, &past) in taps.iter().zip(past.iter()) {
-                y = tap.mul_add(past, y);
+                y = mul_add_one(simd, tap, past, y);
             }
             for j in 0..W - 2 {
                 past[j] = past[j + 1];
@@ -134,23 +135,23 @@ impl OneToken<'_> {
             past[W - 2] = x;
             *out = y;
         }
-        finish(self.problem.activation, self.bias, self.out);
+        finish(simd, self.problem.activation, self.bias, self.out);
     }
 
     #[inline(always)]
-    fn any_width(self) {
+    fn any_width<S: Simd>(self, simd: S) {
         let width = self.problem.width;
         for (c, out) in self.out.iter_mut().enumerate() {
             let past = &mut self.state[c * (width - 1)..(c + 1) * (width - 1)];
             let taps = &self.weight[c * width..(c + 1) * width];
             let before: f32 = past.iter().zip(taps).map(|(p, w)| p * w).sum();
-            *out = taps[width - 1].mul_add(self.x[c], before);
+            *out = mul_add_one(simd, taps[width - 1], self.x[c], before);
             if let Some(newest) = past.len().checked_sub(1) {
                 past.copy_within(1.., 0);
                 past[newest] = self.x[c];
             }
         }
-        finish(self.problem.activation, self.bias, self.out);
+        finish(simd, self.problem.activation, self.bias, self.out);
     }
 }
 
@@ -165,7 +166,7 @@ impl WithSimd for Tokens<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Problem {
             channels, activation, ..
         } = *self.signal.problem;
@@ -175,8 +176,8 @@ impl WithSimd for Tokens<'_> {
             match self.signal.sequence_of(row, &mut from) {
                 None => out.fill(0.0),
                 Some(b) => {
-                    self.signal.convolve(b, row, out);
-                    activate(activation, out);
+                    self.signal.convolve(simd, b, row, out);
+                    activate(simd, activation, out);
                 }
             }
         }
@@ -185,11 +186,11 @@ impl WithSimd for Tokens<'_> {
 
 /// Adds the bias and applies the activation to one token's outputs.
 #[inline(always)]
-fn finish(activation: Activation, bias: Option<&[f32]>, out: &mut [f32]) {
+fn finish<S: Simd>(simd: S, activation: Activation, bias: Option<&[f32]>, out: &mut [f32]) {
     if let Some(bias) = bias {
         for (out, &bias) in out.iter_mut().zip(bias) {
             *out += bias;
         }
     }
-    activate(activation, out);
+    activate(simd, activation, out);
 }

@@ -8,7 +8,10 @@ pub use forward::causal_conv1d;
 
 use std::ops::Range;
 
+use pulp::Simd;
+
 use super::{Activation, Problem};
+use crate::simd::mul_add_one;
 use crate::{Rows, math};
 
 /// Multiply-adds below which a second thread costs more than it brings.
@@ -82,12 +85,12 @@ impl<'a> Signal<'a> {
 
     /// p of a row: bias + Σ_j weight_j s_{t+j}.
     #[inline(always)]
-    fn convolve(&self, b: usize, row: usize, out: &mut [f32]) {
+    fn convolve<S: Simd>(&self, simd: S, b: usize, row: usize, out: &mut [f32]) {
         out.fill(0.0);
         let weights = self.weight.chunks_exact(self.problem.channels);
         for (taps, x) in weights.zip(self.taps(b, row)) {
             for ((out, &w), &x) in out.iter_mut().zip(taps).zip(x) {
-                *out = w.mul_add(x, *out);
+                *out = mul_add_one(simd, w, x, *out);
             }
         }
         if let Some(bias) = self.bias {
@@ -100,10 +103,10 @@ impl<'a> Signal<'a> {
 
 /// p ← act(p).
 #[inline(always)]
-fn activate(activation: Activation, out: &mut [f32]) {
+fn activate<S: Simd>(simd: S, activation: Activation, out: &mut [f32]) {
     if activation == Activation::Silu {
         for out in out.iter_mut() {
-            *out = math::silu(*out);
+            *out = math::silu(simd, *out);
         }
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! States are kept at the borders of chunks; those of the blocks inside are computed again.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::block::{Block, Decays, substitute};
 use super::by_head::ByHead;
@@ -25,6 +25,7 @@ use super::lanes::dot;
 use super::{Head, SharedRows, check_chunk_size, for_each_part, rows_as_matrix};
 use crate::delta_rule::problem::{Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::dispatch;
 
 /// The gradients of ⟨`cotangents`, results⟩ by every input, where the results are output and final state.
 ///
@@ -196,7 +197,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
             &mut self.parts,
             &mut self.gates,
         );
-        Arch::new().dispatch(WriteGates {
+        dispatch(WriteGates {
             head: self.head,
             tokens,
             parts: &self.block.parts,
@@ -237,7 +238,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
             );
             multiply(&mut dw, Destination::Scale(1.0), end_x, g);
         }
-        Arch::new().dispatch(SubstituteTransposed {
+        dispatch(SubstituteTransposed {
             head,
             tokens,
             px: &parts.px,
@@ -296,7 +297,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
             product(&mut parts.qk, n, dy, v);
             product(&mut parts.end_k, key_dim, v, states(g));
         }
-        Arch::new().dispatch(RowDots {
+        dispatch(RowDots {
             a: state,
             b: g,
             into: &mut parts.decay,
@@ -309,7 +310,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
         let Problem {
             key_dim, value_dim, ..
         } = *self.head.problem;
-        Arch::new().dispatch(super::block::DecayState { state: g, parts });
+        dispatch(super::block::DecayState { state: g, parts });
         let mut g = MatrixMut::new(g, key_dim, value_dim, value_dim);
         let vectors = |values| Matrix::new(values, n, key_dim, key_dim).transposed();
         let du = Matrix::new(&self.dw, n, value_dim, value_dim);

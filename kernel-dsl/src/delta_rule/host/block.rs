@@ -16,7 +16,7 @@
 //! where q̂ = scale·q and the terms in brackets belong to the low-rank transition. How the decayed vectors and products are computed
 //! depends on the decay: [`ByHead`](super::by_head::ByHead) or [`ByKey`](super::by_key::ByKey).
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::backward::PartCotangents;
 use super::gates::Gates;
@@ -24,6 +24,7 @@ use super::input_gradients::GateGradients;
 use super::lanes::{add, fma, load, splat, store};
 use super::{Head, SharedRows};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::{dispatch, mul_add_one};
 
 /// How decays enter the vectors and products of a block.
 pub(super) trait Decays {
@@ -116,7 +117,7 @@ impl<D: Decays> Block<D> {
             let pk = Matrix::new(&self.parts.pk, n, n, n);
             multiply(&mut w, Destination::Scale(1.0), pk, head.values(tokens));
         }
-        Arch::new().dispatch(Substitute {
+        dispatch(Substitute {
             head,
             tokens,
             px: &self.parts.px,
@@ -149,7 +150,7 @@ impl<D: Decays> Block<D> {
     pub(super) fn advance(&self, head: Head, tokens: (usize, usize), state: &mut [f32]) {
         let n = tokens.1;
         let (key_dim, value_dim) = (head.problem.key_dim, state.len() / head.problem.key_dim);
-        Arch::new().dispatch(DecayState {
+        dispatch(DecayState {
             state,
             parts: &self.parts,
         });
@@ -179,7 +180,7 @@ impl WithSimd for DecayState<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Parts {
             decay, decay_rest, ..
         } = self.parts;
@@ -187,7 +188,7 @@ impl WithSimd for DecayState<'_> {
         let rows = self.state.chunks_exact_mut(value_dim);
         for (row, (decay, rest)) in rows.zip(decay.iter().zip(decay_rest)) {
             for x in row {
-                *x = decay.mul_add(*x, rest * *x);
+                *x = mul_add_one(simd, *decay, *x, rest * *x);
             }
         }
     }

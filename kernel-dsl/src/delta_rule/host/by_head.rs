@@ -3,7 +3,7 @@
 //! The decay comes out of every product: px_ij = (p_i·x_j) exp(s_{i−1} − s_j), with s the running sums of ln a. Those are
 //! kept in f64: after a decay of e⁻⁶⁰ an f32 sum would have lost the digits of the milder ones that follow.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::backward::PartCotangents;
 use super::block::{Decays, Parts};
@@ -12,6 +12,7 @@ use super::lanes::scale;
 use super::{Head, by_head_backward};
 use crate::math;
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::dispatch;
 
 /// Log decays are raised to this before they are summed: e⁻¹⁰⁰⁰ is 0 in f32 all the same, and sums stay finite.
 const LOWEST_LOG_DECAY: f64 = -1000.0;
@@ -43,7 +44,7 @@ impl Decays for ByHead {
     }
 
     fn fill(&mut self, head: Head, tokens: (usize, usize), parts: &mut Parts, reads: bool) {
-        Arch::new().dispatch(FillVectors {
+        dispatch(FillVectors {
             head,
             tokens,
             decays: self,
@@ -75,7 +76,7 @@ impl Decays for ByHead {
                 product(&mut parts.qk, q, head.keys(tokens));
             }
         }
-        Arch::new().dispatch(DecayProducts {
+        dispatch(DecayProducts {
             head,
             n,
             between: &self.between,
@@ -107,7 +108,7 @@ impl WithSimd for FillVectors<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             head,
             tokens: (first, n),
@@ -120,7 +121,7 @@ impl WithSimd for FillVectors<'_> {
                 },
             parts,
         } = self;
-        parts.gates.fill(head, (first, n));
+        parts.gates.fill(simd, head, (first, n));
         for i in 0..n {
             let log_decay = head.log_decay(first + i).first().map_or(0.0, |g| f64::from(*g));
             // A comparison rather than `max`: that would drop a NaN.
@@ -134,11 +135,11 @@ impl WithSimd for FillVectors<'_> {
         for i in 0..n {
             let to = sums[i + 1];
             for (d, from) in between[i * n..][..=i].iter_mut().zip(&sums[1..]) {
-                *d = math::exp((to - from) as f32);
+                *d = math::exp(simd, (to - from) as f32);
             }
         }
         for (d, sum) in from_start.iter_mut().zip(&sums[..=n]) {
-            *d = math::exp(*sum as f32);
+            *d = math::exp(simd, *sum as f32);
         }
         let key_dim = head.problem.key_dim;
         for i in 0..n {
@@ -156,7 +157,7 @@ impl WithSimd for FillVectors<'_> {
                 scale(&mut parts.end_k[row], rest, head.key(first + i));
             }
         }
-        let (decay, rest) = math::exp_in_two_parts(sums[n] as f32);
+        let (decay, rest) = math::exp_in_two_parts(simd, sums[n] as f32);
         parts.decay.fill(decay);
         parts.decay_rest.fill(rest);
     }

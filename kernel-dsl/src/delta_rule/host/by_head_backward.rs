@@ -1,6 +1,6 @@
 //! From the parts of a block back to its gates, for decays that are one number per head and token.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::Head;
 use super::backward::PartCotangents;
@@ -9,6 +9,7 @@ use super::by_head::ByHead;
 use super::input_gradients::GateGradients;
 use super::lanes::{add_product, dot, scale};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::dispatch;
 
 /// See [`Decays::backward`](super::block::Decays::backward).
 ///
@@ -22,7 +23,7 @@ pub(super) fn backward(
     cotangents: &mut PartCotangents,
     gradients: &mut GateGradients,
 ) {
-    Arch::new().dispatch(DecayBack {
+    dispatch(DecayBack {
         low_rank: head.is_low_rank(),
         n: tokens.1,
         key_dim: head.problem.key_dim,
@@ -103,15 +104,15 @@ impl DecayBack<'_> {
             // The products p_i are decayed to i − 1: they begin to count one token earlier.
             if t + 1 < n {
                 from_state += row_dot(simd, &parts.read_p, &cotangents.read_p, (t + 1, key_dim));
-                add_products(&mut sums[..t], (&parts.px, &cotangents.px), (t + 1) * n);
+                add_products(simd, &mut sums[..t], (&parts.px, &cotangents.px), (t + 1) * n);
                 if low_rank {
-                    add_products(&mut sums[..t], (&parts.pk, &cotangents.pk), (t + 1) * n);
+                    add_products(simd, &mut sums[..t], (&parts.pk, &cotangents.pk), (t + 1) * n);
                 }
             }
             from_state += row_dot(simd, &parts.read_q, &cotangents.read_q, (t, key_dim));
-            add_products(&mut sums[..t], (&parts.qx, &cotangents.qx), t * n);
+            add_products(simd, &mut sums[..t], (&parts.qx, &cotangents.qx), t * n);
             if low_rank {
-                add_products(&mut sums[..t], (&parts.qk, &cotangents.qk), t * n);
+                add_products(simd, &mut sums[..t], (&parts.qk, &cotangents.qk), t * n);
             }
             into[t] = from_state + sums[..t].iter().sum::<f32>();
         }
@@ -173,8 +174,8 @@ impl DecayBack<'_> {
 
 /// sums[j] += products[at + j]·cotangents[at + j].
 #[inline(always)]
-fn add_products(sums: &mut [f32], (products, cotangents): (&[f32], &[f32]), at: usize) {
-    add_product(sums, &products[at..], &cotangents[at..]);
+fn add_products<S: Simd>(simd: S, sums: &mut [f32], (products, cotangents): (&[f32], &[f32]), at: usize) {
+    add_product(simd, sums, &products[at..], &cotangents[at..]);
 }
 
 /// a_i·b_i of rows i of `width` values.

@@ -4,7 +4,7 @@
 //! as a key has decayed by e⁻⁸⁸. So blocks are short, and d(i, j) is a product of a_t ≤ 1 formed one factor at a time:
 //! nothing is divided, nothing exceeds 1, and a = 0 is right.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::backward::PartCotangents;
 use super::block::{Decays, Parts};
@@ -12,6 +12,7 @@ use super::input_gradients::GateGradients;
 use super::lanes::{dot_lanes, load, mul, store};
 use super::{Head, by_key_backward};
 use crate::math;
+use crate::simd::dispatch;
 
 /// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
 pub(super) const BLOCK: usize = 16;
@@ -34,7 +35,7 @@ impl Decays for ByKey {
     }
 
     fn fill(&mut self, head: Head, tokens: (usize, usize), parts: &mut Parts, reads: bool) {
-        Arch::new().dispatch(Fill {
+        dispatch(Fill {
             head,
             tokens,
             running: &mut self.running,
@@ -70,8 +71,8 @@ impl WithSimd for Fill<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let (head, (first, n)) = (self.head, self.tokens);
-        self.parts.gates.fill(head, (first, n));
-        self.fill_decay();
+        self.parts.gates.fill(simd, head, (first, n));
+        self.fill_decay(simd);
         self.fill_readers();
         self.parts.px[..n * n].fill(0.0);
         self.parts.qx[..n * n].fill(0.0);
@@ -94,7 +95,7 @@ enum Inserted {
 impl Fill<'_> {
     /// d(n, 0), by the sum of the logarithms.
     #[inline(always)]
-    fn fill_decay(&mut self) {
+    fn fill_decay<S: Simd>(&mut self, simd: S) {
         let (first, n) = self.tokens;
         self.running.fill(0.0);
         for t in first..first + n {
@@ -105,7 +106,7 @@ impl Fill<'_> {
         let parts = &mut *self.parts;
         let decays = parts.decay.iter_mut().zip(&mut parts.decay_rest);
         for ((decay, rest), sum) in decays.zip(&*self.running) {
-            (*decay, *rest) = math::exp_in_two_parts(*sum);
+            (*decay, *rest) = math::exp_in_two_parts(simd, *sum);
         }
     }
 
@@ -138,6 +139,13 @@ impl Fill<'_> {
     fn pairs_of<S: Simd>(&mut self, simd: S, inserted: Inserted) {
         let (key_dim, lanes) = (self.head.problem.key_dim, S::F32_LANES);
         let mut column = 0;
+        // As many keys at a time as 512-bit vectors take by four: every sum over lanes costs more than the products before it.
+        if lanes < 16 {
+            while key_dim - column >= 8 * lanes {
+                self.columns::<S, 8, false>(simd, inserted, (column, 8 * lanes));
+                column += 8 * lanes;
+            }
+        }
         while key_dim - column >= 4 * lanes {
             self.columns::<S, 4, false>(simd, inserted, (column, 4 * lanes));
             column += 4 * lanes;

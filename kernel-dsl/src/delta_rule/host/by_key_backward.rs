@@ -10,7 +10,7 @@
 //! beginning with that of e(n), while dq_i += dqx_ij e(i) and dp_i += dpx_ij e(i−1). The state that enters the block decays
 //! in the same way, with all ones for e.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::Head;
 use super::backward::PartCotangents;
@@ -18,6 +18,7 @@ use super::block::Parts;
 use super::by_key::BLOCK;
 use super::input_gradients::GateGradients;
 use super::lanes::{fma, load, mul, splat, store};
+use crate::simd::dispatch;
 
 /// See [`Decays::backward`](super::block::Decays::backward).
 pub(super) fn backward(
@@ -27,7 +28,7 @@ pub(super) fn backward(
     cotangents: &PartCotangents,
     gradients: &mut GateGradients,
 ) {
-    Arch::new().dispatch(Back {
+    dispatch(Back {
         head,
         tokens,
         parts,

@@ -6,6 +6,8 @@
 //! low rank   p         x = b     w = u       and the term in brackets
 //! ```
 
+use pulp::Simd;
+
 use super::lanes::scale;
 use super::{Head, TokenTransition};
 use crate::math;
@@ -31,7 +33,7 @@ impl Gates {
 
     /// Fills in `count` tokens from `first` on. To be called inside of a SIMD dispatch.
     #[inline(always)]
-    pub(super) fn fill(&mut self, head: Head, (first, count): (usize, usize)) {
+    pub(super) fn fill<S: Simd>(&mut self, simd: S, head: Head, (first, count): (usize, usize)) {
         let key_dim = head.problem.key_dim;
         for i in 0..count {
             let row = i * key_dim..(i + 1) * key_dim;
@@ -44,10 +46,10 @@ impl Gates {
             match head.log_decay(first + i) {
                 [] => a.fill(1.0),
                 // Also `key_dim` = 1 with decays per key.
-                [one] => a.fill(math::exp(*one)),
+                [one] => a.fill(math::exp(simd, *one)),
                 per_key => {
                     for (a, g) in a.iter_mut().zip(per_key) {
-                        *a = math::exp(*g);
+                        *a = math::exp(simd, *g);
                     }
                 }
             }

@@ -9,6 +9,7 @@ use super::block::Parts;
 use super::lanes::{add_product, add_scaled, dot};
 use super::{Head, SharedRows, TokenTransition};
 use crate::delta_rule::problem::{DecayKind, Gradients, Problem, TransitionGradients};
+use crate::simd::mul_add_one;
 
 /// Derivatives by what a block was made of, `[n, key_dim]`.
 pub(super) struct GateGradients {
@@ -101,6 +102,7 @@ impl<'a> WriteGates<'a> {
         let on_keys = |shared: SharedRows<'a>| unsafe { shared.part(row, head.key_column(), key_dim) };
         let (dp, dx) = (&self.gates.p[own.clone()], &self.gates.x[own.clone()]);
         add_scaled(
+            simd,
             on_keys(self.gradients.query),
             head.inputs.scale,
             &self.gates.q[own.clone()],
@@ -110,7 +112,7 @@ impl<'a> WriteGates<'a> {
             (TokenTransition::Delta { beta }, SharedTransition::Delta { beta: shared }) => {
                 let a = &self.parts.gates.a[own.clone()];
                 for (dk, ((dp, a), dx)) in dk.iter_mut().zip(dp.iter().zip(a).zip(dx)) {
-                    *dk += dp.mul_add(*a, beta * dx);
+                    *dk += mul_add_one(simd, *dp, *a, beta * dx);
                 }
                 // SAFETY: this value belongs to this head alone.
                 let d_beta = unsafe { shared.part(row, head.head, 1) };
@@ -118,9 +120,9 @@ impl<'a> WriteGates<'a> {
                 true
             }
             (TokenTransition::LowRank { .. }, SharedTransition::LowRank { p, b }) => {
-                add_scaled(dk, 1.0, &self.gates.k[own.clone()]);
-                add_scaled(on_keys(p), 1.0, dp);
-                add_scaled(on_keys(b), 1.0, dx);
+                add_scaled(simd, dk, 1.0, &self.gates.k[own.clone()]);
+                add_scaled(simd, on_keys(p), 1.0, dp);
+                add_scaled(simd, on_keys(b), 1.0, dx);
                 false
             }
             _ => unreachable!("validation compared both transitions with the problem's"),
@@ -137,7 +139,7 @@ impl<'a> WriteGates<'a> {
             (false, _) | (_, DecayKind::None) => {}
             (true, DecayKind::PerHeadToken) => into[0] += dot(simd, p, dp),
             (true, DecayKind::PerKeyToken) => {
-                add_product(into, p, dp);
+                add_product(simd, into, p, dp);
             }
         }
     }

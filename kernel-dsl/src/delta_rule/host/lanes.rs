@@ -6,6 +6,7 @@
 use pulp::Simd;
 
 use crate::recurrence::host::lanes;
+use crate::simd::{mul_add, mul_add_one};
 
 /// `N` vectors from `values`; with `PARTIAL`, part of one with zeros behind.
 #[inline(always)]
@@ -75,7 +76,7 @@ pub(super) fn fma<S: Simd, const N: usize>(
 ) -> [S::f32s; N] {
     let mut sum = c;
     for ((a, b), c) in a.into_iter().zip(b).zip(&mut sum) {
-        *c = simd.mul_add_f32s(a, b, *c);
+        *c = mul_add(simd, a, b, *c);
     }
     sum
 }
@@ -85,7 +86,7 @@ pub(super) fn fma<S: Simd, const N: usize>(
 pub(super) fn dot_lanes<S: Simd, const N: usize>(simd: S, a: [S::f32s; N], b: [S::f32s; N]) -> f32 {
     let mut sum = simd.splat_f32s(0.0);
     for (a, b) in a.into_iter().zip(b) {
-        sum = simd.mul_add_f32s(a, b, sum);
+        sum = mul_add(simd, a, b, sum);
     }
     simd.reduce_sum_f32s(sum)
 }
@@ -97,11 +98,11 @@ pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     let (b, b_tail) = S::as_simd_f32s(b);
     let mut sums = [simd.splat_f32s(0.0); 2];
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
-        sums[i % 2] = simd.mul_add_f32s(*a, *b, sums[i % 2]);
+        sums[i % 2] = mul_add(simd, *a, *b, sums[i % 2]);
     }
     if !a_tail.is_empty() {
         let tails = (simd.partial_load_f32s(a_tail), simd.partial_load_f32s(b_tail));
-        sums[0] = simd.mul_add_f32s(tails.0, tails.1, sums[0]);
+        sums[0] = mul_add(simd, tails.0, tails.1, sums[0]);
     }
     simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1]))
 }
@@ -116,16 +117,16 @@ pub(super) fn scale(y: &mut [f32], factor: f32, x: &[f32]) {
 
 /// y ← y + factor·x.
 #[inline(always)]
-pub(super) fn add_scaled(y: &mut [f32], factor: f32, x: &[f32]) {
+pub(super) fn add_scaled<S: Simd>(simd: S, y: &mut [f32], factor: f32, x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = x.mul_add(factor, *y);
+        *y = mul_add_one(simd, *x, factor, *y);
     }
 }
 
 /// z ← z + x∘y.
 #[inline(always)]
-pub(super) fn add_product(z: &mut [f32], x: &[f32], y: &[f32]) {
+pub(super) fn add_product<S: Simd>(simd: S, z: &mut [f32], x: &[f32], y: &[f32]) {
     for (z, (x, y)) in z.iter_mut().zip(x.iter().zip(y)) {
-        *z = x.mul_add(*y, *z);
+        *z = mul_add_one(simd, *x, *y, *z);
     }
 }

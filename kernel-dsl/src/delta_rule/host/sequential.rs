@@ -1,11 +1,12 @@
 //! Token by token: one pass over the state reads what it holds, a second updates it and reads it out.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::gates::Gates;
 use super::lanes::{add, fma, load, mul, splat, store, sub};
 use super::{Head, SharedRows, clear_padding, for_each_part};
 use crate::delta_rule::problem::{DeltaRuleError, Inputs, Problem};
+use crate::simd::dispatch;
 
 /// Tokens that are taken through one block of columns before the next: those stay in the first cache meanwhile.
 const TILE: usize = 32;
@@ -70,9 +71,9 @@ pub fn sequential(
             out,
         };
         if head.is_low_rank() {
-            Arch::new().dispatch(Form::<true>(tokens));
+            dispatch(Form::<true>(tokens));
         } else {
-            Arch::new().dispatch(Form::<false>(tokens));
+            dispatch(Form::<false>(tokens));
         }
     });
     Ok(())
@@ -101,7 +102,7 @@ impl<const LOW_RANK: bool> WithSimd for Form<'_, LOW_RANK> {
         let (value_dim, lanes) = (tokens.head.problem.value_dim, S::F32_LANES);
         for first in (0..tokens.head.time).step_by(TILE) {
             let tile = (first, TILE.min(tokens.head.time - first));
-            tokens.gates.fill(tokens.head, tile);
+            tokens.gates.fill(simd, tokens.head, tile);
             let mut column = 0;
             while value_dim - column >= 4 * lanes {
                 tokens.columns::<S, LOW_RANK, 4, 2, false>(simd, tile, (column, 4 * lanes));

@@ -4,7 +4,8 @@ use super::{TASK_WORK, THREADED_WORK, add, dot, multiply, normalise, sum};
 use crate::Rows;
 use crate::gated_norm::{GateOrder, Gradients, Inputs, NormError, Problem, Statistic};
 use crate::math;
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::{dispatch, mul_add_one};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Gradients of the loss by all that [`gated_norm`](super::gated_norm) reads, from the cotangent of its output.
@@ -35,7 +36,7 @@ pub fn backward(
     gates.resize_with(problem.rows.div_ceil(rows), || None);
     let task = |(i, (input, gate)): (usize, (&mut [f32], Option<&mut [f32]>))| {
         let mut sums = vec![0.0; 2 * features];
-        Arch::new().dispatch(PullBack {
+        dispatch(PullBack {
             problem,
             inputs,
             cotangent,
@@ -93,7 +94,7 @@ impl WithSimd for PullBack<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, _simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let features = self.problem.features;
         let mut scratch = Scratch {
             normed: vec![0.0; features],
@@ -101,7 +102,7 @@ impl WithSimd for PullBack<'_> {
             scales: vec![0.0; features / self.problem.group_size],
         };
         for row in 0..self.input.len() / features {
-            self.row(row, &mut scratch);
+            self.row(simd, row, &mut scratch);
         }
     }
 }
@@ -109,7 +110,7 @@ impl WithSimd for PullBack<'_> {
 impl PullBack<'_> {
     /// The gradients of one row. `gradient` holds in turn the cotangents of the output, of the affine part, of n, of y and of x.
     #[inline(always)]
-    fn row(&mut self, row: usize, scratch: &mut Scratch) {
+    fn row<S: Simd>(&mut self, simd: S, row: usize, scratch: &mut Scratch) {
         let Self { problem, inputs, .. } = *self;
         let (features, index) = (problem.features, self.first + row);
         let Scratch { normed, silu, scales } = scratch;
@@ -124,13 +125,13 @@ impl PullBack<'_> {
         if let Some(gate) = gate {
             silu.iter_mut()
                 .zip(gate)
-                .for_each(|(out, &z)| *out = math::silu(z));
+                .for_each(|(out, &z)| *out = math::silu(simd, z));
             if gates_first {
                 multiply(normed, silu);
             }
         }
         for (group, scale) in normed.chunks_exact_mut(problem.group_size).zip(scales.iter_mut()) {
-            *scale = normalise(problem, group);
+            *scale = normalise(simd, problem, group);
         }
 
         gradient.copy_from_slice(self.cotangent.row(index));
@@ -139,24 +140,24 @@ impl PullBack<'_> {
                 out.copy_from_slice(normed);
                 affine(inputs, out);
                 multiply(out, gradient);
-                multiply_by_silu_derivative(out, gate);
+                multiply_by_silu_derivative(simd, out, gate);
             }
             multiply(gradient, silu);
         }
-        add_sums(gradient, normed, self.sums);
+        add_sums(simd, gradient, normed, self.sums);
         if let Some(weight) = inputs.weight {
             multiply(gradient, weight);
         }
         let groups = gradient.chunks_exact_mut(problem.group_size);
         let normed = normed.chunks_exact(problem.group_size);
         for ((gradient, normed), &scale) in groups.zip(normed).zip(scales.iter()) {
-            pull_back_norm(problem, scale, normed, gradient);
+            pull_back_norm(simd, problem, scale, normed, gradient);
         }
         if let (true, Some(gate)) = (gates_first, gate) {
             if let Some(out) = &mut gate_gradient {
                 out.copy_from_slice(gradient);
                 multiply(out, x);
-                multiply_by_silu_derivative(out, gate);
+                multiply_by_silu_derivative(simd, out, gate);
             }
             multiply(gradient, silu);
         }
@@ -176,18 +177,18 @@ fn affine(inputs: &Inputs, normed: &mut [f32]) {
 
 /// Adds the gradients of weight and bias.
 #[inline(always)]
-fn add_sums(gradient: &[f32], normed: &[f32], sums: &mut [f32]) {
+fn add_sums<S: Simd>(simd: S, gradient: &[f32], normed: &[f32], sums: &mut [f32]) {
     let (weight, bias) = sums.split_at_mut(gradient.len());
     for ((sum, &g), &n) in weight.iter_mut().zip(gradient).zip(normed) {
-        *sum = g.mul_add(n, *sum);
+        *sum = mul_add_one(simd, g, n, *sum);
     }
     add(bias, gradient);
 }
 
 /// ḡ ← r (ḡ − mean(ḡ) − n ⟨ḡ ∘ n⟩) for one group.
 #[inline(always)]
-fn pull_back_norm(problem: &Problem, scale: f32, normed: &[f32], gradient: &mut [f32]) {
-    let along = dot(gradient, normed) * problem.statistic.weight(normed.len()) as f32;
+fn pull_back_norm<S: Simd>(simd: S, problem: &Problem, scale: f32, normed: &[f32], gradient: &mut [f32]) {
+    let along = dot(simd, gradient, normed) * problem.statistic.weight(normed.len()) as f32;
     let mean = match problem.statistic {
         Statistic::Variance => sum(gradient) / normed.len() as f32,
         Statistic::MeanSquare | Statistic::SumOfSquares => 0.0,
@@ -198,8 +199,8 @@ fn pull_back_norm(problem: &Problem, scale: f32, normed: &[f32], gradient: &mut 
 }
 
 #[inline(always)]
-fn multiply_by_silu_derivative(out: &mut [f32], gate: &[f32]) {
+fn multiply_by_silu_derivative<S: Simd>(simd: S, out: &mut [f32], gate: &[f32]) {
     for (out, &gate) in out.iter_mut().zip(gate) {
-        *out *= math::silu_derivative(gate);
+        *out *= math::silu_derivative(simd, gate);
     }
 }

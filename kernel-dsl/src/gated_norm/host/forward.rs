@@ -3,7 +3,8 @@
 use super::{TASK_WORK, THREADED_WORK, add, multiply, multiply_by_silu, normalise};
 use crate::gated_norm::problem::check_length;
 use crate::gated_norm::{GateOrder, Inputs, NormError, Problem};
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::dispatch;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// The norm of every row, gated by SiLU(gate) when there is a gate.
@@ -21,7 +22,7 @@ pub fn gated_norm(problem: &Problem, inputs: &Inputs, out: &mut [f32]) -> Result
         return Ok(());
     }
     let task = |first: usize, out: &mut [f32]| {
-        Arch::new().dispatch(Gated {
+        dispatch(Gated {
             problem,
             inputs,
             first,
@@ -50,17 +51,17 @@ impl WithSimd for Gated<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { problem, inputs, .. } = self;
         for (row, out) in self.out.chunks_exact_mut(problem.features).enumerate() {
             let row = self.first + row;
             let gate = inputs.gate.as_ref().map(|gate| gate.row(row));
             out.copy_from_slice(inputs.input.row(row));
             if let (GateOrder::NormAfterGate, Some(gate)) = (problem.order, gate) {
-                multiply_by_silu(out, gate);
+                multiply_by_silu(simd, out, gate);
             }
             for out in out.chunks_exact_mut(problem.group_size) {
-                normalise(problem, out);
+                normalise(simd, problem, out);
             }
             if let Some(weight) = inputs.weight {
                 multiply(out, weight);
@@ -69,7 +70,7 @@ impl WithSimd for Gated<'_> {
                 add(out, bias);
             }
             if let (GateOrder::NormBeforeGate, Some(gate)) = (problem.order, gate) {
-                multiply_by_silu(out, gate);
+                multiply_by_silu(simd, out, gate);
             }
         }
     }

@@ -4,7 +4,8 @@ use super::{TASK_WORK, THREADED_WORK, add, backward, dot};
 use crate::Rows;
 use crate::gated_norm::problem::{check_epsilon, check_length};
 use crate::gated_norm::{GateOrder, Gradients, Inputs, NormError, Problem, Statistic};
-use pulp::{Arch, Simd, WithSimd};
+use crate::simd::dispatch;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 /// residual ← residual + x (when there is an x); out ← RMSNorm(residual) ∘ weight: the joint between two blocks.
@@ -31,7 +32,7 @@ pub fn add_rms_norm(
     let task = |(i, (residual, out)): (usize, (&mut [f32], &mut [f32]))| {
         let first = i * task_len;
         let x = x.map(|x| &x[first..first + residual.len()]);
-        Arch::new().dispatch(Joint {
+        dispatch(Joint {
             residual,
             x,
             weight,
@@ -151,7 +152,7 @@ impl WithSimd for Joint<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let features = self.weight.len();
         let rows = self
             .residual
@@ -161,7 +162,7 @@ impl WithSimd for Joint<'_> {
             if let Some(x) = self.x {
                 add(residual, &x[row * features..][..features]);
             }
-            let scale = 1.0 / (dot(residual, residual) / features as f32 + self.eps).sqrt();
+            let scale = 1.0 / (dot(simd, residual, residual) / features as f32 + self.eps).sqrt();
             for ((out, &residual), &weight) in out.iter_mut().zip(residual.iter()).zip(self.weight) {
                 *out = residual * (scale * weight);
             }

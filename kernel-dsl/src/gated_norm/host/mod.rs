@@ -8,8 +8,11 @@ pub use backward::backward;
 pub use forward::gated_norm;
 pub use joint::{JointGradients, add_rms_norm, add_rms_norm_backward};
 
+use pulp::Simd;
+
 use super::{Problem, Statistic};
 use crate::math;
+use crate::simd::mul_add_one;
 
 /// Values below which a second thread costs more than it brings.
 const THREADED_WORK: usize = 1 << 17;
@@ -20,21 +23,21 @@ const LANES: usize = 32;
 
 /// y ← (y − μ) r for one group; gives r.
 #[inline(always)]
-fn normalise(problem: &Problem, y: &mut [f32]) -> f32 {
+fn normalise<S: Simd>(simd: S, problem: &Problem, y: &mut [f32]) -> f32 {
     if problem.statistic == Statistic::Variance {
         let mean = sum(y) / y.len() as f32;
         y.iter_mut().for_each(|y| *y -= mean);
     }
     let weight = problem.statistic.weight(y.len()) as f32;
-    let scale = 1.0 / (dot(y, y) * weight + problem.eps).sqrt();
+    let scale = 1.0 / (dot(simd, y, y) * weight + problem.eps).sqrt();
     y.iter_mut().for_each(|y| *y *= scale);
     scale
 }
 
 #[inline(always)]
-fn multiply_by_silu(out: &mut [f32], gate: &[f32]) {
+fn multiply_by_silu<S: Simd>(simd: S, out: &mut [f32], gate: &[f32]) {
     for (out, &gate) in out.iter_mut().zip(gate) {
-        *out *= math::silu(gate);
+        *out *= math::silu(simd, gate);
     }
 }
 
@@ -60,16 +63,16 @@ fn sum(values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut sums = [0.0f32; LANES];
     for (a, b) in a.iter().zip(b) {
         for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            *sum = a.mul_add(b, *sum);
+            *sum = mul_add_one(simd, a, b, *sum);
         }
     }
     for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
-        *sum = a.mul_add(b, *sum);
+        *sum = mul_add_one(simd, a, b, *sum);
     }
     sums.iter().sum()
 }

@@ -6,6 +6,7 @@
 //! | [`Input::Rounded`] | bf16 | `[2][R]` f32, rounded to bf16 |
 //! | [`Input::Pairs`] | bf16 | `[R][2]` bf16 |
 //! | [`Input::Blocks`] | int8 | `[8][R][4]` i8, then `[R]` i32 offsets `−128 · Σ q`, then `[R]` f32 scales |
+//! | [`Input::Words`] | int8 [widened](super::widening) | `[8][2][R][2]` i16, then `[R]` f32 scales |
 //!
 //! Pairs are for instructions that multiply them; where there are none, the same values are widened.
 
@@ -24,6 +25,11 @@ pub(super) enum Input {
     )]
     Pairs,
     Blocks,
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "no kernel here takes words")
+    )]
+    Words,
 }
 
 impl Input {
@@ -33,6 +39,7 @@ impl Input {
             Self::Floats | Self::Pairs => 4,
             Self::Rounded => 8,
             Self::Blocks => BLOCK + 8,
+            Self::Words => 2 * BLOCK + 4,
         }
     }
 }
@@ -49,7 +56,8 @@ pub(super) fn pack(input: Input, rows: &[&[f32]], into: &mut [u8]) {
             f32::from_bits(u32::from(round(value)) << 16)
         }),
         Input::Pairs => pairs(rows, bytemuck::cast_slice_mut(into)),
-        Input::Blocks => quantise(rows, into),
+        Input::Blocks => quantise(rows, into, Input::Blocks.unit_bytes(), blocks),
+        Input::Words => quantise(rows, into, Input::Words.unit_bytes(), words),
     }
 }
 
@@ -100,17 +108,16 @@ fn round(value: f32) -> u16 {
     }
 }
 
+/// Quantises block by block; `write` puts that of row `r` into the block's unit of `count` rows.
 #[inline(always)]
-fn quantise(rows: &[&[f32]], into: &mut [u8]) {
+fn quantise(
+    rows: &[&[f32]],
+    into: &mut [u8],
+    unit_bytes: usize,
+    write: impl Fn(&Quantised, usize, usize, &mut [u8]),
+) {
     let count = rows.len();
-    for (unit_index, unit) in into
-        .chunks_exact_mut(count * Input::Blocks.unit_bytes())
-        .enumerate()
-    {
-        let (integers, rest) = unit.split_at_mut(count * BLOCK);
-        let (offsets, scales) = rest.split_at_mut(count * 4);
-        let offsets: &mut [i32] = bytemuck::cast_slice_mut(offsets);
-        let scales: &mut [f32] = bytemuck::cast_slice_mut(scales);
+    for (unit_index, unit) in into.chunks_exact_mut(count * unit_bytes).enumerate() {
         for (r, row) in rows.iter().enumerate() {
             let features = unit_index * BLOCK..row.len().min((unit_index + 1) * BLOCK);
             let quantised = match row[features.clone()].try_into() {
@@ -121,12 +128,31 @@ fn quantise(rows: &[&[f32]], into: &mut [u8]) {
                     quantise_block(&padded)
                 }
             };
-            scales[r] = quantised.scale;
-            offsets[r] = -128 * quantised.sum;
-            for (g, four) in quantised.integers.chunks_exact(4).enumerate() {
-                integers[4 * (g * count + r)..][..4].copy_from_slice(bytemuck::cast_slice(four));
-            }
+            write(&quantised, r, count, unit);
         }
+    }
+}
+
+#[inline(always)]
+fn blocks(quantised: &Quantised, r: usize, count: usize, unit: &mut [u8]) {
+    let (integers, rest) = unit.split_at_mut(count * BLOCK);
+    let (offsets, scales) = rest.split_at_mut(count * 4);
+    bytemuck::cast_slice_mut::<u8, f32>(scales)[r] = quantised.scale;
+    bytemuck::cast_slice_mut::<u8, i32>(offsets)[r] = -128 * quantised.sum;
+    for (g, four) in quantised.integers.chunks_exact(4).enumerate() {
+        integers[4 * (g * count + r)..][..4].copy_from_slice(bytemuck::cast_slice(four));
+    }
+}
+
+#[inline(always)]
+fn words(quantised: &Quantised, r: usize, count: usize, unit: &mut [u8]) {
+    let (integers, scales) = unit.split_at_mut(2 * count * BLOCK);
+    bytemuck::cast_slice_mut::<u8, f32>(scales)[r] = quantised.scale;
+    let integers: &mut [[i16; 2]] = bytemuck::cast_slice_mut(integers);
+    for (g, four) in quantised.integers.as_chunks::<4>().0.iter().enumerate() {
+        let [first, second, third, fourth] = four.map(i16::from);
+        integers[2 * g * count + r] = [first, third];
+        integers[(2 * g + 1) * count + r] = [second, fourth];
     }
 }
 

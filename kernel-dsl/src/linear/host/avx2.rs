@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{ByteDot, Lanes};
+use super::lanes::{ByteDot, Lanes, WordDot};
 
 /// Eight lanes.
 #[derive(Clone, Copy)]
@@ -85,6 +85,14 @@ impl Lanes for Eight {
     }
 }
 
+impl WordDot for Eight {
+    #[inline(always)]
+    unsafe fn word_dot(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) }
+    }
+}
+
 /// Sums of byte products by the VNNI instruction.
 struct Vnni;
 
@@ -97,9 +105,9 @@ impl ByteDot<Eight> for Vnni {
 }
 
 /// Sums of byte products through 16-bit products, exact because two of them fit an i32.
-struct Widening;
+struct Widening16;
 
-impl ByteDot<Eight> for Widening {
+impl ByteDot<Eight> for Widening16 {
     #[inline(always)]
     unsafe fn dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
         // SAFETY: the trait's contract.
@@ -116,20 +124,24 @@ impl ByteDot<Eight> for Widening {
 
 /// AVX2 without the byte dot product.
 pub(super) mod plain {
-    use super::{Eight, Widening};
-    super::super::lanes::kernel_set!(
+    use super::{Eight, Widening16};
+    super::super::set::word_kernels!(
         #[target_feature(enable = "avx2,fma")]
-        Eight, Widening, vectors: 2, f32: [1 2 3 4 5 6],
-        bf16: Rounded by bf16_tile, int8: [1 2]
+        Eight, vectors: 2, rows: [1 2 3 4]
+    );
+    super::super::set::kernel_set!(
+        #[target_feature(enable = "avx2,fma")]
+        Eight, Widening16, vectors: 2, few: 4, f32: [1 2 3 4 5 6],
+        bf16: Rounded by bf16_tile up to 96, int8: [1 2] up to 2, words: WORDS
     );
 }
 
 /// AVX2 with the byte dot product.
 pub(super) mod vnni {
     use super::{Eight, Vnni};
-    super::super::lanes::kernel_set!(
+    super::super::set::kernel_set!(
         #[target_feature(enable = "avx2,fma,avxvnni")]
-        Eight, Vnni, vectors: 2, f32: [1 2 3 4 5 6],
-        bf16: Rounded by bf16_tile, int8: [1 2 3]
+        Eight, Vnni, vectors: 2, few: 4, f32: [1 2 3 4 5 6],
+        bf16: Rounded by bf16_tile up to 96, int8: [1 2 3] up to usize::MAX, words: &[]
     );
 }

@@ -2,8 +2,10 @@
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
+use std::sync::OnceLock;
 
-use super::lanes::{ByteDot, Lanes, PairDot};
+use super::lanes::{ByteDot, Lanes, PairDot, WordDot};
+use super::set::KernelSet;
 
 /// Sixteen lanes.
 #[derive(Clone, Copy)]
@@ -100,6 +102,14 @@ impl PairDot for Sixteen {
     }
 }
 
+impl WordDot for Sixteen {
+    #[inline(always)]
+    unsafe fn word_dot(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)) }
+    }
+}
+
 /// Sums of byte products by the VNNI instruction.
 struct Vnni;
 
@@ -112,9 +122,9 @@ impl ByteDot<Sixteen> for Vnni {
 }
 
 /// Sums of byte products through 16-bit products, exact because two of them fit an i32.
-struct Widening;
+struct Widening16;
 
-impl ByteDot<Sixteen> for Widening {
+impl ByteDot<Sixteen> for Widening16 {
     #[inline(always)]
     unsafe fn dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
         // SAFETY: the trait's contract.
@@ -131,30 +141,54 @@ impl ByteDot<Sixteen> for Widening {
 
 /// AVX-512 without the byte dot product.
 pub(super) mod plain {
-    use super::{Sixteen, Widening};
-    super::super::lanes::kernel_set!(
+    use super::{Sixteen, Widening16};
+    super::super::set::word_kernels!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        Sixteen, Widening, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-        bf16: Rounded by bf16_tile, int8: [1 2 3 4]
+        Sixteen, vectors: 2, rows: [1 2 3 4 5 6 7 8]
+    );
+    super::super::set::kernel_set!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        Sixteen, Widening16, vectors: 2, few: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3 4] up to 8, words: WORDS
     );
 }
 
 /// AVX-512 with the byte dot product.
 pub(super) mod vnni {
     use super::{Sixteen, Vnni};
-    super::super::lanes::kernel_set!(
+    super::super::set::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-        Sixteen, Vnni, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-        bf16: Rounded by bf16_tile, int8: [1 2 3 4 5 6]
+        Sixteen, Vnni, vectors: 2, few: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3 4 5 6] up to usize::MAX, words: &[]
     );
 }
 
-/// AVX-512 with the dot products of bytes and of bf16.
+/// AVX-512 with the dot products of bytes and of bf16, where the latter is slow: for so few rows that memory is waited for.
 pub(super) mod bf16 {
     use super::{Sixteen, Vnni};
-    super::super::lanes::kernel_set!(
+    super::super::set::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-        Sixteen, Vnni, vectors: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-        bf16: Pairs by bf16_pair_tile, int8: [1 2 3 4 5 6]
+        Sixteen, Vnni, vectors: 2, few: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+        bf16: Pairs by bf16_pair_tile up to 4, int8: [1 2 3 4 5 6] up to usize::MAX, words: &[]
     );
+}
+
+/// The same where the dot product of bf16 is as fast as a multiply-add: for any number of rows.
+pub(super) static PAIRS_FIRST: KernelSet = KernelSet {
+    bf16_rows: usize::MAX,
+    ..bf16::KERNELS
+};
+
+/// Which of the two is faster here.
+///
+/// AMD's processors (Zen 4 and 5) start as many products of pairs in a cycle as multiply-adds, each of twice the work. Intel's
+/// (Sapphire Rapids: `cargo bench kernels`) start one in two cycles where they start four multiply-adds.
+pub(super) fn with_bf16() -> &'static KernelSet {
+    static CHOICE: OnceLock<&KernelSet> = OnceLock::new();
+    CHOICE.get_or_init(|| {
+        let maker = __cpuid(0);
+        let amd = [maker.ebx, maker.edx, maker.ecx]
+            == [b"Auth", b"enti", b"cAMD"].map(|part| u32::from_le_bytes(*part));
+        if amd { &PAIRS_FIRST } else { &bf16::KERNELS }
+    })
 }

@@ -10,27 +10,33 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+mod set;
+mod tiles;
+mod widening;
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::activations::Input;
-use self::lanes::{Kernel, KernelSet, Kernels, LINE_PAIR, Tile};
+use self::set::{KernelSet, Method};
+use self::tiles::{Kernel, LINE_PAIR, Tile};
+use super::PackedMatrix;
 use super::packed::PANEL;
-use super::{PackedMatrix, WeightType};
 use crate::aligned::AlignedBytes;
 use crate::{Rows, simd::Isa};
 
 /// Most rows whose packed inputs are held at once; bounds the working memory.
-const SPAN_ROWS: usize = 336;
-/// Most features of a panel that are worked on before the next row block.
+const SPAN_ROWS: usize = 512;
+/// Most features of a panel that are worked on before the next row block, which reads them again.
 const STRETCH: usize = 512;
+/// The same where a step of columns is less than a panel: as f32, such a step then fills half of a first cache of 32 kB.
+const NARROW_STRETCH: usize = 256;
 /// How far ahead of its use a lone row block asks for a panel, in bytes.
 const AHEAD: usize = 16384;
 /// Tasks per thread, so that a thread that is held up leaves its work to the others.
@@ -50,7 +56,7 @@ fn kernel_set(isa: Isa) -> &'static KernelSet {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => &avx512::vnni::KERNELS,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => &avx512::bf16::KERNELS,
+        Isa::Avx512Bf16 => avx512::with_bf16(),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => &neon::KERNELS,
         _ => &portable::KERNELS,
@@ -85,8 +91,7 @@ struct Span<'a> {
     set: &'static KernelSet,
     weight: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
-    kernels: Kernels,
-    input: Input,
+    method: Method,
     x: Rows<'a>,
     rows: Range<usize>,
     blocks: usize,
@@ -102,17 +107,18 @@ impl<'a> Span<'a> {
         weight: &'a PackedMatrix,
         bias: Option<&'a [f32]>,
     ) -> Self {
-        let (kernels, input) = match weight.weight_type() {
-            WeightType::F32 => (set.f32, Input::Floats),
-            WeightType::Bf16 => (set.bf16, set.bf16_input),
-            WeightType::Int8 => (set.int8, Input::Blocks),
-        };
-        let blocks = rows.len().div_ceil(kernels.len());
+        let method = set.method(weight.weight_type(), rows.len());
+        let blocks = rows.len().div_ceil(method.kernels.len());
         // A single row block uses every weight once, so there is nothing to keep in the cache.
         let stretches = if blocks == 1 {
             1
         } else {
-            weight.in_features().div_ceil(STRETCH)
+            let stretch = if set.columns < PANEL {
+                NARROW_STRETCH
+            } else {
+                STRETCH
+            };
+            weight.in_features().div_ceil(stretch)
         };
         let weights = weight.in_features() * weight.out_features();
         let worthwhile = weight
@@ -128,8 +134,7 @@ impl<'a> Span<'a> {
             set,
             weight,
             bias,
-            kernels,
-            input,
+            method,
             x,
             rows,
             blocks,
@@ -149,7 +154,7 @@ impl<'a> Span<'a> {
     }
 
     fn run(&self, out: &mut [f32]) {
-        let bytes = self.input.unit_bytes() * self.weight.units() * self.rows.len();
+        let bytes = self.method.input.unit_bytes() * self.weight.units() * self.rows.len();
         with_scratch(&INPUT, bytes, |packed| {
             self.pack(packed);
             let out = Output {
@@ -183,7 +188,7 @@ impl<'a> Span<'a> {
             let units = self.stretch(s);
             for b in 0..self.blocks {
                 let block = self.block(b);
-                let bytes = self.input.unit_bytes() * units.len() * block.len();
+                let bytes = self.method.input.unit_bytes() * units.len() * block.len();
                 let (first, others) = rest.split_at_mut(bytes);
                 rest = others;
                 tasks.push((units.start * unit..units.end * unit, block, first));
@@ -197,7 +202,7 @@ impl<'a> Span<'a> {
                 *row = &self.x.row(self.rows.start + r)[features.clone()];
             }
             // SAFETY: the instruction set is available.
-            unsafe { (self.set.pack)(self.input, &rows[..count], into) };
+            unsafe { (self.set.pack)(self.method.input, &rows[..count], into) };
         };
         if self.threads == 1 || tasks.len() < 2 * self.threads {
             tasks.into_iter().for_each(pack);
@@ -208,74 +213,105 @@ impl<'a> Span<'a> {
 
     /// Multiplies some row blocks with some panels.
     fn multiply(&self, packed: &[u8], panels: Range<usize>, blocks: Range<usize>, out: &Output) {
-        for index in panels {
-            let mut start = [0.0; PANEL];
-            let cols = index * PANEL..self.weight.out_features().min((index + 1) * PANEL);
-            if let Some(bias) = self.bias {
-                start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
+        let unit = self.weight.weight_type().unit_bytes();
+        let wide = self.method.widening.map_or(0, |widening| widening.unit_bytes());
+        let longest = self.weight.units().div_ceil(self.stretches);
+        with_scratch(&WIDENED, wide * longest, |widened| {
+            for index in panels {
+                let mut start = [0.0; PANEL];
+                let cols = index * PANEL..self.weight.out_features().min((index + 1) * PANEL);
+                if let Some(bias) = self.bias {
+                    start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
+                }
+                for stretch in 0..self.stretches {
+                    let units = self.stretch(stretch);
+                    let stored = &self.weight.panel(index)[units.start * unit..units.end * unit];
+                    let widened = &mut widened[..wide * units.len()];
+                    let panel = Panel {
+                        next: stored.as_ptr().wrapping_add(stored.len()),
+                        stored: stored.len(),
+                        bytes: match self.method.widening {
+                            None => stored,
+                            Some(widening) => {
+                                // SAFETY: the instruction set is available.
+                                unsafe { (self.set.widen)(widening, stored, widened) };
+                                widened
+                            }
+                        },
+                        cols: cols.clone(),
+                        start: (stretch == 0).then_some(&start),
+                    };
+                    self.multiply_stretch(packed, &panel, units, blocks.clone(), out);
+                }
             }
-            let panel = Panel {
-                bytes: self.weight.panel(index),
-                cols,
-                start,
-            };
-            for stretch in 0..self.stretches {
-                self.multiply_stretch(packed, &panel, stretch, blocks.clone(), out);
-            }
-        }
+        });
     }
 
     /// Multiplies some row blocks with one stretch of one panel.
+    ///
+    /// A step of columns after the other, so that their part of the stretch stays in the first cache for all row blocks.
     fn multiply_stretch(
         &self,
         packed: &[u8],
         panel: &Panel,
-        stretch: usize,
+        units: Range<usize>,
         blocks: Range<usize>,
         out: &Output,
     ) {
-        let weight_type = self.weight.weight_type();
-        let units = self.stretch(stretch);
-        let b = &panel.bytes[units.start * weight_type.unit_bytes()..units.end * weight_type.unit_bytes()];
-        let unit_bytes = self.input.unit_bytes();
-        // A lone block runs ahead of itself; several fetch what follows this stretch together, each its part.
-        let (mut ahead, part) = match blocks.len() {
-            1 => (b.as_ptr().wrapping_add(AHEAD), 0),
-            count => (b.as_ptr().wrapping_add(b.len()), b.len() / count),
+        let unit_bytes = self.method.input.unit_bytes();
+        let step = match self.blocks {
+            1 => PANEL,
+            _ => self.set.columns,
         };
-        let ahead_step = LINE_PAIR / blocks.len().max(1);
-        for index in blocks {
-            let block = self.block(index);
-            let at = unit_bytes * (units.start * self.rows.len() + units.len() * block.start);
-            let a = &packed[at..at + unit_bytes * units.len() * block.len()];
-            let tile = Tile {
-                units: units.len(),
-                a: a.as_ptr(),
-                b: b.as_ptr(),
-                c: std::ptr::null_mut(),
-                stride: self.weight.out_features(),
-                start: if stretch == 0 {
-                    panel.start.as_ptr()
-                } else {
-                    std::ptr::null()
-                },
-                ahead,
-                ahead_step,
-            };
-            // SAFETY: `a` and `b` hold `units` units of the block and of the panel; tiles of different tasks are disjoint.
-            unsafe { out.tile(self.kernels[block.len() - 1], tile, block, &panel.cols) };
-            ahead = ahead.wrapping_add(part);
+        // A lone block runs ahead of itself; several fetch what follows this stretch together, each its part.
+        let parts = blocks.len() * (PANEL / step);
+        let (mut ahead, part) = match parts {
+            1 => (panel.bytes.as_ptr().wrapping_add(AHEAD), 0),
+            _ => (panel.next, panel.stored / parts.max(1)),
+        };
+        let steps = panel.bytes.len() / LINE_PAIR;
+        let ahead_step = match parts {
+            1 => LINE_PAIR,
+            _ => part.div_ceil(steps.max(1)),
+        };
+        for first in (0..PANEL).step_by(step) {
+            for index in blocks.clone() {
+                let block = self.block(index);
+                let at = unit_bytes * (units.start * self.rows.len() + units.len() * block.start);
+                let a = &packed[at..at + unit_bytes * units.len() * block.len()];
+                let tile = Tile {
+                    units: units.len() * self.method.widening.map_or(1, |widening| widening.units()),
+                    a: a.as_ptr(),
+                    b: panel.bytes.as_ptr(),
+                    c: std::ptr::null_mut(),
+                    stride: self.weight.out_features(),
+                    start: panel.start.map_or(std::ptr::null(), |start| start.as_ptr()),
+                    ahead,
+                    ahead_step,
+                    first,
+                    last: first + step,
+                };
+                let kernel = self.method.kernels[block.len() - 1];
+                // SAFETY: `a` and `b` hold `units` units of the block and of the panel; tiles of different tasks are
+                // disjoint.
+                unsafe { out.tile(kernel, tile, block, &panel.cols) };
+                ahead = ahead.wrapping_add(part);
+            }
         }
     }
 }
 
-/// A panel of the weight and where its product goes.
+/// A stretch of a panel of the weight and where its product goes.
 struct Panel<'a> {
+    /// As the kernels read it.
     bytes: &'a [u8],
+    /// What follows the stretch in the weight, and the bytes of the stretch there.
+    next: *const u8,
+    stored: usize,
     /// Columns of the output.
     cols: Range<usize>,
-    /// The bias of these columns, padded with zeros.
-    start: [f32; PANEL],
+    /// The bias of these columns, padded with zeros, where this is the first stretch.
+    start: Option<&'a [f32; PANEL]>,
 }
 
 /// Most rows of a block in any instruction set.
@@ -308,6 +344,7 @@ impl Output {
         }
         // The last panel is wider than what is left of the output: work on a copy.
         let mut copy = [[0.0f32; PANEL]; MOST_ROWS];
+        let asked = tile.first.min(cols.len())..tile.last.min(cols.len());
         // SAFETY: each row's slice is within the output by the assertion and used by this thread alone.
         let row = |r: usize| unsafe {
             std::slice::from_raw_parts_mut(
@@ -316,18 +353,19 @@ impl Output {
             )
         };
         if tile.start.is_null() {
-            (0..block.len()).for_each(|r| copy[r][..cols.len()].copy_from_slice(row(r)));
+            (0..block.len()).for_each(|r| copy[r][asked.clone()].copy_from_slice(&row(r)[asked.clone()]));
         }
         tile.c = copy.as_mut_ptr().cast();
         tile.stride = PANEL;
         // SAFETY: the copy has room for `MOST_ROWS` rows of `PANEL` values; the rest is the caller's contract.
         unsafe { kernel(&tile) };
-        (0..block.len()).for_each(|r| row(r).copy_from_slice(&copy[r][..cols.len()]));
+        (0..block.len()).for_each(|r| row(r)[asked.clone()].copy_from_slice(&copy[r][asked.clone()]));
     }
 }
 
 thread_local! {
     static INPUT: Cell<AlignedBytes> = Cell::default();
+    static WIDENED: Cell<AlignedBytes> = Cell::default();
 }
 
 /// Lends at least `len` bytes that the thread keeps for the next call.
@@ -346,4 +384,35 @@ fn with_scratch<R>(
     let result = use_it(&mut buffer);
     slot.set(buffer);
     result
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::linear::WeightType;
+
+    #[test]
+    fn products_of_bf16_pairs_are_those_of_widened_weights_for_any_number_of_rows() {
+        if !Isa::Avx512Bf16.is_available() {
+            return;
+        }
+        let (in_features, out_features) = (70, 40);
+        // Whole numbers, so that sums are exact in any order.
+        let values = |len: usize| -> Vec<f32> { (0..len).map(|i| (i * 37 % 17) as f32 - 8.0).collect() };
+        let weight = values(in_features * out_features);
+        let weight = PackedMatrix::pack(&weight, out_features, in_features, WeightType::Bf16);
+        let weight = weight.expect("the shape is right");
+        for rows in 1..=30 {
+            let x = values(rows * in_features);
+            let x = Rows::contiguous(&x, rows, in_features).expect("the shape is right");
+            let product = |set| {
+                let mut out = vec![f32::NAN; rows * out_features];
+                Span::new(set, x, 0..rows, &weight, None).run(&mut out);
+                out
+            };
+            let widened = product(&avx512::vnni::KERNELS);
+            assert_eq!(product(&avx512::PAIRS_FIRST), widened, "{rows} rows in pairs");
+            assert_eq!(product(&avx512::bf16::KERNELS), widened, "{rows} rows");
+        }
+    }
 }

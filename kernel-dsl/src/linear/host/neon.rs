@@ -2,7 +2,8 @@
 
 use std::arch::aarch64::*;
 
-use super::lanes::{ByteDot, Lanes, kernel_set};
+use super::lanes::ByteDot;
+use super::set::kernel_set;
 
 /// Four lanes.
 #[derive(Clone, Copy)]
@@ -111,5 +112,5 @@ impl ByteDot<Four> for Widening {
     }
 }
 
-kernel_set!(Four, Widening, vectors: 4, f32: [1 2 3 4 5 6],
-        bf16: Rounded by bf16_tile, int8: [1 2 3]);
+kernel_set!(Four, Widening, vectors: 4, few: 4, f32: [1 2 3 4 5 6],
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3] up to usize::MAX, words: &[]);

@@ -1,6 +1,7 @@
 //! The tiles in plain Rust; the compiler maps four lanes to whatever vectors the target guarantees.
 
-use super::lanes::{ByteDot, Lanes, kernel_set};
+use super::lanes::ByteDot;
+use super::set::kernel_set;
 
 /// Four lanes.
 #[derive(Clone, Copy)]
@@ -91,5 +92,5 @@ impl ByteDot<Four> for Plain {
     }
 }
 
-kernel_set!(Four, Plain, vectors: 2, f32: [1 2 3 4],
-        bf16: Rounded by bf16_tile, int8: [1 2]);
+kernel_set!(Four, Plain, vectors: 2, few: 2, f32: [1 2 3 4],
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2] up to usize::MAX, words: &[]);

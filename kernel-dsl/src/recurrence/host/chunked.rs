@@ -11,7 +11,7 @@
 //! exponents are differences of sums and at most 0 for decays at most 1. The sums are kept in f64: after a decay of e⁻⁶⁰
 //! an f32 sum would have lost the digits of the milder ones that follow.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::chunked_per_key::PerKeyChunk;
@@ -21,6 +21,7 @@ use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
 use crate::math;
 use crate::recurrence::monoid::check_element;
 use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
+use crate::simd::dispatch;
 
 /// A chunk size that is near the fastest for the usual heads.
 pub const DEFAULT_CHUNK_SIZE: usize = 32;
@@ -188,7 +189,7 @@ fn read_skip_only(problem: &Problem, inputs: &Inputs, out: Option<SharedOutput>)
             // SAFETY: this is the only thread, and the row is let go before the next is taken.
             let y = unsafe { out.row(&head, t) };
             y.fill(0.0);
-            finish_read_out(y, 0.0, head.skip(), 0.0, head.value(t));
+            finish_read_out(pulp::Scalar, y, 0.0, head.skip(), 0.0, head.value(t));
         }
     }
 }
@@ -273,7 +274,7 @@ impl ScalarScratch {
             let y = || unsafe { out.matrix(&head, start, n) };
             let h = Matrix::new(state, key_dim, value_dim, value_dim);
             multiply(&mut y(), Destination::Overwrite, head.queries(start, n), h);
-            Arch::new().dispatch(ReadOutOfChunk {
+            dispatch(ReadOutOfChunk {
                 head,
                 tokens,
                 scores,
@@ -283,14 +284,14 @@ impl ScalarScratch {
             let weights = Matrix::new(&self.weights, n, n, n);
             multiply(&mut y(), Destination::Scale(1.0), weights, head.values(start, n));
         }
-        Arch::new().dispatch(DecayValues {
+        dispatch(DecayValues {
             head,
             tokens,
             scratch: self,
         });
         let decayed_values = Matrix::new(&self.decayed_values, n, value_dim, value_dim);
         let mut h = MatrixMut::new(state, key_dim, value_dim, value_dim);
-        let decay = Destination::Scale(math::exp(self.sums[n] as f32));
+        let decay = Destination::Scale(math::exp_once(self.sums[n] as f32));
         multiply(&mut h, decay, head.keys(start, n).transposed(), decayed_values);
     }
 }
@@ -327,12 +328,19 @@ impl WithSimd for ReadOutOfChunk<'_> {
             };
             // SAFETY: as for the matrix over the same rows, which is not alive now.
             let y = unsafe { out.row(&head, start + i) };
-            finish_read_out(y, scale * math::exp(sum as f32), skip, 0.0, head.value(start + i));
+            finish_read_out(
+                simd,
+                y,
+                scale * math::exp(simd, sum as f32),
+                skip,
+                0.0,
+                head.value(start + i),
+            );
             let (weights, beyond) = scratch.weights[i * n..][..n].split_at_mut(reach);
             let sums = &scratch.sums[1..=reach];
             let terms = scores[i * n..].iter().zip(&scratch.steps).zip(sums);
             for (weight, ((score, step), s)) in weights.iter_mut().zip(terms) {
-                *weight = scale * score * step * math::exp((sum - s) as f32);
+                *weight = scale * score * step * math::exp(simd, (sum - s) as f32);
             }
             beyond.fill(0.0);
             if bonus {
@@ -355,7 +363,7 @@ impl WithSimd for DecayValues<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             head,
             tokens: (start, n),
@@ -369,7 +377,7 @@ impl WithSimd for DecayValues<'_> {
             .take(n)
             .enumerate()
         {
-            let factor = scratch.steps[j] * math::exp((last - scratch.sums[j + 1]) as f32);
+            let factor = scratch.steps[j] * math::exp(simd, (last - scratch.sums[j + 1]) as f32);
             decayed
                 .iter_mut()
                 .zip(head.value(start + j))

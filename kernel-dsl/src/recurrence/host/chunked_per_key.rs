@@ -9,13 +9,14 @@
 //! h_n = (Π_t a_t) ∘ h₀ + Σ_j (k_j ∘ Π_{t>j} a_t) (δ_j v_j)ᵀ
 //! ```
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::lanes::{dot_of_three, load, store};
 use super::matrix::{Destination, Matrix, MatrixMut, multiply};
 use super::{Head, SharedOutput, finish_read_out};
 use crate::math;
 use crate::recurrence::problem::{Problem, ReadOut};
+use crate::simd::{dispatch, mul_add, mul_add_one};
 
 /// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
 pub(super) const BLOCK: usize = 16;
@@ -70,7 +71,7 @@ impl PerKeyChunk {
         let Problem {
             key_dim, value_dim, ..
         } = *head.problem;
-        Arch::new().dispatch(DecayedPairs {
+        dispatch(DecayedPairs {
             head,
             tokens,
             buffers: self,
@@ -83,11 +84,11 @@ impl PerKeyChunk {
             let queries = Matrix::new(&self.queries, n, key_dim, key_dim);
             let h = Matrix::new(state, key_dim, value_dim, value_dim);
             multiply(&mut y(), Destination::Overwrite, queries, h);
-            Arch::new().dispatch(AddSkip { head, tokens, out });
+            dispatch(AddSkip { head, tokens, out });
             let weights = Matrix::new(&self.weights, n, n, n);
             multiply(&mut y(), Destination::Scale(1.0), weights, head.values(start, n));
         }
-        Arch::new().dispatch(DecayState {
+        dispatch(DecayState {
             state,
             log_decay_sum: &self.log_decay_sum,
         });
@@ -113,7 +114,7 @@ impl WithSimd for AddSkip<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             head,
             tokens: (start, n),
@@ -124,7 +125,7 @@ impl WithSimd for AddSkip<'_> {
             // SAFETY: one thread takes this head of this sequence through its blocks, and no matrix over its outputs
             // is alive now.
             let y = unsafe { out.row(&head, t) };
-            finish_read_out(y, 1.0, skip, 0.0, head.value(t));
+            finish_read_out(simd, y, 1.0, skip, 0.0, head.value(t));
         }
     }
 }
@@ -142,12 +143,12 @@ impl WithSimd for DecayState<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let value_dim = self.state.len() / self.log_decay_sum.len();
         for (row, sum) in self.state.chunks_exact_mut(value_dim).zip(self.log_decay_sum) {
-            let (decay, rest) = math::exp_in_two_parts(*sum);
+            let (decay, rest) = math::exp_in_two_parts(simd, *sum);
             for x in row {
-                *x = decay.mul_add(*x, rest * *x);
+                *x = mul_add_one(simd, decay, *x, rest * *x);
             }
         }
     }
@@ -189,7 +190,7 @@ impl WithSimd for DecayedPairs<'_> {
                 decay
                     .iter_mut()
                     .zip(log_decay)
-                    .for_each(|(a, g)| *a = math::exp(*g));
+                    .for_each(|(a, g)| *a = math::exp(simd, *g));
             }
         }
         let mut products = Products {
@@ -217,6 +218,13 @@ impl WithSimd for DecayedPairs<'_> {
             reads,
         };
         let mut column = 0;
+        // As many keys at a time as 512-bit vectors take by four: every sum over lanes costs more than the products before it.
+        if lanes < 16 {
+            while key_dim - column >= 8 * lanes {
+                pairs.columns::<S, 8, false>(simd, column, 8 * lanes);
+                column += 8 * lanes;
+            }
+        }
         while key_dim - column >= 4 * lanes {
             pairs.columns::<S, 4, false>(simd, column, 4 * lanes);
             column += 4 * lanes;
@@ -337,7 +345,7 @@ impl Pairs<'_> {
         let query = &self.head.query(start + i)[column..][..width];
         let mut sum = simd.mul_f32s(load::<S, PARTIAL>(simd, query, 0), decayed[0]);
         for (c, &decayed) in decayed.iter().enumerate().skip(1) {
-            sum = simd.mul_add_f32s(load::<S, PARTIAL>(simd, query, c), decayed, sum);
+            sum = mul_add(simd, load::<S, PARTIAL>(simd, query, c), decayed, sum);
         }
         self.weights[i * n + j] += self.head.inputs.scale * simd.reduce_sum_f32s(sum);
     }

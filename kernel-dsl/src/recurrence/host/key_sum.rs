@@ -1,6 +1,6 @@
 //! The key sum of a normalised recurrence, token by token: a state of `key_dim` values per head.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::lanes::{dot, dot_of_three};
@@ -8,6 +8,7 @@ use super::sequential::{fill_decay, fill_decay_in_two_parts};
 use super::{Head, SharedOutput, finish_read_out, worth_threads};
 use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut};
 use crate::rows::Rows;
+use crate::simd::{dispatch, mul_add_one};
 
 /// y ← n / (d + ε) + D∘v, with the numerators n in `out`; `key_sum` goes to the end.
 pub(in crate::recurrence) fn divide(
@@ -19,7 +20,7 @@ pub(in crate::recurrence) fn divide(
 ) {
     let out = SharedOutput::new(problem, out);
     for_each_head(problem, inputs, key_sum, |head, key_sum| {
-        Arch::new().dispatch(Divide {
+        dispatch(Divide {
             head,
             key_sum,
             eps,
@@ -42,7 +43,7 @@ pub(in crate::recurrence) fn differentiate_quotient(
     let out = SharedOutput::new(problem, out);
     let sink = SharedOutput::of(&mut denominators, problem.heads, 1);
     for_each_head(problem, inputs, &mut key_sum, |head, key_sum| {
-        Arch::new().dispatch(DifferentiateQuotient {
+        dispatch(DifferentiateQuotient {
             head,
             key_sum,
             eps,
@@ -102,27 +103,27 @@ impl Decay {
 
     /// Takes the decays of token `t`.
     #[inline(always)]
-    pub(super) fn go_to(&mut self, head: Head, t: usize) {
+    pub(super) fn go_to<S: Simd>(&mut self, simd: S, head: Head, t: usize) {
         match head.problem.decay {
             DecayKind::None => {}
             DecayKind::PerHead | DecayKind::PerKey => {
                 if !self.filled {
-                    fill_decay_in_two_parts(&mut self.values, &mut self.rest, head.log_decay(t));
+                    fill_decay_in_two_parts(simd, &mut self.values, &mut self.rest, head.log_decay(t));
                     self.filled = true;
                 }
             }
             DecayKind::PerHeadToken | DecayKind::PerKeyToken => {
-                fill_decay(&mut self.values, head.log_decay(t))
+                fill_decay(simd, &mut self.values, head.log_decay(t))
             }
         }
     }
 
     /// z ← a∘z.
     #[inline(always)]
-    pub(super) fn apply(&self, z: &mut [f32]) {
+    pub(super) fn apply<S: Simd>(&self, simd: S, z: &mut [f32]) {
         if self.constant {
             for ((z, a), rest) in z.iter_mut().zip(&self.values).zip(&self.rest) {
-                *z = a.mul_add(*z, rest * *z);
+                *z = mul_add_one(simd, *a, *z, rest * *z);
             }
         } else {
             z.iter_mut().zip(&self.values).for_each(|(z, a)| *z *= a);
@@ -138,13 +139,20 @@ pub(super) fn advance<S: Simd>(simd: S, head: Head, t: usize, decay: &mut Decay,
         ReadOut::Inclusive => 0.0,
         ReadOut::Bonus => dot(simd, query, z),
     };
-    decay.go_to(head, t);
-    decay.apply(z);
-    z.iter_mut().zip(key).for_each(|(z, k)| *z = step.mul_add(*k, *z));
+    decay.go_to(simd, head, t);
+    decay.apply(simd, z);
+    z.iter_mut()
+        .zip(key)
+        .for_each(|(z, k)| *z = mul_add_one(simd, step, *k, *z));
     head.inputs.scale
         * match head.problem.read_out {
             ReadOut::Inclusive => dot(simd, query, z),
-            ReadOut::Bonus => step.mul_add(dot_of_three(simd, query, head.bonus(), key), read_before),
+            ReadOut::Bonus => mul_add_one(
+                simd,
+                step,
+                dot_of_three(simd, query, head.bonus(), key),
+                read_before,
+            ),
         }
 }
 
@@ -166,7 +174,14 @@ impl WithSimd for Divide<'_> {
             let denominator = advance(simd, head, t, &mut decay, self.key_sum);
             // SAFETY: one thread takes this head of this sequence, and the row is let go before the next is taken.
             let y = unsafe { self.out.row(&head, t) };
-            finish_read_out(y, 1.0 / (denominator + self.eps), head.skip(), 0.0, head.value(t));
+            finish_read_out(
+                simd,
+                y,
+                1.0 / (denominator + self.eps),
+                head.skip(),
+                0.0,
+                head.value(t),
+            );
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use pulp::Simd;
 
+use crate::simd::mul_add;
+
 /// Vector `index` of `values`; with `PARTIAL`, all of `values` with zeros behind.
 #[inline(always)]
 pub(crate) fn load<S: Simd, const PARTIAL: bool>(simd: S, values: &[f32], index: usize) -> S::f32s {
@@ -29,10 +31,11 @@ pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     let (b, b_tail) = S::as_simd_f32s(b);
     let mut sum = simd.splat_f32s(0.0);
     for (a, b) in a.iter().zip(b) {
-        sum = simd.mul_add_f32s(*a, *b, sum);
+        sum = mul_add(simd, *a, *b, sum);
     }
     if !a_tail.is_empty() {
-        sum = simd.mul_add_f32s(
+        sum = mul_add(
+            simd,
             simd.partial_load_f32s(a_tail),
             simd.partial_load_f32s(b_tail),
             sum,
@@ -49,11 +52,11 @@ pub(crate) fn dot_of_three<S: Simd>(simd: S, a: &[f32], b: &[f32], c: &[f32]) ->
     let (c, c_tail) = S::as_simd_f32s(c);
     let mut sum = simd.splat_f32s(0.0);
     for ((a, b), c) in a.iter().zip(b).zip(c) {
-        sum = simd.mul_add_f32s(simd.mul_f32s(*a, *b), *c, sum);
+        sum = mul_add(simd, simd.mul_f32s(*a, *b), *c, sum);
     }
     if !a_tail.is_empty() {
         let ab = simd.mul_f32s(simd.partial_load_f32s(a_tail), simd.partial_load_f32s(b_tail));
-        sum = simd.mul_add_f32s(ab, simd.partial_load_f32s(c_tail), sum);
+        sum = mul_add(simd, ab, simd.partial_load_f32s(c_tail), sum);
     }
     simd.reduce_sum_f32s(sum)
 }

@@ -1,10 +1,9 @@
-//! Views of matrices, and their product: our own where rows of the right one are contiguous, else by `gemm`, which packs.
+//! Views of matrices, and their product: our own tiles where rows of the right one are contiguous, else packed first.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use gemm::Parallelism;
-
+use super::packed;
 use super::product::Product;
 
 /// A read-only matrix inside a slice.
@@ -53,6 +52,53 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// `count` of the columns, from `first` on.
+    pub(super) fn columns_from(self, first: usize, count: usize) -> Self {
+        assert!(
+            first + count <= self.cols,
+            "columns {first}.. of {count} in {}",
+            self.cols
+        );
+        let start = (first * self.col_stride).min(self.values.len());
+        Self {
+            values: &self.values[start..],
+            cols: count,
+            ..self
+        }
+    }
+
+    /// Copies `rows` rows from `row` on and `cols` columns from `col` on to the beginning of `into`, row after row.
+    pub(super) fn copy_block(
+        &self,
+        (row, rows): (usize, usize),
+        (col, cols): (usize, usize),
+        into: &mut [f32],
+    ) {
+        assert!(row + rows <= self.rows && col + cols <= self.cols && rows * cols <= into.len());
+        let (row_stride, col_stride) = (self.row_stride, self.col_stride);
+        let at = |r: usize, c: usize| (row + r) * row_stride + (col + c) * col_stride;
+        if col_stride == 1 {
+            for (r, into) in into.chunks_exact_mut(cols.max(1)).take(rows).enumerate() {
+                into.copy_from_slice(&self.values[at(r, 0)..][..cols]);
+            }
+            return;
+        }
+        // Along the shorter stride, so that lines are read as a whole.
+        for c in 0..cols {
+            for r in 0..rows {
+                into[r * cols + c] = self.values[at(r, c)];
+            }
+        }
+    }
+
+    /// The first value, and the distances of rows and of columns.
+    pub(super) fn raw(&self) -> (*const f32, (isize, isize)) {
+        (
+            self.values.as_ptr(),
+            (self.row_stride as isize, self.col_stride as isize),
+        )
+    }
+
     /// The same values with rows and columns exchanged.
     pub(crate) fn transposed(self) -> Self {
         let Self {
@@ -92,6 +138,27 @@ impl<'a> MatrixMut<'a> {
             row_stride,
             borrow: PhantomData,
         }
+    }
+
+    /// `count` of the columns, from `first` on.
+    pub(super) fn columns(&mut self, first: usize, count: usize) -> MatrixMut<'_> {
+        assert!(
+            first + count <= self.cols,
+            "columns {first}.. of {count} in {}",
+            self.cols
+        );
+        MatrixMut {
+            // A matrix without rows may have no values at all.
+            start: self.start.wrapping_add(first),
+            cols: count,
+            borrow: PhantomData,
+            ..*self
+        }
+    }
+
+    /// The first value, the distances of rows and of columns, and how many of each there are.
+    pub(super) fn raw(&mut self) -> (*mut f32, (isize, isize), usize, usize) {
+        (self.start, (self.row_stride as isize, 1), self.rows, self.cols)
     }
 
     /// Copies rows that lie one after another.
@@ -154,62 +221,21 @@ pub(crate) enum Destination {
 
 /// C ← A B, or C ← factor·C + A B.
 pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
-    if b.col_stride == 1 {
-        assert_agree(c, &a, &b);
-        let product = Product {
-            rows: c.rows,
-            cols: c.cols,
-            inner: a.cols,
-            factor: match destination {
-                Destination::Overwrite => None,
-                Destination::Scale(factor) => Some(factor),
-            },
-            a: a.values.as_ptr(),
-            a_row_stride: a.row_stride,
-            a_col_stride: a.col_stride,
-            b: b.values.as_ptr(),
-            b_row_stride: b.row_stride,
-            c: c.start,
-            c_row_stride: c.row_stride,
-        };
-        // SAFETY: as for `gemm` below.
-        return unsafe { product.run() };
+    if b.col_stride != 1 {
+        return multiply_packed(c, destination, a, b);
     }
-    multiply_packed(c, destination, a, b);
-}
-
-/// As [`multiply`], for matrices that are larger than the first caches: by `gemm` whatever their strides.
-pub(crate) fn multiply_packed(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
     assert_agree(c, &a, &b);
-    let (read, alpha) = match destination {
-        Destination::Overwrite => (false, 0.0),
-        Destination::Scale(factor) => (true, factor),
-    };
+    let b = (b.values, b.row_stride);
+    let product = Product::new(c.columns(0, c.cols), destination, a, b);
     // SAFETY: both constructors of `Matrix` and `MatrixMut` made sure that every value lies inside of its buffer, the
     // sizes agree by the assertion above, and `c` is borrowed exclusively while `a` and `b` are shared.
-    unsafe {
-        gemm::gemm(
-            c.rows,
-            c.cols,
-            a.cols,
-            c.start,
-            1,
-            c.row_stride as isize,
-            read,
-            a.values.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.values.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            alpha,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
+    unsafe { product.run() }
+}
+
+/// As [`multiply`], for matrices that are larger than the first caches, whatever their strides.
+pub(crate) fn multiply_packed(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
+    assert_agree(c, &a, &b);
+    packed::multiply(c, destination, a, b);
 }
 
 fn assert_agree(c: &MatrixMut, a: &Matrix, b: &Matrix) {

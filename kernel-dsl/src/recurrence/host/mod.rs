@@ -6,6 +6,7 @@ mod chunked_per_key;
 pub(super) mod key_sum;
 pub(crate) mod lanes;
 pub(crate) mod matrix;
+mod packed;
 mod product;
 mod sequential;
 
@@ -17,11 +18,14 @@ pub use sequential::{sequential, sequential_bounded, step};
 
 use std::marker::PhantomData;
 
+use pulp::Simd;
+
 use self::matrix::{Matrix, MatrixMut};
 use super::gradients::Cotangents;
 use super::problem::{Inputs, LogDecay, Problem};
 use crate::rows::Rows;
 use crate::sequences::Sequences;
+use crate::simd::mul_add_one;
 
 /// State values touched (state size times tokens) from which a call pays for waking other threads.
 const WORTH_THREADS: usize = 1 << 17;
@@ -220,17 +224,17 @@ enum Skip<'a> {
 
 /// y ← gain·y + (D + weight)∘v: what every read-out ends with.
 #[inline(always)]
-fn finish_read_out(y: &mut [f32], gain: f32, skip: Skip, weight: f32, value: &[f32]) {
+fn finish_read_out<S: Simd>(simd: S, y: &mut [f32], gain: f32, skip: Skip, weight: f32, value: &[f32]) {
     match skip {
         Skip::Scalar(d) => {
             let weight = d + weight;
             y.iter_mut()
                 .zip(value)
-                .for_each(|(y, v)| *y = y.mul_add(gain, weight * v));
+                .for_each(|(y, v)| *y = mul_add_one(simd, *y, gain, weight * v));
         }
         Skip::PerValue(d) => {
             for ((y, v), d) in y.iter_mut().zip(value).zip(d) {
-                *y = y.mul_add(gain, (d + weight) * v);
+                *y = mul_add_one(simd, *y, gain, (d + weight) * v);
             }
         }
     }

@@ -3,7 +3,12 @@
 //! A tile of 6 rows by 4 (AVX2: 2) vectors of C stays in registers while it passes over the inner dimension: 24 sums in
 //! flight, one load of B and a broadcast of A for every 2.4 multiply-adds.
 
-use pulp::{Arch, Simd, WithSimd};
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::matrix::{Destination, Matrix, MatrixMut};
+use crate::simd::{dispatch, is_fused, mul_add};
 
 /// Rows of a tile.
 const ROWS: usize = 6;
@@ -11,27 +16,49 @@ const ROWS: usize = 6;
 /// C ← factor·C + A B, or A B where `factor` is `None`. B and C have contiguous rows, A any strides.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) inner: usize,
-    pub(super) factor: Option<f32>,
-    pub(super) a: *const f32,
-    pub(super) a_row_stride: usize,
-    pub(super) a_col_stride: usize,
-    pub(super) b: *const f32,
-    pub(super) b_row_stride: usize,
-    pub(super) c: *mut f32,
-    pub(super) c_row_stride: usize,
+    rows: usize,
+    cols: usize,
+    inner: usize,
+    factor: Option<f32>,
+    a: *const f32,
+    a_row_stride: usize,
+    a_col_stride: usize,
+    b: *const f32,
+    b_row_stride: usize,
+    c: *mut f32,
+    c_row_stride: usize,
 }
 
 impl Product {
-    /// Computes it with the widest vectors there are.
+    /// The product of views whose sizes agree; B as its values and the distance of its rows.
+    pub(super) fn new(mut c: MatrixMut, destination: Destination, a: Matrix, b: (&[f32], usize)) -> Self {
+        let (a_start, (a_row_stride, a_col_stride)) = a.raw();
+        let (c_start, (c_row_stride, _), rows, cols) = c.raw();
+        Self {
+            rows,
+            cols,
+            inner: a.cols(),
+            factor: match destination {
+                Destination::Overwrite => None,
+                Destination::Scale(factor) => Some(factor),
+            },
+            a: a_start,
+            a_row_stride: a_row_stride as usize,
+            a_col_stride: a_col_stride as usize,
+            b: b.0.as_ptr(),
+            b_row_stride: b.1,
+            c: c_start,
+            c_row_stride: c_row_stride as usize,
+        }
+    }
+
+    /// Computes it with the vectors in use.
     ///
     /// # Safety
     /// For the sizes and strides given, all values of A and B can be read and those of C be written, and nothing else
     /// accesses C meanwhile.
     pub(super) unsafe fn run(self) {
-        Arch::new().dispatch(self);
+        dispatch(self);
     }
 
     /// Columns `column..column + N·lanes`; with `PARTIAL`, the `width` columns from there on as part of one vector.
@@ -52,16 +79,17 @@ impl Product {
         }
     }
 
-    /// `M` rows by `N` vectors.
+    /// The sums of a tile over part of the inner dimension.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const N: usize, const PARTIAL: bool>(
+    fn sums<S: Simd, const M: usize, const N: usize, const PARTIAL: bool>(
         &self,
         simd: S,
         (row, column): (usize, usize),
         width: usize,
-    ) {
+        inner: Range<usize>,
+    ) -> [[S::f32s; N]; M] {
         let mut sums = [[simd.splat_f32s(0.0); N]; M];
-        for p in 0..self.inner {
+        for p in inner {
             let mut b = [simd.splat_f32s(0.0); N];
             for (v, b) in b.iter_mut().enumerate() {
                 // SAFETY: row p of B has `width` values from `column` on, which are N vectors or the part of one.
@@ -73,9 +101,33 @@ impl Product {
                 let a = unsafe { *self.a.add((row + r) * self.a_row_stride + p * self.a_col_stride) };
                 let a = simd.splat_f32s(a);
                 for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = simd.mul_add_f32s(a, b, *sum);
+                    *sum = mul_add(simd, a, b, *sum);
                 }
             }
+        }
+        sums
+    }
+
+    /// `M` rows by `N` vectors.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize, const PARTIAL: bool>(
+        &self,
+        simd: S,
+        (row, column): (usize, usize),
+        width: usize,
+    ) {
+        let mut sums =
+            self.sums::<S, M, N, PARTIAL>(simd, (row, column), width, 0..self.inner.min(depth::<S>()));
+        let mut first = depth::<S>();
+        while first < self.inner {
+            let inner = first..self.inner.min(first.saturating_add(depth::<S>()));
+            let more = self.sums::<S, M, N, PARTIAL>(simd, (row, column), width, inner);
+            for (sums, more) in sums.iter_mut().zip(more) {
+                for (sum, more) in sums.iter_mut().zip(more) {
+                    *sum = simd.add_f32s(*sum, more);
+                }
+            }
+            first = first.saturating_add(depth::<S>());
         }
         for (r, sums) in sums.iter().enumerate() {
             // SAFETY: row + r is a row of C, with `width` values from `column` on that nothing else accesses.
@@ -87,7 +139,7 @@ impl Product {
                         None => sum,
                         Some(factor) => {
                             let before = read::<S, PARTIAL>(simd, c, v, width);
-                            simd.mul_add_f32s(simd.splat_f32s(factor), before, sum)
+                            mul_add(simd, simd.splat_f32s(factor), before, sum)
                         }
                     };
                     write::<S, PARTIAL>(simd, c, v, width, sum);
@@ -95,6 +147,14 @@ impl Product {
             }
         }
     }
+}
+
+/// Terms that one sum takes before it is added to the others.
+///
+/// Where a multiply-add rounds twice, hundreds of terms in one sum would lose a digit that a fused one keeps.
+#[inline(always)]
+fn depth<S: Simd>() -> usize {
+    if is_fused::<S>() { usize::MAX } else { 64 }
 }
 
 impl WithSimd for Product {

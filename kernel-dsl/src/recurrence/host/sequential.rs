@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::lanes::{dot_of_three, load, store};
@@ -10,6 +10,7 @@ use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
 use crate::math;
 use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
 use crate::sequences::Sequences;
+use crate::simd::{dispatch, mul_add};
 
 /// Keys whose decays are kept on the stack; only larger heads allocate.
 const KEYS_ON_STACK: usize = 512;
@@ -178,7 +179,7 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     fn run<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(self) -> u64 {
-        Arch::new().dispatch(Form::<BONUS, BOUNDED, CONSTANT>(self))
+        dispatch(Form::<BONUS, BOUNDED, CONSTANT>(self))
     }
 }
 
@@ -212,9 +213,9 @@ impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
         let mut pending = 1.0;
         for t in 0..head.time {
             if CONSTANT && t == 0 {
-                fill_decay_in_two_parts(decay, decay_rest, head.log_decay(t));
+                fill_decay_in_two_parts(simd, decay, decay_rest, head.log_decay(t));
             } else if !CONSTANT {
-                fill_decay(decay, head.log_decay(t));
+                fill_decay(simd, decay, head.log_decay(t));
             }
             let (query, key, value, step) = (head.query(t), head.key(t), head.value(t), head.step_size(t));
             // SAFETY: one call handles all tokens of this head and sequence, and no other call does.
@@ -248,7 +249,7 @@ impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
             } else {
                 (head.inputs.scale * pending, 0.0)
             };
-            finish_read_out(y, gain, skip, weight, value);
+            finish_read_out(simd, y, gain, skip, weight, value);
         }
         if BOUNDED && pending != 1.0 {
             state.iter_mut().for_each(|x| *x *= pending);
@@ -259,27 +260,32 @@ impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
 
 /// a ← exp(ln a), one value spread over all keys where there is only one.
 #[inline(always)]
-pub(super) fn fill_decay(decay: &mut [f32], log_decay: &[f32]) {
+pub(super) fn fill_decay<S: Simd>(simd: S, decay: &mut [f32], log_decay: &[f32]) {
     match log_decay {
         [] => decay.fill(1.0),
-        [one] => decay.fill(math::exp(*one)),
+        [one] => decay.fill(math::exp(simd, *one)),
         per_key => decay
             .iter_mut()
             .zip(per_key)
-            .for_each(|(a, g)| *a = math::exp(*g)),
+            .for_each(|(a, g)| *a = math::exp(simd, *g)),
     }
 }
 
 /// [`fill_decay`], and what rounding took off.
 #[inline(always)]
-pub(super) fn fill_decay_in_two_parts(decay: &mut [f32], rest: &mut [f32], log_decay: &[f32]) {
+pub(super) fn fill_decay_in_two_parts<S: Simd>(
+    simd: S,
+    decay: &mut [f32],
+    rest: &mut [f32],
+    log_decay: &[f32],
+) {
     if let [one] = log_decay {
-        let (a, r) = math::exp_in_two_parts(*one);
+        let (a, r) = math::exp_in_two_parts(simd, *one);
         decay.fill(a);
         rest.fill(r);
     } else {
         for ((a, r), g) in decay.iter_mut().zip(rest).zip(log_decay) {
-            (*a, *r) = math::exp_in_two_parts(*g);
+            (*a, *r) = math::exp_in_two_parts(simd, *g);
         }
     }
 }
@@ -461,15 +467,15 @@ fn one_key<
         let before = load::<S, PARTIAL>(simd, row, i);
         let added = simd.mul_f32s(k, v);
         let added = if CONSTANT {
-            simd.mul_add_f32s(rest, before, added)
+            mul_add(simd, rest, before, added)
         } else {
             added
         };
-        let after = simd.mul_add_f32s(a, before, added);
+        let after = mul_add(simd, a, before, added);
         let read = if BONUS { before } else { after };
-        sums.read_out[i] = simd.mul_add_f32s(q, read, sums.read_out[i]);
+        sums.read_out[i] = mul_add(simd, q, read, sums.read_out[i]);
         if BOUNDED {
-            sums.squares[i] = simd.mul_add_f32s(after, after, sums.squares[i]);
+            sums.squares[i] = mul_add(simd, after, after, sums.squares[i]);
         }
         store::<S, PARTIAL>(simd, row, i, after);
     }

@@ -1,12 +1,13 @@
 //! Gradients: states kept at chunk boundaries on the way forward, recomputed inside each chunk on the way back.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::backward_chunk::{Chunk, Sums};
 use super::forward::{token, transpose_in, transpose_out};
 use super::{Segment, Segments};
 use crate::selective_scan::problem::{Cotangents, Gradients, Inputs, Problem, ScanError};
 use crate::sequences::Sequences;
+use crate::simd::dispatch;
 use crate::vector::{Scratch, SharedRows};
 
 /// Tokens in a chunk where a caller has no wish: what a chunk recomputes stays in the first cache.
@@ -77,7 +78,7 @@ pub fn backward(
         rows,
     };
     segments.for_each(|segment| {
-        Arch::new().dispatch(SegmentBackward {
+        dispatch(SegmentBackward {
             segment,
             chunk_size,
             initial_state,

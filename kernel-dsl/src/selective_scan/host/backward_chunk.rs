@@ -8,6 +8,7 @@ use super::Segment;
 use super::backward::Sinks;
 use crate::math;
 use crate::rows::Rows;
+use crate::simd::{mul_add, mul_add_one};
 use crate::vector::{Scratch, exp2_m1, load, store};
 
 /// State values that are worked on at once: their adjoints and the sums of ∂A stay in registers.
@@ -98,7 +99,7 @@ impl<'a> Chunk<'a> {
         sums: Sums<S>,
     ) {
         let n = self.segment.problem.state_dim;
-        self.load_rows(rows.clone(), cotangent);
+        self.load_rows(simd, rows.clone(), cotangent);
         self.group.vectors::<S>().fill(simd.splat_f32s(0.0));
         for v in 0..self.width / S::F32_LANES {
             let of_vector = v * n..(v + 1) * n;
@@ -113,13 +114,13 @@ impl<'a> Chunk<'a> {
             self.vector::<S>(simd, vector);
         }
         self.store_group(simd, rows.clone());
-        self.store_gate(rows.clone(), cotangent);
+        self.store_gate(simd, rows.clone(), cotangent);
         self.store_rows(rows);
     }
 
     /// Copies u and Δ; ȳ ← ō SiLU(z); ∂D += ȳ u.
     #[inline(always)]
-    fn load_rows(&mut self, rows: Range<usize>, cotangent: &Rows) {
+    fn load_rows<S: Simd>(&mut self, simd: S, rows: Range<usize>, cotangent: &Rows) {
         let (segment, width, count) = (self.segment, self.width, self.segment.count);
         for (t, row) in rows.enumerate() {
             let at = t * width..t * width + count;
@@ -130,11 +131,11 @@ impl<'a> Chunk<'a> {
             ungated.copy_from_slice(&cotangent.row(row)[segment.channels()]);
             if let Some(gate) = segment.gate(row) {
                 for (y, z) in ungated.iter_mut().zip(gate) {
-                    *y *= math::silu(*z);
+                    *y *= math::silu(simd, *z);
                 }
             }
             for ((sum, y), u) in self.skip.iter_mut().zip(ungated).zip(input) {
-                *sum = y.mul_add(*u, *sum);
+                *sum = mul_add_one(simd, *y, *u, *sum);
             }
         }
     }
@@ -176,17 +177,17 @@ impl<'a> Chunk<'a> {
             let at = t * width + first;
             let [step, _, ungated, by_product, by_exponent, read_out] = *token;
             let input = load::<S, false>(simd, &self.input[at..]);
-            let by_input = simd.mul_add_f32s(step, by_product, simd.mul_f32s(skip, ungated));
+            let by_input = mul_add(simd, step, by_product, simd.mul_f32s(skip, ungated));
             store::<S, false>(
                 simd,
                 &mut self.read_out[at..],
-                simd.mul_add_f32s(skip, input, read_out),
+                mul_add(simd, skip, input, read_out),
             );
             store::<S, false>(simd, &mut self.input[at..], by_input);
             store::<S, false>(
                 simd,
                 &mut self.step[at..],
-                simd.mul_add_f32s(input, by_product, by_exponent),
+                mul_add(simd, input, by_product, by_exponent),
             );
         }
     }
@@ -232,7 +233,7 @@ impl<'a> Chunk<'a> {
 
     /// ∂z = ō y SiLU'(z), with SiLU'(z) = σ(z) (1 + z (1 − σ(z))).
     #[inline(always)]
-    fn store_gate(&self, rows: Range<usize>, cotangent: &Rows) {
+    fn store_gate<S: Simd>(&self, simd: S, rows: Range<usize>, cotangent: &Rows) {
         let (Some(sink), segment) = (self.sinks.gate, self.segment) else {
             return;
         };
@@ -242,8 +243,8 @@ impl<'a> Chunk<'a> {
             let of_gate = unsafe { sink.part(row, segment.channels()) };
             let cotangent = &cotangent.row(row)[segment.channels()];
             for (((of_gate, z), y), out) in of_gate.iter_mut().zip(gate).zip(read_out).zip(cotangent) {
-                let sigmoid = math::sigmoid(*z);
-                *of_gate = out * y * sigmoid * z.mul_add(1.0 - sigmoid, 1.0);
+                let sigmoid = math::sigmoid(simd, *z);
+                *of_gate = out * y * sigmoid * mul_add_one(simd, *z, 1.0 - sigmoid, 1.0);
             }
         }
     }
@@ -279,9 +280,9 @@ fn recompute<S: Simd, const W: usize>(
         let mut read_out = token[READ_OUT];
         for i in 0..W {
             let change = exp2_m1(simd, simd.mul_f32s(exponent, a[i]));
-            let decayed = simd.mul_add_f32s(change, h[i], h[i]);
-            h[i] = simd.mul_add_f32s(token[PRODUCT], simd.splat_f32s(b[i]), decayed);
-            read_out = simd.mul_add_f32s(h[i], simd.splat_f32s(c[i]), read_out);
+            let decayed = mul_add(simd, change, h[i], h[i]);
+            h[i] = mul_add(simd, token[PRODUCT], simd.splat_f32s(b[i]), decayed);
+            read_out = mul_add(simd, h[i], simd.splat_f32s(c[i]), read_out);
             states[i] = [change, decayed];
         }
         token[READ_OUT] = read_out;
@@ -311,15 +312,15 @@ fn block<S: Simd, const W: usize>(
         for i in 0..W {
             let (b, c) = (simd.splat_f32s(b[i]), simd.splat_f32s(c[i]));
             let [change, decayed] = states[t][i];
-            let h = simd.mul_add_f32s(product, b, decayed);
-            let lambda = simd.mul_add_f32s(ungated, c, adjoint[i]);
-            group[i][0] = simd.mul_add_f32s(lambda, product, group[i][0]);
-            group[i][1] = simd.mul_add_f32s(ungated, h, group[i][1]);
-            by_product = simd.mul_add_f32s(lambda, b, by_product);
+            let h = mul_add(simd, product, b, decayed);
+            let lambda = mul_add(simd, ungated, c, adjoint[i]);
+            group[i][0] = mul_add(simd, lambda, product, group[i][0]);
+            group[i][1] = mul_add(simd, ungated, h, group[i][1]);
+            by_product = mul_add(simd, lambda, b, by_product);
             let exponent = simd.mul_f32s(lambda, decayed);
-            by_exponent = simd.mul_add_f32s(exponent, a[i], by_exponent);
-            a_sums[i] = simd.mul_add_f32s(exponent, step, a_sums[i]);
-            adjoint[i] = simd.mul_add_f32s(lambda, change, lambda);
+            by_exponent = mul_add(simd, exponent, a[i], by_exponent);
+            a_sums[i] = mul_add(simd, exponent, step, a_sums[i]);
+            adjoint[i] = mul_add(simd, lambda, change, lambda);
         }
         tokens[t][BY_PRODUCT] = by_product;
         tokens[t][BY_EXPONENT] = by_exponent;

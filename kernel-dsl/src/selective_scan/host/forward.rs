@@ -4,12 +4,13 @@
 //! lanes; states and A are transposed once on the way in and once on the way out. A few tokens (decoding) keep the state
 //! values in the lanes instead, as they lie in memory: each state is then read once and written once.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::{SEGMENT_CHANNELS, Segment, Segments};
 use crate::math;
 use crate::selective_scan::problem::{Inputs, Operand, Problem, ScanError, check_length};
 use crate::sequences::Sequences;
+use crate::simd::{dispatch, mul_add, mul_add_one};
 use crate::vector::{Scratch, SharedRows, exp2_m1, load, prefetch, store};
 
 /// Tokens from which transposing the states pays.
@@ -52,9 +53,9 @@ pub fn sequential(
         // SAFETY: each segment is worked on once, and no two share channels of a sequence.
         let state = unsafe { state.part(segment.sequence, segment.state_values()) };
         if segment.span().len() < LONG {
-            Arch::new().dispatch(Short { segment, state, out });
+            dispatch(Short { segment, state, out });
         } else {
-            Arch::new().dispatch(Long {
+            dispatch(Long {
                 segment,
                 state,
                 out: Some(out),
@@ -102,7 +103,7 @@ pub fn element(
                 *sum += step;
             }
         }
-        Arch::new().dispatch(Long {
+        dispatch(Long {
             segment,
             state,
             out: None,
@@ -136,7 +137,7 @@ impl WithSimd for Long<'_> {
                     // SAFETY: one call handles all rows of this segment, and no other call does.
                     let y = unsafe { out.part(row, segment.channels()) };
                     token::<S, true>(simd, &segment, row, (a, h), y);
-                    finish(&segment, row, y);
+                    finish(simd, &segment, row, y);
                 }
             }
         }
@@ -196,7 +197,7 @@ fn vector_token<S: Simd, const READ: bool, const PARTIAL: bool>(
         let change = exp2_m1(simd, simd.mul_f32s(exponent, *a));
         *h = updated(simd, change, *h, (product, simd.splat_f32s(*b)));
         if READ {
-            sum = simd.mul_add_f32s(*h, simd.splat_f32s(*c), sum);
+            sum = mul_add(simd, *h, simd.splat_f32s(*c), sum);
         }
     }
     if READ {
@@ -210,20 +211,20 @@ fn vector_token<S: Simd, const READ: bool, const PARTIAL: bool>(
 /// 10⁵ tokens by 5·10⁻⁴. Its distance from 1 has all its digits.
 #[inline(always)]
 fn updated<S: Simd>(simd: S, change: S::f32s, h: S::f32s, (product, b): (S::f32s, S::f32s)) -> S::f32s {
-    simd.mul_add_f32s(change, h, simd.mul_add_f32s(product, b, h))
+    mul_add(simd, change, h, mul_add(simd, product, b, h))
 }
 
 /// y ← (y + D∘u) SiLU(z).
 #[inline(always)]
-fn finish(segment: &Segment, row: usize, y: &mut [f32]) {
+fn finish<S: Simd>(simd: S, segment: &Segment, row: usize, y: &mut [f32]) {
     if let Some(skip) = segment.skip() {
         for ((y, d), u) in y.iter_mut().zip(skip).zip(segment.input(row)) {
-            *y = d.mul_add(*u, *y);
+            *y = mul_add_one(simd, *d, *u, *y);
         }
     }
     if let Some(gate) = segment.gate(row) {
         for (y, z) in y.iter_mut().zip(gate) {
-            *y *= math::silu(*z);
+            *y *= math::silu(simd, *z);
         }
     }
 }
@@ -298,7 +299,7 @@ impl WithSimd for Short<'_> {
             } else {
                 channels.of_any_size(simd);
             }
-            finish(&segment, row, y);
+            finish(simd, &segment, row, y);
         }
     }
 }
@@ -340,7 +341,7 @@ impl Channels<'_> {
                 for i in 0..W {
                     let change = exp2_m1(simd, simd.mul_f32s(exponent, a[i]));
                     h[i] = updated(simd, change, h[i], (product, b[i]));
-                    *sum = simd.mul_add_f32s(h[i], c[i], *sum);
+                    *sum = mul_add(simd, h[i], c[i], *sum);
                 }
             }
             for (y, sum) in y.iter_mut().zip(sums) {
@@ -385,6 +386,6 @@ impl Channels<'_> {
         let added = (product, load::<S, PARTIAL>(simd, &self.b[at..]));
         let after = updated(simd, exp2_m1(simd, exponent), load::<S, PARTIAL>(simd, h), added);
         store::<S, PARTIAL>(simd, h, after);
-        simd.mul_add_f32s(after, load::<S, PARTIAL>(simd, &self.c[at..]), sum)
+        mul_add(simd, after, load::<S, PARTIAL>(simd, &self.c[at..]), sum)
     }
 }

@@ -6,8 +6,9 @@ use super::chunked::Work;
 use super::{Head, over_heads, scatter};
 use crate::feature_map::{expand_rows, pull_back_rows};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Cotangents, Gradients, Inputs, Problem};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// Gradients of the loss by all that Taylor attention reads, from the cotangents of its output and of its final state.
 ///
@@ -203,7 +204,7 @@ impl PullBack {
         self.weights.resize(count * count, 0.0);
         let mut weights = MatrixMut::new(&mut self.weights, count, count, count);
         multiply(&mut weights, Destination::Overwrite, read, values.transposed());
-        Arch::new().dispatch(Derivative {
+        dispatch(Derivative {
             problem,
             count,
             arguments: &work.arguments,
@@ -262,14 +263,14 @@ impl WithSimd for Derivative<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let [_, c1, c2] = self.problem.expansion.coefficients();
         let scale = f64::from(self.problem.scale);
         let (c1, c2) = ((c1 * scale) as f32, (2.0 * c2 * scale) as f32);
         let rows = self.weights.chunks_exact_mut(self.count);
         for (t, (weights, arguments)) in rows.zip(self.arguments.chunks_exact(self.count)).enumerate() {
             for (weight, &x) in weights.iter_mut().zip(arguments) {
-                *weight *= c2.mul_add(x, c1);
+                *weight *= mul_add_one(simd, c2, x, c1);
             }
             weights[t + 1..].fill(0.0);
         }

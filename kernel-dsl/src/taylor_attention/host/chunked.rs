@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::{Head, over_heads, scatter};
 use crate::feature_map::expand_rows;
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Inputs, Problem};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// Taylor attention in chunks of `chunk_size` tokens (at least 1), whose weights are formed without features.
 ///
@@ -86,7 +87,7 @@ impl Work {
             head.queries(rows),
             head.keys(rows).transposed(),
         );
-        Arch::new().dispatch(Polynomial {
+        dispatch(Polynomial {
             problem,
             count,
             arguments: &mut self.arguments,
@@ -149,14 +150,14 @@ impl WithSimd for Polynomial<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let [c0, c1, c2] = self.problem.expansion.coefficients().map(|c| c as f32);
         let scale = self.problem.scale;
         let rows = self.arguments.chunks_exact_mut(self.count);
         for (t, (arguments, weights)) in rows.zip(self.weights.chunks_exact_mut(self.count)).enumerate() {
             for (x, weight) in arguments.iter_mut().zip(weights.iter_mut()) {
                 *x *= scale;
-                *weight = c2.mul_add(*x, c1).mul_add(*x, c0);
+                *weight = mul_add_one(simd, mul_add_one(simd, c2, *x, c1), *x, c0);
             }
             weights[t + 1..].fill(0.0);
         }

@@ -2,8 +2,9 @@
 
 use super::{Head, over_heads, scatter};
 use crate::feature_map::expand_rows;
+use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Inputs, Problem};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// One token of every sequence.
 ///
@@ -49,7 +50,7 @@ pub fn sequential(
         for (row, out) in head.rows.clone().zip(out.chunks_exact_mut(problem.value_dim)) {
             expand_rows(&map, |_| head.key(row), 1, &mut features);
             expand_rows(&map, |_| head.query(row), 1, &mut of_query);
-            Arch::new().dispatch(Token {
+            dispatch(Token {
                 problem,
                 key: head.key(row),
                 query: head.query(row),
@@ -86,7 +87,7 @@ impl WithSimd for Token<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let value_dim = self.problem.value_dim;
         let weight = self.own_weight();
         let mut denominator = weight;
@@ -97,11 +98,11 @@ impl WithSimd for Token<'_> {
         for ((state, &k), &q) in rows.zip(self.of_key).zip(self.of_query) {
             let (state, sum) = state.split_at_mut(value_dim);
             for ((state, &v), out) in state.iter_mut().zip(self.value).zip(self.out.iter_mut()) {
-                *out = q.mul_add(*state, *out);
-                *state = k.mul_add(v, *state);
+                *out = mul_add_one(simd, q, *state, *out);
+                *state = mul_add_one(simd, k, v, *state);
             }
             if let [sum] = sum {
-                denominator = q.mul_add(*sum, denominator);
+                denominator = mul_add_one(simd, q, *sum, denominator);
                 *sum += k;
             }
         }

@@ -1,10 +1,11 @@
 //! Gradients: states kept at chunk boundaries on the way forward, recomputed inside each chunk on the way back.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::sums::{Read, Sums, Token, shares, token};
 use super::{Segment, for_each_segment};
 use crate::sequences::Sequences;
+use crate::simd::{dispatch, max, mul_add};
 use crate::vector::{SharedRows, exp_of_nonpositive, load_at, store_at};
 use crate::wkv4::problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, Problem, Wkv4Error};
 
@@ -68,7 +69,7 @@ pub fn backward(
         bonus: SharedRows::new(&mut bonus_parts, channels),
     };
     for_each_segment(problem, inputs, SEGMENT_CHANNELS, |segment| {
-        Arch::new().dispatch(SegmentBackward {
+        dispatch(SegmentBackward {
             segment,
             chunk_size,
             initial_state,
@@ -286,10 +287,10 @@ impl SegmentBackward<'_> {
                 simd.mul_f32s(scale, adjoint.numerator),
                 simd.mul_f32s(scale, adjoint.denominator),
             );
-            let m = simd.mul_add_f32s(n, initial.numerator, adjoint.max);
+            let m = mul_add(simd, n, initial.numerator, adjoint.max);
             store_at(simd, numerator, first, n);
             store_at(simd, denominator, first, d);
-            store_at(simd, max, first, simd.mul_add_f32s(d, initial.denominator, m));
+            store_at(simd, max, first, mul_add(simd, d, initial.denominator, m));
             store_at(simd, log_decay, first, adjoint.log_decay);
             store_at(simd, bonus, first, adjoint.bonus);
         }
@@ -305,26 +306,27 @@ impl<S: Simd> Adjoint<S> {
         let by_present = simd.mul_f32s(share, simd.sub_f32s(token.value, read.out));
         self.bonus = simd.add_f32s(self.bonus, by_present);
         let weight = exp_of_nonpositive(simd, simd.add_f32s(token.key, self.exponent));
-        let value = simd.mul_add_f32s(weight, self.numerator, share);
-        let by_sums = simd.mul_add_f32s(self.numerator, token.value, self.denominator);
-        let key = simd.mul_add_f32s(weight, by_sums, by_present);
+        let value = mul_add(simd, weight, self.numerator, share);
+        let by_sums = mul_add(simd, self.numerator, token.value, self.denominator);
+        let key = mul_add(simd, weight, by_sums, by_present);
         // In this order no small decay is lost beside two large exponents that cancel.
         let decayed = simd.add_f32s(simd.add_f32s(self.exponent, before.max), token.log_decay);
-        let by_sums = simd.mul_add_f32s(
+        let by_sums = mul_add(
+            simd,
             self.numerator,
             before.numerator,
             simd.mul_f32s(self.denominator, before.denominator),
         );
-        self.log_decay = simd.mul_add_f32s(exp_of_nonpositive(simd, decayed), by_sums, self.log_decay);
+        self.log_decay = mul_add(simd, exp_of_nonpositive(simd, decayed), by_sums, self.log_decay);
         let key = self.pass_max(simd, token, before, key);
         // (ν, μ) ← e^w (ν, μ) + (1, −o) ō / Z.
         let later = simd.add_f32s(token.log_decay, self.exponent);
         let (kept, added) = shares(simd, simd.add_f32s(later, read.exponent));
         let added = simd.mul_f32s(added, simd.mul_f32s(out, read.inverse));
-        self.numerator = simd.mul_add_f32s(kept, self.numerator, added);
+        self.numerator = mul_add(simd, kept, self.numerator, added);
         let added = simd.mul_f32s(added, read.out);
         self.denominator = simd.sub_f32s(simd.mul_f32s(kept, self.denominator), added);
-        self.exponent = simd.max_f32s(later, simd.neg_f32s(read.exponent));
+        self.exponent = max(simd, later, simd.neg_f32s(read.exponent));
         (key, value)
     }
 

@@ -1,10 +1,11 @@
 //! Token by token, channels in the lanes of vectors, the states of a segment in the first cache.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::sums::{Sums, token};
 use super::{Segment, for_each_segment};
 use crate::sequences::Sequences;
+use crate::simd::dispatch;
 use crate::vector::{SharedRows, load_at, store_at};
 use crate::wkv4::problem::{Inputs, Operand, Problem, Wkv4Error, check_length};
 
@@ -45,7 +46,7 @@ pub fn sequential(
     let state = SharedRows::new(state, problem.channels);
     let out = SharedRows::new(out, problem.channels);
     for_each_segment(problem, inputs, SEGMENT_CHANNELS, |segment| {
-        Arch::new().dispatch(Tokens {
+        dispatch(Tokens {
             segment,
             state,
             out: Some(out),
@@ -88,7 +89,7 @@ pub fn element(
     update.copy_from_slice(&problem.empty_state());
     let state = SharedRows::new(update, problem.channels);
     for_each_segment(problem, inputs, SEGMENT_CHANNELS, |segment| {
-        Arch::new().dispatch(Tokens {
+        dispatch(Tokens {
             segment,
             state,
             out: None,

@@ -3,6 +3,7 @@
 use pulp::Simd;
 
 use super::Segment;
+use crate::simd::{self, mul_add};
 use crate::vector::{exp_of_nonpositive, load_at};
 use crate::wkv4::problem::EMPTY_MAX;
 
@@ -67,7 +68,7 @@ impl<S: Simd> Sums<S> {
         Self {
             numerator,
             denominator,
-            max: simd.max_f32s(simd.splat_f32s(EMPTY_MAX), max),
+            max: simd::max(simd, simd.splat_f32s(EMPTY_MAX), max),
         }
     }
 
@@ -76,16 +77,16 @@ impl<S: Simd> Sums<S> {
     pub(super) fn read(&self, simd: S, token: &Token<S>) -> Read<S> {
         let present = simd.add_f32s(token.bonus, token.key);
         let (past, share) = shares(simd, simd.sub_f32s(self.max, present));
-        let z = simd.mul_add_f32s(past, self.denominator, share);
+        let z = mul_add(simd, past, self.denominator, share);
         let zero = simd.splat_f32s(0.0);
         let inverse = simd.div_f32s(simd.splat_f32s(1.0), z);
         let inverse = simd.select_f32s(simd.equal_f32s(z, zero), zero, inverse);
-        let sum = simd.mul_add_f32s(past, self.numerator, simd.mul_f32s(share, token.value));
+        let sum = mul_add(simd, past, self.numerator, simd.mul_f32s(share, token.value));
         Read {
             out: simd.mul_f32s(sum, inverse),
             present: simd.mul_f32s(share, inverse),
             inverse,
-            exponent: simd.max_f32s(self.max, present),
+            exponent: simd::max(simd, self.max, present),
         }
     }
 
@@ -96,12 +97,12 @@ impl<S: Simd> Sums<S> {
         // A decay of −∞ must not leave a difference of two infinities behind a key of −∞.
         let empty = simd.splat_f32s(EMPTY_MAX);
         let forgets = simd.less_than_f32s(decayed, empty);
-        let decayed = simd.max_f32s(empty, decayed);
+        let decayed = simd::max(simd, empty, decayed);
         let (past, present) = shares(simd, simd.sub_f32s(decayed, token.key));
         let past = simd.select_f32s(forgets, simd.splat_f32s(0.0), past);
         let added = simd.mul_f32s(present, token.value);
-        self.numerator = simd.mul_add_f32s(past, self.numerator, added);
-        self.denominator = simd.mul_add_f32s(past, self.denominator, present);
-        self.max = simd.max_f32s(decayed, token.key);
+        self.numerator = mul_add(simd, past, self.numerator, added);
+        self.denominator = mul_add(simd, past, self.denominator, present);
+        self.max = simd::max(simd, decayed, token.key);
     }
 }

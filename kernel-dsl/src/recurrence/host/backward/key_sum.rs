@@ -1,6 +1,6 @@
 //! The key sum of a normalised recurrence backwards, and the skip beside the quotient.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::recurrence::gradients::Gradients;
@@ -9,6 +9,7 @@ use crate::recurrence::host::lanes::{dot, dot_of_three};
 use crate::recurrence::host::{Head, SharedOutput, worth_threads};
 use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, ReadOut};
 use crate::rows::Rows;
+use crate::simd::dispatch;
 
 /// Tokens between the key sums that are kept.
 const CHUNK: usize = 64;
@@ -56,7 +57,7 @@ pub(in crate::recurrence) fn key_sum_backward(
                 log_decay: vec![0.0; decay.values_per_head(key_dim)],
                 bonus: vec![0.0; key_dim],
             };
-            Arch::new().dispatch(HeadBackward {
+            dispatch(HeadBackward {
                 head: first.later(i),
                 initial,
                 gradient,
@@ -155,7 +156,7 @@ impl WithSimd for HeadBackward<'_> {
             sums[n * key_dim..(n + 1) * key_dim].copy_from_slice(&z);
             for i in (0..n).rev() {
                 let around = sums[i * key_dim..(i + 2) * key_dim].split_at(key_dim);
-                decay.go_to(head, start + i);
+                decay.go_to(simd, head, start + i);
                 self.token(simd, start + i, &decay, around);
             }
         }
@@ -232,7 +233,7 @@ impl HeadBackward<'_> {
                     .for_each(|(g, x)| *g += f64::from(x)),
             }
         }
-        decay.apply(self.gradient);
+        decay.apply(simd, self.gradient);
     }
 
     /// d += scale δ q·(u∘k).

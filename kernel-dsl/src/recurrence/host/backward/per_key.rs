@@ -15,7 +15,7 @@
 //! pairs' part of k̇_j at t = j, and (Π_{j<s≤t} a_s ∘ k_j) ∘ w_t is what passes from j through a_t. To the latter come the
 //! parts with h₀ and ḣ: q_i∘q̇_i of the reads by i ≥ t, k_j∘k̇_j of the updates by j < t, and Π a_s ∘ Σ_p h₀ ḣ.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::Sinks;
 use super::blocks::{Block, Constants};
@@ -26,6 +26,7 @@ use crate::recurrence::host::chunked_per_key::{BLOCK, DecayState};
 use crate::recurrence::host::lanes::{dot, dot_of_three, load, store};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::problem::{Problem, ReadOut};
+use crate::simd::{dispatch, mul_add};
 
 /// All tokens of a block of heads, from the last to the first.
 pub(super) fn block(block: &mut Block, chunk_size: usize, sinks: &Sinks) {
@@ -113,12 +114,12 @@ impl Scratch {
             let before = states.len() - initial.len();
             let state = &mut states[before..];
             let tokens = (start, size);
-            Arch::new().dispatch(Decays {
+            dispatch(Decays {
                 head,
                 tokens,
                 scratch: self,
             });
-            Arch::new().dispatch(DecayState {
+            dispatch(DecayState {
                 state: &mut *state,
                 log_decay_sum: &self.log_decay_sum,
             });
@@ -145,7 +146,7 @@ impl Scratch {
             key_dim, value_dim, ..
         } = *head.problem;
         let cotangents = head.cotangents(sinks.cotangents, start, n);
-        Arch::new().dispatch(Decays {
+        dispatch(Decays {
             head,
             tokens,
             scratch: self,
@@ -169,7 +170,7 @@ impl Scratch {
                 cotangents.transposed(),
             );
         }
-        Arch::new().dispatch(Pairs {
+        dispatch(Pairs {
             head,
             tokens,
             scratch: self,
@@ -180,14 +181,14 @@ impl Scratch {
         let weights = Matrix::new(&self.weights, n, n, n);
         let mut derivatives = MatrixMut::new(&mut self.derivatives, n, value_dim, value_dim);
         multiply(&mut derivatives, Destination::Scale(1.0), weights, cotangents);
-        Arch::new().dispatch(ValueGradients {
+        dispatch(ValueGradients {
             head,
             tokens,
             derivatives: &self.derivatives,
             sinks,
             constants,
         });
-        Arch::new().dispatch(DecayState {
+        dispatch(DecayState {
             state: &mut *gradient,
             log_decay_sum: &self.log_decay_sum,
         });
@@ -222,7 +223,7 @@ impl WithSimd for Decays<'_> {
             decay
                 .iter_mut()
                 .zip(log_decay)
-                .for_each(|(a, g)| *a = math::exp(*g));
+                .for_each(|(a, g)| *a = math::exp(simd, *g));
         }
         let lanes = S::F32_LANES;
         let whole = key_dim - key_dim % lanes;
@@ -312,6 +313,13 @@ impl WithSimd for Pairs<'_> {
         self.scratch.weights[..n * n].fill(0.0);
         let lanes = S::F32_LANES;
         let mut column = 0;
+        // As many keys at a time as 512-bit vectors take by four: every sum over lanes costs more than the products before it.
+        if lanes < 16 {
+            while key_dim - column >= 8 * lanes {
+                self.columns::<S, 8, false>(simd, column, 8 * lanes);
+                column += 8 * lanes;
+            }
+        }
         while key_dim - column >= 4 * lanes {
             self.columns::<S, 4, false>(simd, column, 4 * lanes);
             column += 4 * lanes;
@@ -341,7 +349,7 @@ impl Pairs<'_> {
             .zip(gradient.chunks_exact(value_dim));
         let keys = rows.zip(&mut self.scratch.whole).zip(&self.scratch.log_decay_sum);
         for (((h, dh), whole), sum) in keys {
-            *whole = math::exp(*sum) * dot(simd, h, dh);
+            *whole = math::exp(simd, *sum) * dot(simd, h, dh);
         }
         let lanes = S::F32_LANES;
         let full = key_dim - key_dim % lanes;
@@ -379,7 +387,7 @@ impl Pairs<'_> {
                 simd.mul_f32s(factor, query),
             );
             let after = sum;
-            sum = simd.mul_add_f32s(gradient, query, sum);
+            sum = mul_add(simd, gradient, query, sum);
             let passing = if bonus { after } else { sum };
             store::<S, PARTIAL>(simd, &mut scratch.passing[at..][..width], 0, passing);
         }
@@ -398,7 +406,7 @@ impl Pairs<'_> {
                 0,
                 simd.add_f32s(later, sum),
             );
-            sum = simd.mul_add_f32s(gradient, key, sum);
+            sum = mul_add(simd, gradient, key, sum);
         }
     }
 
@@ -453,9 +461,9 @@ impl Pairs<'_> {
         let gradient = &mut self.scratch.query[i * key_dim + column..][..width];
         let mut sum = simd.splat_f32s(0.0);
         for (c, &decayed) in decayed.iter().enumerate() {
-            sum = simd.mul_add_f32s(load::<S, PARTIAL>(simd, query, c), decayed, sum);
+            sum = mul_add(simd, load::<S, PARTIAL>(simd, query, c), decayed, sum);
             let before = load::<S, PARTIAL>(simd, gradient, c);
-            store::<S, PARTIAL>(simd, gradient, c, simd.mul_add_f32s(x, decayed, before));
+            store::<S, PARTIAL>(simd, gradient, c, mul_add(simd, x, decayed, before));
         }
         self.scratch.weights[j * n + i] += self.head.inputs.scale * simd.reduce_sum_f32s(sum);
     }
@@ -478,7 +486,7 @@ impl Pairs<'_> {
                 let x = simd.splat_f32s(self.scratch.products[j * n + t + bonus]);
                 let query = &head.query(start + t + bonus)[column..][..width];
                 for (c, later) in later.iter_mut().enumerate() {
-                    *later = simd.mul_add_f32s(x, load::<S, PARTIAL>(simd, query, c), *later);
+                    *later = mul_add(simd, x, load::<S, PARTIAL>(simd, query, c), *later);
                 }
             }
             if t == j {
@@ -488,7 +496,7 @@ impl Pairs<'_> {
             let passing = &mut self.scratch.passing[t * key_dim + column..][..width];
             for (c, later) in later.iter_mut().enumerate() {
                 let before = load::<S, PARTIAL>(simd, passing, c);
-                let after = simd.mul_add_f32s(decayed_keys[t][c], *later, before);
+                let after = mul_add(simd, decayed_keys[t][c], *later, before);
                 store::<S, PARTIAL>(simd, passing, c, after);
                 *later = simd.mul_f32s(*later, load::<S, PARTIAL>(simd, decay, c));
             }

@@ -15,7 +15,7 @@
 //! What passes through a_t, and so is the derivative by ln a_t: the pairs s_ij ṡ_ij with j < t ≤ i (t < i with a bonus), the
 //! reads q_i·h₀(…) of i ≥ t, the updates δ_j v_j·(…) of j < t, and exp(S_n) ⟨h₀, ḣ⟩.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::Sinks;
 use super::blocks::{Block, Constants};
@@ -26,6 +26,7 @@ use crate::recurrence::host::chunked::{ScalarScratch, sum_chunk};
 use crate::recurrence::host::lanes::{dot, dot_of_three};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::problem::{Problem, ReadOut};
+use crate::simd::dispatch;
 
 /// All chunks of a block of heads, from the last to the first.
 pub(super) fn block(block: &mut Block, chunk_size: usize, sinks: &Sinks) {
@@ -162,7 +163,7 @@ impl Scratch {
             head.values(start, n),
             cotangents.transposed(),
         );
-        Arch::new().dispatch(Pairs {
+        dispatch(Pairs {
             head,
             tokens,
             scratch: self,
@@ -173,7 +174,7 @@ impl Scratch {
             let mut derivatives = MatrixMut::new(&mut self.derivatives, n, value_dim, value_dim);
             multiply(&mut derivatives, Destination::Overwrite, keys, dh);
         }
-        Arch::new().dispatch(DecayUpdates {
+        dispatch(DecayUpdates {
             head,
             tokens,
             scratch: self,
@@ -187,14 +188,14 @@ impl Scratch {
             let mut derivatives = MatrixMut::new(&mut self.derivatives, n, value_dim, value_dim);
             multiply(&mut derivatives, Destination::Scale(1.0), weights, cotangents);
         }
-        Arch::new().dispatch(ValueGradients {
+        dispatch(ValueGradients {
             head,
             tokens,
             derivatives: &self.derivatives,
             sinks,
             constants,
         });
-        Arch::new().dispatch(DecayReads {
+        dispatch(DecayReads {
             head,
             tokens,
             scratch: self,
@@ -203,7 +204,7 @@ impl Scratch {
         let decayed = Matrix::new(&self.decayed, n, value_dim, value_dim);
         let mut reads = MatrixMut::new(&mut self.reads, n, key_dim, key_dim);
         multiply(&mut reads, Destination::Overwrite, decayed, h.transposed());
-        Arch::new().dispatch(LogDecayGradients {
+        dispatch(LogDecayGradients {
             head,
             tokens,
             scratch: self,
@@ -213,7 +214,7 @@ impl Scratch {
         });
         let decayed = Matrix::new(&self.decayed, n, value_dim, value_dim);
         let mut dh = MatrixMut::new(gradient, key_dim, value_dim, value_dim);
-        let decay = Destination::Scale(math::exp(self.sums[n] as f32));
+        let decay = Destination::Scale(math::exp_once(self.sums[n] as f32));
         multiply(&mut dh, decay, queries.transposed(), decayed);
     }
 
@@ -288,7 +289,7 @@ impl WithSimd for Pairs<'_> {
                 .zip(&mut gradients[first..])
                 .zip(reach);
             for ((((weight, product), score), gradient), r) in pairs {
-                let decay = scale * math::exp((r - sum) as f32);
+                let decay = scale * math::exp(simd, (r - sum) as f32);
                 let score_gradient = decay * step * *product;
                 *weight = decay * score;
                 *product = score * score_gradient;
@@ -338,7 +339,7 @@ impl WithSimd for DecayUpdates<'_> {
             .zip(scratch.decayed.chunks_exact_mut(value_dim));
         for (j, (derivative, decayed)) in rows.take(n).enumerate() {
             let value = head.value(start + j);
-            let decay = math::exp((last - scratch.sums[j + 1]) as f32);
+            let decay = math::exp(simd, (last - scratch.sums[j + 1]) as f32);
             let factor = scratch.steps[j] * decay;
             scratch.to_end[j] = factor * dot(simd, value, derivative);
             for ((u, x), v) in derivative.iter_mut().zip(decayed).zip(value) {
@@ -361,7 +362,7 @@ impl WithSimd for DecayReads<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             head,
             tokens: (start, n),
@@ -372,7 +373,7 @@ impl WithSimd for DecayReads<'_> {
         let rows = scratch.decayed.chunks_exact_mut(head.problem.value_dim);
         for (i, decayed) in rows.take(n).enumerate() {
             let sum = scratch.sums[i + 1 - usize::from(bonus)];
-            let factor = head.inputs.scale * math::exp(sum as f32);
+            let factor = head.inputs.scale * math::exp(simd, sum as f32);
             let cotangent = head.cotangent(sinks.cotangents, start + i);
             decayed
                 .iter_mut()
@@ -419,7 +420,7 @@ impl WithSimd for LogDecayGradients<'_> {
             return;
         }
         let bonus = usize::from(head.problem.read_out == ReadOut::Bonus);
-        let whole = math::exp(scratch.sums[n] as f32) * dot(simd, state, gradient);
+        let whole = math::exp(simd, scratch.sums[n] as f32) * dot(simd, state, gradient);
         let through = &mut scratch.through[..n];
         // Reads of the entering state pass through as many a_t as pairs do.
         through.copy_from_slice(&scratch.from_start[..n]);

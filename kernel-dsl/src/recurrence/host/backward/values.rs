@@ -2,13 +2,14 @@
 //!
 //! With u_j the derivative by δ_j v_j: v̇_j = δ_j u_j + D∘ẏ_j, δ̇_j = v_j·u_j, Ḋ = Σ_j v_j∘ẏ_j.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::Sinks;
 use super::blocks::Constants;
 use crate::recurrence::host::lanes::dot;
 use crate::recurrence::host::{Head, Skip};
 use crate::recurrence::problem::{Inputs, Problem};
+use crate::simd::{dispatch, mul_add_one};
 
 /// Writes v̇ and δ̇ of some tokens and adds to Ḋ.
 pub(super) struct ValueGradients<'a> {
@@ -47,12 +48,12 @@ impl WithSimd for ValueGradients<'_> {
             match skip {
                 Skip::Scalar(d) => {
                     for ((g, u), y) in gradient.iter_mut().zip(u).zip(cotangent) {
-                        *g = step.mul_add(*u, d * y);
+                        *g = mul_add_one(simd, step, *u, d * y);
                     }
                 }
                 Skip::PerValue(d) => {
                     for (((g, u), y), d) in gradient.iter_mut().zip(u).zip(cotangent).zip(d) {
-                        *g = step.mul_add(*u, d * y);
+                        *g = mul_add_one(simd, step, *u, d * y);
                     }
                 }
             }
@@ -77,7 +78,7 @@ pub(super) fn skip_only(problem: &Problem, inputs: &Inputs, sinks: &Sinks) -> Ve
         let mut constants = Constants::new(problem);
         for t in 0..head.time {
             if problem.value_dim > 0 {
-                Arch::new().dispatch(ValueGradients {
+                dispatch(ValueGradients {
                     head,
                     tokens: (t, 1),
                     derivatives: &zeros,

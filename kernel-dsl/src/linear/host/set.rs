@@ -1,0 +1,210 @@
+//! The kernels of one instruction set, and which of them multiply how many rows.
+
+use super::activations::Input;
+use super::lanes::Lanes;
+use super::tiles::Kernels;
+use super::widening::Widening;
+use crate::linear::WeightType;
+use crate::linear::packed::PANEL;
+
+/// Independent multiply-adds in [`multiply_adds`].
+const CHAINS: usize = 12;
+
+/// Does nothing but multiply-adds, and returns how many floating-point operations that was.
+///
+/// # Safety
+/// The processor must have the instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn multiply_adds<V: Lanes>(iterations: usize) -> (f64, f32) {
+    // SAFETY: the caller's contract; `result` has room for any register.
+    unsafe {
+        let (a, b) = (
+            V::splat(std::hint::black_box(0.999)),
+            V::splat(std::hint::black_box(0.001)),
+        );
+        let mut sums = [V::splat(1.0); CHAINS];
+        for _ in 0..iterations {
+            for sum in &mut sums {
+                *sum = b.mul_add(*sum, a);
+            }
+        }
+        let mut result = [0.0; PANEL];
+        for sum in sums {
+            V::load(result.as_ptr()).add(sum).store(result.as_mut_ptr());
+        }
+        ((iterations * CHAINS * V::LANES * 2) as f64, result[0])
+    }
+}
+
+/// What one instruction set offers.
+pub(super) struct KernelSet {
+    pub(super) f32: Kernels,
+    /// Kernels that read bf16 weights as they lie.
+    pub(super) bf16: Kernels,
+    /// What these read.
+    pub(super) bf16_input: Input,
+    /// Most rows for them; more are multiplied by the f32 kernels, after widening.
+    pub(super) bf16_rows: usize,
+    /// Kernels that read int8 weights as they lie.
+    pub(super) int8: Kernels,
+    /// Most rows for them; more are multiplied by the kernels of words, after widening.
+    pub(super) int8_rows: usize,
+    /// None where `int8_rows` has no bound.
+    pub(super) words: Kernels,
+    /// Columns of a step of every kernel.
+    pub(super) columns: usize,
+    /// [`activations::pack`](super::activations::pack).
+    pub(super) pack: unsafe fn(input: Input, rows: &[&[f32]], into: &mut [u8]),
+    /// [`widening::widen`](super::widening::widen).
+    pub(super) widen: unsafe fn(widening: Widening, from: &[u8], into: &mut [u8]),
+    /// [`multiply_adds`].
+    pub(super) multiply_adds: unsafe fn(iterations: usize) -> (f64, f32),
+}
+
+/// How a number of rows is multiplied.
+#[derive(Clone, Copy)]
+pub(super) struct Method {
+    pub(super) kernels: Kernels,
+    pub(super) input: Input,
+    pub(super) widening: Option<Widening>,
+}
+
+impl KernelSet {
+    /// The fastest for weights of this type and this many rows.
+    pub(super) fn method(&self, weight_type: WeightType, rows: usize) -> Method {
+        let (kernels, input, widening) = match weight_type {
+            WeightType::F32 => (self.f32, Input::Floats, None),
+            WeightType::Bf16 if rows <= self.bf16_rows => (self.bf16, self.bf16_input, None),
+            WeightType::Bf16 => (self.f32, Input::Rounded, Some(Widening::Floats)),
+            WeightType::Int8 if rows <= self.int8_rows => (self.int8, Input::Blocks, None),
+            WeightType::Int8 => (self.words, Input::Words, Some(Widening::Words)),
+        };
+        Method {
+            kernels,
+            input,
+            widening,
+        }
+    }
+}
+
+/// Independent sums of each column with `registers` of them for other rows and columns, so that additions need not wait for
+/// each other.
+pub(super) const fn sums(registers: usize) -> usize {
+    8usize.div_ceil(registers)
+}
+
+/// Compiles the tiles for one instruction set and lists them by number of rows.
+///
+/// `few` registers of columns are taken at a time where one or two rows leave room for them, `vectors` else.
+macro_rules! kernel_set {
+    ($(#[$features:meta])* $vector:ty, $dot:ty, vectors: $vectors:literal, few: $few:literal,
+        f32: [$($f32_rows:literal)*], bf16: $bf16_input:ident by $bf16_tile:ident up to $bf16_most:expr,
+        int8: [$($int8_rows:literal)*] up to $int8_most:expr, words: $words:expr) => {
+        use crate::linear::host::activations::{self, Input};
+        use crate::linear::host::bytes::byte_tile;
+        use crate::linear::host::lanes::Lanes;
+        use crate::linear::host::set::{KernelSet, multiply_adds, sums};
+        use crate::linear::host::tiles::{Tile, $bf16_tile, f32_tile};
+        use crate::linear::host::widening::{self, Widening};
+
+        pub(in crate::linear::host) static KERNELS: KernelSet = KernelSet {
+            f32: &[$(f32_kernel::<$f32_rows>),*],
+            bf16: &[$(bf16_kernel::<$f32_rows>),*],
+            bf16_input: Input::$bf16_input,
+            bf16_rows: $bf16_most,
+            int8: &[$(int8_kernel::<$int8_rows>),*],
+            int8_rows: $int8_most,
+            words: $words,
+            columns: $vectors * <$vector>::LANES,
+            pack,
+            widen,
+            multiply_adds: burst,
+        };
+
+        /// # Safety
+        /// As [`Kernel`](crate::linear::host::tiles::Kernel).
+        $(#[$features])*
+        unsafe fn f32_kernel<const ROWS: usize>(tile: &Tile) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                match ROWS {
+                    1 if tile.is_whole() => f32_tile::<$vector, ROWS, $few, { sums($few) }>(tile),
+                    2 if tile.is_whole() => f32_tile::<$vector, ROWS, $few, { sums(2 * $few) }>(tile),
+                    1 => f32_tile::<$vector, ROWS, $vectors, { sums($vectors) }>(tile),
+                    2 | 3 => f32_tile::<$vector, ROWS, $vectors, { sums(2 * $vectors) }>(tile),
+                    _ => f32_tile::<$vector, ROWS, $vectors, 1>(tile),
+                }
+            }
+        }
+
+        /// # Safety
+        /// As [`Kernel`](crate::linear::host::tiles::Kernel).
+        $(#[$features])*
+        unsafe fn bf16_kernel<const ROWS: usize>(tile: &Tile) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                match ROWS {
+                    1 if tile.is_whole() => $bf16_tile::<$vector, ROWS, $few, 2>(tile),
+                    2 if tile.is_whole() => $bf16_tile::<$vector, ROWS, $few, 1>(tile),
+                    1..=3 => $bf16_tile::<$vector, ROWS, $vectors, 2>(tile),
+                    _ => $bf16_tile::<$vector, ROWS, $vectors, 1>(tile),
+                }
+            }
+        }
+
+        /// # Safety
+        /// As [`Kernel`](crate::linear::host::tiles::Kernel).
+        $(#[$features])*
+        unsafe fn int8_kernel<const ROWS: usize>(tile: &Tile) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                match ROWS {
+                    1 if tile.is_whole() => byte_tile::<$vector, $dot, ROWS, $few>(tile),
+                    _ => byte_tile::<$vector, $dot, ROWS, $vectors>(tile),
+                }
+            }
+        }
+
+        /// # Safety
+        /// The processor must have the instructions.
+        $(#[$features])*
+        unsafe fn pack(input: Input, rows: &[&[f32]], into: &mut [u8]) {
+            activations::pack(input, rows, into);
+        }
+
+        /// # Safety
+        /// The processor must have the instructions.
+        $(#[$features])*
+        unsafe fn widen(widening: Widening, from: &[u8], into: &mut [u8]) {
+            // SAFETY: the caller's contract.
+            unsafe { widening::widen::<$vector>(widening, from, into) }
+        }
+
+        /// # Safety
+        /// As [`multiply_adds`].
+        $(#[$features])*
+        unsafe fn burst(iterations: usize) -> (f64, f32) {
+            // SAFETY: the caller's contract.
+            unsafe { multiply_adds::<$vector>(iterations) }
+        }
+    };
+}
+pub(super) use kernel_set;
+
+/// Compiles the tiles of words for one instruction set: `WORDS`, by number of rows.
+#[cfg(target_arch = "x86_64")]
+macro_rules! word_kernels {
+    ($(#[$features:meta])* $vector:ty, vectors: $vectors:literal, rows: [$($rows:literal)*]) => {
+        const WORDS: $crate::linear::host::tiles::Kernels = &[$(word_kernel::<$rows>),*];
+
+        /// # Safety
+        /// As [`Kernel`](crate::linear::host::tiles::Kernel).
+        $(#[$features])*
+        unsafe fn word_kernel<const ROWS: usize>(tile: &$crate::linear::host::tiles::Tile) {
+            // SAFETY: the caller's contract.
+            unsafe { $crate::linear::host::bytes::word_tile::<$vector, ROWS, $vectors>(tile) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use word_kernels;

@@ -1,0 +1,107 @@
+//! Panels of few bits widened to what the many-row tiles multiply, a stretch at a time for all row blocks.
+//!
+//! | widening | from a unit of | to |
+//! |---|---|---|
+//! | [`Widening::Floats`] | bf16, `[PANEL][2]` | two f32 units, `[2][PANEL]` f32 |
+//! | [`Widening::Words`] | int8, `[8][PANEL][4]` bytes and `[PANEL]` bf16 scales | `[8][2][PANEL][2]` i16, then `[PANEL]` f32 scales |
+//!
+//! Of four features in a row, words pair the first with the third and the second with the fourth, which is how they lie
+//! after masking; inputs are packed alike.
+
+use super::lanes::Lanes;
+use crate::linear::WeightType;
+use crate::linear::packed::{BLOCK, BLOCK_BYTES, PANEL};
+
+/// What a panel is widened to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Widening {
+    Floats,
+    Words,
+}
+
+impl Widening {
+    /// What is widened.
+    const fn weight_type(self) -> WeightType {
+        match self {
+            Self::Floats => WeightType::Bf16,
+            Self::Words => WeightType::Int8,
+        }
+    }
+
+    /// Bytes of a unit after widening.
+    pub(super) const fn unit_bytes(self) -> usize {
+        match self {
+            Self::Floats => 8 * PANEL,
+            Self::Words => 2 * BLOCK * PANEL + 4 * PANEL,
+        }
+    }
+
+    /// Units of the tile in a unit of the weight type.
+    pub(super) const fn units(self) -> usize {
+        match self {
+            Self::Floats => 2,
+            Self::Words => 1,
+        }
+    }
+}
+
+/// Widens whole units; both slices are aligned to 4. Inlined, so that it is compiled for each instruction set.
+///
+/// # Safety
+/// The processor must have the instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn widen<V: Lanes>(widening: Widening, from: &[u8], into: &mut [u8]) {
+    let units = from.chunks_exact(widening.weight_type().unit_bytes());
+    for (from, into) in units.zip(into.chunks_exact_mut(widening.unit_bytes())) {
+        match widening {
+            // SAFETY: the caller's contract.
+            Widening::Floats => unsafe { floats::<V>(from, into) },
+            Widening::Words => words(from, into),
+        }
+    }
+}
+
+/// # Safety
+/// The processor must have the instructions of `V`.
+#[inline(always)]
+unsafe fn floats<V: Lanes>(from: &[u8], into: &mut [u8]) {
+    let (even, odd) = bytemuck::cast_slice_mut::<u8, f32>(into).split_at_mut(PANEL);
+    let registers = from.chunks_exact(4 * V::LANES);
+    for ((from, even), odd) in registers
+        .zip(even.chunks_exact_mut(V::LANES))
+        .zip(odd.chunks_exact_mut(V::LANES))
+    {
+        // SAFETY: the caller's contract; the chunks are of a register's length.
+        unsafe {
+            let (first, second) = V::load_bf16_pairs(from.as_ptr());
+            first.store(even.as_mut_ptr());
+            second.store(odd.as_mut_ptr());
+        }
+    }
+}
+
+#[inline(always)]
+fn words(from: &[u8], into: &mut [u8]) {
+    let (bytes, from_scales) = from.split_at(BLOCK_BYTES);
+    let (words, scales) = into.split_at_mut(2 * BLOCK_BYTES);
+    let fours = bytemuck::cast_slice::<u8, u32>(bytes).as_chunks::<PANEL>().0;
+    let words = bytemuck::cast_slice_mut::<u8, u32>(words)
+        .as_chunks_mut::<PANEL>()
+        .0;
+    for (fours, [even, odd]) in fours.iter().zip(words.as_chunks_mut::<2>().0) {
+        for ((&four, even), odd) in fours.iter().zip(even).zip(odd) {
+            (*even, *odd) = (signed(four & 0x00ff_00ff), signed((four >> 8) & 0x00ff_00ff));
+        }
+    }
+    let from_scales: &[u16] = bytemuck::cast_slice(from_scales);
+    let scales: &mut [u32] = bytemuck::cast_slice_mut(scales);
+    for (scale, &half) in scales.iter_mut().zip(from_scales) {
+        *scale = u32::from(half) << 16;
+    }
+}
+
+/// Takes the offset of 128 off both 16-bit halves; the upper bit keeps each from borrowing.
+#[inline(always)]
+fn signed(offset: u32) -> u32 {
+    ((offset | 0x8000_8000) - 0x0080_0080) ^ 0x8000_8000
+}
