@@ -33,8 +33,8 @@ fn find_clients() -> Vec<(String, Client)> {
     let clients: Vec<_> = Device::enumerate_all().into_iter().map(named).collect();
     assert!(
         !clients.is_empty(),
-        "no device to test on: install Vulkan drivers (Debian: mesa-vulkan-drivers, a software device), \
-         or set SPILLWAY_ADAPTERS=none to go without these tests"
+        "no device to test on: `.ci/test` sets up a software one and runs the tests (it installs Debian's \
+         mesa-vulkan-drivers and libvulkan1); SPILLWAY_ADAPTERS=none goes without these tests"
     );
     for (name, _) in &clients {
         eprintln!("testing on {name}");

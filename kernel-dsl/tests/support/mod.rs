@@ -31,6 +31,14 @@ pub struct Case {
     tensors: HashMap<String, Vec<f32>>,
 }
 
+/// The cases that a property is tested on: so many, or as few as `PROPTEST_CASES` asks for, where each takes long.
+pub fn property_cases(usual: u32) -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    asked
+        .and_then(|text| text.parse().ok())
+        .map_or(usual, |few: u32| usual.min(few))
+}
+
 /// Where the golden sets lie.
 pub fn golden_dir() -> PathBuf {
     std::env::var_os("GOLDEN_DIR").map_or_else(

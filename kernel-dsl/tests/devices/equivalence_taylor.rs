@@ -1,12 +1,6 @@
 //! Taylor attention on every device, forward and backward, against its definition.
 
-#[path = "support/device.rs"]
-mod device;
-#[path = "support/layouts.rs"]
-mod layouts;
-mod support;
-#[path = "support/taylor.rs"]
-mod taylor;
+use crate::{device, layouts, support, taylor};
 
 mod equivalence {
     use kernel_dsl::Rows;
@@ -29,7 +23,7 @@ mod equivalence {
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(cases)
+            ..ProptestConfig::with_cases(crate::support::property_cases(cases))
         }
     }
 

@@ -1,10 +1,6 @@
 //! Convolution, norms, rotary embedding and Taylor attention on every device agree with other people's software.
 
-#[path = "support/based.rs"]
-mod based;
-#[path = "support/device.rs"]
-mod device;
-mod support;
+use crate::{based, device, support};
 
 mod golden {
     use kernel_dsl::causal_conv1d::{self, Activation};

@@ -1,10 +1,6 @@
 //! Feature maps and Taylor attention: the definition against central differences, every form against the definition.
 
-#[path = "support/layouts.rs"]
-mod layouts;
-mod support;
-#[path = "support/taylor.rs"]
-mod taylor;
+use crate::{layouts, support, taylor};
 
 mod equivalence {
     use kernel_dsl::feature_map::{self, FeatureMap, Packing};
@@ -25,7 +21,7 @@ mod equivalence {
     fn config() -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(200)
+            ..ProptestConfig::with_cases(crate::support::property_cases(200))
         }
     }
 

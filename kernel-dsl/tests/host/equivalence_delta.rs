@@ -147,7 +147,7 @@ mod equivalence {
 
     fn config() -> ProptestConfig {
         ProptestConfig {
-            cases: 200,
+            cases: crate::support::property_cases(200),
             failure_persistence: None,
             ..ProptestConfig::default()
         }

@@ -1,6 +1,6 @@
 //! Convolution, norms, step sizes and cross-entropy against their definitions in f64.
 
-mod support;
+use crate::support;
 
 mod equivalence {
     use kernel_dsl::causal_conv1d::{self, Activation, ConvError, causal_conv1d};
@@ -20,7 +20,7 @@ mod equivalence {
     fn config() -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(200)
+            ..ProptestConfig::with_cases(crate::support::property_cases(200))
         }
     }
 

@@ -1,6 +1,6 @@
 //! The recurrence against what other people's software computed.
 
-mod support;
+use crate::support;
 
 mod golden {
     use kernel_dsl::recurrence::normalized::{

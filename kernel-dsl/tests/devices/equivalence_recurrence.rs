@@ -1,11 +1,9 @@
 //! The recurrence on every device equals the reference.
 
-#[path = "support/device.rs"]
-mod device;
-mod support;
+use crate::{device, support};
 
 mod equivalence {
-    #[path = "../equivalence/data.rs"]
+    #[path = "../../host/equivalence/data.rs"]
     #[allow(dead_code)]
     mod data;
 
@@ -28,7 +26,7 @@ mod equivalence {
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(cases)
+            ..ProptestConfig::with_cases(crate::support::property_cases(cases))
         }
     }
 

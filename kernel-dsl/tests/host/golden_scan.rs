@@ -1,6 +1,6 @@
 //! The selective scan and WKV-4 agree with other people's software, gradients included.
 
-mod support;
+use crate::support;
 
 mod golden {
     use kernel_dsl::{Rows, Sequences, selective_scan, wkv4};

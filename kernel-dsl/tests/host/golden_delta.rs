@@ -1,6 +1,6 @@
 //! The delta rule against what other people's software computed.
 
-mod support;
+use crate::support;
 
 mod golden {
     use kernel_dsl::delta_rule::{

@@ -1,27 +1,15 @@
-//! What every kernel becomes on devices that are not here, and whether their compilers accept it.
-//!
-//! ```text
-//! .ci/cuda-toolkit                                               # NVRTC and CUDA's headers, without a driver
-//! cargo test -p kernel-dsl --features lowering --test lowering
-//! ```
+//! Every kernel, for each of the targets.
 //!
 //! The registers, shared memory and spills of each CUDA kernel go straight to standard output.
-#![cfg(feature = "lowering")]
-
-#[path = "support/calls/mod.rs"]
-mod calls;
-#[path = "lowering/models.rs"]
-mod models;
-#[path = "lowering/nvrtc.rs"]
-mod nvrtc;
 
 use std::io::Write;
 use std::time::Instant;
 
 use kernel_dsl::cube::lowering::{KernelSource, Language, LoweringTarget};
-use models::Call;
-use nvrtc::{Nvrtc, Usage};
 use rayon::prelude::*;
+
+use crate::models::{self, Call};
+use crate::nvrtc::{Nvrtc, Usage};
 
 /// Bytes that a thread may spill, written and read together. A kernel that spills more runs at the pace of its cache.
 const SPILL_LIMIT: usize = 64;

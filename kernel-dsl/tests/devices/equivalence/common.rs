@@ -19,7 +19,7 @@ pub const TOLERANCE: f64 = 2e-6;
 pub fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
-        ..ProptestConfig::with_cases(cases)
+        ..ProptestConfig::with_cases(crate::support::property_cases(cases))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The convolution and the gated norm agree with other people's software.
 
-mod support;
+use crate::support;
 
 mod golden {
     use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};

@@ -1,6 +1,6 @@
 //! All forms of the selective scan and of WKV-4 compute the same thing, and so do their gradients.
 
-mod support;
+use crate::support;
 
 mod equivalence {
     mod layout;
@@ -16,7 +16,7 @@ mod equivalence {
     fn config() -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(200)
+            ..ProptestConfig::with_cases(crate::support::property_cases(200))
         }
     }
 

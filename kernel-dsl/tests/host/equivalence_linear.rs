@@ -144,7 +144,7 @@ mod equivalence {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
+        #![proptest_config(ProptestConfig::with_cases(crate::support::property_cases(200)))]
 
         #[test]
         fn every_instruction_set_computes_the_product(
@@ -243,6 +243,41 @@ mod equivalence {
                     let mut out = case.out();
                     linear_with(isa, case.x(), &packed, case.bias.as_deref(), &mut out).unwrap();
                     assert_matches(&case, &packed, &out, &format!("{isa} {weight_type} {shape:?}"));
+                }
+            }
+        }
+    }
+
+    /// All bytes at the ends of their range, where sums of products in 16 bits would saturate: weights and inputs whose blocks
+    /// quantise without rounding, so that every output is a whole number.
+    #[test]
+    fn int8_products_of_extremes_are_exact_on_every_instruction_set() {
+        let (in_features, out_features) = (96, 40);
+        // Row `i` is largest everywhere, or smallest, or changes its sign every 2^i, or is of one sign but for a single place.
+        let sign = |i: usize, k: usize| match i {
+            0 => 1,
+            1 => -1,
+            2..8 => 1 - 2 * ((k >> (i - 2)) & 1) as i32,
+            _ => 1 - 2 * i32::from(k % 32 == i - 8),
+        };
+        let weights = |n: usize| (0..in_features).map(move |k| 127 * sign(n, k));
+        let weight: Vec<f32> = (0..out_features).flat_map(weights).map(|q| q as f32).collect();
+        let packed = PackedMatrix::pack(&weight, out_features, in_features, WeightType::Int8).unwrap();
+        // Few rows multiply the bytes as they lie; many may take another way.
+        for rows in [1, 2, 3, 5, 8, 40] {
+            let x: Vec<f32> = (0..rows).flat_map(weights).map(|q| q as f32 / 8.0).collect();
+            for isa in Isa::available() {
+                let mut out = vec![f32::NAN; rows * out_features];
+                let x = Rows::contiguous(&x, rows, in_features).unwrap();
+                linear_with(isa, x, &packed, None, &mut out).unwrap();
+                for (i, &out) in out.iter().enumerate() {
+                    let (r, n) = (i / out_features, i % out_features);
+                    let expected: i32 = weights(r).zip(weights(n)).map(|(x, w)| x * w).sum();
+                    assert_eq!(
+                        out,
+                        expected as f32 / 8.0,
+                        "{isa}, {rows} rows: row {r}, output {n}"
+                    );
                 }
             }
         }

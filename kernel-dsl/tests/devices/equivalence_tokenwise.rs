@@ -1,12 +1,6 @@
 //! Convolution, norms, step sizes and cross-entropy on every device, forward and backward, against their definitions.
 
-#[path = "support/device.rs"]
-mod device;
-#[path = "support/layouts.rs"]
-mod layouts;
-mod support;
-#[path = "support/tokenwise.rs"]
-mod tokenwise;
+use crate::{device, support, tokenwise};
 
 mod equivalence {
     use kernel_dsl::Rows;
@@ -31,7 +25,7 @@ mod equivalence {
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(cases)
+            ..ProptestConfig::with_cases(crate::support::property_cases(cases))
         }
     }
 

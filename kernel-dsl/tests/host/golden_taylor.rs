@@ -1,8 +1,6 @@
 //! Feature maps and Taylor attention agree with other people's software, gradients included.
 
-#[path = "support/based.rs"]
-mod based;
-mod support;
+use crate::{based, support};
 
 mod golden {
     use kernel_dsl::feature_map::{self, FeatureMap, Packing};

@@ -125,7 +125,7 @@ mod equivalence {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: crate::support::property_cases(256), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn the_stream_of_blocks_is_the_definition(case in case()) {

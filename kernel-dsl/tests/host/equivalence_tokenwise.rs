@@ -1,11 +1,7 @@
 //! Gradients of convolution, norms, step sizes and cross-entropy: the definition against central differences, the host against
 //! the definition.
 
-#[path = "support/layouts.rs"]
-mod layouts;
-mod support;
-#[path = "support/tokenwise.rs"]
-mod tokenwise;
+use crate::{layouts, support, tokenwise};
 
 mod equivalence {
     use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};
@@ -30,7 +26,7 @@ mod equivalence {
     fn config() -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(200)
+            ..ProptestConfig::with_cases(crate::support::property_cases(200))
         }
     }
 

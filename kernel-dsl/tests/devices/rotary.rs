@@ -1,10 +1,6 @@
 //! Rotary embedding: host and devices against the definition, and all against other people's software.
 
-#[path = "support/device.rs"]
-mod device;
-#[path = "support/layouts.rs"]
-mod layouts;
-mod support;
+use crate::{device, layouts, support};
 
 mod equivalence {
     use kernel_dsl::Rows;
@@ -26,7 +22,7 @@ mod equivalence {
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(cases)
+            ..ProptestConfig::with_cases(crate::support::property_cases(cases))
         }
     }
 

@@ -67,7 +67,7 @@ mod equivalence {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(77), ..ProptestConfig::with_cases(60) })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(77), ..ProptestConfig::with_cases(crate::support::property_cases(60)) })]
 
         #[test]
         fn dense_products_and_gradients_are_their_definitions(

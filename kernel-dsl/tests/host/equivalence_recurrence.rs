@@ -1,6 +1,6 @@
 //! All forms of the recurrence compute the same thing.
 
-mod support;
+use crate::support;
 
 mod equivalence {
     mod backward;
@@ -22,7 +22,7 @@ mod equivalence {
     fn config() -> ProptestConfig {
         ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(200)
+            ..ProptestConfig::with_cases(crate::support::property_cases(200))
         }
     }
 

@@ -1,8 +1,6 @@
 //! The recurrence on every device, against what other people's software computed.
 
-#[path = "support/device.rs"]
-mod device;
-mod support;
+use crate::{device, support};
 
 mod golden {
     use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Limits};

@@ -1,0 +1,41 @@
+//! The operators on every device: against the f64 definition and against what other people's software computed.
+
+#[path = "../support/based.rs"]
+mod based;
+#[path = "../support/device.rs"]
+mod device;
+#[path = "../support/layouts.rs"]
+mod layouts;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/taylor.rs"]
+mod taylor;
+#[path = "../support/tokenwise.rs"]
+mod tokenwise;
+
+mod equivalence {
+    mod common;
+    mod delta_rule;
+    mod selective_scan;
+    mod wkv4;
+}
+
+mod golden {
+    mod delta_rule;
+    mod selective_scan;
+    mod wkv4;
+}
+
+// By their paths, so that the modules within them lie in the folders beside them.
+#[path = "equivalence_recurrence.rs"]
+mod equivalence_recurrence;
+#[path = "equivalence_taylor.rs"]
+mod equivalence_taylor;
+#[path = "equivalence_tokenwise.rs"]
+mod equivalence_tokenwise;
+#[path = "golden_recurrence.rs"]
+mod golden_recurrence;
+#[path = "golden_tokenwise.rs"]
+mod golden_tokenwise;
+#[path = "rotary.rs"]
+mod rotary;

@@ -1,0 +1,47 @@
+//! The operators on the CPU: all forms against the f64 definition and each other, against what other people's software
+//! computed, and what they refuse. One binary, because each would compile the same kernels again.
+
+#[path = "../support/based.rs"]
+mod based;
+#[path = "../support/layouts.rs"]
+mod layouts;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/taylor.rs"]
+mod taylor;
+#[path = "../support/tokenwise.rs"]
+mod tokenwise;
+
+// By their paths, so that the modules within them lie in the folders beside them.
+#[path = "delta_errors.rs"]
+mod delta_errors;
+#[path = "equivalence_conv_norm.rs"]
+mod equivalence_conv_norm;
+#[path = "equivalence_delta.rs"]
+mod equivalence_delta;
+#[path = "equivalence_dense.rs"]
+mod equivalence_dense;
+#[path = "equivalence_linear.rs"]
+mod equivalence_linear;
+#[path = "equivalence_recurrence.rs"]
+mod equivalence_recurrence;
+#[path = "equivalence_scan.rs"]
+mod equivalence_scan;
+#[path = "equivalence_softmax.rs"]
+mod equivalence_softmax;
+#[path = "equivalence_taylor.rs"]
+mod equivalence_taylor;
+#[path = "equivalence_tokenwise.rs"]
+mod equivalence_tokenwise;
+#[path = "golden_conv_norm.rs"]
+mod golden_conv_norm;
+#[path = "golden_delta.rs"]
+mod golden_delta;
+#[path = "golden_recurrence.rs"]
+mod golden_recurrence;
+#[path = "golden_scan.rs"]
+mod golden_scan;
+#[path = "golden_taylor.rs"]
+mod golden_taylor;
+#[path = "recurrence_errors.rs"]
+mod recurrence_errors;
