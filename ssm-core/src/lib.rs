@@ -44,6 +44,9 @@
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`sequences`] | sequences of different lengths in one batch |
 
+/// The tensor library that everything here is made of, in the version and with the features that it is made of.
+pub use burn;
+
 mod backend;
 mod dispatch;
 pub mod element;
@@ -62,7 +65,7 @@ pub mod state;
 pub use element::Element;
 pub use error::{Error, Result};
 pub use gates::{Dims, Erase, Gates, LogDecay, ReadOut, Rule};
-pub use intervention::{Chain, Incompatible, Intervention, Memory, Site};
+pub use intervention::{Chain, Incompatible, Intervention, Memory, Next, Site};
 pub use linear::{Linear, Weight};
 pub use mixer::{Context, KeyValueCache, Mixer, MixerState, RecurrentState, Shared};
 pub use recurrence::{Form, recurrence, recurrence_bounded, recurrence_of_sequences};

@@ -35,8 +35,8 @@ pub fn adapters() -> Vec<(String, Device)> {
     }
     assert!(
         !found.is_empty(),
-        "no adapter to test on: install Vulkan drivers (Debian: mesa-vulkan-drivers, a software device), \
-         or set SPILLWAY_ADAPTERS=none to go without"
+        "no adapter to test on: `.ci/test` sets up a software one and runs the tests (it installs Debian's \
+         mesa-vulkan-drivers and libvulkan1); SPILLWAY_ADAPTERS=none goes without adapters"
     );
     found
 }
