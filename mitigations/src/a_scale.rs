@@ -11,8 +11,8 @@
 //!
 //! A layer that does not forget at all (linear attention, DeltaNet) has no spectrum to scale: `forget:C` gives it one.
 
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use crate::text::Form;
 use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
 use std::sync::Arc;
 
@@ -20,6 +20,13 @@ pub(crate) const FORM: Form = Form {
     name: "a-scale",
     syntax: "a-scale:S",
     summary: "multiply the logarithm of every decay by S, writes left alone",
+    parameters: &[Parameter::required(
+        "S",
+        "factor of the logarithm of every decay, above 0; above 1 forgets faster",
+    )],
+    works_on: "models that forget: not linear attention or DeltaNet",
+    calibrated: false,
+    example: "a-scale:2",
     parse: |written| {
         let [factor] = written.exactly()?;
         Ok(Arc::new(AScale {

@@ -12,8 +12,8 @@
 //! Where the layer divides by a read-out of its own, as normalised linear attention does, or normalises it, the factor
 //! cancels, and nothing changes at all.
 
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use crate::text::Form;
 use ssm_core::{Error, Gates, Intervention, Site};
 use std::sync::Arc;
 
@@ -21,6 +21,10 @@ pub(crate) const FORM: Form = Form {
     name: "c-scale",
     syntax: "c-scale:S",
     summary: "multiply what is read from the state by S: a control that cures nothing",
+    parameters: &[Parameter::required("S", "factor of what is read, above 0")],
+    works_on: "every model",
+    calibrated: false,
+    example: "c-scale:0.75",
     parse: |written| {
         let [factor] = written.exactly()?;
         Ok(Arc::new(CScale {

@@ -16,24 +16,47 @@
 //! No publication is known to do this; it is the per-head form of reduced retention (*Stuffed Mamba*, 2410.07145).
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::places::{self, Places};
-use crate::text::{Form, ParseError, Written};
+use crate::text::{ParseError, Written};
 use crate::tokens::{PerHead, map_decay};
 use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;
 
 pub(crate) const CAP: Form = Form {
     name: "cap",
-    syntax: "cap:T (with or without ,at=LAYER.HEAD/LAYER/..)",
+    syntax: "cap:T[,at=LAYER.HEAD/LAYER/..]",
     summary: "let every token forget at least 1/T of the state",
+    parameters: &[
+        Parameter::required("T", "memory length in tokens, above 0"),
+        Parameter::optional(
+            "at",
+            "layers (2) or heads (5.0) that it acts in, counted from 0, with / between",
+            "everywhere",
+        ),
+    ],
+    works_on: "every model",
+    calibrated: false,
+    example: "cap:2048",
     parse: |written| parse(written).map(|cap| Arc::new(cap) as Arc<dyn Part>),
 };
 
 pub(crate) const CAP_MEAN: Form = Form {
     name: "cap-mean",
-    syntax: "cap-mean:T (with or without ,at=LAYER.HEAD/LAYER/..)",
-    summary: "let heads that remember for more than T tokens on average forget more, down to T (calibrated)",
+    syntax: "cap-mean:T[,at=LAYER.HEAD/LAYER/..]",
+    summary: "let heads that remember for more than T tokens on average forget more, down to T",
+    parameters: &[
+        Parameter::required("T", "memory length in tokens, above 0"),
+        Parameter::optional(
+            "at",
+            "layers (2) or heads (5.0) that it acts in, counted from 0, with / between",
+            "everywhere",
+        ),
+    ],
+    works_on: "every model",
+    calibrated: true,
+    example: "cap-mean:2048",
     parse: |written| {
         let cap = parse(written)?;
         Ok(Arc::new(CapMean {

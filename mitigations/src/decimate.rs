@@ -19,9 +19,9 @@
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
 use crate::delta_scale::no_step_size;
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::places::{self, Places};
-use crate::text::Form;
 use crate::tokens::skip_tokens;
 use burn::tensor::Tensor;
 use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
@@ -29,8 +29,22 @@ use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
     name: "decimate",
-    syntax: "decimate:SHARE (with or without ,at=LAYER/LAYER/..)",
-    summary: "DeciMamba: keep only this share of the tokens, those with the largest steps (calibrated)",
+    syntax: "decimate:SHARE[,at=LAYER/LAYER/..]",
+    summary: "DeciMamba: keep only this share of the tokens, those with the largest steps",
+    parameters: &[
+        Parameter::required(
+            "SHARE",
+            "share of the tokens that are kept, above 0 and at most 1",
+        ),
+        Parameter::optional(
+            "at",
+            "layers that it acts in, counted from 0, with / between",
+            "all",
+        ),
+    ],
+    works_on: "models with a step size: Mamba-1, Mamba-2",
+    calibrated: true,
+    example: "decimate:0.5",
     parse: |written| {
         let ([share], [at]) = written.values_and(["at"])?;
         let expected = "layers, counted from 0 and separated by /, such as 12/20";

@@ -21,8 +21,8 @@
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
 use crate::delta_scale::no_step_size;
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
-use crate::text::Form;
 use crate::tokens::skip_tokens;
 use burn::tensor::Tensor;
 use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
@@ -30,8 +30,24 @@ use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
     name: "delta-filter",
-    syntax: "delta-filter:S (with or without ,global=SHARE and ,clamp=SHARE)",
-    summary: "LongMamba: heads with a long memory skip small steps, for texts of S tokens (calibrated)",
+    syntax: "delta-filter:S[,global=SHARE][,clamp=SHARE]",
+    summary: "LongMamba: heads with a long memory skip small steps, for texts of S tokens",
+    parameters: &[
+        Parameter::required("S", "length in tokens of the texts to be read, at least 1"),
+        Parameter::optional(
+            "global",
+            "share that is left of a token after the training length from which on a head is filtered, above 0 and at most 1",
+            "0.05",
+        ),
+        Parameter::optional(
+            "clamp",
+            "share of the largest steps that are clamped, from 0 to 1",
+            "0.05",
+        ),
+    ],
+    works_on: "models with a step size: Mamba-1, Mamba-2",
+    calibrated: true,
+    example: "delta-filter:16384",
     parse: |written| {
         let ([tokens], [global, clamp]) = written.values_and(["global", "clamp"])?;
         let clamped = |found: &str| {

@@ -13,8 +13,8 @@
 //! accumulates, it slows the accumulation down by 1/s, and costs accuracy on short inputs. s > 1 forgets faster and writes
 //! more strongly.
 
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use crate::text::Form;
 use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
 use std::sync::Arc;
 
@@ -22,6 +22,10 @@ pub(crate) const FORM: Form = Form {
     name: "delta-scale",
     syntax: "delta-scale:S",
     summary: "multiply the step size by S",
+    parameters: &[Parameter::required("S", "factor of the step size, above 0")],
+    works_on: "models with a step size: Mamba-1, Mamba-2",
+    calibrated: false,
+    example: "delta-scale:0.5",
     parse: |written| {
         let [factor] = written.exactly()?;
         Ok(Arc::new(DeltaScale {

@@ -14,9 +14,10 @@
 //! sequence of a batch starts from the same state. A reset (`reset:N`) empties the state as always.
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::random::Normal;
-use crate::text::{Form, ParseError, Written};
+use crate::text::{ParseError, Written};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
 use ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State};
@@ -24,8 +25,15 @@ use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
     name: "fitted-noise",
-    syntax: "fitted-noise, fitted-noise:F (each with or without seed=N)",
-    summary: "start from noise as large as the states after training texts, times F (calibrated)",
+    syntax: "fitted-noise[:F][,seed=N]",
+    summary: "start from noise as large as the states after training texts, times F",
+    parameters: &[
+        Parameter::optional("F", "factor of the noise, above 0", "1"),
+        Parameter::optional("seed", "whole number that chooses the noise", "0"),
+    ],
+    works_on: "every model but RWKV-4",
+    calibrated: true,
+    example: "fitted-noise",
     parse: |written| parse(written).map(|noise| Arc::new(noise) as Arc<dyn Part>),
 };
 

@@ -34,15 +34,22 @@
 //! | delta rule of rank 1 (RWKV-7) | the decay; what is erased stays | k: what is erased stays |
 //! | weighted mean (RWKV-4) | the decay of all weights | log weights + ln c_B in the state; the bonus of the current token stays as it was, since a common factor of all weights cancels in a mean |
 
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use crate::text::Form;
 use ssm_core::{Erase, Error, Gates, Intervention, LogDecay, ReadOut, Site};
 use std::sync::Arc;
 
 pub(crate) const FORGET: Form = Form {
     name: "forget",
     syntax: "forget:C",
-    summary: "multiply every decay by C (0 < C ≤ 1)",
+    summary: "multiply every decay by C",
+    parameters: &[Parameter::required(
+        "C",
+        "share of the state that a token keeps, above 0 and at most 1",
+    )],
+    works_on: "every model",
+    calibrated: false,
+    example: "forget:0.9999",
     parse: |written| {
         let [retention] = written.exactly()?;
         Ok(Arc::new(Forget {
@@ -55,6 +62,10 @@ pub(crate) const REMEMBER: Form = Form {
     name: "remember",
     syntax: "remember:C",
     summary: "multiply what every token writes by C",
+    parameters: &[Parameter::required("C", "factor of what a token writes, above 0")],
+    works_on: "every model",
+    calibrated: false,
+    example: "remember:0.75",
     parse: |written| {
         let [insertion] = written.exactly()?;
         Ok(Arc::new(Remember {
@@ -65,8 +76,18 @@ pub(crate) const REMEMBER: Form = Form {
 
 pub(crate) const RRI: Form = Form {
     name: "rri",
-    syntax: "rri:C,C",
-    summary: "both: decay by the first, writes by the second",
+    syntax: "rri:C,D",
+    summary: "forget:C and remember:D together: reduced retention and insertion",
+    parameters: &[
+        Parameter::required(
+            "C",
+            "share of the state that a token keeps, above 0 and at most 1",
+        ),
+        Parameter::required("D", "factor of what a token writes, above 0"),
+    ],
+    works_on: "every model",
+    calibrated: false,
+    example: "rri:0.9999,0.75",
     parse: |written| {
         let [retention, insertion] = written.exactly()?;
         Ok(Arc::new(ReducedRetentionAndInsertion {

@@ -5,15 +5,22 @@
 //! they are fitted on and the text they are judged by.
 
 use crate::delta_scale::scale_step;
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use crate::text::Form;
 use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
     name: "scales",
-    syntax: "scales:S,S,.. (one for each layer)",
+    syntax: "scales:S,S,..",
     summary: "multiply the step size of each layer by a factor of its own",
+    parameters: &[Parameter::required(
+        "S",
+        "factor of a layer's step size, above 0; one for each layer, the first layer first",
+    )],
+    works_on: "models with a step size: Mamba-1, Mamba-2",
+    calibrated: false,
+    example: "scales:0.8,0.6",
     parse: |written| {
         let factor = |found: &&str| written.positive("factor of a layer's step size", found);
         Ok(Arc::new(LayerScales {

@@ -34,6 +34,8 @@
 //! | [`fitted_noise`] | `fitted-noise:F` | start from noise of the size of trained states: a diagnosis |
 //! | [`c_scale`] | `c-scale:S` | multiply what is read: a control |
 //! | [`mitigation`], [`text`] | `a+b` | chains, what may be combined, and how all of it is written |
+//! | [`forms`] | | the table of all of them, to which a program adds its own |
+//! | [`pieces`] | | what a mitigation with a state of its own is made from |
 //! | [`calibrate`] | | what a model does inside its training length, for the parts that take numbers from it |
 //! | [`fit`] | | numbers fitted without derivatives, judged by text that they were not fitted on |
 
@@ -47,12 +49,13 @@ pub mod delta_scale;
 pub mod fit;
 pub mod fitted_noise;
 pub mod forget_and_remember;
+pub mod forms;
 mod gate_queue;
 pub mod histogram;
 pub mod layer_scales;
 pub mod mitigation;
 mod observer;
-mod pieces;
+pub mod pieces;
 pub mod places;
 mod random;
 pub mod reset;
@@ -64,6 +67,7 @@ pub mod window_exact;
 mod writes;
 
 pub use calibrate::{Calibration, Observer};
+pub use forms::{Form, Parameter, register};
 pub use mitigation::{Conflict, Mitigation, Part};
 pub use text::ParseError;
 

@@ -146,6 +146,12 @@ impl Mitigation {
         calibratable.any(|part| part.table().is_none())
     }
 
+    /// Whether some part has numbers that were calibrated, which its text does not say.
+    pub fn is_calibrated(&self) -> bool {
+        let mut calibratable = self.parts.iter().filter_map(|part| part.calibratable());
+        calibratable.any(|part| part.table().is_some())
+    }
+
     /// This mitigation with the numbers that `calibration` gives to each part that wants some, replacing earlier ones; a
     /// mitigation that wants none is given back as it is.
     ///

@@ -1,4 +1,5 @@
-//! Cutting the tokens at hand at absolute positions, so that where a caller splits a sequence never shows.
+//! What a mitigation with a state of its own is made from: cutting the tokens at hand at absolute positions, so that where a
+//! caller splits a sequence never shows; its own memory; and reading back what it saved.
 
 use burn::tensor::{Tensor, TensorData};
 use ssm_core::{Error, Gates, Memory, State};
@@ -9,7 +10,10 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// Runs `each` over the tokens of `gates`, cut at the absolute positions that `next_cut` names, and joins the read-outs.
 /// `next_cut(p)` is the first cut after position p; `each` leaves `state.position` after its tokens.
-pub(crate) fn in_pieces(
+///
+/// # Errors
+/// Those of `each`.
+pub fn in_pieces(
     gates: Gates,
     state: &mut State,
     next_cut: impl Fn(u64) -> u64,
@@ -33,17 +37,23 @@ pub(crate) fn in_pieces(
 }
 
 /// The first multiple of `step` after `position`.
-pub(crate) fn next_multiple(position: u64, step: u64) -> u64 {
+pub fn next_multiple(position: u64, step: u64) -> u64 {
     (position / step + 1).saturating_mul(step)
 }
 
 /// The memory that the intervention itself started.
-pub(crate) fn own_memory<M: Memory>(memory: &mut dyn Memory) -> Result<&mut M> {
+///
+/// # Errors
+/// [`Error::Value`] for the memory of another.
+pub fn own_memory<M: Memory>(memory: &mut dyn Memory) -> Result<&mut M> {
     memory.as_any_mut().downcast_mut::<M>().ok_or_else(foreign_memory)
 }
 
 /// As [`own_memory`], of other batches.
-pub(crate) fn own_memories<'a, M: Memory>(memories: &[&'a dyn Memory]) -> Result<Vec<&'a M>> {
+///
+/// # Errors
+/// As [`own_memory`].
+pub fn own_memories<'a, M: Memory>(memories: &[&'a dyn Memory]) -> Result<Vec<&'a M>> {
     let own = memories.iter().map(|memory| {
         let memory: &dyn Any = *memory;
         memory.downcast_ref::<M>().ok_or_else(foreign_memory)
@@ -59,8 +69,11 @@ fn foreign_memory() -> Error {
     }
 }
 
-/// A saved entry, checked for rank and for batch size, its first dimension.
-pub(crate) fn saved_tensor<const D: usize>(
+/// A saved entry, checked for rank and for batch size, its first dimension; `None` where there is none.
+///
+/// # Errors
+/// [`Error::Saved`] for another shape.
+pub fn saved_tensor<const D: usize>(
     saved: &BTreeMap<String, TensorData>,
     name: &str,
     batch: usize,
@@ -80,8 +93,11 @@ pub(crate) fn saved_tensor<const D: usize>(
     Ok(Some(Tensor::from_data(data.clone(), device)))
 }
 
-/// A saved state of exactly `shape`.
-pub(crate) fn saved_state(
+/// A saved state of exactly `shape`; `None` where there is none.
+///
+/// # Errors
+/// [`Error::Saved`] for another shape.
+pub fn saved_state(
     saved: &BTreeMap<String, TensorData>,
     name: &str,
     shape: [usize; 4],
@@ -99,12 +115,15 @@ pub(crate) fn saved_state(
 }
 
 /// A count as it is saved.
-pub(crate) fn count_data(count: u64) -> TensorData {
+pub fn count_data(count: u64) -> TensorData {
     TensorData::new(vec![count as i64], [1])
 }
 
 /// A saved count.
-pub(crate) fn saved_count(saved: &BTreeMap<String, TensorData>, name: &str) -> Result<u64> {
+///
+/// # Errors
+/// [`Error::Saved`] for anything else.
+pub fn saved_count(saved: &BTreeMap<String, TensorData>, name: &str) -> Result<u64> {
     let wrong = |found: String| Error::Saved {
         what: name.into(),
         expected: "one 64-bit integer of at least 0".into(),

@@ -4,9 +4,9 @@
 //! a nat of the best, while it can retrieve nothing from before the last reset. The short convolution is left alone, and the
 //! layers above still receive what the layers below computed from older tokens.
 
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
 use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state};
-use crate::text::Form;
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
 use ssm_core::mixer::{cat_rows, select_rows};
@@ -19,6 +19,10 @@ pub(crate) const RESET: Form = Form {
     name: "reset",
     syntax: "reset:N",
     summary: "empty the state every N tokens",
+    parameters: &[Parameter::required("N", "period in tokens, at least 1")],
+    works_on: "every model",
+    calibrated: false,
+    example: "reset:2048",
     parse: |written| {
         let [period] = written.exactly()?;
         Ok(Arc::new(Reset {
@@ -31,6 +35,13 @@ pub(crate) const RESET_OVERLAP: Form = Form {
     name: "reset-overlap",
     syntax: "reset-overlap:N,M",
     summary: "every N tokens, go on from the last M tokens only",
+    parameters: &[
+        Parameter::required("N", "period in tokens, at least 1"),
+        Parameter::required("M", "tokens that are kept, at least 1 and fewer than N"),
+    ],
+    works_on: "every model",
+    calibrated: false,
+    example: "reset-overlap:2048,1024",
     parse: |written| {
         let [period, overlap_text] = written.exactly()?;
         let period = written.tokens("period", period)?;

@@ -28,10 +28,11 @@
 //! Long-Context Modeling*, 2410.07145 version 1.
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
+use crate::forms::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::observer::frobenius_norms;
 use crate::pieces::{count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count};
-use crate::text::{Form, ParseError, Written};
+use crate::text::{ParseError, Written};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use ssm_core::intervention::Next;
 use ssm_core::{
@@ -43,8 +44,24 @@ use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
     name: "state-norm",
-    syntax: "state-norm:P, state-norm:auto, state-norm:auto*F (each with or without ,chunk=Q)",
+    syntax: "state-norm:P|auto|auto*F[,chunk=Q]",
     summary: "bound the norm of every head's state by P, or by F times its norms in training",
+    parameters: &[
+        Parameter::required("P", "largest Frobenius norm of a head's state, above 0"),
+        Parameter::required(
+            "auto",
+            "each head's largest norm inside the training length, times F if given",
+        ),
+        Parameter::optional("F", "factor of these norms, above 0", "1"),
+        Parameter::optional(
+            "chunk",
+            "bound the state after every Q-th token only, Q in tokens",
+            "after every token",
+        ),
+    ],
+    works_on: "every model but RWKV-4",
+    calibrated: true,
+    example: "state-norm:auto",
     parse: |written| parse(written).map(|norm| Arc::new(norm) as Arc<dyn Part>),
 };
 
@@ -337,7 +354,7 @@ fn parse(written: &Written<'_>) -> Result<StateNorm, ParseError> {
                 "" => 1.0,
                 factor => match factor.strip_prefix('*') {
                     Some(factor) => written.positive("factor of the calibrated thresholds", factor.trim())?,
-                    None => return Err(written.wrong_arguments()),
+                    None => return Err(written.wrong_arguments(format!("auto{factor}"))),
                 },
             };
             Threshold::Calibrated {

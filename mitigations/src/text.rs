@@ -5,47 +5,56 @@
 //! part   = name [ ":" argument { "," argument } ]            argument = value | option "=" value
 //! ```
 //!
-//! See [`FORMS`] for the parts. Text and value say the same: parsing what [`Mitigation`] displays gives the same mitigation.
+//! See [`crate::forms`] for the parts. Text and value say the same: parsing what [`Mitigation`] displays gives the same mitigation.
 
+use crate::forms::{Form, forms, nearest};
 use crate::mitigation::{Conflict, Mitigation, Part};
-use crate::{
-    a_scale, c_scale, cap, decimate, delta_filter, delta_scale, fitted_noise, forget_and_remember,
-    layer_scales, reset, state_norm, window_by_difference, window_exact,
-};
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Why a text is no mitigation.
+/// More parts than any experiment chains, and few enough for each to call the next.
+const MOST_PARTS: usize = 64;
+/// Characters of what was written that a message repeats.
+const SHOWN: usize = 48;
+
+/// Why a text is no mitigation. Messages are one short line.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseError {
     /// Nothing where a part should be.
-    #[error("mitigation \"{text}\": expected {accepted}, found nothing before or after a +")]
+    #[error(
+        "mitigation \"{}\": expected parts with + between, such as rri:0.9999,0.75+window:8192, found nothing before or after a +",
+        shown(.text)
+    )]
     Empty {
         /// The whole text.
         text: String,
-        /// Every part's syntax.
-        accepted: String,
     },
     /// No part has this name.
-    #[error("mitigation \"{part}\": expected {accepted}")]
+    #[error("mitigation \"{}\": {hint}", shown(.part))]
     Unknown {
         /// The part as written.
         part: String,
-        /// Every part's syntax.
-        accepted: String,
+        /// What was probably meant, or the names that there are.
+        hint: String,
     },
-    /// The wrong number of arguments.
-    #[error("mitigation \"{part}\": expected {syntax}")]
+    /// The wrong number of arguments, or an option that the part does not have.
+    #[error("mitigation \"{}\": expected {syntax}, found {}", shown(.part), shown(.found))]
     Arguments {
         /// The part as written.
         part: String,
         /// Its syntax.
         syntax: &'static str,
+        /// What is wrong with it.
+        found: String,
     },
     /// An argument that is no number, or not one that makes sense.
-    #[error("mitigation \"{part}\": {what}: expected {expected}, found \"{found}\"")]
+    #[error(
+        "mitigation \"{}\": {what}: expected {expected}, found \"{}\"",
+        shown(.part),
+        shown(.found)
+    )]
     Number {
         /// The part as written.
         part: String,
@@ -56,56 +65,50 @@ pub enum ParseError {
         /// The argument as written.
         found: String,
     },
+    /// A chain that is too long.
+    #[error(
+        "mitigation \"{}\": expected at most {} parts, found {found}",
+        shown(.text),
+        MOST_PARTS
+    )]
+    TooMany {
+        /// The whole text.
+        text: String,
+        /// Its parts.
+        found: usize,
+    },
     /// Parts that cannot work together.
     #[error(transparent)]
     Conflict(#[from] Conflict),
 }
 
-/// One kind of part.
-pub struct Form {
-    /// What stands before the colon.
-    pub name: &'static str,
-    /// How it is written.
-    pub syntax: &'static str,
-    /// What it does, in one line.
-    pub summary: &'static str,
-    pub(crate) parse: fn(&Written<'_>) -> Result<Arc<dyn Part>, ParseError>,
+/// The beginning of what was written, on one line.
+fn shown(written: &str) -> String {
+    let whole = written.char_indices().nth(SHOWN);
+    let beginning = whole.map_or(written, |(end, _)| &written[..end]);
+    let mut line = String::new();
+    for c in beginning.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line + if whole.is_some() { "…" } else { "" }
 }
-
-/// All parts there are.
-pub const FORMS: [Form; 17] = [
-    forget_and_remember::FORGET,
-    forget_and_remember::REMEMBER,
-    forget_and_remember::RRI,
-    cap::CAP,
-    cap::CAP_MEAN,
-    a_scale::FORM,
-    delta_scale::FORM,
-    layer_scales::FORM,
-    delta_filter::FORM,
-    decimate::FORM,
-    state_norm::FORM,
-    window_by_difference::FORM,
-    window_exact::FORM,
-    reset::RESET,
-    reset::RESET_OVERLAP,
-    fitted_noise::FORM,
-    c_scale::FORM,
-];
 
 impl FromStr for Mitigation {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut parts = Vec::new();
-        for part in split_chain(text) {
+        let written = split_chain(text);
+        if written.len() > MOST_PARTS {
+            let (text, found) = (text.into(), written.len());
+            return Err(ParseError::TooMany { text, found });
+        }
+        for part in written {
             match part.trim() {
-                "" => {
-                    return Err(ParseError::Empty {
-                        text: text.into(),
-                        accepted: accepted(),
-                    });
-                }
+                "" => return Err(ParseError::Empty { text: text.into() }),
                 "none" => {}
                 part => parts.push(parse_part(part)?),
             }
@@ -137,10 +140,10 @@ fn split_chain(text: &str) -> Vec<&str> {
 
 fn parse_part(part: &str) -> Result<Arc<dyn Part>, ParseError> {
     let (name, arguments) = part.split_once(':').unwrap_or((part, ""));
-    let Some(form) = FORMS.iter().find(|form| form.name == name.trim()) else {
+    let Some(form) = forms().into_iter().find(|form| form.name == name.trim()) else {
         return Err(ParseError::Unknown {
             part: part.into(),
-            accepted: accepted(),
+            hint: hint(name),
         });
     };
     let arguments = match arguments.trim() {
@@ -166,14 +169,20 @@ fn parse_part(part: &str) -> Result<Arc<dyn Part>, ParseError> {
     })
 }
 
-/// Every part's syntax, for messages.
-fn accepted() -> String {
-    let forms: Vec<&str> = FORMS.iter().map(|form| form.syntax).collect();
-    format!("none, or a chain with + of {}", forms.join("; "))
+/// What was probably meant by a name that there is not.
+fn hint(name: &str) -> String {
+    match nearest(name) {
+        Some(Form { syntax, .. }) => format!("did you mean {syntax}?"),
+        None => {
+            let names: Vec<&str> = forms().iter().map(|form| form.name).collect();
+            format!("expected none or one of {}", names.join(", "))
+        }
+    }
 }
 
-/// A part as written, cut into its arguments.
-pub(crate) struct Written<'a> {
+/// A part as written, cut into its arguments: what [`Form::parse`] reads. Its errors say what the part's syntax is.
+#[derive(Clone, Debug)]
+pub struct Written<'a> {
     part: &'a str,
     syntax: &'static str,
     values: Vec<&'a str>,
@@ -182,41 +191,50 @@ pub(crate) struct Written<'a> {
 
 impl<'a> Written<'a> {
     /// Exactly N arguments, and no options.
-    pub(crate) fn exactly<const N: usize>(&self) -> Result<[&'a str; N], ParseError> {
+    ///
+    /// # Errors
+    /// [`ParseError::Arguments`].
+    pub fn exactly<const N: usize>(&self) -> Result<[&'a str; N], ParseError> {
         self.values_and::<N, 0>([]).map(|(values, [])| values)
     }
 
     /// Exactly N arguments, and what is written for each of the named options.
-    pub(crate) fn values_and<const N: usize, const O: usize>(
+    ///
+    /// # Errors
+    /// [`ParseError::Arguments`].
+    pub fn values_and<const N: usize, const O: usize>(
         &self,
         names: [&str; O],
     ) -> Result<([&'a str; N], [Option<&'a str>; O]), ParseError> {
-        let values = self
-            .values
-            .as_slice()
-            .try_into()
-            .map_err(|_| self.wrong_arguments())?;
+        let values = self.values.as_slice().try_into();
+        let values = values.map_err(|_| self.wrong_arguments(self.count()))?;
         Ok((values, self.options(names)?))
     }
 
     /// All arguments, at least one of them, and no options.
-    pub(crate) fn list(&self) -> Result<&[&'a str], ParseError> {
+    ///
+    /// # Errors
+    /// [`ParseError::Arguments`].
+    pub fn list(&self) -> Result<&[&'a str], ParseError> {
         let [] = self.options([])?;
         match self.values.as_slice() {
-            [] => Err(self.wrong_arguments()),
+            [] => Err(self.wrong_arguments(self.count())),
             some => Ok(some),
         }
     }
 
     /// At most one argument, and what is written for each of the named options.
-    pub(crate) fn optional_and<const O: usize>(
+    ///
+    /// # Errors
+    /// [`ParseError::Arguments`].
+    pub fn optional_and<const O: usize>(
         &self,
         names: [&str; O],
     ) -> Result<(Option<&'a str>, [Option<&'a str>; O]), ParseError> {
         let value = match self.values.as_slice() {
             [] => None,
             [only] => Some(*only),
-            _ => return Err(self.wrong_arguments()),
+            _ => return Err(self.wrong_arguments(self.count())),
         };
         Ok((value, self.options(names)?))
     }
@@ -227,20 +245,36 @@ impl<'a> Written<'a> {
             let place = names.iter().position(|known| known == name);
             match place.map(|place| &mut found[place]) {
                 Some(free @ None) => *free = Some(*value),
-                Some(Some(_)) | None => return Err(self.wrong_arguments()),
+                Some(Some(_)) => return Err(self.wrong_arguments(format!("{name}= twice"))),
+                None => return Err(self.wrong_arguments(format!("an option {name}="))),
             }
         }
         Ok(found)
     }
 
-    pub(crate) fn wrong_arguments(&self) -> ParseError {
-        ParseError::Arguments {
-            part: self.part.into(),
-            syntax: self.syntax,
+    /// How many arguments there are.
+    fn count(&self) -> String {
+        match self.values.len() {
+            0 => "no argument".into(),
+            1 => "1 argument".into(),
+            several => format!("{several} arguments"),
         }
     }
 
-    pub(crate) fn number(
+    /// The wrong number of arguments, or wrong options; `found` says which.
+    pub fn wrong_arguments(&self, found: impl Into<String>) -> ParseError {
+        ParseError::Arguments {
+            part: self.part.into(),
+            syntax: self.syntax,
+            found: found.into(),
+        }
+    }
+
+    /// A finite number that `accept` accepts; `what` and `expected` are for the message.
+    ///
+    /// # Errors
+    /// [`ParseError::Number`] for anything else.
+    pub fn number(
         &self,
         what: &'static str,
         expected: &'static str,
@@ -255,31 +289,45 @@ impl<'a> Written<'a> {
     }
 
     /// A factor or a norm: finite and above 0, also once it is rounded to f32.
-    pub(crate) fn positive(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
+    ///
+    /// # Errors
+    /// [`ParseError::Number`] for anything else.
+    pub fn positive(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
         let in_f32 = |number: f64| number as f32 > 0.0 && (number as f32).is_finite();
         self.number(what, "a finite number above 0", found, in_f32)
     }
 
     /// A share of a whole that is not nothing.
-    pub(crate) fn share(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
+    ///
+    /// # Errors
+    /// [`ParseError::Number`] for anything else.
+    pub fn share(&self, what: &'static str, found: &str) -> Result<f64, ParseError> {
         let expected = "a number above 0 and at most 1";
         self.number(what, expected, found, |number| number > 0.0 && number <= 1.0)
     }
 
     /// A factor of a decay.
-    pub(crate) fn retention(&self, found: &str) -> Result<f64, ParseError> {
+    ///
+    /// # Errors
+    /// [`ParseError::Number`] for anything else.
+    pub fn retention(&self, found: &str) -> Result<f64, ParseError> {
         let expected = "a number above 0 and at most 1: the share of the state that a token keeps";
         self.number("retention", expected, found, |number| {
             number > 0.0 && number <= 1.0
         })
     }
 
-    pub(crate) fn tokens(&self, what: &'static str, found: &str) -> Result<u64, ParseError> {
+    /// A number of tokens, at least 1.
+    ///
+    /// # Errors
+    /// [`ParseError::Number`] for anything else.
+    pub fn tokens(&self, what: &'static str, found: &str) -> Result<u64, ParseError> {
         let number = found.parse::<u64>().ok().filter(|number| *number > 0);
         number.ok_or_else(|| self.wrong_number(what, "a whole number of tokens, at least 1", found))
     }
 
-    pub(crate) fn wrong_number(&self, what: &'static str, expected: &'static str, found: &str) -> ParseError {
+    /// An argument that is no number, or not one that makes sense.
+    pub fn wrong_number(&self, what: &'static str, expected: &'static str, found: &str) -> ParseError {
         ParseError::Number {
             part: self.part.into(),
             what,

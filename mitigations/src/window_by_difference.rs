@@ -41,10 +41,10 @@
 //!
 //! Source: *Stuffed Mamba*, 2410.07145, sliding window by state difference.
 
+use crate::forms::{Form, Parameter};
 use crate::gate_queue::GateQueue;
 use crate::mitigation::{Part, Role};
 use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state, saved_tensor};
-use crate::text::Form;
 use crate::writes::{LOWEST_LOG_DECAY, Writes, per_head};
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::intervention::Next;
@@ -58,6 +58,13 @@ pub(crate) const FORM: Form = Form {
     name: "window",
     syntax: "window:R",
     summary: "only the last R tokens, by the difference of two states",
+    parameters: &[Parameter::required(
+        "R",
+        "tokens that the state holds, at least 1",
+    )],
+    works_on: "weighted sums: not DeltaNet, Gated DeltaNet, RWKV-7 or RWKV-4, on which window-exact works",
+    calibrated: false,
+    example: "window:2048",
     parse: |written| {
         let [tokens] = written.exactly()?;
         Ok(Arc::new(WindowByDifference {

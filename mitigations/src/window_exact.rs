@@ -23,13 +23,13 @@
 //!
 //! The window is per layer, as in [`crate::window_by_difference`].
 
+use crate::forms::{Form, Parameter};
 use crate::gate_queue::GateQueue;
 use crate::mitigation::{Part, Role};
 use crate::pieces::{
     count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count, saved_state, saved_tensor,
 };
 use crate::reset::empty_like;
-use crate::text::Form;
 use crate::writes::Writes;
 use burn::tensor::{Device, Tensor, TensorData};
 use ssm_core::element::Transition;
@@ -41,8 +41,19 @@ use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
     name: "window-exact",
-    syntax: "window-exact:R (with or without ,chunk=Q)",
-    summary: "only the last R tokens up to one chunk of Q, without subtraction",
+    syntax: "window-exact:R[,chunk=Q]",
+    summary: "only the last R tokens, up to one chunk of Q, without subtraction",
+    parameters: &[
+        Parameter::required("R", "tokens that the state holds at least, at least 1"),
+        Parameter::optional(
+            "chunk",
+            "tokens by which the state may hold more, at least 1",
+            "64",
+        ),
+    ],
+    works_on: "every model",
+    calibrated: false,
+    example: "window-exact:2048",
     parse: |written| {
         let ([tokens], [chunk]) = written.values_and(["chunk"])?;
         Ok(Arc::new(WindowExact {

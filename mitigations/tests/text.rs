@@ -217,20 +217,22 @@ fn wrong_numbers_are_named_with_what_would_be_accepted() {
 #[test]
 fn wrong_shapes_of_text_show_the_right_one() {
     for (text, names) in [
-        ("", vec!["found nothing", "window:R"]),
+        ("", vec!["found nothing", "rri:0.9999,0.75+window:8192"]),
         ("forget:0.5+", vec!["found nothing"]),
         ("+forget:0.5", vec!["found nothing"]),
         ("forget:0.5++window:3", vec!["found nothing"]),
-        ("forgot:0.5", vec!["\"forgot:0.5\"", "forget:C"]),
-        ("forget", vec!["expected forget:C"]),
+        ("forgot:0.5", vec!["\"forgot:0.5\"", "did you mean forget:C?"]),
+        ("windows:64", vec!["did you mean window:R?"]),
+        ("dam:3", vec!["none or one of forget, remember"]),
+        ("forget", vec!["expected forget:C", "no argument"]),
         ("forget:0.5,0.5", vec!["expected forget:C"]),
-        ("rri:0.5", vec!["expected rri:C,C"]),
+        ("rri:0.5", vec!["expected rri:C,D", "found 1 argument"]),
         ("state-norm:auto2", vec!["auto*F"]),
         ("state-norm:5,64", vec!["chunk=Q"]),
-        ("window:64,chunk=3", vec!["expected window:R"]),
+        ("window:64,chunk=3", vec!["expected window:R", "an option chunk="]),
         ("reset-overlap:64", vec!["expected reset-overlap:N,M"]),
         ("cap:64,heads=3", vec!["at=LAYER.HEAD"]),
-        ("cap:64,at=1,at=2", vec!["at=LAYER.HEAD"]),
+        ("cap:64,at=1,at=2", vec!["at=LAYER.HEAD", "at= twice"]),
         ("scales", vec!["expected scales:S,S"]),
         ("scales:1,at=2", vec!["expected scales:S,S"]),
         ("delta-filter", vec!["expected delta-filter:S"]),
@@ -244,6 +246,33 @@ fn wrong_shapes_of_text_show_the_right_one() {
             );
         }
     }
+}
+
+#[test]
+fn every_message_is_one_short_line_whatever_was_written() {
+    let long = "x".repeat(5000);
+    for text in [
+        long.clone(),
+        format!("window:{long}"),
+        format!("window:64,{long}=3"),
+        format!("{long}+"),
+        "forget:0.9+".repeat(2000),
+        "forget:0.9+".repeat(1999) + "window:4",
+        "wind\u{1b}[31m\now:4".into(),
+        "interpolate:3".into(),
+    ] {
+        let message = error(&text);
+        assert!(
+            message.chars().count() < 300 && !message.contains(char::is_control),
+            "{message}"
+        );
+    }
+    assert!(error(&("forget:0.9+".repeat(64) + "forget:0.9")).contains("at most 64 parts, found 65"));
+    assert!(
+        ("forget:0.9+".repeat(63) + "forget:0.9")
+            .parse::<Mitigation>()
+            .is_ok()
+    );
 }
 
 #[test]
