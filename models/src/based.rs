@@ -151,7 +151,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         return Err(fields.unsupported("max_position_embeddings", "0 (no embedding of positions)"));
     }
     let model_dim = fields.dimension("n_embd")?;
-    let num_layers = fields.dimension("n_layer")?;
+    let num_layers = fields.layers("n_layer")?;
     let vocab_size = fields.dimension("vocab_size")?;
     let inner = fields.dimension_or("n_inner", 4 * model_dim)?;
     let mixer = |name: &str| match fields.object(name)? {

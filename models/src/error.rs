@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::budget::BudgetError;
 use crate::checkpoint::CheckpointError;
 use crate::state::PrefixCacheError;
 use crate::tokenizer::TokenizerError;
@@ -17,6 +18,9 @@ pub enum ModelError {
     /// The tokenizer is missing or wrong.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// There is not as much memory.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// A layer, or an intervention in it, cannot go on.
     #[error(transparent)]
     Layer(#[from] ssm_core::Error),

@@ -59,7 +59,7 @@ pub fn generate(
 /// A prompt that has been taken in.
 #[derive(Clone, Debug)]
 pub struct TakenIn<'a> {
-    /// Its tokens.
+    /// Its tokens, in any order and each at least once: the repetition penalty wants to know them.
     pub prompt: &'a [u32],
     /// Logits after the last of them, `[1, vocab_size]`.
     pub logits: Tensor<2>,

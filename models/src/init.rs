@@ -9,7 +9,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{Fields, NewFolder, TensorPlan, WriteDtype, parse_object, write_folder};
+use crate::checkpoint::{
+    CheckpointError, Fields, NewFolder, TensorPlan, WriteDtype, parse_object, write_folder,
+};
 use crate::error::ModelError;
 use crate::layout::{LAYOUTS, Layout, Preset};
 use crate::loader::{Asked, Loader};
@@ -47,6 +49,30 @@ pub fn write_random(
     dtype: WriteDtype,
     seed: u64,
 ) -> Result<(), ModelError> {
+    write(path, layout, config, (dtype, seed), NewFolder::create)
+}
+
+/// As [`write_random`]; in a folder that is there already, files of the same names are replaced, and the others stay.
+///
+/// # Errors
+/// As there; [`CheckpointError::InUse`] when another process writes in the folder.
+pub fn write_random_over(
+    path: &Path,
+    layout: &Layout,
+    config: &str,
+    dtype: WriteDtype,
+    seed: u64,
+) -> Result<(), ModelError> {
+    write(path, layout, config, (dtype, seed), NewFolder::replace)
+}
+
+fn write(
+    path: &Path,
+    layout: &Layout,
+    config: &str,
+    (dtype, seed): (WriteDtype, u64),
+    begin: impl FnOnce(&Path) -> Result<NewFolder, CheckpointError>,
+) -> Result<(), ModelError> {
     let config_path = path.join("config.json");
     let config: Map<String, Value> = parse_object(&config_path, config)?;
     let mut loader = Loader::blank();
@@ -54,7 +80,7 @@ pub fn write_random(
     let asked = loader.asked();
     let plans: Vec<TensorPlan> = asked.iter().map(|tensor| tensor.plan.clone()).collect();
     let mut next = asked.iter();
-    let folder = NewFolder::create(path)?;
+    let folder = begin(path)?;
     write_folder(folder, &config, dtype, &plans, &[], |_, sink| match next.next() {
         Some(asked) => for_each_block(asked, seed, sink),
         // There is a plan for each that was asked for, in the same order.

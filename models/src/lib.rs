@@ -21,30 +21,42 @@
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
 //! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`fla`], [`rwkv`] | one room per architecture |
+//! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
+//! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
 //! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
+/// What a mitigation calls to run the rest of the chain; see [`ssm_core::Intervention`].
+pub use ssm_core::Next;
+/// The tensor library, as [`ssm_core::burn`].
+pub use ssm_core::burn;
+
 mod awake;
 pub mod based;
+pub mod budget;
 pub mod checkpoint;
 pub mod convert;
+pub mod device;
 pub mod error;
 pub mod evaluation;
 pub mod fla;
 pub mod generation;
 pub mod hybrid;
 pub mod init;
+pub mod input;
 pub mod layout;
 pub mod llama;
 pub mod loader;
 pub mod mamba1;
 pub mod mamba2;
+pub mod message;
 pub mod model;
 pub mod network;
+pub mod output;
 pub mod rwkv;
 pub mod sampling;
 pub mod shipped;

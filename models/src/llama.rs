@@ -99,7 +99,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     let vocab_size = fields.dimension("vocab_size")?;
     Ok(Config {
         vocab_size,
-        num_layers: fields.dimension("num_hidden_layers")?,
+        num_layers: fields.layers("num_hidden_layers")?,
         attention: SoftmaxAttentionConfig {
             model_dim,
             num_heads,

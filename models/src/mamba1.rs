@@ -147,7 +147,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         return Err(ssm.unsupported("layer", "\"Mamba1\""));
     }
     let model_dim = fields.dimension("d_model")?;
-    let num_layers = fields.dimension("n_layer")?;
+    let num_layers = fields.layers("n_layer")?;
     let vocab_size = fields.dimension("vocab_size")?;
     let mixer = Mamba1Config {
         model_dim,
@@ -199,7 +199,7 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         publication: Publication::HuggingFace,
         vocab_size,
         padded_vocab_size: vocab_size,
-        num_layers: fields.dimension("num_hidden_layers")?,
+        num_layers: fields.layers("num_hidden_layers")?,
         mixer,
         norm: NormKind::Rms,
         norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,

@@ -13,8 +13,10 @@ use ssm_core::operators::cross_entropy;
 use ssm_core::{Chain, Form, Mixer, Site};
 
 use crate::awake::awake;
+use crate::budget::{self, product};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, parse_object};
 use crate::error::ModelError;
+use crate::input;
 use crate::layout::{self, Outline};
 use crate::loader::Loader;
 use crate::network::{Call, Network};
@@ -177,6 +179,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let device = options.device.clone();
         let (layout, recognised_by) = layout::recognise(checkpoint)?;
+        ask_for_weights(checkpoint, options.weights)?;
         let config = (layout.config)(checkpoint)?;
         let mut loader = Loader::new(checkpoint, options.weights, device.clone());
         let path = checkpoint.config().path();
@@ -197,6 +200,7 @@ impl Model {
             Some(path) => Tokenizer::from_file(path, outline.padded_vocab_size)?,
             None => tokenizer(&outline)?,
         };
+        ask_for_states(states_at_least(&network.sites()), 1)?;
         let start: usize = network
             .start(&Chain::default(), 1)
             .iter()
@@ -264,9 +268,11 @@ impl Model {
     /// The state before the first token of `batch` sequences, with `chain` acting in every layer.
     ///
     /// # Errors
-    /// [`ModelError::Incompatible`] when an intervention cannot work with a layer.
+    /// [`ModelError::Incompatible`] when an intervention cannot work with a layer, [`ModelError::Budget`] when the machine
+    /// has no memory for so many states.
     pub fn start(&self, chain: &Chain, batch: usize) -> Result<ModelState, ModelError> {
         self.info.sites.iter().try_for_each(|site| chain.check(site))?;
+        ask_for_states(Some(self.info.state_bytes), batch)?;
         Ok(ModelState {
             layers: self.network.start(chain, batch),
             chain: chain.clone(),
@@ -327,6 +333,12 @@ impl Model {
         state: &mut ModelState,
         which: Which,
     ) -> Result<Tensor<3>, ModelError> {
+        if which == Which::All {
+            let values = [ids.len() as u64, self.info.padded_vocab_size as u64, 4];
+            let advice =
+                "ask for those after the last token, or for losses, or take in fewer tokens at a time";
+            budget::ask("the logits after every token", product(values), advice)?;
+        }
         let mut logits = Vec::new();
         for segment in segments(time) {
             let last = segment.end == time;
@@ -504,6 +516,48 @@ impl Model {
     }
 }
 
+/// Asks for the memory of all weights before the first is read.
+fn ask_for_weights(checkpoint: &Checkpoint, weights: WeightType) -> Result<(), ModelError> {
+    let width = match weights {
+        WeightType::F32 => 4,
+        WeightType::Bf16 => 2,
+        WeightType::Int8 => 1,
+    };
+    let bytes = checkpoint.names().map(|name| {
+        let shape = checkpoint.stored(name).map_or(&[][..], |stored| stored.shape);
+        let width = if shape.len() < 2 { 4 } else { width };
+        product(shape.iter().map(|size| *size as u64).chain([width]))
+    });
+    let advice = match weights {
+        WeightType::F32 => "keep them in fewer bits (--dtype bf16 or int8), or take a smaller model",
+        WeightType::Bf16 => "keep them in fewer bits (--dtype int8), or take a smaller model",
+        WeightType::Int8 => "take a smaller model",
+    };
+    Ok(budget::ask("the weights", budget::sum(bytes), advice)?)
+}
+
+/// Memory of one sequence's state in the recurrences, which follows from the configuration alone.
+pub(crate) fn states_at_least(sites: &[Site]) -> Option<u64> {
+    budget::sum(sites.iter().map(|site| {
+        let [_, heads, rows, columns] = site.state_shape(1).map(|size| size as u64);
+        product([heads, rows, columns, 4])
+    }))
+}
+
+/// Asks for the memory of the states of `batch` sequences.
+pub(crate) fn ask_for_states(bytes: Option<u64>, batch: usize) -> Result<(), ModelError> {
+    let what = match batch {
+        1 => "the states of one sequence".to_string(),
+        batch => format!("the states of {batch} sequences"),
+    };
+    let bytes = bytes.and_then(|bytes| product([bytes, batch as u64]));
+    Ok(budget::ask(
+        &what,
+        bytes,
+        "run fewer sequences side by side, or a smaller model",
+    )?)
+}
+
 fn segments(time: usize) -> impl Iterator<Item = Range<usize>> {
     (0..time)
         .step_by(SEGMENT)
@@ -531,7 +585,7 @@ fn train_length(path: &Path) -> Result<Option<u64>, CheckpointError> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(path).map_err(CheckpointError::io(path, "reading"))?;
+    let text = input::read_text(path, input::MAX_SETTINGS).map_err(CheckpointError::io(path, "reading"))?;
     let map = parse_object(path, &text)?;
     let fields = Fields::new(path, &map);
     if !fields.has("train_length") {

@@ -328,6 +328,16 @@ fn saved_states_of_other_models_are_refused() {
     expect(restore(), &["state", "no such file"]);
     fs::write(&path, "short").unwrap();
     expect(restore(), &["state", "truncated"]);
+    // A header's length that begins as gzip archives do, and nothing after it.
+    fs::write(&path, 0x8B1F_u64.to_le_bytes()).unwrap();
+    expect(restore(), &["state", "truncated"]);
+    fs::write(&path, "What was told so far.\n").unwrap();
+    let error = restore();
+    assert!(!error.contains("weights"), "{error}");
+    expect(
+        error,
+        &["state", "a saved file", "plain text", "the file that was saved"],
+    );
     let error = model
         .start(&Chain::default(), 1)
         .unwrap()
@@ -482,4 +492,44 @@ fn an_unreadable_plan_is_an_error_and_not_a_panic() {
         |_, _| Err(ModelError::EmptyPrompt),
     );
     assert!(matches!(result, Err(ModelError::EmptyPrompt)));
+}
+
+#[test]
+fn states_that_no_machine_has_room_for_are_refused_before_they_are_made() {
+    let (_folder, model) = case(false).load();
+    let refused = |batch: usize| model.start(&Chain::default(), batch).unwrap_err();
+    assert!(matches!(refused(usize::MAX), ModelError::Budget(_)));
+    expect(
+        refused(1 << 50).to_string(),
+        &["the states of 1125899906842624 sequences need", "fewer sequences"],
+    );
+}
+
+#[test]
+fn what_lies_in_the_place_of_weights_is_named() {
+    let folder = TempDir::new().unwrap();
+    case(true).write(folder.path());
+    let refused = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        Model::load(folder.path(), &LoadOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n";
+    expect(
+        refused("model.safetensors", pointer),
+        &["model.safetensors", "a Git LFS pointer", "git lfs pull"],
+    );
+    expect(
+        refused("model.safetensors", "<!DOCTYPE html>\n<html>"),
+        &["an HTML page", "/resolve/"],
+    );
+    expect(
+        refused("model.safetensors", "# A model\n\nIt is good.\n"),
+        &["a file of weights", "plain text"],
+    );
+    expect(
+        refused("config.json", pointer),
+        &["config.json", "a Git LFS pointer"],
+    );
 }

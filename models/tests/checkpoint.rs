@@ -378,6 +378,7 @@ fn nothing_half_written_is_left_behind() {
     }
     assert_eq!(names(), 0);
     let inner = NewFolder::create(&folder.path().join("model")).unwrap();
+    fs::write(inner.temporary_path().join("config.json"), "{}").unwrap();
     inner.commit().unwrap();
     let error = NewFolder::create(&folder.path().join("model")).unwrap_err();
     assert!(matches!(error, CheckpointError::Exists { .. }));

@@ -1,4 +1,4 @@
-//! Configuration and safetensors header from arbitrary bytes: `cargo +nightly fuzz run checkpoint` in `models`.
+//! Configuration and safetensors header from arbitrary bytes: `.ci/fuzz 60 checkpoint`.
 //!
 //! The input is the safetensors file; its JSON is read as a configuration, too.
 

@@ -1,4 +1,4 @@
-//! PyTorch files from arbitrary bytes: `cargo +nightly fuzz run pth` in `models`.
+//! PyTorch files from arbitrary bytes: `.ci/fuzz 60 pth`.
 //!
 //! The input is read as a whole file, as the pickle of a good archive, and as changes to a good file.
 

@@ -1,11 +1,11 @@
 //! The bytes of one weights file: mapped from disk, or part of the program.
 
-use std::fs::File;
 use std::path::Path;
 
 use memmap2::Mmap;
 
 use super::error::CheckpointError;
+use crate::input;
 
 /// Where the bytes are.
 #[derive(Debug)]
@@ -21,12 +21,8 @@ pub(super) enum Bytes {
 impl Bytes {
     /// Maps a file.
     pub(super) fn map(path: &Path) -> Result<Self, CheckpointError> {
-        let file = File::open(path).map_err(CheckpointError::io(path, "opening"))?;
-        let length = file
-            .metadata()
-            .map_err(CheckpointError::io(path, "reading the size"))?
-            .len();
-        if length == 0 {
+        let (file, metadata) = input::open(path).map_err(CheckpointError::io(path, "opening"))?;
+        if metadata.len() == 0 {
             // An empty file cannot be mapped; as a slice it is reported like any other truncated file.
             return Ok(Self::Static(&[]));
         }

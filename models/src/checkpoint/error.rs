@@ -28,6 +28,9 @@ pub enum CheckpointError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Another process writes into the folder.
+    #[error(transparent)]
+    InUse(crate::output::InUse),
     /// A PyTorch file is damaged, or holds more than tensors.
     #[error("{}: {source}", path.display())]
     Pth {
@@ -35,6 +38,18 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong with it.
         source: PthError,
+    },
+    /// The file is of another kind altogether.
+    #[error("{}: expected {expected}, found {found}: {advice}", path.display())]
+    Disguised {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for: "a file of weights", "a saved file".
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+        /// What to do.
+        advice: &'static str,
     },
     /// The folder holds several files of weights.
     #[error("{}: expected one file of weights, found {}; give one of them", folder.display(), found.join(", "))]
@@ -248,7 +263,7 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// The place to write to is taken.
-    #[error("{}: exists already; expected a new name", path.display())]
+    #[error("{}: exists already; expected a new or empty folder", path.display())]
     Exists {
         /// The file or folder.
         path: PathBuf,

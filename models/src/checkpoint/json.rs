@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::disguise;
 use super::error::CheckpointError;
+use super::scan::extent;
 
 /// The largest value accepted for a dimension: products of two of them stay far inside 64 bits.
 pub const MAX_DIMENSION: u64 = 1 << 24;
+/// The most layers accepted: published models have some hundred, and each is made anew however small it is.
+pub const MAX_LAYERS: u64 = 1 << 16;
 
 /// Puts bare `NaN`, `Infinity` and `-Infinity` into quotes wherever they stand outside strings.
 pub fn quote_bare_non_finite(text: &str) -> String {
@@ -39,15 +43,31 @@ pub fn quote_bare_non_finite(text: &str) -> String {
     out
 }
 
+/// The most values of one file. The header of 100,000 tensors has under a million.
+pub const MAX_VALUES: u64 = 1 << 22;
+
 /// Parses an object; `path` is named in errors.
 ///
 /// # Errors
-/// [`CheckpointError::Json`] when the text is not JSON, [`CheckpointError::Field`] when it is not an object.
+/// [`CheckpointError::Json`] when the text is not JSON, [`CheckpointError::Field`] when it is not an object, or has more than
+/// `MAX_VALUES` values: a parsed tree takes many times the memory of the text.
 pub fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>, CheckpointError> {
+    let values = extent(text).values;
+    if values > MAX_VALUES {
+        return Err(CheckpointError::Field {
+            path: path.to_path_buf(),
+            field: "(whole file)".into(),
+            expected: format!("an object of at most {MAX_VALUES} values"),
+            found: format!("about {values}"),
+        });
+    }
     let value: Value =
         serde_json::from_str(&quote_bare_non_finite(text)).map_err(|e| CheckpointError::Json {
             path: path.to_path_buf(),
-            reason: one_line(&e.to_string()),
+            reason: match disguise::of_text(text) {
+                Some(found) => format!("it is {}: {}", found.found, found.advice),
+                None => one_line(&e.to_string()),
+            },
         })?;
     match value {
         Value::Object(map) => Ok(map),
@@ -108,12 +128,26 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// [`CheckpointError::Field`] when it is absent or anything else.
     pub fn dimension(&self, name: &str) -> Result<usize, CheckpointError> {
-        let expected = "a whole number from 1 to 16777216";
-        let value = self.value(name).ok_or_else(|| self.wrong(name, expected, None))?;
+        self.at_most(name, MAX_DIMENSION)
+    }
+
+    /// A number of layers: a whole number from 1 to [`MAX_LAYERS`].
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] when it is absent or anything else.
+    pub fn layers(&self, name: &str) -> Result<usize, CheckpointError> {
+        self.at_most(name, MAX_LAYERS)
+    }
+
+    /// A whole number from 1 to `most`, which is at most 2^24, so that it fits every usize.
+    fn at_most(&self, name: &str, most: u64) -> Result<usize, CheckpointError> {
+        let expected = format!("a whole number from 1 to {most}");
+        let value = self
+            .value(name)
+            .ok_or_else(|| self.wrong(name, &expected, None))?;
         match value.as_u64() {
-            // At most 2^24, so it fits every usize.
-            Some(n) if (1..=MAX_DIMENSION).contains(&n) => Ok(n as usize),
-            _ => Err(self.wrong(name, expected, Some(value))),
+            Some(n) if (1..=most).contains(&n) => Ok(n as usize),
+            _ => Err(self.wrong(name, &expected, Some(value))),
         }
     }
 
@@ -254,4 +288,18 @@ pub fn describe(value: &Value) -> String {
 /// Messages stay on one line whatever the file holds.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_of_more_values_than_any_file_has_is_not_parsed() {
+        let text = format!("{{\"a\": [{}0]}}", "0,".repeat(1 << 22));
+        let message = parse_object(Path::new("x"), &text)
+            .expect_err("too many")
+            .to_string();
+        assert!(message.contains("at most 4194304 values"), "{message}");
+    }
 }

@@ -3,11 +3,13 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `json.rs` | fields by name; Python's bare `Infinity` and `NaN` |
+//! | `scan.rs` | JSON measured before it is parsed |
 //! | `header.rs` | the safetensors header, checked |
 //! | `pth/` | PyTorch files: the archive, and a pickle machine that builds tensors and nothing else |
 //! | `folder.rs` | which of a folder's files are the weights |
 //! | `bytes.rs` | the mapped file |
 //! | `tensor.rs` | a tensor's values as f32, block by block |
+//! | `disguise.rs` | what lies in the place of weights, and what to do |
 //! | `writer.rs` | writing, to a temporary name first |
 //! | `error.rs` | every way to be wrong |
 //!
@@ -15,11 +17,13 @@
 //! model's memory and one block, not twice the model.
 
 mod bytes;
+pub(crate) mod disguise;
 mod error;
 mod folder;
 mod header;
 mod json;
 mod pth;
+pub(crate) mod scan;
 mod tensor;
 mod writer;
 
@@ -28,15 +32,18 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::input;
+pub use crate::output::{NewFile, NewFolder};
 use bytes::Bytes;
+use disguise::Disguise;
 pub use error::CheckpointError;
 use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
 pub use header::{Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
-pub use json::{Fields, MAX_DIMENSION, describe, parse_object, quote_bare_non_finite};
+pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, quote_bare_non_finite};
 pub use pth::PthError;
 pub use tensor::Tensor;
-pub use writer::{NewFile, NewFolder, TensorPlan, WriteDtype, write_safetensors};
 pub(crate) use writer::{StoredPlan, encode, write_folder, write_stored};
+pub use writer::{TensorPlan, WriteDtype, write_safetensors};
 
 /// A tensor that only BlinkDL's own RWKV files have. Everything that a configuration would say follows from the shapes of
 /// their tensors, and they are published without one.
@@ -75,11 +82,38 @@ struct WeightsFile {
 }
 
 impl WeightsFile {
-    fn new(path: PathBuf, bytes: Bytes) -> Result<Self, CheckpointError> {
+    /// The weights of a model.
+    fn of_weights(path: PathBuf, bytes: Bytes) -> Result<Self, CheckpointError> {
+        Self::new(path, bytes, "a file of weights", disguise::of_weights)
+    }
+
+    /// What this program saved.
+    fn saved(path: PathBuf, bytes: Bytes) -> Result<Self, CheckpointError> {
+        Self::new(path, bytes, "a saved file", disguise::of_saved)
+    }
+
+    fn new(
+        path: PathBuf,
+        bytes: Bytes,
+        expected: &'static str,
+        disguise: fn(&[u8]) -> Option<Disguise>,
+    ) -> Result<Self, CheckpointError> {
         let header = match is_pytorch(&path) {
-            true => Header::parse_pth(&path, bytes.all())?,
-            false => Header::parse(&path, bytes.all())?,
+            true => Header::parse_pth(&path, bytes.all()),
+            false => Header::parse(&path, bytes.all()),
         };
+        let header = header.map_err(|error| match disguise(bytes.all()) {
+            // What torch.save writes begins as every zip archive does.
+            Some(found) if !(is_pytorch(&path) && bytes.all().starts_with(b"PK")) => {
+                CheckpointError::Disguised {
+                    path: path.clone(),
+                    expected,
+                    found: found.found,
+                    advice: found.advice,
+                }
+            }
+            _ => error,
+        })?;
         Ok(Self { path, bytes, header })
     }
 }
@@ -100,7 +134,7 @@ impl StoredTensors {
                 expected: "a .safetensors file",
             });
         }
-        Ok(Self(WeightsFile::new(path.to_path_buf(), Bytes::map(path)?)?))
+        Ok(Self(WeightsFile::saved(path.to_path_buf(), Bytes::map(path)?)?))
     }
 
     /// A safetensors file that has been read already; `path` is for errors.
@@ -108,7 +142,7 @@ impl StoredTensors {
     /// # Errors
     /// As [`StoredTensors::open`].
     pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, CheckpointError> {
-        Ok(Self(WeightsFile::new(path.to_path_buf(), Bytes::Owned(bytes))?))
+        Ok(Self(WeightsFile::saved(path.to_path_buf(), Bytes::Owned(bytes))?))
     }
 
     /// A text of the file's metadata.
@@ -163,7 +197,7 @@ impl Checkpoint {
         let (files, places) = if weights.to_string_lossy().ends_with(".index.json") {
             open_shards(&weights)?
         } else {
-            single_file(WeightsFile::new(weights.clone(), Bytes::map(&weights)?)?)
+            single_file(WeightsFile::of_weights(weights.clone(), Bytes::map(&weights)?)?)
         };
         if config.is_none() && !places.contains_key(NEEDS_NO_CONFIG) {
             return Err(CheckpointError::Missing {
@@ -190,7 +224,10 @@ impl Checkpoint {
             Path::new(name).join("model.safetensors"),
         );
         let config = parse_object(&config_path, config)?;
-        let (files, places) = single_file(WeightsFile::new(weights_path.clone(), Bytes::Static(weights))?);
+        let (files, places) = single_file(WeightsFile::of_weights(
+            weights_path.clone(),
+            Bytes::Static(weights),
+        )?);
         Ok(Self {
             config_path,
             config,
@@ -210,7 +247,10 @@ impl Checkpoint {
         weights: Vec<u8>,
     ) -> Result<Self, CheckpointError> {
         let weights_path = Path::new(name).join("model.safetensors");
-        let (files, places) = single_file(WeightsFile::new(weights_path.clone(), Bytes::Owned(weights))?);
+        let (files, places) = single_file(WeightsFile::of_weights(
+            weights_path.clone(),
+            Bytes::Owned(weights),
+        )?);
         Ok(Self {
             config_path: Path::new(name).join("config.json"),
             config,
@@ -317,7 +357,7 @@ impl Checkpoint {
 }
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
-    std::fs::read_to_string(path).map_err(CheckpointError::io(path, "reading"))
+    input::read_text(path, input::MAX_SETTINGS).map_err(CheckpointError::io(path, "reading"))
 }
 
 type Places = (Vec<WeightsFile>, BTreeMap<String, usize>);
@@ -386,5 +426,5 @@ fn open_shard(index: &Path, name: &str, tensor: &str) -> Result<WeightsFile, Che
         });
     }
     let bytes = Bytes::map(&path)?;
-    WeightsFile::new(path, bytes)
+    WeightsFile::of_weights(path, bytes)
 }

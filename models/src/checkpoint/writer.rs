@@ -1,18 +1,18 @@
-//! Writing safetensors: values streamed in blocks, to a temporary name that becomes the real one when all is written.
+//! Writing safetensors: values streamed in blocks, to a temporary name that becomes the real one when all is written
+//! ([`crate::output`]).
 //!
 //! Whatever goes wrong on the way (a full disk, an interrupted source of values), nothing half-written is left behind.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
 
 use half::bf16;
 use serde_json::{Map, Value, json};
 
 use super::error::CheckpointError;
+use crate::output::{NewFile, NewFolder};
 
 /// The types in which tensors are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,11 +155,11 @@ pub(crate) fn write_folder(
     let config = ("config.json", format!("{:#}\n", Value::Object(config.clone())));
     for (name, text) in std::iter::once(&config).chain(texts) {
         let path = folder.temporary_path().join(name);
-        fs::write(path, text).map_err(CheckpointError::io(&folder.path, "writing"))?;
+        fs::write(path, text).map_err(CheckpointError::io(folder.path(), "writing"))?;
     }
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     let mut file = NewFile::create(&folder.temporary_path().join("model.safetensors"))?;
-    write_safetensors(&folder.path, file.writer(), dtype, tensors, &metadata, values)?;
+    write_safetensors(folder.path(), file.writer(), dtype, tensors, &metadata, values)?;
     file.commit()?;
     folder.commit()
 }
@@ -222,166 +222,4 @@ fn header(tensors: &[StoredPlan], metadata: &BTreeMap<String, String>) -> Vec<u8
     let mut out = (text.len() as u64).to_le_bytes().to_vec();
     out.extend(text);
     out
-}
-
-/// A name beside `path` that nobody else uses, on the same file system so that renaming is one step. The clock tells apart
-/// processes of one number on different machines, the count the threads of one process.
-fn temporary_name(path: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let nanos = now.map_or(0, |now| now.subsec_nanos());
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}-{nanos}-{count}.tmp", std::process::id()))
-}
-
-/// A file under a temporary name. [`NewFile::commit`] gives it its real name; dropping it before that removes it.
-#[derive(Debug)]
-pub struct NewFile {
-    out: Option<BufWriter<File>>,
-    temporary: PathBuf,
-    path: PathBuf,
-}
-
-impl NewFile {
-    /// Begins a file that will replace whatever `path` names, in one step, when it is complete.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`] when the folder cannot be written.
-    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
-        let temporary = temporary_name(path);
-        let file = File::create(&temporary).map_err(CheckpointError::io(path, "creating"))?;
-        Ok(Self {
-            out: Some(BufWriter::with_capacity(1 << 20, file)),
-            temporary,
-            path: path.to_path_buf(),
-        })
-    }
-
-    /// Where to write.
-    pub fn writer(&mut self) -> &mut dyn Write {
-        match &mut self.out {
-            Some(out) => out,
-            // Only `commit`, which consumes `self`, takes the writer away.
-            None => unreachable!("the writer of an uncommitted file"),
-        }
-    }
-
-    /// The temporary name, for writers that open the file themselves.
-    pub fn temporary_path(&self) -> &Path {
-        &self.temporary
-    }
-
-    /// Writes out what is buffered and gives the file its real name.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Io`] when the disk is full or the name cannot be taken.
-    pub fn commit(self) -> Result<(), CheckpointError> {
-        self.finish(true)
-    }
-
-    /// As [`NewFile::commit`] without waiting for the disk: after a power failure the file may be there and incomplete, for
-    /// readers that can tell.
-    ///
-    /// # Errors
-    /// As [`NewFile::commit`].
-    pub fn commit_unsynced(self) -> Result<(), CheckpointError> {
-        self.finish(false)
-    }
-
-    fn finish(mut self, sync: bool) -> Result<(), CheckpointError> {
-        if let Some(mut out) = self.out.take() {
-            out.flush().map_err(CheckpointError::io(&self.path, "writing"))?;
-            if sync {
-                out.get_ref()
-                    .sync_all()
-                    .map_err(CheckpointError::io(&self.path, "writing"))?;
-            }
-        }
-        fs::rename(&self.temporary, &self.path).map_err(CheckpointError::io(&self.path, "renaming"))
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        // After a commit the temporary name is gone already, and this fails harmlessly.
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
-/// A folder under a temporary name, likewise.
-#[derive(Debug)]
-pub struct NewFolder {
-    temporary: PathBuf,
-    path: PathBuf,
-    replace: bool,
-}
-
-impl NewFolder {
-    /// Begins a folder that will be called `path`.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Exists`] when there is something of that name, [`CheckpointError::Io`] when it cannot be made.
-    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
-        Self::begin(path, false)
-    }
-
-    /// Begins a folder that will be called `path`; if there is one, its files of the same names will be replaced, one by one,
-    /// and its others will stay.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Exists`] when `path` is no folder, [`CheckpointError::Io`] when it cannot be made.
-    pub fn replace(path: &Path) -> Result<Self, CheckpointError> {
-        Self::begin(path, true)
-    }
-
-    fn begin(path: &Path, replace: bool) -> Result<Self, CheckpointError> {
-        let folder = Self {
-            temporary: temporary_name(path),
-            path: path.to_path_buf(),
-            replace,
-        };
-        folder.check_free()?;
-        fs::create_dir_all(&folder.temporary).map_err(CheckpointError::io(path, "creating"))?;
-        Ok(folder)
-    }
-
-    fn check_free(&self) -> Result<(), CheckpointError> {
-        match self.path.exists() && !(self.replace && self.path.is_dir()) {
-            true => Err(CheckpointError::Exists {
-                path: self.path.clone(),
-            }),
-            false => Ok(()),
-        }
-    }
-
-    /// Where to write the folder's files meanwhile.
-    pub fn temporary_path(&self) -> &Path {
-        &self.temporary
-    }
-
-    /// Gives the folder its real name, or its files theirs.
-    ///
-    /// # Errors
-    /// [`CheckpointError::Exists`] when the name has been taken meanwhile, [`CheckpointError::Io`] otherwise.
-    pub fn commit(self) -> Result<(), CheckpointError> {
-        self.check_free()?;
-        if !self.path.exists() {
-            return fs::rename(&self.temporary, &self.path)
-                .map_err(CheckpointError::io(&self.path, "renaming"));
-        }
-        let entries = fs::read_dir(&self.temporary).map_err(CheckpointError::io(&self.path, "listing"))?;
-        for entry in entries {
-            let entry = entry.map_err(CheckpointError::io(&self.path, "listing"))?;
-            let target = self.path.join(entry.file_name());
-            fs::rename(entry.path(), &target).map_err(CheckpointError::io(&target, "renaming"))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for NewFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.temporary);
-    }
 }

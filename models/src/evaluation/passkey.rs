@@ -77,7 +77,7 @@ pub fn questions<E>(
     samples: usize,
     mut prompt: impl FnMut(u64, f64, u64) -> Result<(Vec<u32>, Vec<u32>), E>,
 ) -> Result<Vec<Question>, E> {
-    let mut questions = Vec::with_capacity(lengths.len() * depths * samples);
+    let mut questions = Vec::new();
     for length in lengths {
         for row in 0..depths {
             let depth = (row as f64 + 0.5) / depths as f64;

@@ -53,7 +53,7 @@ impl Trunk {
                 in_range(fields, "hidden_ratio", width)?
             }
         };
-        let layers = fields.dimension("num_hidden_layers")?;
+        let layers = fields.layers("num_hidden_layers")?;
         Ok(Self {
             model_dim,
             mlp_dim,

@@ -14,6 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use kernel_dsl::linear::{PackedMatrix, WeightType};
 use ssm_core::{Linear, Weight};
 
+use crate::budget::{Account, product};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
 use crate::error::ModelError;
 use crate::network::{Embedding, Norm, NormKind};
@@ -48,7 +49,12 @@ pub struct Loader<'a> {
     pub(crate) weight_bytes: u64,
     /// Multiplications and additions of one token in all matrices.
     pub(crate) matrix_flops: u64,
+    memory: Account,
 }
+
+/// Memory that is counted for a tensor beside its values: its names, its entries in lists. A configuration of millions of
+/// layers runs out of memory by them alone.
+const TENSOR_BYTES: u64 = 4096;
 
 impl<'a> Loader<'a> {
     /// A loader of `checkpoint`'s tensors.
@@ -82,6 +88,7 @@ impl<'a> Loader<'a> {
             parameters: 0,
             weight_bytes: 0,
             matrix_flops: 0,
+            memory: Account::default(),
         }
     }
 
@@ -113,7 +120,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// See [`Loader`].
     pub fn matrix_with(&mut self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, ModelError> {
-        self.matrix_flops += 2 * (shape[0] * shape[1]) as u64;
+        self.count_product(shape);
         self.ask(name, &shape, init);
         self.weight(&[(name.to_string(), shape)])
     }
@@ -152,7 +159,7 @@ impl<'a> Loader<'a> {
     /// [`ModelError::Packing`] when a value cannot be packed.
     pub fn pack(&mut self, matrix: Tensor<2>) -> Result<Weight, ModelError> {
         let [outputs, inputs] = matrix.dims();
-        self.matrix_flops += 2 * (inputs * outputs) as u64;
+        self.count_product([outputs, inputs]);
         if let Source::Leaves(leaves) = self.source {
             return Ok(leaves.rounded(matrix).into());
         }
@@ -218,7 +225,7 @@ impl<'a> Loader<'a> {
             stored.push((name, shape));
         }
         let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
-        self.matrix_flops += 2 * (outputs * inputs) as u64;
+        self.count_product([outputs, inputs]);
         let weight = self.weight(&stored)?;
         if !bias {
             return Ok(Linear::new(weight, None)?);
@@ -274,7 +281,7 @@ impl<'a> Loader<'a> {
             }
             self.read.insert(name.to_string());
         }
-        self.matrix_flops += 2 * (shape[0] * shape[1]) as u64;
+        self.count_product(shape);
         Ok(Linear::new(embedding.rows.clone(), None)?)
     }
 
@@ -368,9 +375,16 @@ impl<'a> Loader<'a> {
     /// A tensor's values, in row-major order, from a checkpoint or none.
     fn values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>, ModelError> {
         self.ask(name, shape, init);
-        let values = match self.source {
-            Source::Checkpoint(checkpoint) => checkpoint.tensor(name, shape)?.to_vec()?,
-            Source::Blank(_) | Source::Leaves(_) => vec![0.0; shape.iter().product()],
+        // The stored shape is compared before anything of that size is taken from memory.
+        let stored = self
+            .source
+            .checkpoint()
+            .map(|checkpoint| checkpoint.tensor(name, shape));
+        let stored = stored.transpose()?;
+        self.take(shape.iter().map(|size| *size as u64), 4)?;
+        let values = match (self.source, stored) {
+            (Source::Checkpoint(_), Some(stored)) => stored.to_vec()?,
+            _ => vec![0.0; shape.iter().product()],
         };
         self.contents.tensor(name, shape);
         self.contents.values(&values);
@@ -384,15 +398,23 @@ impl<'a> Loader<'a> {
     fn weight(&mut self, parts: &[(String, [usize; 2])]) -> Result<Weight, ModelError> {
         let inputs = parts.first().map_or(0, |(_, shape)| shape[1]);
         let outputs = parts.iter().map(|(_, shape)| shape[0]).sum();
+        if let Source::Leaves(leaves) = self.source {
+            return Ok(leaves.matrix(parts)?.into());
+        }
         // The stored shapes are compared before anything of that size is taken from memory.
-        let stored = match self.source {
-            Source::Checkpoint(checkpoint) => {
-                let tensor = |(name, shape): &(String, [usize; 2])| checkpoint.tensor(name, shape);
-                Some(parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()?)
-            }
-            Source::Blank(_) => None,
-            Source::Leaves(leaves) => return Ok(leaves.matrix(parts)?.into()),
+        let stored = self.source.checkpoint().map(|checkpoint| {
+            let tensor = |(name, shape): &(String, [usize; 2])| checkpoint.tensor(name, shape);
+            parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()
+        });
+        let stored = stored
+            .transpose()?
+            .filter(|_| matches!(self.source, Source::Checkpoint(_)));
+        let width = match self.weights {
+            WeightType::F32 => 4,
+            WeightType::Bf16 => 2,
+            WeightType::Int8 => 1,
         };
+        self.take([outputs as u64, inputs as u64], width)?;
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
         match stored {
             Some(tensors) => {
@@ -414,6 +436,21 @@ impl<'a> Loader<'a> {
         self.parameters += (outputs * inputs) as u64;
         self.weight_bytes += packed.bytes() as u64;
         Ok(packed.into())
+    }
+
+    /// Asks for the memory of a tensor before it is taken.
+    fn take(&mut self, shape: impl IntoIterator<Item = u64>, width: u64) -> Result<(), ModelError> {
+        let values = product(shape.into_iter().chain([width]));
+        let bytes = values.and_then(|bytes| bytes.checked_add(TENSOR_BYTES));
+        let advice = "take a smaller model, or one kept in fewer bits (--dtype bf16 or int8)";
+        Ok(self.memory.ask("the weights so far", bytes, advice)?)
+    }
+
+    fn count_product(&mut self, shape: [usize; 2]) {
+        let operations = 2u64
+            .saturating_mul(shape[0] as u64)
+            .saturating_mul(shape[1] as u64);
+        self.matrix_flops = self.matrix_flops.saturating_add(operations);
     }
 
     fn ask(&mut self, name: &str, shape: &[usize], init: Init) {

@@ -97,7 +97,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     }
     let order = gate_order(ssm.bool_or("norm_before_gate", false)?);
     let vocab_size = fields.dimension("vocab_size")?;
-    let num_layers = fields.dimension("n_layer")?;
+    let num_layers = fields.layers("n_layer")?;
     let config = Config {
         publication: Publication::Original,
         vocab_size,
@@ -165,7 +165,7 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
         publication: Publication::HuggingFace,
         vocab_size,
         padded_vocab_size: vocab_size,
-        num_layers: fields.dimension("num_hidden_layers")?,
+        num_layers: fields.layers("num_hidden_layers")?,
         mixer: Mamba2Config {
             model_dim,
             num_heads,

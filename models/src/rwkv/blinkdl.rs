@@ -181,7 +181,7 @@ pub(super) fn skeleton(
         naming: &NAMING,
         vocab_size,
         model_dim: fields.dimension("n_embd")?,
-        layers: fields.dimension("n_layer")?,
+        layers: fields.layers("n_layer")?,
         eps: 1e-5,
         rescale_every: 0,
         norm_bias: true,

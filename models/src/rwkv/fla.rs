@@ -66,7 +66,7 @@ pub(super) fn skeleton(
         naming: &NAMING,
         vocab_size,
         model_dim: fields.dimension("hidden_size")?,
-        layers: fields.dimension("num_hidden_layers")?,
+        layers: fields.layers("num_hidden_layers")?,
         eps: norm_eps(fields)?,
         rescale_every: 0,
         norm_bias: fields.bool_or("norm_bias", true)?,

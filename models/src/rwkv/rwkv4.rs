@@ -155,7 +155,7 @@ fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Skeleton), CheckpointErro
         naming: &HUGGING_FACE_NAMING,
         vocab_size,
         model_dim,
-        layers: fields.dimension("num_hidden_layers")?,
+        layers: fields.layers("num_hidden_layers")?,
         eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
         rescale_every,
         norm_bias: true,

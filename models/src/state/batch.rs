@@ -13,14 +13,14 @@ use ssm_core::{Chain, MixerState};
 
 use super::{LayerState, ModelState};
 use crate::error::ModelError;
-use crate::model::{Model, SEGMENT, Which};
+use crate::model::{Model, SEGMENT, Which, ask_for_states};
 
 impl ModelState {
     /// The states of these sequences of the batch, in this order; one may be taken several times.
     ///
     /// # Errors
-    /// [`ModelError::Batch`] for a sequence that is not there, [`ModelError::Layer`] for an intervention whose memory cannot be
-    /// divided.
+    /// [`ModelError::Batch`] for a sequence that is not there, [`ModelError::Budget`] when the machine has no memory for so
+    /// many, [`ModelError::Layer`] for an intervention whose memory cannot be divided.
     pub fn select(&self, rows: &[usize]) -> Result<Self, ModelError> {
         if let Some(row) = rows.iter().find(|row| **row >= self.batch()) {
             return Err(ModelError::Batch {
@@ -29,6 +29,8 @@ impl ModelState {
                 found: row.to_string(),
             });
         }
+        let one = self.bytes() / self.batch().max(1);
+        ask_for_states(Some(one as u64), rows.len())?;
         let layers = self.layers.iter().map(|layer| {
             Ok(LayerState {
                 mixer: layer.mixer.select(rows)?,

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
-use safetensors::tensor::{Dtype, TensorView, serialize, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use ssm_core::{Chain, MixerState};
 
 use super::ModelState;
-use crate::checkpoint::{CheckpointError, NewFile, StoredTensors};
+use crate::checkpoint::{CheckpointError, NewFile, StoredPlan, StoredTensors, write_stored};
 use crate::error::ModelError;
 use crate::model::Model;
 
@@ -26,13 +26,29 @@ impl ModelState {
     /// form does not have.
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         let entries = entries(self);
-        let file = NewFile::create(path)?;
-        serialize_to_file(
-            views(path, &entries)?,
-            Some(metadata(self)),
-            file.temporary_path(),
-        )
-        .map_err(|e| CheckpointError::io(path, "writing")(std::io::Error::other(e)))?;
+        let mut tensors: Vec<(&String, &TensorData)> = entries.iter().collect();
+        // The widest first, so that every value lies at a multiple of its size.
+        tensors.sort_by_key(|(_, data)| std::cmp::Reverse(data.dtype().size()));
+        let plans = tensors.iter().map(|(name, data)| {
+            let view = view(path, name, data)?;
+            Ok(StoredPlan {
+                name: (*name).clone(),
+                dtype: view.dtype().to_string(),
+                shape: view.shape().to_vec(),
+                bytes: view.data().len(),
+            })
+        });
+        let plans = plans.collect::<Result<Vec<_>, ModelError>>()?;
+        let metadata: BTreeMap<String, String> = metadata(self).into_iter().collect();
+        let mut file = NewFile::create(path)?;
+        let mut next = tensors.iter();
+        write_stored(path, file.writer(), &plans, &metadata, |_, sink| {
+            // One of each, in the same order.
+            match next.next() {
+                Some((_, data)) => sink(data.as_bytes()),
+                None => Ok(()),
+            }
+        })?;
         Ok(file.commit()?)
     }
 

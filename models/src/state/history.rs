@@ -34,7 +34,7 @@ impl History {
     /// A history of at most `capacity` states.
     pub fn new(capacity: NonZeroUsize) -> Self {
         Self {
-            states: VecDeque::with_capacity(capacity.get()),
+            states: VecDeque::new(),
             capacity,
         }
     }

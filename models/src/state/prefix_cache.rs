@@ -13,14 +13,15 @@
 //!   is a multiple of 256, these are also the pieces of a prefill without the cache.
 //! - A file that is damaged, cut off, of another version or made for something else is a miss, and is replaced. What was wrong
 //!   with it stands in [`Prefilled::refused`].
-//! - Several processes may use one folder: files appear when they are complete, and are only ever replaced as a whole.
+//! - Several processes may use one folder, which is therefore not locked: files appear when they are complete, and are only
+//!   ever replaced as a whole.
 //! - Files that this did not make are neither read nor removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use burn::tensor::Tensor;
 use ssm_core::Chain;
@@ -31,11 +32,10 @@ use super::prefix_entry::{self as entry, PrefixCacheError, Purpose};
 use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
 use crate::model::{Model, Which};
+use crate::output;
 
 /// What entries' names end in.
 const EXTENSION: &str = "prefix";
-/// A temporary file of this age belongs to a process that is gone.
-const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// How a cache is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ impl PrefixCache {
             });
         }
         fs::create_dir_all(folder).map_err(CheckpointError::io(folder, "creating"))?;
+        // What killed processes have left half-written.
+        output::sweep(folder);
         Ok(Self {
             folder: folder.into(),
             options,
@@ -205,10 +207,9 @@ impl PrefixCache {
         Ok(true)
     }
 
-    /// The entries there are; temporary files that a dead process left are removed on the way.
+    /// The entries there are.
     fn entries(&self) -> Result<Vec<Stored>, PrefixCacheError> {
         let listing = fs::read_dir(&self.folder).map_err(CheckpointError::io(&self.folder, "listing"))?;
-        let now = SystemTime::now();
         let mut entries = Vec::new();
         for file in listing.flatten() {
             // What has gone meanwhile takes no room.
@@ -221,10 +222,6 @@ impl PrefixCache {
                     path,
                     bytes: metadata.len(),
                 }),
-                Kind::Temporary if now.duration_since(used).is_ok_and(|age| age > ABANDONED) => {
-                    // If it cannot be removed it stays, and harms nobody.
-                    let _ = fs::remove_file(path);
-                }
                 _ => {}
             }
         }
@@ -242,19 +239,17 @@ struct Stored {
 
 enum Kind {
     Entry,
-    Temporary,
     Foreign,
 }
 
 impl Kind {
-    /// `KEY.prefix`, or `.KEY.prefix.SOMETHING.tmp`, with a key of 32 hexadecimal digits.
+    /// `KEY.prefix`, with a key of 32 hexadecimal digits.
     fn of(path: &Path) -> Self {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let is_key = |key: &str| key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit());
         let parts: Vec<&str> = name.split('.').collect();
         match parts.as_slice() {
             [key, EXTENSION] if is_key(key) => Self::Entry,
-            ["", key, EXTENSION, _, "tmp"] if is_key(key) => Self::Temporary,
             _ => Self::Foreign,
         }
     }

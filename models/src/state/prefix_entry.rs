@@ -11,8 +11,7 @@
 //!
 //! Text and ids are compared as they are, so that two prompts of one hash are never taken for each other.
 
-use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use ssm_core::Chain;
@@ -23,6 +22,7 @@ use super::fingerprint::Fingerprint;
 use crate::checkpoint::{CheckpointError, NewFile, StoredTensors};
 use crate::error::ModelError;
 use crate::model::Model;
+use crate::{budget, input};
 
 const MAGIC: &[u8; 8] = b"SPILLPFX";
 const VERSION: u32 = 1;
@@ -187,7 +187,7 @@ pub(super) fn read(
 /// The bytes of a file that is an entry and undamaged. It is read before it is checked, not mapped: nobody can change it
 /// between the check and the use.
 fn verified(path: &Path) -> Result<Vec<u8>, PrefixCacheError> {
-    let mut file = File::open(path).map_err(CheckpointError::io(path, "opening"))?;
+    let (mut file, metadata) = input::open(path).map_err(CheckpointError::io(path, "opening"))?;
     let mut bytes = Vec::new();
     // A foreign file of any size is known by its beginning.
     (&file)
@@ -224,6 +224,16 @@ fn verified(path: &Path) -> Result<Vec<u8>, PrefixCacheError> {
             found: version,
         });
     }
+    // The bytes, and the state that is made of them.
+    let needed = metadata.len().checked_mul(2);
+    budget::ask(
+        "the states of a cached prompt",
+        needed,
+        "use a cache of a smaller model",
+    )
+    .map_err(|error| {
+        CheckpointError::io(path, "reading")(std::io::Error::new(ErrorKind::OutOfMemory, error))
+    })?;
     file.read_to_end(&mut bytes)
         .map_err(CheckpointError::io(path, "reading"))?;
     let found = checksum(&bytes);

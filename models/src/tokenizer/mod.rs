@@ -1,6 +1,8 @@
 //! Text to ids and back: a published `tokenizer.json`, RWKV's vocabulary, or bytes as they are for small models.
 
+mod json;
 mod literal;
+mod pieces;
 mod rwkv;
 
 use std::path::{Path, PathBuf};
@@ -8,6 +10,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::budget::BudgetError;
+use json::JsonTokenizer;
+pub use pieces::{Pieces, ReadError};
 pub use rwkv::RwkvVocabulary;
 
 /// The vocabulary of a byte-level model: the id is the byte.
@@ -64,6 +69,9 @@ pub enum TokenizerError {
         /// The largest id of the tokenizer.
         found: u32,
     },
+    /// A text needs more memory than there is.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// The library failed on a text.
     #[error("tokenizer: {reason}")]
     Failed {
@@ -89,7 +97,7 @@ pub struct Tokenizer(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Bytes,
-    Json(Box<tokenizers::Tokenizer>),
+    Json(Arc<JsonTokenizer>),
     Rwkv(Arc<RwkvVocabulary>),
     /// The model works, but only on ids.
     Absent {
@@ -135,23 +143,12 @@ impl Tokenizer {
     /// [`TokenizerError::Invalid`] or [`TokenizerError::Line`] for a broken file, [`TokenizerError::Vocabulary`] for ids that
     /// the model does not have (`rows` of the embedding).
     pub fn from_file(path: &Path, rows: usize) -> Result<Self, TokenizerError> {
-        let (kind, largest) = match path.extension().is_some_and(|ending| ending == "txt") {
-            true => {
-                let vocabulary = RwkvVocabulary::open(path)?;
-                let largest = vocabulary.largest_id();
-                (Kind::Rwkv(Arc::new(vocabulary)), largest)
-            }
-            false => {
-                let invalid = |reason: String| TokenizerError::Invalid {
-                    path: path.to_path_buf(),
-                    reason: reason.replace('\n', " "),
-                };
-                let inner = tokenizers::Tokenizer::from_file(path).map_err(|e| invalid(e.to_string()))?;
-                let largest = inner.get_vocab(true).into_values().max();
-                let largest = largest.ok_or_else(|| invalid("it has no vocabulary".into()))?;
-                (Kind::Json(Box::new(inner)), largest)
-            }
-        };
+        let is_rwkv = path.extension().is_some_and(|ending| ending == "txt");
+        if !is_rwkv {
+            return Ok(Self(Kind::Json(Arc::new(JsonTokenizer::open(path, rows)?))));
+        }
+        let vocabulary = RwkvVocabulary::open(path)?;
+        let largest = vocabulary.largest_id();
         if largest as usize >= rows {
             return Err(TokenizerError::Vocabulary {
                 path: path.to_path_buf(),
@@ -159,7 +156,17 @@ impl Tokenizer {
                 found: largest,
             });
         }
-        Ok(Self(kind))
+        Ok(Self(Kind::Rwkv(Arc::new(vocabulary))))
+    }
+
+    /// The tokenizer in the text of a `tokenizer.json`; `path` is named in errors only.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_json(path: &Path, text: &str, rows: usize) -> Result<Self, TokenizerError> {
+        Ok(Self(Kind::Json(Arc::new(JsonTokenizer::parse(
+            path, text, rows,
+        )?))))
     }
 
     /// A word for reports.
@@ -181,11 +188,7 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         match &self.0 {
             Kind::Bytes => BYTES,
-            Kind::Json(inner) => inner
-                .get_vocab(true)
-                .into_values()
-                .max()
-                .map_or(0, |id| id as usize + 1),
+            Kind::Json(json) => json.largest_id() as usize + 1,
             Kind::Rwkv(vocabulary) => vocabulary.largest_id() as usize + 1,
             Kind::Absent { vocab_size, .. } => *vocab_size,
         }
@@ -195,7 +198,8 @@ impl Tokenizer {
     /// tokens that would straddle a cut.
     ///
     /// # Errors
-    /// [`TokenizerError::Absent`], [`TokenizerError::Failed`] from the library, or [`TokenizerError::NoToken`].
+    /// [`TokenizerError::Absent`], [`TokenizerError::Failed`] from the library, [`TokenizerError::NoToken`], or
+    /// [`TokenizerError::Budget`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode_with(text, false)
     }
@@ -211,13 +215,7 @@ impl Tokenizer {
     fn encode_with(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
         match &self.0 {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
-            Kind::Json(inner) => {
-                let encoding = inner.encode_fast(text, special);
-                let encoding = encoding.map_err(|e| TokenizerError::Failed {
-                    reason: e.to_string(),
-                })?;
-                Ok(encoding.get_ids().to_vec())
-            }
+            Kind::Json(json) => json.encode(text, special),
             Kind::Rwkv(vocabulary) => vocabulary.encode(text.as_bytes()),
             Kind::Absent { folder, vocab_size } => Err(TokenizerError::Absent {
                 folder: folder.clone(),
@@ -233,8 +231,8 @@ impl Tokenizer {
             return String::from_utf8_lossy(&bytes).into_owned();
         }
         match &self.0 {
-            Kind::Json(inner) => inner
-                .decode(ids, true)
+            Kind::Json(json) => json
+                .decode(ids)
                 .unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string()),
             _ => ids.iter().map(|id| format!("{id} ")).collect(),
         }

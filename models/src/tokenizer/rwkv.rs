@@ -14,9 +14,15 @@ use std::path::Path;
 
 use super::TokenizerError;
 use super::literal;
+use crate::checkpoint::disguise;
+use crate::{budget, input};
 
 /// The id that ends a text. It stands for no text, and files leave it out.
 const END_OF_TEXT: u32 = 0;
+/// The longest file that is read. The published one has 1.1 MB.
+const MAX_BYTES: u64 = 16 << 20;
+/// Memory for a byte of the file: a node of the trie, and what it is built from.
+const BYTES_PER_BYTE: u64 = 64;
 /// A node at which no token ends.
 const NO_TOKEN: u32 = u32::MAX;
 
@@ -47,10 +53,20 @@ impl RwkvVocabulary {
     /// [`TokenizerError::Invalid`] when it cannot be read or is empty, [`TokenizerError::Line`] for a line that is no token,
     /// or repeats an id or a text.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
-        let text = std::fs::read_to_string(path).map_err(|e| TokenizerError::Invalid {
+        let invalid = |reason: String| TokenizerError::Invalid {
             path: path.to_path_buf(),
-            reason: e.to_string(),
-        })?;
+            reason,
+        };
+        let text = input::read_text(path, MAX_BYTES).map_err(|error| invalid(error.to_string()))?;
+        if let Some(found) = disguise::of_text(&text) {
+            return Err(invalid(format!("it is {}: {}", found.found, found.advice)));
+        }
+        let needed = budget::product([text.len() as u64, BYTES_PER_BYTE]);
+        budget::ask(
+            "the tokens of a vocabulary",
+            needed,
+            "use the model's own vocabulary",
+        )?;
         Self::parse(path, &text)
     }
 
@@ -107,9 +123,15 @@ impl RwkvVocabulary {
     /// # Errors
     /// [`TokenizerError::NoToken`] where no token begins with the next byte; a vocabulary of all 256 bytes has one everywhere.
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>, TokenizerError> {
-        let mut ids = Vec::with_capacity(text.len() / 3);
+        Ok(self.encode_up_to(text, text.len())?.0)
+    }
+
+    /// The ids of the tokens that begin before `end`, and where the last of them ends. They are those of any longer text that
+    /// begins with `text` if at least [`RwkvVocabulary::longest_token`] bytes follow `end`.
+    pub(super) fn encode_up_to(&self, text: &[u8], end: usize) -> Result<(Vec<u32>, usize), TokenizerError> {
+        let mut ids = Vec::with_capacity(end / 3);
         let mut at = 0;
-        while let Some(byte) = text.get(at) {
+        while let Some(byte) = text.get(at).filter(|_| at < end) {
             let (length, id) = self.longest(&text[at..]).ok_or(TokenizerError::NoToken {
                 byte: *byte,
                 offset: at,
@@ -117,7 +139,12 @@ impl RwkvVocabulary {
             ids.push(id);
             at += length;
         }
-        Ok(ids)
+        Ok((ids, at))
+    }
+
+    /// Bytes of the longest token.
+    pub(super) fn longest_token(&self) -> usize {
+        self.tokens.values().map(|token| token.len()).max().unwrap_or(0)
     }
 
     /// The longest token that `text` begins with: its length and id.

@@ -39,6 +39,12 @@ use super::forward::Precision;
 use super::model_config::ModelConfig;
 use super::optimizer::{OptimizerConfig, OptimizerError};
 use crate::error::ModelError;
+use crate::input;
+
+/// The longest configuration that is read.
+const MAX_BYTES: u64 = 4 << 20;
+/// Tokens of a training, at which no count of them overflows yet.
+const MOST_TOKENS: u64 = 1 << 63;
 
 /// A whole training.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -123,7 +129,7 @@ impl TrainConfig {
     /// [`TrainError::File`], [`TrainError::Syntax`] for a text that is not a configuration, [`TrainError::Field`] for a value
     /// that cannot be used; each names the file.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::file("read", path))?;
+        let text = input::read_text(path, MAX_BYTES).map_err(TrainError::file("read", path))?;
         let mut config = Self::parse(path, &text)?;
         // A name alone has an empty parent, which is the current folder.
         let folder = Path::new(".").join(path.parent().unwrap_or(Path::new("")));
@@ -162,9 +168,10 @@ impl TrainConfig {
         identity.to_toml()
     }
 
-    /// Tokens that a step reads.
+    /// Tokens that a step reads; fewer than 2^63 in all steps together, of a configuration that was checked.
     pub fn tokens_per_step(&self) -> u64 {
-        self.sequences as u64 * self.length as u64 * self.accumulation as u64
+        let rows = (self.sequences as u64).saturating_mul(self.length as u64);
+        rows.saturating_mul(self.accumulation as u64)
     }
 
     /// The folder that relative paths start from.
@@ -236,6 +243,13 @@ impl TrainConfig {
         ];
         if let Some((field, found)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(TrainError::field(field, "at least 1", found));
+        }
+        let all = self.steps.checked_mul(self.tokens_per_step());
+        if all.is_none_or(|tokens| tokens >= MOST_TOKENS) {
+            let [steps, sequences, length, accumulation, ..] = counts.map(|(_, count)| count);
+            let found = format!("{steps} · {sequences} · {length} · {accumulation}");
+            let expected = "steps · sequences · length · accumulation below 2^63 tokens";
+            return Err(TrainError::field("steps", expected, found));
         }
         if self.evaluation_data.is_some() && self.evaluation.is_none() {
             let expected = "a table [evaluation] that says how often evaluation_data is read";

@@ -11,6 +11,7 @@ use super::optimizer::OptimizerError;
 use super::snapshot::SnapshotError;
 use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
+use crate::output::{InUse, LockError};
 use crate::tokenizer::TokenizerError;
 
 /// Why a training cannot begin or go on.
@@ -47,11 +48,11 @@ pub enum TrainError {
         found: String,
     },
     /// The run folder exists already.
-    #[error("{} exists: expected a new folder, or --resume to go on with the training in it", .0.display())]
+    #[error("{} exists: expected a new or empty folder, --resume to go on with the training in it, or --force to replace it", .0.display())]
     Exists(PathBuf),
     /// Another process trains in the run folder.
-    #[error("{}: another process is training there", .0.display())]
-    Busy(PathBuf),
+    #[error(transparent)]
+    Busy(InUse),
     /// There is nothing to resume.
     #[error("{}: expected the folder of a training to resume, with {expected} in it, found none", folder.display())]
     NotARun {
@@ -171,6 +172,15 @@ impl TrainError {
 impl From<CheckpointError> for TrainError {
     fn from(error: CheckpointError) -> Self {
         Self::Model(error.into())
+    }
+}
+
+impl From<LockError> for TrainError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::InUse(in_use) => Self::Busy(in_use),
+            LockError::Io { path, source } => Self::file("lock", &path)(source),
+        }
     }
 }
 

@@ -8,13 +8,18 @@ use std::num::NonZeroU64;
 use serde::{Deserialize, Serialize};
 
 use super::Batch;
+use crate::budget;
 use crate::error::ModelError;
 use crate::evaluation::collapse::{Collapse, Excess, collapse, excess};
 use crate::evaluation::passkey::{PasskeyReport, Question, passkey};
 use crate::evaluation::positions::Buckets;
 use crate::evaluation::streams::loss_by_position;
 use crate::evaluation::tally::BucketLoss;
+use crate::message;
 use crate::model::Model;
+
+/// The most questions of a grid of passkeys: each is a prompt that is kept in memory.
+const MOST_QUESTIONS: u64 = 1_000_000;
 
 /// When and how a model is evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,7 +102,7 @@ impl EvaluationConfig {
             return Err(ModelError::Option {
                 option: "evaluation.threshold",
                 expected: "a number from 1 on",
-                found: self.threshold.to_string(),
+                found: message::number(self.threshold),
             });
         }
         let Some(passkey) = &self.passkey else {
@@ -106,7 +111,16 @@ impl EvaluationConfig {
         let shortest = passkey.lengths.iter().copied().min().unwrap_or(0);
         at_least_1("evaluation.passkey.lengths", shortest)?;
         at_least_1("evaluation.passkey.depths", passkey.depths as u64)?;
-        at_least_1("evaluation.passkey.samples", passkey.samples as u64)
+        at_least_1("evaluation.passkey.samples", passkey.samples as u64)?;
+        let counts = [passkey.lengths.len(), passkey.depths, passkey.samples].map(|count| count as u64);
+        match budget::product(counts) {
+            Some(questions) if questions <= MOST_QUESTIONS => Ok(()),
+            _ => Err(ModelError::Option {
+                option: "evaluation.passkey",
+                expected: "lengths · depths · samples of at most 1,000,000 questions",
+                found: counts.map(|count| count.to_string()).join(" · "),
+            }),
+        }
     }
 }
 

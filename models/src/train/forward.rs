@@ -16,6 +16,7 @@ use crate::checkpoint::Fields;
 use crate::error::ModelError;
 use crate::layout::{Layout, Outline};
 use crate::loader::{self, Loader};
+use crate::model::{ask_for_states, states_at_least};
 use crate::network::{Call, Network};
 use crate::state::ModelState;
 
@@ -153,6 +154,14 @@ impl Differentiable {
     /// Where the model runs, an autodiff device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether the machine has memory for the states of `batch` sequences.
+    ///
+    /// # Errors
+    /// [`ModelError::Budget`].
+    pub fn ask_for_states(&self, batch: usize) -> Result<(), ModelError> {
+        ask_for_states(states_at_least(&self.sites), batch)
     }
 
     /// The state before the first token of `batch` sequences.

@@ -10,6 +10,7 @@ use super::error::TrainError;
 use super::parameters::Parameters;
 use crate::checkpoint::parse_object;
 use crate::init::{layouts, layouts_of, preset};
+use crate::input;
 use crate::layout::{Layout, Outline};
 use crate::tokenizer::{self, Tokenizer};
 
@@ -133,7 +134,8 @@ impl ModelConfig {
             (Some(config), _) => config.clone(),
             (None, Some(path)) => {
                 let path = base.join(path);
-                let text = std::fs::read_to_string(&path).map_err(TrainError::file("read", &path))?;
+                let text =
+                    input::read_text(&path, input::MAX_SETTINGS).map_err(TrainError::file("read", &path))?;
                 parse_object(&path, &text)?
             }
             (None, None) => parse_object(Path::new("config.json"), self.preset(layout)?)?,

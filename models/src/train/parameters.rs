@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use super::forward::{Leaves, Precision};
+use crate::budget::{self, product};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Fields, NewFolder, TensorPlan, WriteDtype, write_folder, write_safetensors,
 };
@@ -115,6 +116,9 @@ impl Parameters {
         mut values: impl FnMut(&Asked) -> Result<Vec<f32>, CheckpointError>,
     ) -> Result<Self, ModelError> {
         let device = device.clone().inner();
+        let sizes = asked.iter().filter(|asked| asked.twin.is_none());
+        let bytes = sizes.map(|asked| product(asked.plan.shape.iter().map(|size| *size as u64).chain([4])));
+        budget::ask("the parameters", budget::sum(bytes), "train a smaller model")?;
         let mut list: Vec<Parameter> = Vec::with_capacity(asked.len());
         for asked in asked {
             let TensorPlan { name, shape } = &asked.plan;

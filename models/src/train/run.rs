@@ -10,7 +10,8 @@
 //! Every file is whole or absent at every moment. The folder appears with a snapshot of step 0 in it. A snapshot of step s is
 //! written when everything due at s is done and logged; resuming from it cuts off what the log has beyond s.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -22,6 +23,7 @@ use super::log::{EndEvent, EvaluationEvent, Event, Log, StartEvent};
 use super::snapshot::{SnapshotChoice, Snapshots, config_hash};
 use super::trainer::Trainer;
 use crate::checkpoint::{NewFile, NewFolder, WriteDtype};
+use crate::output::{self, FolderLock};
 
 /// Name of the configuration in a run folder.
 pub const CONFIG: &str = "config.toml";
@@ -68,21 +70,57 @@ pub struct Run {
     unevaluated: bool,
     begin: Instant,
     /// Held as long as the run is open; the system gives it back whatever becomes of the process.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl Run {
-    /// Begins a training in the new folder `folder`.
+    /// Begins a training in the folder `folder`, which is new or empty.
     ///
     /// # Errors
     /// [`TrainError::Exists`], or whatever is wrong with the configuration and what it names; there is then no folder.
     pub fn create(config: TrainConfig, folder: &Path) -> Result<Self, TrainError> {
-        if folder.exists() {
+        if !output::is_free(folder) {
             return Err(TrainError::Exists(folder.to_path_buf()));
         }
+        Self::begin(config, folder, || {
+            NewFolder::create(folder).map_err(TrainError::from)
+        })
+    }
+
+    /// As [`Run::create`] in a folder that may hold something: a training in it is replaced, with the files `beside` it that belong
+    /// to it, and all others stay.
+    ///
+    /// # Errors
+    /// As there, but for [`TrainError::Exists`]; [`TrainError::Busy`] when another process trains there.
+    pub fn create_over(config: TrainConfig, folder: &Path, beside: &[&str]) -> Result<Self, TrainError> {
+        Self::begin(config, folder, || {
+            let new = NewFolder::replace(folder)?;
+            // First that by which the training is known.
+            for name in [CONFIG, LOG, SNAPSHOTS, CHECKPOINT].iter().chain(beside) {
+                let path = folder.join(name);
+                let removed = match path.is_dir() {
+                    true => fs::remove_dir_all(&path),
+                    false => fs::remove_file(&path),
+                };
+                match removed {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(TrainError::file("remove", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(new)
+        })
+    }
+
+    fn begin(
+        config: TrainConfig,
+        folder: &Path,
+        new: impl FnOnce() -> Result<NewFolder, TrainError>,
+    ) -> Result<Self, TrainError> {
         let trainer = Trainer::new(config)?;
         let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
-        let new = NewFolder::create(folder)?;
+        let new = new()?;
         let path = new.temporary_path();
         let config = trainer.config().to_toml()?;
         fs::write(path.join(CONFIG), config).map_err(TrainError::file("write", folder))?;
@@ -91,7 +129,7 @@ impl Run {
         log.sync()?;
         Snapshots::open(&path.join(SNAPSHOTS))?.write(&trainer.snapshot()?)?;
         new.commit()?;
-        Self::open(trainer, evaluator, folder, lock(folder)?)
+        Self::open(trainer, evaluator, folder, FolderLock::acquire(folder)?)
     }
 
     /// Goes on with the training in `folder`, from one of its snapshots.
@@ -107,7 +145,7 @@ impl Run {
                 expected: CONFIG,
             });
         }
-        let lock = lock(folder)?;
+        let lock = FolderLock::acquire(folder)?;
         let differences = TrainConfig::load(&path)?.differences(&config);
         if !differences.is_empty() {
             return Err(TrainError::Differs {
@@ -127,9 +165,11 @@ impl Run {
         trainer: Trainer,
         evaluator: Option<Evaluator>,
         folder: &Path,
-        lock: File,
+        lock: FolderLock,
     ) -> Result<Self, TrainError> {
-        remove_unfinished(folder)?;
+        // What a process that was killed has left half-written.
+        output::sweep(folder);
+        output::sweep(&folder.join(CHECKPOINT));
         let (log, events) = Log::resume(&folder.join(LOG), trainer.steps_done())?;
         let evaluated = events.iter().any(|event| matches!(event, Event::Evaluation(_)));
         Ok(Self {
@@ -226,8 +266,10 @@ impl Run {
             .parameters()
             .save_over(&folder, WriteDtype::F32, length)?;
         if let Some(from) = config.model.tokenizer_file(config.base())? {
-            let to = NewFile::create(&folder.join(from.file_name().unwrap_or_default()))?;
-            fs::copy(&from, to.temporary_path()).map_err(TrainError::file("copy", &from))?;
+            let mut to = NewFile::create(&folder.join(from.file_name().unwrap_or_default()))?;
+            File::open(&from)
+                .and_then(|mut file| io::copy(&mut file, to.writer()))
+                .map_err(TrainError::file("copy", &from))?;
             to.commit()?;
         }
         Ok(())
@@ -254,33 +296,4 @@ fn start(trainer: &Trainer) -> Result<StartEvent, TrainError> {
         version: env!("CARGO_PKG_VERSION").into(),
         started: now.map_or(0, |now| now.as_secs()),
     })
-}
-
-/// The run folder for this process alone.
-fn lock(folder: &Path) -> Result<File, TrainError> {
-    let path = folder.join(CONFIG);
-    let file = File::open(&path).map_err(TrainError::file("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TrainError::Busy(folder.to_path_buf())),
-        Err(TryLockError::Error(source)) => Err(TrainError::file("lock", &path)(source)),
-    }
-}
-
-/// Removes what a process that was killed has left half-written: names that begin with a dot and end in `.tmp`.
-fn remove_unfinished(folder: &Path) -> Result<(), TrainError> {
-    let entries = fs::read_dir(folder).map_err(TrainError::file("list", folder))?;
-    for entry in entries {
-        let entry = entry.map_err(TrainError::file("list", folder))?;
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        if name.starts_with('.') && name.ends_with(".tmp") {
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
-            removed.map_err(TrainError::file("remove", &path))?;
-        }
-    }
-    Ok(())
 }

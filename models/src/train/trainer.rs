@@ -9,13 +9,15 @@ use serde_json::Value;
 use super::batch::Batch;
 use super::carry::Carry;
 use super::config::TrainConfig;
-use super::data::Source;
+use super::data::{DataConfig, Source};
 use super::error::TrainError;
 use super::forward::{Differentiable, Leaves};
 use super::log::{Seconds, StepEvent};
 use super::optimizer::{Accumulator, Optimizer};
 use super::parameters::Parameters;
 use super::snapshot::Snapshot;
+use crate::budget::{self, product, sum};
+use crate::error::ModelError;
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -77,6 +79,7 @@ impl Trainer {
             let found = format!("ids below {}", source.vocab_size());
             return Err(TrainError::field("data", expected, found));
         }
+        ask_for_step(&config, &parameters, &network)?;
         let carry = Carry::new(&config.carry, config.seed, network.sites())?;
         let optimizer = Optimizer::new(&config.optimizer, parameters.list(), config.steps)?;
         Ok(Self {
@@ -239,6 +242,44 @@ impl Trainer {
         (self.step, self.tokens) = (snapshot.step, snapshot.tokens);
         Ok(())
     }
+}
+
+/// Asks for the memory of a step before the first one is tried, as far as it is certain: beside the parameters, their gradients
+/// and the two moments of the optimiser; the states; and of what the graph remembers the residual stream before and after
+/// every block, and the logits where every token has a target.
+fn ask_for_step(
+    config: &TrainConfig,
+    parameters: &Parameters,
+    network: &Differentiable,
+) -> Result<(), TrainError> {
+    network.ask_for_states(config.sequences)?;
+    let values = parameters
+        .list()
+        .iter()
+        .map(|parameter| parameter.value.dims()[0] as u64);
+    let weights = product([values.sum(), 3, 4]);
+    let outline = network.outline();
+    let layers = network.network().blocks().len() as u64;
+    let width = product([2, layers, outline.model_dim as u64]);
+    let all_count = matches!(config.data, DataConfig::Text(_) | DataConfig::Tokens(_));
+    let logits = if all_count {
+        outline.padded_vocab_size as u64
+    } else {
+        0
+    };
+    let width = sum([width, Some(logits)]);
+    let segment = config
+        .carry
+        .segment
+        .map_or(config.length, |segment| segment.min(config.length));
+    let graph = width.and_then(|width| product([width, config.sequences as u64, segment as u64, 4]));
+    let advice = "take fewer sequences and more accumulation, shorter segments, or a smaller model";
+    Ok(budget::ask(
+        "parameters, gradients and one step's activations",
+        sum([weights, graph]),
+        advice,
+    )
+    .map_err(ModelError::from)?)
 }
 
 /// The data of a configuration.

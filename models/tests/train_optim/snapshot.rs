@@ -143,11 +143,7 @@ fn what_a_killed_writer_left_is_removed_and_never_read() {
     let path = snapshots.write(&snapshot(5)).unwrap();
     let folder = path.parent().unwrap();
     let half = fs::read(&path).unwrap();
-    fs::write(
-        folder.join(".snapshot-000000010.safetensors.77-1-0.tmp"),
-        &half[..half.len() / 2],
-    )
-    .unwrap();
+    fs::write(folder.join(".spillway-0123456789ab.tmp"), &half[..half.len() / 2]).unwrap();
     fs::write(folder.join(".other.tmp"), "").unwrap();
     assert_eq!(latest(&snapshots).unwrap().0.step, 5);
     let again = Snapshots::open(folder).unwrap();

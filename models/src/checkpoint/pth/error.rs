@@ -109,6 +109,19 @@ pub enum PthError {
         /// Bytes there.
         found: u64,
     },
+    /// Many tensors share their bytes.
+    #[error(
+        "{tensors} tensors have {together} bytes together in a file of {file}, because they share storages; expected at most 4 \
+         times the file. Save copies with Python: torch.save({{name: t.clone() for name, t in state.items()}}, 'new.pth')"
+    )]
+    Shared {
+        /// How many tensors there are.
+        tensors: usize,
+        /// Bytes that they need together.
+        together: u64,
+        /// Bytes of the file.
+        file: u64,
+    },
     /// A tensor lies outside its storage.
     #[error(
         "tensor {tensor}: shape {shape:?} from value {offset} on, expected within the {available} values of its storage"

@@ -29,6 +29,8 @@ use value::View;
 
 /// The largest pickle that is read. A model of 10,000 tensors needs 2 MB.
 const MAX_PICKLE_BYTES: usize = 16 << 20;
+/// How many times the bytes of the file its tensors may have together. Two names of one tensor, as of tied embeddings, are usual.
+const MAX_SHARING: u64 = 4;
 
 impl Header {
     /// Reads the names and places of the tensors in a PyTorch file, given all its bytes; `path` is named in errors only.
@@ -79,9 +81,26 @@ fn parse(bytes: &[u8]) -> Result<Header, PthError> {
         };
         tensors.insert(name.to_string(), place(name, &view, &entry, &storage)?);
     }
+    check_shared(&tensors, bytes.len())?;
     Ok(Header {
         tensors,
         metadata: BTreeMap::new(),
+    })
+}
+
+/// Refuses a file whose tensors together have many times its bytes, because they share them: read, each would have its own.
+fn check_shared(tensors: &BTreeMap<String, TensorInfo>, file: usize) -> Result<(), PthError> {
+    let together: u64 = tensors
+        .values()
+        .map(|tensor| (tensor.end - tensor.begin) as u64)
+        .sum();
+    if together <= MAX_SHARING * file as u64 {
+        return Ok(());
+    }
+    Err(PthError::Shared {
+        tensors: tensors.len(),
+        together,
+        file: file as u64,
     })
 }
 

@@ -13,6 +13,7 @@ use super::tasks::{CopyTask, Drawn, InductionHeads, Mqar, PasskeyLite, Task};
 use super::text::TextConfig;
 use super::token_file::TokenFile;
 use super::windows::{Order, Windows};
+use crate::budget;
 use crate::tokenizer::Tokenizer;
 
 /// Where batches come from.
@@ -91,6 +92,14 @@ impl DataConfig {
                 return Err(DataError::option(option, "1 to 2^32 - 1", found));
             }
         }
+        // Ids, targets and weights of a batch, and a counter for each row.
+        let needed = budget::product([sequences as u64, time as u64, 12]);
+        let needed = budget::sum([needed, budget::product([sequences as u64, 8])]);
+        budget::ask(
+            "the tokens of a batch",
+            needed,
+            "take fewer sequences, or shorter ones",
+        )?;
         let opening = Opening {
             base,
             time,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::budget::BudgetError;
 use crate::checkpoint::CheckpointError;
 use crate::tokenizer::TokenizerError;
 
@@ -43,6 +44,19 @@ pub enum DataError {
         /// Its place in the file, from 0.
         offset: u64,
     },
+    /// A line of a file of JSON lines is none.
+    #[error("{}: line {line}: expected a JSON object with a field \"text\": {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The parser's reason.
+        reason: String,
+    },
+    /// There is not as much memory.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// A text cannot be turned into ids.
     #[error("{}: {source}", path.display())]
     Tokenizer {

@@ -1,12 +1,13 @@
 //! Which files are read, and their bytes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
 use super::error::DataError;
+use crate::input;
 
 /// Accepts every ending.
 const ANY: &str = "*";
@@ -87,12 +88,8 @@ impl Mapped {
     /// # Errors
     /// [`DataError::Io`] when there is none or it cannot be read.
     pub(super) fn open(path: &Path) -> Result<Self, DataError> {
-        let file = File::open(path).map_err(DataError::io(path, "opening"))?;
-        let length = file
-            .metadata()
-            .map_err(DataError::io(path, "reading the size"))?
-            .len();
-        if length == 0 {
+        let (file, metadata) = input::open(path).map_err(DataError::io(path, "opening"))?;
+        if metadata.len() == 0 {
             // An empty file cannot be mapped.
             return Ok(Self(None));
         }

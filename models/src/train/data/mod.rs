@@ -2,7 +2,7 @@
 //!
 //! | `kind` | what | options (with their defaults) |
 //! |---|---|---|
-//! | `text` | files and folders of text, read with the model's tokenizer | `paths`, `extensions` (txt, text, md), `separator` and `end_of_text` (none), `order` (`shuffled` or `documents`), `held_out` (0) and `split` (`training` or `held-out`) |
+//! | `text` | files and folders of text, or of JSON lines with a field `text`, read with the model's tokenizer | `paths`, `extensions` (txt, text, md, jsonl), `separator` and `end_of_text` (none), `order` (`shuffled` or `documents`), `held_out` (0) and `split` (`training` or `held-out`) |
 //! | `tokens` | a file that `spillway tokens` made, mapped | `path`, `order`, `held_out`, `split`, `verify` (true) |
 //! | `mix` | several sources, one drawn for every row of a batch | `parts`, each a `weight` and a `source` |
 //! | `repeat` | one token over and over | `token` |
@@ -41,6 +41,7 @@ mod config;
 mod corpus;
 mod error;
 mod files;
+mod lines;
 mod mixture;
 mod permutation;
 pub(super) mod seed;
@@ -53,6 +54,7 @@ mod windows;
 pub use config::{DataConfig, TokensConfig};
 pub use corpus::Split;
 pub use error::DataError;
+pub use lines::plain_text;
 pub use mixture::{MixConfig, MixPart, RepeatConfig, RepeatedHeaderConfig};
 pub use stream::{Source, batches};
 pub use tasks::{CopyTask, Example, InductionHeads, Mqar, PasskeyLite, PasskeyPrompt, Task, examples};

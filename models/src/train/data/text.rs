@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::corpus::{Corpus, Ids, Split};
 use super::error::DataError;
 use super::files::{self, Mapped};
+use super::lines;
 use super::windows::Order;
 use crate::tokenizer::Tokenizer;
 
@@ -15,6 +16,9 @@ use crate::tokenizer::Tokenizer;
 const PIECE: usize = 1 << 20;
 
 /// Text files and folders, tokenised once and kept in memory with one, two or four bytes per token.
+///
+/// A file of JSON lines, each an object with a field `text`, gives the texts of its lines, each a document. It is known by its
+/// ending `.jsonl` or `.ndjson`, or by its first line.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
@@ -40,9 +44,9 @@ pub struct TextConfig {
     pub split: Split,
 }
 
-/// What is read from folders unless something else is asked for: `.txt`, `.text`, `.md`.
+/// What is read from folders unless something else is asked for: `.txt`, `.text`, `.md`, `.jsonl`.
 pub fn default_extensions() -> Vec<String> {
-    ["txt", "text", "md"].map(String::from).to_vec()
+    ["txt", "text", "md", "jsonl"].map(String::from).to_vec()
 }
 
 /// A token, as a number or as the text that becomes it and nothing else.
@@ -195,23 +199,54 @@ impl Documents {
         let mut documents = 0;
         for path in &self.files {
             let bytes = Mapped::open(path)?;
-            let mut begin = 0;
-            while begin < bytes.len() {
-                let (length, gap) = self.next_document(&bytes[begin..]);
-                let mut place = begin;
-                while place < begin + length {
-                    let piece = first_piece(&bytes[place..begin + length]);
-                    sink(&encode(path, place, piece, tokenizer)?)?;
-                    progress(piece.len() as u64);
-                    place += piece.len();
-                }
-                if length > 0 {
-                    sink(self.end_of_text.as_slice())?;
-                    documents += 1;
-                }
-                progress(gap as u64);
-                begin += length + gap;
+            let source = Source { path, tokenizer };
+            documents += match lines::are_json(path, &bytes) {
+                true => self.encode_lines(source, &bytes, sink, progress)?,
+                false => self.encode_text(source, &bytes, sink, progress)?,
+            };
+        }
+        Ok(documents)
+    }
+
+    /// The documents between separators.
+    fn encode_text(
+        &self,
+        source: Source<'_>,
+        bytes: &[u8],
+        sink: &mut dyn FnMut(&[u32]) -> Result<(), DataError>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64, DataError> {
+        let (mut documents, mut begin) = (0, 0);
+        while begin < bytes.len() {
+            let (length, gap) = self.next_document(&bytes[begin..]);
+            source.encode(begin, &bytes[begin..begin + length], sink, progress)?;
+            if length > 0 {
+                sink(self.end_of_text.as_slice())?;
+                documents += 1;
             }
+            progress(gap as u64);
+            begin += length + gap;
+        }
+        Ok(documents)
+    }
+
+    /// The documents of JSON lines.
+    fn encode_lines(
+        &self,
+        source: Source<'_>,
+        bytes: &[u8],
+        sink: &mut dyn FnMut(&[u32]) -> Result<(), DataError>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64, DataError> {
+        let mut documents = 0;
+        for text in lines::texts(source.path, bytes) {
+            let (text, length) = text?;
+            if let Some(text) = text.filter(|text| !text.is_empty()) {
+                source.encode(0, text.as_bytes(), sink, &mut |_| {})?;
+                sink(self.end_of_text.as_slice())?;
+                documents += 1;
+            }
+            progress(length as u64);
         }
         Ok(documents)
     }
@@ -232,6 +267,33 @@ impl Documents {
             [only] => only.display().to_string(),
             [first, rest @ ..] => format!("{} and {} more", first.display(), rest.len()),
         }
+    }
+}
+
+/// A file that is read, and what with.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    path: &'a Path,
+    tokenizer: &'a Tokenizer,
+}
+
+impl Source<'_> {
+    /// Hands out the ids of one document, which begins at byte `offset`, in pieces.
+    fn encode(
+        self,
+        offset: usize,
+        text: &[u8],
+        sink: &mut dyn FnMut(&[u32]) -> Result<(), DataError>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), DataError> {
+        let mut place = 0;
+        while place < text.len() {
+            let piece = first_piece(&text[place..]);
+            sink(&encode(self.path, offset + place, piece, self.tokenizer)?)?;
+            progress(piece.len() as u64);
+            place += piece.len();
+        }
+        Ok(())
     }
 }
 
@@ -304,5 +366,26 @@ mod tests {
         let text = "€".repeat(PIECE / 2);
         let piece = first_piece(text.as_bytes());
         assert!(std::str::from_utf8(piece).is_ok() && piece.len() > PIECE - 3);
+    }
+
+    #[test]
+    fn every_line_of_a_file_of_json_lines_is_a_document_and_its_braces_are_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = "{\"id\": 1, \"text\": \"ab\"}\n\n{\"text\": \"\"}\n{\"text\": \"c\"}\n";
+        std::fs::write(folder.path().join("a.jsonl"), text).expect("written");
+        let config: TextConfig =
+            toml::from_str("paths = [\"a.jsonl\"]\nend_of_text = 0").expect("a configuration");
+        let documents = config
+            .documents(folder.path(), &Tokenizer::bytes())
+            .expect("documents");
+        let (mut ids, mut read) = (Vec::new(), 0);
+        let mut sink = |piece: &[u32]| {
+            ids.extend_from_slice(piece);
+            Ok(())
+        };
+        let count = documents.encode(&Tokenizer::bytes(), &mut sink, &mut |bytes| read += bytes);
+        assert_eq!(count.expect("read"), 2);
+        assert_eq!(ids, [97, 98, 0, 99, 0]);
+        assert_eq!(read, text.len() as u64);
     }
 }

@@ -15,8 +15,7 @@
 //! | 56–63 | checksum of the header up to here |
 //! | 64– | the ids |
 
-use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -226,7 +225,6 @@ impl TokenFile {
 /// Writes a file of tokens piece by piece. The file appears under its name when it is complete, or not at all.
 pub struct TokenWriter {
     file: NewFile,
-    out: BufWriter<File>,
     path: PathBuf,
     header: TokenHeader,
     checksum: Xxh3,
@@ -242,16 +240,13 @@ impl TokenWriter {
         if vocab_size == 0 || vocab_size as u64 > 1 << 32 {
             return Err(DataError::option("vocabulary size", "1 to 2^32", vocab_size));
         }
-        let file = NewFile::create(path)?;
-        let opened = File::options().write(true).open(file.temporary_path());
-        let mut out =
-            BufWriter::with_capacity(1 << 20, opened.map_err(CheckpointError::io(path, "creating"))?);
+        let mut file = NewFile::create(path)?;
         // Its place; what goes there is known at the end.
-        out.write_all(&[0; HEADER])
+        file.writer()
+            .write_all(&[0; HEADER])
             .map_err(CheckpointError::io(path, "writing"))?;
         Ok(Self {
             file,
-            out,
             path: path.to_path_buf(),
             header: TokenHeader {
                 width: if vocab_size <= 1 << 16 { 2 } else { 4 },
@@ -289,7 +284,7 @@ impl TokenWriter {
         }
         self.checksum.update(&self.block);
         self.header.count += ids.len() as u64;
-        let written = self.out.write_all(&self.block);
+        let written = self.file.writer().write_all(&self.block);
         Ok(written.map_err(CheckpointError::io(&self.path, "writing"))?)
     }
 
@@ -301,10 +296,8 @@ impl TokenWriter {
         self.header.documents = documents;
         self.header.checksum = self.checksum.digest();
         let header = self.header.to_bytes();
-        let written = self.out.seek(SeekFrom::Start(0));
-        let written = written
-            .and_then(|_| self.out.write_all(&header))
-            .and_then(|()| self.out.flush());
+        let out = self.file.writer();
+        let written = out.rewind().and_then(|()| out.write_all(&header));
         written.map_err(CheckpointError::io(&self.path, "writing"))?;
         self.file.commit()?;
         Ok(self.header)

@@ -13,7 +13,7 @@
 mod event;
 mod number;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,10 @@ use thiserror::Error;
 pub use event::{EndEvent, EvaluationEvent, Event, Seconds, SnapshotEvent, StartEvent, StepEvent};
 
 use crate::checkpoint::{CheckpointError, NewFile};
+use crate::input;
+
+/// The longest log that is read: some ten million steps.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Why a log cannot be written, read or gone on with.
 #[derive(Debug, Error)]
@@ -84,7 +88,7 @@ impl Log {
     /// [`LogError::File`] when it cannot be read or written, [`LogError::Line`] for a line that is no event,
     /// [`LogError::Behind`] when steps are missing. The file is what it was then.
     pub fn resume(path: &Path, step: u64) -> Result<(Self, Vec<Event>), LogError> {
-        let bytes = fs::read(path).map_err(CheckpointError::io(path, "reading"))?;
+        let bytes = input::read(path, MAX_BYTES).map_err(CheckpointError::io(path, "reading"))?;
         let (mut kept, mut events) = (Vec::new(), Vec::new());
         let mut found = 0;
         for (line, event) in lines(path, &bytes) {
@@ -158,7 +162,7 @@ impl Log {
 /// # Errors
 /// [`LogError::File`], [`LogError::Line`].
 pub fn read_log(path: &Path) -> Result<Vec<Event>, LogError> {
-    let bytes = fs::read(path).map_err(CheckpointError::io(path, "reading"))?;
+    let bytes = input::read(path, MAX_BYTES).map_err(CheckpointError::io(path, "reading"))?;
     lines(path, &bytes).map(|(_, event)| event).collect()
 }
 

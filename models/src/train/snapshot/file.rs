@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::{Snapshot, SnapshotError, config_hash};
 use crate::checkpoint::{CheckpointError, NewFile, StoredPlan, StoredTensors, write_stored};
+use crate::input;
 use crate::state::file::TYPES;
 use crate::state::fingerprint::Fingerprint;
 
@@ -143,7 +144,7 @@ impl Write for Hashing {
 
 /// Reads a snapshot. The whole file is read before it is checked, not mapped: nobody can change it between check and use.
 pub(super) fn read(path: &Path) -> Result<Snapshot, SnapshotError> {
-    let bytes = std::fs::read(path).map_err(CheckpointError::io(path, "reading"))?;
+    let bytes = input::read(path, u64::MAX).map_err(CheckpointError::io(path, "reading"))?;
     let found = checksum(&bytes);
     let file =
         StoredTensors::from_bytes(path, bytes).map_err(|source| SnapshotError::Unreadable { source })?;

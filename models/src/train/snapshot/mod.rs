@@ -24,6 +24,7 @@ pub use error::SnapshotError;
 
 use super::parameters::Parameter;
 use crate::checkpoint::CheckpointError;
+use crate::output;
 use crate::state::fingerprint::Fingerprint;
 
 /// How many are kept.
@@ -164,11 +165,7 @@ impl Snapshots {
         let snapshots = Self {
             folder: folder.into(),
         };
-        for name in snapshots.names()? {
-            if name.starts_with(&format!(".{PREFIX}")) && name.ends_with(".tmp") {
-                snapshots.remove(&folder.join(name))?;
-            }
-        }
+        output::sweep(folder);
         Ok(snapshots)
     }
 
