@@ -1,10 +1,9 @@
 //! Maps: collapse ratios by state size and training length, passkeys by length and depth.
 
 use super::figures::{Picture, Place};
-use super::grid::{Cell, Grid};
 use super::result::{Forgetting, RecallCell, RunResult};
-use crate::diagnose::report::format::position;
-use crate::error::ProgramError;
+use crate::kit::format::position;
+use crate::kit::grid::{Cell, Grid};
 
 /// The ratio that is drawn darkest.
 const DARKEST: f64 = 8.0;
@@ -22,10 +21,7 @@ fn positions(values: &[u64]) -> Vec<String> {
 }
 
 /// Collapse ratio by state size and training length, once in perplexity and once in loss; nothing without losses.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Result<Vec<Picture>, ProgramError> {
+pub fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Vec<Picture> {
     type Ratio = fn(&Forgetting) -> f64;
     let criteria: [(&str, Ratio); 2] = [
         ("perplexity", Forgetting::perplexity_ratio),
@@ -37,7 +33,7 @@ pub fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Result<Vec<P
         .filter(|run| run.forgetting.is_some())
         .collect();
     if runs.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let draw = |(name, ratio): (&str, Ratio)| {
         let (sizes, lengths) = (
@@ -52,19 +48,24 @@ pub fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Result<Vec<P
                 .filter_map(|run| run.forgetting.as_ref())
                 .map(ratio)
                 .collect();
-            ratio_cell(&ratios, threshold)
+            let place = format!("S = {}, T = {}", position(size as f64), position(length as f64));
+            ratio_cell(&ratios, threshold, &place)
         };
         let cells: Vec<Vec<Option<Cell>>> = sizes
             .iter()
             .map(|&size| lengths.iter().map(|&length| cell(size, length)).collect())
             .collect();
         let grid = Grid {
-            columns_name: "training length T (tokens)",
-            rows_name: "state size S (elements)",
-            columns: &positions(&lengths),
-            rows: &positions(&sizes),
-            cells: &cells,
-            cell: (104, 40),
+            columns_name: "training length T (tokens)".into(),
+            rows_name: "state size S (elements)".into(),
+            columns: positions(&lengths),
+            rows: positions(&sizes),
+            cells,
+            scale: (
+                "ratio, mean over seeds of its logarithm".into(),
+                ["1", "middle 2.8", "8"].map(String::from),
+            ),
+            divider: None,
         };
         let title = format!("Collapse ratio in {name}, task {task}");
         let caption = format!(
@@ -72,13 +73,12 @@ pub fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Result<Vec<P
              the seeds are over {threshold}."
         );
         let file = format!("collapse-{task}-{name}");
-        let svg = grid.svg()?;
-        Ok(Picture::new(&file, Place::Collapse, true, (title, caption), svg))
+        Picture::new(&file, Place::Collapse, (title, caption), grid.draw())
     };
     criteria.into_iter().map(draw).collect()
 }
 
-fn ratio_cell(ratios: &[f64], threshold: f64) -> Option<Cell> {
+fn ratio_cell(ratios: &[f64], threshold: f64, place: &str) -> Option<Cell> {
     if ratios.is_empty() {
         return None;
     }
@@ -89,6 +89,7 @@ fn ratio_cell(ratios: &[f64], threshold: f64) -> Option<Cell> {
     let texts: Vec<String> = ratios.iter().map(|ratio| ratio_text(*ratio)).collect();
     Some(Cell {
         shade: logs.sum::<f64>() / ratios.len() as f64,
+        hover: format!("{place}: {}", texts.join(", ")),
         text: texts.join(" · "),
         framed: 2 * over > ratios.len(),
     })
@@ -104,16 +105,13 @@ fn ratio_text(ratio: f64) -> String {
 }
 
 /// Passkeys found, by state size and training length against context length; and by depth for the training that goes furthest.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn recall(task: &str, runs: &[&RunResult]) -> Result<Vec<Picture>, ProgramError> {
+pub fn recall(task: &str, runs: &[&RunResult]) -> Vec<Picture> {
     let runs: Vec<&RunResult> = runs.iter().copied().filter(|run| run.recall.is_some()).collect();
     let mut lengths: Vec<u64> = all_cells(&runs).map(|cell| cell.length).collect();
     lengths.sort_unstable();
     lengths.dedup();
     if lengths.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut groups: Vec<(u64, u64)> = runs.iter().map(|run| (run.elements, run.train_length)).collect();
     groups.sort_unstable();
@@ -133,20 +131,20 @@ pub fn recall(task: &str, runs: &[&RunResult]) -> Result<Vec<Picture>, ProgramEr
         .iter()
         .map(|&group| {
             let members = of_group(group);
-            let cell = |&length: &u64| share_cell(all_cells(&members).filter(|cell| cell.length == length));
+            let cell =
+                |&length: &u64| share_cell(length, all_cells(&members).filter(|cell| cell.length == length));
             lengths.iter().map(cell).collect()
         })
         .collect();
-    let svg = grid(&lengths, "S, T", &rows, &cells).svg()?;
+    let drawing = grid(&lengths, "S, T", rows, cells).draw();
     let title = format!("Passkeys found, task {task}");
     let caption = "Share of the passkeys found at each context length, all depths and seeds together, by state size S and training length T. \
                    A frame marks more than 95 %.";
     let mut pictures = vec![Picture::new(
         &format!("recall-{task}"),
         Place::Recall,
-        true,
         (title, caption.into()),
-        svg,
+        drawing,
     )];
     let found = |group: &&(u64, u64)| {
         all_cells(&of_group(**group))
@@ -154,17 +152,12 @@ pub fn recall(task: &str, runs: &[&RunResult]) -> Result<Vec<Picture>, ProgramEr
             .sum::<u64>()
     };
     if let Some(&best) = groups.iter().max_by_key(found) {
-        pictures.push(by_depth(task, best, &of_group(best), &lengths)?);
+        pictures.push(by_depth(task, best, &of_group(best), &lengths));
     }
-    Ok(pictures)
+    pictures
 }
 
-fn by_depth(
-    task: &str,
-    (size, length): (u64, u64),
-    runs: &[&RunResult],
-    lengths: &[u64],
-) -> Result<Picture, ProgramError> {
+fn by_depth(task: &str, (size, length): (u64, u64), runs: &[&RunResult], lengths: &[u64]) -> Picture {
     let depths = all_cells(runs).map(|cell| cell.depth + 1).max().unwrap_or(0);
     let rows: Vec<String> = (0..depths)
         .map(|depth| format!("{:.0} %", 100.0 * (depth as f64 + 0.5) / depths as f64))
@@ -172,12 +165,13 @@ fn by_depth(
     let cells: Vec<Vec<Option<Cell>>> = (0..depths)
         .map(|depth| {
             let cell = |&length: &u64| {
-                share_cell(all_cells(runs).filter(|cell| cell.length == length && cell.depth == depth))
+                let here = all_cells(runs).filter(|cell| cell.length == length && cell.depth == depth);
+                share_cell(length, here)
             };
             lengths.iter().map(cell).collect()
         })
         .collect();
-    let svg = grid(lengths, "depth", &rows, &cells).svg()?;
+    let drawing = grid(lengths, "depth", rows, cells).draw();
     let title = format!(
         "By depth: S = {}, T = {}, task {task}",
         position(size as f64),
@@ -185,48 +179,18 @@ fn by_depth(
     );
     let caption = "Share of the passkeys found by context length and depth of the passkey, for the models that found the most.";
     let file = format!("recall-depth-{task}");
-    Ok(Picture::new(
-        &file,
-        Place::Recall,
-        true,
-        (title, caption.into()),
-        svg,
-    ))
+    Picture::new(&file, Place::Recall, (title, caption.into()), drawing)
 }
 
-fn grid<'a>(
-    lengths: &[u64],
-    rows_name: &'a str,
-    rows: &'a [String],
-    cells: &'a [Vec<Option<Cell>>],
-) -> OwnedGrid<'a> {
-    OwnedGrid {
+fn grid(lengths: &[u64], rows_name: &str, rows: Vec<String>, cells: Vec<Vec<Option<Cell>>>) -> Grid {
+    Grid {
+        columns_name: "context length (tokens)".into(),
+        rows_name: rows_name.into(),
         columns: positions(lengths),
-        rows_name,
         rows,
         cells,
-    }
-}
-
-/// A grid that holds the names of its columns.
-struct OwnedGrid<'a> {
-    columns: Vec<String>,
-    rows_name: &'a str,
-    rows: &'a [String],
-    cells: &'a [Vec<Option<Cell>>],
-}
-
-impl OwnedGrid<'_> {
-    fn svg(&self) -> Result<String, ProgramError> {
-        let grid = Grid {
-            columns_name: "context length (tokens)",
-            rows_name: self.rows_name,
-            columns: &self.columns,
-            rows: self.rows,
-            cells: self.cells,
-            cell: (56, 28),
-        };
-        grid.svg()
+        scale: ("share found".into(), ["0", "", "1"].map(String::from)),
+        divider: None,
     }
 }
 
@@ -236,7 +200,7 @@ fn all_cells<'a>(runs: &'a [&'a RunResult]) -> impl Iterator<Item = &'a RecallCe
         .flat_map(|recall| &recall.cells)
 }
 
-fn share_cell<'a>(cells: impl Iterator<Item = &'a RecallCell>) -> Option<Cell> {
+fn share_cell<'a>(length: u64, cells: impl Iterator<Item = &'a RecallCell>) -> Option<Cell> {
     let (correct, samples) = cells.fold((0, 0), |(correct, samples), cell| {
         (correct + cell.correct, samples + cell.samples)
     });
@@ -245,6 +209,7 @@ fn share_cell<'a>(cells: impl Iterator<Item = &'a RecallCell>) -> Option<Cell> {
         Cell {
             shade: share,
             text: format!("{share:.2}"),
+            hover: format!("{length} tokens: {correct} found of {samples}"),
             framed: share > 0.95,
         }
     })

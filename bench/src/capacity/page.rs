@@ -3,80 +3,79 @@
 use super::analysis::Laws;
 use super::figures::{Picture, Place};
 use super::findings::interval_of;
-use super::report::Report;
+use super::report::{Report, Setting};
 use super::result::RunResult;
-use crate::diagnose::report::figures::Figure;
-use crate::diagnose::report::format::{count, position};
-use crate::diagnose::report::html::{document, escape, push, section};
+use crate::kit::format::{count, duration, position};
+use crate::kit::page::{self, Page, Row, heading, headings, sentences, text};
+use crate::kit::provenance::Provenance;
+use maud::{Markup, html};
 use std::io::{self, Write};
+
+/// Files and folders beside the page.
+const FILES: [(&str, &str); 5] = [
+    ("results.json", "everything on this page as data"),
+    ("results.csv", "a line for each training"),
+    ("RESULTS.md", "the findings and thresholds in a few paragraphs"),
+    ("figures/", "the pictures"),
+    ("runs/", "what each training gave"),
+];
 
 /// The page.
 pub fn page(report: &Report, pictures: &[Picture]) -> String {
-    let mut body = String::new();
-    head(&mut body, report);
-    list(
-        &mut body,
-        "What the trainings support",
-        &report.findings.supported,
-    );
-    list(
-        &mut body,
-        "What they do not support",
-        &report.findings.unsupported,
-    );
-    if !report.analyses.is_empty() {
-        section(&mut body, "Thresholds");
-        draw(&mut body, pictures, Place::Thresholds);
-        report.analyses.iter().for_each(|analysis| {
-            let title = format!("{}, task {}", analysis.quantity, analysis.task);
-            laws(
-                &mut body,
-                &title,
-                "S in thousands of elements, T in tokens",
-                &analysis.laws,
-            );
-        });
-        for (title, place) in [("Collapse", Place::Collapse), ("Passkeys", Place::Recall)] {
-            if pictures.iter().any(|picture| picture.place == place) {
-                section(&mut body, title);
-                draw(&mut body, pictures, place);
+    let has = |place: Place| pictures.iter().any(|picture| picture.place == place);
+    let body = html! {
+        (sentences("What the trainings support", &report.findings.supported))
+        (sentences("What they do not support", &report.findings.unsupported))
+        @if !report.analyses.is_empty() {
+            (heading("Thresholds"))
+            (draw(pictures, Place::Thresholds))
+            @for analysis in &report.analyses {
+                @let title = format!("{}, task {}", analysis.quantity, analysis.task);
+                (laws(&title, "S in thousands of elements, T in tokens", &analysis.laws))
+            }
+            @for (title, place) in [("Collapse", Place::Collapse), ("Passkeys", Place::Recall)] {
+                @if has(place) { (heading(title)) (draw(pictures, place)) }
             }
         }
+        (sentences("The published points, fitted once more", &report.findings.published))
+        (draw(pictures, Place::Published))
+        @for published in &report.published {
+            (laws(&published.name, "S in millions of elements, T in thousands of tokens", &published.laws))
+        }
+        (heading("Every training"))
+        (trainings(&report.runs))
+        (heading("How this was measured"))
+        (method(report))
+    };
+    Page {
+        title: format!("State capacity: {}", report.setting.name),
+        facts: facts(report),
+        summary: Vec::new(),
+        body,
+        files: &FILES,
+        specs: Vec::new(),
+        made: &made(&report.setting),
     }
-    list(
-        &mut body,
-        "The published points, fitted once more",
-        &report.findings.published,
-    );
-    draw(&mut body, pictures, Place::Published);
-    for published in &report.published {
-        laws(
-            &mut body,
-            &published.name,
-            "S in millions of elements, T in thousands of tokens",
-            &published.laws,
-        );
-    }
-    section(&mut body, "Every training");
-    trainings(&mut body, &report.runs);
-    section(&mut body, "How this was measured");
-    method(&mut body, report);
-    document(&format!("State capacity: {}", report.setting.name), &body)
+    .render()
 }
 
-fn head(body: &mut String, report: &Report) {
-    push(
-        body,
-        format_args!("<h1>State capacity: {}</h1>", escape(&report.setting.name)),
-    );
-    push(
-        body,
-        format_args!("<p class=\"facts\">{}</p>", escape(&facts(report))),
-    );
-    push(
-        body,
-        format_args!("<pre>{}</pre>", escape(&report.setting.command)),
-    );
+/// Where the trainings were, whenever the page is drawn.
+fn made(setting: &Setting) -> Provenance {
+    let here = Provenance::here(1);
+    let made = match &setting.record {
+        Some(record) => Provenance {
+            date: record.date.clone(),
+            machine: record.machine.clone(),
+            threads: record.workers,
+            level: String::new(),
+            ..here
+        },
+        None => here,
+    };
+    Provenance {
+        command: setting.command.clone(),
+        ..made
+    }
 }
 
 /// One line on what was run, where and how long.
@@ -102,70 +101,34 @@ fn facts(report: &Report) -> String {
     facts
 }
 
-/// `12 s`, `29 min`, `3.5 h`.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
+fn draw(pictures: &[Picture], place: Place) -> Markup {
+    let here = pictures.iter().filter(|picture| picture.place == place);
+    page::figures(here.map(|picture| &picture.figure))
+}
+
+fn laws(title: &str, units: &str, laws: &Laws) -> Markup {
+    let names = headings([
+        "law",
+        "errors",
+        units,
+        "bootstrap 95 %",
+        "resamples\nnot fitted",
+        "σ",
+        "R²",
+        "ln L",
+        "AIC",
+        "AICc",
+        "behind",
+    ]);
+    let rows: Vec<Row> = (0..laws.fits.len()).map(|index| law(laws, index)).collect();
+    html! {
+        h3 { (title) }
+        @if !rows.is_empty() { (page::table(&names, &rows)) }
+        @for reason in &laws.refused { p { "Left out: " (reason) "." } }
     }
 }
 
-fn list(body: &mut String, title: &str, sentences: &[String]) {
-    if sentences.is_empty() {
-        return;
-    }
-    section(body, title);
-    body.push_str("<ul>");
-    for sentence in sentences {
-        push(body, format_args!("<li>{}</li>", escape(sentence)));
-    }
-    body.push_str("</ul>");
-}
-
-fn draw(body: &mut String, pictures: &[Picture], place: Place) {
-    let here = || pictures.iter().filter(|picture| picture.place == place);
-    here()
-        .filter(|picture| !picture.small)
-        .for_each(|picture| figure(body, &picture.figure));
-    body.push_str("<div class=\"pairs\">");
-    here()
-        .filter(|picture| picture.small)
-        .for_each(|picture| figure(body, &picture.figure));
-    body.push_str("</div>");
-}
-
-fn figure(body: &mut String, figure: &Figure) {
-    push(
-        body,
-        format_args!(
-            "\n<figure><h3>{}</h3>{}<figcaption>{}</figcaption></figure>",
-            escape(&figure.title),
-            figure.svg,
-            escape(&figure.caption)
-        ),
-    );
-}
-
-fn laws(body: &mut String, title: &str, units: &str, laws: &Laws) {
-    push(body, format_args!("<h3>{}</h3>", escape(title)));
-    if !laws.fits.is_empty() {
-        push(
-            body,
-            format_args!(
-                "<div class=\"scroll\"><table class=\"dense\"><tr><th>law</th><th>errors</th><th>{units}</th><th>bootstrap 95 %</th>\
-                 <th>resamples<br>not fitted</th><th>σ</th><th>R²</th><th>ln L</th><th>AIC</th><th>AICc</th><th>behind</th></tr>"
-            ),
-        );
-        (0..laws.fits.len()).for_each(|index| law(body, laws, index));
-        body.push_str("</table></div>");
-    }
-    for reason in &laws.refused {
-        push(body, format_args!("<p>Left out: {}.</p>", escape(reason)));
-    }
-}
-
-fn law(body: &mut String, laws: &Laws, index: usize) {
+fn law(laws: &Laws, index: usize) -> Row {
     let fit = &laws.fits[index];
     let bootstrap = laws.bootstraps.get(index).and_then(Option::as_ref);
     let ranges = bootstrap.map_or("–".into(), |bootstrap| {
@@ -179,7 +142,7 @@ fn law(body: &mut String, laws: &Laws, index: usize) {
         if ranges.is_empty() {
             "too few".into()
         } else {
-            ranges.join("<br>")
+            ranges.join("\n")
         }
     });
     let failed = bootstrap.map_or("–".into(), |bootstrap| {
@@ -192,21 +155,19 @@ fn law(body: &mut String, laws: &Laws, index: usize) {
         true => "at its floor".to_string(),
         false => super::fit::law::number(fit.sigma),
     };
-    push(
-        body,
-        format_args!(
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{ranges}</td><td>{failed}</td><td>{sigma}</td><td>{}</td><td>{:.2}</td><td>{:.2}</td>\
-             <td>{}</td><td>{:.1}</td></tr>",
-            fit.law,
-            fit.error,
-            escape(&fit.formula()),
-            optional(fit.r_squared, 4, "–"),
-            fit.log_likelihood,
-            fit.aic,
-            optional(fit.aicc, 2, "undefined"),
-            laws.behind(fit),
-        ),
-    );
+    Row::of([
+        fit.law.to_string(),
+        fit.error.to_string(),
+        fit.formula(),
+        ranges,
+        failed,
+        sigma,
+        optional(fit.r_squared, 4, "–"),
+        format!("{:.2}", fit.log_likelihood),
+        format!("{:.2}", fit.aic),
+        optional(fit.aicc, 2, "undefined"),
+        format!("{:.1}", laws.behind(fit)),
+    ])
 }
 
 const COLUMNS: [&str; 16] = [
@@ -270,74 +231,46 @@ pub fn write_csv(runs: &[RunResult], file: &mut dyn Write) -> io::Result<()> {
     csv.flush()
 }
 
-fn trainings(body: &mut String, runs: &[RunResult]) {
-    let headings: String = COLUMNS
-        .iter()
-        .map(|name| format!("<th>{}</th>", name.replace('_', "<br>")))
-        .collect();
-    push(
-        body,
-        format_args!("<div class=\"scroll\"><table class=\"dense\"><tr>{headings}</tr>"),
-    );
-    for run in runs {
-        let cells: String = values(run)
-            .iter()
-            .map(|value| format!("<td>{}</td>", escape(value)))
-            .collect();
-        push(body, format_args!("<tr>{cells}</tr>"));
-    }
-    body.push_str("</table></div>");
+fn trainings(runs: &[RunResult]) -> Markup {
+    let rows: Vec<Row> = runs.iter().map(|run| Row::of(values(run))).collect();
+    page::table(&COLUMNS.map(|name| text(&name.replace('_', "\n"))), &rows)
 }
 
-fn method(body: &mut String, report: &Report) {
+fn method(report: &Report) -> Markup {
     let setting = &report.setting;
-    for task in &setting.tasks {
-        push(
-            body,
-            format_args!(
-                "<p><b>Task {}.</b> {}; {}.</p>",
-                escape(&task.name),
-                escape(&task.data),
-                escape(&task.initialisation)
-            ),
-        );
+    html! {
+        @for task in &setting.tasks {
+            p { b { "Task " (task.name) "." } " " (task.data) "; " (task.initialisation) "." }
+        }
+        p {
+            b { "Collapse." }
+            " Streams of held-out data are read from an empty state far beyond the training length; losses are averaged over streams in buckets \
+             of one training length inside it and of half an octave beyond. A model has collapsed if the largest bucket beyond is over "
+            (setting.collapse_ratio)
+            " times the largest inside: in loss as the published experiment has it, and in perplexity, which is a different test (at 1.5 nats, \
+             twice the loss is e" sup { "1.5" } " = 4.5 times the perplexity)."
+        }
+        p {
+            b { "Thresholds." }
+            " T_forget lies between the longest training length that collapses and the shortest that does not; T_recall is the longest context up \
+             to which more than 95 % of the passkeys are found (with the Wilson bound: whose 95 % interval lies above 95 %), over all training \
+             lengths."
+        }
+        p {
+            b { "Fits." }
+            " Maximum likelihood; of intervals the probability of the interval, open ends included. All likelihoods are of the lengths themselves, \
+             so that AIC compares laws and error models on the same points. AICc = AIC + 2k(k+1)/(n−k−1), k with σ, is undefined for n ≤ k + 1; \
+             laws are ranked by it where all have it, else by AIC. σ is at least 5 % where lengths are intervals."
+        }
+        p {
+            b { "Bootstrap." } " " (setting.resampling.resamples) " resamples of the sizes and, within a size, of its seeds (seed "
+            (setting.resampling.seed)
+            "); percentile intervals. They, and the profiles, are too narrow for so few sizes; profiles moreover take seeds as independent of each \
+             other. Each training runs on one thread and is the same bits whatever else runs."
+        }
+        h3 { "Configuration" }
+        pre { (setting.configuration) }
     }
-    push(
-        body,
-        format_args!(
-            "<p><b>Collapse.</b> Streams of held-out data are read from an empty state far beyond the training length; losses are averaged over \
-             streams in buckets of one training length inside it and of half an octave beyond. A model has collapsed if the largest bucket beyond is \
-             over {} times the largest inside: in loss as the published experiment has it, and in perplexity, which is a different test (at 1.5 nats, \
-             twice the loss is e<sup>1.5</sup> = 4.5 times the perplexity).</p>",
-            setting.collapse_ratio
-        ),
-    );
-    body.push_str(
-        "<p><b>Thresholds.</b> T_forget lies between the longest training length that collapses and the shortest that does not; T_recall is the \
-         longest context up to which more than 95 % of the passkeys are found (with the Wilson bound: whose 95 % interval lies above 95 %), over all training lengths.</p>\
-         <p><b>Fits.</b> Maximum likelihood; of intervals the probability of the interval, open ends included. All likelihoods are of the lengths \
-         themselves, so that AIC compares laws and error models on the same points. AICc = AIC + 2k(k+1)/(n−k−1), k with σ, is undefined for n ≤ k + 1; \
-         laws are ranked by it where all have it, else by AIC. σ is at least 5 % where lengths are intervals.</p>",
-    );
-    push(
-        body,
-        format_args!(
-            "<p><b>Bootstrap.</b> {} resamples of the sizes and, within a size, of its seeds (seed {}); percentile intervals. They, and the profiles, are too \
-             narrow for so few sizes; profiles moreover take seeds as independent of each other. Each training runs on one thread and is the same bits whatever else runs.</p>",
-            setting.resampling.resamples, setting.resampling.seed
-        ),
-    );
-    push(
-        body,
-        format_args!(
-            "<h3>Configuration</h3><pre>{}</pre>",
-            escape(&setting.configuration)
-        ),
-    );
-    body.push_str(
-        "<p><b>Files.</b> results.json holds everything on this page as data, results.csv a line for each training, figures/ the pictures, runs/ what each \
-         training gave.</p>",
-    );
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.

@@ -1,13 +1,20 @@
 //! The leaderboard as a table and as a page.
 
 use super::row::{Leaderboard, PasskeyScore, Row};
-use crate::diagnose::report::chart::{GREY, Horizontal, INK, Line, LineChart, Stroke, Vertical};
-use crate::diagnose::report::figures::Figure;
-use crate::diagnose::report::format::{bytes, count, nats, position};
-use crate::diagnose::report::html::{document, escape, push, section, wide};
-use crate::error::ProgramError;
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::chart::{Chart, Layer, from_the_top};
+use crate::kit::format::{bytes, count, counted, nats, position};
+use crate::kit::ink::{MOST, Stroke};
+use crate::kit::page::{self, Page, heading, headings, spec};
+use crate::kit::picture::Figure;
+use crate::kit::provenance::Provenance;
+use maud::{Markup, html};
 
-const SIZE: (u32, u32) = (760, 400);
+/// Files beside the page.
+const FILES: [(&str, &str); 2] = [
+    ("leaderboard.json", "everything on this page as data"),
+    ("leaderboard.csv", "the table"),
+];
 /// Beginnings of what is no cure: the model alone, starting again, controls.
 const NO_CURES: [&str; 5] = ["none", "reset", "restart", "c-scale", "fitted-noise"];
 /// Lengths that the printed table has room for, the longest first.
@@ -72,51 +79,45 @@ fn passkeys(row: &Row, inside: bool) -> String {
 }
 
 /// The page.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn page(board: &Leaderboard) -> Result<String, ProgramError> {
-    let mut body = String::new();
-    head(&mut body, board);
-    section(&mut body, "Leaderboard");
-    rows(&mut body, board);
-    section(&mut body, "Loss at each length");
-    wide(&mut body, &losses(board)?);
-    if let Some(figure) = over_baseline(board)? {
-        wide(&mut body, &figure);
-    }
-    section(&mut body, "How this was measured");
-    method(&mut body, board);
-    Ok(document(&format!("Mitigations of {}", board.model.name), &body))
-}
-
-fn head(body: &mut String, board: &Leaderboard) {
+pub fn page(board: &Leaderboard, made: &Provenance) -> String {
+    let figures: Vec<Figure> = std::iter::once(losses(board))
+        .chain(over_baseline(board))
+        .collect();
     let model = &board.model;
-    push(
-        body,
-        format_args!("<h1>Mitigations of {}</h1>", escape(&model.name)),
-    );
-    push(
-        body,
-        format_args!(
-            "<p class=\"facts\">{}, {} parameters, {} layers; training length T = {} tokens ({}); {} tokens of {}</p>",
+    let unfinished = "Not finished: these are the rows so far; --resume goes on from here.";
+    let unfinished = (!board.complete).then(|| unfinished.to_string());
+    let skipped = board.skipped.iter().map(|skipped| skipped.mitigation.as_str());
+    Page {
+        title: format!("Mitigations of {}", model.name),
+        facts: format!(
+            "{}, {} parameters, {}; training length T = {} tokens ({}); {} tokens of {}",
             model.architecture,
             count(model.parameters),
-            model.layers,
+            counted(model.layers as u64, "layer"),
             count(board.settings.train_length),
-            escape(&board.train_length_source),
+            board.train_length_source,
             count(board.settings.length),
-            escape(&board.text),
+            board.text,
         ),
-    );
-    body.push_str("<div class=\"summary\">");
-    if !board.complete {
-        body.push_str("<p>Not finished: these are the rows so far; --resume goes on from here.</p>");
+        summary: unfinished.into_iter().chain(finding(board)).collect(),
+        body: html! {
+            (heading("Leaderboard"))
+            (rows(board))
+            (heading("Loss at each length"))
+            (page::figures(&figures))
+            (heading("How this was measured"))
+            (method(board))
+        },
+        files: &FILES,
+        specs: board
+            .rows
+            .iter()
+            .map(|row| row.mitigation.as_str())
+            .chain(skipped)
+            .collect(),
+        made,
     }
-    if let Some(sentence) = finding(board) {
-        push(body, format_args!("<p>{}</p>", escape(&sentence)));
-    }
-    body.push_str("</div>");
+    .render()
 }
 
 /// The best row, against the model alone and the baseline.
@@ -145,102 +146,62 @@ fn finding(board: &Leaderboard) -> Option<String> {
     Some(text + ".")
 }
 
-fn rows(body: &mut String, board: &Leaderboard) {
-    let lengths: String = board
-        .factors
-        .iter()
-        .map(|factor| format!("<th>{factor}&nbsp;T</th>"))
-        .collect();
+fn rows(board: &Leaderboard) -> Markup {
     let passkeys = board.rows.first().map_or(&[][..], |row| &row.passkeys);
     let heading = |score: &PasskeyScore| {
         let place = if score.inside { "inside" } else { "beyond" };
-        format!(
-            "<th>passkeys<br>{place},<br>{}</th>",
-            position(score.length as f64)
-        )
+        format!("passkeys\n{place},\n{}", position(score.length as f64))
     };
-    let passkeys: String = passkeys.iter().map(heading).collect();
-    push(
-        body,
-        format_args!(
-            "<div class=\"scroll\"><table class=\"dense\"><tr><th>mitigation</th>{lengths}<th>inside&nbsp;T</th><th>cost<br>inside</th>{passkeys}\
-             <th>prefill<br>tokens/s</th><th>decode<br>tokens/s</th><th>state</th></tr>",
-        ),
-    );
-    for row in &board.rows {
-        table_row(body, board, row);
-    }
-    body.push_str("</table></div>");
-    push(
-        body,
-        format_args!(
-            "<p>Mean loss in nats per token over the last T = {} tokens of each length; small figures: over <code>{}</code> at the \
-             same tokens. <i>Cost</i>: loss inside T less that of the model alone. <i>State</i>: largest memory of one stream's \
-             state, mitigation included.</p>",
-            count(board.settings.train_length),
-            escape(&board.baseline),
-        ),
-    );
-    for (row, fit) in board.rows.iter().filter_map(|row| Some((row, row.fit.as_ref()?))) {
-        push(
-            body,
-            format_args!(
-                "<p><code>{}</code> was fitted: <code>{}</code>, from {} to {} nats on the samples it was fitted on, from {} to {} on \
-                 others.</p>",
-                escape(&row.mitigation),
-                escape(&fit.mitigation),
-                loss(Some(fit.calibration[0])),
-                loss(Some(fit.calibration[1])),
-                loss(Some(fit.test[0])),
-                loss(Some(fit.test[1])),
-            ),
-        );
-    }
-    for skipped in &board.skipped {
-        push(
-            body,
-            format_args!(
-                "<p><code>{}</code> was left out: {}.</p>",
-                escape(&skipped.mitigation),
-                escape(&skipped.reason)
-            ),
-        );
+    let mut names = vec!["mitigation".to_string()];
+    names.extend(board.factors.iter().map(|factor| format!("{factor}\u{a0}T")));
+    names.extend(["inside\u{a0}T", "cost\ninside"].map(String::from));
+    names.extend(passkeys.iter().map(heading));
+    names.extend(["prefill\ntokens/s", "decode\ntokens/s", "state"].map(String::from));
+    let rows: Vec<page::Row> = board.rows.iter().map(|row| table_row(board, row)).collect();
+    html! {
+        (page::table(&headings(names), &rows))
+        p {
+            "Mean loss in nats per token over the last T = " (count(board.settings.train_length))
+            " tokens of each length; small figures: over " code { (board.baseline) } " at the same tokens. " i { "Cost" }
+            ": loss inside T less that of the model alone. " i { "State" } ": largest memory of one stream's state, mitigation included."
+        }
+        @for (row, fit) in board.rows.iter().filter_map(|row| Some((row, row.fit.as_ref()?))) {
+            p {
+                code { (row.mitigation) } " was fitted: " code { (fit.mitigation) } (format!(
+                    ", from {} to {} nats on the samples it was fitted on, from {} to {} on others.",
+                    loss(Some(fit.calibration[0])),
+                    loss(Some(fit.calibration[1])),
+                    loss(Some(fit.test[0])),
+                    loss(Some(fit.test[1])),
+                ))
+            }
+        }
+        @for skipped in &board.skipped { p { code { (skipped.mitigation) } " was left out: " (skipped.reason) "." } }
     }
 }
 
-fn table_row(body: &mut String, board: &Leaderboard, row: &Row) {
-    let lengths: String = row
+fn table_row(board: &Leaderboard, row: &Row) -> page::Row {
+    let is_baseline = row.mitigation == board.baseline;
+    let name = html! { (spec(&row.mitigation)) @if is_baseline { " (baseline)" } };
+    let lengths = row
         .lengths
         .iter()
-        .map(|at| {
-            format!(
-                "<td>{}<br><small>{}</small></td>",
-                loss(at.loss),
-                signed(at.over_baseline)
-            )
-        })
-        .collect();
-    let passkeys: String = row
+        .map(|at| html! { (loss(at.loss)) br; small { (signed(at.over_baseline)) } });
+    let losses = [loss(row.inside), signed(row.cost)];
+    let passkeys = row
         .passkeys
         .iter()
-        .map(|score| format!("<td>{}/{}</td>", score.correct, score.samples))
-        .collect();
-    let (class, name) = match row.mitigation.as_str() {
-        "none" => (" class=\"alone\"", "the model alone".into()),
-        name if name == board.baseline => (" class=\"alone\"", format!("<code>{name}</code> (baseline)")),
-        name => ("", format!("<code>{}</code>", escape(name))),
-    };
-    push(
-        body,
-        format_args!(
-            "<tr{class}><td>{name}</td>{lengths}<td>{}</td><td>{}</td>{passkeys}<td>{}</td><td>{}</td><td>{}</td></tr>",
-            loss(row.inside),
-            signed(row.cost),
-            count(row.prefill_tokens_per_second.round() as u64),
-            count(row.decode_tokens_per_second.round() as u64),
-            bytes(row.state_bytes),
-        ),
-    );
+        .map(|score| format!("{}/{}", score.correct, score.samples));
+    let costs = [
+        count(row.prefill_tokens_per_second.round() as u64),
+        count(row.decode_tokens_per_second.round() as u64),
+        bytes(row.state_bytes),
+    ];
+    let others = page::Row::of(losses.into_iter().chain(passkeys).chain(costs));
+    page::Row {
+        cells: std::iter::once(name).chain(lengths).chain(others.cells).collect(),
+        is_apart: is_baseline || row.mitigation == "none",
+    }
 }
 
 fn signed(difference: Option<f64>) -> String {
@@ -253,134 +214,118 @@ fn signed(difference: Option<f64>) -> String {
 }
 
 /// Loss of every row against length.
-fn losses(board: &Leaderboard) -> Result<Figure, ProgramError> {
-    let lines = lines(board, |_, loss| loss);
-    let caption = "Mean loss over the last training length of each length; the first point is the mean inside the training length \
-                   (dashed). The legend lists the curves from top to bottom at the right-hand end.";
-    figure(board, ("Loss", caption, "loss (nats per token)", None), lines)
+fn losses(board: &Leaderboard) -> Figure {
+    let grey = match board.rows.len() > MOST {
+        true => " All but the best mitigations are grey, and in the table above.",
+        false => "",
+    };
+    let caption = format!(
+        "Mean loss over the last training length of each length; the first point is the mean inside the training length (dashed). The legend \
+         lists the curves from top to bottom at the right-hand end.{grey}"
+    );
+    let y = Axis::new("loss (nats per token)", Scale::Linear);
+    Figure::new(
+        "Loss",
+        caption,
+        chart(y, layers(board, None, |_, loss| loss)).draw(),
+    )
 }
 
 /// Loss over the baseline's, once there is one.
-fn over_baseline(board: &Leaderboard) -> Result<Option<Figure>, ProgramError> {
-    let Some(baseline) = board.row(&board.baseline).cloned() else {
-        return Ok(None);
-    };
+fn over_baseline(board: &Leaderboard) -> Option<Figure> {
+    let baseline = board.row(&board.baseline)?;
     let of_baseline = |index: usize| match index {
         0 => baseline.inside,
         _ => baseline.lengths.get(index - 1)?.loss,
     };
-    let lines = lines(board, |index, loss| Some(loss? - of_baseline(index)?));
+    let level = Layer::Level(0.0, String::new());
+    let layers = layers(board, Some(level), |index, loss| {
+        Some(loss? - of_baseline(index)?)
+    });
     let caption = format!(
         "The same less {} at the same tokens, which takes out how hard the text is there. Below 0 a mitigation does better than \
          starting again.",
         board.baseline
     );
-    let texts = (
+    let y = Axis::new("loss over baseline (nats)", Scale::Linear);
+    Some(Figure::new(
         "What the text does not explain",
-        caption.as_str(),
-        "loss over baseline (nats)",
-        Some(0.0),
-    );
-    Ok(Some(figure(board, texts, lines)?))
+        caption,
+        chart(y, layers).draw(),
+    ))
 }
 
-fn lines(board: &Leaderboard, value: impl Fn(usize, Option<f64>) -> Option<f64>) -> Vec<Line> {
+fn chart(y: Axis, layers: Vec<Layer>) -> Chart {
+    Chart {
+        x: Axis::new("length (tokens)", Scale::Binary),
+        y,
+        exponential: None,
+        layers,
+    }
+}
+
+/// The training length, a level, and a line for each row.
+fn layers(
+    board: &Leaderboard,
+    level: Option<Layer>,
+    value: impl Fn(usize, Option<f64>) -> Option<f64>,
+) -> Vec<Layer> {
     let train_length = board.settings.train_length as f64;
     let mut coloured = 0;
-    let mut lines: Vec<Line> = Vec::new();
+    let mut lines = Vec::new();
     for row in &board.rows {
         let losses =
             std::iter::once((1, row.inside)).chain(row.lengths.iter().map(|at| (at.factor, at.loss)));
         let points = losses
             .enumerate()
             .filter_map(|(index, (factor, loss))| Some((train_length * factor as f64, value(index, loss)?)));
-        lines.push(Line {
-            points: points.collect(),
-            stroke: stroke(board, row, &mut coloured),
-            name: row.mitigation.replace("none", "the model alone"),
-        });
+        let name = match row.mitigation.as_str() {
+            "none" => "the model alone".to_string(),
+            name => name.to_string(),
+        };
+        lines.push((name, points.collect(), stroke(board, row, &mut coloured)));
     }
-    let last = |line: &Line| line.points.last().map_or(f64::INFINITY, |point| point.1);
-    lines.sort_by(|a, b| last(b).total_cmp(&last(a)));
-    lines
+    let mark = Layer::At(train_length, "training length".into());
+    std::iter::once(mark)
+        .chain(level)
+        .chain(from_the_top(lines))
+        .collect()
 }
 
-/// As in a diagnosis: the model alone is black, the baseline grey and dashed, the mitigations coloured.
+/// As in a diagnosis: the model alone is black, the baseline grey and dashed, the best mitigations coloured.
 fn stroke(board: &Leaderboard, row: &Row, coloured: &mut usize) -> Stroke {
     match row.mitigation.as_str() {
-        "none" => Stroke {
-            colour: INK,
-            dash: None,
-            width: 3,
-        },
-        name if name == board.baseline => Stroke {
-            colour: GREY,
-            dash: Some((3, 3)),
-            width: 3,
-        },
+        "none" => Stroke::ALONE,
+        name if name == board.baseline => Stroke::BASELINE,
         _ => {
             *coloured += 1;
-            Stroke::nth(*coloured - 1)
+            Stroke::beside(*coloured - 1)
         }
     }
 }
 
-fn figure(
-    board: &Leaderboard,
-    (title, caption, quantity, level): (&str, &str, &str, Option<f64>),
-    lines: Vec<Line>,
-) -> Result<Figure, ProgramError> {
-    let chart = LineChart {
-        size: SIZE,
-        quantity,
-        vertical: Vertical::Linear,
-        horizontal: Horizontal::Positions {
-            mark: board.settings.train_length as f64,
-        },
-        lines: &lines,
-        level,
-    };
-    Ok(Figure {
-        title: title.into(),
-        caption: caption.into(),
-        svg: chart.svg()?,
-        legend: lines
-            .iter()
-            .map(|line| (line.name.clone(), line.stroke))
-            .collect(),
-    })
-}
-
-fn method(body: &mut String, board: &Leaderboard) {
+fn method(board: &Leaderboard) -> Markup {
     let settings = &board.settings;
     let long = settings
         .streams
         .iter()
         .filter(|stream| stream.length == settings.length)
         .count();
-    push(
-        body,
-        format_args!(
-            "<p><b>Losses.</b> {long} streams of {} tokens and {} shorter ones, the same for every row, each from an empty state at its own \
-             place of the text; the state is carried throughout. Weights in {}, {} threads.</p>",
-            count(settings.length),
-            settings.streams.len() - long,
-            escape(&settings.dtype),
-            board.threads,
-        ),
-    );
-    push(
-        body,
-        format_args!(
-            "<p><b>Calibration.</b> Mitigations that take numbers from the model were calibrated on the first {} tokens of the text, \
-             which are not among the {} evaluated.</p>",
-            count(board.calibration_tokens),
-            count(board.text_tokens),
-        ),
-    );
-    body.push_str(
-        "<p><b>Speed.</b> A prompt of four training lengths, at most 2,048 tokens, with the logits after its last token; then token by \
-         token from there. One sequence, all threads, median of the repetitions.</p>\
-         <p><b>Files.</b> leaderboard.json holds everything on this page as data, leaderboard.csv the table.</p>",
-    );
+    let short = settings.streams.len() - long;
+    html! {
+        p {
+            b { "Losses." } " " (counted(long as u64, "stream")) " of " (count(settings.length)) " tokens"
+            @if short > 0 { " and " (counted(short as u64, "shorter one")) }
+            ", the same for every row, each from an empty state at its own place of the text; the state is carried throughout. Weights in "
+            (settings.dtype) ", " (counted(board.threads as u64, "thread")) "."
+        }
+        p {
+            b { "Calibration." } " Mitigations that take numbers from the model were calibrated on the first "
+            (count(board.calibration_tokens)) " tokens of the text, which are not among the " (count(board.text_tokens)) " evaluated."
+        }
+        p {
+            b { "Speed." } " A prompt of four training lengths, at most 2,048 tokens, with the logits after its last token; then token by token \
+            from there. One sequence, all threads, median of the repetitions."
+        }
+    }
 }

@@ -1,168 +1,126 @@
 //! `report.html` of a training.
 
 use super::figures;
-use super::record::{Record, Summary, duration};
-use crate::diagnose::report::format::{count, position};
-use crate::diagnose::report::html::{document, escape, push, section, small, wide};
+use super::record::{Record, Summary};
 use crate::error::ProgramError;
+use crate::kit::format::{count, counted, duration, position};
+use crate::kit::page::{self, Page, Row, heading, headings};
+use crate::kit::provenance::Provenance;
+use maud::{Markup, html};
 use models::train::TrainConfig;
+
+/// Files beside the page.
+const FILES: [(&str, &str); 3] = [
+    ("summary.json", "the figures on this page as data"),
+    ("log.jsonl", "a line for every step and evaluation"),
+    ("checkpoint/", "the model in its published layout"),
+];
 
 /// The page.
 ///
 /// # Errors
-/// [`ProgramError::Picture`].
+/// [`ProgramError`] for a configuration that has no text form.
 pub fn page(
     name: &str,
     record: &Record,
     summary: &Summary,
     config: &TrainConfig,
+    made: &Provenance,
 ) -> Result<String, ProgramError> {
-    let mut body = String::new();
-    head(&mut body, name, summary, config);
-    section(&mut body, "Training");
-    wide(&mut body, &figures::loss(record)?);
-    body.push_str("<div class=\"pairs\">");
-    for figure in figures::steps(record)? {
-        small(&mut body, &figure);
-    }
-    body.push_str("</div>");
-    if !record.evaluations.is_empty() {
-        section(&mut body, "Beyond the training length");
-        let train_length = config.length as u64;
-        if let Some(figure) = figures::positions(record, train_length)? {
-            wide(&mut body, &figure);
+    let training: Vec<_> = std::iter::once(figures::loss(record))
+        .chain(figures::steps(record))
+        .collect();
+    let positions = figures::positions(record, config.length as u64);
+    let evaluations: Vec<_> = positions
+        .into_iter()
+        .chain(figures::evaluations(record))
+        .collect();
+    let body = html! {
+        (heading("Training"))
+        (page::figures(&training))
+        @if !record.evaluations.is_empty() {
+            (heading("Beyond the training length"))
+            (evaluated(record))
+            (page::figures(&evaluations))
         }
-        body.push_str("<div class=\"scroll\">");
-        evaluations(&mut body, record);
-        body.push_str("</div>");
-        body.push_str("<div class=\"pairs\">");
-        for figure in figures::evaluations(record)? {
-            small(&mut body, &figure);
-        }
-        body.push_str("</div>");
-    }
-    section(&mut body, "Time");
-    body.push_str("<div class=\"pairs\"><div>");
-    time(&mut body, summary);
-    body.push_str("</div>");
-    small(&mut body, &figures::speed(record)?);
-    body.push_str("</div>");
-    section(&mut body, "Command and configuration");
-    configuration(&mut body, summary, config)?;
-    Ok(document(&format!("Training of {name}"), &body))
-}
-
-fn head(body: &mut String, name: &str, summary: &Summary, config: &TrainConfig) {
-    push(body, format_args!("<h1>Training of {}</h1>", escape(name)));
-    push(
-        body,
-        format_args!(
-            "<p class=\"facts\">{} ({}), {} parameters; {} sequences of {} tokens a step; seed {}</p>",
-            escape(&summary.architecture),
-            escape(&summary.layout),
+        (heading("Time"))
+        (time(summary))
+        (page::figures([&figures::speed(record)]))
+        (heading("Configuration"))
+        p { "Every field, those with their default values too:" }
+        pre { (config.to_toml()?) }
+    };
+    let unfinished = "Not finished: these are the steps so far; --resume goes on from here.";
+    let unfinished = (!summary.complete).then(|| unfinished.to_string());
+    let page = Page {
+        title: format!("Training of {name}"),
+        facts: format!(
+            "{} ({}), {} parameters; {} of {} a step; seed {}",
+            summary.architecture,
+            summary.layout,
             count(summary.parameters),
-            count((config.sequences * config.accumulation) as u64),
-            count(config.length as u64),
+            counted((config.sequences * config.accumulation) as u64, "sequence"),
+            counted(config.length as u64, "token"),
             config.seed,
         ),
-    );
-    body.push_str("<div class=\"summary\">");
-    if !summary.complete {
-        body.push_str("<p>Not finished: these are the steps so far; --resume goes on from here.</p>");
-    }
-    for sentence in summary.sentences() {
-        push(body, format_args!("<p>{}</p>", escape(&sentence)));
-    }
-    body.push_str("</div>");
+        summary: unfinished.into_iter().chain(summary.sentences()).collect(),
+        body,
+        files: &FILES,
+        specs: Vec::new(),
+        made,
+    };
+    Ok(page.render())
 }
 
 /// Every evaluation's loss in each bucket of position.
-fn evaluations(body: &mut String, record: &Record) {
+fn evaluated(record: &Record) -> Markup {
     let buckets = record
         .evaluations
         .last()
         .map_or(&[][..], |event| &event.report.positions);
-    let headings: String = buckets
-        .iter()
-        .map(|bucket| {
-            format!(
-                "<th>{}–{}</th>",
-                position(bucket.start as f64),
-                position(bucket.end as f64)
-            )
-        })
-        .collect();
-    push(
-        body,
-        format_args!("<table class=\"dense\"><tr><th>step</th>{headings}<th>collapses at</th></tr>"),
-    );
-    for event in &record.evaluations {
-        let losses: String = event
+    let range = |(start, end): (u64, u64)| format!("{}–{}", position(start as f64), position(end as f64));
+    let ranges = buckets.iter().map(|bucket| range((bucket.start, bucket.end)));
+    let names = std::iter::once("step".to_string())
+        .chain(ranges)
+        .chain(["collapses at".to_string()]);
+    let row = |event: &models::train::log::EvaluationEvent| {
+        let losses = event
             .report
             .positions
             .iter()
-            .map(|bucket| format!("<td>{:.3}</td>", bucket.mean))
-            .collect();
+            .map(|bucket| format!("{:.3}", bucket.mean));
         let onset = match &event.report.collapse {
             Some(collapse) => collapse.perplexity.for_good.map_or("no collapse".into(), count),
             None => "–".into(),
         };
-        push(
-            body,
-            format_args!("<tr><td>{}</td>{losses}<td>{onset}</td></tr>", count(event.step)),
-        );
+        Row::of(std::iter::once(count(event.step)).chain(losses).chain([onset]))
+    };
+    let rows: Vec<Row> = record.evaluations.iter().map(row).collect();
+    html! {
+        (page::table(&headings(names), &rows))
+        p { "Mean loss in nats per token by position." }
     }
-    body.push_str("</table><p>Mean loss in nats per token by position.</p>");
 }
 
-fn time(body: &mut String, summary: &Summary) {
+fn time(summary: &Summary) -> Markup {
     let seconds = &summary.seconds_by_part;
-    body.push_str("<table><tr><th>part of a step</th><th>time</th><th>share</th></tr>");
-    for (name, part) in [
+    let parts = [
         ("forward: the network and its loss", seconds.forward),
         ("backward: the gradients", seconds.backward),
         ("optimiser: clipping and AdamW", seconds.optimizer),
         ("data: reading the batches", seconds.data),
-    ] {
-        let share = 100.0 * part / summary.seconds.max(f64::MIN_POSITIVE);
-        push(
-            body,
-            format_args!(
-                "<tr><td>{name}</td><td>{}</td><td>{share:.1} %</td></tr>",
-                duration(part)
-            ),
-        );
+    ];
+    let share = |part: f64| format!("{:.1} %", 100.0 * part / summary.seconds.max(f64::MIN_POSITIVE));
+    let row = |(name, part): (&str, f64)| Row::of([name, &duration(part), &share(part)]);
+    let all = Row {
+        is_apart: true,
+        ..Row::of(["all steps", &duration(summary.seconds), ""])
+    };
+    let rows: Vec<Row> = parts.into_iter().map(row).chain([all]).collect();
+    html! {
+        (page::table(&headings(["part of a step", "time", "share"]), &rows))
+        @if summary.evaluation_seconds > 0.0 {
+            p { "Evaluations took " (duration(summary.evaluation_seconds)) " beside that." }
+        }
     }
-    push(
-        body,
-        format_args!(
-            "<tr class=\"alone\"><td>all steps</td><td>{}</td><td></td></tr></table>",
-            duration(summary.seconds)
-        ),
-    );
-    if summary.evaluation_seconds > 0.0 {
-        push(
-            body,
-            format_args!(
-                "<p>Evaluations took {} beside that.</p>",
-                duration(summary.evaluation_seconds)
-            ),
-        );
-    }
-}
-
-fn configuration(body: &mut String, summary: &Summary, config: &TrainConfig) -> Result<(), ProgramError> {
-    push(
-        body,
-        format_args!(
-            "<pre>{}</pre><p>Every field, those with their default values too:</p><pre>{}</pre>",
-            escape(&summary.command),
-            escape(&config.to_toml()?)
-        ),
-    );
-    body.push_str(
-        "<p><b>Files.</b> checkpoint/ is the model in its published layout; log.jsonl has a line for every step and evaluation; \
-         summary.json holds the figures above as data; snapshot.safetensors is what --resume goes on from.</p>",
-    );
-    Ok(())
 }

@@ -4,18 +4,15 @@ mod losses;
 mod published;
 mod thresholds;
 
-use super::chart::Axis;
 use super::fit::{Fit, Law};
 use super::maps;
 use super::report::Report;
 use super::result::RunResult;
 use super::threshold::Quantity;
-use crate::diagnose::report::chart::{DASHES, PALETTE, Stroke};
-use crate::diagnose::report::figures::Figure;
-use crate::diagnose::report::format::position;
-use crate::error::ProgramError;
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::ink::Stroke;
+use crate::kit::picture::{Drawing, Figure};
 
-const WIDE: (u32, u32) = (880, 420);
 /// Points of a drawn law.
 const STEPS: usize = 160;
 
@@ -39,68 +36,45 @@ pub struct Picture {
     pub name: String,
     /// Where it belongs.
     pub place: Place,
-    /// Whether two stand side by side.
-    pub small: bool,
     /// The picture.
     pub figure: Figure,
 }
 
 impl Picture {
-    /// A picture without a legend of the page's.
-    pub fn new(
-        name: &str,
-        place: Place,
-        small: bool,
-        (title, caption): (String, String),
-        svg: String,
-    ) -> Self {
+    /// A drawing with its title and caption.
+    pub fn new(name: &str, place: Place, (title, caption): (String, String), drawing: Drawing) -> Self {
         Self {
             name: name.into(),
             place,
-            small,
-            figure: Figure {
-                title,
-                caption,
-                svg,
-                legend: Vec::new(),
-            },
+            figure: Figure::new(title, caption, drawing),
         }
     }
 }
 
 /// Every picture that the results allow.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn pictures(report: &Report) -> Result<Vec<Picture>, ProgramError> {
-    let mut pictures = Vec::new();
-    let has = |quantity| {
+pub fn pictures(report: &Report) -> Vec<Picture> {
+    let has = |quantity: &Quantity| {
         report
             .analyses
             .iter()
-            .any(|analysis| analysis.quantity == quantity)
+            .any(|analysis| analysis.quantity == *quantity)
     };
-    for analysis in report.analyses_of_laws() {
-        pictures.push(thresholds::thresholds(analysis)?);
-    }
-    for quantity in [Quantity::ForgetPerplexity, Quantity::Recall] {
-        if has(quantity) {
-            pictures.push(published::beside(report, quantity)?);
-        }
-    }
+    let mut pictures: Vec<Picture> = report.analyses_of_laws().map(thresholds::thresholds).collect();
+    let quantities = [Quantity::ForgetPerplexity, Quantity::Recall]
+        .into_iter()
+        .filter(has);
+    pictures.extend(quantities.map(|quantity| published::beside(report, quantity)));
     if !report.analyses.is_empty() {
-        pictures.push(thresholds::profiles(report)?);
+        pictures.push(thresholds::profiles(report));
     }
     for task in &report.setting.tasks {
         let runs: Vec<&RunResult> = report.runs.iter().filter(|run| run.task == task.name).collect();
-        pictures.extend(losses::losses(&task.name, &runs)?);
-        pictures.extend(maps::collapse(&task.name, &runs, report.setting.collapse_ratio)?);
-        pictures.extend(maps::recall(&task.name, &runs)?);
+        pictures.extend(losses::losses(&task.name, &runs));
+        pictures.extend(maps::collapse(&task.name, &runs, report.setting.collapse_ratio));
+        pictures.extend(maps::recall(&task.name, &runs));
     }
-    for forget in [true, false] {
-        pictures.push(published::laws(report, forget)?);
-    }
-    Ok(pictures)
+    pictures.extend([true, false].map(|forget| published::laws(report, forget)));
+    pictures
 }
 
 /// `text-slow, T_forget by loss` as part of a file name.
@@ -124,22 +98,18 @@ fn quantity_slug(quantity: Quantity) -> &'static str {
     }
 }
 
-fn size_axis(range: (f64, f64)) -> Axis<'static> {
-    Axis {
-        name: "state size S (elements)",
-        logarithmic: true,
-        range,
-        label: position,
-    }
+fn size_axis((low, high): (f64, f64)) -> Axis {
+    Axis::new("state size S (elements)", Scale::Binary).range(low, high)
 }
 
-fn length_axis(name: &str, range: (f64, f64)) -> Axis<'_> {
-    Axis {
-        name,
-        logarithmic: true,
-        range,
-        label: position,
-    }
+fn length_axis(name: String, (low, high): (f64, f64)) -> Axis {
+    Axis::new(name, Scale::Binary).range(low, high)
+}
+
+/// The next power of two below and above all values that are positive; none if there are none.
+fn octaves(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let (low, high) = crate::kit::ticks::extent(values.filter(|value| *value > 0.0))?;
+    Some((low.log2().floor().exp2(), high.log2().ceil().exp2()))
 }
 
 /// A law over a range of sizes, in elements and tokens.
@@ -159,9 +129,8 @@ fn stroke(law: Law) -> Stroke {
         Law::Exponential => 2,
     };
     Stroke {
-        colour: PALETTE[index],
-        dash: DASHES[index],
-        width: 2,
+        mark: None,
+        ..Stroke::nth(index)
     }
 }
 
@@ -174,4 +143,15 @@ fn best_of_each(fits: &[Fit]) -> Vec<&Fit> {
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::octaves;
+
+    #[test]
+    fn axes_end_at_powers_of_two() {
+        assert_eq!(octaves([3.0, 100.0, 0.0, -1.0].into_iter()), Some((2.0, 128.0)));
+        assert_eq!(octaves([f64::INFINITY, f64::NAN].into_iter()), None);
+    }
 }

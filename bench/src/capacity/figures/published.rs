@@ -1,14 +1,13 @@
 //! The published thresholds, alone and beside ours.
 
 use super::super::analysis::{Analysis, UNIT};
-use super::super::chart::{Chart, Entry, Layer, Mark, octaves};
 use super::super::fit::{Law, Observation, published};
 use super::super::report::{Published, Report};
 use super::super::threshold::Quantity;
 use super::thresholds::interval_layers;
-use super::{Picture, Place, WIDE, curve, length_axis, size_axis, stroke};
-use crate::diagnose::report::chart::{DASHES, INK, PALETTE, Stroke};
-use crate::error::ProgramError;
+use super::{Picture, Place, curve, length_axis, octaves, size_axis, stroke};
+use crate::kit::chart::{Chart, Layer};
+use crate::kit::ink::{Ink, Mark, Stroke};
 
 /// State elements and tokens in the units of the published laws.
 const UNITS: (f64, f64) = (1e6, 1024.0);
@@ -54,113 +53,112 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// The colour of what was published.
+const PUBLISHED: Ink = Ink::Series(0);
+
 /// Ours and the published thresholds on the same axes, with the power law of each drawn through all of them.
-pub(super) fn beside(report: &Report, quantity: Quantity) -> Result<Picture, ProgramError> {
+pub(super) fn beside(report: &Report, quantity: Quantity) -> Picture {
     let of_quantity = |analysis: &&Analysis| analysis.quantity == quantity;
     let ours: Vec<&Analysis> = report.analyses.iter().filter(of_quantity).collect();
     let sizes = ours.iter().flat_map(|analysis| analysis.sizes());
     let (smallest, _) = octaves(sizes.map(|size| size as f64)).unwrap_or((1e6, 2e6));
     let sizes = (smallest / 2.0, LARGEST);
     let subject = Subject::of(report, quantity);
-    let (mut layers, mut legend) = (Vec::new(), Vec::new());
-    if let Some(published) = subject.published {
-        add_published(&mut layers, &mut legend, (published, &subject), sizes);
-    }
+    let mut layers = subject.published.map_or(Vec::new(), |published| {
+        published_layers((published, &subject), sizes)
+    });
     for (index, analysis) in ours.iter().enumerate() {
-        let colour = PALETTE[1 + index % (PALETTE.len() - 1)];
+        let stroke = Stroke {
+            dash: "",
+            mark: None,
+            ..Stroke::nth(1 + index)
+        };
         let fits = &analysis.laws.fits;
         if let Some(power) = fits.iter().find(|fit| fit.law == Law::Power) {
-            let stroke = Stroke {
-                colour,
-                dash: None,
-                width: 2,
-            };
-            layers.push(Layer::Line(curve(power, sizes, (UNIT, 1.0)), stroke));
-            legend.push(Entry::line(format!("{}, power law", analysis.task), stroke));
+            let name = format!("{}, power law", analysis.task);
+            layers.push(Layer::line(name, curve(power, sizes, (UNIT, 1.0)), stroke));
         }
-        layers.extend(interval_layers(analysis, colour));
-        let intervals = format!("{}, intervals", analysis.task);
-        legend.push(Entry::mark(intervals, Mark::Circle, colour));
+        layers.extend(interval_layers(
+            analysis,
+            &format!("{}, intervals", analysis.task),
+            stroke.ink,
+        ));
     }
-    let axis = format!("{} (tokens)", quantity.symbol());
     let chart = Chart {
-        size: WIDE,
         x: size_axis(sizes),
-        y: length_axis(&axis, LENGTHS),
-        layers: &layers,
-        legend: &legend,
+        y: length_axis(format!("{} (tokens)", quantity.symbol()), LENGTHS),
+        exponential: None,
+        layers,
     };
     let caption = format!(
         "{}. Lines beyond their own points are extrapolations: they show how far apart the laws come, not where other models lie. The band \
          is that of the published power law. Sizes are counted alike but for the short convolutions, which the published sizes include.",
         subject.known
     );
-    Ok(Picture::new(
+    Picture::new(
         subject.file,
         Place::Thresholds,
-        false,
         (subject.title.into(), caption),
-        chart.svg()?,
-    ))
+        chart.draw(),
+    )
 }
 
 /// The published points, the power law through them with its band, and the law that was stated for them.
-fn add_published(
-    layers: &mut Vec<Layer>,
-    legend: &mut Vec<Entry>,
-    (published, subject): (&Published, &Subject<'_>),
-    sizes: (f64, f64),
-) {
+fn published_layers((published, subject): (&Published, &Subject<'_>), sizes: (f64, f64)) -> Vec<Layer> {
+    let mut layers = Vec::new();
     let laws = &published.laws;
-    let line = |dash| Stroke {
-        colour: PALETTE[0],
-        dash,
-        width: 2,
-    };
+    let solid = Stroke::plain(PUBLISHED, 2.0);
     let power = laws.fits.iter().position(|fit| fit.law == Law::Power);
     if let Some(index) = power {
         if let Some(Some(bootstrap)) = laws.bootstraps.get(index) {
             let (size, length) = UNITS;
             let band = bootstrap.band.iter();
             let band = band.map(|(at, range)| (size * at, length * range.low, length * range.high));
-            layers.push(Layer::Band(band.collect(), PALETTE[0]));
+            layers.push(Layer::Band {
+                points: band.collect(),
+                ink: PUBLISHED,
+            });
         }
-        layers.push(Layer::Line(curve(&laws.fits[index], sizes, UNITS), line(None)));
-        legend.push(Entry::line("published, power law", line(None)));
+        layers.push(Layer::line(
+            "published, power law",
+            curve(&laws.fits[index], sizes, UNITS),
+            solid,
+        ));
     }
     let (stated, name) = subject.stated;
     if let Some(fit) = laws.fits.iter().find(|fit| fit.law == stated) {
-        layers.push(Layer::Line(curve(fit, sizes, UNITS), line(DASHES[1])));
-        legend.push(Entry::line(name, line(DASHES[1])));
+        let dashed = Stroke { dash: "7 4", ..solid };
+        layers.push(Layer::line(name, curve(fit, sizes, UNITS), dashed));
     }
     let points = laws.points.iter();
-    layers.extend(points.map(|point| published_interval(point.size, point.length)));
-    legend.push(Entry::mark(subject.mark, Mark::Triangle, PALETTE[0]));
+    layers.extend(points.map(|point| published_interval(subject.mark, point.size, point.length)));
+    layers
 }
 
-fn published_interval(size: f64, length: Observation) -> Layer {
+fn published_interval(name: &str, size: f64, length: Observation) -> Layer {
     let (low, high) = match length {
         Observation::Exact(value) => (value, Some(value)),
         Observation::Within { low, high } => (low, high),
     };
     Layer::Interval {
+        name: name.into(),
         x: UNITS.0 * size,
         low: (low > 0.0).then_some(UNITS.1 * low),
         high: high.map(|high| UNITS.1 * high),
-        colour: PALETTE[0],
-        mark: Mark::Triangle,
+        ink: PUBLISHED,
+        mark: Mark::TRIANGLE,
     }
 }
 
 /// The published points of a quantity with the laws of each way to take them.
-pub(super) fn laws(report: &Report, is_forget: bool) -> Result<Picture, ProgramError> {
+pub(super) fn laws(report: &Report, is_forget: bool) -> Picture {
     let sets = report.published.iter().filter(|set| set.forget == is_forget);
-    let (name, lengths) = match is_forget {
-        true => ("published-forget", &published::FORGET),
-        false => ("published-recall", &published::RECALL),
+    let (name, symbol, lengths) = match is_forget {
+        true => ("published-forget", "T_forget", &published::FORGET),
+        false => ("published-recall", "T_recall", &published::RECALL),
     };
     let (sizes, tokens) = ((512.0 * 1024.0, 32.0 * 1024.0 * 1024.0), (256.0, 1024.0 * 1024.0));
-    let (mut layers, mut legend) = (Vec::new(), Vec::new());
+    let mut layers = Vec::new();
     for (index, set) in sets.enumerate() {
         let Some(best) = set.laws.fits.first() else {
             continue;
@@ -168,36 +166,30 @@ pub(super) fn laws(report: &Report, is_forget: bool) -> Result<Picture, ProgramE
         let others = set.laws.fits.iter().find(|fit| fit.law != best.law);
         for fit in std::iter::once(best).chain(others) {
             let stroke = Stroke {
-                dash: DASHES[index % DASHES.len()],
+                dash: Stroke::nth(index).dash,
                 ..stroke(fit.law)
             };
-            layers.push(Layer::Line(curve(fit, sizes, UNITS), stroke));
-            legend.push(Entry::line(
-                format!("{}, {}", fit.law, ["six", "five", "intervals"][index % 3]),
-                stroke,
-            ));
+            let name = format!("{}, {}", fit.law, ["six", "five", "intervals"][index % 3]);
+            layers.push(Layer::line(name, curve(fit, sizes, UNITS), stroke));
         }
     }
-    let points = published::SIZES.iter().zip(lengths).skip(1);
-    for (&size, &length) in points {
+    let mark = format!("published {symbol}");
+    for (&size, &length) in published::SIZES.iter().zip(lengths).skip(1) {
         if is_forget {
-            layers.push(published_interval(size, Observation::halved(length)));
+            layers.push(published_interval("", size, Observation::halved(length)));
         }
-        layers.push(Layer::Dots(
-            vec![(UNITS.0 * size, UNITS.1 * length)],
-            INK,
-            Mark::Circle,
-        ));
+        layers.push(Layer::Dots {
+            name: mark.clone(),
+            points: vec![(UNITS.0 * size, UNITS.1 * length)],
+            ink: Ink::Text,
+            mark: Mark::DOT,
+        });
     }
-    let symbol = if is_forget { "T_forget" } else { "T_recall" };
-    legend.push(Entry::mark(format!("published {symbol}"), Mark::Circle, INK));
-    let axis = format!("{symbol} (tokens)");
     let chart = Chart {
-        size: WIDE,
         x: size_axis(sizes),
-        y: length_axis(&axis, tokens),
-        layers: &layers,
-        legend: &legend,
+        y: length_axis(format!("{symbol} (tokens)"), tokens),
+        exponential: None,
+        layers,
     };
     let caption = "The two best laws of each way to take the published points: all six with the artificial (0, 0), which logarithmic axes do not \
                    show; the five models; for T_forget the five as the intervals (T/2, T] that were tried. Laws that look alike among the points \
@@ -206,5 +198,5 @@ pub(super) fn laws(report: &Report, is_forget: bool) -> Result<Picture, ProgramE
         format!("The published {symbol}, fitted once more"),
         caption.to_string(),
     );
-    Ok(Picture::new(name, Place::Published, false, words, chart.svg()?))
+    Picture::new(name, Place::Published, words, chart.draw())
 }

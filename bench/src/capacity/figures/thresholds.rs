@@ -1,22 +1,23 @@
 //! Thresholds by state size with the laws fitted to them, and what they tell about the exponent.
 
 use super::super::analysis::{Analysis, UNIT};
-use super::super::chart::{Axis, Chart, Entry, Layer, Mark, octaves};
 use super::super::fit::Observation;
 use super::super::report::Report;
 use super::super::threshold::{Quantity, Threshold};
-use super::{Picture, Place, WIDE, best_of_each, curve, length_axis, quantity_slug, size_axis, slug, stroke};
-use crate::diagnose::report::chart::{GREY, INK, Stroke, short};
-use crate::error::ProgramError;
-use plotters::style::RGBColor;
+use super::{
+    Picture, Place, best_of_each, curve, length_axis, octaves, quantity_slug, size_axis, slug, stroke,
+};
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::chart::{Chart, Layer};
+use crate::kit::ink::{Ink, Mark, Stroke};
 
 /// Seeds stand side by side, not on top of each other.
 fn aside(size: f64, seed: usize, seeds: usize) -> f64 {
     size * (0.1 * (seed as f64 - (seeds.max(1) - 1) as f64 / 2.0)).exp2()
 }
 
-/// The intervals of an analysis.
-pub(super) fn interval_layers(analysis: &Analysis, colour: RGBColor) -> Vec<Layer> {
+/// The intervals of an analysis, under one name.
+pub(super) fn interval_layers(analysis: &Analysis, name: &str, ink: Ink) -> Vec<Layer> {
     let mut seeds: Vec<u64> = analysis
         .thresholds
         .iter()
@@ -30,10 +31,11 @@ pub(super) fn interval_layers(analysis: &Analysis, colour: RGBColor) -> Vec<Laye
             return None;
         };
         (!threshold.interval.is_empty()).then(|| Layer::Interval {
+            name: name.into(),
             x: aside(threshold.elements as f64, seed, seeds.len()),
             low: (low > 0.0).then_some(low),
             high,
-            colour,
+            ink,
             mark: Mark::nth(seed),
         })
     };
@@ -61,7 +63,7 @@ fn extent(analysis: &Analysis) -> ((f64, f64), (f64, f64)) {
 }
 
 /// The intervals of an analysis and its laws.
-pub(super) fn thresholds(analysis: &Analysis) -> Result<Picture, ProgramError> {
+pub(super) fn thresholds(analysis: &Analysis) -> Picture {
     let (sizes, lengths) = extent(analysis);
     let (laws, symbol) = (&analysis.laws, analysis.quantity.symbol());
     let mut layers = Vec::new();
@@ -70,24 +72,25 @@ pub(super) fn thresholds(analysis: &Analysis) -> Result<Picture, ProgramError> {
             .band
             .iter()
             .map(|(size, range)| (size * UNIT, range.low, range.high));
-        let colour = laws.fits.first().map_or(GREY, |fit| stroke(fit.law).colour);
-        layers.push(Layer::Band(band.collect(), colour));
+        layers.push(Layer::Band {
+            points: band.collect(),
+            ink: laws.fits.first().map_or(Ink::Grey, |fit| stroke(fit.law).ink),
+        });
     }
-    let mut legend = Vec::new();
     for fit in best_of_each(&laws.fits) {
-        layers.push(Layer::Line(curve(fit, sizes, (UNIT, 1.0)), stroke(fit.law)));
         let behind = format!("{} ({}), +{:.1}", fit.law, fit.error, laws.behind(fit));
-        legend.push(Entry::line(behind, stroke(fit.law)));
+        layers.push(Layer::line(
+            behind,
+            curve(fit, sizes, (UNIT, 1.0)),
+            stroke(fit.law),
+        ));
     }
-    layers.extend(interval_layers(analysis, INK));
-    legend.push(Entry::mark("an interval of one seed", Mark::Circle, INK));
-    let name = format!("{symbol} (tokens)");
+    layers.extend(interval_layers(analysis, "an interval of one seed", Ink::Text));
     let chart = Chart {
-        size: WIDE,
         x: size_axis(sizes),
-        y: length_axis(&name, lengths),
-        layers: &layers,
-        legend: &legend,
+        y: length_axis(format!("{symbol} (tokens)"), lengths),
+        exponential: None,
+        layers,
     };
     let caption = format!(
         "Each bar is the interval that the lengths tried leave for one state size and seed; an arrow is an end that was not reached, \
@@ -101,18 +104,12 @@ pub(super) fn thresholds(analysis: &Analysis) -> Result<Picture, ProgramError> {
         slug(&analysis.task),
         quantity_slug(analysis.quantity)
     );
-    Ok(Picture::new(
-        &file,
-        Place::Thresholds,
-        false,
-        (title, caption),
-        chart.svg()?,
-    ))
+    Picture::new(&file, Place::Thresholds, (title, caption), chart.draw())
 }
 
 /// ln L(b) − max ln L of the exponent, for ours and the published thresholds.
-pub(super) fn profiles(report: &Report) -> Result<Picture, ProgramError> {
-    let (mut layers, mut legend) = (Vec::new(), Vec::new());
+pub(super) fn profiles(report: &Report) -> Picture {
+    let mut layers = vec![Layer::Level(-1.92, "95 %".into()), Layer::At(1.0, "b = 1".into())];
     let ours = report.analyses_of_laws().map(|analysis| {
         let name = format!("{}, {}", analysis.task, short_name(analysis.quantity));
         (name, &analysis.laws)
@@ -126,27 +123,17 @@ pub(super) fn profiles(report: &Report) -> Result<Picture, ProgramError> {
         .filter_map(|(name, published)| Some((name.to_string(), &published?.laws)));
     for (index, (name, laws)) in published.chain(ours).enumerate() {
         let Some(profile) = &laws.profile else { continue };
-        layers.push(Layer::Line(profile.curve.clone(), Stroke::nth(index)));
-        legend.push(Entry::line(name, Stroke::nth(index)));
+        let stroke = Stroke {
+            mark: None,
+            ..Stroke::nth(index)
+        };
+        layers.push(Layer::line(name, profile.curve.clone(), stroke));
     }
-    layers.push(Layer::Level(-1.92));
-    layers.push(Layer::At(1.0));
     let chart = Chart {
-        size: WIDE,
-        x: Axis {
-            name: "exponent b of T = a S^b",
-            logarithmic: false,
-            range: (-1.0, 4.0),
-            label: short,
-        },
-        y: Axis {
-            name: "ln L(b) − max ln L",
-            logarithmic: false,
-            range: (-6.0, 0.2),
-            label: short,
-        },
-        layers: &layers,
-        legend: &legend,
+        x: Axis::new("exponent b of T = a S^b", Scale::Linear).range(-1.0, 4.0),
+        y: Axis::new("ln L(b) − max ln L", Scale::Linear).range(-6.0, 0.2),
+        exponential: None,
+        layers,
     };
     let caption = "The 95 % interval of an exponent is where its curve is above the dashed horizontal line at −1.92; b = 1 (vertical) needs the \
                    same number of state elements for each token, b = 0 is a threshold that does not depend on the state. A flat curve \
@@ -155,13 +142,7 @@ pub(super) fn profiles(report: &Report) -> Result<Picture, ProgramError> {
         "What the points tell about the exponent".to_string(),
         caption.to_string(),
     );
-    Ok(Picture::new(
-        "exponent-profile",
-        Place::Thresholds,
-        false,
-        words,
-        chart.svg()?,
-    ))
+    Picture::new("exponent-profile", Place::Thresholds, words, chart.draw())
 }
 
 fn short_name(quantity: Quantity) -> &'static str {

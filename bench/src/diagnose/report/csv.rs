@@ -89,7 +89,10 @@ fn mitigations(report: &Report) -> Vec<Row> {
         let standing = &run.standing;
         rows.push(vec![
             run.mitigation.clone(),
-            run.verdict.collapsed.to_string(),
+            match run.verdict.complete {
+                true => run.verdict.collapsed.to_string(),
+                false => String::new(),
+            },
             optional(run.verdict.onset),
             run.verdict.ratio.to_string(),
             optional(standing.inside),

@@ -1,19 +1,18 @@
 //! Which curves go into which picture.
 
-use super::chart::{DotChart, GREY, HeatMap, Horizontal, INK, Line, LineChart, Stroke, Vertical};
 use super::{Report, RunReport};
 use crate::diagnose::gates::Gate;
 use crate::diagnose::head_statistics::{EXIT_FACTOR, HeadSummary};
 use crate::diagnose::loss::{BucketLoss, Tally};
 use crate::diagnose::record::SiteRecord;
-use crate::error::ProgramError;
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::chart::{Chart, Curve, Layer, from_the_top};
+use crate::kit::format::{count, counted, factor, position};
+use crate::kit::ink::{Ink, MOST, Mark, Stroke};
+use crate::kit::picture::Figure;
 
-/// Title of the figure that is as wide as the page.
-pub const NORM_MAP: &str = "State norm of every head";
-const WIDE: (u32, u32) = (760, 400);
-const HALF: (u32, u32) = (520, 300);
 /// Heads that get a line of their own.
-pub const HEADS_DRAWN: usize = 8;
+pub const HEADS_DRAWN: usize = MOST;
 /// Intervals between looks that are drawn as one point of a gate: single ones hold too few tokens.
 const INTERVALS_INSIDE: usize = 2;
 /// The same beyond the training length.
@@ -21,141 +20,109 @@ const INTERVALS_BEYOND: usize = 4;
 /// Heads that get a row of the map, where there are more.
 const HEADS_MAPPED: usize = 512;
 /// Dots in the picture of retention times.
-const DOTS: usize = 4096;
+const DOTS: usize = 1024;
 /// Growth of a state's norm that is drawn darkest: 2⁵.
 const DARKEST_DOUBLINGS: f64 = 5.0;
-
-/// A picture, what it shows, and its legend.
-#[derive(Clone, Debug)]
-pub struct Figure {
-    /// Heading.
-    pub title: String,
-    /// What to see in it, and how it was made.
-    pub caption: String,
-    /// The picture.
-    pub svg: String,
-    /// The lines' names and strokes; empty if there is nothing to tell apart.
-    pub legend: Vec<(String, Stroke)>,
-}
-
-/// A chart with its legend.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn line_figure(title: &str, caption: String, chart: &LineChart<'_>) -> Result<Figure, ProgramError> {
-    let legend = chart
-        .lines
-        .iter()
-        .map(|line| (line.name.clone(), line.stroke))
-        .collect();
-    Ok(Figure {
-        title: title.into(),
-        caption,
-        svg: chart.svg()?,
-        legend,
-    })
-}
+/// Least height of an axis of ratios.
+const RATIO_RANGE: f64 = 0.1;
 
 /// Loss and perplexity against position, every run.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn loss(report: &Report) -> Result<Figure, ProgramError> {
-    let mark = report.method.train_length as f64;
-    let mut lines: Vec<Line> = strokes(report)
-        .map(|(run, stroke)| Line {
-            name: name(run),
-            points: loss_points(run, report.method.train_length),
-            stroke,
-        })
-        .collect();
-    // The legend follows the order of the curves at their right-hand ends.
-    let last = |line: &Line| line.points.last().map_or(f64::NEG_INFINITY, |point| point.1);
-    lines.sort_by(|a, b| last(b).total_cmp(&last(a)));
-    let chart = LineChart {
-        size: WIDE,
-        quantity: "loss (nats per token)",
-        vertical: Vertical::LossAndPerplexity,
-        horizontal: Horizontal::Positions { mark },
-        lines: &lines,
-        level: None,
+pub fn loss(report: &Report) -> Figure {
+    let lines = strokes(report)
+        .map(|(run, stroke)| (name(run), loss_points(run, report.method.train_length), stroke));
+    let chart = Chart {
+        x: Axis::positions(),
+        y: Axis::new("loss (nats per token)", Scale::Linear),
+        exponential: Some("perplexity"),
+        layers: run_layers(report, lines.collect(), None),
     };
-    let caption = "Mean loss in buckets of position: eighths of the training length, then two buckets to a doubling. The dashed \
-                   vertical line is the training length; the legend lists the curves from top to bottom at the right-hand end.";
-    line_figure("Loss and perplexity against position", caption.into(), &chart)
+    let caption = format!(
+        "Mean loss in buckets of position: eighths of the training length, then two buckets to a doubling. {}",
+        order(report)
+    );
+    Figure::new("Loss and perplexity against position", caption, chart.draw())
+}
+
+/// How the legend is sorted, and what is in grey.
+fn order(report: &Report) -> &'static str {
+    match report.runs.len() > MOST {
+        true => {
+            "The legend lists the curves from top to bottom at the right-hand end; all but the best mitigations are grey, and in the table below."
+        }
+        false => "The legend lists the curves from top to bottom at the right-hand end.",
+    }
 }
 
 /// Loss of the runs less that of the baseline at the same positions: all of them, and those that do not collapse.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn excess(report: &Report) -> Result<Vec<Figure>, ProgramError> {
+pub fn excess(report: &Report) -> Vec<Figure> {
     let (train_length, threshold) = (report.method.train_length, report.verdict.threshold);
     let Some(restarted) = report.run(&report.method.baseline).filter(|run| run.complete) else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     let caption = format!(
-        "The same curves less that of the model restarted every {train_length} tokens at the same positions, which takes out how \
+        "The same curves less that of the model restarted every {} tokens at the same positions, which takes out how \
          hard the text is there. The horizontal line is the verdict's threshold, {:.2} nats or {threshold} times the perplexity.",
+        count(train_length),
         threshold.ln(),
     );
-    let all = excess_figure(
-        report,
-        restarted,
-        ("What the text does not explain", caption, Some(threshold.ln())),
-        |_| true,
-    )?;
+    let level = Layer::Level(threshold.ln(), "collapse".into());
+    let all = excess_chart(report, restarted, level, |_| true);
+    let all = Figure::new("What the text does not explain", caption, all.draw());
+    let stable = |run: &RunReport| run.verdict.complete && !run.verdict.collapsed;
+    if report.runs.iter().all(stable) {
+        return vec![all];
+    }
     let caption = "The same, only for the runs that do not collapse, magnified. Below 0 a run does better than restarting.";
-    let stable = |run: &RunReport| !run.verdict.collapsed;
-    let cured = excess_figure(
-        report,
-        restarted,
-        ("The runs that do not collapse", caption.into(), Some(0.0)),
-        stable,
-    )?;
-    Ok(if report.runs.iter().all(stable) {
-        vec![all]
-    } else {
-        vec![all, cured]
-    })
+    let cured = excess_chart(report, restarted, Layer::Level(0.0, String::new()), stable);
+    vec![
+        all,
+        Figure::new("The runs that do not collapse", caption, cured.draw()),
+    ]
 }
 
-fn excess_figure(
+fn excess_chart(
     report: &Report,
     restarted: &RunReport,
-    (title, caption, level): (&str, String, Option<f64>),
+    level: Layer,
     shown: impl Fn(&RunReport) -> bool,
-) -> Result<Figure, ProgramError> {
-    let train_length = report.method.train_length;
-    let mut lines = Vec::new();
-    for (run, stroke) in strokes(report).filter(|(run, _)| shown(run)) {
-        let pairs = run
-            .loss
-            .iter()
-            .zip(&restarted.loss)
-            .filter(|(a, b)| (a.start, a.tokens) == (b.start, b.tokens));
-        let points = pairs
-            .map(|(bucket, other)| (middle(bucket, train_length), bucket.mean - other.mean))
-            .collect();
-        lines.push(Line {
-            name: name(run),
-            points,
-            stroke,
+) -> Chart {
+    let lines = strokes(report)
+        .filter(|(run, _)| shown(run))
+        .map(|(run, stroke)| {
+            let pairs = run
+                .loss
+                .iter()
+                .zip(&restarted.loss)
+                .filter(|(a, b)| (a.start, a.tokens) == (b.start, b.tokens));
+            let points = pairs
+                .map(|(bucket, other)| {
+                    (
+                        middle(bucket, report.method.train_length),
+                        bucket.mean - other.mean,
+                    )
+                })
+                .collect();
+            (name(run), points, stroke)
         });
+    Chart {
+        x: Axis::positions(),
+        y: Axis::new("loss over restarted model (nats)", Scale::Linear),
+        exponential: None,
+        layers: run_layers(report, lines.collect(), Some(level)),
     }
-    let last = |line: &Line| line.points.last().map_or(f64::NEG_INFINITY, |point| point.1);
-    lines.sort_by(|a, b| last(b).total_cmp(&last(a)));
-    let chart = LineChart {
-        size: WIDE,
-        quantity: "loss over restarted model (nats)",
-        vertical: Vertical::Linear,
-        horizontal: Horizontal::Positions {
-            mark: train_length as f64,
-        },
-        lines: &lines,
-        level,
-    };
-    line_figure(title, caption, &chart)
+}
+
+/// The training length, a level, and a line for each run.
+fn run_layers(report: &Report, lines: Vec<Curve>, level: Option<Layer>) -> Vec<Layer> {
+    std::iter::once(training_length(report))
+        .chain(level)
+        .chain(from_the_top(lines))
+        .collect()
+}
+
+/// The line that marks the training length.
+fn training_length(report: &Report) -> Layer {
+    Layer::At(report.method.train_length as f64, "training length".into())
 }
 
 fn name(run: &RunReport) -> String {
@@ -166,21 +133,23 @@ fn name(run: &RunReport) -> String {
     }
 }
 
-/// The model alone is black, the baseline grey and dashed, the mitigations coloured.
+/// The model alone is black, the baseline grey and dashed, the best mitigations coloured, the others in light grey.
 fn strokes(report: &Report) -> impl Iterator<Item = (&RunReport, Stroke)> {
-    report.runs.iter().enumerate().map(|(index, run)| {
+    let ranked: Vec<&String> = report
+        .ranking
+        .iter()
+        .filter(|name| **name != report.method.baseline)
+        .collect();
+    report.runs.iter().enumerate().map(move |(index, run)| {
         let stroke = match index {
-            0 => Stroke {
-                colour: INK,
-                dash: None,
-                width: 3,
-            },
-            1 => Stroke {
-                colour: GREY,
-                dash: Some((3, 3)),
-                width: 3,
-            },
-            _ => Stroke::nth(index - 2),
+            0 => Stroke::ALONE,
+            1 => Stroke::BASELINE,
+            _ => Stroke::beside(
+                ranked
+                    .iter()
+                    .position(|name| **name == run.mitigation)
+                    .unwrap_or(MOST),
+            ),
         };
         (run, stroke)
     })
@@ -206,43 +175,36 @@ fn middle(bucket: &BucketLoss, linear_below: u64) -> f64 {
 }
 
 /// The state, the retention and the gates of the heads.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn heads(report: &Report) -> Result<Vec<Figure>, ProgramError> {
+pub fn heads(report: &Report) -> Vec<Figure> {
     if report.heads.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut figures = Vec::new();
     if report.heads.len() > HEADS_DRAWN {
-        figures.push(norm_map(report)?);
+        figures.push(norm_map(report));
     }
-    let few = if report.heads.len() > HEADS_DRAWN {
-        format!(" The {HEADS_DRAWN} heads that leave their range first.")
-    } else {
-        String::new()
-    };
-    figures.push(head_figure(
+    let few = few(report);
+    let growth = Axis::new("norm / in-window maximum", Scale::Decimal);
+    figures.extend(head_figure(
         report,
-        ("State norm", "norm / in-window maximum", Vertical::Log2, Some(EXIT_FACTOR)),
+        ("State norm", growth, Some(Layer::Level(EXIT_FACTOR, String::new()))),
         format!("{} of a head's state over its largest inside the training length; beyond {EXIT_FACTOR} for good, a head has left its range.{few}", size_name(report)),
         |record, head, summary| record.looks(head).map(|(at, state, _)| (at as f64, state.norm / summary.norm_inside)).collect(),
-    )?);
+    ));
     if report.records.iter().any(|record| record.measure() == "norm") {
-        figures.push(head_figure(
+        figures.extend(head_figure(
             report,
-            ("Outliers", "share of squared norm", Vertical::Linear, Some(0.0)),
+            ("Outliers", Axis::new("share of squared norm", Scale::Linear).with(0.0), None),
             format!("Share of the squared norm in the 1 % of the state's elements that are largest; 0.01 if all were alike.{few}"),
             |record, head, _| record.looks(head).map(|(at, state, _)| (at as f64, state.top_square_share)).collect(),
-        )?);
+        ));
     }
-    figures.push(head_figure(
+    figures.extend(head_figure(
         report,
         (
             "Memory of the first token",
-            "share left",
-            Vertical::Linear,
-            Some(0.0),
+            Axis::new("share left", Scale::Linear).with(0.0),
+            None,
         ),
         format!("exp of the summed log decays since the first token.{few}"),
         |record, head, _| {
@@ -251,11 +213,33 @@ pub fn heads(report: &Report) -> Result<Vec<Figure>, ProgramError> {
                 .map(|(at, _, strength)| (at as f64, strength.exp()))
                 .collect()
         },
-    )?);
-    figures.push(spectrum(report)?);
-    figures.extend(gate_figures(report, &few)?);
-    figures.push(keys(report)?);
-    Ok(figures)
+    ));
+    figures.push(spectrum(report));
+    figures.extend(gate_figures(report, &few));
+    figures.push(keys(report));
+    figures
+}
+
+/// Which heads have a line.
+fn few(report: &Report) -> String {
+    let leaving = report.heads.iter().filter(|head| head.exit.is_some()).count();
+    match (leaving, report.heads.len().saturating_sub(HEADS_DRAWN)) {
+        (_, 0) => String::new(),
+        (0, _) => format!(" The {HEADS_DRAWN} heads that grow most; none leaves its range."),
+        (1, _) => format!(
+            " The head that leaves its range, and the {} that grow most beside it.",
+            HEADS_DRAWN - 1
+        ),
+        (HEADS_DRAWN.., _) => format!(" The {HEADS_DRAWN} heads that leave their range first."),
+        (some, _) => match HEADS_DRAWN - some {
+            1 => {
+                format!(" The {some} heads that leave their range, and the one that grows most beside them.")
+            }
+            rest => format!(
+                " The {some} heads that leave their range, and the {rest} that grow most beside them."
+            ),
+        },
+    }
 }
 
 /// What plays the part of the norm in this model.
@@ -269,9 +253,8 @@ fn size_name(report: &Report) -> &'static str {
 }
 
 /// One figure per gate that the model has.
-fn gate_figures(report: &Report, few: &str) -> Result<Vec<Figure>, ProgramError> {
-    let mut figures = Vec::new();
-    for (gate, title, caption) in [
+fn gate_figures(report: &Report, few: &str) -> Vec<Figure> {
+    let gates = [
         (Gate::StepSize, "Step size \u{394}", "Mean of \u{394}"),
         (
             Gate::Erase,
@@ -289,23 +272,25 @@ fn gate_figures(report: &Report, few: &str) -> Result<Vec<Figure>, ProgramError>
             "Read-out",
             "Root mean square of what is read, over a head's elements,",
         ),
-    ] {
+    ];
+    let figure = |(gate, title, caption): (Gate, &str, &str)| {
         let caption = format!("{caption} over its mean inside the training length: 1 means unchanged.{few}");
-        let figure = head_figure(
-            report,
-            (title, "relative to inside", Vertical::Linear, Some(1.0)),
-            caption,
-            |record, head, _| gate_points(record, gate, head, report.method.train_length),
-        )?;
-        if !figure.legend.is_empty() {
-            figures.push(figure);
-        }
-    }
-    Ok(figures)
+        head_figure(report, (title, ratio(), None), caption, |record, head, _| {
+            gate_points(record, gate, head, report.method.train_length)
+        })
+    };
+    gates.into_iter().filter_map(figure).collect()
+}
+
+/// The axis of what is divided by its mean inside the training length.
+fn ratio() -> Axis {
+    Axis::new("relative to inside", Scale::Linear)
+        .with(1.0)
+        .least(RATIO_RANGE)
 }
 
 /// Keys of the groups that the first heads to leave their range read.
-fn keys(report: &Report) -> Result<Figure, ProgramError> {
+fn keys(report: &Report) -> Figure {
     let mut groups: Vec<(usize, usize)> = Vec::new();
     for head in report.heads.iter().take(HEADS_DRAWN) {
         let Some((record, number)) = report.record(head) else {
@@ -328,61 +313,52 @@ fn keys(report: &Report) -> Result<Figure, ProgramError> {
             format!("layer {layer}")
         };
         let points = gate_points(record, Gate::Key, group, report.method.train_length);
-        Some(Line {
-            name,
-            points,
-            stroke: Stroke::nth(index),
-        })
+        Some(Layer::line(name, points, Stroke::nth(index)))
     };
-    let lines: Vec<Line> = groups.iter().enumerate().filter_map(line).collect();
-    let chart = LineChart {
-        size: HALF,
-        quantity: "relative to inside",
-        vertical: Vertical::Linear,
-        horizontal: Horizontal::Positions {
-            mark: report.method.train_length as f64,
-        },
-        lines: &lines,
-        level: Some(1.0),
+    let lines = groups.iter().enumerate().filter_map(line);
+    let chart = Chart {
+        x: Axis::positions(),
+        y: ratio(),
+        exponential: None,
+        layers: std::iter::once(training_length(report)).chain(lines).collect(),
     };
     let caption = "Root mean square of the key, which the heads of a group share, over its mean inside the training length.";
-    line_figure("Input: key", caption.into(), &chart)
+    Figure::new("Input: key", caption, chart.draw())
 }
 
+/// A line for each of the first heads; nothing if none of them has points.
 fn head_figure(
     report: &Report,
-    (title, quantity, vertical, level): (&str, &str, Vertical, Option<f64>),
+    (title, y, level): (&str, Axis, Option<Layer>),
     caption: String,
     points: impl Fn(&SiteRecord, usize, &HeadSummary) -> Vec<(f64, f64)>,
-) -> Result<Figure, ProgramError> {
-    let mut lines = Vec::new();
-    for (index, head) in report.heads.iter().take(HEADS_DRAWN).enumerate() {
-        let Some((record, number)) = report.record(head) else {
-            continue;
-        };
+) -> Option<Figure> {
+    let line = |(index, head): (usize, &HeadSummary)| {
+        let (record, number) = report.record(head)?;
         let points = points(record, number, head);
-        if !points.is_empty() {
-            let name = format!("layer {} head {}", head.layer, head.head);
-            lines.push(Line {
-                name,
-                points,
-                stroke: Stroke::nth(index),
-            });
-        }
+        let name = format!("layer {} head {}", head.layer, head.head);
+        (!points.is_empty()).then(|| Layer::line(name, points, Stroke::nth(index)))
+    };
+    let lines: Vec<Layer> = report
+        .heads
+        .iter()
+        .take(HEADS_DRAWN)
+        .enumerate()
+        .filter_map(line)
+        .collect();
+    if lines.is_empty() {
+        return None;
     }
-    let mark = report.method.train_length as f64;
-    line_figure(
-        title,
-        caption,
-        &LineChart {
-            size: HALF,
-            quantity,
-            vertical,
-            horizontal: Horizontal::Positions { mark },
-            lines: &lines,
-            level,
-        },
-    )
+    let chart = Chart {
+        x: Axis::positions(),
+        y,
+        exponential: None,
+        layers: std::iter::once(training_length(report))
+            .chain(level)
+            .chain(lines)
+            .collect(),
+    };
+    Some(Figure::new(title, caption, chart.draw()))
 }
 
 /// Mean, or root mean square of what has elements of either sign, between the looks, over its mean inside the training length.
@@ -427,77 +403,96 @@ fn gate_points(record: &SiteRecord, gate: Gate, column: usize, train_length: u64
 }
 
 /// Every head's norm over its in-window maximum.
-fn norm_map(report: &Report) -> Result<Figure, ProgramError> {
-    let mut columns = Vec::new();
-    let mut shades = Vec::new();
+fn norm_map(report: &Report) -> Figure {
+    let (mut edges, mut rows) = (Vec::new(), Vec::new());
     for head in report.heads.iter().take(HEADS_MAPPED) {
         let Some((record, number)) = report.record(head) else {
             continue;
         };
         let looks: Vec<_> = record.looks(number).collect();
-        if columns.is_empty() {
-            columns = looks.iter().map(|(position, ..)| *position as f64).collect();
+        if edges.is_empty() {
+            edges = looks.iter().map(|(position, ..)| *position as f64).collect();
         }
-        let shade = |norm: f64| (norm / head.norm_inside).log2() / DARKEST_DOUBLINGS;
-        shades.push(looks.iter().map(|(_, state, _)| shade(state.norm)).collect());
+        let share = |norm: f64| (norm / head.norm_inside).log2() / DARKEST_DOUBLINGS;
+        let shares = looks
+            .iter()
+            .skip(1)
+            .map(|(_, state, _)| share(state.norm))
+            .collect();
+        let leaves = head.exit.map_or("stays in its range".into(), |exit| {
+            format!("leaves its range at {}", count(exit))
+        });
+        let name = format!(
+            "layer {} head {}: {leaves}, grows by {}",
+            head.layer,
+            head.head,
+            factor(head.growth)
+        );
+        rows.push((name, shares));
     }
-    let mark = report.method.train_length as f64;
-    let map = HeatMap {
-        size: WIDE,
-        rows_name: "heads, first to leave on top",
-        columns: &columns,
-        shades: &shades,
-        mark,
+    let cells = Layer::Cells {
+        scale: (
+            "times its largest norm inside".into(),
+            ["\u{2264} 1", "middle 5.7", "\u{2265} 32"].map(String::from),
+        ),
+        edges,
+        rows,
+    };
+    let chart = Chart {
+        x: Axis::positions(),
+        y: Axis::new("heads in the order of the table", Scale::Whole).downwards(),
+        exponential: None,
+        layers: vec![cells, training_length(report)],
     };
     let which = match report.heads.len() > HEADS_MAPPED {
-        true => format!(" The first {HEADS_MAPPED} of {}.", report.heads.len()),
+        true => format!(
+            " The first {HEADS_MAPPED} of {}.",
+            count(report.heads.len() as u64)
+        ),
         false => String::new(),
     };
-    Ok(Figure {
-        title: NORM_MAP.into(),
-        caption: format!(
-            "Norm over its largest inside the training length, lightest up to 1 and darkest from 32 times on; one row per head, in the \
-             order of the table.{which}"
-        ),
-        svg: map.svg()?,
-        legend: Vec::new(),
-    })
+    let caption = format!(
+        "Norm over its largest inside the training length, from 1 to 32 times by its logarithm; one row per head, those that leave their \
+         range first on top.{which}"
+    );
+    Figure::new("State norm of every head", caption, chart.draw())
 }
 
-fn spectrum(report: &Report) -> Result<Figure, ProgramError> {
-    let dots: Vec<(usize, f64)> = report
+fn spectrum(report: &Report) -> Figure {
+    let dots: Vec<(f64, f64)> = report
         .heads
         .iter()
-        .filter_map(|head| Some((head.layer, head.retention.retention_time?)))
+        .filter_map(|head| Some((head.retention.retention_time?, head.layer as f64)))
         .collect();
     // Evenly thinned, in the order of the ranking.
     let step = dots.len().div_ceil(DOTS).max(1);
-    let shown: Vec<(usize, f64)> = dots.iter().copied().step_by(step).collect();
-    let mark = report.method.train_length as f64;
-    let chart = DotChart {
-        size: HALF,
-        quantity: "retention time (tokens)",
-        rows_name: "layer",
-        rows: report.model.layers,
-        dots: &shown,
-        mark,
-    };
     let forever = report.heads.len() - dots.len();
     let mut note = if forever > 0 {
-        format!(" {forever} heads without decay are not shown.")
+        format!(" {} without decay not shown.", counted(forever as u64, "head"))
     } else {
         String::new()
     };
     if step > 1 {
         note.push_str(&format!(" One head in {step} is shown."));
     }
-    Ok(Figure {
-        title: "Retention times".into(),
-        caption: format!(
-            "\u{3c4} = \u{2212}1 / mean(log \u{3b1}) of every head inside the training length (dashed): a head to the right of it keeps \
-             more than 0.37 of a token over the whole training length.{note}"
-        ),
-        svg: chart.svg()?,
-        legend: Vec::new(),
-    })
+    let dots = Layer::Dots {
+        name: String::new(),
+        points: dots.into_iter().step_by(step).collect(),
+        ink: Ink::Series(0),
+        mark: Mark::DOT,
+    };
+    let chart = Chart {
+        x: Axis::new("retention time (tokens)", Scale::Binary),
+        y: Axis::new("layer", Scale::Whole)
+            .range(-0.5, report.model.layers as f64 - 0.5)
+            .downwards(),
+        exponential: None,
+        layers: vec![training_length(report), dots],
+    };
+    let caption = format!(
+        "\u{3c4} = \u{2212}1 / mean(log \u{3b1}) of every head inside the training length (dashed, {}): a head to the right of it keeps \
+         more than 0.37 of a token over the whole training length.{note}",
+        position(report.method.train_length as f64)
+    );
+    Figure::new("Retention times", caption, chart.draw())
 }

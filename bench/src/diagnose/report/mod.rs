@@ -2,10 +2,8 @@
 //!
 //! `report.json` is this structure (docs/report.md describes it), the CSV files are its curves, `report.html` shows it.
 
-pub mod chart;
 pub mod csv;
 pub mod figures;
-pub mod format;
 pub mod html;
 
 use super::compare::{Curves, Standing, standing};
@@ -19,6 +17,7 @@ use super::summary;
 use super::text::Stream;
 use super::verdict::{self, Verdict};
 use crate::error::ProgramError;
+use crate::kit::provenance::Provenance;
 use crate::output::OutputFolder;
 use models::model::Info;
 use serde::Serialize;
@@ -44,6 +43,9 @@ pub struct Method {
     pub baseline: String,
     /// Every stream, the long ones first.
     pub streams: Vec<Stream>,
+    /// `spillway generate` with this model and a prompt, to add a mitigation to.
+    #[serde(skip)]
+    pub generate: String,
     /// Type of the weights in memory.
     pub dtype: String,
     /// Threads.
@@ -76,6 +78,9 @@ pub struct Report {
     pub complete: bool,
     /// The findings in sentences.
     pub summary: Vec<String>,
+    /// A command that continues a prompt with the cure in place, where there is one.
+    #[serde(rename = "try")]
+    pub try_it: Option<String>,
     /// The model.
     pub model: Info,
     /// How it was diagnosed.
@@ -87,6 +92,8 @@ pub struct Report {
     pub runs: Vec<RunReport>,
     /// Mitigations, the smallest loss beyond the training length first.
     pub ranking: Vec<String>,
+    /// Runs that have not read everything, in the order in which they will; none when the diagnosis is complete.
+    pub remaining: Vec<Remaining>,
     /// Mitigations left out.
     pub skipped: Vec<Skipped>,
     /// Heads, those that leave their in-window range first come first; JSON holds the first [`HEADS_IN_JSON`].
@@ -95,6 +102,17 @@ pub struct Report {
     /// What the probe recorded, per recurrence.
     #[serde(skip)]
     pub records: Vec<SiteRecord>,
+}
+
+/// A run that an interrupted diagnosis has still to do, or to finish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Remaining {
+    /// Text form.
+    pub mitigation: String,
+    /// Tokens read, over all streams.
+    pub tokens: u64,
+    /// Tokens to read in all.
+    pub tokens_in_all: u64,
 }
 
 /// Heads in JSON: models whose channels are heads have tens of thousands.
@@ -109,6 +127,8 @@ fn first_heads<S: serde::Serializer>(heads: &[HeadSummary], serializer: S) -> Re
 pub struct RunReport {
     /// Text form; `none` is the model alone.
     pub mitigation: String,
+    /// What `--mitigation` takes to have the same again: the text form, or `@` and the file that holds calibrated numbers.
+    pub spec: String,
     /// Whether it has read everything.
     pub complete: bool,
     /// Tokens read, over all streams.
@@ -173,19 +193,25 @@ impl Report {
             program: env!("CARGO_PKG_VERSION"),
             complete: runs.iter().all(Mitigated::is_done),
             summary: Vec::new(),
+            try_it: None,
             model,
             verdict: reports.first().map_or_else(
-                || verdict::judge(&[], &[], train_length, threshold),
+                || Verdict {
+                    complete: false,
+                    ..verdict::judge(&[], &[], train_length, threshold)
+                },
                 |run| run.verdict.clone(),
             ),
             ranking: ranking.into_iter().map(|run| run.mitigation.clone()).collect(),
             runs: reports,
+            remaining: runs.iter().filter(|run| !run.is_done()).map(remaining).collect(),
             skipped,
             heads: heads(&records, train_length),
             method,
             records,
         };
         report.summary = summary::sentences(&report);
+        report.try_it = summary::try_it(&report);
         report
     }
 
@@ -202,12 +228,21 @@ impl Report {
     /// Writes all files.
     ///
     /// # Errors
-    /// [`ProgramError::File`], [`ProgramError::Picture`].
+    /// [`ProgramError::File`].
     pub fn write(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
         csv::write(self, folder)?;
         folder.write_json("report.json", self)?;
-        let page = html::page(self)?;
+        let made = Provenance::here(self.method.threads).of(&self.model);
+        let page = html::page(self, &made);
         folder.write("report.html", |file| file.write_all(page.as_bytes()))
+    }
+}
+
+fn remaining(run: &Mitigated) -> Remaining {
+    Remaining {
+        mitigation: run.name.clone(),
+        tokens: run.tokens(),
+        tokens_in_all: run.tokens_in_all(),
     }
 }
 
@@ -223,6 +258,7 @@ fn run_report(run: &Mitigated, grid: &Grid, length: u64) -> RunReport {
     let loss = curve(&grid.geometric, &all.geometric);
     RunReport {
         mitigation: run.name.clone(),
+        spec: run.spec.clone(),
         complete: run.is_done(),
         tokens,
         seconds: run.seconds,
@@ -267,7 +303,11 @@ fn judge(runs: &mut [RunReport], train_length: u64, threshold: f64) {
             train_length,
         );
         let reference = reference(&run.loss, baseline.as_ref(), &alone, train_length);
-        run.verdict = verdict::judge(&run.loss, &reference, train_length, threshold);
+        let is_known = baseline.as_ref().is_some_and(|baseline| baseline.complete);
+        run.verdict = Verdict {
+            complete: run.complete && is_known,
+            ..verdict::judge(&run.loss, &reference, train_length, threshold)
+        };
     }
 }
 

@@ -3,21 +3,19 @@
 use super::estimate::Estimate;
 use super::findings::{COURSE, span};
 use super::report::{ArmReport, Bucket, Measure, Point, Report};
-use crate::capacity::chart::{Axis, Chart, Entry, Layer, Mark};
-use crate::diagnose::report::chart::{GREY, Stroke, short};
-use crate::diagnose::report::figures::Figure;
-use crate::diagnose::report::format::position;
-use crate::error::ProgramError;
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::chart::{Chart, Layer};
+use crate::kit::format::position;
+use crate::kit::ink::{Ink, MOST, Mark, Stroke};
+use crate::kit::picture::{Drawing, Figure};
 use std::collections::BTreeSet;
 
-const SIZE: (u32, u32) = (920, 420);
 /// How far the bars of neighbouring arms stand apart, as a share of an octave of positions.
 const APART: f64 = 0.07;
 
 const BEFORE: Stroke = Stroke {
-    colour: GREY,
-    dash: Some((2, 3)),
-    width: 2,
+    dash: "2 3",
+    ..Stroke::plain(Ink::Grey, 2.0)
 };
 
 /// A picture and the file it is written to.
@@ -45,16 +43,12 @@ const EXCESS: &str = "loss over an emptied state (nats)";
 const BARS: &str = "The bars are 95 % intervals over seeds (Student's t).";
 
 /// Every picture that the numbers allow.
-///
-/// # Errors
-/// [`ProgramError::Picture`].
-pub fn pictures(report: &Report) -> Result<Vec<Picture>, ProgramError> {
-    let [loss, excess] = by_position(report)?;
-    let courses = by_tokens(report)?;
-    Ok([loss, excess].into_iter().flatten().chain(courses).collect())
+pub fn pictures(report: &Report) -> Vec<Picture> {
+    let by_position = by_position(report).into_iter().flatten();
+    by_position.chain(by_tokens(report)).collect()
 }
 
-fn by_position(report: &Report) -> Result<[Option<Picture>; 2], ProgramError> {
+fn by_position(report: &Report) -> [Option<Picture>; 2] {
     let before = report.arms.first().and_then(ArmReport::before);
     let loss = Quantity {
         name: LOSS,
@@ -78,21 +72,21 @@ fn by_position(report: &Report) -> Result<[Option<Picture>; 2], ProgramError> {
         "The same less the loss of the same model at the same tokens with its state emptied every T tokens: what text far back costs (above 0) \
          or is worth (below). {BARS}"
     );
-    Ok([
-        positions(report, loss, before)?
-            .map(|svg| picture("loss-by-position", "Loss against position", loss_caption, svg)),
-        positions(report, excess, None)?.map(|svg| {
+    [
+        positions(report, loss, before)
+            .map(|drawn| picture("loss-by-position", "Loss against position", loss_caption, drawn)),
+        positions(report, excess, None).map(|drawn| {
             picture(
                 "excess-by-position",
                 "What the old state costs",
                 excess_caption,
-                svg,
+                drawn,
             )
         }),
-    ])
+    ]
 }
 
-fn by_tokens(report: &Report) -> Result<Vec<Picture>, ProgramError> {
+fn by_tokens(report: &Report) -> Vec<Picture> {
     let far = report.ranges.last().map_or(String::new(), |range| span(*range));
     let all: [(&str, &str, String, Quantity<Point>); 3] = [
         (
@@ -126,56 +120,38 @@ fn by_tokens(report: &Report) -> Result<Vec<Picture>, ProgramError> {
             },
         ),
     ];
-    let mut pictures = Vec::new();
-    for (name, title, of, quantity) in all {
-        if let Some(svg) = course(report, quantity)? {
-            pictures.push(picture(name, title, format!("{of}. {BARS}"), svg));
-        }
-    }
-    Ok(pictures)
+    let drawn = |(name, title, of, quantity)| {
+        let drawing = course(report, quantity)?;
+        Some(picture(name, title, format!("{of}. {BARS}"), drawing))
+    };
+    all.into_iter().filter_map(drawn).collect()
 }
 
-fn picture(name: &'static str, title: &str, caption: String, svg: String) -> Picture {
+fn picture(name: &'static str, title: &str, caption: String, drawing: Drawing) -> Picture {
     Picture {
         name,
-        figure: Figure {
-            title: title.into(),
-            caption,
-            svg,
-            legend: Vec::new(),
-        },
+        figure: Figure::new(title, caption, drawing),
     }
 }
 
-/// A curve and its bars, moved a little so that those of several arms are seen.
-fn layers(points: &[(f64, &Estimate)], stroke: Stroke, mark: Mark) -> Vec<Layer> {
+/// The curve of an arm and its bars, moved a little so that those of several arms are seen.
+fn layers(name: &str, points: &[(f64, &Estimate)], index: usize) -> Vec<Layer> {
+    let stroke = Stroke::nth(index);
     let line = points.iter().map(|(x, estimate)| (*x, estimate.mean)).collect();
     let bars = points.iter().filter_map(|(x, estimate)| {
         let [low, high] = estimate.interval?;
-        Some(Layer::Interval {
+        (index < MOST).then(|| Layer::Interval {
+            name: name.into(),
             x: *x,
             low: Some(low),
             high: Some(high),
-            colour: stroke.colour,
-            mark,
+            ink: stroke.ink,
+            mark: Mark::nth(index),
         })
     });
-    std::iter::once(Layer::Line(line, stroke)).chain(bars).collect()
-}
-
-/// The largest and the smallest of what is drawn, with a margin; `None` where nothing is finite.
-fn range<'a>(estimates: impl Iterator<Item = &'a Estimate>, zero: bool) -> Option<(f64, f64)> {
-    let ends = estimates.flat_map(|estimate| {
-        [estimate.mean]
-            .into_iter()
-            .chain(estimate.interval.into_iter().flatten())
-    });
-    let ends = ends.filter(|value| value.is_finite()).chain(zero.then_some(0.0));
-    let (low, high) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
-    });
-    let margin = 0.05 * (high - low).max(0.1);
-    (low <= high).then_some((low - margin, high + margin))
+    std::iter::once(Layer::line(name, line, stroke))
+        .chain(bars)
+        .collect()
 }
 
 /// Where a range of positions is drawn.
@@ -186,53 +162,31 @@ fn middle(start: u64, end: u64) -> f64 {
     }
 }
 
-fn legend(report: &Report) -> Vec<Entry> {
-    let line = |(index, arm): (usize, &ArmReport)| Entry::line(&arm.name, Stroke::nth(index));
-    report.arms.iter().enumerate().map(line).collect()
-}
-
 /// −1.5, −0.5, 0.5, 1.5 for the four of four.
 fn aside(index: usize, of: usize) -> f64 {
     index as f64 - (of as f64 - 1.0) / 2.0
 }
 
+/// The axis of a quantity.
+fn upwards<T>(quantity: &Quantity<T>) -> Axis {
+    let axis = Axis::new(quantity.name, Scale::Linear);
+    if quantity.zero { axis.with(0.0) } else { axis }
+}
+
 /// Something against position, after the last step; `before` is drawn as well.
-fn positions(
-    report: &Report,
-    quantity: Quantity<Bucket>,
-    before: Option<&Point>,
-) -> Result<Option<String>, ProgramError> {
+fn positions(report: &Report, quantity: Quantity<Bucket>, before: Option<&Point>) -> Option<Drawing> {
     let of = quantity.of;
-    let buckets = || report.arms.iter().flat_map(|arm| &arm.curve);
-    let drawn = buckets()
-        .filter_map(of)
-        .chain(before.iter().flat_map(|point| &point.losses));
-    let (Some(heights), true) = (
-        range(drawn, quantity.zero),
-        buckets().all(|bucket| of(bucket).is_some()),
-    ) else {
-        return Ok(None);
-    };
-    let middles = buckets().map(|bucket| middle(bucket.start, bucket.end));
-    let (first, last) = middles.fold((f64::INFINITY, 1.0), |(low, high): (f64, f64), x| {
-        (low.min(x), high.max(x))
-    });
+    let mut buckets = report.arms.iter().flat_map(|arm| &arm.curve);
+    if !buckets.all(|bucket| of(bucket).is_some()) {
+        return None;
+    }
     let lengths: BTreeSet<u64> = report.arms.iter().map(|arm| arm.train_length).collect();
-    let mut all: Vec<Layer> = lengths
-        .into_iter()
-        .map(|length| Layer::At(length as f64))
-        .collect();
-    let mut entries = legend(report);
+    let at = |length: u64| Layer::At(length as f64, format!("T = {}", position(length as f64)));
+    let mut all: Vec<Layer> = lengths.into_iter().map(at).collect();
     if let Some(point) = before {
         let middles = report.ranges.iter().map(|&(start, end)| middle(start, end));
-        all.push(Layer::Line(
-            middles
-                .zip(&point.losses)
-                .map(|(x, loss)| (x, loss.mean))
-                .collect(),
-            BEFORE,
-        ));
-        entries.push(Entry::line("before", BEFORE));
+        let points = middles.zip(&point.losses).map(|(x, loss)| (x, loss.mean));
+        all.push(Layer::line("before", points.collect(), BEFORE));
     }
     for (index, arm) in report.arms.iter().enumerate() {
         let moved = (APART * aside(index, report.arms.len())).exp2();
@@ -240,33 +194,19 @@ fn positions(
             .curve
             .iter()
             .filter_map(|bucket| Some((middle(bucket.start, bucket.end) * moved, of(bucket)?)));
-        all.extend(layers(
-            &points.collect::<Vec<_>>(),
-            Stroke::nth(index),
-            Mark::nth(index),
-        ));
+        all.extend(layers(&arm.name, &points.collect::<Vec<_>>(), index));
     }
-    if quantity.zero {
-        all.push(Layer::Level(0.0));
-    }
-    let x = Axis {
-        name: "position (tokens)",
-        logarithmic: true,
-        range: (first / 1.5, last * 1.5),
-        label: position,
-    };
-    draw(x, (quantity.name, heights), &all, &entries).map(Some)
+    drawn(Axis::positions(), &quantity, all)
 }
 
 /// Something against the tokens trained on.
-fn course(report: &Report, quantity: Quantity<Point>) -> Result<Option<String>, ProgramError> {
+fn course(report: &Report, quantity: Quantity<Point>) -> Option<Drawing> {
     let of = quantity.of;
     let points = || report.arms.iter().flat_map(|arm| arm.trained());
     let few = report.arms.iter().any(|arm| arm.trained().count() < COURSE);
-    let heights = range(points().filter_map(of), quantity.zero);
-    let (Some(heights), false) = (heights, few || points().any(|point| of(point).is_none())) else {
-        return Ok(None);
-    };
+    if few || points().any(|point| of(point).is_none()) {
+        return None;
+    }
     let thousands = |point: &Point| point.tokens as f64 / 1000.0;
     let last = points().map(thousands).fold(0.0, f64::max);
     let mut all = Vec::new();
@@ -275,43 +215,26 @@ fn course(report: &Report, quantity: Quantity<Point>) -> Result<Option<String>, 
         let points = arm
             .trained()
             .filter_map(|point| Some((thousands(point) + moved, of(point)?)));
-        all.extend(layers(
-            &points.collect::<Vec<_>>(),
-            Stroke::nth(index),
-            Mark::nth(index),
-        ));
+        all.extend(layers(&arm.name, &points.collect::<Vec<_>>(), index));
     }
-    if quantity.zero {
-        all.push(Layer::Level(0.0));
-    }
-    let x = Axis {
-        name: "thousands of tokens trained on",
-        logarithmic: false,
-        range: (-0.02 * last, 1.02 * last),
-        label: short,
-    };
-    draw(x, (quantity.name, heights), &all, &legend(report)).map(Some)
+    let x = Axis::new("thousands of tokens trained on", Scale::Linear).with(0.0);
+    drawn(x, &quantity, all)
 }
 
-fn draw(
-    x: Axis<'_>,
-    (name, range): (&str, (f64, f64)),
-    layers: &[Layer],
-    legend: &[Entry],
-) -> Result<String, ProgramError> {
-    let y = Axis {
-        name,
-        logarithmic: false,
-        range,
-        label: short,
-    };
-    let size = SIZE;
-    Chart {
-        size,
-        x,
-        y,
-        layers,
-        legend,
+/// The chart; nothing where no number is finite.
+fn drawn<T>(x: Axis, quantity: &Quantity<T>, mut layers: Vec<Layer>) -> Option<Drawing> {
+    let has_any = layers.iter().any(|layer| match layer {
+        Layer::Line { points, .. } => points.iter().any(|point| point.1.is_finite()),
+        _ => false,
+    });
+    if quantity.zero {
+        layers.push(Layer::Level(0.0, String::new()));
     }
-    .svg()
+    let chart = Chart {
+        x,
+        y: upwards(quantity),
+        exponential: None,
+        layers,
+    };
+    has_any.then(|| chart.draw())
 }

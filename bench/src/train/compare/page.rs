@@ -5,10 +5,10 @@ use super::factorial::Effects;
 use super::figures::Picture;
 use super::findings::span;
 use super::report::{ArmReport, Measure, Point, Report};
-use crate::capacity::sweep::day;
-use crate::diagnose::report::format::count;
-use crate::diagnose::report::html::{document, escape, push, section, small};
-use crate::train::record::duration;
+use crate::kit::format::{count, counted, day, duration};
+use crate::kit::page::{self, Page, Row, heading, sentences};
+use crate::kit::provenance::Provenance;
+use maud::{Markup, html};
 use std::io::{self, Write};
 
 /// Headings and rows of cells.
@@ -17,45 +17,46 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
+/// Files and folders beside the page.
+const FILES: [(&str, &str); 4] = [
+    ("results.json", "everything on this page as data"),
+    ("results.csv", "a line for each evaluation of each training"),
+    ("RESULTS.md", "the page in a few paragraphs"),
+    ("figures/", "the pictures"),
+];
+
 /// The page.
-pub fn page(report: &Report, pictures: &[Picture]) -> String {
-    let mut body = String::new();
-    push(
-        &mut body,
-        format_args!(
-            "<h1>{}</h1><p class=\"facts\">{}</p>",
-            escape(&title(report)),
-            escape(&facts(report))
-        ),
-    );
-    sentences(
-        &mut body,
-        "What the trainings support",
-        &report.findings.supported,
-    );
-    sentences(
-        &mut body,
-        "What they do not support",
-        &report.findings.unsupported,
-    );
-    section(&mut body, "Arms");
-    table(&mut body, &settings(report));
-    section(&mut body, "After the last step");
-    table(&mut body, &ends(report));
-    for picture in pictures {
-        small(&mut body, &picture.figure);
+pub fn page(report: &Report, pictures: &[Picture], made: &Provenance) -> String {
+    let effects = effects(report);
+    let body = html! {
+        (sentences("What the trainings support", &report.findings.supported))
+        (sentences("What they do not support", &report.findings.unsupported))
+        (heading("Arms"))
+        (table(&settings(report)))
+        (heading("After the last step"))
+        (table(&ends(report)))
+        (page::figures(pictures.iter().map(|picture| &picture.figure)))
+        @if let Some(effects) = &effects {
+            (heading("Two settings and both together"))
+            (table(effects))
+        }
+        @if report.arms.len() > 1 {
+            (heading("Every arm against every other"))
+            (table(&differences(report)))
+        }
+        (heading("How this was made"))
+        (method(report))
+    };
+    Page {
+        title: title(report),
+        facts: facts(report),
+        summary: Vec::new(),
+        body,
+        files: &FILES,
+        specs: Vec::new(),
+        made,
     }
-    if let Some(effects) = effects(report) {
-        section(&mut body, "Two settings and both together");
-        table(&mut body, &effects);
-    }
-    if report.arms.len() > 1 {
-        section(&mut body, "Every arm against every other");
-        table(&mut body, &differences(report));
-    }
-    section(&mut body, "How this was made");
-    method(&mut body, report);
-    document(&title(report), &body)
+    .render()
 }
 
 fn title(report: &Report) -> String {
@@ -73,20 +74,12 @@ fn facts(report: &Report) -> String {
         format!("{first} to {last}")
     };
     format!(
-        "{trainings} trainings of {} with {} weights, {days}, {} one after another",
+        "{} of {} with {} weights, {days}, {} one after another",
+        counted(trainings as u64, "training"),
         report.architecture,
         count(report.parameters),
         duration(report.seconds)
     )
-}
-
-fn sentences(body: &mut String, title: &str, sentences: &[String]) {
-    section(body, title);
-    body.push_str("<ul>");
-    for sentence in sentences {
-        push(body, format_args!("<li>{}</li>", escape(sentence)));
-    }
-    body.push_str("</ul>");
 }
 
 /// What makes each arm.
@@ -211,42 +204,27 @@ fn differences(report: &Report) -> Table {
     }
 }
 
-fn table(body: &mut String, table: &Table) {
-    let cells = |cells: &[String], tag: &str| -> String {
-        cells
-            .iter()
-            .map(|cell| format!("<{tag}>{}</{tag}>", escape(cell)))
-            .collect()
-    };
-    push(
-        body,
-        format_args!(
-            "<div class=\"scroll\"><table class=\"dense\"><tr>{}</tr>",
-            cells(&table.headings, "th")
-        ),
-    );
-    for row in &table.rows {
-        push(body, format_args!("<tr>{}</tr>", cells(row, "td")));
-    }
-    body.push_str("</table></div>");
+fn table(table: &Table) -> Markup {
+    let rows: Vec<Row> = table.rows.iter().map(Row::of).collect();
+    page::table(&page::headings(&table.headings), &rows)
 }
 
-fn method(body: &mut String, report: &Report) {
-    body.push_str(
-        "<p><b>Numbers</b> are mean losses in nats per token on held-out text, the same tokens in every training, and in brackets 95 % intervals over \
-         seeds (Student's t). Differences are taken seed by seed. <i>The cost of the old state</i> is the loss in the last range less that of the same model at \
-         the same tokens with its state emptied every T tokens. A training has collapsed if the largest bucket beyond T has more than the threshold of its \
-         configuration times the perplexity of the largest inside. An interaction is what both settings do together less the sum of what each does \
-         alone.</p>",
-    );
-    push(body, format_args!("<pre>{}", escape(&report.command)));
-    for training in report.arms.iter().flat_map(|arm| &arm.trainings) {
-        push(body, format_args!("\n{}", escape(&training.command)));
+fn method(report: &Report) -> Markup {
+    html! {
+        p {
+            b { "Numbers" }
+            " are mean losses in nats per token on held-out text, the same tokens in every training, and in brackets 95 % intervals over seeds \
+             (Student's t). Differences are taken seed by seed. "
+            i { "The cost of the old state" }
+            " is the loss in the last range less that of the same model at the same tokens with its state emptied every T tokens. A training has \
+             collapsed if the largest bucket beyond T has more than the threshold of its configuration times the perplexity of the largest inside. An \
+             interaction is what both settings do together less the sum of what each does alone."
+        }
+        pre {
+            (report.command)
+            @for training in report.arms.iter().flat_map(|arm| &arm.trainings) { "\n" (training.command) }
+        }
     }
-    body.push_str(
-        "</pre><p><b>Files.</b> results.json holds everything on this page as data, results.csv a line for each evaluation of each training, figures/ the \
-         pictures.</p>",
-    );
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.
