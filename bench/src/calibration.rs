@@ -1,12 +1,14 @@
 //! What the model does inside its training length, for the mitigations that take their numbers from it, and numbers fitted
 //! to what it loses beyond.
 
+use crate::context::Context;
 use crate::diagnose::text::Text;
 use crate::error::ProgramError;
 use mitigations::Mitigation;
 use mitigations::calibrate::{Calibration, Observer};
 use mitigations::fit::{FitError, Fitted, Options, Split, fit};
 use models::{Model, ModelError};
+use std::ops::ControlFlow;
 
 /// Looks at the states over one stretch.
 const LOOKS: usize = 64;
@@ -25,16 +27,40 @@ pub fn calibration(
     model: &Model,
     stretches: impl IntoIterator<Item = Vec<u32>>,
 ) -> Result<Calibration, ProgramError> {
+    calibration_watched(model, stretches, &mut |_| ())
+}
+
+/// [`calibration`] that tells how many tokens it has read, again and again.
+///
+/// # Errors
+/// As there.
+pub fn calibration_watched(
+    model: &Model,
+    stretches: impl IntoIterator<Item = Vec<u32>>,
+    read: &mut dyn FnMut(u64),
+) -> Result<Calibration, ProgramError> {
     let observer = Observer::start();
     for ids in stretches {
         let mut state = model.start(&observer.chain(), 1)?;
         for tokens in ids.chunks(ids.len().div_ceil(LOOKS).max(1)) {
             model.advance(tokens, &mut state)?;
+            read(tokens.len() as u64);
         }
     }
     observer
         .calibration(1.0)
         .map_err(|error| ProgramError::Failed(format!("calibration: {error}")))
+}
+
+/// Tokens that a calibration reads.
+pub fn tokens(train_length: u64) -> u64 {
+    STRETCHES.saturating_mul(train_length)
+}
+
+/// Tokens of a text beyond which it need not be read for a calibration: every stretch has several times its own length to lie in.
+pub fn most_tokens(train_length: u64) -> usize {
+    let most = tokens(train_length).saturating_mul(8).max(1 << 20);
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 /// Calibrates mitigations on a text; reads it once, and only if asked.
@@ -44,6 +70,7 @@ pub struct Calibrator<'a> {
     text: &'a Text,
     train_length: u64,
     calibration: Option<Calibration>,
+    context: Option<&'a Context>,
 }
 
 impl<'a> Calibrator<'a> {
@@ -54,7 +81,15 @@ impl<'a> Calibrator<'a> {
             text,
             train_length,
             calibration: None,
+            context: None,
         }
+    }
+
+    /// This, telling how far it has come when it reads.
+    #[must_use]
+    pub fn watched(mut self, context: &'a Context) -> Self {
+        self.context = Some(context);
+        self
     }
 
     /// The model.
@@ -69,11 +104,20 @@ impl<'a> Calibrator<'a> {
     pub fn calibrate(&mut self, mitigation: &Mitigation) -> Result<Mitigation, ProgramError> {
         let calibration = match self.calibration.take() {
             Some(calibration) => calibration,
-            None => calibration(self.model, self.stretches())?,
+            None => self.read()?,
         };
         let calibrated = mitigation.calibrated(&calibration);
         self.calibration = Some(calibration);
         calibrated.map_err(|error| ProgramError::Failed(error.to_string()))
+    }
+
+    fn read(&self) -> Result<Calibration, ProgramError> {
+        let Some(context) = self.context else {
+            return calibration(self.model, self.stretches());
+        };
+        let progress = context.progress(STRETCHES * self.train_length, "tokens");
+        progress.set_message("calibrating");
+        calibration_watched(self.model, self.stretches(), &mut |tokens| progress.inc(tokens))
     }
 
     /// Stretches of one training length, a third of the way between evenly spread starts, where no stream starts.
@@ -91,29 +135,44 @@ pub fn scales(factors: &[f64]) -> String {
     format!("scales:{}", factors.join(","))
 }
 
+/// How often [`fit_scales`] reads a sample, at most.
+pub fn fit_readings(iterations: u32) -> u64 {
+    // Three losses of the samples fitted on in each iteration and one before, two of the others at the end.
+    (3 * u64::from(iterations) + 1) * (SAMPLES / 2) + SAMPLES
+}
+
 /// Factors on the step size, one per layer, that make the loss over four training lengths small; found on `text` alone.
+/// `read` hears of every sample that has been read, and may break off.
 ///
 /// # Errors
-/// [`ProgramError::Failed`] for a text that is too short or a model whose loss is not finite, [`ProgramError::Model`].
+/// [`ProgramError::Failed`] for a text that is too short or a model whose loss is not finite, [`ProgramError::Model`],
+/// [`ProgramError::Interrupted`] when `read` broke off.
 pub fn fit_scales(
     model: &Model,
     text: &Text,
     train_length: u64,
     iterations: u32,
+    read: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<(Mitigation, Fitted), ProgramError> {
     let failed = |error: &dyn std::fmt::Display| ProgramError::Failed(format!("scales:fit: {error}"));
     let length = (SAMPLE_LENGTHS * train_length).min((text.tokens() / SAMPLES).saturating_sub(1));
     let sample = |index: u64| text.read(index * text.tokens() / SAMPLES, length as usize + 1);
-    let split = Split::new::<ModelError>((0..SAMPLES).map(sample).collect(), 0.5);
+    let split = Split::new::<ProgramError>((0..SAMPLES).map(sample).collect(), 0.5);
     let options = Options {
         iterations,
         ..Options::default()
     };
     let start = vec![1.0; model.info().layers];
-    let loss = |factors: &[f64], ids: &Vec<u32>| loss(model, factors, ids);
+    let loss = |factors: &[f64], ids: &Vec<u32>| {
+        let loss = loss(model, factors, ids)?;
+        match read() {
+            ControlFlow::Continue(()) => Ok(loss),
+            ControlFlow::Break(()) => Err(ProgramError::Interrupted),
+        }
+    };
     let fitted = fit(&split.map_err(|error| failed(&error))?, &start, &options, loss);
     let fitted = fitted.map_err(|error| match error {
-        FitError::Evaluation(error) => ProgramError::from(error),
+        FitError::Evaluation(error) => error,
         other => failed(&other),
     })?;
     let mitigation = scales(&fitted.values).parse();

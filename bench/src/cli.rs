@@ -1,9 +1,10 @@
 //! The command line: every option and its help text.
 
-use crate::context::Context;
+use crate::context::{Context, Printing};
 use crate::error::ProgramError;
 use crate::{
-    capacity, convert, diagnose, generate, init, inspect, leaderboard, passkey, speed, tokens, train,
+    capacity, catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell,
+    speed, tokens, train,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 use models::WeightType;
@@ -23,6 +24,11 @@ use std::fmt;
 A CHECKPOINT is a folder with config.json and model.safetensors, or a .pth file, in a published layout; spillway init --list \
 shows them. Without one, the small model that comes with Spillway is used.
 
+Every command takes --json: it then prints one JSON document on standard output and nothing else there; commands that write a
+folder name it and its files in it. Progress and remarks go to standard error, errors too, as one line. Exit codes: 0 done,
+1 something failed, 2 the command line asks for something impossible. SPILLWAY_ISA=portable|avx2|... caps the instruction set
+(spillway doctor lists those that there are).
+
 Start with:  spillway diagnose")]
 pub struct Cli {
     /// What to do.
@@ -34,6 +40,9 @@ pub struct Cli {
     /// Leave out progress bars and remarks
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Print one JSON document on standard output, and nothing else there, instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
 }
 
 /// The subcommands.
@@ -61,6 +70,14 @@ pub enum Command {
     Convert(convert::ConvertArgs),
     /// Write texts as a file of tokens, to train from
     Tokens(tokens::TokensArgs),
+    /// List every mitigation: what it does, its parameters, the models it works on, an example
+    Mitigations(catalogue::MitigationsArgs),
+    /// Show what this machine has, what of it is used, and why not the rest
+    Doctor(doctor::DoctorArgs),
+    /// Print the completions of a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page
+    Man(shell::ManArgs),
     /// Measure prefill and decode speed, memory and load time
     Bench(speed::BenchArgs),
     /// Measure one configuration and print it as JSON
@@ -74,10 +91,11 @@ impl Cli {
     /// # Errors
     /// Whatever stops it.
     pub fn run(self) -> Result<(), ProgramError> {
+        doctor::check_instructions()?;
         let context = match (&self.command, self.threads.as_slice()) {
             // It measures in processes of its own, one for each count.
-            (Command::Bench(_), _) | (_, []) => Context::new(None, self.quiet)?,
-            (_, [threads]) => Context::new(Some(*threads), self.quiet)?,
+            (Command::Bench(_), _) | (_, []) => Context::new(None, self.output())?,
+            (_, [threads]) => Context::new(Some(*threads), self.output())?,
             (_, several) => {
                 let found = several.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
                 return Err(ProgramError::usage(
@@ -89,6 +107,13 @@ impl Cli {
         };
         // On a thread of the pool, or every kernel would hand its work over to one and wait, some 10 µs each time.
         rayon::scope(|_| self.run_in(&context))
+    }
+
+    fn output(&self) -> Printing {
+        Printing {
+            quiet: self.quiet,
+            json: self.json,
+        }
     }
 
     fn run_in(&self, context: &Context) -> Result<(), ProgramError> {
@@ -104,6 +129,10 @@ impl Cli {
             Command::Init(args) => init::run(args, context),
             Command::Convert(args) => convert::run(args, context),
             Command::Tokens(args) => tokens::run(args, context),
+            Command::Doctor(args) => doctor::run(args, context),
+            Command::Completions(args) => shell::completions(args, context),
+            Command::Man(args) => shell::man(args, context),
+            Command::Mitigations(args) => catalogue::run(args, context),
             Command::Bench(args) => speed::run(args, &self.threads, context),
             Command::BenchOne(args) => speed::child::run(args, context),
         }
@@ -142,6 +171,11 @@ impl fmt::Display for Dtype {
     }
 }
 
+/// More tokens than anybody reads, and so few that no product with a count of them overflows.
+const MOST_TOKENS: u64 = 1 << 48;
+/// More places of a text to start reading at than anybody averages over: each has a state and sums of its own.
+pub const MOST_STREAMS: u64 = 1 << 16;
+
 /// Reads a number of tokens: `65536`, `64k` (64 · 1024) or `1m` (1024 · 1024).
 ///
 /// # Errors
@@ -156,18 +190,90 @@ pub fn parse_tokens(text: &str) -> Result<u64, String> {
     let count = digits
         .parse::<u64>()
         .ok()
-        .and_then(|count| count.checked_mul(unit));
-    count.ok_or_else(|| format!("expected a number of tokens such as 65536, 64k or 1m, found '{text}'"))
+        .and_then(|count| count.checked_mul(unit))
+        .filter(|count| *count <= MOST_TOKENS);
+    count.ok_or_else(|| {
+        format!("expected a number of tokens such as 65536, 64k or 1m, at most 2^48, found '{text}'")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::any::TypeId;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What numbers are counted in, or what they are where they have no unit.
+    const UNITS: [&str; 20] = [
+        "token",
+        "step",
+        "mib",
+        "seed",
+        "factor",
+        "divided by",
+        "likeliest",
+        "thread",
+        "place",
+        "prompt",
+        "rows",
+        "repetition",
+        "in training lengths",
+        "second",
+        "probabilit",
+        "share",
+        "length",
+        "layer",
+        "megabyte",
+        "nats",
+    ];
+
+    #[test]
+    fn every_number_says_its_unit_and_what_holds_without_it() {
+        let types = [
+            TypeId::of::<u64>(),
+            TypeId::of::<u32>(),
+            TypeId::of::<u16>(),
+            TypeId::of::<usize>(),
+            TypeId::of::<f32>(),
+            TypeId::of::<f64>(),
+            TypeId::of::<crate::passkey::lengths::Lengths>(),
+        ];
+        let program = Cli::command();
+        let mut numbers = 0;
+        for command in program
+            .get_subcommands()
+            .chain([&program])
+            .filter(|command| !command.is_hide_set())
+        {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let parsed_as = argument.get_value_parser().type_id();
+                if !types.iter().any(|number| parsed_as == *number) {
+                    continue;
+                }
+                numbers += 1;
+                let help = argument
+                    .get_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default()
+                    .to_lowercase();
+                let name = format!("{} --{}", command.get_name(), argument.get_id());
+                let says = help.contains("[default") || !argument.get_default_values().is_empty();
+                assert!(
+                    says || argument.is_required_set(),
+                    "{name} does not say what holds without it: {help}"
+                );
+                assert!(
+                    UNITS.iter().any(|unit| help.contains(unit)),
+                    "{name} does not say its unit: {help}"
+                );
+            }
+        }
+        assert!(numbers > 25, "{numbers}");
     }
 
     #[test]
@@ -182,6 +288,7 @@ mod tests {
             "1.5k",
             "64kb",
             "99999999999999999999",
+            "18446744073709551615",
             "18446744073709551615k",
         ] {
             assert!(parse_tokens(bad).is_err(), "{bad}");

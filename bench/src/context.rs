@@ -1,10 +1,12 @@
-//! What every subcommand shares: threads, progress bars, and printing to standard output.
+//! What every subcommand shares: threads, progress, and printing to standard output.
 
 use crate::error::ProgramError;
-use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
+pub use crate::progress::Progress;
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// More threads than any machine has cores are a slip of the keyboard.
 pub const MOST_THREADS: usize = 1024;
@@ -13,7 +15,16 @@ pub const MOST_THREADS: usize = 1024;
 #[derive(Debug)]
 pub struct Context {
     threads: usize,
-    quiet: bool,
+    printing: Printing,
+}
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Printing {
+    /// No progress bars and remarks.
+    pub quiet: bool,
+    /// One JSON document on standard output, and no text.
+    pub json: bool,
 }
 
 impl Context {
@@ -22,7 +33,7 @@ impl Context {
     ///
     /// # Errors
     /// [`ProgramError::Usage`] for 0 threads or absurdly many, [`ProgramError::Failed`] when the system refuses the threads.
-    pub fn new(threads: Option<usize>, quiet: bool) -> Result<Self, ProgramError> {
+    pub fn new(threads: Option<usize>, printing: Printing) -> Result<Self, ProgramError> {
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match threads {
             Some(threads) if !(1..=MOST_THREADS).contains(&threads) => {
@@ -38,7 +49,12 @@ impl Context {
             .use_current_thread()
             .build_global()
             .map_err(|error| ProgramError::Failed(format!("cannot start {threads} threads: {error}")))?;
-        Ok(Self { threads, quiet })
+        Ok(Self { threads, printing })
+    }
+
+    /// Whether progress and remarks are left out.
+    pub fn is_quiet(&self) -> bool {
+        self.printing.quiet
     }
 
     /// Threads of the pool.
@@ -46,28 +62,41 @@ impl Context {
         self.threads
     }
 
-    /// A progress bar on standard error; invisible with `--quiet` and when standard error is not a terminal.
-    /// `unit` names what is counted, in the plural: `tokens`.
-    pub fn progress(&self, total: u64, unit: &str) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let template =
-            format!("{{msg:<28}} {{bar:32}} {{human_pos}}/{{human_len}} {unit}  {{rate}}/s  {{eta}} left");
-        // The template is fixed above but for the unit; if it should not parse, the plain bar still counts.
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
-            // A bar that cannot be drawn is no reason to stop.
-            let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
-        });
-        ProgressBar::new(total).with_style(style)
+    /// How far something long has come, on standard error; see [`Progress`]. `unit` names what is counted, in the plural:
+    /// `tokens`.
+    pub fn progress(&self, total: u64, unit: &str) -> Progress {
+        self.progress_from(0, total, unit)
     }
 
-    /// Prints to standard output and flushes, so that streamed text appears at once.
+    /// [`Self::progress`] of which `done` is done already.
+    pub fn progress_from(&self, done: u64, total: u64, unit: &str) -> Progress {
+        Progress::new(self.printing.quiet, Some((done, total)), unit)
+    }
+
+    /// That something goes on of which nobody knows how long it takes, such as loading a model.
+    pub fn waiting(&self, what: &str) -> Progress {
+        let progress = Progress::new(self.printing.quiet, None, "");
+        progress.set_message(what.to_string());
+        progress
+    }
+
+    /// Whether standard output is for one JSON document.
+    pub fn is_json(&self) -> bool {
+        self.printing.json
+    }
+
+    /// Prints to standard output and flushes, so that streamed text appears at once; nothing where JSON is wanted.
     ///
     /// # Errors
     /// [`ProgramError::Stdout`]; a reader that went away ends the program quietly.
     pub fn print(&self, text: impl fmt::Display) -> Result<(), ProgramError> {
+        match self.printing.json {
+            true => Ok(()),
+            false => self.write(text),
+        }
+    }
+
+    fn write(&self, text: impl fmt::Display) -> Result<(), ProgramError> {
         let mut stdout = io::stdout().lock();
         write!(stdout, "{text}")
             .and_then(|()| stdout.flush())
@@ -82,19 +111,38 @@ impl Context {
         self.print(format_args!("{text}\n"))
     }
 
-    /// Prints indented JSON and a line end.
+    /// Prints the one JSON document, indented, and a line end; nothing where text is wanted.
     ///
     /// # Errors
     /// As [`Self::print`].
     pub fn print_json(&self, value: &impl Serialize) -> Result<(), ProgramError> {
+        if !self.printing.json {
+            return Ok(());
+        }
         let text = serde_json::to_string_pretty(value)
             .map_err(|error| ProgramError::Internal(format!("JSON: {error}")))?;
-        self.print_line(text)
+        self.write(format_args!("{text}\n"))
+    }
+
+    /// The JSON document of a command that writes a folder: the folder, these of its files with their paths, and `more`.
+    ///
+    /// # Errors
+    /// As [`Self::print`].
+    pub fn print_folder(&self, folder: &Path, files: &[&str], more: Value) -> Result<(), ProgramError> {
+        let paths: Vec<String> = files
+            .iter()
+            .map(|name| folder.join(name).display().to_string())
+            .collect();
+        let mut document = json!({ "folder": folder.display().to_string(), "files": paths });
+        if let (Value::Object(document), Value::Object(more)) = (&mut document, more) {
+            document.extend(more);
+        }
+        self.print_json(&document)
     }
 
     /// A remark on standard error, such as which file was written; left out with `--quiet`.
     pub fn remark(&self, text: impl fmt::Display) {
-        if !self.quiet {
+        if !self.printing.quiet {
             eprintln!("{text}");
         }
     }

@@ -3,9 +3,10 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::init::StoredDtype;
-use crate::inspect::size;
+use crate::kit::format::bytes;
 use clap::Args;
 use models::convert::{ConvertOptions, Converted, convert};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Options of `spillway convert`.
@@ -20,12 +21,12 @@ Examples:
 pub struct ConvertArgs {
     /// Folder or file of weights, in any layout
     pub model: PathBuf,
-    /// Folder to create
+    /// Folder to write to, new or empty
     pub out: PathBuf,
     /// Type to store the weights in
     #[arg(long, value_enum, default_value_t = StoredDtype::F32)]
     pub dtype: StoredDtype,
-    /// Replace files of the same names if the folder exists; its other files stay
+    /// Write into a folder that is not empty: files of the same names are replaced, all others stay
     #[arg(long)]
     pub force: bool,
 }
@@ -46,8 +47,13 @@ pub fn run(args: &ConvertArgs, context: &Context) -> Result<(), ProgramError> {
         bar.set_length(total);
         bar.set_position(done);
     });
-    bar.finish_and_clear();
-    context.print_line(summary(args, &converted?))
+    drop(bar);
+    let converted = converted.map_err(|error| ProgramError::from(error).with_force_for("OUT"))?;
+    let mut files = vec!["config.json", "model.safetensors"];
+    files.extend(converted.copied.iter().map(String::as_str));
+    let more = json!({ "tensors": converted.tensors, "bytes": converted.bytes, "derived_config": converted.derived_config });
+    context.print_folder(&args.out, &files, more)?;
+    context.print_line(summary(args, &converted))
 }
 
 fn summary(args: &ConvertArgs, converted: &Converted) -> String {
@@ -59,7 +65,7 @@ fn summary(args: &ConvertArgs, converted: &Converted) -> String {
     format!(
         "{} tensors, {}, are in {}, with {}",
         converted.tensors,
-        size(converted.bytes),
+        bytes(converted.bytes),
         args.out.display(),
         beside.join(", ")
     )

@@ -23,11 +23,23 @@ pub enum ProgramError {
         found: String,
     },
     /// The output folder is there already and holds something. Exit code 2.
-    #[error("--out: {} exists and is not empty; name another folder, or remove it first", .0.display())]
+    #[error("--out: {} exists and is not empty; name a new or empty folder, or give --force to replace this command's own files in it", .0.display())]
     FolderExists(PathBuf),
+    /// Another process works in the output folder.
+    #[error(transparent)]
+    InUse(#[from] models::output::InUse),
+    /// Stopped before there was anything to keep.
+    #[error("interrupted before anything was measured; nothing is kept")]
+    Interrupted,
     /// The list given to `--ids` is not one of this model's ids. Exit code 2.
     #[error("--ids: {0}")]
     BadIds(String),
+    /// The device given to `--device` is not there. Exit code 2.
+    #[error("--device: {0}")]
+    BadDevice(String),
+    /// An environment variable asks for something impossible. Exit code 2.
+    #[error("{0}")]
+    BadVariable(String),
     /// A model cannot be loaded, run or written.
     #[error(transparent)]
     Model(Box<ModelError>),
@@ -57,14 +69,6 @@ pub enum ProgramError {
         /// What was there.
         found: String,
     },
-    /// A picture could not be drawn.
-    #[error("cannot draw {picture}: {cause}")]
-    Picture {
-        /// The picture's file name.
-        picture: String,
-        /// What the drawing library says.
-        cause: String,
-    },
     /// A part of the program stopped for a reason it has already put into one line.
     #[error("{0}")]
     Failed(String),
@@ -92,7 +96,11 @@ impl ProgramError {
     /// 2 when the command line is at fault, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage { .. } | Self::FolderExists(_) | Self::BadIds(_) => 2,
+            Self::Usage { .. }
+            | Self::FolderExists(_)
+            | Self::BadIds(_)
+            | Self::BadDevice(_)
+            | Self::BadVariable(_) => 2,
             Self::Model(error) if asks_the_impossible(error) => 2,
             Self::Training(error) if error.asks_the_impossible() => 2,
             _ => 1,
@@ -106,6 +114,31 @@ impl ProgramError {
             Self::Model(error) if matches!(**error, ModelError::Tokenizer(TokenizerError::Absent { .. })) => {
                 Self::Failed(format!("{self}: {ids}"))
             }
+            _ => self,
+        }
+    }
+
+    /// This; where it says only what is wrong with a text, after the option that names the text.
+    #[must_use]
+    pub fn with_option(self, option: &str) -> Self {
+        match self {
+            Self::Failed(message) => Self::Failed(format!("{option}: {message}")),
+            other => other,
+        }
+    }
+
+    /// This; where it says that a folder is taken, with what the option `named` could be, and `--force`.
+    #[must_use]
+    pub fn with_force_for(self, named: &str) -> Self {
+        match &self {
+            Self::Model(error) => match &**error {
+                ModelError::Checkpoint(CheckpointError::Exists { path }) => {
+                    let expected =
+                        "a new or empty folder, or --force to replace files of the same names in it";
+                    Self::usage(named, expected, format!("{}, which exists", path.display()))
+                }
+                _ => self,
+            },
             _ => self,
         }
     }

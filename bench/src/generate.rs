@@ -1,14 +1,18 @@
 //! `spillway generate`: continue a text, streamed to the terminal.
 
+use crate::calibration::{self, Calibrator};
+use crate::cli::parse_tokens;
 use crate::context::Context;
+use crate::diagnose::text::Text;
+use crate::diagnose::train_length;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
-use crate::trial::Trial;
+use crate::prompt::{MOST_KEPT, Prompt, PromptArgs};
+use crate::trial::{self, Trial};
 use clap::Args;
-use mitigations::Mitigation;
-use models::generation::{Finish, Generated, Sampling, TakenIn, continue_from};
-use models::tokenizer::parse_ids;
-use models::{Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions, Which};
+use indicatif::HumanCount;
+use models::generation::{Finish, Generated, Sampling, continue_from};
+use models::{Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions};
 use serde::Serialize;
 use ssm_core::Chain;
 use std::ops::ControlFlow;
@@ -21,25 +25,28 @@ use std::time::Instant;
 Examples:
   spillway generate --prompt 'In the beginning '
   spillway generate mamba2-130m --prompt 'The capital of France is' --temperature 0 --max-tokens 16
-  spillway generate mamba2-130m --ids 510,5347,273,6181,310 --mitigation window:8192")]
+  spillway generate mamba2-130m --prompt-file book.txt --mitigation window:2048
+  spillway generate mamba2-130m --prompt - --mitigation state-norm:auto --calibrate other-book.txt < book.txt
+  spillway generate mamba2-130m --ids 510,5347,273,6181,310
+
+A prompt may be of any length: text is read and taken in piece by piece. `spillway mitigations` lists what --mitigation takes.")]
 pub struct GenerateArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Text to continue
-    #[arg(
-        long,
-        value_name = "TEXT",
-        required_unless_present = "ids",
-        conflicts_with = "ids"
-    )]
-    pub prompt: Option<String>,
-    /// Token ids to continue, instead of text: numbers with commas or blanks between
-    #[arg(long, value_name = "LIST")]
-    pub ids: Option<String>,
-    /// Mitigation to generate with, such as window:8192
+    /// What to continue.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    /// Mitigation to generate with, such as window:8192, or @FILE as spillway diagnose writes it [default: none]
     #[arg(long, value_name = "SPEC")]
-    pub mitigation: Option<Mitigation>,
+    pub mitigation: Option<String>,
+    /// Text to calibrate the mitigation on, if it takes its numbers from text: a text file, `ids:FILE` with token ids,
+    /// `random` ids, or `newlines` [default for the model that comes with Spillway: the text that comes with it]
+    #[arg(long, value_name = "FILE|ids:FILE|random|newlines", requires = "mitigation")]
+    pub calibrate: Option<String>,
+    /// Length the model was trained on, in tokens, which is calibrated on [default: what the checkpoint says, else 2048]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens, requires = "mitigation")]
+    pub train_length: Option<u64>,
     /// Folder of states of earlier prompts: the longest beginning that this prompt shares with them is not computed again
     #[arg(long, value_name = "DIR")]
     pub prefix_cache: Option<PathBuf>,
@@ -52,10 +59,10 @@ pub struct GenerateArgs {
     /// Logits are divided by this before a token is drawn; 0 always takes the likeliest
     #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f32,
-    /// Draw from the K likeliest tokens only
+    /// Draw from the K likeliest tokens only [default: from all]
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
-    /// Draw from the likeliest tokens whose probabilities reach P in sum
+    /// Draw from the likeliest tokens whose probabilities reach P in sum [default: from all]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Make tokens that have occurred less likely by this factor; 1 leaves them alone
@@ -67,9 +74,6 @@ pub struct GenerateArgs {
     /// The same seed draws the same tokens
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Print one JSON object instead of the text
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What `--json` prints.
@@ -77,7 +81,9 @@ pub struct GenerateArgs {
 struct Output<'a> {
     model: &'a str,
     mitigation: String,
-    prompt_ids: &'a [u32],
+    prompt_tokens: u64,
+    /// `None` for more than can be printed.
+    prompt_ids: Option<&'a [u32]>,
     ids: &'a [u32],
     text: &'a str,
     finish: &'static str,
@@ -99,120 +105,132 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     };
     sampling.validate()?;
     let model = args.model.load()?;
-    let prompt = prompt_ids(args, &model)?;
-    let chain = args
-        .mitigation
-        .as_ref()
-        .map(Mitigation::chain)
-        .unwrap_or_default();
-    if let Some(mitigation) = &args.mitigation {
-        Trial::of(mitigation).expect_possible(&model)?;
-    }
+    let chain = match &args.mitigation {
+        Some(spec) => trial(args, spec, &model, context)?.chain().clone(),
+        None => Chain::default(),
+    };
     let begin = Instant::now();
-    let (taken_in, mut state) = match &args.prefix_cache {
+    let (prompt, mut state) = match &args.prefix_cache {
         None => {
             let mut state = model.start(&chain, 1)?;
-            let logits = model.logits(&prompt, &mut state, Which::Last)?;
-            (
-                TakenIn {
-                    prompt: &prompt,
-                    logits,
-                },
-                state,
-            )
+            let kept = if context.is_json() { MOST_KEPT } else { 0 };
+            let prompt = args.prompt.take_in(&model, &mut state, kept, context)?;
+            (prompt, state)
         }
-        Some(folder) => prefill_from(folder, args.prefix_cache_limit, context, &model, &chain, &prompt)?,
+        Some(folder) => {
+            let ids = args.prompt.read(&model, context)?;
+            prefill_from(folder, args.prefix_cache_limit, context, &model, &chain, ids)?
+        }
     };
-    let generated = stream(args, context, &model, &mut state, taken_in, &sampling)?;
+    let generated = stream(args, context, &model, &mut state, &prompt, &sampling)?;
     let seconds = begin.elapsed().as_secs_f64();
-    if args.json {
+    if context.is_json() {
         return print_json(context, &model, &chain, &prompt, &generated, seconds);
     }
     context.print("\n")?;
     context.remark(format_args!(
         "{} tokens in and {} out in {seconds:.2} s; ended by {}",
-        prompt.len(),
+        HumanCount(prompt.tokens),
         generated.ids.len(),
         finish_name(&generated.finish),
     ));
     Ok(())
 }
 
-fn prompt_ids(args: &GenerateArgs, model: &Model) -> Result<Vec<u32>, ProgramError> {
-    let (option, ids) = match (&args.ids, &args.prompt) {
-        (Some(ids), _) => {
-            let parsed = parse_ids(ids, model.info().vocab_size);
-            (
-                "--ids",
-                parsed.map_err(|error| ProgramError::BadIds(error.to_string()))?,
-            )
+/// The mitigation that was asked for, with its numbers.
+fn trial(args: &GenerateArgs, spec: &str, model: &Model, context: &Context) -> Result<Trial, ProgramError> {
+    let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
+    if !trial.mitigation().needs_calibration() {
+        if args.calibrate.is_some() {
+            let expected = "a --mitigation that takes its numbers from text, such as state-norm:auto";
+            return Err(ProgramError::usage("--calibrate", expected, spec));
         }
-        (None, prompt) => (
-            "--prompt",
-            model
-                .tokenizer()
-                .encode_prompt(prompt.as_deref().unwrap_or_default())
-                .map_err(|error| ProgramError::from(error).without_tokenizer("with --ids"))?,
-        ),
-    };
-    match ids.is_empty() {
-        true => Err(ProgramError::usage(option, "at least one token", "none")),
-        false => Ok(ids),
+        return trial.expect_possible(model);
     }
+    if args.calibrate.is_none() && args.model.checkpoint.is_some() {
+        let expected = format!(
+            "--calibrate FILE, the text that {spec} takes its numbers from, or @FILE as spillway diagnose writes it"
+        );
+        return Err(ProgramError::usage(
+            format!("--mitigation {spec}"),
+            expected,
+            "neither",
+        ));
+    }
+    let (train_length, _) = train_length(args.train_length, model)?;
+    let text = Text::beginning(
+        args.calibrate.as_deref(),
+        model,
+        calibration::most_tokens(train_length),
+    )
+    .map_err(|error| error.with_option("--calibrate"))?;
+    context.remark(format_args!("calibrating {spec} on {}", text.name()));
+    let mut calibrator = Calibrator::new(model, &text, train_length).watched(context);
+    trial
+        .possible(&mut calibrator)
+        .map_err(|reason| trial::refused(spec, reason))
 }
 
 /// Takes the prompt in with the help of a cache on disk, and says how far that helped.
-fn prefill_from<'a>(
+fn prefill_from(
     folder: &Path,
     limit_mib: u64,
     context: &Context,
     model: &Model,
     chain: &Chain,
-    prompt: &'a [u32],
-) -> Result<(TakenIn<'a>, ModelState), ProgramError> {
+    ids: Vec<u32>,
+) -> Result<(Prompt, ModelState), ProgramError> {
     let options = PrefixCacheOptions {
         limit_bytes: limit_mib.saturating_mul(1 << 20),
         ..PrefixCacheOptions::default()
     };
     let cache = PrefixCache::open(folder, options).map_err(ModelError::from)?;
-    let found = cache.prefill(model, chain, prompt)?;
+    let found = cache.prefill(model, chain, &ids)?;
     context.remark(format_args!(
         "{} of {} prompt tokens found in {}, {} states stored",
         found.restored,
-        prompt.len(),
+        ids.len(),
         folder.display(),
         found.stored
     ));
     for refused in &found.refused {
         context.remark(format_args!("not used: {refused}"));
     }
-    let logits = found.logits;
-    Ok((TakenIn { prompt, logits }, found.state))
+    let prompt = Prompt {
+        distinct: ids.clone(),
+        tokens: ids.len() as u64,
+        ids: Some(ids),
+        logits: found.logits,
+    };
+    Ok((prompt, found.state))
 }
 
-/// Generates, printing the text as it comes unless JSON is wanted.
+/// Generates, printing the text as it comes.
 fn stream(
     args: &GenerateArgs,
     context: &Context,
     model: &Model,
     state: &mut ModelState,
-    prompt: TakenIn<'_>,
+    prompt: &Prompt,
     sampling: &Sampling,
 ) -> Result<Generated, ProgramError> {
     let mut trouble = None;
     let max_tokens = usize::try_from(args.max_tokens).unwrap_or(usize::MAX);
-    let generated = continue_from(model, state, prompt, sampling, max_tokens, &args.stop, |text| {
-        if args.json {
-            return ControlFlow::Continue(());
-        }
-        match context.print(text) {
+    let generated = continue_from(
+        model,
+        state,
+        prompt.taken_in(),
+        sampling,
+        max_tokens,
+        &args.stop,
+        |text| match context.print(text) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 trouble = Some(error);
                 ControlFlow::Break(())
             }
-        }
-    })?;
+        },
+    )?;
     trouble.map_or(Ok(generated), Err)
 }
 
@@ -220,7 +238,7 @@ fn print_json(
     context: &Context,
     model: &Model,
     chain: &Chain,
-    prompt_ids: &[u32],
+    prompt: &Prompt,
     generated: &Generated,
     seconds: f64,
 ) -> Result<(), ProgramError> {
@@ -231,7 +249,8 @@ fn print_json(
     context.print_json(&Output {
         model: &model.info().name,
         mitigation: chain.text(),
-        prompt_ids,
+        prompt_tokens: prompt.tokens,
+        prompt_ids: prompt.ids.as_deref(),
         ids: &generated.ids,
         text: &generated.text,
         finish: finish_name(&generated.finish),

@@ -4,8 +4,9 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use clap::{Args, ValueEnum};
 use models::checkpoint::WriteDtype;
-use models::init::{layouts, layouts_of, preset, write_random};
+use models::init::{layouts, layouts_of, preset, write_random, write_random_over};
 use models::layout::Layout;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::PathBuf;
 
@@ -25,9 +26,12 @@ pub struct InitArgs {
     /// A config.json of the layout instead of a published size
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     pub config: Option<PathBuf>,
-    /// Folder to create; it must not exist yet
+    /// Folder to write to, new or empty
     #[arg(long, value_name = "DIR", required_unless_present = "list")]
     pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: files of the same names are replaced, all others stay
+    #[arg(long, requires = "out")]
+    pub force: bool,
     /// Print every architecture, layout and size, and write nothing
     #[arg(long)]
     pub list: bool,
@@ -63,11 +67,24 @@ impl From<StoredDtype> for WriteDtype {
 /// [`ProgramError::Model`] when the folder exists or cannot be written; nothing is left behind then.
 pub fn run(args: &InitArgs, context: &Context) -> Result<(), ProgramError> {
     let (Some(out), false) = (&args.out, args.list) else {
+        context.print_json(&json!({ "layouts": layouts_as_data() }))?;
         return context.print_line(table());
     };
     let layout = choose_layout(args)?;
     let (config, size) = choose_config(args, layout)?;
-    write_random(out, layout, &config, args.dtype.into(), args.seed)?;
+    let waiting = context.waiting("writing random weights");
+    let (dtype, seed) = (args.dtype.into(), args.seed);
+    let written = match args.force {
+        true => write_random_over(out, layout, &config, dtype, seed),
+        false => write_random(out, layout, &config, dtype, seed),
+    };
+    written.map_err(|error| ProgramError::from(error).with_force_for("--out"))?;
+    drop(waiting);
+    context.print_folder(
+        out,
+        &["config.json", "model.safetensors"],
+        json!({ "architecture": args.arch, "layout": layout.name, "size": size }),
+    )?;
     context.print_line(format_args!(
         "random {} {size} weights ({}) are in {}",
         args.arch,
@@ -82,7 +99,8 @@ fn choose_config<'a>(
     layout: &'static Layout,
 ) -> Result<(Cow<'static, str>, Cow<'a, str>), ProgramError> {
     if let Some(path) = &args.config {
-        let text = std::fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+        let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", path))?;
         return Ok((text.into(), path.to_string_lossy()));
     }
     let size = args.shape.as_deref().unwrap_or_default();
@@ -124,6 +142,20 @@ fn table() -> String {
         )
     };
     layouts().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The same as data.
+fn layouts_as_data() -> Vec<Value> {
+    let layouts = layouts().iter().filter(|layout| !layout.presets.is_empty());
+    let sizes = |layout: &Layout| {
+        layout
+            .presets
+            .iter()
+            .map(|preset| preset.size)
+            .collect::<Vec<_>>()
+    };
+    let entry = |layout: &&Layout| json!({ "architecture": layout.architecture, "layout": layout.name, "sizes": sizes(layout) });
+    layouts.map(entry).collect()
 }
 
 /// The layout that `--arch` and `--layout` name.

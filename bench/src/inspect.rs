@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::costs::Costs;
 use crate::error::ProgramError;
+use crate::kit::format::{bytes, count, counted, scaled};
 use crate::model_args::ModelArgs;
 use clap::Args;
 use models::{Info, Model};
@@ -21,9 +22,6 @@ pub struct InspectArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Print one JSON object instead of a table
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What `--json` prints.
@@ -44,7 +42,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> Result<(), ProgramError> {
     let model = args.model.load()?;
     let costs = Costs::of(&model, args.model.dtype.into());
     let layer_kinds = layer_kinds(&model)?;
-    match args.json {
+    match context.is_json() {
         true => context.print_json(&Output {
             info: model.info(),
             layer_kinds: &layer_kinds,
@@ -60,14 +58,16 @@ fn table(info: &Info, layer_kinds: &[String], costs: &Costs) -> String {
         (
             "architecture",
             format!(
-                "{}, {} layers of width {}",
-                info.architecture, info.layers, info.model_dim
+                "{}, {} of width {}",
+                info.architecture,
+                counted(info.layers as u64, "layer"),
+                info.model_dim
             ),
         ),
         ("layout", format!("{}, by {}", info.layout, info.recognised_by)),
         ("details", details(info)),
         ("stored as", info.stored_as.join(", ")),
-        ("parameters", grouped(info.parameters)),
+        ("parameters", count(info.parameters)),
         ("vocabulary", vocabulary(info)),
         ("tokenizer", info.tokenizer.to_string()),
     ];
@@ -76,22 +76,22 @@ fn table(info: &Info, layer_kinds: &[String], costs: &Costs) -> String {
         (
             "training length",
             info.train_length
-                .map_or("not stated".into(), |n| format!("{} tokens", grouped(n))),
+                .map_or("not stated".into(), |n| format!("{} tokens", count(n))),
         ),
         (
             "weights",
-            format!("{} as {}", size(info.weight_bytes), info.kept_as),
+            format!("{} as {}", bytes(info.weight_bytes), info.kept_as),
         ),
         ("state", state(info)),
         (
             "decode, a token",
             format!(
                 "{} read and written, {}",
-                size(costs.decode_bytes),
-                flops(costs.decode_flops)
+                bytes(costs.decode_bytes),
+                scaled(costs.decode_flops, "FLOP")
             ),
         ),
-        ("prefill, a token", flops(costs.prefill_flops)),
+        ("prefill, a token", scaled(costs.prefill_flops, "FLOP")),
     ]);
     let line = |(name, value): &(&str, String)| format!("{name:<18}{value}");
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -107,11 +107,11 @@ fn details(info: &Info) -> String {
 
 fn state(info: &Info) -> String {
     match info.cache_bytes_per_token {
-        0 => format!("{} a sequence, at any length", size(info.state_bytes)),
+        0 => format!("{} a sequence, at any length", bytes(info.state_bytes)),
         growth => format!(
             "{} a sequence before its first token, and {} more with every token",
-            size(info.state_bytes),
-            size(growth)
+            bytes(info.state_bytes),
+            bytes(growth)
         ),
     }
 }
@@ -150,13 +150,16 @@ fn recurrence(site: &Site) -> String {
         1 => ", 1 query/key group".into(),
         groups => format!(", {groups} query/key groups"),
     };
-    format!("{rule}, {} heads of {shape}{groups}", site.heads)
+    format!(
+        "{rule}, {} of {shape}{groups}",
+        counted(site.heads as u64, "head")
+    )
 }
 
 fn attention(growth: u64) -> String {
     match growth {
         0 => "attention over a window, a cache of bounded size".into(),
-        growth => format!("attention, {} more kept with every token", size(growth)),
+        growth => format!("attention, {} more kept with every token", bytes(growth)),
     }
 }
 
@@ -177,44 +180,14 @@ fn runs_of(kinds: &[String]) -> impl Iterator<Item = (String, &str)> {
 fn vocabulary(info: &Info) -> String {
     let padded = match info.padded_vocab_size == info.vocab_size {
         true => String::new(),
-        false => format!(", padded to {}", grouped(info.padded_vocab_size as u64)),
+        false => format!(", padded to {}", count(info.padded_vocab_size as u64)),
     };
     let head = if info.tied {
         "head tied to the embedding"
     } else {
         "head of its own"
     };
-    format!("{}{padded}, {head}", grouped(info.vocab_size as u64))
-}
-
-/// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Bytes in decimal units, as memory bandwidths are given.
-pub(crate) fn size(bytes: u64) -> String {
-    scaled(bytes, &[(1e9, "GB"), (1e6, "MB"), (1e3, "kB")], "B")
-}
-
-fn flops(count: u64) -> String {
-    scaled(count, &[(1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP")], "FLOP")
-}
-
-fn scaled(count: u64, units: &[(f64, &str)], plain: &str) -> String {
-    let number = count as f64;
-    match units.iter().find(|(unit, _)| number >= *unit) {
-        Some((unit, name)) => format!("{:.1} {name}", number / unit),
-        None => format!("{count} {plain}"),
-    }
+    format!("{}{padded}, {head}", count(info.vocab_size as u64))
 }
 
 #[cfg(test)]
@@ -227,18 +200,5 @@ mod tests {
         let runs: Vec<_> = runs_of(&kinds).collect();
         let expected = [("0-1", "a"), ("2", "b"), ("3-5", "a")];
         assert_eq!(runs, expected.map(|(layers, kind)| (layers.to_string(), kind)));
-    }
-
-    #[test]
-    fn numbers_are_grouped_and_scaled() {
-        assert_eq!(
-            [0, 999, 1000, 138_456].map(grouped),
-            ["0", "999", "1,000", "138,456"]
-        );
-        assert_eq!(
-            [12, 19_400_000, 2_500_000_000].map(size),
-            ["12 B", "19.4 MB", "2.5 GB"]
-        );
-        assert_eq!(flops(204_000_000), "204.0 MFLOP");
     }
 }

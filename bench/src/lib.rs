@@ -6,39 +6,50 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`cli`] | the command line: every option and its help text |
-//! | [`context`] | what every subcommand shares: threads, progress bars, printing |
+//! | [`context`], [`progress`] | what every subcommand shares: threads, printing; how far something long has come |
 //! | [`error`] | the one error type, and the exit code that follows from it |
-//! | [`output`] | files that are whole or absent, and output folders |
-//! | [`calibration`] | numbers for the mitigations that are calibrated |
+//! | [`output`], [`stop`] | files that are whole or absent, and output folders; stopping on a signal |
+//! | [`calibration`], [`mitigation_file`] | numbers for the mitigations that are calibrated, and the file that keeps them |
 //! | [`trial`] | what is tried on a model: a mitigation, or starting it again |
-//! | [`model_args`], [`costs`] | which model; what a token of it costs at least |
+//! | [`model_args`], [`prompt`], [`costs`] | which model; a prompt of any length; what a token costs at least |
 //! | `process` | what the system tells about this process: its time, its memory |
+//! | [`kit`] | everything made for eyes: pages, tables, charts, numbers |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
 //! | [`capacity`] | `spillway capacity` |
 //! | [`train`] | `spillway train` |
+//! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
+//! | [`shell`] | `spillway completions`, `spillway man` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
 pub mod calibration;
 pub mod capacity;
+pub mod catalogue;
 pub mod cli;
 pub mod context;
 pub mod convert;
 pub mod costs;
 pub mod diagnose;
+pub mod doctor;
 pub mod error;
 pub mod generate;
 pub mod init;
 pub mod inspect;
+pub mod kit;
 pub mod leaderboard;
+pub mod mitigation_file;
 pub mod model_args;
 pub mod output;
 pub mod passkey;
 mod process;
+pub mod progress;
+pub mod prompt;
+pub mod shell;
 pub mod speed;
+pub mod stop;
 pub mod tokens;
 pub mod train;
 pub mod trial;
@@ -46,13 +57,22 @@ pub mod trial;
 use clap::Parser;
 use clap::error::ErrorKind;
 use error::ProgramError;
+use models::message::shown;
 use std::ffi::OsString;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
+/// Runs the example of a mitigation of one's own as a test.
+#[cfg(doctest)]
+#[doc = concat!("```standalone_crate\n", include_str!("../examples/own_mitigation.rs"), "\n```")]
+struct OwnMitigation;
+
 /// Runs the program with these arguments, the program's name first, and gives its exit code.
 ///
-/// Every error is one line on standard error, starting with `spillway: `.
+/// Every error is one line on standard error, starting with `spillway: `, as [`shown`] makes it.
+///
+/// A program that has mitigations of its own registers them before ([`mitigations::register`]); every command then takes them.
+/// `examples/own_mitigation.rs` is such a program.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -66,7 +86,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // The reader of our output went away, as in `spillway inspect X | head`: there is nobody left to complain to.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spillway: {}", one_line(&error.to_string()));
+            eprintln!("spillway: {}", shown(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -92,7 +112,7 @@ fn report_usage(error: &clap::Error) -> ExitCode {
     let message = message
         .join(" ")
         .replace("For more information, try '--help'.", "(try --help)");
-    eprintln!("spillway: {}", message.trim_start_matches("error: "));
+    eprintln!("spillway: {}", shown(message.trim_start_matches("error: ")));
     ExitCode::from(2)
 }
 
@@ -102,21 +122,4 @@ fn panic_message(cause: &(dyn std::any::Any + Send)) -> String {
         .map(String::as_str)
         .or_else(|| cause.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without a message").to_string()
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::one_line;
-
-    #[test]
-    fn a_message_of_several_lines_becomes_one() {
-        assert_eq!(
-            one_line("cannot read\n  x.json:\texpected {\n"),
-            "cannot read x.json: expected {"
-        );
-    }
 }

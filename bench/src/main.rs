@@ -4,8 +4,20 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     keep_freed_memory();
+    hear_of_files_too_large();
     bench::main_with(std::env::args_os())
 }
+
+/// A file that grows beyond what is allowed is an error like that of a full disk, which is reported; by default it would end the
+/// program without a word.
+#[cfg(unix)]
+fn hear_of_files_too_large() {
+    // SAFETY: no other thread runs yet, and ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+#[cfg(not(unix))]
+fn hear_of_files_too_large() {}
 
 /// Has glibc keep what one layer frees for the next to use.
 ///

@@ -1,19 +1,30 @@
-//! Files that are whole or absent, and output folders.
+//! Output files and folders, by one rule in every command.
 //!
-//! A file is written under a temporary name in its own folder, brought to the disk, and renamed: whoever reads it finds the
-//! old content or the new, never half of it. A full disk is noticed before the rename. A folder that a failed run has
-//! created goes away with the run.
+//! | the folder | what happens |
+//! |---|---|
+//! | not named | the command's own name, with a number behind it when that is taken: `spillway-diagnosis-2` |
+//! | named, new or empty | is used |
+//! | named, not empty | refused; with `--force` the command's own files in it are replaced, and all others stay; with `--resume` the interrupted run in it goes on |
+//!
+//! A folder is locked as long as a command works in it. What a failed run has made goes away with the run. Files are whole or
+//! absent: the mechanism is [`models::output`].
 
+use crate::context::Context;
 use crate::error::ProgramError;
+use models::checkpoint::{CheckpointError, NewFile};
+use models::output::{FolderLock, LOCK, LockError, is_free, sweep};
 use serde::Serialize;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Most folders of one name that are numbered.
+const MOST_NUMBERED: usize = 10_000;
 
 /// Writes a file whole or not at all: `write` fills it under a temporary name, then it is renamed to `path`.
 ///
-/// A path that is there but is no regular file (`/dev/stdout`, a pipe) is written to directly.
+/// A path that is there but is no regular file (`/dev/stdout`, a pipe) is written to in place.
 ///
 /// # Errors
 /// [`ProgramError::File`], naming `path`; the old file, if any, is then untouched and no temporary file is left.
@@ -21,23 +32,13 @@ pub fn write_file(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), ProgramError> {
-    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        let file = File::options()
-            .write(true)
-            .open(path)
-            .map_err(ProgramError::file("write", path))?;
-        return fill(file, false, write).map_err(ProgramError::file("write", path));
-    }
-    let temporary = temporary_name(path)
-        .ok_or_else(|| ProgramError::usage("output file", "a file name", path.display().to_string()))?;
-    let written = File::create(&temporary).and_then(|file| fill(file, true, write));
-    written
-        .and_then(|()| fs::rename(&temporary, path))
-        .map_err(|source| {
-            // The first error is the one to report; the file may not even be there.
-            let _ = fs::remove_file(&temporary);
-            ProgramError::file("write", path)(source)
-        })
+    let failed = |error| match error {
+        CheckpointError::Io { source, .. } => ProgramError::file("write", path)(source),
+        other => other.into(),
+    };
+    let mut file = NewFile::create(path).map_err(failed)?;
+    write(file.writer()).map_err(ProgramError::file("write", path))?;
+    file.commit().map_err(failed)
 }
 
 /// [`write_file`] for indented JSON.
@@ -51,71 +52,233 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ProgramErro
     })
 }
 
-fn fill(file: File, sync: bool, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut buffered = BufWriter::new(file);
-    write(&mut buffered)?;
-    let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
-    // Some file systems notice a full disk only here.
-    if sync { file.sync_all() } else { Ok(()) }
+/// Which folder a command writes to, and what is its own in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// What the command makes, with its article: `a diagnosis`.
+    pub what: &'static str,
+    /// Name of the folder where none is named.
+    pub default: &'static str,
+    /// `--out`.
+    pub named: Option<&'a Path>,
+    /// `--force`.
+    pub force: bool,
+    /// `--resume`.
+    pub resume: bool,
+    /// The command's own files: names, names with one `*`, and folders that are its own as a whole, with a `/` at the end.
+    pub own: &'static [&'static str],
+    /// Those of them from which an interrupted run goes on: any of them will do.
+    pub marks: &'static [&'static str],
 }
 
-/// `dir/report.json` becomes `dir/.report.json.tmp`; `None` if the path ends in no name.
-fn temporary_name(path: &Path) -> Option<PathBuf> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name()?);
-    name.push(OsStr::new(".tmp"));
-    Some(path.with_file_name(name))
+impl Place<'_> {
+    /// Whether a folder holds a run to go on with.
+    fn is_begun(&self, folder: &Path) -> bool {
+        self.marks.iter().any(|mark| folder.join(mark).exists())
+    }
+
+    /// `NAME`, `NAME-2`, `NAME-3` …
+    fn numbered(&self) -> impl Iterator<Item = PathBuf> {
+        let name = self.default;
+        (1..=MOST_NUMBERED).map(move |number| match number {
+            1 => PathBuf::from(name),
+            number => PathBuf::from(format!("{name}-{number}")),
+        })
+    }
+
+    /// The folder that `--resume`, or a command that only reads, means: the one named, or the last of the numbered ones with a
+    /// run in it.
+    pub fn begun(&self) -> PathBuf {
+        if let Some(named) = self.named {
+            return named.to_path_buf();
+        }
+        let begun = self.numbered().filter(|folder| self.is_begun(folder));
+        begun.last().unwrap_or_else(|| self.default.into())
+    }
+
+    /// The folder by the rule, for a command that makes it itself, as a whole.
+    ///
+    /// # Errors
+    /// [`ProgramError::FolderExists`] and [`ProgramError::Usage`] for one that the rule refuses.
+    pub fn path(&self) -> Result<PathBuf, ProgramError> {
+        match self.named {
+            _ if self.resume => Ok(self.begun()),
+            Some(path) if self.force || is_free(path) || path.join(LOCK).exists() => Ok(path.into()),
+            Some(path) => Err(self.refused(path)),
+            None if self.force => Ok(self.default.into()),
+            None => Ok(self
+                .numbered()
+                .find(|path| is_free(path))
+                .unwrap_or_else(|| self.default.into())),
+        }
+    }
+
+    fn refused(&self, folder: &Path) -> ProgramError {
+        if !self.is_begun(folder) {
+            return ProgramError::FolderExists(folder.to_path_buf());
+        }
+        let expected = format!(
+            "a new or empty folder, --resume to go on with {} in it, or --force to replace this command's own files in it",
+            self.what
+        );
+        ProgramError::usage("--out", expected, format!("{}, which exists", folder.display()))
+    }
 }
 
-/// What an output folder may hold when a run starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// Nothing: a folder with something in it is refused, so that no earlier result is overwritten.
-    Refuse,
-    /// The files of an interrupted run that this run goes on with.
-    Resume,
+/// What a run has made so far, and would take away again if it failed.
+#[derive(Debug, Default)]
+struct Made {
+    folders: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    lock: Option<FolderLock>,
 }
 
-/// A folder that a run writes its files into.
+impl Made {
+    fn undo(&mut self) {
+        // Cleaning up after a failure: if that fails too, the first error is the one worth reporting.
+        for file in self.files.drain(..) {
+            let _ = fs::remove_file(file);
+        }
+        self.lock = None;
+        for folder in self.folders.drain(..).rev() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Folders of this process, for [`abandon`].
+static OPEN: Mutex<Vec<Weak<Mutex<Made>>>> = Mutex::new(Vec::new());
+
+/// Takes away what the runs of this process have made and not kept: it is about to end.
+pub fn abandon() {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    for made in open.iter().filter_map(Weak::upgrade) {
+        // Whoever holds it is writing, and what is half-written has a temporary name.
+        if let Ok(mut made) = made.try_lock() {
+            made.undo();
+        }
+    }
+}
+
+/// A folder that a run writes its files into, and nobody else meanwhile.
 ///
 /// Unless [`OutputFolder::keep`] is called, dropping it removes the files written through it and the folders it created: a
 /// run that fails leaves nothing behind. Files that were there before stay.
 #[derive(Debug)]
 pub struct OutputFolder {
     path: PathBuf,
-    created: Vec<PathBuf>,
-    written: Vec<PathBuf>,
+    made: Arc<Mutex<Made>>,
+    is_begun: bool,
+    /// What is to be removed before anything is written.
+    replaced: &'static [&'static str],
 }
 
 impl OutputFolder {
-    /// Creates the folder and its parents.
+    /// The folder that `place` names, created if need be, for this process alone.
     ///
     /// # Errors
-    /// [`ProgramError::FolderExists`] if it holds something and `existing` is [`Existing::Refuse`];
-    /// [`ProgramError::File`] if it cannot be created or is no folder.
-    pub fn create(path: &Path, existing: Existing) -> Result<Self, ProgramError> {
-        let mut folder = Self {
-            path: path.to_path_buf(),
-            created: Vec::new(),
-            written: Vec::new(),
-        };
-        if path.exists() {
-            let mut entries =
-                fs::read_dir(path).map_err(ProgramError::file("use as an output folder", path))?;
-            if existing == Existing::Refuse && entries.next().is_some() {
-                return Err(ProgramError::FolderExists(path.to_path_buf()));
-            }
-            return Ok(folder);
+    /// [`ProgramError::FolderExists`] and [`ProgramError::Usage`] for a folder that the rule refuses; [`ProgramError::InUse`] when
+    /// another process works in it; [`ProgramError::File`] if it cannot be created or is no folder.
+    pub fn open(place: &Place<'_>, context: &Context) -> Result<Self, ProgramError> {
+        let folder = Self::find(place)?;
+        if place.named.is_none() && folder.path != Path::new(place.default) && !place.resume {
+            let name = folder.path.display();
+            context.remark(format_args!("{} is taken: writing to {name}", place.default));
         }
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .take_while(|part| !part.as_os_str().is_empty() && !part.exists())
-            .collect();
-        for part in missing.into_iter().rev() {
-            fs::create_dir(part).map_err(ProgramError::file("create", part))?;
-            folder.created.push(part.to_path_buf());
+        if let Some(failure) = folder.made().lock.as_ref().and_then(FolderLock::failure) {
+            context.remark(format_args!(
+                "{}: locks do not work here ({failure}): see to it that no other process writes there",
+                folder.path.display()
+            ));
+        }
+        if place.resume && !folder.is_begun {
+            let name = folder.path.display();
+            context.remark(format_args!("{name} is empty: beginning {}", place.what));
         }
         Ok(folder)
+    }
+
+    pub(crate) fn find(place: &Place<'_>) -> Result<Self, ProgramError> {
+        if place.resume {
+            let path = place.begun();
+            // An empty folder is that of a run that was killed before it had anything to save.
+            if !(path.is_dir() && (place.is_begun(&path) || is_free(&path))) {
+                let expected = format!("the folder of {} that was interrupted (--out)", place.what);
+                return Err(ProgramError::usage(
+                    "--resume",
+                    expected,
+                    path.display().to_string(),
+                ));
+            }
+            let mut folder = Self::take(&path)?;
+            folder.is_begun = place.is_begun(&path);
+            return Ok(folder);
+        }
+        if place.named.is_none() && !place.force {
+            for path in place.numbered().filter(|path| is_free(path)) {
+                match Self::take(&path) {
+                    // Another process has begun in it, or has just filled it.
+                    Err(ProgramError::InUse(_)) => {}
+                    Ok(folder) if !is_free(&path) => drop(folder),
+                    other => return other,
+                }
+            }
+        }
+        let path = place.named.unwrap_or(Path::new(place.default));
+        if place.force {
+            let mut folder = Self::take(path)?;
+            folder.replaced = place.own;
+            return Ok(folder);
+        }
+        if path.is_dir() && !is_free(path) {
+            if path.join(LOCK).exists() {
+                // Says who works in it, if somebody does.
+                drop(Self::take(path)?);
+            }
+            return Err(place.refused(path));
+        }
+        let folder = Self::take(path)?;
+        match is_free(path) {
+            true => Ok(folder),
+            false => Err(place.refused(path)),
+        }
+    }
+
+    /// Creates the folder and its parents where they are missing, and locks it.
+    fn take(path: &Path) -> Result<Self, ProgramError> {
+        let mut made = Made::default();
+        if path.exists() {
+            fs::read_dir(path).map_err(ProgramError::file("use as an output folder", path))?;
+        } else if let Err(error) = create_folders(path, &mut made) {
+            made.undo();
+            return Err(error);
+        }
+        let lock = FolderLock::acquire(path).map_err(|error| match error {
+            LockError::InUse(in_use) => ProgramError::InUse(in_use),
+            LockError::Io { path, source } => ProgramError::file("lock", &path)(source),
+        });
+        match lock {
+            Ok(lock) => made.lock = Some(lock),
+            Err(error) => {
+                made.undo();
+                return Err(error);
+            }
+        }
+        sweep(path);
+        let made = Arc::new(Mutex::new(made));
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|made| made.strong_count() > 0);
+        open.push(Arc::downgrade(&made));
+        Ok(Self {
+            path: path.to_path_buf(),
+            made,
+            is_begun: false,
+            replaced: &[],
+        })
+    }
+
+    fn made(&self) -> std::sync::MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The folder's path.
@@ -123,9 +286,26 @@ impl OutputFolder {
         &self.path
     }
 
+    /// Whether it holds an interrupted run, which is to be gone on with.
+    pub fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
     /// The path of a file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// The run really begins: with `--force`, the command's own files of an earlier run are removed. The first file that is
+    /// written does the same.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn begin(&mut self) -> Result<(), ProgramError> {
+        for pattern in std::mem::take(&mut self.replaced) {
+            remove_own(&self.path, pattern)?;
+        }
+        Ok(())
     }
 
     /// Writes a file in it, whole or not at all.
@@ -137,7 +317,7 @@ impl OutputFolder {
         name: &str,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), ProgramError> {
-        let path = self.claim(name);
+        let path = self.claim(name)?;
         write_file(&path, write)
     }
 
@@ -146,18 +326,27 @@ impl OutputFolder {
     /// # Errors
     /// As [`write_json`].
     pub fn write_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), ProgramError> {
-        let path = self.claim(name);
+        let path = self.claim(name)?;
         write_json(&path, value)
     }
 
     /// The path of a file that something else will write, and that goes away with a failed run like the others, unless it
-    /// was there before.
-    pub fn claim(&mut self, name: &str) -> PathBuf {
+    /// was there before. The folders of its name are created.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn claim(&mut self, name: &str) -> Result<PathBuf, ProgramError> {
+        self.begin()?;
         let path = self.file(name);
-        if !path.exists() {
-            self.written.push(path.clone());
+        let mut made = self.made();
+        if let Some(parent) = path.parent() {
+            create_folders(parent, &mut made)?;
         }
-        path
+        if !path.exists() {
+            made.files.push(path.clone());
+        }
+        drop(made);
+        Ok(path)
     }
 
     /// Removes a file of it, for example the saved state of a run that has finished.
@@ -166,38 +355,80 @@ impl OutputFolder {
     /// [`ProgramError::File`]; a file that is not there is no error.
     pub fn remove(&mut self, name: &str) -> Result<(), ProgramError> {
         let path = self.file(name);
-        self.written.retain(|written| *written != path);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(ProgramError::file("remove", &path)(error))
-            }
-            _ => Ok(()),
-        }
+        self.made().files.retain(|written| *written != path);
+        absent_is_fine(fs::remove_file(&path)).map_err(ProgramError::file("remove", &path))
     }
 
     /// What is written so far is worth having: it stays, whatever happens later. Files written afterwards are again removed
     /// if this is not called once more.
     pub fn keep(&mut self) {
-        self.written.clear();
-        self.created.clear();
+        let mut made = self.made();
+        made.files.clear();
+        made.folders.clear();
     }
 }
 
 impl Drop for OutputFolder {
     fn drop(&mut self) {
-        // Cleaning up after a failure: if that fails too, the first error is the one worth reporting.
-        for file in &self.written {
-            let _ = fs::remove_file(file);
-        }
-        for folder in self.created.iter().rev() {
-            let _ = fs::remove_dir(folder);
+        self.made().undo();
+    }
+}
+
+fn create_folders(path: &Path, made: &mut Made) -> Result<(), ProgramError> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|part| !part.as_os_str().is_empty() && !part.exists())
+        .collect();
+    for part in missing.into_iter().rev() {
+        match fs::create_dir(part) {
+            Ok(()) => made.folders.push(part.to_path_buf()),
+            // Another process was faster; the lock decides.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && part.is_dir() => {}
+            Err(error) => return Err(ProgramError::file("create", part)(error)),
         }
     }
+    Ok(())
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a pattern of [`Place::own`] names, and the folder it lies in once that is empty.
+fn remove_own(folder: &Path, pattern: &str) -> Result<(), ProgramError> {
+    if let Some(tree) = pattern.strip_suffix('/') {
+        let path = folder.join(tree);
+        return absent_is_fine(fs::remove_dir_all(&path)).map_err(ProgramError::file("remove", &path));
+    }
+    let (below, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+    let parent = folder.join(below);
+    let is_own = |found: &str| match name.split_once('*') {
+        None => found == name,
+        Some((first, last)) => {
+            found.len() >= first.len() + last.len() && found.starts_with(first) && found.ends_with(last)
+        }
+    };
+    for entry in fs::read_dir(&parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if is_own(&entry.file_name().to_string_lossy()) && !path.is_dir() {
+            absent_is_fine(fs::remove_file(&path)).map_err(ProgramError::file("remove", &path))?;
+        }
+    }
+    if !below.is_empty() {
+        // Somebody else's files may lie in it.
+        let _ = fs::remove_dir(&parent);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OWN: &[&str] = &["x.csv", "y.csv", "figures/*.svg", "resume/"];
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).expect("readable folder");
@@ -206,6 +437,22 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    fn place(path: &Path) -> Place<'_> {
+        Place {
+            what: "a diagnosis",
+            default: "spillway-nothing",
+            named: Some(path),
+            force: false,
+            resume: false,
+            own: OWN,
+            marks: &["resume"],
+        }
+    }
+
+    fn open(path: &Path) -> Result<OutputFolder, ProgramError> {
+        OutputFolder::find(&place(path))
     }
 
     #[test]
@@ -242,14 +489,19 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let nested = folder.path().join("a/b");
         {
-            let mut out = OutputFolder::create(&nested, Existing::Refuse).expect("created");
+            let mut out = open(&nested).expect("created");
             out.write("x.csv", |file| file.write_all(b"1")).expect("written");
+            out.write("figures/x.svg", |file| file.write_all(b"1"))
+                .expect("written");
         }
         assert!(names(folder.path()).is_empty());
-
         fs::write(folder.path().join("old.csv"), "kept").expect("written");
         {
-            let mut out = OutputFolder::create(folder.path(), Existing::Resume).expect("resumed");
+            let forced = Place {
+                force: true,
+                ..place(folder.path())
+            };
+            let mut out = OutputFolder::find(&forced).expect("forced");
             out.write("new.csv", |file| file.write_all(b"1"))
                 .expect("written");
         }
@@ -261,7 +513,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let nested = folder.path().join("out");
         {
-            let mut out = OutputFolder::create(&nested, Existing::Refuse).expect("created");
+            let mut out = open(&nested).expect("created");
             out.write("x.csv", |file| file.write_all(b"1")).expect("written");
             out.keep();
             out.write("y.csv", |file| file.write_all(b"2")).expect("written");
@@ -270,13 +522,70 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_something_in_it_is_refused_unless_resuming() {
+    fn a_folder_with_something_in_it_is_refused_unless_resuming_or_forced() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        OutputFolder::create(folder.path(), Existing::Refuse).expect("an empty folder will do");
+        drop(open(folder.path()).expect("an empty folder will do"));
         fs::write(folder.path().join("x"), "").expect("written");
-        let error = OutputFolder::create(folder.path(), Existing::Refuse).expect_err("not empty");
+        let error = open(folder.path()).expect_err("not empty");
         assert_eq!(error.exit_code(), 2);
-        OutputFolder::create(folder.path(), Existing::Resume).expect("resumed");
-        OutputFolder::create(&folder.path().join("x"), Existing::Resume).expect_err("a file is no folder");
+        assert!(error.to_string().contains("--force"), "{error}");
+        let resumed = |path: &Path| {
+            OutputFolder::find(&Place {
+                resume: true,
+                ..place(path)
+            })
+        };
+        assert_eq!(resumed(folder.path()).expect_err("no run in it").exit_code(), 2);
+        fs::create_dir(folder.path().join("resume")).expect("made");
+        let error = open(folder.path()).expect_err("interrupted");
+        assert!(error.to_string().contains("--resume"), "{error}");
+        assert!(resumed(folder.path()).expect("resumed").is_begun());
+        open(&folder.path().join("x")).expect_err("a file is no folder");
+        resumed(&folder.path().join("none")).expect_err("nothing there");
+        fs::create_dir(folder.path().join("empty")).expect("made");
+        let empty = resumed(&folder.path().join("empty")).expect("killed before it saved");
+        assert!(!empty.is_begun());
+    }
+
+    #[test]
+    fn force_replaces_a_command_s_own_files_once_it_begins_and_no_others() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("resume/deep")).expect("made");
+        fs::create_dir(path("figures")).expect("made");
+        for name in [
+            "x.csv",
+            "mine.csv",
+            "figures/a.svg",
+            "figures/mine.png",
+            "resume/deep/state",
+        ] {
+            fs::write(path(name), "old").expect("written");
+        }
+        let forced = Place {
+            force: true,
+            ..place(folder.path())
+        };
+        // Refused later, for a setting that cannot be used: nothing is touched.
+        drop(OutputFolder::find(&forced).expect("forced"));
+        assert_eq!(names(folder.path()), ["figures", "mine.csv", "resume", "x.csv"]);
+        let mut out = OutputFolder::find(&forced).expect("forced");
+        out.write("y.csv", |file| file.write_all(b"new"))
+            .expect("written");
+        out.keep();
+        drop(out);
+        assert_eq!(names(folder.path()), ["figures", "mine.csv", "y.csv"]);
+        assert_eq!(names(&path("figures")), ["mine.png"]);
+    }
+
+    #[test]
+    fn a_second_run_in_one_folder_is_refused_with_who_is_there() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let first = open(folder.path()).expect("free");
+        let error = open(folder.path()).expect_err("in use");
+        assert!(matches!(error, ProgramError::InUse(_)), "{error}");
+        assert!(error.to_string().contains("in use by process"), "{error}");
+        drop(first);
+        drop(open(folder.path()).expect("free again"));
     }
 }

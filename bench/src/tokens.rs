@@ -2,11 +2,13 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::inspect::size;
+use crate::kit::format;
 use clap::Args;
 use indicatif::HumanCount;
 use models::Tokenizer;
+use models::output::is_written_in_place;
 use models::train::data::{DataError, TextConfig, Token, TokenHeader, TokenWriter, default_extensions};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Options of `spillway tokens`.
@@ -23,7 +25,7 @@ pub struct TokensArgs {
     /// Text files, and folders with everything below them
     #[arg(required = true)]
     pub inputs: Vec<PathBuf>,
-    /// File to create
+    /// File to write, a new one; a device or a pipe is written to as it is
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// tokenizer.json or RWKV vocabulary [default: bytes, one token each]
@@ -77,8 +79,24 @@ pub fn run(args: &TokensArgs, context: &Context) -> Result<(), ProgramError> {
         writer.finish(count)
     };
     let header = write();
-    bar.finish_and_clear();
-    context.print_line(summary(args, header.map_err(program_error)?, bytes))
+    drop(bar);
+    let header = header.map_err(program_error)?;
+    context.print_json(&json!({
+        "file": args.out.display().to_string(),
+        "tokens": header.count,
+        "documents": header.documents,
+        "vocab_size": header.vocab_size,
+        "end_of_text": header.end_of_text,
+        "text_bytes": bytes,
+        "file_bytes": header.bytes(),
+    }))?;
+    let summary = summary(args, header, bytes);
+    match is_written_in_place(&args.out) {
+        // It may be the tokens themselves that go to standard output.
+        true => context.remark(summary),
+        false => context.print_line(summary)?,
+    }
+    Ok(())
 }
 
 fn token(text: &str) -> Token {
@@ -86,6 +104,9 @@ fn token(text: &str) -> Token {
 }
 
 fn check_out(args: &TokensArgs, files: &[PathBuf]) -> Result<(), ProgramError> {
+    if is_written_in_place(&args.out) {
+        return Ok(());
+    }
     let Ok(out) = args.out.canonicalize() else {
         return Ok(());
     };
@@ -118,7 +139,7 @@ fn summary(args: &TokensArgs, header: TokenHeader, bytes: u64) -> String {
         bytes as f64 / header.count.max(1) as f64,
         HumanCount(header.vocab_size as u64),
         args.out.display(),
-        size(header.bytes())
+        format::bytes(header.bytes())
     )
 }
 

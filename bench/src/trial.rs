@@ -6,9 +6,11 @@
 
 use crate::calibration::{Calibrator, scales};
 use crate::error::ProgramError;
+use crate::mitigation_file;
 use mitigations::Mitigation;
 use models::{Model, ModelError, ModelState};
 use ssm_core::{Chain, MixerState};
+use std::path::Path;
 
 /// The text form of factors on the step size that are fitted to the model.
 const FIT: &str = "scales:fit";
@@ -42,11 +44,14 @@ impl Trial {
         }
     }
 
-    /// Reads `restart:N`, `scales:fit`, or a mitigation's text form.
+    /// Reads `restart:N`, `scales:fit`, `@FILE`, or a mitigation's text form.
     ///
     /// # Errors
-    /// [`ProgramError::Usage`] for anything else.
+    /// [`ProgramError::Usage`] for anything else, [`ProgramError::File`] and [`ProgramError::Content`] for a file.
     pub fn parse(spec: &str, model: &Model) -> Result<Self, ProgramError> {
+        if let Some(path) = spec.strip_prefix('@') {
+            return Ok(Self::of(&mitigation_file::read(Path::new(path))?));
+        }
         if let Some(period) = spec.strip_prefix("restart:") {
             return match period.trim().parse::<u64>() {
                 Ok(period) if period > 0 => Ok(Self::restart(period)),
@@ -70,6 +75,32 @@ impl Trial {
             },
             false => trial,
         })
+    }
+
+    /// The mitigation, with its numbers once it has some.
+    pub fn mitigation(&self) -> &Mitigation {
+        &self.mitigation
+    }
+
+    /// This, if it acts inside a model as it is: not a restart of the whole model, nor something that is still to be fitted.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] with what to give instead.
+    pub fn expect_usable(self, spec: &str) -> Result<Self, ProgramError> {
+        match (self.restart, self.is_to_be_fitted()) {
+            (Some(period), _) => Err(refused(
+                spec,
+                format!(
+                    "a restart of the whole model, which diagnose and compare hold others against; reset:{period} empties \
+                         the recurrent states"
+                ),
+            )),
+            (None, true) => Err(refused(
+                spec,
+                "factors that spillway compare fits to the model; give the scales:S,S,.. that it prints",
+            )),
+            (None, false) => Ok(self),
+        }
     }
 
     /// Whether its numbers are still to be fitted.

@@ -13,7 +13,6 @@ use models::train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A whole sweep.
@@ -166,7 +165,8 @@ impl SweepConfig {
     /// # Errors
     /// [`ProgramError::File`] for one that cannot be read, [`ProgramError::Content`] for one that is no sweep, naming the field.
     pub fn load(path: &Path) -> Result<(Self, String), ProgramError> {
-        let text = fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+        let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", path))?;
         let config: Self =
             toml::from_str(&text).map_err(|error| wrong(path, "the configuration of a sweep", error))?;
         config.check(path)?;

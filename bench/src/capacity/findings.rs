@@ -9,7 +9,7 @@ use super::fit::{ErrorModel, Fit, Law, Observation, published};
 use super::report::{AS_FITTED, Published, REAL, RECALL_AS_FITTED, RECALL_REAL, Setting, by_name};
 use super::result::RunResult;
 use super::threshold::Quantity;
-use crate::diagnose::report::format::{count, list, position};
+use crate::kit::format::{count, counted, list, position};
 use serde::Serialize;
 
 /// Differences of a criterion below this say nothing.
@@ -123,8 +123,9 @@ fn of_forgetting(findings: &mut Findings, analysis: &Analysis, setting: &Setting
     let (collapsed, all) = (trials().filter(|trial| trial.collapsed).count(), trials().count());
     let largest = trials().map(|trial| trial.value).fold(0.0, f64::max);
     let mut sentence = format!(
-        "{}: {collapsed} of {all} trainings collapsed (ratio over {}; the largest was {largest:.2}).",
+        "{}: {collapsed} of {} collapsed (ratio over {}; the largest was {largest:.2}).",
         name(analysis),
+        counted(all as u64, "training"),
         setting.collapse_ratio,
     );
     match collapsed {
@@ -274,10 +275,10 @@ fn of_laws(findings: &mut Findings, analysis: &Analysis, published: &[Published]
             "some evidence, not more"
         };
         findings.unsupported.push(format!(
-            "{}: which law holds; {comparison}, {weight} from {} points of {} sizes of which {} bound the threshold from both sides.",
+            "{}: which law holds; {comparison}, {weight} from {} of {}, {} of them bound from both sides.",
             name(analysis),
-            laws.points.len(),
-            analysis.sizes().len(),
+            counted(laws.points.len() as u64, "point"),
+            counted(analysis.sizes().len() as u64, "size"),
             analysis.two_sided(),
         ));
     }

@@ -1,12 +1,13 @@
 //! What is asked of a trained model: its loss far beyond the training length, and passkeys.
 
-use super::config::{ForgettingConfig, RecallConfig, Task};
-use super::result::{Bucket, Forgetting, Recall, RecallCell};
+use super::config::{ForgettingConfig, Plan, RecallConfig, SweepConfig, Task};
+use super::result::{Bucket, Forgetting, Recall, RecallCell, StateSize};
 use crate::error::ProgramError;
-use models::evaluation::passkey::{passkey, questions};
+use models::evaluation::passkey::{Question, passkey, questions};
 use models::evaluation::positions::Buckets;
 use models::evaluation::tally::{Tally, curve};
 use models::train::data::PasskeyLite;
+use models::train::{TrainError, Trainer};
 use models::{Model, Tokenizer};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -26,6 +27,47 @@ struct Stream {
     targets: Vec<u32>,
     /// Empty if all are 1.
     weights: Vec<f32>,
+}
+
+/// Tries whatever the trainings will need, so that nothing of it is wrong after hours of training: the data of each task, the held-out
+/// data, the passkeys, and a model of each size.
+///
+/// # Errors
+/// [`ProgramError`] for data that cannot be read, sizes that no model has, and lengths without room for a passkey.
+pub fn check(config: &SweepConfig, path: &Path) -> Result<(), ProgramError> {
+    let plans = config.plans();
+    for (index, task) in config.tasks.iter().enumerate() {
+        let failed = |name: &str, error: TrainError| ProgramError::Failed(format!("{name}: {error}"));
+        let mut sizes: Vec<StateSize> = Vec::new();
+        let mut longest: Option<&Plan> = None;
+        for plan in plans.iter().filter(|plan| plan.task == index) {
+            if !sizes.contains(&plan.state) {
+                sizes.push(plan.state);
+                let train_config = config.train_config(path, plan, None)?;
+                Trainer::new(train_config).map_err(|error| failed(&plan.name, error))?;
+            }
+            if longest.is_none_or(|longest| plan.train_length > longest.train_length) {
+                longest = Some(plan);
+            }
+        }
+        let Some(longest) = longest else { continue };
+        if let Some(forgetting) = task.forgetting {
+            let train_config = config.train_config(path, longest, None)?;
+            let trainer = Trainer::new(train_config).map_err(|error| failed(&longest.name, error))?;
+            let length = forgetting.tokens.max(LEAST_LENGTHS * longest.train_length);
+            let base = trainer.config().base();
+            streams(
+                task,
+                base,
+                trainer.tokenizer(),
+                (forgetting.streams, length, longest.train_length),
+            )?;
+        }
+        if let Some(recall) = &task.recall {
+            recall_questions(recall)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads `config.streams` streams of held-out data from an empty state, and compares losses beyond the training length with those inside:
@@ -152,16 +194,7 @@ fn read(
 /// # Errors
 /// [`ProgramError`] for lengths that are too short, or the model's own.
 pub fn recall(model: &Model, config: &RecallConfig) -> Result<Recall, ProgramError> {
-    let task = PasskeyLite::default();
-    let prompt = |length: u64, depth: f64, number: u64| {
-        let mut rng = StdRng::seed_from_u64(SEED ^ number);
-        let prompt = task.prompt(usize::try_from(length).unwrap_or(usize::MAX), depth, &mut rng)?;
-        Ok((prompt.ids, prompt.answer.to_vec()))
-    };
-    let questions = questions(&config.lengths, config.depths, config.samples, prompt);
-    let questions = questions.map_err(|error: models::train::data::DataError| {
-        ProgramError::Failed(format!("tasks.recall: {error}"))
-    })?;
+    let questions = recall_questions(config)?;
     let report = passkey(model, &questions)?;
     let depth_row = |depth: Option<f64>| (depth.unwrap_or(0.0) * config.depths as f64).floor() as usize;
     let cells = report.cells.iter().map(|cell| RecallCell {
@@ -172,5 +205,18 @@ pub fn recall(model: &Model, config: &RecallConfig) -> Result<Recall, ProgramErr
     });
     Ok(Recall {
         cells: cells.collect(),
+    })
+}
+
+fn recall_questions(config: &RecallConfig) -> Result<Vec<Question>, ProgramError> {
+    let task = PasskeyLite::default();
+    let prompt = |length: u64, depth: f64, number: u64| {
+        let mut rng = StdRng::seed_from_u64(SEED ^ number);
+        let prompt = task.prompt(usize::try_from(length).unwrap_or(usize::MAX), depth, &mut rng)?;
+        Ok((prompt.ids, prompt.answer.to_vec()))
+    };
+    let questions = questions(&config.lengths, config.depths, config.samples, prompt);
+    questions.map_err(|error: models::train::data::DataError| {
+        ProgramError::Failed(format!("tasks.recall: {error}"))
     })
 }

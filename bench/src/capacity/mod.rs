@@ -11,15 +11,13 @@
 //! | [`result`], [`threshold`] | what one training gives; T_forget and T_recall from many |
 //! | [`fit`] | laws fitted to intervals: likelihood, AIC, bootstrap, profile; the published points |
 //! | [`analysis`], [`findings`], [`report`] | the laws of our thresholds; what the numbers support; everything as data |
-//! | [`figures`], [`maps`], [`chart`], [`grid`], [`page`] | pictures and pages |
+//! | [`figures`], [`maps`], [`page`] | pictures and pages |
 
 pub mod analysis;
-pub mod chart;
 pub mod config;
 pub mod figures;
 pub mod findings;
 pub mod fit;
-pub mod grid;
 pub mod initial;
 pub mod maps;
 pub mod measure;
@@ -34,14 +32,25 @@ pub mod training;
 mod tests;
 
 use crate::context::Context;
-use crate::diagnose::stop_on_signal;
-use crate::diagnose::stream::Stop;
 use crate::error::ProgramError;
-use crate::output::{Existing, OutputFolder};
+use crate::output::{OutputFolder, Place};
+use crate::stop::Stop;
 use clap::Args;
 use config::SweepConfig;
-use std::path::PathBuf;
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use sweep::Sweep;
+
+/// The files that a sweep writes.
+const OWN: &[&str] = &[
+    "report.html",
+    "RESULTS.md",
+    "results.json",
+    "results.csv",
+    "sweep.json",
+    "figures/*.svg",
+    "runs/",
+];
 
 /// Options of `spillway capacity`.
 #[derive(Debug, Args)]
@@ -60,16 +69,19 @@ pub struct CapacityArgs {
     /// What to sweep over
     #[arg(value_name = "CONFIG.toml")]
     pub config: PathBuf,
-    /// Folder to write to; it must not hold anything yet
-    #[arg(long, value_name = "DIR", default_value = "spillway-capacity")]
-    pub out: PathBuf,
+    /// Folder to write to, new or empty [default: spillway-capacity; spillway-capacity-2 and so on when that is taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: a sweep in it is replaced, trained models included, and all other files stay
+    #[arg(long, conflicts_with_all = ["resume", "figures_only"])]
+    pub force: bool,
     /// Go on with the sweep in the output folder: finished trainings are kept, half ones resumed
     #[arg(long)]
     pub resume: bool,
     /// Train nothing; draw the figures and write the pages again from the results in the output folder
     #[arg(long, conflicts_with = "resume")]
     pub figures_only: bool,
-    /// Stop after this many steps of all trainings together, as Ctrl-C would
+    /// Stop after this many steps of all trainings together, as Ctrl-C would [default: train to the end]
     #[arg(long, value_name = "STEPS", conflicts_with = "figures_only")]
     pub stop_after: Option<u64>,
 }
@@ -81,38 +93,40 @@ pub struct CapacityArgs {
 /// interruption, after which the sweep can be resumed.
 pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     let (config, text) = SweepConfig::load(&args.config)?;
-    let sweep = Sweep {
-        config: &config,
-        path: &args.config,
-        text: &text,
-        out: &args.out,
-        command: format!(
-            "spillway capacity {} --out {}",
-            args.config.display(),
-            args.out.display()
-        ),
-    };
+    let place = args.place();
     if args.figures_only {
-        if !sweep::has_results(&args.out) {
+        let out = place.begun();
+        if !sweep::has_results(&out) {
             let expected = format!("a folder with results of trainings under {}", sweep::RUNS);
-            return Err(ProgramError::usage(
-                "--out",
-                expected,
-                args.out.display().to_string(),
-            ));
+            return Err(ProgramError::usage("--out", expected, out.display().to_string()));
         }
-        return finish(&sweep, context);
+        let named = Place {
+            named: Some(&out),
+            resume: true,
+            ..place
+        };
+        let mut folder = OutputFolder::open(&named, context)?;
+        return finish(&args.sweep((&config, &text), &out), &mut folder, context);
     }
-    let existing = if args.resume {
-        Existing::Resume
-    } else {
-        Existing::Refuse
-    };
-    OutputFolder::create(&args.out, existing)?.keep();
     let stop = Stop::after(args.stop_after);
-    stop_on_signal(&stop)?;
-    let complete = sweep.train(context, &stop)?;
-    finish(&sweep, context)?;
+    stop.on_signal(context)?;
+    let mut folder = OutputFolder::open(&place, context)?;
+    let waiting = context.waiting("checking the tasks");
+    measure::check(&config, &args.config)?;
+    drop(waiting);
+    folder.begin()?;
+    stop.has_something_to_keep();
+    let out = folder.path().to_path_buf();
+    let sweep = args.sweep((&config, &text), &out);
+    let trained = sweep.train(context, &stop);
+    // Whatever is half trained can be gone on with.
+    match folder.is_begun() || sweep.is_begun() {
+        true => folder.keep(),
+        // The first error is the one to report.
+        false => drop(sweep.clear()),
+    }
+    let complete = trained?;
+    finish(&sweep, &mut folder, context)?;
     match complete {
         true => Ok(()),
         false => Err(ProgramError::Failed(
@@ -121,9 +135,38 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     }
 }
 
+impl CapacityArgs {
+    fn place(&self) -> Place<'_> {
+        Place {
+            what: "a sweep",
+            default: "spillway-capacity",
+            named: self.out.as_deref(),
+            force: self.force,
+            resume: self.resume,
+            own: OWN,
+            marks: &[sweep::RUNS, "results.json"],
+        }
+    }
+
+    fn sweep<'a>(&'a self, (config, text): (&'a SweepConfig, &'a str), out: &'a Path) -> Sweep<'a> {
+        Sweep {
+            config,
+            path: &self.config,
+            text,
+            out,
+            command: format!(
+                "spillway capacity {} --out {}",
+                self.config.display(),
+                out.display()
+            ),
+        }
+    }
+}
+
 /// Writes the pages and prints what was found.
-fn finish(sweep: &Sweep<'_>, context: &Context) -> Result<(), ProgramError> {
-    let report = sweep.write(context)?;
+fn finish(sweep: &Sweep<'_>, folder: &mut OutputFolder, context: &Context) -> Result<(), ProgramError> {
+    let report = sweep.write(folder, context)?;
+    folder.keep();
     for (title, sentences) in [
         ("What the trainings support", &report.findings.supported),
         ("What they do not support", &report.findings.unsupported),
@@ -133,5 +176,6 @@ fn finish(sweep: &Sweep<'_>, context: &Context) -> Result<(), ProgramError> {
             .iter()
             .try_for_each(|sentence| context.print_line(format_args!("- {sentence}")))?;
     }
-    Ok(())
+    let files = ["report.html", "RESULTS.md", "results.json", "results.csv"];
+    context.print_folder(sweep.out, &files, json!({ "findings": report.findings }))
 }

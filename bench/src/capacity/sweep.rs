@@ -7,16 +7,18 @@ use super::result::RunResult;
 use super::training::{Place, RESULT, Watch};
 use super::{figures, page};
 use crate::context::Context;
-use crate::diagnose::stream::Stop;
 use crate::error::ProgramError;
-use crate::output::{write_file, write_json};
-use indicatif::ProgressBar;
+use crate::kit::format::duration;
+use crate::kit::provenance::{machine, today};
+use crate::output::{OutputFolder, write_json};
+use crate::progress::Progress;
+use crate::stop::Stop;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Folder of the trainings.
 pub const RUNS: &str = "runs";
@@ -49,7 +51,7 @@ struct Shared<'a> {
     sweep: &'a Sweep<'a>,
     context: &'a Context,
     stop: &'a Stop,
-    bar: ProgressBar,
+    bar: Progress,
     queue: Vec<Plan>,
     next: AtomicUsize,
     done: Mutex<Done>,
@@ -135,7 +137,12 @@ impl Sweep<'_> {
                 let pool =
                     pool.map_err(|error| ProgramError::Failed(format!("cannot start threads: {error}")))?;
                 let shared = &shared;
-                scope.spawn(move || pool.install(|| shared.work_on()));
+                let worker = move || pool.install(|| shared.work_on());
+                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, worker) {
+                    // Those that have started already would go through all of it first.
+                    shared.stop.ask();
+                    return Err(ProgramError::Failed(format!("cannot start threads: {error}")));
+                }
             }
             Ok(())
         })?;
@@ -164,12 +171,35 @@ impl Sweep<'_> {
         self.tokens(plan) as f64 * (state.layers as f64 * width * weights + 256.0 * width)
     }
 
+    /// Whether some training has come so far that it can be gone on with.
+    pub fn is_begun(&self) -> bool {
+        let plans = self.config.plans();
+        plans.iter().any(|plan| self.place(plan).is_begun())
+    }
+
+    /// Removes what trainings have left that have not begun.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn clear(&self) -> Result<(), ProgramError> {
+        let runs = self.out.join(RUNS);
+        if runs.exists() {
+            fs::remove_dir_all(&runs).map_err(ProgramError::file("remove", &runs))?;
+        }
+        let record = self.out.join(RECORD);
+        if record.exists() {
+            fs::remove_file(&record).map_err(ProgramError::file("remove", &record))?;
+        }
+        Ok(())
+    }
+
     fn record(&self) -> Result<Option<Record>, ProgramError> {
         let path = self.out.join(RECORD);
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path).map_err(ProgramError::file("read", &path))?;
+        let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", &path))?;
         let saved: Saved = serde_json::from_str(&text).map_err(|error| ProgramError::Content {
             path: path.clone(),
             expected: "the record of a sweep".into(),
@@ -186,8 +216,8 @@ impl Sweep<'_> {
     /// Draws and writes everything from the results there are.
     ///
     /// # Errors
-    /// [`ProgramError`] for a picture that cannot be drawn or a file that cannot be written.
-    pub fn write(&self, context: &Context) -> Result<Report, ProgramError> {
+    /// [`ProgramError`] for a file that cannot be written.
+    pub fn write(&self, folder: &mut OutputFolder, context: &Context) -> Result<Report, ProgramError> {
         let setting = Setting {
             name: self.config.name.clone(),
             command: self.command.clone(),
@@ -199,20 +229,14 @@ impl Sweep<'_> {
             record: self.record()?,
         };
         let report = Report::new(setting, self.results()?);
-        let pictures = figures::pictures(&report)?;
-        let folder = self.out.join(FIGURES);
-        fs::create_dir_all(&folder).map_err(ProgramError::file("create", &folder))?;
+        let pictures = figures::pictures(&report);
         for picture in &pictures {
-            let path = folder.join(format!("{}.svg", picture.name));
-            write_file(&path, |file| file.write_all(picture.figure.svg.as_bytes()))?;
+            let name = format!("{FIGURES}/{}.svg", picture.name);
+            folder.write(&name, |file| file.write_all(picture.figure.file().as_bytes()))?;
         }
-        let write = |name: &str, text: String| {
-            write_file(&self.out.join(name), |file| file.write_all(text.as_bytes()))
-        };
-        write_json(&self.out.join("results.json"), &report)?;
-        write_file(&self.out.join("results.csv"), |file| {
-            page::write_csv(&report.runs, file)
-        })?;
+        folder.write_json("results.json", &report)?;
+        folder.write("results.csv", |file| page::write_csv(&report.runs, file))?;
+        let mut write = |name: &str, text: String| folder.write(name, |file| file.write_all(text.as_bytes()));
         write("report.html", page::page(&report, &pictures))?;
         write("RESULTS.md", page::markdown(&report, &pictures))?;
         context.remark(format_args!("report: {}", self.out.join("report.html").display()));
@@ -265,7 +289,7 @@ impl Shared<'_> {
             plan.name,
             outcome(result),
             result.seconds.training + result.seconds.evaluation,
-            page::duration(left),
+            duration(left),
         );
         self.bar.suspend(|| self.context.remark(text));
     }
@@ -292,7 +316,7 @@ fn outcome(result: &RunResult) -> String {
 
 struct Watching<'a> {
     stop: &'a Stop,
-    bar: &'a ProgressBar,
+    bar: &'a Progress,
     tokens: u64,
 }
 
@@ -305,47 +329,10 @@ impl Watch for Watching<'_> {
 }
 
 /// The processor's name and the number of cores.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find(|line| line.starts_with("model name"));
-    let name = name
-        .and_then(|line| line.split_once(':'))
-        .map_or("unknown processor", |(_, name)| name.trim());
-    format!("{name}, {cores} cores")
-}
-
 /// The machine's load over the last minute.
 fn load() -> Option<f64> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     text.split_whitespace().next()?.parse().ok()
-}
-
-fn today() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    day(since.map_or(0, |since| since.as_secs()))
-}
-
-/// The day of a number of seconds since 1970, in the Gregorian calendar at Greenwich.
-pub fn day(seconds: u64) -> String {
-    let (year, month, day) = civil(seconds / 86_400);
-    format!("{year}-{month:02}-{day:02}")
-}
-
-/// Year, month and day of a number of days since 1970, counted in eras of 400 years that begin in March, so that leap days come last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// The results in a folder whose settings are not looked at: whether there are any.
@@ -355,22 +342,4 @@ pub fn has_results(out: &Path) -> bool {
     entries
         .map(|entry| entry.path().join(RESULT))
         .any(|path: PathBuf| path.exists())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::civil;
-
-    #[test]
-    fn days_have_their_dates() {
-        for (days, date) in [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (11_016, (2000, 2, 29)),
-            (11_017, (2000, 3, 1)),
-            (20_778, (2026, 11, 21)),
-        ] {
-            assert_eq!(civil(days), date, "{days}");
-        }
-    }
 }

@@ -51,7 +51,8 @@ impl Place<'_> {
         if !path.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path).map_err(ProgramError::file("read", &path))?;
+        let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", &path))?;
         let wrong = |expected: String, found: String| ProgramError::Content {
             path: path.clone(),
             expected,
@@ -67,6 +68,11 @@ impl Place<'_> {
             ));
         }
         Ok(Some(result))
+    }
+
+    /// Whether there is a result, or something to go on from.
+    pub fn is_begun(&self) -> bool {
+        self.folder.join(RESULT).exists() || self.folder.join("train").exists()
     }
 
     /// Trains and evaluates; `None` if `watch` stopped it.

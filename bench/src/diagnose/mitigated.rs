@@ -8,6 +8,7 @@ use super::text::Stream;
 use crate::calibration::Calibrator;
 use crate::error::ProgramError;
 use crate::trial::{self, Trial};
+use mitigations::Mitigation;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ const KAPPA: f64 = 0.64;
 pub struct Mitigated {
     /// Text form of what is tried.
     pub name: String,
+    /// What `--mitigation` takes to have the same again: the text form, or the file that holds calibrated numbers.
+    pub spec: String,
     trial: Trial,
     probe: Option<Probe>,
     /// The streams.
@@ -41,6 +44,7 @@ impl Mitigated {
     pub fn new(trial: &Trial, streams: &[Stream], grid: &Grid, probe: Option<Probe>) -> Self {
         Self {
             name: trial.name().to_string(),
+            spec: trial.name().to_string(),
             trial: trial.clone(),
             probe,
             streams: streams
@@ -49,6 +53,11 @@ impl Mitigated {
                 .collect(),
             seconds: 0.0,
         }
+    }
+
+    /// What acts, with its numbers.
+    pub fn mitigation(&self) -> &Mitigation {
+        self.trial.mitigation()
     }
 
     /// Whether something is read.
@@ -201,7 +210,14 @@ pub fn choose(
         match trial.possible(calibrator) {
             Err(reason) if choice.asked.is_empty() => skipped.push(Skipped { mitigation, reason }),
             Err(reason) => return Err(trial::refused(spec, reason)),
-            Ok(_) if chosen.iter().any(|other| other.name() == mitigation) => {}
+            Ok(trial) if chosen.iter().any(|other| other.name() == trial.name()) => {
+                let same =
+                    |other: &Trial| other.name() != trial.name() || other.mitigation() == trial.mitigation();
+                if !chosen.iter().all(same) {
+                    let reason = format!("{mitigation} is among the mitigations already, with other numbers");
+                    return Err(trial::refused(spec, reason));
+                }
+            }
             Ok(trial) => chosen.push(trial),
         }
     }

@@ -31,11 +31,12 @@ pub mod text;
 pub mod verdict;
 
 use crate::calibration::Calibrator;
-use crate::cli::parse_tokens;
+use crate::cli::{MOST_STREAMS, parse_tokens};
 use crate::context::Context;
 use crate::error::ProgramError;
+use crate::mitigation_file;
 use crate::model_args::ModelArgs;
-use crate::output::{Existing, OutputFolder};
+use crate::output::{OutputFolder, Place};
 use crate::trial::{self, Trial};
 use clap::Args;
 use loss::Grid;
@@ -45,10 +46,26 @@ use models::evaluation::positions::snapshots;
 use probe::Probe;
 use report::{Method, Report, TextReport};
 use resume::Settings;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use stream::{Run, Stop};
 use text::{Stream, StreamOptions, Text};
 
+/// The files that a diagnosis writes.
+const OWN: &[&str] = &[
+    "report.html",
+    "report.json",
+    "loss.csv",
+    "mitigations.csv",
+    "heads.csv",
+    "retention.csv",
+    "gates.csv",
+    "resume/",
+];
+/// From one save to the next, at least.
+const SAVED_EVERY: Duration = Duration::from_secs(30);
+/// Saving takes at most this part of the time.
+const SAVING_SHARE: u32 = 20;
 /// Training length where neither the command line nor the checkpoint names one.
 const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 
@@ -58,9 +75,10 @@ const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 Examples:
   spillway diagnose
   spillway diagnose mamba2-130m --train-length 2048 --length 64k --mitigation window:2048 --mitigation rri:0.9999,0.75
-  spillway diagnose mamba2-130m --prompt book.txt --dtype bf16 --out book-diagnosis
+  spillway diagnose mamba2-130m --text book.txt --dtype bf16 --out book-diagnosis
 
-Ctrl-C writes the report so far; the same command with --resume goes on. docs/report.md describes report.json.")]
+Ctrl-C writes the report so far, and what is measured is saved every 30 s: the same command with --resume goes on, after a crash or a \
+kill as well. docs/report.md describes report.json.")]
 pub struct DiagnoseArgs {
     /// Which model
     #[command(flatten)]
@@ -68,25 +86,32 @@ pub struct DiagnoseArgs {
     /// What to read: a text file, `ids:FILE` with token ids, `random` ids, or `newlines` [default: the text that comes with
     /// Spillway]
     #[arg(long, value_name = "FILE|ids:FILE|random|newlines")]
+    pub text: Option<String>,
+    /// For a clear error only.
+    #[arg(long, hide = true, value_name = "TEXT")]
     pub prompt: Option<String>,
     /// Tokens to read in one go; `64k` is 65536
     #[arg(long, value_name = "TOKENS", default_value = "65536", value_parser = parse_tokens)]
     pub length: u64,
-    /// Length the model was trained on [default: what the checkpoint says, else 2048]
+    /// Length the model was trained on, in tokens [default: what the checkpoint says, else 2048]
     #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub train_length: Option<u64>,
     /// Mitigation to try, such as `window:8192` or `rri:0.9999,0.75`; may be repeated [default: a set scaled to the training
     /// length]
     #[arg(long, value_name = "SPEC")]
     pub mitigation: Vec<String>,
-    /// Folder for report.html, report.json and CSV files
-    #[arg(long, value_name = "DIR", default_value = "spillway-diagnosis")]
-    pub out: PathBuf,
-    /// Places of the text to start reading at, over which losses are averaged [default: 1 to 8, fewer the larger the
-    /// model]
+    /// Folder for report.html, report.json and CSV files, new or empty [default: spillway-diagnosis; spillway-diagnosis-2 and so
+    /// on when that is taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: a diagnosis in it is replaced, all other files stay
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+    /// Places of the text to start reading at, over which losses are averaged [default: 1 to 8 places, fewer the larger
+    /// the model]
     #[arg(long, value_name = "N")]
     pub streams: Option<u64>,
-    /// Start reading at random places of the text
+    /// Start reading at random places of the text, drawn by this seed [default: places spread evenly from its beginning]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Factor in perplexity that counts as collapse
@@ -95,7 +120,7 @@ pub struct DiagnoseArgs {
     /// Go on with the interrupted diagnosis in the output folder, under the same options
     #[arg(long)]
     pub resume: bool,
-    /// Stop after this many tokens as Ctrl-C would, to go on later with --resume
+    /// Stop after this many tokens as Ctrl-C would, to go on later with --resume [default: read everything]
     #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub stop_after: Option<u64>,
 }
@@ -106,18 +131,29 @@ pub struct DiagnoseArgs {
 /// [`ProgramError`]: an impossible option, a file that cannot be read or written, or an interruption, after which the report so far
 /// is there.
 pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
-    let mut diagnosis = Diagnosis::prepare(args)?;
-    let mut folder = args.folder(&diagnosis.settings, &diagnosis.model, &mut diagnosis.runs)?;
+    args.check()?;
+    let stop = Stop::after(args.stop_after);
+    stop.on_signal(context)?;
+    let mut folder = OutputFolder::open(&args.place(), context)?;
+    let mut diagnosis = Diagnosis::prepare(args, context)?;
+    if folder.is_begun() {
+        resume::load(
+            folder.path(),
+            &diagnosis.settings,
+            &diagnosis.model,
+            &mut diagnosis.runs,
+        )?;
+    }
+    folder.begin()?;
+    stop.has_something_to_keep();
     for skipped in &diagnosis.skipped {
         context.remark(format_args!(
             "left out {}: {}",
             skipped.mitigation, skipped.reason
         ));
     }
-    diagnosis.stream(args, context)?;
-    if !diagnosis.runs.iter().all(Mitigated::is_done) {
-        resume::save(&folder, &diagnosis.settings, &diagnosis.runs)?;
-    }
+    diagnosis.keep_numbers(&mut folder)?;
+    diagnosis.stream(&mut folder, &stop, context)?;
     let report = diagnosis.report(args, context);
     report.write(&mut folder)?;
     folder.keep();
@@ -141,11 +177,13 @@ struct Diagnosis {
 }
 
 impl Diagnosis {
-    fn prepare(args: &DiagnoseArgs) -> Result<Self, ProgramError> {
-        args.check()?;
+    fn prepare(args: &DiagnoseArgs, context: &Context) -> Result<Self, ProgramError> {
+        let waiting = context.waiting("loading the model");
         let model = args.model.load()?;
         let (train_length, source) = args.train_length(&model)?;
-        let text = Text::open(args.prompt.as_deref(), &model)?;
+        waiting.set_message("reading the text");
+        let text = Text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
+        drop(waiting);
         let options = StreamOptions {
             length: args.length,
             train_length,
@@ -159,8 +197,8 @@ impl Diagnosis {
             defaults: &mitigated::default_set(train_length),
             train_length,
         };
-        let (chosen, skipped) =
-            mitigated::choose(&choice, &mut Calibrator::new(&model, &text, train_length))?;
+        let calibrator = Calibrator::new(&model, &text, train_length);
+        let (chosen, skipped) = mitigated::choose(&choice, &mut calibrator.watched(context))?;
         if chosen.iter().any(Trial::is_to_be_fitted) {
             let reason =
                 "spillway compare fits it, on text that it does not evaluate; here give scales:S,S,..";
@@ -185,34 +223,65 @@ impl Diagnosis {
         })
     }
 
-    /// Reads until everything is read, or a stop is asked for.
-    fn stream(&mut self, args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
-        let stop = Stop::after(args.stop_after);
-        stop_on_signal(&stop)?;
-        let progress = context.progress(self.runs.iter().map(Mitigated::tokens_in_all).sum(), "tokens");
-        progress.set_position(self.runs.iter().map(Mitigated::tokens).sum());
-        let shared = Run {
-            model: &self.model,
-            text: &self.text,
-            grid: &self.grid,
-            threads: context.threads(),
-            stop: &stop,
-            progress: &progress,
-        };
-        for run in self.runs.iter_mut().filter(|run| !run.is_done()) {
-            if stop.is_asked() {
-                break;
+    /// Writes the numbers that were calibrated where the model's next command finds them.
+    fn keep_numbers(&mut self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
+        let model = &self.model.info().name;
+        for run in &mut self.runs {
+            mitigation_file::write(folder, run.mitigation(), model, self.text.name())?;
+            if run.mitigation().is_calibrated() {
+                run.spec = mitigation_file::spec(run.mitigation(), folder.path());
             }
-            progress.set_message(run.name.clone());
-            run.go_on(&shared)?;
         }
-        progress.finish_and_clear();
+        Ok(())
+    }
+
+    /// Reads until everything is read, or a stop is asked for, and saves now and then and at the end of each run.
+    fn stream(
+        &mut self,
+        folder: &mut OutputFolder,
+        stop: &Stop,
+        context: &Context,
+    ) -> Result<(), ProgramError> {
+        let done = self.runs.iter().map(Mitigated::tokens).sum();
+        let all = self.runs.iter().map(Mitigated::tokens_in_all).sum();
+        let progress = context.progress_from(done, all, "tokens");
+        let mut next_save = Instant::now() + SAVED_EVERY;
+        for index in 0..self.runs.len() {
+            progress.set_message(self.runs[index].name.clone());
+            while !self.runs[index].is_done() && !stop.is_asked() {
+                self.runs[index].go_on(&Run {
+                    model: &self.model,
+                    text: &self.text,
+                    grid: &self.grid,
+                    threads: context.threads(),
+                    stop,
+                    progress: &progress,
+                    until: Some(next_save),
+                })?;
+                let begin = Instant::now();
+                resume::save(folder, &self.settings, &self.runs)?;
+                folder.keep();
+                next_save = Instant::now() + SAVED_EVERY.max(SAVING_SHARE * begin.elapsed());
+            }
+        }
+        if !self.runs.iter().all(Mitigated::is_done) {
+            // A stop may have been asked for before the first token.
+            resume::save(folder, &self.settings, &self.runs)?;
+            folder.keep();
+        }
         Ok(())
     }
 
     fn report(mut self, args: &DiagnoseArgs, context: &Context) -> Report {
         let baseline = trial::baseline(&self.model, self.train_length.0);
-        let method = args.method(&self.text, self.streams, self.train_length, baseline, context);
+        let method = args.method(
+            &self.model,
+            &self.text,
+            self.streams,
+            self.train_length,
+            baseline,
+            context,
+        );
         let info = self.model.info().clone();
         Report::new(
             info,
@@ -228,6 +297,11 @@ impl Diagnosis {
 /// Prints the findings.
 fn conclude(report: &Report, folder: &OutputFolder, context: &Context) -> Result<(), ProgramError> {
     context.print_line(summary::text(report))?;
+    context.print_folder(
+        folder.path(),
+        &["report.html", "report.json"],
+        summary::json(report),
+    )?;
     context.remark(format_args!("\nreport: {}", folder.file("report.html").display()));
     if report.complete {
         return Ok(());
@@ -251,40 +325,25 @@ pub fn train_length(asked: Option<u64>, model: &Model) -> Result<(u64, &'static 
     }
 }
 
-/// The first signal asks for a stop at the end of the segment; the second ends the program at once.
-///
-/// # Errors
-/// [`ProgramError::Failed`] when the system does not let signals be heard.
-pub fn stop_on_signal(stop: &Stop) -> Result<(), ProgramError> {
-    let stop = stop.clone();
-    let ask = move || {
-        if stop.ask() {
-            std::process::exit(130);
-        }
-    };
-    ctrlc::set_handler(ask)
-        .map_err(|error| ProgramError::Failed(format!("cannot listen for Ctrl-C: {error}")))
-}
-
 impl DiagnoseArgs {
     /// What can be told without the model.
     fn check(&self) -> Result<(), ProgramError> {
-        if self.streams == Some(0) {
-            return Err(ProgramError::usage("--streams", "at least 1", "0"));
+        if let Some(prompt) = &self.prompt {
+            let expected = "--text FILE (or ids:FILE, random, newlines) for what to read; a prompt is what generate continues";
+            return Err(ProgramError::usage("--prompt", expected, prompt.clone()));
+        }
+        if let Some(found) = self
+            .streams
+            .filter(|streams| !(1..=MOST_STREAMS).contains(streams))
+        {
+            let expected = format!("from 1 to {MOST_STREAMS}");
+            return Err(ProgramError::usage("--streams", expected, found.to_string()));
         }
         if !(self.threshold.is_finite() && self.threshold > 1.0) {
             return Err(ProgramError::usage(
                 "--threshold",
                 "a factor above 1",
-                self.threshold.to_string(),
-            ));
-        }
-        if self.resume && !resume::is_there(&self.out) {
-            let expected = "the folder of an interrupted diagnosis (--out)";
-            return Err(ProgramError::usage(
-                "--resume",
-                expected,
-                self.out.display().to_string(),
+                models::message::number(self.threshold),
             ));
         }
         Ok(())
@@ -317,6 +376,7 @@ impl DiagnoseArgs {
             text: text.name().into(),
             fingerprint: text.fingerprint(),
             dtype: info.kept_as.into(),
+            device: self.model.device.to_string(),
             length: self.length,
             train_length,
             streams: streams.to_vec(),
@@ -324,27 +384,21 @@ impl DiagnoseArgs {
         }
     }
 
-    /// The output folder: a new one, or that of the interrupted diagnosis, whose progress goes into `runs`.
-    fn folder(
-        &self,
-        settings: &Settings,
-        model: &Model,
-        runs: &mut [Mitigated],
-    ) -> Result<OutputFolder, ProgramError> {
-        if self.resume {
-            resume::load(&self.out, settings, model, runs)?;
-            return OutputFolder::create(&self.out, Existing::Resume);
-        }
-        match OutputFolder::create(&self.out, Existing::Refuse) {
-            Err(ProgramError::FolderExists(path)) if resume::is_there(&path) => {
-                Err(interrupted_before(&path))
-            }
-            other => other,
+    fn place(&self) -> Place<'_> {
+        Place {
+            what: "a diagnosis",
+            default: "spillway-diagnosis",
+            named: self.out.as_deref(),
+            force: self.force,
+            resume: self.resume,
+            own: OWN,
+            marks: &[resume::MARK],
         }
     }
 
     fn method(
         &self,
+        model: &Model,
         text: &Text,
         streams: Vec<Stream>,
         train_length: (u64, &'static str),
@@ -363,14 +417,10 @@ impl DiagnoseArgs {
             length: self.length,
             baseline,
             streams,
+            generate: self.model.generate(model),
             dtype: self.model.dtype.to_string(),
             threads: context.threads(),
             seed: self.seed,
         }
     }
-}
-
-fn interrupted_before(path: &Path) -> ProgramError {
-    let expected = "a new folder, or --resume to go on with the interrupted diagnosis in this one";
-    ProgramError::usage("--out", expected, path.display().to_string())
 }

@@ -104,6 +104,22 @@ impl TryFrom<SavedRecord> for SiteRecord {
             positions: saved.positions.into(),
             train_length: saved.train_length,
         };
+        // A shape is a few numbers, and the arrays that it asks for must not be longer than those in the file.
+        let length = |name: &str| saved.arrays.get(name).map_or(0, Vec::len);
+        let shape = &saved.shape;
+        let row = shape
+            .columns
+            .iter()
+            .try_fold(0, |sum: usize, count| sum.checked_add(*count));
+        let gates = row.and_then(|row| row.checked_mul(plan.positions.len()));
+        let keys = match shape.per_key {
+            true => shape.heads.checked_mul(shape.key_dim),
+            false => Some(0),
+        };
+        let fits = |count: Option<usize>, name: &str| count.is_some_and(|count| count <= length(name));
+        if shape.heads != length("strength") || !fits(gates, "gates") || !fits(keys, "keys") {
+            return Err(format!("{} heads with other numbers of values", shape.heads));
+        }
         let mut record = Self::of(saved.shape, plan);
         let floats = |bits: &Vec<u64>| bits.iter().map(|&bits| f64::from_bits(bits)).collect();
         record.set_arrays(|name| saved.arrays.get(name).map(floats))?;

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// Version of the files.
 const VERSION: u32 = 2;
+/// The file that tells an interrupted diagnosis, in the output folder.
+pub const MARK: &str = "resume/progress.json";
 const FOLDER: &str = "resume";
 const PROGRESS: &str = "progress.json";
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub fingerprint: u64,
     /// Type of the weights in memory.
     pub dtype: String,
+    /// Where the model runs.
+    pub device: String,
     /// Length of the long streams.
     pub length: u64,
     /// Training length.
@@ -50,13 +54,14 @@ impl Settings {
         let pairs = [
             ("program version", self.program.clone(), asked.program.clone()),
             ("CHECKPOINT", self.model.clone(), asked.model.clone()),
-            ("--prompt", self.text.clone(), asked.text.clone()),
+            ("--text", self.text.clone(), asked.text.clone()),
             (
                 "content of the text",
                 self.fingerprint.to_string(),
                 asked.fingerprint.to_string(),
             ),
             ("--dtype", self.dtype.clone(), asked.dtype.clone()),
+            ("--device", self.device.clone(), asked.device.clone()),
             ("--length", self.length.to_string(), asked.length.to_string()),
             (
                 "--train-length",
@@ -171,11 +176,6 @@ pub fn remove(folder: &OutputFolder) -> Result<(), ProgramError> {
     }
 }
 
-/// Whether `folder` holds an interrupted diagnosis.
-pub fn is_there(folder: &Path) -> bool {
-    folder.join(FOLDER).join(PROGRESS).is_file()
-}
-
 /// Puts what was saved into `runs`, which have not begun.
 ///
 /// # Errors
@@ -216,7 +216,8 @@ pub fn load(
 }
 
 fn read(path: &Path) -> Result<Progress, ProgramError> {
-    let text = fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+    let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+        .map_err(ProgramError::file("read", path))?;
     let wrong = |error: serde_json::Error| content(path, "the progress of a diagnosis", error.to_string());
     let value: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {

@@ -7,13 +7,14 @@ use super::loss::{Grid, LossTally};
 use super::record::SiteRecord;
 use super::text::{Stream, Text};
 use crate::error::ProgramError;
+use crate::progress::Progress;
+pub use crate::stop::Stop;
 use crate::trial::Trial;
-use indicatif::ProgressBar;
 use models::{Model, ModelState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Tokens handed to the model at a time.
@@ -68,52 +69,6 @@ impl StreamRun {
     }
 }
 
-/// Tells a run to stop: on Ctrl-C, or after a number of tokens.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    asked: Arc<AtomicBool>,
-    tokens_left: Arc<AtomicU64>,
-}
-
-impl Stop {
-    /// Never stops by itself, or after about `tokens`.
-    pub fn after(tokens: Option<u64>) -> Self {
-        let tokens_left = Arc::new(AtomicU64::new(tokens.unwrap_or(u64::MAX)));
-        Self {
-            asked: Arc::new(AtomicBool::new(tokens == Some(0))),
-            tokens_left,
-        }
-    }
-
-    /// Asks every run to stop; gives whether that had been asked before.
-    pub fn ask(&self) -> bool {
-        self.asked.swap(true, Ordering::Relaxed)
-    }
-
-    /// Whether to stop.
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    /// Counts tokens, or steps, towards the number after which to stop.
-    pub fn count(&self, tokens: u64) {
-        let left = |left: u64| {
-            Some(if left == u64::MAX {
-                left
-            } else {
-                left.saturating_sub(tokens)
-            })
-        };
-        // The update always gives a value, so this cannot fail.
-        let _ = self
-            .tokens_left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
-        if self.tokens_left.load(Ordering::Relaxed) == 0 {
-            self.ask();
-        }
-    }
-}
-
 /// What every stream of a run shares.
 #[derive(Debug)]
 pub struct Run<'a> {
@@ -128,12 +83,14 @@ pub struct Run<'a> {
     /// When to stop.
     pub stop: &'a Stop,
     /// Counts tokens.
-    pub progress: &'a ProgressBar,
+    pub progress: &'a Progress,
+    /// When to come back, done or not, to be gone on with after saving.
+    pub until: Option<Instant>,
 }
 
 impl Run<'_> {
-    /// Reads on in every stream that is not done, until all are or a stop is asked for; gives the time it took. `trial` gives
-    /// what is tried in a stream.
+    /// Reads on in every stream that is not done, until all are, a stop is asked for, or it is time to come back; gives the time
+    /// it took. `trial` gives what is tried in a stream.
     ///
     /// # Errors
     /// The first failure of a stream, in their order.
@@ -169,7 +126,13 @@ impl Run<'_> {
                     .build();
                 let pool =
                     pool.map_err(|error| ProgramError::Failed(format!("cannot start threads: {error}")))?;
-                scope.spawn(move || pool.install(work));
+                if let Err(error) =
+                    std::thread::Builder::new().spawn_scoped(scope, move || pool.install(work))
+                {
+                    // Those that have started already would read all of it first.
+                    next.store(queue.len(), Ordering::Relaxed);
+                    return Err(ProgramError::Failed(format!("cannot start threads: {error}")));
+                }
             }
             Ok(())
         })?;
@@ -182,15 +145,19 @@ impl Run<'_> {
         }
     }
 
+    fn is_to_come_back(&self) -> bool {
+        self.stop.is_asked() || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+
     fn read(&self, run: &mut StreamRun, trial: &Trial) -> Result<(), ProgramError> {
-        if self.stop.is_asked() {
+        if self.is_to_come_back() {
             return Ok(());
         }
         let mut state = match run.state.take() {
             Some(state) => state,
             None => trial.start(self.model)?,
         };
-        while !run.is_done() && !self.stop.is_asked() {
+        while !run.is_done() && !self.is_to_come_back() {
             let position = run.tally.position;
             if trial.starts_again_at(position) {
                 state = trial.start(self.model)?;

@@ -2,18 +2,20 @@
 
 use super::compare::TOLERANCE;
 use super::head_statistics::HeadSummary;
-use super::report::format::{bytes, count, factor, list, nats};
 use super::report::{Report, RunReport};
+use crate::kit::format::{bytes, count, factor, list, nats};
+use crate::model_args::quoted;
+use serde_json::{Value, json};
 
 /// Most heads named.
 const HEADS_NAMED: usize = 4;
 
 /// The sentences, most important first.
 pub fn sentences(report: &Report) -> Vec<String> {
-    let mut sentences = Vec::new();
     if !report.complete {
-        sentences.push("Interrupted: these are the findings so far; --resume goes on from here.".into());
+        return interrupted(report);
     }
+    let mut sentences = Vec::new();
     if report.runs.is_empty() {
         return sentences;
     }
@@ -31,6 +33,62 @@ pub fn sentences(report: &Report) -> Vec<String> {
         ));
     }
     sentences
+}
+
+/// What has been measured, and what has not: as long as something is left to do, nothing is concluded from what is missing.
+fn interrupted(report: &Report) -> Vec<String> {
+    let left: u64 = report
+        .remaining
+        .iter()
+        .map(|run| run.tokens_in_all - run.tokens)
+        .sum();
+    let read: u64 = report.runs.iter().map(|run| run.tokens).sum();
+    let mut sentences = vec![format!(
+        "Interrupted after {} of {} tokens, so that there is no conclusion yet; the same command with --resume goes on.",
+        count(read),
+        count(read + left)
+    )];
+    if report.verdict.complete {
+        sentences.push(collapse(report));
+        sentences.extend(heads(report));
+    }
+    let measured: Vec<String> = report
+        .runs
+        .iter()
+        .filter(|run| run.complete)
+        .map(measured)
+        .collect();
+    if !measured.is_empty() {
+        sentences.push(format!("Measured so far: {}.", measured.join("; ")));
+    }
+    let remaining: Vec<String> = report
+        .remaining
+        .iter()
+        .map(|run| match run.tokens {
+            0 => run.mitigation.clone(),
+            tokens => format!(
+                "{} ({:.0} % read)",
+                run.mitigation,
+                (100.0 * tokens as f64 / run.tokens_in_all as f64).floor()
+            ),
+        })
+        .collect();
+    sentences.push(format!("Still to be measured: {}.", list(&remaining)));
+    sentences
+}
+
+/// `window:64 without a collapse, 1.52 nats beyond the training length`.
+fn measured(run: &RunReport) -> String {
+    let verdict = match (run.verdict.complete, run.verdict.onset) {
+        (false, _) => String::new(),
+        (true, None) => " does not collapse,".into(),
+        (true, Some(onset)) => format!(" collapses at t = {},", count(onset)),
+    };
+    format!(
+        "{}{verdict} {} nats beyond the training length",
+        run.mitigation,
+        nats(run.standing.beyond)
+    )
 }
 
 fn collapse(report: &Report) -> String {
@@ -101,9 +159,15 @@ fn heads(report: &Report) -> Option<String> {
         ("leave their", "keep")
     };
     if !report.verdict.collapsed {
+        let grow = match together.len() {
+            1 => ("state", "grows beyond twice its norm"),
+            _ => ("states", "grow beyond twice their norms"),
+        };
         return Some(format!(
-            "The states of {} grow beyond twice their norms inside the training length all the same, from t = {} on.",
+            "The {} of {} {} inside the training length all the same, from t = {} on.",
+            grow.0,
             name(&together),
+            grow.1,
             count(exit),
         ));
     }
@@ -146,16 +210,8 @@ fn name(heads: &[&HeadSummary]) -> String {
 /// The best cure, what it costs, and whether a restart would do as well.
 fn cure(report: &Report) -> Option<String> {
     let restart = &report.method.baseline;
-    let cures = |run: &&RunReport| {
-        run.complete && !run.verdict.collapsed && run.standing.price.is_some_and(|price| price <= TOLERANCE)
-    };
     let beyond = |run: &RunReport| run.standing.beyond.unwrap_or(f64::INFINITY);
-    let best = report
-        .ranking
-        .iter()
-        .filter_map(|name| report.run(name))
-        .filter(cures)
-        .find(|run| !is_restart(run));
+    let best = best(report);
     let reset = report.run(restart).filter(|run| run.complete);
     let Some(best) = best else {
         return match reset.filter(cures) {
@@ -164,8 +220,7 @@ fn cure(report: &Report) -> Option<String> {
                 count(report.method.train_length),
                 nats(reset.standing.beyond)
             )),
-            None if report.complete => Some("None of the mitigations tried cures it.".into()),
-            None => None,
+            None => Some("None of the mitigations tried cures it.".into()),
         };
     };
     let alone = report.runs.first().and_then(|run| run.standing.beyond);
@@ -211,10 +266,50 @@ fn cure(report: &Report) -> Option<String> {
     ))
 }
 
+/// The cure with the smallest loss beyond the training length that is more than a restart.
+fn best(report: &Report) -> Option<&RunReport> {
+    let ranked = report.ranking.iter().filter_map(|name| report.run(name));
+    ranked.filter(cures).find(|run| !is_restart(run))
+}
+
+fn cures(run: &&RunReport) -> bool {
+    run.complete && !run.verdict.collapsed && run.standing.price.is_some_and(|price| price <= TOLERANCE)
+}
+
+/// A command to paste, which continues a prompt with the best cure in place.
+pub fn try_it(report: &Report) -> Option<String> {
+    let best = best(report).filter(|_| report.verdict.collapsed)?;
+    let spec = quoted(&best.spec);
+    Some(format!("{} --mitigation {spec}", report.method.generate))
+}
+
 /// Whether a run does nothing but empty the state now and then.
 fn is_restart(run: &RunReport) -> bool {
     let starts_again = |part: &str| part.starts_with("reset") || part.starts_with("restart");
     run.mitigation.split('+').all(starts_again)
+}
+
+/// What is printed with `--json`: the same as data.
+pub fn json(report: &Report) -> Value {
+    let run = |run: &RunReport| {
+        json!({
+            "mitigation": run.mitigation,
+            "spec": run.spec,
+            "complete": run.complete,
+            "beyond": run.standing.beyond,
+            "price": run.standing.price,
+            "collapse_onset": run.verdict.onset,
+            "tokens_per_second": run.tokens_per_second,
+            "state_bytes": run.state_bytes,
+        })
+    };
+    json!({
+        "complete": report.complete,
+        "summary": report.summary,
+        "try": report.try_it,
+        "collapsed": report.verdict.collapsed,
+        "runs": report.runs.iter().map(run).collect::<Vec<_>>(),
+    })
 }
 
 /// What is printed: the sentences, and the mitigations in a table.
@@ -237,10 +332,11 @@ pub fn text(report: &Report) -> String {
         .filter_map(|name| report.run(name))
         .chain(report.runs.first())
     {
-        let onset = run
-            .verdict
-            .onset
-            .map_or("no".into(), |onset| format!("at {}", count(onset)));
+        let onset = match (run.verdict.complete, run.verdict.onset) {
+            (false, _) => "not known".into(),
+            (true, None) => "no".into(),
+            (true, Some(onset)) => format!("at {}", count(onset)),
+        };
         text.push_str(&format!(
             "\n{:width$}  {:>7}  {:>6}  {onset:>11}  {:>8}  {:>9}",
             run.mitigation,
@@ -249,6 +345,9 @@ pub fn text(report: &Report) -> String {
             count(run.tokens_per_second.round() as u64),
             bytes(run.state_bytes),
         ));
+    }
+    if let Some(command) = &report.try_it {
+        text.push_str(&format!("\n\nTry it:  {command}"));
     }
     text
 }

@@ -5,11 +5,11 @@
 //! ones, which cost little, make the means at small positions as sharp as those at large ones.
 
 use crate::error::ProgramError;
-use models::{Model, Tokenizer};
+use crate::prompt::read_file;
+use models::Model;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::path::Path;
 
 /// Tokens of a random text before it repeats.
@@ -33,18 +33,26 @@ pub struct Text {
 }
 
 impl Text {
-    /// The text that `--prompt` names: `newlines`, `random` ids, `ids:FILE` with numbers, a file of text, or, without a name,
+    /// The text that `--text` names: `newlines`, `random` ids, `ids:FILE` with numbers, a file of text, or, without a name,
     /// the text that comes with Spillway.
     ///
     /// # Errors
     /// [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot be read or holds fewer than two tokens.
-    pub fn open(prompt: Option<&str>, model: &Model) -> Result<Self, ProgramError> {
+    pub fn open(text: Option<&str>, model: &Model) -> Result<Self, ProgramError> {
+        Self::beginning(text, model, usize::MAX)
+    }
+
+    /// The same, of a file of text only as much as holds `most` tokens.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn beginning(text: Option<&str>, model: &Model, most: usize) -> Result<Self, ProgramError> {
         let tokenizer = model.tokenizer();
         let encode = |text: &str| {
             let ids = tokenizer.encode(text).map_err(ProgramError::from);
-            ids.map_err(|error| error.without_tokenizer("as ids:FILE, or take random ones with random"))
+            ids.map_err(without_tokenizer)
         };
-        let (name, ids): (String, Vec<u32>) = match prompt {
+        let (name, ids): (String, Vec<u32>) = match text {
             None => (
                 "the text that comes with Spillway".into(),
                 encode(models::shipped_text())?,
@@ -60,7 +68,10 @@ impl Text {
                         ids.map_err(|error| ProgramError::Failed(format!("{path}: {error}")))?,
                     )
                 }
-                None => (file.into(), read_tokens(Path::new(file), tokenizer, encode)?),
+                None => {
+                    let ids = read_file(Path::new(file), model, most);
+                    (file.into(), ids.map_err(without_tokenizer)?)
+                }
             },
         };
         if ids.len() < 2 {
@@ -144,7 +155,8 @@ fn random_ids(vocab_size: usize) -> Vec<u32> {
 }
 
 fn read_text(path: &Path) -> Result<String, ProgramError> {
-    let bytes = fs::read(path).map_err(ProgramError::file("read", path))?;
+    let bytes = models::input::read_stream(path, models::input::MAX_TEXT);
+    let bytes = bytes.map_err(ProgramError::file("read", path))?;
     String::from_utf8(bytes).map_err(|error| ProgramError::Content {
         path: path.to_path_buf(),
         expected: "text in UTF-8".into(),
@@ -152,16 +164,8 @@ fn read_text(path: &Path) -> Result<String, ProgramError> {
     })
 }
 
-fn read_tokens(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    encode: impl Fn(&str) -> Result<Vec<u32>, ProgramError>,
-) -> Result<Vec<u32>, ProgramError> {
-    if tokenizer.is_byte_level() {
-        let bytes = fs::read(path).map_err(ProgramError::file("read", path))?;
-        return Ok(bytes.into_iter().map(u32::from).collect());
-    }
-    encode(&read_text(path)?)
+fn without_tokenizer(error: ProgramError) -> ProgramError {
+    error.without_tokenizer("as ids:FILE, or take random ones with random")
 }
 
 /// One stream.

@@ -22,6 +22,9 @@ pub const DEFAULT_THRESHOLD: f64 = 2.0;
 /// What the definition says of one run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
+    /// Whether everything that it depends on has been read, by this run and by the baseline. Until then the other fields are of
+    /// what has been read so far, and conclude nothing.
+    pub complete: bool,
     /// Whether some bucket beyond the training length is above the threshold.
     pub collapsed: bool,
     /// Start of the first bucket above the threshold with all later ones above it too; if the run recovers, of the first
@@ -55,6 +58,7 @@ pub fn judge(run: &[BucketLoss], baseline: &[BucketLoss], train_length: u64, thr
         .copied()
         .max_by(|a, b| rank(a.1).total_cmp(&rank(b.1)));
     Verdict {
+        complete: true,
         collapsed: rise.first.is_some(),
         onset: rise.for_good.or(rise.first),
         recovers: rise.first.is_some() && rise.for_good.is_none(),

@@ -2,11 +2,11 @@
 
 use super::row::{AtLength, Fit, PasskeyScore, Row};
 use super::{Context, ProgramError, Stop, Stream, Text, Trial};
-use crate::calibration::fit_scales;
+use crate::calibration::{fit_readings, fit_scales};
 use crate::diagnose::loss::{Grid, LossTally, Tally};
 use crate::diagnose::mitigated::Mitigated;
 use crate::diagnose::stream::Run;
-use crate::passkey::evaluate::{Answer, evaluate};
+use crate::passkey::evaluate::{Answer, Evaluation, evaluate};
 use crate::passkey::prompt::{Case, Template, cases};
 use models::evaluation::wilson;
 use models::{Model, ModelError, ModelState, Which};
@@ -50,17 +50,36 @@ impl Passkeys {
     /// `None` when a stop was asked for.
     fn ask(
         &self,
-        model: &Model,
+        bench: &Bench<'_>,
         trial: &Trial,
-        stop: &Stop,
+        progress: &str,
+        context: &Context,
     ) -> Result<Option<Vec<PasskeyScore>>, ModelError> {
-        let go_on = |_| match stop.is_asked() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        let bar = context.progress(self.cases.iter().map(|case| case.length).sum(), "tokens");
+        bar.set_message(format!("{progress}: passkeys"));
+        let mut on_outcome = |evaluation: &Evaluation| {
+            bar.inc(
+                evaluation
+                    .outcomes
+                    .last()
+                    .map_or(0, |outcome| outcome.tokens as u64),
+            );
+            bench.go_on()
         };
-        let Some(evaluation) = evaluate(model, trial, &self.cases, go_on)? else {
+        let mut evaluation = Evaluation::default();
+        let asked = 0..self.cases.len();
+        if evaluate(
+            bench.model,
+            trial,
+            &self.cases,
+            asked,
+            &mut evaluation,
+            &mut on_outcome,
+        )?
+        .is_break()
+        {
             return Ok(None);
-        };
+        }
         let outcomes = evaluation.outcomes;
         let mut found: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
         for outcome in &outcomes {
@@ -116,7 +135,10 @@ impl Bench<'_> {
     pub fn row(&self, trial: &Trial, progress: &str, context: &Context) -> Result<Option<Row>, ProgramError> {
         let begin = Instant::now();
         let (fitted, fit) = match trial.is_to_be_fitted() {
-            true => self.fit(trial).map(|(trial, fit)| (Some(trial), Some(fit)))?,
+            true => match self.fit(trial, progress, context) {
+                Err(ProgramError::Interrupted) => return Ok(None),
+                fitted => fitted.map(|(trial, fit)| (Some(trial), Some(fit)))?,
+            },
             false => (None, None),
         };
         let trial = fitted.as_ref().unwrap_or(trial);
@@ -130,23 +152,29 @@ impl Bench<'_> {
             threads: context.threads(),
             stop: self.stop,
             progress: &bar,
+            until: None,
         };
         run.go_on(&shared)?;
-        bar.finish_and_clear();
+        drop(bar);
         if !run.is_done() {
             return Ok(None);
         }
         let passkeys = match self.passkeys {
-            Some(passkeys) => passkeys.ask(self.model, trial, self.stop)?,
+            Some(passkeys) => passkeys.ask(self, trial, progress, context)?,
             None => Some(Vec::new()),
         };
         let Some(passkeys) = passkeys else {
             return Ok(None);
         };
-        let (prefill, decode) = self.speeds(trial)?;
+        let waiting = context.waiting(&format!("{progress}: speed"));
+        let Some((prefill, decode)) = self.speeds(trial)? else {
+            return Ok(None);
+        };
+        drop(waiting);
         let losses = self.losses(&run);
         Ok(Some(Row {
             mitigation: run.name.clone(),
+            spec: fit.as_ref().map_or(&run.name, |fit| &fit.mitigation).clone(),
             inside: finite(losses.geometric.first().and_then(Tally::mean)),
             cost: None,
             lengths: self.lengths(&losses),
@@ -165,10 +193,29 @@ impl Bench<'_> {
         }))
     }
 
+    fn go_on(&self) -> ControlFlow<()> {
+        match self.stop.is_asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
     /// Fits on text that is not evaluated.
-    fn fit(&self, trial: &Trial) -> Result<(Trial, Fit), ProgramError> {
+    fn fit(&self, trial: &Trial, progress: &str, context: &Context) -> Result<(Trial, Fit), ProgramError> {
         let iterations = FIT_ITERATIONS[usize::from(self.quick)];
-        let (mitigation, fitted) = fit_scales(self.model, self.calibration, self.train_length, iterations)?;
+        let bar = context.progress(fit_readings(iterations), "readings");
+        bar.set_message(format!("{progress}: fitting"));
+        let mut read = || {
+            bar.inc(1);
+            self.go_on()
+        };
+        let (mitigation, fitted) = fit_scales(
+            self.model,
+            self.calibration,
+            self.train_length,
+            iterations,
+            &mut read,
+        )?;
         let fit = Fit {
             mitigation: mitigation.to_string(),
             calibration: [fitted.calibration.before, fitted.calibration.after],
@@ -203,8 +250,9 @@ impl Bench<'_> {
         self.factors.iter().map(at).collect()
     }
 
-    /// Tokens per second of a prompt beyond the training length, and of going on from it token by token.
-    fn speeds(&self, trial: &Trial) -> Result<(f64, f64), ModelError> {
+    /// Tokens per second of a prompt beyond the training length, and of going on from it token by token; `None` when a stop was
+    /// asked for.
+    fn speeds(&self, trial: &Trial) -> Result<Option<(f64, f64)>, ModelError> {
         let quick = usize::from(self.quick);
         let (repeats, decoded) = (REPEATS[quick], DECODE_TOKENS[quick]);
         let length = (PREFILL_LENGTHS * self.train_length).clamp(1, PREFILL_MOST) as usize;
@@ -212,6 +260,9 @@ impl Bench<'_> {
         let (prompt, rest) = ids.split_at(length);
         let mut times = (Vec::new(), Vec::new());
         for repeat in 0..=repeats {
+            if self.stop.is_asked() {
+                return Ok(None);
+            }
             let begin = Instant::now();
             let mut reader = Reader::new(self.model, trial)?;
             reader.read(prompt)?;
@@ -223,7 +274,7 @@ impl Bench<'_> {
                 times.1.push(begin.elapsed());
             }
         }
-        Ok((per_second(length, times.0), per_second(decoded, times.1)))
+        Ok(Some((per_second(length, times.0), per_second(decoded, times.1))))
     }
 }
 

@@ -18,23 +18,25 @@ pub mod page;
 pub mod row;
 
 use crate::calibration::Calibrator;
-use crate::cli::parse_tokens;
+use crate::cli::{MOST_STREAMS, parse_tokens};
 use crate::context::Context;
 use crate::diagnose::loss::Grid;
 use crate::diagnose::mitigated::{self, Choice};
 use crate::diagnose::resume::Settings;
 use crate::diagnose::stream::Stop;
 use crate::diagnose::text::{self, Stream, StreamOptions, Text};
-use crate::diagnose::{stop_on_signal, train_length};
+use crate::diagnose::train_length;
 use crate::error::ProgramError;
-use crate::model_args::ModelArgs;
-use crate::output::{Existing, OutputFolder};
+use crate::mitigation_file;
+use crate::model_args::{ModelArgs, quoted};
+use crate::output::{OutputFolder, Place};
 use crate::trial::{self, Trial};
 use clap::Args;
 use measure::{Bench, Passkeys};
 use models::Model;
 use row::Leaderboard;
-use std::path::{Path, PathBuf};
+use serde_json::json;
+use std::path::PathBuf;
 
 /// Share of the text that is kept for calibration.
 const CALIBRATION_SHARE: f64 = 0.125;
@@ -42,6 +44,8 @@ const CALIBRATION_SHARE: f64 = 0.125;
 const LONGEST: [u64; 2] = [128, 8];
 /// The file that holds the rows.
 const FILE: &str = "leaderboard.json";
+/// The files that a comparison writes.
+const OWN: &[&str] = &[FILE, "leaderboard.html", "leaderboard.csv"];
 
 /// Try every mitigation on one model, and rank them by the loss far beyond its training length
 #[derive(Debug, Args)]
@@ -54,7 +58,7 @@ Examples:
   spillway compare mamba2-130m --train-length 2048 --out mamba2-mitigations
   spillway compare rwkv6-1b6 --mitigation window-exact:4096 --mitigation forget:0.9999 --longest 16
 
-Ctrl-C keeps the finished rows; the same command with --resume goes on. docs/leaderboard.md describes leaderboard.json.")]
+Ctrl-C keeps the finished rows; the same command with --resume goes on, after a crash or a kill as well. docs/leaderboard.md describes leaderboard.json.")]
 pub struct CompareArgs {
     /// Which model
     #[command(flatten)]
@@ -63,7 +67,7 @@ pub struct CompareArgs {
     /// Spillway]
     #[arg(long, value_name = "FILE|ids:FILE|random|newlines")]
     pub text: Option<String>,
-    /// Length the model was trained on [default: what the checkpoint says, else 2048]
+    /// Length the model was trained on, in tokens [default: what the checkpoint says, else 2048]
     #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub train_length: Option<u64>,
     /// Mitigation to try, such as `window:8192`; may be repeated [default: the whole catalogue, scaled to the training length]
@@ -75,13 +79,18 @@ pub struct CompareArgs {
     /// Fewer lengths, prompts and repetitions
     #[arg(long)]
     pub quick: bool,
-    /// Folder for leaderboard.html, leaderboard.json and leaderboard.csv
-    #[arg(long, value_name = "DIR", default_value = "spillway-comparison")]
-    pub out: PathBuf,
+    /// Folder for leaderboard.html, leaderboard.json and leaderboard.csv, new or empty [default: spillway-comparison;
+    /// spillway-comparison-2 and so on when that is taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: a comparison in it is replaced, all other files stay
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
     /// Places of the text to start reading at [default: 1 to 8, fewer the larger the model]
     #[arg(long, value_name = "N")]
     pub streams: Option<u64>,
-    /// Start reading at random places of the text, and ask for other passkeys
+    /// Start reading at random places of the text, drawn by this seed, and ask for other passkeys [default: places spread
+    /// evenly from its beginning]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Go on with the interrupted comparison in the output folder, under the same options
@@ -95,10 +104,16 @@ pub struct CompareArgs {
 /// [`ProgramError`]: an impossible option, a file that cannot be read or written, or an interruption, after which the rows so far
 /// are there.
 pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
-    let mut comparison = Comparison::prepare(args, context)?;
-    let mut folder = args.folder(&mut comparison.board)?;
+    let factors = args.factors()?;
     let stop = Stop::after(None);
-    stop_on_signal(&stop)?;
+    stop.on_signal(context)?;
+    let mut folder = OutputFolder::open(&args.place(), context)?;
+    let mut comparison = Comparison::prepare(args, factors, context)?;
+    if folder.is_begun() {
+        comparison.board.resume(&folder.file(FILE))?;
+    }
+    folder.begin()?;
+    stop.has_something_to_keep();
     for skipped in &comparison.board.skipped {
         context.remark(format_args!(
             "left out {}: {}",
@@ -107,6 +122,18 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
     }
     comparison.measure(&mut folder, &stop, context)?;
     context.print_line(page::table(&comparison.board))?;
+    let command = args.model.generate(&comparison.model);
+    let best = comparison.board.best();
+    let command = best.map(|best| format!("{command} --mitigation {}", quoted(&best.spec)));
+    if let Some(command) = &command {
+        context.print_line(format_args!("\nTry the first:  {command}"))?;
+    }
+    let board = &comparison.board;
+    context.print_folder(
+        folder.path(),
+        &["leaderboard.html", FILE, "leaderboard.csv"],
+        json!({ "complete": board.complete, "try": command, "baseline": board.baseline, "rows": board.rows }),
+    )?;
     let report = folder.file("leaderboard.html");
     context.remark(format_args!("\nleaderboard: {}", report.display()));
     match comparison.board.complete {
@@ -132,12 +159,14 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn prepare(args: &CompareArgs, context: &Context) -> Result<Self, ProgramError> {
-        let factors = args.factors()?;
+    fn prepare(args: &CompareArgs, factors: Vec<u64>, context: &Context) -> Result<Self, ProgramError> {
+        let waiting = context.waiting("loading the model");
         let model = args.model.load()?;
         let (train_length, source) = train_length(args.train_length, &model)?;
-        let whole = Text::open(args.text.as_deref(), &model).map_err(as_text_option)?;
+        waiting.set_message("reading the text");
+        let whole = Text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
         let (calibration, text) = whole.split(CALIBRATION_SHARE)?;
+        drop(waiting);
         let length = train_length * factors.last().copied().unwrap_or(1);
         let streams = text::streams(
             &text,
@@ -154,13 +183,14 @@ impl Comparison {
             defaults: &mitigated::catalogue(train_length, length),
             train_length,
         };
-        let (trials, skipped) =
-            mitigated::choose(&choice, &mut Calibrator::new(&model, &calibration, train_length))?;
+        let calibrator = Calibrator::new(&model, &calibration, train_length);
+        let (trials, skipped) = mitigated::choose(&choice, &mut calibrator.watched(context))?;
         let passkeys = Passkeys::new(&model, train_length, length, args.quick, args.seed.unwrap_or(0));
         if passkeys.is_none() {
             context.remark("no passkeys: they are asked for in words, and there is no tokenizer or no room");
         }
-        let settings = settings(&model, &whole, (train_length, length), &streams, &trials);
+        let mut settings = settings(&model, &whole, (train_length, length), &streams, &trials);
+        settings.device = args.model.device.to_string();
         let board = Leaderboard {
             baseline: trial::baseline(&model, train_length),
             threads: context.threads(),
@@ -209,9 +239,14 @@ impl Comparison {
                 continue;
             }
             let progress = format!("{} of {}: {}", index + 1, self.trials.len(), trial.name());
-            let Some(row) = bench.row(trial, &progress, context)? else {
+            let Some(mut row) = bench.row(trial, &progress, context)? else {
                 break;
             };
+            if trial.mitigation().is_calibrated() {
+                let text = self.calibration.name();
+                mitigation_file::write(folder, trial.mitigation(), &self.model.info().name, text)?;
+                row.spec = mitigation_file::spec(trial.mitigation(), folder.path());
+            }
             self.board.add(row);
             self.board.write(folder)?;
             folder.keep();
@@ -241,6 +276,7 @@ fn settings(
         text: text.name().into(),
         fingerprint: text.fingerprint(),
         dtype: info.kept_as.into(),
+        device: String::new(),
         length,
         train_length,
         streams: streams.to_vec(),
@@ -248,19 +284,15 @@ fn settings(
     }
 }
 
-/// Errors about the text name the option that this subcommand has for it.
-fn as_text_option(error: ProgramError) -> ProgramError {
-    match error {
-        ProgramError::Failed(message) => ProgramError::Failed(format!("--text: {message}")),
-        other => other,
-    }
-}
-
 impl CompareArgs {
     /// 2, 4, … up to the longest.
     fn factors(&self) -> Result<Vec<u64>, ProgramError> {
-        if self.streams == Some(0) {
-            return Err(ProgramError::usage("--streams", "at least 1", "0"));
+        if let Some(found) = self
+            .streams
+            .filter(|streams| !(1..=MOST_STREAMS).contains(streams))
+        {
+            let expected = format!("from 1 to {MOST_STREAMS}");
+            return Err(ProgramError::usage("--streams", expected, found.to_string()));
         }
         let longest = self.longest.unwrap_or(LONGEST[usize::from(self.quick)]);
         if !longest.is_power_of_two() || !(2..=1 << 20).contains(&longest) {
@@ -271,31 +303,15 @@ impl CompareArgs {
         Ok(doubled.take_while(|factor| *factor <= longest).collect())
     }
 
-    /// The output folder: a new one, or that of the interrupted comparison, whose rows go into `board`.
-    fn folder(&self, board: &mut Leaderboard) -> Result<OutputFolder, ProgramError> {
-        let path = self.out.join(FILE);
-        if self.resume {
-            if !path.is_file() {
-                let expected = "the folder of an interrupted comparison (--out)";
-                return Err(ProgramError::usage(
-                    "--resume",
-                    expected,
-                    self.out.display().to_string(),
-                ));
-            }
-            board.resume(&path)?;
-            return OutputFolder::create(&self.out, Existing::Resume);
+    fn place(&self) -> Place<'_> {
+        Place {
+            what: "a comparison",
+            default: "spillway-comparison",
+            named: self.out.as_deref(),
+            force: self.force,
+            resume: self.resume,
+            own: OWN,
+            marks: &[FILE],
         }
-        OutputFolder::create(&self.out, Existing::Refuse).map_err(|error| interrupted_before(error, &path))
-    }
-}
-
-fn interrupted_before(error: ProgramError, path: &Path) -> ProgramError {
-    match error {
-        ProgramError::FolderExists(folder) if path.is_file() => {
-            let expected = "a new folder, or --resume to go on with the comparison in this one";
-            ProgramError::usage("--out", expected, folder.display().to_string())
-        }
-        other => other,
     }
 }

@@ -4,6 +4,7 @@ use super::{FILE, page};
 use crate::diagnose::mitigated::Skipped;
 use crate::diagnose::resume::Settings;
 use crate::error::ProgramError;
+use crate::kit::provenance::Provenance;
 use crate::output::OutputFolder;
 use models::Info;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ const VERSION: u32 = 1;
 pub struct Row {
     /// Text form; `none` is the model alone.
     pub mitigation: String,
+    /// What `--mitigation` takes to have the same again: the text form, or `@` and the file that holds calibrated numbers.
+    #[serde(default)]
+    pub spec: String,
     /// Mean loss inside the training length T, in nats per token.
     pub inside: Option<f64>,
     /// How much larger that is than the model's alone.
@@ -50,9 +54,25 @@ pub struct Fit {
     /// Text form of the mitigation with the numbers.
     pub mitigation: String,
     /// Mean loss of the samples fitted on, without and with them.
+    #[serde(with = "maybe_infinite")]
     pub calibration: [f64; 2],
     /// Mean loss of the samples that the fit did not see, without and with them.
+    #[serde(with = "maybe_infinite")]
     pub test: [f64; 2],
+}
+
+/// Losses of which some are not finite, which JSON says as `null`: they come back as infinite.
+mod maybe_infinite {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(losses: &[f64; 2], serializer: S) -> Result<S::Ok, S::Error> {
+        losses.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[f64; 2], D::Error> {
+        let losses = <[Option<f64>; 2]>::deserialize(deserializer)?;
+        Ok(losses.map(|loss| loss.unwrap_or(f64::INFINITY)))
+    }
 }
 
 /// Loss over the last T tokens of a length.
@@ -121,6 +141,13 @@ pub struct Leaderboard {
 }
 
 impl Leaderboard {
+    /// The row with the smallest loss at the longest length, if a prompt can be continued with it: not the model alone, nor a
+    /// restart.
+    pub fn best(&self) -> Option<&Row> {
+        let restart = |row: &Row| row.mitigation == "none" || row.mitigation.starts_with("restart:");
+        self.rows.iter().find(|row| !restart(row) && !row.spec.is_empty())
+    }
+
     /// Without rows; lengths, text and the rest are left to the caller.
     pub fn new(model: &Info, settings: Settings) -> Self {
         Self {
@@ -180,7 +207,8 @@ impl Leaderboard {
             settings: Settings,
             rows: Vec<Row>,
         }
-        let text = std::fs::read_to_string(path).map_err(ProgramError::file("read", path))?;
+        let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", path))?;
         let content = |expected: String, found: String| ProgramError::Content {
             path: path.to_path_buf(),
             expected,
@@ -200,12 +228,13 @@ impl Leaderboard {
     /// Writes all files.
     ///
     /// # Errors
-    /// [`ProgramError::File`], [`ProgramError::Picture`].
+    /// [`ProgramError::File`].
     pub fn write(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
-        let page = page::page(self)?;
+        let page = page::page(self, &Provenance::here(self.threads).of(&self.model));
+        // First what a comparison goes on from: killed before the others are written, it writes them again.
+        folder.write_json(FILE, self)?;
         folder.write("leaderboard.html", |file| file.write_all(page.as_bytes()))?;
-        folder.write("leaderboard.csv", |file| self.write_csv(file))?;
-        folder.write_json(FILE, self)
+        folder.write("leaderboard.csv", |file| self.write_csv(file))
     }
 
     fn write_csv(&self, file: &mut dyn io::Write) -> io::Result<()> {

@@ -7,11 +7,13 @@
 use super::prompt::{Case, FILLER, PREFIX, answer_tokens};
 use crate::trial::Trial;
 use models::generation::{Sampling, generate};
-use models::{Model, ModelError, ModelState};
-use std::ops::ControlFlow;
+use models::{Model, ModelError, ModelState, budget};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
 
 /// What came of one prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The continuation holds the passkey.
     Found,
@@ -22,7 +24,7 @@ pub enum Answer {
 }
 
 /// One prompt's result.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Index into the cases given.
     pub case: usize,
@@ -32,17 +34,24 @@ pub struct Outcome {
     pub answer: Answer,
 }
 
-/// All results, in the order of the cases, and the work that they took.
-#[derive(Clone, Debug)]
+/// The results so far, in the order in which they came, and the work that they took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// One per case.
+    /// At most one per case.
     pub outcomes: Vec<Outcome>,
     /// Prompt tokens that went through the model.
     pub computed_tokens: u64,
 }
 
-/// Asks every prompt. `on_tokens` hears of prompt tokens as they are done with, computed or shared, and may break off, which
-/// gives `None`.
+impl Evaluation {
+    /// Prompt tokens of all prompts together, computed or shared.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| outcome.tokens as u64).sum()
+    }
+}
+
+/// Asks every prompt of `cases[asked]` that `evaluation` does not have yet, to the answers of an evaluation that asks all of them
+/// at once. `on_outcome` hears of each and may break off.
 ///
 /// # Errors
 /// [`ModelError`] from a mitigation that does not fit the model, or from a model without a tokenizer.
@@ -50,9 +59,28 @@ pub fn evaluate(
     model: &Model,
     trial: &Trial,
     cases: &[Case],
-    mut on_tokens: impl FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<Evaluation>, ModelError> {
-    let longest = cases.iter().map(|case| case.block + 1).max().unwrap_or(0);
+    asked: Range<usize>,
+    evaluation: &mut Evaluation,
+    on_outcome: &mut dyn FnMut(&Evaluation) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ModelError> {
+    let mut order: Vec<usize> = asked.collect();
+    let answered: BTreeSet<usize> = evaluation.outcomes.iter().map(|outcome| outcome.case).collect();
+    if order.iter().all(|case| answered.contains(case)) {
+        return Ok(ControlFlow::Continue(()));
+    }
+    order.sort_by_key(|index| cases[*index].block);
+    let longest = order
+        .iter()
+        .map(|index| cases[*index].block + 1)
+        .max()
+        .unwrap_or(0);
+    // The text, and some of its tokens' ids for each byte.
+    let bytes = budget::product([longest as u64, FILLER.len() as u64, 8]);
+    budget::ask(
+        "the longest prompt and its tokens",
+        bytes,
+        "ask at shorter lengths",
+    )?;
     let filler = model
         .tokenizer()
         .encode(&[PREFIX, &FILLER.repeat(longest)].concat())?;
@@ -62,11 +90,6 @@ pub fn evaluate(
         state: trial.start(model)?,
         position: 0,
     };
-    let mut order: Vec<usize> = (0..cases.len()).collect();
-    order.sort_by_key(|index| cases[*index].block);
-
-    let mut outcomes = Vec::with_capacity(cases.len());
-    let mut computed_tokens = 0;
     for index in order {
         let ids = model.tokenizer().encode(&cases[index].text())?;
         let before = walk.position;
@@ -75,22 +98,22 @@ pub fn evaluate(
             // Only what comes after the last restart is known when the question is answered.
             Some(period) => (trial.start(model)?, last_restart(ids.len(), period)),
         };
-        let answer = ask(model, state, &ids[shared..], &cases[index])?;
-        computed_tokens += (walk.position - before + ids.len() - shared) as u64;
-        if on_tokens(ids.len() as u64).is_break() {
-            return Ok(None);
+        if answered.contains(&index) {
+            // Answered before an interruption; the walk went the same steps, so that later answers have the same bits.
+            continue;
         }
-        outcomes.push(Outcome {
+        let answer = ask(model, state, &ids[shared..], &cases[index])?;
+        evaluation.computed_tokens += (walk.position - before + ids.len() - shared) as u64;
+        evaluation.outcomes.push(Outcome {
             case: index,
             tokens: ids.len(),
             answer,
         });
+        if on_outcome(evaluation).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
     }
-    outcomes.sort_by_key(|outcome| outcome.case);
-    Ok(Some(Evaluation {
-        outcomes,
-        computed_tokens,
-    }))
+    Ok(ControlFlow::Continue(()))
 }
 
 /// A state that walks along the filler.
@@ -192,31 +215,32 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_come_in_the_order_of_the_cases_and_cost_less_than_whole_prompts() {
+    fn every_case_is_asked_once_wherever_it_was_broken_off_and_for_less_than_whole_prompts() {
         let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
         let template = Template::new(model.tokenizer()).expect("bytes");
         let cases = cases(&template, 900, 4, 2, 1);
-        let mut told = 0;
         let trial = Trial::of(&Mitigation::none());
-        let evaluation = evaluate(&model, &trial, &cases, |tokens| {
-            told += tokens;
-            ControlFlow::Continue(())
-        });
-        let evaluation = evaluation.expect("evaluated").expect("not broken off");
-        let stopped = evaluate(&model, &trial, &cases, |_| ControlFlow::Break(()));
-        assert!(stopped.expect("evaluated").is_none());
-        let lengths: Vec<usize> = cases.iter().map(|case| case.text().len()).collect();
-        let found: Vec<usize> = evaluation.outcomes.iter().map(|outcome| outcome.tokens).collect();
-        assert_eq!(found, lengths);
-        let whole: usize = lengths.iter().sum();
-        assert_eq!(told, whole as u64);
-        assert!(evaluation.computed_tokens < whole as u64 * 3 / 4);
+        let asked = |evaluation: &mut Evaluation, most: usize| {
+            let goes_on = &mut |evaluation: &Evaluation| match evaluation.outcomes.len() < most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            };
+            evaluate(&model, &trial, &cases, 0..cases.len(), evaluation, goes_on).expect("evaluated")
+        };
+        let mut whole = Evaluation::default();
+        assert!(asked(&mut whole, usize::MAX).is_continue());
+        let mut parts = Evaluation::default();
+        for most in [1, 2, 5] {
+            assert!(asked(&mut parts, most).is_break());
+            assert_eq!(parts.outcomes.len(), most);
+        }
+        assert!(asked(&mut parts, usize::MAX).is_continue());
+        assert_eq!(whole, parts);
+        let lengths: usize = cases.iter().map(|case| case.text().len()).sum();
+        assert_eq!(whole.prompt_tokens(), lengths as u64);
+        assert!(whole.computed_tokens < lengths as u64 * 3 / 4);
         // It learned from verses in windows of 64 bytes: five digits 100 bytes back are out of its reach.
-        assert!(
-            evaluation
-                .outcomes
-                .iter()
-                .all(|outcome| outcome.answer == Answer::Missed)
-        );
+        let mut answers = whole.outcomes.iter().map(|outcome| outcome.answer);
+        assert!(answers.all(|answer| answer == Answer::Missed));
     }
 }

@@ -5,40 +5,62 @@
 //! | [`prompt`] | the task: the four strings, the number of blocks, the place of the passkey |
 //! | [`evaluate`] | asking every prompt, with the states of common beginnings shared |
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
-//! | [`report`], [`heatmap`] | files, table and picture |
+//! | [`report`], [`heatmap`], [`page`] | files, table, picture and page |
+//! | [`resume`] | what an interrupted run leaves behind |
 //! | [`lengths`] | lists of lengths as they are typed |
 
 pub mod calibration;
 pub mod evaluate;
 pub mod heatmap;
 pub mod lengths;
+pub mod page;
 pub mod prompt;
 pub mod report;
+pub mod resume;
 
 use crate::cli::parse_tokens;
 use crate::context::Context;
 use crate::error::ProgramError;
+use crate::kit::format::counted;
+use crate::kit::provenance::Provenance;
 use crate::model_args::ModelArgs;
-use crate::output::{Existing, OutputFolder};
+use crate::output::{OutputFolder, Place};
+use crate::stop::Stop;
 use crate::trial::Trial;
 use clap::Args;
+use evaluate::{Answer, Evaluation};
 use lengths::{Lengths, parse_lengths};
 use mitigations::Mitigation;
 use models::Model;
 use prompt::{Case, Template};
 use report::{Report, Run, VERSION};
+use resume::{Saved, SavedRun, Settings};
+use serde_json::json;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The files that this command writes.
+const OWN: &[&str] = &[
+    "report.html",
+    "passkey.json",
+    "passkey.csv",
+    "passkey-*.svg",
+    resume::FILE,
+];
+/// From one save to the next.
+const SAVED_EVERY: Duration = Duration::from_secs(5);
 
 /// Options of `spillway passkey`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Five digits are hidden in a line of filler text, and the model is asked for them at the end. Every length is asked at
 --depths × --samples places spread evenly from the beginning to the end of the text; --depths 10 --samples 20 are the 200 places
-of the published experiment. The answer is greedy, and right if the five digits occur in it.
+of the published experiment. The answer is greedy, and right if the five digits occur in it. Where no passkey is found at the
+shortest length, longer ones are not asked.
 
-Writes passkey.csv (with Wilson 95 % intervals), passkey.json and one heat map per mitigation.
+Writes report.html, passkey.csv (with Wilson 95 % intervals), passkey.json and one heat map per mitigation. Answers are saved every
+5 s and at Ctrl-C: the same command with --resume goes on, after a crash or a kill as well.
 
 Examples:
   spillway passkey mamba2-130m --lengths 1k..16k
@@ -50,21 +72,33 @@ pub struct PasskeyArgs {
     /// Context lengths in tokens: a list (1k,2k,5000), or a range that doubles (1k..64k)
     #[arg(long, value_name = "LIST", default_value = "1k..64k", value_parser = parse_lengths)]
     pub lengths: Lengths,
-    /// Rows of the heat map
+    /// Rows of the heat map, each a depth at which the passkey is hidden
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub depths: u16,
     /// Prompts per cell of the heat map
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub samples: u16,
-    /// Mitigation to try; give it several times to compare [default: none]
+    /// Mitigation to try, such as window:8192, or @FILE as spillway diagnose writes it; may be repeated [default: none]
     #[arg(long = "mitigation", value_name = "SPEC")]
-    pub mitigations: Vec<Mitigation>,
+    pub mitigations: Vec<String>,
     /// Length that the model was trained on, in tokens: marked in the heat map [default: what the checkpoint says]
     #[arg(long, value_name = "N", value_parser = parse_tokens)]
     pub train_length: Option<u64>,
-    /// Folder to write to; it must not hold anything yet
-    #[arg(long, value_name = "DIR", default_value = "spillway-passkey")]
-    pub out: PathBuf,
+    /// Folder to write to, new or empty [default: spillway-passkey; spillway-passkey-2 and so on when that is taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: what this command wrote there is replaced, all other files stay
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+    /// Go on with the interrupted run in the output folder, under the same options
+    #[arg(long)]
+    pub resume: bool,
+    /// Stop after this many tokens of prompts as Ctrl-C would, to go on later with --resume [default: ask everything]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
+    pub stop_after: Option<u64>,
+    /// Ask at every length, even where no passkey is found at the shortest
+    #[arg(long)]
+    pub all_lengths: bool,
     /// Seed of the passkeys
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -78,42 +112,82 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
     if args.train_length == Some(0) {
         return Err(ProgramError::usage("--train-length", "at least 1 token", "0"));
     }
+    let stop = Stop::after(args.stop_after);
+    stop.on_signal(context)?;
+    let mut out = OutputFolder::open(&args.place(), context)?;
+    let waiting = context.waiting("loading the model");
     let model = args.model.load()?;
     let train_length = args.train_length.or(model.info().train_length);
-    let mitigations = prepared(args, &model, train_length)?;
     let cases = all_cases(args, &model)?;
-    let mut out = OutputFolder::create(&args.out, Existing::Refuse)?;
-    let mut report = Report {
-        version: VERSION,
-        model: model.info(),
+    waiting.set_message("calibrating");
+    let mitigations = prepared(args, &model, train_length)?;
+    drop(waiting);
+    let mut saved = Saved::new(args.settings(&model, train_length, &mitigations));
+    if out.is_begun() {
+        saved.load(&out, &cases)?;
+    }
+    out.begin()?;
+    stop.has_something_to_keep();
+    let asking = Asking {
+        args,
+        context,
+        model: &model,
         train_length,
-        seed: args.seed,
-        lengths: &args.lengths.0,
-        depths: usize::from(args.depths),
-        samples: usize::from(args.samples),
-        runs: Vec::new(),
+        cases: &cases,
+        stop: &stop,
     };
     context.print_line(format_args!(
-        "passkey retrieval, {}: share of passkeys found, {} prompts a cell",
-        report.model.name, args.samples
+        "passkey retrieval, {}: share of passkeys found, {} a cell",
+        model.info().name,
+        counted(u64::from(args.samples), "prompt")
     ))?;
-    for mitigation in &mitigations {
-        let run = run_one(args, context, &model, mitigation, &cases)?;
-        let picture = picture_name(&run.mitigation);
-        let cause = |cause| ProgramError::Picture {
-            picture: picture.clone(),
-            cause,
-        };
-        let svg = heatmap::svg(&run, &report.model.name, train_length).map_err(cause)?;
-        print_run(context, &run)?;
-        report.runs.push(run);
-        out.write(&picture, |file| file.write_all(svg.as_bytes()))?;
-        out.write("passkey.csv", |file| report::write_csv(&report.runs, file))?;
-        out.write_json("passkey.json", &report)?;
-        out.keep();
-    }
+    let report = asking.all(&mitigations, &mut saved, &mut out)?;
+    context.print_folder(
+        out.path(),
+        &["report.html", "passkey.json", "passkey.csv"],
+        json!({ "complete": report.complete, "runs": report.runs }),
+    )?;
     context.remark(format_args!("written to {}", out.path().display()));
-    Ok(())
+    match report.complete {
+        true => out.remove(resume::FILE),
+        false => Err(ProgramError::Failed(format!(
+            "interrupted; the answers so far are in {}, and the same command with --resume goes on",
+            out.path().display()
+        ))),
+    }
+}
+
+impl PasskeyArgs {
+    fn place(&self) -> Place<'_> {
+        Place {
+            what: "a passkey run",
+            default: "spillway-passkey",
+            named: self.out.as_deref(),
+            force: self.force,
+            resume: self.resume,
+            own: OWN,
+            marks: &[resume::FILE],
+        }
+    }
+
+    fn settings(&self, model: &Model, train_length: Option<u64>, mitigations: &[Mitigation]) -> Settings {
+        let info = model.info();
+        Settings {
+            program: env!("CARGO_PKG_VERSION").into(),
+            model: format!(
+                "{} ({}, {} parameters)",
+                info.name, info.architecture, info.parameters
+            ),
+            dtype: info.kept_as.into(),
+            train_length,
+            lengths: self.lengths.0.clone(),
+            depths: usize::from(self.depths),
+            samples: usize::from(self.samples),
+            seed: self.seed,
+            all_lengths: self.all_lengths,
+            mitigations: mitigations.iter().map(Mitigation::to_string).collect(),
+        }
+    }
 }
 
 /// The mitigations asked for, each known to fit the model before hours of work begin.
@@ -122,14 +196,15 @@ fn prepared(
     model: &Model,
     train_length: Option<u64>,
 ) -> Result<Vec<Mitigation>, ProgramError> {
-    let none = [Mitigation::none()];
+    let none = ["none".to_string()];
     let asked = if args.mitigations.is_empty() {
         &none[..]
     } else {
         &args.mitigations
     };
-    let ready = |mitigation| {
-        let mitigation = calibration::calibrated(mitigation, model, train_length)?;
+    let ready = |spec: &String| {
+        let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
+        let mitigation = calibration::calibrated(trial.mitigation(), model, train_length)?;
         Trial::of(&mitigation).expect_possible(model)?;
         Ok(mitigation)
     };
@@ -155,39 +230,175 @@ fn all_cases(args: &PasskeyArgs, model: &Model) -> Result<Vec<Case>, ProgramErro
     Ok(cases)
 }
 
-fn run_one(
-    args: &PasskeyArgs,
-    context: &Context,
-    model: &Model,
-    mitigation: &Mitigation,
-    cases: &[Case],
-) -> Result<Run, ProgramError> {
-    let bar = context.progress(cases.iter().map(|case| case.length).sum(), "tokens");
-    bar.set_message(mitigation.to_string());
-    let begin = Instant::now();
-    let on_tokens = |tokens| {
-        bar.inc(tokens);
-        ControlFlow::Continue(())
-    };
-    let evaluation = evaluate::evaluate(model, &Trial::of(mitigation), cases, on_tokens)?;
-    let Some(evaluation) = evaluation else {
-        return Err(ProgramError::Failed("interrupted".into()));
-    };
-    bar.finish_and_clear();
-    let (rows, seconds) = (usize::from(args.depths), begin.elapsed().as_secs_f64());
-    Ok(Run::new(
-        mitigation.to_string(),
-        cases,
-        &evaluation,
-        rows,
-        seconds,
-    ))
+/// What all prompts are asked with.
+struct Asking<'a> {
+    args: &'a PasskeyArgs,
+    context: &'a Context,
+    model: &'a Model,
+    train_length: Option<u64>,
+    cases: &'a [Case],
+    stop: &'a Stop,
+}
+
+impl Asking<'_> {
+    /// Asks whatever has not been asked, and writes all files after each mitigation; incomplete after a stop.
+    fn all(
+        &self,
+        mitigations: &[Mitigation],
+        saved: &mut Saved,
+        out: &mut OutputFolder,
+    ) -> Result<Report<'_>, ProgramError> {
+        let mut report = Report {
+            version: VERSION,
+            model: self.model.info(),
+            train_length: self.train_length,
+            seed: self.args.seed,
+            complete: false,
+            lengths: &self.args.lengths.0,
+            depths: usize::from(self.args.depths),
+            samples: usize::from(self.args.samples),
+            runs: Vec::new(),
+        };
+        for (index, mitigation) in mitigations.iter().enumerate() {
+            if saved.runs.len() == index {
+                saved.runs.push(SavedRun::default());
+            }
+            let run = self.one(mitigation, index, saved, out)?;
+            saved.save(out)?;
+            let goes_on = run.complete;
+            print_run(self.context, &run)?;
+            report.runs.push(run);
+            report.complete = goes_on && index + 1 == mitigations.len();
+            self.write(&report, out)?;
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Asks the shortest length first, and the others unless nothing is found there.
+    fn one(
+        &self,
+        mitigation: &Mitigation,
+        index: usize,
+        saved: &mut Saved,
+        out: &mut OutputFolder,
+    ) -> Result<Run, ProgramError> {
+        let trial = Trial::of(mitigation);
+        let shortest = self.cases.first().map_or(0, |case| case.length);
+        let first = self.cases.partition_point(|case| case.length == shortest);
+        let bar = self.context.progress_from(
+            saved.runs[index].evaluation.prompt_tokens(),
+            self.cases.iter().map(|case| case.length).sum(),
+            "tokens",
+        );
+        bar.set_message(mitigation.to_string());
+        let (begin, before) = (Instant::now(), saved.runs[index].seconds);
+        let mut evaluation = std::mem::take(&mut saved.runs[index].evaluation);
+        let (mut last_save, mut failure) = (Instant::now(), None);
+        let mut on_outcome = |evaluation: &Evaluation| {
+            let tokens = evaluation
+                .outcomes
+                .last()
+                .map_or(0, |outcome| outcome.tokens as u64);
+            bar.inc(tokens);
+            self.stop.count(tokens);
+            if last_save.elapsed() > SAVED_EVERY {
+                saved.runs[index].evaluation = evaluation.clone();
+                saved.runs[index].seconds = before + begin.elapsed().as_secs_f64();
+                failure = saved.save(out).err();
+                last_save = Instant::now();
+            }
+            match self.stop.is_asked() || failure.is_some() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let mut stopped = None;
+        let mut asked = ControlFlow::Continue(());
+        for range in [0..first, first..self.cases.len()] {
+            if asked.is_break() || stopped.is_some() {
+                break;
+            }
+            // A stop may have been asked for between two mitigations.
+            asked = match self.stop.is_asked() {
+                true => ControlFlow::Break(()),
+                false => evaluate::evaluate(
+                    self.model,
+                    &trial,
+                    self.cases,
+                    range.clone(),
+                    &mut evaluation,
+                    &mut on_outcome,
+                )?,
+            };
+            if asked.is_continue() && range.start == 0 && first < self.cases.len() {
+                stopped = self.hopeless(&evaluation, shortest);
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let seconds = before + begin.elapsed().as_secs_f64();
+        let run = Run::new(
+            mitigation.to_string(),
+            self.cases,
+            &evaluation,
+            usize::from(self.args.depths),
+            seconds,
+            asked.is_continue(),
+        );
+        saved.runs[index] = SavedRun { seconds, evaluation };
+        Ok(Run { stopped, ..run })
+    }
+
+    /// Why it is no use to ask longer prompts: none of the shortest was answered.
+    fn hopeless(&self, evaluation: &Evaluation, shortest: u64) -> Option<String> {
+        let found = |outcome: &evaluate::Outcome| outcome.answer == Answer::Found;
+        if self.args.all_lengths || evaluation.outcomes.iter().any(found) {
+            return None;
+        }
+        let place = match self.train_length {
+            None => String::new(),
+            Some(length) if shortest <= length => {
+                format!(", within the training length of {length} tokens: the model does not do this task")
+            }
+            Some(length) => format!(", which is beyond the training length of {length} tokens"),
+        };
+        Some(format!(
+            "no passkey found in {} prompts of {shortest} tokens{place}; longer ones are not asked (--all-lengths asks them)",
+            evaluation.outcomes.len()
+        ))
+    }
+
+    fn write(&self, report: &Report<'_>, out: &mut OutputFolder) -> Result<(), ProgramError> {
+        let drawn: Vec<&Run> = report.runs.iter().filter(|run| !run.cells.is_empty()).collect();
+        let pictures: Vec<String> = drawn.iter().map(|run| picture_name(&run.mitigation)).collect();
+        for (run, picture) in drawn
+            .into_iter()
+            .zip(&pictures)
+            .skip(pictures.len().saturating_sub(1))
+        {
+            let svg = heatmap::figure(run, &report.model.name, self.train_length).file();
+            out.write(picture, |file| file.write_all(svg.as_bytes()))?;
+        }
+        let made = Provenance::here(self.context.threads()).of(self.model.info());
+        let page = page::page(report, &pictures, &made);
+        out.write("report.html", |file| file.write_all(page.as_bytes()))?;
+        out.write("passkey.csv", |file| report::write_csv(&report.runs, file))?;
+        out.write_json("passkey.json", report)?;
+        out.keep();
+        Ok(())
+    }
 }
 
 fn print_run(context: &Context, run: &Run) -> Result<(), ProgramError> {
-    let recall = match run.recall_length {
-        Some(length) => format!("more than 95 % found up to {length} tokens"),
-        None => "not more than 95 % found at any length".into(),
+    let recall = match (&run.stopped, run.recall_length) {
+        (Some(reason), _) => reason.clone(),
+        (None, _) if !run.complete => "interrupted; these are the answers so far".into(),
+        (None, Some(length)) => format!("more than 95 % found up to {length} tokens"),
+        (None, None) => "not more than 95 % found at any length".into(),
     };
     context.print_line(format_args!(
         "\nmitigation {}: {recall}\n{}",

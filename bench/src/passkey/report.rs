@@ -1,6 +1,6 @@
 //! The grid of accuracies, as it is written and printed.
 
-use super::evaluate::{Answer, Evaluation};
+use super::evaluate::{Answer, Evaluation, Outcome};
 use super::prompt::Case;
 use models::Info;
 use models::evaluation::wilson;
@@ -25,6 +25,8 @@ pub struct Report<'a> {
     pub train_length: Option<u64>,
     /// Seed of the passkeys.
     pub seed: u64,
+    /// Whether every mitigation has been asked all that it is to be asked.
+    pub complete: bool,
     /// Lengths asked for.
     pub lengths: &'a [u64],
     /// Rows of the grid.
@@ -40,6 +42,10 @@ pub struct Report<'a> {
 pub struct Run {
     /// The mitigation's text form.
     pub mitigation: String,
+    /// Whether it has been asked all that it is to be asked.
+    pub complete: bool,
+    /// Why longer prompts were not asked, if they were not.
+    pub stopped: Option<String>,
     /// Longest of the lengths at which, and at all shorter ones, more than 95 % of the passkeys were found.
     pub recall_length: Option<u64>,
     /// Prompt tokens that went through the model.
@@ -82,16 +88,20 @@ pub struct Cell {
 }
 
 impl Run {
-    /// Gathers the outcomes into cells.
+    /// Gathers the outcomes into cells. As long as some are missing, nothing is said of the length of recall.
     pub fn new(
         mitigation: String,
         cases: &[Case],
         evaluation: &Evaluation,
         rows: usize,
         seconds: f64,
+        complete: bool,
     ) -> Self {
         let mut cells: Vec<Cell> = Vec::new();
-        for (case, outcome) in cases.iter().zip(&evaluation.outcomes) {
+        let mut outcomes: Vec<&Outcome> = evaluation.outcomes.iter().collect();
+        outcomes.sort_by_key(|outcome| outcome.case);
+        for outcome in outcomes {
+            let case = &cases[outcome.case];
             let same = |cell: &Cell| (cell.length, cell.row) == (case.length, case.row);
             if !cells.last().is_some_and(same) {
                 cells.push(Cell::empty(case, rows));
@@ -100,18 +110,13 @@ impl Run {
                 cell.add(&outcome.answer, outcome.tokens);
             }
         }
-        let prompt_tokens = evaluation
-            .outcomes
-            .iter()
-            .map(|outcome| outcome.tokens as u64)
-            .sum();
-        let computed_tokens = evaluation.computed_tokens;
-        let recall_length = recall_length(&cells);
         Self {
             mitigation,
-            recall_length,
-            computed_tokens,
-            prompt_tokens,
+            complete,
+            stopped: None,
+            recall_length: recall_length(&cells).filter(|_| complete),
+            computed_tokens: evaluation.computed_tokens,
+            prompt_tokens: evaluation.prompt_tokens(),
             seconds,
             cells,
         }
@@ -137,9 +142,12 @@ impl Run {
             let Some(first) = cells.first() else { continue };
             let depth = format!("{:.0}-{:.0} %", 100.0 * first.depth_from, 100.0 * first.depth_to);
             append(&mut text, format_args!("\n{depth:<10}"));
-            cells
-                .iter()
-                .for_each(|cell| append(&mut text, format_args!("{:>9.2}", cell.accuracy)));
+            for length in &lengths {
+                match cells.iter().find(|cell| cell.length == *length) {
+                    Some(cell) => append(&mut text, format_args!("{:>9.2}", cell.accuracy)),
+                    None => append(&mut text, format_args!("{:>9}", "")),
+                }
+            }
         }
         text.push_str("\nall       ");
         for length in lengths {
@@ -250,7 +258,6 @@ pub fn write_csv(runs: &[Run], out: &mut dyn Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::evaluate::Outcome;
     use super::*;
 
     fn case(length: u64, row: usize) -> Case {
@@ -293,6 +300,7 @@ mod tests {
             },
             2,
             1.0,
+            true,
         )
     }
 

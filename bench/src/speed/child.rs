@@ -6,7 +6,7 @@ use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::process::{cpu_seconds, peak_memory_bytes};
 use clap::Args;
-use models::{Model, ModelError, Which};
+use models::{Model, ModelError, Which, budget};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -113,8 +113,18 @@ fn random_ids(model: &Model, count: usize) -> Vec<u32> {
         .collect()
 }
 
+fn ask_for_ids(count: usize) -> Result<(), ModelError> {
+    let bytes = budget::product([count as u64, 4]);
+    Ok(budget::ask(
+        "the ids of a prompt",
+        bytes,
+        "measure with fewer tokens",
+    )?)
+}
+
 /// A prompt from the empty state, with the logits after its last token.
 fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, ModelError> {
+    ask_for_ids(length)?;
     let ids = random_ids(model, length);
     repeat(length, repeats, || {
         let mut state = model.start(&Chain::default(), 1)?;
@@ -124,6 +134,7 @@ fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, Mod
 
 /// Token by token, each with its logits, from the empty state.
 fn decode(model: &Model, tokens: usize, repeats: usize) -> Result<Measured, ModelError> {
+    ask_for_ids(tokens)?;
     let ids = random_ids(model, tokens);
     repeat(tokens, repeats, || {
         let mut state = model.start(&Chain::default(), 1)?;

@@ -9,11 +9,11 @@ pub mod child;
 use crate::cli::Dtype;
 use crate::context::{Context, MOST_THREADS};
 use crate::error::ProgramError;
-use crate::inspect::size;
-use crate::output::write_json;
+use crate::kit::format::bytes;
 use child::{Child, Measured};
 use clap::Args;
 use kernel_dsl::roofline::{fma_peak, read_bandwidth};
+use kernel_dsl::simd;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -29,11 +29,11 @@ const VERSION: u32 = 1;
 #[command(after_help = "\
 Every weight type and thread count runs in a process of its own. Speeds are medians over the repeats, with the slowest and the
 fastest; the fraction is that of the machine's memory bandwidth (decode) or multiply-add peak (prefill), measured in the
-same run.
+same run. SPILLWAY_ISA=avx2, or another level, measures what a processor without more would do.
 
 Examples:
   spillway init --arch mamba2 --shape 130m --out mamba2-130m-random
-  spillway bench mamba2-130m-random --json speed.json
+  spillway bench mamba2-130m-random --json > speed.json
   spillway bench mamba2-130m-random --dtype int8 --threads 1 --prefill 512 --repeats 1")]
 pub struct BenchArgs {
     /// Folder with config.json and model.safetensors, or a .safetensors file [default: the small model that comes with
@@ -42,7 +42,7 @@ pub struct BenchArgs {
     /// Types to keep the weights in
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Dtype::F32, Dtype::Bf16, Dtype::Int8])]
     pub dtype: Vec<Dtype>,
-    /// Prompt lengths
+    /// Prompt lengths in tokens
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512,2048", value_parser = prompt_length)]
     pub prefill: Vec<usize>,
     /// Tokens to decode; 0 leaves decoding out
@@ -51,9 +51,6 @@ pub struct BenchArgs {
     /// Repetitions of each measurement, after one that is not counted
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub repeats: u16,
-    /// Also write everything measured to this file
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 fn prompt_length(text: &str) -> Result<usize, String> {
@@ -68,6 +65,8 @@ fn prompt_length(text: &str) -> Result<usize, String> {
 struct Report {
     version: u32,
     checkpoint: String,
+    /// The level of vector instructions, which the limits are measured with too.
+    instructions: &'static str,
     repeats: u16,
     configurations: Vec<Configuration>,
 }
@@ -114,26 +113,28 @@ pub fn run(args: &BenchArgs, threads: &[usize], context: &Context) -> Result<(),
         .as_ref()
         .map_or_else(|| "the shipped model".into(), |path| path.display().to_string());
     context.print_line(format_args!(
-        "{checkpoint}: tokens per second, median of {} (slowest to fastest), and share of the machine's limit",
+        "{checkpoint}: tokens per second with {} instructions, median of {} (slowest to fastest), and share of the machine's \
+         limit with them",
+        simd::active(),
         args.repeats
     ))?;
     let mut report = Report {
         version: VERSION,
         checkpoint,
+        instructions: simd::active().name(),
         repeats: args.repeats,
         configurations: Vec::new(),
     };
     for &dtype in &args.dtype {
         for &threads in threads {
+            let waiting = context.waiting(&format!("measuring {dtype} with {threads} threads"));
             let configuration = measure(args, dtype, threads)?;
+            drop(waiting);
             context.print_line(configuration.table())?;
             report.configurations.push(configuration);
         }
     }
-    match &args.json {
-        Some(path) => write_json(path, &report),
-        None => Ok(()),
-    }
+    context.print_json(&report)
 }
 
 fn measure(args: &BenchArgs, dtype: Dtype, threads: usize) -> Result<Configuration, ProgramError> {
@@ -173,9 +174,12 @@ fn run_child(args: &BenchArgs, dtype: Dtype, threads: usize) -> Result<Child, Pr
         std::env::current_exe().map_err(|error| failed("cannot find this program: ", error.to_string()))?;
     let lengths: Vec<String> = args.prefill.iter().map(usize::to_string).collect();
     let mut command = Command::new(program);
-    command
-        .arg("bench-one")
-        .args(["--dtype", &dtype.to_string(), "--threads", &threads.to_string()]);
+    command.args(["bench-one", "--json"]).args([
+        "--dtype",
+        &dtype.to_string(),
+        "--threads",
+        &threads.to_string(),
+    ]);
     command.args([
         "--prefill",
         &lengths.join(","),
@@ -244,7 +248,7 @@ impl Configuration {
             .peak_memory_bytes
             .map_or("peak memory not known".into(), |peak| {
                 let share = peak as f64 / (child.weight_bytes + child.state_bytes).max(1) as f64;
-                format!("peak {} ({share:.2} × weights and state)", size(peak))
+                format!("peak {} ({share:.2} × weights and state)", bytes(peak))
             });
         let mut lines = vec![format!(
             "\n{}, {} thread{}: loaded in {:.2} s, {peak}; machine reads {:.1} GB/s, computes {:.0} GFLOP/s",

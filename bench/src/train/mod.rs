@@ -19,16 +19,20 @@ pub mod record;
 mod timing;
 
 use crate::context::{Context, MOST_THREADS};
-use crate::diagnose::stop_on_signal;
-use crate::diagnose::stream::Stop;
 use crate::error::ProgramError;
-use crate::output;
+use crate::kit::provenance::Provenance;
+use crate::output::{self, Place};
+use crate::stop::Stop;
 use clap::Args;
 use models::train::snapshot::SnapshotChoice;
 use models::train::{Outcome, Run, TrainConfig};
 use progress::Progress;
 use record::{Record, Summary};
+use serde_json::json;
 use std::path::{Path, PathBuf};
+
+/// What this command writes beside the training's own files.
+const BESIDE: &[&str] = &["summary.json", "report.html"];
 
 /// Train a model as a configuration says
 #[derive(Debug, Args)]
@@ -46,10 +50,14 @@ pub struct TrainArgs {
     /// What to train, on what, and how
     #[arg(value_name = "CONFIG.toml")]
     pub config: PathBuf,
-    /// Folder for the checkpoint, the log, snapshots, summary.json and report.html; it must not exist yet
-    #[arg(long, value_name = "DIR", default_value = "spillway-train")]
-    pub out: PathBuf,
-    /// Seed to train with instead of the configuration's: the same training with other draws
+    /// Folder for the checkpoint, the log, snapshots, summary.json and report.html, new or empty [default: spillway-train;
+    /// spillway-train-2 and so on when that is taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: a training in it is replaced, all other files stay
+    #[arg(long, conflicts_with = "resume")]
+    pub force: bool,
+    /// Seed to train with: the same training with other draws [default: the configuration's]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,
     /// Go on with the training in the output folder, under the same configuration
@@ -58,18 +66,16 @@ pub struct TrainArgs {
     /// With --resume, go on from the snapshot before the latest, should that be damaged
     #[arg(long, requires = "resume")]
     pub previous: bool,
-    /// Stop after this many steps as Ctrl-C would, to go on later with --resume
+    /// Stop after this many steps as Ctrl-C would, to go on later with --resume [default: train to the end]
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub stop_after: Option<u64>,
     /// Only time this many steps, after one that is not counted: speed by parts and peak memory; nothing is kept
+    /// [default: train]
     #[arg(
         long, value_name = "STEPS", value_parser = clap::value_parser!(u16).range(1..),
-        conflicts_with_all = ["out", "resume", "stop_after"]
+        conflicts_with_all = ["out", "force", "resume", "stop_after"]
     )]
     pub time: Option<u16>,
-    /// With --time, also write every step to this file
-    #[arg(long, value_name = "FILE", requires = "time")]
-    pub json: Option<PathBuf>,
 }
 
 /// Runs the subcommand; `threads` as on the command line.
@@ -97,25 +103,29 @@ pub fn run(args: &TrainArgs, threads: &[usize], context: &Context) -> Result<(),
 
 fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(), ProgramError> {
     if let Some(steps) = args.time {
-        return timing::run((config, &args.config), steps, args.json.as_deref(), context);
+        return timing::run((config, &args.config), steps, context);
     }
     let stop = Stop::after(args.stop_after);
-    stop_on_signal(&stop)?;
-    let run = match args.resume {
-        true => Run::resume(config, &args.out, args.choice()),
-        false => Run::create(config, &args.out),
+    stop.on_signal(context)?;
+    let out = &args.place().path()?;
+    let waiting = context.waiting("reading the model and the data");
+    let run = match (args.resume, args.force) {
+        (true, _) => Run::resume(config, out, args.choice()),
+        (false, true) => Run::create_over(config, out, BESIDE),
+        (false, false) => Run::create(config, out),
     };
     let mut run = run.map_err(|error| error.in_file(&args.config))?;
+    drop(waiting);
+    stop.has_something_to_keep();
     let mut progress = Progress::new(&run, &stop, context);
     let outcome = run.go_on(&mut progress);
     progress.finish();
     let outcome = outcome?;
-    let summary = write_report(&run, args)?;
+    let summary = write_report(&run, args, out)?;
     context.print_line(summary.sentences().join("\n"))?;
-    context.remark(format_args!(
-        "\nreport: {}",
-        args.out.join("report.html").display()
-    ));
+    let files = ["checkpoint", "summary.json", "report.html"];
+    context.print_folder(out, &files, json!({ "summary": summary }))?;
+    context.remark(format_args!("\nreport: {}", out.join("report.html").display()));
     match outcome {
         Outcome::Finished => Ok(()),
         Outcome::Stopped => Err(ProgramError::Failed(format!(
@@ -127,6 +137,18 @@ fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(),
 }
 
 impl TrainArgs {
+    fn place(&self) -> Place<'_> {
+        Place {
+            what: "a training",
+            default: "spillway-train",
+            named: self.out.as_deref(),
+            force: self.force,
+            resume: self.resume,
+            own: &[],
+            marks: &[models::train::run::CONFIG],
+        }
+    }
+
     fn choice(&self) -> SnapshotChoice {
         match self.previous {
             true => SnapshotChoice::Previous,
@@ -136,25 +158,28 @@ impl TrainArgs {
 }
 
 /// Writes `summary.json` and `report.html` into the run folder.
-fn write_report(run: &Run, args: &TrainArgs) -> Result<Summary, ProgramError> {
-    let record = Record::read(&args.out.join(models::train::run::LOG), run.trainer().config())?;
-    let summary = Summary::of(&record, run.trainer().config(), command(args));
-    output::write_json(&args.out.join("summary.json"), &summary)?;
-    let title = name(&args.out);
-    let page = page::page(&title, &record, &summary, run.trainer().config())?;
-    output::write_file(&args.out.join("report.html"), |file| {
-        file.write_all(page.as_bytes())
-    })?;
+fn write_report(run: &Run, args: &TrainArgs, out: &Path) -> Result<Summary, ProgramError> {
+    let record = Record::read(&out.join(models::train::run::LOG), run.trainer().config())?;
+    let summary = Summary::of(&record, run.trainer().config(), command(args, out));
+    output::write_json(&out.join("summary.json"), &summary)?;
+    let title = name(out);
+    let made = Provenance {
+        command: summary.command.clone(),
+        model: format!("{}, layout {}", summary.architecture, summary.layout),
+        ..Provenance::here(rayon::current_num_threads())
+    };
+    let page = page::page(&title, &record, &summary, run.trainer().config(), &made)?;
+    output::write_file(&out.join("report.html"), |file| file.write_all(page.as_bytes()))?;
     Ok(summary)
 }
 
 /// The command that makes this training.
-fn command(args: &TrainArgs) -> String {
+fn command(args: &TrainArgs, out: &Path) -> String {
     let seed = args.seed.map_or(String::new(), |seed| format!(" --seed {seed}"));
     format!(
         "spillway train {}{seed} --out {}",
         args.config.display(),
-        args.out.display()
+        out.display()
     )
 }
 

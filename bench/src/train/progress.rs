@@ -2,8 +2,8 @@
 
 use super::record::evaluation_sentence;
 use crate::context::Context;
-use crate::diagnose::stream::Stop;
-use indicatif::ProgressBar;
+use crate::progress;
+use crate::stop::Stop;
 use models::train::log::{Event, Seconds, StepEvent};
 use models::train::{Observer, Run};
 use std::ops::ControlFlow;
@@ -13,7 +13,7 @@ const SHARE: f64 = 0.1;
 
 /// Draws the bar, and asks the run to stop when the user does.
 pub struct Progress<'a> {
-    bar: ProgressBar,
+    bar: progress::Progress,
     stop: &'a Stop,
     context: &'a Context,
     loss: Option<f64>,
@@ -25,10 +25,9 @@ impl<'a> Progress<'a> {
     /// A bar at the run's step.
     pub fn new(run: &Run, stop: &'a Stop, context: &'a Context) -> Self {
         let (trainer, config) = (run.trainer(), run.trainer().config());
-        let bar = context.progress(config.steps * config.tokens_per_step(), "tokens");
-        bar.set_position(trainer.steps_done() * config.tokens_per_step());
-        // Rates are those of this session.
-        bar.reset_eta();
+        let (done, all) = (trainer.steps_done(), config.steps);
+        let tokens = config.tokens_per_step();
+        let bar = context.progress_from(done * tokens, all * tokens, "tokens");
         Self {
             bar,
             stop,

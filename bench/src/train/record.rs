@@ -1,7 +1,7 @@
 //! What the log of a training holds, and its summary.
 
-use crate::diagnose::report::format::count;
 use crate::error::ProgramError;
+use crate::kit::format::{count, counted, duration};
 use models::evaluation::tally::mean_over;
 use models::train::TrainConfig;
 use models::train::evaluation::EvaluationReport;
@@ -175,7 +175,7 @@ pub fn inside(report: &EvaluationReport) -> Option<f64> {
 
 /// An evaluation in one line.
 pub fn evaluation_sentence(step: u64, report: &EvaluationReport) -> String {
-    let mut text = format!("Evaluated after {} steps:", count(step));
+    let mut text = format!("Evaluated after {}:", counted(step, "step"));
     if let Some(loss) = inside(report) {
         text += &format!(
             " {loss:.3} nats per token up to {} tokens",
@@ -208,14 +208,4 @@ pub fn evaluation_sentence(step: u64, report: &EvaluationReport) -> String {
         };
     }
     text + "."
-}
-
-/// `47 s`, `12 min 5 s`, `3 h 20 min`.
-pub fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-    }
 }

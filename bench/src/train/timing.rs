@@ -2,8 +2,7 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::inspect::size;
-use crate::output::write_json;
+use crate::kit::format::bytes;
 use crate::process::{peak_memory_bytes, resident_bytes};
 use crate::speed::median;
 use models::train::log::{Seconds, StepEvent};
@@ -36,7 +35,6 @@ struct Timing {
 pub(super) fn run(
     (config, path): (TrainConfig, &Path),
     steps: u16,
-    json: Option<&Path>,
     context: &Context,
 ) -> Result<(), ProgramError> {
     let mut trainer = Trainer::new(config).map_err(|error| error.in_file(path))?;
@@ -56,11 +54,8 @@ pub(super) fn run(
         timing.steps.push(trainer.step()?);
     }
     timing.peak_memory_bytes = peak_memory_bytes();
-    context.print_line(timing.sentences().join("\n"))?;
-    match json {
-        Some(path) => write_json(path, &timing),
-        None => Ok(()),
-    }
+    context.print_json(&timing)?;
+    context.print_line(timing.sentences().join("\n"))
 }
 
 impl Timing {
@@ -83,7 +78,7 @@ impl Timing {
             ("optimiser", of(|seconds| seconds.optimizer)),
         ];
         let parts = parts.map(|(name, seconds)| format!("{name} {:.4} s", median(&seconds)));
-        let memory = |bytes: Option<u64>| bytes.map_or("not known".into(), size);
+        let memory = |peak: Option<u64>| peak.map_or("not known".into(), bytes);
         vec![
             format!(
                 "{:.1} tokens per second, median of {} steps of {} tokens ({slowest:.1} to {fastest:.1}); {} parameters, {} threads",

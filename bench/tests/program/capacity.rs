@@ -161,7 +161,7 @@ fn report_holds_what_was_measured(out: &Path) {
 }
 
 fn figures_are_drawn_again(config: &str, out: &Path) {
-    let before = fs::read_to_string(out.join("report.html")).expect("file");
+    let before = page_of(out, "report.html");
     let figures = names(&out.join("figures"));
     fs::remove_dir_all(out.join("figures")).expect("removed");
     fs::remove_file(out.join("report.html")).expect("removed");
@@ -238,4 +238,58 @@ fn missing_files_and_folders_are_named() {
     );
     fs::remove_file(folder.path().join("book.txt")).expect("removed");
     refused(&sweep(&config, &out, &[]), 1, &["book.txt"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn what_only_the_end_of_a_training_needs_is_tried_before_the_first() {
+    for (from, to, parts) in [
+        (
+            "forgetting = { streams = 2, tokens = 128 }",
+            "forgetting = { streams = 2, tokens = 128 }\nevaluation_data = { kind = \"text\", paths = [\"none.txt\"] }",
+            &["none.txt"][..],
+        ),
+        (
+            "recall = { lengths = [16, 32]",
+            "recall = { lengths = [2, 32]",
+            &["tasks.recall"],
+        ),
+        ("head_dim = 8", "head_dim = 7", &["head"]),
+    ] {
+        let (folder, config) = folder(&CONFIG.replace(from, to));
+        let out = folder.path().join("out");
+        refused(&sweep(&config, &out, &[]), 1, parts);
+        assert!(!out.exists(), "{to}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_sweep_that_is_killed_at_any_moment_gives_the_bits_of_one_that_is_not() {
+    let (folder, config) = folder(CONFIG);
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    assert!(sweep(&config, &whole, &["--threads", "1"]).status.success());
+    // When the first training has a folder, when it has a result, and when the third has its first snapshot.
+    for file in [
+        "runs/text-d16-l1-n4-t16-s0/train/config.toml",
+        "runs/text-d16-l1-n4-t16-s0/result.json",
+        "runs/text-d16-l1-n8-t16-s0/train/snapshots",
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        command.args(["capacity", &config, "-q", "--threads", "1"]);
+        if killed.exists() {
+            command.arg("--resume");
+        }
+        command.arg("--out");
+        crate::life::kill_when(command.arg(&killed), || killed.join(file).exists());
+    }
+    let output = sweep(&config, &killed, &["--threads", "1", "--resume"]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(without_times(&whole), without_times(&killed));
+    assert_eq!(names(&whole), names(&killed));
+    assert_eq!(names(&whole.join("runs")), names(&killed.join("runs")));
 }

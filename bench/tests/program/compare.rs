@@ -65,9 +65,9 @@ fn rows_are_ranked_and_held_against_the_baseline_at_the_same_tokens() {
     assert!(row(&board, "forget:0.5")["cost"].as_f64().expect("a number") > 0.01);
     let scores = alone["passkeys"].as_array().expect("scores");
     assert!(scores.iter().all(|score| score["samples"] == 3), "{scores:?}");
-    for name in ["leaderboard.html", "leaderboard.csv"] {
-        let text = fs::read_to_string(out.join(name)).expect(name);
-        assert!(text.contains("window:64") && !text.contains("NaN"), "{name}");
+    let csv = fs::read_to_string(out.join("leaderboard.csv")).expect("a table");
+    for text in [page_of(&out, "leaderboard.html"), csv] {
+        assert!(text.contains("window:64") && !text.contains("NaN"), "{text}");
     }
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("reset:64 is the baseline"), "{table}");
@@ -137,6 +137,64 @@ fn impossible_comparisons_are_usage_errors_and_leave_nothing_behind() {
         );
         assert!(names(folder.path()).is_empty(), "{options:?}");
     }
+}
+
+/// The lines of a file that say no times, nor speeds, and without the folder's own path before the files that they name.
+fn timeless(out: &Path, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(out.join(name)).expect(name);
+    let text = text.replace(&format!("{}/", out.display()), "OUT/");
+    let lines = text
+        .lines()
+        .filter(|line| !line.contains("\"seconds\"") && !line.contains("tokens_per_second\""));
+    lines.map(String::from).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_comparison_that_is_killed_at_any_moment_ends_in_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let options = [
+        "--mitigation",
+        "forget:0.97",
+        "--mitigation",
+        "window:64",
+        "--mitigation",
+        "state-norm:auto",
+        "--mitigation",
+        "scales:fit",
+    ];
+    assert!(compare(&whole, &options).status.success());
+    // Killed in the folder while it is empty, then each time that the file has grown by a row.
+    let rows = || {
+        let text = fs::read(killed.join("leaderboard.json")).unwrap_or_default();
+        let board: Value = serde_json::from_slice(&text).unwrap_or_default();
+        board["rows"].as_array().map_or(0, Vec::len)
+    };
+    for least in [0, 1, 2, 4] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        command
+            .arg("compare")
+            .args(OPTIONS)
+            .args(options)
+            .arg("--out")
+            .arg(&killed);
+        if killed.exists() {
+            command.arg("--resume");
+        }
+        crate::life::kill_when(&mut command, || killed.exists() && rows() >= least);
+    }
+    let resumed = compare(&killed, &[&options[..], &["--resume"]].concat());
+    assert!(
+        resumed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&resumed.stderr)
+    );
+    assert_eq!(
+        timeless(&whole, "leaderboard.json"),
+        timeless(&killed, "leaderboard.json")
+    );
+    assert_eq!(names(&whole), names(&killed));
 }
 
 #[cfg(unix)]

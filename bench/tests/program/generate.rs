@@ -178,9 +178,125 @@ fn impossible_requests_are_usage_errors() {
         2,
         &["--mitigation", "window"],
     );
+}
+
+#[test]
+fn a_mitigation_that_is_calibrated_calibrates_on_the_shipped_text_or_on_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("lower.txt");
+    fs::write(&text, PROMPT.to_lowercase().repeat(40)).unwrap();
+    let text = text.to_string_lossy();
+    let prompt = PROMPT.repeat(12);
+    let fixed = [
+        "generate",
+        "--prompt",
+        &prompt,
+        "--max-tokens",
+        "16",
+        "--temperature",
+        "0",
+        "-q",
+    ];
+    let plain = stdout_of(&fixed);
+    for spec in [
+        "state-norm:auto",
+        "cap-mean:16",
+        "delta-filter:4096",
+        "decimate:0.25",
+        "fitted-noise:8",
+    ] {
+        let with = |more: &[&str]| stdout_of(&[&fixed[..], &["--mitigation", spec], more].concat());
+        let shipped = with(&[]);
+        assert_ne!(shipped, plain, "{spec}");
+        assert_eq!(shipped, with(&[]), "{spec}");
+        assert!(
+            with(&["--calibrate", &text, "--train-length", "32"]).ends_with('\n'),
+            "{spec}"
+        );
+    }
+    let checkpoint = tiny_checkpoint(folder.path());
+    let of_another = [
+        "generate",
+        &checkpoint,
+        "--ids",
+        "1",
+        "--max-tokens",
+        "2",
+        "--mitigation",
+        "state-norm:auto",
+    ];
+    fails(&of_another, 2, &["state-norm:auto", "--calibrate FILE", "@FILE"]);
+    stdout_of(
+        &[
+            &of_another[..],
+            &["--calibrate", "random", "--train-length", "16"],
+        ]
+        .concat(),
+    );
+    let unneeded = ["--mitigation", "window:64", "--calibrate", &text];
     fails(
-        &["generate", "--prompt", "a", "--mitigation", "state-norm:auto"],
+        &[&["generate", "--prompt", "a"][..], &unneeded].concat(),
         2,
-        &["state-norm:auto"],
+        &["--calibrate", "window:64"],
+    );
+    fails(
+        &["generate", "--prompt", "a", "--calibrate", &text],
+        2,
+        &["--mitigation"],
+    );
+    for (spec, instead) in [("restart:64", "reset:64"), ("scales:fit", "spillway compare")] {
+        fails(
+            &["generate", "--prompt", "a", "--mitigation", spec],
+            2,
+            &[spec, instead],
+        );
+    }
+}
+
+#[test]
+fn a_prompt_of_any_length_is_one_prompt_whether_typed_piped_or_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = "In the beginning é ".repeat(3000) + "\n";
+    let path = folder.path().join("prompt.txt");
+    fs::write(&path, &words).unwrap();
+    let path = path.to_string_lossy();
+    let options = [
+        "--max-tokens",
+        "4",
+        "--temperature",
+        "0",
+        "--repetition-penalty",
+        "1.2",
+        "--json",
+    ];
+    let typed = json_of(&[&["generate", "--prompt", &words][..], &options].concat());
+    assert_eq!(typed["prompt_tokens"], words.len());
+    assert_eq!(typed["prompt_ids"].as_array().unwrap().len(), words.len());
+    let in_file = json_of(&[&["generate", "--prompt-file", &path][..], &options].concat());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spillway"))
+        .args([&["generate", "--prompt", "-"][..], &options].concat())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), words.as_bytes()).unwrap();
+    let piped: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    for other in [in_file, piped] {
+        for field in ["prompt_ids", "ids", "text"] {
+            assert_eq!(other[field], typed[field], "{field}");
+        }
+    }
+    let none = folder.path().join("none.txt");
+    fs::write(&none, "").unwrap();
+    fails(
+        &["generate", "-f", &none.to_string_lossy()],
+        2,
+        &["--prompt-file", "at least one token"],
+    );
+    fails(&["generate", "-f", "no/such.txt"], 1, &["no/such.txt"]);
+    fails(
+        &["generate", "-f", &path, "--prompt", "a"],
+        2,
+        &["--prompt", "--prompt-file"],
     );
 }

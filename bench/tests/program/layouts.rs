@@ -152,7 +152,7 @@ fn expect_numbers(value: &Value, names: &[&str], whose: &str) {
 #[test]
 fn diagnose_looks_into_every_head_of_every_recurrence() {
     for made in every_layout() {
-        let reading = made.reading("--prompt");
+        let reading = made.reading("--text");
         let options = [
             "--length",
             "192",

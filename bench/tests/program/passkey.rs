@@ -15,6 +15,7 @@ fn run(out: &Path, options: &[&str]) -> Output {
         "--out",
         &out,
         "-q",
+        "--all-lengths",
     ];
     spillway(&[&fixed, options].concat())
 }
@@ -31,13 +32,14 @@ fn grid_files_and_picture_agree() {
             "passkey-none.svg",
             "passkey-window-64.svg",
             "passkey.csv",
-            "passkey.json"
+            "passkey.json",
+            "report.html"
         ]
     );
 
     let json: Value =
         serde_json::from_slice(&fs::read(out.join("passkey.json")).expect("file")).expect("JSON");
-    assert_eq!(json["version"], 1);
+    assert_eq!((&json["version"], &json["complete"]), (&1.into(), &true.into()));
     let runs = json["runs"].as_array().expect("runs");
     assert_eq!(
         (&runs[0]["mitigation"], &runs[1]["mitigation"]),
@@ -61,6 +63,9 @@ fn grid_files_and_picture_agree() {
         svg.starts_with("<svg") && svg.contains("Passkey retrieval"),
         "{svg}"
     );
+    let page = page_of(&out, "report.html");
+    assert!(page.contains("href=\"passkey-window-64.svg\"") && page.matches("role=\"img\"").count() == 2);
+    assert!(page.contains("only the last R tokens"), "no glossary in {page}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("mitigation window:64"));
 }
 
@@ -89,6 +94,92 @@ fn a_seed_gives_one_report() {
         fs::read_to_string(out.join("passkey.csv")).expect("file")
     };
     assert_eq!(csv("a"), csv("b"));
+}
+
+/// All but the times.
+fn answers(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(out.join("passkey.json")).expect("passkey.json");
+    let lines = text.lines().filter(|line| !line.contains("\"seconds\""));
+    lines.map(String::from).collect()
+}
+
+#[test]
+fn a_run_that_is_stopped_again_and_again_gives_the_answers_of_one_that_is_not() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let options = ["--mitigation", "none", "--mitigation", "window:64"];
+    assert!(run(&whole, &options).status.success());
+    let mut times = 0;
+    loop {
+        let resume: &[&str] = if times == 0 { &[] } else { &["--resume"] };
+        let output = run(&parts, &[&options[..], &["--stop-after", "700"], resume].concat());
+        if output.status.success() {
+            break;
+        }
+        refused(&output, 1, &["interrupted", "parts", "--resume"]);
+        let report = answers(&parts).join("\n");
+        assert!(report.contains("\"complete\": false"), "{report}");
+        refused(&run(&parts, &options), 2, &["--out", "--resume", "--force"]);
+        let other = run(&parts, &[&options[..], &["--seed", "7", "--resume"]].concat());
+        refused(&other, 2, &["--seed", "0 as in the interrupted run", "found 7"]);
+        times += 1;
+        assert!(times < 20, "it never ends");
+    }
+    assert!(times > 2, "stopped {times} times");
+    assert_eq!(answers(&whole), answers(&parts));
+    assert_eq!(names(&whole), names(&parts));
+    for file in ["passkey.csv", "passkey-window-64.svg"] {
+        let read = |out: &Path| fs::read(out.join(file)).expect(file);
+        assert!(read(&whole) == read(&parts), "{file} differs");
+    }
+}
+
+#[test]
+fn a_model_that_finds_no_passkey_is_not_asked_at_longer_lengths_unless_it_must_be() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let out = folder.path().join("out");
+    let name = out.to_string_lossy().into_owned();
+    let options = [
+        "--lengths",
+        "300,400,5000000",
+        "--depths",
+        "2",
+        "--samples",
+        "2",
+        "-q",
+    ];
+    let text = stdout_of(&[&["passkey", "--out", &name][..], &options].concat());
+    let reason =
+        "no passkey found in 4 prompts of 300 tokens, which is beyond the training length of 64 tokens";
+    assert!(text.contains(reason) && text.contains("--all-lengths"), "{text}");
+    let json: Value =
+        serde_json::from_slice(&fs::read(out.join("passkey.json")).expect("file")).expect("JSON");
+    let run = &json["runs"][0];
+    assert!(
+        run["stopped"].as_str().is_some_and(|why| why.starts_with(reason)),
+        "{run}"
+    );
+    assert_eq!(run["cells"].as_array().map(Vec::len), Some(2));
+    // Inside the training length it is the model that cannot do it.
+    let options = [
+        "--lengths",
+        "300,400",
+        "--depths",
+        "1",
+        "--samples",
+        "2",
+        "-q",
+        "--force",
+    ];
+    let inside = [
+        &["passkey", "--out", &name, "--train-length", "300"][..],
+        &options,
+    ]
+    .concat();
+    let text = stdout_of(&inside);
+    assert!(text.contains("the model does not do this task"), "{text}");
+    let text = stdout_of(&[&inside[..], &["--all-lengths"]].concat());
+    assert!(text.contains("at any length"), "{text}");
 }
 
 #[test]

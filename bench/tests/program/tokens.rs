@@ -76,3 +76,32 @@ fn texts_that_cannot_be_read_are_named_and_leave_nothing_behind() {
     fails(&["tokens", &text], 2, &["--out"]);
     assert_eq!(names(folder.path()), ["a.txt", "tokenizer.json"]);
 }
+
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_are_written_to_and_never_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let text = folder.path().join("a.txt").to_string_lossy().into_owned();
+    fs::write(&text, "abc").expect("written");
+    for force in [&[][..], &["--force"]] {
+        let arguments = [&["tokens", &text, "--out", "/dev/full"], force].concat();
+        fails(&arguments, 1, &["/dev/full", "No space left"]);
+        let device = fs::metadata("/dev/full").expect("there").file_type();
+        assert!(device.is_char_device());
+    }
+    let file = folder.path().join("a.tokens");
+    let arguments = ["tokens", &text, "--out", &file.to_string_lossy()];
+    stdout_of(&arguments);
+    // Behind a pipe, and where standard output is itself a file.
+    let piped = spillway(&["tokens", &text, "--out", "/dev/stdout", "-q"]);
+    assert!(piped.stdout == fs::read(&file).expect("written"));
+    let redirected = folder.path().join("redirected");
+    let status = Command::new(env!("CARGO_BIN_EXE_spillway"))
+        .args(["tokens", &text, "--out", "/dev/stdout"])
+        .stdout(fs::File::create(&redirected).expect("a file"))
+        .status();
+    assert!(status.expect("started").success());
+    assert!(fs::read(&redirected).expect("there") == fs::read(&file).expect("there"));
+    assert!(fs::symlink_metadata("/dev/stdout").expect("there").is_symlink());
+}

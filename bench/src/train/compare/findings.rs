@@ -3,8 +3,7 @@
 use super::estimate::{Estimate, Side};
 use super::factorial::Effects;
 use super::report::{ArmReport, Measure, Point, Report};
-use crate::diagnose::report::chart::short;
-use crate::diagnose::report::format::{count, list, position};
+use crate::kit::format::{count, list, position, short};
 use serde::Serialize;
 
 /// Losses before the first step that are so close are those of the same weights: sums of f32 in another order.

@@ -21,11 +21,22 @@ pub mod runs;
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::output::{Existing, OutputFolder};
+use crate::kit::provenance::Provenance;
+use crate::output::{OutputFolder, Place};
 use clap::Args;
 use report::Report;
 use runs::Training;
-use std::path::PathBuf;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The files that this command writes.
+const OWN: &[&str] = &[
+    "results.json",
+    "results.csv",
+    "RESULTS.md",
+    "report.html",
+    "figures/*.svg",
+];
 
 /// Options of `spillway train-compare`.
 #[derive(Debug, Args)]
@@ -46,9 +57,13 @@ pub struct TrainCompareArgs {
     /// Arm that the others are compared with [default: that of the first folder]
     #[arg(long, value_name = "ARM")]
     pub reference: Option<String>,
-    /// Folder to write to; it must not hold anything yet
-    #[arg(long, value_name = "DIR", default_value = "spillway-train-compare")]
-    pub out: PathBuf,
+    /// Folder to write to, new or empty [default: spillway-train-compare; spillway-train-compare-2 and so on when that is
+    /// taken]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write into a folder that is not empty: a comparison of trainings in it is replaced, all other files stay
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Runs `spillway train-compare`.
@@ -56,6 +71,8 @@ pub struct TrainCompareArgs {
 /// # Errors
 /// [`ProgramError`] for folders that are no trainings, or none that can be compared, and files that cannot be written.
 pub fn run(args: &TrainCompareArgs, context: &Context) -> Result<(), ProgramError> {
+    let mut out = OutputFolder::open(&args.place(), context)?;
+    let waiting = context.waiting("comparing");
     let trainings = args.runs.iter().map(|folder| Training::read(folder));
     let mut arms = runs::arms(trainings.collect::<Result<_, _>>()?)?;
     if let Some(reference) = &args.reference {
@@ -67,24 +84,21 @@ pub fn run(args: &TrainCompareArgs, context: &Context) -> Result<(), ProgramErro
         arms[..=index].rotate_right(1);
     }
     let ranges = runs::common_ranges(&arms)?;
-    let report = Report::new(&arms, ranges, command(args));
-    let pictures = figures::pictures(&report)?;
-    let mut out = OutputFolder::create(&args.out, Existing::Refuse)?;
+    let report = Report::new(&arms, ranges, command(args, out.path()));
+    let pictures = figures::pictures(&report);
+    drop(waiting);
     out.write_json("results.json", &report)?;
     out.write("results.csv", |file| page::write_csv(&report, file))?;
     out.write("RESULTS.md", |file| {
         file.write_all(page::markdown(&report, &pictures).as_bytes())
     })?;
-    out.write("report.html", |file| {
-        file.write_all(page::page(&report, &pictures).as_bytes())
-    })?;
-    let mut figures = OutputFolder::create(&args.out.join("figures"), Existing::Refuse)?;
+    let page = page::page(&report, &pictures, &Provenance::here(context.threads()));
+    out.write("report.html", |file| file.write_all(page.as_bytes()))?;
     for picture in &pictures {
-        figures.write(&format!("{}.svg", picture.name), |file| {
-            file.write_all(picture.figure.svg.as_bytes())
+        out.write(&format!("figures/{}.svg", picture.name), |file| {
+            file.write_all(picture.figure.file().as_bytes())
         })?;
     }
-    figures.keep();
     out.keep();
     for (title, sentences) in [
         ("What the trainings support", &report.findings.supported),
@@ -95,15 +109,31 @@ pub fn run(args: &TrainCompareArgs, context: &Context) -> Result<(), ProgramErro
             .iter()
             .try_for_each(|sentence| context.print_line(format_args!("- {sentence}")))?;
     }
-    context.remark(format_args!(
-        "\nreport: {}",
-        args.out.join("report.html").display()
-    ));
+    context.print_folder(
+        out.path(),
+        &["report.html", "RESULTS.md", "results.json", "results.csv"],
+        json!({ "findings": report.findings }),
+    )?;
+    context.remark(format_args!("\nreport: {}", out.file("report.html").display()));
     Ok(())
 }
 
+impl TrainCompareArgs {
+    fn place(&self) -> Place<'_> {
+        Place {
+            what: "a comparison of trainings",
+            default: "spillway-train-compare",
+            named: self.out.as_deref(),
+            force: self.force,
+            resume: false,
+            own: OWN,
+            marks: &[],
+        }
+    }
+}
+
 /// The command that makes this comparison.
-fn command(args: &TrainCompareArgs) -> String {
+fn command(args: &TrainCompareArgs, out: &Path) -> String {
     let runs: Vec<String> = args.runs.iter().map(|run| run.display().to_string()).collect();
     let reference = args
         .reference
@@ -112,6 +142,6 @@ fn command(args: &TrainCompareArgs) -> String {
     format!(
         "spillway train-compare {}{reference} --out {}",
         runs.join(" "),
-        args.out.display()
+        out.display()
     )
 }

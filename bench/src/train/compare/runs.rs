@@ -148,8 +148,10 @@ fn command(folder: &Path) -> String {
 
 fn tokenizer(checkpoint: &Path) -> Result<Option<Vec<u8>>, ProgramError> {
     let path = models::tokenizer::find(checkpoint)?;
-    path.map(|path| fs::read(&path).map_err(ProgramError::file("read", &path)))
-        .transpose()
+    path.map(|path| {
+        models::input::read(&path, models::input::MAX_SETTINGS).map_err(ProgramError::file("read", &path))
+    })
+    .transpose()
 }
 
 /// Puts trainings together that differ in their seeds alone. Arms are in the order of their first trainings.

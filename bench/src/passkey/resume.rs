@@ -1,0 +1,147 @@
+//! What an interrupted run leaves behind to go on from: every answer so far.
+
+use super::evaluate::Evaluation;
+use super::prompt::Case;
+use crate::error::ProgramError;
+use crate::output::OutputFolder;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// The file.
+pub const FILE: &str = "passkey-progress.json";
+/// Its version.
+const VERSION: u32 = 1;
+
+/// Everything that decides the answers. A run goes on only under the same settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Version of the program.
+    pub program: String,
+    /// Name, architecture and number of parameters of the model.
+    pub model: String,
+    /// Type of the weights in memory.
+    pub dtype: String,
+    /// Training length, for mitigations that are calibrated.
+    pub train_length: Option<u64>,
+    /// Lengths asked for.
+    pub lengths: Vec<u64>,
+    /// Rows of the grid.
+    pub depths: usize,
+    /// Prompts per cell.
+    pub samples: usize,
+    /// Seed of the passkeys.
+    pub seed: u64,
+    /// Whether every length is asked whatever comes of the first.
+    pub all_lengths: bool,
+    /// Text forms, in order.
+    pub mitigations: Vec<String>,
+}
+
+/// The answers of one mitigation.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SavedRun {
+    /// Time taken so far.
+    pub seconds: f64,
+    /// The answers.
+    pub evaluation: Evaluation,
+}
+
+/// The file's content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    version: u32,
+    settings: Settings,
+    /// One per mitigation that has begun.
+    pub runs: Vec<SavedRun>,
+}
+
+impl Saved {
+    /// Nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            version: VERSION,
+            settings,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Takes over what an interrupted run has left in `folder`.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] for other settings, [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot be
+    /// used.
+    pub fn load(&mut self, folder: &OutputFolder, cases: &[Case]) -> Result<(), ProgramError> {
+        let path = folder.file(FILE);
+        let text = fs::read_to_string(&path).map_err(ProgramError::file("read", &path))?;
+        let saved: Self = serde_json::from_str(&text)
+            .map_err(|error| content(&path, "the answers of an interrupted run", error.to_string()))?;
+        if saved.version != VERSION {
+            return Err(content(
+                &path,
+                &format!("version {VERSION}"),
+                saved.version.to_string(),
+            ));
+        }
+        saved.settings.expect(&self.settings)?;
+        let mut outcomes = saved.runs.iter().flat_map(|run| &run.evaluation.outcomes);
+        if saved.runs.len() > self.settings.mitigations.len()
+            || outcomes.any(|outcome| outcome.case >= cases.len())
+        {
+            return Err(content(
+                &path,
+                "the answers to the prompts of these settings",
+                "others".into(),
+            ));
+        }
+        self.runs = saved.runs;
+        Ok(())
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn save(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
+        folder.write_json(FILE, self)?;
+        folder.keep();
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
+    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
+        let pairs = |settings: &Self| {
+            [
+                ("program version", settings.program.clone()),
+                ("CHECKPOINT", settings.model.clone()),
+                ("--dtype", settings.dtype.clone()),
+                ("--train-length", format!("{:?}", settings.train_length)),
+                ("--lengths", format!("{:?}", settings.lengths)),
+                ("--depths", settings.depths.to_string()),
+                ("--samples", settings.samples.to_string()),
+                ("--seed", settings.seed.to_string()),
+                ("--all-lengths", settings.all_lengths.to_string()),
+                ("--mitigation", settings.mitigations.join(" ")),
+            ]
+        };
+        let mut both = pairs(self).into_iter().zip(pairs(asked));
+        match both.find(|(saved, asked)| saved != asked) {
+            None => Ok(()),
+            Some(((name, saved), (_, asked))) => Err(ProgramError::usage(
+                format!("--resume: {name}"),
+                format!("{saved} as in the interrupted run"),
+                asked,
+            )),
+        }
+    }
+}
+
+fn content(path: &Path, expected: &str, found: String) -> ProgramError {
+    ProgramError::Content {
+        path: path.to_path_buf(),
+        expected: expected.into(),
+        found,
+    }
+}
