@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench kernels                                             # all, on the host
 //! cargo bench kernels/recurrence/chunked                          # one form of one operator
+//! cargo bench kernels/level                                       # a few operators at every level of instructions
 //! SPILLWAY_BENCH_DEVICE=wgpu cargo bench --features wgpu kernels  # on a device: wgpu or cuda
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! | `SPILLWAY_BENCH_DEVICE` | `host` (default), `wgpu` or `cuda` |
 //! | `SPILLWAY_BENCH_JSON` | a file that everything measured is written to |
 //! | `SPILLWAY_BENCH_CLOCK` | `cpu` counts processor time, for one thread on a busy machine |
+//! | `SPILLWAY_ISA` | caps the level of instructions: `portable`, `sse4.2`, `avx2`, `avx512`, .. |
 //! | `RAYON_NUM_THREADS` | threads of the host's kernels and ceilings |
 //!
 //! Ceilings are measured in the same run. After each group a table gives every kernel as a fraction of the ceiling that
@@ -23,8 +25,8 @@ use support::ceilings::Ceilings;
 use support::clock::Clock;
 use support::report::Report;
 use support::{
-    Failure, Kernel, delta_rule, linear, recurrence, run_group, selective_scan, taylor_attention, tokenwise,
-    wkv4,
+    Failure, Kernel, delta_rule, levels, linear, recurrence, run_group, selective_scan, taylor_attention,
+    tokenwise, wkv4,
 };
 
 /// Measures the ceilings.
@@ -35,9 +37,14 @@ type Group = (&'static str, Vec<Kernel>);
 
 fn main() -> Result<(), Failure> {
     let clock = Clock::from_env()?;
+    kernel_dsl::simd::from_environment()?;
     let mut criterion = Criterion::default().configure_from_args();
     // Without this flag (`cargo test --benches`) every kernel runs once, and ceilings would be of no use.
     let measuring = std::env::args().any(|argument| argument == "--bench");
+    let on_host = matches!(
+        std::env::var("SPILLWAY_BENCH_DEVICE").as_deref(),
+        Err(_) | Ok("" | "host")
+    );
     let (ceilings, groups) = device_from_env()?;
     let mut report = if measuring {
         Some(Report::new(ceilings()?, clock))
@@ -48,10 +55,13 @@ fn main() -> Result<(), Failure> {
         let timed = run_group(&mut criterion, clock, operator, kernels);
         if let Some(report) = &mut report {
             report.add(operator, &timed);
+            report.write()?;
         }
     }
+    if on_host {
+        levels::run(&mut criterion, clock, report.as_mut())?;
+    }
     criterion.final_summary();
-    report.map_or(Ok(()), Report::write)?;
     Ok(())
 }
 

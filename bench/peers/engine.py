@@ -19,6 +19,19 @@ CACHE = HERE.parents[1] / "target" / "peers"
 # The prompt whose last logits are compared between engines, and how many of these are kept: `bench/src/speed/child.rs` has
 # the same numbers.
 FINGERPRINT_IDS, FINGERPRINT_LOGITS = 32, 64
+# What holds each engine to a level of vector instructions: the environment of ours and torch's, the options of llama.cpp's build.
+# One that cannot be held (candle) is left out at a level.
+LEVELS = {
+    "avx2": {
+        "environment": {
+            "SPILLWAY_ISA": "avx2",
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "ONEDNN_MAX_CPU_ISA": "AVX2",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        },
+        "llama.cpp": ["NATIVE=OFF", "AVX=ON", "AVX2=ON", "FMA=ON", "F16C=ON", "BMI2=ON", "AVX512=OFF", "AVX_VNNI=OFF"],
+    },
+}
 
 
 def fingerprint_ids(vocabulary):
@@ -44,13 +57,22 @@ def parser(description, types):
     add("--repeat", type=int, default=3, help="samples per test, after a warm-up (default 3)")
     add("--cache", type=Path, default=CACHE, help="where fetched and converted things stay (default target/peers)")
     add("--json", type=Path, help="default CACHE/peers.json")
+    add("--isa", choices=list(LEVELS), help="hold the engine to this level of vector instructions (default: the machine's best)")
     add("--golden", type=Path, action="append", default=[], help="first hold the engine to a checkpoint's expected logits")
     return found
+
+
+def hold(level):
+    """Holds what this process computes or starts to a level of vector instructions, by starting it again: libraries look once."""
+    wanted = os.environ | (LEVELS[level]["environment"] if level else {})
+    if wanted != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], wanted)
 
 
 def parse(found):
     """The parsed arguments, with absolute paths."""
     options = found.parse_args()
+    hold(options.isa)
     for folder in [options.checkpoint, *options.golden]:
         if not (folder / "config.json").exists():
             found.error(f"{folder} holds no config.json; make a checkpoint with `spillway init`")
@@ -110,7 +132,8 @@ def time_engine(name, load, options, set_threads, vocabulary):
 def write_report(options, rows, fingerprints):
     """Writes the report under a temporary name first."""
     path = options.json or options.cache / "peers.json"
-    report = {"processor": processor(), "checkpoint": options.checkpoint.name, "fingerprints": fingerprints, "rows": rows}
+    report = {"processor": processor(), "instructions": options.isa or "all", "checkpoint": options.checkpoint.name}
+    report |= {"fingerprints": fingerprints, "rows": rows}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=1) + "\n")
     partial.rename(path)

@@ -27,7 +27,6 @@ TOOLS = ["cmake", "ninja", "numpy", "gguf==0.19.0", "scikit-build-core", "setupt
 TARGETS = ["llama-bench", "llama-quantize"]
 CMAKE_OPTIONS = [
     "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=ON",
     "-DBUILD_SHARED_LIBS=OFF",
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
@@ -42,11 +41,12 @@ WEIGHT_TYPES = {"f32": None, "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0
 class Peer:
     """The places inside one cache folder, and the steps that fill them; each step is skipped once its result is there."""
 
-    def __init__(self, cache, jobs):
-        self.cache, self.jobs = cache, jobs
+    def __init__(self, cache, jobs, isa=None):
+        self.cache, self.jobs, self.suffix = cache, jobs, f"-{isa}" if isa else ""
+        self.instructions = [f"-DGGML_{option}" for option in engine.LEVELS[isa]["llama.cpp"]] if isa else ["-DGGML_NATIVE=ON"]
         self.bin = cache / "venv" / "bin"
         self.source = cache / "src" / f"{PACKAGE.replace('-', '_')}-{VERSION}" / "vendor" / "llama.cpp"
-        self.build = cache / "build"
+        self.build = cache / f"build{self.suffix}"
 
     def log(self, name, command):
         """Runs a step at low priority with its output in a log file; on failure prints the log's end and stops."""
@@ -74,10 +74,10 @@ class Peer:
                 package.extractall(self.cache / "src", filter="data")
 
     def compile(self):
-        """Builds llama.cpp's two programs for this processor, and our two small helpers."""
+        """Builds llama.cpp's two programs for this processor or the level asked for, and our two small helpers."""
         if not all((self.build / "bin" / target).exists() for target in TARGETS):
             cmake = self.bin / "cmake"
-            self.log("configure", [cmake, "-G", "Ninja", "-S", self.source, "-B", self.build, *CMAKE_OPTIONS])
+            self.log("configure", [cmake, "-G", "Ninja", "-S", self.source, "-B", self.build, *CMAKE_OPTIONS, *self.instructions])
             self.log("build", [cmake, "--build", self.build, "-j", str(self.jobs), "--target", *TARGETS])
         if not self.logits_program.exists():
             libraries = ["src/libllama.a"] + [f"ggml/src/lib{name}.a" for name in ("ggml", "ggml-cpu", "ggml-base")]
@@ -90,7 +90,7 @@ class Peer:
 
     @property
     def logits_program(self):
-        return self.cache / "llama-logits"
+        return self.cache / f"llama-logits{self.suffix}"
 
     @property
     def cpu_clock(self):
@@ -185,7 +185,7 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    peer = Peer(options.cache, options.jobs)
+    peer = Peer(options.cache, options.jobs, options.isa)
     peer.fetch()
     peer.compile()
     for golden in options.golden:

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+import engine
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ["torch==2.15.0", "numpy", "einops", "packaging", "transformers"]
@@ -95,6 +97,24 @@ class Ours:
         if done.returncode != 0 or not path.exists():
             sys.exit(f"error: {self.program} failed, see {log}")
         return json.loads(path.read_text())
+
+
+class Reported:
+    """Our kernels as a run of `cargo bench kernels` reported them."""
+
+    def __init__(self, path):
+        self.report = json.loads(path.read_text())
+
+    def shapes(self):
+        """(operator, shape) of everything that has a torch form."""
+        forms = (*FORWARD, "backward")
+        return list(dict.fromkeys((k["operator"], k["shape"]) for k in self.report["kernels"] if k["form"] in forms))
+
+    def time(self, operator, shape, threads):
+        """The report of one shape's forms."""
+        forms, this = (*FORWARD, "backward"), (operator, shape)
+        kernels = [k for k in self.report["kernels"] if (k["operator"], k["shape"]) == this and k["form"] in forms]
+        return {**self.report, "kernels": kernels}
 
 
 class Torch:
@@ -181,20 +201,32 @@ def print_shape(entry):
               f"{ratio['peer']:38} {ratio['seconds'] * 1e3:11.3f} {ratio['ratio']:8.1f}", flush=True)
 
 
+def write(path, peers, entries):
+    """What is there so far, whole at any time."""
+    options = peers.options
+    report = {"torch": peers.torch.__version__, "device": options.device, "clock": options.clock, "shapes": entries}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n")
+    partial.rename(path)
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--threads", type=lambda text: [int(count) for count in text.split(",")], default=[1], help="counts (default 1)")
+    add("--isa", choices=list(engine.LEVELS), help="hold both to this level of vector instructions (default: the machine's best)")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--filter", default="", help="regular expression on operator/shape")
     add("--repeat", type=int, default=3, help="calls of each torch form at least (default 3)")
     add("--slow", action="store_true", help="also forward+backward of the token-by-token forms, which takes minutes")
     add("--clock", choices=["wall", "cpu"], default="wall")
     add("--binary", type=Path, help="our bench program, if it is not to be built")
+    add("--ours", type=Path, help="a report of `cargo bench kernels`, instead of timing our kernels again")
     add("--python", help="a Python that has torch, fla and mamba_ssm (default: one in the cache folder)")
     add("--cache", type=Path, default=ROOT / "target" / "peers", help="default target/peers")
     add("--json", type=Path, help="default CACHE/torch_kernels.json")
     options = parser.parse_args()
+    engine.hold(options.isa)
     if options.clock == "cpu" and (options.threads != [1] or options.device != "cpu"):
         parser.error("--clock cpu counts the time of all threads together: use it with --threads 1 on the CPU")
     options.cache = options.cache.resolve()
@@ -205,9 +237,9 @@ def arguments():
 def main():
     options = arguments()
     in_environment(options)
-    ours, peers = Ours(options), Torch(options)
+    ours, peers = Reported(options.ours) if options.ours else Ours(options), Torch(options)
     print(f"{'shape':42} {'th':2} {'pass':17} {'ours ms':>10} {'of the ceiling':20} {'fastest peer':38} {'ms':>11} {'ratio':>8}")
-    entries = []
+    path, entries = options.json or options.cache / "torch_kernels.json", []
     for operator, shape in ours.shapes():
         if operator not in peers.all_forms.OPERATORS or not re.search(options.filter, f"{operator}/{shape}"):
             continue
@@ -224,11 +256,7 @@ def main():
             entry |= {"ours": fastest, "peers": rows, "ratios": ratios(fastest, rows), "ceilings": reports[0]["ceilings"]}
             print_shape(entry)
             entries.append(entry)
-    path = options.json or options.cache / "torch_kernels.json"
-    report = {"torch": peers.torch.__version__, "device": options.device, "clock": options.clock, "shapes": entries}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=1) + "\n")
-    partial.rename(path)
+            write(path, peers, entries)
     print(f"\nwritten to {path}")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The table of training steps: `spillway train --time` and Hugging Face transformers on the same checkpoints and batches.
 
-    training_step.py [--shapes NAME,...] [--spillway target/release/spillway] [--python PYTHON] [--cache target/peers] [--json FILE]
+    training_step.py [--shapes NAME,...] [--isa avx2] [--spillway target/release/spillway] [--python PYTHON] [--json FILE]
     training_step.py --render FILE
 
 Both train from the same random weights on the same ids: forward, backward, clipping and AdamW at f32 with two threads. Each run is
@@ -88,12 +88,11 @@ def text(options):
 
 def ours(name, sequences, length, steps, options, more=""):
     """What `spillway train --time` measured."""
-    config, report = options.cache / "training.toml", options.cache / "training.step.json"
+    config = options.cache / "training.toml"
     places = {"checkpoint": engine.checkpoint(name, CHECKPOINTS[name], options), "tokens": text(options)[1]}
     config.write_text(CONFIG.format(sequences=sequences, length=length, **places) + more)
-    command = [options.spillway, "--threads", str(options.threads), "train", config, "--time", str(steps + WARM_UP - 1), "--json", report]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    found = json.loads(report.read_text())
+    command = [options.spillway, "--threads", str(options.threads), "train", config, "--time", str(steps + WARM_UP - 1), "--json"]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     seconds = [step["seconds"] for step in found["steps"]]
     found["seconds"] = [sum(parts.values()) for parts in seconds]
     found["parts"] = {part: statistics.median(one[part] for one in seconds[WARM_UP:]) for part in seconds[0]}
@@ -201,6 +200,7 @@ def arguments():
     add("--shapes", type=names, default=list(SHAPES), help=f"of {', '.join(SHAPES)}")
     add("--lengths", type=counts, default=[512, 1024, 2048, 4096], help="for the memory; default 512,1024,2048,4096")
     add("--threads", type=int, default=2, help="default 2")
+    add("--isa", choices=list(engine.LEVELS), help="hold both to this level of vector instructions (default: the machine's best)")
     add("--rounds", type=int, help="processes of each engine per shape (default 1 or 2)")
     add("--spillway", type=Path, default=HERE.parents[1] / "target" / "release" / "spillway")
     add("--python", default=sys.executable, help="a Python with torch, transformers and safetensors")
@@ -209,6 +209,7 @@ def arguments():
     add("--json", type=Path, help="default CACHE/training.json")
     add("--render", type=Path, help="print the tables of a file written before, measure nothing")
     options = parser.parse_args()
+    engine.hold(options.isa)
     unknown = [shape for shape in options.shapes if shape and shape not in SHAPES]
     if unknown:
         parser.error(f"--shapes: {unknown[0]!r} is not one of {', '.join(SHAPES)}")

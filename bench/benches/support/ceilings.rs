@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use kernel_dsl::{roofline, simd::Isa};
+use kernel_dsl::{roofline, simd};
 use serde_json::{Value, json};
 
 use super::work::{Arithmetic, Work};
@@ -24,11 +24,11 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Ceilings of this processor with all threads of the pool.
+    /// Ceilings of this processor with all threads of the pool, at the level of instructions in use.
     pub fn of_host() -> Self {
         let threads = rayon::current_num_threads();
         let ceilings = Self::new(
-            format!("{threads} threads, {} instructions", Isa::detect()),
+            format!("{threads} threads, {} instructions", simd::active()),
             roofline::fma_peak(threads),
             None,
             Box::new(move |bytes| roofline::read_bandwidth(threads, bytes)),

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod delta_rule;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub mod device;
+pub mod levels;
 pub mod linear;
 pub mod recurrence;
 pub mod report;

@@ -46,6 +46,15 @@ impl Report {
     /// Small kernels run on one thread while the ceilings are those of all threads, and int8 products are bound by another
     /// instruction than f32 multiply-adds.
     pub fn add(&mut self, operator: &str, timed: &[Timed]) {
+        Self::table(&mut self.ceilings, &mut self.kernels, operator, timed);
+    }
+
+    /// The same beside other ceilings than the report's own.
+    pub fn add_beside(&mut self, ceilings: &mut Ceilings, operator: &str, timed: &[Timed]) {
+        Self::table(ceilings, &mut self.kernels, operator, timed);
+    }
+
+    fn table(ceilings: &mut Ceilings, kernels: &mut Vec<Value>, operator: &str, timed: &[Timed]) {
         if timed.is_empty() {
             return;
         }
@@ -69,7 +78,7 @@ impl Report {
             });
             match seconds {
                 Ok(seconds) => {
-                    let (bound, ceiling) = self.ceilings.bound(*work);
+                    let (bound, ceiling) = ceilings.bound(*work);
                     let speed = |amount: usize| amount as f64 / seconds;
                     let (tokens, flops, bytes) = (speed(work.tokens), speed(work.flops), speed(work.bytes));
                     println!(
@@ -91,16 +100,16 @@ impl Report {
                     row["error"] = json!(error);
                 }
             }
-            self.kernels.push(row);
+            kernels.push(row);
         }
         println!();
     }
 
-    /// Writes the file, if one is asked for.
+    /// Writes what there is so far to the file, if one is asked for.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(self) -> std::io::Result<()> {
+    pub fn write(&self) -> std::io::Result<()> {
         let Some(path) = std::env::var_os("SPILLWAY_BENCH_JSON").map(PathBuf::from) else {
             return Ok(());
         };
@@ -111,6 +120,7 @@ impl Report {
             "unix_time": seconds,
             "processor": processor(),
             "threads": rayon::current_num_threads(),
+            "instructions": kernel_dsl::simd::active().name(),
             "clock": self.clock.name(),
             "load_average": load.split_whitespace().next(),
             "ceilings": self.ceilings.json(),
@@ -119,7 +129,6 @@ impl Report {
         let partial = path.with_extension("partial");
         std::fs::write(&partial, format!("{report:#}\n"))?;
         std::fs::rename(&partial, &path)?;
-        println!("written to {}", path.display());
         Ok(())
     }
 }
