@@ -149,15 +149,18 @@ impl Made {
 /// Folders of this process, for [`abandon`].
 static OPEN: Mutex<Vec<Weak<Mutex<Made>>>> = Mutex::new(Vec::new());
 
-/// Takes away what the runs of this process have made and not kept: it is about to end.
+/// Takes away what the runs of this process have made and not kept, and lets none of them make anything more: the process is
+/// about to end.
 pub fn abandon() {
     let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     for made in open.iter().filter_map(Weak::upgrade) {
-        // Whoever holds it is writing, and what is half-written has a temporary name.
-        if let Ok(mut made) = made.try_lock() {
-            made.undo();
-        }
+        // A run holds this only while it creates a folder, never while it writes, so the wait is short.
+        let mut held = made.lock().unwrap_or_else(PoisonError::into_inner);
+        held.undo();
+        std::mem::forget(held);
+        std::mem::forget(made);
     }
+    std::mem::forget(open);
 }
 
 /// A folder that a run writes its files into, and nobody else meanwhile.
@@ -246,35 +249,31 @@ impl OutputFolder {
 
     /// Creates the folder and its parents where they are missing, and locks it.
     fn take(path: &Path) -> Result<Self, ProgramError> {
-        let mut made = Made::default();
+        let folder = Self {
+            path: path.to_path_buf(),
+            made: Arc::default(),
+            is_begun: false,
+            replaced: &[],
+        };
+        // Known before it makes anything, so that a signal at any moment takes away all of it.
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|made| made.strong_count() > 0);
+        open.push(Arc::downgrade(&folder.made));
+        drop(open);
+        let mut made = folder.made();
         if path.exists() {
             fs::read_dir(path).map_err(ProgramError::file("use as an output folder", path))?;
-        } else if let Err(error) = create_folders(path, &mut made) {
-            made.undo();
-            return Err(error);
+        } else {
+            create_folders(path, &mut made)?;
         }
         let lock = FolderLock::acquire(path).map_err(|error| match error {
             LockError::InUse(in_use) => ProgramError::InUse(in_use),
             LockError::Io { path, source } => ProgramError::file("lock", &path)(source),
-        });
-        match lock {
-            Ok(lock) => made.lock = Some(lock),
-            Err(error) => {
-                made.undo();
-                return Err(error);
-            }
-        }
+        })?;
+        made.lock = Some(lock);
+        drop(made);
         sweep(path);
-        let made = Arc::new(Mutex::new(made));
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|made| made.strong_count() > 0);
-        open.push(Arc::downgrade(&made));
-        Ok(Self {
-            path: path.to_path_buf(),
-            made,
-            is_begun: false,
-            replaced: &[],
-        })
+        Ok(folder)
     }
 
     fn made(&self) -> std::sync::MutexGuard<'_, Made> {
