@@ -1,4 +1,4 @@
-//! Configurations of every layout from arbitrary bytes: `cargo fuzz run layouts` in `models`.
+//! Configurations of every layout from arbitrary bytes: `.ci/fuzz 60 layouts`.
 //!
 //! The weights are an empty file, so that every layout reads its whole configuration and stops at its first tensor.
 

@@ -1,4 +1,4 @@
-//! Snapshots of a training with arbitrary changes: `cargo fuzz run snapshot` in `models`.
+//! Snapshots of a training with arbitrary changes: `.ci/fuzz 60 snapshot`.
 //!
 //! The checksum is made to fit, as somebody would who wants the file to be read.
 

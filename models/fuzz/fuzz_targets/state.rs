@@ -1,4 +1,4 @@
-//! Saved states with arbitrary changes, and arbitrary bytes in their place: `cargo fuzz run state` in `models`.
+//! Saved states with arbitrary changes, and arbitrary bytes in their place: `.ci/fuzz 60 state`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A `tokenizer.json` from arbitrary bytes: `cargo fuzz run tokenizer` in `models`.
+//! A `tokenizer.json` from arbitrary bytes: `.ci/fuzz 60 tokenizer`.
 //!
 //! The input is a whole file, and in the place of every part of a good one. What is read must encode every text without a panic.
 

@@ -1,4 +1,4 @@
-//! The configuration of a training from arbitrary bytes: `cargo fuzz run train_config` in `models`.
+//! The configuration of a training from arbitrary bytes: `.ci/fuzz 60 train_config`.
 //!
 //! What is read can be written, and reads as the same.
 

@@ -1,4 +1,4 @@
-//! RWKV's vocabulary from arbitrary bytes: `cargo fuzz run vocabulary` in `models`.
+//! RWKV's vocabulary from arbitrary bytes: `.ci/fuzz 60 vocabulary`.
 
 #![no_main]
 
