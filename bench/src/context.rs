@@ -143,7 +143,12 @@ impl Context {
     /// A remark on standard error, such as which file was written; left out with `--quiet`.
     pub fn remark(&self, text: impl fmt::Display) {
         if !self.printing.quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
+}
+
+/// Writes a line on standard error. Where that is closed or full, there is nobody left to tell.
+pub fn say(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }

@@ -86,7 +86,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // The reader of our output went away, as in `spillway inspect X | head`: there is nobody left to complain to.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("spillway: {}", shown(&error.to_string()));
+            context::say(format_args!("spillway: {}", shown(&error.to_string())));
             ExitCode::from(error.exit_code())
         }
     }
@@ -112,7 +112,10 @@ fn report_usage(error: &clap::Error) -> ExitCode {
     let message = message
         .join(" ")
         .replace("For more information, try '--help'.", "(try --help)");
-    eprintln!("spillway: {}", shown(message.trim_start_matches("error: ")));
+    context::say(format_args!(
+        "spillway: {}",
+        shown(message.trim_start_matches("error: "))
+    ));
     ExitCode::from(2)
 }
 

@@ -4,6 +4,7 @@
 //! window:64: 120,000 of 1,048,576 tokens (11 %), 20,113 tokens/s, 46 s left
 //! ```
 
+use crate::context::say;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
 use std::io::IsTerminal;
@@ -47,7 +48,7 @@ impl Progress {
         }
         bar.set_draw_target(ProgressDrawTarget::hidden());
         let unit = unit.to_string();
-        let lines = Lines::start(bar.clone(), unit, EVERY, |line| eprintln!("{line}"));
+        let lines = Lines::start(bar.clone(), unit, EVERY, say);
         Self {
             bar,
             _lines: Some(lines),

@@ -1,6 +1,6 @@
 //! Stopping: on a signal, or after a number of tokens.
 
-use crate::context::Context;
+use crate::context::{Context, say};
 use crate::error::ProgramError;
 use crate::output;
 use std::sync::Arc;
@@ -38,14 +38,12 @@ impl Stop {
             if again || !stop.saves.load(Ordering::Relaxed) {
                 output::abandon();
                 if !again {
-                    eprintln!("spillway: {}", ProgramError::Interrupted);
+                    say(format_args!("spillway: {}", ProgramError::Interrupted));
                 }
                 std::process::exit(130);
             }
             if !quiet {
-                eprintln!(
-                    "stopping at the next place to go on from; a second Ctrl-C ends the program at once"
-                );
+                say("stopping at the next place to go on from; a second Ctrl-C ends the program at once");
             }
         };
         ctrlc::set_handler(ask)

@@ -174,3 +174,27 @@ fn a_signal_before_anything_is_measured_leaves_nothing_and_one_later_what_is_mea
         }
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn remarks_that_nobody_can_read_end_no_run() {
+    let run = |arguments: &[&str]| {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device that is always full");
+        Command::new(env!("CARGO_BIN_EXE_spillway"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(full)
+            .status()
+            .expect("the program starts")
+            .code()
+    };
+    assert_eq!(
+        run(&["generate", "--prompt", "In the", "--max-tokens", "2"]),
+        Some(0)
+    );
+    assert_eq!(run(&["inspect", "no-such-folder"]), Some(1));
+    assert_eq!(run(&["inspect", "--no-such-option"]), Some(2));
+}
