@@ -8,8 +8,7 @@ pub const CACHE_LINE: usize = 64;
 /// A fixed-size, zero-initialised byte buffer aligned to [`CACHE_LINE`].
 ///
 /// Large buffers come from the system as untouched pages, so that whoever fills them, on however many threads, is the
-/// first to pay for them. On Linux they are asked to be huge pages where the buffer holds some of these. An earlier measurement
-/// gave 1 to 5 % on matrix-vector products; this code has not been measured.
+/// first to pay for them.
 #[derive(Debug, Default)]
 pub struct AlignedBytes {
     /// One cache line longer than asked for; allocated once, so that its address never changes.
@@ -29,40 +28,8 @@ impl AlignedBytes {
             .checked_add(CACHE_LINE)
             .filter(|&bytes| bytes < isize::MAX as usize - 8)?;
         let words = vec![0u64; bytes.div_ceil(8)];
-        #[cfg(target_os = "linux")]
-        huge_pages::advise(&words);
         let offset = words.as_ptr().align_offset(CACHE_LINE) * 8;
         Some(Self { words, offset, len })
-    }
-}
-
-#[cfg(target_os = "linux")]
-mod huge_pages {
-    use std::ffi::{c_int, c_void};
-
-    /// Size of a huge page on x86-64 and, with small pages of 4 kB, on aarch64; nothing is lost where it differs.
-    const HUGE_PAGE: usize = 2 << 20;
-    /// Fewest bytes in which it is sure to find one.
-    const WORTHWHILE: usize = 2 * HUGE_PAGE;
-    /// `MADV_HUGEPAGE` of `linux/mman.h`, the same on every architecture.
-    const MADV_HUGEPAGE: c_int = 14;
-
-    unsafe extern "C" {
-        fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
-    }
-
-    /// Asks for huge pages inside an untouched buffer.
-    pub(super) fn advise(words: &[u64]) {
-        let bytes = std::mem::size_of_val(words);
-        if bytes < WORTHWHILE {
-            return;
-        }
-        let start = words.as_ptr().cast::<u8>();
-        let before = start.align_offset(HUGE_PAGE);
-        let whole = bytes.saturating_sub(before) / HUGE_PAGE * HUGE_PAGE;
-        // SAFETY: the pages lie within the buffer, and the advice changes how they are mapped, not what they hold. Where the
-        // system has no huge pages it is refused, which leaves things as they were.
-        unsafe { madvise(start.wrapping_add(before).cast_mut().cast(), whole, MADV_HUGEPAGE) };
     }
 }
 

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::linear::fma_burst;
-use crate::simd::{self, Isa};
+use crate::simd;
 
 /// Repetitions of a few milliseconds, of which the fastest counts: whatever else runs can only slow one down.
 const REPETITIONS: usize = 40;
@@ -49,7 +49,11 @@ fn fastest(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
             std::thread::scope(|scope| {
                 for thread in 1..threads {
                     let work = &work;
-                    scope.spawn(move || work(thread));
+                    let spawned = std::thread::Builder::new().spawn_scoped(scope, move || work(thread));
+                    if spawned.is_err() {
+                        // The system gives no more threads: this one does it too, which takes longer, as it would a kernel.
+                        work(thread);
+                    }
                 }
                 work(0);
             });
@@ -62,10 +66,13 @@ fn fastest(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
 /// Words of the lines that are read, and asked for, together.
 const GROUP_WORDS: usize = 64;
 /// How far ahead lines are asked for, in words: as far as `linear` asks.
+#[cfg(target_arch = "x86_64")]
 const AHEAD_WORDS: usize = 2048;
 
 /// Wrapping sum, read with the widest registers there are, asking for later pages meanwhile as kernels do.
 fn sum(data: &[u64]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    use crate::simd::Isa;
     #[cfg(target_arch = "x86_64")]
     match simd::active() {
         // SAFETY: the instruction set was detected.

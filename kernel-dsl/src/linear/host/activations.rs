@@ -182,11 +182,11 @@ fn quantise_block(values: &[f32; BLOCK]) -> Quantised {
     };
     // Adding 1.5 · 2²³ leaves the integer nearest to a small float in the low bits, ties to even.
     const MAGIC: f32 = 12_582_912.0;
-    let rounded: [i32; BLOCK] =
-        std::array::from_fn(|k| (values[k] * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32);
-    Quantised {
-        integers: rounded.map(|q| q as i8),
-        sum: rounded.iter().sum(),
-        scale,
+    let (mut integers, mut sum) = ([0; BLOCK], 0);
+    for (integer, value) in integers.iter_mut().zip(values) {
+        let rounded = (value * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
+        *integer = rounded as i8;
+        sum += rounded;
     }
+    Quantised { integers, sum, scale }
 }

@@ -2,8 +2,8 @@
 //!
 //! Input rows are taken in spans of at most [`SPAN_ROWS`], packed once, and cut into blocks of at most as many rows as
 //! a tile holds. Each panel of the weight is then read once per span: for every stretch of [`STRETCH`] features, all row
-//! blocks in turn, so that the stretch stays in the cache. Threads share panels and row blocks; which thread computes a
-//! tile changes nothing in it.
+//! blocks in turn, so that the stretch stays in the first cache. A few panels share a stretch of the input, which stays in the
+//! second cache for them. Threads share panels and row blocks; which thread computes a tile changes nothing in it.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -37,6 +37,9 @@ const SPAN_ROWS: usize = 512;
 const STRETCH: usize = 512;
 /// The same where a step of columns is less than a panel: as f32, such a step then fills half of a first cache of 32 kB.
 const NARROW_STRETCH: usize = 256;
+/// Panels that are multiplied with a stretch of the input before the next one is read: their outputs, 64 kB a panel and span,
+/// have to fit the second cache too.
+const PANELS_AT_ONCE: usize = 4;
 /// How far ahead of its use a lone row block asks for a panel, in bytes.
 const AHEAD: usize = 16384;
 /// Tasks per thread, so that a thread that is held up leaves its work to the others.
@@ -213,38 +216,61 @@ impl<'a> Span<'a> {
 
     /// Multiplies some row blocks with some panels.
     fn multiply(&self, packed: &[u8], panels: Range<usize>, blocks: Range<usize>, out: &Output) {
-        let unit = self.weight.weight_type().unit_bytes();
         let wide = self.method.widening.map_or(0, |widening| widening.unit_bytes());
         let longest = self.weight.units().div_ceil(self.stretches);
         with_scratch(&WIDENED, wide * longest, |widened| {
-            for index in panels {
-                let mut start = [0.0; PANEL];
-                let cols = index * PANEL..self.weight.out_features().min((index + 1) * PANEL);
-                if let Some(bias) = self.bias {
-                    start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
-                }
+            for first in panels.clone().step_by(PANELS_AT_ONCE) {
+                let together = first..panels.end.min(first + PANELS_AT_ONCE);
                 for stretch in 0..self.stretches {
-                    let units = self.stretch(stretch);
-                    let stored = &self.weight.panel(index)[units.start * unit..units.end * unit];
-                    let widened = &mut widened[..wide * units.len()];
-                    let panel = Panel {
-                        next: stored.as_ptr().wrapping_add(stored.len()),
-                        stored: stored.len(),
-                        bytes: match self.method.widening {
-                            None => stored,
-                            Some(widening) => {
-                                // SAFETY: the instruction set is available.
-                                unsafe { (self.set.widen)(widening, stored, widened) };
-                                widened
-                            }
-                        },
-                        cols: cols.clone(),
-                        start: (stretch == 0).then_some(&start),
-                    };
-                    self.multiply_stretch(packed, &panel, units, blocks.clone(), out);
+                    for index in together.clone() {
+                        let mut start = [0.0; PANEL];
+                        let panel = self.panel(index, stretch, &together, &mut start, widened);
+                        self.multiply_stretch(packed, &panel, self.stretch(stretch), blocks.clone(), out);
+                    }
                 }
             }
         });
+    }
+
+    /// A stretch of panel `index`, which is one of those that are worked on `together`, as the kernels read it.
+    fn panel<'b>(
+        &'b self,
+        index: usize,
+        stretch: usize,
+        together: &Range<usize>,
+        start: &'b mut [f32; PANEL],
+        widened: &'b mut [u8],
+    ) -> Panel<'b> {
+        let unit = self.weight.weight_type().unit_bytes();
+        let units = self.stretch(stretch);
+        let stored = &self.weight.panel(index)[units.start * unit..units.end * unit];
+        let next = if index + 1 < together.end {
+            &self.weight.panel(index + 1)[units.start * unit..]
+        } else if stretch + 1 < self.stretches {
+            &self.weight.panel(together.start)[units.end * unit..]
+        } else {
+            &self.weight.panel(index)[units.end * unit..]
+        };
+        let cols = index * PANEL..self.weight.out_features().min((index + 1) * PANEL);
+        if let Some(bias) = self.bias {
+            start[..cols.len()].copy_from_slice(&bias[cols.clone()]);
+        }
+        let bytes = match self.method.widening {
+            None => stored,
+            Some(widening) => {
+                let widened = &mut widened[..widening.unit_bytes() * units.len()];
+                // SAFETY: the instruction set is available.
+                unsafe { (self.set.widen)(widening, stored, widened) };
+                widened
+            }
+        };
+        Panel {
+            next: next.as_ptr(),
+            stored: stored.len(),
+            bytes,
+            cols,
+            start: (stretch == 0).then_some(start),
+        }
     }
 
     /// Multiplies some row blocks with one stretch of one panel.
@@ -305,7 +331,7 @@ impl<'a> Span<'a> {
 struct Panel<'a> {
     /// As the kernels read it.
     bytes: &'a [u8],
-    /// What follows the stretch in the weight, and the bytes of the stretch there.
+    /// What is read after it, which need not be there, and how many bytes of the weight the stretch itself takes.
     next: *const u8,
     stored: usize,
     /// Columns of the output.

@@ -3,6 +3,30 @@
 use super::lanes::ByteDot;
 use super::set::kernel_set;
 
+/// `expression` for each of four lanes `i`. Not `std::array::from_fn`, whose closure is a call per lane where it is not inlined.
+macro_rules! four {
+    ($i:ident => $expression:expr) => {
+        [
+            {
+                const $i: usize = 0;
+                $expression
+            },
+            {
+                const $i: usize = 1;
+                $expression
+            },
+            {
+                const $i: usize = 2;
+                $expression
+            },
+            {
+                const $i: usize = 3;
+                $expression
+            },
+        ]
+    };
+}
+
 /// Four lanes.
 #[derive(Clone, Copy)]
 struct Four([f32; 4]);
@@ -34,32 +58,34 @@ impl Lanes for Four {
 
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+        Self(four!(I => self.0[I] + other.0[I]))
     }
 
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] * other.0[i]))
+        Self(four!(I => self.0[I] * other.0[I]))
     }
 
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+        Self(four!(I => self.0[I] + a.0[I] * b.0[I]))
     }
 
     #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self) {
         // SAFETY: the trait's contract.
         let pairs = unsafe { from.cast::<[[u16; 2]; 4]>().read_unaligned() };
-        let widen = |half: usize| Self(pairs.map(|pair| f32::from_bits(u32::from(pair[half]) << 16)));
-        (widen(0), widen(1))
+        (
+            Self(four!(I => f32::from_bits(u32::from(pairs[I][0]) << 16))),
+            Self(four!(I => f32::from_bits(u32::from(pairs[I][1]) << 16))),
+        )
     }
 
     #[inline(always)]
     unsafe fn load_bf16(from: *const u8) -> Self {
         // SAFETY: the trait's contract.
         let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
-        Self(halves.map(|half| f32::from_bits(u32::from(half) << 16)))
+        Self(four!(I => f32::from_bits(u32::from(halves[I]) << 16)))
     }
 
     #[inline(always)]
@@ -75,19 +101,21 @@ impl Lanes for Four {
 
     #[inline(always)]
     unsafe fn int_to_float(value: [i32; 4]) -> Self {
-        Self(value.map(|v| v as f32))
+        Self(four!(I => value[I] as f32))
     }
 }
 
 impl ByteDot<Four> for Plain {
     #[inline(always)]
     unsafe fn dot(sum: [i32; 4], unsigned: [i32; 4], signed: [i32; 4]) -> [i32; 4] {
-        std::array::from_fn(|i| {
-            let signed = signed[i].to_ne_bytes();
-            let unsigned = unsigned[i].to_ne_bytes();
-            (0..4).fold(sum[i], |sum, j| {
-                sum + i32::from(signed[j] as i8) * i32::from(unsigned[j])
-            })
+        four!(I => {
+            let s = signed[I].to_ne_bytes();
+            let u = unsigned[I].to_ne_bytes();
+            sum[I]
+                + i32::from(s[0] as i8) * i32::from(u[0])
+                + i32::from(s[1] as i8) * i32::from(u[1])
+                + i32::from(s[2] as i8) * i32::from(u[2])
+                + i32::from(s[3] as i8) * i32::from(u[3])
         })
     }
 }
