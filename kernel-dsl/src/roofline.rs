@@ -11,6 +11,8 @@ use crate::simd;
 
 /// Repetitions of a few milliseconds, of which the fastest counts: whatever else runs can only slow one down.
 const REPETITIONS: usize = 40;
+/// They end earlier after this, on a slow processor or under an emulator.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 /// Fastest reading of `bytes` of memory by `threads` threads together, in GB/s.
 ///
@@ -43,24 +45,27 @@ pub fn fma_peak(threads: usize) -> f64 {
 
 /// Shortest time in which all threads finish `work`, which is called with the thread's number.
 fn fastest(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
-    (0..REPETITIONS)
-        .map(|_| {
-            let begin = Instant::now();
-            std::thread::scope(|scope| {
-                for thread in 1..threads {
-                    let work = &work;
-                    let spawned = std::thread::Builder::new().spawn_scoped(scope, move || work(thread));
-                    if spawned.is_err() {
-                        // The system gives no more threads: this one does it too, which takes longer, as it would a kernel.
-                        work(thread);
-                    }
+    let started = Instant::now();
+    let mut best = Duration::MAX;
+    for _ in 0..REPETITIONS {
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            for thread in 1..threads {
+                let work = &work;
+                let spawned = std::thread::Builder::new().spawn_scoped(scope, move || work(thread));
+                if spawned.is_err() {
+                    // The system gives no more threads: this one does it too, which takes longer, as it would a kernel.
+                    work(thread);
                 }
-                work(0);
-            });
-            begin.elapsed()
-        })
-        .min()
-        .unwrap_or_default()
+            }
+            work(0);
+        });
+        best = best.min(begin.elapsed());
+        if started.elapsed() > LONG_ENOUGH {
+            break;
+        }
+    }
+    best
 }
 
 /// Words of the lines that are read, and asked for, together.
