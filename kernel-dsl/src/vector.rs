@@ -54,16 +54,15 @@ pub(crate) fn part<'a>(rows: &Rows<'a>, row: usize, columns: Range<usize>) -> &'
     &rows.data()[start + columns.start..start + columns.end]
 }
 
-/// How far ahead of its use memory that streams by is asked for, in f32s.
-const AHEAD: usize = 2048;
-
-/// Asks for the cache line that lies [`AHEAD`] behind the beginning of `values`, for kernels that compute too long on a line
+/// Asks for the cache line that lies 2,048 values behind the beginning of `values`, for kernels that compute too long on a line
 /// for the processor to look ahead to the next ones by itself. There need not be anything.
 #[inline(always)]
 pub(crate) fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        /// How far ahead of its use memory that streams by is asked for, in f32s.
+        const AHEAD: usize = 2048;
         // SAFETY: every x86-64 processor has the instruction, and it accepts any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<f32>().wrapping_add(AHEAD).cast()) };
     }

@@ -167,7 +167,7 @@ fn a_model_that_finds_no_passkey_is_not_asked_at_longer_lengths_unless_it_must_b
         "--depths",
         "1",
         "--samples",
-        "2",
+        "4",
         "-q",
         "--force",
     ];
@@ -180,6 +180,13 @@ fn a_model_that_finds_no_passkey_is_not_asked_at_longer_lengths_unless_it_must_b
     assert!(text.contains("the model does not do this task"), "{text}");
     let text = stdout_of(&[&inside[..], &["--all-lengths"]].concat());
     assert!(text.contains("at any length"), "{text}");
+    // A few misses tell nothing.
+    let few = [&["passkey", "--out", &name][..], &options, &["--samples", "3"]].concat();
+    let json: Value = {
+        stdout_of(&few);
+        serde_json::from_slice(&fs::read(out.join("passkey.json")).expect("file")).expect("JSON")
+    };
+    assert_eq!(json["runs"][0]["cells"].as_array().map(Vec::len), Some(2));
 }
 
 #[test]

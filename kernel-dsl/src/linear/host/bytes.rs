@@ -12,7 +12,9 @@ use super::lanes::WordDot;
 use super::lanes::{ByteDot, Lanes};
 use super::tiles::{Tile, finish, prefetch_output};
 use crate::aligned::CACHE_LINE;
-use crate::linear::packed::{BLOCK, BLOCK_BYTES, PANEL};
+#[cfg(target_arch = "x86_64")]
+use crate::linear::packed::BLOCK;
+use crate::linear::packed::{BLOCK_BYTES, PANEL};
 
 /// The tile of bytes.
 ///

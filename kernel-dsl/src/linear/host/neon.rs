@@ -82,9 +82,9 @@ impl Lanes for Four {
 }
 
 /// Sums of byte products through 16-bit products: `|(w − 128) · x|` fits, and pairs are added in 32 bits.
-struct Widening;
+struct Widening16;
 
-impl ByteDot<Four> for Widening {
+impl ByteDot<Four> for Widening16 {
     #[inline(always)]
     unsafe fn dot(sum: int32x4_t, unsigned: int32x4_t, signed: int32x4_t) -> int32x4_t {
         // SAFETY: the trait's contract.
@@ -112,5 +112,5 @@ impl ByteDot<Four> for Widening {
     }
 }
 
-kernel_set!(Four, Widening, vectors: 4, few: 4, f32: [1 2 3 4 5 6],
+kernel_set!(Four, Widening16, vectors: 4, few: 4, f32: [1 2 3 4 5 6],
         bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3] up to usize::MAX, words: &[]);
