@@ -4,6 +4,8 @@ mod cases;
 #[path = "../common/derivatives.rs"]
 mod derivatives;
 mod reference;
+#[path = "../common/rounding.rs"]
+mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
@@ -12,14 +14,10 @@ mod equivalence {
     use proptest::test_runner::RngSeed;
     use ssm_core::Chain;
 
-    use super::cases::{VOCABULARY, cases};
+    use super::cases::{Case, VOCABULARY, cases};
     use super::derivatives;
     use super::reference::{Laid, Reference};
-
-    /// f32 against f64 through three layers with random weights.
-    const REFERENCE: f64 = 2e-5;
-    /// Two f32 computations of the same thing.
-    const REORDERED: f64 = 2e-5;
+    use super::rounding::{relative_error, tolerance};
 
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
@@ -41,13 +39,6 @@ mod equivalence {
         values(model.logits(ids, state, Which::All).unwrap())
     }
 
-    /// ‖found − expected‖ / ‖expected‖, NaN included.
-    fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
-        assert_eq!(found.len(), expected.len());
-        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-        norm(&mut found.iter().zip(expected).map(|(f, e)| f - e)) / norm(&mut expected.iter().copied())
-    }
-
     fn in_pieces(model: &Model, ids: &[u32], cuts: &[usize], state: &mut ModelState) -> Vec<f64> {
         let mut cuts: Vec<usize> = cuts
             .iter()
@@ -60,6 +51,21 @@ mod equivalence {
             .collect()
     }
 
+    /// The equations' logits, without the rows that only fill up the embedding.
+    fn rows(reference: &Reference, case: &Case, ids: &[u32]) -> Vec<Vec<f64>> {
+        let rows = reference.logits(ids, case.layout);
+        rows.iter().map(|row| row[..VOCABULARY].to_vec()).collect()
+    }
+
+    fn close(found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), TestCaseError> {
+        let error = relative_error(found, expected);
+        prop_assert!(
+            error <= tolerance,
+            "relative error {error:e}, where f32 may make {tolerance:e}"
+        );
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(config(150))]
 
@@ -67,12 +73,9 @@ mod equivalence {
         fn logits_are_those_of_the_equations(case in cases(), time in 1usize..24) {
             let (folder, model) = case.load();
             let ids = case.ids(time);
-            let found = logits(&model, &ids, &mut start(&model));
-            let rows = Reference::open(folder.path(), &case.config).logits(&ids, case.layout);
-            // Without the rows that only fill up the embedding.
-            let expected: Vec<f64> = rows.iter().flat_map(|row| row[..VOCABULARY].to_vec()).collect();
-            let error = relative_error(&found, &expected);
-            prop_assert!(error <= REFERENCE, "relative error {error:e}");
+            let reference = Reference::open(folder.path(), &case.config);
+            let equations = || rows(&reference, &case, &ids).concat();
+            close(&logits(&model, &ids, &mut start(&model)), &equations(), tolerance(equations))?;
         }
 
         #[test]
@@ -88,28 +91,28 @@ mod equivalence {
         fn splitting_a_sequence_anywhere_changes_nothing(
             case in cases(), time in 1usize..150, cuts in proptest::collection::vec(0usize..150, 0..4),
         ) {
-            let (_folder, model) = case.load();
-            let ids = case.ids(time);
+            let (folder, model) = case.load();
+            let ids = case.ids(time + 1);
+            let reference = Reference::open(folder.path(), &case.config);
             let mut whole = start(&model);
-            let expected = logits(&model, &ids, &mut whole);
+            let expected = logits(&model, &ids[..time], &mut whole);
             let mut state = start(&model);
-            let error = relative_error(&in_pieces(&model, &ids, &cuts, &mut state), &expected);
-            prop_assert!(error <= REORDERED, "relative error {error:e}");
+            let found = in_pieces(&model, &ids[..time], &cuts, &mut state);
+            close(&found, &expected, tolerance(|| rows(&reference, &case, &ids[..time]).concat()))?;
             prop_assert_eq!(state.position(), time as u64);
-            let after = case.ids(time + 1);
-            let [found, expected] = [&mut state, &mut whole].map(|state| logits(&model, &after[time..], state));
-            let error = relative_error(&found, &expected);
-            prop_assert!(error <= REORDERED, "the next token: relative error {error:e}");
+            let [found, expected] = [&mut state, &mut whole].map(|state| logits(&model, &ids[time..], state));
+            close(&found, &expected, tolerance(|| rows(&reference, &case, &ids).pop().unwrap()))?;
         }
 
         #[test]
         fn prefill_is_decode(case in cases(), time in 1usize..80) {
-            let (_folder, model) = case.load();
+            let (folder, model) = case.load();
             let ids = case.ids(time);
+            let reference = Reference::open(folder.path(), &case.config);
             let expected = logits(&model, &ids, &mut start(&model));
             let cuts: Vec<usize> = (0..time).collect();
-            let error = relative_error(&in_pieces(&model, &ids, &cuts, &mut start(&model)), &expected);
-            prop_assert!(error <= REORDERED, "relative error {error:e}");
+            let found = in_pieces(&model, &ids, &cuts, &mut start(&model));
+            close(&found, &expected, tolerance(|| rows(&reference, &case, &ids).concat()))?;
         }
 
         #[test]

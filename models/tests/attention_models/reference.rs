@@ -7,6 +7,7 @@ use models::checkpoint::StoredTensors;
 use serde_json::Value;
 
 use super::derivatives::Equations;
+use super::rounding::rounded;
 
 type Row = Vec<f64>;
 
@@ -25,7 +26,7 @@ fn softplus(x: f64) -> f64 {
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    a.iter().zip(b).map(|(a, b)| rounded(a * b)).sum()
 }
 
 fn add(a: &[f64], b: &[f64]) -> Row {
@@ -33,7 +34,7 @@ fn add(a: &[f64], b: &[f64]) -> Row {
 }
 
 fn times(a: &[f64], b: &[f64]) -> Row {
-    a.iter().zip(b).map(|(a, b)| a * b).collect()
+    a.iter().zip(b).map(|(a, b)| rounded(a * b)).collect()
 }
 
 /// What an attention is made of.
@@ -83,7 +84,7 @@ impl Attention {
                 let mut out = vec![0.0; self.head_dim];
                 for (&j, score) in seen.iter().zip(&scores) {
                     for (y, v) in out.iter_mut().zip(part(&rows[j][2], group)) {
-                        *y += score.exp() / sum * v;
+                        *y += rounded(score.exp() / sum * v);
                     }
                 }
                 out
@@ -154,7 +155,7 @@ impl Reference {
         let weight = self.values(&format!("{name}.weight"));
         let norm = |x: &Row| {
             let root = (dot(x, x) / x.len() as f64 + eps).sqrt();
-            x.iter().zip(weight).map(|(x, w)| x / root * w).collect()
+            x.iter().zip(weight).map(|(x, w)| rounded(x / root * w)).collect()
         };
         x.iter().map(norm).collect()
     }
@@ -165,8 +166,11 @@ impl Reference {
         let (channels, width) = (shape[0], shape[2]);
         let bias = self.tensors.get(&format!("{name}.bias"));
         let at = |t: usize, c: usize| {
-            let taps = (0..width)
-                .filter_map(|w| Some(weight[c * width + w] * x[(t + w).checked_sub(width - 1)?][c]));
+            let taps = (0..width).filter_map(|w| {
+                Some(rounded(
+                    weight[c * width + w] * x[(t + w).checked_sub(width - 1)?][c],
+                ))
+            });
             taps.sum::<f64>() + bias.map_or(0.0, |(_, bias)| bias[c])
         };
         (0..x.len())
@@ -217,7 +221,7 @@ impl Reference {
             .iter()
             .map(|h| {
                 let (y, g) = h.split_at(h.len() / 2);
-                y.iter().zip(g).map(|(y, &g)| y * silu(g)).collect()
+                y.iter().zip(g).map(|(y, &g)| rounded(y * silu(g))).collect()
             })
             .collect();
         self.linears(&format!("{name}.fc2"), &gated)
@@ -351,9 +355,9 @@ impl Reference {
                 let mut sum = self.values(&part("D"))[channel] * u[channel];
                 for i in 0..n {
                     let h = &mut h[channel * n + i];
-                    *h = (-step[channel] * a_log[channel * n + i].exp()).exp() * *h
-                        + step[channel] * b[i] * u[channel];
-                    sum += c[i] * *h;
+                    *h = rounded((-step[channel] * a_log[channel * n + i].exp()).exp() * *h)
+                        + rounded(step[channel] * b[i] * u[channel]);
+                    sum += rounded(c[i] * *h);
                 }
                 y.push(sum * silu(projected[inner + channel]));
             }
@@ -388,8 +392,8 @@ impl Reference {
                 let mut sum = self.values(&part("D"))[head] * u[channel];
                 for i in 0..n {
                     let h = &mut h[channel * n + i];
-                    *h = decay * *h + step * b[i] * u[channel];
-                    sum += c[i] * *h;
+                    *h = rounded(decay * *h) + rounded(step * b[i] * u[channel]);
+                    sum += rounded(c[i] * *h);
                 }
                 y.push(sum * silu(projected[channel]));
             }
@@ -429,7 +433,12 @@ impl Reference {
         let gated: Vec<Row> = convolved
             .iter()
             .zip(&projected)
-            .map(|(u, p)| u.iter().zip(&p[half..]).map(|(&u, g)| silu(u) * g).collect())
+            .map(|(u, p)| {
+                u.iter()
+                    .zip(&p[half..])
+                    .map(|(&u, g)| rounded(silu(u) * g))
+                    .collect()
+            })
             .collect();
         self.linears(&format!("{name}.out_proj"), &gated)
     }
@@ -451,7 +460,7 @@ impl Reference {
                 for i in 0..value_dim {
                     out.push(
                         (0..=t)
-                            .map(|j| weight(j) * part(&v[j], value_dim)[i])
+                            .map(|j| rounded(weight(j) * part(&v[j], value_dim)[i]))
                             .sum::<f64>()
                             / sum,
                     );

@@ -7,6 +7,7 @@ use models::checkpoint::StoredTensors;
 use serde_json::Value;
 
 use super::derivatives::Equations;
+use super::rounding::rounded;
 
 type Row = Vec<f64>;
 
@@ -25,18 +26,18 @@ fn silu(x: f64) -> f64 {
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    a.iter().zip(b).map(|(a, b)| rounded(a * b)).sum()
 }
 
 fn softmax(x: &[f64]) -> Row {
     let sum: f64 = x.iter().map(|x| x.exp()).sum();
-    x.iter().map(|x| x.exp() / sum).collect()
+    x.iter().map(|x| rounded(x.exp() / sum)).collect()
 }
 
 /// x / √(mean x² + ε).
 fn rms(x: &[f64], eps: f64) -> Row {
     let scale = (dot(x, x) / x.len() as f64 + eps).sqrt();
-    x.iter().map(|x| x / scale).collect()
+    x.iter().map(|x| rounded(x / scale)).collect()
 }
 
 /// A state `[key_dim][value_dim]`.
@@ -49,14 +50,14 @@ fn empty(rows: usize, cols: usize) -> State {
 fn read(state: &State, query: &[f64]) -> Row {
     let mut out = vec![0.0; state.first().map_or(0, Vec::len)];
     for (row, q) in state.iter().zip(query) {
-        out.iter_mut().zip(row).for_each(|(o, h)| *o += q * h);
+        out.iter_mut().zip(row).for_each(|(o, h)| *o += rounded(q * h));
     }
     out
 }
 
 fn add_product(state: &mut State, key: &[f64], value: &[f64]) {
     for (row, k) in state.iter_mut().zip(key) {
-        row.iter_mut().zip(value).for_each(|(h, v)| *h += k * v);
+        row.iter_mut().zip(value).for_each(|(h, v)| *h += rounded(k * v));
     }
 }
 
@@ -173,7 +174,7 @@ impl Reference {
             let past = (0..width).filter(|j| t + j + 1 >= width);
             let sum: f64 = bias
                 + past
-                    .map(|j| taps[c * width + j] * projected[t + j + 1 - width][c])
+                    .map(|j| rounded(taps[c * width + j] * projected[t + j + 1 - width][c]))
                     .sum::<f64>();
             if after_conv { silu(sum) } else { sum }
         };
@@ -276,7 +277,7 @@ impl Reference {
                 let mut out = vec![0.0; width];
                 for (i, p) in softmax(&scores.collect::<Row>()).iter().enumerate() {
                     let value = &value[first + i][head];
-                    out.iter_mut().zip(value).for_each(|(o, v)| *o += p * v);
+                    out.iter_mut().zip(value).for_each(|(o, v)| *o += rounded(p * v));
                 }
                 out
             };
@@ -299,7 +300,11 @@ impl Reference {
             |side: &str, rows: Vec<Row>| map(split(rows, key_dim), |x| self.feature_map(name, side, x));
         let branch = |part: &str| self.branch(&format!("{name}.{part}"), x, true, false);
         let (mut query, mut key) = (feature("q", branch("q")), feature("k", branch("k")));
-        let over_sum = |x: &[f64]| x.iter().map(|v| v / (x.iter().sum::<f64>() + 1e-4)).collect();
+        let over_sum = |x: &[f64]| {
+            x.iter()
+                .map(|v| rounded(v / (x.iter().sum::<f64>() + 1e-4)))
+                .collect()
+        };
         if self.flag("norm_q", false) {
             query = map(query, over_sum);
         }
@@ -318,7 +323,7 @@ impl Reference {
             let mut sum = vec![0.0; features];
             for (t, out) in out.iter_mut().enumerate() {
                 for (i, row) in state.iter_mut().enumerate() {
-                    row.iter_mut().for_each(|h| *h *= decays[t][head][i]);
+                    row.iter_mut().for_each(|h| *h = rounded(*h * decays[t][head][i]));
                 }
                 add_product(&mut state, &key[t][head], &value[t][head]);
                 sum.iter_mut().zip(&key[t][head]).for_each(|(z, k)| *z += k);
@@ -459,7 +464,7 @@ impl Reference {
                     "sum" => row.iter().sum(),
                     _ => (dot(&row, &row) + 1e-6).sqrt(),
                 };
-                row.iter().map(|x| x / length).collect()
+                row.iter().map(|x| rounded(x / length)).collect()
             });
             spread(normed, heads)
         };
@@ -479,7 +484,7 @@ impl Reference {
                     let bias = self.values(&format!("{name}.dt_bias"))[head];
                     let rate = self.values(&format!("{name}.A_log"))[head].exp();
                     let decay = (-rate * (raw + bias).exp().ln_1p()).exp();
-                    state.iter_mut().flatten().for_each(|h| *h *= decay);
+                    state.iter_mut().flatten().for_each(|h| *h = rounded(*h * decay));
                 }
                 let beta = match self.flag("use_beta", true) {
                     true => sigmoid(self.linear(&format!("{name}.b_proj"), &x[t])[head]),
@@ -516,7 +521,7 @@ impl Reference {
             for (c, h) in state.iter_mut().enumerate() {
                 let bound = bound(c);
                 let a = bound + (1.0 - bound) * sigmoid(forget[c]);
-                *h = a * *h + (1.0 - a) * silu(new[c]);
+                *h = rounded(a * *h) + rounded((1.0 - a) * silu(new[c]));
             }
             out.push(state.clone());
         }
@@ -546,7 +551,7 @@ impl Reference {
                         memory
                             .iter_mut()
                             .zip(new)
-                            .for_each(|(h, x)| *h = a * *h + (1.0 - a) * x);
+                            .for_each(|(h, x)| *h = rounded(a * *h) + rounded((1.0 - a) * x));
                     };
                     write(&mut keys[slot], &key[t][head]);
                     write(&mut values[slot], &value[t][head]);
