@@ -11,14 +11,12 @@
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
 use mitigations::Mitigation;
+use models::input;
 use serde_json::{Map, Value, json};
-use std::fs;
 use std::path::Path;
 
 const FORMAT: &str = "spillway-mitigation";
 const VERSION: u64 = 1;
-/// No table of numbers per head is larger.
-const MOST_BYTES: u64 = 64 << 20;
 /// Characters of a mitigation's text that go into its file's name.
 const NAME_LENGTH: usize = 80;
 
@@ -60,20 +58,21 @@ pub fn write(
 /// # Errors
 /// [`ProgramError::File`], [`ProgramError::Content`].
 pub fn read(path: &Path) -> Result<Mitigation, ProgramError> {
+    let bytes = input::read(path, input::MAX_SETTINGS).map_err(ProgramError::file("read", path))?;
+    parse(path, &bytes)
+}
+
+/// The mitigation in the bytes of a file.
+///
+/// # Errors
+/// [`ProgramError::Content`].
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Mitigation, ProgramError> {
     let content = |found: String| ProgramError::Content {
         path: path.to_path_buf(),
         expected: "a mitigation with its numbers, as spillway diagnose writes it".into(),
         found,
     };
-    let size = fs::metadata(path).map_err(ProgramError::file("read", path))?;
-    if !size.is_file() || size.len() > MOST_BYTES {
-        return Err(content(match size.is_file() {
-            true => format!("{} bytes", size.len()),
-            false => "no regular file".into(),
-        }));
-    }
-    let bytes = fs::read(path).map_err(ProgramError::file("read", path))?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| content(error.to_string()))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| content(error.to_string()))?;
     let is = |field: &str, expected: Value| value.get(field) == Some(&expected);
     if !is("format", json!(FORMAT)) {
         return Err(content("JSON of something else".into()));
@@ -87,6 +86,22 @@ pub fn read(path: &Path) -> Result<Mitigation, ProgramError> {
     serde_json::from_value(value).map_err(|error| content(error.to_string()))
 }
 
+/// A number that differs between mitigations and between the numbers they have.
+///
+/// # Errors
+/// [`ProgramError::Internal`] for one that cannot be written.
+pub fn fingerprint(mitigation: &Mitigation) -> Result<u64, ProgramError> {
+    let written = serde_json::to_vec(mitigation);
+    let written = written.map_err(|error| ProgramError::Internal(format!("JSON: {error}")))?;
+    Ok(fnv1a(written))
+}
+
+fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// `state-norm-auto.json`: characters that some file system refuses are replaced.
 fn file_name(mitigation: &str) -> String {
     let plain = |c: char| match c.is_ascii_alphanumeric() || ".+".contains(c) {
@@ -96,13 +111,8 @@ fn file_name(mitigation: &str) -> String {
     let name: String = mitigation.chars().map(plain).collect();
     match name.len() > NAME_LENGTH {
         false => format!("{name}.json"),
-        // FNV-1a tells long chains apart.
-        true => {
-            let hash = mitigation.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-            format!("{}-{hash:016x}.json", &name[..NAME_LENGTH])
-        }
+        // The hash tells long chains apart.
+        true => format!("{}-{:016x}.json", &name[..NAME_LENGTH], fnv1a(mitigation.bytes())),
     }
 }
 
@@ -111,6 +121,7 @@ mod tests {
     use super::*;
     use crate::output::Place;
     use mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
+    use std::fs;
 
     fn calibration() -> Calibration {
         let head = |norm| HeadStatistics {

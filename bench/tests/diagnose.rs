@@ -354,6 +354,32 @@ fn a_diagnosis_that_is_killed_goes_on_to_the_same_report() {
 }
 
 #[test]
+fn progress_that_names_sizes_it_does_not_have_is_refused_before_memory_is_taken() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let arguments = ["--length", "2048", "--streams", "1", "--mitigation", "window:64"];
+    let resume = [&arguments[..], &["--resume"]].concat();
+    spillway(&[&arguments[..], &["--stop-after", "3000"]].concat(), &out);
+    let path = out.join("resume/progress.json");
+    let good: Value = serde_json::from_slice(&fs::read(&path).expect("progress")).expect("JSON");
+    let shape = |progress: &Value| progress["runs"][0]["streams"][0]["records"][0]["shape"].clone();
+    assert_eq!(shape(&good)["heads"], 4);
+    for field in ["heads", "key_dim", "layer"] {
+        for count in [5, 1_u64 << 53, u64::MAX] {
+            let mut bad = good.clone();
+            bad["runs"][0]["streams"][0]["records"][0]["shape"][field] = count.into();
+            fs::write(&path, bad.to_string()).expect("written");
+            let output = spillway(&resume, &out);
+            let line = error_line(&output);
+            assert_eq!(output.status.code(), Some(1), "{field} {count}: {line}");
+            assert!(line.contains("progress.json"), "{field} {count}: {line}");
+        }
+    }
+    fs::write(&path, good.to_string()).expect("written");
+    assert!(spillway(&resume, &out).status.success());
+}
+
+#[test]
 fn resuming_under_other_options_names_the_difference() {
     let folder = folder();
     let out = folder.path().join("out");

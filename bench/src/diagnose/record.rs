@@ -151,6 +151,11 @@ impl SiteRecord {
         }
     }
 
+    /// Whether this is a record of that recurrence.
+    pub fn is_of(&self, site: &Site) -> bool {
+        self.shape == Shape::new(site)
+    }
+
     /// When something is due.
     pub fn plan(&self) -> &Plan {
         &self.plan

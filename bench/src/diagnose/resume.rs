@@ -8,6 +8,7 @@ use crate::error::ProgramError;
 use crate::output::{self, OutputFolder};
 use models::Model;
 use serde::{Deserialize, Serialize};
+use ssm_core::Site;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -86,14 +87,15 @@ impl Settings {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Progress {
+/// `resume/progress.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Progress {
     version: u32,
     settings: Settings,
     runs: Vec<SavedRun>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct SavedRun {
     seconds: f64,
     streams: Vec<StreamTally>,
@@ -176,6 +178,25 @@ pub fn remove(folder: &OutputFolder) -> Result<(), ProgramError> {
     }
 }
 
+/// The sums and records are of the buckets that `begun` has and of the model's recurrences.
+fn expect_fitting(
+    path: &Path,
+    tally: &StreamTally,
+    begun: &StreamRun,
+    sites: &[Site],
+) -> Result<(), ProgramError> {
+    if !tally.losses.fits(&begun.tally.losses) {
+        return Err(content(path, "sums for every bucket", "another number of them"));
+    }
+    let records = &tally.records;
+    let are_of_sites =
+        records.len() == sites.len() && records.iter().zip(sites).all(|(record, site)| record.is_of(site));
+    match records.is_empty() || are_of_sites {
+        true => Ok(()),
+        false => Err(content(path, "records of this model's recurrences", "others")),
+    }
+}
+
 /// Puts what was saved into `runs`, which have not begun.
 ///
 /// # Errors
@@ -188,7 +209,9 @@ pub fn load(
 ) -> Result<(), ProgramError> {
     let folder = folder.join(FOLDER);
     let path = folder.join(PROGRESS);
-    let progress = read(&path)?;
+    let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+        .map_err(ProgramError::file("read", &path))?;
+    let progress = Progress::parse(&path, &text)?;
     progress.settings.expect(settings)?;
     for (index, (run, saved)) in runs.iter_mut().zip(progress.runs).enumerate() {
         run.seconds = saved.seconds;
@@ -202,9 +225,7 @@ pub fn load(
                 tally,
                 state: None,
             };
-            if !restored.tally.losses.fits(&run.streams[number].tally.losses) {
-                return Err(content(&path, "sums for every bucket", "another number of them"));
-            }
+            expect_fitting(&path, &restored.tally, &run.streams[number], &model.info().sites)?;
             if restored.tally.position > 0 && !restored.is_done() {
                 let file = folder.join(state_name(index, number, restored.tally.position));
                 restored.state = Some(model.restore(&file, trials(&stream).chain())?);
@@ -215,18 +236,23 @@ pub fn load(
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Progress, ProgramError> {
-    let text = models::input::read_text(path, models::input::MAX_SETTINGS)
-        .map_err(ProgramError::file("read", path))?;
-    let wrong = |error: serde_json::Error| content(path, "the progress of a diagnosis", error.to_string());
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(wrong)?;
-    match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version == u64::from(VERSION) => serde_json::from_value(value).map_err(wrong),
-        found => Err(content(
-            path,
-            format!("version {VERSION}"),
-            found.map_or("none".into(), |found| found.to_string()),
-        )),
+impl Progress {
+    /// The progress in the text of a file.
+    ///
+    /// # Errors
+    /// [`ProgramError::Content`] for a text of another kind or version, and for sizes that what is beside them does not have.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
+        let wrong =
+            |error: serde_json::Error| content(path, "the progress of a diagnosis", error.to_string());
+        let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+        match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => serde_json::from_value(value).map_err(wrong),
+            found => Err(content(
+                path,
+                format!("version {VERSION}"),
+                found.map_or("none".into(), |found| found.to_string()),
+            )),
+        }
     }
 }
 

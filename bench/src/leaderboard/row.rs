@@ -201,24 +201,9 @@ impl Leaderboard {
     /// [`ProgramError::Usage`] for other settings, [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot
     /// be read.
     pub fn resume(&mut self, path: &Path) -> Result<(), ProgramError> {
-        #[derive(Deserialize)]
-        struct Saved {
-            version: u32,
-            settings: Settings,
-            rows: Vec<Row>,
-        }
         let text = models::input::read_text(path, models::input::MAX_SETTINGS)
             .map_err(ProgramError::file("read", path))?;
-        let content = |expected: String, found: String| ProgramError::Content {
-            path: path.to_path_buf(),
-            expected,
-            found,
-        };
-        let saved: Saved = serde_json::from_str(&text)
-            .map_err(|error| content("a leaderboard".into(), error.to_string()))?;
-        if saved.version != VERSION {
-            return Err(content(format!("version {VERSION}"), saved.version.to_string()));
-        }
+        let saved = Saved::parse(path, &text)?;
         saved.settings.expect(&self.settings)?;
         self.rows = saved.rows;
         self.settle();
@@ -271,6 +256,47 @@ impl Leaderboard {
             writer.write_record(&record).map_err(io::Error::other)?;
         }
         writer.flush()
+    }
+}
+
+/// What an interrupted comparison goes on from.
+#[derive(Debug, Deserialize)]
+pub struct Saved {
+    version: u32,
+    settings: Settings,
+    factors: Vec<u64>,
+    rows: Vec<Row>,
+}
+
+impl Saved {
+    /// The rows in the text of a file.
+    ///
+    /// # Errors
+    /// [`ProgramError::Content`] for a text of another kind or version, and for rows of other lengths than it names.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
+        let content = |expected: String, found: String| ProgramError::Content {
+            path: path.to_path_buf(),
+            expected,
+            found,
+        };
+        let saved: Self =
+            serde_json::from_str(text).map_err(|error| content("a leaderboard".into(), error.to_string()))?;
+        if saved.version != VERSION {
+            return Err(content(format!("version {VERSION}"), saved.version.to_string()));
+        }
+        let fits = |row: &&Row| {
+            row.lengths
+                .iter()
+                .map(|at| at.factor)
+                .eq(saved.factors.iter().copied())
+        };
+        match saved.rows.iter().find(|row| !fits(row)) {
+            Some(row) => Err(content(
+                format!("a loss at each of {:?} training lengths", saved.factors),
+                format!("other lengths for {}", row.mitigation),
+            )),
+            None => Ok(saved),
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use super::evaluate::Evaluation;
 use super::prompt::Case;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
+use models::input;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::path::Path;
 
 /// The file.
@@ -34,7 +34,7 @@ pub struct Settings {
     pub seed: u64,
     /// Whether every length is asked whatever comes of the first.
     pub all_lengths: bool,
-    /// Text forms, in order.
+    /// Their identities, in order.
     pub mitigations: Vec<String>,
 }
 
@@ -73,16 +73,8 @@ impl Saved {
     /// used.
     pub fn load(&mut self, folder: &OutputFolder, cases: &[Case]) -> Result<(), ProgramError> {
         let path = folder.file(FILE);
-        let text = fs::read_to_string(&path).map_err(ProgramError::file("read", &path))?;
-        let saved: Self = serde_json::from_str(&text)
-            .map_err(|error| content(&path, "the answers of an interrupted run", error.to_string()))?;
-        if saved.version != VERSION {
-            return Err(content(
-                &path,
-                &format!("version {VERSION}"),
-                saved.version.to_string(),
-            ));
-        }
+        let text = input::read_text(&path, input::MAX_SETTINGS).map_err(ProgramError::file("read", &path))?;
+        let saved = Self::parse(&path, &text)?;
         saved.settings.expect(&self.settings)?;
         let mut outcomes = saved.runs.iter().flat_map(|run| &run.evaluation.outcomes);
         if saved.runs.len() > self.settings.mitigations.len()
@@ -96,6 +88,19 @@ impl Saved {
         }
         self.runs = saved.runs;
         Ok(())
+    }
+
+    /// The answers in the text of a file.
+    ///
+    /// # Errors
+    /// [`ProgramError::Content`] for a text of another kind or version.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
+        let saved: Self = serde_json::from_str(text)
+            .map_err(|error| content(path, "the answers of an interrupted run", error.to_string()))?;
+        match saved.version {
+            VERSION => Ok(saved),
+            other => Err(content(path, &format!("version {VERSION}"), other.to_string())),
+        }
     }
 
     /// Writes the file.

@@ -68,29 +68,31 @@ impl Attention {
     /// Read-outs of rows of queries, keys and values.
     fn read(&self, rows: &[[Row; 3]]) -> Vec<Row> {
         let part = |row: &[f64], head: usize| row[head * self.head_dim..][..self.head_dim].to_vec();
-        let token = |t: usize| {
-            (0..self.heads).flat_map(move |head| {
-                let group = head / (self.heads / self.groups);
-                let query = self.turned(&part(&rows[t][0], head), t);
-                let seen: Vec<usize> = (0..=t).filter(|j| t - j <= self.window).collect();
-                let scores: Row = seen
-                    .iter()
-                    .map(|&j| {
-                        dot(&query, &self.turned(&part(&rows[j][1], group), j))
-                            / (self.head_dim as f64).sqrt()
-                    })
-                    .collect();
-                let sum: f64 = scores.iter().map(|s| s.exp()).sum();
-                let mut out = vec![0.0; self.head_dim];
-                for (&j, score) in seen.iter().zip(&scores) {
-                    for (y, v) in out.iter_mut().zip(part(&rows[j][2], group)) {
-                        *y += rounded(score.exp() / sum * v);
-                    }
-                }
-                out
-            })
+        // Every token's key in every group, turned once.
+        let turned = |(j, row): (usize, &[Row; 3])| {
+            let keys = (0..self.groups).map(|group| self.turned(&part(&row[1], group), j));
+            keys.collect::<Vec<Row>>()
         };
-        (0..rows.len()).map(|t| token(t).collect()).collect()
+        let keys: Vec<Vec<Row>> = rows.iter().enumerate().map(turned).collect();
+        let head_of = |t: usize, head: usize| {
+            let group = head / (self.heads / self.groups);
+            let query = self.turned(&part(&rows[t][0], head), t);
+            let seen = t.saturating_sub(self.window)..=t;
+            let score = |j: usize| (dot(&query, &keys[j][group]) / (self.head_dim as f64).sqrt()).exp();
+            let weights: Row = seen.clone().map(score).collect();
+            let sum: f64 = weights.iter().sum();
+            let mut out = vec![0.0; self.head_dim];
+            for (j, weight) in seen.zip(&weights) {
+                let value = &rows[j][2][group * self.head_dim..];
+                for (y, v) in out.iter_mut().zip(value) {
+                    *y += rounded(weight / sum * v);
+                }
+            }
+            out
+        };
+        (0..rows.len())
+            .map(|t| (0..self.heads).flat_map(|head| head_of(t, head)).collect())
+            .collect()
     }
 }
 
@@ -456,14 +458,11 @@ impl Reference {
                     let s = dot(&part(&q[t], dim), &part(&k[j], dim)) / (dim as f64).sqrt();
                     1.0 + s + s * s / 2.0
                 };
-                let sum: f64 = (0..=t).map(weight).sum::<f64>() + 1e-12;
-                for i in 0..value_dim {
-                    out.push(
-                        (0..=t)
-                            .map(|j| rounded(weight(j) * part(&v[j], value_dim)[i]))
-                            .sum::<f64>()
-                            / sum,
-                    );
+                let weights: Row = (0..=t).map(weight).collect();
+                let sum = weights.iter().sum::<f64>() + 1e-12;
+                for i in head * value_dim..(head + 1) * value_dim {
+                    let read: f64 = weights.iter().zip(&v).map(|(w, v)| rounded(w * v[i])).sum();
+                    out.push(read / sum);
                 }
             }
             out

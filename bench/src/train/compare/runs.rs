@@ -9,7 +9,6 @@ use models::train::TrainConfig;
 use models::train::run::{CHECKPOINT, CONFIG, LOG};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 
 /// A finished training.
@@ -141,7 +140,8 @@ fn names_only(value: &mut Value) {
 
 /// What `summary.json` says; nothing where there is none yet.
 fn command(folder: &Path) -> String {
-    let summary = fs::read(folder.join("summary.json")).unwrap_or_default();
+    let summary =
+        models::input::read(&folder.join("summary.json"), models::input::MAX_SETTINGS).unwrap_or_default();
     let summary: Value = serde_json::from_slice(&summary).unwrap_or(Value::Null);
     summary["command"].as_str().unwrap_or_default().into()
 }

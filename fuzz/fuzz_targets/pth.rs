@@ -4,7 +4,7 @@
 
 #![no_main]
 
-#[path = "../../tests/common/archive.rs"]
+#[path = "../../models/tests/common/archive.rs"]
 mod archive;
 
 use std::path::Path;
