@@ -221,7 +221,7 @@ run_profile() {
     return
   fi
   if command -v ncu >/dev/null 2>&1; then
-    # Clocks stay as they are: the machine is lent.
+    # Clocks stay as they are: others may use the device.
     profiler=(ncu --clock-control none --set basic --launch-count 4)
   elif command -v nsys >/dev/null 2>&1; then
     profiler=(nsys profile --stats=true --force-overwrite=true --output "$programs/profile")

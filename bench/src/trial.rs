@@ -22,6 +22,8 @@ pub struct Trial {
     mitigation: Mitigation,
     chain: Chain,
     restart: Option<u64>,
+    /// Fingerprint of the numbers that came from a file.
+    numbers: Option<u64>,
 }
 
 impl Trial {
@@ -32,6 +34,7 @@ impl Trial {
             mitigation: mitigation.clone(),
             chain: mitigation.chain(),
             restart: None,
+            numbers: None,
         }
     }
 
@@ -50,7 +53,11 @@ impl Trial {
     /// [`ProgramError::Usage`] for anything else, [`ProgramError::File`] and [`ProgramError::Content`] for a file.
     pub fn parse(spec: &str, model: &Model) -> Result<Self, ProgramError> {
         if let Some(path) = spec.strip_prefix('@') {
-            return Ok(Self::of(&mitigation_file::read(Path::new(path))?));
+            let mitigation = mitigation_file::read(Path::new(path))?;
+            return Ok(Self {
+                numbers: Some(mitigation_file::fingerprint(&mitigation)?),
+                ..Self::of(&mitigation)
+            });
         }
         if let Some(period) = spec.strip_prefix("restart:") {
             return match period.trim().parse::<u64>() {
@@ -138,6 +145,14 @@ impl Trial {
     /// Text form.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What a run goes on under: the text form, and of numbers from a file which ones.
+    pub fn identity(&self) -> String {
+        match self.numbers {
+            Some(numbers) => format!("{} (numbers {numbers:016x})", self.name),
+            None => self.name.clone(),
+        }
     }
 
     /// What acts in the model's layers.

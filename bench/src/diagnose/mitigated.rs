@@ -55,6 +55,11 @@ impl Mitigated {
         }
     }
 
+    /// What it goes on under.
+    pub fn identity(&self) -> String {
+        self.trial.identity()
+    }
+
     /// What acts, with its numbers.
     pub fn mitigation(&self) -> &Mitigation {
         self.trial.mitigation()

@@ -380,7 +380,7 @@ impl DiagnoseArgs {
             length: self.length,
             train_length,
             streams: streams.to_vec(),
-            mitigations: runs.iter().map(|run| run.name.clone()).collect(),
+            mitigations: runs.iter().map(Mitigated::identity).collect(),
         }
     }
 

@@ -280,7 +280,7 @@ fn settings(
         length,
         train_length,
         streams: streams.to_vec(),
-        mitigations: trials.iter().map(|trial| trial.name().to_string()).collect(),
+        mitigations: trials.iter().map(Trial::identity).collect(),
     }
 }
 

@@ -5,18 +5,15 @@ use crate::error::ProgramError;
 use mitigations::Mitigation;
 use models::Model;
 
-/// The mitigation with calibrated numbers if it wants some, as it is otherwise.
+/// The mitigation, which wants numbers, with them.
 ///
 /// # Errors
-/// [`ProgramError::Usage`] when it wants some and nobody says how long the model was trained.
+/// [`ProgramError::Usage`] when nobody says how long the model was trained.
 pub fn calibrated(
     mitigation: &Mitigation,
     model: &Model,
     train_length: Option<u64>,
 ) -> Result<Mitigation, ProgramError> {
-    if !mitigation.needs_calibration() {
-        return Ok(mitigation.clone());
-    }
     let Some(train_length) = train_length else {
         let expected = format!("the model's training length in tokens, which {mitigation} is calibrated on");
         return Err(ProgramError::usage("--train-length", expected, "nothing"));

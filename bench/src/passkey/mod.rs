@@ -30,7 +30,6 @@ use crate::trial::Trial;
 use clap::Args;
 use evaluate::{Answer, Evaluation};
 use lengths::{Lengths, parse_lengths};
-use mitigations::Mitigation;
 use models::Model;
 use prompt::{Case, Template};
 use report::{Report, Run, VERSION};
@@ -124,9 +123,9 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
     let train_length = args.train_length.or(model.info().train_length);
     let cases = all_cases(args, &model)?;
     waiting.set_message("calibrating");
-    let mitigations = prepared(args, &model, train_length)?;
+    let trials = prepared(args, &model, train_length)?;
     drop(waiting);
-    let mut saved = Saved::new(args.settings(&model, train_length, &mitigations));
+    let mut saved = Saved::new(args.settings(&model, train_length, &trials));
     if out.is_begun() {
         saved.load(&out, &cases)?;
     }
@@ -145,7 +144,7 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
         model.info().name,
         counted(u64::from(args.samples), "prompt")
     ))?;
-    let report = asking.all(&mitigations, &mut saved, &mut out)?;
+    let report = asking.all(&trials, &mut saved, &mut out)?;
     context.print_folder(
         out.path(),
         &["report.html", "passkey.json", "passkey.csv"],
@@ -174,7 +173,7 @@ impl PasskeyArgs {
         }
     }
 
-    fn settings(&self, model: &Model, train_length: Option<u64>, mitigations: &[Mitigation]) -> Settings {
+    fn settings(&self, model: &Model, train_length: Option<u64>, trials: &[Trial]) -> Settings {
         let info = model.info();
         Settings {
             program: env!("CARGO_PKG_VERSION").into(),
@@ -189,7 +188,7 @@ impl PasskeyArgs {
             samples: usize::from(self.samples),
             seed: self.seed,
             all_lengths: self.all_lengths,
-            mitigations: mitigations.iter().map(Mitigation::to_string).collect(),
+            mitigations: trials.iter().map(Trial::identity).collect(),
         }
     }
 }
@@ -199,7 +198,7 @@ fn prepared(
     args: &PasskeyArgs,
     model: &Model,
     train_length: Option<u64>,
-) -> Result<Vec<Mitigation>, ProgramError> {
+) -> Result<Vec<Trial>, ProgramError> {
     let none = ["none".to_string()];
     let asked = if args.mitigations.is_empty() {
         &none[..]
@@ -208,9 +207,11 @@ fn prepared(
     };
     let ready = |spec: &String| {
         let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
-        let mitigation = calibration::calibrated(trial.mitigation(), model, train_length)?;
-        Trial::of(&mitigation).expect_possible(model)?;
-        Ok(mitigation)
+        let trial = match trial.mitigation().needs_calibration() {
+            true => Trial::of(&calibration::calibrated(trial.mitigation(), model, train_length)?),
+            false => trial,
+        };
+        trial.expect_possible(model)
     };
     asked.iter().map(ready).collect()
 }
@@ -248,7 +249,7 @@ impl Asking<'_> {
     /// Asks whatever has not been asked, and writes all files after each mitigation; incomplete after a stop.
     fn all(
         &self,
-        mitigations: &[Mitigation],
+        trials: &[Trial],
         saved: &mut Saved,
         out: &mut OutputFolder,
     ) -> Result<Report<'_>, ProgramError> {
@@ -263,16 +264,16 @@ impl Asking<'_> {
             samples: usize::from(self.args.samples),
             runs: Vec::new(),
         };
-        for (index, mitigation) in mitigations.iter().enumerate() {
+        for (index, trial) in trials.iter().enumerate() {
             if saved.runs.len() == index {
                 saved.runs.push(SavedRun::default());
             }
-            let run = self.one(mitigation, index, saved, out)?;
+            let run = self.one(trial, index, saved, out)?;
             saved.save(out)?;
             let goes_on = run.complete;
             print_run(self.context, &run)?;
             report.runs.push(run);
-            report.complete = goes_on && index + 1 == mitigations.len();
+            report.complete = goes_on && index + 1 == trials.len();
             self.write(&report, out)?;
             if !goes_on {
                 break;
@@ -284,12 +285,11 @@ impl Asking<'_> {
     /// Asks the shortest length first, and the others unless nothing is found there.
     fn one(
         &self,
-        mitigation: &Mitigation,
+        trial: &Trial,
         index: usize,
         saved: &mut Saved,
         out: &mut OutputFolder,
     ) -> Result<Run, ProgramError> {
-        let trial = Trial::of(mitigation);
         let shortest = self.cases.first().map_or(0, |case| case.length);
         let first = self.cases.partition_point(|case| case.length == shortest);
         let bar = self.context.progress_from(
@@ -297,7 +297,7 @@ impl Asking<'_> {
             self.cases.iter().map(|case| case.length).sum(),
             "tokens",
         );
-        bar.set_message(mitigation.to_string());
+        bar.set_message(trial.name().to_string());
         let (begin, before) = (Instant::now(), saved.runs[index].seconds);
         let mut evaluation = std::mem::take(&mut saved.runs[index].evaluation);
         let (mut last_save, mut failure) = (Instant::now(), None);
@@ -330,7 +330,7 @@ impl Asking<'_> {
                 true => ControlFlow::Break(()),
                 false => evaluate::evaluate(
                     self.model,
-                    &trial,
+                    trial,
                     self.cases,
                     range.clone(),
                     &mut evaluation,
@@ -346,7 +346,7 @@ impl Asking<'_> {
         }
         let seconds = before + begin.elapsed().as_secs_f64();
         let run = Run::new(
-            mitigation.to_string(),
+            trial.name().to_string(),
             self.cases,
             &evaluation,
             usize::from(self.args.depths),

@@ -1,23 +1,28 @@
 //! `spillway passkey`.
 
 use crate::*;
+use serde_json::json;
+
+fn command(out: &Path, options: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    command
+        .args([
+            "passkey",
+            "--lengths",
+            "300,500",
+            "--depths",
+            "4",
+            "--samples",
+            "2",
+        ])
+        .args(["-q", "--all-lengths", "--out"])
+        .arg(out)
+        .args(options);
+    command
+}
 
 fn run(out: &Path, options: &[&str]) -> Output {
-    let out = out.to_string_lossy().into_owned();
-    let fixed = [
-        "passkey",
-        "--lengths",
-        "300,500",
-        "--depths",
-        "4",
-        "--samples",
-        "2",
-        "--out",
-        &out,
-        "-q",
-        "--all-lengths",
-    ];
-    spillway(&[&fixed, options].concat())
+    command(out, options).output().expect("the program starts")
 }
 
 #[test]
@@ -132,6 +137,54 @@ fn a_run_that_is_stopped_again_and_again_gives_the_answers_of_one_that_is_not() 
         let read = |out: &Path| fs::read(out.join(file)).expect(file);
         assert!(read(&whole) == read(&parts), "{file} differs");
     }
+}
+
+#[test]
+fn a_run_that_is_killed_goes_on_to_the_same_answers() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let specs = ["none", "window:64", "window:48", "forget:0.99"];
+    let options: Vec<&str> = specs.iter().flat_map(|spec| ["--mitigation", spec]).collect();
+    let mut first = command(&killed, &options);
+    // What is saved last is the first mitigation, or more.
+    life::kill_when(&mut first, || killed.join("passkey-progress.json").exists());
+    assert!(
+        killed.join("passkey-progress.json").exists(),
+        "it had ended before"
+    );
+    let went_on = run(&killed, &[&options[..], &["--resume"]].concat());
+    let stderr = String::from_utf8_lossy(&went_on.stderr);
+    assert!(went_on.status.success(), "{stderr}");
+    assert!(run(&whole, &options).status.success());
+    assert_eq!(answers(&whole), answers(&killed));
+    assert_eq!(names(&whole), names(&killed));
+}
+
+#[test]
+fn a_run_goes_on_only_with_the_numbers_that_it_began_with() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (out, numbers) = (folder.path().join("out"), folder.path().join("numbers.json"));
+    let write = |largest: f64| {
+        let site = |layer| json!({ "layer": layer, "first_head": 0, "values": vec![largest; 4] });
+        let file = json!({
+            "format": "spillway-mitigation", "version": 1, "mitigation": "state-norm:auto",
+            "calibrated": [[site(0), site(1)]],
+        });
+        fs::write(&numbers, file.to_string()).expect("written");
+    };
+    write(1.5);
+    let spec = format!("@{}", numbers.display());
+    let stopped = run(&out, &["--mitigation", &spec, "--stop-after", "700"]);
+    refused(&stopped, 1, &["interrupted", "--resume"]);
+    write(2.5);
+    let other = run(&out, &["--mitigation", &spec, "--resume"]);
+    refused(
+        &other,
+        2,
+        &["--mitigation", "state-norm:auto", "as in the interrupted run"],
+    );
+    write(1.5);
+    assert!(run(&out, &["--mitigation", &spec, "--resume"]).status.success());
 }
 
 #[test]
