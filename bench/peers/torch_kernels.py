@@ -230,6 +230,7 @@ def arguments():
     if options.clock == "cpu" and (options.threads != [1] or options.device != "cpu"):
         parser.error("--clock cpu counts the time of all threads together: use it with --threads 1 on the CPU")
     options.cache = options.cache.resolve()
+    options.binary = options.binary and options.binary.resolve()
     options.cache.mkdir(parents=True, exist_ok=True)
     return options
 
