@@ -14,7 +14,7 @@ use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::{causal_conv1d, split};
 use ssm_core::{Chain, Linear, Result, Sequences};
 
-/// What a gated convolution has learned.
+/// The weights of a gated convolution.
 #[derive(Clone, Debug)]
 pub struct BaseConvWeights {
     /// `[2 · channels, model_dim]`: the rows of u, then those of g.
@@ -50,7 +50,7 @@ impl Mixer for BaseConv {
     fn start(&self, _layer: usize, batch: usize, _chain: &Chain, device: &Device) -> MixerState {
         let [channels, width] = self.0.conv.weight.dims();
         MixerState::Recurrent(RecurrentState {
-            taps: vec![Tensor::zeros([batch, channels, width - 1], device)],
+            conv_states: vec![Tensor::zeros([batch, channels, width - 1], device)],
             recurrences: Vec::new(),
         })
     }
@@ -75,7 +75,7 @@ impl Mixer for BaseConv {
             conv.bias.clone(),
             Activation::Silu,
             &Sequences::Equal,
-            state.recurrent()?.taps(0)?,
+            state.recurrent()?.conv_state(0)?,
         )?;
         out_proj.forward(convolved * gate)
     }

@@ -44,7 +44,7 @@ pub struct TaylorAttentionConfig {
     pub eps: f32,
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct TaylorAttentionWeights {
     /// `[num_heads · feature_dim, model_dim]`.

@@ -66,7 +66,7 @@ pub enum QueryKeyNorm {
     Sum,
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct DeltaNetWeights {
     /// W_q, `[query heads · key_dim, model_dim]`.
@@ -223,9 +223,9 @@ impl Mixer for DeltaNet {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let taps = self.branches.start(batch, device);
+        let conv_states = self.branches.start(batch, device);
         MixerState::Recurrent(RecurrentState::start(
-            taps,
+            conv_states,
             &self.sites(layer),
             chain,
             batch,
@@ -243,8 +243,8 @@ impl Mixer for DeltaNet {
         let [query, key, value] = self.branches.forward(&input, state)?;
         let gates = Gates {
             query: self.features(query, heads.query)?,
-            key: heads.spread_keys(self.features(key, heads.key)?),
-            value: heads.spread_values(heads::split(value, heads.value)),
+            key: heads.repeat_keys(self.features(key, heads.key)?),
+            value: heads.repeat_values(heads::split(value, heads.value)),
             log_decay: self.log_decay(&input)?,
             step_size: None,
             erase: Erase::Delta(self.beta(&input)?),

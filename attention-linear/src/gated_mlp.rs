@@ -21,7 +21,7 @@ pub struct GatedMlpConfig {
     pub hidden_dim: usize,
 }
 
-/// What a gated channel mixer has learned.
+/// The weights of a gated channel mixer.
 #[derive(Clone, Debug)]
 pub struct GatedMlpWeights {
     /// W_up and W_gate, `[2 · hidden_dim, model_dim]`: the rows of W_up, then those of W_gate. One product reads both.

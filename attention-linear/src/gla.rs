@@ -49,7 +49,7 @@ pub struct GatedLinearAttentionConfig {
     pub norm_eps: f32,
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct GatedLinearAttentionWeights {
     /// W_q, `[query heads · key_dim, model_dim]`.
@@ -190,7 +190,7 @@ impl GatedLinearAttention {
             query = rotary(query, positions, plan)?;
             key = rotary(key, positions, plan)?;
         }
-        Ok([query, heads.spread_keys(key)])
+        Ok([query, heads.repeat_keys(key)])
     }
 }
 
@@ -242,7 +242,7 @@ impl Decay {
                 if let Some(bound) = at_least {
                     log_decay = log_decay.clamp_min(*bound);
                 }
-                LogDecay::PerKeyToken(heads.spread_keys(heads::split(log_decay, heads.key)))
+                LogDecay::PerKeyToken(heads.repeat_keys(heads::split(log_decay, heads.key)))
             }
         })
     }
@@ -269,9 +269,9 @@ impl Mixer for GatedLinearAttention {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let taps = self.branches.start(batch, device);
+        let conv_states = self.branches.start(batch, device);
         MixerState::Recurrent(RecurrentState::start(
-            taps,
+            conv_states,
             &self.sites(layer),
             chain,
             batch,
@@ -289,7 +289,7 @@ impl Mixer for GatedLinearAttention {
         let [query, key, value] = self.branches.forward(&input, state)?;
         let [query, key] = self.query_and_key(query, key, context.positions)?;
         let log_decay = self.decay.log_decay(input.clone(), heads)?;
-        let value = heads.spread_values(heads::split(value, heads.value));
+        let value = heads.repeat_values(heads::split(value, heads.value));
         let gates = Gates {
             scale: (key.dims()[3] as f32).powf(-0.5),
             query,

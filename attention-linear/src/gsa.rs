@@ -36,7 +36,7 @@ pub struct GatedSlotAttentionConfig {
     pub norm_eps: f32,
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct GatedSlotAttentionWeights {
     /// W_q, `[query heads · key_dim, model_dim]`.
@@ -147,9 +147,9 @@ impl Mixer for GatedSlotAttention {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let taps = self.branches.start(batch, device);
+        let conv_states = self.branches.start(batch, device);
         MixerState::Recurrent(RecurrentState::start(
-            taps,
+            conv_states,
             &self.sites(layer),
             chain,
             batch,

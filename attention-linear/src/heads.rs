@@ -80,12 +80,12 @@ impl Heads {
     }
 
     /// Keys of every query head, from those of the key heads, `[batch, time, heads, key_dim]`.
-    pub(crate) fn spread_keys(&self, key: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn repeat_keys(&self, key: Tensor<4>) -> Tensor<4> {
         repeat(key, 2, self.query / self.key)
     }
 
     /// Values of every head of the recurrence, from those of the value heads, `[batch, time, heads, value_dim]`.
-    pub(crate) fn spread_values(&self, value: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn repeat_values(&self, value: Tensor<4>) -> Tensor<4> {
         repeat(value, 2, self.count() / self.value)
     }
 }

@@ -59,7 +59,7 @@ pub struct HgrnConfig {
     pub norm_eps: f32,
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct HgrnWeights {
     /// W_i, `[channels, model_dim]`.
@@ -160,9 +160,9 @@ impl Mixer for Hgrn {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let taps = self.branches.start(batch, device);
+        let conv_states = self.branches.start(batch, device);
         MixerState::Recurrent(RecurrentState::start(
-            taps,
+            conv_states,
             &self.sites(layer),
             chain,
             batch,

@@ -3,7 +3,7 @@
 //! A mixer of this line is a way of computing gates from an input: queries, keys, values and a decay. The recurrence, its
 //! state, its four forms and every intervention come from [`ssm_core`] and are the same for all.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`retention`] | RetNet's recurrence: one constant decay per head |
 //! | [`lightning_attn`] | one constant decay per head and layer |

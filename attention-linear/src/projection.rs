@@ -14,7 +14,7 @@ use ssm_core::operators::pointwise::silu;
 use ssm_core::operators::{causal_conv1d, gated_norm};
 use ssm_core::{Linear, Result, Sequences};
 
-/// What a short convolution has learned.
+/// The weights of a short convolution.
 #[derive(Clone, Debug)]
 pub struct ConvWeights {
     /// `[channels, width]`, the last tap meeting the current token.
@@ -96,7 +96,7 @@ impl<const N: usize> Branches<N> {
         })))
     }
 
-    /// The taps of the convolutions that there are.
+    /// The states of the convolutions that there are.
     pub(crate) fn start(&self, batch: usize, device: &Device) -> Vec<Tensor<3>> {
         let convs = self.0.iter().filter_map(|branch| branch.weights.conv.as_ref());
         convs
@@ -109,20 +109,20 @@ impl<const N: usize> Branches<N> {
 
     /// `[batch, time, model_dim]` to `[batch, time, channels]` of every branch.
     pub(crate) fn forward(&self, input: &Tensor<3>, state: &mut RecurrentState) -> Result<[Tensor<3>; N]> {
-        let mut taps = 0;
+        let mut convolutions = 0;
         let mut outputs = Vec::with_capacity(N);
         for Branch { weights, activation } in &self.0 {
             let projected = weights.linear.forward(input.clone())?;
             outputs.push(match (&weights.conv, activation) {
                 (Some(conv), _) => {
-                    taps += 1;
+                    convolutions += 1;
                     causal_conv1d(
                         projected,
                         conv.weight.clone(),
                         conv.bias.clone(),
                         *activation,
                         &Sequences::Equal,
-                        state.taps(taps - 1)?,
+                        state.conv_state(convolutions - 1)?,
                     )?
                 }
                 (None, Activation::Silu) => silu(projected),
@@ -144,7 +144,7 @@ impl<const N: usize> Branches<N> {
     }
 }
 
-/// What a mixer has learned for the way out of its recurrence.
+/// The weights of a mixer's output projection.
 #[derive(Clone, Debug)]
 pub struct OutputWeights {
     /// W_gate, `[width, model_dim]`.

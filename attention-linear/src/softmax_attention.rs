@@ -60,7 +60,7 @@ impl SoftmaxAttentionConfig {
     }
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct SoftmaxAttentionWeights {
     /// The way in, `[(num_heads + 2 · num_key_value_heads) · head_dim, model_dim]`: the rows of queries, then those of keys,
@@ -115,10 +115,10 @@ impl SoftmaxAttention {
     /// Queries, keys and values, `[batch, time, heads, head_dim]`.
     fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<[Tensor<4>; 3]> {
         let mut joined = self.weights.query_key_value.forward(input)?;
-        if let (Some(conv), Some(taps)) = (&self.weights.conv, &mut cache.taps) {
+        if let (Some(conv), Some(conv_state)) = (&self.weights.conv, &mut cache.conv_state) {
             let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
             let sequences = Sequences::Equal;
-            joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, taps)?;
+            joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, conv_state)?;
         }
         let (heads, groups) = (self.config.num_heads, self.config.num_key_value_heads);
         let dim = self.config.head_dim;

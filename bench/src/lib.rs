@@ -3,7 +3,7 @@
 //! The program is a thin shell over the other crates, and this library is the program without its `main`, so that tests and
 //! benchmarks can reach its parts.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`cli`] | the command line: every option and its help text |
 //! | [`context`], [`progress`] | what every subcommand shares: threads, printing; how far something long has come |

@@ -10,7 +10,7 @@ use clap::Args;
 use models::generation::TakenIn;
 use models::tokenizer::{ReadError, parse_ids};
 use models::train::data::plain_text;
-use models::{Model, ModelState, Which};
+use models::{Model, ModelState, Logits};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl PromptArgs {
         if waiting.is_empty() {
             return Err(ProgramError::usage(self.option(), "at least one token", "none"));
         }
-        let logits = model.logits(&waiting, state, Which::Last)?;
+        let logits = model.logits(&waiting, state, Logits::Last)?;
         let ids = (0..).zip(&seen).filter_map(|(id, seen)| seen.then_some(id));
         Ok(Prompt {
             distinct: ids.collect(),

@@ -19,7 +19,7 @@
 //! # Ok::<(), mitigations::ParseError>(())
 //! ```
 //!
-//! | room | text | what it does |
+//! | module | text | what it does |
 //! |---|---|---|
 //! | [`forget_and_remember`] | `forget:C`, `remember:C`, `rri:C,C` | multiply what a token keeps of the state, what it writes, or both |
 //! | [`cap`] | `cap:T`, `cap-mean:T` | let no head remember for more than T tokens |

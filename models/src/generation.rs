@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use burn::tensor::Tensor;
 
 use crate::error::ModelError;
-use crate::model::{Model, Which};
+use crate::model::{Model, Logits};
 pub use crate::sampling::{Sampler, Sampling};
 use crate::state::ModelState;
 
@@ -51,7 +51,7 @@ pub fn generate(
     on_text: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, ModelError> {
     sampling.validate()?;
-    let logits = model.logits(prompt, state, Which::Last)?;
+    let logits = model.logits(prompt, state, Logits::Last)?;
     let prompt = TakenIn { prompt, logits };
     continue_from(model, state, prompt, sampling, max_tokens, stop, on_text)
 }
@@ -103,7 +103,7 @@ pub fn continue_from(
         if ids.len() == max_tokens {
             break;
         }
-        logits = model.logits(&[id], state, Which::Last)?;
+        logits = model.logits(&[id], state, Logits::Last)?;
     }
     let rest = decoder.finish();
     if text.push(&rest, &mut on_text).is_break() || text.finish(&mut on_text).is_break() {

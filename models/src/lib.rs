@@ -15,7 +15,7 @@
 //! # Ok::<(), models::ModelError>(())
 //! ```
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: fork, save, restore, roll back, batch; a cache of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
@@ -66,7 +66,7 @@ pub mod tokenizer;
 pub mod train;
 
 pub use error::ModelError;
-pub use model::{Info, LoadOptions, Model, WeightType, Which};
+pub use model::{Info, LoadOptions, Model, WeightType, Logits};
 pub use shipped::text as shipped_text;
 pub use state::{
     History, LayerState, ModelState, Prefilled, PrefixCache, PrefixCacheError, PrefixCacheOptions,

@@ -64,7 +64,7 @@ impl LoadOptions {
 
 /// Which tokens' logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum Logits {
     /// Those after the last token only.
     Last,
     /// Those after every token.
@@ -122,13 +122,13 @@ pub struct Info {
 /// A model ready to run.
 ///
 /// ```
-/// use models::{LoadOptions, Model, Which};
+/// use models::{LoadOptions, Model, Logits};
 /// use ssm_core::Chain;
 ///
 /// let model = Model::shipped(&LoadOptions::default())?;
 /// let mut state = model.start(&Chain::default(), 1)?;
 /// let ids = model.tokenizer().encode("In the beginning")?;
-/// let logits = model.logits(&ids, &mut state, Which::Last)?;
+/// let logits = model.logits(&ids, &mut state, Logits::Last)?;
 /// assert_eq!(logits.dims(), [1, 256]);
 /// assert_eq!(state.position(), 16);
 /// # Ok::<(), models::ModelError>(())
@@ -298,7 +298,7 @@ impl Model {
     /// # Errors
     /// [`ModelError::Id`] beyond the vocabulary, [`ModelError::EmptyPrompt`] for the last of no tokens,
     /// [`ModelError::State`] for a state of another model or batch size, [`ModelError::Layer`] from an intervention.
-    pub fn logits(&self, ids: &[u32], state: &mut ModelState, which: Which) -> Result<Tensor<2>, ModelError> {
+    pub fn logits(&self, ids: &[u32], state: &mut ModelState, which: Logits) -> Result<Tensor<2>, ModelError> {
         self.expect_batch(state, 1)?;
         let logits = self.logits_batched(ids, state, which)?;
         Ok(logits.squeeze_dim::<2>(0).narrow(1, 0, self.info.vocab_size))
@@ -313,10 +313,10 @@ impl Model {
         &self,
         ids: &[u32],
         state: &mut ModelState,
-        which: Which,
+        which: Logits,
     ) -> Result<Tensor<3>, ModelError> {
         let time = self.check(ids, state)?;
-        if time == 0 && which == Which::Last {
+        if time == 0 && which == Logits::Last {
             return Err(ModelError::EmptyPrompt);
         }
         // The products of a prompt are long enough for threads to be woken for each.
@@ -331,9 +331,9 @@ impl Model {
         ids: &[u32],
         time: usize,
         state: &mut ModelState,
-        which: Which,
+        which: Logits,
     ) -> Result<Tensor<3>, ModelError> {
-        if which == Which::All {
+        if which == Logits::All {
             let values = [ids.len() as u64, self.info.padded_vocab_size as u64, 4];
             let advice =
                 "ask for those after the last token, or for losses, or take in fewer tokens at a time";
@@ -344,12 +344,12 @@ impl Model {
             let last = segment.end == time;
             let normed = self.advance_segment(ids, segment, state)?;
             match which {
-                Which::All => logits.push(self.network.logits(normed)?),
-                Which::Last if last => {
+                Logits::All => logits.push(self.network.logits(normed)?),
+                Logits::Last if last => {
                     let end = normed.dims()[1] - 1;
                     logits.push(self.network.logits(normed.narrow(1, end, 1))?);
                 }
-                Which::Last => {}
+                Logits::Last => {}
             }
         }
         match (logits.pop(), logits.is_empty()) {

@@ -9,7 +9,7 @@ use models::checkpoint::{TensorPlan, WriteDtype, write_safetensors};
 use models::generation::{Finish, Sampling, generate};
 use models::init::{layouts_of, preset, write_random};
 use models::layout::{Layout, Preset};
-use models::{LoadOptions, Model, ModelError, Which};
+use models::{LoadOptions, Model, ModelError, Logits};
 use serde_json::{Value, json};
 use ssm_core::Chain;
 use std::ops::ControlFlow;
@@ -261,7 +261,7 @@ fn calls_that_cannot_be_answered_are_refused_before_the_state_moves() {
     let (_folder, model) = case(false).load();
     let mut state = model.start(&Chain::default(), 1).unwrap();
     let error = |error: ModelError| error.to_string();
-    let too_large = model.logits(&[3, 16], &mut state, Which::All).unwrap_err();
+    let too_large = model.logits(&[3, 16], &mut state, Logits::All).unwrap_err();
     assert!(matches!(
         too_large,
         ModelError::Id {
@@ -271,7 +271,7 @@ fn calls_that_cannot_be_answered_are_refused_before_the_state_moves() {
         }
     ));
     assert!(matches!(
-        model.logits(&[], &mut state, Which::Last),
+        model.logits(&[], &mut state, Logits::Last),
         Err(ModelError::EmptyPrompt)
     ));
     expect(
@@ -285,13 +285,13 @@ fn calls_that_cannot_be_answered_are_refused_before_the_state_moves() {
     assert_eq!(state.position(), 0);
     let mut pair = model.start(&Chain::default(), 2).unwrap();
     expect(
-        error(model.logits(&[1], &mut pair, Which::All).unwrap_err()),
+        error(model.logits(&[1], &mut pair, Logits::All).unwrap_err()),
         &["this model has 1, found 2"],
     );
     expect(
         error(
             model
-                .logits_batched(&[1, 2, 3], &mut pair, Which::All)
+                .logits_batched(&[1, 2, 3], &mut pair, Logits::All)
                 .unwrap_err(),
         ),
         &["2 sequences", "found 3"],
@@ -465,7 +465,7 @@ fn bf16_weights_kept_as_bf16_lose_what_rounding_their_inputs_costs() {
     let logits = |weights| {
         let model = Model::load(&path, &LoadOptions::with_weights(weights)).unwrap();
         let logits = model
-            .logits(&ids, &mut model.start(&Chain::default(), 1).unwrap(), Which::All)
+            .logits(&ids, &mut model.start(&Chain::default(), 1).unwrap(), Logits::All)
             .unwrap();
         logits.into_data().iter::<f32>().collect::<Vec<_>>()
     };

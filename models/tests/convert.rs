@@ -10,7 +10,7 @@ use archive::{Described, dictionary, program, pth};
 use half::{bf16, f16};
 use models::checkpoint::{Checkpoint, CheckpointError, WriteDtype};
 use models::convert::{ConvertOptions, Converted, convert};
-use models::{LoadOptions, Model, ModelError, Which};
+use models::{LoadOptions, Model, ModelError, Logits};
 use ssm_core::Chain;
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ fn logits(path: &Path) -> Vec<u32> {
     let vocabulary = model.info().vocab_size as u32;
     let ids: Vec<u32> = (0..50).map(|i| (i * 37 + 5) % vocabulary).collect();
     let mut state = model.start(&Chain::default(), 1).unwrap();
-    let logits = model.logits(&ids, &mut state, Which::All).unwrap();
+    let logits = model.logits(&ids, &mut state, Logits::All).unwrap();
     logits.into_data().iter::<f32>().map(f32::to_bits).collect()
 }
 

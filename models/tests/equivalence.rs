@@ -5,7 +5,7 @@ mod common;
 mod equivalence {
     use burn::tensor::Tensor;
     use models::checkpoint::Checkpoint;
-    use models::{ModelState, Which};
+    use models::{ModelState, Logits};
     use proptest::prelude::*;
     use ssm_core::Chain;
 
@@ -39,7 +39,7 @@ mod equivalence {
         fn logits_are_those_of_the_equations(case in cases(), time in 0usize..30) {
             let (folder, model) = case.load();
             let ids = case.ids(time);
-            let found = values(model.logits(&ids, &mut start(&model, 1), Which::All).unwrap());
+            let found = values(model.logits(&ids, &mut start(&model, 1), Logits::All).unwrap());
             let expected = reference::logits(&case, &Checkpoint::open(folder.path()).unwrap(), &ids);
             let error = relative_error(found, expected.into_iter().flatten());
             prop_assert!(error <= REFERENCE, "relative error {error:e}");
@@ -52,13 +52,13 @@ mod equivalence {
             let (_folder, model) = case.load();
             let ids = case.ids(time);
             let mut whole = start(&model, 1);
-            let expected = values(model.logits(&ids, &mut whole, Which::All).unwrap());
+            let expected = values(model.logits(&ids, &mut whole, Logits::All).unwrap());
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(time)).chain([0, time]).collect();
             cuts.sort_unstable();
             let mut state = start(&model, 1);
             let mut found = Vec::new();
             for pair in cuts.windows(2) {
-                found.extend(values(model.logits(&ids[pair[0]..pair[1]], &mut state, Which::All).unwrap()));
+                found.extend(values(model.logits(&ids[pair[0]..pair[1]], &mut state, Logits::All).unwrap()));
             }
             let error = relative_error(found, expected.into_iter().map(f64::from));
             prop_assert!(error <= REORDERED, "logits: relative error {error:e}");
@@ -72,11 +72,11 @@ mod equivalence {
             let (_folder, model) = case.load();
             let ids = case.ids(time);
             let mut prefilled = start(&model, 1);
-            let expected = values(model.logits(&ids, &mut prefilled, Which::All).unwrap());
+            let expected = values(model.logits(&ids, &mut prefilled, Logits::All).unwrap());
             let mut state = start(&model, 1);
             let mut found = Vec::new();
             for id in &ids {
-                found.extend(values(model.logits(&[*id], &mut state, Which::Last).unwrap()));
+                found.extend(values(model.logits(&[*id], &mut state, Logits::Last).unwrap()));
             }
             let error = relative_error(found, expected.into_iter().map(f64::from));
             prop_assert!(error <= REORDERED, "logits: relative error {error:e}");
@@ -96,9 +96,9 @@ mod equivalence {
             prop_assert_eq!(restored.position(), before as u64);
             prop_assert_eq!(restored.bytes(), state.bytes());
             let mut cloned = state.clone();
-            let expected = values(model.logits(&ids[before..], &mut state, Which::All).unwrap());
+            let expected = values(model.logits(&ids[before..], &mut state, Logits::All).unwrap());
             for other in [&mut restored, &mut cloned] {
-                prop_assert_eq!(&values(model.logits(&ids[before..], other, Which::All).unwrap()), &expected);
+                prop_assert_eq!(&values(model.logits(&ids[before..], other, Logits::All).unwrap()), &expected);
                 prop_assert_eq!(memories(other), memories(&state));
             }
         }
@@ -108,7 +108,7 @@ mod equivalence {
             let (_folder, model) = case.load();
             let ids = case.ids(time + 1);
             let losses = model.losses(&ids[..time], &ids[1..], &mut start(&model, 1)).unwrap();
-            let logits = values(model.logits(&ids[..time], &mut start(&model, 1), Which::All).unwrap());
+            let logits = values(model.logits(&ids[..time], &mut start(&model, 1), Logits::All).unwrap());
             let expected = logits.chunks(case.vocab_size).zip(&ids[1..]).map(|(row, target)| {
                 let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
                 sum.ln() - f64::from(row[*target as usize])
@@ -121,9 +121,9 @@ mod equivalence {
         fn a_batch_is_its_sequences(case in cases(), batch in 1usize..4, time in 1usize..20) {
             let (_folder, model) = case.load();
             let ids = case.ids(batch * time);
-            let found = values(model.logits_batched(&ids, &mut start(&model, batch), Which::All).unwrap());
+            let found = values(model.logits_batched(&ids, &mut start(&model, batch), Logits::All).unwrap());
             let expected = ids.chunks(time).flat_map(|sequence| {
-                values(model.logits_batched(sequence, &mut start(&model, 1), Which::All).unwrap())
+                values(model.logits_batched(sequence, &mut start(&model, 1), Logits::All).unwrap())
             });
             let error = relative_error(found, expected.map(f64::from));
             prop_assert!(error <= REORDERED, "relative error {error:e}");
@@ -155,8 +155,8 @@ mod equivalence {
         let (folder, model) = case.load();
         let ids = case.ids(700);
         let expected = reference::logits(&case, &Checkpoint::open(folder.path()).unwrap(), &ids);
-        let all = values(model.logits(&ids, &mut start(&model, 1), Which::All).unwrap());
-        let last = values(model.logits(&ids, &mut start(&model, 1), Which::Last).unwrap());
+        let all = values(model.logits(&ids, &mut start(&model, 1), Logits::All).unwrap());
+        let last = values(model.logits(&ids, &mut start(&model, 1), Logits::Last).unwrap());
         let error = relative_error(last, all[all.len() - 40..].iter().map(|v| f64::from(*v)));
         assert!(error <= REORDERED, "relative error {error:e}");
         let error = relative_error(all, expected.into_iter().flatten());
@@ -164,13 +164,13 @@ mod equivalence {
         let batched = [&ids[..350], &ids[350..]].concat();
         let found = values(
             model
-                .logits_batched(&batched, &mut start(&model, 2), Which::Last)
+                .logits_batched(&batched, &mut start(&model, 2), Logits::Last)
                 .unwrap(),
         );
         let alone = |ids| {
             values(
                 model
-                    .logits_batched(ids, &mut start(&model, 1), Which::Last)
+                    .logits_batched(ids, &mut start(&model, 1), Logits::Last)
                     .unwrap(),
             )
         };

@@ -13,7 +13,7 @@ mod golden {
     use std::path::{Path, PathBuf};
 
     use models::checkpoint::StoredTensors;
-    use models::{LoadOptions, Model, WeightType, Which};
+    use models::{LoadOptions, Model, WeightType, Logits};
     use ssm_core::Chain;
 
     use super::common::relative_error;
@@ -92,7 +92,7 @@ mod golden {
     fn all_logits(model: &Model, expected: &Expected) -> Vec<f32> {
         let mut state = model.start(&Chain::default(), expected.ids.len()).unwrap();
         let logits = model
-            .logits_batched(&expected.ids.concat(), &mut state, Which::All)
+            .logits_batched(&expected.ids.concat(), &mut state, Logits::All)
             .unwrap();
         assert_eq!(logits.dims().iter().product::<usize>(), expected.logits.len());
         logits.into_data().iter::<f32>().collect()
@@ -144,7 +144,7 @@ mod golden {
             for ids in &expected.ids {
                 let mut state = model.start(&Chain::default(), 1).unwrap();
                 for id in ids {
-                    let logits = model.logits_batched(&[*id], &mut state, Which::Last).unwrap();
+                    let logits = model.logits_batched(&[*id], &mut state, Logits::Last).unwrap();
                     found.extend(logits.into_data().iter::<f32>());
                 }
             }
@@ -164,13 +164,13 @@ mod golden {
             let model = load(&expected.path, WeightType::F32);
             for (prompt, greedy) in expected.ids.iter().zip(&expected.greedy) {
                 let mut state = model.start(&Chain::default(), 1).unwrap();
-                let mut logits = model.logits(prompt, &mut state, Which::Last).unwrap();
+                let mut logits = model.logits(prompt, &mut state, Logits::Last).unwrap();
                 let mut found = Vec::new();
                 while found.len() < greedy.len() {
                     let row: Vec<f32> = logits.into_data().iter::<f32>().collect();
                     let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
                     found.push(best);
-                    logits = model.logits(&[best], &mut state, Which::Last).unwrap();
+                    logits = model.logits(&[best], &mut state, Logits::Last).unwrap();
                 }
                 assert_eq!(&found, greedy, "{}", expected.path.display());
             }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use models::Which;
+use models::Logits;
 use models::checkpoint::Checkpoint;
 use ssm_core::Chain;
 
@@ -45,7 +45,7 @@ fn chain(spec: &str) -> Chain {
 
 fn logits(model: &models::Model, ids: &[u32], state: &mut models::ModelState) -> Vec<f32> {
     model
-        .logits(ids, state, Which::All)
+        .logits(ids, state, Logits::All)
         .unwrap()
         .into_data()
         .iter::<f32>()

@@ -12,7 +12,7 @@ use mitigations::{Mitigation, Observer};
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
 use models::layout::Layout;
-use models::{LoadOptions, Model, ModelError, ModelState, Which};
+use models::{LoadOptions, Model, ModelError, ModelState, Logits};
 use tempfile::TempDir;
 
 const TIME: usize = 90;
@@ -101,7 +101,7 @@ fn run(model: &Model, ids: &[u32], calls: &[usize], state: &mut ModelState) -> R
     let (mut logits, mut rest) = (Vec::new(), ids);
     for call in calls.iter().chain([&usize::MAX]) {
         let (now, later) = rest.split_at((*call).min(rest.len()));
-        logits.extend(values(model.logits_batched(now, state, Which::All)?));
+        logits.extend(values(model.logits_batched(now, state, Logits::All)?));
         rest = later;
     }
     Ok(logits)

@@ -7,7 +7,7 @@ use std::path::Path;
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
 use models::layout::Layout;
-use models::{LoadOptions, Model, Which};
+use models::{LoadOptions, Model, Logits};
 use safetensors::{Dtype, SafeTensors, View};
 use ssm_core::Chain;
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ fn logits(model: &Model, pieces: &[&[u32]]) -> Vec<f32> {
     let mut state = model.start(&Chain::default(), 1).unwrap();
     let mut found = Vec::new();
     for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-        let logits = model.logits(piece, &mut state, Which::All).unwrap();
+        let logits = model.logits(piece, &mut state, Logits::All).unwrap();
         found.extend(logits.into_data().iter::<f32>());
     }
     found

@@ -32,7 +32,7 @@
 //! # Ok::<(), ssm_core::Error>(())
 //! ```
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`gates`], [`state`] | what a layer computes from its input, and what it carries |
 //! | [`mod@recurrence`] | the four forms: step, sequential, chunked, scan |

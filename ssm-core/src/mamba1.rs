@@ -37,7 +37,7 @@ pub struct Mamba1Config {
     pub conv_width: usize,
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct Mamba1Weights {
     /// `[2 · inner_dim, model_dim]`, rows in the order x, z.
@@ -137,9 +137,9 @@ impl Mixer for Mamba1 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let taps = Tensor::zeros([batch, self.config.inner_dim, self.config.conv_width - 1], device);
+        let conv_state = Tensor::zeros([batch, self.config.inner_dim, self.config.conv_width - 1], device);
         let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(vec![taps], &sites, chain, batch, device))
+        MixerState::Recurrent(RecurrentState::start(vec![conv_state], &sites, chain, batch, device))
     }
 
     fn forward(
@@ -159,7 +159,7 @@ impl Mixer for Mamba1 {
             self.weights.conv_bias.clone(),
             Activation::Silu,
             &Sequences::Equal,
-            state.taps(0)?,
+            state.conv_state(0)?,
         )?;
         let gates = self.gates(x)?;
         let site = self.site(context.layer);

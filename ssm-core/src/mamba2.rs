@@ -72,7 +72,7 @@ impl Mamba2Config {
     }
 }
 
-/// What a mixer has learned.
+/// The weights of a mixer.
 #[derive(Clone, Debug)]
 pub struct Mamba2Weights {
     /// `[projection_dim, model_dim]`, rows in the order z, x, B, C, Δ.
@@ -184,12 +184,12 @@ impl Mixer for Mamba2 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let taps = Tensor::zeros(
+        let conv_state = Tensor::zeros(
             [batch, self.config.conv_dim(), self.config.conv_width - 1],
             device,
         );
         let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(vec![taps], &sites, chain, batch, device))
+        MixerState::Recurrent(RecurrentState::start(vec![conv_state], &sites, chain, batch, device))
     }
 
     fn forward(
@@ -210,7 +210,7 @@ impl Mixer for Mamba2 {
             weights.conv_bias.clone(),
             Activation::Silu,
             &Sequences::Equal,
-            state.taps(0)?,
+            state.conv_state(0)?,
         )?;
         let gates = self.gates(convolved, raw_step)?;
         let site = self.site(context.layer);

@@ -19,7 +19,7 @@ pub struct ReceptanceGate {
     pub projection: Linear,
 }
 
-/// What a channel mixer has learned.
+/// The weights of a channel mixer.
 #[derive(Clone, Debug)]
 pub struct ChannelMixWeights {
     /// x̃ᵏ.
@@ -65,18 +65,18 @@ impl Mixer for ChannelMix {
         state: &mut MixerState,
         _context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
-        let tap = state.recurrent()?.taps(0)?;
+        let previous = state.recurrent()?.conv_state(0)?;
         let weights = &self.0;
         let hidden = |key: Tensor<3>| -> Result<Tensor<3>> {
             weights.value.forward(squared_relu(weights.key.forward(key)?))
         };
         match &weights.receptance {
             None => {
-                let [key] = interpolate([&weights.key_shift], &input, tap)?;
+                let [key] = interpolate([&weights.key_shift], &input, previous)?;
                 hidden(key)
             }
             Some(gate) => {
-                let [key, receptance] = interpolate([&weights.key_shift, &gate.shift], &input, tap)?;
+                let [key, receptance] = interpolate([&weights.key_shift, &gate.shift], &input, previous)?;
                 Ok(sigmoid_gate(gate.projection.forward(receptance)?, hidden(key)?))
             }
         }

@@ -17,7 +17,7 @@ use ssm_core::{
     Chain, Context, Erase, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
 };
 
-/// What a time mixer of RWKV-4 has learned.
+/// The weights of a time mixer of RWKV-4.
 #[derive(Clone, Debug)]
 pub struct Rwkv4Weights {
     /// Interpolation that the receptance reads.
@@ -112,7 +112,7 @@ impl Mixer for Rwkv4 {
                 &weights.value_shift,
             ],
             &input,
-            state.taps(0)?,
+            state.conv_state(0)?,
         )?;
         let per_channel = |tensor: Tensor<3>| tensor.reshape([batch, time, self.channels(), 1]);
         let key = per_channel(weights.key.forward(key)?);

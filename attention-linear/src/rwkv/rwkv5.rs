@@ -14,7 +14,7 @@ use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
 
-/// What a time mixer of RWKV-5 has learned.
+/// The weights of a time mixer of RWKV-5.
 #[derive(Clone, Debug)]
 pub struct Rwkv5Weights {
     /// Interpolation that the receptance reads.
@@ -96,7 +96,7 @@ impl Mixer for Rwkv5 {
                 &weights.gate_shift,
             ],
             &input,
-            state.taps(0)?,
+            state.conv_state(0)?,
         )?;
         let shifted = Shifted {
             receptance,

@@ -93,7 +93,7 @@ impl DynamicShift {
     }
 }
 
-/// What a time mixer of RWKV-6 has learned.
+/// The weights of a time mixer of RWKV-6.
 #[derive(Clone, Debug)]
 pub struct Rwkv6Weights {
     /// The interpolations.
@@ -158,7 +158,7 @@ impl Mixer for Rwkv6 {
         let weights = &self.weights;
         let (decay, shifted) = weights
             .shift
-            .interpolate(&self.difference, &input, state.taps(0)?)?;
+            .interpolate(&self.difference, &input, state.conv_state(0)?)?;
         let log_decay = exp(weights.decay.forward(decay)?).neg();
         let log_decay = LogDecay::PerKeyToken(self.shape.split_keys(log_decay));
         weights

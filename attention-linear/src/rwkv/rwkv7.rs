@@ -28,7 +28,7 @@ use ssm_core::{
 /// −e^{−1/2}: the log decay of the fastest forgetting.
 const MIN_LOG_DECAY: f32 = -0.606_530_66;
 
-/// What a time mixer of RWKV-7 has learned.
+/// The weights of a time mixer of RWKV-7.
 #[derive(Clone, Debug)]
 pub struct Rwkv7Weights {
     /// Interpolation that the receptance reads.
@@ -226,7 +226,7 @@ impl Mixer for Rwkv7 {
             return Ok(input);
         }
         let state = state.recurrent()?;
-        let projected = self.project(&input, state.taps(0)?, context.shared)?;
+        let projected = self.project(&input, state.conv_state(0)?, context.shared)?;
         let (bonus, gate) = (self.bonus(&projected), projected.gate.clone());
         let read_out = context.chain.run(
             &self.site(context.layer),

@@ -4,7 +4,7 @@
 //! a model does not collapse beyond it, T_recall the longest context in which it finds a passkey; laws are fitted to both, beside the
 //! published ones. Source: Chen et al., *Stuffed Mamba: Oversized States Lead to the Inability to Forget* (2410.07145), section 5.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`config`], [`initial`] | the sweep's configuration and each training's; initial values |
 //! | [`sweep`], [`training`], [`measure`] | many trainings at once, in pieces; one; what is asked of the trained model |

@@ -4,7 +4,7 @@
 //! and once per mitigation. Nothing is kept per token: losses go into sums per bucket of position, states and gates into a
 //! number of looks that grows with the logarithm of the length.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`text`] | the text and the streams it is read in |
 //! | [`loss`] | mean losses over buckets of positions ([`models::evaluation`]) |

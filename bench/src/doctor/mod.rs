@@ -1,6 +1,6 @@
 //! `spillway doctor`: what this machine has, what of it the program uses, and why not the rest.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`machine`] | processor, cores, memory, and the limits of the cgroup |
 

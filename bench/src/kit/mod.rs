@@ -1,6 +1,6 @@
 //! Everything made for eyes, in one look: pages, tables, charts, maps, and numbers as people read them.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`mod@format`] | numbers, units, days, lists, singular and plural; the printed tables use them too |
 //! | [`axis`], [`ticks`] | axes and their ranges; labels that differ |

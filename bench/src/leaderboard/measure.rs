@@ -9,7 +9,7 @@ use crate::diagnose::stream::Run;
 use crate::passkey::evaluate::{Answer, Evaluation, evaluate};
 use crate::passkey::prompt::{Case, Template, cases};
 use models::evaluation::wilson;
-use models::{Model, ModelError, ModelState, Which};
+use models::{Model, ModelError, ModelState, Logits};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -305,7 +305,7 @@ impl<'a> Reader<'a> {
             let count = self.trial.stretch(self.position, ids.len() as u64);
             let (now, later) = ids.split_at(count as usize);
             match later {
-                [] => drop(self.model.logits(now, &mut self.state, Which::Last)?),
+                [] => drop(self.model.logits(now, &mut self.state, Logits::Last)?),
                 _ => self.model.advance(now, &mut self.state)?,
             }
             self.position += count;

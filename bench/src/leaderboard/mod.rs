@@ -7,7 +7,7 @@
 //! The first eighth of the text is for calibration and fitting only; what is evaluated never reads from it. A finished row
 //! is written at once, and an interrupted comparison goes on after its last finished row.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`row`] | what is known of one mitigation |
 //! | [`measure`] | how it is measured |

@@ -165,11 +165,11 @@ mod tests {
     use super::super::prompt::{Template, cases};
     use super::*;
     use mitigations::Mitigation;
-    use models::{LoadOptions, Which};
+    use models::{LoadOptions, Logits};
 
     fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f32> {
         let logits = model
-            .logits(ids, state, Which::Last)
+            .logits(ids, state, Logits::Last)
             .expect("the prompt fits the model");
         logits.into_data().iter::<f32>().collect()
     }

@@ -1,6 +1,6 @@
 //! `spillway passkey`: up to which length, and where in the text, does a model still find five digits?
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`prompt`] | the task: the four strings, the number of blocks, the place of the passkey |
 //! | [`evaluate`] | asking every prompt, with the states of common beginnings shared |

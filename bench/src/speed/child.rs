@@ -6,7 +6,7 @@ use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::process::{cpu_seconds, peak_memory_bytes};
 use clap::Args;
-use models::{Model, ModelError, Which, budget};
+use models::{Model, ModelError, Logits, budget};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ fn fingerprint(model: &Model) -> Result<Vec<f32>, ModelError> {
     let id = |index| ((7919 * index + 13) % model.info().vocab_size) as u32;
     let ids: Vec<u32> = (0..tokens).map(id).collect();
     let mut state = model.start(&Chain::default(), 1)?;
-    let logits = model.logits(&ids, &mut state, Which::Last)?;
+    let logits = model.logits(&ids, &mut state, Logits::Last)?;
     Ok(logits.into_data().iter::<f32>().take(kept).collect())
 }
 
@@ -128,7 +128,7 @@ fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, Mod
     let ids = random_ids(model, length);
     repeat(length, repeats, || {
         let mut state = model.start(&Chain::default(), 1)?;
-        model.logits(&ids, &mut state, Which::Last).map(drop)
+        model.logits(&ids, &mut state, Logits::Last).map(drop)
     })
 }
 
@@ -139,7 +139,7 @@ fn decode(model: &Model, tokens: usize, repeats: usize) -> Result<Measured, Mode
     repeat(tokens, repeats, || {
         let mut state = model.start(&Chain::default(), 1)?;
         ids.iter()
-            .try_for_each(|id| model.logits(&[*id], &mut state, Which::Last).map(drop))
+            .try_for_each(|id| model.logits(&[*id], &mut state, Logits::Last).map(drop))
     })
 }
 

@@ -3,7 +3,7 @@
 //! The training itself, its folder and its resumption are [`models::train`]. Here are the command, the progress bar, and, at
 //! the end, `summary.json` and `report.html`.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`progress`] | the bar, and stopping |
 //! | [`record`] | what the log holds, and its summary |

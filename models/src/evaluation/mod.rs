@@ -1,6 +1,6 @@
 //! How a model does beyond its training length T: measurements that need nothing but the model and ids.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`positions`] | buckets of positions |
 //! | [`tally`] | means kept as sums, and the mean loss of each bucket |

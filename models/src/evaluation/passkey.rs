@@ -12,7 +12,7 @@ use ssm_core::Chain;
 
 use super::wilson;
 use crate::error::ModelError;
-use crate::model::{Model, Which};
+use crate::model::{Model, Logits};
 use crate::sampling::first_of_largest;
 use crate::state::ModelState;
 
@@ -199,7 +199,7 @@ fn ask(
         .flat_map(|question| &question.ids[shared..])
         .copied()
         .collect();
-    let logits = model.logits_batched(&rest, &mut state, Which::Last)?;
+    let logits = model.logits_batched(&rest, &mut state, Logits::Last)?;
     let mut logits = logits.squeeze_dim::<2>(1).narrow(1, 0, model.info().vocab_size);
     let mut right = vec![true; questions.len()];
     let tokens = questions

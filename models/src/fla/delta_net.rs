@@ -17,7 +17,7 @@ use attention_linear::delta_net::{
     DeltaNet, DeltaNetConfig, DeltaNetWeights, QueryKeyActivation, QueryKeyNorm,
 };
 
-use super::mixer::{ShortConv, WayOut, details, heads, query_key_value, trunk};
+use super::mixer::{ShortConv, OutputProjection, details, heads, query_key_value, backbone};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -58,23 +58,23 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
+    let backbone = backbone(fields)?;
     if fields.has("num_kv_heads") && fields.dimension("num_kv_heads")? != fields.dimension("num_heads")? {
         return Err(fields
             .unsupported("num_kv_heads", "null (as many heads of keys as of queries)")
             .into());
     }
-    let heads = heads(fields, trunk.model_dim, (1.0, 1.0))?;
+    let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let conv = ShortConv::read(fields, true)?;
     let beta = fields.bool_or("use_beta", true)?;
-    let way_out = WayOut {
+    let output_projection = OutputProjection {
         width: heads.read_out_width(),
         group: heads.value_dim,
         gated: fields.bool_or("use_gate", false)?,
         norm: Some("o_norm"),
     };
     let config = DeltaNetConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         activation: activation(fields)?,
         norm: match fields.text("qk_norm")? {
@@ -83,9 +83,9 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             Some(_) => return Err(fields.unsupported("qk_norm", "\"l2\" or \"sum\"").into()),
         },
         negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
-    trunk.assemble(loader, details(&heads), |loader, _, name| {
+    backbone.assemble(loader, details(&heads), |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
         let per_head = [heads.query, config.model_dim];
         let weights = DeltaNetWeights {
@@ -97,7 +97,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
                 false => None,
             },
             decay: None,
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(DeltaNet::new(config.clone(), weights)?))
     })

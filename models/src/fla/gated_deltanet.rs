@@ -19,8 +19,8 @@ use attention_linear::delta_net::{
 };
 use attention_linear::heads::Heads;
 
-use super::mixer::{ShortConv, WayOut, details, query_key_value, trunk};
-use super::trunk::expanded;
+use super::mixer::{ShortConv, OutputProjection, details, query_key_value, backbone};
+use super::backbone::expanded;
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -56,7 +56,7 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
+    let backbone = backbone(fields)?;
     let heads = heads(fields)?;
     let conv = ShortConv::read(fields, true)?;
     if !matches!(
@@ -65,21 +65,21 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     ) {
         return Err(fields.unsupported("output_gate_activation", "\"swish\"").into());
     }
-    let way_out = WayOut {
+    let output_projection = OutputProjection {
         width: heads.read_out_width(),
         group: heads.value_dim,
         gated: fields.bool_or("use_gate", true)?,
         norm: Some("o_norm"),
     };
     let config = DeltaNetConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         activation: QueryKeyActivation::Silu,
         norm: QueryKeyNorm::Length,
         negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
-    trunk.assemble(loader, details(&heads), |loader, _, name| {
+    backbone.assemble(loader, details(&heads), |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
         let (count, per_head) = (heads.value, [heads.value, config.model_dim]);
         let weights = DeltaNetWeights {
@@ -96,7 +96,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
                 )?,
                 a_log: loader.vector(&format!("{name}.A_log"), count, LOG_RATE)?,
             }),
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(DeltaNet::new(config.clone(), weights)?))
     })

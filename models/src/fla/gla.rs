@@ -17,7 +17,7 @@ use attention_linear::gla::{
     Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
 };
 
-use super::mixer::{ShortConv, activation, details, gated_way_out, heads, query_key_value, trunk};
+use super::mixer::{ShortConv, activation, details, gated_output_projection, heads, query_key_value, backbone};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -65,7 +65,7 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
+    let backbone = backbone(fields)?;
     if !fields.bool_or("use_gk", true)? {
         return Err(fields.unsupported("use_gk", "true (a decay of the keys)").into());
     }
@@ -74,22 +74,22 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             .unsupported("use_gv", "false (no decay of the values)")
             .into());
     }
-    let heads = heads(fields, trunk.model_dim, (0.5, 1.0))?;
+    let heads = heads(fields, backbone.model_dim, (0.5, 1.0))?;
     let conv = ShortConv::read(fields, false)?;
     let feature_map = activation(fields)?;
-    let way_out = gated_way_out(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
+    let output_projection = gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
     let rank = fields.dimension_or("gate_low_rank_dim", 16)?;
     let divisor = fields.positive_or("gate_logit_normalizer", 16.0)?;
     let at_least = clamp_min(fields)?;
     let config = GatedLinearAttentionConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         rotary: None,
         sum_normalized: (false, false),
         normalizer_eps: None,
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
-    trunk.assemble(loader, details(&heads), |loader, _, name| {
+    backbone.assemble(loader, details(&heads), |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
         let [_, keys, _] = heads.widths();
         let weights = GatedLinearAttentionWeights {
@@ -103,7 +103,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
                 divisor,
                 at_least,
             },
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
     })

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use attention_linear::feature_map::FeatureMap;
 use attention_linear::gsa::{GatedSlotAttention, GatedSlotAttentionConfig, GatedSlotAttentionWeights};
 
-use super::mixer::{ShortConv, WayOut, details, heads, query_key_value, trunk};
+use super::mixer::{ShortConv, OutputProjection, details, heads, query_key_value, backbone};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -62,21 +62,21 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
-    let heads = heads(fields, trunk.model_dim, (1.0, 1.0))?;
+    let backbone = backbone(fields)?;
+    let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let conv = ShortConv::read(fields, false)?;
-    if heads.read_out_width() != trunk.model_dim {
+    if heads.read_out_width() != backbone.model_dim {
         let accepted = "1 (the norm of the read-out has hidden_size weights)";
         return Err(fields.unsupported("expand_v", accepted).into());
     }
-    let way_out = WayOut {
+    let output_projection = OutputProjection {
         width: heads.read_out_width(),
         group: heads.read_out_width(),
         gated: false,
         norm: fields.bool_or("elementwise_affine", true)?.then_some("g_norm"),
     };
     let config = GatedSlotAttentionConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         slots: match fields.has("num_slots") {
             true => fields.dimension("num_slots")?,
@@ -88,7 +88,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     };
     let mut details = details(&heads);
     details.insert("slots of a head", config.slots.to_string());
-    trunk.assemble(loader, details, |loader, _, name| {
+    backbone.assemble(loader, details, |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
         let forget = [heads.key * config.slots, config.model_dim];
         let weights = GatedSlotAttentionWeights {
@@ -97,7 +97,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             value,
             feature_map: feature_map(fields, loader, name, heads.key_dim)?,
             forget: loader.linear(&format!("{name}.f_proj"), forget, false)?,
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(GatedSlotAttention::new(config, weights)?))
     })

@@ -17,8 +17,8 @@ use attention_linear::hgrn::{Hgrn, HgrnConfig, HgrnWeights};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 
-use super::mixer::{ShortConv, WayOut, branch, trunk};
-use super::trunk::{Details, expanded};
+use super::mixer::{ShortConv, OutputProjection, branch, backbone};
+use super::backbone::{Details, expanded};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -59,8 +59,8 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
-    let model_dim = trunk.model_dim;
+    let backbone = backbone(fields)?;
+    let model_dim = backbone.model_dim;
     let channels = expanded(fields, "expand_ratio", 1.0, model_dim)?;
     let conv = ShortConv::read(fields, false)?;
     let bounded = fields.bool_or("use_lower_bound", true)?;
@@ -68,7 +68,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         let accepted = "1 where use_lower_bound is true (there is a bound for each of hidden_size channels)";
         return Err(fields.unsupported("expand_ratio", accepted).into());
     }
-    let way_out = WayOut {
+    let output_projection = OutputProjection {
         width: channels,
         group: channels,
         gated: true,
@@ -77,23 +77,23 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let config = HgrnConfig {
         model_dim,
         channels,
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
     let bounds = match bounded {
         true => {
-            let raw = loader.stored("model.lower_bounds", [trunk.layers, channels], Init::Zeros)?;
+            let raw = loader.stored("model.lower_bounds", [backbone.layers, channels], Init::Zeros)?;
             lower_bounds(raw)
         }
-        false => vec![None; trunk.layers],
+        false => vec![None; backbone.layers],
     };
     let details = Details::from([("channels", channels.to_string())]);
-    trunk.assemble(loader, details, |loader, layer, name| {
+    backbone.assemble(loader, details, |loader, layer, name| {
         let bound = bounds.get(layer).cloned().flatten();
         let weights = HgrnWeights {
             input: branch(loader, &format!("{name}.i"), [channels, model_dim], conv)?,
             forget: branch(loader, &format!("{name}.f"), [channels, model_dim], conv)?,
             lower_bound: bound.map(|bound| loader.place(bound)),
-            output: way_out.load(loader, name, model_dim)?,
+            output: output_projection.load(loader, name, model_dim)?,
         };
         Ok(Arc::new(Hgrn::new(config, weights)?))
     })

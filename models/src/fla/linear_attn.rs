@@ -25,7 +25,7 @@ use attention_linear::gla::{
     Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
 };
 
-use super::mixer::{WayOut, details, heads, query_key_value, trunk};
+use super::mixer::{OutputProjection, details, heads, query_key_value, backbone};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -65,10 +65,10 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
-    let heads = heads(fields, trunk.model_dim, (1.0, 1.0))?;
+    let backbone = backbone(fields)?;
+    let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let tied = fields.bool_or("tie_feature_map_qk", false)?;
-    let way_out = WayOut {
+    let output_projection = OutputProjection {
         width: heads.read_out_width(),
         group: heads.value_dim,
         gated: false,
@@ -76,14 +76,14 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     };
     let normalized = fields.bool_or("norm_feature_map", false)?;
     let config = GatedLinearAttentionConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         rotary: None,
         sum_normalized: (fields.bool_or("norm_q", false)?, fields.bool_or("norm_k", false)?),
         normalizer_eps: normalized.then_some(NORMALIZER_EPS),
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
-    trunk.assemble(loader, details(&heads), |loader, _, name| {
+    backbone.assemble(loader, details(&heads), |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), None)?;
         let weights = GatedLinearAttentionWeights {
             query,
@@ -91,7 +91,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             value,
             feature_maps: feature_maps(fields, loader, name, heads.key_dim, tied)?,
             decay: Decay::None,
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
     })

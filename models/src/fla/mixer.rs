@@ -4,7 +4,7 @@ use attention_linear::feature_map::FeatureMap;
 use attention_linear::heads::Heads;
 use attention_linear::projection::{BranchWeights, OutputWeights};
 
-use super::trunk::{Details, Trunk, expanded};
+use super::backbone::{Details, Backbone, expanded};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::loader::{Init, Loader};
@@ -116,7 +116,7 @@ pub(super) fn query_key_value(
 
 /// The way out of a recurrence.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WayOut {
+pub(super) struct OutputProjection {
     /// Features of the read-out.
     pub(super) width: usize,
     /// Features that share a norm.
@@ -127,7 +127,7 @@ pub(super) struct WayOut {
     pub(super) norm: Option<&'static str>,
 }
 
-impl WayOut {
+impl OutputProjection {
     pub(super) fn load(
         self,
         loader: &mut Loader<'_>,
@@ -151,14 +151,14 @@ impl WayOut {
 }
 
 /// The way out of RetNet, GLA and simple GLA, whose norm is stored under another name where it is fused with the gate.
-pub(super) fn gated_way_out(
+pub(super) fn gated_output_projection(
     fields: &Fields<'_>,
     heads: &Heads,
     gated: bool,
-) -> Result<WayOut, CheckpointError> {
+) -> Result<OutputProjection, CheckpointError> {
     let fused = gated && fields.bool_or("fuse_norm", true)?;
     let affine = fields.bool_or("elementwise_affine", true)?;
-    Ok(WayOut {
+    Ok(OutputProjection {
         width: heads.read_out_width(),
         group: heads.value_dim,
         gated,
@@ -184,6 +184,6 @@ pub(super) fn activation(fields: &Fields<'_>) -> Result<FeatureMap, CheckpointEr
 pub(super) const HIDDEN_RATIO: f64 = 4.0;
 
 /// What a preset of this line begins with.
-pub(super) fn trunk(fields: &Fields<'_>) -> Result<Trunk, CheckpointError> {
-    Trunk::read(fields, HIDDEN_RATIO)
+pub(super) fn backbone(fields: &Fields<'_>) -> Result<Backbone, CheckpointError> {
+    Backbone::read(fields, HIDDEN_RATIO)
 }

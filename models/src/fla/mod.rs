@@ -1,7 +1,7 @@
 //! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, GSA, DeltaNet and Gated
 //! DeltaNet.
 //!
-//! All are the same trunk with different mixers:
+//! All are the same backbone with different mixers:
 //!
 //! ```text
 //! model.embeddings.weight
@@ -25,7 +25,7 @@ mod linear_attn;
 mod mixer;
 mod retnet;
 mod simple_gla;
-mod trunk;
+mod backbone;
 
 pub(crate) use delta_net::LAYOUT as DELTA_NET;
 pub(crate) use gated_deltanet::LAYOUT as GATED_DELTANET;

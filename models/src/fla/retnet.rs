@@ -16,8 +16,8 @@ use attention_linear::gla::{
 };
 use ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
-use super::mixer::{activation, details, gated_way_out, heads, query_key_value};
-use super::trunk::Trunk;
+use super::mixer::{activation, details, gated_output_projection, heads, query_key_value};
+use super::backbone::Backbone;
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -61,10 +61,10 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = Trunk::read(fields, 2.0)?;
-    let heads = heads(fields, trunk.model_dim, (1.0, 2.0))?;
+    let backbone = Backbone::read(fields, 2.0)?;
+    let heads = heads(fields, backbone.model_dim, (1.0, 2.0))?;
     let feature_map = activation(fields)?;
-    let way_out = gated_way_out(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
+    let output_projection = gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
     if !heads.key_dim.is_multiple_of(2) {
         let expected = "a ratio that gives every head an even number of values, which are turned in pairs";
         return Err(fields
@@ -72,7 +72,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             .into());
     }
     let config = GatedLinearAttentionConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         rotary: Some(RotaryPlan {
             base: ROTARY_BASE,
@@ -81,9 +81,9 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         }),
         sum_normalized: (false, false),
         normalizer_eps: None,
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
-    trunk.assemble(loader, details(&heads), |loader, _, name| {
+    backbone.assemble(loader, details(&heads), |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), None)?;
         let weights = GatedLinearAttentionWeights {
             query,
@@ -91,7 +91,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             value,
             feature_maps: (feature_map.clone(), feature_map.clone()),
             decay: Decay::Constant,
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
     })

@@ -18,7 +18,7 @@ use attention_linear::gla::{
     Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
 };
 
-use super::mixer::{ShortConv, activation, details, gated_way_out, heads, query_key_value, trunk};
+use super::mixer::{ShortConv, activation, details, gated_output_projection, heads, query_key_value, backbone};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -54,21 +54,21 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let trunk = trunk(fields)?;
-    let heads = heads(fields, trunk.model_dim, (1.0, 1.0))?;
+    let backbone = backbone(fields)?;
+    let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let conv = ShortConv::read(fields, true)?;
     let feature_map = activation(fields)?;
-    let way_out = gated_way_out(fields, &heads, true)?;
+    let output_projection = gated_output_projection(fields, &heads, true)?;
     let divisor = fields.positive_or("gate_logit_normalizer", 16.0)?;
     let config = GatedLinearAttentionConfig {
-        model_dim: trunk.model_dim,
+        model_dim: backbone.model_dim,
         heads,
         rotary: None,
         sum_normalized: (false, false),
         normalizer_eps: None,
-        norm_eps: trunk.norm_eps,
+        norm_eps: backbone.norm_eps,
     };
-    trunk.assemble(loader, details(&heads), |loader, _, name| {
+    backbone.assemble(loader, details(&heads), |loader, _, name| {
         let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
         let gate = [heads.query, config.model_dim];
         let weights = GatedLinearAttentionWeights {
@@ -80,7 +80,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
                 gate: loader.linear(&format!("{name}.gk_proj"), gate, true)?,
                 divisor,
             },
-            output: way_out.load(loader, name, config.model_dim)?,
+            output: output_projection.load(loader, name, config.model_dim)?,
         };
         Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
     })

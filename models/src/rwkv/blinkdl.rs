@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use attention_linear::rwkv::HeadShape;
 use serde_json::{Map, Value};
 
-use super::{Naming, Skeleton};
+use super::{Naming, Backbone};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 
 /// ε of the heads' norm.
@@ -172,12 +172,12 @@ fn refuse_variants(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
 ///
 /// # Errors
 /// [`CheckpointError::Field`].
-pub(super) fn skeleton(
+pub(super) fn backbone(
     fields: &Fields<'_>,
     details: BTreeMap<&'static str, String>,
-) -> Result<Skeleton, CheckpointError> {
+) -> Result<Backbone, CheckpointError> {
     let vocab_size = fields.dimension("vocab_size")?;
-    Ok(Skeleton {
+    Ok(Backbone {
         naming: &NAMING,
         vocab_size,
         model_dim: fields.dimension("n_embd")?,

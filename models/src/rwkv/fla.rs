@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Naming, Skeleton};
+use super::{Naming, Backbone};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::layout::{eos_id, stored_config};
 
@@ -51,10 +51,10 @@ pub(super) fn config(
 ///
 /// # Errors
 /// [`CheckpointError::Field`], and [`CheckpointError::Unsupported`] for layers of attention or other activations.
-pub(super) fn skeleton(
+pub(super) fn backbone(
     fields: &Fields<'_>,
     details: BTreeMap<&'static str, String>,
-) -> Result<Skeleton, CheckpointError> {
+) -> Result<Backbone, CheckpointError> {
     if fields.has("attn") {
         return Err(fields.unsupported("attn", "null (no layers of attention among those of RWKV)"));
     }
@@ -62,7 +62,7 @@ pub(super) fn skeleton(
         return Err(fields.unsupported("hidden_act", "\"sqrelu\""));
     }
     let vocab_size = fields.dimension("vocab_size")?;
-    Ok(Skeleton {
+    Ok(Backbone {
         naming: &NAMING,
         vocab_size,
         model_dim: fields.dimension("hidden_size")?,

@@ -83,7 +83,7 @@ struct Naming {
 }
 
 /// What every version has: the numbers outside the mixers.
-struct Skeleton {
+struct Backbone {
     naming: &'static Naming,
     vocab_size: usize,
     model_dim: usize,
@@ -131,7 +131,7 @@ impl Place {
 /// The two mixers of a block.
 type Mixers = (Arc<dyn Mixer>, Arc<dyn Mixer>);
 
-impl Skeleton {
+impl Backbone {
     /// Reads the model, with `mixers` reading those of each block.
     fn load(
         self,
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn halving_the_stream_is_four_times_the_epsilon() {
-        let skeleton = |rescale_every| Skeleton {
+        let backbone = |rescale_every| Backbone {
             naming: &blinkdl::NAMING,
             vocab_size: 2,
             model_dim: 2,
@@ -434,9 +434,9 @@ mod tests {
             details: BTreeMap::new(),
         };
         let eps: Vec<f32> = [0, 5, 6, 11, 12]
-            .map(|blocks| skeleton(6).eps_after(blocks))
+            .map(|blocks| backbone(6).eps_after(blocks))
             .to_vec();
         assert_eq!(eps, [1e-5, 1e-5, 4e-5, 4e-5, 16e-5]);
-        assert_eq!(skeleton(0).eps_after(12), 1e-5);
+        assert_eq!(backbone(0).eps_after(12), 1e-5);
     }
 }

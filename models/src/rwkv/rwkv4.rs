@@ -15,7 +15,7 @@ use attention_linear::rwkv::{Rwkv4, Rwkv4Weights};
 use ssm_core::Mixer;
 
 use super::blinkdl::{self, Version};
-use super::{ChannelNaming, Naming, Place, Share, Skeleton, preset, projection, ramp};
+use super::{ChannelNaming, Naming, Place, Share, Backbone, preset, projection, ramp};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, eos_id, stored_config};
@@ -116,9 +116,9 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         channels: fields.dimension("dim_att")?,
         hidden_dim: fields.dimension("dim_ffn")?,
     };
-    let skeleton = blinkdl::skeleton(fields, sizes.details())?;
+    let backbone = blinkdl::backbone(fields, sizes.details())?;
     let shifts = ["time_mix_k", "time_mix_v", "time_mix_r"];
-    skeleton.load(loader, |loader, place| {
+    backbone.load(loader, |loader, place| {
         let mixer = time_mix(loader, place, &sizes, shifts)?;
         Ok((
             mixer,
@@ -128,9 +128,9 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
 }
 
 fn load_hugging_face(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let (sizes, skeleton) = hugging_face(fields)?;
+    let (sizes, backbone) = hugging_face(fields)?;
     let shifts = ["time_mix_key", "time_mix_value", "time_mix_receptance"];
-    skeleton.load(loader, |loader, place| {
+    backbone.load(loader, |loader, place| {
         let mixer = time_mix(loader, place, &sizes, shifts)?;
         Ok((
             mixer,
@@ -139,7 +139,7 @@ fn load_hugging_face(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Par
     })
 }
 
-fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Skeleton), CheckpointError> {
+fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Backbone), CheckpointError> {
     let model_dim = fields.dimension("hidden_size")?;
     let sizes = Sizes {
         model_dim,
@@ -151,7 +151,7 @@ fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Skeleton), CheckpointErro
         Some(0) => 0,
         _ => fields.dimension_or("rescale_every", 6)?,
     };
-    let skeleton = Skeleton {
+    let backbone = Backbone {
         naming: &HUGGING_FACE_NAMING,
         vocab_size,
         model_dim,
@@ -164,7 +164,7 @@ fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Skeleton), CheckpointErro
         eos_id: eos_id(fields, vocab_size)?,
         details: sizes.details(),
     };
-    Ok((sizes, skeleton))
+    Ok((sizes, backbone))
 }
 
 fn time_mix(

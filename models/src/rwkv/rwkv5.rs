@@ -38,7 +38,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         ("head size", shape.key_dim.to_string()),
         ("width of the channel mixer", hidden_dim.to_string()),
     ]);
-    blinkdl::skeleton(fields, details)?.load(loader, |loader, place| {
+    blinkdl::backbone(fields, details)?.load(loader, |loader, place| {
         let mixer = time_mix(loader, place, shape)?;
         Ok((
             mixer,

@@ -139,7 +139,7 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         mix_rank: fields.dimension("mix_rank")?,
         decay_rank: fields.dimension("decay_rank")?,
     };
-    blinkdl::skeleton(fields, sizes.details())?.load(loader, |loader, place| {
+    blinkdl::backbone(fields, sizes.details())?.load(loader, |loader, place| {
         let decay = sizes.decay().read_blinkdl(
             loader,
             [&place.mixer("time_decay_w1"), &place.mixer("time_decay_w2")],
@@ -214,7 +214,7 @@ fn fresh_shares(place: &Place) -> FreshShares {
 
 fn load_fla(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let (sizes, eps) = (fla_sizes(fields)?, fla::norm_eps(fields)?);
-    fla::skeleton(fields, sizes.details())?.load(loader, |loader, place| {
+    fla::backbone(fields, sizes.details())?.load(loader, |loader, place| {
         let offset = fresh_decay(place.depth());
         let decay: LowRank = sizes
             .decay()

@@ -143,7 +143,7 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         norm_eps: HEAD_NORM_EPS,
         removal_eps: REMOVAL_NORM_BOUND * REMOVAL_NORM_BOUND,
     };
-    blinkdl::skeleton(fields, sizes.details())?.load(loader, |loader, place| {
+    blinkdl::backbone(fields, sizes.details())?.load(loader, |loader, place| {
         let mixer = time_mix(loader, place, &sizes)?;
         Ok((
             mixer,
@@ -154,7 +154,7 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
 
 fn load_fla(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let sizes = fla_sizes(fields)?;
-    fla::skeleton(fields, sizes.details())?.load(loader, |loader, place| {
+    fla::backbone(fields, sizes.details())?.load(loader, |loader, place| {
         let mixer = time_mix(loader, place, &sizes)?;
         Ok((
             mixer,

@@ -13,7 +13,7 @@ use ssm_core::{Chain, MixerState};
 
 use super::{LayerState, ModelState};
 use crate::error::ModelError;
-use crate::model::{Model, SEGMENT, Which, ask_for_states};
+use crate::model::{Model, SEGMENT, Logits, ask_for_states};
 
 impl ModelState {
     /// The states of these sequences of the batch, in this order; one may be taken several times.
@@ -150,7 +150,7 @@ impl Model {
             for (last, rows) in ending(prompts, &live, end) {
                 let mut own = rows_of(&state, &live, &rows)?;
                 let ids = pieces(prompts, &rows, begin..last);
-                let logits = self.logits_batched(&ids, &mut own, Which::Last)?;
+                let logits = self.logits_batched(&ids, &mut own, Logits::Last)?;
                 finished.push(Finished {
                     rows,
                     logits,
@@ -183,7 +183,7 @@ impl Model {
                 found: ids.len(),
             });
         }
-        Ok(self.rows(self.logits_batched(ids, state, Which::Last)?))
+        Ok(self.rows(self.logits_batched(ids, state, Logits::Last)?))
     }
 
     /// `[batch, 1, padded_vocab_size]` without the padding.

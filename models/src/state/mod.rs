@@ -1,6 +1,6 @@
 //! What a model carries from token to token.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | `mod.rs` | [`ModelState`]: cloned, it goes two ways |
 //! | `file.rs` | saved, and restored to the bit |

@@ -31,7 +31,7 @@ use super::fingerprint::Fingerprint;
 use super::prefix_entry::{self as entry, PrefixCacheError, Purpose};
 use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
-use crate::model::{Model, Which};
+use crate::model::{Model, Logits};
 use crate::output;
 
 /// What entries' names end in.
@@ -151,7 +151,7 @@ impl PrefixCache {
                 }
             }
         }
-        let logits = model.logits(&prompt[borders * chunk..], &mut state, Which::Last)?;
+        let logits = model.logits(&prompt[borders * chunk..], &mut state, Logits::Last)?;
         Ok(Prefilled {
             logits,
             state,

@@ -14,7 +14,7 @@
 //!   parameters (f32) ◄── AdamW ◄── gradients by name ÷ Σ weight
 //! ```
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`config`] | what to train, on what, and how: a TOML file |
 //! | [`trainer`] | one step |

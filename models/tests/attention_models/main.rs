@@ -9,7 +9,7 @@ mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::{Model, ModelState, Which};
+    use models::{Model, ModelState, Logits};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
     use ssm_core::Chain;
@@ -36,7 +36,7 @@ mod equivalence {
     }
 
     fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f64> {
-        values(model.logits(ids, state, Which::All).unwrap())
+        values(model.logits(ids, state, Logits::All).unwrap())
     }
 
     fn in_pieces(model: &Model, ids: &[u32], cuts: &[usize], state: &mut ModelState) -> Vec<f64> {
@@ -140,14 +140,14 @@ mod golden {
     use std::path::Path;
 
     use burn::tensor::Tensor;
-    use models::{LoadOptions, Model, Which};
+    use models::{LoadOptions, Model, Logits};
     use ssm_core::Chain;
 
     fn logits(folder: &Path) -> Vec<f32> {
         let model = Model::load(folder, &LoadOptions::default()).unwrap();
         let mut state = model.start(&Chain::default(), 1).unwrap();
         let logits: Tensor<3> = model
-            .logits_batched(&[1, 2, 3, 200, 7], &mut state, Which::All)
+            .logits_batched(&[1, 2, 3, 200, 7], &mut state, Logits::All)
             .unwrap();
         logits.into_data().iter::<f32>().collect()
     }

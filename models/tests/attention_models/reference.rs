@@ -190,7 +190,7 @@ impl Reference {
     }
 
     /// Residual blocks, from a mixer and a channel mixer per layer.
-    fn trunk(
+    fn backbone(
         &self,
         ids: &[u32],
         (embedding, norm, layers, eps): (&str, &str, usize, f64),
@@ -251,7 +251,7 @@ impl Reference {
             self.number("/num_hidden_layers"),
             eps,
         );
-        self.trunk(ids, plan, |layer, r| {
+        self.backbone(ids, plan, |layer, r| {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
             self.residual(r, &name("input_layernorm"), eps, |x| {
                 let project =
@@ -294,7 +294,7 @@ impl Reference {
             .find(|name| self.tensors.contains_key(*name))
             .unwrap();
         let layers = self.number("/n_layer").max(self.number("/num_hidden_layers"));
-        self.trunk(ids, (embedding, "backbone.norm_f", layers, eps), |layer, r| {
+        self.backbone(ids, (embedding, "backbone.norm_f", layers, eps), |layer, r| {
             let name = |part: &str| format!("backbone.layers.{layer}.{part}");
             let mixer = name("mixer");
             let attends = self.config.pointer("/attn_layer_idx").and_then(Value::as_array);
@@ -412,7 +412,7 @@ impl Reference {
             self.number("/n_layer"),
             eps,
         );
-        self.trunk(ids, plan, |layer, r| {
+        self.backbone(ids, plan, |layer, r| {
             let name = |part: &str| format!("transformer.layers.{layer}.{part}");
             let mixer = name("mixer");
             let listed = |list: &str| self.number(&format!("/{list}/0")) == layer;

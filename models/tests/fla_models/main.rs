@@ -12,7 +12,7 @@ mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::{Model, ModelState, Which};
+    use models::{Model, ModelState, Logits};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
     use ssm_core::Chain;
@@ -38,7 +38,7 @@ mod equivalence {
     }
 
     fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f64> {
-        values(model.logits(ids, state, Which::All).unwrap())
+        values(model.logits(ids, state, Logits::All).unwrap())
     }
 
     fn close(found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), TestCaseError> {

@@ -184,7 +184,7 @@ impl Reference {
     }
 
     /// Norm of groups, gate and projection.
-    fn way_out(&self, name: &str, norm: &str, y: &[Row], x: &[Row], group: usize, eps: f64) -> Vec<Row> {
+    fn output_projection(&self, name: &str, norm: &str, y: &[Row], x: &[Row], group: usize, eps: f64) -> Vec<Row> {
         let token = |(y, x): (&Row, &Row)| {
             let mut normed: Row = y.chunks(group).flat_map(|y| rms(y, eps)).collect();
             let weight = format!("{name}.{norm}.weight");
@@ -345,7 +345,7 @@ impl Reference {
             _ if self.flag("use_output_gate", true) && self.flag("fuse_norm", true) => "g_norm_swish_gate",
             _ => "g_norm",
         };
-        self.way_out(name, norm, &out, x, value_dim, self.number("norm_eps", 1e-6))
+        self.output_projection(name, norm, &out, x, value_dim, self.number("norm_eps", 1e-6))
     }
 
     /// a, by token, head and feature.
@@ -500,7 +500,7 @@ impl Reference {
                 out.extend(read(&state, &query[t][head]).iter().map(|y| y * scale));
             }
         }
-        self.way_out(name, "o_norm", &out, x, value_dim, self.number("norm_eps", 1e-6))
+        self.output_projection(name, "o_norm", &out, x, value_dim, self.number("norm_eps", 1e-6))
     }
 
     fn hgrn(&self, layer: usize, name: &str, x: &[Row]) -> Vec<Row> {
@@ -525,7 +525,7 @@ impl Reference {
             }
             out.push(state.clone());
         }
-        self.way_out(name, "g_norm", &out, x, channels, self.number("norm_eps", 1e-6))
+        self.output_projection(name, "g_norm", &out, x, channels, self.number("norm_eps", 1e-6))
     }
 
     fn gsa(&self, name: &str, x: &[Row]) -> Vec<Row> {
@@ -561,7 +561,7 @@ impl Reference {
             }
         }
         let width = out[0].len();
-        self.way_out(name, "g_norm", &out, x, width, 1e-5)
+        self.output_projection(name, "g_norm", &out, x, width, 1e-5)
     }
 }
 

@@ -7,7 +7,7 @@ use models::evaluation::positions::Buckets;
 use models::evaluation::streams::loss_by_position;
 use models::train::evaluation::{EvaluationConfig, EvaluationData, PasskeyConfig};
 use models::train::{EvaluationReport, evaluate};
-use models::{Model, Which};
+use models::{Model, Logits};
 
 use super::support::{batches, ids, model, models, start};
 
@@ -88,7 +88,7 @@ fn nothing_to_read_is_an_empty_curve() {
 fn greedy(model: &Model, ids: &[u32], count: usize) -> Vec<u32> {
     let (mut state, mut answer, mut next) = (start(model, 1), Vec::new(), ids.to_vec());
     for _ in 0..count {
-        let logits = model.logits(&next, &mut state, Which::Last).unwrap().into_data();
+        let logits = model.logits(&next, &mut state, Logits::Last).unwrap().into_data();
         let values: Vec<f32> = logits.iter::<f32>().collect();
         let best = (0..values.len()).fold(0, |best, id| if values[id] > values[best] { id } else { best });
         answer.push(best as u32);

@@ -15,7 +15,7 @@ mod overfit;
 use burn::tensor::{Device, Tensor};
 use models::tokenizer::Tokenizer;
 use models::train::{Batch, Leaves, Parameters, Precision};
-use models::{Model, Which};
+use models::{Model, Logits};
 use ssm_core::Chain;
 
 const SEED: u64 = 2407;
@@ -63,7 +63,7 @@ fn packed(parameters: &Parameters) -> Model {
 /// Logits of a model for the batch, `[sequences, time, padded_vocab_size]`.
 fn logits(model: &Model, batch: &Batch) -> Vec<f32> {
     let mut state = model.start(&Chain::default(), batch.sequences).unwrap();
-    values(&model.logits_batched(&batch.ids, &mut state, Which::All).unwrap())
+    values(&model.logits_batched(&batch.ids, &mut state, Logits::All).unwrap())
 }
 
 /// Losses of all targets, sequence by sequence, by the packed model.

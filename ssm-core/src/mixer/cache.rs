@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// Tokens that a cache has room for when it first needs any.
 const SMALLEST: usize = 32;
 
-/// Keys and values of the past tokens of every sequence, with the taps of a convolution before them where there is one.
+/// Keys and values of the past tokens of every sequence, with the state of a convolution before them where there is one.
 ///
 /// Sequences may hold different numbers of tokens. Room is doubled when it ends. Under a window, tokens that none can read any
 /// more are dropped when room ends, so that the cache stays below twice the window and moves each token once at most on
@@ -22,7 +22,7 @@ pub struct KeyValueCache {
     pub(crate) lengths: Vec<usize>,
     pub(super) window: Option<usize>,
     /// The last inputs of the convolution over queries, keys and values, `[batch, channels, width − 1]`, oldest first.
-    pub taps: Option<Tensor<3>>,
+    pub conv_state: Option<Tensor<3>>,
 }
 
 impl KeyValueCache {
@@ -39,14 +39,14 @@ impl KeyValueCache {
             values: Tensor::zeros([batch, heads, 0, value_dim], device),
             lengths: vec![0; batch],
             window,
-            taps: None,
+            conv_state: None,
         }
     }
 
-    /// The cache with the taps of a convolution, all 0.
+    /// The cache with the state of a convolution, all 0.
     pub fn with_taps(mut self, channels: usize, width: usize) -> Self {
         let shape = [self.lengths.len(), channels, width.saturating_sub(1)];
-        self.taps = Some(Tensor::zeros(shape, &self.keys.device()));
+        self.conv_state = Some(Tensor::zeros(shape, &self.keys.device()));
         self
     }
 
@@ -57,7 +57,7 @@ impl KeyValueCache {
     pub fn stack(caches: &[Self]) -> Result<Self> {
         let differs = |found: String| Error::Value {
             what: "caches to be stacked",
-            expected: "at least one, all of one window, all with taps or none",
+            expected: "at least one, all of one window, all with the state of a convolution or none",
             found,
         };
         let Some(first) = caches.first() else {
@@ -66,7 +66,7 @@ impl KeyValueCache {
         let like = |cache: &Self| {
             (
                 cache.window,
-                cache.taps.as_ref().map(|taps| taps.dims()[1..].to_vec()),
+                cache.conv_state.as_ref().map(|state| state.dims()[1..].to_vec()),
             )
         };
         if let Some(other) = caches.iter().find(|cache| like(cache) != like(first)) {
@@ -74,19 +74,19 @@ impl KeyValueCache {
         }
         let ([_, heads, _, key_dim], [_, _, _, value_dim]) = (first.keys.dims(), first.values.dims());
         let capacity = caches.iter().map(Self::capacity).max().unwrap_or(0);
-        let (mut keys, mut values, mut taps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut keys, mut values, mut conv_states) = (Vec::new(), Vec::new(), Vec::new());
         for cache in caches {
             cache.expect(cache.lengths.len(), heads, [key_dim, value_dim])?;
             keys.push(widened(&cache.keys, capacity));
             values.push(widened(&cache.values, capacity));
-            taps.extend(cache.taps.clone());
+            conv_states.extend(cache.conv_state.clone());
         }
         Ok(Self {
             keys: Tensor::cat(keys, 0),
             values: Tensor::cat(values, 0),
             lengths: caches.iter().flat_map(|cache| cache.lengths.clone()).collect(),
             window: first.window,
-            taps: (!taps.is_empty()).then(|| Tensor::cat(taps, 0)),
+            conv_state: (!conv_states.is_empty()).then(|| Tensor::cat(conv_states, 0)),
         })
     }
 
@@ -105,13 +105,13 @@ impl KeyValueCache {
         self.keys.dims()[2]
     }
 
-    /// Memory that taps and the tokens take that may still be read, in bytes. Room for further ones, less than as much again, is
+    /// Memory that the conv state and the tokens take that may still be read, in bytes. Room for further ones, less than as much again, is
     /// not counted.
     pub fn bytes(&self) -> usize {
         let ([_, heads, _, key_dim], [_, _, _, value_dim]) = (self.keys.dims(), self.values.dims());
-        let taps = self.taps.as_ref().map_or(0, |taps| taps.shape().num_elements());
+        let conv_state = self.conv_state.as_ref().map_or(0, |state| state.shape().num_elements());
         let tokens: usize = self.kept().iter().sum();
-        4 * (tokens * heads * (key_dim + value_dim) + taps)
+        4 * (tokens * heads * (key_dim + value_dim) + conv_state)
     }
 
     /// Makes room for `time` more tokens of every sequence.
@@ -205,8 +205,8 @@ impl KeyValueCache {
             ("values".into(), held(&cache.values)),
             ("lengths".into(), TensorData::new(lengths, [self.lengths.len()])),
         ]);
-        if let Some(taps) = &self.taps {
-            saved.insert("taps".into(), taps.to_data());
+        if let Some(conv_state) = &self.conv_state {
+            saved.insert("taps".into(), conv_state.to_data());
         }
         saved
     }
@@ -227,12 +227,12 @@ impl KeyValueCache {
             });
         }
         let lengths = saved_lengths(saved, self.lengths.len(), held)?;
-        if let Some(taps) = &mut self.taps {
+        if let Some(conv_state) = &mut self.conv_state {
             let data = entry("taps", saved)?;
-            if data.dtype() != DType::F32 || data.shape().as_slice() != taps.dims() {
-                return Err(wrong("taps", format!("F32 {:?}", taps.dims()), data));
+            if data.dtype() != DType::F32 || data.shape().as_slice() != conv_state.dims() {
+                return Err(wrong("taps", format!("F32 {:?}", conv_state.dims()), data));
             }
-            *taps = Tensor::from_data(data.clone(), &taps.device());
+            *conv_state = Tensor::from_data(data.clone(), &conv_state.device());
         }
         (self.keys, self.values, self.lengths) = (keys, values, lengths);
         Ok(())

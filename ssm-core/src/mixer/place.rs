@@ -63,8 +63,8 @@ impl MixerState {
     /// Where the state is; `None` where there is none.
     pub fn device(&self) -> Option<Device> {
         match self {
-            Self::Recurrent(state) => match (state.taps.first(), state.recurrences.first()) {
-                (Some(taps), _) => Some(taps.device()),
+            Self::Recurrent(state) => match (state.conv_states.first(), state.recurrences.first()) {
+                (Some(conv_state), _) => Some(conv_state.device()),
                 (None, Some(recurrence)) => Some(recurrence.state.memory.device()),
                 (None, None) => None,
             },
@@ -86,7 +86,7 @@ impl RecurrentState {
     fn placed(self, place: Place<'_>) -> Result<Self> {
         let recurrences = self.recurrences.into_iter();
         Ok(Self {
-            taps: self.taps.into_iter().map(|taps| place.put(taps)).collect(),
+            conv_states: self.conv_states.into_iter().map(|conv_state| place.put(conv_state)).collect(),
             recurrences: recurrences
                 .map(|recurrence| recurrence.placed(place))
                 .collect::<Result<_>>()?,
@@ -127,7 +127,7 @@ impl KeyValueCache {
             values: place.put(self.values),
             lengths: self.lengths,
             window: self.window,
-            taps: self.taps.map(|taps| place.put(taps)),
+            conv_state: self.conv_state.map(|conv_state| place.put(conv_state)),
         }
     }
 }

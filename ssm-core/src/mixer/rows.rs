@@ -147,8 +147,8 @@ impl MixerState {
     /// Sequences; `None` where there is no state to tell.
     fn batch(&self) -> Option<usize> {
         match self {
-            Self::Recurrent(state) => match (state.taps.first(), state.recurrences.first()) {
-                (Some(taps), _) => Some(taps.dims()[0]),
+            Self::Recurrent(state) => match (state.conv_states.first(), state.recurrences.first()) {
+                (Some(conv_state), _) => Some(conv_state.dims()[0]),
                 (None, Some(recurrence)) => Some(recurrence.state.memory.dims()[0]),
                 (None, None) => None,
             },
@@ -160,10 +160,10 @@ impl MixerState {
 
 impl RecurrentState {
     fn select(&self, rows: &[usize]) -> Result<Self> {
-        let taps = self.taps.iter().map(|taps| select_rows(taps, rows));
+        let conv_states = self.conv_states.iter().map(|conv_state| select_rows(conv_state, rows));
         let recurrences = self.recurrences.iter().map(|recurrence| recurrence.select(rows));
         Ok(Self {
-            taps: taps.collect::<Result<_>>()?,
+            conv_states: conv_states.collect::<Result<_>>()?,
             recurrences: recurrences.collect::<Result<_>>()?,
         })
     }
@@ -172,15 +172,15 @@ impl RecurrentState {
         let Some(first) = states.first() else {
             return Err(nothing_to_join());
         };
-        let (taps, recurrences) = (first.taps.len(), first.recurrences.len());
+        let (conv_states, recurrences) = (first.conv_states.len(), first.recurrences.len());
         if states
             .iter()
-            .any(|state| (state.taps.len(), state.recurrences.len()) != (taps, recurrences))
+            .any(|state| (state.conv_states.len(), state.recurrences.len()) != (conv_states, recurrences))
         {
             return Err(different("different numbers of convolutions or recurrences"));
         }
-        let taps = (0..taps).map(|index| {
-            let parts = states.iter().map(|state| state.taps[index].clone());
+        let conv_states = (0..conv_states).map(|index| {
+            let parts = states.iter().map(|state| state.conv_states[index].clone());
             cat_rows("taps", parts.collect())
         });
         let recurrences = (0..recurrences).map(|index| {
@@ -188,7 +188,7 @@ impl RecurrentState {
             Recurrence::cat(&parts)
         });
         Ok(Self {
-            taps: taps.collect::<Result<_>>()?,
+            conv_states: conv_states.collect::<Result<_>>()?,
             recurrences: recurrences.collect::<Result<_>>()?,
         })
     }
@@ -299,10 +299,10 @@ impl KeyValueCache {
             values: select_rows(&self.values, rows)?,
             lengths: rows.iter().map(|row| self.lengths[*row]).collect(),
             window: self.window,
-            taps: self
-                .taps
+            conv_state: self
+                .conv_state
                 .as_ref()
-                .map(|taps| select_rows(taps, rows))
+                .map(|conv_state| select_rows(conv_state, rows))
                 .transpose()?,
         })
     }
@@ -320,10 +320,10 @@ impl KeyValueCache {
             let roomy = caches.iter().map(|cache| with_room(part(cache), capacity));
             roomy.collect::<Vec<_>>()
         };
-        let taps: Vec<Tensor<3>> = caches.iter().filter_map(|cache| cache.taps.clone()).collect();
-        let taps = match taps.len() {
+        let conv_states: Vec<Tensor<3>> = caches.iter().filter_map(|cache| cache.conv_state.clone()).collect();
+        let conv_state = match conv_states.len() {
             0 => None,
-            count if count == caches.len() => Some(cat_rows("taps", taps)?),
+            count if count == caches.len() => Some(cat_rows("taps", conv_states)?),
             _ => return Err(different("attention with and without a convolution")),
         };
         Ok(Self {
@@ -331,7 +331,7 @@ impl KeyValueCache {
             values: cat_rows("cache of values", all(|cache| &cache.values))?,
             lengths: caches.iter().flat_map(|cache| cache.lengths.clone()).collect(),
             window: first.window,
-            taps,
+            conv_state,
         })
     }
 }

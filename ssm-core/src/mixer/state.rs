@@ -27,20 +27,20 @@ pub enum MixerState {
 pub struct RecurrentState {
     /// The last `width − 1` inputs of every short convolution, each `[batch, channels, width − 1]`, oldest first. A token shift
     /// is a convolution of width 2.
-    pub taps: Vec<Tensor<3>>,
+    pub conv_states: Vec<Tensor<3>>,
     /// The recurrences, one per site.
     pub recurrences: Vec<Recurrence>,
 }
 
 impl RecurrentState {
-    /// These taps, and an empty state at every site.
-    pub fn start(taps: Vec<Tensor<3>>, sites: &[Site], chain: &Chain, batch: usize, device: &Device) -> Self {
+    /// These states of convolutions, and an empty state at every site.
+    pub fn start(conv_states: Vec<Tensor<3>>, sites: &[Site], chain: &Chain, batch: usize, device: &Device) -> Self {
         let start = |site: &Site| Recurrence {
             state: site.empty_state(batch, device),
             memories: chain.start(site, batch, device),
         };
         Self {
-            taps,
+            conv_states,
             recurrences: sites.iter().map(start).collect(),
         }
     }
@@ -56,15 +56,15 @@ impl RecurrentState {
             .ok_or_else(|| foreign(format!("{count} recurrences")))
     }
 
-    /// Taps `index`.
+    /// The state of convolution `index`.
     ///
     /// # Errors
-    /// [`Error::Value`] when there are none.
-    pub fn taps(&mut self, index: usize) -> Result<&mut Tensor<3>> {
-        let count = self.taps.len();
-        self.taps
+    /// [`Error::Value`] when there is none.
+    pub fn conv_state(&mut self, index: usize) -> Result<&mut Tensor<3>> {
+        let count = self.conv_states.len();
+        self.conv_states
             .get_mut(index)
-            .ok_or_else(|| foreign(format!("taps of {count} convolutions")))
+            .ok_or_else(|| foreign(format!("the state of {count} convolutions")))
     }
 }
 
@@ -77,7 +77,7 @@ fn foreign(found: String) -> Error {
 }
 
 impl MixerState {
-    /// The state of a mixer with taps and recurrences.
+    /// The state of a mixer with convolutions and recurrences.
     ///
     /// # Errors
     /// [`Error::Value`] for that of another kind of mixer.
@@ -121,12 +121,12 @@ impl MixerState {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Recurrent(state) => {
-                let taps: usize = state
-                    .taps
+                let convolutions: usize = state
+                    .conv_states
                     .iter()
-                    .map(|taps| 4 * taps.shape().num_elements())
+                    .map(|conv_state| 4 * conv_state.shape().num_elements())
                     .sum();
-                taps + state.recurrences.iter().map(Recurrence::bytes).sum::<usize>()
+                convolutions + state.recurrences.iter().map(Recurrence::bytes).sum::<usize>()
             }
             Self::Attention(cache) => cache.bytes(),
             Self::Stateless => 0,
@@ -138,8 +138,8 @@ impl MixerState {
         let mut saved = BTreeMap::new();
         match self {
             Self::Recurrent(state) => {
-                for (index, taps) in state.taps.iter().enumerate() {
-                    saved.insert(format!("taps.{index}"), taps.to_data());
+                for (index, conv_state) in state.conv_states.iter().enumerate() {
+                    saved.insert(format!("taps.{index}"), conv_state.to_data());
                 }
                 for (index, recurrence) in state.recurrences.iter().enumerate() {
                     let name = format!("recurrences.{index}");
@@ -179,8 +179,8 @@ impl MixerState {
     ) -> Result<()> {
         match self {
             Self::Recurrent(state) => {
-                for (index, taps) in state.taps.iter_mut().enumerate() {
-                    *taps = saved_like(saved, &format!("taps.{index}"), taps)?;
+                for (index, conv_state) in state.conv_states.iter_mut().enumerate() {
+                    *conv_state = saved_like(saved, &format!("taps.{index}"), conv_state)?;
                 }
                 for (index, (recurrence, site)) in state.recurrences.iter_mut().zip(sites).enumerate() {
                     restore_recurrence(recurrence, saved, index, site, chain, position)?;

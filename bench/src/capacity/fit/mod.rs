@@ -1,6 +1,6 @@
 //! Fitting laws of a length against a size of the state, to few points of which often only intervals are known.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`law`] | linear, power, exponential; additive and log-normal errors |
 //! | [`observation`] | a length, or the interval that it lies in |

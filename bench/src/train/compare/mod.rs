@@ -3,7 +3,7 @@
 //! Run folders of `spillway train` whose configurations differ in the seed alone are one arm. Losses are compared in ranges of position
 //! that all evaluations have in common, hence on the same tokens; differences are taken seed by seed.
 //!
-//! | room | what is in it |
+//! | module | what is in it |
 //! |---|---|
 //! | [`runs`] | run folders, arms, and whether they can be compared |
 //! | [`estimate`] | means over seeds with intervals |

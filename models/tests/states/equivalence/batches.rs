@@ -1,6 +1,6 @@
 //! Sequences of a batch against the same sequences alone.
 
-use models::{ModelError, ModelState, Which};
+use models::{ModelError, ModelState, Logits};
 use proptest::prelude::*;
 use ssm_core::Chain;
 
@@ -29,7 +29,7 @@ proptest! {
             let vocab_size = model.info().vocab_size;
             let mut alone: Vec<ModelState> = slices.iter().map(|_| model.start(&chain, 1).unwrap()).collect();
             for (row, prompt) in slices.iter().enumerate() {
-                let expected = values(model.logits(prompt, &mut alone[row], Which::Last).unwrap());
+                let expected = values(model.logits(prompt, &mut alone[row], Logits::Last).unwrap());
                 let error = relative_error(&found[row * vocab_size..][..vocab_size], &expected);
                 prop_assert!(error <= reordered(&chain), "{}: prefill differs by {error:e}", label(model, &chain));
                 prop_assert_eq!(together.positions()[row], prompt.len() as u64);
@@ -38,7 +38,7 @@ proptest! {
                 let next = ids(model, seed ^ (100 + step as u64), slices.len());
                 let found = values(model.decode_batch(&next, &mut together).unwrap());
                 for (row, id) in next.iter().enumerate() {
-                    let expected = values(model.logits(&[*id], &mut alone[row], Which::Last).unwrap());
+                    let expected = values(model.logits(&[*id], &mut alone[row], Logits::Last).unwrap());
                     let error = relative_error(&found[row * vocab_size..][..vocab_size], &expected);
                     prop_assert!(error <= reordered(&chain), "{}: decode differs by {error:e}", label(model, &chain));
                 }

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use mitigations::Mitigation;
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
-use models::{LoadOptions, Model, ModelState, Which};
+use models::{LoadOptions, Model, ModelState, Logits};
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::RngSeed;
 use rand::rngs::StdRng;
@@ -94,7 +94,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 /// Logits after every token, as bits.
 fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<u32> {
-    values(model.logits(ids, state, Which::All).unwrap())
+    values(model.logits(ids, state, Logits::All).unwrap())
         .into_iter()
         .map(f32::to_bits)
         .collect()

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
-use models::{LoadOptions, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions, Which};
+use models::{LoadOptions, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions, Logits};
 use proptest::prelude::*;
 use ssm_core::Chain;
 use tempfile::TempDir;
@@ -79,7 +79,7 @@ fn long_prompts_in_a_batch_and_from_disk_are_those_of_a_plain_prefill() {
         let cache = cache(folder.path(), 256);
         for (row, prompt) in slices.iter().enumerate() {
             let mut alone = model.start(&plain, 1).unwrap();
-            let expected = values(model.logits(prompt, &mut alone, Which::Last).unwrap());
+            let expected = values(model.logits(prompt, &mut alone, Logits::Last).unwrap());
             let error = relative_error(&found[row * expected.len()..][..expected.len()], &expected);
             assert!(error <= REORDERED, "{}: {error:e}", name(model));
             for restored in [0, (prompt.len() - 1) / 256 * 256] {

@@ -19,10 +19,10 @@ const MLP_MULTIPLE: usize = 256;
 
 /// The sizes outside of the mixers.
 #[derive(Clone, Debug)]
-pub(super) struct Trunk {
+pub(super) struct Backbone {
     pub(super) model_dim: usize,
     pub(super) layers: usize,
-    /// ε of the norms of the trunk, and of most norms of mixers.
+    /// ε of the norms of the backbone, and of most norms of mixers.
     pub(super) norm_eps: f32,
     mlp_dim: usize,
     vocab_size: usize,
@@ -34,7 +34,7 @@ pub(super) struct Trunk {
 /// Parts of a model's outline that its mixers know.
 pub(super) type Details = BTreeMap<&'static str, String>;
 
-impl Trunk {
+impl Backbone {
     /// Reads the fields that all architectures share; `hidden_ratio` is this one's default.
     pub(super) fn read(fields: &Fields<'_>, hidden_ratio: f64) -> Result<Self, CheckpointError> {
         if !matches!(fields.text("hidden_act")?, None | Some("swish" | "silu")) {
