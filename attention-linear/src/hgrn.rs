@@ -77,11 +77,14 @@ pub struct HgrnWeights {
 pub struct Hgrn {
     config: HgrnConfig,
     branches: Branches<2>,
-    bound: Option<Bound>,
+    forget: ForgetGate,
     output: Output,
 }
 
-/// A lower bound b of decays.
+/// The decay a = b + (1 − b) σ(f) with its lower bound b, where there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct ForgetGate(Option<Bound>);
+
 #[derive(Clone, Debug)]
 struct Bound {
     /// 1 − b, `[1, 1, channels]`.
@@ -106,9 +109,6 @@ impl Hgrn {
             norm_eps,
         } = config;
         expect::positive("dimensions of an HGRN mixer", &[model_dim, channels])?;
-        if let Some(bound) = &weights.lower_bound {
-            expect::shape("lower bound of the decays", &[channels], &bound.dims())?;
-        }
         let plans = ["i_proj", "f_proj"].map(|what| BranchPlan {
             what,
             channels,
@@ -116,13 +116,7 @@ impl Hgrn {
         });
         Ok(Self {
             branches: Branches::new(model_dim, plans, [weights.input, weights.forget])?,
-            bound: weights.lower_bound.map(|bound| {
-                let bound = bound.reshape([1, 1, channels]);
-                Bound {
-                    complement: bound.clone().neg() + 1.0,
-                    log: bound.log().clamp_min(LEAST_LOG_DECAY),
-                }
-            }),
+            forget: ForgetGate::new(channels, weights.lower_bound)?,
             output: Output::new(model_dim, (1, channels), norm_eps, weights.output)?,
             config,
         })
@@ -139,11 +133,27 @@ impl Hgrn {
             ..Site::weighted_sum(layer, self.config.channels, 1, 1)
         }
     }
+}
+
+impl ForgetGate {
+    /// With the lower bound of each channel, `[channels]`.
+    pub(crate) fn new(channels: usize, bound: Option<Tensor<1>>) -> Result<Self> {
+        if let Some(bound) = &bound {
+            expect::shape("lower bound of the decays", &[channels], &bound.dims())?;
+        }
+        Ok(Self(bound.map(|bound| {
+            let bound = bound.reshape([1, 1, channels]);
+            Bound {
+                complement: bound.clone().neg() + 1.0,
+                log: bound.log().clamp_min(LEAST_LOG_DECAY),
+            }
+        })))
+    }
 
     /// 1 − a and ln a. Both are computed from 1 − a = (1 − b) σ(−f): a itself may round to 1, and its logarithm to 0.
-    fn decay(&self, forget: Tensor<3>) -> Result<[Tensor<3>; 2]> {
+    pub(crate) fn decay(&self, forget: Tensor<3>) -> Result<[Tensor<3>; 2]> {
         let complement = sigmoid(forget.clone().neg());
-        Ok(match &self.bound {
+        Ok(match &self.0 {
             None => [complement, log_sigmoid(forget, 1.0)?],
             Some(bound) => {
                 let complement = complement * bound.complement.clone();
@@ -178,7 +188,7 @@ impl Mixer for Hgrn {
     ) -> Result<Tensor<3>> {
         let state = state.recurrent()?;
         let [new, forget] = self.branches.forward(&input, state)?;
-        let [complement, log_decay] = self.decay(forget)?;
+        let [complement, log_decay] = self.forget.decay(forget)?;
         let gates = gates(silu_gate(new, complement), log_decay)?;
         let site = self.site(context.layer);
         let read_out = context

@@ -14,7 +14,7 @@
 //! | [`slots`] | attention over memory slots: GSA and ABC |
 //! | [`gla`] | the mixer of GLA, simple GLA, RetNet and linear attention |
 //! | [`delta_net`] | the mixer of DeltaNet and Gated DeltaNet |
-//! | [`gsa`], [`hgrn::Hgrn`] | the mixers of gated slot attention and HGRN |
+//! | [`gsa`], [`hgrn::Hgrn`], [`hgrn2`] | the mixers of gated slot attention, HGRN and HGRN-2 |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`base_conv`] | the gated convolution of Based |
@@ -46,6 +46,7 @@ pub mod gla;
 pub mod gsa;
 pub mod heads;
 pub mod hgrn;
+pub mod hgrn2;
 pub mod lightning_attn;
 pub mod linear_attn;
 pub mod prefix_linear_attn;

@@ -24,6 +24,7 @@ pub(crate) const LAYOUTS: &[&Layout] = &[
     &crate::fla::SIMPLE_GLA,
     &crate::fla::LINEAR_ATTN,
     &crate::fla::HGRN,
+    &crate::fla::HGRN2,
     &crate::fla::GSA,
     &crate::fla::DELTA_NET,
     &crate::fla::GATED_DELTANET,

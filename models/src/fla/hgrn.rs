@@ -100,7 +100,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
 }
 
 /// The bounds of every layer, from rows `[layers, channels]` that are not normalised yet; none in layer 0.
-fn lower_bounds(raw: Tensor<2>) -> Vec<Option<Tensor<1>>> {
+pub(super) fn lower_bounds(raw: Tensor<2>) -> Vec<Option<Tensor<1>>> {
     let [layers, channels] = raw.dims();
     let shares = softmax(raw, 0);
     let mut sum: Option<Tensor<1>> = None;

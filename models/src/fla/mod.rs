@@ -1,5 +1,5 @@
-//! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, GSA, DeltaNet and Gated
-//! DeltaNet.
+//! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, HGRN-2, GSA,
+//! DeltaNet and Gated DeltaNet.
 //!
 //! All are the same backbone with different mixers:
 //!
@@ -20,6 +20,7 @@ mod gated_deltanet;
 mod gla;
 mod gsa;
 mod hgrn;
+mod hgrn2;
 mod hybrid;
 mod linear_attn;
 mod mixer;
@@ -32,6 +33,7 @@ pub(crate) use gated_deltanet::LAYOUT as GATED_DELTANET;
 pub(crate) use gla::LAYOUT as GLA;
 pub(crate) use gsa::LAYOUT as GSA;
 pub(crate) use hgrn::LAYOUT as HGRN;
+pub(crate) use hgrn2::LAYOUT as HGRN2;
 pub(crate) use linear_attn::LAYOUT as LINEAR_ATTN;
 pub(crate) use retnet::LAYOUT as RETNET;
 pub(crate) use simple_gla::LAYOUT as SIMPLE_GLA;

@@ -86,6 +86,13 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
             ("use_lower_bound", flag()),
             ("elementwise_affine", flag()),
         ],
+        "hgrn2" => vec![
+            ("expand_ratio", either(Value::Null, json!(6))),
+            ("use_short_conv", flag()),
+            ("conv_bias", flag()),
+            ("use_lower_bound", flag()),
+            ("elementwise_affine", flag()),
+        ],
         "gsa" => vec![
             ("expand_k", ratio()),
             ("feature_map", names(&["swish", "relu", "t2r"])),
@@ -120,12 +127,13 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
 }
 
 /// The architectures.
-pub const MODELS: [&str; 8] = [
+pub const MODELS: [&str; 9] = [
     "retnet",
     "gla",
     "simple_gla",
     "linear_attn",
     "hgrn",
+    "hgrn2",
     "gsa",
     "delta_net",
     "gated_deltanet",

@@ -251,6 +251,7 @@ impl Reference {
         }
         match self.text("model_type") {
             "hgrn" => self.hgrn(layer, name, x),
+            "hgrn2" => self.hgrn2(layer, name, x),
             "gsa" => self.gsa(name, x),
             "delta_net" | "gated_deltanet" => self.delta_net(name, x),
             _ => self.gated_linear_attention(name, x),
@@ -507,14 +508,7 @@ impl Reference {
         let new = self.branch(&format!("{name}.i"), x, false, false);
         let forget = self.branch(&format!("{name}.f"), x, false, false);
         let channels = new[0].len();
-        let bound = |channel: usize| {
-            if layer == 0 || !self.flag("use_lower_bound", true) {
-                return 0.0;
-            }
-            let raw = self.values("model.lower_bounds");
-            let column: Row = raw.iter().skip(channel).step_by(channels).copied().collect();
-            softmax(&column)[1..=layer].iter().sum()
-        };
+        let bound = |channel: usize| self.lower_bound(layer, channel, channels);
         let mut state = vec![0.0; channels];
         let mut out = Vec::new();
         for (new, forget) in new.iter().zip(&forget) {
@@ -526,6 +520,42 @@ impl Reference {
             out.push(state.clone());
         }
         self.output_projection(name, "g_norm", &out, x, channels, self.number("norm_eps", 1e-6))
+    }
+
+    /// The least decay of a channel of HGRN and HGRN-2.
+    fn lower_bound(&self, layer: usize, channel: usize, channels: usize) -> f64 {
+        if layer == 0 || !self.flag("use_lower_bound", true) {
+            return 0.0;
+        }
+        let raw = self.values("model.lower_bounds");
+        let column: Row = raw.iter().skip(channel).step_by(channels).copied().collect();
+        softmax(&column)[1..=layer].iter().sum()
+    }
+
+    fn hgrn2(&self, layer: usize, name: &str, x: &[Row]) -> Vec<Row> {
+        let branch = |part: &str| self.branch(&format!("{name}.{part}"), x, false, false);
+        let (query, forget, value) = (branch("q"), branch("f"), branch("i"));
+        let (keys, values) = (forget[0].len(), value[0].len());
+        let (key_dim, value_dim) = (keys / self.heads(), values / self.heads());
+        let bounds: Row = (0..keys).map(|c| self.lower_bound(layer, c, keys)).collect();
+        let mut out = vec![Row::new(); x.len()];
+        for head in 0..self.heads() {
+            let mut state = empty(key_dim, value_dim);
+            for (t, out) in out.iter_mut().enumerate() {
+                let channels = head * key_dim..(head + 1) * key_dim;
+                let decay = channels.clone().map(|c| bounds[c] + (1.0 - bounds[c]) * sigmoid(forget[t][c]));
+                let decay: Row = decay.collect();
+                for (row, a) in state.iter_mut().zip(&decay) {
+                    row.iter_mut().for_each(|h| *h = rounded(*h * a));
+                }
+                let key: Row = decay.iter().map(|a| 1.0 - a).collect();
+                add_product(&mut state, &key, &value[t][head * value_dim..][..value_dim]);
+                let query: Row = query[t][channels].iter().map(|q| silu(*q)).collect();
+                let scale = (key_dim as f64).powf(-0.5);
+                out.extend(read(&state, &query).iter().map(|y| y * scale));
+            }
+        }
+        self.output_projection(name, "g_norm", &out, x, values, 1e-5)
     }
 
     fn gsa(&self, name: &str, x: &[Row]) -> Vec<Row> {

@@ -87,6 +87,7 @@ fn variants() -> Vec<Case> {
             "flash",
             json!({"num_hidden_layers": 4, "use_short_conv": true}),
         ),
+        ("hgrn2", "flash", json!({"use_short_conv": true, "conv_bias": true})),
         (
             "delta_net",
             "flash",

@@ -1,0 +1,123 @@
+//! HGRN-2: HGRN with a state of keys and values, whose keys are one minus the decay.
+//!
+//! | tensor | shape |
+//! |---|---|
+//! | `model.lower_bounds`, with `use_lower_bound` | layers × heads · K |
+//! | `model.layers.N.attn.{q,f}_proj` | heads · K × `hidden_size` |
+//! | `….i_proj` | `hidden_size` × `hidden_size` |
+//! | `….{q,f,i}_conv1d` with `use_short_conv` | channels × 1 × `conv_size` |
+//! | `….g_norm` | `hidden_size` |
+//! | `….o_proj` | `hidden_size` × `hidden_size` |
+//!
+//! K is `expand_ratio`, V is `hidden_size` / heads. Of `num_heads` and `expand_ratio` one may be null: their product is then
+//! `hidden_size`. The bounds are normalised as in [`hgrn`](super::hgrn). The norm of the read-out has ε = 10⁻⁵ whatever `norm_eps` is.
+
+use std::sync::Arc;
+
+use attention_linear::hgrn2::{Hgrn2, Hgrn2Config, Hgrn2Weights};
+
+use super::backbone::Details;
+use super::hgrn::lower_bounds;
+use super::mixer::{OutputProjection, ShortConv, backbone, branch};
+use super::{NAME, recognised};
+use crate::checkpoint::{CheckpointError, Fields};
+use crate::error::ModelError;
+use crate::layout::{Layout, Parts, Preset, stored_config};
+use crate::loader::{Init, Loader};
+
+const PRESETS: &[Preset] = &[
+    Preset {
+        size: "tiny",
+        config: r#"{"model_type": "hgrn2", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 256,
+            "intermediate_size": 128, "num_heads": 2, "expand_ratio": 32}"#,
+    },
+    Preset {
+        size: "340m",
+        config: r#"{"model_type": "hgrn2", "hidden_size": 1024, "num_hidden_layers": 24,
+            "vocab_size": 32000, "expand_ratio": 128}"#,
+    },
+    Preset {
+        size: "1.3b",
+        config: r#"{"model_type": "hgrn2", "hidden_size": 2048, "num_hidden_layers": 24,
+            "vocab_size": 32000, "expand_ratio": 128}"#,
+    },
+];
+
+/// ε of the norm of the read-out, which no field sets.
+const READ_OUT_EPS: f32 = 1e-5;
+
+/// `HGRN2ForCausalLM`.
+pub(crate) const LAYOUT: Layout = Layout {
+    architecture: "hgrn2",
+    name: NAME,
+    recognise: |checkpoint| recognised(checkpoint, "hgrn2"),
+    config: stored_config,
+    load,
+    presets: PRESETS,
+};
+
+fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let backbone = backbone(fields)?;
+    let model_dim = backbone.model_dim;
+    let (num_heads, key_dim) = heads(fields, model_dim)?;
+    let keys = num_heads * key_dim;
+    let conv = ShortConv::read(fields, false)?;
+    let output = OutputProjection {
+        width: model_dim,
+        group: model_dim,
+        gated: false,
+        norm: fields.bool_or("elementwise_affine", true)?.then_some("g_norm"),
+    };
+    let config = Hgrn2Config {
+        model_dim,
+        num_heads,
+        key_dim,
+        value_dim: model_dim / num_heads,
+        norm_eps: READ_OUT_EPS,
+    };
+    let bounds = match fields.bool_or("use_lower_bound", true)? {
+        true => lower_bounds(loader.stored("model.lower_bounds", [backbone.layers, keys], Init::Zeros)?),
+        false => vec![None; backbone.layers],
+    };
+    let details = Details::from([
+        ("heads", num_heads.to_string()),
+        ("width of a key", key_dim.to_string()),
+        ("width of a value", config.value_dim.to_string()),
+    ]);
+    backbone.assemble(loader, details, |loader, layer, name| {
+        let bound = bounds.get(layer).cloned().flatten();
+        let weights = Hgrn2Weights {
+            query: branch(loader, &format!("{name}.q"), [keys, model_dim], conv)?,
+            forget: branch(loader, &format!("{name}.f"), [keys, model_dim], conv)?,
+            input: branch(loader, &format!("{name}.i"), [model_dim, model_dim], conv)?,
+            lower_bound: bound.map(|bound| loader.place(bound)),
+            output: output.load(loader, name, model_dim)?,
+        };
+        Ok(Arc::new(Hgrn2::new(config, weights)?))
+    })
+}
+
+/// The number of heads, and K.
+fn heads(fields: &Fields<'_>, model_dim: usize) -> Result<(usize, usize), CheckpointError> {
+    let shared = |name: &str, count: usize| match model_dim.is_multiple_of(count) {
+        true => Ok(model_dim / count),
+        false => {
+            let expected = format!("a divisor of hidden_size {model_dim}");
+            Err(fields.wrong(name, &expected, fields.value(name)))
+        }
+    };
+    let given = |name| match fields.has(name) {
+        true => fields.dimension(name).map(Some),
+        false => Ok(None),
+    };
+    let (num_heads, key_dim) = match (given("num_heads")?, given("expand_ratio")?) {
+        (Some(heads), Some(ratio)) => (heads, ratio),
+        (Some(heads), None) => (heads, shared("num_heads", heads)?),
+        (None, ratio) => {
+            let ratio = ratio.unwrap_or(128);
+            (shared("expand_ratio", ratio)?, ratio)
+        }
+    };
+    shared("num_heads", num_heads)?;
+    Ok((num_heads, key_dim))
+}
