@@ -77,11 +77,12 @@ impl Hgrn2 {
             &[model_dim, num_heads, key_dim, value_dim],
         )?;
         let (keys, values) = (num_heads * key_dim, num_heads * value_dim);
-        let plans = [("q_proj", keys), ("f_proj", keys), ("i_proj", values)].map(|(what, channels)| BranchPlan {
-            what,
-            channels,
-            activation: Activation::None,
-        });
+        let plans =
+            [("q_proj", keys), ("f_proj", keys), ("i_proj", values)].map(|(what, channels)| BranchPlan {
+                what,
+                channels,
+                activation: Activation::None,
+            });
         Ok(Self {
             branches: Branches::new(model_dim, plans, [weights.query, weights.forget, weights.input])?,
             forget: ForgetGate::new(keys, weights.lower_bound)?,

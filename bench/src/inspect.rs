@@ -127,7 +127,11 @@ fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
             MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),
             MixerState::Recurrent(state) => format!(
                 "convolution, {} inputs kept",
-                state.conv_states.iter().map(|conv_state| conv_state.dims()[2]).sum::<usize>()
+                state
+                    .conv_states
+                    .iter()
+                    .map(|conv_state| conv_state.dims()[2])
+                    .sum::<usize>()
             ),
             MixerState::Stateless => "nothing carried from token to token".into(),
         }

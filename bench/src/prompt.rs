@@ -10,7 +10,7 @@ use clap::Args;
 use models::generation::TakenIn;
 use models::tokenizer::{ReadError, parse_ids};
 use models::train::data::plain_text;
-use models::{Model, ModelState, Logits};
+use models::{Logits, Model, ModelState};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};

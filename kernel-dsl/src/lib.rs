@@ -29,6 +29,7 @@ pub mod rotary;
 pub mod rows;
 pub mod selective_scan;
 pub mod sequences;
+pub mod shape;
 pub mod simd;
 pub mod softmax_attention;
 pub mod step_size;
@@ -38,6 +39,7 @@ pub mod wkv4;
 
 pub use rows::Rows;
 pub use sequences::Sequences;
+pub use shape::ShapeError;
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use burn::tensor::Tensor;
 
 use crate::error::ModelError;
-use crate::model::{Model, Logits};
+use crate::model::{Logits, Model};
 pub use crate::sampling::{Sampler, Sampling};
 use crate::state::ModelState;
 

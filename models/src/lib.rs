@@ -66,7 +66,7 @@ pub mod tokenizer;
 pub mod train;
 
 pub use error::ModelError;
-pub use model::{Info, LoadOptions, Model, WeightType, Logits};
+pub use model::{Info, LoadOptions, Logits, Model, WeightType};
 pub use shipped::text as shipped_text;
 pub use state::{
     History, LayerState, ModelState, Prefilled, PrefixCache, PrefixCacheError, PrefixCacheOptions,

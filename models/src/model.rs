@@ -298,7 +298,12 @@ impl Model {
     /// # Errors
     /// [`ModelError::Id`] beyond the vocabulary, [`ModelError::EmptyPrompt`] for the last of no tokens,
     /// [`ModelError::State`] for a state of another model or batch size, [`ModelError::Layer`] from an intervention.
-    pub fn logits(&self, ids: &[u32], state: &mut ModelState, which: Logits) -> Result<Tensor<2>, ModelError> {
+    pub fn logits(
+        &self,
+        ids: &[u32],
+        state: &mut ModelState,
+        which: Logits,
+    ) -> Result<Tensor<2>, ModelError> {
         self.expect_batch(state, 1)?;
         let logits = self.logits_batched(ids, state, which)?;
         Ok(logits.squeeze_dim::<2>(0).narrow(1, 0, self.info.vocab_size))

@@ -9,7 +9,7 @@ use models::checkpoint::{TensorPlan, WriteDtype, write_safetensors};
 use models::generation::{Finish, Sampling, generate};
 use models::init::{layouts_of, preset, write_random};
 use models::layout::{Layout, Preset};
-use models::{LoadOptions, Model, ModelError, Logits};
+use models::{LoadOptions, Logits, Model, ModelError};
 use serde_json::{Value, json};
 use ssm_core::Chain;
 use std::ops::ControlFlow;

@@ -10,7 +10,7 @@ use archive::{Described, dictionary, program, pth};
 use half::{bf16, f16};
 use models::checkpoint::{Checkpoint, CheckpointError, WriteDtype};
 use models::convert::{ConvertOptions, Converted, convert};
-use models::{LoadOptions, Model, ModelError, Logits};
+use models::{LoadOptions, Logits, Model, ModelError};
 use ssm_core::Chain;
 use tempfile::TempDir;
 

@@ -5,7 +5,7 @@ mod common;
 mod equivalence {
     use burn::tensor::Tensor;
     use models::checkpoint::Checkpoint;
-    use models::{ModelState, Logits};
+    use models::{Logits, ModelState};
     use proptest::prelude::*;
     use ssm_core::Chain;
 

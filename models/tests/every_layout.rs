@@ -11,7 +11,7 @@ mod equivalence {
     use models::checkpoint::WriteDtype;
     use models::init::{layouts, preset, write_random};
     use models::layout::Layout;
-    use models::{LoadOptions, Model, ModelState, Logits};
+    use models::{LoadOptions, Logits, Model, ModelState};
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use ssm_core::Chain;
@@ -70,7 +70,9 @@ mod equivalence {
         let (mut logits, mut rest) = (Vec::new(), ids);
         for call in calls.iter().chain([&usize::MAX]) {
             let (now, later) = rest.split_at((*call).min(rest.len()));
-            logits.extend(values(model.logits_batched(now, &mut state, Logits::All).unwrap()));
+            logits.extend(values(
+                model.logits_batched(now, &mut state, Logits::All).unwrap(),
+            ));
             rest = later;
         }
         (logits, state)

@@ -13,7 +13,7 @@ mod golden {
     use std::path::{Path, PathBuf};
 
     use models::checkpoint::StoredTensors;
-    use models::{LoadOptions, Model, WeightType, Logits};
+    use models::{LoadOptions, Logits, Model, WeightType};
     use ssm_core::Chain;
 
     use super::common::relative_error;

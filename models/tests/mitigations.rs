@@ -12,7 +12,7 @@ use mitigations::{Mitigation, Observer};
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
 use models::layout::Layout;
-use models::{LoadOptions, Model, ModelError, ModelState, Logits};
+use models::{LoadOptions, Logits, Model, ModelError, ModelState};
 use tempfile::TempDir;
 
 const TIME: usize = 90;

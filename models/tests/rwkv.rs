@@ -7,7 +7,7 @@ use std::path::Path;
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
 use models::layout::Layout;
-use models::{LoadOptions, Model, Logits};
+use models::{LoadOptions, Logits, Model};
 use safetensors::{Dtype, SafeTensors, View};
 use ssm_core::Chain;
 use tempfile::TempDir;

@@ -139,7 +139,13 @@ impl Mixer for Mamba1 {
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
         let conv_state = Tensor::zeros([batch, self.config.inner_dim, self.config.conv_width - 1], device);
         let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(vec![conv_state], &sites, chain, batch, device))
+        MixerState::Recurrent(RecurrentState::start(
+            vec![conv_state],
+            &sites,
+            chain,
+            batch,
+            device,
+        ))
     }
 
     fn forward(

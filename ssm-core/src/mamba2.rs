@@ -189,7 +189,13 @@ impl Mixer for Mamba2 {
             device,
         );
         let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(vec![conv_state], &sites, chain, batch, device))
+        MixerState::Recurrent(RecurrentState::start(
+            vec![conv_state],
+            &sites,
+            chain,
+            batch,
+            device,
+        ))
     }
 
     fn forward(

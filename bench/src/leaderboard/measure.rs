@@ -9,7 +9,7 @@ use crate::diagnose::stream::Run;
 use crate::passkey::evaluate::{Answer, Evaluation, evaluate};
 use crate::passkey::prompt::{Case, Template, cases};
 use models::evaluation::wilson;
-use models::{Model, ModelError, ModelState, Logits};
+use models::{Logits, Model, ModelError, ModelState};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

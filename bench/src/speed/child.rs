@@ -6,7 +6,7 @@ use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::process::{cpu_seconds, peak_memory_bytes};
 use clap::Args;
-use models::{Model, ModelError, Logits, budget};
+use models::{Logits, Model, ModelError, budget};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,10 @@
 
 use crate::Rows;
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+const OPERATOR: Operator = Operator("causal convolution");
 
 /// What is applied to each output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,35 +79,9 @@ pub enum ConvError {
     /// A convolution without taps.
     #[error("a causal convolution needs a width of at least 1, found 0")]
     NoTaps,
-    /// A buffer's length does not fit the problem.
-    #[error("causal convolution: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the problem asks for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
-    /// Rows of a view do not fit the problem.
-    #[error(
-        "causal convolution: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}"
-    )]
-    Rows {
-        /// Input or cotangent.
-        what: &'static str,
-        /// Rows that the problem asks for.
-        expected_rows: usize,
-        /// channels.
-        expected_cols: usize,
-        /// Rows that came.
-        rows: usize,
-        /// Columns that came.
-        cols: usize,
-    },
-    /// A gradient by a bias that is not there.
-    #[error("causal convolution: the gradient of the bias needs a bias, found none")]
-    NoBias,
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// Sequences do not lie in the rows as stated.
     #[error("causal convolution: {0}")]
     Sequences(#[from] SequencesError),
@@ -127,12 +104,12 @@ impl Problem {
         }
         inputs.sequences.validate(self.batch, self.time)?;
         let rows = inputs.sequences.rows(self.batch, self.time);
-        self.check_rows("the input", &inputs.input, rows)?;
         let bias = inputs.bias.map_or(self.channels, <[f32]>::len);
-        check_length("the weight", self.channels * self.width, inputs.weight.len())?;
-        check_length("the bias", self.channels, bias)?;
-        check_length("the state", self.state_len(), state)?;
-        check_length("the output", rows * self.channels, out)
+        OPERATOR.rows("input", (rows, self.channels), &inputs.input)?;
+        OPERATOR.values("weight", self.channels * self.width, inputs.weight.len())?;
+        OPERATOR.values("bias", self.channels, bias)?;
+        OPERATOR.values("state", self.state_len(), state)?;
+        Ok(OPERATOR.values("out", rows * self.channels, out)?)
     }
 
     pub(super) fn validate_backward(
@@ -144,54 +121,12 @@ impl Problem {
     ) -> Result<(), ConvError> {
         let rows = inputs.sequences.rows(self.batch, self.time);
         self.validate(inputs, state, rows * self.channels)?;
-        self.check_rows("the cotangent of the output", &cotangents.out, rows)?;
-        if let Some(state) = cotangents.state {
-            check_length("the cotangent of the state", self.state_len(), state.len())?;
-        }
-        if gradients.bias.is_some() && inputs.bias.is_none() {
-            return Err(ConvError::NoBias);
-        }
-        let bias = gradients.bias.as_ref().map_or(self.channels, |bias| bias.len());
-        check_length(
-            "the gradient of the input",
-            rows * self.channels,
-            gradients.input.len(),
-        )?;
-        check_length(
-            "the gradient of the weight",
-            inputs.weight.len(),
-            gradients.weight.len(),
-        )?;
-        check_length("the gradient of the bias", self.channels, bias)?;
-        check_length(
-            "the gradient of the state",
-            self.state_len(),
-            gradients.state.len(),
-        )
+        OPERATOR.cotangent_rows("out", (rows, self.channels), &cotangents.out)?;
+        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        OPERATOR.gradient("input", rows * self.channels, gradients.input)?;
+        OPERATOR.gradient("weight", inputs.weight.len(), gradients.weight)?;
+        let bias = inputs.bias.map(<[f32]>::len);
+        OPERATOR.optional_gradient("bias", bias, gradients.bias.as_deref())?;
+        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
     }
-
-    fn check_rows(&self, what: &'static str, view: &Rows, expected_rows: usize) -> Result<(), ConvError> {
-        let (rows, cols, expected_cols) = (view.rows(), view.cols(), self.channels);
-        if rows != expected_rows || (rows > 0 && cols != expected_cols) {
-            return Err(ConvError::Rows {
-                what,
-                expected_rows,
-                expected_cols,
-                rows,
-                cols,
-            });
-        }
-        Ok(())
-    }
-}
-
-fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), ConvError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ConvError::Length {
-        what,
-        expected,
-        found,
-    })
 }

@@ -1,7 +1,7 @@
 //! Cross-entropy on the CPU: classes in SIMD lanes, rows over threads.
 
 use super::CrossEntropyError;
-use super::problem::{check_length, validate};
+use super::problem::{OPERATOR, validate};
 use crate::Rows;
 use crate::math;
 use crate::simd::dispatch;
@@ -21,7 +21,8 @@ const LANES: usize = 32;
 /// # Errors
 /// [`CrossEntropyError`] when a length or a target does not fit; nothing is written then.
 pub fn cross_entropy(logits: Rows, targets: &[u32], loss: &mut [f32]) -> Result<(), CrossEntropyError> {
-    validate(&logits, targets, ("the loss", loss.len()))?;
+    validate(&logits, targets)?;
+    OPERATOR.values("loss", logits.rows(), loss.len())?;
     let (rows, classes) = (logits.rows(), logits.cols());
     let one = |(row, loss): (usize, &mut f32)| {
         let logits = logits.row(row);
@@ -51,9 +52,10 @@ pub fn backward(
     cotangent: &[f32],
     gradient: &mut [f32],
 ) -> Result<(), CrossEntropyError> {
-    validate(&logits, targets, ("the cotangent", cotangent.len()))?;
+    validate(&logits, targets)?;
+    OPERATOR.cotangent("loss", logits.rows(), Some(cotangent))?;
     let (rows, classes) = (logits.rows(), logits.cols());
-    check_length("the gradient", rows * classes, gradient.len())?;
+    OPERATOR.gradient("logits", rows * classes, gradient)?;
     if classes == 0 {
         return Ok(());
     }

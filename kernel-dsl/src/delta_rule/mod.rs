@@ -63,6 +63,6 @@ pub mod reference;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{
-    Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Operand, Problem, Transition,
-    TransitionGradients, TransitionKind,
+    Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
+    TransitionKind,
 };

@@ -6,7 +6,7 @@
 //! `key_dim` tokens it has no smaller form (Yang et al., "Parallelizing linear transformers with the delta rule", 2024,
 //! section 3.1, on products of I − β k kᵀ).
 
-use super::problem::{DeltaRuleError, Operand, Problem, check_length};
+use super::problem::{DeltaRuleError, OPERATOR, Problem};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 
 /// The element (M, U) of a stretch.
@@ -73,7 +73,7 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
 /// [`DeltaRuleError`] when a buffer does not have the length that `problem` says.
 pub fn apply(problem: &Problem, element: Element, state: &mut [f32]) -> Result<(), DeltaRuleError> {
     check_element(problem, element.matrix, element.update)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
     let (n, width) = (problem.key_dim, problem.value_dim);
     if width == 0 {
         return Ok(());
@@ -98,8 +98,8 @@ pub fn apply(problem: &Problem, element: Element, state: &mut [f32]) -> Result<(
 pub(super) fn check_element(problem: &Problem, matrix: &[f32], update: &[f32]) -> Result<(), DeltaRuleError> {
     problem.validate_sizes()?;
     let expected = problem.batch * problem.heads * problem.key_dim * problem.key_dim;
-    check_length(Operand::ElementMatrix, expected, matrix.len())?;
-    check_length(Operand::ElementUpdate, problem.state_len(), update.len())
+    OPERATOR.values("matrix", expected, matrix.len())?;
+    Ok(OPERATOR.values("update", problem.state_len(), update.len())?)
 }
 
 /// States of all sequences that hold anything.

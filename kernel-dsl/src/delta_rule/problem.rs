@@ -4,6 +4,9 @@ use thiserror::Error;
 
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError, all_fit};
+
+pub(super) const OPERATOR: Operator = Operator("delta rule");
 
 /// By which matrix a token multiplies the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,81 +146,6 @@ pub struct Gradients<'a, T = f32> {
     pub state: &'a mut [T],
 }
 
-/// A buffer or view that a delta rule takes, as named in its errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operand {
-    /// [`Inputs::query`].
-    Query,
-    /// [`Inputs::key`].
-    Key,
-    /// [`Inputs::value`].
-    Value,
-    /// β of [`Transition::Delta`].
-    Beta,
-    /// p of [`Transition::LowRank`].
-    P,
-    /// b of [`Transition::LowRank`].
-    B,
-    /// [`Inputs::log_decay`].
-    LogDecay,
-    /// The state.
-    State,
-    /// The output.
-    Output,
-    /// [`Cotangents::out`].
-    OutputCotangent,
-    /// [`Cotangents::state`].
-    StateCotangent,
-    /// [`Gradients::query`].
-    QueryGradient,
-    /// [`Gradients::key`].
-    KeyGradient,
-    /// [`Gradients::value`].
-    ValueGradient,
-    /// The gradient of β.
-    BetaGradient,
-    /// The gradient of p.
-    PGradient,
-    /// The gradient of b.
-    BGradient,
-    /// [`Gradients::log_decay`].
-    LogDecayGradient,
-    /// [`Gradients::state`].
-    StateGradient,
-    /// The matrix of an element.
-    ElementMatrix,
-    /// The update of an element.
-    ElementUpdate,
-}
-
-impl std::fmt::Display for Operand {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Query => "query",
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::Beta => "beta",
-            Self::P => "p",
-            Self::B => "b",
-            Self::LogDecay => "log_decay",
-            Self::State => "state",
-            Self::Output => "out",
-            Self::OutputCotangent => "cotangent of out",
-            Self::StateCotangent => "cotangent of state",
-            Self::QueryGradient => "gradient of query",
-            Self::KeyGradient => "gradient of key",
-            Self::ValueGradient => "gradient of value",
-            Self::BetaGradient => "gradient of beta",
-            Self::PGradient => "gradient of p",
-            Self::BGradient => "gradient of b",
-            Self::LogDecayGradient => "gradient of log_decay",
-            Self::StateGradient => "gradient of state",
-            Self::ElementMatrix => "matrix",
-            Self::ElementUpdate => "update",
-        })
-    }
-}
-
 /// Why a delta rule cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum DeltaRuleError {
@@ -235,36 +163,9 @@ pub enum DeltaRuleError {
     /// The sequences do not lie as stated.
     #[error(transparent)]
     Sequences(#[from] SequencesError),
-    /// A view has the wrong number of rows.
-    #[error("{operand} needs {expected} rows, found {found}")]
-    RowCount {
-        /// Which view.
-        operand: Operand,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// A view has the wrong number of columns.
-    #[error("{operand} needs {expected} columns, found {found}")]
-    ColumnCount {
-        /// Which view.
-        operand: Operand,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
-    /// A buffer has the wrong length.
-    #[error("{operand} needs {expected} values, found {found}")]
-    Length {
-        /// Which buffer.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// The inputs, or the gradients, are those of the other transition.
     #[error("the problem says TransitionKind::{expected:?}, found what TransitionKind::{found:?} takes")]
     TransitionForm {
@@ -281,9 +182,9 @@ pub enum DeltaRuleError {
         /// Columns that they need.
         expected: usize,
     },
-    /// There are log decays, or a gradient for them, that nothing would use.
-    #[error("decay kind None takes no {0}, found one")]
-    LogDecayUnused(Operand),
+    /// There are log decays that nothing would use.
+    #[error("decay kind None takes no log decays, found some")]
+    LogDecayUnused,
     /// A step takes exactly one row per sequence.
     #[error("a step takes 1 token of sequence {sequence}, found {found}")]
     NotOneToken {
@@ -349,8 +250,8 @@ impl Problem {
     /// [`DeltaRuleError`], naming the operand, what it needs and what it has.
     pub fn validate(&self, inputs: &Inputs, state_len: usize, out_len: usize) -> Result<(), DeltaRuleError> {
         self.validate_inputs(inputs)?;
-        check_length(Operand::State, self.state_len(), state_len)?;
-        check_length(Operand::Output, self.out_len(&inputs.sequences), out_len)
+        OPERATOR.values("state", self.state_len(), state_len)?;
+        Ok(OPERATOR.values("out", self.out_len(&inputs.sequences), out_len)?)
     }
 
     /// Checks every shape of a backward pass.
@@ -367,35 +268,23 @@ impl Problem {
         self.validate_inputs(inputs)?;
         let rows = inputs.sequences.rows(self.batch, self.time);
         let (on_keys, on_values) = (self.groups * self.key_dim, self.heads * self.value_dim);
-        check_length(Operand::State, self.state_len(), state_len)?;
-        check_rows(Operand::OutputCotangent, &cotangents.out, rows, on_values)?;
-        if let Some(state) = cotangents.state {
-            check_length(Operand::StateCotangent, self.state_len(), state.len())?;
-        }
-        check_length(Operand::QueryGradient, rows * on_keys, gradients.query.len())?;
-        check_length(Operand::KeyGradient, rows * on_keys, gradients.key.len())?;
-        check_length(Operand::ValueGradient, rows * on_values, gradients.value.len())?;
+        OPERATOR.values("state", self.state_len(), state_len)?;
+        OPERATOR.cotangent_rows("out", (rows, on_values), &cotangents.out)?;
+        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        OPERATOR.gradient("query", rows * on_keys, gradients.query)?;
+        OPERATOR.gradient("key", rows * on_keys, gradients.key)?;
+        OPERATOR.gradient("value", rows * on_values, gradients.value)?;
         self.check_kind(gradients.transition.kind())?;
         match &gradients.transition {
-            TransitionGradients::Delta { beta } => {
-                check_length(Operand::BetaGradient, rows * self.heads, beta.len())?;
-            }
+            TransitionGradients::Delta { beta } => OPERATOR.gradient("beta", rows * self.heads, beta)?,
             TransitionGradients::LowRank { p, b } => {
-                check_length(Operand::PGradient, rows * on_keys, p.len())?;
-                check_length(Operand::BGradient, rows * on_keys, b.len())?;
+                OPERATOR.gradient("p", rows * on_keys, p)?;
+                OPERATOR.gradient("b", rows * on_keys, b)?;
             }
         }
-        match (&gradients.log_decay, self.decay) {
-            (None, _) => {}
-            (Some(_), DecayKind::None) => {
-                return Err(DeltaRuleError::LogDecayUnused(Operand::LogDecayGradient));
-            }
-            (Some(log_decay), _) => {
-                let expected = rows * self.decay_columns();
-                check_length(Operand::LogDecayGradient, expected, log_decay.len())?;
-            }
-        }
-        check_length(Operand::StateGradient, self.state_len(), gradients.state.len())
+        let log_decay = inputs.log_decay.map(|_| rows * self.decay_columns());
+        OPERATOR.optional_gradient("log_decay", log_decay, gradients.log_decay.as_deref())?;
+        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
     }
 
     /// Checks the sizes and the inputs, not the state and the output.
@@ -404,25 +293,27 @@ impl Problem {
         inputs.sequences.validate(self.batch, self.time)?;
         let rows = inputs.sequences.rows(self.batch, self.time);
         let on_keys = self.groups * self.key_dim;
-        check_rows(Operand::Query, &inputs.query, rows, on_keys)?;
-        check_rows(Operand::Key, &inputs.key, rows, on_keys)?;
-        check_rows(Operand::Value, &inputs.value, rows, self.heads * self.value_dim)?;
+        OPERATOR.rows("query", (rows, on_keys), &inputs.query)?;
+        OPERATOR.rows("key", (rows, on_keys), &inputs.key)?;
+        OPERATOR.rows("value", (rows, self.heads * self.value_dim), &inputs.value)?;
         self.check_kind(inputs.transition.kind())?;
         match &inputs.transition {
-            Transition::Delta { beta } => check_rows(Operand::Beta, beta, rows, self.heads)?,
+            Transition::Delta { beta } => OPERATOR.rows("beta", (rows, self.heads), beta)?,
             Transition::LowRank { p, b } => {
-                check_rows(Operand::P, p, rows, on_keys)?;
-                check_rows(Operand::B, b, rows, on_keys)?;
+                OPERATOR.rows("p", (rows, on_keys), p)?;
+                OPERATOR.rows("b", (rows, on_keys), b)?;
             }
         }
         match (&inputs.log_decay, self.decay) {
             (None, DecayKind::None) => Ok(()),
-            (Some(_), DecayKind::None) => Err(DeltaRuleError::LogDecayUnused(Operand::LogDecay)),
+            (Some(_), DecayKind::None) => Err(DeltaRuleError::LogDecayUnused),
             (None, decay) => Err(DeltaRuleError::LogDecayMissing {
                 decay,
                 expected: self.decay_columns(),
             }),
-            (Some(log_decay), _) => check_rows(Operand::LogDecay, log_decay, rows, self.decay_columns()),
+            (Some(log_decay), _) => {
+                Ok(OPERATOR.rows("log_decay", (rows, self.decay_columns()), log_decay)?)
+            }
         }
     }
 
@@ -440,17 +331,11 @@ impl Problem {
         if groups == 0 || !heads.is_multiple_of(groups) {
             return Err(DeltaRuleError::Groups { heads, groups });
         }
-        let product = |sizes: &[usize]| {
-            sizes
-                .iter()
-                .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
-        };
-        let fits = product(&[batch, heads, key_dim, key_dim.max(value_dim)]).is_some()
-            && product(&[batch, time, heads, key_dim.max(value_dim)]).is_some();
-        if fits {
-            Ok(())
-        } else {
-            Err(DeltaRuleError::TooLarge(*self))
+        let fits = all_fit(&[batch, heads, key_dim, key_dim.max(value_dim)])
+            && all_fit(&[batch, time, heads, key_dim.max(value_dim)]);
+        match fits {
+            true => Ok(()),
+            false => Err(DeltaRuleError::TooLarge(*self)),
         }
     }
 
@@ -461,37 +346,5 @@ impl Problem {
         } else {
             Err(DeltaRuleError::TransitionForm { expected, found })
         }
-    }
-}
-
-/// Checks one view of tokens.
-fn check_rows(operand: Operand, view: &Rows, rows: usize, columns: usize) -> Result<(), DeltaRuleError> {
-    if view.rows() != rows {
-        return Err(DeltaRuleError::RowCount {
-            operand,
-            expected: rows,
-            found: view.rows(),
-        });
-    }
-    if view.cols() != columns {
-        return Err(DeltaRuleError::ColumnCount {
-            operand,
-            expected: columns,
-            found: view.cols(),
-        });
-    }
-    Ok(())
-}
-
-/// Checks the length of a buffer.
-pub(crate) fn check_length(operand: Operand, expected: usize, found: usize) -> Result<(), DeltaRuleError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(DeltaRuleError::Length {
-            operand,
-            expected,
-            found,
-        })
     }
 }

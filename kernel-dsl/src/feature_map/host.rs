@@ -1,6 +1,6 @@
 //! Feature maps on the CPU: products of one key in SIMD lanes, keys over threads.
 
-use super::problem::check_length;
+use super::problem::OPERATOR;
 use super::{Expansion, FeatureMap, FeatureMapError, Packing};
 use crate::Rows;
 use crate::simd::{dispatch, mul_add_one};
@@ -19,7 +19,7 @@ const THREADED_WORK: usize = 1 << 17;
 /// [`FeatureMapError`] when a shape or the scale does not fit; nothing is written then.
 pub fn forward(map: &FeatureMap, input: Rows, out: &mut [f32]) -> Result<(), FeatureMapError> {
     let keys = map.keys(&input)?;
-    check_length("the output", keys * map.features(), out.len())?;
+    OPERATOR.values("out", keys * map.features(), out.len())?;
     if keys == 0 {
         return Ok(());
     }
@@ -50,22 +50,9 @@ pub fn backward(
     gradient: &mut [f32],
 ) -> Result<(), FeatureMapError> {
     let keys = map.keys(&input)?;
-    if cotangent.rows() != input.rows() {
-        return Err(FeatureMapError::RowCount {
-            what: "the cotangent",
-            expected: input.rows(),
-            found: cotangent.rows(),
-        });
-    }
     let per_row = input.cols() / map.key_dim * map.features();
-    if input.rows() > 0 && cotangent.cols() != per_row {
-        return Err(FeatureMapError::Columns {
-            what: "the cotangent",
-            unit: per_row,
-            cols: cotangent.cols(),
-        });
-    }
-    check_length("the gradient", keys * map.key_dim, gradient.len())?;
+    OPERATOR.cotangent_rows("out", (input.rows(), per_row), &cotangent)?;
+    OPERATOR.gradient("input", keys * map.key_dim, gradient)?;
     if keys == 0 {
         return Ok(());
     }

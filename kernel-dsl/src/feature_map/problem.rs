@@ -1,7 +1,10 @@
 //! Sizes of a feature map, and every way they can be wrong.
 
 use crate::Rows;
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+pub(super) const OPERATOR: Operator = Operator("feature map");
 
 /// Which polynomial of s q·k the inner product of features is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,26 +63,9 @@ pub enum FeatureMapError {
         /// Columns that came.
         cols: usize,
     },
-    /// Two views have different numbers of rows.
-    #[error("feature map: {what} needs {expected} rows, found {found}")]
-    RowCount {
-        /// The view.
-        what: &'static str,
-        /// Rows of the input.
-        expected: usize,
-        /// Rows that came.
-        found: usize,
-    },
-    /// A buffer's length does not fit.
-    #[error("feature map: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the input asks for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
 }
 
 impl FeatureMap {
@@ -123,15 +109,4 @@ impl FeatureMap {
         }
         Ok(input.rows() * (input.cols() / self.key_dim))
     }
-}
-
-pub(super) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), FeatureMapError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(FeatureMapError::Length {
-        what,
-        expected,
-        found,
-    })
 }

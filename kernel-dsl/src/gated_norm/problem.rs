@@ -1,7 +1,10 @@
 //! Shapes of a norm, and every way they can be wrong.
 
 use crate::Rows;
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+pub(super) const OPERATOR: Operator = Operator("norm");
 
 /// Whether the gate is applied before or after the norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,33 +97,9 @@ pub enum NormError {
     /// ε is negative or not a number.
     #[error("a norm needs ε ≥ 0, found {0}")]
     Epsilon(f32),
-    /// Rows do not fit the problem.
-    #[error("norm: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}")]
-    Rows {
-        /// Input or gate.
-        what: &'static str,
-        /// Rows that the problem asks for.
-        expected_rows: usize,
-        /// Features that the problem asks for.
-        expected_cols: usize,
-        /// Rows that came.
-        rows: usize,
-        /// Columns that came.
-        cols: usize,
-    },
-    /// A buffer's length does not fit the problem.
-    #[error("norm: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the problem asks for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
-    /// A gradient by an input that is not there.
-    #[error("norm: the gradient of the {0} needs a {0}, found none")]
-    Absent(&'static str),
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
 }
 
 impl Problem {
@@ -141,16 +120,13 @@ impl Problem {
     pub(super) fn validate(&self, inputs: &Inputs) -> Result<(), NormError> {
         self.validate_sizes()?;
         let features = self.features;
-        self.check_rows("the input", &inputs.input)?;
+        OPERATOR.rows("input", (self.rows, features), &inputs.input)?;
         if let Some(gate) = &inputs.gate {
-            self.check_rows("the gate", gate)?;
+            OPERATOR.rows("gate", (self.rows, features), gate)?;
         }
-        check_length(
-            "the weight",
-            features,
-            inputs.weight.map_or(features, <[f32]>::len),
-        )?;
-        check_length("the bias", features, inputs.bias.map_or(features, <[f32]>::len))
+        let len = |values: Option<&[f32]>| values.map_or(features, <[f32]>::len);
+        OPERATOR.values("weight", features, len(inputs.weight))?;
+        Ok(OPERATOR.values("bias", features, len(inputs.bias))?)
     }
 
     pub(super) fn validate_backward(
@@ -160,41 +136,13 @@ impl Problem {
         gradients: &Gradients,
     ) -> Result<(), NormError> {
         self.validate(inputs)?;
-        self.check_rows("the cotangent", cotangent)?;
-        check_length("the gradient of the input", self.len(), gradients.input.len())?;
-        let optional = [
-            ("gate", inputs.gate.is_some(), &gradients.gate, self.len()),
-            (
-                "weight",
-                inputs.weight.is_some(),
-                &gradients.weight,
-                self.features,
-            ),
-            ("bias", inputs.bias.is_some(), &gradients.bias, self.features),
-        ];
-        for (what, given, gradient, expected) in optional {
-            match gradient {
-                Some(_) if !given => return Err(NormError::Absent(what)),
-                Some(gradient) => check_length(what, expected, gradient.len())?,
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_rows(&self, what: &'static str, view: &Rows) -> Result<(), NormError> {
-        let (rows, cols) = (view.rows(), view.cols());
-        let (expected_rows, expected_cols) = (self.rows, self.features);
-        if rows != expected_rows || (rows > 0 && cols != expected_cols) {
-            return Err(NormError::Rows {
-                what,
-                expected_rows,
-                expected_cols,
-                rows,
-                cols,
-            });
-        }
-        Ok(())
+        OPERATOR.cotangent_rows("out", (self.rows, self.features), cotangent)?;
+        OPERATOR.gradient("input", self.len(), gradients.input)?;
+        let gate = inputs.gate.map(|_| self.len());
+        OPERATOR.optional_gradient("gate", gate, gradients.gate.as_deref())?;
+        let of = |values: Option<&[f32]>| values.map(<[f32]>::len);
+        OPERATOR.optional_gradient("weight", of(inputs.weight), gradients.weight.as_deref())?;
+        Ok(OPERATOR.optional_gradient("bias", of(inputs.bias), gradients.bias.as_deref())?)
     }
 }
 
@@ -204,15 +152,4 @@ pub(super) fn check_epsilon(eps: f32) -> Result<(), NormError> {
     } else {
         Err(NormError::Epsilon(eps))
     }
-}
-
-pub(super) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), NormError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(NormError::Length {
-        what,
-        expected,
-        found,
-    })
 }

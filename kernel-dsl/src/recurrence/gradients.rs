@@ -1,6 +1,6 @@
 //! What a backward pass takes and gives: cotangents of the results, gradients of the inputs.
 
-use super::problem::{Inputs, LogDecay, Operand, Problem, RecurrenceError, check_length, check_rows};
+use super::problem::{Inputs, LogDecay, OPERATOR, Problem, RecurrenceError};
 use crate::rows::Rows;
 
 /// Cotangents of what a recurrence computes: the derivatives of a loss by its output and by its final state.
@@ -139,47 +139,17 @@ impl Problem {
         gradients: &Gradients<T>,
     ) -> Result<(), RecurrenceError> {
         let rows = inputs.sequences.rows(self.batch, self.time);
-        check_length(Operand::State, self.state_len(), initial_state_len)?;
-        check_rows(
-            Operand::OutCotangent,
-            &cotangents.out,
-            rows,
-            self.heads * self.value_dim,
-        )?;
-        if let Some(state) = cotangents.state {
-            check_length(Operand::StateCotangent, self.state_len(), state.len())?;
-        }
+        OPERATOR.values("state", self.state_len(), initial_state_len)?;
+        OPERATOR.cotangent_rows("out", (rows, self.heads * self.value_dim), &cotangents.out)?;
+        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
         let lengths = Lengths::new(self, inputs);
-        check_gradient(Operand::Query, Some(lengths.query), Some(gradients.query.len()))?;
-        check_gradient(Operand::Key, Some(lengths.query), Some(gradients.key.len()))?;
-        check_gradient(Operand::Value, Some(lengths.value), Some(gradients.value.len()))?;
-        let len = |buffer: &Option<&mut [T]>| buffer.as_ref().map(|values| values.len());
-        check_gradient(Operand::LogDecay, lengths.log_decay, len(&gradients.log_decay))?;
-        check_gradient(Operand::StepSize, lengths.step_size, len(&gradients.step_size))?;
-        check_gradient(Operand::Bonus, lengths.bonus, len(&gradients.bonus))?;
-        check_gradient(Operand::Skip, lengths.skip, len(&gradients.skip))?;
-        check_gradient(
-            Operand::State,
-            Some(self.state_len()),
-            Some(gradients.state.len()),
-        )
-    }
-}
-
-/// Checks the buffer of one gradient: none fits every input, one of any length is too much for an input that is not given.
-fn check_gradient(
-    operand: Operand,
-    expected: Option<usize>,
-    found: Option<usize>,
-) -> Result<(), RecurrenceError> {
-    match (expected, found) {
-        (_, None) => Ok(()),
-        (None, Some(found)) => Err(RecurrenceError::GradientUnused { operand, found }),
-        (Some(expected), Some(found)) if expected == found => Ok(()),
-        (Some(expected), Some(found)) => Err(RecurrenceError::GradientLength {
-            operand,
-            expected,
-            found,
-        }),
+        OPERATOR.gradient("query", lengths.query, gradients.query)?;
+        OPERATOR.gradient("key", lengths.query, gradients.key)?;
+        OPERATOR.gradient("value", lengths.value, gradients.value)?;
+        OPERATOR.optional_gradient("log_decay", lengths.log_decay, gradients.log_decay.as_deref())?;
+        OPERATOR.optional_gradient("step_size", lengths.step_size, gradients.step_size.as_deref())?;
+        OPERATOR.optional_gradient("bonus", lengths.bonus, gradients.bonus.as_deref())?;
+        OPERATOR.optional_gradient("skip", lengths.skip, gradients.skip.as_deref())?;
+        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
     }
 }

@@ -55,4 +55,4 @@ pub use host::{
     sequential_bounded, step,
 };
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{DecayIndex, DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError};
+pub use problem::{DecayIndex, DecayKind, Inputs, LogDecay, Problem, ReadOut, RecurrenceError};

@@ -7,7 +7,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::problem::{DecayKind, Operand, Problem, RecurrenceError, check_length};
+use super::problem::{DecayKind, OPERATOR, Problem, RecurrenceError};
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
@@ -64,7 +64,7 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
 /// [`RecurrenceError`] when a buffer does not have the length that `problem` says.
 pub fn apply(problem: &Problem, element: Element, state: &mut [f32]) -> Result<(), RecurrenceError> {
     check_element(problem, element.log_decay_sum, element.update)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
     let spread = Spread::new(problem, element.log_decay_sum);
     dispatch(DecayedSum {
         spread,
@@ -78,8 +78,8 @@ pub fn apply(problem: &Problem, element: Element, state: &mut [f32]) -> Result<(
 pub(super) fn check_element(problem: &Problem, sums: &[f32], update: &[f32]) -> Result<(), RecurrenceError> {
     problem.validate_sizes()?;
     let expected = problem.batch * problem.heads * problem.decay_sums_per_head();
-    check_length(Operand::LogDecaySum, expected, sums.len())?;
-    check_length(Operand::Update, problem.state_len(), update.len())
+    OPERATOR.values("log_decay_sum", expected, sums.len())?;
+    Ok(OPERATOR.values("update", problem.state_len(), update.len())?)
 }
 
 /// How many consecutive state values share one log decay sum.

@@ -16,7 +16,7 @@
 
 use super::gradients::{Cotangents, Gradients};
 use super::host::{self, check_one_token, key_sum, key_sum_backward, skip_backward};
-use super::problem::{Inputs, Operand, Problem, RecurrenceError, check_length};
+use super::problem::{Inputs, OPERATOR, Problem, RecurrenceError};
 use crate::rows::Rows;
 
 /// The two states of a normalised recurrence, read and updated.
@@ -189,9 +189,9 @@ pub(super) fn validate<T>(
     out: &[T],
 ) -> Result<(), RecurrenceError> {
     problem.validate_inputs(inputs)?;
-    check_length(Operand::State, problem.state_len(), state.state.len())?;
-    check_length(Operand::KeySum, key_sum_len(problem), state.key_sum.len())?;
-    check_length(Operand::Output, problem.out_len(inputs.sequences), out.len())
+    OPERATOR.values("state", problem.state_len(), state.state.len())?;
+    OPERATOR.values("key_sum", key_sum_len(problem), state.key_sum.len())?;
+    Ok(OPERATOR.values("out", problem.out_len(inputs.sequences), out.len())?)
 }
 
 /// Checks every shape of a backward pass.
@@ -209,18 +209,9 @@ pub(super) fn validate_backward<T, G>(
     };
     problem.validate_backward(inputs, initial.state.len(), &of_numerator, &gradients.inputs)?;
     let expected = key_sum_len(problem);
-    check_length(Operand::KeySum, expected, initial.key_sum.len())?;
-    if let Some(cotangent) = cotangents.key_sum {
-        check_length(Operand::KeySumCotangent, expected, cotangent.len())?;
-    }
-    match gradients.key_sum.len() {
-        found if found == expected => Ok(()),
-        found => Err(RecurrenceError::GradientLength {
-            operand: Operand::KeySum,
-            expected,
-            found,
-        }),
-    }
+    OPERATOR.values("key_sum", expected, initial.key_sum.len())?;
+    OPERATOR.cotangent("key_sum", expected, cotangents.key_sum)?;
+    Ok(OPERATOR.gradient("key_sum", expected, gradients.key_sum)?)
 }
 
 fn key_sum_len(problem: &Problem) -> usize {

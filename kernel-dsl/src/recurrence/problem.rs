@@ -6,6 +6,9 @@ use thiserror::Error;
 
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError, all_fit};
+
+pub(super) const OPERATOR: Operator = Operator("recurrence");
 
 /// What the decay a_t depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,66 +104,6 @@ pub struct Inputs<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// A buffer or view that a recurrence takes, as named in its errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operand {
-    /// [`Inputs::query`].
-    Query,
-    /// [`Inputs::key`].
-    Key,
-    /// [`Inputs::value`].
-    Value,
-    /// [`Inputs::log_decay`].
-    LogDecay,
-    /// [`Inputs::step_size`].
-    StepSize,
-    /// [`Inputs::bonus`].
-    Bonus,
-    /// [`Inputs::skip`].
-    Skip,
-    /// The state.
-    State,
-    /// The output.
-    Output,
-    /// The bound on the state's norm.
-    Bound,
-    /// The summed log decays of an element.
-    LogDecaySum,
-    /// The update of an element.
-    Update,
-    /// The key sum of a normalised recurrence.
-    KeySum,
-    /// [`Cotangents::out`](super::Cotangents::out).
-    OutCotangent,
-    /// [`Cotangents::state`](super::Cotangents::state).
-    StateCotangent,
-    /// [`NormalizedCotangents::key_sum`](super::normalized::NormalizedCotangents::key_sum).
-    KeySumCotangent,
-}
-
-impl std::fmt::Display for Operand {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Query => "query",
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::LogDecay => "log_decay",
-            Self::StepSize => "step_size",
-            Self::Bonus => "bonus",
-            Self::Skip => "skip",
-            Self::State => "state",
-            Self::Output => "out",
-            Self::Bound => "bound",
-            Self::LogDecaySum => "log_decay_sum",
-            Self::Update => "update",
-            Self::OutCotangent => "cotangent of out",
-            Self::StateCotangent => "cotangent of state",
-            Self::KeySum => "key_sum",
-            Self::KeySumCotangent => "cotangent of key_sum",
-        })
-    }
-}
-
 /// Where a log decay stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecayIndex {
@@ -195,36 +138,9 @@ pub enum RecurrenceError {
     /// The number of values of some operand does not fit into a `usize`.
     #[error("the problem {0:?} has more values than this machine can address")]
     TooLarge(Problem),
-    /// A view has the wrong number of rows.
-    #[error("{operand} needs {expected} rows, one per token, found {found}")]
-    RowCount {
-        /// Which view.
-        operand: Operand,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// A view has the wrong number of columns.
-    #[error("{operand} needs {expected} columns, found {found}")]
-    ColumnCount {
-        /// Which view.
-        operand: Operand,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
-    /// A buffer has the wrong length.
-    #[error("{operand} needs {expected} values, found {found}")]
-    Length {
-        /// Which buffer.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// The skip is neither per head nor per head and value.
     #[error(
         "skip needs {per_head} values (one per head) or {per_value} (one per head and value), found {found}"
@@ -247,24 +163,6 @@ pub enum RecurrenceError {
         at: DecayIndex,
         /// What it is.
         found: f32,
-    },
-    /// The buffer for a gradient has the wrong length.
-    #[error("the gradient of {operand} needs {expected} values, found {found}")]
-    GradientLength {
-        /// Which input.
-        operand: Operand,
-        /// Values that its gradient needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// There is a buffer for the gradient of an input that is not given.
-    #[error("{operand} is not given, so it has no gradient; found a buffer of {found} values for it")]
-    GradientUnused {
-        /// Which input.
-        operand: Operand,
-        /// Values that the buffer has.
-        found: usize,
     },
     /// The log decays come in a form that the problem's decay kind does not have.
     #[error("decay kind {decay:?} needs log decays as LogDecay::{expected}, found LogDecay::{found}")]
@@ -354,8 +252,8 @@ impl Problem {
     /// [`RecurrenceError`], naming the operand, what it needs and what it has.
     pub fn validate(&self, inputs: &Inputs, state: &[f32], out: &[f32]) -> Result<(), RecurrenceError> {
         self.validate_inputs(inputs)?;
-        check_length(Operand::State, self.state_len(), state.len())?;
-        check_length(Operand::Output, self.out_len(inputs.sequences), out.len())
+        OPERATOR.values("state", self.state_len(), state.len())?;
+        Ok(OPERATOR.values("out", self.out_len(inputs.sequences), out.len())?)
     }
 
     /// Checks the sizes and the inputs, not the state and the output.
@@ -380,12 +278,12 @@ impl Problem {
         }
         inputs.sequences.validate(batch, time)?;
         let rows = inputs.sequences.rows(batch, time);
-        check_rows(Operand::Query, &inputs.query, rows, groups * key_dim)?;
-        check_rows(Operand::Key, &inputs.key, rows, groups * key_dim)?;
-        check_rows(Operand::Value, &inputs.value, rows, heads * value_dim)?;
+        OPERATOR.rows("query", (rows, groups * key_dim), &inputs.query)?;
+        OPERATOR.rows("key", (rows, groups * key_dim), &inputs.key)?;
+        OPERATOR.rows("value", (rows, heads * value_dim), &inputs.value)?;
         self.check_log_decay(&inputs.log_decay, rows)?;
         if let Some(step_size) = &inputs.step_size {
-            check_rows(Operand::StepSize, step_size, rows, heads)?;
+            OPERATOR.rows("step_size", (rows, heads), step_size)?;
         }
         match (self.read_out, inputs.bonus) {
             (ReadOut::Inclusive, None) => {}
@@ -397,7 +295,7 @@ impl Problem {
                     expected: heads * key_dim,
                 });
             }
-            (ReadOut::Bonus, Some(bonus)) => check_length(Operand::Bonus, heads * key_dim, bonus.len())?,
+            (ReadOut::Bonus, Some(bonus)) => OPERATOR.values("bonus", heads * key_dim, bonus.len())?,
         }
         if let Some(skip) = inputs.skip {
             let (per_head, per_value, found) = (heads, heads * value_dim, skip.len());
@@ -434,7 +332,7 @@ impl Problem {
 
     /// Checks the bounds of a bounded recurrence, one per head.
     pub(crate) fn check_bound(&self, bound: &[f32]) -> Result<(), RecurrenceError> {
-        check_length(Operand::Bound, self.heads, bound.len())?;
+        OPERATOR.values("bound", self.heads, bound.len())?;
         match bound.iter().position(|p| p.is_nan() || *p < 0.0) {
             Some(head) => Err(RecurrenceError::BoundRange {
                 head,
@@ -466,8 +364,8 @@ impl Problem {
         }
         match log_decay {
             LogDecay::None => Ok(()),
-            LogDecay::Constant(values) => check_length(Operand::LogDecay, per_token, values.len()),
-            LogDecay::Token(decays) => check_rows(Operand::LogDecay, decays, rows, per_token),
+            LogDecay::Constant(values) => Ok(OPERATOR.values("log_decay", per_token, values.len())?),
+            LogDecay::Token(decays) => Ok(OPERATOR.rows("log_decay", (rows, per_token), decays)?),
         }
     }
 }
@@ -507,50 +405,5 @@ impl Inputs<'_> {
                 .flat_map(|b| self.sequences.span(b, problem.time))
                 .try_for_each(|row| check(Some(row), rows.row(row))),
         }
-    }
-}
-
-/// Whether the product of all sizes fits a `usize`, zeros counted as ones.
-fn all_fit(sizes: &[usize]) -> bool {
-    let product = sizes
-        .iter()
-        .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
-    product.is_some()
-}
-
-/// Checks the rows and columns of a view.
-pub(crate) fn check_rows(
-    operand: Operand,
-    view: &Rows,
-    rows: usize,
-    columns: usize,
-) -> Result<(), RecurrenceError> {
-    if view.rows() != rows {
-        return Err(RecurrenceError::RowCount {
-            operand,
-            expected: rows,
-            found: view.rows(),
-        });
-    }
-    if view.cols() != columns {
-        return Err(RecurrenceError::ColumnCount {
-            operand,
-            expected: columns,
-            found: view.cols(),
-        });
-    }
-    Ok(())
-}
-
-/// Checks the length of a buffer.
-pub(crate) fn check_length(operand: Operand, expected: usize, found: usize) -> Result<(), RecurrenceError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(RecurrenceError::Length {
-            operand,
-            expected,
-            found,
-        })
     }
 }

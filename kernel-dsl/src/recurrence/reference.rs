@@ -6,7 +6,7 @@ mod normalized;
 pub use backward::backward;
 pub use normalized::{normalized, normalized_backward};
 
-use super::problem::{DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut, RecurrenceError, check_length};
+use super::problem::{DecayKind, Inputs, LogDecay, OPERATOR, Problem, ReadOut, RecurrenceError};
 
 /// The recurrence in f64, token by token (see [the module](crate::recurrence) for the formula).
 ///
@@ -43,8 +43,8 @@ pub fn recurrence_bounded(
 ) -> Result<u64, RecurrenceError> {
     problem.validate_inputs(inputs)?;
     problem.check_bound(bound)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
-    check_length(Operand::Output, problem.out_len(inputs.sequences), out.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
+    OPERATOR.values("out", problem.out_len(inputs.sequences), out.len())?;
     let Problem {
         batch,
         time,

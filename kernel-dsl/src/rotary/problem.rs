@@ -2,7 +2,10 @@
 
 use crate::Rows;
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+const OPERATOR: Operator = Operator("rotary embedding");
 
 /// Which two values of a head are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,30 +58,9 @@ pub enum RotaryError {
     /// No angles can be made of this base.
     #[error("rotary embedding: the base needs to be positive and finite, found {0}")]
     Base(f64),
-    /// Rows of a view do not fit the problem.
-    #[error("rotary embedding: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}")]
-    Rows {
-        /// The view.
-        what: &'static str,
-        /// Rows that the problem asks for.
-        expected_rows: usize,
-        /// Columns that the problem asks for.
-        expected_cols: usize,
-        /// Rows that came.
-        rows: usize,
-        /// Columns that came.
-        cols: usize,
-    },
-    /// A buffer's length does not fit the problem.
-    #[error("rotary embedding: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the problem asks for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// Sequences do not lie in the rows as stated.
     #[error("rotary embedding: {0}")]
     Sequences(#[from] SequencesError),
@@ -117,7 +99,7 @@ impl Problem {
         }
         positions.sequences.validate(self.batch, self.time)?;
         let first = positions.first.map_or(self.batch, <[usize]>::len);
-        check_length("the first positions", self.batch, first)
+        Ok(OPERATOR.values("first positions", self.batch, first)?)
     }
 
     pub(super) fn validate(
@@ -127,18 +109,9 @@ impl Problem {
         out: usize,
     ) -> Result<(), RotaryError> {
         self.validate_positions(positions)?;
-        let expected_rows = positions.sequences.rows(self.batch, self.time);
-        let (rows, cols, expected_cols) = (input.rows(), input.cols(), self.cols());
-        if rows != expected_rows || (rows > 0 && cols != expected_cols) {
-            return Err(RotaryError::Rows {
-                what: "the input",
-                expected_rows,
-                expected_cols,
-                rows,
-                cols,
-            });
-        }
-        check_length("the output", rows * expected_cols, out)
+        let rows = positions.sequences.rows(self.batch, self.time);
+        OPERATOR.rows("input", (rows, self.cols()), input)?;
+        Ok(OPERATOR.values("out", rows * self.cols(), out)?)
     }
 }
 
@@ -147,15 +120,4 @@ impl Positions<'_> {
     pub(super) fn of(&self, b: usize, start: usize, row: usize) -> usize {
         self.first.map_or(0, |first| first[b]) + row - start
     }
-}
-
-fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), RotaryError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(RotaryError::Length {
-        what,
-        expected,
-        found,
-    })
 }

@@ -46,4 +46,4 @@ pub mod reference;
 
 pub use host::{DEFAULT_CHUNK_SIZE, backward, element, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{Cotangents, Gradients, Inputs, Operand, Problem, ScanError};
+pub use problem::{Cotangents, Gradients, Inputs, Problem, ScanError};

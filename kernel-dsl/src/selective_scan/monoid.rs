@@ -6,7 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::problem::{Operand, Problem, ScanError, check_length};
+use super::problem::{OPERATOR, Problem, ScanError};
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
@@ -62,7 +62,7 @@ pub fn compose(problem: &Problem, a: &[f32], first: Element, second: ElementMut)
 /// [`ScanError`] when a buffer does not have the length that `problem` says.
 pub fn apply(problem: &Problem, a: &[f32], element: Element, state: &mut [f32]) -> Result<(), ScanError> {
     check_element(problem, a, element.step_size_sum, element.update)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
     dispatch(DecayedSum {
         state_dim: problem.state_dim,
         a,
@@ -75,9 +75,9 @@ pub fn apply(problem: &Problem, a: &[f32], element: Element, state: &mut [f32]) 
 
 fn check_element(problem: &Problem, a: &[f32], sums: &[f32], update: &[f32]) -> Result<(), ScanError> {
     problem.validate_sizes()?;
-    check_length(Operand::A, problem.channels * problem.state_dim, a.len())?;
-    check_length(Operand::StepSizeSum, problem.batch * problem.channels, sums.len())?;
-    check_length(Operand::Update, problem.state_len(), update.len())
+    OPERATOR.values("a", problem.channels * problem.state_dim, a.len())?;
+    OPERATOR.values("step_size_sum", problem.batch * problem.channels, sums.len())?;
+    Ok(OPERATOR.values("update", problem.state_len(), update.len())?)
 }
 
 /// Which operand of the sum is multiplied by the decay.

@@ -4,6 +4,9 @@ use thiserror::Error;
 
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError, all_fit};
+
+pub(super) const OPERATOR: Operator = Operator("selective scan");
 
 /// The shape of a selective scan.
 ///
@@ -77,51 +80,6 @@ pub struct Gradients<'a, T = f32> {
     pub state: &'a mut [T],
 }
 
-/// A buffer or view that a selective scan takes, as named in its errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operand {
-    /// [`Inputs::input`].
-    Input,
-    /// [`Inputs::step_size`].
-    StepSize,
-    /// [`Inputs::a`].
-    A,
-    /// [`Inputs::b`].
-    B,
-    /// [`Inputs::c`].
-    C,
-    /// [`Inputs::skip`].
-    Skip,
-    /// [`Inputs::gate`].
-    Gate,
-    /// The state.
-    State,
-    /// The output.
-    Output,
-    /// The summed step sizes of an element.
-    StepSizeSum,
-    /// The update of an element.
-    Update,
-}
-
-impl std::fmt::Display for Operand {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Input => "input",
-            Self::StepSize => "step_size",
-            Self::A => "a",
-            Self::B => "b",
-            Self::C => "c",
-            Self::Skip => "skip",
-            Self::Gate => "gate",
-            Self::State => "state",
-            Self::Output => "out",
-            Self::StepSizeSum => "step_size_sum",
-            Self::Update => "update",
-        })
-    }
-}
-
 /// Why a selective scan cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum ScanError {
@@ -139,84 +97,9 @@ pub enum ScanError {
     /// The sequences do not lie as stated.
     #[error(transparent)]
     Sequences(#[from] SequencesError),
-    /// A view has the wrong number of rows.
-    #[error("{operand} needs {expected} rows, found {found}")]
-    RowCount {
-        /// Which view.
-        operand: Operand,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// A view has the wrong number of columns.
-    #[error("{operand} needs {expected} columns, found {found}")]
-    ColumnCount {
-        /// Which view.
-        operand: Operand,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
-    /// A buffer has the wrong length.
-    #[error("{operand} needs {expected} values, found {found}")]
-    Length {
-        /// Which buffer.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// The cotangent of the output is a view with the wrong number of rows.
-    #[error("the cotangent of {operand} needs {expected} rows, found {found}")]
-    CotangentRowCount {
-        /// Whose cotangent.
-        operand: Operand,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// The cotangent of the output is a view with the wrong number of columns.
-    #[error("the cotangent of {operand} needs {expected} columns, found {found}")]
-    CotangentColumnCount {
-        /// Whose cotangent.
-        operand: Operand,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
-    /// The cotangent of the state has the wrong length.
-    #[error("the cotangent of {operand} needs {expected} values, found {found}")]
-    CotangentLength {
-        /// Whose cotangent.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// A gradient has the wrong length.
-    #[error("the gradient of {operand} needs {expected} values, found {found}")]
-    GradientLength {
-        /// Whose gradient.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// A gradient is asked for an input that is not there.
-    #[error("there is no {operand} whose gradient could be taken, found a buffer of {found} values for it")]
-    GradientWithoutInput {
-        /// Whose gradient.
-        operand: Operand,
-        /// Values of the buffer.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A step takes exactly one token.
     #[error("a step takes time = 1 token, found {found}")]
     NotOneToken {
@@ -275,27 +158,28 @@ impl Problem {
     /// [`ScanError`], naming the operand, what it needs and what it has.
     pub fn validate(&self, inputs: &Inputs, state: &[f32], out: &[f32]) -> Result<(), ScanError> {
         self.validate_inputs(inputs)?;
-        check_length(Operand::State, self.state_len(), state.len())?;
-        check_length(Operand::Output, self.out_len(&inputs.sequences), out.len())
+        OPERATOR.values("state", self.state_len(), state.len())?;
+        Ok(OPERATOR.values("out", self.out_len(&inputs.sequences), out.len())?)
     }
 
     /// Checks the sizes, the layout of the sequences and the inputs.
     pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), ScanError> {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
-        let (rows, columns) = (self.rows(&inputs.sequences), self.groups * self.state_dim);
-        check_rows(Operand::Input, &inputs.input, (rows, self.channels))?;
-        check_rows(Operand::StepSize, &inputs.step_size, (rows, self.channels))?;
-        check_length(Operand::A, self.channels * self.state_dim, inputs.a.len())?;
-        check_rows(Operand::B, &inputs.b, (rows, columns))?;
-        check_rows(Operand::C, &inputs.c, (rows, columns))?;
+        let rows = self.rows(&inputs.sequences);
+        let (on_channels, on_groups) = ((rows, self.channels), (rows, self.groups * self.state_dim));
+        OPERATOR.rows("input", on_channels, &inputs.input)?;
+        OPERATOR.rows("step_size", on_channels, &inputs.step_size)?;
+        OPERATOR.values("a", self.channels * self.state_dim, inputs.a.len())?;
+        OPERATOR.rows("b", on_groups, &inputs.b)?;
+        OPERATOR.rows("c", on_groups, &inputs.c)?;
         if let Some(skip) = inputs.skip {
-            check_length(Operand::Skip, self.channels, skip.len())?;
+            OPERATOR.values("skip", self.channels, skip.len())?;
         }
-        match &inputs.gate {
-            Some(gate) => check_rows(Operand::Gate, gate, (rows, self.channels)),
-            None => Ok(()),
+        if let Some(gate) = &inputs.gate {
+            OPERATOR.rows("gate", on_channels, gate)?;
         }
+        Ok(())
     }
 
     /// Checks that the sizes divide and that no operand has more values than can be counted.
@@ -310,19 +194,12 @@ impl Problem {
         if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(ScanError::Groups { channels, groups });
         }
-        // Sizes of 0 count as 1, so that no product of the others overflows either.
-        let product = |sizes: &[usize]| {
-            sizes
-                .iter()
-                .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
-        };
-        let fits = product(&[batch, channels, state_dim]).is_some()
-            && product(&[batch, time, channels]).is_some()
-            && product(&[batch, time, groups, state_dim]).is_some();
-        if fits {
-            Ok(())
-        } else {
-            Err(ScanError::TooLarge(*self))
+        let fits = all_fit(&[batch, channels, state_dim])
+            && all_fit(&[batch, time, channels])
+            && all_fit(&[batch, time, groups, state_dim]);
+        match fits {
+            true => Ok(()),
+            false => Err(ScanError::TooLarge(*self)),
         }
     }
 
@@ -335,59 +212,21 @@ impl Problem {
         gradients: &Gradients<T>,
     ) -> Result<(), ScanError> {
         self.validate_inputs(inputs)?;
-        check_length(Operand::State, self.state_len(), initial_state_len)?;
         let rows = self.rows(&inputs.sequences);
-        self.check_cotangents(rows, cotangents)?;
-        let (per_channel, per_group) = (rows * self.channels, rows * self.groups * self.state_dim);
-        let check = |operand, expected, found| match expected == found {
-            true => Ok(()),
-            false => Err(ScanError::GradientLength {
-                operand,
-                expected,
-                found,
-            }),
-        };
-        check(Operand::Input, per_channel, gradients.input.len())?;
-        check(Operand::StepSize, per_channel, gradients.step_size.len())?;
-        check(Operand::A, inputs.a.len(), gradients.a.len())?;
-        check(Operand::B, per_group, gradients.b.len())?;
-        check(Operand::C, per_group, gradients.c.len())?;
-        check(Operand::State, self.state_len(), gradients.state.len())?;
-        let optional = |operand, present: bool, expected, found: Option<usize>| match (present, found) {
-            (_, None) => Ok(()),
-            (true, Some(found)) => check(operand, expected, found),
-            (false, Some(found)) => Err(ScanError::GradientWithoutInput { operand, found }),
-        };
-        let skip = gradients.skip.as_ref().map(|skip| skip.len());
-        optional(Operand::Skip, inputs.skip.is_some(), self.channels, skip)?;
-        let gate = gradients.gate.as_ref().map(|gate| gate.len());
-        optional(Operand::Gate, inputs.gate.is_some(), per_channel, gate)
-    }
-
-    fn check_cotangents(&self, rows: usize, cotangents: &Cotangents) -> Result<(), ScanError> {
-        let operand = Operand::Output;
-        if cotangents.out.rows() != rows {
-            return Err(ScanError::CotangentRowCount {
-                operand,
-                expected: rows,
-                found: cotangents.out.rows(),
-            });
-        }
-        if cotangents.out.cols() != self.channels {
-            return Err(ScanError::CotangentColumnCount {
-                operand,
-                expected: self.channels,
-                found: cotangents.out.cols(),
-            });
-        }
-        match cotangents.state {
-            Some(state) if state.len() != self.state_len() => Err(ScanError::CotangentLength {
-                operand: Operand::State,
-                expected: self.state_len(),
-                found: state.len(),
-            }),
-            _ => Ok(()),
-        }
+        let (on_channels, on_groups) = (rows * self.channels, rows * self.groups * self.state_dim);
+        OPERATOR.values("state", self.state_len(), initial_state_len)?;
+        OPERATOR.cotangent_rows("out", (rows, self.channels), &cotangents.out)?;
+        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        OPERATOR.gradient("input", on_channels, gradients.input)?;
+        OPERATOR.gradient("step_size", on_channels, gradients.step_size)?;
+        OPERATOR.gradient("a", inputs.a.len(), gradients.a)?;
+        OPERATOR.gradient("b", on_groups, gradients.b)?;
+        OPERATOR.gradient("c", on_groups, gradients.c)?;
+        OPERATOR.gradient("state", self.state_len(), gradients.state)?;
+        let skip = inputs.skip.map(<[f32]>::len);
+        OPERATOR.optional_gradient("skip", skip, gradients.skip.as_deref())?;
+        let gate = inputs.gate.map(|_| on_channels);
+        Ok(OPERATOR.optional_gradient("gate", gate, gradients.gate.as_deref())?)
     }
 
     /// Checks that no value of A is positive or NaN and no step size of a token is negative or NaN: with such values
@@ -415,37 +254,5 @@ impl Problem {
             }
         }
         Ok(())
-    }
-}
-
-/// Checks one view of tokens.
-fn check_rows(operand: Operand, view: &Rows, (rows, columns): (usize, usize)) -> Result<(), ScanError> {
-    if view.rows() != rows {
-        return Err(ScanError::RowCount {
-            operand,
-            expected: rows,
-            found: view.rows(),
-        });
-    }
-    if view.cols() != columns {
-        return Err(ScanError::ColumnCount {
-            operand,
-            expected: columns,
-            found: view.cols(),
-        });
-    }
-    Ok(())
-}
-
-/// Checks the length of a buffer.
-pub(crate) fn check_length(operand: Operand, expected: usize, found: usize) -> Result<(), ScanError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(ScanError::Length {
-            operand,
-            expected,
-            found,
-        })
     }
 }

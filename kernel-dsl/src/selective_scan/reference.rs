@@ -1,6 +1,6 @@
 //! The definition in f64: one plain loop over tokens, channels and state values. Everything else is tested against it.
 
-use super::problem::{Cotangents, Gradients, Inputs, Operand, Problem, ScanError, check_length};
+use super::problem::{Cotangents, Gradients, Inputs, OPERATOR, Problem, ScanError};
 
 /// The scan in f64, token by token (see [the module](crate::selective_scan) for the formula).
 ///
@@ -16,8 +16,8 @@ pub fn selective_scan(
     out: &mut [f64],
 ) -> Result<(), ScanError> {
     problem.validate_inputs(inputs)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
-    check_length(Operand::Output, problem.out_len(&inputs.sequences), out.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
+    OPERATOR.values("out", problem.out_len(&inputs.sequences), out.len())?;
     let Problem {
         channels, state_dim, ..
     } = *problem;

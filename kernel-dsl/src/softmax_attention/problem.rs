@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use crate::Rows;
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+const OPERATOR: Operator = Operator("softmax attention");
 
 /// Shape and choices of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,32 +65,9 @@ pub enum SoftmaxError {
         /// Groups.
         groups: usize,
     },
-    /// Rows of a view do not fit the problem.
-    #[error(
-        "softmax attention: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}"
-    )]
-    Rows {
-        /// The view.
-        what: &'static str,
-        /// Rows that the problem asks for.
-        expected_rows: usize,
-        /// Columns that the problem asks for.
-        expected_cols: usize,
-        /// Rows that came.
-        rows: usize,
-        /// Columns that came.
-        cols: usize,
-    },
-    /// A buffer's length does not fit the problem.
-    #[error("softmax attention: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the problem asks for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// The cache cannot take the tokens at hand.
     #[error(
         "softmax attention: the cache has room for {capacity} tokens, sequence {sequence} needs {needed}"
@@ -142,13 +122,13 @@ impl Problem {
             });
         }
         let rows = self.batch * self.time;
-        check_rows("the query", &inputs.query, rows, self.heads * self.key_dim)?;
-        check_rows("the key", &inputs.key, rows, self.groups * self.key_dim)?;
-        check_rows("the value", &inputs.value, rows, self.groups * self.value_dim)?;
-        check_length("the list of lengths", self.batch, inputs.lengths.len())?;
-        check_length("the cache of keys", self.keys_len(), keys)?;
-        check_length("the cache of values", self.values_len(), values)?;
-        check_length("the output", rows * self.heads * self.value_dim, out)?;
+        OPERATOR.rows("query", (rows, self.heads * self.key_dim), &inputs.query)?;
+        OPERATOR.rows("key", (rows, self.groups * self.key_dim), &inputs.key)?;
+        OPERATOR.rows("value", (rows, self.groups * self.value_dim), &inputs.value)?;
+        OPERATOR.values("lengths", self.batch, inputs.lengths.len())?;
+        OPERATOR.values("cache of keys", self.keys_len(), keys)?;
+        OPERATOR.values("cache of values", self.values_len(), values)?;
+        OPERATOR.values("out", rows * self.heads * self.value_dim, out)?;
         let needed = |length: &usize| length.saturating_add(self.time);
         match inputs
             .lengths
@@ -163,34 +143,4 @@ impl Problem {
             }),
         }
     }
-}
-
-fn check_rows(
-    what: &'static str,
-    view: &Rows,
-    expected_rows: usize,
-    expected_cols: usize,
-) -> Result<(), SoftmaxError> {
-    let (rows, cols) = (view.rows(), view.cols());
-    if rows == expected_rows && (rows == 0 || cols == expected_cols) {
-        return Ok(());
-    }
-    Err(SoftmaxError::Rows {
-        what,
-        expected_rows,
-        expected_cols,
-        rows,
-        cols,
-    })
-}
-
-fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), SoftmaxError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(SoftmaxError::Length {
-        what,
-        expected,
-        found,
-    })
 }

@@ -1,6 +1,6 @@
 //! Step sizes on the CPU: heads in SIMD lanes.
 
-use super::problem::{check_length, validate, validate_backward};
+use super::problem::{OPERATOR, validate, validate_backward};
 use super::{Cotangents, Gradients, StepSizeError};
 use crate::Rows;
 use crate::math;
@@ -24,8 +24,8 @@ pub fn step_size(
 ) -> Result<(), StepSizeError> {
     validate(&raw, bias, a_log, limit)?;
     let count = raw.rows() * raw.cols();
-    check_length("the step size", count, step.len())?;
-    check_length("the log decay", count, log_decay.len())?;
+    OPERATOR.values("step", count, step.len())?;
+    OPERATOR.values("log_decay", count, log_decay.len())?;
     if count > 0 {
         dispatch(Steps {
             raw,

@@ -1,7 +1,10 @@
 //! What step sizes read and give, and every way that can be wrong.
 
 use crate::Rows;
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+pub(super) const OPERATOR: Operator = Operator("step sizes");
 
 /// Derivatives of the loss by step sizes and log decays, `[tokens, heads]` each; nothing where the loss does not see them.
 #[derive(Clone, Copy, Debug)]
@@ -34,16 +37,9 @@ pub enum StepSizeError {
         /// Upper bound.
         high: f32,
     },
-    /// A buffer's length does not fit the raw values.
-    #[error("step sizes: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the raw step sizes ask for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
 }
 
 /// Checks what forward and backward share.
@@ -56,9 +52,9 @@ pub(super) fn validate(
     if !(low >= 0.0 && low <= high) {
         return Err(StepSizeError::Limit { low, high });
     }
-    let columns = if raw.rows() == 0 { bias.len() } else { raw.cols() };
-    check_length("the bias", columns, bias.len())?;
-    check_length("A_log", columns, a_log.len())
+    let heads = if raw.rows() == 0 { bias.len() } else { raw.cols() };
+    OPERATOR.values("bias", heads, bias.len())?;
+    Ok(OPERATOR.values("a_log", heads, a_log.len())?)
 }
 
 pub(super) fn validate_backward(
@@ -67,30 +63,13 @@ pub(super) fn validate_backward(
     cotangents: &Cotangents,
     gradients: &Gradients,
 ) -> Result<(), StepSizeError> {
-    let count = raw.rows() * raw.cols();
-    let views = [
-        ("the cotangent of the step size", cotangents.step),
-        ("the cotangent of the log decay", cotangents.log_decay),
-    ];
-    for (what, view) in views {
+    let shape = (raw.rows(), heads);
+    for (operand, view) in [("step", cotangents.step), ("log_decay", cotangents.log_decay)] {
         if let Some(view) = view {
-            check_length(what, count, view.rows() * view.cols())?;
-            check_length(what, raw.rows(), view.rows())?;
+            OPERATOR.cotangent_rows(operand, shape, &view)?;
         }
     }
-    check_length("the gradient of the raw values", count, gradients.raw.len())?;
-    let length = |buffer: &Option<&mut [f32]>| buffer.as_ref().map_or(heads, |values| values.len());
-    check_length("the gradient of the bias", heads, length(&gradients.bias))?;
-    check_length("the gradient of A_log", heads, length(&gradients.a_log))
-}
-
-pub(super) fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), StepSizeError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(StepSizeError::Length {
-        what,
-        expected,
-        found,
-    })
+    OPERATOR.gradient("raw", raw.rows() * heads, gradients.raw)?;
+    OPERATOR.optional_gradient("bias", Some(heads), gradients.bias.as_deref())?;
+    Ok(OPERATOR.optional_gradient("a_log", Some(heads), gradients.a_log.as_deref())?)
 }

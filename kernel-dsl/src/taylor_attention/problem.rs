@@ -3,7 +3,10 @@
 use crate::Rows;
 use crate::feature_map::{Expansion, FeatureMap, FeatureMapError, Packing};
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
+
+const OPERATOR: Operator = Operator("Taylor attention");
 
 /// Shape and choices of Taylor attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,30 +86,9 @@ pub enum AttentionError {
     /// The scale has no real root.
     #[error(transparent)]
     FeatureMap(#[from] FeatureMapError),
-    /// Rows of a view do not fit the problem.
-    #[error("Taylor attention: {what} needs {expected_rows} rows of {expected_cols}, found {rows} of {cols}")]
-    Rows {
-        /// The view.
-        what: &'static str,
-        /// Rows that the problem asks for.
-        expected_rows: usize,
-        /// Columns that the problem asks for.
-        expected_cols: usize,
-        /// Rows that came.
-        rows: usize,
-        /// Columns that came.
-        cols: usize,
-    },
-    /// A buffer's length does not fit the problem.
-    #[error("Taylor attention: {what} needs {expected} values, found {found}")]
-    Length {
-        /// The buffer.
-        what: &'static str,
-        /// Values that the problem asks for.
-        expected: usize,
-        /// Values that came.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A step of more or fewer tokens than one.
     #[error("a step takes one token of each sequence, found {found}")]
     NotOneToken {
@@ -173,11 +155,11 @@ impl Problem {
         inputs.sequences.validate(self.batch, self.time)?;
         let rows = inputs.sequences.rows(self.batch, self.time);
         let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
-        check_rows("the query", &inputs.query, rows, keys)?;
-        check_rows("the key", &inputs.key, rows, keys)?;
-        check_rows("the value", &inputs.value, rows, values)?;
-        check_length("the state", self.state_len(), state)?;
-        check_length("the output", rows * values, out)
+        OPERATOR.rows("query", (rows, keys), &inputs.query)?;
+        OPERATOR.rows("key", (rows, keys), &inputs.key)?;
+        OPERATOR.rows("value", (rows, values), &inputs.value)?;
+        OPERATOR.values("state", self.state_len(), state)?;
+        Ok(OPERATOR.values("out", rows * values, out)?)
     }
 
     pub(super) fn validate_backward(
@@ -190,51 +172,11 @@ impl Problem {
         let rows = inputs.sequences.rows(self.batch, self.time);
         let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
         self.validate(inputs, state, rows * values)?;
-        check_rows("the cotangent of the output", &cotangents.out, rows, values)?;
-        let lengths = [
-            (
-                "the cotangent of the state",
-                state,
-                cotangents.state.map_or(state, <[f32]>::len),
-            ),
-            ("the gradient of the query", rows * keys, gradients.query.len()),
-            ("the gradient of the key", rows * keys, gradients.key.len()),
-            ("the gradient of the value", rows * values, gradients.value.len()),
-            ("the gradient of the state", state, gradients.state.len()),
-        ];
-        for (what, expected, found) in lengths {
-            check_length(what, expected, found)?;
-        }
-        Ok(())
+        OPERATOR.cotangent_rows("out", (rows, values), &cotangents.out)?;
+        OPERATOR.cotangent("state", state, cotangents.state)?;
+        OPERATOR.gradient("query", rows * keys, gradients.query)?;
+        OPERATOR.gradient("key", rows * keys, gradients.key)?;
+        OPERATOR.gradient("value", rows * values, gradients.value)?;
+        Ok(OPERATOR.gradient("state", state, gradients.state)?)
     }
-}
-
-fn check_rows(
-    what: &'static str,
-    view: &Rows,
-    expected_rows: usize,
-    expected_cols: usize,
-) -> Result<(), AttentionError> {
-    let (rows, cols) = (view.rows(), view.cols());
-    if rows != expected_rows || (rows > 0 && cols != expected_cols) {
-        return Err(AttentionError::Rows {
-            what,
-            expected_rows,
-            expected_cols,
-            rows,
-            cols,
-        });
-    }
-    Ok(())
-}
-
-fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), AttentionError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(AttentionError::Length {
-        what,
-        expected,
-        found,
-    })
 }

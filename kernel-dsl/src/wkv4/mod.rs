@@ -46,4 +46,4 @@ pub mod reference;
 
 pub use host::{DEFAULT_CHUNK_SIZE, backward, element, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, Operand, Problem, Wkv4Error};
+pub use problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, Problem, Wkv4Error};

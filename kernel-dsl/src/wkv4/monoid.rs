@@ -6,7 +6,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::problem::{EMPTY_MAX, Operand, Problem, Wkv4Error, check_length};
+use super::problem::{EMPTY_MAX, OPERATOR, Problem, Wkv4Error};
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
@@ -58,15 +58,15 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
 /// [`Wkv4Error`] when a buffer does not have the length that `problem` says.
 pub fn apply(problem: &Problem, element: Element, state: &mut [f32]) -> Result<(), Wkv4Error> {
     check_element(problem, element.log_decay_sum, element.update)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
     join(problem, element.log_decay_sum, state, element.update);
     Ok(())
 }
 
 fn check_element(problem: &Problem, sums: &[f32], update: &[f32]) -> Result<(), Wkv4Error> {
     problem.validate_sizes()?;
-    check_length(Operand::LogDecaySum, problem.batch * problem.channels, sums.len())?;
-    check_length(Operand::Update, problem.state_len(), update.len())
+    OPERATOR.values("log_decay_sum", problem.batch * problem.channels, sums.len())?;
+    Ok(OPERATOR.values("update", problem.state_len(), update.len())?)
 }
 
 /// state ← e^W state + update, for every sequence.

@@ -4,6 +4,9 @@ use thiserror::Error;
 
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
+use crate::shape::{Operator, ShapeError, all_fit};
+
+pub(super) const OPERATOR: Operator = Operator("WKV-4");
 
 /// Where the running maximum of a state begins: a state without tokens is (0, 0, this). Anything less, −∞ included, is
 /// taken for this value, so that no difference of two maxima is NaN.
@@ -65,42 +68,6 @@ pub struct Gradients<'a, T = f32> {
     pub state: &'a mut [T],
 }
 
-/// A buffer or view that a WKV-4 recurrence takes, as named in its errors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operand {
-    /// [`Inputs::log_decay`].
-    LogDecay,
-    /// [`Inputs::bonus`].
-    Bonus,
-    /// [`Inputs::key`].
-    Key,
-    /// [`Inputs::value`].
-    Value,
-    /// The state.
-    State,
-    /// The output.
-    Output,
-    /// The summed log decays of an element.
-    LogDecaySum,
-    /// The update of an element.
-    Update,
-}
-
-impl std::fmt::Display for Operand {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::LogDecay => "log_decay",
-            Self::Bonus => "bonus",
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::State => "state",
-            Self::Output => "out",
-            Self::LogDecaySum => "log_decay_sum",
-            Self::Update => "update",
-        })
-    }
-}
-
 /// Why a WKV-4 recurrence cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum Wkv4Error {
@@ -110,76 +77,9 @@ pub enum Wkv4Error {
     /// The sequences do not lie as stated.
     #[error(transparent)]
     Sequences(#[from] SequencesError),
-    /// A view has the wrong number of rows.
-    #[error("{operand} needs {expected} rows, found {found}")]
-    RowCount {
-        /// Which view.
-        operand: Operand,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// A view has the wrong number of columns.
-    #[error("{operand} needs {expected} columns, found {found}")]
-    ColumnCount {
-        /// Which view.
-        operand: Operand,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
-    /// A buffer has the wrong length.
-    #[error("{operand} needs {expected} values, found {found}")]
-    Length {
-        /// Which buffer.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// The cotangent of the output is a view with the wrong number of rows.
-    #[error("the cotangent of {operand} needs {expected} rows, found {found}")]
-    CotangentRowCount {
-        /// Whose cotangent.
-        operand: Operand,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// The cotangent of the output is a view with the wrong number of columns.
-    #[error("the cotangent of {operand} needs {expected} columns, found {found}")]
-    CotangentColumnCount {
-        /// Whose cotangent.
-        operand: Operand,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
-    /// The cotangent of the state has the wrong length.
-    #[error("the cotangent of {operand} needs {expected} values, found {found}")]
-    CotangentLength {
-        /// Whose cotangent.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// A gradient has the wrong length.
-    #[error("the gradient of {operand} needs {expected} values, found {found}")]
-    GradientLength {
-        /// Whose gradient.
-        operand: Operand,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
+    /// An operand has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A log decay is positive or NaN.
     #[error("log_decay of channel {channel} needs to be 0 or less, found {found}")]
     LogDecayValue {
@@ -231,8 +131,8 @@ impl Problem {
     /// [`Wkv4Error`], naming the operand, what it needs and what it has.
     pub fn validate(&self, inputs: &Inputs, state: &[f32], out: &[f32]) -> Result<(), Wkv4Error> {
         self.validate_inputs(inputs)?;
-        check_length(Operand::State, self.state_len(), state.len())?;
-        check_length(Operand::Output, self.out_len(&inputs.sequences), out.len())
+        OPERATOR.values("state", self.state_len(), state.len())?;
+        Ok(OPERATOR.values("out", self.out_len(&inputs.sequences), out.len())?)
     }
 
     /// Checks the sizes, the layout of the sequences and the inputs.
@@ -240,10 +140,10 @@ impl Problem {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
         let shape = (self.rows(&inputs.sequences), self.channels);
-        check_length(Operand::LogDecay, self.channels, inputs.log_decay.len())?;
-        check_length(Operand::Bonus, self.channels, inputs.bonus.len())?;
-        check_rows(Operand::Key, &inputs.key, shape)?;
-        check_rows(Operand::Value, &inputs.value, shape)?;
+        OPERATOR.values("log_decay", self.channels, inputs.log_decay.len())?;
+        OPERATOR.values("bonus", self.channels, inputs.bonus.len())?;
+        OPERATOR.rows("key", shape, &inputs.key)?;
+        OPERATOR.rows("value", shape, &inputs.value)?;
         // There is one per channel, not one per token, so that looking at all of them costs next to nothing.
         match inputs.log_decay.iter().position(|w| w.is_nan() || *w > 0.0) {
             Some(channel) => Err(Wkv4Error::LogDecayValue {
@@ -256,20 +156,14 @@ impl Problem {
 
     /// Checks that no operand has more values than can be counted.
     pub(crate) fn validate_sizes(&self) -> Result<(), Wkv4Error> {
-        // Sizes of 0 count as 1, so that no product of the others overflows either.
-        let product = |sizes: [usize; 3]| {
-            sizes
-                .iter()
-                .try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
-        };
         let Self {
             batch,
             time,
             channels,
         } = *self;
-        match (product([batch, time, channels]), product([batch, 3, channels])) {
-            (Some(_), Some(_)) => Ok(()),
-            _ => Err(Wkv4Error::TooLarge(*self)),
+        match all_fit(&[batch, time, channels]) && all_fit(&[batch, 3, channels]) {
+            true => Ok(()),
+            false => Err(Wkv4Error::TooLarge(*self)),
         }
     }
 
@@ -282,82 +176,14 @@ impl Problem {
         gradients: &Gradients<T>,
     ) -> Result<(), Wkv4Error> {
         self.validate_inputs(inputs)?;
-        check_length(Operand::State, self.state_len(), initial_state_len)?;
-        let rows = self.rows(&inputs.sequences);
-        self.check_cotangents(rows, cotangents)?;
-        for (operand, expected, found) in [
-            (Operand::LogDecay, self.channels, gradients.log_decay.len()),
-            (Operand::Bonus, self.channels, gradients.bonus.len()),
-            (Operand::Key, rows * self.channels, gradients.key.len()),
-            (Operand::Value, rows * self.channels, gradients.value.len()),
-            (Operand::State, self.state_len(), gradients.state.len()),
-        ] {
-            if expected != found {
-                return Err(Wkv4Error::GradientLength {
-                    operand,
-                    expected,
-                    found,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn check_cotangents(&self, rows: usize, cotangents: &Cotangents) -> Result<(), Wkv4Error> {
-        let operand = Operand::Output;
-        if cotangents.out.rows() != rows {
-            return Err(Wkv4Error::CotangentRowCount {
-                operand,
-                expected: rows,
-                found: cotangents.out.rows(),
-            });
-        }
-        if cotangents.out.cols() != self.channels {
-            return Err(Wkv4Error::CotangentColumnCount {
-                operand,
-                expected: self.channels,
-                found: cotangents.out.cols(),
-            });
-        }
-        match cotangents.state {
-            Some(state) if state.len() != self.state_len() => Err(Wkv4Error::CotangentLength {
-                operand: Operand::State,
-                expected: self.state_len(),
-                found: state.len(),
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Checks one view of tokens.
-fn check_rows(operand: Operand, view: &Rows, (rows, columns): (usize, usize)) -> Result<(), Wkv4Error> {
-    if view.rows() != rows {
-        return Err(Wkv4Error::RowCount {
-            operand,
-            expected: rows,
-            found: view.rows(),
-        });
-    }
-    if view.cols() != columns {
-        return Err(Wkv4Error::ColumnCount {
-            operand,
-            expected: columns,
-            found: view.cols(),
-        });
-    }
-    Ok(())
-}
-
-/// Checks the length of a buffer.
-pub(crate) fn check_length(operand: Operand, expected: usize, found: usize) -> Result<(), Wkv4Error> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(Wkv4Error::Length {
-            operand,
-            expected,
-            found,
-        })
+        let (rows, channels) = (self.rows(&inputs.sequences), self.channels);
+        OPERATOR.values("state", self.state_len(), initial_state_len)?;
+        OPERATOR.cotangent_rows("out", (rows, channels), &cotangents.out)?;
+        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        OPERATOR.gradient("log_decay", channels, gradients.log_decay)?;
+        OPERATOR.gradient("bonus", channels, gradients.bonus)?;
+        OPERATOR.gradient("key", rows * channels, gradients.key)?;
+        OPERATOR.gradient("value", rows * channels, gradients.value)?;
+        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
     }
 }

@@ -1,6 +1,6 @@
 //! The definition in f64: one plain loop over tokens and channels. Everything else is tested against it.
 
-use super::problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, Operand, Problem, Wkv4Error, check_length};
+use super::problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, OPERATOR, Problem, Wkv4Error};
 
 /// The recurrence in f64, token by token (see [the module](crate::wkv4) for the formula).
 ///
@@ -11,8 +11,8 @@ use super::problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, Operand, Problem,
 /// [`Wkv4Error`] when a shape is wrong or a log decay is positive or NaN.
 pub fn wkv4(problem: &Problem, inputs: &Inputs, state: &mut [f64], out: &mut [f64]) -> Result<(), Wkv4Error> {
     problem.validate_inputs(inputs)?;
-    check_length(Operand::State, problem.state_len(), state.len())?;
-    check_length(Operand::Output, problem.out_len(&inputs.sequences), out.len())?;
+    OPERATOR.values("state", problem.state_len(), state.len())?;
+    OPERATOR.values("out", problem.out_len(&inputs.sequences), out.len())?;
     out.fill(0.0);
     for b in 0..problem.batch {
         for c in 0..problem.channels {

@@ -189,15 +189,11 @@ mod equivalence {
             rotary_dim: 4,
             ..problem
         };
-        let what = "the first positions";
-        let (expected, found) = (1, 2);
         assert_eq!(
-            run(&problem, &[0, 0]),
-            Err(RotaryError::Length {
-                what,
-                expected,
-                found
-            })
+            run(&problem, &[0, 0])
+                .expect_err("two positions of one sequence")
+                .to_string(),
+            "rotary embedding: first positions needs 1 values, found 2 values"
         );
         let backwards = Problem {
             base: -1.0,

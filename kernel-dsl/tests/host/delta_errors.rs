@@ -1,10 +1,11 @@
 //! Every way to call a delta rule wrongly is an error that says what was expected and what came.
 
 use kernel_dsl::delta_rule::{
-    Cotangents, DecayKind, DeltaRuleError, Element, ElementMut, Gradients, Inputs, Operand, Problem,
-    Transition, TransitionGradients, TransitionKind, apply, backward, chunked, compose, element, reference,
-    sequential, step,
+    Cotangents, DecayKind, DeltaRuleError, Element, ElementMut, Gradients, Inputs, Problem, Transition,
+    TransitionGradients, TransitionKind, apply, backward, chunked, compose, element, reference, sequential,
+    step,
 };
+use kernel_dsl::shape::{Extent, Role, ShapeError};
 use kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
@@ -50,6 +51,39 @@ fn low_rank() -> Inputs<'static> {
         },
         ..inputs()
     }
+}
+
+fn misfit(role: Role, operand: &'static str, expected: Extent, found: Extent) -> DeltaRuleError {
+    DeltaRuleError::Shape(ShapeError {
+        operator: "delta rule",
+        operand,
+        role,
+        expected,
+        found,
+    })
+}
+
+fn length(operand: &'static str, expected: usize, found: usize) -> DeltaRuleError {
+    misfit(
+        Role::Value,
+        operand,
+        Extent::Values(expected),
+        Extent::Values(found),
+    )
+}
+
+fn gradient_length(operand: &'static str, expected: usize, found: usize) -> DeltaRuleError {
+    misfit(
+        Role::Gradient,
+        operand,
+        Extent::Values(expected),
+        Extent::Values(found),
+    )
+}
+
+fn view(operand: &'static str, expected: (usize, usize), found: (usize, usize)) -> DeltaRuleError {
+    let extent = |(rows, cols)| Extent::Rows { rows, cols };
+    misfit(Role::Value, operand, extent(expected), extent(found))
 }
 
 /// Gradients of the right shapes, apart from what `change` does.
@@ -205,90 +239,90 @@ fn sequences_must_lie_in_the_rows() {
 fn views_need_a_row_per_token() {
     let cases = [
         (
-            Operand::Query,
+            "query",
+            3,
             Inputs {
                 query: rows(3, 3),
                 ..inputs()
             },
         ),
         (
-            Operand::Key,
+            "key",
+            3,
             Inputs {
                 key: rows(3, 3),
                 ..inputs()
             },
         ),
         (
-            Operand::Value,
+            "value",
+            4,
             Inputs {
                 value: rows(3, 4),
                 ..inputs()
             },
         ),
         (
-            Operand::Beta,
+            "beta",
+            2,
             Inputs {
                 transition: Transition::Delta { beta: rows(3, 2) },
                 ..inputs()
             },
         ),
         (
-            Operand::LogDecay,
+            "log_decay",
+            2,
             Inputs {
                 log_decay: Some(rows(3, 2)),
                 ..inputs()
             },
         ),
     ];
-    for (operand, inputs) in cases {
-        let expected = DeltaRuleError::RowCount {
-            operand,
-            expected: 2,
-            found: 3,
-        };
+    for (operand, columns, inputs) in cases {
+        let expected = view(operand, (2, columns), (3, columns));
         assert_eq!(error_of(PROBLEM, inputs), expected);
-        assert_eq!(expected.to_string(), format!("{operand} needs 2 rows, found 3"));
+        let message = format!(
+            "delta rule: {operand} needs 2 rows of {columns} values, found 3 rows of {columns} values"
+        );
+        assert_eq!(expected.to_string(), message);
     }
 }
 
 #[test]
 fn views_need_the_columns_of_their_heads() {
-    let column = |operand, expected| DeltaRuleError::ColumnCount {
-        operand,
-        expected,
-        found: 5,
-    };
+    let column = |operand, expected| view(operand, (2, expected), (2, 5));
     let delta = [
         (
-            column(Operand::Query, 3),
+            column("query", 3),
             Inputs {
                 query: rows(2, 5),
                 ..inputs()
             },
         ),
         (
-            column(Operand::Key, 3),
+            column("key", 3),
             Inputs {
                 key: rows(2, 5),
                 ..inputs()
             },
         ),
         (
-            column(Operand::Value, 4),
+            column("value", 4),
             Inputs {
                 value: rows(2, 5),
                 ..inputs()
             },
         ),
         (
-            column(Operand::Beta, 2),
+            column("beta", 2),
             Inputs {
                 transition: Transition::Delta { beta: rows(2, 5) },
                 ..inputs()
             },
         ),
         (
-            column(Operand::LogDecay, 2),
+            column("log_decay", 2),
             Inputs {
                 log_decay: Some(rows(2, 5)),
                 ..inputs()
@@ -299,7 +333,7 @@ fn views_need_the_columns_of_their_heads() {
         assert_eq!(error_of(PROBLEM, inputs), expected);
     }
     let (right, wrong) = (rows(2, 3), rows(2, 5));
-    for (operand, p, b) in [(Operand::P, wrong, right), (Operand::B, right, wrong)] {
+    for (operand, p, b) in [("p", wrong, right), ("b", right, wrong)] {
         let inputs = Inputs {
             transition: Transition::LowRank { p, b },
             ..inputs()
@@ -310,14 +344,7 @@ fn views_need_the_columns_of_their_heads() {
         decay: DecayKind::PerKeyToken,
         ..PROBLEM
     };
-    assert_eq!(
-        error_of(per_key, inputs()),
-        DeltaRuleError::ColumnCount {
-            operand: Operand::LogDecay,
-            expected: 6,
-            found: 2
-        }
-    );
+    assert_eq!(error_of(per_key, inputs()), view("log_decay", (2, 6), (2, 2)));
 }
 
 #[test]
@@ -353,11 +380,15 @@ fn log_decays_must_come_where_the_kind_has_them_and_nowhere_else() {
         decay: DecayKind::None,
         ..PROBLEM
     };
-    let unused = DeltaRuleError::LogDecayUnused(Operand::LogDecay);
-    assert_eq!(error_of(undecayed, inputs()), unused);
+    assert_eq!(error_of(undecayed, inputs()), DeltaRuleError::LogDecayUnused);
     assert_eq!(
         by_backward(undecayed, without, |_| ()),
-        Err(DeltaRuleError::LogDecayUnused(Operand::LogDecayGradient))
+        Err(misfit(
+            Role::Gradient,
+            "log_decay",
+            Extent::None,
+            Extent::Values(4)
+        ))
     );
     assert_eq!(
         by_backward(undecayed, without, |sizes| sizes.wants_log_decay = false),
@@ -369,18 +400,10 @@ fn log_decays_must_come_where_the_kind_has_them_and_nowhere_else() {
     );
 }
 
-fn length(operand: Operand, expected: usize, found: usize) -> DeltaRuleError {
-    DeltaRuleError::Length {
-        operand,
-        expected,
-        found,
-    }
-}
-
 #[test]
 fn state_and_output_need_their_lengths() {
     let (mut state, mut out) = ([1.0; 13], [2.0; 9]);
-    let wrong_state = length(Operand::State, 12, 13);
+    let wrong_state = length("state", 12, 13);
     assert_eq!(
         sequential(&PROBLEM, &inputs(), &mut state, &mut out[..8]),
         Err(wrong_state)
@@ -389,7 +412,7 @@ fn state_and_output_need_their_lengths() {
         chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out[..8]),
         Err(wrong_state)
     );
-    let wrong_out = length(Operand::Output, 8, 9);
+    let wrong_out = length("out", 8, 9);
     assert_eq!(
         sequential(&PROBLEM, &inputs(), &mut state[..12], &mut out),
         Err(wrong_out)
@@ -398,33 +421,33 @@ fn state_and_output_need_their_lengths() {
         chunked(&PROBLEM, &inputs(), 4, &mut state[..12], &mut out),
         Err(wrong_out)
     );
-    assert_eq!(wrong_out.to_string(), "out needs 8 values, found 9");
+    assert_eq!(
+        wrong_out.to_string(),
+        "delta rule: out needs 8 values, found 9 values"
+    );
     assert_eq!((state, out), ([1.0; 13], [2.0; 9]));
 }
 
 #[test]
 fn cotangents_and_gradients_need_their_shapes() {
     type Change = fn(&mut Sizes);
+    let cotangent_length = misfit(Role::Cotangent, "state", Extent::Values(12), Extent::Values(1));
     let cases: [(DeltaRuleError, Change); 8] = [
-        (length(Operand::State, 12, 1), |sizes| sizes.initial = 1),
-        (length(Operand::StateCotangent, 12, 1), |sizes| {
-            sizes.state_cotangent = Some(1)
-        }),
-        (length(Operand::QueryGradient, 6, 1), |sizes| sizes.query = 1),
-        (length(Operand::KeyGradient, 6, 1), |sizes| sizes.key = 1),
-        (length(Operand::ValueGradient, 8, 1), |sizes| sizes.value = 1),
-        (length(Operand::BetaGradient, 4, 1), |sizes| sizes.beta = 1),
-        (length(Operand::LogDecayGradient, 4, 1), |sizes| {
-            sizes.log_decay = 1
-        }),
-        (length(Operand::StateGradient, 12, 1), |sizes| sizes.state = 1),
+        (length("state", 12, 1), |sizes| sizes.initial = 1),
+        (cotangent_length, |sizes| sizes.state_cotangent = Some(1)),
+        (gradient_length("query", 6, 1), |sizes| sizes.query = 1),
+        (gradient_length("key", 6, 1), |sizes| sizes.key = 1),
+        (gradient_length("value", 8, 1), |sizes| sizes.value = 1),
+        (gradient_length("beta", 4, 1), |sizes| sizes.beta = 1),
+        (gradient_length("log_decay", 4, 1), |sizes| sizes.log_decay = 1),
+        (gradient_length("state", 12, 1), |sizes| sizes.state = 1),
     ];
     for (expected, change) in cases {
         assert_eq!(by_backward(PROBLEM, inputs(), change), Err(expected));
     }
     let low_rank_cases: [(DeltaRuleError, Change); 2] = [
-        (length(Operand::PGradient, 6, 1), |sizes| sizes.p = 1),
-        (length(Operand::BGradient, 6, 1), |sizes| sizes.b = 1),
+        (gradient_length("p", 6, 1), |sizes| sizes.p = 1),
+        (gradient_length("b", 6, 1), |sizes| sizes.b = 1),
     ];
     for (expected, change) in low_rank_cases {
         let result = by_backward(LOW_RANK, low_rank(), |sizes| {
@@ -433,22 +456,22 @@ fn cotangents_and_gradients_need_their_shapes() {
         });
         assert_eq!(result, Err(expected));
     }
-    let operand = Operand::OutputCotangent;
+    let out = |rows, cols| {
+        let expected = Extent::Rows { rows: 2, cols: 4 };
+        Err(misfit(
+            Role::Cotangent,
+            "out",
+            expected,
+            Extent::Rows { rows, cols },
+        ))
+    };
     assert_eq!(
         by_backward(PROBLEM, inputs(), |sizes| sizes.out = rows(3, 4)),
-        Err(DeltaRuleError::RowCount {
-            operand,
-            expected: 2,
-            found: 3
-        })
+        out(3, 4)
     );
     assert_eq!(
         by_backward(PROBLEM, inputs(), |sizes| sizes.out = rows(2, 3)),
-        Err(DeltaRuleError::ColumnCount {
-            operand,
-            expected: 4,
-            found: 3
-        })
+        out(2, 3)
     );
     assert_eq!(
         by_backward(PROBLEM, inputs(), |sizes| sizes.state_cotangent = None),
@@ -498,8 +521,8 @@ fn elements_need_their_lengths() {
     };
     let (mut m, mut u) = ([0.0; 18], [0.0; 12]);
     for (wrong, expected) in [
-        (wrong_matrix, length(Operand::ElementMatrix, 18, 12)),
-        (wrong_update, length(Operand::ElementUpdate, 12, 18)),
+        (wrong_matrix, length("matrix", 18, 12)),
+        (wrong_update, length("update", 12, 18)),
     ] {
         let second = ElementMut {
             matrix: &mut m,
@@ -510,8 +533,8 @@ fn elements_need_their_lengths() {
     }
     assert_eq!(
         apply(&PROBLEM, right, &mut [0.0; 11]),
-        Err(length(Operand::State, 12, 11))
+        Err(length("state", 12, 11))
     );
     let short = element(&PROBLEM, &inputs(), 4, &mut m[..9], &mut u);
-    assert_eq!(short, Err(length(Operand::ElementMatrix, 18, 9)));
+    assert_eq!(short, Err(length("matrix", 18, 9)));
 }

@@ -233,7 +233,7 @@ mod equivalence {
             .expect_err("queries of 2 heads")
             .to_string();
         assert!(
-            error.contains("the query needs 1 rows of 8, found 1 of 4"),
+            error.contains("query needs 1 rows of 8 values, found 1 rows of 4 values"),
             "{error}"
         );
     }

@@ -2,11 +2,12 @@
 
 use kernel_dsl::recurrence::normalized::{self, NormalizedState};
 use kernel_dsl::recurrence::{
-    Cotangents, DecayIndex, DecayKind, Element, ElementMut, GradientBuffers, Inputs, LogDecay, Operand,
-    Problem, ReadOut, RecurrenceError, apply, backward, chunked, compose, element, sequential,
-    sequential_bounded, step,
+    Cotangents, DecayIndex, DecayKind, Element, ElementMut, GradientBuffers, Inputs, LogDecay, Problem,
+    ReadOut, RecurrenceError, apply, backward, chunked, compose, element, sequential, sequential_bounded,
+    step,
 };
 use kernel_dsl::sequences::SequencesError;
+use kernel_dsl::shape::{Extent, Role, ShapeError};
 use kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
@@ -39,6 +40,39 @@ fn inputs() -> Inputs<'static> {
         scale: 1.0,
         sequences: Sequences::Equal,
     }
+}
+
+fn misfit(role: Role, operand: &'static str, expected: Extent, found: Extent) -> RecurrenceError {
+    RecurrenceError::Shape(ShapeError {
+        operator: "recurrence",
+        operand,
+        role,
+        expected,
+        found,
+    })
+}
+
+fn length(operand: &'static str, expected: usize, found: usize) -> RecurrenceError {
+    misfit(
+        Role::Value,
+        operand,
+        Extent::Values(expected),
+        Extent::Values(found),
+    )
+}
+
+fn gradient_length(operand: &'static str, expected: usize, found: usize) -> RecurrenceError {
+    misfit(
+        Role::Gradient,
+        operand,
+        Extent::Values(expected),
+        Extent::Values(found),
+    )
+}
+
+fn view(operand: &'static str, expected: (usize, usize), found: (usize, usize)) -> RecurrenceError {
+    let extent = |(rows, cols)| Extent::Rows { rows, cols };
+    misfit(Role::Value, operand, extent(expected), extent(found))
 }
 
 /// What every form says about the problem and the inputs.
@@ -83,47 +117,36 @@ fn sizes_must_fit_the_machine() {
 
 #[test]
 fn views_need_a_row_per_token_and_the_right_columns() {
-    let query = RecurrenceError::RowCount {
-        operand: Operand::Query,
-        expected: 2,
-        found: 1,
+    let query = view("query", (2, 3), (1, 3));
+    let short = Inputs {
+        query: rows(1, 3),
+        ..inputs()
     };
+    assert_eq!(error_of(PROBLEM, short), query);
     assert_eq!(
-        error_of(
-            PROBLEM,
-            Inputs {
-                query: rows(1, 3),
-                ..inputs()
-            }
-        ),
-        query
+        query.to_string(),
+        "recurrence: query needs 2 rows of 3 values, found 1 rows of 3 values"
     );
-    assert_eq!(query.to_string(), "query needs 2 rows, one per token, found 1");
-    let columns = |operand, expected, found| RecurrenceError::ColumnCount {
-        operand,
-        expected,
-        found,
-    };
     let key = Inputs {
         key: rows(2, 4),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, key), columns(Operand::Key, 3, 4));
+    assert_eq!(error_of(PROBLEM, key), view("key", (2, 3), (2, 4)));
     let value = Inputs {
         value: rows(2, 2),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, value), columns(Operand::Value, 4, 2));
+    assert_eq!(error_of(PROBLEM, value), view("value", (2, 4), (2, 2)));
     let log_decay = Inputs {
         log_decay: LogDecay::Token(rows(2, 6)),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, log_decay), columns(Operand::LogDecay, 2, 6));
+    assert_eq!(error_of(PROBLEM, log_decay), view("log_decay", (2, 2), (2, 6)));
     let step_size = Inputs {
         step_size: Some(rows(2, 1)),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, step_size), columns(Operand::StepSize, 2, 1));
+    assert_eq!(error_of(PROBLEM, step_size), view("step_size", (2, 2), (2, 1)));
 }
 
 #[test]
@@ -149,12 +172,8 @@ fn log_decays_come_in_the_form_of_their_kind() {
         log_decay: LogDecay::Constant(&ZEROS[..6]),
         ..inputs()
     };
-    let length = RecurrenceError::Length {
-        operand: Operand::LogDecay,
-        expected: 2,
-        found: 6,
-    };
-    assert_eq!(error_of(per_head, long), length);
+    let expected = length("log_decay", 2, 6);
+    assert_eq!(error_of(per_head, long), expected);
 }
 
 #[test]
@@ -175,12 +194,8 @@ fn the_bonus_belongs_to_the_bonus_read_out() {
         error_of(PROBLEM, with_bonus(6)),
         RecurrenceError::BonusUnused { found: 6 }
     );
-    let length = RecurrenceError::Length {
-        operand: Operand::Bonus,
-        expected: 6,
-        found: 5,
-    };
-    assert_eq!(error_of(bonus, with_bonus(5)), length);
+    let expected = length("bonus", 6, 5);
+    assert_eq!(error_of(bonus, with_bonus(5)), expected);
 }
 
 #[test]
@@ -201,18 +216,11 @@ fn the_skip_is_per_head_or_per_value() {
 
 #[test]
 fn state_and_output_have_their_lengths() {
-    let length = |operand, expected, found| {
-        Err(RecurrenceError::Length {
-            operand,
-            expected,
-            found,
-        })
-    };
     let (mut state, mut out) = ([0.0; 12], [0.0; 8]);
     let short_state = sequential(&PROBLEM, &inputs(), &mut state[..11], &mut out);
-    assert_eq!(short_state, length(Operand::State, 12, 11));
+    assert_eq!(short_state, Err(length("state", 12, 11)));
     let short_out = chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out[..7]);
-    assert_eq!(short_out, length(Operand::Output, 8, 7));
+    assert_eq!(short_out, Err(length("out", 8, 7)));
 }
 
 #[test]
@@ -233,12 +241,8 @@ fn a_chunk_holds_tokens() {
 fn bounds_are_norms() {
     let bounded =
         |bound: &[f32]| sequential_bounded(&PROBLEM, &inputs(), bound, &mut [0.0; 12], &mut [0.0; 8]);
-    let length = RecurrenceError::Length {
-        operand: Operand::Bound,
-        expected: 2,
-        found: 1,
-    };
-    assert_eq!(bounded(&[1.0]), Err(length));
+    let expected = length("bound", 2, 1);
+    assert_eq!(bounded(&[1.0]), Err(expected));
     assert_eq!(
         bounded(&[1.0, -2.0]),
         Err(RecurrenceError::BoundRange { head: 1, found: -2.0 })
@@ -263,24 +267,12 @@ fn elements_have_their_lengths() {
         update: &ZEROS[..11],
         ..good
     };
-    let sums = Err(RecurrenceError::Length {
-        operand: Operand::LogDecaySum,
-        expected: 2,
-        found: 1,
-    });
-    let update = Err(RecurrenceError::Length {
-        operand: Operand::Update,
-        expected: 12,
-        found: 11,
-    });
+    let sums = Err(length("log_decay_sum", 2, 1));
+    let update = Err(length("update", 12, 11));
     assert_eq!(apply(&PROBLEM, short_sums, &mut [0.0; 12]), sums);
     assert_eq!(apply(&PROBLEM, short_update, &mut [0.0; 12]), update);
     let mut state = [0.0; 13];
-    let state_length = RecurrenceError::Length {
-        operand: Operand::State,
-        expected: 12,
-        found: 13,
-    };
+    let state_length = length("state", 12, 13);
     assert_eq!(apply(&PROBLEM, good, &mut state), Err(state_length));
     let second = ElementMut {
         log_decay_sum: &mut [0.0; 2],
@@ -466,49 +458,35 @@ fn backward_error(spoil: impl FnOnce(&mut Cotangents<'static>, &mut GradientBuff
 
 #[test]
 fn cotangents_and_gradients_have_the_shapes_of_what_they_belong_to() {
-    let columns = RecurrenceError::ColumnCount {
-        operand: Operand::OutCotangent,
-        expected: 4,
-        found: 3,
-    };
+    let extent = |cols| Extent::Rows { rows: 2, cols };
+    let columns = misfit(Role::Cotangent, "out", extent(4), extent(3));
     assert_eq!(
         backward_error(|cotangents, _| cotangents.out = rows(2, 3)),
         columns
     );
-    let state = RecurrenceError::Length {
-        operand: Operand::StateCotangent,
-        expected: 12,
-        found: 11,
-    };
+    let state = misfit(Role::Cotangent, "state", Extent::Values(12), Extent::Values(11));
     assert_eq!(
         backward_error(|cotangents, _| cotangents.state = Some(&ZEROS[..11])),
         state
     );
-    let length = |operand, expected, found| RecurrenceError::GradientLength {
-        operand,
-        expected,
-        found,
-    };
+    let length = gradient_length;
     assert_eq!(
         backward_error(|_, gradients| gradients.query.truncate(5)),
-        length(Operand::Query, 6, 5)
+        length("query", 6, 5)
     );
     assert_eq!(
         backward_error(|_, gradients| gradients.value.truncate(7)),
-        length(Operand::Value, 8, 7)
+        length("value", 8, 7)
     );
     assert_eq!(
         backward_error(|_, gradients| gradients.log_decay = Some(vec![0.0; 3])),
-        length(Operand::LogDecay, 4, 3)
+        length("log_decay", 4, 3)
     );
     assert_eq!(
         backward_error(|_, gradients| gradients.state.clear()),
-        length(Operand::State, 12, 0)
+        length("state", 12, 0)
     );
-    let unused = RecurrenceError::GradientUnused {
-        operand: Operand::Skip,
-        found: 2,
-    };
+    let unused = misfit(Role::Gradient, "skip", Extent::None, Extent::Values(2));
     assert_eq!(
         backward_error(|_, gradients| gradients.skip = Some(vec![0.0; 2])),
         unused
@@ -595,12 +573,8 @@ fn a_key_sum_has_a_value_per_head_and_key() {
         key_sum: &mut [0.0; 5],
     };
     let error = normalized::chunked(&PROBLEM, &inputs(), 1e-6, 4, state, &mut [0.0; 8]);
-    let length = RecurrenceError::Length {
-        operand: Operand::KeySum,
-        expected: 6,
-        found: 5,
-    };
-    assert_eq!(error, Err(length));
+    let expected = length("key_sum", 6, 5);
+    assert_eq!(error, Err(expected));
     let mut both = ([1.0; 12], [1.0; 6]);
     let state = NormalizedState {
         state: &mut both.0,

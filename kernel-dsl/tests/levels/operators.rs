@@ -1,7 +1,7 @@
 //! One representative of every operator, forward and backward, against its definition in f64.
 
 use kernel_dsl::linear::{self, PackedMatrix, WeightType};
-use kernel_dsl::recurrence::{DecayKind, GradientBuffers, Operand, ReadOut};
+use kernel_dsl::recurrence::{DecayKind, GradientBuffers, ReadOut};
 use kernel_dsl::softmax_attention::{self, softmax_attention};
 use kernel_dsl::{Rows, Sequences, causal_conv1d, gated_norm, step_size, taylor_attention};
 
@@ -109,20 +109,12 @@ fn recurrence(decay: DecayKind) -> Outcome {
     )
     .expect("valid");
     for (name, found, expected) in [
-        (Operand::Query, Some(&found.query), Some(&expected.query)),
-        (Operand::Key, Some(&found.key), Some(&expected.key)),
-        (Operand::Value, Some(&found.value), Some(&expected.value)),
-        (
-            Operand::LogDecay,
-            found.log_decay.as_ref(),
-            expected.log_decay.as_ref(),
-        ),
-        (
-            Operand::StepSize,
-            found.step_size.as_ref(),
-            expected.step_size.as_ref(),
-        ),
-        (Operand::State, Some(&found.state), Some(&expected.state)),
+        ("query", Some(&found.query), Some(&expected.query)),
+        ("key", Some(&found.key), Some(&expected.key)),
+        ("value", Some(&found.value), Some(&expected.value)),
+        ("log_decay", found.log_decay.as_ref(), expected.log_decay.as_ref()),
+        ("step_size", found.step_size.as_ref(), expected.step_size.as_ref()),
+        ("state", Some(&found.state), Some(&expected.state)),
     ] {
         if let (Some(found), Some(expected)) = (found, expected) {
             close(

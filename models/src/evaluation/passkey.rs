@@ -12,7 +12,7 @@ use ssm_core::Chain;
 
 use super::wilson;
 use crate::error::ModelError;
-use crate::model::{Model, Logits};
+use crate::model::{Logits, Model};
 use crate::sampling::first_of_largest;
 use crate::state::ModelState;
 

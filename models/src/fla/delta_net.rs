@@ -17,7 +17,7 @@ use attention_linear::delta_net::{
     DeltaNet, DeltaNetConfig, DeltaNetWeights, QueryKeyActivation, QueryKeyNorm,
 };
 
-use super::mixer::{ShortConv, OutputProjection, details, heads, query_key_value, backbone};
+use super::mixer::{OutputProjection, ShortConv, backbone, details, heads, query_key_value};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;

@@ -19,8 +19,8 @@ use attention_linear::delta_net::{
 };
 use attention_linear::heads::Heads;
 
-use super::mixer::{ShortConv, OutputProjection, details, query_key_value, backbone};
 use super::backbone::expanded;
+use super::mixer::{OutputProjection, ShortConv, backbone, details, query_key_value};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;

@@ -17,7 +17,9 @@ use attention_linear::gla::{
     Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
 };
 
-use super::mixer::{ShortConv, activation, details, gated_output_projection, heads, query_key_value, backbone};
+use super::mixer::{
+    ShortConv, activation, backbone, details, gated_output_projection, heads, query_key_value,
+};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -77,7 +79,8 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let heads = heads(fields, backbone.model_dim, (0.5, 1.0))?;
     let conv = ShortConv::read(fields, false)?;
     let feature_map = activation(fields)?;
-    let output_projection = gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
+    let output_projection =
+        gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
     let rank = fields.dimension_or("gate_low_rank_dim", 16)?;
     let divisor = fields.positive_or("gate_logit_normalizer", 16.0)?;
     let at_least = clamp_min(fields)?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use attention_linear::feature_map::FeatureMap;
 use attention_linear::gsa::{GatedSlotAttention, GatedSlotAttentionConfig, GatedSlotAttentionWeights};
 
-use super::mixer::{ShortConv, OutputProjection, details, heads, query_key_value, backbone};
+use super::mixer::{OutputProjection, ShortConv, backbone, details, heads, query_key_value};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;

@@ -17,8 +17,8 @@ use attention_linear::hgrn::{Hgrn, HgrnConfig, HgrnWeights};
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 
-use super::mixer::{ShortConv, OutputProjection, branch, backbone};
 use super::backbone::{Details, expanded};
+use super::mixer::{OutputProjection, ShortConv, backbone, branch};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;

@@ -25,7 +25,7 @@ use attention_linear::gla::{
     Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
 };
 
-use super::mixer::{OutputProjection, details, heads, query_key_value, backbone};
+use super::mixer::{OutputProjection, backbone, details, heads, query_key_value};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;

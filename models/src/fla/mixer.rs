@@ -4,7 +4,7 @@ use attention_linear::feature_map::FeatureMap;
 use attention_linear::heads::Heads;
 use attention_linear::projection::{BranchWeights, OutputWeights};
 
-use super::backbone::{Details, Backbone, expanded};
+use super::backbone::{Backbone, Details, expanded};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::loader::{Init, Loader};

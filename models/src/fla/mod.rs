@@ -15,6 +15,7 @@
 //!
 //! Fields that only choose among kernels of the same result (`attn_mode`, `fuse_*`) are not looked at.
 
+mod backbone;
 mod delta_net;
 mod gated_deltanet;
 mod gla;
@@ -26,7 +27,6 @@ mod linear_attn;
 mod mixer;
 mod retnet;
 mod simple_gla;
-mod backbone;
 
 pub(crate) use delta_net::LAYOUT as DELTA_NET;
 pub(crate) use gated_deltanet::LAYOUT as GATED_DELTANET;

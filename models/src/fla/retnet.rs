@@ -16,8 +16,8 @@ use attention_linear::gla::{
 };
 use ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
-use super::mixer::{activation, details, gated_output_projection, heads, query_key_value};
 use super::backbone::Backbone;
+use super::mixer::{activation, details, gated_output_projection, heads, query_key_value};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -64,7 +64,8 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let backbone = Backbone::read(fields, 2.0)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 2.0))?;
     let feature_map = activation(fields)?;
-    let output_projection = gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
+    let output_projection =
+        gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
     if !heads.key_dim.is_multiple_of(2) {
         let expected = "a ratio that gives every head an even number of values, which are turned in pairs";
         return Err(fields

@@ -18,7 +18,9 @@ use attention_linear::gla::{
     Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
 };
 
-use super::mixer::{ShortConv, activation, details, gated_output_projection, heads, query_key_value, backbone};
+use super::mixer::{
+    ShortConv, activation, backbone, details, gated_output_projection, heads, query_key_value,
+};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;

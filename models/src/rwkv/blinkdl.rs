@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use attention_linear::rwkv::HeadShape;
 use serde_json::{Map, Value};
 
-use super::{Naming, Backbone};
+use super::{Backbone, Naming};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 
 /// ε of the heads' norm.

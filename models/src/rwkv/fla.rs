@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Naming, Backbone};
+use super::{Backbone, Naming};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::layout::{eos_id, stored_config};
 

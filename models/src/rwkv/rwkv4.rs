@@ -15,7 +15,7 @@ use attention_linear::rwkv::{Rwkv4, Rwkv4Weights};
 use ssm_core::Mixer;
 
 use super::blinkdl::{self, Version};
-use super::{ChannelNaming, Naming, Place, Share, Backbone, preset, projection, ramp};
+use super::{Backbone, ChannelNaming, Naming, Place, Share, preset, projection, ramp};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, eos_id, stored_config};

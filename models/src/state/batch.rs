@@ -13,7 +13,7 @@ use ssm_core::{Chain, MixerState};
 
 use super::{LayerState, ModelState};
 use crate::error::ModelError;
-use crate::model::{Model, SEGMENT, Logits, ask_for_states};
+use crate::model::{Logits, Model, SEGMENT, ask_for_states};
 
 impl ModelState {
     /// The states of these sequences of the batch, in this order; one may be taken several times.

@@ -31,7 +31,7 @@ use super::fingerprint::Fingerprint;
 use super::prefix_entry::{self as entry, PrefixCacheError, Purpose};
 use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
-use crate::model::{Model, Logits};
+use crate::model::{Logits, Model};
 use crate::output;
 
 /// What entries' names end in.

@@ -9,7 +9,7 @@ mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::{Model, ModelState, Logits};
+    use models::{Logits, Model, ModelState};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
     use ssm_core::Chain;
@@ -140,7 +140,7 @@ mod golden {
     use std::path::Path;
 
     use burn::tensor::Tensor;
-    use models::{LoadOptions, Model, Logits};
+    use models::{LoadOptions, Logits, Model};
     use ssm_core::Chain;
 
     fn logits(folder: &Path) -> Vec<f32> {

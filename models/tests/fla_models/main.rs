@@ -12,7 +12,7 @@ mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::{Model, ModelState, Logits};
+    use models::{Logits, Model, ModelState};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
     use ssm_core::Chain;

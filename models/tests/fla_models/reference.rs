@@ -184,7 +184,15 @@ impl Reference {
     }
 
     /// Norm of groups, gate and projection.
-    fn output_projection(&self, name: &str, norm: &str, y: &[Row], x: &[Row], group: usize, eps: f64) -> Vec<Row> {
+    fn output_projection(
+        &self,
+        name: &str,
+        norm: &str,
+        y: &[Row],
+        x: &[Row],
+        group: usize,
+        eps: f64,
+    ) -> Vec<Row> {
         let token = |(y, x): (&Row, &Row)| {
             let mut normed: Row = y.chunks(group).flat_map(|y| rms(y, eps)).collect();
             let weight = format!("{name}.{norm}.weight");
@@ -543,7 +551,9 @@ impl Reference {
             let mut state = empty(key_dim, value_dim);
             for (t, out) in out.iter_mut().enumerate() {
                 let channels = head * key_dim..(head + 1) * key_dim;
-                let decay = channels.clone().map(|c| bounds[c] + (1.0 - bounds[c]) * sigmoid(forget[t][c]));
+                let decay = channels
+                    .clone()
+                    .map(|c| bounds[c] + (1.0 - bounds[c]) * sigmoid(forget[t][c]));
                 let decay: Row = decay.collect();
                 for (row, a) in state.iter_mut().zip(&decay) {
                     row.iter_mut().for_each(|h| *h = rounded(*h * a));

@@ -44,7 +44,11 @@ fn what_is_not_supported_is_refused_by_name() {
         ),
         ("linear_attn", json!({"feature_map": "rebased"}), "feature_map"),
         ("hgrn", json!({"expand_ratio": 2}), "expand_ratio"),
-        ("hgrn2", json!({"num_heads": null, "expand_ratio": 5}), "expand_ratio"),
+        (
+            "hgrn2",
+            json!({"num_heads": null, "expand_ratio": 5}),
+            "expand_ratio",
+        ),
         ("gsa", json!({"expand_v": 2}), "expand_v"),
         ("gsa", json!({"feature_map": "elu"}), "feature_map"),
         ("delta_net", json!({"qk_norm": "l1"}), "qk_norm"),

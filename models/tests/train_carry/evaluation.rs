@@ -7,7 +7,7 @@ use models::evaluation::positions::Buckets;
 use models::evaluation::streams::loss_by_position;
 use models::train::evaluation::{EvaluationConfig, EvaluationData, PasskeyConfig};
 use models::train::{EvaluationReport, evaluate};
-use models::{Model, Logits};
+use models::{Logits, Model};
 
 use super::support::{batches, ids, model, models, start};
 

@@ -51,7 +51,7 @@ pub fn layout(architecture: &str, name: &str) -> &'static Layout {
 
 /// What configurations may switch on beyond the tiny sizes.
 fn variants() -> Vec<Case> {
-    let edits: [(&str, &str, Value); 10] = [
+    let edits: [(&str, &str, Value); 11] = [
         (
             "mamba2",
             "original",
@@ -87,7 +87,11 @@ fn variants() -> Vec<Case> {
             "flash",
             json!({"num_hidden_layers": 4, "use_short_conv": true}),
         ),
-        ("hgrn2", "flash", json!({"use_short_conv": true, "conv_bias": true})),
+        (
+            "hgrn2",
+            "flash",
+            json!({"use_short_conv": true, "conv_bias": true}),
+        ),
         (
             "delta_net",
             "flash",

@@ -15,7 +15,7 @@ mod overfit;
 use burn::tensor::{Device, Tensor};
 use models::tokenizer::Tokenizer;
 use models::train::{Batch, Leaves, Parameters, Precision};
-use models::{Model, Logits};
+use models::{Logits, Model};
 use ssm_core::Chain;
 
 const SEED: u64 = 2407;

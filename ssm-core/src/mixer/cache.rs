@@ -109,7 +109,10 @@ impl KeyValueCache {
     /// not counted.
     pub fn bytes(&self) -> usize {
         let ([_, heads, _, key_dim], [_, _, _, value_dim]) = (self.keys.dims(), self.values.dims());
-        let conv_state = self.conv_state.as_ref().map_or(0, |state| state.shape().num_elements());
+        let conv_state = self
+            .conv_state
+            .as_ref()
+            .map_or(0, |state| state.shape().num_elements());
         let tokens: usize = self.kept().iter().sum();
         4 * (tokens * heads * (key_dim + value_dim) + conv_state)
     }

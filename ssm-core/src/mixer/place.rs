@@ -86,7 +86,11 @@ impl RecurrentState {
     fn placed(self, place: Place<'_>) -> Result<Self> {
         let recurrences = self.recurrences.into_iter();
         Ok(Self {
-            conv_states: self.conv_states.into_iter().map(|conv_state| place.put(conv_state)).collect(),
+            conv_states: self
+                .conv_states
+                .into_iter()
+                .map(|conv_state| place.put(conv_state))
+                .collect(),
             recurrences: recurrences
                 .map(|recurrence| recurrence.placed(place))
                 .collect::<Result<_>>()?,

@@ -160,7 +160,10 @@ impl MixerState {
 
 impl RecurrentState {
     fn select(&self, rows: &[usize]) -> Result<Self> {
-        let conv_states = self.conv_states.iter().map(|conv_state| select_rows(conv_state, rows));
+        let conv_states = self
+            .conv_states
+            .iter()
+            .map(|conv_state| select_rows(conv_state, rows));
         let recurrences = self.recurrences.iter().map(|recurrence| recurrence.select(rows));
         Ok(Self {
             conv_states: conv_states.collect::<Result<_>>()?,
@@ -320,7 +323,10 @@ impl KeyValueCache {
             let roomy = caches.iter().map(|cache| with_room(part(cache), capacity));
             roomy.collect::<Vec<_>>()
         };
-        let conv_states: Vec<Tensor<3>> = caches.iter().filter_map(|cache| cache.conv_state.clone()).collect();
+        let conv_states: Vec<Tensor<3>> = caches
+            .iter()
+            .filter_map(|cache| cache.conv_state.clone())
+            .collect();
         let conv_state = match conv_states.len() {
             0 => None,
             count if count == caches.len() => Some(cat_rows("taps", conv_states)?),

@@ -34,7 +34,13 @@ pub struct RecurrentState {
 
 impl RecurrentState {
     /// These states of convolutions, and an empty state at every site.
-    pub fn start(conv_states: Vec<Tensor<3>>, sites: &[Site], chain: &Chain, batch: usize, device: &Device) -> Self {
+    pub fn start(
+        conv_states: Vec<Tensor<3>>,
+        sites: &[Site],
+        chain: &Chain,
+        batch: usize,
+        device: &Device,
+    ) -> Self {
         let start = |site: &Site| Recurrence {
             state: site.empty_state(batch, device),
             memories: chain.start(site, batch, device),

@@ -1,7 +1,7 @@
 //! What a delta rule reads on a device, validated before anything is launched.
 
 use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
-use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Operand, Problem, TransitionKind};
+use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Problem, TransitionKind};
 use crate::sequences::Sequences;
 
 /// What a transition reads beside decay and key, on a device; as [`Transition`](crate::delta_rule::Transition).
@@ -85,9 +85,7 @@ impl DeviceInputs<'_> {
         }
         match (&self.log_decay, problem.decay) {
             (None, DecayKind::None) => Ok(()),
-            (Some(_), DecayKind::None) => {
-                Err(Error::problem(DeltaRuleError::LogDecayUnused(Operand::LogDecay)))
-            }
+            (Some(_), DecayKind::None) => Err(Error::problem(DeltaRuleError::LogDecayUnused)),
             (None, decay) => Err(Error::problem(DeltaRuleError::LogDecayMissing {
                 decay,
                 expected: problem.decay_columns(),

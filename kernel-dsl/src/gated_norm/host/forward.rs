@@ -1,7 +1,7 @@
 //! The norm itself.
 
 use super::{TASK_WORK, THREADED_WORK, add, multiply, multiply_by_silu, normalise};
-use crate::gated_norm::problem::check_length;
+use crate::gated_norm::problem::OPERATOR;
 use crate::gated_norm::{GateOrder, Inputs, NormError, Problem};
 use crate::simd::dispatch;
 use pulp::{Simd, WithSimd};
@@ -16,7 +16,7 @@ use rayon::prelude::*;
 /// [`NormError`] when a shape does not fit; nothing is written then.
 pub fn gated_norm(problem: &Problem, inputs: &Inputs, out: &mut [f32]) -> Result<(), NormError> {
     problem.validate(inputs)?;
-    check_length("the output", problem.len(), out.len())?;
+    OPERATOR.values("out", problem.len(), out.len())?;
     let features = problem.features;
     if features == 0 {
         return Ok(());

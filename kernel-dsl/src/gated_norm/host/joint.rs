@@ -2,8 +2,9 @@
 
 use super::{TASK_WORK, THREADED_WORK, add, backward, dot};
 use crate::Rows;
-use crate::gated_norm::problem::{check_epsilon, check_length};
+use crate::gated_norm::problem::{OPERATOR, check_epsilon};
 use crate::gated_norm::{GateOrder, Gradients, Inputs, NormError, Problem, Statistic};
+use crate::shape::{Extent, Role};
 use crate::simd::dispatch;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -26,8 +27,8 @@ pub fn add_rms_norm(
     rows_of(residual.len(), features)?;
     check_epsilon(eps)?;
     let x_len = x.map_or(residual.len(), <[f32]>::len);
-    check_length("the input", residual.len(), x_len)?;
-    check_length("the output", residual.len(), out.len())?;
+    OPERATOR.values("x", residual.len(), x_len)?;
+    OPERATOR.values("out", residual.len(), out.len())?;
     let task_len = (TASK_WORK / features).max(1) * features;
     let task = |(i, (residual, out)): (usize, (&mut [f32], &mut [f32]))| {
         let first = i * task_len;
@@ -82,16 +83,8 @@ pub fn add_rms_norm_backward(
 ) -> Result<(), NormError> {
     let features = weight.len();
     let rows = rows_of(sum.len(), features)?;
-    let lengths = [
-        ("the cotangent of the output", out_cotangent.len()),
-        (
-            "the cotangent of the residual",
-            residual_cotangent.map_or(sum.len(), <[f32]>::len),
-        ),
-    ];
-    for (what, found) in lengths {
-        check_length(what, sum.len(), found)?;
-    }
+    OPERATOR.cotangent("out", sum.len(), Some(out_cotangent))?;
+    OPERATOR.cotangent("residual", sum.len(), residual_cotangent)?;
     let problem = Problem {
         rows,
         features,
@@ -121,11 +114,9 @@ pub fn add_rms_norm_backward(
 }
 
 fn view(values: &[f32], rows: usize, features: usize) -> Result<Rows<'_>, NormError> {
-    Rows::contiguous(values, rows, features).map_err(|_| NormError::Length {
-        what: "the rows",
-        expected: rows * features,
-        found: values.len(),
-    })
+    let (expected, found) = (Extent::Values(rows * features), Extent::Values(values.len()));
+    let error = |_| OPERATOR.error(Role::Value, "residual", expected, found).into();
+    Rows::contiguous(values, rows, features).map_err(error)
 }
 
 /// Rows in `len` values.

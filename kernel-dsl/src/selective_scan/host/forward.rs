@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{SEGMENT_CHANNELS, Segment, Segments};
 use crate::math;
-use crate::selective_scan::problem::{Inputs, Operand, Problem, ScanError, check_length};
+use crate::selective_scan::problem::{Inputs, OPERATOR, Problem, ScanError};
 use crate::sequences::Sequences;
 use crate::simd::{dispatch, mul_add, mul_add_one};
 use crate::vector::{Scratch, SharedRows, exp2_m1, load, prefetch, store};
@@ -80,12 +80,12 @@ pub fn element(
     update: &mut [f32],
 ) -> Result<(), ScanError> {
     problem.validate_inputs(inputs)?;
-    check_length(
-        Operand::StepSizeSum,
+    OPERATOR.values(
+        "step_size_sum",
         problem.batch * problem.channels,
         step_size_sum.len(),
     )?;
-    check_length(Operand::Update, problem.state_len(), update.len())?;
+    OPERATOR.values("update", problem.state_len(), update.len())?;
     update.fill(0.0);
     step_size_sum.fill(0.0);
     let update = SharedRows::new(update, problem.channels * problem.state_dim);

@@ -7,7 +7,7 @@ use super::{Segment, for_each_segment};
 use crate::sequences::Sequences;
 use crate::simd::dispatch;
 use crate::vector::{SharedRows, load_at, store_at};
-use crate::wkv4::problem::{Inputs, Operand, Problem, Wkv4Error, check_length};
+use crate::wkv4::problem::{Inputs, OPERATOR, Problem, Wkv4Error};
 
 /// Channels of a segment: long enough for whole cache lines of a row to follow each other.
 const SEGMENT_CHANNELS: usize = 256;
@@ -70,12 +70,12 @@ pub fn element(
     update: &mut [f32],
 ) -> Result<(), Wkv4Error> {
     problem.validate_inputs(inputs)?;
-    check_length(
-        Operand::LogDecaySum,
+    OPERATOR.values(
+        "log_decay_sum",
         problem.batch * problem.channels,
         log_decay_sum.len(),
     )?;
-    check_length(Operand::Update, problem.state_len(), update.len())?;
+    OPERATOR.values("update", problem.state_len(), update.len())?;
     if problem.channels == 0 {
         return Ok(());
     }

@@ -1,13 +1,13 @@
 //! Gradients: of the chunks against the f64 reference, and of the reference against finite differences.
 
-use kernel_dsl::recurrence::{DecayKind, GradientBuffers, Operand, backward, reference};
+use kernel_dsl::recurrence::{DecayKind, GradientBuffers, backward, reference};
 use proptest::prelude::*;
 
 use super::data::{Data, Spec, any_spec};
 use super::{by_chunks, check, config};
 
 /// Every gradient under the name of its input.
-pub fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(Operand, &[T])> {
+pub fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(&'static str, &[T])> {
     let GradientBuffers {
         query,
         key,
@@ -19,14 +19,14 @@ pub fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(Operand, &[T])> {
         state,
     } = gradients;
     let given = [
-        (Operand::Query, Some(query)),
-        (Operand::Key, Some(key)),
-        (Operand::Value, Some(value)),
-        (Operand::LogDecay, log_decay.as_ref()),
-        (Operand::StepSize, step_size.as_ref()),
-        (Operand::Bonus, bonus.as_ref()),
-        (Operand::Skip, skip.as_ref()),
-        (Operand::State, Some(state)),
+        ("query", Some(query)),
+        ("key", Some(key)),
+        ("value", Some(value)),
+        ("log_decay", log_decay.as_ref()),
+        ("step_size", step_size.as_ref()),
+        ("bonus", bonus.as_ref()),
+        ("skip", skip.as_ref()),
+        ("state", Some(state)),
     ];
     let given = given
         .into_iter()
@@ -35,10 +35,10 @@ pub fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(Operand, &[T])> {
 }
 
 /// Whether the gradient has a row per token.
-fn is_per_token(data: &Data, input: Operand) -> bool {
+fn is_per_token(data: &Data, input: &'static str) -> bool {
     match input {
-        Operand::Bonus | Operand::Skip | Operand::State => false,
-        Operand::LogDecay => matches!(
+        "bonus" | "skip" | "state" => false,
+        "log_decay" => matches!(
             data.problem.decay,
             DecayKind::PerHeadToken | DecayKind::PerKeyToken
         ),
@@ -128,7 +128,7 @@ fn loss(data: &Data) -> f64 {
 fn joined(data: &Data, cut: usize, first: &GradientBuffers, second: &GradientBuffers) -> GradientBuffers {
     let mut whole: GradientBuffers = GradientBuffers::zeros(&data.problem, &data.inputs()).expect("valid");
     let rows = data.sequences().rows(data.problem.batch, data.problem.time);
-    let join = |input: Operand, whole: &mut [f32], first: &[f32], second: &[f32]| {
+    let join = |input: &'static str, whole: &mut [f32], first: &[f32], second: &[f32]| {
         if is_per_token(data, input) {
             let width = whole.len() / rows.max(1);
             data.place(whole, (0, cut), first, width);
@@ -138,24 +138,24 @@ fn joined(data: &Data, cut: usize, first: &GradientBuffers, second: &GradientBuf
             sums.for_each(|(sum, (a, b))| *sum = a + b);
         }
     };
-    join(Operand::Query, &mut whole.query, &first.query, &second.query);
-    join(Operand::Key, &mut whole.key, &first.key, &second.key);
-    join(Operand::Value, &mut whole.value, &first.value, &second.value);
+    join("query", &mut whole.query, &first.query, &second.query);
+    join("key", &mut whole.key, &first.key, &second.key);
+    join("value", &mut whole.value, &first.value, &second.value);
     let optional = [
         (
-            Operand::LogDecay,
+            "log_decay",
             &mut whole.log_decay,
             &first.log_decay,
             &second.log_decay,
         ),
         (
-            Operand::StepSize,
+            "step_size",
             &mut whole.step_size,
             &first.step_size,
             &second.step_size,
         ),
-        (Operand::Bonus, &mut whole.bonus, &first.bonus, &second.bonus),
-        (Operand::Skip, &mut whole.skip, &first.skip, &second.skip),
+        ("bonus", &mut whole.bonus, &first.bonus, &second.bonus),
+        ("skip", &mut whole.skip, &first.skip, &second.skip),
     ];
     for (input, whole, first, second) in optional {
         if let (Some(whole), Some(first), Some(second)) = (whole, first, second) {
@@ -194,7 +194,7 @@ proptest! {
             let (high_loss, low_loss) = (loss(&above), loss(&below));
             let slope = (high_loss - low_loss) / (f64::from(high) - f64::from(low));
             // With up to 7 tokens, eˣ gives 7² h² / 6 of the slope.
-            let relative = if input == Operand::LogDecay { 1e-5 } else { 1e-9 };
+            let relative = if input == "log_decay" { 1e-5 } else { 1e-9 };
             let allowed = relative * slope.abs() + 1e-11 * high_loss.abs();
             let close = (slope - gradient[index]).abs() <= allowed;
             prop_assert!(close, "{input} {index}: slope {slope}, gradient {}", gradient[index]);
@@ -230,7 +230,7 @@ proptest! {
             let one = |b: usize| named(&ones[b])[i].1.to_vec();
             let mut expected = vec![0.0; found.len()];
             for b in 0..data.problem.batch {
-                if input == Operand::State {
+                if input == "state" {
                     let len = found.len() / data.problem.batch;
                     expected[b * len..(b + 1) * len].copy_from_slice(&one(b));
                 } else if is_per_token(&data, input) {
@@ -240,7 +240,7 @@ proptest! {
                     expected.iter_mut().zip(one(b)).for_each(|(sum, x)| *sum += x);
                 }
             }
-            if input == Operand::State || is_per_token(&data, input) {
+            if input == "state" || is_per_token(&data, input) {
                 prop_assert!(found == expected, "gradient of {}", input);
             } else {
                 let exact: Vec<f64> = expected.iter().map(|x| f64::from(*x)).collect();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernel_dsl::recurrence::{Cotangents, DecayKind, Inputs, LogDecay, Operand, Problem, ReadOut};
+use kernel_dsl::recurrence::{Cotangents, DecayKind, Inputs, LogDecay, Problem, ReadOut};
 use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -398,18 +398,18 @@ impl Data {
     }
 
     /// Adds to one value of an input, by its place in the contiguous gradient; returns the old value and the new one.
-    pub fn nudge(&mut self, input: Operand, index: usize, by: f32) -> (f32, f32) {
+    pub fn nudge(&mut self, input: &'static str, index: usize, by: f32) -> (f32, f32) {
         let constant = matches!(self.problem.decay, DecayKind::PerHead | DecayKind::PerKey);
         let value = match input {
-            Operand::Query => self.query.at(index),
-            Operand::Key => self.key.at(index),
-            Operand::Value => self.value.at(index),
-            Operand::LogDecay if constant => &mut self.constant_decay[index],
-            Operand::LogDecay => self.token_decay.at(index),
-            Operand::StepSize => self.step_size.as_mut().expect("given").at(index),
-            Operand::Bonus => &mut self.bonus.as_mut().expect("given")[index],
-            Operand::Skip => &mut self.skip.as_mut().expect("given")[index],
-            Operand::State => &mut self.state[index],
+            "query" => self.query.at(index),
+            "key" => self.key.at(index),
+            "value" => self.value.at(index),
+            "log_decay" if constant => &mut self.constant_decay[index],
+            "log_decay" => self.token_decay.at(index),
+            "step_size" => self.step_size.as_mut().expect("given").at(index),
+            "bonus" => &mut self.bonus.as_mut().expect("given")[index],
+            "skip" => &mut self.skip.as_mut().expect("given")[index],
+            "state" => &mut self.state[index],
             other => panic!("{other} is no input"),
         };
         let before = *value;

@@ -3,7 +3,7 @@
 use kernel_dsl::recurrence::normalized::{
     self, InitialState, NormalizedCotangents, NormalizedGradients, NormalizedState,
 };
-use kernel_dsl::recurrence::{GradientBuffers, Operand, Problem, ReadOut, reference};
+use kernel_dsl::recurrence::{GradientBuffers, Problem, ReadOut, reference};
 use proptest::prelude::*;
 
 use super::backward::named;
@@ -281,8 +281,8 @@ fn equal_values_are_their_own_mean() {
     data.state.fill(0.0);
     let len = data.problem.batch * data.problem.time * data.problem.heads * data.problem.value_dim;
     for index in 0..len {
-        let (before, _) = data.nudge(Operand::Value, index, 0.0);
-        data.nudge(Operand::Value, index, 3.0 - before);
+        let (before, _) = data.nudge("value", index, 0.0);
+        data.nudge("value", index, 3.0 - before);
     }
     let zeros = vec![0.0; key_sum_of(&data).len()];
     let (mut state, mut key_sum, mut out) = (data.state.clone(), zeros, vec![f32::NAN; data.out_len()]);

@@ -530,12 +530,21 @@ fn everything_wrong_is_named() {
     fn rows(count: usize, columns: usize) -> Rows<'static> {
         Rows::contiguous(&ZEROS, count, columns).expect("long enough")
     }
-    assert_eq!(with(|i| i.key = rows(5, 4)), "key needs 6 rows, found 5");
-    assert_eq!(with(|i| i.value = rows(6, 3)), "value needs 4 columns, found 3");
-    assert_eq!(with(|i| i.bonus = &ZEROS[..3]), "bonus needs 4 values, found 3");
+    assert_eq!(
+        with(|i| i.key = rows(5, 4)),
+        "WKV-4: key needs 6 rows of 4 values, found 5 rows of 4 values"
+    );
+    assert_eq!(
+        with(|i| i.value = rows(6, 3)),
+        "WKV-4: value needs 6 rows of 4 values, found 6 rows of 3 values"
+    );
+    assert_eq!(
+        with(|i| i.bonus = &ZEROS[..3]),
+        "WKV-4: bonus needs 4 values, found 3 values"
+    );
     assert_eq!(
         with(|i| i.log_decay = &ZEROS[..5]),
-        "log_decay needs 4 values, found 5"
+        "WKV-4: log_decay needs 4 values, found 5 values"
     );
     assert_eq!(
         with(|i| i.log_decay = &[-1.0, 0.5, 0.0, -1.0]),
@@ -549,9 +558,12 @@ fn everything_wrong_is_named() {
     let inputs = data.inputs();
     assert_eq!(
         forward(PROBLEM, &inputs, 23, 24),
-        "state needs 24 values, found 23"
+        "WKV-4: state needs 24 values, found 23 values"
     );
-    assert_eq!(forward(PROBLEM, &inputs, 24, 25), "out needs 24 values, found 25");
+    assert_eq!(
+        forward(PROBLEM, &inputs, 24, 25),
+        "WKV-4: out needs 24 values, found 25 values"
+    );
     let huge = Problem {
         batch: usize::MAX / 2,
         ..PROBLEM
@@ -562,7 +574,7 @@ fn everything_wrong_is_named() {
     let error = element(&PROBLEM, &inputs, &mut [0.0; 7], &mut [0.0; 24]);
     assert_eq!(
         error.expect_err("short").to_string(),
-        "log_decay_sum needs 8 values, found 7"
+        "WKV-4: log_decay_sum needs 8 values, found 7 values"
     );
     let run = |cotangents: &Cotangents, cut: Option<usize>, chunk_size| {
         let mut buffers = Buffers::new(&data, 0.0);
@@ -575,7 +587,7 @@ fn everything_wrong_is_named() {
     };
     for (i, (name, length)) in NAMES.iter().zip([4, 4, 24, 24, 24]).enumerate() {
         let expected = format!(
-            "the gradient of {name} needs {length} values, found {}",
+            "WKV-4: the gradient of {name} needs {length} values, found {} values",
             length + 1
         );
         assert_eq!(run(&data.cotangents(), Some(i), 8), expected);
@@ -587,14 +599,14 @@ fn everything_wrong_is_named() {
     let cotangents = |out, state| Cotangents { out, state };
     assert_eq!(
         run(&cotangents(rows(5, 4), None), None, 8),
-        "the cotangent of out needs 6 rows, found 5"
+        "WKV-4: the cotangent of out needs 6 rows of 4 values, found 5 rows of 4 values"
     );
     assert_eq!(
         run(&cotangents(rows(6, 5), None), None, 8),
-        "the cotangent of out needs 4 columns, found 5"
+        "WKV-4: the cotangent of out needs 6 rows of 4 values, found 6 rows of 5 values"
     );
     assert_eq!(
         run(&cotangents(rows(6, 4), Some(&ZEROS[..3])), None, 8),
-        "the cotangent of state needs 24 values, found 3"
+        "WKV-4: the cotangent of state needs 24 values, found 3 values"
     );
 }

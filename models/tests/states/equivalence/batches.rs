@@ -1,6 +1,6 @@
 //! Sequences of a batch against the same sequences alone.
 
-use models::{ModelError, ModelState, Logits};
+use models::{Logits, ModelError, ModelState};
 use proptest::prelude::*;
 use ssm_core::Chain;
 

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use mitigations::Mitigation;
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
-use models::{LoadOptions, Model, ModelState, Logits};
+use models::{LoadOptions, Logits, Model, ModelState};
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::RngSeed;
 use rand::rngs::StdRng;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use models::checkpoint::WriteDtype;
 use models::init::{layouts, preset, write_random};
-use models::{LoadOptions, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions, Logits};
+use models::{LoadOptions, Logits, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions};
 use proptest::prelude::*;
 use ssm_core::Chain;
 use tempfile::TempDir;
