@@ -13,6 +13,7 @@
 
 pub mod aligned;
 pub mod causal_conv1d;
+mod cotangents;
 pub mod cross_entropy;
 #[cfg(feature = "cube")]
 pub mod cube;
@@ -37,6 +38,7 @@ pub mod taylor_attention;
 mod vector;
 pub mod wkv4;
 
+pub use cotangents::Cotangents;
 pub use rows::Rows;
 pub use sequences::Sequences;
 pub use shape::ShapeError;

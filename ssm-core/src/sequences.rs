@@ -52,10 +52,18 @@ impl Sequences {
                     found: vec![batch],
                 });
             }
-            Self::Packed(offsets) => offsets.len().saturating_sub(1),
+            Self::Packed(_) => self.count_in(batch),
         };
         self.view().validate(count, time)?;
         Ok(count)
+    }
+
+    /// As [`Self::count`], of sequences that have been validated.
+    pub(crate) fn count_in(&self, batch: usize) -> usize {
+        match self {
+            Self::Equal | Self::LeftPadded(_) => batch,
+            Self::Packed(offsets) => offsets.len().saturating_sub(1),
+        }
     }
 
     /// Tokens of the longest sequence.

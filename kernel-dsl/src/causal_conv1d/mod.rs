@@ -22,5 +22,6 @@ mod host;
 mod problem;
 pub mod reference;
 
+pub use crate::Cotangents;
 pub use host::{backward, causal_conv1d};
-pub use problem::{Activation, ConvError, Cotangents, Gradients, Inputs, Problem};
+pub use problem::{Activation, ConvError, Gradients, Inputs, Problem};

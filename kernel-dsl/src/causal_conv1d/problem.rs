@@ -1,8 +1,8 @@
 //! Shapes of a causal convolution, and every way they can be wrong.
 
-use crate::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError};
+use crate::{Cotangents, Rows};
 use thiserror::Error;
 
 const OPERATOR: Operator = Operator("causal convolution");
@@ -46,18 +46,6 @@ pub struct Inputs<'a> {
     pub bias: Option<&'a [f32]>,
     /// Which rows belong to which sequence.
     pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of the loss by what a convolution gave.
-///
-/// # Shapes
-/// `out` `[rows, channels]`, `state` `[batch, channels, width − 1]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// By the output.
-    pub out: Rows<'a>,
-    /// By the state after the last token; nothing where the loss does not see it.
-    pub state: Option<&'a [f32]>,
 }
 
 /// Derivatives of the loss by what a convolution read: contiguous, each in the shape of its input, overwritten.
@@ -121,8 +109,7 @@ impl Problem {
     ) -> Result<(), ConvError> {
         let rows = inputs.sequences.rows(self.batch, self.time);
         self.validate(inputs, state, rows * self.channels)?;
-        OPERATOR.cotangent_rows("out", (rows, self.channels), &cotangents.out)?;
-        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        cotangents.validate(OPERATOR, (rows, self.channels), self.state_len())?;
         OPERATOR.gradient("input", rows * self.channels, gradients.input)?;
         OPERATOR.gradient("weight", inputs.weight.len(), gradients.weight)?;
         let bias = inputs.bias.map(<[f32]>::len);

@@ -21,6 +21,7 @@ mod launch;
 #[cfg(feature = "lowering")]
 pub mod lowering;
 pub(crate) mod math;
+mod outputs;
 mod parallel;
 pub(crate) mod partial;
 pub(crate) mod product;
@@ -34,5 +35,7 @@ pub use cubecl::client::Client;
 pub use error::Error;
 pub use launch::Limits;
 pub(crate) use launch::{address_type, cubes};
+pub use outputs::{DeviceCotangents, Outputs};
+pub(crate) use outputs::{expect_state, token_buffer};
 pub(crate) use parallel::preferred_chunk_size;
 pub use table::{ChunkTable, SequenceTable};

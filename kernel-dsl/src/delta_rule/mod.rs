@@ -60,9 +60,9 @@ pub mod monoid;
 mod problem;
 pub mod reference;
 
+pub use crate::Cotangents;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{
-    Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
-    TransitionKind,
+    DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
 };

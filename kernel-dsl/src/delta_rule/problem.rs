@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::Cotangents;
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError, all_fit};
@@ -101,15 +102,6 @@ pub struct Inputs<'a> {
     pub scale: f32,
     /// Which rows belong to which sequence.
     pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of a loss by what a delta rule returns.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// By the output, `heads·value_dim` columns.
-    pub out: Rows<'a>,
-    /// By the final state, `[batch, heads, key_dim, value_dim]`; `None` is 0.
-    pub state: Option<&'a [f32]>,
 }
 
 /// Derivatives of a loss by what a transition reads, in the shapes of [`Transition`] without gaps.
@@ -269,8 +261,7 @@ impl Problem {
         let rows = inputs.sequences.rows(self.batch, self.time);
         let (on_keys, on_values) = (self.groups * self.key_dim, self.heads * self.value_dim);
         OPERATOR.values("state", self.state_len(), state_len)?;
-        OPERATOR.cotangent_rows("out", (rows, on_values), &cotangents.out)?;
-        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        cotangents.validate(OPERATOR, (rows, on_values), self.state_len())?;
         OPERATOR.gradient("query", rows * on_keys, gradients.query)?;
         OPERATOR.gradient("key", rows * on_keys, gradients.key)?;
         OPERATOR.gradient("value", rows * on_values, gradients.value)?;

@@ -1,8 +1,9 @@
 //! The definition in f64, forward and backward: plain loops over tokens. Everything else is tested against it.
 
 use super::problem::{
-    Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
+    DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
 };
+use crate::Cotangents;
 
 /// The delta rule in f64, token by token (see [the module](crate::delta_rule) for the formula).
 ///

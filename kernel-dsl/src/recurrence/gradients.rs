@@ -1,16 +1,7 @@
 //! What a backward pass takes and gives: cotangents of the results, gradients of the inputs.
 
 use super::problem::{Inputs, LogDecay, OPERATOR, Problem, RecurrenceError};
-use crate::rows::Rows;
-
-/// Cotangents of what a recurrence computes: the derivatives of a loss by its output and by its final state.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// Of the output, `heads·value_dim` columns.
-    pub out: Rows<'a>,
-    /// Of the final state, `[batch, heads, key_dim, value_dim]`; `None` is zero.
-    pub state: Option<&'a [f32]>,
-}
+use crate::Cotangents;
 
 /// Where the gradients of a recurrence's inputs go: contiguous buffers, overwritten.
 ///
@@ -140,8 +131,7 @@ impl Problem {
     ) -> Result<(), RecurrenceError> {
         let rows = inputs.sequences.rows(self.batch, self.time);
         OPERATOR.values("state", self.state_len(), initial_state_len)?;
-        OPERATOR.cotangent_rows("out", (rows, self.heads * self.value_dim), &cotangents.out)?;
-        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        cotangents.validate(OPERATOR, (rows, self.heads * self.value_dim), self.state_len())?;
         let lengths = Lengths::new(self, inputs);
         OPERATOR.gradient("query", lengths.query, gradients.query)?;
         OPERATOR.gradient("key", lengths.query, gradients.key)?;

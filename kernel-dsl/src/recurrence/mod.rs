@@ -49,7 +49,8 @@ pub mod normalized;
 mod problem;
 pub mod reference;
 
-pub use gradients::{Cotangents, GradientBuffers, Gradients};
+pub use crate::Cotangents;
+pub use gradients::{GradientBuffers, Gradients};
 pub use host::{
     BACKWARD_CHUNK_SIZE, DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential,
     sequential_bounded, step,

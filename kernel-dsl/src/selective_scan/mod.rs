@@ -44,6 +44,7 @@ pub mod monoid;
 mod problem;
 pub mod reference;
 
+pub use crate::Cotangents;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, element, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{Cotangents, Gradients, Inputs, Problem, ScanError};
+pub use problem::{Gradients, Inputs, Problem, ScanError};

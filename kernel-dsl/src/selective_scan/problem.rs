@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::Cotangents;
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError, all_fit};
@@ -46,15 +47,6 @@ pub struct Inputs<'a> {
     pub gate: Option<Rows<'a>>,
     /// Which rows belong to which sequence.
     pub sequences: Sequences<'a>,
-}
-
-/// Cotangents of what a selective scan gives: the derivatives of a loss by it.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// By the output, `channels` columns.
-    pub out: Rows<'a>,
-    /// By the final state, `[batch, channels, state_dim]`; `None` where the loss does not see it.
-    pub state: Option<&'a [f32]>,
 }
 
 /// Where the gradients of the inputs go: contiguous buffers of each input's shape, overwritten.
@@ -215,8 +207,7 @@ impl Problem {
         let rows = self.rows(&inputs.sequences);
         let (on_channels, on_groups) = (rows * self.channels, rows * self.groups * self.state_dim);
         OPERATOR.values("state", self.state_len(), initial_state_len)?;
-        OPERATOR.cotangent_rows("out", (rows, self.channels), &cotangents.out)?;
-        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        cotangents.validate(OPERATOR, (rows, self.channels), self.state_len())?;
         OPERATOR.gradient("input", on_channels, gradients.input)?;
         OPERATOR.gradient("step_size", on_channels, gradients.step_size)?;
         OPERATOR.gradient("a", inputs.a.len(), gradients.a)?;

@@ -1,9 +1,9 @@
 //! Shapes of Taylor attention, and every way they can be wrong.
 
-use crate::Rows;
 use crate::feature_map::{Expansion, FeatureMap, FeatureMapError, Packing};
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError};
+use crate::{Cotangents, Rows};
 use thiserror::Error;
 
 const OPERATOR: Operator = Operator("Taylor attention");
@@ -44,18 +44,6 @@ pub struct Inputs<'a> {
     pub value: Rows<'a>,
     /// Which rows belong to which sequence.
     pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of the loss by what Taylor attention gave.
-///
-/// # Shapes
-/// `out` `[rows, heads · value_dim]`, `state` as [`Problem::state_len`] says.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// By the output.
-    pub out: Rows<'a>,
-    /// By the state after the last token; nothing where the loss does not see it.
-    pub state: Option<&'a [f32]>,
 }
 
 /// Derivatives of the loss by what Taylor attention read: contiguous, each in the shape of its input, overwritten.
@@ -172,8 +160,7 @@ impl Problem {
         let rows = inputs.sequences.rows(self.batch, self.time);
         let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
         self.validate(inputs, state, rows * values)?;
-        OPERATOR.cotangent_rows("out", (rows, values), &cotangents.out)?;
-        OPERATOR.cotangent("state", state, cotangents.state)?;
+        cotangents.validate(OPERATOR, (rows, values), state)?;
         OPERATOR.gradient("query", rows * keys, gradients.query)?;
         OPERATOR.gradient("key", rows * keys, gradients.key)?;
         OPERATOR.gradient("value", rows * values, gradients.value)?;

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::Cotangents;
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError, all_fit};
@@ -40,15 +41,6 @@ pub struct Inputs<'a> {
     pub value: Rows<'a>,
     /// Which rows belong to which sequence.
     pub sequences: Sequences<'a>,
-}
-
-/// Cotangents of what a WKV-4 recurrence gives: the derivatives of a loss by it.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// By the output, `channels` columns.
-    pub out: Rows<'a>,
-    /// By the final state, `[batch, 3, channels]`; `None` where the loss does not see it.
-    pub state: Option<&'a [f32]>,
 }
 
 /// Where the gradients of the inputs go: contiguous buffers of each input's shape, overwritten.
@@ -178,8 +170,7 @@ impl Problem {
         self.validate_inputs(inputs)?;
         let (rows, channels) = (self.rows(&inputs.sequences), self.channels);
         OPERATOR.values("state", self.state_len(), initial_state_len)?;
-        OPERATOR.cotangent_rows("out", (rows, channels), &cotangents.out)?;
-        OPERATOR.cotangent("state", self.state_len(), cotangents.state)?;
+        cotangents.validate(OPERATOR, (rows, channels), self.state_len())?;
         OPERATOR.gradient("log_decay", channels, gradients.log_decay)?;
         OPERATOR.gradient("bonus", channels, gradients.bonus)?;
         OPERATOR.gradient("key", rows * channels, gradients.key)?;

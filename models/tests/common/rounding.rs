@@ -11,8 +11,8 @@ use rand::{Rng, SeedableRng};
 
 /// A computation may be off by so many times the largest of the draws: by 9 at most in 14,880 comparisons (the models' suites with
 /// four seeds, at three levels of vector instructions), by 1 in the median.
-const DRAWS_APART: f64 = 16.0;
-const DRAWS: u64 = 4;
+pub const DRAWS_APART: f64 = 16.0;
+pub const DRAWS: u64 = 4;
 
 thread_local! {
     static ROUNDINGS: RefCell<Option<StdRng>> = const { RefCell::new(None) };
@@ -33,14 +33,17 @@ pub fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
     norm(&mut found.iter().zip(expected).map(|(f, e)| f - e)) / norm(&mut expected.iter().copied())
 }
 
+/// What equations give with the roundings of a draw, the same ones every time: in between they are as smooth as without.
+pub fn drawn<T>(draw: u64, equations: impl FnOnce() -> T) -> T {
+    ROUNDINGS.set(Some(StdRng::seed_from_u64(draw)));
+    let moved = equations();
+    ROUNDINGS.set(None);
+    moved
+}
+
 /// The relative error that f32 may make where these equations are computed.
 pub fn tolerance(equations: impl Fn() -> Vec<f64>) -> f64 {
     let exact = equations();
-    let draw = |seed| {
-        ROUNDINGS.set(Some(StdRng::seed_from_u64(seed)));
-        let moved = equations();
-        ROUNDINGS.set(None);
-        relative_error(&moved, &exact)
-    };
+    let draw = |draw| relative_error(&drawn(draw, &equations), &exact);
     DRAWS_APART * (0..DRAWS).map(draw).fold(f64::from(f32::EPSILON), f64::max)
 }

@@ -16,7 +16,7 @@
 //! back from the checkpointer, so that cheap operations before them (an activation, a scaling) may be recomputed.
 
 use super::extension::{Forward, Gradient};
-use super::operator::Operator;
+use super::operator::Erased;
 use super::tensors::{PLACES, Tensors};
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -92,7 +92,7 @@ struct Outputs<B: Backend> {
 /// What the backward step of an operator needs.
 #[derive(Clone, Debug)]
 struct Saved<B: Backend> {
-    operator: Arc<dyn Operator>,
+    operator: Arc<dyn Erased>,
     inputs: [Option<NodeId>; PLACES],
     /// None where the only output is the operator's own node.
     outputs: Option<Outputs<B>>,
@@ -159,7 +159,7 @@ impl<B: Backend> Backward<B, 1> for OutputStep {
 }
 
 impl<B: Forward + Gradient, C: CheckpointStrategy> Forward for Autodiff<B, C> {
-    fn forward(inputs: Tensors<Self>, operator: Arc<dyn Operator>) -> Tensors<Self> {
+    fn forward(inputs: Tensors<Self>, operator: Arc<dyn Erased>) -> Tensors<Self> {
         let inputs = inputs.into_array();
         let Some(any) = inputs.iter().flatten().next() else {
             unreachable!("dispatch chose this device by one of the inputs");

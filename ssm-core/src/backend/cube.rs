@@ -1,13 +1,14 @@
 //! Burn's tensors on CubeCL devices as the buffers and row views that `kernel-dsl` takes, without copies where rows lie
 //! contiguously.
 
-use super::flex::row_stride;
-use super::operator::{List, Spec};
+use super::flex::{required, row_stride};
+use super::operands::{Declared, OutputAndState, each, each_of_both};
+use super::operator::Spec;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::{cast, into_contiguous, untile};
 use burn_cubecl::tensor::CubeTensor;
-use kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceRows, Error};
+use kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceCotangents, DeviceRows, Error, Outputs};
 
 /// Where the tensors of a call live.
 pub(crate) struct Place {
@@ -35,17 +36,41 @@ impl Place {
         cast(tensor, spec.dtype)
     }
 
+    /// An output and a state, as tensors of these shapes and element types.
+    pub(crate) fn outputs(&self, found: Outputs, out: &Spec, state: &Spec) -> OutputAndState<CubeTensor> {
+        OutputAndState {
+            out: self.tensor(found.out, out),
+            state: self.tensor(found.state, state),
+        }
+    }
+
     /// Gradients, each like its input.
-    pub(crate) fn tensors(
+    pub(crate) fn tensors<D: Declared>(
         &self,
-        buffers: impl IntoIterator<Item = Option<DeviceBuffer>>,
-        specs: Vec<Option<Spec>>,
-    ) -> List<CubeTensor> {
-        buffers
-            .into_iter()
-            .zip(specs)
-            .map(|(buffer, spec)| Some(self.tensor(buffer?, &spec?)))
-            .collect()
+        buffers: D::As<DeviceBuffer>,
+        specs: D::As<Spec>,
+    ) -> D::As<CubeTensor> {
+        each_of_both::<D, _, _, _>(buffers, specs, |buffer, spec| self.tensor(buffer, &spec))
+    }
+}
+
+/// What the operands are like.
+pub(crate) fn specs<D: Declared>(operands: &D::As<CubeTensor>) -> D::As<Spec>
+where
+    D::As<CubeTensor>: Clone,
+{
+    each::<D, _, _>(operands.clone(), |tensor| spec(&tensor))
+}
+
+/// Cotangents as kernels take them: rows of the output are its last `trailing` dimensions, in its type.
+pub(crate) fn cotangents(
+    cotangents: OutputAndState<Option<CubeTensor>>,
+    trailing: usize,
+    dtype: DType,
+) -> DeviceCotangents {
+    DeviceCotangents {
+        out: rows_as(required(cotangents.out), trailing, dtype),
+        state: cotangents.state.map(values),
     }
 }
 

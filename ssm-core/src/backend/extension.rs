@@ -1,9 +1,10 @@
 //! The two backend extensions through which every operator reaches every device.
 //!
-//! An operator is a value ([`Operator`]), so two traits serve all of them: [`Forward`] also on autodiff devices, [`Gradient`]
+//! An operator is a value ([`Operator`](super::Operator)), so two traits serve all of them: [`Forward`] also on autodiff devices, [`Gradient`]
 //! only below them, which is why a second derivative cannot be asked for by mistake.
 
-use super::operator::{List, Operator};
+use super::operands::List;
+use super::operator::Erased;
 use super::tensors::Tensors;
 use burn::backend::{Backend, Flex, backend_extension};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub(crate) trait Forward: Backend {
     /// The outputs, in the operator's order.
     #[fusion(meta = |inputs, operator| outputs_metadata(inputs, operator.as_ref()))]
-    fn forward(#[extension_type] inputs: Tensors<Self>, operator: Arc<dyn Operator>) -> Tensors<Self>;
+    fn forward(#[extension_type] inputs: Tensors<Self>, operator: Arc<dyn Erased>) -> Tensors<Self>;
 }
 
 /// Gradients of an operator's inputs.
@@ -24,32 +25,32 @@ pub(crate) trait Gradient: Backend {
     fn gradient(
         #[extension_type] inputs: Tensors<Self>,
         #[extension_type] cotangents: Tensors<Self>,
-        operator: Arc<dyn Operator>,
+        operator: Arc<dyn Erased>,
     ) -> Tensors<Self>;
 }
 
 #[cfg(feature = "fusion")]
 fn outputs_metadata(
     inputs: &super::tensors::TensorsMetadata,
-    operator: &dyn Operator,
+    operator: &dyn Erased,
 ) -> super::tensors::TensorsMetadata {
     use super::operator::Spec;
     use burn::backend::fusion::custom::TensorSpec;
     let inputs = inputs
         .as_array()
         .map(|spec| spec.map(|spec| Spec::new(spec.shape.iter().copied().collect::<Vec<_>>(), spec.dtype)));
-    let outputs = operator.outputs(&inputs).into_iter();
+    let outputs = operator.outputs(inputs.into()).into_iter();
     super::tensors::TensorsMetadata::new(
         outputs
-            .map(|spec| Some(TensorSpec::new(spec.shape.into(), spec.dtype)))
+            .map(|spec| spec.map(|spec| TensorSpec::new(spec.shape.into(), spec.dtype)))
             .collect(),
     )
 }
 
 impl Forward for Flex {
-    fn forward(inputs: Tensors<Self>, operator: Arc<dyn Operator>) -> Tensors<Self> {
+    fn forward(inputs: Tensors<Self>, operator: Arc<dyn Erased>) -> Tensors<Self> {
         let inputs: List<_> = inputs.into_array().into();
-        Tensors::new(operator.forward_flex(inputs).into_iter().map(Some))
+        Tensors::new(operator.forward_flex(inputs))
     }
 }
 
@@ -57,7 +58,7 @@ impl Gradient for Flex {
     fn gradient(
         inputs: Tensors<Self>,
         cotangents: Tensors<Self>,
-        operator: Arc<dyn Operator>,
+        operator: Arc<dyn Erased>,
     ) -> Tensors<Self> {
         let (inputs, cotangents): (List<_>, List<_>) =
             (inputs.into_array().into(), cotangents.into_array().into());
@@ -67,9 +68,9 @@ impl Gradient for Flex {
 
 #[cfg(feature = "cube")]
 impl Forward for burn_cubecl::CubeBackend {
-    fn forward(inputs: Tensors<Self>, operator: Arc<dyn Operator>) -> Tensors<Self> {
+    fn forward(inputs: Tensors<Self>, operator: Arc<dyn Erased>) -> Tensors<Self> {
         let inputs: List<_> = inputs.into_array().into();
-        Tensors::new(operator.forward_cube(inputs).into_iter().map(Some))
+        Tensors::new(operator.forward_cube(inputs))
     }
 }
 
@@ -78,7 +79,7 @@ impl Gradient for burn_cubecl::CubeBackend {
     fn gradient(
         inputs: Tensors<Self>,
         cotangents: Tensors<Self>,
-        operator: Arc<dyn Operator>,
+        operator: Arc<dyn Erased>,
     ) -> Tensors<Self> {
         let (inputs, cotangents): (List<_>, List<_>) =
             (inputs.into_array().into(), cotangents.into_array().into());

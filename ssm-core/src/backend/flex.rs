@@ -1,8 +1,9 @@
 //! Burn's CPU tensors as the slices and row views that `kernel-dsl` takes, without copies where rows lie contiguously.
 
+use super::operands::{Declared, OutputAndState, each, each_of_both};
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use kernel_dsl::Rows;
+use kernel_dsl::{Cotangents, Rows};
 use std::fmt::Display;
 
 /// The callers of an operator have validated every shape, so a kernel's error here is a defect of this crate.
@@ -142,4 +143,63 @@ pub(crate) fn buffer(tensor: &FlexTensor) -> Vec<f32> {
 /// Values in the shape of another tensor.
 pub(crate) fn like(values: Vec<f32>, other: &FlexTensor) -> FlexTensor {
     tensor(values, &shape(other))
+}
+
+/// Zeros for the gradient of every operand.
+pub(crate) fn buffers<D: Declared>(operands: &D::As<FlexTensor>) -> D::As<Vec<f32>>
+where
+    D::As<FlexTensor>: Clone,
+{
+    each::<D, _, _>(operands.clone(), |tensor| buffer(&tensor))
+}
+
+/// The shape of every operand.
+pub(crate) fn shapes<D: Declared>(operands: &D::As<FlexTensor>) -> D::As<Vec<usize>>
+where
+    D::As<FlexTensor>: Clone,
+{
+    each::<D, _, _>(operands.clone(), |tensor| shape(&tensor))
+}
+
+/// Values in the shapes of operands.
+pub(crate) fn tensors<D: Declared>(values: D::As<Vec<f32>>, shapes: D::As<Vec<usize>>) -> D::As<FlexTensor> {
+    each_of_both::<D, _, _, _>(values, shapes, |values, shape| tensor(values, &shape))
+}
+
+/// What an operator with a state gives: `kernel` updates the state and fills an output of this shape.
+pub(crate) fn with_state<E: Display>(
+    state: FlexTensor,
+    shape: &[usize],
+    kernel: impl FnOnce(&mut [f32], &mut [f32]) -> std::result::Result<(), E>,
+) -> OutputAndState<FlexTensor> {
+    let mut state = owned(state);
+    let mut out = vec![0.0; shape.iter().product()];
+    validated(kernel(state.storage_mut::<f32>(), &mut out));
+    OutputAndState {
+        out: tensor(out, shape),
+        state,
+    }
+}
+
+/// Cotangents of an output and a state, held so that a view of them can be handed to a kernel.
+pub(crate) struct HeldCotangents {
+    out: RowTensor,
+    state: Option<FlexTensor>,
+}
+
+impl HeldCotangents {
+    /// Rows of the output are its last `trailing` dimensions.
+    pub(crate) fn new(cotangents: OutputAndState<Option<FlexTensor>>, trailing: usize) -> Self {
+        Self {
+            out: RowTensor::new(required(cotangents.out), trailing),
+            state: cotangents.state.map(contiguous),
+        }
+    }
+
+    pub(crate) fn view(&self) -> Cotangents<'_> {
+        Cotangents {
+            out: self.out.view(),
+            state: self.state.as_ref().map(slice),
+        }
+    }
 }

@@ -15,6 +15,7 @@ pub(crate) mod cube;
 pub(crate) mod extension;
 pub(crate) mod flex;
 pub(crate) mod host;
+pub(crate) mod operands;
 pub(crate) mod operator;
 mod tensors;
 
@@ -23,40 +24,64 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchDevice, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 pub(crate) use extension::Forward;
-pub(crate) use operator::{List, Operator, Spec, first};
+pub(crate) use operands::{List, Named, Output, OutputAndState, operands};
+pub(crate) use operator::{In, Operator, Out, Spec};
 use std::sync::Arc;
 pub(crate) use tensors::PLACES;
 use tensors::Tensors;
 
-/// A tensor that an operator reads, with its name in messages.
-pub(crate) struct Operand {
-    what: &'static str,
-    tensor: DispatchTensor,
+/// An operand of a call.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a dozen of these exist for the length of a call; a box would cost more"
+)]
+pub(crate) enum Input<'a> {
+    /// A tensor that is read.
+    Read(DispatchTensor),
+    /// A state that the operator replaces: f32, whatever the other tensors are.
+    State(&'a mut dyn Carried),
 }
 
-impl Operand {
-    pub(crate) fn new<const D: usize>(what: &'static str, tensor: Tensor<D>) -> Option<Self> {
-        let tensor = tensor.into_dispatch();
-        Some(Self { what, tensor })
+impl<const D: usize> From<Tensor<D>> for Input<'_> {
+    fn from(tensor: Tensor<D>) -> Self {
+        Self::Read(tensor.into_dispatch())
     }
+}
 
-    pub(crate) fn optional<const D: usize>(what: &'static str, tensor: Option<Tensor<D>>) -> Option<Self> {
-        Self::new(what, tensor?)
+impl Input<'_> {
+    fn device(&self) -> Device {
+        match self {
+            Self::Read(tensor) => Device::new(tensor.device()),
+            Self::State(state) => state.device(),
+        }
     }
 
     fn spec(&self) -> Spec {
-        let shape: Vec<_> = self.tensor.shape().iter().copied().collect();
-        Spec::new(shape, self.tensor.dtype())
+        match self {
+            Self::Read(tensor) => spec(tensor),
+            Self::State(state) => state.spec(),
+        }
+    }
+
+    fn take(self) -> DispatchTensor {
+        match self {
+            Self::Read(tensor) => tensor,
+            Self::State(state) => state.take(),
+        }
     }
 }
 
-/// A state that an operator replaces: f32, whatever the other tensors are.
+fn spec(tensor: &DispatchTensor) -> Spec {
+    let shape: Vec<_> = tensor.shape().iter().copied().collect();
+    Spec::new(shape, tensor.dtype())
+}
+
+/// A tensor that an operator takes from its owner.
 pub(crate) trait Carried {
     fn device(&self) -> Device;
-    fn dtype(&self) -> DType;
+    fn spec(&self) -> Spec;
     /// Takes the tensor out, so that nobody shares it and its storage can be reused.
     fn take(&mut self) -> DispatchTensor;
-    fn put(&mut self, tensor: DispatchTensor);
 }
 
 impl<const D: usize> Carried for Tensor<D> {
@@ -64,17 +89,13 @@ impl<const D: usize> Carried for Tensor<D> {
         Tensor::device(self)
     }
 
-    fn dtype(&self) -> DType {
-        Tensor::dtype(self)
+    fn spec(&self) -> Spec {
+        Spec::new(self.dims(), Tensor::dtype(self))
     }
 
     fn take(&mut self) -> DispatchTensor {
         // What is left behind is gone before anyone looks, so it may as well be on the cheapest device.
         std::mem::replace(self, Tensor::zeros([0; D], &Device::flex())).into_dispatch()
-    }
-
-    fn put(&mut self, tensor: DispatchTensor) {
-        *self = Tensor::from_dispatch(tensor);
     }
 }
 
@@ -86,35 +107,24 @@ enum Kind {
     Cube,
 }
 
-/// Runs an operator whose shapes have been validated, wherever its tensors live, and gives its outputs. The first operand
-/// decides on which device and in which element type; states are the last inputs and the last outputs, and are replaced.
+/// Runs an operator whose shapes have been validated, wherever its tensors live. The first operand decides on which device and
+/// in which element type. States are taken: whoever gives one puts the output of its name in its place.
 ///
 /// # Errors
 /// [`Error::Device`] when the tensors live apart or on a device that operators do not know, [`Error::DType`] when an
 /// element type is not one of f32, bf16 and f16, differs from the first operand's without being f32, or when a state is
 /// not f32, [`Error::Kernel`] when a CubeCL device cannot run the operator. The states are left as they are then.
-pub(crate) fn run<const OUTPUTS: usize>(
-    operator: impl Operator,
-    operands: Vec<Option<Operand>>,
-    states: &mut [(&'static str, &mut dyn Carried)],
-) -> Result<[DispatchTensor; OUTPUTS]> {
-    let kind = check(&operands, states)?;
+pub(crate) fn run<O: Operator>(operator: O, inputs: In<O, Input<'_>>) -> Result<Out<O, DispatchTensor>> {
+    let names = <In<O, Input<'_>> as Named<Input<'_>>>::NAMES;
+    let inputs = inputs.into_list();
+    let kind = check(names, &inputs)?;
     #[cfg(feature = "cube")]
-    admit(&operator, &operands)?;
-    let states_in = states.iter_mut().map(|(what, state)| {
-        Some(Operand {
-            what,
-            tensor: state.take(),
-        })
-    });
-    let operands: Vec<_> = operands.into_iter().chain(states_in).collect();
-    let specs: Vec<_> = operands
-        .iter()
-        .map(|operand| operand.as_ref().map(Operand::spec))
-        .collect();
-    let outputs = operator.outputs(&specs);
-    let inputs = operands.into_iter().map(|operand| {
-        let tensor = operand?.tensor;
+    admit(&operator, &inputs)?;
+    let tensors: List<_> = inputs.into_iter().map(|input| Some(input?.take())).collect();
+    let specs = tensors.iter().map(|tensor| tensor.as_ref().map(spec)).collect();
+    let outputs = operator.outputs(Named::from_list(specs)).into_list();
+    let tensors = tensors.into_iter().map(|tensor| {
+        let tensor = tensor?;
         // kernel-dsl's host path reads f32.
         Some(match kind {
             Kind::Flex => cast(tensor, DType::F32),
@@ -122,17 +132,10 @@ pub(crate) fn run<const OUTPUTS: usize>(
             Kind::Cube => tensor,
         })
     });
-    let found = Dispatch::forward(Tensors::new(inputs), Arc::new(operator)).into_array();
-    let mut found = found.into_iter().flatten().zip(outputs);
-    let mut next = || match found.next() {
-        Some((tensor, spec)) => cast(tensor, spec.dtype),
-        None => unreachable!("an operator gives as many outputs as its caller takes"),
-    };
-    let outputs = std::array::from_fn(|_| next());
-    for (_, state) in states {
-        state.put(next());
-    }
-    Ok(outputs)
+    let found = Dispatch::forward(Tensors::new(tensors), Arc::new(operator)).into_array();
+    let found = found.into_iter().zip(outputs);
+    let found = found.map(|(tensor, spec)| Some(cast(tensor?, spec?.dtype)));
+    Ok(Named::from_list(found.collect()))
 }
 
 fn cast(tensor: DispatchTensor, dtype: DType) -> DispatchTensor {
@@ -143,55 +146,53 @@ fn cast(tensor: DispatchTensor, dtype: DType) -> DispatchTensor {
 }
 
 /// Checks devices and element types; gives the kind of device that all tensors live on.
-fn check(operands: &[Option<Operand>], states: &[(&'static str, &mut dyn Carried)]) -> Result<Kind> {
-    let mut given = operands.iter().flatten();
-    let Some(first) = given.next() else {
+fn check(names: &[&'static str], inputs: &List<Input<'_>>) -> Result<Kind> {
+    let mut given = names
+        .iter()
+        .zip(inputs)
+        .filter_map(|(name, input)| Some((*name, input.as_ref()?)));
+    let Some((first, decides)) = given.next() else {
         unreachable!("every operator has an input");
     };
-    let (device, io) = (Device::new(first.tensor.device()), first.tensor.dtype());
+    let (device, io) = (decides.device(), decides.spec().dtype);
     if !matches!(io, DType::F32 | DType::BF16 | DType::F16) {
-        return Err(dtype_error(first.what, "f32, bf16 or f16", io));
+        return Err(dtype_error(first, "f32, bf16 or f16", io));
     }
-    for operand in given {
-        let dtype = operand.tensor.dtype();
-        if dtype != io && dtype != DType::F32 {
-            let expected = match io {
-                DType::F32 => format!("f32, as {}", first.what),
-                _ => format!("f32, or {} as {}", io.name(), first.what),
-            };
-            return Err(dtype_error(operand.what, expected, dtype));
+    for (name, input) in given {
+        let dtype = input.spec().dtype;
+        match input {
+            Input::State(_) if dtype != DType::F32 => {
+                return Err(dtype_error(name, "f32, as all states", dtype));
+            }
+            Input::Read(_) if dtype != io && dtype != DType::F32 => {
+                let expected = match io {
+                    DType::F32 => format!("f32, as {first}"),
+                    _ => format!("f32, or {} as {first}", io.name()),
+                };
+                return Err(dtype_error(name, expected, dtype));
+            }
+            _ => check_device(name, input.device(), first, &device)?,
         }
-        check_device(
-            operand.what,
-            Device::new(operand.tensor.device()),
-            first.what,
-            &device,
-        )?;
     }
-    for (what, state) in states {
-        if state.dtype() != DType::F32 {
-            return Err(dtype_error(what, "f32, as all states", state.dtype()));
-        }
-        check_device(what, state.device(), first.what, &device)?;
-    }
-    kind_of(first.what, device)
+    kind_of(first, device)
 }
 
 /// Asks a CubeCL device whether it can run the operator, before anything is taken or queued.
 #[cfg(feature = "cube")]
-fn admit(operator: &impl Operator, operands: &[Option<Operand>]) -> Result<()> {
-    let Some(first) = operands.iter().flatten().next() else {
+fn admit<O: Operator>(operator: &O, inputs: &List<Input<'_>>) -> Result<()> {
+    let Some(first) = inputs.iter().flatten().next() else {
         return Ok(());
     };
-    let DispatchDevice::Cube(device) = first.tensor.device().inner() else {
+    let device = first.device().inner();
+    let DispatchDevice::Cube(device) = device.as_dispatch() else {
         return Ok(());
     };
-    let specs: Vec<_> = operands
+    let specs = inputs
         .iter()
-        .map(|operand| operand.as_ref().map(Operand::spec))
+        .map(|input| input.as_ref().map(Input::spec))
         .collect();
     operator
-        .admit_cube(&device.client(), &specs)
+        .admit_cube(&device.client(), Named::from_list(specs))
         .map_err(|error| Error::Kernel {
             operation: operator.name(),
             reason: error.to_string(),

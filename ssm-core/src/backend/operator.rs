@@ -1,5 +1,6 @@
 //! What the backends know of an operator.
 
+use super::operands::{Declared, List, Named};
 use burn::tensor::DType;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
@@ -7,9 +8,6 @@ use burn_flex::FlexTensor;
 #[cfg(feature = "cube")]
 use kernel_dsl::cube::{Client, Error};
 use std::fmt::Debug;
-
-/// Tensors in the order in which an operator names them; optional ones may be missing.
-pub(crate) type List<T> = Vec<Option<T>>;
 
 /// Shape and element type of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +25,22 @@ impl Spec {
     }
 }
 
+/// The inputs of an operator, each held as a `T`.
+pub(crate) type In<O, T> = <<O as Operator>::Inputs as Declared>::As<T>;
+/// The outputs of an operator, each held as a `T`.
+pub(crate) type Out<O, T> = <<O as Operator>::Outputs as Declared>::As<T>;
+
 /// A fused operator with a backward pass, on every kind of device.
 ///
-/// Whoever calls one has validated shapes, element types and devices: its methods have nothing to refuse. Gradients come in
-/// the order, shapes and element types of the inputs, with a gap where an input is missing.
+/// Whoever calls one has validated shapes, element types and devices: its methods have nothing to refuse. The cotangent of the
+/// first output is always given; any other may be missing, and is zero then. Gradients have the shapes and element types of the
+/// inputs, with a gap where an input is missing.
 pub(crate) trait Operator: Debug + Send + Sync + 'static {
+    /// What it reads. The first input decides on the device and the element type.
+    type Inputs: Declared;
+    /// What it gives.
+    type Outputs: Declared;
+
     /// For messages.
     #[cfg_attr(
         not(feature = "cube"),
@@ -39,32 +48,80 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
     )]
     fn name(&self) -> &'static str;
 
-    /// Shapes and element types of the outputs, in order.
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec>;
+    /// Shapes and element types of the outputs.
+    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec>;
 
     /// The outputs, from f32 inputs on the CPU.
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor>;
+    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor>;
 
-    /// The gradients of the inputs, from the inputs and the cotangents of the outputs; a missing cotangent is zero.
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor>;
+    /// The gradients of the inputs, on the CPU.
+    fn backward_flex(
+        &self,
+        inputs: In<Self, FlexTensor>,
+        cotangents: Out<Self, Option<FlexTensor>>,
+    ) -> In<Self, FlexTensor>;
 
     /// Whether a CubeCL device can run the operator and its gradient on inputs like these.
     #[cfg(feature = "cube")]
-    fn admit_cube(&self, client: &Client, inputs: &[Option<Spec>]) -> Result<(), Error> {
-        super::cube::admit(client, inputs.iter().flatten())
+    fn admit_cube(&self, client: &Client, inputs: In<Self, Spec>) -> Result<(), Error> {
+        super::cube::admit(client, inputs.into_list().iter().flatten())
     }
 
     /// The outputs, on a CubeCL device.
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor>;
+    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor>;
 
     /// The gradients of the inputs, on a CubeCL device.
+    #[cfg(feature = "cube")]
+    fn backward_cube(
+        &self,
+        inputs: In<Self, CubeTensor>,
+        cotangents: Out<Self, Option<CubeTensor>>,
+    ) -> In<Self, CubeTensor>;
+}
+
+/// An operator as Burn's dispatch carries it: without the names of its operands.
+pub(crate) trait Erased: Debug + Send + Sync + 'static {
+    /// As [`Operator::outputs`].
+    #[cfg_attr(
+        not(feature = "fusion"),
+        allow(dead_code, reason = "only fusion asks before it runs")
+    )]
+    fn outputs(&self, inputs: List<Spec>) -> List<Spec>;
+    /// As [`Operator::forward_flex`].
+    fn forward_flex(&self, inputs: List<FlexTensor>) -> List<FlexTensor>;
+    /// As [`Operator::backward_flex`].
+    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor>;
+    /// As [`Operator::forward_cube`].
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> List<CubeTensor>;
+    /// As [`Operator::backward_cube`].
     #[cfg(feature = "cube")]
     fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor>;
 }
 
-/// The first `N` of a list.
-pub(crate) fn first<T, const N: usize>(list: List<T>) -> [Option<T>; N] {
-    let mut list = list.into_iter();
-    std::array::from_fn(|_| list.next().flatten())
+impl<O: Operator> Erased for O {
+    fn outputs(&self, inputs: List<Spec>) -> List<Spec> {
+        Operator::outputs(self, Named::from_list(inputs)).into_list()
+    }
+
+    fn forward_flex(&self, inputs: List<FlexTensor>) -> List<FlexTensor> {
+        Operator::forward_flex(self, Named::from_list(inputs)).into_list()
+    }
+
+    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
+        let cotangents = cotangents.into_iter().map(Some).collect();
+        Operator::backward_flex(self, Named::from_list(inputs), Named::from_list(cotangents)).into_list()
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: List<CubeTensor>) -> List<CubeTensor> {
+        Operator::forward_cube(self, Named::from_list(inputs)).into_list()
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+        let cotangents = cotangents.into_iter().map(Some).collect();
+        Operator::backward_cube(self, Named::from_list(inputs), Named::from_list(cotangents)).into_list()
+    }
 }

@@ -2,7 +2,7 @@
 
 use burn::backend::{Backend, ExtensionType, tensor::FloatTensor};
 
-/// Places in a list: the nine inputs and three outputs of the widest operator.
+/// Places in a list: more than the operands of the widest operator.
 pub(crate) const PLACES: usize = 12;
 
 /// One place.

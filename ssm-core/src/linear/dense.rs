@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube;
 use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::{Input, Operator, Output, Spec, operands, run};
 use crate::error::Result;
 #[cfg(feature = "cube")]
 use burn::backend::ops::FloatTensorOps;
@@ -28,13 +28,18 @@ pub(super) fn dense_linear(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Result<Tensor<3>> {
-    let operands = vec![
-        Operand::new("input of a projection", input),
-        Operand::new("weight of a projection", weight),
-        Operand::optional("bias of a projection", bias),
-    ];
-    let [out] = run(DenseLinear, operands, &mut [])?;
-    Ok(Tensor::from_dispatch(out))
+    let inputs = Inputs {
+        input: input.into(),
+        weight: weight.into(),
+        bias: bias.map(Input::from),
+    };
+    let found = run(DenseLinear, inputs)?;
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What a projection reads.
+    Inputs { input, weight; optional bias }
 }
 
 #[derive(Debug)]
@@ -48,12 +53,11 @@ struct Held {
 }
 
 impl Held {
-    fn new(inputs: List<FlexTensor>) -> Self {
-        let [input, weight, bias] = first(inputs);
+    fn new(inputs: Inputs<FlexTensor>) -> Self {
         Self {
-            input: RowTensor::new(required(input), 1),
-            weight: contiguous(required(weight)),
-            bias: bias.map(contiguous),
+            input: RowTensor::new(inputs.input, 1),
+            weight: contiguous(inputs.weight),
+            bias: inputs.bias.map(contiguous),
         }
     }
 
@@ -71,19 +75,22 @@ impl Held {
 }
 
 impl Operator for DenseLinear {
+    type Inputs = Inputs<()>;
+    type Outputs = Output<()>;
+
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        let [mut input, weight] = [0, 1].map(|index| required(inputs[index].clone()));
-        if let Some(features) = input.shape.last_mut() {
-            *features = weight.shape[0];
+    fn outputs(&self, inputs: Inputs<Spec>) -> Output<Spec> {
+        let mut out = inputs.input;
+        if let Some(features) = out.shape.last_mut() {
+            *features = inputs.weight.shape[0];
         }
-        vec![input]
+        Output { out }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Output<FlexTensor> {
         let held = Held::new(inputs);
         let mut out = vec![0.0; held.input.rows * held.out_features()];
         let bias = held.bias.as_ref().map(slice);
@@ -92,37 +99,36 @@ impl Operator for DenseLinear {
         if let Some(features) = dims.last_mut() {
             *features = held.out_features();
         }
-        vec![flex::tensor(out, &dims)]
+        Output {
+            out: flex::tensor(out, &dims),
+        }
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: Output<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
         let held = Held::new(inputs);
-        let [out] = first(cotangents);
-        let out = RowTensor::new(required(out), 1);
-        let (mut input, mut weight) = (held.input.buffer(), flex::buffer(&held.weight));
-        let mut bias = held.bias.as_ref().map(flex::buffer);
+        let out = RowTensor::new(required(cotangents.out), 1);
         flex::validated(kernel::backward(
             held.input.view(),
             held.dense(),
             out.view(),
             &mut kernel::Gradients {
-                input: Some(&mut input),
-                weight: Some(&mut weight),
-                bias: bias.as_deref_mut(),
+                input: Some(&mut found.input),
+                weight: Some(&mut found.weight),
+                bias: found.bias.as_deref_mut(),
             },
         ));
-        vec![
-            Some(flex::tensor(input, &held.input.dims)),
-            Some(flex::like(weight, &held.weight)),
-            bias.zip(held.bias.as_ref())
-                .map(|(values, bias)| flex::like(values, bias)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [input, weight, bias] = first(inputs);
-        let (input, weight) = (required(input), required(weight));
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Output<CubeTensor> {
+        let Inputs { input, weight, bias } = inputs;
         let mut dims = cube::spec(&input).shape;
         let out_features = cube::spec(&weight).shape[0];
         let dtype = input.dtype;
@@ -139,32 +145,35 @@ impl Operator for DenseLinear {
         if let Some(features) = dims.last_mut() {
             *features = out_features;
         }
-        vec![CubeBackend::float_reshape(product, Shape::from(dims))]
+        Output {
+            out: CubeBackend::float_reshape(product, Shape::from(dims)),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let [input, weight, bias] = first(inputs);
-        let (input, weight) = (required(input), required(weight));
-        let [out] = first(cotangents);
-        let (spec, of_weight) = (cube::spec(&input), cube::spec(&weight));
-        let io = spec.dtype.into();
-        let (input, out) = (rows(input), rows(CubeBackend::float_cast(required(out), io)));
-        let back = CubeBackend::float_matmul(out.clone(), CubeBackend::float_cast(weight, io));
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: Output<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let specs = cube::specs::<Inputs<()>>(&inputs);
+        let io = specs.input.dtype.into();
+        let (input, weight) = (rows(inputs.input), CubeBackend::float_cast(inputs.weight, io));
+        let out = rows(CubeBackend::float_cast(required(cotangents.out), io));
+        let back = CubeBackend::float_matmul(out.clone(), weight);
         let gradient = CubeBackend::float_matmul(CubeBackend::float_transpose(out.clone()), input);
-        let of_bias = bias.map(|bias| {
-            let bias = cube::spec(&bias);
+        let of_bias = specs.bias.map(|bias| {
             // Rounded once, not at every step of the sum.
             let out = CubeBackend::float_cast(out, burn::tensor::FloatDType::F32);
             let sum = CubeBackend::float_sum_dim(out, 0);
             let sum = CubeBackend::float_reshape(sum, Shape::from(bias.shape));
             CubeBackend::float_cast(sum, bias.dtype.into())
         });
-        vec![
-            Some(CubeBackend::float_reshape(back, Shape::from(spec.shape))),
-            Some(CubeBackend::float_cast(gradient, of_weight.dtype.into())),
-            of_bias,
-        ]
+        Inputs {
+            input: CubeBackend::float_reshape(back, Shape::from(specs.input.shape)),
+            weight: CubeBackend::float_cast(gradient, specs.weight.dtype.into()),
+            bias: of_bias,
+        }
     }
 }
 

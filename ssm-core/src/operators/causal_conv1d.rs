@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
@@ -15,6 +15,8 @@ use kernel_dsl::causal_conv1d as kernel;
 pub use kernel_dsl::causal_conv1d::Activation;
 #[cfg(feature = "cube")]
 use kernel_dsl::causal_conv1d::cube as device;
+#[cfg(feature = "cube")]
+use kernel_dsl::cube::DeviceBuffer;
 
 /// y_t = act(bias + Σ_j weight_j ∘ x_{t+j−(W−1)}) per channel; `state` is left after the last token of every sequence.
 ///
@@ -61,13 +63,20 @@ pub fn causal_conv1d(
         activation,
         sequences: sequences.clone(),
     };
-    let operands = vec![
-        Operand::new("input", input),
-        Operand::new("weight", weight),
-        Operand::optional("bias", bias),
-    ];
-    let [output] = run(operator, operands, &mut [("state", state)])?;
-    Ok(Tensor::from_dispatch(output))
+    let inputs = Inputs {
+        input: input.into(),
+        weight: weight.into(),
+        bias: bias.map(Input::from),
+        state: Input::State(state),
+    };
+    let found = run(operator, inputs)?;
+    *state = Tensor::from_dispatch(found.state);
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What a convolution reads.
+    Inputs { input, weight, state; optional bias }
 }
 
 /// What of a convolution is not a tensor.
@@ -89,10 +98,7 @@ impl CausalConv1d {
     /// The kernel's problem for inputs `[batch, time, channels]`.
     fn problem(&self, input: &[usize], width: usize) -> kernel::Problem {
         kernel::Problem {
-            batch: match &self.sequences {
-                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
-                Sequences::Equal | Sequences::LeftPadded(_) => input[0],
-            },
+            batch: self.sequences.count_in(input[0]),
             time: input[1],
             channels: input[2],
             width,
@@ -100,16 +106,15 @@ impl CausalConv1d {
         }
     }
 
-    fn hold(&self, inputs: [Option<FlexTensor>; 3]) -> Held {
-        let [input, weight, bias] = inputs;
-        let (input, weight) = (RowTensor::new(required(input), 1), required(weight));
-        let problem = self.problem(&input.dims, flex::shape(&weight)[1]);
-        Held {
+    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held, FlexTensor) {
+        let input = RowTensor::new(inputs.input, 1);
+        let held = Held {
+            problem: self.problem(&input.dims, flex::shape(&inputs.weight)[1]),
             input,
-            weight: contiguous(weight),
-            bias: bias.map(contiguous),
-            problem,
-        }
+            weight: contiguous(inputs.weight),
+            bias: inputs.bias.map(contiguous),
+        };
+        (held, inputs.state)
     }
 
     fn view<'a>(&'a self, held: &'a Held) -> kernel::Inputs<'a> {
@@ -126,125 +131,102 @@ impl CausalConv1d {
 impl CausalConv1d {
     fn hold_on_cube(
         &self,
-        input: CubeTensor,
-        weight: CubeTensor,
-        bias: Option<CubeTensor>,
-    ) -> (kernel::Problem, device::DeviceInputs<'_>) {
-        let problem = self.problem(&cube::spec(&input).shape, cube::spec(&weight).shape[1]);
-        let inputs = device::DeviceInputs {
-            input: cube::rows(input, 1),
-            weight: cube::values(weight),
-            bias: bias.map(cube::values),
+        inputs: Inputs<CubeTensor>,
+    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
+        let width = cube::spec(&inputs.weight).shape[1];
+        let problem = self.problem(&cube::spec(&inputs.input).shape, width);
+        let held = device::DeviceInputs {
+            input: cube::rows(inputs.input, 1),
+            weight: cube::values(inputs.weight),
+            bias: inputs.bias.map(cube::values),
             sequences: self.sequences.view(),
         };
-        (problem, inputs)
+        (problem, held, cube::values(inputs.state))
     }
 }
 
 impl Operator for CausalConv1d {
+    type Inputs = Inputs<()>;
+    type Outputs = OutputAndState<()>;
+
     fn name(&self) -> &'static str {
         "causal_conv1d"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        [&inputs[0], &inputs[3]].map(|spec| required(spec.clone())).into()
+    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
+        OutputAndState {
+            out: inputs.input,
+            state: inputs.state,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [input, weight, bias, state] = first(inputs);
-        let held = self.hold([input, weight, bias]);
-        let mut state = owned(required(state));
-        let mut out = held.input.buffer();
-        flex::validated(kernel::causal_conv1d(
-            &held.problem,
-            &self.view(&held),
-            state.storage_mut::<f32>(),
-            &mut out,
-        ));
-        vec![flex::tensor(out, &held.input.dims), state]
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
+        let (held, state) = self.hold(inputs);
+        flex::with_state(state, &held.input.dims, |state, out| {
+            kernel::causal_conv1d(&held.problem, &self.view(&held), state, out)
+        })
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [input, weight, bias, state] = first(inputs);
-        let held = self.hold([input, weight, bias]);
-        let state = contiguous(required(state));
-        let [out, after] = first(cotangents);
-        let (out, after) = (RowTensor::new(required(out), 1), after.map(contiguous));
-        let mut of_input = held.input.buffer();
-        let mut of_weight = flex::buffer(&held.weight);
-        let mut of_bias = held.bias.as_ref().map(flex::buffer);
-        let mut of_state = flex::buffer(&state);
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: OutputAndState<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let (held, state) = self.hold(inputs);
+        let state = contiguous(state);
+        let cotangents = flex::HeldCotangents::new(cotangents, 1);
         flex::validated(kernel::backward(
             &held.problem,
             &self.view(&held),
             slice(&state),
-            &kernel::Cotangents {
-                out: out.view(),
-                state: after.as_ref().map(slice),
-            },
+            &cotangents.view(),
             &mut kernel::Gradients {
-                input: &mut of_input,
-                weight: &mut of_weight,
-                bias: of_bias.as_deref_mut(),
-                state: &mut of_state,
+                input: &mut found.input,
+                weight: &mut found.weight,
+                bias: found.bias.as_deref_mut(),
+                state: &mut found.state,
             },
         ));
-        vec![
-            Some(flex::tensor(of_input, &held.input.dims)),
-            Some(flex::like(of_weight, &held.weight)),
-            of_bias
-                .zip(held.bias)
-                .map(|(values, bias)| flex::like(values, &bias)),
-            Some(flex::like(of_state, &state)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [input, weight, bias, state] = first(inputs);
-        let (input, state) = (required(input), required(state));
-        let (place, specs) = (Place::of(&input), [cube::spec(&input), cube::spec(&state)]);
-        let (problem, inputs) = self.hold_on_cube(input, required(weight), bias);
-        let state = cube::values(state);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::causal_conv1d(
             &place.client,
             &problem,
             &inputs,
             Some(&state),
         ));
-        vec![
-            place.tensor(found.out, &specs[0]),
-            place.tensor(found.state, &specs[1]),
-        ]
+        place.outputs(found, &specs.input, &specs.state)
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let [input, weight, bias, state] = first(inputs);
-        let (input, has_bias) = (required(input), bias.is_some());
-        let (place, dtype) = (Place::of(&input), input.dtype);
-        let (problem, inputs) = self.hold_on_cube(input, required(weight), bias);
-        let [out, after] = first(cotangents);
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: OutputAndState<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::backward(
             &place.client,
             &problem,
             &inputs,
-            Some(&cube::values(required(state))),
-            &device::DeviceCotangents {
-                out: cube::rows_as(required(out), 1, dtype),
-                state: after.map(cube::values),
-            },
+            Some(&state),
+            &cube::cotangents(cotangents, 1, specs.input.dtype),
         ));
-        let gradients = [
-            Some(found.input),
-            Some(found.weight),
-            has_bias.then_some(found.bias),
-            Some(found.state),
-        ];
-        place.tensors(gradients, specs)
+        let found = Inputs {
+            input: found.input,
+            weight: found.weight,
+            // There is one whether there is a bias or not.
+            bias: Some(found.bias),
+            state: found.state,
+        };
+        place.tensors::<Inputs<()>>(found, specs)
     }
 }

@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::{Operator, Output, Spec, operands, run};
 use crate::error::{Error, Result};
 use burn::tensor::{DType, Tensor};
 #[cfg(feature = "cube")]
@@ -48,9 +48,16 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>, classes: usize) -> 
         true => logits,
         false => logits.narrow(1, 0, classes),
     };
-    let operands = vec![Operand::new("logits", logits)];
-    let [loss] = run(CrossEntropy { targets }, operands, &mut [])?;
-    Ok(Tensor::from_dispatch(loss))
+    let inputs = Inputs {
+        logits: logits.into(),
+    };
+    let found = run(CrossEntropy { targets }, inputs)?;
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What a cross-entropy reads beside its targets.
+    Inputs { logits }
 }
 
 #[derive(Debug)]
@@ -60,26 +67,35 @@ struct CrossEntropy {
 }
 
 impl Operator for CrossEntropy {
+    type Inputs = Inputs<()>;
+    type Outputs = Output<()>;
+
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
 
-    fn outputs(&self, _inputs: &[Option<Spec>]) -> Vec<Spec> {
-        vec![Spec::new([self.targets.len()], DType::F32)]
+    fn outputs(&self, _inputs: Inputs<Spec>) -> Output<Spec> {
+        Output {
+            out: Spec::new([self.targets.len()], DType::F32),
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [logits] = first(inputs).map(required);
-        let logits = RowTensor::new(logits, 1);
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Output<FlexTensor> {
+        let logits = RowTensor::new(inputs.logits, 1);
         let mut loss = vec![0.0; logits.rows];
         flex::validated(kernel::cross_entropy(logits.view(), &self.targets, &mut loss));
-        vec![flex::tensor(loss, &[logits.rows])]
+        Output {
+            out: flex::tensor(loss, &[logits.rows]),
+        }
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [logits] = first(inputs).map(required);
-        let [cotangent] = first(cotangents).map(required);
-        let (logits, cotangent) = (RowTensor::new(logits, 1), contiguous(cotangent));
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: Output<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let logits = RowTensor::new(inputs.logits, 1);
+        let cotangent = contiguous(required(cotangents.out));
         let mut gradient = logits.buffer();
         flex::validated(kernel::backward(
             logits.view(),
@@ -87,32 +103,39 @@ impl Operator for CrossEntropy {
             slice(&cotangent),
             &mut gradient,
         ));
-        vec![Some(flex::tensor(gradient, &logits.dims))]
+        Inputs {
+            logits: flex::tensor(gradient, &logits.dims),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [logits] = first(inputs).map(required);
-        let place = Place::of(&logits);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Output<CubeTensor> {
+        let place = Place::of(&inputs.logits);
         let loss = cube::launched(device::cross_entropy(
             &place.client,
-            &cube::rows(logits, 1),
+            &cube::rows(inputs.logits, 1),
             &self.targets,
         ));
-        vec![place.tensor(loss, &Spec::new([self.targets.len()], DType::F32))]
+        Output {
+            out: place.tensor(loss, &Spec::new([self.targets.len()], DType::F32)),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let [logits] = first(inputs).map(required);
-        let [cotangent] = first(cotangents).map(required);
-        let (place, spec) = (Place::of(&logits), cube::spec(&logits));
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: Output<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, spec) = (Place::of(&inputs.logits), cube::spec(&inputs.logits));
         let gradient = cube::launched(device::backward(
             &place.client,
-            &cube::rows(logits, 1),
+            &cube::rows(inputs.logits, 1),
             &self.targets,
-            &cube::values(cotangent),
+            &cube::values(required(cotangents.out)),
         ));
-        vec![Some(place.tensor(gradient, &spec))]
+        Inputs {
+            logits: place.tensor(gradient, &spec),
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
+use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
@@ -12,6 +12,8 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
+#[cfg(feature = "cube")]
+use kernel_dsl::cube::DeviceBuffer;
 #[cfg(feature = "cube")]
 use kernel_dsl::delta_rule::cube as device;
 use kernel_dsl::delta_rule::{self as kernel, DecayKind, TransitionKind};
@@ -79,18 +81,14 @@ pub struct DeltaInputs {
 pub fn delta_rule(inputs: DeltaInputs, sequences: &Sequences, state: &mut State) -> Result<Tensor<4>> {
     validate(&inputs, sequences, &state.memory)?;
     let time = inputs.query.dims()[1];
-    let (transition, first, second) = match inputs.transition {
-        Transition::Delta { beta } => (TransitionKind::Delta, Operand::new("beta", beta), None),
-        Transition::LowRank { p, b } => (
-            TransitionKind::LowRank,
-            Operand::new("p", p),
-            Operand::new("b", b),
-        ),
+    let (transition, [beta, p, b]) = match inputs.transition {
+        Transition::Delta { beta } => (TransitionKind::Delta, [Some(beta.into()), None, None]),
+        Transition::LowRank { p, b } => (TransitionKind::LowRank, [None, Some(p.into()), Some(b.into())]),
     };
     let (decay, log_decay) = match inputs.log_decay {
         DeltaDecay::None => (DecayKind::None, None),
-        DeltaDecay::PerHeadToken(a) => (DecayKind::PerHeadToken, Operand::new("log_decay", a)),
-        DeltaDecay::PerKeyToken(a) => (DecayKind::PerKeyToken, Operand::new("log_decay", a)),
+        DeltaDecay::PerHeadToken(a) => (DecayKind::PerHeadToken, Some(a.into())),
+        DeltaDecay::PerKeyToken(a) => (DecayKind::PerKeyToken, Some(a.into())),
     };
     let operator = DeltaRule {
         transition,
@@ -98,17 +96,25 @@ pub fn delta_rule(inputs: DeltaInputs, sequences: &Sequences, state: &mut State)
         scale: inputs.scale,
         sequences: sequences.clone(),
     };
-    let operands = vec![
-        Operand::new("query", inputs.query),
-        Operand::new("key", inputs.key),
-        Operand::new("value", inputs.value),
+    let operands = Inputs {
+        query: inputs.query.into(),
+        key: inputs.key.into(),
+        value: inputs.value.into(),
+        state: Input::State(&mut state.memory),
         log_decay,
-        first,
-        second,
-    ];
-    let [output] = run(operator, operands, &mut [("state", &mut state.memory)])?;
+        beta,
+        p,
+        b,
+    };
+    let found = run(operator, operands)?;
+    state.memory = Tensor::from_dispatch(found.state);
     state.position += sequences.longest(time) as u64;
-    Ok(Tensor::from_dispatch(output))
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What a delta rule reads: β, or p and b.
+    Inputs { query, key, value, state; optional log_decay, beta, p, b }
 }
 
 fn validate(inputs: &DeltaInputs, sequences: &Sequences, state: &Tensor<4>) -> Result<()> {
@@ -148,10 +154,7 @@ struct DeltaRule {
 impl DeltaRule {
     fn problem(&self, key: &[usize], value: &[usize]) -> kernel::Problem {
         kernel::Problem {
-            batch: match &self.sequences {
-                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
-                Sequences::Equal | Sequences::LeftPadded(_) => key[0],
-            },
+            batch: self.sequences.count_in(key[0]),
             time: key[1],
             heads: value[2],
             groups: key[2],
@@ -170,26 +173,28 @@ impl DeltaRule {
         }
     }
 
-    fn hold(&self, inputs: [Option<FlexTensor>; 6]) -> Held<'_> {
-        let [query, key, value, log_decay, first, second] = inputs;
-        let (key, value) = (
-            RowTensor::new(required(key), 2),
-            RowTensor::new(required(value), 2),
-        );
-        let rank = match self.transition {
-            TransitionKind::Delta => 1,
-            TransitionKind::LowRank => 2,
-        };
-        Held {
+    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
+        let (key, value) = (RowTensor::new(inputs.key, 2), RowTensor::new(inputs.value, 2));
+        let held = Held {
             problem: self.problem(&key.dims, &value.dims),
-            query: RowTensor::new(required(query), 2),
+            query: RowTensor::new(inputs.query, 2),
             key,
             value,
-            log_decay: log_decay.map(|decay| RowTensor::new(decay, self.decay_rank())),
-            first: RowTensor::new(required(first), rank),
-            second: second.map(|second| RowTensor::new(second, rank)),
+            log_decay: inputs
+                .log_decay
+                .map(|decay| RowTensor::new(decay, self.decay_rank())),
+            transition: match self.transition {
+                TransitionKind::Delta => HeldTransition::Delta {
+                    beta: RowTensor::new(required(inputs.beta), 1),
+                },
+                TransitionKind::LowRank => HeldTransition::LowRank {
+                    p: RowTensor::new(required(inputs.p), 2),
+                    b: RowTensor::new(required(inputs.b), 2),
+                },
+            },
             operator: self,
-        }
+        };
+        (held, inputs.state)
     }
 }
 
@@ -199,12 +204,14 @@ struct Held<'a> {
     key: RowTensor,
     value: RowTensor,
     log_decay: Option<RowTensor>,
-    /// β, or p.
-    first: RowTensor,
-    /// Nothing, or b.
-    second: Option<RowTensor>,
+    transition: HeldTransition,
     problem: kernel::Problem,
     operator: &'a DeltaRule,
+}
+
+enum HeldTransition {
+    Delta { beta: RowTensor },
+    LowRank { p: RowTensor, b: RowTensor },
 }
 
 impl Held<'_> {
@@ -213,12 +220,10 @@ impl Held<'_> {
             query: self.query.view(),
             key: self.key.view(),
             value: self.value.view(),
-            transition: match &self.second {
-                None => kernel::Transition::Delta {
-                    beta: self.first.view(),
-                },
-                Some(b) => kernel::Transition::LowRank {
-                    p: self.first.view(),
+            transition: match &self.transition {
+                HeldTransition::Delta { beta } => kernel::Transition::Delta { beta: beta.view() },
+                HeldTransition::LowRank { p, b } => kernel::Transition::LowRank {
+                    p: p.view(),
                     b: b.view(),
                 },
             },
@@ -230,159 +235,142 @@ impl Held<'_> {
 }
 
 impl Operator for DeltaRule {
+    type Inputs = Inputs<()>;
+    type Outputs = OutputAndState<()>;
+
     fn name(&self) -> &'static str {
         "delta_rule"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        [&inputs[2], &inputs[6]].map(|spec| required(spec.clone())).into()
+    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
+        OutputAndState {
+            out: inputs.value,
+            state: inputs.state,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [query, key, value, log_decay, p, b, state] = first(inputs);
-        let held = self.hold([query, key, value, log_decay, p, b]);
-        let mut state = owned(required(state));
-        let mut out = held.value.buffer();
-        let memory = state.storage_mut::<f32>();
-        flex::validated(match kernel::preferred_chunk_size(&held.problem) {
-            None => kernel::sequential(&held.problem, &held.view(), memory, &mut out),
-            Some(size) => kernel::chunked(&held.problem, &held.view(), size, memory, &mut out),
-        });
-        vec![flex::tensor(out, &held.value.dims), state]
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
+        let (held, state) = self.hold(inputs);
+        flex::with_state(
+            state,
+            &held.value.dims,
+            |state, out| match kernel::preferred_chunk_size(&held.problem) {
+                None => kernel::sequential(&held.problem, &held.view(), state, out),
+                Some(size) => kernel::chunked(&held.problem, &held.view(), size, state, out),
+            },
+        )
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [query, key, value, log_decay, p, b, state] = first(inputs);
-        let held = self.hold([query, key, value, log_decay, p, b]);
-        let state = contiguous(required(state));
-        let [out, after] = first(cotangents);
-        let (out, after) = (RowTensor::new(required(out), 2), after.map(contiguous));
-        let (mut of_query, mut of_key, mut of_value) =
-            (held.query.buffer(), held.key.buffer(), held.value.buffer());
-        let (mut of_first, mut of_second) =
-            (held.first.buffer(), held.second.as_ref().map(RowTensor::buffer));
-        let mut of_decay = held.log_decay.as_ref().map(RowTensor::buffer);
-        let mut of_state = flex::buffer(&state);
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: OutputAndState<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let (held, state) = self.hold(inputs);
+        let state = contiguous(state);
+        let cotangents = flex::HeldCotangents::new(cotangents, 2);
+        let transition = match self.transition {
+            TransitionKind::Delta => kernel::TransitionGradients::Delta {
+                beta: required(found.beta.as_deref_mut()),
+            },
+            TransitionKind::LowRank => kernel::TransitionGradients::LowRank {
+                p: required(found.p.as_deref_mut()),
+                b: required(found.b.as_deref_mut()),
+            },
+        };
         flex::validated(kernel::backward(
             &held.problem,
             &held.view(),
             kernel::DEFAULT_CHUNK_SIZE,
             slice(&state),
-            &kernel::Cotangents {
-                out: out.view(),
-                state: after.as_ref().map(slice),
-            },
+            &cotangents.view(),
             &mut kernel::Gradients {
-                query: &mut of_query,
-                key: &mut of_key,
-                value: &mut of_value,
-                transition: match &mut of_second {
-                    None => kernel::TransitionGradients::Delta { beta: &mut of_first },
-                    Some(b) => kernel::TransitionGradients::LowRank { p: &mut of_first, b },
-                },
-                log_decay: of_decay.as_deref_mut(),
-                state: &mut of_state,
+                query: &mut found.query,
+                key: &mut found.key,
+                value: &mut found.value,
+                transition,
+                log_decay: found.log_decay.as_deref_mut(),
+                state: &mut found.state,
             },
         ));
-        vec![
-            Some(flex::tensor(of_query, &held.query.dims)),
-            Some(flex::tensor(of_key, &held.key.dims)),
-            Some(flex::tensor(of_value, &held.value.dims)),
-            of_decay
-                .zip(held.log_decay.as_ref())
-                .map(|(values, decay)| flex::tensor(values, &decay.dims)),
-            Some(flex::tensor(of_first, &held.first.dims)),
-            of_second.map(|values| flex::tensor(values, &held.first.dims)),
-            Some(flex::like(of_state, &state)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [query, key, value, log_decay, p, b, state] = first(inputs);
-        let state = required(state);
-        let (place, state_spec) = (Place::of(&state), cube::spec(&state));
-        let (spec, problem, inputs) = self.hold_on_cube([query, key, value, log_decay, p, b]);
-        let state = cube::values(state);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::forward(&place.client, &problem, &inputs, Some(&state)));
-        vec![
-            place.tensor(found.out, &spec),
-            place.tensor(found.state, &state_spec),
-        ]
+        place.outputs(found, &specs.value, &specs.state)
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let [query, key, value, log_decay, p, b, state] = first(inputs);
-        let state = required(state);
-        let place = Place::of(&state);
-        let (spec, problem, inputs) = self.hold_on_cube([query, key, value, log_decay, p, b]);
-        let [out, after] = first(cotangents);
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: OutputAndState<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::backward(
             &place.client,
             &problem,
             &inputs,
-            Some(&cube::values(state)),
-            &device::DeviceCotangents {
-                out: cube::rows_as(required(out), 2, spec.dtype),
-                state: after.map(cube::values),
-            },
+            Some(&state),
+            &cube::cotangents(cotangents, 2, specs.value.dtype),
         ));
-        let (p, b) = match found.transition {
-            device::DeviceTransitionGradients::Delta { beta } => (beta, None),
-            device::DeviceTransitionGradients::LowRank { p, b } => (p, Some(b)),
+        let (beta, p, b) = match found.transition {
+            device::DeviceTransitionGradients::Delta { beta } => (Some(beta), None, None),
+            device::DeviceTransitionGradients::LowRank { p, b } => (None, Some(p), Some(b)),
         };
-        let gradients = [
-            Some(found.query),
-            Some(found.key),
-            Some(found.value),
-            found.log_decay,
-            Some(p),
+        let found = Inputs {
+            query: found.query,
+            key: found.key,
+            value: found.value,
+            state: found.state,
+            log_decay: found.log_decay,
+            beta,
+            p,
             b,
-            Some(found.state),
-        ];
-        place.tensors(gradients, specs)
+        };
+        place.tensors::<Inputs<()>>(found, specs)
     }
 }
 
 #[cfg(feature = "cube")]
 impl DeltaRule {
-    /// The inputs as the kernels take them, and what the output is like.
+    /// The inputs as the kernels take them, and the state.
     fn hold_on_cube(
         &self,
-        inputs: [Option<CubeTensor>; 6],
-    ) -> (Spec, kernel::Problem, device::DeviceInputs<'_>) {
-        let [query, key, value, log_decay, first, second] = inputs;
-        let (key, value, first) = (required(key), required(value), required(first));
-        let (spec, dtype) = (cube::spec(&value), value.dtype);
-        let problem = self.problem(&cube::spec(&key).shape, &spec.shape);
-        // β and the log decays have one type.
-        let gates = match &log_decay {
-            Some(decay) => decay.dtype,
-            None => first.dtype,
-        };
-        let transition = match second {
-            None => device::DeviceTransition::Delta {
-                beta: cube::rows_as(first, 1, gates),
-            },
-            Some(b) => device::DeviceTransition::LowRank {
-                p: cube::rows_as(first, 2, dtype),
-                b: cube::rows_as(b, 2, dtype),
+        inputs: Inputs<CubeTensor>,
+    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
+        let (spec, dtype) = (cube::spec(&inputs.value), inputs.value.dtype);
+        let problem = self.problem(&cube::spec(&inputs.key).shape, &spec.shape);
+        let transition = match self.transition {
+            TransitionKind::Delta => {
+                let beta = required(inputs.beta);
+                // β and the log decays have one type.
+                let gates = inputs.log_decay.as_ref().map_or(beta.dtype, |decay| decay.dtype);
+                device::DeviceTransition::Delta {
+                    beta: cube::rows_as(beta, 1, gates),
+                }
+            }
+            TransitionKind::LowRank => device::DeviceTransition::LowRank {
+                p: cube::rows_as(required(inputs.p), 2, dtype),
+                b: cube::rows_as(required(inputs.b), 2, dtype),
             },
         };
-        let inputs = device::DeviceInputs {
-            query: cube::rows_as(required(query), 2, dtype),
-            key: cube::rows_as(key, 2, dtype),
-            value: cube::rows(value, 2),
+        let held = device::DeviceInputs {
+            query: cube::rows_as(inputs.query, 2, dtype),
+            key: cube::rows_as(inputs.key, 2, dtype),
+            value: cube::rows(inputs.value, 2),
             transition,
-            log_decay: log_decay.map(|decay| cube::rows(decay, self.decay_rank())),
+            log_decay: inputs.log_decay.map(|decay| cube::rows(decay, self.decay_rank())),
             scale: self.scale,
             sequences: self.sequences.view(),
         };
-        (spec, problem, inputs)
+        (problem, held, cube::values(inputs.state))
     }
 }

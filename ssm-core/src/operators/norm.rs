@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::{Input, Operator, Output, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 #[cfg(feature = "cube")]
@@ -81,14 +81,14 @@ pub fn gated_norm(input: Tensor<3>, weights: NormWeights, plan: NormPlan) -> Res
             found: format!("{} of {features}", plan.group_size),
         });
     }
-    let operands = vec![
-        Operand::new("input", input),
-        Operand::optional("gate", gate),
-        Operand::optional("weight", weight),
-        Operand::optional("bias", bias),
-    ];
-    let [output] = run(GatedNorm(plan), operands, &mut [])?;
-    Ok(Tensor::from_dispatch(output))
+    let inputs = NormInputs {
+        input: input.into(),
+        gate: gate.map(Input::from),
+        weight: weight.map(Input::from),
+        bias: bias.map(Input::from),
+    };
+    let found = run(GatedNorm(plan), inputs)?;
+    Ok(Tensor::from_dispatch(found.out))
 }
 
 /// residual + x (when there is an x) and its RMSNorm · weight, the joint between two blocks.
@@ -117,13 +117,16 @@ pub fn add_rms_norm(
             found: "0".into(),
         });
     }
-    let operands = vec![
-        Operand::new("residual", residual),
-        Operand::optional("x", x),
-        Operand::new("weight", weight),
-    ];
-    let [sum, normed] = run(AddRmsNorm { eps }, operands, &mut [])?;
-    Ok((Tensor::from_dispatch(sum), Tensor::from_dispatch(normed)))
+    let inputs = JointInputs {
+        residual: residual.into(),
+        weight: weight.into(),
+        x: x.map(Input::from),
+    };
+    let found = run(AddRmsNorm { eps }, inputs)?;
+    Ok((
+        Tensor::from_dispatch(found.sum),
+        Tensor::from_dispatch(found.normed),
+    ))
 }
 
 pub(crate) fn expect_epsilon(eps: f32) -> Result<()> {
@@ -135,6 +138,11 @@ pub(crate) fn expect_epsilon(eps: f32) -> Result<()> {
         expected: "at least 0",
         found: eps.to_string(),
     })
+}
+
+operands! {
+    /// What a norm reads.
+    NormInputs { input; optional gate, weight, bias }
 }
 
 #[derive(Debug)]
@@ -150,15 +158,14 @@ struct Held {
 }
 
 impl Held {
-    fn new(plan: &NormPlan, inputs: List<FlexTensor>) -> Self {
-        let [input, gate, weight, bias] = first(inputs);
-        let input = RowTensor::new(required(input), 1);
+    fn new(plan: &NormPlan, inputs: NormInputs<FlexTensor>) -> Self {
+        let input = RowTensor::new(inputs.input, 1);
         let problem = plan.problem(input.rows, input.cols);
         Self {
             input,
-            gate: gate.map(|gate| RowTensor::new(gate, 1)),
-            weight: weight.map(contiguous),
-            bias: bias.map(contiguous),
+            gate: inputs.gate.map(|gate| RowTensor::new(gate, 1)),
+            weight: inputs.weight.map(contiguous),
+            bias: inputs.bias.map(contiguous),
             problem,
         }
     }
@@ -175,95 +182,101 @@ impl Held {
 
 #[cfg(feature = "cube")]
 impl GatedNorm {
-    fn hold_on_cube(&self, inputs: List<CubeTensor>) -> (Place, Spec, kernel::Problem, device::DeviceInputs) {
-        let [input, gate, weight, bias] = first(inputs);
-        let input = required(input);
-        let (place, spec) = (Place::of(&input), cube::spec(&input));
+    fn hold_on_cube(&self, inputs: NormInputs<CubeTensor>) -> (kernel::Problem, device::DeviceInputs) {
+        let dtype = inputs.input.dtype;
         let inputs = device::DeviceInputs {
-            input: cube::rows(input, 1),
-            gate: gate.map(|gate| cube::rows_as(gate, 1, spec.dtype)),
-            weight: weight.map(cube::values),
-            bias: bias.map(cube::values),
+            input: cube::rows(inputs.input, 1),
+            gate: inputs.gate.map(|gate| cube::rows_as(gate, 1, dtype)),
+            weight: inputs.weight.map(cube::values),
+            bias: inputs.bias.map(cube::values),
         };
         let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
-        (place, spec, problem, inputs)
+        (problem, inputs)
     }
 }
 
-/// RMSNorm over all features.
-#[cfg(feature = "cube")]
-fn rms_norm(eps: f32, input: &Spec) -> GatedNorm {
-    GatedNorm(NormPlan {
-        statistic: Statistic::MeanSquare,
-        eps,
-        group_size: input.shape.last().copied().unwrap_or(1),
-        order: GateOrder::NormAfterGate,
-    })
-}
-
 impl Operator for GatedNorm {
+    type Inputs = NormInputs<()>;
+    type Outputs = Output<()>;
+
     fn name(&self) -> &'static str {
         "gated_norm"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        vec![required(inputs[0].clone())]
+    fn outputs(&self, inputs: NormInputs<Spec>) -> Output<Spec> {
+        Output { out: inputs.input }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
+    fn forward_flex(&self, inputs: NormInputs<FlexTensor>) -> Output<FlexTensor> {
         let held = Held::new(&self.0, inputs);
         let mut out = held.input.buffer();
         flex::validated(kernel::gated_norm(&held.problem, &held.view(), &mut out));
-        vec![flex::tensor(out, &held.input.dims)]
+        Output {
+            out: flex::tensor(out, &held.input.dims),
+        }
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
+    fn backward_flex(
+        &self,
+        inputs: NormInputs<FlexTensor>,
+        cotangents: Output<Option<FlexTensor>>,
+    ) -> NormInputs<FlexTensor> {
+        let shapes = flex::shapes::<NormInputs<()>>(&inputs);
+        let mut found = flex::buffers::<NormInputs<()>>(&inputs);
         let held = Held::new(&self.0, inputs);
-        let [out] = first(cotangents);
-        let out = RowTensor::new(required(out), 1);
-        let mut input = held.input.buffer();
-        let mut gate = held.gate.as_ref().map(RowTensor::buffer);
-        let mut weight = held.weight.as_ref().map(flex::buffer);
-        let mut bias = held.bias.as_ref().map(flex::buffer);
+        let out = RowTensor::new(required(cotangents.out), 1);
         flex::validated(kernel::backward(
             &held.problem,
             &held.view(),
             out.view(),
             &mut kernel::Gradients {
-                input: &mut input,
-                gate: gate.as_deref_mut(),
-                weight: weight.as_deref_mut(),
-                bias: bias.as_deref_mut(),
+                input: &mut found.input,
+                gate: found.gate.as_deref_mut(),
+                weight: found.weight.as_deref_mut(),
+                bias: found.bias.as_deref_mut(),
             },
         ));
-        let features = [held.problem.features];
-        vec![
-            Some(flex::tensor(input, &held.input.dims)),
-            gate.map(|values| flex::tensor(values, &held.input.dims)),
-            weight.map(|values| flex::tensor(values, &features)),
-            bias.map(|values| flex::tensor(values, &features)),
-        ]
+        flex::tensors::<NormInputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
+    fn forward_cube(&self, inputs: NormInputs<CubeTensor>) -> Output<CubeTensor> {
+        let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
+        let (problem, inputs) = self.hold_on_cube(inputs);
         let out = cube::launched(device::gated_norm(&place.client, &problem, &inputs));
-        vec![place.tensor(out, &spec)]
+        Output {
+            out: place.tensor(out, &spec),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
-        let [out] = first(cotangents);
-        let out = cube::rows_as(required(out), 1, spec.dtype);
+    fn backward_cube(
+        &self,
+        inputs: NormInputs<CubeTensor>,
+        cotangents: Output<Option<CubeTensor>>,
+    ) -> NormInputs<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.input), cube::specs::<NormInputs<()>>(&inputs));
+        let (problem, inputs) = self.hold_on_cube(inputs);
+        let out = cube::rows_as(required(cotangents.out), 1, specs.input.dtype);
         let found = cube::launched(device::backward(&place.client, &problem, &inputs, &out));
-        place.tensors([Some(found.input), found.gate, found.weight, found.bias], specs)
+        let found = NormInputs {
+            input: found.input,
+            gate: found.gate,
+            weight: found.weight,
+            bias: found.bias,
+        };
+        place.tensors::<NormInputs<()>>(found, specs)
     }
+}
+
+operands! {
+    /// What the joint between two blocks reads.
+    JointInputs { residual, weight; optional x }
+}
+
+operands! {
+    /// The residual after the sum, and its norm.
+    JointOutputs { sum, normed }
 }
 
 #[derive(Debug)]
@@ -271,20 +284,35 @@ struct AddRmsNorm {
     eps: f32,
 }
 
+impl AddRmsNorm {
+    /// What is handed on where nothing came by the norm: the sum hands on its cotangent.
+    fn handed_on<T: Clone>(of_sum: T, of_weight: T, has_x: bool) -> JointInputs<T> {
+        JointInputs {
+            x: has_x.then(|| of_sum.clone()),
+            residual: of_sum,
+            weight: of_weight,
+        }
+    }
+}
+
 impl Operator for AddRmsNorm {
+    type Inputs = JointInputs<()>;
+    type Outputs = JointOutputs<()>;
+
     fn name(&self) -> &'static str {
         "add_rms_norm"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        let residual = required(inputs[0].clone());
-        vec![residual.clone(), residual]
+    fn outputs(&self, inputs: JointInputs<Spec>) -> JointOutputs<Spec> {
+        JointOutputs {
+            sum: inputs.residual.clone(),
+            normed: inputs.residual,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [residual, x, weight] = first(inputs);
-        let mut sum = owned(required(residual));
-        let (x, weight) = (x.map(contiguous), contiguous(required(weight)));
+    fn forward_flex(&self, inputs: JointInputs<FlexTensor>) -> JointOutputs<FlexTensor> {
+        let mut sum = owned(inputs.residual);
+        let (x, weight) = (inputs.x.map(contiguous), contiguous(inputs.weight));
         let mut out = flex::buffer(&sum);
         flex::validated(kernel::add_rms_norm(
             sum.storage_mut::<f32>(),
@@ -293,25 +321,28 @@ impl Operator for AddRmsNorm {
             self.eps,
             &mut out,
         ));
-        let out = flex::like(out, &sum);
-        vec![sum, out]
+        JointOutputs {
+            normed: flex::like(out, &sum),
+            sum,
+        }
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [residual, x, weight] = first(inputs);
-        let (mut sum, weight) = (owned(required(residual)), contiguous(required(weight)));
-        let has_x = x.is_some();
-        if let Some(x) = x.map(contiguous) {
+    fn backward_flex(
+        &self,
+        inputs: JointInputs<FlexTensor>,
+        cotangents: JointOutputs<Option<FlexTensor>>,
+    ) -> JointInputs<FlexTensor> {
+        let (mut sum, weight) = (owned(inputs.residual), contiguous(inputs.weight));
+        let has_x = inputs.x.is_some();
+        if let Some(x) = inputs.x.map(contiguous) {
             for (sum, x) in sum.storage_mut::<f32>().iter_mut().zip(slice(&x)) {
                 *sum += x;
             }
         }
-        let [of_sum, of_normed] = first(cotangents);
-        let of_sum = contiguous(required(of_sum));
-        let Some(of_normed) = of_normed.map(contiguous) else {
-            // Nothing came by the norm: the sum hands its cotangent on.
+        let of_sum = contiguous(required(cotangents.sum));
+        let Some(of_normed) = cotangents.normed.map(contiguous) else {
             let of_weight = flex::like(flex::buffer(&weight), &weight);
-            return vec![Some(of_sum.clone()), has_x.then_some(of_sum), Some(of_weight)];
+            return Self::handed_on(of_sum, of_weight, has_x);
         };
         let (mut of_residual, mut of_weight) = (flex::buffer(&sum), flex::buffer(&weight));
         flex::validated(kernel::add_rms_norm_backward(
@@ -326,57 +357,60 @@ impl Operator for AddRmsNorm {
             },
         ));
         let of_residual = flex::like(of_residual, &sum);
-        vec![
-            Some(of_residual.clone()),
-            has_x.then_some(of_residual),
-            Some(flex::like(of_weight, &weight)),
-        ]
+        Self::handed_on(of_residual, flex::like(of_weight, &weight), has_x)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [residual, x, weight] = first(inputs);
-        let residual = required(residual);
+    fn forward_cube(&self, inputs: JointInputs<CubeTensor>) -> JointOutputs<CubeTensor> {
+        let JointInputs { residual, weight, x } = inputs;
         let (place, spec) = (Place::of(&residual), cube::spec(&residual));
         let Some(x) = x else {
-            let inputs = vec![Some(residual.clone()), None, weight];
-            let [out] = first(
-                rms_norm(self.eps, &spec)
-                    .forward_cube(inputs)
-                    .into_iter()
-                    .map(Some)
-                    .collect(),
-            );
-            return vec![residual, required(out)];
+            let plan = NormPlan {
+                statistic: Statistic::MeanSquare,
+                eps: self.eps,
+                group_size: spec.shape.last().copied().unwrap_or(1),
+                order: GateOrder::NormAfterGate,
+            };
+            let inputs = NormInputs {
+                input: residual.clone(),
+                gate: None,
+                weight: Some(weight),
+                bias: None,
+            };
+            return JointOutputs {
+                sum: residual,
+                normed: GatedNorm(plan).forward_cube(inputs).out,
+            };
         };
         let found = cube::launched(device::add_rms_norm(
             &place.client,
             &cube::rows(residual, 1),
             &cube::rows_as(x, 1, spec.dtype),
-            &cube::values(required(weight)),
+            &cube::values(weight),
             self.eps,
         ));
-        vec![
-            place.tensor(found.residual, &spec),
-            place.tensor(found.out, &spec),
-        ]
+        JointOutputs {
+            sum: place.tensor(found.residual, &spec),
+            normed: place.tensor(found.out, &spec),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let [residual, x, weight] = first(inputs);
-        let (residual, weight) = (required(residual), required(weight));
-        let (place, dtype, has_x) = (Place::of(&residual), residual.dtype, x.is_some());
-        let [of_sum, of_normed] = first(cotangents);
-        let of_sum = required(of_sum);
-        let Some(of_normed) = of_normed else {
-            // Nothing came by the norm: the sum hands its cotangent on.
+    fn backward_cube(
+        &self,
+        inputs: JointInputs<CubeTensor>,
+        cotangents: JointOutputs<Option<CubeTensor>>,
+    ) -> JointInputs<CubeTensor> {
+        let (place, specs) = (
+            Place::of(&inputs.residual),
+            cube::specs::<JointInputs<()>>(&inputs),
+        );
+        let JointInputs { residual, weight, x } = inputs;
+        let (dtype, has_x) = (residual.dtype, x.is_some());
+        let of_sum = required(cotangents.sum);
+        let Some(of_normed) = cotangents.normed else {
             let of_weight = burn_cubecl::CubeBackend::float_mul_scalar(weight, 0.0.into());
-            return vec![Some(of_sum.clone()), has_x.then_some(of_sum), Some(of_weight)];
+            return Self::handed_on(of_sum, of_weight, has_x);
         };
         let sum = match x {
             Some(x) => burn_cubecl::CubeBackend::float_add(residual, x),
@@ -390,7 +424,7 @@ impl Operator for AddRmsNorm {
             &cube::rows_as(of_normed, 1, dtype),
             Some(&cube::rows_as(of_sum, 1, dtype)),
         ));
-        let of_x = has_x.then(|| found.residual.clone());
-        place.tensors([Some(found.residual), of_x, Some(found.weight)], specs)
+        let found = Self::handed_on(found.residual, found.weight, has_x);
+        place.tensors::<JointInputs<()>>(found, specs)
     }
 }

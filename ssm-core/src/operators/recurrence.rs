@@ -1,8 +1,8 @@
 //! The recurrence as an operator: `kernel_dsl::recurrence` on every device.
 
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
 use crate::backend::host::host;
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::Result;
 use crate::gates::{Gates, LogDecay, ReadOut};
 use crate::sequences::Sequences;
@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::recurrence::{self, Cotangents, DecayKind, GradientBuffers, Inputs, Problem};
+use kernel_dsl::recurrence::{self as kernel, DecayKind, Gradients, Problem};
 
 /// How the tokens of a call are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,32 +42,39 @@ pub(crate) fn recurrence_over(
     chunks: Chunks,
 ) -> Result<Tensor<4>> {
     let operator = Recurrence::of(&gates, sequences, chunks);
-    let [output] = run(operator, operands(gates), &mut [("state", &mut state.memory)])?;
-    Ok(Tensor::from_dispatch(output))
+    let found = run(operator, gates.operands(Input::State(&mut state.memory)))?;
+    state.memory = Tensor::from_dispatch(found.state);
+    Ok(Tensor::from_dispatch(found.out))
 }
 
-/// The tensors in the order in which [`Recurrence`] takes them; the state follows.
-fn operands(gates: Gates) -> Vec<Option<Operand>> {
-    let bonus = match gates.read_out {
-        ReadOut::Inclusive | ReadOut::Mean(_) => None,
-        ReadOut::Bonus(bonus) => Some(bonus),
-    };
-    let log_decay = match gates.log_decay {
-        LogDecay::None => None,
-        LogDecay::PerHead(a) => Operand::new("log_decay", a),
-        LogDecay::PerKey(a) | LogDecay::PerStep(a) => Operand::new("log_decay", a),
-        LogDecay::PerHeadToken(a) => Operand::new("log_decay", a),
-        LogDecay::PerKeyToken(a) => Operand::new("log_decay", a),
-    };
-    vec![
-        Operand::new("query", gates.query),
-        Operand::new("key", gates.key),
-        Operand::new("value", gates.value),
-        log_decay,
-        Operand::optional("step_size", gates.step_size),
-        Operand::optional("bonus", bonus),
-        Operand::optional("skip", gates.skip),
-    ]
+operands! {
+    /// What a recurrence reads.
+    pub(crate) Inputs { query, key, value, state; optional log_decay, step_size, bonus, skip }
+}
+
+impl Gates {
+    /// The tensors and a state, as operands of a recurrence.
+    fn operands(self, state: Input<'_>) -> Inputs<Input<'_>> {
+        Inputs {
+            query: self.query.into(),
+            key: self.key.into(),
+            value: self.value.into(),
+            state,
+            log_decay: match self.log_decay {
+                LogDecay::None => None,
+                LogDecay::PerHead(a) => Some(a.into()),
+                LogDecay::PerKey(a) | LogDecay::PerStep(a) => Some(a.into()),
+                LogDecay::PerHeadToken(a) => Some(a.into()),
+                LogDecay::PerKeyToken(a) => Some(a.into()),
+            },
+            step_size: self.step_size.map(Input::from),
+            bonus: match self.read_out {
+                ReadOut::Inclusive | ReadOut::Mean(_) => None,
+                ReadOut::Bonus(bonus) => Some(bonus.into()),
+            },
+            skip: self.skip.map(Input::from),
+        }
+    }
 }
 
 impl Recurrence {
@@ -90,21 +97,17 @@ impl Recurrence {
 
     /// The kernel's problem from the shapes of key `[batch, time, groups, key_dim]` and value.
     fn problem(&self, key: &[usize], value: &[usize], bonus: bool) -> Problem {
-        let (batch, time) = match &self.sequences {
-            Sequences::Packed(offsets) => (offsets.len().saturating_sub(1), key[1]),
-            Sequences::Equal | Sequences::LeftPadded(_) => (key[0], key[1]),
-        };
         Problem {
-            batch,
-            time,
+            batch: self.sequences.count_in(key[0]),
+            time: key[1],
             groups: key[2],
             key_dim: key[3],
             heads: value[2],
             value_dim: value[3],
             decay: self.decay,
             read_out: match bonus {
-                true => recurrence::ReadOut::Bonus,
-                false => recurrence::ReadOut::Inclusive,
+                true => kernel::ReadOut::Bonus,
+                false => kernel::ReadOut::Inclusive,
             },
         }
     }
@@ -129,29 +132,29 @@ enum HeldDecay {
 }
 
 impl<'a> Held<'a> {
-    /// Everything but the state, from tensors in the order of [`operands`].
-    fn new(operator: &'a Recurrence, inputs: [Option<FlexTensor>; 7]) -> Self {
-        let [query, key, value, log_decay, step_size, bonus, skip] = inputs;
-        let (query, key, value) = (required(query), required(key), required(value));
-        let problem = operator.problem(&flex::shape(&key), &flex::shape(&value), bonus.is_some());
-        let log_decay = log_decay.map(|decay| match operator.decay {
+    /// Everything but the state, and the state.
+    fn with_state(operator: &'a Recurrence, inputs: Inputs<FlexTensor>) -> (Self, FlexTensor) {
+        let (key, value) = (flex::shape(&inputs.key), flex::shape(&inputs.value));
+        let problem = operator.problem(&key, &value, inputs.bonus.is_some());
+        let log_decay = inputs.log_decay.map(|decay| match operator.decay {
             DecayKind::PerHeadToken => HeldDecay::Token(RowTensor::new(decay, 1)),
             DecayKind::PerKeyToken => HeldDecay::Token(RowTensor::new(decay, 2)),
             DecayKind::None | DecayKind::PerHead | DecayKind::PerKey => {
                 HeldDecay::Constant(contiguous(decay))
             }
         });
-        Self {
-            query: RowTensor::new(query, 2),
-            key: RowTensor::new(key, 2),
-            value: RowTensor::new(value, 2),
+        let held = Self {
+            query: RowTensor::new(inputs.query, 2),
+            key: RowTensor::new(inputs.key, 2),
+            value: RowTensor::new(inputs.value, 2),
             log_decay,
-            step_size: step_size.map(|step| RowTensor::new(step, 1)),
-            bonus: bonus.map(contiguous),
-            skip: skip.map(contiguous),
+            step_size: inputs.step_size.map(|step| RowTensor::new(step, 1)),
+            bonus: inputs.bonus.map(contiguous),
+            skip: inputs.skip.map(contiguous),
             problem,
             operator,
-        }
+        };
+        (held, inputs.state)
     }
 
     /// Gates that live on the CPU without autodiff.
@@ -167,27 +170,29 @@ impl<'a> Held<'a> {
             ReadOut::Inclusive | ReadOut::Mean(_) => None,
             ReadOut::Bonus(bonus) => Some(host(bonus)),
         };
-        let inputs = [
-            Some(host(gates.query)),
-            Some(host(gates.key)),
-            Some(host(gates.value)),
+        let inputs = Inputs {
+            query: host(gates.query),
+            key: host(gates.key),
+            value: host(gates.value),
+            // Whoever holds gates alone has the state elsewhere.
+            state: flex::tensor(Vec::new(), &[0]),
             log_decay,
-            gates.step_size.map(host),
+            step_size: gates.step_size.map(host),
             bonus,
-            gates.skip.map(host),
-        ];
-        Self::new(operator, inputs)
+            skip: gates.skip.map(host),
+        };
+        Self::with_state(operator, inputs).0
     }
 
-    pub(crate) fn inputs(&self) -> Inputs<'_> {
-        Inputs {
+    pub(crate) fn inputs(&self) -> kernel::Inputs<'_> {
+        kernel::Inputs {
             query: self.query.view(),
             key: self.key.view(),
             value: self.value.view(),
             log_decay: match &self.log_decay {
-                None => recurrence::LogDecay::None,
-                Some(HeldDecay::Constant(decay)) => recurrence::LogDecay::Constant(slice(decay)),
-                Some(HeldDecay::Token(decay)) => recurrence::LogDecay::Token(decay.view()),
+                None => kernel::LogDecay::None,
+                Some(HeldDecay::Constant(decay)) => kernel::LogDecay::Constant(slice(decay)),
+                Some(HeldDecay::Token(decay)) => kernel::LogDecay::Token(decay.view()),
             },
             step_size: self.step_size.as_ref().map(RowTensor::view),
             bonus: self.bonus.as_ref().map(slice),
@@ -208,7 +213,7 @@ impl<'a> Held<'a> {
 
     fn chunk_size(&self) -> Option<usize> {
         match self.operator.chunks {
-            Chunks::Fastest => recurrence::preferred_chunk_size(&self.problem),
+            Chunks::Fastest => kernel::preferred_chunk_size(&self.problem),
             Chunks::None => None,
             Chunks::Of(size) => Some(size),
         }
@@ -216,87 +221,78 @@ impl<'a> Held<'a> {
 }
 
 impl Operator for Recurrence {
+    type Inputs = Inputs<()>;
+    type Outputs = OutputAndState<()>;
+
     fn name(&self) -> &'static str {
         "the recurrence"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        let [value, state] = [&inputs[2], &inputs[7]].map(|spec| required(spec.clone()));
-        vec![value, state]
+    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
+        OutputAndState {
+            out: inputs.value,
+            state: inputs.state,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [query, key, value, log_decay, step_size, bonus, skip, state] = first(inputs);
-        let held = Held::new(self, [query, key, value, log_decay, step_size, bonus, skip]);
-        let mut state = owned(required(state));
-        let mut out = held.out_buffer();
-        let memory = state.storage_mut::<f32>();
-        flex::validated(match held.chunk_size() {
-            None => recurrence::sequential(&held.problem, &held.inputs(), memory, &mut out),
-            Some(size) => recurrence::chunked(&held.problem, &held.inputs(), size, memory, &mut out),
-        });
-        vec![flex::tensor(out, held.out_shape()), state]
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
+        let (held, state) = Held::with_state(self, inputs);
+        flex::with_state(state, held.out_shape(), |state, out| match held.chunk_size() {
+            None => kernel::sequential(&held.problem, &held.inputs(), state, out),
+            Some(size) => kernel::chunked(&held.problem, &held.inputs(), size, state, out),
+        })
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let shapes: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(flex::shape))
-            .collect();
-        let [query, key, value, log_decay, step_size, bonus, skip, state] = first(inputs);
-        let held = Held::new(self, [query, key, value, log_decay, step_size, bonus, skip]);
-        let state = contiguous(required(state));
-        let [out, after] = first(cotangents);
-        let out = RowTensor::new(required(out), 2);
-        let after = after.map(contiguous);
-        let cotangents = Cotangents {
-            out: out.view(),
-            state: after.as_ref().map(slice),
-        };
-        let inputs = held.inputs();
-        let mut found = flex::validated(GradientBuffers::zeros(&held.problem, &inputs));
-        let chunk_size = held.chunk_size().unwrap_or(recurrence::DEFAULT_CHUNK_SIZE);
-        flex::validated(recurrence::backward(
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: OutputAndState<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let (held, state) = Held::with_state(self, inputs);
+        let state = contiguous(state);
+        let cotangents = flex::HeldCotangents::new(cotangents, 2);
+        flex::validated(kernel::backward(
             &held.problem,
-            &inputs,
-            chunk_size,
+            &held.inputs(),
+            held.chunk_size().unwrap_or(kernel::DEFAULT_CHUNK_SIZE),
             slice(&state),
-            &cotangents,
-            &mut found.as_gradients(),
+            &cotangents.view(),
+            &mut Gradients {
+                query: &mut found.query,
+                key: &mut found.key,
+                value: &mut found.value,
+                log_decay: found.log_decay.as_deref_mut(),
+                step_size: found.step_size.as_deref_mut(),
+                bonus: found.bonus.as_deref_mut(),
+                skip: found.skip.as_deref_mut(),
+                state: &mut found.state,
+            },
         ));
-        let gradients = [
-            Some(found.query),
-            Some(found.key),
-            Some(found.value),
-            found.log_decay,
-            found.step_size,
-            found.bonus,
-            found.skip,
-            Some(found.state),
-        ];
-        gradients
-            .into_iter()
-            .zip(shapes)
-            .map(|(values, shape)| Some(flex::tensor(values?, &shape?)))
-            .collect()
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
     fn admit_cube(
         &self,
         client: &kernel_dsl::cube::Client,
-        inputs: &[Option<Spec>],
+        inputs: Inputs<Spec>,
     ) -> std::result::Result<(), kernel_dsl::cube::Error> {
         self.admit(client, inputs)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
         self.forward_on_cube(inputs)
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: OutputAndState<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
         self.backward_on_cube(inputs, cotangents)
     }
 }
@@ -304,13 +300,12 @@ impl Operator for Recurrence {
 /// On a CubeCL device.
 #[cfg(feature = "cube")]
 mod on_cube {
-    use super::{Chunks, Recurrence};
+    use super::{Chunks, Inputs, Recurrence};
     use crate::backend::cube::{self, Place};
-    use crate::backend::flex::required;
-    use crate::backend::{List, Spec, first};
+    use crate::backend::{Named, OutputAndState, Spec};
     use burn::tensor::DType;
     use burn_cubecl::tensor::CubeTensor;
-    use kernel_dsl::cube::{Client, Error, Limits};
+    use kernel_dsl::cube::{Client, DeviceBuffer, Error, Limits};
     use kernel_dsl::recurrence::cube as kernel;
     use kernel_dsl::recurrence::{DecayKind, Problem};
 
@@ -318,12 +313,11 @@ mod on_cube {
     const SHORTEST_CHUNKED: usize = 16;
 
     impl Recurrence {
-        pub(super) fn admit(&self, client: &Client, inputs: &[Option<Spec>]) -> Result<(), Error> {
-            cube::admit(client, inputs.iter().flatten())?;
-            let [query, key, value] =
-                [0, 1, 2].map(|place: usize| required(inputs.get(place).cloned().flatten()));
-            let problem = self.problem(&key.shape, &value.shape, inputs[5].is_some());
-            self.plan(client, &problem, query.dtype).map(drop)
+        pub(super) fn admit(&self, client: &Client, inputs: Inputs<Spec>) -> Result<(), Error> {
+            let problem = self.problem(&inputs.key.shape, &inputs.value.shape, inputs.bonus.is_some());
+            let dtype = inputs.query.dtype;
+            cube::admit(client, inputs.into_list().iter().flatten())?;
+            self.plan(client, &problem, dtype).map(drop)
         }
 
         /// The tiles of the chunked form; chunks have 16, 32 or 64 tokens, the most that do not exceed what was asked for.
@@ -343,22 +337,20 @@ mod on_cube {
         }
 
         /// The inputs as the kernels take them: query, key and value in the query's type, log decay and step size in one type,
-        /// constants in f32.
-        fn hold(&self, inputs: [Option<CubeTensor>; 7]) -> (Problem, DType, kernel::DeviceInputs<'_>) {
-            let [query, key, value, log_decay, step_size, bonus, skip] = inputs;
-            let (query, key, value) = (required(query), required(key), required(value));
+        /// constants and state in f32.
+        fn hold(&self, inputs: Inputs<CubeTensor>) -> (Problem, kernel::DeviceInputs<'_>, DeviceBuffer) {
             let problem = self.problem(
-                &cube::spec(&key).shape,
-                &cube::spec(&value).shape,
-                bonus.is_some(),
+                &cube::spec(&inputs.key).shape,
+                &cube::spec(&inputs.value).shape,
+                inputs.bonus.is_some(),
             );
-            let dtype = query.dtype;
-            let gates = match (&log_decay, &step_size) {
+            let dtype = inputs.query.dtype;
+            let gates = match (&inputs.log_decay, &inputs.step_size) {
                 (Some(decay), Some(step)) if decay.dtype != step.dtype => DType::F32,
                 (Some(gate), _) | (None, Some(gate)) => gate.dtype,
                 (None, None) => DType::F32,
             };
-            let log_decay = match (self.decay, log_decay) {
+            let log_decay = match (self.decay, inputs.log_decay) {
                 (_, None) => kernel::DeviceLogDecay::None,
                 (DecayKind::PerHeadToken, Some(decay)) => {
                     kernel::DeviceLogDecay::Token(cube::rows_as(decay, 1, gates))
@@ -368,30 +360,23 @@ mod on_cube {
                 }
                 (_, Some(decay)) => kernel::DeviceLogDecay::Constant(cube::values_as(decay, gates)),
             };
-            let inputs = kernel::DeviceInputs {
-                query: cube::rows(query, 2),
-                key: cube::rows_as(key, 2, dtype),
-                value: cube::rows_as(value, 2, dtype),
+            let held = kernel::DeviceInputs {
+                query: cube::rows(inputs.query, 2),
+                key: cube::rows_as(inputs.key, 2, dtype),
+                value: cube::rows_as(inputs.value, 2, dtype),
                 log_decay,
-                step_size: step_size.map(|step| cube::rows_as(step, 1, gates)),
-                bonus: bonus.map(cube::values),
-                skip: skip.map(cube::values),
+                step_size: inputs.step_size.map(|step| cube::rows_as(step, 1, gates)),
+                bonus: inputs.bonus.map(cube::values),
+                skip: inputs.skip.map(cube::values),
                 scale: self.scale,
                 sequences: self.sequences.view(),
             };
-            (problem, dtype, inputs)
+            (problem, held, cube::values(inputs.state))
         }
 
-        pub(super) fn forward_on_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-            let specs: Vec<_> = inputs
-                .iter()
-                .map(|input| input.as_ref().map(cube::spec))
-                .collect();
-            let [query, key, value, log_decay, step_size, bonus, skip, state] = first(inputs);
-            let state = required(state);
-            let place = Place::of(&state);
-            let (problem, dtype, inputs) = self.hold([query, key, value, log_decay, step_size, bonus, skip]);
-            let state = cube::values(state);
+        pub(super) fn forward_on_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
+            let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+            let (problem, inputs, state) = self.hold(inputs);
             let one_by_one = match self.chunks {
                 Chunks::None => true,
                 Chunks::Fastest => self.sequences.longest(problem.time) < SHORTEST_CHUNKED,
@@ -400,51 +385,41 @@ mod on_cube {
             let found = cube::launched(match one_by_one {
                 true => kernel::sequential(&place.client, &problem, &inputs, Some(&state)),
                 false => self
-                    .plan(&place.client, &problem, dtype)
+                    .plan(&place.client, &problem, specs.query.dtype)
                     .and_then(|plan| kernel::chunked(&place.client, &problem, &inputs, &plan, Some(&state))),
             });
-            let [value, state] = [2, 7].map(|place: usize| required(specs[place].clone()));
-            vec![place.tensor(found.out, &value), place.tensor(found.state, &state)]
+            place.outputs(found, &specs.value, &specs.state)
         }
 
         pub(super) fn backward_on_cube(
             &self,
-            inputs: List<CubeTensor>,
-            cotangents: List<CubeTensor>,
-        ) -> List<CubeTensor> {
-            let specs: Vec<_> = inputs
-                .iter()
-                .map(|input| input.as_ref().map(cube::spec))
-                .collect();
-            let [query, key, value, log_decay, step_size, bonus, skip, state] = first(inputs);
-            let state = required(state);
-            let place = Place::of(&state);
-            let (problem, dtype, inputs) = self.hold([query, key, value, log_decay, step_size, bonus, skip]);
-            let [out, after] = first(cotangents);
-            let cotangents = kernel::DeviceCotangents {
-                out: cube::rows_as(required(out), 2, dtype),
-                state: after.map(cube::values),
-            };
+            inputs: Inputs<CubeTensor>,
+            cotangents: OutputAndState<Option<CubeTensor>>,
+        ) -> Inputs<CubeTensor> {
+            let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+            let (problem, inputs, state) = self.hold(inputs);
+            let dtype = specs.query.dtype;
+            let cotangents = cube::cotangents(cotangents, 2, dtype);
             let plan = cube::launched(self.plan(&place.client, &problem, dtype));
             let found = cube::launched(kernel::backward(
                 &place.client,
                 &problem,
                 &inputs,
                 &plan,
-                Some(&cube::values(state)),
+                Some(&state),
                 &cotangents,
             ));
-            let gradients = [
-                Some(found.query),
-                Some(found.key),
-                Some(found.value),
-                found.log_decay,
-                found.step_size,
-                found.bonus,
-                found.skip,
-                Some(found.state),
-            ];
-            place.tensors(gradients, specs)
+            let found = Inputs {
+                query: found.query,
+                key: found.key,
+                value: found.value,
+                state: found.state,
+                log_decay: found.log_decay,
+                step_size: found.step_size,
+                bonus: found.bonus,
+                skip: found.skip,
+            };
+            place.tensors::<Inputs<()>>(found, specs)
         }
     }
 }

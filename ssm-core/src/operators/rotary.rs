@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, required};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::{Operator, Output, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::Tensor;
@@ -81,8 +81,13 @@ pub fn rotary(input: Tensor<4>, positions: &[u64], plan: &RotaryPlan) -> Result<
         });
     };
     let operator = Rotary { plan: *plan, first };
-    let [output] = run(operator, vec![Operand::new("input", input)], &mut [])?;
-    Ok(Tensor::from_dispatch(output))
+    let found = run(operator, Inputs { input: input.into() })?;
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What is turned.
+    Inputs { input }
 }
 
 /// An embedding of sequences that begin at these positions.
@@ -124,17 +129,19 @@ impl Rotary {
 }
 
 impl Operator for Rotary {
+    type Inputs = Inputs<()>;
+    type Outputs = Output<()>;
+
     fn name(&self) -> &'static str {
         "rotary"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        vec![required(inputs[0].clone())]
+    fn outputs(&self, inputs: Inputs<Spec>) -> Output<Spec> {
+        Output { out: inputs.input }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [input] = first(inputs).map(required);
-        let input = RowTensor::new(input, 2);
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Output<FlexTensor> {
+        let input = RowTensor::new(inputs.input, 2);
         let mut out = input.buffer();
         flex::validated(kernel::rotary(
             &self.problem(&input.dims),
@@ -142,12 +149,17 @@ impl Operator for Rotary {
             input.view(),
             &mut out,
         ));
-        vec![flex::tensor(out, &input.dims)]
+        Output {
+            out: flex::tensor(out, &input.dims),
+        }
     }
 
-    fn backward_flex(&self, _: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [out] = first(cotangents).map(required);
-        let out = RowTensor::new(out, 2);
+    fn backward_flex(
+        &self,
+        _: Inputs<FlexTensor>,
+        cotangents: Output<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let out = RowTensor::new(required(cotangents.out), 2);
         let mut of_input = out.buffer();
         flex::validated(kernel::backward(
             &self.problem(&out.dims),
@@ -155,25 +167,34 @@ impl Operator for Rotary {
             out.view(),
             &mut of_input,
         ));
-        vec![Some(flex::tensor(of_input, &out.dims))]
+        Inputs {
+            input: flex::tensor(of_input, &out.dims),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [input] = first(inputs).map(required);
-        let (place, spec) = (Place::of(&input), cube::spec(&input));
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Output<CubeTensor> {
+        let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
         let angles = self.angles(&place, &spec);
-        let found = cube::launched(device::rotary(&place.client, &angles, &cube::rows(input, 2)));
-        vec![place.tensor(found, &spec)]
+        let input = cube::rows(inputs.input, 2);
+        let found = cube::launched(device::rotary(&place.client, &angles, &input));
+        Output {
+            out: place.tensor(found, &spec),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let ([input], [out]) = (first(inputs).map(required), first(cotangents).map(required));
-        let (place, spec) = (Place::of(&input), cube::spec(&input));
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: Output<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
         let angles = self.angles(&place, &spec);
-        let out = cube::rows_as(out, 2, spec.dtype);
+        let out = cube::rows_as(required(cotangents.out), 2, spec.dtype);
         let found = cube::launched(device::backward(&place.client, &angles, &out));
-        vec![Some(place.tensor(found, &spec))]
+        Inputs {
+            input: place.tensor(found, &spec),
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
@@ -11,6 +11,8 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
+#[cfg(feature = "cube")]
+use kernel_dsl::cube::DeviceBuffer;
 use kernel_dsl::selective_scan as kernel;
 #[cfg(feature = "cube")]
 use kernel_dsl::selective_scan::cube as device;
@@ -46,27 +48,24 @@ pub struct ScanInputs {
 /// [`Error::Shape`], [`Error::Groups`], [`Error::Sequences`], [`Error::Device`] and [`Error::DType`].
 pub fn selective_scan(inputs: ScanInputs, sequences: &Sequences, state: &mut Tensor<3>) -> Result<Tensor<3>> {
     validate(&inputs, sequences, state)?;
-    let ScanInputs {
-        input,
-        step_size,
-        a,
-        b,
-        c,
-        skip,
-        gate,
-    } = inputs;
-    let operands = vec![
-        Operand::new("input", input),
-        Operand::new("step_size", step_size),
-        Operand::new("A", a),
-        Operand::new("B", b),
-        Operand::new("C", c),
-        Operand::optional("D", skip),
-        Operand::optional("gate", gate),
-    ];
-    let operator = SelectiveScan(sequences.clone());
-    let [output] = run(operator, operands, &mut [("state", state)])?;
-    Ok(Tensor::from_dispatch(output))
+    let operands = Inputs {
+        input: inputs.input.into(),
+        step_size: inputs.step_size.into(),
+        a: inputs.a.into(),
+        b: inputs.b.into(),
+        c: inputs.c.into(),
+        state: Input::State(state),
+        skip: inputs.skip.map(Input::from),
+        gate: inputs.gate.map(Input::from),
+    };
+    let found = run(SelectiveScan(sequences.clone()), operands)?;
+    *state = Tensor::from_dispatch(found.state);
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What a selective scan reads.
+    Inputs { input, step_size, a, b, c, state; optional skip, gate }
 }
 
 fn validate(inputs: &ScanInputs, sequences: &Sequences, state: &Tensor<3>) -> Result<()> {
@@ -101,10 +100,7 @@ struct SelectiveScan(Sequences);
 impl SelectiveScan {
     fn problem(&self, input: &[usize], b: &[usize]) -> kernel::Problem {
         kernel::Problem {
-            batch: match &self.0 {
-                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
-                Sequences::Equal | Sequences::LeftPadded(_) => input[0],
-            },
+            batch: self.0.count_in(input[0]),
             time: input[1],
             channels: input[2],
             state_dim: b[3],
@@ -112,20 +108,20 @@ impl SelectiveScan {
         }
     }
 
-    fn hold(&self, inputs: [Option<FlexTensor>; 7]) -> Held<'_> {
-        let [input, step_size, a, b, c, skip, gate] = inputs;
-        let (input, b) = (RowTensor::new(required(input), 1), RowTensor::new(required(b), 2));
-        Held {
+    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
+        let (input, b) = (RowTensor::new(inputs.input, 1), RowTensor::new(inputs.b, 2));
+        let held = Held {
             problem: self.problem(&input.dims, &b.dims),
             input,
-            step_size: RowTensor::new(required(step_size), 1),
-            a: contiguous(required(a)),
+            step_size: RowTensor::new(inputs.step_size, 1),
+            a: contiguous(inputs.a),
             b,
-            c: RowTensor::new(required(c), 2),
-            skip: skip.map(contiguous),
-            gate: gate.map(|gate| RowTensor::new(gate, 1)),
+            c: RowTensor::new(inputs.c, 2),
+            skip: inputs.skip.map(contiguous),
+            gate: inputs.gate.map(|gate| RowTensor::new(gate, 1)),
             sequences: &self.0,
-        }
+        };
+        (held, inputs.state)
     }
 }
 
@@ -158,141 +154,113 @@ impl Held<'_> {
 }
 
 impl Operator for SelectiveScan {
+    type Inputs = Inputs<()>;
+    type Outputs = OutputAndState<()>;
+
     fn name(&self) -> &'static str {
         "selective_scan"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        [&inputs[0], &inputs[7]].map(|spec| required(spec.clone())).into()
+    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
+        OutputAndState {
+            out: inputs.input,
+            state: inputs.state,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [input, step_size, a, b, c, skip, gate, state] = first(inputs);
-        let held = self.hold([input, step_size, a, b, c, skip, gate]);
-        let mut state = owned(required(state));
-        let mut out = held.input.buffer();
-        flex::validated(kernel::sequential(
-            &held.problem,
-            &held.view(),
-            state.storage_mut::<f32>(),
-            &mut out,
-        ));
-        vec![flex::tensor(out, &held.input.dims), state]
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
+        let (held, state) = self.hold(inputs);
+        flex::with_state(state, &held.input.dims, |state, out| {
+            kernel::sequential(&held.problem, &held.view(), state, out)
+        })
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [input, step_size, a, b, c, skip, gate, state] = first(inputs);
-        let held = self.hold([input, step_size, a, b, c, skip, gate]);
-        let state = contiguous(required(state));
-        let [out, after] = first(cotangents);
-        let (out, after) = (RowTensor::new(required(out), 1), after.map(contiguous));
-        let (mut of_input, mut of_step) = (held.input.buffer(), held.step_size.buffer());
-        let (mut of_a, mut of_b, mut of_c) = (flex::buffer(&held.a), held.b.buffer(), held.c.buffer());
-        let mut of_skip = held.skip.as_ref().map(flex::buffer);
-        let mut of_gate = held.gate.as_ref().map(RowTensor::buffer);
-        let mut of_state = flex::buffer(&state);
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: OutputAndState<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let (held, state) = self.hold(inputs);
+        let state = contiguous(state);
+        let cotangents = flex::HeldCotangents::new(cotangents, 1);
         flex::validated(kernel::backward(
             &held.problem,
             &held.view(),
             kernel::DEFAULT_CHUNK_SIZE,
             slice(&state),
-            &kernel::Cotangents {
-                out: out.view(),
-                state: after.as_ref().map(slice),
-            },
+            &cotangents.view(),
             &mut kernel::Gradients {
-                input: &mut of_input,
-                step_size: &mut of_step,
-                a: &mut of_a,
-                b: &mut of_b,
-                c: &mut of_c,
-                skip: of_skip.as_deref_mut(),
-                gate: of_gate.as_deref_mut(),
-                state: &mut of_state,
+                input: &mut found.input,
+                step_size: &mut found.step_size,
+                a: &mut found.a,
+                b: &mut found.b,
+                c: &mut found.c,
+                skip: found.skip.as_deref_mut(),
+                gate: found.gate.as_deref_mut(),
+                state: &mut found.state,
             },
         ));
-        vec![
-            Some(flex::tensor(of_input, &held.input.dims)),
-            Some(flex::tensor(of_step, &held.input.dims)),
-            Some(flex::like(of_a, &held.a)),
-            Some(flex::tensor(of_b, &held.b.dims)),
-            Some(flex::tensor(of_c, &held.b.dims)),
-            of_skip.map(|values| flex::tensor(values, &[held.problem.channels])),
-            of_gate.map(|values| flex::tensor(values, &held.input.dims)),
-            Some(flex::like(of_state, &state)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [input, step_size, a, b, c, skip, gate, state] = first(inputs);
-        let state = required(state);
-        let (place, state_spec) = (Place::of(&state), cube::spec(&state));
-        let (spec, problem, inputs) = self.hold_on_cube([input, step_size, a, b, c, skip, gate]);
-        let state = cube::values(state);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::forward(&place.client, &problem, &inputs, Some(&state)));
-        vec![
-            place.tensor(found.out, &spec),
-            place.tensor(found.state, &state_spec),
-        ]
+        place.outputs(found, &specs.input, &specs.state)
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let [input, step_size, a, b, c, skip, gate, state] = first(inputs);
-        let state = required(state);
-        let place = Place::of(&state);
-        let (spec, problem, inputs) = self.hold_on_cube([input, step_size, a, b, c, skip, gate]);
-        let [out, after] = first(cotangents);
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: OutputAndState<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::backward(
             &place.client,
             &problem,
             &inputs,
-            Some(&cube::values(state)),
-            &device::DeviceCotangents {
-                out: cube::rows_as(required(out), 1, spec.dtype),
-                state: after.map(cube::values),
-            },
+            Some(&state),
+            &cube::cotangents(cotangents, 1, specs.input.dtype),
         ));
-        let gradients = [
-            Some(found.input),
-            Some(found.step_size),
-            Some(found.a),
-            Some(found.b),
-            Some(found.c),
-            found.skip,
-            found.gate,
-            Some(found.state),
-        ];
-        place.tensors(gradients, specs)
+        let found = Inputs {
+            input: found.input,
+            step_size: found.step_size,
+            a: found.a,
+            b: found.b,
+            c: found.c,
+            state: found.state,
+            skip: found.skip,
+            gate: found.gate,
+        };
+        place.tensors::<Inputs<()>>(found, specs)
     }
 }
 
 #[cfg(feature = "cube")]
 impl SelectiveScan {
-    /// The inputs as the kernels take them, tokens in the type of u, and what the output is like.
+    /// The inputs as the kernels take them, tokens in the type of u, and the state.
     fn hold_on_cube(
         &self,
-        inputs: [Option<CubeTensor>; 7],
-    ) -> (Spec, kernel::Problem, device::DeviceInputs<'_>) {
-        let [input, step_size, a, b, c, skip, gate] = inputs;
-        let (input, b) = (required(input), required(b));
-        let spec = cube::spec(&input);
-        let problem = self.problem(&spec.shape, &cube::spec(&b).shape);
-        let inputs = device::DeviceInputs {
-            input: cube::rows(input, 1),
-            step_size: cube::rows_as(required(step_size), 1, spec.dtype),
-            a: cube::values(required(a)),
-            b: cube::rows_as(b, 2, spec.dtype),
-            c: cube::rows_as(required(c), 2, spec.dtype),
-            skip: skip.map(cube::values),
-            gate: gate.map(|gate| cube::rows_as(gate, 1, spec.dtype)),
+        inputs: Inputs<CubeTensor>,
+    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
+        let spec = cube::spec(&inputs.input);
+        let problem = self.problem(&spec.shape, &cube::spec(&inputs.b).shape);
+        let held = device::DeviceInputs {
+            input: cube::rows(inputs.input, 1),
+            step_size: cube::rows_as(inputs.step_size, 1, spec.dtype),
+            a: cube::values(inputs.a),
+            b: cube::rows_as(inputs.b, 2, spec.dtype),
+            c: cube::rows_as(inputs.c, 2, spec.dtype),
+            skip: inputs.skip.map(cube::values),
+            gate: inputs.gate.map(|gate| cube::rows_as(gate, 1, spec.dtype)),
             sequences: self.0.view(),
         };
-        (spec, problem, inputs)
+        (problem, held, cube::values(inputs.state))
     }
 }

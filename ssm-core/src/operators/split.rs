@@ -2,9 +2,10 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube;
-use crate::backend::flex::{self, RowTensor, required};
+use crate::backend::flex::{self, RowTensor};
 use crate::backend::host::{from_host, host, is_host};
-use crate::backend::{List, Operand, Operator, PLACES, Spec, first, run};
+use crate::backend::operands::Declared;
+use crate::backend::{List, Named, Operator, PLACES, Spec, operands, run};
 use crate::error::{Error, Result};
 #[cfg(feature = "cube")]
 use burn::backend::ops::FloatTensorOps;
@@ -80,9 +81,40 @@ fn split_into<const N: usize, const D: usize>(
         let input = host(input);
         return Ok(parts.map(|part| from_host(part.view(&input))));
     }
-    let operands = vec![Operand::new("columns", input)];
-    let parts: [_; N] = run(Split(parts.to_vec()), operands, &mut [])?;
-    Ok(parts.map(Tensor::from_dispatch))
+    let inputs = Inputs {
+        columns: input.into(),
+    };
+    let found = run(Split(parts.to_vec()), inputs)?;
+    let mut found = found.0.into_iter().flatten();
+    Ok(parts.map(|_| match found.next() {
+        Some(part) => Tensor::from_dispatch(part),
+        None => unreachable!("an operator gives as many outputs as it has parts"),
+    }))
+}
+
+operands! {
+    /// What is taken apart.
+    Inputs { columns }
+}
+
+/// As many outputs as there are parts.
+#[derive(Clone, Debug)]
+struct Parts<T>(List<T>);
+
+impl<T> Named<T> for Parts<T> {
+    const NAMES: &'static [&'static str] = &[];
+
+    fn from_list(list: List<T>) -> Self {
+        Self(list)
+    }
+
+    fn into_list(self) -> List<T> {
+        self.0
+    }
+}
+
+impl Declared for Parts<()> {
+    type As<T> = Parts<T>;
 }
 
 /// Some columns.
@@ -126,30 +158,36 @@ impl Part {
 struct Split(Vec<Part>);
 
 impl Operator for Split {
+    type Inputs = Inputs<()>;
+    type Outputs = Parts<()>;
+
     fn name(&self) -> &'static str {
         "split"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        let input = required(inputs[0].clone());
-        let spec = |part: &Part| Spec::new(part.shape(&input.shape), input.dtype);
-        self.0.iter().map(spec).collect()
+    fn outputs(&self, inputs: Inputs<Spec>) -> Parts<Spec> {
+        let input = inputs.columns;
+        let spec = |part: &Part| Some(Spec::new(part.shape(&input.shape), input.dtype));
+        Parts(self.0.iter().map(spec).collect())
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [input] = first(inputs).map(required);
-        self.0.iter().map(|part| part.view(&input)).collect()
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Parts<FlexTensor> {
+        let part = |part: &Part| Some(part.view(&inputs.columns));
+        Parts(self.0.iter().map(part).collect())
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [input] = first(inputs).map(required);
-        let dims = flex::shape(&input);
-        let rows = |(part, cotangent): (&Part, Option<FlexTensor>)| {
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: Parts<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let dims = flex::shape(&inputs.columns);
+        let rows = |(part, cotangent): (&Part, Option<Option<FlexTensor>>)| {
             let trailing = if part.heads.is_some() { 2 } else { 1 };
-            let cotangent = cotangent.filter(|_| part.width > 0)?;
+            let cotangent = cotangent.flatten().filter(|_| part.width > 0)?;
             Some(RowTensor::new(cotangent, trailing))
         };
-        let held: Vec<Option<RowTensor>> = self.0.iter().zip(cotangents).map(rows).collect();
+        let held: Vec<Option<RowTensor>> = self.0.iter().zip(cotangents.0).map(rows).collect();
         let views: Vec<_> = held
             .iter()
             .map(|held| held.as_ref().map(RowTensor::view))
@@ -163,46 +201,56 @@ impl Operator for Split {
                 }
             }
         }
-        vec![Some(flex::tensor(gradient, &dims))]
+        Inputs {
+            columns: flex::tensor(gradient, &dims),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [input] = first(inputs).map(required);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Parts<CubeTensor> {
+        let input = inputs.columns;
         let dims = cube::spec(&input).shape;
         let part = |part: &Part| {
             let shape = part.shape(&dims);
             if shape.contains(&0) {
-                return empty(&input, &shape);
+                return Some(empty(&input, &shape));
             }
             let columns = part.start..part.start + part.width;
             let slices = [0..dims[0], 0..dims[1], columns].map(Into::into);
             let columns = CubeBackend::float_slice(input.clone(), &slices);
-            CubeBackend::float_reshape(columns, Shape::from(shape))
+            Some(CubeBackend::float_reshape(columns, Shape::from(shape)))
         };
-        self.0.iter().map(part).collect()
+        Parts(self.0.iter().map(part).collect())
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let [input] = first(inputs).map(required);
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: Parts<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let input = inputs.columns;
         let spec = cube::spec(&input);
         if spec.shape.contains(&0) {
-            return vec![Some(empty(&input, &spec.shape))];
+            return Inputs {
+                columns: empty(&input, &spec.shape),
+            };
         }
         let dtype = spec.dtype.into();
-        let columns = |(part, cotangent): (&Part, Option<CubeTensor>)| {
+        let columns = |(part, cotangent): (&Part, Option<Option<CubeTensor>>)| {
             let shape = Shape::from(vec![spec.shape[0], spec.shape[1], part.width]);
-            match cotangent {
+            match cotangent.flatten() {
                 Some(cotangent) => {
                     CubeBackend::float_reshape(CubeBackend::float_cast(cotangent, dtype), shape)
                 }
                 None => CubeBackend::float_zeros(shape, &input.device, dtype),
             }
         };
-        let parts = self.0.iter().zip(cotangents);
+        let parts = self.0.iter().zip(cotangents.0);
         let parts = parts.filter(|(part, _)| part.width > 0).map(columns).collect();
-        vec![Some(CubeBackend::float_cat(parts, 2))]
+        Inputs {
+            columns: CubeBackend::float_cat(parts, 2),
+        }
     }
 }
 

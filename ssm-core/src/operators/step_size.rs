@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::{Operator, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::{DType, Tensor};
@@ -34,12 +34,12 @@ pub fn step_size(
     expect_shape("bias of the step sizes", &[heads], &bias.dims())?;
     expect_shape("A_log", &[heads], &a_log.dims())?;
     expect_limit(limit)?;
-    let operands = vec![
-        Operand::new("raw step size", raw),
-        Operand::new("bias of the step sizes", bias),
-        Operand::new("A_log", a_log),
-    ];
-    let [step, log_decay] = run(StepSize { limit }, operands, &mut [])?;
+    let inputs = Inputs {
+        raw: raw.into(),
+        bias: bias.into(),
+        a_log: a_log.into(),
+    };
+    let Outputs { step, log_decay } = run(StepSize { limit }, inputs)?;
     Ok((Tensor::from_dispatch(step), Tensor::from_dispatch(log_decay)))
 }
 
@@ -54,6 +54,16 @@ pub(crate) fn expect_limit((low, high): (f32, f32)) -> Result<()> {
     })
 }
 
+operands! {
+    /// What step sizes are made of.
+    Inputs { raw, bias, a_log }
+}
+
+operands! {
+    /// Δ and log α.
+    Outputs { step, log_decay }
+}
+
 #[derive(Debug)]
 struct StepSize {
     limit: (f32, f32),
@@ -62,13 +72,13 @@ struct StepSize {
 #[cfg(feature = "cube")]
 impl StepSize {
     /// The inputs, and what the outputs are like.
-    fn hold_on_cube(&self, inputs: List<CubeTensor>) -> (Place, Spec, device::DeviceInputs) {
-        let [raw, bias, a_log] = first(inputs).map(required);
-        let (place, spec) = (Place::of(&raw), Spec::new(cube::spec(&raw).shape, DType::F32));
+    fn hold_on_cube(&self, inputs: Inputs<CubeTensor>) -> (Place, Spec, device::DeviceInputs) {
+        let place = Place::of(&inputs.raw);
+        let spec = Spec::new(cube::spec(&inputs.raw).shape, DType::F32);
         let inputs = device::DeviceInputs {
-            raw: cube::rows(raw, 1),
-            bias: cube::values(bias),
-            a_log: cube::values(a_log),
+            raw: cube::rows(inputs.raw, 1),
+            bias: cube::values(inputs.bias),
+            a_log: cube::values(inputs.a_log),
             limit: self.limit,
         };
         (place, spec, inputs)
@@ -76,19 +86,25 @@ impl StepSize {
 }
 
 impl Operator for StepSize {
+    type Inputs = Inputs<()>;
+    type Outputs = Outputs<()>;
+
     fn name(&self) -> &'static str {
         "step_size"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
+    fn outputs(&self, inputs: Inputs<Spec>) -> Outputs<Spec> {
         // A step size of half precision would forget what the sums of log decays need.
-        let output = Spec::new(required(inputs[0].clone()).shape, DType::F32);
-        vec![output.clone(), output]
+        let step = Spec::new(inputs.raw.shape, DType::F32);
+        Outputs {
+            log_decay: step.clone(),
+            step,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [raw, bias, a_log] = first(inputs).map(required);
-        let (raw, bias, a_log) = (RowTensor::new(raw, 1), contiguous(bias), contiguous(a_log));
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Outputs<FlexTensor> {
+        let raw = RowTensor::new(inputs.raw, 1);
+        let (bias, a_log) = (contiguous(inputs.bias), contiguous(inputs.a_log));
         let (mut step, mut log_decay) = (raw.buffer(), raw.buffer());
         flex::validated(kernel::step_size(
             raw.view(),
@@ -98,16 +114,23 @@ impl Operator for StepSize {
             &mut step,
             &mut log_decay,
         ));
-        vec![flex::tensor(step, &raw.dims), flex::tensor(log_decay, &raw.dims)]
+        Outputs {
+            step: flex::tensor(step, &raw.dims),
+            log_decay: flex::tensor(log_decay, &raw.dims),
+        }
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [raw, bias, a_log] = first(inputs).map(required);
-        let (raw, bias, a_log) = (RowTensor::new(raw, 1), contiguous(bias), contiguous(a_log));
-        let [step, log_decay] =
-            first(cotangents).map(|tensor| tensor.map(|tensor| RowTensor::new(tensor, 1)));
-        let (mut of_raw, mut of_bias, mut of_a_log) =
-            (raw.buffer(), flex::buffer(&bias), flex::buffer(&a_log));
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: Outputs<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let raw = RowTensor::new(inputs.raw, 1);
+        let (bias, a_log) = (contiguous(inputs.bias), contiguous(inputs.a_log));
+        let rows = |tensor: Option<FlexTensor>| tensor.map(|tensor| RowTensor::new(tensor, 1));
+        let (step, log_decay) = (rows(cotangents.step), rows(cotangents.log_decay));
         flex::validated(kernel::backward(
             raw.view(),
             slice(&bias),
@@ -118,38 +141,43 @@ impl Operator for StepSize {
                 log_decay: log_decay.as_ref().map(RowTensor::view),
             },
             &mut kernel::Gradients {
-                raw: &mut of_raw,
-                bias: Some(&mut of_bias),
-                a_log: Some(&mut of_a_log),
+                raw: &mut found.raw,
+                bias: Some(&mut found.bias),
+                a_log: Some(&mut found.a_log),
             },
         ));
-        vec![
-            Some(flex::tensor(of_raw, &raw.dims)),
-            Some(flex::like(of_bias, &bias)),
-            Some(flex::like(of_a_log, &a_log)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Outputs<CubeTensor> {
         let (place, spec, inputs) = self.hold_on_cube(inputs);
         let found = cube::launched(device::step_size(&place.client, &inputs));
-        [found.step, found.log_decay]
-            .map(|buffer| place.tensor(buffer, &spec))
-            .into()
+        Outputs {
+            step: place.tensor(found.step, &spec),
+            log_decay: place.tensor(found.log_decay, &spec),
+        }
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: Outputs<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let specs = cube::specs::<Inputs<()>>(&inputs);
         let (place, spec, inputs) = self.hold_on_cube(inputs);
-        let [step, log_decay] =
-            first(cotangents).map(|tensor| tensor.map(|tensor| cube::rows_as(tensor, 1, spec.dtype)));
-        let cotangents = device::DeviceCotangents { step, log_decay };
+        let rows = |tensor: Option<CubeTensor>| tensor.map(|tensor| cube::rows_as(tensor, 1, spec.dtype));
+        let cotangents = device::DeviceCotangents {
+            step: rows(cotangents.step),
+            log_decay: rows(cotangents.log_decay),
+        };
         let found = cube::launched(device::backward(&place.client, &inputs, &cotangents));
-        place.tensors([found.raw, found.bias, found.a_log].map(Some), specs)
+        let found = Inputs {
+            raw: found.raw,
+            bias: found.bias,
+            a_log: found.a_log,
+        };
+        place.tensors::<Inputs<()>>(found, specs)
     }
 }

@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::operators::norm::expect_epsilon;
@@ -13,6 +13,8 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
+#[cfg(feature = "cube")]
+use kernel_dsl::cube::DeviceBuffer;
 use kernel_dsl::taylor_attention as kernel;
 pub use kernel_dsl::taylor_attention::Expansion;
 #[cfg(feature = "cube")]
@@ -32,10 +34,7 @@ pub struct TaylorPlan {
 impl TaylorPlan {
     fn problem(&self, sequences: &Sequences, key: &[usize], value: &[usize]) -> kernel::Problem {
         kernel::Problem {
-            batch: match sequences {
-                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
-                Sequences::Equal | Sequences::LeftPadded(_) => key[0],
-            },
+            batch: sequences.count_in(key[0]),
             time: key[1],
             heads: key[2],
             key_dim: key[3],
@@ -90,18 +89,25 @@ pub fn taylor_attention(
     }
     let [features, columns] = plan.state_shape(key_dim, value_dim);
     expect_shape("state", &[count, heads, features, columns], &state.memory.dims())?;
-    let operands = vec![
-        Operand::new("query", query),
-        Operand::new("key", key),
-        Operand::new("value", value),
-    ];
+    let inputs = Inputs {
+        query: query.into(),
+        key: key.into(),
+        value: value.into(),
+        state: Input::State(&mut state.memory),
+    };
     let operator = TaylorAttention {
         plan,
         sequences: sequences.clone(),
     };
-    let [output] = run(operator, operands, &mut [("state", &mut state.memory)])?;
+    let found = run(operator, inputs)?;
+    state.memory = Tensor::from_dispatch(found.state);
     state.position += sequences.longest(time) as u64;
-    Ok(Tensor::from_dispatch(output))
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What Taylor attention reads.
+    Inputs { query, key, value, state }
 }
 
 #[derive(Debug)]
@@ -120,15 +126,17 @@ struct Held<'a> {
 }
 
 impl TaylorAttention {
-    fn hold(&self, inputs: [Option<FlexTensor>; 3]) -> Held<'_> {
-        let [query, key, value] = inputs.map(|input| RowTensor::new(required(input), 2));
-        Held {
+    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
+        let [query, key, value] =
+            [inputs.query, inputs.key, inputs.value].map(|input| RowTensor::new(input, 2));
+        let held = Held {
             problem: self.plan.problem(&self.sequences, &key.dims, &value.dims),
             query,
             key,
             value,
             sequences: &self.sequences,
-        }
+        };
+        (held, inputs.state)
     }
 }
 
@@ -144,127 +152,112 @@ impl Held<'_> {
 }
 
 impl Operator for TaylorAttention {
+    type Inputs = Inputs<()>;
+    type Outputs = OutputAndState<()>;
+
     fn name(&self) -> &'static str {
         "taylor_attention"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        [&inputs[2], &inputs[3]].map(|spec| required(spec.clone())).into()
+    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
+        OutputAndState {
+            out: inputs.value,
+            state: inputs.state,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [query, key, value, state] = first(inputs);
-        let held = self.hold([query, key, value]);
-        let mut state = owned(required(state));
-        let mut out = held.value.buffer();
-        let memory = state.storage_mut::<f32>();
-        flex::validated(match held.problem.time {
-            0 | 1 => kernel::sequential(&held.problem, &held.view(), memory, &mut out),
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
+        let (held, state) = self.hold(inputs);
+        flex::with_state(state, &held.value.dims, |state, out| match held.problem.time {
+            0 | 1 => kernel::sequential(&held.problem, &held.view(), state, out),
             _ => kernel::chunked(
                 &held.problem,
                 &held.view(),
                 kernel::DEFAULT_CHUNK_SIZE,
-                memory,
-                &mut out,
+                state,
+                out,
             ),
-        });
-        vec![flex::tensor(out, &held.value.dims), state]
+        })
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [query, key, value, state] = first(inputs);
-        let held = self.hold([query, key, value]);
-        let state = contiguous(required(state));
-        let [out, after] = first(cotangents);
-        let (out, after) = (RowTensor::new(required(out), 2), after.map(contiguous));
-        let (mut of_query, mut of_key) = (held.query.buffer(), held.key.buffer());
-        let (mut of_value, mut of_state) = (held.value.buffer(), flex::buffer(&state));
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: OutputAndState<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let (held, state) = self.hold(inputs);
+        let state = contiguous(state);
+        let cotangents = flex::HeldCotangents::new(cotangents, 2);
         flex::validated(kernel::backward(
             &held.problem,
             &held.view(),
             kernel::DEFAULT_CHUNK_SIZE,
             slice(&state),
-            &kernel::Cotangents {
-                out: out.view(),
-                state: after.as_ref().map(slice),
-            },
+            &cotangents.view(),
             &mut kernel::Gradients {
-                query: &mut of_query,
-                key: &mut of_key,
-                value: &mut of_value,
-                state: &mut of_state,
+                query: &mut found.query,
+                key: &mut found.key,
+                value: &mut found.value,
+                state: &mut found.state,
             },
         ));
-        vec![
-            Some(flex::tensor(of_query, &held.query.dims)),
-            Some(flex::tensor(of_key, &held.key.dims)),
-            Some(flex::tensor(of_value, &held.value.dims)),
-            Some(flex::like(of_state, &state)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [query, key, value, state] = first(inputs);
-        let state = required(state);
-        let (place, state_spec) = (Place::of(&state), cube::spec(&state));
-        let (spec, problem, inputs) = self.hold_on_cube([query, key, value]);
-        let state = cube::values(state);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let form = match (problem.time, &self.sequences) {
             (1, Sequences::Equal) => device::step,
             _ => device::chunked,
         };
         let found = cube::launched(form(&place.client, &problem, &inputs, Some(&state)));
-        vec![
-            place.tensor(found.out, &spec),
-            place.tensor(found.state, &state_spec),
-        ]
+        place.outputs(found, &specs.value, &specs.state)
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let [query, key, value, state] = first(inputs);
-        let state = required(state);
-        let place = Place::of(&state);
-        let (spec, problem, inputs) = self.hold_on_cube([query, key, value]);
-        let [out, after] = first(cotangents);
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: OutputAndState<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::backward(
             &place.client,
             &problem,
             &inputs,
-            Some(&cube::values(state)),
-            &device::DeviceCotangents {
-                out: cube::rows_as(required(out), 2, spec.dtype),
-                state: after.map(cube::values),
-            },
+            Some(&state),
+            &cube::cotangents(cotangents, 2, specs.value.dtype),
         ));
-        let gradients = [found.query, found.key, found.value, found.state].map(Some);
-        place.tensors(gradients, specs)
+        let found = Inputs {
+            query: found.query,
+            key: found.key,
+            value: found.value,
+            state: found.state,
+        };
+        place.tensors::<Inputs<()>>(found, specs)
     }
 }
 
 #[cfg(feature = "cube")]
 impl TaylorAttention {
-    /// The inputs as the kernels take them, all in the value's type, and what the output is like.
+    /// The inputs as the kernels take them, all in the value's type, and the state.
     fn hold_on_cube(
         &self,
-        inputs: [Option<CubeTensor>; 3],
-    ) -> (Spec, kernel::Problem, device::DeviceInputs<'_>) {
-        let [query, key, value] = inputs.map(required);
-        let (spec, dtype) = (cube::spec(&value), value.dtype);
-        let problem = self
-            .plan
-            .problem(&self.sequences, &cube::spec(&key).shape, &spec.shape);
-        let inputs = device::DeviceInputs {
-            query: cube::rows_as(query, 2, dtype),
-            key: cube::rows_as(key, 2, dtype),
-            value: cube::rows(value, 2),
+        inputs: Inputs<CubeTensor>,
+    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
+        let (key, value) = (cube::spec(&inputs.key).shape, cube::spec(&inputs.value));
+        let problem = self.plan.problem(&self.sequences, &key, &value.shape);
+        let held = device::DeviceInputs {
+            query: cube::rows_as(inputs.query, 2, value.dtype),
+            key: cube::rows_as(inputs.key, 2, value.dtype),
+            value: cube::rows(inputs.value, 2),
             sequences: self.sequences.view(),
         };
-        (spec, problem, inputs)
+        (problem, held, cube::values(inputs.state))
     }
 }

@@ -2,8 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{List, Operand, Operator, Spec, first, run};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::Result;
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
@@ -11,6 +11,8 @@ use burn::tensor::{Device, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
+#[cfg(feature = "cube")]
+use kernel_dsl::cube::DeviceBuffer;
 use kernel_dsl::wkv4 as kernel;
 #[cfg(feature = "cube")]
 use kernel_dsl::wkv4::cube as device;
@@ -51,14 +53,21 @@ pub fn wkv4(
     expect_shape("log_decay", &[channels], &log_decay.dims())?;
     expect_shape("bonus", &[channels], &bonus.dims())?;
     expect_shape("state", &[count, 3, channels], &state.dims())?;
-    let operands = vec![
-        Operand::new("key", key),
-        Operand::new("value", value),
-        Operand::new("log_decay", log_decay),
-        Operand::new("bonus", bonus),
-    ];
-    let [output] = run(Wkv4(sequences.clone()), operands, &mut [("state", state)])?;
-    Ok(Tensor::from_dispatch(output))
+    let inputs = Inputs {
+        key: key.into(),
+        value: value.into(),
+        log_decay: log_decay.into(),
+        bonus: bonus.into(),
+        state: Input::State(state),
+    };
+    let found = run(Wkv4(sequences.clone()), inputs)?;
+    *state = Tensor::from_dispatch(found.state);
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+operands! {
+    /// What WKV-4 reads.
+    Inputs { key, value, log_decay, bonus, state }
 }
 
 /// The recurrence over sequences that lie like this.
@@ -78,26 +87,23 @@ struct Held<'a> {
 impl Wkv4 {
     fn problem(&self, key: &[usize]) -> kernel::Problem {
         kernel::Problem {
-            batch: match &self.0 {
-                Sequences::Packed(offsets) => offsets.len().saturating_sub(1),
-                Sequences::Equal | Sequences::LeftPadded(_) => key[0],
-            },
+            batch: self.0.count_in(key[0]),
             time: key[1],
             channels: key[2],
         }
     }
 
-    fn hold(&self, inputs: [Option<FlexTensor>; 4]) -> Held<'_> {
-        let [key, value, log_decay, bonus] = inputs.map(required);
-        let key = RowTensor::new(key, 1);
-        Held {
+    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
+        let key = RowTensor::new(inputs.key, 1);
+        let held = Held {
             problem: self.problem(&key.dims),
             key,
-            value: RowTensor::new(value, 1),
-            log_decay: contiguous(log_decay),
-            bonus: contiguous(bonus),
+            value: RowTensor::new(inputs.value, 1),
+            log_decay: contiguous(inputs.log_decay),
+            bonus: contiguous(inputs.bonus),
             sequences: &self.0,
-        }
+        };
+        (held, inputs.state)
     }
 }
 
@@ -114,120 +120,103 @@ impl Held<'_> {
 }
 
 impl Operator for Wkv4 {
+    type Inputs = Inputs<()>;
+    type Outputs = OutputAndState<()>;
+
     fn name(&self) -> &'static str {
         "wkv4"
     }
 
-    fn outputs(&self, inputs: &[Option<Spec>]) -> Vec<Spec> {
-        [&inputs[0], &inputs[4]].map(|spec| required(spec.clone())).into()
+    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
+        OutputAndState {
+            out: inputs.key,
+            state: inputs.state,
+        }
     }
 
-    fn forward_flex(&self, inputs: List<FlexTensor>) -> Vec<FlexTensor> {
-        let [key, value, log_decay, bonus, state] = first(inputs);
-        let held = self.hold([key, value, log_decay, bonus]);
-        let mut state = owned(required(state));
-        let mut out = held.key.buffer();
-        flex::validated(kernel::sequential(
-            &held.problem,
-            &held.view(),
-            state.storage_mut::<f32>(),
-            &mut out,
-        ));
-        vec![flex::tensor(out, &held.key.dims), state]
+    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
+        let (held, state) = self.hold(inputs);
+        flex::with_state(state, &held.key.dims, |state, out| {
+            kernel::sequential(&held.problem, &held.view(), state, out)
+        })
     }
 
-    fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
-        let [key, value, log_decay, bonus, state] = first(inputs);
-        let held = self.hold([key, value, log_decay, bonus]);
-        let state = contiguous(required(state));
-        let [out, after] = first(cotangents);
-        let (out, after) = (RowTensor::new(required(out), 1), after.map(contiguous));
-        let (mut of_key, mut of_value) = (held.key.buffer(), held.value.buffer());
-        let (mut of_decay, mut of_bonus) = (flex::buffer(&held.log_decay), flex::buffer(&held.bonus));
-        let mut of_state = flex::buffer(&state);
+    fn backward_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+        cotangents: OutputAndState<Option<FlexTensor>>,
+    ) -> Inputs<FlexTensor> {
+        let shapes = flex::shapes::<Inputs<()>>(&inputs);
+        let mut found = flex::buffers::<Inputs<()>>(&inputs);
+        let (held, state) = self.hold(inputs);
+        let state = contiguous(state);
+        let cotangents = flex::HeldCotangents::new(cotangents, 1);
         flex::validated(kernel::backward(
             &held.problem,
             &held.view(),
             kernel::DEFAULT_CHUNK_SIZE,
             slice(&state),
-            &kernel::Cotangents {
-                out: out.view(),
-                state: after.as_ref().map(slice),
-            },
+            &cotangents.view(),
             &mut kernel::Gradients {
-                log_decay: &mut of_decay,
-                bonus: &mut of_bonus,
-                key: &mut of_key,
-                value: &mut of_value,
-                state: &mut of_state,
+                log_decay: &mut found.log_decay,
+                bonus: &mut found.bonus,
+                key: &mut found.key,
+                value: &mut found.value,
+                state: &mut found.state,
             },
         ));
-        vec![
-            Some(flex::tensor(of_key, &held.key.dims)),
-            Some(flex::tensor(of_value, &held.key.dims)),
-            Some(flex::like(of_decay, &held.log_decay)),
-            Some(flex::like(of_bonus, &held.bonus)),
-            Some(flex::like(of_state, &state)),
-        ]
+        flex::tensors::<Inputs<()>>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: List<CubeTensor>) -> Vec<CubeTensor> {
-        let [key, value, log_decay, bonus, state] = first(inputs);
-        let state = required(state);
-        let (place, state_spec) = (Place::of(&state), cube::spec(&state));
-        let (spec, problem, inputs) = self.hold_on_cube([key, value, log_decay, bonus]);
-        let state = cube::values(state);
+    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::forward(&place.client, &problem, &inputs, Some(&state)));
-        vec![
-            place.tensor(found.out, &spec),
-            place.tensor(found.state, &state_spec),
-        ]
+        place.outputs(found, &specs.key, &specs.state)
     }
 
     #[cfg(feature = "cube")]
-    fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
-        let specs: Vec<_> = inputs
-            .iter()
-            .map(|input| input.as_ref().map(cube::spec))
-            .collect();
-        let [key, value, log_decay, bonus, state] = first(inputs);
-        let state = required(state);
-        let place = Place::of(&state);
-        let (spec, problem, inputs) = self.hold_on_cube([key, value, log_decay, bonus]);
-        let [out, after] = first(cotangents);
+    fn backward_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+        cotangents: OutputAndState<Option<CubeTensor>>,
+    ) -> Inputs<CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
+        let (problem, inputs, state) = self.hold_on_cube(inputs);
         let found = cube::launched(device::backward(
             &place.client,
             &problem,
             &inputs,
-            Some(&cube::values(state)),
-            &device::DeviceCotangents {
-                out: cube::rows_as(required(out), 1, spec.dtype),
-                state: after.map(cube::values),
-            },
+            Some(&state),
+            &cube::cotangents(cotangents, 1, specs.key.dtype),
         ));
-        let gradients = [found.key, found.value, found.log_decay, found.bonus, found.state].map(Some);
-        place.tensors(gradients, specs)
+        let found = Inputs {
+            key: found.key,
+            value: found.value,
+            log_decay: found.log_decay,
+            bonus: found.bonus,
+            state: found.state,
+        };
+        place.tensors::<Inputs<()>>(found, specs)
     }
 }
 
 #[cfg(feature = "cube")]
 impl Wkv4 {
-    /// The inputs as the kernels take them, key and value in one type, and what the output is like.
+    /// The inputs as the kernels take them, key and value in one type, and the state.
     fn hold_on_cube(
         &self,
-        inputs: [Option<CubeTensor>; 4],
-    ) -> (Spec, kernel::Problem, device::DeviceInputs<'_>) {
-        let [key, value, log_decay, bonus] = inputs.map(required);
-        let spec = cube::spec(&key);
-        let inputs = device::DeviceInputs {
-            log_decay: cube::values(log_decay),
-            bonus: cube::values(bonus),
-            key: cube::rows(key, 1),
-            value: cube::rows_as(value, 1, spec.dtype),
+        inputs: Inputs<CubeTensor>,
+    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
+        let spec = cube::spec(&inputs.key);
+        let held = device::DeviceInputs {
+            log_decay: cube::values(inputs.log_decay),
+            bonus: cube::values(inputs.bonus),
+            key: cube::rows(inputs.key, 1),
+            value: cube::rows_as(inputs.value, 1, spec.dtype),
             sequences: self.0.view(),
         };
-        let problem = self.problem(&spec.shape);
-        (spec, problem, inputs)
+        (self.problem(&spec.shape), held, cube::values(inputs.state))
     }
 }

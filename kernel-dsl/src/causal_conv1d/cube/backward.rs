@@ -3,13 +3,15 @@
 use cubecl::prelude::*;
 
 use super::forward::{before, convolve, shift};
-use super::inputs::{DeviceCotangents, DeviceGradients, DeviceInputs};
+use super::inputs::{DeviceGradients, DeviceInputs};
 use super::{Constants, Form, Place, UNITS, chunk_size, pass_through_empty, place};
 use crate::causal_conv1d::Problem;
 use crate::cube::math::silu_derivative;
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, SequenceTable, address_type, cubes,
+};
 
 /// Gradients of the loss by all that [`causal_conv1d`](super::causal_conv1d) reads, from its cotangents.
 ///
@@ -27,7 +29,11 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem, initial_state)?;
-    cotangents.validate(problem, inputs)?;
+    cotangents.validate(
+        (inputs.rows(problem), problem.channels),
+        inputs.input.dtype(),
+        problem.state_len(),
+    )?;
     let Problem {
         batch,
         time,

@@ -2,12 +2,14 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, Outputs};
+use super::inputs::DeviceInputs;
 use super::{Constants, Form, Place, UNITS, chunk_size, pass_through_empty, place};
 use crate::causal_conv1d::Problem;
 use crate::cube::math::silu;
 use crate::cube::view::RowsView;
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, Error, Outputs, SequenceTable, address_type, cubes,
+};
 use crate::sequences::Sequences;
 
 /// Convolves every channel over time (see [`causal_conv1d`](crate::causal_conv1d) for the formula).

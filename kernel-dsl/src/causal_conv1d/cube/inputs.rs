@@ -17,24 +17,6 @@ pub struct DeviceInputs<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// What a convolution gives.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// `[rows, channels]`, in the type of the input. Rows of padding are 0.
-    pub out: DeviceBuffer,
-    /// The state after the last token, `[batch, channels, width − 1]` in f32.
-    pub state: DeviceBuffer,
-}
-
-/// Derivatives of the loss by what a convolution gave; as [`Cotangents`](crate::causal_conv1d::Cotangents).
-#[derive(Clone, Debug)]
-pub struct DeviceCotangents {
-    /// By the output, in the type of the input.
-    pub out: DeviceRows,
-    /// By the final state, in f32.
-    pub state: Option<DeviceBuffer>,
-}
-
 /// Derivatives of the loss by what a convolution read.
 #[derive(Clone, Debug)]
 pub struct DeviceGradients {
@@ -72,16 +54,5 @@ impl DeviceInputs<'_> {
     /// Rows of the input.
     pub(super) fn rows(&self, problem: &Problem) -> usize {
         self.sequences.rows(problem.batch, problem.time)
-    }
-}
-
-impl DeviceCotangents {
-    pub(super) fn validate(&self, problem: &Problem, inputs: &DeviceInputs) -> Result<(), Error> {
-        let name = "the cotangent of the output";
-        self.out.expect(name, inputs.rows(problem), problem.channels)?;
-        self.out.expect_type(name, inputs.input.dtype())?;
-        self.state.as_ref().map_or(Ok(()), |state| {
-            state.expect("the cotangent of the state", problem.state_len(), DType::F32)
-        })
     }
 }

@@ -8,9 +8,10 @@ mod backward;
 mod forward;
 mod inputs;
 
+pub use crate::cube::{DeviceCotangents, Outputs};
 pub use backward::backward;
 pub use forward::causal_conv1d;
-pub use inputs::{DeviceCotangents, DeviceGradients, DeviceInputs, Outputs};
+pub use inputs::{DeviceGradients, DeviceInputs};
 
 use super::{Activation, Problem};
 use crate::cube::{Client, DeviceBuffer, Error, SequenceTable, address_type, cubes};

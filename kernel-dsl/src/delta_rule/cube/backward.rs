@@ -16,13 +16,16 @@
 use cubecl::prelude::*;
 
 use super::forward::{Keep, state_or_zeros, walk};
-use super::inputs::{DeviceCotangents, DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::Form;
 use super::plan::{Tile, backward_chunk_size};
 use super::sweep::{PartsLaunch, sweep};
 use super::token_buffer;
 use crate::cube::partial::sum_partials;
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes,
+    expect_state,
+};
 use crate::delta_rule::problem::{DecayKind, Problem, TransitionKind};
 
 /// Derivatives of a loss by what a transition reads; as
@@ -75,8 +78,13 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
-    inputs.validate_cotangents(problem, cotangents)?;
-    expect_state("the initial state", problem, initial_state)?;
+    let columns = problem.heads * problem.value_dim;
+    cotangents.validate(
+        (inputs.rows(problem), columns),
+        inputs.dtype(),
+        problem.state_len(),
+    )?;
+    expect_state("the initial state", problem.state_len(), initial_state)?;
     let tile = Tile::backward(problem, &Limits::of(client))?;
     let tokens = backward_chunk_size(problem.time);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;

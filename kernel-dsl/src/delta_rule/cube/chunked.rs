@@ -3,12 +3,14 @@
 use cubecl::prelude::*;
 
 use super::forward::state_or_zeros;
-use super::inputs::{DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::{Form, Place, Sizes, Tokens};
 use super::plan::Tile;
 use super::prepare::{LENGTH, SHARED_MEMORY, UNITS, prepare, prepared_len};
 use super::{Outputs, token_buffer};
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, expect_state,
+};
 use crate::delta_rule::problem::Problem;
 
 /// Whether a device has what [`chunked`] takes, and gains by it.
@@ -35,7 +37,7 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
+    expect_state("state", problem.state_len(), state)?;
     let limits = Limits::of(client);
     for (what, limit, found) in [
         (

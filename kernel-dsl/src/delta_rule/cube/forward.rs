@@ -3,11 +3,13 @@
 use cubecl::prelude::*;
 
 use super::chunked::{chunked, is_preferred};
-use super::inputs::{DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::{Form, Gates, Sizes, Stage, Tokens, written};
 use super::plan::Tile;
 use super::{Outputs, token_buffer};
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, expect_state,
+};
 use crate::delta_rule::problem::{DeltaRuleError, Problem};
 
 /// One token of every sequence.
@@ -63,7 +65,7 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
+    expect_state("state", problem.state_len(), state)?;
     let tile = Tile::forward(problem, &Limits::of(client))?;
     let out = token_buffer(
         client,

@@ -1,6 +1,6 @@
 //! What a delta rule reads on a device, validated before anything is launched.
 
-use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::cube::{DType, DeviceRows, Error};
 use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Problem, TransitionKind};
 use crate::sequences::Sequences;
 
@@ -40,15 +40,6 @@ pub struct DeviceInputs<'a> {
     pub scale: f32,
     /// Which rows belong to which sequence.
     pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of a loss by what a delta rule gives; as [`Cotangents`](crate::delta_rule::Cotangents).
-#[derive(Clone, Debug)]
-pub struct DeviceCotangents {
-    /// By the output, `heads·value_dim` columns, in the type of the value.
-    pub out: DeviceRows,
-    /// By the final state, `[batch, heads, key_dim, value_dim]` in f32; `None` where the loss does not see it.
-    pub state: Option<DeviceBuffer>,
 }
 
 impl DeviceInputs<'_> {
@@ -94,18 +85,6 @@ impl DeviceInputs<'_> {
         }
     }
 
-    /// Checks shapes and types of the cotangents.
-    pub(super) fn validate_cotangents(
-        &self,
-        problem: &Problem,
-        cotangents: &DeviceCotangents,
-    ) -> Result<(), Error> {
-        let (argument, columns) = ("the cotangent of out", problem.heads * problem.value_dim);
-        cotangents.out.expect(argument, self.rows(problem), columns)?;
-        cotangents.out.expect_type(argument, self.dtype())?;
-        expect_state("the cotangent of state", problem, cotangents.state.as_ref())
-    }
-
     /// Rows of every token view.
     pub(super) fn rows(&self, problem: &Problem) -> usize {
         self.sequences.rows(problem.batch, problem.time)
@@ -138,15 +117,4 @@ impl DeviceInputs<'_> {
             .map(|rows| rows.buffer().len());
         all.fold(other, usize::max)
     }
-}
-
-/// Checks a state, if there is one.
-pub(super) fn expect_state(
-    argument: &'static str,
-    problem: &Problem,
-    state: Option<&DeviceBuffer>,
-) -> Result<(), Error> {
-    state.map_or(Ok(()), |state| {
-        state.expect(argument, problem.state_len(), DType::F32)
-    })
 }

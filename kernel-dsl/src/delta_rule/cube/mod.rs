@@ -20,23 +20,15 @@ mod plan;
 mod prepare;
 mod sweep;
 
+pub use crate::cube::{DeviceCotangents, Outputs};
 pub use backward::{DeviceGradients, DeviceTransitionGradients, backward};
 pub use chunked::chunked;
 pub use forward::{forward, sequential, step};
-pub use inputs::{DeviceCotangents, DeviceInputs, DeviceTransition};
+pub use inputs::{DeviceInputs, DeviceTransition};
 
 use super::problem::Problem;
 use crate::cube::{Client, DType, DeviceBuffer, Error};
 use crate::sequences::Sequences;
-
-/// What a forward call computes.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// `[rows, heads, value_dim]`, in the type of the value. Rows of no sequence are 0.
-    pub out: DeviceBuffer,
-    /// The state after the last token, `[batch, heads, key_dim, value_dim]` in f32.
-    pub state: DeviceBuffer,
-}
 
 /// Memory for `columns` values of every token; zeros where a kernel does not write all of them.
 fn token_buffer(

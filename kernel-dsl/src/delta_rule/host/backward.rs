@@ -15,6 +15,7 @@
 //!
 //! States are kept at the borders of chunks; those of the blocks inside are computed again.
 
+use crate::Cotangents;
 use pulp::{Simd, WithSimd};
 
 use super::block::{Block, Decays, substitute};
@@ -23,7 +24,7 @@ use super::by_key::ByKey;
 use super::input_gradients::{GateGradients, SharedGradients, WriteGates};
 use super::lanes::dot;
 use super::{Head, SharedRows, check_chunk_size, for_each_part, rows_as_matrix};
-use crate::delta_rule::problem::{Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem};
+use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Gradients, Inputs, Problem};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::dispatch;
 

@@ -4,9 +4,9 @@ use cubecl::tune::{AutotuneOutput, LocalTuner, Tunable, TunableSet, local_tuner}
 
 use super::Outputs;
 use super::chunked::chunked;
-use super::inputs::{DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::plan::Plan;
-use crate::cube::{Client, DeviceBuffer, Error};
+use crate::cube::{Client, DeviceBuffer, Error, expect_state};
 use crate::recurrence::problem::Problem;
 use crate::sequences::Sequences;
 
@@ -28,7 +28,7 @@ pub fn chunked_autotuned(
     state: Option<&DeviceBuffer>,
 ) -> Result<(Outputs, Plan), Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
+    expect_state("state", problem.state_len(), state)?;
     // So that there is one at least.
     Plan::new(client.properties(), problem, inputs.query.dtype())?;
     let call = Call {

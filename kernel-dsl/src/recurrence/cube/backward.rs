@@ -17,7 +17,7 @@ use cubecl::prelude::*;
 
 use super::chunked::{Entering, Passes};
 use super::gradients::{TermsLaunch, UNITS, constant_gradients, decay_gradients, sum_heads, value_gradients};
-use super::inputs::{DeviceInputs, DeviceLogDecay, expect_state};
+use super::inputs::{DeviceInputs, DeviceLogDecay};
 use super::operands::{DecayForm, Form};
 use super::plan::Plan;
 use super::read_keys::read_keys;
@@ -25,18 +25,9 @@ use super::read_values::read_values;
 use super::scores::{Pairs, scores};
 use super::staging::Side;
 use crate::cube::partial::sum_partials;
-use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, DeviceCotangents, DeviceRows, Error, cubes, expect_state};
 use crate::recurrence::problem::Problem;
 use crate::sequences::Sequences;
-
-/// Derivatives of a loss by what a forward call computes.
-#[derive(Clone, Debug)]
-pub struct DeviceCotangents {
-    /// By the output, `heads·value_dim` columns in the type of the query.
-    pub out: DeviceRows,
-    /// By the final state, `[batch, heads, key_dim, value_dim]` in f32; `None` is zero.
-    pub state: Option<DeviceBuffer>,
-}
 
 /// Derivatives of the loss by the inputs. Rows of no sequence are 0.
 #[derive(Clone, Debug)]
@@ -76,15 +67,13 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
-    expect_state("initial_state", problem, initial_state)?;
-    expect_state("the cotangent of the state", problem, cotangents.state.as_ref())?;
+    expect_state("initial_state", problem.state_len(), initial_state)?;
     let columns = problem.heads * problem.value_dim;
-    cotangents
-        .out
-        .expect("the cotangent of the output", inputs.rows(problem), columns)?;
-    cotangents
-        .out
-        .expect_type("the cotangent of the output", inputs.query.dtype())?;
+    cotangents.validate(
+        (inputs.rows(problem), columns),
+        inputs.query.dtype(),
+        problem.state_len(),
+    )?;
 
     let passes = Passes::new(client, problem, inputs, plan)?;
     let (entering, _) = passes.states(initial_state)?;

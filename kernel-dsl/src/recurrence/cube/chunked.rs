@@ -9,15 +9,18 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, expect_state};
+use super::Outputs;
+use super::inputs::DeviceInputs;
 use super::operands::Form;
 use super::plan::Plan;
 use super::read_values::read_values;
 use super::scores::{Pairs, scores};
 use super::staging::{PanelLaunch, Side, panel};
 use super::states::{PASSING_UNITS, chunk_updates, pass_states};
-use super::{Outputs, output};
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes, expect_state,
+    token_buffer,
+};
 use crate::recurrence::problem::Problem;
 
 /// The recurrence by chunks (see [`recurrence`](crate::recurrence) for the formula).
@@ -35,8 +38,9 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
-    let out = output(client, problem, inputs)?;
+    expect_state("state", problem.state_len(), state)?;
+    let len = inputs.rows(problem) * problem.heads * problem.value_dim;
+    let out = token_buffer(client, &inputs.sequences, len, inputs.query.dtype())?;
     let passes = Passes::new(client, problem, inputs, plan)?;
     let (entering, end) = passes.states(state)?;
     let weights = passes.scores()?;

@@ -146,14 +146,3 @@ impl DeviceInputs<'_> {
         skip.expect("skip", skip.len(), DType::F32)
     }
 }
-
-/// The state that a call begins from: the given one, or zeros.
-pub(super) fn expect_state(
-    argument: &'static str,
-    problem: &Problem,
-    state: Option<&DeviceBuffer>,
-) -> Result<(), Error> {
-    state.map_or(Ok(()), |state| {
-        state.expect(argument, problem.state_len(), DType::F32)
-    })
-}

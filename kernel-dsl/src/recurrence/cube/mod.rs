@@ -30,32 +30,10 @@ mod sequential;
 mod staging;
 mod states;
 
+pub use crate::cube::{DeviceCotangents, Outputs};
 pub use autotune::chunked_autotuned;
-pub use backward::{DeviceCotangents, DeviceGradients, backward};
+pub use backward::{DeviceGradients, backward};
 pub use chunked::chunked;
 pub use inputs::{DeviceInputs, DeviceLogDecay};
 pub use plan::Plan;
 pub use sequential::{sequential, step};
-
-use super::problem::Problem;
-use crate::cube::{Client, DeviceBuffer, Error};
-use crate::sequences::Sequences;
-
-/// What a forward call computes.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// `[rows, heads, value_dim]`, in the type of the query. Rows of no sequence are 0.
-    pub out: DeviceBuffer,
-    /// The state after the last token, `[batch, heads, key_dim, value_dim]` in f32.
-    pub state: DeviceBuffer,
-}
-
-/// Memory for the output; zeros where some rows belong to no sequence.
-fn output(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<DeviceBuffer, Error> {
-    let len = inputs.rows(problem) * problem.heads * problem.value_dim;
-    let dtype = inputs.query.dtype();
-    match inputs.sequences {
-        Sequences::LeftPadded(_) => DeviceBuffer::zeros(client, len, dtype),
-        Sequences::Equal | Sequences::Packed(_) => DeviceBuffer::empty(client, len, dtype),
-    }
-}

@@ -6,10 +6,13 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, expect_state};
+use super::Outputs;
+use super::inputs::DeviceInputs;
 use super::operands::{Constants, Form, Gates, Sizes, Tokens};
-use super::{Outputs, output};
-use crate::cube::{Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes};
+use crate::cube::{
+    Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes, expect_state,
+    token_buffer,
+};
 use crate::recurrence::problem::{Problem, RecurrenceError};
 
 /// How many values a cube of the sequential form holds.
@@ -86,9 +89,10 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
+    expect_state("state", problem.state_len(), state)?;
     let tile = Tile::new(problem, &Limits::of(client))?;
-    let out = output(client, problem, inputs)?;
+    let len = inputs.rows(problem) * problem.heads * problem.value_dim;
+    let out = token_buffer(client, &inputs.sequences, len, inputs.query.dtype())?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let tiles = problem.value_dim.div_ceil(tile.columns);
     let total = problem.batch * problem.heads * tiles;

@@ -21,8 +21,8 @@ use std::marker::PhantomData;
 use pulp::Simd;
 
 use self::matrix::{Matrix, MatrixMut};
-use super::gradients::Cotangents;
 use super::problem::{Inputs, LogDecay, Problem};
+use crate::Cotangents;
 use crate::rows::Rows;
 use crate::sequences::Sequences;
 use crate::simd::mul_add_one;

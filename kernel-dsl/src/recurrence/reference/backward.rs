@@ -18,7 +18,8 @@
 //! ```
 
 use super::{log_decay, skip_of, update};
-use crate::recurrence::gradients::{Cotangents, Gradients};
+use crate::Cotangents;
+use crate::recurrence::gradients::Gradients;
 use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, ReadOut, RecurrenceError};
 
 /// The gradients of the recurrence in f64 (see [the module](crate::recurrence) for the formula of the forward pass).

@@ -17,13 +17,15 @@ use cubecl::prelude::*;
 
 use super::forward::Chunks;
 use super::gradients::{PartsLaunch, TokensLaunch, gradients};
-use super::inputs::{DeviceCotangents, DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::{Form, Scan, zeros};
 use super::plan::Tile;
-use super::token_buffer;
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
-use crate::cube::{Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::cube::{
+    Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes, expect_state,
+    token_buffer,
+};
 use crate::selective_scan::problem::Problem;
 
 /// Derivatives of a loss by the inputs, in f32 and without gaps; as [`Gradients`](crate::selective_scan::Gradients).
@@ -63,8 +65,12 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
-    inputs.validate_cotangents(problem, cotangents)?;
-    expect_state("the initial state", problem, initial_state)?;
+    cotangents.validate(
+        (inputs.rows(problem), problem.channels),
+        inputs.dtype(),
+        problem.state_len(),
+    )?;
+    expect_state("the initial state", problem.state_len(), initial_state)?;
     let tile = Tile::new(problem, &Limits::of(client));
     let chunks = Chunks::new(client, problem, inputs, tile.chunk_size())?;
     let (states, _) = chunks.states(client, problem, inputs, initial_state)?;
@@ -137,7 +143,14 @@ impl Buffers {
         tile: Tile,
         chunks: usize,
     ) -> Result<Self, Error> {
-        let token = |columns| token_buffer(client, problem, inputs, columns, DType::F32);
+        let token = |columns| {
+            token_buffer(
+                client,
+                &inputs.sequences,
+                inputs.rows(problem) * columns,
+                DType::F32,
+            )
+        };
         let constant = |len| DeviceBuffer::empty(client, len, DType::F32);
         let tiles = problem.channels_per_group().div_ceil(tile.units);
         let columns = problem.groups * tiles * problem.state_dim;

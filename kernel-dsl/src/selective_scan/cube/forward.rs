@@ -6,13 +6,13 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::{Form, Scan, zeros};
 use super::plan::Tile;
-use super::{Outputs, token_buffer};
+
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes,
-    preferred_chunk_size,
+    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, Outputs, SequenceTable, address_type, cubes,
+    expect_state, preferred_chunk_size, token_buffer,
 };
 use crate::selective_scan::problem::{Problem, ScanError};
 
@@ -68,8 +68,13 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
-    let out = token_buffer(client, problem, inputs, problem.channels, inputs.dtype())?;
+    expect_state("state", problem.state_len(), state)?;
+    let out = token_buffer(
+        client,
+        &inputs.sequences,
+        inputs.rows(problem) * problem.channels,
+        inputs.dtype(),
+    )?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let table = SequenceTable::new(client, &inputs.sequences, problem.batch, problem.time)?;
     let tile = Tile::new(problem, &Limits::of(client));
@@ -111,11 +116,16 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
+    expect_state("state", problem.state_len(), state)?;
     if chunk_size == 0 {
         return Err(Error::problem(ScanError::EmptyChunk));
     }
-    let out = token_buffer(client, problem, inputs, problem.channels, inputs.dtype())?;
+    let out = token_buffer(
+        client,
+        &inputs.sequences,
+        inputs.rows(problem) * problem.channels,
+        inputs.dtype(),
+    )?;
     let chunks = Chunks::new(client, problem, inputs, chunk_size)?;
     let (states, end) = chunks.states(client, problem, inputs, state)?;
     let total = DeviceInputs::cubes(problem, chunks.tile, chunks.table.count());

@@ -27,15 +27,6 @@ pub struct DeviceInputs<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// Derivatives of a loss by what a selective scan gives; as [`Cotangents`](crate::selective_scan::Cotangents).
-#[derive(Clone, Debug)]
-pub struct DeviceCotangents {
-    /// By the output, `channels` columns, in the type of the inputs.
-    pub out: DeviceRows,
-    /// By the final state, `[batch, channels, state_dim]` in f32; `None` where the loss does not see it.
-    pub state: Option<DeviceBuffer>,
-}
-
 impl DeviceInputs<'_> {
     /// Checks every shape and type.
     ///
@@ -69,20 +60,6 @@ impl DeviceInputs<'_> {
         }
     }
 
-    /// Checks shapes and types of the cotangents.
-    pub(super) fn validate_cotangents(
-        &self,
-        problem: &Problem,
-        cotangents: &DeviceCotangents,
-    ) -> Result<(), Error> {
-        let argument = "the cotangent of out";
-        cotangents
-            .out
-            .expect(argument, self.rows(problem), problem.channels)?;
-        cotangents.out.expect_type(argument, self.dtype())?;
-        expect_state("the cotangent of state", problem, cotangents.state.as_ref())
-    }
-
     /// Rows of every token view.
     pub(super) fn rows(&self, problem: &Problem) -> usize {
         self.sequences.rows(problem.batch, problem.time)
@@ -100,15 +77,4 @@ impl DeviceInputs<'_> {
         let all = views.into_iter().chain([gate]).chain(others.iter().copied());
         all.fold(0, usize::max)
     }
-}
-
-/// Checks a state, if there is one.
-pub(super) fn expect_state(
-    argument: &'static str,
-    problem: &Problem,
-    state: Option<&DeviceBuffer>,
-) -> Result<(), Error> {
-    state.map_or(Ok(()), |state| {
-        state.expect(argument, problem.state_len(), DType::F32)
-    })
 }

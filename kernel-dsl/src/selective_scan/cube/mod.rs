@@ -18,34 +18,7 @@ mod inputs;
 mod operands;
 mod plan;
 
+pub use crate::cube::{DeviceCotangents, Outputs};
 pub use backward::{DeviceGradients, backward};
 pub use forward::{chunked, forward, sequential, step};
-pub use inputs::{DeviceCotangents, DeviceInputs};
-
-use super::problem::Problem;
-use crate::cube::{Client, DType, DeviceBuffer, Error};
-use crate::sequences::Sequences;
-
-/// What a forward call computes.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// `[rows, channels]`, in the type of the inputs. Rows of no sequence are 0.
-    pub out: DeviceBuffer,
-    /// The state after the last token, `[batch, channels, state_dim]` in f32.
-    pub state: DeviceBuffer,
-}
-
-/// Memory for `columns` values of every token; zeros where some rows belong to no sequence.
-fn token_buffer(
-    client: &Client,
-    problem: &Problem,
-    inputs: &DeviceInputs,
-    columns: usize,
-    dtype: DType,
-) -> Result<DeviceBuffer, Error> {
-    let len = inputs.rows(problem) * columns;
-    match inputs.sequences {
-        Sequences::LeftPadded(_) => DeviceBuffer::zeros(client, len, dtype),
-        Sequences::Equal | Sequences::Packed(_) => DeviceBuffer::empty(client, len, dtype),
-    }
-}
+pub use inputs::DeviceInputs;

@@ -2,12 +2,12 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceCotangents, DeviceGradients, DeviceInputs};
+use super::inputs::{DeviceGradients, DeviceInputs};
 use super::operands::{Side, Source, sizes};
 use super::states::Direction;
 use super::{Call, keys, read};
 use crate::cube::view::RowsView;
-use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, DeviceCotangents, DeviceRows, Error, address_type, cubes};
 use crate::taylor_attention::Problem;
 
 /// Units of a cube that turns cotangents of y into those of ỹ, one (row, head) each.
@@ -30,7 +30,12 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem, initial_state)?;
-    cotangents.validate(problem, inputs)?;
+    let columns = problem.heads * problem.value_dim;
+    cotangents.validate(
+        (inputs.rows(problem), columns),
+        inputs.query.dtype(),
+        problem.state_len(),
+    )?;
     let call = Call::new(client, problem, inputs)?;
     let forward = call.read_out(initial_state)?;
     let by_read = call.cotangent(&forward.read, &cotangents.out)?;

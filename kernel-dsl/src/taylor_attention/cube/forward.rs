@@ -2,11 +2,11 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, Outputs};
+use super::inputs::DeviceInputs;
 use super::operands::{Side, sizes};
 use super::states::Direction;
 use super::{Call, read};
-use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, Error, Outputs, address_type, cubes};
 use crate::taylor_attention::Problem;
 
 /// Units of a cube that divides, one value each.

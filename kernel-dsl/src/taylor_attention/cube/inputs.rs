@@ -17,24 +17,6 @@ pub struct DeviceInputs<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// What Taylor attention gives.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// `[rows, heads, value_dim]`, in the type of the query. Rows of padding are 0.
-    pub out: DeviceBuffer,
-    /// The state after the last token, in f32, as [`Problem::state_len`] says.
-    pub state: DeviceBuffer,
-}
-
-/// Derivatives of the loss by what Taylor attention gave.
-#[derive(Clone, Debug)]
-pub struct DeviceCotangents {
-    /// By the output, in the type of the query.
-    pub out: DeviceRows,
-    /// By the final state, in f32.
-    pub state: Option<DeviceBuffer>,
-}
-
 /// Derivatives of the loss by what Taylor attention read, in f32. Rows of padding get 0.
 #[derive(Clone, Debug)]
 pub struct DeviceGradients {
@@ -72,16 +54,5 @@ impl DeviceInputs<'_> {
     /// Rows of every token view.
     pub(super) fn rows(&self, problem: &Problem) -> usize {
         self.sequences.rows(problem.batch, problem.time)
-    }
-}
-
-impl DeviceCotangents {
-    pub(super) fn validate(&self, problem: &Problem, inputs: &DeviceInputs) -> Result<(), Error> {
-        let (name, rows) = ("the cotangent of the output", inputs.rows(problem));
-        self.out.expect(name, rows, problem.heads * problem.value_dim)?;
-        self.out.expect_type(name, inputs.query.dtype())?;
-        self.state.as_ref().map_or(Ok(()), |state| {
-            state.expect("the cotangent of the state", problem.state_len(), DType::F32)
-        })
     }
 }

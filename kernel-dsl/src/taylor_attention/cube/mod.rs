@@ -19,15 +19,15 @@ mod read;
 mod states;
 mod step;
 
+pub use crate::cube::{DeviceCotangents, Outputs};
 pub use backward::backward;
 pub use forward::chunked;
-pub use inputs::{DeviceCotangents, DeviceGradients, DeviceInputs, Outputs};
+pub use inputs::{DeviceGradients, DeviceInputs};
 pub use step::step;
 
 use self::operands::Source;
 use crate::cube::product::{Engine, Tiling};
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, cubes};
-use crate::sequences::Sequences;
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, cubes, token_buffer};
 use crate::taylor_attention::Problem;
 use cubecl::prelude::*;
 
@@ -87,10 +87,7 @@ impl<'a> Call<'a> {
     /// Memory for token rows of `cols` values per head; zeros where some rows belong to no sequence.
     fn rows(&self, cols: usize, dtype: DType) -> Result<DeviceBuffer, Error> {
         let len = self.inputs.rows(self.problem) * self.problem.heads * cols;
-        match self.inputs.sequences {
-            Sequences::LeftPadded(_) => DeviceBuffer::zeros(self.client, len, dtype),
-            Sequences::Equal | Sequences::Packed(_) => DeviceBuffer::empty(self.client, len, dtype),
-        }
+        token_buffer(self.client, &self.inputs.sequences, len, dtype)
     }
 
     /// Memory for the state before, or the cotangent after, every chunk.

@@ -3,9 +3,9 @@
 use cubecl::prelude::*;
 
 use super::forward::normalise;
-use super::inputs::{DeviceInputs, Outputs};
+use super::inputs::DeviceInputs;
 use super::operands::{DeviceTable, Panel, Sizes, Source, Table, sizes};
-use crate::cube::{Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, Error, Outputs, SequenceTable, address_type, cubes};
 use crate::taylor_attention::{AttentionError, Problem};
 
 /// Units of a cube, one column of a state each.

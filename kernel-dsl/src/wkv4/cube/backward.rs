@@ -18,12 +18,14 @@
 use cubecl::prelude::*;
 
 use super::forward::chunk_states;
-use super::inputs::{DeviceCotangents, DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::{LEAST_LOG_DECAY, Wkv, combine, empty, load, store};
-use super::token_buffer;
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::cube::{
+    ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes,
+    expect_state, token_buffer,
+};
 use crate::wkv4::problem::Problem;
 
 /// Units of a cube.
@@ -59,8 +61,12 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
-    inputs.validate_cotangents(problem, cotangents)?;
-    expect_state("the initial state", problem, initial_state)?;
+    cotangents.validate(
+        (inputs.rows(problem), problem.channels),
+        inputs.dtype(),
+        problem.state_len(),
+    )?;
+    expect_state("the initial state", problem.state_len(), initial_state)?;
     let tokens = (Limits::of(client).shared_memory / (12 * UNITS)).clamp(1, 32);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;
     let (states, end) = chunk_states(client, problem, inputs, &table, initial_state)?;
@@ -68,8 +74,18 @@ pub fn backward(
     let sweep = Sweep {
         states,
         adjoints: per_chunk(4)?,
-        by_key: token_buffer(client, problem, inputs, DType::F32)?,
-        by_value: token_buffer(client, problem, inputs, DType::F32)?,
+        by_key: token_buffer(
+            client,
+            &inputs.sequences,
+            inputs.rows(problem) * problem.channels,
+            DType::F32,
+        )?,
+        by_value: token_buffer(
+            client,
+            &inputs.sequences,
+            inputs.rows(problem) * problem.channels,
+            DType::F32,
+        )?,
         by_decay: per_chunk(1)?,
         by_bonus: per_chunk(1)?,
         table,

@@ -5,11 +5,12 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, expect_state};
+use super::inputs::DeviceInputs;
 use super::operands::{LEAST_LOG_DECAY, LONGEST_CHUNK, Wkv, combine, empty, load, store};
-use super::{Outputs, token_buffer};
+
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes, preferred_chunk_size,
+    ChunkTable, Client, DType, DeviceBuffer, Error, Outputs, SequenceTable, address_type, cubes,
+    expect_state, preferred_chunk_size, token_buffer,
 };
 use crate::wkv4::problem::{Problem, Wkv4Error};
 
@@ -65,8 +66,13 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
-    let out = token_buffer(client, problem, inputs, inputs.dtype())?;
+    expect_state("state", problem.state_len(), state)?;
+    let out = token_buffer(
+        client,
+        &inputs.sequences,
+        inputs.rows(problem) * problem.channels,
+        inputs.dtype(),
+    )?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let table = SequenceTable::new(client, &inputs.sequences, problem.batch, problem.time)?;
     let pass = Pass {
@@ -102,11 +108,16 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem, state)?;
+    expect_state("state", problem.state_len(), state)?;
     if chunk_size == 0 {
         return Err(Error::problem(Wkv4Error::EmptyChunk));
     }
-    let out = token_buffer(client, problem, inputs, inputs.dtype())?;
+    let out = token_buffer(
+        client,
+        &inputs.sequences,
+        inputs.rows(problem) * problem.channels,
+        inputs.dtype(),
+    )?;
     let chunk_size = chunk_size.min(LONGEST_CHUNK);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, chunk_size)?;
     let (states, end) = chunk_states(client, problem, inputs, &table, state)?;

@@ -21,15 +21,6 @@ pub struct DeviceInputs<'a> {
     pub sequences: Sequences<'a>,
 }
 
-/// Derivatives of a loss by what WKV-4 gives; as [`Cotangents`](crate::wkv4::Cotangents).
-#[derive(Clone, Debug)]
-pub struct DeviceCotangents {
-    /// By the output, `channels` columns, in the type of the inputs.
-    pub out: DeviceRows,
-    /// By the final state, `[batch, 3, channels]` in f32; `None` where the loss does not see it.
-    pub state: Option<DeviceBuffer>,
-}
-
 impl DeviceInputs<'_> {
     /// Checks every shape and type.
     ///
@@ -46,20 +37,6 @@ impl DeviceInputs<'_> {
         self.value.expect_type("value", self.dtype())
     }
 
-    /// Checks shapes and types of the cotangents.
-    pub(super) fn validate_cotangents(
-        &self,
-        problem: &Problem,
-        cotangents: &DeviceCotangents,
-    ) -> Result<(), Error> {
-        let argument = "the cotangent of out";
-        cotangents
-            .out
-            .expect(argument, self.rows(problem), problem.channels)?;
-        cotangents.out.expect_type(argument, self.dtype())?;
-        expect_state("the cotangent of state", problem, cotangents.state.as_ref())
-    }
-
     /// Rows of every token view.
     pub(super) fn rows(&self, problem: &Problem) -> usize {
         self.sequences.rows(problem.batch, problem.time)
@@ -74,15 +51,4 @@ impl DeviceInputs<'_> {
     pub(super) fn longest(&self, other: usize) -> usize {
         other.max(self.key.buffer().len()).max(self.value.buffer().len())
     }
-}
-
-/// Checks a state, if there is one.
-pub(super) fn expect_state(
-    argument: &'static str,
-    problem: &Problem,
-    state: Option<&DeviceBuffer>,
-) -> Result<(), Error> {
-    state.map_or(Ok(()), |state| {
-        state.expect(argument, problem.state_len(), DType::F32)
-    })
 }

@@ -23,7 +23,8 @@ use self::blocks::{Block, Constants, ExtraKeys};
 use self::values::skip_only;
 use super::chunked::check_chunk_size;
 use super::{SharedOutput, clear_padding, worth_threads};
-use crate::recurrence::gradients::{Cotangents, Gradients};
+use crate::Cotangents;
+use crate::recurrence::gradients::Gradients;
 use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, RecurrenceError};
 
 /// A chunk size that is near the fastest for the usual heads: the products with transposed states pay only from here on.

@@ -1,0 +1,126 @@
+//! The operands of an operator, declared once by name.
+//!
+//! ```text
+//! operands! {
+//!     /// What the scan reads.
+//!     pub(crate) Inputs { input, step_size, state; optional skip, gate }
+//! }
+//! ```
+//!
+//! makes `struct Inputs<T> { input: T, step_size: T, state: T, skip: Option<T>, gate: Option<T> }`. Tensors of every backend,
+//! their shapes, buffers for their gradients and the gradients themselves are all an `Inputs`, of another `T` each. Burn's
+//! dispatch knows no names: on the way through it the operands are a list, in the order of the declaration.
+
+/// Operands in the order of their declaration; optional ones may be missing.
+pub(crate) type List<T> = Vec<Option<T>>;
+
+/// Operands by name, each held as a `T`.
+pub(crate) trait Named<T>: Sized {
+    /// The names, in order.
+    const NAMES: &'static [&'static str];
+
+    /// From a list in the order of the names; what follows them is left.
+    fn from_list(list: List<T>) -> Self;
+
+    /// To a list in the order of the names.
+    fn into_list(self) -> List<T>;
+}
+
+/// A declaration of operands.
+pub(crate) trait Declared: 'static {
+    /// The operands, each held as a `T`.
+    type As<T>: Named<T>;
+}
+
+/// What each of the operands becomes, by name.
+pub(crate) fn each<D: Declared, T, U>(operands: D::As<T>, mut f: impl FnMut(T) -> U) -> D::As<U> {
+    let list = operands.into_list().into_iter();
+    Named::from_list(list.map(|operand| operand.map(&mut f)).collect::<List<U>>())
+}
+
+/// What each of the operands becomes together with its namesake, where both are given.
+pub(crate) fn each_of_both<D: Declared, T, U, V>(
+    one: D::As<T>,
+    other: D::As<U>,
+    mut f: impl FnMut(T, U) -> V,
+) -> D::As<V> {
+    let both = one.into_list().into_iter().zip(other.into_list());
+    Named::from_list(
+        both.map(|(one, other)| Some(f(one?, other?)))
+            .collect::<List<V>>(),
+    )
+}
+
+macro_rules! operands {
+    ($(#[$meta:meta])* $visibility:vis $name:ident { $($field:ident),* $(,)? $(; optional $($option:ident),* $(,)?)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug)]
+        $visibility struct $name<T> {
+            $($visibility $field: T,)*
+            $($($visibility $option: Option<T>,)*)?
+        }
+
+        impl<T> $crate::backend::operands::Named<T> for $name<T> {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field),)* $($(stringify!($option),)*)?];
+
+            fn from_list(list: $crate::backend::operands::List<T>) -> Self {
+                let mut list = list.into_iter();
+                let mut next = || list.next().flatten();
+                Self {
+                    $($field: $crate::backend::flex::required(next()),)*
+                    $($($option: next(),)*)?
+                }
+            }
+
+            fn into_list(self) -> $crate::backend::operands::List<T> {
+                vec![$(Some(self.$field),)* $($(self.$option,)*)?]
+            }
+        }
+
+        impl $crate::backend::operands::Declared for $name<()> {
+            type As<T> = $name<T>;
+        }
+    };
+}
+pub(crate) use operands;
+
+operands! {
+    /// One output.
+    pub(crate) Output { out }
+}
+
+operands! {
+    /// An output, and the state after the last token.
+    pub(crate) OutputAndState { out, state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    operands! {
+        /// Three operands.
+        Three { first, second; optional third }
+    }
+
+    #[test]
+    fn a_list_and_names_are_one_order() {
+        let three = Three::from_list(vec![Some(1), Some(2), None, Some(4)]);
+        assert_eq!((three.first, three.second, three.third), (1, 2, None));
+        assert_eq!(Three::<i32>::NAMES, ["first", "second", "third"]);
+        assert_eq!(three.into_list(), [Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn what_is_missing_stays_missing() {
+        let some = |third| Three {
+            first: 1,
+            second: 2,
+            third,
+        };
+        let doubled = each::<Three<()>, _, _>(some(Some(3)), |x| 2 * x);
+        assert_eq!(doubled.into_list(), [Some(2), Some(4), Some(6)]);
+        let sums = each_of_both::<Three<()>, _, _, _>(some(Some(3)), some(None), |a, b| a + b);
+        assert_eq!(sums.into_list(), [Some(2), Some(4), None]);
+    }
+}
