@@ -5,7 +5,7 @@ use crate::shape::{Operator, ShapeError};
 use crate::{Cotangents, Rows};
 use thiserror::Error;
 
-const OPERATOR: Operator = Operator("causal convolution");
+pub(super) const OPERATOR: Operator = Operator("causal convolution");
 
 /// What is applied to each output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

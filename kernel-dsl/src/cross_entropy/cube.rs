@@ -1,5 +1,6 @@
 //! Cross-entropy on a device: a cube for each row of logits.
 
+use super::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::CrossEntropyError;
@@ -54,7 +55,7 @@ pub fn backward(
     cotangent: &DeviceBuffer,
 ) -> Result<DeviceBuffer, Error> {
     validate(logits, targets)?;
-    cotangent.expect("the cotangent of the loss", logits.rows(), DType::F32)?;
+    OPERATOR.device_cotangent("loss", (logits.rows(), DType::F32), cotangent)?;
     let len = logits.rows() * logits.cols();
     let gradient = DeviceBuffer::empty(client, len, logits.dtype())?;
     if !targets.is_empty() {
@@ -79,13 +80,7 @@ pub fn backward(
 
 fn validate(logits: &DeviceRows, targets: &[u32]) -> Result<(), Error> {
     let (rows, classes) = (logits.rows(), logits.cols());
-    if targets.len() != rows {
-        return Err(Error::Length {
-            argument: "targets",
-            expected: rows,
-            found: targets.len(),
-        });
-    }
+    OPERATOR.values("targets", rows, targets.len())?;
     let mut indexed = targets.iter().enumerate();
     match indexed.find(|&(_, &target)| target as usize >= classes) {
         None => Ok(()),

@@ -7,6 +7,7 @@ use cubecl::server::Handle;
 use half::slice::HalfFloatSliceExt;
 
 use super::{Client, Error, Limits};
+use crate::shape::{Extent, Operator, Role};
 
 /// Type of the values in a buffer. Sums and states are f32 in every kernel, whatever the inputs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,15 +69,11 @@ impl DeviceBuffer {
     /// The first `len` values of memory that the caller allocated.
     ///
     /// # Errors
-    /// [`Error::Length`] when the memory is shorter.
+    /// [`Error::Shape`] when the memory is shorter.
     pub fn new(handle: Handle, len: usize, dtype: DType) -> Result<Self, Error> {
         let found = handle.size_in_used() / dtype.size() as u64;
         if (len as u64) > found {
-            return Err(Error::Length {
-                argument: "the memory of a buffer",
-                expected: len,
-                found: usize::try_from(found).unwrap_or(usize::MAX),
-            });
+            BUFFER.values("memory", len, usize::try_from(found).unwrap_or(usize::MAX))?;
         }
         Ok(Self { handle, len, dtype })
     }
@@ -216,21 +213,6 @@ impl DeviceBuffer {
         &self.handle
     }
 
-    /// Checks number and type of the values.
-    ///
-    /// # Errors
-    /// [`Error::Length`] and [`Error::Type`], naming `argument`.
-    pub fn expect(&self, argument: &'static str, len: usize, dtype: DType) -> Result<(), Error> {
-        if self.len != len {
-            return Err(Error::Length {
-                argument,
-                expected: len,
-                found: self.len,
-            });
-        }
-        expect_type(argument, dtype, self.dtype)
-    }
-
     /// The buffer as an argument of a launch.
     pub(crate) fn arg(&self) -> BufferArg {
         // SAFETY: every constructor makes sure that the memory holds `len` values (one, if `len` is 0).
@@ -255,7 +237,7 @@ impl DeviceRows {
     /// A view of rows inside a buffer.
     ///
     /// # Errors
-    /// [`Error::Length`] when the buffer ends before the last row does, [`Error::ColumnCount`] when rows would overlap.
+    /// [`Error::Shape`] when the buffer ends before the last row does, or rows would overlap.
     pub fn new(
         buffer: DeviceBuffer,
         offset: usize,
@@ -264,11 +246,7 @@ impl DeviceRows {
         stride: usize,
     ) -> Result<Self, Error> {
         if rows > 1 && stride < cols {
-            return Err(Error::ColumnCount {
-                argument: "the stride of a view",
-                expected: cols,
-                found: stride,
-            });
+            VIEW.values("stride", cols, stride)?;
         }
         let expected = match rows {
             0 => offset,
@@ -278,11 +256,7 @@ impl DeviceRows {
                 .saturating_add(offset),
         };
         if buffer.len < expected {
-            return Err(Error::Length {
-                argument: "the buffer of a view",
-                expected,
-                found: buffer.len,
-            });
+            VIEW.values("buffer", expected, buffer.len)?;
         }
         Ok(Self {
             buffer,
@@ -296,7 +270,7 @@ impl DeviceRows {
     /// A view of rows that lie one after another from the beginning of the buffer.
     ///
     /// # Errors
-    /// [`Error::Length`] when the buffer is shorter.
+    /// [`Error::Shape`] when the buffer is shorter.
     pub fn contiguous(buffer: DeviceBuffer, rows: usize, cols: usize) -> Result<Self, Error> {
         Self::new(buffer, 0, rows, cols, cols)
     }
@@ -330,45 +304,90 @@ impl DeviceRows {
     pub fn dtype(&self) -> DType {
         self.buffer.dtype
     }
-
-    /// Checks number of rows and columns.
-    ///
-    /// # Errors
-    /// [`Error::RowCount`] and [`Error::ColumnCount`], naming `argument`.
-    pub fn expect(&self, argument: &'static str, rows: usize, cols: usize) -> Result<(), Error> {
-        if self.rows != rows {
-            return Err(Error::RowCount {
-                argument,
-                expected: rows,
-                found: self.rows,
-            });
-        }
-        if self.cols != cols {
-            return Err(Error::ColumnCount {
-                argument,
-                expected: cols,
-                found: self.cols,
-            });
-        }
-        Ok(())
-    }
-
-    /// Checks the type of the values.
-    ///
-    /// # Errors
-    /// [`Error::Type`], naming `argument`.
-    pub fn expect_type(&self, argument: &'static str, dtype: DType) -> Result<(), Error> {
-        expect_type(argument, dtype, self.buffer.dtype)
-    }
 }
 
-fn expect_type(argument: &'static str, expected: DType, found: DType) -> Result<(), Error> {
-    if expected == found {
-        return Ok(());
+/// What a wrong buffer or view is called.
+const BUFFER: Operator = Operator("device buffer");
+const VIEW: Operator = Operator("device rows");
+
+impl Operator {
+    /// An operand that is one buffer on a device.
+    pub(crate) fn device_values(
+        self,
+        operand: &'static str,
+        (len, dtype): (usize, DType),
+        buffer: &DeviceBuffer,
+    ) -> Result<(), Error> {
+        self.values(operand, len, buffer.len)?;
+        self.device_type(Role::Value, operand, dtype, buffer.dtype)
     }
-    Err(Error::Type {
-        argument,
-        expected,
-        found,
-    })
+
+    /// An operand that is a view of tokens on a device.
+    pub(crate) fn device_rows(
+        self,
+        operand: &'static str,
+        shape: (usize, usize),
+        dtype: DType,
+        view: &DeviceRows,
+    ) -> Result<(), Error> {
+        self.device_view(Role::Value, operand, shape, dtype, view)
+    }
+
+    /// The cotangent of an output on a device.
+    pub(crate) fn device_cotangent_rows(
+        self,
+        operand: &'static str,
+        shape: (usize, usize),
+        dtype: DType,
+        view: &DeviceRows,
+    ) -> Result<(), Error> {
+        self.device_view(Role::Cotangent, operand, shape, dtype, view)
+    }
+
+    /// The cotangent of what is one buffer on a device.
+    pub(crate) fn device_cotangent(
+        self,
+        operand: &'static str,
+        (len, dtype): (usize, DType),
+        buffer: &DeviceBuffer,
+    ) -> Result<(), Error> {
+        let (expected, found) = (Extent::Values(len), Extent::Values(buffer.len));
+        self.expect(Role::Cotangent, operand, expected, found)?;
+        self.device_type(Role::Cotangent, operand, dtype, buffer.dtype)
+    }
+
+    fn device_view(
+        self,
+        role: Role,
+        operand: &'static str,
+        (rows, cols): (usize, usize),
+        dtype: DType,
+        view: &DeviceRows,
+    ) -> Result<(), Error> {
+        let found = Extent::Rows {
+            rows: view.rows,
+            cols: view.cols,
+        };
+        self.expect(role, operand, Extent::Rows { rows, cols }, found)?;
+        self.device_type(role, operand, dtype, view.dtype())
+    }
+
+    fn device_type(
+        self,
+        role: Role,
+        operand: &'static str,
+        expected: DType,
+        found: DType,
+    ) -> Result<(), Error> {
+        match expected == found {
+            true => Ok(()),
+            false => Err(Error::Type {
+                operator: self.0,
+                operand,
+                role,
+                expected,
+                found,
+            }),
+        }
+    }
 }

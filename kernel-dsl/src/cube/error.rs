@@ -3,49 +3,27 @@
 use thiserror::Error;
 
 use super::buffer::DType;
+use crate::shape::{Role, ShapeError};
 
 /// Why an operator cannot run on a device.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A shape is wrong; the operator's own error says which.
+    /// Something is wrong that the operator's own error says.
     #[error(transparent)]
     Problem(Box<dyn std::error::Error + Send + Sync>),
-    /// A buffer has the wrong number of values.
-    #[error("{argument} needs {expected} values, found {found}")]
-    Length {
-        /// Which argument.
-        argument: &'static str,
-        /// Values that it needs.
-        expected: usize,
-        /// Values that it has.
-        found: usize,
-    },
-    /// A view has the wrong number of rows.
-    #[error("{argument} needs {expected} rows, found {found}")]
-    RowCount {
-        /// Which argument.
-        argument: &'static str,
-        /// Rows that it needs.
-        expected: usize,
-        /// Rows that it has.
-        found: usize,
-    },
-    /// A view has the wrong number of columns.
-    #[error("{argument} needs {expected} columns, found {found}")]
-    ColumnCount {
-        /// Which argument.
-        argument: &'static str,
-        /// Columns that it needs.
-        expected: usize,
-        /// Columns that it has.
-        found: usize,
-    },
+    /// A buffer or a view has another shape than the problem says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// A buffer holds values of another type.
-    #[error("{argument} needs values of type {expected}, found {found}")]
+    #[error("{operator}: {role}{operand} needs values of type {expected}, found {found}")]
     Type {
-        /// Which argument.
-        argument: &'static str,
+        /// The operator.
+        operator: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// Whether it is the operand itself or its cotangent.
+        role: Role,
         /// The type that it needs.
         expected: DType,
         /// The type that it has.

@@ -2,6 +2,7 @@
 
 use super::{Client, DType, DeviceBuffer, DeviceRows, Error};
 use crate::sequences::Sequences;
+use crate::shape::Operator;
 
 /// What a forward call computes.
 ///
@@ -28,24 +29,29 @@ impl DeviceCotangents {
     /// Checks shapes and types.
     pub(crate) fn validate(
         &self,
-        (rows, cols): (usize, usize),
+        operator: Operator,
+        out: (usize, usize),
         dtype: DType,
         state_len: usize,
     ) -> Result<(), Error> {
-        let argument = "the cotangent of out";
-        self.out.expect(argument, rows, cols)?;
-        self.out.expect_type(argument, dtype)?;
-        expect_state("the cotangent of state", state_len, self.state.as_ref())
+        operator.device_cotangent_rows("out", out, dtype, &self.out)?;
+        match &self.state {
+            Some(state) => operator.device_cotangent("state", (state_len, DType::F32), state),
+            None => Ok(()),
+        }
     }
 }
 
 /// Checks a state, if there is one.
 pub(crate) fn expect_state(
-    argument: &'static str,
+    operator: Operator,
     state_len: usize,
     state: Option<&DeviceBuffer>,
 ) -> Result<(), Error> {
-    state.map_or(Ok(()), |state| state.expect(argument, state_len, DType::F32))
+    match state {
+        Some(state) => operator.device_values("state", (state_len, DType::F32), state),
+        None => Ok(()),
+    }
 }
 
 /// Memory for `len` values of token rows that a kernel writes; zeros where some rows belong to no sequence.

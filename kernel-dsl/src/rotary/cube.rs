@@ -1,5 +1,6 @@
 //! Rotary embedding on a device: a unit for each pair, angles from a table that the host computes in f64.
 
+use super::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::{Pairing, Positions, Problem};
@@ -95,7 +96,7 @@ fn turn(
     sign: f32,
 ) -> Result<DeviceBuffer, Error> {
     let problem = &angles.problem;
-    input.expect("input", angles.rows, problem.cols())?;
+    OPERATOR.device_rows("input", (angles.rows, problem.cols()), input.dtype(), input)?;
     let len = angles.rows * problem.cols();
     let out = DeviceBuffer::empty(client, len, input.dtype())?;
     if len > 0 {

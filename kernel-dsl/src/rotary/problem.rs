@@ -5,7 +5,7 @@ use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
 
-const OPERATOR: Operator = Operator("rotary embedding");
+pub(super) const OPERATOR: Operator = Operator("rotary embedding");
 
 /// Which two values of a head are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

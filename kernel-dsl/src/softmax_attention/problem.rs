@@ -6,7 +6,7 @@ use crate::Rows;
 use crate::shape::{Operator, ShapeError};
 use thiserror::Error;
 
-const OPERATOR: Operator = Operator("softmax attention");
+pub(super) const OPERATOR: Operator = Operator("softmax attention");
 
 /// Shape and choices of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::StepSizeError;
+use super::problem::OPERATOR;
 use crate::cube::math::{sigmoid, softplus};
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
@@ -62,8 +63,9 @@ impl DeviceInputs {
         if !(low >= 0.0 && low <= high) {
             return Err(Error::problem(StepSizeError::Limit { low, high }));
         }
-        self.bias.expect("bias", self.raw.cols(), DType::F32)?;
-        self.a_log.expect("a_log", self.raw.cols(), DType::F32)
+        let heads = self.raw.cols();
+        OPERATOR.device_values("bias", (heads, DType::F32), &self.bias)?;
+        OPERATOR.device_values("a_log", (heads, DType::F32), &self.a_log)
     }
 
     fn constants(&self) -> ConstantsLaunch {
@@ -162,14 +164,9 @@ pub fn backward(
 ) -> Result<DeviceGradients, Error> {
     inputs.validate()?;
     let (tokens, heads) = (inputs.raw.rows(), inputs.raw.cols());
-    let views = [
-        ("the cotangent of the step size", &cotangents.step),
-        ("the cotangent of the log decay", &cotangents.log_decay),
-    ];
-    for (name, view) in views {
+    for (operand, view) in [("step", &cotangents.step), ("log_decay", &cotangents.log_decay)] {
         if let Some(view) = view {
-            view.expect(name, tokens, heads)?;
-            view.expect_type(name, DType::F32)?;
+            OPERATOR.device_cotangent_rows(operand, (tokens, heads), DType::F32, view)?;
         }
     }
     let tokens_per_unit = tokens.div_ceil(MANY_PARTS).max(TOKENS_PER_UNIT);

@@ -6,7 +6,7 @@ use crate::shape::{Operator, ShapeError};
 use crate::{Cotangents, Rows};
 use thiserror::Error;
 
-const OPERATOR: Operator = Operator("Taylor attention");
+pub(super) const OPERATOR: Operator = Operator("Taylor attention");
 
 /// Shape and choices of Taylor attention.
 #[derive(Clone, Copy, Debug, PartialEq)]

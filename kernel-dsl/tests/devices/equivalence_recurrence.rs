@@ -317,7 +317,7 @@ mod equivalence {
             let (len, found) = (problem.state_len(), problem.state_len() - 1);
             assert_eq!(
                 words(&inputs(), Some(&short)),
-                format!("state needs {len} values, found {found}")
+                format!("recurrence: state needs {len} values, found {found} values")
             );
 
             let mut wrong = inputs();
@@ -326,9 +326,12 @@ mod equivalence {
                 problem.groups * problem.key_dim,
                 problem.heads * problem.value_dim,
             );
+            let rows = wrong.key.rows();
             assert_eq!(
                 words(&wrong, None),
-                format!("key needs {expected} columns, found {found}")
+                format!(
+                    "recurrence: key needs {rows} rows of {expected} values, found {rows} rows of {found} values"
+                )
             );
 
             let mut wrong = inputs();
@@ -342,7 +345,10 @@ mod equivalence {
             if DType::F16.is_supported(client) {
                 let mut wrong = inputs();
                 wrong.value = upload_rows(client, &data.inputs().value, DType::F16);
-                assert_eq!(words(&wrong, None), "value needs values of type f32, found f16");
+                assert_eq!(
+                    words(&wrong, None),
+                    "recurrence: value needs values of type f32, found f16"
+                );
             }
 
             let mut wrong = inputs();

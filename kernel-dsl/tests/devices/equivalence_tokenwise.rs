@@ -422,9 +422,10 @@ mod equivalence {
                 assert!(matches!(
                     result,
                     Err(Error::Type {
-                        argument: "gate",
+                        operand: "gate",
                         expected: DType::F32,
-                        found: DType::F16
+                        found: DType::F16,
+                        ..
                     })
                 ));
             }

@@ -204,7 +204,10 @@ mod equivalence {
         let error = run(&longer, &[0])
             .expect_err("two rows are not three")
             .to_string();
-        assert!(error.contains("needs 3 rows of 4, found 2 of 4"), "{error}");
+        assert!(
+            error.contains("needs 3 rows of 4 values, found 2 rows of 4 values"),
+            "{error}"
+        );
     }
 }
 

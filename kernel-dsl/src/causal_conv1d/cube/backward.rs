@@ -1,5 +1,6 @@
 //! Gradients of input, taps, bias and initial state.
 
+use crate::causal_conv1d::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::{before, convolve, shift};
@@ -30,6 +31,7 @@ pub fn backward(
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem, initial_state)?;
     cotangents.validate(
+        OPERATOR,
         (inputs.rows(problem), problem.channels),
         inputs.input.dtype(),
         problem.state_len(),

@@ -1,7 +1,8 @@
 //! What the convolution reads and gives on a device, validated before anything is launched.
 
+use crate::causal_conv1d::problem::OPERATOR;
 use crate::causal_conv1d::{ConvError, Problem};
-use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::cube::{DType, DeviceBuffer, DeviceRows, Error, expect_state};
 use crate::sequences::Sequences;
 
 /// What a convolution reads on a device; as [`Inputs`](crate::causal_conv1d::Inputs). Weight and bias are f32.
@@ -40,15 +41,14 @@ impl DeviceInputs<'_> {
             return Err(Error::problem(ConvError::NoTaps));
         }
         self.sequences.validate(problem.batch, problem.time)?;
-        self.input.expect("input", self.rows(problem), problem.channels)?;
-        self.weight
-            .expect("weight", problem.channels * problem.width, DType::F32)?;
+        let shape = (self.rows(problem), problem.channels);
+        OPERATOR.device_rows("input", shape, self.input.dtype(), &self.input)?;
+        let weights = problem.channels * problem.width;
+        OPERATOR.device_values("weight", (weights, DType::F32), &self.weight)?;
         if let Some(bias) = &self.bias {
-            bias.expect("bias", problem.channels, DType::F32)?;
+            OPERATOR.device_values("bias", (problem.channels, DType::F32), bias)?;
         }
-        state.map_or(Ok(()), |state| {
-            state.expect("state", problem.state_len(), DType::F32)
-        })
+        expect_state(OPERATOR, problem.state_len(), state)
     }
 
     /// Rows of the input.

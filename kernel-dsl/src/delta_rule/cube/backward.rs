@@ -13,6 +13,7 @@
 //! Sums over keys stay inside of a cube. Sums over values leave it as partial sums, one per tile of columns, which are
 //! added in a fixed order together with those of the heads that share a group.
 
+use crate::delta_rule::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::{Keep, state_or_zeros, walk};
@@ -80,11 +81,12 @@ pub fn backward(
     inputs.validate(problem)?;
     let columns = problem.heads * problem.value_dim;
     cotangents.validate(
+        OPERATOR,
         (inputs.rows(problem), columns),
         inputs.dtype(),
         problem.state_len(),
     )?;
-    expect_state("the initial state", problem.state_len(), initial_state)?;
+    expect_state(OPERATOR, problem.state_len(), initial_state)?;
     let tile = Tile::backward(problem, &Limits::of(client))?;
     let tokens = backward_chunk_size(problem.time);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;

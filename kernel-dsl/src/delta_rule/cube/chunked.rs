@@ -1,5 +1,6 @@
 //! Chunk by chunk: everything that does not depend on the state first, for all chunks at once, then a walk over the chunks.
 
+use crate::delta_rule::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::state_or_zeros;
@@ -37,7 +38,7 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     let limits = Limits::of(client);
     for (what, limit, found) in [
         (

@@ -1,5 +1,6 @@
 //! Token by token: a cube for each (sequence, head, tile of value columns), its state in registers.
 
+use crate::delta_rule::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::chunked::{chunked, is_preferred};
@@ -65,7 +66,7 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     let tile = Tile::forward(problem, &Limits::of(client))?;
     let out = token_buffer(
         client,

@@ -1,7 +1,7 @@
 //! What a delta rule reads on a device, validated before anything is launched.
 
 use crate::cube::{DType, DeviceRows, Error};
-use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Problem, TransitionKind};
+use crate::delta_rule::problem::{DecayKind, DeltaRuleError, OPERATOR, Problem, TransitionKind};
 use crate::sequences::Sequences;
 
 /// What a transition reads beside decay and key, on a device; as [`Transition`](crate::delta_rule::Transition).
@@ -51,10 +51,8 @@ impl DeviceInputs<'_> {
         problem.validate_sizes().map_err(Error::problem)?;
         self.sequences.validate(problem.batch, problem.time)?;
         let (rows, on_keys) = (self.rows(problem), problem.groups * problem.key_dim);
-        let check = |argument, view: &DeviceRows, columns, dtype| {
-            view.expect(argument, rows, columns)?;
-            view.expect_type(argument, dtype)
-        };
+        let check =
+            |operand, view, columns, dtype| OPERATOR.device_rows(operand, (rows, columns), dtype, view);
         let (dtype, gates) = (self.dtype(), self.gate_type());
         check("query", &self.query, on_keys, dtype)?;
         check("key", &self.key, on_keys, dtype)?;

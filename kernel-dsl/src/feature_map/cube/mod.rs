@@ -5,6 +5,7 @@ pub(crate) mod table;
 use cubecl::prelude::*;
 
 use self::table::{DeviceTable, Panel, Source, Table};
+use super::problem::OPERATOR;
 use super::{FeatureMap, FeatureMapError};
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
 
@@ -55,7 +56,8 @@ pub fn backward(
     cotangent: &DeviceRows,
 ) -> Result<DeviceBuffer, Error> {
     let heads = heads(map, input)?;
-    cotangent.expect("cotangent", input.rows(), heads * map.features())?;
+    let shape = (input.rows(), heads * map.features());
+    OPERATOR.device_cotangent_rows("out", shape, cotangent.dtype(), cotangent)?;
     let len = input.rows() * input.cols();
     let gradient = DeviceBuffer::empty(client, len, DType::F32)?;
     if len > 0 {

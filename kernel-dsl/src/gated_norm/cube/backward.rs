@@ -1,5 +1,6 @@
 //! Gradients of input, gate, weight and bias.
 
+use crate::gated_norm::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::inputs::{DeviceGradients, DeviceInputs};
@@ -43,9 +44,7 @@ pub(super) fn launch(
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
     let (len, dtype) = (problem.len(), inputs.input.dtype());
-    let name = "the cotangent of the output";
-    cotangent.expect(name, problem.rows, problem.features)?;
-    cotangent.expect_type(name, dtype)?;
+    OPERATOR.device_cotangent_rows("out", (problem.rows, problem.features), dtype, cotangent)?;
     let form = Form::new(client, problem, inputs, addend.map(|_| Addend::Gradient));
     let input = DeviceBuffer::empty(client, len, dtype)?;
     // Kernels bind a buffer whether they write it or not.

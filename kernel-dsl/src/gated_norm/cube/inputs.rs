@@ -2,6 +2,7 @@
 
 use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
 use crate::gated_norm::Problem;
+use crate::gated_norm::problem::OPERATOR;
 
 /// What a norm reads on a device; as [`Inputs`](crate::gated_norm::Inputs). Weight and bias are f32.
 #[derive(Clone, Debug)]
@@ -37,14 +38,14 @@ impl DeviceInputs {
     pub fn validate(&self, problem: &Problem) -> Result<(), Error> {
         problem.validate_sizes().map_err(Error::problem)?;
         let Problem { rows, features, .. } = *problem;
-        self.input.expect("input", rows, features)?;
+        let dtype = self.input.dtype();
+        OPERATOR.device_rows("input", (rows, features), dtype, &self.input)?;
         if let Some(gate) = &self.gate {
-            gate.expect("gate", rows, features)?;
-            gate.expect_type("gate", self.input.dtype())?;
+            OPERATOR.device_rows("gate", (rows, features), dtype, gate)?;
         }
         for (name, values) in [("weight", &self.weight), ("bias", &self.bias)] {
             if let Some(values) = values {
-                values.expect(name, features, DType::F32)?;
+                OPERATOR.device_values(name, (features, DType::F32), values)?;
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 use super::inputs::DeviceInputs;
 use super::{backward, forward};
 use crate::cube::{Client, DeviceBuffer, DeviceRows, Error};
+use crate::gated_norm::problem::OPERATOR;
 use crate::gated_norm::{GateOrder, Problem, Statistic};
 
 /// What [`add_rms_norm`] gives, in the type of the residual.
@@ -30,8 +31,7 @@ pub fn add_rms_norm(
 ) -> Result<JointOutputs, Error> {
     let (problem, inputs) = norm(residual, weight, eps);
     inputs.validate(&problem)?;
-    x.expect("input", residual.rows(), residual.cols())?;
-    x.expect_type("input", residual.dtype())?;
+    OPERATOR.device_rows("x", (residual.rows(), residual.cols()), residual.dtype(), x)?;
     let (out, sum) = forward::launch(client, &problem, &inputs, Some(x))?;
     let residual = match sum {
         Some(sum) => sum,
@@ -67,9 +67,8 @@ pub fn add_rms_norm_backward(
 ) -> Result<JointGradients, Error> {
     let (problem, inputs) = norm(sum, weight, eps);
     if let Some(cotangent) = residual_cotangent {
-        let name = "the cotangent of the residual";
-        cotangent.expect(name, sum.rows(), sum.cols())?;
-        cotangent.expect_type(name, sum.dtype())?;
+        let shape = (sum.rows(), sum.cols());
+        OPERATOR.device_cotangent_rows("residual", shape, sum.dtype(), cotangent)?;
     }
     let gradients = backward::launch(client, &problem, &inputs, out_cotangent, residual_cotangent)?;
     let weight = match gradients.weight {

@@ -1,5 +1,6 @@
 //! Choosing a plan by measuring.
 
+use crate::recurrence::problem::OPERATOR;
 use cubecl::tune::{AutotuneOutput, LocalTuner, Tunable, TunableSet, local_tuner};
 
 use super::Outputs;
@@ -28,7 +29,7 @@ pub fn chunked_autotuned(
     state: Option<&DeviceBuffer>,
 ) -> Result<(Outputs, Plan), Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     // So that there is one at least.
     Plan::new(client.properties(), problem, inputs.query.dtype())?;
     let call = Call {

@@ -13,6 +13,7 @@
 //!
 //! Memory is that of the states at the boundaries of chunks, the scores, and q̄ and k̄ per head.
 
+use crate::recurrence::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::chunked::{Entering, Passes};
@@ -67,9 +68,10 @@ pub fn backward(
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
-    expect_state("initial_state", problem.state_len(), initial_state)?;
+    expect_state(OPERATOR, problem.state_len(), initial_state)?;
     let columns = problem.heads * problem.value_dim;
     cotangents.validate(
+        OPERATOR,
         (inputs.rows(problem), columns),
         inputs.query.dtype(),
         problem.state_len(),

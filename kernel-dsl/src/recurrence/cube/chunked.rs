@@ -7,6 +7,7 @@
 //! | [`scores`] | chunk, head | how strongly tokens of a chunk read each other |
 //! | [`read_values`] | chunk, head, tile of values | the output |
 
+use crate::recurrence::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::Outputs;
@@ -38,7 +39,7 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     let len = inputs.rows(problem) * problem.heads * problem.value_dim;
     let out = token_buffer(client, &inputs.sequences, len, inputs.query.dtype())?;
     let passes = Passes::new(client, problem, inputs, plan)?;

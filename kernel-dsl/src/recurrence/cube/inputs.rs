@@ -1,7 +1,7 @@
 //! What the recurrence reads on a device, validated before anything is launched.
 
 use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
-use crate::recurrence::problem::{DecayKind, Problem, ReadOut, RecurrenceError};
+use crate::recurrence::problem::{DecayKind, OPERATOR, Problem, ReadOut, RecurrenceError};
 use crate::sequences::Sequences;
 
 /// Logarithms of the decays on a device, base e; as [`LogDecay`](crate::recurrence::LogDecay).
@@ -57,15 +57,13 @@ impl DeviceInputs<'_> {
             ..
         } = *problem;
         let rows = self.rows(problem);
-        self.query.expect("query", rows, groups * key_dim)?;
-        self.key.expect("key", rows, groups * key_dim)?;
-        self.value.expect("value", rows, heads * value_dim)?;
-        self.key.expect_type("key", self.query.dtype())?;
-        self.value.expect_type("value", self.query.dtype())?;
+        let dtype = self.query.dtype();
+        OPERATOR.device_rows("query", (rows, groups * key_dim), dtype, &self.query)?;
+        OPERATOR.device_rows("key", (rows, groups * key_dim), dtype, &self.key)?;
+        OPERATOR.device_rows("value", (rows, heads * value_dim), dtype, &self.value)?;
         self.validate_log_decay(problem, rows)?;
         if let Some(step_size) = &self.step_size {
-            step_size.expect("step_size", rows, heads)?;
-            step_size.expect_type("step_size", self.gate_type())?;
+            OPERATOR.device_rows("step_size", (rows, heads), self.gate_type(), step_size)?;
         }
         self.validate_constants(problem)
     }
@@ -106,8 +104,12 @@ impl DeviceInputs<'_> {
         let per_token = problem.heads * problem.decay.values_per_head(problem.key_dim);
         match &self.log_decay {
             DeviceLogDecay::None => Ok(()),
-            DeviceLogDecay::Constant(values) => values.expect("log_decay", per_token, values.dtype()),
-            DeviceLogDecay::Token(view) => view.expect("log_decay", rows, per_token),
+            DeviceLogDecay::Constant(values) => {
+                OPERATOR.device_values("log_decay", (per_token, values.dtype()), values)
+            }
+            DeviceLogDecay::Token(view) => {
+                OPERATOR.device_rows("log_decay", (rows, per_token), view.dtype(), view)
+            }
         }
     }
 
@@ -130,7 +132,9 @@ impl DeviceInputs<'_> {
                     expected: heads * key_dim,
                 }));
             }
-            (ReadOut::Bonus, Some(bonus)) => bonus.expect("bonus", heads * key_dim, DType::F32)?,
+            (ReadOut::Bonus, Some(bonus)) => {
+                OPERATOR.device_values("bonus", (heads * key_dim, DType::F32), bonus)?;
+            }
         }
         let Some(skip) = &self.skip else {
             return Ok(());
@@ -143,6 +147,6 @@ impl DeviceInputs<'_> {
                 found: skip.len(),
             }));
         }
-        skip.expect("skip", skip.len(), DType::F32)
+        OPERATOR.device_values("skip", (skip.len(), DType::F32), skip)
     }
 }

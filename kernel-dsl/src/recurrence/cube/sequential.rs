@@ -4,6 +4,7 @@
 //! and a in shared memory, each unit updates its rows and reads them out, and the partial read-outs are added in the order
 //! of s, so that the same call gives the same bits.
 
+use crate::recurrence::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::Outputs;
@@ -89,7 +90,7 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     let tile = Tile::new(problem, &Limits::of(client))?;
     let len = inputs.rows(problem) * problem.heads * problem.value_dim;
     let out = token_buffer(client, &inputs.sequences, len, inputs.query.dtype())?;

@@ -13,6 +13,7 @@
 //! state that each chunk begins with, the same passes from the back give the derivative that each chunk ends with, and then
 //! all chunks go at once. Sums over channels, chunks and sequences leave through partial sums, added in a fixed order.
 
+use crate::selective_scan::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::Chunks;
@@ -66,11 +67,12 @@ pub fn backward(
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
     cotangents.validate(
+        OPERATOR,
         (inputs.rows(problem), problem.channels),
         inputs.dtype(),
         problem.state_len(),
     )?;
-    expect_state("the initial state", problem.state_len(), initial_state)?;
+    expect_state(OPERATOR, problem.state_len(), initial_state)?;
     let tile = Tile::new(problem, &Limits::of(client));
     let chunks = Chunks::new(client, problem, inputs, tile.chunk_size())?;
     let (states, _) = chunks.states(client, problem, inputs, initial_state)?;

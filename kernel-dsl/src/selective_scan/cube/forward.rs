@@ -4,6 +4,7 @@
 //! the chunks of a sequence and leaves the state that each begins with, pass three reads out. One unit has one channel in
 //! every pass; loads of u, Δ and z are contiguous over the units of a cube, those of B and C are the same for all.
 
+use crate::selective_scan::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::inputs::DeviceInputs;
@@ -68,7 +69,7 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     let out = token_buffer(
         client,
         &inputs.sequences,
@@ -116,7 +117,7 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     if chunk_size == 0 {
         return Err(Error::problem(ScanError::EmptyChunk));
     }

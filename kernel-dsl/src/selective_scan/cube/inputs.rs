@@ -1,7 +1,7 @@
 //! What a selective scan reads on a device, validated before anything is launched.
 
 use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
-use crate::selective_scan::problem::Problem;
+use crate::selective_scan::problem::{OPERATOR, Problem};
 use crate::sequences::Sequences;
 
 /// What a selective scan reads on a device; as [`Inputs`](crate::selective_scan::Inputs).
@@ -42,17 +42,14 @@ impl DeviceInputs<'_> {
             ..
         } = *problem;
         let (rows, dtype) = (self.rows(problem), self.dtype());
-        let check = |argument, view: &DeviceRows, columns| {
-            view.expect(argument, rows, columns)?;
-            view.expect_type(argument, dtype)
-        };
+        let check = |operand, view, columns| OPERATOR.device_rows(operand, (rows, columns), dtype, view);
         check("input", &self.input, channels)?;
         check("step_size", &self.step_size, channels)?;
         check("b", &self.b, groups * state_dim)?;
         check("c", &self.c, groups * state_dim)?;
-        self.a.expect("a", channels * state_dim, DType::F32)?;
+        OPERATOR.device_values("a", (channels * state_dim, DType::F32), &self.a)?;
         if let Some(skip) = &self.skip {
-            skip.expect("skip", channels, DType::F32)?;
+            OPERATOR.device_values("skip", (channels, DType::F32), skip)?;
         }
         match &self.gate {
             Some(gate) => check("gate", gate, channels),

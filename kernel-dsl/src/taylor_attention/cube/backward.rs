@@ -1,5 +1,6 @@
 //! Gradients of query, key, value and initial state.
 
+use crate::taylor_attention::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::inputs::{DeviceGradients, DeviceInputs};
@@ -32,6 +33,7 @@ pub fn backward(
     inputs.validate(problem, initial_state)?;
     let columns = problem.heads * problem.value_dim;
     cotangents.validate(
+        OPERATOR,
         (inputs.rows(problem), columns),
         inputs.query.dtype(),
         problem.state_len(),

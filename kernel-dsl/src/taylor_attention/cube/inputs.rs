@@ -1,8 +1,9 @@
 //! What Taylor attention reads and gives on a device, validated before anything is launched.
 
-use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::cube::{DeviceBuffer, DeviceRows, Error, expect_state};
 use crate::sequences::Sequences;
 use crate::taylor_attention::Problem;
+use crate::taylor_attention::problem::OPERATOR;
 
 /// What Taylor attention reads on a device, all of one type; as [`Inputs`](crate::taylor_attention::Inputs).
 #[derive(Clone, Debug)]
@@ -39,16 +40,12 @@ impl DeviceInputs<'_> {
         problem.validate_sizes().map_err(Error::problem)?;
         self.sequences.validate(problem.batch, problem.time)?;
         let rows = self.rows(problem);
-        self.query
-            .expect("query", rows, problem.heads * problem.key_dim)?;
-        self.key.expect("key", rows, problem.heads * problem.key_dim)?;
-        self.value
-            .expect("value", rows, problem.heads * problem.value_dim)?;
-        self.key.expect_type("key", self.query.dtype())?;
-        self.value.expect_type("value", self.query.dtype())?;
-        state.map_or(Ok(()), |state| {
-            state.expect("state", problem.state_len(), DType::F32)
-        })
+        let dtype = self.query.dtype();
+        let (keys, values) = (problem.heads * problem.key_dim, problem.heads * problem.value_dim);
+        OPERATOR.device_rows("query", (rows, keys), dtype, &self.query)?;
+        OPERATOR.device_rows("key", (rows, keys), dtype, &self.key)?;
+        OPERATOR.device_rows("value", (rows, values), dtype, &self.value)?;
+        expect_state(OPERATOR, problem.state_len(), state)
     }
 
     /// Rows of every token view.

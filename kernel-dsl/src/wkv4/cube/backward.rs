@@ -15,6 +15,7 @@
 //! k_t + w(s−1−t): no exponential here has a positive exponent. What the loss wants from the state's maximum itself, ρ,
 //! goes the way that the larger operand of each m_t = max(m_{t-1} + w, k_t) came from.
 
+use crate::wkv4::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::chunk_states;
@@ -62,11 +63,12 @@ pub fn backward(
 ) -> Result<DeviceGradients, Error> {
     inputs.validate(problem)?;
     cotangents.validate(
+        OPERATOR,
         (inputs.rows(problem), problem.channels),
         inputs.dtype(),
         problem.state_len(),
     )?;
-    expect_state("the initial state", problem.state_len(), initial_state)?;
+    expect_state(OPERATOR, problem.state_len(), initial_state)?;
     let tokens = (Limits::of(client).shared_memory / (12 * UNITS)).clamp(1, 32);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;
     let (states, end) = chunk_states(client, problem, inputs, &table, initial_state)?;

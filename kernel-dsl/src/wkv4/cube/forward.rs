@@ -3,6 +3,7 @@
 //! Pass one takes the sums of every chunk alone, pass two goes through the chunks of a sequence and leaves the state that
 //! each begins with, pass three reads out. One unit has one channel in every pass.
 
+use crate::wkv4::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::inputs::DeviceInputs;
@@ -66,7 +67,7 @@ pub fn sequential(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     let out = token_buffer(
         client,
         &inputs.sequences,
@@ -108,7 +109,7 @@ pub fn chunked(
     state: Option<&DeviceBuffer>,
 ) -> Result<Outputs, Error> {
     inputs.validate(problem)?;
-    expect_state("state", problem.state_len(), state)?;
+    expect_state(OPERATOR, problem.state_len(), state)?;
     if chunk_size == 0 {
         return Err(Error::problem(Wkv4Error::EmptyChunk));
     }

@@ -2,7 +2,7 @@
 
 use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
 use crate::sequences::Sequences;
-use crate::wkv4::problem::Problem;
+use crate::wkv4::problem::{OPERATOR, Problem};
 
 /// What WKV-4 reads on a device; as [`Inputs`](crate::wkv4::Inputs).
 ///
@@ -29,12 +29,11 @@ impl DeviceInputs<'_> {
     pub fn validate(&self, problem: &Problem) -> Result<(), Error> {
         problem.validate_sizes().map_err(Error::problem)?;
         self.sequences.validate(problem.batch, problem.time)?;
-        self.log_decay.expect("log_decay", problem.channels, DType::F32)?;
-        self.bonus.expect("bonus", problem.channels, DType::F32)?;
-        let rows = self.rows(problem);
-        self.key.expect("key", rows, problem.channels)?;
-        self.value.expect("value", rows, problem.channels)?;
-        self.value.expect_type("value", self.dtype())
+        OPERATOR.device_values("log_decay", (problem.channels, DType::F32), &self.log_decay)?;
+        OPERATOR.device_values("bonus", (problem.channels, DType::F32), &self.bonus)?;
+        let shape = (self.rows(problem), problem.channels);
+        OPERATOR.device_rows("key", shape, self.dtype(), &self.key)?;
+        OPERATOR.device_rows("value", shape, self.dtype(), &self.value)
     }
 
     /// Rows of every token view.

@@ -495,7 +495,10 @@ fn delta_rules_that_do_not_fit_are_named() {
             key_dim: 21,
             ..data.problem
         };
-        assert_eq!(text(&wide, &inputs), "query needs 21 columns, found 20");
+        assert_eq!(
+            text(&wide, &inputs),
+            "delta rule: query needs 30 rows of 21 values, found 30 rows of 20 values"
+        );
         let without = DeviceInputs {
             log_decay: None,
             ..inputs.clone()
@@ -514,6 +517,9 @@ fn delta_rules_that_do_not_fit_are_named() {
             key_dim: 1 << 20,
             ..data.problem
         };
-        assert_eq!(text(&huge, &inputs), "query needs 1048576 columns, found 20");
+        assert_eq!(
+            text(&huge, &inputs),
+            "delta rule: query needs 30 rows of 1048576 values, found 30 rows of 20 values"
+        );
     }
 }

@@ -456,23 +456,32 @@ fn scans_that_do_not_fit_are_named() {
             channels: 72,
             ..data.problem
         };
-        assert_eq!(text(&wide, &inputs), "input needs 72 columns, found 70");
+        assert_eq!(
+            text(&wide, &inputs),
+            "selective scan: input needs 130 rows of 72 values, found 130 rows of 70 values"
+        );
         let equal = DeviceInputs {
             sequences: Sequences::Equal,
             ..inputs.clone()
         };
-        assert_eq!(text(&data.problem, &equal), "input needs 390 rows, found 130");
+        assert_eq!(
+            text(&data.problem, &equal),
+            "selective scan: input needs 390 rows of 70 values, found 130 rows of 70 values"
+        );
         let short = DeviceInputs {
             a: upload(client, &[0.0]),
             ..inputs.clone()
         };
-        assert_eq!(text(&data.problem, &short), "a needs 1120 values, found 1");
+        assert_eq!(
+            text(&data.problem, &short),
+            "selective scan: a needs 1120 values, found 1 values"
+        );
         if let Some(dtype) = half_types(client).first() {
             let mixed = DeviceInputs {
                 b: data.on_device(client, *dtype).b,
                 ..inputs.clone()
             };
-            let expected = format!("b needs values of type f32, found {dtype}");
+            let expected = format!("selective scan: b needs values of type f32, found {dtype}");
             assert_eq!(text(&data.problem, &mixed), expected);
         }
         let error = chunked(client, &data.problem, &inputs, 0, None).expect_err("no chunk");

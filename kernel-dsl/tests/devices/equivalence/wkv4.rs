@@ -426,7 +426,10 @@ fn wkv4_that_does_not_fit_is_named() {
             channels: 72,
             ..data.problem
         };
-        assert_eq!(text(&wide, &inputs), "log_decay needs 72 values, found 70");
+        assert_eq!(
+            text(&wide, &inputs),
+            "WKV-4: log_decay needs 72 values, found 70 values"
+        );
         let longer = Problem {
             time: 131,
             ..data.problem
