@@ -130,7 +130,7 @@ impl Mixer for TaylorAttention {
         let recurrence = state.recurrent()?.recurrence(0)?;
         let sums = context
             .chain
-            .run(&self.site(context.layer), gates, recurrence, context.form)?;
+            .run(&self.site(context.layer), gates, recurrence, context.chunking)?;
         let read_out = divided(sums, config.eps);
         self.weights
             .out

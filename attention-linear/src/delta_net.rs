@@ -22,7 +22,7 @@ use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::operators::{gated_norm, step_size};
-use ssm_core::{Chain, Erase, Gates, Linear, LogDecay, ReadOut, Result, Rule};
+use ssm_core::{Chain, Erase, Gates, Linear, LogDecay, Result, Rule};
 
 /// Added to the sum of squares of a query or key that is divided by its length.
 const LENGTH_EPS: f32 = 1e-6;
@@ -242,20 +242,19 @@ impl Mixer for DeltaNet {
         let (heads, state) = (&self.config.heads, state.recurrent()?);
         let [query, key, value] = self.branches.forward(&input, state)?;
         let gates = Gates {
-            query: self.features(query, heads.query)?,
-            key: heads.repeat_keys(self.features(key, heads.key)?),
-            value: heads.repeat_values(heads::split(value, heads.value)),
             log_decay: self.log_decay(&input)?,
-            step_size: None,
             erase: Erase::Delta(self.beta(&input)?),
-            read_out: ReadOut::Inclusive,
-            skip: None,
             scale: (heads.key_dim as f32).powf(-0.5),
+            ..Gates::new(
+                self.features(query, heads.query)?,
+                heads.repeat_keys(self.features(key, heads.key)?),
+                heads.repeat_values(heads::split(value, heads.value)),
+            )
         };
         let site = self.site(context.layer);
         let read_out = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         self.output.forward(read_out, input)
     }
 

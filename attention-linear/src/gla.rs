@@ -27,7 +27,7 @@ use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::rotary::RotaryPlan;
 use ssm_core::operators::{rotary, step_size};
-use ssm_core::{Chain, Erase, Error, Gates, Linear, LogDecay, ReadOut, Result};
+use ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result};
 
 /// Added to the sum of a query or key that is divided by it.
 const SUM_EPS: f32 = 1e-4;
@@ -289,25 +289,19 @@ impl Mixer for GatedLinearAttention {
         let [query, key, value] = self.branches.forward(&input, state)?;
         let [query, key] = self.query_and_key(query, key, context.positions)?;
         let log_decay = self.decay.log_decay(input.clone(), heads)?;
-        let value = heads.repeat_values(heads::split(value, heads.value));
+        let mut value = heads.repeat_values(heads::split(value, heads.value));
+        if self.config.normalizer_eps.is_some() {
+            value = with_ones(value);
+        }
         let gates = Gates {
-            scale: (key.dims()[3] as f32).powf(-0.5),
-            query,
-            key,
-            value: match self.config.normalizer_eps {
-                Some(_) => with_ones(value),
-                None => value,
-            },
             log_decay,
-            step_size: None,
-            erase: Erase::None,
-            read_out: ReadOut::Inclusive,
-            skip: None,
+            scale: (key.dims()[3] as f32).powf(-0.5),
+            ..Gates::new(query, key, value)
         };
         let site = self.site(context.layer);
         let sums = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         let read_out = match self.config.normalizer_eps {
             Some(eps) => divided(sums, eps),
             None => sums,

@@ -169,11 +169,11 @@ impl Mixer for GatedSlotAttention {
         let scores = gates.scores(self.config.scale);
         let scores = context
             .chain
-            .run(&keys, scores, state.recurrence(0)?, context.form)?;
+            .run(&keys, scores, state.recurrence(0)?, context.chunking)?;
         let reads = gates.reads(scores);
         let read_out = context
             .chain
-            .run(&values, reads, state.recurrence(1)?, context.form)?;
+            .run(&values, reads, state.recurrence(1)?, context.chunking)?;
         self.output.forward(silu(read_out), input)
     }
 

@@ -21,7 +21,7 @@ use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::pointwise::{sigmoid, silu_gate};
-use ssm_core::{Chain, Gates, LogDecay, ReadOut, Result};
+use ssm_core::{Chain, Gates, LogDecay, Result};
 
 /// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
 ///
@@ -34,15 +34,8 @@ pub fn gates(input: Tensor<3>, log_decay: Tensor<3>) -> Result<Gates> {
     let [batch, time, _] = input.dims();
     let one = Tensor::<4>::ones([batch, time, 1, 1], &input.device()).cast(input.dtype());
     let gates = Gates {
-        query: one.clone(),
-        key: one,
-        value: input.unsqueeze_dim(3),
         log_decay: LogDecay::PerHeadToken(log_decay),
-        step_size: None,
-        erase: ssm_core::Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
-        scale: 1.0,
+        ..Gates::new(one.clone(), one, input.unsqueeze_dim(3))
     };
     gates.validate()?;
     Ok(gates)
@@ -193,7 +186,7 @@ impl Mixer for Hgrn {
         let site = self.site(context.layer);
         let read_out = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         self.output.forward(read_out, input)
     }
 

@@ -18,7 +18,7 @@ use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::pointwise::silu;
-use ssm_core::{Chain, Erase, Gates, LogDecay, ReadOut, Result};
+use ssm_core::{Chain, Gates, LogDecay, Result};
 
 /// The shape of an HGRN-2 mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,20 +132,14 @@ impl Mixer for Hgrn2 {
         let [key, log_decay] = self.forget.decay(forget)?;
         let split = |rows| heads::split(rows, self.config.num_heads);
         let gates = Gates {
-            query: split(silu(query)),
-            key: split(key),
-            value: split(value),
             log_decay: LogDecay::PerKeyToken(split(log_decay)),
-            step_size: None,
-            erase: Erase::None,
-            read_out: ReadOut::Inclusive,
-            skip: None,
             scale: (self.config.key_dim as f32).powf(-0.5),
+            ..Gates::new(split(silu(query)), split(key), split(value))
         };
         let site = self.site(context.layer);
         let read_out = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         self.output.forward(read_out, input)
     }
 

@@ -25,13 +25,13 @@
 //! ```
 //! use attention_linear::retention;
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use ssm_core::{Form, State, recurrence};
+//! use ssm_core::{Chunking, State, recurrence};
 //!
 //! let device = Device::flex();
 //! let random = || Tensor::<4>::random([1, 7, 4, 8], Distribution::Normal(0.0, 1.0), &device);
 //! let gates = retention::gates(random(), random(), random())?;
 //! let mut state = State::zeros(&gates.dims(), &device);
-//! let output = recurrence(gates, &mut state, Form::default())?;
+//! let output = recurrence(gates, &mut state, Chunking::default())?;
 //! assert_eq!(output.dims(), [1, 7, 4, 8]);
 //! # Ok::<(), ssm_core::Error>(())
 //! ```

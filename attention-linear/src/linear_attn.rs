@@ -9,7 +9,7 @@
 //! Source: Katharopoulos et al., *Transformers are RNNs* (2006.16236), equations 16 to 20.
 
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Dims, Error, Form, Gates, LogDecay, ReadOut, Result, State, recurrence};
+use ssm_core::{Chunking, Dims, Error, Gates, Result, State, recurrence};
 
 /// The gates of linear attention over queries and keys that have been through their feature map.
 ///
@@ -17,15 +17,8 @@ use ssm_core::{Dims, Error, Form, Gates, LogDecay, ReadOut, Result, State, recur
 /// `query`, `key` `[batch, time, heads, key_dim]` (or fewer query/key groups), `value` `[batch, time, heads, value_dim]`.
 pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, scale: f32) -> Gates {
     Gates {
-        query,
-        key,
-        value,
-        log_decay: LogDecay::None,
-        step_size: None,
-        erase: ssm_core::Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
         scale,
+        ..Gates::new(query, key, value)
     }
 }
 
@@ -92,13 +85,18 @@ fn widened(dims: &Dims) -> Dims {
 ///
 /// # Errors
 /// [`ssm_core::Error`] when shapes, devices or element types do not fit one another.
-pub fn normalized(gates: Gates, eps: f32, state: &mut NormalizedState, form: Form) -> Result<Tensor<4>> {
+pub fn normalized(
+    gates: Gates,
+    eps: f32,
+    state: &mut NormalizedState,
+    chunking: Chunking,
+) -> Result<Tensor<4>> {
     gates.validate()?;
     let widened = Gates {
         value: with_ones(gates.value),
         ..gates
     };
-    let sums = recurrence(widened, &mut state.0, form)?;
+    let sums = recurrence(widened, &mut state.0, chunking)?;
     Ok(divided(sums, eps))
 }
 

@@ -12,7 +12,7 @@
 use crate::feature_map::taylor;
 use crate::linear_attn::{self, NormalizedState};
 use burn::tensor::Tensor;
-use ssm_core::{Form, Result};
+use ssm_core::{Chunking, Result};
 
 /// Reads the prefix in: adds its H and Z to `state`.
 ///
@@ -23,11 +23,16 @@ use ssm_core::{Form, Result};
 ///
 /// # Errors
 /// [`ssm_core::Error`] when the shapes do not fit one another.
-pub fn read_prefix(key: Tensor<4>, value: Tensor<4>, state: &mut NormalizedState, form: Form) -> Result<()> {
+pub fn read_prefix(
+    key: Tensor<4>,
+    value: Tensor<4>,
+    state: &mut NormalizedState,
+    chunking: Chunking,
+) -> Result<()> {
     let key = taylor(key);
     // What the queries read from the unfinished prefix is nobody's business; the state is.
     let gates = linear_attn::gates(key.clone(), key, value, 1.0);
-    linear_attn::normalized(gates, 0.0, state, form).map(drop)
+    linear_attn::normalized(gates, 0.0, state, chunking).map(drop)
 }
 
 /// Causal linear attention with the Taylor map from `state` on, which holds the prefix.
@@ -43,8 +48,8 @@ pub fn attend(
     value: Tensor<4>,
     eps: f32,
     state: &mut NormalizedState,
-    form: Form,
+    chunking: Chunking,
 ) -> Result<Tensor<4>> {
     let gates = linear_attn::gates(taylor(query), taylor(key), value, 1.0);
-    linear_attn::normalized(gates, eps, state, form)
+    linear_attn::normalized(gates, eps, state, chunking)
 }

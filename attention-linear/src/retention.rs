@@ -8,7 +8,7 @@
 //! Network* (2307.08621), equations 5 to 8.
 
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Gates, LogDecay, ReadOut, Result};
+use ssm_core::{Gates, LogDecay, Result};
 
 /// ln γ_h for every head, `[num_heads]`.
 ///
@@ -31,15 +31,9 @@ pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Result<Gates
     let key_dim = key.dims()[3];
     let decay = log_decay(value.dims()[2], &value.device());
     let gates = Gates {
-        query,
-        key,
-        value,
         log_decay: LogDecay::PerHead(decay),
-        step_size: None,
-        erase: ssm_core::Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
         scale: (key_dim as f32).powf(-0.5),
+        ..Gates::new(query, key, value)
     };
     gates.validate()?;
     Ok(gates)

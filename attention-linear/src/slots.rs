@@ -14,7 +14,7 @@ use crate::heads::repeat;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::exp;
-use ssm_core::{Error, Form, Gates, LogDecay, ReadOut, Result, State, recurrence};
+use ssm_core::{Chunking, Error, Gates, LogDecay, Result, State, recurrence};
 
 /// What attention over slots carries.
 #[derive(Clone, Debug)]
@@ -82,7 +82,11 @@ pub struct SlotGates {
 ///
 /// # Errors
 /// [`Error::Groups`] when heads do not divide the query heads, and whatever the recurrence refuses.
-pub fn gated_slot_attention(gates: SlotGates, state: &mut SlotState, form: Form) -> Result<Tensor<4>> {
+pub fn gated_slot_attention(
+    gates: SlotGates,
+    state: &mut SlotState,
+    chunking: Chunking,
+) -> Result<Tensor<4>> {
     let query_heads = gates.query.dims()[2];
     let [batch, time, heads, key_dim] = gates.key.dims();
     let slots = gates.write.dims()[3];
@@ -103,10 +107,10 @@ pub fn gated_slot_attention(gates: SlotGates, state: &mut SlotState, form: Form)
         1,
     ]);
     let mut keys = at(keys, state.position);
-    let scores = recurrence(gates.scores((key_dim as f32).powf(-0.5)), &mut keys, form)?;
+    let scores = recurrence(gates.scores((key_dim as f32).powf(-0.5)), &mut keys, chunking)?;
 
     let mut values = at(repeat(state.values.clone(), 1, share), state.position);
-    let output = recurrence(gates.reads(scores), &mut values, form)?;
+    let output = recurrence(gates.reads(scores), &mut values, chunking)?;
 
     let keys = keys.memory.reshape([batch, query_heads, slots, key_dim]);
     state.keys = first_of_each(keys.swap_dims(2, 3), share);
@@ -177,7 +181,7 @@ pub fn abc(
     value: Tensor<4>,
     logits: Tensor<4>,
     state: &mut AbcState,
-    form: Form,
+    chunking: Chunking,
 ) -> Result<Tensor<4>> {
     let [batch, time, heads, slots] = logits.dims();
     if time == 0 {
@@ -208,7 +212,7 @@ pub fn abc(
         log_decay: shifted - normalizers.clone(),
     };
     state.log_normalizer = Some(normalizers.narrow(1, time - 1, 1).reshape([batch, heads, slots]));
-    gated_slot_attention(gates, &mut state.slots, form)
+    gated_slot_attention(gates, &mut state.slots, chunking)
 }
 
 /// ln Σ_{j ≤ t} e^{x_j} over axis 1, by doubling: log₂ T sums of two, none of which can overflow.
@@ -229,17 +233,7 @@ fn log_cumulative_sum(x: Tensor<4>) -> Tensor<4> {
 }
 
 fn plain(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
-    Gates {
-        query,
-        key,
-        value,
-        log_decay: LogDecay::None,
-        step_size: None,
-        erase: ssm_core::Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
-        scale: 1.0,
-    }
+    Gates::new(query, key, value)
 }
 
 fn at(memory: Tensor<4>, position: u64) -> State {

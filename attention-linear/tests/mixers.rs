@@ -17,19 +17,23 @@ mod golden {
     use attention_linear::slots::{self, AbcState, SlotGates, SlotShape, SlotState};
     use attention_linear::{based, hgrn, lightning_attn, prefix_linear_attn, rebased, retention};
     use burn::tensor::Tensor;
-    use ssm_core::{Dims, Form, Gates, State, recurrence};
+    use ssm_core::{Chunking, Dims, Gates, State, recurrence};
 
     /// Runs every case of an operator on every device, in the forms that are different code there.
-    fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape, Form)) {
+    fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape, Chunking)) {
         for (name, device) in devices() {
-            let forms: &[Form] = match name.as_str() {
-                "flex" => &[Form::Auto, Form::Sequential, Form::Scan { chunk_size: 16 }],
-                _ => &[Form::Auto],
+            let ways: &[Chunking] = match name.as_str() {
+                "flex" => &[
+                    Chunking::Fastest,
+                    Chunking::Sequential,
+                    Chunking::Scan { chunk_size: 16 },
+                ],
+                _ => &[Chunking::Fastest],
             };
             for case in cases(op) {
-                for &form in forms {
-                    let mut tape = Tape::new(&case, &format!("{form:?} on {name}"), &device);
-                    run(&case, &mut tape, form);
+                for &chunking in ways {
+                    let mut tape = Tape::new(&case, &format!("{chunking:?} on {name}"), &device);
+                    run(&case, &mut tape, chunking);
                     tape.finish();
                 }
             }
@@ -37,13 +41,13 @@ mod golden {
     }
 
     /// The recurrence from `h0` if the case has one, else from nothing.
-    fn run_gates(case: &Case, tape: &mut Tape, gates: Gates, form: Form) -> (Tensor<4>, Tensor<4>) {
+    fn run_gates(case: &Case, tape: &mut Tape, gates: Gates, chunking: Chunking) -> (Tensor<4>, Tensor<4>) {
         let dims = gates.dims();
         let mut state = State::zeros(&dims, tape.device());
         if case.input_if_any("h0").is_some() {
             state.memory = tape.input("h0", state.memory.dims());
         }
-        let output = recurrence(gates, &mut state, form).expect("shapes that fit");
+        let output = recurrence(gates, &mut state, chunking).expect("shapes that fit");
         (output, state.memory)
     }
 
@@ -62,10 +66,10 @@ mod golden {
 
     #[test]
     fn retention_computes_what_flash_linear_attention_does() {
-        on_every_device("retention", |case, tape, form| {
+        on_every_device("retention", |case, tape, chunking| {
             let [q, k, v] = query_key_value(case, tape);
             let gates = retention::gates(q, k, v).expect("shapes that fit");
-            let (output, state) = run_gates(case, tape, gates, form);
+            let (output, state) = run_gates(case, tape, gates, chunking);
             tape.output("o", output);
             tape.output("ht", state);
         });
@@ -73,7 +77,7 @@ mod golden {
 
     #[test]
     fn lightning_attention_computes_what_flash_linear_attention_does() {
-        on_every_device("lightning_attn", |case, tape, form| {
+        on_every_device("lightning_attn", |case, tape, chunking| {
             let [q, k, v] = query_key_value(case, tape);
             let (layer, layers) = (
                 case.scalar("layer_idx") as usize,
@@ -84,7 +88,7 @@ mod golden {
                 lightning_attn::log_decay(case.dim("H"), layer, layers, tape.device()),
             );
             let gates = lightning_attn::gates(q, k, v, layer, layers).expect("shapes that fit");
-            let (output, state) = run_gates(case, tape, gates, form);
+            let (output, state) = run_gates(case, tape, gates, chunking);
             tape.output("o", output);
             tape.output("ht", state);
         });
@@ -92,11 +96,11 @@ mod golden {
 
     #[test]
     fn linear_attention_computes_what_flash_linear_attention_does() {
-        on_every_device("linear_attn", |case, tape, form| {
+        on_every_device("linear_attn", |case, tape, chunking| {
             let [q, k, v] = query_key_value(case, tape);
             let gates = linear_attn::gates(q, k, v, case.scalar("scale") as f32);
             if case.scalar("normalize") == 0.0 {
-                let (output, state) = run_gates(case, tape, gates, form);
+                let (output, state) = run_gates(case, tape, gates, chunking);
                 tape.output("o", output);
                 tape.output("ht", state);
                 return;
@@ -107,7 +111,8 @@ mod golden {
                 let (h0, z0) = (tape.input("h0", [b, h, k, v]), tape.input("z0", [b, h, k]));
                 state = NormalizedState::new(h0, z0, 0).expect("shapes that fit");
             }
-            let output = linear_attn::normalized(gates, 1e-10, &mut state, form).expect("shapes that fit");
+            let output =
+                linear_attn::normalized(gates, 1e-10, &mut state, chunking).expect("shapes that fit");
             tape.output("o", output);
             tape.output("ht", state.memory());
             tape.output("zt", state.normalizer());
@@ -116,7 +121,7 @@ mod golden {
 
     #[test]
     fn based_computes_what_flash_linear_attention_does() {
-        on_every_device("based", |case, tape, form| {
+        on_every_device("based", |case, tape, chunking| {
             let [q, k, v] = query_key_value(case, tape);
             let gates = based::gates(q, k, v);
             let mut state = NormalizedState::zeros(&gates.dims(), tape.device());
@@ -125,13 +130,13 @@ mod golden {
             }
             let output = match case.scalar("use_norm") == 1.0 {
                 true => {
-                    linear_attn::normalized(gates, based::EPS, &mut state, form).expect("shapes that fit")
+                    linear_attn::normalized(gates, based::EPS, &mut state, chunking).expect("shapes that fit")
                 }
                 false => {
                     // The states are those of the normalised form either way.
-                    linear_attn::normalized(gates.clone(), based::EPS, &mut state, form)
+                    linear_attn::normalized(gates.clone(), based::EPS, &mut state, chunking)
                         .expect("shapes that fit");
-                    run_gates(case, tape, gates, form).0
+                    run_gates(case, tape, gates, chunking).0
                 }
             };
             tape.output("o", output);
@@ -166,7 +171,7 @@ mod golden {
 
     #[test]
     fn rebased_computes_what_flash_linear_attention_does() {
-        on_every_device("rebased", |case, tape, form| {
+        on_every_device("rebased", |case, tape, chunking| {
             let [q, k, v] = query_key_value(case, tape);
             let condition = square_condition(case);
             for name in ["o", "q", "k", "v"] {
@@ -175,14 +180,14 @@ mod golden {
             let gates = rebased::gates(q, k, v);
             let mut state = NormalizedState::zeros(&gates.dims(), tape.device());
             let output =
-                linear_attn::normalized(gates, rebased::EPS, &mut state, form).expect("shapes that fit");
+                linear_attn::normalized(gates, rebased::EPS, &mut state, chunking).expect("shapes that fit");
             tape.output("o", output);
         });
     }
 
     #[test]
     fn prefix_linear_attention_computes_what_hazyresearch_does() {
-        on_every_device("jrt_prefix_linear_attn", |case, tape, form| {
+        on_every_device("jrt_prefix_linear_attn", |case, tape, chunking| {
             let [b, t, e, h, f, v] = dims(case, ["B", "T", "E", "H", "F", "V"]);
             let (q, mut k) = (tape.input("q", [b, t, h, f]), tape.input("k", [b, t, h, f]));
             let value = tape.input("v", [b, t, h, v]);
@@ -203,10 +208,10 @@ mod golden {
                 value_dim: v,
             };
             let mut state = NormalizedState::zeros(&dims, tape.device());
-            prefix_linear_attn::read_prefix(k_enc, v_enc, &mut state, form).expect("shapes that fit");
+            prefix_linear_attn::read_prefix(k_enc, v_enc, &mut state, chunking).expect("shapes that fit");
             let eps = case.scalar("eps") as f32;
             let output =
-                prefix_linear_attn::attend(q, k, value, eps, &mut state, form).expect("shapes that fit");
+                prefix_linear_attn::attend(q, k, value, eps, &mut state, chunking).expect("shapes that fit");
             tape.output("o", output);
             tape.output("kv_state", state.memory().swap_dims(2, 3));
             tape.output("k_state", state.normalizer());
@@ -215,11 +220,11 @@ mod golden {
 
     #[test]
     fn hgrn_computes_what_flash_linear_attention_does() {
-        on_every_device("hgrn", |case, tape, form| {
+        on_every_device("hgrn", |case, tape, chunking| {
             let [b, t, d] = dims(case, ["B", "T", "D"]);
             let (x, g) = (tape.input("x", [b, t, d]), tape.input("g", [b, t, d]));
             let gates = hgrn::gates(x, g).expect("shapes that fit");
-            let (output, state) = run_gates(case, tape, gates, form);
+            let (output, state) = run_gates(case, tape, gates, chunking);
             tape.output("o", output);
             tape.output("ht", state);
         });
@@ -244,7 +249,7 @@ mod golden {
 
     #[test]
     fn gated_slot_attention_computes_what_flash_linear_attention_does() {
-        on_every_device("gsa", |case, tape, form| {
+        on_every_device("gsa", |case, tape, chunking| {
             let [b, t, hq, h, k, v, m] = dims(case, ["B", "T", "HQ", "H", "K", "V", "M"]);
             let gates = SlotGates {
                 query: tape.input("q", [b, t, hq, k]),
@@ -254,7 +259,7 @@ mod golden {
                 log_decay: tape.input("g", [b, t, h, m]),
             };
             let mut state = slot_state(case, tape);
-            let output = slots::gated_slot_attention(gates, &mut state, form).expect("shapes that fit");
+            let output = slots::gated_slot_attention(gates, &mut state, chunking).expect("shapes that fit");
             tape.output("o", output);
             tape.output("hk", state.keys);
             tape.output("hv", state.values);
@@ -263,7 +268,7 @@ mod golden {
 
     #[test]
     fn attention_with_bounded_memory_computes_what_flash_linear_attention_does() {
-        on_every_device("abc", |case, tape, form| {
+        on_every_device("abc", |case, tape, chunking| {
             let [b, t, h, m] = dims(case, ["B", "T", "H", "M"]);
             let [q, k, v] = query_key_value(case, tape);
             let logits = tape.input("s", [b, t, h, m]);
@@ -271,7 +276,7 @@ mod golden {
                 slots: slot_state(case, tape),
                 log_normalizer: None,
             };
-            let output = slots::abc(q, k, v, logits, &mut state, form).expect("shapes that fit");
+            let output = slots::abc(q, k, v, logits, &mut state, chunking).expect("shapes that fit");
             tape.output("o", output);
             tape.output("hk", state.slots.keys);
             tape.output("hv", state.slots.values);

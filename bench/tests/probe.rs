@@ -6,7 +6,9 @@ use bench::diagnose::probe::Probe;
 use bench::diagnose::record::SiteRecord;
 use burn::tensor::{Device, Distribution, Tensor};
 use models::evaluation::positions::snapshots;
-use ssm_core::{Chain, Erase, Form, Gates, Intervention, LogDecay, ReadOut, Recurrence, Rule, Site, State};
+use ssm_core::{
+    Chain, Chunking, Erase, Gates, Intervention, LogDecay, ReadOut, Recurrence, Rule, Site, State,
+};
 use std::sync::Arc;
 
 const TIME: usize = 50;
@@ -31,15 +33,13 @@ fn gates() -> Gates {
     let uniform =
         |low, high| Tensor::<3>::random([1, TIME, SITE.heads], Distribution::Uniform(low, high), &device);
     Gates {
-        query: normal([1, TIME, SITE.groups, SITE.key_dim]),
-        key: normal([1, TIME, SITE.groups, SITE.key_dim]),
-        value: normal([1, TIME, SITE.heads, SITE.value_dim]),
         log_decay: LogDecay::PerHeadToken(uniform(-0.3, 0.0)),
         step_size: Some(uniform(0.01, 0.2)),
-        erase: Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
-        scale: 1.0,
+        ..Gates::new(
+            normal([1, TIME, SITE.groups, SITE.key_dim]),
+            normal([1, TIME, SITE.groups, SITE.key_dim]),
+            normal([1, TIME, SITE.heads, SITE.value_dim]),
+        )
     }
 }
 
@@ -62,7 +62,7 @@ fn run(chain: &Chain, state: &mut Recurrence, gates: &Gates, pieces: &[usize]) -
         let piece = gates.slice(first..first + piece).expect("inside the stretch");
         first += piece.dims().time;
         let output = chain
-            .run(&SITE, piece, state, Form::Sequential)
+            .run(&SITE, piece, state, Chunking::Sequential)
             .expect("gates fit");
         outputs.extend(floats(&output.into_data()));
     }
@@ -236,7 +236,7 @@ fn decays_per_key_keep_their_slowest_and_fastest_row() {
         memories: chain.start(&site, 1, &device),
     };
     chain
-        .run(&site, gates, &mut state, Form::Sequential)
+        .run(&site, gates, &mut state, Chunking::Sequential)
         .expect("gates fit");
     let (record, decays) = (record(&mut state), floats(&decays.into_data()));
     let train_length = TRAIN_LENGTH as usize;
@@ -269,7 +269,7 @@ fn retention_by_recurrence(gates: &Gates, head: usize) -> f64 {
             .repeat_dim(1, dims.heads),
         position: 0,
     };
-    ssm_core::recurrence(blank, &mut state, Form::Sequential).expect("gates fit");
+    ssm_core::recurrence(blank, &mut state, Chunking::Sequential).expect("gates fit");
     let size = dims.key_dim * dims.key_dim;
     let left = &floats(&state.memory.into_data())[head * size..(head + 1) * size];
     let squares: f64 = left.iter().map(|x| f64::from(*x).powi(2)).sum();
@@ -283,15 +283,13 @@ fn a_delta_rule_keeps_what_its_matrix_leaves_of_a_random_direction() {
     let (heads, key_dim) = (3, 4);
     let normal = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 0.5), &device);
     let plain = |log_decay, erase| Gates {
-        query: normal([1, 1, heads, key_dim]),
-        key: normal([1, 1, heads, key_dim]),
-        value: normal([1, 1, heads, key_dim]),
         log_decay,
-        step_size: None,
         erase,
-        read_out: ReadOut::Inclusive,
-        skip: None,
-        scale: 1.0,
+        ..Gates::new(
+            normal([1, 1, heads, key_dim]),
+            normal([1, 1, heads, key_dim]),
+            normal([1, 1, heads, key_dim]),
+        )
     };
     let range = Distribution::Uniform(-0.5, 0.0);
     let per_head = || LogDecay::PerHeadToken(Tensor::random([1, 1, heads], range, &device));
@@ -342,15 +340,13 @@ fn a_weighted_mean_is_recorded_by_its_weights() {
     let normal = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     let (key, value) = (normal([1, TIME, 4, 1]), normal([1, TIME, 4, 1]));
     let gates = Gates {
-        query: Tensor::zeros([1, TIME, 4, 1], &device),
-        key: key.clone(),
-        value: value.clone(),
         log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.2, -0.01, -1.0], &device)),
-        step_size: None,
-        erase: Erase::None,
         read_out: ReadOut::Mean(Tensor::zeros([4], &device)),
-        skip: None,
-        scale: 1.0,
+        ..Gates::new(
+            Tensor::zeros([1, TIME, 4, 1], &device),
+            key.clone(),
+            value.clone(),
+        )
     };
     let (_, _, chain) = probed();
     let mut state = Recurrence {
@@ -358,7 +354,7 @@ fn a_weighted_mean_is_recorded_by_its_weights() {
         memories: chain.start(&site, 1, &device),
     };
     chain
-        .run(&site, gates, &mut state, Form::Sequential)
+        .run(&site, gates, &mut state, Chunking::Sequential)
         .expect("gates fit");
     let record = record(&mut state);
     assert_eq!(record.measure(), "weight");

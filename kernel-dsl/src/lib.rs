@@ -17,6 +17,7 @@ mod cotangents;
 pub mod cross_entropy;
 #[cfg(feature = "cube")]
 pub mod cube;
+pub mod decay;
 pub mod delta_rule;
 pub mod feature_map;
 pub mod gated_norm;
@@ -39,6 +40,7 @@ mod vector;
 pub mod wkv4;
 
 pub use cotangents::Cotangents;
+pub use decay::{DecayKind, LogDecay};
 pub use rows::Rows;
 pub use sequences::Sequences;
 pub use shape::ShapeError;

@@ -15,19 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// ```
 /// use mitigations::calibrate::Observer;
 /// # use burn::tensor::{Device, Distribution, Tensor};
-/// # use ssm_core::{Form, Gates, LogDecay, ReadOut, Recurrence, Site};
+/// # use ssm_core::{Chunking, Gates, LogDecay, ReadOut, Recurrence, Site};
 /// # let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
 /// # let (site, device) = (Site::weighted_sum(0, 1, 2, 2), Device::flex());
-/// # let gates = Gates {
-/// #     query: random([1, 8, 1, 2]), key: random([1, 8, 1, 2]), value: random([1, 8, 1, 2]), log_decay: LogDecay::None,
-/// #     step_size: None, erase: ssm_core::Erase::None, read_out: ReadOut::Inclusive, skip: None, scale: 1.0,
-/// # };
+/// # let gates = Gates::new(random([1, 8, 1, 2]), random([1, 8, 1, 2]), random([1, 8, 1, 2]));
 ///
 /// let observer = Observer::start();
 /// let chain = observer.chain(); // for `Model::start`; here, for one recurrence alone
 /// let mut recurrence = Recurrence { state: site.empty_state(1, &device), memories: chain.start(&site, 1, &device) };
 /// for stretch in [0..4, 4..8] {
-///     chain.run(&site, gates.slice(stretch)?, &mut recurrence, Form::Auto)?;
+///     chain.run(&site, gates.slice(stretch)?, &mut recurrence, Chunking::Fastest)?;
 /// }
 /// let calibration = observer.calibration(1.0)?;
 /// assert_eq!(calibration.tokens, 8);

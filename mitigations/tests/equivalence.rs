@@ -4,7 +4,7 @@ mod common;
 
 use common::{Case, Clip, Recorded, build, case, error_beside, joined, parse, run, run_from, site, start};
 use proptest::prelude::*;
-use ssm_core::Form;
+use ssm_core::Chunking;
 
 /// A term goes through up to 80 decays and as many sums, each of which rounds by 6e-8.
 const BOUND: f64 = 5e-6;
@@ -67,7 +67,7 @@ mod equivalence {
                 (format!("forget:{retention}+remember:{insertion}"), retention, insertion),
                 ("none".into(), 1.0, 1.0),
             ] {
-                let found = run(&parse(&text), &gates, &case.splits, case.form);
+                let found = run(&parse(&text), &gates, &case.splits, case.chunking);
                 check_sum(&found, &Recorded::of(&gates).with(a, b), |_, _| true, &text)?;
             }
         }
@@ -76,7 +76,7 @@ mod equivalence {
         fn scaling_the_step_scales_log_decays_and_writes(case in case(), factor in 0.1..2.0f64) {
             let gates = build(&Case { step: true, ..case.clone() });
             let text = format!("delta-scale:{factor}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             check_sum(&found, &Recorded::of(&gates).with_step(factor), |_, _| true, &text)?;
         }
 
@@ -88,7 +88,7 @@ mod equivalence {
                 (format!("forget:{retention}+delta-scale:{factor}"), recorded.clone().with(retention, 1.0).with_step(factor)),
                 (format!("delta-scale:{factor}+forget:{retention}"), recorded.clone().with_step(factor).with(retention, 1.0)),
             ] {
-                let found = run(&parse(&text), &gates, &case.splits, case.form);
+                let found = run(&parse(&text), &gates, &case.splits, case.chunking);
                 check_sum(&found, &expected, |_, _| true, &text)?;
             }
         }
@@ -97,7 +97,7 @@ mod equivalence {
         fn a_window_by_difference_sums_over_its_tokens(case in case(), r in 1..40usize) {
             let gates = build(&case);
             let text = format!("window:{r}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             check_sum(&found, &Recorded::of(&gates), |t, i| i + r > t, &text)?;
         }
 
@@ -105,7 +105,7 @@ mod equivalence {
         fn an_exact_window_sums_over_its_chunks(case in case(), r in 1..40usize, chunk in 1..20usize) {
             let gates = build(&case);
             let text = format!("window-exact:{r},chunk={chunk}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             let kept = (r - 1).div_ceil(chunk);
             let sees = |t: usize, i: usize| i >= (t / chunk).saturating_sub(kept) * chunk;
             check_sum(&found, &Recorded::of(&gates), sees, &text)?;
@@ -115,8 +115,8 @@ mod equivalence {
         fn both_windows_agree_where_a_chunk_ends(case in case(), kept in 1..4usize, chunk in 1..16usize) {
             let gates = build(&case);
             let exact = format!("window-exact:{},chunk={chunk}", kept * chunk + 1);
-            let exact = run(&parse(&exact), &gates, &case.splits, case.form);
-            let difference = run(&parse(&format!("window:{}", (kept + 1) * chunk)), &gates, &case.splits, case.form);
+            let exact = run(&parse(&exact), &gates, &case.splits, case.chunking);
+            let difference = run(&parse(&format!("window:{}", (kept + 1) * chunk)), &gates, &case.splits, case.chunking);
             let d = case.dims;
             let width = d.heads * d.value_dim;
             let at_ends = |values: &[f32]| -> Vec<f32> {
@@ -132,10 +132,10 @@ mod equivalence {
         #[test]
         fn a_window_of_one_token_more_than_there_are_is_no_window(case in case(), chunk in 1..20u64) {
             let gates = build(&case);
-            let none: Vec<f64> = run(&parse("none"), &gates, &case.splits, case.form).into_iter().map(f64::from).collect();
+            let none: Vec<f64> = run(&parse("none"), &gates, &case.splits, case.chunking).into_iter().map(f64::from).collect();
             let terms = Recorded::of(&gates).terms();
             for text in ["window:1000000000000".into(), format!("window:{}", case.dims.time + 1), format!("window-exact:81,chunk={chunk}")] {
-                check(&run(&parse(&text), &gates, &case.splits, case.form), &none, &terms, &text)?;
+                check(&run(&parse(&text), &gates, &case.splits, case.chunking), &none, &terms, &text)?;
             }
         }
 
@@ -144,7 +144,7 @@ mod equivalence {
             let gates = build(&case);
             let expected = Recorded::of(&gates).with(retention, insertion);
             for text in [format!("rri:{retention},{insertion}+window:{r}"), format!("window:{r}+rri:{retention},{insertion}")] {
-                check_sum(&run(&parse(&text), &gates, &case.splits, case.form), &expected, |t, i| i + r > t, &text)?;
+                check_sum(&run(&parse(&text), &gates, &case.splits, case.chunking), &expected, |t, i| i + r > t, &text)?;
             }
         }
 
@@ -152,7 +152,7 @@ mod equivalence {
         fn a_reset_sums_from_the_last_multiple(case in case(), n in 1..30usize) {
             let gates = build(&case);
             let text = format!("reset:{n}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             check_sum(&found, &Recorded::of(&gates), |t, i| i >= t / n * n, &text)?;
         }
 
@@ -162,7 +162,7 @@ mod equivalence {
             let m = 1 + ((n - 1) as f64 * share) as usize;
             prop_assume!(m < n);
             let text = format!("reset-overlap:{n},{m}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             check_sum(&found, &Recorded::of(&gates), |t, i| i + m >= t / n * n, &text)?;
         }
 
@@ -173,10 +173,10 @@ mod equivalence {
             // A bound makes a state smaller, terms and all.
             let terms = recorded.terms();
             let text = format!("state-norm:{bound}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             check(&found, &recorded.bounded(&bounds, |_| Some(Clip::BeforeReading), |_| false), &terms, &text)?;
             let text = format!("state-norm:{bound}+reset:{n}");
-            let found = run(&parse(&text), &gates, &case.splits, case.form);
+            let found = run(&parse(&text), &gates, &case.splits, case.chunking);
             check(&found, &recorded.bounded(&bounds, |_| Some(Clip::BeforeReading), |t| t % n == 0), &terms, &text)?;
         }
 
@@ -189,20 +189,20 @@ mod equivalence {
             let clips = |t: usize| (t + 1).is_multiple_of(chunk).then_some(Clip::AfterReading);
             let sums = |empties: &dyn Fn(usize) -> bool| recorded.bounded(&bounds, clips, empties);
             let text = format!("state-norm:{bound},chunk={chunk}");
-            check(&run(&parse(&text), &gates, &case.splits, case.form), &sums(&|_| false), &terms, &text)?;
+            check(&run(&parse(&text), &gates, &case.splits, case.chunking), &sums(&|_| false), &terms, &text)?;
             let text = format!("reset:{n}+state-norm:{bound},chunk={chunk}");
-            check(&run(&parse(&text), &gates, &case.splits, case.form), &sums(&|t| t % n == 0), &terms, &text)?;
+            check(&run(&parse(&text), &gates, &case.splits, case.chunking), &sums(&|t| t % n == 0), &terms, &text)?;
         }
 
         #[test]
         fn prefill_is_decode(case in case(), text in any_text()) {
             let gates = build(&case);
             let mitigation = parse(&text);
-            let decoded = run(&mitigation, &gates, &vec![1; case.dims.time], Form::Auto);
+            let decoded = run(&mitigation, &gates, &vec![1; case.dims.time], Chunking::Fastest);
             let expected: Vec<f64> = decoded.into_iter().map(f64::from).collect();
             // None of the texts makes writes more than twice as strong.
             let terms = Recorded::of(&gates).with(1.0, 2.0).terms();
-            check(&run(&mitigation, &gates, &[], Form::Auto), &expected, &terms, &text)?;
+            check(&run(&mitigation, &gates, &[], Chunking::Fastest), &expected, &terms, &text)?;
         }
 
         #[test]
@@ -212,14 +212,14 @@ mod equivalence {
             let (site, batch, time) = (site(&gates), case.dims.batch, case.dims.time);
             let middle = (time as f64 * share) as usize;
             let mut state = start(&mitigation, &gates);
-            run_from(&mut state, &mitigation, &gates, 0..middle, &case.splits, case.form);
+            run_from(&mut state, &mitigation, &gates, 0..middle, &case.splits, case.chunking);
             let mut restored = state.clone();
             for (memory, intervention) in restored.memories.iter_mut().zip(mitigation.chain().interventions()) {
                 let device = burn::tensor::Device::flex();
                 *memory = intervention.restore(&site, batch, &device, &memory.save()).expect("what was saved");
             }
-            let went_on = joined(run_from(&mut state, &mitigation, &gates, middle..time, &case.splits, case.form));
-            let came_back = joined(run_from(&mut restored, &mitigation, &gates, middle..time, &case.splits, case.form));
+            let went_on = joined(run_from(&mut state, &mitigation, &gates, middle..time, &case.splits, case.chunking));
+            let came_back = joined(run_from(&mut restored, &mitigation, &gates, middle..time, &case.splits, case.chunking));
             prop_assert_eq!(went_on, came_back);
             prop_assert_eq!(state.bytes(), restored.bytes());
             for (a, b) in state.memories.iter().zip(&restored.memories) {

@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{Recorded, Values, joined, parse, relative_error, run_from, site, start, tensor, values};
-use ssm_core::{Form, Gates, LogDecay, ReadOut, Site};
+use ssm_core::{Chunking, Gates, LogDecay, Site};
 
 /// One head of 16 × 16 over `time` tokens; decays around 1 − `forgetting`, spread log-normally; inputs around `mean`.
 fn gates(time: usize, forgetting: f64, mean: f32, seed: u64) -> Gates {
@@ -18,15 +18,12 @@ fn gates(time: usize, forgetting: f64, mean: f32, seed: u64) -> Gates {
         .collect();
     let shape = [1, time, 1, 16];
     Gates {
-        query: random.tensor(shape),
-        key: random.tensor::<4>(shape).add_scalar(mean),
-        value: random.tensor::<4>(shape).add_scalar(mean),
         log_decay: LogDecay::PerHeadToken(tensor(decays, [1, time, 1])),
-        step_size: None,
-        erase: ssm_core::Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
-        scale: 1.0,
+        ..Gates::new(
+            random.tensor(shape),
+            random.tensor::<4>(shape).add_scalar(mean),
+            random.tensor::<4>(shape).add_scalar(mean),
+        )
     }
 }
 
@@ -42,7 +39,7 @@ fn error_after_32k(forgetting: f64, mean: f32) -> f64 {
         &gates,
         0..time - last,
         &[500; 70],
-        Form::Auto,
+        Chunking::Fastest,
     );
     let found = joined(run_from(
         &mut state,
@@ -50,7 +47,7 @@ fn error_after_32k(forgetting: f64, mean: f32) -> f64 {
         &gates,
         time - last..time,
         &[1; 32],
-        Form::Auto,
+        Chunking::Fastest,
     ));
     // Only tokens inside the last windows matter for the definition.
     let tail = gates.slice(time - last - window..time).expect("a range inside");
@@ -93,7 +90,7 @@ fn the_difference_survives_equal_decays_decoded_one_by_one() {
         &gates,
         0..time,
         &vec![1; time],
-        Form::Auto,
+        Chunking::Fastest,
     );
     let found = values(outputs.last().expect("many tokens"));
     let tail = gates.slice(time - window..time).expect("a range inside");
@@ -111,7 +108,14 @@ fn the_queue_of_chunks_composes_at_most_three_times_per_chunk() {
         let mitigation = parse(&format!("window-exact:{tokens},chunk=2"));
         let mut state = start(&mitigation, &gates);
         for first in (0..time).step_by(2) {
-            run_from(&mut state, &mitigation, &gates, first..first + 2, &[], Form::Auto);
+            run_from(
+                &mut state,
+                &mitigation,
+                &gates,
+                first..first + 2,
+                &[],
+                Chunking::Fastest,
+            );
             let composes = state.memories[0].report()["composes_per_chunk"];
             assert!(
                 composes <= 3.0,
@@ -140,7 +144,7 @@ fn the_queue_of_a_window_takes_no_more_memory_after_it_is_full() {
                 &gates,
                 first..first + 400,
                 &[1; 400],
-                Form::Auto,
+                Chunking::Fastest,
             );
             bytes.push(state.bytes());
         }
@@ -158,7 +162,14 @@ fn the_share_of_clipped_states_is_reported() {
     for (text, least, most) in [("state-norm:1", 0.9, 1.0), ("state-norm:1e9,chunk=10", 0.0, 0.0)] {
         let mitigation = parse(text);
         let mut state = start(&mitigation, &gates);
-        run_from(&mut state, &mitigation, &gates, 0..200, &[7; 10], Form::Auto);
+        run_from(
+            &mut state,
+            &mitigation,
+            &gates,
+            0..200,
+            &[7; 10],
+            Chunking::Fastest,
+        );
         let share = state.memories[0].report()["clipped_share"];
         assert!((least..=most).contains(&share), "{text}: {share}");
         if text == "state-norm:1" {
@@ -179,7 +190,7 @@ fn a_saved_memory_that_does_not_fit_is_refused() {
     for text in ["window:100", "window-exact:100,chunk=16", "reset-overlap:64,32"] {
         let mitigation = parse(text);
         let mut state = start(&mitigation, &gates);
-        run_from(&mut state, &mitigation, &gates, 0..300, &[], Form::Auto);
+        run_from(&mut state, &mitigation, &gates, 0..300, &[], Chunking::Fastest);
         let chain = mitigation.chain();
         let saved = state.memories[0].save();
         let other = Site {

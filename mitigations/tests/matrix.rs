@@ -11,7 +11,7 @@ use mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
 use mitigations::histogram::Histogram;
 use mitigations::{Mitigation, Observer};
 use proptest::prelude::*;
-use ssm_core::{Chain, Form, Gates, Recurrence, Rule, Site};
+use ssm_core::{Chain, Chunking, Gates, Recurrence, Rule, Site};
 
 /// Mitigations that subtract nothing.
 const BOUND: f64 = 1e-5;
@@ -255,7 +255,7 @@ fn initial_state(layer: &Layer, text: &str, calibration: &Calibration) -> Vec<f6
     let mut state = start(&mitigation.chain(), &site, layer.dims.batch);
     let run = mitigation
         .chain()
-        .run(&site, idle_token(layer), &mut state, Form::Auto);
+        .run(&site, idle_token(layer), &mut state, Chunking::Fastest);
     run.expect("gates that fit");
     let drawn = values(&state.state.memory);
     let of_one = drawn.len() / layer.dims.batch;
@@ -320,7 +320,7 @@ fn run(
     for length in splits.iter().copied().chain([usize::MAX]) {
         let end = time.min(done.saturating_add(length));
         let call = gates.slice(done..end).expect("a range inside");
-        let output = chain.run(&site, call, &mut state, layer.form);
+        let output = chain.run(&site, call, &mut state, layer.chunking);
         let output = output.map_err(|error| error.to_string())?;
         if end > done {
             outputs.push(output);
@@ -432,8 +432,8 @@ mod equivalence {
             for length in layer.splits.iter().copied().chain([usize::MAX]) {
                 let end = d.time.min(done.saturating_add(length));
                 let call = gates.slice(done..end).expect("a range inside");
-                let output = chain.run(&site, call.clone(), &mut watched, layer.form).expect("gates that fit");
-                let expected = plain.run(&site, call, &mut alone, layer.form).expect("gates that fit");
+                let output = chain.run(&site, call.clone(), &mut watched, layer.chunking).expect("gates that fit");
+                let expected = plain.run(&site, call, &mut alone, layer.chunking).expect("gates that fit");
                 if end > done {
                     prop_assert_eq!(values(&output), values(&expected));
                 }

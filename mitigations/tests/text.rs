@@ -10,7 +10,7 @@ use mitigations::calibrate::{
 use mitigations::histogram::Histogram;
 use mitigations::{Mitigation, ParseError};
 use proptest::prelude::*;
-use ssm_core::{Form, Rule, Site, State};
+use ssm_core::{Chunking, Rule, Site, State};
 
 fn part() -> impl Strategy<Value = String> {
     let chunk = || {
@@ -115,7 +115,7 @@ mod equivalence {
             let clips = |_| Some(common::Clip::BeforeReading);
             let recorded = common::Recorded::of(&gates);
             let expected = recorded.bounded(&bounds, clips, |_| false);
-            let found = run(&mitigation, &gates, &case.splits, case.form);
+            let found = run(&mitigation, &gates, &case.splits, case.chunking);
             let error = common::error_beside(&found, &expected, &recorded.terms());
             prop_assert!(error < 5e-6, "error {error:e} of the terms");
         }
@@ -484,7 +484,7 @@ fn an_uncalibrated_threshold_is_an_error_even_without_a_check() {
     let mut state = start(&mitigation, &gates);
     let result = mitigation
         .chain()
-        .run(&site(&gates), gates, &mut state, ssm_core::Form::Auto);
+        .run(&site(&gates), gates, &mut state, ssm_core::Chunking::Fastest);
     assert!(
         result
             .expect_err("not calibrated")
@@ -523,7 +523,7 @@ fn calibration_takes_quantiles_per_head_and_refuses_what_is_no_norm() {
         };
         let run = observer
             .chain()
-            .run(&site, gates.clone(), &mut recurrence, Form::Auto);
+            .run(&site, gates.clone(), &mut recurrence, Chunking::Fastest);
         run.expect("gates that fit");
     };
     for step in 1..=10 {

@@ -10,7 +10,7 @@ pub use kernel_dsl::linear::WeightType;
 use serde::Serialize;
 use serde_json::Value;
 use ssm_core::operators::cross_entropy;
-use ssm_core::{Chain, Form, Mixer, Site};
+use ssm_core::{Chain, Chunking, Mixer, Site};
 
 use crate::awake::awake;
 use crate::budget::{self, product};
@@ -463,7 +463,7 @@ impl Model {
         };
         let call = Call {
             chain: &state.chain,
-            form: Form::Auto,
+            chunking: Chunking::Fastest,
             positions: &state.positions,
         };
         let normed = self.network.forward(embedded, &mut state.layers, call)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use ssm_core::operators::add_rms_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
-use ssm_core::{Chain, Context, Form, Linear, Mixer, Shared, Site, Weight};
+use ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
 
 use crate::error::ModelError;
 use crate::state::LayerState;
@@ -151,7 +151,7 @@ pub struct Network {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) chain: &'a Chain,
-    pub(crate) form: Form,
+    pub(crate) chunking: Chunking,
     pub(crate) positions: &'a [u64],
 }
 
@@ -219,7 +219,7 @@ impl Network {
             let mut context = Context {
                 chain: call.chain,
                 layer,
-                form: call.form,
+                chunking: call.chunking,
                 positions: call.positions,
                 shared: &mut shared,
             };

@@ -9,30 +9,31 @@
 
 use crate::error::Result;
 use crate::gates::{Dims, Erase, Gates, LogDecay, ReadOut};
-use crate::operators::delta_rule::{DeltaDecay, DeltaInputs, Transition, delta_rule};
-use crate::operators::recurrence::{Chunks, recurrence_over};
+use crate::operators::delta_rule::delta_rule_over;
+use crate::operators::recurrence::recurrence_over;
 use crate::operators::selective_scan::{ScanInputs, selective_scan};
 use crate::operators::wkv4::wkv4;
+use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 /// The read-out of valid gates, `[batch, time, heads, value_dim]`; the state is left after the last token of every sequence,
-/// its position untouched. Only a weighted sum with stored decays looks at `chunks`.
+/// its position untouched. Only a weighted sum with stored decays looks at `chunking`.
 pub(crate) fn run_gates(
     gates: Gates,
     sequences: &Sequences,
     state: &mut State,
-    chunks: Chunks,
+    chunking: Chunking,
 ) -> Result<Tensor<4>> {
     let dims = gates.dims();
     match (&gates.erase, &gates.read_out, &gates.log_decay) {
-        (Erase::Delta(_) | Erase::LowRank { .. }, ..) => delta(gates, &dims, sequences, state),
+        (Erase::Delta(_) | Erase::LowRank { .. }, ..) => delta_rule_over(gates, sequences, state),
         (Erase::None, ReadOut::Mean(_), _) => mean(gates, &dims, sequences, state),
         (Erase::None, ReadOut::Inclusive, LogDecay::PerStep(_)) if dims.value_dim == 1 => {
             scan(gates, &dims, sequences, state)
         }
-        (Erase::None, ..) => recurrence_over(gates.with_stored_decay(), sequences, state, chunks),
+        (Erase::None, ..) => recurrence_over(gates.with_stored_decay(), sequences, state, chunking),
     }
 }
 
@@ -64,57 +65,6 @@ fn scan(gates: Gates, dims: &Dims, sequences: &Sequences, state: &mut State) -> 
     let output = selective_scan(inputs, sequences, &mut memory)?;
     state.memory = memory.reshape([sequence_count, dims.heads, dims.key_dim, 1]);
     Ok(output.reshape([dims.batch, dims.time, dims.heads, 1]))
-}
-
-fn delta(gates: Gates, dims: &Dims, sequences: &Sequences, state: &mut State) -> Result<Tensor<4>> {
-    let gates = gates.with_stored_decay();
-    let device = gates.value.device();
-    let value = match &gates.step_size {
-        Some(step) => gates.value.clone() * step.clone().unsqueeze_dim::<4>(3),
-        None => gates.value.clone(),
-    };
-    let transition = match gates.erase {
-        Erase::Delta(beta) => Transition::Delta { beta },
-        Erase::LowRank { p, b } => Transition::LowRank { p, b },
-        Erase::None => unreachable!("run_gates comes here with something to erase"),
-    };
-    let inputs = DeltaInputs {
-        query: gates.query,
-        key: gates.key,
-        value,
-        transition,
-        log_decay: delta_decay(gates.log_decay, dims, &device),
-        scale: gates.scale,
-    };
-    let position = state.position;
-    let output = delta_rule(inputs, sequences, state)?;
-    state.position = position;
-    Ok(match gates.skip {
-        None => output,
-        Some(skip) => output + gates.value * per_value(skip, dims),
-    })
-}
-
-/// The delta rule takes decays per token; constants are repeated.
-fn delta_decay(decay: LogDecay, dims: &Dims, device: &Device) -> DeltaDecay {
-    let (batch, time, heads, key_dim) = (dims.batch, dims.time, dims.heads, dims.key_dim);
-    match decay {
-        LogDecay::None => DeltaDecay::None,
-        LogDecay::PerHeadToken(a) => DeltaDecay::PerHeadToken(a),
-        LogDecay::PerKeyToken(a) => DeltaDecay::PerKeyToken(a),
-        LogDecay::PerHead(a) => {
-            DeltaDecay::PerHeadToken(Tensor::zeros([batch, time, heads], device) + a.unsqueeze::<3>())
-        }
-        LogDecay::PerKey(a) | LogDecay::PerStep(a) => {
-            DeltaDecay::PerKeyToken(Tensor::zeros([batch, time, heads, key_dim], device) + a.unsqueeze::<4>())
-        }
-    }
-}
-
-/// A skip `[heads]` or `[heads · value_dim]` as `[1, 1, heads, value_dim or 1]`.
-fn per_value(skip: Tensor<1>, dims: &Dims) -> Tensor<4> {
-    let columns = skip.dims()[0] / dims.heads.max(1);
-    skip.reshape([1, 1, dims.heads, columns])
 }
 
 /// The operator keeps sums apart from one another, `[sequences, 3, channels]`.

@@ -25,7 +25,7 @@ use crate::dispatch::run_gates;
 use crate::error::{Error, Result};
 use crate::gates::{Dims, Gates, LogDecay, Rule, expect_shape};
 use crate::operators::element::{element, sum_of_log_decays};
-use crate::operators::recurrence::Chunks;
+use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
@@ -178,7 +178,7 @@ fn empty_state(gates: &Gates) -> State {
 /// G as what the recurrence leaves of an empty state; A from the decays alone.
 fn of_run(gates: &Gates, dims: &Dims) -> Result<Element> {
     let mut state = empty_state(gates);
-    run_gates(gates.clone(), &Sequences::Equal, &mut state, Chunks::Fastest)?;
+    run_gates(gates.clone(), &Sequences::Equal, &mut state, Chunking::Fastest)?;
     let device = gates.value.device();
     let transition = match (gates.rule(), &gates.log_decay, &gates.step_size) {
         (Rule::Mean, decay, _) => Transition::Mean(sum_of_log_decays(decay, dims, &device)),
@@ -208,7 +208,7 @@ fn of_delta_rule(gates: &Gates, dims: &Dims) -> Result<Element> {
         memory: Tensor::cat(vec![identity_matrices(dims, &device), nothing], 3),
         position: 0,
     };
-    run_gates(both, &Sequences::Equal, &mut state, Chunks::Fastest)?;
+    run_gates(both, &Sequences::Equal, &mut state, Chunking::Fastest)?;
     Ok(Element {
         transition: Transition::Matrix(state.memory.clone().narrow(3, 0, key_dim)),
         update: state.memory.narrow(3, key_dim, value_dim),

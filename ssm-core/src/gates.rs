@@ -93,7 +93,21 @@ pub enum ReadOut {
     Mean(Tensor<1>),
 }
 
-/// The gates of a stretch of tokens.
+/// The gates of a segment of tokens: [`Gates::new`] with what a model adds.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use ssm_core::{Gates, LogDecay};
+///
+/// let token = || Tensor::ones([1, 6, 2, 4], &Device::flex());
+/// let retnet = Gates {
+///     log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.05], &Device::flex())),
+///     scale: 0.5,
+///     ..Gates::new(token(), token(), token())
+/// };
+/// assert_eq!(retnet.validate()?.heads, 2);
+/// # Ok::<(), ssm_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Gates {
     /// q, `[batch, time, groups, key_dim]`.
@@ -250,6 +264,22 @@ impl Erase {
 }
 
 impl Gates {
+    /// The gates of linear attention with these queries and keys `[batch, time, groups, key_dim]` and values `[batch, time, heads,
+    /// value_dim]`: no decay, no step size, nothing erased, read after the update, no skip, a scale of 1.
+    pub fn new(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Self {
+        Self {
+            query,
+            key,
+            value,
+            log_decay: LogDecay::None,
+            step_size: None,
+            erase: Erase::None,
+            read_out: ReadOut::Inclusive,
+            skip: None,
+            scale: 1.0,
+        }
+    }
+
     /// The shape that query and value give.
     pub fn dims(&self) -> Dims {
         let [batch, time, groups, key_dim] = self.query.dims();
@@ -408,13 +438,13 @@ impl Gates {
     /// The gates of `tokens` only.
     ///
     /// # Errors
-    /// [`Error::Value`] when the range leaves the stretch.
+    /// [`Error::Value`] when the range leaves the segment.
     pub fn slice(&self, tokens: Range<usize>) -> Result<Self> {
         let time = self.dims().time;
         if tokens.start > tokens.end || tokens.end > time {
             return Err(Error::Value {
                 what: "range of tokens",
-                expected: "a range inside the stretch",
+                expected: "a range inside the segment",
                 found: format!("{tokens:?} of {time} tokens"),
             });
         }
@@ -435,7 +465,7 @@ impl Gates {
         })
     }
 
-    /// This stretch followed by `later`.
+    /// This segment followed by `later`.
     ///
     /// # Errors
     /// [`Error::DecayKind`] when the two differ in kind, [`Error::Value`] when only one has step sizes.
@@ -446,7 +476,7 @@ impl Gates {
             _ => {
                 return Err(Error::Value {
                     what: "step_size",
-                    expected: "present in both stretches or in neither",
+                    expected: "present in both segments or in neither",
                     found: "present in one".into(),
                 });
             }

@@ -13,7 +13,7 @@
 
 use crate::error::{Error, Result};
 use crate::gates::{Dims, Gates, Rule};
-use crate::recurrence::{Form, recurrence};
+use crate::recurrence::{Chunking, recurrence};
 use crate::state::{Recurrence, State};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::any::Any;
@@ -310,7 +310,7 @@ impl Chain {
         site: &Site,
         gates: Gates,
         recurrence: &mut Recurrence,
-        form: Form,
+        chunking: Chunking,
     ) -> Result<Tensor<4>> {
         if recurrence.memories.len() != self.0.len() {
             return Err(Error::Value {
@@ -333,7 +333,7 @@ impl Chain {
             gates,
             &mut recurrence.state,
             &mut recurrence.memories,
-            form,
+            chunking,
         )
     }
 }
@@ -344,13 +344,13 @@ fn descend(
     gates: Gates,
     state: &mut State,
     memories: &mut [Box<dyn Memory>],
-    form: Form,
+    chunking: Chunking,
 ) -> Result<Tensor<4>> {
     let (Some((outer, rest)), Some((memory, inner))) =
         (interventions.split_first(), memories.split_first_mut())
     else {
-        return recurrence(gates, state, form);
+        return recurrence(gates, state, chunking);
     };
-    let mut next = |gates: Gates, state: &mut State| descend(rest, site, gates, state, inner, form);
+    let mut next = |gates: Gates, state: &mut State| descend(rest, site, gates, state, inner, chunking);
     outer.on_recurrence(site, gates, state, memory.as_mut(), &mut next)
 }

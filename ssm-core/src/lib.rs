@@ -9,24 +9,17 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use ssm_core::{Erase, Form, Gates, LogDecay, ReadOut, State, recurrence};
+//! use ssm_core::{Erase, Chunking, Gates, LogDecay, ReadOut, State, recurrence};
 //!
 //! let device = Device::flex();
 //! let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
 //! // One sequence of 5 tokens, 2 heads that share one query/key group, key_dim 4, value_dim 3, a constant decay per head.
 //! let gates = Gates {
-//!     query: random([1, 5, 1, 4]),
-//!     key: random([1, 5, 1, 4]),
-//!     value: random([1, 5, 2, 3]),
 //!     log_decay: LogDecay::PerHead(Tensor::from_floats([-0.1, -0.01], &device)),
-//!     step_size: None,
-//!     erase: Erase::None,
-//!     read_out: ReadOut::Inclusive,
-//!     skip: None,
-//!     scale: 1.0,
+//!     ..Gates::new(random([1, 5, 1, 4]), random([1, 5, 1, 4]), random([1, 5, 2, 3]))
 //! };
 //! let mut state = State::zeros(&gates.dims(), &device);
-//! let output = recurrence(gates, &mut state, Form::default())?;
+//! let output = recurrence(gates, &mut state, Chunking::default())?;
 //! assert_eq!(output.dims(), [1, 5, 2, 3]);
 //! assert_eq!(state.position, 5);
 //! # Ok::<(), ssm_core::Error>(())
@@ -68,7 +61,7 @@ pub use gates::{Dims, Erase, Gates, LogDecay, ReadOut, Rule};
 pub use intervention::{Chain, Incompatible, Intervention, Memory, Next, Site};
 pub use linear::{Linear, Weight};
 pub use mixer::{Context, KeyValueCache, Mixer, MixerState, RecurrentState, Shared};
-pub use recurrence::{Form, recurrence, recurrence_bounded, recurrence_of_sequences};
+pub use recurrence::{Chunking, recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;
 pub use state::{Recurrence, State};
 

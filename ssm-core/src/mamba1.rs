@@ -12,7 +12,7 @@
 //! exp(Δ A), one per token, channel and state value, are never stored. Source: Gu & Dao, *Mamba* (2312.00752), section 3.
 
 use crate::error::{Error, Result};
-use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule, expect_shape};
+use crate::gates::{Gates, LogDecay, Rule, expect_shape};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
@@ -118,15 +118,14 @@ impl Mamba1 {
         let (step, _) = step_size(raw, self.weights.dt_bias.clone(), rates, (0.0, f32::INFINITY))?;
         let of_all = |x| split_to_heads(x, [(1, state_dim)]).map(|[x]| x);
         Ok(Gates {
-            value: x.reshape([batch, time, inner_dim, 1]),
-            key: of_all(key)?,
-            query: of_all(query)?,
             log_decay: LogDecay::PerStep(self.a.clone()),
             step_size: Some(step),
-            erase: Erase::None,
-            read_out: ReadOut::Inclusive,
             skip: Some(self.weights.skip.clone()),
-            scale: 1.0,
+            ..Gates::new(
+                of_all(query)?,
+                of_all(key)?,
+                x.reshape([batch, time, inner_dim, 1]),
+            )
         })
     }
 }
@@ -171,7 +170,7 @@ impl Mixer for Mamba1 {
         let site = self.site(context.layer);
         let read_out = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         self.weights
             .out_proj
             .forward(silu_gate(gate, read_out.reshape([batch, time, inner])))

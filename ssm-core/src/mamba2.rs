@@ -12,7 +12,7 @@
 //! *Transformers are SSMs* (2405.21060), section 7.
 
 use crate::error::{Error, Result};
-use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule, expect_shape};
+use crate::gates::{Gates, LogDecay, Rule, expect_shape};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
@@ -165,15 +165,10 @@ impl Mamba2 {
             config.dt_limit,
         )?;
         Ok(Gates {
-            value,
-            key,
-            query,
             log_decay: LogDecay::PerHeadToken(log_decay),
             step_size: Some(step),
-            erase: Erase::None,
-            read_out: ReadOut::Inclusive,
             skip: Some(weights.skip.clone()),
-            scale: 1.0,
+            ..Gates::new(query, key, value)
         })
     }
 }
@@ -222,7 +217,7 @@ impl Mixer for Mamba2 {
         let site = self.site(context.layer);
         let read_out = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         weights
             .out_proj
             .forward(self.gate(read_out.reshape([batch, time, inner]), gate)?)

@@ -12,17 +12,16 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gates::{Gates, Rule, expect_shape};
 use crate::operators::bounded;
-use crate::operators::recurrence::Chunks;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
 
-/// How the recurrence is computed. All forms give the same result up to rounding.
+/// How the tokens of a recurrence are taken. All ways give the same result up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum Chunking {
     /// Chunked or token by token, whichever is faster for the shape; one token is a step.
     #[default]
-    Auto,
+    Fastest,
     /// Token by token.
     Sequential,
     /// Matrix products inside chunks of this many tokens.
@@ -30,7 +29,7 @@ pub enum Form {
         /// Tokens in a chunk.
         chunk_size: usize,
     },
-    /// Elements of chunks of this many tokens, combined by the monoid law.
+    /// Elements of chunks of this many tokens, combined by the monoid law; each chunk is read out with matrix products.
     Scan {
         /// Tokens in a chunk.
         chunk_size: usize,
@@ -44,8 +43,8 @@ pub enum Form {
 /// # Errors
 /// [`Error::Shape`] and [`Error::Groups`] when shapes do not fit, [`Error::Value`] for a chunk of 0 tokens,
 /// [`Error::Device`] and [`Error::DType`] for tensors of different devices or of element types that do not go together.
-pub fn recurrence(gates: Gates, state: &mut State, form: Form) -> Result<Tensor<4>> {
-    recurrence_of_sequences(gates, &Sequences::Equal, state, form)
+pub fn recurrence(gates: Gates, state: &mut State, chunking: Chunking) -> Result<Tensor<4>> {
+    recurrence_of_sequences(gates, &Sequences::Equal, state, chunking)
 }
 
 /// As [`recurrence`], for sequences of different lengths: left-padded, or packed end to end in one row of the batch.
@@ -54,31 +53,34 @@ pub fn recurrence(gates: Gates, state: &mut State, form: Form) -> Result<Tensor<
 ///
 /// # Errors
 /// As [`recurrence`]; [`Error::Sequences`] when paddings or offsets do not fit the tokens, [`Error::Value`] for
-/// [`Form::Scan`], which takes equally long sequences only.
+/// [`Chunking::Scan`], which takes equally long sequences only.
 pub fn recurrence_of_sequences(
     gates: Gates,
     sequences: &Sequences,
     state: &mut State,
-    form: Form,
+    chunking: Chunking,
 ) -> Result<Tensor<4>> {
     let dims = gates.validate()?;
     let count = sequences.count(dims.batch, dims.time)?;
     state.validate(&gates.state_shape(count))?;
-    let output = match form {
-        Form::Auto => run_gates(gates, sequences, state, Chunks::Fastest)?,
-        Form::Sequential => run_gates(gates, sequences, state, Chunks::None)?,
-        Form::Chunked { chunk_size } => {
-            run_gates(gates, sequences, state, Chunks::Of(positive(chunk_size)?))?
-        }
-        Form::Scan { chunk_size } if *sequences == Sequences::Equal => {
-            scan(&gates, state, positive(chunk_size)?)?
-        }
-        Form::Scan { .. } => {
+    if let Chunking::Chunked { chunk_size: 0 } | Chunking::Scan { chunk_size: 0 } = chunking {
+        return Err(Error::Value {
+            what: "chunk_size",
+            expected: "at least 1 token",
+            found: "0".into(),
+        });
+    }
+    let output = match chunking {
+        Chunking::Scan { chunk_size } if *sequences == Sequences::Equal => scan(&gates, state, chunk_size)?,
+        Chunking::Scan { .. } => {
             return Err(Error::Value {
-                what: "form of a recurrence over padded or packed sequences",
-                expected: "auto, sequential or chunked",
+                what: "chunking of a recurrence over padded or packed sequences",
+                expected: "the fastest, sequential or chunked",
                 found: "scan".into(),
             });
+        }
+        Chunking::Fastest | Chunking::Sequential | Chunking::Chunked { .. } => {
+            run_gates(gates, sequences, state, chunking)?
         }
     };
     state.position += sequences.longest(dims.time) as u64;
@@ -108,22 +110,11 @@ pub fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor<1>) ->
     Ok(result)
 }
 
-fn positive(chunk_size: usize) -> Result<usize> {
-    match chunk_size {
-        0 => Err(Error::Value {
-            what: "chunk_size",
-            expected: "at least 1 token",
-            found: "0".into(),
-        }),
-        some => Ok(some),
-    }
-}
-
 /// Up-sweep: the element of every chunk. Down-sweep: each chunk read out from the state that the elements before it give.
 fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>> {
     let dims = gates.dims();
     if dims.time == 0 {
-        return run_gates(gates.clone(), &Sequences::Equal, state, Chunks::None);
+        return run_gates(gates.clone(), &Sequences::Equal, state, Chunking::Sequential);
     }
     let start = state.clone();
     let mut before = Element::identity_of(gates);
@@ -137,7 +128,7 @@ fn scan(gates: &Gates, state: &mut State, chunk_size: usize) -> Result<Tensor<4>
             chunk,
             &Sequences::Equal,
             &mut incoming,
-            Chunks::Of(chunk_size),
+            Chunking::Chunked { chunk_size },
         )?);
     }
     before.apply(state)?;

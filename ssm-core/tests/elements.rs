@@ -4,7 +4,7 @@ mod equivalence {
     use burn::tensor::{Device, Tensor, TensorData};
     use proptest::prelude::*;
     use ssm_core::element::Transition;
-    use ssm_core::{Dims, Element, Erase, Form, Gates, LogDecay, ReadOut, Rule, State, recurrence};
+    use ssm_core::{Chunking, Dims, Element, Erase, Gates, LogDecay, ReadOut, Rule, State, recurrence};
 
     const BOUND: f64 = 1e-5;
 
@@ -83,7 +83,7 @@ mod equivalence {
         };
         let earlier = gates(7);
         let mut state = empty(&earlier);
-        recurrence(earlier, &mut state, Form::Auto).expect("gates that fit");
+        recurrence(earlier, &mut state, Chunking::Fastest).expect("gates that fit");
         (gates(time), state)
     }
 
@@ -135,7 +135,7 @@ mod equivalence {
                 let right = b.compose(&c).and_then(|bc| a.compose(&bc)).expect("of one recurrence");
                 let identity = Element::identity_of(&gates);
                 let mut expected = start.clone();
-                recurrence(gates.clone(), &mut expected, Form::Sequential).expect("gates that fit");
+                recurrence(gates.clone(), &mut expected, Chunking::Sequential).expect("gates that fit");
                 for whole in [
                     &left,
                     &right,
@@ -157,13 +157,13 @@ mod equivalence {
         ) {
             for kind in KINDS {
                 let (gates, start) = build(kind, time, one_column, seed);
-                let run = |form| {
+                let run = |chunking| {
                     let mut state = start.clone();
-                    let output = recurrence(gates.clone(), &mut state, form).expect("gates that fit");
+                    let output = recurrence(gates.clone(), &mut state, chunking).expect("gates that fit");
                     (output.to_data().iter::<f64>().collect::<Vec<_>>(), meaning(&state, gates.rule()))
                 };
-                let (expected, after) = run(Form::Sequential);
-                let (found, scanned) = run(Form::Scan { chunk_size });
+                let (expected, after) = run(Chunking::Sequential);
+                let (found, scanned) = run(Chunking::Scan { chunk_size });
                 let error = relative_error(&found, &expected).max(relative_error(&scanned, &after));
                 prop_assert!(error < BOUND, "{kind:?}: {error:e}");
             }

@@ -1,10 +1,11 @@
 //! The forms of the recurrence agree with the f64 definition and with one another, on tensors of any layout.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use kernel_dsl::DecayKind;
 use kernel_dsl::Rows;
-use kernel_dsl::recurrence::{self as kernel, DecayKind};
+use kernel_dsl::recurrence as kernel;
 use proptest::prelude::*;
-use ssm_core::{Dims, Element, Form, Gates, LogDecay, ReadOut, State, recurrence, recurrence_bounded};
+use ssm_core::{Chunking, Dims, Element, Gates, LogDecay, ReadOut, State, recurrence, recurrence_bounded};
 
 /// Values of one recurrence, drawn from a seed so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
@@ -167,16 +168,19 @@ fn definition(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
     // Leaking keeps the borrowed views simple; a test process is short.
     let keep = |v: Vec<f32>| -> &'static [f32] { Box::leak(v.into_boxed_slice()) };
     let (decay, log_decay) = match &gates.log_decay {
-        LogDecay::None => (DecayKind::None, kernel::LogDecay::None),
-        LogDecay::PerHead(a) => (DecayKind::PerHead, kernel::LogDecay::Constant(keep(values(a)))),
-        LogDecay::PerKey(a) => (DecayKind::PerKey, kernel::LogDecay::Constant(keep(values(a)))),
+        LogDecay::None => (DecayKind::None, kernel_dsl::LogDecay::None),
+        LogDecay::PerHead(a) => (
+            DecayKind::PerHead,
+            kernel_dsl::LogDecay::Constant(keep(values(a))),
+        ),
+        LogDecay::PerKey(a) => (DecayKind::PerKey, kernel_dsl::LogDecay::Constant(keep(values(a)))),
         LogDecay::PerHeadToken(a) => (
             DecayKind::PerHeadToken,
-            kernel::LogDecay::Token(rows(keep(values(a)), d.heads)),
+            kernel_dsl::LogDecay::Token(rows(keep(values(a)), d.heads)),
         ),
         LogDecay::PerKeyToken(a) => (
             DecayKind::PerKeyToken,
-            kernel::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)),
+            kernel_dsl::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)),
         ),
         LogDecay::PerStep(_) => panic!("the definition of a weighted sum takes stored decays"),
     };
@@ -233,11 +237,11 @@ mod equivalence {
         fn every_form_computes_the_definition(case in case(), chunk_size in 1..20usize) {
             let (gates, start) = build(&case);
             let (out, memory) = reference(&gates, &start);
-            for form in [Form::Auto, Form::Sequential, Form::Chunked { chunk_size }, Form::Scan { chunk_size }] {
+            for chunking in [Chunking::Fastest, Chunking::Sequential, Chunking::Chunked { chunk_size }, Chunking::Scan { chunk_size }] {
                 let mut state = start.clone();
-                let found = recurrence(gates.clone(), &mut state, form).unwrap();
-                prop_assert!(relative_error(&values(&found), &out) < BOUND, "{form:?} read-out");
-                prop_assert!(relative_error(&values(&state.memory), &memory) < BOUND, "{form:?} state");
+                let found = recurrence(gates.clone(), &mut state, chunking).unwrap();
+                prop_assert!(relative_error(&values(&found), &out) < BOUND, "{chunking:?} read-out");
+                prop_assert!(relative_error(&values(&state.memory), &memory) < BOUND, "{chunking:?} state");
                 prop_assert_eq!(state.position, case.dims.time as u64);
             }
         }
@@ -248,8 +252,8 @@ mod equivalence {
             let (out, memory) = reference(&gates, &start);
             let cut = (case.dims.time as f64 * at) as usize;
             let mut state = start;
-            let first = recurrence(gates.slice(0..cut).unwrap(), &mut state, Form::Auto).unwrap();
-            let second = recurrence(gates.slice(cut..case.dims.time).unwrap(), &mut state, Form::Auto).unwrap();
+            let first = recurrence(gates.slice(0..cut).unwrap(), &mut state, Chunking::Fastest).unwrap();
+            let second = recurrence(gates.slice(cut..case.dims.time).unwrap(), &mut state, Chunking::Fastest).unwrap();
             let found = Tensor::cat(vec![first, second], 1);
             prop_assert!(relative_error(&values(&found), &out) < BOUND);
             prop_assert!(relative_error(&values(&state.memory), &memory) < BOUND);
@@ -261,8 +265,8 @@ mod equivalence {
             let cut = (case.dims.time as f64 * at) as usize;
             let joined = gates.slice(0..cut).unwrap().join(gates.slice(cut..case.dims.time).unwrap()).unwrap();
             let (mut a, mut b) = (start.clone(), start);
-            let whole = recurrence(gates, &mut a, Form::Auto).unwrap();
-            let again = recurrence(joined, &mut b, Form::Auto).unwrap();
+            let whole = recurrence(gates, &mut a, Chunking::Fastest).unwrap();
+            let again = recurrence(joined, &mut b, Chunking::Fastest).unwrap();
             prop_assert_eq!(values(&whole), values(&again));
             prop_assert_eq!(values(&a.memory), values(&b.memory));
         }
@@ -311,7 +315,7 @@ mod equivalence {
             (strided.query, strided.key, strided.value) =
                 (widen(&gates.query), widen(&gates.key), widen(&gates.value));
             let mut state = start;
-            let found = recurrence(strided, &mut state, Form::Auto).unwrap();
+            let found = recurrence(strided, &mut state, Chunking::Fastest).unwrap();
             prop_assert!(relative_error(&values(&found), &out) < BOUND);
             prop_assert!(relative_error(&values(&state.memory), &memory) < BOUND);
         }
@@ -338,7 +342,7 @@ fn gates_of_the_wrong_shape_are_named() {
     let (gates, start) = build(&case);
     let mut wrong = gates.clone();
     wrong.step_size = Some(Tensor::zeros([1, 2, 2], &Device::flex()));
-    let error = recurrence(wrong, &mut start.clone(), Form::Auto).unwrap_err();
+    let error = recurrence(wrong, &mut start.clone(), Chunking::Fastest).unwrap_err();
     assert_eq!(
         error.to_string(),
         "step_size: expected shape [1, 3, 2], found [1, 2, 2]"
@@ -346,13 +350,13 @@ fn gates_of_the_wrong_shape_are_named() {
 
     let mut wrong = start.clone();
     wrong.memory = Tensor::zeros([1, 2, 4, 4], &Device::flex());
-    let error = recurrence(gates.clone(), &mut wrong, Form::Auto).unwrap_err();
+    let error = recurrence(gates.clone(), &mut wrong, Chunking::Fastest).unwrap_err();
     assert_eq!(
         error.to_string(),
         "state: expected shape [1, 2, 4, 5], found [1, 2, 4, 4]"
     );
 
-    let error = recurrence(gates, &mut start.clone(), Form::Chunked { chunk_size: 0 }).unwrap_err();
+    let error = recurrence(gates, &mut start.clone(), Chunking::Chunked { chunk_size: 0 }).unwrap_err();
     assert_eq!(
         error.to_string(),
         "chunk_size: expected at least 1 token, found 0"
@@ -398,8 +402,12 @@ fn a_state_without_rows_or_columns_is_computed_or_refused_but_never_a_panic() {
                 skip: false,
                 seed: 1,
             });
-            for form in [Form::Auto, Form::Sequential, Form::Chunked { chunk_size: 3 }] {
-                if let Ok(output) = recurrence(gates.clone(), &mut state.clone(), form) {
+            for chunking in [
+                Chunking::Fastest,
+                Chunking::Sequential,
+                Chunking::Chunked { chunk_size: 3 },
+            ] {
+                if let Ok(output) = recurrence(gates.clone(), &mut state.clone(), chunking) {
                     assert!(values(&output).iter().all(|y| *y == 0.0), "nothing was stored");
                 }
             }

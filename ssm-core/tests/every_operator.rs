@@ -11,11 +11,12 @@ mod equivalence {
     use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
     use ssm_core::operators::taylor_attention::Expansion;
     use ssm_core::operators::{
-        DeltaDecay, DeltaInputs, Pairing, RotaryPlan, ScanInputs, TaylorPlan, Transition, add_rms_norm,
-        causal_conv1d, cross_entropy, delta_rule, gated_norm, rotary, selective_scan, split, split_to_heads,
-        step_size, taylor_attention, wkv4, wkv4_state,
+        Pairing, RotaryPlan, ScanInputs, TaylorPlan, add_rms_norm, causal_conv1d, cross_entropy, gated_norm,
+        rotary, selective_scan, split, split_to_heads, step_size, taylor_attention, wkv4, wkv4_state,
     };
-    use ssm_core::{Linear, Sequences, State};
+    use ssm_core::{
+        Chunking, Erase, Gates, Linear, LogDecay, Sequences, State, recurrence, recurrence_of_sequences,
+    };
 
     /// Reproducible values in [−1, 1).
     struct Values(u64);
@@ -150,41 +151,39 @@ mod equivalence {
             vec![flat(out)]
         }),
         ("delta rule", |leaves| {
-            let inputs = DeltaInputs {
-                query: leaves.next([2, 6, 1, 4]),
-                key: leaves.next([2, 6, 1, 4]).mul_scalar(0.5),
-                value: leaves.next([2, 6, 2, 3]),
-                transition: Transition::Delta {
-                    beta: leaves.next([2, 6, 2]).abs(),
-                },
-                log_decay: DeltaDecay::PerHeadToken(leaves.next([2, 6, 2]).abs().neg()),
+            let (query, key) = (
+                leaves.next([2, 6, 1, 4]),
+                leaves.next([2, 6, 1, 4]).mul_scalar(0.5),
+            );
+            let gates = Gates {
+                erase: Erase::Delta(leaves.next([2, 6, 2]).abs()),
+                log_decay: LogDecay::PerHeadToken(leaves.next([2, 6, 2]).abs().neg()),
                 scale: 0.5,
+                ..Gates::new(query, key, leaves.next([2, 6, 2, 3]))
             };
             let mut state = State {
                 memory: leaves.next([2, 2, 4, 3]),
                 position: 0,
             };
-            let out = delta_rule(inputs, &Sequences::Equal, &mut state).expect("shapes that fit");
+            let out = recurrence(gates, &mut state, Chunking::Fastest).expect("shapes that fit");
             vec![flat(out), flat(state.memory)]
         }),
         ("low-rank delta rule", |leaves| {
-            let inputs = DeltaInputs {
-                query: leaves.next([1, 8, 2, 4]),
-                key: leaves.next([1, 8, 2, 4]),
-                value: leaves.next([1, 8, 2, 3]),
-                transition: Transition::LowRank {
+            let (query, key) = (leaves.next([1, 8, 2, 4]), leaves.next([1, 8, 2, 4]));
+            let gates = Gates {
+                erase: Erase::LowRank {
                     p: leaves.next([1, 8, 2, 4]).mul_scalar(0.5),
                     b: leaves.next([1, 8, 2, 4]).mul_scalar(0.5),
                 },
-                log_decay: DeltaDecay::PerKeyToken(leaves.next([1, 8, 2, 4]).abs().neg()),
-                scale: 1.0,
+                log_decay: LogDecay::PerKeyToken(leaves.next([1, 8, 2, 4]).abs().neg()),
+                ..Gates::new(query, key, leaves.next([1, 8, 2, 3]))
             };
             let mut state = State {
                 memory: leaves.next([3, 2, 4, 3]),
                 position: 0,
             };
-            let out = delta_rule(inputs, &packed(), &mut state).expect("shapes that fit");
-            vec![flat(out), flat(state.memory)]
+            let out = recurrence_of_sequences(gates, &packed(), &mut state, Chunking::Fastest);
+            vec![flat(out.expect("shapes that fit")), flat(state.memory)]
         }),
         ("Taylor attention", |leaves| {
             let plan = TaylorPlan {

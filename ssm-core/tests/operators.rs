@@ -14,7 +14,7 @@ mod golden {
     use burn::tensor::Tensor;
     use burn::tensor::activation::silu;
     use ssm_core::operators::{Pairing, RotaryPlan, rotary, step_size};
-    use ssm_core::{Form, Gates, LogDecay, ReadOut, State, recurrence};
+    use ssm_core::{Chunking, Gates, LogDecay, State, recurrence};
 
     fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape)) {
         for (name, device) in devices() {
@@ -63,22 +63,21 @@ mod golden {
             // One value per head, or one per channel of every head.
             let skip = case.input_if_any("D").map_or(0, <[f32]>::len);
             let gates = Gates {
-                query: tape.input("C", [b, t, g, n]),
-                key: tape.input("B", [b, t, g, n]),
-                value: tape.input("x", [b, t, h, p]),
                 log_decay: LogDecay::PerHeadToken(log_decay),
                 step_size: Some(step),
-                erase: ssm_core::Erase::None,
-                read_out: ReadOut::Inclusive,
                 skip: tape.input_if_any("D", [skip]),
-                scale: 1.0,
+                ..Gates::new(
+                    tape.input("C", [b, t, g, n]),
+                    tape.input("B", [b, t, g, n]),
+                    tape.input("x", [b, t, h, p]),
+                )
             };
             let mut state = State::zeros(&gates.dims(), tape.device());
             // mamba_ssm keeps states as P×N.
             if let Some(h0) = tape.input_if_any("h0", [b, h, p, n]) {
                 state.memory = h0.swap_dims(2, 3);
             }
-            let output = recurrence(gates, &mut state, Form::Auto).expect("shapes that fit");
+            let output = recurrence(gates, &mut state, Chunking::Fastest).expect("shapes that fit");
             let output = match tape.input_if_any("z", [b, t, h, p]) {
                 Some(z) => output * silu(z),
                 None => output,

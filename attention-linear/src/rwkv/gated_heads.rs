@@ -3,9 +3,7 @@
 use super::heads::{HeadNorm, HeadShape};
 use crate::expect;
 use burn::tensor::{Device, Tensor};
-use ssm_core::{
-    Chain, Context, Erase, Gates, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
-};
+use ssm_core::{Chain, Context, Gates, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site};
 
 /// The inputs of the four projections, each `[batch, time, model_dim]`.
 pub(super) struct Shifted {
@@ -60,21 +58,19 @@ impl GatedHeads {
         context: &Context<'_>,
     ) -> Result<Tensor<3>> {
         let gates = Gates {
-            query: shape.split_keys(self.receptance.forward(shifted.receptance)?),
-            key: shape.split_keys(self.key.forward(shifted.key)?),
-            value: shape.split_values(self.value.forward(shifted.value)?),
             log_decay,
-            step_size: None,
-            erase: Erase::None,
             read_out: ReadOut::Bonus(self.bonus.clone()),
-            skip: None,
-            scale: 1.0,
+            ..Gates::new(
+                shape.split_keys(self.receptance.forward(shifted.receptance)?),
+                shape.split_keys(self.key.forward(shifted.key)?),
+                shape.split_values(self.value.forward(shifted.value)?),
+            )
         };
         let gate = self.gate.forward(shifted.gate)?;
         let site = site(shape, context.layer);
         let read_out = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         self.output.forward(self.norm.forward(read_out, Some(gate))?)
     }
 }

@@ -13,9 +13,7 @@ use super::shift::{TokenShift, interpolate};
 use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::sigmoid;
-use ssm_core::{
-    Chain, Context, Erase, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
-};
+use ssm_core::{Chain, Context, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site};
 
 /// The weights of a time mixer of RWKV-4.
 #[derive(Clone, Debug)]
@@ -116,23 +114,18 @@ impl Mixer for Rwkv4 {
         )?;
         let per_channel = |tensor: Tensor<3>| tensor.reshape([batch, time, self.channels(), 1]);
         let key = per_channel(weights.key.forward(key)?);
+        let value = per_channel(weights.value.forward(value)?);
         let gates = Gates {
-            // A mean has no query.
-            query: key.clone(),
-            key,
-            value: per_channel(weights.value.forward(value)?),
             log_decay: LogDecay::PerHead(self.log_decay.clone()),
-            step_size: None,
-            erase: Erase::None,
             read_out: ReadOut::Mean(weights.bonus.clone()),
-            skip: None,
-            scale: 1.0,
+            // A mean has no query.
+            ..Gates::new(key.clone(), key, value)
         };
         let receptance = sigmoid(weights.receptance.forward(receptance)?);
         let site = self.site(context.layer);
         let mean = context
             .chain
-            .run(&site, gates, state.recurrence(0)?, context.form)?;
+            .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         weights
             .output
             .forward(receptance * mean.reshape([batch, time, self.channels()]))

@@ -21,8 +21,7 @@ use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::{
-    Chain, Context, Erase, Error, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Shared,
-    Site,
+    Chain, Context, Erase, Error, Gates, Linear, LogDecay, Mixer, MixerState, Result, Rule, Shared, Site,
 };
 
 /// −e^{−1/2}: the log decay of the fastest forgetting.
@@ -190,18 +189,16 @@ impl Rwkv7 {
     fn gates(&self, projected: Projected) -> Gates {
         let keys = |tensor| self.shape.split_keys(tensor);
         Gates {
-            query: keys(projected.receptance),
-            key: keys(projected.key),
-            value: self.shape.split_values(projected.value),
             log_decay: LogDecay::PerKeyToken(keys(projected.log_decay)),
-            step_size: None,
             erase: Erase::LowRank {
                 p: keys(projected.removal.neg()),
                 b: keys(projected.replacement),
             },
-            read_out: ReadOut::Inclusive,
-            skip: None,
-            scale: 1.0,
+            ..Gates::new(
+                keys(projected.receptance),
+                keys(projected.key),
+                self.shape.split_values(projected.value),
+            )
         }
     }
 }
@@ -232,7 +229,7 @@ impl Mixer for Rwkv7 {
             &self.site(context.layer),
             self.gates(projected),
             state.recurrence(0)?,
-            context.form,
+            context.chunking,
         )?;
         let normed = self.weights.norm.forward(read_out, None)?;
         self.weights.output.forward((normed + bonus) * gate)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use attention_linear::rwkv::{HeadNorm, HeadShape, LowRank, LowRankActivation, TokenShift};
 use burn::tensor::{Device, Tensor, TensorData};
 use kernel_dsl::linear::{PackedMatrix, WeightType};
-use ssm_core::{Chain, Context, Form, Linear, Mixer, Shared};
+use ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared};
 
 /// Width of the stream; 3 heads of 4 keys and 2 values.
 pub const WIDTH: usize = 10;
@@ -215,7 +215,7 @@ pub fn compare_after(
             let mut context = Context {
                 chain: &chain,
                 layer: 0,
-                form: Form::Auto,
+                chunking: Chunking::Fastest,
                 positions: &[range.start as u64; 2],
                 shared: &mut shared,
             };

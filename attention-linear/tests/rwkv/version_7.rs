@@ -2,7 +2,7 @@
 
 use attention_linear::rwkv::{LowRankActivation, Rwkv7, Rwkv7Weights, TokenShift};
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Chain, Context, Form, Mixer, Shared};
+use ssm_core::{Chain, Chunking, Context, Mixer, Shared};
 
 use super::support::{
     Draw, Matrix, Narrow, Row, SHAPE, WIDTH, add, compare, compare_after, elements, map, normed, product,
@@ -179,7 +179,7 @@ fn a_later_layer_of_rwkv7_needs_a_first_one() {
     let mut context = Context {
         chain: &chain,
         layer: 1,
-        form: Form::Auto,
+        chunking: Chunking::Fastest,
         positions: &[0],
         shared: &mut Shared::default(),
     };

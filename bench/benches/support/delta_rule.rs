@@ -1,9 +1,10 @@
 //! The delta rule at shapes of DeltaNet, Gated DeltaNet, KDA and RWKV-7.
 
+use kernel_dsl::DecayKind;
 pub use kernel_dsl::delta_rule::Problem;
 use kernel_dsl::delta_rule::{
-    Cotangents, DEFAULT_CHUNK_SIZE, DecayKind, Gradients, Inputs, Transition, TransitionGradients,
-    TransitionKind, backward, chunked, sequential, step,
+    Cotangents, DEFAULT_CHUNK_SIZE, Gradients, Inputs, Transition, TransitionGradients, TransitionKind,
+    backward, chunked, sequential, step,
 };
 use kernel_dsl::{Rows, Sequences};
 use serde_json::{Value, json};
@@ -201,7 +202,8 @@ impl Operands {
                 .log_decay
                 .as_deref()
                 .map(|values| self.rows(values))
-                .transpose()?,
+                .transpose()?
+                .into(),
             scale: 1.0,
             sequences: Sequences::Equal,
         })

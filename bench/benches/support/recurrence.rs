@@ -2,9 +2,9 @@
 
 pub use kernel_dsl::recurrence::Problem;
 use kernel_dsl::recurrence::{
-    Cotangents, DEFAULT_CHUNK_SIZE, DecayKind, GradientBuffers, Inputs, LogDecay, ReadOut, backward, chunked,
-    sequential, step,
+    Cotangents, DEFAULT_CHUNK_SIZE, GradientBuffers, Inputs, ReadOut, backward, chunked, sequential, step,
 };
+use kernel_dsl::{DecayKind, LogDecay};
 use kernel_dsl::{Rows, Sequences};
 use serde_json::{Value, json};
 

@@ -34,8 +34,8 @@
 //! Linear", 2025, equation 1.
 //!
 //! ```
-//! use kernel_dsl::delta_rule::{DecayKind, Inputs, Problem, Transition, TransitionKind, sequential};
-//! use kernel_dsl::{Rows, Sequences};
+//! use kernel_dsl::delta_rule::{Inputs, Problem, Transition, TransitionKind, sequential};
+//! use kernel_dsl::{DecayKind, LogDecay, Rows, Sequences};
 //!
 //! // Two tokens with the same key: with β = 1 the second value takes the place of the first.
 //! let problem = Problem {
@@ -45,7 +45,7 @@
 //! let ones = Rows::contiguous(&[1.0, 1.0], 2, 1)?;
 //! let inputs = Inputs {
 //!     query: ones, key: ones, value: Rows::contiguous(&[5.0, 7.0], 2, 1)?,
-//!     transition: Transition::Delta { beta: ones }, log_decay: None, scale: 1.0, sequences: Sequences::Equal,
+//!     transition: Transition::Delta { beta: ones }, log_decay: LogDecay::None, scale: 1.0, sequences: Sequences::Equal,
 //! };
 //! let (mut state, mut out) = ([4.0], [0.0; 2]);
 //! sequential(&problem, &inputs, &mut state, &mut out)?;
@@ -64,5 +64,5 @@ pub use crate::Cotangents;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{
-    DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
+    DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
 };

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::Cotangents;
+use crate::decay::{DecayFormError, DecayKind, LogDecay};
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError, all_fit};
@@ -16,28 +17,6 @@ pub enum TransitionKind {
     Delta,
     /// diag(a) + b pᵀ: RWKV-7, DPLR.
     LowRank,
-}
-
-/// What the decay a_t depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DecayKind {
-    /// a = 1: DeltaNet.
-    None,
-    /// One scalar per token and head: Gated DeltaNet.
-    PerHeadToken,
-    /// One value per token, head and key: KDA, RWKV-7.
-    PerKeyToken,
-}
-
-impl DecayKind {
-    /// Decay values that one head has at one token: 0, 1 or `key_dim`.
-    pub fn values_per_head(self, key_dim: usize) -> usize {
-        match self {
-            Self::None => 0,
-            Self::PerHeadToken => 1,
-            Self::PerKeyToken => key_dim,
-        }
-    }
 }
 
 /// The shape of a delta rule.
@@ -62,7 +41,7 @@ pub struct Problem {
     pub value_dim: usize,
     /// By which matrix a token multiplies the state.
     pub transition: TransitionKind,
-    /// What the decay depends on.
+    /// What the decay depends on: nothing, or on the token.
     pub decay: DecayKind,
 }
 
@@ -95,9 +74,8 @@ pub struct Inputs<'a> {
     pub value: Rows<'a>,
     /// β, or p and b, as [`Problem::transition`] names.
     pub transition: Transition<'a>,
-    /// ln a, base e, at most 0; `-inf` forgets everything. `heads` columns for [`DecayKind::PerHeadToken`],
-    /// `heads·key_dim` for [`DecayKind::PerKeyToken`], absent for [`DecayKind::None`].
-    pub log_decay: Option<Rows<'a>>,
+    /// ln a, in the form that [`Problem::decay`] names.
+    pub log_decay: LogDecay<&'a [f32], Rows<'a>>,
     /// Factor on the query.
     pub scale: f32,
     /// Which rows belong to which sequence.
@@ -166,17 +144,12 @@ pub enum DeltaRuleError {
         /// What came.
         found: TransitionKind,
     },
-    /// The decay kind needs log decays and there are none.
-    #[error("decay kind {decay:?} needs log decays of {expected} columns, found none")]
-    LogDecayMissing {
-        /// What the problem says.
-        decay: DecayKind,
-        /// Columns that they need.
-        expected: usize,
-    },
-    /// There are log decays that nothing would use.
-    #[error("decay kind None takes no log decays, found some")]
-    LogDecayUnused,
+    /// The log decays come in a form that the problem's decay kind does not have.
+    #[error(transparent)]
+    DecayForm(#[from] DecayFormError),
+    /// The decay would be constant in time, which no model with a delta rule has.
+    #[error("a delta rule takes decay kinds None, PerHeadToken and PerKeyToken, found {0:?}")]
+    ConstantDecay(DecayKind),
     /// A step takes exactly one row per sequence.
     #[error("a step takes 1 token of sequence {sequence}, found {found}")]
     NotOneToken {
@@ -273,7 +246,7 @@ impl Problem {
                 OPERATOR.gradient("b", rows * on_keys, b)?;
             }
         }
-        let log_decay = inputs.log_decay.map(|_| rows * self.decay_columns());
+        let log_decay = inputs.log_decay.token().map(|_| rows * self.decay_columns());
         OPERATOR.optional_gradient("log_decay", log_decay, gradients.log_decay.as_deref())?;
         Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
     }
@@ -295,16 +268,10 @@ impl Problem {
                 OPERATOR.rows("b", (rows, on_keys), b)?;
             }
         }
-        match (&inputs.log_decay, self.decay) {
-            (None, DecayKind::None) => Ok(()),
-            (Some(_), DecayKind::None) => Err(DeltaRuleError::LogDecayUnused),
-            (None, decay) => Err(DeltaRuleError::LogDecayMissing {
-                decay,
-                expected: self.decay_columns(),
-            }),
-            (Some(log_decay), _) => {
-                Ok(OPERATOR.rows("log_decay", (rows, self.decay_columns()), log_decay)?)
-            }
+        inputs.log_decay.expect_form(OPERATOR.0, self.decay)?;
+        match inputs.log_decay.token() {
+            None => Ok(()),
+            Some(log_decay) => Ok(OPERATOR.rows("log_decay", (rows, self.decay_columns()), log_decay)?),
         }
     }
 
@@ -321,6 +288,9 @@ impl Problem {
         } = *self;
         if groups == 0 || !heads.is_multiple_of(groups) {
             return Err(DeltaRuleError::Groups { heads, groups });
+        }
+        if self.decay.is_constant() {
+            return Err(DeltaRuleError::ConstantDecay(self.decay));
         }
         let fits = all_fit(&[batch, heads, key_dim, key_dim.max(value_dim)])
             && all_fit(&[batch, time, heads, key_dim.max(value_dim)]);

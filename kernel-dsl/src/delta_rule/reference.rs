@@ -1,9 +1,8 @@
 //! The definition in f64, forward and backward: plain loops over tokens. Everything else is tested against it.
 
-use super::problem::{
-    DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
-};
+use super::problem::{DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients};
 use crate::Cotangents;
+use crate::decay::DecayScope;
 
 /// The delta rule in f64, token by token (see [the module](crate::delta_rule) for the formula).
 ///
@@ -134,9 +133,9 @@ impl<'a> Token<'a> {
         let group = problem.group_of(head);
         let on_keys = |rows: &crate::Rows| to_f64(&rows.row(row)[group * key_dim..][..key_dim]);
         let scale = f64::from(inputs.scale);
-        let log_decay = |n: usize| match (&inputs.log_decay, problem.decay) {
-            (Some(rows), DecayKind::PerHeadToken) => f64::from(rows.row(row)[head]),
-            (Some(rows), DecayKind::PerKeyToken) => f64::from(rows.row(row)[head * key_dim + n]),
+        let log_decay = |n: usize| match (inputs.log_decay.token(), problem.decay.scope()) {
+            (Some(rows), DecayScope::Head) => f64::from(rows.row(row)[head]),
+            (Some(rows), DecayScope::Key) => f64::from(rows.row(row)[head * key_dim + n]),
             _ => 0.0,
         };
         Self {
@@ -258,10 +257,10 @@ fn token_backward(
 /// Writes d ln a of one token, summed over the keys that share a decay.
 fn set_log_decay(token: &Token, per_key: &[f64], gradient: &mut [f64]) {
     let state = token.row * token.problem.heads + token.head;
-    match token.problem.decay {
-        DecayKind::None => {}
-        DecayKind::PerHeadToken => gradient[state] = per_key.iter().sum(),
-        DecayKind::PerKeyToken => gradient[state * per_key.len()..][..per_key.len()].copy_from_slice(per_key),
+    match token.problem.decay.scope() {
+        DecayScope::None => {}
+        DecayScope::Head => gradient[state] = per_key.iter().sum(),
+        DecayScope::Key => gradient[state * per_key.len()..][..per_key.len()].copy_from_slice(per_key),
     }
 }
 

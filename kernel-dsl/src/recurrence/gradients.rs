@@ -1,6 +1,6 @@
 //! What a backward pass takes and gives: cotangents of the results, gradients of the inputs.
 
-use super::problem::{Inputs, LogDecay, OPERATOR, Problem, RecurrenceError};
+use super::problem::{Inputs, OPERATOR, Problem, RecurrenceError};
 use crate::Cotangents;
 
 /// Where the gradients of a recurrence's inputs go: contiguous buffers, overwritten.
@@ -108,7 +108,7 @@ impl Lengths {
             ..
         } = *problem;
         let rows = inputs.sequences.rows(batch, time);
-        let decays = !matches!(inputs.log_decay, LogDecay::None);
+        let decays = !inputs.log_decay.is_none();
         Self {
             query: rows * groups * key_dim,
             value: rows * heads * value_dim,

@@ -22,7 +22,8 @@
 //!
 //! ```
 //! use kernel_dsl::{Rows, Sequences};
-//! use kernel_dsl::recurrence::{DecayKind, Inputs, LogDecay, Problem, ReadOut, sequential};
+//! use kernel_dsl::recurrence::{Inputs, Problem, ReadOut, sequential};
+//! use kernel_dsl::{DecayKind, LogDecay};
 //!
 //! // Two tokens, one head, a 1×1 state that halves at every token.
 //! let problem = Problem {
@@ -56,4 +57,4 @@ pub use host::{
     sequential_bounded, step,
 };
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{DecayIndex, DecayKind, Inputs, LogDecay, Problem, ReadOut, RecurrenceError};
+pub use problem::{DecayIndex, Inputs, Problem, ReadOut, RecurrenceError};

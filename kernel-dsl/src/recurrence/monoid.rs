@@ -7,7 +7,8 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::problem::{DecayKind, OPERATOR, Problem, RecurrenceError};
+use super::problem::{OPERATOR, Problem, RecurrenceError};
+use crate::decay::DecayScope;
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
@@ -90,9 +91,9 @@ struct Spread<'a> {
 
 impl<'a> Spread<'a> {
     fn new(problem: &Problem, sums: &'a [f32]) -> Self {
-        let values_per_sum = match problem.decay {
-            DecayKind::PerKey | DecayKind::PerKeyToken => problem.value_dim,
-            DecayKind::None | DecayKind::PerHead | DecayKind::PerHeadToken => problem.head_state_len(),
+        let values_per_sum = match problem.decay.scope() {
+            DecayScope::Key => problem.value_dim,
+            DecayScope::None | DecayScope::Head => problem.head_state_len(),
         };
         Self { sums, values_per_sum }
     }

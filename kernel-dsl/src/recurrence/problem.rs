@@ -4,37 +4,12 @@ use std::cmp::Ordering;
 
 use thiserror::Error;
 
+use crate::decay::{DecayFormError, DecayKind, DecayScope, LogDecay};
 use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Operator, ShapeError, all_fit};
 
 pub(super) const OPERATOR: Operator = Operator("recurrence");
-
-/// What the decay a_t depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DecayKind {
-    /// a = 1: linear attention, Based.
-    None,
-    /// One constant per head: RetNet, lightning attention.
-    PerHead,
-    /// One constant per head and key: RWKV-5.
-    PerKey,
-    /// One scalar per token and head: Mamba-2, simple GLA.
-    PerHeadToken,
-    /// One value per token, head and key: GLA, HGRN-2, RWKV-6.
-    PerKeyToken,
-}
-
-impl DecayKind {
-    /// Decay values that one head has at one token: 0, 1 or `key_dim`.
-    pub fn values_per_head(self, key_dim: usize) -> usize {
-        match self {
-            Self::None => 0,
-            Self::PerHead | Self::PerHeadToken => 1,
-            Self::PerKey | Self::PerKeyToken => key_dim,
-        }
-    }
-}
 
 /// When the state is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,17 +45,6 @@ pub struct Problem {
     pub read_out: ReadOut,
 }
 
-/// Logarithms of the decays, base e. `-inf` forgets everything.
-#[derive(Clone, Copy, Debug)]
-pub enum LogDecay<'a> {
-    /// No decay.
-    None,
-    /// Constant in time: `[heads]` for [`DecayKind::PerHead`], `[heads, key_dim]` for [`DecayKind::PerKey`].
-    Constant(&'a [f32]),
-    /// Per token: `heads` columns for [`DecayKind::PerHeadToken`], `heads·key_dim` for [`DecayKind::PerKeyToken`].
-    Token(Rows<'a>),
-}
-
 /// What a recurrence reads. Every [`Rows`] has a row per token; which sequence it belongs to is said by `sequences`.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
@@ -91,7 +55,7 @@ pub struct Inputs<'a> {
     /// v, `heads·value_dim` columns.
     pub value: Rows<'a>,
     /// ln a, in the form that [`Problem::decay`] names.
-    pub log_decay: LogDecay<'a>,
+    pub log_decay: LogDecay<&'a [f32], Rows<'a>>,
     /// δ, `heads` columns; `None` is 1.
     pub step_size: Option<Rows<'a>>,
     /// u, `[heads, key_dim]`; present if and only if the read-out is [`ReadOut::Bonus`].
@@ -165,15 +129,8 @@ pub enum RecurrenceError {
         found: f32,
     },
     /// The log decays come in a form that the problem's decay kind does not have.
-    #[error("decay kind {decay:?} needs log decays as LogDecay::{expected}, found LogDecay::{found}")]
-    DecayForm {
-        /// What the problem says.
-        decay: DecayKind,
-        /// The variant that it needs.
-        expected: &'static str,
-        /// The variant that came.
-        found: &'static str,
-    },
+    #[error(transparent)]
+    DecayForm(#[from] DecayFormError),
     /// The read-out needs a bonus and there is none.
     #[error("the bonus read-out needs a bonus of {expected} values, found none")]
     BonusMissing {
@@ -230,9 +187,9 @@ impl Problem {
     /// Summed log decays of one head's monoid element: `key_dim` for the kinds that decay per key, else 1 (a zero
     /// without decay).
     pub fn decay_sums_per_head(&self) -> usize {
-        match self.decay {
-            DecayKind::None | DecayKind::PerHead | DecayKind::PerHeadToken => 1,
-            DecayKind::PerKey | DecayKind::PerKeyToken => self.key_dim,
+        match self.decay.scope() {
+            DecayScope::None | DecayScope::Head => 1,
+            DecayScope::Key => self.key_dim,
         }
     }
 
@@ -281,7 +238,7 @@ impl Problem {
         OPERATOR.rows("query", (rows, groups * key_dim), &inputs.query)?;
         OPERATOR.rows("key", (rows, groups * key_dim), &inputs.key)?;
         OPERATOR.rows("value", (rows, heads * value_dim), &inputs.value)?;
-        self.check_log_decay(&inputs.log_decay, rows)?;
+        self.check_log_decay(inputs, rows)?;
         if let Some(step_size) = &inputs.step_size {
             OPERATOR.rows("step_size", (rows, heads), step_size)?;
         }
@@ -343,26 +300,10 @@ impl Problem {
     }
 
     /// Checks the form and the size of the log decays.
-    fn check_log_decay(&self, log_decay: &LogDecay, rows: usize) -> Result<(), RecurrenceError> {
+    fn check_log_decay(&self, inputs: &Inputs, rows: usize) -> Result<(), RecurrenceError> {
+        inputs.log_decay.expect_form(OPERATOR.0, self.decay)?;
         let per_token = self.heads * self.decay.values_per_head(self.key_dim);
-        let expected = match self.decay {
-            DecayKind::None => "None",
-            DecayKind::PerHead | DecayKind::PerKey => "Constant",
-            DecayKind::PerHeadToken | DecayKind::PerKeyToken => "Token",
-        };
-        let found = match log_decay {
-            LogDecay::None => "None",
-            LogDecay::Constant(_) => "Constant",
-            LogDecay::Token(_) => "Token",
-        };
-        if expected != found {
-            return Err(RecurrenceError::DecayForm {
-                decay: self.decay,
-                expected,
-                found,
-            });
-        }
-        match log_decay {
+        match &inputs.log_decay {
             LogDecay::None => Ok(()),
             LogDecay::Constant(values) => Ok(OPERATOR.values("log_decay", per_token, values.len())?),
             LogDecay::Token(decays) => Ok(OPERATOR.rows("log_decay", (rows, per_token), decays)?),

@@ -6,7 +6,8 @@ mod normalized;
 pub use backward::backward;
 pub use normalized::{normalized, normalized_backward};
 
-use super::problem::{DecayKind, Inputs, LogDecay, OPERATOR, Problem, ReadOut, RecurrenceError};
+use super::problem::{Inputs, OPERATOR, Problem, ReadOut, RecurrenceError};
+use crate::decay::{DecayScope, LogDecay};
 
 /// The recurrence in f64, token by token (see [the module](crate::recurrence) for the formula).
 ///
@@ -148,10 +149,10 @@ fn read(problem: &Problem, inputs: &Inputs, (row, head): (usize, usize), h: &[f6
 
 /// ln a of key `n` of one head at one token.
 fn log_decay(problem: &Problem, inputs: &Inputs, (row, head): (usize, usize), n: usize) -> f64 {
-    let index = match problem.decay {
-        DecayKind::None => 0,
-        DecayKind::PerHead | DecayKind::PerHeadToken => head,
-        DecayKind::PerKey | DecayKind::PerKeyToken => head * problem.key_dim + n,
+    let index = match problem.decay.scope() {
+        DecayScope::None => 0,
+        DecayScope::Head => head,
+        DecayScope::Key => head * problem.key_dim + n,
     };
     match inputs.log_decay {
         LogDecay::None => 0.0,

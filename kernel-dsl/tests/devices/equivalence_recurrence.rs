@@ -8,12 +8,13 @@ mod equivalence {
     mod data;
 
     use data::{Data, Spec, any_spec};
+    use kernel_dsl::LogDecay;
     use kernel_dsl::cube::{Client, DType, DeviceBuffer, Limits};
     use kernel_dsl::recurrence::cube::{
-        DeviceCotangents, DeviceGradients, DeviceInputs, DeviceLogDecay, Outputs, Plan, backward, chunked,
-        chunked_autotuned, sequential, step,
+        DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, Plan, backward, chunked, chunked_autotuned,
+        sequential, step,
     };
-    use kernel_dsl::recurrence::{GradientBuffers, LogDecay, reference};
+    use kernel_dsl::recurrence::{GradientBuffers, reference};
     use kernel_dsl::sequences::Sequences;
     use proptest::prelude::*;
 
@@ -39,9 +40,9 @@ mod equivalence {
             key: rows(&inputs.key),
             value: rows(&inputs.value),
             log_decay: match &inputs.log_decay {
-                LogDecay::None => DeviceLogDecay::None,
-                LogDecay::Constant(values) => DeviceLogDecay::Constant(upload(client, values)),
-                LogDecay::Token(rows) => DeviceLogDecay::Token(gates(rows)),
+                LogDecay::None => LogDecay::None,
+                LogDecay::Constant(values) => LogDecay::Constant(upload(client, values)),
+                LogDecay::Token(rows) => LogDecay::Token(gates(rows)),
             },
             step_size: inputs.step_size.as_ref().map(gates),
             bonus: inputs.bonus.map(|bonus| upload(client, bonus)),
@@ -352,7 +353,7 @@ mod equivalence {
             }
 
             let mut wrong = inputs();
-            wrong.log_decay = DeviceLogDecay::None;
+            wrong.log_decay = LogDecay::None;
             assert!(
                 words(&wrong, None).contains("LogDecay::Token"),
                 "{}",

@@ -5,10 +5,10 @@ use crate::{device, support};
 mod golden {
     use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Limits};
     use kernel_dsl::recurrence::cube::{
-        DeviceCotangents, DeviceGradients, DeviceInputs, DeviceLogDecay, Outputs, Plan, backward, chunked,
-        sequential,
+        DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, Plan, backward, chunked, sequential,
     };
-    use kernel_dsl::recurrence::{DecayKind, Problem, ReadOut};
+    use kernel_dsl::recurrence::{Problem, ReadOut};
+    use kernel_dsl::{DecayKind, LogDecay};
     use kernel_dsl::{Rows, Sequences};
 
     use super::device::{clients, download, upload, upload_rows};
@@ -71,13 +71,13 @@ mod golden {
                 key: self.rows(client, self.key, groups * key_dim),
                 value: self.rows(client, self.value, heads * value_dim),
                 log_decay: match decay {
-                    DecayKind::None => DeviceLogDecay::None,
+                    DecayKind::None => LogDecay::None,
                     DecayKind::PerHead | DecayKind::PerKey => {
-                        DeviceLogDecay::Constant(upload(client, &self.log_decay))
+                        LogDecay::Constant(upload(client, &self.log_decay))
                     }
                     DecayKind::PerHeadToken | DecayKind::PerKeyToken => {
                         let columns = heads * decay.values_per_head(key_dim);
-                        DeviceLogDecay::Token(self.rows(client, &self.log_decay, columns))
+                        LogDecay::Token(self.rows(client, &self.log_decay, columns))
                     }
                 },
                 step_size: None,

@@ -1,11 +1,13 @@
 //! Every way to call a delta rule wrongly is an error that says what was expected and what came.
 
+use kernel_dsl::decay::DecayFormError;
 use kernel_dsl::delta_rule::{
-    Cotangents, DecayKind, DeltaRuleError, Element, ElementMut, Gradients, Inputs, Problem, Transition,
+    Cotangents, DeltaRuleError, Element, ElementMut, Gradients, Inputs, Problem, Transition,
     TransitionGradients, TransitionKind, apply, backward, chunked, compose, element, reference, sequential,
     step,
 };
 use kernel_dsl::shape::{Extent, Role, ShapeError};
+use kernel_dsl::{DecayKind, LogDecay};
 use kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
@@ -37,7 +39,7 @@ fn inputs() -> Inputs<'static> {
         key: rows(2, 3),
         value: rows(2, 4),
         transition: Transition::Delta { beta: rows(2, 2) },
-        log_decay: Some(rows(2, 2)),
+        log_decay: LogDecay::Token(rows(2, 2)),
         scale: 1.0,
         sequences: Sequences::Equal,
     }
@@ -274,7 +276,7 @@ fn views_need_a_row_per_token() {
             "log_decay",
             2,
             Inputs {
-                log_decay: Some(rows(3, 2)),
+                log_decay: LogDecay::Token(rows(3, 2)),
                 ..inputs()
             },
         ),
@@ -324,7 +326,7 @@ fn views_need_the_columns_of_their_heads() {
         (
             column("log_decay", 2),
             Inputs {
-                log_decay: Some(rows(2, 5)),
+                log_decay: LogDecay::Token(rows(2, 5)),
                 ..inputs()
             },
         ),
@@ -364,23 +366,35 @@ fn inputs_and_gradients_must_be_those_of_the_transition() {
 #[test]
 fn log_decays_must_come_where_the_kind_has_them_and_nowhere_else() {
     let without = Inputs {
-        log_decay: None,
+        log_decay: LogDecay::None,
         ..inputs()
     };
-    let missing = DeltaRuleError::LogDecayMissing {
-        decay: DecayKind::PerHeadToken,
-        expected: 2,
+    let of_form = |decay, expected, found| {
+        DeltaRuleError::DecayForm(DecayFormError {
+            operator: "delta rule",
+            decay,
+            expected,
+            found,
+        })
     };
+    let missing = of_form(DecayKind::PerHeadToken, "Token", "None");
     assert_eq!(error_of(PROBLEM, without), missing);
     assert_eq!(
         missing.to_string(),
-        "decay kind PerHeadToken needs log decays of 2 columns, found none"
+        "delta rule: decay kind PerHeadToken needs log decays as LogDecay::Token, found LogDecay::None"
     );
     let undecayed = Problem {
         decay: DecayKind::None,
         ..PROBLEM
     };
-    assert_eq!(error_of(undecayed, inputs()), DeltaRuleError::LogDecayUnused);
+    assert_eq!(
+        error_of(undecayed, inputs()),
+        of_form(DecayKind::None, "None", "Token")
+    );
+    for decay in [DecayKind::PerHead, DecayKind::PerKey] {
+        let constant = Problem { decay, ..PROBLEM };
+        assert_eq!(error_of(constant, inputs()), DeltaRuleError::ConstantDecay(decay));
+    }
     assert_eq!(
         by_backward(undecayed, without, |_| ()),
         Err(misfit(

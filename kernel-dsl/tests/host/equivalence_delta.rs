@@ -8,9 +8,10 @@ mod equivalence {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
+    use kernel_dsl::DecayKind;
     use kernel_dsl::delta_rule::{
-        DecayKind, DeltaRuleError, Element, ElementMut, Inputs, Problem, TransitionKind, apply, backward,
-        chunked, compose, element, preferred_chunk_size, sequential, step,
+        DeltaRuleError, Element, ElementMut, Inputs, Problem, TransitionKind, apply, backward, chunked,
+        compose, element, preferred_chunk_size, sequential, step,
     };
 
     use super::data::{Data, Layout, Owned, Spec, Strength, any_spec, error};

@@ -8,9 +8,10 @@ mod equivalence {
     mod normalized;
 
     use data::{Data, Spec, any_spec};
+    use kernel_dsl::DecayKind;
     use kernel_dsl::recurrence::{
-        DecayKind, Element, ElementMut, Problem, ReadOut, apply, chunked, compose, element, reference,
-        sequential, sequential_bounded, step,
+        Element, ElementMut, Problem, ReadOut, apply, chunked, compose, element, reference, sequential,
+        sequential_bounded, step,
     };
     use proptest::prelude::*;
 

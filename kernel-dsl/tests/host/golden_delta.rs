@@ -3,8 +3,9 @@
 use crate::support;
 
 mod golden {
+    use kernel_dsl::DecayKind;
     use kernel_dsl::delta_rule::{
-        Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
+        Cotangents, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
         TransitionKind, backward, chunked, reference, sequential,
     };
     use kernel_dsl::{Rows, Sequences};
@@ -81,7 +82,8 @@ mod golden {
                     },
                 },
                 log_decay: (self.problem.decay != DecayKind::None)
-                    .then(|| input(self.names.log_decay, self.problem.decay_columns())),
+                    .then(|| input(self.names.log_decay, self.problem.decay_columns()))
+                    .into(),
                 scale: self.case.scalar("scale") as f32,
                 sequences: Sequences::Equal,
             }

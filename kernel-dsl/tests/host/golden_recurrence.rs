@@ -7,9 +7,10 @@ mod golden {
         self, InitialState, NormalizedCotangents, NormalizedGradients, NormalizedState,
     };
     use kernel_dsl::recurrence::{
-        Cotangents, DecayKind, Element, GradientBuffers, Inputs, LogDecay, Problem, ReadOut, apply, backward,
-        chunked, element, sequential,
+        Cotangents, Element, GradientBuffers, Inputs, Problem, ReadOut, apply, backward, chunked, element,
+        sequential,
     };
+    use kernel_dsl::{DecayKind, LogDecay};
     use kernel_dsl::{Rows, Sequences};
 
     use super::support::{Case, cases};

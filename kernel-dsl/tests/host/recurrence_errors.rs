@@ -1,13 +1,14 @@
 //! Every way to call a recurrence wrongly is an error that says what was expected and what came.
 
+use kernel_dsl::decay::DecayFormError;
 use kernel_dsl::recurrence::normalized::{self, NormalizedState};
 use kernel_dsl::recurrence::{
-    Cotangents, DecayIndex, DecayKind, Element, ElementMut, GradientBuffers, Inputs, LogDecay, Problem,
-    ReadOut, RecurrenceError, apply, backward, chunked, compose, element, sequential, sequential_bounded,
-    step,
+    Cotangents, DecayIndex, Element, ElementMut, GradientBuffers, Inputs, Problem, ReadOut, RecurrenceError,
+    apply, backward, chunked, compose, element, sequential, sequential_bounded, step,
 };
 use kernel_dsl::sequences::SequencesError;
 use kernel_dsl::shape::{Extent, Role, ShapeError};
+use kernel_dsl::{DecayKind, LogDecay};
 use kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
@@ -158,11 +159,12 @@ fn log_decays_come_in_the_form_of_their_kind() {
     let (decay, expected, found) = (DecayKind::PerHeadToken, "Token", "Constant");
     assert_eq!(
         error_of(PROBLEM, constant),
-        RecurrenceError::DecayForm {
+        RecurrenceError::DecayForm(DecayFormError {
+            operator: "recurrence",
             decay,
             expected,
             found
-        }
+        })
     );
     let per_head = Problem {
         decay: DecayKind::PerHead,

@@ -1,7 +1,8 @@
 //! One representative of every operator, forward and backward, against its definition in f64.
 
+use kernel_dsl::DecayKind;
 use kernel_dsl::linear::{self, PackedMatrix, WeightType};
-use kernel_dsl::recurrence::{DecayKind, GradientBuffers, ReadOut};
+use kernel_dsl::recurrence::{GradientBuffers, ReadOut};
 use kernel_dsl::softmax_attention::{self, softmax_attention};
 use kernel_dsl::{Rows, Sequences, causal_conv1d, gated_norm, step_size, taylor_attention};
 
@@ -130,7 +131,7 @@ fn recurrence(decay: DecayKind) -> Outcome {
 
 /// Case `index` of two transitions by three kinds of decay.
 fn delta_rule(index: usize) -> Outcome {
-    use kernel_dsl::delta_rule::{DecayKind, Problem, TransitionKind, backward, chunked, sequential};
+    use kernel_dsl::delta_rule::{Problem, TransitionKind, backward, chunked, sequential};
     const BOUND: f64 = 4e-6;
     let decays = [DecayKind::None, DecayKind::PerHeadToken, DecayKind::PerKeyToken];
     let transitions = [TransitionKind::Delta, TransitionKind::LowRank];

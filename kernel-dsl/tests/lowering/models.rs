@@ -1,10 +1,11 @@
 //! Every operator's calls at the shapes of published models.
 
+use kernel_dsl::DecayKind;
 use kernel_dsl::causal_conv1d::{Activation, Problem as Convolution};
 use kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
-use kernel_dsl::delta_rule::{DecayKind as DeltaDecay, Problem as Delta, TransitionKind};
+use kernel_dsl::delta_rule::{Problem as Delta, TransitionKind};
 use kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
-use kernel_dsl::recurrence::{DecayKind, Problem as Recurrence, ReadOut};
+use kernel_dsl::recurrence::{Problem as Recurrence, ReadOut};
 use kernel_dsl::selective_scan::Problem as Scan;
 use kernel_dsl::taylor_attention::{Expansion, Problem as Taylor};
 use kernel_dsl::wkv4::Problem as Wkv4;
@@ -50,7 +51,7 @@ const RECURRENCES: [(&str, Recurrence); 5] = {
     ]
 };
 
-const fn delta(decay: DeltaDecay, transition: TransitionKind) -> Delta {
+const fn delta(decay: DecayKind, transition: TransitionKind) -> Delta {
     Delta {
         batch: 1,
         time: 2048,
@@ -64,13 +65,13 @@ const fn delta(decay: DeltaDecay, transition: TransitionKind) -> Delta {
 }
 
 const DELTA_RULES: [(&str, Delta); 4] = [
-    ("deltanet", delta(DeltaDecay::None, TransitionKind::Delta)),
+    ("deltanet", delta(DecayKind::None, TransitionKind::Delta)),
     (
         "gated_deltanet",
-        delta(DeltaDecay::PerHeadToken, TransitionKind::Delta),
+        delta(DecayKind::PerHeadToken, TransitionKind::Delta),
     ),
-    ("kda", delta(DeltaDecay::PerKeyToken, TransitionKind::Delta)),
-    ("rwkv7", delta(DeltaDecay::PerKeyToken, TransitionKind::LowRank)),
+    ("kda", delta(DecayKind::PerKeyToken, TransitionKind::Delta)),
+    ("rwkv7", delta(DecayKind::PerKeyToken, TransitionKind::LowRank)),
 ];
 
 const MAMBA: Scan = Scan {

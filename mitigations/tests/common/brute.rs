@@ -3,7 +3,7 @@
 use super::{Values, tensor, values};
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
-use ssm_core::{Dims, Erase, Form, Gates, LogDecay, ReadOut, Rule, Site};
+use ssm_core::{Chunking, Dims, Erase, Gates, LogDecay, ReadOut, Rule, Site};
 
 /// What a layer computes per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,18 +83,18 @@ pub struct Layer {
     pub extreme: bool,
     /// Heads of an earlier recurrence of the same layer.
     pub first_head: usize,
-    pub form: Form,
+    pub chunking: Chunking,
     pub splits: Vec<usize>,
     pub seed: u64,
 }
 
 pub fn layer() -> impl Strategy<Value = Layer> {
     let sizes = (1..3usize, 1..40usize, 1..3usize, 1..3usize, 1..5usize, 1..5usize);
-    let form = prop_oneof![
-        Just(Form::Auto),
-        Just(Form::Sequential),
-        (1..20usize).prop_map(|chunk_size| Form::Chunked { chunk_size }),
-        (1..20usize).prop_map(|chunk_size| Form::Scan { chunk_size }),
+    let chunking = prop_oneof![
+        Just(Chunking::Fastest),
+        Just(Chunking::Sequential),
+        (1..20usize).prop_map(|chunk_size| Chunking::Chunked { chunk_size }),
+        (1..20usize).prop_map(|chunk_size| Chunking::Scan { chunk_size }),
     ];
     let splits = prop_oneof![
         prop::collection::vec(0..20usize, 0..5),
@@ -108,32 +108,39 @@ pub fn layer() -> impl Strategy<Value = Layer> {
         any::<bool>(),
         any::<u64>(),
     );
-    (prop::sample::select(KINDS.to_vec()), sizes, choices, form, splits).prop_map(
-        |(kind, sizes, (step, skip, extreme, second, seed), form, splits)| {
-            let (batch, time, groups, per_group, key_dim, value_dim) = sizes;
-            let mean = kind.rule() == Rule::Mean;
-            let heads = groups * per_group;
-            let dims = Dims {
-                batch,
-                time,
-                heads,
-                groups: if mean { heads } else { groups },
-                key_dim: if mean { 1 } else { key_dim },
-                value_dim: if mean { 1 } else { value_dim },
-            };
-            Layer {
-                kind,
-                dims,
-                step: (step || kind.decay() == Decay::PerStep) && !mean,
-                skip: skip && !mean,
-                extreme,
-                first_head: if second { 2 } else { 0 },
-                form,
-                splits,
-                seed,
-            }
-        },
+    (
+        prop::sample::select(KINDS.to_vec()),
+        sizes,
+        choices,
+        chunking,
+        splits,
     )
+        .prop_map(
+            |(kind, sizes, (step, skip, extreme, second, seed), chunking, splits)| {
+                let (batch, time, groups, per_group, key_dim, value_dim) = sizes;
+                let mean = kind.rule() == Rule::Mean;
+                let heads = groups * per_group;
+                let dims = Dims {
+                    batch,
+                    time,
+                    heads,
+                    groups: if mean { heads } else { groups },
+                    key_dim: if mean { 1 } else { key_dim },
+                    value_dim: if mean { 1 } else { value_dim },
+                };
+                Layer {
+                    kind,
+                    dims,
+                    step: (step || kind.decay() == Decay::PerStep) && !mean,
+                    skip: skip && !mean,
+                    extreme,
+                    first_head: if second { 2 } else { 0 },
+                    chunking,
+                    splits,
+                    seed,
+                }
+            },
+        )
 }
 
 impl Layer {
@@ -462,15 +469,9 @@ pub fn idle_token(layer: &Layer) -> Gates {
     let d = layer.dims;
     let device = Device::flex();
     let zeros = |shape: [usize; 4]| tensor(vec![0.0; shape.iter().product()], shape).to_device(&device);
-    Gates {
-        query: zeros([d.batch, 1, d.groups, d.key_dim]),
-        key: zeros([d.batch, 1, d.groups, d.key_dim]),
-        value: zeros([d.batch, 1, d.heads, d.value_dim]),
-        log_decay: LogDecay::None,
-        step_size: None,
-        erase: Erase::None,
-        read_out: ReadOut::Inclusive,
-        skip: None,
-        scale: 1.0,
-    }
+    Gates::new(
+        zeros([d.batch, 1, d.groups, d.key_dim]),
+        zeros([d.batch, 1, d.groups, d.key_dim]),
+        zeros([d.batch, 1, d.heads, d.value_dim]),
+    )
 }

@@ -7,7 +7,7 @@ pub mod brute;
 use burn::tensor::{Device, Tensor, TensorData};
 use mitigations::Mitigation;
 use proptest::prelude::*;
-use ssm_core::{Dims, Form, Gates, LogDecay, ReadOut, Recurrence, Site, State};
+use ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, Recurrence, Site, State};
 
 /// Sizes and choices of one recurrence; its numbers are drawn from a seed, so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Case {
     pub skip: bool,
     /// Some decays are e⁻⁶⁰ or 0.
     pub extreme: bool,
-    pub form: Form,
+    pub chunking: Chunking,
     /// Lengths of the calls; the rest comes in one more.
     pub splits: Vec<usize>,
     pub seed: u64,
@@ -35,15 +35,15 @@ pub fn case() -> impl Strategy<Value = Case> {
         prop::bool::weighted(0.3),
         any::<u64>(),
     );
-    let form = prop_oneof![
-        Just(Form::Auto),
-        Just(Form::Sequential),
-        (1..20usize).prop_map(|chunk_size| Form::Chunked { chunk_size }),
-        (1..20usize).prop_map(|chunk_size| Form::Scan { chunk_size }),
+    let chunking = prop_oneof![
+        Just(Chunking::Fastest),
+        Just(Chunking::Sequential),
+        (1..20usize).prop_map(|chunk_size| Chunking::Chunked { chunk_size }),
+        (1..20usize).prop_map(|chunk_size| Chunking::Scan { chunk_size }),
     ];
     let splits = prop_oneof![prop::collection::vec(0..30usize, 0..6), Just(vec![1; 80])];
-    (sizes, choices, form, splits).prop_map(
-        |((batch, time, groups, per_group, key_dim, value_dim), choices, form, splits)| {
+    (sizes, choices, chunking, splits).prop_map(
+        |((batch, time, groups, per_group, key_dim, value_dim), choices, chunking, splits)| {
             let (decay, bonus, step, skip, extreme, seed) = choices;
             let dims = Dims {
                 batch,
@@ -60,7 +60,7 @@ pub fn case() -> impl Strategy<Value = Case> {
                 step,
                 skip,
                 extreme,
-                form,
+                chunking,
                 splits,
                 seed,
             }
@@ -159,7 +159,7 @@ pub fn run_from(
     gates: &Gates,
     range: std::ops::Range<usize>,
     splits: &[usize],
-    form: Form,
+    chunking: Chunking,
 ) -> Vec<Tensor<4>> {
     let (chain, site) = (mitigation.chain(), site(gates));
     chain.check(&site).expect("a chain that fits");
@@ -169,7 +169,7 @@ pub fn run_from(
         let end = range.end.min(done.saturating_add(length));
         if end > done || range.is_empty() {
             let call = gates.slice(done..end).expect("a range inside");
-            outputs.push(chain.run(&site, call, state, form).expect("gates that fit"));
+            outputs.push(chain.run(&site, call, state, chunking).expect("gates that fit"));
         }
         done = end;
         if range.is_empty() {
@@ -180,10 +180,10 @@ pub fn run_from(
 }
 
 /// All read-outs, `[batch, time, heads, value_dim]`.
-pub fn run(mitigation: &Mitigation, gates: &Gates, splits: &[usize], form: Form) -> Vec<f32> {
+pub fn run(mitigation: &Mitigation, gates: &Gates, splits: &[usize], chunking: Chunking) -> Vec<f32> {
     let mut state = start(mitigation, gates);
     let time = gates.dims().time;
-    let outputs = run_from(&mut state, mitigation, gates, 0..time, splits, form);
+    let outputs = run_from(&mut state, mitigation, gates, 0..time, splits, chunking);
     assert_eq!(state.state.position, time as u64);
     joined(outputs)
 }

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use ssm_core::operators::cross_entropy;
-use ssm_core::{Chain, Form, Site};
+use ssm_core::{Chain, Chunking, Site};
 
 use super::batch::Segment;
 use super::parameters::Parameter;
@@ -246,7 +246,7 @@ impl Differentiable {
         let time = embedded.dims()[1] as u64;
         let call = Call {
             chain: &state.chain,
-            form: Form::Auto,
+            chunking: Chunking::Fastest,
             positions: &state.positions,
         };
         let normed = self.network.forward(embedded, &mut state.layers, call)?;

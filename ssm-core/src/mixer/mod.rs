@@ -10,7 +10,7 @@ mod state;
 
 use crate::error::Result;
 use crate::intervention::{Chain, Site};
-use crate::recurrence::Form;
+use crate::recurrence::Chunking;
 use burn::tensor::{Device, Tensor};
 pub use cache::KeyValueCache;
 pub use place::on_device;
@@ -61,7 +61,7 @@ pub struct Context<'a> {
     /// Index of the block, from 0.
     pub layer: usize,
     /// How recurrences are computed.
-    pub form: Form,
+    pub chunking: Chunking,
     /// Tokens before the first one at hand, per sequence: where rotary positions and key-value caches stand.
     pub positions: &'a [u64],
     /// What earlier layers left for later ones in this call.

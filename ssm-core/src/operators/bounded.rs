@@ -4,7 +4,8 @@ use crate::backend::flex::{self, contiguous, owned, slice};
 use crate::backend::host::{expect_host, from_host, host};
 use crate::error::Result;
 use crate::gates::Gates;
-use crate::operators::recurrence::{Chunks, Held, Recurrence};
+use crate::operators::recurrence::{Held, Recurrence};
+use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
@@ -23,7 +24,7 @@ pub(crate) fn recurrence_bounded(
         OPERATION,
         devices.iter().chain([&bound.device(), &state.memory.device()]),
     )?;
-    let operator = Recurrence::of(&gates, &Sequences::Equal, Chunks::None);
+    let operator = Recurrence::of(&gates, &Sequences::Equal, Chunking::Sequential);
     let held = Held::on_host(&operator, gates);
     let bound = contiguous(host(bound.clone()));
     let mut memory = owned(host(state.take()));

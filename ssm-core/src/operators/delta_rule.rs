@@ -4,71 +4,24 @@
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
 use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
-use crate::error::{Error, Result};
-use crate::gates::expect_shape;
+use crate::error::Result;
+use crate::gates::{Dims, Erase, Gates, LogDecay};
+use crate::operators::recurrence::decay_rank;
 use crate::sequences::Sequences;
 use crate::state::State;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
+use kernel_dsl::DecayKind;
 #[cfg(feature = "cube")]
 use kernel_dsl::cube::DeviceBuffer;
 #[cfg(feature = "cube")]
 use kernel_dsl::delta_rule::cube as device;
-use kernel_dsl::delta_rule::{self as kernel, DecayKind, TransitionKind};
+use kernel_dsl::delta_rule::{self as kernel, TransitionKind};
 
-/// What multiplies the state beside its decay, and what is written.
-#[derive(Clone, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a handful of these exist at a time; a box would cost more"
-)]
-pub enum Transition {
-    /// S ← a ∘ S, then S ← S + β k (v − Sᵀk)ᵀ: DeltaNet, Gated DeltaNet, KDA.
-    Delta {
-        /// β, `[batch, time, heads]`.
-        beta: Tensor<3>,
-    },
-    /// S ← a ∘ S + b (pᵀ S) + k vᵀ, where p reads the state before it decays: RWKV-7.
-    LowRank {
-        /// p, `[batch, time, groups, key_dim]`.
-        p: Tensor<4>,
-        /// b, `[batch, time, groups, key_dim]`.
-        b: Tensor<4>,
-    },
-}
-
-/// Logarithm of the decay of a delta rule.
-#[derive(Clone, Debug)]
-pub enum DeltaDecay {
-    /// Nothing decays (DeltaNet).
-    None,
-    /// One scalar per head and token, `[batch, time, heads]` (Gated DeltaNet).
-    PerHeadToken(Tensor<3>),
-    /// One value per key, head and token, `[batch, time, heads, key_dim]` (KDA, RWKV-7).
-    PerKeyToken(Tensor<4>),
-}
-
-/// What a delta rule reads.
-#[derive(Clone, Debug)]
-pub struct DeltaInputs {
-    /// q, `[batch, time, groups, key_dim]`.
-    pub query: Tensor<4>,
-    /// k, `[batch, time, groups, key_dim]`; normalising it is the caller's.
-    pub key: Tensor<4>,
-    /// v, `[batch, time, heads, value_dim]`.
-    pub value: Tensor<4>,
-    /// β, or p and b.
-    pub transition: Transition,
-    /// ln a.
-    pub log_decay: DeltaDecay,
-    /// Factor on the query.
-    pub scale: f32,
-}
-
-/// y_t = scale · S_tᵀ q_t, where every token replaces what the state holds under its key; see [`Transition`] and
-/// [`kernel_dsl::delta_rule`]. `state` is left after the last token of every sequence.
+/// The read-out of valid gates that erase; `state` is left after the last token of every sequence, its position untouched. See
+/// [`Erase`] and [`kernel_dsl::delta_rule`].
 ///
 /// Sources: Yang et al., *Parallelizing linear transformers with the delta rule* (2406.06484) and *Gated delta networks*
 /// (2412.06464); Peng et al., *RWKV-7* (2503.14456).
@@ -77,29 +30,31 @@ pub struct DeltaInputs {
 /// Result `[batch, time, heads, value_dim]`; the state's memory `[sequences, heads, key_dim, value_dim]`.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Groups`], [`Error::Sequences`], [`Error::Device`], [`Error::DType`] and [`Error::Kernel`].
-pub fn delta_rule(inputs: DeltaInputs, sequences: &Sequences, state: &mut State) -> Result<Tensor<4>> {
-    validate(&inputs, sequences, &state.memory)?;
-    let time = inputs.query.dims()[1];
-    let (transition, [beta, p, b]) = match inputs.transition {
-        Transition::Delta { beta } => (TransitionKind::Delta, [Some(beta.into()), None, None]),
-        Transition::LowRank { p, b } => (TransitionKind::LowRank, [None, Some(p.into()), Some(b.into())]),
+/// [`Error::Sequences`](crate::Error::Sequences), [`Error::Device`](crate::Error::Device),
+/// [`Error::DType`](crate::Error::DType) and [`Error::Kernel`](crate::Error::Kernel).
+pub(crate) fn delta_rule_over(gates: Gates, sequences: &Sequences, state: &mut State) -> Result<Tensor<4>> {
+    let gates = gates.with_stored_decay();
+    let dims = gates.dims();
+    let written = match &gates.step_size {
+        Some(step) => gates.value.clone() * step.clone().unsqueeze_dim::<4>(3),
+        None => gates.value.clone(),
     };
-    let (decay, log_decay) = match inputs.log_decay {
-        DeltaDecay::None => (DecayKind::None, None),
-        DeltaDecay::PerHeadToken(a) => (DecayKind::PerHeadToken, Some(a.into())),
-        DeltaDecay::PerKeyToken(a) => (DecayKind::PerKeyToken, Some(a.into())),
+    let (transition, [beta, p, b]) = match gates.erase {
+        Erase::Delta(beta) => (TransitionKind::Delta, [Some(beta.into()), None, None]),
+        Erase::LowRank { p, b } => (TransitionKind::LowRank, [None, Some(p.into()), Some(b.into())]),
+        Erase::None => unreachable!("gates that erase nothing are a weighted sum's"),
     };
+    let (decay, log_decay) = decay_per_token(gates.log_decay, &dims, &gates.value.device());
     let operator = DeltaRule {
         transition,
         decay,
-        scale: inputs.scale,
+        scale: gates.scale,
         sequences: sequences.clone(),
     };
     let operands = Inputs {
-        query: inputs.query.into(),
-        key: inputs.key.into(),
-        value: inputs.value.into(),
+        query: gates.query.into(),
+        key: gates.key.into(),
+        value: written.into(),
         state: Input::State(&mut state.memory),
         log_decay,
         beta,
@@ -108,38 +63,38 @@ pub fn delta_rule(inputs: DeltaInputs, sequences: &Sequences, state: &mut State)
     };
     let found = run(operator, operands)?;
     state.memory = Tensor::from_dispatch(found.state);
-    state.position += sequences.longest(time) as u64;
-    Ok(Tensor::from_dispatch(found.out))
+    let output = Tensor::from_dispatch(found.out);
+    Ok(match gates.skip {
+        None => output,
+        Some(skip) => output + gates.value * per_value(skip, &dims),
+    })
+}
+
+/// The kernel takes decays per token; constants are repeated.
+fn decay_per_token<'a>(decay: LogDecay, dims: &Dims, device: &Device) -> (DecayKind, Option<Input<'a>>) {
+    let (batch, time, heads, key_dim) = (dims.batch, dims.time, dims.heads, dims.key_dim);
+    let per_head = |a: Tensor<3>| (DecayKind::PerHeadToken, Some(a.into()));
+    let per_key = |a: Tensor<4>| (DecayKind::PerKeyToken, Some(a.into()));
+    match decay {
+        LogDecay::None => (DecayKind::None, None),
+        LogDecay::PerHeadToken(a) => per_head(a),
+        LogDecay::PerKeyToken(a) => per_key(a),
+        LogDecay::PerHead(a) => per_head(Tensor::zeros([batch, time, heads], device) + a.unsqueeze::<3>()),
+        LogDecay::PerKey(a) | LogDecay::PerStep(a) => {
+            per_key(Tensor::zeros([batch, time, heads, key_dim], device) + a.unsqueeze::<4>())
+        }
+    }
+}
+
+/// A skip `[heads]` or `[heads · value_dim]` as `[1, 1, heads, value_dim or 1]`.
+fn per_value(skip: Tensor<1>, dims: &Dims) -> Tensor<4> {
+    let columns = skip.dims()[0] / dims.heads.max(1);
+    skip.reshape([1, 1, dims.heads, columns])
 }
 
 operands! {
     /// What a delta rule reads: β, or p and b.
     Inputs { query, key, value, state; optional log_decay, beta, p, b }
-}
-
-fn validate(inputs: &DeltaInputs, sequences: &Sequences, state: &Tensor<4>) -> Result<()> {
-    let [batch, time, groups, key_dim] = inputs.query.dims();
-    let [_, _, heads, value_dim] = inputs.value.dims();
-    let count = sequences.count(batch, time)?;
-    if groups == 0 || !heads.is_multiple_of(groups) {
-        return Err(Error::Groups { heads, groups });
-    }
-    let (keys, gates) = ([batch, time, groups, key_dim], [batch, time, heads]);
-    expect_shape("key", &keys, &inputs.key.dims())?;
-    expect_shape("value", &[batch, time, heads, value_dim], &inputs.value.dims())?;
-    match &inputs.transition {
-        Transition::Delta { beta } => expect_shape("beta", &gates, &beta.dims())?,
-        Transition::LowRank { p, b } => {
-            expect_shape("p", &keys, &p.dims())?;
-            expect_shape("b", &keys, &b.dims())?;
-        }
-    }
-    match &inputs.log_decay {
-        DeltaDecay::None => {}
-        DeltaDecay::PerHeadToken(a) => expect_shape("log_decay", &gates, &a.dims())?,
-        DeltaDecay::PerKeyToken(a) => expect_shape("log_decay", &[batch, time, heads, key_dim], &a.dims())?,
-    }
-    expect_shape("state", &[count, heads, key_dim, value_dim], &state.dims())
 }
 
 /// What of a delta rule is not a tensor.
@@ -165,14 +120,6 @@ impl DeltaRule {
         }
     }
 
-    /// Dimensions at the end of a token that a log decay has.
-    fn decay_rank(&self) -> usize {
-        match self.decay {
-            DecayKind::PerKeyToken => 2,
-            DecayKind::None | DecayKind::PerHeadToken => 1,
-        }
-    }
-
     fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
         let (key, value) = (RowTensor::new(inputs.key, 2), RowTensor::new(inputs.value, 2));
         let held = Held {
@@ -180,9 +127,9 @@ impl DeltaRule {
             query: RowTensor::new(inputs.query, 2),
             key,
             value,
-            log_decay: inputs
-                .log_decay
-                .map(|decay| RowTensor::new(decay, self.decay_rank())),
+            log_decay: self.decay.log_decay(inputs.log_decay, contiguous, |decay| {
+                RowTensor::new(decay, decay_rank(self.decay))
+            }),
             transition: match self.transition {
                 TransitionKind::Delta => HeldTransition::Delta {
                     beta: RowTensor::new(required(inputs.beta), 1),
@@ -203,7 +150,7 @@ struct Held<'a> {
     query: RowTensor,
     key: RowTensor,
     value: RowTensor,
-    log_decay: Option<RowTensor>,
+    log_decay: kernel_dsl::LogDecay<FlexTensor, RowTensor>,
     transition: HeldTransition,
     problem: kernel::Problem,
     operator: &'a DeltaRule,
@@ -227,7 +174,7 @@ impl Held<'_> {
                     b: b.view(),
                 },
             },
-            log_decay: self.log_decay.as_ref().map(RowTensor::view),
+            log_decay: self.log_decay.as_ref().map(slice, RowTensor::view),
             scale: self.operator.scale,
             sequences: self.operator.sequences.view(),
         }
@@ -367,7 +314,9 @@ impl DeltaRule {
             key: cube::rows_as(inputs.key, 2, dtype),
             value: cube::rows(inputs.value, 2),
             transition,
-            log_decay: inputs.log_decay.map(|decay| cube::rows(decay, self.decay_rank())),
+            log_decay: self.decay.log_decay(inputs.log_decay, cube::values, |decay| {
+                cube::rows(decay, decay_rank(self.decay))
+            }),
             scale: self.scale,
             sequences: self.sequences.view(),
         };

@@ -5,7 +5,8 @@ use crate::backend::host::{from_host, is_host};
 use crate::element::{Element, Transition};
 use crate::error::Result;
 use crate::gates::{Dims, Gates, LogDecay};
-use crate::operators::recurrence::{Chunks, Held, Recurrence, recurrence_over};
+use crate::operators::recurrence::{Held, Recurrence, recurrence_over};
+use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
@@ -23,7 +24,7 @@ pub(crate) fn element(gates: &Gates, chunk_size: usize) -> Result<Element> {
         gates.clone(),
         &Sequences::Equal,
         &mut state,
-        Chunks::Of(chunk_size),
+        Chunking::Chunked { chunk_size },
     )?;
     Ok(Element {
         transition: Transition::Decay(sum_of_log_decays(&gates.log_decay, &dims, &device)),
@@ -52,7 +53,7 @@ pub(crate) fn sum_of_log_decays(log_decay: &LogDecay, dims: &Dims, device: &Devi
 }
 
 fn on_host(gates: &Gates, chunk_size: usize) -> Element {
-    let operator = Recurrence::of(gates, &Sequences::Equal, Chunks::Of(chunk_size));
+    let operator = Recurrence::of(gates, &Sequences::Equal, Chunking::Chunked { chunk_size });
     let held = Held::on_host(&operator, gates.clone());
     let p = &held.problem;
     let decay_rows = p.decay_sums_per_head();

@@ -22,7 +22,7 @@
 pub(crate) mod bounded;
 pub mod causal_conv1d;
 pub mod cross_entropy;
-pub mod delta_rule;
+pub(crate) mod delta_rule;
 pub(crate) mod element;
 pub mod norm;
 pub mod pointwise;
@@ -37,7 +37,6 @@ pub mod wkv4;
 
 pub use causal_conv1d::causal_conv1d;
 pub use cross_entropy::cross_entropy;
-pub use delta_rule::{DeltaDecay, DeltaInputs, Transition, delta_rule};
 pub use norm::{add_rms_norm, gated_norm};
 pub use rotary::{Pairing, RotaryPlan, rotary};
 pub use selective_scan::{ScanInputs, selective_scan};

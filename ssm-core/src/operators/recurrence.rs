@@ -5,31 +5,22 @@ use crate::backend::host::host;
 use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
 use crate::error::Result;
 use crate::gates::{Gates, LogDecay, ReadOut};
+use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::recurrence::{self as kernel, DecayKind, Gradients, Problem};
-
-/// How the tokens of a call are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chunks {
-    /// As is fastest for the problem.
-    Fastest,
-    /// Token by token.
-    None,
-    /// In chunks of this many tokens.
-    Of(usize),
-}
+use kernel_dsl::DecayKind;
+use kernel_dsl::recurrence::{self as kernel, Gradients, Problem};
 
 /// What of a recurrence is not a tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct Recurrence {
     pub(crate) decay: DecayKind,
     pub(crate) scale: f32,
-    pub(crate) chunks: Chunks,
+    pub(crate) chunking: Chunking,
     pub(crate) sequences: Sequences,
 }
 
@@ -39,9 +30,9 @@ pub(crate) fn recurrence_over(
     gates: Gates,
     sequences: &Sequences,
     state: &mut State,
-    chunks: Chunks,
+    chunking: Chunking,
 ) -> Result<Tensor<4>> {
-    let operator = Recurrence::of(&gates, sequences, chunks);
+    let operator = Recurrence::of(&gates, sequences, chunking);
     let found = run(operator, gates.operands(Input::State(&mut state.memory)))?;
     state.memory = Tensor::from_dispatch(found.state);
     Ok(Tensor::from_dispatch(found.out))
@@ -79,7 +70,7 @@ impl Gates {
 
 impl Recurrence {
     /// What of `gates` is not a tensor.
-    pub(crate) fn of(gates: &Gates, sequences: &Sequences, chunks: Chunks) -> Self {
+    pub(crate) fn of(gates: &Gates, sequences: &Sequences, chunking: Chunking) -> Self {
         let decay = match gates.log_decay {
             LogDecay::None => DecayKind::None,
             LogDecay::PerHead(_) => DecayKind::PerHead,
@@ -90,7 +81,7 @@ impl Recurrence {
         Self {
             decay,
             scale: gates.scale,
-            chunks,
+            chunking,
             sequences: sequences.clone(),
         }
     }
@@ -113,12 +104,20 @@ impl Recurrence {
     }
 }
 
+/// Dimensions at the end of a token that log decays of this kind have.
+pub(crate) fn decay_rank(decay: DecayKind) -> usize {
+    match decay {
+        DecayKind::PerKeyToken => 2,
+        DecayKind::None | DecayKind::PerHead | DecayKind::PerKey | DecayKind::PerHeadToken => 1,
+    }
+}
+
 /// The inputs of a recurrence on the CPU, held so that views of them can be handed to a kernel.
 pub(crate) struct Held<'a> {
     query: RowTensor,
     key: RowTensor,
     value: RowTensor,
-    log_decay: Option<HeldDecay>,
+    log_decay: kernel_dsl::LogDecay<FlexTensor, RowTensor>,
     step_size: Option<RowTensor>,
     bonus: Option<FlexTensor>,
     skip: Option<FlexTensor>,
@@ -126,23 +125,13 @@ pub(crate) struct Held<'a> {
     operator: &'a Recurrence,
 }
 
-enum HeldDecay {
-    Constant(FlexTensor),
-    Token(RowTensor),
-}
-
 impl<'a> Held<'a> {
     /// Everything but the state, and the state.
     fn with_state(operator: &'a Recurrence, inputs: Inputs<FlexTensor>) -> (Self, FlexTensor) {
         let (key, value) = (flex::shape(&inputs.key), flex::shape(&inputs.value));
         let problem = operator.problem(&key, &value, inputs.bonus.is_some());
-        let log_decay = inputs.log_decay.map(|decay| match operator.decay {
-            DecayKind::PerHeadToken => HeldDecay::Token(RowTensor::new(decay, 1)),
-            DecayKind::PerKeyToken => HeldDecay::Token(RowTensor::new(decay, 2)),
-            DecayKind::None | DecayKind::PerHead | DecayKind::PerKey => {
-                HeldDecay::Constant(contiguous(decay))
-            }
-        });
+        let token = |decay| RowTensor::new(decay, decay_rank(operator.decay));
+        let log_decay = operator.decay.log_decay(inputs.log_decay, contiguous, token);
         let held = Self {
             query: RowTensor::new(inputs.query, 2),
             key: RowTensor::new(inputs.key, 2),
@@ -189,11 +178,7 @@ impl<'a> Held<'a> {
             query: self.query.view(),
             key: self.key.view(),
             value: self.value.view(),
-            log_decay: match &self.log_decay {
-                None => kernel::LogDecay::None,
-                Some(HeldDecay::Constant(decay)) => kernel::LogDecay::Constant(slice(decay)),
-                Some(HeldDecay::Token(decay)) => kernel::LogDecay::Token(decay.view()),
-            },
+            log_decay: self.log_decay.as_ref().map(slice, RowTensor::view),
             step_size: self.step_size.as_ref().map(RowTensor::view),
             bonus: self.bonus.as_ref().map(slice),
             skip: self.skip.as_ref().map(slice),
@@ -212,10 +197,10 @@ impl<'a> Held<'a> {
     }
 
     fn chunk_size(&self) -> Option<usize> {
-        match self.operator.chunks {
-            Chunks::Fastest => kernel::preferred_chunk_size(&self.problem),
-            Chunks::None => None,
-            Chunks::Of(size) => Some(size),
+        match self.operator.chunking {
+            Chunking::Fastest => kernel::preferred_chunk_size(&self.problem),
+            Chunking::Sequential => None,
+            Chunking::Chunked { chunk_size: size } | Chunking::Scan { chunk_size: size } => Some(size),
         }
     }
 }
@@ -300,14 +285,14 @@ impl Operator for Recurrence {
 /// On a CubeCL device.
 #[cfg(feature = "cube")]
 mod on_cube {
-    use super::{Chunks, Inputs, Recurrence};
+    use super::{Chunking, Inputs, Recurrence, decay_rank};
     use crate::backend::cube::{self, Place};
     use crate::backend::{Named, OutputAndState, Spec};
     use burn::tensor::DType;
     use burn_cubecl::tensor::CubeTensor;
     use kernel_dsl::cube::{Client, DeviceBuffer, Error, Limits};
+    use kernel_dsl::recurrence::Problem;
     use kernel_dsl::recurrence::cube as kernel;
-    use kernel_dsl::recurrence::{DecayKind, Problem};
 
     /// Fewer tokens than the smallest chunk has are taken one by one.
     const SHORTEST_CHUNKED: usize = 16;
@@ -322,11 +307,11 @@ mod on_cube {
 
         /// The tiles of the chunked form; chunks have 16, 32 or 64 tokens, the most that do not exceed what was asked for.
         fn plan(&self, client: &Client, problem: &Problem, dtype: DType) -> Result<kernel::Plan, Error> {
-            match self.chunks {
-                Chunks::Fastest | Chunks::None => {
+            match self.chunking {
+                Chunking::Fastest | Chunking::Sequential => {
                     kernel::Plan::new(client.properties(), problem, cube::kernel_type(dtype))
                 }
-                Chunks::Of(size) => {
+                Chunking::Chunked { chunk_size: size } | Chunking::Scan { chunk_size: size } => {
                     let tokens = [64, 32, 16]
                         .into_iter()
                         .find(|&tokens| tokens <= size)
@@ -350,16 +335,9 @@ mod on_cube {
                 (Some(gate), _) | (None, Some(gate)) => gate.dtype,
                 (None, None) => DType::F32,
             };
-            let log_decay = match (self.decay, inputs.log_decay) {
-                (_, None) => kernel::DeviceLogDecay::None,
-                (DecayKind::PerHeadToken, Some(decay)) => {
-                    kernel::DeviceLogDecay::Token(cube::rows_as(decay, 1, gates))
-                }
-                (DecayKind::PerKeyToken, Some(decay)) => {
-                    kernel::DeviceLogDecay::Token(cube::rows_as(decay, 2, gates))
-                }
-                (_, Some(decay)) => kernel::DeviceLogDecay::Constant(cube::values_as(decay, gates)),
-            };
+            let constant = |decay| cube::values_as(decay, gates);
+            let token = |decay| cube::rows_as(decay, decay_rank(self.decay), gates);
+            let log_decay = self.decay.log_decay(inputs.log_decay, constant, token);
             let held = kernel::DeviceInputs {
                 query: cube::rows(inputs.query, 2),
                 key: cube::rows_as(inputs.key, 2, dtype),
@@ -377,10 +355,10 @@ mod on_cube {
         pub(super) fn forward_on_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
             let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
             let (problem, inputs, state) = self.hold(inputs);
-            let one_by_one = match self.chunks {
-                Chunks::None => true,
-                Chunks::Fastest => self.sequences.longest(problem.time) < SHORTEST_CHUNKED,
-                Chunks::Of(_) => false,
+            let one_by_one = match self.chunking {
+                Chunking::Sequential => true,
+                Chunking::Fastest => self.sequences.longest(problem.time) < SHORTEST_CHUNKED,
+                Chunking::Chunked { .. } | Chunking::Scan { .. } => false,
             };
             let found = cube::launched(match one_by_one {
                 true => kernel::sequential(&place.client, &problem, &inputs, Some(&state)),

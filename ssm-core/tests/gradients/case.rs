@@ -9,7 +9,7 @@ use ssm_core::{Dims, Sequences};
 #[derive(Clone, Debug)]
 pub struct Case {
     pub dims: Dims,
-    pub decay: kernel::DecayKind,
+    pub decay: kernel_dsl::DecayKind,
     pub bonus: bool,
     pub step: bool,
     pub skip: Skip,
@@ -32,12 +32,12 @@ pub enum Layout {
     Packed,
 }
 
-pub const DECAYS: [kernel::DecayKind; 5] = [
-    kernel::DecayKind::None,
-    kernel::DecayKind::PerHead,
-    kernel::DecayKind::PerKey,
-    kernel::DecayKind::PerHeadToken,
-    kernel::DecayKind::PerKeyToken,
+pub const DECAYS: [kernel_dsl::DecayKind; 5] = [
+    kernel_dsl::DecayKind::None,
+    kernel_dsl::DecayKind::PerHead,
+    kernel_dsl::DecayKind::PerKey,
+    kernel_dsl::DecayKind::PerHeadToken,
+    kernel_dsl::DecayKind::PerKeyToken,
 ];
 
 pub fn case(longest: usize) -> impl Strategy<Value = Case> {
@@ -143,7 +143,7 @@ impl Data {
         let rows = tokens[0] * tokens[1];
         let per_token = d.heads * case.decay.values_per_head(d.key_dim);
         let decays = match case.decay {
-            kernel::DecayKind::PerHeadToken | kernel::DecayKind::PerKeyToken => rows * per_token,
+            kernel_dsl::DecayKind::PerHeadToken | kernel_dsl::DecayKind::PerKeyToken => rows * per_token,
             _ => per_token,
         };
         let mut v = Values(case.seed);
@@ -204,13 +204,14 @@ impl Data {
             key: view(&self.key, p.groups * p.key_dim),
             value: view(&self.value, p.heads * p.value_dim),
             log_decay: match p.decay {
-                kernel::DecayKind::None => kernel::LogDecay::None,
-                kernel::DecayKind::PerHead | kernel::DecayKind::PerKey => {
-                    kernel::LogDecay::Constant(&self.log_decay)
+                kernel_dsl::DecayKind::None => kernel_dsl::LogDecay::None,
+                kernel_dsl::DecayKind::PerHead | kernel_dsl::DecayKind::PerKey => {
+                    kernel_dsl::LogDecay::Constant(&self.log_decay)
                 }
-                kind => {
-                    kernel::LogDecay::Token(view(&self.log_decay, p.heads * kind.values_per_head(p.key_dim)))
-                }
+                kind => kernel_dsl::LogDecay::Token(view(
+                    &self.log_decay,
+                    p.heads * kind.values_per_head(p.key_dim),
+                )),
             },
             step_size: self.step_size.as_ref().map(|step| view(step, p.heads)),
             bonus: self.bonus.as_deref(),

@@ -8,9 +8,8 @@ mod equivalence {
     use super::case::{Case, DECAYS, Data, Layout, NAMES, SCALE, Skip, case};
     use super::devices::{adapters, devices, tensor, values};
     use burn::tensor::{Device, Gradients, Tensor};
-    use kernel_dsl::recurrence as kernel;
     use proptest::prelude::*;
-    use ssm_core::{Dims, Form, Gates, LogDecay, ReadOut, State, recurrence, recurrence_of_sequences};
+    use ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, State, recurrence, recurrence_of_sequences};
 
     /// The tensors of a case as leaves on a device.
     struct Leaves {
@@ -59,13 +58,13 @@ mod equivalence {
                 key: tokens(1, [batch, time, p.groups, p.key_dim]),
                 value: tokens(2, [batch, time, p.heads, p.value_dim]),
                 log_decay: match p.decay {
-                    kernel::DecayKind::None => LogDecay::None,
-                    kernel::DecayKind::PerHead => LogDecay::PerHead(vector(3)),
-                    kernel::DecayKind::PerKey => LogDecay::PerKey(matrix(3, [p.heads, p.key_dim])),
-                    kernel::DecayKind::PerHeadToken => {
+                    kernel_dsl::DecayKind::None => LogDecay::None,
+                    kernel_dsl::DecayKind::PerHead => LogDecay::PerHead(vector(3)),
+                    kernel_dsl::DecayKind::PerKey => LogDecay::PerKey(matrix(3, [p.heads, p.key_dim])),
+                    kernel_dsl::DecayKind::PerHeadToken => {
                         LogDecay::PerHeadToken(cube(3, [batch, time, p.heads]))
                     }
-                    kernel::DecayKind::PerKeyToken => {
+                    kernel_dsl::DecayKind::PerKeyToken => {
                         LogDecay::PerKeyToken(tokens(3, [batch, time, p.heads, p.key_dim]))
                     }
                 },
@@ -110,10 +109,11 @@ mod equivalence {
         }
     }
 
-    fn gradients_on(data: &Data, device: &Device, form: Form, twice: bool) -> Vec<Option<Vec<f32>>> {
+    fn gradients_on(data: &Data, device: &Device, chunking: Chunking, twice: bool) -> Vec<Option<Vec<f32>>> {
         let mut leaves = Leaves::new(data, device, twice);
-        let output = recurrence_of_sequences(leaves.gates.clone(), &data.sequences, &mut leaves.state, form)
-            .expect("shapes that fit");
+        let output =
+            recurrence_of_sequences(leaves.gates.clone(), &data.sequences, &mut leaves.state, chunking)
+                .expect("shapes that fit");
         let gradients = loss(data, output, &leaves.state).backward();
         leaves.gradients(&gradients)
     }
@@ -173,9 +173,9 @@ mod equivalence {
             let data = Data::new(&case);
             let expected = data.reference();
             let device = Device::flex().autodiff();
-            for form in [Form::Auto, Form::Sequential, Form::Chunked { chunk_size }] {
-                let found = gradients_on(&data, &device, form, false);
-                check(&format!("{form:?}"), &data, &found, &expected, BOUND)?;
+            for chunking in [Chunking::Fastest, Chunking::Sequential, Chunking::Chunked { chunk_size }] {
+                let found = gradients_on(&data, &device, chunking, false);
+                check(&format!("{chunking:?}"), &data, &found, &expected, BOUND)?;
             }
         }
 
@@ -184,8 +184,8 @@ mod equivalence {
             let data = Data::new(&case);
             let plain = Device::flex().autodiff();
             let balanced = Device::flex().autodiff().gradient_checkpointing();
-            let found = gradients_on(&data, &plain, Form::Auto, true);
-            prop_assert_eq!(&gradients_on(&data, &balanced, Form::Auto, true), &found);
+            let found = gradients_on(&data, &plain, Chunking::Fastest, true);
+            prop_assert_eq!(&gradients_on(&data, &balanced, Chunking::Fastest, true), &found);
             check("recomputed inputs", &data, &found, &data.reference(), 10.0 * BOUND)?;
         }
 
@@ -196,13 +196,13 @@ mod equivalence {
         ) {
             let data = Data::new(&Case { layout: Layout::Equal, ..case });
             let device = Device::flex().autodiff();
-            let whole = gradients_on(&data, &device, Form::Auto, false);
+            let whole = gradients_on(&data, &device, Chunking::Fastest, false);
             let mut leaves = Leaves::new(&data, &device, false);
             let time = data.problem.time;
             let cut = (time as f64 * cut) as usize;
             let (gates, state) = (leaves.gates.clone(), &mut leaves.state);
             let parts = [gates.slice(0..cut), gates.slice(cut..time)].map(|part| {
-                recurrence(part.expect("a range inside"), state, Form::Auto).expect("shapes that fit")
+                recurrence(part.expect("a range inside"), state, Chunking::Fastest).expect("shapes that fit")
             });
             let output = match time {
                 0 => parts[0].clone(),
@@ -223,7 +223,7 @@ mod equivalence {
             let data = Data::new(&case);
             let expected = data.reference();
             for (name, device) in adapters() {
-                let found = gradients_on(&data, &device.autodiff(), Form::Auto, false);
+                let found = gradients_on(&data, &device.autodiff(), Chunking::Fastest, false);
                 check(&name, &data, &found, &expected, 10.0 * BOUND)?;
             }
         }
@@ -252,7 +252,7 @@ mod equivalence {
                     seed: 816_381,
                 });
                 for (name, device) in devices() {
-                    let found = gradients_on(&data, &device.autodiff(), Form::Auto, false);
+                    let found = gradients_on(&data, &device.autodiff(), Chunking::Fastest, false);
                     assert_eq!(
                         found[7].as_ref(),
                         Some(&data.state_cotangent),
@@ -273,7 +273,7 @@ mod equivalence {
                 key_dim: 3,
                 value_dim: 4,
             },
-            decay: kernel::DecayKind::PerHeadToken,
+            decay: kernel_dsl::DecayKind::PerHeadToken,
             bonus: false,
             step: true,
             skip: Skip::PerHead,
@@ -289,7 +289,7 @@ mod equivalence {
         let expected = data.reference();
         let device = Device::flex().autodiff();
         let mut leaves = Leaves::new(&data, &device, false);
-        recurrence(leaves.gates.clone(), &mut leaves.state, Form::Auto).expect("shapes that fit");
+        recurrence(leaves.gates.clone(), &mut leaves.state, Chunking::Fastest).expect("shapes that fit");
         let memory = leaves.state.memory.clone();
         let cotangent = tensor(&data.state_cotangent, memory.dims(), &device);
         let gradients = (memory * cotangent).sum().backward();
@@ -306,7 +306,7 @@ mod equivalence {
         let device = Device::flex().autodiff();
         let mut leaves = Leaves::new(&data, &device, false);
         let output =
-            recurrence(leaves.gates.clone(), &mut leaves.state, Form::Auto).expect("shapes that fit");
+            recurrence(leaves.gates.clone(), &mut leaves.state, Chunking::Fastest).expect("shapes that fit");
         let cotangent = tensor(&data.output_cotangent, output.dims(), &device);
         let gradients = (output * cotangent).sum().backward();
         let found = leaves.gradients(&gradients);
@@ -319,7 +319,8 @@ mod equivalence {
         let device = Device::flex().autodiff();
         let leaves = Leaves::new(&data, &device, false);
         let mut state = leaves.state.clone().detach();
-        let output = recurrence(leaves.gates.clone(), &mut state, Form::Auto).expect("shapes that fit");
+        let output =
+            recurrence(leaves.gates.clone(), &mut state, Chunking::Fastest).expect("shapes that fit");
         let gradients = output.sum().backward();
         let found = leaves.gradients(&gradients);
         assert!(found[7].is_none(), "the initial state must have no gradient");
@@ -336,7 +337,7 @@ mod equivalence {
             ..leaves.gates.clone()
         };
         let mut state = State::zeros(&gates.dims(), &Device::flex());
-        let output = recurrence(gates, &mut state, Form::Auto).expect("shapes that fit");
+        let output = recurrence(gates, &mut state, Chunking::Fastest).expect("shapes that fit");
         let found = leaves.gradients(&output.sum().backward());
         assert!(found[1].is_none() && found[0].is_some());
         assert!(
@@ -360,7 +361,7 @@ mod equivalence {
             ..leaves.gates.clone()
         };
         let mut state = leaves.state.clone();
-        let output = recurrence(gates, &mut state, Form::Auto).expect("types that go together");
+        let output = recurrence(gates, &mut state, Chunking::Fastest).expect("types that go together");
         assert_eq!(output.dtype(), DType::BF16);
         assert_eq!(state.memory.dtype(), DType::F32);
         let gradients = loss(&data, output.cast(DType::F32), &state).backward();

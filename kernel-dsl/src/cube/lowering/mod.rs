@@ -6,10 +6,11 @@
 //! as zeros, so that problems may have the sizes of real models.
 //!
 //! ```
+//! use kernel_dsl::{DecayKind, LogDecay};
 //! use kernel_dsl::cube::lowering::LoweringTarget;
 //! use kernel_dsl::cube::{DType, DeviceBuffer, DeviceRows};
-//! use kernel_dsl::recurrence::cube::{DeviceInputs, DeviceLogDecay, step};
-//! use kernel_dsl::recurrence::{DecayKind, Problem, ReadOut};
+//! use kernel_dsl::recurrence::cube::{DeviceInputs, step};
+//! use kernel_dsl::recurrence::{Problem, ReadOut};
 //!
 //! let recorder = LoweringTarget::h100().recorder();
 //! let client = recorder.client();
@@ -22,7 +23,7 @@
 //!     DeviceRows::new(buffer, 0, 8, 256, 256)
 //! };
 //! let inputs = DeviceInputs {
-//!     query: rows()?, key: rows()?, value: rows()?, log_decay: DeviceLogDecay::None,
+//!     query: rows()?, key: rows()?, value: rows()?, log_decay: LogDecay::None,
 //!     step_size: None, bonus: None, skip: None, scale: 1.0, sequences: Default::default(),
 //! };
 //! step(client, &problem, &inputs, None)?;

@@ -27,7 +27,8 @@ use crate::cube::{
     ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes,
     expect_state,
 };
-use crate::delta_rule::problem::{DecayKind, Problem, TransitionKind};
+use crate::decay::DecayScope;
+use crate::delta_rule::problem::{Problem, TransitionKind};
 
 /// Derivatives of a loss by what a transition reads; as
 /// [`TransitionGradients`](crate::delta_rule::TransitionGradients).
@@ -170,7 +171,7 @@ impl Buffers {
             key: token(true, on_keys)?,
             p: token(!delta, on_keys)?,
             b: token(!delta, on_keys)?,
-            log_decay: token(problem.decay != DecayKind::None, on_keys)?,
+            log_decay: token(problem.decay.scope() != DecayScope::None, on_keys)?,
             beta: token(delta, on_values)?,
         })
     }
@@ -227,10 +228,10 @@ impl Buffers {
                     b: shared(self.b)?,
                 },
             },
-            log_decay: match problem.decay {
-                DecayKind::None => None,
-                DecayKind::PerHeadToken => Some(sum(self.log_decay, tiles * key_dim, 1, heads)?),
-                DecayKind::PerKeyToken => Some(sum(self.log_decay, tiles, key_dim, heads * key_dim)?),
+            log_decay: match problem.decay.scope() {
+                DecayScope::None => None,
+                DecayScope::Head => Some(sum(self.log_decay, tiles * key_dim, 1, heads)?),
+                DecayScope::Key => Some(sum(self.log_decay, tiles, key_dim, heads * key_dim)?),
             },
             state,
         })

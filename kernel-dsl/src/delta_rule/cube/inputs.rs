@@ -1,7 +1,8 @@
 //! What a delta rule reads on a device, validated before anything is launched.
 
-use crate::cube::{DType, DeviceRows, Error};
-use crate::delta_rule::problem::{DecayKind, DeltaRuleError, OPERATOR, Problem, TransitionKind};
+use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
+use crate::decay::LogDecay;
+use crate::delta_rule::problem::{DeltaRuleError, OPERATOR, Problem, TransitionKind};
 use crate::sequences::Sequences;
 
 /// What a transition reads beside decay and key, on a device; as [`Transition`](crate::delta_rule::Transition).
@@ -34,8 +35,8 @@ pub struct DeviceInputs<'a> {
     pub value: DeviceRows,
     /// β, or p and b, as [`Problem::transition`] names.
     pub transition: DeviceTransition,
-    /// ln a: `heads` columns, `heads·key_dim` columns, or absent, as [`Problem::decay`] names.
-    pub log_decay: Option<DeviceRows>,
+    /// ln a, in the form that [`Problem::decay`] names.
+    pub log_decay: LogDecay<DeviceBuffer, DeviceRows>,
     /// Factor on the query.
     pub scale: f32,
     /// Which rows belong to which sequence.
@@ -72,14 +73,11 @@ impl DeviceInputs<'_> {
             (DeviceTransition::Delta { .. }, _) => return wrong_form(TransitionKind::Delta),
             (DeviceTransition::LowRank { .. }, _) => return wrong_form(TransitionKind::LowRank),
         }
-        match (&self.log_decay, problem.decay) {
-            (None, DecayKind::None) => Ok(()),
-            (Some(_), DecayKind::None) => Err(Error::problem(DeltaRuleError::LogDecayUnused)),
-            (None, decay) => Err(Error::problem(DeltaRuleError::LogDecayMissing {
-                decay,
-                expected: problem.decay_columns(),
-            })),
-            (Some(log_decay), _) => check("log_decay", log_decay, problem.decay_columns(), gates),
+        let form = self.log_decay.expect_form(OPERATOR.0, problem.decay);
+        form.map_err(Error::problem)?;
+        match self.log_decay.token() {
+            None => Ok(()),
+            Some(log_decay) => check("log_decay", log_decay, problem.decay_columns(), gates),
         }
     }
 
@@ -95,7 +93,7 @@ impl DeviceInputs<'_> {
 
     /// Type of log decays and β.
     pub(super) fn gate_type(&self) -> DType {
-        match (&self.transition, &self.log_decay) {
+        match (&self.transition, self.log_decay.token()) {
             (DeviceTransition::Delta { beta }, _) => beta.dtype(),
             (DeviceTransition::LowRank { .. }, Some(log_decay)) => log_decay.dtype(),
             (DeviceTransition::LowRank { .. }, None) => DType::F32,
@@ -111,7 +109,7 @@ impl DeviceInputs<'_> {
         let views = [&self.query, &self.key, &self.value, first, second];
         let all = views
             .into_iter()
-            .chain(&self.log_decay)
+            .chain(self.log_decay.token())
             .map(|rows| rows.buffer().len());
         all.fold(other, usize::max)
     }

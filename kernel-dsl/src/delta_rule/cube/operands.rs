@@ -5,13 +5,14 @@ use cubecl::prelude::*;
 use super::inputs::{DeviceInputs, DeviceTransition};
 use super::plan::Tile;
 use crate::cube::view::RowsView;
-use crate::delta_rule::problem::{DecayKind, Problem, TransitionKind};
+use crate::decay::DecayScope;
+use crate::delta_rule::problem::{Problem, TransitionKind};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Form {
     pub transition: TransitionKind,
-    pub decay: DecayKind,
+    pub decay: DecayScope,
     pub tile: Tile,
 }
 
@@ -19,7 +20,7 @@ impl Form {
     pub(super) fn new(problem: &Problem, tile: Tile) -> Self {
         Self {
             transition: problem.transition,
-            decay: problem.decay,
+            decay: problem.decay.scope(),
             tile,
         }
     }
@@ -28,7 +29,7 @@ impl Form {
     pub(super) fn of_tile(tile: Tile) -> Self {
         Self {
             transition: TransitionKind::Delta,
-            decay: DecayKind::None,
+            decay: DecayScope::None,
             tile,
         }
     }
@@ -62,9 +63,9 @@ impl<G: Float> Gates<G> {
     pub fn decay(&self, sizes: &Sizes, row: usize, head: usize, n: usize, #[comptime] form: Form) -> f32 {
         let mut value = 1.0f32;
         match comptime!(form.decay) {
-            DecayKind::None => {}
-            DecayKind::PerHeadToken => value = self.log_decay.at(row, head).exp(),
-            DecayKind::PerKeyToken => value = self.log_decay.at(row, head * sizes.key_dim + n).exp(),
+            DecayScope::None => {}
+            DecayScope::Head => value = self.log_decay.at(row, head).exp(),
+            DecayScope::Key => value = self.log_decay.at(row, head * sizes.key_dim + n).exp(),
         }
         value
     }
@@ -299,7 +300,7 @@ impl DeviceInputs<'_> {
     }
 
     pub(super) fn gates<G: Float>(&self) -> GatesLaunch<G> {
-        let log_decay = self.log_decay.as_ref();
+        let log_decay = self.log_decay.token();
         let beta = match &self.transition {
             DeviceTransition::Delta { beta } => beta,
             DeviceTransition::LowRank { .. } => log_decay.unwrap_or(&self.key),

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::operands::{Form, Gates, Place, Sizes, Stage, Tokens, written, zeros};
 use crate::cube::view::RowsView;
-use crate::delta_rule::problem::DecayKind;
+use crate::decay::DecayScope;
 
 /// The gradient of v, and partial sums of the others.
 #[derive(CubeType, CubeLaunch)]
@@ -190,7 +190,7 @@ fn token<F: Float, G: Float>(
             by_state[r] += stage.p[n] * by_read;
         }
     }
-    if comptime!(form.decay != DecayKind::None) {
+    if comptime!(form.decay != DecayScope::None) {
         row_sums(sizes, place, row, &share, sums, &mut parts.log_decay, form);
     }
 }

@@ -24,7 +24,8 @@ use super::by_key::ByKey;
 use super::input_gradients::{GateGradients, SharedGradients, WriteGates};
 use super::lanes::dot;
 use super::{Head, SharedRows, check_chunk_size, for_each_part, rows_as_matrix};
-use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Gradients, Inputs, Problem};
+use crate::decay::DecayScope;
+use crate::delta_rule::problem::{DeltaRuleError, Gradients, Inputs, Problem};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::dispatch;
 
@@ -64,11 +65,11 @@ pub fn backward(
                 None => g.fill(0.0),
             }
             let initial = &initial_state[state];
-            match problem.decay {
-                DecayKind::None | DecayKind::PerHeadToken => {
+            match problem.decay.scope() {
+                DecayScope::None | DecayScope::Head => {
                     Sweep::<ByHead>::new(head, chunk_size, cotangents, shared).run(initial, g);
                 }
-                DecayKind::PerKeyToken => {
+                DecayScope::Key => {
                     Sweep::<ByKey>::new(head, chunk_size, cotangents, shared).run(initial, g);
                 }
             }

@@ -4,8 +4,9 @@ use super::block::{Block, Decays};
 use super::by_head::ByHead;
 use super::by_key::ByKey;
 use super::{Head, SharedRows, check_chunk_size, clear_padding, for_each_part};
+use crate::decay::DecayScope;
 use crate::delta_rule::monoid::check_element;
-use crate::delta_rule::problem::{DecayKind, DeltaRuleError, Inputs, Problem};
+use crate::delta_rule::problem::{DeltaRuleError, Inputs, Problem};
 
 /// A chunk size that is near the fastest for gradients of the usual heads; forward, ask
 /// [`preferred_chunk_size`](crate::delta_rule::preferred_chunk_size).
@@ -90,9 +91,9 @@ pub fn element(
 
 /// [`blocks`] with the decays that the problem has.
 fn all_blocks(head: Head, chunk_size: usize, state: &mut [f32], out: Option<SharedRows>, values: bool) {
-    match head.problem.decay {
-        DecayKind::None | DecayKind::PerHeadToken => blocks::<ByHead>(head, chunk_size, state, out, values),
-        DecayKind::PerKeyToken => blocks::<ByKey>(head, chunk_size, state, out, values),
+    match head.problem.decay.scope() {
+        DecayScope::None | DecayScope::Head => blocks::<ByHead>(head, chunk_size, state, out, values),
+        DecayScope::Key => blocks::<ByKey>(head, chunk_size, state, out, values),
     }
 }
 

@@ -8,7 +8,8 @@ use pulp::{Simd, WithSimd};
 use super::block::Parts;
 use super::lanes::{add_product, add_scaled, dot};
 use super::{Head, SharedRows, TokenTransition};
-use crate::delta_rule::problem::{DecayKind, Gradients, Problem, TransitionGradients};
+use crate::decay::DecayScope;
+use crate::delta_rule::problem::{Gradients, Problem, TransitionGradients};
 use crate::simd::mul_add_one;
 
 /// Derivatives by what a block was made of, `[n, key_dim]`.
@@ -135,10 +136,10 @@ impl<'a> WriteGates<'a> {
         let into = unsafe { shared.part(row, head.head * count, count) };
         into.copy_from_slice(&self.gates.log_decay[i * count..][..count]);
         let p = &self.parts.gates.p[own];
-        match (is_delta, head.problem.decay) {
-            (false, _) | (_, DecayKind::None) => {}
-            (true, DecayKind::PerHeadToken) => into[0] += dot(simd, p, dp),
-            (true, DecayKind::PerKeyToken) => {
+        match (is_delta, head.problem.decay.scope()) {
+            (false, _) | (_, DecayScope::None) => {}
+            (true, DecayScope::Head) => into[0] += dot(simd, p, dp),
+            (true, DecayScope::Key) => {
                 add_product(simd, into, p, dp);
             }
         }

@@ -151,7 +151,7 @@ impl<'a> Head<'a> {
     #[inline(always)]
     fn log_decay(&self, t: usize) -> &'a [f32] {
         let count = self.problem.decay.values_per_head(self.problem.key_dim);
-        match &self.inputs.log_decay {
+        match self.inputs.log_decay.token() {
             None => &[],
             Some(rows) => &rows.row(self.row(t))[self.head * count..][..count],
         }

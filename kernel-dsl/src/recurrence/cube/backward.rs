@@ -18,8 +18,8 @@ use cubecl::prelude::*;
 
 use super::chunked::{Entering, Passes};
 use super::gradients::{TermsLaunch, UNITS, constant_gradients, decay_gradients, sum_heads, value_gradients};
-use super::inputs::{DeviceInputs, DeviceLogDecay};
-use super::operands::{DecayForm, Form};
+use super::inputs::DeviceInputs;
+use super::operands::Form;
 use super::plan::Plan;
 use super::read_keys::read_keys;
 use super::read_values::read_values;
@@ -27,6 +27,8 @@ use super::scores::{Pairs, scores};
 use super::staging::Side;
 use crate::cube::partial::sum_partials;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceCotangents, DeviceRows, Error, cubes, expect_state};
+use crate::decay::DecayScope;
+use crate::decay::LogDecay;
 use crate::recurrence::problem::Problem;
 use crate::sequences::Sequences;
 
@@ -230,13 +232,13 @@ impl Backward<'_> {
             false => DeviceBuffer::empty(passes.client, 0, DType::F32)?,
         };
         let terms = passes.per_chunk(match passes.form.decay {
-            DecayForm::Head => size * size,
-            DecayForm::None | DecayForm::Key => 0,
+            DecayScope::Head => size * size,
+            DecayScope::None | DecayScope::Key => 0,
         })?;
         // Decays per key are not in these scores.
         let form = match passes.form.decay {
-            DecayForm::Key => passes.form.without_decays(),
-            DecayForm::None | DecayForm::Head => passes.form,
+            DecayScope::Key => passes.form.without_decays(),
+            DecayScope::None | DecayScope::Head => passes.form,
         };
         // SAFETY: the shapes were validated, and the kernel stays inside of them.
         unsafe {
@@ -269,9 +271,9 @@ impl Backward<'_> {
     fn terms_per_head(&self) -> usize {
         let key_dim = self.passes.problem.key_dim;
         match self.passes.form.decay {
-            DecayForm::None => 0,
-            DecayForm::Head => key_dim.div_ceil(self.passes.plan.chunk_size()),
-            DecayForm::Key => key_dim,
+            DecayScope::None => 0,
+            DecayScope::Head => key_dim.div_ceil(self.passes.plan.chunk_size()),
+            DecayScope::Key => key_dim,
         }
     }
 
@@ -347,12 +349,12 @@ impl Backward<'_> {
         } = *passes.problem;
         let per_head = decay.values_per_head(key_dim);
         let (is_constant, out, constant) = match &passes.inputs.log_decay {
-            DeviceLogDecay::None => return Ok(None),
-            DeviceLogDecay::Constant(values) => {
+            LogDecay::None => return Ok(None),
+            LogDecay::Constant(values) => {
                 let unused = DeviceBuffer::empty(passes.client, 0, values.dtype())?;
                 (true, unused, passes.per_chunk(per_head)?)
             }
-            DeviceLogDecay::Token(rows) => {
+            LogDecay::Token(rows) => {
                 let unused = DeviceBuffer::empty(passes.client, 0, DType::F32)?;
                 (false, self.per_row(heads * per_head, rows.dtype())?, unused)
             }

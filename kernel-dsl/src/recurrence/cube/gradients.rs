@@ -2,9 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, DecayForm, Form, Gates, Sizes, Tokens};
+use super::operands::{Constants, Form, Gates, Sizes, Tokens};
 use super::staging::Place;
 use crate::cube::view::RowsView;
+use crate::decay::DecayScope;
 
 /// Units of a cube.
 pub(super) const UNITS: usize = 64;
@@ -68,7 +69,7 @@ pub(super) fn decay_gradients<G: Float>(
     let unit = UNIT_POS as usize;
     // For each unit what its tokens read, leave, and have as pairs; then what passes from before each token.
     let mut shared = Shared::<[f32]>::new_slice(comptime!(UNITS * chunk_size));
-    if comptime!(form.decay == DecayForm::Key) {
+    if comptime!(form.decay == DecayScope::Key) {
         let mut k = unit;
         while k < sizes.key_dim {
             let at = place.index * sizes.key_dim + k;

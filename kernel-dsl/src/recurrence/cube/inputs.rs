@@ -1,19 +1,9 @@
 //! What the recurrence reads on a device, validated before anything is launched.
 
 use crate::cube::{DType, DeviceBuffer, DeviceRows, Error};
-use crate::recurrence::problem::{DecayKind, OPERATOR, Problem, ReadOut, RecurrenceError};
+use crate::decay::LogDecay;
+use crate::recurrence::problem::{OPERATOR, Problem, ReadOut, RecurrenceError};
 use crate::sequences::Sequences;
-
-/// Logarithms of the decays on a device, base e; as [`LogDecay`](crate::recurrence::LogDecay).
-#[derive(Clone, Debug)]
-pub enum DeviceLogDecay {
-    /// No decay.
-    None,
-    /// Constant in time: `[heads]` for [`DecayKind::PerHead`], `[heads, key_dim]` for [`DecayKind::PerKey`].
-    Constant(DeviceBuffer),
-    /// Per token: `heads` columns for [`DecayKind::PerHeadToken`], `heads·key_dim` for [`DecayKind::PerKeyToken`].
-    Token(DeviceRows),
-}
 
 /// What a recurrence reads on a device; as [`Inputs`](crate::recurrence::Inputs).
 ///
@@ -28,7 +18,7 @@ pub struct DeviceInputs<'a> {
     /// v, `heads·value_dim` columns.
     pub value: DeviceRows,
     /// ln a, in the form that [`Problem::decay`] names.
-    pub log_decay: DeviceLogDecay,
+    pub log_decay: LogDecay<DeviceBuffer, DeviceRows>,
     /// δ, `heads` columns; `None` is 1.
     pub step_size: Option<DeviceRows>,
     /// u, `[heads, key_dim]`; present if and only if the read-out is [`ReadOut::Bonus`].
@@ -76,40 +66,23 @@ impl DeviceInputs<'_> {
     /// Type of the log decays and step sizes.
     pub(super) fn gate_type(&self) -> DType {
         match (&self.log_decay, &self.step_size) {
-            (DeviceLogDecay::Token(rows), _) => rows.dtype(),
-            (DeviceLogDecay::Constant(values), _) => values.dtype(),
-            (DeviceLogDecay::None, Some(step_size)) => step_size.dtype(),
-            (DeviceLogDecay::None, None) => DType::F32,
+            (LogDecay::Token(rows), _) => rows.dtype(),
+            (LogDecay::Constant(values), _) => values.dtype(),
+            (LogDecay::None, Some(step_size)) => step_size.dtype(),
+            (LogDecay::None, None) => DType::F32,
         }
     }
 
     fn validate_log_decay(&self, problem: &Problem, rows: usize) -> Result<(), Error> {
-        let expected = match problem.decay {
-            DecayKind::None => "None",
-            DecayKind::PerHead | DecayKind::PerKey => "Constant",
-            DecayKind::PerHeadToken | DecayKind::PerKeyToken => "Token",
-        };
-        let found = match &self.log_decay {
-            DeviceLogDecay::None => "None",
-            DeviceLogDecay::Constant(_) => "Constant",
-            DeviceLogDecay::Token(_) => "Token",
-        };
-        if expected != found {
-            return Err(Error::problem(RecurrenceError::DecayForm {
-                decay: problem.decay,
-                expected,
-                found,
-            }));
-        }
+        let form = self.log_decay.expect_form(OPERATOR.0, problem.decay);
+        form.map_err(Error::problem)?;
         let per_token = problem.heads * problem.decay.values_per_head(problem.key_dim);
         match &self.log_decay {
-            DeviceLogDecay::None => Ok(()),
-            DeviceLogDecay::Constant(values) => {
+            LogDecay::None => Ok(()),
+            LogDecay::Constant(values) => {
                 OPERATOR.device_values("log_decay", (per_token, values.dtype()), values)
             }
-            DeviceLogDecay::Token(view) => {
-                OPERATOR.device_rows("log_decay", (rows, per_token), view.dtype(), view)
-            }
+            LogDecay::Token(view) => OPERATOR.device_rows("log_decay", (rows, per_token), view.dtype(), view),
         }
     }
 

@@ -34,6 +34,6 @@ pub use crate::cube::{DeviceCotangents, Outputs};
 pub use autotune::chunked_autotuned;
 pub use backward::{DeviceGradients, backward};
 pub use chunked::chunked;
-pub use inputs::{DeviceInputs, DeviceLogDecay};
+pub use inputs::DeviceInputs;
 pub use plan::Plan;
 pub use sequential::{sequential, step};

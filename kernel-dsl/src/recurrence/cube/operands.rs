@@ -2,27 +2,16 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, DeviceLogDecay};
+use super::inputs::DeviceInputs;
 use crate::cube::DeviceBuffer;
 use crate::cube::view::{RowsView, RowsViewLaunch};
-use crate::recurrence::problem::{DecayKind, Problem, ReadOut};
-
-/// What one decay value acts on. Whether it is constant in time makes no difference to a kernel: a constant is a row view
-/// with stride 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum DecayForm {
-    /// a = 1.
-    None,
-    /// The whole state of a head.
-    Head,
-    /// One row of it.
-    Key,
-}
+use crate::decay::{DecayScope, LogDecay};
+use crate::recurrence::problem::{Problem, ReadOut};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Form {
-    pub decay: DecayForm,
+    pub decay: DecayScope,
     pub bonus: bool,
     pub step_size: bool,
     pub skip: bool,
@@ -33,11 +22,7 @@ pub(super) struct Form {
 impl Form {
     pub(super) fn new(problem: &Problem, inputs: &DeviceInputs, block: usize) -> Self {
         Self {
-            decay: match problem.decay {
-                DecayKind::None => DecayForm::None,
-                DecayKind::PerHead | DecayKind::PerHeadToken => DecayForm::Head,
-                DecayKind::PerKey | DecayKind::PerKeyToken => DecayForm::Key,
-            },
+            decay: problem.decay.scope(),
             bonus: problem.read_out == ReadOut::Bonus,
             step_size: inputs.step_size.is_some(),
             skip: inputs.skip.is_some(),
@@ -74,7 +59,7 @@ impl Form {
     /// For a kernel that touches no decay.
     pub(super) fn without_decays(self) -> Self {
         Self {
-            decay: DecayForm::None,
+            decay: DecayScope::None,
             ..self
         }
     }
@@ -127,9 +112,9 @@ impl<G: Float> Gates<G> {
     ) -> f32 {
         let mut value = 0.0f32;
         match comptime!(form.decay) {
-            DecayForm::None => {}
-            DecayForm::Head => value = self.log_decay.at(row, head),
-            DecayForm::Key => value = self.log_decay.at(row, head * sizes.key_dim + key),
+            DecayScope::None => {}
+            DecayScope::Head => value = self.log_decay.at(row, head),
+            DecayScope::Key => value = self.log_decay.at(row, head * sizes.key_dim + key),
         }
         value
     }
@@ -164,9 +149,9 @@ impl DeviceInputs<'_> {
 
     pub(super) fn gates<G: Float>(&self) -> GatesLaunch<G> {
         let log_decay = match &self.log_decay {
-            DeviceLogDecay::None => self.query.view(),
-            DeviceLogDecay::Constant(values) => RowsViewLaunch::new(values.arg(), 0, 0),
-            DeviceLogDecay::Token(rows) => rows.view(),
+            LogDecay::None => self.query.view(),
+            LogDecay::Constant(values) => RowsViewLaunch::new(values.arg(), 0, 0),
+            LogDecay::Token(rows) => rows.view(),
         };
         GatesLaunch::new(log_decay, self.step_size.as_ref().unwrap_or(&self.query).view())
     }
@@ -193,10 +178,7 @@ impl DeviceInputs<'_> {
 
     /// Values of the largest buffer that a kernel indexes.
     pub(super) fn longest(&self, others: &[usize]) -> usize {
-        let gates = match &self.log_decay {
-            DeviceLogDecay::Token(rows) => rows.buffer().len(),
-            _ => 0,
-        };
+        let gates = self.log_decay.token().map_or(0, |rows| rows.buffer().len());
         let step = self.step_size.as_ref().map_or(0, |rows| rows.buffer().len());
         let tokens = [&self.query, &self.key, &self.value].map(|rows| rows.buffer().len());
         let longest = tokens

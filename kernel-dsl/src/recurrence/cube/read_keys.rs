@@ -14,11 +14,12 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{DecayForm, Form, Gates, Sizes};
+use super::operands::{Form, Gates, Sizes};
 use super::read_values::stage_state;
 use super::scores::{levels, neighbours, score_at, stage_decays};
 use super::staging::{Factors, Panel, Place, Side, fill_factors, stage_decayed, stage_panel, stage_stepped};
 use crate::cube::product::{Accumulator, Layout, Tiling};
+use crate::decay::DecayScope;
 
 /// One tile of keys of one (chunk, head) per cube: q̄ with [`Side::Begin`], k̄ with [`Side::End`], `[rows, heads, key_dim]`.
 ///
@@ -90,7 +91,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
     sync_cube();
     add_decayed(&mut of_state, &result, &factors, scale, tiling);
     sync_cube();
-    if comptime!(form.decay == DecayForm::Key) {
+    if comptime!(form.decay == DecayScope::Key) {
         between_blocks::<F, G, E>(
             other,
             gates,
@@ -141,7 +142,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
             let token = own.at(row, place.head, key);
             of_state[n] *= token;
             of_pairs[n] *= token;
-            if comptime!(form.decay == DecayForm::Key) {
+            if comptime!(form.decay == DecayScope::Key) {
                 state_terms[at] = of_state[n];
                 pair_terms[at] = of_pairs[n];
             }
@@ -151,7 +152,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
         }
         n += comptime!(tiling.units());
     }
-    if comptime!(form.decay == DecayForm::Head) {
+    if comptime!(form.decay == DecayScope::Head) {
         sync_cube();
         let at = CUBE_POS % tiles;
         sum_keys(&of_state, sizes, &place, state_terms, tiles, at, tiling);

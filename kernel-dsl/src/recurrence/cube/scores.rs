@@ -11,11 +11,12 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, DecayForm, Form, Gates, Sizes};
+use super::operands::{Constants, Form, Gates, Sizes};
 use super::staging::{
     Factors, Panel, Place, Side, fill_factors, log_decay, stage_decayed, stage_panel, stage_stepped,
 };
 use crate::cube::product::{Accumulator, Layout, Tiling};
+use crate::decay::DecayScope;
 
 /// What is scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +56,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
     let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    if comptime!(form.decay == DecayForm::Key && pairs == Pairs::Tokens) {
+    if comptime!(form.decay == DecayScope::Key && pairs == Pairs::Tokens) {
         let mut factors = Shared::<[f32]>::new_slice(comptime!(tiling.size * tiling.size));
         between_blocks::<F, G, E>(
             x,
@@ -165,7 +166,7 @@ fn at_once<F: Float, G: Float, E: Float>(
     }
     sums.store(result, tiling);
     sync_cube();
-    if comptime!(form.decay == DecayForm::Head && pairs == Pairs::Gradients) {
+    if comptime!(form.decay == DecayScope::Head && pairs == Pairs::Gradients) {
         let mut n = unit;
         while n < comptime!(tiling.size * tiling.size) {
             let at = score_at(place, n / size, n % size, tiling);
@@ -230,11 +231,11 @@ fn decay_row<G: Float>(
     for back in 0..i + 1 {
         let j = i - back;
         let mut decay = 1.0f32;
-        if comptime!(form.decay == DecayForm::Head) {
+        if comptime!(form.decay == DecayScope::Head) {
             decay = sum.exp();
         }
         result[row + j] *= sizes.scale * decay;
-        if comptime!(form.decay == DecayForm::Head) {
+        if comptime!(form.decay == DecayScope::Head) {
             // With a bonus the read-out precedes the token's own decay.
             if comptime!(form.bonus) {
                 if back > 0 {

@@ -9,11 +9,12 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{DecayForm, Form, Gates, Sizes};
+use super::operands::{Form, Gates, Sizes};
 use super::staging::{
     Factors, Panel, Place, Side, fill_factors, log_decay, stage_decayed, stage_panel, stage_stepped,
 };
 use crate::cube::product::{Accumulator, Layout, Tiling};
+use crate::decay::DecayScope;
 
 /// G_c or U_c, one tile of one (chunk, head) per cube; with [`Side::End`] also the sums of the log decays.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -104,7 +105,7 @@ fn sum_log_decays<G: Float>(
             sum += log_decay::<G>(gates, sizes, place, i, first + c, form);
         }
         match comptime!(form.decay) {
-            DecayForm::Key => {
+            DecayScope::Key => {
                 if first + c < sizes.key_dim {
                     sums[place.index * sizes.key_dim + first + c] = sum;
                 }
@@ -160,9 +161,9 @@ pub(super) fn pass_states(
         let update = updates[index * head_len + within];
         updates[index * head_len + within] = h;
         match comptime!(form.decay) {
-            DecayForm::None => h += update,
-            DecayForm::Head => h = h * sums[index].exp() + update,
-            DecayForm::Key => {
+            DecayScope::None => h += update,
+            DecayScope::Head => h = h * sums[index].exp() + update,
+            DecayScope::Key => {
                 h = h * sums[index * sizes.key_dim + within / sizes.value_dim].exp() + update;
             }
         }

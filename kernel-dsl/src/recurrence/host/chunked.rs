@@ -18,9 +18,10 @@ use super::chunked_per_key::PerKeyChunk;
 use super::lanes::dot_of_three;
 use super::matrix::{Destination, Matrix, MatrixMut, multiply};
 use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
+use crate::decay::DecayScope;
 use crate::math;
 use crate::recurrence::monoid::check_element;
-use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
+use crate::recurrence::problem::{Inputs, Problem, ReadOut, RecurrenceError};
 use crate::simd::dispatch;
 
 /// A chunk size that is near the fastest for the usual heads.
@@ -129,11 +130,11 @@ fn run(problem: &Problem, inputs: &Inputs, chunk_size: usize, state: &mut [f32],
         1
     };
     let mut spans = spans(problem, inputs, state, threads);
-    let work = |span: &mut Span| match problem.decay {
-        DecayKind::None | DecayKind::PerHead | DecayKind::PerHeadToken => {
+    let work = |span: &mut Span| match problem.decay.scope() {
+        DecayScope::None | DecayScope::Head => {
             span_of_scalar_decays(span, chunk_size, out);
         }
-        DecayKind::PerKey | DecayKind::PerKeyToken => {
+        DecayScope::Key => {
             for (i, state) in span.states.chunks_exact_mut(len).enumerate() {
                 let head = span.first.later(i);
                 PerKeyChunk::new(problem, chunk_size).run(head, state, out);

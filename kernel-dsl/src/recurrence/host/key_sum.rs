@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use super::lanes::{dot, dot_of_three};
 use super::sequential::{fill_decay, fill_decay_in_two_parts};
 use super::{Head, SharedOutput, finish_read_out, worth_threads};
-use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut};
+use crate::decay::DecayKind;
+use crate::recurrence::problem::{Inputs, Problem, ReadOut};
 use crate::rows::Rows;
 use crate::simd::{dispatch, mul_add_one};
 

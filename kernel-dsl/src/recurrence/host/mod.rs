@@ -21,8 +21,9 @@ use std::marker::PhantomData;
 use pulp::Simd;
 
 use self::matrix::{Matrix, MatrixMut};
-use super::problem::{Inputs, LogDecay, Problem};
+use super::problem::{Inputs, Problem};
 use crate::Cotangents;
+use crate::decay::LogDecay;
 use crate::rows::Rows;
 use crate::sequences::Sequences;
 use crate::simd::mul_add_one;
@@ -189,7 +190,7 @@ impl<'a> Head<'a> {
     /// Whether the log decays are the same at every token.
     #[inline(always)]
     fn decay_is_constant(&self) -> bool {
-        !matches!(self.inputs.log_decay, LogDecay::Token(_))
+        self.inputs.log_decay.token().is_none()
     }
 
     /// u `[key_dim]`, empty without a bonus.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::lanes::{dot_of_three, load, store};
 use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
 use crate::math;
-use crate::recurrence::problem::{DecayKind, Inputs, Problem, ReadOut, RecurrenceError};
+use crate::recurrence::problem::{Inputs, Problem, ReadOut, RecurrenceError};
 use crate::sequences::Sequences;
 use crate::simd::{dispatch, mul_add};
 
@@ -143,7 +143,7 @@ fn head_tokens(head: Head, bound: Option<f32>, state: &mut [f32], out: SharedOut
     };
     let (decay, decay_rest) = decays.split_at_mut(key_dim);
     let bonus = head.problem.read_out == ReadOut::Bonus;
-    let constant = matches!(head.problem.decay, DecayKind::PerHead | DecayKind::PerKey);
+    let constant = head.problem.decay.is_constant();
     let tokens = Tokens {
         head,
         bound: bound.unwrap_or(f32::INFINITY),

@@ -19,8 +19,9 @@
 
 use super::{log_decay, skip_of, update};
 use crate::Cotangents;
+use crate::decay::DecayScope;
 use crate::recurrence::gradients::Gradients;
-use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, ReadOut, RecurrenceError};
+use crate::recurrence::problem::{Inputs, Problem, ReadOut, RecurrenceError};
 
 /// The gradients of the recurrence in f64 (see [the module](crate::recurrence) for the formula of the forward pass).
 ///
@@ -252,15 +253,15 @@ impl TokenPass<'_> {
     /// Where the gradient of the decay of key `n` stands.
     fn decay_at(&self, n: usize) -> usize {
         let Problem { heads, key_dim, .. } = *self.problem;
-        let row = if matches!(self.inputs.log_decay, LogDecay::Token(_)) {
+        let row = if self.inputs.log_decay.token().is_some() {
             self.row
         } else {
             0
         };
-        match self.problem.decay {
-            DecayKind::None => 0,
-            DecayKind::PerHead | DecayKind::PerHeadToken => row * heads + self.head,
-            DecayKind::PerKey | DecayKind::PerKeyToken => (row * heads + self.head) * key_dim + n,
+        match self.problem.decay.scope() {
+            DecayScope::None => 0,
+            DecayScope::Head => row * heads + self.head,
+            DecayScope::Key => (row * heads + self.head) * key_dim + n,
         }
     }
 }

@@ -6,9 +6,9 @@ use kernel_dsl::delta_rule::cube::{
     backward, chunked, forward, sequential, step,
 };
 use kernel_dsl::delta_rule::{
-    Cotangents, DecayKind, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
-    reference,
+    Cotangents, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind, reference,
 };
+use kernel_dsl::{DecayKind, LogDecay};
 use proptest::prelude::*;
 
 use super::common::{Layout, Matrix, Source, TOLERANCE, any_layout, close, config, half_types, to_f64};
@@ -162,7 +162,7 @@ impl Data {
                     b: b.view(),
                 },
             },
-            log_decay: self.log_decay.as_ref().map(Matrix::view),
+            log_decay: self.log_decay.as_ref().map(Matrix::view).into(),
             scale: self.scale,
             sequences: self.layout.sequences(),
         }
@@ -182,7 +182,7 @@ impl Data {
                     b: rows(b),
                 },
             },
-            log_decay: self.log_decay.as_ref().map(gates),
+            log_decay: self.log_decay.as_ref().map(gates).into(),
             scale: self.scale,
             sequences: self.layout.sequences(),
         }
@@ -497,13 +497,14 @@ fn delta_rules_that_do_not_fit_are_named() {
         };
         assert_eq!(
             text(&wide, &inputs),
-            "delta rule: query needs 30 rows of 21 values, found 30 rows of 20 values"
+            "delta rule: query needs 100 rows of 21 values, found 100 rows of 20 values"
         );
         let without = DeviceInputs {
-            log_decay: None,
+            log_decay: LogDecay::None,
             ..inputs.clone()
         };
-        let expected = "decay kind PerHeadToken needs log decays of 2 columns, found none";
+        let expected =
+            "delta rule: decay kind PerHeadToken needs log decays as LogDecay::Token, found LogDecay::None";
         assert_eq!(text(&data.problem, &without), expected);
         let other = Problem {
             transition: TransitionKind::LowRank,
@@ -519,7 +520,7 @@ fn delta_rules_that_do_not_fit_are_named() {
         };
         assert_eq!(
             text(&huge, &inputs),
-            "delta rule: query needs 30 rows of 1048576 values, found 30 rows of 20 values"
+            "delta rule: query needs 100 rows of 1048576 values, found 100 rows of 20 values"
         );
     }
 }

@@ -1,11 +1,12 @@
 //! DeltaNet, Gated DeltaNet, KDA and RWKV-7.
 
+use kernel_dsl::DecayKind;
 use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows};
 use kernel_dsl::delta_rule::cube::{
     DeviceCotangents, DeviceInputs, DeviceTransition, DeviceTransitionGradients, backward, chunked,
     sequential,
 };
-use kernel_dsl::delta_rule::{DecayKind, Problem, TransitionKind};
+use kernel_dsl::delta_rule::{Problem, TransitionKind};
 use kernel_dsl::{Rows, Sequences};
 
 use crate::device::{clients, download, upload, upload_rows};
@@ -79,7 +80,9 @@ impl Names {
                     b: rows("b"),
                 },
             },
-            log_decay: (self.decay != DecayKind::None).then(|| rows(self.log_decay)),
+            log_decay: (self.decay != DecayKind::None)
+                .then(|| rows(self.log_decay))
+                .into(),
             scale: case
                 .scalar_if_any("scale")
                 .unwrap_or((case.dim("K") as f64).powf(-0.5)) as f32,

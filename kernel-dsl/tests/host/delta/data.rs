@@ -1,8 +1,9 @@
 //! Random delta rules and their inputs.
 
+use kernel_dsl::DecayKind;
 use kernel_dsl::delta_rule::{
-    Cotangents, DecayKind, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
-    TransitionKind, reference,
+    Cotangents, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
+    reference,
 };
 use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
@@ -331,7 +332,7 @@ impl Data {
                     b: self.second.view(),
                 },
             },
-            log_decay: self.log_decay.as_ref().map(Table::view),
+            log_decay: self.log_decay.as_ref().map(Table::view).into(),
             scale: 0.7,
             sequences: self.sequences(),
         }

@@ -1,6 +1,7 @@
 //! Gradients: of the chunks against the f64 reference, and of the reference against finite differences.
 
-use kernel_dsl::recurrence::{DecayKind, GradientBuffers, backward, reference};
+use kernel_dsl::DecayKind;
+use kernel_dsl::recurrence::{GradientBuffers, backward, reference};
 use proptest::prelude::*;
 
 use super::data::{Data, Spec, any_spec};

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use kernel_dsl::recurrence::{Cotangents, DecayKind, Inputs, LogDecay, Problem, ReadOut};
+use kernel_dsl::recurrence::{Cotangents, Inputs, Problem, ReadOut};
+use kernel_dsl::{DecayKind, LogDecay};
 use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;

@@ -1,11 +1,12 @@
 //! The delta rule.
 
+use kernel_dsl::DecayKind;
 use kernel_dsl::Sequences;
 use kernel_dsl::cube::{DType, Error};
 use kernel_dsl::delta_rule::cube::{
     DeviceCotangents, DeviceInputs, DeviceTransition, backward, forward, step,
 };
-use kernel_dsl::delta_rule::{DecayKind, Problem, TransitionKind};
+use kernel_dsl::delta_rule::{Problem, TransitionKind};
 
 use super::{Form, Maker};
 
@@ -69,12 +70,10 @@ fn inputs(make: &Maker, problem: &Problem) -> Result<DeviceInputs<'static>, Erro
             },
             TransitionKind::LowRank => DeviceTransition::LowRank { p: key()?, b: key()? },
         },
-        log_decay: match problem.decay {
-            DecayKind::None => None,
-            DecayKind::PerHeadToken | DecayKind::PerKeyToken => {
-                Some(make.rows_as(rows, decays, DType::F32)?)
-            }
-        },
+        log_decay: (problem.decay != DecayKind::None)
+            .then(|| make.rows_as(rows, decays, DType::F32))
+            .transpose()?
+            .into(),
         scale: 1.0,
         sequences: Sequences::Equal,
     })

@@ -3,9 +3,10 @@
 use kernel_dsl::Sequences;
 use kernel_dsl::cube::{DType, Error};
 use kernel_dsl::recurrence::cube::{
-    DeviceCotangents, DeviceInputs, DeviceLogDecay, Plan, backward, chunked, sequential, step,
+    DeviceCotangents, DeviceInputs, Plan, backward, chunked, sequential, step,
 };
-use kernel_dsl::recurrence::{DecayKind, Problem, ReadOut};
+use kernel_dsl::recurrence::{Problem, ReadOut};
+use kernel_dsl::{DecayKind, LogDecay};
 
 use super::{Form, Maker};
 
@@ -77,10 +78,10 @@ fn inputs(make: &Maker, problem: &Problem) -> Result<DeviceInputs<'static>, Erro
         key: make.rows(rows, groups * key_dim)?,
         value: make.rows(rows, heads * value_dim)?,
         log_decay: match problem.decay {
-            DecayKind::None => DeviceLogDecay::None,
-            DecayKind::PerHead | DecayKind::PerKey => DeviceLogDecay::Constant(make.constants(decays)?),
+            DecayKind::None => LogDecay::None,
+            DecayKind::PerHead | DecayKind::PerKey => LogDecay::Constant(make.constants(decays)?),
             DecayKind::PerHeadToken | DecayKind::PerKeyToken => {
-                DeviceLogDecay::Token(make.rows_as(rows, decays, DType::F32)?)
+                LogDecay::Token(make.rows_as(rows, decays, DType::F32)?)
             }
         },
         step_size: None,

@@ -7,7 +7,8 @@ use crate::recurrence::gradients::Gradients;
 use crate::recurrence::host::key_sum::{Decay, advance};
 use crate::recurrence::host::lanes::{dot, dot_of_three};
 use crate::recurrence::host::{Head, SharedOutput, worth_threads};
-use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, ReadOut};
+
+use crate::recurrence::problem::{Inputs, Problem, ReadOut};
 use crate::rows::Rows;
 use crate::simd::dispatch;
 
@@ -34,10 +35,8 @@ pub(in crate::recurrence) fn key_sum_backward(
     if key_dim == 0 || heads == 0 {
         return;
     }
-    let log_decay = match inputs.log_decay {
-        LogDecay::None | LogDecay::Constant(_) => None,
-        LogDecay::Token(_) => gradients.log_decay.as_deref_mut(),
-    };
+    let log_decay = gradients.log_decay.as_deref_mut();
+    let log_decay = inputs.log_decay.token().and(log_decay);
     let step_size = gradients.step_size.as_deref_mut();
     let sinks = Sinks {
         query: SharedOutput::of(gradients.query, groups, key_dim),
@@ -98,8 +97,8 @@ fn add_constants(problem: &Problem, head: usize, constants: &Constants, gradient
             .zip(values)
             .for_each(|(sum, x)| *sum = (f64::from(*sum) + x) as f32);
     };
-    if let (Some(log_decay), DecayKind::PerHead | DecayKind::PerKey) =
-        (&mut gradients.log_decay, problem.decay)
+    if let Some(log_decay) = &mut gradients.log_decay
+        && problem.decay.is_constant()
     {
         add(log_decay, &constants.log_decay);
     }

@@ -24,8 +24,9 @@ use self::values::skip_only;
 use super::chunked::check_chunk_size;
 use super::{SharedOutput, clear_padding, worth_threads};
 use crate::Cotangents;
+use crate::decay::DecayScope;
 use crate::recurrence::gradients::Gradients;
-use crate::recurrence::problem::{DecayKind, Inputs, LogDecay, Problem, RecurrenceError};
+use crate::recurrence::problem::{Inputs, Problem, RecurrenceError};
 
 /// A chunk size that is near the fastest for the usual heads: the products with transposed states pay only from here on.
 pub const BACKWARD_CHUNK_SIZE: usize = 64;
@@ -76,7 +77,7 @@ fn clear(problem: &Problem, inputs: &Inputs, gradients: &mut Gradients) {
     if let Some(step_size) = &mut gradients.step_size {
         clear_padding(problem, inputs, problem.heads, step_size);
     }
-    if let (Some(log_decay), LogDecay::Token(_)) = (&mut gradients.log_decay, inputs.log_decay) {
+    if let (Some(log_decay), Some(_)) = (&mut gradients.log_decay, inputs.log_decay.token()) {
         let width = problem.heads * problem.decay.values_per_head(problem.key_dim);
         clear_padding(problem, inputs, width, log_decay);
     }
@@ -110,10 +111,8 @@ fn run(
         ..
     } = *problem;
     let wants_log_decay = gradients.log_decay.is_some();
-    let log_decay = match inputs.log_decay {
-        LogDecay::None | LogDecay::Constant(_) => None,
-        LogDecay::Token(_) => gradients.log_decay.as_deref_mut(),
-    };
+    let log_decay = gradients.log_decay.as_deref_mut();
+    let log_decay = inputs.log_decay.token().and(log_decay);
     let step_size = gradients.step_size.as_deref_mut();
     let sinks = Sinks {
         cotangents,
@@ -133,11 +132,11 @@ fn run(
         SharedOutput::of(gradients.key, problem.groups, key_dim),
     );
     let mut blocks = extra.blocks(problem, inputs, initial_state, gradients.state, keys);
-    let work = |block: &mut Block| match decay {
-        DecayKind::None | DecayKind::PerHead | DecayKind::PerHeadToken => {
+    let work = |block: &mut Block| match decay.scope() {
+        DecayScope::None | DecayScope::Head => {
             scalar::block(block, chunk_size, &sinks);
         }
-        DecayKind::PerKey | DecayKind::PerKeyToken => per_key::block(block, chunk_size, &sinks),
+        DecayScope::Key => per_key::block(block, chunk_size, &sinks),
     };
     if worth_threads(problem, inputs) {
         blocks.par_iter_mut().for_each(work);
@@ -160,8 +159,8 @@ fn sum_constants(problem: &Problem, constants: &[Constants], gradients: &mut Gra
     let per_head = problem.decay.values_per_head(key_dim);
     let of_head = |head: usize| constants.iter().skip(head).step_by(heads);
     let sum = |head: usize, part: &dyn Fn(&Constants) -> f64| of_head(head).map(part).sum::<f64>() as f32;
-    if let (Some(log_decay), DecayKind::PerHead | DecayKind::PerKey) =
-        (&mut gradients.log_decay, problem.decay)
+    if let Some(log_decay) = &mut gradients.log_decay
+        && problem.decay.is_constant()
     {
         for (i, g) in log_decay.iter_mut().enumerate() {
             *g = sum(i / per_head, &|constants| constants.log_decay[i % per_head]);

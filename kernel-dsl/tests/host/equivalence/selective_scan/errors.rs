@@ -62,38 +62,56 @@ fn operands_of_the_wrong_shape_are_named() {
     fn rows(count: usize, columns: usize) -> Rows<'static> {
         Rows::contiguous(&NARROW, count, columns).expect("long enough")
     }
-    assert_eq!(with(|i| i.input = rows(5, 4)), "input needs 6 rows, found 5");
-    assert_eq!(with(|i| i.input = rows(6, 3)), "input needs 4 columns, found 3");
+    assert_eq!(
+        with(|i| i.input = rows(5, 4)),
+        "selective scan: input needs 6 rows of 4 values, found 5 rows of 4 values"
+    );
+    assert_eq!(
+        with(|i| i.input = rows(6, 3)),
+        "selective scan: input needs 6 rows of 4 values, found 6 rows of 3 values"
+    );
     assert_eq!(
         with(|i| i.step_size = rows(6, 5)),
-        "step_size needs 4 columns, found 5"
+        "selective scan: step_size needs 6 rows of 4 values, found 6 rows of 5 values"
     );
-    assert_eq!(with(|i| i.a = &NARROW[..19]), "a needs 20 values, found 19");
-    assert_eq!(with(|i| i.b = rows(6, 9)), "b needs 10 columns, found 9");
-    assert_eq!(with(|i| i.c = rows(4, 10)), "c needs 6 rows, found 4");
+    assert_eq!(
+        with(|i| i.a = &NARROW[..19]),
+        "selective scan: a needs 20 values, found 19 values"
+    );
+    assert_eq!(
+        with(|i| i.b = rows(6, 9)),
+        "selective scan: b needs 6 rows of 10 values, found 6 rows of 9 values"
+    );
+    assert_eq!(
+        with(|i| i.c = rows(4, 10)),
+        "selective scan: c needs 6 rows of 10 values, found 4 rows of 10 values"
+    );
     assert_eq!(
         with(|i| i.skip = Some(&NARROW[..5])),
-        "skip needs 4 values, found 5"
+        "selective scan: skip needs 4 values, found 5 values"
     );
     assert_eq!(
         with(|i| i.gate = Some(rows(6, 2))),
-        "gate needs 4 columns, found 2"
+        "selective scan: gate needs 6 rows of 4 values, found 6 rows of 2 values"
     );
     let inputs = data.inputs();
     assert_eq!(
         forward(PROBLEM, &inputs, 39, 24),
-        "state needs 40 values, found 39"
+        "selective scan: state needs 40 values, found 39 values"
     );
-    assert_eq!(forward(PROBLEM, &inputs, 40, 25), "out needs 24 values, found 25");
+    assert_eq!(
+        forward(PROBLEM, &inputs, 40, 25),
+        "selective scan: out needs 24 values, found 25 values"
+    );
     let error = element(&PROBLEM, &inputs, &mut [0.0; 7], &mut [0.0; 40]);
     assert_eq!(
         error.expect_err("short").to_string(),
-        "step_size_sum needs 8 values, found 7"
+        "selective scan: step_size_sum needs 8 values, found 7 values"
     );
     let error = element(&PROBLEM, &inputs, &mut [0.0; 8], &mut [0.0; 41]);
     assert_eq!(
         error.expect_err("long").to_string(),
-        "update needs 40 values, found 41"
+        "selective scan: update needs 40 values, found 41 values"
     );
 }
 
@@ -119,7 +137,7 @@ fn gradients_and_cotangents_of_the_wrong_shape_are_named() {
     };
     for (i, (name, length)) in NAMES.iter().zip([24, 24, 20, 60, 60, 4, 24, 40]).enumerate() {
         let expected = format!(
-            "the gradient of {name} needs {length} values, found {}",
+            "selective scan: the gradient of {name} needs {length} values, found {} values",
             length + 1
         );
         assert_eq!(run(&data, &data.cotangents(), Some(i), 8), expected);
@@ -134,11 +152,11 @@ fn gradients_and_cotangents_of_the_wrong_shape_are_named() {
     };
     assert_eq!(
         run(&data, &out(5, 4), None, 8),
-        "the cotangent of out needs 6 rows, found 5"
+        "selective scan: the cotangent of out needs 6 rows of 4 values, found 5 rows of 4 values"
     );
     assert_eq!(
         run(&data, &out(6, 5), None, 8),
-        "the cotangent of out needs 4 columns, found 5"
+        "selective scan: the cotangent of out needs 6 rows of 4 values, found 6 rows of 5 values"
     );
     let cotangents = Cotangents {
         state: Some(&[0.0; 3]),
@@ -146,7 +164,7 @@ fn gradients_and_cotangents_of_the_wrong_shape_are_named() {
     };
     assert_eq!(
         run(&data, &cotangents, None, 8),
-        "the cotangent of state needs 40 values, found 3"
+        "selective scan: the cotangent of state needs 40 values, found 3 values"
     );
     let without = Data {
         gate: None,
@@ -163,7 +181,7 @@ fn gradients_and_cotangents_of_the_wrong_shape_are_named() {
     );
     assert_eq!(
         error.expect_err("no gate").to_string(),
-        "there is no gate whose gradient could be taken, found a buffer of 24 values for it"
+        "selective scan: the gradient of gate needs none, found 24 values"
     );
 }
 
