@@ -7,50 +7,66 @@
 //! Source: Arora et al., *Simple linear attention language models balance the recall-throughput tradeoff* (2402.18668), section 4.
 
 use crate::expect;
-use crate::projection::ConvWeights;
 use burn::tensor::{Device, Tensor};
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::{causal_conv1d, split};
-use ssm_core::{Chain, Linear, Result, Sequences};
+use ssm_core::operators::split;
+use ssm_core::{Chain, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
-/// The weights of a gated convolution.
-#[derive(Clone, Debug)]
-pub struct BaseConvWeights {
-    /// `[2 · channels, model_dim]`: the rows of u, then those of g.
-    pub in_proj: Linear,
-    /// `[channels, width]`, the last tap meeting the current token.
-    pub conv: ConvWeights,
-    /// `[model_dim, channels]`.
-    pub out_proj: Linear,
+/// The shape of a gated convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseConvConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Channels of the convolution.
+    pub channels: usize,
+    /// The convolution.
+    pub conv: ShortConvConfig,
+    /// Whether the projections have biases.
+    pub projection_bias: bool,
 }
 
 /// One gated convolution.
 #[derive(Clone, Debug)]
-pub struct BaseConv(BaseConvWeights);
+pub struct BaseConv {
+    /// The rows of u, then those of g.
+    in_proj: Linear,
+    conv: ShortConv,
+    out_proj: Linear,
+}
 
 impl BaseConv {
-    /// A mixer of a model `model_dim` wide.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `in_proj` | 2 · `channels` × `model_dim`, the rows of u, then those of g |
+    /// | `conv.conv` | `channels` × 1 × taps |
+    /// | `out_proj` | `model_dim` × `channels` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for weights that do not fit one another, [`ssm_core::Error::Value`] for a dimension of 0.
-    pub fn new(model_dim: usize, weights: BaseConvWeights) -> Result<Self> {
-        let [channels, width] = weights.conv.weight.dims();
-        expect::positive("dimensions of a gated convolution", &[model_dim, channels, width])?;
-        expect::projection("in_proj", &weights.in_proj, 2 * channels, model_dim)?;
-        if let Some(bias) = &weights.conv.bias {
-            expect::shape("conv.bias", &[channels], &bias.dims())?;
-        }
-        expect::projection("out_proj", &weights.out_proj, model_dim, channels)?;
-        Ok(Self(weights))
+    /// [`ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: BaseConvConfig, source: &mut S) -> Result<Self, S::Error> {
+        let BaseConvConfig {
+            model_dim,
+            channels,
+            conv,
+            projection_bias,
+        } = config;
+        let sizes = [model_dim, channels, conv.width];
+        expect::positive("dimensions of a gated convolution", &sizes)?;
+        Ok(Self {
+            in_proj: source.linear("in_proj", [2 * channels, model_dim], projection_bias)?,
+            conv: ShortConv::read(conv, channels, source, "conv.conv")?,
+            out_proj: source.linear("out_proj", [model_dim, channels], projection_bias)?,
+        })
     }
 }
 
 impl Mixer for BaseConv {
     fn start(&self, _layer: usize, batch: usize, _chain: &Chain, device: &Device) -> MixerState {
-        let [channels, width] = self.0.conv.weight.dims();
         MixerState::Recurrent(RecurrentState {
-            conv_states: vec![Tensor::zeros([batch, channels, width - 1], device)],
+            conv_states: vec![self.conv.start(batch, device)],
             recurrences: Vec::new(),
         })
     }
@@ -61,28 +77,14 @@ impl Mixer for BaseConv {
         state: &mut MixerState,
         _context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
-        let BaseConvWeights {
-            in_proj,
-            conv,
-            out_proj,
-        } = &self.0;
-        let [channels, _] = conv.weight.dims();
-        let projected = in_proj.forward(input)?;
-        let [convolved, gate] = split(projected, [channels; 2])?;
-        let convolved = causal_conv1d(
-            convolved,
-            conv.weight.clone(),
-            conv.bias.clone(),
-            Activation::Silu,
-            &Sequences::Equal,
-            state.recurrent()?.conv_state(0)?,
-        )?;
-        out_proj.forward(convolved * gate)
+        let [channels, _] = self.conv.dims();
+        let [convolved, gate] = split(self.in_proj.forward(input)?, [channels; 2])?;
+        let conv_state = state.recurrent()?.conv_state(0)?;
+        let convolved = self.conv.forward(convolved, Activation::Silu, conv_state)?;
+        self.out_proj.forward(convolved * gate)
     }
 
-    /// Two per tap.
     fn flops_per_token(&self) -> u64 {
-        let [channels, width] = self.0.conv.weight.dims();
-        2 * (channels * width) as u64
+        self.conv.flops_per_token()
     }
 }

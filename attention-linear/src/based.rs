@@ -15,7 +15,7 @@ use crate::{expect, linear_attn};
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::{Chain, Gates, Linear, Result};
+use ssm_core::{Chain, Gates, Linear, Result, WeightSource};
 
 /// ε of the denominator in flash-linear-attention; HazyResearch's own code has 1e-12.
 pub const EPS: f32 = 1e-6;
@@ -44,32 +44,29 @@ pub struct TaylorAttentionConfig {
     pub eps: f32,
 }
 
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct TaylorAttentionWeights {
-    /// `[num_heads · feature_dim, model_dim]`.
-    pub query: Linear,
-    /// `[num_heads · feature_dim, model_dim]`.
-    pub key: Linear,
-    /// `[num_heads · head_dim, model_dim]`.
-    pub value: Linear,
-    /// `[model_dim, num_heads · head_dim]`.
-    pub out: Linear,
-}
-
 /// One mixer: Taylor attention between projections.
 #[derive(Clone, Debug)]
 pub struct TaylorAttention {
     config: TaylorAttentionConfig,
-    weights: TaylorAttentionWeights,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
 }
 
 impl TaylorAttention {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `proj_q`, `proj_k` | `num_heads` · `feature_dim` × `model_dim` |
+    /// | `proj_v` | `num_heads` · `head_dim` × `model_dim` |
+    /// | `out_proj` | `model_dim` × `num_heads` · `head_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
-    pub fn new(config: TaylorAttentionConfig, weights: TaylorAttentionWeights) -> Result<Self> {
+    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another
+    /// shape.
+    pub fn read<S: WeightSource>(config: TaylorAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
         let TaylorAttentionConfig {
             model_dim,
             num_heads,
@@ -80,11 +77,14 @@ impl TaylorAttention {
         let sizes = [model_dim, num_heads, feature_dim, head_dim];
         expect::positive("dimensions of a Taylor attention", &sizes)?;
         expect::epsilon(eps)?;
-        expect::projection("proj_q", &weights.query, num_heads * feature_dim, model_dim)?;
-        expect::projection("proj_k", &weights.key, num_heads * feature_dim, model_dim)?;
-        expect::projection("proj_v", &weights.value, num_heads * head_dim, model_dim)?;
-        expect::projection("out_proj", &weights.out, model_dim, num_heads * head_dim)?;
-        Ok(Self { config, weights })
+        let (keys, values) = (num_heads * feature_dim, num_heads * head_dim);
+        Ok(Self {
+            config,
+            query: source.linear("proj_q", [keys, model_dim], false)?,
+            key: source.linear("proj_k", [keys, model_dim], false)?,
+            value: source.linear("proj_v", [values, model_dim], false)?,
+            out: source.linear("out_proj", [model_dim, values], false)?,
+        })
     }
 
     /// The shape.
@@ -123,17 +123,16 @@ impl Mixer for TaylorAttention {
         let [batch, time, _] = input.dims();
         let split = |x: Tensor<3>, dim: usize| x.reshape([batch, time, config.num_heads, dim]);
         let gates = gates(
-            split(self.weights.query.forward(input.clone())?, config.feature_dim),
-            split(self.weights.key.forward(input.clone())?, config.feature_dim),
-            with_ones(split(self.weights.value.forward(input)?, config.head_dim)),
+            split(self.query.forward(input.clone())?, config.feature_dim),
+            split(self.key.forward(input.clone())?, config.feature_dim),
+            with_ones(split(self.value.forward(input)?, config.head_dim)),
         );
         let recurrence = state.recurrent()?.recurrence(0)?;
         let sums = context
             .chain
             .run(&self.site(context.layer), gates, recurrence, context.chunking)?;
         let read_out = divided(sums, config.eps);
-        self.weights
-            .out
+        self.out
             .forward(read_out.reshape([batch, time, config.num_heads * config.head_dim]))
     }
 

@@ -6,7 +6,7 @@
 //! out = W_out (RMSNorm per head (y) ∘ SiLU(W_gate x))
 //! ```
 //!
-//! a = 1 in DeltaNet; ln a = −e^{A_log} softplus(W_a x + bias) per head in Gated DeltaNet ([`DeltaDecay`]). With β in (0, 2)
+//! a = 1 in DeltaNet; ln a = −e^{A_log} softplus(W_a x + bias) per head in Gated DeltaNet. With β in (0, 2)
 //! the transition I − β k kᵀ has eigenvalues in (−1, 1). Sources: Yang et al., *Parallelizing linear transformers with the delta
 //! rule over sequence length* (2406.06484) and *Gated delta networks* (2412.06464), equation 10; Grazzi et al., *Unlocking
 //! state-tracking in linear RNNs through negative eigenvalues* (2411.12537).
@@ -14,7 +14,7 @@
 use crate::expect;
 use crate::feature_map::FeatureMap;
 use crate::heads::{self, Heads};
-use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use crate::projection::{Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
@@ -22,7 +22,10 @@ use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::operators::{gated_norm, step_size};
-use ssm_core::{Chain, Erase, Gates, Linear, LogDecay, Result, Rule};
+use ssm_core::weights::StepSizes;
+use ssm_core::{
+    Chain, Erase, Gates, Init, Linear, LogDecay, ReadOut, Result, Rule, ShortConvConfig, WeightSource,
+};
 
 /// Added to the sum of squares of a query or key that is divided by its length.
 const LENGTH_EPS: f32 = 1e-6;
@@ -34,14 +37,22 @@ pub struct DeltaNetConfig {
     pub model_dim: usize,
     /// The heads.
     pub heads: Heads,
+    /// The convolutions of queries, keys and values.
+    pub conv: Option<ShortConvConfig>,
     /// What queries and keys go through after their projection (and convolution).
     pub activation: QueryKeyActivation,
     /// What queries and keys are divided by.
     pub norm: QueryKeyNorm,
+    /// Whether β follows the input; it is 1 without.
+    pub beta: bool,
+    /// Whether the state decays.
+    pub decays: bool,
     /// Whether β is doubled, so that the transition may have negative eigenvalues.
     pub negative_eigenvalues: bool,
-    /// ε of the norm of the read-out.
+    /// ε of the norm of the read-out, over the `value_dim` features of each head.
     pub norm_eps: f32,
+    /// Gate and norm of the read-out.
+    pub output: OutputConfig,
 }
 
 /// What queries and keys go through.
@@ -66,32 +77,14 @@ pub enum QueryKeyNorm {
     Sum,
 }
 
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct DeltaNetWeights {
-    /// W_q, `[query heads · key_dim, model_dim]`.
-    pub query: BranchWeights,
-    /// W_k, `[key heads · key_dim, model_dim]`.
-    pub key: BranchWeights,
-    /// W_v, `[value heads · value_dim, model_dim]`.
-    pub value: BranchWeights,
-    /// W_β, `[heads, model_dim]`; β is 1 without.
-    pub beta: Option<Linear>,
-    /// What decays.
-    pub decay: Option<DeltaDecay>,
-    /// Norm over `[value_dim]`, gate and output.
-    pub output: OutputWeights,
-}
-
 /// The decay of Gated DeltaNet.
 #[derive(Clone, Debug)]
-pub struct DeltaDecay {
-    /// W_a, `[heads, model_dim]`.
-    pub step: Linear,
+struct Decay {
+    step: Linear,
     /// `[heads]`, added to W_a x.
-    pub bias: Tensor<1>,
+    bias: Tensor<1>,
     /// `[heads]`.
-    pub a_log: Tensor<1>,
+    a_log: Tensor<1>,
 }
 
 /// One mixer.
@@ -101,52 +94,58 @@ pub struct DeltaNet {
     branches: Branches<3>,
     feature_map: FeatureMap,
     beta: Option<Linear>,
-    decay: Option<DeltaDecay>,
+    decay: Option<Decay>,
     output: Output,
 }
 
 impl DeltaNet {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `q_proj` | query heads · `key_dim` × `model_dim` |
+    /// | `k_proj` | key heads · `key_dim` × `model_dim` |
+    /// | `v_proj` | value heads · `value_dim` × `model_dim` |
+    /// | `q_conv1d`, `k_conv1d`, `v_conv1d`, where there are convolutions | channels × 1 × taps |
+    /// | `b_proj`, W_β, with `beta` | heads × `model_dim` |
+    /// | `a_proj`, W_a, with `decays` | heads × `model_dim` |
+    /// | `dt_bias`, `A_log`, with `decays` | heads |
+    /// | `g_proj`, where there is a gate | heads · `value_dim` × `model_dim` |
+    /// | `g_norm.weight`, where the norm has one | `value_dim` |
+    /// | `o_proj` | `model_dim` × heads · `value_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Groups`] for heads that cannot share,
-    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
-    pub fn new(config: DeltaNetConfig, weights: DeltaNetWeights) -> Result<Self> {
+    /// [`ssm_core::Error::Groups`] for heads that cannot share, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε;
+    /// the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: DeltaNetConfig, source: &mut S) -> Result<Self, S::Error> {
         let (model_dim, heads) = (config.model_dim, config.heads);
         expect::positive("width of a delta rule", &[model_dim])?;
         heads.validate()?;
-        if let Some(beta) = &weights.beta {
-            expect::projection("b_proj", beta, heads.count(), model_dim)?;
-        }
-        if let Some(decay) = &weights.decay {
-            expect::projection("a_proj", &decay.step, heads.count(), model_dim)?;
-            expect::shape("dt_bias", &[heads.count()], &decay.bias.dims())?;
-            expect::shape("A_log", &[heads.count()], &decay.a_log.dims())?;
-        }
         let (activation, feature_map) = match config.activation {
             QueryKeyActivation::Silu => (Activation::Silu, FeatureMap::Identity),
             QueryKeyActivation::Relu => (Activation::None, FeatureMap::Relu),
             QueryKeyActivation::EluPlusOne => (Activation::None, FeatureMap::EluPlusOne),
             QueryKeyActivation::Identity => (Activation::None, FeatureMap::Identity),
         };
-        let [q, k, v] = heads.widths();
-        let plans = [
-            ("q_proj", q, activation),
-            ("k_proj", k, activation),
-            ("v_proj", v, Activation::Silu),
-        ];
-        let plans = plans.map(|(what, channels, activation)| BranchPlan {
-            what,
-            channels,
-            activation,
-        });
-        let groups = (heads.count(), heads.value_dim);
+        let plans = heads.branches([activation, activation, Activation::Silu]);
+        let (count, groups) = (heads.count(), (heads.count(), heads.value_dim));
         Ok(Self {
-            branches: Branches::new(model_dim, plans, [weights.query, weights.key, weights.value])?,
-            output: Output::new(model_dim, groups, config.norm_eps, weights.output)?,
+            branches: Branches::read(plans, model_dim, config.conv, source)?,
             feature_map,
-            beta: weights.beta,
-            decay: weights.decay,
+            beta: match config.beta {
+                true => Some(source.linear("b_proj", [count, model_dim], false)?),
+                false => None,
+            },
+            decay: match config.decays {
+                true => Some(Decay {
+                    step: source.linear("a_proj", [count, model_dim], false)?,
+                    bias: source.vector("dt_bias", count, Init::StepBias(StepSizes::default()))?,
+                    // A rate that is uniform up to 16.
+                    a_log: source.vector("A_log", count, Init::LogOfUniform(f32::MIN_POSITIVE, 16.0))?,
+                }),
+                false => None,
+            },
+            output: Output::read(config.output, model_dim, groups, config.norm_eps, source)?,
             config,
         })
     }
@@ -208,7 +207,7 @@ impl DeltaNet {
     }
 
     fn log_decay(&self, input: &Tensor<3>) -> Result<LogDecay> {
-        let Some(DeltaDecay { step, bias, a_log }) = &self.decay else {
+        let Some(Decay { step, bias, a_log }) = &self.decay else {
             return Ok(LogDecay::None);
         };
         let raw = step.forward(input.clone())?;

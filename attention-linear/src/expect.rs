@@ -1,6 +1,6 @@
-//! What the mixers of this crate ask of their weights, as errors.
+//! What the mixers of this crate ask of their configurations, as errors.
 
-use ssm_core::{Error, Linear, Result};
+use ssm_core::{Error, Result};
 
 /// Two shapes are one.
 pub(crate) fn shape(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
@@ -12,11 +12,6 @@ pub(crate) fn shape(what: &'static str, expected: &[usize], found: &[usize]) -> 
         expected: expected.to_vec(),
         found: found.to_vec(),
     })
-}
-
-/// A projection goes from `from` features `to` that many.
-pub(crate) fn projection(what: &'static str, linear: &Linear, to: usize, from: usize) -> Result<()> {
-    shape(what, &[to, from], &[linear.out_features(), linear.in_features()])
 }
 
 /// Every dimension is at least 1.

@@ -5,21 +5,17 @@
 //! | [`taylor`] | 1 + x + x²/2 with x = q·k / √K, the exponential to second order | 1 + K + K² |
 //! | [`square`] | (q·k)² | K² |
 //!
-//! [`FeatureMap`] is one of the maps that published models of linear attention name, those with learned matrices among them.
+//! [`FeatureMapKind`] lists the maps that published models of linear attention name, those with learned matrices among them;
+//! a [`FeatureMap`] is one of them with its matrices.
 
-use crate::expect;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, softmax};
 use ssm_core::operators::pointwise::{exp, sigmoid, silu};
-use ssm_core::{Linear, Result};
+use ssm_core::{Linear, Result, WeightSource};
 
-/// A map of queries or keys, head by head.
-#[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one of these exists per layer; a box would cost more"
-)]
-pub enum FeatureMap {
+/// Which map of queries or keys it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureMapKind {
     /// x.
     Identity,
     /// max(x, 0).
@@ -31,41 +27,81 @@ pub enum FeatureMap {
     /// ELU(x) + 1: x + 1 above 0, e^x below.
     EluPlusOne,
     /// (W₁ x + b₁) ∘ (W₂ x + b₂).
-    Product(Linear, Linear),
+    Product,
     /// softmax(2 \[W x + b, −W x − b\]) (Hedgehog, 2402.04347); twice as many features.
-    Hedgehog(Linear),
+    Hedgehog,
     /// max(W x, 0) (T2R, 2103.13076).
-    LinearRelu(Linear),
+    LinearRelu,
     /// With r = \[max(x, 0), −max(x, 0)\]: r ∘ r rotated by 1, …, ν places (DPFP, 2102.11174, as flash-linear-attention has it,
     /// with ν = 4); 2ν times as many features.
     Dpfp,
 }
 
-/// ν of [`FeatureMap::Dpfp`].
+impl FeatureMapKind {
+    /// Features of a head of `dim` values.
+    pub fn features(self, dim: usize) -> usize {
+        match self {
+            Self::Hedgehog => 2 * dim,
+            Self::Dpfp => 2 * DPFP_ROTATIONS * dim,
+            _ => dim,
+        }
+    }
+}
+
+/// A map of queries or keys, head by head, with its matrices; its variants are those of [`FeatureMapKind`].
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
+pub enum FeatureMap {
+    /// As it is.
+    Identity,
+    /// Cut at 0.
+    Relu,
+    /// Times its sigmoid.
+    Silu,
+    /// Its sigmoid.
+    Sigmoid,
+    /// ELU + 1.
+    EluPlusOne,
+    /// W₁ and W₂.
+    Product(Linear, Linear),
+    /// W.
+    Hedgehog(Linear),
+    /// W.
+    LinearRelu(Linear),
+    /// DPFP.
+    Dpfp,
+}
+
+/// ν of [`FeatureMapKind::Dpfp`].
 const DPFP_ROTATIONS: usize = 4;
 
 impl FeatureMap {
-    /// Features of a head of `dim` values.
-    pub fn features(&self, dim: usize) -> usize {
-        match self {
-            Self::Product(linear, _) | Self::LinearRelu(linear) => linear.out_features(),
-            Self::Hedgehog(linear) => 2 * linear.out_features(),
-            Self::Dpfp => 2 * DPFP_ROTATIONS * dim,
-            Self::Identity | Self::Relu | Self::Silu | Self::Sigmoid | Self::EluPlusOne => dim,
-        }
-    }
-
-    pub(crate) fn validate(&self, dim: usize) -> Result<()> {
-        let (first, second) = match self {
-            Self::Product(first, second) => (first, Some(second)),
-            Self::Hedgehog(linear) | Self::LinearRelu(linear) => (linear, None),
-            _ => return Ok(()),
-        };
-        let features = first.out_features();
-        expect::positive("features of a map", &[features])?;
-        std::iter::once(first)
-            .chain(second)
-            .try_for_each(|linear| expect::projection("matrix of a feature map", linear, features, dim))
+    /// The map of heads of `dim` values whose matrices, `dim` × `dim`, are `NAME.layer1` and `NAME.layer2` (with biases) of a
+    /// product, and `NAME.layer` (with a bias but for T2R) of others that have one.
+    ///
+    /// # Errors
+    /// The source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(
+        kind: FeatureMapKind,
+        dim: usize,
+        source: &mut S,
+        name: &str,
+    ) -> Result<Self, S::Error> {
+        let mut layer = |part: &str, bias| source.linear(&format!("{name}.{part}"), [dim, dim], bias);
+        Ok(match kind {
+            FeatureMapKind::Identity => Self::Identity,
+            FeatureMapKind::Relu => Self::Relu,
+            FeatureMapKind::Silu => Self::Silu,
+            FeatureMapKind::Sigmoid => Self::Sigmoid,
+            FeatureMapKind::EluPlusOne => Self::EluPlusOne,
+            FeatureMapKind::Product => Self::Product(layer("layer1", true)?, layer("layer2", true)?),
+            FeatureMapKind::Hedgehog => Self::Hedgehog(layer("layer", true)?),
+            FeatureMapKind::LinearRelu => Self::LinearRelu(layer("layer", false)?),
+            FeatureMapKind::Dpfp => Self::Dpfp,
+        })
     }
 
     /// φ(x) of every head.

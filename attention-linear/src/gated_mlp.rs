@@ -10,7 +10,7 @@ use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::silu_gate;
 use ssm_core::operators::split;
-use ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result};
+use ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, WeightSource};
 
 /// The shape of a gated channel mixer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,43 +19,36 @@ pub struct GatedMlpConfig {
     pub model_dim: usize,
     /// Width between the projections.
     pub hidden_dim: usize,
-}
-
-/// The weights of a gated channel mixer.
-#[derive(Clone, Debug)]
-pub struct GatedMlpWeights {
-    /// W_up and W_gate, `[2 · hidden_dim, model_dim]`: the rows of W_up, then those of W_gate. One product reads both.
-    pub up_then_gate: Linear,
-    /// `[model_dim, hidden_dim]`.
-    pub down: Linear,
+    /// Whether W_up and W_gate have biases.
+    pub up_gate_bias: bool,
+    /// Whether W_down has a bias.
+    pub down_bias: bool,
 }
 
 /// One gated channel mixer; it carries nothing from token to token.
 #[derive(Clone, Debug)]
 pub struct GatedMlp {
     config: GatedMlpConfig,
-    weights: GatedMlpWeights,
+    /// The rows of W_up, then those of W_gate. One product reads both.
+    up_then_gate: Linear,
+    down: Linear,
 }
 
 impl GatedMlp {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`: `up_proj` and `gate_proj`, stacked, `hidden_dim` × `model_dim` each, and `down_proj`,
+    /// `model_dim` × `hidden_dim`.
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0.
-    pub fn new(config: GatedMlpConfig, weights: GatedMlpWeights) -> Result<Self> {
-        let GatedMlpConfig {
-            model_dim,
-            hidden_dim,
-        } = config;
-        expect::positive("dimensions of a gated channel mixer", &[model_dim, hidden_dim])?;
-        expect::projection(
-            "up_proj and gate_proj",
-            &weights.up_then_gate,
-            2 * hidden_dim,
-            model_dim,
-        )?;
-        expect::projection("down_proj", &weights.down, model_dim, hidden_dim)?;
-        Ok(Self { config, weights })
+    /// [`ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: GatedMlpConfig, source: &mut S) -> Result<Self, S::Error> {
+        let (model_dim, hidden) = (config.model_dim, config.hidden_dim);
+        expect::positive("dimensions of a gated channel mixer", &[model_dim, hidden])?;
+        let rows = [("up_proj", hidden), ("gate_proj", hidden)];
+        Ok(Self {
+            config,
+            up_then_gate: source.stacked(&rows, model_dim, config.up_gate_bias)?,
+            down: source.linear("down_proj", [model_dim, hidden], config.down_bias)?,
+        })
     }
 
     /// The shape.
@@ -68,10 +61,10 @@ impl GatedMlp {
     /// # Errors
     /// [`ssm_core::Error::Shape`] when the input is of another width.
     pub fn apply(&self, input: Tensor<3>) -> Result<Tensor<3>> {
-        let both = self.weights.up_then_gate.forward(input)?;
+        let both = self.up_then_gate.forward(input)?;
         let hidden = self.config.hidden_dim;
         let [up, gate] = split(both, [hidden; 2])?;
-        self.weights.down.forward(silu_gate(gate, up))
+        self.down.forward(silu_gate(gate, up))
     }
 }
 

@@ -6,7 +6,7 @@
 //! out = W_out (RMSNorm per head (y) ∘ SiLU(W_gate x))
 //! ```
 //!
-//! | model | [`Decay`] | ln a |
+//! | model | [`DecayConfig`] | ln a |
 //! |---|---|---|
 //! | linear attention | `None` | 0; with [`GatedLinearAttentionConfig::normalizer_eps`] y is divided by K^{-1/2} q · Σ k + ε |
 //! | RetNet | `Constant` | ln(1 − 2^{−5−h}) |
@@ -17,17 +17,19 @@
 //! and section 4.4; its authors' published models take τ = 16.
 
 use crate::expect;
-use crate::feature_map::FeatureMap;
+use crate::feature_map::{FeatureMap, FeatureMapKind};
 use crate::heads::{self, Heads};
 use crate::linear_attn::{divided, with_ones};
-use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use crate::projection::{Branches, Output, OutputConfig};
 use crate::retention;
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::rotary::RotaryPlan;
 use ssm_core::operators::{rotary, step_size};
-use ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result};
+use ssm_core::{
+    Chain, Erase, Error, Gates, Linear, LogDecay, ReadOut, Result, ShortConvConfig, WeightSource,
+};
 
 /// Added to the sum of a query or key that is divided by it.
 const SUM_EPS: f32 = 1e-4;
@@ -39,60 +41,66 @@ pub struct GatedLinearAttentionConfig {
     pub model_dim: usize,
     /// The heads.
     pub heads: Heads,
+    /// The convolutions of queries, keys and values.
+    pub conv: Option<ShortConvConfig>,
+    /// φ.
+    pub feature_map: FeatureMapKind,
+    /// Whether φ of the keys is φ of the queries, where it has matrices.
+    pub feature_map_shared: bool,
+    /// What decays.
+    pub decay: DecayConfig,
     /// How queries and keys are turned by their position.
     pub rotary: Option<RotaryPlan>,
     /// Whether queries, and keys, are divided by the sum of their features.
     pub sum_normalized: (bool, bool),
     /// ε of the division by the sum of the keys that a query meets; `None` does not divide.
     pub normalizer_eps: Option<f32>,
-    /// ε of the norm of the read-out.
+    /// ε of the norm of the read-out, over the `value_dim` features of each head.
     pub norm_eps: f32,
-}
-
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct GatedLinearAttentionWeights {
-    /// W_q, `[query heads · key_dim, model_dim]`.
-    pub query: BranchWeights,
-    /// W_k, `[key heads · key_dim, model_dim]`.
-    pub key: BranchWeights,
-    /// W_v, `[value heads · value_dim, model_dim]`.
-    pub value: BranchWeights,
-    /// φ of the queries and φ of the keys, with as many features.
-    pub feature_maps: (FeatureMap, FeatureMap),
-    /// What decays.
-    pub decay: Decay,
-    /// Norm over `[value_dim]`, gate and output.
-    pub output: OutputWeights,
+    /// Gate and norm of the read-out.
+    pub output: OutputConfig,
 }
 
 /// ln a of a gated linear attention.
-#[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one of these exists per layer; a box would cost more"
-)]
-pub enum Decay {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum DecayConfig {
     /// Nothing is forgotten.
     None,
     /// One constant per head; see [`retention::log_decay`].
     Constant,
     /// One value per head and token.
     PerHead {
-        /// W and b, `[heads, model_dim]`.
-        gate: Linear,
         /// τ.
         divisor: f32,
     },
     /// One value per key row, head and token.
     PerKey {
-        /// W₁, `[rank, model_dim]`.
-        down: Linear,
-        /// W₂ and b, `[key heads · key_dim, rank]`.
-        up: Linear,
+        /// Features between W₁ and W₂.
+        rank: usize,
         /// τ.
         divisor: f32,
         /// No log decay is below this.
+        at_least: Option<f32>,
+    },
+}
+
+/// [`DecayConfig`] with its projections.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
+enum Decay {
+    None,
+    Constant,
+    PerHead {
+        gate: Linear,
+        divisor: f32,
+    },
+    PerKey {
+        down: Linear,
+        up: Linear,
+        divisor: f32,
         at_least: Option<f32>,
     },
 }
@@ -102,57 +110,48 @@ pub enum Decay {
 pub struct GatedLinearAttention {
     config: GatedLinearAttentionConfig,
     branches: Branches<3>,
-    feature_maps: (FeatureMap, FeatureMap),
+    feature_maps: [FeatureMap; 2],
     decay: Decay,
     output: Output,
 }
 
 impl GatedLinearAttention {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `q_proj` | query heads · `key_dim` × `model_dim` |
+    /// | `k_proj` | key heads · `key_dim` × `model_dim` |
+    /// | `v_proj` | value heads · `value_dim` × `model_dim` |
+    /// | `q_conv1d`, `k_conv1d`, `v_conv1d`, where there are convolutions | channels × 1 × taps |
+    /// | `feature_map_q`, `feature_map_k`, where φ has matrices | see [`FeatureMap::read`] |
+    /// | `gk_proj` (with bias) of a decay per head | heads × `model_dim` |
+    /// | `gk_proj.0`, `gk_proj.1` (with bias) of one per key | rank × `model_dim`, key heads · features × rank |
+    /// | `g_proj`, where there is a gate | heads · `value_dim` × `model_dim` |
+    /// | `g_norm.weight`, where the norm has one | `value_dim` |
+    /// | `o_proj` | `model_dim` × heads · `value_dim` |
     ///
     /// # Errors
-    /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for heads that cannot share, [`Error::Value`] for a
-    /// dimension of 0, a negative ε, a divisor or bound of the decay that is none, or a rotation that does not fit.
-    pub fn new(config: GatedLinearAttentionConfig, weights: GatedLinearAttentionWeights) -> Result<Self> {
-        let (model_dim, heads) = (config.model_dim, config.heads);
-        expect::positive("width of a gated linear attention", &[model_dim])?;
-        heads.validate()?;
-        let GatedLinearAttentionWeights {
-            query,
-            key,
-            value,
-            feature_maps,
-            decay,
-            output,
-        } = weights;
-        for map in [&feature_maps.0, &feature_maps.1] {
-            map.validate(heads.key_dim)?;
-        }
-        let features = feature_maps.0.features(heads.key_dim);
-        expect::shape(
-            "features of the keys",
-            &[features],
-            &[feature_maps.1.features(heads.key_dim)],
-        )?;
-        if let Some(plan) = &config.rotary {
-            plan.validate(features)?;
-        }
-        if let Some(eps) = config.normalizer_eps {
-            expect::epsilon(eps)?;
-        }
-        decay.validate(model_dim, &heads, features)?;
-        let [q, k, v] = heads.widths();
-        let plans = [
-            BranchPlan::silu_after_conv("q_proj", q, &query),
-            BranchPlan::silu_after_conv("k_proj", k, &key),
-            BranchPlan::silu_after_conv("v_proj", v, &value),
-        ];
+    /// [`Error::Groups`] for heads that cannot share, [`Error::Value`] for a dimension of 0, a negative ε, a divisor or bound of the
+    /// decay that is none, or a rotation that does not fit; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(
+        config: GatedLinearAttentionConfig,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        config.validate()?;
+        let (model_dim, heads, map) = (config.model_dim, config.heads, config.feature_map);
+        let branches = Branches::query_key_value(&heads, model_dim, config.conv, source)?;
+        let of_query = FeatureMap::read(map, heads.key_dim, source, "feature_map_q")?;
+        let of_key = match config.feature_map_shared {
+            true => of_query.clone(),
+            false => FeatureMap::read(map, heads.key_dim, source, "feature_map_k")?,
+        };
         let groups = (heads.count(), heads.value_dim);
         Ok(Self {
-            branches: Branches::new(model_dim, plans, [query, key, value])?,
-            output: Output::new(model_dim, groups, config.norm_eps, output)?,
-            feature_maps,
-            decay,
+            branches,
+            feature_maps: [of_query, of_key],
+            decay: Decay::read(&config, source)?,
+            output: Output::read(config.output, model_dim, groups, config.norm_eps, source)?,
             config,
         })
     }
@@ -166,7 +165,7 @@ impl GatedLinearAttention {
         let heads = &self.config.heads;
         let site = heads.site(layer);
         Site {
-            key_dim: self.feature_maps.0.features(heads.key_dim),
+            key_dim: self.config.features(),
             value_dim: heads.value_dim + usize::from(self.config.normalizer_eps.is_some()),
             decays: !matches!(self.decay, Decay::None),
             per_key_decay: matches!(self.decay, Decay::PerKey { .. }),
@@ -177,8 +176,8 @@ impl GatedLinearAttention {
     /// Queries and keys as the recurrence takes them, both with the query heads.
     fn query_and_key(&self, query: Tensor<3>, key: Tensor<3>, positions: &[u64]) -> Result<[Tensor<4>; 2]> {
         let heads = &self.config.heads;
-        let mut query = self.feature_maps.0.apply(heads::split(query, heads.query))?;
-        let mut key = self.feature_maps.1.apply(heads::split(key, heads.key))?;
+        let mut query = self.feature_maps[0].apply(heads::split(query, heads.query))?;
+        let mut key = self.feature_maps[1].apply(heads::split(key, heads.key))?;
         let (of_query, of_key) = self.config.sum_normalized;
         if of_query {
             query = over_sum(query);
@@ -194,35 +193,62 @@ impl GatedLinearAttention {
     }
 }
 
-impl Decay {
-    fn validate(&self, model_dim: usize, heads: &Heads, features: usize) -> Result<()> {
-        let (divisor, at_least) = match self {
-            Self::None | Self::Constant => return Ok(()),
-            Self::PerHead { gate, divisor } => {
-                expect::projection("gk_proj", gate, heads.count(), model_dim)?;
-                (*divisor, None)
+impl GatedLinearAttentionConfig {
+    /// Rows of a head's state.
+    fn features(&self) -> usize {
+        self.feature_map.features(self.heads.key_dim)
+    }
+
+    fn validate(&self) -> Result<()> {
+        expect::positive("width of a gated linear attention", &[self.model_dim])?;
+        self.heads.validate()?;
+        if let Some(plan) = &self.rotary {
+            plan.validate(self.features())?;
+        }
+        if let Some(eps) = self.normalizer_eps {
+            expect::epsilon(eps)?;
+        }
+        match self.decay {
+            DecayConfig::None | DecayConfig::Constant => Ok(()),
+            DecayConfig::PerHead { divisor } => expect::divisor(divisor),
+            DecayConfig::PerKey {
+                divisor, at_least, ..
+            } => {
+                expect::divisor(divisor)?;
+                match at_least {
+                    Some(bound) if bound.is_nan() || bound > 0.0 => Err(Error::Value {
+                        what: "lower bound of a log decay",
+                        expected: "at most 0",
+                        found: bound.to_string(),
+                    }),
+                    _ => Ok(()),
+                }
             }
-            Self::PerKey {
-                down,
-                up,
+        }
+    }
+}
+
+impl Decay {
+    fn read<S: WeightSource>(config: &GatedLinearAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
+        let (model_dim, heads) = (config.model_dim, &config.heads);
+        Ok(match config.decay {
+            DecayConfig::None => Self::None,
+            DecayConfig::Constant => Self::Constant,
+            DecayConfig::PerHead { divisor } => Self::PerHead {
+                gate: source.linear("gk_proj", [heads.count(), model_dim], true)?,
+                divisor,
+            },
+            DecayConfig::PerKey {
+                rank,
                 divisor,
                 at_least,
-            } => {
-                let rank = down.out_features();
-                expect::projection("gk_proj.0", down, rank, model_dim)?;
-                expect::projection("gk_proj.1", up, heads.key * features, rank)?;
-                (*divisor, *at_least)
-            }
-        };
-        expect::divisor(divisor)?;
-        match at_least {
-            Some(bound) if bound.is_nan() || bound > 0.0 => Err(Error::Value {
-                what: "lower bound of a log decay",
-                expected: "at most 0",
-                found: bound.to_string(),
-            }),
-            _ => Ok(()),
-        }
+            } => Self::PerKey {
+                down: source.linear("gk_proj.0", [rank, model_dim], false)?,
+                up: source.linear("gk_proj.1", [heads.key * config.features(), rank], true)?,
+                divisor,
+                at_least,
+            },
+        })
     }
 
     fn log_decay(&self, input: Tensor<3>, heads: &Heads) -> Result<LogDecay> {

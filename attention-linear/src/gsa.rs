@@ -8,16 +8,16 @@
 //! Source: Zhang et al., *Gated slot attention for efficient linear-time sequence modeling* (2409.07146), section 3.
 
 use crate::expect;
-use crate::feature_map::FeatureMap;
+use crate::feature_map::{FeatureMap, FeatureMapKind};
 use crate::gla::log_sigmoid;
 use crate::heads::{self, Heads};
-use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use crate::projection::{Branches, Output, OutputConfig};
 use crate::slots::SlotGates;
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::pointwise::{exp, silu};
-use ssm_core::{Chain, Linear, Result};
+use ssm_core::{Chain, Linear, Result, ShortConvConfig, WeightSource};
 
 /// The shape of a mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,31 +26,20 @@ pub struct GatedSlotAttentionConfig {
     pub model_dim: usize,
     /// The heads; as many of values as of keys.
     pub heads: Heads,
+    /// The convolutions of queries, keys and values.
+    pub conv: Option<ShortConvConfig>,
+    /// φ, which keeps the number of features.
+    pub feature_map: FeatureMapKind,
     /// Memory slots M of a head.
     pub slots: usize,
     /// τ, which divides the log decays.
     pub divisor: f32,
     /// What the scores of the slots are multiplied by before their softmax.
     pub scale: f32,
-    /// ε of the norm of the read-out.
+    /// ε of the norm of the read-out, over all heads together.
     pub norm_eps: f32,
-}
-
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct GatedSlotAttentionWeights {
-    /// W_q, `[query heads · key_dim, model_dim]`.
-    pub query: BranchWeights,
-    /// W_k, `[key heads · key_dim, model_dim]`.
-    pub key: BranchWeights,
-    /// W_v, `[key heads · value_dim, model_dim]`.
-    pub value: BranchWeights,
-    /// φ, which keeps the number of features.
-    pub feature_map: FeatureMap,
-    /// W_f, `[key heads · slots, model_dim]`.
-    pub forget: Linear,
-    /// Norm over `[query heads · value_dim]` and output; no gate.
-    pub output: OutputWeights,
+    /// Gate and norm of the read-out.
+    pub output: OutputConfig,
 }
 
 /// One mixer.
@@ -64,42 +53,42 @@ pub struct GatedSlotAttention {
 }
 
 impl GatedSlotAttention {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `q_proj` | query heads · `key_dim` × `model_dim` |
+    /// | `k_proj` | key heads · `key_dim` × `model_dim` |
+    /// | `v_proj` | key heads · `value_dim` × `model_dim` |
+    /// | `q_conv1d`, `k_conv1d`, `v_conv1d`, where there are convolutions | channels × 1 × taps |
+    /// | `feature_map`, where φ has matrices | see [`FeatureMap::read`] |
+    /// | `f_proj` | key heads · `slots` × `model_dim` |
+    /// | `g_proj`, where there is a gate | query heads · `value_dim` × `model_dim` |
+    /// | `g_norm.weight`, where the norm has one | query heads · `value_dim` |
+    /// | `o_proj` | `model_dim` × query heads · `value_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Groups`] for heads that cannot share,
-    /// [`ssm_core::Error::Value`] for a dimension of 0, a negative ε, or a divisor that is not positive.
-    pub fn new(config: GatedSlotAttentionConfig, weights: GatedSlotAttentionWeights) -> Result<Self> {
-        let GatedSlotAttentionConfig {
-            model_dim,
-            heads,
-            slots,
-            ..
-        } = config;
+    /// [`ssm_core::Error::Shape`] for other heads of values than of keys, or a φ of more features, [`ssm_core::Error::Groups`] for
+    /// heads that cannot share, [`ssm_core::Error::Value`] for a dimension of 0, a negative ε, or a divisor that is not positive;
+    /// the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: GatedSlotAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
+        let (model_dim, heads, slots) = (config.model_dim, config.heads, config.slots);
         expect::positive("width and slots of a slot attention", &[model_dim, slots])?;
         heads.validate()?;
         expect::shape("heads of the values", &[heads.key], &[heads.value])?;
-        weights.feature_map.validate(heads.key_dim)?;
         expect::shape(
             "features of a slot attention",
             &[heads.key_dim],
-            &[weights.feature_map.features(heads.key_dim)],
+            &[config.feature_map.features(heads.key_dim)],
         )?;
-        expect::projection("f_proj", &weights.forget, heads.key * slots, model_dim)?;
         expect::divisor(config.divisor)?;
-        let [q, k, v] = heads.widths();
-        let plans = [
-            BranchPlan::silu_after_conv("q_proj", q, &weights.query),
-            BranchPlan::silu_after_conv("k_proj", k, &weights.key),
-            BranchPlan::silu_after_conv("v_proj", v, &weights.value),
-        ];
         let width = heads.read_out_width();
         Ok(Self {
-            branches: Branches::new(model_dim, plans, [weights.query, weights.key, weights.value])?,
-            output: Output::new(model_dim, (1, width), config.norm_eps, weights.output)?,
-            feature_map: weights.feature_map,
-            forget: weights.forget,
             config,
+            branches: Branches::query_key_value(&heads, model_dim, config.conv, source)?,
+            feature_map: FeatureMap::read(config.feature_map, heads.key_dim, source, "feature_map")?,
+            forget: source.linear("f_proj", [heads.key * slots, model_dim], false)?,
+            output: Output::read(config.output, model_dim, (1, width), config.norm_eps, source)?,
         })
     }
 

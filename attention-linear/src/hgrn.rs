@@ -15,13 +15,13 @@
 
 use crate::expect;
 use crate::gla::log_sigmoid;
-use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::pointwise::{sigmoid, silu_gate};
-use ssm_core::{Chain, Gates, LogDecay, Result};
+use ssm_core::{Chain, Gates, LogDecay, ReadOut, Result, ShortConvConfig, WeightSource};
 
 /// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
 ///
@@ -48,21 +48,12 @@ pub struct HgrnConfig {
     pub model_dim: usize,
     /// Channels of the recurrence.
     pub channels: usize,
-    /// ε of the norm of the read-out.
+    /// The convolutions of input and forget gate.
+    pub conv: Option<ShortConvConfig>,
+    /// ε of the norm of the read-out, over all channels.
     pub norm_eps: f32,
-}
-
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct HgrnWeights {
-    /// W_i, `[channels, model_dim]`.
-    pub input: BranchWeights,
-    /// W_f, `[channels, model_dim]`.
-    pub forget: BranchWeights,
-    /// b, `[channels]`, in \[0, 1); `None` is 0.
-    pub lower_bound: Option<Tensor<1>>,
-    /// Norm over `[channels]`, gate W_g and output.
-    pub output: OutputWeights,
+    /// Gate and norm of the read-out.
+    pub output: OutputConfig,
 }
 
 /// One HGRN mixer.
@@ -91,27 +82,36 @@ struct Bound {
 const LEAST_LOG_DECAY: f32 = -87.0;
 
 impl Hgrn {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`, with the lower bound b of each channel, `[channels]`, in \[0, 1); `None` is 0.
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `i_proj`, `f_proj` | `channels` × `model_dim` |
+    /// | `i_conv1d`, `f_conv1d`, where there are convolutions | `channels` × 1 × taps |
+    /// | `g_proj`, where there is a gate | `channels` × `model_dim` |
+    /// | `g_norm.weight`, where the norm has one | `channels` |
+    /// | `o_proj` | `model_dim` × `channels` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
-    pub fn new(config: HgrnConfig, weights: HgrnWeights) -> Result<Self> {
-        let HgrnConfig {
-            model_dim,
-            channels,
-            norm_eps,
-        } = config;
+    /// [`ssm_core::Error::Shape`] for another number of bounds, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the
+    /// source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(
+        config: HgrnConfig,
+        lower_bound: Option<Tensor<1>>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let (model_dim, channels) = (config.model_dim, config.channels);
         expect::positive("dimensions of an HGRN mixer", &[model_dim, channels])?;
-        let plans = ["i_proj", "f_proj"].map(|what| BranchPlan {
-            what,
+        let plans = ["i", "f"].map(|name| BranchPlan {
+            name,
             channels,
             activation: Activation::None,
         });
         Ok(Self {
-            branches: Branches::new(model_dim, plans, [weights.input, weights.forget])?,
-            forget: ForgetGate::new(channels, weights.lower_bound)?,
-            output: Output::new(model_dim, (1, channels), norm_eps, weights.output)?,
             config,
+            branches: Branches::read(plans, model_dim, config.conv, source)?,
+            forget: ForgetGate::new(channels, lower_bound)?,
+            output: Output::read(config.output, model_dim, (1, channels), config.norm_eps, source)?,
         })
     }
 

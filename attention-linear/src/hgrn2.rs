@@ -12,13 +12,13 @@
 use crate::expect;
 use crate::heads;
 use crate::hgrn::ForgetGate;
-use crate::projection::{BranchPlan, BranchWeights, Branches, Output, OutputWeights};
+use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
 use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::pointwise::silu;
-use ssm_core::{Chain, Gates, LogDecay, Result};
+use ssm_core::{Chain, Erase, Gates, LogDecay, ReadOut, Result, ShortConvConfig, WeightSource};
 
 /// The shape of an HGRN-2 mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,23 +31,12 @@ pub struct Hgrn2Config {
     pub key_dim: usize,
     /// V, columns of a head's state.
     pub value_dim: usize,
-    /// ε of the norm of the read-out.
+    /// The convolutions of queries, forget gate and input.
+    pub conv: Option<ShortConvConfig>,
+    /// ε of the norm of the read-out, over all heads together.
     pub norm_eps: f32,
-}
-
-/// The weights of an HGRN-2 mixer.
-#[derive(Clone, Debug)]
-pub struct Hgrn2Weights {
-    /// W_q, `[num_heads · key_dim, model_dim]`.
-    pub query: BranchWeights,
-    /// W_f, `[num_heads · key_dim, model_dim]`.
-    pub forget: BranchWeights,
-    /// W_i, `[num_heads · value_dim, model_dim]`.
-    pub input: BranchWeights,
-    /// b, `[num_heads · key_dim]`, in \[0, 1); `None` is 0.
-    pub lower_bound: Option<Tensor<1>>,
-    /// Norm over `[num_heads · value_dim]`, and output.
-    pub output: OutputWeights,
+    /// Gate and norm of the read-out.
+    pub output: OutputConfig,
 }
 
 /// One HGRN-2 mixer.
@@ -60,34 +49,48 @@ pub struct Hgrn2 {
 }
 
 impl Hgrn2 {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`, with the lower bound b of each key row, `[num_heads · key_dim]`, in \[0, 1); `None`
+    /// is 0.
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `q_proj`, `f_proj` | `num_heads` · `key_dim` × `model_dim` |
+    /// | `i_proj` | `num_heads` · `value_dim` × `model_dim` |
+    /// | `q_conv1d`, `f_conv1d`, `i_conv1d`, where there are convolutions | channels × 1 × taps |
+    /// | `g_proj`, where there is a gate | `num_heads` · `value_dim` × `model_dim` |
+    /// | `g_norm.weight`, where the norm has one | `num_heads` · `value_dim` |
+    /// | `o_proj` | `model_dim` × `num_heads` · `value_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε.
-    pub fn new(config: Hgrn2Config, weights: Hgrn2Weights) -> Result<Self> {
+    /// [`ssm_core::Error::Shape`] for another number of bounds, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the
+    /// source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(
+        config: Hgrn2Config,
+        lower_bound: Option<Tensor<1>>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
         let Hgrn2Config {
             model_dim,
             num_heads,
             key_dim,
             value_dim,
-            norm_eps,
+            ..
         } = config;
         expect::positive(
             "dimensions of an HGRN-2 mixer",
             &[model_dim, num_heads, key_dim, value_dim],
         )?;
         let (keys, values) = (num_heads * key_dim, num_heads * value_dim);
-        let plans =
-            [("q_proj", keys), ("f_proj", keys), ("i_proj", values)].map(|(what, channels)| BranchPlan {
-                what,
-                channels,
-                activation: Activation::None,
-            });
+        let plans = [("q", keys), ("f", keys), ("i", values)].map(|(name, channels)| BranchPlan {
+            name,
+            channels,
+            activation: Activation::None,
+        });
         Ok(Self {
-            branches: Branches::new(model_dim, plans, [weights.query, weights.forget, weights.input])?,
-            forget: ForgetGate::new(keys, weights.lower_bound)?,
-            output: Output::new(model_dim, (1, values), norm_eps, weights.output)?,
             config,
+            branches: Branches::read(plans, model_dim, config.conv, source)?,
+            forget: ForgetGate::new(keys, lower_bound)?,
+            output: Output::read(config.output, model_dim, (1, values), config.norm_eps, source)?,
         })
     }
 

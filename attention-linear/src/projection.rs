@@ -6,124 +6,111 @@
 //! ```
 
 use crate::expect;
+use crate::heads::Heads;
 use burn::tensor::{Device, Tensor};
 use ssm_core::mixer::RecurrentState;
 use ssm_core::operators::causal_conv1d::Activation;
+use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::silu;
-use ssm_core::operators::{causal_conv1d, gated_norm};
-use ssm_core::{Linear, Result, Sequences};
-
-/// The weights of a short convolution.
-#[derive(Clone, Debug)]
-pub struct ConvWeights {
-    /// `[channels, width]`, the last tap meeting the current token.
-    pub weight: Tensor<2>,
-    /// `[channels]`.
-    pub bias: Option<Tensor<1>>,
-}
-
-/// A projection, with a short convolution after it where the model has one.
-#[derive(Clone, Debug)]
-pub struct BranchWeights {
-    /// `[channels, model_dim]`.
-    pub linear: Linear,
-    /// Over the channels.
-    pub conv: Option<ConvWeights>,
-}
-
-impl From<Linear> for BranchWeights {
-    fn from(linear: Linear) -> Self {
-        Self { linear, conv: None }
-    }
-}
+use ssm_core::{Init, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
 /// What is expected of a branch.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct BranchPlan {
-    /// In messages.
-    pub what: &'static str,
+    /// The letter before `_proj` and `_conv1d`.
+    pub name: &'static str,
     pub channels: usize,
     /// After the convolution, or after the projection where there is none.
     pub activation: Activation,
 }
 
-impl BranchPlan {
-    /// A branch whose convolution ends in a SiLU; without one the projection is taken as it is.
-    pub(crate) fn silu_after_conv(what: &'static str, channels: usize, weights: &BranchWeights) -> Self {
-        let activation = match weights.conv {
-            Some(_) => Activation::Silu,
-            None => Activation::None,
-        };
-        Self {
-            what,
-            channels,
-            activation,
-        }
-    }
-}
-
+/// A projection, with a short convolution after it where the model has one.
 #[derive(Clone, Debug)]
 struct Branch {
-    weights: BranchWeights,
+    linear: Linear,
+    conv: Option<ShortConv>,
     activation: Activation,
+}
+
+impl Branch {
+    /// `NAME_proj` and, with a convolution, `NAME_conv1d`.
+    fn read<S: WeightSource>(
+        plan: BranchPlan,
+        model_dim: usize,
+        conv: Option<ShortConvConfig>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let BranchPlan {
+            name,
+            channels,
+            activation,
+        } = plan;
+        Ok(Self {
+            linear: source.linear(&format!("{name}_proj"), [channels, model_dim], false)?,
+            conv: match conv {
+                Some(conv) => {
+                    let name = format!("{name}_conv1d");
+                    Some(ShortConv::read(conv, channels, source, &name)?)
+                }
+                None => None,
+            },
+            activation,
+        })
+    }
 }
 
 /// Projections of the same input.
 #[derive(Clone, Debug)]
 pub(crate) struct Branches<const N: usize>([Branch; N]);
 
+impl Branches<3> {
+    /// To queries, keys and values; a convolution ends in a SiLU, and without one the projections are taken as they are.
+    pub(crate) fn query_key_value<S: WeightSource>(
+        heads: &Heads,
+        model_dim: usize,
+        conv: Option<ShortConvConfig>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let activation = match conv {
+            Some(_) => Activation::Silu,
+            None => Activation::None,
+        };
+        Self::read(heads.branches([activation; 3]), model_dim, conv, source)
+    }
+}
+
 impl<const N: usize> Branches<N> {
-    pub(crate) fn new(model_dim: usize, plans: [BranchPlan; N], weights: [BranchWeights; N]) -> Result<Self> {
-        for (plan, weights) in plans.iter().zip(&weights) {
-            expect::projection(plan.what, &weights.linear, plan.channels, model_dim)?;
-            let Some(conv) = &weights.conv else { continue };
-            let [_, width] = conv.weight.dims();
-            expect::positive("taps of a short convolution", &[width])?;
-            expect::shape(
-                "weight of a short convolution",
-                &[plan.channels, width],
-                &conv.weight.dims(),
-            )?;
-            if let Some(bias) = &conv.bias {
-                expect::shape("bias of a short convolution", &[plan.channels], &bias.dims())?;
-            }
-        }
-        let mut activations = plans.map(|plan| plan.activation).into_iter();
-        Ok(Self(weights.map(|weights| Branch {
-            weights,
-            // One plan for each of the weights, by type.
-            activation: activations.next().unwrap_or(Activation::None),
-        })))
+    pub(crate) fn read<S: WeightSource>(
+        plans: [BranchPlan; N],
+        model_dim: usize,
+        conv: Option<ShortConvConfig>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let branches = plans.map(|plan| Branch::read(plan, model_dim, conv, source));
+        let branches = branches.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let Ok(branches) = branches.try_into() else {
+            unreachable!("one branch per plan");
+        };
+        Ok(Self(branches))
     }
 
     /// The states of the convolutions that there are.
     pub(crate) fn start(&self, batch: usize, device: &Device) -> Vec<Tensor<3>> {
-        let convs = self.0.iter().filter_map(|branch| branch.weights.conv.as_ref());
-        convs
-            .map(|conv| {
-                let [channels, width] = conv.weight.dims();
-                Tensor::zeros([batch, channels, width - 1], device)
-            })
-            .collect()
+        let convs = self.0.iter().filter_map(|branch| branch.conv.as_ref());
+        convs.map(|conv| conv.start(batch, device)).collect()
     }
 
     /// `[batch, time, model_dim]` to `[batch, time, channels]` of every branch.
     pub(crate) fn forward(&self, input: &Tensor<3>, state: &mut RecurrentState) -> Result<[Tensor<3>; N]> {
         let mut convolutions = 0;
         let mut outputs = Vec::with_capacity(N);
-        for Branch { weights, activation } in &self.0 {
-            let projected = weights.linear.forward(input.clone())?;
-            outputs.push(match (&weights.conv, activation) {
-                (Some(conv), _) => {
+        for branch in &self.0 {
+            let projected = branch.linear.forward(input.clone())?;
+            outputs.push(match (&branch.conv, branch.activation) {
+                (Some(conv), activation) => {
                     convolutions += 1;
-                    causal_conv1d(
-                        projected,
-                        conv.weight.clone(),
-                        conv.bias.clone(),
-                        *activation,
-                        &Sequences::Equal,
-                        state.conv_state(convolutions - 1)?,
-                    )?
+                    conv.forward(projected, activation, state.conv_state(convolutions - 1)?)?
                 }
                 (None, Activation::Silu) => silu(projected),
                 (None, Activation::None) => projected,
@@ -137,48 +124,42 @@ impl<const N: usize> Branches<N> {
 
     /// Multiplications and additions of the convolutions for one token.
     pub(crate) fn flops_per_token(&self) -> u64 {
-        let convs = self.0.iter().filter_map(|branch| branch.weights.conv.as_ref());
-        convs
-            .map(|conv| 2 * conv.weight.dims().iter().map(|n| *n as u64).product::<u64>())
-            .sum()
+        let convs = self.0.iter().filter_map(|branch| branch.conv.as_ref());
+        convs.map(ShortConv::flops_per_token).sum()
     }
 }
 
-/// The weights of a mixer's output projection.
-#[derive(Clone, Debug)]
-pub struct OutputWeights {
-    /// W_gate, `[width, model_dim]`.
-    pub gate: Option<Linear>,
-    /// Weight of the norm, `[group]`, the same for every group of features that is normalised on its own.
-    pub norm: Option<Tensor<1>>,
-    /// W_out, `[model_dim, width]`.
-    pub out: Linear,
+/// What stands after a recurrence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputConfig {
+    /// Whether there is a gate.
+    pub gate: bool,
+    /// Whether the norm has a weight.
+    pub norm_weight: bool,
 }
 
 /// Norm, gate and projection after a recurrence.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     plan: NormPlan,
-    weights: OutputWeights,
+    gate: Option<Linear>,
+    /// `[width]`: the same for every group of features that is normalised on its own.
+    norm: Option<Tensor<1>>,
+    out: Linear,
 }
 
 impl Output {
-    /// For read-outs of `groups` × `group_size` features.
-    pub(crate) fn new(
+    /// For read-outs of `groups` × `group_size` features, which are the width: `g_proj` (width × `model_dim`), `g_norm.weight`
+    /// (`group_size`) and `o_proj` (`model_dim` × width).
+    pub(crate) fn read<S: WeightSource>(
+        config: OutputConfig,
         model_dim: usize,
         (groups, group_size): (usize, usize),
         eps: f32,
-        weights: OutputWeights,
-    ) -> Result<Self> {
-        let width = groups * group_size;
-        if let Some(gate) = &weights.gate {
-            expect::projection("g_proj", gate, width, model_dim)?;
-        }
-        if let Some(norm) = &weights.norm {
-            expect::shape("weight of the norm of the read-out", &[group_size], &norm.dims())?;
-        }
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
         expect::epsilon(eps)?;
-        expect::projection("o_proj", &weights.out, model_dim, width)?;
+        let width = groups * group_size;
         Ok(Self {
             plan: NormPlan {
                 statistic: Statistic::MeanSquare,
@@ -186,10 +167,18 @@ impl Output {
                 group_size,
                 order: GateOrder::NormBeforeGate,
             },
-            weights: OutputWeights {
-                norm: weights.norm.map(|norm| norm.repeat(&[groups])),
-                ..weights
+            gate: match config.gate {
+                true => Some(source.linear("g_proj", [width, model_dim], false)?),
+                false => None,
             },
+            norm: match config.norm_weight {
+                true => {
+                    let weight = source.vector("g_norm.weight", group_size, Init::Ones)?;
+                    Some(weight.repeat(&[groups]))
+                }
+                false => None,
+            },
+            out: source.linear("o_proj", [model_dim, width], false)?,
         })
     }
 
@@ -197,18 +186,14 @@ impl Output {
     pub(crate) fn forward(&self, read_out: Tensor<4>, input: Tensor<3>) -> Result<Tensor<3>> {
         let [batch, time, heads, value_dim] = read_out.dims();
         let weights = NormWeights {
-            gate: self
-                .weights
-                .gate
-                .as_ref()
-                .map(|gate| gate.forward(input))
-                .transpose()?,
-            weight: self.weights.norm.clone(),
+            gate: match &self.gate {
+                Some(gate) => Some(gate.forward(input)?),
+                None => None,
+            },
+            weight: self.norm.clone(),
             bias: None,
         };
         let read_out = read_out.reshape([batch, time, heads * value_dim]);
-        self.weights
-            .out
-            .forward(gated_norm(read_out, weights, self.plan)?)
+        self.out.forward(gated_norm(read_out, weights, self.plan)?)
     }
 }

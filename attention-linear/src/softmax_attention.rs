@@ -9,12 +9,11 @@
 //! et al. (2104.09864) for the positions; Ainslie et al. (2305.13245) for shared keys and values.
 
 use crate::expect;
-use crate::projection::ConvWeights;
 use burn::tensor::{Device, Tensor};
 use ssm_core::mixer::{Context, KeyValueCache, Mixer, MixerState};
 use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::{RotaryPlan, causal_conv1d, rotary, softmax_attention, split_to_heads};
-use ssm_core::{Chain, Error, Linear, Result, Sequences};
+use ssm_core::operators::{RotaryPlan, rotary, softmax_attention, split_to_heads};
+use ssm_core::{Chain, Error, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
 /// The shape of a mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +32,12 @@ pub struct SoftmaxAttentionConfig {
     pub window: Option<usize>,
     /// Factor on q·k; `None` is head_dim^(−1/2).
     pub scale: Option<f32>,
+    /// The convolution over queries, keys and values together.
+    pub conv: Option<ShortConvConfig>,
+    /// Whether the projections to queries, keys and values have biases.
+    pub query_key_value_bias: bool,
+    /// Whether the projection to the output has a bias.
+    pub output_bias: bool,
 }
 
 impl SoftmaxAttentionConfig {
@@ -60,51 +65,42 @@ impl SoftmaxAttentionConfig {
     }
 }
 
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct SoftmaxAttentionWeights {
-    /// The way in, `[(num_heads + 2 · num_key_value_heads) · head_dim, model_dim]`: the rows of queries, then those of keys,
-    /// then those of values. One product reads all.
-    pub query_key_value: Linear,
-    /// A convolution over all these channels, where there is one.
-    pub conv: Option<ConvWeights>,
-    /// The way out, `[model_dim, num_heads · head_dim]`.
-    pub out: Linear,
-}
-
 /// One mixer.
 #[derive(Clone, Debug)]
 pub struct SoftmaxAttention {
     config: SoftmaxAttentionConfig,
-    weights: SoftmaxAttentionWeights,
+    /// The rows of queries, then those of keys, then those of values. One product reads all.
+    query_key_value: Linear,
+    conv: Option<ShortConv>,
+    out: Linear,
 }
 
 impl SoftmaxAttention {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `q_proj`, stacked with | `num_heads` · `head_dim` × `model_dim` |
+    /// | `k_proj`, `v_proj` | `num_key_value_heads` · `head_dim` × `model_dim` |
+    /// | `conv1d`, where there is one | the rows of these three × 1 × taps |
+    /// | `o_proj` | `model_dim` × `num_heads` · `head_dim` |
     ///
     /// # Errors
-    /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for heads that cannot share keys, [`Error::Value`] for a
-    /// dimension of 0 or a rotation that does not fit.
-    pub fn new(config: SoftmaxAttentionConfig, weights: SoftmaxAttentionWeights) -> Result<Self> {
+    /// [`Error::Groups`] for heads that cannot share keys, [`Error::Value`] for a dimension of 0 or a rotation that does not fit; the
+    /// source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: SoftmaxAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
         config.validate()?;
         let (model_dim, of_query, of_key) = (config.model_dim, config.query_width(), config.key_width());
-        let channels = of_query + 2 * of_key;
-        expect::projection(
-            "projection to queries, keys and values",
-            &weights.query_key_value,
-            channels,
-            model_dim,
-        )?;
-        if let Some(conv) = &weights.conv {
-            let [_, width] = conv.weight.dims();
-            expect::positive("taps of a short convolution", &[width])?;
-            expect::shape("conv1d.weight", &[channels, width], &conv.weight.dims())?;
-            if let Some(bias) = &conv.bias {
-                expect::shape("conv1d.bias", &[channels], &bias.dims())?;
-            }
-        }
-        expect::projection("o_proj", &weights.out, model_dim, of_query)?;
-        Ok(Self { config, weights })
+        let rows = [("q_proj", of_query), ("k_proj", of_key), ("v_proj", of_key)];
+        Ok(Self {
+            config,
+            query_key_value: source.stacked(&rows, model_dim, config.query_key_value_bias)?,
+            conv: match config.conv {
+                Some(conv) => Some(ShortConv::read(conv, of_query + 2 * of_key, source, "conv1d")?),
+                None => None,
+            },
+            out: source.linear("o_proj", [model_dim, of_query], config.output_bias)?,
+        })
     }
 
     /// The shape.
@@ -114,11 +110,9 @@ impl SoftmaxAttention {
 
     /// Queries, keys and values, `[batch, time, heads, head_dim]`.
     fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<[Tensor<4>; 3]> {
-        let mut joined = self.weights.query_key_value.forward(input)?;
-        if let (Some(conv), Some(conv_state)) = (&self.weights.conv, &mut cache.conv_state) {
-            let (weight, bias) = (conv.weight.clone(), conv.bias.clone());
-            let sequences = Sequences::Equal;
-            joined = causal_conv1d(joined, weight, bias, Activation::None, &sequences, conv_state)?;
+        let mut joined = self.query_key_value.forward(input)?;
+        if let (Some(conv), Some(conv_state)) = (&self.conv, &mut cache.conv_state) {
+            joined = conv.forward(joined, Activation::None, conv_state)?;
         }
         let (heads, groups) = (self.config.num_heads, self.config.num_key_value_heads);
         let dim = self.config.head_dim;
@@ -131,9 +125,9 @@ impl Mixer for SoftmaxAttention {
         let config = &self.config;
         let dims = [config.head_dim; 2];
         let cache = KeyValueCache::empty(batch, config.num_key_value_heads, dims, config.window, device);
-        MixerState::Attention(match &self.weights.conv {
+        MixerState::Attention(match &self.conv {
             Some(conv) => {
-                let [channels, width] = conv.weight.dims();
+                let [channels, width] = conv.dims();
                 cache.with_taps(channels, width)
             }
             None => cache,
@@ -158,8 +152,7 @@ impl Mixer for SoftmaxAttention {
             .scale
             .unwrap_or_else(|| (config.head_dim as f32).powf(-0.5));
         let read_out = softmax_attention(query, key, value, scale, cache)?;
-        self.weights
-            .out
+        self.out
             .forward(read_out.reshape([batch, time, config.query_width()]))
     }
 

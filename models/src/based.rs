@@ -15,14 +15,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use attention_linear::base_conv::{BaseConv, BaseConvWeights};
-use attention_linear::based::{TaylorAttention, TaylorAttentionConfig, TaylorAttentionWeights};
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
-use attention_linear::softmax_attention::{
-    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
-};
-use ssm_core::Mixer;
+use attention_linear::base_conv::{BaseConv, BaseConvConfig};
+use attention_linear::based::{TaylorAttention, TaylorAttentionConfig};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
 use ssm_core::operators::{Pairing, RotaryPlan};
+use ssm_core::{Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
@@ -30,11 +28,19 @@ use crate::hybrid::{layer_list, whole};
 use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
-use crate::short_conv::short_conv;
 
 const EMBEDDING: &str = "transformer.embeddings.word_embeddings.weight";
 /// The hidden width of an MLP is a multiple of this.
 const MLP_MULTIPLE: usize = 256;
+/// What the tensors of an attention in a window are called here; the others' names are their own.
+const ATTENTION_NAMES: &[(&str, &str)] = &[
+    ("q_proj", "Wqkv"),
+    ("k_proj", "Wqkv"),
+    ("v_proj", "Wqkv"),
+    ("o_proj", "out_proj"),
+];
+/// What those of an MLP are called.
+const MLP_NAMES: &[(&str, &str)] = &[("up_proj", "fc1"), ("gate_proj", "fc1"), ("down_proj", "fc2")];
 /// ε of the denominator in the authors' code.
 const TAYLOR_EPS: f32 = 1e-12;
 
@@ -120,9 +126,7 @@ struct Config {
     num_layers: usize,
     mixers: [Option<MixerPlan>; 3],
     alternatives: [BTreeSet<usize>; 2],
-    mlp_dim: usize,
-    /// Of `mlp.fc1` and `mlp.fc2`.
-    mlp_bias: (bool, bool),
+    mlp: GatedMlpConfig,
     norm_eps: f32,
     tied: bool,
     eos_id: Option<u32>,
@@ -131,11 +135,7 @@ struct Config {
 /// A kind of mixer.
 #[derive(Clone, Copy)]
 enum MixerPlan {
-    Conv {
-        channels: usize,
-        width: usize,
-        bias: bool,
-    },
+    Conv(BaseConvConfig),
     Taylor(TaylorAttentionConfig),
     Sliding(SoftmaxAttentionConfig),
 }
@@ -168,11 +168,12 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             layer_list(fields, "alt_mixer_layers", num_layers)?,
             layer_list(fields, "alt_mixer_2_layers", num_layers)?,
         ],
-        mlp_dim: inner.next_multiple_of(MLP_MULTIPLE),
-        mlp_bias: (
-            fields.bool_or("mlp_fc1_bias", true)?,
-            fields.bool_or("mlp_fc2_bias", true)?,
-        ),
+        mlp: GatedMlpConfig {
+            model_dim,
+            hidden_dim: inner.next_multiple_of(MLP_MULTIPLE),
+            up_gate_bias: fields.bool_or("mlp_fc1_bias", true)?,
+            down_bias: fields.bool_or("mlp_fc2_bias", true)?,
+        },
         norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
         tied: fields.bool_or("tie_word_embeddings", true)?,
         eos_id: eos_id(fields, vocab_size)?,
@@ -188,11 +189,15 @@ fn mixer_plan(fields: &Fields<'_>, model_dim: usize) -> Result<MixerPlan, Checkp
                 let expected = format!("a factor that gives an even number of rows up to {MAX_DIMENSION}");
                 return Err(fields.wrong("expand_proj", &expected, fields.value("expand_proj")));
             }
-            Ok(MixerPlan::Conv {
+            Ok(MixerPlan::Conv(BaseConvConfig {
+                model_dim,
                 channels: rows / 2,
-                width: fields.dimension_or("kernel_size", 3)?,
-                bias: fields.bool_or("use_bias", true)?,
-            })
+                conv: ShortConvConfig {
+                    width: fields.dimension_or("kernel_size", 3)?,
+                    bias: false,
+                },
+                projection_bias: fields.bool_or("use_bias", true)?,
+            }))
         }
         Some("LinearAttention") => {
             let map = fields.object("feature_map")?;
@@ -239,6 +244,9 @@ fn sliding(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConf
         rotary: Some(plan),
         window: Some(fields.dimension_or("window_size", 128)? / 2),
         scale: None,
+        conv: None,
+        query_key_value_bias: false,
+        output_bias: false,
     })
 }
 
@@ -280,7 +288,7 @@ impl Config {
             details: BTreeMap::from([
                 ("layers of alt_mixer", list(alternative)),
                 ("layers of alt_mixer_2", list(second)),
-                ("width of the MLP", self.mlp_dim.to_string()),
+                ("width of the MLP", self.mlp.hidden_dim.to_string()),
             ]),
         }
     }
@@ -295,15 +303,13 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         let name = |part: &str| format!("transformer.layers.{layer}.{part}");
         Ok(Block {
             norm: loader.rms_norm(&name("norm1"), config.model_dim, config.norm_eps)?,
-            mixer: mixer(
-                config.mixer(fields, layer)?,
-                config.model_dim,
-                loader,
-                &name("mixer"),
-            )?,
+            mixer: mixer(config.mixer(fields, layer)?, loader, &name("mixer"))?,
             channel: Some(Channel {
                 norm: loader.rms_norm(&name("norm2"), config.model_dim, config.norm_eps)?,
-                mixer: Arc::new(mlp(&config, loader, &name("mlp"))?),
+                mixer: Arc::new(GatedMlp::read(
+                    config.mlp,
+                    &mut loader.below(name("mlp"), MLP_NAMES),
+                )?),
             }),
         })
     };
@@ -320,56 +326,11 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     })
 }
 
-fn mixer(
-    plan: MixerPlan,
-    width: usize,
-    loader: &mut Loader<'_>,
-    name: &str,
-) -> Result<Arc<dyn Mixer>, ModelError> {
-    let part = |part: &str| format!("{name}.{part}");
+fn mixer(plan: MixerPlan, loader: &mut Loader<'_>, name: &str) -> Result<Arc<dyn Mixer>, ModelError> {
+    let source = &mut loader.below(name, ATTENTION_NAMES);
     Ok(match plan {
-        MixerPlan::Conv {
-            channels,
-            width: taps,
-            bias,
-        } => {
-            let weights = BaseConvWeights {
-                in_proj: loader.linear(&part("in_proj"), [2 * channels, width], bias)?,
-                conv: short_conv(loader, &part("conv.conv"), [channels, taps], false)?,
-                out_proj: loader.linear(&part("out_proj"), [width, channels], bias)?,
-            };
-            Arc::new(BaseConv::new(width, weights)?)
-        }
-        MixerPlan::Taylor(config) => {
-            let of_keys = [config.num_heads * config.feature_dim, width];
-            let weights = TaylorAttentionWeights {
-                query: loader.linear(&part("proj_q"), of_keys, false)?,
-                key: loader.linear(&part("proj_k"), of_keys, false)?,
-                value: loader.linear(&part("proj_v"), [width, width], false)?,
-                out: loader.linear(&part("out_proj"), [width, width], false)?,
-            };
-            Arc::new(TaylorAttention::new(config, weights)?)
-        }
-        MixerPlan::Sliding(config) => {
-            let weights = SoftmaxAttentionWeights {
-                query_key_value: loader.linear(&part("Wqkv"), [3 * width, width], false)?,
-                conv: None,
-                out: loader.linear(&part("out_proj"), [width, width], false)?,
-            };
-            Arc::new(SoftmaxAttention::new(config, weights)?)
-        }
+        MixerPlan::Conv(config) => Arc::new(BaseConv::read(config, source)?),
+        MixerPlan::Taylor(config) => Arc::new(TaylorAttention::read(config, source)?),
+        MixerPlan::Sliding(config) => Arc::new(SoftmaxAttention::read(config, source)?),
     })
-}
-
-fn mlp(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<GatedMlp, ModelError> {
-    let (width, hidden) = (config.model_dim, config.mlp_dim);
-    let weights = GatedMlpWeights {
-        up_then_gate: loader.linear(&format!("{name}.fc1"), [2 * hidden, width], config.mlp_bias.0)?,
-        down: loader.linear(&format!("{name}.fc2"), [width, hidden], config.mlp_bias.1)?,
-    };
-    let config = GatedMlpConfig {
-        model_dim: width,
-        hidden_dim: hidden,
-    };
-    Ok(GatedMlp::new(config, weights)?)
 }

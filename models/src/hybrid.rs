@@ -17,17 +17,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
-use attention_linear::softmax_attention::{
-    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
-};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
 use ssm_core::operators::{Pairing, RotaryPlan};
+use ssm_core::{ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::loader::Loader;
 use crate::network::{Channel, Norm};
-use crate::short_conv::short_conv;
 
 /// The hidden width of an MLP is a multiple of this.
 const MLP_MULTIPLE: usize = 128;
@@ -38,21 +36,20 @@ pub struct Hybrid {
     /// Layers whose mixer is attention.
     pub attention_layers: BTreeSet<usize>,
     /// Those layers' mixer.
-    pub attention: Option<Attention>,
+    pub attention: Option<SoftmaxAttentionConfig>,
     /// Hidden width of the MLP after every mixer.
     pub mlp_dim: Option<usize>,
 }
 
-/// The attention of a hybrid.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Attention {
-    /// The mixer.
-    pub mixer: SoftmaxAttentionConfig,
-    /// Taps of the convolution over queries, keys and values; 0 for none.
-    pub conv_width: usize,
-    /// Whether the projections have biases: the way in, the way out.
-    pub bias: (bool, bool),
-}
+/// What the original layout calls the tensors of an attention.
+const ATTENTION_NAMES: &[(&str, &str)] = &[
+    ("q_proj", "in_proj"),
+    ("k_proj", "in_proj"),
+    ("v_proj", "in_proj"),
+    ("o_proj", "out_proj"),
+];
+/// What it calls those of an MLP.
+const MLP_NAMES: &[(&str, &str)] = &[("up_proj", "fc1"), ("gate_proj", "fc1"), ("down_proj", "fc2")];
 
 impl Hybrid {
     /// Reads the fields of the original layout.
@@ -93,33 +90,11 @@ impl Hybrid {
         layer: usize,
         name: &str,
     ) -> Result<Option<SoftmaxAttention>, ModelError> {
-        let Some(plan) = self.attention.filter(|_| self.attention_layers.contains(&layer)) else {
-            return Ok(None);
-        };
-        let config = plan.mixer;
-        let channels = config.query_width() + 2 * config.key_width();
-        let weights = SoftmaxAttentionWeights {
-            query_key_value: loader.linear(
-                &format!("{name}.in_proj"),
-                [channels, config.model_dim],
-                plan.bias.0,
-            )?,
-            conv: match plan.conv_width {
-                0 => None,
-                width => Some(short_conv(
-                    loader,
-                    &format!("{name}.conv1d"),
-                    [channels, width],
-                    true,
-                )?),
-            },
-            out: loader.linear(
-                &format!("{name}.out_proj"),
-                [config.model_dim, config.query_width()],
-                plan.bias.1,
-            )?,
-        };
-        Ok(Some(SoftmaxAttention::new(config, weights)?))
+        let config = self.attention.filter(|_| self.attention_layers.contains(&layer));
+        let source = &mut loader.below(name, ATTENTION_NAMES);
+        config
+            .map(|config| SoftmaxAttention::read(config, source))
+            .transpose()
     }
 
     /// The MLP of a layer, if there are any, from the tensors below `name` (`backbone.layers.N`).
@@ -133,17 +108,16 @@ impl Hybrid {
         let Some(hidden_dim) = self.mlp_dim else {
             return Ok(None);
         };
-        let weights = GatedMlpWeights {
-            up_then_gate: loader.linear(&format!("{name}.mlp.fc1"), [2 * hidden_dim, model_dim], false)?,
-            down: loader.linear(&format!("{name}.mlp.fc2"), [model_dim, hidden_dim], false)?,
-        };
         let config = GatedMlpConfig {
             model_dim,
             hidden_dim,
+            up_gate_bias: false,
+            down_bias: false,
         };
+        let mlp = GatedMlp::read(config, &mut loader.below(format!("{name}.mlp"), MLP_NAMES))?;
         Ok(Some(Channel {
             norm: norm(loader, &format!("{name}.norm2"))?,
-            mixer: Arc::new(GatedMlp::new(config, weights)?),
+            mixer: Arc::new(mlp),
         }))
     }
 
@@ -159,7 +133,7 @@ impl Hybrid {
     }
 }
 
-fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<Attention, CheckpointError> {
+fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConfig, CheckpointError> {
     if !fields.bool_or("causal", false)? {
         return Err(fields.unsupported("causal", "true"));
     }
@@ -189,20 +163,19 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<Attention, Checkpo
         rotary: rotary(fields, head_dim)?,
         window: None,
         scale,
+        conv: match whole(fields, "d_conv", 0)? {
+            0 => None,
+            width => Some(ShortConvConfig { width, bias: true }),
+        },
+        query_key_value_bias: fields.bool_or("qkv_proj_bias", true)?,
+        output_bias: fields.bool_or("out_proj_bias", true)?,
     };
     // Each factor is at most 2^24, so this stays below 2^50.
     if (mixer.query_width() + 2 * mixer.key_width()) as u64 > MAX_DIMENSION {
         let expected = format!("heads that give the input projection at most {MAX_DIMENSION} rows");
         return Err(fields.wrong("head_dim", &expected, Some(&head_dim.into())));
     }
-    Ok(Attention {
-        mixer,
-        conv_width: whole(fields, "d_conv", 0)?,
-        bias: (
-            fields.bool_or("qkv_proj_bias", true)?,
-            fields.bool_or("out_proj_bias", true)?,
-        ),
-    })
+    Ok(mixer)
 }
 
 fn rotary(fields: &Fields<'_>, head_dim: usize) -> Result<Option<RotaryPlan>, CheckpointError> {

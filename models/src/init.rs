@@ -14,7 +14,7 @@ use crate::checkpoint::{
 };
 use crate::error::ModelError;
 use crate::layout::{LAYOUTS, Layout, Preset};
-use crate::loader::{Asked, Loader};
+use crate::loader::{Asked, Loader, draw};
 
 /// Values made at a time.
 const BLOCK: usize = 1 << 16;
@@ -101,9 +101,8 @@ pub(crate) fn for_each_block<E>(
     let mut block = Vec::with_capacity(BLOCK.min(count));
     for begin in (0..count).step_by(BLOCK) {
         block.clear();
-        asked
-            .init
-            .draw(&mut rng, begin..count.min(begin + BLOCK), count, &mut block);
+        let range = begin..count.min(begin + BLOCK);
+        draw(asked.init, &mut rng, range, count, &mut block);
         sink(&block)?;
     }
     Ok(())

@@ -60,7 +60,6 @@ pub mod output;
 pub mod rwkv;
 pub mod sampling;
 pub mod shipped;
-mod short_conv;
 pub mod state;
 pub mod tokenizer;
 pub mod train;

@@ -18,10 +18,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
-use attention_linear::softmax_attention::{
-    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
-};
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
+use ssm_core::WeightSource;
 use ssm_core::operators::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
@@ -68,9 +67,7 @@ struct Config {
     vocab_size: usize,
     num_layers: usize,
     attention: SoftmaxAttentionConfig,
-    attention_bias: bool,
     mlp: GatedMlpConfig,
-    mlp_bias: bool,
     norm_eps: f32,
     tied: bool,
     eos_id: Option<u32>,
@@ -97,6 +94,8 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         return Err(fields.wrong("head_dim", &expected, Some(&head_dim.into())));
     }
     let vocab_size = fields.dimension("vocab_size")?;
+    let attention_bias = fields.bool_or("attention_bias", false)?;
+    let mlp_bias = fields.bool_or("mlp_bias", false)?;
     Ok(Config {
         vocab_size,
         num_layers: fields.layers("num_hidden_layers")?,
@@ -111,13 +110,16 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
                 false => None,
             },
             scale: None,
+            conv: None,
+            query_key_value_bias: attention_bias,
+            output_bias: attention_bias,
         },
-        attention_bias: fields.bool_or("attention_bias", false)?,
         mlp: GatedMlpConfig {
             model_dim,
             hidden_dim: fields.dimension("intermediate_size")?,
+            up_gate_bias: mlp_bias,
+            down_bias: mlp_bias,
         },
-        mlp_bias: fields.bool_or("mlp_bias", false)?,
         norm_eps: fields.positive_or("rms_norm_eps", 1e-6)?,
         tied: fields.bool_or("tie_word_embeddings", false)?,
         eos_id: eos_id(fields, vocab_size)?,
@@ -200,38 +202,13 @@ fn block(config: &Config, layer: usize, loader: &mut Loader<'_>) -> Result<Block
     loader.ignore(&name("self_attn.rotary_emb.inv_freq"));
     Ok(Block {
         norm: loader.rms_norm(&name("input_layernorm"), width, config.norm_eps)?,
-        mixer: Arc::new(attention(config, loader, &name("self_attn"))?),
+        mixer: Arc::new(SoftmaxAttention::read(
+            config.attention,
+            &mut loader.below(name("self_attn"), &[]),
+        )?),
         channel: Some(Channel {
             norm: loader.rms_norm(&name("post_attention_layernorm"), width, config.norm_eps)?,
-            mixer: Arc::new(mlp(config, loader, &name("mlp"))?),
+            mixer: Arc::new(GatedMlp::read(config.mlp, &mut loader.below(name("mlp"), &[]))?),
         }),
     })
-}
-
-fn attention(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<SoftmaxAttention, ModelError> {
-    let (a, bias) = (config.attention, config.attention_bias);
-    let part = |part: &str| format!("{name}.{part}");
-    let (query, key, value) = (part("q_proj"), part("k_proj"), part("v_proj"));
-    let rows = [
-        (query.as_str(), a.query_width()),
-        (&key, a.key_width()),
-        (&value, a.key_width()),
-    ];
-    let weights = SoftmaxAttentionWeights {
-        query_key_value: loader.stacked(&rows, a.model_dim, bias)?,
-        conv: None,
-        out: loader.linear(&format!("{name}.o_proj"), [a.model_dim, a.query_width()], bias)?,
-    };
-    Ok(SoftmaxAttention::new(a, weights)?)
-}
-
-fn mlp(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<GatedMlp, ModelError> {
-    let (m, bias) = (config.mlp, config.mlp_bias);
-    let part = |part: &str| format!("{name}.{part}");
-    let (up, gate) = (part("up_proj"), part("gate_proj"));
-    let weights = GatedMlpWeights {
-        up_then_gate: loader.stacked(&[(&up, m.hidden_dim), (&gate, m.hidden_dim)], m.model_dim, bias)?,
-        down: loader.linear(&part("down_proj"), [m.model_dim, m.hidden_dim], bias)?,
-    };
-    Ok(GatedMlp::new(m, weights)?)
 }

@@ -18,18 +18,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Map;
-use ssm_core::Mixer;
-use ssm_core::mamba1::{Mamba1, Mamba1Config, Mamba1Weights};
+use ssm_core::mamba1::{Mamba1, Mamba1Config};
+use ssm_core::{Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::Hybrid;
 use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
-use crate::loader::{Init, Loader, StepSizes};
+use crate::loader::Loader;
 use crate::mamba2::Publication;
 use crate::mamba2::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, step_sizes};
 use crate::network::{Block, NormKind};
-use crate::short_conv::short_conv;
 
 const HEAD: &str = "lm_head.weight";
 
@@ -129,10 +128,6 @@ struct Config {
     norm: NormKind,
     norm_eps: f32,
     tied: bool,
-    projection_bias: bool,
-    conv_bias: bool,
-    /// Of a fresh model.
-    steps: StepSizes,
     hybrid: Hybrid,
     eos_id: Option<u32>,
 }
@@ -154,7 +149,13 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         inner_dim: ssm.dimension_or("expand", 2)? * model_dim,
         state_dim: ssm.dimension_or("d_state", 16)?,
         dt_rank: rank(&ssm, "dt_rank", model_dim)?,
-        conv_width: ssm.dimension_or("d_conv", 4)?,
+        conv: ShortConvConfig {
+            width: ssm.dimension_or("d_conv", 4)?,
+            bias: ssm.bool_or("conv_bias", true)?,
+        },
+        projection_bias: ssm.bool_or("bias", false)?,
+        fresh_steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
+        num_layers,
     };
     check_sizes(&ssm, &mixer)?;
     Ok(Config {
@@ -169,9 +170,6 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         },
         norm_eps: 1e-5,
         tied: fields.bool_or("tie_embeddings", true)?,
-        projection_bias: ssm.bool_or("bias", false)?,
-        conv_bias: ssm.bool_or("conv_bias", true)?,
-        steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
         hybrid: Hybrid::read(fields, model_dim, num_layers)?,
         eos_id: None,
     })
@@ -187,26 +185,30 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         true => fields.dimension("intermediate_size")?,
         false => fields.dimension_or("expand", 2)? * model_dim,
     };
+    let num_layers = fields.layers("num_hidden_layers")?;
     let mixer = Mamba1Config {
         model_dim,
         inner_dim,
         state_dim: fields.dimension_or("state_size", 16)?,
         dt_rank: rank(fields, "time_step_rank", model_dim)?,
-        conv_width: fields.dimension_or("conv_kernel", 4)?,
+        conv: ShortConvConfig {
+            width: fields.dimension_or("conv_kernel", 4)?,
+            bias: fields.bool_or("use_conv_bias", true)?,
+        },
+        projection_bias: fields.bool_or("use_bias", false)?,
+        fresh_steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
+        num_layers,
     };
     check_sizes(fields, &mixer)?;
     Ok(Config {
         publication: Publication::HuggingFace,
         vocab_size,
         padded_vocab_size: vocab_size,
-        num_layers: fields.layers("num_hidden_layers")?,
+        num_layers,
         mixer,
         norm: NormKind::Rms,
         norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
         tied: fields.bool_or("tie_word_embeddings", true)?,
-        projection_bias: fields.bool_or("use_bias", false)?,
-        conv_bias: fields.bool_or("use_conv_bias", true)?,
-        steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
         hybrid: Hybrid::default(),
         eos_id: eos_id(fields, vocab_size)?,
     })
@@ -259,7 +261,7 @@ fn outline(config: &Config) -> Outline {
         ("channels", m.inner_dim.to_string()),
         ("state per channel", m.state_dim.to_string()),
         ("rank of the step size", m.dt_rank.to_string()),
-        ("taps of the convolution", m.conv_width.to_string()),
+        ("taps of the convolution", m.conv.width.to_string()),
     ]);
     details.extend(config.hybrid.details());
     Outline {
@@ -282,47 +284,11 @@ fn block(config: &Config, layer: usize, loader: &mut Loader<'_>) -> Result<Block
     let mixer_name = format!("{name}.mixer");
     let mixer: Arc<dyn Mixer> = match config.hybrid.attention(loader, layer, &mixer_name)? {
         Some(attention) => Arc::new(attention),
-        None => Arc::new(mixer(config, loader, &mixer_name)?),
+        None => Arc::new(Mamba1::read(config.mixer, &mut loader.below(mixer_name, &[]))?),
     };
     Ok(Block {
         norm: norm(loader, &format!("{name}.norm"))?,
         mixer,
         channel: config.hybrid.channel(loader, &name, width, norm)?,
     })
-}
-
-fn mixer(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Mamba1, ModelError> {
-    let m = config.mixer;
-    let part = |part: &str| format!("{name}.{part}");
-    let conv = short_conv(
-        loader,
-        &part("conv1d"),
-        [m.inner_dim, m.conv_width],
-        config.conv_bias,
-    )?;
-    // Drawn as narrow as the authors' code draws it: the residual stream adds up all layers.
-    let bound = 1.0 / ((m.inner_dim * config.num_layers) as f32).sqrt();
-    // −A is 1, 2, … over the state of a channel, of 16 values in all published sizes.
-    let rates = Init::Values(|index, _| ((index % 16 + 1) as f32).ln());
-    let weights = Mamba1Weights {
-        in_proj: loader.linear(
-            &part("in_proj"),
-            [2 * m.inner_dim, m.model_dim],
-            config.projection_bias,
-        )?,
-        conv_weight: conv.weight,
-        conv_bias: conv.bias,
-        x_proj: loader.linear(&part("x_proj"), [m.dt_rank + 2 * m.state_dim, m.inner_dim], false)?,
-        dt_proj: loader.linear(&part("dt_proj"), [m.inner_dim, m.dt_rank], false)?,
-        dt_bias: loader.vector(&part("dt_proj.bias"), m.inner_dim, Init::StepBias(config.steps))?,
-        a_log: loader.tensor(&part("A_log"), [m.inner_dim, m.state_dim], rates)?,
-        skip: loader.vector(&part("D"), m.inner_dim, Init::Ones)?,
-        out_proj: loader.linear_with(
-            &part("out_proj"),
-            [m.model_dim, m.inner_dim],
-            config.projection_bias,
-            Init::Uniform(-bound, bound),
-        )?,
-    };
-    Ok(Mamba1::new(m, weights)?)
 }

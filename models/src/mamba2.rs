@@ -13,18 +13,17 @@ pub mod layout;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ssm_core::Mixer;
-use ssm_core::mamba2::{Mamba2, Mamba2Config, Mamba2Weights};
+use ssm_core::mamba2::{Mamba2, Mamba2Config};
+use ssm_core::{Mixer, WeightSource};
 
 use crate::checkpoint::{Checkpoint, Fields};
 use crate::error::ModelError;
 use crate::hybrid::Hybrid;
 use crate::layout::{Layout, Outline, Parts, stored_config};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 use crate::network::Block;
-use crate::short_conv::short_conv;
-pub use init::FreshGates;
 pub use layout::Publication;
+pub use ssm_core::mamba2::FreshGates;
 
 /// The authors' own layout.
 pub(crate) const ORIGINAL: Layout = Layout {
@@ -82,14 +81,6 @@ pub struct Config {
     pub norm_eps: f32,
     /// Whether the head is the embedding.
     pub tied: bool,
-    /// Whether the projections of the mixer have biases.
-    pub projection_bias: bool,
-    /// Whether the short convolution has a bias.
-    pub conv_bias: bool,
-    /// Whether the skip D has a value per channel rather than per head.
-    pub skip_per_channel: bool,
-    /// How decay rates and step sizes of a fresh model are drawn.
-    pub fresh: FreshGates,
     /// Attention layers and MLPs, which the original layout may have.
     pub hybrid: Hybrid,
     /// The id that ends a text, where the configuration has one.
@@ -123,7 +114,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>, publication: Publication) 
 fn outline(config: &Config) -> Outline {
     let m = &config.mixer;
     let mut details = BTreeMap::from([
-        ("taps of the convolution", m.conv_width.to_string()),
+        ("taps of the convolution", m.conv.width.to_string()),
         (
             "bounds of the step size",
             format!("{} to {}", m.dt_limit.0, m.dt_limit.1),
@@ -147,51 +138,14 @@ fn block(config: &Config, layer: usize, loader: &mut Loader<'_>) -> Result<Block
     let mixer_name = format!("{name}.mixer");
     let mixer: Arc<dyn Mixer> = match config.hybrid.attention(loader, layer, &mixer_name)? {
         Some(attention) => Arc::new(attention),
-        None => Arc::new(mixer(config, loader, &mixer_name)?),
+        None => Arc::new(Mamba2::read(
+            config.mixer.clone(),
+            &mut loader.below(mixer_name, &[]),
+        )?),
     };
     Ok(Block {
         norm: norm(loader, &format!("{name}.norm"))?,
         mixer,
         channel: config.hybrid.channel(loader, &name, width, norm)?,
     })
-}
-
-fn mixer(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Mamba2, ModelError> {
-    let m = &config.mixer;
-    let part = |part: &str| format!("{name}.{part}");
-    let skip = match config.skip_per_channel {
-        true => m.inner_dim(),
-        false => m.num_heads,
-    };
-    let conv = short_conv(
-        loader,
-        &part("conv1d"),
-        [m.conv_dim(), m.conv_width],
-        config.conv_bias,
-    )?;
-    // Drawn as narrow as the authors' code draws it: the residual stream adds up all layers.
-    let bound = 1.0 / ((m.inner_dim() * config.num_layers) as f32).sqrt();
-    let weights = Mamba2Weights {
-        in_proj: loader.linear(
-            &part("in_proj"),
-            [m.projection_dim(), m.model_dim],
-            config.projection_bias,
-        )?,
-        conv_weight: conv.weight,
-        conv_bias: conv.bias,
-        dt_bias: loader.vector(&part("dt_bias"), m.num_heads, Init::StepBias(config.fresh.steps))?,
-        a_log: loader.vector(&part("A_log"), m.num_heads, config.fresh.log_rate())?,
-        skip: loader.vector(&part("D"), skip, Init::Ones)?,
-        norm_weight: match m.norm {
-            Some(_) => Some(loader.vector(&part("norm.weight"), m.inner_dim(), Init::Ones)?),
-            None => None,
-        },
-        out_proj: loader.linear_with(
-            &part("out_proj"),
-            [m.model_dim, m.inner_dim()],
-            config.projection_bias,
-            Init::Uniform(-bound, bound),
-        )?,
-    };
-    Ok(Mamba2::new(m.clone(), weights)?)
 }

@@ -1,6 +1,7 @@
 //! Everything that can be wrong with gates, states and layers.
 
 use crate::intervention::Incompatible;
+use crate::weights::WeightError;
 use kernel_dsl::sequences::SequencesError;
 use thiserror::Error;
 
@@ -87,6 +88,9 @@ pub enum Error {
     /// An intervention cannot work at this layer.
     #[error(transparent)]
     Incompatible(#[from] Incompatible),
+    /// A tensor of a map of weights is wrong.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
     /// A saved state does not fit.
     #[error("saved state: {what}: expected {expected}, found {found}")]
     Saved {
@@ -100,4 +104,4 @@ pub enum Error {
 }
 
 /// Shorthand for this crate's results.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -35,6 +35,8 @@
 //! | [`mixer`] | what a layer of a model is, and what it carries |
 //! | [`mamba1`], [`mamba2`] | the mixers of Mamba-1 and Mamba-2 |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
+//! | [`short_conv`] | the short convolution of mixers |
+//! | [`weights`] | where mixers take their weights from |
 //! | [`sequences`] | sequences of different lengths in one batch |
 
 /// The tensor library that everything here is made of, in the version and with the features that it is made of.
@@ -53,7 +55,9 @@ pub mod mixer;
 pub mod operators;
 pub mod recurrence;
 pub mod sequences;
+pub mod short_conv;
 pub mod state;
+pub mod weights;
 
 pub use element::Element;
 pub use error::{Error, Result};
@@ -63,7 +67,9 @@ pub use linear::{Linear, Weight};
 pub use mixer::{Context, KeyValueCache, Mixer, MixerState, RecurrentState, Shared};
 pub use recurrence::{Chunking, recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;
+pub use short_conv::{ShortConv, ShortConvConfig};
 pub use state::{Recurrence, State};
+pub use weights::{Init, WeightMap, WeightSource};
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]

@@ -12,18 +12,19 @@
 //! exp(Δ A), one per token, channel and state value, are never stored. Source: Gu & Dao, *Mamba* (2312.00752), section 3.
 
 use crate::error::{Error, Result};
-use crate::gates::{Gates, LogDecay, Rule, expect_shape};
+use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
 use crate::operators::pointwise::silu_gate;
-use crate::operators::{causal_conv1d, split, split_to_heads, step_size};
-use crate::sequences::Sequences;
+use crate::operators::{split, split_to_heads, step_size};
+use crate::short_conv::{ShortConv, ShortConvConfig};
+use crate::weights::{Init, StepSizes, WeightSource};
 use burn::tensor::{Device, Tensor};
 use kernel_dsl::causal_conv1d::Activation;
 
 /// The shape of a mixer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mamba1Config {
     /// Width of the layer's input and output.
     pub model_dim: usize,
@@ -33,51 +34,88 @@ pub struct Mamba1Config {
     pub state_dim: usize,
     /// Rank of the projection of Δ.
     pub dt_rank: usize,
-    /// Taps of the short convolution.
-    pub conv_width: usize,
-}
-
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct Mamba1Weights {
-    /// `[2 · inner_dim, model_dim]`, rows in the order x, z.
-    pub in_proj: Linear,
-    /// `[inner_dim, conv_width]`, the last tap meeting the current token.
-    pub conv_weight: Tensor<2>,
-    /// `[inner_dim]`.
-    pub conv_bias: Option<Tensor<1>>,
-    /// `[dt_rank + 2 · state_dim, inner_dim]`, rows in the order Δ, B, C.
-    pub x_proj: Linear,
-    /// `[inner_dim, dt_rank]`, without its bias.
-    pub dt_proj: Linear,
-    /// `[inner_dim]`, added to the raw step size.
-    pub dt_bias: Tensor<1>,
-    /// `[inner_dim, state_dim]`, log(−A).
-    pub a_log: Tensor<2>,
-    /// D, `[inner_dim]`.
-    pub skip: Tensor<1>,
-    /// `[model_dim, inner_dim]`.
-    pub out_proj: Linear,
+    /// The short convolution.
+    pub conv: ShortConvConfig,
+    /// Whether the projections of the input and to the output have biases.
+    pub projection_bias: bool,
+    /// Step sizes of a fresh layer.
+    pub fresh_steps: StepSizes,
+    /// Layers of the model, whose updates add up on its residual stream: a fresh W_out is the narrower the more there are.
+    pub num_layers: usize,
 }
 
 /// One Mamba-1 mixer.
 #[derive(Clone, Debug)]
 pub struct Mamba1 {
     config: Mamba1Config,
-    weights: Mamba1Weights,
-    /// A, negative.
+    /// Rows in the order x, z.
+    in_proj: Linear,
+    conv: ShortConv,
+    /// Rows in the order Δ, B, C.
+    x_proj: Linear,
+    /// Without its bias.
+    dt_proj: Linear,
+    /// Added to the raw step size.
+    dt_bias: Tensor<1>,
+    /// A, negative, `[inner_dim, state_dim]`.
     a: Tensor<2>,
+    /// D.
+    skip: Tensor<1>,
+    out_proj: Linear,
 }
 
 impl Mamba1 {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `in_proj` | 2 · `inner_dim` × `model_dim`, rows in the order x, z |
+    /// | `conv1d` | `inner_dim` × 1 × taps |
+    /// | `x_proj` | `dt_rank` + 2 · `state_dim` × `inner_dim`, rows in the order Δ, B, C |
+    /// | `dt_proj` (with bias) | `inner_dim` × `dt_rank` |
+    /// | `A_log`, log(−A) | `inner_dim` × `state_dim` |
+    /// | `D` | `inner_dim` |
+    /// | `out_proj` | `model_dim` × `inner_dim` |
     ///
     /// # Errors
-    /// [`Error::Shape`] for a weight of another shape, [`Error::Value`] for a dimension of 0.
-    pub fn new(config: Mamba1Config, weights: Mamba1Weights) -> Result<Self> {
-        validate(&config, &weights)?;
-        let a = weights.a_log.clone().exp().neg();
-        Ok(Self { config, weights, a })
+    /// [`Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: Mamba1Config, source: &mut S) -> Result<Self, S::Error> {
+        let Mamba1Config {
+            model_dim,
+            inner_dim: inner,
+            state_dim,
+            dt_rank,
+            conv,
+            projection_bias,
+            fresh_steps,
+            num_layers,
+        } = config;
+        if [model_dim, inner, state_dim, dt_rank, conv.width].contains(&0) {
+            return Err(S::Error::from(Error::Value {
+                what: "dimensions of a Mamba-1 mixer",
+                expected: "all at least 1",
+                found: format!("{config:?}"),
+            }));
+        }
+        // −A is 1, 2, … over the state of a channel, of 16 values in all published sizes.
+        let rates = Init::Values(|index, _| ((index % 16 + 1) as f32).ln());
+        Ok(Self {
+            config,
+            conv: ShortConv::read(conv, inner, source, "conv1d")?,
+            in_proj: source.linear("in_proj", [2 * inner, model_dim], projection_bias)?,
+            x_proj: source.linear("x_proj", [dt_rank + 2 * state_dim, inner], false)?,
+            dt_proj: source.linear("dt_proj", [inner, dt_rank], false)?,
+            dt_bias: source.vector("dt_proj.bias", inner, Init::StepBias(fresh_steps))?,
+            a: source.tensor("A_log", [inner, state_dim], rates)?.exp().neg(),
+            skip: source.vector("D", inner, Init::Ones)?,
+            out_proj: source.linear_with(
+                "out_proj",
+                [model_dim, inner],
+                projection_bias,
+                // As narrow as the authors' code draws it.
+                Init::fan_in(inner * num_layers),
+            )?,
+        })
     }
 
     /// The shape.
@@ -110,17 +148,17 @@ impl Mamba1 {
             ..
         } = self.config;
         let [batch, time, _] = x.dims();
-        let selected = self.weights.x_proj.forward(x.clone())?;
+        let selected = self.x_proj.forward(x.clone())?;
         let [raw, key, query] = split(selected, [dt_rank, state_dim, state_dim])?;
-        let raw = self.weights.dt_proj.forward(raw)?;
+        let raw = self.dt_proj.forward(raw)?;
         // Of the operator's two results only Δ is needed here: decays are per state value.
         let rates = Tensor::zeros([inner_dim], &raw.device());
-        let (step, _) = step_size(raw, self.weights.dt_bias.clone(), rates, (0.0, f32::INFINITY))?;
+        let (step, _) = step_size(raw, self.dt_bias.clone(), rates, (0.0, f32::INFINITY))?;
         let of_all = |x| split_to_heads(x, [(1, state_dim)]).map(|[x]| x);
         Ok(Gates {
             log_decay: LogDecay::PerStep(self.a.clone()),
             step_size: Some(step),
-            skip: Some(self.weights.skip.clone()),
+            skip: Some(self.skip.clone()),
             ..Gates::new(
                 of_all(query)?,
                 of_all(key)?,
@@ -136,15 +174,8 @@ impl Mixer for Mamba1 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let conv_state = Tensor::zeros([batch, self.config.inner_dim, self.config.conv_width - 1], device);
-        let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(
-            vec![conv_state],
-            &sites,
-            chain,
-            batch,
-            device,
-        ))
+        let (conv_states, sites) = (vec![self.conv.start(batch, device)], self.sites(layer));
+        MixerState::Recurrent(RecurrentState::start(conv_states, &sites, chain, batch, device))
     }
 
     fn forward(
@@ -156,63 +187,20 @@ impl Mixer for Mamba1 {
         let [batch, time, _] = input.dims();
         let inner = self.config.inner_dim;
         let state = state.recurrent()?;
-        let projected = self.weights.in_proj.forward(input)?;
+        let projected = self.in_proj.forward(input)?;
         let [x, gate] = split(projected, [inner; 2])?;
-        let x = causal_conv1d(
-            x,
-            self.weights.conv_weight.clone(),
-            self.weights.conv_bias.clone(),
-            Activation::Silu,
-            &Sequences::Equal,
-            state.conv_state(0)?,
-        )?;
+        let x = self.conv.forward(x, Activation::Silu, state.conv_state(0)?)?;
         let gates = self.gates(x)?;
         let site = self.site(context.layer);
         let read_out = context
             .chain
             .run(&site, gates, state.recurrence(0)?, context.chunking)?;
-        self.weights
-            .out_proj
+        self.out_proj
             .forward(silu_gate(gate, read_out.reshape([batch, time, inner])))
     }
 
     /// Two per tap of the convolution, six per element of the state.
     fn flops_per_token(&self) -> u64 {
-        let config = &self.config;
-        (config.inner_dim * (2 * config.conv_width + 6 * config.state_dim)) as u64
+        6 * (self.config.inner_dim * self.config.state_dim) as u64 + self.conv.flops_per_token()
     }
-}
-
-fn validate(config: &Mamba1Config, weights: &Mamba1Weights) -> Result<()> {
-    let Mamba1Config {
-        model_dim,
-        inner_dim: inner,
-        state_dim,
-        dt_rank,
-        conv_width,
-    } = *config;
-    if [model_dim, inner, state_dim, dt_rank, conv_width].contains(&0) {
-        return Err(Error::Value {
-            what: "dimensions of a Mamba-1 mixer",
-            expected: "all at least 1",
-            found: format!("{config:?}"),
-        });
-    }
-    let projections = [
-        ("in_proj", &weights.in_proj, [2 * inner, model_dim]),
-        ("x_proj", &weights.x_proj, [dt_rank + 2 * state_dim, inner]),
-        ("dt_proj", &weights.dt_proj, [inner, dt_rank]),
-        ("out_proj", &weights.out_proj, [model_dim, inner]),
-    ];
-    for (what, linear, expected) in projections {
-        let found = [linear.out_features(), linear.in_features()];
-        expect_shape(what, &expected, &found)?;
-    }
-    expect_shape("conv1d.weight", &[inner, conv_width], &weights.conv_weight.dims())?;
-    if let Some(bias) = &weights.conv_bias {
-        expect_shape("conv1d.bias", &[inner], &bias.dims())?;
-    }
-    expect_shape("dt_proj.bias", &[inner], &weights.dt_bias.dims())?;
-    expect_shape("A_log", &[inner, state_dim], &weights.a_log.dims())?;
-    expect_shape("D", &[inner], &weights.skip.dims())
 }

@@ -12,15 +12,16 @@
 //! *Transformers are SSMs* (2405.21060), section 7.
 
 use crate::error::{Error, Result};
-use crate::gates::{Gates, LogDecay, Rule, expect_shape};
+use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
 use crate::operators::norm::{NormPlan, NormWeights, Statistic, expect_epsilon, gated_norm};
 use crate::operators::pointwise::silu_gate;
 use crate::operators::step_size::expect_limit;
-use crate::operators::{causal_conv1d, split, split_to_heads, step_size};
-use crate::sequences::Sequences;
+use crate::operators::{split, split_to_heads, step_size};
+use crate::short_conv::{ShortConv, ShortConvConfig};
+use crate::weights::{Init, StepSizes, WeightSource};
 use burn::tensor::{Device, Tensor};
 pub use kernel_dsl::causal_conv1d::Activation;
 pub use kernel_dsl::gated_norm::GateOrder;
@@ -38,12 +39,38 @@ pub struct Mamba2Config {
     pub state_dim: usize,
     /// Groups that share B and C.
     pub num_groups: usize,
-    /// Taps of the short convolution.
-    pub conv_width: usize,
+    /// The short convolution.
+    pub conv: ShortConvConfig,
+    /// Whether the projections have biases.
+    pub projection_bias: bool,
+    /// Whether the skip D has a value per channel rather than per head.
+    pub skip_per_channel: bool,
     /// Bounds of Δ after the softplus.
     pub dt_limit: (f32, f32),
     /// The norm before the output projection; `None` multiplies by SiLU(z) only.
     pub norm: Option<GatedNorm>,
+    /// How decay rates and step sizes of a fresh layer are drawn.
+    pub fresh: FreshGates,
+    /// Layers of the model, whose updates add up on its residual stream: a fresh W_out is the narrower the more there are.
+    pub num_layers: usize,
+}
+
+/// How the decay rates and step sizes of a fresh layer are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FreshGates {
+    /// The ends of −A, uniform between them.
+    pub rates: (f32, f32),
+    /// Δ before any token has been seen.
+    pub steps: StepSizes,
+}
+
+impl Default for FreshGates {
+    fn default() -> Self {
+        Self {
+            rates: (1.0, 16.0),
+            steps: StepSizes::default(),
+        }
+    }
 }
 
 /// The norm before the output projection.
@@ -70,45 +97,95 @@ impl Mamba2Config {
     pub fn projection_dim(&self) -> usize {
         self.inner_dim() + self.conv_dim() + self.num_heads
     }
-}
 
-/// The weights of a mixer.
-#[derive(Clone, Debug)]
-pub struct Mamba2Weights {
-    /// `[projection_dim, model_dim]`, rows in the order z, x, B, C, Δ.
-    pub in_proj: Linear,
-    /// `[conv_dim, conv_width]`, the last tap meeting the current token.
-    pub conv_weight: Tensor<2>,
-    /// `[conv_dim]`.
-    pub conv_bias: Option<Tensor<1>>,
-    /// `[num_heads]`, added to the raw step size.
-    pub dt_bias: Tensor<1>,
-    /// `[num_heads]`, log(−A).
-    pub a_log: Tensor<1>,
-    /// D, `[num_heads]` or `[inner_dim]`.
-    pub skip: Tensor<1>,
-    /// `[inner_dim]`, present exactly when the configuration has a norm.
-    pub norm_weight: Option<Tensor<1>>,
-    /// `[model_dim, inner_dim]`.
-    pub out_proj: Linear,
+    fn validate(&self) -> Result<()> {
+        let (heads, groups) = (self.num_heads, self.num_groups);
+        let sizes = [
+            self.model_dim,
+            heads,
+            self.head_dim,
+            self.state_dim,
+            groups,
+            self.conv.width,
+        ];
+        if sizes.contains(&0) {
+            return Err(Error::Value {
+                what: "dimensions of a Mamba-2 mixer",
+                expected: "all at least 1",
+                found: format!("{self:?}"),
+            });
+        }
+        if !heads.is_multiple_of(groups) {
+            return Err(Error::Groups { heads, groups });
+        }
+        expect_limit(self.dt_limit)?;
+        match self.norm {
+            Some(norm) => expect_epsilon(norm.eps),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One Mamba-2 mixer.
 #[derive(Clone, Debug)]
 pub struct Mamba2 {
     config: Mamba2Config,
-    weights: Mamba2Weights,
+    /// Rows in the order z, x, B, C, Δ.
+    in_proj: Linear,
+    conv: ShortConv,
+    /// Added to the raw step size.
+    dt_bias: Tensor<1>,
+    /// log(−A).
+    a_log: Tensor<1>,
+    /// D.
+    skip: Tensor<1>,
+    /// Present exactly when the configuration has a norm.
+    norm_weight: Option<Tensor<1>>,
+    out_proj: Linear,
 }
 
 impl Mamba2 {
-    /// A mixer of weights that fit its configuration.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `in_proj` | `projection_dim` × `model_dim`, rows in the order z, x, B, C, Δ |
+    /// | `conv1d` | `conv_dim` × 1 × taps |
+    /// | `dt_bias`; `A_log`, log(−A) | `num_heads` |
+    /// | `D` | `num_heads`, or `inner_dim` with `skip_per_channel` |
+    /// | `norm.weight`, where there is a norm | `inner_dim` |
+    /// | `out_proj` | `model_dim` × `inner_dim` |
     ///
     /// # Errors
-    /// [`Error::Shape`] for a weight of another shape, [`Error::Groups`] for groups that do not divide the heads,
-    /// [`Error::Value`] for a dimension of 0, bounds of Δ out of order or a negative ε.
-    pub fn new(config: Mamba2Config, weights: Mamba2Weights) -> Result<Self> {
-        validate(&config, &weights)?;
-        Ok(Self { config, weights })
+    /// [`Error::Groups`] for groups that do not divide the heads, [`Error::Value`] for a dimension of 0, bounds of Δ out of order
+    /// or a negative ε; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: Mamba2Config, source: &mut S) -> Result<Self, S::Error> {
+        config.validate()?;
+        let (heads, inner, bias) = (config.num_heads, config.inner_dim(), config.projection_bias);
+        let (low, high) = config.fresh.rates;
+        let skip = match config.skip_per_channel {
+            true => inner,
+            false => heads,
+        };
+        Ok(Self {
+            conv: ShortConv::read(config.conv, config.conv_dim(), source, "conv1d")?,
+            in_proj: source.linear("in_proj", [config.projection_dim(), config.model_dim], bias)?,
+            dt_bias: source.vector("dt_bias", heads, Init::StepBias(config.fresh.steps))?,
+            a_log: source.vector("A_log", heads, Init::LogOfUniform(low, high))?,
+            skip: source.vector("D", skip, Init::Ones)?,
+            norm_weight: match config.norm {
+                Some(_) => Some(source.vector("norm.weight", inner, Init::Ones)?),
+                None => None,
+            },
+            out_proj: source.linear_with(
+                "out_proj",
+                [config.model_dim, inner],
+                bias,
+                // As narrow as the authors' code draws it.
+                Init::fan_in(inner * config.num_layers),
+            )?,
+            config,
+        })
     }
 
     /// The shape.
@@ -145,7 +222,7 @@ impl Mamba2 {
         };
         let weights = NormWeights {
             gate: Some(gate),
-            weight: self.weights.norm_weight.clone(),
+            weight: self.norm_weight.clone(),
             bias: None,
         };
         gated_norm(read_out, weights, plan)
@@ -157,17 +234,16 @@ impl Mamba2 {
         let of_group = (config.num_groups, config.state_dim);
         let heads = [(config.num_heads, config.head_dim), of_group, of_group];
         let [value, key, query] = split_to_heads(convolved, heads)?;
-        let weights = &self.weights;
         let (step, log_decay) = step_size(
             raw_step,
-            weights.dt_bias.clone(),
-            weights.a_log.clone(),
+            self.dt_bias.clone(),
+            self.a_log.clone(),
             config.dt_limit,
         )?;
         Ok(Gates {
             log_decay: LogDecay::PerHeadToken(log_decay),
             step_size: Some(step),
-            skip: Some(weights.skip.clone()),
+            skip: Some(self.skip.clone()),
             ..Gates::new(query, key, value)
         })
     }
@@ -179,18 +255,8 @@ impl Mixer for Mamba2 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let conv_state = Tensor::zeros(
-            [batch, self.config.conv_dim(), self.config.conv_width - 1],
-            device,
-        );
-        let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(
-            vec![conv_state],
-            &sites,
-            chain,
-            batch,
-            device,
-        ))
+        let (conv_states, sites) = (vec![self.conv.start(batch, device)], self.sites(layer));
+        MixerState::Recurrent(RecurrentState::start(conv_states, &sites, chain, batch, device))
     }
 
     fn forward(
@@ -199,99 +265,27 @@ impl Mixer for Mamba2 {
         state: &mut MixerState,
         context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
-        let (config, weights) = (&self.config, &self.weights);
+        let config = &self.config;
         let [batch, time, _] = input.dims();
         let (inner, conv_dim) = (config.inner_dim(), config.conv_dim());
         let state = state.recurrent()?;
-        let projected = weights.in_proj.forward(input)?;
+        let projected = self.in_proj.forward(input)?;
         let [gate, convolved, raw_step] = split(projected, [inner, conv_dim, config.num_heads])?;
-        let convolved = causal_conv1d(
-            convolved,
-            weights.conv_weight.clone(),
-            weights.conv_bias.clone(),
-            Activation::Silu,
-            &Sequences::Equal,
-            state.conv_state(0)?,
-        )?;
+        let convolved = self
+            .conv
+            .forward(convolved, Activation::Silu, state.conv_state(0)?)?;
         let gates = self.gates(convolved, raw_step)?;
         let site = self.site(context.layer);
         let read_out = context
             .chain
             .run(&site, gates, state.recurrence(0)?, context.chunking)?;
-        weights
-            .out_proj
+        self.out_proj
             .forward(self.gate(read_out.reshape([batch, time, inner]), gate)?)
     }
 
     /// Two per tap of the convolution, six per element of the state.
     fn flops_per_token(&self) -> u64 {
         let config = &self.config;
-        (2 * config.conv_dim() * config.conv_width + 6 * config.inner_dim() * config.state_dim) as u64
-    }
-}
-
-fn validate(config: &Mamba2Config, weights: &Mamba2Weights) -> Result<()> {
-    let (inner, conv_dim, heads) = (config.inner_dim(), config.conv_dim(), config.num_heads);
-    let sizes = [
-        config.model_dim,
-        heads,
-        config.head_dim,
-        config.state_dim,
-        config.num_groups,
-        config.conv_width,
-    ];
-    if sizes.contains(&0) {
-        return Err(Error::Value {
-            what: "dimensions of a Mamba-2 mixer",
-            expected: "all at least 1",
-            found: format!("{config:?}"),
-        });
-    }
-    if heads % config.num_groups != 0 {
-        return Err(Error::Groups {
-            heads,
-            groups: config.num_groups,
-        });
-    }
-    expect_limit(config.dt_limit)?;
-    if let Some(norm) = config.norm {
-        expect_epsilon(norm.eps)?;
-    }
-    let projection = |linear: &Linear| [linear.out_features(), linear.in_features()];
-    expect_shape(
-        "in_proj",
-        &[config.projection_dim(), config.model_dim],
-        &projection(&weights.in_proj),
-    )?;
-    expect_shape(
-        "out_proj",
-        &[config.model_dim, inner],
-        &projection(&weights.out_proj),
-    )?;
-    expect_shape(
-        "conv1d.weight",
-        &[conv_dim, config.conv_width],
-        &weights.conv_weight.dims(),
-    )?;
-    if let Some(bias) = &weights.conv_bias {
-        expect_shape("conv1d.bias", &[conv_dim], &bias.dims())?;
-    }
-    expect_shape("dt_bias", &[heads], &weights.dt_bias.dims())?;
-    expect_shape("A_log", &[heads], &weights.a_log.dims())?;
-    if weights.skip.dims() != [inner] {
-        expect_shape("D", &[heads], &weights.skip.dims())?;
-    }
-    match (&config.norm, &weights.norm_weight) {
-        (Some(_), Some(weight)) => expect_shape("norm.weight", &[inner], &weight.dims()),
-        (None, None) => Ok(()),
-        (norm, _) => Err(Error::Value {
-            what: "norm.weight",
-            expected: "present exactly when the configuration has a norm",
-            found: if norm.is_some() {
-                "absent".into()
-            } else {
-                "present".into()
-            },
-        }),
+        6 * (config.inner_dim() * config.state_dim) as u64 + self.conv.flops_per_token()
     }
 }

@@ -4,58 +4,85 @@
 //! out = σ(W_r x̃ʳ) ∘ W_v relu(W_k x̃ᵏ)²        x̃ʳ and x̃ᵏ interpolated with the previous token; RWKV-7 has no W_r
 //! ```
 
+use super::fresh::Depth;
 use super::shift::{TokenShift, interpolate};
-use crate::expect;
+use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::{sigmoid_gate, squared_relu};
 use ssm_core::{Chain, Context, Linear, Mixer, MixerState, RecurrentState, Result};
 
-/// What the output of a channel mixer is gated by (RWKV-4 to 6).
-#[derive(Clone, Debug)]
-pub struct ReceptanceGate {
-    /// x̃ʳ.
-    pub shift: TokenShift,
-    /// W_r, `[model_dim, model_dim]`.
-    pub projection: Linear,
+/// The shape of a channel mixer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelMixConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Width between the projections.
+    pub hidden_dim: usize,
+    /// Whether the output is gated by a receptance (RWKV-4 to 6).
+    pub receptance: bool,
+    /// Its place in the model.
+    pub depth: Depth,
 }
 
-/// The weights of a channel mixer.
+/// What the output of a channel mixer is gated by.
 #[derive(Clone, Debug)]
-pub struct ChannelMixWeights {
-    /// x̃ᵏ.
-    pub key_shift: TokenShift,
-    /// W_k, `[hidden_dim, model_dim]`.
-    pub key: Linear,
-    /// W_v, `[model_dim, hidden_dim]`.
-    pub value: Linear,
-    /// The gate, in versions that have one.
-    pub receptance: Option<ReceptanceGate>,
+struct ReceptanceGate {
+    /// x̃ʳ.
+    shift: TokenShift,
+    /// W_r.
+    projection: Linear,
 }
 
 /// One channel mixer.
 #[derive(Clone, Debug)]
-pub struct ChannelMix(ChannelMixWeights);
+pub struct ChannelMix {
+    /// x̃ᵏ.
+    key_shift: TokenShift,
+    /// W_k.
+    key: Linear,
+    /// W_v.
+    value: Linear,
+    receptance: Option<ReceptanceGate>,
+}
 
 impl ChannelMix {
-    /// A mixer of weights that fit one another.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `key_shift`; `receptance_shift`, where there is a receptance | interpolations of `model_dim` |
+    /// | `key` | `hidden_dim` × `model_dim` |
+    /// | `receptance`, where there is one | `model_dim` × `model_dim` |
+    /// | `value` | `model_dim` × `hidden_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`].
-    pub fn new(weights: ChannelMixWeights) -> Result<Self> {
-        let (hidden, width) = (weights.key.out_features(), weights.key.in_features());
-        weights.key_shift.expect_channels(width)?;
-        expect::projection("value of a channel mixer", &weights.value, width, hidden)?;
-        if let Some(gate) = &weights.receptance {
-            gate.shift.expect_channels(width)?;
-            expect::projection("receptance of a channel mixer", &gate.projection, width, width)?;
-        }
-        Ok(Self(weights))
+    /// The source's for a tensor that is missing or of another shape.
+    pub fn read<S: RwkvSource>(config: ChannelMixConfig, source: &mut S) -> Result<Self, S::Error> {
+        let (width, hidden) = (config.model_dim, config.hidden_dim);
+        let fresh = config.depth.share_of_keys(0.0);
+        let key_shift = source.shift("key_shift", width, fresh)?;
+        let receptance_shift = match config.receptance {
+            true => Some(source.shift("receptance_shift", width, fresh)?),
+            false => None,
+        };
+        Ok(Self {
+            key_shift,
+            key: source.linear("key", [hidden, width], false)?,
+            receptance: match receptance_shift {
+                Some(shift) => Some(ReceptanceGate {
+                    shift,
+                    projection: source.linear("receptance", [width, width], false)?,
+                }),
+                None => None,
+            },
+            value: source.linear("value", [width, hidden], false)?,
+        })
     }
 }
 
 impl Mixer for ChannelMix {
     fn start(&self, _layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let tap = Tensor::zeros([batch, self.0.key_shift.channels(), 1], device);
+        let tap = Tensor::zeros([batch, self.key_shift.channels(), 1], device);
         MixerState::Recurrent(RecurrentState::start(vec![tap], &[], chain, batch, device))
     }
 
@@ -66,17 +93,16 @@ impl Mixer for ChannelMix {
         _context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
         let previous = state.recurrent()?.conv_state(0)?;
-        let weights = &self.0;
         let hidden = |key: Tensor<3>| -> Result<Tensor<3>> {
-            weights.value.forward(squared_relu(weights.key.forward(key)?))
+            self.value.forward(squared_relu(self.key.forward(key)?))
         };
-        match &weights.receptance {
+        match &self.receptance {
             None => {
-                let [key] = interpolate([&weights.key_shift], &input, previous)?;
+                let [key] = interpolate([&self.key_shift], &input, previous)?;
                 hidden(key)
             }
             Some(gate) => {
-                let [key, receptance] = interpolate([&weights.key_shift, &gate.shift], &input, previous)?;
+                let [key, receptance] = interpolate([&self.key_shift, &gate.shift], &input, previous)?;
                 Ok(sigmoid_gate(gate.projection.forward(receptance)?, hidden(key)?))
             }
         }

@@ -1,9 +1,12 @@
 //! What RWKV-5 and RWKV-6 do with their shifted inputs.
 
+use super::fresh::Depth;
 use super::heads::{HeadNorm, HeadShape};
-use crate::expect;
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Chain, Context, Gates, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site};
+use ssm_core::{
+    Chain, Context, Erase, Gates, Init, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
+    WeightSource,
+};
 
 /// The inputs of the four projections, each `[batch, time, model_dim]`.
 pub(super) struct Shifted {
@@ -19,34 +22,52 @@ pub(super) struct Shifted {
 /// y_t = r_tᵀ (S_{t−1} + (u ∘ k_t) v_tᵀ)          S_t = diag(w_t) S_{t−1} + k_t v_tᵀ          out = W_o (norm(y) ∘ SiLU(g))
 /// ```
 #[derive(Clone, Debug)]
-pub struct GatedHeads {
-    /// r, `[keys, model_dim]`.
-    pub receptance: Linear,
-    /// k, `[keys, model_dim]`.
-    pub key: Linear,
-    /// v, `[values, model_dim]`.
-    pub value: Linear,
-    /// g, `[values, model_dim]`.
-    pub gate: Linear,
-    /// W_o, `[model_dim, values]`.
-    pub output: Linear,
+pub(super) struct GatedHeads {
+    /// r.
+    receptance: Linear,
+    /// k.
+    key: Linear,
+    /// v.
+    value: Linear,
+    /// g.
+    gate: Linear,
+    /// W_o.
+    output: Linear,
     /// u, `[heads, key_dim]`: what the current token's key is multiplied by.
-    pub bonus: Tensor<2>,
+    bonus: Tensor<2>,
     /// The norm of the heads' read-outs.
-    pub norm: HeadNorm,
+    norm: HeadNorm,
 }
 
 impl GatedHeads {
-    pub(super) fn validate(&self, shape: &HeadShape) -> Result<()> {
-        shape.validate()?;
+    /// `receptance` and `key` (keys × `model_dim`), `value` and `gate` (values × `model_dim`), `output` (`model_dim` × values),
+    /// `bonus` (heads × `key_dim`), and the norm `ln_x` (values).
+    pub(super) fn read<S: WeightSource>(
+        shape: &HeadShape,
+        norm_eps: f32,
+        depth: Depth,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
         let (width, keys, values) = (shape.model_dim, shape.keys(), shape.values());
-        expect::projection("receptance", &self.receptance, keys, width)?;
-        expect::projection("key", &self.key, keys, width)?;
-        expect::projection("value", &self.value, values, width)?;
-        expect::projection("gate", &self.gate, values, width)?;
-        expect::projection("output", &self.output, width, values)?;
-        expect::shape("bonus", &[shape.heads, shape.key_dim], &self.bonus.dims())?;
-        self.norm.validate(shape)
+        // Falling over the channels.
+        let fresh_bonus = Init::Ramp {
+            from: depth.ratio(),
+            to: 0.0,
+            power: 1.0,
+        };
+        Ok(Self {
+            receptance: source.linear("receptance", [keys, width], false)?,
+            key: source.linear("key", [keys, width], false)?,
+            value: source.linear("value", [values, width], false)?,
+            gate: source.linear("gate", [values, width], false)?,
+            output: source.linear("output", [width, values], false)?,
+            bonus: source.tensor("bonus", [shape.heads, shape.key_dim], fresh_bonus)?,
+            norm: HeadNorm::read(shape, norm_eps, Init::Ones, source)?,
+        })
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.bonus.device()
     }
 
     pub(super) fn forward(

@@ -2,9 +2,9 @@
 
 use crate::expect;
 use burn::tensor::Tensor;
-use ssm_core::Result;
 use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use ssm_core::{Init, Result, WeightSource};
 
 /// The shape of a layer with heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +57,31 @@ impl HeadShape {
 
 /// LayerNorm of each head's read-out, with weights of its own per channel (`ln_x`; a GroupNorm with a group per head).
 #[derive(Clone, Debug)]
-pub struct HeadNorm {
+pub(super) struct HeadNorm {
     /// `[values]`.
-    pub weight: Tensor<1>,
+    weight: Tensor<1>,
     /// `[values]`.
-    pub bias: Tensor<1>,
+    bias: Tensor<1>,
     /// Added to the variance: 64·10⁻⁵ in BlinkDL's checkpoints.
-    pub eps: f32,
+    eps: f32,
 }
 
 impl HeadNorm {
+    /// `ln_x.weight`, drawn as `init`, and `ln_x.bias`.
+    pub(super) fn read<S: WeightSource>(
+        shape: &HeadShape,
+        eps: f32,
+        init: Init,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        expect::epsilon(eps)?;
+        Ok(Self {
+            weight: source.vector("ln_x.weight", shape.values(), init)?,
+            bias: source.vector("ln_x.bias", shape.values(), Init::Zeros)?,
+            eps,
+        })
+    }
+
     /// The norm of `[batch, time, heads, value_dim]`, times SiLU(gate) where there is a gate; `[batch, time, values]`.
     pub(super) fn forward(&self, read_out: Tensor<4>, gate: Option<Tensor<3>>) -> Result<Tensor<3>> {
         let [batch, time, heads, value_dim] = read_out.dims();
@@ -82,11 +97,5 @@ impl HeadNorm {
             order: GateOrder::NormBeforeGate,
         };
         gated_norm(read_out.reshape([batch, time, heads * value_dim]), weights, plan)
-    }
-
-    pub(super) fn validate(&self, shape: &HeadShape) -> Result<()> {
-        expect::shape("ln_x.weight", &[shape.values()], &self.weight.dims())?;
-        expect::shape("ln_x.bias", &[shape.values()], &self.bias.dims())?;
-        expect::epsilon(self.eps)
     }
 }

@@ -1,9 +1,8 @@
 //! Projections through a narrow layer, by which RWKV-6 and 7 compute gates from their input.
 
-use crate::expect;
 use burn::tensor::Tensor;
 use ssm_core::operators::pointwise::{sigmoid, tanh};
-use ssm_core::{Linear, Result};
+use ssm_core::{Init, Linear, Result, WeightSource};
 
 /// What is applied between the two projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +13,19 @@ pub enum LowRankActivation {
     Tanh,
     /// σ.
     Sigmoid,
+}
+
+/// The sizes of a low-rank projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LowRankShape {
+    /// Features that it reads.
+    pub in_features: usize,
+    /// Features between the two projections.
+    pub rank: usize,
+    /// Features that it gives.
+    pub out_features: usize,
+    /// What is applied between the two.
+    pub activation: LowRankActivation,
 }
 
 /// x ↦ U act(D x) + b, with U's bias b.
@@ -28,6 +40,30 @@ pub struct LowRank {
 }
 
 impl LowRank {
+    /// The projection of the weights of `source`: `NAME.down` `[rank, in_features]`, `NAME.up` `[out_features, rank]`, and, where
+    /// there is an offset, its bias.
+    ///
+    /// # Errors
+    /// The source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource + ?Sized>(
+        shape: LowRankShape,
+        offset: Option<Init>,
+        source: &mut S,
+        name: &str,
+    ) -> Result<Self, S::Error> {
+        let down = source.linear(&format!("{name}.down"), [shape.rank, shape.in_features], false)?;
+        let up = source.linear(&format!("{name}.up"), [shape.out_features, shape.rank], false)?;
+        let bias = match offset {
+            Some(init) => Some(source.vector(&format!("{name}.up.bias"), shape.out_features, init)?),
+            None => None,
+        };
+        Ok(Self {
+            down,
+            activation: shape.activation,
+            up: Linear::new(up.weight().clone(), bias)?,
+        })
+    }
+
     /// `[batch, time, in_features]` to `[batch, time, out_features]`.
     pub(super) fn forward(&self, input: Tensor<3>) -> Result<Tensor<3>> {
         let narrow = self.down.forward(input)?;
@@ -36,11 +72,5 @@ impl LowRank {
             LowRankActivation::Tanh => tanh(narrow),
             LowRankActivation::Sigmoid => sigmoid(narrow),
         })
-    }
-
-    pub(super) fn validate(&self, what: &'static str, out_features: usize, in_features: usize) -> Result<()> {
-        let rank = self.down.out_features();
-        expect::projection(what, &self.down, rank, in_features)?;
-        expect::projection(what, &self.up, out_features, rank)
     }
 }

@@ -13,6 +13,8 @@
 //! Sources: Peng et al., *RWKV* (2305.13048), *Eagle and Finch* (2404.05892), *RWKV-7* (2503.14456).
 
 pub mod channel_mix;
+mod dynamic_shift;
+mod fresh;
 mod gated_heads;
 mod heads;
 mod low_rank;
@@ -21,13 +23,16 @@ pub mod rwkv5;
 pub mod rwkv6;
 pub mod rwkv7;
 mod shift;
+mod source;
 
-pub use channel_mix::{ChannelMix, ChannelMixWeights, ReceptanceGate};
-pub use gated_heads::GatedHeads;
-pub use heads::{HeadNorm, HeadShape};
-pub use low_rank::{LowRank, LowRankActivation};
-pub use rwkv4::{Rwkv4, Rwkv4Weights};
-pub use rwkv5::{Rwkv5, Rwkv5Weights};
-pub use rwkv6::{DynamicShift, DynamicWeights, Rwkv6, Rwkv6Weights};
-pub use rwkv7::{Rwkv7, Rwkv7Weights};
+pub use channel_mix::{ChannelMix, ChannelMixConfig};
+pub use dynamic_shift::{DynamicShift, DynamicWeights, FRESH_UP, FreshShares};
+pub use fresh::{Depth, FreshShare};
+pub use heads::HeadShape;
+pub use low_rank::{LowRank, LowRankActivation, LowRankShape};
+pub use rwkv4::{Rwkv4, Rwkv4Config};
+pub use rwkv5::{Rwkv5, Rwkv5Config};
+pub use rwkv6::{Rwkv6, Rwkv6Config};
+pub use rwkv7::{Rwkv7, Rwkv7Config};
 pub use shift::TokenShift;
+pub use source::RwkvSource;

@@ -8,65 +8,80 @@
 //! The decay does not reach the current token. Numerator, denominator and the largest exponent so far are the state. Source:
 //! Peng et al., *RWKV* (2305.13048), section 3.
 
+use super::fresh::Depth;
 use super::gated_heads::start;
 use super::shift::{TokenShift, interpolate};
-use crate::expect;
+use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::sigmoid;
-use ssm_core::{Chain, Context, Gates, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site};
+use ssm_core::{
+    Chain, Context, Erase, Gates, Init, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
+};
 
-/// The weights of a time mixer of RWKV-4.
-#[derive(Clone, Debug)]
-pub struct Rwkv4Weights {
-    /// Interpolation that the receptance reads.
-    pub receptance_shift: TokenShift,
-    /// Interpolation that the key reads.
-    pub key_shift: TokenShift,
-    /// Interpolation that the value reads.
-    pub value_shift: TokenShift,
-    /// r, `[channels, model_dim]`.
-    pub receptance: Linear,
-    /// k, `[channels, model_dim]`.
-    pub key: Linear,
-    /// v, `[channels, model_dim]`.
-    pub value: Linear,
-    /// W_o, `[model_dim, channels]`.
-    pub output: Linear,
-    /// `[channels]`; the log decay is −e^time_decay.
-    pub time_decay: Tensor<1>,
-    /// u, `[channels]`: added to the current token's key (`time_first`).
-    pub bonus: Tensor<1>,
+/// The shape of a time mixer of RWKV-4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rwkv4Config {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Channels of the recurrence.
+    pub channels: usize,
+    /// Its place in the model.
+    pub depth: Depth,
 }
 
 /// One time mixer of RWKV-4. Heads are channels.
 #[derive(Clone, Debug)]
 pub struct Rwkv4 {
-    weights: Rwkv4Weights,
+    receptance_shift: TokenShift,
+    key_shift: TokenShift,
+    value_shift: TokenShift,
+    /// r.
+    receptance: Linear,
+    /// k.
+    key: Linear,
+    /// v.
+    value: Linear,
+    /// W_o.
+    output: Linear,
+    /// w.
     log_decay: Tensor<1>,
+    /// u, added to the current token's key.
+    bonus: Tensor<1>,
 }
 
 impl Rwkv4 {
-    /// A mixer of weights that fit one another.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `key_shift`, `value_shift`, `receptance_shift` | interpolations of `model_dim` |
+    /// | `key`, `value`, `receptance` | `channels` × `model_dim` |
+    /// | `output` | `model_dim` × `channels` |
+    /// | `time_decay`; `time_first`, u | `channels` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`].
-    pub fn new(weights: Rwkv4Weights) -> Result<Self> {
-        let [width, channels] = [weights.output.out_features(), weights.output.in_features()];
-        for shift in [
-            &weights.receptance_shift,
-            &weights.key_shift,
-            &weights.value_shift,
-        ] {
-            shift.expect_channels(width)?;
-        }
-        expect::projection("receptance", &weights.receptance, channels, width)?;
-        expect::projection("key", &weights.key, channels, width)?;
-        expect::projection("value", &weights.value, channels, width)?;
-        expect::shape("time_decay", &[channels], &weights.time_decay.dims())?;
-        expect::shape("time_first", &[channels], &weights.bonus.dims())?;
+    /// The source's for a tensor that is missing or of another shape.
+    pub fn read<S: RwkvSource>(config: Rwkv4Config, source: &mut S) -> Result<Self, S::Error> {
+        let Rwkv4Config {
+            model_dim: width,
+            channels,
+            depth,
+        } = config;
+        let fresh_decay = Init::Ramp {
+            from: -5.0,
+            to: 3.0,
+            power: 0.7 + 1.3 * depth.ratio(),
+        };
         Ok(Self {
-            log_decay: weights.time_decay.clone().exp().neg(),
-            weights,
+            key_shift: source.shift("key_shift", width, depth.share_of_keys(0.0))?,
+            value_shift: source.shift("value_shift", width, depth.share_of_keys(0.3 * depth.ratio()))?,
+            receptance_shift: source.shift("receptance_shift", width, depth.share_of_gates())?,
+            key: source.linear("key", [channels, width], false)?,
+            value: source.linear("value", [channels, width], false)?,
+            receptance: source.linear("receptance", [channels, width], false)?,
+            output: source.linear("output", [width, channels], false)?,
+            log_decay: source.vector("time_decay", channels, fresh_decay)?.exp().neg(),
+            bonus: source.vector("time_first", channels, Init::Values(fresh_bonus))?,
         })
     }
 
@@ -90,7 +105,7 @@ impl Mixer for Rwkv4 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let width = self.weights.output.out_features();
+        let width = self.output.out_features();
         start(width, self.site(layer), batch, chain, device)
     }
 
@@ -102,32 +117,26 @@ impl Mixer for Rwkv4 {
     ) -> Result<Tensor<3>> {
         let [batch, time, _] = input.dims();
         let state = state.recurrent()?;
-        let weights = &self.weights;
         let [receptance, key, value] = interpolate(
-            [
-                &weights.receptance_shift,
-                &weights.key_shift,
-                &weights.value_shift,
-            ],
+            [&self.receptance_shift, &self.key_shift, &self.value_shift],
             &input,
             state.conv_state(0)?,
         )?;
         let per_channel = |tensor: Tensor<3>| tensor.reshape([batch, time, self.channels(), 1]);
-        let key = per_channel(weights.key.forward(key)?);
-        let value = per_channel(weights.value.forward(value)?);
+        let key = per_channel(self.key.forward(key)?);
+        let value = per_channel(self.value.forward(value)?);
         let gates = Gates {
             log_decay: LogDecay::PerHead(self.log_decay.clone()),
-            read_out: ReadOut::Mean(weights.bonus.clone()),
+            read_out: ReadOut::Mean(self.bonus.clone()),
             // A mean has no query.
             ..Gates::new(key.clone(), key, value)
         };
-        let receptance = sigmoid(weights.receptance.forward(receptance)?);
+        let receptance = sigmoid(self.receptance.forward(receptance)?);
         let site = self.site(context.layer);
         let mean = context
             .chain
             .run(&site, gates, state.recurrence(0)?, context.chunking)?;
-        weights
-            .output
+        self.output
             .forward(receptance * mean.reshape([batch, time, self.channels()]))
     }
 
@@ -135,4 +144,9 @@ impl Mixer for Rwkv4 {
     fn flops_per_token(&self) -> u64 {
         13 * self.channels() as u64
     }
+}
+
+/// ln 0.3, shifted by −½, 0 and ½ in turn.
+fn fresh_bonus(channel: usize, _channels: usize) -> f32 {
+    0.3f32.ln() + 0.5 * (((channel + 1) % 3) as f32 - 1.0)
 }

@@ -7,60 +7,73 @@
 //!
 //! Source: Peng et al., *Eagle and Finch* (2404.05892), section 4.1.
 
+use super::fresh::Depth;
 use super::gated_heads::{GatedHeads, Shifted, site, start};
 use super::heads::HeadShape;
 use super::shift::{TokenShift, interpolate};
-use crate::expect;
+use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
 
-/// The weights of a time mixer of RWKV-5.
-#[derive(Clone, Debug)]
-pub struct Rwkv5Weights {
-    /// Interpolation that the receptance reads.
-    pub receptance_shift: TokenShift,
-    /// Interpolation that the key reads.
-    pub key_shift: TokenShift,
-    /// Interpolation that the value reads.
-    pub value_shift: TokenShift,
-    /// Interpolation that the gate reads.
-    pub gate_shift: TokenShift,
-    /// Projections, bonus and norm.
-    pub heads: GatedHeads,
-    /// `[heads, key_dim]`; the log decay is −e^time_decay.
-    pub time_decay: Tensor<2>,
+/// The shape of a time mixer of RWKV-5.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rwkv5Config {
+    /// Its heads.
+    pub shape: HeadShape,
+    /// ε of the norm of the heads' read-outs.
+    pub norm_eps: f32,
+    /// Its place in the model.
+    pub depth: Depth,
 }
 
 /// One time mixer of RWKV-5.
 #[derive(Clone, Debug)]
 pub struct Rwkv5 {
     shape: HeadShape,
-    weights: Rwkv5Weights,
+    receptance_shift: TokenShift,
+    key_shift: TokenShift,
+    value_shift: TokenShift,
+    gate_shift: TokenShift,
+    heads: GatedHeads,
+    /// ln w, `[heads, key_dim]`.
     log_decay: Tensor<2>,
 }
 
 impl Rwkv5 {
-    /// A mixer of weights that fit its shape.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `key_shift`, `value_shift`, `receptance_shift`, `gate_shift` | interpolations of `model_dim` |
+    /// | `receptance`, `key` | keys × `model_dim` |
+    /// | `value`, `gate` | values × `model_dim` |
+    /// | `output` | `model_dim` × values |
+    /// | `bonus`, u | heads × `key_dim` |
+    /// | `ln_x.weight`, `ln_x.bias` | values |
+    /// | `time_decay` | heads × `key_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for a weight of another shape, [`ssm_core::Error::Value`] for a dimension of 0 or a
-    /// negative ε.
-    pub fn new(shape: HeadShape, weights: Rwkv5Weights) -> Result<Self> {
-        weights.heads.validate(&shape)?;
-        for shift in [
-            &weights.receptance_shift,
-            &weights.key_shift,
-            &weights.value_shift,
-            &weights.gate_shift,
-        ] {
-            shift.expect_channels(shape.model_dim)?;
-        }
-        let expected = [shape.heads, shape.key_dim];
-        expect::shape("time_decay", &expected, &weights.time_decay.dims())?;
-        Ok(Self {
-            log_decay: weights.time_decay.clone().exp().neg(),
+    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another
+    /// shape.
+    pub fn read<S: RwkvSource>(config: Rwkv5Config, source: &mut S) -> Result<Self, S::Error> {
+        let Rwkv5Config {
             shape,
-            weights,
+            norm_eps,
+            depth,
+        } = config;
+        shape.validate()?;
+        let width = shape.model_dim;
+        Ok(Self {
+            shape,
+            key_shift: source.shift("key_shift", width, depth.share_of_keys(0.0))?,
+            value_shift: source.shift("value_shift", width, depth.share_of_keys(0.3 * depth.ratio()))?,
+            receptance_shift: source.shift("receptance_shift", width, depth.share_of_gates())?,
+            gate_shift: source.shift("gate_shift", width, depth.share_of_gates())?,
+            heads: GatedHeads::read(&shape, norm_eps, depth, source)?,
+            log_decay: source
+                .tensor("time_decay", [shape.heads, shape.key_dim], depth.time_decay())?
+                .exp()
+                .neg(),
         })
     }
 }
@@ -87,13 +100,12 @@ impl Mixer for Rwkv5 {
         context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
         let state = state.recurrent()?;
-        let weights = &self.weights;
         let [receptance, key, value, gate] = interpolate(
             [
-                &weights.receptance_shift,
-                &weights.key_shift,
-                &weights.value_shift,
-                &weights.gate_shift,
+                &self.receptance_shift,
+                &self.key_shift,
+                &self.value_shift,
+                &self.gate_shift,
             ],
             &input,
             state.conv_state(0)?,
@@ -105,8 +117,7 @@ impl Mixer for Rwkv5 {
             gate,
         };
         let log_decay = LogDecay::PerKey(self.log_decay.clone());
-        weights
-            .heads
+        self.heads
             .forward(&self.shape, shifted, log_decay, state, context)
     }
 

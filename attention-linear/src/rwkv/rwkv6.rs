@@ -7,128 +7,93 @@
 //!
 //! Source: Peng et al., *Eagle and Finch* (2404.05892), section 4.2.
 
-use super::gated_heads::{GatedHeads, Shifted, site, start};
+use super::dynamic_shift::{DynamicShift, FreshShares};
+use super::fresh::Depth;
+use super::gated_heads::{GatedHeads, site, start};
 use super::heads::HeadShape;
-use super::low_rank::LowRank;
-use super::shift::{TokenShift, interpolate};
-use crate::expect;
+use super::low_rank::{LowRank, LowRankActivation, LowRankShape};
+use super::shift::TokenShift;
+use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::pointwise::{exp, tanh};
-use ssm_core::operators::split;
-use ssm_core::{Chain, Context, Error, Linear, LogDecay, Mixer, MixerState, Result, Site};
+use ssm_core::operators::pointwise::exp;
+use ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
 
-/// Interpolations with the previous token whose weights depend on the input.
-#[derive(Clone, Debug)]
-pub struct DynamicShift {
-    /// The interpolation that the weights are computed from, with a constant weight.
-    pub input: TokenShift,
-    /// D, `[5 · rank, model_dim]`.
-    pub down: Linear,
-    /// What the decay reads.
-    pub decay: DynamicWeights,
-    /// What the key reads.
-    pub key: DynamicWeights,
-    /// What the value reads.
-    pub value: DynamicWeights,
-    /// What the receptance reads.
-    pub receptance: DynamicWeights,
-    /// What the gate reads.
-    pub gate: DynamicWeights,
-}
-
-/// How the weights of one interpolation follow from the common narrow layer h.
-#[derive(Clone, Debug)]
-pub struct DynamicWeights {
-    /// Which fifth of h.
-    pub part: usize,
-    /// Uⁿ `[model_dim, rank]`, with the bias μⁿ.
-    pub up: Linear,
-}
-
-impl DynamicShift {
-    /// Refuses projections that do not fit `width` and one another.
-    fn validate(&self, width: usize) -> Result<()> {
-        self.input.expect_channels(width)?;
-        let rank = self.rank();
-        expect::projection("time_maa_w1", &self.down, 5 * rank, width)?;
-        let all = [&self.decay, &self.key, &self.value, &self.receptance, &self.gate];
-        for (index, weights) in all.iter().enumerate() {
-            expect::projection("time_maa_w2", &weights.up, width, rank)?;
-            if weights.part >= 5 || all[..index].iter().any(|other| other.part == weights.part) {
-                return Err(Error::Value {
-                    what: "part of the narrow layer",
-                    expected: "each of 0 to 4 once",
-                    found: weights.part.to_string(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn rank(&self) -> usize {
-        self.decay.up.in_features()
-    }
-
-    /// What the decay reads, and what the projections read.
-    fn interpolate(
-        &self,
-        difference: &TokenShift,
-        input: &Tensor<3>,
-        tap: &mut Tensor<3>,
-    ) -> Result<(Tensor<3>, Shifted)> {
-        let [shifted, difference] = interpolate([&self.input, difference], input, tap)?;
-        let hidden = tanh(self.down.forward(shifted)?);
-        let parts: [Tensor<3>; 5] = split(hidden, [self.rank(); 5])?;
-        let shift = |weights: &DynamicWeights| -> Result<Tensor<3>> {
-            let hidden = parts[weights.part].clone();
-            Ok(weights.up.forward(hidden)? * difference.clone() + input.clone())
-        };
-        let shifted = Shifted {
-            receptance: shift(&self.receptance)?,
-            key: shift(&self.key)?,
-            value: shift(&self.value)?,
-            gate: shift(&self.gate)?,
-        };
-        Ok((shift(&self.decay)?, shifted))
-    }
-}
-
-/// The weights of a time mixer of RWKV-6.
-#[derive(Clone, Debug)]
-pub struct Rwkv6Weights {
-    /// The interpolations.
-    pub shift: DynamicShift,
-    /// time_decay (the bias) and its dependence on the input, `model_dim` to `keys`, with tanh between.
-    pub decay: LowRank,
-    /// Projections, bonus and norm.
-    pub heads: GatedHeads,
+/// The shape of a time mixer of RWKV-6.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rwkv6Config {
+    /// Its heads.
+    pub shape: HeadShape,
+    /// Rank of each of the five interpolations.
+    pub mix_rank: usize,
+    /// Rank of the decay.
+    pub decay_rank: usize,
+    /// ε of the norm of the heads' read-outs.
+    pub norm_eps: f32,
+    /// Its place in the model.
+    pub depth: Depth,
 }
 
 /// One time mixer of RWKV-6.
 #[derive(Clone, Debug)]
 pub struct Rwkv6 {
     shape: HeadShape,
-    weights: Rwkv6Weights,
+    /// time_decay (the bias) and its dependence on the input.
+    decay: LowRank,
+    shift: DynamicShift,
+    heads: GatedHeads,
     difference: TokenShift,
 }
 
 impl Rwkv6 {
-    /// A mixer of weights that fit its shape.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `decay` | `model_dim` to keys, of low rank, with tanh between; the offset is time_decay |
+    /// | `shift` | see [`DynamicShift::read`] |
+    /// | `receptance`, `key` | keys × `model_dim` |
+    /// | `value`, `gate` | values × `model_dim` |
+    /// | `output` | `model_dim` × values |
+    /// | `bonus`, u | heads × `key_dim` |
+    /// | `ln_x.weight`, `ln_x.bias` | values |
     ///
     /// # Errors
-    /// [`Error::Shape`] for a weight of another shape, [`Error::Value`] for a dimension of 0 or a
-    /// negative ε.
-    pub fn new(shape: HeadShape, weights: Rwkv6Weights) -> Result<Self> {
-        weights.heads.validate(&shape)?;
-        weights.shift.validate(shape.model_dim)?;
-        weights
-            .decay
-            .validate("time_decay", shape.keys(), shape.model_dim)?;
-        let device = weights.heads.bonus.device();
-        Ok(Self {
-            difference: TokenShift::difference(shape.model_dim, &device),
+    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε, or two interpolations of one part; the source's for a
+    /// tensor that is missing or of another shape.
+    pub fn read<S: RwkvSource>(config: Rwkv6Config, source: &mut S) -> Result<Self, S::Error> {
+        let Rwkv6Config {
             shape,
-            weights,
+            mix_rank,
+            decay_rank,
+            norm_eps,
+            depth,
+        } = config;
+        shape.validate()?;
+        let width = shape.model_dim;
+        let of_decay = LowRankShape {
+            in_features: width,
+            rank: decay_rank,
+            out_features: shape.keys(),
+            activation: LowRankActivation::Tanh,
+        };
+        let fresh = FreshShares {
+            input: depth.share_of_keys(0.0),
+            decay: depth.share_of_keys(0.0),
+            key: depth.share_of_keys(0.0),
+            value: depth.share_of_keys(0.3 * depth.ratio()),
+            receptance: depth.share_of_gates(),
+            gate: depth.share_of_gates(),
+        };
+        let decay = source.low_rank("decay", of_decay, Some(depth.time_decay()))?;
+        let shift = source.dynamic_shift([width, mix_rank], fresh)?;
+        shift.validate()?;
+        let heads = GatedHeads::read(&shape, norm_eps, depth, source)?;
+        Ok(Self {
+            shape,
+            decay,
+            shift,
+            difference: TokenShift::difference(width, &heads.device()),
+            heads,
         })
     }
 }
@@ -155,14 +120,12 @@ impl Mixer for Rwkv6 {
         context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
         let state = state.recurrent()?;
-        let weights = &self.weights;
-        let (decay, shifted) = weights
+        let (decay, shifted) = self
             .shift
             .interpolate(&self.difference, &input, state.conv_state(0)?)?;
-        let log_decay = exp(weights.decay.forward(decay)?).neg();
+        let log_decay = exp(self.decay.forward(decay)?).neg();
         let log_decay = LogDecay::PerKeyToken(self.shape.split_keys(log_decay));
-        weights
-            .heads
+        self.heads
             .forward(&self.shape, shifted, log_decay, state, context)
     }
 

@@ -11,70 +11,80 @@
 //! where κ̂ᵀ reads the state before it decays, and ṽ = v + (v¹ − v) ∘ σ(LoRA(x̃ᵛ)) mixes in the first layer's values v¹
 //! (ṽ = v in that layer). Source: Peng et al., *RWKV-7* (2503.14456), section 4.
 
+use super::fresh::{Depth, FreshShare};
 use super::gated_heads::start;
 use super::heads::{HeadNorm, HeadShape};
-use super::low_rank::LowRank;
+use super::low_rank::{LowRank, LowRankActivation, LowRankShape};
 use super::shift::{TokenShift, interpolate};
+use super::source::RwkvSource;
 use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::{
-    Chain, Context, Erase, Error, Gates, Linear, LogDecay, Mixer, MixerState, Result, Rule, Shared, Site,
+    Chain, Context, Erase, Error, Gates, Init, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule,
+    Shared, Site,
 };
 
 /// −e^{−1/2}: the log decay of the fastest forgetting.
 const MIN_LOG_DECAY: f32 = -0.606_530_66;
 
-/// The weights of a time mixer of RWKV-7.
-#[derive(Clone, Debug)]
-pub struct Rwkv7Weights {
-    /// Interpolation that the receptance reads.
-    pub receptance_shift: TokenShift,
-    /// Interpolation that the decay reads.
-    pub decay_shift: TokenShift,
-    /// Interpolation that the key reads.
-    pub key_shift: TokenShift,
-    /// Interpolation that value and value residual read.
-    pub value_shift: TokenShift,
-    /// Interpolation that the in-context learning rate reads.
-    pub rate_shift: TokenShift,
-    /// Interpolation that the gate reads.
-    pub gate_shift: TokenShift,
-    /// r, `[keys, model_dim]`.
-    pub receptance: Linear,
-    /// k, `[keys, model_dim]`.
-    pub key: Linear,
-    /// v, `[values, model_dim]`.
-    pub value: Linear,
-    /// W_o, `[model_dim, values]`.
-    pub output: Linear,
-    /// w before σ, `model_dim` to `keys`, with tanh between.
-    pub decay: LowRank,
-    /// a before σ, `model_dim` to `keys`.
-    pub rate: LowRank,
-    /// g, `model_dim` to `values`, with σ between.
-    pub gate: LowRank,
-    /// The share of the first layer's values before σ, `model_dim` to `values`; `None` in the first layer.
-    pub value_residual: Option<LowRank>,
-    /// ξ, `[keys]` (`k_k`).
-    pub removal_key: Tensor<1>,
-    /// α, `[keys]` (`k_a`).
-    pub rate_on_key: Tensor<1>,
-    /// ρ, `[heads, key_dim]` (`r_k`).
-    pub bonus: Tensor<2>,
+/// The shape of a time mixer of RWKV-7.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rwkv7Config {
+    /// Its heads.
+    pub shape: HeadShape,
+    /// Rank of the decay.
+    pub decay_rank: usize,
+    /// Rank of the in-context learning rate.
+    pub rate_rank: usize,
+    /// Rank of the gate.
+    pub gate_rank: usize,
+    /// Rank of the share of the first layer's values; that layer has none.
+    pub value_rank: usize,
+    /// ε of the norm of the heads' read-outs.
+    pub norm_eps: f32,
     /// Added to the sum of squares of κ under the root.
     pub removal_eps: f32,
-    /// The norm of the heads' read-outs.
-    pub norm: HeadNorm,
+    /// Its place in the model.
+    pub depth: Depth,
 }
 
 /// One time mixer of RWKV-7.
 #[derive(Clone, Debug)]
 pub struct Rwkv7 {
-    shape: HeadShape,
-    weights: Rwkv7Weights,
+    config: Rwkv7Config,
+    receptance_shift: TokenShift,
+    decay_shift: TokenShift,
+    key_shift: TokenShift,
+    /// What value and value residual read.
+    value_shift: TokenShift,
+    rate_shift: TokenShift,
+    gate_shift: TokenShift,
+    /// w before σ.
+    decay: LowRank,
+    /// a before σ.
+    rate: LowRank,
+    /// g.
+    gate: LowRank,
+    /// The share of the first layer's values before σ; `None` in the first layer.
+    value_residual: Option<LowRank>,
+    /// r.
+    receptance: Linear,
+    /// k.
+    key: Linear,
+    /// v.
+    value: Linear,
+    /// W_o.
+    output: Linear,
+    /// ξ.
+    removal_key: Tensor<1>,
+    /// α.
+    rate_on_key: Tensor<1>,
+    /// ρ.
+    bonus: Tensor<2>,
+    norm: HeadNorm,
 }
 
 /// What the recurrence and the output of a call need.
@@ -91,54 +101,103 @@ struct Projected {
 }
 
 impl Rwkv7 {
-    /// A mixer of weights that fit its shape.
+    /// The mixer of the weights of `source`:
+    ///
+    /// | name | shape |
+    /// |---|---|
+    /// | `x_r`, `x_w`, `x_k`, `x_v`, `x_a`, `x_g` | interpolations of `model_dim`, that of the value read by its residual, too |
+    /// | `w`, `a` | `model_dim` to keys, of low rank, with offsets; w has tanh between |
+    /// | `g` | `model_dim` to values, of low rank, with σ between |
+    /// | `v`, but in the first layer | `model_dim` to values, of low rank, with an offset |
+    /// | `receptance`, `key` | keys × `model_dim` |
+    /// | `value` | values × `model_dim` |
+    /// | `output` | `model_dim` × values |
+    /// | `k_k`, ξ; `k_a`, α | keys |
+    /// | `r_k`, ρ | heads × `key_dim` |
+    /// | `ln_x.weight`, `ln_x.bias` | values |
     ///
     /// # Errors
-    /// [`Error::Shape`] for a weight of another shape, [`Error::Value`] for a dimension of 0 or a negative ε.
-    pub fn new(shape: HeadShape, weights: Rwkv7Weights) -> Result<Self> {
-        validate(&shape, &weights)?;
-        Ok(Self { shape, weights })
+    /// [`Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: RwkvSource>(config: Rwkv7Config, source: &mut S) -> Result<Self, S::Error> {
+        let (shape, depth) = (config.shape, config.depth);
+        shape.validate()?;
+        expect::epsilon(config.removal_eps)?;
+        let (width, keys, values) = (shape.model_dim, shape.keys(), shape.values());
+        let height = depth.height();
+        let fresh = |power: f32| FreshShare {
+            power: power * height,
+            offset: 0.0,
+        };
+        let fresh_norm = ((depth.layer + 1) as f32 / depth.layers as f32).powf(0.7);
+        Ok(Self {
+            config,
+            receptance_shift: source.shift("x_r", width, fresh(0.2))?,
+            decay_shift: source.shift("x_w", width, fresh(0.9))?,
+            key_shift: source.shift("x_k", width, fresh(0.7))?,
+            value_shift: source.shift("x_v", width, fresh(0.7))?,
+            rate_shift: source.shift("x_a", width, fresh(0.9))?,
+            gate_shift: source.shift("x_g", width, fresh(0.2))?,
+            decay: config.decay(source)?,
+            rate: config.rate(source)?,
+            gate: config.gate(source)?,
+            value_residual: match depth.layer {
+                0 => None,
+                _ => Some(config.value_residual(source)?),
+            },
+            receptance: source.linear("receptance", [keys, width], false)?,
+            key: source.linear("key", [keys, width], false)?,
+            value: source.linear("value", [values, width], false)?,
+            output: source.linear("output", [width, values], false)?,
+            removal_key: source.vector("k_k", keys, line(0.76, 0.66))?,
+            rate_on_key: source.vector("k_a", keys, Init::Constant(1.02))?,
+            bonus: source.tensor("r_k", [shape.heads, shape.key_dim], Init::Constant(-0.04))?,
+            norm: HeadNorm::read(&shape, config.norm_eps, Init::Constant(fresh_norm), source)?,
+        })
     }
 
     fn site(&self, layer: usize) -> Site {
         Site {
             per_key_decay: true,
             rule: Rule::Delta,
-            ..Site::weighted_sum(layer, self.shape.heads, self.shape.key_dim, self.shape.value_dim)
+            ..Site::weighted_sum(
+                layer,
+                self.config.shape.heads,
+                self.config.shape.key_dim,
+                self.config.shape.value_dim,
+            )
         }
     }
 
     fn project(&self, input: &Tensor<3>, tap: &mut Tensor<3>, shared: &mut Shared) -> Result<Projected> {
-        let weights = &self.weights;
         let [receptance, decay, key, value, rate, gate] = interpolate(
             [
-                &weights.receptance_shift,
-                &weights.decay_shift,
-                &weights.key_shift,
-                &weights.value_shift,
-                &weights.rate_shift,
-                &weights.gate_shift,
+                &self.receptance_shift,
+                &self.decay_shift,
+                &self.key_shift,
+                &self.value_shift,
+                &self.rate_shift,
+                &self.gate_shift,
             ],
             input,
             tap,
         )?;
-        let log_decay = sigmoid(weights.decay.forward(decay)?).mul_scalar(MIN_LOG_DECAY);
-        let rate = sigmoid(weights.rate.forward(rate)?);
-        let key = weights.key.forward(key)?;
+        let log_decay = sigmoid(self.decay.forward(decay)?).mul_scalar(MIN_LOG_DECAY);
+        let rate = sigmoid(self.rate.forward(rate)?);
+        let key = self.key.forward(key)?;
         let removal = self.removal(&key)?;
         let scaled = rate
             .clone()
             .sub_scalar(1.0)
-            .mul(row(&weights.rate_on_key))
+            .mul(row(&self.rate_on_key))
             .add_scalar(1.0);
         Ok(Projected {
-            receptance: weights.receptance.forward(receptance)?,
+            receptance: self.receptance.forward(receptance)?,
             log_decay,
             key: key * scaled,
             value: self.value(value, shared)?,
             replacement: removal.clone() * rate,
             removal,
-            gate: weights.gate.forward(gate)?,
+            gate: self.gate.forward(gate)?,
         })
     }
 
@@ -146,21 +205,17 @@ impl Rwkv7 {
     fn removal(&self, key: &Tensor<3>) -> Result<Tensor<3>> {
         let plan = NormPlan {
             statistic: Statistic::SumOfSquares,
-            eps: self.weights.removal_eps,
-            group_size: self.shape.key_dim,
+            eps: self.config.removal_eps,
+            group_size: self.config.shape.key_dim,
             order: GateOrder::NormBeforeGate,
         };
-        gated_norm(
-            key.clone() * row(&self.weights.removal_key),
-            NormWeights::default(),
-            plan,
-        )
+        gated_norm(key.clone() * row(&self.removal_key), NormWeights::default(), plan)
     }
 
     /// ṽ; the first layer leaves its values for the others.
     fn value(&self, shifted: Tensor<3>, shared: &mut Shared) -> Result<Tensor<3>> {
-        let value = self.weights.value.forward(shifted.clone())?;
-        let Some(residual) = &self.weights.value_residual else {
+        let value = self.value.forward(shifted.clone())?;
+        let Some(residual) = &self.value_residual else {
             shared.value_residual = Some(value.clone());
             return Ok(value);
         };
@@ -181,13 +236,13 @@ impl Rwkv7 {
         let [batch, time, values] = projected.value.dims();
         let products = projected.receptance.clone()
             * projected.key.clone()
-            * self.weights.bonus.clone().reshape([1, 1, self.shape.keys()]);
-        let weight = self.shape.split_keys(products).sum_dim(3);
-        (self.shape.split_values(projected.value.clone()) * weight).reshape([batch, time, values])
+            * self.bonus.clone().reshape([1, 1, self.config.shape.keys()]);
+        let weight = self.config.shape.split_keys(products).sum_dim(3);
+        (self.config.shape.split_values(projected.value.clone()) * weight).reshape([batch, time, values])
     }
 
     fn gates(&self, projected: Projected) -> Gates {
-        let keys = |tensor| self.shape.split_keys(tensor);
+        let keys = |tensor| self.config.shape.split_keys(tensor);
         Gates {
             log_decay: LogDecay::PerKeyToken(keys(projected.log_decay)),
             erase: Erase::LowRank {
@@ -209,7 +264,13 @@ impl Mixer for Rwkv7 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        start(self.shape.model_dim, self.site(layer), batch, chain, device)
+        start(
+            self.config.shape.model_dim,
+            self.site(layer),
+            batch,
+            chain,
+            device,
+        )
     }
 
     fn forward(
@@ -231,47 +292,58 @@ impl Mixer for Rwkv7 {
             state.recurrence(0)?,
             context.chunking,
         )?;
-        let normed = self.weights.norm.forward(read_out, None)?;
-        self.weights.output.forward((normed + bonus) * gate)
+        let normed = self.norm.forward(read_out, None)?;
+        self.output.forward((normed + bonus) * gate)
     }
 
     /// Decay, read by κ̂, both writes and the read-out of every state element.
     fn flops_per_token(&self) -> u64 {
-        10 * self.shape.state_len()
+        10 * self.config.shape.state_len()
     }
+}
+
+impl Rwkv7Config {
+    fn low_rank(&self, rank: usize, out_features: usize, activation: LowRankActivation) -> LowRankShape {
+        LowRankShape {
+            in_features: self.shape.model_dim,
+            rank,
+            out_features,
+            activation,
+        }
+    }
+
+    fn decay<S: RwkvSource>(&self, source: &mut S) -> Result<LowRank, S::Error> {
+        let offset = Init::Ramp {
+            from: -6.5,
+            to: -1.5,
+            power: 0.85 + self.depth.ratio().sqrt(),
+        };
+        let shape = self.low_rank(self.decay_rank, self.shape.keys(), LowRankActivation::Tanh);
+        source.low_rank("w", shape, Some(offset))
+    }
+
+    fn rate<S: RwkvSource>(&self, source: &mut S) -> Result<LowRank, S::Error> {
+        let shape = self.low_rank(self.rate_rank, self.shape.keys(), LowRankActivation::None);
+        source.low_rank("a", shape, Some(line(-0.39, 0.01)))
+    }
+
+    fn gate<S: RwkvSource>(&self, source: &mut S) -> Result<LowRank, S::Error> {
+        let shape = self.low_rank(self.gate_rank, self.shape.values(), LowRankActivation::Sigmoid);
+        source.low_rank("g", shape, None)
+    }
+
+    fn value_residual<S: RwkvSource>(&self, source: &mut S) -> Result<LowRank, S::Error> {
+        let shape = self.low_rank(self.value_rank, self.shape.values(), LowRankActivation::None);
+        source.low_rank("v", shape, Some(line(0.93, 0.53)))
+    }
+}
+
+/// From the first number at the first channel to the second at the last.
+fn line(from: f32, to: f32) -> Init {
+    Init::Ramp { from, to, power: 1.0 }
 }
 
 /// A vector as a row of every token.
 fn row(vector: &Tensor<1>) -> Tensor<3> {
     vector.clone().unsqueeze()
-}
-
-fn validate(shape: &HeadShape, weights: &Rwkv7Weights) -> Result<()> {
-    shape.validate()?;
-    let (width, keys, values) = (shape.model_dim, shape.keys(), shape.values());
-    for shift in [
-        &weights.receptance_shift,
-        &weights.decay_shift,
-        &weights.key_shift,
-        &weights.value_shift,
-        &weights.rate_shift,
-        &weights.gate_shift,
-    ] {
-        shift.expect_channels(width)?;
-    }
-    expect::projection("receptance", &weights.receptance, keys, width)?;
-    expect::projection("key", &weights.key, keys, width)?;
-    expect::projection("value", &weights.value, values, width)?;
-    expect::projection("output", &weights.output, width, values)?;
-    weights.decay.validate("low-rank decay", keys, width)?;
-    weights.rate.validate("low-rank learning rate", keys, width)?;
-    weights.gate.validate("low-rank gate", values, width)?;
-    if let Some(residual) = &weights.value_residual {
-        residual.validate("low-rank value residual", values, width)?;
-    }
-    expect::shape("k_k", &[keys], &weights.removal_key.dims())?;
-    expect::shape("k_a", &[keys], &weights.rate_on_key.dims())?;
-    expect::shape("r_k", &[shape.heads, shape.key_dim], &weights.bonus.dims())?;
-    expect::epsilon(weights.removal_eps)?;
-    weights.norm.validate(shape)
 }

@@ -7,7 +7,6 @@
 //! which is a causal convolution of width 2. Checkpoints of RWKV-4 and 5 store 1 − μ, the share of the current token
 //! (`time_mix`); those of RWKV-6 and 7 store μ (`time_maa`, `x_*`).
 
-use crate::expect;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::causal_conv1d;
 use ssm_core::operators::causal_conv1d::Activation;
@@ -48,11 +47,6 @@ impl TokenShift {
     /// Channels that this is for.
     pub fn channels(&self) -> usize {
         self.weight.dims()[0]
-    }
-
-    /// Refuses a shift of other than `channels`.
-    pub(super) fn expect_channels(&self, channels: usize) -> Result<()> {
-        expect::shape("weights of a token shift", &[channels], &[self.channels()])
     }
 }
 

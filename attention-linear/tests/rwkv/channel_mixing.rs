@@ -1,15 +1,28 @@
 //! Channel mixing, with and without a gate by the receptance.
 
-use attention_linear::rwkv::{ChannelMix, ChannelMixWeights, ReceptanceGate};
+use attention_linear::rwkv::{ChannelMix, ChannelMixConfig};
 
-use super::support::{Draw, Row, WIDTH, compare, product, shifted, sigmoid, times};
+use super::support::{Draw, FIRST, Row, WIDTH, compare, product, shifted, sigmoid, times};
+
+const HIDDEN: usize = 14;
+
+fn config(receptance: bool) -> ChannelMixConfig {
+    ChannelMixConfig {
+        model_dim: WIDTH,
+        hidden_dim: HIDDEN,
+        receptance,
+        depth: FIRST,
+    }
+}
 
 #[test]
 fn channel_mixing_is_the_plain_loop() {
-    let mut draw = Draw(1);
-    let ((key_shift, mk), (shift, mr)) = (draw.shift(), draw.shift());
-    let ((key, wk), (value, wv)) = (draw.linear(14, WIDTH), draw.linear(WIDTH, 14));
-    let (projection, wr) = draw.linear(WIDTH, WIDTH);
+    let mut draw = Draw::new(1);
+    let mk = draw.shift("key_shift");
+    let (wk, wv) = (
+        draw.linear("key", HIDDEN, WIDTH),
+        draw.linear("value", WIDTH, HIDDEN),
+    );
     let hidden = |x: &Row, before: &Row| {
         let squares = product(&wk, &shifted(x, before, &mk))
             .iter()
@@ -17,16 +30,17 @@ fn channel_mixing_is_the_plain_loop() {
             .collect();
         product(&wv, &squares)
     };
-    let mut weights = ChannelMixWeights {
-        key_shift,
-        key,
-        value,
-        receptance: None,
-    };
-    let plain = ChannelMix::new(weights.clone()).unwrap();
+    let mut source = draw.source();
+    let plain = ChannelMix::read(config(false), &mut source).unwrap();
+    source.finish();
     compare(&plain, 0, Box::new(|x, before, _| hidden(x, before)));
-    weights.receptance = Some(ReceptanceGate { shift, projection });
-    let gated = ChannelMix::new(weights).unwrap();
+    let (mr, wr) = (
+        draw.shift("receptance_shift"),
+        draw.linear("receptance", WIDTH, WIDTH),
+    );
+    let mut source = draw.source();
+    let gated = ChannelMix::read(config(true), &mut source).unwrap();
+    source.finish();
     compare(
         &gated,
         0,
@@ -42,14 +56,11 @@ fn channel_mixing_is_the_plain_loop() {
 
 #[test]
 fn weights_of_another_shape_are_refused() {
-    let mut draw = Draw(3);
-    let weights = ChannelMixWeights {
-        key_shift: draw.shift().0,
-        key: draw.linear(14, WIDTH).0,
-        value: draw.linear(WIDTH, 13).0,
-        receptance: None,
-    };
-    let error = ChannelMix::new(weights).unwrap_err();
+    let mut draw = Draw::new(3);
+    draw.shift("key_shift");
+    draw.linear("key", HIDDEN, WIDTH);
+    draw.linear("value", WIDTH, 13);
+    let error = ChannelMix::read(config(false), &mut draw.source()).unwrap_err();
     assert!(
         error
             .to_string()

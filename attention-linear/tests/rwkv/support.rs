@@ -1,11 +1,14 @@
 //! Random weights, as a layer takes them and as the loops do, the loops' algebra in f64, and the comparison.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use attention_linear::rwkv::{HeadNorm, HeadShape, LowRank, LowRankActivation, TokenShift};
+use attention_linear::rwkv::{
+    Depth, DynamicShift, FreshShare, FreshShares, HeadShape, LowRankActivation, RwkvSource, TokenShift,
+};
 use burn::tensor::{Device, Tensor, TensorData};
-use kernel_dsl::linear::{PackedMatrix, WeightType};
-use ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared};
+use ssm_core::{
+    Chain, Chunking, Context, Error, Init, Linear, Mixer, Result, Shared, WeightMap, WeightSource,
+};
 
 /// Width of the stream; 3 heads of 4 keys and 2 values.
 pub const WIDTH: usize = 10;
@@ -15,6 +18,11 @@ pub const SHAPE: HeadShape = HeadShape {
     key_dim: 4,
     value_dim: 2,
 };
+/// Of every low-rank projection.
+pub const RANK: usize = 3;
+/// The first layer of two, and the last.
+pub const FIRST: Depth = Depth { layer: 0, layers: 2 };
+pub const LAST: Depth = Depth { layer: 1, layers: 2 };
 pub const EPS: f64 = 64e-5;
 /// Rounding of some hundred f32 operations in a row.
 pub const TOLERANCE: f64 = 3e-6;
@@ -22,17 +30,25 @@ pub const TOLERANCE: f64 = 3e-6;
 pub type Row = Vec<f64>;
 pub type Matrix = Vec<Row>;
 
-/// Weights, as the layer takes them and as the loops do.
-pub struct Draw(pub u64);
+/// Weights, as the layer reads them and as the loops do.
+pub struct Draw {
+    seed: u64,
+    tensors: BTreeMap<String, TensorData>,
+}
 
 impl Draw {
+    pub fn new(seed: u64) -> Self {
+        let tensors = BTreeMap::new();
+        Self { seed, tensors }
+    }
+
     /// In ±1.
     pub fn number(&mut self) -> f64 {
-        self.0 = self
-            .0
+        self.seed = self
+            .seed
             .wrapping_mul(6364136223846793005)
             .wrapping_add(1442695040888963407);
-        let value = (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        let value = (self.seed >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         f64::from(value)
     }
 
@@ -40,66 +56,120 @@ impl Draw {
         (0..length).map(|_| self.number()).collect()
     }
 
-    pub fn vector(&mut self, length: usize) -> (Tensor<1>, Row) {
+    /// The tensor `name`, for the layer.
+    pub fn put<const D: usize>(&mut self, name: &str, shape: [usize; D], values: &[f64]) {
+        let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+        self.tensors
+            .insert(name.to_string(), TensorData::new(values, shape));
+    }
+
+    pub fn vector(&mut self, name: &str, length: usize) -> Row {
         let row = self.row(length);
-        (tensor([length], &row), row)
+        self.put(name, [length], &row);
+        row
     }
 
-    pub fn by_head(&mut self) -> (Tensor<2>, Row) {
+    pub fn by_head(&mut self, name: &str) -> Row {
         let row = self.row(SHAPE.keys());
-        (tensor([SHAPE.heads, SHAPE.key_dim], &row), row)
+        self.put(name, [SHAPE.heads, SHAPE.key_dim], &row);
+        row
     }
 
-    pub fn linear(&mut self, outputs: usize, inputs: usize) -> (Linear, Matrix) {
-        self.biased(outputs, inputs, None)
-    }
-
-    pub fn biased(&mut self, outputs: usize, inputs: usize, bias: Option<&Row>) -> (Linear, Matrix) {
+    pub fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Matrix {
         let rows: Matrix = (0..outputs).map(|_| self.row(inputs)).collect();
-        let values: Vec<f32> = rows.concat().iter().map(|value| *value as f32).collect();
-        let packed = PackedMatrix::pack(&values, outputs, inputs, WeightType::F32).unwrap();
-        let bias = bias.map(|bias| tensor([outputs], bias));
-        (Linear::new(Arc::new(packed), bias).unwrap(), rows)
+        self.put(&format!("{name}.weight"), [outputs, inputs], &rows.concat());
+        rows
     }
 
     /// An interpolation by the share of the previous token.
-    pub fn shift(&mut self) -> (TokenShift, Row) {
-        let (share, row) = self.vector(WIDTH);
-        (TokenShift::of_previous(share), row)
+    pub fn shift(&mut self, name: &str) -> Row {
+        self.vector(name, WIDTH)
     }
 
     pub fn low_rank(
         &mut self,
+        name: &str,
         activation: LowRankActivation,
         outputs: usize,
         offset: bool,
-    ) -> (LowRank, Narrow) {
-        let rank = 3;
-        let (down, d) = self.linear(rank, WIDTH);
-        let bias = offset.then(|| self.row(outputs));
-        let (up, u) = self.biased(outputs, rank, bias.as_ref());
-        let bias = bias.unwrap_or_else(|| vec![0.0; outputs]);
-        (
-            LowRank { down, activation, up },
-            Narrow {
-                d,
-                u,
-                bias,
-                activation,
-            },
-        )
+    ) -> Narrow {
+        let d = self.linear(&format!("{name}.down"), RANK, WIDTH);
+        let bias = match offset {
+            true => self.vector(&format!("{name}.up.bias"), outputs),
+            false => vec![0.0; outputs],
+        };
+        let u = self.linear(&format!("{name}.up"), outputs, RANK);
+        Narrow {
+            d,
+            u,
+            bias,
+            activation,
+        }
     }
 
-    pub fn norm(&mut self) -> (HeadNorm, [Row; 2]) {
-        let ((weight, w), (bias, b)) = (self.vector(SHAPE.values()), self.vector(SHAPE.values()));
-        (
-            HeadNorm {
-                weight,
-                bias,
-                eps: EPS as f32,
-            },
-            [w, b],
-        )
+    pub fn norm(&mut self) -> [Row; 2] {
+        ["ln_x.weight", "ln_x.bias"].map(|name| self.vector(name, SHAPE.values()))
+    }
+
+    /// The layer's source. The layer reads all that was drawn, or [`Source::finish`] fails.
+    pub fn source(&self) -> Source {
+        Source {
+            map: WeightMap::new(self.tensors.clone(), Device::flex()),
+            current_shares: false,
+            parts: [0, 1, 2, 3, 4],
+        }
+    }
+}
+
+/// Drawn weights, perhaps stored as some publisher does.
+pub struct Source {
+    map: WeightMap,
+    /// Whether interpolations are by the share of the current token.
+    pub current_shares: bool,
+    /// Which parts of the narrow layer of RWKV-6 its interpolations read, in the order w, k, v, r, g.
+    pub parts: [usize; 5],
+}
+
+impl Source {
+    /// Refuses weights that the layer has not read.
+    pub fn finish(&self) {
+        self.map.expect_all_read().unwrap();
+    }
+}
+
+impl WeightSource for Source {
+    type Error = Error;
+
+    fn linear_with(&mut self, name: &str, shape: [usize; 2], bias: bool, init: Init) -> Result<Linear> {
+        self.map.linear_with(name, shape, bias, init)
+    }
+
+    fn stacked(&mut self, parts: &[(&str, usize)], in_features: usize, bias: bool) -> Result<Linear> {
+        self.map.stacked(parts, in_features, bias)
+    }
+
+    fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D], init: Init) -> Result<Tensor<D>> {
+        self.map.tensor(name, shape, init)
+    }
+}
+
+impl RwkvSource for Source {
+    fn shift(&mut self, name: &str, channels: usize, fresh: FreshShare) -> Result<TokenShift> {
+        Ok(match self.current_shares {
+            true => TokenShift::of_current(self.vector(name, channels, fresh.of_current())?),
+            false => TokenShift::of_previous(self.vector(name, channels, fresh.of_previous())?),
+        })
+    }
+
+    fn dynamic_shift(&mut self, sizes: [usize; 2], fresh: FreshShares) -> Result<DynamicShift> {
+        let mut shift = DynamicShift::read(sizes, fresh, self)?;
+        let [w, k, v, r, g] = self.parts;
+        shift.decay.part = w;
+        shift.key.part = k;
+        shift.value.part = v;
+        shift.receptance.part = r;
+        shift.gate.part = g;
+        Ok(shift)
     }
 }
 
@@ -188,7 +258,7 @@ pub fn compare_after(
     before: impl Fn(Tensor<3>, &mut Shared),
 ) {
     let (batch, time) = (2, 9);
-    let mut draw = Draw(99);
+    let mut draw = Draw::new(99);
     let inputs: Vec<Matrix> = (0..batch)
         .map(|_| (0..time).map(|_| draw.row(WIDTH)).collect())
         .collect();

@@ -1,34 +1,35 @@
 //! RWKV-4: a weighted mean of values per channel.
 
-use attention_linear::rwkv::{Rwkv4, Rwkv4Weights, TokenShift};
+use attention_linear::rwkv::{Rwkv4, Rwkv4Config};
 
-use super::support::{Draw, Row, WIDTH, compare, product, shifted, sigmoid, tensor};
+use super::support::{Draw, FIRST, Row, WIDTH, compare, product, shifted, sigmoid};
 
 #[test]
 fn rwkv4_is_the_plain_loop() {
-    let mut draw = Draw(4);
+    let mut draw = Draw::new(4);
     let channels = 6;
-    let [mr, mk, mv] = [draw.row(WIDTH), draw.row(WIDTH), draw.row(WIDTH)];
     // Its files store the share of the current token.
-    let shift = |share: &Row| {
+    let [mr, mk, mv] = ["receptance_shift", "key_shift", "value_shift"].map(|name| {
+        let share = draw.row(WIDTH);
         let current: Row = share.iter().map(|share| 1.0 - share).collect();
-        TokenShift::of_current(tensor([WIDTH], &current))
+        draw.put(name, [WIDTH], &current);
+        share
+    });
+    let [wr, wk, wv] = ["receptance", "key", "value"].map(|name| draw.linear(name, channels, WIDTH));
+    let wo = draw.linear("output", WIDTH, channels);
+    let (decay, u) = (
+        draw.vector("time_decay", channels),
+        draw.vector("time_first", channels),
+    );
+    let config = Rwkv4Config {
+        model_dim: WIDTH,
+        channels,
+        depth: FIRST,
     };
-    let ((receptance, wr), (key, wk)) = (draw.linear(channels, WIDTH), draw.linear(channels, WIDTH));
-    let ((value, wv), (output, wo)) = (draw.linear(channels, WIDTH), draw.linear(WIDTH, channels));
-    let ((time_decay, decay), (bonus, u)) = (draw.vector(channels), draw.vector(channels));
-    let mixer = Rwkv4::new(Rwkv4Weights {
-        receptance_shift: shift(&mr),
-        key_shift: shift(&mk),
-        value_shift: shift(&mv),
-        receptance,
-        key,
-        value,
-        output,
-        time_decay,
-        bonus,
-    })
-    .unwrap();
+    let mut source = draw.source();
+    source.current_shares = true;
+    let mixer = Rwkv4::read(config, &mut source).unwrap();
+    source.finish();
     compare(
         &mixer,
         2 * channels,

@@ -1,12 +1,12 @@
 //! RWKV-7: a delta rule with rates and removal keys of its own, and values that later layers mix in.
 
-use attention_linear::rwkv::{LowRankActivation, Rwkv7, Rwkv7Weights, TokenShift};
+use attention_linear::rwkv::{Depth, LowRankActivation, Rwkv7, Rwkv7Config};
 use burn::tensor::{Device, Tensor};
 use ssm_core::{Chain, Chunking, Context, Mixer, Shared};
 
 use super::support::{
-    Draw, Matrix, Narrow, Row, SHAPE, WIDTH, add, compare, compare_after, elements, map, normed, product,
-    shifted, sigmoid, times,
+    Draw, EPS, FIRST, LAST, Matrix, Narrow, RANK, Row, SHAPE, WIDTH, add, compare, compare_after, elements,
+    map, normed, product, shifted, sigmoid, times,
 };
 
 /// What the loop of RWKV-7 reads.
@@ -19,71 +19,57 @@ struct Plain7 {
     decay: Narrow,
     rate: Narrow,
     gate: Narrow,
-    residual: Narrow,
+    /// In layers after the first.
+    residual: Option<Narrow>,
     xi: Row,
     alpha: Row,
     rho: Row,
     norm: [Row; 2],
 }
 
-fn rwkv7(draw: &mut Draw, first: bool) -> (Rwkv7, Plain7) {
-    let shifts: [(TokenShift, Row); 6] = std::array::from_fn(|_| draw.shift());
-    let [
-        (receptance_shift, a),
-        (decay_shift, b),
-        (key_shift, c),
-        (value_shift, d),
-        (rate_shift, e),
-        (gate_shift, f),
-    ] = shifts;
-    let ((receptance, wr), (key, wk)) = (draw.linear(SHAPE.keys(), WIDTH), draw.linear(SHAPE.keys(), WIDTH));
-    let ((value, wv), (output, wo)) = (
-        draw.linear(SHAPE.values(), WIDTH),
-        draw.linear(WIDTH, SHAPE.values()),
+fn rwkv7(mut draw: Draw, depth: Depth) -> (Rwkv7, Plain7) {
+    let shares = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g"].map(|name| draw.shift(name));
+    let [wr, wk] = ["receptance", "key"].map(|name| draw.linear(name, SHAPE.keys(), WIDTH));
+    let (wv, wo) = (
+        draw.linear("value", SHAPE.values(), WIDTH),
+        draw.linear("output", WIDTH, SHAPE.values()),
     );
-    let (decay, plain_decay) = draw.low_rank(LowRankActivation::Tanh, SHAPE.keys(), true);
-    let (rate, plain_rate) = draw.low_rank(LowRankActivation::None, SHAPE.keys(), true);
-    let (gate, plain_gate) = draw.low_rank(LowRankActivation::Sigmoid, SHAPE.values(), false);
-    let (value_residual, residual) = draw.low_rank(LowRankActivation::None, SHAPE.values(), true);
-    let ((removal_key, xi), (rate_on_key, alpha)) = (draw.vector(SHAPE.keys()), draw.vector(SHAPE.keys()));
-    let ((bonus, rho), (head_norm, norm)) = (draw.by_head(), draw.norm());
-    let weights = Rwkv7Weights {
-        receptance_shift,
-        decay_shift,
-        key_shift,
-        value_shift,
-        rate_shift,
-        gate_shift,
-        receptance,
-        key,
-        value,
-        output,
-        decay,
-        rate,
-        gate,
-        value_residual: (!first).then_some(value_residual),
-        removal_key,
-        rate_on_key,
-        bonus,
+    let decay = draw.low_rank("w", LowRankActivation::Tanh, SHAPE.keys(), true);
+    let rate = draw.low_rank("a", LowRankActivation::None, SHAPE.keys(), true);
+    let gate = draw.low_rank("g", LowRankActivation::Sigmoid, SHAPE.values(), false);
+    let residual =
+        (depth.layer > 0).then(|| draw.low_rank("v", LowRankActivation::None, SHAPE.values(), true));
+    let [xi, alpha] = ["k_k", "k_a"].map(|name| draw.vector(name, SHAPE.keys()));
+    let (rho, norm) = (draw.by_head("r_k"), draw.norm());
+    let config = Rwkv7Config {
+        shape: SHAPE,
+        decay_rank: RANK,
+        rate_rank: RANK,
+        gate_rank: RANK,
+        value_rank: RANK,
+        norm_eps: EPS as f32,
         removal_eps: 1e-24,
-        norm: head_norm,
+        depth,
     };
+    let mut source = draw.source();
+    let mixer = Rwkv7::read(config, &mut source).unwrap();
+    source.finish();
     let plain = Plain7 {
-        shares: [a, b, c, d, e, f],
+        shares,
         wr,
         wk,
         wv,
         wo,
-        decay: plain_decay,
-        rate: plain_rate,
-        gate: plain_gate,
+        decay,
+        rate,
+        gate,
         residual,
         xi,
         alpha,
         rho,
         norm,
     };
-    (Rwkv7::new(SHAPE, weights).unwrap(), plain)
+    (mixer, plain)
 }
 
 impl Plain7 {
@@ -99,10 +85,10 @@ impl Plain7 {
             .map(|x| (scale * sigmoid(*x)).exp())
             .collect();
         let (k, v) = (product(&self.wk, &read[2]), product(&self.wv, &read[3]));
-        let v = match first {
+        let v = match self.residual.as_ref().zip(first) {
             None => v,
-            Some(first) => {
-                let share: Row = self.residual.of(&read[3]).iter().map(|x| sigmoid(*x)).collect();
+            Some((residual, first)) => {
+                let share: Row = residual.of(&read[3]).iter().map(|x| sigmoid(*x)).collect();
                 add(&v, &times(&map(first, &v, |first, v| first - v), &share))
             }
         };
@@ -148,7 +134,7 @@ fn delta_rule([r, w, k, v, removal, a]: [&Row; 6], state: &mut Row) -> Row {
 
 #[test]
 fn rwkv7_is_the_plain_loop_in_its_first_layer() {
-    let (mixer, plain) = rwkv7(&mut Draw(7), true);
+    let (mixer, plain) = rwkv7(Draw::new(7), FIRST);
     compare(
         &mixer,
         SHAPE.keys() * SHAPE.value_dim,
@@ -158,7 +144,7 @@ fn rwkv7_is_the_plain_loop_in_its_first_layer() {
 
 #[test]
 fn rwkv7_mixes_the_values_of_its_first_layer_into_later_ones() {
-    let (mixer, plain) = rwkv7(&mut Draw(8), false);
+    let (mixer, plain) = rwkv7(Draw::new(8), LAST);
     // In place of a first layer: values that are the first channels of the input.
     let first = |input: Tensor<3>, shared: &mut Shared| {
         shared.value_residual = Some(input.narrow(2, 0, SHAPE.values()));
@@ -173,7 +159,7 @@ fn rwkv7_mixes_the_values_of_its_first_layer_into_later_ones() {
 
 #[test]
 fn a_later_layer_of_rwkv7_needs_a_first_one() {
-    let (mixer, _) = rwkv7(&mut Draw(8), false);
+    let (mixer, _) = rwkv7(Draw::new(8), LAST);
     let chain = Chain::default();
     let mut state = mixer.start(1, 1, &chain, &Device::flex());
     let mut context = Context {

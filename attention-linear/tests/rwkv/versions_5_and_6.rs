@@ -1,12 +1,11 @@
 //! RWKV-5 and RWKV-6: gated heads with a bonus for the current token, and decays that are constant or follow the token.
 
-use attention_linear::rwkv::{
-    DynamicShift, DynamicWeights, GatedHeads, LowRankActivation, Rwkv5, Rwkv5Weights, Rwkv6, Rwkv6Weights,
-};
-use ssm_core::{Error, Linear};
+use attention_linear::rwkv::{LowRankActivation, Rwkv5, Rwkv5Config, Rwkv6, Rwkv6Config};
+use ssm_core::Error;
 
 use super::support::{
-    Draw, Matrix, Row, SHAPE, WIDTH, add, compare, elements, normed, product, shifted, silu, times,
+    Draw, EPS, FIRST, Matrix, RANK, Row, SHAPE, WIDTH, add, compare, elements, normed, product, shifted,
+    silu, times,
 };
 
 /// The recurrence of versions 5 and 6 for one token: r (S + u k v), then S ← w S + k v.
@@ -32,35 +31,18 @@ struct Plain {
     norm: [Row; 2],
 }
 
-fn gated_heads(draw: &mut Draw) -> (GatedHeads, Plain) {
-    let ((receptance, wr), (key, wk)) = (draw.linear(SHAPE.keys(), WIDTH), draw.linear(SHAPE.keys(), WIDTH));
-    let ((value, wv), (gate, wg)) = (
-        draw.linear(SHAPE.values(), WIDTH),
-        draw.linear(SHAPE.values(), WIDTH),
-    );
-    let (output, wo) = draw.linear(WIDTH, SHAPE.values());
-    let ((bonus, u), (head_norm, norm)) = (draw.by_head(), draw.norm());
-    let heads = GatedHeads {
-        receptance,
-        key,
-        value,
-        gate,
-        output,
-        bonus,
-        norm: head_norm,
-    };
-    (
-        heads,
-        Plain {
-            wr,
-            wk,
-            wv,
-            wg,
-            wo,
-            u,
-            norm,
-        },
-    )
+fn gated_heads(draw: &mut Draw) -> Plain {
+    let [wr, wk] = ["receptance", "key"].map(|name| draw.linear(name, SHAPE.keys(), WIDTH));
+    let [wv, wg] = ["value", "gate"].map(|name| draw.linear(name, SHAPE.values(), WIDTH));
+    Plain {
+        wr,
+        wk,
+        wv,
+        wg,
+        wo: draw.linear("output", WIDTH, SHAPE.values()),
+        u: draw.by_head("bonus"),
+        norm: draw.norm(),
+    }
 }
 
 impl Plain {
@@ -79,20 +61,19 @@ impl Plain {
 
 #[test]
 fn rwkv5_is_the_plain_loop() {
-    let mut draw = Draw(5);
-    let ((receptance_shift, mr), (key_shift, mk)) = (draw.shift(), draw.shift());
-    let ((value_shift, mv), (gate_shift, mg)) = (draw.shift(), draw.shift());
-    let (heads, plain) = gated_heads(&mut draw);
-    let (time_decay, decay) = draw.by_head();
-    let weights = Rwkv5Weights {
-        receptance_shift,
-        key_shift,
-        value_shift,
-        gate_shift,
-        heads,
-        time_decay,
+    let mut draw = Draw::new(5);
+    let [mr, mk, mv, mg] =
+        ["receptance_shift", "key_shift", "value_shift", "gate_shift"].map(|name| draw.shift(name));
+    let plain = gated_heads(&mut draw);
+    let decay = draw.by_head("time_decay");
+    let config = Rwkv5Config {
+        shape: SHAPE,
+        norm_eps: EPS as f32,
+        depth: FIRST,
     };
-    let mixer = Rwkv5::new(SHAPE, weights).unwrap();
+    let mut source = draw.source();
+    let mixer = Rwkv5::read(config, &mut source).unwrap();
+    source.finish();
     let w: Row = decay.iter().map(|x| (-x.exp()).exp()).collect();
     compare(
         &mixer,
@@ -104,35 +85,35 @@ fn rwkv5_is_the_plain_loop() {
     );
 }
 
+const RWKV6: Rwkv6Config = Rwkv6Config {
+    shape: SHAPE,
+    mix_rank: 2,
+    decay_rank: RANK,
+    norm_eps: EPS as f32,
+    depth: FIRST,
+};
+
 #[test]
 fn rwkv6_is_the_plain_loop() {
-    let mut draw = Draw(6);
-    let rank = 2;
-    let (input, mx) = draw.shift();
-    let (down, d) = draw.linear(5 * rank, WIDTH);
-    let (heads, plain) = gated_heads(&mut draw);
+    let mut draw = Draw::new(6);
+    let rank = RWKV6.mix_rank;
+    let (mx, d) = (
+        draw.shift("shift.input"),
+        draw.linear("shift.down", 5 * rank, WIDTH),
+    );
+    let plain = gated_heads(&mut draw);
     // In the order w, k, v, r, g, of which the parts of the narrow layer are a permutation.
     let parts = [3, 0, 4, 1, 2];
-    let shares: Matrix = (0..5).map(|_| draw.row(WIDTH)).collect();
-    let ups: Vec<(Linear, Matrix)> = shares
-        .iter()
-        .map(|share| draw.biased(WIDTH, rank, Some(share)))
-        .collect();
-    let weights = |index: usize| DynamicWeights {
-        part: parts[index],
-        up: ups[index].0.clone(),
-    };
-    let shift = DynamicShift {
-        input,
-        down,
-        decay: weights(0),
-        key: weights(1),
-        value: weights(2),
-        receptance: weights(3),
-        gate: weights(4),
-    };
-    let (decay, plain_decay) = draw.low_rank(LowRankActivation::Tanh, SHAPE.keys(), true);
-    let mixer = Rwkv6::new(SHAPE, Rwkv6Weights { shift, decay, heads }).unwrap();
+    let names = ["w", "k", "v", "r", "g"].map(|letter| format!("shift.{letter}"));
+    let shares = names
+        .each_ref()
+        .map(|name| draw.vector(&format!("{name}.bias"), WIDTH));
+    let ups = names.each_ref().map(|name| draw.linear(name, WIDTH, rank));
+    let plain_decay = draw.low_rank("decay", LowRankActivation::Tanh, SHAPE.keys(), true);
+    let mut source = draw.source();
+    source.parts = parts;
+    let mixer = Rwkv6::read(RWKV6, &mut source).unwrap();
+    source.finish();
     compare(
         &mixer,
         SHAPE.keys() * SHAPE.value_dim,
@@ -143,7 +124,7 @@ fn rwkv6_is_the_plain_loop() {
                 .collect();
             let read = |index: usize| {
                 let part: Row = hidden[parts[index] * rank..][..rank].to_vec();
-                shifted(x, before, &add(&product(&ups[index].1, &part), &shares[index]))
+                shifted(x, before, &add(&product(&ups[index], &part), &shares[index]))
             };
             let w = plain_decay
                 .of(&read(0))
@@ -157,24 +138,19 @@ fn rwkv6_is_the_plain_loop() {
 
 #[test]
 fn two_weights_of_an_interpolation_cannot_read_one_part() {
-    let mut draw = Draw(6);
-    let (heads, _) = gated_heads(&mut draw);
-    let up = DynamicWeights {
-        part: 1,
-        up: draw.linear(WIDTH, 2).0,
-    };
-    let weights = Rwkv6Weights {
-        shift: DynamicShift {
-            input: draw.shift().0,
-            down: draw.linear(10, WIDTH).0,
-            decay: up.clone(),
-            key: up.clone(),
-            value: up.clone(),
-            receptance: up.clone(),
-            gate: up,
-        },
-        decay: draw.low_rank(LowRankActivation::Tanh, SHAPE.keys(), true).0,
-        heads,
-    };
-    assert!(matches!(Rwkv6::new(SHAPE, weights), Err(Error::Value { .. })));
+    let mut draw = Draw::new(6);
+    gated_heads(&mut draw);
+    draw.shift("shift.input");
+    draw.linear("shift.down", 10, WIDTH);
+    for name in ["w", "k", "v", "r", "g"].map(|letter| format!("shift.{letter}")) {
+        draw.linear(&name, WIDTH, 2);
+        draw.vector(&format!("{name}.bias"), WIDTH);
+    }
+    draw.low_rank("decay", LowRankActivation::Tanh, SHAPE.keys(), true);
+    let mut source = draw.source();
+    source.parts = [1; 5];
+    assert!(matches!(
+        Rwkv6::read(RWKV6, &mut source),
+        Err(Error::Value { .. })
+    ));
 }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig, GatedMlpWeights};
-use ssm_core::Mixer;
+use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
+use ssm_core::weights::Below;
+use ssm_core::{Mixer, WeightSource};
 
 use super::EMBEDDING;
-use super::hybrid::{self, Attention};
+use super::hybrid;
+use super::mixer::Names;
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::layout::{Outline, Parts, eos_id};
@@ -28,8 +31,11 @@ pub(super) struct Backbone {
     vocab_size: usize,
     tied: bool,
     eos_id: Option<u32>,
-    attention: BTreeMap<usize, Attention>,
+    attention: BTreeMap<usize, SoftmaxAttentionConfig>,
 }
+
+/// What the mixer of a layer is read from.
+pub(super) type MixerSource<'s, 'a> = Below<'s, Loader<'a>>;
 
 /// Parts of a model's outline that its mixers know.
 pub(super) type Details = BTreeMap<&'static str, String>;
@@ -66,27 +72,38 @@ impl Backbone {
         })
     }
 
-    /// The model, whose layer N has the mixer that `mixer` reads from the tensors below `model.layers.N.attn`, or attention.
+    /// The model, whose layer N has the mixer that `mixer` reads from the tensors below `model.layers.N.attn`, called as `names`
+    /// says, or attention.
     pub(super) fn assemble(
         self,
         loader: &mut Loader<'_>,
         mut details: Details,
-        mut mixer: impl FnMut(&mut Loader<'_>, usize, &str) -> Result<Arc<dyn Mixer>, ModelError>,
+        names: Names,
+        mut mixer: impl FnMut(&mut MixerSource<'_, '_>, usize) -> Result<Arc<dyn Mixer>, ModelError>,
     ) -> Result<Parts, ModelError> {
         let shape = [self.vocab_size, self.model_dim];
         let embedding = loader.embedding(EMBEDDING, shape)?;
         let head = loader.head("lm_head.weight", &embedding, shape, self.tied)?;
+        let mlp = GatedMlpConfig {
+            model_dim: self.model_dim,
+            hidden_dim: self.mlp_dim,
+            up_gate_bias: false,
+            down_bias: false,
+        };
         let blocks = (0..self.layers).map(|layer| {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
             Ok(Block {
                 norm: loader.rms_norm(&name("attn_norm"), self.model_dim, self.norm_eps)?,
                 mixer: match self.attention.get(&layer) {
-                    Some(attention) => attention.load(loader, &name("attn"))?,
-                    None => mixer(loader, layer, &name("attn"))?,
+                    Some(attention) => {
+                        let source = &mut loader.below(name("attn"), &[]);
+                        Arc::new(SoftmaxAttention::read(*attention, source)?)
+                    }
+                    None => mixer(&mut loader.below(name("attn"), names), layer)?,
                 },
                 channel: Some(Channel {
                     norm: loader.rms_norm(&name("mlp_norm"), self.model_dim, self.norm_eps)?,
-                    mixer: Arc::new(self.mlp(loader, &name("mlp"))?),
+                    mixer: Arc::new(GatedMlp::read(mlp, &mut loader.below(name("mlp"), &[]))?),
                 }),
             })
         });
@@ -111,21 +128,6 @@ impl Backbone {
                 details,
             },
         })
-    }
-
-    fn mlp(&self, loader: &mut Loader<'_>, name: &str) -> Result<GatedMlp, ModelError> {
-        let config = GatedMlpConfig {
-            model_dim: self.model_dim,
-            hidden_dim: self.mlp_dim,
-        };
-        let part = |part: &str| format!("{name}.{part}");
-        let (up, gate) = (part("up_proj"), part("gate_proj"));
-        let rows = [(up.as_str(), self.mlp_dim), (&gate, self.mlp_dim)];
-        let weights = GatedMlpWeights {
-            up_then_gate: loader.stacked(&rows, self.model_dim, false)?,
-            down: loader.linear(&part("down_proj"), [self.model_dim, self.mlp_dim], false)?,
-        };
-        Ok(GatedMlp::new(config, weights)?)
     }
 }
 

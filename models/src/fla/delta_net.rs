@@ -1,23 +1,15 @@
 //! DeltaNet.
 //!
-//! | tensor of `model.layers.N.attn` | shape |
-//! |---|---|
-//! | `q_proj`, `k_proj` | heads · K × `hidden_size` |
-//! | `v_proj`, with `use_gate` `g_proj` | heads · V × `hidden_size` |
-//! | `b_proj` unless `use_beta` is false | heads × `hidden_size` |
-//! | `q_conv1d`, `k_conv1d`, `v_conv1d` unless `use_short_conv` is false | channels × 1 × `conv_size` |
-//! | `o_norm` | V |
-//! | `o_proj` | `hidden_size` × heads · V |
-//!
-//! `use_output_norm` is not looked at: the published layer always has the norm.
+//! The tensors of `model.layers.N.attn` are those of [`DeltaNet::read`]; `g_norm` is `o_norm`. There are convolutions unless
+//! `use_short_conv` is false, and a gate with `use_gate`. `use_output_norm` is not looked at: the published layer always has the
+//! norm.
 
 use std::sync::Arc;
 
-use attention_linear::delta_net::{
-    DeltaNet, DeltaNetConfig, DeltaNetWeights, QueryKeyActivation, QueryKeyNorm,
-};
+use attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
+use attention_linear::projection::OutputConfig;
 
-use super::mixer::{OutputProjection, ShortConv, backbone, details, heads, query_key_value};
+use super::mixer::{backbone, details, heads, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -65,41 +57,27 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             .into());
     }
     let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
-    let conv = ShortConv::read(fields, true)?;
-    let beta = fields.bool_or("use_beta", true)?;
-    let output_projection = OutputProjection {
-        width: heads.read_out_width(),
-        group: heads.value_dim,
-        gated: fields.bool_or("use_gate", false)?,
-        norm: Some("o_norm"),
-    };
     let config = DeltaNetConfig {
         model_dim: backbone.model_dim,
         heads,
+        conv: short_conv(fields, true)?,
         activation: activation(fields)?,
         norm: match fields.text("qk_norm")? {
             None | Some("l2") => QueryKeyNorm::Length,
             Some("sum") => QueryKeyNorm::Sum,
             Some(_) => return Err(fields.unsupported("qk_norm", "\"l2\" or \"sum\"").into()),
         },
+        beta: fields.bool_or("use_beta", true)?,
+        decays: false,
         negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
         norm_eps: backbone.norm_eps,
+        output: OutputConfig {
+            gate: fields.bool_or("use_gate", false)?,
+            norm_weight: true,
+        },
     };
-    backbone.assemble(loader, details(&heads), |loader, _, name| {
-        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
-        let per_head = [heads.query, config.model_dim];
-        let weights = DeltaNetWeights {
-            query,
-            key,
-            value,
-            beta: match beta {
-                true => Some(loader.linear(&format!("{name}.b_proj"), per_head, false)?),
-                false => None,
-            },
-            decay: None,
-            output: output_projection.load(loader, name, config.model_dim)?,
-        };
-        Ok(Arc::new(DeltaNet::new(config.clone(), weights)?))
+    backbone.assemble(loader, details(&heads), &[("g_norm", "o_norm")], |source, _| {
+        Ok(Arc::new(DeltaNet::read(config.clone(), source)?))
     })
 }
 

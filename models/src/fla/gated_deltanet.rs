@@ -1,31 +1,22 @@
 //! Gated DeltaNet.
 //!
-//! | tensor of `model.layers.N.attn` | shape |
-//! |---|---|
-//! | `q_proj`, `k_proj` | `num_heads` · `head_dim` × `hidden_size` |
-//! | `v_proj`, `g_proj` unless `use_gate` is false | value heads · V × `hidden_size` |
-//! | `a_proj`, `b_proj` | value heads × `hidden_size` |
-//! | `A_log`, `dt_bias` | value heads |
-//! | `q_conv1d`, `k_conv1d`, `v_conv1d` unless `use_short_conv` is false | channels × 1 × `conv_size` |
-//! | `o_norm` | V |
-//! | `o_proj` | `hidden_size` × value heads · V |
-//!
-//! V is `expand_v` · `head_dim`; the value heads are `num_v_heads`, a multiple of `num_heads`.
+//! The tensors of `model.layers.N.attn` are those of [`DeltaNet::read`]; `g_norm` is `o_norm`. There are convolutions unless
+//! `use_short_conv` is false, and a gate unless `use_gate` is. V is `expand_v` · `head_dim`; the value heads are `num_v_heads`, a
+//! multiple of `num_heads`.
 
 use std::sync::Arc;
 
-use attention_linear::delta_net::{
-    DeltaDecay, DeltaNet, DeltaNetConfig, DeltaNetWeights, QueryKeyActivation, QueryKeyNorm,
-};
+use attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
 use attention_linear::heads::Heads;
+use attention_linear::projection::OutputConfig;
 
 use super::backbone::expanded;
-use super::mixer::{OutputProjection, ShortConv, backbone, details, query_key_value};
+use super::mixer::{backbone, details, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::{Init, Loader, StepSizes};
+use crate::loader::Loader;
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -58,47 +49,29 @@ pub(crate) const LAYOUT: Layout = Layout {
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let backbone = backbone(fields)?;
     let heads = heads(fields)?;
-    let conv = ShortConv::read(fields, true)?;
     if !matches!(
         fields.text("output_gate_activation")?,
         None | Some("swish" | "silu")
     ) {
         return Err(fields.unsupported("output_gate_activation", "\"swish\"").into());
     }
-    let output_projection = OutputProjection {
-        width: heads.read_out_width(),
-        group: heads.value_dim,
-        gated: fields.bool_or("use_gate", true)?,
-        norm: Some("o_norm"),
-    };
     let config = DeltaNetConfig {
         model_dim: backbone.model_dim,
         heads,
+        conv: short_conv(fields, true)?,
         activation: QueryKeyActivation::Silu,
         norm: QueryKeyNorm::Length,
+        beta: true,
+        decays: true,
         negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
         norm_eps: backbone.norm_eps,
+        output: OutputConfig {
+            gate: fields.bool_or("use_gate", true)?,
+            norm_weight: true,
+        },
     };
-    backbone.assemble(loader, details(&heads), |loader, _, name| {
-        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
-        let (count, per_head) = (heads.value, [heads.value, config.model_dim]);
-        let weights = DeltaNetWeights {
-            query,
-            key,
-            value,
-            beta: Some(loader.linear(&format!("{name}.b_proj"), per_head, false)?),
-            decay: Some(DeltaDecay {
-                step: loader.linear(&format!("{name}.a_proj"), per_head, false)?,
-                bias: loader.vector(
-                    &format!("{name}.dt_bias"),
-                    count,
-                    Init::StepBias(StepSizes::default()),
-                )?,
-                a_log: loader.vector(&format!("{name}.A_log"), count, LOG_RATE)?,
-            }),
-            output: output_projection.load(loader, name, config.model_dim)?,
-        };
-        Ok(Arc::new(DeltaNet::new(config.clone(), weights)?))
+    backbone.assemble(loader, details(&heads), &[("g_norm", "o_norm")], |source, _| {
+        Ok(Arc::new(DeltaNet::read(config.clone(), source)?))
     })
 }
 
@@ -118,6 +91,3 @@ fn heads(fields: &Fields<'_>) -> Result<Heads, CheckpointError> {
         value_dim: expanded(fields, "expand_v", 2.0, key_dim)?,
     })
 }
-
-/// ln of a rate that is uniform up to 16.
-const LOG_RATE: Init = Init::LogOfUniform(f32::MIN_POSITIVE, 16.0);

@@ -1,25 +1,14 @@
 //! GLA: a decay per key row and token, by a projection of low rank.
 //!
-//! | tensor of `model.layers.N.attn` | shape |
-//! |---|---|
-//! | `q_proj`, `k_proj` | heads · K × `hidden_size` |
-//! | `v_proj`, `g_proj` | heads · V × `hidden_size` |
-//! | `gk_proj.0`, `gk_proj.1` (with bias) | 16 × `hidden_size`, heads · K × 16 |
-//! | `q_conv1d`, `k_conv1d`, `v_conv1d` with `use_short_conv` | channels × 1 × `conv_size` |
-//! | `g_norm_swish_gate` (`g_norm` without gate or `fuse_norm`) | V |
-//! | `o_proj` | `hidden_size` × heads · V |
-//!
-//! With `num_kv_heads` keys, values and decays have that many heads.
+//! The tensors of `model.layers.N.attn` are those of [`GatedLinearAttention::read`]; `g_norm` is `g_norm_swish_gate`, unless there
+//! is no gate or `fuse_norm` is false. There are convolutions with `use_short_conv`. With `num_kv_heads` keys, values and decays
+//! have that many heads.
 
 use std::sync::Arc;
 
-use attention_linear::gla::{
-    Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
-};
+use attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
 
-use super::mixer::{
-    ShortConv, activation, backbone, details, gated_output_projection, heads, query_key_value,
-};
+use super::mixer::{activation, backbone, details, gated_output, heads, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -77,38 +66,26 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             .into());
     }
     let heads = heads(fields, backbone.model_dim, (0.5, 1.0))?;
-    let conv = ShortConv::read(fields, false)?;
-    let feature_map = activation(fields)?;
-    let output_projection =
-        gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
-    let rank = fields.dimension_or("gate_low_rank_dim", 16)?;
-    let divisor = fields.positive_or("gate_logit_normalizer", 16.0)?;
-    let at_least = clamp_min(fields)?;
+    let (output, names) = gated_output(fields, fields.bool_or("use_output_gate", true)?)?;
     let config = GatedLinearAttentionConfig {
         model_dim: backbone.model_dim,
         heads,
+        conv: short_conv(fields, false)?,
+        feature_map: activation(fields)?,
+        feature_map_shared: false,
+        decay: DecayConfig::PerKey {
+            rank: fields.dimension_or("gate_low_rank_dim", 16)?,
+            divisor: fields.positive_or("gate_logit_normalizer", 16.0)?,
+            at_least: clamp_min(fields)?,
+        },
         rotary: None,
         sum_normalized: (false, false),
         normalizer_eps: None,
         norm_eps: backbone.norm_eps,
+        output,
     };
-    backbone.assemble(loader, details(&heads), |loader, _, name| {
-        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
-        let [_, keys, _] = heads.widths();
-        let weights = GatedLinearAttentionWeights {
-            query,
-            key,
-            value,
-            feature_maps: (feature_map.clone(), feature_map.clone()),
-            decay: Decay::PerKey {
-                down: loader.linear(&format!("{name}.gk_proj.0"), [rank, config.model_dim], false)?,
-                up: loader.linear(&format!("{name}.gk_proj.1"), [keys, rank], true)?,
-                divisor,
-                at_least,
-            },
-            output: output_projection.load(loader, name, config.model_dim)?,
-        };
-        Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
+    backbone.assemble(loader, details(&heads), names, |source, _| {
+        Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
     })
 }
 

@@ -1,29 +1,26 @@
 //! HGRN: a gated recurrence of vectors, whose decays have a lower bound that grows from layer to layer.
 //!
-//! | tensor | shape |
-//! |---|---|
-//! | `model.lower_bounds`, with `use_lower_bound` | layers × `hidden_size` |
-//! | `model.layers.N.attn.{i,f,g}_proj` | channels × `hidden_size` |
-//! | `….{i,f}_conv1d` with `use_short_conv` | channels × 1 × `conv_size` |
-//! | `….g_norm` | channels |
-//! | `….o_proj` | `hidden_size` × channels |
+//! The tensors of `model.layers.N.attn` are those of [`Hgrn::read`], with convolutions where there is `use_short_conv`. With
+//! `use_lower_bound` there is `model.lower_bounds`, layers × `hidden_size`.
 //!
 //! The channels are `expand_ratio` · `hidden_size`. With p the softmax of the lower bounds over the layers, the bound of layer n is
 //! p₁ + … + pₙ, and 0 in layer 0.
 
 use std::sync::Arc;
 
-use attention_linear::hgrn::{Hgrn, HgrnConfig, HgrnWeights};
+use attention_linear::hgrn::{Hgrn, HgrnConfig};
+use attention_linear::projection::OutputConfig;
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
+use ssm_core::Init;
 
 use super::backbone::{Details, expanded};
-use super::mixer::{OutputProjection, ShortConv, backbone, branch};
+use super::mixer::{backbone, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -62,22 +59,20 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let backbone = backbone(fields)?;
     let model_dim = backbone.model_dim;
     let channels = expanded(fields, "expand_ratio", 1.0, model_dim)?;
-    let conv = ShortConv::read(fields, false)?;
     let bounded = fields.bool_or("use_lower_bound", true)?;
     if bounded && channels != model_dim {
         let accepted = "1 where use_lower_bound is true (there is a bound for each of hidden_size channels)";
         return Err(fields.unsupported("expand_ratio", accepted).into());
     }
-    let output_projection = OutputProjection {
-        width: channels,
-        group: channels,
-        gated: true,
-        norm: fields.bool_or("elementwise_affine", true)?.then_some("g_norm"),
-    };
     let config = HgrnConfig {
         model_dim,
         channels,
+        conv: short_conv(fields, false)?,
         norm_eps: backbone.norm_eps,
+        output: OutputConfig {
+            gate: true,
+            norm_weight: fields.bool_or("elementwise_affine", true)?,
+        },
     };
     let bounds = match bounded {
         true => {
@@ -87,15 +82,10 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         false => vec![None; backbone.layers],
     };
     let details = Details::from([("channels", channels.to_string())]);
-    backbone.assemble(loader, details, |loader, layer, name| {
+    backbone.assemble(loader, details, &[], |source, layer| {
         let bound = bounds.get(layer).cloned().flatten();
-        let weights = HgrnWeights {
-            input: branch(loader, &format!("{name}.i"), [channels, model_dim], conv)?,
-            forget: branch(loader, &format!("{name}.f"), [channels, model_dim], conv)?,
-            lower_bound: bound.map(|bound| loader.place(bound)),
-            output: output_projection.load(loader, name, model_dim)?,
-        };
-        Ok(Arc::new(Hgrn::new(config, weights)?))
+        let bound = bound.map(|bound| source.source().place(bound));
+        Ok(Arc::new(Hgrn::read(config, bound, source)?))
     })
 }
 

@@ -1,29 +1,25 @@
 //! HGRN-2: HGRN with a state of keys and values, whose keys are one minus the decay.
 //!
-//! | tensor | shape |
-//! |---|---|
-//! | `model.lower_bounds`, with `use_lower_bound` | layers × heads · K |
-//! | `model.layers.N.attn.{q,f}_proj` | heads · K × `hidden_size` |
-//! | `….i_proj` | `hidden_size` × `hidden_size` |
-//! | `….{q,f,i}_conv1d` with `use_short_conv` | channels × 1 × `conv_size` |
-//! | `….g_norm` | `hidden_size` |
-//! | `….o_proj` | `hidden_size` × `hidden_size` |
+//! The tensors of `model.layers.N.attn` are those of [`Hgrn2::read`], with convolutions where there is `use_short_conv`. With
+//! `use_lower_bound` there is `model.lower_bounds`, layers × heads · K.
 //!
 //! K is `expand_ratio`, V is `hidden_size` / heads. Of `num_heads` and `expand_ratio` one may be null: their product is then
 //! `hidden_size`. The bounds are normalised as in [`hgrn`](super::hgrn). The norm of the read-out has ε = 10⁻⁵ whatever `norm_eps` is.
 
 use std::sync::Arc;
 
-use attention_linear::hgrn2::{Hgrn2, Hgrn2Config, Hgrn2Weights};
+use attention_linear::hgrn2::{Hgrn2, Hgrn2Config};
+use attention_linear::projection::OutputConfig;
+use ssm_core::Init;
 
 use super::backbone::Details;
 use super::hgrn::lower_bounds;
-use super::mixer::{OutputProjection, ShortConv, backbone, branch};
+use super::mixer::{backbone, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -61,19 +57,17 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let model_dim = backbone.model_dim;
     let (num_heads, key_dim) = heads(fields, model_dim)?;
     let keys = num_heads * key_dim;
-    let conv = ShortConv::read(fields, false)?;
-    let output = OutputProjection {
-        width: model_dim,
-        group: model_dim,
-        gated: false,
-        norm: fields.bool_or("elementwise_affine", true)?.then_some("g_norm"),
-    };
     let config = Hgrn2Config {
         model_dim,
         num_heads,
         key_dim,
         value_dim: model_dim / num_heads,
+        conv: short_conv(fields, false)?,
         norm_eps: READ_OUT_EPS,
+        output: OutputConfig {
+            gate: false,
+            norm_weight: fields.bool_or("elementwise_affine", true)?,
+        },
     };
     let bounds = match fields.bool_or("use_lower_bound", true)? {
         true => lower_bounds(loader.stored("model.lower_bounds", [backbone.layers, keys], Init::Zeros)?),
@@ -84,16 +78,10 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         ("width of a key", key_dim.to_string()),
         ("width of a value", config.value_dim.to_string()),
     ]);
-    backbone.assemble(loader, details, |loader, layer, name| {
+    backbone.assemble(loader, details, &[], |source, layer| {
         let bound = bounds.get(layer).cloned().flatten();
-        let weights = Hgrn2Weights {
-            query: branch(loader, &format!("{name}.q"), [keys, model_dim], conv)?,
-            forget: branch(loader, &format!("{name}.f"), [keys, model_dim], conv)?,
-            input: branch(loader, &format!("{name}.i"), [model_dim, model_dim], conv)?,
-            lower_bound: bound.map(|bound| loader.place(bound)),
-            output: output.load(loader, name, model_dim)?,
-        };
-        Ok(Arc::new(Hgrn2::new(config, weights)?))
+        let bound = bound.map(|bound| source.source().place(bound));
+        Ok(Arc::new(Hgrn2::read(config, bound, source)?))
     })
 }
 

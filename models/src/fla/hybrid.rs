@@ -11,32 +11,19 @@
 //! `attn` may be a list of such objects, each for layers of its own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use attention_linear::softmax_attention::{
-    SoftmaxAttention, SoftmaxAttentionConfig, SoftmaxAttentionWeights,
-};
+use attention_linear::softmax_attention::SoftmaxAttentionConfig;
 use serde_json::Value;
-use ssm_core::Mixer;
 use ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{CheckpointError, Fields};
-use crate::error::ModelError;
-use crate::loader::Loader;
-
-/// The attention of a layer.
-#[derive(Clone, Debug)]
-pub(super) struct Attention {
-    config: SoftmaxAttentionConfig,
-    bias: bool,
-}
 
 /// Which layers have attention.
 pub(super) fn read(
     fields: &Fields<'_>,
     model_dim: usize,
     layers: usize,
-) -> Result<BTreeMap<usize, Attention>, CheckpointError> {
+) -> Result<BTreeMap<usize, SoftmaxAttentionConfig>, CheckpointError> {
     let path = fields.path();
     let specs: Vec<Fields<'_>> = match fields.value("attn") {
         None => Vec::new(),
@@ -56,7 +43,7 @@ pub(super) fn read(
     for spec in &specs {
         let attention = attention(spec, model_dim)?;
         for layer in layer_indices(spec, layers)? {
-            if found.insert(layer, attention.clone()).is_some() {
+            if found.insert(layer, attention).is_some() {
                 let expected = "every layer at most once";
                 return Err(spec.wrong("layers", expected, Some(&layer.into())));
             }
@@ -81,7 +68,7 @@ fn layer_indices(spec: &Fields<'_>, layers: usize) -> Result<Vec<usize>, Checkpo
     })
 }
 
-fn attention(spec: &Fields<'_>, model_dim: usize) -> Result<Attention, CheckpointError> {
+fn attention(spec: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConfig, CheckpointError> {
     let num_heads = spec.dimension("num_heads")?;
     let num_key_value_heads = spec.dimension_or("num_kv_heads", num_heads)?;
     if !num_heads.is_multiple_of(num_key_value_heads) {
@@ -98,40 +85,20 @@ fn attention(spec: &Fields<'_>, model_dim: usize) -> Result<Attention, Checkpoin
         true => Some(spec.dimension("window_size")? - 1),
         false => None,
     };
-    Ok(Attention {
-        config: SoftmaxAttentionConfig {
-            model_dim,
-            num_heads,
-            num_key_value_heads,
-            head_dim,
-            rotary: Some(RotaryPlan {
-                base: spec.positive_or("rope_theta", 10000.0)?,
-                rotated_dim: head_dim,
-                pairing: Pairing::Halves,
-            }),
-            window,
-            scale: None,
-        },
-        bias: spec.bool_or("qkv_bias", false)?,
+    Ok(SoftmaxAttentionConfig {
+        model_dim,
+        num_heads,
+        num_key_value_heads,
+        head_dim,
+        rotary: Some(RotaryPlan {
+            base: spec.positive_or("rope_theta", 10000.0)?,
+            rotated_dim: head_dim,
+            pairing: Pairing::Halves,
+        }),
+        window,
+        scale: None,
+        conv: None,
+        query_key_value_bias: spec.bool_or("qkv_bias", false)?,
+        output_bias: false,
     })
-}
-
-impl Attention {
-    /// The mixer of the tensors below `name`.
-    pub(super) fn load(&self, loader: &mut Loader<'_>, name: &str) -> Result<Arc<dyn Mixer>, ModelError> {
-        let (config, width) = (self.config, self.config.model_dim);
-        let part = |part: &str| format!("{name}.{part}");
-        let (query, key, value) = (part("q_proj"), part("k_proj"), part("v_proj"));
-        let rows = [
-            (query.as_str(), config.query_width()),
-            (&key, config.key_width()),
-            (&value, config.key_width()),
-        ];
-        let weights = SoftmaxAttentionWeights {
-            query_key_value: loader.stacked(&rows, width, self.bias)?,
-            conv: None,
-            out: loader.linear(&part("o_proj"), [width, config.query_width()], false)?,
-        };
-        Ok(Arc::new(SoftmaxAttention::new(config, weights)?))
-    }
 }

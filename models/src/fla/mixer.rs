@@ -1,14 +1,12 @@
-//! What the mixers of flash-linear-attention have in common: heads, projections with short convolutions, the way out.
+//! What the mixers of flash-linear-attention have in common: the fields of heads, of short convolutions, of the way out.
 
-use attention_linear::feature_map::FeatureMap;
+use attention_linear::feature_map::FeatureMapKind;
 use attention_linear::heads::Heads;
-use attention_linear::projection::{BranchWeights, OutputWeights};
+use attention_linear::projection::OutputConfig;
+use ssm_core::ShortConvConfig;
 
 use super::backbone::{Backbone, Details, expanded};
 use crate::checkpoint::{CheckpointError, Fields};
-use crate::error::ModelError;
-use crate::loader::{Init, Loader};
-use crate::short_conv::short_conv;
 
 /// `num_heads`, `num_kv_heads`, `expand_k` and `expand_v`, of which the last two have other defaults everywhere.
 pub(super) fn heads(
@@ -56,123 +54,51 @@ pub(super) fn details(heads: &Heads) -> Details {
     details
 }
 
-/// The short convolutions of a mixer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ShortConv {
-    width: usize,
-    bias: bool,
-}
-
-impl ShortConv {
-    /// `use_short_conv`, `conv_size` and `conv_bias`; `None` where there are none.
-    pub(super) fn read(fields: &Fields<'_>, default: bool) -> Result<Option<Self>, CheckpointError> {
-        if !fields.bool_or("use_short_conv", default)? {
-            return Ok(None);
-        }
-        if fields.bool_or("share_conv_kernel", false)? {
-            return Err(fields.unsupported("share_conv_kernel", "false (a convolution per projection)"));
-        }
-        Ok(Some(Self {
-            width: fields.dimension_or("conv_size", 4)?,
-            bias: fields.bool_or("conv_bias", false)?,
-        }))
-    }
-}
-
-/// `NAME_proj` and, with convolutions, `NAME_conv1d`.
-pub(super) fn branch(
-    loader: &mut Loader<'_>,
-    name: &str,
-    [channels, model_dim]: [usize; 2],
-    conv: Option<ShortConv>,
-) -> Result<BranchWeights, ModelError> {
-    let linear = loader.linear(&format!("{name}_proj"), [channels, model_dim], false)?;
-    let conv = match conv {
-        None => None,
-        Some(ShortConv { width, bias }) => Some(short_conv(
-            loader,
-            &format!("{name}_conv1d"),
-            [channels, width],
-            bias,
-        )?),
-    };
-    Ok(BranchWeights { linear, conv })
-}
-
-/// The branches to queries, keys and values below `name`.
-pub(super) fn query_key_value(
-    loader: &mut Loader<'_>,
-    name: &str,
-    (model_dim, heads): (usize, &Heads),
-    conv: Option<ShortConv>,
-) -> Result<[BranchWeights; 3], ModelError> {
-    let [q, k, v] = heads.widths();
-    Ok([
-        branch(loader, &format!("{name}.q"), [q, model_dim], conv)?,
-        branch(loader, &format!("{name}.k"), [k, model_dim], conv)?,
-        branch(loader, &format!("{name}.v"), [v, model_dim], conv)?,
-    ])
-}
-
-/// The way out of a recurrence.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OutputProjection {
-    /// Features of the read-out.
-    pub(super) width: usize,
-    /// Features that share a norm.
-    pub(super) group: usize,
-    /// Whether there is `g_proj`.
-    pub(super) gated: bool,
-    /// The norm's name, where it has a weight.
-    pub(super) norm: Option<&'static str>,
-}
-
-impl OutputProjection {
-    pub(super) fn load(
-        self,
-        loader: &mut Loader<'_>,
-        name: &str,
-        model_dim: usize,
-    ) -> Result<OutputWeights, ModelError> {
-        Ok(OutputWeights {
-            gate: match self.gated {
-                true => Some(loader.linear(&format!("{name}.g_proj"), [self.width, model_dim], false)?),
-                false => None,
-            },
-            norm: match self.norm {
-                Some(norm) => {
-                    Some(loader.vector(&format!("{name}.{norm}.weight"), self.group, Init::Ones)?)
-                }
-                None => None,
-            },
-            out: loader.linear(&format!("{name}.o_proj"), [model_dim, self.width], false)?,
-        })
-    }
-}
-
-/// The way out of RetNet, GLA and simple GLA, whose norm is stored under another name where it is fused with the gate.
-pub(super) fn gated_output_projection(
+/// `use_short_conv`, `conv_size` and `conv_bias`; `None` where there are no convolutions.
+pub(super) fn short_conv(
     fields: &Fields<'_>,
-    heads: &Heads,
-    gated: bool,
-) -> Result<OutputProjection, CheckpointError> {
-    let fused = gated && fields.bool_or("fuse_norm", true)?;
-    let affine = fields.bool_or("elementwise_affine", true)?;
-    Ok(OutputProjection {
-        width: heads.read_out_width(),
-        group: heads.value_dim,
-        gated,
-        norm: affine.then_some(if fused { "g_norm_swish_gate" } else { "g_norm" }),
-    })
+    default: bool,
+) -> Result<Option<ShortConvConfig>, CheckpointError> {
+    if !fields.bool_or("use_short_conv", default)? {
+        return Ok(None);
+    }
+    if fields.bool_or("share_conv_kernel", false)? {
+        return Err(fields.unsupported("share_conv_kernel", "false (a convolution per projection)"));
+    }
+    Ok(Some(ShortConvConfig {
+        width: fields.dimension_or("conv_size", 4)?,
+        bias: fields.bool_or("conv_bias", false)?,
+    }))
 }
+
+/// The way out of RetNet, GLA and simple GLA, and the names of its tensors: the norm is stored under another one where it is
+/// fused with the gate.
+pub(super) fn gated_output(
+    fields: &Fields<'_>,
+    gate: bool,
+) -> Result<(OutputConfig, Names), CheckpointError> {
+    let fused = gate && fields.bool_or("fuse_norm", true)?;
+    let output = OutputConfig {
+        gate,
+        norm_weight: fields.bool_or("elementwise_affine", true)?,
+    };
+    let names: Names = match fused {
+        true => &[("g_norm", "g_norm_swish_gate")],
+        false => &[],
+    };
+    Ok((output, names))
+}
+
+/// What tensors of a mixer are called here, where that is not what the mixer calls them.
+pub(super) type Names = &'static [(&'static str, &'static str)];
 
 /// `feature_map` where it is one of the activations that have no weights.
-pub(super) fn activation(fields: &Fields<'_>) -> Result<FeatureMap, CheckpointError> {
+pub(super) fn activation(fields: &Fields<'_>) -> Result<FeatureMapKind, CheckpointError> {
     match fields.text("feature_map")? {
-        None => Ok(FeatureMap::Identity),
-        Some("relu") => Ok(FeatureMap::Relu),
-        Some("swish" | "silu") => Ok(FeatureMap::Silu),
-        Some("sigmoid") => Ok(FeatureMap::Sigmoid),
+        None => Ok(FeatureMapKind::Identity),
+        Some("relu") => Ok(FeatureMapKind::Relu),
+        Some("swish" | "silu") => Ok(FeatureMapKind::Silu),
+        Some("sigmoid") => Ok(FeatureMapKind::Sigmoid),
         Some(_) => Err(fields.unsupported(
             "feature_map",
             "null, \"relu\", \"swish\", \"silu\" or \"sigmoid\"",

@@ -1,23 +1,16 @@
 //! RetNet: one constant decay per head, queries and keys turned by their position.
 //!
-//! | tensor of `model.layers.N.attn` | shape |
-//! |---|---|
-//! | `q_proj`, `k_proj` | heads · K × `hidden_size` |
-//! | `v_proj`, `g_proj` | heads · V × `hidden_size` |
-//! | `g_norm_swish_gate` (`g_norm` without gate or `fuse_norm`) | V |
-//! | `o_proj` | `hidden_size` × heads · V |
-//!
-//! `use_short_conv` is not looked at: the published code does not hand it to this model's layers.
+//! The tensors of `model.layers.N.attn` are those of [`GatedLinearAttention::read`]; `g_norm` is `g_norm_swish_gate`, unless there
+//! is no gate or `fuse_norm` is false. `use_short_conv` is not looked at: the published code does not hand it to this model's
+//! layers.
 
 use std::sync::Arc;
 
-use attention_linear::gla::{
-    Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
-};
+use attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
 use ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
 use super::backbone::Backbone;
-use super::mixer::{activation, details, gated_output_projection, heads, query_key_value};
+use super::mixer::{activation, details, gated_output, heads};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -64,8 +57,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let backbone = Backbone::read(fields, 2.0)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 2.0))?;
     let feature_map = activation(fields)?;
-    let output_projection =
-        gated_output_projection(fields, &heads, fields.bool_or("use_output_gate", true)?)?;
+    let (output, names) = gated_output(fields, fields.bool_or("use_output_gate", true)?)?;
     if !heads.key_dim.is_multiple_of(2) {
         let expected = "a ratio that gives every head an even number of values, which are turned in pairs";
         return Err(fields
@@ -75,6 +67,10 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     let config = GatedLinearAttentionConfig {
         model_dim: backbone.model_dim,
         heads,
+        conv: None,
+        feature_map,
+        feature_map_shared: false,
+        decay: DecayConfig::Constant,
         rotary: Some(RotaryPlan {
             base: ROTARY_BASE,
             rotated_dim: heads.key_dim,
@@ -83,17 +79,9 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         sum_normalized: (false, false),
         normalizer_eps: None,
         norm_eps: backbone.norm_eps,
+        output,
     };
-    backbone.assemble(loader, details(&heads), |loader, _, name| {
-        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), None)?;
-        let weights = GatedLinearAttentionWeights {
-            query,
-            key,
-            value,
-            feature_maps: (feature_map.clone(), feature_map.clone()),
-            decay: Decay::Constant,
-            output: output_projection.load(loader, name, config.model_dim)?,
-        };
-        Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
+    backbone.assemble(loader, details(&heads), names, |source, _| {
+        Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
     })
 }

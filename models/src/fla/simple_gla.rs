@@ -1,26 +1,16 @@
 //! Simple GLA: a decay per head and token.
 //!
-//! | tensor of `model.layers.N.attn` | shape |
-//! |---|---|
-//! | `q_proj`, `k_proj` | heads · K × `hidden_size` |
-//! | `v_proj`, `g_proj` | heads · V × `hidden_size` |
-//! | `gk_proj` (with bias) | heads × `hidden_size` |
-//! | `q_conv1d`, `k_conv1d`, `v_conv1d` unless `use_short_conv` is false | channels × 1 × `conv_size` |
-//! | `g_norm_swish_gate` (`g_norm` without `fuse_norm`) | V |
-//! | `o_proj` | `hidden_size` × heads · V |
+//! The tensors of `model.layers.N.attn` are those of [`GatedLinearAttention::read`]; `g_norm` is `g_norm_swish_gate`, unless
+//! `fuse_norm` is false. There are convolutions unless `use_short_conv` is false.
 //!
 //! flash-linear-attention has this mixer as a layer, not as a model; the layout is that of its other models around it, with the
 //! layer's own names and defaults.
 
 use std::sync::Arc;
 
-use attention_linear::gla::{
-    Decay, GatedLinearAttention, GatedLinearAttentionConfig, GatedLinearAttentionWeights,
-};
+use attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
 
-use super::mixer::{
-    ShortConv, activation, backbone, details, gated_output_projection, heads, query_key_value,
-};
+use super::mixer::{activation, backbone, details, gated_output, heads, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
@@ -58,32 +48,23 @@ pub(crate) const LAYOUT: Layout = Layout {
 fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let backbone = backbone(fields)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
-    let conv = ShortConv::read(fields, true)?;
-    let feature_map = activation(fields)?;
-    let output_projection = gated_output_projection(fields, &heads, true)?;
-    let divisor = fields.positive_or("gate_logit_normalizer", 16.0)?;
+    let (output, names) = gated_output(fields, true)?;
     let config = GatedLinearAttentionConfig {
         model_dim: backbone.model_dim,
         heads,
+        conv: short_conv(fields, true)?,
+        feature_map: activation(fields)?,
+        feature_map_shared: false,
+        decay: DecayConfig::PerHead {
+            divisor: fields.positive_or("gate_logit_normalizer", 16.0)?,
+        },
         rotary: None,
         sum_normalized: (false, false),
         normalizer_eps: None,
         norm_eps: backbone.norm_eps,
+        output,
     };
-    backbone.assemble(loader, details(&heads), |loader, _, name| {
-        let [query, key, value] = query_key_value(loader, name, (config.model_dim, &heads), conv)?;
-        let gate = [heads.query, config.model_dim];
-        let weights = GatedLinearAttentionWeights {
-            query,
-            key,
-            value,
-            feature_maps: (feature_map.clone(), feature_map.clone()),
-            decay: Decay::PerHead {
-                gate: loader.linear(&format!("{name}.gk_proj"), gate, true)?,
-                divisor,
-            },
-            output: output_projection.load(loader, name, config.model_dim)?,
-        };
-        Ok(Arc::new(GatedLinearAttention::new(config.clone(), weights)?))
+    backbone.assemble(loader, details(&heads), names, |source, _| {
+        Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
     })
 }

@@ -1,17 +1,19 @@
 //! Where an architecture takes its weights from: a checkpoint; nothing, to learn which tensors it would take; or tensors that
-//! gradients are wanted for.
+//! gradients are wanted for. For its mixers it is a [`WeightSource`].
 //!
 //! A matrix from a checkpoint is packed for the CPU, one from leaves stays a tensor. Layouts that store a matrix transposed, or
 //! several in one tensor, take it apart as a tensor ([`Loader::stored`]) and hand the parts back ([`Loader::pack`],
 //! [`Loader::place`]): that is arithmetic on the CPU for the one and a part of the graph for the other.
 
-mod init;
+mod draw;
 mod source;
+mod weights;
 
 use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use kernel_dsl::linear::{PackedMatrix, WeightType};
+use ssm_core::weights::{Init, WeightSource};
 use ssm_core::{Linear, Weight};
 
 use crate::budget::{Account, product};
@@ -19,7 +21,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
 use crate::error::ModelError;
 use crate::network::{Embedding, Norm, NormKind};
 use crate::state::fingerprint::Fingerprint;
-pub use init::{Init, StepSizes};
+pub(crate) use draw::draw;
 pub(crate) use source::Leaves;
 use source::Source;
 
@@ -111,15 +113,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// See [`Loader`].
-    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, ModelError> {
-        self.matrix_with(name, shape, Init::fan_in(shape[1]))
-    }
-
-    /// As [`Loader::matrix`], drawn in another way.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn matrix_with(&mut self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, ModelError> {
+    pub fn matrix(&mut self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, ModelError> {
         self.count_product(shape);
         self.ask(name, &shape, init);
         self.weight(&[(name.to_string(), shape)])
@@ -180,63 +174,6 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// `NAME.weight` `[out, in]` and, where there is one, `NAME.bias` `[out]`.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
-        self.linear_with(name, shape, bias, Init::fan_in(shape[1]))
-    }
-
-    /// As [`Loader::linear`], the weight drawn in another way.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn linear_with(
-        &mut self,
-        name: &str,
-        shape: [usize; 2],
-        bias: bool,
-        init: Init,
-    ) -> Result<Linear, ModelError> {
-        let weight = self.matrix_with(&format!("{name}.weight"), shape, init)?;
-        let bias = match bias {
-            true => Some(self.vector(&format!("{name}.bias"), shape[0], Init::Zeros)?),
-            false => None,
-        };
-        Ok(Linear::new(weight, bias)?)
-    }
-
-    /// Projections `NAME.weight` `[out, inputs]` (and biases) of one input as one product, whose outputs stand one after another:
-    /// read together, their weights stream from memory without a pause between them.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn stacked(
-        &mut self,
-        parts: &[(&str, usize)],
-        inputs: usize,
-        bias: bool,
-    ) -> Result<Linear, ModelError> {
-        let mut stored = Vec::with_capacity(parts.len());
-        for (name, outputs) in parts {
-            let (name, shape) = (format!("{name}.weight"), [*outputs, inputs]);
-            self.ask(&name, &shape, Init::fan_in(inputs));
-            stored.push((name, shape));
-        }
-        let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
-        self.count_product([outputs, inputs]);
-        let weight = self.weight(&stored)?;
-        if !bias {
-            return Ok(Linear::new(weight, None)?);
-        }
-        let biases = parts
-            .iter()
-            .map(|(name, outputs)| self.vector(&format!("{name}.bias"), *outputs, Init::Zeros))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Linear::new(weight, Some(Tensor::cat(biases, 0)))?)
-    }
-
     /// The embedding, `[rows, model_dim]`.
     ///
     /// # Errors
@@ -262,10 +199,7 @@ impl<'a> Loader<'a> {
         tied: bool,
     ) -> Result<Linear, ModelError> {
         if !tied {
-            return Ok(Linear::new(
-                self.matrix_with(name, shape, Init::Normal(0.02))?,
-                None,
-            )?);
+            return Ok(Linear::new(self.matrix(name, shape, Init::Normal(0.02))?, None)?);
         }
         if let Source::Checkpoint(checkpoint) = self.source
             && checkpoint.has(name)
@@ -303,28 +237,6 @@ impl<'a> Loader<'a> {
             }
         }
         self.head(name, embedding, shape, tied)
-    }
-
-    /// A dense tensor.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn tensor<const D: usize>(
-        &mut self,
-        name: &str,
-        shape: [usize; D],
-        init: Init,
-    ) -> Result<Tensor<D>, ModelError> {
-        let stored = self.stored(name, shape, init)?;
-        Ok(self.place(stored))
-    }
-
-    /// A vector.
-    ///
-    /// # Errors
-    /// See [`Loader`].
-    pub fn vector(&mut self, name: &str, length: usize, init: Init) -> Result<Tensor<1>, ModelError> {
-        self.tensor(name, [length], init)
     }
 
     /// An RMSNorm of weight `NAME.weight`.

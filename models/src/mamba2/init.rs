@@ -3,10 +3,11 @@
 //! them.
 
 use serde_json::Value;
+use ssm_core::mamba2::FreshGates;
+use ssm_core::weights::StepSizes;
 
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::layout::Preset;
-use crate::loader::{Init, StepSizes};
 
 macro_rules! original {
     ($size:literal, $width:literal, $layers:literal) => {
@@ -75,31 +76,6 @@ pub(super) const HUGGING_FACE: &[Preset] = &[
             "tie_word_embeddings": false}"#,
     },
 ];
-
-/// How the decay rates and step sizes of a fresh model are drawn.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FreshGates {
-    /// The ends of −A, uniform between them.
-    pub rates: (f32, f32),
-    /// Δ before any token has been seen.
-    pub steps: StepSizes,
-}
-
-impl Default for FreshGates {
-    fn default() -> Self {
-        Self {
-            rates: (1.0, 16.0),
-            steps: StepSizes::default(),
-        }
-    }
-}
-
-impl FreshGates {
-    /// log(−A).
-    pub(super) fn log_rate(&self) -> Init {
-        Init::LogOfUniform(self.rates.0, self.rates.1)
-    }
-}
 
 /// The names of the fields of [`StepSizes`] in `ssm_cfg` of the original layouts.
 pub(crate) const ORIGINAL_STEPS: [&str; 3] = ["dt_min", "dt_max", "dt_init_floor"];

@@ -18,10 +18,11 @@
 //! One field of Hugging Face's is read but not followed: `norm_before_gate`. Published conversions say `true` there, yet
 //! were trained, and are run by that code, with the gate first; following it gives wrong logits.
 
-use ssm_core::mamba2::{GateOrder, GatedNorm, Mamba2Config};
+use ssm_core::ShortConvConfig;
+use ssm_core::mamba2::{FreshGates, GateOrder, GatedNorm, Mamba2Config};
 
 use super::Config;
-use super::init::{FreshGates, HUGGING_FACE_STEPS, ORIGINAL_STEPS, rates, step_sizes};
+use super::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, rates, step_sizes};
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::hybrid::Hybrid;
 use crate::layout::eos_id;
@@ -109,21 +110,24 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             head_dim,
             state_dim: ssm.dimension_or("d_state", 128)?,
             num_groups: ssm.dimension_or("ngroups", 1)?,
-            conv_width: ssm.dimension_or("d_conv", 4)?,
+            conv: ShortConvConfig {
+                width: ssm.dimension_or("d_conv", 4)?,
+                bias: ssm.bool_or("conv_bias", true)?,
+            },
+            projection_bias: ssm.bool_or("bias", false)?,
+            skip_per_channel: ssm.bool_or("D_has_hdim", false)?,
             dt_limit: ssm.interval_or("dt_limit", (0.0, f32::INFINITY))?,
             norm: ssm
                 .bool_or("rmsnorm", true)?
                 .then_some(GatedNorm { eps: 1e-5, order }),
+            fresh: FreshGates {
+                rates: rates(&ssm)?,
+                steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
+            },
+            num_layers,
         },
         norm_eps: 1e-5,
         tied: fields.bool_or("tie_embeddings", true)?,
-        projection_bias: ssm.bool_or("bias", false)?,
-        conv_bias: ssm.bool_or("conv_bias", true)?,
-        skip_per_channel: ssm.bool_or("D_has_hdim", false)?,
-        fresh: FreshGates {
-            rates: rates(&ssm)?,
-            steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
-        },
         hybrid: Hybrid::read(fields, model_dim, num_layers)?,
         eos_id: None,
     };
@@ -161,33 +165,37 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
     }
     let eps = fields.positive_or("layer_norm_epsilon", 1e-5)?;
     let vocab_size = fields.dimension("vocab_size")?;
+    let num_layers = fields.layers("num_hidden_layers")?;
     let config = Config {
         publication: Publication::HuggingFace,
         vocab_size,
         padded_vocab_size: vocab_size,
-        num_layers: fields.layers("num_hidden_layers")?,
+        num_layers,
         mixer: Mamba2Config {
             model_dim,
             num_heads,
             head_dim,
             state_dim: fields.dimension("state_size")?,
             num_groups: fields.dimension("n_groups")?,
-            conv_width: fields.dimension_or("conv_kernel", 4)?,
+            conv: ShortConvConfig {
+                width: fields.dimension_or("conv_kernel", 4)?,
+                bias: fields.bool_or("use_conv_bias", true)?,
+            },
+            projection_bias: fields.bool_or("use_bias", false)?,
+            skip_per_channel: false,
             dt_limit: fields.interval_or("time_step_limit", (0.0, f32::INFINITY))?,
             norm: Some(GatedNorm {
                 eps,
                 order: GateOrder::NormAfterGate,
             }),
+            fresh: FreshGates {
+                steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
+                ..FreshGates::default()
+            },
+            num_layers,
         },
         norm_eps: eps,
         tied: fields.bool_or("tie_word_embeddings", !has_head())?,
-        projection_bias: fields.bool_or("use_bias", false)?,
-        conv_bias: fields.bool_or("use_conv_bias", true)?,
-        skip_per_channel: false,
-        fresh: FreshGates {
-            steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
-            ..FreshGates::default()
-        },
         hybrid: Hybrid::default(),
         eos_id: eos_id(fields, vocab_size)?,
     };

@@ -22,20 +22,17 @@ mod rwkv4;
 mod rwkv5;
 mod rwkv6;
 mod rwkv7;
+mod stored;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{
-    ChannelMix, ChannelMixWeights, HeadNorm, HeadShape, LowRank, LowRankActivation, ReceptanceGate,
-    TokenShift,
-};
-use burn::tensor::Tensor;
-use ssm_core::{Linear, Mixer};
+use attention_linear::rwkv::Depth;
+use ssm_core::Mixer;
 
 use crate::error::ModelError;
 use crate::layout::{Layout, Outline, Parts};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 use crate::network::{Block, Channel, NormKind};
 
 /// BlinkDL's layout of version 4.
@@ -102,30 +99,10 @@ struct Backbone {
 /// A block among its siblings.
 #[derive(Clone, Debug)]
 struct Place {
-    layer: usize,
-    layers: usize,
+    depth: Depth,
+    /// Before the names of the tensors of its mixers.
     mixer: String,
     channel: String,
-}
-
-impl Place {
-    fn mixer(&self, part: &str) -> String {
-        format!("{}.{part}", self.mixer)
-    }
-
-    fn channel(&self, part: &str) -> String {
-        format!("{}.{part}", self.channel)
-    }
-
-    /// 0 in the first layer, 1 in the last.
-    fn depth(&self) -> f32 {
-        self.layer as f32 / (self.layers.max(2) - 1) as f32
-    }
-
-    /// 1 in the first layer, 1/layers in the last.
-    fn height(&self) -> f32 {
-        1.0 - self.layer as f32 / self.layers as f32
-    }
 }
 
 /// The two mixers of a block.
@@ -186,8 +163,10 @@ impl Backbone {
         let name = |part: &str| format!("{}.{layer}.{part}", naming.blocks);
         let (mixer, channel) = (name(naming.mixer), name(naming.channel));
         let place = Place {
-            layer,
-            layers: self.layers,
+            depth: Depth {
+                layer,
+                layers: self.layers,
+            },
             mixer,
             channel,
         };
@@ -214,177 +193,6 @@ impl Backbone {
             None => self.eps,
             Some(halvings) => self.eps * 4f32.powi(halvings.min(i32::MAX as usize) as i32),
         }
-    }
-}
-
-/// Which token the weights of an interpolation are the share of, and how they are stored.
-#[derive(Clone, Copy, Debug)]
-enum Share {
-    /// Of the current token, `[1, 1, channels]`.
-    CurrentRow,
-    /// Of the previous token, `[1, 1, channels]`.
-    PreviousRow,
-    /// Of the previous token, `[channels]`.
-    PreviousVector,
-}
-
-impl Share {
-    /// An interpolation whose share of the current token is drawn as `init`.
-    fn read(
-        self,
-        loader: &mut Loader<'_>,
-        name: &str,
-        channels: usize,
-        init: Init,
-    ) -> Result<TokenShift, ModelError> {
-        Ok(match self {
-            Self::CurrentRow => TokenShift::of_current(row(loader, name, channels, init)?),
-            Self::PreviousRow => TokenShift::of_previous(row(loader, name, channels, complement(init))?),
-            Self::PreviousVector => {
-                TokenShift::of_previous(loader.vector(name, channels, complement(init))?)
-            }
-        })
-    }
-}
-
-/// 1 − x for a ramp of x.
-fn complement(init: Init) -> Init {
-    match init {
-        Init::Ramp { from, to, power } => Init::Ramp {
-            from: 1.0 - from,
-            to: 1.0 - to,
-            power,
-        },
-        other => other,
-    }
-}
-
-/// The share of the current token in a fresh model: (i/C)^power over the channels i, plus a constant.
-fn ramp(power: f32, offset: f32) -> Init {
-    Init::Ramp {
-        from: offset,
-        to: 1.0 + offset,
-        power,
-    }
-}
-
-/// A vector stored as `[1, 1, length]`.
-fn row(loader: &mut Loader<'_>, name: &str, length: usize, init: Init) -> Result<Tensor<1>, ModelError> {
-    Ok(loader.tensor(name, [1, 1, length], init)?.reshape([length]))
-}
-
-/// Where a layout keeps a channel mixer, and how.
-struct ChannelNaming {
-    share: Share,
-    key_shift: &'static str,
-    key: &'static str,
-    value: &'static str,
-    /// Interpolation and projection of the gate, in versions that have one.
-    receptance: Option<(&'static str, &'static str)>,
-}
-
-impl ChannelNaming {
-    /// The channel mixer of a block.
-    fn read(
-        &self,
-        loader: &mut Loader<'_>,
-        place: &Place,
-        model_dim: usize,
-        hidden_dim: usize,
-    ) -> Result<Arc<dyn Mixer>, ModelError> {
-        let mut shift = |part: &str| {
-            let init = ramp(place.height(), 0.0);
-            self.share.read(loader, &place.channel(part), model_dim, init)
-        };
-        let key_shift = shift(self.key_shift)?;
-        let receptance_shift = match self.receptance {
-            Some((name, _)) => Some(shift(name)?),
-            None => None,
-        };
-        let key = loader.linear(&place.channel(self.key), [hidden_dim, model_dim], false)?;
-        let receptance = match self.receptance.zip(receptance_shift) {
-            Some(((_, name), shift)) => Some(ReceptanceGate {
-                shift,
-                projection: loader.linear(&place.channel(name), [model_dim, model_dim], false)?,
-            }),
-            None => None,
-        };
-        let weights = ChannelMixWeights {
-            key_shift,
-            key,
-            value: loader.linear(&place.channel(self.value), [model_dim, hidden_dim], false)?,
-            receptance,
-        };
-        Ok(Arc::new(ChannelMix::new(weights)?))
-    }
-}
-
-/// The norm of the heads' read-outs, `NAME.weight` and `NAME.bias`.
-fn head_norm(
-    loader: &mut Loader<'_>,
-    name: &str,
-    shape: &HeadShape,
-    eps: f32,
-    init: Init,
-) -> Result<HeadNorm, ModelError> {
-    Ok(HeadNorm {
-        weight: loader.vector(&format!("{name}.weight"), shape.values(), init)?,
-        bias: loader.vector(&format!("{name}.bias"), shape.values(), Init::Zeros)?,
-        eps,
-    })
-}
-
-/// A projection without a bias.
-fn projection(loader: &mut Loader<'_>, name: &str, shape: [usize; 2]) -> Result<Linear, ModelError> {
-    loader.linear(name, shape, false)
-}
-
-/// The sizes of a low-rank projection.
-#[derive(Clone, Copy, Debug)]
-struct LowRankShape {
-    inputs: usize,
-    rank: usize,
-    outputs: usize,
-    activation: LowRankActivation,
-}
-
-impl LowRankShape {
-    /// BlinkDL's: `NAME1` `[in, rank]`, `NAME2` `[rank, out]` and, where there is an offset, `offset` `[1, 1, out]`.
-    fn read_blinkdl(
-        self,
-        loader: &mut Loader<'_>,
-        [down, up]: [&str; 2],
-        offset: Option<(&str, Init)>,
-    ) -> Result<LowRank, ModelError> {
-        let bias = match offset {
-            Some((name, init)) => Some(row(loader, name, self.outputs, init)?),
-            None => None,
-        };
-        Ok(LowRank {
-            down: Linear::new(loader.transposed(down, [self.inputs, self.rank])?, None)?,
-            activation: self.activation,
-            up: Linear::new(loader.transposed(up, [self.rank, self.outputs])?, bias)?,
-        })
-    }
-
-    /// flash-linear-attention's: `NAME.lora.0.weight`, `NAME.lora.2.weight` and, where there is an offset, `NAME.lora.2.bias`.
-    fn read_fla(
-        self,
-        loader: &mut Loader<'_>,
-        name: &str,
-        offset: Option<Init>,
-    ) -> Result<LowRank, ModelError> {
-        let down = loader.linear(&format!("{name}.lora.0"), [self.rank, self.inputs], false)?;
-        let up = loader.matrix(&format!("{name}.lora.2.weight"), [self.outputs, self.rank])?;
-        let bias = match offset {
-            Some(init) => Some(loader.vector(&format!("{name}.lora.2.bias"), self.outputs, init)?),
-            None => None,
-        };
-        Ok(LowRank {
-            down,
-            activation: self.activation,
-            up: Linear::new(up, bias)?,
-        })
     }
 }
 

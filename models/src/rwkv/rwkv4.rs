@@ -11,15 +11,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{Rwkv4, Rwkv4Weights};
-use ssm_core::Mixer;
+use attention_linear::rwkv::{Rwkv4, Rwkv4Config};
 
 use super::blinkdl::{self, Version};
-use super::{Backbone, ChannelNaming, Naming, Place, Share, preset, projection, ramp};
+use super::stored::{Form, LowRankForm, Share};
+use super::{Backbone, Mixers, Naming, Place, preset};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset, eos_id, stored_config};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 
 pub(super) const BLINKDL: Layout = Layout {
     architecture: "rwkv4",
@@ -69,21 +69,30 @@ const HUGGING_FACE_NAMING: Naming = Naming {
     head: "head.weight",
 };
 
-/// The interpolations of key, value and receptance in a time mixer.
-type ShiftNames = [&'static str; 3];
-
-/// The channel mixer of BlinkDL's versions 4 and 5.
-pub(super) const BLINKDL_CHANNEL: ChannelNaming = ChannelNaming {
-    share: Share::CurrentRow,
-    key_shift: "time_mix_k",
-    key: "key",
-    value: "value",
-    receptance: Some(("time_mix_r", "receptance")),
+const BLINKDL_TIME: Form = Form {
+    names: &[
+        ("key_shift", "time_mix_k"),
+        ("value_shift", "time_mix_v"),
+        ("receptance_shift", "time_mix_r"),
+    ],
+    ..BLINKDL_CHANNEL
 };
 
-const HUGGING_FACE_CHANNEL: ChannelNaming = ChannelNaming {
-    key_shift: "time_mix_key",
-    receptance: Some(("time_mix_receptance", "receptance")),
+/// The channel mixer of BlinkDL's versions 4 and 5.
+pub(super) const BLINKDL_CHANNEL: Form = Form {
+    names: &[("key_shift", "time_mix_k"), ("receptance_shift", "time_mix_r")],
+    rows: &[],
+    share: Share::CurrentRow,
+    low_rank: LowRankForm::BlinkDl,
+};
+
+/// Time mixers and channel mixers.
+const HUGGING_FACE_FORM: Form = Form {
+    names: &[
+        ("key_shift", "time_mix_key"),
+        ("value_shift", "time_mix_value"),
+        ("receptance_shift", "time_mix_receptance"),
+    ],
     ..BLINKDL_CHANNEL
 };
 
@@ -108,6 +117,22 @@ impl Sizes {
             ("width of the channel mixer", self.hidden_dim.to_string()),
         ])
     }
+
+    fn mixers(
+        &self,
+        loader: &mut Loader<'_>,
+        place: &Place,
+        [time, channel]: [Chunking; 2],
+    ) -> Result<Mixers, ModelError> {
+        let config = Rwkv4Config {
+            model_dim: self.model_dim,
+            channels: self.channels,
+            depth: place.depth,
+        };
+        let mixer = Rwkv4::read(config, &mut time.below(loader, &place.mixer))?;
+        let channel = channel.channel_mix(loader, place, [self.model_dim, self.hidden_dim], true)?;
+        Ok((Arc::new(mixer), Arc::new(channel)))
+    }
 }
 
 fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
@@ -117,25 +142,15 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         hidden_dim: fields.dimension("dim_ffn")?,
     };
     let backbone = blinkdl::backbone(fields, sizes.details())?;
-    let shifts = ["time_mix_k", "time_mix_v", "time_mix_r"];
     backbone.load(loader, |loader, place| {
-        let mixer = time_mix(loader, place, &sizes, shifts)?;
-        Ok((
-            mixer,
-            BLINKDL_CHANNEL.read(loader, place, sizes.model_dim, sizes.hidden_dim)?,
-        ))
+        sizes.mixers(loader, place, [BLINKDL_TIME, BLINKDL_CHANNEL])
     })
 }
 
 fn load_hugging_face(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let (sizes, backbone) = hugging_face(fields)?;
-    let shifts = ["time_mix_key", "time_mix_value", "time_mix_receptance"];
     backbone.load(loader, |loader, place| {
-        let mixer = time_mix(loader, place, &sizes, shifts)?;
-        Ok((
-            mixer,
-            HUGGING_FACE_CHANNEL.read(loader, place, sizes.model_dim, sizes.hidden_dim)?,
-        ))
+        sizes.mixers(loader, place, [HUGGING_FACE_FORM; 2])
     })
 }
 
@@ -165,47 +180,4 @@ fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Backbone), CheckpointErro
         details: sizes.details(),
     };
     Ok((sizes, backbone))
-}
-
-fn time_mix(
-    loader: &mut Loader<'_>,
-    place: &Place,
-    sizes: &Sizes,
-    [key, value, receptance]: ShiftNames,
-) -> Result<Arc<dyn Mixer>, ModelError> {
-    let (width, channels) = (sizes.model_dim, sizes.channels);
-    let (depth, height) = (place.depth(), place.height());
-    let mut shift = |part: &str, init: Init| {
-        let name = place.mixer(part);
-        Share::CurrentRow.read(loader, &name, width, init)
-    };
-    let (key_shift, value_shift, receptance_shift) = (
-        shift(key, ramp(height, 0.0))?,
-        shift(value, ramp(height, 0.3 * depth))?,
-        shift(receptance, ramp(0.5 * height, 0.0))?,
-    );
-    let decay = Init::Ramp {
-        from: -5.0,
-        to: 3.0,
-        power: 0.7 + 1.3 * depth,
-    };
-    let mut matrix = |part: &str| projection(loader, &place.mixer(part), [channels, width]);
-    let (key, value, receptance) = (matrix("key")?, matrix("value")?, matrix("receptance")?);
-    let weights = Rwkv4Weights {
-        receptance_shift,
-        key_shift,
-        value_shift,
-        receptance,
-        key,
-        value,
-        output: projection(loader, &place.mixer("output"), [width, channels])?,
-        time_decay: loader.vector(&place.mixer("time_decay"), channels, decay)?,
-        bonus: loader.vector(&place.mixer("time_first"), channels, Init::Values(fresh_bonus))?,
-    };
-    Ok(Arc::new(Rwkv4::new(weights)?))
-}
-
-/// ln 0.3, shifted by −½, 0 and ½ in turn.
-fn fresh_bonus(channel: usize, _channels: usize) -> f32 {
-    0.3f32.ln() + 0.5 * (((channel + 1) % 3) as f32 - 1.0)
 }

@@ -12,19 +12,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{
-    DynamicShift, DynamicWeights, HeadShape, LowRank, LowRankActivation, Rwkv6, Rwkv6Weights,
-};
-use burn::tensor::Tensor;
-use ssm_core::{Linear, Mixer};
+use attention_linear::rwkv::{HeadShape, Rwkv6, Rwkv6Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
-use super::rwkv5::{BLINKDL_HEADS, HeadNaming, fresh_decay};
-use super::{ChannelNaming, LowRankShape, Place, Share, complement, fla, preset, ramp, row};
+use super::stored::{Form, LowRankForm, Share};
+use super::{Mixers, Place, fla, preset};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 
 pub(super) const BLINKDL: Layout = Layout {
     architecture: "rwkv6",
@@ -77,30 +73,59 @@ const FLA_PRESETS: &[Preset] = &[
         expand_v: 1.0, intermediate_size: 14336, proj_low_rank_dim: 64, gate_low_rank_dim: 128),
 ];
 
-const BLINKDL_CHANNEL: ChannelNaming = ChannelNaming {
+const BLINKDL_TIME: Form = Form {
+    names: &[
+        ("decay.offset", "time_decay"),
+        ("decay.down", "time_decay_w1"),
+        ("decay.up", "time_decay_w2"),
+        ("shift.input", "time_maa_x"),
+        ("shift.down", "time_maa_w1"),
+        ("shift.up", "time_maa_w2"),
+        ("shift.w", "time_maa_w"),
+        ("shift.k", "time_maa_k"),
+        ("shift.v", "time_maa_v"),
+        ("shift.r", "time_maa_r"),
+        ("shift.g", "time_maa_g"),
+        ("bonus", "time_faaaa"),
+    ],
+    ..BLINKDL_CHANNEL
+};
+
+const BLINKDL_CHANNEL: Form = Form {
+    names: &[("key_shift", "time_maa_k"), ("receptance_shift", "time_maa_r")],
+    rows: &[],
     share: Share::PreviousRow,
-    key_shift: "time_maa_k",
-    key: "key",
-    value: "value",
-    receptance: Some(("time_maa_r", "receptance")),
+    low_rank: LowRankForm::BlinkDl,
 };
 
-const FLA_CHANNEL: ChannelNaming = ChannelNaming {
+const FLA_TIME: Form = Form {
+    names: &[
+        ("decay.down", "w_proj.linear.lora.0"),
+        ("decay.up", "w_proj.linear.lora.2"),
+        ("shift.input", "x_proj.0.mu"),
+        ("shift.down", "x_proj.0.linear"),
+        ("shift.up", "x_proj.2.weight"),
+        ("shift.offsets", "x_bias"),
+        ("receptance", "r_proj.linear"),
+        ("key", "k_proj.linear"),
+        ("value", "v_proj.linear"),
+        ("gate", "g_proj.linear"),
+        ("output", "o_proj"),
+        ("ln_x", "g_norm"),
+    ],
+    ..FLA_CHANNEL
+};
+
+const FLA_CHANNEL: Form = Form {
+    names: &[
+        ("key_shift", "key.mu"),
+        ("key", "key.linear"),
+        ("receptance_shift", "receptance.mu"),
+        ("receptance", "receptance.linear"),
+    ],
+    rows: &[],
     share: Share::PreviousVector,
-    key_shift: "key.mu",
-    key: "key.linear",
-    value: "value",
-    receptance: Some(("receptance.mu", "receptance.linear")),
-};
-
-const FLA_HEADS: HeadNaming = HeadNaming {
-    receptance: "r_proj.linear",
-    key: "k_proj.linear",
-    value: "v_proj.linear",
-    gate: "g_proj.linear",
-    output: "o_proj",
-    bonus: "bonus",
-    norm: "g_norm",
+    low_rank: LowRankForm::Fla,
 };
 
 /// What a configuration says of the mixers.
@@ -110,6 +135,7 @@ struct Sizes {
     hidden_dim: usize,
     mix_rank: usize,
     decay_rank: usize,
+    norm_eps: f32,
 }
 
 impl Sizes {
@@ -122,13 +148,22 @@ impl Sizes {
         ])
     }
 
-    fn decay(&self) -> LowRankShape {
-        LowRankShape {
-            inputs: self.heads.model_dim,
-            rank: self.decay_rank,
-            outputs: self.heads.keys(),
-            activation: LowRankActivation::Tanh,
-        }
+    fn mixers(
+        &self,
+        loader: &mut Loader<'_>,
+        place: &Place,
+        [time, channel]: [Chunking; 2],
+    ) -> Result<Mixers, ModelError> {
+        let config = Rwkv6Config {
+            shape: self.heads,
+            mix_rank: self.mix_rank,
+            decay_rank: self.decay_rank,
+            norm_eps: self.norm_eps,
+            depth: place.depth,
+        };
+        let mixer = Rwkv6::read(config, &mut time.below(loader, &place.mixer))?;
+        let channel = channel.channel_mix(loader, place, [self.heads.model_dim, self.hidden_dim], true)?;
+        Ok((Arc::new(mixer), Arc::new(channel)))
     }
 }
 
@@ -138,95 +173,17 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         hidden_dim: fields.dimension("dim_ffn")?,
         mix_rank: fields.dimension("mix_rank")?,
         decay_rank: fields.dimension("decay_rank")?,
+        norm_eps: HEAD_NORM_EPS,
     };
     blinkdl::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        let decay = sizes.decay().read_blinkdl(
-            loader,
-            [&place.mixer("time_decay_w1"), &place.mixer("time_decay_w2")],
-            Some((&place.mixer("time_decay"), fresh_decay(place.depth()))),
-        )?;
-        let weights = Rwkv6Weights {
-            shift: blinkdl_shift(loader, place, &sizes)?,
-            decay,
-            heads: BLINKDL_HEADS.read(loader, place, &sizes.heads, HEAD_NORM_EPS)?,
-        };
-        let mixer: Arc<dyn Mixer> = Arc::new(Rwkv6::new(sizes.heads, weights)?);
-        let channel = BLINKDL_CHANNEL.read(loader, place, sizes.heads.model_dim, sizes.hidden_dim)?;
-        Ok((mixer, channel))
+        sizes.mixers(loader, place, [BLINKDL_TIME, BLINKDL_CHANNEL])
     })
-}
-
-fn blinkdl_shift(loader: &mut Loader<'_>, place: &Place, sizes: &Sizes) -> Result<DynamicShift, ModelError> {
-    let (width, rank) = (sizes.heads.model_dim, sizes.mix_rank);
-    let shares = fresh_shares(place);
-    let input = Share::PreviousRow.read(
-        loader,
-        &place.mixer("time_maa_x"),
-        width,
-        ramp(place.height(), 0.0),
-    )?;
-    let down = loader.transposed(&place.mixer("time_maa_w1"), [width, 5 * rank])?;
-    // `[5, rank, out]`.
-    let stored: Tensor<3> = loader.stored(
-        &place.mixer("time_maa_w2"),
-        [5, rank, width],
-        Init::Uniform(-0.01, 0.01),
-    )?;
-    let mut weights = |part: usize, letter: &str, share: Init| -> Result<DynamicWeights, ModelError> {
-        let matrix = stored.clone().narrow(0, part, 1).reshape([rank, width]);
-        let name = place.mixer(&format!("time_maa_{letter}"));
-        let bias = row(loader, &name, width, complement(share))?;
-        Ok(DynamicWeights {
-            part,
-            up: Linear::new(loader.pack(matrix.transpose())?, Some(bias))?,
-        })
-    };
-    Ok(DynamicShift {
-        decay: weights(0, "w", shares.decay)?,
-        key: weights(1, "k", shares.key)?,
-        value: weights(2, "v", shares.value)?,
-        receptance: weights(3, "r", shares.receptance)?,
-        gate: weights(4, "g", shares.gate)?,
-        input,
-        down: Linear::new(down, None)?,
-    })
-}
-
-/// The shares of the current token in a fresh layer.
-struct FreshShares {
-    decay: Init,
-    key: Init,
-    value: Init,
-    receptance: Init,
-    gate: Init,
-}
-
-fn fresh_shares(place: &Place) -> FreshShares {
-    let (depth, height) = (place.depth(), place.height());
-    FreshShares {
-        decay: ramp(height, 0.0),
-        key: ramp(height, 0.0),
-        value: ramp(height, 0.3 * depth),
-        receptance: ramp(0.5 * height, 0.0),
-        gate: ramp(0.5 * height, 0.0),
-    }
 }
 
 fn load_fla(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let (sizes, eps) = (fla_sizes(fields)?, fla::norm_eps(fields)?);
+    let sizes = fla_sizes(fields)?;
     fla::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        let offset = fresh_decay(place.depth());
-        let decay: LowRank = sizes
-            .decay()
-            .read_fla(loader, &place.mixer("w_proj.linear"), Some(offset))?;
-        let weights = Rwkv6Weights {
-            shift: fla_shift(loader, place, &sizes)?,
-            decay,
-            heads: FLA_HEADS.read(loader, place, &sizes.heads, eps)?,
-        };
-        let mixer: Arc<dyn Mixer> = Arc::new(Rwkv6::new(sizes.heads, weights)?);
-        let channel = FLA_CHANNEL.read(loader, place, sizes.heads.model_dim, sizes.hidden_dim)?;
-        Ok((mixer, channel))
+        sizes.mixers(loader, place, [FLA_TIME, FLA_CHANNEL])
     })
 }
 
@@ -254,40 +211,6 @@ fn fla_sizes(fields: &Fields<'_>) -> Result<Sizes, CheckpointError> {
         hidden_dim: fields.dimension("intermediate_size")?,
         mix_rank: fields.dimension_or("proj_low_rank_dim", 32)?,
         decay_rank: fields.dimension_or("gate_low_rank_dim", 64)?,
-    })
-}
-
-fn fla_shift(loader: &mut Loader<'_>, place: &Place, sizes: &Sizes) -> Result<DynamicShift, ModelError> {
-    let (width, rank) = (sizes.heads.model_dim, sizes.mix_rank);
-    let input = Share::PreviousVector.read(
-        loader,
-        &place.mixer("x_proj.0.mu"),
-        width,
-        ramp(place.height(), 0.0),
-    )?;
-    let down = loader.linear(&place.mixer("x_proj.0.linear"), [5 * rank, width], false)?;
-    // `[out, 5 · rank]`.
-    let stored: Tensor<2> = loader.stored(
-        &place.mixer("x_proj.2.weight"),
-        [width, 5 * rank],
-        Init::Uniform(-0.01, 0.01),
-    )?;
-    let shares: Tensor<2> = loader.tensor(&place.mixer("x_bias"), [5, width], Init::Uniform(0.0, 1.0))?;
-    let mut weights = |part: usize| -> Result<DynamicWeights, ModelError> {
-        let matrix = stored.clone().narrow(1, part * rank, rank);
-        let bias = shares.clone().narrow(0, part, 1).reshape([width]);
-        Ok(DynamicWeights {
-            part,
-            up: Linear::new(loader.pack(matrix)?, Some(bias))?,
-        })
-    };
-    Ok(DynamicShift {
-        receptance: weights(0)?,
-        decay: weights(1)?,
-        key: weights(2)?,
-        value: weights(3)?,
-        gate: weights(4)?,
-        input,
-        down,
+        norm_eps: fla::norm_eps(fields)?,
     })
 }

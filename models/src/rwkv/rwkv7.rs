@@ -11,16 +11,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{HeadShape, LowRank, LowRankActivation, Rwkv7, Rwkv7Weights, TokenShift};
-use burn::tensor::Tensor;
-use ssm_core::Mixer;
+use attention_linear::rwkv::{HeadShape, Rwkv7, Rwkv7Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
-use super::{ChannelNaming, LowRankShape, Place, Share, fla, head_norm, preset, projection, ramp, row};
+use super::stored::{Form, LowRankForm, Share};
+use super::{Mixers, Place, fla, preset};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Layout, Parts, Preset};
-use crate::loader::{Init, Loader};
+use crate::loader::Loader;
 
 pub(super) const BLINKDL: Layout = Layout {
     architecture: "rwkv7",
@@ -82,30 +81,64 @@ const REMOVAL_NORM_BOUND: f32 = 1e-12;
 /// Under the root in flash-linear-attention's fused norm.
 const FUSED_NORM_EPS: f32 = 1e-6;
 
-const CHANNEL: ChannelNaming = ChannelNaming {
+const BLINKDL_TIME: Form = Form {
+    names: &[
+        ("w.offset", "w0"),
+        ("w.down", "w1"),
+        ("w.up", "w2"),
+        ("a.offset", "a0"),
+        ("a.down", "a1"),
+        ("a.up", "a2"),
+        ("v.offset", "v0"),
+        ("v.down", "v1"),
+        ("v.up", "v2"),
+        ("g.down", "g1"),
+        ("g.up", "g2"),
+    ],
+    rows: &["k_k", "k_a"],
+    ..BLINKDL_CHANNEL
+};
+
+const BLINKDL_CHANNEL: Form = Form {
+    names: CHANNEL_NAMES,
+    rows: &[],
     share: Share::PreviousRow,
-    key_shift: "x_k",
-    key: "key",
-    value: "value",
-    receptance: None,
+    low_rank: LowRankForm::BlinkDl,
 };
 
-const FLA_CHANNEL: ChannelNaming = ChannelNaming {
+const FLA_TIME: Form = Form {
+    names: &[
+        ("w.down", "w_lora.lora.0"),
+        ("w.up", "w_lora.lora.2"),
+        ("a.down", "a_lora.lora.0"),
+        ("a.up", "a_lora.lora.2"),
+        ("v.down", "v_lora.lora.0"),
+        ("v.up", "v_lora.lora.2"),
+        ("g.down", "g_lora.lora.0"),
+        ("g.up", "g_lora.lora.2"),
+        ("receptance", "r_proj"),
+        ("key", "k_proj"),
+        ("value", "v_proj"),
+        ("output", "o_proj"),
+        ("ln_x", "g_norm"),
+    ],
+    rows: &[],
+    share: Share::PreviousRow,
+    low_rank: LowRankForm::Fla,
+};
+
+const FLA_CHANNEL: Form = Form {
+    names: CHANNEL_NAMES,
+    rows: &[],
     share: Share::PreviousVector,
-    ..CHANNEL
+    low_rank: LowRankForm::Fla,
 };
 
-/// In what the layouts differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Publication {
-    BlinkDl,
-    Fla,
-}
+const CHANNEL_NAMES: &[(&str, &str)] = &[("key_shift", "x_k")];
 
 /// What a configuration says of the mixers.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    publication: Publication,
     heads: HeadShape,
     hidden_dim: usize,
     decay_rank: usize,
@@ -128,12 +161,32 @@ impl Sizes {
             ("rank of the value residual", self.value_rank.to_string()),
         ])
     }
+
+    fn mixers(
+        &self,
+        loader: &mut Loader<'_>,
+        place: &Place,
+        [time, channel]: [Chunking; 2],
+    ) -> Result<Mixers, ModelError> {
+        let config = Rwkv7Config {
+            shape: self.heads,
+            decay_rank: self.decay_rank,
+            rate_rank: self.rate_rank,
+            gate_rank: self.gate_rank,
+            value_rank: self.value_rank,
+            norm_eps: self.norm_eps,
+            removal_eps: self.removal_eps,
+            depth: place.depth,
+        };
+        let mixer = Rwkv7::read(config, &mut time.below(loader, &place.mixer))?;
+        let channel = channel.channel_mix(loader, place, [self.heads.model_dim, self.hidden_dim], false)?;
+        Ok((Arc::new(mixer), Arc::new(channel)))
+    }
 }
 
 fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let decay_rank = fields.dimension("decay_rank")?;
     let sizes = Sizes {
-        publication: Publication::BlinkDl,
         heads: blinkdl::head_shape(fields)?,
         hidden_dim: fields.dimension("dim_ffn")?,
         decay_rank,
@@ -144,22 +197,20 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         removal_eps: REMOVAL_NORM_BOUND * REMOVAL_NORM_BOUND,
     };
     blinkdl::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        let mixer = time_mix(loader, place, &sizes)?;
-        Ok((
-            mixer,
-            CHANNEL.read(loader, place, sizes.heads.model_dim, sizes.hidden_dim)?,
-        ))
+        if place.depth.layer == 0 {
+            // The first layer has no values of an earlier one; what files may hold for it is not read by anything.
+            for part in ["v0", "v1", "v2"] {
+                loader.ignore(&format!("{}.{part}", place.mixer));
+            }
+        }
+        sizes.mixers(loader, place, [BLINKDL_TIME, BLINKDL_CHANNEL])
     })
 }
 
 fn load_fla(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let sizes = fla_sizes(fields)?;
     fla::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        let mixer = time_mix(loader, place, &sizes)?;
-        Ok((
-            mixer,
-            FLA_CHANNEL.read(loader, place, sizes.heads.model_dim, sizes.hidden_dim)?,
-        ))
+        sizes.mixers(loader, place, [FLA_TIME, FLA_CHANNEL])
     })
 }
 
@@ -178,7 +229,6 @@ fn fla_sizes(fields: &Fields<'_>) -> Result<Sizes, CheckpointError> {
     let decay_rank = fields.dimension("decay_low_rank_dim")?;
     let fused = fields.bool_or("fuse_norm", true)?;
     Ok(Sizes {
-        publication: Publication::Fla,
         heads: HeadShape {
             model_dim,
             heads,
@@ -214,159 +264,4 @@ fn fla_value_dim(fields: &Fields<'_>, model_dim: usize, heads: usize) -> Result<
         Some(values) if values > 0 && values.is_multiple_of(heads) => Ok(values / heads),
         _ => Err(fields.unsupported("value_dim", "one number, which the heads divide, for all layers")),
     }
-}
-
-fn time_mix(loader: &mut Loader<'_>, place: &Place, sizes: &Sizes) -> Result<Arc<dyn Mixer>, ModelError> {
-    let shape = sizes.heads;
-    let (width, keys, values) = (shape.model_dim, shape.keys(), shape.values());
-    let [receptance, key, value, output, norm] = match sizes.publication {
-        Publication::BlinkDl => ["receptance", "key", "value", "output", "ln_x"],
-        Publication::Fla => ["r_proj", "k_proj", "v_proj", "o_proj", "g_norm"],
-    };
-    let depth = (place.layer + 1) as f32 / place.layers as f32;
-    let mut shift = |part: &str, power: f32| fresh_shift(loader, place, width, part, power);
-    let (receptance_shift, decay_shift, key_shift, value_shift, rate_shift, gate_shift) = (
-        shift("x_r", 0.2)?,
-        shift("x_w", 0.9)?,
-        shift("x_k", 0.7)?,
-        shift("x_v", 0.7)?,
-        shift("x_a", 0.9)?,
-        shift("x_g", 0.2)?,
-    );
-    let weights = Rwkv7Weights {
-        receptance_shift,
-        decay_shift,
-        key_shift,
-        value_shift,
-        rate_shift,
-        gate_shift,
-        decay: low_rank(loader, place, sizes, Gate::Decay)?,
-        rate: low_rank(loader, place, sizes, Gate::Rate)?,
-        gate: low_rank(loader, place, sizes, Gate::Output)?,
-        value_residual: value_residual(loader, place, sizes)?,
-        receptance: projection(loader, &place.mixer(receptance), [keys, width])?,
-        key: projection(loader, &place.mixer(key), [keys, width])?,
-        value: projection(loader, &place.mixer(value), [values, width])?,
-        output: projection(loader, &place.mixer(output), [width, values])?,
-        removal_key: key_vector(loader, place, sizes, "k_k", linear(0.76, 0.66))?,
-        rate_on_key: key_vector(loader, place, sizes, "k_a", Init::Constant(1.02))?,
-        bonus: loader.tensor(
-            &place.mixer("r_k"),
-            [shape.heads, shape.key_dim],
-            Init::Constant(-0.04),
-        )?,
-        removal_eps: sizes.removal_eps,
-        norm: head_norm(
-            loader,
-            &place.mixer(norm),
-            &shape,
-            sizes.norm_eps,
-            Init::Constant(depth.powf(0.7)),
-        )?,
-    };
-    Ok(Arc::new(Rwkv7::new(shape, weights)?))
-}
-
-fn fresh_shift(
-    loader: &mut Loader<'_>,
-    place: &Place,
-    width: usize,
-    part: &str,
-    power: f32,
-) -> Result<TokenShift, ModelError> {
-    let init = ramp(power * place.height(), 0.0);
-    Share::PreviousRow.read(loader, &place.mixer(part), width, init)
-}
-
-/// A vector over all keys: a row in BlinkDL's files.
-fn key_vector(
-    loader: &mut Loader<'_>,
-    place: &Place,
-    sizes: &Sizes,
-    part: &str,
-    init: Init,
-) -> Result<Tensor<1>, ModelError> {
-    let (name, keys) = (place.mixer(part), sizes.heads.keys());
-    match sizes.publication {
-        Publication::BlinkDl => row(loader, &name, keys, init),
-        Publication::Fla => loader.vector(&name, keys, init),
-    }
-}
-
-/// From the first number at the first channel to the second at the last.
-fn linear(from: f32, to: f32) -> Init {
-    Init::Ramp { from, to, power: 1.0 }
-}
-
-/// The low-rank projections of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
-    Decay,
-    Rate,
-    Value,
-    Output,
-}
-
-fn low_rank(
-    loader: &mut Loader<'_>,
-    place: &Place,
-    sizes: &Sizes,
-    gate: Gate,
-) -> Result<LowRank, ModelError> {
-    let (keys, values) = (sizes.heads.keys(), sizes.heads.values());
-    let decay = Init::Ramp {
-        from: -6.5,
-        to: -1.5,
-        power: 0.85 + place.depth().sqrt(),
-    };
-    let (letter, rank, outputs, offset, activation) = match gate {
-        Gate::Decay => ('w', sizes.decay_rank, keys, Some(decay), LowRankActivation::Tanh),
-        Gate::Rate => (
-            'a',
-            sizes.rate_rank,
-            keys,
-            Some(linear(-0.39, 0.01)),
-            LowRankActivation::None,
-        ),
-        Gate::Value => (
-            'v',
-            sizes.value_rank,
-            values,
-            Some(linear(0.93, 0.53)),
-            LowRankActivation::None,
-        ),
-        Gate::Output => ('g', sizes.gate_rank, values, None, LowRankActivation::Sigmoid),
-    };
-    let shape = LowRankShape {
-        inputs: sizes.heads.model_dim,
-        rank,
-        outputs,
-        activation,
-    };
-    match sizes.publication {
-        Publication::BlinkDl => {
-            let name = |index: usize| place.mixer(&format!("{letter}{index}"));
-            let zeroth = name(0);
-            let offset = offset.map(|init| (zeroth.as_str(), init));
-            shape.read_blinkdl(loader, [&name(1), &name(2)], offset)
-        }
-        Publication::Fla => shape.read_fla(loader, &place.mixer(&format!("{letter}_lora")), offset),
-    }
-}
-
-/// The first layer has no values of an earlier one; what BlinkDL's files may hold for it is not read by anything.
-fn value_residual(
-    loader: &mut Loader<'_>,
-    place: &Place,
-    sizes: &Sizes,
-) -> Result<Option<LowRank>, ModelError> {
-    if place.layer > 0 {
-        return Ok(Some(low_rank(loader, place, sizes, Gate::Value)?));
-    }
-    if sizes.publication == Publication::BlinkDl {
-        for part in ["v0", "v1", "v2"] {
-            loader.ignore(&place.mixer(part));
-        }
-    }
-    Ok(None)
 }

@@ -1,0 +1,61 @@
+//! How the tensors of a fresh model are drawn.
+
+/// How a tensor's values are drawn in a random checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+    /// All this.
+    Constant(f32),
+    /// Uniform from the first to the second.
+    Uniform(f32, f32),
+    /// Normal around 0 with this standard deviation.
+    Normal(f32),
+    /// ln x with x uniform from the first to the second, which are positive.
+    LogOfUniform(f32, f32),
+    /// softplus⁻¹(Δ) with Δ log-uniform and at least a floor: the bias of a step size.
+    StepBias(StepSizes),
+    /// From the first to the last element: `from` + (`to` − `from`) (i / (n − 1))^`power`.
+    Ramp {
+        /// The first element.
+        from: f32,
+        /// The last element.
+        to: f32,
+        /// Of the way between.
+        power: f32,
+    },
+    /// A function of an element's index and the number of elements.
+    Values(fn(usize, usize) -> f32),
+}
+
+impl Init {
+    /// Uniform in ±1/√n, the usual start of a projection from n features.
+    pub fn fan_in(n: usize) -> Self {
+        let bound = 1.0 / (n.max(1) as f32).sqrt();
+        Self::Uniform(-bound, bound)
+    }
+}
+
+/// Step sizes of a fresh layer: log-uniform from `min` to `max`, and then at least `floor`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSizes {
+    /// The lower end.
+    pub min: f64,
+    /// The upper end.
+    pub max: f64,
+    /// What none is below, whatever the ends.
+    pub floor: f64,
+}
+
+impl Default for StepSizes {
+    /// The defaults of all published code: 1e-3 to 1e-1, at least 1e-4.
+    fn default() -> Self {
+        Self {
+            min: 1e-3,
+            max: 1e-1,
+            floor: 1e-4,
+        }
+    }
+}
