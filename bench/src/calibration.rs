@@ -2,11 +2,11 @@
 //! to what it loses beyond.
 
 use crate::context::Context;
-use crate::diagnose::text::Text;
 use crate::error::ProgramError;
 use mitigations::Mitigation;
 use mitigations::calibrate::{Calibration, Observer};
 use mitigations::fit::{FitError, Fitted, Options, Split, fit};
+use models::evaluation::diagnosis::text::Text;
 use models::{Model, ModelError};
 use std::ops::ControlFlow;
 

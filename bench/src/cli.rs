@@ -1,15 +1,15 @@
-//! The command line: every option and its help text.
+//! The command line: every subcommand and its help text.
+//!
+//! [`crate::shell`] makes completions and the manual page from it, and is itself a subcommand: the one cycle among the modules.
 
 use crate::context::{Context, Printing};
 use crate::error::ProgramError;
+use crate::studies::{capacity, train_compare};
 use crate::{
-    capacity, catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell,
-    speed, tokens, train,
+    catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed,
+    tokens, train,
 };
-use clap::{Parser, Subcommand, ValueEnum};
-use models::WeightType;
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use clap::{Parser, Subcommand};
 
 /// Where does a recurrent language model collapse on long inputs, in which heads, why, what cures it, at what cost?
 #[derive(Debug, Parser)]
@@ -57,7 +57,7 @@ pub enum Command {
     /// Train a model as a configuration says
     Train(train::TrainArgs),
     /// Hold trainings that differ in a few settings, and in their seeds, against each other
-    TrainCompare(train::compare::TrainCompareArgs),
+    TrainCompare(train_compare::TrainCompareArgs),
     /// Train models of several state sizes at several lengths: how long until they forget, how far back do they recall?
     Capacity(capacity::CapacityArgs),
     /// Continue a text
@@ -122,7 +122,7 @@ impl Cli {
             Command::Passkey(args) => passkey::run(args, context),
             Command::Compare(args) => leaderboard::run(args, context),
             Command::Train(args) => train::run(args, &self.threads, context),
-            Command::TrainCompare(args) => train::compare::run(args, context),
+            Command::TrainCompare(args) => train_compare::run(args, context),
             Command::Capacity(args) => capacity::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
@@ -137,64 +137,6 @@ impl Cli {
             Command::BenchOne(args) => speed::child::run(args, context),
         }
     }
-}
-
-/// Type in which the weights of the matrix products are kept in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit floats: exact for every published checkpoint
-    F32,
-    /// bfloat16: half the memory, about twice the decode speed
-    Bf16,
-    /// 8-bit integers with a scale per block: a quarter of the memory
-    Int8,
-}
-
-impl From<Dtype> for WeightType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::Bf16,
-            Dtype::Int8 => Self::Int8,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        })
-    }
-}
-
-/// More tokens than anybody reads, and so few that no product with a count of them overflows.
-const MOST_TOKENS: u64 = 1 << 48;
-/// More places of a text to start reading at than anybody averages over: each has a state and sums of its own.
-pub const MOST_STREAMS: u64 = 1 << 16;
-
-/// Reads a number of tokens: `65536`, `64k` (64 · 1024) or `1m` (1024 · 1024).
-///
-/// # Errors
-/// One sentence that says what would have been accepted.
-pub fn parse_tokens(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let (digits, unit) = match lower.strip_suffix(['k', 'm']) {
-        Some(digits) if lower.ends_with('k') => (digits, 1 << 10),
-        Some(digits) => (digits, 1 << 20),
-        None => (lower.as_str(), 1),
-    };
-    let count = digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|count| count.checked_mul(unit))
-        .filter(|count| *count <= MOST_TOKENS);
-    count.ok_or_else(|| {
-        format!("expected a number of tokens such as 65536, 64k or 1m, at most 2^48, found '{text}'")
-    })
 }
 
 #[cfg(test)]
@@ -274,24 +216,5 @@ mod tests {
             }
         }
         assert!(numbers > 25, "{numbers}");
-    }
-
-    #[test]
-    fn numbers_of_tokens_take_k_and_m() {
-        assert_eq!(parse_tokens("5000"), Ok(5000));
-        assert_eq!(parse_tokens("64k"), Ok(65536));
-        assert_eq!(parse_tokens("1M"), Ok(1 << 20));
-        for bad in [
-            "",
-            "k",
-            "-1",
-            "1.5k",
-            "64kb",
-            "99999999999999999999",
-            "18446744073709551615",
-            "18446744073709551615k",
-        ] {
-            assert!(parse_tokens(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::ProgramError;
 pub use crate::progress::Progress;
+use crate::terminal::say;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt;
@@ -146,9 +147,4 @@ impl Context {
             say(text);
         }
     }
-}
-
-/// Writes a line on standard error. Where that is closed or full, there is nobody left to tell.
-pub fn say(text: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "{text}");
 }

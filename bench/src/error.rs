@@ -2,6 +2,7 @@
 
 use models::ModelError;
 use models::checkpoint::CheckpointError;
+use models::evaluation::diagnosis::text::TextError;
 use models::tokenizer::TokenizerError;
 use models::train::TrainError;
 use models::train::log::LogError;
@@ -87,6 +88,15 @@ impl ProgramError {
         }
     }
 
+    /// A file whose content is not what it should be.
+    pub fn content(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Content {
+            path: path.to_path_buf(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
     /// For `map_err`: `io_call.map_err(ProgramError::file("read", &path))`.
     pub fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
@@ -158,6 +168,16 @@ impl From<ModelError> for ProgramError {
 impl From<TrainError> for ProgramError {
     fn from(error: TrainError) -> Self {
         Self::Training(Box::new(error))
+    }
+}
+
+impl From<TextError> for ProgramError {
+    fn from(error: TextError) -> Self {
+        Self::Content {
+            path: error.name.into(),
+            expected: error.expected,
+            found: error.found.to_string(),
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! `spillway generate`: continue a text, streamed to the terminal.
 
 use crate::calibration::{self, Calibrator};
-use crate::cli::parse_tokens;
 use crate::context::Context;
-use crate::diagnose::text::Text;
-use crate::diagnose::train_length;
 use crate::error::ProgramError;
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, train_length};
 use crate::prompt::{MOST_KEPT, Prompt, PromptArgs};
+use crate::text;
 use crate::trial::{self, Trial};
+use crate::values::parse_tokens;
 use clap::Args;
 use indicatif::HumanCount;
 use models::generation::{Finish, Generated, Sampling, continue_from};
@@ -106,7 +105,7 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     sampling.validate()?;
     let model = args.model.load()?;
     let chain = match &args.mitigation {
-        Some(spec) => trial(args, spec, &model, context)?.chain().clone(),
+        Some(spec) => trial(args, spec, &model, context)?.treatment().chain().clone(),
         None => Chain::default(),
     };
     let begin = Instant::now();
@@ -158,7 +157,7 @@ fn trial(args: &GenerateArgs, spec: &str, model: &Model, context: &Context) -> R
         ));
     }
     let (train_length, _) = train_length(args.train_length, model)?;
-    let text = Text::beginning(
+    let text = text::beginning(
         args.calibrate.as_deref(),
         model,
         calibration::most_tokens(train_length),

@@ -5,20 +5,21 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`cli`] | the command line: every option and its help text |
-//! | [`context`], [`progress`] | what every subcommand shares: threads, printing; how far something long has come |
+//! | [`cli`], [`values`] | the command line: every subcommand and its help text; values as they are typed |
+//! | [`context`], [`progress`], [`terminal`] | what every subcommand shares: threads, printing; how far something long has come |
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`], [`stop`] | files that are whole or absent, and output folders; stopping on a signal |
 //! | [`calibration`], [`mitigation_file`] | numbers for the mitigations that are calibrated, and the file that keeps them |
-//! | [`trial`] | what is tried on a model: a mitigation, or starting it again |
+//! | [`trial`], [`choice`] | what is tried on a model: a mitigation, or starting it again; which of them |
+//! | [`text`], [`settings`] | the text that `--text` names; what an interrupted run goes on under |
 //! | [`model_args`], [`prompt`], [`costs`] | which model; a prompt of any length; what a token costs at least |
-//! | `process` | what the system tells about this process: its time, its memory |
+//! | [`machine`], `process` | what the system tells about the machine and its limits, and about this process |
 //! | [`kit`] | everything made for eyes: pages, tables, charts, numbers |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
-//! | [`capacity`] | `spillway capacity` |
 //! | [`train`] | `spillway train` |
+//! | [`studies`] | `spillway capacity`, `spillway train-compare`: experiments of many trainings |
 //! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
 //! | [`shell`] | `spillway completions`, `spillway man` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
@@ -26,8 +27,8 @@
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
 pub mod calibration;
-pub mod capacity;
 pub mod catalogue;
+pub mod choice;
 pub mod cli;
 pub mod context;
 pub mod convert;
@@ -40,6 +41,7 @@ pub mod init;
 pub mod inspect;
 pub mod kit;
 pub mod leaderboard;
+pub mod machine;
 pub mod mitigation_file;
 pub mod model_args;
 pub mod output;
@@ -47,12 +49,17 @@ pub mod passkey;
 mod process;
 pub mod progress;
 pub mod prompt;
+pub mod settings;
 pub mod shell;
 pub mod speed;
 pub mod stop;
+pub mod studies;
+pub mod terminal;
+pub mod text;
 pub mod tokens;
 pub mod train;
 pub mod trial;
+pub mod values;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -86,7 +93,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // The reader of our output went away, as in `spillway inspect X | head`: there is nobody left to complain to.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            context::say(format_args!("spillway: {}", shown(&error.to_string())));
+            terminal::say(format_args!("spillway: {}", shown(&error.to_string())));
             ExitCode::from(error.exit_code())
         }
     }
@@ -112,7 +119,7 @@ fn report_usage(error: &clap::Error) -> ExitCode {
     let message = message
         .join(" ")
         .replace("For more information, try '--help'.", "(try --help)");
-    context::say(format_args!(
+    terminal::say(format_args!(
         "spillway: {}",
         shown(message.trim_start_matches("error: "))
     ));

@@ -67,11 +67,8 @@ pub fn read(path: &Path) -> Result<Mitigation, ProgramError> {
 /// # Errors
 /// [`ProgramError::Content`].
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Mitigation, ProgramError> {
-    let content = |found: String| ProgramError::Content {
-        path: path.to_path_buf(),
-        expected: "a mitigation with its numbers, as spillway diagnose writes it".into(),
-        found,
-    };
+    let expected = "a mitigation with its numbers, as spillway diagnose writes it";
+    let content = |found: String| ProgramError::content(path, expected, found);
     let value: Value = serde_json::from_slice(bytes).map_err(|error| content(error.to_string()))?;
     let is = |field: &str, expected: Value| value.get(field) == Some(&expected);
     if !is("format", json!(FORMAT)) {

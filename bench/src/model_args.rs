@@ -1,12 +1,15 @@
 //! The options that say which model to use, the same in every subcommand.
 
-use crate::cli::Dtype;
 use crate::error::ProgramError;
+use crate::values::{Dtype, quoted};
 use burn::tensor::Device;
 use clap::Args;
 use models::device::{DeviceChoice, DeviceError};
 use models::{LoadOptions, Model};
 use std::path::PathBuf;
+
+/// Training length where neither the command line nor the checkpoint names one.
+const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 
 /// Which model, and how its weights are kept.
 #[derive(Clone, Debug, Args)]
@@ -80,34 +83,15 @@ impl ModelArgs {
     }
 }
 
-/// A word as a shell takes it: between quotes where something in it means something else.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.into(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn a_shell_reads_a_quoted_word_as_it_was() {
-        for word in [
-            "@a/b-c_1.json",
-            "rri:0.99,0.75",
-            "",
-            "a b",
-            "it's",
-            "state-norm:auto*2",
-            "$HOME",
-            "a\nb",
-        ] {
-            let command = format!("printf %s {}", quoted(word));
-            let output = std::process::Command::new("sh").args(["-c", &command]).output();
-            assert_eq!(output.expect("a shell").stdout, word.as_bytes());
-        }
+/// The training length, and who says so.
+///
+/// # Errors
+/// [`ProgramError::Usage`] for 0.
+pub fn train_length(asked: Option<u64>, model: &Model) -> Result<(u64, &'static str), ProgramError> {
+    match (asked, model.info().train_length) {
+        (Some(0), _) => Err(ProgramError::usage("--train-length", "at least 1", "0")),
+        (Some(length), _) => Ok((length, "--train-length")),
+        (None, Some(length)) => Ok((length, "checkpoint")),
+        (None, None) => Ok((ASSUMED_TRAIN_LENGTH, "assumed")),
     }
 }

@@ -4,7 +4,8 @@
 //! window:64: 120,000 of 1,048,576 tokens (11 %), 20,113 tokens/s, 46 s left
 //! ```
 
-use crate::context::say;
+use crate::kit::format::whole_seconds;
+use crate::terminal::say;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
 use std::io::IsTerminal;
@@ -148,13 +149,13 @@ fn line(
         message => format!("{message}: "),
     };
     let Some(length) = length.filter(|length| *length > 0) else {
-        return format!("{message}{} so far", duration(elapsed));
+        return format!("{message}{} so far", whole_seconds(elapsed.as_secs()));
     };
     let rate = position.saturating_sub(first) as f64 / elapsed.as_secs_f64().max(1e-9);
     let left = match rate > 0.0 {
         true => {
             let seconds = length.saturating_sub(position) as f64 / rate;
-            format!(", {} left", duration(Duration::from_secs_f64(seconds.min(1e9))))
+            format!(", {} left", whole_seconds(seconds.min(1e9) as u64))
         }
         false => String::new(),
     };
@@ -165,16 +166,6 @@ fn line(
         (100.0 * position as f64 / length as f64).floor().min(100.0),
         HumanCount(rate.round() as u64),
     )
-}
-
-/// `46 s`, `12 min 5 s`, `3 h 2 min`.
-fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-    }
 }
 
 #[cfg(test)]

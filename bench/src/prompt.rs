@@ -175,11 +175,10 @@ impl PromptArgs {
 pub fn read_error(error: ReadError, name: &Path) -> ProgramError {
     match error {
         ReadError::Io(error) => ProgramError::file("read", name)(error),
-        ReadError::NotUtf8 { offset, byte } => ProgramError::Content {
-            path: name.to_path_buf(),
-            expected: "text in UTF-8".into(),
-            found: format!("byte {byte:#04x} at position {offset}"),
-        },
+        ReadError::NotUtf8 { offset, byte } => {
+            let found = format!("byte {byte:#04x} at position {offset}");
+            ProgramError::content(name, "text in UTF-8", found)
+        }
         ReadError::Tokenizer(error) => error.into(),
         unsplittable @ ReadError::Unsplittable { .. } => {
             ProgramError::Failed(format!("{}: {unsplittable}", name.display()))

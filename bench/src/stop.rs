@@ -1,8 +1,10 @@
 //! Stopping: on a signal, or after a number of tokens.
 
-use crate::context::{Context, say};
+use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output;
+use crate::terminal::say;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -63,6 +65,14 @@ impl Stop {
     /// Whether to stop.
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether to go on.
+    pub fn flow(&self) -> ControlFlow<()> {
+        match self.is_asked() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
     /// Counts tokens, or steps, towards the number after which to stop.

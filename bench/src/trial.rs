@@ -1,14 +1,14 @@
 //! What is tried on a model: a mitigation, or starting the whole model again at regular positions.
 //!
 //! `reset:N` empties recurrent states; it says nothing about the keys and values of attention layers, and does nothing to a
-//! model that has no recurrence. `restart:N` is the same idea for every model: all of its state goes, short convolutions and
-//! caches included. It is no mitigation that could act inside a layer, so it lives here.
+//! model that has no recurrence. `restart:N` is the same idea for every model ([`Treatment::restart`]).
 
 use crate::calibration::{Calibrator, scales};
 use crate::error::ProgramError;
 use crate::mitigation_file;
 use mitigations::Mitigation;
-use models::{Model, ModelError, ModelState};
+use models::evaluation::diagnosis::treatment::Treatment;
+use models::{Model, ModelState};
 use ssm_core::{Chain, MixerState};
 use std::path::Path;
 
@@ -20,8 +20,7 @@ const FIT: &str = "scales:fit";
 pub struct Trial {
     name: String,
     mitigation: Mitigation,
-    chain: Chain,
-    restart: Option<u64>,
+    treatment: Treatment,
     /// Fingerprint of the numbers that came from a file.
     numbers: Option<u64>,
 }
@@ -32,8 +31,7 @@ impl Trial {
         Self {
             name: mitigation.to_string(),
             mitigation: mitigation.clone(),
-            chain: mitigation.chain(),
-            restart: None,
+            treatment: Treatment::of(mitigation.chain()),
             numbers: None,
         }
     }
@@ -42,7 +40,7 @@ impl Trial {
     pub fn restart(period: u64) -> Self {
         Self {
             name: format!("restart:{period}"),
-            restart: Some(period.max(1)),
+            treatment: Treatment::restart(period),
             ..Self::of(&Mitigation::none())
         }
     }
@@ -94,7 +92,7 @@ impl Trial {
     /// # Errors
     /// [`ProgramError::Usage`] with what to give instead.
     pub fn expect_usable(self, spec: &str) -> Result<Self, ProgramError> {
-        match (self.restart, self.is_to_be_fitted()) {
+        match (self.treatment.restart_period(), self.is_to_be_fitted()) {
             (Some(period), _) => Err(refused(
                 spec,
                 format!(
@@ -155,45 +153,15 @@ impl Trial {
         }
     }
 
-    /// What acts in the model's layers.
-    pub fn chain(&self) -> &Chain {
-        &self.chain
-    }
-
-    /// Tokens after which the whole model is started again.
-    pub fn restart_period(&self) -> Option<u64> {
-        self.restart
-    }
-
-    /// The same with something else acting innermost.
-    pub fn with(mut self, intervention: std::sync::Arc<dyn ssm_core::Intervention>) -> Self {
-        self.chain = self.chain.with(intervention);
-        self
-    }
-
-    /// The state before the first token.
-    ///
-    /// # Errors
-    /// [`ModelError::Incompatible`] when it cannot work with the model.
-    pub fn start(&self, model: &Model) -> Result<ModelState, ModelError> {
-        model.start(&self.chain, 1)
-    }
-
-    /// Whether the model starts again before the token at `position`.
-    pub fn starts_again_at(&self, position: u64) -> bool {
-        self.restart
-            .is_some_and(|period| position > 0 && position.is_multiple_of(period))
-    }
-
-    /// How many of `count` tokens from `position` on are read before the model starts again.
-    pub fn stretch(&self, position: u64, count: u64) -> u64 {
-        self.restart
-            .map_or(count, |period| count.min(period - position % period))
+    /// What the model reads under.
+    pub fn treatment(&self) -> &Treatment {
+        &self.treatment
     }
 
     /// Why this cannot work with the model, and what would; `None` if it can.
     pub fn refusal(&self, model: &Model) -> Option<String> {
-        if self.chain.interventions().is_empty() {
+        let chain = self.treatment.chain();
+        if chain.interventions().is_empty() {
             return None;
         }
         let sites = &model.info().sites;
@@ -203,7 +171,7 @@ impl Trial {
                 self.name
             ));
         }
-        let check = sites.iter().try_for_each(|site| self.chain.check(site));
+        let check = sites.iter().try_for_each(|site| chain.check(site));
         let check = check.map_err(|error| error.to_string());
         check.and_then(|()| self.try_out(model)).err()
     }
@@ -211,7 +179,8 @@ impl Trial {
     /// One token: what a site does not tell, the gates do.
     fn try_out(&self, model: &Model) -> Result<(), String> {
         let read = |mut state: ModelState| model.advance(&[0], &mut state);
-        self.start(model)
+        self.treatment
+            .start(model)
             .and_then(read)
             .map_err(|error| error.to_string())
     }
@@ -270,15 +239,21 @@ mod tests {
     fn a_restart_cuts_where_its_period_ends() {
         let trial = parse("restart:64").expect("parsed");
         assert_eq!(trial.name(), "restart:64");
-        assert_eq!(trial.stretch(0, 100), 64);
-        assert_eq!(trial.stretch(60, 100), 4);
-        assert_eq!(trial.stretch(64, 10), 10);
+        assert_eq!(trial.treatment().stretch(0, 100), 64);
+        assert_eq!(trial.treatment().stretch(60, 100), 4);
+        assert_eq!(trial.treatment().stretch(64, 10), 10);
         assert_eq!(
-            [0, 1, 64, 100, 128].map(|p| trial.starts_again_at(p)),
+            [0, 1, 64, 100, 128].map(|p| trial.treatment().starts_again_at(p)),
             [false, false, true, false, true]
         );
         let plain = parse("none").expect("parsed");
-        assert_eq!((plain.stretch(63, 100), plain.starts_again_at(64)), (100, false));
+        assert_eq!(
+            (
+                plain.treatment().stretch(63, 100),
+                plain.treatment().starts_again_at(64)
+            ),
+            (100, false)
+        );
     }
 
     #[test]

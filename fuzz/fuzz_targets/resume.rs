@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bench::{capacity, diagnose, leaderboard, mitigation_file, passkey};
+use bench::{diagnose, leaderboard, mitigation_file, passkey, studies};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,5 +17,5 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = passkey::resume::Saved::parse(path, &text);
     let _ = leaderboard::row::Saved::parse(path, &text);
     let _ = mitigation_file::parse(path, bytes);
-    let _ = serde_json::from_str::<capacity::result::RunResult>(&text);
+    let _ = serde_json::from_str::<studies::capacity::result::RunResult>(&text);
 });

@@ -100,6 +100,9 @@ pub enum ModelError {
     /// A cache of prefixes cannot be used.
     #[error(transparent)]
     PrefixCache(#[from] PrefixCacheError),
+    /// The system starts no threads to share the work among.
+    #[error("cannot start threads: {0}")]
+    Threads(String),
     /// A logit is NaN.
     #[error("logit of id {id} is NaN: expected numbers; the state has left the range of f32")]
     NotANumber {

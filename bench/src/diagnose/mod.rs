@@ -1,55 +1,42 @@
 //! `spillway diagnose`: where does a model collapse, in which heads, why, what cures it, at what cost.
 //!
-//! A text is streamed through the model with the state carried, once for the model alone, once restarted every training length,
-//! and once per mitigation. Nothing is kept per token: losses go into sums per bucket of position, states and gates into a
-//! number of looks that grows with the logarithm of the length.
+//! What is measured and how, and what follows from it, is [`models::evaluation::diagnosis`]. Here are the options, the order of the
+//! runs, saving and going on, and the report.
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`text`] | the text and the streams it is read in |
-//! | [`loss`] | mean losses over buckets of positions ([`models::evaluation`]) |
-//! | [`mitigated`], [`stream`] | the runs, and the loop that streams |
-//! | [`gates`], [`probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
-//! | [`head_statistics`], [`retention`] | what the looks say of a head |
-//! | [`verdict`], [`compare`], [`summary`] | the definition of collapse; prices and gains; the sentences |
 //! | [`resume`] | what an interrupted diagnosis leaves behind |
+//! | [`summary`] | the findings in sentences |
 //! | [`report`] | JSON, CSV and HTML |
 
-pub mod compare;
-pub mod gates;
-pub mod head_statistics;
-pub mod loss;
-pub mod mitigated;
-pub mod probe;
-pub mod record;
 pub mod report;
 pub mod resume;
-pub mod retention;
-pub mod stream;
 pub mod summary;
-pub mod text;
-pub mod verdict;
 
 use crate::calibration::Calibrator;
-use crate::cli::{MOST_STREAMS, parse_tokens};
+use crate::choice::{self, Choice, Skipped};
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::mitigation_file;
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, train_length};
 use crate::output::{OutputFolder, Place};
+use crate::settings::{Lengths, Settings};
+use crate::stop::Stop;
+use crate::text;
 use crate::trial::{self, Trial};
+use crate::values::{MOST_STREAMS, parse_tokens};
 use clap::Args;
-use loss::Grid;
-use mitigated::{Choice, Mitigated, Skipped};
 use models::Model;
-use models::evaluation::positions::snapshots;
-use probe::Probe;
+use models::evaluation::diagnosis::findings::Findings;
+use models::evaluation::diagnosis::loss::Grid;
+use models::evaluation::diagnosis::run::Run;
+use models::evaluation::diagnosis::stream::Reading;
+use models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
+use models::evaluation::diagnosis::{probe, verdict};
 use report::{Method, Report, TextReport};
-use resume::Settings;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use stream::{Run, Stop};
-use text::{Stream, StreamOptions, Text};
 
 /// The files that a diagnosis writes.
 const OWN: &[&str] = &[
@@ -66,8 +53,6 @@ const OWN: &[&str] = &[
 const SAVED_EVERY: Duration = Duration::from_secs(30);
 /// Saving takes at most this part of the time.
 const SAVING_SHARE: u32 = 20;
-/// Training length where neither the command line nor the checkpoint names one.
-const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 
 /// Find out where a model collapses on long inputs, in which heads, and what cures it
 #[derive(Debug, Args)]
@@ -154,7 +139,7 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
     }
     diagnosis.keep_numbers(&mut folder)?;
     diagnosis.stream(&mut folder, &stop, context)?;
-    let report = diagnosis.report(args, context);
+    let report = diagnosis.report(args, &folder, context);
     report.write(&mut folder)?;
     folder.keep();
     if report.complete {
@@ -171,7 +156,9 @@ struct Diagnosis {
     /// And who says so.
     train_length: (u64, &'static str),
     grid: Grid,
-    runs: Vec<Mitigated>,
+    /// What is tried, and the run of each.
+    trials: Vec<Trial>,
+    runs: Vec<Run>,
     skipped: Vec<Skipped>,
     settings: Settings,
 }
@@ -182,7 +169,7 @@ impl Diagnosis {
         let model = args.model.load()?;
         let (train_length, source) = args.train_length(&model)?;
         waiting.set_message("reading the text");
-        let text = Text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
+        let text = text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
         drop(waiting);
         let options = StreamOptions {
             length: args.length,
@@ -191,32 +178,39 @@ impl Diagnosis {
             operations_per_token: model.info().flops_per_token,
             seed: args.seed,
         };
-        let streams = text::streams(&text, &options);
+        let streams = streams(&text, &options);
         let choice = Choice {
             asked: &args.mitigation,
-            defaults: &mitigated::default_set(train_length),
+            defaults: &choice::default_set(train_length),
             train_length,
         };
         let calibrator = Calibrator::new(&model, &text, train_length);
-        let (chosen, skipped) = mitigated::choose(&choice, &mut calibrator.watched(context))?;
-        if chosen.iter().any(Trial::is_to_be_fitted) {
+        let (trials, skipped) = choice::choose(&choice, &mut calibrator.watched(context))?;
+        if trials.iter().any(Trial::is_to_be_fitted) {
             let reason =
                 "spillway compare fits it, on text that it does not evaluate; here give scales:S,S,..";
             return Err(trial::refused("scales:fit", reason));
         }
         let grid = Grid::new(train_length, args.length);
-        let mut runs: Vec<Mitigated> = Vec::new();
-        for (index, trial) in chosen.iter().enumerate() {
-            let probe = (index == 0).then(|| Probe::new(snapshots(train_length, args.length), train_length));
-            runs.push(Mitigated::new(trial, &streams, &grid, probe));
-        }
-        let settings = args.settings(&model, &text, train_length, &streams, &runs);
+        // The probe looks into the model alone.
+        let probes = std::iter::once(probe(train_length, args.length)).map(Some);
+        let runs = trials.iter().zip(probes.chain(std::iter::repeat(None)));
+        let runs = runs
+            .map(|(trial, probe)| Run::new(trial.name(), trial.treatment().clone(), &streams, &grid, probe));
+        let runs = runs.collect();
+        let lengths = Lengths {
+            train_length,
+            length: args.length,
+            streams: &streams,
+        };
+        let settings = Settings::new(&model, args.model.device.to_string(), &text, lengths, &trials);
         Ok(Self {
             model,
             text,
             streams,
             train_length: (train_length, source),
             grid,
+            trials,
             runs,
             skipped,
             settings,
@@ -224,15 +218,20 @@ impl Diagnosis {
     }
 
     /// Writes the numbers that were calibrated where the model's next command finds them.
-    fn keep_numbers(&mut self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
+    fn keep_numbers(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
         let model = &self.model.info().name;
-        for run in &mut self.runs {
-            mitigation_file::write(folder, run.mitigation(), model, self.text.name())?;
-            if run.mitigation().is_calibrated() {
-                run.spec = mitigation_file::spec(run.mitigation(), folder.path());
-            }
-        }
-        Ok(())
+        self.trials
+            .iter()
+            .try_for_each(|trial| mitigation_file::write(folder, trial.mitigation(), model, self.text.name()))
+    }
+
+    /// What `--mitigation` takes to have a trial again: its text form, or the file that holds its numbers.
+    fn specs(&self, folder: &OutputFolder) -> Vec<String> {
+        let spec = |trial: &Trial| match trial.mitigation().is_calibrated() {
+            true => mitigation_file::spec(trial.mitigation(), folder.path()),
+            false => trial.name().to_string(),
+        };
+        self.trials.iter().map(spec).collect()
     }
 
     /// Reads until everything is read, or a stop is asked for, and saves now and then and at the end of each run.
@@ -242,21 +241,26 @@ impl Diagnosis {
         stop: &Stop,
         context: &Context,
     ) -> Result<(), ProgramError> {
-        let done = self.runs.iter().map(Mitigated::tokens).sum();
-        let all = self.runs.iter().map(Mitigated::tokens_in_all).sum();
+        let done = self.runs.iter().map(Run::tokens).sum();
+        let all = self.runs.iter().map(Run::tokens_in_all).sum();
         let progress = context.progress_from(done, all, "tokens");
         let mut next_save = Instant::now() + SAVED_EVERY;
         for index in 0..self.runs.len() {
             progress.set_message(self.runs[index].name.clone());
             while !self.runs[index].is_done() && !stop.is_asked() {
-                self.runs[index].go_on(&Run {
+                self.runs[index].go_on(&Reading {
                     model: &self.model,
                     text: &self.text,
                     grid: &self.grid,
                     threads: context.threads(),
-                    stop,
-                    progress: &progress,
-                    until: Some(next_save),
+                    watch: &|tokens| {
+                        progress.inc(tokens);
+                        stop.count(tokens);
+                        match Instant::now() >= next_save {
+                            true => ControlFlow::Break(()),
+                            false => stop.flow(),
+                        }
+                    },
                 })?;
                 let begin = Instant::now();
                 resume::save(folder, &self.settings, &self.runs)?;
@@ -264,7 +268,7 @@ impl Diagnosis {
                 next_save = Instant::now() + SAVED_EVERY.max(SAVING_SHARE * begin.elapsed());
             }
         }
-        if !self.runs.iter().all(Mitigated::is_done) {
+        if !self.runs.iter().all(Run::is_done) {
             // A stop may have been asked for before the first token.
             resume::save(folder, &self.settings, &self.runs)?;
             folder.keep();
@@ -272,25 +276,44 @@ impl Diagnosis {
         Ok(())
     }
 
-    fn report(mut self, args: &DiagnoseArgs, context: &Context) -> Report {
-        let baseline = trial::baseline(&self.model, self.train_length.0);
-        let method = args.method(
-            &self.model,
-            &self.text,
-            self.streams,
-            self.train_length,
-            baseline,
-            context,
-        );
-        let info = self.model.info().clone();
-        Report::new(
-            info,
-            method,
-            &self.grid,
+    fn report(mut self, args: &DiagnoseArgs, folder: &OutputFolder, context: &Context) -> Report {
+        let specs = self.specs(folder);
+        let train_length = self.train_length.0;
+        let found = Findings::new(
             &mut self.runs,
-            self.skipped,
+            &self.grid,
+            train_length,
+            args.length,
             args.threshold,
-        )
+        );
+        let remaining = report::remaining(&self.runs);
+        let method = self.method(args, context);
+        let report = Report::new(found, specs, method, remaining, self.skipped, &self.model);
+        Report {
+            summary: summary::sentences(&report),
+            try_it: summary::try_it(&report),
+            ..report
+        }
+    }
+
+    fn method(&self, args: &DiagnoseArgs, context: &Context) -> Method {
+        let (train_length, train_length_source) = self.train_length;
+        Method {
+            train_length,
+            train_length_source,
+            text: TextReport {
+                name: self.text.name().into(),
+                tokens: self.text.tokens(),
+                repeats: args.length + 1 > self.text.tokens() && !self.text.is_constant(),
+            },
+            length: args.length,
+            baseline: trial::baseline(&self.model, train_length),
+            streams: self.streams.clone(),
+            generate: args.model.generate(&self.model),
+            dtype: args.model.dtype.to_string(),
+            threads: context.threads(),
+            seed: args.seed,
+        }
     }
 }
 
@@ -310,19 +333,6 @@ fn conclude(report: &Report, folder: &OutputFolder, context: &Context) -> Result
         "interrupted; the report so far is in {}, and the same command with --resume goes on",
         folder.path().display()
     )))
-}
-
-/// The training length, and who says so.
-///
-/// # Errors
-/// [`ProgramError::Usage`] for 0.
-pub fn train_length(asked: Option<u64>, model: &Model) -> Result<(u64, &'static str), ProgramError> {
-    match (asked, model.info().train_length) {
-        (Some(0), _) => Err(ProgramError::usage("--train-length", "at least 1", "0")),
-        (Some(length), _) => Ok((length, "--train-length")),
-        (None, Some(length)) => Ok((length, "checkpoint")),
-        (None, None) => Ok((ASSUMED_TRAIN_LENGTH, "assumed")),
-    }
 }
 
 impl DiagnoseArgs {
@@ -358,32 +368,6 @@ impl DiagnoseArgs {
         Ok((train_length, source))
     }
 
-    fn settings(
-        &self,
-        model: &Model,
-        text: &Text,
-        train_length: u64,
-        streams: &[Stream],
-        runs: &[Mitigated],
-    ) -> Settings {
-        let info = model.info();
-        Settings {
-            program: env!("CARGO_PKG_VERSION").into(),
-            model: format!(
-                "{} ({}, {} parameters)",
-                info.name, info.architecture, info.parameters
-            ),
-            text: text.name().into(),
-            fingerprint: text.fingerprint(),
-            dtype: info.kept_as.into(),
-            device: self.model.device.to_string(),
-            length: self.length,
-            train_length,
-            streams: streams.to_vec(),
-            mitigations: runs.iter().map(Mitigated::identity).collect(),
-        }
-    }
-
     fn place(&self) -> Place<'_> {
         Place {
             what: "a diagnosis",
@@ -393,34 +377,6 @@ impl DiagnoseArgs {
             resume: self.resume,
             own: OWN,
             marks: &[resume::MARK],
-        }
-    }
-
-    fn method(
-        &self,
-        model: &Model,
-        text: &Text,
-        streams: Vec<Stream>,
-        train_length: (u64, &'static str),
-        baseline: String,
-        context: &Context,
-    ) -> Method {
-        let repeats = self.length + 1 > text.tokens() && !text.is_constant();
-        Method {
-            train_length: train_length.0,
-            train_length_source: train_length.1,
-            text: TextReport {
-                name: text.name().into(),
-                tokens: text.tokens(),
-                repeats,
-            },
-            length: self.length,
-            baseline,
-            streams,
-            generate: self.model.generate(model),
-            dtype: self.model.dtype.to_string(),
-            threads: context.threads(),
-            seed: self.seed,
         }
     }
 }

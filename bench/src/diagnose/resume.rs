@@ -1,16 +1,16 @@
 //! What an interrupted diagnosis leaves behind to go on from: `resume/progress.json` with every sum so far, bit by bit, and
 //! one file per stream under way with the model's state.
 
-use super::mitigated::Mitigated;
-use super::stream::{StreamRun, StreamTally};
-use super::text::Stream;
 use crate::error::ProgramError;
 use crate::output::{self, OutputFolder};
+use crate::settings::Settings;
 use models::Model;
+use models::evaluation::diagnosis::run::Run;
+use models::evaluation::diagnosis::stream::{StreamRun, StreamTally};
 use serde::{Deserialize, Serialize};
 use ssm_core::Site;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Version of the files.
 const VERSION: u32 = 2;
@@ -18,74 +18,6 @@ const VERSION: u32 = 2;
 pub const MARK: &str = "resume/progress.json";
 const FOLDER: &str = "resume";
 const PROGRESS: &str = "progress.json";
-
-/// Everything that decides the numbers. A run goes on only under the same settings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// Version of the program.
-    pub program: String,
-    /// Name, architecture and number of parameters of the model.
-    pub model: String,
-    /// Name of the text.
-    pub text: String,
-    /// Its fingerprint.
-    pub fingerprint: u64,
-    /// Type of the weights in memory.
-    pub dtype: String,
-    /// Where the model runs.
-    pub device: String,
-    /// Length of the long streams.
-    pub length: u64,
-    /// Training length.
-    pub train_length: u64,
-    /// Every stream.
-    pub streams: Vec<Stream>,
-    /// The runs, in order.
-    pub mitigations: Vec<String>,
-}
-
-impl Settings {
-    /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
-    ///
-    /// # Errors
-    /// [`ProgramError::Usage`].
-    pub fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
-        let list = |items: &[String]| items.join(" ");
-        let streams = |streams: &[Stream]| format!("{streams:?}");
-        let pairs = [
-            ("program version", self.program.clone(), asked.program.clone()),
-            ("CHECKPOINT", self.model.clone(), asked.model.clone()),
-            ("--text", self.text.clone(), asked.text.clone()),
-            (
-                "content of the text",
-                self.fingerprint.to_string(),
-                asked.fingerprint.to_string(),
-            ),
-            ("--dtype", self.dtype.clone(), asked.dtype.clone()),
-            ("--device", self.device.clone(), asked.device.clone()),
-            ("--length", self.length.to_string(), asked.length.to_string()),
-            (
-                "--train-length",
-                self.train_length.to_string(),
-                asked.train_length.to_string(),
-            ),
-            ("--mitigation", list(&self.mitigations), list(&asked.mitigations)),
-            (
-                "--streams or --seed",
-                streams(&self.streams),
-                streams(&asked.streams),
-            ),
-        ];
-        match pairs.into_iter().find(|(_, saved, asked)| saved != asked) {
-            None => Ok(()),
-            Some((name, saved, asked)) => Err(ProgramError::usage(
-                format!("--resume: {name}"),
-                format!("{saved} as in the interrupted run"),
-                asked,
-            )),
-        }
-    }
-}
 
 /// `resume/progress.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,7 +43,7 @@ fn state_name(run: usize, stream: usize, position: u64) -> String {
 /// # Errors
 /// [`ProgramError::File`], or a state that cannot be saved; what an earlier save wrote is then still whole, and nothing is left
 /// behind if there was none.
-pub fn save(folder: &OutputFolder, settings: &Settings, runs: &[Mitigated]) -> Result<(), ProgramError> {
+pub fn save(folder: &OutputFolder, settings: &Settings, runs: &[Run]) -> Result<(), ProgramError> {
     let path = folder.file(FOLDER);
     let is_new = !path.exists();
     fs::create_dir_all(&path).map_err(ProgramError::file("create", &path))?;
@@ -123,7 +55,7 @@ pub fn save(folder: &OutputFolder, settings: &Settings, runs: &[Mitigated]) -> R
     saved
 }
 
-fn save_into(path: &Path, settings: &Settings, runs: &[Mitigated]) -> Result<(), ProgramError> {
+fn save_into(path: &Path, settings: &Settings, runs: &[Run]) -> Result<(), ProgramError> {
     let mut names = vec![PROGRESS.to_string()];
     let mut saved = Vec::new();
     for (index, run) in runs.iter().enumerate().filter(|(_, run)| run.has_begun()) {
@@ -186,14 +118,22 @@ fn expect_fitting(
     sites: &[Site],
 ) -> Result<(), ProgramError> {
     if !tally.losses.fits(&begun.tally.losses) {
-        return Err(content(path, "sums for every bucket", "another number of them"));
+        return Err(ProgramError::content(
+            path,
+            "sums for every bucket",
+            "another number of them",
+        ));
     }
     let records = &tally.records;
     let are_of_sites =
         records.len() == sites.len() && records.iter().zip(sites).all(|(record, site)| record.is_of(site));
     match records.is_empty() || are_of_sites {
         true => Ok(()),
-        false => Err(content(path, "records of this model's recurrences", "others")),
+        false => Err(ProgramError::content(
+            path,
+            "records of this model's recurrences",
+            "others",
+        )),
     }
 }
 
@@ -201,12 +141,7 @@ fn expect_fitting(
 ///
 /// # Errors
 /// [`ProgramError::Usage`] for other settings, [`ProgramError::Content`] for a broken file.
-pub fn load(
-    folder: &Path,
-    settings: &Settings,
-    model: &Model,
-    runs: &mut [Mitigated],
-) -> Result<(), ProgramError> {
+pub fn load(folder: &Path, settings: &Settings, model: &Model, runs: &mut [Run]) -> Result<(), ProgramError> {
     let folder = folder.join(FOLDER);
     let path = folder.join(PROGRESS);
     let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
@@ -215,10 +150,14 @@ pub fn load(
     progress.settings.expect(settings)?;
     for (index, (run, saved)) in runs.iter_mut().zip(progress.runs).enumerate() {
         run.seconds = saved.seconds;
-        let trials = run.trials(&run.streams);
+        let treatments = run.treatments();
         for (number, tally) in saved.streams.into_iter().enumerate() {
             let Some(stream) = run.streams.get(number).map(|run| run.stream) else {
-                return Err(content(&path, "as many streams as the settings name", "more"));
+                return Err(ProgramError::content(
+                    &path,
+                    "as many streams as the settings name",
+                    "more",
+                ));
             };
             let mut restored = StreamRun {
                 stream,
@@ -228,7 +167,7 @@ pub fn load(
             expect_fitting(&path, &restored.tally, &run.streams[number], &model.info().sites)?;
             if restored.tally.position > 0 && !restored.is_done() {
                 let file = folder.join(state_name(index, number, restored.tally.position));
-                restored.state = Some(model.restore(&file, trials(&stream).chain())?);
+                restored.state = Some(model.restore(&file, treatments(&stream).chain())?);
             }
             run.streams[number] = restored;
         }
@@ -242,24 +181,17 @@ impl Progress {
     /// # Errors
     /// [`ProgramError::Content`] for a text of another kind or version, and for sizes that what is beside them does not have.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
-        let wrong =
-            |error: serde_json::Error| content(path, "the progress of a diagnosis", error.to_string());
+        let wrong = |error: serde_json::Error| {
+            ProgramError::content(path, "the progress of a diagnosis", error.to_string())
+        };
         let value: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(VERSION) => serde_json::from_value(value).map_err(wrong),
-            found => Err(content(
+            found => Err(ProgramError::content(
                 path,
                 format!("version {VERSION}"),
                 found.map_or("none".into(), |found| found.to_string()),
             )),
         }
-    }
-}
-
-fn content(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> ProgramError {
-    ProgramError::Content {
-        path: PathBuf::from(path),
-        expected: expected.into(),
-        found: found.into(),
     }
 }

@@ -1,10 +1,10 @@
 //! The findings in a few sentences that a person reads in ten seconds.
 
-use super::compare::TOLERANCE;
-use super::head_statistics::HeadSummary;
 use super::report::{Report, RunReport};
 use crate::kit::format::{bytes, count, factor, list, nats};
-use crate::model_args::quoted;
+use crate::values::quoted;
+use models::evaluation::diagnosis::heads::HeadSummary;
+use models::evaluation::diagnosis::standing::TOLERANCE;
 use serde_json::{Value, json};
 
 /// Most heads named.
@@ -42,7 +42,7 @@ fn interrupted(report: &Report) -> Vec<String> {
         .iter()
         .map(|run| run.tokens_in_all - run.tokens)
         .sum();
-    let read: u64 = report.runs.iter().map(|run| run.tokens).sum();
+    let read: u64 = report.runs.iter().map(|run| run.found.tokens).sum();
     let mut sentences = vec![format!(
         "Interrupted after {} of {} tokens, so that there is no conclusion yet; the same command with --resume goes on.",
         count(read),
@@ -55,7 +55,7 @@ fn interrupted(report: &Report) -> Vec<String> {
     let measured: Vec<String> = report
         .runs
         .iter()
-        .filter(|run| run.complete)
+        .filter(|run| run.found.complete)
         .map(measured)
         .collect();
     if !measured.is_empty() {
@@ -79,7 +79,7 @@ fn interrupted(report: &Report) -> Vec<String> {
 
 /// `window:64 without a collapse, 1.52 nats beyond the training length`.
 fn measured(run: &RunReport) -> String {
-    let verdict = match (run.verdict.complete, run.verdict.onset) {
+    let verdict = match (run.found.verdict.complete, run.found.verdict.onset) {
         (false, _) => String::new(),
         (true, None) => " does not collapse,".into(),
         (true, Some(onset)) => format!(" collapses at t = {},", count(onset)),
@@ -87,7 +87,7 @@ fn measured(run: &RunReport) -> String {
     format!(
         "{}{verdict} {} nats beyond the training length",
         run.mitigation,
-        nats(run.standing.beyond)
+        nats(run.found.standing.beyond)
     )
 }
 
@@ -96,7 +96,7 @@ fn collapse(report: &Report) -> String {
     let reached = report
         .runs
         .first()
-        .and_then(|run| run.loss.last())
+        .and_then(|run| run.found.loss.last())
         .map_or(0, |bucket| bucket.end);
     let ratio = factor(verdict.ratio);
     match verdict.onset {
@@ -126,7 +126,7 @@ fn attention(report: &Report) -> Option<String> {
         format!(
             "Its attention layers keep {} more with every token: the state takes {} at its largest.",
             bytes(growth),
-            bytes(alone.state_bytes)
+            bytes(alone.found.state_bytes)
         )
     })
 }
@@ -210,20 +210,20 @@ fn name(heads: &[&HeadSummary]) -> String {
 /// The best cure, what it costs, and whether a restart would do as well.
 fn cure(report: &Report) -> Option<String> {
     let restart = &report.method.baseline;
-    let beyond = |run: &RunReport| run.standing.beyond.unwrap_or(f64::INFINITY);
+    let beyond = |run: &RunReport| run.found.standing.beyond.unwrap_or(f64::INFINITY);
     let best = best(report);
-    let reset = report.run(restart).filter(|run| run.complete);
+    let reset = report.run(restart).filter(|run| run.found.complete);
     let Some(best) = best else {
         return match reset.filter(cures) {
             Some(reset) => Some(format!(
                 "Only restarting helps: resetting the state every {} tokens gives {} nats beyond the training length.",
                 count(report.method.train_length),
-                nats(reset.standing.beyond)
+                nats(reset.found.standing.beyond)
             )),
             None => Some("None of the mitigations tried cures it.".into()),
         };
     };
-    let alone = report.runs.first().and_then(|run| run.standing.beyond);
+    let alone = report.runs.first().and_then(|run| run.found.standing.beyond);
     let verdict_on_reset = reset.map_or(String::new(), |reset| match beyond(reset) - beyond(best) {
         difference if difference > TOLERANCE => {
             format!(
@@ -239,7 +239,7 @@ fn cure(report: &Report) -> Option<String> {
         }
         _ => format!(
             "; resetting the state would do as well on this text ({} nats)",
-            nats(reset.standing.beyond)
+            nats(reset.found.standing.beyond)
         ),
     });
     let others = report
@@ -260,8 +260,8 @@ fn cure(report: &Report) -> Option<String> {
     Some(format!(
         "Cured by {} at a cost of {} nats inside the training length ({} instead of {} nats beyond it){as_well}{verdict_on_reset}.",
         best.mitigation,
-        nats(best.standing.price),
-        nats(best.standing.beyond),
+        nats(best.found.standing.price),
+        nats(best.found.standing.beyond),
         nats(alone),
     ))
 }
@@ -273,7 +273,9 @@ fn best(report: &Report) -> Option<&RunReport> {
 }
 
 fn cures(run: &&RunReport) -> bool {
-    run.complete && !run.verdict.collapsed && run.standing.price.is_some_and(|price| price <= TOLERANCE)
+    run.found.complete
+        && !run.found.verdict.collapsed
+        && run.found.standing.price.is_some_and(|price| price <= TOLERANCE)
 }
 
 /// A command to paste, which continues a prompt with the best cure in place.
@@ -295,12 +297,12 @@ pub fn json(report: &Report) -> Value {
         json!({
             "mitigation": run.mitigation,
             "spec": run.spec,
-            "complete": run.complete,
-            "beyond": run.standing.beyond,
-            "price": run.standing.price,
-            "collapse_onset": run.verdict.onset,
-            "tokens_per_second": run.tokens_per_second,
-            "state_bytes": run.state_bytes,
+            "complete": run.found.complete,
+            "beyond": run.found.standing.beyond,
+            "price": run.found.standing.price,
+            "collapse_onset": run.found.verdict.onset,
+            "tokens_per_second": run.found.tokens_per_second,
+            "state_bytes": run.found.state_bytes,
         })
     };
     json!({
@@ -332,7 +334,7 @@ pub fn text(report: &Report) -> String {
         .filter_map(|name| report.run(name))
         .chain(report.runs.first())
     {
-        let onset = match (run.verdict.complete, run.verdict.onset) {
+        let onset = match (run.found.verdict.complete, run.found.verdict.onset) {
             (false, _) => "not known".into(),
             (true, None) => "no".into(),
             (true, Some(onset)) => format!("at {}", count(onset)),
@@ -340,10 +342,10 @@ pub fn text(report: &Report) -> String {
         text.push_str(&format!(
             "\n{:width$}  {:>7}  {:>6}  {onset:>11}  {:>8}  {:>9}",
             run.mitigation,
-            nats(run.standing.beyond),
-            nats(run.standing.price),
-            count(run.tokens_per_second.round() as u64),
-            bytes(run.state_bytes),
+            nats(run.found.standing.beyond),
+            nats(run.found.standing.price),
+            count(run.found.tokens_per_second.round() as u64),
+            bytes(run.found.state_bytes),
         ));
     }
     if let Some(command) = &report.try_it {

@@ -496,6 +496,19 @@ fn upright(name: &str, x: f64, y: f64) -> Markup {
     }
 }
 
+/// Where a bucket of positions is drawn: its geometric middle; the arithmetic one where it starts at 0.
+pub fn middle(start: u64, end: u64) -> f64 {
+    match start {
+        0 => end as f64 / 2.0,
+        start => (start as f64 * end as f64).sqrt(),
+    }
+}
+
+/// How far the n-th of several is moved aside, in steps, so that all are seen: −1.5, −0.5, 0.5, 1.5 for four.
+pub fn aside(index: usize, of: usize) -> f64 {
+    index as f64 - (of.max(1) as f64 - 1.0) / 2.0
+}
+
 /// At most `most` of `count` things, the first and the last among them, evenly spread.
 pub fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
     let shown = count.min(most);

@@ -102,8 +102,16 @@ pub fn scaled(number: u64, unit: &str) -> String {
 pub fn duration(seconds: f64) -> String {
     match seconds.round() as u64 {
         0..60 => format!("{seconds:.1} s"),
-        whole @ 60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        whole => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        whole => whole_seconds(whole),
+    }
+}
+
+/// The same of whole seconds: `46 s`, `12 min 5 s`.
+pub fn whole_seconds(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 

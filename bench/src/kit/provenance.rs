@@ -1,7 +1,8 @@
 //! Where what a page shows comes from: program, day, command, machine, model; and what its mitigations are called.
 
 use super::format::{count, counted, day};
-use crate::doctor::machine::processor;
+use crate::machine::processor;
+use crate::values::quoted;
 use maud::{Markup, html};
 use mitigations::forms::forms;
 use models::Info;
@@ -89,14 +90,7 @@ impl Provenance {
 
 /// `spillway` with its arguments, quoted where a shell would take them apart.
 pub fn command_line(arguments: impl Iterator<Item = OsString>) -> String {
-    let quoted = |argument: OsString| {
-        let text = argument.to_string_lossy().into_owned();
-        let is_plain = |c: char| c.is_alphanumeric() || "-_./:,=+@%".contains(c);
-        match !text.is_empty() && text.chars().all(is_plain) {
-            true => text,
-            false => format!("'{}'", text.replace('\'', "'\\''")),
-        }
-    };
+    let quoted = |argument: OsString| quoted(&argument.to_string_lossy());
     let words: Vec<String> = std::iter::once("spillway".to_string())
         .chain(arguments.map(quoted))
         .collect();

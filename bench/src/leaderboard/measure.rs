@@ -1,18 +1,24 @@
 //! How a row is measured: losses over all streams, passkeys, speed.
 
 use super::row::{AtLength, Fit, PasskeyScore, Row};
-use super::{Context, ProgramError, Stop, Stream, Text, Trial};
 use crate::calibration::{fit_readings, fit_scales};
-use crate::diagnose::loss::{Grid, LossTally, Tally};
-use crate::diagnose::mitigated::Mitigated;
-use crate::diagnose::stream::Run;
-use crate::passkey::evaluate::{Answer, Evaluation, evaluate};
-use crate::passkey::prompt::{Case, Template, cases};
+use crate::context::Context;
+use crate::error::ProgramError;
+use crate::stop::Stop;
+use crate::trial::Trial;
+use models::evaluation::diagnosis::loss::{Grid, LossTally};
+use models::evaluation::diagnosis::run::Run;
+use models::evaluation::diagnosis::stream::Reading;
+use models::evaluation::diagnosis::text::{Stream, Text};
+use models::evaluation::diagnosis::treatment::Treatment;
+use models::evaluation::passkey_text::evaluate::{Answer, Evaluation, evaluate};
+use models::evaluation::passkey_text::prompt::{Case, Template, cases};
+use models::evaluation::quantile::median;
+use models::evaluation::tally::Tally;
 use models::evaluation::wilson;
 use models::{Logits, Model, ModelError, ModelState};
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Lengths of prompts beyond the training length, in training lengths.
 const PASSKEY_FACTORS: [u64; 2] = [4, 16];
@@ -64,13 +70,13 @@ impl Passkeys {
                     .last()
                     .map_or(0, |outcome| outcome.tokens as u64),
             );
-            bench.go_on()
+            bench.stop.flow()
         };
         let mut evaluation = Evaluation::default();
         let asked = 0..self.cases.len();
         if evaluate(
             bench.model,
-            trial,
+            trial.treatment(),
             &self.cases,
             asked,
             &mut evaluation,
@@ -142,19 +148,25 @@ impl Bench<'_> {
             false => (None, None),
         };
         let trial = fitted.as_ref().unwrap_or(trial);
-        let mut run = Mitigated::new(trial, self.streams, self.grid, None);
+        let mut run = Run::new(
+            trial.name(),
+            trial.treatment().clone(),
+            self.streams,
+            self.grid,
+            None,
+        );
         let bar = context.progress(run.tokens_in_all(), "tokens");
         bar.set_message(progress.to_string());
-        let shared = Run {
+        run.go_on(&Reading {
             model: self.model,
             text: self.text,
             grid: self.grid,
             threads: context.threads(),
-            stop: self.stop,
-            progress: &bar,
-            until: None,
-        };
-        run.go_on(&shared)?;
+            watch: &|tokens| {
+                bar.inc(tokens);
+                self.stop.flow()
+            },
+        })?;
         drop(bar);
         if !run.is_done() {
             return Ok(None);
@@ -171,7 +183,7 @@ impl Bench<'_> {
             return Ok(None);
         };
         drop(waiting);
-        let losses = self.losses(&run);
+        let losses = run.losses(self.grid, |_| true);
         Ok(Some(Row {
             mitigation: run.name.clone(),
             spec: fit.as_ref().map_or(&run.name, |fit| &fit.mitigation).clone(),
@@ -181,23 +193,11 @@ impl Bench<'_> {
             passkeys,
             prefill_tokens_per_second: prefill,
             decode_tokens_per_second: decode,
-            state_bytes: run
-                .streams
-                .iter()
-                .map(|stream| stream.tally.state_bytes)
-                .max()
-                .unwrap_or(0),
+            state_bytes: run.state_bytes(),
             counts: run.counts(),
             fit,
             seconds: begin.elapsed().as_secs_f64(),
         }))
-    }
-
-    fn go_on(&self) -> ControlFlow<()> {
-        match self.stop.is_asked() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
     }
 
     /// Fits on text that is not evaluated.
@@ -207,7 +207,7 @@ impl Bench<'_> {
         bar.set_message(format!("{progress}: fitting"));
         let mut read = || {
             bar.inc(1);
-            self.go_on()
+            self.stop.flow()
         };
         let (mitigation, fitted) = fit_scales(
             self.model,
@@ -222,15 +222,6 @@ impl Bench<'_> {
             test: [fitted.test.before, fitted.test.after],
         };
         Ok((trial.fitted(&mitigation), fit))
-    }
-
-    /// Of all streams together.
-    fn losses(&self, run: &Mitigated) -> LossTally {
-        let mut losses = LossTally::new(self.grid);
-        run.streams
-            .iter()
-            .for_each(|stream| losses.merge(&stream.tally.losses));
-        losses
     }
 
     fn lengths(&self, losses: &LossTally) -> Vec<AtLength> {
@@ -264,34 +255,34 @@ impl Bench<'_> {
                 return Ok(None);
             }
             let begin = Instant::now();
-            let mut reader = Reader::new(self.model, trial)?;
+            let mut reader = Reader::new(self.model, trial.treatment())?;
             reader.read(prompt)?;
-            let prefill = begin.elapsed();
+            let prefill = begin.elapsed().as_secs_f64();
             let begin = Instant::now();
             rest.chunks(1).try_for_each(|id| reader.read(id))?;
             if repeat > 0 {
                 times.0.push(prefill);
-                times.1.push(begin.elapsed());
+                times.1.push(begin.elapsed().as_secs_f64());
             }
         }
         Ok(Some((per_second(length, times.0), per_second(decoded, times.1))))
     }
 }
 
-/// A model that reads on, and starts again where its trial says so.
+/// A model that reads on, and starts again where its treatment says so.
 struct Reader<'a> {
     model: &'a Model,
-    trial: &'a Trial,
+    treatment: &'a Treatment,
     state: ModelState,
     position: u64,
 }
 
 impl<'a> Reader<'a> {
-    fn new(model: &'a Model, trial: &'a Trial) -> Result<Self, ModelError> {
+    fn new(model: &'a Model, treatment: &'a Treatment) -> Result<Self, ModelError> {
         Ok(Self {
             model,
-            trial,
-            state: trial.start(model)?,
+            treatment,
+            state: treatment.start(model)?,
             position: 0,
         })
     }
@@ -299,10 +290,10 @@ impl<'a> Reader<'a> {
     /// Takes tokens in, with the logits after the last.
     fn read(&mut self, mut ids: &[u32]) -> Result<(), ModelError> {
         while !ids.is_empty() {
-            if self.trial.starts_again_at(self.position) {
-                self.state = self.trial.start(self.model)?;
+            if self.treatment.starts_again_at(self.position) {
+                self.state = self.treatment.start(self.model)?;
             }
-            let count = self.trial.stretch(self.position, ids.len() as u64);
+            let count = self.treatment.stretch(self.position, ids.len() as u64);
             let (now, later) = ids.split_at(count as usize);
             match later {
                 [] => drop(self.model.logits(now, &mut self.state, Logits::Last)?),
@@ -315,11 +306,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// By the median of the times.
-fn per_second(tokens: usize, mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    tokens as f64 / median.as_secs_f64().max(1e-9)
+/// By the median of the seconds.
+fn per_second(tokens: usize, mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    tokens as f64 / median(&seconds).max(1e-9)
 }
 
 fn finite(value: Option<f64>) -> Option<f64> {

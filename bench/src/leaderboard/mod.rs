@@ -2,7 +2,7 @@
 //!
 //! Each row is one mitigation: what it costs inside the training length T, its loss at 2 T, 4 T, … and what that is over the
 //! baseline at the same tokens, passkeys found, speed and memory. The streams and losses are those of
-//! [`crate::diagnose`], the prompts those of [`crate::passkey`].
+//! [`models::evaluation::diagnosis`], the prompts those of [`crate::passkey`].
 //!
 //! The first eighth of the text is for calibration and fitting only; what is evaluated never reads from it. A finished row
 //! is written at once, and an interrupted comparison goes on after its last finished row.
@@ -11,30 +11,31 @@
 //! |---|---|
 //! | [`row`] | what is known of one mitigation |
 //! | [`measure`] | how it is measured |
-//! | [`page`] | table and page |
+//! | [`page`], [`files`] | table and page; the files |
 
+pub mod files;
 pub mod measure;
 pub mod page;
 pub mod row;
 
 use crate::calibration::Calibrator;
-use crate::cli::{MOST_STREAMS, parse_tokens};
+use crate::choice::{self, Choice};
 use crate::context::Context;
-use crate::diagnose::loss::Grid;
-use crate::diagnose::mitigated::{self, Choice};
-use crate::diagnose::resume::Settings;
-use crate::diagnose::stream::Stop;
-use crate::diagnose::text::{self, Stream, StreamOptions, Text};
-use crate::diagnose::train_length;
 use crate::error::ProgramError;
 use crate::mitigation_file;
-use crate::model_args::{ModelArgs, quoted};
+use crate::model_args::{ModelArgs, train_length};
 use crate::output::{OutputFolder, Place};
+use crate::settings::{Lengths, Settings};
+use crate::stop::Stop;
+use crate::text;
 use crate::trial::{self, Trial};
+use crate::values::{MOST_STREAMS, parse_tokens, quoted};
 use clap::Args;
 use measure::{Bench, Passkeys};
 use models::Model;
-use row::Leaderboard;
+use models::evaluation::diagnosis::loss::Grid;
+use models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
+use row::{FILE, Leaderboard};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -42,8 +43,6 @@ use std::path::PathBuf;
 const CALIBRATION_SHARE: f64 = 0.125;
 /// The longest length, in training lengths, and with `--quick`.
 const LONGEST: [u64; 2] = [128, 8];
-/// The file that holds the rows.
-const FILE: &str = "leaderboard.json";
 /// The files that a comparison writes.
 const OWN: &[&str] = &[FILE, "leaderboard.html", "leaderboard.csv"];
 
@@ -164,11 +163,11 @@ impl Comparison {
         let model = args.model.load()?;
         let (train_length, source) = train_length(args.train_length, &model)?;
         waiting.set_message("reading the text");
-        let whole = Text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
+        let whole = text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
         let (calibration, text) = whole.split(CALIBRATION_SHARE)?;
         drop(waiting);
         let length = train_length * factors.last().copied().unwrap_or(1);
-        let streams = text::streams(
+        let streams = streams(
             &text,
             &StreamOptions {
                 length,
@@ -180,17 +179,21 @@ impl Comparison {
         );
         let choice = Choice {
             asked: &args.mitigation,
-            defaults: &mitigated::catalogue(train_length, length),
+            defaults: &choice::catalogue(train_length, length),
             train_length,
         };
         let calibrator = Calibrator::new(&model, &calibration, train_length);
-        let (trials, skipped) = mitigated::choose(&choice, &mut calibrator.watched(context))?;
+        let (trials, skipped) = choice::choose(&choice, &mut calibrator.watched(context))?;
         let passkeys = Passkeys::new(&model, train_length, length, args.quick, args.seed.unwrap_or(0));
         if passkeys.is_none() {
             context.remark("no passkeys: they are asked for in words, and there is no tokenizer or no room");
         }
-        let mut settings = settings(&model, &whole, (train_length, length), &streams, &trials);
-        settings.device = args.model.device.to_string();
+        let lengths = Lengths {
+            train_length,
+            length,
+            streams: &streams,
+        };
+        let settings = Settings::new(&model, args.model.device.to_string(), &whole, lengths, &trials);
         let board = Leaderboard {
             baseline: trial::baseline(&model, train_length),
             threads: context.threads(),
@@ -248,39 +251,13 @@ impl Comparison {
                 row.spec = mitigation_file::spec(trial.mitigation(), folder.path());
             }
             self.board.add(row);
-            self.board.write(folder)?;
+            files::write(&self.board, folder)?;
             folder.keep();
         }
         self.board.complete = self.board.rows.len() == self.trials.len();
-        self.board.write(folder)?;
+        files::write(&self.board, folder)?;
         folder.keep();
         Ok(())
-    }
-}
-
-/// Everything that decides the numbers.
-fn settings(
-    model: &Model,
-    text: &Text,
-    (train_length, length): (u64, u64),
-    streams: &[Stream],
-    trials: &[Trial],
-) -> Settings {
-    let info = model.info();
-    Settings {
-        program: env!("CARGO_PKG_VERSION").into(),
-        model: format!(
-            "{} ({}, {} parameters)",
-            info.name, info.architecture, info.parameters
-        ),
-        text: text.name().into(),
-        fingerprint: text.fingerprint(),
-        dtype: info.kept_as.into(),
-        device: String::new(),
-        length,
-        train_length,
-        streams: streams.to_vec(),
-        mitigations: trials.iter().map(Trial::identity).collect(),
     }
 }
 

@@ -1,18 +1,16 @@
 //! What is known of one mitigation, and of all of them.
 
-use super::{FILE, page};
-use crate::diagnose::mitigated::Skipped;
-use crate::diagnose::resume::Settings;
+use crate::choice::Skipped;
 use crate::error::ProgramError;
-use crate::kit::provenance::Provenance;
-use crate::output::OutputFolder;
+use crate::settings::Settings;
 use models::Info;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 
+/// The file.
+pub const FILE: &str = "leaderboard.json";
 /// Name of the JSON form.
 const FORMAT: &str = "spillway-leaderboard";
 /// Its version: raised when a field changes its meaning or goes away.
@@ -209,54 +207,6 @@ impl Leaderboard {
         self.settle();
         Ok(())
     }
-
-    /// Writes all files.
-    ///
-    /// # Errors
-    /// [`ProgramError::File`].
-    pub fn write(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
-        let page = page::page(self, &Provenance::here(self.threads).of(&self.model));
-        // First what a comparison goes on from: killed before the others are written, it writes them again.
-        folder.write_json(FILE, self)?;
-        folder.write("leaderboard.html", |file| file.write_all(page.as_bytes()))?;
-        folder.write("leaderboard.csv", |file| self.write_csv(file))
-    }
-
-    fn write_csv(&self, file: &mut dyn io::Write) -> io::Result<()> {
-        let mut writer = csv::Writer::from_writer(file);
-        let mut names: Vec<String> = ["mitigation", "loss_inside", "cost_inside"]
-            .map(String::from)
-            .into();
-        for factor in &self.factors {
-            names.extend([format!("loss_{factor}x"), format!("over_baseline_{factor}x")]);
-        }
-        let passkeys = self.rows.first().map_or(&[][..], |row| &row.passkeys);
-        names.extend(passkeys.iter().map(|score| format!("passkey_{}", score.length)));
-        names.extend(
-            [
-                "prefill_tokens_per_second",
-                "decode_tokens_per_second",
-                "state_bytes",
-            ]
-            .map(String::from),
-        );
-        writer.write_record(&names).map_err(io::Error::other)?;
-        let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
-        for row in &self.rows {
-            let mut record = vec![row.mitigation.clone(), number(row.inside), number(row.cost)];
-            for at in &row.lengths {
-                record.extend([number(at.loss), number(at.over_baseline)]);
-            }
-            record.extend(row.passkeys.iter().map(|score| score.accuracy.to_string()));
-            record.extend([
-                row.prefill_tokens_per_second.to_string(),
-                row.decode_tokens_per_second.to_string(),
-                row.state_bytes.to_string(),
-            ]);
-            writer.write_record(&record).map_err(io::Error::other)?;
-        }
-        writer.flush()
-    }
 }
 
 /// What an interrupted comparison goes on from.
@@ -274,11 +224,7 @@ impl Saved {
     /// # Errors
     /// [`ProgramError::Content`] for a text of another kind or version, and for rows of other lengths than it names.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
-        let content = |expected: String, found: String| ProgramError::Content {
-            path: path.to_path_buf(),
-            expected,
-            found,
-        };
+        let content = |expected: String, found: String| ProgramError::content(path, expected, found);
         let saved: Self =
             serde_json::from_str(text).map_err(|error| content("a leaderboard".into(), error.to_string()))?;
         if saved.version != VERSION {

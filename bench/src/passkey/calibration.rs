@@ -1,9 +1,9 @@
 //! What mitigations are calibrated on here: the filler text that the passkeys are hidden in.
 
-use super::prompt::{FILLER, PREFIX};
 use crate::error::ProgramError;
 use mitigations::Mitigation;
 use models::Model;
+use models::evaluation::passkey_text::prompt::{FILLER, PREFIX};
 
 /// The mitigation, which wants numbers, with them.
 ///

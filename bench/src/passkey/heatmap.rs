@@ -64,9 +64,9 @@ fn drawn(cell: &Cell) -> grid::Cell {
 
 #[cfg(test)]
 mod tests {
-    use super::super::evaluate::{Answer, Evaluation, Outcome};
-    use super::super::prompt::Case;
     use super::*;
+    use models::evaluation::passkey_text::evaluate::{Answer, Evaluation, Outcome};
+    use models::evaluation::passkey_text::prompt::Case;
 
     /// A model that forgets: the deeper the passkey and the longer the text, the less is found.
     fn run() -> Run {

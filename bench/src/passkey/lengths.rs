@@ -1,6 +1,6 @@
 //! Lists of lengths as they are typed: `1k..64k`, `1k,2k,5000`, or both.
 
-use crate::cli::parse_tokens;
+use crate::values::parse_tokens;
 
 /// Lengths in tokens, ascending, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]

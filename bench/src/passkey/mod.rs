@@ -1,37 +1,36 @@
 //! `spillway passkey`: up to which length, and where in the text, does a model still find five digits?
 //!
+//! The task, and asking it, is [`models::evaluation::passkey_text`].
+//!
 //! | module | what is in it |
 //! |---|---|
-//! | [`prompt`] | the task: the four strings, the number of blocks, the place of the passkey |
-//! | [`evaluate`] | asking every prompt, with the states of common beginnings shared |
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
 //! | [`report`], [`heatmap`], [`page`] | files, table, picture and page |
 //! | [`resume`] | what an interrupted run leaves behind |
 //! | [`lengths`] | lists of lengths as they are typed |
 
 pub mod calibration;
-pub mod evaluate;
 pub mod heatmap;
 pub mod lengths;
 pub mod page;
-pub mod prompt;
 pub mod report;
 pub mod resume;
 
-use crate::cli::parse_tokens;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::counted;
 use crate::kit::provenance::Provenance;
 use crate::model_args::ModelArgs;
 use crate::output::{OutputFolder, Place};
+use crate::settings;
 use crate::stop::Stop;
 use crate::trial::Trial;
+use crate::values::parse_tokens;
 use clap::Args;
-use evaluate::{Answer, Evaluation};
 use lengths::{Lengths, parse_lengths};
 use models::Model;
-use prompt::{Case, Template};
+use models::evaluation::passkey_text::evaluate::{self, Answer, Evaluation};
+use models::evaluation::passkey_text::prompt::{self, Case, Template};
 use report::{Report, Run, VERSION};
 use resume::{Saved, SavedRun, Settings};
 use serde_json::json;
@@ -177,10 +176,7 @@ impl PasskeyArgs {
         let info = model.info();
         Settings {
             program: env!("CARGO_PKG_VERSION").into(),
-            model: format!(
-                "{} ({}, {} parameters)",
-                info.name, info.architecture, info.parameters
-            ),
+            model: settings::name(info),
             dtype: info.kept_as.into(),
             train_length,
             lengths: self.lengths.0.clone(),
@@ -314,9 +310,9 @@ impl Asking<'_> {
                 failure = saved.save(out).err();
                 last_save = Instant::now();
             }
-            match self.stop.is_asked() || failure.is_some() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            match failure {
+                Some(_) => ControlFlow::Break(()),
+                None => self.stop.flow(),
             }
         };
         let mut stopped = None;
@@ -326,17 +322,17 @@ impl Asking<'_> {
                 break;
             }
             // A stop may have been asked for between two mitigations.
-            asked = match self.stop.is_asked() {
-                true => ControlFlow::Break(()),
-                false => evaluate::evaluate(
+            asked = self.stop.flow();
+            if asked.is_continue() {
+                asked = evaluate::evaluate(
                     self.model,
-                    trial,
+                    trial.treatment(),
                     self.cases,
                     range.clone(),
                     &mut evaluation,
                     &mut on_outcome,
-                )?,
-            };
+                )?;
+            }
             if asked.is_continue() && range.start == 0 && first < self.cases.len() {
                 stopped = self.hopeless(&evaluation, shortest);
             }

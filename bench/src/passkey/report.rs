@@ -1,8 +1,9 @@
 //! The grid of accuracies, as it is written and printed.
 
-use super::evaluate::{Answer, Evaluation, Outcome};
-use super::prompt::Case;
 use models::Info;
+use models::evaluation::passkey::RECALLED;
+use models::evaluation::passkey_text::evaluate::{Answer, Evaluation, Outcome};
+use models::evaluation::passkey_text::prompt::Case;
 use models::evaluation::wilson;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -10,9 +11,6 @@ use std::io::{self, Write};
 
 /// Version of `passkey.json`.
 pub const VERSION: u32 = 1;
-
-/// Accuracy above which a length counts as recalled.
-const RECALLED: f64 = 0.95;
 
 /// `passkey.json`.
 #[derive(Debug, Serialize)]

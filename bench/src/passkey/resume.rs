@@ -1,9 +1,10 @@
 //! What an interrupted run leaves behind to go on from: every answer so far.
 
-use super::evaluate::Evaluation;
-use super::prompt::Case;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
+use crate::settings::expect_same;
+use models::evaluation::passkey_text::evaluate::Evaluation;
+use models::evaluation::passkey_text::prompt::Case;
 use models::input;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -80,11 +81,8 @@ impl Saved {
         if saved.runs.len() > self.settings.mitigations.len()
             || outcomes.any(|outcome| outcome.case >= cases.len())
         {
-            return Err(content(
-                &path,
-                "the answers to the prompts of these settings",
-                "others".into(),
-            ));
+            let expected = "the answers to the prompts of these settings";
+            return Err(ProgramError::content(&path, expected, "others"));
         }
         self.runs = saved.runs;
         Ok(())
@@ -95,11 +93,12 @@ impl Saved {
     /// # Errors
     /// [`ProgramError::Content`] for a text of another kind or version.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
+        let content = |expected: &str, found: String| ProgramError::content(path, expected, found);
         let saved: Self = serde_json::from_str(text)
-            .map_err(|error| content(path, "the answers of an interrupted run", error.to_string()))?;
+            .map_err(|error| content("the answers of an interrupted run", error.to_string()))?;
         match saved.version {
             VERSION => Ok(saved),
-            other => Err(content(path, &format!("version {VERSION}"), other.to_string())),
+            other => Err(content(&format!("version {VERSION}"), other.to_string())),
         }
     }
 
@@ -117,7 +116,7 @@ impl Saved {
 impl Settings {
     /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
     fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
-        let pairs = |settings: &Self| {
+        let parts = |settings: &Self| {
             [
                 ("program version", settings.program.clone()),
                 ("CHECKPOINT", settings.model.clone()),
@@ -131,22 +130,6 @@ impl Settings {
                 ("--mitigation", settings.mitigations.join(" ")),
             ]
         };
-        let mut both = pairs(self).into_iter().zip(pairs(asked));
-        match both.find(|(saved, asked)| saved != asked) {
-            None => Ok(()),
-            Some(((name, saved), (_, asked))) => Err(ProgramError::usage(
-                format!("--resume: {name}"),
-                format!("{saved} as in the interrupted run"),
-                asked,
-            )),
-        }
-    }
-}
-
-fn content(path: &Path, expected: &str, found: String) -> ProgramError {
-    ProgramError::Content {
-        path: path.to_path_buf(),
-        expected: expected.into(),
-        found,
+        expect_same(parts(self), parts(asked))
     }
 }

@@ -6,14 +6,15 @@
 
 pub mod child;
 
-use crate::cli::Dtype;
 use crate::context::{Context, MOST_THREADS};
 use crate::error::ProgramError;
 use crate::kit::format::bytes;
+use crate::values::Dtype;
 use child::{Child, Measured};
 use clap::Args;
 use kernel_dsl::roofline::{fma_peak, read_bandwidth};
 use kernel_dsl::simd;
+use models::evaluation::quantile::median;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -54,7 +55,7 @@ pub struct BenchArgs {
 }
 
 fn prompt_length(text: &str) -> Result<usize, String> {
-    match crate::cli::parse_tokens(text)? {
+    match crate::values::parse_tokens(text)? {
         0 => Err("expected prompt lengths of at least 1 token".into()),
         length => usize::try_from(length).map_err(|error| error.to_string()),
     }
@@ -229,15 +230,6 @@ impl Speed {
             tokens_per_cpu_second: cpu.map(|seconds| all / seconds),
             fraction_of_limit: median / limit,
         }
-    }
-}
-
-/// Of numbers in ascending order; NaN for none.
-pub(crate) fn median(sorted: &[f64]) -> f64 {
-    match sorted.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => sorted[odd / 2],
-        even => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
     }
 }
 

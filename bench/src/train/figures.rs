@@ -2,7 +2,7 @@
 
 use super::record::{Record, inside};
 use crate::kit::axis::{Axis, Scale};
-use crate::kit::chart::{Chart, Layer, spread};
+use crate::kit::chart::{Chart, Layer, middle, spread};
 use crate::kit::format::{count, counted};
 use crate::kit::ink::{Ink, MOST, Stroke};
 use crate::kit::picture::Figure;
@@ -90,14 +90,8 @@ pub fn positions(record: &Record, train_length: u64) -> Option<Figure> {
     }
     let line = |(rank, index): (usize, &usize)| {
         let evaluation = evaluations[*index];
-        let points = evaluation.report.positions.iter().map(|bucket| {
-            let middle = if bucket.start == 0 {
-                bucket.end as f64 / 2.0
-            } else {
-                (bucket.start as f64 * bucket.end as f64).sqrt()
-            };
-            (middle, bucket.mean)
-        });
+        let buckets = evaluation.report.positions.iter();
+        let points = buckets.map(|bucket| (middle(bucket.start, bucket.end), bucket.mean));
         let name = format!("step {}", count(evaluation.step));
         Layer::line(name, points.collect(), Stroke::in_order(rank, drawn.len()))
     };

@@ -8,10 +8,8 @@
 //! | [`progress`] | the bar, and stopping |
 //! | [`record`] | what the log holds, and its summary |
 //! | [`figures`], [`page`] | the curves and the page |
-//! | [`compare`] | `spillway train-compare`: several trainings held against each other |
 //! | `timing` | the speed and the memory of a step, instead of a training |
 
-pub mod compare;
 pub mod figures;
 pub mod page;
 pub mod progress;
@@ -162,7 +160,7 @@ fn write_report(run: &Run, args: &TrainArgs, out: &Path) -> Result<Summary, Prog
     let record = Record::read(&out.join(models::train::run::LOG), run.trainer().config())?;
     let summary = Summary::of(&record, run.trainer().config(), command(args, out));
     output::write_json(&out.join("summary.json"), &summary)?;
-    let title = name(out);
+    let title = record::name(out);
     let made = Provenance {
         command: summary.command.clone(),
         model: format!("{}, layout {}", summary.architecture, summary.layout),
@@ -180,13 +178,5 @@ fn command(args: &TrainArgs, out: &Path) -> String {
         "spillway train {}{seed} --out {}",
         args.config.display(),
         out.display()
-    )
-}
-
-fn name(folder: &Path) -> String {
-    let full = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    full.file_name().map_or_else(
-        || full.display().to_string(),
-        |name| name.to_string_lossy().into_owned(),
     )
 }

@@ -84,10 +84,7 @@ impl Observer for Progress<'_> {
             }
             _ => {}
         }
-        match self.stop.is_asked() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        self.stop.flow()
     }
 
     fn evaluating(&mut self, step: u64) {

@@ -209,3 +209,12 @@ pub fn evaluation_sentence(step: u64, report: &EvaluationReport) -> String {
     }
     text + "."
 }
+
+/// Name of the folder of a training.
+pub fn name(folder: &Path) -> String {
+    let full = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    full.file_name().map_or_else(
+        || full.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::bytes;
 use crate::process::{peak_memory_bytes, resident_bytes};
-use crate::speed::median;
+use models::evaluation::quantile::median;
 use models::train::log::{Seconds, StepEvent};
 use models::train::{TrainConfig, Trainer};
 use serde::Serialize;

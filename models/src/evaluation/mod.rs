@@ -6,8 +6,11 @@
 //! | [`tally`] | means kept as sums, and the mean loss of each bucket |
 //! | [`streams`] | loss against position over streams of any length |
 //! | [`collapse`] | the published criterion of collapse, and the excess over the end of the training length |
+//! | [`diagnosis`] | where a model collapses, in which heads, and which treatment cures it |
+//! | [`laws`] | laws of a length against a size of the state, fitted to few points of which often only intervals are known |
 //! | [`passkey`] | questions for hidden digits, and T_recall |
-//! | [`wilson`] | intervals for shares of successes |
+//! | [`passkey_text`] | the same in words, for models with a tokenizer |
+//! | [`quantile`], [`wilson`] | quantiles of numbers and of Student's distribution; intervals for shares of successes |
 //!
 //! ```
 //! use models::evaluation::collapse::collapse;
@@ -26,8 +29,12 @@
 //! ```
 
 pub mod collapse;
+pub mod diagnosis;
+pub mod laws;
 pub mod passkey;
+pub mod passkey_text;
 pub mod positions;
+pub mod quantile;
 pub mod streams;
 pub mod tally;
 pub mod wilson;

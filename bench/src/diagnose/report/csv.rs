@@ -1,11 +1,11 @@
 //! The curves as CSV files, one row per bucket or look.
 
 use super::Report;
-use crate::diagnose::gates::Gate;
-use crate::diagnose::head_statistics::HeadSummary;
-use crate::diagnose::loss::BucketLoss;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
+use models::evaluation::diagnosis::gates::Gate;
+use models::evaluation::diagnosis::heads::HeadSummary;
+use models::evaluation::tally::BucketLoss;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
@@ -53,9 +53,9 @@ fn loss(report: &Report) -> Vec<Row> {
     )];
     for run in &report.runs {
         let kinds = [
-            ("geometric", &run.loss),
-            ("fixed", &run.loss_fixed),
-            ("inside", &run.loss_inside),
+            ("geometric", &run.found.loss),
+            ("fixed", &run.found.loss_fixed),
+            ("inside", &run.found.loss_inside),
         ];
         for (kind, buckets) in kinds {
             rows.extend(
@@ -86,22 +86,22 @@ fn mitigations(report: &Report) -> Vec<Row> {
     let names = "mitigation collapsed onset ratio loss_inside price loss_beyond gain excess_removed tokens_per_second state_bytes";
     let mut rows = vec![header(names)];
     for run in &report.runs {
-        let standing = &run.standing;
+        let standing = &run.found.standing;
         rows.push(vec![
             run.mitigation.clone(),
-            match run.verdict.complete {
-                true => run.verdict.collapsed.to_string(),
+            match run.found.verdict.complete {
+                true => run.found.verdict.collapsed.to_string(),
                 false => String::new(),
             },
-            optional(run.verdict.onset),
-            run.verdict.ratio.to_string(),
+            optional(run.found.verdict.onset),
+            run.found.verdict.ratio.to_string(),
             optional(standing.inside),
             optional(standing.price),
             optional(standing.beyond),
             optional(standing.gain),
             optional(standing.excess_removed),
-            run.tokens_per_second.to_string(),
-            run.state_bytes.to_string(),
+            run.found.tokens_per_second.to_string(),
+            run.found.state_bytes.to_string(),
         ]);
     }
     rows

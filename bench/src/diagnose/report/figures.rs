@@ -1,15 +1,15 @@
 //! Which curves go into which picture.
 
 use super::{Report, RunReport};
-use crate::diagnose::gates::Gate;
-use crate::diagnose::head_statistics::{EXIT_FACTOR, HeadSummary};
-use crate::diagnose::loss::{BucketLoss, Tally};
-use crate::diagnose::record::SiteRecord;
 use crate::kit::axis::{Axis, Scale};
-use crate::kit::chart::{Chart, Curve, Layer, from_the_top};
+use crate::kit::chart::{Chart, Curve, Layer, from_the_top, middle};
 use crate::kit::format::{count, counted, factor, position};
 use crate::kit::ink::{Ink, MOST, Mark, Stroke};
 use crate::kit::picture::Figure;
+use models::evaluation::diagnosis::gates::Gate;
+use models::evaluation::diagnosis::heads::{EXIT_FACTOR, HeadSummary};
+use models::evaluation::diagnosis::record::SiteRecord;
+use models::evaluation::tally::Tally;
 
 /// Heads that get a line of their own.
 pub const HEADS_DRAWN: usize = MOST;
@@ -56,7 +56,10 @@ fn order(report: &Report) -> &'static str {
 /// Loss of the runs less that of the baseline at the same positions: all of them, and those that do not collapse.
 pub fn excess(report: &Report) -> Vec<Figure> {
     let (train_length, threshold) = (report.method.train_length, report.verdict.threshold);
-    let Some(restarted) = report.run(&report.method.baseline).filter(|run| run.complete) else {
+    let Some(restarted) = report
+        .run(&report.method.baseline)
+        .filter(|run| run.found.complete)
+    else {
         return Vec::new();
     };
     let caption = format!(
@@ -68,7 +71,7 @@ pub fn excess(report: &Report) -> Vec<Figure> {
     let level = Layer::Level(threshold.ln(), "collapse".into());
     let all = excess_chart(report, restarted, level, |_| true);
     let all = Figure::new("What the text does not explain", caption, all.draw());
-    let stable = |run: &RunReport| run.verdict.complete && !run.verdict.collapsed;
+    let stable = |run: &RunReport| run.found.verdict.complete && !run.found.verdict.collapsed;
     if report.runs.iter().all(stable) {
         return vec![all];
     }
@@ -90,17 +93,13 @@ fn excess_chart(
         .filter(|(run, _)| shown(run))
         .map(|(run, stroke)| {
             let pairs = run
+                .found
                 .loss
                 .iter()
-                .zip(&restarted.loss)
+                .zip(&restarted.found.loss)
                 .filter(|(a, b)| (a.start, a.tokens) == (b.start, b.tokens));
             let points = pairs
-                .map(|(bucket, other)| {
-                    (
-                        middle(bucket, report.method.train_length),
-                        bucket.mean - other.mean,
-                    )
-                })
+                .map(|(bucket, other)| (middle(bucket.start, bucket.end), bucket.mean - other.mean))
                 .collect();
             (name(run), points, stroke)
         });
@@ -157,21 +156,17 @@ fn strokes(report: &Report) -> impl Iterator<Item = (&RunReport, Stroke)> {
 
 /// Parts of the training length, then geometric buckets.
 fn loss_points(run: &RunReport, train_length: u64) -> Vec<(f64, f64)> {
-    let beyond = run.loss.iter().filter(|bucket| bucket.start >= train_length);
-    run.loss_inside
+    let beyond = run
+        .found
+        .loss
+        .iter()
+        .filter(|bucket| bucket.start >= train_length);
+    run.found
+        .loss_inside
         .iter()
         .chain(beyond)
-        .map(|bucket| (middle(bucket, 0), bucket.mean))
+        .map(|bucket| (middle(bucket.start, bucket.end), bucket.mean))
         .collect()
-}
-
-/// Geometric middle; arithmetic for buckets that start below `linear_below` or at 0.
-fn middle(bucket: &BucketLoss, linear_below: u64) -> f64 {
-    if bucket.start == 0 || bucket.start < linear_below {
-        (bucket.start + bucket.end) as f64 / 2.0
-    } else {
-        (bucket.start as f64 * bucket.end as f64).sqrt()
-    }
 }
 
 /// The state, the retention and the gates of the heads.
@@ -389,16 +384,9 @@ fn gate_points(record: &SiteRecord, gate: Gate, column: usize, train_length: u64
         .map(|(.., value)| *value)
         .collect();
     let reference = inside.iter().sum::<f64>() / inside.len().max(1) as f64;
-    let at = |start: u64, end: u64| {
-        if start == 0 {
-            end as f64 / 2.0
-        } else {
-            (start as f64 * end as f64).sqrt()
-        }
-    };
     values
         .into_iter()
-        .map(|(start, end, value)| (at(start, end), value / reference))
+        .map(|(start, end, value)| (middle(start, end), value / reference))
         .collect()
 }
 

@@ -1,11 +1,11 @@
 //! `report.html`.
 
 use super::{Report, RunReport, figures};
-use crate::diagnose::head_statistics::HeadSummary;
 use crate::kit::format::{bytes, count, counted, factor, nats, short};
 use crate::kit::page::{self, Page, Row, heading, headings, spec};
 use crate::kit::provenance::Provenance;
 use maud::{Markup, html};
+use models::evaluation::diagnosis::heads::HeadSummary;
 
 /// Rows of the table of heads.
 const HEADS_LISTED: usize = 32;
@@ -122,25 +122,26 @@ fn mitigations(report: &Report) -> Markup {
 fn mitigation_row(run: &RunReport) -> Row {
     let alone = run.mitigation == "none";
     let removed = run
+        .found
         .standing
         .excess_removed
         .map_or("–".into(), |share| format!("{:.0} %", 100.0 * share));
     let of_others = |text: String| if alone { "–".into() } else { text };
-    let onset = match run.verdict.complete {
-        true => run.verdict.onset.map_or("no collapse".into(), count),
+    let onset = match run.found.verdict.complete {
+        true => run.found.verdict.onset.map_or("no collapse".into(), count),
         false => "not known yet".into(),
     };
     let cells = [
-        nats(run.standing.beyond),
-        of_others(nats(run.standing.gain)),
+        nats(run.found.standing.beyond),
+        of_others(nats(run.found.standing.gain)),
         of_others(removed),
-        nats(run.standing.inside),
-        of_others(nats(run.standing.price)),
+        nats(run.found.standing.inside),
+        of_others(nats(run.found.standing.price)),
         onset,
-        count(run.tokens_per_second.round() as u64),
-        bytes(run.state_bytes),
+        count(run.found.tokens_per_second.round() as u64),
+        bytes(run.found.state_bytes),
     ];
-    let name = html! { (spec(&run.mitigation)) @if !run.complete { " (interrupted)" } };
+    let name = html! { (spec(&run.mitigation)) @if !run.found.complete { " (interrupted)" } };
     Row {
         cells: std::iter::once(name).chain(Row::of(cells).cells).collect(),
         is_apart: alone,

@@ -1,0 +1,102 @@
+//! Which mitigations are tried on a model: those asked for, or a set scaled to its training length.
+
+use crate::calibration::Calibrator;
+use crate::error::ProgramError;
+use crate::trial::{self, Trial};
+
+/// κ of the default retention factor c = exp(−κ/T): what is left of a token after T tokens is multiplied by exp(−κ), about one half.
+const KAPPA: f64 = 0.64;
+
+/// A mitigation that was left out of the default set.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// Its text form.
+    pub mitigation: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The text forms of the mitigations tried unless others are asked for, scaled to the training length T.
+pub fn default_set(train_length: u64) -> Vec<String> {
+    let t = train_length;
+    let forget = (-KAPPA / t as f64).exp();
+    let mut set = vec![
+        format!("forget:{forget:.6}"),
+        format!("rri:{forget:.6},0.75"),
+        "remember:0.75".to_string(),
+        "delta-scale:0.5".to_string(),
+        "state-norm:auto".to_string(),
+        format!("window:{t}"),
+        format!("window-exact:{t}"),
+    ];
+    if t > 1 {
+        set.push(format!("reset-overlap:{t},{}", t / 2));
+    }
+    // Where the baseline is another, because there is attention too.
+    set.push(format!("reset:{t}"));
+    set
+}
+
+/// The text forms of the whole catalogue, scaled to the training length T and to the longest length that is read.
+pub fn catalogue(train_length: u64, length: u64) -> Vec<String> {
+    let t = train_length;
+    let mut set = default_set(t);
+    set.extend([
+        format!("cap:{t}"),
+        format!("cap-mean:{t}"),
+        "a-scale:2".to_string(),
+        "scales:fit".to_string(),
+        format!("delta-filter:{length}"),
+        "decimate:0.5".to_string(),
+        "fitted-noise".to_string(),
+        "c-scale:0.75".to_string(),
+    ]);
+    set
+}
+
+/// What a set of trials is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// The text forms asked for; if there are none, `defaults` are taken, and those that cannot work are left out.
+    pub asked: &'a [String],
+    /// The text forms of the default set.
+    pub defaults: &'a [String],
+    /// Training length.
+    pub train_length: u64,
+}
+
+/// Reads what was asked for, or the default set; `none` and the baseline come first, each once.
+///
+/// # Errors
+/// [`ProgramError::Usage`] for a text form that cannot be read, or something asked for that cannot work with the model.
+pub fn choose(
+    choice: &Choice<'_>,
+    calibrator: &mut Calibrator<'_>,
+) -> Result<(Vec<Trial>, Vec<Skipped>), ProgramError> {
+    let model = calibrator.model();
+    let mut chosen: Vec<Trial> = Vec::new();
+    let mut skipped = Vec::new();
+    let first = ["none".to_string(), trial::baseline(model, choice.train_length)];
+    let rest = match choice.asked {
+        [] => choice.defaults,
+        asked => asked,
+    };
+    for spec in first.iter().chain(rest) {
+        let trial = Trial::parse(spec, model)?;
+        let mitigation = trial.name().to_string();
+        match trial.possible(calibrator) {
+            Err(reason) if choice.asked.is_empty() => skipped.push(Skipped { mitigation, reason }),
+            Err(reason) => return Err(trial::refused(spec, reason)),
+            Ok(trial) if chosen.iter().any(|other| other.name() == trial.name()) => {
+                let same =
+                    |other: &Trial| other.name() != trial.name() || other.mitigation() == trial.mitigation();
+                if !chosen.iter().all(same) {
+                    let reason = format!("{mitigation} is among the mitigations already, with other numbers");
+                    return Err(trial::refused(spec, reason));
+                }
+            }
+            Ok(trial) => chosen.push(trial),
+        }
+    }
+    Ok((chosen, skipped))
+}

@@ -1,0 +1,111 @@
+//! What decides the numbers of a long run, so that an interrupted one goes on under nothing else.
+
+use crate::error::ProgramError;
+use crate::trial::Trial;
+use models::evaluation::diagnosis::text::{Stream, Text};
+use models::{Info, Model};
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides the numbers. A run goes on only under the same settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Version of the program.
+    pub program: String,
+    /// Name, architecture and number of parameters of the model.
+    pub model: String,
+    /// Name of the text.
+    pub text: String,
+    /// Its fingerprint.
+    pub fingerprint: u64,
+    /// Type of the weights in memory.
+    pub dtype: String,
+    /// Where the model runs.
+    pub device: String,
+    /// Length of the long streams.
+    pub length: u64,
+    /// Training length.
+    pub train_length: u64,
+    /// Every stream.
+    pub streams: Vec<Stream>,
+    /// The runs, in order.
+    pub mitigations: Vec<String>,
+}
+
+/// How much is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths<'a> {
+    /// Training length.
+    pub train_length: u64,
+    /// Length of the long streams.
+    pub length: u64,
+    /// Every stream.
+    pub streams: &'a [Stream],
+}
+
+impl Settings {
+    /// Those of this model on `device`, with this text and these trials.
+    pub fn new(model: &Model, device: String, text: &Text, lengths: Lengths<'_>, trials: &[Trial]) -> Self {
+        let info = model.info();
+        Self {
+            program: env!("CARGO_PKG_VERSION").into(),
+            model: name(info),
+            text: text.name().into(),
+            fingerprint: text.fingerprint(),
+            dtype: info.kept_as.into(),
+            device,
+            length: lengths.length,
+            train_length: lengths.train_length,
+            streams: lengths.streams.to_vec(),
+            mitigations: trials.iter().map(Trial::identity).collect(),
+        }
+    }
+
+    /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`].
+    pub fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
+        let parts = |settings: &Self| {
+            [
+                ("program version", settings.program.clone()),
+                ("CHECKPOINT", settings.model.clone()),
+                ("--text", settings.text.clone()),
+                ("content of the text", settings.fingerprint.to_string()),
+                ("--dtype", settings.dtype.clone()),
+                ("--device", settings.device.clone()),
+                ("--length", settings.length.to_string()),
+                ("--train-length", settings.train_length.to_string()),
+                ("--mitigation", settings.mitigations.join(" ")),
+                ("--streams or --seed", format!("{:?}", settings.streams)),
+            ]
+        };
+        expect_same(parts(self), parts(asked))
+    }
+}
+
+/// Name, architecture and number of parameters of a model.
+pub fn name(info: &Info) -> String {
+    format!(
+        "{} ({}, {} parameters)",
+        info.name, info.architecture, info.parameters
+    )
+}
+
+/// Nothing if what was saved is what is asked for, part by part; else the first difference.
+///
+/// # Errors
+/// [`ProgramError::Usage`].
+pub fn expect_same<const N: usize>(
+    saved: [(&str, String); N],
+    asked: [(&str, String); N],
+) -> Result<(), ProgramError> {
+    let mut both = saved.into_iter().zip(asked);
+    match both.find(|(saved, asked)| saved != asked) {
+        None => Ok(()),
+        Some(((name, saved), (_, asked))) => Err(ProgramError::usage(
+            format!("--resume: {name}"),
+            format!("{saved} as in the interrupted run"),
+            asked,
+        )),
+    }
+}

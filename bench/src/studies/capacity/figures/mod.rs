@@ -1,0 +1,144 @@
+//! Which pictures there are.
+
+mod losses;
+mod maps;
+mod published;
+mod thresholds;
+
+use super::report::Report;
+use super::result::RunResult;
+use super::threshold::Quantity;
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::ink::Stroke;
+use crate::kit::picture::Drawing;
+use crate::studies::results::Picture;
+use models::evaluation::laws::{Fit, Law};
+
+/// Points of a drawn law.
+const STEPS: usize = 160;
+
+/// Where a picture belongs on the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Thresholds, alone and beside the published ones.
+    Thresholds,
+    /// Losses and collapse ratios.
+    Collapse,
+    /// Passkeys.
+    Recall,
+    /// The published points.
+    Published,
+}
+
+/// Where a picture belongs, and the picture.
+pub type Placed = (Place, Picture);
+
+/// A drawing with its title and caption, in its place.
+pub fn placed(name: &str, place: Place, (title, caption): (String, String), drawing: Drawing) -> Placed {
+    (place, Picture::new(name, title, caption, drawing))
+}
+
+/// Every picture that the results allow.
+pub fn pictures(report: &Report) -> Vec<Placed> {
+    let has = |quantity: &Quantity| {
+        report
+            .analyses
+            .iter()
+            .any(|analysis| analysis.quantity == *quantity)
+    };
+    let mut pictures: Vec<Placed> = report.analyses_of_laws().map(thresholds::thresholds).collect();
+    let quantities = [Quantity::ForgetPerplexity, Quantity::Recall]
+        .into_iter()
+        .filter(has);
+    pictures.extend(quantities.map(|quantity| published::beside(report, quantity)));
+    if !report.analyses.is_empty() {
+        pictures.push(thresholds::profiles(report));
+    }
+    for task in &report.setting.tasks {
+        let runs: Vec<&RunResult> = report.runs.iter().filter(|run| run.task == task.name).collect();
+        pictures.extend(losses::losses(&task.name, &runs));
+        pictures.extend(maps::collapse(&task.name, &runs, report.setting.collapse_ratio));
+        pictures.extend(maps::recall(&task.name, &runs));
+    }
+    pictures.extend([true, false].map(|forget| published::laws(report, forget)));
+    pictures
+}
+
+/// `text-slow, T_forget by loss` as part of a file name.
+fn slug(text: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    text.chars().map(plain).collect()
+}
+
+fn quantity_slug(quantity: Quantity) -> &'static str {
+    match quantity {
+        Quantity::ForgetLoss => "forget-loss",
+        Quantity::ForgetPerplexity => "forget-perplexity",
+        Quantity::Recall => "recall",
+        Quantity::RecallWilson => "recall-wilson",
+    }
+}
+
+fn size_axis((low, high): (f64, f64)) -> Axis {
+    Axis::new("state size S (elements)", Scale::Binary).range(low, high)
+}
+
+fn length_axis(name: String, (low, high): (f64, f64)) -> Axis {
+    Axis::new(name, Scale::Binary).range(low, high)
+}
+
+/// The next power of two below and above all values that are positive; none if there are none.
+fn octaves(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let (low, high) = crate::kit::ticks::extent(values.filter(|value| *value > 0.0))?;
+    Some((low.log2().floor().exp2(), high.log2().ceil().exp2()))
+}
+
+/// A law over a range of sizes, in elements and tokens.
+fn curve(fit: &Fit, (low, high): (f64, f64), (size_unit, length_unit): (f64, f64)) -> Vec<(f64, f64)> {
+    let step = (high / low).ln() / STEPS as f64;
+    let sizes = (0..=STEPS).map(|index| low * (step * index as f64).exp());
+    sizes
+        .map(|size| (size, length_unit * fit.at(size / size_unit)))
+        .collect()
+}
+
+/// The stroke of a law, the same in every picture.
+fn stroke(law: Law) -> Stroke {
+    let index = match law {
+        Law::Power => 0,
+        Law::Linear => 1,
+        Law::Exponential => 2,
+    };
+    Stroke {
+        mark: None,
+        ..Stroke::nth(index)
+    }
+}
+
+/// The best fit of each law, the best law first.
+fn best_of_each(fits: &[Fit]) -> Vec<&Fit> {
+    let mut best: Vec<&Fit> = Vec::new();
+    for fit in fits {
+        if best.iter().all(|other| other.law != fit.law) {
+            best.push(fit);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::octaves;
+
+    #[test]
+    fn axes_end_at_powers_of_two() {
+        assert_eq!(octaves([3.0, 100.0, 0.0, -1.0].into_iter()), Some((2.0, 128.0)));
+        assert_eq!(octaves([f64::INFINITY, f64::NAN].into_iter()), None);
+    }
+}

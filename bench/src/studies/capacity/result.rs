@@ -1,0 +1,166 @@
+//! What one training of the sweep gives: `runs/NAME/result.json`.
+
+use crate::studies::results::distinct;
+use models::evaluation::passkey::RECALLED;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Version of the files.
+pub const VERSION: u32 = 1;
+
+/// Sizes of a Mamba-2 that decide how much it can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StateSize {
+    /// Width of the residual stream.
+    pub model_dim: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// State values of a channel.
+    pub d_state: usize,
+}
+
+impl StateSize {
+    /// Elements of the recurrent state, S = layers · 2 model_dim · d_state. What the short convolutions keep is not counted.
+    pub fn elements(&self) -> u64 {
+        self.layers as u64 * 2 * self.model_dim as u64 * self.d_state as u64
+    }
+}
+
+/// Mean loss over a stretch of positions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// First position.
+    pub start: u64,
+    /// Position after the last.
+    pub end: u64,
+    /// Mean loss in nats per token over all streams; none where it is not finite.
+    pub loss: Option<f64>,
+}
+
+/// Whether a model forgets well enough to read on beyond its training length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Forgetting {
+    /// Streams of held-out data.
+    pub streams: usize,
+    /// Loss against position.
+    pub buckets: Vec<Bucket>,
+    /// Largest mean loss of a bucket inside the training length.
+    pub inside: Option<f64>,
+    /// Largest mean loss of a bucket beyond it; none where one is not finite.
+    pub worst: Option<f64>,
+    /// End of the bucket in which it is.
+    pub worst_at: u64,
+}
+
+impl Forgetting {
+    /// worst / inside; infinite where a loss is not finite.
+    pub fn loss_ratio(&self) -> f64 {
+        self.ratio(|worst, inside| worst / inside)
+    }
+
+    /// exp(worst − inside); infinite where a loss is not finite.
+    pub fn perplexity_ratio(&self) -> f64 {
+        self.ratio(|worst, inside| (worst - inside).exp())
+    }
+
+    fn ratio(&self, of: impl Fn(f64, f64) -> f64) -> f64 {
+        match (self.worst, self.inside) {
+            (Some(worst), Some(inside)) => of(worst, inside),
+            _ => f64::INFINITY,
+        }
+    }
+}
+
+/// Passkeys asked for at one length and depth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecallCell {
+    /// Length of the context in tokens.
+    pub length: u64,
+    /// Row of the depth, 0 at the beginning of the context.
+    pub depth: usize,
+    /// Keys found.
+    pub correct: u64,
+    /// Keys asked for.
+    pub samples: u64,
+}
+
+/// How far back a model finds a passkey.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recall {
+    /// Lengths by depths.
+    pub cells: Vec<RecallCell>,
+}
+
+impl Recall {
+    /// (length, keys found, keys asked for), the shortest length first.
+    pub fn by_length(&self) -> Vec<(u64, u64, u64)> {
+        let lengths = distinct(self.cells.iter().map(|cell| cell.length));
+        let sums = lengths.into_iter().map(|length| {
+            let cells = self.cells.iter().filter(|cell| cell.length == length);
+            cells.fold((length, 0, 0), |(length, correct, samples), cell| {
+                (length, correct + cell.correct, samples + cell.samples)
+            })
+        });
+        sums.collect()
+    }
+
+    /// The longest length up to which, at every length, more than 95 % of the keys are found; none if not at the shortest.
+    pub fn recalled(&self) -> Option<u64> {
+        self.reach(|correct, samples| correct as f64 > RECALLED * samples as f64)
+    }
+
+    /// The longest length up to which every length passes; none if the shortest does not.
+    pub fn reach(&self, passes: impl Fn(u64, u64) -> bool) -> Option<u64> {
+        let passed = self.by_length();
+        let passed = passed
+            .iter()
+            .take_while(|(_, correct, samples)| passes(*correct, *samples));
+        passed.last().map(|(length, ..)| *length)
+    }
+}
+
+/// Times, which are the one thing that differs when a training is run again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunSeconds {
+    /// Of the steps.
+    pub training: f64,
+    /// Of the evaluation.
+    pub evaluation: f64,
+}
+
+/// What one training gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// Version of the file.
+    pub version: u32,
+    /// The task.
+    pub task: String,
+    /// Sizes of the model.
+    pub state: StateSize,
+    /// Elements of its recurrent state.
+    pub elements: u64,
+    /// Training length T in tokens.
+    pub train_length: u64,
+    /// Seed.
+    pub seed: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Steps of the optimiser.
+    pub steps: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Mean training loss of the last tenth of the steps, in nats per weighted target.
+    pub train_loss: f64,
+    /// Training loss over the steps, as (step, mean since the entry before).
+    pub train_curve: Vec<(u64, f64)>,
+    /// Loss against position, where the task is evaluated for it.
+    pub forgetting: Option<Forgetting>,
+    /// Passkeys, where the task is evaluated for them.
+    pub recall: Option<Recall>,
+    /// Times.
+    pub seconds: RunSeconds,
+    /// Everything that decides the numbers.
+    pub settings: Value,
+}

@@ -1,0 +1,337 @@
+//! All trainings of a sweep: as many at a time as there are threads, one thread each, so that a result is the same bits whatever runs
+//! beside it.
+
+use super::config::{Plan, SweepConfig};
+use super::report::{Record, Report, Setting};
+use super::result::RunResult;
+use super::training::{Place, RESULT, Watch};
+use super::{figures, findings, page};
+use crate::context::Context;
+use crate::error::ProgramError;
+use crate::kit::format::duration;
+use crate::kit::provenance::{machine, today};
+use crate::output::{OutputFolder, write_json};
+use crate::progress::Progress;
+use crate::stop::Stop;
+use crate::studies::results::write_figures;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Folder of the trainings.
+pub const RUNS: &str = "runs";
+const RECORD: &str = "sweep.json";
+
+/// A sweep and where it is.
+#[derive(Debug)]
+pub struct Sweep<'a> {
+    /// What is trained.
+    pub config: &'a SweepConfig,
+    /// Its file.
+    pub path: &'a Path,
+    /// Its text.
+    pub text: &'a str,
+    /// The output folder.
+    pub out: &'a Path,
+    /// The command that makes it.
+    pub command: String,
+}
+
+/// `sweep.json`: what is known of the trainings beside their results.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    record: Record,
+}
+
+/// What the workers share.
+struct Shared<'a> {
+    sweep: &'a Sweep<'a>,
+    context: &'a Context,
+    stop: &'a Stop,
+    bar: Progress,
+    queue: Vec<Plan>,
+    next: AtomicUsize,
+    done: Mutex<Done>,
+}
+
+struct Done {
+    record: Record,
+    before: f64,
+    begin: Instant,
+    finished: usize,
+    work: f64,
+    all_work: f64,
+    failure: Option<ProgramError>,
+}
+
+impl Sweep<'_> {
+    fn place(&self, plan: &Plan) -> Place<'_> {
+        Place {
+            config: self.config,
+            path: self.path,
+            folder: self.out.join(RUNS).join(&plan.name),
+        }
+    }
+
+    /// Every result there is, in the order of the plan.
+    ///
+    /// # Errors
+    /// [`ProgramError::Content`] for one of other settings.
+    pub fn results(&self) -> Result<Vec<RunResult>, ProgramError> {
+        let plans = self.config.plans();
+        let found = plans.iter().map(|plan| self.place(plan).finished(plan));
+        Ok(found
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    /// Trains whatever is not done yet; `true` when all is done, `false` after a stop.
+    ///
+    /// # Errors
+    /// The first failure of a training; the others are stopped, and can be resumed.
+    pub fn train(&self, context: &Context, stop: &Stop) -> Result<bool, ProgramError> {
+        let plans = self.config.plans();
+        let mut queue = Vec::new();
+        for plan in plans {
+            match self.place(&plan).finished(&plan)? {
+                Some(_) => self.place(&plan).tidy()?,
+                None => queue.push(plan),
+            }
+        }
+        let workers = context.threads().clamp(1, queue.len().max(1));
+        let mut record = self.record()?.unwrap_or_else(|| Record {
+            machine: machine(),
+            date: today(),
+            ..Record::default()
+        });
+        record.workers = record.workers.max(workers);
+        let all_work = queue.iter().map(|plan| self.work(plan)).sum::<f64>();
+        let bar = context.progress(queue.iter().map(|plan| self.tokens(plan)).sum(), "tokens");
+        bar.enable_steady_tick(Duration::from_secs(1));
+        let shared = Shared {
+            sweep: self,
+            context,
+            stop,
+            bar,
+            next: AtomicUsize::new(0),
+            done: Mutex::new(Done {
+                before: record.seconds,
+                record,
+                begin: Instant::now(),
+                finished: 0,
+                work: 0.0,
+                all_work,
+                failure: None,
+            }),
+            queue,
+        };
+        std::thread::scope(|scope| -> Result<(), ProgramError> {
+            for _ in 0..workers {
+                // One thread for each: sums in the kernels then never depend on how many there are.
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+                let pool =
+                    pool.map_err(|error| ProgramError::Failed(format!("cannot start threads: {error}")))?;
+                let shared = &shared;
+                let worker = move || pool.install(|| shared.work_on());
+                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, worker) {
+                    // Those that have started already would go through all of it first.
+                    shared.stop.ask();
+                    return Err(ProgramError::Failed(format!("cannot start threads: {error}")));
+                }
+            }
+            Ok(())
+        })?;
+        shared.bar.finish_and_clear();
+        let mut done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.record.seconds = done.before + done.begin.elapsed().as_secs_f64();
+        if !shared.queue.is_empty() {
+            self.save(&done.record)?;
+        }
+        match done.failure {
+            Some(error) => Err(error),
+            None => Ok(done.finished == shared.queue.len()),
+        }
+    }
+
+    fn tokens(&self, plan: &Plan) -> u64 {
+        let config = self.config.train_config(self.path, plan, None);
+        // The configuration was checked when it was read.
+        config.map_or(0, |config| config.steps * config.tokens_per_step())
+    }
+
+    /// How long a training takes beside others, roughly: by token what grows with the width and what grows with the state.
+    fn work(&self, plan: &Plan) -> f64 {
+        let (state, width) = (&plan.state, plan.state.model_dim as f64);
+        let weights = 6.0 * width + 4.0 * state.d_state as f64;
+        self.tokens(plan) as f64 * (state.layers as f64 * width * weights + 256.0 * width)
+    }
+
+    /// Whether some training has come so far that it can be gone on with.
+    pub fn is_begun(&self) -> bool {
+        let plans = self.config.plans();
+        plans.iter().any(|plan| self.place(plan).is_begun())
+    }
+
+    /// Removes what trainings have left that have not begun.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn clear(&self) -> Result<(), ProgramError> {
+        let runs = self.out.join(RUNS);
+        if runs.exists() {
+            fs::remove_dir_all(&runs).map_err(ProgramError::file("remove", &runs))?;
+        }
+        let record = self.out.join(RECORD);
+        if record.exists() {
+            fs::remove_file(&record).map_err(ProgramError::file("remove", &record))?;
+        }
+        Ok(())
+    }
+
+    fn record(&self) -> Result<Option<Record>, ProgramError> {
+        let path = self.out.join(RECORD);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", &path))?;
+        let saved: Saved = serde_json::from_str(&text)
+            .map_err(|error| ProgramError::content(&path, "the record of a sweep", error.to_string()))?;
+        Ok(Some(saved.record))
+    }
+
+    fn save(&self, record: &Record) -> Result<(), ProgramError> {
+        let record = record.clone();
+        write_json(&self.out.join(RECORD), &Saved { record })
+    }
+
+    /// Draws and writes everything from the results there are.
+    ///
+    /// # Errors
+    /// [`ProgramError`] for a file that cannot be written.
+    pub fn write(&self, folder: &mut OutputFolder, context: &Context) -> Result<Report, ProgramError> {
+        let setting = Setting {
+            name: self.config.name.clone(),
+            command: self.command.clone(),
+            configuration: self.text.into(),
+            planned: self.config.plans().len(),
+            tasks: self.config.task_settings(),
+            collapse_ratio: self.config.collapse_ratio,
+            resampling: self.config.bootstrap,
+            record: self.record()?,
+        };
+        let report = findings::report(setting, self.results()?);
+        let pictures = figures::pictures(&report);
+        write_figures(folder, pictures.iter().map(|picture| &picture.1))?;
+        folder.write_json("results.json", &report)?;
+        folder.write("results.csv", |file| page::write_csv(&report.runs, file))?;
+        let mut write = |name: &str, text: String| folder.write(name, |file| file.write_all(text.as_bytes()));
+        write("report.html", page::page(&report, &pictures))?;
+        write("RESULTS.md", page::markdown(&report, &pictures))?;
+        context.remark(format_args!("report: {}", self.out.join("report.html").display()));
+        Ok(report)
+    }
+}
+
+impl Shared<'_> {
+    /// Takes one training after another until none is left, one fails, or a stop is asked for.
+    fn work_on(&self) {
+        while let Some(plan) = self.queue.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if self.stop.is_asked() {
+                return;
+            }
+            let mut watch = Watching {
+                stop: self.stop,
+                bar: &self.bar,
+                tokens: self.sweep.config.tokens_per_step,
+            };
+            match self.sweep.place(plan).train(plan, &mut watch) {
+                Ok(Some(result)) => self.finish(plan, &result),
+                Ok(None) => return,
+                Err(error) => {
+                    let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.failure.get_or_insert(error);
+                    self.stop.ask();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn finish(&self, plan: &Plan, result: &RunResult) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.finished += 1;
+        done.work += self.sweep.work(plan);
+        let elapsed = done.begin.elapsed().as_secs_f64();
+        done.record.seconds = done.before + elapsed;
+        if let Some(load) = load() {
+            done.record.load_sum += load;
+            done.record.load_samples += 1;
+        }
+        // The record is for the page only: a failure to write it is met again, and reported, at the end.
+        let _ = self.sweep.save(&done.record);
+        let left = elapsed * (done.all_work - done.work).max(0.0) / done.work.max(f64::MIN_POSITIVE);
+        let text = format!(
+            "{} of {}: {}: {}, {:.0} s; about {} left",
+            done.finished,
+            self.queue.len(),
+            plan.name,
+            outcome(result),
+            result.seconds.training + result.seconds.evaluation,
+            duration(left),
+        );
+        self.bar.suspend(|| self.context.remark(text));
+    }
+}
+
+fn outcome(result: &RunResult) -> String {
+    let mut parts = vec![format!("loss {:.3}", result.train_loss)];
+    if let Some(forgetting) = &result.forgetting {
+        parts.push(format!(
+            "beyond T {:.2} x loss, {:.2} x perplexity",
+            forgetting.loss_ratio(),
+            forgetting.perplexity_ratio()
+        ));
+    }
+    if let Some(recall) = &result.recall {
+        parts.push(match recall.recalled() {
+            Some(length) => format!("passkeys found up to {length} tokens"),
+            None => "passkeys not found".into(),
+        });
+    }
+    parts.join(", ")
+}
+
+struct Watching<'a> {
+    stop: &'a Stop,
+    bar: &'a Progress,
+    tokens: u64,
+}
+
+impl Watch for Watching<'_> {
+    fn step(&mut self) -> bool {
+        self.bar.inc(self.tokens);
+        self.stop.count(1);
+        self.stop.is_asked()
+    }
+}
+
+/// The machine's load over the last minute.
+fn load() -> Option<f64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// The results in a folder whose settings are not looked at: whether there are any.
+pub fn has_results(out: &Path) -> bool {
+    let runs = fs::read_dir(out.join(RUNS));
+    let entries = runs.into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path().join(RESULT))
+        .any(|path: PathBuf| path.exists())
+}

@@ -1,0 +1,145 @@
+//! What one arm gives: its settings, and the losses of all its trainings.
+
+use super::estimate::Estimate;
+use serde::Serialize;
+
+/// A setting that is not the same in all arms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its path in the configuration: `carry.carry`.
+    pub field: String,
+    /// Its value, as JSON; `none` if it is absent.
+    pub value: String,
+}
+
+/// One arm.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ArmReport {
+    /// Its name.
+    pub name: String,
+    /// The settings in which arms differ.
+    pub settings: Vec<Setting>,
+    /// T, in tokens.
+    pub train_length: u64,
+    /// Whether the weights were random at first.
+    pub from_random: bool,
+    /// Whether the learning rate stays as it is once it is warm.
+    pub constant_rate: bool,
+    /// The seeds: every [`Estimate`] has its values in this order.
+    pub seeds: Vec<u64>,
+    /// Losses after the last step in the arm's own buckets.
+    pub curve: Vec<Bucket>,
+    /// Every evaluation that all its trainings had.
+    pub points: Vec<Point>,
+    /// Its trainings.
+    pub trainings: Vec<TrainingReport>,
+}
+
+/// Losses in a bucket of positions, in nats per token.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bucket {
+    /// First position.
+    pub start: u64,
+    /// Position after the last.
+    pub end: u64,
+    /// The state carried from position to position.
+    pub loss: Estimate,
+    /// Loss less that of the same model with the state emptied every T tokens, where that was evaluated.
+    pub excess: Option<Estimate>,
+}
+
+/// An evaluation of an arm.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Point {
+    /// Steps done.
+    pub step: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Loss in each of [`Report::ranges`].
+    pub losses: Vec<Estimate>,
+    /// Loss inside the arm's own training length.
+    pub inside: Estimate,
+    /// Loss in the last of the ranges less that of the same model with the state emptied every T tokens.
+    pub excess: Option<Estimate>,
+    /// Largest bucket beyond T over the largest inside, in perplexity.
+    pub perplexity_ratio: Estimate,
+    /// Trainings whose ratio is over the threshold of their configuration.
+    pub collapsed: usize,
+}
+
+/// One training.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainingReport {
+    /// Name of its folder.
+    pub name: String,
+    /// Its seed.
+    pub seed: u64,
+    /// The command.
+    pub command: String,
+    /// Time of its steps and evaluations.
+    pub seconds: f64,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Loss in the first of the ranges.
+    Near,
+    /// Loss in the last of the ranges.
+    Far,
+    /// [`Point::excess`].
+    Excess,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Near, Self::Far, Self::Excess];
+
+    /// Of an evaluation.
+    pub fn of(self, point: &Point) -> Option<&Estimate> {
+        match self {
+            Self::Near => point.losses.first(),
+            Self::Far => point.losses.last(),
+            Self::Excess => point.excess.as_ref(),
+        }
+    }
+}
+
+impl ArmReport {
+    /// The last evaluation.
+    pub fn end(&self) -> Option<&Point> {
+        self.points.last()
+    }
+
+    /// The model that training began with, where it was not random.
+    pub fn before(&self) -> Option<&Point> {
+        self.points
+            .first()
+            .filter(|point| point.step == 0 && !self.from_random)
+    }
+
+    /// The evaluations but that of random weights.
+    pub fn trained(&self) -> impl Iterator<Item = &Point> {
+        self.points
+            .iter()
+            .filter(|point| point.step > 0 || !self.from_random)
+    }
+
+    /// Of the last evaluation, seed by seed.
+    pub fn at_end(&self, measure: Measure) -> Option<Vec<(u64, f64)>> {
+        let estimate = measure.of(self.end()?)?;
+        Some(
+            self.seeds
+                .iter()
+                .copied()
+                .zip(estimate.values.iter().copied())
+                .collect(),
+        )
+    }
+
+    /// Tokens trained on.
+    pub fn tokens(&self) -> u64 {
+        self.end().map_or(0, |point| point.tokens)
+    }
+}

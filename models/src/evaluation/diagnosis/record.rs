@@ -1,0 +1,439 @@
+//! What the probe keeps of one recurrence: fixed in size before the first token, however long the text becomes.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use ssm_core::error::Result;
+use ssm_core::{Memory, Rule, Site};
+
+use super::gates::{Gate, Stretch, host};
+use super::state_statistics::{self, StateStatistics, mean_statistics, state_statistics};
+use crate::evaluation::tally::Tally;
+
+/// When there is something to do: looks at the state, and the length over which retention is averaged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Looks at the state after these numbers of tokens, which ascend.
+    pub positions: Arc<[u64]>,
+    /// Training length.
+    pub train_length: u64,
+}
+
+/// What a probe saw of one recurrence. Saving and loading loses no bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SavedRecord", into = "SavedRecord")]
+pub struct SiteRecord {
+    shape: Shape,
+    plan: Plan,
+    /// Looks at the state so far, `[looks, heads]`.
+    states: Vec<StateStatistics>,
+    /// Σ log α from the second token to the look, `[looks, heads]`.
+    strengths: Vec<f64>,
+    /// Σ log α from the second token to now, `[heads]`.
+    strength: Vec<f64>,
+    /// Statistics of the gates up to each position from the one before, `[positions, columns]`.
+    gates: Vec<Tally>,
+    /// Σ log a inside the training length of every key row, `[heads, key_dim]`; empty where rows do not differ.
+    keys: Vec<f64>,
+    /// Tokens that went into `keys`.
+    key_tokens: f64,
+}
+
+/// What decides the sizes of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Shape {
+    layer: usize,
+    first_head: usize,
+    heads: usize,
+    key_dim: usize,
+    is_mean: bool,
+    per_key: bool,
+    /// Columns of each gate, in the order of [`Gate::ALL`].
+    columns: [usize; Gate::ALL.len()],
+}
+
+impl Shape {
+    fn new(site: &Site) -> Self {
+        Self {
+            layer: site.layer,
+            first_head: site.first_head,
+            heads: site.heads,
+            key_dim: site.key_dim,
+            is_mean: site.rule == Rule::Mean,
+            per_key: site.per_key_decay,
+            columns: Gate::ALL.map(|gate| gate.columns(site)),
+        }
+    }
+
+    /// Columns of all gates together.
+    fn row(&self) -> usize {
+        self.columns.iter().sum()
+    }
+}
+
+/// A [`SiteRecord`] with floats as their 64 bits.
+#[derive(Serialize, Deserialize)]
+struct SavedRecord {
+    shape: Shape,
+    positions: Vec<u64>,
+    train_length: u64,
+    arrays: BTreeMap<String, Vec<u64>>,
+}
+
+impl From<SiteRecord> for SavedRecord {
+    fn from(record: SiteRecord) -> Self {
+        let bits = |(name, values): (&str, Vec<f64>)| {
+            (name.to_string(), values.iter().map(|v| v.to_bits()).collect())
+        };
+        let arrays = record.arrays().into_iter().map(bits).collect();
+        Self {
+            shape: record.shape,
+            positions: record.plan.positions.to_vec(),
+            train_length: record.plan.train_length,
+            arrays,
+        }
+    }
+}
+
+impl TryFrom<SavedRecord> for SiteRecord {
+    type Error = String;
+
+    fn try_from(saved: SavedRecord) -> std::result::Result<Self, String> {
+        let plan = Plan {
+            positions: saved.positions.into(),
+            train_length: saved.train_length,
+        };
+        // A shape is a few numbers, and the arrays that it asks for must not be longer than those in the file.
+        let length = |name: &str| saved.arrays.get(name).map_or(0, Vec::len);
+        let shape = &saved.shape;
+        let row = shape
+            .columns
+            .iter()
+            .try_fold(0, |sum: usize, count| sum.checked_add(*count));
+        let gates = row.and_then(|row| row.checked_mul(plan.positions.len()));
+        let keys = match shape.per_key {
+            true => shape.heads.checked_mul(shape.key_dim),
+            false => Some(0),
+        };
+        let fits = |count: Option<usize>, name: &str| count.is_some_and(|count| count <= length(name));
+        if shape.heads != length("strength") || !fits(gates, "gates") || !fits(keys, "keys") {
+            return Err(format!("{} heads with other numbers of values", shape.heads));
+        }
+        let mut record = Self::of(saved.shape, plan);
+        let floats = |bits: &Vec<u64>| bits.iter().map(|&bits| f64::from_bits(bits)).collect();
+        record.set_arrays(|name| saved.arrays.get(name).map(floats))?;
+        Ok(record)
+    }
+}
+
+impl SiteRecord {
+    /// Nothing seen yet.
+    pub fn new(site: &Site, plan: Plan) -> Self {
+        Self::of(Shape::new(site), plan)
+    }
+
+    fn of(shape: Shape, plan: Plan) -> Self {
+        let keys = if shape.per_key {
+            shape.heads * shape.key_dim
+        } else {
+            0
+        };
+        Self {
+            states: Vec::new(),
+            strengths: Vec::new(),
+            strength: vec![0.0; shape.heads],
+            gates: vec![Tally::default(); plan.positions.len() * shape.row()],
+            keys: vec![0.0; keys],
+            key_tokens: 0.0,
+            shape,
+            plan,
+        }
+    }
+
+    /// Whether this is a record of that recurrence.
+    pub fn is_of(&self, site: &Site) -> bool {
+        self.shape == Shape::new(site)
+    }
+
+    /// When something is due.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Index of the layer.
+    pub fn layer(&self) -> usize {
+        self.shape.layer
+    }
+
+    /// Heads of the recurrence.
+    pub fn heads(&self) -> usize {
+        self.shape.heads
+    }
+
+    /// Heads of the layer's earlier recurrences.
+    pub fn first_head(&self) -> usize {
+        self.shape.first_head
+    }
+
+    /// What plays the part of a state's norm: `norm`, or `weight` in a weighted mean.
+    pub fn measure(&self) -> &'static str {
+        if self.shape.is_mean { "weight" } else { "norm" }
+    }
+
+    /// How many columns a gate has: heads or groups, or none.
+    pub fn columns(&self, gate: Gate) -> usize {
+        self.shape.columns[index(gate)]
+    }
+
+    /// (position, statistics of the state, Σ log α since the first token) of one head at every look so far.
+    pub fn looks(&self, head: usize) -> impl Iterator<Item = (u64, StateStatistics, f64)> + '_ {
+        let heads = self.heads().max(1);
+        let rows = self.states.chunks(heads).zip(self.strengths.chunks(heads));
+        self.plan
+            .positions
+            .iter()
+            .zip(rows)
+            .map(move |(&position, (states, strengths))| (position, states[head], strengths[head]))
+    }
+
+    /// ((start, end), statistics) of one column of a gate between the looks; nothing for a gate that is not there.
+    pub fn gate(&self, gate: Gate, column: usize) -> impl Iterator<Item = ((u64, u64), &Tally)> + '_ {
+        let there = (column < self.columns(gate)).then_some(self.offset(gate) + column);
+        let positions = || self.plan.positions.iter().copied();
+        let ranges = std::iter::once(0).chain(positions()).zip(positions());
+        let rows = self.gates.chunks(self.shape.row().max(1));
+        ranges
+            .zip(rows)
+            .filter_map(move |(range, row)| Some((range, &row[there?])))
+    }
+
+    /// One column of a gate over the first `tokens` positions, which must be one of the looks.
+    pub fn gate_inside(&self, gate: Gate, column: usize, tokens: u64) -> Tally {
+        let mut sum = Tally::default();
+        self.gate(gate, column)
+            .filter(|((_, end), _)| *end <= tokens)
+            .for_each(|(_, tally)| sum.merge(tally));
+        sum
+    }
+
+    /// Mean of log α of a head over the first `tokens` positions, which must be one of the looks.
+    pub fn mean_log_decay(&self, head: usize, tokens: u64) -> Option<f64> {
+        self.gate_inside(Gate::LogDecay, head, tokens).mean()
+    }
+
+    /// Least and largest mean of log a inside the training length among the key rows of a head, where they differ.
+    pub fn key_range(&self, head: usize) -> Option<(f64, f64)> {
+        let rows = self.keys.chunks(self.shape.key_dim.max(1)).nth(head)?;
+        let mean = |sum: &f64| sum / self.key_tokens;
+        let least = rows.iter().map(mean).min_by(f64::total_cmp)?;
+        let largest = rows.iter().map(mean).max_by(f64::total_cmp)?;
+        (self.key_tokens > 0.0).then_some((least, largest))
+    }
+
+    fn offset(&self, gate: Gate) -> usize {
+        self.shape.columns[..index(gate)].iter().sum()
+    }
+
+    /// Several streams' records as one: states averaged over the streams that got so far, gates pooled. `None` of none.
+    pub fn pool(records: &[Self]) -> Option<Self> {
+        let first = records.first()?;
+        let mut pooled = Self::of(first.shape.clone(), first.plan.clone());
+        for record in records {
+            let gates = pooled.gates.iter_mut().zip(&record.gates);
+            gates.for_each(|(mine, theirs)| mine.merge(theirs));
+            let keys = pooled.keys.iter_mut().zip(&record.keys);
+            keys.for_each(|(mine, theirs)| *mine += theirs);
+            pooled.key_tokens += record.key_tokens;
+        }
+        let looks = records
+            .iter()
+            .map(|record| record.states.len())
+            .max()
+            .unwrap_or(0);
+        for index in 0..looks {
+            let there = || records.iter().filter(|record| record.states.len() > index);
+            let states: Vec<StateStatistics> = there().map(|record| record.states[index]).collect();
+            let strength = there().map(|record| record.strengths[index]).sum::<f64>() / states.len() as f64;
+            pooled.states.extend(StateStatistics::average(&states));
+            pooled.strengths.push(strength);
+        }
+        Some(pooled)
+    }
+
+    /// Everything recorded, by name.
+    fn arrays(&self) -> [(&'static str, Vec<f64>); 6] {
+        let states = self.states.iter().flat_map(|state| state.to_array());
+        let gates = self.gates.iter().flat_map(|tally| tally.to_array());
+        [
+            ("states", states.collect()),
+            ("strengths", self.strengths.clone()),
+            ("strength", self.strength.clone()),
+            ("gates", gates.collect()),
+            ("keys", self.keys.clone()),
+            ("key_tokens", vec![self.key_tokens]),
+        ]
+    }
+
+    /// The inverse of [`Self::arrays`], for a record of the same shape.
+    ///
+    /// # Errors
+    /// One sentence about what is missing or of another length.
+    pub(super) fn set_arrays(
+        &mut self,
+        array: impl Fn(&str) -> Option<Vec<f64>>,
+    ) -> std::result::Result<(), String> {
+        let of = |name: &str, length: Option<usize>| {
+            let values = array(name).ok_or(format!("probe.{name} is missing"))?;
+            match length {
+                Some(length) if values.len() != length => Err(format!(
+                    "probe.{name}: expected {length} numbers, found {}",
+                    values.len()
+                )),
+                _ => Ok(values),
+            }
+        };
+        let states = of("states", None)?;
+        let (states, rest) = states.as_chunks::<{ state_statistics::FIELDS }>();
+        if !rest.is_empty() || states.len() % self.heads().max(1) != 0 {
+            return Err(format!(
+                "probe.states: expected {} numbers for each of {} heads",
+                state_statistics::FIELDS,
+                self.heads()
+            ));
+        }
+        self.strengths = of("strengths", Some(states.len()))?;
+        self.states = states
+            .iter()
+            .map(|array| StateStatistics::from_array(*array))
+            .collect();
+        self.strength = of("strength", Some(self.heads()))?;
+        let gates = of("gates", Some(3 * self.gates.len()))?;
+        let (gates, _) = gates.as_chunks();
+        self.gates = gates.iter().map(|array| Tally::from_array(*array)).collect();
+        self.keys = of("keys", Some(self.keys.len()))?;
+        self.key_tokens = of("key_tokens", Some(1))?[0];
+        Ok(())
+    }
+
+    /// Takes a look at the state.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Value`] for a state that is not of 32-bit floats.
+    pub(super) fn look(&mut self, memory: &Tensor<4>) -> Result<()> {
+        let [batch, heads, rows, columns] = memory.dims();
+        let values = host(memory)?;
+        let statistics = |state: &[f32]| match *state {
+            [numerator, denominator, maximum] if self.shape.is_mean => {
+                mean_statistics([numerator, denominator, maximum])
+            }
+            _ => state_statistics(state),
+        };
+        for head in 0..heads {
+            let size = rows * columns;
+            let of_sequence = |sequence: usize| &values[(sequence * heads + head) * size..][..size];
+            let all: Vec<StateStatistics> = (0..batch)
+                .map(|sequence| statistics(of_sequence(sequence)))
+                .collect();
+            self.states
+                .push(StateStatistics::average(&all).unwrap_or_default());
+        }
+        self.strengths.extend_from_slice(&self.strength);
+        Ok(())
+    }
+
+    /// Takes the gates of tokens `position..` and what was read after them in; none of them crosses a look.
+    ///
+    /// # Errors
+    /// [`ssm_core::Error::Value`] for read-outs that are not of 32-bit floats.
+    pub(super) fn tokens(&mut self, stretch: &Stretch, read_out: &Tensor<4>, position: u64) -> Result<()> {
+        let dims = *stretch.dims();
+        let interval = self.plan.positions.partition_point(|&end| end <= position);
+        let row = self.shape.row();
+        let [decay, step, erase, value, write, read, key] = Gate::ALL.map(|gate| self.offset(gate));
+        let has_erase = self.columns(Gate::Erase) > 0;
+        let (heads, tokens) = (dims.heads, dims.batch * dims.time);
+        let Some(tallies) = self.gates.get_mut(interval * row..(interval + 1) * row) else {
+            return Ok(()); // Beyond the last look.
+        };
+        for token in 0..tokens {
+            let first = position == 0 && token % dims.time == 0;
+            for head in 0..heads {
+                let found = stretch.token(token, head);
+                tallies[decay + head].add(found.log_decay);
+                tallies[write + head].add(found.write);
+                if has_erase {
+                    tallies[erase + head].add(found.erase);
+                }
+                if !first {
+                    self.strength[head] += found.log_decay / dims.batch as f64;
+                }
+            }
+        }
+        if let Some(steps) = stretch.step_sizes() {
+            add_columns(&mut tallies[step..erase], steps, 1);
+        }
+        add_columns(&mut tallies[value..write], stretch.values(), dims.value_dim);
+        let read_outs = host(read_out)?;
+        add_columns(&mut tallies[read..key], &read_outs, dims.value_dim);
+        add_columns(&mut tallies[key..], stretch.keys(), dims.key_dim);
+        if position < self.plan.train_length && stretch.is_per_key() {
+            self.add_keys(stretch, tokens);
+        }
+        Ok(())
+    }
+
+    /// Sums log a of every key row.
+    fn add_keys(&mut self, stretch: &Stretch, tokens: usize) {
+        let width = self.shape.key_dim.max(1);
+        for token in 0..tokens {
+            for (head, sums) in self.keys.chunks_mut(width).enumerate() {
+                let decays = stretch.log_decays(token, head).iter();
+                sums.iter_mut()
+                    .zip(decays)
+                    .for_each(|(sum, a)| *sum += f64::from(*a));
+            }
+        }
+        self.key_tokens += tokens as f64;
+    }
+}
+
+fn index(gate: Gate) -> usize {
+    gate as usize
+}
+
+/// Adds `[…, columns, width]` to one tally per column.
+fn add_columns(tallies: &mut [Tally], values: &[f32], width: usize) {
+    let columns = tallies.len();
+    if columns == 0 {
+        return;
+    }
+    for (index, values) in values.chunks(width.max(1)).enumerate() {
+        tallies[index % columns].add_all(values);
+    }
+}
+
+impl Memory for SiteRecord {
+    fn clone_box(&self) -> Box<dyn Memory> {
+        Box::new(self.clone())
+    }
+
+    /// The probe is no part of the model: its records do not count as the model's memory.
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn save(&self) -> BTreeMap<String, TensorData> {
+        let data = |(name, values): (&str, Vec<f64>)| {
+            let length = values.len();
+            (name.to_string(), TensorData::new(values, [length]))
+        };
+        self.arrays().into_iter().map(data).collect()
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}

@@ -1,0 +1,258 @@
+//! Asks the model every prompt, computing what prompts have in common once.
+//!
+//! Up to the passkey all prompts are the same filler. So the prompts of all lengths are taken in the order of their passkey's
+//! position; one state walks along the filler, and each prompt goes on from a copy of it at the point where its tokens first
+//! differ. Two states are alive at any time, whatever the grid's size.
+
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
+
+use serde::{Deserialize, Serialize};
+
+use super::prompt::{Case, FILLER, PREFIX, answer_tokens};
+use crate::budget;
+use crate::error::ModelError;
+use crate::evaluation::diagnosis::treatment::Treatment;
+use crate::generation::{Sampling, generate};
+use crate::model::Model;
+use crate::state::ModelState;
+
+/// What came of one prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The continuation holds the passkey.
+    Found,
+    /// It does not.
+    Missed,
+    /// There is no continuation: the logits are not numbers any more. Counts as a miss.
+    NotANumber,
+}
+
+/// One prompt's result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Index into the cases given.
+    pub case: usize,
+    /// Real length of the prompt, in tokens.
+    pub tokens: usize,
+    /// What the model said.
+    pub answer: Answer,
+}
+
+/// The results so far, in the order in which they came, and the work that they took.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// At most one per case.
+    pub outcomes: Vec<Outcome>,
+    /// Prompt tokens that went through the model.
+    pub computed_tokens: u64,
+}
+
+impl Evaluation {
+    /// Prompt tokens of all prompts together, computed or shared.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| outcome.tokens as u64).sum()
+    }
+}
+
+/// Asks every prompt of `cases[asked]` that `evaluation` does not have yet, to the answers of an evaluation that asks all of them
+/// at once. `on_outcome` hears of each and may break off.
+///
+/// # Errors
+/// [`ModelError`] from a treatment that does not fit the model, or from a model without a tokenizer.
+pub fn evaluate(
+    model: &Model,
+    treatment: &Treatment,
+    cases: &[Case],
+    asked: Range<usize>,
+    evaluation: &mut Evaluation,
+    on_outcome: &mut dyn FnMut(&Evaluation) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ModelError> {
+    let mut order: Vec<usize> = asked.collect();
+    let answered: BTreeSet<usize> = evaluation.outcomes.iter().map(|outcome| outcome.case).collect();
+    if order.iter().all(|case| answered.contains(case)) {
+        return Ok(ControlFlow::Continue(()));
+    }
+    order.sort_by_key(|index| cases[*index].block);
+    let longest = order
+        .iter()
+        .map(|index| cases[*index].block + 1)
+        .max()
+        .unwrap_or(0);
+    // The text, and some of its tokens' ids for each byte.
+    let bytes = budget::product([longest as u64, FILLER.len() as u64, 8]);
+    budget::ask(
+        "the longest prompt and its tokens",
+        bytes,
+        "ask at shorter lengths",
+    )?;
+    let filler = model
+        .tokenizer()
+        .encode(&[PREFIX, &FILLER.repeat(longest)].concat())?;
+    let mut walk = Walk {
+        model,
+        ids: &filler,
+        state: treatment.start(model)?,
+        position: 0,
+    };
+    for index in order {
+        let ids = model.tokenizer().encode(&cases[index].text())?;
+        let before = walk.position;
+        let (state, shared) = match treatment.restart_period() {
+            None => walk.state_before(&ids, treatment)?,
+            // Only what comes after the last restart is known when the question is answered.
+            Some(period) => (treatment.start(model)?, last_restart(ids.len(), period)),
+        };
+        if answered.contains(&index) {
+            // Answered before an interruption; the walk went the same steps, so that later answers have the same bits.
+            continue;
+        }
+        let answer = ask(model, state, &ids[shared..], &cases[index])?;
+        evaluation.computed_tokens += (walk.position - before + ids.len() - shared) as u64;
+        evaluation.outcomes.push(Outcome {
+            case: index,
+            tokens: ids.len(),
+            answer,
+        });
+        if on_outcome(evaluation).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// A state that walks along the filler.
+struct Walk<'a> {
+    model: &'a Model,
+    ids: &'a [u32],
+    state: ModelState,
+    position: usize,
+}
+
+impl Walk<'_> {
+    /// The state after the tokens that `prompt` shares with the filler, and their number. At least one token is left to take
+    /// in, so that there are logits to answer from.
+    fn state_before(
+        &mut self,
+        prompt: &[u32],
+        treatment: &Treatment,
+    ) -> Result<(ModelState, usize), ModelError> {
+        let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = common.min(prompt.len().saturating_sub(1));
+        if common < self.position {
+            // A tokenizer that joins tokens across blocks may part ways earlier than the prompt before did.
+            return Ok((treatment.start(self.model)?, 0));
+        }
+        self.model
+            .advance(&self.ids[self.position..common], &mut self.state)?;
+        self.position = common;
+        Ok((self.state.clone(), common))
+    }
+}
+
+/// The position of the last token before which a model starts again that does so every `period` tokens.
+fn last_restart(tokens: usize, period: u64) -> usize {
+    let period = usize::try_from(period).unwrap_or(usize::MAX);
+    tokens.saturating_sub(1) / period * period
+}
+
+/// Takes in the rest of a prompt and looks for the passkey in the greedy continuation.
+fn ask(model: &Model, mut state: ModelState, rest: &[u32], case: &Case) -> Result<Answer, ModelError> {
+    let tokens = answer_tokens(model.tokenizer(), &case.key)?;
+    let ignore = |_: &str| ControlFlow::Continue(());
+    match generate(model, &mut state, rest, &Sampling::greedy(), tokens, &[], ignore) {
+        Ok(continuation) if case.is_answered_by(&continuation.text) => Ok(Answer::Found),
+        Ok(_) => Ok(Answer::Missed),
+        // A state that has left the range of f32 is a finding about the model, not a failure of the run.
+        Err(ModelError::NotANumber { .. }) => Ok(Answer::NotANumber),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mitigations::Mitigation;
+
+    use super::super::prompt::{Template, cases};
+    use super::*;
+
+    use crate::{LoadOptions, Logits};
+
+    fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f32> {
+        let logits = model
+            .logits(ids, state, Logits::Last)
+            .expect("the prompt fits the model");
+        logits.into_data().iter::<f32>().collect()
+    }
+
+    #[test]
+    fn a_shared_beginning_gives_the_answers_of_whole_prompts() {
+        let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+        let template = Template::new(model.tokenizer()).expect("bytes");
+        let mut all = cases(&template, 900, 3, 2, 1);
+        all.extend(cases(&template, 400, 3, 2, 1));
+        for mitigation in ["none", "window-exact:128", "rri:0.99,0.75"] {
+            let parsed: Mitigation = mitigation.parse().expect("a mitigation");
+            let treatment = Treatment::of(parsed.chain());
+            let ids = |case: &Case| model.tokenizer().encode(&case.text()).expect("bytes");
+            let filler = model
+                .tokenizer()
+                .encode(&[PREFIX, &FILLER.repeat(9)].concat())
+                .expect("bytes");
+            let start = || treatment.start(&model).expect("the mitigation fits");
+            let mut walk = Walk {
+                model: &model,
+                ids: &filler,
+                state: start(),
+                position: 0,
+            };
+            let mut order: Vec<&Case> = all.iter().collect();
+            order.sort_by_key(|case| case.block);
+            for case in order {
+                let ids = ids(case);
+                let (mut state, shared) = walk.state_before(&ids, &treatment).expect("shared");
+                // All but the passkey's own block: "The " is common to both kinds of block.
+                assert_eq!(shared, PREFIX.len() + case.block * FILLER.len() + 4);
+                let found = logits(&model, &ids[shared..], &mut state);
+                let expected = logits(&model, &ids, &mut start());
+                let error: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b).powi(2)).sum();
+                let norm: f32 = expected.iter().map(|b| b * b).sum();
+                assert!(
+                    (error / norm).sqrt() < 1e-4,
+                    "{mitigation}: {}",
+                    (error / norm).sqrt()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_case_is_asked_once_wherever_it_was_broken_off_and_for_less_than_whole_prompts() {
+        let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+        let template = Template::new(model.tokenizer()).expect("bytes");
+        let cases = cases(&template, 900, 4, 2, 1);
+        let treatment = Treatment::default();
+        let asked = |evaluation: &mut Evaluation, most: usize| {
+            let goes_on = &mut |evaluation: &Evaluation| match evaluation.outcomes.len() < most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            };
+            evaluate(&model, &treatment, &cases, 0..cases.len(), evaluation, goes_on).expect("evaluated")
+        };
+        let mut whole = Evaluation::default();
+        assert!(asked(&mut whole, usize::MAX).is_continue());
+        let mut parts = Evaluation::default();
+        for most in [1, 2, 5] {
+            assert!(asked(&mut parts, most).is_break());
+            assert_eq!(parts.outcomes.len(), most);
+        }
+        assert!(asked(&mut parts, usize::MAX).is_continue());
+        assert_eq!(whole, parts);
+        let lengths: usize = cases.iter().map(|case| case.text().len()).sum();
+        assert_eq!(whole.prompt_tokens(), lengths as u64);
+        assert!(whole.computed_tokens < lengths as u64 * 3 / 4);
+        // It learned from verses in windows of 64 bytes: five digits 100 bytes back are out of its reach.
+        let mut answers = whole.outcomes.iter().map(|outcome| outcome.answer);
+        assert!(answers.all(|answer| answer == Answer::Missed));
+    }
+}
