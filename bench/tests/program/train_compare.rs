@@ -191,8 +191,8 @@ fn four_combinations_of_two_settings_are_compared_seed_by_seed() {
     let mean = (by_seed[0] + by_seed[1]) / 2.0;
     let difference = difference.expect("a difference");
     near(number(&difference["difference"]["mean"]), mean);
-    // t s / √2 with s = |a − b| / √2 and t(1) = 12.706.
-    let half = 12.706 * (by_seed[0] - by_seed[1]).abs() / 2.0;
+    // t s / √2 with s = |a − b| / √2 and t(1) = 12.7062047.
+    let half = 12.706_204_736_174_7 * (by_seed[0] - by_seed[1]).abs() / 2.0;
     near(number(&difference["difference"]["interval"][1]), mean + half);
 
     let factorial = &results["factorial"];
