@@ -76,3 +76,13 @@ pub use tokenizer::Tokenizer;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Runs the example of diagnosis as a library as a test.
+#[cfg(doctest)]
+#[doc = concat!("```standalone_crate\n", include_str!("../examples/diagnosis.rs"), "\n```")]
+struct DiagnosisExample;
+
+/// Runs the example of training in twenty lines as a test.
+#[cfg(doctest)]
+#[doc = concat!("```standalone_crate\n", include_str!("../examples/train.rs"), "\n```")]
+struct TrainExample;

@@ -75,3 +75,8 @@ pub use weights::{Init, WeightMap, WeightSource};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Runs the example of a layer of one's own as a test.
+#[cfg(doctest)]
+#[doc = concat!("```standalone_crate\n", include_str!("../examples/own_layer.rs"), "\n```")]
+struct OwnLayer;
