@@ -86,3 +86,8 @@ struct DiagnosisExample;
 #[cfg(doctest)]
 #[doc = concat!("```standalone_crate\n", include_str!("../examples/train.rs"), "\n```")]
 struct TrainExample;
+
+/// Runs the example of losses and generation as a test.
+#[cfg(doctest)]
+#[doc = concat!("```standalone_crate\n", include_str!("../examples/losses_and_text.rs"), "\n```")]
+struct LossesAndTextExample;
