@@ -28,15 +28,20 @@ fn main() -> Result<(), ModelError> {
     println!("tokens         carried  restarted every {TRAIN_LENGTH}, nats per token");
     for (carried, restarted) in carried.iter().zip(&restarted) {
         let (start, end) = (carried.start, carried.end);
-        println!("{start:5} to {end:5} {:7.2} {:10.2}", carried.mean, restarted.mean);
+        println!(
+            "{start:5} to {end:5} {:7.2} {:10.2}",
+            carried.mean, restarted.mean
+        );
     }
-    let [found, baseline] =
-        [&carried, &restarted].map(|curve| collapse(curve, TRAIN_LENGTH, THRESHOLD));
+    let [found, baseline] = [&carried, &restarted].map(|curve| collapse(curve, TRAIN_LENGTH, THRESHOLD));
     match found.perplexity.for_good {
         Some(position) => println!("collapses from position {position} on"),
         None => println!("does not collapse"),
     }
     assert!(found.in_perplexity(), "the shipped model collapses: {found:?}");
-    assert!(!baseline.in_perplexity(), "the restarted one does not: {baseline:?}");
+    assert!(
+        !baseline.in_perplexity(),
+        "the restarted one does not: {baseline:?}"
+    );
     Ok(())
 }

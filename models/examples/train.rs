@@ -23,7 +23,13 @@ fn main() -> Result<(), TrainError> {
     while trainer.steps_done() < trainer.config().steps {
         last = trainer.step()?.loss;
     }
-    println!("{} from {first:.2} to {last:.2} nats", trainer.model()?.info().architecture);
-    assert!(last < 0.5 * first, "the model has learned nothing: from {first} to {last}");
+    println!(
+        "{} from {first:.2} to {last:.2} nats",
+        trainer.model()?.info().architecture
+    );
+    assert!(
+        last < 0.5 * first,
+        "the model has learned nothing: from {first} to {last}"
+    );
     Ok(())
 }

@@ -94,6 +94,9 @@ fn main() -> Result<(), Error> {
     }
     let (first, last) = (losses[0], losses[199]);
     println!("from {first:.3} to {last:.3}");
-    assert!(last < 0.25 * first, "the layer has learned nothing: from {first} to {last}");
+    assert!(
+        last < 0.25 * first,
+        "the layer has learned nothing: from {first} to {last}"
+    );
     Ok(())
 }
