@@ -23,9 +23,7 @@ use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::operators::{gated_norm, step_size};
 use ssm_core::weights::StepSizes;
-use ssm_core::{
-    Chain, Erase, Gates, Init, Linear, LogDecay, ReadOut, Result, Rule, ShortConvConfig, WeightSource,
-};
+use ssm_core::{Chain, Erase, Gates, Init, Linear, LogDecay, Result, Rule, ShortConvConfig, WeightSource};
 
 /// Added to the sum of squares of a query or key that is divided by its length.
 const LENGTH_EPS: f32 = 1e-6;

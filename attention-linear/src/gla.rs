@@ -27,9 +27,7 @@ use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::rotary::RotaryPlan;
 use ssm_core::operators::{rotary, step_size};
-use ssm_core::{
-    Chain, Erase, Error, Gates, Linear, LogDecay, ReadOut, Result, ShortConvConfig, WeightSource,
-};
+use ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result, ShortConvConfig, WeightSource};
 
 /// Added to the sum of a query or key that is divided by it.
 const SUM_EPS: f32 = 1e-4;

@@ -21,7 +21,7 @@ use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::pointwise::{sigmoid, silu_gate};
-use ssm_core::{Chain, Gates, LogDecay, ReadOut, Result, ShortConvConfig, WeightSource};
+use ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
 
 /// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
 ///

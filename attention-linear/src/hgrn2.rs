@@ -18,7 +18,7 @@ use ssm_core::intervention::Site;
 use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use ssm_core::operators::causal_conv1d::Activation;
 use ssm_core::operators::pointwise::silu;
-use ssm_core::{Chain, Erase, Gates, LogDecay, ReadOut, Result, ShortConvConfig, WeightSource};
+use ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
 
 /// The shape of an HGRN-2 mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,7 +15,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_optim::{AdamWConfig, GradientsParams};
-use ssm_core::{Erase, Error, Form, Gates, LogDecay, ReadOut, State, recurrence};
+use ssm_core::{Chunking, Error, Gates, LogDecay, State, recurrence};
 
 const MODEL_DIM: usize = 8;
 const HEADS: usize = 2;
@@ -46,20 +46,16 @@ impl Layer {
     fn forward(&self, x: Tensor<3>, state: &mut Option<State>) -> Result<Tensor<3>, Error> {
         let [batch, time, _] = x.dims();
         let heads = |rows: Tensor<3>, dim| rows.reshape([batch, time, HEADS, dim]);
+        let query = heads(self.query.forward(x.clone()), KEY_DIM);
+        let key = heads(self.key.forward(x.clone()), KEY_DIM);
+        let value = heads(self.value.forward(x.clone()), MODEL_DIM / HEADS);
         let gates = Gates {
-            query: heads(self.query.forward(x.clone()), KEY_DIM),
-            key: heads(self.key.forward(x.clone()), KEY_DIM),
-            value: heads(self.value.forward(x.clone()), MODEL_DIM / HEADS),
             // Decays are logarithms, so that long stretches of them are sums.
             log_decay: LogDecay::PerHeadToken(log_sigmoid(self.decay.forward(x))),
-            step_size: None,
-            erase: Erase::None,
-            read_out: ReadOut::Inclusive,
-            skip: None,
-            scale: 1.0,
+            ..Gates::new(query, key, value)
         };
         let state = state.get_or_insert_with(|| State::zeros(&gates.dims(), &gates.query.device()));
-        let read_out = recurrence(gates, state, Form::default())?;
+        let read_out = recurrence(gates, state, Chunking::default())?;
         Ok(self.output.forward(read_out.reshape([batch, time, MODEL_DIM])))
     }
 }

@@ -12,7 +12,7 @@
 //! exp(Δ A), one per token, channel and state value, are never stored. Source: Gu & Dao, *Mamba* (2312.00752), section 3.
 
 use crate::error::{Error, Result};
-use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule};
+use crate::gates::{Gates, LogDecay, Rule};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};

@@ -12,7 +12,7 @@
 //! *Transformers are SSMs* (2405.21060), section 7.
 
 use crate::error::{Error, Result};
-use crate::gates::{Erase, Gates, LogDecay, ReadOut, Rule};
+use crate::gates::{Gates, LogDecay, Rule};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};

@@ -4,7 +4,7 @@ use super::fresh::Depth;
 use super::heads::{HeadNorm, HeadShape};
 use burn::tensor::{Device, Tensor};
 use ssm_core::{
-    Chain, Context, Erase, Gates, Init, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
+    Chain, Context, Gates, Init, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
     WeightSource,
 };
 

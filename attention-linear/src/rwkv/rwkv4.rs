@@ -15,7 +15,7 @@ use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::{
-    Chain, Context, Erase, Gates, Init, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
+    Chain, Context, Gates, Init, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
 };
 
 /// The shape of a time mixer of RWKV-4.

@@ -23,8 +23,8 @@ use ssm_core::operators::gated_norm;
 use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use ssm_core::operators::pointwise::sigmoid;
 use ssm_core::{
-    Chain, Context, Erase, Error, Gates, Init, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule,
-    Shared, Site,
+    Chain, Context, Erase, Error, Gates, Init, Linear, LogDecay, Mixer, MixerState, Result, Rule, Shared,
+    Site,
 };
 
 /// −e^{−1/2}: the log decay of the fastest forgetting.
@@ -252,7 +252,7 @@ impl Rwkv7 {
             ..Gates::new(
                 keys(projected.receptance),
                 keys(projected.key),
-                self.shape.split_values(projected.value),
+                self.config.shape.split_values(projected.value),
             )
         }
     }

@@ -122,7 +122,7 @@ impl Sizes {
         &self,
         loader: &mut Loader<'_>,
         place: &Place,
-        [time, channel]: [Chunking; 2],
+        [time, channel]: [Form; 2],
     ) -> Result<Mixers, ModelError> {
         let config = Rwkv4Config {
             model_dim: self.model_dim,

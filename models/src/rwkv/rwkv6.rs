@@ -152,7 +152,7 @@ impl Sizes {
         &self,
         loader: &mut Loader<'_>,
         place: &Place,
-        [time, channel]: [Chunking; 2],
+        [time, channel]: [Form; 2],
     ) -> Result<Mixers, ModelError> {
         let config = Rwkv6Config {
             shape: self.heads,

@@ -49,7 +49,7 @@ pub(super) enum LowRankForm {
 #[derive(Debug)]
 pub(super) struct Stored<'s, 'a> {
     tensors: Below<'s, Loader<'a>>,
-    chunking: Chunking,
+    form: Form,
 }
 
 impl Form {

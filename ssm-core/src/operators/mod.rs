@@ -2,9 +2,8 @@
 //!
 //! | function | what it computes |
 //! |---|---|
-//! | [`recurrence`](crate::recurrence()) | the weighted-sum recurrence (in a module of its own) |
+//! | [`recurrence`](crate::recurrence()) | every recurrence of gates: weighted sums, delta rules, means (in a module of its own) |
 //! | [`selective_scan()`] | the recurrence of Mamba |
-//! | [`delta_rule()`] | the recurrence of DeltaNet, Gated DeltaNet, KDA and RWKV-7 |
 //! | [`taylor_attention()`] | Based and ReBased without their features in memory |
 //! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |

@@ -55,7 +55,7 @@ pub struct Point {
     pub step: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Loss in each of [`Report::ranges`].
+    /// Loss in each of [`Report::ranges`](super::report::Report::ranges).
     pub losses: Vec<Estimate>,
     /// Loss inside the arm's own training length.
     pub inside: Estimate,

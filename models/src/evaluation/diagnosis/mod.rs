@@ -10,7 +10,7 @@
 //! | [`treatment`] | what a stream is read under: interventions, restarts |
 //! | [`loss`] | mean losses over buckets of positions |
 //! | [`stream`], [`run`] | the loop that streams; one treatment over all streams |
-//! | [`gates`], [`probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
+//! | [`gates`], [`mod@probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
 //! | [`state_statistics`], [`retention`], [`heads`] | what the looks say of a head |
 //! | [`verdict`], [`standing`] | the definition of collapse; prices and gains |
 //! | [`findings`] | all of it, from the runs |
