@@ -65,14 +65,14 @@ build() {
   mkdir -p "$folder"
   # Without wgpu, which the device does not need.
   workspace="$(.ci/host-workspace)"
-  path="$(cd "$workspace" && CARGO_TARGET_DIR="$root/target" cargo test -p kernel-dsl --test devices "${options[@]}" |
+  path="$(cd "$workspace" && CARGO_TARGET_DIR="$root/target" cargo test -p spillway-kernel-dsl --test devices "${options[@]}" |
     executable test devices)"
   pack "$path" devices
   cp Cargo.lock "$folder/lock"
   path="$(
     # The lock file comes back as it was.
     trap 'mv "$folder/lock" Cargo.lock' EXIT
-    cargo bench -p bench --bench kernels --profile "${BENCH_PROFILE:-release}" "${options[@]}" | executable bench kernels
+    cargo bench -p spillway --bench kernels --profile "${BENCH_PROFILE:-release}" "${options[@]}" | executable bench kernels
   )"
   pack "$path" kernels
 }

@@ -8,10 +8,10 @@
 
 use crate::expect;
 use burn::tensor::{Device, Tensor};
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::split;
-use ssm_core::{Chain, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::operators::split;
+use spillway_ssm_core::{Chain, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
 /// The shape of a gated convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl BaseConv {
     /// | `out_proj` | `model_dim` × `channels` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
+    /// [`spillway_ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(config: BaseConvConfig, source: &mut S) -> Result<Self, S::Error> {
         let BaseConvConfig {
             model_dim,

@@ -13,9 +13,9 @@ use crate::feature_map::taylor;
 use crate::linear_attn::{divided, with_ones};
 use crate::{expect, linear_attn};
 use burn::tensor::{Device, Tensor};
-use ssm_core::intervention::Site;
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::{Chain, Gates, Linear, Result, WeightSource};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::{Chain, Gates, Linear, Result, WeightSource};
 
 /// ε of the denominator in flash-linear-attention; HazyResearch's own code has 1e-12.
 pub const EPS: f32 = 1e-6;
@@ -64,7 +64,7 @@ impl TaylorAttention {
     /// | `out_proj` | `model_dim` × `num_heads` · `head_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another
+    /// [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another
     /// shape.
     pub fn read<S: WeightSource>(config: TaylorAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
         let TaylorAttentionConfig {

@@ -16,14 +16,16 @@ use crate::feature_map::FeatureMap;
 use crate::heads::{self, Heads};
 use crate::projection::{Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
-use ssm_core::intervention::Site;
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use ssm_core::operators::pointwise::sigmoid;
-use ssm_core::operators::{gated_norm, step_size};
-use ssm_core::weights::StepSizes;
-use ssm_core::{Chain, Erase, Gates, Init, Linear, LogDecay, Result, Rule, ShortConvConfig, WeightSource};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use spillway_ssm_core::operators::pointwise::sigmoid;
+use spillway_ssm_core::operators::{gated_norm, step_size};
+use spillway_ssm_core::weights::StepSizes;
+use spillway_ssm_core::{
+    Chain, Erase, Gates, Init, Linear, LogDecay, Result, Rule, ShortConvConfig, WeightSource,
+};
 
 /// Added to the sum of squares of a query or key that is divided by its length.
 const LENGTH_EPS: f32 = 1e-6;
@@ -113,7 +115,7 @@ impl DeltaNet {
     /// | `o_proj` | `model_dim` × heads · `value_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Groups`] for heads that cannot share, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε;
+    /// [`spillway_ssm_core::Error::Groups`] for heads that cannot share, [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε;
     /// the source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(config: DeltaNetConfig, source: &mut S) -> Result<Self, S::Error> {
         let (model_dim, heads) = (config.model_dim, config.heads);

@@ -1,6 +1,6 @@
 //! What the mixers of this crate ask of their configurations, as errors.
 
-use ssm_core::{Error, Result};
+use spillway_ssm_core::{Error, Result};
 
 /// Two shapes are one.
 pub(crate) fn shape(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {

@@ -10,8 +10,8 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, softmax};
-use ssm_core::operators::pointwise::{exp, sigmoid, silu};
-use ssm_core::{Linear, Result, WeightSource};
+use spillway_ssm_core::operators::pointwise::{exp, sigmoid, silu};
+use spillway_ssm_core::{Linear, Result, WeightSource};
 
 /// Which map of queries or keys it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl FeatureMap {
     /// `x` `[batch, time, heads, dim]`; result `[batch, time, heads, features]`.
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] when a learned matrix is of another width.
+    /// [`spillway_ssm_core::Error::Shape`] when a learned matrix is of another width.
     pub fn apply(&self, x: Tensor<4>) -> Result<Tensor<4>> {
         Ok(match self {
             Self::Identity => x,

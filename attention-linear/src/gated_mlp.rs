@@ -8,9 +8,9 @@
 
 use crate::expect;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::pointwise::silu_gate;
-use ssm_core::operators::split;
-use ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, WeightSource};
+use spillway_ssm_core::operators::pointwise::silu_gate;
+use spillway_ssm_core::operators::split;
+use spillway_ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, WeightSource};
 
 /// The shape of a gated channel mixer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl GatedMlp {
     /// `model_dim` × `hidden_dim`.
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
+    /// [`spillway_ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(config: GatedMlpConfig, source: &mut S) -> Result<Self, S::Error> {
         let (model_dim, hidden) = (config.model_dim, config.hidden_dim);
         expect::positive("dimensions of a gated channel mixer", &[model_dim, hidden])?;
@@ -59,7 +59,7 @@ impl GatedMlp {
     /// `[batch, time, model_dim]` to the same shape.
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] when the input is of another width.
+    /// [`spillway_ssm_core::Error::Shape`] when the input is of another width.
     pub fn apply(&self, input: Tensor<3>) -> Result<Tensor<3>> {
         let both = self.up_then_gate.forward(input)?;
         let hidden = self.config.hidden_dim;

@@ -23,11 +23,11 @@ use crate::linear_attn::{divided, with_ones};
 use crate::projection::{Branches, Output, OutputConfig};
 use crate::retention;
 use burn::tensor::{Device, Tensor};
-use ssm_core::intervention::Site;
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::rotary::RotaryPlan;
-use ssm_core::operators::{rotary, step_size};
-use ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result, ShortConvConfig, WeightSource};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::operators::rotary::RotaryPlan;
+use spillway_ssm_core::operators::{rotary, step_size};
+use spillway_ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result, ShortConvConfig, WeightSource};
 
 /// Added to the sum of a query or key that is divided by it.
 const SUM_EPS: f32 = 1e-4;

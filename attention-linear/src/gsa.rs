@@ -14,10 +14,10 @@ use crate::heads::{self, Heads};
 use crate::projection::{Branches, Output, OutputConfig};
 use crate::slots::SlotGates;
 use burn::tensor::{Device, Tensor};
-use ssm_core::intervention::Site;
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::pointwise::{exp, silu};
-use ssm_core::{Chain, Linear, Result, ShortConvConfig, WeightSource};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::operators::pointwise::{exp, silu};
+use spillway_ssm_core::{Chain, Linear, Result, ShortConvConfig, WeightSource};
 
 /// The shape of a mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,8 +68,8 @@ impl GatedSlotAttention {
     /// | `o_proj` | `model_dim` × query heads · `value_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for other heads of values than of keys, or a φ of more features, [`ssm_core::Error::Groups`] for
-    /// heads that cannot share, [`ssm_core::Error::Value`] for a dimension of 0, a negative ε, or a divisor that is not positive;
+    /// [`spillway_ssm_core::Error::Shape`] for other heads of values than of keys, or a φ of more features, [`spillway_ssm_core::Error::Groups`] for
+    /// heads that cannot share, [`spillway_ssm_core::Error::Value`] for a dimension of 0, a negative ε, or a divisor that is not positive;
     /// the source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(config: GatedSlotAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
         let (model_dim, heads, slots) = (config.model_dim, config.heads, config.slots);

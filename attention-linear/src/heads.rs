@@ -3,9 +3,9 @@
 use crate::expect;
 use crate::projection::BranchPlan;
 use burn::tensor::Tensor;
-use ssm_core::intervention::Site;
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::{Error, Result};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::{Error, Result};
 
 /// How many heads a mixer has, and how wide they are.
 ///

@@ -17,11 +17,11 @@ use crate::expect;
 use crate::gla::log_sigmoid;
 use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
-use ssm_core::intervention::Site;
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::pointwise::{sigmoid, silu_gate};
-use ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::operators::pointwise::{sigmoid, silu_gate};
+use spillway_ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
 
 /// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
 ///
@@ -29,7 +29,7 @@ use ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
 /// `input` x and `log_decay` g `[batch, time, channels]`.
 ///
 /// # Errors
-/// [`ssm_core::Error`] when the shapes do not fit one another.
+/// [`spillway_ssm_core::Error`] when the shapes do not fit one another.
 pub fn gates(input: Tensor<3>, log_decay: Tensor<3>) -> Result<Gates> {
     let [batch, time, _] = input.dims();
     let one = Tensor::<4>::ones([batch, time, 1, 1], &input.device()).cast(input.dtype());
@@ -93,7 +93,7 @@ impl Hgrn {
     /// | `o_proj` | `model_dim` × `channels` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for another number of bounds, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the
+    /// [`spillway_ssm_core::Error::Shape`] for another number of bounds, [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the
     /// source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(
         config: HgrnConfig,

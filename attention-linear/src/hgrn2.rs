@@ -14,11 +14,11 @@ use crate::heads;
 use crate::hgrn::ForgetGate;
 use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
-use ssm_core::intervention::Site;
-use ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::pointwise::silu;
-use ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::operators::pointwise::silu;
+use spillway_ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
 
 /// The shape of an HGRN-2 mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,7 +62,7 @@ impl Hgrn2 {
     /// | `o_proj` | `model_dim` × `num_heads` · `value_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Shape`] for another number of bounds, [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the
+    /// [`spillway_ssm_core::Error::Shape`] for another number of bounds, [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the
     /// source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(
         config: Hgrn2Config,

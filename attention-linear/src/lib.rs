@@ -1,7 +1,7 @@
-//! The mixers of the linear-attention line, on the recurrence of [`ssm_core`].
+//! The mixers of the linear-attention line, on the recurrence of [`spillway_ssm_core`].
 //!
 //! A mixer of this line is a way of computing gates from an input: queries, keys, values and a decay. The recurrence, its
-//! state, its four forms and every intervention come from [`ssm_core`] and are the same for all.
+//! state, its four forms and every intervention come from [`spillway_ssm_core`] and are the same for all.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -23,9 +23,9 @@
 //! All of it is differentiable on an autodiff device, initial states included.
 //!
 //! ```
-//! use attention_linear::retention;
+//! use spillway_attention_linear::retention;
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use ssm_core::{Chunking, State, recurrence};
+//! use spillway_ssm_core::{Chunking, State, recurrence};
 //!
 //! let device = Device::flex();
 //! let random = || Tensor::<4>::random([1, 7, 4, 8], Distribution::Normal(0.0, 1.0), &device);
@@ -33,7 +33,7 @@
 //! let mut state = State::zeros(&gates.dims(), &device);
 //! let output = recurrence(gates, &mut state, Chunking::default())?;
 //! assert_eq!(output.dims(), [1, 7, 4, 8]);
-//! # Ok::<(), ssm_core::Error>(())
+//! # Ok::<(), spillway_ssm_core::Error>(())
 //! ```
 
 pub mod base_conv;

@@ -7,7 +7,7 @@
 //! Head 0 never forgets. Source: Qin et al., *Lightning Attention-2* (2401.04658); slopes as in TransNormerLLM (2307.14995).
 
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Gates, LogDecay, Result};
+use spillway_ssm_core::{Gates, LogDecay, Result};
 
 /// s_h for every head of layer `layer` of `num_layers`, `[num_heads]`.
 pub fn log_decay(num_heads: usize, layer: usize, num_layers: usize, device: &Device) -> Tensor<1> {
@@ -24,7 +24,7 @@ pub fn log_decay(num_heads: usize, layer: usize, num_layers: usize, device: &Dev
 /// `query`, `key` `[batch, time, heads, key_dim]` (or fewer query/key groups), `value` `[batch, time, heads, value_dim]`.
 ///
 /// # Errors
-/// [`ssm_core::Error`] when the shapes do not fit one another.
+/// [`spillway_ssm_core::Error`] when the shapes do not fit one another.
 pub fn gates(
     query: Tensor<4>,
     key: Tensor<4>,

@@ -9,7 +9,7 @@
 //! Source: Katharopoulos et al., *Transformers are RNNs* (2006.16236), equations 16 to 20.
 
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Chunking, Dims, Error, Gates, Result, State, recurrence};
+use spillway_ssm_core::{Chunking, Dims, Error, Gates, Result, State, recurrence};
 
 /// The gates of linear attention over queries and keys that have been through their feature map.
 ///
@@ -84,7 +84,7 @@ fn widened(dims: &Dims) -> Dims {
 /// As for [`gates`]; result `[batch, time, heads, value_dim]`.
 ///
 /// # Errors
-/// [`ssm_core::Error`] when shapes, devices or element types do not fit one another.
+/// [`spillway_ssm_core::Error`] when shapes, devices or element types do not fit one another.
 pub fn normalized(
     gates: Gates,
     eps: f32,

@@ -12,7 +12,7 @@
 use crate::feature_map::taylor;
 use crate::linear_attn::{self, NormalizedState};
 use burn::tensor::Tensor;
-use ssm_core::{Chunking, Result};
+use spillway_ssm_core::{Chunking, Result};
 
 /// Reads the prefix in: adds its H and Z to `state`.
 ///
@@ -22,7 +22,7 @@ use ssm_core::{Chunking, Result};
 /// `key` `[batch, prefix, heads, K]`, `value` `[batch, prefix, heads, value_dim]`.
 ///
 /// # Errors
-/// [`ssm_core::Error`] when the shapes do not fit one another.
+/// [`spillway_ssm_core::Error`] when the shapes do not fit one another.
 pub fn read_prefix(
     key: Tensor<4>,
     value: Tensor<4>,
@@ -41,7 +41,7 @@ pub fn read_prefix(
 /// `query`, `key` `[batch, time, heads, K]`, `value` and result `[batch, time, heads, value_dim]`.
 ///
 /// # Errors
-/// [`ssm_core::Error`] when the shapes do not fit one another.
+/// [`spillway_ssm_core::Error`] when the shapes do not fit one another.
 pub fn attend(
     query: Tensor<4>,
     key: Tensor<4>,

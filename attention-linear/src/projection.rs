@@ -8,12 +8,12 @@
 use crate::expect;
 use crate::heads::Heads;
 use burn::tensor::{Device, Tensor};
-use ssm_core::mixer::RecurrentState;
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::gated_norm;
-use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use ssm_core::operators::pointwise::silu;
-use ssm_core::{Init, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
+use spillway_ssm_core::mixer::RecurrentState;
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::operators::gated_norm;
+use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use spillway_ssm_core::operators::pointwise::silu;
+use spillway_ssm_core::{Init, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
 /// What is expected of a branch.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@
 use crate::feature_map::square;
 use crate::linear_attn;
 use burn::tensor::Tensor;
-use ssm_core::Gates;
+use spillway_ssm_core::Gates;
 
 /// ε of the denominator.
 pub const EPS: f32 = 1e-6;

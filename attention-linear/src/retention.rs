@@ -8,7 +8,7 @@
 //! Network* (2307.08621), equations 5 to 8.
 
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Gates, LogDecay, Result};
+use spillway_ssm_core::{Gates, LogDecay, Result};
 
 /// ln γ_h for every head, `[num_heads]`.
 ///
@@ -26,7 +26,7 @@ pub fn log_decay(num_heads: usize, device: &Device) -> Tensor<1> {
 /// `query`, `key` `[batch, time, heads, key_dim]` (or fewer query/key groups), `value` `[batch, time, heads, value_dim]`.
 ///
 /// # Errors
-/// [`ssm_core::Error`] when the shapes do not fit one another.
+/// [`spillway_ssm_core::Error`] when the shapes do not fit one another.
 pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Result<Gates> {
     let key_dim = key.dims()[3];
     let decay = log_decay(value.dims()[2], &value.device());

@@ -13,8 +13,8 @@
 use crate::heads::repeat;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::pointwise::exp;
-use ssm_core::{Chunking, Error, Gates, LogDecay, Result, State, recurrence};
+use spillway_ssm_core::operators::pointwise::exp;
+use spillway_ssm_core::{Chunking, Error, Gates, LogDecay, Result, State, recurrence};
 
 /// What attention over slots carries.
 #[derive(Clone, Debug)]

@@ -10,10 +10,10 @@
 
 use crate::expect;
 use burn::tensor::{Device, Tensor};
-use ssm_core::mixer::{Context, KeyValueCache, Mixer, MixerState};
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::operators::{RotaryPlan, rotary, softmax_attention, split_to_heads};
-use ssm_core::{Chain, Error, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
+use spillway_ssm_core::mixer::{Context, KeyValueCache, Mixer, MixerState};
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::operators::{RotaryPlan, rotary, softmax_attention, split_to_heads};
+use spillway_ssm_core::{Chain, Error, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
 /// The shape of a mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,11 +13,11 @@ mod golden {
     use super::devices::devices;
     use super::support::{Case, cases};
     use super::tape::Tape;
-    use attention_linear::linear_attn::{self, NormalizedState};
-    use attention_linear::slots::{self, AbcState, SlotGates, SlotShape, SlotState};
-    use attention_linear::{based, hgrn, lightning_attn, prefix_linear_attn, rebased, retention};
     use burn::tensor::Tensor;
-    use ssm_core::{Chunking, Dims, Gates, State, recurrence};
+    use spillway_attention_linear::linear_attn::{self, NormalizedState};
+    use spillway_attention_linear::slots::{self, AbcState, SlotGates, SlotShape, SlotState};
+    use spillway_attention_linear::{based, hgrn, lightning_attn, prefix_linear_attn, rebased, retention};
+    use spillway_ssm_core::{Chunking, Dims, Gates, State, recurrence};
 
     /// Runs every case of an operator on every device, in the forms that are different code there.
     fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape, Chunking)) {

@@ -37,7 +37,7 @@ type Group = (&'static str, Vec<Kernel>);
 
 fn main() -> Result<(), Failure> {
     let clock = Clock::from_env()?;
-    kernel_dsl::simd::from_environment()?;
+    spillway_kernel_dsl::simd::from_environment()?;
     let mut criterion = Criterion::default().configure_from_args();
     // Without this flag (`cargo test --benches`) every kernel runs once, and ceilings would be of no use.
     let measuring = std::env::args().any(|argument| argument == "--bench");

@@ -1,15 +1,15 @@
 //! A mitigation of one's own, in every command of the program: `fade:N,C` keeps only the share C of the state after every N
 //! tokens, a reset that does not forget everything at once.
 //!
-//!     cargo run --release -p bench --example own_mitigation
-//!     cargo run --release -p bench --example own_mitigation -- diagnose --mitigation fade:64,0.25
+//!     cargo run --release -p spillway --example own_mitigation
+//!     cargo run --release -p spillway --example own_mitigation -- diagnose --mitigation fade:64,0.25
 
 use burn::tensor::Tensor;
-use mitigations::mitigation::Role;
-use mitigations::pieces::{in_pieces, next_multiple};
-use mitigations::text::Written;
-use mitigations::{Form, Parameter, ParseError, Part};
-use ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Next, Rule, Site, State};
+use spillway_mitigations::mitigation::Role;
+use spillway_mitigations::pieces::{in_pieces, next_multiple};
+use spillway_mitigations::text::Written;
+use spillway_mitigations::{Form, Parameter, ParseError, Part};
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Next, Rule, Site, State};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Part for Fade {
 }
 
 fn main() -> ExitCode {
-    if let Err(error) = mitigations::register(FADE) {
+    if let Err(error) = spillway_mitigations::register(FADE) {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
@@ -108,5 +108,5 @@ fn main() -> ExitCode {
         ];
         arguments.extend(words.map(OsString::from));
     }
-    bench::main_with(arguments)
+    spillway::main_with(arguments)
 }

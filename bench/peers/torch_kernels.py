@@ -60,7 +60,7 @@ class Ours:
     def __init__(self, options):
         self.options = options
         features = ["--features", "cuda"] if options.device == "cuda" else []
-        build = ["cargo", "bench", "-p", "bench", "--bench", "kernels", "--no-run", *features]
+        build = ["cargo", "bench", "-p", "spillway", "--bench", "kernels", "--no-run", *features]
         if options.binary:
             self.program = options.binary
         else:

@@ -3,11 +3,11 @@
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use mitigations::Mitigation;
-use mitigations::calibrate::{Calibration, Observer};
-use mitigations::fit::{FitError, Fitted, Options, Split, fit};
-use models::evaluation::diagnosis::text::Text;
-use models::{Model, ModelError};
+use spillway_mitigations::Mitigation;
+use spillway_mitigations::calibrate::{Calibration, Observer};
+use spillway_mitigations::fit::{FitError, Fitted, Options, Split, fit};
+use spillway_models::evaluation::diagnosis::text::Text;
+use spillway_models::{Model, ModelError};
 use std::ops::ControlFlow;
 
 /// Looks at the states over one stretch.

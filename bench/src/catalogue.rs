@@ -3,9 +3,9 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use clap::Args;
-use mitigations::Form;
-use mitigations::forms::{Parameter, forms, nearest};
 use serde::Serialize;
+use spillway_mitigations::Form;
+use spillway_mitigations::forms::{Parameter, forms, nearest};
 
 /// Options of `spillway mitigations`.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ const FILE: &[Parameter] = &[Parameter::required("FILE", "the file")];
 /// What the program takes beside what acts inside a layer.
 fn of_the_program() -> [Entry; 4] {
     // None of them is parsed by its form.
-    let form = mitigations::forms::FORMS[0];
+    let form = spillway_mitigations::forms::FORMS[0];
     [
         Entry {
             form: Form {

@@ -5,8 +5,8 @@ use crate::error::ProgramError;
 use crate::init::StoredDtype;
 use crate::kit::format::bytes;
 use clap::Args;
-use models::convert::{ConvertOptions, Converted, convert};
 use serde_json::json;
+use spillway_models::convert::{ConvertOptions, Converted, convert};
 use std::path::PathBuf;
 
 /// Options of `spillway convert`.

@@ -9,8 +9,8 @@
 //! At batch size 1 decode waits for memory, so bytes / bandwidth bounds it from below; prefill computes, so
 //! FLOPs / (peak FLOP/s) does. The state's six are: decay, outer product with Δ, sum into the state, and the read-out.
 
-use models::{Model, WeightType};
 use serde::{Deserialize, Serialize};
+use spillway_models::{Model, WeightType};
 
 /// The least a token costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

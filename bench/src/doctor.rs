@@ -5,10 +5,10 @@ use crate::error::ProgramError;
 use crate::kit::format::bytes;
 use crate::machine::{self, Cores, Memory, Processor};
 use clap::Args;
-use kernel_dsl::roofline::{fma_peak, read_bandwidth};
-use kernel_dsl::simd;
-use models::device::Runtime;
 use serde::Serialize;
+use spillway_kernel_dsl::roofline::{fma_peak, read_bandwidth};
+use spillway_kernel_dsl::simd;
+use spillway_models::device::Runtime;
 use std::time::Instant;
 
 /// Version of the JSON.

@@ -1,11 +1,11 @@
 //! The one error type of the program, and the exit code that follows from it.
 
-use models::ModelError;
-use models::checkpoint::CheckpointError;
-use models::evaluation::diagnosis::text::TextError;
-use models::tokenizer::TokenizerError;
-use models::train::TrainError;
-use models::train::log::LogError;
+use spillway_models::ModelError;
+use spillway_models::checkpoint::CheckpointError;
+use spillway_models::evaluation::diagnosis::text::TextError;
+use spillway_models::tokenizer::TokenizerError;
+use spillway_models::train::TrainError;
+use spillway_models::train::log::LogError;
 use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -28,7 +28,7 @@ pub enum ProgramError {
     FolderExists(PathBuf),
     /// Another process works in the output folder.
     #[error(transparent)]
-    InUse(#[from] models::output::InUse),
+    InUse(#[from] spillway_models::output::InUse),
     /// Stopped before there was anything to keep.
     #[error("interrupted before anything was measured; nothing is kept")]
     Interrupted,

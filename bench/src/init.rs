@@ -3,10 +3,10 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use clap::{Args, ValueEnum};
-use models::checkpoint::WriteDtype;
-use models::init::{layouts, layouts_of, preset, write_random, write_random_over};
-use models::layout::Layout;
 use serde_json::{Value, json};
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts, layouts_of, preset, write_random, write_random_over};
+use spillway_models::layout::Layout;
 use std::borrow::Cow;
 use std::path::PathBuf;
 
@@ -99,7 +99,7 @@ fn choose_config<'a>(
     layout: &'static Layout,
 ) -> Result<(Cow<'static, str>, Cow<'a, str>), ProgramError> {
     if let Some(path) = &args.config {
-        let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+        let text = spillway_models::input::read_text(path, spillway_models::input::MAX_SETTINGS)
             .map_err(ProgramError::file("read", path))?;
         return Ok((text.into(), path.to_string_lossy()));
     }

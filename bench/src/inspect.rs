@@ -6,9 +6,9 @@ use crate::error::ProgramError;
 use crate::kit::format::{bytes, count, counted, scaled};
 use crate::model_args::ModelArgs;
 use clap::Args;
-use models::{Info, Model};
 use serde::Serialize;
-use ssm_core::{Chain, MixerState, Rule, Site};
+use spillway_models::{Info, Model};
+use spillway_ssm_core::{Chain, MixerState, Rule, Site};
 
 /// Options of `spillway inspect`.
 #[derive(Debug, Args)]

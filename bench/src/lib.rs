@@ -64,7 +64,7 @@ pub mod values;
 use clap::Parser;
 use clap::error::ErrorKind;
 use error::ProgramError;
-use models::message::shown;
+use spillway_models::message::shown;
 use std::ffi::OsString;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
@@ -78,7 +78,7 @@ struct OwnMitigation;
 ///
 /// Every error is one line on standard error, starting with `spillway: `, as [`shown`] makes it.
 ///
-/// A program that has mitigations of its own registers them before ([`mitigations::register`]); every command then takes them.
+/// A program that has mitigations of its own registers them before ([`spillway_mitigations::register`]); every command then takes them.
 /// `examples/own_mitigation.rs` is such a program.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli::Cli::try_parse_from(arguments) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     keep_freed_memory();
     hear_of_files_too_large();
-    bench::main_with(std::env::args_os())
+    spillway::main_with(std::env::args_os())
 }
 
 /// A file that grows beyond what is allowed is an error like that of a full disk, which is reported; by default it would end the

@@ -10,9 +10,9 @@
 
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
-use mitigations::Mitigation;
-use models::input;
 use serde_json::{Map, Value, json};
+use spillway_mitigations::Mitigation;
+use spillway_models::input;
 use std::path::Path;
 
 const FORMAT: &str = "spillway-mitigation";
@@ -117,7 +117,7 @@ fn file_name(mitigation: &str) -> String {
 mod tests {
     use super::*;
     use crate::output::Place;
-    use mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
+    use spillway_mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
     use std::fs;
 
     fn calibration() -> Calibration {

@@ -4,8 +4,8 @@ use crate::error::ProgramError;
 use crate::values::{Dtype, quoted};
 use burn::tensor::Device;
 use clap::Args;
-use models::device::{DeviceChoice, DeviceError};
-use models::{LoadOptions, Model};
+use spillway_models::device::{DeviceChoice, DeviceError};
+use spillway_models::{LoadOptions, Model};
 use std::path::PathBuf;
 
 /// Training length where neither the command line nor the checkpoint names one.

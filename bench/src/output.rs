@@ -7,13 +7,13 @@
 //! | named, not empty | refused; with `--force` the command's own files in it are replaced, and all others stay; with `--resume` the interrupted run in it goes on |
 //!
 //! A folder is locked as long as a command works in it. What a failed run has made goes away with the run. Files are whole or
-//! absent: the mechanism is [`models::output`].
+//! absent: the mechanism is [`spillway_models::output`].
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use models::checkpoint::{CheckpointError, NewFile};
-use models::output::{FolderLock, LOCK, LockError, is_free, sweep};
 use serde::Serialize;
+use spillway_models::checkpoint::{CheckpointError, NewFile};
+use spillway_models::output::{FolderLock, LOCK, LockError, is_free, sweep};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

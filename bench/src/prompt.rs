@@ -7,10 +7,10 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use burn::tensor::Tensor;
 use clap::Args;
-use models::generation::TakenIn;
-use models::tokenizer::{ReadError, parse_ids};
-use models::train::data::plain_text;
-use models::{Logits, Model, ModelState};
+use spillway_models::generation::TakenIn;
+use spillway_models::tokenizer::{ReadError, parse_ids};
+use spillway_models::train::data::plain_text;
+use spillway_models::{Logits, Model, ModelState};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -209,7 +209,7 @@ fn open_text(path: &Path) -> Result<Box<dyn BufRead>, ProgramError> {
     if !start.trim_ascii_start().starts_with(b"{") {
         return Ok(Box::new(reader));
     }
-    let bytes = models::input::read_up_to(reader, models::input::MAX_TEXT);
+    let bytes = spillway_models::input::read_up_to(reader, spillway_models::input::MAX_TEXT);
     let bytes = bytes.map_err(ProgramError::file("read", path))?;
     let text = plain_text(path, bytes).map_err(|error| ProgramError::Failed(error.to_string()))?;
     Ok(Box::new(io::Cursor::new(text)))

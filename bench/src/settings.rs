@@ -2,9 +2,9 @@
 
 use crate::error::ProgramError;
 use crate::trial::Trial;
-use models::evaluation::diagnosis::text::{Stream, Text};
-use models::{Info, Model};
 use serde::{Deserialize, Serialize};
+use spillway_models::evaluation::diagnosis::text::{Stream, Text};
+use spillway_models::{Info, Model};
 
 /// Everything that decides the numbers. A run goes on only under the same settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,10 +2,10 @@
 
 use crate::error::ProgramError;
 use crate::prompt::read_file;
-use models::Model;
-use models::evaluation::diagnosis::text::Text;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use spillway_models::Model;
+use spillway_models::evaluation::diagnosis::text::Text;
 use std::path::Path;
 
 /// Tokens of a random text before it repeats.
@@ -31,13 +31,16 @@ pub fn beginning(text: Option<&str>, model: &Model, most: usize) -> Result<Text,
     let (name, ids) = match text {
         None => (
             "the text that comes with Spillway",
-            encode(models::shipped_text())?,
+            encode(spillway_models::shipped_text())?,
         ),
         Some("random") => ("random ids", random_ids(model.info().vocab_size)),
         Some("newlines") => ("newlines", encode("\n")?.repeat(2)),
         Some(file) => match file.strip_prefix("ids:") {
             Some(path) => {
-                let ids = models::tokenizer::parse_ids(&read_text(Path::new(path))?, model.info().vocab_size);
+                let ids = spillway_models::tokenizer::parse_ids(
+                    &read_text(Path::new(path))?,
+                    model.info().vocab_size,
+                );
                 (
                     path,
                     ids.map_err(|error| ProgramError::Failed(format!("{path}: {error}")))?,
@@ -60,7 +63,7 @@ fn random_ids(vocab_size: usize) -> Vec<u32> {
 }
 
 fn read_text(path: &Path) -> Result<String, ProgramError> {
-    let bytes = models::input::read_stream(path, models::input::MAX_TEXT);
+    let bytes = spillway_models::input::read_stream(path, spillway_models::input::MAX_TEXT);
     let bytes = bytes.map_err(ProgramError::file("read", path))?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();

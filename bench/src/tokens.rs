@@ -5,10 +5,12 @@ use crate::error::ProgramError;
 use crate::kit::format;
 use clap::Args;
 use indicatif::HumanCount;
-use models::Tokenizer;
-use models::output::is_written_in_place;
-use models::train::data::{DataError, TextConfig, Token, TokenHeader, TokenWriter, default_extensions};
 use serde_json::json;
+use spillway_models::Tokenizer;
+use spillway_models::output::is_written_in_place;
+use spillway_models::train::data::{
+    DataError, TextConfig, Token, TokenHeader, TokenWriter, default_extensions,
+};
 use std::path::{Path, PathBuf};
 
 /// Options of `spillway tokens`.

@@ -6,10 +6,10 @@
 use crate::calibration::{Calibrator, scales};
 use crate::error::ProgramError;
 use crate::mitigation_file;
-use mitigations::Mitigation;
-use models::evaluation::diagnosis::treatment::Treatment;
-use models::{Model, ModelState};
-use ssm_core::{Chain, MixerState};
+use spillway_mitigations::Mitigation;
+use spillway_models::evaluation::diagnosis::treatment::Treatment;
+use spillway_models::{Model, ModelState};
+use spillway_ssm_core::{Chain, MixerState};
 use std::path::Path;
 
 /// The text form of factors on the step size that are fitted to the model.
@@ -228,7 +228,7 @@ pub fn refused(spec: &str, reason: impl std::fmt::Display) -> ProgramError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::LoadOptions;
+    use spillway_models::LoadOptions;
 
     fn parse(spec: &str) -> Result<Trial, ProgramError> {
         let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");

@@ -1,8 +1,8 @@
 //! Values as they are typed on the command line, and words as a shell takes them.
 
 use clap::ValueEnum;
-use models::WeightType;
 use serde::{Deserialize, Serialize};
+use spillway_models::WeightType;
 use std::fmt;
 
 /// Type in which the weights of the matrix products are kept in memory.

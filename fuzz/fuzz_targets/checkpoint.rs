@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use models::checkpoint::{Fields, Header, parse_object};
-use models::mamba2::{Config, Publication};
+use spillway_models::checkpoint::{Fields, Header, parse_object};
+use spillway_models::mamba2::{Config, Publication};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(header) = Header::parse(Path::new("fuzz"), bytes) {

@@ -5,10 +5,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use models::LoadOptions;
-use models::checkpoint::Checkpoint;
-use models::init::layouts;
-use models::loader::Loader;
+use spillway_models::LoadOptions;
+use spillway_models::checkpoint::Checkpoint;
+use spillway_models::init::layouts;
+use spillway_models::loader::Loader;
 
 /// A safetensors file without tensors.
 const EMPTY: &[u8] = b"\x02\0\0\0\0\0\0\0{}";

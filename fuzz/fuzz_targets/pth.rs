@@ -10,7 +10,7 @@ mod archive;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use models::checkpoint::Header;
+use spillway_models::checkpoint::Header;
 
 fn read(file: &[u8]) {
     if let Ok(header) = Header::parse_pth(Path::new("fuzz"), file) {

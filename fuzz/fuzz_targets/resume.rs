@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use bench::{diagnose, leaderboard, mitigation_file, passkey, studies};
+use spillway::{diagnose, leaderboard, mitigation_file, passkey, studies};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

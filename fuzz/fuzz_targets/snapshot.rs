@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use models::train::snapshot::Snapshots;
-use models::train::{SnapshotChoice, TrainConfig, Trainer};
+use spillway_models::train::snapshot::Snapshots;
+use spillway_models::train::{SnapshotChoice, TrainConfig, Trainer};
 use xxhash_rust::xxh3::xxh3_128;
 
 const CONFIG: &str = r#"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use models::{LoadOptions, Model};
+use spillway_models::{LoadOptions, Model};
 
 /// The model, a file of its state, and that file's bytes.
 static GOOD: LazyLock<(Model, PathBuf, Vec<u8>)> = LazyLock::new(|| {

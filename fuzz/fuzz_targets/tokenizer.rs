@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use libfuzzer_sys::fuzz_target;
-use models::Tokenizer;
+use spillway_models::Tokenizer;
 
 const ROWS: usize = 1 << 16;
 static QUIET: Once = Once::new();

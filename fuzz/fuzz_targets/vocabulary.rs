@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use models::tokenizer::RwkvVocabulary;
+use spillway_models::tokenizer::RwkvVocabulary;
 
 fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);

@@ -1,8 +1,8 @@
 //! Prints the levels of vector instructions that this processor has, one a line, the least capable first: for loops such as
 //!
 //! ```text
-//! for level in $(cargo run -q -p kernel-dsl --example levels); do
-//!     SPILLWAY_ISA=$level cargo test -p kernel-dsl equivalence
+//! for level in $(cargo run -q -p spillway-kernel-dsl --example levels); do
+//!     SPILLWAY_ISA=$level cargo test -p spillway-kernel-dsl equivalence
 //! done
 //! ```
 //!
@@ -11,7 +11,7 @@
 
 use std::process::ExitCode;
 
-use kernel_dsl::simd::Isa;
+use spillway_kernel_dsl::simd::Isa;
 
 fn main() -> ExitCode {
     let wanted: fn(Isa) -> bool = match std::env::args().nth(1).as_deref() {

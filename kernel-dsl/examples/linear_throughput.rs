@@ -1,7 +1,7 @@
 //! Throughput of `linear` beside what the machine can do at most.
 //!
 //! ```text
-//! cargo run --release -p kernel-dsl --example linear_throughput [THREADS...]
+//! cargo run --release -p spillway-kernel-dsl --example linear_throughput [THREADS...]
 //! ```
 //!
 //! Weights rotate through enough copies that they come from memory, as a model's layers do. A cell is
@@ -9,8 +9,8 @@
 
 use std::time::{Duration, Instant};
 
-use kernel_dsl::linear::{PackedMatrix, WeightType, linear};
-use kernel_dsl::{Rows, roofline, simd};
+use spillway_kernel_dsl::linear::{PackedMatrix, WeightType, linear};
+use spillway_kernel_dsl::{Rows, roofline, simd};
 
 /// More than the last cache holds.
 const COLD_BYTES: usize = 192 << 20;

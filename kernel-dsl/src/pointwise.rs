@@ -1,8 +1,8 @@
 //! Functions of every value of a tensor, vectorised and on all threads: the activations and gates between matrices.
 //!
 //! ```
-//! use kernel_dsl::Rows;
-//! use kernel_dsl::pointwise::{Function, gate, map};
+//! use spillway_kernel_dsl::Rows;
+//! use spillway_kernel_dsl::pointwise::{Function, gate, map};
 //!
 //! let mut values = [-2.0, 3.0];
 //! map(Function::SquaredRelu, &mut values);

@@ -21,10 +21,10 @@ mod tokenwise;
 mod equivalence {
     use std::sync::{Mutex, MutexGuard};
 
-    use kernel_dsl::Rows;
-    use kernel_dsl::linear::{PackedMatrix, WeightType, linear, linear_with};
-    use kernel_dsl::simd::{Isa, IsaError, active, dispatch, from_environment, parts, set_active};
     use pulp::{Simd, WithSimd};
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::linear::{PackedMatrix, WeightType, linear, linear_with};
+    use spillway_kernel_dsl::simd::{Isa, IsaError, active, dispatch, from_environment, parts, set_active};
 
     use super::{operators, tokenwise};
 

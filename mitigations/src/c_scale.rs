@@ -14,7 +14,7 @@
 
 use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use ssm_core::{Error, Gates, Intervention, Site};
+use spillway_ssm_core::{Error, Gates, Intervention, Site};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {

@@ -18,7 +18,7 @@
 use crate::histogram::Histogram;
 pub use crate::observer::Observer;
 use serde::{Deserialize, Serialize};
-use ssm_core::{Incompatible, Intervention, Site};
+use spillway_ssm_core::{Incompatible, Intervention, Site};
 use std::collections::BTreeMap;
 use thiserror::Error;
 

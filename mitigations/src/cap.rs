@@ -21,7 +21,7 @@ use crate::mitigation::{Calibratable, Part, Role};
 use crate::places::{self, Places};
 use crate::text::{ParseError, Written};
 use crate::tokens::{PerHead, map_decay};
-use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;
 
 pub(crate) const CAP: Form = Form {

@@ -25,7 +25,7 @@ use crate::forms::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::tokens::skip_tokens;
 use burn::tensor::Tensor;
-use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {

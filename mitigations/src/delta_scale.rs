@@ -15,7 +15,7 @@
 
 use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {

@@ -130,7 +130,7 @@ impl<S> Split<S> {
 /// Fits values above 0, from `start`, so that the mean of `loss(values, sample)` over the calibration samples is small.
 ///
 /// ```
-/// use mitigations::fit::{FitError, Options, Split, fit};
+/// use spillway_mitigations::fit::{FitError, Options, Split, fit};
 ///
 /// // The loss is least at values (2, 0.5), up to a little noise that differs from sample to sample.
 /// let split = Split::new((0..10).collect(), 0.5)?;

@@ -19,8 +19,8 @@ use crate::mitigation::{Calibratable, Part, Role};
 use crate::random::Normal;
 use crate::text::{ParseError, Written};
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::intervention::Next;
-use ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State};
+use spillway_ssm_core::intervention::Next;
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {

@@ -36,7 +36,7 @@
 
 use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use ssm_core::{Erase, Error, Gates, Intervention, LogDecay, ReadOut, Site};
+use spillway_ssm_core::{Erase, Error, Gates, Intervention, LogDecay, ReadOut, Site};
 use std::sync::Arc;
 
 pub(crate) const FORGET: Form = Form {

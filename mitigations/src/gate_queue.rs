@@ -2,7 +2,7 @@
 
 use crate::writes::Writes;
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::{Error, LogDecay, Site};
+use spillway_ssm_core::{Error, LogDecay, Site};
 use std::collections::{BTreeMap, VecDeque};
 
 type Result<T> = std::result::Result<T, Error>;

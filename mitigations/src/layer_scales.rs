@@ -7,7 +7,7 @@
 use crate::delta_scale::scale_step;
 use crate::forms::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use ssm_core::{Error, Gates, Incompatible, Intervention, Site};
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {

@@ -2,12 +2,12 @@
 //!
 //! A recurrent model that was trained on T tokens often fails on more than T: its state keeps too much, grows out of the
 //! range that training ever visited, and the loss explodes. Each room of this crate holds one cure that needs no training,
-//! written once as an [`ssm_core::Intervention`], for every recurrence of the field, in prefill and decode alike, and
+//! written once as an [`spillway_ssm_core::Intervention`], for every recurrence of the field, in prefill and decode alike, and
 //! independent of how the tokens are split among calls. What is impossible at a recurrence is refused, with the reason and
 //! what works instead.
 //!
 //! ```
-//! use mitigations::Mitigation;
+//! use spillway_mitigations::Mitigation;
 //!
 //! let mitigation: Mitigation = "forget:0.9999+remember:0.75+window:8192".parse()?;
 //! assert_eq!(mitigation.to_string(), "forget:0.9999+remember:0.75+window:8192");
@@ -16,7 +16,7 @@
 //!
 //! let error = "forget:1.5".parse::<Mitigation>().unwrap_err();
 //! assert!(error.to_string().contains("above 0 and at most 1"));
-//! # Ok::<(), mitigations::ParseError>(())
+//! # Ok::<(), spillway_mitigations::ParseError>(())
 //! ```
 //!
 //! | module | text | what it does |

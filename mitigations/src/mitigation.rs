@@ -2,7 +2,7 @@
 
 use crate::calibrate::{Calibration, CalibrationError, Table};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use ssm_core::{Chain, Intervention};
+use spillway_ssm_core::{Chain, Intervention};
 use std::sync::Arc;
 use thiserror::Error;
 

@@ -5,17 +5,17 @@ use crate::calibrate::{Calibration, CalibrationError, HeadStatistics, SiteStatis
 use crate::histogram::Histogram;
 use crate::writes::LOWEST_LOG_DECAY;
 use burn::tensor::Tensor;
-use ssm_core::intervention::Next;
-use ssm_core::{Chain, Error, Gates, Intervention, LogDecay, Memory, Rule, Site, State};
+use spillway_ssm_core::intervention::Next;
+use spillway_ssm_core::{Chain, Error, Gates, Intervention, LogDecay, Memory, Rule, Site, State};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An intervention that changes nothing and takes notes; one observer for all layers of a model and all stretches of text.
 ///
 /// ```
-/// use mitigations::calibrate::Observer;
+/// use spillway_mitigations::calibrate::Observer;
 /// # use burn::tensor::{Device, Distribution, Tensor};
-/// # use ssm_core::{Chunking, Gates, LogDecay, ReadOut, Recurrence, Site};
+/// # use spillway_ssm_core::{Chunking, Gates, LogDecay, ReadOut, Recurrence, Site};
 /// # let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
 /// # let (site, device) = (Site::weighted_sum(0, 1, 2, 2), Device::flex());
 /// # let gates = Gates::new(random([1, 8, 1, 2]), random([1, 8, 1, 2]), random([1, 8, 1, 2]));
@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// let calibration = observer.calibration(1.0)?;
 /// assert_eq!(calibration.tokens, 8);
 ///
-/// let mitigation: mitigations::Mitigation = "state-norm:auto".parse()?;
+/// let mitigation: spillway_mitigations::Mitigation = "state-norm:auto".parse()?;
 /// assert!(!mitigation.calibrated(&calibration)?.needs_calibration());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

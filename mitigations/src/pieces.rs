@@ -2,7 +2,7 @@
 //! caller splits a sequence never shows; its own memory; and reading back what it saved.
 
 use burn::tensor::{Tensor, TensorData};
-use ssm_core::{Error, Gates, Memory, State};
+use spillway_ssm_core::{Error, Gates, Memory, State};
 use std::any::Any;
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Lists of layers and heads, written `2/5.0/5.3`: all of layer 2, and heads 0 and 3 of layer 5.
 
-use ssm_core::Site;
+use spillway_ssm_core::Site;
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 

@@ -34,8 +34,8 @@ use crate::observer::frobenius_norms;
 use crate::pieces::{count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count};
 use crate::text::{ParseError, Written};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use ssm_core::intervention::Next;
-use ssm_core::{
+use spillway_ssm_core::intervention::Next;
+use spillway_ssm_core::{
     Error, Gates, Incompatible, Intervention, Memory, ReadOut, Rule, Site, State, recurrence_bounded,
 };
 use std::any::Any;

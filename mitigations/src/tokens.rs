@@ -2,7 +2,7 @@
 
 use crate::writes::per_head;
 use burn::tensor::{Bool, Tensor};
-use ssm_core::{Erase, Gates, LogDecay};
+use spillway_ssm_core::{Erase, Gates, LogDecay};
 
 /// What is done to a log decay with one number per head.
 #[derive(Clone, Copy)]

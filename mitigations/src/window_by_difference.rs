@@ -28,7 +28,7 @@
 //! tokens. Without any decay rounding is never forgotten either, and grows with the square root of the length. A state kept in
 //! half precision loses the method altogether. The worst case is a decay of exactly the same value at every token, decoded one by
 //! one: its rounding then errs in the same direction at each, by up to 3e-8 · R in all (1.2e-5 for R = 1024, 1 − α = 1e-4 after
-//! 8,192 tokens; `cargo test -p mitigations --test long_windows -- --nocapture` prints all of these).
+//! 8,192 tokens; `cargo test -p spillway-mitigations --test long_windows -- --nocapture` prints all of these).
 //!
 //! # Cost
 //! Twice the recurrence, twice the state, and the queue: r tokens' keys, values and decays per layer.
@@ -47,9 +47,11 @@ use crate::mitigation::{Part, Role};
 use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state, saved_tensor};
 use crate::writes::{LOWEST_LOG_DECAY, Writes, per_head};
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::intervention::Next;
-use ssm_core::mixer::{cat_rows, select_rows};
-use ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State};
+use spillway_ssm_core::intervention::Next;
+use spillway_ssm_core::mixer::{cat_rows, select_rows};
+use spillway_ssm_core::{
+    Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State,
+};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! A sliding window over the state without subtraction, one chunk of tokens at a time.
 //!
-//! A stretch of tokens acts on a state as h ↦ A ∘ h + G, and stretches compose associatively (see [`ssm_core::element`]). Cut
+//! A stretch of tokens acts on a state as h ↦ A ∘ h + G, and stretches compose associatively (see [`spillway_ssm_core::element`]). Cut
 //! the sequence at multiples of Q and keep the elements of the last m whole chunks; at the start of every chunk the state is
 //! what these leave when they start from nothing:
 //!
@@ -32,9 +32,9 @@ use crate::pieces::{
 use crate::reset::empty_like;
 use crate::writes::Writes;
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::element::Transition;
-use ssm_core::intervention::Next;
-use ssm_core::{Element, Error, Gates, Intervention, Memory, Rule, Site, State};
+use spillway_ssm_core::element::Transition;
+use spillway_ssm_core::intervention::Next;
+use spillway_ssm_core::{Element, Error, Gates, Intervention, Memory, Rule, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use crate::pieces::saved_tensor;
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::{Dims, Erase, Error, Gates, LogDecay, ReadOut, Rule, Site};
+use spillway_ssm_core::{Dims, Erase, Error, Gates, LogDecay, ReadOut, Rule, Site};
 use std::collections::BTreeMap;
 
 type Result<T> = std::result::Result<T, Error>;

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Case, Clip, Recorded, build, case, error_beside, joined, parse, run, run_from, site, start};
 use proptest::prelude::*;
-use ssm_core::Chunking;
+use spillway_ssm_core::Chunking;
 
 /// A term goes through up to 80 decays and as many sums, each of which rounds by 6e-8.
 const BOUND: f64 = 5e-6;

@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{Recorded, Values, joined, parse, relative_error, run_from, site, start, tensor, values};
-use ssm_core::{Chunking, Gates, LogDecay, Site};
+use spillway_ssm_core::{Chunking, Gates, LogDecay, Site};
 
 /// One head of 16 × 16 over `time` tokens; decays around 1 − `forgetting`, spread log-normally; inputs around `mean`.
 fn gates(time: usize, forgetting: f64, mean: f32, seed: u64) -> Gates {

@@ -7,11 +7,11 @@ mod common;
 use burn::tensor::Device;
 use common::brute::{Brute, Clipping, Decay, Kind, Layer, idle_token, layer};
 use common::{parse, relative_error, values};
-use mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
-use mitigations::histogram::Histogram;
-use mitigations::{Mitigation, Observer};
 use proptest::prelude::*;
-use ssm_core::{Chain, Chunking, Gates, Recurrence, Rule, Site};
+use spillway_mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
+use spillway_mitigations::histogram::Histogram;
+use spillway_mitigations::{Mitigation, Observer};
+use spillway_ssm_core::{Chain, Chunking, Gates, Recurrence, Rule, Site};
 
 /// Mitigations that subtract nothing.
 const BOUND: f64 = 1e-5;
@@ -467,13 +467,13 @@ mod equivalence {
             if layer.kind.rule() == Rule::Mean {
                 return Ok(());
             }
-            let dims = ssm_core::Dims { key_dim: 64, value_dim: 64, ..layer.dims };
+            let dims = spillway_ssm_core::Dims { key_dim: 64, value_dim: 64, ..layer.dims };
             let large = Layer { dims, ..layer.clone() };
             let calibration = calibration(&layer, &n);
             let first = initial_state(&large, "fitted-noise:0.5,seed=3", &calibration);
             prop_assert_eq!(&first, &initial_state(&large, "fitted-noise:0.5,seed=3", &calibration));
             prop_assert_ne!(&first, &initial_state(&large, "fitted-noise:0.5,seed=4", &calibration));
-            let alone = Layer { dims: ssm_core::Dims { batch: 1, ..dims }, ..large.clone() };
+            let alone = Layer { dims: spillway_ssm_core::Dims { batch: 1, ..dims }, ..large.clone() };
             prop_assert_eq!(&first, &initial_state(&alone, "fitted-noise:0.5,seed=3", &calibration));
             let own = calibration.sites.iter().find(|site| site.first_head == layer.first_head).expect("there");
             for (head, memory) in own.heads.iter().zip(first.chunks(64 * 64)) {

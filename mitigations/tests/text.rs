@@ -4,13 +4,13 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use common::{Case, build, case, parse, run, site, start};
-use mitigations::calibrate::{
+use proptest::prelude::*;
+use spillway_mitigations::calibrate::{
     Calibration, CalibrationError, HeadStatistics, Observer, Row, SiteStatistics, Table,
 };
-use mitigations::histogram::Histogram;
-use mitigations::{Mitigation, ParseError};
-use proptest::prelude::*;
-use ssm_core::{Chunking, Rule, Site, State};
+use spillway_mitigations::histogram::Histogram;
+use spillway_mitigations::{Mitigation, ParseError};
+use spillway_ssm_core::{Chunking, Rule, Site, State};
 
 fn part() -> impl Strategy<Value = String> {
     let chunk = || {
@@ -482,9 +482,12 @@ fn an_uncalibrated_threshold_is_an_error_even_without_a_check() {
     let gates = build(&case);
     let mitigation = parse("state-norm:auto");
     let mut state = start(&mitigation, &gates);
-    let result = mitigation
-        .chain()
-        .run(&site(&gates), gates, &mut state, ssm_core::Chunking::Fastest);
+    let result = mitigation.chain().run(
+        &site(&gates),
+        gates,
+        &mut state,
+        spillway_ssm_core::Chunking::Fastest,
+    );
     assert!(
         result
             .expect_err("not calibrated")
@@ -506,7 +509,7 @@ fn calibration_takes_quantiles_per_head_and_refuses_what_is_no_norm() {
         ..first_case()
     };
     let gates = build(&nothing_new);
-    let gates = ssm_core::Gates {
+    let gates = spillway_ssm_core::Gates {
         key: gates.key.zeros_like(),
         ..gates
     };
@@ -514,7 +517,7 @@ fn calibration_takes_quantiles_per_head_and_refuses_what_is_no_norm() {
     // A state that no token changes, of norm 2 · size and 0.
     let look = |sizes: [f32; 2], position: u64| {
         let heads = sizes.map(|size| Tensor::<4>::full([1, 1, 2, 2], size, &Device::flex()));
-        let mut recurrence = ssm_core::Recurrence {
+        let mut recurrence = spillway_ssm_core::Recurrence {
             state: State {
                 memory: Tensor::cat(heads.to_vec(), 1),
                 position: position - 1,
@@ -563,7 +566,7 @@ fn first_case() -> Case {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let case = case().new_tree(&mut runner).expect("a case").current();
     Case {
-        dims: ssm_core::Dims {
+        dims: spillway_ssm_core::Dims {
             batch: 1,
             time: 1,
             heads: 2,

@@ -1,14 +1,14 @@
 //! Diagnosis as a library: the loss of a model against position, and whether that is a collapse.
 //!
-//!     cargo run --release -p models --example diagnosis
+//!     cargo run --release -p spillway-models --example diagnosis
 //!
 //! The shipped model was trained on 64 tokens at a time. Here it reads 4,096 in one go, once with its state carried to the end,
 //! once from an empty state every 64 tokens, which is what it can do at best without memory beyond its training length.
 
-use models::evaluation::collapse::collapse;
-use models::evaluation::positions::Buckets;
-use models::evaluation::streams::{loss_by_position, spread};
-use models::{LoadOptions, Model, ModelError, shipped_text};
+use spillway_models::evaluation::collapse::collapse;
+use spillway_models::evaluation::positions::Buckets;
+use spillway_models::evaluation::streams::{loss_by_position, spread};
+use spillway_models::{LoadOptions, Model, ModelError, shipped_text};
 use std::num::NonZeroU64;
 
 const TRAIN_LENGTH: u64 = 64;

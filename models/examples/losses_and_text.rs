@@ -1,16 +1,18 @@
 //! Losses of a text and generation, on the checkpoint that comes with the crate.
 
-use models::generation::{Sampling, generate};
-use models::{LoadOptions, Model};
-use ssm_core::Chain;
+use spillway_models::generation::{Sampling, generate};
+use spillway_models::{LoadOptions, Model};
+use spillway_ssm_core::Chain;
 use std::ops::ControlFlow;
 
-fn main() -> Result<(), models::ModelError> {
+fn main() -> Result<(), spillway_models::ModelError> {
     // A folder with config.json and model.safetensors would do as well: Model::load(path, &options).
     let model = Model::shipped(&LoadOptions::default())?;
 
     // Losses of a text, with the state carried: nats per token.
-    let ids = model.tokenizer().encode(&models::shipped_text()[..2001])?;
+    let ids = model
+        .tokenizer()
+        .encode(&spillway_models::shipped_text()[..2001])?;
     let mut state = model.start(&Chain::default(), 1)?;
     let losses = model.losses(&ids[..2000], &ids[1..], &mut state)?;
     println!(

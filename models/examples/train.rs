@@ -1,11 +1,11 @@
 //! Training in twenty lines: any model, from random weights or a checkpoint, on text, tokens or a synthetic task.
 //!
-//!     cargo run --release -p models --example train
+//!     cargo run --release -p spillway-models --example train
 //!
-//! A run in a folder, which goes on after any interruption, is `models::train::Run` on the same configuration; `spillway train`
+//! A run in a folder, which goes on after any interruption, is `spillway_models::train::Run` on the same configuration; `spillway train`
 //! is that run with a report. The files in `configs/` explain every field.
 
-use models::train::{TrainConfig, TrainError, Trainer};
+use spillway_models::train::{TrainConfig, TrainError, Trainer};
 
 const CONFIG: &str = r#"
 steps = 60

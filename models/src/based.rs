@@ -15,12 +15,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use attention_linear::base_conv::{BaseConv, BaseConvConfig};
-use attention_linear::based::{TaylorAttention, TaylorAttentionConfig};
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
-use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
-use ssm_core::operators::{Pairing, RotaryPlan};
-use ssm_core::{Mixer, ShortConvConfig, WeightSource};
+use spillway_attention_linear::base_conv::{BaseConv, BaseConvConfig};
+use spillway_attention_linear::based::{TaylorAttention, TaylorAttentionConfig};
+use spillway_attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
+use spillway_ssm_core::operators::{Pairing, RotaryPlan};
+use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;

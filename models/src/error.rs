@@ -23,13 +23,13 @@ pub enum ModelError {
     Budget(#[from] BudgetError),
     /// A layer, or an intervention in it, cannot go on.
     #[error(transparent)]
-    Layer(#[from] ssm_core::Error),
+    Layer(#[from] spillway_ssm_core::Error),
     /// An intervention cannot work with this model.
     #[error(transparent)]
-    Incompatible(#[from] ssm_core::Incompatible),
+    Incompatible(#[from] spillway_ssm_core::Incompatible),
     /// A weight cannot be packed.
     #[error(transparent)]
-    Packing(#[from] kernel_dsl::linear::LinearError),
+    Packing(#[from] spillway_kernel_dsl::linear::LinearError),
     /// An id has no row in the embedding.
     #[error("token {index}: expected an id below the vocabulary size {vocab_size}, found {id}")]
     Id {

@@ -17,10 +17,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
-use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
-use ssm_core::operators::{Pairing, RotaryPlan};
-use ssm_core::{ShortConvConfig, WeightSource};
+use spillway_attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
+use spillway_ssm_core::operators::{Pairing, RotaryPlan};
+use spillway_ssm_core::{ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;

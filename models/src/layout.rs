@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
-use ssm_core::Linear;
+use spillway_ssm_core::Linear;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;

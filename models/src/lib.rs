@@ -3,16 +3,16 @@
 //!
 //! ```
 //! use std::ops::ControlFlow;
-//! use models::generation::{Sampling, generate};
-//! use models::{LoadOptions, Model};
-//! use ssm_core::Chain;
+//! use spillway_models::generation::{Sampling, generate};
+//! use spillway_models::{LoadOptions, Model};
+//! use spillway_ssm_core::Chain;
 //!
 //! let model = Model::shipped(&LoadOptions::default())?;
 //! let mut state = model.start(&Chain::default(), 1)?;
 //! let prompt = model.tokenizer().encode("And God said, Let there be ")?;
 //! let new = generate(&model, &mut state, &prompt, &Sampling::greedy(), 8, &[], |_| ControlFlow::Continue(()))?;
 //! assert_eq!(new.ids.len(), 8);
-//! # Ok::<(), models::ModelError>(())
+//! # Ok::<(), spillway_models::ModelError>(())
 //! ```
 //!
 //! | module | what is in it |
@@ -30,10 +30,10 @@
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
-/// What a mitigation calls to run the rest of the chain; see [`ssm_core::Intervention`].
-pub use ssm_core::Next;
-/// The tensor library, as [`ssm_core::burn`].
-pub use ssm_core::burn;
+/// What a mitigation calls to run the rest of the chain; see [`spillway_ssm_core::Intervention`].
+pub use spillway_ssm_core::Next;
+/// The tensor library, as [`spillway_ssm_core::burn`].
+pub use spillway_ssm_core::burn;
 
 mod awake;
 pub mod based;

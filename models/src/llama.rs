@@ -18,10 +18,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
-use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
-use ssm_core::WeightSource;
-use ssm_core::operators::{Pairing, RotaryPlan};
+use spillway_attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
+use spillway_ssm_core::WeightSource;
+use spillway_ssm_core::operators::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;

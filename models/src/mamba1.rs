@@ -1,4 +1,4 @@
-//! Mamba-1 language models: an embedding, blocks of a norm and a [mixer](ssm_core::mamba1) on a residual stream, a norm, a head.
+//! Mamba-1 language models: an embedding, blocks of a norm and a [mixer](spillway_ssm_core::mamba1) on a residual stream, a norm, a head.
 //!
 //! | | original (`state-spaces/mamba-*`) | Hugging Face (`MambaForCausalLM`) |
 //! |---|---|---|
@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Map;
-use ssm_core::mamba1::{Mamba1, Mamba1Config};
-use ssm_core::{Mixer, ShortConvConfig, WeightSource};
+use spillway_ssm_core::mamba1::{Mamba1, Mamba1Config};
+use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;

@@ -1,4 +1,4 @@
-//! Mamba-2 language models: an embedding, blocks of RMSNorm and [mixer](ssm_core::mamba2) on a residual stream, a norm, a head.
+//! Mamba-2 language models: an embedding, blocks of RMSNorm and [mixer](spillway_ssm_core::mamba2) on a residual stream, a norm, a head.
 //!
 //! ```text
 //! r ← embedding(ids)        per block: r ← r + mixer(RMSNorm(r))        logits = W_head · RMSNorm(r)
@@ -13,8 +13,8 @@ pub mod layout;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ssm_core::mamba2::{Mamba2, Mamba2Config};
-use ssm_core::{Mixer, WeightSource};
+use spillway_ssm_core::mamba2::{Mamba2, Mamba2Config};
+use spillway_ssm_core::{Mixer, WeightSource};
 
 use crate::checkpoint::{Checkpoint, Fields};
 use crate::error::ModelError;
@@ -23,7 +23,7 @@ use crate::layout::{Layout, Outline, Parts, stored_config};
 use crate::loader::Loader;
 use crate::network::Block;
 pub use layout::Publication;
-pub use ssm_core::mamba2::FreshGates;
+pub use spillway_ssm_core::mamba2::FreshGates;
 
 /// The authors' own layout.
 pub(crate) const ORIGINAL: Layout = Layout {

@@ -12,7 +12,7 @@ const MARK: &str = " […] ";
 /// middle of a longer one is left out.
 ///
 /// ```
-/// assert_eq!(models::message::shown("cannot read\n  x\u{1b}[2J:\tempty "), "cannot read x\\u{1b}[2J: empty");
+/// assert_eq!(spillway_models::message::shown("cannot read\n  x\u{1b}[2J:\tempty "), "cannot read x\\u{1b}[2J: empty");
 /// ```
 pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(2 * MOST));

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-pub use kernel_dsl::linear::WeightType;
 use serde::Serialize;
 use serde_json::Value;
-use ssm_core::operators::cross_entropy;
-use ssm_core::{Chain, Chunking, Mixer, Site};
+pub use spillway_kernel_dsl::linear::WeightType;
+use spillway_ssm_core::operators::cross_entropy;
+use spillway_ssm_core::{Chain, Chunking, Mixer, Site};
 
 use crate::awake::awake;
 use crate::budget::{self, product};
@@ -122,8 +122,8 @@ pub struct Info {
 /// A model ready to run.
 ///
 /// ```
-/// use models::{LoadOptions, Model, Logits};
-/// use ssm_core::Chain;
+/// use spillway_models::{LoadOptions, Model, Logits};
+/// use spillway_ssm_core::Chain;
 ///
 /// let model = Model::shipped(&LoadOptions::default())?;
 /// let mut state = model.start(&Chain::default(), 1)?;
@@ -131,7 +131,7 @@ pub struct Info {
 /// let logits = model.logits(&ids, &mut state, Logits::Last)?;
 /// assert_eq!(logits.dims(), [1, 256]);
 /// assert_eq!(state.position(), 16);
-/// # Ok::<(), models::ModelError>(())
+/// # Ok::<(), spillway_models::ModelError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Model {

@@ -9,9 +9,9 @@
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use ssm_core::operators::add_rms_norm;
-use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
-use ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
+use spillway_ssm_core::operators::add_rms_norm;
+use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
+use spillway_ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
 
 use crate::error::ModelError;
 use crate::state::LayerState;
@@ -175,7 +175,7 @@ impl Network {
             mixer: block.mixer.start(layer, batch, chain, &self.device),
             channel: match &block.channel {
                 Some(channel) => channel.mixer.start(layer, batch, chain, &self.device),
-                None => ssm_core::MixerState::Stateless,
+                None => spillway_ssm_core::MixerState::Stateless,
             },
         };
         self.blocks.iter().enumerate().map(start).collect()

@@ -5,13 +5,13 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use models::checkpoint::{TensorPlan, WriteDtype, write_safetensors};
-use models::generation::{Finish, Sampling, generate};
-use models::init::{layouts_of, preset, write_random};
-use models::layout::{Layout, Preset};
-use models::{LoadOptions, Logits, Model, ModelError};
 use serde_json::{Value, json};
-use ssm_core::Chain;
+use spillway_models::checkpoint::{TensorPlan, WriteDtype, write_safetensors};
+use spillway_models::generation::{Finish, Sampling, generate};
+use spillway_models::init::{layouts_of, preset, write_random};
+use spillway_models::layout::{Layout, Preset};
+use spillway_models::{LoadOptions, Logits, Model, ModelError};
+use spillway_ssm_core::Chain;
 use std::ops::ControlFlow;
 use tempfile::TempDir;
 
@@ -469,9 +469,9 @@ fn bf16_weights_kept_as_bf16_lose_what_rounding_their_inputs_costs() {
             .unwrap();
         logits.into_data().iter::<f32>().collect::<Vec<_>>()
     };
-    let expected = logits(models::WeightType::F32);
+    let expected = logits(spillway_models::WeightType::F32);
     let error = common::relative_error(
-        logits(models::WeightType::Bf16),
+        logits(spillway_models::WeightType::Bf16),
         expected.into_iter().map(f64::from),
     );
     assert!((1e-5..=5e-3).contains(&error), "relative error {error:e}");

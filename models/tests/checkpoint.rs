@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use half::{bf16, f16};
-use models::checkpoint::{
+use spillway_models::checkpoint::{
     Checkpoint, CheckpointError, Header, NewFile, NewFolder, TensorPlan, WriteDtype, quote_bare_non_finite,
     write_safetensors,
 };

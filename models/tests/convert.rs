@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use archive::{Described, dictionary, program, pth};
 use half::{bf16, f16};
-use models::checkpoint::{Checkpoint, CheckpointError, WriteDtype};
-use models::convert::{ConvertOptions, Converted, convert};
-use models::{LoadOptions, Logits, Model, ModelError};
-use ssm_core::Chain;
+use spillway_models::checkpoint::{Checkpoint, CheckpointError, WriteDtype};
+use spillway_models::convert::{ConvertOptions, Converted, convert};
+use spillway_models::{LoadOptions, Logits, Model, ModelError};
+use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 const F32: ConvertOptions = ConvertOptions {

@@ -4,10 +4,10 @@ mod common;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::checkpoint::Checkpoint;
-    use models::{Logits, ModelState};
     use proptest::prelude::*;
-    use ssm_core::Chain;
+    use spillway_models::checkpoint::Checkpoint;
+    use spillway_models::{Logits, ModelState};
+    use spillway_ssm_core::Chain;
 
     use super::common::{Case, cases, reference, relative_error};
 
@@ -20,7 +20,7 @@ mod equivalence {
         tensor.into_data().iter::<f32>().collect()
     }
 
-    fn start(model: &models::Model, batch: usize) -> ModelState {
+    fn start(model: &spillway_models::Model, batch: usize) -> ModelState {
         model.start(&Chain::default(), batch).unwrap()
     }
 

@@ -8,13 +8,13 @@ mod equivalence {
     use std::path::Path;
 
     use burn::tensor::Tensor;
-    use models::checkpoint::WriteDtype;
-    use models::init::{layouts, preset, write_random};
-    use models::layout::Layout;
-    use models::{LoadOptions, Logits, Model, ModelState};
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use ssm_core::Chain;
+    use spillway_models::checkpoint::WriteDtype;
+    use spillway_models::init::{layouts, preset, write_random};
+    use spillway_models::layout::Layout;
+    use spillway_models::{LoadOptions, Logits, Model, ModelState};
+    use spillway_ssm_core::Chain;
     use tempfile::TempDir;
 
     use super::common::relative_error;
@@ -123,7 +123,7 @@ mod equivalence {
 }
 
 mod registry {
-    use models::init::layouts;
+    use spillway_models::init::layouts;
 
     #[test]
     fn every_layout_has_sizes_and_a_name_of_its_own() {

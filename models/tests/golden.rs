@@ -12,9 +12,9 @@ mod devices;
 mod golden {
     use std::path::{Path, PathBuf};
 
-    use models::checkpoint::StoredTensors;
-    use models::{LoadOptions, Logits, Model, WeightType};
-    use ssm_core::Chain;
+    use spillway_models::checkpoint::StoredTensors;
+    use spillway_models::{LoadOptions, Logits, Model, WeightType};
+    use spillway_ssm_core::Chain;
 
     use super::common::relative_error;
     use super::devices::adapters;

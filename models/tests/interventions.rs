@@ -2,9 +2,9 @@
 
 mod common;
 
-use models::Logits;
-use models::checkpoint::Checkpoint;
-use ssm_core::Chain;
+use spillway_models::Logits;
+use spillway_models::checkpoint::Checkpoint;
+use spillway_ssm_core::Chain;
 
 use common::{Case, relative_error};
 
@@ -40,10 +40,10 @@ const SPECS: [&str; 8] = [
 ];
 
 fn chain(spec: &str) -> Chain {
-    spec.parse::<mitigations::Mitigation>().unwrap().chain()
+    spec.parse::<spillway_mitigations::Mitigation>().unwrap().chain()
 }
 
-fn logits(model: &models::Model, ids: &[u32], state: &mut models::ModelState) -> Vec<f32> {
+fn logits(model: &spillway_models::Model, ids: &[u32], state: &mut spillway_models::ModelState) -> Vec<f32> {
     model
         .logits(ids, state, Logits::All)
         .unwrap()

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use burn::tensor::Tensor;
 use common::relative_error;
-use mitigations::{Mitigation, Observer};
-use models::checkpoint::WriteDtype;
-use models::init::{layouts, preset, write_random};
-use models::layout::Layout;
-use models::{LoadOptions, Logits, Model, ModelError, ModelState};
+use spillway_mitigations::{Mitigation, Observer};
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::layout::Layout;
+use spillway_models::{LoadOptions, Logits, Model, ModelError, ModelState};
 use tempfile::TempDir;
 
 const TIME: usize = 90;
@@ -148,7 +148,7 @@ fn try_pair(name: &str, spec: &str, model: &Model, folder: &Path, plain: &[f64])
 }
 
 /// From a file in the middle, the same bits.
-fn restored(name: &str, spec: &str, model: &Model, chain: &ssm_core::Chain, folder: &Path) {
+fn restored(name: &str, spec: &str, model: &Model, chain: &spillway_ssm_core::Chain, folder: &Path) {
     let ids = ids(model);
     let mut state = model.start(chain, 1).unwrap();
     run(model, &ids[..53], &[20], &mut state).unwrap();
@@ -170,7 +170,7 @@ fn every_mitigation_runs_alike_on_every_layout_or_says_what_does() {
         let name = format!("{} ({})", layout.architecture, layout.name);
         let folder = TempDir::new().unwrap();
         let model = load(layout, folder.path());
-        let mut state = model.start(&ssm_core::Chain::default(), 1).unwrap();
+        let mut state = model.start(&spillway_ssm_core::Chain::default(), 1).unwrap();
         if state.recurrences().next().is_none() {
             continue;
         }

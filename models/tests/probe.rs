@@ -1,12 +1,12 @@
 //! The probe against brute force over the recorded gates.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use models::evaluation::diagnosis::gates::{Gate, Stretch};
-use models::evaluation::diagnosis::probe::Probe;
-use models::evaluation::diagnosis::record::SiteRecord;
-use models::evaluation::diagnosis::state_statistics::state_statistics;
-use models::evaluation::positions::snapshots;
-use ssm_core::{
+use spillway_models::evaluation::diagnosis::gates::{Gate, Stretch};
+use spillway_models::evaluation::diagnosis::probe::Probe;
+use spillway_models::evaluation::diagnosis::record::SiteRecord;
+use spillway_models::evaluation::diagnosis::state_statistics::state_statistics;
+use spillway_models::evaluation::positions::snapshots;
+use spillway_ssm_core::{
     Chain, Chunking, Erase, Gates, Intervention, LogDecay, ReadOut, Recurrence, Rule, Site, State,
 };
 use std::sync::Arc;
@@ -269,7 +269,7 @@ fn retention_by_recurrence(gates: &Gates, head: usize) -> f64 {
             .repeat_dim(1, dims.heads),
         position: 0,
     };
-    ssm_core::recurrence(blank, &mut state, Chunking::Sequential).expect("gates fit");
+    spillway_ssm_core::recurrence(blank, &mut state, Chunking::Sequential).expect("gates fit");
     let size = dims.key_dim * dims.key_dim;
     let left = &floats(&state.memory.into_data())[head * size..(head + 1) * size];
     let squares: f64 = left.iter().map(|x| f64::from(*x).powi(2)).sum();

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use archive::{Described, Entry, archive, dictionary, global, good, int, program, pth, text, tuple};
 use half::{bf16, f16};
-use models::checkpoint::{Checkpoint, CheckpointError, Header, PthError};
 use proptest::prelude::*;
+use spillway_models::checkpoint::{Checkpoint, CheckpointError, Header, PthError};
 use tempfile::TempDir;
 
 fn parse(file: &[u8]) -> Result<Header, PthError> {

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use models::WeightType;
-use models::checkpoint::{Checkpoint, Fields, Header, parse_object};
-use models::init::layouts;
-use models::loader::Loader;
-use models::mamba2::{Config, Publication};
 use proptest::prelude::*;
+use spillway_models::WeightType;
+use spillway_models::checkpoint::{Checkpoint, Fields, Header, parse_object};
+use spillway_models::init::layouts;
+use spillway_models::loader::Loader;
+use spillway_models::mamba2::{Config, Publication};
 
 /// Everything that is computed from a file's bytes before its weights are used.
 fn read(config: &[u8], weights: &'static [u8]) {

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use models::checkpoint::WriteDtype;
-use models::init::{layouts, preset, write_random};
-use models::layout::Layout;
-use models::{LoadOptions, Logits, Model};
 use safetensors::{Dtype, SafeTensors, View};
-use ssm_core::Chain;
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::layout::Layout;
+use spillway_models::{LoadOptions, Logits, Model};
+use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 /// Every layout of every version.

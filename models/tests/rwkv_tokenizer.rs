@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use models::Tokenizer;
-use models::tokenizer::{RwkvVocabulary, TokenizerError};
 use proptest::prelude::*;
+use spillway_models::Tokenizer;
+use spillway_models::tokenizer::{RwkvVocabulary, TokenizerError};
 use tempfile::TempDir;
 
 /// All bytes, some words, and what is awkward to write: quotes, backslashes, blanks, line separators, parts of characters.

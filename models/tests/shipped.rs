@@ -1,7 +1,7 @@
 //! The checkpoint that comes with the crate does what its page says.
 
-use models::{LoadOptions, Model, shipped_text};
-use ssm_core::Chain;
+use spillway_models::{LoadOptions, Model, shipped_text};
+use spillway_ssm_core::Chain;
 
 /// Mean loss in nats per byte of `streams` streams of 16,384 bytes that begin 40,000 bytes apart, at positions
 /// 0–64, 64–128, …, 8,192–16,384, measured with transformers on the same files (`bench/peers/loss_by_position.py`).

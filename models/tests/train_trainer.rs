@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use burn::tensor::Device;
-use models::train::data::{DataError, Source};
-use models::train::log::StepEvent;
-use models::train::run::{CHECKPOINT, LOG};
-use models::train::snapshot::SnapshotChoice;
-use models::train::{Batch, Outcome, Run, TrainConfig, TrainError, Trainer};
-use models::{LoadOptions, Model};
 use serde_json::{Value, json};
+use spillway_models::train::data::{DataError, Source};
+use spillway_models::train::log::StepEvent;
+use spillway_models::train::run::{CHECKPOINT, LOG};
+use spillway_models::train::snapshot::SnapshotChoice;
+use spillway_models::train::{Batch, Outcome, Run, TrainConfig, TrainError, Trainer};
+use spillway_models::{LoadOptions, Model};
 
 /// A configuration of a few lines, with `more` at its top and in its tables.
 fn config(model: &str, more: &str) -> TrainConfig {
@@ -312,8 +312,8 @@ fn bf16_matrices_train_nearly_as_f32_and_the_weights_stay_f32() {
 #[test]
 fn a_run_stops_where_it_is_told_and_goes_on_to_the_same_bits() {
     struct StopAt(u64);
-    impl models::train::Observer for StopAt {
-        fn event(&mut self, event: &models::train::log::Event) -> std::ops::ControlFlow<()> {
+    impl spillway_models::train::Observer for StopAt {
+        fn event(&mut self, event: &spillway_models::train::log::Event) -> std::ops::ControlFlow<()> {
             match event.step() >= self.0 {
                 true => std::ops::ControlFlow::Break(()),
                 false => std::ops::ControlFlow::Continue(()),
@@ -348,10 +348,10 @@ fn a_run_stops_where_it_is_told_and_goes_on_to_the_same_bits() {
         |run: &Path| std::fs::read(run.join(CHECKPOINT).join("model.safetensors")).expect("weights");
     assert!(weights(&whole) == weights(&parts), "other weights");
     let events = |run: &Path| -> Vec<_> {
-        let events = models::train::log::read_log(&run.join(LOG)).expect("a log");
+        let events = spillway_models::train::log::read_log(&run.join(LOG)).expect("a log");
         events
             .iter()
-            .map(models::train::log::Event::without_times)
+            .map(spillway_models::train::log::Event::without_times)
             .collect()
     };
     assert_eq!(events(&whole), events(&parts));

@@ -1,6 +1,6 @@
 //! A layer of your own: a Burn module whose gates you choose, around a recurrence with its gradients.
 //!
-//!     cargo run --release -p ssm-core --example own_layer
+//!     cargo run --release -p spillway-ssm-core --example own_layer
 //!
 //! It is gated linear attention with one decay per head and token,
 //!
@@ -15,7 +15,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_optim::{AdamWConfig, GradientsParams};
-use ssm_core::{Chunking, Error, Gates, LogDecay, State, recurrence};
+use spillway_ssm_core::{Chunking, Error, Gates, LogDecay, State, recurrence};
 
 const MODEL_DIM: usize = 8;
 const HEADS: usize = 2;

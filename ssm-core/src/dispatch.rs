@@ -2,10 +2,10 @@
 //!
 //! | gates | operator |
 //! |---|---|
-//! | a weighted sum with stored decays | [`kernel_dsl::recurrence`] |
-//! | decays that are a constant times the step size, one value column | [`kernel_dsl::selective_scan`] |
-//! | a delta rule | [`kernel_dsl::delta_rule`] |
-//! | a weighted mean | [`kernel_dsl::wkv4`] |
+//! | a weighted sum with stored decays | [`spillway_kernel_dsl::recurrence`] |
+//! | decays that are a constant times the step size, one value column | [`spillway_kernel_dsl::selective_scan`] |
+//! | a delta rule | [`spillway_kernel_dsl::delta_rule`] |
+//! | a weighted mean | [`spillway_kernel_dsl::wkv4`] |
 
 use crate::error::Result;
 use crate::gates::{Dims, Erase, Gates, LogDecay, ReadOut};

@@ -2,7 +2,7 @@
 
 use crate::intervention::Incompatible;
 use crate::weights::WeightError;
-use kernel_dsl::sequences::SequencesError;
+use spillway_kernel_dsl::sequences::SequencesError;
 use thiserror::Error;
 
 /// Why a layer, a recurrence or an intervention cannot go on.

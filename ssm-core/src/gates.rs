@@ -97,7 +97,7 @@ pub enum ReadOut {
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use ssm_core::{Gates, LogDecay};
+/// use spillway_ssm_core::{Gates, LogDecay};
 ///
 /// let token = || Tensor::ones([1, 6, 2, 4], &Device::flex());
 /// let retnet = Gates {
@@ -106,7 +106,7 @@ pub enum ReadOut {
 ///     ..Gates::new(token(), token(), token())
 /// };
 /// assert_eq!(retnet.validate()?.heads, 2);
-/// # Ok::<(), ssm_core::Error>(())
+/// # Ok::<(), spillway_ssm_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Gates {

@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
-//! use ssm_core::{Erase, Chunking, Gates, LogDecay, ReadOut, State, recurrence};
+//! use spillway_ssm_core::{Erase, Chunking, Gates, LogDecay, ReadOut, State, recurrence};
 //!
 //! let device = Device::flex();
 //! let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
@@ -22,7 +22,7 @@
 //! let output = recurrence(gates, &mut state, Chunking::default())?;
 //! assert_eq!(output.dims(), [1, 5, 2, 3]);
 //! assert_eq!(state.position, 5);
-//! # Ok::<(), ssm_core::Error>(())
+//! # Ok::<(), spillway_ssm_core::Error>(())
 //! ```
 //!
 //! | module | what is in it |

@@ -21,7 +21,7 @@ use crate::operators::{split, split_to_heads, step_size};
 use crate::short_conv::{ShortConv, ShortConvConfig};
 use crate::weights::{Init, StepSizes, WeightSource};
 use burn::tensor::{Device, Tensor};
-use kernel_dsl::causal_conv1d::Activation;
+use spillway_kernel_dsl::causal_conv1d::Activation;
 
 /// The shape of a mixer.
 #[derive(Clone, Copy, Debug, PartialEq)]

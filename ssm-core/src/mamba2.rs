@@ -23,8 +23,8 @@ use crate::operators::{split, split_to_heads, step_size};
 use crate::short_conv::{ShortConv, ShortConvConfig};
 use crate::weights::{Init, StepSizes, WeightSource};
 use burn::tensor::{Device, Tensor};
-pub use kernel_dsl::causal_conv1d::Activation;
-pub use kernel_dsl::gated_norm::GateOrder;
+pub use spillway_kernel_dsl::causal_conv1d::Activation;
+pub use spillway_kernel_dsl::gated_norm::GateOrder;
 
 /// The shape of a mixer.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,7 +1,7 @@
 //! Which rows of token tensors belong to which sequence.
 
 use crate::error::{Error, Result};
-use kernel_dsl::sequences;
+use spillway_kernel_dsl::sequences;
 use std::sync::Arc;
 
 /// How sequences lie in tensors of tokens `[batch, time, …]`.
@@ -30,7 +30,7 @@ impl Sequences {
     }
 
     /// The view that kernels take.
-    pub(crate) fn view(&self) -> kernel_dsl::Sequences<'_> {
+    pub(crate) fn view(&self) -> spillway_kernel_dsl::Sequences<'_> {
         match self {
             Self::Equal => sequences::Sequences::Equal,
             Self::LeftPadded(padding) => sequences::Sequences::LeftPadded(padding),

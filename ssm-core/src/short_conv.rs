@@ -9,7 +9,7 @@ use crate::operators::causal_conv1d;
 use crate::sequences::Sequences;
 use crate::weights::{Init, WeightSource};
 use burn::tensor::{Device, Tensor};
-use kernel_dsl::causal_conv1d::Activation;
+use spillway_kernel_dsl::causal_conv1d::Activation;
 
 /// The shape of a short convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,7 +27,7 @@ impl State {
     /// The empty state of a [mean](crate::ReadOut::Mean): no weight yet, and a maximum below every key.
     pub fn empty_mean(batch: usize, heads: usize, device: &Device) -> Self {
         let sums = Tensor::zeros([batch, heads, 1, 2], device);
-        let maxima = Tensor::full([batch, heads, 1, 1], kernel_dsl::wkv4::EMPTY_MAX, device);
+        let maxima = Tensor::full([batch, heads, 1, 1], spillway_kernel_dsl::wkv4::EMPTY_MAX, device);
         Self {
             memory: Tensor::cat(vec![sums, maxima], 3),
             position: 0,

@@ -3,8 +3,10 @@
 mod equivalence {
     use burn::tensor::{Device, Tensor, TensorData};
     use proptest::prelude::*;
-    use ssm_core::element::Transition;
-    use ssm_core::{Chunking, Dims, Element, Erase, Gates, LogDecay, ReadOut, Rule, State, recurrence};
+    use spillway_ssm_core::element::Transition;
+    use spillway_ssm_core::{
+        Chunking, Dims, Element, Erase, Gates, LogDecay, ReadOut, Rule, State, recurrence,
+    };
 
     const BOUND: f64 = 1e-5;
 

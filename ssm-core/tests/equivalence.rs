@@ -1,11 +1,13 @@
 //! The forms of the recurrence agree with the f64 definition and with one another, on tensors of any layout.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernel_dsl::DecayKind;
-use kernel_dsl::Rows;
-use kernel_dsl::recurrence as kernel;
 use proptest::prelude::*;
-use ssm_core::{Chunking, Dims, Element, Gates, LogDecay, ReadOut, State, recurrence, recurrence_bounded};
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::recurrence as kernel;
+use spillway_ssm_core::{
+    Chunking, Dims, Element, Gates, LogDecay, ReadOut, State, recurrence, recurrence_bounded,
+};
 
 /// Values of one recurrence, drawn from a seed so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
@@ -87,7 +89,7 @@ fn build(case: &Case) -> (Gates, State) {
             _ => LogDecay::PerKeyToken(values.decay([d.batch, d.time, d.heads, d.key_dim])),
         },
         step_size: case.step.then(|| values.tensor([d.batch, d.time, d.heads]).abs()),
-        erase: ssm_core::Erase::None,
+        erase: spillway_ssm_core::Erase::None,
         read_out: match case.bonus {
             true => ReadOut::Bonus(values.tensor([d.heads, d.key_dim])),
             false => ReadOut::Inclusive,
@@ -168,19 +170,22 @@ fn definition(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
     // Leaking keeps the borrowed views simple; a test process is short.
     let keep = |v: Vec<f32>| -> &'static [f32] { Box::leak(v.into_boxed_slice()) };
     let (decay, log_decay) = match &gates.log_decay {
-        LogDecay::None => (DecayKind::None, kernel_dsl::LogDecay::None),
+        LogDecay::None => (DecayKind::None, spillway_kernel_dsl::LogDecay::None),
         LogDecay::PerHead(a) => (
             DecayKind::PerHead,
-            kernel_dsl::LogDecay::Constant(keep(values(a))),
+            spillway_kernel_dsl::LogDecay::Constant(keep(values(a))),
         ),
-        LogDecay::PerKey(a) => (DecayKind::PerKey, kernel_dsl::LogDecay::Constant(keep(values(a)))),
+        LogDecay::PerKey(a) => (
+            DecayKind::PerKey,
+            spillway_kernel_dsl::LogDecay::Constant(keep(values(a))),
+        ),
         LogDecay::PerHeadToken(a) => (
             DecayKind::PerHeadToken,
-            kernel_dsl::LogDecay::Token(rows(keep(values(a)), d.heads)),
+            spillway_kernel_dsl::LogDecay::Token(rows(keep(values(a)), d.heads)),
         ),
         LogDecay::PerKeyToken(a) => (
             DecayKind::PerKeyToken,
-            kernel_dsl::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)),
+            spillway_kernel_dsl::LogDecay::Token(rows(keep(values(a)), d.heads * d.key_dim)),
         ),
         LogDecay::PerStep(_) => panic!("the definition of a weighted sum takes stored decays"),
     };
@@ -201,7 +206,7 @@ fn definition(gates: &Gates, state: &State) -> (Vec<f64>, Vec<f64>) {
         bonus,
         skip: gates.skip.as_ref().map(|skip| keep(values(skip))),
         scale: gates.scale,
-        sequences: kernel_dsl::Sequences::Equal,
+        sequences: spillway_kernel_dsl::Sequences::Equal,
     };
     let problem = kernel::Problem {
         batch: d.batch,
@@ -368,7 +373,7 @@ fn a_norm_that_cannot_be_taken_is_an_error() {
     let zeros = |features| Tensor::<3>::zeros([1, 2, features], &Device::flex());
     let norm = |features, eps| {
         let weight = Tensor::<1>::zeros([features], &Device::flex());
-        ssm_core::operators::add_rms_norm(zeros(features), None, weight, eps).map(|_| ())
+        spillway_ssm_core::operators::add_rms_norm(zeros(features), None, weight, eps).map(|_| ())
     };
     assert_eq!(norm(3, 1e-5), Ok(()));
     assert_eq!(

@@ -5,7 +5,7 @@ mod devices;
 
 use burn::tensor::{DType, Device, Tensor};
 use devices::{adapters, values};
-use ssm_core::{
+use spillway_ssm_core::{
     Chunking, Error, Gates, LogDecay, Sequences, State, recurrence, recurrence_bounded,
     recurrence_of_sequences,
 };

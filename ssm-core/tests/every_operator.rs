@@ -1,5 +1,5 @@
 //! Every operator beside the recurrence, through Burn's autodiff: its gradients are those of its outputs on the CPU, and every
-//! adapter computes what the CPU does. The kernels themselves are compared with their f64 definitions in `kernel-dsl`.
+//! adapter computes what the CPU does. The kernels themselves are compared with their f64 definitions in `spillway-kernel-dsl`.
 
 #[path = "support/mod.rs"]
 mod devices;
@@ -7,14 +7,14 @@ mod devices;
 mod equivalence {
     use super::devices::{adapters, devices, tensor, values};
     use burn::tensor::{Device, Tensor};
-    use ssm_core::operators::causal_conv1d::Activation;
-    use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-    use ssm_core::operators::taylor_attention::Expansion;
-    use ssm_core::operators::{
+    use spillway_ssm_core::operators::causal_conv1d::Activation;
+    use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+    use spillway_ssm_core::operators::taylor_attention::Expansion;
+    use spillway_ssm_core::operators::{
         Pairing, RotaryPlan, ScanInputs, TaylorPlan, add_rms_norm, causal_conv1d, cross_entropy, gated_norm,
         rotary, selective_scan, split, split_to_heads, step_size, taylor_attention, wkv4, wkv4_state,
     };
-    use ssm_core::{
+    use spillway_ssm_core::{
         Chunking, Erase, Gates, Linear, LogDecay, Sequences, State, recurrence, recurrence_of_sequences,
     };
 
@@ -440,7 +440,7 @@ mod equivalence {
     #[test]
     fn parts_that_are_not_all_columns_are_refused() {
         let input = || tensor(&[0.0; 12], [1, 2, 6], &Device::flex());
-        let said = |refused: ssm_core::Error| refused.to_string();
+        let said = |refused: spillway_ssm_core::Error| refused.to_string();
         let narrow = said(split(input(), [2, 3]).expect_err("five of six columns"));
         assert!(narrow.contains("columns of a projection"), "{narrow}");
         let wide = said(split_to_heads(input(), [(usize::MAX, 2)]).expect_err("too many heads"));

@@ -13,8 +13,8 @@ mod golden {
     use super::tape::Tape;
     use burn::tensor::Tensor;
     use burn::tensor::activation::silu;
-    use ssm_core::operators::{Pairing, RotaryPlan, rotary, step_size};
-    use ssm_core::{Chunking, Gates, LogDecay, State, recurrence};
+    use spillway_ssm_core::operators::{Pairing, RotaryPlan, rotary, step_size};
+    use spillway_ssm_core::{Chunking, Gates, LogDecay, State, recurrence};
 
     fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape)) {
         for (name, device) in devices() {
@@ -108,10 +108,10 @@ mod golden {
 
 mod equivalence {
     use super::devices::{devices, tensor, values};
-    use kernel_dsl::Rows;
-    use kernel_dsl::rotary::{Positions, Problem, reference};
     use proptest::prelude::*;
-    use ssm_core::operators::{Pairing, RotaryPlan, rotary};
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::rotary::{Positions, Problem, reference};
+    use spillway_ssm_core::operators::{Pairing, RotaryPlan, rotary};
 
     fn error(found: &[f32], expected: &[f64]) -> f64 {
         assert_eq!(found.len(), expected.len(), "numbers of values");

@@ -8,8 +8,8 @@ mod equivalence {
     use super::devices::{adapters, tensor, values};
     use burn::tensor::{Device, Tensor};
     use proptest::prelude::*;
-    use ssm_core::KeyValueCache;
-    use ssm_core::operators::softmax_attention;
+    use spillway_ssm_core::KeyValueCache;
+    use spillway_ssm_core::operators::softmax_attention;
 
     /// The kernel of the CPU, and the composition that other devices take.
     fn devices() -> [(&'static str, Device); 2] {

@@ -1,8 +1,8 @@
 //! Weights from a map of tensors: what is missing, of another shape or left over is named, and publishers' names are translated.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::mamba2::{FreshGates, GateOrder, GatedNorm, Mamba2, Mamba2Config};
-use ssm_core::{Init, Linear, ShortConvConfig, WeightMap, WeightSource};
+use spillway_ssm_core::mamba2::{FreshGates, GateOrder, GatedNorm, Mamba2, Mamba2Config};
+use spillway_ssm_core::{Init, Linear, ShortConvConfig, WeightMap, WeightSource};
 
 fn map(tensors: &[(&str, &[usize])]) -> WeightMap {
     let tensor = |(name, shape): &(&str, &[usize])| {

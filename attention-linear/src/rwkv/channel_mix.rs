@@ -8,8 +8,8 @@ use super::fresh::Depth;
 use super::shift::{TokenShift, interpolate};
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::pointwise::{sigmoid_gate, squared_relu};
-use ssm_core::{Chain, Context, Linear, Mixer, MixerState, RecurrentState, Result};
+use spillway_ssm_core::operators::pointwise::{sigmoid_gate, squared_relu};
+use spillway_ssm_core::{Chain, Context, Linear, Mixer, MixerState, RecurrentState, Result};
 
 /// The shape of a channel mixer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use super::gated_heads::Shifted;
 use super::shift::{TokenShift, interpolate};
 use super::source::RwkvSource;
 use burn::tensor::Tensor;
-use ssm_core::operators::pointwise::tanh;
-use ssm_core::operators::split;
-use ssm_core::{Error, Init, Linear, Result};
+use spillway_ssm_core::operators::pointwise::tanh;
+use spillway_ssm_core::operators::split;
+use spillway_ssm_core::{Error, Init, Linear, Result};
 
 /// Uⁿ of a fresh layer.
 pub const FRESH_UP: Init = Init::Uniform(-0.01, 0.01);

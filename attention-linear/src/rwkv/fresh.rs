@@ -1,6 +1,6 @@
 //! How the weights of a fresh layer follow from its place in the model.
 
-use ssm_core::Init;
+use spillway_ssm_core::Init;
 
 /// Where a layer stands in its model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

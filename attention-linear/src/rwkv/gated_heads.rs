@@ -3,7 +3,7 @@
 use super::fresh::Depth;
 use super::heads::{HeadNorm, HeadShape};
 use burn::tensor::{Device, Tensor};
-use ssm_core::{
+use spillway_ssm_core::{
     Chain, Context, Gates, Init, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
     WeightSource,
 };

@@ -2,9 +2,9 @@
 
 use crate::expect;
 use burn::tensor::Tensor;
-use ssm_core::operators::gated_norm;
-use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use ssm_core::{Init, Result, WeightSource};
+use spillway_ssm_core::operators::gated_norm;
+use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use spillway_ssm_core::{Init, Result, WeightSource};
 
 /// The shape of a layer with heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Projections through a narrow layer, by which RWKV-6 and 7 compute gates from their input.
 
 use burn::tensor::Tensor;
-use ssm_core::operators::pointwise::{sigmoid, tanh};
-use ssm_core::{Init, Linear, Result, WeightSource};
+use spillway_ssm_core::operators::pointwise::{sigmoid, tanh};
+use spillway_ssm_core::{Init, Linear, Result, WeightSource};
 
 /// What is applied between the two projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

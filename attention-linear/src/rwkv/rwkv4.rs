@@ -13,8 +13,8 @@ use super::gated_heads::start;
 use super::shift::{TokenShift, interpolate};
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::pointwise::sigmoid;
-use ssm_core::{
+use spillway_ssm_core::operators::pointwise::sigmoid;
+use spillway_ssm_core::{
     Chain, Context, Gates, Init, Linear, LogDecay, Mixer, MixerState, ReadOut, Result, Rule, Site,
 };
 

@@ -13,7 +13,7 @@ use super::heads::HeadShape;
 use super::shift::{TokenShift, interpolate};
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
+use spillway_ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
 
 /// The shape of a time mixer of RWKV-5.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,7 +53,7 @@ impl Rwkv5 {
     /// | `time_decay` | heads × `key_dim` |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another
+    /// [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε; the source's for a tensor that is missing or of another
     /// shape.
     pub fn read<S: RwkvSource>(config: Rwkv5Config, source: &mut S) -> Result<Self, S::Error> {
         let Rwkv5Config {

@@ -15,8 +15,8 @@ use super::low_rank::{LowRank, LowRankActivation, LowRankShape};
 use super::shift::TokenShift;
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::pointwise::exp;
-use ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
+use spillway_ssm_core::operators::pointwise::exp;
+use spillway_ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
 
 /// The shape of a time mixer of RWKV-6.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +58,7 @@ impl Rwkv6 {
     /// | `ln_x.weight`, `ln_x.bias` | values |
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for a dimension of 0 or a negative ε, or two interpolations of one part; the source's for a
+    /// [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε, or two interpolations of one part; the source's for a
     /// tensor that is missing or of another shape.
     pub fn read<S: RwkvSource>(config: Rwkv6Config, source: &mut S) -> Result<Self, S::Error> {
         let Rwkv6Config {

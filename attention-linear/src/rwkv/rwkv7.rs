@@ -19,10 +19,10 @@ use super::shift::{TokenShift, interpolate};
 use super::source::RwkvSource;
 use crate::expect;
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::gated_norm;
-use ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use ssm_core::operators::pointwise::sigmoid;
-use ssm_core::{
+use spillway_ssm_core::operators::gated_norm;
+use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
+use spillway_ssm_core::operators::pointwise::sigmoid;
+use spillway_ssm_core::{
     Chain, Context, Erase, Error, Gates, Init, Linear, LogDecay, Mixer, MixerState, Result, Rule, Shared,
     Site,
 };

@@ -8,9 +8,9 @@
 //! (`time_mix`); those of RWKV-6 and 7 store μ (`time_maa`, `x_*`).
 
 use burn::tensor::{Device, Tensor};
-use ssm_core::operators::causal_conv1d;
-use ssm_core::operators::causal_conv1d::Activation;
-use ssm_core::{Result, Sequences};
+use spillway_ssm_core::operators::causal_conv1d;
+use spillway_ssm_core::operators::causal_conv1d::Activation;
+use spillway_ssm_core::{Result, Sequences};
 
 /// The weights of an interpolation with the previous token.
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use super::dynamic_shift::{DynamicShift, FreshShares};
 use super::fresh::FreshShare;
 use super::low_rank::{LowRank, LowRankShape};
 use super::shift::TokenShift;
-use ssm_core::weights::Below;
-use ssm_core::{Init, WeightMap, WeightSource};
+use spillway_ssm_core::weights::Below;
+use spillway_ssm_core::{Init, WeightMap, WeightSource};
 
 /// A source of weights that knows how its publisher stores what RWKV's have in ways of their own.
 ///

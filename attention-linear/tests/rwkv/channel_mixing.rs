@@ -1,6 +1,6 @@
 //! Channel mixing, with and without a gate by the receptance.
 
-use attention_linear::rwkv::{ChannelMix, ChannelMixConfig};
+use spillway_attention_linear::rwkv::{ChannelMix, ChannelMixConfig};
 
 use super::support::{Draw, FIRST, Row, WIDTH, compare, product, shifted, sigmoid, times};
 

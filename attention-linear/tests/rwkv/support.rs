@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use attention_linear::rwkv::{
+use burn::tensor::{Device, Tensor, TensorData};
+use spillway_attention_linear::rwkv::{
     Depth, DynamicShift, FreshShare, FreshShares, HeadShape, LowRankActivation, RwkvSource, TokenShift,
 };
-use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::{
+use spillway_ssm_core::{
     Chain, Chunking, Context, Error, Init, Linear, Mixer, Result, Shared, WeightMap, WeightSource,
 };
 

@@ -1,6 +1,6 @@
 //! RWKV-4: a weighted mean of values per channel.
 
-use attention_linear::rwkv::{Rwkv4, Rwkv4Config};
+use spillway_attention_linear::rwkv::{Rwkv4, Rwkv4Config};
 
 use super::support::{Draw, FIRST, Row, WIDTH, compare, product, shifted, sigmoid};
 

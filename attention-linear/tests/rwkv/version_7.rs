@@ -1,8 +1,8 @@
 //! RWKV-7: a delta rule with rates and removal keys of its own, and values that later layers mix in.
 
-use attention_linear::rwkv::{Depth, LowRankActivation, Rwkv7, Rwkv7Config};
 use burn::tensor::{Device, Tensor};
-use ssm_core::{Chain, Chunking, Context, Mixer, Shared};
+use spillway_attention_linear::rwkv::{Depth, LowRankActivation, Rwkv7, Rwkv7Config};
+use spillway_ssm_core::{Chain, Chunking, Context, Mixer, Shared};
 
 use super::support::{
     Draw, EPS, FIRST, LAST, Matrix, Narrow, RANK, Row, SHAPE, WIDTH, add, compare, compare_after, elements,

@@ -1,7 +1,7 @@
 //! RWKV-5 and RWKV-6: gated heads with a bonus for the current token, and decays that are constant or follow the token.
 
-use attention_linear::rwkv::{LowRankActivation, Rwkv5, Rwkv5Config, Rwkv6, Rwkv6Config};
-use ssm_core::Error;
+use spillway_attention_linear::rwkv::{LowRankActivation, Rwkv5, Rwkv5Config, Rwkv6, Rwkv6Config};
+use spillway_ssm_core::Error;
 
 use super::support::{
     Draw, EPS, FIRST, Matrix, RANK, Row, SHAPE, WIDTH, add, compare, elements, normed, product, shifted,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use kernel_dsl::{roofline, simd};
 use serde_json::{Value, json};
+use spillway_kernel_dsl::{roofline, simd};
 
 use super::work::{Arithmetic, Work};
 

@@ -1,13 +1,13 @@
 //! The delta rule at shapes of DeltaNet, Gated DeltaNet, KDA and RWKV-7.
 
-use kernel_dsl::DecayKind;
-pub use kernel_dsl::delta_rule::Problem;
-use kernel_dsl::delta_rule::{
+use serde_json::{Value, json};
+use spillway_kernel_dsl::DecayKind;
+pub use spillway_kernel_dsl::delta_rule::Problem;
+use spillway_kernel_dsl::delta_rule::{
     Cotangents, DEFAULT_CHUNK_SIZE, Gradients, Inputs, Transition, TransitionGradients, TransitionKind,
     backward, chunked, sequential, step,
 };
-use kernel_dsl::{Rows, Sequences};
-use serde_json::{Value, json};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use super::{Failure, Kernel, Work, values};
 

@@ -1,7 +1,7 @@
 //! The operators on a device, through CubeCL.
 
-use kernel_dsl::cube::{Client, DType, Device as CubeDevice, DeviceBuffer, Error};
 use serde_json::{Value, json};
+use spillway_kernel_dsl::cube::{Client, DType, Device as CubeDevice, DeviceBuffer, Error};
 
 use super::ceilings::Ceilings;
 use super::work::Arithmetic;
@@ -50,7 +50,7 @@ impl Device {
 
     /// Whether the device is a processor that runs kernels in software; large shapes would take minutes there.
     fn is_software(&self) -> bool {
-        kernel_dsl::cube::Limits::of(&self.client).software
+        spillway_kernel_dsl::cube::Limits::of(&self.client).software
     }
 
     /// Every operator with its kernels.

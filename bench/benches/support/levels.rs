@@ -1,7 +1,7 @@
 //! A few operators at every level of vector instructions, beside the ceilings of that level.
 
 use criterion::Criterion;
-use kernel_dsl::simd::{Isa, active, set_active};
+use spillway_kernel_dsl::simd::{Isa, active, set_active};
 
 use super::ceilings::Ceilings;
 use super::clock::Clock;

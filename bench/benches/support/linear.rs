@@ -1,7 +1,7 @@
 //! Linear maps with weights that come from memory, as a model's layers do.
 
-use kernel_dsl::Rows;
-use kernel_dsl::linear::{PackedMatrix, WeightType, linear};
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::linear::{PackedMatrix, WeightType, linear};
 
 use serde_json::json;
 

@@ -1,12 +1,12 @@
 //! The recurrence at the shapes of published models.
 
-pub use kernel_dsl::recurrence::Problem;
-use kernel_dsl::recurrence::{
+use serde_json::{Value, json};
+pub use spillway_kernel_dsl::recurrence::Problem;
+use spillway_kernel_dsl::recurrence::{
     Cotangents, DEFAULT_CHUNK_SIZE, GradientBuffers, Inputs, ReadOut, backward, chunked, sequential, step,
 };
-use kernel_dsl::{DecayKind, LogDecay};
-use kernel_dsl::{Rows, Sequences};
-use serde_json::{Value, json};
+use spillway_kernel_dsl::{DecayKind, LogDecay};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use super::{Failure, Kernel, Work, values};
 

@@ -120,7 +120,7 @@ impl Report {
             "unix_time": seconds,
             "processor": processor(),
             "threads": rayon::current_num_threads(),
-            "instructions": kernel_dsl::simd::active().name(),
+            "instructions": spillway_kernel_dsl::simd::active().name(),
             "clock": self.clock.name(),
             "load_average": load.split_whitespace().next(),
             "ceilings": self.ceilings.json(),

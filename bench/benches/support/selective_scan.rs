@@ -1,11 +1,11 @@
 //! The selective scan at the shapes of Mamba.
 
-pub use kernel_dsl::selective_scan::Problem;
-use kernel_dsl::selective_scan::{
+use serde_json::{Value, json};
+pub use spillway_kernel_dsl::selective_scan::Problem;
+use spillway_kernel_dsl::selective_scan::{
     Cotangents, DEFAULT_CHUNK_SIZE, Gradients, Inputs, backward, sequential, step,
 };
-use kernel_dsl::{Rows, Sequences};
-use serde_json::{Value, json};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use super::{EXPONENTIAL, Failure, Kernel, Work, values};
 

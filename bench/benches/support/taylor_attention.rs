@@ -1,11 +1,11 @@
 //! Taylor attention at the shape of Based.
 
-pub use kernel_dsl::taylor_attention::Problem;
-use kernel_dsl::taylor_attention::{
+use serde_json::{Value, json};
+pub use spillway_kernel_dsl::taylor_attention::Problem;
+use spillway_kernel_dsl::taylor_attention::{
     Cotangents, DEFAULT_CHUNK_SIZE, Expansion, Gradients, Inputs, backward, chunked, sequential, step,
 };
-use kernel_dsl::{Rows, Sequences};
-use serde_json::{Value, json};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use super::{Failure, Kernel, Work, values};
 

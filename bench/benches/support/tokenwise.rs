@@ -1,10 +1,10 @@
 //! What a block does around its recurrence: convolution, norm, loss.
 
-use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d as convolve};
-use kernel_dsl::cross_entropy::cross_entropy as entropy;
-use kernel_dsl::gated_norm::{self, GateOrder, Statistic, add_rms_norm};
-use kernel_dsl::{Rows, Sequences};
 use serde_json::{Value, json};
+use spillway_kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d as convolve};
+use spillway_kernel_dsl::cross_entropy::cross_entropy as entropy;
+use spillway_kernel_dsl::gated_norm::{self, GateOrder, Statistic, add_rms_norm};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use super::{EXPONENTIAL, Kernel, Work, values};
 

@@ -1,11 +1,11 @@
 //! WKV-4 at the shape of RWKV-4 of 169M parameters.
 
-pub use kernel_dsl::wkv4::Problem;
-use kernel_dsl::wkv4::{
+use serde_json::{Value, json};
+pub use spillway_kernel_dsl::wkv4::Problem;
+use spillway_kernel_dsl::wkv4::{
     Cotangents, DEFAULT_CHUNK_SIZE, EMPTY_MAX, Gradients, Inputs, backward, sequential, step,
 };
-use kernel_dsl::{Rows, Sequences};
-use serde_json::{Value, json};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use super::{EXPONENTIAL, Failure, Kernel, Work, values};
 

@@ -1,6 +1,6 @@
 //! `spillway diagnose`: where does a model collapse, in which heads, why, what cures it, at what cost.
 //!
-//! What is measured and how, and what follows from it, is [`models::evaluation::diagnosis`]. Here are the options, the order of the
+//! What is measured and how, and what follows from it, is [`spillway_models::evaluation::diagnosis`]. Here are the options, the order of the
 //! runs, saving and going on, and the report.
 //!
 //! | module | what is in it |
@@ -26,14 +26,14 @@ use crate::text;
 use crate::trial::{self, Trial};
 use crate::values::{MOST_STREAMS, parse_tokens};
 use clap::Args;
-use models::Model;
-use models::evaluation::diagnosis::findings::Findings;
-use models::evaluation::diagnosis::loss::Grid;
-use models::evaluation::diagnosis::run::Run;
-use models::evaluation::diagnosis::stream::Reading;
-use models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
-use models::evaluation::diagnosis::{probe, verdict};
 use report::{Method, Report, TextReport};
+use spillway_models::Model;
+use spillway_models::evaluation::diagnosis::findings::Findings;
+use spillway_models::evaluation::diagnosis::loss::Grid;
+use spillway_models::evaluation::diagnosis::run::Run;
+use spillway_models::evaluation::diagnosis::stream::Reading;
+use spillway_models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
+use spillway_models::evaluation::diagnosis::{probe, verdict};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -353,7 +353,7 @@ impl DiagnoseArgs {
             return Err(ProgramError::usage(
                 "--threshold",
                 "a factor above 1",
-                models::message::number(self.threshold),
+                spillway_models::message::number(self.threshold),
             ));
         }
         Ok(())

@@ -4,11 +4,11 @@
 use crate::error::ProgramError;
 use crate::output::{self, OutputFolder};
 use crate::settings::Settings;
-use models::Model;
-use models::evaluation::diagnosis::run::Run;
-use models::evaluation::diagnosis::stream::{StreamRun, StreamTally};
 use serde::{Deserialize, Serialize};
-use ssm_core::Site;
+use spillway_models::Model;
+use spillway_models::evaluation::diagnosis::run::Run;
+use spillway_models::evaluation::diagnosis::stream::{StreamRun, StreamTally};
+use spillway_ssm_core::Site;
 use std::fs;
 use std::path::Path;
 
@@ -144,7 +144,7 @@ fn expect_fitting(
 pub fn load(folder: &Path, settings: &Settings, model: &Model, runs: &mut [Run]) -> Result<(), ProgramError> {
     let folder = folder.join(FOLDER);
     let path = folder.join(PROGRESS);
-    let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+    let text = spillway_models::input::read_text(&path, spillway_models::input::MAX_SETTINGS)
         .map_err(ProgramError::file("read", &path))?;
     let progress = Progress::parse(&path, &text)?;
     progress.settings.expect(settings)?;

@@ -3,9 +3,9 @@
 use super::report::{Report, RunReport};
 use crate::kit::format::{bytes, count, factor, list, nats};
 use crate::values::quoted;
-use models::evaluation::diagnosis::heads::HeadSummary;
-use models::evaluation::diagnosis::standing::TOLERANCE;
 use serde_json::{Value, json};
+use spillway_models::evaluation::diagnosis::heads::HeadSummary;
+use spillway_models::evaluation::diagnosis::standing::TOLERANCE;
 
 /// Most heads named.
 const HEADS_NAMED: usize = 4;

@@ -4,8 +4,8 @@ use super::format::{count, counted, day};
 use crate::machine::processor;
 use crate::values::quoted;
 use maud::{Markup, html};
-use mitigations::forms::forms;
-use models::Info;
+use spillway_mitigations::forms::forms;
+use spillway_models::Info;
 use std::ffi::OsString;
 use std::time::SystemTime;
 
@@ -33,7 +33,7 @@ impl Provenance {
             command: command_line(std::env::args_os().skip(1)),
             date: today(),
             machine: machine(),
-            level: kernel_dsl::simd::active().name().into(),
+            level: spillway_kernel_dsl::simd::active().name().into(),
             threads,
             model: String::new(),
         }

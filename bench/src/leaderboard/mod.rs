@@ -2,7 +2,7 @@
 //!
 //! Each row is one mitigation: what it costs inside the training length T, its loss at 2 T, 4 T, … and what that is over the
 //! baseline at the same tokens, passkeys found, speed and memory. The streams and losses are those of
-//! [`models::evaluation::diagnosis`], the prompts those of [`crate::passkey`].
+//! [`spillway_models::evaluation::diagnosis`], the prompts those of [`crate::passkey`].
 //!
 //! The first eighth of the text is for calibration and fitting only; what is evaluated never reads from it. A finished row
 //! is written at once, and an interrupted comparison goes on after its last finished row.
@@ -32,11 +32,11 @@ use crate::trial::{self, Trial};
 use crate::values::{MOST_STREAMS, parse_tokens, quoted};
 use clap::Args;
 use measure::{Bench, Passkeys};
-use models::Model;
-use models::evaluation::diagnosis::loss::Grid;
-use models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
 use row::{FILE, Leaderboard};
 use serde_json::json;
+use spillway_models::Model;
+use spillway_models::evaluation::diagnosis::loss::Grid;
+use spillway_models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
 use std::path::PathBuf;
 
 /// Share of the text that is kept for calibration.

@@ -3,8 +3,8 @@
 use crate::choice::Skipped;
 use crate::error::ProgramError;
 use crate::settings::Settings;
-use models::Info;
 use serde::{Deserialize, Serialize};
+use spillway_models::Info;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -199,7 +199,7 @@ impl Leaderboard {
     /// [`ProgramError::Usage`] for other settings, [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot
     /// be read.
     pub fn resume(&mut self, path: &Path) -> Result<(), ProgramError> {
-        let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+        let text = spillway_models::input::read_text(path, spillway_models::input::MAX_SETTINGS)
             .map_err(ProgramError::file("read", path))?;
         let saved = Saved::parse(path, &text)?;
         saved.settings.expect(&self.settings)?;

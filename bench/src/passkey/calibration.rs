@@ -1,9 +1,9 @@
 //! What mitigations are calibrated on here: the filler text that the passkeys are hidden in.
 
 use crate::error::ProgramError;
-use mitigations::Mitigation;
-use models::Model;
-use models::evaluation::passkey_text::prompt::{FILLER, PREFIX};
+use spillway_mitigations::Mitigation;
+use spillway_models::Model;
+use spillway_models::evaluation::passkey_text::prompt::{FILLER, PREFIX};
 
 /// The mitigation, which wants numbers, with them.
 ///

@@ -65,8 +65,8 @@ fn drawn(cell: &Cell) -> grid::Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::evaluation::passkey_text::evaluate::{Answer, Evaluation, Outcome};
-    use models::evaluation::passkey_text::prompt::Case;
+    use spillway_models::evaluation::passkey_text::evaluate::{Answer, Evaluation, Outcome};
+    use spillway_models::evaluation::passkey_text::prompt::Case;
 
     /// A model that forgets: the deeper the passkey and the longer the text, the less is found.
     fn run() -> Run {

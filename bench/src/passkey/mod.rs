@@ -1,6 +1,6 @@
 //! `spillway passkey`: up to which length, and where in the text, does a model still find five digits?
 //!
-//! The task, and asking it, is [`models::evaluation::passkey_text`].
+//! The task, and asking it, is [`spillway_models::evaluation::passkey_text`].
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -28,12 +28,12 @@ use crate::trial::Trial;
 use crate::values::parse_tokens;
 use clap::Args;
 use lengths::{Lengths, parse_lengths};
-use models::Model;
-use models::evaluation::passkey_text::evaluate::{self, Answer, Evaluation};
-use models::evaluation::passkey_text::prompt::{self, Case, Template};
 use report::{Report, Run, VERSION};
 use resume::{Saved, SavedRun, Settings};
 use serde_json::json;
+use spillway_models::Model;
+use spillway_models::evaluation::passkey_text::evaluate::{self, Answer, Evaluation};
+use spillway_models::evaluation::passkey_text::prompt::{self, Case, Template};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

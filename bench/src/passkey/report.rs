@@ -1,11 +1,11 @@
 //! The grid of accuracies, as it is written and printed.
 
-use models::Info;
-use models::evaluation::passkey::RECALLED;
-use models::evaluation::passkey_text::evaluate::{Answer, Evaluation, Outcome};
-use models::evaluation::passkey_text::prompt::Case;
-use models::evaluation::wilson;
 use serde::Serialize;
+use spillway_models::Info;
+use spillway_models::evaluation::passkey::RECALLED;
+use spillway_models::evaluation::passkey_text::evaluate::{Answer, Evaluation, Outcome};
+use spillway_models::evaluation::passkey_text::prompt::Case;
+use spillway_models::evaluation::wilson;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 

@@ -3,10 +3,10 @@
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
 use crate::settings::expect_same;
-use models::evaluation::passkey_text::evaluate::Evaluation;
-use models::evaluation::passkey_text::prompt::Case;
-use models::input;
 use serde::{Deserialize, Serialize};
+use spillway_models::evaluation::passkey_text::evaluate::Evaluation;
+use spillway_models::evaluation::passkey_text::prompt::Case;
+use spillway_models::input;
 use std::path::Path;
 
 /// The file.

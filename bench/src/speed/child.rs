@@ -6,11 +6,11 @@ use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::process::{cpu_seconds, peak_memory_bytes};
 use clap::Args;
-use models::{Logits, Model, ModelError, budget};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
-use ssm_core::Chain;
+use spillway_models::{Logits, Model, ModelError, budget};
+use spillway_ssm_core::Chain;
 use std::time::Instant;
 
 /// Length of the prompt that engines are compared by, and how many of its last logits are kept; `peers/engine.py` has the

@@ -12,10 +12,10 @@ use crate::kit::format::bytes;
 use crate::values::Dtype;
 use child::{Child, Measured};
 use clap::Args;
-use kernel_dsl::roofline::{fma_peak, read_bandwidth};
-use kernel_dsl::simd;
-use models::evaluation::quantile::median;
 use serde::Serialize;
+use spillway_kernel_dsl::roofline::{fma_peak, read_bandwidth};
+use spillway_kernel_dsl::simd;
+use spillway_models::evaluation::quantile::median;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 

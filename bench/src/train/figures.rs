@@ -6,8 +6,8 @@ use crate::kit::chart::{Chart, Layer, middle, spread};
 use crate::kit::format::{count, counted};
 use crate::kit::ink::{Ink, MOST, Stroke};
 use crate::kit::picture::Figure;
-use models::evaluation::collapse::Published;
-use models::train::log::{EvaluationEvent, StepEvent};
+use spillway_models::evaluation::collapse::Published;
+use spillway_models::train::log::{EvaluationEvent, StepEvent};
 
 /// Points of a curve; steps beyond are drawn as means of several.
 const POINTS: usize = 800;

@@ -1,6 +1,6 @@
 //! `spillway train`: trains a model as a configuration says, and draws how it went.
 //!
-//! The training itself, its folder and its resumption are [`models::train`]. Here are the command, the progress bar, and, at
+//! The training itself, its folder and its resumption are [`spillway_models::train`]. Here are the command, the progress bar, and, at
 //! the end, `summary.json` and `report.html`.
 //!
 //! | module | what is in it |
@@ -22,11 +22,11 @@ use crate::kit::provenance::Provenance;
 use crate::output::{self, Place};
 use crate::stop::Stop;
 use clap::Args;
-use models::train::snapshot::SnapshotChoice;
-use models::train::{Outcome, Run, TrainConfig};
 use progress::Progress;
 use record::{Record, Summary};
 use serde_json::json;
+use spillway_models::train::snapshot::SnapshotChoice;
+use spillway_models::train::{Outcome, Run, TrainConfig};
 use std::path::{Path, PathBuf};
 
 /// What this command writes beside the training's own files.
@@ -143,7 +143,7 @@ impl TrainArgs {
             force: self.force,
             resume: self.resume,
             own: &[],
-            marks: &[models::train::run::CONFIG],
+            marks: &[spillway_models::train::run::CONFIG],
         }
     }
 
@@ -157,7 +157,10 @@ impl TrainArgs {
 
 /// Writes `summary.json` and `report.html` into the run folder.
 fn write_report(run: &Run, args: &TrainArgs, out: &Path) -> Result<Summary, ProgramError> {
-    let record = Record::read(&out.join(models::train::run::LOG), run.trainer().config())?;
+    let record = Record::read(
+        &out.join(spillway_models::train::run::LOG),
+        run.trainer().config(),
+    )?;
     let summary = Summary::of(&record, run.trainer().config(), command(args, out));
     output::write_json(&out.join("summary.json"), &summary)?;
     let title = record::name(out);

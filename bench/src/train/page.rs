@@ -7,7 +7,7 @@ use crate::kit::format::{count, counted, duration, position};
 use crate::kit::page::{self, Page, Row, heading, headings};
 use crate::kit::provenance::Provenance;
 use maud::{Markup, html};
-use models::train::TrainConfig;
+use spillway_models::train::TrainConfig;
 
 /// Files beside the page.
 const FILES: [(&str, &str); 3] = [
@@ -83,7 +83,7 @@ fn evaluated(record: &Record) -> Markup {
     let names = std::iter::once("step".to_string())
         .chain(ranges)
         .chain(["collapses at".to_string()]);
-    let row = |event: &models::train::log::EvaluationEvent| {
+    let row = |event: &spillway_models::train::log::EvaluationEvent| {
         let losses = event
             .report
             .positions

@@ -4,8 +4,8 @@ use super::record::evaluation_sentence;
 use crate::context::Context;
 use crate::progress;
 use crate::stop::Stop;
-use models::train::log::{Event, Seconds, StepEvent};
-use models::train::{Observer, Run};
+use spillway_models::train::log::{Event, Seconds, StepEvent};
+use spillway_models::train::{Observer, Run};
 use std::ops::ControlFlow;
 
 /// How much of the mean shown a new step's value is.

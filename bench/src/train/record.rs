@@ -2,12 +2,12 @@
 
 use crate::error::ProgramError;
 use crate::kit::format::{count, counted, duration};
-use models::evaluation::tally::mean_over;
-use models::train::TrainConfig;
-use models::train::evaluation::EvaluationReport;
-use models::train::log::{EvaluationEvent, Event, Seconds, StartEvent, StepEvent, read_log};
 use serde::Serialize;
 use serde_json::Value;
+use spillway_models::evaluation::tally::mean_over;
+use spillway_models::train::TrainConfig;
+use spillway_models::train::evaluation::EvaluationReport;
+use spillway_models::train::log::{EvaluationEvent, Event, Seconds, StartEvent, StepEvent, read_log};
 use std::path::Path;
 
 /// Share of the steps over whose last the final training loss is a mean.

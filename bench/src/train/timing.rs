@@ -4,10 +4,10 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::bytes;
 use crate::process::{peak_memory_bytes, resident_bytes};
-use models::evaluation::quantile::median;
-use models::train::log::{Seconds, StepEvent};
-use models::train::{TrainConfig, Trainer};
 use serde::Serialize;
+use spillway_models::evaluation::quantile::median;
+use spillway_models::train::log::{Seconds, StepEvent};
+use spillway_models::train::{TrainConfig, Trainer};
 use std::path::Path;
 
 /// Version of the JSON.

@@ -1,7 +1,7 @@
 //! `spillway train-compare`.
 
 use crate::*;
-use models::train::TrainConfig;
+use spillway_models::train::TrainConfig;
 use std::path::PathBuf;
 
 const CONFIG: &str = r#"

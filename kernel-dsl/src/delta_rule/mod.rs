@@ -34,8 +34,8 @@
 //! Linear", 2025, equation 1.
 //!
 //! ```
-//! use kernel_dsl::delta_rule::{Inputs, Problem, Transition, TransitionKind, sequential};
-//! use kernel_dsl::{DecayKind, LogDecay, Rows, Sequences};
+//! use spillway_kernel_dsl::delta_rule::{Inputs, Problem, Transition, TransitionKind, sequential};
+//! use spillway_kernel_dsl::{DecayKind, LogDecay, Rows, Sequences};
 //!
 //! // Two tokens with the same key: with β = 1 the second value takes the place of the first.
 //! let problem = Problem {

@@ -13,7 +13,7 @@
 //! step are not worth packing: [`dense`] multiplies with them as they lie, and has the gradients.
 //!
 //! ```
-//! use kernel_dsl::{Rows, linear::{PackedMatrix, WeightType, linear}};
+//! use spillway_kernel_dsl::{Rows, linear::{PackedMatrix, WeightType, linear}};
 //!
 //! let weight = PackedMatrix::pack(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3, WeightType::F32)?;
 //! let x = Rows::contiguous(&[1.0, 0.0, -1.0], 1, 3)?;

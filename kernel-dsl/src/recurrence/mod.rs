@@ -21,9 +21,9 @@
 //! threads.
 //!
 //! ```
-//! use kernel_dsl::{Rows, Sequences};
-//! use kernel_dsl::recurrence::{Inputs, Problem, ReadOut, sequential};
-//! use kernel_dsl::{DecayKind, LogDecay};
+//! use spillway_kernel_dsl::{Rows, Sequences};
+//! use spillway_kernel_dsl::recurrence::{Inputs, Problem, ReadOut, sequential};
+//! use spillway_kernel_dsl::{DecayKind, LogDecay};
 //!
 //! // Two tokens, one head, a 1×1 state that halves at every token.
 //! let problem = Problem {

@@ -21,8 +21,8 @@
 //! in its place. The same call gives the same bits, whatever the number of threads.
 //!
 //! ```
-//! use kernel_dsl::{Rows, Sequences};
-//! use kernel_dsl::selective_scan::{Inputs, Problem, sequential};
+//! use spillway_kernel_dsl::{Rows, Sequences};
+//! use spillway_kernel_dsl::selective_scan::{Inputs, Problem, sequential};
 //!
 //! // Two tokens, one channel, one state value that halves at every token.
 //! let problem = Problem { batch: 1, time: 2, channels: 1, state_dim: 1, groups: 1 };

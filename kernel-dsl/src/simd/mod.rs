@@ -16,12 +16,12 @@
 //! | `avx512+bf16` | 16 | fused | that, and the dot product of bf16 pairs, for bf16 weights (on Intel for few rows only) |
 //!
 //! ```
-//! use kernel_dsl::simd::{Isa, active, from_environment};
+//! use spillway_kernel_dsl::simd::{Isa, active, from_environment};
 //!
 //! let isa = from_environment()?;
 //! assert_eq!(active(), isa);
 //! assert!(isa <= Isa::detect());
-//! # Ok::<(), kernel_dsl::simd::IsaError>(())
+//! # Ok::<(), spillway_kernel_dsl::simd::IsaError>(())
 //! ```
 
 mod isa;

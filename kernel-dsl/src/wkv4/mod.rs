@@ -21,8 +21,8 @@
 //! All take a state in and leave the new one in its place. The same call gives the same bits, whatever the number of threads.
 //!
 //! ```
-//! use kernel_dsl::{Rows, Sequences};
-//! use kernel_dsl::wkv4::{Inputs, Problem, sequential};
+//! use spillway_kernel_dsl::{Rows, Sequences};
+//! use spillway_kernel_dsl::wkv4::{Inputs, Problem, sequential};
 //!
 //! // Two tokens of one channel with equal keys, no bonus, no decay: the plain mean so far.
 //! let problem = Problem { batch: 1, time: 2, channels: 1 };

@@ -8,15 +8,15 @@ mod equivalence {
     mod data;
 
     use data::{Data, Spec, any_spec};
-    use kernel_dsl::LogDecay;
-    use kernel_dsl::cube::{Client, DType, DeviceBuffer, Limits};
-    use kernel_dsl::recurrence::cube::{
+    use proptest::prelude::*;
+    use spillway_kernel_dsl::LogDecay;
+    use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, Limits};
+    use spillway_kernel_dsl::recurrence::cube::{
         DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, Plan, backward, chunked, chunked_autotuned,
         sequential, step,
     };
-    use kernel_dsl::recurrence::{GradientBuffers, reference};
-    use kernel_dsl::sequences::Sequences;
-    use proptest::prelude::*;
+    use spillway_kernel_dsl::recurrence::{GradientBuffers, reference};
+    use spillway_kernel_dsl::sequences::Sequences;
 
     use super::device::{clients, download, upload, upload_rows};
     use super::support::relative_error;

@@ -3,12 +3,14 @@
 use crate::{device, layouts, support, taylor};
 
 mod equivalence {
-    use kernel_dsl::Rows;
-    use kernel_dsl::cube::{Client, DType, DeviceBuffer};
-    use kernel_dsl::feature_map::{self, FeatureMap, Packing};
-    use kernel_dsl::taylor_attention::cube::{DeviceCotangents, DeviceInputs, backward, chunked, step};
-    use kernel_dsl::taylor_attention::{Expansion, Problem};
     use proptest::prelude::*;
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer};
+    use spillway_kernel_dsl::feature_map::{self, FeatureMap, Packing};
+    use spillway_kernel_dsl::taylor_attention::cube::{
+        DeviceCotangents, DeviceInputs, backward, chunked, step,
+    };
+    use spillway_kernel_dsl::taylor_attention::{Expansion, Problem};
 
     use super::device::{clients, download, upload, upload_rows};
     use super::layouts::Layout;

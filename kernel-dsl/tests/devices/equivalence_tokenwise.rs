@@ -3,15 +3,15 @@
 use crate::{device, support, tokenwise};
 
 mod equivalence {
-    use kernel_dsl::Rows;
-    use kernel_dsl::causal_conv1d;
-    use kernel_dsl::causal_conv1d::cube as conv;
-    use kernel_dsl::cross_entropy;
-    use kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
-    use kernel_dsl::gated_norm::cube as norm;
-    use kernel_dsl::gated_norm::{self, GateOrder, Statistic};
-    use kernel_dsl::step_size;
     use proptest::prelude::*;
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::causal_conv1d;
+    use spillway_kernel_dsl::causal_conv1d::cube as conv;
+    use spillway_kernel_dsl::cross_entropy;
+    use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
+    use spillway_kernel_dsl::gated_norm::cube as norm;
+    use spillway_kernel_dsl::gated_norm::{self, GateOrder, Statistic};
+    use spillway_kernel_dsl::step_size;
 
     use super::device::{clients, download, upload, upload_rows};
     use super::support::relative_error;

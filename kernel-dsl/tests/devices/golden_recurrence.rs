@@ -3,13 +3,13 @@
 use crate::{device, support};
 
 mod golden {
-    use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Limits};
-    use kernel_dsl::recurrence::cube::{
+    use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Limits};
+    use spillway_kernel_dsl::recurrence::cube::{
         DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, Plan, backward, chunked, sequential,
     };
-    use kernel_dsl::recurrence::{Problem, ReadOut};
-    use kernel_dsl::{DecayKind, LogDecay};
-    use kernel_dsl::{Rows, Sequences};
+    use spillway_kernel_dsl::recurrence::{Problem, ReadOut};
+    use spillway_kernel_dsl::{DecayKind, LogDecay};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::device::{clients, download, upload, upload_rows};
     use super::support::{Case, cases};

@@ -3,12 +3,12 @@
 use crate::{based, device, support};
 
 mod golden {
-    use kernel_dsl::causal_conv1d::{self, Activation};
-    use kernel_dsl::cube::{Client, DType, DeviceRows};
-    use kernel_dsl::gated_norm::{self, GateOrder, Statistic};
-    use kernel_dsl::rotary::{self, Pairing, Positions};
-    use kernel_dsl::taylor_attention::{self, Expansion};
-    use kernel_dsl::{Rows, Sequences};
+    use spillway_kernel_dsl::causal_conv1d::{self, Activation};
+    use spillway_kernel_dsl::cube::{Client, DType, DeviceRows};
+    use spillway_kernel_dsl::gated_norm::{self, GateOrder, Statistic};
+    use spillway_kernel_dsl::rotary::{self, Pairing, Positions};
+    use spillway_kernel_dsl::taylor_attention::{self, Expansion};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::based::{check_state, condition, problem};
     use super::device::{clients, download, upload, upload_rows};

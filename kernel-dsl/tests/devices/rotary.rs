@@ -3,13 +3,13 @@
 use crate::{device, layouts, support};
 
 mod equivalence {
-    use kernel_dsl::Rows;
-    use kernel_dsl::cube::DType;
-    use kernel_dsl::rotary::cube::DeviceAngles;
-    use kernel_dsl::rotary::{self, Pairing, Positions, Problem, RotaryError};
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::cube::DType;
+    use spillway_kernel_dsl::rotary::cube::DeviceAngles;
+    use spillway_kernel_dsl::rotary::{self, Pairing, Positions, Problem, RotaryError};
 
     use super::device::{clients, download, upload_rows};
     use super::layouts::{Layout, any_layout};
@@ -212,8 +212,8 @@ mod equivalence {
 }
 
 mod golden {
-    use kernel_dsl::Rows;
-    use kernel_dsl::rotary::{Pairing, Positions, Problem, backward, rotary};
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::rotary::{Pairing, Positions, Problem, backward, rotary};
 
     use super::support::cases;
 

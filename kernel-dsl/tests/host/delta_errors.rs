@@ -1,14 +1,14 @@
 //! Every way to call a delta rule wrongly is an error that says what was expected and what came.
 
-use kernel_dsl::decay::DecayFormError;
-use kernel_dsl::delta_rule::{
+use spillway_kernel_dsl::decay::DecayFormError;
+use spillway_kernel_dsl::delta_rule::{
     Cotangents, DeltaRuleError, Element, ElementMut, Gradients, Inputs, Problem, Transition,
     TransitionGradients, TransitionKind, apply, backward, chunked, compose, element, reference, sequential,
     step,
 };
-use kernel_dsl::shape::{Extent, Role, ShapeError};
-use kernel_dsl::{DecayKind, LogDecay};
-use kernel_dsl::{Rows, Sequences};
+use spillway_kernel_dsl::shape::{Extent, Role, ShapeError};
+use spillway_kernel_dsl::{DecayKind, LogDecay};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
 

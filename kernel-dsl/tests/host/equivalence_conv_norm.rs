@@ -3,14 +3,14 @@
 use crate::support;
 
 mod equivalence {
-    use kernel_dsl::causal_conv1d::{self, Activation, ConvError, causal_conv1d};
-    use kernel_dsl::cross_entropy::{self, CrossEntropyError, cross_entropy};
-    use kernel_dsl::gated_norm::{self, GateOrder, NormError, Statistic, add_rms_norm, gated_norm};
-    use kernel_dsl::step_size::{self, StepSizeError, step_size};
-    use kernel_dsl::{Rows, Sequences};
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use spillway_kernel_dsl::causal_conv1d::{self, Activation, ConvError, causal_conv1d};
+    use spillway_kernel_dsl::cross_entropy::{self, CrossEntropyError, cross_entropy};
+    use spillway_kernel_dsl::gated_norm::{self, GateOrder, NormError, Statistic, add_rms_norm, gated_norm};
+    use spillway_kernel_dsl::step_size::{self, StepSizeError, step_size};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::support::{error_beside, relative_error};
 

@@ -8,8 +8,8 @@ mod equivalence {
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
-    use kernel_dsl::DecayKind;
-    use kernel_dsl::delta_rule::{
+    use spillway_kernel_dsl::DecayKind;
+    use spillway_kernel_dsl::delta_rule::{
         DeltaRuleError, Element, ElementMut, Inputs, Problem, TransitionKind, apply, backward, chunked,
         compose, element, preferred_chunk_size, sequential, step,
     };

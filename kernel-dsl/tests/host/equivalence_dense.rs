@@ -1,12 +1,12 @@
 //! Products with dense weights and their gradients against their definitions in f64.
 
 mod equivalence {
-    use kernel_dsl::Rows;
-    use kernel_dsl::linear::dense::{Dense, Gradients, backward, linear};
-    use kernel_dsl::linear::{LinearError, reference};
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::linear::dense::{Dense, Gradients, backward, linear};
+    use spillway_kernel_dsl::linear::{LinearError, reference};
 
     fn random(rng: &mut StdRng, len: usize) -> Vec<f32> {
         (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()

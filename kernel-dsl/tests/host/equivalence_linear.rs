@@ -2,12 +2,14 @@
 
 mod equivalence {
     use half::{bf16, f16};
-    use kernel_dsl::Rows;
-    use kernel_dsl::linear::{LinearError, PackedMatrix, WeightType, linear, linear_with, reference};
-    use kernel_dsl::simd::Isa;
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::linear::{
+        LinearError, PackedMatrix, WeightType, linear, linear_with, reference,
+    };
+    use spillway_kernel_dsl::simd::Isa;
 
     const TYPES: [WeightType; 3] = [WeightType::F32, WeightType::Bf16, WeightType::Int8];
 

@@ -8,12 +8,12 @@ mod equivalence {
     mod normalized;
 
     use data::{Data, Spec, any_spec};
-    use kernel_dsl::DecayKind;
-    use kernel_dsl::recurrence::{
+    use proptest::prelude::*;
+    use spillway_kernel_dsl::DecayKind;
+    use spillway_kernel_dsl::recurrence::{
         Element, ElementMut, Problem, ReadOut, apply, chunked, compose, element, reference, sequential,
         sequential_bounded, step,
     };
-    use proptest::prelude::*;
 
     use super::support::relative_error;
 

@@ -1,9 +1,11 @@
 //! Softmax attention on the CPU computes its f64 definition, however tokens are split among calls.
 
 mod equivalence {
-    use kernel_dsl::Rows;
-    use kernel_dsl::softmax_attention::{Inputs, Problem, SoftmaxError, reference, softmax_attention};
     use proptest::prelude::*;
+    use spillway_kernel_dsl::Rows;
+    use spillway_kernel_dsl::softmax_attention::{
+        Inputs, Problem, SoftmaxError, reference, softmax_attention,
+    };
 
     /// Reproducible values in [−1, 1).
     struct Values(u64);

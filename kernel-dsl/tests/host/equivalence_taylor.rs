@@ -3,12 +3,12 @@
 use crate::{layouts, support, taylor};
 
 mod equivalence {
-    use kernel_dsl::feature_map::{self, FeatureMap, Packing};
-    use kernel_dsl::taylor_attention::{
+    use proptest::prelude::*;
+    use spillway_kernel_dsl::feature_map::{self, FeatureMap, Packing};
+    use spillway_kernel_dsl::taylor_attention::{
         self, AttentionError, Expansion, Gradients, Problem, backward, chunked, sequential, step,
     };
-    use kernel_dsl::{Rows, Sequences};
-    use proptest::prelude::*;
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::layouts::Layout;
     use super::support::differences::{compare, inner};

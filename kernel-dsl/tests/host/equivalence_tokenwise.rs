@@ -4,14 +4,14 @@
 use crate::{layouts, support, tokenwise};
 
 mod equivalence {
-    use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};
-    use kernel_dsl::cross_entropy;
-    use kernel_dsl::gated_norm::{self, GateOrder, Statistic};
-    use kernel_dsl::step_size;
-    use kernel_dsl::{Rows, Sequences};
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
+    use spillway_kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};
+    use spillway_kernel_dsl::cross_entropy;
+    use spillway_kernel_dsl::gated_norm::{self, GateOrder, Statistic};
+    use spillway_kernel_dsl::step_size;
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::layouts::Layout;
     use super::support::differences::compare;

@@ -3,9 +3,9 @@
 use crate::support;
 
 mod golden {
-    use kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};
-    use kernel_dsl::gated_norm::{self, GateOrder, Statistic, add_rms_norm, gated_norm};
-    use kernel_dsl::{Rows, Sequences};
+    use spillway_kernel_dsl::causal_conv1d::{self, Activation, causal_conv1d};
+    use spillway_kernel_dsl::gated_norm::{self, GateOrder, Statistic, add_rms_norm, gated_norm};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::support::{Case, cases};
 

@@ -3,12 +3,12 @@
 use crate::support;
 
 mod golden {
-    use kernel_dsl::DecayKind;
-    use kernel_dsl::delta_rule::{
+    use spillway_kernel_dsl::DecayKind;
+    use spillway_kernel_dsl::delta_rule::{
         Cotangents, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
         TransitionKind, backward, chunked, reference, sequential,
     };
-    use kernel_dsl::{Rows, Sequences};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::support::{Case, cases};
 

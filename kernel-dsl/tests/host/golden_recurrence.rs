@@ -3,15 +3,15 @@
 use crate::support;
 
 mod golden {
-    use kernel_dsl::recurrence::normalized::{
+    use spillway_kernel_dsl::recurrence::normalized::{
         self, InitialState, NormalizedCotangents, NormalizedGradients, NormalizedState,
     };
-    use kernel_dsl::recurrence::{
+    use spillway_kernel_dsl::recurrence::{
         Cotangents, Element, GradientBuffers, Inputs, Problem, ReadOut, apply, backward, chunked, element,
         sequential,
     };
-    use kernel_dsl::{DecayKind, LogDecay};
-    use kernel_dsl::{Rows, Sequences};
+    use spillway_kernel_dsl::{DecayKind, LogDecay};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::support::{Case, cases};
 

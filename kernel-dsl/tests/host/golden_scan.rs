@@ -3,7 +3,7 @@
 use crate::support;
 
 mod golden {
-    use kernel_dsl::{Rows, Sequences, selective_scan, wkv4};
+    use spillway_kernel_dsl::{Rows, Sequences, selective_scan, wkv4};
 
     use super::support::{Case, cases};
 

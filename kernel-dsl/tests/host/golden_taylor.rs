@@ -3,11 +3,11 @@
 use crate::{based, support};
 
 mod golden {
-    use kernel_dsl::feature_map::{self, FeatureMap, Packing};
-    use kernel_dsl::taylor_attention::{
+    use spillway_kernel_dsl::feature_map::{self, FeatureMap, Packing};
+    use spillway_kernel_dsl::taylor_attention::{
         Cotangents, Expansion, Gradients, Inputs, Problem, backward, chunked, sequential,
     };
-    use kernel_dsl::{Rows, Sequences};
+    use spillway_kernel_dsl::{Rows, Sequences};
 
     use super::based::{check_state, condition, problem};
     use super::support::{Case, cases};

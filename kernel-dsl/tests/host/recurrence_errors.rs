@@ -1,15 +1,15 @@
 //! Every way to call a recurrence wrongly is an error that says what was expected and what came.
 
-use kernel_dsl::decay::DecayFormError;
-use kernel_dsl::recurrence::normalized::{self, NormalizedState};
-use kernel_dsl::recurrence::{
+use spillway_kernel_dsl::decay::DecayFormError;
+use spillway_kernel_dsl::recurrence::normalized::{self, NormalizedState};
+use spillway_kernel_dsl::recurrence::{
     Cotangents, DecayIndex, Element, ElementMut, GradientBuffers, Inputs, Problem, ReadOut, RecurrenceError,
     apply, backward, chunked, compose, element, sequential, sequential_bounded, step,
 };
-use kernel_dsl::sequences::SequencesError;
-use kernel_dsl::shape::{Extent, Role, ShapeError};
-use kernel_dsl::{DecayKind, LogDecay};
-use kernel_dsl::{Rows, Sequences};
+use spillway_kernel_dsl::sequences::SequencesError;
+use spillway_kernel_dsl::shape::{Extent, Role, ShapeError};
+use spillway_kernel_dsl::{DecayKind, LogDecay};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 const ZEROS: [f32; 64] = [0.0; 64];
 

@@ -1,10 +1,10 @@
 //! One representative of every operator, forward and backward, against its definition in f64.
 
-use kernel_dsl::DecayKind;
-use kernel_dsl::linear::{self, PackedMatrix, WeightType};
-use kernel_dsl::recurrence::{GradientBuffers, ReadOut};
-use kernel_dsl::softmax_attention::{self, softmax_attention};
-use kernel_dsl::{Rows, Sequences, causal_conv1d, gated_norm, step_size, taylor_attention};
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::linear::{self, PackedMatrix, WeightType};
+use spillway_kernel_dsl::recurrence::{GradientBuffers, ReadOut};
+use spillway_kernel_dsl::softmax_attention::{self, softmax_attention};
+use spillway_kernel_dsl::{Rows, Sequences, causal_conv1d, gated_norm, step_size, taylor_attention};
 
 use super::delta;
 use super::layouts::Layout;
@@ -66,7 +66,7 @@ fn allowed(time: usize, backward: bool) -> f64 {
 }
 
 fn recurrence(decay: DecayKind) -> Outcome {
-    use kernel_dsl::recurrence::{backward, chunked, reference, sequential};
+    use spillway_kernel_dsl::recurrence::{backward, chunked, reference, sequential};
     let mut spec = drawn::Spec::large().remove(0);
     spec.problem.decay = decay;
     // More keys than the widest block of columns, and a tail.
@@ -131,7 +131,7 @@ fn recurrence(decay: DecayKind) -> Outcome {
 
 /// Case `index` of two transitions by three kinds of decay.
 fn delta_rule(index: usize) -> Outcome {
-    use kernel_dsl::delta_rule::{Problem, TransitionKind, backward, chunked, sequential};
+    use spillway_kernel_dsl::delta_rule::{Problem, TransitionKind, backward, chunked, sequential};
     const BOUND: f64 = 4e-6;
     let decays = [DecayKind::None, DecayKind::PerHeadToken, DecayKind::PerKeyToken];
     let transitions = [TransitionKind::Delta, TransitionKind::LowRank];
@@ -179,7 +179,7 @@ fn around(seed: u64, len: usize, middle: f32, scale: f32) -> Vec<f32> {
 }
 
 fn scan() -> Outcome {
-    use kernel_dsl::selective_scan::{
+    use spillway_kernel_dsl::selective_scan::{
         Cotangents, Gradients, Inputs, Problem, backward, reference, sequential,
     };
     let (rows, channels, state_dim) = (60, 37, 16);
@@ -268,7 +268,9 @@ fn scan() -> Outcome {
 }
 
 fn wkv() -> Outcome {
-    use kernel_dsl::wkv4::{Cotangents, Gradients, Inputs, Problem, backward, reference, sequential};
+    use spillway_kernel_dsl::wkv4::{
+        Cotangents, Gradients, Inputs, Problem, backward, reference, sequential,
+    };
     let (rows, channels) = (60, 37);
     let problem = Problem {
         batch: 1,
@@ -349,7 +351,7 @@ fn wkv() -> Outcome {
 }
 
 fn taylor() -> Outcome {
-    use kernel_dsl::taylor_attention::{Expansion, Gradients, Problem, backward, chunked};
+    use spillway_kernel_dsl::taylor_attention::{Expansion, Gradients, Problem, backward, chunked};
     let time = 50;
     let problem = Problem {
         batch: 1,

@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::time::Instant;
 
-use kernel_dsl::cube::lowering::{KernelSource, Language, LoweringTarget};
 use rayon::prelude::*;
+use spillway_kernel_dsl::cube::lowering::{KernelSource, Language, LoweringTarget};
 
 use crate::models::{self, Call};
 use crate::nvrtc::{Nvrtc, Usage};

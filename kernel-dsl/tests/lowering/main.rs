@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! .ci/test lowering                                              # fetches NVRTC and CUDA's headers, which need no driver
-//! cargo test -p kernel-dsl --features lowering --test lowering   # where they are
+//! cargo test -p spillway-kernel-dsl --features lowering --test lowering   # where they are
 //! ```
 
 #[cfg(feature = "lowering")]

@@ -1,14 +1,14 @@
 //! Every operator's calls at the shapes of published models.
 
-use kernel_dsl::DecayKind;
-use kernel_dsl::causal_conv1d::{Activation, Problem as Convolution};
-use kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
-use kernel_dsl::delta_rule::{Problem as Delta, TransitionKind};
-use kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
-use kernel_dsl::recurrence::{Problem as Recurrence, ReadOut};
-use kernel_dsl::selective_scan::Problem as Scan;
-use kernel_dsl::taylor_attention::{Expansion, Problem as Taylor};
-use kernel_dsl::wkv4::Problem as Wkv4;
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::causal_conv1d::{Activation, Problem as Convolution};
+use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
+use spillway_kernel_dsl::delta_rule::{Problem as Delta, TransitionKind};
+use spillway_kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
+use spillway_kernel_dsl::recurrence::{Problem as Recurrence, ReadOut};
+use spillway_kernel_dsl::selective_scan::Problem as Scan;
+use spillway_kernel_dsl::taylor_attention::{Expansion, Problem as Taylor};
+use spillway_kernel_dsl::wkv4::Problem as Wkv4;
 
 use super::calls::{
     Form, Maker, delta_rule, ends, positions, recurrence, selective_scan, taylor_attention, tokenwise, wkv4,

@@ -1,6 +1,6 @@
 //! What golden cases of Based and ReBased say.
 
-use kernel_dsl::taylor_attention::{Expansion, Inputs, Problem};
+use spillway_kernel_dsl::taylor_attention::{Expansion, Inputs, Problem};
 
 use super::support::Case;
 

@@ -5,8 +5,8 @@
 
 use std::sync::OnceLock;
 
-use kernel_dsl::Rows;
-use kernel_dsl::cube::{Client, DType, Device, DeviceBuffer, DeviceRows};
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::cube::{Client, DType, Device, DeviceBuffer, DeviceRows};
 
 /// A client of every device at hand, with a name for messages: all adapters that wgpu finds, and CUDA devices when the
 /// feature `cuda` is on.

@@ -1,7 +1,7 @@
 //! Sequences in every layout, for tests that draw one.
 
-use kernel_dsl::Sequences;
 use proptest::prelude::*;
+use spillway_kernel_dsl::Sequences;
 
 /// A layout that owns its table.
 #[derive(Clone, Debug)]

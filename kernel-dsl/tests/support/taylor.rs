@@ -3,11 +3,11 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
-use kernel_dsl::Rows;
-use kernel_dsl::taylor_attention::{self, Cotangents, Expansion, Inputs, Problem};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::taylor_attention::{self, Cotangents, Expansion, Inputs, Problem};
 
 use super::layouts::{Layout, any_layout};
 use super::support::differences::{compare, inner};

@@ -3,12 +3,12 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
-use kernel_dsl::Rows;
-use kernel_dsl::causal_conv1d::{self, Activation};
-use kernel_dsl::gated_norm::{self, GateOrder, Statistic};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::causal_conv1d::{self, Activation};
+use spillway_kernel_dsl::gated_norm::{self, GateOrder, Statistic};
 
 use super::layouts::{Layout, any_layout};
 use super::support::differences::{compare, inner};

@@ -3,7 +3,7 @@
 use super::{Values, tensor, values};
 use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
-use ssm_core::{Chunking, Dims, Erase, Gates, LogDecay, ReadOut, Rule, Site};
+use spillway_ssm_core::{Chunking, Dims, Erase, Gates, LogDecay, ReadOut, Rule, Site};
 
 /// What a layer computes per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@
 pub mod brute;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use mitigations::Mitigation;
 use proptest::prelude::*;
-use ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, Recurrence, Site, State};
+use spillway_mitigations::Mitigation;
+use spillway_ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, Recurrence, Site, State};
 
 /// Sizes and choices of one recurrence; its numbers are drawn from a seed, so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ pub fn build(case: &Case) -> Gates {
             _ => LogDecay::PerKeyToken(values.decay([d.batch, d.time, d.heads, d.key_dim], case.extreme)),
         },
         step_size: case.step.then(|| values.tensor([d.batch, d.time, d.heads]).abs()),
-        erase: ssm_core::Erase::None,
+        erase: spillway_ssm_core::Erase::None,
         read_out: match case.bonus {
             true => ReadOut::Bonus(values.tensor([d.heads, d.key_dim])),
             false => ReadOut::Inclusive,
@@ -140,7 +140,7 @@ pub fn site(gates: &Gates) -> Site {
         has_step_size: gates.step_size.is_some(),
         decays: !matches!(gates.log_decay, LogDecay::None),
         per_key_decay: gates.log_decay.is_per_key(),
-        rule: ssm_core::Rule::WeightedSum,
+        rule: spillway_ssm_core::Rule::WeightedSum,
     }
 }
 

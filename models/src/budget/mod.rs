@@ -5,7 +5,7 @@
 //! a count is first asked for here.
 //!
 //! ```
-//! use models::budget::{Budget, BudgetError, product};
+//! use spillway_models::budget::{Budget, BudgetError, product};
 //!
 //! let budget = Budget::of(24 << 30);
 //! assert!(budget.ask("the states of 8 sequences", product([8, 4 << 20]), "take fewer").is_ok());

@@ -13,19 +13,19 @@
 //! | [`quantile`], [`wilson`] | quantiles of numbers and of Student's distribution; intervals for shares of successes |
 //!
 //! ```
-//! use models::evaluation::collapse::collapse;
-//! use models::evaluation::positions::Buckets;
-//! use models::evaluation::streams::{loss_by_position, spread};
-//! use models::{LoadOptions, Model};
+//! use spillway_models::evaluation::collapse::collapse;
+//! use spillway_models::evaluation::positions::Buckets;
+//! use spillway_models::evaluation::streams::{loss_by_position, spread};
+//! use spillway_models::{LoadOptions, Model};
 //!
 //! let model = Model::shipped(&LoadOptions::default())?;
-//! let ids = model.tokenizer().encode(models::shipped_text())?;
+//! let ids = model.tokenizer().encode(spillway_models::shipped_text())?;
 //! let streams = spread(&ids, 2, 512);
 //! let curve = loss_by_position(&model, &streams, &Buckets::doubling(64, 512), None)?;
 //! assert_eq!(curve.iter().map(|bucket| bucket.end).collect::<Vec<_>>(), [32, 64, 128, 256, 512]);
 //! let found = collapse(&curve, 64, 2.0);
 //! println!("largest loss beyond 64 tokens / largest inside: {:.2}", found.published.loss_ratio);
-//! # Ok::<(), models::ModelError>(())
+//! # Ok::<(), spillway_models::ModelError>(())
 //! ```
 
 pub mod collapse;

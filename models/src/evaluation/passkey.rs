@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use ssm_core::Chain;
+use spillway_ssm_core::Chain;
 
 use super::wilson;
 use crate::error::ModelError;

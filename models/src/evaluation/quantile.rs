@@ -5,7 +5,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 /// The number that `share` of the ascending values lie below, linear between the two nearest of them; NaN of none.
 ///
 /// ```
-/// use models::evaluation::quantile::of_sorted;
+/// use spillway_models::evaluation::quantile::of_sorted;
 ///
 /// assert_eq!(of_sorted(&[1.0, 2.0, 4.0], 0.25), 1.5);
 /// ```
@@ -27,7 +27,7 @@ pub fn median(sorted: &[f64]) -> f64 {
 /// freedom. Infinite without a degree of freedom.
 ///
 /// ```
-/// use models::evaluation::quantile::student;
+/// use spillway_models::evaluation::quantile::student;
 ///
 /// assert!((student(2) - 4.3027).abs() < 1e-4 && (student(120) - 1.9799).abs() < 1e-4);
 /// ```

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use ssm_core::Chain;
+use spillway_ssm_core::Chain;
 
 use super::positions::Buckets;
 use super::tally::{BucketLoss, Tally, curve};

@@ -13,7 +13,7 @@ const Z: f64 = 1.959_963_984_540_054;
 /// The 95 % interval of the probability behind `correct` successes in `samples` trials; [0, 1] for no trials.
 ///
 /// ```
-/// let (low, high) = models::evaluation::wilson::interval(10, 10);
+/// let (low, high) = spillway_models::evaluation::wilson::interval(10, 10);
 /// assert!((low - 0.7225).abs() < 1e-4 && high == 1.0);
 /// ```
 pub fn interval(correct: u64, samples: u64) -> (f64, f64) {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
-use attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
-use ssm_core::weights::Below;
-use ssm_core::{Mixer, WeightSource};
+use spillway_attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
+use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
+use spillway_ssm_core::weights::Below;
+use spillway_ssm_core::{Mixer, WeightSource};
 
 use super::EMBEDDING;
 use super::hybrid;

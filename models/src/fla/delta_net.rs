@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
-use attention_linear::projection::OutputConfig;
+use spillway_attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
+use spillway_attention_linear::projection::OutputConfig;
 
 use super::mixer::{backbone, details, heads, short_conv};
 use super::{NAME, recognised};

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
-use attention_linear::heads::Heads;
-use attention_linear::projection::OutputConfig;
+use spillway_attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
+use spillway_attention_linear::heads::Heads;
+use spillway_attention_linear::projection::OutputConfig;
 
 use super::backbone::expanded;
 use super::mixer::{backbone, details, short_conv};

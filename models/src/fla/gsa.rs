@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use attention_linear::feature_map::FeatureMapKind;
-use attention_linear::gsa::{GatedSlotAttention, GatedSlotAttentionConfig};
-use attention_linear::projection::OutputConfig;
+use spillway_attention_linear::feature_map::FeatureMapKind;
+use spillway_attention_linear::gsa::{GatedSlotAttention, GatedSlotAttentionConfig};
+use spillway_attention_linear::projection::OutputConfig;
 
 use super::mixer::{backbone, details, heads, short_conv};
 use super::{NAME, recognised};

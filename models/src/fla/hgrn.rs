@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use attention_linear::hgrn::{Hgrn, HgrnConfig};
-use attention_linear::projection::OutputConfig;
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
-use ssm_core::Init;
+use spillway_attention_linear::hgrn::{Hgrn, HgrnConfig};
+use spillway_attention_linear::projection::OutputConfig;
+use spillway_ssm_core::Init;
 
 use super::backbone::{Details, expanded};
 use super::mixer::{backbone, short_conv};

@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use attention_linear::hgrn2::{Hgrn2, Hgrn2Config};
-use attention_linear::projection::OutputConfig;
-use ssm_core::Init;
+use spillway_attention_linear::hgrn2::{Hgrn2, Hgrn2Config};
+use spillway_attention_linear::projection::OutputConfig;
+use spillway_ssm_core::Init;
 
 use super::backbone::Details;
 use super::hgrn::lower_bounds;

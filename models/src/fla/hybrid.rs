@@ -12,9 +12,9 @@
 
 use std::collections::BTreeMap;
 
-use attention_linear::softmax_attention::SoftmaxAttentionConfig;
 use serde_json::Value;
-use ssm_core::operators::rotary::{Pairing, RotaryPlan};
+use spillway_attention_linear::softmax_attention::SoftmaxAttentionConfig;
+use spillway_ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{CheckpointError, Fields};
 

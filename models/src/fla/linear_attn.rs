@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use attention_linear::feature_map::FeatureMapKind;
-use attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
-use attention_linear::projection::OutputConfig;
+use spillway_attention_linear::feature_map::FeatureMapKind;
+use spillway_attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
+use spillway_attention_linear::projection::OutputConfig;
 
 use super::backbone::MixerSource;
 use super::mixer::{Names, backbone, details, heads};

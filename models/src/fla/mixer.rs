@@ -1,9 +1,9 @@
 //! What the mixers of flash-linear-attention have in common: the fields of heads, of short convolutions, of the way out.
 
-use attention_linear::feature_map::FeatureMapKind;
-use attention_linear::heads::Heads;
-use attention_linear::projection::OutputConfig;
-use ssm_core::ShortConvConfig;
+use spillway_attention_linear::feature_map::FeatureMapKind;
+use spillway_attention_linear::heads::Heads;
+use spillway_attention_linear::projection::OutputConfig;
+use spillway_ssm_core::ShortConvConfig;
 
 use super::backbone::{Backbone, Details, expanded};
 use crate::checkpoint::{CheckpointError, Fields};

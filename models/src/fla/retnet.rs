@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
-use ssm_core::operators::rotary::{Pairing, RotaryPlan};
+use spillway_attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
+use spillway_ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
 use super::backbone::Backbone;
 use super::mixer::{activation, details, gated_output, heads};

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
+use spillway_attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
 
 use super::mixer::{activation, backbone, details, gated_output, heads, short_conv};
 use super::{NAME, recognised};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand_distr::StandardNormal;
-use ssm_core::weights::{Init, StepSizes};
+use spillway_ssm_core::weights::{Init, StepSizes};
 
 /// The elements `range` of `count`, appended. Elements must be drawn in order from one generator.
 pub(crate) fn draw(init: Init, rng: &mut StdRng, range: Range<usize>, count: usize, into: &mut Vec<f32>) {

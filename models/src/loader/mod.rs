@@ -12,9 +12,9 @@ mod weights;
 use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use kernel_dsl::linear::{PackedMatrix, WeightType};
-use ssm_core::weights::{Init, WeightSource};
-use ssm_core::{Linear, Weight};
+use spillway_kernel_dsl::linear::{PackedMatrix, WeightType};
+use spillway_ssm_core::weights::{Init, WeightSource};
+use spillway_ssm_core::{Linear, Weight};
 
 use crate::budget::{Account, product};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};

@@ -1,8 +1,8 @@
 //! A loader as what mixers take their weights from.
 
 use burn::tensor::Tensor;
-use ssm_core::Linear;
-use ssm_core::weights::{Init, WeightSource};
+use spillway_ssm_core::Linear;
+use spillway_ssm_core::weights::{Init, WeightSource};
 
 use super::Loader;
 use crate::error::ModelError;

@@ -3,8 +3,8 @@
 //! them.
 
 use serde_json::Value;
-use ssm_core::mamba2::FreshGates;
-use ssm_core::weights::StepSizes;
+use spillway_ssm_core::mamba2::FreshGates;
+use spillway_ssm_core::weights::StepSizes;
 
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::layout::Preset;

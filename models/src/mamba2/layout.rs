@@ -18,8 +18,8 @@
 //! One field of Hugging Face's is read but not followed: `norm_before_gate`. Published conversions say `true` there, yet
 //! were trained, and are run by that code, with the gate first; following it gives wrong logits.
 
-use ssm_core::ShortConvConfig;
-use ssm_core::mamba2::{FreshGates, GateOrder, GatedNorm, Mamba2Config};
+use spillway_ssm_core::ShortConvConfig;
+use spillway_ssm_core::mamba2::{FreshGates, GateOrder, GatedNorm, Mamba2Config};
 
 use super::Config;
 use super::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, rates, step_sizes};

@@ -14,8 +14,8 @@
 
 use std::collections::BTreeMap;
 
-use attention_linear::rwkv::HeadShape;
 use serde_json::{Map, Value};
+use spillway_attention_linear::rwkv::HeadShape;
 
 use super::{Backbone, Naming};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};

@@ -27,8 +27,8 @@ mod stored;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::Depth;
-use ssm_core::Mixer;
+use spillway_attention_linear::rwkv::Depth;
+use spillway_ssm_core::Mixer;
 
 use crate::error::ModelError;
 use crate::layout::{Layout, Outline, Parts};

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{Rwkv4, Rwkv4Config};
+use spillway_attention_linear::rwkv::{Rwkv4, Rwkv4Config};
 
 use super::blinkdl::{self, Version};
 use super::stored::{Form, LowRankForm, Share};

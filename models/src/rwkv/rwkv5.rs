@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{Rwkv5, Rwkv5Config};
+use spillway_attention_linear::rwkv::{Rwkv5, Rwkv5Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
 use super::preset;

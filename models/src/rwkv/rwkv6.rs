@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{HeadShape, Rwkv6, Rwkv6Config};
+use spillway_attention_linear::rwkv::{HeadShape, Rwkv6, Rwkv6Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
 use super::stored::{Form, LowRankForm, Share};

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attention_linear::rwkv::{HeadShape, Rwkv7, Rwkv7Config};
+use spillway_attention_linear::rwkv::{HeadShape, Rwkv7, Rwkv7Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
 use super::stored::{Form, LowRankForm, Share};

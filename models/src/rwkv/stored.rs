@@ -1,12 +1,12 @@
 //! How publishers store what RWKV's mixers read.
 
-use attention_linear::rwkv::{
+use burn::tensor::Tensor;
+use spillway_attention_linear::rwkv::{
     ChannelMix, ChannelMixConfig, DynamicShift, DynamicWeights, FRESH_UP, FreshShare, FreshShares, LowRank,
     LowRankShape, RwkvSource, TokenShift,
 };
-use burn::tensor::Tensor;
-use ssm_core::weights::Below;
-use ssm_core::{Init, Linear, WeightSource};
+use spillway_ssm_core::weights::Below;
+use spillway_ssm_core::{Init, Linear, WeightSource};
 
 use super::Place;
 use crate::error::ModelError;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::Tensor;
-use ssm_core::{Chain, MixerState};
+use spillway_ssm_core::{Chain, MixerState};
 
 use super::{LayerState, ModelState};
 use crate::error::ModelError;

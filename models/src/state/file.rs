@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use ssm_core::{Chain, MixerState};
+use spillway_ssm_core::{Chain, MixerState};
 
 use super::ModelState;
 use crate::checkpoint::{CheckpointError, NewFile, StoredPlan, StoredTensors, write_stored};
@@ -81,7 +81,7 @@ impl ModelState {
         let position = positions.iter().copied().max().unwrap_or(0);
         let mut state = model.start(chain, positions.len())?;
         for (layer, (block, state)) in blocks.iter().zip(&mut state.layers).enumerate() {
-            let restore = |part: &str, state: &mut MixerState, sites: &[ssm_core::Site]| {
+            let restore = |part: &str, state: &mut MixerState, sites: &[spillway_ssm_core::Site]| {
                 let prefix = format!("layers.{layer}.{part}.");
                 let entries = saved.below(&prefix)?;
                 let result = state.restore(&entries, sites, chain, position);
@@ -184,9 +184,9 @@ impl Saved<'_> {
     }
 
     /// The same error with the file and the whole name of the entry.
-    fn does_not_fit(&self, prefix: &str, error: ssm_core::Error) -> ModelError {
+    fn does_not_fit(&self, prefix: &str, error: spillway_ssm_core::Error) -> ModelError {
         match error {
-            ssm_core::Error::Saved {
+            spillway_ssm_core::Error::Saved {
                 what,
                 expected,
                 found,

@@ -10,8 +10,8 @@ use crate::error::ModelError;
 ///
 /// ```
 /// use std::num::NonZeroUsize;
-/// use models::{History, LoadOptions, Model};
-/// use ssm_core::Chain;
+/// use spillway_models::{History, LoadOptions, Model};
+/// use spillway_ssm_core::Chain;
 ///
 /// let model = Model::shipped(&LoadOptions::default())?;
 /// let mut state = model.start(&Chain::default(), 1)?;
@@ -22,7 +22,7 @@ use crate::error::ModelError;
 /// model.advance(b"ende".map(u32::from).as_slice(), &mut state)?;
 /// history.rollback(&mut state, 4)?;
 /// assert_eq!(state.position(), 7);
-/// # Ok::<(), models::ModelError>(())
+/// # Ok::<(), spillway_models::ModelError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct History {

@@ -19,7 +19,7 @@ pub mod prefix_cache;
 pub mod prefix_entry;
 
 use burn::tensor::Device;
-use ssm_core::{Chain, MixerState, Recurrence};
+use spillway_ssm_core::{Chain, MixerState, Recurrence};
 
 use crate::error::ModelError;
 
@@ -117,7 +117,10 @@ impl ModelState {
         parts.filter_map(MixerState::device).next()
     }
 
-    fn map(self, change: impl Fn(MixerState) -> ssm_core::Result<MixerState>) -> Result<Self, ModelError> {
+    fn map(
+        self,
+        change: impl Fn(MixerState) -> spillway_ssm_core::Result<MixerState>,
+    ) -> Result<Self, ModelError> {
         let layers = self.layers.into_iter().map(|layer| {
             Ok(LayerState {
                 mixer: change(layer.mixer)?,

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use burn::tensor::Tensor;
-use ssm_core::Chain;
+use spillway_ssm_core::Chain;
 
 use super::ModelState;
 use super::fingerprint::Fingerprint;
@@ -59,13 +59,13 @@ impl Default for PrefixCacheOptions {
 /// A folder of states.
 ///
 /// ```
-/// use models::{LoadOptions, Model, PrefixCache, PrefixCacheOptions};
-/// use ssm_core::Chain;
+/// use spillway_models::{LoadOptions, Model, PrefixCache, PrefixCacheOptions};
+/// use spillway_ssm_core::Chain;
 ///
 /// let folder = tempfile::tempdir()?;
 /// let cache = PrefixCache::open(folder.path(), PrefixCacheOptions::default())?;
 /// let model = Model::shipped(&LoadOptions::default())?;
-/// let prompt = model.tokenizer().encode(&models::shipped_text()[..600])?;
+/// let prompt = model.tokenizer().encode(&spillway_models::shipped_text()[..600])?;
 /// let first = cache.prefill(&model, &Chain::default(), &prompt)?;
 /// let again = cache.prefill(&model, &Chain::default(), &prompt)?;
 /// assert_eq!((first.restored, first.stored), (0, 2));

@@ -14,7 +14,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use ssm_core::Chain;
+use spillway_ssm_core::Chain;
 use thiserror::Error;
 
 use super::ModelState;

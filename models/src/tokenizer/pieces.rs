@@ -92,7 +92,7 @@ impl Tokenizer {
     /// with `special`, of [`Tokenizer::encode_prompt`].
     ///
     /// ```
-    /// use models::Tokenizer;
+    /// use spillway_models::Tokenizer;
     ///
     /// let tokenizer = Tokenizer::bytes();
     /// let ids: Result<Vec<Vec<u32>>, _> = tokenizer.pieces("In the beginning".as_bytes(), true).collect();

@@ -1,7 +1,7 @@
 //! What to train, on what, and how: a TOML file.
 //!
 //! ```
-//! use models::train::TrainConfig;
+//! use spillway_models::train::TrainConfig;
 //!
 //! let config = TrainConfig::parse("example.toml".as_ref(), r#"
 //!     steps = 100
@@ -20,7 +20,7 @@
 //!     learning_rate = 3e-3
 //! "#)?;
 //! assert_eq!(config.tokens_per_step(), 512);
-//! # Ok::<(), models::train::TrainError>(())
+//! # Ok::<(), spillway_models::train::TrainError>(())
 //! ```
 //!
 //! A field that is not known is refused, and so is one that is left out without having a default.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use ssm_core::operators::cross_entropy;
-use ssm_core::{Chain, Chunking, Site};
+use spillway_ssm_core::operators::cross_entropy;
+use spillway_ssm_core::{Chain, Chunking, Site};
 
 use super::batch::Segment;
 use super::parameters::Parameter;
@@ -93,7 +93,7 @@ impl Leaves {
             Precision::Bf16 => DType::BF16,
         };
         if !self.device.supports_dtype(matrices) {
-            return Err(ModelError::Layer(ssm_core::Error::DType {
+            return Err(ModelError::Layer(spillway_ssm_core::Error::DType {
                 what: "matrices",
                 expected: format!("a type that {:?} computes in", self.device),
                 found: matrices.name().into(),

@@ -37,8 +37,8 @@ pub struct Parameter {
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use models::init::{layouts, preset};
-/// use models::train::{Batch, Parameters, Precision};
+/// use spillway_models::init::{layouts, preset};
+/// use spillway_models::train::{Batch, Parameters, Precision};
 ///
 /// let layout = layouts()[0];
 /// let config = serde_json::from_str(preset(layout, "tiny").unwrap().config)?;

@@ -26,7 +26,7 @@ use super::optimizer::OptimizerError;
 /// How the learning rate goes over a training. In TOML:
 ///
 /// ```
-/// use models::train::{DecayShape, ScheduleConfig};
+/// use spillway_models::train::{DecayShape, ScheduleConfig};
 ///
 /// let schedule: ScheduleConfig = toml::from_str(r#"
 ///     kind = "wsd"

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use models::checkpoint::{StoredTensors, TensorPlan, WriteDtype, write_safetensors};
-use models::{LoadOptions, Model};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use spillway_models::checkpoint::{StoredTensors, TensorPlan, WriteDtype, write_safetensors};
+use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
 
 pub const VOCABULARY: usize = 19;
@@ -141,9 +141,9 @@ impl Case {
         let folder = tempfile::tempdir().unwrap();
         let drawn = folder.path().join("drawn");
         let (architecture, name) = self.layout;
-        let mut layouts = models::init::layouts_of(architecture);
+        let mut layouts = spillway_models::init::layouts_of(architecture);
         let layout = layouts.find(|layout| layout.name == name).unwrap();
-        models::init::write_random(
+        spillway_models::init::write_random(
             &drawn,
             layout,
             &self.config.to_string(),

@@ -9,10 +9,10 @@ mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::{Logits, Model, ModelState};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
-    use ssm_core::Chain;
+    use spillway_models::{Logits, Model, ModelState};
+    use spillway_ssm_core::Chain;
 
     use super::cases::{Case, VOCABULARY, cases};
     use super::derivatives;
@@ -140,8 +140,8 @@ mod golden {
     use std::path::Path;
 
     use burn::tensor::Tensor;
-    use models::{LoadOptions, Logits, Model};
-    use ssm_core::Chain;
+    use spillway_models::{LoadOptions, Logits, Model};
+    use spillway_ssm_core::Chain;
 
     fn logits(folder: &Path) -> Vec<f32> {
         let model = Model::load(folder, &LoadOptions::default()).unwrap();

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use models::train::{Batch, Parameters, Precision};
+use spillway_models::train::{Batch, Parameters, Precision};
 
 use super::rounding::{DRAWS, DRAWS_APART, drawn};
 

@@ -7,12 +7,12 @@ pub mod reference;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use models::checkpoint::{CheckpointError, TensorPlan, WriteDtype, write_safetensors};
-use models::{LoadOptions, Model};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use spillway_models::checkpoint::{CheckpointError, TensorPlan, WriteDtype, write_safetensors};
+use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
 
 /// A small model of arbitrary configuration.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use models::checkpoint::Checkpoint;
+use spillway_models::checkpoint::Checkpoint;
 
 use super::Case;
 

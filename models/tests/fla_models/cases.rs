@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use models::checkpoint::{StoredTensors, TensorPlan, WriteDtype, write_safetensors};
-use models::{LoadOptions, Model, ModelError};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
+use spillway_models::checkpoint::{StoredTensors, TensorPlan, WriteDtype, write_safetensors};
+use spillway_models::{LoadOptions, Model, ModelError};
 use tempfile::TempDir;
 
 pub const VOCABULARY: usize = 19;
@@ -188,8 +188,8 @@ fn positive_sums(model: &str, config: &mut Map<String, Value>, seed: u64) {
 /// The layout of a configuration.
 pub fn write(folder: &std::path::Path, config: &Value, seed: u64) -> Result<(), ModelError> {
     let architecture = config["model_type"].as_str().unwrap();
-    let layout = models::init::layouts_of(architecture).next().unwrap();
-    models::init::write_random(folder, layout, &config.to_string(), WriteDtype::F32, seed)
+    let layout = spillway_models::init::layouts_of(architecture).next().unwrap();
+    spillway_models::init::write_random(folder, layout, &config.to_string(), WriteDtype::F32, seed)
 }
 
 impl Case {

@@ -1,10 +1,10 @@
 //! Gradients of the models against derivatives of the equations.
 
-use models::checkpoint::WriteDtype;
-use models::init::{layouts_of, preset, write_random};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts_of, preset, write_random};
 use tempfile::TempDir;
 
 use super::cases::{MODELS, VOCABULARY, cases};

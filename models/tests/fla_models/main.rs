@@ -12,10 +12,10 @@ mod rounding;
 
 mod equivalence {
     use burn::tensor::Tensor;
-    use models::{Logits, Model, ModelState};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
-    use ssm_core::Chain;
+    use spillway_models::{Logits, Model, ModelState};
+    use spillway_ssm_core::Chain;
 
     use super::cases::cases;
     use super::reference::Reference;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use models::checkpoint::StoredTensors;
 use serde_json::Value;
+use spillway_models::checkpoint::StoredTensors;
 
 use super::derivatives::Equations;
 use super::rounding::rounded;

@@ -1,8 +1,8 @@
 //! Configurations that are not supported or contradict themselves, each refused by the field's name.
 
-use models::ModelError;
-use models::checkpoint::CheckpointError;
 use serde_json::{Value, json};
+use spillway_models::ModelError;
+use spillway_models::checkpoint::CheckpointError;
 
 use super::cases::{MODELS, write};
 
@@ -136,7 +136,8 @@ fn an_mlp_without_a_width_has_two_thirds_of_the_ratio_rounded_up() {
             0,
         )
         .unwrap();
-        let stored = models::checkpoint::StoredTensors::open(&path.join("model.safetensors")).unwrap();
+        let stored =
+            spillway_models::checkpoint::StoredTensors::open(&path.join("model.safetensors")).unwrap();
         let (_, shape, _) = stored.raw("model.layers.0.mlp.up_proj.weight").unwrap();
         assert_eq!(shape, [width, 192], "{model_type}");
     }
@@ -146,7 +147,7 @@ fn an_mlp_without_a_width_has_two_thirds_of_the_ratio_rounded_up() {
 fn every_preset_is_a_configuration_that_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     for model in MODELS {
-        let layout = models::init::layouts_of(model).next().unwrap();
+        let layout = spillway_models::init::layouts_of(model).next().unwrap();
         assert_eq!(layout.presets[0].size, "tiny", "{model}");
         let tiny = serde_json::from_str(layout.presets[0].config).unwrap();
         write(&folder.path().join(model), &tiny, 0).unwrap();

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
-use mitigations::Mitigation;
-use models::train::carry::{Backpropagation, Initial};
-use models::train::{Batch, Carry, CarryConfig};
-use models::{Model, ModelError, ModelState};
-use ssm_core::MixerState;
+use spillway_mitigations::Mitigation;
+use spillway_models::train::carry::{Backpropagation, Initial};
+use spillway_models::train::{Batch, Carry, CarryConfig};
+use spillway_models::{Model, ModelError, ModelState};
+use spillway_ssm_core::MixerState;
 
 use super::support::{attends, batches, contents, ids, model, models, new, relative_error, row, start, step};
 

@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU64;
 
-use models::evaluation::passkey::{Question, passkey, questions};
-use models::evaluation::positions::Buckets;
-use models::evaluation::streams::loss_by_position;
-use models::train::evaluation::{EvaluationConfig, EvaluationData, PasskeyConfig};
-use models::train::{EvaluationReport, evaluate};
-use models::{Logits, Model};
+use spillway_models::evaluation::passkey::{Question, passkey, questions};
+use spillway_models::evaluation::positions::Buckets;
+use spillway_models::evaluation::streams::loss_by_position;
+use spillway_models::train::evaluation::{EvaluationConfig, EvaluationData, PasskeyConfig};
+use spillway_models::train::{EvaluationReport, evaluate};
+use spillway_models::{Logits, Model};
 
 use super::support::{batches, ids, model, models, start};
 

@@ -1,10 +1,10 @@
 //! Gradients through the states between segments: all of them, or none.
 
 use burn::tensor::{Device, Tensor};
-use models::ModelState;
-use models::layout::{Layout, Preset};
-use models::train::carry::Backpropagation;
-use models::train::{Batch, Carry, CarryConfig, Differentiable, Leaves, Parameters, Precision};
+use spillway_models::ModelState;
+use spillway_models::layout::{Layout, Preset};
+use spillway_models::train::carry::Backpropagation;
+use spillway_models::train::{Batch, Carry, CarryConfig, Differentiable, Leaves, Parameters, Precision};
 
 use super::support::{batches, kinds, relative_error};
 

@@ -1,13 +1,13 @@
 //! What sequences start from: noise, and noise fitted to final states.
 
 use burn::tensor::{Tensor, TensorData};
-use models::train::carry::Initial;
-use models::train::{Carry, CarryConfig};
-use models::{Model, ModelState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
-use ssm_core::{Rule, Site};
+use spillway_models::train::carry::Initial;
+use spillway_models::train::{Carry, CarryConfig};
+use spillway_models::{Model, ModelState};
+use spillway_ssm_core::{Rule, Site};
 
 use super::support::{batches, contents, model, models, new, row, start};
 
@@ -119,7 +119,7 @@ fn noise_has_the_deviation_asked_for_in_every_layer() {
             }
         }
         for (layer, (state, fresh)) in state.layers.iter().zip(&fresh.layers).enumerate() {
-            let others = |state: &models::LayerState| -> Vec<_> {
+            let others = |state: &spillway_models::LayerState| -> Vec<_> {
                 let saved = state.mixer.save().into_iter().chain(state.channel.save());
                 saved
                     .filter(|(name, _)| !name.starts_with("recurrences"))

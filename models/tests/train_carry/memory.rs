@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use models::train::carry::Backpropagation;
-use models::train::{TrainConfig, Trainer};
+use spillway_models::train::carry::Backpropagation;
+use spillway_models::train::{TrainConfig, Trainer};
 
 use crate::allocator;
 

@@ -2,14 +2,14 @@
 
 use std::sync::OnceLock;
 
-use models::checkpoint::WriteDtype;
-use models::init::{layouts_of, preset, write_random};
-use models::layout::{Layout, Preset};
-use models::train::{Batch, Carry, CarryConfig};
-use models::{LoadOptions, Model, ModelState};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use ssm_core::Chain;
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts_of, preset, write_random};
+use spillway_models::layout::{Layout, Preset};
+use spillway_models::train::{Batch, Carry, CarryConfig};
+use spillway_models::{LoadOptions, Model, ModelState};
+use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 /// Architectures and sizes: a matrix with one decay, with a decay per row, the delta rule with and without a transition of low

@@ -11,16 +11,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
-use models::Tokenizer;
-use models::train::Batch;
-use models::train::data::{
-    CopyTask, DataConfig, InductionHeads, Mqar, PasskeyLite, Source, Task, TextConfig, TokenFile,
-    TokenWriter, batches, examples,
-};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use spillway_models::Tokenizer;
+use spillway_models::train::Batch;
+use spillway_models::train::data::{
+    CopyTask, DataConfig, InductionHeads, Mqar, PasskeyLite, Source, Task, TextConfig, TokenFile,
+    TokenWriter, batches, examples,
+};
 use tempfile::TempDir;
 
 fn config(value: Value) -> DataConfig {

@@ -1,9 +1,11 @@
 //! Sums of gradients over pieces; masters that keep what bfloat16 weights cannot show.
 
 use burn::tensor::Device;
-use models::init::{layouts_of, preset};
-use models::train::{Accumulator, Batch, Optimizer, OptimizerConfig, OptimizerError, Parameters, Precision};
 use proptest::prelude::*;
+use spillway_models::init::{layouts_of, preset};
+use spillway_models::train::{
+    Accumulator, Batch, Optimizer, OptimizerConfig, OptimizerError, Parameters, Precision,
+};
 
 use super::{bits, noise, relative_error, tensor, values};
 

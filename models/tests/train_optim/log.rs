@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use models::train::{
+use serde_json::json;
+use spillway_models::train::{
     EndEvent, EvaluationEvent, Event, Log, LogError, Seconds, SnapshotEvent, StartEvent, StepEvent, read_log,
 };
-use serde_json::json;
 use tempfile::TempDir;
 
 fn start() -> Event {

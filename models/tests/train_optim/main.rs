@@ -7,7 +7,7 @@ mod schedule;
 mod snapshot;
 
 use burn::tensor::{Device, Tensor};
-use models::train::Parameter;
+use spillway_models::train::Parameter;
 
 fn tensor(values: &[f32]) -> Tensor<1> {
     Tensor::from_floats(values, &Device::flex())

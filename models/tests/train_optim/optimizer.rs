@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use models::init::{layouts, preset};
-use models::train::{
+use spillway_models::init::{layouts, preset};
+use spillway_models::train::{
     DecayShape, Optimizer, OptimizerConfig, OptimizerError, Parameter, Parameters, ScheduleConfig, decays,
 };
 

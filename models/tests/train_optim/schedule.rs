@@ -1,7 +1,7 @@
 //! Learning rates: bounds, ends, continuity, and what cannot be followed.
 
-use models::train::{DecayShape, ScheduleConfig};
 use proptest::prelude::*;
+use spillway_models::train::{DecayShape, ScheduleConfig};
 
 fn shapes() -> impl Strategy<Value = DecayShape> {
     prop_oneof![Just(DecayShape::Linear), Just(DecayShape::OneMinusSqrt)]

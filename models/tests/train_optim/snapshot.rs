@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
-use models::train::{
-    Optimizer, OptimizerConfig, Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash,
-};
 use proptest::prelude::*;
 use serde_json::json;
+use spillway_models::train::{
+    Optimizer, OptimizerConfig, Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash,
+};
 use tempfile::TempDir;
 
 use super::{bits, noise, parameter, tensor};
@@ -356,7 +356,7 @@ fn masters_of_another_model_are_refused_and_change_nothing() {
         parameters: Snapshot::masters(&list()),
         ..snapshot(1)
     };
-    let refuse = |mut list: Vec<models::train::Parameter>, expected: &str| {
+    let refuse = |mut list: Vec<spillway_models::train::Parameter>, expected: &str| {
         let before: Vec<_> = list.iter().map(|p| bits(&p.value)).collect();
         let error = read.restore_masters(Path::new("x"), &mut list).unwrap_err();
         assert_eq!(error.to_string(), format!("x: {expected}"));

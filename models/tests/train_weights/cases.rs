@@ -1,10 +1,10 @@
 //! The models that are tested: every tiny size of every layout, and what configurations may switch on beyond these.
 
 use burn::tensor::Device;
-use models::init::layouts;
-use models::layout::Layout;
-use models::train::Parameters;
 use serde_json::{Map, Value, json};
+use spillway_models::init::layouts;
+use spillway_models::layout::Layout;
+use spillway_models::train::Parameters;
 
 use super::SEED;
 

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use models::checkpoint::{Checkpoint, WriteDtype};
-use models::init::write_random;
-use models::train::Parameters;
-use models::{LoadOptions, Model};
 use serde_json::Value;
+use spillway_models::checkpoint::{Checkpoint, WriteDtype};
+use spillway_models::init::write_random;
+use spillway_models::train::Parameters;
+use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
 
 use super::cases::{Case, every_case, layout, tiny};
@@ -23,7 +23,7 @@ fn saved(parameters: &Parameters, folder: &TempDir, name: &str) -> PathBuf {
 type Bits = (String, Vec<usize>, Vec<u32>, Option<String>);
 
 fn bits(parameters: &Parameters) -> Vec<Bits> {
-    let one = |parameter: &models::train::Parameter| {
+    let one = |parameter: &spillway_models::train::Parameter| {
         (
             parameter.name.clone(),
             parameter.shape.clone(),

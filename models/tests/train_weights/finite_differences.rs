@@ -1,8 +1,8 @@
 //! Gradients of every parameter against differences of the packed model's loss.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use models::train::{Batch, Parameters};
 use serde_json::json;
+use spillway_models::train::{Batch, Parameters};
 
 use super::cases::{Case, every_case};
 use super::{SEED, TIME, batch, gradients, losses, norm, values};

@@ -1,8 +1,8 @@
 //! Decay rates and step sizes of fresh models.
 
 use burn::tensor::Device;
-use models::train::Parameters;
 use serde_json::{Map, Value, json};
+use spillway_models::train::Parameters;
 
 use super::cases::layout;
 use super::{SEED, values};

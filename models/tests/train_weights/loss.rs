@@ -1,8 +1,8 @@
 //! The loss of a batch: weights of tokens, batches of nothing, and what is refused.
 
 use burn::tensor::Device;
-use models::ModelError;
-use models::train::{Batch, Differentiable};
+use spillway_models::ModelError;
+use spillway_models::train::{Batch, Differentiable};
 
 use super::cases::{Case, layout};
 use super::{SEQUENCES, TIME, batch, leaves, values};

@@ -13,10 +13,10 @@ mod network;
 mod overfit;
 
 use burn::tensor::{Device, Tensor};
-use models::tokenizer::Tokenizer;
-use models::train::{Batch, Leaves, Parameters, Precision};
-use models::{Logits, Model};
-use ssm_core::Chain;
+use spillway_models::tokenizer::Tokenizer;
+use spillway_models::train::{Batch, Leaves, Parameters, Precision};
+use spillway_models::{Logits, Model};
+use spillway_ssm_core::Chain;
 
 const SEED: u64 = 2407;
 const SEQUENCES: usize = 2;

@@ -1,7 +1,7 @@
 //! A model of leaves beside that of the packed weights: logits, gradients of segments, adapters, bf16.
 
 use burn::tensor::Device;
-use models::train::Precision;
+use spillway_models::train::Precision;
 
 use super::cases::{Case, every_case, layout};
 use super::{SEQUENCES, TIME, batch, devices, gradients, leaves, logits, packed, relative_error, values};

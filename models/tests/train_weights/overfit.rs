@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use models::train::data::{DataError, Source};
-use models::train::model_config::ModelConfig;
-use models::train::{Batch, TrainConfig, Trainer};
 use serde_json::Value;
+use spillway_models::train::data::{DataError, Source};
+use spillway_models::train::model_config::ModelConfig;
+use spillway_models::train::{Batch, TrainConfig, Trainer};
 
 use super::cases::{Case, every_case};
 

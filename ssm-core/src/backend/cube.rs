@@ -1,4 +1,4 @@
-//! Burn's tensors on CubeCL devices as the buffers and row views that `kernel-dsl` takes, without copies where rows lie
+//! Burn's tensors on CubeCL devices as the buffers and row views that `spillway-kernel-dsl` takes, without copies where rows lie
 //! contiguously.
 
 use super::flex::{required, row_stride};
@@ -8,7 +8,7 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::{cast, into_contiguous, untile};
 use burn_cubecl::tensor::CubeTensor;
-use kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceCotangents, DeviceRows, Error, Outputs};
+use spillway_kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceCotangents, DeviceRows, Error, Outputs};
 
 /// Where the tensors of a call live.
 pub(crate) struct Place {

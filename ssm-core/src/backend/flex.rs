@@ -1,9 +1,9 @@
-//! Burn's CPU tensors as the slices and row views that `kernel-dsl` takes, without copies where rows lie contiguously.
+//! Burn's CPU tensors as the slices and row views that `spillway-kernel-dsl` takes, without copies where rows lie contiguously.
 
 use super::operands::{Declared, OutputAndState, each, each_of_both};
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use kernel_dsl::{Cotangents, Rows};
+use spillway_kernel_dsl::{Cotangents, Rows};
 use std::fmt::Display;
 
 /// The callers of an operator have validated every shape, so a kernel's error here is a defect of this crate.

@@ -1,4 +1,4 @@
-//! How an operator of `kernel-dsl` reaches tensors on every device.
+//! How an operator of `spillway-kernel-dsl` reaches tensors on every device.
 //!
 //! ```text
 //! public function ─► validation ─► run ─► Dispatch ─► Flex                  kernel-dsl's host path

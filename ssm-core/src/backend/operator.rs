@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 #[cfg(feature = "cube")]
-use kernel_dsl::cube::{Client, Error};
+use spillway_kernel_dsl::cube::{Client, Error};
 use std::fmt::Debug;
 
 /// Shape and element type of a tensor.

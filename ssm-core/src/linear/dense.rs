@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_flex::FlexTensor;
-use kernel_dsl::linear::dense as kernel;
+use spillway_kernel_dsl::linear::dense as kernel;
 
 /// x Wᵀ + b; shapes have been validated, and there is at least one row.
 ///

@@ -7,7 +7,7 @@ use crate::backend::host::{from_host, host, is_host};
 use crate::error::{Error, Result};
 use burn::tensor::{Device, Tensor, TensorData};
 use dense::dense_linear;
-use kernel_dsl::linear::{self, PackedMatrix};
+use spillway_kernel_dsl::linear::{self, PackedMatrix};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The matrix of a projection, `[out_features, in_features]`.
@@ -59,7 +59,7 @@ impl From<Tensor<2>> for Weight {
     }
 }
 
-/// A projection whose weight is kept packed as f32, bf16 or int8 (see [`kernel_dsl::linear`]), or as a tensor.
+/// A projection whose weight is kept packed as f32, bf16 or int8 (see [`spillway_kernel_dsl::linear`]), or as a tensor.
 ///
 /// On the CPU a packed weight is read as it is. On any other device, autodiff ones included, products are made with a dense copy
 /// of it, made once per device; gradients reach the input and the bias, and the weight is a constant. A weight that is a tensor

@@ -9,7 +9,7 @@ use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
-use kernel_dsl::recurrence;
+use spillway_kernel_dsl::recurrence;
 
 const OPERATION: &str = "the recurrence with bounded states";
 

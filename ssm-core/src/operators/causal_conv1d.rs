@@ -11,12 +11,12 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::causal_conv1d as kernel;
-pub use kernel_dsl::causal_conv1d::Activation;
+use spillway_kernel_dsl::causal_conv1d as kernel;
+pub use spillway_kernel_dsl::causal_conv1d::Activation;
 #[cfg(feature = "cube")]
-use kernel_dsl::causal_conv1d::cube as device;
+use spillway_kernel_dsl::causal_conv1d::cube as device;
 #[cfg(feature = "cube")]
-use kernel_dsl::cube::DeviceBuffer;
+use spillway_kernel_dsl::cube::DeviceBuffer;
 
 /// y_t = act(bias + Σ_j weight_j ∘ x_{t+j−(W−1)}) per channel; `state` is left after the last token of every sequence.
 ///

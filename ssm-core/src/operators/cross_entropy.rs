@@ -9,9 +9,9 @@ use burn::tensor::{DType, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::cross_entropy as kernel;
+use spillway_kernel_dsl::cross_entropy as kernel;
 #[cfg(feature = "cube")]
-use kernel_dsl::cross_entropy::cube as device;
+use spillway_kernel_dsl::cross_entropy::cube as device;
 use std::sync::Arc;
 
 /// −log softmax(logits)\[target\] per row in nats, over the first `classes` columns (vocabularies are padded).

@@ -13,15 +13,15 @@ use burn::tensor::{Device, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::DecayKind;
+use spillway_kernel_dsl::DecayKind;
 #[cfg(feature = "cube")]
-use kernel_dsl::cube::DeviceBuffer;
+use spillway_kernel_dsl::cube::DeviceBuffer;
 #[cfg(feature = "cube")]
-use kernel_dsl::delta_rule::cube as device;
-use kernel_dsl::delta_rule::{self as kernel, TransitionKind};
+use spillway_kernel_dsl::delta_rule::cube as device;
+use spillway_kernel_dsl::delta_rule::{self as kernel, TransitionKind};
 
 /// The read-out of valid gates that erase; `state` is left after the last token of every sequence, its position untouched. See
-/// [`Erase`] and [`kernel_dsl::delta_rule`].
+/// [`Erase`] and [`spillway_kernel_dsl::delta_rule`].
 ///
 /// Sources: Yang et al., *Parallelizing linear transformers with the delta rule* (2406.06484) and *Gated delta networks*
 /// (2412.06464); Peng et al., *RWKV-7* (2503.14456).
@@ -150,7 +150,7 @@ struct Held<'a> {
     query: RowTensor,
     key: RowTensor,
     value: RowTensor,
-    log_decay: kernel_dsl::LogDecay<FlexTensor, RowTensor>,
+    log_decay: spillway_kernel_dsl::LogDecay<FlexTensor, RowTensor>,
     transition: HeldTransition,
     problem: kernel::Problem,
     operator: &'a DeltaRule,

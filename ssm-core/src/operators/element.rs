@@ -10,7 +10,7 @@ use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
-use kernel_dsl::recurrence;
+use spillway_kernel_dsl::recurrence;
 
 /// The element of gates whose shapes have been validated. On the CPU queries are not looked at; elsewhere the update is what
 /// the recurrence leaves when it starts from nothing.

@@ -12,10 +12,10 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::gated_norm as kernel;
+use spillway_kernel_dsl::gated_norm as kernel;
 #[cfg(feature = "cube")]
-use kernel_dsl::gated_norm::cube as device;
-pub use kernel_dsl::gated_norm::{GateOrder, Statistic};
+use spillway_kernel_dsl::gated_norm::cube as device;
+pub use spillway_kernel_dsl::gated_norm::{GateOrder, Statistic};
 
 /// What of a norm is not a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +54,7 @@ pub struct NormWeights {
     pub bias: Option<Tensor<1>>,
 }
 
-/// norm(x) ∘ SiLU(z), or norm(x ∘ SiLU(z)), over groups of features; see [`kernel_dsl::gated_norm`].
+/// norm(x) ∘ SiLU(z), or norm(x ∘ SiLU(z)), over groups of features; see [`spillway_kernel_dsl::gated_norm`].
 ///
 /// # Shapes
 /// `input` and result `[batch, time, features]`.

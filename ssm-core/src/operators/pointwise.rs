@@ -7,7 +7,7 @@ use crate::backend::flex::{self, RowTensor};
 use crate::backend::host::{from_host, host, is_host};
 use burn::tensor::{Tensor, activation};
 use burn_flex::FlexTensor;
-use kernel_dsl::pointwise::{self as kernel, Function};
+use spillway_kernel_dsl::pointwise::{self as kernel, Function};
 
 /// eˣ.
 pub fn exp<const D: usize>(x: Tensor<D>) -> Tensor<D> {

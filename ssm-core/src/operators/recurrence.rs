@@ -1,4 +1,4 @@
-//! The recurrence as an operator: `kernel_dsl::recurrence` on every device.
+//! The recurrence as an operator: `spillway_kernel_dsl::recurrence` on every device.
 
 use crate::backend::flex::{self, RowTensor, contiguous, slice};
 use crate::backend::host::host;
@@ -12,8 +12,8 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::DecayKind;
-use kernel_dsl::recurrence::{self as kernel, Gradients, Problem};
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::recurrence::{self as kernel, Gradients, Problem};
 
 /// What of a recurrence is not a tensor.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ pub(crate) struct Held<'a> {
     query: RowTensor,
     key: RowTensor,
     value: RowTensor,
-    log_decay: kernel_dsl::LogDecay<FlexTensor, RowTensor>,
+    log_decay: spillway_kernel_dsl::LogDecay<FlexTensor, RowTensor>,
     step_size: Option<RowTensor>,
     bonus: Option<FlexTensor>,
     skip: Option<FlexTensor>,
@@ -261,9 +261,9 @@ impl Operator for Recurrence {
     #[cfg(feature = "cube")]
     fn admit_cube(
         &self,
-        client: &kernel_dsl::cube::Client,
+        client: &spillway_kernel_dsl::cube::Client,
         inputs: Inputs<Spec>,
-    ) -> std::result::Result<(), kernel_dsl::cube::Error> {
+    ) -> std::result::Result<(), spillway_kernel_dsl::cube::Error> {
         self.admit(client, inputs)
     }
 
@@ -290,9 +290,9 @@ mod on_cube {
     use crate::backend::{Named, OutputAndState, Spec};
     use burn::tensor::DType;
     use burn_cubecl::tensor::CubeTensor;
-    use kernel_dsl::cube::{Client, DeviceBuffer, Error, Limits};
-    use kernel_dsl::recurrence::Problem;
-    use kernel_dsl::recurrence::cube as kernel;
+    use spillway_kernel_dsl::cube::{Client, DeviceBuffer, Error, Limits};
+    use spillway_kernel_dsl::recurrence::Problem;
+    use spillway_kernel_dsl::recurrence::cube as kernel;
 
     /// Fewer tokens than the smallest chunk has are taken one by one.
     const SHORTEST_CHUNKED: usize = 16;

@@ -10,10 +10,10 @@ use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::rotary as kernel;
-pub use kernel_dsl::rotary::Pairing;
+use spillway_kernel_dsl::rotary as kernel;
+pub use spillway_kernel_dsl::rotary::Pairing;
 #[cfg(feature = "cube")]
-use kernel_dsl::rotary::cube as device;
+use spillway_kernel_dsl::rotary::cube as device;
 
 /// What of a rotary embedding is not a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]

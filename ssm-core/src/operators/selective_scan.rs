@@ -12,10 +12,10 @@ use burn::tensor::Tensor;
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 #[cfg(feature = "cube")]
-use kernel_dsl::cube::DeviceBuffer;
-use kernel_dsl::selective_scan as kernel;
+use spillway_kernel_dsl::cube::DeviceBuffer;
+use spillway_kernel_dsl::selective_scan as kernel;
 #[cfg(feature = "cube")]
-use kernel_dsl::selective_scan::cube as device;
+use spillway_kernel_dsl::selective_scan::cube as device;
 
 /// What a selective scan reads.
 #[derive(Clone, Debug)]

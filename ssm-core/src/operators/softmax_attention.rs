@@ -7,7 +7,7 @@ use crate::gates::expect_shape;
 use crate::mixer::KeyValueCache;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use kernel_dsl::softmax_attention as kernel;
+use spillway_kernel_dsl::softmax_attention as kernel;
 use std::ops::Range;
 
 /// A score that no weight survives, and that no sum of scores overflows.

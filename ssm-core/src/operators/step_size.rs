@@ -10,9 +10,9 @@ use burn::tensor::{DType, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
-use kernel_dsl::step_size as kernel;
+use spillway_kernel_dsl::step_size as kernel;
 #[cfg(feature = "cube")]
-use kernel_dsl::step_size::cube as device;
+use spillway_kernel_dsl::step_size::cube as device;
 
 /// Δ = clamp(softplus(raw + bias), limit) and log α = −Δ e^{A_log}, as in Mamba-2.
 ///

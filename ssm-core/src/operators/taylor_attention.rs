@@ -14,11 +14,11 @@ use burn::tensor::Tensor;
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 #[cfg(feature = "cube")]
-use kernel_dsl::cube::DeviceBuffer;
-use kernel_dsl::taylor_attention as kernel;
-pub use kernel_dsl::taylor_attention::Expansion;
+use spillway_kernel_dsl::cube::DeviceBuffer;
+use spillway_kernel_dsl::taylor_attention as kernel;
+pub use spillway_kernel_dsl::taylor_attention::Expansion;
 #[cfg(feature = "cube")]
-use kernel_dsl::taylor_attention::cube as device;
+use spillway_kernel_dsl::taylor_attention::cube as device;
 
 /// What of Taylor attention is not a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -12,10 +12,10 @@ use burn::tensor::{Device, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 #[cfg(feature = "cube")]
-use kernel_dsl::cube::DeviceBuffer;
-use kernel_dsl::wkv4 as kernel;
+use spillway_kernel_dsl::cube::DeviceBuffer;
+use spillway_kernel_dsl::wkv4 as kernel;
 #[cfg(feature = "cube")]
-use kernel_dsl::wkv4::cube as device;
+use spillway_kernel_dsl::wkv4::cube as device;
 
 /// The state before the first token, `[sequences, 3, channels]`: no weight yet, and a maximum below every key.
 pub fn wkv4_state(sequences: usize, channels: usize, device: &Device) -> Tensor<3> {

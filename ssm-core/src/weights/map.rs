@@ -4,7 +4,7 @@ use super::{Init, WeightError, WeightSource};
 use crate::error::{Error, Result};
 use crate::linear::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
-use kernel_dsl::linear::{PackedMatrix, WeightType};
+use spillway_kernel_dsl::linear::{PackedMatrix, WeightType};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Tensors by name; its matrices are packed as f32, and all its weights are constants.

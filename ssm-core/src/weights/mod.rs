@@ -11,7 +11,7 @@
 //! use std::collections::BTreeMap;
 //!
 //! use burn::tensor::{Device, Tensor, TensorData};
-//! use ssm_core::weights::{WeightMap, WeightSource};
+//! use spillway_ssm_core::weights::{WeightMap, WeightSource};
 //!
 //! let tensors = BTreeMap::from([
 //!     ("layers.0.mixer.o_proj.weight".to_string(), TensorData::new(vec![1.0f32, 2.0, 3.0], [1, 3])),
@@ -24,9 +24,9 @@
 //! let output = linear.forward(Tensor::ones([1, 1, 3], &Device::flex()))?;
 //! assert_eq!(output.into_scalar::<f32>(), 6.5);
 //!
-//! let missing = map.vector("A_log", 4, ssm_core::weights::Init::Zeros).unwrap_err();
+//! let missing = map.vector("A_log", 4, spillway_ssm_core::weights::Init::Zeros).unwrap_err();
 //! assert_eq!(missing.to_string(), "tensor A_log is missing: expected shape [4]");
-//! # Ok::<(), ssm_core::Error>(())
+//! # Ok::<(), spillway_ssm_core::Error>(())
 //! ```
 
 mod below;
@@ -36,7 +36,7 @@ mod map;
 use crate::error::Error;
 use crate::linear::Linear;
 use burn::tensor::Tensor;
-use kernel_dsl::linear::LinearError;
+use spillway_kernel_dsl::linear::LinearError;
 use thiserror::Error as ThisError;
 
 pub use below::Below;

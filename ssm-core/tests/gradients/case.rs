@@ -1,15 +1,15 @@
 //! Random recurrences, and their gradients by the f64 definition.
 
-use kernel_dsl::Rows;
-use kernel_dsl::recurrence::{self as kernel, Cotangents, GradientBuffers};
 use proptest::prelude::*;
-use ssm_core::{Dims, Sequences};
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::recurrence::{self as kernel, Cotangents, GradientBuffers};
+use spillway_ssm_core::{Dims, Sequences};
 
 /// A recurrence whose values are drawn from a seed, so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub dims: Dims,
-    pub decay: kernel_dsl::DecayKind,
+    pub decay: spillway_kernel_dsl::DecayKind,
     pub bonus: bool,
     pub step: bool,
     pub skip: Skip,
@@ -32,12 +32,12 @@ pub enum Layout {
     Packed,
 }
 
-pub const DECAYS: [kernel_dsl::DecayKind; 5] = [
-    kernel_dsl::DecayKind::None,
-    kernel_dsl::DecayKind::PerHead,
-    kernel_dsl::DecayKind::PerKey,
-    kernel_dsl::DecayKind::PerHeadToken,
-    kernel_dsl::DecayKind::PerKeyToken,
+pub const DECAYS: [spillway_kernel_dsl::DecayKind; 5] = [
+    spillway_kernel_dsl::DecayKind::None,
+    spillway_kernel_dsl::DecayKind::PerHead,
+    spillway_kernel_dsl::DecayKind::PerKey,
+    spillway_kernel_dsl::DecayKind::PerHeadToken,
+    spillway_kernel_dsl::DecayKind::PerKeyToken,
 ];
 
 pub fn case(longest: usize) -> impl Strategy<Value = Case> {
@@ -143,7 +143,9 @@ impl Data {
         let rows = tokens[0] * tokens[1];
         let per_token = d.heads * case.decay.values_per_head(d.key_dim);
         let decays = match case.decay {
-            kernel_dsl::DecayKind::PerHeadToken | kernel_dsl::DecayKind::PerKeyToken => rows * per_token,
+            spillway_kernel_dsl::DecayKind::PerHeadToken | spillway_kernel_dsl::DecayKind::PerKeyToken => {
+                rows * per_token
+            }
             _ => per_token,
         };
         let mut v = Values(case.seed);
@@ -195,20 +197,20 @@ impl Data {
         let rows = self.tokens[0] * self.tokens[1];
         let view = |data, cols| Rows::contiguous(data, rows, cols).expect("a full buffer");
         let view_of_sequences = match &self.sequences {
-            Sequences::Equal => kernel_dsl::Sequences::Equal,
-            Sequences::LeftPadded(padding) => kernel_dsl::Sequences::LeftPadded(padding),
-            Sequences::Packed(offsets) => kernel_dsl::Sequences::Packed(offsets),
+            Sequences::Equal => spillway_kernel_dsl::Sequences::Equal,
+            Sequences::LeftPadded(padding) => spillway_kernel_dsl::Sequences::LeftPadded(padding),
+            Sequences::Packed(offsets) => spillway_kernel_dsl::Sequences::Packed(offsets),
         };
         let inputs = kernel::Inputs {
             query: view(&self.query, p.groups * p.key_dim),
             key: view(&self.key, p.groups * p.key_dim),
             value: view(&self.value, p.heads * p.value_dim),
             log_decay: match p.decay {
-                kernel_dsl::DecayKind::None => kernel_dsl::LogDecay::None,
-                kernel_dsl::DecayKind::PerHead | kernel_dsl::DecayKind::PerKey => {
-                    kernel_dsl::LogDecay::Constant(&self.log_decay)
+                spillway_kernel_dsl::DecayKind::None => spillway_kernel_dsl::LogDecay::None,
+                spillway_kernel_dsl::DecayKind::PerHead | spillway_kernel_dsl::DecayKind::PerKey => {
+                    spillway_kernel_dsl::LogDecay::Constant(&self.log_decay)
                 }
-                kind => kernel_dsl::LogDecay::Token(view(
+                kind => spillway_kernel_dsl::LogDecay::Token(view(
                     &self.log_decay,
                     p.heads * kind.values_per_head(p.key_dim),
                 )),

@@ -9,7 +9,9 @@ mod equivalence {
     use super::devices::{adapters, devices, tensor, values};
     use burn::tensor::{Device, Gradients, Tensor};
     use proptest::prelude::*;
-    use ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, State, recurrence, recurrence_of_sequences};
+    use spillway_ssm_core::{
+        Chunking, Dims, Gates, LogDecay, ReadOut, State, recurrence, recurrence_of_sequences,
+    };
 
     /// The tensors of a case as leaves on a device.
     struct Leaves {
@@ -58,18 +60,20 @@ mod equivalence {
                 key: tokens(1, [batch, time, p.groups, p.key_dim]),
                 value: tokens(2, [batch, time, p.heads, p.value_dim]),
                 log_decay: match p.decay {
-                    kernel_dsl::DecayKind::None => LogDecay::None,
-                    kernel_dsl::DecayKind::PerHead => LogDecay::PerHead(vector(3)),
-                    kernel_dsl::DecayKind::PerKey => LogDecay::PerKey(matrix(3, [p.heads, p.key_dim])),
-                    kernel_dsl::DecayKind::PerHeadToken => {
+                    spillway_kernel_dsl::DecayKind::None => LogDecay::None,
+                    spillway_kernel_dsl::DecayKind::PerHead => LogDecay::PerHead(vector(3)),
+                    spillway_kernel_dsl::DecayKind::PerKey => {
+                        LogDecay::PerKey(matrix(3, [p.heads, p.key_dim]))
+                    }
+                    spillway_kernel_dsl::DecayKind::PerHeadToken => {
                         LogDecay::PerHeadToken(cube(3, [batch, time, p.heads]))
                     }
-                    kernel_dsl::DecayKind::PerKeyToken => {
+                    spillway_kernel_dsl::DecayKind::PerKeyToken => {
                         LogDecay::PerKeyToken(tokens(3, [batch, time, p.heads, p.key_dim]))
                     }
                 },
                 step_size: data.step_size.is_some().then(|| cube(4, [batch, time, p.heads])),
-                erase: ssm_core::Erase::None,
+                erase: spillway_ssm_core::Erase::None,
                 read_out: match data.bonus.is_some() {
                     true => ReadOut::Bonus(matrix(5, [p.heads, p.key_dim])),
                     false => ReadOut::Inclusive,
@@ -273,7 +277,7 @@ mod equivalence {
                 key_dim: 3,
                 value_dim: 4,
             },
-            decay: kernel_dsl::DecayKind::PerHeadToken,
+            decay: spillway_kernel_dsl::DecayKind::PerHeadToken,
             bonus: false,
             step: true,
             skip: Skip::PerHead,

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 
 use crate::support::Failure;
 use crate::support::ceilings::Ceilings;
-use kernel_dsl::cube::Limits;
+use spillway_kernel_dsl::cube::Limits;
 
 /// Times of which the fastest counts.
 const REPETITIONS: usize = 5;
@@ -23,7 +23,7 @@ pub fn ceilings(runtime: &str, client: &Client) -> Result<Ceilings, Failure> {
     let device = burn_device(runtime)?;
     let multiply_adds = product(&device, size, DType::F32)?;
     // Burn does not refuse a type that the device lacks.
-    let has_bf16 = kernel_dsl::cube::DType::BF16.is_supported(client);
+    let has_bf16 = spillway_kernel_dsl::cube::DType::BF16.is_supported(client);
     let bf16 = if has_bf16 {
         Some(product(&device, size, DType::BF16)?)
     } else {

@@ -3,9 +3,9 @@
 use super::Report;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
-use models::evaluation::diagnosis::gates::Gate;
-use models::evaluation::diagnosis::heads::HeadSummary;
-use models::evaluation::tally::BucketLoss;
+use spillway_models::evaluation::diagnosis::gates::Gate;
+use spillway_models::evaluation::diagnosis::heads::HeadSummary;
+use spillway_models::evaluation::tally::BucketLoss;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 

@@ -6,10 +6,10 @@ use crate::kit::chart::{Chart, Curve, Layer, from_the_top, middle};
 use crate::kit::format::{count, counted, factor, position};
 use crate::kit::ink::{Ink, MOST, Mark, Stroke};
 use crate::kit::picture::Figure;
-use models::evaluation::diagnosis::gates::Gate;
-use models::evaluation::diagnosis::heads::{EXIT_FACTOR, HeadSummary};
-use models::evaluation::diagnosis::record::SiteRecord;
-use models::evaluation::tally::Tally;
+use spillway_models::evaluation::diagnosis::gates::Gate;
+use spillway_models::evaluation::diagnosis::heads::{EXIT_FACTOR, HeadSummary};
+use spillway_models::evaluation::diagnosis::record::SiteRecord;
+use spillway_models::evaluation::tally::Tally;
 
 /// Heads that get a line of their own.
 pub const HEADS_DRAWN: usize = MOST;

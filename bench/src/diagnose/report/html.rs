@@ -5,7 +5,7 @@ use crate::kit::format::{bytes, count, counted, factor, nats, short};
 use crate::kit::page::{self, Page, Row, heading, headings, spec};
 use crate::kit::provenance::Provenance;
 use maud::{Markup, html};
-use models::evaluation::diagnosis::heads::HeadSummary;
+use spillway_models::evaluation::diagnosis::heads::HeadSummary;
 
 /// Rows of the table of heads.
 const HEADS_LISTED: usize = 32;

@@ -10,15 +10,15 @@ use crate::choice::Skipped;
 use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
 use crate::output::OutputFolder;
-use models::Model;
-use models::evaluation::diagnosis::findings::{Findings, RunFindings};
-use models::evaluation::diagnosis::heads::HeadSummary;
-use models::evaluation::diagnosis::record::SiteRecord;
-use models::evaluation::diagnosis::run::Run;
-use models::evaluation::diagnosis::text::Stream;
-use models::evaluation::diagnosis::verdict::Verdict;
-use models::model::Info;
 use serde::Serialize;
+use spillway_models::Model;
+use spillway_models::evaluation::diagnosis::findings::{Findings, RunFindings};
+use spillway_models::evaluation::diagnosis::heads::HeadSummary;
+use spillway_models::evaluation::diagnosis::record::SiteRecord;
+use spillway_models::evaluation::diagnosis::run::Run;
+use spillway_models::evaluation::diagnosis::text::Stream;
+use spillway_models::evaluation::diagnosis::verdict::Verdict;
+use spillway_models::model::Info;
 
 /// Name of the JSON form.
 const FORMAT: &str = "spillway-diagnosis";

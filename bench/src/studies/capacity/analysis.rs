@@ -3,10 +3,10 @@
 use super::result::RunResult;
 use super::threshold::{Quantity, Threshold, thresholds};
 use crate::studies::results::distinct;
-use models::evaluation::laws::bootstrap::{Bootstrap, bootstrap};
-use models::evaluation::laws::profile::{self, Profile};
-use models::evaluation::laws::{Fit, FitError, Observation, Point, distinct_sizes, fit_all};
 use serde::{Deserialize, Serialize};
+use spillway_models::evaluation::laws::bootstrap::{Bootstrap, bootstrap};
+use spillway_models::evaluation::laws::profile::{self, Profile};
+use spillway_models::evaluation::laws::{Fit, FitError, Observation, Point, distinct_sizes, fit_all};
 
 /// State elements in a unit of our fits.
 pub const UNIT: f64 = 1000.0;

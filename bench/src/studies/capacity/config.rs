@@ -8,10 +8,10 @@ use super::initial::{Initialisation, model_config};
 use super::report::TaskSetting;
 use super::result::StateSize;
 use crate::error::ProgramError;
-use models::train::TrainConfig;
-use models::train::data::DataConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use spillway_models::train::TrainConfig;
+use spillway_models::train::data::DataConfig;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -165,7 +165,7 @@ impl SweepConfig {
     /// # Errors
     /// [`ProgramError::File`] for one that cannot be read, [`ProgramError::Content`] for one that is no sweep, naming the field.
     pub fn load(path: &Path) -> Result<(Self, String), ProgramError> {
-        let text = models::input::read_text(path, models::input::MAX_SETTINGS)
+        let text = spillway_models::input::read_text(path, spillway_models::input::MAX_SETTINGS)
             .map_err(ProgramError::file("read", path))?;
         let config: Self =
             toml::from_str(&text).map_err(|error| wrong(path, "the configuration of a sweep", error))?;

@@ -11,8 +11,8 @@ use super::result::RunResult;
 use super::threshold::Quantity;
 use crate::kit::format::{count, counted, list, position};
 use crate::studies::results::distinct;
-use models::evaluation::laws::profile::Profile;
-use models::evaluation::laws::{ErrorModel, Fit, Law, Observation, published};
+use spillway_models::evaluation::laws::profile::Profile;
+use spillway_models::evaluation::laws::{ErrorModel, Fit, Law, Observation, published};
 
 /// Differences of a criterion below this say nothing.
 const NO_EVIDENCE: f64 = 2.0;

@@ -6,13 +6,13 @@
 use super::result::StateSize;
 use crate::error::ProgramError;
 use burn::tensor::{Device, Tensor, TensorData};
-use models::checkpoint::WriteDtype;
-use models::init::layouts_of;
-use models::train::Parameters;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::layouts_of;
+use spillway_models::train::Parameters;
 use std::path::Path;
 
 /// How decays and step sizes begin.

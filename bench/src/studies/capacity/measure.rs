@@ -3,15 +3,15 @@
 use super::config::{ForgettingConfig, Plan, RecallConfig, SweepConfig, Task};
 use super::result::{Bucket, Forgetting, Recall, RecallCell, StateSize};
 use crate::error::ProgramError;
-use models::evaluation::passkey::{Question, passkey, questions};
-use models::evaluation::positions::Buckets;
-use models::evaluation::tally::{Tally, curve};
-use models::train::data::PasskeyLite;
-use models::train::{TrainError, Trainer};
-use models::{Model, Tokenizer};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use ssm_core::Chain;
+use spillway_models::evaluation::passkey::{Question, passkey, questions};
+use spillway_models::evaluation::positions::Buckets;
+use spillway_models::evaluation::tally::{Tally, curve};
+use spillway_models::train::data::PasskeyLite;
+use spillway_models::train::{TrainError, Trainer};
+use spillway_models::{Model, Tokenizer};
+use spillway_ssm_core::Chain;
 use std::path::Path;
 
 /// Tokens handed to the model at a time.
@@ -131,8 +131,9 @@ fn streams(
     tokenizer: &Tokenizer,
     (count, length, train_length): (usize, u64, u64),
 ) -> Result<Vec<Stream>, ProgramError> {
-    let failed =
-        |error: models::train::data::DataError| ProgramError::Failed(format!("evaluation data: {error}"));
+    let failed = |error: spillway_models::train::data::DataError| {
+        ProgramError::Failed(format!("evaluation data: {error}"))
+    };
     let held_out = task.held_out();
     let (data, time) = match &held_out {
         Some(held_out) => (held_out, length),
@@ -216,7 +217,7 @@ fn recall_questions(config: &RecallConfig) -> Result<Vec<Question>, ProgramError
         Ok((prompt.ids, prompt.answer.to_vec()))
     };
     let questions = questions(&config.lengths, config.depths, config.samples, prompt);
-    questions.map_err(|error: models::train::data::DataError| {
+    questions.map_err(|error: spillway_models::train::data::DataError| {
         ProgramError::Failed(format!("tasks.recall: {error}"))
     })
 }

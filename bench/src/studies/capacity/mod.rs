@@ -2,7 +2,7 @@
 //!
 //! Models of several state sizes are trained at several lengths, several times each. T_forget is the shortest training length at which
 //! a model does not collapse beyond it, T_recall the longest context in which it finds a passkey; laws are fitted to both, beside the
-//! published ones ([`models::evaluation::laws`]). Source: Chen et al., *Stuffed Mamba: Oversized States Lead to the Inability to Forget* (2410.07145), section 5.
+//! published ones ([`spillway_models::evaluation::laws`]). Source: Chen et al., *Stuffed Mamba: Oversized States Lead to the Inability to Forget* (2410.07145), section 5.
 //!
 //! | module | what is in it |
 //! |---|---|

@@ -140,7 +140,7 @@ fn law(laws: &Laws, index: usize) -> Row {
         let named = bootstrap.parameters.iter().zip(["a", "b", "c"]);
         let ranges: Vec<String> = named
             .map(|(range, name)| {
-                let number = models::evaluation::laws::law::number;
+                let number = spillway_models::evaluation::laws::law::number;
                 format!("{name}: {} to {}", number(range.low), number(range.high))
             })
             .collect();
@@ -158,7 +158,7 @@ fn law(laws: &Laws, index: usize) -> Row {
     };
     let sigma = match fit.at_floor {
         true => "at its floor".to_string(),
-        false => models::evaluation::laws::law::number(fit.sigma),
+        false => spillway_models::evaluation::laws::law::number(fit.sigma),
     };
     Row::of([
         fit.law.to_string(),

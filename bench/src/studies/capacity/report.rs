@@ -3,8 +3,8 @@
 use super::analysis::{Analysis, Laws, Resampling};
 use super::result::{RunResult, VERSION};
 use super::threshold::Quantity;
-use models::evaluation::laws::published;
 use serde::{Deserialize, Serialize};
+use spillway_models::evaluation::laws::published;
 
 /// How the sweep was made.
 #[derive(Clone, Debug, PartialEq, Serialize)]

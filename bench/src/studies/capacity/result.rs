@@ -1,9 +1,9 @@
 //! What one training of the sweep gives: `runs/NAME/result.json`.
 
 use crate::studies::results::distinct;
-use models::evaluation::passkey::RECALLED;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use spillway_models::evaluation::passkey::RECALLED;
 
 /// Version of the files.
 pub const VERSION: u32 = 1;

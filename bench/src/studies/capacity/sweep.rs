@@ -198,7 +198,7 @@ impl Sweep<'_> {
         if !path.exists() {
             return Ok(None);
         }
-        let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+        let text = spillway_models::input::read_text(&path, spillway_models::input::MAX_SETTINGS)
             .map_err(ProgramError::file("read", &path))?;
         let saved: Saved = serde_json::from_str(&text)
             .map_err(|error| ProgramError::content(&path, "the record of a sweep", error.to_string()))?;

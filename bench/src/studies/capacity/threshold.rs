@@ -5,10 +5,10 @@
 //! and says so. T_recall is the longest context in which passkeys are found; contexts are tried one by one as well.
 
 use super::result::{RunResult, StateSize};
-use models::evaluation::laws::Observation;
-use models::evaluation::passkey::RECALLED;
-use models::evaluation::wilson;
 use serde::Serialize;
+use spillway_models::evaluation::laws::Observation;
+use spillway_models::evaluation::passkey::RECALLED;
+use spillway_models::evaluation::wilson;
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -12,8 +12,8 @@ use super::measure;
 use super::result::{RunResult, RunSeconds, VERSION};
 use crate::error::ProgramError;
 use crate::output::write_json;
-use models::train::{Event, Observer, Outcome, Run, SnapshotChoice, read_log};
 use serde_json::Value;
+use spillway_models::train::{Event, Observer, Outcome, Run, SnapshotChoice, read_log};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Place<'_> {
         if !path.exists() {
             return Ok(None);
         }
-        let text = models::input::read_text(&path, models::input::MAX_SETTINGS)
+        let text = spillway_models::input::read_text(&path, spillway_models::input::MAX_SETTINGS)
             .map_err(ProgramError::file("read", &path))?;
         let wrong = |expected: String, found: String| ProgramError::content(&path, expected, found);
         let result: RunResult = serde_json::from_str(&text)
@@ -84,8 +84,9 @@ impl Place<'_> {
             .write(&plan.state, task.vocab_size, plan.seed, &initial)?;
         let config = self.config.train_config(self.path, plan, Some(&initial))?;
         let folder = self.folder.join("train");
-        let failed =
-            |error: models::train::TrainError| ProgramError::Failed(format!("{}: {error}", plan.name));
+        let failed = |error: spillway_models::train::TrainError| {
+            ProgramError::Failed(format!("{}: {error}", plan.name))
+        };
         let mut run = match folder.exists() {
             true => Run::resume(config, &folder, SnapshotChoice::Latest).map_err(failed)?,
             false => Run::create(config, &folder).map_err(failed)?,
@@ -103,7 +104,7 @@ impl Place<'_> {
             .forgetting
             .map(|config| measure::forgetting(&model, task, &base, config, length));
         let recall = task.recall.as_ref().map(|config| measure::recall(&model, config));
-        let losses = losses(&folder.join(models::train::run::LOG))?;
+        let losses = losses(&folder.join(spillway_models::train::run::LOG))?;
         let steps = run.trainer().steps_done();
         let last = &losses[losses.len() - (losses.len() / 10).max(1).min(losses.len())..];
         let result = RunResult {

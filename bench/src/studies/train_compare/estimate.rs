@@ -1,7 +1,7 @@
 //! Means over seeds, with 95 % intervals.
 
-use models::evaluation::quantile::student;
 use serde::Serialize;
+use spillway_models::evaluation::quantile::student;
 
 /// One number of each of several trainings that differ in their seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]

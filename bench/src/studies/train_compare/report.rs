@@ -5,10 +5,10 @@ use super::estimate::Estimate;
 use super::factorial::Factorial;
 use super::runs::{self, Arm, Training};
 use crate::train::record::inside;
-use models::evaluation::tally::{BucketLoss, mean_over};
-use models::train::ScheduleConfig;
-use models::train::evaluation::EvaluationReport;
 use serde::Serialize;
+use spillway_models::evaluation::tally::{BucketLoss, mean_over};
+use spillway_models::train::ScheduleConfig;
+use spillway_models::train::evaluation::EvaluationReport;
 use std::collections::BTreeSet;
 
 /// Everything that the page shows.

@@ -4,10 +4,10 @@
 
 use crate::error::ProgramError;
 use crate::train::record::Record;
-use models::evaluation::tally::BucketLoss;
-use models::train::TrainConfig;
-use models::train::run::{CHECKPOINT, CONFIG, LOG};
 use serde_json::Value;
+use spillway_models::evaluation::tally::BucketLoss;
+use spillway_models::train::TrainConfig;
+use spillway_models::train::run::{CHECKPOINT, CONFIG, LOG};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -137,15 +137,17 @@ fn names_only(value: &mut Value) {
 /// What `summary.json` says; nothing where there is none yet.
 fn command(folder: &Path) -> String {
     let summary =
-        models::input::read(&folder.join("summary.json"), models::input::MAX_SETTINGS).unwrap_or_default();
+        spillway_models::input::read(&folder.join("summary.json"), spillway_models::input::MAX_SETTINGS)
+            .unwrap_or_default();
     let summary: Value = serde_json::from_slice(&summary).unwrap_or(Value::Null);
     summary["command"].as_str().unwrap_or_default().into()
 }
 
 fn tokenizer(checkpoint: &Path) -> Result<Option<Vec<u8>>, ProgramError> {
-    let path = models::tokenizer::find(checkpoint)?;
+    let path = spillway_models::tokenizer::find(checkpoint)?;
     path.map(|path| {
-        models::input::read(&path, models::input::MAX_SETTINGS).map_err(ProgramError::file("read", &path))
+        spillway_models::input::read(&path, spillway_models::input::MAX_SETTINGS)
+            .map_err(ProgramError::file("read", &path))
     })
     .transpose()
 }

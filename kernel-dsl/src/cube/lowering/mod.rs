@@ -6,11 +6,11 @@
 //! as zeros, so that problems may have the sizes of real models.
 //!
 //! ```
-//! use kernel_dsl::{DecayKind, LogDecay};
-//! use kernel_dsl::cube::lowering::LoweringTarget;
-//! use kernel_dsl::cube::{DType, DeviceBuffer, DeviceRows};
-//! use kernel_dsl::recurrence::cube::{DeviceInputs, step};
-//! use kernel_dsl::recurrence::{Problem, ReadOut};
+//! use spillway_kernel_dsl::{DecayKind, LogDecay};
+//! use spillway_kernel_dsl::cube::lowering::LoweringTarget;
+//! use spillway_kernel_dsl::cube::{DType, DeviceBuffer, DeviceRows};
+//! use spillway_kernel_dsl::recurrence::cube::{DeviceInputs, step};
+//! use spillway_kernel_dsl::recurrence::{Problem, ReadOut};
 //!
 //! let recorder = LoweringTarget::h100().recorder();
 //! let client = recorder.client();

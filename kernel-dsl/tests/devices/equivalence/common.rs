@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use kernel_dsl::cube::{Client, DType};
-use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use spillway_kernel_dsl::cube::{Client, DType};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use crate::support::relative_error;
 

@@ -1,15 +1,15 @@
 //! The delta rule.
 
-use kernel_dsl::cube::{Client, DType};
-use kernel_dsl::delta_rule::cube::{
+use proptest::prelude::*;
+use spillway_kernel_dsl::cube::{Client, DType};
+use spillway_kernel_dsl::delta_rule::cube::{
     DeviceCotangents, DeviceGradients, DeviceInputs, DeviceTransition, DeviceTransitionGradients, Outputs,
     backward, chunked, forward, sequential, step,
 };
-use kernel_dsl::delta_rule::{
+use spillway_kernel_dsl::delta_rule::{
     Cotangents, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind, reference,
 };
-use kernel_dsl::{DecayKind, LogDecay};
-use proptest::prelude::*;
+use spillway_kernel_dsl::{DecayKind, LogDecay};
 
 use super::common::{Layout, Matrix, Source, TOLERANCE, any_layout, close, config, half_types, to_f64};
 use crate::device::{clients, download, upload, upload_rows};

@@ -1,12 +1,12 @@
 //! The selective scan.
 
-use kernel_dsl::cube::{Client, DType, Error};
-use kernel_dsl::selective_scan::cube::{
+use proptest::prelude::*;
+use spillway_kernel_dsl::cube::{Client, DType, Error};
+use spillway_kernel_dsl::selective_scan::cube::{
     DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, backward, chunked, forward, sequential, step,
 };
-use kernel_dsl::selective_scan::{Cotangents, Gradients, Inputs, Problem, reference};
-use kernel_dsl::sequences::Sequences;
-use proptest::prelude::*;
+use spillway_kernel_dsl::selective_scan::{Cotangents, Gradients, Inputs, Problem, reference};
+use spillway_kernel_dsl::sequences::Sequences;
 
 use super::common::{Layout, Matrix, Source, TOLERANCE, any_layout, close, config, half_types, to_f64};
 use crate::device::{clients, download, upload, upload_rows};

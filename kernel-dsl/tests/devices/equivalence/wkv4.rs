@@ -1,11 +1,11 @@
 //! WKV-4.
 
-use kernel_dsl::cube::{Client, DType};
-use kernel_dsl::wkv4::cube::{
+use proptest::prelude::*;
+use spillway_kernel_dsl::cube::{Client, DType};
+use spillway_kernel_dsl::wkv4::cube::{
     DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, backward, chunked, forward, sequential, step,
 };
-use kernel_dsl::wkv4::{Cotangents, Gradients, Inputs, Problem, reference};
-use proptest::prelude::*;
+use spillway_kernel_dsl::wkv4::{Cotangents, Gradients, Inputs, Problem, reference};
 
 use super::common::{Layout, Matrix, Source, TOLERANCE, any_layout, close, config, half_types, to_f64};
 use crate::device::{clients, download, upload, upload_rows};

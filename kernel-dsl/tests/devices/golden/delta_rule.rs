@@ -1,13 +1,13 @@
 //! DeltaNet, Gated DeltaNet, KDA and RWKV-7.
 
-use kernel_dsl::DecayKind;
-use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows};
-use kernel_dsl::delta_rule::cube::{
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows};
+use spillway_kernel_dsl::delta_rule::cube::{
     DeviceCotangents, DeviceInputs, DeviceTransition, DeviceTransitionGradients, backward, chunked,
     sequential,
 };
-use kernel_dsl::delta_rule::{Problem, TransitionKind};
-use kernel_dsl::{Rows, Sequences};
+use spillway_kernel_dsl::delta_rule::{Problem, TransitionKind};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use crate::device::{clients, download, upload, upload_rows};
 use crate::support::{Case, cases};

@@ -1,11 +1,11 @@
 //! The selective scan of Mamba-1. The software that computed the cases has time last and takes Δ before its softplus.
 
-use kernel_dsl::cube::{Client, DType};
-use kernel_dsl::selective_scan::Problem;
-use kernel_dsl::selective_scan::cube::{
+use spillway_kernel_dsl::cube::{Client, DType};
+use spillway_kernel_dsl::selective_scan::Problem;
+use spillway_kernel_dsl::selective_scan::cube::{
     DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, backward, chunked, sequential,
 };
-use kernel_dsl::{Rows, Sequences};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use crate::device::{clients, download, upload, upload_rows};
 use crate::support::{Case, cases};

@@ -1,9 +1,9 @@
 //! WKV-4. The software that computed the cases has three states, and the decay before its exponential.
 
-use kernel_dsl::cube::{Client, DType};
-use kernel_dsl::wkv4::Problem;
-use kernel_dsl::wkv4::cube::{DeviceCotangents, DeviceInputs, backward, chunked, sequential};
-use kernel_dsl::{Rows, Sequences};
+use spillway_kernel_dsl::cube::{Client, DType};
+use spillway_kernel_dsl::wkv4::Problem;
+use spillway_kernel_dsl::wkv4::cube::{DeviceCotangents, DeviceInputs, backward, chunked, sequential};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 use crate::device::{clients, download, upload, upload_rows};
 use crate::support::{Case, cases};
@@ -19,7 +19,7 @@ fn problem(case: &Case) -> Problem {
     }
 }
 
-fn rows(case: &Case, client: &Client, values: &[f32]) -> kernel_dsl::cube::DeviceRows {
+fn rows(case: &Case, client: &Client, values: &[f32]) -> spillway_kernel_dsl::cube::DeviceRows {
     let Problem {
         batch,
         time,

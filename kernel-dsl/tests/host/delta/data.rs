@@ -1,14 +1,14 @@
 //! Random delta rules and their inputs.
 
-use kernel_dsl::DecayKind;
-use kernel_dsl::delta_rule::{
-    Cotangents, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
-    reference,
-};
-use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::delta_rule::{
+    Cotangents, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
+    reference,
+};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 /// What a random case looks like; the numbers follow from the seed.
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! Gradients: of the chunks against the f64 reference, and of the reference against finite differences.
 
-use kernel_dsl::DecayKind;
-use kernel_dsl::recurrence::{GradientBuffers, backward, reference};
 use proptest::prelude::*;
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::recurrence::{GradientBuffers, backward, reference};
 
 use super::data::{Data, Spec, any_spec};
 use super::{by_chunks, check, config};

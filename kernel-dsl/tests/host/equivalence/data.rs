@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use kernel_dsl::recurrence::{Cotangents, Inputs, Problem, ReadOut};
-use kernel_dsl::{DecayKind, LogDecay};
-use kernel_dsl::{Rows, Sequences};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use spillway_kernel_dsl::recurrence::{Cotangents, Inputs, Problem, ReadOut};
+use spillway_kernel_dsl::{DecayKind, LogDecay};
+use spillway_kernel_dsl::{Rows, Sequences};
 
 /// What a random case looks like; the numbers follow from the seed.
 #[derive(Clone, Debug)]

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use kernel_dsl::Sequences;
 use proptest::prelude::*;
+use spillway_kernel_dsl::Sequences;
 
 /// An owner of [`Sequences`].
 #[derive(Clone, Debug)]

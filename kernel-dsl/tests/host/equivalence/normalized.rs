@@ -1,10 +1,10 @@
 //! The recurrence with a normaliser.
 
-use kernel_dsl::recurrence::normalized::{
+use proptest::prelude::*;
+use spillway_kernel_dsl::recurrence::normalized::{
     self, InitialState, NormalizedCotangents, NormalizedGradients, NormalizedState,
 };
-use kernel_dsl::recurrence::{GradientBuffers, Problem, ReadOut, reference};
-use proptest::prelude::*;
+use spillway_kernel_dsl::recurrence::{GradientBuffers, Problem, ReadOut, reference};
 
 use super::backward::named;
 use super::data::{Data, Spec, any_spec};

@@ -2,12 +2,12 @@
 
 mod errors;
 
-use kernel_dsl::Rows;
-use kernel_dsl::selective_scan::{
+use proptest::prelude::*;
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::selective_scan::{
     Cotangents, Element, ElementMut, Gradients, Inputs, Problem, ScanError, apply, backward, compose,
     element, reference, sequential, step,
 };
-use proptest::prelude::*;
 
 use super::layout::{Layout, any_layout};
 use super::{check, config, differences, on_threads, random, widened};

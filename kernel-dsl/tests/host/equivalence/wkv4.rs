@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use kernel_dsl::Rows;
-use kernel_dsl::wkv4::{
+use proptest::prelude::*;
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::wkv4::{
     Cotangents, EMPTY_MAX, Element, ElementMut, Gradients, Inputs, Problem, Wkv4Error, apply, backward,
     compose, element, reference, sequential, step,
 };
-use proptest::prelude::*;
 
 use super::layout::{Layout, any_layout};
 use super::{check, config, differences, on_threads, random, widened};
@@ -552,7 +552,7 @@ fn everything_wrong_is_named() {
     );
     assert!(with(|i| i.log_decay = &[-1.0, -1.0, f32::NAN, 0.0]).starts_with("log_decay of channel 2"));
     assert_eq!(
-        with(|i| i.sequences = kernel_dsl::Sequences::LeftPadded(&[0, 4])),
+        with(|i| i.sequences = spillway_kernel_dsl::Sequences::LeftPadded(&[0, 4])),
         "the padding of sequence 1 needs to be at most 3 rows, found 4"
     );
     let inputs = data.inputs();

@@ -1,12 +1,12 @@
 //! The delta rule.
 
-use kernel_dsl::DecayKind;
-use kernel_dsl::Sequences;
-use kernel_dsl::cube::{DType, Error};
-use kernel_dsl::delta_rule::cube::{
+use spillway_kernel_dsl::DecayKind;
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::cube::{DType, Error};
+use spillway_kernel_dsl::delta_rule::cube::{
     DeviceCotangents, DeviceInputs, DeviceTransition, backward, forward, step,
 };
-use kernel_dsl::delta_rule::{Problem, TransitionKind};
+use spillway_kernel_dsl::delta_rule::{Problem, TransitionKind};
 
 use super::{Form, Maker};
 

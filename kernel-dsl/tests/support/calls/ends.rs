@@ -1,8 +1,8 @@
 //! What a model has at its ends: step sizes before the recurrence, the loss after the head.
 
-use kernel_dsl::cross_entropy::cube as entropy;
-use kernel_dsl::cube::DType;
-use kernel_dsl::step_size::cube as step_size;
+use spillway_kernel_dsl::cross_entropy::cube as entropy;
+use spillway_kernel_dsl::cube::DType;
+use spillway_kernel_dsl::step_size::cube as step_size;
 
 use super::Form;
 
@@ -35,7 +35,7 @@ pub const STEP_SIZE: &[Form<[usize; 2]>] = &[
 fn raw(
     make: &super::Maker,
     [tokens, heads]: [usize; 2],
-) -> Result<step_size::DeviceInputs, kernel_dsl::cube::Error> {
+) -> Result<step_size::DeviceInputs, spillway_kernel_dsl::cube::Error> {
     Ok(step_size::DeviceInputs {
         raw: make.rows(tokens, heads)?,
         bias: make.constants(heads)?,

@@ -13,7 +13,7 @@ pub mod taylor_attention;
 pub mod tokenwise;
 pub mod wkv4;
 
-use kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Error};
+use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Error};
 
 /// Makes a buffer of so many values: memory without content, or numbers.
 pub type Fill = fn(&Client, usize, DType) -> Result<DeviceBuffer, Error>;

@@ -1,9 +1,9 @@
 //! What is made of queries and keys before they meet: rotary embedding, Taylor features.
 
-use kernel_dsl::feature_map::cube as features;
-use kernel_dsl::feature_map::{Expansion, FeatureMap, Packing};
-use kernel_dsl::rotary::cube as rotary;
-use kernel_dsl::rotary::{Pairing, Positions, Problem};
+use spillway_kernel_dsl::feature_map::cube as features;
+use spillway_kernel_dsl::feature_map::{Expansion, FeatureMap, Packing};
+use spillway_kernel_dsl::rotary::cube as rotary;
+use spillway_kernel_dsl::rotary::{Pairing, Positions, Problem};
 
 use super::Form;
 

@@ -1,12 +1,12 @@
 //! The recurrence.
 
-use kernel_dsl::Sequences;
-use kernel_dsl::cube::{DType, Error};
-use kernel_dsl::recurrence::cube::{
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::cube::{DType, Error};
+use spillway_kernel_dsl::recurrence::cube::{
     DeviceCotangents, DeviceInputs, Plan, backward, chunked, sequential, step,
 };
-use kernel_dsl::recurrence::{Problem, ReadOut};
-use kernel_dsl::{DecayKind, LogDecay};
+use spillway_kernel_dsl::recurrence::{Problem, ReadOut};
+use spillway_kernel_dsl::{DecayKind, LogDecay};
 
 use super::{Form, Maker};
 

@@ -1,9 +1,11 @@
 //! The selective scan.
 
-use kernel_dsl::Sequences;
-use kernel_dsl::cube::Error;
-use kernel_dsl::selective_scan::Problem;
-use kernel_dsl::selective_scan::cube::{DeviceCotangents, DeviceInputs, backward, chunked, sequential, step};
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::cube::Error;
+use spillway_kernel_dsl::selective_scan::Problem;
+use spillway_kernel_dsl::selective_scan::cube::{
+    DeviceCotangents, DeviceInputs, backward, chunked, sequential, step,
+};
 
 use super::{Form, Maker};
 

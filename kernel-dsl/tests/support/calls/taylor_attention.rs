@@ -1,9 +1,9 @@
 //! Taylor attention.
 
-use kernel_dsl::Sequences;
-use kernel_dsl::cube::Error;
-use kernel_dsl::taylor_attention::Problem;
-use kernel_dsl::taylor_attention::cube::{DeviceCotangents, DeviceInputs, backward, chunked, step};
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::cube::Error;
+use spillway_kernel_dsl::taylor_attention::Problem;
+use spillway_kernel_dsl::taylor_attention::cube::{DeviceCotangents, DeviceInputs, backward, chunked, step};
 
 use super::{Form, Maker};
 

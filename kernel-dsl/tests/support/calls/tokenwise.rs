@@ -1,9 +1,9 @@
 //! What a block does around its recurrence: convolution and norms.
 
-use kernel_dsl::Sequences;
-use kernel_dsl::causal_conv1d::{self, cube as conv};
-use kernel_dsl::cube::Error;
-use kernel_dsl::gated_norm::{self, cube as norm};
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::causal_conv1d::{self, cube as conv};
+use spillway_kernel_dsl::cube::Error;
+use spillway_kernel_dsl::gated_norm::{self, cube as norm};
 
 use super::{Form, Maker};
 

@@ -1,9 +1,9 @@
 //! WKV-4.
 
-use kernel_dsl::Sequences;
-use kernel_dsl::cube::Error;
-use kernel_dsl::wkv4::Problem;
-use kernel_dsl::wkv4::cube::{DeviceCotangents, DeviceInputs, backward, chunked, sequential, step};
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::cube::Error;
+use spillway_kernel_dsl::wkv4::Problem;
+use spillway_kernel_dsl::wkv4::cube::{DeviceCotangents, DeviceInputs, backward, chunked, sequential, step};
 
 use super::{Form, Maker};
 

@@ -15,8 +15,8 @@
 //! adds the weight e^k.
 
 use burn::tensor::{Tensor, TensorData};
-use ssm_core::error::{Error, Result};
-use ssm_core::{Dims, Erase, Gates, LogDecay, Rule, Site};
+use spillway_ssm_core::error::{Error, Result};
+use spillway_ssm_core::{Dims, Erase, Gates, LogDecay, Rule, Site};
 
 /// A gate that statistics are kept of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

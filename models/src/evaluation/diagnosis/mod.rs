@@ -16,14 +16,14 @@
 //! | [`findings`] | all of it, from the runs |
 //!
 //! ```
-//! use models::evaluation::diagnosis::text::Text;
-//! use models::evaluation::diagnosis::treatment::Treatment;
-//! use models::evaluation::diagnosis::{Options, diagnose};
-//! use models::{LoadOptions, Model};
+//! use spillway_models::evaluation::diagnosis::text::Text;
+//! use spillway_models::evaluation::diagnosis::treatment::Treatment;
+//! use spillway_models::evaluation::diagnosis::{Options, diagnose};
+//! use spillway_models::{LoadOptions, Model};
 //!
 //! let model = Model::shipped(&LoadOptions::default())?;
-//! let text = Text::new("the shipped text", model.tokenizer().encode(models::shipped_text())?)?;
-//! let window: mitigations::Mitigation = "window:64".parse()?;
+//! let text = Text::new("the shipped text", model.tokenizer().encode(spillway_models::shipped_text())?)?;
+//! let window: spillway_mitigations::Mitigation = "window:64".parse()?;
 //! let options = Options { streams: Some(1), ..Options::new(64, 4096) };
 //! let found = diagnose(&model, &text, &[("window:64", Treatment::of(window.chain()))], &options)?;
 //!

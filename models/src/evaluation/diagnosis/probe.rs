@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ssm_core::error::{Error, Result};
-use ssm_core::intervention::Next;
-use ssm_core::{Gates, Intervention, Memory, Site, State};
+use spillway_ssm_core::error::{Error, Result};
+use spillway_ssm_core::intervention::Next;
+use spillway_ssm_core::{Gates, Intervention, Memory, Site, State};
 
 use super::gates::Stretch;
 use super::record::{Plan, SiteRecord};

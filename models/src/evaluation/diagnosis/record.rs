@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use ssm_core::error::Result;
-use ssm_core::{Memory, Rule, Site};
+use spillway_ssm_core::error::Result;
+use spillway_ssm_core::{Memory, Rule, Site};
 
 use super::gates::{Gate, Stretch, host};
 use super::state_statistics::{self, StateStatistics, mean_statistics, state_statistics};
@@ -321,7 +321,7 @@ impl SiteRecord {
     /// Takes a look at the state.
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for a state that is not of 32-bit floats.
+    /// [`spillway_ssm_core::Error::Value`] for a state that is not of 32-bit floats.
     pub(super) fn look(&mut self, memory: &Tensor<4>) -> Result<()> {
         let [batch, heads, rows, columns] = memory.dims();
         let values = host(memory)?;
@@ -347,7 +347,7 @@ impl SiteRecord {
     /// Takes the gates of tokens `position..` and what was read after them in; none of them crosses a look.
     ///
     /// # Errors
-    /// [`ssm_core::Error::Value`] for read-outs that are not of 32-bit floats.
+    /// [`spillway_ssm_core::Error::Value`] for read-outs that are not of 32-bit floats.
     pub(super) fn tokens(&mut self, stretch: &Stretch, read_out: &Tensor<4>, position: u64) -> Result<()> {
         let dims = *stretch.dims();
         let interval = self.plan.positions.partition_point(|&end| end <= position);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ssm_core::{Chain, Intervention};
+use spillway_ssm_core::{Chain, Intervention};
 
 use crate::error::ModelError;
 use crate::model::Model;

@@ -171,7 +171,7 @@ fn ask(model: &Model, mut state: ModelState, rest: &[u32], case: &Case) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use mitigations::Mitigation;
+    use spillway_mitigations::Mitigation;
 
     use super::super::prompt::{Template, cases};
     use super::*;

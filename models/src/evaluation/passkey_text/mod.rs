@@ -11,10 +11,10 @@
 //! ```
 //! use std::ops::ControlFlow;
 //!
-//! use models::evaluation::diagnosis::treatment::Treatment;
-//! use models::evaluation::passkey_text::evaluate::{Evaluation, evaluate};
-//! use models::evaluation::passkey_text::prompt::{Template, cases};
-//! use models::{LoadOptions, Model};
+//! use spillway_models::evaluation::diagnosis::treatment::Treatment;
+//! use spillway_models::evaluation::passkey_text::evaluate::{Evaluation, evaluate};
+//! use spillway_models::evaluation::passkey_text::prompt::{Template, cases};
+//! use spillway_models::{LoadOptions, Model};
 //!
 //! let model = Model::shipped(&LoadOptions::default())?;
 //! let cases = cases(&Template::new(model.tokenizer())?, 512, 2, 1, 0);
@@ -22,7 +22,7 @@
 //! let go_on = &mut |_: &Evaluation| ControlFlow::Continue(());
 //! let _ = evaluate(&model, &Treatment::default(), &cases, 0..2, &mut evaluation, go_on)?;
 //! assert_eq!(evaluation.outcomes.len(), 2);
-//! # Ok::<(), models::ModelError>(())
+//! # Ok::<(), spillway_models::ModelError>(())
 //! ```
 
 pub mod evaluate;

@@ -7,7 +7,7 @@ use crate::error::ModelError;
 /// How sequences start, and how far gradients reach. The default is training as usual: every sequence by itself, in one piece.
 ///
 /// ```
-/// use models::train::carry::{Backpropagation, CarryConfig, Initial};
+/// use spillway_models::train::carry::{Backpropagation, CarryConfig, Initial};
 ///
 /// let config: CarryConfig = toml::from_str(r#"
 ///     carry = true

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Tensor, TensorData};
-use ssm_core::{Error, Rule, Site};
+use spillway_ssm_core::{Error, Rule, Site};
 
 use super::noise::{Draw, Normal, quantities};
 use crate::state::ModelState;

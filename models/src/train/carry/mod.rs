@@ -33,7 +33,7 @@ mod noise;
 use std::collections::BTreeMap;
 
 use burn::tensor::{DType, TensorData};
-use ssm_core::{Chain, MixerState, Site};
+use spillway_ssm_core::{Chain, MixerState, Site};
 
 pub use config::{Backpropagation, CarryConfig, Initial};
 
@@ -224,7 +224,7 @@ impl Carry {
     ) -> Result<ModelState, ModelError> {
         let rows = fresh.batch();
         if positions.dtype() != DType::I64 || positions.shape().as_slice() != [rows] {
-            return Err(ModelError::Layer(ssm_core::Error::Saved {
+            return Err(ModelError::Layer(spillway_ssm_core::Error::Saved {
                 what: POSITIONS.into(),
                 expected: format!("I64 [{rows}]"),
                 found: format!("{:?} {:?}", positions.dtype(), positions.shape().as_slice()),

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand_distr::StandardNormal;
-use ssm_core::{Rule, Site};
+use spillway_ssm_core::{Rule, Site};
 
 use crate::train::data::seed;
 

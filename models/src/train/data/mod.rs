@@ -17,8 +17,8 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use models::Tokenizer;
-//! use models::train::data::DataConfig;
+//! use spillway_models::Tokenizer;
+//! use spillway_models::train::data::DataConfig;
 //!
 //! let config: DataConfig = toml::from_str(r#"
 //!     kind = "mix"

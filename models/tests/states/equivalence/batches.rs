@@ -1,8 +1,8 @@
 //! Sequences of a batch against the same sequences alone.
 
-use models::{Logits, ModelError, ModelState};
 use proptest::prelude::*;
-use ssm_core::Chain;
+use spillway_models::{Logits, ModelError, ModelState};
+use spillway_ssm_core::Chain;
 
 use super::{after, cases, chain, config, ids, label, models, relative_error, reordered, values};
 

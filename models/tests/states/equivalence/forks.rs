@@ -2,8 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use models::{History, ModelError};
 use proptest::prelude::*;
+use spillway_models::{History, ModelError};
 use tempfile::TempDir;
 
 use super::{after, cases, config, contents, ids, label, logits};

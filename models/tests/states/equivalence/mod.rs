@@ -7,15 +7,15 @@ mod prefix_cache;
 use std::sync::OnceLock;
 
 use burn::tensor::Tensor;
-use mitigations::Mitigation;
-use models::checkpoint::WriteDtype;
-use models::init::{layouts, preset, write_random};
-use models::{LoadOptions, Logits, Model, ModelState};
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::RngSeed;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use ssm_core::Chain;
+use spillway_mitigations::Mitigation;
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::{LoadOptions, Logits, Model, ModelState};
+use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 /// What batches may differ from single sequences by: matrix products of more rows are summed in another order. Most models

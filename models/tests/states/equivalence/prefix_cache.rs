@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use models::checkpoint::WriteDtype;
-use models::init::{layouts, preset, write_random};
-use models::{LoadOptions, Logits, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions};
 use proptest::prelude::*;
-use ssm_core::Chain;
+use spillway_models::checkpoint::WriteDtype;
+use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::{LoadOptions, Logits, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions};
+use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 use super::{
@@ -253,6 +253,10 @@ fn a_fingerprint_follows_the_values_and_not_the_file() {
     assert_ne!(one, load("other", 2, &exact));
     assert_ne!(
         one,
-        load("one", 1, &LoadOptions::with_weights(models::WeightType::Int8))
+        load(
+            "one",
+            1,
+            &LoadOptions::with_weights(spillway_models::WeightType::Int8)
+        )
     );
 }

@@ -5,7 +5,7 @@ use super::{Place, Placed, placed};
 use crate::kit::format::position;
 use crate::kit::grid::{Cell, Grid};
 use crate::studies::results::distinct;
-use models::evaluation::passkey::RECALLED;
+use spillway_models::evaluation::passkey::RECALLED;
 
 /// The ratio that is drawn darkest.
 const DARKEST: f64 = 8.0;

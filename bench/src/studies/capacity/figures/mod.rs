@@ -12,7 +12,7 @@ use crate::kit::axis::{Axis, Scale};
 use crate::kit::ink::Stroke;
 use crate::kit::picture::Drawing;
 use crate::studies::results::Picture;
-use models::evaluation::laws::{Fit, Law};
+use spillway_models::evaluation::laws::{Fit, Law};
 
 /// Points of a drawn law.
 const STEPS: usize = 160;

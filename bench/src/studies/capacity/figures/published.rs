@@ -7,7 +7,7 @@ use super::thresholds::interval_layers;
 use super::{Place, Placed, curve, length_axis, octaves, placed, size_axis, stroke};
 use crate::kit::chart::{Chart, Layer};
 use crate::kit::ink::{Ink, Mark, Stroke};
-use models::evaluation::laws::{Law, Observation, published};
+use spillway_models::evaluation::laws::{Law, Observation, published};
 
 /// State elements and tokens in the units of the published laws.
 const UNITS: (f64, f64) = (1e6, 1024.0);

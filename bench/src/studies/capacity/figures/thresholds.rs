@@ -10,7 +10,7 @@ use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, aside};
 use crate::kit::ink::{Ink, Mark, Stroke};
 use crate::studies::results::distinct;
-use models::evaluation::laws::Observation;
+use spillway_models::evaluation::laws::Observation;
 
 /// The intervals of an analysis, under one name.
 pub(super) fn interval_layers(analysis: &Analysis, name: &str, ink: Ink) -> Vec<Layer> {

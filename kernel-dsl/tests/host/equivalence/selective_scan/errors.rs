@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a selective scan is named.
 
-use kernel_dsl::Sequences;
+use spillway_kernel_dsl::Sequences;
 
 use super::*;
 
