@@ -32,7 +32,7 @@ pub(crate) enum DecayScope {
 ///
 /// Constants are held in `C` and what there is per token in `T`: slices and [`Rows`](crate::Rows) on the host, buffers and views of
 /// buffers on a device.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum LogDecay<C, T> {
     /// No decay.
     #[default]
@@ -114,6 +114,23 @@ impl<C, T> LogDecay<C, T> {
         match self {
             Self::None | Self::Constant(_) => None,
             Self::Token(values) => Some(values),
+        }
+    }
+
+    /// What is constant.
+    pub fn constant(&self) -> Option<&C> {
+        match self {
+            Self::None | Self::Token(_) => None,
+            Self::Constant(values) => Some(values),
+        }
+    }
+
+    /// The same decays, borrowed to be changed.
+    pub fn as_mut(&mut self) -> LogDecay<&mut C, &mut T> {
+        match self {
+            Self::None => LogDecay::None,
+            Self::Constant(values) => LogDecay::Constant(values),
+            Self::Token(values) => LogDecay::Token(values),
         }
     }
 

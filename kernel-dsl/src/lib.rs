@@ -24,6 +24,7 @@ pub mod gated_norm;
 pub mod half_precision;
 pub mod linear;
 pub mod math;
+pub mod operands;
 pub mod pointwise;
 pub mod recurrence;
 pub mod roofline;

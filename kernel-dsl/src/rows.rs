@@ -9,7 +9,7 @@ use thiserror::Error;
 ///
 /// # Shapes
 /// Row `i` is `data[i·stride .. i·stride + cols]`. For batched tokens row `b·time + t` is token `t` of sequence `b`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rows<'a> {
     data: &'a [f32],
     rows: usize,

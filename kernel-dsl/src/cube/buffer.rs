@@ -372,7 +372,7 @@ impl Operator {
         self.device_type(role, operand, dtype, view.dtype())
     }
 
-    fn device_type(
+    pub(crate) fn device_type(
         self,
         role: Role,
         operand: &'static str,

@@ -2,12 +2,14 @@
 
 use cubecl::prelude::*;
 
-use super::StepSizeError;
 use super::problem::OPERATOR;
+use super::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, Problem};
 use crate::cube::math::{sigmoid, softplus};
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::operands::ElementTypes;
+use crate::shape::Role;
 
 /// Units of a cube.
 const UNITS: usize = 64;
@@ -15,70 +17,20 @@ const UNITS: usize = 64;
 const TOKENS_PER_UNIT: usize = 16;
 const MANY_PARTS: usize = 256;
 
-/// What step sizes are made of on a device. Bias and A_log are f32.
-#[derive(Clone, Debug)]
-pub struct DeviceInputs {
-    /// `[tokens, heads]`.
-    pub raw: DeviceRows,
-    /// `[heads]`.
-    pub bias: DeviceBuffer,
-    /// `[heads]`.
-    pub a_log: DeviceBuffer,
-    /// Bounds of Δ.
-    pub limit: (f32, f32),
-}
-
-/// Δ and log α, `[tokens, heads]` each in f32, whatever the raw values are.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// Δ.
-    pub step: DeviceBuffer,
-    /// log α.
-    pub log_decay: DeviceBuffer,
-}
-
-/// Derivatives of the loss by Δ and log α, `[tokens, heads]` each in f32; nothing where the loss does not see them.
-#[derive(Clone, Debug, Default)]
-pub struct DeviceCotangents {
-    /// By Δ.
-    pub step: Option<DeviceRows>,
-    /// By log α.
-    pub log_decay: Option<DeviceRows>,
-}
-
-/// Derivatives of the loss by what step sizes are made of.
-#[derive(Clone, Debug)]
-pub struct DeviceGradients {
-    /// By the raw values, `[tokens, heads]` in their type.
-    pub raw: DeviceBuffer,
-    /// By the bias, `[heads]` in f32.
-    pub bias: DeviceBuffer,
-    /// By A_log, `[heads]` in f32.
-    pub a_log: DeviceBuffer,
-}
-
 impl DeviceInputs {
-    fn validate(&self) -> Result<(), Error> {
-        let (low, high) = self.limit;
-        if !(low >= 0.0 && low <= high) {
-            return Err(Error::problem(StepSizeError::Limit { low, high }));
-        }
-        let heads = self.raw.cols();
-        OPERATOR.device_values("bias", (heads, DType::F32), &self.bias)?;
-        OPERATOR.device_values("a_log", (heads, DType::F32), &self.a_log)
-    }
-
-    fn constants(&self) -> ConstantsLaunch {
+    fn constants(&self, problem: &Problem) -> ConstantsLaunch {
+        let (low, high) = problem.limit;
         // WGSL has no literal for an infinite bound.
-        let high = self.limit.1.min(f32::MAX);
-        ConstantsLaunch::new(
-            self.bias.arg(),
-            self.a_log.arg(),
-            self.raw.cols(),
-            self.limit.0,
-            high,
-        )
+        let high = high.min(f32::MAX);
+        ConstantsLaunch::new(self.bias.arg(), self.a_log.arg(), problem.heads, low, high)
     }
+}
+
+/// Checks the problem and its inputs.
+fn validate(problem: &Problem, inputs: &DeviceInputs) -> Result<(), Error> {
+    problem.validate().map_err(Error::problem)?;
+    let types = ElementTypes::all(inputs.raw.dtype());
+    inputs.expect(&OPERATOR.on_device(Role::Value, types), &inputs.extents(problem))
 }
 
 #[derive(CubeType, CubeLaunch)]
@@ -92,16 +44,15 @@ struct Constants {
 
 /// Δ and log α (see [`step_size`](crate::step_size) for the formula).
 ///
-/// # Shapes
-/// As in [`DeviceInputs`] and [`Outputs`].
-///
 /// # Errors
 /// [`Error`] when a shape, a type or a limit is wrong, or when the device cannot run it.
-pub fn step_size(client: &Client, inputs: &DeviceInputs) -> Result<Outputs, Error> {
-    inputs.validate()?;
-    let len = inputs.raw.rows() * inputs.raw.cols();
-    let step = DeviceBuffer::empty(client, len, DType::F32)?;
-    let log_decay = DeviceBuffer::empty(client, len, DType::F32)?;
+pub fn step_size(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<DeviceOutputs, Error> {
+    validate(problem, inputs)?;
+    let len = problem.tokens * problem.heads;
+    let outputs = DeviceOutputs {
+        step: DeviceBuffer::empty(client, len, DType::F32)?,
+        log_decay: DeviceBuffer::empty(client, len, DType::F32)?,
+    };
     if len > 0 {
         step_size_kernel::launch(
             client,
@@ -109,14 +60,14 @@ pub fn step_size(client: &Client, inputs: &DeviceInputs) -> Result<Outputs, Erro
             CubeDim::new_1d(UNITS as u32),
             address_type(client, inputs.raw.buffer().len().max(len))?,
             inputs.raw.view(),
-            inputs.constants(),
-            step.arg(),
-            log_decay.arg(),
+            inputs.constants(problem),
+            outputs.step.arg(),
+            outputs.log_decay.arg(),
             len,
             inputs.raw.dtype().elem(),
         );
     }
-    Ok(Outputs { step, log_decay })
+    Ok(outputs)
 }
 
 #[cube(launch, address_type = "dynamic")]
@@ -152,32 +103,24 @@ fn clamped(free: f32, constants: &Constants) -> f32 {
 
 /// Gradients of the loss by all that [`step_size`] reads.
 ///
-/// # Shapes
-/// As in [`DeviceInputs`], [`DeviceCotangents`] and [`DeviceGradients`].
-///
 /// # Errors
 /// [`Error`] when a shape, a type or a limit is wrong, or when the device cannot run it.
 pub fn backward(
     client: &Client,
+    problem: &Problem,
     inputs: &DeviceInputs,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate()?;
-    let (tokens, heads) = (inputs.raw.rows(), inputs.raw.cols());
-    for (operand, view) in [("step", &cotangents.step), ("log_decay", &cotangents.log_decay)] {
-        if let Some(view) = view {
-            OPERATOR.device_cotangent_rows(operand, (tokens, heads), DType::F32, view)?;
-        }
-    }
+    validate(problem, inputs)?;
+    let subject = OPERATOR.on_device(Role::Cotangent, ElementTypes::all(DType::F32));
+    cotangents.expect(&subject, &cotangents.extents(problem))?;
+    let Problem { tokens, heads, .. } = *problem;
     let tokens_per_unit = tokens.div_ceil(MANY_PARTS).max(TOKENS_PER_UNIT);
     let parts = tokens.div_ceil(tokens_per_unit);
-    let empty = |len| DeviceBuffer::empty(client, len, DType::F32);
-    let (biases, a_logs) = (empty(parts * heads)?, empty(parts * heads)?);
-    let gradients = DeviceGradients {
-        raw: DeviceBuffer::empty(client, tokens * heads, inputs.raw.dtype())?,
-        bias: empty(heads)?,
-        a_log: empty(heads)?,
-    };
+    let partial = || DeviceBuffer::empty(client, parts * heads, DType::F32);
+    let (biases, a_logs) = (partial()?, partial()?);
+    let types = ElementTypes::all(inputs.raw.dtype());
+    let gradients = inputs.extents(problem).empty(client, types)?;
     if parts * heads > 0 {
         let cotangent = |view: &Option<DeviceRows>| view.as_ref().unwrap_or(&inputs.raw).view();
         backward_kernel::launch(
@@ -186,7 +129,7 @@ pub fn backward(
             CubeDim::new_1d(UNITS as u32),
             address_type(client, inputs.raw.buffer().len().max(tokens * heads))?,
             inputs.raw.view(),
-            inputs.constants(),
+            inputs.constants(problem),
             // An absent cotangent is not read.
             cotangent(&cotangents.step),
             cotangent(&cotangents.log_decay),

@@ -1,70 +1,48 @@
 //! Step sizes on the CPU: heads in SIMD lanes.
 
-use super::problem::{OPERATOR, validate, validate_backward};
-use super::{Cotangents, Gradients, StepSizeError};
-use crate::Rows;
+use super::{Cotangents, Gradients, Inputs, Outputs, Problem, StepSizeError};
 use crate::math;
 use crate::simd::dispatch;
 use pulp::{Simd, WithSimd};
 
 /// Writes Δ and log α.
 ///
-/// # Shapes
-/// `raw` `[tokens, heads]`; `bias`, `a_log` `[heads]`; `step`, `log_decay` `[tokens, heads]`.
-///
 /// # Errors
 /// [`StepSizeError`] when a shape or a limit does not fit; nothing is written then.
-pub fn step_size(
-    raw: Rows,
-    bias: &[f32],
-    a_log: &[f32],
-    limit: (f32, f32),
-    step: &mut [f32],
-    log_decay: &mut [f32],
-) -> Result<(), StepSizeError> {
-    validate(&raw, bias, a_log, limit)?;
-    let count = raw.rows() * raw.cols();
-    OPERATOR.values("step", count, step.len())?;
-    OPERATOR.values("log_decay", count, log_decay.len())?;
-    if count > 0 {
+pub fn step_size(problem: &Problem, inputs: &Inputs, outputs: &mut Outputs) -> Result<(), StepSizeError> {
+    problem.validate_forward(inputs, outputs)?;
+    if problem.tokens * problem.heads > 0 {
         dispatch(Steps {
-            raw,
-            bias,
-            a_log,
-            limit,
-            step,
-            log_decay,
+            problem,
+            inputs,
+            outputs,
         });
     }
     Ok(())
 }
 
-struct Steps<'a> {
-    raw: Rows<'a>,
-    bias: &'a [f32],
-    a_log: &'a [f32],
-    limit: (f32, f32),
-    step: &'a mut [f32],
-    log_decay: &'a mut [f32],
+struct Steps<'a, 'o> {
+    problem: &'a Problem,
+    inputs: &'a Inputs<'a>,
+    outputs: &'a mut Outputs<'o>,
 }
 
-impl WithSimd for Steps<'_> {
+impl WithSimd for Steps<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let heads = self.bias.len();
-        let (low, high) = self.limit;
-        let rate: Vec<f32> = self.a_log.iter().map(|&a_log| -a_log.exp()).collect();
-        let outputs = self
-            .step
-            .chunks_exact_mut(heads)
-            .zip(self.log_decay.chunks_exact_mut(heads));
+        let Problem { heads, limit, .. } = *self.problem;
+        let (low, high) = limit;
+        let Inputs { raw, bias, a_log } = *self.inputs;
+        let rate: Vec<f32> = a_log.iter().map(|&a_log| -a_log.exp()).collect();
+        let steps = self.outputs.step.chunks_exact_mut(heads);
+        let outputs = steps.zip(self.outputs.log_decay.chunks_exact_mut(heads));
         for (row, (step, log_decay)) in outputs.enumerate() {
-            let raw = self.raw.row(row);
+            let raw = raw.row(row);
             for (h, step) in step.iter_mut().enumerate() {
                 // `max` and `min` would turn a NaN into a bound.
-                let delta = math::softplus(simd, raw[h] + self.bias[h]);
+                let delta = math::softplus(simd, raw[h] + bias[h]);
                 let delta = if delta < low { low } else { delta };
                 *step = if delta > high { high } else { delta };
             }
@@ -77,51 +55,37 @@ impl WithSimd for Steps<'_> {
 
 /// Gradients of the loss by all that [`step_size`] reads.
 ///
-/// # Shapes
-/// As in [`step_size`], [`Cotangents`] and [`Gradients`].
-///
 /// # Errors
 /// [`StepSizeError`] when a shape or a limit does not fit; nothing is written then.
 pub fn backward(
-    raw: Rows,
-    bias: &[f32],
-    a_log: &[f32],
-    limit: (f32, f32),
+    problem: &Problem,
+    inputs: &Inputs,
     cotangents: &Cotangents,
     gradients: &mut Gradients,
 ) -> Result<(), StepSizeError> {
-    validate(&raw, bias, a_log, limit)?;
-    validate_backward(&raw, bias.len(), cotangents, gradients)?;
+    problem.validate_backward(inputs, cotangents, gradients)?;
     // Sums over tokens in f64: a hundred thousand terms would cost an f32 sum three digits.
-    let mut sums = vec![0.0; 2 * bias.len()];
+    let mut sums = vec![0.0; 2 * problem.heads];
     dispatch(PullBack {
-        raw,
-        bias,
-        a_log,
-        limit,
+        problem,
+        inputs,
         cotangents,
-        gradient: gradients.raw,
+        by_raw: gradients.raw,
         sums: &mut sums,
     });
-    let (by_bias, by_a_log) = sums.split_at(bias.len());
+    let (by_bias, by_a_log) = sums.split_at(problem.heads);
     for (gradient, sums) in [(&mut gradients.bias, by_bias), (&mut gradients.a_log, by_a_log)] {
-        if let Some(gradient) = gradient {
-            gradient
-                .iter_mut()
-                .zip(sums)
-                .for_each(|(g, &sum)| *g = sum as f32);
-        }
+        let pairs = gradient.iter_mut().zip(sums);
+        pairs.for_each(|(gradient, &sum)| *gradient = sum as f32);
     }
     Ok(())
 }
 
 struct PullBack<'a> {
-    raw: Rows<'a>,
-    bias: &'a [f32],
-    a_log: &'a [f32],
-    limit: (f32, f32),
+    problem: &'a Problem,
+    inputs: &'a Inputs<'a>,
     cotangents: &'a Cotangents<'a>,
-    gradient: &'a mut [f32],
+    by_raw: &'a mut [f32],
     /// Of bias and A_log, `[2, heads]`.
     sums: &'a mut [f64],
 }
@@ -131,17 +95,18 @@ impl WithSimd for PullBack<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let heads = self.bias.len();
-        let (low, high) = self.limit;
-        let rate: Vec<f32> = self.a_log.iter().map(|&a_log| -a_log.exp()).collect();
+        let Problem { heads, limit, .. } = *self.problem;
+        let (low, high) = limit;
+        let Inputs { raw, bias, a_log } = *self.inputs;
+        let rate: Vec<f32> = a_log.iter().map(|&a_log| -a_log.exp()).collect();
         let zeros = vec![0.0; heads];
         let (bias_sum, a_log_sum) = self.sums.split_at_mut(heads);
-        for (row, gradient) in self.gradient.chunks_exact_mut(heads.max(1)).enumerate() {
-            let raw = self.raw.row(row);
+        for (row, gradient) in self.by_raw.chunks_exact_mut(heads.max(1)).enumerate() {
+            let raw = raw.row(row);
             let by_step = self.cotangents.step.map_or(&zeros[..], |view| view.row(row));
             let by_log = self.cotangents.log_decay.map_or(&zeros[..], |view| view.row(row));
             for h in 0..heads {
-                let x = raw[h] + self.bias[h];
+                let x = raw[h] + bias[h];
                 let free = math::softplus(simd, x);
                 let step = if free < low { low } else { free };
                 let step = if step > high { high } else { step };

@@ -19,4 +19,8 @@ mod problem;
 pub mod reference;
 
 pub use host::{backward, step_size};
-pub use problem::{Cotangents, Gradients, StepSizeError};
+pub use problem::{
+    Cotangents, GradientBuffers, Gradients, Inputs, Operands, Outputs, Problem, Results, StepSizeError,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

@@ -1,29 +1,38 @@
-//! What step sizes read and give, and every way that can be wrong.
+//! What step sizes are made of, and every way that can be wrong.
 
-use crate::Rows;
-use crate::shape::{Operator, ShapeError};
+use crate::operands::operator;
+use crate::shape::{Role, ShapeError};
 use thiserror::Error;
 
-pub(super) const OPERATOR: Operator = Operator("step sizes");
-
-/// Derivatives of the loss by step sizes and log decays, `[tokens, heads]` each; nothing where the loss does not see them.
-#[derive(Clone, Copy, Debug)]
-pub struct Cotangents<'a> {
-    /// By Δ.
-    pub step: Option<Rows<'a>>,
-    /// By log α.
-    pub log_decay: Option<Rows<'a>>,
+/// Sizes and bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Problem {
+    /// Rows.
+    pub tokens: usize,
+    /// Values of a row.
+    pub heads: usize,
+    /// Lower and upper bound of Δ.
+    pub limit: (f32, f32),
 }
 
-/// Derivatives of the loss by what step sizes are made of, overwritten.
-#[derive(Debug)]
-pub struct Gradients<'a> {
-    /// By the raw values, `[tokens, heads]`.
-    pub raw: &'a mut [f32],
-    /// By the bias, `[heads]`, where it is wanted.
-    pub bias: Option<&'a mut [f32]>,
-    /// By A_log, `[heads]`, where it is wanted.
-    pub a_log: Option<&'a mut [f32]>,
+operator! {
+    "step sizes", Problem as problem;
+    /// What step sizes are made of.
+    inputs<R, V> {
+        /// Before bias and softplus, `[tokens, heads]`.
+        raw: Rows[problem.tokens, problem.heads],
+        /// Added to it, `[heads]`.
+        bias: Values[problem.heads],
+        /// ln of −A, `[heads]`.
+        a_log: Values[problem.heads],
+    }
+    /// Step sizes and decays, in f32 on every device: half precision would forget what sums of log decays need.
+    outputs<R> {
+        /// Δ, `[tokens, heads]`.
+        step: Rows[problem.tokens, problem.heads],
+        /// log α, `[tokens, heads]`.
+        log_decay: Rows[problem.tokens, problem.heads],
+    }
 }
 
 /// Why step sizes cannot be computed.
@@ -42,34 +51,31 @@ pub enum StepSizeError {
     Shape(#[from] ShapeError),
 }
 
-/// Checks what forward and backward share.
-pub(super) fn validate(
-    raw: &Rows,
-    bias: &[f32],
-    a_log: &[f32],
-    (low, high): (f32, f32),
-) -> Result<(), StepSizeError> {
-    if !(low >= 0.0 && low <= high) {
-        return Err(StepSizeError::Limit { low, high });
-    }
-    let heads = if raw.rows() == 0 { bias.len() } else { raw.cols() };
-    OPERATOR.values("bias", heads, bias.len())?;
-    Ok(OPERATOR.values("a_log", heads, a_log.len())?)
-}
-
-pub(super) fn validate_backward(
-    raw: &Rows,
-    heads: usize,
-    cotangents: &Cotangents,
-    gradients: &Gradients,
-) -> Result<(), StepSizeError> {
-    let shape = (raw.rows(), heads);
-    for (operand, view) in [("step", cotangents.step), ("log_decay", cotangents.log_decay)] {
-        if let Some(view) = view {
-            OPERATOR.cotangent_rows(operand, shape, &view)?;
+impl Problem {
+    pub(super) fn validate(&self) -> Result<(), StepSizeError> {
+        let (low, high) = self.limit;
+        match low >= 0.0 && low <= high {
+            true => Ok(()),
+            false => Err(StepSizeError::Limit { low, high }),
         }
     }
-    OPERATOR.gradient("raw", raw.rows() * heads, gradients.raw)?;
-    OPERATOR.optional_gradient("bias", Some(heads), gradients.bias.as_deref())?;
-    Ok(OPERATOR.optional_gradient("a_log", Some(heads), gradients.a_log.as_deref())?)
+
+    pub(super) fn validate_forward(&self, inputs: &Inputs, outputs: &Outputs) -> Result<(), StepSizeError> {
+        self.validate()?;
+        let subject = OPERATOR.in_role(Role::Value);
+        inputs.expect(&subject, &inputs.extents(self))?;
+        Ok(outputs.expect(&subject, &outputs.extents(self))?)
+    }
+
+    pub(super) fn validate_backward(
+        &self,
+        inputs: &Inputs,
+        cotangents: &Cotangents,
+        gradients: &Gradients,
+    ) -> Result<(), StepSizeError> {
+        self.validate()?;
+        inputs.expect(&OPERATOR.in_role(Role::Value), &inputs.extents(self))?;
+        cotangents.expect(&OPERATOR.in_role(Role::Cotangent), &cotangents.extents(self))?;
+        Ok(gradients.expect(&OPERATOR.in_role(Role::Gradient), &inputs.extents(self))?)
+    }
 }

@@ -215,24 +215,24 @@ mod equivalence {
                 a_logs[h] += a;
             }
             for (_, client) in clients() {
-                let inputs = step_size::cube::DeviceInputs {
+                let problem = step_size::Problem { tokens: rows, heads, limit };
+                let inputs = step_size::DeviceInputs {
                     raw: upload_rows(client, &raw, DType::F32),
                     bias: upload(client, &bias),
                     a_log: upload(client, &a_log),
-                    limit,
                 };
                 let view = |i: usize| {
                     let rows = Rows::contiguous(&cotangents[i], rows, heads).expect("whole rows");
                     upload_rows(client, &rows, DType::F32)
                 };
-                let cotangents = step_size::cube::DeviceCotangents {
+                let cotangents = step_size::DeviceCotangents {
                     step: by_step.then(|| view(0)),
                     log_decay: by_log.then(|| view(1)),
                 };
-                let found = step_size::cube::step_size(client, &inputs).expect("valid");
+                let found = step_size::cube::step_size(client, &problem, &inputs).expect("valid");
                 close("the step size", client, &found.step, &steps, TOLERANCE)?;
                 close("the log decay", client, &found.log_decay, &logs, TOLERANCE)?;
-                let found = step_size::cube::backward(client, &inputs, &cotangents).expect("valid");
+                let found = step_size::cube::backward(client, &problem, &inputs, &cotangents).expect("valid");
                 close("the gradient of the raw values", client, &found.raw, &raws, TOLERANCE)?;
                 close("the gradient of the bias", client, &found.bias, &biases, TOLERANCE)?;
                 close("the gradient of A_log", client, &found.a_log, &a_logs, TOLERANCE)?;
@@ -272,15 +272,19 @@ mod equivalence {
         let values = [-10.0_f32, -15.0, -20.0, -30.0, -60.0];
         let raw = Rows::contiguous(&values, 5, 1).expect("whole rows");
         for (_, client) in clients() {
-            let inputs = step_size::cube::DeviceInputs {
+            let problem = step_size::Problem {
+                tokens: 5,
+                heads: 1,
+                limit: (0.0, f32::INFINITY),
+            };
+            let inputs = step_size::DeviceInputs {
                 raw: upload_rows(client, &raw, DType::F32),
                 bias: upload(client, &[0.0]),
                 a_log: upload(client, &[0.0]),
-                limit: (0.0, f32::INFINITY),
             };
-            let found = step_size::cube::step_size(client, &inputs).expect("valid");
+            let found = step_size::cube::step_size(client, &problem, &inputs).expect("valid");
             for (&x, found) in values.iter().zip(download(client, &found.step)) {
-                let expected = step_size::reference::step_size(x, 0.0, 0.0, inputs.limit).0;
+                let expected = step_size::reference::step_size(x, 0.0, 0.0, problem.limit).0;
                 let error = (f64::from(found) / expected - 1.0).abs();
                 assert!(error <= 1e-5, "softplus({x}) is off by {error:e}");
             }

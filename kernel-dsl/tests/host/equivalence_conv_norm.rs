@@ -268,7 +268,12 @@ mod equivalence {
             let raw = Rows::new(&raw, rows, heads, heads + gap).expect("whole rows");
             let (bias, a_log) = (random(seed ^ 1, heads, 5.0), random(seed ^ 2, heads, 3.0));
             let (mut step, mut log_decay) = (vec![f32::NAN; rows * heads], vec![f32::NAN; rows * heads]);
-            step_size(raw, &bias, &a_log, limit, &mut step, &mut log_decay).expect("valid");
+            step_size(
+                &step_size::Problem { tokens: rows, heads, limit },
+                &step_size::Inputs { raw, bias: &bias, a_log: &a_log },
+                &mut step_size::Outputs { step: &mut step, log_decay: &mut log_decay },
+            )
+            .expect("valid");
             let expected = |i: usize| {
                 let (row, head) = (i / heads, i % heads);
                 step_size::reference::step_size(raw.row(row)[head], bias[head], a_log[head], limit)
@@ -378,7 +383,23 @@ mod equivalence {
     fn a_step_size_that_is_not_a_number_stays_one() {
         let raw = Rows::contiguous(&[f32::NAN], 1, 1).expect("one value");
         let (mut step, mut log_decay) = ([0.0], [0.0]);
-        step_size(raw, &[0.0], &[0.0], (0.0, 1.0), &mut step, &mut log_decay).expect("valid");
+        step_size(
+            &step_size::Problem {
+                tokens: 1,
+                heads: 1,
+                limit: (0.0, 1.0),
+            },
+            &step_size::Inputs {
+                raw,
+                bias: &[0.0],
+                a_log: &[0.0],
+            },
+            &mut step_size::Outputs {
+                step: &mut step,
+                log_decay: &mut log_decay,
+            },
+        )
+        .expect("valid");
         assert!(step[0].is_nan() && log_decay[0].is_nan());
     }
 
@@ -444,8 +465,22 @@ mod equivalence {
             })
         );
         let (mut step, mut log_decay) = ([0.0; 6], [0.0; 6]);
+        let problem = step_size::Problem {
+            tokens: 2,
+            heads: 3,
+            limit: (1.0, 0.5),
+        };
+        let inputs = step_size::Inputs {
+            raw: view,
+            bias: &[0.0; 3],
+            a_log: &[0.0; 3],
+        };
+        let mut outputs = step_size::Outputs {
+            step: &mut step,
+            log_decay: &mut log_decay,
+        };
         assert_eq!(
-            step_size(view, &[0.0; 3], &[0.0; 3], (1.0, 0.5), &mut step, &mut log_decay),
+            step_size(&problem, &inputs, &mut outputs),
             Err(StepSizeError::Limit { low: 1.0, high: 0.5 })
         );
     }

@@ -152,15 +152,13 @@ mod equivalence {
             let mut by_raw = vec![f32::NAN; rows * heads];
             let [mut by_bias, mut by_a_log] = [vec![f32::NAN; heads], vec![f32::NAN; heads]];
             step_size::backward(
-                raw,
-                &bias,
-                &a_log,
-                limit,
+                &step_size::Problem { tokens: rows, heads, limit },
+                &step_size::Inputs { raw, bias: &bias, a_log: &a_log },
                 &step_size::Cotangents { step: by_step.then(|| view(0)), log_decay: by_log.then(|| view(1)) },
                 &mut step_size::Gradients {
                     raw: &mut by_raw,
-                    bias: Some(&mut by_bias),
-                    a_log: Some(&mut by_a_log),
+                    bias: &mut by_bias,
+                    a_log: &mut by_a_log,
                 },
             )
             .expect("valid");

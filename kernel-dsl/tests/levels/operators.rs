@@ -455,7 +455,7 @@ fn norm() -> Outcome {
 }
 
 fn step_sizes() -> Outcome {
-    use step_size::{Cotangents, Gradients};
+    use step_size::{Cotangents, Gradients, Inputs, Outputs, Problem};
     let (tokens, heads, limit) = (30, 13, (0.0, f32::INFINITY));
     let raw = random(1, tokens * heads, 3.0);
     let [bias, a_log] = [2, 3].map(|seed| random(seed, heads, 1.0));
@@ -463,18 +463,26 @@ fn step_sizes() -> Outcome {
     let view = |values| Rows::contiguous(values, tokens, heads).expect("whole rows");
     let mut found = [raw.len(), raw.len()].map(|len| vec![f32::NAN; len]);
     let [step, log_decay] = &mut found;
-    step_size::step_size(view(&raw), &bias, &a_log, limit, step, log_decay).expect("valid");
+    let problem = Problem { tokens, heads, limit };
+    let inputs = Inputs {
+        raw: view(&raw),
+        bias: &bias,
+        a_log: &a_log,
+    };
+    step_size::step_size(&problem, &inputs, &mut Outputs { step, log_decay }).expect("valid");
     let mut gradient = vec![f32::NAN; raw.len()];
+    let mut sums = [heads, heads].map(|len| vec![f32::NAN; len]);
+    let [by_bias, by_a_log] = &mut sums;
     let cotangents = Cotangents {
         step: Some(view(&by_step)),
         log_decay: Some(view(&by_decay)),
     };
     let mut gradients = Gradients {
         raw: &mut gradient,
-        bias: None,
-        a_log: None,
+        bias: by_bias,
+        a_log: by_a_log,
     };
-    step_size::backward(view(&raw), &bias, &a_log, limit, &cotangents, &mut gradients).expect("valid");
+    step_size::backward(&problem, &inputs, &cotangents, &mut gradients).expect("valid");
     let each = raw
         .iter()
         .enumerate()

@@ -69,19 +69,43 @@ struct StepSize {
     limit: (f32, f32),
 }
 
-#[cfg(feature = "cube")]
 impl StepSize {
-    /// The inputs, and what the outputs are like.
-    fn hold_on_cube(&self, inputs: Inputs<CubeTensor>) -> (Place, Spec, device::DeviceInputs) {
+    fn problem(&self, tokens: usize, heads: usize) -> kernel::Problem {
+        kernel::Problem {
+            tokens,
+            heads,
+            limit: self.limit,
+        }
+    }
+
+    /// The inputs as the kernel for the CPU reads them.
+    fn hold_on_flex(
+        &self,
+        inputs: Inputs<FlexTensor>,
+    ) -> (kernel::Problem, kernel::Operands<RowTensor, FlexTensor>) {
+        let Inputs { raw, bias, a_log } = inputs;
+        let inputs = kernel::Operands { raw, bias, a_log }.map(
+            |_, tensor| RowTensor::new(tensor, 1),
+            |_, tensor| contiguous(tensor),
+        );
+        (self.problem(inputs.raw.rows, inputs.raw.cols), inputs)
+    }
+
+    /// The inputs as the kernel for devices reads them, and what the outputs are like.
+    #[cfg(feature = "cube")]
+    fn hold_on_cube(
+        &self,
+        inputs: Inputs<CubeTensor>,
+    ) -> (Place, Spec, kernel::Problem, kernel::DeviceInputs) {
         let place = Place::of(&inputs.raw);
         let spec = Spec::new(cube::spec(&inputs.raw).shape, DType::F32);
-        let inputs = device::DeviceInputs {
-            raw: cube::rows(inputs.raw, 1),
-            bias: cube::values(inputs.bias),
-            a_log: cube::values(inputs.a_log),
-            limit: self.limit,
-        };
-        (place, spec, inputs)
+        let Inputs { raw, bias, a_log } = inputs;
+        let inputs = kernel::Operands { raw, bias, a_log }.map(
+            |_, tensor| cube::rows(tensor, 1),
+            |_, tensor| cube::values(tensor),
+        );
+        let problem = self.problem(inputs.raw.rows(), inputs.raw.cols());
+        (place, spec, problem, inputs)
     }
 }
 
@@ -103,20 +127,22 @@ impl Operator for StepSize {
     }
 
     fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Outputs<FlexTensor> {
-        let raw = RowTensor::new(inputs.raw, 1);
-        let (bias, a_log) = (contiguous(inputs.bias), contiguous(inputs.a_log));
-        let (mut step, mut log_decay) = (raw.buffer(), raw.buffer());
+        let (problem, inputs) = self.hold_on_flex(inputs);
+        let dims = &inputs.raw.dims;
+        let (mut step, mut log_decay) = (inputs.raw.buffer(), inputs.raw.buffer());
         flex::validated(kernel::step_size(
-            raw.view(),
-            slice(&bias),
-            slice(&a_log),
-            self.limit,
-            &mut step,
-            &mut log_decay,
+            &problem,
+            &inputs
+                .as_ref()
+                .map(|_, rows| rows.view(), |_, values| slice(values)),
+            &mut kernel::Outputs {
+                step: &mut step,
+                log_decay: &mut log_decay,
+            },
         ));
         Outputs {
-            step: flex::tensor(step, &raw.dims),
-            log_decay: flex::tensor(log_decay, &raw.dims),
+            step: flex::tensor(step, dims),
+            log_decay: flex::tensor(log_decay, dims),
         }
     }
 
@@ -127,23 +153,22 @@ impl Operator for StepSize {
     ) -> Inputs<FlexTensor> {
         let shapes = flex::shapes::<Inputs<()>>(&inputs);
         let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let raw = RowTensor::new(inputs.raw, 1);
-        let (bias, a_log) = (contiguous(inputs.bias), contiguous(inputs.a_log));
+        let (problem, inputs) = self.hold_on_flex(inputs);
         let rows = |tensor: Option<FlexTensor>| tensor.map(|tensor| RowTensor::new(tensor, 1));
         let (step, log_decay) = (rows(cotangents.step), rows(cotangents.log_decay));
         flex::validated(kernel::backward(
-            raw.view(),
-            slice(&bias),
-            slice(&a_log),
-            self.limit,
+            &problem,
+            &inputs
+                .as_ref()
+                .map(|_, rows| rows.view(), |_, values| slice(values)),
             &kernel::Cotangents {
                 step: step.as_ref().map(RowTensor::view),
                 log_decay: log_decay.as_ref().map(RowTensor::view),
             },
             &mut kernel::Gradients {
                 raw: &mut found.raw,
-                bias: Some(&mut found.bias),
-                a_log: Some(&mut found.a_log),
+                bias: &mut found.bias,
+                a_log: &mut found.a_log,
             },
         ));
         flex::tensors::<Inputs<()>>(found, shapes)
@@ -151,8 +176,8 @@ impl Operator for StepSize {
 
     #[cfg(feature = "cube")]
     fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Outputs<CubeTensor> {
-        let (place, spec, inputs) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::step_size(&place.client, &inputs));
+        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
+        let found = cube::launched(device::step_size(&place.client, &problem, &inputs));
         Outputs {
             step: place.tensor(found.step, &spec),
             log_decay: place.tensor(found.log_decay, &spec),
@@ -166,13 +191,13 @@ impl Operator for StepSize {
         cotangents: Outputs<Option<CubeTensor>>,
     ) -> Inputs<CubeTensor> {
         let specs = cube::specs::<Inputs<()>>(&inputs);
-        let (place, spec, inputs) = self.hold_on_cube(inputs);
+        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
         let rows = |tensor: Option<CubeTensor>| tensor.map(|tensor| cube::rows_as(tensor, 1, spec.dtype));
-        let cotangents = device::DeviceCotangents {
+        let cotangents = kernel::DeviceCotangents {
             step: rows(cotangents.step),
             log_decay: rows(cotangents.log_decay),
         };
-        let found = cube::launched(device::backward(&place.client, &inputs, &cotangents));
+        let found = cube::launched(device::backward(&place.client, &problem, &inputs, &cotangents));
         let found = Inputs {
             raw: found.raw,
             bias: found.bias,

@@ -2,7 +2,7 @@
 
 use spillway_kernel_dsl::cross_entropy::cube as entropy;
 use spillway_kernel_dsl::cube::DType;
-use spillway_kernel_dsl::step_size::cube as step_size;
+use spillway_kernel_dsl::step_size;
 
 use super::Form;
 
@@ -12,25 +12,37 @@ pub const STEP_SIZE: &[Form<[usize; 2]>] = &[
         name: "forward",
         one_token: false,
         prepare: |make, [tokens, heads]| {
-            let (client, inputs) = (make.client.clone(), raw(make, [tokens, heads])?);
-            Ok(Box::new(move || step_size::step_size(&client, &inputs).map(drop)))
+            let (client, problem) = (make.client.clone(), problem([tokens, heads]));
+            let inputs = raw(make, [tokens, heads])?;
+            Ok(Box::new(move || {
+                step_size::cube::step_size(&client, &problem, &inputs).map(drop)
+            }))
         },
     },
     Form {
         name: "backward",
         one_token: false,
         prepare: |make, [tokens, heads]| {
-            let (client, inputs) = (make.client.clone(), raw(make, [tokens, heads])?);
+            let (client, problem) = (make.client.clone(), problem([tokens, heads]));
+            let inputs = raw(make, [tokens, heads])?;
             let cotangents = step_size::DeviceCotangents {
                 step: Some(make.rows_as(tokens, heads, DType::F32)?),
                 log_decay: Some(make.rows_as(tokens, heads, DType::F32)?),
             };
             Ok(Box::new(move || {
-                step_size::backward(&client, &inputs, &cotangents).map(drop)
+                step_size::cube::backward(&client, &problem, &inputs, &cotangents).map(drop)
             }))
         },
     },
 ];
+
+fn problem([tokens, heads]: [usize; 2]) -> step_size::Problem {
+    step_size::Problem {
+        tokens,
+        heads,
+        limit: (0.0, f32::INFINITY),
+    }
+}
 
 fn raw(
     make: &super::Maker,
@@ -40,7 +52,6 @@ fn raw(
         raw: make.rows(tokens, heads)?,
         bias: make.constants(heads)?,
         a_log: make.constants(heads)?,
-        limit: (0.0, f32::INFINITY),
     })
 }
 
