@@ -103,6 +103,16 @@ impl<C, T> From<Option<T>> for LogDecay<C, T> {
     }
 }
 
+impl<T> LogDecay<T, T> {
+    /// What is held, constant or per token.
+    pub fn either(self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Constant(values) | Self::Token(values) => Some(values),
+        }
+    }
+}
+
 impl<C, T> LogDecay<C, T> {
     /// Whether there is no decay.
     pub fn is_none(&self) -> bool {
@@ -111,6 +121,14 @@ impl<C, T> LogDecay<C, T> {
 
     /// What there is per token.
     pub fn token(&self) -> Option<&T> {
+        match self {
+            Self::None | Self::Constant(_) => None,
+            Self::Token(values) => Some(values),
+        }
+    }
+
+    /// As [`LogDecay::token`], taken out.
+    pub fn into_token(self) -> Option<T> {
         match self {
             Self::None | Self::Constant(_) => None,
             Self::Token(values) => Some(values),

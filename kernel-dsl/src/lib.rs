@@ -6,14 +6,30 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `mod.rs` | the mathematics, and the public functions |
-//! | `problem.rs` | shapes and choices, validated once; every error is there |
+//! | `problem.rs` | sizes and choices; the operands with their shapes, declared once ([`operands`]); every check and every error |
 //! | `reference.rs` | the definition in f64, one plain loop: what everything else is tested against |
-//! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads |
-//! | `cube/` | the same as CubeCL kernels, with the feature `cube` |
+//! | `monoid.rs` | the element of a stretch of tokens, and how two are composed, where there is a recurrence |
+//! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads; `host.rs` where one file is enough |
+//! | `cube/` | the same as CubeCL kernels, with the feature `cube`; `cube.rs` likewise |
+//!
+//! Below `host/` and `cube/`:
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `forward.rs` | the forward pass; of an operator with several large forms, a file for each: |
+//! | `sequential.rs`, `chunked.rs` | token by token; by chunks of tokens |
+//! | `backward.rs` | the backward pass |
+//! | `operands.rs` | on devices: the operands and sizes as kernels see them, and the choices that make another kernel |
+//! | `plan.rs` | on devices: how a problem is cut into cubes and units |
+//!
+//! Any other file there is a part of these, and its name says which.
 
 pub mod aligned;
+mod blocks;
+pub mod cauchy;
 pub mod causal_conv1d;
-mod cotangents;
+mod channels;
+mod complex;
 pub mod cross_entropy;
 #[cfg(feature = "cube")]
 pub mod cube;
@@ -23,6 +39,8 @@ pub mod feature_map;
 pub mod gated_norm;
 pub mod half_precision;
 pub mod linear;
+pub mod linear_state_space;
+pub mod long_convolution;
 pub mod math;
 pub mod operands;
 pub mod pointwise;
@@ -33,14 +51,15 @@ pub mod rows;
 pub mod selective_scan;
 pub mod sequences;
 pub mod shape;
+pub mod shift_state_space;
 pub mod simd;
 pub mod softmax_attention;
 pub mod step_size;
 pub mod taylor_attention;
+pub mod vandermonde;
 mod vector;
 pub mod wkv4;
 
-pub use cotangents::Cotangents;
 pub use decay::{DecayKind, LogDecay};
 pub use rows::Rows;
 pub use sequences::Sequences;

@@ -96,24 +96,18 @@ impl Operator {
         )
     }
 
-    /// An operand that is a view of tokens. Rows that there are none of may have any number of columns.
+    /// A view of tokens that no declaration names. Rows that there are none of may have any number of columns.
+    #[allow(dead_code, reason = "most views are declared")]
     pub(crate) fn rows(
         self,
         operand: &'static str,
         (rows, cols): (usize, usize),
         view: &Rows,
     ) -> Result<(), ShapeError> {
-        self.view(Role::Value, operand, (rows, cols), view)
-    }
-
-    /// The cotangent of an output.
-    pub(crate) fn cotangent_rows(
-        self,
-        operand: &'static str,
-        (rows, cols): (usize, usize),
-        view: &Rows,
-    ) -> Result<(), ShapeError> {
-        self.view(Role::Cotangent, operand, (rows, cols), view)
+        match rows == 0 && view.rows() == 0 {
+            true => Ok(()),
+            false => self.expect(Role::Value, operand, Extent::Rows { rows, cols }, view.into()),
+        }
     }
 
     /// The cotangent of a final state, where the loss sees it.
@@ -145,35 +139,6 @@ impl Operator {
             Extent::Values(expected),
             Extent::Values(found.len()),
         )
-    }
-
-    /// The buffer for the gradient of an optional operand: none fits always, and is all that fits where the operand is absent.
-    pub(crate) fn optional_gradient<T>(
-        self,
-        operand: &'static str,
-        expected: Option<usize>,
-        found: Option<&[T]>,
-    ) -> Result<(), ShapeError> {
-        match (expected, found) {
-            (_, None) => Ok(()),
-            (Some(expected), Some(found)) => self.gradient(operand, expected, found),
-            (None, Some(found)) => {
-                self.expect(Role::Gradient, operand, Extent::None, Extent::Values(found.len()))
-            }
-        }
-    }
-
-    fn view(
-        self,
-        role: Role,
-        operand: &'static str,
-        (rows, cols): (usize, usize),
-        view: &Rows,
-    ) -> Result<(), ShapeError> {
-        match rows == 0 && view.rows() == 0 {
-            true => Ok(()),
-            false => self.expect(role, operand, Extent::Rows { rows, cols }, view.into()),
-        }
     }
 
     pub(crate) fn expect(
@@ -234,13 +199,11 @@ mod tests {
             "selective scan: the cotangent of state needs 6 values, found 12 values"
         );
         assert_eq!(
-            text(scan.optional_gradient("skip", None, Some(&values))),
+            text(scan.expect(Role::Gradient, "skip", Extent::None, Extent::Values(12))),
             "selective scan: the gradient of skip needs none, found 12 values"
         );
         assert_eq!(scan.cotangent("state", 6, None), Ok(()));
-        assert_eq!(scan.optional_gradient::<f32>("skip", None, None), Ok(()));
     }
-
     #[test]
     fn no_rows_may_have_any_columns() {
         let none = Rows::contiguous(&[], 0, 7).expect("nothing");

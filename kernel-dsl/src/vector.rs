@@ -133,6 +133,98 @@ pub(crate) fn exp_of_nonpositive<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(vanishes, simd.splat_f32s(0.0), exp2(simd, x))
 }
 
+/// a · b over the length of `b`.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_tail) = S::as_simd_f32s(&a[..b.len()]);
+    let (b, b_tail) = S::as_simd_f32s(b);
+    let (a_fours, a_rest) = a.as_chunks::<4>();
+    let (b_fours, b_rest) = b.as_chunks::<4>();
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    for (a, b) in a_fours.iter().zip(b_fours) {
+        for i in 0..4 {
+            sums[i] = mul_add(simd, a[i], b[i], sums[i]);
+        }
+    }
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        sums[0] = mul_add(simd, *a, *b, sums[0]);
+    }
+    if !b_tail.is_empty() {
+        let (a, b) = (load::<S, true>(simd, a_tail), load::<S, true>(simd, b_tail));
+        sums[1] = mul_add(simd, a, b, sums[1]);
+    }
+    let sum = simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3]));
+    simd.reduce_sum_f32s(sum)
+}
+
+/// y ← y + factor x over the length of `y`.
+#[inline(always)]
+pub(crate) fn add_scaled<S: Simd>(simd: S, factor: f32, x: &[f32], y: &mut [f32]) {
+    let factor = simd.splat_f32s(factor);
+    let (x, x_tail) = S::as_simd_f32s(&x[..y.len()]);
+    let (y, y_tail) = S::as_mut_simd_f32s(y);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = mul_add(simd, factor, *x, *y);
+    }
+    if !y_tail.is_empty() {
+        let sum = mul_add(
+            simd,
+            factor,
+            load::<S, true>(simd, x_tail),
+            load::<S, true>(simd, y_tail),
+        );
+        store::<S, true>(simd, y_tail, sum);
+    }
+}
+
+/// y += Σ_i factors_i row(i), for rows as long as `y`, which fills whole vectors.
+#[inline(always)]
+pub(crate) fn add_rows<'a, S: Simd>(
+    simd: S,
+    factors: &[f32],
+    row: impl Fn(usize) -> &'a [f32],
+    y: &mut [f32],
+) {
+    let mut first = 0;
+    while first < y.len() {
+        let vectors = (y.len() - first) / S::F32_LANES;
+        first += match vectors {
+            4.. => add_columns::<S, 4>(simd, factors, &row, first, y),
+            2.. => add_columns::<S, 2>(simd, factors, &row, first, y),
+            _ => add_columns::<S, 1>(simd, factors, &row, first, y),
+        };
+    }
+}
+
+/// `N` vectors of columns, with two sums each in flight; gives how many columns that is.
+#[inline(always)]
+fn add_columns<'a, S: Simd, const N: usize>(
+    simd: S,
+    factors: &[f32],
+    row: &impl Fn(usize) -> &'a [f32],
+    first: usize,
+    y: &mut [f32],
+) -> usize {
+    let columns = first..first + N * S::F32_LANES;
+    let y = &mut S::as_mut_simd_f32s(&mut y[columns.clone()])
+        .0
+        .as_chunks_mut::<N>()
+        .0[0];
+    let mut sums = [*y, [simd.splat_f32s(0.0); N]];
+    for (i, factor) in factors.iter().enumerate() {
+        let row = &S::as_simd_f32s(&row(i)[columns.clone()]).0.as_chunks::<N>().0[0];
+        let factor = simd.splat_f32s(*factor);
+        let sums = &mut sums[i & 1];
+        for (sum, x) in sums.iter_mut().zip(row) {
+            *sum = mul_add(simd, factor, *x, *sum);
+        }
+    }
+    for ((y, a), b) in y.iter_mut().zip(sums[0]).zip(sums[1]) {
+        *y = simd.add_f32s(a, b);
+    }
+    N * S::F32_LANES
+}
+
 /// Vectors of zeros that begin on a cache line, to be viewed by [`Scratch::vectors`].
 pub(crate) struct Scratch(AlignedBytes);
 

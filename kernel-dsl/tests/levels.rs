@@ -7,11 +7,19 @@ mod delta;
 #[path = "support/layouts.rs"]
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod layouts;
+#[path = "support/linear_state_space.rs"]
+mod linear_state_space;
+#[path = "support/long_convolution.rs"]
+mod long_convolution;
 #[path = "levels/operators.rs"]
 mod operators;
 #[path = "host/equivalence/data.rs"]
 #[allow(dead_code, reason = "each test binary uses its own part")]
 mod recurrence;
+#[path = "support/shift_state_space.rs"]
+mod shift_state_space;
+#[path = "support/ssm_kernel.rs"]
+mod ssm_kernel;
 mod support;
 #[path = "support/taylor.rs"]
 mod taylor;

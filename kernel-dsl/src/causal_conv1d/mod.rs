@@ -22,6 +22,10 @@ mod host;
 mod problem;
 pub mod reference;
 
-pub use crate::Cotangents;
 pub use host::{backward, causal_conv1d};
-pub use problem::{Activation, ConvError, Gradients, Inputs, Problem};
+pub use problem::{
+    Activation, ConvError, Cotangents, GradientBuffers, Gradients, Inputs, Operands, OperandsAndState,
+    Problem, Results,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

@@ -1,11 +1,13 @@
 //! Shapes of a causal convolution, and every way they can be wrong.
 
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceBuffer, Error as DeviceError};
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError};
-use crate::{Cotangents, Rows};
+use crate::shape::ShapeError;
 use thiserror::Error;
-
-pub(super) const OPERATOR: Operator = Operator("causal convolution");
 
 /// What is applied to each output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,34 +33,28 @@ pub struct Problem {
     pub activation: Activation,
 }
 
-/// What a convolution reads.
-///
-/// # Shapes
-/// `input` `[rows, channels]`, `weight` `[channels, width]`, `bias` `[channels]`; `rows` is `batch · time`, or `time` when the
-/// sequences are packed.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// x.
-    pub input: Rows<'a>,
-    /// One tap a column; the last meets the current token.
-    pub weight: &'a [f32],
-    /// Added before the activation.
-    pub bias: Option<&'a [f32]>,
-    /// Which rows belong to which sequence.
-    pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of the loss by what a convolution read: contiguous, each in the shape of its input, overwritten.
-#[derive(Debug)]
-pub struct Gradients<'a> {
-    /// By x.
-    pub input: &'a mut [f32],
-    /// By the taps.
-    pub weight: &'a mut [f32],
-    /// By the bias, where there is one and its gradient is wanted.
-    pub bias: Option<&'a mut [f32]>,
-    /// By the state before the first token.
-    pub state: &'a mut [f32],
+operator! {
+    "causal convolution", Problem as problem, rows;
+    /// What a convolution reads; `rows` is `batch · time`, or `time` when the sequences are packed.
+    inputs<R, V> {
+        /// x, `[rows, channels]`. Rows of padding get gradient 0.
+        input: Rows[rows, problem.channels],
+        /// `[channels, width]`, one tap a column; the last meets the current token.
+        weight: Values[problem.channels * problem.width],
+        /// Added before the activation, `[channels]`.
+        bias: Option<Values>[problem.channels],
+    }
+    settings<'a> {
+        /// Which rows belong to which sequence.
+        sequences: Sequences<'a>,
+    }
+    /// What a convolution gives.
+    output<R> {
+        /// `[rows, channels]`.
+        out: Rows[rows, problem.channels],
+    }
+    /// The last `width − 1` inputs of every sequence, `[batch, channels, width − 1]`, oldest first.
+    state[problem.state_len()]
 }
 
 /// Why a convolution cannot be computed.
@@ -86,18 +82,28 @@ impl Problem {
         self.channels * (self.width - 1)
     }
 
-    pub(super) fn validate(&self, inputs: &Inputs, state: usize, out: usize) -> Result<(), ConvError> {
-        if self.width == 0 {
-            return Err(ConvError::NoTaps);
+    /// Rows of the input and of the output.
+    pub(super) fn rows(&self, sequences: &Sequences) -> usize {
+        sequences.rows(self.batch, self.time)
+    }
+
+    fn validate_sizes(&self) -> Result<(), ConvError> {
+        match self.width {
+            0 => Err(ConvError::NoTaps),
+            _ => Ok(()),
         }
+    }
+
+    fn validate_inputs(&self, inputs: &Inputs) -> Result<(), ConvError> {
+        self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
-        let rows = inputs.sequences.rows(self.batch, self.time);
-        let bias = inputs.bias.map_or(self.channels, <[f32]>::len);
-        OPERATOR.rows("input", (rows, self.channels), &inputs.input)?;
-        OPERATOR.values("weight", self.channels * self.width, inputs.weight.len())?;
-        OPERATOR.values("bias", self.channels, bias)?;
+        Ok(self.expect_inputs(inputs, self.rows(&inputs.sequences))?)
+    }
+
+    pub(super) fn validate(&self, inputs: &Inputs, state: usize, out: usize) -> Result<(), ConvError> {
+        self.validate_inputs(inputs)?;
         OPERATOR.values("state", self.state_len(), state)?;
-        Ok(OPERATOR.values("out", rows * self.channels, out)?)
+        Ok(OPERATOR.values("out", self.rows(&inputs.sequences) * self.channels, out)?)
     }
 
     pub(super) fn validate_backward(
@@ -107,13 +113,21 @@ impl Problem {
         cotangents: &Cotangents,
         gradients: &Gradients,
     ) -> Result<(), ConvError> {
-        let rows = inputs.sequences.rows(self.batch, self.time);
-        self.validate(inputs, state, rows * self.channels)?;
-        cotangents.validate(OPERATOR, (rows, self.channels), self.state_len())?;
-        OPERATOR.gradient("input", rows * self.channels, gradients.input)?;
-        OPERATOR.gradient("weight", inputs.weight.len(), gradients.weight)?;
-        let bias = inputs.bias.map(<[f32]>::len);
-        OPERATOR.optional_gradient("bias", bias, gradients.bias.as_deref())?;
-        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
+        self.validate_inputs(inputs)?;
+        let rows = self.rows(&inputs.sequences);
+        Ok(self.expect_backward(inputs, state, cotangents, gradients, rows)?)
+    }
+
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        state: Option<&DeviceBuffer>,
+        cotangents: Option<&DeviceCotangents>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let types = ElementTypes::all(inputs.input.dtype());
+        self.expect_on_device(inputs, state, cotangents, types, self.rows(&inputs.sequences))
     }
 }

@@ -1,12 +1,12 @@
 //! Cross-entropy on a device: a cube for each row of logits.
 
-use super::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::CrossEntropyError;
+use super::{CrossEntropyError, DeviceCotangents, DeviceInputs, Problem};
 use crate::cube::reduce::{max_over_cube, sum_over_cube};
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, Limits, address_type, cubes};
+use crate::operands::ElementTypes;
 
 /// Classes that a unit takes, if the cube can have that few.
 const CLASSES_PER_UNIT: usize = 8;
@@ -19,7 +19,7 @@ const CLASSES_PER_UNIT: usize = 8;
 /// # Errors
 /// [`Error`] when a length, a type or a target is wrong, or when the device cannot run it.
 pub fn cross_entropy(client: &Client, logits: &DeviceRows, targets: &[u32]) -> Result<DeviceBuffer, Error> {
-    validate(logits, targets)?;
+    validate(logits, targets, None)?;
     let loss = DeviceBuffer::empty(client, logits.rows(), DType::F32)?;
     if !targets.is_empty() {
         let units = units(client, logits.cols());
@@ -54,8 +54,7 @@ pub fn backward(
     targets: &[u32],
     cotangent: &DeviceBuffer,
 ) -> Result<DeviceBuffer, Error> {
-    validate(logits, targets)?;
-    OPERATOR.device_cotangent("loss", (logits.rows(), DType::F32), cotangent)?;
+    validate(logits, targets, Some(cotangent))?;
     let len = logits.rows() * logits.cols();
     let gradient = DeviceBuffer::empty(client, len, logits.dtype())?;
     if !targets.is_empty() {
@@ -78,14 +77,20 @@ pub fn backward(
     Ok(gradient)
 }
 
-fn validate(logits: &DeviceRows, targets: &[u32]) -> Result<(), Error> {
-    let (rows, classes) = (logits.rows(), logits.cols());
-    OPERATOR.values("targets", rows, targets.len())?;
-    let mut indexed = targets.iter().enumerate();
-    match indexed.find(|&(_, &target)| target as usize >= classes) {
-        None => Ok(()),
-        Some((row, &target)) => Err(Error::problem(CrossEntropyError::Target { row, target, classes })),
-    }
+fn validate(logits: &DeviceRows, targets: &[u32], cotangent: Option<&DeviceBuffer>) -> Result<(), Error> {
+    let problem = Problem {
+        rows: logits.rows(),
+        classes: logits.cols(),
+    };
+    problem.validate(targets).map_err(|error| match error {
+        CrossEntropyError::Shape(error) => error.into(),
+        error => Error::problem(error),
+    })?;
+    let inputs = DeviceInputs {
+        logits: logits.clone(),
+    };
+    let cotangents = cotangent.cloned().map(|loss| DeviceCotangents { loss });
+    problem.expect_on_device(&inputs, cotangents.as_ref(), ElementTypes::all(logits.dtype()))
 }
 
 fn target_arg(client: &Client, targets: &[u32]) -> BufferArg {

@@ -1,7 +1,6 @@
 //! Cross-entropy on the CPU: classes in SIMD lanes, rows over threads.
 
-use super::CrossEntropyError;
-use super::problem::{OPERATOR, validate};
+use super::{Cotangents, CrossEntropyError, Gradients, Inputs, Outputs, Problem};
 use crate::Rows;
 use crate::math;
 use crate::simd::dispatch;
@@ -21,9 +20,10 @@ const LANES: usize = 32;
 /// # Errors
 /// [`CrossEntropyError`] when a length or a target does not fit; nothing is written then.
 pub fn cross_entropy(logits: Rows, targets: &[u32], loss: &mut [f32]) -> Result<(), CrossEntropyError> {
-    validate(&logits, targets)?;
-    OPERATOR.values("loss", logits.rows(), loss.len())?;
-    let (rows, classes) = (logits.rows(), logits.cols());
+    let problem = Problem::of(&logits);
+    problem.validate(targets)?;
+    problem.expect_outputs(&Outputs { loss: &mut *loss })?;
+    let Problem { rows, classes } = problem;
     let one = |(row, loss): (usize, &mut f32)| {
         let logits = logits.row(row);
         let (largest, log_sum) = dispatch(LogSumExp(logits));
@@ -52,10 +52,16 @@ pub fn backward(
     cotangent: &[f32],
     gradient: &mut [f32],
 ) -> Result<(), CrossEntropyError> {
-    validate(&logits, targets)?;
-    OPERATOR.cotangent("loss", logits.rows(), Some(cotangent))?;
-    let (rows, classes) = (logits.rows(), logits.cols());
-    OPERATOR.gradient("logits", rows * classes, gradient)?;
+    let problem = Problem::of(&logits);
+    problem.validate(targets)?;
+    problem.expect_backward(
+        &Inputs { logits },
+        &Cotangents { loss: cotangent },
+        &Gradients {
+            logits: &mut *gradient,
+        },
+    )?;
+    let Problem { rows, classes } = problem;
     if classes == 0 {
         return Ok(());
     }
@@ -73,6 +79,15 @@ pub fn backward(
         gradient.par_chunks_exact_mut(classes).enumerate().for_each(one);
     }
     Ok(())
+}
+
+impl Problem {
+    fn of(logits: &Rows) -> Self {
+        Self {
+            rows: logits.rows(),
+            classes: logits.cols(),
+        }
+    }
 }
 
 struct PullBack<'a> {

@@ -12,4 +12,8 @@ mod problem;
 pub mod reference;
 
 pub use host::{backward, cross_entropy};
-pub use problem::CrossEntropyError;
+pub use problem::{
+    Cotangents, CrossEntropyError, GradientBuffers, Gradients, Inputs, Operands, Outputs, Problem, Results,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

@@ -1,10 +1,31 @@
-//! Every way that logits, targets and losses can fail to fit.
+//! Logits and losses, and every way that they and the targets can fail to fit.
 
-use crate::Rows;
-use crate::shape::{Operator, ShapeError};
+use crate::operands::operator;
+use crate::shape::ShapeError;
 use thiserror::Error;
 
-pub(super) const OPERATOR: Operator = Operator("cross-entropy");
+/// The shape of the logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Rows, each with a target.
+    pub rows: usize,
+    /// Values of a row.
+    pub classes: usize,
+}
+
+operator! {
+    "cross-entropy", Problem as problem;
+    /// What a cross-entropy reads beside the targets.
+    inputs<R> {
+        /// x, `[rows, classes]`; view fewer columns of a padded vocabulary.
+        logits: Rows[problem.rows, problem.classes],
+    }
+    /// What a cross-entropy gives, in f32 on every device.
+    output<V> {
+        /// −log softmax(x)\[target\], `[rows]`.
+        loss: Values[problem.rows],
+    }
+}
 
 /// Why a cross-entropy cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -24,13 +45,15 @@ pub enum CrossEntropyError {
     },
 }
 
-/// Checks the targets.
-pub(super) fn validate(logits: &Rows, targets: &[u32]) -> Result<(), CrossEntropyError> {
-    let (rows, classes) = (logits.rows(), logits.cols());
-    OPERATOR.values("targets", rows, targets.len())?;
-    let mut indexed = targets.iter().enumerate();
-    match indexed.find(|&(_, &target)| target as usize >= classes) {
-        None => Ok(()),
-        Some((row, &target)) => Err(CrossEntropyError::Target { row, target, classes }),
+impl Problem {
+    /// Checks the targets.
+    pub(super) fn validate(&self, targets: &[u32]) -> Result<(), CrossEntropyError> {
+        let Self { rows, classes } = *self;
+        OPERATOR.values("targets", rows, targets.len())?;
+        let mut indexed = targets.iter().enumerate();
+        match indexed.find(|&(_, &target)| target as usize >= classes) {
+            None => Ok(()),
+            Some((row, &target)) => Err(CrossEntropyError::Target { row, target, classes }),
+        }
     }
 }

@@ -344,18 +344,6 @@ impl Operator {
         self.device_view(Role::Cotangent, operand, shape, dtype, view)
     }
 
-    /// The cotangent of what is one buffer on a device.
-    pub(crate) fn device_cotangent(
-        self,
-        operand: &'static str,
-        (len, dtype): (usize, DType),
-        buffer: &DeviceBuffer,
-    ) -> Result<(), Error> {
-        let (expected, found) = (Extent::Values(len), Extent::Values(buffer.len));
-        self.expect(Role::Cotangent, operand, expected, found)?;
-        self.device_type(Role::Cotangent, operand, dtype, buffer.dtype)
-    }
-
     fn device_view(
         self,
         role: Role,

@@ -17,6 +17,7 @@
 mod buffer;
 mod error;
 mod fill;
+pub(crate) mod host_copy;
 mod launch;
 #[cfg(feature = "lowering")]
 pub mod lowering;
@@ -35,7 +36,6 @@ pub use cubecl::client::Client;
 pub use error::Error;
 pub use launch::Limits;
 pub(crate) use launch::{address_type, cubes};
-pub use outputs::{DeviceCotangents, Outputs};
 pub(crate) use outputs::{expect_state, token_buffer};
 pub(crate) use parallel::preferred_chunk_size;
 pub use table::{ChunkTable, SequenceTable};

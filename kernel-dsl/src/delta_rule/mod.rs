@@ -59,10 +59,17 @@ mod host;
 pub mod monoid;
 mod problem;
 pub mod reference;
+mod transition;
 
-pub use crate::Cotangents;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
 pub use problem::{
-    DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind,
+    Cotangents, DeltaRuleError, GradientBuffers, Gradients, Inputs, Operands, OperandsAndState, Problem,
+    Results, TransitionGradients,
 };
+#[cfg(feature = "cube")]
+pub use problem::{
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, DeviceTransition,
+    DeviceTransitionGradients,
+};
+pub use transition::{Transition, TransitionKind};

@@ -2,22 +2,15 @@
 
 use thiserror::Error;
 
-use crate::Cotangents;
-use crate::decay::{DecayFormError, DecayKind, LogDecay};
-use crate::rows::Rows;
+pub use super::transition::{Transition, TransitionKind};
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceBuffer, DeviceRows, Error as DeviceError};
+use crate::decay::{DecayFormError, DecayKind};
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError, all_fit};
-
-pub(super) const OPERATOR: Operator = Operator("delta rule");
-
-/// By which matrix a token multiplies the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TransitionKind {
-    /// (I − β k kᵀ) diag(a): DeltaNet, Gated DeltaNet, KDA.
-    Delta,
-    /// diag(a) + b pᵀ: RWKV-7, DPLR.
-    LowRank,
-}
+use crate::shape::{ShapeError, all_fit};
 
 /// The shape of a delta rule.
 ///
@@ -45,76 +38,46 @@ pub struct Problem {
     pub decay: DecayKind,
 }
 
-/// What a transition reads beside decay and key.
-#[derive(Clone, Copy, Debug)]
-pub enum Transition<'a> {
-    /// (I − β k kᵀ) diag(a), and the update β k vᵀ.
-    Delta {
-        /// β, `heads` columns.
-        beta: Rows<'a>,
-    },
-    /// diag(a) + b pᵀ, and the update k vᵀ.
-    LowRank {
-        /// p, which reads the state before it decays, `groups·key_dim` columns.
-        p: Rows<'a>,
-        /// b, which writes what p read, `groups·key_dim` columns.
-        b: Rows<'a>,
-    },
+operator! {
+    "delta rule", Problem as problem, rows;
+    /// What a delta rule reads, `rows` as [`Sequences::rows`] says. On devices q, k, v, p, b and the output have one type, log decays and
+    /// β have one that may be another; all gradients are f32.
+    inputs<R, V> {
+        /// q, `[rows, groups·key_dim]`.
+        query: Rows[rows, problem.groups * problem.key_dim],
+        /// k, `[rows, groups·key_dim]`. [`Transition::Delta`] keeps states bounded where β ‖k‖² ≤ 2; normalising k is the
+        /// caller's.
+        key: Rows[rows, problem.groups * problem.key_dim],
+        /// v, `[rows, heads·value_dim]`.
+        value: Rows[rows, problem.heads * problem.value_dim],
+        /// β, or p and b, as [`Problem::transition`] names.
+        transition: Choice<Transition>[rows, problem.heads, problem.groups * problem.key_dim],
+        /// ln a, in the form that [`Problem::decay`] names: `[rows, heads]` or `[rows, heads·key_dim]`.
+        log_decay: LogDecay[rows, problem.decay_columns()],
+    }
+    settings<'a> {
+        /// Factor on the query.
+        scale: f32,
+        /// Which rows belong to which sequence.
+        sequences: Sequences<'a>,
+    }
+    /// What a delta rule gives.
+    output<R> {
+        /// y, `[rows, heads·value_dim]`.
+        out: Rows[rows, problem.heads * problem.value_dim],
+    }
+    /// S, `[batch, heads, key_dim, value_dim]`.
+    state[problem.state_len()]
 }
 
-/// What a delta rule reads. Every [`Rows`] has as many rows as [`Inputs::sequences`] say.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// q, `groups·key_dim` columns.
-    pub query: Rows<'a>,
-    /// k, `groups·key_dim` columns. [`Transition::Delta`] keeps states bounded where β ‖k‖² ≤ 2; normalising k is the
-    /// caller's.
-    pub key: Rows<'a>,
-    /// v, `heads·value_dim` columns.
-    pub value: Rows<'a>,
-    /// β, or p and b, as [`Problem::transition`] names.
-    pub transition: Transition<'a>,
-    /// ln a, in the form that [`Problem::decay`] names.
-    pub log_decay: LogDecay<&'a [f32], Rows<'a>>,
-    /// Factor on the query.
-    pub scale: f32,
-    /// Which rows belong to which sequence.
-    pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of a loss by what a transition reads, in the shapes of [`Transition`] without gaps.
-#[derive(Debug)]
-pub enum TransitionGradients<'a, T = f32> {
-    /// Of [`Transition::Delta`].
-    Delta {
-        /// By β, `[rows, heads]`.
-        beta: &'a mut [T],
-    },
-    /// Of [`Transition::LowRank`].
-    LowRank {
-        /// By p, `[rows, groups, key_dim]`.
-        p: &'a mut [T],
-        /// By b, `[rows, groups, key_dim]`.
-        b: &'a mut [T],
-    },
-}
-
-/// Derivatives of a loss by the inputs, each in the shape of the input without gaps. All are overwritten.
-#[derive(Debug)]
-pub struct Gradients<'a, T = f32> {
-    /// By q, `[rows, groups, key_dim]`.
-    pub query: &'a mut [T],
-    /// By k, `[rows, groups, key_dim]`.
-    pub key: &'a mut [T],
-    /// By v, `[rows, heads, value_dim]`.
-    pub value: &'a mut [T],
-    /// By β, or p and b.
-    pub transition: TransitionGradients<'a, T>,
-    /// By ln a, `[rows, heads]` or `[rows, heads, key_dim]`; `None` where it is not wanted or there is no decay.
-    pub log_decay: Option<&'a mut [T]>,
-    /// By the initial state, `[batch, heads, key_dim, value_dim]`.
-    pub state: &'a mut [T],
-}
+/// Derivatives of a loss by what a transition reads.
+pub type TransitionGradients<'a, T = f32> = Transition<&'a mut [T]>;
+/// What a transition reads on a device.
+#[cfg(feature = "cube")]
+pub type DeviceTransition = Transition<DeviceRows>;
+/// As [`TransitionGradients`], on a device.
+#[cfg(feature = "cube")]
+pub type DeviceTransitionGradients = Transition<DeviceBuffer>;
 
 /// Why a delta rule cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
@@ -163,35 +126,20 @@ pub enum DeltaRuleError {
     EmptyChunk,
 }
 
-impl Transition<'_> {
-    /// Which transition this belongs to.
-    pub fn kind(&self) -> TransitionKind {
-        match self {
-            Self::Delta { .. } => TransitionKind::Delta,
-            Self::LowRank { .. } => TransitionKind::LowRank,
-        }
-    }
-}
-
-impl<T> TransitionGradients<'_, T> {
-    /// Which transition this belongs to.
-    pub fn kind(&self) -> TransitionKind {
-        match self {
-            Self::Delta { .. } => TransitionKind::Delta,
-            Self::LowRank { .. } => TransitionKind::LowRank,
-        }
-    }
-}
-
 impl Problem {
     /// Values of the state, `batch·heads·key_dim·value_dim`.
     pub fn state_len(&self) -> usize {
         self.batch * self.heads * self.head_state_len()
     }
 
+    /// Rows of the inputs and of the output.
+    pub(super) fn rows(&self, sequences: &Sequences) -> usize {
+        sequences.rows(self.batch, self.time)
+    }
+
     /// Values of the output, `rows·heads·value_dim`.
     pub fn out_len(&self, sequences: &Sequences) -> usize {
-        sequences.rows(self.batch, self.time) * self.heads * self.value_dim
+        self.rows(sequences) * self.heads * self.value_dim
     }
 
     /// Values of the state of one head, `key_dim·value_dim`.
@@ -231,48 +179,39 @@ impl Problem {
         gradients: &Gradients<T>,
     ) -> Result<(), DeltaRuleError> {
         self.validate_inputs(inputs)?;
-        let rows = inputs.sequences.rows(self.batch, self.time);
-        let (on_keys, on_values) = (self.groups * self.key_dim, self.heads * self.value_dim);
-        OPERATOR.values("state", self.state_len(), state_len)?;
-        cotangents.validate(OPERATOR, (rows, on_values), self.state_len())?;
-        OPERATOR.gradient("query", rows * on_keys, gradients.query)?;
-        OPERATOR.gradient("key", rows * on_keys, gradients.key)?;
-        OPERATOR.gradient("value", rows * on_values, gradients.value)?;
         self.check_kind(gradients.transition.kind())?;
-        match &gradients.transition {
-            TransitionGradients::Delta { beta } => OPERATOR.gradient("beta", rows * self.heads, beta)?,
-            TransitionGradients::LowRank { p, b } => {
-                OPERATOR.gradient("p", rows * on_keys, p)?;
-                OPERATOR.gradient("b", rows * on_keys, b)?;
-            }
-        }
-        let log_decay = inputs.log_decay.token().map(|_| rows * self.decay_columns());
-        OPERATOR.optional_gradient("log_decay", log_decay, gradients.log_decay.as_deref())?;
-        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
+        let rows = self.rows(&inputs.sequences);
+        Ok(self.expect_backward(inputs, state_len, cotangents, gradients, rows)?)
+    }
+
+    /// Checks every shape and type of a call on a device.
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        state: Option<&DeviceBuffer>,
+        cotangents: Option<&DeviceCotangents>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let kind = self.check_kind(inputs.transition.kind());
+        kind.map_err(DeviceError::problem)?;
+        let form = inputs.log_decay.expect_form(OPERATOR.0, self.decay);
+        form.map_err(DeviceError::problem)?;
+        let types = ElementTypes {
+            tokens: inputs.dtype(),
+            gates: inputs.gate_type(),
+        };
+        self.expect_on_device(inputs, state, cotangents, types, self.rows(&inputs.sequences))
     }
 
     /// Checks the sizes and the inputs, not the state and the output.
     pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), DeltaRuleError> {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
-        let rows = inputs.sequences.rows(self.batch, self.time);
-        let on_keys = self.groups * self.key_dim;
-        OPERATOR.rows("query", (rows, on_keys), &inputs.query)?;
-        OPERATOR.rows("key", (rows, on_keys), &inputs.key)?;
-        OPERATOR.rows("value", (rows, self.heads * self.value_dim), &inputs.value)?;
         self.check_kind(inputs.transition.kind())?;
-        match &inputs.transition {
-            Transition::Delta { beta } => OPERATOR.rows("beta", (rows, self.heads), beta)?,
-            Transition::LowRank { p, b } => {
-                OPERATOR.rows("p", (rows, on_keys), p)?;
-                OPERATOR.rows("b", (rows, on_keys), b)?;
-            }
-        }
         inputs.log_decay.expect_form(OPERATOR.0, self.decay)?;
-        match inputs.log_decay.token() {
-            None => Ok(()),
-            Some(log_decay) => Ok(OPERATOR.rows("log_decay", (rows, self.decay_columns()), log_decay)?),
-        }
+        Ok(self.expect_inputs(inputs, self.rows(&inputs.sequences))?)
     }
 
     /// Checks that heads divide into groups and that no product of sizes overflows.

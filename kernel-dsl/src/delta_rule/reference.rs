@@ -1,7 +1,8 @@
 //! The definition in f64, forward and backward: plain loops over tokens. Everything else is tested against it.
 
-use super::problem::{DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients};
-use crate::Cotangents;
+use super::problem::{
+    Cotangents, DeltaRuleError, Gradients, Inputs, Problem, Transition, TransitionGradients,
+};
 use crate::decay::DecayScope;
 
 /// The delta rule in f64, token by token (see [the module](crate::delta_rule) for the formula).
@@ -98,7 +99,7 @@ fn clear(gradients: &mut Gradients<f64>) {
             b.fill(0.0);
         }
     }
-    if let Some(log_decay) = &mut gradients.log_decay {
+    if let Some(log_decay) = gradients.log_decay.as_mut().either() {
         log_decay.fill(0.0);
     }
 }
@@ -249,7 +250,7 @@ fn token_backward(
         }
         _ => unreachable!("validation compared both transitions with the problem's"),
     }
-    if let Some(gradient) = &mut gradients.log_decay {
+    if let Some(gradient) = gradients.log_decay.as_mut().either() {
         set_log_decay(token, &log_decay, gradient);
     }
 }

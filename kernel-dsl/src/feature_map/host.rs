@@ -1,7 +1,6 @@
 //! Feature maps on the CPU: products of one key in SIMD lanes, keys over threads.
 
-use super::problem::OPERATOR;
-use super::{Expansion, FeatureMap, FeatureMapError, Packing};
+use super::{Cotangents, Expansion, FeatureMap, FeatureMapError, Gradients, Inputs, Outputs, Packing};
 use crate::Rows;
 use crate::simd::{dispatch, mul_add_one};
 use pulp::{Simd, WithSimd};
@@ -18,9 +17,9 @@ const THREADED_WORK: usize = 1 << 17;
 /// # Errors
 /// [`FeatureMapError`] when a shape or the scale does not fit; nothing is written then.
 pub fn forward(map: &FeatureMap, input: Rows, out: &mut [f32]) -> Result<(), FeatureMapError> {
-    let keys = map.keys(&input)?;
-    OPERATOR.values("out", keys * map.features(), out.len())?;
-    if keys == 0 {
+    let problem = map.of_rows(input.rows(), input.cols())?;
+    problem.expect_outputs(&Outputs { out: &mut *out })?;
+    if problem.keys() == 0 {
         return Ok(());
     }
     let row_len = out.len() / input.rows();
@@ -49,11 +48,12 @@ pub fn backward(
     cotangent: Rows,
     gradient: &mut [f32],
 ) -> Result<(), FeatureMapError> {
-    let keys = map.keys(&input)?;
-    let per_row = input.cols() / map.key_dim * map.features();
-    OPERATOR.cotangent_rows("out", (input.rows(), per_row), &cotangent)?;
-    OPERATOR.gradient("input", keys * map.key_dim, gradient)?;
-    if keys == 0 {
+    let problem = map.of_rows(input.rows(), input.cols())?;
+    let gradients = Gradients {
+        input: &mut *gradient,
+    };
+    problem.expect_backward(&Inputs { input }, &Cotangents { out: cotangent }, &gradients)?;
+    if problem.keys() == 0 {
         return Ok(());
     }
     let one = |(row, gradient): (usize, &mut [f32])| {
@@ -62,7 +62,7 @@ pub fn backward(
         let key = |head: usize| &x[head * map.key_dim..][..map.key_dim];
         pull_back_rows(map, key, heads, cotangent.row(row), gradient);
     };
-    if keys * map.features() < THREADED_WORK {
+    if problem.keys() * map.features() < THREADED_WORK {
         gradient.chunks_exact_mut(input.cols()).enumerate().for_each(one);
     } else {
         gradient

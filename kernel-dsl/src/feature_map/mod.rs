@@ -22,4 +22,9 @@ pub mod reference;
 
 pub use host::{backward, forward};
 pub(crate) use host::{expand_rows, pull_back_rows};
-pub use problem::{Expansion, FeatureMap, FeatureMapError, Packing};
+pub use problem::{
+    Cotangents, Expansion, FeatureMap, FeatureMapError, GradientBuffers, Gradients, Inputs, Operands,
+    Outputs, Packing, Problem, Results,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

@@ -1,10 +1,8 @@
 //! Sizes of a feature map, and every way they can be wrong.
 
-use crate::Rows;
-use crate::shape::{Operator, ShapeError};
+use crate::operands::operator;
+use crate::shape::ShapeError;
 use thiserror::Error;
-
-pub(super) const OPERATOR: Operator = Operator("feature map");
 
 /// Which polynomial of s q·k the inner product of features is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +43,31 @@ pub struct FeatureMap {
     pub expansion: Expansion,
     /// Which entries of x xᵀ.
     pub packing: Packing,
+}
+
+/// A feature map of keys that lie in rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Problem {
+    /// Rows.
+    pub rows: usize,
+    /// Keys of a row.
+    pub heads: usize,
+    /// The map of each key.
+    pub map: FeatureMap,
+}
+
+operator! {
+    "feature map", Problem as problem;
+    /// What a feature map reads.
+    inputs<R> {
+        /// x, `[rows, heads · key_dim]`.
+        input: Rows[problem.rows, problem.heads * problem.map.key_dim],
+    }
+    /// What a feature map gives.
+    output<R> {
+        /// φ(x), `[rows, heads · features]`.
+        out: Rows[problem.rows, problem.heads * problem.map.features()],
+    }
 }
 
 /// Why features cannot be computed.
@@ -96,17 +119,28 @@ impl FeatureMap {
         }
     }
 
-    /// Number of keys in a view.
-    pub(super) fn keys(&self, input: &Rows) -> Result<usize, FeatureMapError> {
+    /// The problem of a view of so many rows and columns.
+    pub(super) fn of_rows(&self, rows: usize, cols: usize) -> Result<Problem, FeatureMapError> {
         self.check_scale()?;
-        let whole = self.key_dim > 0 && input.cols().is_multiple_of(self.key_dim);
+        let whole = self.key_dim > 0 && cols.is_multiple_of(self.key_dim);
         if !whole {
             return Err(FeatureMapError::Columns {
                 what: "the input",
                 unit: self.key_dim,
-                cols: input.cols(),
+                cols,
             });
         }
-        Ok(input.rows() * (input.cols() / self.key_dim))
+        Ok(Problem {
+            rows,
+            heads: cols / self.key_dim,
+            map: *self,
+        })
+    }
+}
+
+impl Problem {
+    /// Number of keys.
+    pub(super) fn keys(&self) -> usize {
+        self.rows * self.heads
     }
 }

@@ -27,4 +27,9 @@ mod problem;
 pub mod reference;
 
 pub use host::{JointGradients, add_rms_norm, add_rms_norm_backward, backward, gated_norm};
-pub use problem::{GateOrder, Gradients, Inputs, NormError, Problem, Statistic};
+pub use problem::{
+    Cotangents, GateOrder, GradientBuffers, Gradients, Inputs, NormError, Operands, Outputs, Problem,
+    Results, Statistic,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

@@ -1,10 +1,13 @@
 //! Shapes of a norm, and every way they can be wrong.
 
 use crate::Rows;
-use crate::shape::{Operator, ShapeError};
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceRows, Error as DeviceError};
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
+use crate::shape::ShapeError;
 use thiserror::Error;
-
-pub(super) const OPERATOR: Operator = Operator("norm");
 
 /// Whether the gate is applied before or after the norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,33 +57,24 @@ pub struct Problem {
     pub order: GateOrder,
 }
 
-/// What a norm reads.
-///
-/// # Shapes
-/// `input` and `gate` `[rows, features]`; `weight` and `bias` `[features]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// x.
-    pub input: Rows<'a>,
-    /// z, whose SiLU multiplies.
-    pub gate: Option<Rows<'a>>,
-    /// Multiplies the normalised features.
-    pub weight: Option<&'a [f32]>,
-    /// Added after the weight.
-    pub bias: Option<&'a [f32]>,
-}
-
-/// Derivatives of the loss by what a norm read: contiguous, each in the shape of its input, overwritten.
-#[derive(Debug)]
-pub struct Gradients<'a> {
-    /// By x.
-    pub input: &'a mut [f32],
-    /// By z, where there is one and its gradient is wanted.
-    pub gate: Option<&'a mut [f32]>,
-    /// By the weight, likewise.
-    pub weight: Option<&'a mut [f32]>,
-    /// By the bias, likewise.
-    pub bias: Option<&'a mut [f32]>,
+operator! {
+    "norm", Problem as problem;
+    /// What a norm reads.
+    inputs<R, V> {
+        /// x, `[rows, features]`.
+        input: Rows[problem.rows, problem.features],
+        /// z, whose SiLU multiplies, `[rows, features]`.
+        gate: Option<Rows>[problem.rows, problem.features],
+        /// Multiplies the normalised features, `[features]`.
+        weight: Option<Values>[problem.features],
+        /// Added after the weight, `[features]`.
+        bias: Option<Values>[problem.features],
+    }
+    /// What a norm gives.
+    output<R> {
+        /// `[rows, features]`.
+        out: Rows[problem.rows, problem.features],
+    }
 }
 
 /// Why a norm cannot be computed.
@@ -119,30 +113,32 @@ impl Problem {
 
     pub(super) fn validate(&self, inputs: &Inputs) -> Result<(), NormError> {
         self.validate_sizes()?;
-        let features = self.features;
-        OPERATOR.rows("input", (self.rows, features), &inputs.input)?;
-        if let Some(gate) = &inputs.gate {
-            OPERATOR.rows("gate", (self.rows, features), gate)?;
-        }
-        let len = |values: Option<&[f32]>| values.map_or(features, <[f32]>::len);
-        OPERATOR.values("weight", features, len(inputs.weight))?;
-        Ok(OPERATOR.values("bias", features, len(inputs.bias))?)
+        Ok(self.expect_inputs(inputs)?)
     }
 
     pub(super) fn validate_backward(
         &self,
         inputs: &Inputs,
-        cotangent: &Rows,
+        cotangent: Rows,
         gradients: &Gradients,
     ) -> Result<(), NormError> {
         self.validate(inputs)?;
-        OPERATOR.cotangent_rows("out", (self.rows, self.features), cotangent)?;
-        OPERATOR.gradient("input", self.len(), gradients.input)?;
-        let gate = inputs.gate.map(|_| self.len());
-        OPERATOR.optional_gradient("gate", gate, gradients.gate.as_deref())?;
-        let of = |values: Option<&[f32]>| values.map(<[f32]>::len);
-        OPERATOR.optional_gradient("weight", of(inputs.weight), gradients.weight.as_deref())?;
-        Ok(OPERATOR.optional_gradient("bias", of(inputs.bias), gradients.bias.as_deref())?)
+        Ok(self.expect_backward(inputs, &Cotangents { out: cotangent }, gradients)?)
+    }
+
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        cotangent: Option<&DeviceRows>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        let cotangents = cotangent.cloned().map(|out| DeviceCotangents { out });
+        self.expect_on_device(
+            inputs,
+            cotangents.as_ref(),
+            ElementTypes::all(inputs.input.dtype()),
+        )
     }
 }
 

@@ -48,7 +48,7 @@ pub fn backward(problem: &Problem, inputs: &Inputs, cotangent: Rows) -> Result<G
         weight: None,
         bias: None,
     };
-    problem.validate_backward(inputs, &cotangent, &asked)?;
+    problem.validate_backward(inputs, cotangent, &asked)?;
     let features = problem.features;
     let mut gradients = GradientsF64 {
         input: Vec::with_capacity(problem.len()),

@@ -24,7 +24,7 @@ pub struct Operand {
 }
 
 impl Operand {
-    pub(crate) fn new(name: &'static str, kind: Kind) -> Self {
+    pub(crate) const fn new(name: &'static str, kind: Kind) -> Self {
         Self { name, kind }
     }
 }
@@ -34,6 +34,10 @@ impl Operand {
 pub(crate) struct Subject<T = ()> {
     pub operator: Operator,
     pub role: Role,
+    #[cfg_attr(
+        not(feature = "cube"),
+        allow(dead_code, reason = "in memory there is one type")
+    )]
     pub types: T,
 }
 

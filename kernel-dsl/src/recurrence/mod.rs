@@ -20,6 +20,12 @@
 //! ([`Inputs::sequences`]). The same call gives the same bits, whatever the number of
 //! threads.
 //!
+//! A token writes one outer product. Writes of a higher rank, h_t = a_t ∘ h_{t-1} + Σ_r k_tr (δ_t v_tr)ᵀ with a read-out for each r, as
+//! in Mamba-3's MIMO form, would be a `rank` of [`Problem`] beside `groups`: query and key get `groups·rank·key_dim` columns, value and
+//! output `heads·rank·value_dim` in the declaration of `problem.rs`, and state, decays and monoid stay what they are. In a chunk, the
+//! `rank` products of a token are as many rows of the matrices of keys and values under one decay; token by token, they are a loop
+//! around the update and the read.
+//!
 //! ```
 //! use spillway_kernel_dsl::{Rows, Sequences};
 //! use spillway_kernel_dsl::recurrence::{Inputs, Problem, ReadOut, sequential};
@@ -43,18 +49,20 @@
 
 #[cfg(feature = "cube")]
 pub mod cube;
-mod gradients;
 pub(crate) mod host;
 pub mod monoid;
 pub mod normalized;
 mod problem;
 pub mod reference;
 
-pub use crate::Cotangents;
-pub use gradients::{GradientBuffers, Gradients};
 pub use host::{
     BACKWARD_CHUNK_SIZE, DEFAULT_CHUNK_SIZE, backward, chunked, element, preferred_chunk_size, sequential,
     sequential_bounded, step,
 };
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{DecayIndex, Inputs, Problem, ReadOut, RecurrenceError};
+pub use problem::{
+    Cotangents, DecayIndex, GradientBuffers, Gradients, Inputs, Operands, OperandsAndState, Problem, ReadOut,
+    RecurrenceError, Results,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

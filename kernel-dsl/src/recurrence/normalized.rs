@@ -14,10 +14,8 @@
 //! the recurrence, and runs ż backwards: ż_t = scale ḋ_t q_t + a_{t+1} ∘ ż_{t+1}, q̇_t += scale ḋ_t z_t, k̇_t += δ_t ż_t,
 //! δ̇_t += k_t·ż_t, (ln a_t)˙ += a_t ∘ z_{t-1} ∘ ż_t.
 
-use super::gradients::Gradients;
 use super::host::{self, check_one_token, key_sum, key_sum_backward, skip_backward};
-use super::problem::{Inputs, OPERATOR, Problem, RecurrenceError};
-use crate::Cotangents;
+use super::problem::{Cotangents, Gradients, Inputs, OPERATOR, Problem, RecurrenceError};
 use crate::rows::Rows;
 
 /// The two states of a normalised recurrence, read and updated.

@@ -4,12 +4,14 @@ use std::cmp::Ordering;
 
 use thiserror::Error;
 
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceBuffer, Error as DeviceError, expect_state};
 use crate::decay::{DecayFormError, DecayKind, DecayScope, LogDecay};
-use crate::rows::Rows;
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError, all_fit};
-
-pub(super) const OPERATOR: Operator = Operator("recurrence");
+use crate::shape::{Role, ShapeError, all_fit};
 
 /// When the state is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,27 +47,42 @@ pub struct Problem {
     pub read_out: ReadOut,
 }
 
-/// What a recurrence reads. Every [`Rows`] has a row per token; which sequence it belongs to is said by `sequences`.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// q, `groups·key_dim` columns.
-    pub query: Rows<'a>,
-    /// k, `groups·key_dim` columns.
-    pub key: Rows<'a>,
-    /// v, `heads·value_dim` columns.
-    pub value: Rows<'a>,
-    /// ln a, in the form that [`Problem::decay`] names.
-    pub log_decay: LogDecay<&'a [f32], Rows<'a>>,
-    /// δ, `heads` columns; `None` is 1.
-    pub step_size: Option<Rows<'a>>,
-    /// u, `[heads, key_dim]`; present if and only if the read-out is [`ReadOut::Bonus`].
-    pub bonus: Option<&'a [f32]>,
-    /// D, `[heads]` or `[heads·value_dim]`: y_t += D∘v_t, with v before δ.
-    pub skip: Option<&'a [f32]>,
-    /// Factor on the query.
-    pub scale: f32,
-    /// How the sequences lie in the rows: equally long (row `b·time + t` is token `t` of sequence `b`), left-padded or packed.
-    pub sequences: Sequences<'a>,
+operator! {
+    "recurrence", Problem as problem, rows;
+    /// What a recurrence reads, `rows` as [`Sequences::rows`] says.
+    ///
+    /// On devices query, key, value and the output have one type; log decays and step sizes have one that may be another. Gradients
+    /// have the types of their operands, those of constant log decays f32; those of query and key are summed over the heads of a group.
+    inputs<R, V> {
+        /// q, `[rows, groups·key_dim]`.
+        query: Rows[rows, problem.groups * problem.key_dim],
+        /// k, `[rows, groups·key_dim]`.
+        key: Rows[rows, problem.groups * problem.key_dim],
+        /// v, `[rows, heads·value_dim]`.
+        value: Rows[rows, problem.heads * problem.value_dim],
+        /// ln a, in the form that [`Problem::decay`] names: `[heads]` or `[heads, key_dim]` for constants, `[rows, heads]` or
+        /// `[rows, heads·key_dim]` per token.
+        log_decay: LogDecay[rows, problem.heads * problem.decay.values_per_head(problem.key_dim)],
+        /// δ, `[rows, heads]`; `None` is 1.
+        step_size: Option<Gates>[rows, problem.heads],
+        /// u, `[heads, key_dim]`; present if and only if the read-out is [`ReadOut::Bonus`].
+        bonus: Option<Values>[problem.heads * problem.key_dim],
+        /// D, `[heads]` or `[heads·value_dim]`: y_t += D∘v_t, with v before δ.
+        skip: Option<Values>[problem.heads * problem.value_dim],
+    }
+    settings<'a> {
+        /// Factor on the query.
+        scale: f32,
+        /// How the sequences lie in the rows: equally long (row `b·time + t` is token `t` of sequence `b`), left-padded or packed.
+        sequences: Sequences<'a>,
+    }
+    /// What a recurrence gives.
+    output<R> {
+        /// y, `[rows, heads·value_dim]`.
+        out: Rows[rows, problem.heads * problem.value_dim],
+    }
+    /// h, `[batch, heads, key_dim, value_dim]`.
+    state[problem.state_len()]
 }
 
 /// Where a log decay stands.
@@ -168,6 +185,11 @@ impl Problem {
         self.batch * self.heads * self.head_state_len()
     }
 
+    /// Rows of the inputs and of the output.
+    pub(super) fn rows(&self, sequences: &Sequences) -> usize {
+        sequences.rows(self.batch, self.time)
+    }
+
     /// Values of the output, `rows·heads·value_dim`.
     pub fn out_len(&self, sequences: Sequences) -> usize {
         sequences.rows(self.batch, self.time) * self.heads * self.value_dim
@@ -220,7 +242,6 @@ impl Problem {
             batch,
             time,
             heads,
-            groups,
             key_dim,
             value_dim,
             ..
@@ -234,37 +255,91 @@ impl Problem {
             return Err(RecurrenceError::TooLarge(*self));
         }
         inputs.sequences.validate(batch, time)?;
-        let rows = inputs.sequences.rows(batch, time);
-        OPERATOR.rows("query", (rows, groups * key_dim), &inputs.query)?;
-        OPERATOR.rows("key", (rows, groups * key_dim), &inputs.key)?;
-        OPERATOR.rows("value", (rows, heads * value_dim), &inputs.value)?;
-        self.check_log_decay(inputs, rows)?;
-        if let Some(step_size) = &inputs.step_size {
-            OPERATOR.rows("step_size", (rows, heads), step_size)?;
+        inputs.log_decay.expect_form(OPERATOR.0, self.decay)?;
+        self.check_bonus(inputs.bonus.map(<[f32]>::len))?;
+        let skip = inputs.skip.map(<[f32]>::len);
+        inputs.expect(&OPERATOR.in_role(Role::Value), &self.extents_of(inputs, skip))?;
+        self.check_skip(skip)
+    }
+
+    /// Checks what a backward pass is given; the inputs have been validated.
+    pub(crate) fn validate_backward<T>(
+        &self,
+        inputs: &Inputs,
+        initial_state_len: usize,
+        cotangents: &Cotangents,
+        gradients: &Gradients<T>,
+    ) -> Result<(), RecurrenceError> {
+        OPERATOR.values("state", self.state_len(), initial_state_len)?;
+        let extents = cotangents.extents(self, self.rows(&inputs.sequences));
+        cotangents.expect(&OPERATOR.in_role(Role::Cotangent), &extents)?;
+        let extents = self.extents_of(inputs, inputs.skip.map(<[f32]>::len));
+        let extents = extents.with_state(self.state_len());
+        Ok(gradients.expect(&OPERATOR.in_role(Role::Gradient), &extents)?)
+    }
+
+    /// Checks every shape and type of a call on a device.
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        state: Option<&DeviceBuffer>,
+        cotangents: Option<&DeviceCotangents>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let form = inputs.log_decay.expect_form(OPERATOR.0, self.decay);
+        form.map_err(DeviceError::problem)?;
+        let (bonus, skip) = (inputs.bonus.as_ref(), inputs.skip.as_ref());
+        let (bonus, skip) = (bonus.map(DeviceBuffer::len), skip.map(DeviceBuffer::len));
+        self.check_bonus(bonus).map_err(DeviceError::problem)?;
+        let types = ElementTypes {
+            tokens: inputs.query.dtype(),
+            gates: inputs.gate_type(),
+        };
+        let extents = self.extents_of(inputs, skip);
+        inputs.expect(&OPERATOR.on_device(Role::Value, types), &extents)?;
+        self.check_skip(skip).map_err(DeviceError::problem)?;
+        expect_state(OPERATOR, self.state_len(), state)?;
+        let Some(cotangents) = cotangents else {
+            return Ok(());
+        };
+        let extents = cotangents.extents(self, self.rows(&inputs.sequences));
+        cotangents.expect(&OPERATOR.on_device(Role::Cotangent, types), &extents)
+    }
+
+    /// The shapes of inputs like these. A skip has one of two, so that the one at hand is taken for granted here.
+    fn extents_of<'a, R, V>(
+        &self,
+        inputs: &Operands<'a, R, V>,
+        skip: Option<usize>,
+    ) -> Operands<'a, (usize, usize), usize> {
+        Operands {
+            skip,
+            ..inputs.extents(self, self.rows(&inputs.sequences))
         }
-        match (self.read_out, inputs.bonus) {
-            (ReadOut::Inclusive, None) => {}
-            (ReadOut::Inclusive, Some(bonus)) => {
-                return Err(RecurrenceError::BonusUnused { found: bonus.len() });
-            }
-            (ReadOut::Bonus, None) => {
-                return Err(RecurrenceError::BonusMissing {
-                    expected: heads * key_dim,
-                });
-            }
-            (ReadOut::Bonus, Some(bonus)) => OPERATOR.values("bonus", heads * key_dim, bonus.len())?,
+    }
+
+    fn check_bonus(&self, found: Option<usize>) -> Result<(), RecurrenceError> {
+        match (self.read_out, found) {
+            (ReadOut::Inclusive, Some(found)) => Err(RecurrenceError::BonusUnused { found }),
+            (ReadOut::Bonus, None) => Err(RecurrenceError::BonusMissing {
+                expected: self.heads * self.key_dim,
+            }),
+            (ReadOut::Inclusive, None) | (ReadOut::Bonus, Some(_)) => Ok(()),
         }
-        if let Some(skip) = inputs.skip {
-            let (per_head, per_value, found) = (heads, heads * value_dim, skip.len());
-            if found != per_head && found != per_value {
-                return Err(RecurrenceError::SkipLength {
-                    per_head,
-                    per_value,
-                    found,
-                });
-            }
+    }
+
+    fn check_skip(&self, found: Option<usize>) -> Result<(), RecurrenceError> {
+        let (per_head, per_value) = (self.heads, self.heads * self.value_dim);
+        match found {
+            Some(found) if found != per_head && found != per_value => Err(RecurrenceError::SkipLength {
+                per_head,
+                per_value,
+                found,
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Checks that heads divide into groups and that the size of the state does not overflow.
@@ -298,16 +373,17 @@ impl Problem {
             None => Ok(()),
         }
     }
+}
 
-    /// Checks the form and the size of the log decays.
-    fn check_log_decay(&self, inputs: &Inputs, rows: usize) -> Result<(), RecurrenceError> {
-        inputs.log_decay.expect_form(OPERATOR.0, self.decay)?;
-        let per_token = self.heads * self.decay.values_per_head(self.key_dim);
-        match &inputs.log_decay {
-            LogDecay::None => Ok(()),
-            LogDecay::Constant(values) => Ok(OPERATOR.values("log_decay", per_token, values.len())?),
-            LogDecay::Token(decays) => Ok(OPERATOR.rows("log_decay", (rows, per_token), decays)?),
-        }
+impl<T: Clone + Default> GradientBuffers<T> {
+    /// Zeros for every input that is given.
+    ///
+    /// # Errors
+    /// [`RecurrenceError`] when a shape of the inputs is wrong.
+    pub fn zeros(problem: &Problem, inputs: &Inputs) -> Result<Self, RecurrenceError> {
+        problem.validate_inputs(inputs)?;
+        let extents = problem.extents_of(inputs, inputs.skip.map(<[f32]>::len));
+        Ok(extents.with_state(problem.state_len()).zeros())
     }
 }
 

@@ -1,11 +1,11 @@
 //! Rotary embedding on a device: a unit for each pair, angles from a table that the host computes in f64.
 
-use super::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::{Pairing, Positions, Problem};
+use super::{DeviceInputs, Pairing, Positions, Problem};
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::operands::ElementTypes;
 
 /// Units of a cube.
 const UNITS: usize = 64;
@@ -96,7 +96,8 @@ fn turn(
     sign: f32,
 ) -> Result<DeviceBuffer, Error> {
     let problem = &angles.problem;
-    OPERATOR.device_rows("input", (angles.rows, problem.cols()), input.dtype(), input)?;
+    let inputs = DeviceInputs { input: input.clone() };
+    problem.expect_on_device(&inputs, None, ElementTypes::all(input.dtype()), angles.rows)?;
     let len = angles.rows * problem.cols();
     let out = DeviceBuffer::empty(client, len, input.dtype())?;
     if len > 0 {

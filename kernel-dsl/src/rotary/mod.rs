@@ -20,4 +20,9 @@ mod problem;
 pub mod reference;
 
 pub use host::{backward, rotary};
-pub use problem::{Pairing, Positions, Problem, RotaryError};
+pub use problem::{
+    Cotangents, GradientBuffers, Gradients, Inputs, Operands, Outputs, Pairing, Positions, Problem, Results,
+    RotaryError,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

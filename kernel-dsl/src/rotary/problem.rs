@@ -1,11 +1,10 @@
 //! Shapes of a rotary embedding, and every way they can be wrong.
 
 use crate::Rows;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError};
+use crate::shape::ShapeError;
 use thiserror::Error;
-
-pub(super) const OPERATOR: Operator = Operator("rotary embedding");
 
 /// Which two values of a head are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +32,20 @@ pub struct Problem {
     pub pairing: Pairing,
     /// What the angles' ratios are made of; 10000 mostly.
     pub base: f64,
+}
+
+operator! {
+    "rotary embedding", Problem as problem, rows;
+    /// What is turned; `rows` is `batch · time`, or `time` when the sequences are packed.
+    inputs<R> {
+        /// x, `[rows, heads · head_dim]`.
+        input: Rows[rows, problem.cols()],
+    }
+    /// What it is turned into.
+    output<R> {
+        /// `[rows, heads · head_dim]`.
+        out: Rows[rows, problem.cols()],
+    }
 }
 
 /// Where tokens are.
@@ -110,7 +123,7 @@ impl Problem {
     ) -> Result<(), RotaryError> {
         self.validate_positions(positions)?;
         let rows = positions.sequences.rows(self.batch, self.time);
-        OPERATOR.rows("input", (rows, self.cols()), input)?;
+        self.expect_inputs(&Inputs { input: *input }, rows)?;
         Ok(OPERATOR.values("out", rows * self.cols(), out)?)
     }
 }

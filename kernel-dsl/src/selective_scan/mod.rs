@@ -44,7 +44,10 @@ pub mod monoid;
 mod problem;
 pub mod reference;
 
-pub use crate::Cotangents;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, element, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{Gradients, Inputs, Problem, ScanError};
+pub use problem::{
+    Cotangents, GradientBuffers, Gradients, Inputs, Operands, OperandsAndState, Problem, Results, ScanError,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

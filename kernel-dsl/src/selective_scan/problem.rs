@@ -2,12 +2,13 @@
 
 use thiserror::Error;
 
-use crate::Cotangents;
-use crate::rows::Rows;
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceBuffer, Error as DeviceError};
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError, all_fit};
-
-pub(super) const OPERATOR: Operator = Operator("selective scan");
+use crate::shape::{ShapeError, all_fit};
 
 /// The shape of a selective scan.
 ///
@@ -28,48 +29,37 @@ pub struct Problem {
     pub groups: usize,
 }
 
-/// What a selective scan reads. Every [`Rows`] has as many rows as [`Problem::rows`] says.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// u, `channels` columns.
-    pub input: Rows<'a>,
-    /// Δ, `channels` columns, after its softplus.
-    pub step_size: Rows<'a>,
-    /// A, `[channels, state_dim]`, negative.
-    pub a: &'a [f32],
-    /// B, `groups·state_dim` columns.
-    pub b: Rows<'a>,
-    /// C, `groups·state_dim` columns.
-    pub c: Rows<'a>,
-    /// D, `[channels]`: y_t += D∘u_t.
-    pub skip: Option<&'a [f32]>,
-    /// z, `channels` columns: y_t is multiplied by SiLU(z_t).
-    pub gate: Option<Rows<'a>>,
-    /// Which rows belong to which sequence.
-    pub sequences: Sequences<'a>,
-}
-
-/// Where the gradients of the inputs go: contiguous buffers of each input's shape, overwritten.
-///
-/// `T` is f32, or f64 for [`reference::backward`](crate::selective_scan::reference::backward).
-#[derive(Debug)]
-pub struct Gradients<'a, T = f32> {
-    /// Of u, `[rows, channels]`.
-    pub input: &'a mut [T],
-    /// Of Δ, `[rows, channels]`.
-    pub step_size: &'a mut [T],
-    /// Of A, `[channels, state_dim]`.
-    pub a: &'a mut [T],
-    /// Of B, `[rows, groups·state_dim]`.
-    pub b: &'a mut [T],
-    /// Of C, `[rows, groups·state_dim]`.
-    pub c: &'a mut [T],
-    /// Of D, `[channels]`; `None` where it is not wanted or there is no skip.
-    pub skip: Option<&'a mut [T]>,
-    /// Of z, `[rows, channels]`; `None` where it is not wanted or there is no gate.
-    pub gate: Option<&'a mut [T]>,
-    /// Of the initial state, `[batch, channels, state_dim]`.
-    pub state: &'a mut [T],
+operator! {
+    "selective scan", Problem as problem, rows;
+    /// What a selective scan reads, `rows` as [`Problem::rows`] says. On devices u, Δ, B, C, z and the output have one type; all
+    /// gradients are f32.
+    inputs<R, V> {
+        /// u, `[rows, channels]`.
+        input: Rows[rows, problem.channels],
+        /// Δ, `[rows, channels]`, after its softplus.
+        step_size: Rows[rows, problem.channels],
+        /// A, `[channels, state_dim]`, negative.
+        a: Values[problem.channels * problem.state_dim],
+        /// B, `[rows, groups·state_dim]`.
+        b: Rows[rows, problem.groups * problem.state_dim],
+        /// C, `[rows, groups·state_dim]`.
+        c: Rows[rows, problem.groups * problem.state_dim],
+        /// D, `[channels]`: y_t += D∘u_t.
+        skip: Option<Values>[problem.channels],
+        /// z, `[rows, channels]`: y_t is multiplied by SiLU(z_t).
+        gate: Option<Rows>[rows, problem.channels],
+    }
+    settings<'a> {
+        /// Which rows belong to which sequence.
+        sequences: Sequences<'a>,
+    }
+    /// What a selective scan gives.
+    output<R> {
+        /// `[rows, channels]`.
+        out: Rows[rows, problem.channels],
+    }
+    /// h, `[batch, channels, state_dim]`.
+    state[problem.state_len()]
 }
 
 /// Why a selective scan cannot be computed.
@@ -158,20 +148,7 @@ impl Problem {
     pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), ScanError> {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
-        let rows = self.rows(&inputs.sequences);
-        let (on_channels, on_groups) = ((rows, self.channels), (rows, self.groups * self.state_dim));
-        OPERATOR.rows("input", on_channels, &inputs.input)?;
-        OPERATOR.rows("step_size", on_channels, &inputs.step_size)?;
-        OPERATOR.values("a", self.channels * self.state_dim, inputs.a.len())?;
-        OPERATOR.rows("b", on_groups, &inputs.b)?;
-        OPERATOR.rows("c", on_groups, &inputs.c)?;
-        if let Some(skip) = inputs.skip {
-            OPERATOR.values("skip", self.channels, skip.len())?;
-        }
-        if let Some(gate) = &inputs.gate {
-            OPERATOR.rows("gate", on_channels, gate)?;
-        }
-        Ok(())
+        Ok(self.expect_inputs(inputs, self.rows(&inputs.sequences))?)
     }
 
     /// Checks that the sizes divide and that no operand has more values than can be counted.
@@ -205,19 +182,21 @@ impl Problem {
     ) -> Result<(), ScanError> {
         self.validate_inputs(inputs)?;
         let rows = self.rows(&inputs.sequences);
-        let (on_channels, on_groups) = (rows * self.channels, rows * self.groups * self.state_dim);
-        OPERATOR.values("state", self.state_len(), initial_state_len)?;
-        cotangents.validate(OPERATOR, (rows, self.channels), self.state_len())?;
-        OPERATOR.gradient("input", on_channels, gradients.input)?;
-        OPERATOR.gradient("step_size", on_channels, gradients.step_size)?;
-        OPERATOR.gradient("a", inputs.a.len(), gradients.a)?;
-        OPERATOR.gradient("b", on_groups, gradients.b)?;
-        OPERATOR.gradient("c", on_groups, gradients.c)?;
-        OPERATOR.gradient("state", self.state_len(), gradients.state)?;
-        let skip = inputs.skip.map(<[f32]>::len);
-        OPERATOR.optional_gradient("skip", skip, gradients.skip.as_deref())?;
-        let gate = inputs.gate.map(|_| on_channels);
-        Ok(OPERATOR.optional_gradient("gate", gate, gradients.gate.as_deref())?)
+        Ok(self.expect_backward(inputs, initial_state_len, cotangents, gradients, rows)?)
+    }
+
+    /// Checks every shape and type of a call on a device.
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        state: Option<&DeviceBuffer>,
+        cotangents: Option<&DeviceCotangents>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let types = ElementTypes::all(inputs.dtype());
+        self.expect_on_device(inputs, state, cotangents, types, self.rows(&inputs.sequences))
     }
 
     /// Checks that no value of A is positive or NaN and no step size of a token is negative or NaN: with such values

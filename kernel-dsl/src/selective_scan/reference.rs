@@ -1,7 +1,6 @@
 //! The definition in f64: one plain loop over tokens, channels and state values. Everything else is tested against it.
 
-use super::problem::{Gradients, Inputs, OPERATOR, Problem, ScanError};
-use crate::Cotangents;
+use super::problem::{Cotangents, Gradients, Inputs, OPERATOR, Problem, ScanError};
 
 /// The scan in f64, token by token (see [the module](crate::selective_scan) for the formula).
 ///

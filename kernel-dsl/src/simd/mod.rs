@@ -160,6 +160,16 @@ pub(crate) fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S
     }
 }
 
+/// [`mul_add`] of f64.
+#[inline(always)]
+pub(crate) fn mul_add_f64<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s {
+    if is_fused::<S>() {
+        simd.mul_add_f64s(a, b, c)
+    } else {
+        simd.add_f64s(simd.mul_f64s(a, b), c)
+    }
+}
+
 /// [`mul_add`] of single values, for loops that the compiler vectorises.
 #[inline(always)]
 #[expect(

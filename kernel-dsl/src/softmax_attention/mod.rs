@@ -18,4 +18,4 @@ mod problem;
 pub mod reference;
 
 pub use host::softmax_attention;
-pub use problem::{Inputs, Problem, SoftmaxError};
+pub use problem::{Inputs, Operands, Problem, SoftmaxError};

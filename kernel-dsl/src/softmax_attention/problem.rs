@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::Rows;
-use crate::shape::{Operator, ShapeError};
+use crate::operands::operands;
+use crate::shape::{Operator, Role, ShapeError};
 use thiserror::Error;
 
 pub(super) const OPERATOR: Operator = Operator("softmax attention");
@@ -31,22 +32,25 @@ pub struct Problem {
     pub window: Option<usize>,
 }
 
-/// What an attention reads beside the cache.
-///
-/// # Shapes
-/// `query` `[batch · time, heads · key_dim]`, `key` `[batch · time, groups · key_dim]`, `value`
-/// `[batch · time, groups · value_dim]`, `lengths` `[batch]`.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// q.
-    pub query: Rows<'a>,
-    /// k of the tokens at hand.
-    pub key: Rows<'a>,
-    /// v of the tokens at hand.
-    pub value: Rows<'a>,
-    /// How many tokens of each sequence the cache holds before.
-    pub lengths: &'a [usize],
+operands! {
+    Problem as problem;
+    /// What an attention reads beside the cache.
+    Operands<R> {
+        /// q, `[batch · time, heads · key_dim]`.
+        query: Rows[problem.batch * problem.time, problem.heads * problem.key_dim],
+        /// k of the tokens at hand, `[batch · time, groups · key_dim]`.
+        key: Rows[problem.batch * problem.time, problem.groups * problem.key_dim],
+        /// v of the tokens at hand, `[batch · time, groups · value_dim]`.
+        value: Rows[problem.batch * problem.time, problem.groups * problem.value_dim],
+    }
+    settings<'a> {
+        /// How many tokens of each sequence the cache holds before, `[batch]`.
+        lengths: &'a [usize],
+    }
 }
+
+/// What an attention reads in memory; see [`Operands`].
+pub type Inputs<'a> = Operands<'a, Rows<'a>>;
 
 /// Why an attention cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -121,14 +125,11 @@ impl Problem {
                 groups: self.groups,
             });
         }
-        let rows = self.batch * self.time;
-        OPERATOR.rows("query", (rows, self.heads * self.key_dim), &inputs.query)?;
-        OPERATOR.rows("key", (rows, self.groups * self.key_dim), &inputs.key)?;
-        OPERATOR.rows("value", (rows, self.groups * self.value_dim), &inputs.value)?;
+        inputs.expect(&OPERATOR.in_role(Role::Value), &inputs.extents(self))?;
         OPERATOR.values("lengths", self.batch, inputs.lengths.len())?;
         OPERATOR.values("cache of keys", self.keys_len(), keys)?;
         OPERATOR.values("cache of values", self.values_len(), values)?;
-        OPERATOR.values("out", rows * self.heads * self.value_dim, out)?;
+        OPERATOR.values("out", self.batch * self.time * self.heads * self.value_dim, out)?;
         let needed = |length: &usize| length.saturating_add(self.time);
         match inputs
             .lengths

@@ -2,14 +2,12 @@
 
 use cubecl::prelude::*;
 
-use super::problem::OPERATOR;
 use super::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, Problem};
 use crate::cube::math::{sigmoid, softplus};
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
 use crate::operands::ElementTypes;
-use crate::shape::Role;
 
 /// Units of a cube.
 const UNITS: usize = 64;
@@ -26,11 +24,21 @@ impl DeviceInputs {
     }
 }
 
-/// Checks the problem and its inputs.
-fn validate(problem: &Problem, inputs: &DeviceInputs) -> Result<(), Error> {
+fn validate(
+    problem: &Problem,
+    inputs: &DeviceInputs,
+    cotangents: Option<&DeviceCotangents>,
+) -> Result<(), Error> {
     problem.validate().map_err(Error::problem)?;
-    let types = ElementTypes::all(inputs.raw.dtype());
-    inputs.expect(&OPERATOR.on_device(Role::Value, types), &inputs.extents(problem))
+    problem.expect_on_device(inputs, cotangents, types(inputs))
+}
+
+/// Step sizes and decays are f32, whatever they are made of.
+fn types(inputs: &DeviceInputs) -> ElementTypes {
+    ElementTypes {
+        tokens: inputs.raw.dtype(),
+        gates: DType::F32,
+    }
 }
 
 #[derive(CubeType, CubeLaunch)]
@@ -47,7 +55,7 @@ struct Constants {
 /// # Errors
 /// [`Error`] when a shape, a type or a limit is wrong, or when the device cannot run it.
 pub fn step_size(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<DeviceOutputs, Error> {
-    validate(problem, inputs)?;
+    validate(problem, inputs, None)?;
     let len = problem.tokens * problem.heads;
     let outputs = DeviceOutputs {
         step: DeviceBuffer::empty(client, len, DType::F32)?,
@@ -111,16 +119,13 @@ pub fn backward(
     inputs: &DeviceInputs,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    validate(problem, inputs)?;
-    let subject = OPERATOR.on_device(Role::Cotangent, ElementTypes::all(DType::F32));
-    cotangents.expect(&subject, &cotangents.extents(problem))?;
+    validate(problem, inputs, Some(cotangents))?;
     let Problem { tokens, heads, .. } = *problem;
     let tokens_per_unit = tokens.div_ceil(MANY_PARTS).max(TOKENS_PER_UNIT);
     let parts = tokens.div_ceil(tokens_per_unit);
     let partial = || DeviceBuffer::empty(client, parts * heads, DType::F32);
     let (biases, a_logs) = (partial()?, partial()?);
-    let types = ElementTypes::all(inputs.raw.dtype());
-    let gradients = inputs.extents(problem).empty(client, types)?;
+    let gradients = inputs.extents(problem).empty(client, types(inputs))?;
     if parts * heads > 0 {
         let cotangent = |view: &Option<DeviceRows>| view.as_ref().unwrap_or(&inputs.raw).view();
         backward_kernel::launch(

@@ -1,7 +1,7 @@
 //! What step sizes are made of, and every way that can be wrong.
 
 use crate::operands::operator;
-use crate::shape::{Role, ShapeError};
+use crate::shape::ShapeError;
 use thiserror::Error;
 
 /// Sizes and bounds.
@@ -29,9 +29,9 @@ operator! {
     /// Step sizes and decays, in f32 on every device: half precision would forget what sums of log decays need.
     outputs<R> {
         /// Δ, `[tokens, heads]`.
-        step: Rows[problem.tokens, problem.heads],
+        step: Gates[problem.tokens, problem.heads],
         /// log α, `[tokens, heads]`.
-        log_decay: Rows[problem.tokens, problem.heads],
+        log_decay: Gates[problem.tokens, problem.heads],
     }
 }
 
@@ -62,9 +62,8 @@ impl Problem {
 
     pub(super) fn validate_forward(&self, inputs: &Inputs, outputs: &Outputs) -> Result<(), StepSizeError> {
         self.validate()?;
-        let subject = OPERATOR.in_role(Role::Value);
-        inputs.expect(&subject, &inputs.extents(self))?;
-        Ok(outputs.expect(&subject, &outputs.extents(self))?)
+        self.expect_inputs(inputs)?;
+        Ok(self.expect_outputs(outputs)?)
     }
 
     pub(super) fn validate_backward(
@@ -74,8 +73,7 @@ impl Problem {
         gradients: &Gradients,
     ) -> Result<(), StepSizeError> {
         self.validate()?;
-        inputs.expect(&OPERATOR.in_role(Role::Value), &inputs.extents(self))?;
-        cotangents.expect(&OPERATOR.in_role(Role::Cotangent), &cotangents.extents(self))?;
-        Ok(gradients.expect(&OPERATOR.in_role(Role::Gradient), &inputs.extents(self))?)
+        self.expect_inputs(inputs)?;
+        Ok(self.expect_backward(inputs, cotangents, gradients)?)
     }
 }

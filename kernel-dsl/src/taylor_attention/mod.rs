@@ -31,7 +31,11 @@ mod host;
 mod problem;
 pub mod reference;
 
-pub use crate::Cotangents;
 pub use crate::feature_map::Expansion;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, chunked, sequential, step};
-pub use problem::{AttentionError, Gradients, Inputs, Problem};
+pub use problem::{
+    AttentionError, Cotangents, GradientBuffers, Gradients, Inputs, Operands, OperandsAndState, Problem,
+    Results,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

@@ -1,12 +1,14 @@
 //! Shapes of Taylor attention, and every way they can be wrong.
 
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceBuffer, Error as DeviceError};
 use crate::feature_map::{Expansion, FeatureMap, FeatureMapError, Packing};
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError};
-use crate::{Cotangents, Rows};
+use crate::shape::ShapeError;
 use thiserror::Error;
-
-pub(super) const OPERATOR: Operator = Operator("Taylor attention");
 
 /// Shape and choices of Taylor attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,34 +31,29 @@ pub struct Problem {
     pub normalizer: Option<f32>,
 }
 
-/// What Taylor attention reads.
-///
-/// # Shapes
-/// `query` and `key` `[rows, heads · key_dim]`, `value` `[rows, heads · value_dim]`; `rows` is `batch · time`, or `time` when the
-/// sequences are packed.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// q.
-    pub query: Rows<'a>,
-    /// k.
-    pub key: Rows<'a>,
-    /// v.
-    pub value: Rows<'a>,
-    /// Which rows belong to which sequence.
-    pub sequences: Sequences<'a>,
-}
-
-/// Derivatives of the loss by what Taylor attention read: contiguous, each in the shape of its input, overwritten.
-#[derive(Debug)]
-pub struct Gradients<'a> {
-    /// By q.
-    pub query: &'a mut [f32],
-    /// By k.
-    pub key: &'a mut [f32],
-    /// By v.
-    pub value: &'a mut [f32],
-    /// By the state before the first token.
-    pub state: &'a mut [f32],
+operator! {
+    "Taylor attention", Problem as problem, rows;
+    /// What Taylor attention reads; `rows` is `batch · time`, or `time` when the sequences are packed. On devices all have one type,
+    /// and all gradients are f32.
+    inputs<R> {
+        /// q, `[rows, heads · key_dim]`.
+        query: Rows[rows, problem.heads * problem.key_dim],
+        /// k, `[rows, heads · key_dim]`.
+        key: Rows[rows, problem.heads * problem.key_dim],
+        /// v, `[rows, heads · value_dim]`.
+        value: Rows[rows, problem.heads * problem.value_dim],
+    }
+    settings<'a> {
+        /// Which rows belong to which sequence.
+        sequences: Sequences<'a>,
+    }
+    /// What Taylor attention gives.
+    output<R> {
+        /// y, `[rows, heads · value_dim]`.
+        out: Rows[rows, problem.heads * problem.value_dim],
+    }
+    /// S, `[batch, heads, features, columns]`; see [`Problem::features`] and [`Problem::columns`].
+    state[problem.state_len()]
 }
 
 /// Why Taylor attention cannot be computed.
@@ -138,16 +135,22 @@ impl Problem {
         Ok(self.feature_map().check_scale()?)
     }
 
-    pub(super) fn validate(&self, inputs: &Inputs, state: usize, out: usize) -> Result<(), AttentionError> {
+    /// Rows of the inputs and of the output.
+    pub(super) fn rows(&self, sequences: &Sequences) -> usize {
+        sequences.rows(self.batch, self.time)
+    }
+
+    fn validate_inputs(&self, inputs: &Inputs) -> Result<(), AttentionError> {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
-        let rows = inputs.sequences.rows(self.batch, self.time);
-        let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
-        OPERATOR.rows("query", (rows, keys), &inputs.query)?;
-        OPERATOR.rows("key", (rows, keys), &inputs.key)?;
-        OPERATOR.rows("value", (rows, values), &inputs.value)?;
+        Ok(self.expect_inputs(inputs, self.rows(&inputs.sequences))?)
+    }
+
+    pub(super) fn validate(&self, inputs: &Inputs, state: usize, out: usize) -> Result<(), AttentionError> {
+        self.validate_inputs(inputs)?;
         OPERATOR.values("state", self.state_len(), state)?;
-        Ok(OPERATOR.values("out", rows * values, out)?)
+        let columns = self.heads * self.value_dim;
+        Ok(OPERATOR.values("out", self.rows(&inputs.sequences) * columns, out)?)
     }
 
     pub(super) fn validate_backward(
@@ -157,13 +160,22 @@ impl Problem {
         cotangents: &Cotangents,
         gradients: &Gradients,
     ) -> Result<(), AttentionError> {
-        let rows = inputs.sequences.rows(self.batch, self.time);
-        let (keys, values) = (self.heads * self.key_dim, self.heads * self.value_dim);
-        self.validate(inputs, state, rows * values)?;
-        cotangents.validate(OPERATOR, (rows, values), state)?;
-        OPERATOR.gradient("query", rows * keys, gradients.query)?;
-        OPERATOR.gradient("key", rows * keys, gradients.key)?;
-        OPERATOR.gradient("value", rows * values, gradients.value)?;
-        Ok(OPERATOR.gradient("state", state, gradients.state)?)
+        self.validate_inputs(inputs)?;
+        let rows = self.rows(&inputs.sequences);
+        Ok(self.expect_backward(inputs, state, cotangents, gradients, rows)?)
+    }
+
+    /// Checks every shape and type of a call on a device.
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        state: Option<&DeviceBuffer>,
+        cotangents: Option<&DeviceCotangents>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let types = ElementTypes::all(inputs.query.dtype());
+        self.expect_on_device(inputs, state, cotangents, types, self.rows(&inputs.sequences))
     }
 }

@@ -44,7 +44,11 @@ pub mod monoid;
 mod problem;
 pub mod reference;
 
-pub use crate::Cotangents;
 pub use host::{DEFAULT_CHUNK_SIZE, backward, element, sequential, step};
 pub use monoid::{Element, ElementMut, apply, compose};
-pub use problem::{EMPTY_MAX, Gradients, Inputs, Problem, Wkv4Error};
+pub use problem::{
+    Cotangents, EMPTY_MAX, GradientBuffers, Gradients, Inputs, Operands, OperandsAndState, Problem, Results,
+    Wkv4Error,
+};
+#[cfg(feature = "cube")]
+pub use problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};

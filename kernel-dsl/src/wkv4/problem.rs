@@ -2,12 +2,13 @@
 
 use thiserror::Error;
 
-use crate::Cotangents;
-use crate::rows::Rows;
+#[cfg(feature = "cube")]
+use crate::cube::{DeviceBuffer, Error as DeviceError};
+#[cfg(feature = "cube")]
+use crate::operands::ElementTypes;
+use crate::operands::operator;
 use crate::sequences::{Sequences, SequencesError};
-use crate::shape::{Operator, ShapeError, all_fit};
-
-pub(super) const OPERATOR: Operator = Operator("WKV-4");
+use crate::shape::{ShapeError, all_fit};
 
 /// Where the running maximum of a state begins: a state without tokens is (0, 0, this). Anything less, −∞ included, is
 /// taken for this value, so that no difference of two maxima is NaN.
@@ -28,36 +29,31 @@ pub struct Problem {
     pub channels: usize,
 }
 
-/// What a WKV-4 recurrence reads. Every [`Rows`] has `channels` columns and as many rows as [`Problem::rows`] says.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// w, `[channels]`: 0 or less, the logarithm of the decay. Models store time_decay, with w = −exp(time_decay).
-    pub log_decay: &'a [f32],
-    /// u, `[channels]`: added to the key of the present token. Models call it time_first.
-    pub bonus: &'a [f32],
-    /// k; −∞ hides a token.
-    pub key: Rows<'a>,
-    /// v.
-    pub value: Rows<'a>,
-    /// Which rows belong to which sequence.
-    pub sequences: Sequences<'a>,
-}
-
-/// Where the gradients of the inputs go: contiguous buffers of each input's shape, overwritten.
-///
-/// `T` is f32, or f64 for [`reference::backward`](crate::wkv4::reference::backward).
-#[derive(Debug)]
-pub struct Gradients<'a, T = f32> {
-    /// Of w, `[channels]`.
-    pub log_decay: &'a mut [T],
-    /// Of u, `[channels]`.
-    pub bonus: &'a mut [T],
-    /// Of k, `[rows, channels]`.
-    pub key: &'a mut [T],
-    /// Of v, `[rows, channels]`.
-    pub value: &'a mut [T],
-    /// Of the initial state, `[batch, 3, channels]`.
-    pub state: &'a mut [T],
+operator! {
+    "WKV-4", Problem as problem, rows;
+    /// What a WKV-4 recurrence reads, `rows` as [`Problem::rows`] says. On devices k, v and the output have one type; all gradients
+    /// are f32.
+    inputs<R, V> {
+        /// k, `[rows, channels]`; −∞ hides a token.
+        key: Rows[rows, problem.channels],
+        /// v, `[rows, channels]`.
+        value: Rows[rows, problem.channels],
+        /// w, `[channels]`: 0 or less, the logarithm of the decay. Models store time_decay, with w = −exp(time_decay).
+        log_decay: Values[problem.channels],
+        /// u, `[channels]`: added to the key of the present token. Models call it time_first.
+        bonus: Values[problem.channels],
+    }
+    settings<'a> {
+        /// Which rows belong to which sequence.
+        sequences: Sequences<'a>,
+    }
+    /// What a WKV-4 recurrence gives.
+    output<R> {
+        /// o, `[rows, channels]`.
+        out: Rows[rows, problem.channels],
+    }
+    /// Numerators, denominators (both divided by e^max) and maxima, `[batch, 3, channels]`.
+    state[problem.state_len()]
 }
 
 /// Why a WKV-4 recurrence cannot be computed.
@@ -131,11 +127,7 @@ impl Problem {
     pub(crate) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), Wkv4Error> {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
-        let shape = (self.rows(&inputs.sequences), self.channels);
-        OPERATOR.values("log_decay", self.channels, inputs.log_decay.len())?;
-        OPERATOR.values("bonus", self.channels, inputs.bonus.len())?;
-        OPERATOR.rows("key", shape, &inputs.key)?;
-        OPERATOR.rows("value", shape, &inputs.value)?;
+        self.expect_inputs(inputs, self.rows(&inputs.sequences))?;
         // There is one per channel, not one per token, so that looking at all of them costs next to nothing.
         match inputs.log_decay.iter().position(|w| w.is_nan() || *w > 0.0) {
             Some(channel) => Err(Wkv4Error::LogDecayValue {
@@ -168,13 +160,21 @@ impl Problem {
         gradients: &Gradients<T>,
     ) -> Result<(), Wkv4Error> {
         self.validate_inputs(inputs)?;
-        let (rows, channels) = (self.rows(&inputs.sequences), self.channels);
-        OPERATOR.values("state", self.state_len(), initial_state_len)?;
-        cotangents.validate(OPERATOR, (rows, channels), self.state_len())?;
-        OPERATOR.gradient("log_decay", channels, gradients.log_decay)?;
-        OPERATOR.gradient("bonus", channels, gradients.bonus)?;
-        OPERATOR.gradient("key", rows * channels, gradients.key)?;
-        OPERATOR.gradient("value", rows * channels, gradients.value)?;
-        Ok(OPERATOR.gradient("state", self.state_len(), gradients.state)?)
+        let rows = self.rows(&inputs.sequences);
+        Ok(self.expect_backward(inputs, initial_state_len, cotangents, gradients, rows)?)
+    }
+
+    /// Checks every shape and type of a call on a device.
+    #[cfg(feature = "cube")]
+    pub(super) fn validate_on_device(
+        &self,
+        inputs: &DeviceInputs,
+        state: Option<&DeviceBuffer>,
+        cotangents: Option<&DeviceCotangents>,
+    ) -> Result<(), DeviceError> {
+        self.validate_sizes().map_err(DeviceError::problem)?;
+        inputs.sequences.validate(self.batch, self.time)?;
+        let types = ElementTypes::all(inputs.dtype());
+        self.expect_on_device(inputs, state, cotangents, types, self.rows(&inputs.sequences))
     }
 }

@@ -1,7 +1,6 @@
 //! The definition in f64: one plain loop over tokens and channels. Everything else is tested against it.
 
-use super::problem::{EMPTY_MAX, Gradients, Inputs, OPERATOR, Problem, Wkv4Error};
-use crate::Cotangents;
+use super::problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, OPERATOR, Problem, Wkv4Error};
 
 /// The recurrence in f64, token by token (see [the module](crate::wkv4) for the formula).
 ///

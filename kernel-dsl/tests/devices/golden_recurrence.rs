@@ -5,7 +5,7 @@ use crate::{device, support};
 mod golden {
     use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, DeviceRows, Limits};
     use spillway_kernel_dsl::recurrence::cube::{
-        DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, Plan, backward, chunked, sequential,
+        DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, Plan, backward, chunked, sequential,
     };
     use spillway_kernel_dsl::recurrence::{Problem, ReadOut};
     use spillway_kernel_dsl::{DecayKind, LogDecay};
@@ -125,7 +125,7 @@ mod golden {
         }
     }
 
-    fn check_outputs(case: &Case, form: &str, client: &Client, found: &Outputs) {
+    fn check_outputs(case: &Case, form: &str, client: &Client, found: &DeviceOutputs) {
         case.check(form, "o", &download(client, &found.out));
         case.check(form, "ht", &download(client, &found.state));
     }
@@ -140,7 +140,7 @@ mod golden {
             Some(&found.query),
             Some(&found.key),
             Some(&found.value),
-            found.log_decay.as_ref(),
+            found.log_decay.as_ref().either(),
             found.bonus.as_ref(),
             Some(&found.state),
         ];

@@ -4,8 +4,16 @@
 mod based;
 #[path = "../support/device.rs"]
 mod device;
+#[path = "../support/golden_convolution.rs"]
+mod golden_convolution;
 #[path = "../support/layouts.rs"]
 mod layouts;
+#[path = "../support/linear_state_space.rs"]
+mod linear_state_space;
+#[path = "../support/long_convolution.rs"]
+mod long_convolution;
+#[path = "../support/ssm_kernel.rs"]
+mod ssm_kernel;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/taylor.rs"]
@@ -27,15 +35,23 @@ mod golden {
 }
 
 // By their paths, so that the modules within them lie in the folders beside them.
+#[path = "equivalence_linear_state_space.rs"]
+mod equivalence_linear_state_space;
+#[path = "equivalence_long_convolution.rs"]
+mod equivalence_long_convolution;
 #[path = "equivalence_recurrence.rs"]
 mod equivalence_recurrence;
 #[path = "equivalence_taylor.rs"]
 mod equivalence_taylor;
 #[path = "equivalence_tokenwise.rs"]
 mod equivalence_tokenwise;
+#[path = "golden_long_convolution.rs"]
+mod golden_long_convolution;
 #[path = "golden_recurrence.rs"]
 mod golden_recurrence;
 #[path = "golden_tokenwise.rs"]
 mod golden_tokenwise;
 #[path = "rotary.rs"]
 mod rotary;
+#[path = "ssm_kernel.rs"]
+mod ssm_kernel_devices;

@@ -108,7 +108,7 @@ fn by_backward(
             TransitionKind::Delta => TransitionGradients::Delta { beta: &mut beta },
             TransitionKind::LowRank => TransitionGradients::LowRank { p: &mut p, b: &mut b },
         },
-        log_decay: sizes.wants_log_decay.then_some(&mut log_decay[..]),
+        log_decay: sizes.wants_log_decay.then_some(&mut log_decay[..]).into(),
         state: &mut state,
     };
     let cotangents = Cotangents {

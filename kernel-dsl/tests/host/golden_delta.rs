@@ -135,7 +135,7 @@ mod golden {
                         b,
                     },
                 },
-                log_decay: log_decay.as_deref_mut(),
+                log_decay: log_decay.as_deref_mut().into(),
                 state: &mut state,
             };
             run(&self.inputs(), &cotangents, &mut gradients).expect("valid");

@@ -138,7 +138,7 @@ mod golden {
             };
             let by_chunks = |chunk_size| {
                 let mut found: GradientBuffers = GradientBuffers::zeros(problem, inputs).expect("valid");
-                let mut gradients = found.as_gradients();
+                let mut gradients = found.as_written();
                 backward(
                     problem,
                     inputs,
@@ -188,7 +188,7 @@ mod golden {
             Some(&gradients.query),
             Some(&gradients.key),
             Some(&gradients.value),
-            gradients.log_decay.as_ref(),
+            gradients.log_decay.as_ref().either(),
             gradients.bonus.as_ref(),
             Some(&gradients.state),
         ];
@@ -253,7 +253,7 @@ mod golden {
             prepared.check(&case, ["r", "k", "v", "w", "u", "h0"]);
             // ln a = −exp(w) has the derivative ln a by w.
             for (form, gradients) in prepared.gradients(case.cotangent("o"), case.cotangent_if_any("ht")) {
-                let by_log_decay = gradients.log_decay.expect("RWKV-5 decays");
+                let by_log_decay = gradients.log_decay.either().expect("RWKV-5 decays");
                 let by_raw = by_log_decay.iter().zip(&prepared.log_decay);
                 let by_raw: Vec<f32> = by_raw.map(|(gradient, g)| gradient * g).collect();
                 case.check_gradient(&form, "time_decay", &by_raw);
@@ -305,7 +305,7 @@ mod golden {
             }
             for (form, gradients) in prepared.gradients(case.cotangent("o"), case.cotangent_if_any("ht")) {
                 case.check_gradient(&form, "x", &gradients.value);
-                case.check_gradient(&form, "g", &gradients.log_decay.expect("HGRN decays"));
+                case.check_gradient(&form, "g", &gradients.log_decay.either().expect("HGRN decays"));
                 if case.gradient_if_any("h0").is_some() {
                     case.check_gradient(&form, "h0", &gradients.state);
                 }
@@ -355,7 +355,7 @@ mod golden {
                 key_sum,
             };
             let mut gradients = NormalizedGradients {
-                inputs: found.as_gradients(),
+                inputs: found.as_written(),
                 key_sum: &mut key_sum_gradient,
             };
             normalized::backward(
@@ -562,7 +562,7 @@ mod golden {
                 case.check_gradient(&form, "h0", &transpose(&gradients.state, key_dim, value_dim));
             }
             let by_step = gradients.step_size.expect("Mamba-2 has step sizes");
-            let by_log_decay = gradients.log_decay.expect("Mamba-2 decays");
+            let by_log_decay = gradients.log_decay.either().expect("Mamba-2 decays");
             let mut by_raw = Vec::new();
             let [mut by_a, mut by_bias, mut sizes] = [(); 3].map(|()| vec![0.0_f64; heads]);
             for (i, raw) in case.input("dt").iter().enumerate() {

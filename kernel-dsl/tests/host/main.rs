@@ -3,8 +3,18 @@
 
 #[path = "../support/based.rs"]
 mod based;
+#[path = "../support/golden_convolution.rs"]
+mod golden_convolution;
 #[path = "../support/layouts.rs"]
 mod layouts;
+#[path = "../support/linear_state_space.rs"]
+mod linear_state_space;
+#[path = "../support/long_convolution.rs"]
+mod long_convolution;
+#[path = "../support/shift_state_space.rs"]
+mod shift_state_space;
+#[path = "../support/ssm_kernel.rs"]
+mod ssm_kernel;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/taylor.rs"]
@@ -23,12 +33,20 @@ mod equivalence_delta;
 mod equivalence_dense;
 #[path = "equivalence_linear.rs"]
 mod equivalence_linear;
+#[path = "equivalence_linear_state_space.rs"]
+mod equivalence_linear_state_space;
+#[path = "equivalence_long_convolution.rs"]
+mod equivalence_long_convolution;
 #[path = "equivalence_recurrence.rs"]
 mod equivalence_recurrence;
 #[path = "equivalence_scan.rs"]
 mod equivalence_scan;
+#[path = "equivalence_shift_state_space.rs"]
+mod equivalence_shift_state_space;
 #[path = "equivalence_softmax.rs"]
 mod equivalence_softmax;
+#[path = "equivalence_ssm_kernel.rs"]
+mod equivalence_ssm_kernel;
 #[path = "equivalence_taylor.rs"]
 mod equivalence_taylor;
 #[path = "equivalence_tokenwise.rs"]
@@ -37,11 +55,21 @@ mod equivalence_tokenwise;
 mod golden_conv_norm;
 #[path = "golden_delta.rs"]
 mod golden_delta;
+#[path = "golden_linear_state_space.rs"]
+mod golden_linear_state_space;
+#[path = "golden_long_convolution.rs"]
+mod golden_long_convolution;
 #[path = "golden_recurrence.rs"]
 mod golden_recurrence;
 #[path = "golden_scan.rs"]
 mod golden_scan;
+#[path = "golden_shift_state_space.rs"]
+mod golden_shift_state_space;
+#[path = "golden_ssm_kernel.rs"]
+mod golden_ssm_kernel;
 #[path = "golden_taylor.rs"]
 mod golden_taylor;
+#[path = "linear_state_space_errors.rs"]
+mod linear_state_space_errors;
 #[path = "recurrence_errors.rs"]
 mod recurrence_errors;

@@ -451,7 +451,7 @@ fn backward_error(spoil: impl FnOnce(&mut Cotangents<'static>, &mut GradientBuff
         4,
         &[0.0; 12],
         &cotangents,
-        &mut gradients.as_gradients(),
+        &mut gradients.as_written(),
     )
     .expect_err("the backward pass takes it");
     assert_eq!(gradients, before, "an error leaves gradients as they were");
@@ -481,7 +481,7 @@ fn cotangents_and_gradients_have_the_shapes_of_what_they_belong_to() {
         length("value", 8, 7)
     );
     assert_eq!(
-        backward_error(|_, gradients| gradients.log_decay = Some(vec![0.0; 3])),
+        backward_error(|_, gradients| gradients.log_decay = LogDecay::Token(vec![0.0; 3])),
         length("log_decay", 4, 3)
     );
     assert_eq!(
@@ -503,14 +503,14 @@ fn optional_gradients_may_be_left_out() {
         state: Some(&ZEROS[..12]),
     };
     let mut gradients: GradientBuffers = GradientBuffers::zeros(&PROBLEM, &inputs()).expect("valid");
-    gradients.log_decay = None;
+    gradients.log_decay = LogDecay::None;
     backward(
         &PROBLEM,
         &inputs(),
         4,
         &[1.0; 12],
         &cotangents,
-        &mut gradients.as_gradients(),
+        &mut gradients.as_written(),
     )
     .expect("valid");
     let empty = backward(
@@ -519,7 +519,7 @@ fn optional_gradients_may_be_left_out() {
         0,
         &[1.0; 12],
         &cotangents,
-        &mut gradients.as_gradients(),
+        &mut gradients.as_written(),
     );
     assert_eq!(empty, Err(RecurrenceError::EmptyChunk));
 }
@@ -554,7 +554,7 @@ fn gradients_of_heads_without_keys_or_values_are_those_of_the_skip() {
             4,
             &[],
             &cotangents,
-            &mut gradients.as_gradients(),
+            &mut gradients.as_written(),
         )
         .expect("valid");
         let expected: Vec<f32> = [3.0, 4.0, 3.0, 4.0]
@@ -564,7 +564,7 @@ fn gradients_of_heads_without_keys_or_values_are_those_of_the_skip() {
         assert_eq!(gradients.value, expected);
         assert_eq!(gradients.skip, Some(vec![2.0 * value_dim as f32; 2]));
         assert!(gradients.query.iter().all(|x| *x == 0.0));
-        assert_eq!(gradients.log_decay, Some(vec![0.0; 4]));
+        assert_eq!(gradients.log_decay, LogDecay::Token(vec![0.0; 4]));
     }
 }
 

@@ -8,10 +8,13 @@ use spillway_kernel_dsl::{Rows, Sequences, causal_conv1d, gated_norm, step_size,
 
 use super::delta;
 use super::layouts::Layout;
+use super::long_convolution::LongConvolution;
 use super::recurrence as drawn;
+use super::ssm_kernel::{Diagonal, LowRank};
 use super::support::relative_error;
 use super::taylor::Attention;
 use super::tokenwise::{Convolution, Norm, random, widened};
+use super::{linear_state_space, shift_state_space};
 
 /// What is wrong, where something is.
 type Outcome = Result<(), String>;
@@ -38,11 +41,20 @@ pub fn all() -> Vec<Check> {
         }),
         ("selective scan", scan),
         ("WKV-4", wkv),
+        ("linear state space, diagonal", || state_space(0, false)),
+        ("linear state space, diagonal with a step size per token", || {
+            state_space(0, true)
+        }),
+        ("linear state space, low rank", || state_space(2, false)),
+        ("shift state space", shift),
         ("Taylor attention", taylor),
         ("softmax attention", softmax),
         ("causal convolution", convolution),
+        ("long convolution", long_convolution),
         ("gated norm", norm),
         ("step size", step_sizes),
+        ("Vandermonde kernel", || Diagonal::large().check_host()),
+        ("Cauchy kernel", || LowRank::large().check_host()),
         ("linear, f32", || product(WeightType::F32)),
         ("linear, bf16", || product(WeightType::Bf16)),
         ("linear, int8", || product(WeightType::Int8)),
@@ -98,7 +110,7 @@ fn recurrence(decay: DecayKind) -> Outcome {
         32,
         &data.state,
         &cotangents,
-        &mut found.as_gradients(),
+        &mut found.as_written(),
     )
     .expect("valid");
     reference::backward(
@@ -106,14 +118,18 @@ fn recurrence(decay: DecayKind) -> Outcome {
         &inputs,
         &initial,
         &cotangents,
-        &mut expected.as_gradients(),
+        &mut expected.as_written(),
     )
     .expect("valid");
     for (name, found, expected) in [
         ("query", Some(&found.query), Some(&expected.query)),
         ("key", Some(&found.key), Some(&expected.key)),
         ("value", Some(&found.value), Some(&expected.value)),
-        ("log_decay", found.log_decay.as_ref(), expected.log_decay.as_ref()),
+        (
+            "log_decay",
+            found.log_decay.as_ref().either(),
+            expected.log_decay.as_ref().either(),
+        ),
         ("step_size", found.step_size.as_ref(), expected.step_size.as_ref()),
         ("state", Some(&found.state), Some(&expected.state)),
     ] {
@@ -452,6 +468,73 @@ fn norm() -> Outcome {
     gated_norm::gated_norm(&case.problem, &case.inputs(), &mut out).expect("valid");
     close("out", &out, &expected, 5e-7)?;
     case.check_host()
+}
+
+fn long_convolution() -> Outcome {
+    use spillway_kernel_dsl::long_convolution::{Direction, Form, Later, Problem};
+    for direction in [Direction::Streamed, Direction::Both(Later::Next)] {
+        // Lengths beside a power of two, and channels beside every number of lanes.
+        let problem = Problem {
+            batch: 2,
+            time: 65,
+            channels: 21,
+            multiplicity: 2,
+            taps: 70,
+            direction,
+            form: Form::Auto,
+        };
+        LongConvolution::example(problem, 9).check_host()?;
+    }
+    Ok(())
+}
+
+fn state_space(rank: usize, token_steps: bool) -> Outcome {
+    use linear_state_space::{Data, Spec, close, close_gradients};
+    use spillway_kernel_dsl::linear_state_space::{chunked, sequential};
+    // Modes that fill no vector, and channels beyond a block.
+    let data = Data::new(Spec {
+        token_steps,
+        ..Spec::of_model(rank, (70, 18, 21))
+    });
+    let (out, state) = data.by_reference();
+    let forms = [
+        data.run(sequential),
+        data.run(|problem, inputs, outputs| chunked(problem, inputs, 24, outputs)),
+    ];
+    for found in forms {
+        close("out", allowed(70, false), &found.0, &out)?;
+        close("state", allowed(70, false), &found.1, &state)?;
+    }
+    close_gradients(
+        allowed(70, true),
+        &data.gradients(16),
+        &data.reference_gradients(),
+    )
+}
+
+fn shift() -> Outcome {
+    use linear_state_space::close;
+    use shift_state_space::{Data, Spec, close_gradients};
+    use spillway_kernel_dsl::shift_state_space::{convolved, sequential};
+    let data = Data::new(Spec {
+        batch: 2,
+        time: 70,
+        layout: Layout::Equal,
+        channels: 18,
+        outputs: 1,
+        state_dim: 21,
+        skip: true,
+        state: true,
+        state_cotangent: true,
+        gap: 1,
+        seed: 3,
+    });
+    let (out, state) = data.by_reference();
+    for found in [data.run(sequential), data.run(convolved)] {
+        close("out", allowed(21, false), &found.0, &out)?;
+        close("state", allowed(21, false), &found.1, &state)?;
+    }
+    close_gradients(allowed(70, true), &data.gradients(), &data.reference_gradients())
 }
 
 fn step_sizes() -> Outcome {

@@ -5,13 +5,17 @@ use spillway_kernel_dsl::causal_conv1d::{Activation, Problem as Convolution};
 use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
 use spillway_kernel_dsl::delta_rule::{Problem as Delta, TransitionKind};
 use spillway_kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
+use spillway_kernel_dsl::long_convolution::{
+    Direction, Form as ConvolutionForm, Later, Problem as LongConvolution,
+};
 use spillway_kernel_dsl::recurrence::{Problem as Recurrence, ReadOut};
 use spillway_kernel_dsl::selective_scan::Problem as Scan;
 use spillway_kernel_dsl::taylor_attention::{Expansion, Problem as Taylor};
 use spillway_kernel_dsl::wkv4::Problem as Wkv4;
 
 use super::calls::{
-    Form, Maker, delta_rule, ends, positions, recurrence, selective_scan, taylor_attention, tokenwise, wkv4,
+    Form, Maker, delta_rule, ends, linear_state_space, long_convolution, positions, recurrence,
+    selective_scan, taylor_attention, tokenwise, wkv4,
 };
 
 /// Launches an operator once.
@@ -96,6 +100,29 @@ const CONVOLUTION: Convolution = Convolution {
     activation: Activation::Silu,
 };
 
+/// S4 in both directions, and a stream, each by transforms and tap by tap.
+const LONG_CONVOLUTIONS: [(&str, LongConvolution); 4] = {
+    use ConvolutionForm::{Direct, Fourier};
+    const fn s4(direction: Direction, form: ConvolutionForm) -> LongConvolution {
+        LongConvolution {
+            batch: 1,
+            time: 2048,
+            channels: 256,
+            multiplicity: 1,
+            taps: 2048,
+            direction,
+            form,
+        }
+    }
+    const BOTH: Direction = Direction::Both(Later::Next);
+    [
+        ("s4_both", s4(BOTH, Fourier)),
+        ("s4_both_direct", s4(BOTH, Direct)),
+        ("s4_stream", s4(Direction::Streamed, Fourier)),
+        ("s4_stream_direct", s4(Direction::Streamed, Direct)),
+    ]
+};
+
 /// That of Mamba-2, of RWKV-6 over heads, and of queries and keys.
 const NORMS: [(&str, Norm); 3] = {
     const MAMBA2: Norm = Norm {
@@ -172,6 +199,17 @@ pub fn calls() -> Vec<Call> {
     }
     let token = Wkv4 { time: 1, ..RWKV4 };
     add(&mut calls, ("wkv4", "rwkv4"), wkv4::FORMS, [RWKV4, token], &TYPES);
+    for (model, state_dim) in [("s4d", 32), ("s4d_wide", 128)] {
+        let layer = linear_state_space::s4d(2048, state_dim);
+        let types = if model == "s4d" { &TYPES[..] } else { &TYPES[..1] };
+        add(
+            &mut calls,
+            ("linear_state_space", model),
+            linear_state_space::FORMS,
+            [layer; 2],
+            types,
+        );
+    }
     let token = Convolution {
         time: 1,
         ..CONVOLUTION
@@ -183,6 +221,16 @@ pub fn calls() -> Vec<Call> {
         [CONVOLUTION, token],
         &TYPES,
     );
+    for (model, problem) in LONG_CONVOLUTIONS {
+        let forms = long_convolution::FORMS;
+        add(
+            &mut calls,
+            ("long_convolution", model),
+            forms,
+            [problem; 2],
+            &TYPES[..1],
+        );
+    }
     for (model, problem) in NORMS {
         let types = if model == "mamba2" {
             &TYPES[..]

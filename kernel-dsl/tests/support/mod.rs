@@ -13,6 +13,7 @@ pub mod differences;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -75,12 +76,7 @@ impl Case {
             if !["in", "out", "cot", "grad"].contains(&kind) {
                 continue;
             }
-            assert_eq!(view.dtype(), Dtype::F32, "{op}/{path}");
-            let values = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            tensors.insert(tensor.to_owned(), values.collect());
+            tensors.insert(tensor.to_owned(), values_of(&format!("{op}/{path}"), &view));
         }
         Self {
             name: format!("{op}/{name}"),
@@ -219,6 +215,21 @@ impl Case {
             "{} by {form}: {output} is off by {error:.2e}, allowed {tolerance:.2e}",
             self.name
         );
+    }
+}
+
+/// The values of a tensor; counts are small enough for f32.
+fn values_of(name: &str, view: &TensorView) -> Vec<f32> {
+    match view.dtype() {
+        Dtype::F32 => {
+            let values = view.data().as_chunks::<4>().0.iter();
+            values.map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        }
+        Dtype::I64 => {
+            let values = view.data().as_chunks::<8>().0.iter();
+            values.map(|&bytes| i64::from_le_bytes(bytes) as f32).collect()
+        }
+        other => panic!("{name} holds {other:?}"),
     }
 }
 

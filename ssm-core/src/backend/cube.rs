@@ -1,14 +1,15 @@
 //! Burn's tensors on CubeCL devices as the buffers and row views that `spillway-kernel-dsl` takes, without copies where rows lie
 //! contiguously.
 
-use super::flex::{required, row_stride};
-use super::operands::{Declared, OutputAndState, each, each_of_both};
+use super::flex::row_stride;
+use super::operands::{each, each_of_both};
 use super::operator::Spec;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::{cast, into_contiguous, untile};
 use burn_cubecl::tensor::CubeTensor;
-use spillway_kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceCotangents, DeviceRows, Error, Outputs};
+use spillway_kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceRows, Error};
+use spillway_kernel_dsl::operands::{Declared, Kind, Operand};
 
 /// Where the tensors of a call live.
 pub(crate) struct Place {
@@ -36,14 +37,6 @@ impl Place {
         cast(tensor, spec.dtype)
     }
 
-    /// An output and a state, as tensors of these shapes and element types.
-    pub(crate) fn outputs(&self, found: Outputs, out: &Spec, state: &Spec) -> OutputAndState<CubeTensor> {
-        OutputAndState {
-            out: self.tensor(found.out, out),
-            state: self.tensor(found.state, state),
-        }
-    }
-
     /// Gradients, each like its input.
     pub(crate) fn tensors<D: Declared>(
         &self,
@@ -60,18 +53,6 @@ where
     D::As<CubeTensor>: Clone,
 {
     each::<D, _, _>(operands.clone(), |tensor| spec(&tensor))
-}
-
-/// Cotangents as kernels take them: rows of the output are its last `trailing` dimensions, in its type.
-pub(crate) fn cotangents(
-    cotangents: OutputAndState<Option<CubeTensor>>,
-    trailing: usize,
-    dtype: DType,
-) -> DeviceCotangents {
-    DeviceCotangents {
-        out: rows_as(required(cotangents.out), trailing, dtype),
-        state: cotangents.state.map(values),
-    }
 }
 
 /// What was admitted before the launch can fail only by a defect of this crate or of the kernel.
@@ -149,6 +130,42 @@ pub(crate) fn rows(tensor: CubeTensor, trailing: usize) -> DeviceRows {
 /// As [`rows`], rounded or widened to `dtype`.
 pub(crate) fn rows_as(tensor: CubeTensor, trailing: usize, dtype: DType) -> DeviceRows {
     rows(cast(tensor, dtype), trailing)
+}
+
+/// The element types in which a kernel takes what there is per token, constant decays included; all else it takes in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Types {
+    pub(crate) tokens: DType,
+    pub(crate) gates: DType,
+}
+
+impl Types {
+    /// Gates in the type of the tokens.
+    pub(crate) fn all(dtype: DType) -> Self {
+        Self {
+            tokens: dtype,
+            gates: dtype,
+        }
+    }
+
+    /// The rows of an operand over tokens `[batch, time, …]`.
+    pub(crate) fn rows(self, operand: Operand, tensor: CubeTensor) -> DeviceRows {
+        let trailing = tensor.meta.shape().iter().skip(2).count();
+        rows_as(tensor, trailing, self.of(operand))
+    }
+
+    /// The values of an operand without tokens.
+    pub(crate) fn values(self, operand: Operand, tensor: CubeTensor) -> DeviceBuffer {
+        values_as(tensor, self.of(operand))
+    }
+
+    fn of(self, operand: Operand) -> DType {
+        match operand.kind {
+            Kind::Rows => self.tokens,
+            Kind::Gates => self.gates,
+            Kind::Values => DType::F32,
+        }
+    }
 }
 
 /// All values in order, as f32: states and parameters.

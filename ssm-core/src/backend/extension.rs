@@ -3,10 +3,10 @@
 //! An operator is a value ([`Operator`](super::Operator)), so two traits serve all of them: [`Forward`] also on autodiff devices, [`Gradient`]
 //! only below them, which is why a second derivative cannot be asked for by mistake.
 
-use super::operands::List;
 use super::operator::Erased;
 use super::tensors::Tensors;
 use burn::backend::{Backend, Flex, backend_extension};
+use spillway_kernel_dsl::operands::List;
 use std::sync::Arc;
 
 /// Outputs of an operator.

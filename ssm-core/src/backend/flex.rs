@@ -1,9 +1,11 @@
 //! Burn's CPU tensors as the slices and row views that `spillway-kernel-dsl` takes, without copies where rows lie contiguously.
 
-use super::operands::{Declared, OutputAndState, each, each_of_both};
+use super::operands::{each, each_of_both};
+use super::operator::Spec;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
-use spillway_kernel_dsl::{Cotangents, Rows};
+use spillway_kernel_dsl::Rows;
+use spillway_kernel_dsl::operands::Declared;
 use std::fmt::Display;
 
 /// The callers of an operator have validated every shape, so a kernel's error here is a defect of this crate.
@@ -66,6 +68,12 @@ impl RowTensor {
                 stride: cols,
             },
         }
+    }
+
+    /// Rows are tokens, `[batch, time, …]`.
+    pub(crate) fn of_tokens(tensor: FlexTensor) -> Self {
+        let trailing = tensor.layout().shape().iter().skip(2).count();
+        Self::new(tensor, trailing)
     }
 
     /// Zeros for as many values.
@@ -166,40 +174,19 @@ pub(crate) fn tensors<D: Declared>(values: D::As<Vec<f32>>, shapes: D::As<Vec<us
     each_of_both::<D, _, _, _>(values, shapes, |values, shape| tensor(values, &shape))
 }
 
-/// What an operator with a state gives: `kernel` updates the state and fills an output of this shape.
+/// Values in the shapes that outputs are to have.
+pub(crate) fn tensors_of<D: Declared>(values: D::As<Vec<f32>>, specs: D::As<Spec>) -> D::As<FlexTensor> {
+    each_of_both::<D, _, _, _>(values, specs, |values, spec| tensor(values, &spec.shape))
+}
+
+/// Output and state of an operator: `kernel` updates the state and fills an output of this shape.
 pub(crate) fn with_state<E: Display>(
     state: FlexTensor,
     shape: &[usize],
     kernel: impl FnOnce(&mut [f32], &mut [f32]) -> std::result::Result<(), E>,
-) -> OutputAndState<FlexTensor> {
+) -> (FlexTensor, FlexTensor) {
     let mut state = owned(state);
     let mut out = vec![0.0; shape.iter().product()];
     validated(kernel(state.storage_mut::<f32>(), &mut out));
-    OutputAndState {
-        out: tensor(out, shape),
-        state,
-    }
-}
-
-/// Cotangents of an output and a state, held so that a view of them can be handed to a kernel.
-pub(crate) struct HeldCotangents {
-    out: RowTensor,
-    state: Option<FlexTensor>,
-}
-
-impl HeldCotangents {
-    /// Rows of the output are its last `trailing` dimensions.
-    pub(crate) fn new(cotangents: OutputAndState<Option<FlexTensor>>, trailing: usize) -> Self {
-        Self {
-            out: RowTensor::new(required(cotangents.out), trailing),
-            state: cotangents.state.map(contiguous),
-        }
-    }
-
-    pub(crate) fn view(&self) -> Cotangents<'_> {
-        Cotangents {
-            out: self.out.view(),
-            state: self.state.as_ref().map(slice),
-        }
-    }
+    (tensor(out, shape), state)
 }

@@ -46,3 +46,12 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 pub(crate) fn from_host<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(tensor)
 }
+
+/// All values of a tensor, wherever it lives; waits for them.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> std::result::Result<Vec<f32>, String> {
+    let data = tensor.into_data().convert::<f32>();
+    data.try_to_vec().map_err(|error| format!("{error:?}"))
+}

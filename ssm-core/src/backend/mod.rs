@@ -17,6 +17,7 @@ pub(crate) mod flex;
 pub(crate) mod host;
 pub(crate) mod operands;
 pub(crate) mod operator;
+mod over_sequences;
 mod tensors;
 
 use crate::error::{Error, Result};
@@ -24,8 +25,10 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchDevice, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 pub(crate) use extension::Forward;
-pub(crate) use operands::{List, Named, Output, OutputAndState, operands};
+pub(crate) use operands::{Output, named, operands};
 pub(crate) use operator::{In, Operator, Out, Spec};
+pub(crate) use over_sequences::over_sequences;
+pub(crate) use spillway_kernel_dsl::operands::{List, Named};
 use std::sync::Arc;
 pub(crate) use tensors::PLACES;
 use tensors::Tensors;
@@ -115,14 +118,14 @@ enum Kind {
 /// element type is not one of f32, bf16 and f16, differs from the first operand's without being f32, or when a state is
 /// not f32, [`Error::Kernel`] when a CubeCL device cannot run the operator. The states are left as they are then.
 pub(crate) fn run<O: Operator>(operator: O, inputs: In<O, Input<'_>>) -> Result<Out<O, DispatchTensor>> {
-    let names = <In<O, Input<'_>> as Named<Input<'_>>>::NAMES;
+    let names = <In<O, Input<'_>> as Named<Input<'_>>>::names();
     let inputs = inputs.into_list();
-    let kind = check(names, &inputs)?;
+    let kind = check(&names, &inputs)?;
     #[cfg(feature = "cube")]
     admit(&operator, &inputs)?;
     let tensors: List<_> = inputs.into_iter().map(|input| Some(input?.take())).collect();
     let specs = tensors.iter().map(|tensor| tensor.as_ref().map(spec)).collect();
-    let outputs = operator.outputs(Named::from_list(specs)).into_list();
+    let outputs = operator.outputs(named(specs)).into_list();
     let tensors = tensors.into_iter().map(|tensor| {
         let tensor = tensor?;
         // kernel-dsl's host path reads f32.
@@ -135,7 +138,7 @@ pub(crate) fn run<O: Operator>(operator: O, inputs: In<O, Input<'_>>) -> Result<
     let found = Dispatch::forward(Tensors::new(tensors), Arc::new(operator)).into_array();
     let found = found.into_iter().zip(outputs);
     let found = found.map(|(tensor, spec)| Some(cast(tensor?, spec?.dtype)));
-    Ok(Named::from_list(found.collect()))
+    Ok(named(found.collect()))
 }
 
 fn cast(tensor: DispatchTensor, dtype: DType) -> DispatchTensor {
@@ -192,7 +195,7 @@ fn admit<O: Operator>(operator: &O, inputs: &List<Input<'_>>) -> Result<()> {
         .map(|input| input.as_ref().map(Input::spec))
         .collect();
     operator
-        .admit_cube(&device.client(), Named::from_list(specs))
+        .admit_cube(&device.client(), named(specs))
         .map_err(|error| Error::Kernel {
             operation: operator.name(),
             reason: error.to_string(),

@@ -1,4 +1,5 @@
-//! The operands of an operator, declared once by name.
+//! The operands of an operator by name. Those of an operator that `spillway-kernel-dsl` declares are its own; of others they are declared
+//! here.
 //!
 //! ```text
 //! operands! {
@@ -11,31 +12,17 @@
 //! their shapes, buffers for their gradients and the gradients themselves are all an `Inputs`, of another `T` each. Burn's
 //! dispatch knows no names: on the way through it the operands are a list, in the order of the declaration.
 
-/// Operands in the order of their declaration; optional ones may be missing.
-pub(crate) type List<T> = Vec<Option<T>>;
+use spillway_kernel_dsl::operands::{Declared, List, Named};
 
-/// Operands by name, each held as a `T`.
-pub(crate) trait Named<T>: Sized {
-    /// The names, in order.
-    const NAMES: &'static [&'static str];
-
-    /// From a list in the order of the names; what follows them is left.
-    fn from_list(list: List<T>) -> Self;
-
-    /// To a list in the order of the names.
-    fn into_list(self) -> List<T>;
-}
-
-/// A declaration of operands.
-pub(crate) trait Declared: 'static {
-    /// The operands, each held as a `T`.
-    type As<T>: Named<T>;
+/// Operands from a list that whoever made it has filled.
+pub(crate) fn named<N: Named<T>, T>(list: List<T>) -> N {
+    super::flex::required(N::from_list(list))
 }
 
 /// What each of the operands becomes, by name.
 pub(crate) fn each<D: Declared, T, U>(operands: D::As<T>, mut f: impl FnMut(T) -> U) -> D::As<U> {
     let list = operands.into_list().into_iter();
-    Named::from_list(list.map(|operand| operand.map(&mut f)).collect::<List<U>>())
+    named(list.map(|operand| operand.map(&mut f)).collect::<List<U>>())
 }
 
 /// What each of the operands becomes together with its namesake, where both are given.
@@ -45,7 +32,7 @@ pub(crate) fn each_of_both<D: Declared, T, U, V>(
     mut f: impl FnMut(T, U) -> V,
 ) -> D::As<V> {
     let both = one.into_list().into_iter().zip(other.into_list());
-    Named::from_list(
+    named(
         both.map(|(one, other)| Some(f(one?, other?)))
             .collect::<List<V>>(),
     )
@@ -60,24 +47,26 @@ macro_rules! operands {
             $($($visibility $option: Option<T>,)*)?
         }
 
-        impl<T> $crate::backend::operands::Named<T> for $name<T> {
-            const NAMES: &'static [&'static str] = &[$(stringify!($field),)* $($(stringify!($option),)*)?];
-
-            fn from_list(list: $crate::backend::operands::List<T>) -> Self {
-                let mut list = list.into_iter();
-                let mut next = || list.next().flatten();
-                Self {
-                    $($field: $crate::backend::flex::required(next()),)*
-                    $($($option: next(),)*)?
-                }
+        impl<T> spillway_kernel_dsl::operands::Named<T> for $name<T> {
+            fn names() -> Vec<&'static str> {
+                vec![$(stringify!($field),)* $($(stringify!($option),)*)?]
             }
 
-            fn into_list(self) -> $crate::backend::operands::List<T> {
+            fn from_list(list: spillway_kernel_dsl::operands::List<T>) -> Option<Self> {
+                let mut list = list.into_iter();
+                let mut next = || list.next().flatten();
+                Some(Self {
+                    $($field: next()?,)*
+                    $($($option: next(),)*)?
+                })
+            }
+
+            fn into_list(self) -> spillway_kernel_dsl::operands::List<T> {
                 vec![$(Some(self.$field),)* $($(self.$option,)*)?]
             }
         }
 
-        impl $crate::backend::operands::Declared for $name<()> {
+        impl spillway_kernel_dsl::operands::Declared for $name<()> {
             type As<T> = $name<T>;
         }
     };
@@ -87,11 +76,6 @@ pub(crate) use operands;
 operands! {
     /// One output.
     pub(crate) Output { out }
-}
-
-operands! {
-    /// An output, and the state after the last token.
-    pub(crate) OutputAndState { out, state }
 }
 
 #[cfg(test)]
@@ -105,9 +89,9 @@ mod tests {
 
     #[test]
     fn a_list_and_names_are_one_order() {
-        let three = Three::from_list(vec![Some(1), Some(2), None, Some(4)]);
+        let three: Three<_> = named(vec![Some(1), Some(2), None, Some(4)]);
         assert_eq!((three.first, three.second, three.third), (1, 2, None));
-        assert_eq!(Three::<i32>::NAMES, ["first", "second", "third"]);
+        assert_eq!(Three::<i32>::names(), ["first", "second", "third"]);
         assert_eq!(three.into_list(), [Some(1), Some(2), None]);
     }
 

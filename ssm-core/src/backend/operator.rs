@@ -1,12 +1,13 @@
 //! What the backends know of an operator.
 
-use super::operands::{Declared, List, Named};
+use super::operands::named;
 use burn::tensor::DType;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 #[cfg(feature = "cube")]
 use spillway_kernel_dsl::cube::{Client, Error};
+use spillway_kernel_dsl::operands::{Declared, List, Named};
 use std::fmt::Debug;
 
 /// Shape and element type of a tensor.
@@ -102,26 +103,26 @@ pub(crate) trait Erased: Debug + Send + Sync + 'static {
 
 impl<O: Operator> Erased for O {
     fn outputs(&self, inputs: List<Spec>) -> List<Spec> {
-        Operator::outputs(self, Named::from_list(inputs)).into_list()
+        Operator::outputs(self, named(inputs)).into_list()
     }
 
     fn forward_flex(&self, inputs: List<FlexTensor>) -> List<FlexTensor> {
-        Operator::forward_flex(self, Named::from_list(inputs)).into_list()
+        Operator::forward_flex(self, named(inputs)).into_list()
     }
 
     fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor> {
         let cotangents = cotangents.into_iter().map(Some).collect();
-        Operator::backward_flex(self, Named::from_list(inputs), Named::from_list(cotangents)).into_list()
+        Operator::backward_flex(self, named(inputs), named(cotangents)).into_list()
     }
 
     #[cfg(feature = "cube")]
     fn forward_cube(&self, inputs: List<CubeTensor>) -> List<CubeTensor> {
-        Operator::forward_cube(self, Named::from_list(inputs)).into_list()
+        Operator::forward_cube(self, named(inputs)).into_list()
     }
 
     #[cfg(feature = "cube")]
     fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor> {
         let cotangents = cotangents.into_iter().map(Some).collect();
-        Operator::backward_cube(self, Named::from_list(inputs), Named::from_list(cotangents)).into_list()
+        Operator::backward_cube(self, named(inputs), named(cotangents)).into_list()
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::backend::flex::{self, contiguous, owned, slice};
 use crate::backend::host::{expect_host, from_host, host};
+use crate::chunking::Chunking;
 use crate::error::Result;
 use crate::gates::Gates;
 use crate::operators::recurrence::{Held, Recurrence};
-use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;

@@ -1,22 +1,16 @@
 //! Depthwise causal convolution over time.
 
+use crate::backend::{Input, over_sequences, run};
 #[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
+use crate::backend::{Spec, cube};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
 use burn::tensor::Tensor;
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
 use spillway_kernel_dsl::causal_conv1d as kernel;
 pub use spillway_kernel_dsl::causal_conv1d::Activation;
 #[cfg(feature = "cube")]
 use spillway_kernel_dsl::causal_conv1d::cube as device;
-#[cfg(feature = "cube")]
-use spillway_kernel_dsl::cube::DeviceBuffer;
 
 /// y_t = act(bias + Σ_j weight_j ∘ x_{t+j−(W−1)}) per channel; `state` is left after the last token of every sequence.
 ///
@@ -63,7 +57,7 @@ pub fn causal_conv1d(
         activation,
         sequences: sequences.clone(),
     };
-    let inputs = Inputs {
+    let inputs = kernel::OperandsAndState {
         input: input.into(),
         weight: weight.into(),
         bias: bias.map(Input::from),
@@ -74,11 +68,6 @@ pub fn causal_conv1d(
     Ok(Tensor::from_dispatch(found.out))
 }
 
-operands! {
-    /// What a convolution reads.
-    Inputs { input, weight, state; optional bias }
-}
-
 /// What of a convolution is not a tensor.
 #[derive(Debug)]
 struct CausalConv1d {
@@ -86,147 +75,38 @@ struct CausalConv1d {
     sequences: Sequences,
 }
 
-/// The inputs on the CPU.
-struct Held {
-    input: RowTensor,
-    weight: FlexTensor,
-    bias: Option<FlexTensor>,
-    problem: kernel::Problem,
-}
-
 impl CausalConv1d {
-    /// The kernel's problem for inputs `[batch, time, channels]`.
-    fn problem(&self, input: &[usize], width: usize) -> kernel::Problem {
+    fn problem(&self, inputs: &kernel::OperandsAndState<Vec<usize>, Vec<usize>>) -> kernel::Problem {
+        let input = &inputs.input;
         kernel::Problem {
             batch: self.sequences.count_in(input[0]),
             time: input[1],
             channels: input[2],
-            width,
+            width: inputs.weight[1],
             activation: self.activation,
         }
     }
 
-    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held, FlexTensor) {
-        let input = RowTensor::new(inputs.input, 1);
-        let held = Held {
-            problem: self.problem(&input.dims, flex::shape(&inputs.weight)[1]),
-            input,
-            weight: contiguous(inputs.weight),
-            bias: inputs.bias.map(contiguous),
-        };
-        (held, inputs.state)
-    }
-
-    fn view<'a>(&'a self, held: &'a Held) -> kernel::Inputs<'a> {
-        kernel::Inputs {
-            input: held.input.view(),
-            weight: slice(&held.weight),
-            bias: held.bias.as_ref().map(slice),
-            sequences: self.sequences.view(),
-        }
+    #[cfg(feature = "cube")]
+    fn types(&self, inputs: &kernel::OperandsAndState<Spec, Spec>) -> cube::Types {
+        cube::Types::all(inputs.input.dtype)
     }
 }
 
-#[cfg(feature = "cube")]
-impl CausalConv1d {
-    fn hold_on_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
-        let width = cube::spec(&inputs.weight).shape[1];
-        let problem = self.problem(&cube::spec(&inputs.input).shape, width);
-        let held = device::DeviceInputs {
-            input: cube::rows(inputs.input, 1),
-            weight: cube::values(inputs.weight),
-            bias: inputs.bias.map(cube::values),
-            sequences: self.sequences.view(),
-        };
-        (problem, held, cube::values(inputs.state))
+over_sequences! {
+    CausalConv1d as conv, "causal_conv1d", kernel;
+    settings: [conv.sequences.view()];
+    output like input;
+    host: {
+        forward: |_, problem, inputs, state, out| kernel::causal_conv1d(problem, inputs, state, out),
+        backward: |_, problem, inputs, state, cotangents, gradients| {
+            kernel::backward(problem, inputs, state, cotangents, gradients)
+        },
     }
-}
-
-impl Operator for CausalConv1d {
-    type Inputs = Inputs<()>;
-    type Outputs = OutputAndState<()>;
-
-    fn name(&self) -> &'static str {
-        "causal_conv1d"
-    }
-
-    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
-        OutputAndState {
-            out: inputs.input,
-            state: inputs.state,
-        }
-    }
-
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
-        let (held, state) = self.hold(inputs);
-        flex::with_state(state, &held.input.dims, |state, out| {
-            kernel::causal_conv1d(&held.problem, &self.view(&held), state, out)
-        })
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: OutputAndState<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
-        let shapes = flex::shapes::<Inputs<()>>(&inputs);
-        let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let (held, state) = self.hold(inputs);
-        let state = contiguous(state);
-        let cotangents = flex::HeldCotangents::new(cotangents, 1);
-        flex::validated(kernel::backward(
-            &held.problem,
-            &self.view(&held),
-            slice(&state),
-            &cotangents.view(),
-            &mut kernel::Gradients {
-                input: &mut found.input,
-                weight: &mut found.weight,
-                bias: found.bias.as_deref_mut(),
-                state: &mut found.state,
-            },
-        ));
-        flex::tensors::<Inputs<()>>(found, shapes)
-    }
-
-    #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::causal_conv1d(
-            &place.client,
-            &problem,
-            &inputs,
-            Some(&state),
-        ));
-        place.outputs(found, &specs.input, &specs.state)
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: OutputAndState<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::backward(
-            &place.client,
-            &problem,
-            &inputs,
-            Some(&state),
-            &cube::cotangents(cotangents, 1, specs.input.dtype),
-        ));
-        let found = Inputs {
-            input: found.input,
-            weight: found.weight,
-            // There is one whether there is a bias or not.
-            bias: Some(found.bias),
-            state: found.state,
-        };
-        place.tensors::<Inputs<()>>(found, specs)
+    device: {
+        forward: |_, client, problem, inputs, state| device::causal_conv1d(client, problem, inputs, state),
+        backward: |_, client, problem, inputs, state, cotangents| {
+            device::backward(client, problem, inputs, state, cotangents)
+        },
     }
 }

@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
-use crate::backend::{Operator, Output, Spec, operands, run};
+use crate::backend::{In, Operator, Out, Spec, run};
 use crate::error::{Error, Result};
 use burn::tensor::{DType, Tensor};
 #[cfg(feature = "cube")]
@@ -48,16 +48,11 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>, classes: usize) -> 
         true => logits,
         false => logits.narrow(1, 0, classes),
     };
-    let inputs = Inputs {
+    let inputs = kernel::Operands {
         logits: logits.into(),
     };
     let found = run(CrossEntropy { targets }, inputs)?;
-    Ok(Tensor::from_dispatch(found.out))
-}
-
-operands! {
-    /// What a cross-entropy reads beside its targets.
-    Inputs { logits }
+    Ok(Tensor::from_dispatch(found.loss))
 }
 
 #[derive(Debug)]
@@ -67,35 +62,35 @@ struct CrossEntropy {
 }
 
 impl Operator for CrossEntropy {
-    type Inputs = Inputs<()>;
-    type Outputs = Output<()>;
+    type Inputs = kernel::Operands<()>;
+    type Outputs = kernel::Results<()>;
 
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
 
-    fn outputs(&self, _inputs: Inputs<Spec>) -> Output<Spec> {
-        Output {
-            out: Spec::new([self.targets.len()], DType::F32),
+    fn outputs(&self, _inputs: In<Self, Spec>) -> Out<Self, Spec> {
+        kernel::Results {
+            loss: Spec::new([self.targets.len()], DType::F32),
         }
     }
 
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Output<FlexTensor> {
+    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
         let logits = RowTensor::new(inputs.logits, 1);
         let mut loss = vec![0.0; logits.rows];
         flex::validated(kernel::cross_entropy(logits.view(), &self.targets, &mut loss));
-        Output {
-            out: flex::tensor(loss, &[logits.rows]),
+        kernel::Results {
+            loss: flex::tensor(loss, &[logits.rows]),
         }
     }
 
     fn backward_flex(
         &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: Output<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
+        inputs: In<Self, FlexTensor>,
+        cotangents: Out<Self, Option<FlexTensor>>,
+    ) -> In<Self, FlexTensor> {
         let logits = RowTensor::new(inputs.logits, 1);
-        let cotangent = contiguous(required(cotangents.out));
+        let cotangent = contiguous(required(cotangents.loss));
         let mut gradient = logits.buffer();
         flex::validated(kernel::backward(
             logits.view(),
@@ -103,38 +98,38 @@ impl Operator for CrossEntropy {
             slice(&cotangent),
             &mut gradient,
         ));
-        Inputs {
+        kernel::Operands {
             logits: flex::tensor(gradient, &logits.dims),
         }
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Output<CubeTensor> {
+    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
         let place = Place::of(&inputs.logits);
         let loss = cube::launched(device::cross_entropy(
             &place.client,
             &cube::rows(inputs.logits, 1),
             &self.targets,
         ));
-        Output {
-            out: place.tensor(loss, &Spec::new([self.targets.len()], DType::F32)),
+        kernel::Results {
+            loss: place.tensor(loss, &Spec::new([self.targets.len()], DType::F32)),
         }
     }
 
     #[cfg(feature = "cube")]
     fn backward_cube(
         &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: Output<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
+        inputs: In<Self, CubeTensor>,
+        cotangents: Out<Self, Option<CubeTensor>>,
+    ) -> In<Self, CubeTensor> {
         let (place, spec) = (Place::of(&inputs.logits), cube::spec(&inputs.logits));
         let gradient = cube::launched(device::backward(
             &place.client,
             &cube::rows(inputs.logits, 1),
             &self.targets,
-            &cube::values(required(cotangents.out)),
+            &cube::values(required(cotangents.loss)),
         ));
-        Inputs {
+        kernel::Operands {
             logits: place.tensor(gradient, &spec),
         }
     }

@@ -1,24 +1,17 @@
 //! The delta rule: DeltaNet, Gated DeltaNet, KDA and RWKV-7.
 
+use crate::backend::{Input, over_sequences, run};
 #[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
-use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
+use crate::backend::{Spec, cube};
 use crate::error::Result;
 use crate::gates::{Dims, Erase, Gates, LogDecay};
-use crate::operators::recurrence::decay_rank;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
 use spillway_kernel_dsl::DecayKind;
 #[cfg(feature = "cube")]
-use spillway_kernel_dsl::cube::DeviceBuffer;
-#[cfg(feature = "cube")]
 use spillway_kernel_dsl::delta_rule::cube as device;
-use spillway_kernel_dsl::delta_rule::{self as kernel, TransitionKind};
+use spillway_kernel_dsl::delta_rule::{self as kernel, Transition, TransitionKind};
 
 /// The read-out of valid gates that erase; `state` is left after the last token of every sequence, its position untouched. See
 /// [`Erase`] and [`spillway_kernel_dsl::delta_rule`].
@@ -39,27 +32,28 @@ pub(crate) fn delta_rule_over(gates: Gates, sequences: &Sequences, state: &mut S
         Some(step) => gates.value.clone() * step.clone().unsqueeze_dim::<4>(3),
         None => gates.value.clone(),
     };
-    let (transition, [beta, p, b]) = match gates.erase {
-        Erase::Delta(beta) => (TransitionKind::Delta, [Some(beta.into()), None, None]),
-        Erase::LowRank { p, b } => (TransitionKind::LowRank, [None, Some(p.into()), Some(b.into())]),
+    let transition = match gates.erase {
+        Erase::Delta(beta) => Transition::Delta { beta: beta.into() },
+        Erase::LowRank { p, b } => Transition::LowRank {
+            p: p.into(),
+            b: b.into(),
+        },
         Erase::None => unreachable!("gates that erase nothing are a weighted sum's"),
     };
     let (decay, log_decay) = decay_per_token(gates.log_decay, &dims, &gates.value.device());
     let operator = DeltaRule {
-        transition,
+        transition: transition.kind(),
         decay,
         scale: gates.scale,
         sequences: sequences.clone(),
     };
-    let operands = Inputs {
+    let operands = kernel::OperandsAndState {
         query: gates.query.into(),
         key: gates.key.into(),
         value: written.into(),
+        transition,
+        log_decay: log_decay.into(),
         state: Input::State(&mut state.memory),
-        log_decay,
-        beta,
-        p,
-        b,
     };
     let found = run(operator, operands)?;
     state.memory = Tensor::from_dispatch(found.state);
@@ -92,11 +86,6 @@ fn per_value(skip: Tensor<1>, dims: &Dims) -> Tensor<4> {
     skip.reshape([1, 1, dims.heads, columns])
 }
 
-operands! {
-    /// What a delta rule reads: β, or p and b.
-    Inputs { query, key, value, state; optional log_decay, beta, p, b }
-}
-
 /// What of a delta rule is not a tensor.
 #[derive(Debug)]
 struct DeltaRule {
@@ -107,7 +96,8 @@ struct DeltaRule {
 }
 
 impl DeltaRule {
-    fn problem(&self, key: &[usize], value: &[usize]) -> kernel::Problem {
+    fn problem(&self, inputs: &kernel::OperandsAndState<Vec<usize>, Vec<usize>>) -> kernel::Problem {
+        let (key, value) = (&inputs.key, &inputs.value);
         kernel::Problem {
             batch: self.sequences.count_in(key[0]),
             time: key[1],
@@ -120,206 +110,35 @@ impl DeltaRule {
         }
     }
 
-    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
-        let (key, value) = (RowTensor::new(inputs.key, 2), RowTensor::new(inputs.value, 2));
-        let held = Held {
-            problem: self.problem(&key.dims, &value.dims),
-            query: RowTensor::new(inputs.query, 2),
-            key,
-            value,
-            log_decay: self.decay.log_decay(inputs.log_decay, contiguous, |decay| {
-                RowTensor::new(decay, decay_rank(self.decay))
-            }),
-            transition: match self.transition {
-                TransitionKind::Delta => HeldTransition::Delta {
-                    beta: RowTensor::new(required(inputs.beta), 1),
-                },
-                TransitionKind::LowRank => HeldTransition::LowRank {
-                    p: RowTensor::new(required(inputs.p), 2),
-                    b: RowTensor::new(required(inputs.b), 2),
-                },
-            },
-            operator: self,
-        };
-        (held, inputs.state)
-    }
-}
-
-/// The inputs on the CPU.
-struct Held<'a> {
-    query: RowTensor,
-    key: RowTensor,
-    value: RowTensor,
-    log_decay: spillway_kernel_dsl::LogDecay<FlexTensor, RowTensor>,
-    transition: HeldTransition,
-    problem: kernel::Problem,
-    operator: &'a DeltaRule,
-}
-
-enum HeldTransition {
-    Delta { beta: RowTensor },
-    LowRank { p: RowTensor, b: RowTensor },
-}
-
-impl Held<'_> {
-    fn view(&self) -> kernel::Inputs<'_> {
-        kernel::Inputs {
-            query: self.query.view(),
-            key: self.key.view(),
-            value: self.value.view(),
-            transition: match &self.transition {
-                HeldTransition::Delta { beta } => kernel::Transition::Delta { beta: beta.view() },
-                HeldTransition::LowRank { p, b } => kernel::Transition::LowRank {
-                    p: p.view(),
-                    b: b.view(),
-                },
-            },
-            log_decay: self.log_decay.as_ref().map(slice, RowTensor::view),
-            scale: self.operator.scale,
-            sequences: self.operator.sequences.view(),
-        }
-    }
-}
-
-impl Operator for DeltaRule {
-    type Inputs = Inputs<()>;
-    type Outputs = OutputAndState<()>;
-
-    fn name(&self) -> &'static str {
-        "delta_rule"
-    }
-
-    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
-        OutputAndState {
-            out: inputs.value,
-            state: inputs.state,
-        }
-    }
-
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
-        let (held, state) = self.hold(inputs);
-        flex::with_state(
-            state,
-            &held.value.dims,
-            |state, out| match kernel::preferred_chunk_size(&held.problem) {
-                None => kernel::sequential(&held.problem, &held.view(), state, out),
-                Some(size) => kernel::chunked(&held.problem, &held.view(), size, state, out),
-            },
-        )
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: OutputAndState<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
-        let shapes = flex::shapes::<Inputs<()>>(&inputs);
-        let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let (held, state) = self.hold(inputs);
-        let state = contiguous(state);
-        let cotangents = flex::HeldCotangents::new(cotangents, 2);
-        let transition = match self.transition {
-            TransitionKind::Delta => kernel::TransitionGradients::Delta {
-                beta: required(found.beta.as_deref_mut()),
-            },
-            TransitionKind::LowRank => kernel::TransitionGradients::LowRank {
-                p: required(found.p.as_deref_mut()),
-                b: required(found.b.as_deref_mut()),
-            },
-        };
-        flex::validated(kernel::backward(
-            &held.problem,
-            &held.view(),
-            kernel::DEFAULT_CHUNK_SIZE,
-            slice(&state),
-            &cotangents.view(),
-            &mut kernel::Gradients {
-                query: &mut found.query,
-                key: &mut found.key,
-                value: &mut found.value,
-                transition,
-                log_decay: found.log_decay.as_deref_mut(),
-                state: &mut found.state,
-            },
-        ));
-        flex::tensors::<Inputs<()>>(found, shapes)
-    }
-
+    /// Tokens in the value's type; β and the log decays have one type.
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::forward(&place.client, &problem, &inputs, Some(&state)));
-        place.outputs(found, &specs.value, &specs.state)
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: OutputAndState<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::backward(
-            &place.client,
-            &problem,
-            &inputs,
-            Some(&state),
-            &cube::cotangents(cotangents, 2, specs.value.dtype),
-        ));
-        let (beta, p, b) = match found.transition {
-            device::DeviceTransitionGradients::Delta { beta } => (Some(beta), None, None),
-            device::DeviceTransitionGradients::LowRank { p, b } => (None, Some(p), Some(b)),
+    fn types(&self, inputs: &kernel::OperandsAndState<Spec, Spec>) -> cube::Types {
+        let tokens = inputs.value.dtype;
+        let gates = match (inputs.log_decay.as_ref().either(), &inputs.transition) {
+            (Some(gate), _) | (None, Transition::Delta { beta: gate }) => gate.dtype,
+            (None, Transition::LowRank { .. }) => tokens,
         };
-        let found = Inputs {
-            query: found.query,
-            key: found.key,
-            value: found.value,
-            state: found.state,
-            log_decay: found.log_decay,
-            beta,
-            p,
-            b,
-        };
-        place.tensors::<Inputs<()>>(found, specs)
+        cube::Types { tokens, gates }
     }
 }
 
-#[cfg(feature = "cube")]
-impl DeltaRule {
-    /// The inputs as the kernels take them, and the state.
-    fn hold_on_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
-        let (spec, dtype) = (cube::spec(&inputs.value), inputs.value.dtype);
-        let problem = self.problem(&cube::spec(&inputs.key).shape, &spec.shape);
-        let transition = match self.transition {
-            TransitionKind::Delta => {
-                let beta = required(inputs.beta);
-                // β and the log decays have one type.
-                let gates = inputs.log_decay.as_ref().map_or(beta.dtype, |decay| decay.dtype);
-                device::DeviceTransition::Delta {
-                    beta: cube::rows_as(beta, 1, gates),
-                }
-            }
-            TransitionKind::LowRank => device::DeviceTransition::LowRank {
-                p: cube::rows_as(required(inputs.p), 2, dtype),
-                b: cube::rows_as(required(inputs.b), 2, dtype),
-            },
-        };
-        let held = device::DeviceInputs {
-            query: cube::rows_as(inputs.query, 2, dtype),
-            key: cube::rows_as(inputs.key, 2, dtype),
-            value: cube::rows(inputs.value, 2),
-            transition,
-            log_decay: self.decay.log_decay(inputs.log_decay, cube::values, |decay| {
-                cube::rows(decay, decay_rank(self.decay))
-            }),
-            scale: self.scale,
-            sequences: self.sequences.view(),
-        };
-        (problem, held, cube::values(inputs.state))
+over_sequences! {
+    DeltaRule as rule, "delta_rule", kernel;
+    settings: [rule.scale, rule.sequences.view()];
+    output like value;
+    host: {
+        forward: |_, problem, inputs, state, out| match kernel::preferred_chunk_size(problem) {
+            None => kernel::sequential(problem, inputs, state, out),
+            Some(size) => kernel::chunked(problem, inputs, size, state, out),
+        },
+        backward: |_, problem, inputs, state, cotangents, gradients| {
+            kernel::backward(problem, inputs, kernel::DEFAULT_CHUNK_SIZE, state, cotangents, gradients)
+        },
+    }
+    device: {
+        forward: |_, client, problem, inputs, state| device::forward(client, problem, inputs, state),
+        backward: |_, client, problem, inputs, state, cotangents| {
+            device::backward(client, problem, inputs, state, cotangents)
+        },
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::backend::flex;
 use crate::backend::host::{from_host, is_host};
+use crate::chunking::Chunking;
 use crate::element::{Element, Transition};
 use crate::error::Result;
 use crate::gates::{Dims, Gates, LogDecay};
 use crate::operators::recurrence::{Held, Recurrence, recurrence_over};
-use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::{Device, Tensor};

@@ -3,11 +3,13 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{Input, Operator, Output, Spec, operands, run};
+use crate::backend::{In, Input, Operator, Out, Spec, operands, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 #[cfg(feature = "cube")]
 use burn::backend::ops::FloatTensorOps;
+#[cfg(feature = "cube")]
+use burn::tensor::DType;
 use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
@@ -81,7 +83,7 @@ pub fn gated_norm(input: Tensor<3>, weights: NormWeights, plan: NormPlan) -> Res
             found: format!("{} of {features}", plan.group_size),
         });
     }
-    let inputs = NormInputs {
+    let inputs = kernel::Operands {
         input: input.into(),
         gate: gate.map(Input::from),
         weight: weight.map(Input::from),
@@ -140,111 +142,69 @@ pub(crate) fn expect_epsilon(eps: f32) -> Result<()> {
     })
 }
 
-operands! {
-    /// What a norm reads.
-    NormInputs { input; optional gate, weight, bias }
-}
-
 #[derive(Debug)]
 struct GatedNorm(NormPlan);
 
-/// The inputs on the CPU.
-struct Held {
-    input: RowTensor,
-    gate: Option<RowTensor>,
-    weight: Option<FlexTensor>,
-    bias: Option<FlexTensor>,
-    problem: kernel::Problem,
-}
-
-impl Held {
-    fn new(plan: &NormPlan, inputs: NormInputs<FlexTensor>) -> Self {
-        let input = RowTensor::new(inputs.input, 1);
-        let problem = plan.problem(input.rows, input.cols);
-        Self {
-            input,
-            gate: inputs.gate.map(|gate| RowTensor::new(gate, 1)),
-            weight: inputs.weight.map(contiguous),
-            bias: inputs.bias.map(contiguous),
-            problem,
-        }
-    }
-
-    fn view(&self) -> kernel::Inputs<'_> {
-        kernel::Inputs {
-            input: self.input.view(),
-            gate: self.gate.as_ref().map(RowTensor::view),
-            weight: self.weight.as_ref().map(slice),
-            bias: self.bias.as_ref().map(slice),
-        }
-    }
-}
-
-#[cfg(feature = "cube")]
-impl GatedNorm {
-    fn hold_on_cube(&self, inputs: NormInputs<CubeTensor>) -> (kernel::Problem, device::DeviceInputs) {
-        let dtype = inputs.input.dtype;
-        let inputs = device::DeviceInputs {
-            input: cube::rows(inputs.input, 1),
-            gate: inputs.gate.map(|gate| cube::rows_as(gate, 1, dtype)),
-            weight: inputs.weight.map(cube::values),
-            bias: inputs.bias.map(cube::values),
-        };
-        let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
-        (problem, inputs)
-    }
-}
-
 impl Operator for GatedNorm {
-    type Inputs = NormInputs<()>;
-    type Outputs = Output<()>;
+    type Inputs = kernel::Operands<(), ()>;
+    type Outputs = kernel::Results<()>;
 
     fn name(&self) -> &'static str {
         "gated_norm"
     }
 
-    fn outputs(&self, inputs: NormInputs<Spec>) -> Output<Spec> {
-        Output { out: inputs.input }
+    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
+        kernel::Results { out: inputs.input }
     }
 
-    fn forward_flex(&self, inputs: NormInputs<FlexTensor>) -> Output<FlexTensor> {
-        let held = Held::new(&self.0, inputs);
+    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
+        let held = inputs.map(
+            |_, tensor| RowTensor::new(tensor, 1),
+            |_, tensor| contiguous(tensor),
+        );
         let mut out = held.input.buffer();
-        flex::validated(kernel::gated_norm(&held.problem, &held.view(), &mut out));
-        Output {
+        flex::validated(kernel::gated_norm(
+            &self.0.problem(held.input.rows, held.input.cols),
+            &held
+                .as_ref()
+                .map(|_, rows| rows.view(), |_, values| slice(values)),
+            &mut out,
+        ));
+        kernel::Results {
             out: flex::tensor(out, &held.input.dims),
         }
     }
 
     fn backward_flex(
         &self,
-        inputs: NormInputs<FlexTensor>,
-        cotangents: Output<Option<FlexTensor>>,
-    ) -> NormInputs<FlexTensor> {
-        let shapes = flex::shapes::<NormInputs<()>>(&inputs);
-        let mut found = flex::buffers::<NormInputs<()>>(&inputs);
-        let held = Held::new(&self.0, inputs);
+        inputs: In<Self, FlexTensor>,
+        cotangents: Out<Self, Option<FlexTensor>>,
+    ) -> In<Self, FlexTensor> {
+        let shapes = flex::shapes::<Self::Inputs>(&inputs);
+        let mut found = flex::buffers::<Self::Inputs>(&inputs);
+        let held = inputs.map(
+            |_, tensor| RowTensor::new(tensor, 1),
+            |_, tensor| contiguous(tensor),
+        );
         let out = RowTensor::new(required(cotangents.out), 1);
         flex::validated(kernel::backward(
-            &held.problem,
-            &held.view(),
+            &self.0.problem(held.input.rows, held.input.cols),
+            &held
+                .as_ref()
+                .map(|_, rows| rows.view(), |_, values| slice(values)),
             out.view(),
-            &mut kernel::Gradients {
-                input: &mut found.input,
-                gate: found.gate.as_deref_mut(),
-                weight: found.weight.as_deref_mut(),
-                bias: found.bias.as_deref_mut(),
-            },
+            &mut found.as_written(),
         ));
-        flex::tensors::<NormInputs<()>>(found, shapes)
+        flex::tensors::<Self::Inputs>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: NormInputs<CubeTensor>) -> Output<CubeTensor> {
+    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
         let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
-        let (problem, inputs) = self.hold_on_cube(inputs);
+        let inputs = on_cube(inputs, spec.dtype);
+        let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
         let out = cube::launched(device::gated_norm(&place.client, &problem, &inputs));
-        Output {
+        kernel::Results {
             out: place.tensor(out, &spec),
         }
     }
@@ -252,21 +212,25 @@ impl Operator for GatedNorm {
     #[cfg(feature = "cube")]
     fn backward_cube(
         &self,
-        inputs: NormInputs<CubeTensor>,
-        cotangents: Output<Option<CubeTensor>>,
-    ) -> NormInputs<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<NormInputs<()>>(&inputs));
-        let (problem, inputs) = self.hold_on_cube(inputs);
+        inputs: In<Self, CubeTensor>,
+        cotangents: Out<Self, Option<CubeTensor>>,
+    ) -> In<Self, CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
+        let inputs = on_cube(inputs, specs.input.dtype);
+        let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
         let out = cube::rows_as(required(cotangents.out), 1, specs.input.dtype);
         let found = cube::launched(device::backward(&place.client, &problem, &inputs, &out));
-        let found = NormInputs {
-            input: found.input,
-            gate: found.gate,
-            weight: found.weight,
-            bias: found.bias,
-        };
-        place.tensors::<NormInputs<()>>(found, specs)
+        place.tensors::<Self::Inputs>(found, specs)
     }
+}
+
+/// The inputs as the kernels for devices take them, the gate in the type of the input.
+#[cfg(feature = "cube")]
+fn on_cube(inputs: kernel::Operands<CubeTensor, CubeTensor>, dtype: DType) -> kernel::DeviceInputs {
+    inputs.map(
+        |_, tensor| cube::rows_as(tensor, 1, dtype),
+        |_, tensor| cube::values(tensor),
+    )
 }
 
 operands! {
@@ -371,7 +335,7 @@ impl Operator for AddRmsNorm {
                 group_size: spec.shape.last().copied().unwrap_or(1),
                 order: GateOrder::NormAfterGate,
             };
-            let inputs = NormInputs {
+            let inputs = kernel::Operands {
                 input: residual.clone(),
                 gate: None,
                 weight: Some(weight),

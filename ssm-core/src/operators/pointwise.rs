@@ -34,6 +34,16 @@ pub fn squared_relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::SquaredRelu, x)
 }
 
+/// x Φ(x) with the distribution function Φ of the standard normal.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    of(Function::Gelu, x)
+}
+
+/// x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    of(Function::GeluTanh, x)
+}
+
 /// σ(gate) ∘ x.
 pub fn sigmoid_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     gated(Function::Sigmoid, gate, x)
@@ -77,5 +87,7 @@ fn elsewhere<const D: usize>(function: Function, x: Tensor<D>) -> Tensor<D> {
             let positive = activation::relu(x);
             positive.clone() * positive
         }
+        Function::Gelu => activation::gelu(x),
+        Function::GeluTanh => activation::gelu_approximate(x),
     }
 }

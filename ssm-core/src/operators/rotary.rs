@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, required};
-use crate::backend::{Operator, Output, Spec, operands, run};
+use crate::backend::{In, Operator, Out, Spec, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::Tensor;
@@ -81,13 +81,8 @@ pub fn rotary(input: Tensor<4>, positions: &[u64], plan: &RotaryPlan) -> Result<
         });
     };
     let operator = Rotary { plan: *plan, first };
-    let found = run(operator, Inputs { input: input.into() })?;
+    let found = run(operator, kernel::Operands { input: input.into() })?;
     Ok(Tensor::from_dispatch(found.out))
-}
-
-operands! {
-    /// What is turned.
-    Inputs { input }
 }
 
 /// An embedding of sequences that begin at these positions.
@@ -129,18 +124,18 @@ impl Rotary {
 }
 
 impl Operator for Rotary {
-    type Inputs = Inputs<()>;
-    type Outputs = Output<()>;
+    type Inputs = kernel::Operands<()>;
+    type Outputs = kernel::Results<()>;
 
     fn name(&self) -> &'static str {
         "rotary"
     }
 
-    fn outputs(&self, inputs: Inputs<Spec>) -> Output<Spec> {
-        Output { out: inputs.input }
+    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
+        kernel::Results { out: inputs.input }
     }
 
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Output<FlexTensor> {
+    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
         let input = RowTensor::new(inputs.input, 2);
         let mut out = input.buffer();
         flex::validated(kernel::rotary(
@@ -149,16 +144,16 @@ impl Operator for Rotary {
             input.view(),
             &mut out,
         ));
-        Output {
+        kernel::Results {
             out: flex::tensor(out, &input.dims),
         }
     }
 
     fn backward_flex(
         &self,
-        _: Inputs<FlexTensor>,
-        cotangents: Output<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
+        _: In<Self, FlexTensor>,
+        cotangents: Out<Self, Option<FlexTensor>>,
+    ) -> In<Self, FlexTensor> {
         let out = RowTensor::new(required(cotangents.out), 2);
         let mut of_input = out.buffer();
         flex::validated(kernel::backward(
@@ -167,18 +162,18 @@ impl Operator for Rotary {
             out.view(),
             &mut of_input,
         ));
-        Inputs {
+        kernel::Operands {
             input: flex::tensor(of_input, &out.dims),
         }
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Output<CubeTensor> {
+    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
         let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
         let angles = self.angles(&place, &spec);
         let input = cube::rows(inputs.input, 2);
         let found = cube::launched(device::rotary(&place.client, &angles, &input));
-        Output {
+        kernel::Results {
             out: place.tensor(found, &spec),
         }
     }
@@ -186,14 +181,14 @@ impl Operator for Rotary {
     #[cfg(feature = "cube")]
     fn backward_cube(
         &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: Output<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
+        inputs: In<Self, CubeTensor>,
+        cotangents: Out<Self, Option<CubeTensor>>,
+    ) -> In<Self, CubeTensor> {
         let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
         let angles = self.angles(&place, &spec);
         let out = cube::rows_as(required(cotangents.out), 2, spec.dtype);
         let found = cube::launched(device::backward(&place.client, &angles, &out));
-        Inputs {
+        kernel::Operands {
             input: place.tensor(found, &spec),
         }
     }

@@ -1,18 +1,12 @@
 //! The selective scan of Mamba.
 
+use crate::backend::{Input, over_sequences, run};
 #[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
+use crate::backend::{Spec, cube};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
 use burn::tensor::Tensor;
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
-#[cfg(feature = "cube")]
-use spillway_kernel_dsl::cube::DeviceBuffer;
 use spillway_kernel_dsl::selective_scan as kernel;
 #[cfg(feature = "cube")]
 use spillway_kernel_dsl::selective_scan::cube as device;
@@ -48,7 +42,7 @@ pub struct ScanInputs {
 /// [`Error::Shape`], [`Error::Groups`], [`Error::Sequences`], [`Error::Device`] and [`Error::DType`].
 pub fn selective_scan(inputs: ScanInputs, sequences: &Sequences, state: &mut Tensor<3>) -> Result<Tensor<3>> {
     validate(&inputs, sequences, state)?;
-    let operands = Inputs {
+    let operands = kernel::OperandsAndState {
         input: inputs.input.into(),
         step_size: inputs.step_size.into(),
         a: inputs.a.into(),
@@ -61,11 +55,6 @@ pub fn selective_scan(inputs: ScanInputs, sequences: &Sequences, state: &mut Ten
     let found = run(SelectiveScan(sequences.clone()), operands)?;
     *state = Tensor::from_dispatch(found.state);
     Ok(Tensor::from_dispatch(found.out))
-}
-
-operands! {
-    /// What a selective scan reads.
-    Inputs { input, step_size, a, b, c, state; optional skip, gate }
 }
 
 fn validate(inputs: &ScanInputs, sequences: &Sequences, state: &Tensor<3>) -> Result<()> {
@@ -98,7 +87,8 @@ fn validate(inputs: &ScanInputs, sequences: &Sequences, state: &Tensor<3>) -> Re
 struct SelectiveScan(Sequences);
 
 impl SelectiveScan {
-    fn problem(&self, input: &[usize], b: &[usize]) -> kernel::Problem {
+    fn problem(&self, inputs: &kernel::OperandsAndState<Vec<usize>, Vec<usize>>) -> kernel::Problem {
+        let (input, b) = (&inputs.input, &inputs.b);
         kernel::Problem {
             batch: self.0.count_in(input[0]),
             time: input[1],
@@ -108,159 +98,27 @@ impl SelectiveScan {
         }
     }
 
-    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
-        let (input, b) = (RowTensor::new(inputs.input, 1), RowTensor::new(inputs.b, 2));
-        let held = Held {
-            problem: self.problem(&input.dims, &b.dims),
-            input,
-            step_size: RowTensor::new(inputs.step_size, 1),
-            a: contiguous(inputs.a),
-            b,
-            c: RowTensor::new(inputs.c, 2),
-            skip: inputs.skip.map(contiguous),
-            gate: inputs.gate.map(|gate| RowTensor::new(gate, 1)),
-            sequences: &self.0,
-        };
-        (held, inputs.state)
-    }
-}
-
-/// The inputs on the CPU.
-struct Held<'a> {
-    input: RowTensor,
-    step_size: RowTensor,
-    a: FlexTensor,
-    b: RowTensor,
-    c: RowTensor,
-    skip: Option<FlexTensor>,
-    gate: Option<RowTensor>,
-    problem: kernel::Problem,
-    sequences: &'a Sequences,
-}
-
-impl Held<'_> {
-    fn view(&self) -> kernel::Inputs<'_> {
-        kernel::Inputs {
-            input: self.input.view(),
-            step_size: self.step_size.view(),
-            a: slice(&self.a),
-            b: self.b.view(),
-            c: self.c.view(),
-            skip: self.skip.as_ref().map(slice),
-            gate: self.gate.as_ref().map(RowTensor::view),
-            sequences: self.sequences.view(),
-        }
-    }
-}
-
-impl Operator for SelectiveScan {
-    type Inputs = Inputs<()>;
-    type Outputs = OutputAndState<()>;
-
-    fn name(&self) -> &'static str {
-        "selective_scan"
-    }
-
-    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
-        OutputAndState {
-            out: inputs.input,
-            state: inputs.state,
-        }
-    }
-
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
-        let (held, state) = self.hold(inputs);
-        flex::with_state(state, &held.input.dims, |state, out| {
-            kernel::sequential(&held.problem, &held.view(), state, out)
-        })
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: OutputAndState<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
-        let shapes = flex::shapes::<Inputs<()>>(&inputs);
-        let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let (held, state) = self.hold(inputs);
-        let state = contiguous(state);
-        let cotangents = flex::HeldCotangents::new(cotangents, 1);
-        flex::validated(kernel::backward(
-            &held.problem,
-            &held.view(),
-            kernel::DEFAULT_CHUNK_SIZE,
-            slice(&state),
-            &cotangents.view(),
-            &mut kernel::Gradients {
-                input: &mut found.input,
-                step_size: &mut found.step_size,
-                a: &mut found.a,
-                b: &mut found.b,
-                c: &mut found.c,
-                skip: found.skip.as_deref_mut(),
-                gate: found.gate.as_deref_mut(),
-                state: &mut found.state,
-            },
-        ));
-        flex::tensors::<Inputs<()>>(found, shapes)
-    }
-
+    /// Tokens in the type of u.
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::forward(&place.client, &problem, &inputs, Some(&state)));
-        place.outputs(found, &specs.input, &specs.state)
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: OutputAndState<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::backward(
-            &place.client,
-            &problem,
-            &inputs,
-            Some(&state),
-            &cube::cotangents(cotangents, 1, specs.input.dtype),
-        ));
-        let found = Inputs {
-            input: found.input,
-            step_size: found.step_size,
-            a: found.a,
-            b: found.b,
-            c: found.c,
-            state: found.state,
-            skip: found.skip,
-            gate: found.gate,
-        };
-        place.tensors::<Inputs<()>>(found, specs)
+    fn types(&self, inputs: &kernel::OperandsAndState<Spec, Spec>) -> cube::Types {
+        cube::Types::all(inputs.input.dtype)
     }
 }
 
-#[cfg(feature = "cube")]
-impl SelectiveScan {
-    /// The inputs as the kernels take them, tokens in the type of u, and the state.
-    fn hold_on_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
-        let spec = cube::spec(&inputs.input);
-        let problem = self.problem(&spec.shape, &cube::spec(&inputs.b).shape);
-        let held = device::DeviceInputs {
-            input: cube::rows(inputs.input, 1),
-            step_size: cube::rows_as(inputs.step_size, 1, spec.dtype),
-            a: cube::values(inputs.a),
-            b: cube::rows_as(inputs.b, 2, spec.dtype),
-            c: cube::rows_as(inputs.c, 2, spec.dtype),
-            skip: inputs.skip.map(cube::values),
-            gate: inputs.gate.map(|gate| cube::rows_as(gate, 1, spec.dtype)),
-            sequences: self.0.view(),
-        };
-        (problem, held, cube::values(inputs.state))
+over_sequences! {
+    SelectiveScan as scan, "selective_scan", kernel;
+    settings: [scan.0.view()];
+    output like input;
+    host: {
+        forward: |_, problem, inputs, state, out| kernel::sequential(problem, inputs, state, out),
+        backward: |_, problem, inputs, state, cotangents, gradients| {
+            kernel::backward(problem, inputs, kernel::DEFAULT_CHUNK_SIZE, state, cotangents, gradients)
+        },
+    }
+    device: {
+        forward: |_, client, problem, inputs, state| device::forward(client, problem, inputs, state),
+        backward: |_, client, problem, inputs, state, cotangents| {
+            device::backward(client, problem, inputs, state, cotangents)
+        },
     }
 }

@@ -4,7 +4,7 @@ use crate::backend::flex::{self, RowTensor, owned};
 use crate::backend::host::{from_host, host, is_host};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
-use crate::mixer::KeyValueCache;
+use crate::key_value_cache::KeyValueCache;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use spillway_kernel_dsl::softmax_attention as kernel;

@@ -4,7 +4,6 @@
 use crate::backend::cube;
 use crate::backend::flex::{self, RowTensor};
 use crate::backend::host::{from_host, host, is_host};
-use crate::backend::operands::Declared;
 use crate::backend::{List, Named, Operator, PLACES, Spec, operands, run};
 use crate::error::{Error, Result};
 #[cfg(feature = "cube")]
@@ -15,6 +14,7 @@ use burn::tensor::{DType, Shape, Tensor};
 #[cfg(feature = "cube")]
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_flex::{FlexTensor, Layout};
+use spillway_kernel_dsl::operands::Declared;
 
 /// Neighbouring columns of every row.
 ///
@@ -102,10 +102,12 @@ operands! {
 struct Parts<T>(List<T>);
 
 impl<T> Named<T> for Parts<T> {
-    const NAMES: &'static [&'static str] = &[];
+    fn names() -> Vec<&'static str> {
+        Vec::new()
+    }
 
-    fn from_list(list: List<T>) -> Self {
-        Self(list)
+    fn from_list(list: List<T>) -> Option<Self> {
+        Some(Self(list))
     }
 
     fn into_list(self) -> List<T> {

@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::{Operator, Spec, operands, run};
+use crate::backend::{In, Operator, Out, Spec, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::{DType, Tensor};
@@ -34,12 +34,12 @@ pub fn step_size(
     expect_shape("bias of the step sizes", &[heads], &bias.dims())?;
     expect_shape("A_log", &[heads], &a_log.dims())?;
     expect_limit(limit)?;
-    let inputs = Inputs {
+    let inputs = kernel::Operands {
         raw: raw.into(),
         bias: bias.into(),
         a_log: a_log.into(),
     };
-    let Outputs { step, log_decay } = run(StepSize { limit }, inputs)?;
+    let kernel::Results { step, log_decay } = run(StepSize { limit }, inputs)?;
     Ok((Tensor::from_dispatch(step), Tensor::from_dispatch(log_decay)))
 }
 
@@ -52,16 +52,6 @@ pub(crate) fn expect_limit((low, high): (f32, f32)) -> Result<()> {
         expected: "0 ≤ lower bound ≤ upper bound",
         found: format!("({low}, {high})"),
     })
-}
-
-operands! {
-    /// What step sizes are made of.
-    Inputs { raw, bias, a_log }
-}
-
-operands! {
-    /// Δ and log α.
-    Outputs { step, log_decay }
 }
 
 #[derive(Debug)]
@@ -77,132 +67,93 @@ impl StepSize {
             limit: self.limit,
         }
     }
+}
 
-    /// The inputs as the kernel for the CPU reads them.
-    fn hold_on_flex(
-        &self,
-        inputs: Inputs<FlexTensor>,
-    ) -> (kernel::Problem, kernel::Operands<RowTensor, FlexTensor>) {
-        let Inputs { raw, bias, a_log } = inputs;
-        let inputs = kernel::Operands { raw, bias, a_log }.map(
-            |_, tensor| RowTensor::new(tensor, 1),
-            |_, tensor| contiguous(tensor),
-        );
-        (self.problem(inputs.raw.rows, inputs.raw.cols), inputs)
-    }
-
-    /// The inputs as the kernel for devices reads them, and what the outputs are like.
-    #[cfg(feature = "cube")]
-    fn hold_on_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-    ) -> (Place, Spec, kernel::Problem, kernel::DeviceInputs) {
-        let place = Place::of(&inputs.raw);
-        let spec = Spec::new(cube::spec(&inputs.raw).shape, DType::F32);
-        let Inputs { raw, bias, a_log } = inputs;
-        let inputs = kernel::Operands { raw, bias, a_log }.map(
-            |_, tensor| cube::rows(tensor, 1),
-            |_, tensor| cube::values(tensor),
-        );
-        let problem = self.problem(inputs.raw.rows(), inputs.raw.cols());
-        (place, spec, problem, inputs)
-    }
+/// Tensors of raw step sizes as rows.
+fn rows(tensor: FlexTensor) -> RowTensor {
+    RowTensor::new(tensor, 1)
 }
 
 impl Operator for StepSize {
-    type Inputs = Inputs<()>;
-    type Outputs = Outputs<()>;
+    type Inputs = kernel::Operands<(), ()>;
+    type Outputs = kernel::Results<()>;
 
     fn name(&self) -> &'static str {
         "step_size"
     }
 
-    fn outputs(&self, inputs: Inputs<Spec>) -> Outputs<Spec> {
+    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
         // A step size of half precision would forget what the sums of log decays need.
         let step = Spec::new(inputs.raw.shape, DType::F32);
-        Outputs {
+        kernel::Results {
             log_decay: step.clone(),
             step,
         }
     }
 
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Outputs<FlexTensor> {
-        let (problem, inputs) = self.hold_on_flex(inputs);
-        let dims = &inputs.raw.dims;
-        let (mut step, mut log_decay) = (inputs.raw.buffer(), inputs.raw.buffer());
-        flex::validated(kernel::step_size(
-            &problem,
-            &inputs
-                .as_ref()
-                .map(|_, rows| rows.view(), |_, values| slice(values)),
-            &mut kernel::Outputs {
-                step: &mut step,
-                log_decay: &mut log_decay,
-            },
-        ));
-        Outputs {
-            step: flex::tensor(step, dims),
-            log_decay: flex::tensor(log_decay, dims),
-        }
+    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
+        let inputs = inputs.map(|_, tensor| rows(tensor), |_, tensor| contiguous(tensor));
+        let problem = self.problem(inputs.raw.rows, inputs.raw.cols);
+        let mut found = kernel::Results {
+            step: inputs.raw.buffer(),
+            log_decay: inputs.raw.buffer(),
+        };
+        let views = inputs
+            .as_ref()
+            .map(|_, rows| rows.view(), |_, values| slice(values));
+        flex::validated(kernel::step_size(&problem, &views, &mut found.as_written()));
+        found.map(|_, values| flex::tensor(values, &inputs.raw.dims))
     }
 
     fn backward_flex(
         &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: Outputs<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
-        let shapes = flex::shapes::<Inputs<()>>(&inputs);
-        let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let (problem, inputs) = self.hold_on_flex(inputs);
-        let rows = |tensor: Option<FlexTensor>| tensor.map(|tensor| RowTensor::new(tensor, 1));
-        let (step, log_decay) = (rows(cotangents.step), rows(cotangents.log_decay));
+        inputs: In<Self, FlexTensor>,
+        cotangents: Out<Self, Option<FlexTensor>>,
+    ) -> In<Self, FlexTensor> {
+        let shapes = flex::shapes::<Self::Inputs>(&inputs);
+        let mut found = flex::buffers::<Self::Inputs>(&inputs);
+        let inputs = inputs.map(|_, tensor| rows(tensor), |_, tensor| contiguous(tensor));
+        let cotangents = cotangents.map(|_, tensor| tensor.map(rows));
         flex::validated(kernel::backward(
-            &problem,
+            &self.problem(inputs.raw.rows, inputs.raw.cols),
             &inputs
                 .as_ref()
                 .map(|_, rows| rows.view(), |_, values| slice(values)),
-            &kernel::Cotangents {
-                step: step.as_ref().map(RowTensor::view),
-                log_decay: log_decay.as_ref().map(RowTensor::view),
-            },
-            &mut kernel::Gradients {
-                raw: &mut found.raw,
-                bias: &mut found.bias,
-                a_log: &mut found.a_log,
-            },
+            &cotangents
+                .as_ref()
+                .map(|_, rows| rows.as_ref().map(RowTensor::view)),
+            &mut found.as_written(),
         ));
-        flex::tensors::<Inputs<()>>(found, shapes)
+        flex::tensors::<Self::Inputs>(found, shapes)
     }
 
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Outputs<CubeTensor> {
-        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
+    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
+        let place = Place::of(&inputs.raw);
+        let specs = self.outputs(cube::specs::<Self::Inputs>(&inputs));
+        let inputs = inputs.map(
+            |_, tensor| cube::rows(tensor, 1),
+            |_, tensor| cube::values(tensor),
+        );
+        let problem = self.problem(inputs.raw.rows(), inputs.raw.cols());
         let found = cube::launched(device::step_size(&place.client, &problem, &inputs));
-        Outputs {
-            step: place.tensor(found.step, &spec),
-            log_decay: place.tensor(found.log_decay, &spec),
-        }
+        place.tensors::<Self::Outputs>(found, specs)
     }
 
     #[cfg(feature = "cube")]
     fn backward_cube(
         &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: Outputs<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
-        let specs = cube::specs::<Inputs<()>>(&inputs);
-        let (place, spec, problem, inputs) = self.hold_on_cube(inputs);
-        let rows = |tensor: Option<CubeTensor>| tensor.map(|tensor| cube::rows_as(tensor, 1, spec.dtype));
-        let cotangents = kernel::DeviceCotangents {
-            step: rows(cotangents.step),
-            log_decay: rows(cotangents.log_decay),
-        };
+        inputs: In<Self, CubeTensor>,
+        cotangents: Out<Self, Option<CubeTensor>>,
+    ) -> In<Self, CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.raw), cube::specs::<Self::Inputs>(&inputs));
+        let inputs = inputs.map(
+            |_, tensor| cube::rows(tensor, 1),
+            |_, tensor| cube::values(tensor),
+        );
+        let problem = self.problem(inputs.raw.rows(), inputs.raw.cols());
+        let cotangents = cotangents.map(|_, tensor| Some(cube::rows_as(tensor?, 1, DType::F32)));
         let found = cube::launched(device::backward(&place.client, &problem, &inputs, &cotangents));
-        let found = Inputs {
-            raw: found.raw,
-            bias: found.bias,
-            a_log: found.a_log,
-        };
-        place.tensors::<Inputs<()>>(found, specs)
+        place.tensors::<Self::Inputs>(found, specs)
     }
 }

@@ -1,20 +1,14 @@
 //! Attention by a polynomial of q·k whose features are never stored: Based and ReBased.
 
+use crate::backend::{Input, over_sequences, run};
 #[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
+use crate::backend::{Spec, cube};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::operators::norm::expect_epsilon;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
-#[cfg(feature = "cube")]
-use spillway_kernel_dsl::cube::DeviceBuffer;
 use spillway_kernel_dsl::taylor_attention as kernel;
 pub use spillway_kernel_dsl::taylor_attention::Expansion;
 #[cfg(feature = "cube")]
@@ -89,7 +83,7 @@ pub fn taylor_attention(
     }
     let [features, columns] = plan.state_shape(key_dim, value_dim);
     expect_shape("state", &[count, heads, features, columns], &state.memory.dims())?;
-    let inputs = Inputs {
+    let inputs = kernel::OperandsAndState {
         query: query.into(),
         key: key.into(),
         value: value.into(),
@@ -105,159 +99,46 @@ pub fn taylor_attention(
     Ok(Tensor::from_dispatch(found.out))
 }
 
-operands! {
-    /// What Taylor attention reads.
-    Inputs { query, key, value, state }
-}
-
 #[derive(Debug)]
 struct TaylorAttention {
     plan: TaylorPlan,
     sequences: Sequences,
 }
 
-/// The inputs on the CPU.
-struct Held<'a> {
-    query: RowTensor,
-    key: RowTensor,
-    value: RowTensor,
-    problem: kernel::Problem,
-    sequences: &'a Sequences,
-}
-
 impl TaylorAttention {
-    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
-        let [query, key, value] =
-            [inputs.query, inputs.key, inputs.value].map(|input| RowTensor::new(input, 2));
-        let held = Held {
-            problem: self.plan.problem(&self.sequences, &key.dims, &value.dims),
-            query,
-            key,
-            value,
-            sequences: &self.sequences,
-        };
-        (held, inputs.state)
-    }
-}
-
-impl Held<'_> {
-    fn view(&self) -> kernel::Inputs<'_> {
-        kernel::Inputs {
-            query: self.query.view(),
-            key: self.key.view(),
-            value: self.value.view(),
-            sequences: self.sequences.view(),
-        }
-    }
-}
-
-impl Operator for TaylorAttention {
-    type Inputs = Inputs<()>;
-    type Outputs = OutputAndState<()>;
-
-    fn name(&self) -> &'static str {
-        "taylor_attention"
+    fn problem(&self, inputs: &kernel::OperandsAndState<Vec<usize>, Vec<usize>>) -> kernel::Problem {
+        self.plan.problem(&self.sequences, &inputs.key, &inputs.value)
     }
 
-    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
-        OutputAndState {
-            out: inputs.value,
-            state: inputs.state,
-        }
-    }
-
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
-        let (held, state) = self.hold(inputs);
-        flex::with_state(state, &held.value.dims, |state, out| match held.problem.time {
-            0 | 1 => kernel::sequential(&held.problem, &held.view(), state, out),
-            _ => kernel::chunked(
-                &held.problem,
-                &held.view(),
-                kernel::DEFAULT_CHUNK_SIZE,
-                state,
-                out,
-            ),
-        })
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: OutputAndState<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
-        let shapes = flex::shapes::<Inputs<()>>(&inputs);
-        let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let (held, state) = self.hold(inputs);
-        let state = contiguous(state);
-        let cotangents = flex::HeldCotangents::new(cotangents, 2);
-        flex::validated(kernel::backward(
-            &held.problem,
-            &held.view(),
-            kernel::DEFAULT_CHUNK_SIZE,
-            slice(&state),
-            &cotangents.view(),
-            &mut kernel::Gradients {
-                query: &mut found.query,
-                key: &mut found.key,
-                value: &mut found.value,
-                state: &mut found.state,
-            },
-        ));
-        flex::tensors::<Inputs<()>>(found, shapes)
-    }
-
+    /// All in the value's type.
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let form = match (problem.time, &self.sequences) {
-            (1, Sequences::Equal) => device::step,
-            _ => device::chunked,
-        };
-        let found = cube::launched(form(&place.client, &problem, &inputs, Some(&state)));
-        place.outputs(found, &specs.value, &specs.state)
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: OutputAndState<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::backward(
-            &place.client,
-            &problem,
-            &inputs,
-            Some(&state),
-            &cube::cotangents(cotangents, 2, specs.value.dtype),
-        ));
-        let found = Inputs {
-            query: found.query,
-            key: found.key,
-            value: found.value,
-            state: found.state,
-        };
-        place.tensors::<Inputs<()>>(found, specs)
+    fn types(&self, inputs: &kernel::OperandsAndState<Spec, Spec>) -> cube::Types {
+        cube::Types::all(inputs.value.dtype)
     }
 }
 
-#[cfg(feature = "cube")]
-impl TaylorAttention {
-    /// The inputs as the kernels take them, all in the value's type, and the state.
-    fn hold_on_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
-        let (key, value) = (cube::spec(&inputs.key).shape, cube::spec(&inputs.value));
-        let problem = self.plan.problem(&self.sequences, &key, &value.shape);
-        let held = device::DeviceInputs {
-            query: cube::rows_as(inputs.query, 2, value.dtype),
-            key: cube::rows_as(inputs.key, 2, value.dtype),
-            value: cube::rows(inputs.value, 2),
-            sequences: self.sequences.view(),
-        };
-        (problem, held, cube::values(inputs.state))
+over_sequences! {
+    TaylorAttention as attention, "taylor_attention", kernel;
+    settings: [attention.sequences.view()];
+    output like value;
+    host: {
+        forward: |_, problem: &kernel::Problem, inputs, state, out| match problem.time {
+            0 | 1 => kernel::sequential(problem, inputs, state, out),
+            _ => kernel::chunked(problem, inputs, kernel::DEFAULT_CHUNK_SIZE, state, out),
+        },
+        backward: |_, problem, inputs, state, cotangents, gradients| {
+            kernel::backward(problem, inputs, kernel::DEFAULT_CHUNK_SIZE, state, cotangents, gradients)
+        },
+    }
+    device: {
+        forward: |attention: &Self, client, problem: &kernel::Problem, inputs, state| {
+            match (problem.time, &attention.sequences) {
+                (1, Sequences::Equal) => device::step(client, problem, inputs, state),
+                _ => device::chunked(client, problem, inputs, state),
+            }
+        },
+        backward: |_, client, problem, inputs, state, cotangents| {
+            device::backward(client, problem, inputs, state, cotangents)
+        },
     }
 }

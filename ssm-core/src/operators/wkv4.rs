@@ -1,18 +1,12 @@
 //! The recurrence of RWKV-4.
 
+use crate::backend::{Input, over_sequences, run};
 #[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::{Input, Operator, OutputAndState, Spec, operands, run};
+use crate::backend::{Spec, cube};
 use crate::error::Result;
 use crate::gates::expect_shape;
 use crate::sequences::Sequences;
 use burn::tensor::{Device, Tensor};
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
-#[cfg(feature = "cube")]
-use spillway_kernel_dsl::cube::DeviceBuffer;
 use spillway_kernel_dsl::wkv4 as kernel;
 #[cfg(feature = "cube")]
 use spillway_kernel_dsl::wkv4::cube as device;
@@ -53,7 +47,7 @@ pub fn wkv4(
     expect_shape("log_decay", &[channels], &log_decay.dims())?;
     expect_shape("bonus", &[channels], &bonus.dims())?;
     expect_shape("state", &[count, 3, channels], &state.dims())?;
-    let inputs = Inputs {
+    let inputs = kernel::OperandsAndState {
         key: key.into(),
         value: value.into(),
         log_decay: log_decay.into(),
@@ -65,27 +59,13 @@ pub fn wkv4(
     Ok(Tensor::from_dispatch(found.out))
 }
 
-operands! {
-    /// What WKV-4 reads.
-    Inputs { key, value, log_decay, bonus, state }
-}
-
 /// The recurrence over sequences that lie like this.
 #[derive(Debug)]
 struct Wkv4(Sequences);
 
-/// The inputs on the CPU.
-struct Held<'a> {
-    key: RowTensor,
-    value: RowTensor,
-    log_decay: FlexTensor,
-    bonus: FlexTensor,
-    problem: kernel::Problem,
-    sequences: &'a Sequences,
-}
-
 impl Wkv4 {
-    fn problem(&self, key: &[usize]) -> kernel::Problem {
+    fn problem(&self, inputs: &kernel::OperandsAndState<Vec<usize>, Vec<usize>>) -> kernel::Problem {
+        let key = &inputs.key;
         kernel::Problem {
             batch: self.0.count_in(key[0]),
             time: key[1],
@@ -93,130 +73,27 @@ impl Wkv4 {
         }
     }
 
-    fn hold(&self, inputs: Inputs<FlexTensor>) -> (Held<'_>, FlexTensor) {
-        let key = RowTensor::new(inputs.key, 1);
-        let held = Held {
-            problem: self.problem(&key.dims),
-            key,
-            value: RowTensor::new(inputs.value, 1),
-            log_decay: contiguous(inputs.log_decay),
-            bonus: contiguous(inputs.bonus),
-            sequences: &self.0,
-        };
-        (held, inputs.state)
-    }
-}
-
-impl Held<'_> {
-    fn view(&self) -> kernel::Inputs<'_> {
-        kernel::Inputs {
-            log_decay: slice(&self.log_decay),
-            bonus: slice(&self.bonus),
-            key: self.key.view(),
-            value: self.value.view(),
-            sequences: self.sequences.view(),
-        }
-    }
-}
-
-impl Operator for Wkv4 {
-    type Inputs = Inputs<()>;
-    type Outputs = OutputAndState<()>;
-
-    fn name(&self) -> &'static str {
-        "wkv4"
-    }
-
-    fn outputs(&self, inputs: Inputs<Spec>) -> OutputAndState<Spec> {
-        OutputAndState {
-            out: inputs.key,
-            state: inputs.state,
-        }
-    }
-
-    fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> OutputAndState<FlexTensor> {
-        let (held, state) = self.hold(inputs);
-        flex::with_state(state, &held.key.dims, |state, out| {
-            kernel::sequential(&held.problem, &held.view(), state, out)
-        })
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: Inputs<FlexTensor>,
-        cotangents: OutputAndState<Option<FlexTensor>>,
-    ) -> Inputs<FlexTensor> {
-        let shapes = flex::shapes::<Inputs<()>>(&inputs);
-        let mut found = flex::buffers::<Inputs<()>>(&inputs);
-        let (held, state) = self.hold(inputs);
-        let state = contiguous(state);
-        let cotangents = flex::HeldCotangents::new(cotangents, 1);
-        flex::validated(kernel::backward(
-            &held.problem,
-            &held.view(),
-            kernel::DEFAULT_CHUNK_SIZE,
-            slice(&state),
-            &cotangents.view(),
-            &mut kernel::Gradients {
-                log_decay: &mut found.log_decay,
-                bonus: &mut found.bonus,
-                key: &mut found.key,
-                value: &mut found.value,
-                state: &mut found.state,
-            },
-        ));
-        flex::tensors::<Inputs<()>>(found, shapes)
-    }
-
+    /// Key and value in one type.
     #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> OutputAndState<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::forward(&place.client, &problem, &inputs, Some(&state)));
-        place.outputs(found, &specs.key, &specs.state)
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-        cotangents: OutputAndState<Option<CubeTensor>>,
-    ) -> Inputs<CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.state), cube::specs::<Inputs<()>>(&inputs));
-        let (problem, inputs, state) = self.hold_on_cube(inputs);
-        let found = cube::launched(device::backward(
-            &place.client,
-            &problem,
-            &inputs,
-            Some(&state),
-            &cube::cotangents(cotangents, 1, specs.key.dtype),
-        ));
-        let found = Inputs {
-            key: found.key,
-            value: found.value,
-            log_decay: found.log_decay,
-            bonus: found.bonus,
-            state: found.state,
-        };
-        place.tensors::<Inputs<()>>(found, specs)
+    fn types(&self, inputs: &kernel::OperandsAndState<Spec, Spec>) -> cube::Types {
+        cube::Types::all(inputs.key.dtype)
     }
 }
 
-#[cfg(feature = "cube")]
-impl Wkv4 {
-    /// The inputs as the kernels take them, key and value in one type, and the state.
-    fn hold_on_cube(
-        &self,
-        inputs: Inputs<CubeTensor>,
-    ) -> (kernel::Problem, device::DeviceInputs<'_>, DeviceBuffer) {
-        let spec = cube::spec(&inputs.key);
-        let held = device::DeviceInputs {
-            log_decay: cube::values(inputs.log_decay),
-            bonus: cube::values(inputs.bonus),
-            key: cube::rows(inputs.key, 1),
-            value: cube::rows_as(inputs.value, 1, spec.dtype),
-            sequences: self.0.view(),
-        };
-        (self.problem(&spec.shape), held, cube::values(inputs.state))
+over_sequences! {
+    Wkv4 as wkv, "wkv4", kernel;
+    settings: [wkv.0.view()];
+    output like key;
+    host: {
+        forward: |_, problem, inputs, state, out| kernel::sequential(problem, inputs, state, out),
+        backward: |_, problem, inputs, state, cotangents, gradients| {
+            kernel::backward(problem, inputs, kernel::DEFAULT_CHUNK_SIZE, state, cotangents, gradients)
+        },
+    }
+    device: {
+        forward: |_, client, problem, inputs, state| device::forward(client, problem, inputs, state),
+        backward: |_, client, problem, inputs, state, cotangents| {
+            device::backward(client, problem, inputs, state, cotangents)
+        },
     }
 }

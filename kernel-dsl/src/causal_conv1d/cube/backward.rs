@@ -1,18 +1,15 @@
 //! Gradients of input, taps, bias and initial state.
 
-use crate::causal_conv1d::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::{before, convolve, shift};
-use super::inputs::{DeviceGradients, DeviceInputs};
-use super::{Constants, Form, Place, UNITS, chunk_size, pass_through_empty, place};
-use crate::causal_conv1d::Problem;
+use super::operands::{Constants, Form, Place, place};
+use super::{UNITS, chunk_size, pass_through_empty};
+use crate::causal_conv1d::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
 use crate::cube::math::silu_derivative;
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
-use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, SequenceTable, address_type, cubes,
-};
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes};
 
 /// Gradients of the loss by all that [`causal_conv1d`](super::causal_conv1d) reads, from its cotangents.
 ///
@@ -29,13 +26,7 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem, initial_state)?;
-    cotangents.validate(
-        OPERATOR,
-        (inputs.rows(problem), problem.channels),
-        inputs.input.dtype(),
-        problem.state_len(),
-    )?;
+    problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
     let Problem {
         batch,
         time,
@@ -43,13 +34,20 @@ pub fn backward(
         width,
         ..
     } = *problem;
-    let (rows, dtype, sequences) = (inputs.rows(problem), inputs.input.dtype(), &inputs.sequences);
+    let (rows, dtype, sequences) = (
+        problem.rows(&inputs.sequences),
+        inputs.input.dtype(),
+        &inputs.sequences,
+    );
     let chunks = ChunkTable::new(client, sequences, batch, time, chunk_size(problem, rows))?;
     let spans = SequenceTable::new(client, sequences, batch, time)?;
     let gradients = DeviceGradients {
         input: DeviceBuffer::zeros(client, rows * channels, dtype)?,
         weight: DeviceBuffer::empty(client, channels * width, DType::F32)?,
-        bias: DeviceBuffer::empty(client, channels, DType::F32)?,
+        bias: match &inputs.bias {
+            Some(_) => Some(DeviceBuffer::empty(client, channels, DType::F32)?),
+            None => None,
+        },
         state: DeviceBuffer::empty(client, problem.state_len(), DType::F32)?,
     };
     let state_cotangent = cotangents.state.as_ref();
@@ -103,7 +101,9 @@ pub fn backward(
         chunks.count(),
         channels * width,
     )?;
-    sum_partials(client, &biases, &gradients.bias, chunks.count(), channels)?;
+    if let Some(bias) = &gradients.bias {
+        sum_partials(client, &biases, bias, chunks.count(), channels)?;
+    }
     Ok(gradients)
 }
 

@@ -2,20 +2,19 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
-use super::{Constants, Form, Place, UNITS, chunk_size, pass_through_empty, place};
-use crate::causal_conv1d::Problem;
+use super::operands::{Constants, Form, Place, place};
+use super::{UNITS, chunk_size, pass_through_empty};
+use crate::causal_conv1d::problem::{DeviceInputs, DeviceOutputs, Problem};
 use crate::cube::math::silu;
 use crate::cube::view::RowsView;
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Outputs, SequenceTable, address_type, cubes,
+    ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes, token_buffer,
 };
-use crate::sequences::Sequences;
 
 /// Convolves every channel over time (see [`causal_conv1d`](crate::causal_conv1d) for the formula).
 ///
 /// # Shapes
-/// `state` `[batch, channels, width − 1]` in f32, oldest first, zeros if there is none; see [`Outputs`] for the results.
+/// `state` `[batch, channels, width − 1]` in f32, oldest first, zeros if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -24,16 +23,11 @@ pub fn causal_conv1d(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem, state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let sequences = &inputs.sequences;
-    let (rows, dtype) = (inputs.rows(problem), inputs.input.dtype());
-    let out = match sequences {
-        Sequences::LeftPadded(_) => DeviceBuffer::zeros(client, rows * problem.channels, dtype)?,
-        Sequences::Equal | Sequences::Packed(_) => {
-            DeviceBuffer::empty(client, rows * problem.channels, dtype)?
-        }
-    };
+    let (rows, dtype) = (problem.rows(sequences), inputs.input.dtype());
+    let out = token_buffer(client, sequences, rows * problem.channels, dtype)?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let spans = SequenceTable::new(client, sequences, problem.batch, problem.time)?;
     pass_through_empty(client, problem, sequences, &spans, state, &end)?;
@@ -63,7 +57,7 @@ pub fn causal_conv1d(
             dtype.elem(),
         );
     }
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 #[cube(launch, address_type = "dynamic")]

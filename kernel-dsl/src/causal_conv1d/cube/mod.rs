@@ -6,14 +6,13 @@
 
 mod backward;
 mod forward;
-mod inputs;
+mod operands;
 
-pub use crate::cube::{DeviceCotangents, Outputs};
+pub use super::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};
 pub use backward::backward;
 pub use forward::causal_conv1d;
-pub use inputs::{DeviceGradients, DeviceInputs};
 
-use super::{Activation, Problem};
+use super::Problem;
 use crate::cube::{Client, DeviceBuffer, Error, SequenceTable, address_type, cubes};
 use crate::sequences::Sequences;
 use cubecl::prelude::*;
@@ -31,54 +30,6 @@ fn chunk_size(problem: &Problem, rows: usize) -> usize {
         .next_power_of_two()
         .max(SHORTEST_CHUNK)
         .max(problem.width)
-}
-
-/// The choices that make another kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Form {
-    width: usize,
-    silu: bool,
-    bias: bool,
-    /// Whether there is a state before the first token, or zeros.
-    state: bool,
-    /// Whether the final state has a cotangent.
-    state_cotangent: bool,
-}
-
-impl Form {
-    fn new(problem: &Problem, inputs: &DeviceInputs, state: bool, state_cotangent: bool) -> Self {
-        Self {
-            width: problem.width,
-            silu: problem.activation == Activation::Silu,
-            bias: inputs.bias.is_some(),
-            state,
-            state_cotangent,
-        }
-    }
-}
-
-/// What a unit reads besides the inputs.
-#[derive(CubeType, CubeLaunch)]
-struct Constants {
-    /// `[channels, width]`.
-    weight: Box<[f32]>,
-    /// `[channels]`.
-    bias: Box<[f32]>,
-    /// `[batch, channels, width − 1]`.
-    state: Box<[f32]>,
-    channels: usize,
-}
-
-impl DeviceInputs<'_> {
-    /// Where an operand is absent the weight is bound, which the kernel does not read.
-    fn constants(&self, problem: &Problem, state: Option<&DeviceBuffer>) -> ConstantsLaunch {
-        ConstantsLaunch::new(
-            self.weight.arg(),
-            self.bias.as_ref().unwrap_or(&self.weight).arg(),
-            state.unwrap_or(&self.weight).arg(),
-            problem.channels,
-        )
-    }
 }
 
 /// What a sequence without tokens does to a state, or to the cotangent of one: nothing.
@@ -128,33 +79,5 @@ fn pass_through_kernel(
             }
             to[ABSOLUTE_POS] = value;
         }
-    }
-}
-
-/// The channel and the chunk of a unit.
-#[derive(CubeType)]
-struct Place {
-    channel: usize,
-    sequence: usize,
-    /// First row of the chunk, and the row after its last.
-    first: usize,
-    stop: usize,
-    /// First row of the sequence, and the row after its last.
-    start: usize,
-    end: usize,
-}
-
-#[cube]
-fn place(chunks: &[u32], spans: &[u32], channels: usize) -> Place {
-    let tiles = channels.div_ceil(UNITS);
-    let chunk = CUBE_POS / tiles;
-    let sequence = chunks[3 * chunk + 2] as usize;
-    Place {
-        channel: CUBE_POS % tiles * UNITS + UNIT_POS as usize,
-        sequence,
-        first: chunks[3 * chunk] as usize,
-        stop: chunks[3 * chunk + 1] as usize,
-        start: spans[2 * sequence] as usize,
-        end: spans[2 * sequence + 1] as usize,
     }
 }

@@ -13,57 +13,19 @@
 //! Sums over keys stay inside of a cube. Sums over values leave it as partial sums, one per tile of columns, which are
 //! added in a fixed order together with those of the heads that share a group.
 
-use crate::delta_rule::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::{Keep, state_or_zeros, walk};
-use super::inputs::DeviceInputs;
 use super::operands::Form;
 use super::plan::{Tile, backward_chunk_size};
 use super::sweep::{PartsLaunch, sweep};
 use super::token_buffer;
 use crate::cube::partial::sum_partials;
-use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes,
-    expect_state,
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::decay::{DecayScope, LogDecay};
+use crate::delta_rule::problem::{
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceTransitionGradients, Problem, TransitionKind,
 };
-use crate::decay::DecayScope;
-use crate::delta_rule::problem::{Problem, TransitionKind};
-
-/// Derivatives of a loss by what a transition reads; as
-/// [`TransitionGradients`](crate::delta_rule::TransitionGradients).
-#[derive(Clone, Debug)]
-pub enum DeviceTransitionGradients {
-    /// Of [`DeviceTransition::Delta`](super::DeviceTransition::Delta).
-    Delta {
-        /// By β, `[rows, heads]`.
-        beta: DeviceBuffer,
-    },
-    /// Of [`DeviceTransition::LowRank`](super::DeviceTransition::LowRank).
-    LowRank {
-        /// By p, `[rows, groups, key_dim]`.
-        p: DeviceBuffer,
-        /// By b, `[rows, groups, key_dim]`.
-        b: DeviceBuffer,
-    },
-}
-
-/// Derivatives of a loss by the inputs, in f32 and without gaps; as [`Gradients`](crate::delta_rule::Gradients).
-#[derive(Clone, Debug)]
-pub struct DeviceGradients {
-    /// By q, `[rows, groups, key_dim]`.
-    pub query: DeviceBuffer,
-    /// By k, `[rows, groups, key_dim]`.
-    pub key: DeviceBuffer,
-    /// By v, `[rows, heads, value_dim]`.
-    pub value: DeviceBuffer,
-    /// By β, or p and b.
-    pub transition: DeviceTransitionGradients,
-    /// By ln a, `[rows, heads]` or `[rows, heads, key_dim]`; `None` where there is no decay.
-    pub log_decay: Option<DeviceBuffer>,
-    /// By the initial state, `[batch, heads, key_dim, value_dim]`.
-    pub state: DeviceBuffer,
-}
 
 /// The gradients of [`forward`](super::forward), with about 2 √time states of each head in memory.
 ///
@@ -79,15 +41,7 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem)?;
-    let columns = problem.heads * problem.value_dim;
-    cotangents.validate(
-        OPERATOR,
-        (inputs.rows(problem), columns),
-        inputs.dtype(),
-        problem.state_len(),
-    )?;
-    expect_state(OPERATOR, problem.state_len(), initial_state)?;
+    problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
     let tile = Tile::backward(problem, &Limits::of(client))?;
     let tokens = backward_chunk_size(problem.time);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;
@@ -197,7 +151,7 @@ impl Buffers {
         tile: Tile,
         state: DeviceBuffer,
     ) -> Result<DeviceGradients, Error> {
-        let (rows, tiles) = (inputs.rows(problem), tile.tiles(problem));
+        let (rows, tiles) = (problem.rows(&inputs.sequences), tile.tiles(problem));
         let sum = |partial: DeviceBuffer, parts: usize, size: usize, columns: usize| {
             if parts == 1 {
                 return Ok(partial);
@@ -229,9 +183,9 @@ impl Buffers {
                 },
             },
             log_decay: match problem.decay.scope() {
-                DecayScope::None => None,
-                DecayScope::Head => Some(sum(self.log_decay, tiles * key_dim, 1, heads)?),
-                DecayScope::Key => Some(sum(self.log_decay, tiles, key_dim, heads * key_dim)?),
+                DecayScope::None => LogDecay::None,
+                DecayScope::Head => LogDecay::Token(sum(self.log_decay, tiles * key_dim, 1, heads)?),
+                DecayScope::Key => LogDecay::Token(sum(self.log_decay, tiles, key_dim, heads * key_dim)?),
             },
             state,
         })

@@ -1,18 +1,14 @@
 //! Chunk by chunk: everything that does not depend on the state first, for all chunks at once, then a walk over the chunks.
 
-use crate::delta_rule::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::state_or_zeros;
-use super::inputs::DeviceInputs;
 use super::operands::{Form, Place, Sizes, Tokens};
 use super::plan::Tile;
 use super::prepare::{LENGTH, SHARED_MEMORY, UNITS, prepare, prepared_len};
-use super::{Outputs, token_buffer};
-use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, expect_state,
-};
-use crate::delta_rule::problem::Problem;
+use super::token_buffer;
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::delta_rule::problem::{DeviceInputs, DeviceOutputs, Problem};
 
 /// Whether a device has what [`chunked`] takes, and gains by it.
 pub(super) fn is_preferred(problem: &Problem, limits: &Limits) -> bool {
@@ -36,9 +32,8 @@ pub fn chunked(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let limits = Limits::of(client);
     for (what, limit, found) in [
         (
@@ -63,7 +58,7 @@ pub fn chunked(
     )?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     if problem.state_len() == 0 {
-        return Ok(Outputs { out, state: end });
+        return Ok(DeviceOutputs { out, state: end });
     }
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, LENGTH)?;
     let count = table.count() * problem.heads;
@@ -106,7 +101,7 @@ pub fn chunked(
         Form::of_tile(tile),
         inputs.dtype().elem(),
     );
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// Y = Q' S + D V and S' = A∘S + Bᵀ (X S) + Eᵀ V, chunk after chunk, with the state in registers.

@@ -1,17 +1,13 @@
 //! Token by token: a cube for each (sequence, head, tile of value columns), its state in registers.
 
-use crate::delta_rule::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::chunked::{chunked, is_preferred};
-use super::inputs::DeviceInputs;
 use super::operands::{Form, Gates, Sizes, Stage, Tokens, written};
 use super::plan::Tile;
-use super::{Outputs, token_buffer};
-use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, expect_state,
-};
-use crate::delta_rule::problem::{DeltaRuleError, Problem};
+use super::token_buffer;
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
+use crate::delta_rule::problem::{DeltaRuleError, DeviceInputs, DeviceOutputs, Problem};
 
 /// One token of every sequence.
 ///
@@ -25,7 +21,7 @@ pub fn step(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     inputs.sequences.validate(problem.batch, problem.time)?;
     for sequence in 0..problem.batch {
         let found = inputs.sequences.span(sequence, problem.time).len();
@@ -39,7 +35,7 @@ pub fn step(
 /// The delta rule (see [`delta_rule`](crate::delta_rule) for the formula), in the form that suits the device.
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`Outputs`] for the results.
+/// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -48,7 +44,7 @@ pub fn forward(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     match is_preferred(problem, &Limits::of(client)) {
         true => chunked(client, problem, inputs, state),
         false => sequential(client, problem, inputs, state),
@@ -64,9 +60,8 @@ pub fn sequential(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let tile = Tile::forward(problem, &Limits::of(client))?;
     let out = token_buffer(
         client,
@@ -77,7 +72,7 @@ pub fn sequential(
     )?;
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, usize::MAX)?;
     let end = walk(client, problem, inputs, tile, &table, state, Keep::Outputs(&out))?;
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// What a walk over all tokens writes beside the final states.

@@ -14,17 +14,18 @@
 mod backward;
 mod chunked;
 mod forward;
-mod inputs;
 mod operands;
 mod plan;
 mod prepare;
 mod sweep;
 
-pub use crate::cube::{DeviceCotangents, Outputs};
-pub use backward::{DeviceGradients, DeviceTransitionGradients, backward};
+pub use super::problem::{
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, DeviceTransition,
+    DeviceTransitionGradients,
+};
+pub use backward::backward;
 pub use chunked::chunked;
 pub use forward::{forward, sequential, step};
-pub use inputs::{DeviceInputs, DeviceTransition};
 
 use super::problem::Problem;
 use crate::cube::{Client, DType, DeviceBuffer, Error};
@@ -38,7 +39,7 @@ fn token_buffer(
     columns: usize,
     dtype: DType,
 ) -> Result<DeviceBuffer, Error> {
-    let len = inputs.rows(problem) * columns;
+    let len = problem.rows(&inputs.sequences) * columns;
     match inputs.sequences {
         Sequences::Equal | Sequences::Packed(_) if problem.state_len() > 0 => {
             DeviceBuffer::empty(client, len, dtype)

@@ -2,11 +2,11 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceInputs, DeviceTransition};
 use super::plan::Tile;
+use crate::cube::DType;
 use crate::cube::view::RowsView;
 use crate::decay::DecayScope;
-use crate::delta_rule::problem::{Problem, TransitionKind};
+use crate::delta_rule::problem::{DeviceInputs, DeviceTransition, Problem, TransitionKind};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -285,6 +285,34 @@ pub(super) fn written<F: Float, G: Float>(
 }
 
 impl DeviceInputs<'_> {
+    /// Type of query, key and value.
+    pub(crate) fn dtype(&self) -> DType {
+        self.query.dtype()
+    }
+
+    /// Type of log decays and β.
+    pub(crate) fn gate_type(&self) -> DType {
+        match (&self.transition, self.log_decay.token()) {
+            (DeviceTransition::Delta { beta }, _) => beta.dtype(),
+            (DeviceTransition::LowRank { .. }, Some(log_decay)) => log_decay.dtype(),
+            (DeviceTransition::LowRank { .. }, None) => DType::F32,
+        }
+    }
+
+    /// Values of the largest buffer that a kernel indexes.
+    pub(super) fn longest(&self, other: usize) -> usize {
+        let (first, second) = match &self.transition {
+            DeviceTransition::Delta { beta } => (beta, beta),
+            DeviceTransition::LowRank { p, b } => (p, b),
+        };
+        let views = [&self.query, &self.key, &self.value, first, second];
+        let all = views
+            .into_iter()
+            .chain(self.log_decay.token())
+            .map(|rows| rows.buffer().len());
+        all.fold(other, usize::max)
+    }
+
     pub(super) fn tokens<F: Float>(&self) -> TokensLaunch<F> {
         let (p, b) = match &self.transition {
             DeviceTransition::Delta { .. } => (&self.key, &self.key),

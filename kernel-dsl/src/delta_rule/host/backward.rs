@@ -15,7 +15,6 @@
 //!
 //! States are kept at the borders of chunks; those of the blocks inside are computed again.
 
-use crate::Cotangents;
 use pulp::{Simd, WithSimd};
 
 use super::block::{Block, Decays, substitute};
@@ -25,7 +24,7 @@ use super::input_gradients::{GateGradients, SharedGradients, WriteGates};
 use super::lanes::dot;
 use super::{Head, SharedRows, check_chunk_size, for_each_part, rows_as_matrix};
 use crate::decay::DecayScope;
-use crate::delta_rule::problem::{DeltaRuleError, Gradients, Inputs, Problem};
+use crate::delta_rule::problem::{Cotangents, DeltaRuleError, Gradients, Inputs, Problem};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::dispatch;
 

@@ -63,7 +63,8 @@ impl<'a> SharedGradients<'a> {
             },
             log_decay: gradients
                 .log_decay
-                .as_deref_mut()
+                .as_mut()
+                .either()
                 .map(|buffer| share(buffer, problem.decay_columns())),
         };
         (shared, gradients.state)

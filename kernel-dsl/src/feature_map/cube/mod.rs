@@ -6,8 +6,10 @@ use cubecl::prelude::*;
 
 use self::table::{DeviceTable, Panel, Source, Table};
 use super::problem::OPERATOR;
-use super::{FeatureMap, FeatureMapError};
+use super::{DeviceCotangents, FeatureMap, Problem};
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::operands::ElementTypes;
+use crate::shape::Role;
 
 /// Units of a cube.
 const UNITS: usize = 64;
@@ -20,8 +22,8 @@ const UNITS: usize = 64;
 /// # Errors
 /// [`Error`] when a shape or the scale is wrong, or when the device cannot run it.
 pub fn forward(client: &Client, map: &FeatureMap, input: &DeviceRows) -> Result<DeviceBuffer, Error> {
-    let heads = heads(map, input)?;
-    let len = input.rows() * heads * map.features();
+    let problem = problem_of(map, input)?;
+    let len = problem.keys() * map.features();
     let out = DeviceBuffer::empty(client, len, input.dtype())?;
     if len > 0 {
         forward_kernel::launch(
@@ -32,7 +34,7 @@ pub fn forward(client: &Client, map: &FeatureMap, input: &DeviceRows) -> Result<
             Source::new(input, map.key_dim).panel(),
             DeviceTable::new(client, map)?.launch(),
             out.arg(),
-            heads,
+            problem.heads,
             map.features(),
             len,
             input.dtype().elem(),
@@ -55,9 +57,14 @@ pub fn backward(
     input: &DeviceRows,
     cotangent: &DeviceRows,
 ) -> Result<DeviceBuffer, Error> {
-    let heads = heads(map, input)?;
-    let shape = (input.rows(), heads * map.features());
-    OPERATOR.device_cotangent_rows("out", shape, cotangent.dtype(), cotangent)?;
+    let problem = problem_of(map, input)?;
+    let cotangents = DeviceCotangents {
+        out: cotangent.clone(),
+    };
+    cotangents.expect(
+        &OPERATOR.on_device(Role::Cotangent, ElementTypes::all(cotangent.dtype())),
+        &cotangents.extents(&problem),
+    )?;
     let len = input.rows() * input.cols();
     let gradient = DeviceBuffer::empty(client, len, DType::F32)?;
     if len > 0 {
@@ -70,7 +77,7 @@ pub fn backward(
             Source::new(cotangent, map.features()).panel(),
             DeviceTable::new(client, map)?.launch(),
             gradient.arg(),
-            heads,
+            problem.heads,
             map.features(),
             len,
             [input.dtype().elem(), cotangent.dtype().elem()],
@@ -79,17 +86,8 @@ pub fn backward(
     Ok(gradient)
 }
 
-/// Heads of a row.
-fn heads(map: &FeatureMap, input: &DeviceRows) -> Result<usize, Error> {
-    map.check_scale().map_err(Error::problem)?;
-    if map.key_dim == 0 || !input.cols().is_multiple_of(map.key_dim) {
-        return Err(Error::problem(FeatureMapError::Columns {
-            what: "the input",
-            unit: map.key_dim,
-            cols: input.cols(),
-        }));
-    }
-    Ok(input.cols() / map.key_dim)
+fn problem_of(map: &FeatureMap, input: &DeviceRows) -> Result<Problem, Error> {
+    map.of_rows(input.rows(), input.cols()).map_err(Error::problem)
 }
 
 #[cube(launch, address_type = "dynamic")]

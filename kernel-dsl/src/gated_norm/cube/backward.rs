@@ -1,16 +1,14 @@
 //! Gradients of input, gate, weight and bias.
 
-use crate::gated_norm::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceGradients, DeviceInputs};
 use super::operands::{Addend, Form, Moments, Operands, Sizes, moments, sizes};
 use crate::cube::math::{silu, silu_derivative};
 use crate::cube::partial::sum_partials;
 use crate::cube::reduce::sum_over_cube;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
-use crate::gated_norm::{Problem, Statistic};
+use crate::gated_norm::problem::{DeviceGradients, DeviceInputs, Problem, Statistic};
 
 /// Units of a cube that sums over rows, one feature each.
 const UNITS: usize = 64;
@@ -42,9 +40,8 @@ pub(super) fn launch(
     cotangent: &DeviceRows,
     addend: Option<&DeviceRows>,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem)?;
+    problem.validate_on_device(inputs, Some(cotangent))?;
     let (len, dtype) = (problem.len(), inputs.input.dtype());
-    OPERATOR.device_cotangent_rows("out", (problem.rows, problem.features), dtype, cotangent)?;
     let form = Form::new(client, problem, inputs, addend.map(|_| Addend::Gradient));
     let input = DeviceBuffer::empty(client, len, dtype)?;
     // Kernels bind a buffer whether they write it or not.

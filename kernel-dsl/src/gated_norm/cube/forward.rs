@@ -2,11 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
 use super::operands::{Addend, Form, Operands, Sizes, moments, sizes};
 use crate::cube::math::silu;
 use crate::cube::{Client, DeviceBuffer, DeviceRows, Error, address_type, cubes};
-use crate::gated_norm::Problem;
+use crate::gated_norm::problem::{DeviceInputs, Problem};
 
 /// The norm of every row, gated by SiLU(gate) when there is a gate (see [`gated_norm`](crate::gated_norm) for the formula).
 ///
@@ -16,7 +15,7 @@ use crate::gated_norm::Problem;
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
 pub fn gated_norm(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<DeviceBuffer, Error> {
-    inputs.validate(problem)?;
+    problem.validate_on_device(inputs, None)?;
     let (out, _) = launch(client, problem, inputs, None)?;
     Ok(out)
 }

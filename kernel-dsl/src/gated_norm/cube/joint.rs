@@ -1,10 +1,8 @@
 //! The joint between two blocks: residual sum and RMSNorm in one pass.
 
-use super::inputs::DeviceInputs;
 use super::{backward, forward};
 use crate::cube::{Client, DeviceBuffer, DeviceRows, Error};
-use crate::gated_norm::problem::OPERATOR;
-use crate::gated_norm::{GateOrder, Problem, Statistic};
+use crate::gated_norm::problem::{DeviceInputs, GateOrder, OPERATOR, Problem, Statistic};
 
 /// What [`add_rms_norm`] gives, in the type of the residual.
 #[derive(Clone, Debug)]
@@ -30,7 +28,7 @@ pub fn add_rms_norm(
     eps: f32,
 ) -> Result<JointOutputs, Error> {
     let (problem, inputs) = norm(residual, weight, eps);
-    inputs.validate(&problem)?;
+    problem.validate_on_device(&inputs, None)?;
     OPERATOR.device_rows("x", (residual.rows(), residual.cols()), residual.dtype(), x)?;
     let (out, sum) = forward::launch(client, &problem, &inputs, Some(x))?;
     let residual = match sum {

@@ -6,13 +6,12 @@
 
 mod backward;
 mod forward;
-mod inputs;
 mod joint;
 mod operands;
 
+pub use super::problem::{DeviceGradients, DeviceInputs};
 pub use backward::backward;
 pub use forward::gated_norm;
-pub use inputs::{DeviceGradients, DeviceInputs};
 pub use joint::{JointGradients, JointOutputs, add_rms_norm, add_rms_norm_backward};
 
 use super::Problem;

@@ -2,13 +2,12 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
 use super::units;
 use crate::cube::math::silu;
 use crate::cube::reduce::sum_over_cube;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DeviceRows, Limits};
-use crate::gated_norm::{GateOrder, Problem, Statistic};
+use crate::gated_norm::problem::{DeviceInputs, GateOrder, Problem, Statistic};
 
 /// What another view is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

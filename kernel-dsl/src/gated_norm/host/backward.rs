@@ -23,7 +23,7 @@ pub fn backward(
     cotangent: Rows,
     gradients: &mut Gradients,
 ) -> Result<(), NormError> {
-    problem.validate_backward(inputs, &cotangent, gradients)?;
+    problem.validate_backward(inputs, cotangent, gradients)?;
     let features = problem.features;
     if features == 0 {
         return Ok(());

@@ -1,14 +1,11 @@
 //! Choosing a plan by measuring.
 
-use crate::recurrence::problem::OPERATOR;
 use cubecl::tune::{AutotuneOutput, LocalTuner, Tunable, TunableSet, local_tuner};
 
-use super::Outputs;
 use super::chunked::chunked;
-use super::inputs::DeviceInputs;
 use super::plan::Plan;
-use crate::cube::{Client, DeviceBuffer, Error, expect_state};
-use crate::recurrence::problem::Problem;
+use crate::cube::{Client, DeviceBuffer, Error};
+use crate::recurrence::problem::{DeviceInputs, DeviceOutputs, Problem};
 use crate::sequences::Sequences;
 
 /// Plans that are measured against each other.
@@ -27,9 +24,8 @@ pub fn chunked_autotuned(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<(Outputs, Plan), Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<(DeviceOutputs, Plan), Error> {
+    problem.validate_on_device(inputs, state, None)?;
     // So that there is one at least.
     Plan::new(client.properties(), problem, inputs.query.dtype())?;
     let call = Call {
@@ -55,7 +51,7 @@ pub fn chunked_autotuned(
 }
 
 /// What a candidate gives. The first one always runs, so its errors are results.
-struct Attempt(Result<(Outputs, Plan), Error>);
+struct Attempt(Result<(DeviceOutputs, Plan), Error>);
 
 impl AutotuneOutput for Attempt {}
 

@@ -13,12 +13,10 @@
 //!
 //! Memory is that of the states at the boundaries of chunks, the scores, and q̄ and k̄ per head.
 
-use crate::recurrence::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::chunked::{Entering, Passes};
 use super::gradients::{TermsLaunch, UNITS, constant_gradients, decay_gradients, sum_heads, value_gradients};
-use super::inputs::DeviceInputs;
 use super::operands::Form;
 use super::plan::Plan;
 use super::read_keys::read_keys;
@@ -26,33 +24,11 @@ use super::read_values::read_values;
 use super::scores::{Pairs, scores};
 use super::staging::Side;
 use crate::cube::partial::sum_partials;
-use crate::cube::{Client, DType, DeviceBuffer, DeviceCotangents, DeviceRows, Error, cubes, expect_state};
+use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, cubes};
 use crate::decay::DecayScope;
 use crate::decay::LogDecay;
-use crate::recurrence::problem::Problem;
+use crate::recurrence::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
 use crate::sequences::Sequences;
-
-/// Derivatives of the loss by the inputs. Rows of no sequence are 0.
-#[derive(Clone, Debug)]
-pub struct DeviceGradients {
-    /// `[rows, groups, key_dim]` in the type of the query.
-    pub query: DeviceBuffer,
-    /// `[rows, groups, key_dim]` in the type of the query.
-    pub key: DeviceBuffer,
-    /// `[rows, heads, value_dim]` in the type of the query.
-    pub value: DeviceBuffer,
-    /// By the log decays, if there are any: per token `[rows, heads]` or `[rows, heads, key_dim]` in their own type, for
-    /// constants `[heads]` or `[heads, key_dim]` in f32.
-    pub log_decay: Option<DeviceBuffer>,
-    /// `[rows, heads]` in its own type, if there is a step size.
-    pub step_size: Option<DeviceBuffer>,
-    /// `[heads, key_dim]` in f32, if there is a bonus.
-    pub bonus: Option<DeviceBuffer>,
-    /// As long as the skip, in f32, if there is one.
-    pub skip: Option<DeviceBuffer>,
-    /// By the initial state, `[batch, heads, key_dim, value_dim]` in f32.
-    pub state: DeviceBuffer,
-}
 
 /// The gradients of the recurrence (see the module's source for their derivation).
 ///
@@ -69,15 +45,7 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), initial_state)?;
-    let columns = problem.heads * problem.value_dim;
-    cotangents.validate(
-        OPERATOR,
-        (inputs.rows(problem), columns),
-        inputs.query.dtype(),
-        problem.state_len(),
-    )?;
+    problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
 
     let passes = Passes::new(client, problem, inputs, plan)?;
     let (entering, _) = passes.states(initial_state)?;
@@ -139,7 +107,7 @@ impl Backward<'_> {
             inputs,
             ..
         } = self.passes;
-        let len = inputs.rows(problem) * per_row;
+        let len = problem.rows(&inputs.sequences) * per_row;
         match inputs.sequences {
             Sequences::LeftPadded(_) => DeviceBuffer::zeros(client, len, dtype),
             Sequences::Equal | Sequences::Packed(_) => DeviceBuffer::empty(client, len, dtype),
@@ -339,7 +307,7 @@ impl Backward<'_> {
         query: &KeyGradient,
         key: &KeyGradient,
         pairs: &DeviceBuffer,
-    ) -> Result<Option<DeviceBuffer>, Error> {
+    ) -> Result<LogDecay<DeviceBuffer, DeviceBuffer>, Error> {
         let passes = self.passes;
         let Problem {
             heads,
@@ -349,7 +317,7 @@ impl Backward<'_> {
         } = *passes.problem;
         let per_head = decay.values_per_head(key_dim);
         let (is_constant, out, constant) = match &passes.inputs.log_decay {
-            LogDecay::None => return Ok(None),
+            LogDecay::None => return Ok(LogDecay::None),
             LogDecay::Constant(values) => {
                 let unused = DeviceBuffer::empty(passes.client, 0, values.dtype())?;
                 (true, unused, passes.per_chunk(per_head)?)
@@ -390,9 +358,10 @@ impl Backward<'_> {
             );
         }
         if !is_constant {
-            return Ok(Some(out));
+            return Ok(LogDecay::Token(out));
         }
-        self.sum_chunks(&constant, heads * per_head).map(Some)
+        self.sum_chunks(&constant, heads * per_head)
+            .map(LogDecay::Constant)
     }
 
     /// Sums `[chunks, size]` over the chunks.

@@ -7,11 +7,8 @@
 //! | [`scores`] | chunk, head | how strongly tokens of a chunk read each other |
 //! | [`read_values`] | chunk, head, tile of values | the output |
 
-use crate::recurrence::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::Outputs;
-use super::inputs::DeviceInputs;
 use super::operands::Form;
 use super::plan::Plan;
 use super::read_values::read_values;
@@ -19,15 +16,14 @@ use super::scores::{Pairs, scores};
 use super::staging::{PanelLaunch, Side, panel};
 use super::states::{PASSING_UNITS, chunk_updates, pass_states};
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes, expect_state,
-    token_buffer,
+    ChunkTable, Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes, token_buffer,
 };
-use crate::recurrence::problem::Problem;
+use crate::recurrence::problem::{DeviceInputs, DeviceOutputs, Problem};
 
 /// The recurrence by chunks (see [`recurrence`](crate::recurrence) for the formula).
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`Outputs`] for the results.
+/// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -37,16 +33,15 @@ pub fn chunked(
     inputs: &DeviceInputs,
     plan: &Plan,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
-    let len = inputs.rows(problem) * problem.heads * problem.value_dim;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
+    let len = problem.rows(&inputs.sequences) * problem.heads * problem.value_dim;
     let out = token_buffer(client, &inputs.sequences, len, inputs.query.dtype())?;
     let passes = Passes::new(client, problem, inputs, plan)?;
     let (entering, end) = passes.states(state)?;
     let weights = passes.scores()?;
     passes.read(&weights, &entering.states, &out)?;
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// What the passes of one call share.

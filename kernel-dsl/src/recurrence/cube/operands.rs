@@ -2,11 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
-use crate::cube::DeviceBuffer;
 use crate::cube::view::{RowsView, RowsViewLaunch};
+use crate::cube::{DType, DeviceBuffer};
 use crate::decay::{DecayScope, LogDecay};
-use crate::recurrence::problem::{Problem, ReadOut};
+use crate::recurrence::problem::{DeviceInputs, Problem, ReadOut};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,6 +142,16 @@ impl Constants {
 
 /// The arguments of a launch. Where an operand is absent some other buffer is bound, which the kernel does not read.
 impl DeviceInputs<'_> {
+    /// Type of the log decays and step sizes.
+    pub(crate) fn gate_type(&self) -> DType {
+        match (&self.log_decay, &self.step_size) {
+            (LogDecay::Token(rows), _) => rows.dtype(),
+            (LogDecay::Constant(values), _) => values.dtype(),
+            (LogDecay::None, Some(step_size)) => step_size.dtype(),
+            (LogDecay::None, None) => DType::F32,
+        }
+    }
+
     pub(super) fn tokens<F: Float>(&self) -> TokensLaunch<F> {
         TokensLaunch::new(self.query.view(), self.key.view(), self.value.view())
     }

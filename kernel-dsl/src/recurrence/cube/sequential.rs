@@ -4,17 +4,13 @@
 //! and a in shared memory, each unit updates its rows and reads them out, and the partial read-outs are added in the order
 //! of s, so that the same call gives the same bits.
 
-use crate::recurrence::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::Outputs;
-use super::inputs::DeviceInputs;
 use super::operands::{Constants, Form, Gates, Sizes, Tokens};
 use crate::cube::{
-    Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes, expect_state,
-    token_buffer,
+    Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes, token_buffer,
 };
-use crate::recurrence::problem::{Problem, RecurrenceError};
+use crate::recurrence::problem::{DeviceInputs, DeviceOutputs, Problem, RecurrenceError};
 
 /// How many values a cube of the sequential form holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +63,7 @@ pub fn step(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     if problem.time != 1 {
         return Err(Error::problem(RecurrenceError::NotOneToken {
             found: problem.time,
@@ -79,7 +75,7 @@ pub fn step(
 /// The recurrence token by token (see [`recurrence`](crate::recurrence) for the formula).
 ///
 /// # Shapes
-/// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`Outputs`] for the results.
+/// `state` `[batch, heads, key_dim, value_dim]` in f32, zeros if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -88,17 +84,16 @@ pub fn sequential(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let tile = Tile::new(problem, &Limits::of(client))?;
-    let len = inputs.rows(problem) * problem.heads * problem.value_dim;
+    let len = problem.rows(&inputs.sequences) * problem.heads * problem.value_dim;
     let out = token_buffer(client, &inputs.sequences, len, inputs.query.dtype())?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let tiles = problem.value_dim.div_ceil(tile.columns);
     let total = problem.batch * problem.heads * tiles;
     if total == 0 {
-        return Ok(Outputs { out, state: end });
+        return Ok(DeviceOutputs { out, state: end });
     }
     let table = SequenceTable::new(client, &inputs.sequences, problem.batch, problem.time)?;
     // SAFETY: the shapes were validated, and the kernel stays inside of them.
@@ -124,7 +119,7 @@ pub fn sequential(
             [inputs.query.dtype().elem(), inputs.gate_type().elem()],
         );
     }
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]

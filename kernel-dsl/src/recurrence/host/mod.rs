@@ -21,8 +21,7 @@ use std::marker::PhantomData;
 use pulp::Simd;
 
 use self::matrix::{Matrix, MatrixMut};
-use super::problem::{Inputs, Problem};
-use crate::Cotangents;
+use super::problem::{Cotangents, Inputs, Problem};
 use crate::decay::LogDecay;
 use crate::rows::Rows;
 use crate::sequences::Sequences;

@@ -18,10 +18,8 @@
 //! ```
 
 use super::{log_decay, skip_of, update};
-use crate::Cotangents;
 use crate::decay::DecayScope;
-use crate::recurrence::gradients::Gradients;
-use crate::recurrence::problem::{Inputs, Problem, ReadOut, RecurrenceError};
+use crate::recurrence::problem::{Cotangents, Gradients, Inputs, Problem, ReadOut, RecurrenceError};
 
 /// The gradients of the recurrence in f64 (see [the module](crate::recurrence) for the formula of the forward pass).
 ///
@@ -108,7 +106,8 @@ fn clear(gradients: &mut Gradients<f64>) {
     for buffer in [query, key, value, state] {
         buffer.fill(0.0);
     }
-    for buffer in [log_decay, step_size, bonus, skip].into_iter().flatten() {
+    let optional = [step_size, bonus, skip].map(Option::as_mut);
+    for buffer in optional.into_iter().flatten().chain(log_decay.as_mut().either()) {
         buffer.fill(0.0);
     }
 }
@@ -167,7 +166,7 @@ impl TokenPass<'_> {
                 let at = n * value_dim + p;
                 gradients.key[self.key_at(n)] += dh[at] * self.step() * self.value(p);
                 self.add_weighted_value(p, dh[at] * self.key(n), gradients);
-                if let Some(log_decay) = &mut gradients.log_decay {
+                if let Some(log_decay) = gradients.log_decay.as_mut().either() {
                     log_decay[self.decay_at(n)] += decay * before[at] * dh[at];
                 }
                 dh[at] *= decay;

@@ -2,11 +2,10 @@
 
 use super::backward::{WideCotangents, run};
 use super::{recurrence, skip_of};
-use crate::recurrence::gradients::GradientBuffers;
 use crate::recurrence::normalized::{
     InitialState, NormalizedCotangents, NormalizedGradients, NormalizedState, validate, validate_backward,
 };
-use crate::recurrence::problem::{Inputs, Problem, RecurrenceError};
+use crate::recurrence::problem::{GradientBuffers, Inputs, Problem, RecurrenceError};
 use crate::rows::Rows;
 
 /// The normalised recurrence in f64 (see [the module](crate::recurrence::normalized) for the formula).
@@ -124,7 +123,7 @@ pub fn normalized_backward(
         &wider.inputs(inputs),
         &joined,
         &wide_cotangents,
-        &mut found.as_gradients(),
+        &mut found.as_written(),
     );
     wider.hand_over(value_dim, found, skip, gradients);
     Ok(())
@@ -212,10 +211,13 @@ impl Wider {
         gradients.inputs.query.copy_from_slice(&found.query);
         gradients.inputs.key.copy_from_slice(&found.key);
         let optional = [
-            (&mut gradients.inputs.log_decay, found.log_decay),
-            (&mut gradients.inputs.step_size, found.step_size),
-            (&mut gradients.inputs.bonus, found.bonus),
-            (&mut gradients.inputs.skip, Some(skip)),
+            (
+                gradients.inputs.log_decay.as_mut().either(),
+                found.log_decay.either(),
+            ),
+            (gradients.inputs.step_size.as_mut(), found.step_size),
+            (gradients.inputs.bonus.as_mut(), found.bonus),
+            (gradients.inputs.skip.as_mut(), Some(skip)),
         ];
         for (into, found) in optional {
             if let (Some(into), Some(found)) = (into, found) {

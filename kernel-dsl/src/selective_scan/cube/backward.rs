@@ -13,42 +13,16 @@
 //! state that each chunk begins with, the same passes from the back give the derivative that each chunk ends with, and then
 //! all chunks go at once. Sums over channels, chunks and sequences leave through partial sums, added in a fixed order.
 
-use crate::selective_scan::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::Chunks;
 use super::gradients::{PartsLaunch, TokensLaunch, gradients};
-use super::inputs::DeviceInputs;
 use super::operands::{Form, Scan, zeros};
 use super::plan::Tile;
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
-use crate::cube::{
-    Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes, expect_state,
-    token_buffer,
-};
-use crate::selective_scan::problem::Problem;
-
-/// Derivatives of a loss by the inputs, in f32 and without gaps; as [`Gradients`](crate::selective_scan::Gradients).
-#[derive(Clone, Debug)]
-pub struct DeviceGradients {
-    /// By u, `[rows, channels]`.
-    pub input: DeviceBuffer,
-    /// By Δ, `[rows, channels]`.
-    pub step_size: DeviceBuffer,
-    /// By A, `[channels, state_dim]`.
-    pub a: DeviceBuffer,
-    /// By B, `[rows, groups·state_dim]`.
-    pub b: DeviceBuffer,
-    /// By C, `[rows, groups·state_dim]`.
-    pub c: DeviceBuffer,
-    /// By D, `[channels]`; `None` where there is no skip.
-    pub skip: Option<DeviceBuffer>,
-    /// By z, `[rows, channels]`; `None` where there is no gate.
-    pub gate: Option<DeviceBuffer>,
-    /// By the initial state, `[batch, channels, state_dim]`.
-    pub state: DeviceBuffer,
-}
+use crate::cube::{Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, token_buffer};
+use crate::selective_scan::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
 
 /// The gradients of [`forward`](super::forward), with one state per chunk in memory: 32 tokens, fewer where a device has
 /// little shared memory.
@@ -65,14 +39,7 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem)?;
-    cotangents.validate(
-        OPERATOR,
-        (inputs.rows(problem), problem.channels),
-        inputs.dtype(),
-        problem.state_len(),
-    )?;
-    expect_state(OPERATOR, problem.state_len(), initial_state)?;
+    problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
     let tile = Tile::new(problem, &Limits::of(client));
     let chunks = Chunks::new(client, problem, inputs, tile.chunk_size())?;
     let (states, _) = chunks.states(client, problem, inputs, initial_state)?;
@@ -149,7 +116,7 @@ impl Buffers {
             token_buffer(
                 client,
                 &inputs.sequences,
-                inputs.rows(problem) * columns,
+                problem.rows(&inputs.sequences) * columns,
                 DType::F32,
             )
         };
@@ -198,7 +165,7 @@ impl Buffers {
             sum_partials(client, partial, &out, parts, size)?;
             Ok::<_, Error>(out)
         };
-        let (size, rows) = (problem.state_dim, inputs.rows(problem));
+        let (size, rows) = (problem.state_dim, problem.rows(&inputs.sequences));
         let constants = problem.channels * size;
         let per_token = rows * problem.groups * size;
         let over_tiles = |partial: DeviceBuffer| match self.tiles {

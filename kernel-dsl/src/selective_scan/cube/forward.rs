@@ -4,18 +4,16 @@
 //! the chunks of a sequence and leaves the state that each begins with, pass three reads out. One unit has one channel in
 //! every pass; loads of u, Δ and z are contiguous over the units of a cube, those of B and C are the same for all.
 
-use crate::selective_scan::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
 use super::operands::{Form, Scan, zeros};
 use super::plan::Tile;
 
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, Outputs, SequenceTable, address_type, cubes,
-    expect_state, preferred_chunk_size, token_buffer,
+    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes,
+    preferred_chunk_size, token_buffer,
 };
-use crate::selective_scan::problem::{Problem, ScanError};
+use crate::selective_scan::problem::{DeviceInputs, DeviceOutputs, Problem, ScanError};
 
 /// Units of a cube that passes states through chunks.
 const UNITS: usize = 64;
@@ -32,7 +30,7 @@ pub fn step(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     if problem.time != 1 {
         return Err(Error::problem(ScanError::NotOneToken { found: problem.time }));
     }
@@ -42,7 +40,7 @@ pub fn step(
 /// The selective scan (see [`selective_scan`](crate::selective_scan) for the formula), in the form that suits the device.
 ///
 /// # Shapes
-/// `state` `[batch, channels, state_dim]` in f32, zeros if there is none; see [`Outputs`] for the results.
+/// `state` `[batch, channels, state_dim]` in f32, zeros if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -51,7 +49,7 @@ pub fn forward(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     match preferred_chunk_size(client, problem.batch * problem.channels, problem.time) {
         Some(chunk_size) => chunked(client, problem, inputs, chunk_size, state),
         None => sequential(client, problem, inputs, state),
@@ -67,13 +65,12 @@ pub fn sequential(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let out = token_buffer(
         client,
         &inputs.sequences,
-        inputs.rows(problem) * problem.channels,
+        problem.rows(&inputs.sequences) * problem.channels,
         inputs.dtype(),
     )?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
@@ -99,7 +96,7 @@ pub fn sequential(
             inputs.dtype().elem(),
         );
     }
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// The selective scan by chunks of `chunk_size` tokens, all at once.
@@ -115,16 +112,15 @@ pub fn chunked(
     inputs: &DeviceInputs,
     chunk_size: usize,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     if chunk_size == 0 {
         return Err(Error::problem(ScanError::EmptyChunk));
     }
     let out = token_buffer(
         client,
         &inputs.sequences,
-        inputs.rows(problem) * problem.channels,
+        problem.rows(&inputs.sequences) * problem.channels,
         inputs.dtype(),
     )?;
     let chunks = Chunks::new(client, problem, inputs, chunk_size)?;
@@ -149,7 +145,7 @@ pub fn chunked(
             inputs.dtype().elem(),
         );
     }
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// Sums in f32 for states that take several tiles; nothing where one tile is enough.

@@ -14,11 +14,9 @@
 mod backward;
 mod forward;
 mod gradients;
-mod inputs;
 mod operands;
 mod plan;
 
-pub use crate::cube::{DeviceCotangents, Outputs};
-pub use backward::{DeviceGradients, backward};
+pub use super::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};
+pub use backward::backward;
 pub use forward::{chunked, forward, sequential, step};
-pub use inputs::DeviceInputs;

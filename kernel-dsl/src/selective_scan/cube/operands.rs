@@ -2,10 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
 use super::plan::Tile;
+use crate::cube::DType;
 use crate::cube::view::RowsView;
-use crate::selective_scan::problem::Problem;
+use crate::selective_scan::problem::{DeviceInputs, Problem};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +203,19 @@ pub(super) fn zeros(#[comptime] form: Form) -> Array<f32> {
 }
 
 impl DeviceInputs<'_> {
+    /// Type of every token view.
+    pub(crate) fn dtype(&self) -> DType {
+        self.input.dtype()
+    }
+
+    /// Values of the largest buffer that a kernel indexes.
+    pub(super) fn longest(&self, others: &[usize]) -> usize {
+        let gate = self.gate.as_ref().map_or(0, |rows| rows.buffer().len());
+        let views = [&self.input, &self.step_size, &self.b, &self.c].map(|rows| rows.buffer().len());
+        let all = views.into_iter().chain([gate]).chain(others.iter().copied());
+        all.fold(0, usize::max)
+    }
+
     /// Which kernel the inputs need.
     pub(super) fn form(&self, tile: Tile, entry: usize) -> Form {
         Form {

@@ -1,12 +1,11 @@
 //! Gradients: states kept at chunk boundaries on the way forward, recomputed inside each chunk on the way back.
 
-use crate::Cotangents;
 use pulp::{Simd, WithSimd};
 
 use super::backward_chunk::{Chunk, Sums};
 use super::forward::{token, transpose_in, transpose_out};
 use super::{Segment, Segments};
-use crate::selective_scan::problem::{Gradients, Inputs, Problem, ScanError};
+use crate::selective_scan::problem::{Cotangents, Gradients, Inputs, Problem, ScanError};
 use crate::sequences::Sequences;
 use crate::simd::dispatch;
 use crate::vector::{Scratch, SharedRows};

@@ -1,15 +1,13 @@
 //! Gradients of query, key, value and initial state.
 
-use crate::taylor_attention::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::inputs::{DeviceGradients, DeviceInputs};
 use super::operands::{Side, Source, sizes};
 use super::states::Direction;
 use super::{Call, keys, read};
 use crate::cube::view::RowsView;
-use crate::cube::{Client, DType, DeviceBuffer, DeviceCotangents, DeviceRows, Error, address_type, cubes};
-use crate::taylor_attention::Problem;
+use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::taylor_attention::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
 
 /// Units of a cube that turns cotangents of y into those of ỹ, one (row, head) each.
 const UNITS: usize = 64;
@@ -30,14 +28,7 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem, initial_state)?;
-    let columns = problem.heads * problem.value_dim;
-    cotangents.validate(
-        OPERATOR,
-        (inputs.rows(problem), columns),
-        inputs.query.dtype(),
-        problem.state_len(),
-    )?;
+    problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
     let call = Call::new(client, problem, inputs)?;
     let forward = call.read_out(initial_state)?;
     let by_read = call.cotangent(&forward.read, &cotangents.out)?;

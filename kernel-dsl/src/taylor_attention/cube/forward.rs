@@ -2,12 +2,11 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
 use super::operands::{Side, sizes};
 use super::states::Direction;
 use super::{Call, read};
-use crate::cube::{Client, DType, DeviceBuffer, Error, Outputs, address_type, cubes};
-use crate::taylor_attention::Problem;
+use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, cubes};
+use crate::taylor_attention::problem::{DeviceInputs, DeviceOutputs, Problem};
 
 /// Units of a cube that divides, one value each.
 const UNITS: usize = 64;
@@ -15,7 +14,7 @@ const UNITS: usize = 64;
 /// Taylor attention by chunks (see [`taylor_attention`](crate::taylor_attention) for the formula).
 ///
 /// # Shapes
-/// `state` in f32 as [`Problem::state_len`] says, zeros if there is none; see [`Outputs`] for the results.
+/// `state` in f32 as [`Problem::state_len`] says, zeros if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -24,11 +23,11 @@ pub fn chunked(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem, state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let call = Call::new(client, problem, inputs)?;
     let ReadOut { read, end, .. } = call.read_out(state)?;
-    Ok(Outputs {
+    Ok(DeviceOutputs {
         out: normalise(client, problem, &read, inputs.query.dtype())?,
         state: end,
     })

@@ -12,17 +12,15 @@
 
 mod backward;
 mod forward;
-mod inputs;
 mod keys;
 mod operands;
 mod read;
 mod states;
 mod step;
 
-pub use crate::cube::{DeviceCotangents, Outputs};
+pub use super::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};
 pub use backward::backward;
 pub use forward::chunked;
-pub use inputs::{DeviceGradients, DeviceInputs};
 pub use step::step;
 
 use self::operands::Source;
@@ -86,7 +84,7 @@ impl<'a> Call<'a> {
 
     /// Memory for token rows of `cols` values per head; zeros where some rows belong to no sequence.
     fn rows(&self, cols: usize, dtype: DType) -> Result<DeviceBuffer, Error> {
-        let len = self.inputs.rows(self.problem) * self.problem.heads * cols;
+        let len = self.problem.rows(&self.inputs.sequences) * self.problem.heads * cols;
         token_buffer(self.client, &self.inputs.sequences, len, dtype)
     }
 
@@ -115,7 +113,7 @@ impl<'a> Call<'a> {
     fn longest(&self) -> usize {
         let inputs = [&self.inputs.query, &self.inputs.key, &self.inputs.value];
         let states = self.chunks.count() * self.problem.heads * self.problem.head_state_len();
-        let rows = self.inputs.rows(self.problem) * self.problem.heads;
+        let rows = self.problem.rows(&self.inputs.sequences) * self.problem.heads;
         let widest = self.problem.columns().max(self.problem.key_dim);
         inputs
             .map(|rows| rows.buffer().len())

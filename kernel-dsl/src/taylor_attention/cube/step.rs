@@ -3,10 +3,9 @@
 use cubecl::prelude::*;
 
 use super::forward::normalise;
-use super::inputs::DeviceInputs;
 use super::operands::{DeviceTable, Panel, Sizes, Source, Table, sizes};
-use crate::cube::{Client, DType, DeviceBuffer, Error, Outputs, SequenceTable, address_type, cubes};
-use crate::taylor_attention::{AttentionError, Problem};
+use crate::cube::{Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes};
+use crate::taylor_attention::problem::{AttentionError, DeviceInputs, DeviceOutputs, Problem};
 
 /// Units of a cube, one column of a state each.
 const UNITS: usize = 32;
@@ -23,14 +22,14 @@ pub fn step(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     if problem.time != 1 {
         return Err(Error::problem(AttentionError::NotOneToken {
             found: problem.time,
         }));
     }
-    inputs.validate(problem, state)?;
-    let len = inputs.rows(problem) * problem.heads * problem.columns();
+    problem.validate_on_device(inputs, state, None)?;
+    let len = problem.rows(&inputs.sequences) * problem.heads * problem.columns();
     let read = DeviceBuffer::zeros(client, len, DType::F32)?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     let table = DeviceTable::new(client, &problem.feature_map())?;
@@ -56,7 +55,7 @@ pub fn step(
             inputs.query.dtype().elem(),
         );
     }
-    Ok(Outputs {
+    Ok(DeviceOutputs {
         out: normalise(client, problem, &read, inputs.query.dtype())?,
         state: end,
     })

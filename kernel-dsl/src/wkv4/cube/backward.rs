@@ -15,37 +15,19 @@
 //! k_t + w(s−1−t): no exponential here has a positive exponent. What the loss wants from the state's maximum itself, ρ,
 //! goes the way that the larger operand of each m_t = max(m_{t-1} + w, k_t) came from.
 
-use crate::wkv4::problem::OPERATOR;
 use cubecl::prelude::*;
 
 use super::forward::chunk_states;
-use super::inputs::DeviceInputs;
 use super::operands::{LEAST_LOG_DECAY, Wkv, combine, empty, load, store};
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, DeviceCotangents, Error, Limits, address_type, cubes,
-    expect_state, token_buffer,
+    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, token_buffer,
 };
-use crate::wkv4::problem::Problem;
+use crate::wkv4::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
 
 /// Units of a cube.
 const UNITS: usize = 32;
-
-/// Derivatives of a loss by the inputs, in f32 and without gaps; as [`Gradients`](crate::wkv4::Gradients).
-#[derive(Clone, Debug)]
-pub struct DeviceGradients {
-    /// By w, `[channels]`.
-    pub log_decay: DeviceBuffer,
-    /// By u, `[channels]`.
-    pub bonus: DeviceBuffer,
-    /// By k, `[rows, channels]`.
-    pub key: DeviceBuffer,
-    /// By v, `[rows, channels]`.
-    pub value: DeviceBuffer,
-    /// By the initial state, `[batch, 3, channels]`.
-    pub state: DeviceBuffer,
-}
 
 /// The gradients of [`forward`](super::forward), with one state per chunk of 32 tokens in memory.
 ///
@@ -61,14 +43,7 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
-    inputs.validate(problem)?;
-    cotangents.validate(
-        OPERATOR,
-        (inputs.rows(problem), problem.channels),
-        inputs.dtype(),
-        problem.state_len(),
-    )?;
-    expect_state(OPERATOR, problem.state_len(), initial_state)?;
+    problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
     let tokens = (Limits::of(client).shared_memory / (12 * UNITS)).clamp(1, 32);
     let table = ChunkTable::new(client, &inputs.sequences, problem.batch, problem.time, tokens)?;
     let (states, end) = chunk_states(client, problem, inputs, &table, initial_state)?;
@@ -79,13 +54,13 @@ pub fn backward(
         by_key: token_buffer(
             client,
             &inputs.sequences,
-            inputs.rows(problem) * problem.channels,
+            problem.rows(&inputs.sequences) * problem.channels,
             DType::F32,
         )?,
         by_value: token_buffer(
             client,
             &inputs.sequences,
-            inputs.rows(problem) * problem.channels,
+            problem.rows(&inputs.sequences) * problem.channels,
             DType::F32,
         )?,
         by_decay: per_chunk(1)?,

@@ -3,17 +3,15 @@
 //! Pass one takes the sums of every chunk alone, pass two goes through the chunks of a sequence and leaves the state that
 //! each begins with, pass three reads out. One unit has one channel in every pass.
 
-use crate::wkv4::problem::OPERATOR;
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
 use super::operands::{LEAST_LOG_DECAY, LONGEST_CHUNK, Wkv, combine, empty, load, store};
 
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Outputs, SequenceTable, address_type, cubes,
-    expect_state, preferred_chunk_size, token_buffer,
+    ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes, preferred_chunk_size,
+    token_buffer,
 };
-use crate::wkv4::problem::{Problem, Wkv4Error};
+use crate::wkv4::problem::{DeviceInputs, DeviceOutputs, Problem, Wkv4Error};
 
 /// Units of a cube.
 const UNITS: usize = 64;
@@ -30,7 +28,7 @@ pub fn step(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     if problem.time != 1 {
         return Err(Error::problem(Wkv4Error::NotOneToken { found: problem.time }));
     }
@@ -40,7 +38,7 @@ pub fn step(
 /// WKV-4 (see [`wkv4`](crate::wkv4) for the formula), in the form that suits the device.
 ///
 /// # Shapes
-/// `state` `[batch, 3, channels]` in f32, empty if there is none; see [`Outputs`] for the results.
+/// `state` `[batch, 3, channels]` in f32, empty if there is none; see [`DeviceOutputs`] for the results.
 ///
 /// # Errors
 /// [`Error`] when a shape or a type is wrong, or when the device cannot run it.
@@ -49,7 +47,7 @@ pub fn forward(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
+) -> Result<DeviceOutputs, Error> {
     match preferred_chunk_size(client, problem.batch * problem.channels, problem.time) {
         Some(chunk_size) => chunked(client, problem, inputs, chunk_size, state),
         None => sequential(client, problem, inputs, state),
@@ -65,13 +63,12 @@ pub fn sequential(
     problem: &Problem,
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     let out = token_buffer(
         client,
         &inputs.sequences,
-        inputs.rows(problem) * problem.channels,
+        problem.rows(&inputs.sequences) * problem.channels,
         inputs.dtype(),
     )?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
@@ -91,7 +88,7 @@ pub fn sequential(
         [begin, &end, &out],
         pass,
     )?;
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// WKV-4 by chunks of `chunk_size` tokens (at most 128), all at once.
@@ -107,16 +104,15 @@ pub fn chunked(
     inputs: &DeviceInputs,
     chunk_size: usize,
     state: Option<&DeviceBuffer>,
-) -> Result<Outputs, Error> {
-    inputs.validate(problem)?;
-    expect_state(OPERATOR, problem.state_len(), state)?;
+) -> Result<DeviceOutputs, Error> {
+    problem.validate_on_device(inputs, state, None)?;
     if chunk_size == 0 {
         return Err(Error::problem(Wkv4Error::EmptyChunk));
     }
     let out = token_buffer(
         client,
         &inputs.sequences,
-        inputs.rows(problem) * problem.channels,
+        problem.rows(&inputs.sequences) * problem.channels,
         inputs.dtype(),
     )?;
     let chunk_size = chunk_size.min(LONGEST_CHUNK);
@@ -136,7 +132,7 @@ pub fn chunked(
         [&states, &end, &out],
         pass,
     )?;
-    Ok(Outputs { out, state: end })
+    Ok(DeviceOutputs { out, state: end })
 }
 
 /// The state that each chunk begins with, `[chunks, 3, channels]`, and the final states.

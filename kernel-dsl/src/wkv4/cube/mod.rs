@@ -14,10 +14,8 @@
 
 mod backward;
 mod forward;
-mod inputs;
 mod operands;
 
-pub use crate::cube::{DeviceCotangents, Outputs};
-pub use backward::{DeviceGradients, backward};
+pub use super::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};
+pub use backward::backward;
 pub use forward::{chunked, forward, sequential, step};
-pub use inputs::DeviceInputs;

@@ -2,9 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::inputs::DeviceInputs;
+use crate::cube::DType;
 use crate::cube::view::RowsView;
-use crate::wkv4::problem::{EMPTY_MAX, Problem};
+use crate::wkv4::problem::{DeviceInputs, EMPTY_MAX, Problem};
 
 /// Keys below this weigh nothing even beside [`EMPTY_MAX`]. Hidden tokens have such keys instead of −∞, because infinities
 /// are not safe on every device.
@@ -147,6 +147,16 @@ pub(super) fn store(
 }
 
 impl DeviceInputs<'_> {
+    /// Type of every token view.
+    pub(crate) fn dtype(&self) -> DType {
+        self.key.dtype()
+    }
+
+    /// Values of the largest buffer that a kernel indexes.
+    pub(super) fn longest(&self, other: usize) -> usize {
+        other.max(self.key.buffer().len()).max(self.value.buffer().len())
+    }
+
     pub(super) fn wkv<F: Float>(
         &self,
         problem: &Problem,

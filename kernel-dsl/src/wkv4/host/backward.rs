@@ -1,6 +1,5 @@
 //! Gradients: states kept at chunk boundaries on the way forward, recomputed inside each chunk on the way back.
 
-use crate::Cotangents;
 use pulp::{Simd, WithSimd};
 
 use super::sums::{Read, Sums, Token, shares, token};
@@ -8,7 +7,7 @@ use super::{Segment, for_each_segment};
 use crate::sequences::Sequences;
 use crate::simd::{dispatch, max, mul_add};
 use crate::vector::{SharedRows, exp_of_nonpositive, load_at, store_at};
-use crate::wkv4::problem::{EMPTY_MAX, Gradients, Inputs, Problem, Wkv4Error};
+use crate::wkv4::problem::{Cotangents, EMPTY_MAX, Gradients, Inputs, Problem, Wkv4Error};
 
 /// Tokens in a chunk where a caller has no wish: what a chunk recomputes stays in the second cache.
 pub const DEFAULT_CHUNK_SIZE: usize = 32;

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use spillway_kernel_dsl::cube::{Client, DType};
 use spillway_kernel_dsl::delta_rule::cube::{
-    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceTransition, DeviceTransitionGradients, Outputs,
-    backward, chunked, forward, sequential, step,
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, DeviceTransition,
+    DeviceTransitionGradients, backward, chunked, forward, sequential, step,
 };
 use spillway_kernel_dsl::delta_rule::{
     Cotangents, Gradients, Inputs, Problem, Transition, TransitionGradients, TransitionKind, reference,
@@ -243,7 +243,7 @@ impl Data {
             Run::Chunks => chunked(client, &self.problem, &inputs, start.as_ref()),
             Run::Preferred => forward(client, &self.problem, &inputs, start.as_ref()),
         };
-        let Outputs { out, state } = found.expect("valid");
+        let DeviceOutputs { out, state } = found.expect("valid");
         (download(client, &out), download(client, &state))
     }
 
@@ -268,7 +268,7 @@ impl Data {
             DeviceTransitionGradients::Delta { beta } => named.push(("beta", beta)),
             DeviceTransitionGradients::LowRank { p, b } => named.extend([("p", p), ("b", b)]),
         }
-        named.extend(log_decay.map(|log_decay| ("log_decay", log_decay)));
+        named.extend(log_decay.either().map(|log_decay| ("log_decay", log_decay)));
         named
             .into_iter()
             .map(|(name, buffer)| (name, download(client, &buffer)))
@@ -303,7 +303,7 @@ impl Data {
                 true => TransitionGradients::Delta { beta: &mut beta },
                 false => TransitionGradients::LowRank { p: &mut p, b: &mut b },
             },
-            log_decay: self.log_decay.is_some().then_some(&mut log_decay[..]),
+            log_decay: self.log_decay.is_some().then_some(&mut log_decay[..]).into(),
             state: &mut state,
         };
         let start = to_f64(&self.start());

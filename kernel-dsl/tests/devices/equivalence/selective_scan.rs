@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use spillway_kernel_dsl::cube::{Client, DType, Error};
 use spillway_kernel_dsl::selective_scan::cube::{
-    DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, backward, chunked, forward, sequential, step,
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, backward, chunked, forward, sequential,
+    step,
 };
 use spillway_kernel_dsl::selective_scan::{Cotangents, Gradients, Inputs, Problem, reference};
 use spillway_kernel_dsl::sequences::Sequences;
@@ -190,7 +191,7 @@ impl Data {
             Some(size) => chunked(client, problem, &inputs, size, start.as_ref()),
             None => sequential(client, problem, &inputs, start.as_ref()),
         };
-        let Outputs { out, state } = found.expect("valid");
+        let DeviceOutputs { out, state } = found.expect("valid");
         (download(client, &out), download(client, &state))
     }
 

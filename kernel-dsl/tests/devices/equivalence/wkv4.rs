@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use spillway_kernel_dsl::cube::{Client, DType};
 use spillway_kernel_dsl::wkv4::cube::{
-    DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, backward, chunked, forward, sequential, step,
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, backward, chunked, forward, sequential,
+    step,
 };
 use spillway_kernel_dsl::wkv4::{Cotangents, Gradients, Inputs, Problem, reference};
 
@@ -160,7 +161,7 @@ impl Data {
             Some(size) => chunked(client, problem, &inputs, size, start.as_ref()),
             None => sequential(client, problem, &inputs, start.as_ref()),
         };
-        let Outputs { out, state } = found.expect("valid");
+        let DeviceOutputs { out, state } = found.expect("valid");
         (download(client, &out), download(client, &state))
     }
 
@@ -428,7 +429,7 @@ fn wkv4_that_does_not_fit_is_named() {
         };
         assert_eq!(
             text(&wide, &inputs),
-            "WKV-4: log_decay needs 72 values, found 70 values"
+            "WKV-4: key needs 130 rows of 72 values, found 130 rows of 70 values"
         );
         let longer = Problem {
             time: 131,

@@ -143,7 +143,7 @@ fn gradients_of_delta_rules_agree() {
                     DeviceTransitionGradients::Delta { beta } => checks.push(("beta", beta)),
                     DeviceTransitionGradients::LowRank { p, b } => checks.extend([("a", p), ("b", b)]),
                 }
-                checks.extend(found.log_decay.as_ref().map(|found| (names.log_decay, found)));
+                checks.extend(found.log_decay.token().map(|found| (names.log_decay, found)));
                 if initial.is_some() {
                     checks.push(("h0", &found.state));
                 }

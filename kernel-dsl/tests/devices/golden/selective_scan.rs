@@ -3,7 +3,7 @@
 use spillway_kernel_dsl::cube::{Client, DType};
 use spillway_kernel_dsl::selective_scan::Problem;
 use spillway_kernel_dsl::selective_scan::cube::{
-    DeviceCotangents, DeviceGradients, DeviceInputs, Outputs, backward, chunked, sequential,
+    DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs, backward, chunked, sequential,
 };
 use spillway_kernel_dsl::{Rows, Sequences};
 
@@ -98,7 +98,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn check_outputs(&self, client: &Client, form: &str, found: &Outputs) {
+    fn check_outputs(&self, client: &Client, form: &str, found: &DeviceOutputs) {
         let out = self.back(&download(client, &found.out), self.problem.channels);
         self.case.check(form, "out", &out);
         self.case

@@ -431,7 +431,7 @@ impl Data {
                     b: &mut owned.second,
                 },
             },
-            log_decay: owned.log_decay.as_deref_mut(),
+            log_decay: owned.log_decay.as_deref_mut().into(),
             state: &mut owned.state,
         };
         form(&mut gradients).expect("valid");

@@ -23,7 +23,7 @@ pub fn named<T>(gradients: &GradientBuffers<T>) -> Vec<(&'static str, &[T])> {
         ("query", Some(query)),
         ("key", Some(key)),
         ("value", Some(value)),
-        ("log_decay", log_decay.as_ref()),
+        ("log_decay", log_decay.as_ref().either()),
         ("step_size", step_size.as_ref()),
         ("bonus", bonus.as_ref()),
         ("skip", skip.as_ref()),
@@ -56,7 +56,7 @@ fn by_reference(data: &Data) -> GradientBuffers<f64> {
         &inputs,
         &state,
         &data.cotangents(),
-        &mut gradients.as_gradients(),
+        &mut gradients.as_written(),
     )
     .expect("valid");
     gradients
@@ -79,7 +79,8 @@ pub fn by_chunks_backward(data: &Data, chunk_size: usize) -> GradientBuffers {
     for buffer in [query, key, value, state] {
         buffer.fill(f32::NAN);
     }
-    for buffer in [log_decay, step_size, bonus, skip].into_iter().flatten() {
+    let optional = [step_size, bonus, skip].map(Option::as_mut);
+    for buffer in optional.into_iter().flatten().chain(log_decay.as_mut().either()) {
         buffer.fill(f32::NAN);
     }
     backward(
@@ -88,7 +89,7 @@ pub fn by_chunks_backward(data: &Data, chunk_size: usize) -> GradientBuffers {
         chunk_size,
         &data.state,
         &data.cotangents(),
-        &mut gradients.as_gradients(),
+        &mut gradients.as_written(),
     )
     .expect("valid");
     gradients
@@ -145,18 +146,28 @@ fn joined(data: &Data, cut: usize, first: &GradientBuffers, second: &GradientBuf
     let optional = [
         (
             "log_decay",
-            &mut whole.log_decay,
-            &first.log_decay,
-            &second.log_decay,
+            whole.log_decay.as_mut().either(),
+            first.log_decay.as_ref().either(),
+            second.log_decay.as_ref().either(),
         ),
         (
             "step_size",
-            &mut whole.step_size,
-            &first.step_size,
-            &second.step_size,
+            whole.step_size.as_mut(),
+            first.step_size.as_ref(),
+            second.step_size.as_ref(),
         ),
-        ("bonus", &mut whole.bonus, &first.bonus, &second.bonus),
-        ("skip", &mut whole.skip, &first.skip, &second.skip),
+        (
+            "bonus",
+            whole.bonus.as_mut(),
+            first.bonus.as_ref(),
+            second.bonus.as_ref(),
+        ),
+        (
+            "skip",
+            whole.skip.as_mut(),
+            first.skip.as_ref(),
+            second.skip.as_ref(),
+        ),
     ];
     for (input, whole, first, second) in optional {
         if let (Some(whole), Some(first), Some(second)) = (whole, first, second) {

@@ -90,7 +90,7 @@ fn reference_gradients(data: &Data, key_sum: &[f32]) -> (GradientBuffers<f64>, V
         key_sum: &wide(key_sum),
     };
     let mut gradients = NormalizedGradients {
-        inputs: found.as_gradients(),
+        inputs: found.as_written(),
         key_sum: &mut key_sum_gradient,
     };
     let cotangents = cotangents(data, key_sum);
@@ -114,7 +114,7 @@ fn chunk_gradients(data: &Data, key_sum: &[f32], chunk_size: usize) -> (Gradient
         key_sum,
     };
     let mut gradients = NormalizedGradients {
-        inputs: found.as_gradients(),
+        inputs: found.as_written(),
         key_sum: &mut key_sum_gradient,
     };
     let cotangents = cotangents(data, key_sum);

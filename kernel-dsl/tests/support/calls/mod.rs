@@ -3,6 +3,10 @@
 
 pub mod delta_rule;
 pub mod ends;
+pub mod long_convolution;
+// Nor does a bench time this.
+#[allow(dead_code)]
+pub mod linear_state_space;
 // Benches time neither this nor Taylor attention.
 #[allow(dead_code)]
 pub mod positions;

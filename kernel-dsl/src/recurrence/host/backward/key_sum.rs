@@ -3,12 +3,12 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::recurrence::gradients::Gradients;
 use crate::recurrence::host::key_sum::{Decay, advance};
 use crate::recurrence::host::lanes::{dot, dot_of_three};
 use crate::recurrence::host::{Head, SharedOutput, worth_threads};
 
-use crate::recurrence::problem::{Inputs, Problem, ReadOut};
+use crate::decay::LogDecay;
+use crate::recurrence::problem::{Gradients, Inputs, Problem, ReadOut};
 use crate::rows::Rows;
 use crate::simd::dispatch;
 
@@ -35,8 +35,7 @@ pub(in crate::recurrence) fn key_sum_backward(
     if key_dim == 0 || heads == 0 {
         return;
     }
-    let log_decay = gradients.log_decay.as_deref_mut();
-    let log_decay = inputs.log_decay.token().and(log_decay);
+    let log_decay = gradients.log_decay.as_mut().into_token();
     let step_size = gradients.step_size.as_deref_mut();
     let sinks = Sinks {
         query: SharedOutput::of(gradients.query, groups, key_dim),
@@ -80,7 +79,7 @@ pub(in crate::recurrence) fn key_sum_backward(
     };
     let constants = constants.iter().flatten().enumerate();
     for (index, constants) in constants {
-        add_constants(problem, index % heads, constants, gradients);
+        add_constants(index % heads, constants, gradients);
     }
 }
 
@@ -90,16 +89,14 @@ struct Constants {
     bonus: Vec<f64>,
 }
 
-fn add_constants(problem: &Problem, head: usize, constants: &Constants, gradients: &mut Gradients) {
+fn add_constants(head: usize, constants: &Constants, gradients: &mut Gradients) {
     let add = |sums: &mut [f32], values: &[f64]| {
         let sums = &mut sums[head * values.len()..][..values.len()];
         sums.iter_mut()
             .zip(values)
             .for_each(|(sum, x)| *sum = (f64::from(*sum) + x) as f32);
     };
-    if let Some(log_decay) = &mut gradients.log_decay
-        && problem.decay.is_constant()
-    {
+    if let LogDecay::Constant(log_decay) = &mut gradients.log_decay {
         add(log_decay, &constants.log_decay);
     }
     if let Some(bonus) = &mut gradients.bonus {

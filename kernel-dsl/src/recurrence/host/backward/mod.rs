@@ -23,10 +23,9 @@ use self::blocks::{Block, Constants, ExtraKeys};
 use self::values::skip_only;
 use super::chunked::check_chunk_size;
 use super::{SharedOutput, clear_padding, worth_threads};
-use crate::Cotangents;
 use crate::decay::DecayScope;
-use crate::recurrence::gradients::Gradients;
-use crate::recurrence::problem::{Inputs, Problem, RecurrenceError};
+use crate::decay::LogDecay;
+use crate::recurrence::problem::{Cotangents, Gradients, Inputs, Problem, RecurrenceError};
 
 /// A chunk size that is near the fastest for the usual heads: the products with transposed states pay only from here on.
 pub const BACKWARD_CHUNK_SIZE: usize = 64;
@@ -77,7 +76,7 @@ fn clear(problem: &Problem, inputs: &Inputs, gradients: &mut Gradients) {
     if let Some(step_size) = &mut gradients.step_size {
         clear_padding(problem, inputs, problem.heads, step_size);
     }
-    if let (Some(log_decay), Some(_)) = (&mut gradients.log_decay, inputs.log_decay.token()) {
+    if let LogDecay::Token(log_decay) = &mut gradients.log_decay {
         let width = problem.heads * problem.decay.values_per_head(problem.key_dim);
         clear_padding(problem, inputs, width, log_decay);
     }
@@ -110,9 +109,8 @@ fn run(
         decay,
         ..
     } = *problem;
-    let wants_log_decay = gradients.log_decay.is_some();
-    let log_decay = gradients.log_decay.as_deref_mut();
-    let log_decay = inputs.log_decay.token().and(log_decay);
+    let wants_log_decay = !gradients.log_decay.is_none();
+    let log_decay = gradients.log_decay.as_mut().into_token();
     let step_size = gradients.step_size.as_deref_mut();
     let sinks = Sinks {
         cotangents,
@@ -159,9 +157,7 @@ fn sum_constants(problem: &Problem, constants: &[Constants], gradients: &mut Gra
     let per_head = problem.decay.values_per_head(key_dim);
     let of_head = |head: usize| constants.iter().skip(head).step_by(heads);
     let sum = |head: usize, part: &dyn Fn(&Constants) -> f64| of_head(head).map(part).sum::<f64>() as f32;
-    if let Some(log_decay) = &mut gradients.log_decay
-        && problem.decay.is_constant()
-    {
+    if let LogDecay::Constant(log_decay) = &mut gradients.log_decay {
         for (i, g) in log_decay.iter_mut().enumerate() {
             *g = sum(i / per_head, &|constants| constants.log_decay[i % per_head]);
         }

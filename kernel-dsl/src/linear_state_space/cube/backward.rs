@@ -1,0 +1,618 @@
+//! Backward: a cube goes through the chunks of a channel of a sequence from the last to the first, with the states of each computed
+//! again from the one before it.
+
+use cubecl::prelude::*;
+
+use super::forward::Walk;
+use super::operands::{Form, System, UNITS, discretise, longest, sum_of_units, validate, zeros};
+use crate::cube::partial::sum_partials;
+use crate::cube::view::RowsView;
+use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes, token_buffer};
+use crate::linear_state_space::problem::{
+    DeviceCotangents, DeviceGradients, DeviceInputs, OPERATOR, Operands, Problem, Rule,
+};
+use crate::operands::ElementTypes;
+use crate::shape::Role;
+
+/// Gradients of the loss by all that [`forward`](super::forward) reads.
+///
+/// # Errors
+/// [`Error`] when a shape, a type or a choice is wrong, when A has a low rank, or when the device cannot run it.
+pub fn backward(
+    client: &Client,
+    problem: &Problem,
+    inputs: &DeviceInputs,
+    cotangents: &DeviceCotangents,
+) -> Result<DeviceGradients, Error> {
+    validate(problem, inputs)?;
+    let types = ElementTypes::all(inputs.input.dtype());
+    cotangents.expect(
+        &OPERATOR.on_device(Role::Cotangent, types),
+        &cotangents.extents(problem),
+    )?;
+    let walk = Walk::new(client, problem, inputs)?;
+    let states = walk.table.count() * problem.channels * problem.state_dim * 2;
+    let boundaries = DeviceBuffer::empty(client, states, DType::F32)?;
+    walk.run(client, problem, inputs, None, Some(&boundaries))?;
+    let sums = Sums::new(client, problem, inputs)?;
+    sums.launch(client, problem, inputs, cotangents, &walk, &boundaries)?;
+    sums.finish(client, problem, inputs, &walk)
+}
+
+/// What the sweep writes: gradients of tokens and states, and sums over the tokens of every sequence.
+struct Sums {
+    input: DeviceBuffer,
+    steps: DeviceBuffer,
+    state: DeviceBuffer,
+    /// By Ā and B̄, or by Λ and B where tokens have step sizes, as pairs, `[batch, channels, state_dim, 4]`.
+    modes: DeviceBuffer,
+    /// `[batch, outputs, channels, state_dim, 2]`.
+    c: DeviceBuffer,
+    /// `[batch, outputs, channels]`.
+    skip: DeviceBuffer,
+}
+
+impl Sums {
+    fn new(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<Self, Error> {
+        let Problem {
+            batch,
+            channels,
+            outputs,
+            state_dim,
+            ..
+        } = *problem;
+        let tokens = |len| token_buffer(client, &problem.sequences, len, inputs.input.dtype());
+        let values = |len| DeviceBuffer::empty(client, len, DType::F32);
+        let elements = problem.rows() * channels;
+        Ok(Self {
+            input: tokens(elements)?,
+            steps: tokens(if inputs.token_step_size.is_some() {
+                elements
+            } else {
+                0
+            })?,
+            state: values(problem.state_len())?,
+            modes: values(4 * batch * channels * state_dim)?,
+            c: values(2 * batch * outputs * channels * state_dim)?,
+            skip: values(batch * outputs * channels)?,
+        })
+    }
+
+    fn launch(
+        &self,
+        client: &Client,
+        problem: &Problem,
+        inputs: &DeviceInputs,
+        cotangents: &DeviceCotangents,
+        walk: &Walk,
+        boundaries: &DeviceBuffer,
+    ) -> Result<(), Error> {
+        let total = problem.batch * problem.channels;
+        if total == 0 {
+            return Ok(());
+        }
+        let seen = Seen {
+            out: cotangents.out.is_some(),
+            state: cotangents.state.is_some(),
+        };
+        let of_out = cotangents.out.as_ref().map_or(0, |out| out.buffer().len());
+        let sizes = [
+            of_out,
+            boundaries.len(),
+            self.modes.len(),
+            self.c.len(),
+            self.skip.len(),
+        ];
+        let out: &DeviceRows = cotangents.out.as_ref().unwrap_or(&inputs.input);
+        sweep_kernel::launch(
+            client,
+            cubes(client, total)?,
+            CubeDim::new_1d(walk.form.units as u32),
+            address_type(client, longest(inputs, &sizes))?,
+            walk.system(problem, inputs),
+            // What is absent is not read.
+            out.view(),
+            cotangents.state.as_ref().unwrap_or(&inputs.c).arg(),
+            boundaries.arg(),
+            TokensLaunch::new(self.input.arg(), self.steps.arg()),
+            ConstantsLaunch::new(self.state.arg(), self.modes.arg(), self.c.arg(), self.skip.arg()),
+            seen,
+            walk.form,
+            inputs.input.dtype().elem(),
+        );
+        Ok(())
+    }
+
+    /// Adds up over sequences and copies, and goes from Ā and B̄ to Δ, Λ and B.
+    fn finish(
+        self,
+        client: &Client,
+        problem: &Problem,
+        inputs: &DeviceInputs,
+        walk: &Walk,
+    ) -> Result<DeviceGradients, Error> {
+        let Problem {
+            batch,
+            channels,
+            outputs,
+            state_dim,
+            copies,
+            ..
+        } = *problem;
+        let sum = |partial: &DeviceBuffer, parts: usize, size: usize| {
+            let out = DeviceBuffer::empty(client, size, DType::F32)?;
+            sum_partials(client, partial, &out, parts, size)?;
+            Ok::<_, Error>(out)
+        };
+        let values = channels * state_dim;
+        let by_modes = sum(&self.modes, batch, 4 * values)?;
+        let pairs = || DeviceBuffer::empty(client, 2 * values, DType::F32);
+        let (a, b) = (pairs()?, pairs()?);
+        let step = DeviceBuffer::empty(client, values, DType::F32)?;
+        if values > 0 {
+            pull_back_kernel::launch(
+                client,
+                cubes(client, values.div_ceil(UNITS))?,
+                CubeDim::new_1d(UNITS as u32),
+                address_type(client, by_modes.len())?,
+                by_modes.arg(),
+                inputs.a.arg(),
+                inputs.b.arg(),
+                inputs.step_size.as_ref().unwrap_or(&inputs.a).arg(),
+                a.arg(),
+                b.arg(),
+                step.arg(),
+                state_dim,
+                copies,
+                values,
+                walk.form,
+            );
+        }
+        let per_copy = channels / copies.max(1);
+        let of_copies = |partial: &DeviceBuffer| sum(partial, per_copy, 2 * copies * state_dim);
+        let step_size = match inputs.step_size {
+            Some(_) => {
+                let out = DeviceBuffer::empty(client, channels, DType::F32)?;
+                sum_modes(client, &step, &out, state_dim)?;
+                Some(out)
+            }
+            None => None,
+        };
+        Ok(Operands {
+            input: self.input,
+            token_step_size: inputs.token_step_size.as_ref().map(|_| self.steps),
+            step_size,
+            a: of_copies(&a)?,
+            b: of_copies(&b)?,
+            c: sum(&self.c, batch, 2 * outputs * values)?,
+            low_rank: None,
+            skip: match inputs.skip {
+                Some(_) => Some(sum(&self.skip, batch, outputs * channels)?),
+                None => None,
+            },
+            state: inputs.state.as_ref().map(|_| self.state),
+        })
+    }
+}
+
+/// Which cotangents there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Seen {
+    out: bool,
+    state: bool,
+}
+
+/// Gradients of tokens.
+#[derive(CubeType, CubeLaunch)]
+struct Tokens<F: Float> {
+    input: Box<[F]>,
+    steps: Box<[F]>,
+}
+
+/// Gradients that are summed over tokens.
+#[derive(CubeType, CubeLaunch)]
+struct Constants {
+    state: Box<[f32]>,
+    modes: Box<[f32]>,
+    c: Box<[f32]>,
+    skip: Box<[f32]>,
+}
+
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn sweep_kernel<F: Float>(
+    system: &System<F>,
+    cotangent: &RowsView<F>,
+    state_cotangent: &[f32],
+    boundaries: &[f32],
+    tokens: &mut Tokens<F>,
+    sums: &mut Constants,
+    #[comptime] seen: Seen,
+    #[comptime] form: Form,
+    #[define(F)] _dtype: ElemType,
+) {
+    if CUBE_POS >= system.cubes {
+        terminate!();
+    }
+    let sequence = CUBE_POS / system.channels;
+    let channel = CUBE_POS % system.channels;
+    let unit = UNIT_POS as usize;
+    let rates = system.load_modes(channel, form);
+    let c = system.load_c(channel, form);
+    let mut adjoint = if comptime!(seen.state) {
+        system.load(state_cotangent, CUBE_POS, form)
+    } else {
+        zeros(comptime!(2 * form.modes))
+    };
+    let mut by_modes = zeros(comptime!(4 * form.modes));
+    let mut by_c = zeros(comptime!(2 * form.modes * form.outputs));
+    let mut by_skip = zeros(comptime!(form.outputs));
+    // The states before and after each token, of which a unit touches its own only; and what each unit adds to each token.
+    let mut trail = Shared::<[f32]>::new_slice(comptime!(2 * form.modes * (form.tokens + 1) * form.units));
+    let mut of_units = Shared::<[f32]>::new_slice(comptime!(2 * form.tokens * form.units));
+    let first = system.sequences[2 * sequence] as usize;
+    let after = system.sequences[2 * sequence + 1] as usize;
+    for later in first..after {
+        let chunk = after + first - 1 - later;
+        let start = system.chunks[3 * chunk] as usize;
+        let end = system.chunks[3 * chunk + 1] as usize;
+        let mut x = system.load(boundaries, chunk * system.channels + channel, form);
+        keep(&mut trail, &x, 0usize, form);
+        for row in start..end {
+            let modes = system.at_token(&rates, row, channel, form);
+            system.advance(&modes, system.input.at(row, channel), &mut x, form);
+            keep(&mut trail, &x, row - start + 1, form);
+        }
+        for later in start..end {
+            let row = end + start - 1 - later;
+            let token = row - start;
+            if comptime!(seen.out) {
+                read_back::<F>(
+                    system,
+                    cotangent,
+                    row,
+                    channel,
+                    &c,
+                    &trail,
+                    &mut adjoint,
+                    &mut by_c,
+                    start,
+                    form,
+                );
+            }
+            let u = system.input.at(row, channel);
+            let modes = system.at_token(&rates, row, channel, form);
+            let mut by_input = 0.0f32;
+            let mut by_step = 0.0f32;
+            #[unroll]
+            for i in 0..comptime!(form.modes) {
+                let re = adjoint[2 * i];
+                let im = adjoint[2 * i + 1];
+                let at = (token * comptime!(2 * form.modes) + 2 * i) * comptime!(form.units) + unit;
+                let before_re = trail[at];
+                let before_im = trail[at + comptime!(form.units)];
+                by_input += modes[4 * i + 2] * re + modes[4 * i + 3] * im;
+                let change_re = re * before_re + im * before_im;
+                let change_im = im * before_re - re * before_im;
+                if comptime!(form.token_steps) {
+                    let step = system.step_size.at(row, channel);
+                    let mut mode = Array::<f32>::new(4usize);
+                    let mut rate = Array::<f32>::new(4usize);
+                    let mut by = Array::<f32>::new(4usize);
+                    #[unroll]
+                    for k in 0..4 {
+                        mode[k] = modes[4 * i + k];
+                        rate[k] = rates[4 * i + k];
+                    }
+                    by[0] = change_re;
+                    by[1] = change_im;
+                    by[2] = re * u;
+                    by[3] = im * u;
+                    let found = pull_back(step, &rate, &mode, &by, form.rule);
+                    #[unroll]
+                    for k in 0..4 {
+                        by_modes[4 * i + k] += found[k];
+                    }
+                    by_step += found[4];
+                } else {
+                    by_modes[4 * i] += change_re;
+                    by_modes[4 * i + 1] += change_im;
+                    by_modes[4 * i + 2] += re * u;
+                    by_modes[4 * i + 3] += im * u;
+                }
+                adjoint[2 * i] = re + (modes[4 * i] * re + modes[4 * i + 1] * im);
+                adjoint[2 * i + 1] = im + (modes[4 * i] * im - modes[4 * i + 1] * re);
+            }
+            of_units[token * comptime!(form.units) + unit] = by_input;
+            of_units[(comptime!(form.tokens) + token) * comptime!(form.units) + unit] = by_step;
+        }
+        sync_cube();
+        let mut token = unit;
+        while token < end - start {
+            let row = start + token;
+            let mut by_input = sum_of_units(&of_units, token * comptime!(form.units), form);
+            if comptime!(seen.out && form.skip) {
+                #[unroll]
+                for o in 0..comptime!(form.outputs) {
+                    let column = o * system.channels + channel;
+                    let y = cotangent.at(row, column);
+                    by_input += system.skip[column] * y;
+                }
+            }
+            tokens.input[row * system.channels + channel] = F::cast_from(by_input);
+            if comptime!(form.token_steps) {
+                let at = (comptime!(form.tokens) + token) * comptime!(form.units);
+                tokens.steps[row * system.channels + channel] =
+                    F::cast_from(sum_of_units(&of_units, at, form));
+            }
+            token += comptime!(form.units);
+        }
+        // A branch of the kernel inside of one of its making.
+        #[allow(clippy::collapsible_if)]
+        if comptime!(seen.out && form.skip) {
+            if unit == 0 {
+                for row in start..end {
+                    #[unroll]
+                    for o in 0..comptime!(form.outputs) {
+                        by_skip[o] +=
+                            cotangent.at(row, o * system.channels + channel) * system.input.at(row, channel);
+                    }
+                }
+            }
+        }
+        sync_cube();
+    }
+    system.store(&mut sums.state, CUBE_POS, &adjoint, form);
+    let weight = comptime!(if form.pairs { 2.0f32 } else { 1.0f32 });
+    #[unroll]
+    for i in 0..comptime!(form.modes) {
+        if system.has(i, form) {
+            let at = 4 * (CUBE_POS * system.state_dim + system.mode(i, form));
+            #[unroll]
+            for k in 0..4 {
+                sums.modes[at + k] = by_modes[4 * i + k];
+            }
+            #[unroll]
+            for o in 0..comptime!(form.outputs) {
+                let row = (sequence * comptime!(form.outputs) + o) * system.channels + channel;
+                let at = 2 * (row * system.state_dim + system.mode(i, form));
+                sums.c[at] = weight * by_c[2 * (o * comptime!(form.modes) + i)];
+                sums.c[at + 1] = weight * by_c[2 * (o * comptime!(form.modes) + i) + 1];
+            }
+        }
+    }
+    if unit == 0 {
+        #[unroll]
+        for o in 0..comptime!(form.outputs) {
+            sums.skip[(sequence * comptime!(form.outputs) + o) * system.channels + channel] = by_skip[o];
+        }
+    }
+}
+
+/// Keeps the state after so many tokens of a chunk.
+#[cube]
+fn keep(trail: &mut Shared<[f32]>, x: &Array<f32>, token: usize, #[comptime] form: Form) {
+    #[unroll]
+    for k in 0..comptime!(2 * form.modes) {
+        trail[(token * comptime!(2 * form.modes) + k) * comptime!(form.units) + UNIT_POS as usize] = x[k];
+    }
+}
+
+/// x̄_t += w C̄ ȳ_t, and ȳ_t conj(x_t) to the sums of C.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn read_back<F: Float>(
+    system: &System<F>,
+    cotangent: &RowsView<F>,
+    row: usize,
+    channel: usize,
+    c: &Array<f32>,
+    trail: &Shared<[f32]>,
+    adjoint: &mut Array<f32>,
+    by_c: &mut Array<f32>,
+    start: usize,
+    #[comptime] form: Form,
+) {
+    #[unroll]
+    for o in 0..comptime!(form.outputs) {
+        let y = cotangent.at(row, o * system.channels + channel);
+        #[unroll]
+        for i in 0..comptime!(form.modes) {
+            let place = ((row - start + 1) * comptime!(2 * form.modes) + 2 * i) * comptime!(form.units);
+            let after_re = trail[place + UNIT_POS as usize];
+            let after_im = trail[place + comptime!(form.units) + UNIT_POS as usize];
+            let at = 2 * (o * comptime!(form.modes) + i);
+            adjoint[2 * i] += c[at] * y;
+            adjoint[2 * i + 1] -= c[at + 1] * y;
+            by_c[at] += y * after_re;
+            by_c[at + 1] -= y * after_im;
+        }
+    }
+}
+
+/// The derivatives by Λ, B and Δ of one mode, from those by Ā and B̄.
+#[cube]
+fn pull_back(
+    step: f32,
+    rate: &Array<f32>,
+    mode: &Array<f32>,
+    by: &Array<f32>,
+    #[comptime] rule: Rule,
+) -> Array<f32> {
+    let mut found = Array::<f32>::new(5usize);
+    if comptime!(rule == Rule::Given) {
+        #[unroll]
+        for k in 0..4 {
+            found[k] = by[k];
+        }
+        found[4] = 0.0f32;
+    } else {
+        // Derivatives: of Ā by z, of B̄ by B, of B̄ by z over B; then of B̄ by Δ over B.
+        let mut slopes = zeros(8usize);
+        if comptime!(rule == Rule::Bilinear) {
+            let re = 1.0f32 - 0.5f32 * step * rate[0];
+            let im = 0.5f32 * step * rate[1];
+            let scale = 1.0f32 / (re * re + im * im);
+            let inverse_re = scale * re;
+            let inverse_im = scale * im;
+            slopes[0] = inverse_re * inverse_re - inverse_im * inverse_im;
+            slopes[1] = 2.0f32 * inverse_re * inverse_im;
+            slopes[2] = step * inverse_re;
+            slopes[3] = step * inverse_im;
+            slopes[4] = 0.5f32 * step * slopes[0];
+            slopes[5] = 0.5f32 * step * slopes[1];
+            slopes[6] = slopes[0];
+            slopes[7] = slopes[1];
+        } else {
+            slopes[0] = mode[0] + 1.0f32;
+            slopes[1] = mode[1];
+            slopes[2] = step;
+            slopes[6] = 1.0f32;
+            if comptime!(rule == Rule::ZeroOrderHold) {
+                slopes[6] = slopes[0];
+                slopes[7] = slopes[1];
+                held(step, rate, mode, &mut slopes);
+            }
+        }
+        // By Λ: Δ times the derivatives by z.
+        let of_a_re = slopes[0] * by[0] + slopes[1] * by[1];
+        let of_a_im = slopes[0] * by[1] - slopes[1] * by[0];
+        let z_re = slopes[4] * rate[2] - slopes[5] * rate[3];
+        let z_im = slopes[4] * rate[3] + slopes[5] * rate[2];
+        found[0] = step * (of_a_re + z_re * by[2] + z_im * by[3]);
+        found[1] = step * (of_a_im + z_re * by[3] - z_im * by[2]);
+        found[2] = slopes[2] * by[2] + slopes[3] * by[3];
+        found[3] = slopes[2] * by[3] - slopes[3] * by[2];
+        let step_re = slopes[6] * rate[2] - slopes[7] * rate[3];
+        let step_im = slopes[6] * rate[3] + slopes[7] * rate[2];
+        found[4] = rate[0] * of_a_re + rate[1] * of_a_im + step_re * by[2] + step_im * by[3];
+    }
+    found
+}
+
+/// (e^z − 1) / z times Δ, and its derivative by z: near 0 by its series Σ k z^{k−1} / (k + 1)!.
+#[cube]
+fn held(step: f32, rate: &Array<f32>, mode: &Array<f32>, slopes: &mut Array<f32>) {
+    let re = step * rate[0];
+    let im = step * rate[1];
+    let square = re * re + im * im;
+    let mut mean_re = 1.0f32;
+    let mut mean_im = 0.0f32;
+    if square > 0.0f32 {
+        mean_re = (mode[0] * re + mode[1] * im) / square;
+        mean_im = (mode[1] * re - mode[0] * im) / square;
+    }
+    slopes[2] = step * mean_re;
+    slopes[3] = step * mean_im;
+    if square >= 0.5f32 {
+        // (e^z − mean) / z.
+        let up_re = mode[0] + 1.0f32 - mean_re;
+        let up_im = mode[1] - mean_im;
+        slopes[4] = step * (up_re * re + up_im * im) / square;
+        slopes[5] = step * (up_im * re - up_re * im) / square;
+    } else {
+        let mut sum_re = 2.505_210_8e-7f32;
+        let mut sum_im = 0.0f32;
+        #[unroll]
+        for k in 0..9u32 {
+            let coefficient = comptime!(series_coefficient(9 - k));
+            let next_re = sum_re * re - sum_im * im + coefficient;
+            sum_im = sum_re * im + sum_im * re;
+            sum_re = next_re;
+        }
+        slopes[4] = step * sum_re;
+        slopes[5] = step * sum_im;
+    }
+}
+
+/// k / (k + 1)!.
+fn series_coefficient(k: u32) -> f32 {
+    let factorial: f64 = (1..=k + 1).map(f64::from).product();
+    (f64::from(k) / factorial) as f32
+}
+
+/// Derivatives by Δ, Λ and B of every channel and mode from those by Ā and B̄; where tokens have step sizes, they are those already.
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn pull_back_kernel(
+    by_modes: &[f32],
+    a: &[f32],
+    b: &[f32],
+    step_size: &[f32],
+    by_a: &mut [f32],
+    by_b: &mut [f32],
+    by_step: &mut [f32],
+    state_dim: usize,
+    copies: usize,
+    total: usize,
+    #[comptime] form: Form,
+) {
+    if ABSOLUTE_POS >= total {
+        terminate!();
+    }
+    let channel = ABSOLUTE_POS / state_dim;
+    let at = 2 * (channel % copies * state_dim + ABSOLUTE_POS % state_dim);
+    let mut by = Array::<f32>::new(4usize);
+    #[unroll]
+    for k in 0..4 {
+        by[k] = by_modes[4 * ABSOLUTE_POS + k];
+    }
+    by_step[ABSOLUTE_POS] = 0.0f32;
+    if comptime!(!form.token_steps) {
+        let mut step = 1.0f32;
+        if comptime!(form.rule != Rule::Given) {
+            step = step_size[channel];
+        }
+        let mut rate = Array::<f32>::new(4usize);
+        rate[0] = a[at];
+        rate[1] = a[at + 1];
+        rate[2] = b[at];
+        rate[3] = b[at + 1];
+        let mode = discretise(step, rate[0], rate[1], rate[2], rate[3], form.rule);
+        let found = pull_back(step, &rate, &mode, &by, form.rule);
+        #[unroll]
+        for k in 0..4 {
+            by[k] = found[k];
+        }
+        by_step[ABSOLUTE_POS] = found[4];
+    }
+    by_a[2 * ABSOLUTE_POS] = by[0];
+    by_a[2 * ABSOLUTE_POS + 1] = by[1];
+    by_b[2 * ABSOLUTE_POS] = by[2];
+    by_b[2 * ABSOLUTE_POS + 1] = by[3];
+}
+
+/// `out[h] = Σ_n values[h, n]`.
+fn sum_modes(
+    client: &Client,
+    values: &DeviceBuffer,
+    out: &DeviceBuffer,
+    state_dim: usize,
+) -> Result<(), Error> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    sum_modes_kernel::launch(
+        client,
+        cubes(client, out.len().div_ceil(UNITS))?,
+        CubeDim::new_1d(UNITS as u32),
+        address_type(client, values.len().max(out.len()))?,
+        values.arg(),
+        out.arg(),
+        state_dim,
+        out.len(),
+    );
+    Ok(())
+}
+
+#[cube(launch, address_type = "dynamic")]
+fn sum_modes_kernel(values: &[f32], out: &mut [f32], state_dim: usize, total: usize) {
+    if ABSOLUTE_POS >= total {
+        terminate!();
+    }
+    let mut sum = 0.0f32;
+    for n in 0..state_dim {
+        sum += values[ABSOLUTE_POS * state_dim + n];
+    }
+    out[ABSOLUTE_POS] = sum;
+}

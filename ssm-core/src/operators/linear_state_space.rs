@@ -1,0 +1,367 @@
+//! Linear state spaces as recurrences.
+
+#[cfg(feature = "cube")]
+use crate::backend::cube::{self, Place};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::host::{from_host, host, is_host};
+use crate::backend::{In, Input, Operator, Out, Spec, run};
+use crate::error::{Error, Result};
+use crate::gates::expect_shape;
+use burn::tensor::{DType, Device, Tensor};
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
+use burn_flex::FlexTensor;
+use spillway_kernel_dsl::Sequences;
+use spillway_kernel_dsl::linear_state_space as kernel;
+#[cfg(feature = "cube")]
+use spillway_kernel_dsl::linear_state_space::cube as device;
+pub use spillway_kernel_dsl::linear_state_space::{Rule, Spectrum};
+use std::sync::{Arc, OnceLock};
+
+/// A linear state space for each of H channels, continuous as it is trained.
+///
+/// ```text
+/// x′ = A x + B u, y = w Re(C x) + D u        A = Λ − P P*, w = 2 where a mode stands for a conjugate pair
+/// ```
+///
+/// S copies of (Λ, B, P) are shared: channel h has copy h mod S. Complex numbers are pairs (re, im). Sources: Gu et al. (2111.00396),
+/// sections 2.3 and 3, and (2206.11893), section 3.
+#[derive(Clone, Debug)]
+pub struct LinearSystem {
+    /// Δ, `[channels]`, positive.
+    pub step_size: Tensor<1>,
+    /// Λ, `[copies, modes, 2]`.
+    pub a: Tensor<3>,
+    /// B, `[copies, modes, 2]`.
+    pub b: Tensor<3>,
+    /// C, `[outputs, channels, modes, 2]`.
+    pub c: Tensor<4>,
+    /// P, `[rank, copies, modes, 2]`, which needs the bilinear rule and conjugate pairs.
+    pub low_rank: Option<Tensor<4>>,
+    /// D, `[outputs, channels]`.
+    pub skip: Option<Tensor<2>>,
+    /// How time becomes discrete.
+    pub rule: Rule,
+    /// What the modes stand for.
+    pub spectrum: Spectrum,
+}
+
+impl LinearSystem {
+    /// x before the first token of `batch` sequences, `[batch, channels, modes, 2]` zeros.
+    pub fn start(&self, batch: usize, device: &Device) -> Tensor<4> {
+        let [_, channels, modes, _] = self.c.dims();
+        Tensor::zeros([batch, channels, modes, 2], device)
+    }
+
+    /// Multiplications and additions of one token: eight per mode and output, and eight more per mode and rank.
+    pub fn flops_per_token(&self) -> u64 {
+        let [outputs, channels, modes, _] = self.c.dims();
+        let rank = self.low_rank.as_ref().map_or(0, |p| p.dims()[0]);
+        8 * (channels * modes * (1 + outputs + 2 * rank)) as u64
+    }
+
+    /// The discrete system in this machine's memory; nothing for parameters that have none.
+    fn discrete(&self) -> Option<Arc<kernel::System>> {
+        let [outputs, channels, modes, _] = self.c.dims();
+        let held = |tensor: FlexTensor| contiguous(tensor);
+        let values = kernel::Operands::<RowTensor, FlexTensor> {
+            input: RowTensor::new(flex::tensor(Vec::new(), &[0, 0, channels]), 1),
+            token_step_size: None,
+            step_size: Some(held(host(self.step_size.clone()))),
+            a: held(host(self.a.clone())),
+            b: held(host(self.b.clone())),
+            c: held(host(self.c.clone())),
+            low_rank: self.low_rank.clone().map(|p| held(host(p))),
+            skip: self.skip.clone().map(|skip| held(host(skip))),
+            state: None,
+        };
+        let problem = kernel::Problem {
+            batch: 0,
+            time: 0,
+            sequences: Sequences::Equal,
+            channels,
+            outputs,
+            state_dim: modes,
+            copies: self.a.dims()[0],
+            rank: self.low_rank.as_ref().map_or(0, |p| p.dims()[0]),
+            rule: self.rule,
+            spectrum: self.spectrum,
+        };
+        let views = values
+            .as_ref()
+            .map(|_, rows| rows.view(), |_, values| slice(values));
+        kernel::System::new(&problem, &views).ok().map(Arc::new)
+    }
+
+    fn validate(&self, channels: usize) -> Result<()> {
+        let [outputs, _, modes, _] = self.c.dims();
+        let copies = self.a.dims()[0];
+        expect_shape("step size of a state space", &[channels], &self.step_size.dims())?;
+        expect_shape("A of a state space", &[copies, modes, 2], &self.a.dims())?;
+        expect_shape("B of a state space", &[copies, modes, 2], &self.b.dims())?;
+        expect_shape(
+            "C of a state space",
+            &[outputs, channels, modes, 2],
+            &self.c.dims(),
+        )?;
+        if let Some(p) = &self.low_rank {
+            expect_shape("P of a state space", &[p.dims()[0], copies, modes, 2], &p.dims())?;
+        }
+        if let Some(skip) = &self.skip {
+            expect_shape("D of a state space", &[outputs, channels], &skip.dims())?;
+        }
+        if copies == 0 || !channels.is_multiple_of(copies) {
+            return Err(Error::Value {
+                what: "copies of A and B of a state space",
+                expected: "a divisor of the channels",
+                found: format!("{copies} for {channels} channels"),
+            });
+        }
+        let plain = self.rule == Rule::Bilinear && self.spectrum == Spectrum::ConjugatePairs;
+        if self.low_rank.is_some() && !plain {
+            return Err(Error::Value {
+                what: "rule of a state space with a low-rank part",
+                expected: "bilinear, with conjugate pairs",
+                found: format!("{:?}, {:?}", self.rule, self.spectrum),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A state space whose parameters stay as they are: on the CPU it is made discrete once, at the first token that comes alone.
+#[derive(Clone, Debug)]
+pub struct FixedLinearSystem {
+    system: LinearSystem,
+    /// Nothing where a call is not to use it.
+    discrete: OnceLock<Option<Arc<kernel::System>>>,
+}
+
+impl From<LinearSystem> for FixedLinearSystem {
+    fn from(system: LinearSystem) -> Self {
+        Self {
+            system,
+            discrete: OnceLock::new(),
+        }
+    }
+}
+
+impl FixedLinearSystem {
+    /// The system.
+    pub fn system(&self) -> &LinearSystem {
+        &self.system
+    }
+
+    /// As [`linear_state_space`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward(&self, input: Tensor<3>, state: &mut Tensor<4>) -> Result<Tensor<3>> {
+        let [batch, time, channels] = input.dims();
+        let alone = time == 1 && is_host([&input.device(), &state.device(), &self.system.c.device()]);
+        if !alone {
+            return linear_state_space(input, &self.system, state);
+        }
+        let [outputs, of_system, modes, _] = self.system.c.dims();
+        self.system.validate(channels)?;
+        expect_shape(
+            "state of a state space",
+            &[batch, of_system, modes, 2],
+            &state.dims(),
+        )?;
+        let Some(discrete) = self.discrete.get_or_init(|| self.system.discrete()) else {
+            return linear_state_space(input, &self.system, state);
+        };
+        let rows = RowTensor::new(host(input), 1);
+        let held = std::mem::replace(state, Tensor::zeros([0; 4], &Device::flex()));
+        let mut held = flex::owned(host(held));
+        let mut out = vec![0.0; batch * outputs * channels];
+        flex::validated(discrete.step(rows.view(), None, held.storage_mut(), &mut out));
+        *state = from_host(held);
+        Ok(from_host(flex::tensor(out, &[batch, 1, outputs * channels])))
+    }
+}
+
+/// x_t = Ā x_{t−1} + B̄ u_t, y_t = w Re(C x_t) + D u_t per channel; `state` is left after the last token.
+///
+/// Output c of channel h is column c·channels + h.
+///
+/// # Shapes
+/// `input` `[batch, time, channels]`, result `[batch, time, outputs · channels]`, `state` `[batch, channels, modes, 2]` in f32.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::Value`] for copies that do not divide the channels or a rule that does not know P, [`Error::Device`],
+/// [`Error::DType`] and [`Error::Kernel`].
+///
+/// # Panics
+/// On the CPU where Δ is not positive or a mode grows: parameters are transformed so that neither can be.
+pub fn linear_state_space(
+    input: Tensor<3>,
+    system: &LinearSystem,
+    state: &mut Tensor<4>,
+) -> Result<Tensor<3>> {
+    let [batch, _, channels] = input.dims();
+    system.validate(channels)?;
+    let [_, _, modes, _] = system.c.dims();
+    let expected = [batch, channels, modes, 2];
+    expect_shape("state of a state space", &expected, &state.dims())?;
+    let operator = LinearStateSpace {
+        rule: system.rule,
+        spectrum: system.spectrum,
+    };
+    let inputs = kernel::Operands {
+        input: input.into(),
+        token_step_size: None,
+        step_size: Some(system.step_size.clone().into()),
+        a: system.a.clone().into(),
+        b: system.b.clone().into(),
+        c: system.c.clone().into(),
+        low_rank: system.low_rank.clone().map(Input::from),
+        skip: system.skip.clone().map(Input::from),
+        state: Some(Input::State(state)),
+    };
+    let found = run(operator, inputs)?;
+    *state = Tensor::from_dispatch(found.state);
+    Ok(Tensor::from_dispatch(found.out))
+}
+
+/// What of a state space is not a tensor.
+#[derive(Debug)]
+struct LinearStateSpace {
+    rule: Rule,
+    spectrum: Spectrum,
+}
+
+/// The shapes of a state space's operands.
+type Shapes = kernel::Operands<Vec<usize>, Vec<usize>>;
+
+impl LinearStateSpace {
+    fn problem(&self, shapes: &Shapes) -> kernel::Problem<'static> {
+        kernel::Problem {
+            batch: shapes.input[0],
+            time: shapes.input[1],
+            sequences: Sequences::Equal,
+            channels: shapes.input[2],
+            outputs: shapes.c[0],
+            state_dim: shapes.c[2],
+            copies: shapes.a[0],
+            rank: shapes.low_rank.as_ref().map_or(0, |shape| shape[0]),
+            rule: self.rule,
+            spectrum: self.spectrum,
+        }
+    }
+
+    /// What the results are like.
+    fn specs(problem: &kernel::Problem, dtype: DType) -> kernel::Results<Spec, Spec> {
+        let state = [problem.batch, problem.channels, problem.state_dim, 2];
+        let out = [problem.batch, problem.time, problem.outputs * problem.channels];
+        kernel::Results {
+            out: Spec::new(out, dtype),
+            state: Spec::new(state, DType::F32),
+        }
+    }
+}
+
+/// Inputs on the CPU as the kernels read them.
+fn held(inputs: kernel::Operands<FlexTensor, FlexTensor>) -> kernel::Operands<RowTensor, FlexTensor> {
+    inputs.map(
+        |_, tensor| RowTensor::new(tensor, 1),
+        |_, tensor| contiguous(tensor),
+    )
+}
+
+impl Operator for LinearStateSpace {
+    type Inputs = kernel::Operands<(), ()>;
+    type Outputs = kernel::Results<(), ()>;
+
+    fn name(&self) -> &'static str {
+        "linear_state_space"
+    }
+
+    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
+        let dtype = inputs.input.dtype;
+        let shapes = inputs.map(|_, spec| spec.shape, |_, spec| spec.shape);
+        Self::specs(&self.problem(&shapes), dtype)
+    }
+
+    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
+        let problem = self.problem(&flex::shapes::<Self::Inputs>(&inputs));
+        let inputs = held(inputs);
+        let specs = Self::specs(&problem, DType::F32);
+        let zeros = |spec: &Spec| vec![0.0; spec.shape.iter().product()];
+        let mut found = kernel::Results {
+            out: zeros(&specs.out),
+            state: zeros(&specs.state),
+        };
+        let views = inputs
+            .as_ref()
+            .map(|_, rows| rows.view(), |_, values| slice(values));
+        flex::validated(kernel::forward(&problem, &views, &mut found.as_written()));
+        flex::tensors_of::<Self::Outputs>(found, specs)
+    }
+
+    fn backward_flex(
+        &self,
+        inputs: In<Self, FlexTensor>,
+        cotangents: Out<Self, Option<FlexTensor>>,
+    ) -> In<Self, FlexTensor> {
+        let shapes = flex::shapes::<Self::Inputs>(&inputs);
+        let mut found = flex::buffers::<Self::Inputs>(&inputs);
+        let problem = self.problem(&shapes);
+        let inputs = held(inputs);
+        let cotangents = cotangents.map(
+            |_, tensor| tensor.map(|tensor| RowTensor::new(tensor, 1)),
+            |_, tensor| tensor.map(contiguous),
+        );
+        flex::validated(kernel::backward(
+            &problem,
+            &inputs
+                .as_ref()
+                .map(|_, rows| rows.view(), |_, values| slice(values)),
+            kernel::DEFAULT_CHUNK_SIZE,
+            &cotangents.as_ref().map(
+                |_, rows| rows.as_ref().map(RowTensor::view),
+                |_, values| values.as_ref().map(slice),
+            ),
+            &mut found.as_written(),
+        ));
+        flex::tensors::<Self::Inputs>(found, shapes)
+    }
+
+    #[cfg(feature = "cube")]
+    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
+        let dtype = specs.input.dtype;
+        let problem = self.problem(&specs.map(|_, spec| spec.shape, |_, spec| spec.shape));
+        let inputs = held_on_cube(inputs, dtype);
+        let found = cube::launched(device::forward(&place.client, &problem, &inputs));
+        place.tensors::<Self::Outputs>(found, Self::specs(&problem, dtype))
+    }
+
+    #[cfg(feature = "cube")]
+    fn backward_cube(
+        &self,
+        inputs: In<Self, CubeTensor>,
+        cotangents: Out<Self, Option<CubeTensor>>,
+    ) -> In<Self, CubeTensor> {
+        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
+        let dtype = specs.input.dtype;
+        let problem = self.problem(&specs.clone().map(|_, spec| spec.shape, |_, spec| spec.shape));
+        let inputs = held_on_cube(inputs, dtype);
+        let cotangents = cotangents.map(
+            |_, tensor| tensor.map(|tensor| cube::rows_as(tensor, 1, dtype)),
+            |_, tensor| tensor.map(cube::values),
+        );
+        let found = cube::launched(device::backward(&place.client, &problem, &inputs, &cotangents));
+        place.tensors::<Self::Inputs>(found, specs)
+    }
+}
+
+/// Inputs on a device as the kernels read them.
+#[cfg(feature = "cube")]
+fn held_on_cube(inputs: kernel::Operands<CubeTensor, CubeTensor>, dtype: DType) -> kernel::DeviceInputs {
+    inputs.map(
+        |_, tensor| cube::rows_as(tensor, 1, dtype),
+        |_, tensor| cube::values(tensor),
+    )
+}
