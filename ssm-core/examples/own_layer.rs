@@ -50,7 +50,7 @@ impl Layer {
         let key = heads(self.key.forward(x.clone()), KEY_DIM);
         let value = heads(self.value.forward(x.clone()), MODEL_DIM / HEADS);
         let gates = Gates {
-            // Decays are logarithms, so that long stretches of them are sums.
+            // Decays are logarithms, so that long segments of them are sums.
             log_decay: LogDecay::PerHeadToken(log_sigmoid(self.decay.forward(x))),
             ..Gates::new(query, key, value)
         };

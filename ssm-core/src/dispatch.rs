@@ -7,13 +7,13 @@
 //! | a delta rule | [`spillway_kernel_dsl::delta_rule`] |
 //! | a weighted mean | [`spillway_kernel_dsl::wkv4`] |
 
+use crate::chunking::Chunking;
 use crate::error::Result;
 use crate::gates::{Dims, Erase, Gates, LogDecay, ReadOut};
 use crate::operators::delta_rule::delta_rule_over;
 use crate::operators::recurrence::recurrence_over;
 use crate::operators::selective_scan::{ScanInputs, selective_scan};
 use crate::operators::wkv4::wkv4;
-use crate::recurrence::Chunking;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;

@@ -1,12 +1,12 @@
-//! The monoid element of a stretch of tokens: what it does to an incoming state, and what it adds.
+//! The monoid element of a segment of tokens: what it does to an incoming state, and what it adds.
 //!
-//! A stretch acts on a state as h ↦ A h + G. Two stretches, the earlier one first, compose as
+//! A segment acts on a state as h ↦ A h + G. Two segments, the earlier one first, compose as
 //!
 //! ```text
 //! (A₁, G₁) then (A₂, G₂)  =  (A₂ A₁,  A₂ G₁ + G₂)
 //! ```
 //!
-//! The law is associative, so stretches may be combined in any grouping: by threads, by machines, or by the queue of a
+//! The law is associative, so segments may be combined in any grouping: by threads, by machines, or by the queue of a
 //! sliding window. What A is depends on the rule:
 //!
 //! | rule | A | kept as |
@@ -21,32 +21,28 @@
 //! m = max(m₁ + w₂, m₂)          n = e^{m₁ + w₂ − m} n₁ + e^{m₂ − m} n₂          (denominators likewise)
 //! ```
 
-use crate::dispatch::run_gates;
 use crate::error::{Error, Result};
-use crate::gates::{Dims, Gates, LogDecay, Rule, expect_shape};
-use crate::operators::element::{element, sum_of_log_decays};
-use crate::recurrence::Chunking;
-use crate::sequences::Sequences;
+use crate::gates::{Dims, Gates, Rule, expect_shape};
 use crate::state::State;
 use burn::tensor::{Device, Tensor};
 
-/// What a stretch does to an incoming state.
+/// What a segment does to an incoming state.
 #[derive(Clone, Debug)]
 pub enum Transition {
-    /// Σ log a over the stretch, `[batch, heads, key_dim]`, or `[batch, heads, 1]` when all key rows decay alike.
+    /// Σ log a over the segment, `[batch, heads, key_dim]`, or `[batch, heads, 1]` when all key rows decay alike.
     Decay(Tensor<3>),
-    /// A, `[batch, heads, key_dim, key_dim]`: the state that the stretch leaves of the identity when nothing is written.
+    /// A, `[batch, heads, key_dim, key_dim]`: the state that the segment leaves of the identity when nothing is written.
     Matrix(Tensor<4>),
-    /// Σ w over the stretch, `[batch, heads, 1]`, of a state that is numerator, denominator and maximum.
+    /// Σ w over the segment, `[batch, heads, 1]`, of a state that is numerator, denominator and maximum.
     Mean(Tensor<3>),
 }
 
-/// (A, G) of a stretch.
+/// (A, G) of a segment.
 #[derive(Clone, Debug)]
 pub struct Element {
     /// A.
     pub transition: Transition,
-    /// G, of the state's shape: the state that the stretch leaves when it starts from an empty one.
+    /// G, of the state's shape: the state that the segment leaves when it starts from an empty one.
     pub update: Tensor<4>,
 }
 
@@ -109,24 +105,7 @@ impl Element {
         }
     }
 
-    /// The element of `gates`, computed from keys, values, decays and erasures; queries are not looked at. Only a weighted sum
-    /// looks at `chunk_size`.
-    ///
-    /// # Errors
-    /// [`crate::Error`] when shapes do not fit.
-    pub fn of(gates: &Gates, chunk_size: usize) -> Result<Self> {
-        let dims = gates.validate()?;
-        if dims.time == 0 {
-            return Ok(Self::identity_of(gates));
-        }
-        match (gates.rule(), &gates.log_decay) {
-            (Rule::Delta, _) => of_delta_rule(gates, &dims),
-            (Rule::WeightedSum, LogDecay::PerStep(_)) | (Rule::Mean, _) => of_run(gates, &dims),
-            (Rule::WeightedSum, _) => element(gates, chunk_size),
-        }
-    }
-
-    /// This stretch followed by `later`.
+    /// This segment followed by `later`.
     ///
     /// # Errors
     /// [`crate::Error::Shape`] and [`crate::Error::Value`] when the two are of different recurrences.
@@ -167,7 +146,7 @@ impl Element {
 }
 
 /// The state before the first token.
-fn empty_state(gates: &Gates) -> State {
+pub(crate) fn empty_state(gates: &Gates) -> State {
     let (dims, device) = (gates.dims(), gates.value.device());
     match gates.rule() {
         Rule::Mean => State::empty_mean(dims.batch, dims.heads, &device),
@@ -175,47 +154,8 @@ fn empty_state(gates: &Gates) -> State {
     }
 }
 
-/// G as what the recurrence leaves of an empty state; A from the decays alone.
-fn of_run(gates: &Gates, dims: &Dims) -> Result<Element> {
-    let mut state = empty_state(gates);
-    run_gates(gates.clone(), &Sequences::Equal, &mut state, Chunking::Fastest)?;
-    let device = gates.value.device();
-    let transition = match (gates.rule(), &gates.log_decay, &gates.step_size) {
-        (Rule::Mean, decay, _) => Transition::Mean(sum_of_log_decays(decay, dims, &device)),
-        (_, LogDecay::PerStep(a), Some(step)) => {
-            let steps: Tensor<3> = step.clone().sum_dim(1).reshape([dims.batch, dims.heads, 1]);
-            Transition::Decay(steps * a.clone().unsqueeze::<3>())
-        }
-        (_, decay, _) => Transition::Decay(sum_of_log_decays(decay, dims, &device)),
-    };
-    Ok(Element {
-        transition,
-        update: state.memory,
-    })
-}
-
-/// One run of the recurrence over twice as many columns: those that start from the identity and are never written become A,
-/// those that start from nothing become G.
-fn of_delta_rule(gates: &Gates, dims: &Dims) -> Result<Element> {
-    let device = gates.value.device();
-    let (key_dim, value_dim) = (dims.key_dim, dims.value_dim);
-    let unwritten = Tensor::zeros([dims.batch, dims.time, dims.heads, key_dim], &device);
-    let mut both = gates.clone();
-    both.value = Tensor::cat(vec![unwritten, both.value], 3);
-    both.skip = None;
-    let nothing = State::zeros(dims, &device).memory;
-    let mut state = State {
-        memory: Tensor::cat(vec![identity_matrices(dims, &device), nothing], 3),
-        position: 0,
-    };
-    run_gates(both, &Sequences::Equal, &mut state, Chunking::Fastest)?;
-    Ok(Element {
-        transition: Transition::Matrix(state.memory.clone().narrow(3, 0, key_dim)),
-        update: state.memory.narrow(3, key_dim, value_dim),
-    })
-}
-
-fn identity_matrices(dims: &Dims, device: &Device) -> Tensor<4> {
+/// I for every sequence and head, `[batch, heads, key_dim, key_dim]`.
+pub(crate) fn identity_matrices(dims: &Dims, device: &Device) -> Tensor<4> {
     let one = Tensor::<2>::eye(dims.key_dim, device).unsqueeze::<4>();
     one.repeat_dim(0, dims.batch).repeat_dim(1, dims.heads)
 }

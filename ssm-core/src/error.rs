@@ -1,7 +1,6 @@
 //! Everything that can be wrong with gates, states and layers.
 
-use crate::intervention::Incompatible;
-use crate::weights::WeightError;
+use spillway_kernel_dsl::linear::LinearError;
 use spillway_kernel_dsl::sequences::SequencesError;
 use thiserror::Error;
 
@@ -36,12 +35,12 @@ pub enum Error {
         /// What came.
         found: String,
     },
-    /// Two stretches of gates differ in kind.
+    /// Two segments of gates differ in kind.
     #[error("cannot join gates of decay kind {first} with gates of decay kind {second}")]
     DecayKind {
-        /// Kind of the earlier stretch.
+        /// Kind of the earlier segment.
         first: &'static str,
-        /// Kind of the later stretch.
+        /// Kind of the later segment.
         second: &'static str,
     },
     /// Paddings or offsets of sequences do not fit the tokens.
@@ -100,6 +99,55 @@ pub enum Error {
         expected: String,
         /// What was there.
         found: String,
+    },
+}
+
+/// Why an intervention cannot work with a model.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{intervention} cannot work at layer {layer}: {reason}")]
+pub struct Incompatible {
+    /// The intervention's text form.
+    pub intervention: String,
+    /// Index of the layer.
+    pub layer: usize,
+    /// The cause, and what would work.
+    pub reason: String,
+}
+
+/// What can be wrong with a tensor of a [`WeightMap`](crate::WeightMap).
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum WeightError {
+    /// There is no tensor of this name.
+    #[error("tensor {name} is missing: expected shape {expected:?}")]
+    Missing {
+        /// The name.
+        name: String,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape.
+    #[error("tensor {name}: expected shape {expected:?}, found {found:?}")]
+    Shape {
+        /// The name.
+        name: String,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+        /// The shape that it has.
+        found: Vec<usize>,
+    },
+    /// Nothing has asked for a tensor.
+    #[error("tensor {name} was not expected: nothing reads it")]
+    Unread {
+        /// The name.
+        name: String,
+    },
+    /// A matrix cannot be packed.
+    #[error("tensor {name}: {cause}")]
+    Packing {
+        /// The name.
+        name: String,
+        /// Why not.
+        cause: LinearError,
     },
 }
 

@@ -8,19 +8,20 @@
 //!    the tokens, change the state between two calls (state normalisation, resets), or call `next` on a state of its own
 //!    (sliding windows). The first intervention of a chain is outermost; innermost is the plain recurrence.
 //!
-//! What an intervention carries from call to call lives in a [`Memory`], one per layer, which is part of the layer's state:
+//! What an intervention carries from call to call lives in an [`InterventionState`], one per recurrence, which is part of the layer's state:
 //! cloned with it, saved with it.
 
+use crate::chunking::Chunking;
+pub use crate::error::Incompatible;
 use crate::error::{Error, Result};
 use crate::gates::{Dims, Gates, Rule};
-use crate::recurrence::{Chunking, recurrence};
-use crate::state::{Recurrence, State};
+use crate::recurrence::recurrence;
+use crate::state::State;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
-use thiserror::Error;
 
 /// What an intervention may know about the layer it acts in.
 #[derive(Clone, Debug)]
@@ -88,22 +89,10 @@ impl Site {
     }
 }
 
-/// Why an intervention cannot work with a model.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{intervention} cannot work at layer {layer}: {reason}")]
-pub struct Incompatible {
-    /// The intervention's text form.
-    pub intervention: String,
-    /// Index of the layer.
-    pub layer: usize,
-    /// The cause, and what would work.
-    pub reason: String,
-}
-
 /// What an intervention carries from call to call in one layer.
-pub trait Memory: Debug + Send + Any {
+pub trait InterventionState: Debug + Send + Any {
     /// A copy that goes its own way.
-    fn clone_box(&self) -> Box<dyn Memory>;
+    fn clone_box(&self) -> Box<dyn InterventionState>;
     /// Memory taken, in bytes.
     fn bytes(&self) -> usize;
     /// Everything needed to go on, by name.
@@ -112,19 +101,19 @@ pub trait Memory: Debug + Send + Any {
     fn report(&self) -> BTreeMap<String, f64> {
         BTreeMap::new()
     }
-    /// The memory of these sequences of the batch, in this order; one may be taken several times.
+    /// The state of these sequences of the batch, in this order; one may be taken several times.
     ///
     /// # Errors
-    /// [`Error::Value`] for a memory that cannot be divided: every one that does not say how.
-    fn select(&self, _rows: &[usize]) -> Result<Box<dyn Memory>> {
+    /// [`Error::Value`] for a state that cannot be divided: every one that does not say how.
+    fn select(&self, _rows: &[usize]) -> Result<Box<dyn InterventionState>> {
         Err(undivided(std::any::type_name::<Self>()))
     }
-    /// The memory of one batch of this one's sequences and then those of `others`, which are of the same intervention at the
+    /// The state of one batch of this one's sequences and then those of `others`, which are of the same intervention at the
     /// same site.
     ///
     /// # Errors
-    /// [`Error::Value`] for memories that cannot be joined: all that do not say how.
-    fn cat(&self, _others: &[&dyn Memory]) -> Result<Box<dyn Memory>> {
+    /// [`Error::Value`] for states that cannot be joined: all that do not say how.
+    fn cat(&self, _others: &[&dyn InterventionState]) -> Result<Box<dyn InterventionState>> {
         Err(undivided(std::any::type_name::<Self>()))
     }
     /// For the intervention that owns it.
@@ -139,18 +128,18 @@ fn undivided(found: &str) -> Error {
     }
 }
 
-impl Clone for Box<dyn Memory> {
+impl Clone for Box<dyn InterventionState> {
     fn clone(&self) -> Self {
         (**self).clone_box()
     }
 }
 
-/// The memory of an intervention that carries nothing.
+/// The state of an intervention that carries nothing.
 #[derive(Clone, Debug, Default)]
-pub struct NoMemory;
+pub struct NoState;
 
-impl Memory for NoMemory {
-    fn clone_box(&self) -> Box<dyn Memory> {
+impl InterventionState for NoState {
+    fn clone_box(&self) -> Box<dyn InterventionState> {
         Box::new(Self)
     }
     fn bytes(&self) -> usize {
@@ -159,10 +148,10 @@ impl Memory for NoMemory {
     fn save(&self) -> BTreeMap<String, TensorData> {
         BTreeMap::new()
     }
-    fn select(&self, _rows: &[usize]) -> Result<Box<dyn Memory>> {
+    fn select(&self, _rows: &[usize]) -> Result<Box<dyn InterventionState>> {
         Ok(Box::new(Self))
     }
-    fn cat(&self, _others: &[&dyn Memory]) -> Result<Box<dyn Memory>> {
+    fn cat(&self, _others: &[&dyn InterventionState]) -> Result<Box<dyn InterventionState>> {
         Ok(Box::new(Self))
     }
     fn as_any_mut(&mut self) -> &mut dyn Any {
@@ -198,12 +187,12 @@ pub trait Intervention: Debug + Send + Sync {
         Ok(())
     }
 
-    /// The memory at position 0, for `batch` sequences.
-    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
-        Box::new(NoMemory)
+    /// The state at position 0, for `batch` sequences.
+    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn InterventionState> {
+        Box::new(NoState)
     }
 
-    /// The memory that [`Memory::save`] gave.
+    /// The state that [`InterventionState::save`] gave.
     ///
     /// # Errors
     /// [`Error::Saved`] when an entry is missing or does not fit.
@@ -213,7 +202,7 @@ pub trait Intervention: Debug + Send + Sync {
         batch: usize,
         device: &Device,
         _saved: &BTreeMap<String, TensorData>,
-    ) -> Result<Box<dyn Memory>> {
+    ) -> Result<Box<dyn InterventionState>> {
         Ok(self.start(site, batch, device))
     }
 
@@ -234,10 +223,27 @@ pub trait Intervention: Debug + Send + Sync {
         _site: &Site,
         gates: Gates,
         state: &mut State,
-        _memory: &mut dyn Memory,
+        _own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>> {
         next(gates, state)
+    }
+}
+
+/// What one recurrence of a layer carries: its own state, and those of the interventions that act there.
+#[derive(Clone, Debug)]
+pub struct SiteState {
+    /// State of the recurrence.
+    pub state: State,
+    /// One state per intervention of the chain, in its order.
+    pub interventions: Vec<Box<dyn InterventionState>>,
+}
+
+impl SiteState {
+    /// Memory taken, in bytes, interventions included.
+    pub fn bytes(&self) -> usize {
+        let interventions: usize = self.interventions.iter().map(|own| own.bytes()).sum();
+        self.state.bytes() + interventions
     }
 }
 
@@ -292,8 +298,8 @@ impl Chain {
             .try_for_each(|intervention| intervention.check(site))
     }
 
-    /// The memories at position 0.
-    pub fn start(&self, site: &Site, batch: usize, device: &Device) -> Vec<Box<dyn Memory>> {
+    /// The states of the interventions at position 0.
+    pub fn start(&self, site: &Site, batch: usize, device: &Device) -> Vec<Box<dyn InterventionState>> {
         self.0
             .iter()
             .map(|intervention| intervention.start(site, batch, device))
@@ -301,7 +307,7 @@ impl Chain {
     }
 
     /// Runs interventions and recurrence over the tokens at hand and returns the read-out `[batch, time, heads, value_dim]`.
-    /// State and memories are left after the last token.
+    /// The states are left after the last token.
     ///
     /// # Errors
     /// [`enum@Error`] from gates that do not fit, or from an intervention.
@@ -309,16 +315,16 @@ impl Chain {
         &self,
         site: &Site,
         gates: Gates,
-        recurrence: &mut Recurrence,
+        recurrence: &mut SiteState,
         chunking: Chunking,
     ) -> Result<Tensor<4>> {
-        if recurrence.memories.len() != self.0.len() {
+        if recurrence.interventions.len() != self.0.len() {
             return Err(Error::Value {
                 what: "memories of the layer's state",
                 expected: "one per intervention: start the state with this chain",
                 found: format!(
                     "{} memories for {} interventions",
-                    recurrence.memories.len(),
+                    recurrence.interventions.len(),
                     self.0.len()
                 ),
             });
@@ -332,7 +338,7 @@ impl Chain {
             site,
             gates,
             &mut recurrence.state,
-            &mut recurrence.memories,
+            &mut recurrence.interventions,
             chunking,
         )
     }
@@ -343,14 +349,13 @@ fn descend(
     site: &Site,
     gates: Gates,
     state: &mut State,
-    memories: &mut [Box<dyn Memory>],
+    states: &mut [Box<dyn InterventionState>],
     chunking: Chunking,
 ) -> Result<Tensor<4>> {
-    let (Some((outer, rest)), Some((memory, inner))) =
-        (interventions.split_first(), memories.split_first_mut())
+    let (Some((outer, rest)), Some((own, inner))) = (interventions.split_first(), states.split_first_mut())
     else {
         return recurrence(gates, state, chunking);
     };
     let mut next = |gates: Gates, state: &mut State| descend(rest, site, gates, state, inner, chunking);
-    outer.on_recurrence(site, gates, state, memory.as_mut(), &mut next)
+    outer.on_recurrence(site, gates, state, own.as_mut(), &mut next)
 }

@@ -28,14 +28,15 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`gates`], [`state`] | what a layer computes from its input, and what it carries |
-//! | [`mod@recurrence`] | the four forms: step, sequential, chunked, scan |
-//! | [`element`] | the monoid element of a stretch: compose, apply |
+//! | [`mod@recurrence`], [`chunking`] | the four forms: step, sequential, chunked, scan |
+//! | [`element`] | the monoid element of a segment: compose, apply |
 //! | [`intervention`] | the two places where a mitigation acts |
 //! | [`linear`] | projections with packed or dense weights |
-//! | [`mixer`] | what a layer of a model is, and what it carries |
-//! | [`mamba1`], [`mamba2`] | the mixers of Mamba-1 and Mamba-2 |
+//! | [`mixer`], [`key_value_cache`] | what a layer of a model is, and what it carries |
+//! | [`mamba1`], [`mamba2`], [`s4`], [`h3`] | the mixers of Mamba-1, Mamba-2, S4 and S4D, and H3 |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`short_conv`] | the short convolution of mixers |
+//! | [`mod@state_space`] | linear state spaces in f64: their three views, HiPPO, S4, S4D, and where they start from |
 //! | [`weights`] | where mixers take their weights from |
 //! | [`sequences`] | sequences of different lengths in one batch |
 
@@ -43,32 +44,40 @@
 pub use burn;
 
 mod backend;
+pub mod chunking;
 mod dispatch;
 pub mod element;
+mod element_of_gates;
 pub mod error;
 pub mod gates;
+pub mod h3;
 pub mod intervention;
+pub mod key_value_cache;
 pub mod linear;
 pub mod mamba1;
 pub mod mamba2;
 pub mod mixer;
 pub mod operators;
 pub mod recurrence;
+pub mod s4;
 pub mod sequences;
 pub mod short_conv;
 pub mod state;
+pub mod state_space;
 pub mod weights;
 
+pub use chunking::Chunking;
 pub use element::Element;
 pub use error::{Error, Result};
 pub use gates::{Dims, Erase, Gates, LogDecay, ReadOut, Rule};
-pub use intervention::{Chain, Incompatible, Intervention, Memory, Next, Site};
+pub use intervention::{Chain, Incompatible, Intervention, InterventionState, Next, Site, SiteState};
+pub use key_value_cache::KeyValueCache;
 pub use linear::{Linear, Weight};
-pub use mixer::{Context, KeyValueCache, Mixer, MixerState, RecurrentState, Shared};
-pub use recurrence::{Chunking, recurrence, recurrence_bounded, recurrence_of_sequences};
+pub use mixer::{Context, Mixer, MixerState, RecurrentState, Shared};
+pub use recurrence::{recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;
 pub use short_conv::{ShortConv, ShortConvConfig};
-pub use state::{Recurrence, State};
+pub use state::State;
 pub use weights::{Init, WeightMap, WeightSource};
 
 /// Runs the README's example as a test.

@@ -23,7 +23,7 @@ use crate::weights::{Init, StepSizes, WeightSource};
 use burn::tensor::{Device, Tensor};
 use spillway_kernel_dsl::causal_conv1d::Activation;
 
-/// The shape of a mixer.
+/// The configuration of a mixer of Mamba-1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mamba1Config {
     /// Width of the layer's input and output.
@@ -34,7 +34,7 @@ pub struct Mamba1Config {
     pub state_dim: usize,
     /// Rank of the projection of Δ.
     pub dt_rank: usize,
-    /// The short convolution.
+    /// The short convolution before the recurrence.
     pub conv: ShortConvConfig,
     /// Whether the projections of the input and to the output have biases.
     pub projection_bias: bool,
@@ -118,7 +118,7 @@ impl Mamba1 {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> Mamba1Config {
         self.config
     }

@@ -26,7 +26,7 @@ use burn::tensor::{Device, Tensor};
 pub use spillway_kernel_dsl::causal_conv1d::Activation;
 pub use spillway_kernel_dsl::gated_norm::GateOrder;
 
-/// The shape of a mixer.
+/// The configuration of a mixer of Mamba-2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mamba2Config {
     /// Width of the layer's input and output.
@@ -39,7 +39,7 @@ pub struct Mamba2Config {
     pub state_dim: usize,
     /// Groups that share B and C.
     pub num_groups: usize,
-    /// The short convolution.
+    /// The short convolution before the recurrence.
     pub conv: ShortConvConfig,
     /// Whether the projections have biases.
     pub projection_bias: bool,
@@ -188,7 +188,7 @@ impl Mamba2 {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> &Mamba2Config {
         &self.config
     }

@@ -3,10 +3,11 @@
 //! | form | what it is | for |
 //! |---|---|---|
 //! | step | one token, the definition | decode |
-//! | sequential | the definition, token by token | truth, and short stretches |
+//! | sequential | the definition, token by token | truth, and short segments |
 //! | chunked | matrix products inside chunks, the state between them | prefill, training |
 //! | scan | monoid elements of chunks, combined, then applied | what several machines do |
 
+pub use crate::chunking::Chunking;
 use crate::dispatch::run_gates;
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -15,26 +16,6 @@ use crate::operators::bounded;
 use crate::sequences::Sequences;
 use crate::state::State;
 use burn::tensor::Tensor;
-
-/// How the tokens of a recurrence are taken. All ways give the same result up to rounding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Chunking {
-    /// Chunked or token by token, whichever is faster for the shape; one token is a step.
-    #[default]
-    Fastest,
-    /// Token by token.
-    Sequential,
-    /// Matrix products inside chunks of this many tokens.
-    Chunked {
-        /// Tokens in a chunk.
-        chunk_size: usize,
-    },
-    /// Elements of chunks of this many tokens, combined by the monoid law; each chunk is read out with matrix products.
-    Scan {
-        /// Tokens in a chunk.
-        chunk_size: usize,
-    },
-}
 
 /// y_t for every token of `gates`, `[batch, time, heads, value_dim]`; `state` is left after the last token.
 ///

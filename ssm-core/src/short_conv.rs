@@ -49,7 +49,7 @@ impl ShortConv {
             }));
         }
         let taps = Init::fan_in(width);
-        let weight = source.tensor(&format!("{name}.weight"), [channels, 1, width], taps)?;
+        let weight = source.tensor(&format!("{name}.weight"), [channels, 1, width], taps.clone())?;
         Ok(Self {
             weight: weight.reshape([channels, width]),
             bias: match bias {

@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::gates::{Dims, expect_shape};
-use crate::intervention::Memory;
 use burn::tensor::{Device, Tensor};
 
 /// The recurrent state of one layer.
@@ -56,22 +55,5 @@ impl State {
     pub fn take(&mut self) -> Tensor<4> {
         let device = self.memory.device();
         std::mem::replace(&mut self.memory, Tensor::zeros([0, 0, 0, 0], &device))
-    }
-}
-
-/// What one recurrence of a layer carries: its state, and the memories of the interventions that act there.
-#[derive(Clone, Debug)]
-pub struct Recurrence {
-    /// The recurrent state.
-    pub state: State,
-    /// One memory per intervention of the chain, in its order.
-    pub memories: Vec<Box<dyn Memory>>,
-}
-
-impl Recurrence {
-    /// Memory taken, in bytes, interventions included.
-    pub fn bytes(&self) -> usize {
-        let memories: usize = self.memories.iter().map(|memory| memory.bytes()).sum();
-        self.state.bytes() + memories
     }
 }

@@ -8,11 +8,18 @@ mod equivalence {
     use super::devices::{adapters, devices, tensor, values};
     use burn::tensor::{Device, Tensor};
     use spillway_ssm_core::operators::causal_conv1d::Activation;
+    use spillway_ssm_core::operators::linear_state_space::{
+        LinearSystem, Rule, Spectrum, linear_state_space,
+    };
+    use spillway_ssm_core::operators::long_convolution::{Form, Later};
     use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
     use spillway_ssm_core::operators::taylor_attention::Expansion;
+    use spillway_ssm_core::operators::vandermonde::{Discretization, ModeSet};
     use spillway_ssm_core::operators::{
-        Pairing, RotaryPlan, ScanInputs, TaylorPlan, add_rms_norm, causal_conv1d, cross_entropy, gated_norm,
-        rotary, selective_scan, split, split_to_heads, step_size, taylor_attention, wkv4, wkv4_state,
+        DiagonalPlan, DiagonalSystem, LongConvolutionInputs, LowRankSystem, Pairing, RotaryPlan, ScanInputs,
+        TaylorPlan, add_rms_norm, cauchy_kernel, cauchy_response, causal_conv1d, cross_entropy, gated_norm,
+        long_convolution, long_convolution_piece, rotary, selective_scan, split, split_to_heads, step_size,
+        taylor_attention, vandermonde_kernel, vandermonde_response, wkv4, wkv4_state,
     };
     use spillway_ssm_core::{
         Chunking, Erase, Gates, Linear, LogDecay, Sequences, State, recurrence, recurrence_of_sequences,
@@ -70,12 +77,131 @@ mod equivalence {
         Sequences::packed(SEQUENCES)
     }
 
-    const CALLS: [(&str, Call); 15] = [
+    /// Rates that decay, `[copies, modes, 2]`.
+    fn rates(leaves: &mut Leaves) -> Tensor<3> {
+        let damping = leaves.next([2, 3, 1]).abs().add_scalar(0.5).neg();
+        let frequency = leaves.next([2, 3, 1]).mul_scalar(3.0);
+        Tensor::cat(vec![damping, frequency], 2)
+    }
+
+    const CALLS: [(&str, Call); 23] = [
+        ("linear_state_space", |leaves| {
+            let system = LinearSystem {
+                step_size: leaves.next([4]).abs().add_scalar(0.2),
+                a: rates(leaves),
+                b: leaves.next([2, 3, 2]),
+                c: leaves.next([2, 4, 3, 2]),
+                low_rank: Some(leaves.next([1, 2, 3, 2])),
+                skip: Some(leaves.next([2, 4])),
+                rule: Rule::Bilinear,
+                spectrum: Spectrum::ConjugatePairs,
+            };
+            let (input, mut state) = (leaves.next([2, 5, 4]), leaves.next([2, 4, 3, 2]));
+            let out = linear_state_space(input, &system, &mut state).expect("shapes that fit");
+            vec![flat(out), flat(state)]
+        }),
+        ("linear_state_space of a diagonal", |leaves| {
+            let system = LinearSystem {
+                step_size: leaves.next([4]).abs().add_scalar(0.2),
+                a: rates(leaves),
+                b: leaves.next([2, 3, 2]),
+                c: leaves.next([1, 4, 3, 2]),
+                low_rank: None,
+                skip: None,
+                rule: Rule::ZeroOrderHold,
+                spectrum: Spectrum::Complete,
+            };
+            let (input, mut state) = (leaves.next([1, 7, 4]), leaves.next([1, 4, 3, 2]));
+            let out = linear_state_space(input, &system, &mut state).expect("shapes that fit");
+            vec![flat(out), flat(state)]
+        }),
+        ("vandermonde_kernel", |leaves| {
+            let plan = DiagonalPlan {
+                length: 9,
+                discretization: Discretization::Bilinear,
+                mode_set: ModeSet::ConjugatePairs,
+            };
+            let system = DiagonalSystem {
+                step: leaves.next([4, 1]).abs().add_scalar(0.2),
+                a: rates(leaves),
+                b: leaves.next([2, 3, 2]),
+                c: leaves.next([2, 4, 3, 2]),
+            };
+            vec![flat(vandermonde_kernel(system, &plan).expect("shapes that fit"))]
+        }),
+        ("vandermonde_response", |leaves| {
+            let plan = DiagonalPlan {
+                length: 5,
+                discretization: Discretization::ZeroOrderHold,
+                mode_set: ModeSet::All,
+            };
+            let system = DiagonalSystem {
+                step: leaves.next([4, 3]).abs().add_scalar(0.2),
+                a: rates(leaves),
+                b: leaves.next([2, 3, 2]),
+                c: leaves.next([1, 4, 3, 2]),
+            };
+            let (state, signal) = (leaves.next([2, 4, 3, 2]), leaves.next([2, 4, 5]));
+            let found = vandermonde_response(system, state, signal, &plan).expect("shapes that fit");
+            vec![
+                flat(found.kernel),
+                flat(found.state_kernel),
+                flat(found.next_state),
+            ]
+        }),
+        ("cauchy_kernel", |leaves| {
+            let system = LowRankSystem {
+                step: leaves.next([4]).abs().add_scalar(0.3),
+                a: rates(leaves),
+                b: leaves.next([2, 3, 2]),
+                p: leaves.next([1, 2, 3, 2]),
+                c: leaves.next([2, 4, 3, 2]),
+                nodes: 10,
+            };
+            vec![flat(cauchy_kernel(system, 9).expect("shapes that fit"))]
+        }),
+        ("cauchy_response", |leaves| {
+            let system = LowRankSystem {
+                step: leaves.next([4]).abs().add_scalar(0.3),
+                a: rates(leaves),
+                b: leaves.next([2, 3, 2]),
+                p: leaves.next([2, 2, 3, 2]),
+                c: leaves.next([1, 4, 3, 2]),
+                nodes: 7,
+            };
+            let state = leaves.next([2, 4, 3, 2]);
+            let (kernel, response) = cauchy_response(system, state, 7).expect("shapes that fit");
+            vec![flat(kernel), flat(response)]
+        }),
         ("causal_conv1d", |leaves| {
             let (input, weight) = (leaves.next([1, 8, 5]), leaves.next([5, 4]));
             let (bias, mut state) = (leaves.next([5]), leaves.next([3, 5, 3]));
             let out = causal_conv1d(input, weight, Some(bias), Activation::Silu, &packed(), &mut state);
             vec![flat(out.expect("shapes that fit")), flat(state)]
+        }),
+        ("long_convolution", |leaves| {
+            let inputs = LongConvolutionInputs {
+                input: leaves.next([2, 9, 3]),
+                kernel: leaves.next([2, 3, 12]),
+                later_kernel: Some((Later::Next, leaves.next([2, 3, 12]))),
+                skip: Some(leaves.next([2, 3])),
+                response: Some(leaves.next([2, 9, 6])),
+            };
+            vec![flat(
+                long_convolution(inputs, Form::Fourier).expect("shapes that fit"),
+            )]
+        }),
+        ("long_convolution_piece", |leaves| {
+            let inputs = LongConvolutionInputs {
+                input: leaves.next([2, 5, 3]),
+                kernel: leaves.next([1, 3, 7]),
+                later_kernel: None,
+                skip: Some(leaves.next([1, 3])),
+                response: None,
+            };
+            let mut tail = leaves.next([2, 6, 3]);
+            let out = long_convolution_piece(inputs, Form::Auto, &mut tail).expect("shapes that fit");
+            vec![flat(out), flat(tail)]
         }),
         ("gated RMSNorm", |leaves| {
             let plan = NormPlan {

@@ -89,7 +89,7 @@ impl Linear {
         })
     }
 
-    /// The weight.
+    /// Weight of the projection, `[out_features, in_features]`.
     pub fn weight(&self) -> &Weight {
         &self.weight
     }

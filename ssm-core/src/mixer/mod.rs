@@ -3,16 +3,15 @@
 //! Sequence mixers (Mamba, RWKV's time mixing, attention) and channel mixers (gated MLPs, RWKV's channel mixing) are the same
 //! thing here: either may carry something from token to token. A model is a list of blocks of them, in any mixture.
 
-mod cache;
 mod place;
 mod rows;
 mod state;
 
+use crate::chunking::Chunking;
 use crate::error::Result;
 use crate::intervention::{Chain, Site};
-use crate::recurrence::Chunking;
+pub use crate::key_value_cache::KeyValueCache;
 use burn::tensor::{Device, Tensor};
-pub use cache::KeyValueCache;
 pub use place::on_device;
 pub use rows::{cat_rows, select_rows};
 pub use state::{MixerState, RecurrentState};
@@ -56,7 +55,7 @@ pub trait Mixer: Debug + Send + Sync {
 /// What a layer may know beside its input and state.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// The interventions.
+    /// The interventions of the model.
     pub chain: &'a Chain,
     /// Index of the block, from 0.
     pub layer: usize,

@@ -1,13 +1,14 @@
 //! A layer's state cut from the graph that made it, and moved between devices.
 //!
-//! Training carries states from one stretch of a text to the next. Between stretches the graph may be cut
+//! Training carries states from one segment of a text to the next. Between segments the graph may be cut
 //! ([`MixerState::detach`]), and from step to step states are kept without any autodiff at all ([`MixerState::to_device`] with
-//! the inner device). Interventions have no part in this: their memories say nothing of gradients, and are refused.
+//! the inner device). Interventions have no part in this: their states say nothing of gradients, and are refused.
 
 use super::{KeyValueCache, MixerState, RecurrentState};
 use crate::error::{Error, Result};
-use crate::intervention::{Memory, NoMemory};
-use crate::state::{Recurrence, State};
+use crate::intervention::SiteState;
+use crate::intervention::{InterventionState, NoState};
+use crate::state::State;
 use burn::tensor::{Device, Tensor};
 
 /// What becomes of every tensor of a state.
@@ -91,6 +92,7 @@ impl RecurrentState {
                 .into_iter()
                 .map(|conv_state| place.put(conv_state))
                 .collect(),
+            systems: self.systems.into_iter().map(|system| place.put(system)).collect(),
             recurrences: recurrences
                 .map(|recurrence| recurrence.placed(place))
                 .collect::<Result<_>>()?,
@@ -98,26 +100,26 @@ impl RecurrentState {
     }
 }
 
-impl Recurrence {
+impl SiteState {
     fn placed(mut self, place: Place<'_>) -> Result<Self> {
-        expect_nothing_remembered(&mut self.memories)?;
+        expect_nothing_remembered(&mut self.interventions)?;
         Ok(Self {
             state: State {
                 memory: place.put(self.state.memory),
                 position: self.state.position,
             },
-            memories: self.memories,
+            interventions: self.interventions,
         })
     }
 }
 
-fn expect_nothing_remembered(memories: &mut [Box<dyn Memory>]) -> Result<()> {
-    for memory in memories {
-        if !memory.as_any_mut().is::<NoMemory>() {
+fn expect_nothing_remembered(states: &mut [Box<dyn InterventionState>]) -> Result<()> {
+    for own in states {
+        if !own.as_any_mut().is::<NoState>() {
             return Err(Error::Value {
                 what: "state to be cut from its graph",
                 expected: "that of the plain model: start it without interventions that remember something",
-                found: format!("{memory:?}"),
+                found: format!("{own:?}"),
             });
         }
     }

@@ -4,8 +4,9 @@ use super::{KeyValueCache, MixerState, RecurrentState};
 use crate::element::{Element, Transition};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
-use crate::intervention::Memory;
-use crate::state::{Recurrence, State};
+use crate::intervention::InterventionState;
+use crate::intervention::SiteState;
+use crate::state::State;
 use burn::tensor::{Int, Tensor};
 
 /// These rows of `tensor`, in this order.
@@ -77,7 +78,7 @@ impl MixerState {
     /// The states of these sequences of the batch, in this order; one may be taken several times.
     ///
     /// # Errors
-    /// [`Error::Value`] for a row that is not there, or for an intervention's memory that cannot be divided.
+    /// [`Error::Value`] for a row that is not there, or for an intervention's state that cannot be divided.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
         Ok(match self {
             Self::Recurrent(state) => Self::Recurrent(state.select(rows)?),
@@ -89,7 +90,7 @@ impl MixerState {
     /// One batch of the sequences of all `states`, which are of the same mixer and chain.
     ///
     /// # Errors
-    /// [`Error::Value`] or [`Error::Shape`] for states that do not belong together, or for an intervention's memories that
+    /// [`Error::Value`] or [`Error::Shape`] for states that do not belong together, or for interventions' states that
     /// cannot be joined.
     pub fn cat(states: &[&Self]) -> Result<Self> {
         match states.first() {
@@ -147,11 +148,14 @@ impl MixerState {
     /// Sequences; `None` where there is no state to tell.
     fn batch(&self) -> Option<usize> {
         match self {
-            Self::Recurrent(state) => match (state.conv_states.first(), state.recurrences.first()) {
-                (Some(conv_state), _) => Some(conv_state.dims()[0]),
-                (None, Some(recurrence)) => Some(recurrence.state.memory.dims()[0]),
-                (None, None) => None,
-            },
+            Self::Recurrent(state) => {
+                let conv_state = state.conv_states.first().map(|state| state.dims()[0]);
+                let system = state.systems.first().map(|state| state.dims()[0]);
+                let recurrence = state.recurrences.first();
+                conv_state
+                    .or(system)
+                    .or(recurrence.map(|recurrence| recurrence.state.memory.dims()[0]))
+            }
             Self::Attention(cache) => Some(cache.lengths().len()),
             Self::Stateless => None,
         }
@@ -164,9 +168,11 @@ impl RecurrentState {
             .conv_states
             .iter()
             .map(|conv_state| select_rows(conv_state, rows));
+        let systems = self.systems.iter().map(|system| select_rows(system, rows));
         let recurrences = self.recurrences.iter().map(|recurrence| recurrence.select(rows));
         Ok(Self {
             conv_states: conv_states.collect::<Result<_>>()?,
+            systems: systems.collect::<Result<_>>()?,
             recurrences: recurrences.collect::<Result<_>>()?,
         })
     }
@@ -175,41 +181,48 @@ impl RecurrentState {
         let Some(first) = states.first() else {
             return Err(nothing_to_join());
         };
-        let (conv_states, recurrences) = (first.conv_states.len(), first.recurrences.len());
-        if states
-            .iter()
-            .any(|state| (state.conv_states.len(), state.recurrences.len()) != (conv_states, recurrences))
-        {
-            return Err(different("different numbers of convolutions or recurrences"));
+        let counts = |state: &Self| {
+            let (conv_states, systems) = (state.conv_states.len(), state.systems.len());
+            [conv_states, systems, state.recurrences.len()]
+        };
+        if states.iter().any(|state| counts(state) != counts(first)) {
+            return Err(different(
+                "different numbers of convolutions, state spaces or recurrences",
+            ));
         }
-        let conv_states = (0..conv_states).map(|index| {
+        let conv_states = (0..first.conv_states.len()).map(|index| {
             let parts = states.iter().map(|state| state.conv_states[index].clone());
             cat_rows("taps", parts.collect())
         });
-        let recurrences = (0..recurrences).map(|index| {
-            let parts: Vec<&Recurrence> = states.iter().map(|state| &state.recurrences[index]).collect();
-            Recurrence::cat(&parts)
+        let systems = (0..first.systems.len()).map(|index| {
+            let parts = states.iter().map(|state| state.systems[index].clone());
+            cat_rows("state of a linear state space", parts.collect())
+        });
+        let recurrences = (0..first.recurrences.len()).map(|index| {
+            let parts: Vec<&SiteState> = states.iter().map(|state| &state.recurrences[index]).collect();
+            SiteState::cat(&parts)
         });
         Ok(Self {
             conv_states: conv_states.collect::<Result<_>>()?,
+            systems: systems.collect::<Result<_>>()?,
             recurrences: recurrences.collect::<Result<_>>()?,
         })
     }
 }
 
-impl Recurrence {
-    /// The states and memories of these sequences of the batch, in this order.
+impl SiteState {
+    /// The states, those of interventions included, of these sequences of the batch, in this order.
     ///
     /// # Errors
     /// As [`MixerState::select`].
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
-        let memories = self.memories.iter().map(|memory| memory.select(rows));
+        let interventions = self.interventions.iter().map(|own| own.select(rows));
         Ok(Self {
             state: State {
                 memory: select_rows(&self.state.memory, rows)?,
                 position: self.state.position,
             },
-            memories: memories.collect::<Result<_>>()?,
+            interventions: interventions.collect::<Result<_>>()?,
         })
     }
 
@@ -223,16 +236,16 @@ impl Recurrence {
         };
         if others
             .iter()
-            .any(|other| other.memories.len() != first.memories.len())
+            .any(|other| other.interventions.len() != first.interventions.len())
         {
             return Err(different("different numbers of interventions"));
         }
-        let memories = first.memories.iter().enumerate().map(|(index, memory)| {
-            let others: Vec<&dyn Memory> = others
+        let interventions = first.interventions.iter().enumerate().map(|(index, own)| {
+            let others: Vec<&dyn InterventionState> = others
                 .iter()
-                .map(|other| other.memories[index].as_ref())
+                .map(|other| other.interventions[index].as_ref())
                 .collect();
-            memory.cat(&others)
+            own.cat(&others)
         });
         let parts = recurrences.iter().map(|part| part.state.memory.clone());
         let positions = recurrences.iter().map(|part| part.state.position);
@@ -241,13 +254,13 @@ impl Recurrence {
                 memory: cat_rows("state", parts.collect())?,
                 position: positions.max().unwrap_or(0),
             },
-            memories: memories.collect::<Result<_>>()?,
+            interventions: interventions.collect::<Result<_>>()?,
         })
     }
 }
 
 impl Element {
-    /// The stretch's element for these sequences of the batch, in this order.
+    /// The segment's element for these sequences of the batch, in this order.
     ///
     /// # Errors
     /// [`Error::Value`] for a row that is not there.

@@ -2,8 +2,9 @@
 
 use super::KeyValueCache;
 use crate::error::{Error, Result};
+use crate::intervention::SiteState;
 use crate::intervention::{Chain, Site};
-use crate::state::{Recurrence, State};
+use crate::state::State;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::collections::BTreeMap;
 
@@ -28,8 +29,10 @@ pub struct RecurrentState {
     /// The last `width − 1` inputs of every short convolution, each `[batch, channels, width − 1]`, oldest first. A token shift
     /// is a convolution of width 2.
     pub conv_states: Vec<Tensor<3>>,
+    /// The states of linear state spaces, each `[batch, channels, modes, 2]`: real and imaginary parts.
+    pub systems: Vec<Tensor<4>>,
     /// The recurrences, one per site.
-    pub recurrences: Vec<Recurrence>,
+    pub recurrences: Vec<SiteState>,
 }
 
 impl RecurrentState {
@@ -41,21 +44,33 @@ impl RecurrentState {
         batch: usize,
         device: &Device,
     ) -> Self {
-        let start = |site: &Site| Recurrence {
+        let start = |site: &Site| SiteState {
             state: site.empty_state(batch, device),
-            memories: chain.start(site, batch, device),
+            interventions: chain.start(site, batch, device),
         };
         Self {
             conv_states,
+            systems: Vec::new(),
             recurrences: sites.iter().map(start).collect(),
         }
+    }
+
+    /// The state of linear state space `index`.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when there is none.
+    pub fn system(&mut self, index: usize) -> Result<&mut Tensor<4>> {
+        let count = self.systems.len();
+        self.systems
+            .get_mut(index)
+            .ok_or_else(|| foreign(format!("the states of {count} linear state spaces")))
     }
 
     /// The state of recurrence `index`.
     ///
     /// # Errors
     /// [`Error::Value`] when there is none.
-    pub fn recurrence(&mut self, index: usize) -> Result<&mut Recurrence> {
+    pub fn recurrence(&mut self, index: usize) -> Result<&mut SiteState> {
         let count = self.recurrences.len();
         self.recurrences
             .get_mut(index)
@@ -108,7 +123,7 @@ impl MixerState {
     }
 
     /// The recurrences, in the order of the mixer's sites.
-    pub fn recurrences(&self) -> &[Recurrence] {
+    pub fn recurrences(&self) -> &[SiteState] {
         match self {
             Self::Recurrent(state) => &state.recurrences,
             Self::Attention(_) | Self::Stateless => &[],
@@ -116,7 +131,7 @@ impl MixerState {
     }
 
     /// As [`MixerState::recurrences`], to be changed.
-    pub fn recurrences_mut(&mut self) -> &mut [Recurrence] {
+    pub fn recurrences_mut(&mut self) -> &mut [SiteState] {
         match self {
             Self::Recurrent(state) => &mut state.recurrences,
             Self::Attention(_) | Self::Stateless => &mut [],
@@ -132,14 +147,19 @@ impl MixerState {
                     .iter()
                     .map(|conv_state| 4 * conv_state.shape().num_elements())
                     .sum();
-                convolutions + state.recurrences.iter().map(Recurrence::bytes).sum::<usize>()
+                let systems: usize = state
+                    .systems
+                    .iter()
+                    .map(|system| 4 * system.shape().num_elements())
+                    .sum();
+                convolutions + systems + state.recurrences.iter().map(SiteState::bytes).sum::<usize>()
             }
             Self::Attention(cache) => cache.bytes(),
             Self::Stateless => 0,
         }
     }
 
-    /// Everything needed to go on, by name: `taps.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`.
+    /// Everything needed to go on, by name: `taps.0`, `systems.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`.
     pub fn save(&self) -> BTreeMap<String, TensorData> {
         let mut saved = BTreeMap::new();
         match self {
@@ -147,11 +167,14 @@ impl MixerState {
                 for (index, conv_state) in state.conv_states.iter().enumerate() {
                     saved.insert(format!("taps.{index}"), conv_state.to_data());
                 }
+                for (index, system) in state.systems.iter().enumerate() {
+                    saved.insert(format!("systems.{index}"), system.to_data());
+                }
                 for (index, recurrence) in state.recurrences.iter().enumerate() {
                     let name = format!("recurrences.{index}");
                     saved.insert(format!("{name}.state"), recurrence.state.memory.to_data());
-                    for (position, memory) in recurrence.memories.iter().enumerate() {
-                        let entries = memory.save().into_iter();
+                    for (position, own) in recurrence.interventions.iter().enumerate() {
+                        let entries = own.save().into_iter();
                         saved.extend(
                             entries.map(|(n, data)| (format!("{name}.interventions.{position}.{n}"), data)),
                         );
@@ -188,6 +211,9 @@ impl MixerState {
                 for (index, conv_state) in state.conv_states.iter_mut().enumerate() {
                     *conv_state = saved_like(saved, &format!("taps.{index}"), conv_state)?;
                 }
+                for (index, system) in state.systems.iter_mut().enumerate() {
+                    *system = saved_like(saved, &format!("systems.{index}"), system)?;
+                }
                 for (index, (recurrence, site)) in state.recurrences.iter_mut().zip(sites).enumerate() {
                     restore_recurrence(recurrence, saved, index, site, chain, position)?;
                 }
@@ -200,7 +226,7 @@ impl MixerState {
 }
 
 fn restore_recurrence(
-    recurrence: &mut Recurrence,
+    recurrence: &mut SiteState,
     saved: &BTreeMap<String, TensorData>,
     index: usize,
     site: &Site,
@@ -212,7 +238,7 @@ fn restore_recurrence(
     let memory = saved_like(saved, &format!("{name}.state"), &recurrence.state.memory)?;
     let batch = memory.dims()[0];
     recurrence.state = State { memory, position };
-    recurrence.memories = chain
+    recurrence.interventions = chain
         .interventions()
         .iter()
         .enumerate()

@@ -1,13 +1,15 @@
 //! How the tensors of a fresh model are drawn.
 
+use std::sync::Arc;
+
 /// How a tensor's values are drawn in a random checkpoint.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Init {
-    /// All 0.
+    /// Every element is 0.
     Zeros,
-    /// All 1.
+    /// Every element is 1.
     Ones,
-    /// All this.
+    /// Every element is this number.
     Constant(f32),
     /// Uniform from the first to the second.
     Uniform(f32, f32),
@@ -23,11 +25,13 @@ pub enum Init {
         from: f32,
         /// The last element.
         to: f32,
-        /// Of the way between.
+        /// Power of the share of the way from one end to the other.
         power: f32,
     },
     /// A function of an element's index and the number of elements.
     Values(fn(usize, usize) -> f32),
+    /// These values, over and over: the same for every row or channel. None at all give zeros.
+    Repeated(Arc<[f32]>),
 }
 
 impl Init {

@@ -34,10 +34,9 @@ mod init;
 mod map;
 
 use crate::error::Error;
+pub use crate::error::WeightError;
 use crate::linear::Linear;
 use burn::tensor::Tensor;
-use spillway_kernel_dsl::linear::LinearError;
-use thiserror::Error as ThisError;
 
 pub use below::Below;
 pub use init::{Init, StepSizes};
@@ -114,41 +113,4 @@ pub trait WeightSource {
     ) -> Below<'s, Self> {
         Below::new(self, prefix.into(), names)
     }
-}
-
-/// What can be wrong with a tensor of a [`WeightMap`].
-#[derive(Clone, Debug, PartialEq, ThisError)]
-pub enum WeightError {
-    /// There is no tensor of this name.
-    #[error("tensor {name} is missing: expected shape {expected:?}")]
-    Missing {
-        /// The name.
-        name: String,
-        /// The shape that it should have.
-        expected: Vec<usize>,
-    },
-    /// A tensor has another shape.
-    #[error("tensor {name}: expected shape {expected:?}, found {found:?}")]
-    Shape {
-        /// The name.
-        name: String,
-        /// The shape that it should have.
-        expected: Vec<usize>,
-        /// The shape that it has.
-        found: Vec<usize>,
-    },
-    /// Nothing has asked for a tensor.
-    #[error("tensor {name} was not expected: nothing reads it")]
-    Unread {
-        /// The name.
-        name: String,
-    },
-    /// A matrix cannot be packed.
-    #[error("tensor {name}: {cause}")]
-    Packing {
-        /// The name.
-        name: String,
-        /// Why not.
-        cause: LinearError,
-    },
 }

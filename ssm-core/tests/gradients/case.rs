@@ -227,13 +227,17 @@ impl Data {
         };
         let state: Vec<f64> = self.state.iter().map(|&h| f64::from(h)).collect();
         let mut found = GradientBuffers::<f64>::zeros(p, &inputs).expect("shapes that fit");
-        kernel::reference::backward(p, &inputs, &state, &cotangents, &mut found.as_gradients())
+        kernel::reference::backward(p, &inputs, &state, &cotangents, &mut found.as_written())
             .expect("shapes that fit");
         vec![
             Some(found.query),
             Some(found.key),
             Some(found.value),
-            found.log_decay,
+            match found.log_decay {
+                spillway_kernel_dsl::LogDecay::None => None,
+                spillway_kernel_dsl::LogDecay::Constant(values)
+                | spillway_kernel_dsl::LogDecay::Token(values) => Some(values),
+            },
             found.step_size,
             found.bonus,
             found.skip,

@@ -1,0 +1,17 @@
+//! The theory of state spaces: its views agree, it is what other people's software computes, and its measures remember.
+
+mod delay;
+mod differences;
+mod equivalence_kernels;
+mod equivalence_views;
+mod errors;
+mod golden_blocks;
+mod golden_hippo;
+mod golden_init;
+mod golden_kernels;
+mod golden_streams;
+mod hippo;
+mod rules;
+mod sampling;
+mod support;
+mod systems;

@@ -1,0 +1,219 @@
+//! Golden cases in f64, and the parameters of state spaces in them.
+//!
+//! Cases are discovered from the list `ops/OP.json` of `$GOLDEN_DIR`, or of this crate's `tests/golden`. Channel h of a case uses copy
+//! h mod S of its shared parameters.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use spillway_ssm_core::state_space::init::Transform;
+use spillway_ssm_core::state_space::{Complex64, Diagonal, Discretisation, Dplr, Modes};
+
+/// What f32 leaves of results that were computed in f64.
+pub const STORED_IN_F32: f64 = 1e-7;
+
+/// One case of one operator.
+pub struct Case {
+    /// `OP/CASE`, for messages.
+    pub name: String,
+    pub json: Value,
+    tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+/// All cases of an operator; panics when there is none, so that no test passes by finding nothing.
+pub fn cases(op: &str) -> Vec<Case> {
+    let folder = std::env::var_os("GOLDEN_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        PathBuf::from,
+    );
+    let read = |extension: &str| {
+        let path = folder.join("ops").join(format!("{op}.{extension}"));
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let json: Value = serde_json::from_slice(&read("json")).expect("the case list is JSON");
+    let bytes = read("safetensors");
+    let file = SafeTensors::deserialize(&bytes).expect("the tensors are safetensors");
+    let list = json["cases"].as_array().expect("a list of cases");
+    assert!(!list.is_empty(), "{op} has no case");
+    list.iter().map(|json| Case::new(op, json, &file)).collect()
+}
+
+impl Case {
+    fn new(op: &str, json: &Value, file: &SafeTensors) -> Self {
+        let name = json["name"].as_str().expect("a case has a name");
+        let prefix = format!("{name}/");
+        let mut tensors = HashMap::new();
+        for (path, view) in file.iter() {
+            if let Some(tensor) = path.strip_prefix(&prefix) {
+                let values = match view.dtype() {
+                    Dtype::F64 => of_bytes(view.data(), f64::from_le_bytes),
+                    Dtype::F32 => of_bytes(view.data(), |b: [u8; 4]| f64::from(f32::from_le_bytes(b))),
+                    Dtype::I64 => of_bytes(view.data(), |b: [u8; 8]| i64::from_le_bytes(b) as f64),
+                    other => panic!("{op}/{path} is {other:?}"),
+                };
+                tensors.insert(tensor.to_owned(), (view.shape().to_vec(), values));
+            }
+        }
+        Self {
+            name: format!("{op}/{name}"),
+            json: json.clone(),
+            tensors,
+        }
+    }
+
+    /// A tensor by its full name.
+    pub fn tensor(&self, name: &str) -> &[f64] {
+        self.if_any(name)
+            .unwrap_or_else(|| panic!("{} has no tensor {name}", self.name))
+    }
+
+    /// A tensor by its full name, if the case has it.
+    pub fn if_any(&self, name: &str) -> Option<&[f64]> {
+        self.tensors.get(name).map(|(_, values)| values.as_slice())
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        let tensor = self.tensors.get(name);
+        &tensor
+            .unwrap_or_else(|| panic!("{} has no tensor {name}", self.name))
+            .0
+    }
+
+    /// A tensor of complex numbers.
+    pub fn complex(&self, name: &str) -> Vec<Complex64> {
+        let pairs = self.tensor(name).chunks_exact(2);
+        pairs.map(|pair| Complex64::new(pair[0], pair[1])).collect()
+    }
+
+    /// A scalar of the case.
+    pub fn scalar(&self, name: &str) -> &Value {
+        &self.json["scalars"][name]
+    }
+
+    /// A scalar that is text, or what it is where the case does not say.
+    pub fn text<'a>(&'a self, name: &str, otherwise: &'a str) -> &'a str {
+        self.scalar(name).as_str().unwrap_or(otherwise)
+    }
+
+    /// A scalar that is a number, or what it is where the case does not say.
+    pub fn number(&self, name: &str, otherwise: f64) -> f64 {
+        self.scalar(name).as_f64().unwrap_or(otherwise)
+    }
+
+    /// `l_kernel` of the case.
+    pub fn truncated_at(&self) -> usize {
+        self.number("l_kernel", 0.0) as usize
+    }
+
+    /// The rule of the case.
+    pub fn rule(&self) -> Discretisation {
+        Discretisation::from_name(self.text("disc", "zoh")).expect("a known rule")
+    }
+
+    /// H.
+    pub fn channels(&self) -> usize {
+        self.shape("in.inv_dt")[0]
+    }
+
+    /// How many outputs each channel has.
+    pub fn outputs(&self) -> usize {
+        self.shape("in.C")[0]
+    }
+
+    /// Whether the case has a low-rank part.
+    pub fn is_dplr(&self) -> bool {
+        self.if_any("in.P").is_some()
+    }
+
+    /// Row `row` of a tensor [rows, n].
+    fn row<'a, T>(&self, values: &'a [T], row: usize, n: usize) -> &'a [T] {
+        &values[row * n..(row + 1) * n]
+    }
+
+    /// The step sizes of a channel's modes.
+    pub fn steps(&self, channel: usize) -> Vec<f64> {
+        let transform = Transform::from_name(self.text("dt_transform", "exp")).expect("a known transform");
+        let tied = self.shape("in.inv_dt")[1];
+        let modes = *self.shape("in.A_real").last().expect("A_real has modes");
+        let row = self.row(self.tensor("in.inv_dt"), channel, tied);
+        (0..modes).map(|n| transform.apply(row[n % tied])).collect()
+    }
+
+    /// λ of a channel.
+    pub fn eigenvalues(&self, channel: usize) -> Vec<Complex64> {
+        let transform =
+            |name: &str, usual| Transform::from_name(self.text(name, usual)).expect("a known transform");
+        let (real, imag) = (
+            transform("real_transform", "exp"),
+            transform("imag_transform", "none"),
+        );
+        let shape = self.shape("in.A_real");
+        let (copy, n) = (channel % shape[0], shape[1]);
+        let re = self.row(self.tensor("in.A_real"), copy, n);
+        let im = self
+            .if_any("in.A_imag")
+            .map(|values| self.row(values, copy, n).to_vec());
+        (0..n)
+            .map(|i| {
+                let im = im.as_ref().map_or(0.0, |im| imag.apply(im[i]));
+                Complex64::new(-real.apply(re[i]), -im)
+            })
+            .collect()
+    }
+
+    /// Row (`first`, `second`) of a complex tensor [.., rows, n, 2], or of a real one [.., rows, n].
+    pub fn modes(&self, name: &str, first: usize, second: usize) -> Vec<Complex64> {
+        let shape = self.shape(name);
+        let (rows, n) = (shape[1], shape[2]);
+        let row = first * rows + second % rows;
+        if shape.len() == 4 {
+            self.row(&self.complex(name), row, n).to_vec()
+        } else {
+            let real = self.row(self.tensor(name), row, n).iter();
+            real.map(|&x| Complex64::from(x)).collect()
+        }
+    }
+
+    /// The diagonal system of a channel with one of its outputs.
+    pub fn diagonal(&self, output: usize, channel: usize) -> Diagonal {
+        Diagonal::new(
+            self.eigenvalues(channel),
+            self.modes("in.B", 0, channel),
+            self.modes("in.C", output, channel),
+            0.0,
+            Modes::ConjugatePairs,
+        )
+        .expect("a system")
+    }
+
+    /// The diagonal plus low-rank system of a channel with one of its outputs, as it is stored: C may be truncated.
+    pub fn dplr(&self, output: usize, channel: usize) -> Dplr {
+        let rank = self.shape("in.P")[0];
+        let low_rank = (0..rank).map(|r| self.modes("in.P", r, channel)).collect();
+        Dplr::new(
+            self.eigenvalues(channel),
+            low_rank,
+            self.modes("in.B", 0, channel),
+            self.modes("in.C", output, channel),
+            0.0,
+        )
+        .expect("a system")
+    }
+
+    /// Row (`first`, `second`) of a tensor [.., rows, n].
+    pub fn series(&self, name: &str, first: usize, second: usize) -> &[f64] {
+        let shape = self.shape(name);
+        let (rows, n) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+        self.row(self.tensor(name), first * rows + second, n)
+    }
+}
+
+fn of_bytes<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+    bytes
+        .chunks_exact(N)
+        .map(|chunk| read(chunk.try_into().expect("chunks of this size")))
+        .collect()
+}
