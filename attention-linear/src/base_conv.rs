@@ -20,7 +20,7 @@ pub struct BaseConvConfig {
     pub model_dim: usize,
     /// Channels of the convolution.
     pub channels: usize,
-    /// The convolution.
+    /// The convolution of the projected inputs.
     pub conv: ShortConvConfig,
     /// Whether the projections have biases.
     pub projection_bias: bool,
@@ -67,7 +67,7 @@ impl Mixer for BaseConv {
     fn start(&self, _layer: usize, batch: usize, _chain: &Chain, device: &Device) -> MixerState {
         MixerState::Recurrent(RecurrentState {
             conv_states: vec![self.conv.start(batch, device)],
-            recurrences: Vec::new(),
+            ..RecurrentState::default()
         })
     }
 

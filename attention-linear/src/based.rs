@@ -29,7 +29,7 @@ pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
     linear_attn::gates(taylor(query), taylor(key), value, 1.0)
 }
 
-/// The shape of a mixer.
+/// The configuration of a mixer of Taylor attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TaylorAttentionConfig {
     /// Width of the layer's input and output.
@@ -87,7 +87,7 @@ impl TaylorAttention {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> &TaylorAttentionConfig {
         &self.config
     }

@@ -14,10 +14,10 @@
 use crate::expect;
 use crate::feature_map::FeatureMap;
 use crate::heads::{self, Heads};
-use crate::projection::{Branches, Output, OutputConfig};
+use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::intervention::Site;
-use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use spillway_ssm_core::operators::pointwise::sigmoid;
@@ -30,12 +30,12 @@ use spillway_ssm_core::{
 /// Added to the sum of squares of a query or key that is divided by its length.
 const LENGTH_EPS: f32 = 1e-6;
 
-/// The shape of a mixer.
+/// The configuration of a mixer of DeltaNet and Gated DeltaNet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeltaNetConfig {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// The heads.
+    /// Heads of queries, keys and values.
     pub heads: Heads,
     /// The convolutions of queries, keys and values.
     pub conv: Option<ShortConvConfig>,
@@ -87,7 +87,7 @@ struct Decay {
     a_log: Tensor<1>,
 }
 
-/// One mixer.
+/// A DeltaNet or Gated DeltaNet mixer.
 #[derive(Clone, Debug)]
 pub struct DeltaNet {
     config: DeltaNetConfig,
@@ -127,7 +127,7 @@ impl DeltaNet {
             QueryKeyActivation::EluPlusOne => (Activation::None, FeatureMap::EluPlusOne),
             QueryKeyActivation::Identity => (Activation::None, FeatureMap::Identity),
         };
-        let plans = heads.branches([activation, activation, Activation::Silu]);
+        let plans = BranchPlan::of_heads(&heads, [activation, activation, Activation::Silu]);
         let (count, groups) = (heads.count(), (heads.count(), heads.value_dim));
         Ok(Self {
             branches: Branches::read(plans, model_dim, config.conv, source)?,
@@ -150,7 +150,7 @@ impl DeltaNet {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> &DeltaNetConfig {
         &self.config
     }
@@ -222,14 +222,7 @@ impl Mixer for DeltaNet {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let conv_states = self.branches.start(batch, device);
-        MixerState::Recurrent(RecurrentState::start(
-            conv_states,
-            &self.sites(layer),
-            chain,
-            batch,
-            device,
-        ))
+        self.branches.start(&self.sites(layer), batch, chain, device)
     }
 
     fn forward(

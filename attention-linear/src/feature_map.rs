@@ -55,13 +55,13 @@ impl FeatureMapKind {
     reason = "one of these exists per layer; a box would cost more"
 )]
 pub enum FeatureMap {
-    /// As it is.
+    /// φ(x) = x.
     Identity,
     /// Cut at 0.
     Relu,
     /// Times its sigmoid.
     Silu,
-    /// Its sigmoid.
+    /// φ(x) = σ(x).
     Sigmoid,
     /// ELU + 1.
     EluPlusOne,

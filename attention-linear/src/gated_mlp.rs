@@ -51,7 +51,7 @@ impl GatedMlp {
         })
     }
 
-    /// The shape.
+    /// The configuration that the MLP was read with.
     pub fn config(&self) -> GatedMlpConfig {
         self.config
     }

@@ -24,7 +24,7 @@ use crate::projection::{Branches, Output, OutputConfig};
 use crate::retention;
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::intervention::Site;
-use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState};
 use spillway_ssm_core::operators::rotary::RotaryPlan;
 use spillway_ssm_core::operators::{rotary, step_size};
 use spillway_ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result, ShortConvConfig, WeightSource};
@@ -32,12 +32,12 @@ use spillway_ssm_core::{Chain, Error, Gates, Linear, LogDecay, Result, ShortConv
 /// Added to the sum of a query or key that is divided by it.
 const SUM_EPS: f32 = 1e-4;
 
-/// The shape of a mixer.
+/// The configuration of a mixer of gated linear attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatedLinearAttentionConfig {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// The heads.
+    /// Heads of queries, keys and values.
     pub heads: Heads,
     /// The convolutions of queries, keys and values.
     pub conv: Option<ShortConvConfig>,
@@ -103,7 +103,7 @@ enum Decay {
     },
 }
 
-/// One mixer.
+/// A mixer of gated linear attention.
 #[derive(Clone, Debug)]
 pub struct GatedLinearAttention {
     config: GatedLinearAttentionConfig,
@@ -154,7 +154,7 @@ impl GatedLinearAttention {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> &GatedLinearAttentionConfig {
         &self.config
     }
@@ -293,14 +293,7 @@ impl Mixer for GatedLinearAttention {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let conv_states = self.branches.start(batch, device);
-        MixerState::Recurrent(RecurrentState::start(
-            conv_states,
-            &self.sites(layer),
-            chain,
-            batch,
-            device,
-        ))
+        self.branches.start(&self.sites(layer), batch, chain, device)
     }
 
     fn forward(

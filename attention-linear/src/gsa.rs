@@ -19,7 +19,7 @@ use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
 use spillway_ssm_core::operators::pointwise::{exp, silu};
 use spillway_ssm_core::{Chain, Linear, Result, ShortConvConfig, WeightSource};
 
-/// The shape of a mixer.
+/// The configuration of a mixer of gated slot attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GatedSlotAttentionConfig {
     /// Width of the layer's input and output.
@@ -42,7 +42,7 @@ pub struct GatedSlotAttentionConfig {
     pub output: OutputConfig,
 }
 
-/// One mixer.
+/// A mixer of gated slot attention.
 #[derive(Clone, Debug)]
 pub struct GatedSlotAttention {
     config: GatedSlotAttentionConfig,
@@ -92,7 +92,7 @@ impl GatedSlotAttention {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> GatedSlotAttentionConfig {
         self.config
     }
@@ -136,14 +136,7 @@ impl Mixer for GatedSlotAttention {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let conv_states = self.branches.start(batch, device);
-        MixerState::Recurrent(RecurrentState::start(
-            conv_states,
-            &self.sites(layer),
-            chain,
-            batch,
-            device,
-        ))
+        self.branches.start(&self.sites(layer), batch, chain, device)
     }
 
     fn forward(

@@ -1,10 +1,8 @@
 //! Heads of queries, keys and values.
 
 use crate::expect;
-use crate::projection::BranchPlan;
 use burn::tensor::Tensor;
 use spillway_ssm_core::intervention::Site;
-use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::{Error, Result};
 
 /// How many heads a mixer has, and how wide they are.
@@ -48,22 +46,6 @@ impl Heads {
             self.query * self.key_dim,
             self.key * self.key_dim,
             self.value * self.value_dim,
-        ]
-    }
-
-    /// The projections to queries, keys and values, and what each ends in.
-    pub(crate) fn branches(&self, activations: [Activation; 3]) -> [BranchPlan; 3] {
-        let [query, key, value] = self.widths();
-        let [of_query, of_key, of_value] = activations;
-        let branch = |name, channels, activation| BranchPlan {
-            name,
-            channels,
-            activation,
-        };
-        [
-            branch("q", query, of_query),
-            branch("k", key, of_key),
-            branch("v", value, of_value),
         ]
     }
 

@@ -18,12 +18,12 @@ use crate::gla::log_sigmoid;
 use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::intervention::Site;
-use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::operators::pointwise::{sigmoid, silu_gate};
 use spillway_ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
 
-/// The gates of a stretch of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
+/// The gates of a segment of tokens; read-out and state are `[batch, time, channels, 1]` and `[batch, channels, 1, 1]`.
 ///
 /// # Shapes
 /// `input` x and `log_decay` g `[batch, time, channels]`.
@@ -41,7 +41,7 @@ pub fn gates(input: Tensor<3>, log_decay: Tensor<3>) -> Result<Gates> {
     Ok(gates)
 }
 
-/// The shape of a mixer.
+/// The configuration of a mixer of HGRN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HgrnConfig {
     /// Width of the layer's input and output.
@@ -115,7 +115,7 @@ impl Hgrn {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> HgrnConfig {
         self.config
     }
@@ -163,14 +163,7 @@ impl Mixer for Hgrn {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let conv_states = self.branches.start(batch, device);
-        MixerState::Recurrent(RecurrentState::start(
-            conv_states,
-            &self.sites(layer),
-            chain,
-            batch,
-            device,
-        ))
+        self.branches.start(&self.sites(layer), batch, chain, device)
     }
 
     fn forward(

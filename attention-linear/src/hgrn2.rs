@@ -15,7 +15,7 @@ use crate::hgrn::ForgetGate;
 use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::intervention::Site;
-use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
+use spillway_ssm_core::mixer::{Context, Mixer, MixerState};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::operators::pointwise::silu;
 use spillway_ssm_core::{Chain, Gates, LogDecay, Result, ShortConvConfig, WeightSource};
@@ -119,9 +119,7 @@ impl Mixer for Hgrn2 {
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        let convolutions = self.branches.start(batch, device);
-        let sites = self.sites(layer);
-        MixerState::Recurrent(RecurrentState::start(convolutions, &sites, chain, batch, device))
+        self.branches.start(&self.sites(layer), batch, chain, device)
     }
 
     fn forward(

@@ -18,7 +18,7 @@
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`base_conv`] | the gated convolution of Based |
-//! | [`gated_mlp`] | the gated channel mixer between them |
+//! | [`gated_mlp`], [`mlp`] | the channel mixers between them, gated or not |
 //!
 //! All of it is differentiable on an autodiff device, initial states included.
 //!
@@ -49,6 +49,7 @@ pub mod hgrn;
 pub mod hgrn2;
 pub mod lightning_attn;
 pub mod linear_attn;
+pub mod mlp;
 pub mod prefix_linear_attn;
 pub mod projection;
 pub mod rebased;

@@ -8,12 +8,12 @@
 use crate::expect;
 use crate::heads::Heads;
 use burn::tensor::{Device, Tensor};
-use spillway_ssm_core::mixer::RecurrentState;
+use spillway_ssm_core::mixer::{MixerState, RecurrentState};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::operators::gated_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use spillway_ssm_core::operators::pointwise::silu;
-use spillway_ssm_core::{Init, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
+use spillway_ssm_core::{Chain, Init, Linear, Result, ShortConv, ShortConvConfig, Site, WeightSource};
 
 /// What is expected of a branch.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,24 @@ pub(crate) struct BranchPlan {
     pub channels: usize,
     /// After the convolution, or after the projection where there is none.
     pub activation: Activation,
+}
+
+impl BranchPlan {
+    /// The projections to queries, keys and values, and what each ends in.
+    pub(crate) fn of_heads(heads: &Heads, activations: [Activation; 3]) -> [Self; 3] {
+        let [query, key, value] = heads.widths();
+        let [of_query, of_key, of_value] = activations;
+        let branch = |name, channels, activation| Self {
+            name,
+            channels,
+            activation,
+        };
+        [
+            branch("q", query, of_query),
+            branch("k", key, of_key),
+            branch("v", value, of_value),
+        ]
+    }
 }
 
 /// A projection, with a short convolution after it where the model has one.
@@ -76,7 +94,12 @@ impl Branches<3> {
             Some(_) => Activation::Silu,
             None => Activation::None,
         };
-        Self::read(heads.branches([activation; 3]), model_dim, conv, source)
+        Self::read(
+            BranchPlan::of_heads(heads, [activation; 3]),
+            model_dim,
+            conv,
+            source,
+        )
     }
 }
 
@@ -95,10 +118,11 @@ impl<const N: usize> Branches<N> {
         Ok(Self(branches))
     }
 
-    /// The states of the convolutions that there are.
-    pub(crate) fn start(&self, batch: usize, device: &Device) -> Vec<Tensor<3>> {
+    /// What a mixer of these branches and one or more recurrences carries before the first token.
+    pub(crate) fn start(&self, sites: &[Site], batch: usize, chain: &Chain, device: &Device) -> MixerState {
         let convs = self.0.iter().filter_map(|branch| branch.conv.as_ref());
-        convs.map(|conv| conv.start(batch, device)).collect()
+        let conv_states = convs.map(|conv| conv.start(batch, device)).collect();
+        MixerState::Recurrent(RecurrentState::start(conv_states, sites, chain, batch, device))
     }
 
     /// `[batch, time, model_dim]` to `[batch, time, channels]` of every branch.

@@ -15,7 +15,7 @@ use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::operators::{RotaryPlan, rotary, softmax_attention, split_to_heads};
 use spillway_ssm_core::{Chain, Error, Linear, Result, ShortConv, ShortConvConfig, WeightSource};
 
-/// The shape of a mixer.
+/// The configuration of a mixer of softmax attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SoftmaxAttentionConfig {
     /// Width of the layer's input and output.
@@ -65,7 +65,7 @@ impl SoftmaxAttentionConfig {
     }
 }
 
-/// One mixer.
+/// A mixer of softmax attention.
 #[derive(Clone, Debug)]
 pub struct SoftmaxAttention {
     config: SoftmaxAttentionConfig,
@@ -103,7 +103,7 @@ impl SoftmaxAttention {
         })
     }
 
-    /// The shape.
+    /// The configuration that the mixer was read with.
     pub fn config(&self) -> &SoftmaxAttentionConfig {
         &self.config
     }

@@ -11,7 +11,7 @@
 //!
 //! A layer that does not forget at all (linear attention, DeltaNet) has no spectrum to scale: `forget:C` gives it one.
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Part, Role};
 use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
 use std::sync::Arc;

@@ -12,7 +12,7 @@
 //! Where the layer divides by a read-out of its own, as normalised linear attention does, or normalises it, the factor
 //! cancels, and nothing changes at all.
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Part, Role};
 use spillway_ssm_core::{Error, Gates, Intervention, Site};
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! What a model does inside its training length, per layer and head: the record that calibrated mitigations take their
 //! numbers from.
 //!
-//! An [`Observer`] is put into a model's chain, text is read from an empty state up to the training length in calls of a few
-//! tokens, and [`Observer::calibration`] sums up:
+//! An [`Observer`](crate::Observer) is put into a model's chain, text is read from an empty state up to the training length in calls of a few
+//! tokens, and [`Observer::calibration`](crate::Observer::calibration) sums up:
 //!
 //! | statistic | of | for |
 //! |---|---|---|
-//! | quantile of ‖hₜ‖ over the looks, one after every call | a head | `state-norm:auto` |
-//! | √mean of ‖h_T‖² over the stretches' last looks | a head | `fitted-noise` |
+//! | quantile of ‖hₜ‖ over the samples, one after every call | a head | `state-norm:auto` |
+//! | √mean of ‖h_T‖² over the segments' last samples | a head | `fitted-noise` |
 //! | mean of −log aₜ, of the key row that forgets most slowly | a head | `cap-mean`, `delta-filter` |
 //! | distribution of the step sizes Δₜ | a head | `delta-filter` |
 //! | distribution of ‖Δₜ‖₂ over the heads | a recurrence | `decimate` |
@@ -16,7 +16,6 @@
 //! the chain. Norms fluctuate: short calls miss fewer maxima.
 
 use crate::histogram::Histogram;
-pub use crate::observer::Observer;
 use serde::{Deserialize, Serialize};
 use spillway_ssm_core::{Incompatible, Intervention, Site};
 use std::collections::BTreeMap;
@@ -35,7 +34,7 @@ pub enum CalibrationError {
         layer: usize,
         /// Index of the head.
         head: usize,
-        /// The number.
+        /// The number that was found.
         found: f32,
     },
     /// The quantile is no share.
@@ -46,7 +45,7 @@ pub enum CalibrationError {
 /// What was observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Tokens of the longest stretch: the training length, where the text went so far.
+    /// Tokens of the longest segment: the training length, where the text went so far.
     pub tokens: u64,
     /// Every recurrence, by layer and first head.
     pub sites: Vec<SiteStatistics>,
@@ -70,7 +69,7 @@ pub struct SiteStatistics {
 pub struct HeadStatistics {
     /// The quantile of ‖h‖ that was asked for.
     pub norm: f32,
-    /// Root mean square of ‖h‖ at the stretches' ends.
+    /// Root mean square of ‖h‖ at the segments' ends.
     pub final_norm: f32,
     /// Mean of −log a per token, of the key row where it is least: 1 / the head's memory length.
     pub forgetting: f32,
@@ -107,7 +106,7 @@ pub struct Row {
     pub layer: usize,
     /// Heads of the layer's earlier recurrences.
     pub first_head: usize,
-    /// One number per head.
+    /// One number per head of the recurrence.
     pub values: Vec<f32>,
 }
 

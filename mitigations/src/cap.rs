@@ -16,11 +16,11 @@
 //! No publication is known to do this; it is the per-head form of reduced retention (*Stuffed Mamba*, 2410.07145).
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
+use crate::head_list::{self, HeadList};
 use crate::mitigation::{Calibratable, Part, Role};
-use crate::places::{self, Places};
-use crate::text::{ParseError, Written};
 use crate::tokens::{PerHead, map_decay};
+use crate::written::{ParseError, Written};
 use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ pub struct Cap {
     /// T, above 0.
     pub tokens: f64,
     /// Where; `None` everywhere.
-    pub at: Option<Places>,
+    pub at: Option<HeadList>,
 }
 
 /// `cap-mean:T`.
@@ -178,7 +178,7 @@ impl Calibratable for CapMean {
 
 fn parse(written: &Written<'_>) -> Result<Cap, ParseError> {
     let ([tokens], [at]) = written.values_and(["at"])?;
-    let wrong = |at: &str| written.wrong_number("at", places::EXPECTED, at);
+    let wrong = |at: &str| written.wrong_number("at", head_list::EXPECTED, at);
     Ok(Cap {
         tokens: written.positive("memory length", tokens)?,
         at: at.map(|at| at.parse().map_err(|_| wrong(at))).transpose()?,

@@ -19,9 +19,9 @@
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
 use crate::delta_scale::no_step_size;
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
+use crate::head_list::{self, HeadList};
 use crate::mitigation::{Calibratable, Part, Role};
-use crate::places::{self, Places};
 use crate::tokens::skip_tokens;
 use burn::tensor::Tensor;
 use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Site};
@@ -49,9 +49,9 @@ pub(crate) const FORM: Form = Form {
         let ([share], [at]) = written.values_and(["at"])?;
         let expected = "layers, counted from 0 and separated by /, such as 12/20";
         let wrong = |at: &str| written.wrong_number("at", expected, at);
-        let layers = |at: &str| match at.parse::<Places>() {
-            Ok(places) if !places.single_heads() => Ok(places),
-            Ok(_) | Err(places::NotPlaces) => Err(wrong(at)),
+        let layers = |at: &str| match at.parse::<HeadList>() {
+            Ok(list) if !list.single_heads() => Ok(list),
+            Ok(_) | Err(head_list::NotAHeadList) => Err(wrong(at)),
         };
         Ok(Arc::new(Decimate {
             share: written.share("share of kept tokens", share)?,
@@ -67,7 +67,7 @@ pub struct Decimate {
     /// The share of tokens that are kept.
     pub share: f64,
     /// Layers; `None` for all.
-    pub at: Option<Places>,
+    pub at: Option<HeadList>,
     /// g, the same for all heads of a recurrence, once calibrated.
     pub thresholds: Option<Arc<Table>>,
 }

@@ -21,7 +21,7 @@
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
 use crate::delta_scale::no_step_size;
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::tokens::skip_tokens;
 use burn::tensor::Tensor;

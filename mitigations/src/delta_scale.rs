@@ -13,7 +13,7 @@
 //! accumulates, it slows the accumulation down by 1/s, and costs accuracy on short inputs. s > 1 forgets faster and writes
 //! more strongly.
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Part, Role};
 use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, LogDecay, Site};
 use std::sync::Arc;

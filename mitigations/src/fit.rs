@@ -82,7 +82,7 @@ pub enum FitError<E> {
         "split of {samples} samples with a share of {share} for calibration: expected at least one sample on each side"
     )]
     Split {
-        /// All samples.
+        /// All samples of the text.
         samples: usize,
         /// The share asked for.
         share: f64,

@@ -14,13 +14,13 @@
 //! sequence of a batch starts from the same state. A reset (`reset:N`) empties the state as always.
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::random::Normal;
-use crate::text::{ParseError, Written};
+use crate::written::{ParseError, Written};
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::intervention::Next;
-use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Rule, Site, State};
+use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, InterventionState, Rule, Site, State};
 use std::sync::Arc;
 
 pub(crate) const FORM: Form = Form {
@@ -97,7 +97,7 @@ impl Intervention for FittedNoise {
         site: &Site,
         gates: Gates,
         state: &mut State,
-        _memory: &mut dyn Memory,
+        _own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
         let dims = gates.dims();

@@ -34,7 +34,7 @@
 //! | delta rule of rank 1 (RWKV-7) | the decay; what is erased stays | k: what is erased stays |
 //! | weighted mean (RWKV-4) | the decay of all weights | log weights + ln c_B in the state; the bonus of the current token stays as it was, since a common factor of all weights cancels in a mean |
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Part, Role};
 use spillway_ssm_core::{Erase, Error, Gates, Intervention, LogDecay, ReadOut, Site};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ const SEGMENT: usize = 64;
 /// Log decays that are summed one after another.
 const SUM_BLOCK: usize = 64;
 
-/// The queue. Tokens come in and go out in stretches of any length.
+/// The queue. Tokens come in and go out in segments of any length.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GateQueue {
     segments: VecDeque<Writes>,

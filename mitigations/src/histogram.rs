@@ -53,7 +53,7 @@ impl Histogram {
         self.bins.iter().map(|bin| bin.count).sum()
     }
 
-    /// Their sum.
+    /// Sum of the values.
     pub fn sum(&self) -> f64 {
         self.bins.iter().map(|bin| bin.sum).sum()
     }

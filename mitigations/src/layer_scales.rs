@@ -5,7 +5,7 @@
 //! they are fitted on and the text they are judged by.
 
 use crate::delta_scale::scale_step;
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Part, Role};
 use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Site};
 use std::sync::Arc;

@@ -34,9 +34,10 @@
 //! | [`fitted_noise`] | `fitted-noise:F` | start from noise of the size of trained states: a diagnosis |
 //! | [`c_scale`] | `c-scale:S` | multiply what is read: a control |
 //! | [`mitigation`], [`text`] | `a+b` | chains, what may be combined, and how all of it is written |
-//! | [`forms`] | | the table of all of them, to which a program adds its own |
+//! | [`form`], [`written`] | `name:a,b` | how one of them is written, and what reads its arguments |
+//! | [`registry`] | | the table of all of them, to which a program adds its own |
 //! | [`pieces`] | | what a mitigation with a state of its own is made from |
-//! | [`calibrate`] | | what a model does inside its training length, for the parts that take numbers from it |
+//! | [`calibrate`], [`observer`] | | what a model does inside its training length, for the parts that take numbers from it |
 //! | [`fit`] | | numbers fitted without derivatives, judged by text that they were not fitted on |
 
 pub mod a_scale;
@@ -49,15 +50,16 @@ pub mod delta_scale;
 pub mod fit;
 pub mod fitted_noise;
 pub mod forget_and_remember;
-pub mod forms;
+pub mod form;
 mod gate_queue;
+pub mod head_list;
 pub mod histogram;
 pub mod layer_scales;
 pub mod mitigation;
-mod observer;
+pub mod observer;
 pub mod pieces;
-pub mod places;
 mod random;
+pub mod registry;
 pub mod reset;
 pub mod state_norm;
 pub mod text;
@@ -65,11 +67,14 @@ mod tokens;
 pub mod window_by_difference;
 pub mod window_exact;
 mod writes;
+pub mod written;
 
-pub use calibrate::{Calibration, Observer};
-pub use forms::{Form, Parameter, register};
+pub use calibrate::Calibration;
+pub use form::{Form, Parameter};
 pub use mitigation::{Conflict, Mitigation, Part};
-pub use text::ParseError;
+pub use observer::Observer;
+pub use registry::register;
+pub use written::ParseError;
 
 /// Runs the README's example as a test.
 #[cfg(doctest)]

@@ -1,30 +1,29 @@
 //! The observer that fills a [`Calibration`].
 
 use crate::calibrate::{Calibration, CalibrationError, HeadStatistics, SiteStatistics};
-
 use crate::histogram::Histogram;
 use crate::writes::LOWEST_LOG_DECAY;
 use burn::tensor::Tensor;
 use spillway_ssm_core::intervention::Next;
-use spillway_ssm_core::{Chain, Error, Gates, Intervention, LogDecay, Memory, Rule, Site, State};
+use spillway_ssm_core::{Chain, Error, Gates, Intervention, InterventionState, LogDecay, Rule, Site, State};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// An intervention that changes nothing and takes notes; one observer for all layers of a model and all stretches of text.
+/// An intervention that changes nothing and takes notes; one observer for all layers of a model and all segments of text.
 ///
 /// ```
-/// use spillway_mitigations::calibrate::Observer;
+/// use spillway_mitigations::Observer;
 /// # use burn::tensor::{Device, Distribution, Tensor};
-/// # use spillway_ssm_core::{Chunking, Gates, LogDecay, ReadOut, Recurrence, Site};
+/// # use spillway_ssm_core::{Chunking, Gates, LogDecay, ReadOut, SiteState, Site};
 /// # let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
 /// # let (site, device) = (Site::weighted_sum(0, 1, 2, 2), Device::flex());
 /// # let gates = Gates::new(random([1, 8, 1, 2]), random([1, 8, 1, 2]), random([1, 8, 1, 2]));
 ///
 /// let observer = Observer::start();
 /// let chain = observer.chain(); // for `Model::start`; here, for one recurrence alone
-/// let mut recurrence = Recurrence { state: site.empty_state(1, &device), memories: chain.start(&site, 1, &device) };
-/// for stretch in [0..4, 4..8] {
-///     chain.run(&site, gates.slice(stretch)?, &mut recurrence, Chunking::Fastest)?;
+/// let mut recurrence = SiteState { state: site.empty_state(1, &device), interventions: chain.start(&site, 1, &device) };
+/// for segment in [0..4, 4..8] {
+///     chain.run(&site, gates.slice(segment)?, &mut recurrence, Chunking::Fastest)?;
 /// }
 /// let calibration = observer.calibration(1.0)?;
 /// assert_eq!(calibration.tokens, 8);
@@ -51,9 +50,9 @@ struct Records {
 struct HeadRecords {
     norms: Vec<f32>,
     step_sizes: Histogram,
-    /// The position and the norms, one per sequence, of the last look.
+    /// The position and the norms, one per sequence, of the last sample.
     last: (u64, Vec<f32>),
-    /// The norms at the ends of earlier stretches.
+    /// The norms at the ends of earlier segments.
     ends: Vec<f32>,
 }
 
@@ -68,7 +67,7 @@ impl Observer {
         Chain::default().with(self.clone())
     }
 
-    /// What was observed so far, with the norms' `quantile` over the looks; 1 is the largest.
+    /// What was observed so far, with the norms' `quantile` over the samples; 1 is the largest.
     ///
     /// # Errors
     /// [`CalibrationError::Empty`], [`CalibrationError::Quantile`], and [`CalibrationError::NotFinite`] for a state that
@@ -123,7 +122,7 @@ impl Intervention for Observer {
         site: &Site,
         gates: Gates,
         state: &mut State,
-        _memory: &mut dyn Memory,
+        _own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
         let dims = gates.dims();
@@ -143,7 +142,7 @@ impl Intervention for Observer {
         if let Some(norms) = norms {
             for (head, notes) in record.heads.iter_mut().enumerate() {
                 let of_head = norms.iter().copied().skip(head).step_by(site.heads);
-                notes.look(state.position, of_head.collect());
+                notes.sample(state.position, of_head.collect());
             }
         }
         Ok(output)
@@ -197,8 +196,8 @@ impl Records {
 }
 
 impl HeadRecords {
-    /// A look that is not further on than the last one is the first of another stretch.
-    fn look(&mut self, position: u64, norms: Vec<f32>) {
+    /// A sample that is not further on than the last one is the first of another segment.
+    fn sample(&mut self, position: u64, norms: Vec<f32>) {
         if position <= self.last.0 {
             self.ends.append(&mut self.last.1);
         }

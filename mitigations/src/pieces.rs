@@ -1,8 +1,8 @@
 //! What a mitigation with a state of its own is made from: cutting the tokens at hand at absolute positions, so that where a
-//! caller splits a sequence never shows; its own memory; and reading back what it saved.
+//! caller splits a sequence never shows; its own state; and reading back what it saved.
 
 use burn::tensor::{Tensor, TensorData};
-use spillway_ssm_core::{Error, Gates, Memory, State};
+use spillway_ssm_core::{Error, Gates, InterventionState, State};
 use std::any::Any;
 use std::collections::BTreeMap;
 
@@ -41,27 +41,27 @@ pub fn next_multiple(position: u64, step: u64) -> u64 {
     (position / step + 1).saturating_mul(step)
 }
 
-/// The memory that the intervention itself started.
+/// The state that the intervention itself started.
 ///
 /// # Errors
-/// [`Error::Value`] for the memory of another.
-pub fn own_memory<M: Memory>(memory: &mut dyn Memory) -> Result<&mut M> {
-    memory.as_any_mut().downcast_mut::<M>().ok_or_else(foreign_memory)
+/// [`Error::Value`] for the state of another intervention.
+pub fn own_state<M: InterventionState>(own: &mut dyn InterventionState) -> Result<&mut M> {
+    own.as_any_mut().downcast_mut::<M>().ok_or_else(of_another)
 }
 
-/// As [`own_memory`], of other batches.
+/// As [`own_state`], of other batches.
 ///
 /// # Errors
-/// As [`own_memory`].
-pub fn own_memories<'a, M: Memory>(memories: &[&'a dyn Memory]) -> Result<Vec<&'a M>> {
-    let own = memories.iter().map(|memory| {
-        let memory: &dyn Any = *memory;
-        memory.downcast_ref::<M>().ok_or_else(foreign_memory)
+/// As [`own_state`].
+pub fn own_states<'a, M: InterventionState>(states: &[&'a dyn InterventionState]) -> Result<Vec<&'a M>> {
+    let own = states.iter().map(|state| {
+        let state: &dyn Any = *state;
+        state.downcast_ref::<M>().ok_or_else(of_another)
     });
     own.collect()
 }
 
-fn foreign_memory() -> Error {
+fn of_another() -> Error {
     Error::Value {
         what: "memory of an intervention",
         expected: "the one that this intervention started",

@@ -4,13 +4,13 @@
 //! a nat of the best, while it can retrieve nothing from before the last reset. The short convolution is left alone, and the
 //! layers above still receive what the layers below computed from older tokens.
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Part, Role};
-use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state};
+use crate::pieces::{in_pieces, next_multiple, own_state, own_states, saved_state};
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::intervention::Next;
 use spillway_ssm_core::mixer::{cat_rows, select_rows};
-use spillway_ssm_core::{Error, Gates, Intervention, Memory, Site, State};
+use spillway_ssm_core::{Error, Gates, Intervention, InterventionState, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Intervention for Reset {
         site: &Site,
         gates: Gates,
         state: &mut State,
-        _memory: &mut dyn Memory,
+        _own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
         let cut = |position| next_multiple(position, self.period);
@@ -118,8 +118,8 @@ pub(crate) fn empty_like(site: &Site, state: &State) -> Tensor<4> {
 #[derive(Clone, Debug, Default)]
 struct Successor(Option<State>);
 
-impl Memory for Successor {
-    fn clone_box(&self) -> Box<dyn Memory> {
+impl InterventionState for Successor {
+    fn clone_box(&self) -> Box<dyn InterventionState> {
         Box::new(self.clone())
     }
 
@@ -134,7 +134,7 @@ impl Memory for Successor {
             .collect()
     }
 
-    fn select(&self, rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn InterventionState>, Error> {
         let selected = |state: &State| {
             Ok::<_, Error>(State {
                 memory: select_rows(&state.memory, rows)?,
@@ -144,8 +144,8 @@ impl Memory for Successor {
         Ok(Box::new(Self(self.0.as_ref().map(selected).transpose()?)))
     }
 
-    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
-        let others = own_memories::<Self>(others)?;
+    fn cat(&self, others: &[&dyn InterventionState]) -> Result<Box<dyn InterventionState>, Error> {
+        let others = own_states::<Self>(others)?;
         let all: Vec<&State> = [self]
             .into_iter()
             .chain(others.iter().copied())
@@ -178,7 +178,7 @@ impl Intervention for ResetOverlap {
         format!("reset-overlap:{},{}", self.period, self.overlap)
     }
 
-    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
+    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn InterventionState> {
         Box::new(Successor::default())
     }
 
@@ -188,7 +188,7 @@ impl Intervention for ResetOverlap {
         batch: usize,
         device: &Device,
         saved: &BTreeMap<String, TensorData>,
-    ) -> Result<Box<dyn Memory>, Error> {
+    ) -> Result<Box<dyn InterventionState>, Error> {
         let memory = saved_state(saved, "successor", site.state_shape(batch), device)?;
         // The position is set from the main state's before each use.
         Ok(Box::new(Successor(
@@ -201,10 +201,10 @@ impl Intervention for ResetOverlap {
         site: &Site,
         gates: Gates,
         state: &mut State,
-        memory: &mut dyn Memory,
+        own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
-        let Successor(successor) = own_memory(memory)?;
+        let Successor(successor) = own_state(own)?;
         let alone = self.period - self.overlap;
         let cut = |position: u64| match position % self.period {
             phase if phase < alone => position.saturating_add(alone - phase),

@@ -28,15 +28,16 @@
 //! Long-Context Modeling*, 2410.07145 version 1.
 
 use crate::calibrate::{Calibration, CalibrationError, Table, numbers};
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::mitigation::{Calibratable, Part, Role};
 use crate::observer::frobenius_norms;
-use crate::pieces::{count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count};
-use crate::text::{ParseError, Written};
+use crate::pieces::{count_data, in_pieces, next_multiple, own_state, own_states, saved_count};
+use crate::written::{ParseError, Written};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use spillway_ssm_core::intervention::Next;
 use spillway_ssm_core::{
-    Error, Gates, Incompatible, Intervention, Memory, ReadOut, Rule, Site, State, recurrence_bounded,
+    Error, Gates, Incompatible, Intervention, InterventionState, ReadOut, Rule, Site, State,
+    recurrence_bounded,
 };
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -114,8 +115,8 @@ struct Clipped {
     clipped: u64,
 }
 
-impl Memory for Clipped {
-    fn clone_box(&self) -> Box<dyn Memory> {
+impl InterventionState for Clipped {
+    fn clone_box(&self) -> Box<dyn InterventionState> {
         Box::new(self.clone())
     }
 
@@ -140,12 +141,12 @@ impl Memory for Clipped {
     }
 
     /// The counts are of the batch as a whole, and so is their share.
-    fn select(&self, _rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+    fn select(&self, _rows: &[usize]) -> Result<Box<dyn InterventionState>, Error> {
         Ok(Box::new(self.clone()))
     }
 
-    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
-        let others = own_memories::<Self>(others)?;
+    fn cat(&self, others: &[&dyn InterventionState]) -> Result<Box<dyn InterventionState>, Error> {
+        let others = own_states::<Self>(others)?;
         let all = || others.iter().copied().chain([self]);
         Ok(Box::new(Self {
             seen: all().map(|counts| counts.seen).sum(),
@@ -188,7 +189,7 @@ impl Intervention for StateNorm {
         self.bound(site).map(|_| ())
     }
 
-    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
+    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn InterventionState> {
         Box::new(Clipped::default())
     }
 
@@ -198,7 +199,7 @@ impl Intervention for StateNorm {
         _batch: usize,
         _device: &Device,
         saved: &BTreeMap<String, TensorData>,
-    ) -> Result<Box<dyn Memory>, Error> {
+    ) -> Result<Box<dyn InterventionState>, Error> {
         Ok(Box::new(Clipped {
             seen: saved_count(saved, "seen")?,
             clipped: saved_count(saved, "clipped")?,
@@ -210,11 +211,11 @@ impl Intervention for StateNorm {
         site: &Site,
         gates: Gates,
         state: &mut State,
-        memory: &mut dyn Memory,
+        own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
         let bound = Tensor::<1>::from_floats(self.bound(site)?.as_slice(), &gates.value.device());
-        let counts: &mut Clipped = own_memory(memory)?;
+        let counts: &mut Clipped = own_state(own)?;
         let dims = gates.dims();
         let states = (dims.batch * dims.heads) as u64;
         let Some(chunk) = self.chunk else {

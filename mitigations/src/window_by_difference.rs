@@ -41,16 +41,16 @@
 //!
 //! Source: *Stuffed Mamba*, 2410.07145, sliding window by state difference.
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::gate_queue::GateQueue;
 use crate::mitigation::{Part, Role};
-use crate::pieces::{in_pieces, next_multiple, own_memories, own_memory, saved_state, saved_tensor};
+use crate::pieces::{in_pieces, next_multiple, own_state, own_states, saved_state, saved_tensor};
 use crate::writes::{LOWEST_LOG_DECAY, Writes, per_head};
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::intervention::Next;
 use spillway_ssm_core::mixer::{cat_rows, select_rows};
 use spillway_ssm_core::{
-    Error, Gates, Incompatible, Intervention, LogDecay, Memory, ReadOut, Rule, Site, State,
+    Error, Gates, Incompatible, Intervention, InterventionState, LogDecay, ReadOut, Rule, Site, State,
 };
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -102,8 +102,8 @@ struct WindowSum {
     moved: Tensor<4>,
 }
 
-impl Memory for Lagged {
-    fn clone_box(&self) -> Box<dyn Memory> {
+impl InterventionState for Lagged {
+    fn clone_box(&self) -> Box<dyn InterventionState> {
         Box::new(self.clone())
     }
 
@@ -125,7 +125,7 @@ impl Memory for Lagged {
         saved
     }
 
-    fn select(&self, rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn InterventionState>, Error> {
         let sum = |sum: &WindowSum| {
             Ok::<_, Error>(WindowSum {
                 base: select_rows(&sum.base, rows)?,
@@ -142,8 +142,8 @@ impl Memory for Lagged {
         }))
     }
 
-    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
-        let others = own_memories::<Self>(others)?;
+    fn cat(&self, others: &[&dyn InterventionState]) -> Result<Box<dyn InterventionState>, Error> {
+        let others = own_states::<Self>(others)?;
         let all: Vec<&Self> = [self].into_iter().chain(others).collect();
         let sums: Vec<&WindowSum> = all.iter().flat_map(|lagged| &lagged.sum).collect();
         let sum = match sums.len() {
@@ -210,7 +210,7 @@ impl Intervention for WindowByDifference {
         })
     }
 
-    fn start(&self, site: &Site, batch: usize, device: &Device) -> Box<dyn Memory> {
+    fn start(&self, site: &Site, batch: usize, device: &Device) -> Box<dyn InterventionState> {
         Box::new(Lagged {
             state: site.empty_state(batch, device),
             queue: GateQueue::default(),
@@ -224,7 +224,7 @@ impl Intervention for WindowByDifference {
         batch: usize,
         device: &Device,
         saved: &BTreeMap<String, TensorData>,
-    ) -> Result<Box<dyn Memory>, Error> {
+    ) -> Result<Box<dyn InterventionState>, Error> {
         let memory =
             saved_state(saved, "state", site.state_shape(batch), device)?.ok_or_else(|| Error::Saved {
                 what: "state".into(),
@@ -246,10 +246,10 @@ impl Intervention for WindowByDifference {
         _site: &Site,
         gates: Gates,
         state: &mut State,
-        memory: &mut dyn Memory,
+        own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
-        let lagged: &mut Lagged = own_memory(memory)?;
+        let lagged: &mut Lagged = own_state(own)?;
         let cut = |position| {
             if position < self.tokens {
                 self.tokens

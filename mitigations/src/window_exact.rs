@@ -1,6 +1,6 @@
 //! A sliding window over the state without subtraction, one chunk of tokens at a time.
 //!
-//! A stretch of tokens acts on a state as h ↦ A ∘ h + G, and stretches compose associatively (see [`spillway_ssm_core::element`]). Cut
+//! A segment of tokens acts on a state as h ↦ A ∘ h + G, and segments compose associatively (see [`spillway_ssm_core::element`]). Cut
 //! the sequence at multiples of Q and keep the elements of the last m whole chunks; at the start of every chunk the state is
 //! what these leave when they start from nothing:
 //!
@@ -23,18 +23,18 @@
 //!
 //! The window is per layer, as in [`crate::window_by_difference`].
 
-use crate::forms::{Form, Parameter};
+use crate::form::{Form, Parameter};
 use crate::gate_queue::GateQueue;
 use crate::mitigation::{Part, Role};
 use crate::pieces::{
-    count_data, in_pieces, next_multiple, own_memories, own_memory, saved_count, saved_state, saved_tensor,
+    count_data, in_pieces, next_multiple, own_state, own_states, saved_count, saved_state, saved_tensor,
 };
 use crate::reset::empty_like;
 use crate::writes::Writes;
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::element::Transition;
 use spillway_ssm_core::intervention::Next;
-use spillway_ssm_core::{Element, Error, Gates, Intervention, Memory, Rule, Site, State};
+use spillway_ssm_core::{Element, Error, Gates, Intervention, InterventionState, Rule, Site, State};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -213,8 +213,8 @@ struct ChunkWindow {
     current: GateQueue,
 }
 
-impl Memory for ChunkWindow {
-    fn clone_box(&self) -> Box<dyn Memory> {
+impl InterventionState for ChunkWindow {
+    fn clone_box(&self) -> Box<dyn InterventionState> {
         Box::new(self.clone())
     }
 
@@ -241,15 +241,15 @@ impl Memory for ChunkWindow {
         saved
     }
 
-    fn select(&self, rows: &[usize]) -> Result<Box<dyn Memory>, Error> {
+    fn select(&self, rows: &[usize]) -> Result<Box<dyn InterventionState>, Error> {
         Ok(Box::new(Self {
             chunks: self.chunks.select(rows)?,
             current: self.current.select(rows)?,
         }))
     }
 
-    fn cat(&self, others: &[&dyn Memory]) -> Result<Box<dyn Memory>, Error> {
-        let others = own_memories::<Self>(others)?;
+    fn cat(&self, others: &[&dyn InterventionState]) -> Result<Box<dyn InterventionState>, Error> {
+        let others = own_states::<Self>(others)?;
         let all: Vec<&Self> = [self].into_iter().chain(others).collect();
         let chunks: Vec<&TwoStacks> = all.iter().map(|window| &window.chunks).collect();
         let queues: Vec<&GateQueue> = all.iter().map(|window| &window.current).collect();
@@ -281,7 +281,7 @@ impl Intervention for WindowExact {
         }
     }
 
-    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
+    fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn InterventionState> {
         Box::new(ChunkWindow::default())
     }
 
@@ -291,7 +291,7 @@ impl Intervention for WindowExact {
         batch: usize,
         device: &Device,
         saved: &BTreeMap<String, TensorData>,
-    ) -> Result<Box<dyn Memory>, Error> {
+    ) -> Result<Box<dyn InterventionState>, Error> {
         let element = |name: &str| saved_element(saved, name, site, batch, device);
         let stack = |stack: &str| -> Result<Vec<Element>, Error> {
             (0..saved_count(saved, &format!("{stack}.len"))?)
@@ -323,10 +323,10 @@ impl Intervention for WindowExact {
         site: &Site,
         gates: Gates,
         state: &mut State,
-        memory: &mut dyn Memory,
+        own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
-        let window: &mut ChunkWindow = own_memory(memory)?;
+        let window: &mut ChunkWindow = own_state(own)?;
         in_pieces(
             gates,
             state,

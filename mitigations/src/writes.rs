@@ -1,4 +1,4 @@
-//! What a stretch of tokens writes into a state, and erases from it: everything but how it is read.
+//! What a segment of tokens writes into a state, and erases from it: everything but how it is read.
 
 use crate::pieces::saved_tensor;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,7 +11,7 @@ type Result<T> = std::result::Result<T, Error>;
 /// would turn the difference of two sums into no number.
 pub(crate) const LOWEST_LOG_DECAY: f32 = -40.0;
 
-/// What a stretch of tokens writes.
+/// What a segment of tokens writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Writes {
     /// `[batch, time, groups, key_dim]`.
@@ -45,7 +45,7 @@ impl Writes {
         self.key.dims()[1]
     }
 
-    /// What the decay over a stretch is the exponential of, token by token: log decays, not below [`LOWEST_LOG_DECAY`],
+    /// What the decay over a segment is the exponential of, token by token: log decays, not below [`LOWEST_LOG_DECAY`],
     /// `[batch, time, heads, rows]`; or, for decays per step, the step sizes, `[batch, time, heads, 1]`, still to be multiplied by
     /// A and bounded so that no row's decay falls below the same. `None` where decays do not depend on the token.
     pub(crate) fn exponents(&self, decay: &LogDecay) -> Option<Tensor<4>> {

@@ -214,7 +214,7 @@ mod equivalence {
             let mut state = start(&mitigation, &gates);
             run_from(&mut state, &mitigation, &gates, 0..middle, &case.splits, case.chunking);
             let mut restored = state.clone();
-            for (memory, intervention) in restored.memories.iter_mut().zip(mitigation.chain().interventions()) {
+            for (memory, intervention) in restored.interventions.iter_mut().zip(mitigation.chain().interventions()) {
                 let device = burn::tensor::Device::flex();
                 *memory = intervention.restore(&site, batch, &device, &memory.save()).expect("what was saved");
             }
@@ -222,7 +222,7 @@ mod equivalence {
             let came_back = joined(run_from(&mut restored, &mitigation, &gates, middle..time, &case.splits, case.chunking));
             prop_assert_eq!(went_on, came_back);
             prop_assert_eq!(state.bytes(), restored.bytes());
-            for (a, b) in state.memories.iter().zip(&restored.memories) {
+            for (a, b) in state.interventions.iter().zip(&restored.interventions) {
                 prop_assert_eq!(a.report(), b.report());
             }
         }

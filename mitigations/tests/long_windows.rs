@@ -116,13 +116,13 @@ fn the_queue_of_chunks_composes_at_most_three_times_per_chunk() {
                 &[],
                 Chunking::Fastest,
             );
-            let composes = state.memories[0].report()["composes_per_chunk"];
+            let composes = state.interventions[0].report()["composes_per_chunk"];
             assert!(
                 composes <= 3.0,
                 "window {tokens}, token {first}: {composes} composes per chunk"
             );
         }
-        let composes = state.memories[0].report()["composes_per_chunk"];
+        let composes = state.interventions[0].report()["composes_per_chunk"];
         assert!(
             tokens < 5 || composes > 0.9,
             "window {tokens}: the count of {composes} cannot be right"
@@ -170,7 +170,7 @@ fn the_share_of_clipped_states_is_reported() {
             &[7; 10],
             Chunking::Fastest,
         );
-        let share = state.memories[0].report()["clipped_share"];
+        let share = state.interventions[0].report()["clipped_share"];
         assert!((least..=most).contains(&share), "{text}: {share}");
         if text == "state-norm:1" {
             let norm: f32 = values(&state.state.memory)
@@ -192,7 +192,7 @@ fn a_saved_memory_that_does_not_fit_is_refused() {
         let mut state = start(&mitigation, &gates);
         run_from(&mut state, &mitigation, &gates, 0..300, &[], Chunking::Fastest);
         let chain = mitigation.chain();
-        let saved = state.memories[0].save();
+        let saved = state.interventions[0].save();
         let other = Site {
             key_dim: 3,
             ..site(&gates)

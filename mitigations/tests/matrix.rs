@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use spillway_mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
 use spillway_mitigations::histogram::Histogram;
 use spillway_mitigations::{Mitigation, Observer};
-use spillway_ssm_core::{Chain, Chunking, Gates, Recurrence, Rule, Site};
+use spillway_ssm_core::{Chain, Chunking, Gates, Rule, Site, SiteState};
 
 /// Mitigations that subtract nothing.
 const BOUND: f64 = 1e-5;
@@ -296,11 +296,11 @@ fn skip(brute: &mut Brute, skips: impl Fn(usize, usize, f64) -> bool) {
     }
 }
 
-fn start(chain: &Chain, site: &Site, batch: usize) -> Recurrence {
+fn start(chain: &Chain, site: &Site, batch: usize) -> SiteState {
     let device = Device::flex();
-    Recurrence {
+    SiteState {
         state: site.empty_state(batch, &device),
-        memories: chain.start(site, batch, &device),
+        interventions: chain.start(site, batch, &device),
     }
 }
 
@@ -326,7 +326,7 @@ fn run(
             outputs.push(output);
         }
         if (done..=end).contains(&restored_at) {
-            for (memory, intervention) in state.memories.iter_mut().zip(chain.interventions()) {
+            for (memory, intervention) in state.interventions.iter_mut().zip(chain.interventions()) {
                 *memory = intervention
                     .restore(&site, layer.dims.batch, &device, &memory.save())
                     .expect("what was saved");

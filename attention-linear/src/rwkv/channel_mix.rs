@@ -20,7 +20,7 @@ pub struct ChannelMixConfig {
     pub hidden_dim: usize,
     /// Whether the output is gated by a receptance (RWKV-4 to 6).
     pub receptance: bool,
-    /// Its place in the model.
+    /// The mixer's layer, and how many layers the model has.
     pub depth: Depth,
 }
 

@@ -5,7 +5,7 @@ use spillway_ssm_core::Init;
 /// Where a layer stands in its model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
-    /// Its index, from 0.
+    /// Index of the layer, from 0.
     pub layer: usize,
     /// Layers of the model.
     pub layers: usize,
@@ -51,9 +51,9 @@ impl Depth {
 /// The share of the current token in a fresh interpolation: (i / (C − 1))^power over the C channels i, plus a constant.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FreshShare {
-    /// The exponent.
+    /// Exponent of the channel's share of the width.
     pub power: f32,
-    /// The constant.
+    /// Constant that is added to the power.
     pub offset: f32,
 }
 

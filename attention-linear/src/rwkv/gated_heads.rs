@@ -4,8 +4,7 @@ use super::fresh::Depth;
 use super::heads::{HeadNorm, HeadShape};
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::{
-    Chain, Context, Gates, Init, Linear, LogDecay, MixerState, ReadOut, RecurrentState, Result, Site,
-    WeightSource,
+    Context, Gates, Init, Linear, LogDecay, ReadOut, RecurrentState, Result, WeightSource,
 };
 
 /// The inputs of the four projections, each `[batch, time, model_dim]`.
@@ -88,29 +87,10 @@ impl GatedHeads {
             )
         };
         let gate = self.gate.forward(shifted.gate)?;
-        let site = site(shape, context.layer);
+        let site = shape.site(context.layer);
         let read_out = context
             .chain
             .run(&site, gates, state.recurrence(0)?, context.chunking)?;
         self.output.forward(self.norm.forward(read_out, Some(gate))?)
     }
-}
-
-pub(super) fn site(shape: &HeadShape, layer: usize) -> Site {
-    Site {
-        per_key_decay: true,
-        ..Site::weighted_sum(layer, shape.heads, shape.key_dim, shape.value_dim)
-    }
-}
-
-/// No token before the first, and an empty state at `site`.
-pub(super) fn start(
-    model_dim: usize,
-    site: Site,
-    batch: usize,
-    chain: &Chain,
-    device: &Device,
-) -> MixerState {
-    let tap = Tensor::zeros([batch, model_dim, 1], device);
-    MixerState::Recurrent(RecurrentState::start(vec![tap], &[site], chain, batch, device))
 }

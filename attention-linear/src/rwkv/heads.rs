@@ -4,7 +4,7 @@ use crate::expect;
 use burn::tensor::Tensor;
 use spillway_ssm_core::operators::gated_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use spillway_ssm_core::{Init, Result, WeightSource};
+use spillway_ssm_core::{Init, Result, Site, WeightSource};
 
 /// The shape of a layer with heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,14 @@ impl HeadShape {
     pub(super) fn split_values(&self, tensor: Tensor<3>) -> Tensor<4> {
         let [batch, time, _] = tensor.dims();
         tensor.reshape([batch, time, self.heads, self.value_dim])
+    }
+
+    /// Where interventions act on a weighted sum with a decay per key row over these heads.
+    pub(super) fn site(&self, layer: usize) -> Site {
+        Site {
+            per_key_decay: true,
+            ..Site::weighted_sum(layer, self.heads, self.key_dim, self.value_dim)
+        }
     }
 
     pub(super) fn validate(&self) -> Result<()> {

@@ -9,8 +9,7 @@
 //! Peng et al., *RWKV* (2305.13048), section 3.
 
 use super::fresh::Depth;
-use super::gated_heads::start;
-use super::shift::{TokenShift, interpolate};
+use super::shift::{TokenShift, interpolate, start};
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::operators::pointwise::sigmoid;
@@ -25,7 +24,7 @@ pub struct Rwkv4Config {
     pub model_dim: usize,
     /// Channels of the recurrence.
     pub channels: usize,
-    /// Its place in the model.
+    /// The mixer's layer, and how many layers the model has.
     pub depth: Depth,
 }
 

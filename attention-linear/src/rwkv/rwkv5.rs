@@ -8,9 +8,9 @@
 //! Source: Peng et al., *Eagle and Finch* (2404.05892), section 4.1.
 
 use super::fresh::Depth;
-use super::gated_heads::{GatedHeads, Shifted, site, start};
+use super::gated_heads::{GatedHeads, Shifted};
 use super::heads::HeadShape;
-use super::shift::{TokenShift, interpolate};
+use super::shift::{TokenShift, interpolate, start};
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Site};
@@ -18,11 +18,11 @@ use spillway_ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Sit
 /// The shape of a time mixer of RWKV-5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rwkv5Config {
-    /// Its heads.
+    /// Number and widths of the mixer's heads.
     pub shape: HeadShape,
     /// ε of the norm of the heads' read-outs.
     pub norm_eps: f32,
-    /// Its place in the model.
+    /// The mixer's layer, and how many layers the model has.
     pub depth: Depth,
 }
 
@@ -80,17 +80,11 @@ impl Rwkv5 {
 
 impl Mixer for Rwkv5 {
     fn sites(&self, layer: usize) -> Vec<Site> {
-        vec![site(&self.shape, layer)]
+        vec![self.shape.site(layer)]
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        start(
-            self.shape.model_dim,
-            site(&self.shape, layer),
-            batch,
-            chain,
-            device,
-        )
+        start(self.shape.model_dim, self.shape.site(layer), batch, chain, device)
     }
 
     fn forward(

@@ -9,10 +9,10 @@
 
 use super::dynamic_shift::{DynamicShift, FreshShares};
 use super::fresh::Depth;
-use super::gated_heads::{GatedHeads, site, start};
+use super::gated_heads::GatedHeads;
 use super::heads::HeadShape;
 use super::low_rank::{LowRank, LowRankActivation, LowRankShape};
-use super::shift::TokenShift;
+use super::shift::{TokenShift, start};
 use super::source::RwkvSource;
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::operators::pointwise::exp;
@@ -21,7 +21,7 @@ use spillway_ssm_core::{Chain, Context, LogDecay, Mixer, MixerState, Result, Sit
 /// The shape of a time mixer of RWKV-6.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rwkv6Config {
-    /// Its heads.
+    /// Number and widths of the mixer's heads.
     pub shape: HeadShape,
     /// Rank of each of the five interpolations.
     pub mix_rank: usize,
@@ -29,7 +29,7 @@ pub struct Rwkv6Config {
     pub decay_rank: usize,
     /// ε of the norm of the heads' read-outs.
     pub norm_eps: f32,
-    /// Its place in the model.
+    /// The mixer's layer, and how many layers the model has.
     pub depth: Depth,
 }
 
@@ -100,17 +100,11 @@ impl Rwkv6 {
 
 impl Mixer for Rwkv6 {
     fn sites(&self, layer: usize) -> Vec<Site> {
-        vec![site(&self.shape, layer)]
+        vec![self.shape.site(layer)]
     }
 
     fn start(&self, layer: usize, batch: usize, chain: &Chain, device: &Device) -> MixerState {
-        start(
-            self.shape.model_dim,
-            site(&self.shape, layer),
-            batch,
-            chain,
-            device,
-        )
+        start(self.shape.model_dim, self.shape.site(layer), batch, chain, device)
     }
 
     fn forward(

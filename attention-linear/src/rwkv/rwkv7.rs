@@ -12,10 +12,9 @@
 //! (ṽ = v in that layer). Source: Peng et al., *RWKV-7* (2503.14456), section 4.
 
 use super::fresh::{Depth, FreshShare};
-use super::gated_heads::start;
 use super::heads::{HeadNorm, HeadShape};
 use super::low_rank::{LowRank, LowRankActivation, LowRankShape};
-use super::shift::{TokenShift, interpolate};
+use super::shift::{TokenShift, interpolate, start};
 use super::source::RwkvSource;
 use crate::expect;
 use burn::tensor::{Device, Tensor};
@@ -33,7 +32,7 @@ const MIN_LOG_DECAY: f32 = -0.606_530_66;
 /// The shape of a time mixer of RWKV-7.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rwkv7Config {
-    /// Its heads.
+    /// Number and widths of the mixer's heads.
     pub shape: HeadShape,
     /// Rank of the decay.
     pub decay_rank: usize,
@@ -47,7 +46,7 @@ pub struct Rwkv7Config {
     pub norm_eps: f32,
     /// Added to the sum of squares of κ under the root.
     pub removal_eps: f32,
-    /// Its place in the model.
+    /// The mixer's layer, and how many layers the model has.
     pub depth: Depth,
 }
 
@@ -157,14 +156,8 @@ impl Rwkv7 {
 
     fn site(&self, layer: usize) -> Site {
         Site {
-            per_key_decay: true,
             rule: Rule::Delta,
-            ..Site::weighted_sum(
-                layer,
-                self.config.shape.heads,
-                self.config.shape.key_dim,
-                self.config.shape.value_dim,
-            )
+            ..self.config.shape.site(layer)
         }
     }
 

@@ -10,7 +10,7 @@
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::operators::causal_conv1d;
 use spillway_ssm_core::operators::causal_conv1d::Activation;
-use spillway_ssm_core::{Result, Sequences};
+use spillway_ssm_core::{Chain, MixerState, RecurrentState, Result, Sequences, Site};
 
 /// The weights of an interpolation with the previous token.
 #[derive(Clone, Debug)]
@@ -75,4 +75,16 @@ pub(super) fn interpolate<const N: usize>(
         unreachable!("one result was pushed per shift");
     };
     Ok(shifted)
+}
+
+/// No token before the first, and an empty state at `site`.
+pub(super) fn start(
+    model_dim: usize,
+    site: Site,
+    batch: usize,
+    chain: &Chain,
+    device: &Device,
+) -> MixerState {
+    let tap = Tensor::zeros([batch, model_dim, 1], device);
+    MixerState::Recurrent(RecurrentState::start(vec![tap], &[site], chain, batch, device))
 }

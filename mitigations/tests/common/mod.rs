@@ -7,7 +7,7 @@ pub mod brute;
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 use spillway_mitigations::Mitigation;
-use spillway_ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, Recurrence, Site, State};
+use spillway_ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, Site, SiteState, State};
 
 /// Sizes and choices of one recurrence; its numbers are drawn from a seed, so that failures shrink over sizes only.
 #[derive(Clone, Debug)]
@@ -144,17 +144,17 @@ pub fn site(gates: &Gates) -> Site {
     }
 }
 
-pub fn start(mitigation: &Mitigation, gates: &Gates) -> Recurrence {
+pub fn start(mitigation: &Mitigation, gates: &Gates) -> SiteState {
     let (d, device) = (gates.dims(), Device::flex());
-    Recurrence {
+    SiteState {
         state: State::zeros(&d, &device),
-        memories: mitigation.chain().start(&site(gates), d.batch, &device),
+        interventions: mitigation.chain().start(&site(gates), d.batch, &device),
     }
 }
 
 /// Tokens `range` of `gates` through the chain, in calls of the given lengths and one for the rest.
 pub fn run_from(
-    state: &mut Recurrence,
+    state: &mut SiteState,
     mitigation: &Mitigation,
     gates: &Gates,
     range: std::ops::Range<usize>,

@@ -1,0 +1,82 @@
+//! The channel mixer of GPT-2 and of H3: two projections and a GELU between them.
+//!
+//! ```text
+//! out = W_2 GELU(W_1 x + b_1) + b_2
+//! ```
+//!
+//! Source: Vaswani et al. (1706.03762), section 3.3, with Hendrycks & Gimpel's GELU (1606.08415).
+
+use crate::expect;
+use burn::tensor::{Device, Tensor};
+use spillway_ssm_core::operators::pointwise::{gelu, gelu_tanh};
+use spillway_ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, WeightSource};
+
+/// Which GELU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// x Φ(x).
+    Exact,
+    /// Its approximation by a tanh.
+    Tanh,
+}
+
+/// The shape of a channel mixer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MlpConfig {
+    /// Width of the layer's input and output.
+    pub model_dim: usize,
+    /// Width between the projections.
+    pub hidden_dim: usize,
+    /// What is between the projections.
+    pub activation: Gelu,
+    /// Whether the projections have biases.
+    pub bias: bool,
+}
+
+/// One channel mixer; it carries nothing from token to token.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    config: MlpConfig,
+    up: Linear,
+    down: Linear,
+}
+
+impl Mlp {
+    /// The mixer of the weights of `source`: `fc1`, `hidden_dim` × `model_dim`, and `fc2`, `model_dim` × `hidden_dim`.
+    ///
+    /// # Errors
+    /// [`spillway_ssm_core::Error::Value`] for a dimension of 0; the source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(config: MlpConfig, source: &mut S) -> Result<Self, S::Error> {
+        let (model_dim, hidden) = (config.model_dim, config.hidden_dim);
+        expect::positive("dimensions of a channel mixer", &[model_dim, hidden])?;
+        Ok(Self {
+            config,
+            up: source.linear("fc1", [hidden, model_dim], config.bias)?,
+            down: source.linear("fc2", [model_dim, hidden], config.bias)?,
+        })
+    }
+
+    /// The shape.
+    pub fn config(&self) -> MlpConfig {
+        self.config
+    }
+}
+
+impl Mixer for Mlp {
+    fn start(&self, _layer: usize, _batch: usize, _chain: &Chain, _device: &Device) -> MixerState {
+        MixerState::Stateless
+    }
+
+    fn forward(
+        &self,
+        input: Tensor<3>,
+        _state: &mut MixerState,
+        _context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let hidden = self.up.forward(input)?;
+        self.down.forward(match self.config.activation {
+            Gelu::Exact => gelu(hidden),
+            Gelu::Tanh => gelu_tanh(hidden),
+        })
+    }
+}
