@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use spillway_models::LoadOptions;
 use spillway_models::checkpoint::Checkpoint;
-use spillway_models::init::layouts;
+use spillway_models::registry::layouts;
 use spillway_models::loader::Loader;
 
 /// A safetensors file without tensors.
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = (layout.config)(&checkpoint);
         let mut loader = Loader::new(&checkpoint, options.weights, options.device.clone());
         assert!(
-            (layout.load)(&checkpoint.config(), &mut loader).is_err(),
+            layout.load(&checkpoint.config(), &mut loader).is_err(),
             "there are no tensors"
         );
     }

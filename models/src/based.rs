@@ -25,7 +25,7 @@ use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::{layer_list, whole};
-use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_id, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -50,7 +50,7 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: "HazyResearch",
     recognise,
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
@@ -123,8 +123,8 @@ struct Config {
     vocab_size: usize,
     padded_vocab_size: usize,
     model_dim: usize,
-    num_layers: usize,
-    mixers: [Option<MixerPlan>; 3],
+    /// The mixer of every layer.
+    layers: Vec<MixerPlan>,
     alternatives: [BTreeSet<usize>; 2],
     mlp: GatedMlpConfig,
     norm_eps: f32,
@@ -158,16 +158,17 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         Some(mixer) => mixer_plan(&mixer, model_dim).map(Some),
         None => Ok(None),
     };
+    let mixers = [mixer("mixer")?, mixer("alt_mixer")?, mixer("alt_mixer_2")?];
+    let alternatives = [
+        layer_list(fields, "alt_mixer_layers", num_layers)?,
+        layer_list(fields, "alt_mixer_2_layers", num_layers)?,
+    ];
     Ok(Config {
         vocab_size,
         padded_vocab_size: vocab_size.next_multiple_of(fields.dimension_or("pad_vocab_size_multiple", 1)?),
         model_dim,
-        num_layers,
-        mixers: [mixer("mixer")?, mixer("alt_mixer")?, mixer("alt_mixer_2")?],
-        alternatives: [
-            layer_list(fields, "alt_mixer_layers", num_layers)?,
-            layer_list(fields, "alt_mixer_2_layers", num_layers)?,
-        ],
+        layers: layers(fields, num_layers, &mixers, &alternatives)?,
+        alternatives,
         mlp: GatedMlpConfig {
             model_dim,
             hidden_dim: inner.next_multiple_of(MLP_MULTIPLE),
@@ -178,6 +179,27 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         tied: fields.bool_or("tie_word_embeddings", true)?,
         eos_id: eos_id(fields, vocab_size)?,
     })
+}
+
+/// The mixer of every layer, of the usual one and the two alternatives.
+fn layers(
+    fields: &Fields<'_>,
+    num_layers: usize,
+    mixers: &[Option<MixerPlan>; 3],
+    [alternative, second]: &[BTreeSet<usize>; 2],
+) -> Result<Vec<MixerPlan>, CheckpointError> {
+    let of_layer = |layer: usize| {
+        let (index, name) = if alternative.contains(&layer) {
+            (1, "alt_mixer")
+        } else if second.contains(&layer) {
+            (2, "alt_mixer_2")
+        } else {
+            (0, "mixer")
+        };
+        let expected = format!("the mixer of layer {layer}");
+        mixers[index].ok_or_else(|| fields.wrong(name, &expected, None))
+    };
+    (0..num_layers).map(of_layer).collect()
 }
 
 fn mixer_plan(fields: &Fields<'_>, model_dim: usize) -> Result<MixerPlan, CheckpointError> {
@@ -260,19 +282,6 @@ fn heads(fields: &Fields<'_>, model_dim: usize) -> Result<usize, CheckpointError
 }
 
 impl Config {
-    fn mixer(&self, fields: &Fields<'_>, layer: usize) -> Result<MixerPlan, CheckpointError> {
-        let [alternative, second] = &self.alternatives;
-        let (index, name) = if alternative.contains(&layer) {
-            (1, "alt_mixer")
-        } else if second.contains(&layer) {
-            (2, "alt_mixer_2")
-        } else {
-            (0, "mixer")
-        };
-        let expected = format!("the mixer of layer {layer}");
-        self.mixers[index].ok_or_else(|| fields.wrong(name, &expected, None))
-    }
-
     fn outline(&self) -> Outline {
         let list = |layers: &BTreeSet<usize>| {
             let indices: Vec<String> = layers.iter().map(usize::to_string).collect();
@@ -294,8 +303,12 @@ impl Config {
     }
 }
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let config = config(fields)?;
+    Ok(Assembly::new(move |loader| load(&config, loader)))
+}
+
+fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let shape = [config.padded_vocab_size, config.model_dim];
     let embedding = loader.embedding(EMBEDDING, shape)?;
     let head = loader.head_stored_though_tied("lm_head.weight", &embedding, shape, config.tied)?;
@@ -303,7 +316,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         let name = |part: &str| format!("transformer.layers.{layer}.{part}");
         Ok(Block {
             norm: loader.rms_norm(&name("norm1"), config.model_dim, config.norm_eps)?,
-            mixer: mixer(config.mixer(fields, layer)?, loader, &name("mixer"))?,
+            mixer: mixer(config.layers[layer], loader, &name("mixer"))?,
             channel: Some(Channel {
                 norm: loader.rms_norm(&name("norm2"), config.model_dim, config.norm_eps)?,
                 mixer: Arc::new(GatedMlp::read(
@@ -313,7 +326,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             }),
         })
     };
-    let blocks = (0..config.num_layers)
+    let blocks = (0..config.layers.len())
         .map(block)
         .collect::<Result<_, ModelError>>()?;
     Ok(Parts {

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::checkpoint::{
-    Checkpoint, CheckpointError, Dtype, NewFile, NewFolder, StoredPlan, WriteDtype, encode, write_stored,
-};
+use crate::checkpoint::{Checkpoint, CheckpointError, Dtype, StoredPlan, WriteDtype, encode, write_stored};
 use crate::error::ModelError;
-use crate::layout;
+use crate::output::{NewFile, NewFolder};
+use crate::registry;
 use crate::tokenizer::is_rwkv_vocabulary;
 
 /// Files beside the weights that a model is used with.
@@ -113,7 +112,7 @@ fn write_config(checkpoint: &Checkpoint, to: &Path) -> Result<bool, CheckpointEr
         fs::copy(&from, to).map_err(CheckpointError::io(to, "copying"))?;
         return Ok(false);
     }
-    let (layout, _) = layout::recognise(checkpoint)?;
+    let (layout, _) = registry::recognise(checkpoint)?;
     let config = (layout.config)(checkpoint)?;
     fs::write(to, format!("{:#}\n", Value::Object(config))).map_err(CheckpointError::io(to, "writing"))?;
     Ok(true)
@@ -180,5 +179,5 @@ fn write_weights(
             }
         }
     })?;
-    file.commit()
+    Ok(file.commit()?)
 }

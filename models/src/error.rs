@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::budget::BudgetError;
 use crate::checkpoint::CheckpointError;
-use crate::state::PrefixCacheError;
+use crate::output::OutputError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be loaded or run.
@@ -119,4 +119,82 @@ pub enum ModelError {
         /// What came.
         found: String,
     },
+}
+
+impl From<OutputError> for ModelError {
+    fn from(error: OutputError) -> Self {
+        CheckpointError::from(error).into()
+    }
+}
+
+/// Why an entry of a prefix cache, or the cache, cannot be used.
+#[derive(Debug, Error)]
+pub enum PrefixCacheError {
+    /// A file or folder cannot be read or written.
+    #[error(transparent)]
+    File(#[from] CheckpointError),
+    /// A file of another kind.
+    #[error("{}: expected an entry of a prefix cache, which starts with \"SPILLPFX\", found {found}", path.display())]
+    NotAnEntry {
+        /// The file.
+        path: PathBuf,
+        /// How it starts.
+        found: String,
+    },
+    /// An entry of another version of the form.
+    #[error("{}: expected version {expected} of the file form, found {found}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version read.
+        expected: u32,
+        /// The file's.
+        found: u32,
+    },
+    /// An entry that has changed since it was written.
+    #[error("{}: expected contents of checksum {expected}, found {found}: the file is damaged or cut off", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The checksum that it names.
+        expected: String,
+        /// That of what is there.
+        found: String,
+    },
+    /// An entry for something else.
+    #[error("{}: {what}: expected {expected}, found {found}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What was looked for.
+        expected: String,
+        /// What the entry is for.
+        found: String,
+    },
+    /// The state in an entry does not fit the model, or cannot be written.
+    #[error("{}: {source}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<ModelError>,
+    },
+    /// An option of the cache is out of range.
+    #[error("{option}: expected {expected}, found {found}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What would have been accepted.
+        expected: &'static str,
+        /// What came.
+        found: String,
+    },
+}
+
+impl From<OutputError> for PrefixCacheError {
+    fn from(error: OutputError) -> Self {
+        CheckpointError::from(error).into()
+    }
 }

@@ -9,28 +9,14 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{
-    CheckpointError, Fields, NewFolder, TensorPlan, WriteDtype, parse_object, write_folder,
-};
+use crate::checkpoint::{Fields, TensorPlan, WriteDtype, parse_object, write_folder};
 use crate::error::ModelError;
-use crate::layout::{LAYOUTS, Layout, Preset};
+use crate::layout::{Layout, Preset};
 use crate::loader::{Asked, Loader, draw};
+use crate::output::{NewFolder, OutputError};
 
 /// Values made at a time.
 const BLOCK: usize = 1 << 16;
-
-/// Every layout of which random checkpoints can be made.
-pub fn layouts() -> &'static [&'static Layout] {
-    LAYOUTS
-}
-
-/// The layouts of an architecture that have presets, the one to take by default first.
-pub fn layouts_of(architecture: &str) -> impl Iterator<Item = &'static Layout> {
-    LAYOUTS
-        .iter()
-        .copied()
-        .filter(move |layout| layout.architecture == architecture && !layout.presets.is_empty())
-}
 
 /// A size of a layout by its name.
 pub fn preset(layout: &Layout, size: &str) -> Option<&'static Preset> {
@@ -55,7 +41,7 @@ pub fn write_random(
 /// As [`write_random`]; in a folder that is there already, files of the same names are replaced, and the others stay.
 ///
 /// # Errors
-/// As there; [`CheckpointError::InUse`] when another process writes in the folder.
+/// As there; [`CheckpointError::InUse`](crate::checkpoint::CheckpointError::InUse) when another process writes in the folder.
 pub fn write_random_over(
     path: &Path,
     layout: &Layout,
@@ -71,12 +57,12 @@ fn write(
     layout: &Layout,
     config: &str,
     (dtype, seed): (WriteDtype, u64),
-    begin: impl FnOnce(&Path) -> Result<NewFolder, CheckpointError>,
+    begin: impl FnOnce(&Path) -> Result<NewFolder, OutputError>,
 ) -> Result<(), ModelError> {
     let config_path = path.join("config.json");
     let config: Map<String, Value> = parse_object(&config_path, config)?;
     let mut loader = Loader::blank();
-    (layout.load)(&Fields::new(&config_path, &config), &mut loader)?;
+    layout.load(&Fields::new(&config_path, &config), &mut loader)?;
     let asked = loader.asked();
     let plans: Vec<TensorPlan> = asked.iter().map(|tensor| tensor.plan.clone()).collect();
     let mut next = asked.iter();
@@ -102,7 +88,7 @@ pub(crate) fn for_each_block<E>(
     for begin in (0..count).step_by(BLOCK) {
         block.clear();
         let range = begin..count.min(begin + BLOCK);
-        draw(asked.init, &mut rng, range, count, &mut block);
+        draw(&asked.init, &mut rng, range, count, &mut block);
         sink(&block)?;
     }
     Ok(())

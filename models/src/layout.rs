@@ -1,6 +1,8 @@
-//! The published layouts: how each is recognised, read, and made.
+//! What a published layout is: how it is recognised, read, and made. [`crate::registry`] lists all of them.
 
 use std::collections::BTreeMap;
+use std::fmt::{Debug, Formatter};
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
@@ -10,32 +12,6 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::loader::Loader;
 use crate::network::{Block, Embedding, Network, Norm};
-
-/// Every layout there is. A checkpoint has the first that recognises it.
-pub(crate) const LAYOUTS: &[&Layout] = &[
-    &crate::mamba2::ORIGINAL,
-    &crate::mamba2::HUGGING_FACE,
-    &crate::mamba1::ORIGINAL,
-    &crate::mamba1::HUGGING_FACE,
-    &crate::based::LAYOUT,
-    &crate::llama::LAYOUT,
-    &crate::fla::RETNET,
-    &crate::fla::GLA,
-    &crate::fla::SIMPLE_GLA,
-    &crate::fla::LINEAR_ATTN,
-    &crate::fla::HGRN,
-    &crate::fla::HGRN2,
-    &crate::fla::GSA,
-    &crate::fla::DELTA_NET,
-    &crate::fla::GATED_DELTANET,
-    crate::rwkv::BLINKDL_4,
-    crate::rwkv::HUGGING_FACE_4,
-    crate::rwkv::BLINKDL_5,
-    crate::rwkv::BLINKDL_6,
-    crate::rwkv::FLA_6,
-    crate::rwkv::BLINKDL_7,
-    crate::rwkv::FLA_7,
-];
 
 /// One way of publishing one architecture.
 #[derive(Debug)]
@@ -48,25 +24,67 @@ pub struct Layout {
     pub recognise: fn(&Checkpoint) -> Option<String>,
     /// The configuration: the fields of `config.json`, or what the tensors' shapes say where the layout has no file for it.
     pub config: fn(&Checkpoint) -> Result<Map<String, Value>, CheckpointError>,
-    /// Reads every tensor. Run with a blank loader it says which tensors there are; it takes nothing from elsewhere.
-    pub load: fn(&Fields<'_>, &mut Loader<'_>) -> Result<Parts, ModelError>,
+    /// Reads a configuration. The second argument says whether a tensor of a name is there, for the few fields that may be
+    /// left out where the tensors say as much.
+    pub parse: fn(&Fields<'_>, Has<'_>) -> Result<Assembly, ModelError>,
     /// Published sizes, and one that is tiny.
     pub presets: &'static [Preset],
+}
+
+/// Whether there is a tensor of this name.
+pub type Has<'a> = &'a dyn Fn(&str) -> bool;
+
+impl Layout {
+    /// Reads a configuration, and every tensor that it asks for.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`], naming the field or tensor.
+    pub fn load(&self, fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+        (self.parse)(fields, &|name| loader.has(name))?.load(loader)
+    }
+}
+
+/// A configuration that has been read: puts a model together from the tensors of any loader, as often as it is asked.
+#[derive(Clone)]
+pub struct Assembly(Arc<Assemble>);
+
+type Assemble = dyn Fn(&mut Loader<'_>) -> Result<Parts, ModelError> + Send + Sync;
+
+impl Assembly {
+    pub(crate) fn new(
+        assemble: impl Fn(&mut Loader<'_>) -> Result<Parts, ModelError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(assemble))
+    }
+
+    /// Reads every tensor. With a blank loader this says which tensors there are; it takes nothing from elsewhere.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`], naming the tensor.
+    pub fn load(&self, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+        (self.0)(loader)
+    }
+}
+
+impl Debug for Assembly {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Assembly").finish_non_exhaustive()
+    }
 }
 
 /// A size of a layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
-    /// Its name: `130m`.
+    /// Name of the size: `130m`.
     pub size: &'static str,
-    /// Its configuration, as JSON.
+    /// Configuration of this size, as JSON.
     pub config: &'static str,
 }
 
 /// What an architecture makes of a checkpoint.
 #[derive(Debug)]
 pub struct Parts {
-    /// Its numbers.
+    /// Numbers of the model that are not in its blocks.
     pub outline: Outline,
     /// The rows of the ids.
     pub embedding: Embedding,
@@ -76,7 +94,7 @@ pub struct Parts {
     pub blocks: Vec<Block>,
     /// The norm before the head.
     pub norm: Norm,
-    /// The head.
+    /// The head, which gives logits.
     pub head: Linear,
 }
 
@@ -95,48 +113,6 @@ pub struct Outline {
     pub eos_id: Option<u32>,
     /// What else there is to say, by name: `("head_dim", "64")`.
     pub details: BTreeMap<&'static str, String>,
-}
-
-/// The layout of a checkpoint, and why.
-///
-/// # Errors
-/// [`CheckpointError::UnknownLayout`], with what was found and what would have been accepted.
-pub(crate) fn recognise(checkpoint: &Checkpoint) -> Result<(&'static Layout, String), CheckpointError> {
-    let found = LAYOUTS
-        .iter()
-        .find_map(|layout| Some((*layout, (layout.recognise)(checkpoint)?)));
-    found.map_or_else(|| Err(unknown(checkpoint)), Ok)
-}
-
-fn unknown(checkpoint: &Checkpoint) -> CheckpointError {
-    let fields = checkpoint.config();
-    let config = match fields.text("model_type") {
-        Ok(Some(model_type)) => format!("model_type {model_type:?}"),
-        _ => format!("fields {}", list(fields.names().into_iter())),
-    };
-    let accepted: Vec<String> = LAYOUTS
-        .iter()
-        .map(|layout| format!("{} ({})", layout.architecture, layout.name))
-        .collect();
-    CheckpointError::UnknownLayout {
-        path: fields.path(),
-        found: format!(
-            "{config}, and in {} tensors {}",
-            checkpoint.weights_path().display(),
-            list(checkpoint.names())
-        ),
-        accepted: accepted.join(", "),
-    }
-}
-
-/// The first few of many names.
-fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
-    let first: Vec<_> = names.by_ref().take(6).collect();
-    match (first.is_empty(), names.count()) {
-        (true, _) => "none".into(),
-        (false, 0) => first.join(", "),
-        (false, more) => format!("{} and {more} more", first.join(", ")),
-    }
 }
 
 /// The fields of `config.json`.

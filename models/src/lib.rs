@@ -17,9 +17,10 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: fork, save, restore, roll back, batch; a cache of prompts on disk |
+//! | [`model`], [`state`] | [`Model`]: load, start, logits, losses; [`ModelState`]: fork, save, restore, roll back, batch |
+//! | [`prefix_cache`] | states of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
-//! | [`layout`], [`loader`] | the published layouts: how each is recognised, read, and made |
+//! | [`layout`], [`registry`], [`loader`] | what a published layout is; all of them; how one is read |
 //! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`fla`], [`rwkv`] | one room per architecture |
 //! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
@@ -28,6 +29,7 @@
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
+//! | [`tasks`] | what else a model can be asked: delays, copies, digits, expressions, curves, signals |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
 /// What a mitigation calls to run the rest of the chain; see [`spillway_ssm_core::Intervention`].
@@ -45,6 +47,7 @@ pub mod error;
 pub mod evaluation;
 pub mod fla;
 pub mod generation;
+pub mod h3;
 pub mod hybrid;
 pub mod init;
 pub mod input;
@@ -57,19 +60,22 @@ pub mod message;
 pub mod model;
 pub mod network;
 pub mod output;
+pub mod prefix_cache;
+pub mod registry;
 pub mod rwkv;
+pub mod s4;
 pub mod sampling;
 pub mod shipped;
 pub mod state;
+pub mod tasks;
 pub mod tokenizer;
 pub mod train;
 
-pub use error::ModelError;
+pub use error::{ModelError, PrefixCacheError};
 pub use model::{Info, LoadOptions, Logits, Model, WeightType};
+pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
 pub use shipped::text as shipped_text;
-pub use state::{
-    History, LayerState, ModelState, Prefilled, PrefixCache, PrefixCacheError, PrefixCacheOptions,
-};
+pub use state::{History, LayerState, ModelState};
 pub use tokenizer::Tokenizer;
 
 /// Runs the README's example as a test.

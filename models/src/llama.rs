@@ -25,7 +25,7 @@ use spillway_ssm_core::operators::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
-use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_id, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -37,7 +37,7 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: "Hugging Face",
     recognise,
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
@@ -154,17 +154,21 @@ fn rotary(fields: &Fields<'_>, head_dim: usize) -> Result<RotaryPlan, Checkpoint
     }
 }
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let config = config(fields)?;
+    Ok(Assembly::new(move |loader| load(&config, loader)))
+}
+
+fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let width = config.attention.model_dim;
     let shape = [config.vocab_size, width];
     let embedding = loader.embedding(EMBEDDING, shape)?;
     let head = loader.head("lm_head.weight", &embedding, shape, config.tied)?;
     let blocks = (0..config.num_layers)
-        .map(|layer| block(&config, layer, loader))
+        .map(|layer| block(config, layer, loader))
         .collect::<Result<_, _>>()?;
     Ok(Parts {
-        outline: outline(&config),
+        outline: outline(config),
         embedding,
         embedding_norm: None,
         blocks,

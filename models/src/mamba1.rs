@@ -24,7 +24,7 @@ use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::Hybrid;
-use crate::layout::{Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_id, stored_config};
 use crate::loader::Loader;
 use crate::mamba2::Publication;
 use crate::mamba2::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, step_sizes};
@@ -38,7 +38,7 @@ pub(crate) const ORIGINAL: Layout = Layout {
     name: Publication::Original.name(),
     recognise: |checkpoint| recognise(checkpoint, Publication::Original),
     config: stored_config,
-    load: |fields, loader| load(original(fields)?, loader),
+    parse: |fields, _| Ok(assembly(original(fields)?)),
     presets: ORIGINAL_PRESETS,
 };
 
@@ -48,7 +48,7 @@ pub(crate) const HUGGING_FACE: Layout = Layout {
     name: Publication::HuggingFace.name(),
     recognise: |checkpoint| recognise(checkpoint, Publication::HuggingFace),
     config: stored_config,
-    load: |fields, loader| load(hugging_face(fields)?, loader),
+    parse: |fields, _| Ok(assembly(hugging_face(fields)?)),
     presets: &[Preset {
         size: "tiny",
         config: r#"{"model_type": "mamba", "architectures": ["MambaForCausalLM"], "vocab_size": 256, "hidden_size": 64,
@@ -233,7 +233,11 @@ fn check_sizes(fields: &Fields<'_>, mixer: &Mamba1Config) -> Result<(), Checkpoi
     Err(fields.wrong("expand", &expected, Some(&rows.into())))
 }
 
-fn load(config: Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn assembly(config: Config) -> Assembly {
+    Assembly::new(move |loader| load(&config, loader))
+}
+
+fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let width = config.mixer.model_dim;
     let shape = [config.padded_vocab_size, width];
     let embedding = loader.embedding(config.publication.embedding_name(), shape)?;
@@ -242,11 +246,11 @@ fn load(config: Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
         Publication::HuggingFace => loader.head(HEAD, &embedding, shape, config.tied)?,
     };
     let blocks = (0..config.num_layers)
-        .map(|layer| block(&config, layer, loader))
+        .map(|layer| block(config, layer, loader))
         .collect::<Result<_, _>>()?;
     let bias = config.norm == NormKind::Layer;
     Ok(Parts {
-        outline: outline(&config),
+        outline: outline(config),
         embedding,
         embedding_norm: None,
         blocks,

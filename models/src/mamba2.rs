@@ -19,7 +19,7 @@ use spillway_ssm_core::{Mixer, WeightSource};
 use crate::checkpoint::{Checkpoint, Fields};
 use crate::error::ModelError;
 use crate::hybrid::Hybrid;
-use crate::layout::{Layout, Outline, Parts, stored_config};
+use crate::layout::{Assembly, Has, Layout, Outline, Parts, stored_config};
 use crate::loader::Loader;
 use crate::network::Block;
 pub use layout::Publication;
@@ -31,7 +31,7 @@ pub(crate) const ORIGINAL: Layout = Layout {
     name: Publication::Original.name(),
     recognise: |checkpoint| recognise(checkpoint, Publication::Original),
     config: stored_config,
-    load: |fields, loader| load(fields, loader, Publication::Original),
+    parse: |fields, has| parse(fields, has, Publication::Original),
     presets: init::ORIGINAL,
 };
 
@@ -41,7 +41,7 @@ pub(crate) const HUGGING_FACE: Layout = Layout {
     name: Publication::HuggingFace.name(),
     recognise: |checkpoint| recognise(checkpoint, Publication::HuggingFace),
     config: stored_config,
-    load: |fields, loader| load(fields, loader, Publication::HuggingFace),
+    parse: |fields, has| parse(fields, has, Publication::HuggingFace),
     presets: init::HUGGING_FACE,
 };
 
@@ -87,9 +87,13 @@ pub struct Config {
     pub eos_id: Option<u32>,
 }
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>, publication: Publication) -> Result<Parts, ModelError> {
-    let config = Config::parse(fields, publication, || loader.has(layout::HEAD))?;
-    let m = &config.mixer;
+fn parse(fields: &Fields<'_>, has: Has<'_>, publication: Publication) -> Result<Assembly, ModelError> {
+    let config = Config::parse(fields, publication, || has(layout::HEAD))?;
+    Ok(Assembly::new(move |loader| load(&config, loader)))
+}
+
+fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let (m, publication) = (&config.mixer, config.publication);
     let shape = [config.padded_vocab_size, m.model_dim];
     let embedding = loader.embedding(publication.embedding_name(), shape)?;
     let head = match publication {
@@ -99,10 +103,10 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>, publication: Publication) 
         Publication::HuggingFace => loader.head(layout::HEAD, &embedding, shape, config.tied)?,
     };
     let blocks = (0..config.num_layers)
-        .map(|layer| block(&config, layer, loader))
+        .map(|layer| block(config, layer, loader))
         .collect::<Result<_, _>>()?;
     Ok(Parts {
-        outline: outline(&config),
+        outline: outline(config),
         embedding,
         embedding_norm: None,
         blocks,

@@ -14,7 +14,7 @@ use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Stati
 use spillway_ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
 
 use crate::error::ModelError;
-use crate::state::LayerState;
+use crate::state::{LayerState, ModelState};
 
 /// What a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Norm {
 pub struct Channel {
     /// The norm before the mixer.
     pub norm: Norm,
-    /// The mixer.
+    /// The channel mixer.
     pub mixer: Arc<dyn Mixer>,
 }
 
@@ -147,14 +147,6 @@ pub struct Network {
     pub(crate) device: Device,
 }
 
-/// What a call of the network knows beside ids and states.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Call<'a> {
-    pub(crate) chain: &'a Chain,
-    pub(crate) chunking: Chunking,
-    pub(crate) positions: &'a [u64],
-}
-
 impl Network {
     /// The blocks, first to last.
     pub fn blocks(&self) -> &[Block] {
@@ -193,7 +185,7 @@ impl Network {
     ///
     /// # Errors
     /// [`ModelError::Packing`] or [`ModelError::Id`] for an id that has no row.
-    pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
+    fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
         let shape = [batch, ids.len() / batch.max(1), self.embedding.rows.in_features()];
         // Burn reads a length of 0 in a new shape as the old one.
         let embedded = match ids.is_empty() {
@@ -206,21 +198,21 @@ impl Network {
         }
     }
 
-    /// The residual stream after the last norm, `[batch, time, model_dim]`; `states` are left after the last token.
-    pub(crate) fn forward(
-        &self,
-        embedded: Tensor<3>,
-        states: &mut [LayerState],
-        call: Call<'_>,
-    ) -> Result<Tensor<3>, ModelError> {
+    /// The residual stream after the last norm, `[batch, time, model_dim]`; the states of the layers are left after the last token.
+    fn forward(&self, embedded: Tensor<3>, state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
         let (mut residual, mut update) = (embedded, None);
         let mut shared = Shared::default();
-        for (layer, (block, state)) in self.blocks.iter().zip(states).enumerate() {
+        let ModelState {
+            layers,
+            chain,
+            positions,
+        } = state;
+        for (layer, (block, state)) in self.blocks.iter().zip(layers).enumerate() {
             let mut context = Context {
-                chain: call.chain,
+                chain,
                 layer,
-                chunking: call.chunking,
-                positions: call.positions,
+                chunking: Chunking::Fastest,
+                positions,
                 shared: &mut shared,
             };
             let (sum, normed) = block.norm.of_sum(residual, update)?;
@@ -237,8 +229,101 @@ impl Network {
         Ok(self.norm.of_sum(residual, update)?.1)
     }
 
+    /// Everything that can be wrong with `ids`, which hold the sequences of `state` one after another, before the state is
+    /// touched; the number of tokens per sequence.
+    ///
+    /// # Errors
+    /// [`ModelError::State`] for a state of another model, [`ModelError::Count`] when the ids do not divide into sequences of
+    /// one length, [`ModelError::Id`] beyond the vocabulary.
+    pub(crate) fn check(
+        &self,
+        ids: &[u32],
+        state: &ModelState,
+        vocab_size: usize,
+    ) -> Result<usize, ModelError> {
+        self.check_layers(state)?;
+        let batch = state.batch();
+        if !ids.len().is_multiple_of(batch.max(1)) || (batch == 0 && !ids.is_empty()) {
+            return Err(ModelError::Count {
+                what: "ids",
+                expected: format!("{batch} sequences of one length"),
+                found: ids.len(),
+            });
+        }
+        expect_ids(ids.iter().enumerate(), vocab_size)?;
+        Ok(ids.len() / batch.max(1))
+    }
+
+    /// Takes in `ids` that [`Network::check`] has found good: the residual stream after the last norm, `[batch, time,
+    /// model_dim]`; `state` moves on. Whatever runs or trains a model comes through here.
+    ///
+    /// # Errors
+    /// [`ModelError::Layer`] from a layer or an intervention. The state is not to be used then.
+    pub(crate) fn advance(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
+        let embedded = self.embed(ids, state.batch())?;
+        self.move_on(embedded, state)
+    }
+
+    /// As [`Network::advance`] of vectors in the place of ids, `[batch, time, model_dim]`, for a state of as many sequences and of this
+    /// network's layers.
+    ///
+    /// # Errors
+    /// As [`Network::advance`].
+    pub(crate) fn advance_embedded(
+        &self,
+        embedded: Tensor<3>,
+        state: &mut ModelState,
+    ) -> Result<Tensor<3>, ModelError> {
+        let embedded = match &self.embedding_norm {
+            Some(norm) => norm.of(embedded)?,
+            None => embedded,
+        };
+        self.move_on(embedded, state)
+    }
+
+    fn move_on(&self, embedded: Tensor<3>, state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
+        let time = embedded.dims()[1] as u64;
+        let normed = self.forward(embedded, state)?;
+        state.positions.iter_mut().for_each(|position| *position += time);
+        Ok(normed)
+    }
+
+    /// Refuses a state of other layers.
+    ///
+    /// # Errors
+    /// [`ModelError::State`].
+    pub(crate) fn check_layers(&self, state: &ModelState) -> Result<(), ModelError> {
+        let (expected, found) = (self.blocks.len(), state.layers.len());
+        match expected == found {
+            true => Ok(()),
+            false => Err(ModelError::State {
+                what: "number of layers",
+                expected: expected.to_string(),
+                found: found.to_string(),
+            }),
+        }
+    }
+
     /// Logits over the padded vocabulary, `[batch, time, padded_vocab_size]`.
     pub(crate) fn logits(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         Ok(self.head.forward(normed)?)
+    }
+}
+
+/// Refuses ids, each beside its index, that are beyond the vocabulary.
+///
+/// # Errors
+/// [`ModelError::Id`].
+pub(crate) fn expect_ids<'a>(
+    mut ids: impl Iterator<Item = (usize, &'a u32)>,
+    vocab_size: usize,
+) -> Result<(), ModelError> {
+    match ids.find(|(_, id)| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some((index, &id)) => Err(ModelError::Id {
+            index,
+            id,
+            vocab_size,
+        }),
     }
 }

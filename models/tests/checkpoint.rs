@@ -6,9 +6,9 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use spillway_models::checkpoint::{
-    Checkpoint, CheckpointError, Header, NewFile, NewFolder, TensorPlan, WriteDtype, quote_bare_non_finite,
-    write_safetensors,
+    Checkpoint, CheckpointError, Header, TensorPlan, WriteDtype, quote_bare_non_finite, write_safetensors,
 };
+use spillway_models::output::{NewFile, NewFolder};
 use tempfile::TempDir;
 
 /// Length, header, data.
@@ -381,8 +381,9 @@ fn nothing_half_written_is_left_behind() {
     fs::write(inner.temporary_path().join("config.json"), "{}").unwrap();
     inner.commit().unwrap();
     let error = NewFolder::create(&folder.path().join("model")).unwrap_err();
+    let error = CheckpointError::from(error);
     assert!(matches!(error, CheckpointError::Exists { .. }));
     expect_message(&error, &["model", "exists already"]);
     let error = NewFile::create(&folder.path().join("none/state")).unwrap_err();
-    expect_message(&error, &["none/state", "creating failed"]);
+    expect_message(&error.into(), &["none/state", "creating failed"]);
 }

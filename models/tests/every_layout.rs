@@ -11,8 +11,9 @@ mod equivalence {
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use spillway_models::checkpoint::WriteDtype;
-    use spillway_models::init::{layouts, preset, write_random};
+    use spillway_models::init::{preset, write_random};
     use spillway_models::layout::Layout;
+    use spillway_models::registry::layouts;
     use spillway_models::{LoadOptions, Logits, Model, ModelState};
     use spillway_ssm_core::Chain;
     use tempfile::TempDir;
@@ -123,7 +124,7 @@ mod equivalence {
 }
 
 mod registry {
-    use spillway_models::init::layouts;
+    use spillway_models::registry::layouts;
 
     #[test]
     fn every_layout_has_sizes_and_a_name_of_its_own() {

@@ -10,8 +10,9 @@ use burn::tensor::Tensor;
 use common::relative_error;
 use spillway_mitigations::{Mitigation, Observer};
 use spillway_models::checkpoint::WriteDtype;
-use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::init::{preset, write_random};
 use spillway_models::layout::Layout;
+use spillway_models::registry::layouts;
 use spillway_models::{LoadOptions, Logits, Model, ModelError, ModelState};
 use tempfile::TempDir;
 

@@ -1,13 +1,13 @@
 //! The probe against brute force over the recorded gates.
 
 use burn::tensor::{Device, Distribution, Tensor};
-use spillway_models::evaluation::diagnosis::gates::{Gate, Stretch};
+use spillway_models::evaluation::diagnosis::gates::{Gate, GateSegment};
 use spillway_models::evaluation::diagnosis::probe::Probe;
 use spillway_models::evaluation::diagnosis::record::SiteRecord;
 use spillway_models::evaluation::diagnosis::state_statistics::state_statistics;
 use spillway_models::evaluation::positions::snapshots;
 use spillway_ssm_core::{
-    Chain, Chunking, Erase, Gates, Intervention, LogDecay, ReadOut, Recurrence, Rule, Site, State,
+    Chain, Chunking, Erase, Gates, Intervention, LogDecay, ReadOut, Rule, Site, SiteState, State,
 };
 use std::sync::Arc;
 
@@ -43,23 +43,23 @@ fn gates() -> Gates {
     }
 }
 
-fn start(chain: &Chain) -> Recurrence {
+fn start(chain: &Chain) -> SiteState {
     let device = Device::flex();
-    Recurrence {
+    SiteState {
         state: State {
             memory: Tensor::zeros([1, SITE.heads, SITE.key_dim, SITE.value_dim], &device),
             position: 0,
         },
-        memories: chain.start(&SITE, 1, &device),
+        interventions: chain.start(&SITE, 1, &device),
     }
 }
 
 /// Runs all tokens in pieces of these lengths, and gives the read-outs.
-fn run(chain: &Chain, state: &mut Recurrence, gates: &Gates, pieces: &[usize]) -> Vec<f32> {
+fn run(chain: &Chain, state: &mut SiteState, gates: &Gates, pieces: &[usize]) -> Vec<f32> {
     let mut first = state.state.position as usize;
     let mut outputs = Vec::new();
     for &piece in pieces {
-        let piece = gates.slice(first..first + piece).expect("inside the stretch");
+        let piece = gates.slice(first..first + piece).expect("inside the segment");
         first += piece.dims().time;
         let output = chain
             .run(&SITE, piece, state, Chunking::Sequential)
@@ -69,8 +69,8 @@ fn run(chain: &Chain, state: &mut Recurrence, gates: &Gates, pieces: &[usize]) -
     outputs
 }
 
-fn record(state: &mut Recurrence) -> SiteRecord {
-    let memory = state.memories[0].as_any_mut().downcast_ref::<SiteRecord>();
+fn record(state: &mut SiteState) -> SiteRecord {
+    let memory = state.interventions[0].as_any_mut().downcast_ref::<SiteRecord>();
     memory.expect("the probe's record").clone()
 }
 
@@ -115,7 +115,7 @@ fn states_are_looked_at_after_the_right_tokens() {
         run(&Chain::default(), &mut plain, &gates, &[position as usize]);
         let memory = floats(&plain.state.memory.to_data());
         for (head, state) in memory.chunks(SITE.key_dim * SITE.value_dim).enumerate() {
-            let (at, found, _) = record.looks(head).nth(index).expect("a look");
+            let (at, found, _) = record.samples(head).nth(index).expect("a sample");
             assert_eq!(at, position);
             assert!(
                 near(found.norm, state_statistics(state).norm),
@@ -171,7 +171,7 @@ fn decays_steps_keys_and_values_agree_with_sums_over_the_gates() {
             // The first token's own decay acts on what was before it.
             let expected: f64 = column(&log_decay, SITE.heads, 1, head, 1, position).iter().sum();
             assert!(
-                near(record.looks(head).nth(index).expect("a look").2, expected),
+                near(record.samples(head).nth(index).expect("a sample").2, expected),
                 "head {head} at {position}"
             );
         }
@@ -189,8 +189,8 @@ fn a_saved_record_goes_on_to_the_same_bits() {
     run(&chain, &mut whole, &gates, &[20, 30]);
     let mut state = start(&chain);
     run(&chain, &mut state, &gates, &[20]);
-    let saved = state.memories[0].save();
-    state.memories = vec![
+    let saved = state.interventions[0].save();
+    state.interventions = vec![
         probe
             .restore(&SITE, 1, &Device::flex(), &saved)
             .expect("what was saved"),
@@ -205,7 +205,7 @@ fn a_saved_record_goes_on_to_the_same_bits() {
 #[test]
 fn a_record_of_another_shape_is_refused() {
     let (_, probe, chain) = probed();
-    let saved = start(&chain).memories[0].save();
+    let saved = start(&chain).interventions[0].save();
     let wider = Site { heads: 6, ..SITE };
     assert!(probe.restore(&wider, 1, &Device::flex(), &saved).is_err());
     let mut missing = saved;
@@ -231,9 +231,9 @@ fn decays_per_key_keep_their_slowest_and_fastest_row() {
         ..gates()
     };
     let (_, _, chain) = probed();
-    let mut state = Recurrence {
+    let mut state = SiteState {
         state: site.empty_state(1, &device),
-        memories: chain.start(&site, 1, &device),
+        interventions: chain.start(&site, 1, &device),
     };
     chain
         .run(&site, gates, &mut state, Chunking::Sequential)
@@ -311,9 +311,9 @@ fn a_delta_rule_keeps_what_its_matrix_leaves_of_a_random_direction() {
         plain(per_key(), beta()),
         plain(per_key(), low_rank()),
     ] {
-        let stretch = Stretch::new(&gates).expect("floats");
+        let segment = GateSegment::new(&gates).expect("floats");
         for head in 0..heads {
-            let found = stretch.token(0, head).log_decay;
+            let found = segment.token(0, head).log_decay;
             let expected = retention_by_recurrence(&gates, head);
             assert!(
                 near(found, expected),
@@ -349,9 +349,9 @@ fn a_weighted_mean_is_recorded_by_its_weights() {
         )
     };
     let (_, _, chain) = probed();
-    let mut state = Recurrence {
+    let mut state = SiteState {
         state: site.empty_state(1, &device),
-        memories: chain.start(&site, 1, &device),
+        interventions: chain.start(&site, 1, &device),
     };
     chain
         .run(&site, gates, &mut state, Chunking::Sequential)
@@ -360,7 +360,7 @@ fn a_weighted_mean_is_recorded_by_its_weights() {
     assert_eq!(record.measure(), "weight");
     let (key, value) = (floats(&key.into_data()), floats(&value.into_data()));
     for (head, decay) in [-0.1, -0.2, -0.01, -1.0_f64].into_iter().enumerate() {
-        for (position, found, _) in record.looks(head) {
+        for (position, found, _) in record.samples(head) {
             let weight = |t: u64| {
                 let age = (position - 1 - t) as f64;
                 (age * decay + f64::from(key[t as usize * 4 + head])).exp()

@@ -6,9 +6,9 @@ use burn::tensor::Device;
 use proptest::prelude::*;
 use spillway_models::WeightType;
 use spillway_models::checkpoint::{Checkpoint, Fields, Header, parse_object};
-use spillway_models::init::layouts;
 use spillway_models::loader::Loader;
 use spillway_models::mamba2::{Config, Publication};
+use spillway_models::registry::layouts;
 
 /// Everything that is computed from a file's bytes before its weights are used.
 fn read(config: &[u8], weights: &'static [u8]) {
@@ -26,7 +26,7 @@ fn read(config: &[u8], weights: &'static [u8]) {
             if let Ok(config) = (layout.config)(&checkpoint) {
                 let fields = Fields::new(Path::new("config.json"), &config);
                 let mut loader = Loader::new(&checkpoint, WeightType::F32, Device::flex());
-                let _ = (layout.load)(&fields, &mut loader);
+                let _ = layout.load(&fields, &mut loader);
             }
         }
         for name in checkpoint.names().collect::<Vec<_>>() {

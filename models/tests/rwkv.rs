@@ -6,8 +6,9 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, View};
 use spillway_models::checkpoint::WriteDtype;
-use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::init::{preset, write_random};
 use spillway_models::layout::Layout;
+use spillway_models::registry::layouts;
 use spillway_models::{LoadOptions, Logits, Model};
 use spillway_ssm_core::Chain;
 use tempfile::TempDir;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::pth::PthError;
+use crate::output::{InUse, OutputError};
 
 /// Why a checkpoint cannot be opened, read or written. Every message is one line that names the file and, where there is
 /// one, the tensor or field, what was expected and what was found.
@@ -30,7 +31,7 @@ pub enum CheckpointError {
     },
     /// Another process writes into the folder.
     #[error(transparent)]
-    InUse(crate::output::InUse),
+    InUse(InUse),
     /// A PyTorch file is damaged, or holds more than tensors.
     #[error("{}: {source}", path.display())]
     Pth {
@@ -268,6 +269,16 @@ pub enum CheckpointError {
         /// The file or folder.
         path: PathBuf,
     },
+}
+
+impl From<OutputError> for CheckpointError {
+    fn from(error: OutputError) -> Self {
+        match error {
+            OutputError::InUse(in_use) => Self::InUse(in_use),
+            OutputError::Io { path, action, source } => Self::Io { path, action, source },
+            OutputError::Exists { path } => Self::Exists { path },
+        }
+    }
 }
 
 impl CheckpointError {

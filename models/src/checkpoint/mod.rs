@@ -33,7 +33,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::input;
-pub use crate::output::{NewFile, NewFolder};
 use bytes::Bytes;
 use disguise::Disguise;
 pub use error::CheckpointError;
@@ -63,7 +62,7 @@ pub struct Checkpoint {
 /// A tensor as it lies in its file, whatever its type.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
-    /// The type.
+    /// Type of the stored values.
     pub dtype: Dtype,
     /// The type's name in the safetensors format.
     pub dtype_name: &'a str,
@@ -237,29 +236,6 @@ impl Checkpoint {
         })
     }
 
-    /// A checkpoint that has just been written to memory; `name` takes the folder's place in messages.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub(crate) fn from_memory(
-        name: &str,
-        config: Map<String, Value>,
-        weights: Vec<u8>,
-    ) -> Result<Self, CheckpointError> {
-        let weights_path = Path::new(name).join("model.safetensors");
-        let (files, places) = single_file(WeightsFile::of_weights(
-            weights_path.clone(),
-            Bytes::Owned(weights),
-        )?);
-        Ok(Self {
-            config_path: Path::new(name).join("config.json"),
-            config,
-            weights_path,
-            files,
-            places,
-        })
-    }
-
     /// The configuration's fields.
     pub fn config(&self) -> Fields<'_> {
         Fields::new(&self.config_path, &self.config)
@@ -360,15 +336,15 @@ fn read_text(path: &Path) -> Result<String, CheckpointError> {
     input::read_text(path, input::MAX_SETTINGS).map_err(CheckpointError::io(path, "reading"))
 }
 
-type Places = (Vec<WeightsFile>, BTreeMap<String, usize>);
+type Shards = (Vec<WeightsFile>, BTreeMap<String, usize>);
 
-fn single_file(file: WeightsFile) -> Places {
+fn single_file(file: WeightsFile) -> Shards {
     let places = file.header.tensors.keys().map(|name| (name.clone(), 0)).collect();
     (vec![file], places)
 }
 
 /// Reads `{"weight_map": {"tensor": "shard file"}}` and maps every shard it names.
-fn open_shards(index: &Path) -> Result<Places, CheckpointError> {
+fn open_shards(index: &Path) -> Result<Shards, CheckpointError> {
     let map = parse_object(index, &read_text(index)?)?;
     let fields = Fields::new(index, &map);
     let weight_map = fields.value("weight_map").and_then(Value::as_object);

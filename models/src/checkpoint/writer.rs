@@ -161,7 +161,7 @@ pub(crate) fn write_folder(
     let mut file = NewFile::create(&folder.temporary_path().join("model.safetensors"))?;
     write_safetensors(folder.path(), file.writer(), dtype, tensors, &metadata, values)?;
     file.commit()?;
-    folder.commit()
+    Ok(folder.commit()?)
 }
 
 /// Takes consecutive blocks of a tensor's bytes.

@@ -85,7 +85,7 @@ pub fn rise(curve: &[(u64, f64)], threshold: f64) -> Rise {
 pub struct Collapse {
     /// The factor that ratios are held against.
     pub threshold: f64,
-    /// The ratios.
+    /// Ratios of the losses beyond the training length to those inside.
     #[serde(flatten)]
     pub published: Published,
     /// Where the loss exceeds `threshold` times the largest inside the training length.

@@ -13,7 +13,7 @@ use super::hybrid;
 use super::mixer::Names;
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
-use crate::layout::{Outline, Parts, eos_id};
+use crate::layout::{Assembly, Outline, Parts, eos_id};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -74,8 +74,21 @@ impl Backbone {
 
     /// The model, whose layer N has the mixer that `mixer` reads from the tensors below `model.layers.N.attn`, called as `names`
     /// says, or attention.
-    pub(super) fn assemble(
+    pub(super) fn assembly(
         self,
+        details: Details,
+        names: Names,
+        mixer: impl Fn(&mut MixerSource<'_, '_>, usize) -> Result<Arc<dyn Mixer>, ModelError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Assembly {
+        Assembly::new(move |loader| self.assemble(loader, details.clone(), names, &mixer))
+    }
+
+    /// As [`Backbone::assembly`], from the tensors of this loader.
+    pub(super) fn assemble(
+        &self,
         loader: &mut Loader<'_>,
         mut details: Details,
         names: Names,

@@ -13,8 +13,7 @@ use super::mixer::{backbone, details, heads, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -45,11 +44,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "delta_net"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     if fields.has("num_kv_heads") && fields.dimension("num_kv_heads")? != fields.dimension("num_heads")? {
         return Err(fields
@@ -76,9 +75,11 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             norm_weight: true,
         },
     };
-    backbone.assemble(loader, details(&heads), &[("g_norm", "o_norm")], |source, _| {
-        Ok(Arc::new(DeltaNet::read(config.clone(), source)?))
-    })
+    Ok(
+        backbone.assembly(details(&heads), &[("g_norm", "o_norm")], move |source, _| {
+            Ok(Arc::new(DeltaNet::read(config.clone(), source)?))
+        }),
+    )
 }
 
 fn activation(fields: &Fields<'_>) -> Result<QueryKeyActivation, CheckpointError> {

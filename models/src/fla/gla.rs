@@ -12,8 +12,7 @@ use super::mixer::{activation, backbone, details, gated_output, heads, short_con
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -51,11 +50,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "gla"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     if !fields.bool_or("use_gk", true)? {
         return Err(fields.unsupported("use_gk", "true (a decay of the keys)").into());
@@ -84,9 +83,9 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         norm_eps: backbone.norm_eps,
         output,
     };
-    backbone.assemble(loader, details(&heads), names, |source, _| {
+    Ok(backbone.assembly(details(&heads), names, move |source, _| {
         Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
-    })
+    }))
 }
 
 /// The lower bound of log decays.

@@ -14,8 +14,7 @@ use super::mixer::{backbone, details, heads, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 /// ε of the norm of the read-out: the default of the peer's fused norm and projection, which `norm_eps` does not reach.
 const READ_OUT_EPS: f32 = 1e-5;
@@ -49,11 +48,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "gsa"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     if heads.read_out_width() != backbone.model_dim {
@@ -79,9 +78,9 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
     };
     let mut details = details(&heads);
     details.insert("slots of a head", config.slots.to_string());
-    backbone.assemble(loader, details, &[], |source, _| {
+    Ok(backbone.assembly(details, &[], move |source, _| {
         Ok(Arc::new(GatedSlotAttention::read(config, source)?))
-    })
+    }))
 }
 
 fn feature_map(fields: &Fields<'_>) -> Result<FeatureMapKind, CheckpointError> {

@@ -3,24 +3,20 @@
 //! The tensors of `model.layers.N.attn` are those of [`Hgrn::read`], with convolutions where there is `use_short_conv`. With
 //! `use_lower_bound` there is `model.lower_bounds`, layers × `hidden_size`.
 //!
-//! The channels are `expand_ratio` · `hidden_size`. With p the softmax of the lower bounds over the layers, the bound of layer n is
-//! p₁ + … + pₙ, and 0 in layer 0.
+//! The channels are `expand_ratio` · `hidden_size`. The bounds are normalised as in [`lower_bounds`](super::lower_bounds).
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
-use burn::tensor::activation::softmax;
 use spillway_attention_linear::hgrn::{Hgrn, HgrnConfig};
 use spillway_attention_linear::projection::OutputConfig;
-use spillway_ssm_core::Init;
 
 use super::backbone::{Details, expanded};
+use super::lower_bounds::LowerBounds;
 use super::mixer::{backbone, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -51,11 +47,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "hgrn"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     let model_dim = backbone.model_dim;
     let channels = expanded(fields, "expand_ratio", 1.0, model_dim)?;
@@ -74,34 +70,12 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };
-    let bounds = match bounded {
-        true => {
-            let raw = loader.stored("model.lower_bounds", [backbone.layers, channels], Init::Zeros)?;
-            lower_bounds(raw)
-        }
-        false => vec![None; backbone.layers],
-    };
     let details = Details::from([("channels", channels.to_string())]);
-    backbone.assemble(loader, details, &[], |source, layer| {
-        let bound = bounds.get(layer).cloned().flatten();
-        let bound = bound.map(|bound| source.source().place(bound));
-        Ok(Arc::new(Hgrn::read(config, bound, source)?))
-    })
-}
-
-/// The bounds of every layer, from rows `[layers, channels]` that are not normalised yet; none in layer 0.
-pub(super) fn lower_bounds(raw: Tensor<2>) -> Vec<Option<Tensor<1>>> {
-    let [layers, channels] = raw.dims();
-    let shares = softmax(raw, 0);
-    let mut sum: Option<Tensor<1>> = None;
-    let mut bounds = vec![None];
-    for layer in 1..layers {
-        let share = shares.clone().narrow(0, layer, 1).reshape([channels]);
-        sum = Some(match sum {
-            Some(sum) => sum + share,
-            None => share,
-        });
-        bounds.push(sum.clone());
-    }
-    bounds
+    Ok(Assembly::new(move |loader| {
+        let bounds = LowerBounds::read(loader, bounded, [backbone.layers, channels])?;
+        backbone.assemble(loader, details.clone(), &[], |source, layer| {
+            let bound = bounds.of_layer(source, layer);
+            Ok(Arc::new(Hgrn::read(config, bound, source)?))
+        })
+    }))
 }

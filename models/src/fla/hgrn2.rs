@@ -4,22 +4,20 @@
 //! `use_lower_bound` there is `model.lower_bounds`, layers × heads · K.
 //!
 //! K is `expand_ratio`, V is `hidden_size` / heads. Of `num_heads` and `expand_ratio` one may be null: their product is then
-//! `hidden_size`. The bounds are normalised as in [`hgrn`](super::hgrn). The norm of the read-out has ε = 10⁻⁵ whatever `norm_eps` is.
+//! `hidden_size`. The bounds are normalised as in [`lower_bounds`](super::lower_bounds). The norm of the read-out has ε = 10⁻⁵ whatever `norm_eps` is.
 
 use std::sync::Arc;
 
 use spillway_attention_linear::hgrn2::{Hgrn2, Hgrn2Config};
 use spillway_attention_linear::projection::OutputConfig;
-use spillway_ssm_core::Init;
 
 use super::backbone::Details;
-use super::hgrn::lower_bounds;
+use super::lower_bounds::LowerBounds;
 use super::mixer::{backbone, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -48,11 +46,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "hgrn2"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     let model_dim = backbone.model_dim;
     let (num_heads, key_dim) = heads(fields, model_dim)?;
@@ -69,20 +67,19 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };
-    let bounds = match fields.bool_or("use_lower_bound", true)? {
-        true => lower_bounds(loader.stored("model.lower_bounds", [backbone.layers, keys], Init::Zeros)?),
-        false => vec![None; backbone.layers],
-    };
+    let bounded = fields.bool_or("use_lower_bound", true)?;
     let details = Details::from([
         ("heads", num_heads.to_string()),
         ("width of a key", key_dim.to_string()),
         ("width of a value", config.value_dim.to_string()),
     ]);
-    backbone.assemble(loader, details, &[], |source, layer| {
-        let bound = bounds.get(layer).cloned().flatten();
-        let bound = bound.map(|bound| source.source().place(bound));
-        Ok(Arc::new(Hgrn2::read(config, bound, source)?))
-    })
+    Ok(Assembly::new(move |loader| {
+        let bounds = LowerBounds::read(loader, bounded, [backbone.layers, keys])?;
+        backbone.assemble(loader, details.clone(), &[], |source, layer| {
+            let bound = bounds.of_layer(source, layer);
+            Ok(Arc::new(Hgrn2::read(config, bound, source)?))
+        })
+    }))
 }
 
 /// The number of heads, and K.

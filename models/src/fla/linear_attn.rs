@@ -14,8 +14,7 @@ use super::mixer::{Names, backbone, details, heads};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 /// ε of the normaliser, which is not in the configuration.
 const NORMALIZER_EPS: f32 = 1e-10;
@@ -45,11 +44,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "linear_attn"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let normalized = fields.bool_or("norm_feature_map", false)?;
@@ -69,14 +68,14 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };
-    backbone.assemble(loader, details(&heads), NAMES, |source, _| {
+    Ok(backbone.assembly(details(&heads), NAMES, move |source, _| {
         let names = match config.feature_map_shared {
             true => names_of_shared_map(source),
             false => NAMES,
         };
         let source = &mut source.with_names(names);
         Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
-    })
+    }))
 }
 
 const NAMES: Names = &[("g_norm", "norm")];

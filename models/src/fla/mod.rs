@@ -16,27 +16,18 @@
 //! Fields that only choose among kernels of the same result (`attn_mode`, `fuse_*`) are not looked at.
 
 mod backbone;
-mod delta_net;
-mod gated_deltanet;
-mod gla;
-mod gsa;
-mod hgrn;
-mod hgrn2;
+pub(crate) mod delta_net;
+pub(crate) mod gated_deltanet;
+pub(crate) mod gla;
+pub(crate) mod gsa;
+pub(crate) mod hgrn;
+pub(crate) mod hgrn2;
 mod hybrid;
-mod linear_attn;
+pub(crate) mod linear_attn;
+mod lower_bounds;
 mod mixer;
-mod retnet;
-mod simple_gla;
-
-pub(crate) use delta_net::LAYOUT as DELTA_NET;
-pub(crate) use gated_deltanet::LAYOUT as GATED_DELTANET;
-pub(crate) use gla::LAYOUT as GLA;
-pub(crate) use gsa::LAYOUT as GSA;
-pub(crate) use hgrn::LAYOUT as HGRN;
-pub(crate) use hgrn2::LAYOUT as HGRN2;
-pub(crate) use linear_attn::LAYOUT as LINEAR_ATTN;
-pub(crate) use retnet::LAYOUT as RETNET;
-pub(crate) use simple_gla::LAYOUT as SIMPLE_GLA;
+pub(crate) mod retnet;
+pub(crate) mod simple_gla;
 
 use crate::checkpoint::Checkpoint;
 

@@ -14,8 +14,7 @@ use super::mixer::{activation, details, gated_output, heads};
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 /// The base of the angles, which is not in the configuration.
 const ROTARY_BASE: f32 = 10000.0;
@@ -49,11 +48,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "retnet"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = Backbone::read(fields, 2.0)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 2.0))?;
     let feature_map = activation(fields)?;
@@ -81,7 +80,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         norm_eps: backbone.norm_eps,
         output,
     };
-    backbone.assemble(loader, details(&heads), names, |source, _| {
+    Ok(backbone.assembly(details(&heads), names, move |source, _| {
         Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
-    })
+    }))
 }

@@ -14,8 +14,7 @@ use super::mixer::{activation, backbone, details, gated_output, heads, short_con
 use super::{NAME, recognised};
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, stored_config};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -41,11 +40,11 @@ pub(crate) const LAYOUT: Layout = Layout {
     name: NAME,
     recognise: |checkpoint| recognised(checkpoint, "simple_gla"),
     config: stored_config,
-    load,
+    parse,
     presets: PRESETS,
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
     let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let (output, names) = gated_output(fields, true)?;
@@ -64,7 +63,7 @@ fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelErro
         norm_eps: backbone.norm_eps,
         output,
     };
-    backbone.assemble(loader, details(&heads), names, |source, _| {
+    Ok(backbone.assembly(details(&heads), names, move |source, _| {
         Ok(Arc::new(GatedLinearAttention::read(config.clone(), source)?))
-    })
+    }))
 }

@@ -8,8 +8,8 @@ use rand_distr::StandardNormal;
 use spillway_ssm_core::weights::{Init, StepSizes};
 
 /// The elements `range` of `count`, appended. Elements must be drawn in order from one generator.
-pub(crate) fn draw(init: Init, rng: &mut StdRng, range: Range<usize>, count: usize, into: &mut Vec<f32>) {
-    match init {
+pub(crate) fn draw(init: &Init, rng: &mut StdRng, range: Range<usize>, count: usize, into: &mut Vec<f32>) {
+    match *init {
         Init::Zeros => into.extend(range.map(|_| 0.0)),
         Init::Ones => into.extend(range.map(|_| 1.0)),
         Init::Constant(value) => into.extend(range.map(|_| value)),
@@ -24,6 +24,10 @@ pub(crate) fn draw(init: Init, rng: &mut StdRng, range: Range<usize>, count: usi
             into.extend(range.map(|index| from + (to - from) * (index as f32 / last).powf(power)));
         }
         Init::Values(value) => into.extend(range.map(|index| value(index, count))),
+        Init::Repeated(ref values) => {
+            let value = |index: usize| values.get(index % values.len().max(1)).copied();
+            into.extend(range.map(|index| value(index).unwrap_or_default()));
+        }
     }
 }
 

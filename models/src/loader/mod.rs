@@ -1,7 +1,7 @@
-//! Where an architecture takes its weights from: a checkpoint; nothing, to learn which tensors it would take; or tensors that
-//! gradients are wanted for. For its mixers it is a [`WeightSource`].
+//! Where an architecture takes its weights from: a checkpoint; tensors in memory; nothing, to learn which tensors it would take;
+//! or tensors that gradients are wanted for. For its mixers it is a [`WeightSource`].
 //!
-//! A matrix from a checkpoint is packed for the CPU, one from leaves stays a tensor. Layouts that store a matrix transposed, or
+//! A matrix from a checkpoint or from memory is packed for the CPU, one from leaves stays a tensor. Layouts that store a matrix transposed, or
 //! several in one tensor, take it apart as a tensor ([`Loader::stored`]) and hand the parts back ([`Loader::pack`],
 //! [`Loader::place`]): that is arithmetic on the CPU for the one and a part of the graph for the other.
 
@@ -22,8 +22,7 @@ use crate::error::ModelError;
 use crate::network::{Embedding, Norm, NormKind};
 use crate::state::fingerprint::Fingerprint;
 pub(crate) use draw::draw;
-pub(crate) use source::Leaves;
-use source::Source;
+pub(crate) use source::{Leaves, Source, ValuesInMemory};
 
 /// A tensor that an architecture asked for.
 #[derive(Clone, Debug)]
@@ -79,7 +78,7 @@ impl<'a> Loader<'a> {
         Self::of(Source::Leaves(leaves), WeightType::F32, device)
     }
 
-    fn of(source: Source<'a>, weights: WeightType, device: Device) -> Self {
+    pub(crate) fn of(source: Source<'a>, weights: WeightType, device: Device) -> Self {
         Self {
             source,
             weights,
@@ -107,6 +106,15 @@ impl<'a> Loader<'a> {
     /// Says that a tensor of this name may be there and means nothing.
     pub fn ignore(&mut self, name: &str) {
         self.read.insert(name.to_string());
+    }
+
+    /// A whole number that a checkpoint may hold as a tensor without dimensions; 0 where it does not.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] for a tensor that is no such number.
+    pub fn whole_number(&mut self, name: &str) -> Result<usize, ModelError> {
+        self.ignore(name);
+        Ok(self.source.whole_number(name)?)
     }
 
     /// A matrix `[out, in]`.
@@ -284,20 +292,17 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A tensor's values, in row-major order, from a checkpoint or none.
+    /// A tensor's values, in row-major order, from anything but leaves.
     fn values(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>, ModelError> {
         self.ask(name, shape, init);
         // The stored shape is compared before anything of that size is taken from memory.
-        let stored = self
-            .source
-            .checkpoint()
-            .map(|checkpoint| checkpoint.tensor(name, shape));
-        let stored = stored.transpose()?;
+        let stored = self.source.stored(name, shape)?;
         self.take(shape.iter().map(|size| *size as u64), 4)?;
-        let values = match (self.source, stored) {
-            (Source::Checkpoint(_), Some(stored)) => stored.to_vec()?,
-            _ => vec![0.0; shape.iter().product()],
-        };
+        let mut values = Vec::with_capacity(shape.iter().product());
+        stored.for_each_block(|block| {
+            values.extend_from_slice(block);
+            Ok::<_, CheckpointError>(())
+        })?;
         self.contents.tensor(name, shape);
         self.contents.values(&values);
         self.parameters += values.len() as u64;
@@ -314,13 +319,9 @@ impl<'a> Loader<'a> {
             return Ok(leaves.matrix(parts)?.into());
         }
         // The stored shapes are compared before anything of that size is taken from memory.
-        let stored = self.source.checkpoint().map(|checkpoint| {
-            let tensor = |(name, shape): &(String, [usize; 2])| checkpoint.tensor(name, shape);
-            parts.iter().map(tensor).collect::<Result<Vec<_>, _>>()
-        });
-        let stored = stored
-            .transpose()?
-            .filter(|_| matches!(self.source, Source::Checkpoint(_)));
+        let source = self.source;
+        let stored = parts.iter().map(|(name, shape)| source.stored(name, shape));
+        let stored = stored.collect::<Result<Vec<_>, _>>()?;
         let width = match self.weights {
             WeightType::F32 => 4,
             WeightType::Bf16 => 2,
@@ -328,21 +329,13 @@ impl<'a> Loader<'a> {
         };
         self.take([outputs as u64, inputs as u64], width)?;
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
-        match stored {
-            Some(tensors) => {
-                for ((name, shape), tensor) in parts.iter().zip(tensors) {
-                    self.contents.tensor(name, shape);
-                    let contents = &mut self.contents;
-                    tensor.for_each_block(|rows| {
-                        contents.values(rows);
-                        builder.push_rows(rows).map_err(ModelError::from)
-                    })?;
-                }
-            }
-            None => {
-                let row = vec![0.0; inputs];
-                (0..outputs).try_for_each(|_| builder.push_rows(&row))?;
-            }
+        for ((name, shape), tensor) in parts.iter().zip(stored) {
+            self.contents.tensor(name, shape);
+            let contents = &mut self.contents;
+            tensor.for_each_block(|rows| {
+                contents.values(rows);
+                builder.push_rows(rows).map_err(ModelError::from)
+            })?;
         }
         let packed = builder.finish()?;
         self.parameters += (outputs * inputs) as u64;

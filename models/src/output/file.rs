@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
+use super::error::OutputError;
 use super::target::{Target, target};
 use super::{parent, sync_folder, temporary};
-use crate::checkpoint::CheckpointError;
 
 /// A file under a temporary name. [`NewFile::commit`] gives it its real name; dropping it before that removes it.
 ///
@@ -16,12 +16,12 @@ use crate::checkpoint::CheckpointError;
 #[derive(Debug)]
 pub struct NewFile {
     out: BufWriter<File>,
-    place: Place,
+    destination: Destination,
     path: PathBuf,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Destination {
     /// A temporary file beside the one that it will replace.
     Beside { temporary: TempPath, target: PathBuf },
     /// A nameless file, whose content will go to this.
@@ -32,26 +32,26 @@ impl NewFile {
     /// Begins a file that will replace whatever file `path` names, in one step, when it is complete.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] when the folder cannot be written, or `path` names a folder.
-    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
-        Self::begin(path).map_err(CheckpointError::io(path, "creating"))
+    /// [`OutputError::Io`] when the folder cannot be written, or `path` names a folder.
+    pub fn create(path: &Path) -> Result<Self, OutputError> {
+        Self::begin(path).map_err(OutputError::io(path, "creating"))
     }
 
     fn begin(path: &Path) -> io::Result<Self> {
-        let (file, place) = match target(path)? {
+        let (file, destination) = match target(path)? {
             Target::File(target) => {
                 let (file, temporary) = temporary::new_file(parent(&target))?;
-                (file, Place::Beside { temporary, target })
+                (file, Destination::Beside { temporary, target })
             }
             Target::InPlace(path) => {
                 // At the end of what is there: standard output may be a file that others add to.
                 let target = File::options().append(true).open(path)?;
-                (tempfile::tempfile()?, Place::Apart { target })
+                (tempfile::tempfile()?, Destination::Apart { target })
             }
         };
         Ok(Self {
             out: BufWriter::with_capacity(1 << 20, file),
-            place,
+            destination,
             path: path.to_path_buf(),
         })
     }
@@ -64,10 +64,10 @@ impl NewFile {
     /// Writes out what is buffered, waits until it is on the disk, and gives the file its real name.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`] when the disk is full or the name cannot be taken.
-    pub fn commit(self) -> Result<(), CheckpointError> {
+    /// [`OutputError::Io`] when the disk is full or the name cannot be taken.
+    pub fn commit(self) -> Result<(), OutputError> {
         let path = self.path.clone();
-        self.finish(true).map_err(CheckpointError::io(&path, "writing"))
+        self.finish(true).map_err(OutputError::io(&path, "writing"))
     }
 
     /// As [`NewFile::commit`] without waiting for the disk: after a power failure the file may be there and incomplete, for
@@ -75,20 +75,20 @@ impl NewFile {
     ///
     /// # Errors
     /// As [`NewFile::commit`].
-    pub fn commit_unsynced(self) -> Result<(), CheckpointError> {
+    pub fn commit_unsynced(self) -> Result<(), OutputError> {
         let path = self.path.clone();
-        self.finish(false).map_err(CheckpointError::io(&path, "writing"))
+        self.finish(false).map_err(OutputError::io(&path, "writing"))
     }
 
     fn finish(self, sync: bool) -> io::Result<()> {
         let mut file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        match self.place {
-            Place::Apart { mut target } => {
+        match self.destination {
+            Destination::Apart { mut target } => {
                 file.rewind()?;
                 io::copy(&mut file, &mut target)?;
                 target.flush()
             }
-            Place::Beside { temporary, target } => {
+            Destination::Beside { temporary, target } => {
                 if let Ok(replaced) = fs::metadata(&target) {
                     // Who may not do that may still write the file.
                     let _ = file.set_permissions(replaced.permissions());
@@ -112,11 +112,11 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 
-    fn write(path: &Path, text: &str) -> Result<(), CheckpointError> {
+    fn write(path: &Path, text: &str) -> Result<(), OutputError> {
         let mut file = NewFile::create(path)?;
         file.writer()
             .write_all(text.as_bytes())
-            .map_err(CheckpointError::io(path, "writing"))?;
+            .map_err(OutputError::io(path, "writing"))?;
         file.commit()
     }
 

@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use super::lock::{FolderLock, LOCK, LockError};
+use super::error::OutputError;
+use super::lock::{FolderLock, LOCK};
 use super::{parent, sync_folder, temporary};
-use crate::checkpoint::CheckpointError;
 
 /// A folder under a temporary name. [`NewFolder::commit`] gives it its real name, or, where there is a folder of that name, its
 /// files theirs; dropping it before that removes it.
@@ -24,9 +24,9 @@ impl NewFolder {
     /// Begins a folder that will be called `path`.
     ///
     /// # Errors
-    /// [`CheckpointError::Exists`] when there is something of that name but an empty folder, [`CheckpointError::Io`] when it
+    /// [`OutputError::Exists`] when there is something of that name but an empty folder, [`OutputError::Io`] when it
     /// cannot be made.
-    pub fn create(path: &Path) -> Result<Self, CheckpointError> {
+    pub fn create(path: &Path) -> Result<Self, OutputError> {
         Self::begin(path, false)
     }
 
@@ -34,22 +34,22 @@ impl NewFolder {
     /// and its others will stay. No other process may write there meanwhile.
     ///
     /// # Errors
-    /// [`CheckpointError::Exists`] when `path` is no folder, [`CheckpointError::InUse`], [`CheckpointError::Io`] when it cannot
+    /// [`OutputError::Exists`] when `path` is no folder, [`OutputError::InUse`], [`OutputError::Io`] when it cannot
     /// be made.
-    pub fn replace(path: &Path) -> Result<Self, CheckpointError> {
+    pub fn replace(path: &Path) -> Result<Self, OutputError> {
         Self::begin(path, true)
     }
 
-    fn begin(path: &Path, replace: bool) -> Result<Self, CheckpointError> {
+    fn begin(path: &Path, replace: bool) -> Result<Self, OutputError> {
         // The folder behind a link, not the link, is what is filled.
         let path = &path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         check_free(path, replace)?;
         let mut in_use = None;
         if path.is_dir() {
             temporary::sweep(path);
-            in_use = Some(FolderLock::acquire(path).map_err(LockError::of_checkpoint)?);
+            in_use = Some(FolderLock::acquire(path)?);
         }
-        let creating = || CheckpointError::io(path, "creating");
+        let creating = || OutputError::io(path, "creating");
         fs::create_dir_all(parent(path)).map_err(creating())?;
         let (held, temporary) = temporary::new_folder(parent(path)).map_err(creating())?;
         Ok(Self {
@@ -74,10 +74,10 @@ impl NewFolder {
     /// Brings everything to the disk and gives the folder its real name, or its files theirs.
     ///
     /// # Errors
-    /// [`CheckpointError::Exists`] when the name has been taken meanwhile, [`CheckpointError::Io`] otherwise.
-    pub fn commit(mut self) -> Result<(), CheckpointError> {
+    /// [`OutputError::Exists`] when the name has been taken meanwhile, [`OutputError::Io`] otherwise.
+    pub fn commit(mut self) -> Result<(), OutputError> {
         check_free(&self.path, self.replace)?;
-        let writing = || CheckpointError::io(&self.path, "writing");
+        let writing = || OutputError::io(&self.path, "writing");
         let entries = fs::read_dir(&self.temporary).map_err(writing())?;
         let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(writing())?;
         // The configuration, by which others know what the folder is, comes after what it stands for.
@@ -90,7 +90,7 @@ impl NewFolder {
         if self.path.exists() && self.replace && !is_free(&self.path) {
             for entry in entries {
                 let target = self.path.join(entry.file_name());
-                fs::rename(entry.path(), &target).map_err(CheckpointError::io(&target, "renaming"))?;
+                fs::rename(entry.path(), &target).map_err(OutputError::io(&target, "renaming"))?;
             }
             return sync_folder(&self.path).map_err(writing());
         }
@@ -98,10 +98,10 @@ impl NewFolder {
         self.in_use = None;
         match fs::rename(&self.temporary, &self.path) {
             // Another process has filled it since.
-            Err(_) if self.path.exists() && !is_empty(&self.path) => Err(CheckpointError::Exists {
+            Err(_) if self.path.exists() && !is_empty(&self.path) => Err(OutputError::Exists {
                 path: self.path.clone(),
             }),
-            Err(error) => Err(CheckpointError::io(&self.path, "renaming")(error)),
+            Err(error) => Err(OutputError::io(&self.path, "renaming")(error)),
             Ok(()) => sync_folder(parent(&self.path)).map_err(writing()),
         }
     }
@@ -119,10 +119,10 @@ pub fn is_free(path: &Path) -> bool {
 }
 
 /// Refuses what is no folder and, unless files are to be replaced, what is no empty one.
-fn check_free(path: &Path, replace: bool) -> Result<(), CheckpointError> {
+fn check_free(path: &Path, replace: bool) -> Result<(), OutputError> {
     match is_free(path) || replace && path.is_dir() {
         true => Ok(()),
-        false => Err(CheckpointError::Exists {
+        false => Err(OutputError::Exists {
             path: path.to_path_buf(),
         }),
     }
@@ -152,7 +152,7 @@ mod tests {
         names
     }
 
-    fn filled(folder: NewFolder) -> Result<(), CheckpointError> {
+    fn filled(folder: NewFolder) -> Result<(), OutputError> {
         fs::write(folder.temporary_path().join("a"), "new").expect("written");
         folder.commit()
     }
@@ -179,10 +179,10 @@ mod tests {
         let (first, second) = (NewFolder::create(&path), NewFolder::create(&path));
         filled(first.expect("free")).expect("committed");
         let error = filled(second.expect("free then")).expect_err("taken since");
-        assert!(matches!(error, CheckpointError::Exists { .. }), "{error}");
+        assert!(matches!(error, OutputError::Exists { .. }), "{error}");
         let replacing = NewFolder::replace(&path).expect("asked for");
         let error = NewFolder::replace(&path).expect_err("in use");
-        assert!(matches!(error, CheckpointError::InUse(_)), "{error}");
+        assert!(matches!(error, OutputError::InUse(_)), "{error}");
         filled(replacing).expect("committed");
         assert_eq!(names(&path), ["a"]);
         assert_eq!(names(folder.path()), ["out"]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::checkpoint::CheckpointError;
+use super::error::OutputError;
 
 /// Name of the file that the lock is on. It goes with the lock; one that a killed process has left is taken over.
 pub const LOCK: &str = ".spillway.lock";
@@ -41,12 +41,11 @@ pub enum LockError {
     },
 }
 
-impl LockError {
-    /// As an error of what is written there.
-    pub(super) fn of_checkpoint(self) -> CheckpointError {
-        match self {
-            Self::InUse(in_use) => CheckpointError::InUse(in_use),
-            Self::Io { path, source } => CheckpointError::io(&path, "locking")(source),
+impl From<LockError> for OutputError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::InUse(in_use) => Self::InUse(in_use),
+            LockError::Io { path, source } => Self::io(&path, "locking")(source),
         }
     }
 }

@@ -11,12 +11,14 @@
 //!
 //! Locks are the system's advisory ones (`flock` where there is one). They go with the process, however it ends.
 
+mod error;
 mod file;
 mod folder;
 mod lock;
 mod target;
 mod temporary;
 
+pub use error::OutputError;
 pub use file::NewFile;
 pub use folder::{NewFolder, is_free};
 pub use lock::{FolderLock, InUse, LOCK, LockError};

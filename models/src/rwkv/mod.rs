@@ -18,10 +18,10 @@
 
 mod blinkdl;
 mod fla;
-mod rwkv4;
-mod rwkv5;
-mod rwkv6;
-mod rwkv7;
+pub(crate) mod rwkv4;
+pub(crate) mod rwkv5;
+pub(crate) mod rwkv6;
+pub(crate) mod rwkv7;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -31,24 +31,9 @@ use spillway_attention_linear::rwkv::Depth;
 use spillway_ssm_core::Mixer;
 
 use crate::error::ModelError;
-use crate::layout::{Layout, Outline, Parts};
+use crate::layout::{Assembly, Outline, Parts};
 use crate::loader::Loader;
 use crate::network::{Block, Channel, NormKind};
-
-/// BlinkDL's layout of version 4.
-pub(crate) const BLINKDL_4: &Layout = &rwkv4::BLINKDL;
-/// Hugging Face's layout of version 4.
-pub(crate) const HUGGING_FACE_4: &Layout = &rwkv4::HUGGING_FACE;
-/// BlinkDL's layout of version 5.
-pub(crate) const BLINKDL_5: &Layout = &rwkv5::BLINKDL;
-/// BlinkDL's layout of version 6.
-pub(crate) const BLINKDL_6: &Layout = &rwkv6::BLINKDL;
-/// The layout of version 6 in flash-linear-attention.
-pub(crate) const FLA_6: &Layout = &rwkv6::FLA;
-/// BlinkDL's layout of version 7.
-pub(crate) const BLINKDL_7: &Layout = &rwkv7::BLINKDL;
-/// The layout of version 7 in flash-linear-attention.
-pub(crate) const FLA_7: &Layout = &rwkv7::FLA;
 
 /// A size of a layout, its configuration written as `name: value` pairs.
 macro_rules! preset {
@@ -98,7 +83,7 @@ struct Backbone {
 
 /// A block among its siblings.
 #[derive(Clone, Debug)]
-struct Place {
+struct BlockPlan {
     depth: Depth,
     /// Before the names of the tensors of its mixers.
     mixer: String,
@@ -109,11 +94,18 @@ struct Place {
 type Mixers = (Arc<dyn Mixer>, Arc<dyn Mixer>);
 
 impl Backbone {
-    /// Reads the model, with `mixers` reading those of each block.
-    fn load(
+    /// The model, with `mixers` reading those of each block.
+    fn assembly(
         self,
+        mixers: impl Fn(&mut Loader<'_>, &BlockPlan) -> Result<Mixers, ModelError> + Send + Sync + 'static,
+    ) -> Assembly {
+        Assembly::new(move |loader| self.load(loader, &mixers))
+    }
+
+    fn load(
+        &self,
         loader: &mut Loader<'_>,
-        mut mixers: impl FnMut(&mut Loader<'_>, &Place) -> Result<Mixers, ModelError>,
+        mixers: &impl Fn(&mut Loader<'_>, &BlockPlan) -> Result<Mixers, ModelError>,
     ) -> Result<Parts, ModelError> {
         let naming = self.naming;
         let shape = [self.vocab_size, self.model_dim];
@@ -126,7 +118,7 @@ impl Backbone {
             false => None,
         };
         let blocks = (0..self.layers)
-            .map(|layer| self.block(loader, layer, &mut mixers))
+            .map(|layer| self.block(loader, layer, mixers))
             .collect::<Result<_, _>>()?;
         let norm = loader.norm(
             naming.norm,
@@ -143,7 +135,7 @@ impl Backbone {
                 model_dim: self.model_dim,
                 tied: self.tied,
                 eos_id: self.eos_id,
-                details: self.details,
+                details: self.details.clone(),
             },
             embedding,
             embedding_norm,
@@ -157,12 +149,12 @@ impl Backbone {
         &self,
         loader: &mut Loader<'_>,
         layer: usize,
-        mixers: &mut impl FnMut(&mut Loader<'_>, &Place) -> Result<Mixers, ModelError>,
+        mixers: &impl Fn(&mut Loader<'_>, &BlockPlan) -> Result<Mixers, ModelError>,
     ) -> Result<Block, ModelError> {
         let naming = self.naming;
         let name = |part: &str| format!("{}.{layer}.{part}", naming.blocks);
         let (mixer, channel) = (name(naming.mixer), name(naming.channel));
-        let place = Place {
+        let plan = BlockPlan {
             depth: Depth {
                 layer,
                 layers: self.layers,
@@ -175,7 +167,7 @@ impl Backbone {
             loader.norm(&name(part), self.model_dim, eps, NormKind::Layer, self.norm_bias)
         };
         let (mixer_norm, channel_norm) = (norm(naming.mixer_norm)?, norm(naming.channel_norm)?);
-        let (mixer, channel) = mixers(loader, &place)?;
+        let (mixer, channel) = mixers(loader, &plan)?;
         Ok(Block {
             norm: mixer_norm,
             mixer,
@@ -200,6 +192,7 @@ impl Backbone {
 mod tests {
     use super::*;
     use crate::checkpoint::{Fields, parse_object};
+    use crate::layout::Layout;
     use std::path::Path;
 
     /// Parameters of a preset.
@@ -208,22 +201,22 @@ mod tests {
         let path = Path::new("config.json");
         let config = parse_object(path, preset.config).unwrap();
         let mut loader = Loader::blank();
-        (layout.load)(&Fields::new(path, &config), &mut loader).unwrap();
+        layout.load(&Fields::new(path, &config), &mut loader).unwrap();
         loader.parameters
     }
 
     /// Peng et al. (2305.13048), table 2: 2 V D + 13 D² L + D (11 L + 4).
     #[test]
     fn the_smallest_published_rwkv4_has_its_number_of_parameters() {
-        assert_eq!(parameters(BLINKDL_4, "169m"), 169_342_464);
-        assert_eq!(parameters(HUGGING_FACE_4, "169m"), 169_342_464);
+        assert_eq!(parameters(&rwkv4::BLINKDL, "169m"), 169_342_464);
+        assert_eq!(parameters(&rwkv4::HUGGING_FACE, "169m"), 169_342_464);
     }
 
     /// Peng et al. (2503.14456), section on parameters: 2 D V + 4 D + L D (12 D + 2 (d_w + d_a + d_v + d_g) + 19) − (2 D d_v + D).
     #[test]
     fn the_smallest_published_rwkv7_has_its_number_of_parameters() {
-        assert_eq!(parameters(BLINKDL_7, "0.1b"), 191_034_624);
-        assert_eq!(parameters(FLA_7, "0.1b"), 191_034_624);
+        assert_eq!(parameters(&rwkv7::BLINKDL, "0.1b"), 191_034_624);
+        assert_eq!(parameters(&rwkv7::FLA, "0.1b"), 191_034_624);
     }
 
     #[test]

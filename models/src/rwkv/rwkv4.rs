@@ -14,28 +14,28 @@ use std::sync::Arc;
 use spillway_attention_linear::rwkv::{Rwkv4, Rwkv4Config};
 
 use super::blinkdl::{self, Version};
-use super::stored::{Form, LowRankForm, Share};
-use super::{Backbone, Mixers, Naming, Place, preset};
+use super::stored::{LowRankStorage, Share, Storage};
+use super::{Backbone, BlockPlan, Mixers, Naming, preset};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Has, Layout, Preset, eos_id, stored_config};
 use crate::loader::Loader;
 
-pub(super) const BLINKDL: Layout = Layout {
+pub(crate) const BLINKDL: Layout = Layout {
     architecture: "rwkv4",
     name: "BlinkDL",
     recognise: |checkpoint| Version::Four.recognise(checkpoint),
     config: |checkpoint| Version::Four.config(checkpoint),
-    load: load_blinkdl,
+    parse: parse_blinkdl,
     presets: BLINKDL_PRESETS,
 };
 
-pub(super) const HUGGING_FACE: Layout = Layout {
+pub(crate) const HUGGING_FACE: Layout = Layout {
     architecture: "rwkv4",
     name: "Hugging Face",
     recognise,
     config: stored_config,
-    load: load_hugging_face,
+    parse: parse_hugging_face,
     presets: HUGGING_FACE_PRESETS,
 };
 
@@ -69,7 +69,7 @@ const HUGGING_FACE_NAMING: Naming = Naming {
     head: "head.weight",
 };
 
-const BLINKDL_TIME: Form = Form {
+const BLINKDL_TIME: Storage = Storage {
     names: &[
         ("key_shift", "time_mix_k"),
         ("value_shift", "time_mix_v"),
@@ -79,15 +79,15 @@ const BLINKDL_TIME: Form = Form {
 };
 
 /// The channel mixer of BlinkDL's versions 4 and 5.
-pub(super) const BLINKDL_CHANNEL: Form = Form {
+pub(super) const BLINKDL_CHANNEL: Storage = Storage {
     names: &[("key_shift", "time_mix_k"), ("receptance_shift", "time_mix_r")],
     rows: &[],
     share: Share::CurrentRow,
-    low_rank: LowRankForm::BlinkDl,
+    low_rank: LowRankStorage::BlinkDl,
 };
 
 /// Time mixers and channel mixers.
-const HUGGING_FACE_FORM: Form = Form {
+const HUGGING_FACE_STORAGE: Storage = Storage {
     names: &[
         ("key_shift", "time_mix_key"),
         ("value_shift", "time_mix_value"),
@@ -121,37 +121,33 @@ impl Sizes {
     fn mixers(
         &self,
         loader: &mut Loader<'_>,
-        place: &Place,
-        [time, channel]: [Form; 2],
+        plan: &BlockPlan,
+        [time, channel]: [Storage; 2],
     ) -> Result<Mixers, ModelError> {
         let config = Rwkv4Config {
             model_dim: self.model_dim,
             channels: self.channels,
-            depth: place.depth,
+            depth: plan.depth,
         };
-        let mixer = Rwkv4::read(config, &mut time.below(loader, &place.mixer))?;
-        let channel = channel.channel_mix(loader, place, [self.model_dim, self.hidden_dim], true)?;
+        let mixer = Rwkv4::read(config, &mut time.below(loader, &plan.mixer))?;
+        let channel = channel.channel_mix(loader, plan, [self.model_dim, self.hidden_dim], true)?;
         Ok((Arc::new(mixer), Arc::new(channel)))
     }
 }
 
-fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let sizes = Sizes {
         model_dim: fields.dimension("n_embd")?,
         channels: fields.dimension("dim_att")?,
         hidden_dim: fields.dimension("dim_ffn")?,
     };
     let backbone = blinkdl::backbone(fields, sizes.details())?;
-    backbone.load(loader, |loader, place| {
-        sizes.mixers(loader, place, [BLINKDL_TIME, BLINKDL_CHANNEL])
-    })
+    Ok(backbone.assembly(move |loader, plan| sizes.mixers(loader, plan, [BLINKDL_TIME, BLINKDL_CHANNEL])))
 }
 
-fn load_hugging_face(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse_hugging_face(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let (sizes, backbone) = hugging_face(fields)?;
-    backbone.load(loader, |loader, place| {
-        sizes.mixers(loader, place, [HUGGING_FACE_FORM; 2])
-    })
+    Ok(backbone.assembly(move |loader, plan| sizes.mixers(loader, plan, [HUGGING_FACE_STORAGE; 2])))
 }
 
 fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Backbone), CheckpointError> {

@@ -8,18 +8,17 @@ use spillway_attention_linear::rwkv::{Rwkv5, Rwkv5Config};
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
 use super::preset;
 use super::rwkv4::BLINKDL_CHANNEL;
-use super::stored::Form;
+use super::stored::Storage;
 use crate::checkpoint::Fields;
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset};
-use crate::loader::Loader;
+use crate::layout::{Assembly, Has, Layout, Preset};
 
-pub(super) const BLINKDL: Layout = Layout {
+pub(crate) const BLINKDL: Layout = Layout {
     architecture: "rwkv5",
     name: "BlinkDL",
     recognise: |checkpoint| Version::Five.recognise(checkpoint),
     config: |checkpoint| Version::Five.config(checkpoint),
-    load,
+    parse,
     presets: PRESETS,
 };
 
@@ -31,7 +30,7 @@ const PRESETS: &[Preset] = &[
     preset!("rwkv5", "7b", vocab_size: 65536, n_embd: 4096, n_layer: 32, dim_att: 4096, dim_ffn: 14336, head_size: 64),
 ];
 
-const TIME: Form = Form {
+const TIME: Storage = Storage {
     names: &[
         ("key_shift", "time_mix_k"),
         ("value_shift", "time_mix_v"),
@@ -42,21 +41,21 @@ const TIME: Form = Form {
     ..BLINKDL_CHANNEL
 };
 
-fn load(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let shape = blinkdl::head_shape(fields)?;
     let hidden_dim = fields.dimension("dim_ffn")?;
     let details = BTreeMap::from([
         ("head size", shape.key_dim.to_string()),
         ("width of the channel mixer", hidden_dim.to_string()),
     ]);
-    blinkdl::backbone(fields, details)?.load(loader, |loader, place| {
+    Ok(blinkdl::backbone(fields, details)?.assembly(move |loader, plan| {
         let config = Rwkv5Config {
             shape,
             norm_eps: HEAD_NORM_EPS,
-            depth: place.depth,
+            depth: plan.depth,
         };
-        let mixer = Rwkv5::read(config, &mut TIME.below(loader, &place.mixer))?;
-        let channel = BLINKDL_CHANNEL.channel_mix(loader, place, [shape.model_dim, hidden_dim], true)?;
+        let mixer = Rwkv5::read(config, &mut TIME.below(loader, &plan.mixer))?;
+        let channel = BLINKDL_CHANNEL.channel_mix(loader, plan, [shape.model_dim, hidden_dim], true)?;
         Ok((Arc::new(mixer), Arc::new(channel)))
-    })
+    }))
 }

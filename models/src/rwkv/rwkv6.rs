@@ -15,23 +15,23 @@ use std::sync::Arc;
 use spillway_attention_linear::rwkv::{HeadShape, Rwkv6, Rwkv6Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
-use super::stored::{Form, LowRankForm, Share};
-use super::{Mixers, Place, fla, preset};
+use super::stored::{LowRankStorage, Share, Storage};
+use super::{BlockPlan, Mixers, fla, preset};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset};
+use crate::layout::{Assembly, Has, Layout, Preset};
 use crate::loader::Loader;
 
-pub(super) const BLINKDL: Layout = Layout {
+pub(crate) const BLINKDL: Layout = Layout {
     architecture: "rwkv6",
     name: "BlinkDL",
     recognise: |checkpoint| Version::Six.recognise(checkpoint),
     config: |checkpoint| Version::Six.config(checkpoint),
-    load: load_blinkdl,
+    parse: parse_blinkdl,
     presets: BLINKDL_PRESETS,
 };
 
-pub(super) const FLA: Layout = Layout {
+pub(crate) const FLA: Layout = Layout {
     architecture: "rwkv6",
     name: "flash-linear-attention",
     recognise: |checkpoint| fla::recognise(checkpoint, "rwkv6", "model.layers.0.attn.x_proj.0.mu"),
@@ -47,7 +47,7 @@ pub(super) const FLA: Layout = Layout {
             ],
         )
     },
-    load: load_fla,
+    parse: parse_fla,
     presets: FLA_PRESETS,
 };
 
@@ -73,7 +73,7 @@ const FLA_PRESETS: &[Preset] = &[
         expand_v: 1.0, intermediate_size: 14336, proj_low_rank_dim: 64, gate_low_rank_dim: 128),
 ];
 
-const BLINKDL_TIME: Form = Form {
+const BLINKDL_TIME: Storage = Storage {
     names: &[
         ("decay.offset", "time_decay"),
         ("decay.down", "time_decay_w1"),
@@ -91,14 +91,14 @@ const BLINKDL_TIME: Form = Form {
     ..BLINKDL_CHANNEL
 };
 
-const BLINKDL_CHANNEL: Form = Form {
+const BLINKDL_CHANNEL: Storage = Storage {
     names: &[("key_shift", "time_maa_k"), ("receptance_shift", "time_maa_r")],
     rows: &[],
     share: Share::PreviousRow,
-    low_rank: LowRankForm::BlinkDl,
+    low_rank: LowRankStorage::BlinkDl,
 };
 
-const FLA_TIME: Form = Form {
+const FLA_TIME: Storage = Storage {
     names: &[
         ("decay.down", "w_proj.linear.lora.0"),
         ("decay.up", "w_proj.linear.lora.2"),
@@ -116,7 +116,7 @@ const FLA_TIME: Form = Form {
     ..FLA_CHANNEL
 };
 
-const FLA_CHANNEL: Form = Form {
+const FLA_CHANNEL: Storage = Storage {
     names: &[
         ("key_shift", "key.mu"),
         ("key", "key.linear"),
@@ -125,7 +125,7 @@ const FLA_CHANNEL: Form = Form {
     ],
     rows: &[],
     share: Share::PreviousVector,
-    low_rank: LowRankForm::Fla,
+    low_rank: LowRankStorage::Fla,
 };
 
 /// What a configuration says of the mixers.
@@ -151,23 +151,23 @@ impl Sizes {
     fn mixers(
         &self,
         loader: &mut Loader<'_>,
-        place: &Place,
-        [time, channel]: [Form; 2],
+        plan: &BlockPlan,
+        [time, channel]: [Storage; 2],
     ) -> Result<Mixers, ModelError> {
         let config = Rwkv6Config {
             shape: self.heads,
             mix_rank: self.mix_rank,
             decay_rank: self.decay_rank,
             norm_eps: self.norm_eps,
-            depth: place.depth,
+            depth: plan.depth,
         };
-        let mixer = Rwkv6::read(config, &mut time.below(loader, &place.mixer))?;
-        let channel = channel.channel_mix(loader, place, [self.heads.model_dim, self.hidden_dim], true)?;
+        let mixer = Rwkv6::read(config, &mut time.below(loader, &plan.mixer))?;
+        let channel = channel.channel_mix(loader, plan, [self.heads.model_dim, self.hidden_dim], true)?;
         Ok((Arc::new(mixer), Arc::new(channel)))
     }
 }
 
-fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let sizes = Sizes {
         heads: blinkdl::head_shape(fields)?,
         hidden_dim: fields.dimension("dim_ffn")?,
@@ -175,16 +175,14 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         decay_rank: fields.dimension("decay_rank")?,
         norm_eps: HEAD_NORM_EPS,
     };
-    blinkdl::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        sizes.mixers(loader, place, [BLINKDL_TIME, BLINKDL_CHANNEL])
-    })
+    Ok(blinkdl::backbone(fields, sizes.details())?
+        .assembly(move |loader, plan| sizes.mixers(loader, plan, [BLINKDL_TIME, BLINKDL_CHANNEL])))
 }
 
-fn load_fla(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse_fla(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let sizes = fla_sizes(fields)?;
-    fla::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        sizes.mixers(loader, place, [FLA_TIME, FLA_CHANNEL])
-    })
+    Ok(fla::backbone(fields, sizes.details())?
+        .assembly(move |loader, plan| sizes.mixers(loader, plan, [FLA_TIME, FLA_CHANNEL])))
 }
 
 fn fla_sizes(fields: &Fields<'_>) -> Result<Sizes, CheckpointError> {

@@ -14,23 +14,23 @@ use std::sync::Arc;
 use spillway_attention_linear::rwkv::{HeadShape, Rwkv7, Rwkv7Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
-use super::stored::{Form, LowRankForm, Share};
-use super::{Mixers, Place, fla, preset};
+use super::stored::{LowRankStorage, Share, Storage};
+use super::{BlockPlan, Mixers, fla, preset};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Layout, Parts, Preset};
+use crate::layout::{Assembly, Has, Layout, Preset};
 use crate::loader::Loader;
 
-pub(super) const BLINKDL: Layout = Layout {
+pub(crate) const BLINKDL: Layout = Layout {
     architecture: "rwkv7",
     name: "BlinkDL",
     recognise: |checkpoint| Version::Seven.recognise(checkpoint),
     config: |checkpoint| Version::Seven.config(checkpoint),
-    load: load_blinkdl,
+    parse: parse_blinkdl,
     presets: BLINKDL_PRESETS,
 };
 
-pub(super) const FLA: Layout = Layout {
+pub(crate) const FLA: Layout = Layout {
     architecture: "rwkv7",
     name: "flash-linear-attention",
     recognise: |checkpoint| fla::recognise(checkpoint, "rwkv7", "model.layers.0.attn.w_lora.lora.0.weight"),
@@ -46,7 +46,7 @@ pub(super) const FLA: Layout = Layout {
             ],
         )
     },
-    load: load_fla,
+    parse: parse_fla,
     presets: FLA_PRESETS,
 };
 
@@ -81,7 +81,7 @@ const REMOVAL_NORM_BOUND: f32 = 1e-12;
 /// Under the root in flash-linear-attention's fused norm.
 const FUSED_NORM_EPS: f32 = 1e-6;
 
-const BLINKDL_TIME: Form = Form {
+const BLINKDL_TIME: Storage = Storage {
     names: &[
         ("w.offset", "w0"),
         ("w.down", "w1"),
@@ -99,14 +99,14 @@ const BLINKDL_TIME: Form = Form {
     ..BLINKDL_CHANNEL
 };
 
-const BLINKDL_CHANNEL: Form = Form {
+const BLINKDL_CHANNEL: Storage = Storage {
     names: CHANNEL_NAMES,
     rows: &[],
     share: Share::PreviousRow,
-    low_rank: LowRankForm::BlinkDl,
+    low_rank: LowRankStorage::BlinkDl,
 };
 
-const FLA_TIME: Form = Form {
+const FLA_TIME: Storage = Storage {
     names: &[
         ("w.down", "w_lora.lora.0"),
         ("w.up", "w_lora.lora.2"),
@@ -124,14 +124,14 @@ const FLA_TIME: Form = Form {
     ],
     rows: &[],
     share: Share::PreviousRow,
-    low_rank: LowRankForm::Fla,
+    low_rank: LowRankStorage::Fla,
 };
 
-const FLA_CHANNEL: Form = Form {
+const FLA_CHANNEL: Storage = Storage {
     names: CHANNEL_NAMES,
     rows: &[],
     share: Share::PreviousVector,
-    low_rank: LowRankForm::Fla,
+    low_rank: LowRankStorage::Fla,
 };
 
 const CHANNEL_NAMES: &[(&str, &str)] = &[("key_shift", "x_k")];
@@ -165,8 +165,8 @@ impl Sizes {
     fn mixers(
         &self,
         loader: &mut Loader<'_>,
-        place: &Place,
-        [time, channel]: [Form; 2],
+        plan: &BlockPlan,
+        [time, channel]: [Storage; 2],
     ) -> Result<Mixers, ModelError> {
         let config = Rwkv7Config {
             shape: self.heads,
@@ -176,15 +176,15 @@ impl Sizes {
             value_rank: self.value_rank,
             norm_eps: self.norm_eps,
             removal_eps: self.removal_eps,
-            depth: place.depth,
+            depth: plan.depth,
         };
-        let mixer = Rwkv7::read(config, &mut time.below(loader, &place.mixer))?;
-        let channel = channel.channel_mix(loader, place, [self.heads.model_dim, self.hidden_dim], false)?;
+        let mixer = Rwkv7::read(config, &mut time.below(loader, &plan.mixer))?;
+        let channel = channel.channel_mix(loader, plan, [self.heads.model_dim, self.hidden_dim], false)?;
         Ok((Arc::new(mixer), Arc::new(channel)))
     }
 }
 
-fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let decay_rank = fields.dimension("decay_rank")?;
     let sizes = Sizes {
         heads: blinkdl::head_shape(fields)?,
@@ -196,22 +196,23 @@ fn load_blinkdl(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, M
         norm_eps: HEAD_NORM_EPS,
         removal_eps: REMOVAL_NORM_BOUND * REMOVAL_NORM_BOUND,
     };
-    blinkdl::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        if place.depth.layer == 0 {
-            // The first layer has no values of an earlier one; what files may hold for it is not read by anything.
-            for part in ["v0", "v1", "v2"] {
-                loader.ignore(&format!("{}.{part}", place.mixer));
+    Ok(
+        blinkdl::backbone(fields, sizes.details())?.assembly(move |loader, plan| {
+            if plan.depth.layer == 0 {
+                // The first layer has no values of an earlier one; what files may hold for it is not read by anything.
+                for part in ["v0", "v1", "v2"] {
+                    loader.ignore(&format!("{}.{part}", plan.mixer));
+                }
             }
-        }
-        sizes.mixers(loader, place, [BLINKDL_TIME, BLINKDL_CHANNEL])
-    })
+            sizes.mixers(loader, plan, [BLINKDL_TIME, BLINKDL_CHANNEL])
+        }),
+    )
 }
 
-fn load_fla(fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+fn parse_fla(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let sizes = fla_sizes(fields)?;
-    fla::backbone(fields, sizes.details())?.load(loader, |loader, place| {
-        sizes.mixers(loader, place, [FLA_TIME, FLA_CHANNEL])
-    })
+    Ok(fla::backbone(fields, sizes.details())?
+        .assembly(move |loader, plan| sizes.mixers(loader, plan, [FLA_TIME, FLA_CHANNEL])))
 }
 
 fn fla_sizes(fields: &Fields<'_>) -> Result<Sizes, CheckpointError> {

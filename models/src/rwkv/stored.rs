@@ -8,19 +8,19 @@ use spillway_attention_linear::rwkv::{
 use spillway_ssm_core::weights::Below;
 use spillway_ssm_core::{Init, Linear, WeightSource};
 
-use super::Place;
+use super::BlockPlan;
 use crate::error::ModelError;
 use crate::loader::Loader;
 
 /// The tensors of a mixer: what they are called, and in what form they are stored.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct Storage {
     /// Names of the mixer, and those of the layout in their place.
     pub(super) names: &'static [(&'static str, &'static str)],
     /// Names of vectors that are stored as `[1, 1, length]`.
     pub(super) rows: &'static [&'static str],
     pub(super) share: Share,
-    pub(super) low_rank: LowRankForm,
+    pub(super) low_rank: LowRankStorage,
 }
 
 /// Which token the weights of an interpolation are the share of, and how they are stored.
@@ -36,7 +36,7 @@ pub(super) enum Share {
 
 /// How low-rank projections and the interpolations of version 6 are stored.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum LowRankForm {
+pub(super) enum LowRankStorage {
     /// `NAME.down` `[in, rank]`, `NAME.up` `[rank, out]`, `NAME.offset` `[1, 1, out]`; `shift.down` `[in, 5 · rank]`, `shift.up`
     /// `[5, rank, out]` and an offset `shift.n` `[1, 1, out]` for n of w, k, v, r and g.
     BlinkDl,
@@ -49,15 +49,15 @@ pub(super) enum LowRankForm {
 #[derive(Debug)]
 pub(super) struct Stored<'s, 'a> {
     tensors: Below<'s, Loader<'a>>,
-    form: Form,
+    storage: Storage,
 }
 
-impl Form {
+impl Storage {
     /// The tensors below `prefix`.
     pub(super) fn below<'s, 'a>(self, loader: &'s mut Loader<'a>, prefix: &str) -> Stored<'s, 'a> {
         Stored {
             tensors: loader.below(prefix, self.names),
-            form: self,
+            storage: self,
         }
     }
 
@@ -65,7 +65,7 @@ impl Form {
     pub(super) fn channel_mix(
         self,
         loader: &mut Loader<'_>,
-        place: &Place,
+        plan: &BlockPlan,
         [model_dim, hidden_dim]: [usize; 2],
         receptance: bool,
     ) -> Result<ChannelMix, ModelError> {
@@ -73,9 +73,9 @@ impl Form {
             model_dim,
             hidden_dim,
             receptance,
-            depth: place.depth,
+            depth: plan.depth,
         };
-        ChannelMix::read(config, &mut self.below(loader, &place.channel))
+        ChannelMix::read(config, &mut self.below(loader, &plan.channel))
     }
 }
 
@@ -203,7 +203,7 @@ impl WeightSource for Stored<'_, '_> {
     }
 
     fn vector(&mut self, name: &str, length: usize, init: Init) -> Result<Tensor<1>, ModelError> {
-        match self.form.rows.contains(&name) {
+        match self.storage.rows.contains(&name) {
             true => self.row(name, length, init),
             false => self.tensors.vector(name, length, init),
         }
@@ -212,7 +212,7 @@ impl WeightSource for Stored<'_, '_> {
 
 impl RwkvSource for Stored<'_, '_> {
     fn shift(&mut self, name: &str, channels: usize, fresh: FreshShare) -> Result<TokenShift, ModelError> {
-        Ok(match self.form.share {
+        Ok(match self.storage.share {
             Share::CurrentRow => TokenShift::of_current(self.row(name, channels, fresh.of_current())?),
             Share::PreviousRow => TokenShift::of_previous(self.row(name, channels, fresh.of_previous())?),
             Share::PreviousVector => {
@@ -227,7 +227,7 @@ impl RwkvSource for Stored<'_, '_> {
         shape: LowRankShape,
         offset: Option<Init>,
     ) -> Result<LowRank, ModelError> {
-        if let LowRankForm::Fla = self.form.low_rank {
+        if let LowRankStorage::Fla = self.storage.low_rank {
             return LowRank::read(shape, offset, self, name);
         }
         let (rank, outputs) = (shape.rank, shape.out_features);
@@ -243,9 +243,9 @@ impl RwkvSource for Stored<'_, '_> {
     }
 
     fn dynamic_shift(&mut self, sizes: [usize; 2], fresh: FreshShares) -> Result<DynamicShift, ModelError> {
-        match self.form.low_rank {
-            LowRankForm::BlinkDl => self.blinkdl_shift(sizes, fresh),
-            LowRankForm::Fla => self.fla_shift(sizes, fresh),
+        match self.storage.low_rank {
+            LowRankStorage::BlinkDl => self.blinkdl_shift(sizes, fresh),
+            LowRankStorage::Fla => self.fla_shift(sizes, fresh),
         }
     }
 }

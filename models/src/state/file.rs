@@ -8,15 +8,23 @@ use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
 use safetensors::tensor::{Dtype, TensorView, serialize};
-use spillway_ssm_core::{Chain, MixerState};
+use spillway_ssm_core::{Chain, MixerState, Site};
 
 use super::ModelState;
-use crate::checkpoint::{CheckpointError, NewFile, StoredPlan, StoredTensors, write_stored};
+use crate::checkpoint::{CheckpointError, StoredPlan, StoredTensors, write_stored};
 use crate::error::ModelError;
-use crate::model::Model;
+use crate::output::NewFile;
 
 /// Version of the file form.
 const VERSION: &str = "2";
+
+/// What a saved state is held against: the model that goes on with it.
+pub(crate) struct Owner<'a> {
+    /// The sites of every layer, first layer first.
+    pub(crate) sites: Vec<Vec<Site>>,
+    /// The state before the first token of so many sequences.
+    pub(crate) start: &'a dyn Fn(usize) -> Result<ModelState, ModelError>,
+}
 
 impl ModelState {
     /// Writes everything needed to go on later. The file appears under its name when it is complete, or not at all.
@@ -53,41 +61,35 @@ impl ModelState {
     }
 
     /// The bytes of the file that [`ModelState::save`] writes; `path` is for errors.
-    pub(super) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, ModelError> {
+    pub(crate) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, ModelError> {
         let entries = entries(self);
         let bytes = serialize(views(path, &entries)?, Some(metadata(self)));
         Ok(bytes.map_err(|e| CheckpointError::io(path, "writing")(std::io::Error::other(e)))?)
     }
 
-    /// Reads what [`ModelState::save`] wrote.
-    pub(crate) fn restore(path: &Path, chain: &Chain, model: &Model) -> Result<Self, ModelError> {
-        Self::read(path, &StoredTensors::open(path)?, chain, model)
-    }
-
-    /// The state in an open file; `path` is for errors.
-    pub(super) fn read(
+    /// Reads what [`ModelState::save`] wrote into an open file, for the model that `owner` describes; `path` is for errors.
+    pub(crate) fn read(
         path: &Path,
         file: &StoredTensors,
         chain: &Chain,
-        model: &Model,
+        owner: &Owner<'_>,
     ) -> Result<Self, ModelError> {
         let saved = Saved { path, file };
-        let blocks = model.network().blocks();
         saved.expect("version", VERSION)?;
         saved.expect("chain", &chain.text())?;
-        saved.expect("layers", &blocks.len().to_string())?;
+        saved.expect("layers", &owner.sites.len().to_string())?;
         let positions = saved.positions()?;
         saved.expect_batch(positions.len())?;
         let position = positions.iter().copied().max().unwrap_or(0);
-        let mut state = model.start(chain, positions.len())?;
-        for (layer, (block, state)) in blocks.iter().zip(&mut state.layers).enumerate() {
-            let restore = |part: &str, state: &mut MixerState, sites: &[spillway_ssm_core::Site]| {
+        let mut state = (owner.start)(positions.len())?;
+        for (layer, (sites, state)) in owner.sites.iter().zip(&mut state.layers).enumerate() {
+            let restore = |part: &str, state: &mut MixerState, sites: &[Site]| {
                 let prefix = format!("layers.{layer}.{part}.");
                 let entries = saved.below(&prefix)?;
                 let result = state.restore(&entries, sites, chain, position);
                 result.map_err(|error| saved.does_not_fit(&prefix, error))
             };
-            restore("mixer", &mut state.mixer, &block.mixer.sites(layer))?;
+            restore("mixer", &mut state.mixer, sites)?;
             restore("channel", &mut state.channel, &[])?;
         }
         state.positions = positions;

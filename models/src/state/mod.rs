@@ -5,34 +5,30 @@
 //! | `mod.rs` | [`ModelState`]: cloned, it goes two ways |
 //! | `file.rs` | saved, and restored to the bit |
 //! | [`history`] | the last few states, to go back to |
-//! | [`prefix_cache`], [`prefix_entry`] | states of prompts on disk, found again by the prompts' first tokens |
-//! | `batch.rs` | sequences of different lengths in one batch |
+//! | `batch.rs` | batches divided into their sequences, and joined |
 //! | `fingerprint.rs` | what tells one model from another |
 //!
 //! A clone is cheap: tensors are shared until one of the two states is written, whatever the mixers and interventions.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod file;
 pub(crate) mod fingerprint;
 pub mod history;
-pub mod prefix_cache;
-pub mod prefix_entry;
 
 use burn::tensor::Device;
-use spillway_ssm_core::{Chain, MixerState, Recurrence};
+use spillway_ssm_core::{Chain, MixerState, Site, SiteState};
 
+use crate::budget::{self, product};
 use crate::error::ModelError;
 
 pub use history::History;
-pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
-pub use prefix_entry::PrefixCacheError;
 
 /// What one block carries.
 #[derive(Clone, Debug)]
 pub struct LayerState {
-    /// Its sequence mixer's.
+    /// State of the block's sequence mixer.
     pub mixer: MixerState,
-    /// Its channel mixer's.
+    /// State of the block's channel mixer.
     pub channel: MixerState,
 }
 
@@ -55,7 +51,7 @@ pub struct ModelState {
 }
 
 impl ModelState {
-    /// The interventions that this state was started with, and that its memories belong to.
+    /// The interventions that this state was started with, and that the states of interventions in it belong to.
     pub fn chain(&self) -> &Chain {
         &self.chain
     }
@@ -81,12 +77,12 @@ impl ModelState {
     }
 
     /// The recurrences of all layers, in the order of [`crate::Info::sites`].
-    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
+    pub fn recurrences(&self) -> impl Iterator<Item = &SiteState> {
         self.layers.iter().flat_map(|layer| layer.mixer.recurrences())
     }
 
     /// As [`ModelState::recurrences`], to be changed.
-    pub fn recurrences_mut(&mut self) -> impl Iterator<Item = &mut Recurrence> {
+    pub fn recurrences_mut(&mut self) -> impl Iterator<Item = &mut SiteState> {
         self.layers
             .iter_mut()
             .flat_map(|layer| layer.mixer.recurrences_mut())
@@ -133,4 +129,26 @@ impl ModelState {
             positions: self.positions,
         })
     }
+}
+
+/// Memory of one sequence's state in the recurrences, which follows from the configuration alone.
+pub(crate) fn states_at_least(sites: &[Site]) -> Option<u64> {
+    budget::sum(sites.iter().map(|site| {
+        let [_, heads, rows, columns] = site.state_shape(1).map(|size| size as u64);
+        product([heads, rows, columns, 4])
+    }))
+}
+
+/// Asks for the memory of the states of `batch` sequences.
+pub(crate) fn ask_for_states(bytes: Option<u64>, batch: usize) -> Result<(), ModelError> {
+    let what = match batch {
+        1 => "the states of one sequence".to_string(),
+        batch => format!("the states of {batch} sequences"),
+    };
+    let bytes = bytes.and_then(|bytes| product([bytes, batch as u64]));
+    Ok(budget::ask(
+        &what,
+        bytes,
+        "run fewer sequences side by side, or a smaller model",
+    )?)
 }

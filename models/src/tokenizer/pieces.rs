@@ -7,7 +7,7 @@
 //! | `tokenizer.json` | where two windows of the text that overlap give the same tokens at the same places |
 //!
 //! A published tokenizer normalises, splits and merges locally, but how far it looks is nowhere written down. So every window
-//! begins some kilobytes before the end of the one before, at a token of it, and the two are joined in the middle of a stretch
+//! begins some kilobytes before the end of the one before, at a token of it, and the two are joined in the middle of a segment
 //! in which they agree token by token; the outer quarters of the overlap, where a window's own ends show, do not count. For
 //! byte-pair merges agreement is proof: a sequence of tokens is the encoding of its text exactly if each pair of neighbours
 //! is. Where windows do not agree the overlap grows up to the whole window; after that the text is refused.

@@ -19,7 +19,7 @@ pub struct Batch {
     pub continues: Vec<bool>,
 }
 
-/// The same stretch of every sequence of a batch.
+/// The same range of tokens of every sequence of a batch.
 #[derive(Clone, Debug)]
 pub struct Segment<'a> {
     batch: &'a Batch,
@@ -51,7 +51,7 @@ impl Segment<'_> {
         self.batch.sequences
     }
 
-    /// Tokens of each sequence in this stretch.
+    /// Tokens of each sequence in this segment.
     pub fn time(&self) -> usize {
         self.range.len()
     }

@@ -38,6 +38,7 @@ use super::evaluation::EvaluationConfig;
 use super::forward::Precision;
 use super::model_config::ModelConfig;
 use super::optimizer::{OptimizerConfig, OptimizerError};
+use super::task::TaskConfig;
 use crate::error::ModelError;
 use crate::input;
 
@@ -81,8 +82,12 @@ pub struct TrainConfig {
     pub base: Option<PathBuf>,
     /// What is trained.
     pub model: ModelConfig,
-    /// What it is trained on.
-    pub data: DataConfig,
+    /// What it is trained on, token by token. Every training has this or a `task`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataConfig>,
+    /// What else it is trained on: classes, answers at every step, real values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskConfig>,
     /// What it is evaluated on; without it there is no evaluation of the loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation_data: Option<DataConfig>,
@@ -251,6 +256,7 @@ impl TrainConfig {
             let expected = "steps · sequences · length · accumulation below 2^63 tokens";
             return Err(TrainError::field("steps", expected, found));
         }
+        self.check_task()?;
         if self.evaluation_data.is_some() && self.evaluation.is_none() {
             let expected = "a table [evaluation] that says how often evaluation_data is read";
             return Err(TrainError::field("evaluation", expected, "none"));
@@ -279,6 +285,30 @@ impl TrainConfig {
                 other => other.into(),
             })?;
         self.model.check()
+    }
+
+    /// Whether there is one of `data` and `task`, and nothing beside a task that is only for data.
+    fn check_task(&self) -> Result<(), TrainError> {
+        let Some(task) = &self.task else {
+            return match &self.data {
+                Some(_) => Ok(()),
+                None => {
+                    let expected = "a table [data] whose next token is foretold, or a table [task]";
+                    Err(TrainError::field("data", expected, "neither"))
+                }
+            };
+        };
+        let beside = [
+            ("data", self.data.is_some()),
+            ("evaluation_data", self.evaluation_data.is_some()),
+            ("evaluation", self.evaluation.is_some()),
+            ("carry", self.carry != CarryConfig::default()),
+        ];
+        if let Some((field, _)) = beside.into_iter().find(|(_, is_there)| *is_there) {
+            let expected = "none beside a table [task], which has its own task.data and task.evaluation";
+            return Err(TrainError::field(field, expected, "one"));
+        }
+        task.check()
     }
 }
 

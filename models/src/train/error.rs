@@ -11,7 +11,8 @@ use super::optimizer::OptimizerError;
 use super::snapshot::SnapshotError;
 use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
-use crate::output::{InUse, LockError};
+use crate::output::{InUse, LockError, OutputError};
+use crate::tasks::TaskError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a training cannot begin or go on.
@@ -85,6 +86,9 @@ pub enum TrainError {
     /// The data cannot be opened or read.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The files of a task cannot be read.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The optimiser refuses its configuration or a gradient.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
@@ -171,6 +175,12 @@ impl TrainError {
 
 impl From<CheckpointError> for TrainError {
     fn from(error: CheckpointError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+impl From<OutputError> for TrainError {
+    fn from(error: OutputError) -> Self {
         Self::Model(error.into())
     }
 }

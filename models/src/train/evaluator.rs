@@ -59,10 +59,14 @@ fn streams(
 ) -> Result<EvaluationData, TrainError> {
     let data = match &config.evaluation_data {
         Some(data) => data.clone(),
-        None => config.data.held_out().ok_or_else(|| {
-            let expected = "a table [evaluation_data], or data.held_out above 0";
-            TrainError::field("evaluation", expected, "neither")
-        })?,
+        None => config
+            .data
+            .as_ref()
+            .and_then(DataConfig::held_out)
+            .ok_or_else(|| {
+                let expected = "a table [evaluation_data], or data.held_out above 0";
+                TrainError::field("evaluation", expected, "neither")
+            })?,
     };
     let long = usize::try_from(evaluation.length)
         .ok()
@@ -83,7 +87,7 @@ fn streams(
 }
 
 fn passkeys(config: &TrainConfig, passkey: &PasskeyConfig) -> Result<Vec<Question>, TrainError> {
-    let Some(task) = passkey_task(&config.data) else {
+    let Some(task) = config.data.as_ref().and_then(passkey_task) else {
         let expected = "data of kind passkey-lite, whose questions the model learns to answer";
         return Err(TrainError::field("evaluation.passkey", expected, "other data"));
     };

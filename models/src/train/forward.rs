@@ -1,24 +1,21 @@
 //! A model through which gradients flow.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use spillway_ssm_core::operators::cross_entropy;
-use spillway_ssm_core::{Chain, Chunking, Site};
+use spillway_ssm_core::{Chain, Site};
 
 use super::batch::Segment;
 use super::parameters::Parameter;
-use crate::checkpoint::Fields;
+use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
-use crate::layout::{Layout, Outline};
+use crate::layout::{Assembly, Outline};
 use crate::loader::{self, Loader};
-use crate::model::{ask_for_states, states_at_least};
-use crate::network::{Call, Network};
-use crate::state::ModelState;
+use crate::network::{Network, expect_ids};
+use crate::state::{ModelState, ask_for_states, states_at_least};
 
 /// The element type that matrices are multiplied in. Everything else is f32, as are the gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +31,7 @@ pub enum Precision {
 /// The leaves of a graph, one per parameter.
 #[derive(Clone, Debug)]
 pub struct Leaves {
-    layout: &'static Layout,
-    config: Map<String, Value>,
+    assembly: Assembly,
     names: Vec<String>,
     tensors: Vec<Tensor<1>>,
     precision: Precision,
@@ -44,8 +40,7 @@ pub struct Leaves {
 
 impl Leaves {
     pub(super) fn new(
-        layout: &'static Layout,
-        config: &Map<String, Value>,
+        assembly: &Assembly,
         parameters: &[Parameter],
         device: &Device,
         precision: Precision,
@@ -65,8 +60,7 @@ impl Leaves {
         };
         let tensors: Vec<Tensor<1>> = parameters.iter().map(leaf).collect();
         Self {
-            layout,
-            config: config.clone(),
+            assembly: assembly.clone(),
             names: parameters
                 .iter()
                 .map(|parameter| parameter.name.clone())
@@ -77,6 +71,28 @@ impl Leaves {
                 true => device.clone(),
                 false => device.clone().autodiff(),
             },
+        }
+    }
+
+    /// The leaf of this name in its shape.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] when there is none, or one with another number of values.
+    pub(super) fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, ModelError> {
+        let missing = || CheckpointError::TensorMissing {
+            path: "parameters".into(),
+            tensor: name.into(),
+            expected: shape.to_vec(),
+        };
+        let at = self.names.iter().position(|other| other == name);
+        let leaf = at.map(|at| &self.tensors[at]).ok_or_else(missing)?;
+        match leaf.dims()[0] == shape.iter().product::<usize>() {
+            true => Ok(leaf.clone().reshape(shape)),
+            false => Err(missing().into()),
         }
     }
 
@@ -106,7 +122,7 @@ impl Leaves {
             matrices,
         };
         let mut loader = Loader::of_leaves(leaves, self.device.clone());
-        let parts = (self.layout.load)(&Fields::new(Path::new("config.json"), &self.config), &mut loader)?;
+        let parts = self.assembly.load(&mut loader)?;
         let (network, outline) = parts.network(self.device.clone());
         Ok(Differentiable {
             sites: network.sites(),
@@ -136,7 +152,7 @@ pub struct Differentiable {
 }
 
 impl Differentiable {
-    /// The layers.
+    /// The layers of the model.
     pub fn network(&self) -> &Network {
         &self.network
     }
@@ -179,7 +195,7 @@ impl Differentiable {
     /// # Errors
     /// As [`Differentiable::loss`].
     pub fn logits(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
-        let normed = self.forward(ids, state)?;
+        let normed = self.advance(ids, state)?;
         self.network.logits(normed)
     }
 
@@ -200,7 +216,7 @@ impl Differentiable {
         let ids = segment.ids();
         let counted = Counted::of(segment, ids.len(), self.outline.vocab_size)?;
         self.expect_batch(segment.sequences(), state)?;
-        let normed = self.forward(&ids, state)?;
+        let normed = self.advance(&ids, state)?;
         if ids.is_empty() {
             return Ok((Tensor::zeros([1], &self.device), 0.0));
         }
@@ -225,33 +241,20 @@ impl Differentiable {
     }
 
     /// The residual stream after the last norm, `[sequences, time, model_dim]`.
-    fn forward(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
-        let batch = state.batch();
-        if state.layers.len() != self.network.blocks().len() {
-            return Err(ModelError::State {
-                what: "number of layers",
-                expected: self.network.blocks().len().to_string(),
-                found: state.layers.len().to_string(),
-            });
-        }
-        if !ids.len().is_multiple_of(batch.max(1)) || (batch == 0 && !ids.is_empty()) {
-            return Err(ModelError::Count {
-                what: "ids",
-                expected: format!("{batch} sequences of one length"),
-                found: ids.len(),
-            });
-        }
-        expect_ids(ids.iter().enumerate(), self.outline.vocab_size)?;
-        let embedded = self.network.embed(ids, batch)?;
-        let time = embedded.dims()[1] as u64;
-        let call = Call {
-            chain: &state.chain,
-            chunking: Chunking::Fastest,
-            positions: &state.positions,
-        };
-        let normed = self.network.forward(embedded, &mut state.layers, call)?;
-        state.positions.iter_mut().for_each(|position| *position += time);
-        Ok(normed)
+    pub(super) fn advance(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
+        self.network.check(ids, state, self.outline.vocab_size)?;
+        self.network.advance(ids, state)
+    }
+
+    /// As [`Differentiable::advance`] of vectors in the place of ids, `[sequences, time, model_dim]`.
+    pub(super) fn advance_embedded(
+        &self,
+        embedded: Tensor<3>,
+        state: &mut ModelState,
+    ) -> Result<Tensor<3>, ModelError> {
+        self.network.check_layers(state)?;
+        self.expect_batch(embedded.dims()[0], state)?;
+        self.network.advance_embedded(embedded, state)
     }
 
     fn expect_batch(&self, sequences: usize, state: &ModelState) -> Result<(), ModelError> {
@@ -270,7 +273,7 @@ impl Differentiable {
 struct Counted {
     /// Which ones, where not all.
     rows: Option<Vec<i64>>,
-    /// Their targets.
+    /// Targets of the tokens that count.
     targets: Arc<[u32]>,
     /// Their weights, where not all are 1.
     weights: Option<Vec<f32>>,
@@ -328,20 +331,5 @@ impl Counted {
             total,
             rows: (rows.len() < ids).then(|| rows.iter().map(|&row| row as i64).collect()),
         })
-    }
-}
-
-/// Refuses ids beyond the vocabulary.
-fn expect_ids<'a>(
-    mut ids: impl Iterator<Item = (usize, &'a u32)>,
-    vocab_size: usize,
-) -> Result<(), ModelError> {
-    match ids.find(|(_, id)| **id as usize >= vocab_size) {
-        None => Ok(()),
-        Some((index, &id)) => Err(ModelError::Id {
-            index,
-            id,
-            vocab_size,
-        }),
     }
 }

@@ -22,6 +22,7 @@
 //! | [`data`], [`batch`] | where sequences come from; batches and their segments |
 //! | [`parameters`], [`forward`] | the tensors that are trained; the network over them |
 //! | [`carry`] | states between segments and from batch to batch |
+//! | [`task`] | what is not next-token prediction: classes, answers at every step, real values |
 //! | [`optimizer`], [`schedule`] | AdamW; learning rates |
 //! | [`evaluation`], [`evaluator`] | loss against position, collapse, passkeys; what they are measured on |
 //! | [`snapshot`], [`log`] | everything that the next step depends on; what happened |
@@ -41,6 +42,7 @@ pub mod parameters;
 pub mod run;
 pub mod schedule;
 pub mod snapshot;
+pub mod task;
 pub mod trainer;
 
 pub use batch::{Batch, Segment};
@@ -50,11 +52,13 @@ pub use error::TrainError;
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};
 pub use forward::{Differentiable, Leaves, Precision};
 pub use log::{
-    EndEvent, EvaluationEvent, Event, Log, LogError, Seconds, SnapshotEvent, StartEvent, StepEvent, read_log,
+    EndEvent, EvaluationEvent, Event, Log, LogError, Seconds, SnapshotEvent, StartEvent, StepEvent,
+    TaskEvent, read_log,
 };
-pub use optimizer::{Accumulator, Optimizer, OptimizerConfig, OptimizerError, Update, decays};
+pub use optimizer::{Accumulator, GroupConfig, Optimizer, OptimizerConfig, OptimizerError, Update, decays};
 pub use parameters::{Parameter, Parameters};
 pub use run::{Observer, Outcome, Run};
 pub use schedule::{DecayShape, ScheduleConfig};
 pub use snapshot::{Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash};
+pub use task::{TaskConfig, TaskReport};
 pub use trainer::Trainer;

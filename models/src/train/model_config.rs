@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use super::error::TrainError;
 use super::parameters::Parameters;
 use crate::checkpoint::parse_object;
-use crate::init::{layouts, layouts_of, preset};
+use crate::init::preset;
 use crate::input;
 use crate::layout::{Layout, Outline};
+use crate::registry::{layouts, layouts_of};
 use crate::tokenizer::{self, Tokenizer};
 
 /// Which model a training begins with.

@@ -8,13 +8,15 @@ use serde_json::{Map, Value, json};
 use super::forward::{Leaves, Precision};
 use crate::budget::{self, product};
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, Fields, NewFolder, TensorPlan, WriteDtype, write_folder, write_safetensors,
+    Checkpoint, CheckpointError, Fields, TensorPlan, WriteDtype, write_folder, write_safetensors,
 };
 use crate::error::ModelError;
 use crate::init::for_each_block;
-use crate::layout::{self, Layout};
-use crate::loader::{Asked, Loader};
-use crate::model::{LoadOptions, Model, WeightType};
+use crate::layout::{Assembly, Layout};
+use crate::loader::{Asked, Loader, Source, ValuesInMemory};
+use crate::model::{LoadOptions, Model, Origin, WeightType, ask_for_weights};
+use crate::output::{NewFile, NewFolder};
+use crate::registry;
 use crate::tokenizer::Tokenizer;
 
 /// In the place of a path, where a configuration comes from memory.
@@ -33,11 +35,22 @@ pub struct Parameter {
     pub twin: Option<String>,
 }
 
+impl Parameter {
+    /// How it is written under this name.
+    fn plan(&self, name: &str) -> TensorPlan {
+        TensorPlan {
+            name: name.to_string(),
+            shape: self.shape.clone(),
+        }
+    }
+}
+
 /// The tensors of a model in one layout, as they are now.
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use spillway_models::init::{layouts, preset};
+/// use spillway_models::init::preset;
+/// use spillway_models::registry::layouts;
 /// use spillway_models::train::{Batch, Parameters, Precision};
 ///
 /// let layout = layouts()[0];
@@ -65,7 +78,11 @@ pub struct Parameter {
 pub struct Parameters {
     layout: &'static Layout,
     config: Map<String, Value>,
+    /// The configuration, read.
+    assembly: Assembly,
     list: Vec<Parameter>,
+    /// How many of them, the first ones, are the layout's.
+    of_layout: usize,
     device: Device,
 }
 
@@ -80,13 +97,15 @@ impl Parameters {
         seed: u64,
         device: &Device,
     ) -> Result<Self, ModelError> {
+        let assembly = (layout.parse)(&Fields::new(Path::new(CONFIG), config), &|_| false)?;
         let mut loader = Loader::blank();
-        (layout.load)(&Fields::new(Path::new(CONFIG), config), &mut loader)?;
-        Self::of(layout, config.clone(), loader.asked(), device, |asked| {
+        assembly.load(&mut loader)?;
+        let plan = (layout, config.clone(), assembly);
+        Self::of(plan, loader.asked(), device, |asked| {
             let mut values = Vec::with_capacity(asked.plan.shape.iter().product());
             for_each_block(asked, seed, |block| {
                 values.extend_from_slice(block);
-                Ok(())
+                Ok::<_, CheckpointError>(())
             })?;
             Ok(values)
         })
@@ -98,19 +117,21 @@ impl Parameters {
     /// [`ModelError::Checkpoint`], naming what is wrong with which file.
     pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(path)?;
-        let (layout, _) = layout::recognise(&checkpoint)?;
+        let (layout, _) = registry::recognise(&checkpoint)?;
         let config = (layout.config)(&checkpoint)?;
         let mut loader = Loader::outline_of(&checkpoint);
-        (layout.load)(&Fields::new(&checkpoint.config().path(), &config), &mut loader)?;
+        let path = checkpoint.config().path();
+        let fields = Fields::new(&path, &config);
+        let assembly = (layout.parse)(&fields, &|name| checkpoint.has(name))?;
+        assembly.load(&mut loader)?;
         loader.expect_all_read(&format!("{} ({})", layout.architecture, layout.name))?;
-        Self::of(layout, config, loader.asked(), device, |asked| {
+        Self::of((layout, config, assembly), loader.asked(), device, |asked| {
             checkpoint.tensor(&asked.plan.name, &asked.plan.shape)?.to_vec()
         })
     }
 
     fn of(
-        layout: &'static Layout,
-        config: Map<String, Value>,
+        (layout, config, assembly): (&'static Layout, Map<String, Value>, Assembly),
         asked: &[Asked],
         device: &Device,
         mut values: impl FnMut(&Asked) -> Result<Vec<f32>, CheckpointError>,
@@ -140,12 +161,14 @@ impl Parameters {
         Ok(Self {
             layout,
             config,
+            assembly,
+            of_layout: list.len(),
             list,
             device,
         })
     }
 
-    /// Every tensor once, in the order in which the layout reads them.
+    /// Every tensor once, in the order in which the layout reads them, and what has been added to them.
     pub fn list(&self) -> &[Parameter] {
         &self.list
     }
@@ -155,7 +178,17 @@ impl Parameters {
         &mut self.list
     }
 
-    /// The layout.
+    /// Adds tensors that are no part of the layout: they are trained with the others, and are in no checkpoint.
+    pub(super) fn add(&mut self, more: Vec<Parameter>) {
+        self.list.extend(more);
+    }
+
+    /// The tensors that are no part of the layout.
+    pub fn added(&self) -> &[Parameter] {
+        &self.list[self.of_layout..]
+    }
+
+    /// The layout that names and shapes are of.
     pub fn layout(&self) -> &'static Layout {
         self.layout
     }
@@ -172,7 +205,7 @@ impl Parameters {
 
     /// Leaves of a new graph with the values as they are now, on `device`, an autodiff device.
     pub fn leaves(&self, device: &Device, precision: Precision) -> Leaves {
-        Leaves::new(self.layout, &self.config, &self.list, device, precision)
+        Leaves::new(&self.assembly, &self.list, device, precision)
     }
 
     /// Writes a checkpoint folder in the layout; `train_length`, in tokens, goes into `spillway.json`. The folder appears when it
@@ -225,44 +258,73 @@ impl Parameters {
         )?)
     }
 
-    /// A model of the values as they are now, its matrices packed in f32.
+    /// Writes the tensors that are no part of the layout into a file of their own, where there are any.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] when a value is not finite.
-    pub fn model(&self, tokenizer: Tokenizer) -> Result<Model, ModelError> {
-        let (plans, mut values) = self.plans();
-        let (path, mut bytes) = (Path::new(self.layout.architecture), Vec::new());
+    /// [`ModelError::Checkpoint`] for a file that cannot be written.
+    pub(super) fn save_added(&self, path: &Path) -> Result<(), ModelError> {
+        let added = self.added();
+        if added.is_empty() {
+            return Ok(());
+        }
+        let plans: Vec<TensorPlan> = added
+            .iter()
+            .map(|parameter| parameter.plan(&parameter.name))
+            .collect();
+        let mut values = added.iter().map(|parameter| &parameter.value);
+        let mut file = NewFile::create(path)?;
         write_safetensors::<CheckpointError>(
             path,
-            &mut bytes,
+            file.writer(),
             WriteDtype::F32,
             &plans,
             &Default::default(),
             |_, sink| write_values(values.next(), sink),
         )?;
-        let checkpoint = Checkpoint::from_memory(self.layout.architecture, self.config.clone(), bytes)?;
+        Ok(file.commit()?)
+    }
+
+    /// A model of the values as they are now, its matrices packed in f32.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] when a value is not finite.
+    pub fn model(&self, tokenizer: Tokenizer) -> Result<Model, ModelError> {
+        let tensors = self.list.iter();
+        let tensors = tensors.map(|parameter| (parameter.name.as_str(), &parameter.value));
+        let tensors = tensors.collect();
+        let source = Source::Values(ValuesInMemory {
+            of: self.layout.architecture,
+            tensors: &tensors,
+        });
+        let origin = Origin {
+            layout: self.layout,
+            recognised_by: "the training that it comes from".into(),
+            config: &self.config,
+            stored_as: vec!["F32".into()],
+            name: self.layout.architecture.to_string(),
+            train_length: None,
+        };
         let options = LoadOptions {
             weights: WeightType::F32,
             device: self.device.clone(),
             tokenizer: None,
         };
-        let name = self.layout.architecture.to_string();
-        Model::assemble(&checkpoint, |_| Ok(tokenizer), name, None, &options)
+        let shapes = self.plans().0.into_iter().map(|plan| plan.shape);
+        ask_for_weights(shapes, options.weights)?;
+        let mut loader = Loader::of(source, options.weights, options.device.clone());
+        let parts = self.assembly.load(&mut loader)?;
+        Model::of_parts(parts, loader, origin, |_| Ok(tokenizer), &options)
     }
 
     /// What is written, under all names, and the values of each.
     fn plans(&self) -> (Vec<TensorPlan>, impl Iterator<Item = &Tensor<1>>) {
-        let named = |parameter: &Parameter, name: &str| TensorPlan {
-            name: name.to_string(),
-            shape: parameter.shape.clone(),
-        };
         let names = |parameter: &Parameter| 1 + usize::from(parameter.twin.is_some());
-        let plans = self.list.iter().flat_map(|parameter| {
+        let list = &self.list[..self.of_layout];
+        let plans = list.iter().flat_map(|parameter| {
             let names = std::iter::once(&parameter.name).chain(&parameter.twin);
-            names.map(|name| named(parameter, name)).collect::<Vec<_>>()
+            names.map(|name| parameter.plan(name)).collect::<Vec<_>>()
         });
-        let values = self
-            .list
+        let values = list
             .iter()
             .flat_map(move |parameter| std::iter::repeat_n(&parameter.value, names(parameter)));
         (plans.collect(), values)

@@ -5,7 +5,7 @@
 //! | `config.toml` | the configuration, every default written out |
 //! | `log.jsonl` | a line for each step and each evaluation |
 //! | `snapshots/` | everything that the next step depends on, and the snapshot before |
-//! | `checkpoint/` | the model in its published layout, as of the last evaluation or the end |
+//! | `checkpoint/` | the model in its published layout, as of the last evaluation or the end; a task's encoder and head in `task.safetensors` |
 //!
 //! Every file is whole or absent at every moment. The folder appears with a snapshot of step 0 in it. A snapshot of step s is
 //! written when everything due at s is done and logged; resuming from it cuts off what the log has beyond s.
@@ -19,11 +19,12 @@ use std::time::{Instant, SystemTime};
 use super::config::TrainConfig;
 use super::error::TrainError;
 use super::evaluator::Evaluator;
-use super::log::{EndEvent, EvaluationEvent, Event, Log, StartEvent};
+use super::log::{EndEvent, EvaluationEvent, Event, Log, StartEvent, TaskEvent};
 use super::snapshot::{SnapshotChoice, Snapshots, config_hash};
 use super::trainer::Trainer;
-use crate::checkpoint::{NewFile, NewFolder, WriteDtype};
+use crate::checkpoint::WriteDtype;
 use crate::output::{self, FolderLock};
+use crate::output::{NewFile, NewFolder};
 
 /// Name of the configuration in a run folder.
 pub const CONFIG: &str = "config.toml";
@@ -33,6 +34,9 @@ pub const LOG: &str = "log.jsonl";
 pub const SNAPSHOTS: &str = "snapshots";
 /// Name of the published model in a run folder.
 pub const CHECKPOINT: &str = "checkpoint";
+
+/// Name of the file of a task's own weights in the folder of the published model.
+pub const TASK: &str = "task.safetensors";
 
 /// Hears what happens in a run, and may stop it.
 pub trait Observer {
@@ -171,7 +175,8 @@ impl Run {
         output::sweep(folder);
         output::sweep(&folder.join(CHECKPOINT));
         let (log, events) = Log::resume(&folder.join(LOG), trainer.steps_done())?;
-        let evaluated = events.iter().any(|event| matches!(event, Event::Evaluation(_)));
+        let is_one = |event: &Event| matches!(event, Event::Evaluation(_) | Event::Task(_));
+        let evaluated = events.iter().any(is_one);
         Ok(Self {
             unevaluated: trainer.steps_done() == 0 && !evaluated,
             trainer,
@@ -184,12 +189,12 @@ impl Run {
         })
     }
 
-    /// The training.
+    /// The training under way.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
     }
 
-    /// The run folder.
+    /// Folder of the run.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -200,12 +205,13 @@ impl Run {
     /// [`TrainError`]; the last snapshot is then still there.
     pub fn go_on(&mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
         let (steps, every) = (self.trainer.config().steps, self.trainer.config().snapshot_every);
-        let evaluated_every = self
-            .trainer
-            .config()
+        let config = self.trainer.config();
+        let of_task = config.task.as_ref().and_then(|task| task.evaluation.every);
+        let evaluated_every = config
             .evaluation
             .as_ref()
-            .map(|evaluation| evaluation.every);
+            .map(|evaluation| evaluation.every)
+            .or(of_task);
         let mut stopped = self.unevaluated && self.evaluate(observer)?;
         while self.trainer.steps_done() < steps && !stopped {
             let event = Event::Step(self.trainer.step()?);
@@ -243,6 +249,9 @@ impl Run {
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<bool, TrainError> {
         let step = self.trainer.steps_done();
         self.unevaluated = false;
+        if self.trainer.config().task.is_some() {
+            return self.evaluate_task(observer);
+        }
         let Some(evaluator) = &self.evaluator else {
             return Ok(false);
         };
@@ -258,13 +267,29 @@ impl Run {
         self.report(Event::Evaluation(event), observer)
     }
 
-    /// Writes the model in its published layout, with its tokenizer.
+    fn evaluate_task(&mut self, observer: &mut dyn Observer) -> Result<bool, TrainError> {
+        let (step, begin) = (self.trainer.steps_done(), Instant::now());
+        observer.evaluating(step);
+        let Some(report) = self.trainer.evaluate_task()? else {
+            return Ok(false);
+        };
+        let seconds = begin.elapsed().as_secs_f64();
+        let event = TaskEvent {
+            step,
+            seconds,
+            report,
+        };
+        self.report(Event::Task(event), observer)
+    }
+
+    /// Writes the model in its published layout, with its tokenizer, and beside it what a task has added.
     fn save_checkpoint(&self) -> Result<(), TrainError> {
         let (config, folder) = (self.trainer.config(), self.folder.join(CHECKPOINT));
         let length = Some(config.length as u64);
         self.trainer
             .parameters()
             .save_over(&folder, WriteDtype::F32, length)?;
+        self.trainer.parameters().save_added(&folder.join(TASK))?;
         if let Some(from) = config.model.tokenizer_file(config.base())? {
             let mut to = NewFile::create(&folder.join(from.file_name().unwrap_or_default()))?;
             File::open(&from)

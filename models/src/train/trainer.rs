@@ -16,8 +16,10 @@ use super::log::{Seconds, StepEvent};
 use super::optimizer::{Accumulator, Optimizer};
 use super::parameters::Parameters;
 use super::snapshot::Snapshot;
+use super::task::{TaskBatch, TaskReport, TaskWork};
 use crate::budget::{self, product, sum};
 use crate::error::ModelError;
+use crate::layout::Outline;
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -26,13 +28,21 @@ pub struct Trainer {
     config: TrainConfig,
     parameters: Parameters,
     tokenizer: Tokenizer,
-    source: Box<dyn Source>,
+    lessons: Lessons,
     optimizer: Optimizer,
     carry: Carry,
     /// With autodiff.
     device: Device,
     step: u64,
     tokens: u64,
+}
+
+/// Where batches come from.
+enum Lessons {
+    /// Data whose next token is foretold.
+    Tokens(Box<dyn Source>),
+    /// Anything else.
+    Task(TaskWork),
 }
 
 /// What the batches of a step add up to.
@@ -66,19 +76,20 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let inner = device.clone().inner();
         let device = inner.clone().autodiff();
-        let parameters = config.model.parameters(config.base(), config.seed, &inner)?;
+        let mut parameters = config.model.parameters(config.base(), config.seed, &inner)?;
         let network = parameters.leaves(&device, config.precision).network()?;
         let outline = network.outline();
         let tokenizer = config.model.tokenizer(config.base(), outline)?;
-        let source = match source {
-            Some(source) => source,
-            None => open(&config, &tokenizer)?,
+        let lessons = match (source, &config.task) {
+            (None, Some(task)) => {
+                let work = TaskWork::open(&config, task, outline)?;
+                parameters.add(work.parameters(config.seed, &inner));
+                work.expect_names(&parameters)?;
+                Lessons::Task(work)
+            }
+            (Some(source), _) => Lessons::Tokens(expect_ids(source, outline)?),
+            (None, None) => Lessons::Tokens(expect_ids(open(&config, &tokenizer)?, outline)?),
         };
-        if source.vocab_size() > outline.vocab_size {
-            let expected = format!("ids below the model's vocabulary size {}", outline.vocab_size);
-            let found = format!("ids below {}", source.vocab_size());
-            return Err(TrainError::field("data", expected, found));
-        }
         ask_for_step(&config, &parameters, &network)?;
         let carry = Carry::new(&config.carry, config.seed, network.sites())?;
         let optimizer = Optimizer::new(&config.optimizer, parameters.list(), config.steps)?;
@@ -86,7 +97,7 @@ impl Trainer {
             config,
             parameters,
             tokenizer,
-            source,
+            lessons,
             optimizer,
             carry,
             device,
@@ -136,10 +147,20 @@ impl Trainer {
         let (mut tokens, accumulation) = (0, self.config.accumulation as u64);
         let mut clock = Instant::now();
         for index in self.step * accumulation..(self.step + 1) * accumulation {
-            let batch = self.source.next()?;
-            tokens += (batch.sequences * batch.time) as u64;
-            seconds.data += lap(&mut clock);
-            self.add(&batch, index, &mut sum, &mut seconds)?;
+            match &mut self.lessons {
+                Lessons::Tokens(source) => {
+                    let batch = source.next()?;
+                    tokens += (batch.sequences * batch.time) as u64;
+                    seconds.data += lap(&mut clock);
+                    self.add(&batch, index, &mut sum, &mut seconds)?;
+                }
+                Lessons::Task(work) => {
+                    let batch = work.next();
+                    tokens += (batch.sequences * batch.length) as u64;
+                    seconds.data += lap(&mut clock);
+                    self.add_task(&batch, &mut sum, &mut seconds)?;
+                }
+            }
             clock = Instant::now();
         }
         let weight = sum.gradients.weight();
@@ -201,6 +222,34 @@ impl Trainer {
         Ok(())
     }
 
+    /// Adds the loss and the gradients of one batch of a task.
+    fn add_task(&self, batch: &TaskBatch, sum: &mut Sum, seconds: &mut Seconds) -> Result<(), TrainError> {
+        let Lessons::Task(work) = &self.lessons else {
+            return Ok(());
+        };
+        let mut clock = Instant::now();
+        let (leaves, network) = self.network()?;
+        let total = work.loss(batch, &leaves, &network)?;
+        seconds.forward += lap(&mut clock);
+        sum.add(total, &leaves, self.step)?;
+        seconds.backward += lap(&mut clock);
+        Ok(())
+    }
+
+    /// How good the answers to a task are as the weights are now; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`].
+    pub fn evaluate_task(&self) -> Result<Option<TaskReport>, TrainError> {
+        match &self.lessons {
+            Lessons::Tokens(_) => Ok(None),
+            Lessons::Task(work) => {
+                let report = work.evaluate(&self.parameters, &self.device, self.config.precision)?;
+                Ok(Some(report))
+            }
+        }
+    }
+
     /// New leaves and the network over them. Each backward pass needs its own: it takes the network's graph apart as it goes
     /// through, down to what the network computes once from its weights.
     fn network(&self) -> Result<(Leaves, Differentiable), TrainError> {
@@ -218,7 +267,10 @@ impl Trainer {
             step: self.step,
             tokens: self.tokens,
             config: self.config.identity()?,
-            data: self.source.position(),
+            data: match &self.lessons {
+                Lessons::Tokens(source) => source.position(),
+                Lessons::Task(work) => work.position(),
+            },
             other: Value::Null,
             parameters: Snapshot::masters(self.parameters.list()),
             optimizer: self.optimizer.tensors(),
@@ -238,7 +290,10 @@ impl Trainer {
         self.optimizer.restore(&snapshot.optimizer)?;
         let fresh = self.network()?.1.start(self.config.sequences);
         self.carry.restore(&snapshot.carried, fresh)?;
-        self.source.seek(&snapshot.data)?;
+        match &mut self.lessons {
+            Lessons::Tokens(source) => source.seek(&snapshot.data)?,
+            Lessons::Task(work) => work.seek(&snapshot.data)?,
+        }
         (self.step, self.tokens) = (snapshot.step, snapshot.tokens);
         Ok(())
     }
@@ -261,7 +316,7 @@ fn ask_for_step(
     let outline = network.outline();
     let layers = network.network().blocks().len() as u64;
     let width = product([2, layers, outline.model_dim as u64]);
-    let all_count = matches!(config.data, DataConfig::Text(_) | DataConfig::Tokens(_));
+    let all_count = matches!(config.data, Some(DataConfig::Text(_) | DataConfig::Tokens(_)));
     let logits = if all_count {
         outline.padded_vocab_size as u64
     } else {
@@ -285,8 +340,22 @@ fn ask_for_step(
 /// The data of a configuration.
 fn open(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Source>, TrainError> {
     let (base, sequences, length) = (config.base(), config.sequences, config.length);
-    let source = config.data.open(base, sequences, length, tokenizer, config.seed);
+    let Some(data) = &config.data else {
+        let expected = "data whose next token is foretold, or a task";
+        return Err(TrainError::field("data", expected, "neither"));
+    };
+    let source = data.open(base, sequences, length, tokenizer, config.seed);
     source.map_err(|error| TrainError::data("data", error))
+}
+
+/// Refuses data with ids that the model does not have.
+fn expect_ids(source: Box<dyn Source>, outline: &Outline) -> Result<Box<dyn Source>, TrainError> {
+    if source.vocab_size() > outline.vocab_size {
+        let expected = format!("ids below the model's vocabulary size {}", outline.vocab_size);
+        let found = format!("ids below {}", source.vocab_size());
+        return Err(TrainError::field("data", expected, found));
+    }
+    Ok(source)
 }
 
 impl Sum {

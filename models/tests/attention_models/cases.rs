@@ -141,7 +141,7 @@ impl Case {
         let folder = tempfile::tempdir().unwrap();
         let drawn = folder.path().join("drawn");
         let (architecture, name) = self.layout;
-        let mut layouts = spillway_models::init::layouts_of(architecture);
+        let mut layouts = spillway_models::registry::layouts_of(architecture);
         let layout = layouts.find(|layout| layout.name == name).unwrap();
         spillway_models::init::write_random(
             &drawn,

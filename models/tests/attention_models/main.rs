@@ -17,7 +17,7 @@ mod equivalence {
     use super::cases::{Case, VOCABULARY, cases};
     use super::derivatives;
     use super::reference::{Laid, Reference};
-    use super::rounding::{relative_error, tolerance};
+    use super::rounding::{close, relative_error, tolerance};
 
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
@@ -55,15 +55,6 @@ mod equivalence {
     fn rows(reference: &Reference, case: &Case, ids: &[u32]) -> Vec<Vec<f64>> {
         let rows = reference.logits(ids, case.layout);
         rows.iter().map(|row| row[..VOCABULARY].to_vec()).collect()
-    }
-
-    fn close(found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), TestCaseError> {
-        let error = relative_error(found, expected);
-        prop_assert!(
-            error <= tolerance,
-            "relative error {error:e}, where f32 may make {tolerance:e}"
-        );
-        Ok(())
     }
 
     proptest! {

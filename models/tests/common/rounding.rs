@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 
+use proptest::prelude::{TestCaseError, prop_assert};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -46,4 +47,14 @@ pub fn tolerance(equations: impl Fn() -> Vec<f64>) -> f64 {
     let exact = equations();
     let draw = |draw| relative_error(&drawn(draw, &equations), &exact);
     DRAWS_APART * (0..DRAWS).map(draw).fold(f64::from(f32::EPSILON), f64::max)
+}
+
+/// Refuses what is further from `expected`, relative to its norm, than the tolerance.
+pub fn close(found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), TestCaseError> {
+    let error = relative_error(found, expected);
+    prop_assert!(
+        error <= tolerance,
+        "relative error {error:e}, where f32 may make {tolerance:e}"
+    );
+    Ok(())
 }

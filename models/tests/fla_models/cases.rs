@@ -188,7 +188,9 @@ fn positive_sums(model: &str, config: &mut Map<String, Value>, seed: u64) {
 /// The layout of a configuration.
 pub fn write(folder: &std::path::Path, config: &Value, seed: u64) -> Result<(), ModelError> {
     let architecture = config["model_type"].as_str().unwrap();
-    let layout = spillway_models::init::layouts_of(architecture).next().unwrap();
+    let layout = spillway_models::registry::layouts_of(architecture)
+        .next()
+        .unwrap();
     spillway_models::init::write_random(folder, layout, &config.to_string(), WriteDtype::F32, seed)
 }
 

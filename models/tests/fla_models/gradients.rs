@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::{Map, Value, json};
 use spillway_models::checkpoint::WriteDtype;
-use spillway_models::init::{layouts_of, preset, write_random};
+use spillway_models::init::{preset, write_random};
+use spillway_models::registry::layouts_of;
 use tempfile::TempDir;
 
 use super::cases::{MODELS, VOCABULARY, cases};

@@ -1,10 +1,12 @@
 //! The models of flash-linear-attention with every option of their configurations, against plain f64 loops; the same however
 //! tokens are split among calls; and what is refused.
 
+mod arithmetic;
 mod cases;
 #[path = "../common/derivatives.rs"]
 mod derivatives;
 mod gradients;
+mod mixers;
 mod reference;
 mod refused;
 #[path = "../common/rounding.rs"]
@@ -19,7 +21,7 @@ mod equivalence {
 
     use super::cases::cases;
     use super::reference::Reference;
-    use super::rounding::{relative_error, tolerance};
+    use super::rounding::{close, tolerance};
 
     fn config(cases: u32) -> ProptestConfig {
         ProptestConfig {
@@ -39,15 +41,6 @@ mod equivalence {
 
     fn logits(model: &Model, ids: &[u32], state: &mut ModelState) -> Vec<f64> {
         values(model.logits(ids, state, Logits::All).unwrap())
-    }
-
-    fn close(found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), TestCaseError> {
-        let error = relative_error(found, expected);
-        prop_assert!(
-            error <= tolerance,
-            "relative error {error:e}, where f32 may make {tolerance:e}"
-        );
-        Ok(())
     }
 
     proptest! {

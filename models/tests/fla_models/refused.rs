@@ -147,7 +147,7 @@ fn an_mlp_without_a_width_has_two_thirds_of_the_ratio_rounded_up() {
 fn every_preset_is_a_configuration_that_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     for model in MODELS {
-        let layout = spillway_models::init::layouts_of(model).next().unwrap();
+        let layout = spillway_models::registry::layouts_of(model).next().unwrap();
         assert_eq!(layout.presets[0].size, "tiny", "{model}");
         let tiny = serde_json::from_str(layout.presets[0].config).unwrap();
         write(&folder.path().join(model), &tiny, 0).unwrap();

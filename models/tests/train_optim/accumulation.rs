@@ -2,7 +2,8 @@
 
 use burn::tensor::Device;
 use proptest::prelude::*;
-use spillway_models::init::{layouts_of, preset};
+use spillway_models::init::preset;
+use spillway_models::registry::layouts_of;
 use spillway_models::train::{
     Accumulator, Batch, Optimizer, OptimizerConfig, OptimizerError, Parameters, Precision,
 };

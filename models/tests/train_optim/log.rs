@@ -190,6 +190,7 @@ fn two_runs_are_equal_but_for_the_times() {
                 step.tokens_per_second /= 1.5;
             }
             Event::Evaluation(evaluation) => evaluation.seconds = 2.0,
+            Event::Task(task) => task.seconds = 3.0,
             Event::Snapshot(_) => {}
             Event::End(end) => end.seconds = 20.0,
         }

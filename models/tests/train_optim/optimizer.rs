@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use spillway_models::init::{layouts, preset};
+use spillway_models::init::preset;
+use spillway_models::registry::layouts;
 use spillway_models::train::{
     DecayShape, Optimizer, OptimizerConfig, OptimizerError, Parameter, Parameters, ScheduleConfig, decays,
 };

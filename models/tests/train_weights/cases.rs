@@ -2,8 +2,8 @@
 
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
-use spillway_models::init::layouts;
 use spillway_models::layout::Layout;
+use spillway_models::registry::layouts;
 use spillway_models::train::Parameters;
 
 use super::SEED;

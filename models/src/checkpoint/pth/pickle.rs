@@ -34,7 +34,7 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<BTreeMap<&str, View<'_>>, PthErro
             break root;
         }
     };
-    let Value::Dict(entries) = &machine.values[root] else {
+    let Value::Dict(entries) = &machine.values[machine.state_dict(root)] else {
         return Err(machine.operand("a dictionary of tensors", machine.values[root].kind()));
     };
     let mut tensors = BTreeMap::new();
@@ -69,6 +69,19 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// The dictionary of tensors in a file's value: its entry `state_dict`, beside which trainers keep what else they need to go on,
+    /// or the value itself.
+    fn state_dict(&self, root: Id) -> Id {
+        let Value::Dict(entries) = &self.values[root] else {
+            return root;
+        };
+        let wrapped = entries.iter().find(|(name, value)| {
+            matches!(self.values[*name], Value::Text("state_dict"))
+                && matches!(self.values[*value], Value::Dict(_))
+        });
+        wrapped.map_or(root, |(_, value)| *value)
+    }
+
     /// Obeys one instruction. The last one gives the pickle's value.
     fn step(&mut self) -> Result<Option<Id>, PthError> {
         self.begin = self.at;

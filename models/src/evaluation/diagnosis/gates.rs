@@ -73,9 +73,9 @@ impl Gate {
     }
 }
 
-/// The gates of a stretch, on the host.
+/// The gates of a segment, on the host.
 #[derive(Debug)]
-pub struct Stretch {
+pub struct GateSegment {
     dims: Dims,
     rule: Rule,
     decay: Vec<f32>,
@@ -106,7 +106,7 @@ pub struct TokenGates {
     pub write: f64,
 }
 
-impl Stretch {
+impl GateSegment {
     /// Brings the gates to the host.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Stretch {
         })
     }
 
-    /// Shape of the stretch; tokens are counted through all sequences.
+    /// Shape of the segment; tokens are counted through all sequences.
     pub fn dims(&self) -> &Dims {
         &self.dims
     }

@@ -1,7 +1,7 @@
 //! When a head leaves the range that it had inside the training length, how long it remembers, and what its gates do.
 //!
-//! A head *leaves its in-window range* at the first look beyond the training length T where its state's norm exceeds
-//! [`EXIT_FACTOR`] times the largest norm seen up to T, and stays above it at every later look. Training has shown the layers
+//! A head *leaves its in-window range* at the first sample beyond the training length T where its state's norm exceeds
+//! [`EXIT_FACTOR`] times the largest norm seen up to T, and stays above it at every later sample. Training has shown the layers
 //! behind it no such state.
 
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub struct HeadSummary {
     pub exit: Option<u64>,
     /// Largest norm of its state up to the training length.
     pub norm_inside: f64,
-    /// Norm of its state at the last look.
+    /// Norm of its state at the last sample.
     pub norm_end: f64,
     /// norm_end / norm_inside.
     pub growth: f64,
@@ -34,7 +34,7 @@ pub struct HeadSummary {
     pub measure: &'static str,
     /// Share of the squared norm in the top 1 % of elements, at the training length.
     pub top_square_share_inside: f64,
-    /// The same at the last look.
+    /// The same at the last sample.
     pub top_square_share_end: f64,
     /// How long it remembers.
     #[serde(flatten)]
@@ -47,7 +47,7 @@ pub struct HeadSummary {
     pub place: (usize, usize),
 }
 
-/// Means of a head's gates inside the training length and over the last interval between looks.
+/// Means of a head's gates inside the training length and over the last interval between samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct GateMeans {
     /// Least mean of log a over the training length among its key rows, where they differ.
@@ -70,15 +70,16 @@ pub struct GateMeans {
 /// caller.
 pub fn summarise(
     (layer, head): (usize, usize),
-    looks: &[(u64, StateStatistics)],
+    samples: &[(u64, StateStatistics)],
     retention: Retention,
     train_length: u64,
 ) -> HeadSummary {
-    let split = looks.partition_point(|(position, _)| *position <= train_length);
-    let (inside, beyond) = looks.split_at(split);
-    let norm_inside = inside.iter().map(|(_, look)| look.norm).fold(0.0, f64::max);
-    let norm_end = looks.last().map_or(0.0, |(_, look)| look.norm);
-    let share = |look: Option<&(u64, StateStatistics)>| look.map_or(0.0, |(_, look)| look.top_square_share);
+    let split = samples.partition_point(|(position, _)| *position <= train_length);
+    let (inside, beyond) = samples.split_at(split);
+    let norm_inside = inside.iter().map(|(_, sample)| sample.norm).fold(0.0, f64::max);
+    let norm_end = samples.last().map_or(0.0, |(_, sample)| sample.norm);
+    let share =
+        |sample: Option<&(u64, StateStatistics)>| sample.map_or(0.0, |(_, sample)| sample.top_square_share);
     HeadSummary {
         layer,
         head,
@@ -88,7 +89,7 @@ pub fn summarise(
         growth: norm_end / norm_inside,
         measure: "norm",
         top_square_share_inside: share(inside.last()),
-        top_square_share_end: share(looks.last()),
+        top_square_share_end: share(samples.last()),
         retention,
         gates: GateMeans::default(),
         place: (0, 0),
@@ -98,7 +99,7 @@ pub fn summarise(
 /// First position from which every norm is above the in-window range.
 fn exit(norm_inside: f64, beyond: &[(u64, StateStatistics)]) -> Option<u64> {
     // A norm that is not a number has left every range.
-    let within = |look: &(u64, StateStatistics)| look.1.norm <= EXIT_FACTOR * norm_inside;
+    let within = |sample: &(u64, StateStatistics)| sample.1.norm <= EXIT_FACTOR * norm_inside;
     let first = beyond.iter().rposition(within).map_or(0, |last| last + 1);
     beyond.get(first).map(|(position, _)| *position)
 }
@@ -108,8 +109,8 @@ pub fn heads(records: &[SiteRecord], train_length: u64) -> Vec<HeadSummary> {
     let mut heads = Vec::new();
     for (site, record) in records.iter().enumerate() {
         for head in 0..record.heads() {
-            let looks: Vec<(u64, StateStatistics)> = record
-                .looks(head)
+            let samples: Vec<(u64, StateStatistics)> = record
+                .samples(head)
                 .map(|(position, state, _)| (position, state))
                 .collect();
             let Some(mean_log_decay) = record.mean_log_decay(head, train_length) else {
@@ -121,7 +122,7 @@ pub fn heads(records: &[SiteRecord], train_length: u64) -> Vec<HeadSummary> {
                 measure: record.measure(),
                 gates: gate_means(record, head, train_length),
                 place: (site, head),
-                ..summarise(number, &looks, retention, train_length)
+                ..summarise(number, &samples, retention, train_length)
             });
         }
     }
@@ -161,8 +162,8 @@ pub fn rank(heads: &mut [HeadSummary]) {
 mod tests {
     use super::*;
 
-    fn looks(norms: &[f64]) -> Vec<(u64, StateStatistics)> {
-        let look = |(index, &norm): (usize, &f64)| {
+    fn samples(norms: &[f64]) -> Vec<(u64, StateStatistics)> {
+        let sample = |(index, &norm): (usize, &f64)| {
             (
                 16 << index,
                 StateStatistics {
@@ -171,16 +172,16 @@ mod tests {
                 },
             )
         };
-        norms.iter().enumerate().map(look).collect()
+        norms.iter().enumerate().map(sample).collect()
     }
 
     fn head(norms: &[f64]) -> HeadSummary {
-        summarise((0, 0), &looks(norms), Retention::new(-0.01, 64), 64)
+        summarise((0, 0), &samples(norms), Retention::new(-0.01, 64), 64)
     }
 
     #[test]
     fn a_head_leaves_its_range_when_it_stays_above() {
-        // Looks at 16, 32, 64 | 128, 256, 512, 1024; the range ends at 2 · 2.
+        // Samples at 16, 32, 64 | 128, 256, 512, 1024; the range ends at 2 · 2.
         assert_eq!(head(&[1.0, 2.0, 1.5, 3.9, 4.1, 5.0, 9.0]).exit, Some(256));
         assert_eq!(head(&[1.0, 2.0, 1.5, 9.0, 3.0, 5.0, 9.0]).exit, Some(512));
         assert_eq!(head(&[1.0, 2.0, 1.5, 9.0, 9.0, 9.0, 2.0]).exit, None);

@@ -2,7 +2,7 @@
 //!
 //! A text is streamed through the model with the state carried: once for the model alone, once for the baseline that starts again
 //! every T tokens and so never leaves its training length, and once per treatment. Nothing is kept per token: losses go into sums
-//! per bucket of position, states and gates into a number of looks that grows with the logarithm of the length.
+//! per bucket of position, states and gates into a number of samples that grows with the logarithm of the length.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`loss`] | mean losses over buckets of positions |
 //! | [`stream`], [`run`] | the loop that streams; one treatment over all streams |
 //! | [`gates`], [`mod@probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
-//! | [`state_statistics`], [`retention`], [`heads`] | what the looks say of a head |
+//! | [`state_statistics`], [`retention`], [`heads`] | what the samples say of a head |
 //! | [`verdict`], [`standing`] | the definition of collapse; prices and gains |
 //! | [`findings`] | all of it, from the runs |
 //!

@@ -1,6 +1,6 @@
-//! Looks at gates and states as they pass, and changes nothing.
+//! Samples gates and states as they pass, and changes nothing.
 //!
-//! The probe is an intervention: it sees the gates of the tokens at hand, hands them on in pieces that end where a look at
+//! The probe is an intervention: it sees the gates of the tokens at hand, hands them on in pieces that end where a sample at
 //! the state is due, and looks. What it records is a [`SiteRecord`].
 
 use std::collections::BTreeMap;
@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::error::{Error, Result};
 use spillway_ssm_core::intervention::Next;
-use spillway_ssm_core::{Gates, Intervention, Memory, Site, State};
+use spillway_ssm_core::{Gates, Intervention, InterventionState, Site, State};
 
-use super::gates::Stretch;
+use super::gates::GateSegment;
 use super::record::{Plan, SiteRecord};
 
 /// Records statistics of states at given positions, and of gates and read-outs between them.
@@ -41,7 +41,7 @@ impl Intervention for Probe {
         "probe".into()
     }
 
-    fn start(&self, site: &Site, _batch: usize, _device: &Device) -> Box<dyn Memory> {
+    fn start(&self, site: &Site, _batch: usize, _device: &Device) -> Box<dyn InterventionState> {
         Box::new(self.record(site))
     }
 
@@ -51,7 +51,7 @@ impl Intervention for Probe {
         _batch: usize,
         _device: &Device,
         saved: &BTreeMap<String, TensorData>,
-    ) -> Result<Box<dyn Memory>> {
+    ) -> Result<Box<dyn InterventionState>> {
         let mut record = self.record(site);
         let wrong = |found: String| Error::Saved {
             what: format!("layer {}, probe", site.layer),
@@ -69,10 +69,10 @@ impl Intervention for Probe {
         _site: &Site,
         gates: Gates,
         state: &mut State,
-        memory: &mut dyn Memory,
+        own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>> {
-        let Some(record) = memory.as_any_mut().downcast_mut::<SiteRecord>() else {
+        let Some(record) = own.as_any_mut().downcast_mut::<SiteRecord>() else {
             return Err(Error::Value {
                 what: "memory of the probe",
                 expected: "the record it started with",
@@ -84,19 +84,19 @@ impl Intervention for Probe {
         let mut done = 0;
         while done < time {
             let position = state.position;
-            let looks = &record.plan().positions;
-            let due = looks
-                .get(looks.partition_point(|&look| look <= position))
+            let samples = &record.plan().positions;
+            let due = samples
+                .get(samples.partition_point(|&sample| sample <= position))
                 .copied();
-            let left = due.map_or(u64::MAX, |look| look - position);
+            let left = due.map_or(u64::MAX, |sample| sample - position);
             let piece = (time - done).min(usize::try_from(left).unwrap_or(usize::MAX));
             let gates = gates.slice(done..done + piece)?;
-            let stretch = Stretch::new(&gates)?;
+            let segment = GateSegment::new(&gates)?;
             let output = next(gates, state)?;
-            record.tokens(&stretch, &output, position)?;
+            record.tokens(&segment, &output, position)?;
             outputs.push(output);
             if due == Some(state.position) {
-                record.look(&state.memory)?;
+                record.sample(&state.memory)?;
             }
             done += piece;
         }

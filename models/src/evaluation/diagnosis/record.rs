@@ -7,16 +7,16 @@ use std::sync::Arc;
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use spillway_ssm_core::error::Result;
-use spillway_ssm_core::{Memory, Rule, Site};
+use spillway_ssm_core::{InterventionState, Rule, Site};
 
-use super::gates::{Gate, Stretch, host};
+use super::gates::{Gate, GateSegment, host};
 use super::state_statistics::{self, StateStatistics, mean_statistics, state_statistics};
 use crate::evaluation::tally::Tally;
 
 /// When there is something to do: looks at the state, and the length over which retention is averaged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Looks at the state after these numbers of tokens, which ascend.
+    /// Samples of the state after these numbers of tokens, which ascend.
     pub positions: Arc<[u64]>,
     /// Training length.
     pub train_length: u64,
@@ -28,9 +28,9 @@ pub struct Plan {
 pub struct SiteRecord {
     shape: Shape,
     plan: Plan,
-    /// Looks at the state so far, `[looks, heads]`.
+    /// Samples of the state so far, `[samples, heads]`.
     states: Vec<StateStatistics>,
-    /// Σ log α from the second token to the look, `[looks, heads]`.
+    /// Σ log α from the second token to the sample, `[samples, heads]`.
     strengths: Vec<f64>,
     /// Σ log α from the second token to now, `[heads]`.
     strength: Vec<f64>,
@@ -188,8 +188,8 @@ impl SiteRecord {
         self.shape.columns[index(gate)]
     }
 
-    /// (position, statistics of the state, Σ log α since the first token) of one head at every look so far.
-    pub fn looks(&self, head: usize) -> impl Iterator<Item = (u64, StateStatistics, f64)> + '_ {
+    /// (position, statistics of the state, Σ log α since the first token) of one head at every sample so far.
+    pub fn samples(&self, head: usize) -> impl Iterator<Item = (u64, StateStatistics, f64)> + '_ {
         let heads = self.heads().max(1);
         let rows = self.states.chunks(heads).zip(self.strengths.chunks(heads));
         self.plan
@@ -199,7 +199,7 @@ impl SiteRecord {
             .map(move |(&position, (states, strengths))| (position, states[head], strengths[head]))
     }
 
-    /// ((start, end), statistics) of one column of a gate between the looks; nothing for a gate that is not there.
+    /// ((start, end), statistics) of one column of a gate between the samples; nothing for a gate that is not there.
     pub fn gate(&self, gate: Gate, column: usize) -> impl Iterator<Item = ((u64, u64), &Tally)> + '_ {
         let there = (column < self.columns(gate)).then_some(self.offset(gate) + column);
         let positions = || self.plan.positions.iter().copied();
@@ -210,7 +210,7 @@ impl SiteRecord {
             .filter_map(move |(range, row)| Some((range, &row[there?])))
     }
 
-    /// One column of a gate over the first `tokens` positions, which must be one of the looks.
+    /// One column of a gate over the first `tokens` positions, which must be one of the samples.
     pub fn gate_inside(&self, gate: Gate, column: usize, tokens: u64) -> Tally {
         let mut sum = Tally::default();
         self.gate(gate, column)
@@ -219,7 +219,7 @@ impl SiteRecord {
         sum
     }
 
-    /// Mean of log α of a head over the first `tokens` positions, which must be one of the looks.
+    /// Mean of log α of a head over the first `tokens` positions, which must be one of the samples.
     pub fn mean_log_decay(&self, head: usize, tokens: u64) -> Option<f64> {
         self.gate_inside(Gate::LogDecay, head, tokens).mean()
     }
@@ -248,12 +248,12 @@ impl SiteRecord {
             keys.for_each(|(mine, theirs)| *mine += theirs);
             pooled.key_tokens += record.key_tokens;
         }
-        let looks = records
+        let samples = records
             .iter()
             .map(|record| record.states.len())
             .max()
             .unwrap_or(0);
-        for index in 0..looks {
+        for index in 0..samples {
             let there = || records.iter().filter(|record| record.states.len() > index);
             let states: Vec<StateStatistics> = there().map(|record| record.states[index]).collect();
             let strength = there().map(|record| record.strengths[index]).sum::<f64>() / states.len() as f64;
@@ -318,11 +318,11 @@ impl SiteRecord {
         Ok(())
     }
 
-    /// Takes a look at the state.
+    /// Takes a sample of the state.
     ///
     /// # Errors
     /// [`spillway_ssm_core::Error::Value`] for a state that is not of 32-bit floats.
-    pub(super) fn look(&mut self, memory: &Tensor<4>) -> Result<()> {
+    pub(super) fn sample(&mut self, memory: &Tensor<4>) -> Result<()> {
         let [batch, heads, rows, columns] = memory.dims();
         let values = host(memory)?;
         let statistics = |state: &[f32]| match *state {
@@ -344,24 +344,29 @@ impl SiteRecord {
         Ok(())
     }
 
-    /// Takes the gates of tokens `position..` and what was read after them in; none of them crosses a look.
+    /// Takes the gates of tokens `position..` and what was read after them in; none of them crosses a sample.
     ///
     /// # Errors
     /// [`spillway_ssm_core::Error::Value`] for read-outs that are not of 32-bit floats.
-    pub(super) fn tokens(&mut self, stretch: &Stretch, read_out: &Tensor<4>, position: u64) -> Result<()> {
-        let dims = *stretch.dims();
+    pub(super) fn tokens(
+        &mut self,
+        segment: &GateSegment,
+        read_out: &Tensor<4>,
+        position: u64,
+    ) -> Result<()> {
+        let dims = *segment.dims();
         let interval = self.plan.positions.partition_point(|&end| end <= position);
         let row = self.shape.row();
         let [decay, step, erase, value, write, read, key] = Gate::ALL.map(|gate| self.offset(gate));
         let has_erase = self.columns(Gate::Erase) > 0;
         let (heads, tokens) = (dims.heads, dims.batch * dims.time);
         let Some(tallies) = self.gates.get_mut(interval * row..(interval + 1) * row) else {
-            return Ok(()); // Beyond the last look.
+            return Ok(()); // Beyond the last sample.
         };
         for token in 0..tokens {
             let first = position == 0 && token % dims.time == 0;
             for head in 0..heads {
-                let found = stretch.token(token, head);
+                let found = segment.token(token, head);
                 tallies[decay + head].add(found.log_decay);
                 tallies[write + head].add(found.write);
                 if has_erase {
@@ -372,25 +377,25 @@ impl SiteRecord {
                 }
             }
         }
-        if let Some(steps) = stretch.step_sizes() {
+        if let Some(steps) = segment.step_sizes() {
             add_columns(&mut tallies[step..erase], steps, 1);
         }
-        add_columns(&mut tallies[value..write], stretch.values(), dims.value_dim);
+        add_columns(&mut tallies[value..write], segment.values(), dims.value_dim);
         let read_outs = host(read_out)?;
         add_columns(&mut tallies[read..key], &read_outs, dims.value_dim);
-        add_columns(&mut tallies[key..], stretch.keys(), dims.key_dim);
-        if position < self.plan.train_length && stretch.is_per_key() {
-            self.add_keys(stretch, tokens);
+        add_columns(&mut tallies[key..], segment.keys(), dims.key_dim);
+        if position < self.plan.train_length && segment.is_per_key() {
+            self.add_keys(segment, tokens);
         }
         Ok(())
     }
 
     /// Sums log a of every key row.
-    fn add_keys(&mut self, stretch: &Stretch, tokens: usize) {
+    fn add_keys(&mut self, segment: &GateSegment, tokens: usize) {
         let width = self.shape.key_dim.max(1);
         for token in 0..tokens {
             for (head, sums) in self.keys.chunks_mut(width).enumerate() {
-                let decays = stretch.log_decays(token, head).iter();
+                let decays = segment.log_decays(token, head).iter();
                 sums.iter_mut()
                     .zip(decays)
                     .for_each(|(sum, a)| *sum += f64::from(*a));
@@ -415,8 +420,8 @@ fn add_columns(tallies: &mut [Tally], values: &[f32], width: usize) {
     }
 }
 
-impl Memory for SiteRecord {
-    fn clone_box(&self) -> Box<dyn Memory> {
+impl InterventionState for SiteRecord {
+    fn clone_box(&self) -> Box<dyn InterventionState> {
         Box::new(self.clone())
     }
 

@@ -18,7 +18,7 @@ pub struct Run {
     pub name: String,
     treatment: Treatment,
     probe: Option<Probe>,
-    /// The streams.
+    /// The run's streams.
     pub streams: Vec<StreamRun>,
     /// Time taken so far.
     pub seconds: f64,

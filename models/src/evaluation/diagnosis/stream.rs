@@ -27,7 +27,7 @@ pub const SEGMENT: u64 = 1024;
 pub struct StreamTally {
     /// Losses so far.
     pub position: u64,
-    /// Their means.
+    /// Means of the losses so far.
     pub losses: LossTally,
     /// Largest memory of the model's state so far, interventions included, in bytes.
     pub state_bytes: u64,
@@ -40,7 +40,7 @@ pub struct StreamTally {
 /// A stream under way: what it has given, and the model's state unless it is done or not begun.
 #[derive(Debug)]
 pub struct StreamRun {
-    /// The stretch of text.
+    /// The range of the text that is read.
     pub stream: Stream,
     /// What it has given.
     pub tally: StreamTally,
@@ -73,9 +73,9 @@ impl StreamRun {
 
 /// What every stream of a run shares.
 pub struct Reading<'a> {
-    /// The model.
+    /// The model that reads.
     pub model: &'a Model,
-    /// The text.
+    /// The text that is read.
     pub text: &'a Text,
     /// Where losses are averaged.
     pub grid: &'a Grid,
@@ -151,10 +151,8 @@ impl Reading<'_> {
         };
         while !run.is_done() {
             let position = run.tally.position;
-            if treatment.starts_again_at(position) {
-                state = treatment.start(self.model)?;
-            }
-            let count = treatment.stretch(position, SEGMENT.min(run.stream.length - position));
+            let left = SEGMENT.min(run.stream.length - position);
+            let count = treatment.enter(self.model, &mut state, position, left)?;
             // One id more than is read: the last one's target.
             let ids = self.text.read(run.stream.offset + position, count as usize + 1);
             let losses = self.model.losses(&ids[..count as usize], &ids[1..], &mut state)?;
@@ -175,10 +173,12 @@ impl Reading<'_> {
     }
 }
 
-/// What the interventions' memories report, averaged over the recurrences.
+/// What the interventions report, averaged over the recurrences.
 fn counts(state: &ModelState) -> BTreeMap<String, f64> {
-    let memories = state.recurrences().flat_map(|recurrence| &recurrence.memories);
-    means_by_name(memories.flat_map(|memory| memory.report()))
+    let interventions = state
+        .recurrences()
+        .flat_map(|recurrence| &recurrence.interventions);
+    means_by_name(interventions.flat_map(|own| own.report()))
 }
 
 /// The mean of the numbers that have one name.
@@ -194,10 +194,10 @@ pub(super) fn means_by_name(counts: impl IntoIterator<Item = (String, f64)>) -> 
 
 /// What the probe recorded in each recurrence; nothing without a probe.
 pub(super) fn records(state: &mut ModelState) -> Vec<SiteRecord> {
-    let memories = state
+    let interventions = state
         .recurrences_mut()
-        .flat_map(|recurrence| &mut recurrence.memories);
-    memories
-        .filter_map(|memory| memory.as_any_mut().downcast_ref::<SiteRecord>().cloned())
+        .flat_map(|recurrence| &mut recurrence.interventions);
+    interventions
+        .filter_map(|own| own.as_any_mut().downcast_ref::<SiteRecord>().cloned())
         .collect()
 }

@@ -1,6 +1,6 @@
 //! The text that is streamed, and the streams it is read in.
 //!
-//! A stream is a stretch of the text that the model reads from an empty state. The text is a ring: a stream that reaches
+//! A stream is a segment of the text that the model reads from an empty state. The text is a ring: a stream that reaches
 //! its end goes on at its beginning. Losses are averaged over streams. A few *long* streams cover the whole length; *short*
 //! ones, which cost little, make the means at small positions as sharp as those at large ones.
 

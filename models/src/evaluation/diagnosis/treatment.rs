@@ -59,6 +59,24 @@ impl Treatment {
         model.start(&self.chain, 1)
     }
 
+    /// Starts the model again where that is due before the token at `position`; how many of `count` tokens from there on are read
+    /// before the next start.
+    ///
+    /// # Errors
+    /// As [`Treatment::start`].
+    pub fn enter(
+        &self,
+        model: &Model,
+        state: &mut ModelState,
+        position: u64,
+        count: u64,
+    ) -> Result<u64, ModelError> {
+        if self.starts_again_at(position) {
+            *state = self.start(model)?;
+        }
+        Ok(self.segment(position, count))
+    }
+
     /// Whether the model starts again before the token at `position`.
     pub fn starts_again_at(&self, position: u64) -> bool {
         self.restart
@@ -66,7 +84,7 @@ impl Treatment {
     }
 
     /// How many of `count` tokens from `position` on are read before the model starts again.
-    pub fn stretch(&self, position: u64, count: u64) -> u64 {
+    pub fn segment(&self, position: u64, count: u64) -> u64 {
         self.restart
             .map_or(count, |period| count.min(period - position % period))
     }

@@ -78,7 +78,7 @@ impl fmt::Display for Law {
 }
 
 impl ErrorModel {
-    /// Both.
+    /// Both error models.
     pub const ALL: [Self; 2] = [Self::Additive, Self::LogNormal];
 
     /// The scale on which errors are normal; NaN or −∞ for what has no place on it.

@@ -85,9 +85,9 @@ pub enum FitError {
 /// The most likely parameters of a law.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Fit {
-    /// The law.
+    /// The law that was fitted.
     pub law: Law,
-    /// The error model.
+    /// The error model of the fit.
     pub error: ErrorModel,
     /// a, b and, for the exponential law, c.
     pub parameters: Vec<f64>,

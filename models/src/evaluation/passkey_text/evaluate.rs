@@ -22,7 +22,7 @@ use crate::state::ModelState;
 pub enum Answer {
     /// The continuation holds the passkey.
     Found,
-    /// It does not.
+    /// The answer does not begin with the passkey.
     Missed,
     /// There is no continuation: the logits are not numbers any more. Counts as a miss.
     NotANumber,

@@ -88,7 +88,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// The prompt.
+    /// The prompt's text.
     pub fn text(&self) -> String {
         let after = self.blocks.saturating_sub(self.block + 1);
         let key = passkey_block(&self.key);

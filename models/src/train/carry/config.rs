@@ -57,7 +57,7 @@ pub enum Initial {
     Zero,
     /// Values around 0. For a weighted mean (RWKV-4): a mean around 0 of the weight of one token with key 0.
     Noise {
-        /// Their standard deviation.
+        /// Standard deviation of the noise.
         deviation: f64,
     },
     /// Values with the mean and the deviation that final states had, head by head; the empty state until there has been one.

@@ -8,7 +8,7 @@ use super::corpus::{Corpus, Ids, Split};
 use super::error::DataError;
 use super::mixture::{MixConfig, MixPart, Repeat, RepeatConfig, RepeatedHeader, RepeatedHeaderConfig};
 use super::seed::mix;
-use super::stream::{Part, Sequences, Source, Stream};
+use super::stream::{MixturePart, Sequences, Source, Stream};
 use super::tasks::{CopyTask, Drawn, InductionHeads, Mqar, PasskeyLite, Task};
 use super::text::TextConfig;
 use super::token_file::TokenFile;
@@ -145,12 +145,12 @@ impl DataConfig {
         opening: Opening<'_>,
         share: f64,
         seed: u64,
-        parts: &mut Vec<Part>,
+        parts: &mut Vec<MixturePart>,
     ) -> Result<(), DataError> {
         let Self::Mix(mixed) = self else {
             // Two parts alike should not give the same sequences.
             let sequences = self.sequences(opening, mix(seed, u64::MAX, parts.len() as u64))?;
-            parts.push(Part { share, sequences });
+            parts.push(MixturePart { share, sequences });
             return Ok(());
         };
         for (part, of_mixture) in mixed.parts.iter().zip(mixed.shares()?) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::budget::BudgetError;
-use crate::checkpoint::CheckpointError;
+use crate::output::OutputError;
 use crate::tokenizer::TokenizerError;
 
 /// Why there is no batch. Every message is one line that names the file or the option, what was expected and what was found.
@@ -121,7 +121,7 @@ pub enum DataError {
     },
     /// A file cannot be written.
     #[error(transparent)]
-    Write(#[from] CheckpointError),
+    Write(#[from] OutputError),
 }
 
 impl DataError {

@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use super::config::DataConfig;
 use super::error::DataError;
 use super::seed::generator;
-use super::stream::{Place, Row, Sequences};
+use super::stream::{Row, SequenceNumber, Sequences};
 use super::text::Token;
 
 /// Several sources, one of which is drawn for every row of every batch.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixConfig {
-    /// The sources.
+    /// The sources of the mixture.
     pub parts: Vec<MixPart>,
 }
 
-/// One of them.
+/// One source of a mixture.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixPart {
@@ -54,7 +54,7 @@ impl MixConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RepeatConfig {
-    /// The token.
+    /// The separating token.
     pub token: Token,
 }
 
@@ -62,7 +62,7 @@ pub struct RepeatConfig {
 pub(super) struct Repeat(pub(super) u32);
 
 impl Sequences for Repeat {
-    fn fill(&self, _: Place, row: &mut Row<'_>) -> Result<bool, DataError> {
+    fn fill(&self, _: SequenceNumber, row: &mut Row<'_>) -> Result<bool, DataError> {
         row.ids.fill(self.0);
         row.targets.fill(self.0);
         Ok(false)
@@ -134,9 +134,9 @@ impl RepeatedHeader {
 }
 
 impl Sequences for RepeatedHeader {
-    fn fill(&self, place: Place, row: &mut Row<'_>) -> Result<bool, DataError> {
-        self.source.fill(place, row)?;
-        let mut rng = generator(self.seed, place.index(), 0);
+    fn fill(&self, sequence: SequenceNumber, row: &mut Row<'_>) -> Result<bool, DataError> {
+        self.source.fill(sequence, row)?;
+        let mut rng = generator(self.seed, sequence.index(), 0);
         // The marker is left out by moving the ids above it down and back.
         let others =
             self.source.vocab_size() as u32 - u32::from((self.marker as usize) < self.source.vocab_size());

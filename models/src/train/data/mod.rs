@@ -43,7 +43,7 @@ mod error;
 mod files;
 mod lines;
 mod mixture;
-mod permutation;
+pub(super) mod permutation;
 pub(super) mod seed;
 mod stream;
 mod tasks;

@@ -13,7 +13,7 @@ const ROUNDS: u64 = 6;
 
 /// A permutation of the numbers below `size`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Permutation {
+pub(in crate::train) struct Permutation {
     size: u64,
     half: u32,
     seed: u64,
@@ -21,7 +21,7 @@ pub(super) struct Permutation {
 
 impl Permutation {
     /// The permutation of a seed; `size` is at least 1.
-    pub(super) fn new(size: u64, seed: u64) -> Self {
+    pub(in crate::train) fn new(size: u64, seed: u64) -> Self {
         let bits = u64::BITS - size.saturating_sub(1).leading_zeros();
         Self {
             size,
@@ -31,7 +31,7 @@ impl Permutation {
     }
 
     /// Where `index`, below the size, goes.
-    pub(super) fn at(&self, index: u64) -> u64 {
+    pub(in crate::train) fn at(&self, index: u64) -> u64 {
         let mut index = self.encrypt(index);
         while index >= self.size {
             index = self.encrypt(index);

@@ -45,7 +45,7 @@ pub(super) struct Row<'a> {
 
 /// Which sequence it is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct SequenceNumber {
     /// Row of the batch.
     pub(super) row: usize,
     /// Rows of a batch.
@@ -54,7 +54,7 @@ pub(super) struct Place {
     pub(super) number: u64,
 }
 
-impl Place {
+impl SequenceNumber {
     /// How many sequences come before, counted over all rows.
     pub(super) fn index(&self) -> u64 {
         self.number
@@ -66,7 +66,7 @@ impl Place {
 /// Sequences without an end, any of which can be reached at once.
 pub(super) trait Sequences: Send {
     /// Fills in a sequence, and says whether it goes on where the one before it in the same row ended.
-    fn fill(&self, place: Place, row: &mut Row<'_>) -> Result<bool, DataError>;
+    fn fill(&self, sequence: SequenceNumber, row: &mut Row<'_>) -> Result<bool, DataError>;
 
     /// All ids are below it.
     fn vocab_size(&self) -> usize;
@@ -83,7 +83,7 @@ pub(super) trait Sequences: Send {
 }
 
 /// A part of a mixture.
-pub(super) struct Part {
+pub(super) struct MixturePart {
     /// Its share of the sequences.
     pub(super) share: f64,
     /// What it gives.
@@ -92,7 +92,7 @@ pub(super) struct Part {
 
 /// Batches of sequences, each from one of the parts, which is drawn anew for every row of every batch.
 pub(super) struct Stream {
-    parts: Vec<Part>,
+    parts: Vec<MixturePart>,
     rows: usize,
     time: usize,
     seed: u64,
@@ -103,7 +103,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Batches of `rows` sequences of `time` tokens, both at least 1, from parts whose shares add up to 1.
-    pub(super) fn new(parts: Vec<Part>, rows: usize, time: usize, seed: u64) -> Self {
+    pub(super) fn new(parts: Vec<MixturePart>, rows: usize, time: usize, seed: u64) -> Self {
         let taken = vec![0; parts.len() * rows];
         Self {
             parts,
@@ -196,12 +196,12 @@ impl Source for Stream {
                 targets: &mut targets[range.clone()],
                 weights: weights.get_mut(range).unwrap_or_default(),
             };
-            let place = Place {
+            let which = SequenceNumber {
                 row,
                 rows,
                 number: *number,
             };
-            let goes_on = self.parts[part].sequences.fill(place, &mut sequence)?;
+            let goes_on = self.parts[part].sequences.fill(which, &mut sequence)?;
             // What another part put between has interrupted it.
             continues.push(goes_on && self.batches > 0 && self.part(self.batches - 1, row) == part);
             *number += 1;

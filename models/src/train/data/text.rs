@@ -53,9 +53,9 @@ pub fn default_extensions() -> Vec<String> {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "a token's id, or the text that becomes one token")]
 pub enum Token {
-    /// The id.
+    /// A token by its id.
     Id(u32),
-    /// The text.
+    /// A token by its text.
     Text(String),
 }
 

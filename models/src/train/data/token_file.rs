@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::error::DataError;
 use super::files::Mapped;
-use crate::checkpoint::{CheckpointError, NewFile};
+use crate::output::{NewFile, OutputError};
 
 const MAGIC: [u8; 8] = *b"SPILLTOK";
 const VERSION: u32 = 1;
@@ -244,7 +244,7 @@ impl TokenWriter {
         // Its place; what goes there is known at the end.
         file.writer()
             .write_all(&[0; HEADER])
-            .map_err(CheckpointError::io(path, "writing"))?;
+            .map_err(OutputError::io(path, "writing"))?;
         Ok(Self {
             file,
             path: path.to_path_buf(),
@@ -285,7 +285,7 @@ impl TokenWriter {
         self.checksum.update(&self.block);
         self.header.count += ids.len() as u64;
         let written = self.file.writer().write_all(&self.block);
-        Ok(written.map_err(CheckpointError::io(&self.path, "writing"))?)
+        Ok(written.map_err(OutputError::io(&self.path, "writing"))?)
     }
 
     /// Completes the file, which holds `documents` (0 for unknown), and gives it its name.
@@ -298,7 +298,7 @@ impl TokenWriter {
         let header = self.header.to_bytes();
         let out = self.file.writer();
         let written = out.rewind().and_then(|()| out.write_all(&header));
-        written.map_err(CheckpointError::io(&self.path, "writing"))?;
+        written.map_err(OutputError::io(&self.path, "writing"))?;
         self.file.commit()?;
         Ok(self.header)
     }

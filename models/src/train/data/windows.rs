@@ -6,7 +6,7 @@ use super::corpus::Corpus;
 use super::error::DataError;
 use super::permutation::Permutation;
 use super::seed::mix;
-use super::stream::{Place, Row, Sequences};
+use super::stream::{Row, SequenceNumber, Sequences};
 
 /// In which order a text is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -41,14 +41,14 @@ impl Windows {
     }
 
     /// Where a sequence starts.
-    fn start(&self, place: Place) -> u64 {
+    fn start(&self, sequence: SequenceNumber) -> u64 {
         match self.order {
-            Order::Shuffled => self.shuffled(place.index()),
+            Order::Shuffled => self.shuffled(sequence.index()),
             Order::Documents => {
                 let length = u128::from(self.corpus.len());
-                let begin = place.row as u128 * length / place.rows as u128;
+                let begin = sequence.row as u128 * length / sequence.rows as u128;
                 // Below the length, which is an u64.
-                ((begin + u128::from(place.number) * u128::from(self.time)) % length) as u64
+                ((begin + u128::from(sequence.number) * u128::from(self.time)) % length) as u64
             }
         }
     }
@@ -66,11 +66,11 @@ impl Windows {
 }
 
 impl Sequences for Windows {
-    fn fill(&self, place: Place, row: &mut Row<'_>) -> Result<bool, DataError> {
-        let start = self.start(place);
+    fn fill(&self, sequence: SequenceNumber, row: &mut Row<'_>) -> Result<bool, DataError> {
+        let start = self.start(sequence);
         self.corpus.read(start, row.ids)?;
         self.corpus.read(start + 1, row.targets)?;
-        Ok(self.order == Order::Documents && place.number > 0)
+        Ok(self.order == Order::Documents && sequence.number > 0)
     }
 
     fn vocab_size(&self) -> usize {

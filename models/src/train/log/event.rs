@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::number;
 use crate::train::evaluation::EvaluationReport;
+use crate::train::task::TaskReport;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ pub enum Event {
     Step(StepEvent),
     /// The model has been evaluated.
     Evaluation(EvaluationEvent),
+    /// The model has been asked what it is trained on, or something like it.
+    Task(TaskEvent),
     /// A snapshot of this step is being written.
     Snapshot(SnapshotEvent),
     /// The training ends, or stops to be resumed.
@@ -55,7 +58,7 @@ pub struct Seconds {
     pub data: f64,
     /// The network and its loss.
     pub forward: f64,
-    /// The gradients.
+    /// Seconds of the backward passes, which give the gradients.
     pub backward: f64,
     /// The update of the weights. On a graphics processor, which works on while the program does, it also waits for the gradients.
     pub optimizer: f64,
@@ -70,7 +73,7 @@ impl Seconds {
         self.optimizer += other.optimizer;
     }
 
-    /// Of the whole step.
+    /// Seconds of the whole step.
     pub fn sum(&self) -> f64 {
         self.data + self.forward + self.backward + self.optimizer
     }
@@ -112,6 +115,18 @@ pub struct EvaluationEvent {
     pub report: EvaluationReport,
 }
 
+/// An evaluation of a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskEvent {
+    /// Steps done.
+    pub step: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// What was found.
+    #[serde(flatten)]
+    pub report: TaskReport,
+}
+
 /// A snapshot. It is logged before it is written, so that what is in the log up to it is there whenever the snapshot is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotEvent {
@@ -137,6 +152,7 @@ impl Event {
             Self::Start(_) => 0,
             Self::Step(event) => event.step,
             Self::Evaluation(event) => event.step,
+            Self::Task(event) => event.step,
             Self::Snapshot(event) => event.step,
             Self::End(event) => event.step,
         }
@@ -153,6 +169,7 @@ impl Event {
                 event.tokens_per_second = 0.0;
             }
             Self::Evaluation(event) => event.seconds = 0.0,
+            Self::Task(event) => event.seconds = 0.0,
             Self::Snapshot(_) => {}
             Self::End(event) => event.seconds = 0.0,
         }

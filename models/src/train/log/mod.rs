@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use event::{EndEvent, EvaluationEvent, Event, Seconds, SnapshotEvent, StartEvent, StepEvent};
+pub use event::{EndEvent, EvaluationEvent, Event, Seconds, SnapshotEvent, StartEvent, StepEvent, TaskEvent};
 
-use crate::checkpoint::{CheckpointError, NewFile};
 use crate::input;
+use crate::output::{NewFile, OutputError};
 
 /// The longest log that is read: some ten million steps.
 const MAX_BYTES: u64 = 4 << 30;
@@ -32,7 +32,7 @@ const MAX_BYTES: u64 = 4 << 30;
 pub enum LogError {
     /// The file cannot be read or written.
     #[error(transparent)]
-    File(#[from] CheckpointError),
+    File(#[from] OutputError),
     /// A line is no event.
     #[error("{}: line {line}: expected an event of a training, found {reason}", path.display())]
     Line {
@@ -72,12 +72,12 @@ impl Log {
     /// [`LogError::File`] when there is something of that name, or the folder cannot be written.
     pub fn create(path: &Path) -> Result<Self, LogError> {
         if path.exists() {
-            return Err(CheckpointError::Exists { path: path.into() }.into());
+            return Err(OutputError::Exists { path: path.into() }.into());
         }
         let file = OpenOptions::new().append(true).create_new(true).open(path);
         Ok(Self {
             path: path.into(),
-            file: file.map_err(CheckpointError::io(path, "creating"))?,
+            file: file.map_err(OutputError::io(path, "creating"))?,
         })
     }
 
@@ -88,7 +88,7 @@ impl Log {
     /// [`LogError::File`] when it cannot be read or written, [`LogError::Line`] for a line that is no event,
     /// [`LogError::Behind`] when steps are missing. The file is what it was then.
     pub fn resume(path: &Path, step: u64) -> Result<(Self, Vec<Event>), LogError> {
-        let bytes = input::read(path, MAX_BYTES).map_err(CheckpointError::io(path, "reading"))?;
+        let bytes = input::read(path, MAX_BYTES).map_err(OutputError::io(path, "reading"))?;
         let (mut kept, mut events) = (Vec::new(), Vec::new());
         let mut found = 0;
         for (line, event) in lines(path, &bytes) {
@@ -118,11 +118,11 @@ impl Log {
             let mut file = NewFile::create(path)?;
             file.writer()
                 .write_all(&kept)
-                .map_err(CheckpointError::io(path, "writing"))?;
+                .map_err(OutputError::io(path, "writing"))?;
             file.commit()?;
         }
         let file = OpenOptions::new().append(true).open(path);
-        let file = file.map_err(CheckpointError::io(path, "opening"))?;
+        let file = file.map_err(OutputError::io(path, "opening"))?;
         Ok((
             Self {
                 path: path.into(),
@@ -138,11 +138,11 @@ impl Log {
     /// [`LogError::File`] when it cannot be written.
     pub fn append(&mut self, event: &Event) -> Result<(), LogError> {
         let mut line = serde_json::to_vec(event)
-            .map_err(|e| CheckpointError::io(&self.path, "writing")(std::io::Error::other(e)))?;
+            .map_err(|e| OutputError::io(&self.path, "writing")(std::io::Error::other(e)))?;
         line.push(b'\n');
         // One call, unbuffered: a kill comes before or after it.
         let written = self.file.write_all(&line);
-        Ok(written.map_err(CheckpointError::io(&self.path, "writing"))?)
+        Ok(written.map_err(OutputError::io(&self.path, "writing"))?)
     }
 
     /// Waits until all lines are on the disk. To be called before a snapshot is written, which must never be ahead of its log.
@@ -153,7 +153,7 @@ impl Log {
         Ok(self
             .file
             .sync_all()
-            .map_err(CheckpointError::io(&self.path, "writing"))?)
+            .map_err(OutputError::io(&self.path, "writing"))?)
     }
 }
 
@@ -162,7 +162,7 @@ impl Log {
 /// # Errors
 /// [`LogError::File`], [`LogError::Line`].
 pub fn read_log(path: &Path) -> Result<Vec<Event>, LogError> {
-    let bytes = input::read(path, MAX_BYTES).map_err(CheckpointError::io(path, "reading"))?;
+    let bytes = input::read(path, MAX_BYTES).map_err(OutputError::io(path, "reading"))?;
     lines(path, &bytes).map(|(_, event)| event).collect()
 }
 

@@ -11,7 +11,7 @@
 use crate::train::Parameter;
 
 /// Ends of names that do not decay, whatever their shape.
-const NO_DECAY: [&str; 11] = [
+const NO_DECAY: [&str; 19] = [
     // Of projections, norms and convolutions.
     "bias",
     // Mamba, Gated DeltaNet: logarithms of rates, [heads] or [channels, state]; the skip; the bias of the step size.
@@ -29,6 +29,15 @@ const NO_DECAY: [&str; 11] = [
     "x_bias",
     // HGRN: bounds of the forget gates, [layers, channels].
     "lower_bounds",
+    // S4 and H3: the parameters of linear systems, [copies or channels, modes].
+    "kernel.A_real",
+    "kernel.A_imag",
+    "kernel.inv_A_real",
+    "kernel.inv_dt",
+    "kernel.log_dt",
+    "kernel.B",
+    "kernel.C",
+    "kernel.P",
 ];
 
 /// Whether weight decay applies to a parameter; [`OptimizerConfig::no_decay`](super::OptimizerConfig::no_decay) can except more.
@@ -43,7 +52,7 @@ pub(super) fn decays_by(name: &str, shape: &[usize]) -> bool {
 }
 
 /// Whether `end` is the last part, or the last parts, of a name of parts between dots.
-pub(super) fn ends_with(name: &str, end: &str) -> bool {
+pub(in crate::train) fn ends_with(name: &str, end: &str) -> bool {
     let before = name.strip_suffix(end);
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
@@ -56,8 +65,9 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{Fields, TensorPlan, parse_object};
-    use crate::layout::{LAYOUTS, Layout};
+    use crate::layout::Layout;
     use crate::loader::Loader;
+    use crate::registry;
 
     /// What a layout asks for in its tiny sizes.
     fn tensors(layout: &Layout) -> Vec<TensorPlan> {
@@ -66,7 +76,7 @@ mod tests {
             let path = Path::new(preset.size);
             let config: Map<String, Value> = parse_object(path, preset.config).unwrap();
             let mut loader = Loader::blank();
-            (layout.load)(&Fields::new(path, &config), &mut loader).unwrap();
+            layout.load(&Fields::new(path, &config), &mut loader).unwrap();
             let plans = loader.asked().iter().map(|asked| asked.plan.clone());
             plans.collect::<Vec<_>>()
         });
@@ -74,7 +84,7 @@ mod tests {
     }
 
     fn layouts() -> impl Iterator<Item = (String, Vec<TensorPlan>)> {
-        LAYOUTS.iter().map(|layout| {
+        registry::layouts().iter().map(|layout| {
             let name = format!("{} ({})", layout.architecture, layout.name);
             let tensors = tensors(layout);
             assert!(!tensors.is_empty(), "{name} has no tiny size");
@@ -120,12 +130,16 @@ mod tests {
                     "time_faaaa",
                     "bonus",
                 ];
+                let of_system = ["kernel.kernel", "layer.kernel"];
+                let of_system =
+                    of_system.iter().any(|system| name.contains(system)) || leaf == "B" || leaf == "C";
                 let of_rwkv7 = ["k_k", "k_a", "r_k", "w0", "a0", "v0"];
                 if of_norm
                     || interpolation
                     || leaf == "bias"
                     || of_rates.contains(&leaf)
                     || of_rwkv7.contains(&leaf)
+                    || of_system
                 {
                     assert!(!found, "{case} decays");
                 }

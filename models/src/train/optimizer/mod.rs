@@ -8,17 +8,21 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `mod.rs` | [`OptimizerConfig`], [`Optimizer`]: a step; moments by name, to be saved and restored |
+//! | `mod.rs` | [`Optimizer`]: a step; moments by name, to be saved and restored |
+//! | `config.rs` | [`OptimizerConfig`] |
 //! | `decay.rs` | [`decays`]: which parameters λ applies to |
+//! | `group.rs` | [`GroupConfig`]: parameters with an η or a λ of their own |
 //! | `gradients.rs` | the norm; [`Accumulator`]: sums of gradients over the pieces of a step |
 //! | `host.rs` | passes over values in this machine's memory |
 //! | `error.rs` | [`OptimizerError`] |
 //!
 //! The update of one tensor is Burn's, on the CPU in one pass and to the same bits. Source: Loshchilov & Hutter, *Decoupled Weight Decay Regularization* (1711.05101).
 
+mod config;
 mod decay;
 mod error;
 mod gradients;
+mod group;
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,131 +30,16 @@ use std::fmt;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
-use serde::{Deserialize, Serialize};
 
+pub use config::OptimizerConfig;
 pub use decay::decays;
+pub(super) use decay::ends_with;
 pub use error::OptimizerError;
 pub use gradients::Accumulator;
+pub use group::GroupConfig;
 
+use self::config::NORM_LIMIT;
 use super::parameters::Parameter;
-use super::schedule::ScheduleConfig;
-
-/// The largest gradient norm whose square is an f32: √(2¹²⁸).
-const NORM_LIMIT: f64 = 18_446_742_974_197_923_840.0;
-
-/// AdamW and its learning rates.
-///
-/// Only the learning rate has to be given; β = (0.9, 0.95), ε = 1e-8, λ = 0.1, no clipping and a constant rate are what the other
-/// fields are without.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerConfig {
-    /// η at its peak.
-    pub learning_rate: f64,
-    /// β₁ and β₂, how much of the moments stays from step to step.
-    #[serde(default = "default_betas")]
-    pub betas: [f64; 2],
-    /// ε, added to the root of the second moment.
-    #[serde(default = "default_eps")]
-    pub eps: f64,
-    /// λ, for the parameters that [decay](decays).
-    #[serde(default = "default_weight_decay")]
-    pub weight_decay: f64,
-    /// The largest norm of all gradients together; they are scaled down to it. Without it, they are taken as they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clip_norm: Option<f64>,
-    /// Ends of the names of further parameters that do not decay, as whole parts: `embedding.weight`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub no_decay: Vec<String>,
-    /// How η goes over the training.
-    #[serde(default)]
-    pub schedule: ScheduleConfig,
-}
-
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.95]
-}
-
-fn default_eps() -> f64 {
-    1e-8
-}
-
-fn default_weight_decay() -> f64 {
-    0.1
-}
-
-impl OptimizerConfig {
-    /// The defaults, with this learning rate.
-    pub fn new(learning_rate: f64) -> Self {
-        Self {
-            learning_rate,
-            betas: default_betas(),
-            eps: default_eps(),
-            weight_decay: default_weight_decay(),
-            clip_norm: None,
-            no_decay: Vec::new(),
-            schedule: ScheduleConfig::default(),
-        }
-    }
-
-    /// The learning rate of the step that comes after `step` of `steps`.
-    pub fn rate(&self, step: u64, steps: u64) -> f64 {
-        self.schedule.rate(self.learning_rate, step, steps)
-    }
-
-    /// Checks every number, and the schedule for a training of `steps` steps.
-    ///
-    /// # Errors
-    /// [`OptimizerError::Option`], naming the field.
-    pub fn validate(&self, steps: u64) -> Result<(), OptimizerError> {
-        let positive = |value: f64| value.is_finite() && value as f32 > 0.0;
-        let check = |option, expected: &str, good: bool, found: f64| match good {
-            true => Ok(()),
-            false => Err(OptimizerError::option(option, expected, found)),
-        };
-        let rate = self.learning_rate;
-        check("learning_rate", "a positive number", positive(rate), rate)?;
-        for (option, beta) in [("betas[0]", self.betas[0]), ("betas[1]", self.betas[1])] {
-            // As f32, in which the moments are computed.
-            let good = (0.0..1.0).contains(&(beta as f32));
-            check(option, "from 0 to below 1", good, beta)?;
-        }
-        check("eps", "a positive number", positive(self.eps), self.eps)?;
-        let decay = self.weight_decay;
-        let good = decay >= 0.0 && decay * rate < 1.0;
-        check(
-            "weight_decay",
-            "at least 0, and below 1 / learning_rate",
-            good,
-            decay,
-        )?;
-        if let Some(norm) = self.clip_norm {
-            let good = positive(norm) && norm <= NORM_LIMIT;
-            check("clip_norm", "a positive number up to 1.8e19", good, norm)?;
-        }
-        self.schedule.validate(steps)
-    }
-
-    /// The update of one tensor.
-    fn adam(&self, weight_decay: f64) -> Adam {
-        let (betas, eps) = (self.betas.map(|beta| beta as f32), self.eps as f32);
-        let weight_decay = weight_decay as f32;
-        let anywhere = AdamWConfig::new()
-            .with_beta_1(betas[0])
-            .with_beta_2(betas[1])
-            .with_epsilon(eps)
-            .with_weight_decay(weight_decay)
-            .build();
-        Adam {
-            anywhere,
-            on_the_host: host::AdamW {
-                betas,
-                eps,
-                weight_decay,
-            },
-        }
-    }
-}
 
 /// What a step did.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,8 +58,6 @@ pub struct Update {
 pub struct Optimizer {
     config: OptimizerConfig,
     steps: u64,
-    decaying: Adam,
-    undecaying: Adam,
     slots: Vec<Slot>,
 }
 
@@ -181,6 +68,26 @@ struct Adam {
 }
 
 impl Adam {
+    /// The update of one tensor whose weights decay by `weight_decay`.
+    fn new(config: &OptimizerConfig, weight_decay: f64) -> Self {
+        let (betas, eps) = (config.betas.map(|beta| beta as f32), config.eps as f32);
+        let weight_decay = weight_decay as f32;
+        let anywhere = AdamWConfig::new()
+            .with_beta_1(betas[0])
+            .with_beta_2(betas[1])
+            .with_epsilon(eps)
+            .with_weight_decay(weight_decay)
+            .build();
+        Self {
+            anywhere,
+            on_the_host: host::AdamW {
+                betas,
+                eps,
+                weight_decay,
+            },
+        }
+    }
+
     /// The weights and the moments after a gradient, which is first multiplied with `scale`.
     fn step(
         &self,
@@ -208,7 +115,9 @@ struct Slot {
     /// Number of values.
     count: usize,
     device: Device,
-    decays: bool,
+    /// Its update, and η at its peak.
+    adam: Adam,
+    peak: f64,
     /// None before the first gradient.
     state: Option<AdamWState<1>>,
 }
@@ -239,11 +148,13 @@ impl Optimizer {
             let expected = "ends of parameters' names, in whole parts between dots";
             return Err(OptimizerError::option("no_decay", expected, format!("{end:?}")));
         }
+        config
+            .groups
+            .iter()
+            .try_for_each(|group| group.expect_names(parameters))?;
         Ok(Self {
             config: config.clone(),
             steps,
-            decaying: config.adam(config.weight_decay),
-            undecaying: config.adam(0.0),
             slots: parameters.iter().map(|p| Slot::new(config, p)).collect(),
         })
     }
@@ -275,14 +186,9 @@ impl Optimizer {
                 continue;
             };
             let value = std::mem::replace(&mut parameter.value, Tensor::zeros([0], &Device::flex()));
-            let adam = if slot.decays {
-                &self.decaying
-            } else {
-                &self.undecaying
-            };
+            let rate = self.config.schedule.rate(slot.peak, step, self.steps);
             let scale = clip.map(|limit| limit / gradient_norm);
-            (parameter.value, slot.state) =
-                adam.step(learning_rate, value, gradient, scale, slot.state.take());
+            (parameter.value, slot.state) = slot.adam.step(rate, value, gradient, scale, slot.state.take());
         }
         Ok(Update {
             learning_rate,
@@ -399,11 +305,22 @@ impl Slot {
             .no_decay
             .iter()
             .any(|end| decay::ends_with(&parameter.name, end));
+        let decay = match !excepted && decays(parameter) {
+            true => config.weight_decay,
+            false => 0.0,
+        };
+        let group = config.groups.iter().find(|group| group.has(&parameter.name));
         Self {
             name: parameter.name.clone(),
             count: parameter.value.dims()[0],
             device: parameter.value.device(),
-            decays: !excepted && decays(parameter),
+            adam: Adam::new(
+                config,
+                group.and_then(|group| group.weight_decay).unwrap_or(decay),
+            ),
+            peak: group
+                .and_then(|group| group.learning_rate)
+                .unwrap_or(config.learning_rate),
             state: None,
         }
     }
@@ -475,7 +392,7 @@ mod tests {
         // Less than a vector, and more than a piece for one thread.
         for count in [0, 3, 40_001] {
             for (weight_decay, scale) in [(0.0, None), (0.1, None), (0.1, Some(0.37))] {
-                let adam = OptimizerConfig::new(1e-3).adam(weight_decay);
+                let adam = Adam::new(&OptimizerConfig::new(1e-3), weight_decay);
                 let (mut pass, mut operations) = (tensor(&values(1, count)), tensor(&values(1, count)));
                 let (mut state, mut expected_state) = (None, None);
                 for step in 0..4 {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::output::OutputError;
 
 /// Why a snapshot cannot be written, read or gone on from.
 #[derive(Debug, Error)]
@@ -104,5 +105,11 @@ impl SnapshotError {
             expected: expected.into(),
             found: found.to_string(),
         }
+    }
+}
+
+impl From<OutputError> for SnapshotError {
+    fn from(error: OutputError) -> Self {
+        CheckpointError::from(error).into()
     }
 }

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Snapshot, SnapshotError, config_hash};
-use crate::checkpoint::{CheckpointError, NewFile, StoredPlan, StoredTensors, write_stored};
+use crate::checkpoint::{CheckpointError, StoredPlan, StoredTensors, write_stored};
 use crate::input;
+use crate::output::NewFile;
 use crate::state::file::TYPES;
 use crate::state::fingerprint::Fingerprint;
 

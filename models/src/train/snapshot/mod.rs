@@ -60,7 +60,7 @@ pub enum SnapshotChoice {
     /// That of the most steps.
     #[default]
     Latest,
-    /// The one before.
+    /// The snapshot before the newest.
     Previous,
 }
 

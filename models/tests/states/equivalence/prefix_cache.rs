@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use spillway_models::checkpoint::WriteDtype;
-use spillway_models::init::{layouts, preset, write_random};
+use spillway_models::init::{preset, write_random};
+use spillway_models::registry::layouts;
 use spillway_models::{LoadOptions, Logits, Model, PrefixCache, PrefixCacheError, PrefixCacheOptions};
 use spillway_ssm_core::Chain;
 use tempfile::TempDir;

@@ -14,7 +14,7 @@ pub use passkey_lite::{PasskeyLite, PasskeyPrompt};
 
 use super::error::DataError;
 use super::seed::generator;
-use super::stream::{Place, Row, Sequences};
+use super::stream::{Row, SequenceNumber, Sequences};
 
 /// One sequence of a task, all three lists of the same length.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,9 +74,9 @@ pub fn examples<T: Task>(
 pub(super) struct Drawn<T>(pub(super) T, pub(super) u64);
 
 impl<T: Task> Sequences for Drawn<T> {
-    fn fill(&self, place: Place, row: &mut Row<'_>) -> Result<bool, DataError> {
+    fn fill(&self, sequence: SequenceNumber, row: &mut Row<'_>) -> Result<bool, DataError> {
         let Self(task, seed) = self;
-        let example = task.example(row.ids.len(), &mut generator(*seed, place.index(), 0));
+        let example = task.example(row.ids.len(), &mut generator(*seed, sequence.index(), 0));
         row.ids.copy_from_slice(&example.ids);
         row.targets.copy_from_slice(&example.targets);
         row.weights.copy_from_slice(&example.weights);

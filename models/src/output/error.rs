@@ -1,0 +1,40 @@
+//! Why a file or folder cannot be written.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::lock::InUse;
+
+/// Why a file or folder cannot be written.
+#[derive(Debug, Error)]
+pub enum OutputError {
+    /// Another process writes into the folder.
+    #[error(transparent)]
+    InUse(#[from] InUse),
+    /// The operating system refused.
+    #[error("{}: {action} failed: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The place to write to is taken.
+    #[error("{}: exists already; expected a new or empty folder", path.display())]
+    Exists {
+        /// The file or folder.
+        path: PathBuf,
+    },
+}
+
+impl OutputError {
+    /// Wraps a system error, with the file and what was being done to it.
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, action, source }
+    }
+}

@@ -1,0 +1,91 @@
+//! Every published layout there is, in the order in which a checkpoint is held against them.
+//!
+//! A new architecture is a file with a [`Layout`] in it, declared beside its kin, and its line here.
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::layout::Layout;
+use crate::{based, fla, h3, llama, mamba1, mamba2, rwkv, s4};
+
+/// Every layout. A checkpoint has the first that recognises it.
+const LAYOUTS: &[&Layout] = &[
+    &mamba2::ORIGINAL,
+    &mamba2::HUGGING_FACE,
+    &mamba1::ORIGINAL,
+    &mamba1::HUGGING_FACE,
+    &based::LAYOUT,
+    &llama::LAYOUT,
+    &fla::retnet::LAYOUT,
+    &fla::gla::LAYOUT,
+    &fla::simple_gla::LAYOUT,
+    &fla::linear_attn::LAYOUT,
+    &fla::hgrn::LAYOUT,
+    &fla::hgrn2::LAYOUT,
+    &fla::gsa::LAYOUT,
+    &fla::delta_net::LAYOUT,
+    &fla::gated_deltanet::LAYOUT,
+    &rwkv::rwkv4::BLINKDL,
+    &rwkv::rwkv4::HUGGING_FACE,
+    &rwkv::rwkv5::BLINKDL,
+    &rwkv::rwkv6::BLINKDL,
+    &rwkv::rwkv6::FLA,
+    &rwkv::rwkv7::BLINKDL,
+    &rwkv::rwkv7::FLA,
+    &h3::LAYOUT,
+    &h3::FIRST_LAYOUT,
+    &s4::LAYOUT,
+];
+
+/// Every layout, in the order in which a checkpoint is held against them.
+pub fn layouts() -> &'static [&'static Layout] {
+    LAYOUTS
+}
+
+/// The layouts of an architecture that have presets, the one to take by default first.
+pub fn layouts_of(architecture: &str) -> impl Iterator<Item = &'static Layout> {
+    LAYOUTS
+        .iter()
+        .copied()
+        .filter(move |layout| layout.architecture == architecture && !layout.presets.is_empty())
+}
+
+/// The layout of a checkpoint, and why.
+///
+/// # Errors
+/// [`CheckpointError::UnknownLayout`], with what was found and what would have been accepted.
+pub(crate) fn recognise(checkpoint: &Checkpoint) -> Result<(&'static Layout, String), CheckpointError> {
+    let found = LAYOUTS
+        .iter()
+        .find_map(|layout| Some((*layout, (layout.recognise)(checkpoint)?)));
+    found.map_or_else(|| Err(unknown(checkpoint)), Ok)
+}
+
+fn unknown(checkpoint: &Checkpoint) -> CheckpointError {
+    let fields = checkpoint.config();
+    let config = match fields.text("model_type") {
+        Ok(Some(model_type)) => format!("model_type {model_type:?}"),
+        _ => format!("fields {}", list(fields.names().into_iter())),
+    };
+    let accepted: Vec<String> = LAYOUTS
+        .iter()
+        .map(|layout| format!("{} ({})", layout.architecture, layout.name))
+        .collect();
+    CheckpointError::UnknownLayout {
+        path: fields.path(),
+        found: format!(
+            "{config}, and in {} tensors {}",
+            checkpoint.weights_path().display(),
+            list(checkpoint.names())
+        ),
+        accepted: accepted.join(", "),
+    }
+}
+
+/// The first few of many names.
+fn list<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let first: Vec<_> = names.by_ref().take(6).collect();
+    match (first.is_empty(), names.count()) {
+        (true, _) => "none".into(),
+        (false, 0) => first.join(", "),
+        (false, more) => format!("{} and {more} more", first.join(", ")),
+    }
+}

@@ -1,0 +1,274 @@
+//! Deep S4 and S4D language models: an embedding, [blocks](spillway_ssm_core::s4) on a residual stream, a norm, a projection.
+//!
+//! The names are those of state-spaces/s4, version 4, whose experiments wrap a backbone between an encoder and a decoder, and whose
+//! Lightning checkpoints keep them so:
+//!
+//! | tensor | what |
+//! |---|---|
+//! | `encoder.0.weight` | embedding |
+//! | `model.layers.N.norm.norm.{weight,bias}` | norm before layer N |
+//! | `model.layers.N.layer.layer.{D, kernel.*}`, `.layer.output_linear.0.{weight,bias}` | a state space and its projection |
+//! | `model.layers.N.layer.ff.{0.0,2}.{weight,bias}` | an MLP, where every second layer is one |
+//! | `model.norm.norm.{weight,bias}` | norm before the decoder |
+//! | `decoder.0.output_transform.{weight,bias}` | logits |
+//!
+//! `config.json` has the fields of the experiments' configuration:
+//!
+//! | field | what | default |
+//! |---|---|---|
+//! | `d_model`, `n_layers`, `vocab_size` | width, pairs of layers or layers, ids | |
+//! | `ff` | width of the MLP over `d_model`; 0 for none | 0 |
+//! | `layer.d_state`, `.channels`, `.n_ssm` | N, outputs of a channel, copies of (A, B, P) | 64, 1, 1 |
+//! | `layer.mode`, `.init`, `.rank` | `diag` or `nplr`; name of the initialisation; rank of P | `nplr`, `legs`, 1 |
+//! | `layer.disc` | `zoh` or `bilinear` | `zoh` for `diag` |
+//! | `layer.{dt_transform, real_transform, dt_min, dt_max, final_act}` | | `exp`, `exp`, 0.001, 0.1, `glu` |
+//!
+//! C of a checkpoint with `kernel.l_kernel` above 0 is C̃ = C (I − Ā^l), of which C is taken back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Map;
+use spillway_attention_linear::mlp::{Gelu, Mlp, MlpConfig};
+use spillway_ssm_core::WeightSource;
+use spillway_ssm_core::operators::linear_state_space::Rule;
+use spillway_ssm_core::s4::{Projection, S4, S4Config};
+use spillway_ssm_core::state_space::init::{StepRange, Transform};
+
+use crate::checkpoint::{CheckpointError, Fields};
+use crate::error::ModelError;
+use crate::hybrid::whole;
+use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::loader::Loader;
+use crate::network::{Block, Channel};
+
+const EMBEDDING: &str = "encoder.0.weight";
+const HEAD: &str = "decoder.0.output_transform";
+
+/// The names of state-spaces/s4.
+pub(crate) const LAYOUT: Layout = Layout {
+    architecture: "s4",
+    name: "state-spaces",
+    recognise: |checkpoint| {
+        let fields = checkpoint.config();
+        let ours = fields.text("model_type").ok()? == Some("s4") && checkpoint.has(EMBEDDING);
+        ours.then(|| format!("model_type \"s4\", tensor {EMBEDDING}"))
+    },
+    config: stored_config,
+    parse: |fields, _| {
+        let config = config(fields)?;
+        Ok(Assembly::new(move |loader| load(&config, loader)))
+    },
+    presets: PRESETS,
+};
+
+const PRESETS: &[Preset] = &[
+    Preset {
+        size: "tiny",
+        config: r#"{"model_type": "s4", "d_model": 64, "n_layers": 2, "ff": 2, "vocab_size": 256,
+            "layer": {"mode": "nplr", "init": "legs", "d_state": 16}}"#,
+    },
+    Preset {
+        size: "tiny-s4d",
+        config: r#"{"model_type": "s4", "d_model": 64, "n_layers": 2, "ff": 2, "vocab_size": 256,
+            "layer": {"mode": "diag", "init": "diag-lin", "d_state": 16}}"#,
+    },
+    Preset {
+        size: "wikitext-249m",
+        config: r#"{"model_type": "s4", "d_model": 1024, "n_layers": 16, "ff": 4, "vocab_size": 50257,
+            "layer": {"mode": "nplr", "init": "legs", "d_state": 64, "channels": 4, "n_ssm": 1}}"#,
+    },
+];
+
+/// What a configuration says.
+struct Config {
+    vocab_size: usize,
+    layers: usize,
+    block: S4Config,
+    mlp: Option<MlpConfig>,
+    norm_eps: f32,
+    eos_id: Option<u32>,
+}
+
+fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
+    if !fields.bool_or("prenorm", true)? {
+        return Err(fields.unsupported("prenorm", "true"));
+    }
+    let (path, empty) = (fields.path(), Map::new());
+    let layer = match fields.object("layer")? {
+        Some(layer) => layer,
+        None => Fields::new(&path, &empty),
+    };
+    let model_dim = fields.dimension("d_model")?;
+    let vocab_size = fields.dimension("vocab_size")?;
+    let block = block_config(&layer, model_dim)?;
+    Ok(Config {
+        vocab_size,
+        layers: fields.layers("n_layers")?,
+        block,
+        mlp: match whole(fields, "ff", 0)? {
+            0 => None,
+            factor => Some(MlpConfig {
+                model_dim,
+                hidden_dim: factor * model_dim,
+                activation: Gelu::Exact,
+                bias: true,
+            }),
+        },
+        norm_eps: 1e-5,
+        eos_id: eos_id(fields, vocab_size)?,
+    })
+}
+
+fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, CheckpointError> {
+    if layer.bool_or("bidirectional", false)? {
+        return Err(layer.unsupported("bidirectional", "false: a language model sees no later tokens"));
+    }
+    let diagonal = match layer.text("mode")? {
+        None | Some("nplr" | "dplr") => false,
+        Some("diag" | "s4d") => true,
+        Some(_) => return Err(layer.unsupported("mode", "\"diag\" or \"nplr\"")),
+    };
+    let rule = match (diagonal, layer.text("disc")?) {
+        (true, None | Some("zoh")) => Rule::ZeroOrderHold,
+        (true, Some("bilinear")) | (false, None | Some("bilinear")) => Rule::Bilinear,
+        (true, Some(_)) => return Err(layer.unsupported("disc", "\"zoh\" or \"bilinear\"")),
+        (false, Some(_)) => {
+            return Err(layer.unsupported("disc", "\"bilinear\", where A has a low-rank part"));
+        }
+    };
+    let copies = layer.dimension_or("n_ssm", 1)?;
+    if !model_dim.is_multiple_of(copies) {
+        let expected = format!("a divisor of d_model = {model_dim}");
+        return Err(layer.wrong("n_ssm", &expected, Some(&copies.into())));
+    }
+    let state_dim = layer.dimension_or("d_state", 64)?;
+    if !state_dim.is_multiple_of(2) {
+        return Err(layer.wrong("d_state", "an even number", Some(&state_dim.into())));
+    }
+    let transform = |name: &str| -> Result<Transform, CheckpointError> {
+        let found = layer.text(name)?.unwrap_or("exp");
+        Transform::from_name(found)
+            .map_err(|_| layer.unsupported(name, "none, exp, relu, sigmoid or softplus"))
+    };
+    Ok(S4Config {
+        model_dim,
+        channels: layer.dimension_or("channels", 1)?,
+        state_dim,
+        rank: if diagonal {
+            0
+        } else {
+            layer.dimension_or("rank", 1)?
+        },
+        copies,
+        rule,
+        step_transform: transform("dt_transform")?,
+        rate_transform: transform("real_transform")?,
+        projection: match layer.text("final_act")? {
+            None | Some("glu") => Projection::Glu,
+            Some("id") => Projection::Linear,
+            Some(_) => return Err(layer.unsupported("final_act", "\"glu\" or \"id\"")),
+        },
+        fresh: layer
+            .text("init")?
+            .unwrap_or(if diagonal { "diag-lin" } else { "legs" })
+            .to_string(),
+        fresh_steps: StepRange {
+            min: f64::from(layer.positive_or("dt_min", 1e-3)?),
+            max: f64::from(layer.positive_or("dt_max", 1e-1)?),
+        },
+        truncated_at: 0,
+    })
+}
+
+fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
+    let width = config.block.model_dim;
+    let shape = [config.vocab_size, width];
+    let embedding = loader.embedding(EMBEDDING, shape)?;
+    let blocks = (0..config.layers)
+        .map(|index| block(config, index, loader))
+        .collect::<Result<_, _>>()?;
+    Ok(Parts {
+        outline: outline(config),
+        embedding,
+        embedding_norm: None,
+        blocks,
+        norm: loader.layer_norm("model.norm.norm", width, config.norm_eps, true)?,
+        head: loader.linear(HEAD, shape, true)?,
+    })
+}
+
+/// Layer `index`, with the MLP that is the next layer of the file where there are any.
+fn block(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Block, ModelError> {
+    let width = config.block.model_dim;
+    let first = match config.mlp {
+        Some(_) => 2 * index,
+        None => index,
+    };
+    let name = |layer: usize| format!("model.layers.{layer}");
+    let norm = |loader: &mut Loader<'_>, layer: usize| {
+        loader.layer_norm(
+            &format!("{}.norm.norm", name(layer)),
+            width,
+            config.norm_eps,
+            true,
+        )
+    };
+    let truncated_at = loader.whole_number(&format!("{}.layer.layer.kernel.l_kernel", name(first)))?;
+    let mixer = S4::read(
+        S4Config {
+            truncated_at,
+            ..config.block.clone()
+        },
+        &mut loader.below(format!("{}.layer", name(first)), BLOCK_NAMES),
+    )?;
+    let channel = match config.mlp {
+        None => None,
+        Some(mlp) => Some(Channel {
+            norm: norm(loader, first + 1)?,
+            mixer: Arc::new(Mlp::read(
+                mlp,
+                &mut loader.below(format!("{}.layer", name(first + 1)), MLP_NAMES),
+            )?),
+        }),
+    };
+    Ok(Block {
+        norm: norm(loader, first)?,
+        mixer: Arc::new(mixer),
+        channel,
+    })
+}
+
+const BLOCK_NAMES: &[(&str, &str)] = &[
+    ("kernel", "layer.kernel"),
+    ("D", "layer.D"),
+    ("output_linear", "output_linear.0"),
+];
+const MLP_NAMES: &[(&str, &str)] = &[("fc1", "ff.0.0"), ("fc2", "ff.2")];
+
+fn outline(config: &Config) -> Outline {
+    let block = &config.block;
+    let mut details = BTreeMap::from([
+        ("state per channel", block.state_dim.to_string()),
+        ("outputs per channel", block.channels.to_string()),
+        ("copies of A, B and P", block.copies.to_string()),
+        (
+            "state matrix",
+            match block.rank {
+                0 => "diagonal".into(),
+                rank => format!("diagonal plus rank {rank}"),
+            },
+        ),
+    ]);
+    if let Some(mlp) = config.mlp {
+        details.insert("width of the MLP", mlp.hidden_dim.to_string());
+    }
+    Outline {
+        vocab_size: config.vocab_size,
+        padded_vocab_size: config.vocab_size,
+        model_dim: block.model_dim,
+        tied: false,
+        eos_id: config.eos_id,
+        details,
+    }
+}

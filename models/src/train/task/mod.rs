@@ -1,0 +1,29 @@
+//! Training on what is not next-token prediction: classes, answers at every step, real values.
+//!
+//! ```text
+//! tokens ──► embedding ─┐                           ┌─ mean over the steps ─┐
+//!                       ├─► blocks, last norm ──────┼─ last step ───────────┼─► head ──► −log p, or square error
+//! values ──► encoder ───┘                           └─ every step ──────────┘
+//! ```
+//!
+//! The blocks are those of any layout. Encoder and head are two projections of a training's own, `task.encoder` and `task.head`; the layout's
+//! embedding is not read where there is an encoder, and its head never is. Both stay what they were drawn as.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `config` | the table `[task]` |
+//! | `batch` | examples side by side, and where they go on after an interruption |
+//! | `adapter` | encoder, readout, head and loss |
+//! | `report` | what an evaluation finds |
+//! | `work` | all of it together, for the trainer |
+
+mod adapter;
+mod batch;
+mod config;
+mod report;
+mod work;
+
+pub(super) use batch::TaskBatch;
+pub use config::{OtherData, Readout, TaskConfig, TaskEvaluationConfig};
+pub use report::{Metric, TaskReport, TaskResult};
+pub(super) use work::TaskWork;
