@@ -23,10 +23,10 @@ mod support;
 use criterion::Criterion;
 use support::ceilings::Ceilings;
 use support::clock::Clock;
-use support::report::Report;
+use support::report::KernelReport;
 use support::{
-    Failure, Kernel, delta_rule, levels, linear, recurrence, run_group, selective_scan, taylor_attention,
-    tokenwise, wkv4,
+    Failure, Kernel, delta_rule, levels, linear, linear_state_space, long_convolution, recurrence, run_group,
+    selective_scan, ssm_kernel, taylor_attention, tokenwise, wkv4,
 };
 
 /// Measures the ceilings.
@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
     );
     let (ceilings, groups) = device_from_env()?;
     let mut report = if measuring {
-        Some(Report::new(ceilings()?, clock))
+        Some(KernelReport::new(ceilings()?, clock))
     } else {
         None
     };
@@ -90,8 +90,13 @@ fn host_groups() -> Vec<Group> {
         ("wkv4", wkv4::kernels()),
         ("delta_rule", delta_rule::kernels()),
         ("taylor_attention", taylor_attention::kernels()),
+        ("vandermonde", ssm_kernel::vandermonde()),
+        ("cauchy", ssm_kernel::cauchy()),
+        ("linear_state_space", linear_state_space::kernels()),
+        ("shift_state_space", linear_state_space::shift_kernels()),
         ("linear", linear::kernels()),
         ("causal_conv1d", tokenwise::causal_conv1d()),
+        ("long_convolution", long_convolution::kernels()),
         ("gated_norm", tokenwise::gated_norm()),
         ("cross_entropy", tokenwise::cross_entropy()),
     ]

@@ -7,9 +7,11 @@
 use burn::tensor::Tensor;
 use spillway_mitigations::mitigation::Role;
 use spillway_mitigations::pieces::{in_pieces, next_multiple};
-use spillway_mitigations::text::Written;
+use spillway_mitigations::written::Written;
 use spillway_mitigations::{Form, Parameter, ParseError, Part};
-use spillway_ssm_core::{Error, Gates, Incompatible, Intervention, Memory, Next, Rule, Site, State};
+use spillway_ssm_core::{
+    Error, Gates, Incompatible, Intervention, InterventionState, Next, Rule, Site, State,
+};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -68,7 +70,7 @@ impl Intervention for Fade {
         _site: &Site,
         gates: Gates,
         state: &mut State,
-        _memory: &mut dyn Memory,
+        _own: &mut dyn InterventionState,
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>, Error> {
         let cut = |position| next_multiple(position, self.period);

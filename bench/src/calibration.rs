@@ -4,30 +4,31 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use spillway_mitigations::Mitigation;
-use spillway_mitigations::calibrate::{Calibration, Observer};
+use spillway_mitigations::calibrate::Calibration;
 use spillway_mitigations::fit::{FitError, Fitted, Options, Split, fit};
+use spillway_mitigations::observer::Observer;
 use spillway_models::evaluation::diagnosis::text::Text;
 use spillway_models::{Model, ModelError};
 use std::ops::ControlFlow;
 
-/// Looks at the states over one stretch.
-const LOOKS: usize = 64;
-/// Stretches of text that mitigations are calibrated on.
-const STRETCHES: u64 = 16;
+/// Samples of the states over one segment.
+const STATE_SAMPLES: usize = 64;
+/// Segments of text that mitigations are calibrated on.
+const SEGMENTS: u64 = 16;
 /// Samples of a fit, half of them to fit on and half to judge by, and their length in training lengths.
 const SAMPLES: u64 = 4;
 const SAMPLE_LENGTHS: u64 = 4;
 
-/// What the model alone does over `stretches`, each of one training length and read from an empty state; norms are the
+/// What the model alone does over `segments`, each of one training length and read from an empty state; norms are the
 /// largest.
 ///
 /// # Errors
 /// [`ProgramError::Model`] for ids that the model does not have, [`ProgramError::Failed`] when the states give no numbers.
 pub fn calibration(
     model: &Model,
-    stretches: impl IntoIterator<Item = Vec<u32>>,
+    segments: impl IntoIterator<Item = Vec<u32>>,
 ) -> Result<Calibration, ProgramError> {
-    calibration_watched(model, stretches, &mut |_| ())
+    calibration_watched(model, segments, &mut |_| ())
 }
 
 /// [`calibration`] that tells how many tokens it has read, again and again.
@@ -36,13 +37,13 @@ pub fn calibration(
 /// As there.
 pub fn calibration_watched(
     model: &Model,
-    stretches: impl IntoIterator<Item = Vec<u32>>,
+    segments: impl IntoIterator<Item = Vec<u32>>,
     read: &mut dyn FnMut(u64),
 ) -> Result<Calibration, ProgramError> {
     let observer = Observer::start();
-    for ids in stretches {
+    for ids in segments {
         let mut state = model.start(&observer.chain(), 1)?;
-        for tokens in ids.chunks(ids.len().div_ceil(LOOKS).max(1)) {
+        for tokens in ids.chunks(ids.len().div_ceil(STATE_SAMPLES).max(1)) {
             model.advance(tokens, &mut state)?;
             read(tokens.len() as u64);
         }
@@ -54,10 +55,10 @@ pub fn calibration_watched(
 
 /// Tokens that a calibration reads.
 pub fn tokens(train_length: u64) -> u64 {
-    STRETCHES.saturating_mul(train_length)
+    SEGMENTS.saturating_mul(train_length)
 }
 
-/// Tokens of a text beyond which it need not be read for a calibration: every stretch has several times its own length to lie in.
+/// Tokens of a text beyond which it need not be read for a calibration: every segment has several times its own length to lie in.
 pub fn most_tokens(train_length: u64) -> usize {
     let most = tokens(train_length).saturating_mul(8).max(1 << 20);
     usize::try_from(most).unwrap_or(usize::MAX)
@@ -92,7 +93,7 @@ impl<'a> Calibrator<'a> {
         self
     }
 
-    /// The model.
+    /// The model that is calibrated.
     pub fn model(&self) -> &'a Model {
         self.model
     }
@@ -113,17 +114,17 @@ impl<'a> Calibrator<'a> {
 
     fn read(&self) -> Result<Calibration, ProgramError> {
         let Some(context) = self.context else {
-            return calibration(self.model, self.stretches());
+            return calibration(self.model, self.segments());
         };
-        let progress = context.progress(STRETCHES * self.train_length, "tokens");
+        let progress = context.progress(SEGMENTS * self.train_length, "tokens");
         progress.set_message("calibrating");
-        calibration_watched(self.model, self.stretches(), &mut |tokens| progress.inc(tokens))
+        calibration_watched(self.model, self.segments(), &mut |tokens| progress.inc(tokens))
     }
 
-    /// Stretches of one training length, a third of the way between evenly spread starts, where no stream starts.
-    fn stretches(&self) -> impl Iterator<Item = Vec<u32>> {
-        (0..STRETCHES).map(|stretch| {
-            let start = (3 * stretch + 1) * self.text.tokens() / (3 * STRETCHES);
+    /// Segments of one training length, a third of the way between evenly spread starts, where no stream starts.
+    fn segments(&self) -> impl Iterator<Item = Vec<u32>> {
+        (0..SEGMENTS).map(|segment| {
+            let start = (3 * segment + 1) * self.text.tokens() / (3 * SEGMENTS);
             self.text.read(start, self.train_length as usize)
         })
     }

@@ -4,8 +4,8 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use clap::Args;
 use serde::Serialize;
-use spillway_mitigations::Form;
-use spillway_mitigations::forms::{Parameter, forms, nearest};
+use spillway_mitigations::registry::{forms, nearest};
+use spillway_mitigations::{Form, Parameter};
 
 /// Options of `spillway mitigations`.
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ const FILE: &[Parameter] = &[Parameter::required("FILE", "the file")];
 /// What the program takes beside what acts inside a layer.
 fn of_the_program() -> [Entry; 4] {
     // None of them is parsed by its form.
-    let form = spillway_mitigations::forms::FORMS[0];
+    let form = spillway_mitigations::registry::FORMS[0];
     [
         Entry {
             form: Form {

@@ -10,7 +10,7 @@ const KAPPA: f64 = 0.64;
 /// A mitigation that was left out of the default set.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Skipped {
-    /// Its text form.
+    /// Text form of the mitigation.
     pub mitigation: String,
     /// Why.
     pub reason: String,

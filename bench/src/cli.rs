@@ -6,7 +6,7 @@ use crate::context::{Context, Printing};
 use crate::error::ProgramError;
 use crate::studies::{capacity, train_compare};
 use crate::{
-    catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed,
+    catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed, ssm,
     tokens, train,
 };
 use clap::{Parser, Subcommand};
@@ -60,6 +60,8 @@ pub enum Command {
     TrainCompare(train_compare::TrainCompareArgs),
     /// Train models of several state sizes at several lengths: how long until they forget, how far back do they recall?
     Capacity(capacity::CapacityArgs),
+    /// Show what a linear system hears and what its state remembers: HiPPO's measures, S4D's initialisations
+    Ssm(ssm::SsmArgs),
     /// Continue a text
     Generate(generate::GenerateArgs),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
@@ -124,6 +126,7 @@ impl Cli {
             Command::Train(args) => train::run(args, &self.threads, context),
             Command::TrainCompare(args) => train_compare::run(args, context),
             Command::Capacity(args) => capacity::run(args, context),
+            Command::Ssm(args) => ssm::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),

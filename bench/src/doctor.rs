@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::bytes;
-use crate::machine::{self, Cores, Memory, Processor};
+use crate::machine::{self, Cores, MachineMemory, Processor};
 use clap::Args;
 use serde::Serialize;
 use spillway_kernel_dsl::roofline::{fma_peak, read_bandwidth};
@@ -32,13 +32,13 @@ pub struct DoctorArgs {}
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct DoctorReport {
     version: u32,
     program: Program,
     processor: Processor,
     instructions: Instructions,
     cores: Cores,
-    memory: Memory,
+    memory: MachineMemory,
     measured: Measured,
     devices: Vec<DeviceKind>,
 }
@@ -66,12 +66,12 @@ struct Instructions {
     /// What decided it.
     why: String,
     /// What each part uses.
-    parts: Vec<Part>,
+    parts: Vec<Computation>,
 }
 
 /// A part of the computation.
 #[derive(Debug, Serialize)]
-struct Part {
+struct Computation {
     name: &'static str,
     level: String,
     /// Whether `SPILLWAY_ISA` caps it.
@@ -112,7 +112,7 @@ struct Device {
 /// # Errors
 /// [`ProgramError::Usage`] for an instruction set that this processor does not have, [`ProgramError::Stdout`].
 pub fn run(_args: &DoctorArgs, context: &Context) -> Result<(), ProgramError> {
-    let report = Report {
+    let report = DoctorReport {
         version: VERSION,
         program: Program {
             version: env!("CARGO_PKG_VERSION"),
@@ -149,7 +149,7 @@ fn instructions() -> Instructions {
         Ok(value) if !value.is_empty() => format!("{}={value}", simd::VARIABLE),
         _ => "the best that this processor has".into(),
     };
-    let part = |part: simd::Part| Part {
+    let part = |part: simd::Part| Computation {
         name: part.name,
         level: part.isa.to_string(),
         follows: part.follows,
@@ -200,7 +200,7 @@ fn devices(runtime: Runtime) -> DeviceKind {
     }
 }
 
-impl Report {
+impl DoctorReport {
     fn text(&self) -> String {
         let mut rows = Vec::new();
         self.of_program(&mut rows);

@@ -3,6 +3,7 @@
 use spillway_models::ModelError;
 use spillway_models::checkpoint::CheckpointError;
 use spillway_models::evaluation::diagnosis::text::TextError;
+use spillway_models::output::OutputError;
 use spillway_models::tokenizer::TokenizerError;
 use spillway_models::train::TrainError;
 use spillway_models::train::log::LogError;
@@ -184,6 +185,12 @@ impl From<TextError> for ProgramError {
 impl From<LogError> for ProgramError {
     fn from(error: LogError) -> Self {
         Self::from(TrainError::from(error))
+    }
+}
+
+impl From<OutputError> for ProgramError {
+    fn from(error: OutputError) -> Self {
+        Self::from(CheckpointError::from(error))
     }
 }
 

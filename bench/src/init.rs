@@ -5,8 +5,9 @@ use crate::error::ProgramError;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use spillway_models::checkpoint::WriteDtype;
-use spillway_models::init::{layouts, layouts_of, preset, write_random, write_random_over};
+use spillway_models::init::{preset, write_random, write_random_over};
 use spillway_models::layout::Layout;
+use spillway_models::registry::{layouts, layouts_of};
 use std::borrow::Cow;
 use std::path::PathBuf;
 
@@ -144,7 +145,7 @@ fn table() -> String {
     layouts().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The same as data.
+/// The list of layouts and sizes as JSON.
 fn layouts_as_data() -> Vec<Value> {
     let layouts = layouts().iter().filter(|layout| !layout.presets.is_empty());
     let sizes = |layout: &Layout| {

@@ -8,7 +8,7 @@ use crate::model_args::ModelArgs;
 use clap::Args;
 use serde::Serialize;
 use spillway_models::{Info, Model};
-use spillway_ssm_core::{Chain, MixerState, Rule, Site};
+use spillway_ssm_core::{Chain, MixerState, RecurrentState, Rule, Site};
 
 /// Options of `spillway inspect`.
 #[derive(Debug, Args)]
@@ -116,6 +116,18 @@ fn state(info: &Info) -> String {
     }
 }
 
+/// What a mixer carries that interventions do not reach: convolutions, linear state spaces.
+fn without_sites(state: &RecurrentState) -> String {
+    let kept: usize = state.conv_states.iter().map(|inputs| inputs.dims()[2]).sum();
+    let convolution = (!state.conv_states.is_empty()).then(|| format!("convolution, {kept} inputs kept"));
+    let systems = state.systems.iter().map(|system| {
+        let [_, channels, modes, _] = system.dims();
+        format!("linear state space, {modes} complex numbers in each of {channels} channels")
+    });
+    let parts: Vec<String> = convolution.into_iter().chain(systems).collect();
+    parts.join(", and ")
+}
+
 /// What the sequence mixer of every layer is, by what it carries.
 fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
     let state = model.start(&Chain::default(), 1)?;
@@ -125,14 +137,7 @@ fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
         match &state.mixer {
             _ if !sites.is_empty() => sites.iter().map(recurrence).collect::<Vec<_>>().join(", then "),
             MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),
-            MixerState::Recurrent(state) => format!(
-                "convolution, {} inputs kept",
-                state
-                    .conv_states
-                    .iter()
-                    .map(|conv_state| conv_state.dims()[2])
-                    .sum::<usize>()
-            ),
+            MixerState::Recurrent(state) => without_sites(state),
             MixerState::Stateless => "nothing carried from token to token".into(),
         }
     });

@@ -20,6 +20,7 @@
 //! | [`leaderboard`] | `spillway compare` |
 //! | [`train`] | `spillway train` |
 //! | [`studies`] | `spillway capacity`, `spillway train-compare`: experiments of many trainings |
+//! | [`ssm`] | `spillway ssm`: what a linear system hears, and what its state remembers |
 //! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
 //! | [`shell`] | `spillway completions`, `spillway man` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
@@ -52,6 +53,7 @@ pub mod prompt;
 pub mod settings;
 pub mod shell;
 pub mod speed;
+pub mod ssm;
 pub mod stop;
 pub mod studies;
 pub mod terminal;

@@ -28,7 +28,7 @@ pub struct Cores {
 
 /// Memory in bytes; `None` for what the system does not tell.
 #[derive(Clone, Debug, Serialize)]
-pub struct Memory {
+pub struct MachineMemory {
     /// In the machine.
     pub total_bytes: Option<u64>,
     /// Of it not in use, or given back on demand.
@@ -113,7 +113,7 @@ fn quota_in(text: &str) -> Option<f64> {
 }
 
 /// Memory and its limits.
-pub fn memory() -> Memory {
+pub fn memory() -> MachineMemory {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let number = |group: &Path, names: [&str; 2]| {
         let files = names
@@ -129,7 +129,7 @@ pub fn memory() -> Memory {
         Some((limit, group))
     });
     let least = limited.min_by_key(|(limit, _)| *limit);
-    Memory {
+    MachineMemory {
         total_bytes: kib_in(&info, "MemTotal"),
         available_bytes: kib_in(&info, "MemAvailable"),
         cgroup_used_bytes: least

@@ -116,7 +116,7 @@ fn file_name(mitigation: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Place;
+    use crate::output::OutputPlan;
     use spillway_mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
     use std::fs;
 
@@ -142,7 +142,7 @@ mod tests {
     fn what_is_written_is_read_with_its_numbers_and_text_needs_no_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("out");
-        let mut out = OutputFolder::find(&Place {
+        let mut out = OutputFolder::find(&OutputPlan {
             what: "a diagnosis",
             default: "none",
             named: Some(&path),

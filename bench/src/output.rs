@@ -12,8 +12,7 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use serde::Serialize;
-use spillway_models::checkpoint::{CheckpointError, NewFile};
-use spillway_models::output::{FolderLock, LOCK, LockError, is_free, sweep};
+use spillway_models::output::{FolderLock, LOCK, LockError, NewFile, OutputError, is_free, sweep};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,7 +32,7 @@ pub fn write_file(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), ProgramError> {
     let failed = |error| match error {
-        CheckpointError::Io { source, .. } => ProgramError::file("write", path)(source),
+        OutputError::Io { source, .. } => ProgramError::file("write", path)(source),
         other => other.into(),
     };
     let mut file = NewFile::create(path).map_err(failed)?;
@@ -54,7 +53,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ProgramErro
 
 /// Which folder a command writes to, and what is its own in it.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct OutputPlan<'a> {
     /// What the command makes, with its article: `a diagnosis`.
     pub what: &'static str,
     /// Name of the folder where none is named.
@@ -71,7 +70,7 @@ pub struct Place<'a> {
     pub marks: &'static [&'static str],
 }
 
-impl Place<'_> {
+impl OutputPlan<'_> {
     /// Whether a folder holds a run to go on with.
     fn is_begun(&self, folder: &Path) -> bool {
         self.marks.iter().any(|mark| folder.join(mark).exists())
@@ -177,16 +176,16 @@ pub struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// The folder that `place` names, created if need be, for this process alone.
+    /// The folder that `plan` names, created if need be, for this process alone.
     ///
     /// # Errors
     /// [`ProgramError::FolderExists`] and [`ProgramError::Usage`] for a folder that the rule refuses; [`ProgramError::InUse`] when
     /// another process works in it; [`ProgramError::File`] if it cannot be created or is no folder.
-    pub fn open(place: &Place<'_>, context: &Context) -> Result<Self, ProgramError> {
-        let folder = Self::find(place)?;
-        if place.named.is_none() && folder.path != Path::new(place.default) && !place.resume {
+    pub fn open(plan: &OutputPlan<'_>, context: &Context) -> Result<Self, ProgramError> {
+        let folder = Self::find(plan)?;
+        if plan.named.is_none() && folder.path != Path::new(plan.default) && !plan.resume {
             let name = folder.path.display();
-            context.remark(format_args!("{} is taken: writing to {name}", place.default));
+            context.remark(format_args!("{} is taken: writing to {name}", plan.default));
         }
         if let Some(failure) = folder.made().lock.as_ref().and_then(FolderLock::failure) {
             context.remark(format_args!(
@@ -194,19 +193,19 @@ impl OutputFolder {
                 folder.path.display()
             ));
         }
-        if place.resume && !folder.is_begun {
+        if plan.resume && !folder.is_begun {
             let name = folder.path.display();
-            context.remark(format_args!("{name} is empty: beginning {}", place.what));
+            context.remark(format_args!("{name} is empty: beginning {}", plan.what));
         }
         Ok(folder)
     }
 
-    pub(crate) fn find(place: &Place<'_>) -> Result<Self, ProgramError> {
-        if place.resume {
-            let path = place.begun();
+    pub(crate) fn find(plan: &OutputPlan<'_>) -> Result<Self, ProgramError> {
+        if plan.resume {
+            let path = plan.begun();
             // An empty folder is that of a run that was killed before it had anything to save.
-            if !(path.is_dir() && (place.is_begun(&path) || is_free(&path))) {
-                let expected = format!("the folder of {} that was interrupted (--out)", place.what);
+            if !(path.is_dir() && (plan.is_begun(&path) || is_free(&path))) {
+                let expected = format!("the folder of {} that was interrupted (--out)", plan.what);
                 return Err(ProgramError::usage(
                     "--resume",
                     expected,
@@ -214,11 +213,11 @@ impl OutputFolder {
                 ));
             }
             let mut folder = Self::take(&path)?;
-            folder.is_begun = place.is_begun(&path);
+            folder.is_begun = plan.is_begun(&path);
             return Ok(folder);
         }
-        if place.named.is_none() && !place.force {
-            for path in place.numbered().filter(|path| is_free(path)) {
+        if plan.named.is_none() && !plan.force {
+            for path in plan.numbered().filter(|path| is_free(path)) {
                 match Self::take(&path) {
                     // Another process has begun in it, or has just filled it.
                     Err(ProgramError::InUse(_)) => {}
@@ -227,10 +226,10 @@ impl OutputFolder {
                 }
             }
         }
-        let path = place.named.unwrap_or(Path::new(place.default));
-        if place.force {
+        let path = plan.named.unwrap_or(Path::new(plan.default));
+        if plan.force {
             let mut folder = Self::take(path)?;
-            folder.replaced = place.own;
+            folder.replaced = plan.own;
             return Ok(folder);
         }
         if path.is_dir() && !is_free(path) {
@@ -238,12 +237,12 @@ impl OutputFolder {
                 // Says who works in it, if somebody does.
                 drop(Self::take(path)?);
             }
-            return Err(place.refused(path));
+            return Err(plan.refused(path));
         }
         let folder = Self::take(path)?;
         match is_free(path) {
             true => Ok(folder),
-            false => Err(place.refused(path)),
+            false => Err(plan.refused(path)),
         }
     }
 
@@ -396,7 +395,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes what a pattern of [`Place::own`] names, and the folder it lies in once that is empty.
+/// Removes what a pattern of [`OutputPlan::own`] names, and the folder it lies in once that is empty.
 fn remove_own(folder: &Path, pattern: &str) -> Result<(), ProgramError> {
     if let Some(tree) = pattern.strip_suffix('/') {
         let path = folder.join(tree);

@@ -15,7 +15,7 @@ pub struct Settings {
     pub model: String,
     /// Name of the text.
     pub text: String,
-    /// Its fingerprint.
+    /// Fingerprint of the text.
     pub fingerprint: u64,
     /// Type of the weights in memory.
     pub dtype: String,
@@ -27,7 +27,7 @@ pub struct Settings {
     pub train_length: u64,
     /// Every stream.
     pub streams: Vec<Stream>,
-    /// The runs, in order.
+    /// Text forms of the runs' mitigations, in order.
     pub mitigations: Vec<String>,
 }
 

@@ -3,7 +3,7 @@
 use crate::cli::Cli;
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::output::{OutputFolder, Place};
+use crate::output::{OutputFolder, OutputPlan};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -57,7 +57,7 @@ pub fn man(args: &ManArgs, context: &Context) -> Result<(), ProgramError> {
         return context.print(String::from_utf8_lossy(&page(&program)?));
     };
     let mut folder = OutputFolder::open(
-        &Place {
+        &OutputPlan {
             what: "manual pages",
             default: "man",
             named: Some(folder),

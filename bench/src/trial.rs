@@ -239,9 +239,9 @@ mod tests {
     fn a_restart_cuts_where_its_period_ends() {
         let trial = parse("restart:64").expect("parsed");
         assert_eq!(trial.name(), "restart:64");
-        assert_eq!(trial.treatment().stretch(0, 100), 64);
-        assert_eq!(trial.treatment().stretch(60, 100), 4);
-        assert_eq!(trial.treatment().stretch(64, 10), 10);
+        assert_eq!(trial.treatment().segment(0, 100), 64);
+        assert_eq!(trial.treatment().segment(60, 100), 4);
+        assert_eq!(trial.treatment().segment(64, 10), 10);
         assert_eq!(
             [0, 1, 64, 100, 128].map(|p| trial.treatment().starts_again_at(p)),
             [false, false, true, false, true]
@@ -249,7 +249,7 @@ mod tests {
         let plain = parse("none").expect("parsed");
         assert_eq!(
             (
-                plain.treatment().stretch(63, 100),
+                plain.treatment().segment(63, 100),
                 plain.treatment().starts_again_at(64)
             ),
             (100, false)

@@ -224,7 +224,7 @@ impl Operands {
                     TransitionGradients::LowRank { p, b }
                 }
             },
-            log_decay: self.log_decay.as_deref_mut(),
+            log_decay: self.log_decay.as_deref_mut().into(),
             state,
         }
     }

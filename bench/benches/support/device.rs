@@ -6,8 +6,8 @@ use spillway_kernel_dsl::cube::{Client, DType, Device as CubeDevice, DeviceBuffe
 use super::ceilings::Ceilings;
 use super::work::Arithmetic;
 use super::{
-    EXPONENTIAL, Failure, Kernel, Run, Work, delta_rule, recurrence, selective_scan, taylor_attention,
-    tokenwise, values, wkv4,
+    EXPONENTIAL, Failure, Kernel, Run, Work, delta_rule, long_convolution, recurrence, selective_scan,
+    taylor_attention, tokenwise, values, wkv4,
 };
 use calls::{Form, Maker};
 
@@ -96,6 +96,16 @@ impl Device {
                     [1, 2048].map(tokenwise::convolution_problem),
                     tokenwise::convolution_sizes,
                     tokenwise::convolution_work,
+                ),
+            ),
+            (
+                "long_convolution",
+                self.kernels(
+                    calls::long_convolution::FORMS,
+                    "s4_h256_l4096",
+                    [long_convolution::problem(4096); 2],
+                    long_convolution::sizes,
+                    long_convolution::work,
                 ),
             ),
             (

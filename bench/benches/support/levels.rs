@@ -5,7 +5,7 @@ use spillway_kernel_dsl::simd::{Isa, active, set_active};
 
 use super::ceilings::Ceilings;
 use super::clock::Clock;
-use super::report::Report;
+use super::report::KernelReport;
 use super::{Failure, Kernel, delta_rule, linear, recurrence, run_group, selective_scan, wkv4};
 
 /// Form and shape of the kernels that stand for their operators: [`linear`]'s by the names of its weights.
@@ -41,7 +41,11 @@ fn kernels() -> Vec<Kernel> {
 ///
 /// # Errors
 /// When a level cannot be used after all.
-pub fn run(criterion: &mut Criterion, clock: Clock, mut report: Option<&mut Report>) -> Result<(), Failure> {
+pub fn run(
+    criterion: &mut Criterion,
+    clock: Clock,
+    mut report: Option<&mut KernelReport>,
+) -> Result<(), Failure> {
     let before = active();
     // Levels above their base differ in products by bf16 and int8 weights alone.
     for isa in Isa::available().filter(|isa| isa.base() == *isa) {

@@ -157,14 +157,14 @@ pub fn sizes(problem: &Problem) -> Value {
 /// What a call does at least. Forward: decay, update and read-out of every value of the state, one multiplication and two
 /// multiply-adds. Backward: decay and update again, the decay and update of the state's gradient, and a multiply-add each for
 /// the gradients of query, key, value and decay.
-pub fn work(problem: &Problem, form: &str) -> Work {
+pub fn work(problem: &Problem, variant: &str) -> Work {
     let tokens = problem.batch * problem.time;
     let per_token = problem.heads * problem.head_state_len();
     let inputs = tokens * (2 * problem.groups * problem.key_dim + problem.heads * problem.value_dim)
         + problem.decay_len(Sequences::Equal);
     let out = problem.out_len(Sequences::Equal);
     let state = 2 * problem.state_len();
-    if form == "backward" {
+    if variant == "backward" {
         Work::in_place(tokens, 14 * tokens * per_token, 2 * inputs + out + state)
     } else {
         Work::in_place(tokens, 5 * tokens * per_token, inputs + out + state)
@@ -183,51 +183,48 @@ pub fn kernels() -> Vec<Kernel> {
                 ..problem
             };
             let name = shape.name.replace("t2048", &format!("b{batch}"));
-            kernels.push(kernel(name, token, Form::Step));
+            kernels.push(kernel(name, token, Variant::Step));
         }
-        for form in [Form::Sequential, Form::Chunked, Form::Backward] {
-            kernels.push(kernel(shape.name.to_owned(), problem, form));
+        for variant in [Variant::Sequential, Variant::Chunked, Variant::Backward] {
+            kernels.push(kernel(shape.name.to_owned(), problem, variant));
         }
     }
     kernels
 }
 
 #[derive(Clone, Copy)]
-enum Form {
+enum Variant {
     Step,
     Sequential,
     Chunked,
     Backward,
 }
 
-fn kernel(name: String, problem: Problem, form: Form) -> Kernel {
-    let label = match form {
-        Form::Step => "step",
-        Form::Sequential => "sequential",
-        Form::Chunked => "chunked",
-        Form::Backward => "backward",
+fn kernel(name: String, problem: Problem, variant: Variant) -> Kernel {
+    let label = match variant {
+        Variant::Step => "step",
+        Variant::Sequential => "sequential",
+        Variant::Chunked => "chunked",
+        Variant::Backward => "backward",
     };
     let work = work(&problem, label);
     Kernel::on_host(label, name, sizes(&problem), work, move || {
         let operands = Operands::new(problem);
         let (mut state, mut out) = (values(problem.state_len()), operands.cotangent.clone());
-        let mut gradients = match form {
-            Form::Backward => GradientBuffers::zeros(&problem, &operands.inputs()?)?,
-            _ => GradientBuffers::default(),
-        };
+        let mut gradients = GradientBuffers::zeros(&problem, &operands.inputs()?)?;
         Ok(move || {
             let inputs = operands.inputs()?;
-            match form {
-                Form::Step => step(&problem, &inputs, &mut state, &mut out)?,
-                Form::Sequential => sequential(&problem, &inputs, &mut state, &mut out)?,
-                Form::Chunked => chunked(&problem, &inputs, DEFAULT_CHUNK_SIZE, &mut state, &mut out)?,
-                Form::Backward => backward(
+            match variant {
+                Variant::Step => step(&problem, &inputs, &mut state, &mut out)?,
+                Variant::Sequential => sequential(&problem, &inputs, &mut state, &mut out)?,
+                Variant::Chunked => chunked(&problem, &inputs, DEFAULT_CHUNK_SIZE, &mut state, &mut out)?,
+                Variant::Backward => backward(
                     &problem,
                     &inputs,
                     DEFAULT_CHUNK_SIZE,
                     &state,
                     &operands.cotangents()?,
-                    &mut gradients.as_gradients(),
+                    &mut gradients.as_written(),
                 )?,
             }
             Ok(())

@@ -25,13 +25,13 @@ pub struct Timed {
 }
 
 /// Collects what is timed and writes it where `SPILLWAY_BENCH_JSON` says.
-pub struct Report {
+pub struct KernelReport {
     ceilings: Ceilings,
     clock: Clock,
     kernels: Vec<Value>,
 }
 
-impl Report {
+impl KernelReport {
     /// A report of nothing yet.
     pub fn new(ceilings: Ceilings, clock: Clock) -> Self {
         Self {

@@ -19,14 +19,14 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::mitigation_file;
 use crate::model_args::{ModelArgs, train_length};
-use crate::output::{OutputFolder, Place};
+use crate::output::{OutputFolder, OutputPlan};
 use crate::settings::{Lengths, Settings};
 use crate::stop::Stop;
 use crate::text;
 use crate::trial::{self, Trial};
 use crate::values::{MOST_STREAMS, parse_tokens};
 use clap::Args;
-use report::{Method, Report, TextReport};
+use report::{DiagnosisReport, Method, TextReport};
 use spillway_models::Model;
 use spillway_models::evaluation::diagnosis::findings::Findings;
 use spillway_models::evaluation::diagnosis::loss::Grid;
@@ -119,7 +119,7 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
     args.check()?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let mut folder = OutputFolder::open(&args.place(), context)?;
+    let mut folder = OutputFolder::open(&args.output_plan(), context)?;
     let mut diagnosis = Diagnosis::prepare(args, context)?;
     if folder.is_begun() {
         resume::load(
@@ -276,7 +276,7 @@ impl Diagnosis {
         Ok(())
     }
 
-    fn report(mut self, args: &DiagnoseArgs, folder: &OutputFolder, context: &Context) -> Report {
+    fn report(mut self, args: &DiagnoseArgs, folder: &OutputFolder, context: &Context) -> DiagnosisReport {
         let specs = self.specs(folder);
         let train_length = self.train_length.0;
         let found = Findings::new(
@@ -288,8 +288,8 @@ impl Diagnosis {
         );
         let remaining = report::remaining(&self.runs);
         let method = self.method(args, context);
-        let report = Report::new(found, specs, method, remaining, self.skipped, &self.model);
-        Report {
+        let report = DiagnosisReport::new(found, specs, method, remaining, self.skipped, &self.model);
+        DiagnosisReport {
             summary: summary::sentences(&report),
             try_it: summary::try_it(&report),
             ..report
@@ -318,7 +318,7 @@ impl Diagnosis {
 }
 
 /// Prints the findings.
-fn conclude(report: &Report, folder: &OutputFolder, context: &Context) -> Result<(), ProgramError> {
+fn conclude(report: &DiagnosisReport, folder: &OutputFolder, context: &Context) -> Result<(), ProgramError> {
     context.print_line(summary::text(report))?;
     context.print_folder(
         folder.path(),
@@ -368,8 +368,8 @@ impl DiagnoseArgs {
         Ok((train_length, source))
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn output_plan(&self) -> OutputPlan<'_> {
+        OutputPlan {
             what: "a diagnosis",
             default: "spillway-diagnosis",
             named: self.out.as_deref(),

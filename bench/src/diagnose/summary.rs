@@ -1,6 +1,6 @@
 //! The findings in a few sentences that a person reads in ten seconds.
 
-use super::report::{Report, RunReport};
+use super::report::{DiagnosisReport, RunReport};
 use crate::kit::format::{bytes, count, factor, list, nats};
 use crate::values::quoted;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use spillway_models::evaluation::diagnosis::standing::TOLERANCE;
 const HEADS_NAMED: usize = 4;
 
 /// The sentences, most important first.
-pub fn sentences(report: &Report) -> Vec<String> {
+pub fn sentences(report: &DiagnosisReport) -> Vec<String> {
     if !report.complete {
         return interrupted(report);
     }
@@ -36,7 +36,7 @@ pub fn sentences(report: &Report) -> Vec<String> {
 }
 
 /// What has been measured, and what has not: as long as something is left to do, nothing is concluded from what is missing.
-fn interrupted(report: &Report) -> Vec<String> {
+fn interrupted(report: &DiagnosisReport) -> Vec<String> {
     let left: u64 = report
         .remaining
         .iter()
@@ -91,7 +91,7 @@ fn measured(run: &RunReport) -> String {
     )
 }
 
-fn collapse(report: &Report) -> String {
+fn collapse(report: &DiagnosisReport) -> String {
     let (verdict, train_length) = (&report.verdict, count(report.method.train_length));
     let reached = report
         .runs
@@ -119,7 +119,7 @@ fn collapse(report: &Report) -> String {
 }
 
 /// What attention layers keep.
-fn attention(report: &Report) -> Option<String> {
+fn attention(report: &DiagnosisReport) -> Option<String> {
     let growth = report.model.cache_bytes_per_token;
     let alone = report.runs.first()?;
     (growth > 0).then(|| {
@@ -132,7 +132,7 @@ fn attention(report: &Report) -> Option<String> {
 }
 
 /// Which heads leave their in-window range first, and how much they keep.
-fn heads(report: &Report) -> Option<String> {
+fn heads(report: &DiagnosisReport) -> Option<String> {
     if report.model.sites.is_empty() {
         return Some("The model has no recurrence, so that there are no heads to look into.".into());
     }
@@ -208,7 +208,7 @@ fn name(heads: &[&HeadSummary]) -> String {
 }
 
 /// The best cure, what it costs, and whether a restart would do as well.
-fn cure(report: &Report) -> Option<String> {
+fn cure(report: &DiagnosisReport) -> Option<String> {
     let restart = &report.method.baseline;
     let beyond = |run: &RunReport| run.found.standing.beyond.unwrap_or(f64::INFINITY);
     let best = best(report);
@@ -267,7 +267,7 @@ fn cure(report: &Report) -> Option<String> {
 }
 
 /// The cure with the smallest loss beyond the training length that is more than a restart.
-fn best(report: &Report) -> Option<&RunReport> {
+fn best(report: &DiagnosisReport) -> Option<&RunReport> {
     let ranked = report.ranking.iter().filter_map(|name| report.run(name));
     ranked.filter(cures).find(|run| !is_restart(run))
 }
@@ -279,7 +279,7 @@ fn cures(run: &&RunReport) -> bool {
 }
 
 /// A command to paste, which continues a prompt with the best cure in place.
-pub fn try_it(report: &Report) -> Option<String> {
+pub fn try_it(report: &DiagnosisReport) -> Option<String> {
     let best = best(report).filter(|_| report.verdict.collapsed)?;
     let spec = quoted(&best.spec);
     Some(format!("{} --mitigation {spec}", report.method.generate))
@@ -292,7 +292,7 @@ fn is_restart(run: &RunReport) -> bool {
 }
 
 /// What is printed with `--json`: the same as data.
-pub fn json(report: &Report) -> Value {
+pub fn json(report: &DiagnosisReport) -> Value {
     let run = |run: &RunReport| {
         json!({
             "mitigation": run.mitigation,
@@ -315,7 +315,7 @@ pub fn json(report: &Report) -> Value {
 }
 
 /// What is printed: the sentences, and the mitigations in a table.
-pub fn text(report: &Report) -> String {
+pub fn text(report: &DiagnosisReport) -> String {
     let mut text = report.summary.join("\n");
     let width = report
         .runs

@@ -42,7 +42,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The drawing.
+    /// The grid as a drawing.
     pub fn draw(&self) -> Drawing {
         let longest = |texts: &mut dyn Iterator<Item = &String>| {
             CHARACTER * texts.map(|text| text.chars().count()).max().unwrap_or(0) as f64

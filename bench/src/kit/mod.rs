@@ -21,6 +21,7 @@ pub mod grid;
 pub mod ink;
 pub mod page;
 pub mod picture;
+mod plot;
 pub mod provenance;
 pub mod ticks;
 

@@ -57,7 +57,7 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// The file.
+    /// The page as the content of a file.
     pub fn render(&self) -> String {
         let terms = glossary(self.specs.iter().copied());
         let page = html! {
@@ -152,7 +152,7 @@ pub fn table(headings: &[Markup], rows: &[Row]) -> Markup {
 /// A row of a table.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Its cells.
+    /// Cells of the row.
     pub cells: Vec<Markup>,
     /// Whether it is set apart from the others.
     pub is_apart: bool,

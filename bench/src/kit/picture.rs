@@ -38,7 +38,7 @@ pub struct Entry {
 pub struct Drawing {
     /// Width and height.
     pub size: (f64, f64),
-    /// The elements.
+    /// Elements of the drawing.
     pub body: Markup,
     /// What its curves, points and shades stand for; empty if there is nothing to tell apart.
     pub legend: Vec<Entry>,
@@ -53,7 +53,7 @@ pub struct Figure {
     pub title: String,
     /// What to see in it, and how it was made.
     pub caption: String,
-    /// The drawing.
+    /// Drawing of the picture.
     pub drawing: Drawing,
 }
 

@@ -4,7 +4,7 @@ use super::format::{count, counted, day};
 use crate::machine::processor;
 use crate::values::quoted;
 use maud::{Markup, html};
-use spillway_mitigations::forms::forms;
+use spillway_mitigations::registry::forms;
 use spillway_models::Info;
 use std::ffi::OsString;
 use std::time::SystemTime;
@@ -54,7 +54,7 @@ impl Provenance {
         Self { model, ..self }
     }
 
-    /// One line.
+    /// Where a result comes from, on one line.
     pub fn line(&self) -> String {
         let level = if self.level.is_empty() { "" } else { ", " };
         format!(
@@ -104,7 +104,7 @@ pub fn machine() -> String {
     format!("{name}, {}", counted(cores as u64, "core"))
 }
 
-/// The day at Greenwich.
+/// The day at Greenwich: `2026-01-31`.
 pub fn today() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     day(since.map_or(0, |since| since.as_secs()))

@@ -111,13 +111,13 @@ const FIT_ITERATIONS: [u32; 2] = [20, 4];
 /// What every row is measured with.
 #[derive(Debug)]
 pub struct Bench<'a> {
-    /// The model.
+    /// The model that mitigations are compared on.
     pub model: &'a Model,
     /// The text that is evaluated.
     pub text: &'a Text,
     /// The text that mitigations are fitted on.
     pub calibration: &'a Text,
-    /// The streams.
+    /// The streams that losses are averaged over.
     pub streams: &'a [Stream],
     /// Where losses are averaged.
     pub grid: &'a Grid,
@@ -290,10 +290,10 @@ impl<'a> Reader<'a> {
     /// Takes tokens in, with the logits after the last.
     fn read(&mut self, mut ids: &[u32]) -> Result<(), ModelError> {
         while !ids.is_empty() {
-            if self.treatment.starts_again_at(self.position) {
-                self.state = self.treatment.start(self.model)?;
-            }
-            let count = self.treatment.stretch(self.position, ids.len() as u64);
+            let left = ids.len() as u64;
+            let count = self
+                .treatment
+                .enter(self.model, &mut self.state, self.position, left)?;
             let (now, later) = ids.split_at(count as usize);
             match later {
                 [] => drop(self.model.logits(now, &mut self.state, Logits::Last)?),

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::mitigation_file;
 use crate::model_args::{ModelArgs, train_length};
-use crate::output::{OutputFolder, Place};
+use crate::output::{OutputFolder, OutputPlan};
 use crate::settings::{Lengths, Settings};
 use crate::stop::Stop;
 use crate::text;
@@ -106,7 +106,7 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
     let factors = args.factors()?;
     let stop = Stop::after(None);
     stop.on_signal(context)?;
-    let mut folder = OutputFolder::open(&args.place(), context)?;
+    let mut folder = OutputFolder::open(&args.output_plan(), context)?;
     let mut comparison = Comparison::prepare(args, factors, context)?;
     if folder.is_begun() {
         comparison.board.resume(&folder.file(FILE))?;
@@ -280,8 +280,8 @@ impl CompareArgs {
         Ok(doubled.take_while(|factor| *factor <= longest).collect())
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn output_plan(&self) -> OutputPlan<'_> {
+        OutputPlan {
             what: "a comparison",
             default: "spillway-comparison",
             named: self.out.as_deref(),

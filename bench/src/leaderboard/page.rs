@@ -20,7 +20,7 @@ const NO_CURES: [&str; 5] = ["none", "reset", "restart", "c-scale", "fitted-nois
 /// Lengths that the printed table has room for, the longest first.
 const LENGTHS_PRINTED: usize = 4;
 
-/// The printed table.
+/// The comparison as the table that is printed.
 pub fn table(board: &Leaderboard) -> String {
     let width = board.rows.iter().map(|row| row.mitigation.len()).max();
     let width = width.unwrap_or(0).max(10);
@@ -78,7 +78,7 @@ fn passkeys(row: &Row, inside: bool) -> String {
     }
 }
 
-/// The page.
+/// The comparison as one page of HTML.
 pub fn page(board: &Leaderboard, made: &Provenance) -> String {
     let figures: Vec<Figure> = std::iter::once(losses(board))
         .chain(over_baseline(board))

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// The file.
+/// Name of the file that a comparison goes on from.
 pub const FILE: &str = "leaderboard.json";
 /// Name of the JSON form.
 const FORMAT: &str = "spillway-leaderboard";
@@ -114,7 +114,7 @@ pub struct Leaderboard {
     pub version: u32,
     /// Whether every row is there.
     pub complete: bool,
-    /// The model.
+    /// The model that mitigations are compared on.
     pub model: Info,
     /// What decides the numbers, and what `--resume` compares.
     pub settings: Settings,

@@ -13,8 +13,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn place(path: &Path) -> Place<'_> {
-    Place {
+fn plan(path: &Path) -> OutputPlan<'_> {
+    OutputPlan {
         what: "a diagnosis",
         default: "spillway-nothing",
         named: Some(path),
@@ -26,7 +26,7 @@ fn place(path: &Path) -> Place<'_> {
 }
 
 fn open(path: &Path) -> Result<OutputFolder, ProgramError> {
-    OutputFolder::find(&place(path))
+    OutputFolder::find(&plan(path))
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn a_failed_run_removes_what_it_made_and_nothing_else() {
     assert!(names(folder.path()).is_empty());
     fs::write(folder.path().join("old.csv"), "kept").expect("written");
     {
-        let forced = Place {
+        let forced = OutputPlan {
             force: true,
-            ..place(folder.path())
+            ..plan(folder.path())
         };
         let mut out = OutputFolder::find(&forced).expect("forced");
         out.write("new.csv", |file| file.write_all(b"1"))
@@ -104,9 +104,9 @@ fn a_folder_with_something_in_it_is_refused_unless_resuming_or_forced() {
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("--force"), "{error}");
     let resumed = |path: &Path| {
-        OutputFolder::find(&Place {
+        OutputFolder::find(&OutputPlan {
             resume: true,
-            ..place(path)
+            ..plan(path)
         })
     };
     assert_eq!(resumed(folder.path()).expect_err("no run in it").exit_code(), 2);
@@ -136,9 +136,9 @@ fn force_replaces_a_command_s_own_files_once_it_begins_and_no_others() {
     ] {
         fs::write(path(name), "old").expect("written");
     }
-    let forced = Place {
+    let forced = OutputPlan {
         force: true,
-        ..place(folder.path())
+        ..plan(folder.path())
     };
     // Refused later, for a setting that cannot be used: nothing is touched.
     drop(OutputFolder::find(&forced).expect("forced"));

@@ -5,7 +5,7 @@ use crate::kit::format::{count, counted, position};
 use crate::kit::grid::{self, Grid};
 use crate::kit::picture::Figure;
 
-/// The picture.
+/// The answers of one mitigation by length and depth, as a picture.
 pub fn figure(run: &Run, model: &str, train_length: Option<u64>) -> Figure {
     let lengths = run.lengths();
     let rows = run.cells.iter().map(|cell| cell.row + 1).max().unwrap_or(0);

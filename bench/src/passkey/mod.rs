@@ -21,14 +21,14 @@ use crate::error::ProgramError;
 use crate::kit::format::counted;
 use crate::kit::provenance::Provenance;
 use crate::model_args::ModelArgs;
-use crate::output::{OutputFolder, Place};
+use crate::output::{OutputFolder, OutputPlan};
 use crate::settings;
 use crate::stop::Stop;
 use crate::trial::Trial;
 use crate::values::parse_tokens;
 use clap::Args;
 use lengths::{Lengths, parse_lengths};
-use report::{Report, Run, VERSION};
+use report::{PasskeysReport, Run, VERSION};
 use resume::{Saved, SavedRun, Settings};
 use serde_json::json;
 use spillway_models::Model;
@@ -116,7 +116,7 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let mut out = OutputFolder::open(&args.place(), context)?;
+    let mut out = OutputFolder::open(&args.output_plan(), context)?;
     let waiting = context.waiting("loading the model");
     let model = args.model.load()?;
     let train_length = args.train_length.or(model.info().train_length);
@@ -160,8 +160,8 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
 }
 
 impl PasskeyArgs {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn output_plan(&self) -> OutputPlan<'_> {
+        OutputPlan {
             what: "a passkey run",
             default: "spillway-passkey",
             named: self.out.as_deref(),
@@ -248,8 +248,8 @@ impl Asking<'_> {
         trials: &[Trial],
         saved: &mut Saved,
         out: &mut OutputFolder,
-    ) -> Result<Report<'_>, ProgramError> {
-        let mut report = Report {
+    ) -> Result<PasskeysReport<'_>, ProgramError> {
+        let mut report = PasskeysReport {
             version: VERSION,
             model: self.model.info(),
             train_length: self.train_length,
@@ -373,7 +373,7 @@ impl Asking<'_> {
         ))
     }
 
-    fn write(&self, report: &Report<'_>, out: &mut OutputFolder) -> Result<(), ProgramError> {
+    fn write(&self, report: &PasskeysReport<'_>, out: &mut OutputFolder) -> Result<(), ProgramError> {
         let drawn: Vec<&Run> = report.runs.iter().filter(|run| !run.cells.is_empty()).collect();
         let pictures: Vec<String> = drawn.iter().map(|run| picture_name(&run.mitigation)).collect();
         for (run, picture) in drawn

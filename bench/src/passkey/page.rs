@@ -1,7 +1,7 @@
 //! `report.html` of passkey retrieval.
 
 use super::heatmap;
-use super::report::{Report, Run};
+use super::report::{PasskeysReport, Run};
 use crate::kit::format::{count, counted};
 use crate::kit::page::{self, Page, Row, heading, headings, spec};
 use crate::kit::picture::Figure;
@@ -9,7 +9,7 @@ use crate::kit::provenance::Provenance;
 use maud::html;
 
 /// The page, with the name of each run's picture.
-pub fn page(report: &Report<'_>, pictures: &[String], made: &Provenance) -> String {
+pub fn page(report: &PasskeysReport<'_>, pictures: &[String], made: &Provenance) -> String {
     let figure = |run: &Run| heatmap::figure(run, &report.model.name, report.train_length);
     let drawn = report.runs.iter().filter(|run| !run.cells.is_empty());
     let figures: Vec<Figure> = drawn.map(figure).collect();

@@ -14,10 +14,10 @@ pub const VERSION: u32 = 1;
 
 /// `passkey.json`.
 #[derive(Debug, Serialize)]
-pub struct Report<'a> {
+pub struct PasskeysReport<'a> {
     /// [`VERSION`].
     pub version: u32,
-    /// The model.
+    /// The model that was asked.
     pub model: &'a Info,
     /// The training length that the heat maps mark, from the command line or the checkpoint.
     pub train_length: Option<u64>,

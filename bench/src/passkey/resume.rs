@@ -9,9 +9,9 @@ use spillway_models::evaluation::passkey_text::prompt::Case;
 use spillway_models::input;
 use std::path::Path;
 
-/// The file.
+/// Name of the file that an evaluation goes on from.
 pub const FILE: &str = "passkey-progress.json";
-/// Its version.
+/// Version of that file's form.
 const VERSION: u32 = 1;
 
 /// Everything that decides the answers. A run goes on only under the same settings.
@@ -35,7 +35,7 @@ pub struct Settings {
     pub seed: u64,
     /// Whether every length is asked whatever comes of the first.
     pub all_lengths: bool,
-    /// Their identities, in order.
+    /// Identities of the mitigations, in order.
     pub mitigations: Vec<String>,
 }
 
@@ -44,11 +44,11 @@ pub struct Settings {
 pub struct SavedRun {
     /// Time taken so far.
     pub seconds: f64,
-    /// The answers.
+    /// The answers of one mitigation.
     pub evaluation: Evaluation,
 }
 
-/// The file's content.
+/// Content of the file that an evaluation goes on from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
     version: u32,

@@ -61,9 +61,9 @@ fn prompt_length(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The JSON.
+/// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct SpeedReport {
     version: u32,
     checkpoint: String,
     /// The level of vector instructions, which the limits are measured with too.
@@ -119,7 +119,7 @@ pub fn run(args: &BenchArgs, threads: &[usize], context: &Context) -> Result<(),
         simd::active(),
         args.repeats
     ))?;
-    let mut report = Report {
+    let mut report = SpeedReport {
         version: VERSION,
         checkpoint,
         instructions: simd::active().name(),

@@ -9,7 +9,7 @@ use crate::output::OutputFolder;
 const FIGURES: &str = "figures";
 /// What comes above the sentences that numbers support, and above those that they do not.
 pub const SUPPORTED: &str = "What the trainings support";
-/// The other.
+/// Heading of the findings that measurements do not support.
 pub const UNSUPPORTED: &str = "What they do not support";
 
 /// A picture and the file it is written to.

@@ -23,6 +23,7 @@ const SECOND: Stroke = Stroke {
     ..Stroke::plain(Ink::Series(1), 2.5)
 };
 const LOSS: &str = "loss (nats per token)";
+const LOSS_OF_TASK: &str = "loss (of an answer)";
 
 /// Training loss against step, as it is and smoothed, and the evaluated loss at the training length.
 pub fn loss(record: &Record) -> Figure {
@@ -33,6 +34,12 @@ pub fn loss(record: &Record) -> Figure {
         .collect();
     if held_out.len() > 1 {
         lines.push(Layer::line("evaluation, inside T", held_out, SECOND));
+    }
+    if !record.tasks.is_empty() {
+        let caption = "Mean loss of the answers of each step, before the step, and its mean over the steps around: −log p in nats for \
+                       classes, the square error for real values.";
+        let chart = over_steps(Axis::new(LOSS_OF_TASK, Scale::Linear), lines);
+        return Figure::new("Training loss", caption, chart.draw());
     }
     let caption = "Mean −log p of the targets of each step, before the step, and its mean over the steps around. The evaluation reads \
                    other text, from an empty state, up to the training length T.";

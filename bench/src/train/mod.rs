@@ -8,18 +8,20 @@
 //! | [`progress`] | the bar, and stopping |
 //! | [`record`] | what the log holds, and its summary |
 //! | [`figures`], [`page`] | the curves and the page |
+//! | [`task`] | what was found on a task |
 //! | `timing` | the speed and the memory of a step, instead of a training |
 
 pub mod figures;
 pub mod page;
 pub mod progress;
 pub mod record;
+pub mod task;
 mod timing;
 
 use crate::context::{Context, MOST_THREADS};
 use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
-use crate::output::{self, Place};
+use crate::output::{self, OutputPlan};
 use crate::stop::Stop;
 use clap::Args;
 use progress::Progress;
@@ -40,6 +42,7 @@ Examples:
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny --resume
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny-4 --seed 4
   spillway train models/configs/tiny-mamba2-kjv.toml --time 20
+  spillway train bench/configs/tasks/selective-copying.toml --out copying
   spillway diagnose tiny/checkpoint
 
 Ctrl-C finishes the step and saves; the same command with --resume goes on to the same weights as if nothing had happened, \
@@ -105,7 +108,7 @@ fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(),
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let out = &args.place().path()?;
+    let out = &args.output_plan().path()?;
     let waiting = context.waiting("reading the model and the data");
     let run = match (args.resume, args.force) {
         (true, _) => Run::resume(config, out, args.choice()),
@@ -135,8 +138,8 @@ fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(),
 }
 
 impl TrainArgs {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn output_plan(&self) -> OutputPlan<'_> {
+        OutputPlan {
             what: "a training",
             default: "spillway-train",
             named: self.out.as_deref(),

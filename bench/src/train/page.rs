@@ -2,6 +2,7 @@
 
 use super::figures;
 use super::record::{Record, Summary};
+use super::task;
 use crate::error::ProgramError;
 use crate::kit::format::{count, counted, duration, position};
 use crate::kit::page::{self, Page, Row, heading, headings};
@@ -38,6 +39,7 @@ pub fn page(
     let body = html! {
         (heading("Training"))
         (page::figures(&training))
+        (task::section(record))
         @if !record.evaluations.is_empty() {
             (heading("Beyond the training length"))
             (evaluated(record))

@@ -1,6 +1,7 @@
 //! The progress bar of a training, and stopping it.
 
 use super::record::evaluation_sentence;
+use super::task;
 use crate::context::Context;
 use crate::progress;
 use crate::stop::Stop;
@@ -80,6 +81,10 @@ impl Observer for Progress<'_> {
             Event::Step(event) => self.step(event),
             Event::Evaluation(event) => {
                 let text = evaluation_sentence(event.step, &event.report);
+                self.bar.suspend(|| self.context.remark(text));
+            }
+            Event::Task(event) => {
+                let text = task::sentence(event.step, &event.report);
                 self.bar.suspend(|| self.context.remark(text));
             }
             _ => {}

@@ -1,13 +1,16 @@
 //! What the log of a training holds, and its summary.
 
+use super::task;
 use crate::error::ProgramError;
 use crate::kit::format::{count, counted, duration};
 use serde::Serialize;
 use serde_json::Value;
 use spillway_models::evaluation::tally::mean_over;
-use spillway_models::train::TrainConfig;
 use spillway_models::train::evaluation::EvaluationReport;
-use spillway_models::train::log::{EvaluationEvent, Event, Seconds, StartEvent, StepEvent, read_log};
+use spillway_models::train::log::{
+    EvaluationEvent, Event, Seconds, StartEvent, StepEvent, TaskEvent, read_log,
+};
+use spillway_models::train::{TaskReport, TrainConfig};
 use std::path::Path;
 
 /// Share of the steps over whose last the final training loss is a mean.
@@ -22,6 +25,8 @@ pub struct Record {
     pub steps: Vec<StepEvent>,
     /// Every evaluation.
     pub evaluations: Vec<EvaluationEvent>,
+    /// Every evaluation of a task.
+    pub tasks: Vec<TaskEvent>,
     /// Whether all steps are done.
     pub finished: bool,
     /// Whether the training began with random weights.
@@ -43,6 +48,7 @@ impl Record {
                 Event::Start(event) => record.start = event,
                 Event::Step(event) => record.steps.push(event),
                 Event::Evaluation(event) => record.evaluations.push(event),
+                Event::Task(event) => record.tasks.push(event),
                 Event::Snapshot(_) => {}
                 Event::End(event) => record.finished = event.finished,
             }
@@ -92,21 +98,25 @@ pub struct Summary {
     pub tokens: u64,
     /// Time of all steps, in seconds.
     pub seconds: f64,
-    /// Their parts.
+    /// Seconds of each part of the steps.
     pub seconds_by_part: Seconds,
     /// Time of all evaluations, in seconds.
     pub evaluation_seconds: f64,
     /// Tokens over the time of all steps.
     pub tokens_per_second: f64,
-    /// Mean training loss over the last twentieth of the steps, in nats per token.
+    /// Mean training loss over the last twentieth of the steps, in nats per token; of a task, per answer, the mean square error where
+    /// answers are real values.
     pub loss: Option<f64>,
     /// Steps whose gradients were clipped.
     pub clipped_steps: u64,
-    /// The last evaluation.
+    /// The training's last evaluation.
     pub evaluation: Option<EvaluationReport>,
-    /// Steps done before it.
+    /// The last evaluation of a task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskReport>,
+    /// Steps done before the last evaluation of either kind.
     pub evaluated_at: Option<u64>,
-    /// The configuration.
+    /// Configuration of the training.
     pub config: Value,
 }
 
@@ -117,6 +127,7 @@ impl Summary {
         record.steps.iter().for_each(|step| seconds.add(&step.seconds));
         let tokens = record.steps.last().map_or(0, |step| step.tokens);
         let last = record.evaluations.last();
+        let task = record.tasks.last();
         Self {
             format: "spillway-training",
             version: 1,
@@ -135,12 +146,16 @@ impl Summary {
                 .evaluations
                 .iter()
                 .map(|evaluation| evaluation.seconds)
+                .chain(record.tasks.iter().map(|evaluation| evaluation.seconds))
                 .sum(),
             tokens_per_second: tokens as f64 / seconds.sum().max(f64::MIN_POSITIVE),
             loss: record.last_loss(),
             clipped_steps: record.steps.iter().filter(|step| step.clipped).count() as u64,
             evaluation: last.map(|evaluation| evaluation.report.clone()),
-            evaluated_at: last.map(|evaluation| evaluation.step),
+            task: task.map(|evaluation| evaluation.report.clone()),
+            evaluated_at: last
+                .map(|evaluation| evaluation.step)
+                .or(task.map(|event| event.step)),
             config: config.to_json(),
         }
     }
@@ -148,16 +163,24 @@ impl Summary {
     /// What there is to say, sentence by sentence.
     pub fn sentences(&self) -> Vec<String> {
         let mut sentences = vec![format!(
-            "{} of {} steps, {} tokens in {} ({} tokens/s); training loss {} nats per token over the last twentieth.",
+            "{} of {} steps, {} tokens in {} ({} tokens/s); training loss {} {} over the last twentieth.",
             count(self.steps),
             count(self.steps_in_all),
             count(self.tokens),
             duration(self.seconds),
             count(self.tokens_per_second.round() as u64),
             self.loss.map_or("–".into(), |loss| format!("{loss:.3}")),
+            if self.config["task"].is_object() {
+                "an answer"
+            } else {
+                "nats per token"
+            },
         )];
         if let (Some(step), Some(report)) = (self.evaluated_at, &self.evaluation) {
             sentences.push(evaluation_sentence(step, report));
+        }
+        if let (Some(step), Some(report)) = (self.evaluated_at, &self.task) {
+            sentences.push(task::sentence(step, report));
         }
         sentences
     }

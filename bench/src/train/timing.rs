@@ -13,7 +13,7 @@ use std::path::Path;
 /// Version of the JSON.
 const VERSION: u32 = 1;
 
-/// The JSON.
+/// What `--json` prints.
 #[derive(Debug, Serialize)]
 struct Timing {
     version: u32,

@@ -11,6 +11,7 @@ fn every_subcommand_explains_itself_with_an_example() {
         "train",
         "train-compare",
         "capacity",
+        "ssm",
         "generate",
         "inspect",
         "init",
@@ -125,6 +126,8 @@ fn json_is_one_document_on_standard_output_in_every_command() {
             &out("passkey"),
         ],
         &["mitigations"],
+        &["ssm", "--length", "64", "--states", "4"],
+        &["ssm", "--length", "64", "--states", "4", "--out", &out("systems")],
     ] {
         let json = json_of(&[arguments, &["--json"]].concat());
         assert!(json.is_object(), "{arguments:?}");

@@ -1,8 +1,8 @@
 //! Every command on every layout there is, with random weights of its tiny sizes, hybrids among them.
 
 use crate::*;
-use spillway_models::init::layouts;
 use spillway_models::layout::Layout;
+use spillway_models::registry::layouts;
 
 /// Something that says where it happened, when it fails.
 struct Made {

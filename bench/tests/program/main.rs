@@ -13,9 +13,11 @@ mod inspect;
 mod layouts;
 mod life;
 mod passkey;
+mod ssm;
 mod tokens;
 mod train;
 mod train_compare;
+mod train_task;
 
 use serde_json::Value;
 use std::fs;

@@ -1,6 +1,6 @@
-//! The curves as CSV files, one row per bucket or look.
+//! The curves as CSV files, one row per bucket or sample.
 
-use super::Report;
+use super::DiagnosisReport;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
 use spillway_models::evaluation::diagnosis::gates::Gate;
@@ -15,7 +15,7 @@ type Row = Vec<String>;
 ///
 /// # Errors
 /// [`ProgramError::File`].
-pub fn write(report: &Report, folder: &mut OutputFolder) -> Result<(), ProgramError> {
+pub fn write(report: &DiagnosisReport, folder: &mut OutputFolder) -> Result<(), ProgramError> {
     let files = [
         ("loss.csv", loss(report)),
         ("mitigations.csv", mitigations(report)),
@@ -47,7 +47,7 @@ fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or(String::new(), |value| value.to_string())
 }
 
-fn loss(report: &Report) -> Vec<Row> {
+fn loss(report: &DiagnosisReport) -> Vec<Row> {
     let mut rows = vec![header(
         "mitigation buckets start end tokens loss perplexity standard_error",
     )];
@@ -82,7 +82,7 @@ fn loss_row(mitigation: &str, kind: &str, bucket: &BucketLoss) -> Row {
         .collect()
 }
 
-fn mitigations(report: &Report) -> Vec<Row> {
+fn mitigations(report: &DiagnosisReport) -> Vec<Row> {
     let names = "mitigation collapsed onset ratio loss_inside price loss_beyond gain excess_removed tokens_per_second state_bytes";
     let mut rows = vec![header(names)];
     for run in &report.runs {
@@ -110,7 +110,7 @@ fn mitigations(report: &Report) -> Vec<Row> {
 /// Heads with curves in files: models whose channels are heads have tens of thousands.
 const HEADS_WITH_CURVES: usize = 1024;
 
-fn heads(report: &Report) -> Vec<Row> {
+fn heads(report: &DiagnosisReport) -> Vec<Row> {
     let names = "layer head position norm mean variance top_square_share top_mass_share log_maximum \
                  log_first_token_strength";
     let mut rows = vec![header(names)];
@@ -118,7 +118,7 @@ fn heads(report: &Report) -> Vec<Row> {
         let Some((record, number)) = report.record(head) else {
             continue;
         };
-        for (position, state, strength) in record.looks(number) {
+        for (position, state, strength) in record.samples(number) {
             let place = [
                 head.layer.to_string(),
                 head.head.to_string(),
@@ -136,13 +136,13 @@ fn heads(report: &Report) -> Vec<Row> {
 }
 
 /// The first heads of the ranking, in the model's order.
-fn with_curves(report: &Report) -> Vec<&HeadSummary> {
+fn with_curves(report: &DiagnosisReport) -> Vec<&HeadSummary> {
     let mut heads: Vec<&HeadSummary> = report.heads.iter().take(HEADS_WITH_CURVES).collect();
     heads.sort_by_key(|head| head.place);
     heads
 }
 
-fn retention(report: &Report) -> Vec<Row> {
+fn retention(report: &DiagnosisReport) -> Vec<Row> {
     let names = "layer head exit mean_log_decay retention_time kept_over_train_length fastest_key_log_decay \
                  slowest_key_log_decay measure norm_inside norm_end growth erase_inside write_inside write_end \
                  read_out_inside read_out_end";
@@ -173,7 +173,7 @@ fn retention(report: &Report) -> Vec<Row> {
 }
 
 /// `column` is a head, or for keys a group; both are numbered through the layer.
-fn gates(report: &Report) -> Vec<Row> {
+fn gates(report: &DiagnosisReport) -> Vec<Row> {
     let mut rows = vec![header("layer gate column start end mean variance")];
     let heads = with_curves(report);
     for (site, record) in report.records.iter().enumerate() {

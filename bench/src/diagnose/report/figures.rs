@@ -1,6 +1,6 @@
 //! Which curves go into which picture.
 
-use super::{Report, RunReport};
+use super::{DiagnosisReport, RunReport};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Curve, Layer, from_the_top, middle};
 use crate::kit::format::{count, counted, factor, position};
@@ -13,7 +13,7 @@ use spillway_models::evaluation::tally::Tally;
 
 /// Heads that get a line of their own.
 pub const HEADS_DRAWN: usize = MOST;
-/// Intervals between looks that are drawn as one point of a gate: single ones hold too few tokens.
+/// Intervals between samples that are drawn as one point of a gate: single ones hold too few tokens.
 const INTERVALS_INSIDE: usize = 2;
 /// The same beyond the training length.
 const INTERVALS_BEYOND: usize = 4;
@@ -27,7 +27,7 @@ const DARKEST_DOUBLINGS: f64 = 5.0;
 const RATIO_RANGE: f64 = 0.1;
 
 /// Loss and perplexity against position, every run.
-pub fn loss(report: &Report) -> Figure {
+pub fn loss(report: &DiagnosisReport) -> Figure {
     let lines = strokes(report)
         .map(|(run, stroke)| (name(run), loss_points(run, report.method.train_length), stroke));
     let chart = Chart {
@@ -44,7 +44,7 @@ pub fn loss(report: &Report) -> Figure {
 }
 
 /// How the legend is sorted, and what is in grey.
-fn order(report: &Report) -> &'static str {
+fn order(report: &DiagnosisReport) -> &'static str {
     match report.runs.len() > MOST {
         true => {
             "The legend lists the curves from top to bottom at the right-hand end; all but the best mitigations are grey, and in the table below."
@@ -54,7 +54,7 @@ fn order(report: &Report) -> &'static str {
 }
 
 /// Loss of the runs less that of the baseline at the same positions: all of them, and those that do not collapse.
-pub fn excess(report: &Report) -> Vec<Figure> {
+pub fn excess(report: &DiagnosisReport) -> Vec<Figure> {
     let (train_length, threshold) = (report.method.train_length, report.verdict.threshold);
     let Some(restarted) = report
         .run(&report.method.baseline)
@@ -84,7 +84,7 @@ pub fn excess(report: &Report) -> Vec<Figure> {
 }
 
 fn excess_chart(
-    report: &Report,
+    report: &DiagnosisReport,
     restarted: &RunReport,
     level: Layer,
     shown: impl Fn(&RunReport) -> bool,
@@ -112,7 +112,7 @@ fn excess_chart(
 }
 
 /// The training length, a level, and a line for each run.
-fn run_layers(report: &Report, lines: Vec<Curve>, level: Option<Layer>) -> Vec<Layer> {
+fn run_layers(report: &DiagnosisReport, lines: Vec<Curve>, level: Option<Layer>) -> Vec<Layer> {
     std::iter::once(training_length(report))
         .chain(level)
         .chain(from_the_top(lines))
@@ -120,7 +120,7 @@ fn run_layers(report: &Report, lines: Vec<Curve>, level: Option<Layer>) -> Vec<L
 }
 
 /// The line that marks the training length.
-fn training_length(report: &Report) -> Layer {
+fn training_length(report: &DiagnosisReport) -> Layer {
     Layer::At(report.method.train_length as f64, "training length".into())
 }
 
@@ -133,7 +133,7 @@ fn name(run: &RunReport) -> String {
 }
 
 /// The model alone is black, the baseline grey and dashed, the best mitigations coloured, the others in light grey.
-fn strokes(report: &Report) -> impl Iterator<Item = (&RunReport, Stroke)> {
+fn strokes(report: &DiagnosisReport) -> impl Iterator<Item = (&RunReport, Stroke)> {
     let ranked: Vec<&String> = report
         .ranking
         .iter()
@@ -170,7 +170,7 @@ fn loss_points(run: &RunReport, train_length: u64) -> Vec<(f64, f64)> {
 }
 
 /// The state, the retention and the gates of the heads.
-pub fn heads(report: &Report) -> Vec<Figure> {
+pub fn heads(report: &DiagnosisReport) -> Vec<Figure> {
     if report.heads.is_empty() {
         return Vec::new();
     }
@@ -184,14 +184,14 @@ pub fn heads(report: &Report) -> Vec<Figure> {
         report,
         ("State norm", growth, Some(Layer::Level(EXIT_FACTOR, String::new()))),
         format!("{} of a head's state over its largest inside the training length; beyond {EXIT_FACTOR} for good, a head has left its range.{few}", size_name(report)),
-        |record, head, summary| record.looks(head).map(|(at, state, _)| (at as f64, state.norm / summary.norm_inside)).collect(),
+        |record, head, summary| record.samples(head).map(|(at, state, _)| (at as f64, state.norm / summary.norm_inside)).collect(),
     ));
     if report.records.iter().any(|record| record.measure() == "norm") {
         figures.extend(head_figure(
             report,
             ("Outliers", Axis::new("share of squared norm", Scale::Linear).with(0.0), None),
             format!("Share of the squared norm in the 1 % of the state's elements that are largest; 0.01 if all were alike.{few}"),
-            |record, head, _| record.looks(head).map(|(at, state, _)| (at as f64, state.top_square_share)).collect(),
+            |record, head, _| record.samples(head).map(|(at, state, _)| (at as f64, state.top_square_share)).collect(),
         ));
     }
     figures.extend(head_figure(
@@ -204,7 +204,7 @@ pub fn heads(report: &Report) -> Vec<Figure> {
         format!("exp of the summed log decays since the first token.{few}"),
         |record, head, _| {
             record
-                .looks(head)
+                .samples(head)
                 .map(|(at, _, strength)| (at as f64, strength.exp()))
                 .collect()
         },
@@ -216,7 +216,7 @@ pub fn heads(report: &Report) -> Vec<Figure> {
 }
 
 /// Which heads have a line.
-fn few(report: &Report) -> String {
+fn few(report: &DiagnosisReport) -> String {
     let leaving = report.heads.iter().filter(|head| head.exit.is_some()).count();
     match (leaving, report.heads.len().saturating_sub(HEADS_DRAWN)) {
         (_, 0) => String::new(),
@@ -238,7 +238,7 @@ fn few(report: &Report) -> String {
 }
 
 /// What plays the part of the norm in this model.
-fn size_name(report: &Report) -> &'static str {
+fn size_name(report: &DiagnosisReport) -> &'static str {
     let is = |measure: &str| report.records.iter().any(|record| record.measure() == measure);
     match (is("norm"), is("weight")) {
         (true, false) => "Frobenius norm",
@@ -248,7 +248,7 @@ fn size_name(report: &Report) -> &'static str {
 }
 
 /// One figure per gate that the model has.
-fn gate_figures(report: &Report, few: &str) -> Vec<Figure> {
+fn gate_figures(report: &DiagnosisReport, few: &str) -> Vec<Figure> {
     let gates = [
         (Gate::StepSize, "Step size \u{394}", "Mean of \u{394}"),
         (
@@ -285,7 +285,7 @@ fn ratio() -> Axis {
 }
 
 /// Keys of the groups that the first heads to leave their range read.
-fn keys(report: &Report) -> Figure {
+fn keys(report: &DiagnosisReport) -> Figure {
     let mut groups: Vec<(usize, usize)> = Vec::new();
     for head in report.heads.iter().take(HEADS_DRAWN) {
         let Some((record, number)) = report.record(head) else {
@@ -323,7 +323,7 @@ fn keys(report: &Report) -> Figure {
 
 /// A line for each of the first heads; nothing if none of them has points.
 fn head_figure(
-    report: &Report,
+    report: &DiagnosisReport,
     (title, y, level): (&str, Axis, Option<Layer>),
     caption: String,
     points: impl Fn(&SiteRecord, usize, &HeadSummary) -> Vec<(f64, f64)>,
@@ -356,7 +356,7 @@ fn head_figure(
     Some(Figure::new(title, caption, chart.draw()))
 }
 
-/// Mean, or root mean square of what has elements of either sign, between the looks, over its mean inside the training length.
+/// Mean, or root mean square of what has elements of either sign, between the samples, over its mean inside the training length.
 fn gate_points(record: &SiteRecord, gate: Gate, column: usize, train_length: u64) -> Vec<(f64, f64)> {
     let value = |mean: f64, variance: f64| {
         if matches!(gate, Gate::StepSize | Gate::Erase | Gate::Write) {
@@ -391,18 +391,18 @@ fn gate_points(record: &SiteRecord, gate: Gate, column: usize, train_length: u64
 }
 
 /// Every head's norm over its in-window maximum.
-fn norm_map(report: &Report) -> Figure {
+fn norm_map(report: &DiagnosisReport) -> Figure {
     let (mut edges, mut rows) = (Vec::new(), Vec::new());
     for head in report.heads.iter().take(HEADS_MAPPED) {
         let Some((record, number)) = report.record(head) else {
             continue;
         };
-        let looks: Vec<_> = record.looks(number).collect();
+        let samples: Vec<_> = record.samples(number).collect();
         if edges.is_empty() {
-            edges = looks.iter().map(|(position, ..)| *position as f64).collect();
+            edges = samples.iter().map(|(position, ..)| *position as f64).collect();
         }
         let share = |norm: f64| (norm / head.norm_inside).log2() / DARKEST_DOUBLINGS;
-        let shares = looks
+        let shares = samples
             .iter()
             .skip(1)
             .map(|(_, state, _)| share(state.norm))
@@ -446,7 +446,7 @@ fn norm_map(report: &Report) -> Figure {
     Figure::new("State norm of every head", caption, chart.draw())
 }
 
-fn spectrum(report: &Report) -> Figure {
+fn spectrum(report: &DiagnosisReport) -> Figure {
     let dots: Vec<(f64, f64)> = report
         .heads
         .iter()

@@ -1,6 +1,6 @@
 //! `report.html`.
 
-use super::{Report, RunReport, figures};
+use super::{DiagnosisReport, RunReport, figures};
 use crate::kit::format::{bytes, count, counted, factor, nats, short};
 use crate::kit::page::{self, Page, Row, heading, headings, spec};
 use crate::kit::provenance::Provenance;
@@ -29,8 +29,8 @@ const FILES: [(&str, &str); 6] = [
     ),
 ];
 
-/// The page.
-pub fn page(report: &Report, made: &Provenance) -> String {
+/// The report as one page of HTML.
+pub fn page(report: &DiagnosisReport, made: &Provenance) -> String {
     let losses: Vec<_> = std::iter::once(figures::loss(report))
         .chain(figures::excess(report))
         .collect();
@@ -89,7 +89,7 @@ fn source(source: &str) -> &str {
     }
 }
 
-fn mitigations(report: &Report) -> Markup {
+fn mitigations(report: &DiagnosisReport) -> Markup {
     let ranked = report.ranking.iter().filter_map(|name| report.run(name));
     let rows: Vec<Row> = ranked.chain(report.runs.first()).map(mitigation_row).collect();
     let names = [
@@ -174,7 +174,7 @@ const EXTRAS: [Extra; 5] = [
     }),
 ];
 
-fn heads(report: &Report) -> Markup {
+fn heads(report: &DiagnosisReport) -> Markup {
     let listed = || report.heads.iter().take(HEADS_LISTED);
     let extras: Vec<&Extra> = EXTRAS
         .iter()
@@ -221,7 +221,7 @@ fn head_row(head: &HeadSummary, extras: &[&Extra]) -> Row {
     Row::of(cells.into_iter().chain(extras))
 }
 
-fn method(report: &Report) -> Markup {
+fn method(report: &DiagnosisReport) -> Markup {
     let (method, published) = (&report.method, &report.verdict.published);
     let long = method
         .streams

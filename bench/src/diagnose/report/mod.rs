@@ -54,7 +54,7 @@ pub struct Method {
 /// The text that was streamed.
 #[derive(Clone, Debug, Serialize)]
 pub struct TextReport {
-    /// Its name.
+    /// Name of the text.
     pub name: String,
     /// Tokens before it repeats.
     pub tokens: u64,
@@ -64,7 +64,7 @@ pub struct TextReport {
 
 /// A diagnosis.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct DiagnosisReport {
     /// `spillway-diagnosis`.
     pub format: &'static str,
     /// Version of the format.
@@ -78,7 +78,7 @@ pub struct Report {
     /// A command that continues a prompt with the cure in place, where there is one.
     #[serde(rename = "try")]
     pub try_it: Option<String>,
-    /// The model.
+    /// The model that was diagnosed.
     pub model: Info,
     /// How it was diagnosed.
     #[serde(flatten)]
@@ -119,7 +119,7 @@ fn first_heads<S: serde::Serializer>(heads: &[HeadSummary], serializer: S) -> Re
     heads[..heads.len().min(HEADS_IN_JSON)].serialize(serializer)
 }
 
-/// One run.
+/// A run: the model under one treatment.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {
     /// Text form; `none` is the model alone.
@@ -131,7 +131,7 @@ pub struct RunReport {
     pub found: RunFindings,
 }
 
-impl Report {
+impl DiagnosisReport {
     /// The report of what was found; `specs` are what `--mitigation` takes for each run, in their order. The
     /// sentences are left to [`summary`](super::summary).
     pub fn new(

@@ -45,7 +45,7 @@ impl Default for Resampling {
 /// The laws of one set of points.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Laws {
-    /// The points.
+    /// The points that were fitted.
     pub points: Vec<Point>,
     /// Every law under every error model, the most plausible first.
     pub fits: Vec<Fit>,
@@ -97,7 +97,7 @@ impl Laws {
         }
     }
 
-    /// The name of that.
+    /// Name of the criterion.
     pub fn criterion_name(&self) -> &'static str {
         if self.is_corrected() { "AICc" } else { "AIC" }
     }
@@ -127,7 +127,7 @@ fn band_sizes(points: &[Point]) -> Vec<f64> {
 /// One kind of threshold of one task.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Analysis {
-    /// The task.
+    /// Name of the task.
     pub task: String,
     /// Which threshold.
     pub quantity: Quantity,

@@ -38,7 +38,7 @@ pub struct SweepConfig {
     /// Whether the trained models stay.
     #[serde(default)]
     pub keep_checkpoints: bool,
-    /// The training.
+    /// Fields that all trainings share, as a training's configuration has them.
     pub training: toml::Table,
     /// What is trained and how it is evaluated.
     pub tasks: Vec<Task>,
@@ -149,7 +149,7 @@ pub struct RecallConfig {
 pub struct Plan {
     /// Name of its folder.
     pub name: String,
-    /// The task's index.
+    /// Index of the task.
     pub task: usize,
     /// Sizes of the model.
     pub state: StateSize,

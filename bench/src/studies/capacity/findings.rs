@@ -5,7 +5,7 @@
 
 use super::analysis::Analysis;
 use super::report::{
-    AS_FITTED, Findings, Published, REAL, RECALL_AS_FITTED, RECALL_REAL, Report, Setting, by_name,
+    AS_FITTED, CapacityReport, Findings, Published, REAL, RECALL_AS_FITTED, RECALL_REAL, Setting, by_name,
 };
 use super::result::RunResult;
 use super::threshold::Quantity;
@@ -22,10 +22,10 @@ const STRONG: f64 = 10.0;
 const SIZE_780M: f64 = 19.4;
 
 /// What the trainings give, with all that is to be said of it.
-pub fn report(setting: Setting, runs: Vec<RunResult>) -> Report {
-    let report = Report::new(setting, runs);
+pub fn report(setting: Setting, runs: Vec<RunResult>) -> CapacityReport {
+    let report = CapacityReport::new(setting, runs);
     let found = findings(&report.setting, &report.runs, &report.analyses, &report.published);
-    Report {
+    CapacityReport {
         findings: found,
         ..report
     }

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use spillway_models::checkpoint::WriteDtype;
-use spillway_models::init::layouts_of;
+use spillway_models::registry::layouts_of;
 use spillway_models::train::Parameters;
 use std::path::Path;
 

@@ -30,7 +30,7 @@ mod tests;
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::output::{OutputFolder, Place};
+use crate::output::{OutputFolder, OutputPlan};
 use crate::stop::Stop;
 use crate::studies::results::print_findings;
 use clap::Args;
@@ -91,24 +91,24 @@ pub struct CapacityArgs {
 /// interruption, after which the sweep can be resumed.
 pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     let (config, text) = SweepConfig::load(&args.config)?;
-    let place = args.place();
+    let plan = args.output_plan();
     if args.figures_only {
-        let out = place.begun();
+        let out = plan.begun();
         if !sweep::has_results(&out) {
             let expected = format!("a folder with results of trainings under {}", sweep::RUNS);
             return Err(ProgramError::usage("--out", expected, out.display().to_string()));
         }
-        let named = Place {
+        let named = OutputPlan {
             named: Some(&out),
             resume: true,
-            ..place
+            ..plan
         };
         let mut folder = OutputFolder::open(&named, context)?;
         return finish(&args.sweep((&config, &text), &out), &mut folder, context);
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let mut folder = OutputFolder::open(&place, context)?;
+    let mut folder = OutputFolder::open(&plan, context)?;
     let waiting = context.waiting("checking the tasks");
     measure::check(&config, &args.config)?;
     drop(waiting);
@@ -134,8 +134,8 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
 }
 
 impl CapacityArgs {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn output_plan(&self) -> OutputPlan<'_> {
+        OutputPlan {
             what: "a sweep",
             default: "spillway-capacity",
             named: self.out.as_deref(),

@@ -1,9 +1,9 @@
 //! `report.html`, `RESULTS.md` and `results.csv`.
 
 use super::analysis::{Analysis, Laws};
-use super::figures::{Place, Placed};
+use super::figures::{Placed, Section};
 use super::findings::interval_of;
-use super::report::{Report, Setting};
+use super::report::{CapacityReport, Setting};
 use super::result::RunResult;
 use super::threshold::{Threshold, Trial};
 use crate::kit::format::{count, duration, position};
@@ -25,25 +25,25 @@ const FILES: [(&str, &str); 5] = [
 /// What comes above the sentences on the published points.
 const PUBLISHED: &str = "The published points, fitted once more";
 
-/// The page.
-pub fn page(report: &Report, pictures: &[Placed]) -> String {
-    let has = |place: Place| pictures.iter().any(|picture| picture.0 == place);
+/// The study as one page of HTML.
+pub fn page(report: &CapacityReport, pictures: &[Placed]) -> String {
+    let has = |section: Section| pictures.iter().any(|picture| picture.0 == section);
     let body = html! {
         (sentences(SUPPORTED, &report.findings.supported))
         (sentences(UNSUPPORTED, &report.findings.unsupported))
         @if !report.analyses.is_empty() {
             (heading("Thresholds"))
-            (draw(pictures, Place::Thresholds))
+            (draw(pictures, Section::Thresholds))
             @for analysis in &report.analyses {
                 @let title = format!("{}, task {}", analysis.quantity, analysis.task);
                 (laws(&title, "S in thousands of elements, T in tokens", &analysis.laws))
             }
-            @for (title, place) in [("Collapse", Place::Collapse), ("Passkeys", Place::Recall)] {
-                @if has(place) { (heading(title)) (draw(pictures, place)) }
+            @for (title, section) in [("Collapse", Section::Collapse), ("Passkeys", Section::Recall)] {
+                @if has(section) { (heading(title)) (draw(pictures, section)) }
             }
         }
         (sentences(PUBLISHED, &report.findings.published))
-        (draw(pictures, Place::Published))
+        (draw(pictures, Section::Published))
         @for published in &report.published {
             (laws(&published.name, "S in millions of elements, T in thousands of tokens", &published.laws))
         }
@@ -84,7 +84,7 @@ fn made(setting: &Setting) -> Provenance {
 }
 
 /// One line on what was run, where and how long.
-fn facts(report: &Report) -> String {
+fn facts(report: &CapacityReport) -> String {
     let mut facts = format!("{} of {} trainings", report.runs.len(), report.setting.planned);
     let Some(record) = &report.setting.record else {
         return facts;
@@ -106,8 +106,8 @@ fn facts(report: &Report) -> String {
     facts
 }
 
-fn draw(pictures: &[Placed], place: Place) -> Markup {
-    let here = pictures.iter().filter(|picture| picture.0 == place);
+fn draw(pictures: &[Placed], section: Section) -> Markup {
+    let here = pictures.iter().filter(|picture| picture.0 == section);
     page::figures(here.map(|picture| &picture.1.figure))
 }
 
@@ -237,7 +237,7 @@ fn trainings(runs: &[RunResult]) -> Markup {
     page::table(&COLUMNS.map(|name| text(&name.replace('_', "\n"))), &rows)
 }
 
-fn method(report: &Report) -> Markup {
+fn method(report: &CapacityReport) -> Markup {
     let setting = &report.setting;
     html! {
         @for task in &setting.tasks {
@@ -275,7 +275,7 @@ fn method(report: &Report) -> Markup {
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.
-pub fn markdown(report: &Report, pictures: &[Placed]) -> String {
+pub fn markdown(report: &CapacityReport, pictures: &[Placed]) -> String {
     let mut text = format!("# State capacity: {}\n\n", report.setting.name);
     text.push_str(&format!("    {}\n\n{}.\n", report.setting.command, facts(report)));
     for (title, sentences) in [

@@ -11,7 +11,7 @@ use spillway_models::evaluation::laws::published;
 pub struct Setting {
     /// Name of the configuration.
     pub name: String,
-    /// The command.
+    /// The command that made the report.
     pub command: String,
     /// The configuration file.
     pub configuration: String,
@@ -30,7 +30,7 @@ pub struct Setting {
 /// What of a task the page says.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TaskSetting {
-    /// Its name.
+    /// Name of the task.
     pub name: String,
     /// What is read, in words.
     pub data: String,
@@ -93,7 +93,7 @@ pub struct Findings {
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct CapacityReport {
     /// Version of the file.
     pub version: u32,
     /// How the sweep was made.
@@ -108,7 +108,7 @@ pub struct Report {
     pub findings: Findings,
 }
 
-impl Report {
+impl CapacityReport {
     /// Computes everything from the trainings; the sentences are left to [`findings`](super::findings).
     pub fn new(setting: Setting, runs: Vec<RunResult>) -> Self {
         let ratio = setting.collapse_ratio;

@@ -28,7 +28,7 @@ impl StateSize {
     }
 }
 
-/// Mean loss over a stretch of positions.
+/// Mean loss over a segment of positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// First position.
@@ -124,9 +124,9 @@ impl Recall {
 /// Times, which are the one thing that differs when a training is run again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunSeconds {
-    /// Of the steps.
+    /// Seconds of the training steps.
     pub training: f64,
-    /// Of the evaluation.
+    /// Seconds of the evaluations.
     pub evaluation: f64,
 }
 
@@ -135,7 +135,7 @@ pub struct RunSeconds {
 pub struct RunResult {
     /// Version of the file.
     pub version: u32,
-    /// The task.
+    /// Name of the task.
     pub task: String,
     /// Sizes of the model.
     pub state: StateSize,

@@ -2,9 +2,9 @@
 //! beside it.
 
 use super::config::{Plan, SweepConfig};
-use super::report::{Record, Report, Setting};
+use super::report::{CapacityReport, Record, Setting};
 use super::result::RunResult;
-use super::training::{Place, RESULT, Watch};
+use super::training::{RESULT, TrainingFiles, Watch};
 use super::{figures, findings, page};
 use crate::context::Context;
 use crate::error::ProgramError;
@@ -30,9 +30,9 @@ const RECORD: &str = "sweep.json";
 pub struct Sweep<'a> {
     /// What is trained.
     pub config: &'a SweepConfig,
-    /// Its file.
+    /// File of the sweep's configuration.
     pub path: &'a Path,
-    /// Its text.
+    /// Content of that file.
     pub text: &'a str,
     /// The output folder.
     pub out: &'a Path,
@@ -68,8 +68,8 @@ struct Done {
 }
 
 impl Sweep<'_> {
-    fn place(&self, plan: &Plan) -> Place<'_> {
-        Place {
+    fn files(&self, plan: &Plan) -> TrainingFiles<'_> {
+        TrainingFiles {
             config: self.config,
             path: self.path,
             folder: self.out.join(RUNS).join(&plan.name),
@@ -82,7 +82,7 @@ impl Sweep<'_> {
     /// [`ProgramError::Content`] for one of other settings.
     pub fn results(&self) -> Result<Vec<RunResult>, ProgramError> {
         let plans = self.config.plans();
-        let found = plans.iter().map(|plan| self.place(plan).finished(plan));
+        let found = plans.iter().map(|plan| self.files(plan).finished(plan));
         Ok(found
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
@@ -98,8 +98,8 @@ impl Sweep<'_> {
         let plans = self.config.plans();
         let mut queue = Vec::new();
         for plan in plans {
-            match self.place(&plan).finished(&plan)? {
-                Some(_) => self.place(&plan).tidy()?,
+            match self.files(&plan).finished(&plan)? {
+                Some(_) => self.files(&plan).tidy()?,
                 None => queue.push(plan),
             }
         }
@@ -174,7 +174,7 @@ impl Sweep<'_> {
     /// Whether some training has come so far that it can be gone on with.
     pub fn is_begun(&self) -> bool {
         let plans = self.config.plans();
-        plans.iter().any(|plan| self.place(plan).is_begun())
+        plans.iter().any(|plan| self.files(plan).is_begun())
     }
 
     /// Removes what trainings have left that have not begun.
@@ -214,7 +214,11 @@ impl Sweep<'_> {
     ///
     /// # Errors
     /// [`ProgramError`] for a file that cannot be written.
-    pub fn write(&self, folder: &mut OutputFolder, context: &Context) -> Result<Report, ProgramError> {
+    pub fn write(
+        &self,
+        folder: &mut OutputFolder,
+        context: &Context,
+    ) -> Result<CapacityReport, ProgramError> {
         let setting = Setting {
             name: self.config.name.clone(),
             command: self.command.clone(),
@@ -250,7 +254,7 @@ impl Shared<'_> {
                 bar: &self.bar,
                 tokens: self.sweep.config.tokens_per_step,
             };
-            match self.sweep.place(plan).train(plan, &mut watch) {
+            match self.sweep.files(plan).train(plan, &mut watch) {
                 Ok(Some(result)) => self.finish(plan, &result),
                 Ok(None) => return,
                 Err(error) => {

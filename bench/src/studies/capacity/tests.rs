@@ -4,7 +4,7 @@ use super::analysis::Resampling;
 use super::figures::pictures;
 use super::findings;
 use super::page::{markdown, page, write_csv};
-use super::report::{Record, Report, Setting, TaskSetting};
+use super::report::{CapacityReport, Record, Setting, TaskSetting};
 use super::result::{Bucket, Forgetting, Recall, RecallCell, RunResult, RunSeconds, StateSize, VERSION};
 use super::threshold::Quantity;
 
@@ -220,7 +220,7 @@ fn pages_hold_every_figure_and_every_training() {
 }
 
 /// Models of one training length that were asked for passkeys only, found up to `reach` tokens for each state value of a channel.
-fn recalling(reach: impl Fn(usize) -> u64) -> Report {
+fn recalling(reach: impl Fn(usize) -> u64) -> CapacityReport {
     let mut runs = Vec::new();
     for seed in 0..3 {
         for d_state in [8usize, 16, 32, 64] {

@@ -18,7 +18,7 @@ use std::fmt;
 pub enum Quantity {
     /// T_forget, collapsed if the largest loss beyond the training length is over the ratio times the largest inside.
     ForgetLoss,
-    /// The same of perplexity.
+    /// As for the loss, of perplexity.
     ForgetPerplexity,
     /// T_recall with more than 95 % of the passkeys found.
     Recall,

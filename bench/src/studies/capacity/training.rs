@@ -26,8 +26,8 @@ const CURVE: usize = 40;
 
 /// Where everything of a training is.
 #[derive(Clone, Debug)]
-pub struct Place<'a> {
-    /// The sweep.
+pub struct TrainingFiles<'a> {
+    /// Configuration of the sweep.
     pub config: &'a SweepConfig,
     /// Its file, from whose folder relative paths start.
     pub path: &'a Path,
@@ -41,7 +41,7 @@ pub trait Watch {
     fn step(&mut self) -> bool;
 }
 
-impl Place<'_> {
+impl TrainingFiles<'_> {
     /// The result, if this training is done.
     ///
     /// # Errors

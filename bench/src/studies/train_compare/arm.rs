@@ -15,7 +15,7 @@ pub struct Setting {
 /// One arm.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ArmReport {
-    /// Its name.
+    /// Name of the arm.
     pub name: String,
     /// The settings in which arms differ.
     pub settings: Vec<Setting>,
@@ -31,7 +31,7 @@ pub struct ArmReport {
     pub curve: Vec<Bucket>,
     /// Every evaluation that all its trainings had.
     pub points: Vec<Point>,
-    /// Its trainings.
+    /// The arm's trainings, one per seed.
     pub trainings: Vec<TrainingReport>,
 }
 
@@ -55,7 +55,7 @@ pub struct Point {
     pub step: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Loss in each of [`Report::ranges`](super::report::Report::ranges).
+    /// Loss in each of [`ComparisonReport::ranges`](super::report::ComparisonReport::ranges).
     pub losses: Vec<Estimate>,
     /// Loss inside the arm's own training length.
     pub inside: Estimate,
@@ -72,9 +72,9 @@ pub struct Point {
 pub struct TrainingReport {
     /// Name of its folder.
     pub name: String,
-    /// Its seed.
+    /// Seed of the training.
     pub seed: u64,
-    /// The command.
+    /// The command that made it.
     pub command: String,
     /// Time of its steps and evaluations.
     pub seconds: f64,
@@ -93,10 +93,10 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// All of them.
+    /// All measures.
     pub const ALL: [Self; 3] = [Self::Near, Self::Far, Self::Excess];
 
-    /// Of an evaluation.
+    /// The measure's estimate at an evaluation.
     pub fn of(self, point: &Point) -> Option<&Estimate> {
         match self {
             Self::Near => point.losses.first(),
@@ -107,7 +107,7 @@ impl Measure {
 }
 
 impl ArmReport {
-    /// The last evaluation.
+    /// The arm's last evaluation.
     pub fn end(&self) -> Option<&Point> {
         self.points.last()
     }

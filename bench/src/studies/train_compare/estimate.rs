@@ -18,11 +18,11 @@ pub struct Estimate {
 /// Which side of 0 an interval lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// All of it below.
+    /// The whole interval lies below.
     Below,
     /// 0 is in it.
     Both,
-    /// All of it above.
+    /// The whole interval lies above.
     Above,
     /// There is no interval.
     Unknown,

@@ -30,18 +30,18 @@ pub struct Factorial {
 pub struct Factor {
     /// The setting that stands for them.
     pub field: String,
-    /// Its two values.
+    /// The factor's two values.
     pub levels: [String; 2],
 }
 
 /// Effects on a measure, in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Effects {
-    /// The measure.
+    /// What is measured.
     pub measure: Measure,
-    /// Of the first factor.
+    /// Main effect of the first factor.
     pub first: Estimate,
-    /// Of the second.
+    /// Main effect of the second factor.
     pub second: Estimate,
     /// How much more the one does with the other.
     pub interaction: Estimate,

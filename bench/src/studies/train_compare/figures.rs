@@ -3,7 +3,7 @@
 use super::arm::{ArmReport, Bucket, Measure, Point};
 use super::estimate::Estimate;
 use super::findings::{COURSE, span};
-use super::report::Report;
+use super::report::ComparisonReport;
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, aside, middle};
 use crate::kit::format::position;
@@ -36,12 +36,12 @@ const EXCESS: &str = "loss over an emptied state (nats)";
 const BARS: &str = "The bars are 95 % intervals over seeds (Student's t).";
 
 /// Every picture that the numbers allow.
-pub fn pictures(report: &Report) -> Vec<Picture> {
+pub fn pictures(report: &ComparisonReport) -> Vec<Picture> {
     let by_position = by_position(report).into_iter().flatten();
     by_position.chain(by_tokens(report)).collect()
 }
 
-fn by_position(report: &Report) -> [Option<Picture>; 2] {
+fn by_position(report: &ComparisonReport) -> [Option<Picture>; 2] {
     let before = report.arms.first().and_then(ArmReport::before);
     let loss = Quantity {
         name: LOSS,
@@ -79,7 +79,7 @@ fn by_position(report: &Report) -> [Option<Picture>; 2] {
     ]
 }
 
-fn by_tokens(report: &Report) -> Vec<Picture> {
+fn by_tokens(report: &ComparisonReport) -> Vec<Picture> {
     let far = report.ranges.last().map_or(String::new(), |range| span(*range));
     let all: [(&str, &str, String, Quantity<Point>); 3] = [
         (
@@ -147,7 +147,11 @@ fn upwards<T>(quantity: &Quantity<T>) -> Axis {
 }
 
 /// Something against position, after the last step; `before` is drawn as well.
-fn positions(report: &Report, quantity: Quantity<Bucket>, before: Option<&Point>) -> Option<Drawing> {
+fn positions(
+    report: &ComparisonReport,
+    quantity: Quantity<Bucket>,
+    before: Option<&Point>,
+) -> Option<Drawing> {
     let of = quantity.of;
     let mut buckets = report.arms.iter().flat_map(|arm| &arm.curve);
     if !buckets.all(|bucket| of(bucket).is_some()) {
@@ -173,7 +177,7 @@ fn positions(report: &Report, quantity: Quantity<Bucket>, before: Option<&Point>
 }
 
 /// Something against the tokens trained on.
-fn course(report: &Report, quantity: Quantity<Point>) -> Option<Drawing> {
+fn course(report: &ComparisonReport, quantity: Quantity<Point>) -> Option<Drawing> {
     let of = quantity.of;
     let points = || report.arms.iter().flat_map(|arm| arm.trained());
     let few = report.arms.iter().any(|arm| arm.trained().count() < COURSE);

@@ -3,7 +3,7 @@
 use super::arm::{ArmReport, Measure, Point};
 use super::estimate::{Estimate, Side};
 use super::factorial::Effects;
-use super::report::{Findings, Report};
+use super::report::{ComparisonReport, Findings};
 use super::runs::Arm;
 use crate::kit::format::{count, list, position, short};
 
@@ -13,15 +13,15 @@ const SAME: f64 = 1e-4;
 pub const COURSE: usize = 4;
 
 /// What the arms give, the first of which is the reference, with all that is to be said of it.
-pub fn report(arms: &[Arm], ranges: Vec<(u64, u64)>, command: String) -> Report {
-    let report = Report::new(arms, ranges, command);
-    Report {
+pub fn report(arms: &[Arm], ranges: Vec<(u64, u64)>, command: String) -> ComparisonReport {
+    let report = ComparisonReport::new(arms, ranges, command);
+    ComparisonReport {
         findings: findings(&report),
         ..report
     }
 }
 
-fn findings(report: &Report) -> Findings {
+fn findings(report: &ComparisonReport) -> Findings {
     let mut found = Findings::default();
     footing(report, &mut found);
     found.supported.extend(collapses(report));
@@ -35,7 +35,7 @@ fn findings(report: &Report) -> Findings {
     found
 }
 
-impl Report {
+impl ComparisonReport {
     /// A measure in words.
     pub fn words(&self, measure: Measure) -> String {
         let range = |range: Option<&(u64, u64)>| range.map_or(String::new(), |range| span(*range));
@@ -53,7 +53,7 @@ pub fn span((start, end): (u64, u64)) -> String {
 }
 
 /// Whether the arms are on an equal footing.
-fn footing(report: &Report, found: &mut Findings) {
+fn footing(report: &ComparisonReport, found: &mut Findings) {
     let Some(first) = report.arms.first() else { return };
     if report.arms.len() > 1 {
         match report.equal_tokens() {
@@ -78,7 +78,7 @@ fn footing(report: &Report, found: &mut Findings) {
 
 impl Findings {
     /// Whether the arms began alike.
-    fn begin(&mut self, report: &Report) {
+    fn begin(&mut self, report: &ComparisonReport) {
         let settings = report.arms.iter().take(1).flat_map(|arm| &arm.settings);
         let models: Vec<String> = settings
             .map(|setting| setting.field.clone())
@@ -107,7 +107,7 @@ impl Findings {
 }
 
 /// How many trainings of each arm collapse.
-fn collapses(report: &Report) -> Option<String> {
+fn collapses(report: &ComparisonReport) -> Option<String> {
     let arm = |arm: &ArmReport| {
         Some(format!(
             "{} {} of {}",
@@ -128,7 +128,7 @@ fn collapses(report: &Report) -> Option<String> {
 }
 
 /// Before and after, where training began with a model.
-fn cure(report: &Report, arm: &ArmReport, found: &mut Findings) {
+fn cure(report: &ComparisonReport, arm: &ArmReport, found: &mut Findings) {
     if let (Some(before), Some(after)) = (arm.before(), arm.end()) {
         let changes = Measure::ALL
             .into_iter()
@@ -142,7 +142,7 @@ fn cure(report: &Report, arm: &ArmReport, found: &mut Findings) {
 }
 
 /// How losses go while training goes on.
-fn course(report: &Report, arm: &ArmReport, found: &mut Findings) {
+fn course(report: &ComparisonReport, arm: &ArmReport, found: &mut Findings) {
     let points: Vec<&Point> = arm.trained().collect();
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
         return;
@@ -164,7 +164,12 @@ fn course(report: &Report, arm: &ArmReport, found: &mut Findings) {
     judge(&words, std::iter::once(inside).chain(changes), found);
 }
 
-fn change(report: &Report, measure: Measure, from: &Point, to: &Point) -> Option<(String, Estimate)> {
+fn change(
+    report: &ComparisonReport,
+    measure: Measure,
+    from: &Point,
+    to: &Point,
+) -> Option<(String, Estimate)> {
     Some((report.words(measure), less(measure.of(to)?, measure.of(from)?)))
 }
 
@@ -193,7 +198,7 @@ fn judge(words: &str, changes: impl Iterator<Item = (String, Estimate)>, found: 
 }
 
 /// Every arm against the first.
-fn comparisons(report: &Report, found: &mut Findings) {
+fn comparisons(report: &ComparisonReport, found: &mut Findings) {
     let Some((first, others)) = report.arms.split_first() else {
         return;
     };
@@ -206,7 +211,7 @@ fn comparisons(report: &Report, found: &mut Findings) {
     }
 }
 
-fn factorial(report: &Report, found: &mut Findings) {
+fn factorial(report: &ComparisonReport, found: &mut Findings) {
     let Some(factorial) = &report.factorial else {
         return;
     };
@@ -234,7 +239,7 @@ fn factorial(report: &Report, found: &mut Findings) {
 }
 
 /// What no number here can tell.
-fn limits(report: &Report, found: &mut Findings) {
+fn limits(report: &ComparisonReport, found: &mut Findings) {
     let seeds: Vec<usize> = report.arms.iter().map(|arm| arm.seeds.len()).collect();
     let fewest = seeds.iter().copied().min().unwrap_or(0);
     let intervals = report

@@ -23,7 +23,7 @@ pub mod runs;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
-use crate::output::{OutputFolder, Place};
+use crate::output::{OutputFolder, OutputPlan};
 use crate::studies::results::{print_findings, write_figures};
 use clap::Args;
 use runs::Training;
@@ -72,7 +72,7 @@ pub struct TrainCompareArgs {
 /// # Errors
 /// [`ProgramError`] for folders that are no trainings, or none that can be compared, and files that cannot be written.
 pub fn run(args: &TrainCompareArgs, context: &Context) -> Result<(), ProgramError> {
-    let mut out = OutputFolder::open(&args.place(), context)?;
+    let mut out = OutputFolder::open(&args.output_plan(), context)?;
     let waiting = context.waiting("comparing");
     let trainings = args.runs.iter().map(|folder| Training::read(folder));
     let mut arms = runs::arms(trainings.collect::<Result<_, _>>()?)?;
@@ -108,8 +108,8 @@ pub fn run(args: &TrainCompareArgs, context: &Context) -> Result<(), ProgramErro
 }
 
 impl TrainCompareArgs {
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn output_plan(&self) -> OutputPlan<'_> {
+        OutputPlan {
             what: "a comparison of trainings",
             default: "spillway-train-compare",
             named: self.out.as_deref(),

@@ -4,7 +4,7 @@ use super::arm::{ArmReport, Measure, Point};
 use super::estimate::Estimate;
 use super::factorial::Effects;
 use super::findings::span;
-use super::report::Report;
+use super::report::ComparisonReport;
 use crate::kit::format::{count, counted, day, duration};
 use crate::kit::page::{self, Page, Row, heading, sentences};
 use crate::kit::provenance::Provenance;
@@ -28,8 +28,8 @@ const FILES: [(&str, &str); 4] = [
     ("figures/", "the pictures"),
 ];
 
-/// The page.
-pub fn page(report: &Report, pictures: &[Picture], made: &Provenance) -> String {
+/// The comparison as one page of HTML.
+pub fn page(report: &ComparisonReport, pictures: &[Picture], made: &Provenance) -> String {
     let effects = effects(report);
     let body = html! {
         (sentences(SUPPORTED, &report.findings.supported))
@@ -62,13 +62,13 @@ pub fn page(report: &Report, pictures: &[Picture], made: &Provenance) -> String 
     .render()
 }
 
-fn title(report: &Report) -> String {
+fn title(report: &ComparisonReport) -> String {
     let names: Vec<&str> = report.arms.iter().map(|arm| arm.name.as_str()).collect();
     format!("Trainings compared: {}", names.join(", "))
 }
 
 /// One line on what was trained and when.
-fn facts(report: &Report) -> String {
+fn facts(report: &ComparisonReport) -> String {
     let trainings: usize = report.arms.iter().map(|arm| arm.trainings.len()).sum();
     let [first, last] = report.started.map(day);
     let days = if first == last {
@@ -86,7 +86,7 @@ fn facts(report: &Report) -> String {
 }
 
 /// What makes each arm.
-fn settings(report: &Report) -> Table {
+fn settings(report: &ComparisonReport) -> Table {
     let fields = report.arms.iter().take(1).flat_map(|arm| &arm.settings);
     let mut headings = vec!["arm".to_string(), "seeds".into(), "steps".into(), "tokens".into()];
     headings.extend(fields.map(|setting| setting.field.clone()));
@@ -109,7 +109,7 @@ fn settings(report: &Report) -> Table {
 }
 
 /// Where each arm ends, and what it began with.
-fn ends(report: &Report) -> Table {
+fn ends(report: &ComparisonReport) -> Table {
     let mut headings = vec!["arm".to_string(), "loss inside T".into()];
     headings.extend(
         report
@@ -150,7 +150,7 @@ fn ends(report: &Report) -> Table {
     }
 }
 
-fn effects(report: &Report) -> Option<Table> {
+fn effects(report: &ComparisonReport) -> Option<Table> {
     let factorial = report.factorial.as_ref()?;
     let [a, b] = &factorial.factors;
     let row = |effects: &Effects| {
@@ -170,7 +170,7 @@ fn effects(report: &Report) -> Option<Table> {
     })
 }
 
-fn differences(report: &Report) -> Table {
+fn differences(report: &ComparisonReport) -> Table {
     let measures: Vec<Measure> = Measure::ALL
         .into_iter()
         .filter(|measure| {
@@ -212,7 +212,7 @@ fn table(table: &Table) -> Markup {
     page::table(&page::headings(&table.headings), &rows)
 }
 
-fn method(report: &Report) -> Markup {
+fn method(report: &ComparisonReport) -> Markup {
     html! {
         p {
             b { "Numbers" }
@@ -231,7 +231,7 @@ fn method(report: &Report) -> Markup {
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.
-pub fn markdown(report: &Report, pictures: &[Picture]) -> String {
+pub fn markdown(report: &ComparisonReport, pictures: &[Picture]) -> String {
     let mut text = format!(
         "# {}\n\n    {}\n\n{}.\n",
         title(report),
@@ -254,7 +254,7 @@ pub fn markdown(report: &Report, pictures: &[Picture]) -> String {
 ///
 /// # Errors
 /// Those of writing.
-pub fn write_csv(report: &Report, file: &mut dyn Write) -> io::Result<()> {
+pub fn write_csv(report: &ComparisonReport, file: &mut dyn Write) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(file);
     let mut headings: Vec<String> = ["arm", "seed", "step", "tokens", "loss_inside"]
         .map(String::from)

@@ -13,18 +13,18 @@ use std::collections::BTreeSet;
 
 /// Everything that the page shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Report {
+pub struct ComparisonReport {
     /// `spillway-train-compare`.
     pub format: &'static str,
     /// Version of the format.
     pub version: u32,
     /// Version of the program.
     pub program: &'static str,
-    /// The command.
+    /// The command that made the report.
     pub command: String,
     /// Architecture of the first training.
     pub architecture: String,
-    /// Its number of weights.
+    /// Number of the model's weights.
     pub parameters: u64,
     /// Time of all steps and evaluations together, in seconds.
     pub seconds: f64,
@@ -73,7 +73,7 @@ pub struct Difference {
     pub difference: Estimate,
 }
 
-impl Report {
+impl ComparisonReport {
     /// Compares arms, the first of which is the reference, in [`common_ranges`](runs::common_ranges); the
     /// sentences are left to [`findings`](super::findings).
     pub fn new(arms: &[Arm], ranges: Vec<(u64, u64)>, command: String) -> Self {

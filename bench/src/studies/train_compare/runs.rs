@@ -18,9 +18,9 @@ pub struct Training {
     pub name: String,
     /// The command that made it.
     pub command: String,
-    /// Its configuration.
+    /// Configuration of the training.
     pub config: TrainConfig,
-    /// Its log.
+    /// Log of the training.
     pub record: Record,
     /// The tokenizer's file; none for bytes.
     tokenizer: Option<Vec<u8>>,
@@ -104,7 +104,7 @@ impl Training {
 
     /// What the losses are measured on, without the folders that it lies in.
     fn evaluated_on(&self) -> Value {
-        let data = self.config.evaluation_data.as_ref().unwrap_or(&self.config.data);
+        let data = self.config.evaluation_data.as_ref().or(self.config.data.as_ref());
         // Nothing in it has keys that are not strings, which is all that could fail.
         let mut value = serde_json::to_value(data).unwrap_or(Value::Null);
         names_only(&mut value);

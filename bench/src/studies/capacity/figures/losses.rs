@@ -1,7 +1,7 @@
 //! Loss against position.
 
 use super::super::result::RunResult;
-use super::{Place, Placed, octaves, placed, slug};
+use super::{Placed, Section, octaves, placed, slug};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer};
 use crate::kit::format::position;
@@ -38,7 +38,7 @@ pub(super) fn losses(task: &str, runs: &[&RunResult]) -> Vec<Placed> {
         let caption =
             "Mean loss by position, a line for each seed; a dot marks the end of the training length T.";
         let file = format!("loss-{}-s{size}", slug(task));
-        placed(&file, Place::Collapse, (title, caption.into()), chart.draw())
+        placed(&file, Section::Collapse, (title, caption.into()), chart.draw())
     };
     distinct(runs.iter().map(|run| run.elements))
         .into_iter()

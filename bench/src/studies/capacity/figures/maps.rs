@@ -1,7 +1,7 @@
 //! Maps: collapse ratios by state size and training length, passkeys by length and depth.
 
 use super::super::result::{Forgetting, RecallCell, RunResult};
-use super::{Place, Placed, placed};
+use super::{Placed, Section, placed};
 use crate::kit::format::position;
 use crate::kit::grid::{Cell, Grid};
 use crate::studies::results::distinct;
@@ -67,7 +67,7 @@ pub(super) fn collapse(task: &str, runs: &[&RunResult], threshold: f64) -> Vec<P
              the seeds are over {threshold}."
         );
         let file = format!("collapse-{task}-{name}");
-        placed(&file, Place::Collapse, (title, caption), grid.draw())
+        placed(&file, Section::Collapse, (title, caption), grid.draw())
     };
     criteria.into_iter().map(draw).collect()
 }
@@ -134,7 +134,7 @@ pub(super) fn recall(task: &str, runs: &[&RunResult]) -> Vec<Placed> {
                    A frame marks more than 95 %.";
     let mut pictures = vec![placed(
         &format!("recall-{task}"),
-        Place::Recall,
+        Section::Recall,
         (title, caption.into()),
         drawing,
     )];
@@ -171,7 +171,7 @@ fn by_depth(task: &str, (size, length): (u64, u64), runs: &[&RunResult], lengths
     );
     let caption = "Share of the passkeys found by context length and depth of the passkey, for the models that found the most.";
     let file = format!("recall-depth-{task}");
-    placed(&file, Place::Recall, (title, caption.into()), drawing)
+    placed(&file, Section::Recall, (title, caption.into()), drawing)
 }
 
 fn grid(lengths: &[u64], rows_name: &str, rows: Vec<String>, cells: Vec<Vec<Option<Cell>>>) -> Grid {

@@ -5,7 +5,7 @@ mod maps;
 mod published;
 mod thresholds;
 
-use super::report::Report;
+use super::report::CapacityReport;
 use super::result::RunResult;
 use super::threshold::Quantity;
 use crate::kit::axis::{Axis, Scale};
@@ -17,9 +17,9 @@ use spillway_models::evaluation::laws::{Fit, Law};
 /// Points of a drawn law.
 const STEPS: usize = 160;
 
-/// Where a picture belongs on the page.
+/// The section of the page that a picture belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Section {
     /// Thresholds, alone and beside the published ones.
     Thresholds,
     /// Losses and collapse ratios.
@@ -30,16 +30,16 @@ pub enum Place {
     Published,
 }
 
-/// Where a picture belongs, and the picture.
-pub type Placed = (Place, Picture);
+/// A picture, and the section that it belongs to.
+pub type Placed = (Section, Picture);
 
-/// A drawing with its title and caption, in its place.
-pub fn placed(name: &str, place: Place, (title, caption): (String, String), drawing: Drawing) -> Placed {
-    (place, Picture::new(name, title, caption, drawing))
+/// A drawing with its title and caption, in its section.
+pub fn placed(name: &str, section: Section, (title, caption): (String, String), drawing: Drawing) -> Placed {
+    (section, Picture::new(name, title, caption, drawing))
 }
 
 /// Every picture that the results allow.
-pub fn pictures(report: &Report) -> Vec<Placed> {
+pub fn pictures(report: &CapacityReport) -> Vec<Placed> {
     let has = |quantity: &Quantity| {
         report
             .analyses

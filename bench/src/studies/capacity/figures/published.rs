@@ -1,10 +1,10 @@
 //! The published thresholds, alone and beside ours.
 
 use super::super::analysis::{Analysis, UNIT};
-use super::super::report::{Published, Report};
+use super::super::report::{CapacityReport, Published};
 use super::super::threshold::Quantity;
 use super::thresholds::interval_layers;
-use super::{Place, Placed, curve, length_axis, octaves, placed, size_axis, stroke};
+use super::{Placed, Section, curve, length_axis, octaves, placed, size_axis, stroke};
 use crate::kit::chart::{Chart, Layer};
 use crate::kit::ink::{Ink, Mark, Stroke};
 use spillway_models::evaluation::laws::{Law, Observation, published};
@@ -30,7 +30,7 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn of(report: &'a Report, quantity: Quantity) -> Self {
+    fn of(report: &'a CapacityReport, quantity: Quantity) -> Self {
         match quantity.is_forget() {
             true => Self {
                 file: "thresholds-beside-published",
@@ -57,7 +57,7 @@ impl<'a> Subject<'a> {
 const PUBLISHED: Ink = Ink::Series(0);
 
 /// Ours and the published thresholds on the same axes, with the power law of each drawn through all of them.
-pub(super) fn beside(report: &Report, quantity: Quantity) -> Placed {
+pub(super) fn beside(report: &CapacityReport, quantity: Quantity) -> Placed {
     let of_quantity = |analysis: &&Analysis| analysis.quantity == quantity;
     let ours: Vec<&Analysis> = report.analyses.iter().filter(of_quantity).collect();
     let sizes = ours.iter().flat_map(|analysis| analysis.sizes());
@@ -97,7 +97,7 @@ pub(super) fn beside(report: &Report, quantity: Quantity) -> Placed {
     );
     placed(
         subject.file,
-        Place::Thresholds,
+        Section::Thresholds,
         (subject.title.into(), caption),
         chart.draw(),
     )
@@ -151,7 +151,7 @@ fn published_interval(name: &str, size: f64, length: Observation) -> Layer {
 }
 
 /// The published points of a quantity with the laws of each way to take them.
-pub(super) fn laws(report: &Report, is_forget: bool) -> Placed {
+pub(super) fn laws(report: &CapacityReport, is_forget: bool) -> Placed {
     let sets = report.published.iter().filter(|set| set.forget == is_forget);
     let (name, symbol, lengths) = match is_forget {
         true => ("published-forget", "T_forget", &published::FORGET),
@@ -198,5 +198,5 @@ pub(super) fn laws(report: &Report, is_forget: bool) -> Placed {
         format!("The published {symbol}, fitted once more"),
         caption.to_string(),
     );
-    placed(name, Place::Published, words, chart.draw())
+    placed(name, Section::Published, words, chart.draw())
 }

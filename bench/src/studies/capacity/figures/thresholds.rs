@@ -1,10 +1,11 @@
 //! Thresholds by state size with the laws fitted to them, and what they tell about the exponent.
 
 use super::super::analysis::{Analysis, UNIT};
-use super::super::report::Report;
+use super::super::report::CapacityReport;
 use super::super::threshold::{Quantity, Threshold};
 use super::{
-    Place, Placed, best_of_each, curve, length_axis, octaves, placed, quantity_slug, size_axis, slug, stroke,
+    Placed, Section, best_of_each, curve, length_axis, octaves, placed, quantity_slug, size_axis, slug,
+    stroke,
 };
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, aside};
@@ -95,11 +96,11 @@ pub(super) fn thresholds(analysis: &Analysis) -> Placed {
         slug(&analysis.task),
         quantity_slug(analysis.quantity)
     );
-    placed(&file, Place::Thresholds, (title, caption), chart.draw())
+    placed(&file, Section::Thresholds, (title, caption), chart.draw())
 }
 
 /// ln L(b) − max ln L of the exponent, for ours and the published thresholds.
-pub(super) fn profiles(report: &Report) -> Placed {
+pub(super) fn profiles(report: &CapacityReport) -> Placed {
     let mut layers = vec![Layer::Level(-1.92, "95 %".into()), Layer::At(1.0, "b = 1".into())];
     let ours = report.analyses_of_laws().map(|analysis| {
         let name = format!("{}, {}", analysis.task, short_name(analysis.quantity));
@@ -133,7 +134,7 @@ pub(super) fn profiles(report: &Report) -> Placed {
         "What the points tell about the exponent".to_string(),
         caption.to_string(),
     );
-    placed("exponent-profile", Place::Thresholds, words, chart.draw())
+    placed("exponent-profile", Section::Thresholds, words, chart.draw())
 }
 
 fn short_name(quantity: Quantity) -> &'static str {
