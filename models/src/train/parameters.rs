@@ -86,6 +86,26 @@ pub struct Parameters {
     device: Device,
 }
 
+/// Refuses checkpoints of S4 whose C is C̃ = C (I − Ā^l): trained as it stands, it would be taken for C.
+fn refuse_truncated(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    let truncated = checkpoint.names().find(|name| {
+        let stored = name
+            .ends_with(".l_kernel")
+            .then(|| checkpoint.stored(name))
+            .flatten();
+        stored.is_some_and(|stored| stored.bytes.iter().any(|byte| *byte != 0))
+    });
+    match truncated {
+        None => Ok(()),
+        Some(name) => Err(CheckpointError::Unsupported {
+            path: checkpoint.weights_path().to_path_buf(),
+            field: name.to_string(),
+            found: "a length, so that C is kept for kernels of that length".into(),
+            accepted: "0 where a training begins (such a checkpoint can be run)",
+        }),
+    }
+}
+
 impl Parameters {
     /// Fresh values: those that [`write_random`](crate::init::write_random) writes in f32 for the same seed.
     ///
@@ -117,6 +137,7 @@ impl Parameters {
     /// [`ModelError::Checkpoint`], naming what is wrong with which file.
     pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
         let checkpoint = Checkpoint::open(path)?;
+        refuse_truncated(&checkpoint)?;
         let (layout, _) = registry::recognise(&checkpoint)?;
         let config = (layout.config)(&checkpoint)?;
         let mut loader = Loader::outline_of(&checkpoint);

@@ -3,7 +3,7 @@
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::host::{from_host, host, is_host};
+use crate::backend::host::{from_host, host, is_host, values as values_of};
 use crate::backend::{In, Input, Operator, Out, Spec, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
@@ -91,6 +91,43 @@ impl LinearSystem {
             .as_ref()
             .map(|_, rows| rows.view(), |_, values| slice(values));
         kernel::System::new(&problem, &views).ok().map(Arc::new)
+    }
+
+    /// Refuses what no system may have, as parameters may after a training that diverged: a Δ that is not positive, a mode that grows,
+    /// numbers that are none. Few values beside those of a call.
+    fn check_values(&self) -> Result<()> {
+        let values = |values: std::result::Result<Vec<f32>, String>| {
+            values.map_err(|reason| Error::Kernel {
+                operation: "linear_state_space",
+                reason,
+            })
+        };
+        let wrong = |what, expected, found| {
+            Err(Error::Value {
+                what,
+                expected,
+                found,
+            })
+        };
+        let steps = values(values_of(self.step_size.clone()))?;
+        if let Some(step) = steps.iter().find(|step| !(**step > 0.0 && step.is_finite())) {
+            let what = "step size of a linear state space";
+            return wrong(what, "a positive, finite number", step.to_string());
+        }
+        let decays = |mode: &[f32]| match self.rule {
+            // What rounding to f32 leaves of a mode that neither grows nor decays lies above 1.
+            Rule::Given => mode[0] * mode[0] + mode[1] * mode[1] <= 1.0 + 1e-6,
+            _ => mode[0] <= 0.0 && mode[0].is_finite() && mode[1].is_finite(),
+        };
+        let modes = values(values_of(self.a.clone()))?;
+        match modes.chunks_exact(2).find(|mode| !decays(mode)) {
+            None => Ok(()),
+            Some(mode) => wrong(
+                "mode of a linear state space",
+                "one that does not grow",
+                format!("{} + {} i", mode[0], mode[1]),
+            ),
+        }
     }
 
     fn validate(&self, channels: usize) -> Result<()> {
@@ -190,11 +227,9 @@ impl FixedLinearSystem {
 /// `input` `[batch, time, channels]`, result `[batch, time, outputs · channels]`, `state` `[batch, channels, modes, 2]` in f32.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Value`] for copies that do not divide the channels or a rule that does not know P, [`Error::Device`],
+/// [`Error::Shape`], [`Error::Value`] for copies that do not divide the channels, a rule that does not know P, a Δ that is not
+/// positive or a mode that grows, [`Error::Device`],
 /// [`Error::DType`] and [`Error::Kernel`].
-///
-/// # Panics
-/// On the CPU where Δ is not positive or a mode grows: parameters are transformed so that neither can be.
 pub fn linear_state_space(
     input: Tensor<3>,
     system: &LinearSystem,
@@ -205,6 +240,7 @@ pub fn linear_state_space(
     let [_, _, modes, _] = system.c.dims();
     let expected = [batch, channels, modes, 2];
     expect_shape("state of a state space", &expected, &state.dims())?;
+    system.check_values()?;
     let operator = LinearStateSpace {
         rule: system.rule,
         spectrum: system.spectrum,
@@ -364,4 +400,42 @@ fn held_on_cube(inputs: kernel::Operands<CubeTensor, CubeTensor>, dtype: DType) 
         |_, tensor| cube::rows_as(tensor, 1, dtype),
         |_, tensor| cube::values(tensor),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(step: f32, rate: f32) -> Result<Tensor<3>> {
+        let device = Device::flex();
+        let system = LinearSystem {
+            step_size: Tensor::from_floats([step], &device),
+            a: Tensor::from_floats([[[rate, 1.0]]], &device),
+            b: Tensor::ones([1, 1, 2], &device),
+            c: Tensor::ones([1, 1, 1, 2], &device),
+            low_rank: None,
+            skip: None,
+            rule: Rule::ZeroOrderHold,
+            spectrum: Spectrum::ConjugatePairs,
+        };
+        let mut state = system.start(1, &device);
+        linear_state_space(Tensor::ones([1, 3, 1], &device), &system, &mut state)?;
+        let input = Tensor::ones([1, 1, 1], &device);
+        FixedLinearSystem::from(system).forward(input, &mut state)
+    }
+
+    #[test]
+    fn parameters_of_a_training_that_diverged_are_an_error_and_no_panic() {
+        assert!(call(0.1, -0.5).is_ok());
+        for (step, rate) in [
+            (f32::NAN, -0.5),
+            (0.0, -0.5),
+            (0.1, 0.5),
+            (0.1, f32::NAN),
+            (f32::INFINITY, -1.0),
+        ] {
+            let error = call(step, rate).expect_err("no such system").to_string();
+            assert!(error.contains("linear state space"), "{error}");
+        }
+    }
 }
