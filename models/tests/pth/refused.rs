@@ -142,9 +142,17 @@ fn pickles_without_sense_name_the_byte() {
     let error = refusal(&program(&dictionary(&[("epoch", int(3))])));
     assert!(matches!(error, PthError::NotATensor { .. }));
     expect_message(&error, &["entry \"epoch\"", "a whole number"]);
+    // What a trainer has put beside the tensors is passed over; within `state_dict` it is not, and a `state_dict` that is no
+    // dictionary is an entry like any other.
+    let wrapped = dictionary(&[("state_dict", dictionary(&[("epoch", int(3))]))]);
     expect_message(
-        &refusal(&program(&dictionary(&[("state_dict", dictionary(&[]))]))),
-        &["a dictionary;"],
+        &refusal(&program(&wrapped)),
+        &["entry \"epoch\"", "a whole number"],
+    );
+    let number = dictionary(&[("state_dict", int(3))]);
+    expect_message(
+        &refusal(&program(&number)),
+        &["entry \"state_dict\"", "a whole number"],
     );
 }
 
