@@ -17,6 +17,8 @@ use std::path::Path;
 
 const FORMAT: &str = "spillway-mitigation";
 const VERSION: u64 = 1;
+/// The files that [`write()`] writes, as a pattern of those that a command may replace.
+pub const FILES: &str = "mitigations/*.json";
 /// Characters of a mitigation's text that go into its file's name.
 const NAME_LENGTH: usize = 80;
 
@@ -99,7 +101,7 @@ fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
     })
 }
 
-/// `state-norm-auto.json`: characters that some file system refuses are replaced.
+/// `mitigations/state-norm-auto.json`: characters that some file system refuses are replaced.
 fn file_name(mitigation: &str) -> String {
     let plain = |c: char| match c.is_ascii_alphanumeric() || ".+".contains(c) {
         true => c,
@@ -107,9 +109,13 @@ fn file_name(mitigation: &str) -> String {
     };
     let name: String = mitigation.chars().map(plain).collect();
     match name.len() > NAME_LENGTH {
-        false => format!("{name}.json"),
+        false => format!("mitigations/{name}.json"),
         // The hash tells long chains apart.
-        true => format!("{}-{:016x}.json", &name[..NAME_LENGTH], fnv1a(mitigation.bytes())),
+        true => format!(
+            "mitigations/{}-{:016x}.json",
+            &name[..NAME_LENGTH],
+            fnv1a(mitigation.bytes())
+        ),
     }
 }
 
@@ -156,7 +162,10 @@ mod tests {
         let calibrated = mitigation.calibrated(&calibration()).expect("numbers");
         write(&mut out, &calibrated, "tiny", "a text").expect("written");
         let spec = spec(&calibrated, &path);
-        assert!(spec.ends_with("/forget-0.9+state-norm-auto-2.json"), "{spec}");
+        assert!(
+            spec.ends_with("/mitigations/forget-0.9+state-norm-auto-2.json"),
+            "{spec}"
+        );
         assert_eq!(read(Path::new(&spec[1..])).expect("read"), calibrated);
         let plain: Mitigation = "window:64".parse().expect("a mitigation");
         assert_eq!(super::spec(&plain, &path), "window:64");

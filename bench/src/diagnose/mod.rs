@@ -47,6 +47,7 @@ const OWN: &[&str] = &[
     "heads.csv",
     "retention.csv",
     "gates.csv",
+    mitigation_file::FILES,
     "resume/",
 ];
 /// From one save to the next, at least.

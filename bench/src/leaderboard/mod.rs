@@ -44,7 +44,12 @@ const CALIBRATION_SHARE: f64 = 0.125;
 /// The longest length, in training lengths, and with `--quick`.
 const LONGEST: [u64; 2] = [128, 8];
 /// The files that a comparison writes.
-const OWN: &[&str] = &[FILE, "leaderboard.html", "leaderboard.csv"];
+const OWN: &[&str] = &[
+    FILE,
+    "leaderboard.html",
+    "leaderboard.csv",
+    mitigation_file::FILES,
+];
 
 /// Try every mitigation on one model, and rank them by the loss far beyond its training length
 #[derive(Debug, Args)]

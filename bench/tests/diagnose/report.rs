@@ -247,8 +247,31 @@ fn the_command_that_a_diagnosis_ends_with_works_when_pasted() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let written = |folder: &Path| fs::read_to_string(folder.join("state-norm-auto.json")).expect("numbers");
+    let written =
+        |folder: &Path| fs::read_to_string(folder.join("mitigations/state-norm-auto.json")).expect("numbers");
     let tables =
         |folder: &Path| serde_json::from_str::<Value>(&written(folder)).expect("JSON")["calibrated"].clone();
     assert_eq!(tables(&out), tables(&again));
+
+    // A diagnosis in its place takes the numbers away that it has none of.
+    let output = spillway(
+        &[
+            "--length",
+            "256",
+            "--streams",
+            "1",
+            "--text",
+            "newlines",
+            "--mitigation",
+            "window:64",
+            "--force",
+        ],
+        &again,
+    );
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(again.join("report.json").is_file() && !again.join("mitigations").exists());
 }
