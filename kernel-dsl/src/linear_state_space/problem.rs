@@ -148,12 +148,6 @@ pub enum StateSpaceError {
         /// The rank.
         rank: usize,
     },
-    /// Devices know no low rank.
-    #[error("linear state space: on a device A needs to be diagonal, found rank {rank}")]
-    RankOnDevice {
-        /// The rank.
-        rank: usize,
-    },
     /// A constant step size is not a positive number.
     #[error(
         "linear state space: step_size of channel {channel} needs to be positive and finite, found {found}"

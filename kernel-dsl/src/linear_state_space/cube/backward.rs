@@ -4,6 +4,7 @@
 use cubecl::prelude::*;
 
 use super::forward::Walk;
+use super::low_rank;
 use super::operands::{Form, System, UNITS, discretise, longest, sum_of_units, validate, zeros};
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
@@ -17,7 +18,7 @@ use crate::shape::Role;
 /// Gradients of the loss by all that [`forward`](super::forward) reads.
 ///
 /// # Errors
-/// [`Error`] when a shape, a type or a choice is wrong, when A has a low rank, or when the device cannot run it.
+/// [`Error`] when a shape, a type or a choice is wrong, or when the device cannot run it.
 pub fn backward(
     client: &Client,
     problem: &Problem,
@@ -30,6 +31,9 @@ pub fn backward(
         &OPERATOR.on_device(Role::Cotangent, types),
         &cotangents.extents(problem),
     )?;
+    if problem.rank > 0 {
+        return low_rank::backward(client, problem, inputs, cotangents);
+    }
     let walk = Walk::new(client, problem, inputs)?;
     let states = walk.table.count() * problem.channels * problem.state_dim * 2;
     let boundaries = DeviceBuffer::empty(client, states, DType::F32)?;

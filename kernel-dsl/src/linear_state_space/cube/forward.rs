@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::low_rank;
 use super::operands::{Form, System, SystemLaunch, longest, max_one, modes, sum_of_units, validate, zeros};
 use crate::cube::{
     ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, token_buffer,
@@ -11,9 +12,12 @@ use crate::linear_state_space::problem::{DeviceInputs, DeviceOutputs, Problem};
 /// The recurrence (see [`linear_state_space`](crate::linear_state_space) for the formula).
 ///
 /// # Errors
-/// [`Error`] when a shape, a type or a choice is wrong, when A has a low rank, or when the device cannot run it.
+/// [`Error`] when a shape, a type or a choice is wrong, or when the device cannot run it.
 pub fn forward(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<DeviceOutputs, Error> {
     validate(problem, inputs)?;
+    if problem.rank > 0 {
+        return low_rank::forward(client, problem, inputs);
+    }
     let walk = Walk::new(client, problem, inputs)?;
     let out = token_buffer(
         client,

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
-use crate::linear_state_space::problem::{DeviceInputs, OPERATOR, Problem, Rule, StateSpaceError};
+use crate::linear_state_space::problem::{DeviceInputs, OPERATOR, Problem, Rule};
 use crate::operands::ElementTypes;
 use crate::shape::Role;
 
@@ -59,11 +59,6 @@ impl Form {
 /// Checks the problem and its inputs.
 pub(super) fn validate(problem: &Problem, inputs: &DeviceInputs) -> Result<(), Error> {
     problem.validate_choices(inputs).map_err(Error::problem)?;
-    if problem.rank > 0 {
-        return Err(Error::problem(StateSpaceError::RankOnDevice {
-            rank: problem.rank,
-        }));
-    }
     let types = ElementTypes::all(inputs.input.dtype());
     inputs.expect(&OPERATOR.on_device(Role::Value, types), &inputs.extents(problem))
 }
