@@ -83,7 +83,7 @@ struct OwnMitigation;
 /// A program that has mitigations of its own registers them before ([`spillway_mitigations::register`]); every command then takes them.
 /// `examples/own_mitigation.rs` is such a program.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match cli::Cli::try_parse_from(arguments) {
+    let cli = match cli::Cli::try_parse_from(without_help_of_help(arguments)) {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),
     };
@@ -99,6 +99,15 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// `spillway help --help` as `spillway help`: clap takes what follows `help` for the name of a subcommand.
+fn without_help_of_help(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|first| first == "help") {
+        arguments.retain(|argument| argument != "--help" && argument != "-h");
+    }
+    arguments
 }
 
 /// Help and version go out as clap formats them; everything else becomes one line and exit code 2.

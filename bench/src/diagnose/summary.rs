@@ -134,7 +134,10 @@ fn attention(report: &DiagnosisReport) -> Option<String> {
 /// Which heads leave their in-window range first, and how much they keep.
 fn heads(report: &DiagnosisReport) -> Option<String> {
     if report.model.sites.is_empty() {
-        return Some("The model has no recurrence, so that there are no heads to look into.".into());
+        return Some(
+            "The model has no recurrence over keys and values, so that there are no heads to look into."
+                .into(),
+        );
     }
     let first = report.heads.first()?.exit;
     let Some(exit) = first else {

@@ -5,6 +5,9 @@ use crate::*;
 #[test]
 fn every_subcommand_explains_itself_with_an_example() {
     let general = stdout_of(&["--help"]);
+    for asked in [&["help"][..], &["help", "--help"], &["help", "-h"]] {
+        assert_eq!(stdout_of(asked), general, "{asked:?}");
+    }
     for name in [
         "passkey",
         "compare",

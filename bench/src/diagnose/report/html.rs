@@ -41,7 +41,7 @@ pub fn page(report: &DiagnosisReport, made: &Provenance) -> String {
         (mitigations(report))
         (heading("Heads"))
         @if report.model.sites.is_empty() {
-            p { "The model has no recurrence: there are no heads to look into." }
+            p { "The model has no recurrence over keys and values: there are no heads to look into." }
         } @else if report.heads.is_empty() {
             p { "No head has been looked at yet." }
         } @else {
