@@ -229,6 +229,23 @@ impl Vandermonde {
             next_state: (batch > 0).then(|| spec(vec![batch, channels, modes, 2])),
         }
     }
+
+    /// What there is none of is empty.
+    #[cfg(feature = "cube")]
+    fn hold_on_cube(&self, place: &Place, inputs: Inputs<CubeTensor>) -> kernel::DeviceInputs {
+        let empty = || cube::launched(DeviceBuffer::empty(&place.client, 0, DeviceType::F32));
+        kernel::Operands {
+            step: cube::values(inputs.step),
+            a: cube::values(inputs.a),
+            b: cube::values(inputs.b),
+            c: cube::values(inputs.c),
+            state: inputs.state.map_or_else(empty, cube::values),
+            signal: match inputs.signal {
+                Some(signal) => cube::rows(signal, 1),
+                None => cube::launched(DeviceRows::contiguous(empty(), 0, self.0.length)),
+            },
+        }
+    }
 }
 
 impl Operator for Vandermonde {
@@ -295,7 +312,7 @@ impl Operator for Vandermonde {
     #[cfg(feature = "cube")]
     fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Outputs<CubeTensor> {
         let place = Place::of(&inputs.step);
-        let inputs = device_inputs(&place, inputs);
+        let inputs = self.hold_on_cube(&place, inputs);
         let found = cube::launched(device::kernel(&place.client, &self.0, &inputs));
         let specs = self.specs();
         let tensor = |buffer, spec: Option<Spec>| spec.map(|spec| place.tensor(buffer, &spec));
@@ -314,7 +331,7 @@ impl Operator for Vandermonde {
     ) -> Inputs<CubeTensor> {
         let specs = cube::specs::<Inputs<()>>(&inputs);
         let place = Place::of(&inputs.step);
-        let inputs = device_inputs(&place, inputs);
+        let inputs = self.hold_on_cube(&place, inputs);
         let rows = |tensor: Option<CubeTensor>| tensor.map(|tensor| cube::rows_as(tensor, 1, DType::F32));
         let cotangents = kernel::DeviceCotangents {
             kernel: rows(cotangents.kernel),
@@ -331,30 +348,5 @@ impl Operator for Vandermonde {
             signal: specs.signal.is_some().then_some(found.signal),
         };
         place.tensors::<Inputs<()>>(found, specs)
-    }
-}
-
-/// What there is none of is empty.
-#[cfg(feature = "cube")]
-fn device_inputs(place: &Place, inputs: Inputs<CubeTensor>) -> kernel::DeviceInputs {
-    let Inputs {
-        step,
-        a,
-        b,
-        c,
-        state,
-        signal,
-    } = inputs;
-    let empty = || cube::launched(DeviceBuffer::empty(&place.client, 0, DeviceType::F32));
-    kernel::Operands {
-        step: cube::values(step),
-        a: cube::values(a),
-        b: cube::values(b),
-        c: cube::values(c),
-        state: state.map_or_else(empty, cube::values),
-        signal: match signal {
-            Some(signal) => cube::rows(signal, 1),
-            None => cube::launched(DeviceRows::contiguous(empty(), 0, 0)),
-        },
     }
 }
