@@ -1,7 +1,6 @@
 //! Training steps: they learn, they repeat to the bit, and cutting them into pieces changes nothing.
 
-#[path = "../../ssm-core/tests/support/mod.rs"]
-mod devices;
+use crate::devices;
 
 use std::collections::VecDeque;
 use std::path::Path;

@@ -2,7 +2,7 @@
 //!
 //! A layout added to the registry is tested here without another line.
 
-mod common;
+use crate::common;
 
 mod equivalence {
     use std::path::Path;

@@ -1,6 +1,6 @@
 //! Mitigations act in a whole model: in prefill as in decode, and in a state that was saved and restored.
 
-mod common;
+use crate::common;
 
 use spillway_models::Logits;
 use spillway_models::checkpoint::Checkpoint;

@@ -5,9 +5,7 @@
 //! f64) and `greedy` `[batch, tokens]`, the argmax continuation, and a `README.md` that says how far the peer's own f32 code is
 //! from these logits. The tolerance is ten times that.
 
-mod common;
-#[path = "../../ssm-core/tests/support/mod.rs"]
-mod devices;
+use crate::{common, devices};
 
 mod golden {
     use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 /// All bytes, some words, and what is awkward to write: quotes, backslashes, blanks, line separators, parts of characters.
 /// Each line was written by Python's `repr`.
-const SMALL: &str = include_str!("data/rwkv_vocab_small.txt");
+const SMALL: &str = include_str!("rwkv_vocab_small.txt");
 
 fn parse(text: &str) -> Result<RwkvVocabulary, TokenizerError> {
     RwkvVocabulary::parse(Path::new("rwkv_vocab.txt"), text)

@@ -1,7 +1,7 @@
 //! Every mitigation on every layout there is: it runs, the same in prefill, in decode and in any mixture, saved and restored
 //! in the middle; or it is refused with the reason and what works instead. Which pairs are refused is written down here.
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! Converted checkpoints hold what the originals hold, and nothing half-written is left behind.
 
-#[path = "common/archive.rs"]
-mod archive;
+use crate::archive;
 
 use std::fs;
 use std::path::{Path, PathBuf};

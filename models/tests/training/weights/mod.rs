@@ -3,14 +3,14 @@
 //! A layout added to the registry is tested here without another line.
 
 mod cases;
-#[path = "../../../ssm-core/tests/support/mod.rs"]
-mod devices;
 mod files;
 mod finite_differences;
 mod fresh;
 mod loss;
 mod network;
 mod overfit;
+
+use crate::devices;
 
 use burn::tensor::{Device, Tensor};
 use spillway_models::tokenizer::Tokenizer;

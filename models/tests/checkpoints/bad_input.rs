@@ -1,6 +1,6 @@
 //! Configurations that contradict themselves, their weights, or what is implemented: each is refused by name.
 
-mod common;
+use crate::common;
 
 use std::fs;
 use std::path::Path;

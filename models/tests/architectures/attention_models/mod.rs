@@ -1,11 +1,9 @@
 //! Models with attention, and those of Mamba-1, against plain f64 loops; the same however tokens are split among calls.
 
 mod cases;
-#[path = "../common/derivatives.rs"]
-mod derivatives;
 mod reference;
-#[path = "../common/rounding.rs"]
-mod rounding;
+
+use crate::{derivatives, rounding};
 
 mod equivalence {
     use burn::tensor::Tensor;

@@ -1,9 +1,9 @@
 //! PyTorch files: real ones beside the same tensors in safetensors, and every way in which one can be wrong or hostile.
 
-#[path = "../common/archive.rs"]
-mod archive;
 mod damaged;
 mod refused;
+
+use crate::archive;
 
 use std::fs;
 use std::path::Path;

@@ -3,14 +3,12 @@
 
 mod arithmetic;
 mod cases;
-#[path = "../common/derivatives.rs"]
-mod derivatives;
 mod gradients;
 mod mixers;
 mod reference;
 mod refused;
-#[path = "../common/rounding.rs"]
-mod rounding;
+
+use crate::{derivatives, rounding};
 
 mod equivalence {
     use burn::tensor::Tensor;

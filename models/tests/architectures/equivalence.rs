@@ -1,6 +1,6 @@
 //! Whatever way tokens go through a model, the result is the same; and it is what the equations say.
 
-mod common;
+use crate::common;
 
 mod equivalence {
     use burn::tensor::Tensor;

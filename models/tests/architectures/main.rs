@@ -1,0 +1,20 @@
+//! What models compute: beside other people's software, beside the equations in f64, and the same however it is asked for.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/derivatives.rs"]
+mod derivatives;
+#[path = "../../../ssm-core/tests/support/mod.rs"]
+mod devices;
+#[path = "../common/rounding.rs"]
+mod rounding;
+
+mod attention_models;
+mod equivalence;
+mod every_layout;
+mod fla_models;
+mod golden;
+mod interventions;
+mod mitigations;
+mod probe;
+mod rwkv;

@@ -1,0 +1,14 @@
+//! What is read and written: checkpoints, PyTorch files, configurations and vocabularies, good ones and bad ones.
+
+#[path = "../common/archive.rs"]
+mod archive;
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod checkpoint;
+mod convert;
+mod pth;
+mod robustness;
+mod rwkv_tokenizer;
+mod shipped;

@@ -1,0 +1,10 @@
+//! What trainings do: their data, their optimiser, their weights and gradients, their runs and their tasks.
+
+#[path = "../../../ssm-core/tests/support/mod.rs"]
+mod devices;
+
+mod data;
+mod optim;
+mod tasks;
+mod trainer;
+mod weights;
