@@ -12,6 +12,7 @@ use clap::Args;
 use indicatif::HumanCount;
 use serde::Serialize;
 use spillway_models::generation::{Finish, Generated, Sampling, continue_from};
+use spillway_models::tokenizer::parse_ids;
 use spillway_models::{Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions};
 use spillway_ssm_core::Chain;
 use std::ops::ControlFlow;
@@ -67,6 +68,9 @@ pub struct GenerateArgs {
     /// Make tokens that have occurred less likely by this factor; 1 leaves them alone
     #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repetition_penalty: f32,
+    /// Token ids that end the text, numbers with commas between; an empty list goes on to --max-tokens [default: the model's]
+    #[arg(long, value_name = "LIST")]
+    pub eos: Option<String>,
     /// Stop at this text, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -103,7 +107,11 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         seed: args.seed,
     };
     sampling.validate()?;
-    let model = args.model.load()?;
+    let mut model = args.model.load()?;
+    if let Some(ends) = &args.eos {
+        let ids = parse_ids(ends, model.info().vocab_size);
+        model.end_at(ids.map_err(|error| ProgramError::BadIds(error.to_string()))?);
+    }
     let chain = match &args.mitigation {
         Some(spec) => trial(args, spec, &model, context)?.treatment().chain().clone(),
         None => Chain::default(),
@@ -197,6 +205,7 @@ fn prefill_from(
     }
     let prompt = Prompt {
         distinct: ids.clone(),
+        last: ids.clone(),
         tokens: ids.len() as u64,
         ids: Some(ids),
         logits: found.logits,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use spillway_models::checkpoint::WriteDtype;
 use spillway_models::init::{preset, write_random, write_random_over};
 use spillway_models::layout::Layout;
-use spillway_models::registry::{layouts, layouts_of};
+use spillway_models::registry::{layouts_of, written_layouts};
 use std::borrow::Cow;
 use std::path::PathBuf;
 
@@ -130,10 +130,10 @@ Examples:
 
 /// Every layout that random checkpoints can be made in, with its sizes.
 fn table() -> String {
-    let layouts = || layouts().iter().filter(|layout| !layout.presets.is_empty());
+    let layouts = written_layouts;
     let width = |name: fn(&Layout) -> &str| layouts().map(|layout| name(layout).len()).max().unwrap_or(0);
     let (first, second) = (width(|layout| layout.architecture), width(|layout| layout.name));
-    let line = |layout: &&Layout| {
+    let line = |layout: &Layout| {
         let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
         format!(
             "  {:<first$}  {:<second$}  {}",
@@ -147,7 +147,7 @@ fn table() -> String {
 
 /// The list of layouts and sizes as JSON.
 fn layouts_as_data() -> Vec<Value> {
-    let layouts = layouts().iter().filter(|layout| !layout.presets.is_empty());
+    let layouts = written_layouts();
     let sizes = |layout: &Layout| {
         layout
             .presets
@@ -155,7 +155,7 @@ fn layouts_as_data() -> Vec<Value> {
             .map(|preset| preset.size)
             .collect::<Vec<_>>()
     };
-    let entry = |layout: &&Layout| json!({ "architecture": layout.architecture, "layout": layout.name, "sizes": sizes(layout) });
+    let entry = |layout: &Layout| json!({ "architecture": layout.architecture, "layout": layout.name, "sizes": sizes(layout) });
     layouts.map(entry).collect()
 }
 
@@ -163,7 +163,7 @@ fn layouts_as_data() -> Vec<Value> {
 fn choose_layout(args: &InitArgs) -> Result<&'static Layout, ProgramError> {
     let candidates: Vec<&Layout> = layouts_of(&args.arch).collect();
     let Some(first) = candidates.first() else {
-        let mut names: Vec<&str> = layouts().iter().map(|layout| layout.architecture).collect();
+        let mut names: Vec<&str> = written_layouts().map(|layout| layout.architecture).collect();
         names.dedup();
         let expected = format!("one of {}", names.join(", "));
         return Err(ProgramError::usage("--arch", expected, args.arch.clone()));

@@ -42,6 +42,8 @@ pub struct PromptArgs {
 pub struct Prompt {
     /// Every id that occurs, once.
     pub distinct: Vec<u32>,
+    /// The last of them, in their order.
+    pub last: Vec<u32>,
     /// All ids, unless there are more than were to be kept.
     pub ids: Option<Vec<u32>>,
     /// Number of tokens.
@@ -55,6 +57,7 @@ impl Prompt {
     pub fn taken_in(&self) -> TakenIn<'_> {
         TakenIn {
             prompt: &self.distinct,
+            last: &self.last,
             logits: self.logits.clone(),
         }
     }
@@ -100,6 +103,7 @@ impl PromptArgs {
         let ids = (0..).zip(&seen).filter_map(|(id, seen)| seen.then_some(id));
         Ok(Prompt {
             distinct: ids.collect(),
+            last: waiting,
             ids: (all.len() as u64 == tokens && all.len() <= kept).then_some(all),
             tokens,
             logits,

@@ -25,7 +25,7 @@ use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::{layer_list, whole};
-use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -129,7 +129,7 @@ struct Config {
     mlp: GatedMlpConfig,
     norm_eps: f32,
     tied: bool,
-    eos_id: Option<u32>,
+    eos_ids: Vec<u32>,
 }
 
 /// A kind of mixer.
@@ -177,7 +177,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         },
         norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
         tied: fields.bool_or("tie_word_embeddings", true)?,
-        eos_id: eos_id(fields, vocab_size)?,
+        eos_ids: eos_ids(fields, vocab_size)?,
     })
 }
 
@@ -293,7 +293,7 @@ impl Config {
             padded_vocab_size: self.padded_vocab_size,
             model_dim: self.model_dim,
             tied: self.tied,
-            eos_id: self.eos_id,
+            eos_ids: self.eos_ids.clone(),
             details: BTreeMap::from([
                 ("layers of alt_mixer", list(alternative)),
                 ("layers of alt_mixer_2", list(second)),

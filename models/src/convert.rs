@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use crate::checkpoint::{Checkpoint, CheckpointError, Dtype, StoredPlan, WriteDtype, encode, write_stored};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, Dtype, StoredPlan, WriteDtype, encode, to_text, write_stored,
+};
 use crate::error::ModelError;
 use crate::output::{NewFile, NewFolder};
 use crate::registry;
@@ -114,7 +114,7 @@ fn write_config(checkpoint: &Checkpoint, to: &Path) -> Result<bool, CheckpointEr
     }
     let (layout, _) = registry::recognise(checkpoint)?;
     let config = (layout.config)(checkpoint)?;
-    fs::write(to, format!("{:#}\n", Value::Object(config))).map_err(CheckpointError::io(to, "writing"))?;
+    fs::write(to, to_text(&config)).map_err(CheckpointError::io(to, "writing"))?;
     Ok(true)
 }
 

@@ -52,7 +52,11 @@ pub fn generate(
 ) -> Result<Generated, ModelError> {
     sampling.validate()?;
     let logits = model.logits(prompt, state, Logits::Last)?;
-    let prompt = TakenIn { prompt, logits };
+    let prompt = TakenIn {
+        prompt,
+        last: prompt,
+        logits,
+    };
     continue_from(model, state, prompt, sampling, max_tokens, stop, on_text)
 }
 
@@ -61,6 +65,8 @@ pub fn generate(
 pub struct TakenIn<'a> {
     /// Its tokens, in any order and each at least once: the repetition penalty wants to know them.
     pub prompt: &'a [u32],
+    /// The last of them, in their order; a few are enough. The text of the first new token may depend on them.
+    pub last: &'a [u32],
     /// Logits after the last of them, `[1, vocab_size]`.
     pub logits: Tensor<2>,
 }
@@ -72,7 +78,11 @@ pub struct TakenIn<'a> {
 pub fn continue_from(
     model: &Model,
     state: &mut ModelState,
-    TakenIn { prompt, mut logits }: TakenIn<'_>,
+    TakenIn {
+        prompt,
+        last,
+        mut logits,
+    }: TakenIn<'_>,
     sampling: &Sampling,
     max_tokens: usize,
     stop: &[String],
@@ -80,13 +90,13 @@ pub fn continue_from(
 ) -> Result<Generated, ModelError> {
     let mut sampler = Sampler::new(sampling, model.info().vocab_size)?;
     prompt.iter().for_each(|id| sampler.observe(*id));
-    let mut decoder = model.tokenizer().stream();
+    let mut decoder = model.tokenizer().stream_after(last);
     let mut text = StoppableText::new(stop);
     let mut ids = Vec::new();
     let mut finish = Finish::Length;
     while ids.len() < max_tokens {
         let id = sampler.choose(&mut logits.into_data().iter::<f32>().collect::<Vec<_>>())?;
-        if model.info().eos_id == Some(id) {
+        if model.info().eos_ids.contains(&id) {
             finish = Finish::End;
             break;
         }

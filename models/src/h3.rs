@@ -403,7 +403,7 @@ fn outline(config: &Config) -> Outline {
         padded_vocab_size: config.padded_vocab_size,
         model_dim: config.mixer.model_dim,
         tied: true,
-        eos_id: None,
+        eos_ids: Vec::new(),
         details,
     }
 }

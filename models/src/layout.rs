@@ -109,8 +109,8 @@ pub struct Outline {
     pub model_dim: usize,
     /// Whether head and embedding are one.
     pub tied: bool,
-    /// The id that ends a text, where the configuration has one.
-    pub eos_id: Option<u32>,
+    /// The ids that end a text, as the configuration has them.
+    pub eos_ids: Vec<u32>,
     /// What else there is to say, by name: `("head_dim", "64")`.
     pub details: BTreeMap<&'static str, String>,
 }
@@ -123,19 +123,13 @@ pub(crate) fn stored_config(checkpoint: &Checkpoint) -> Result<Map<String, Value
     Ok(checkpoint.config_map().clone())
 }
 
-/// `eos_token_id`: one id or a list of them, of which the first is taken; ids outside the vocabulary are left out.
+/// `eos_token_id`: one id or a list of them, each of which ends a text; ids outside the vocabulary are left out.
 ///
 /// # Errors
 /// [`CheckpointError::Field`] for anything else.
-pub(crate) fn eos_id(fields: &Fields<'_>, vocab_size: usize) -> Result<Option<u32>, CheckpointError> {
-    let Some(value) = fields.value("eos_token_id").filter(|value| !value.is_null()) else {
-        return Ok(None);
-    };
-    let first = value.as_array().and_then(|ids| ids.first()).unwrap_or(value);
-    match first.as_u64().and_then(|id| u32::try_from(id).ok()) {
-        Some(id) => Ok(Some(id).filter(|id| (*id as usize) < vocab_size)),
-        None => Err(fields.wrong("eos_token_id", "an id or a list of ids", Some(value))),
-    }
+pub(crate) fn eos_ids(fields: &Fields<'_>, vocab_size: usize) -> Result<Vec<u32>, CheckpointError> {
+    let ids = fields.ids("eos_token_id")?.unwrap_or_default();
+    Ok(ids.into_iter().filter(|id| (*id as usize) < vocab_size).collect())
 }
 
 impl Parts {

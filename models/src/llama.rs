@@ -25,7 +25,7 @@ use spillway_ssm_core::operators::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
-use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -70,7 +70,7 @@ struct Config {
     mlp: GatedMlpConfig,
     norm_eps: f32,
     tied: bool,
-    eos_id: Option<u32>,
+    eos_ids: Vec<u32>,
 }
 
 fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
@@ -122,7 +122,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         },
         norm_eps: fields.positive_or("rms_norm_eps", 1e-6)?,
         tied: fields.bool_or("tie_word_embeddings", false)?,
-        eos_id: eos_id(fields, vocab_size)?,
+        eos_ids: eos_ids(fields, vocab_size)?,
     })
 }
 
@@ -194,7 +194,7 @@ fn outline(config: &Config) -> Outline {
         padded_vocab_size: config.vocab_size,
         model_dim: a.model_dim,
         tied: config.tied,
-        eos_id: config.eos_id,
+        eos_ids: config.eos_ids.clone(),
         details,
     }
 }

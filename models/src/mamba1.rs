@@ -24,13 +24,16 @@ use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::Hybrid;
-use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::mamba2::Publication;
 use crate::mamba2::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, step_sizes};
+use crate::mamba2::layout::NORM_EPS;
 use crate::network::{Block, NormKind};
 
 const HEAD: &str = "lm_head.weight";
+/// The `model_type` of Mamba-1 with norms of Δ_raw, B and C, otherwise in the layout of transformers' Mamba.
+const FALCON: &str = "falcon_mamba";
 
 /// The authors' own layout.
 pub(crate) const ORIGINAL: Layout = Layout {
@@ -100,6 +103,7 @@ fn recognise(checkpoint: &Checkpoint, publication: Publication) -> Option<String
     let embedding = publication.embedding_name();
     let reason = match (publication, fields.text("model_type").ok()?) {
         (Publication::HuggingFace, Some("mamba")) => "model_type \"mamba\"",
+        (Publication::HuggingFace, Some(FALCON)) => "model_type \"falcon_mamba\"",
         (Publication::Original, None) if fields.has("d_model") => {
             let layer = match fields.object("ssm_cfg").ok()? {
                 Some(ssm) => ssm.text("layer").ok()?,
@@ -129,7 +133,7 @@ struct Config {
     norm_eps: f32,
     tied: bool,
     hybrid: Hybrid,
-    eos_id: Option<u32>,
+    eos_ids: Vec<u32>,
 }
 
 fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
@@ -154,6 +158,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             bias: ssm.bool_or("conv_bias", true)?,
         },
         projection_bias: ssm.bool_or("bias", false)?,
+        selection_norm: None,
         fresh_steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
         num_layers,
     };
@@ -171,7 +176,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         norm_eps: 1e-5,
         tied: fields.bool_or("tie_embeddings", true)?,
         hybrid: Hybrid::read(fields, model_dim, num_layers)?,
-        eos_id: None,
+        eos_ids: Vec::new(),
     })
 }
 
@@ -190,12 +195,16 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         model_dim,
         inner_dim,
         state_dim: fields.dimension_or("state_size", 16)?,
-        dt_rank: rank(fields, "time_step_rank", model_dim)?,
+        dt_rank: rank(fields, fields.given(["time_step_rank", "dt_rank"])?, model_dim)?,
         conv: ShortConvConfig {
             width: fields.dimension_or("conv_kernel", 4)?,
             bias: fields.bool_or("use_conv_bias", true)?,
         },
         projection_bias: fields.bool_or("use_bias", false)?,
+        selection_norm: match fields.text("model_type")? {
+            Some(FALCON) => Some(fields.positive_or("mixer_rms_eps", 1e-6)?),
+            _ => None,
+        },
         fresh_steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
         num_layers,
     };
@@ -207,10 +216,10 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         num_layers,
         mixer,
         norm: NormKind::Rms,
-        norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
+        norm_eps: fields.positive_or(fields.given(NORM_EPS)?, 1e-5)?,
         tied: fields.bool_or("tie_word_embeddings", true)?,
         hybrid: Hybrid::default(),
-        eos_id: eos_id(fields, vocab_size)?,
+        eos_ids: eos_ids(fields, vocab_size)?,
     })
 }
 
@@ -273,7 +282,7 @@ fn outline(config: &Config) -> Outline {
         padded_vocab_size: config.padded_vocab_size,
         model_dim: m.model_dim,
         tied: config.tied,
-        eos_id: config.eos_id,
+        eos_ids: config.eos_ids.clone(),
         details,
     }
 }

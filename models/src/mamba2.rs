@@ -47,10 +47,18 @@ pub(crate) const HUGGING_FACE: Layout = Layout {
 
 /// Judged by the tensors, and by whether there is a `model_type`; what the configuration says beside that is checked when it is
 /// read, field by field.
+/// In place of a tensor's name.
+const NO_MIXER: &str = "none of a mixer, ssm_cfg.layer \"Mamba2\"";
+
 fn recognise(checkpoint: &Checkpoint, publication: Publication) -> Option<String> {
     let fields = checkpoint.config();
     let embedding = publication.embedding_name();
-    let step_bias = checkpoint.names().find(|name| name.ends_with(".mixer.dt_bias"))?;
+    // A model whose every layer has attention holds no tensor of the mixer.
+    let mark = match checkpoint.names().find(|name| name.ends_with(".mixer.dt_bias")) {
+        Some(step_bias) => step_bias,
+        None if fields.object("ssm_cfg").ok()??.text("layer").ok()? == Some("Mamba2") => NO_MIXER,
+        None => return None,
+    };
     let config = match (publication, fields.value("model_type")) {
         (Publication::HuggingFace, Some(model_type)) => model_type
             .as_str()
@@ -61,7 +69,7 @@ fn recognise(checkpoint: &Checkpoint, publication: Publication) -> Option<String
     };
     checkpoint
         .has(embedding)
-        .then(|| format!("tensors {embedding} and {step_bias}, {config}"))
+        .then(|| format!("tensors {embedding} and {mark}, {config}"))
 }
 
 /// What a configuration file says, whichever layout it is in.
@@ -84,7 +92,7 @@ pub struct Config {
     /// Attention layers and MLPs, which the original layout may have.
     pub hybrid: Hybrid,
     /// The id that ends a text, where the configuration has one.
-    pub eos_id: Option<u32>,
+    pub eos_ids: Vec<u32>,
 }
 
 fn parse(fields: &Fields<'_>, has: Has<'_>, publication: Publication) -> Result<Assembly, ModelError> {
@@ -130,7 +138,7 @@ fn outline(config: &Config) -> Outline {
         padded_vocab_size: config.padded_vocab_size,
         model_dim: m.model_dim,
         tied: config.tied,
-        eos_id: config.eos_id,
+        eos_ids: config.eos_ids.clone(),
         details,
     }
 }

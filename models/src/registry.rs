@@ -23,10 +23,17 @@ const LAYOUTS: &[&Layout] = &[
     &fla::gsa::LAYOUT,
     &fla::delta_net::LAYOUT,
     &fla::gated_deltanet::LAYOUT,
+    &fla::transformer::LAYOUT,
+    // Their tensors are partly those of BlinkDL's other versions.
+    &rwkv::rwkv5::AI00,
+    &rwkv::rwkv6::AI00,
+    &rwkv::rwkv7::AI00,
     &rwkv::rwkv4::BLINKDL,
     &rwkv::rwkv4::HUGGING_FACE,
     &rwkv::rwkv5::BLINKDL,
+    &rwkv::rwkv5::HUGGING_FACE,
     &rwkv::rwkv6::BLINKDL,
+    &rwkv::rwkv6::HUGGING_FACE,
     &rwkv::rwkv6::FLA,
     &rwkv::rwkv7::BLINKDL,
     &rwkv::rwkv7::FLA,
@@ -40,12 +47,17 @@ pub fn layouts() -> &'static [&'static Layout] {
     LAYOUTS
 }
 
-/// The layouts of an architecture that have presets, the one to take by default first.
-pub fn layouts_of(architecture: &str) -> impl Iterator<Item = &'static Layout> {
+/// The layouts that models are written in: those with presets. The others, of which another tool makes the files, are only read.
+pub fn written_layouts() -> impl Iterator<Item = &'static Layout> {
     LAYOUTS
         .iter()
         .copied()
-        .filter(move |layout| layout.architecture == architecture && !layout.presets.is_empty())
+        .filter(|layout| !layout.presets.is_empty())
+}
+
+/// The layouts of an architecture that have presets, the one to take by default first.
+pub fn layouts_of(architecture: &str) -> impl Iterator<Item = &'static Layout> {
+    written_layouts().filter(move |layout| layout.architecture == architecture)
 }
 
 /// The layout of a checkpoint, and why.

@@ -38,7 +38,7 @@ use spillway_ssm_core::state_space::init::{StepRange, Transform};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::hybrid::whole;
-use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -87,7 +87,7 @@ struct Config {
     block: S4Config,
     mlp: Option<MlpConfig>,
     norm_eps: f32,
-    eos_id: Option<u32>,
+    eos_ids: Vec<u32>,
 }
 
 fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
@@ -116,7 +116,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             }),
         },
         norm_eps: 1e-5,
-        eos_id: eos_id(fields, vocab_size)?,
+        eos_ids: eos_ids(fields, vocab_size)?,
     })
 }
 
@@ -268,7 +268,7 @@ fn outline(config: &Config) -> Outline {
         padded_vocab_size: config.vocab_size,
         model_dim: block.model_dim,
         tied: false,
-        eos_id: config.eos_id,
+        eos_ids: config.eos_ids.clone(),
         details,
     }
 }

@@ -9,13 +9,15 @@
 //! ```
 //!
 //! that is, the recurrence with a head per channel, one value column, q = C and k = B shared by all heads. Decays
-//! exp(Δ A), one per token, channel and state value, are never stored. Source: Gu & Dao, *Mamba* (2312.00752), section 3.
+//! exp(Δ A), one per token, channel and state value, are never stored. Source: Gu & Dao, *Mamba* (2312.00752), section 3; Zuo et al.,
+//! *Falcon Mamba* (2410.05355), section 2, for the norms of Δ_raw, B and C.
 
 use crate::error::{Error, Result};
 use crate::gates::{Gates, LogDecay, Rule};
 use crate::intervention::{Chain, Site};
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState, RecurrentState};
+use crate::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
 use crate::operators::pointwise::silu_gate;
 use crate::operators::{split, split_to_heads, step_size};
 use crate::short_conv::{ShortConv, ShortConvConfig};
@@ -38,6 +40,8 @@ pub struct Mamba1Config {
     pub conv: ShortConvConfig,
     /// Whether the projections of the input and to the output have biases.
     pub projection_bias: bool,
+    /// ε where Δ_raw, B and C are each divided by their root mean square, without weights, as Falcon-Mamba does.
+    pub selection_norm: Option<f32>,
     /// Step sizes of a fresh layer.
     pub fresh_steps: StepSizes,
     /// Layers of the model, whose updates add up on its residual stream: a fresh W_out is the narrower the more there are.
@@ -89,7 +93,9 @@ impl Mamba1 {
             projection_bias,
             fresh_steps,
             num_layers,
+            ..
         } = config;
+
         if [model_dim, inner, state_dim, dt_rank, conv.width].contains(&0) {
             return Err(S::Error::from(Error::Value {
                 what: "dimensions of a Mamba-1 mixer",
@@ -139,6 +145,20 @@ impl Mamba1 {
         }
     }
 
+    /// What is selected, over its root mean square where the model has that.
+    fn normalized(&self, selected: Tensor<3>) -> Result<Tensor<3>> {
+        let Some(eps) = self.config.selection_norm else {
+            return Ok(selected);
+        };
+        let plan = NormPlan {
+            statistic: Statistic::MeanSquare,
+            eps,
+            group_size: selected.dims()[2],
+            order: GateOrder::NormAfterGate,
+        };
+        gated_norm(selected, NormWeights::default(), plan)
+    }
+
     /// The gates of convolved tokens `[batch, time, inner_dim]`.
     fn gates(&self, x: Tensor<3>) -> Result<Gates> {
         let Mamba1Config {
@@ -150,7 +170,8 @@ impl Mamba1 {
         let [batch, time, _] = x.dims();
         let selected = self.x_proj.forward(x.clone())?;
         let [raw, key, query] = split(selected, [dt_rank, state_dim, state_dim])?;
-        let raw = self.dt_proj.forward(raw)?;
+        let raw = self.dt_proj.forward(self.normalized(raw)?)?;
+        let (key, query) = (self.normalized(key)?, self.normalized(query)?);
         // Of the operator's two results only Δ is needed here: decays are per state value.
         let rates = Tensor::zeros([inner_dim], &raw.device());
         let (step, _) = step_size(raw, self.dt_bias.clone(), rates, (0.0, f32::INFINITY))?;

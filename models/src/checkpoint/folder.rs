@@ -11,13 +11,15 @@ pub(super) const ACCEPTED: &str = "a folder with config.json and model.safetenso
 
 /// Names that say all, and the ending of files that are taken under any name if they are the only ones of their kind; the
 /// preferred kinds first.
-const KINDS: [(&[&str], &str); 3] = [
+const KINDS: [(&[&str], &str); 4] = [
     (
         &["model.safetensors", "model.safetensors.index.json"],
         "safetensors",
     ),
     (&["pytorch_model.bin", "pytorch_model.bin.index.json"], "pth"),
     (&[], "bin"),
+    // Ai00's name for safetensors.
+    (&[], "st"),
 ];
 /// Endings of the files that `torch.save` writes.
 const PYTORCH_ENDINGS: [&str; 5] = ["pth", "pt", "bin", "ckpt", "pkl"];

@@ -148,7 +148,7 @@ impl Header {
     }
 }
 
-/// `__metadata__` maps names to texts.
+/// `__metadata__` maps names to texts; `null` is none of them.
 fn metadata(path: &Path, entry: &Value) -> Result<BTreeMap<String, String>, CheckpointError> {
     let wrong = |field: String, expected: &str, found: &Value| CheckpointError::Field {
         path: path.to_path_buf(),
@@ -156,6 +156,9 @@ fn metadata(path: &Path, entry: &Value) -> Result<BTreeMap<String, String>, Chec
         expected: expected.into(),
         found: describe(found),
     };
+    if entry.is_null() {
+        return Ok(BTreeMap::new());
+    }
     let map = entry
         .as_object()
         .ok_or_else(|| wrong("__metadata__".into(), "an object", entry))?;

@@ -1,7 +1,8 @@
 //! JSON as model files hold it: objects whose fields are read by name, with errors that name the field.
 //!
-//! Python's `json` writes the bare tokens `NaN`, `Infinity` and `-Infinity`, which the standard does not know. They are
-//! put in quotes before parsing, and a number reader accepts the quoted words.
+//! Python's `json` writes the bare tokens `NaN`, `Infinity` and `-Infinity`, which the standard does not know, and transformers since 5.0
+//! `{"__float__": "Infinity"}`. The first become the second before parsing; a reader of numbers accepts those and the quoted words, and
+//! what is written has the bare tokens again, which all versions of Python's programs read.
 
 use std::path::{Path, PathBuf};
 
@@ -16,18 +17,23 @@ pub const MAX_DIMENSION: u64 = 1 << 24;
 /// The most layers accepted: published models have some hundred, and each is made anew however small it is.
 pub const MAX_LAYERS: u64 = 1 << 16;
 
-/// Puts bare `NaN`, `Infinity` and `-Infinity` into quotes wherever they stand outside strings.
-pub fn quote_bare_non_finite(text: &str) -> String {
+/// The numbers that JSON has no word for.
+const NON_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+/// The name of the one field of an object that stands for such a number.
+const TAG: &str = "__float__";
+/// The most of them in one file: an object takes a hundred times the memory of a token.
+const MAX_NON_FINITE: usize = 1 << 12;
+
+/// Turns bare `NaN`, `Infinity` and `-Infinity` into `{"__float__": "NaN"}` and so on, wherever they stand outside strings; gives their
+/// number as well.
+pub fn tag_bare_non_finite(text: &str) -> (String, usize) {
     let mut out = String::with_capacity(text.len() + 16);
-    let (mut in_string, mut escaped) = (false, false);
+    let (mut in_string, mut escaped, mut count) = (false, false, 0);
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        if !in_string
-            && let Some(word) = ["-Infinity", "Infinity", "NaN"]
-                .iter()
-                .find(|w| rest.starts_with(**w))
-        {
-            out.extend(["\"", word, "\""]);
+        if !in_string && let Some(word) = NON_FINITE.iter().find(|word| rest.starts_with(**word)) {
+            out.extend(["{\"", TAG, "\":\"", word, "\"}"]);
+            count += 1;
             rest = &rest[word.len()..];
             continue;
         }
@@ -40,7 +46,38 @@ pub fn quote_bare_non_finite(text: &str) -> String {
         out.push(first);
         rest = &rest[first.len_utf8()..];
     }
-    out
+    (out, count)
+}
+
+/// An object as the text of a file, indented, with bare `NaN`, `Infinity` and `-Infinity`.
+pub(crate) fn to_text(map: &Map<String, Value>) -> String {
+    let mut value = Value::Object(map.clone());
+    mark_tags(&mut value);
+    let mut text = format!("{value:#}\n");
+    for word in NON_FINITE {
+        text = text.replace(&format!("\"\\u0001{word}\""), word);
+    }
+    text
+}
+
+/// Puts a string that no file has in the place of every tag.
+fn mark_tags(value: &mut Value) {
+    if let Some(word) = tagged(value) {
+        *value = Value::String(format!("\u{1}{word}"));
+        return;
+    }
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(mark_tags),
+        Value::Object(map) => map.values_mut().for_each(mark_tags),
+        _ => {}
+    }
+}
+
+/// The word of an object that stands for a number.
+fn tagged(value: &Value) -> Option<&'static str> {
+    let map = value.as_object().filter(|map| map.len() == 1)?;
+    let word = map.get(TAG)?.as_str()?;
+    NON_FINITE.into_iter().find(|known| *known == word)
 }
 
 /// The most values of one file. The header of 100,000 tensors has under a million.
@@ -52,31 +89,32 @@ pub const MAX_VALUES: u64 = 1 << 22;
 /// [`CheckpointError::Json`] when the text is not JSON, [`CheckpointError::Field`] when it is not an object, or has more than
 /// `MAX_VALUES` values: a parsed tree takes many times the memory of the text.
 pub fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>, CheckpointError> {
+    let whole = |expected: String, found: String| CheckpointError::Field {
+        path: path.to_path_buf(),
+        field: "(whole file)".into(),
+        expected,
+        found,
+    };
     let values = extent(text).values;
     if values > MAX_VALUES {
-        return Err(CheckpointError::Field {
-            path: path.to_path_buf(),
-            field: "(whole file)".into(),
-            expected: format!("an object of at most {MAX_VALUES} values"),
-            found: format!("about {values}"),
-        });
+        let expected = format!("an object of at most {MAX_VALUES} values");
+        return Err(whole(expected, format!("about {values}")));
     }
-    let value: Value =
-        serde_json::from_str(&quote_bare_non_finite(text)).map_err(|e| CheckpointError::Json {
-            path: path.to_path_buf(),
-            reason: match disguise::of_text(text) {
-                Some(found) => format!("it is {}: {}", found.found, found.advice),
-                None => one_line(&e.to_string()),
-            },
-        })?;
+    let (text_of_json, non_finite) = tag_bare_non_finite(text);
+    if non_finite > MAX_NON_FINITE {
+        let expected = format!("at most {MAX_NON_FINITE} of NaN, Infinity and -Infinity");
+        return Err(whole(expected, non_finite.to_string()));
+    }
+    let value: Value = serde_json::from_str(&text_of_json).map_err(|e| CheckpointError::Json {
+        path: path.to_path_buf(),
+        reason: match disguise::of_text(text) {
+            Some(found) => format!("it is {}: {}", found.found, found.advice),
+            None => one_line(&e.to_string()),
+        },
+    })?;
     match value {
         Value::Object(map) => Ok(map),
-        other => Err(CheckpointError::Field {
-            path: path.to_path_buf(),
-            field: "(whole file)".into(),
-            expected: "an object".into(),
-            found: describe(&other),
-        }),
+        other => Err(whole("an object".into(), describe(&other))),
     }
 }
 
@@ -116,6 +154,21 @@ impl<'a> Fields<'a> {
     /// The field as it stands; absent and null are the same.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|v| !v.is_null())
+    }
+
+    /// Of two names of one thing the one that is given; the first where neither is.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] where both are and differ.
+    pub fn given(&self, names: [&'static str; 2]) -> Result<&'static str, CheckpointError> {
+        match (self.value(names[0]), self.value(names[1])) {
+            (None, Some(_)) => Ok(names[1]),
+            (Some(first), Some(second)) if first != second => {
+                let expected = format!("the same as {}, which is {}", names[0], describe(first));
+                Err(self.wrong(names[1], &expected, Some(second)))
+            }
+            _ => Ok(names[0]),
+        }
     }
 
     /// The field's path from the outermost object.
@@ -190,6 +243,23 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An id of a token, or a list of them.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] when it is anything else.
+    pub fn ids(&self, name: &str) -> Result<Option<Vec<u32>>, CheckpointError> {
+        let Some(value) = self.value(name) else {
+            return Ok(None);
+        };
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = match value {
+            Value::Array(ids) => ids.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        ids.map(Some)
+            .ok_or_else(|| self.wrong(name, "an id or a list of ids", Some(value)))
+    }
+
     /// A positive, finite number that has a default.
     ///
     /// # Errors
@@ -260,9 +330,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A number, or one of the quoted words that [`quote_bare_non_finite`] makes.
+/// A number, in any of its three spellings where it is not finite.
 fn number(value: &Value) -> Option<f64> {
-    match value.as_str() {
+    match value.as_str().or_else(|| tagged(value)) {
         Some("Infinity") => Some(f64::INFINITY),
         Some("-Infinity") => Some(f64::NEG_INFINITY),
         Some("NaN") => Some(f64::NAN),
@@ -272,6 +342,9 @@ fn number(value: &Value) -> Option<f64> {
 
 /// Type and, where short, value: `string "big"`, `number 3.5`, `array of 2`.
 pub fn describe(value: &Value) -> String {
+    if let Some(word) = tagged(value) {
+        return format!("number {word}");
+    }
     match value {
         Value::Null => "null".into(),
         Value::Bool(b) => format!("{b}"),

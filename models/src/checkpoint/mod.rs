@@ -38,7 +38,8 @@ use disguise::Disguise;
 pub use error::CheckpointError;
 use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
 pub use header::{Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
-pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, quote_bare_non_finite};
+pub(crate) use json::to_text;
+pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, tag_bare_non_finite};
 pub use pth::PthError;
 pub use tensor::Tensor;
 pub(crate) use writer::{StoredPlan, encode, write_folder, write_stored};
@@ -190,7 +191,7 @@ impl Checkpoint {
         };
         let config_path = weights.with_file_name("config.json");
         let config = match config_path.exists() {
-            true => Some(parse_object(&config_path, &read_text(&config_path)?)?),
+            true => Some(read_config(&config_path)?),
             false => None,
         };
         let (files, places) = if weights.to_string_lossy().ends_with(".index.json") {
@@ -331,6 +332,23 @@ impl Checkpoint {
         })
     }
 }
+
+/// `config.json`, with the ids that end a text from `generation_config.json` beside it, where that has some: as transformers reads them.
+fn read_config(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
+    let mut config = parse_object(path, &read_text(path)?)?;
+    let generation = path.with_file_name("generation_config.json");
+    if generation.exists() {
+        let found = parse_object(&generation, &read_text(&generation)?)?;
+        let fields = Fields::new(&generation, &found);
+        if let Some(ids) = fields.ids(EOS)? {
+            config.insert(EOS.into(), ids.into());
+        }
+    }
+    Ok(config)
+}
+
+/// The field of the ids that end a text.
+const EOS: &str = "eos_token_id";
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {
     input::read_text(path, input::MAX_SETTINGS).map_err(CheckpointError::io(path, "reading"))

@@ -12,6 +12,7 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 use super::error::CheckpointError;
+use super::json::to_text;
 use crate::output::{NewFile, NewFolder};
 
 /// The types in which tensors are written.
@@ -152,7 +153,7 @@ pub(crate) fn write_folder(
         &mut dyn FnMut(&[f32]) -> Result<(), CheckpointError>,
     ) -> Result<(), CheckpointError>,
 ) -> Result<(), CheckpointError> {
-    let config = ("config.json", format!("{:#}\n", Value::Object(config.clone())));
+    let config = ("config.json", to_text(config));
     for (name, text) in std::iter::once(&config).chain(texts) {
         let path = folder.temporary_path().join(name);
         fs::write(path, text).map_err(CheckpointError::io(folder.path(), "writing"))?;

@@ -13,7 +13,7 @@ use super::hybrid;
 use super::mixer::Names;
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
-use crate::layout::{Assembly, Outline, Parts, eos_id};
+use crate::layout::{Assembly, Outline, Parts, eos_ids};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -30,7 +30,7 @@ pub(super) struct Backbone {
     mlp_dim: usize,
     vocab_size: usize,
     tied: bool,
-    eos_id: Option<u32>,
+    eos_ids: Vec<u32>,
     attention: BTreeMap<usize, SoftmaxAttentionConfig>,
 }
 
@@ -68,7 +68,7 @@ impl Backbone {
             attention: hybrid::read(fields, model_dim, layers)?,
             norm_eps: fields.positive_or("norm_eps", 1e-6)?,
             tied: fields.bool_or("tie_word_embeddings", false)?,
-            eos_id: eos_id(fields, vocab_size)?,
+            eos_ids: eos_ids(fields, vocab_size)?,
         })
     }
 
@@ -137,7 +137,7 @@ impl Backbone {
                 padded_vocab_size: self.vocab_size,
                 model_dim: self.model_dim,
                 tied: self.tied,
-                eos_id: self.eos_id,
+                eos_ids: self.eos_ids.clone(),
                 details,
             },
         })

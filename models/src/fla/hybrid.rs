@@ -68,7 +68,11 @@ fn layer_indices(spec: &Fields<'_>, layers: usize) -> Result<Vec<usize>, Checkpo
     })
 }
 
-fn attention(spec: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConfig, CheckpointError> {
+/// The attention that an object describes.
+pub(super) fn attention(
+    spec: &Fields<'_>,
+    model_dim: usize,
+) -> Result<SoftmaxAttentionConfig, CheckpointError> {
     let num_heads = spec.dimension("num_heads")?;
     let num_key_value_heads = spec.dimension_or("num_kv_heads", num_heads)?;
     if !num_heads.is_multiple_of(num_key_value_heads) {

@@ -28,6 +28,7 @@ mod lower_bounds;
 mod mixer;
 pub(crate) mod retnet;
 pub(crate) mod simple_gla;
+pub(crate) mod transformer;
 
 use crate::checkpoint::Checkpoint;
 

@@ -25,10 +25,12 @@ use super::Config;
 use super::init::{HUGGING_FACE_STEPS, ORIGINAL_STEPS, rates, step_sizes};
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::hybrid::Hybrid;
-use crate::layout::eos_id;
+use crate::layout::eos_ids;
 
 /// The output projection, present in both layouts unless tied (and in the original one even then).
 pub const HEAD: &str = "lm_head.weight";
+/// ε of the norms, as transformers and as flash-linear-attention call it, whose own Mamba and Mamba-2 have the former's layout otherwise.
+pub(crate) const NORM_EPS: [&str; 2] = ["layer_norm_epsilon", "norm_eps"];
 
 /// A way of publishing a Mamba-2 model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +131,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         norm_eps: 1e-5,
         tied: fields.bool_or("tie_embeddings", true)?,
         hybrid: Hybrid::read(fields, model_dim, num_layers)?,
-        eos_id: None,
+        eos_ids: Vec::new(),
     };
     check_sizes(&ssm, "ngroups", &config.mixer)?;
     Ok(config)
@@ -163,7 +165,10 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
             Some(&format!("{num_heads} · {head_dim}").into()),
         ));
     }
-    let eps = fields.positive_or("layer_norm_epsilon", 1e-5)?;
+    let eps = fields.positive_or(fields.given(NORM_EPS)?, 1e-5)?;
+    // transformers writes the field too, as true for Codestral, and gates before the norm whatever it says.
+    let is_fla = fields.has(NORM_EPS[1]);
+    let order = gate_order(is_fla && fields.bool_or("norm_before_gate", false)?);
     let vocab_size = fields.dimension("vocab_size")?;
     let num_layers = fields.layers("num_hidden_layers")?;
     let config = Config {
@@ -182,12 +187,14 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
                 bias: fields.bool_or("use_conv_bias", true)?,
             },
             projection_bias: fields.bool_or("use_bias", false)?,
-            skip_per_channel: false,
-            dt_limit: fields.interval_or("time_step_limit", (0.0, f32::INFINITY))?,
-            norm: Some(GatedNorm {
-                eps,
-                order: GateOrder::NormAfterGate,
-            }),
+            skip_per_channel: fields.bool_or("D_has_hdim", false)?,
+            dt_limit: fields.interval_or(
+                fields.given(["time_step_limit", "dt_limit"])?,
+                (0.0, f32::INFINITY),
+            )?,
+            norm: fields
+                .bool_or("rmsnorm", true)?
+                .then_some(GatedNorm { eps, order }),
             fresh: FreshGates {
                 steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
                 ..FreshGates::default()
@@ -197,7 +204,7 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
         norm_eps: eps,
         tied: fields.bool_or("tie_word_embeddings", !has_head())?,
         hybrid: Hybrid::default(),
-        eos_id: eos_id(fields, vocab_size)?,
+        eos_ids: eos_ids(fields, vocab_size)?,
     };
     check_sizes(fields, "n_groups", &config.mixer)?;
     Ok(config)

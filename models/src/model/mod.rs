@@ -103,8 +103,8 @@ pub struct Info {
     pub train_length: Option<u64>,
     /// `bytes`, `tokenizer.json`, `rwkv_vocab` or `none`.
     pub tokenizer: &'static str,
-    /// The id that ends a text, where the configuration has one.
-    pub eos_id: Option<u32>,
+    /// The ids that end a text, as the configuration has them.
+    pub eos_ids: Vec<u32>,
     /// Every recurrence that interventions may act on, layer by layer.
     #[serde(skip)]
     pub sites: Vec<Site>,
@@ -255,7 +255,7 @@ impl Model {
             flops_per_token: loader.matrix_flops + mixing,
             train_length: origin.train_length,
             tokenizer: tokenizer.name(),
-            eos_id: outline.eos_id,
+            eos_ids: outline.eos_ids,
             sites: network.sites(),
         };
         Ok(Self {
@@ -270,6 +270,11 @@ impl Model {
     /// What there is to know about the model.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// Lets these ids end a text, in place of those of the configuration.
+    pub fn end_at(&mut self, ids: Vec<u32>) {
+        self.info.eos_ids = ids;
     }
 
     /// A hash of everything that decides what the model computes: the values of its weights and how they are kept, its

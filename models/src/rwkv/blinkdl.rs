@@ -47,9 +47,27 @@ pub(super) enum Version {
     Seven,
 }
 
+/// How a publisher calls and stores BlinkDL's tensors, as far as numbers are read off them.
+pub(super) struct Dialect {
+    /// Of versions 5 and 6.
+    pub(super) bonus: &'static str,
+    /// The narrow layer of version 6's interpolations.
+    pub(super) interpolations: &'static str,
+    /// The dimension of a low-rank matrix from the input that is the rank.
+    pub(super) rank: usize,
+}
+
+impl Dialect {
+    const OWN: Self = Self {
+        bonus: "blocks.0.att.time_faaaa",
+        interpolations: "blocks.0.att.time_maa_w1",
+        rank: 1,
+    };
+}
+
 impl Version {
     /// The tensor that no earlier version has.
-    fn mark(self) -> &'static str {
+    pub(super) fn mark(self) -> &'static str {
         match self {
             Self::Four => "blocks.0.att.time_mix_k",
             Self::Five => "blocks.0.att.ln_x.weight",
@@ -67,17 +85,12 @@ impl Version {
             .then(|| format!("tensors {} and {}", NAMING.embedding, self.mark()))
     }
 
-    /// The tensors that the numbers of this version are the columns (or, for matrices by heads, the last dimension) of.
+    /// The low-rank matrices that the ranks of this version are the columns of.
     fn numbers(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Four => &[],
-            Self::Five => &[("head_size", "blocks.0.att.time_faaaa")],
-            Self::Six => &[
-                ("head_size", "blocks.0.att.time_faaaa"),
-                ("decay_rank", "blocks.0.att.time_decay_w1"),
-            ],
+            Self::Four | Self::Five => &[],
+            Self::Six => &[("decay_rank", "blocks.0.att.time_decay_w1")],
             Self::Seven => &[
-                ("head_size", "blocks.0.att.r_k"),
                 ("decay_rank", "blocks.0.att.w1"),
                 ("rate_rank", "blocks.0.att.a1"),
                 ("gate_rank", "blocks.0.att.g1"),
@@ -92,7 +105,20 @@ impl Version {
     /// [`CheckpointError::Unsupported`] for sub-versions that are not implemented.
     pub(super) fn config(self, checkpoint: &Checkpoint) -> Result<Map<String, Value>, CheckpointError> {
         refuse_variants(checkpoint)?;
+        self.config_in(checkpoint, &Dialect::OWN)
+    }
+
+    /// As [`Version::config`], from tensors that are called and stored as `dialect` says.
+    ///
+    /// # Errors
+    /// As there, but for sub-versions.
+    pub(super) fn config_in(
+        self,
+        checkpoint: &Checkpoint,
+        dialect: &Dialect,
+    ) -> Result<Map<String, Value>, CheckpointError> {
         let matrix = |name| matrix(checkpoint, name);
+        let rank = |name| matrix(name).map(|shape| shape[dialect.rank]);
         let [vocab_size, width] = matrix(NAMING.embedding)?;
         let mut config = Map::new();
         let mut set = |name: &str, value: usize| config.insert(name.to_string(), value.into());
@@ -101,15 +127,23 @@ impl Version {
         set("n_layer", layers(checkpoint));
         set("dim_att", matrix("blocks.0.att.key.weight")?[0]);
         set("dim_ffn", matrix("blocks.0.ffn.key.weight")?[0]);
+        let heads = match self {
+            Self::Four => None,
+            Self::Five | Self::Six => Some(dialect.bonus),
+            Self::Seven => Some("blocks.0.att.r_k"),
+        };
+        if let Some(heads) = heads {
+            set("head_size", matrix(heads)?[1]);
+        }
         for (name, tensor) in self.numbers() {
-            set(name, matrix(tensor)?[1]);
+            set(name, rank(tensor)?);
         }
         if self == Self::Six {
             // Five interpolations beside one another.
-            set("mix_rank", matrix("blocks.0.att.time_maa_w1")?[1] / 5);
+            set("mix_rank", rank(dialect.interpolations)? / 5);
         }
         if self == Self::Seven && layers(checkpoint) > 1 {
-            set("value_rank", matrix("blocks.1.att.v1")?[1]);
+            set("value_rank", rank("blocks.1.att.v1")?);
         }
         Ok(config)
     }
@@ -187,7 +221,11 @@ pub(super) fn backbone(
         norm_bias: true,
         embedding_norm: true,
         tied: false,
-        eos_id: VOCABULARIES.contains(&vocab_size).then_some(0),
+        eos_ids: VOCABULARIES
+            .contains(&vocab_size)
+            .then_some(0)
+            .into_iter()
+            .collect(),
         details,
     })
 }

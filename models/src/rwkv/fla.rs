@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Backbone, Naming};
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
-use crate::layout::{eos_id, stored_config};
+use crate::layout::{eos_ids, stored_config};
 
 pub(super) const NAMING: Naming = Naming {
     embedding: "model.embeddings.weight",
@@ -72,7 +72,7 @@ pub(super) fn backbone(
         norm_bias: fields.bool_or("norm_bias", true)?,
         embedding_norm: fields.bool_or("norm_first", true)?,
         tied: fields.bool_or("tie_word_embeddings", false)?,
-        eos_id: eos_id(fields, vocab_size)?,
+        eos_ids: eos_ids(fields, vocab_size)?,
         details,
     })
 }

@@ -4,20 +4,22 @@
 //! r ← LN₀(embedding(ids))        per block: r ← r + time(LN₁(r)),  r ← r + channel(LN₂(r))        logits = W_head · LN(r)
 //! ```
 //!
-//! | version | BlinkDL | Hugging Face | flash-linear-attention |
-//! |---|---|---|---|
-//! | 4 | yes | yes | |
-//! | 5.2 | yes | | |
-//! | 6 | yes | | yes, ε of the heads' norm as there |
-//! | 7 | yes | | yes, ε of both head norms as there |
+//! | version | BlinkDL | Ai00 | Hugging Face | flash-linear-attention |
+//! |---|---|---|---|---|
+//! | 4 | yes | as BlinkDL | yes | |
+//! | 5.2 | yes | yes | yes | |
+//! | 6 | yes | yes | yes | yes, ε of the heads' norm as there |
+//! | 7 | yes | yes | | yes, ε of both head norms as there |
 //!
 //! BlinkDL's files have no configuration: the reader takes every number from the tensors' shapes. Beside names, layouts differ
-//! in three things: version 4 and 5 store the share of the current token in an interpolation, 6 and 7 that of the previous one;
+//! in a few things: version 4 and 5 store the share of the current token in an interpolation, 6 and 7 that of the previous one;
 //! BlinkDL's low-rank matrices are stored as `[in, out]`, the others' as `[out, in]`; and flash-linear-attention orders the
 //! interpolations of version 6 as r, w, k, v, g where BlinkDL has w, k, v, r, g.
 
+mod ai00;
 mod blinkdl;
 mod fla;
+mod hugging_face;
 pub(crate) mod rwkv4;
 pub(crate) mod rwkv5;
 pub(crate) mod rwkv6;
@@ -77,7 +79,7 @@ struct Backbone {
     norm_bias: bool,
     embedding_norm: bool,
     tied: bool,
-    eos_id: Option<u32>,
+    eos_ids: Vec<u32>,
     details: BTreeMap<&'static str, String>,
 }
 
@@ -134,7 +136,7 @@ impl Backbone {
                 padded_vocab_size: self.vocab_size,
                 model_dim: self.model_dim,
                 tied: self.tied,
-                eos_id: self.eos_id,
+                eos_ids: self.eos_ids.clone(),
                 details: self.details.clone(),
             },
             embedding,
@@ -231,7 +233,7 @@ mod tests {
             norm_bias: true,
             embedding_norm: true,
             tied: false,
-            eos_id: None,
+            eos_ids: Vec::new(),
             details: BTreeMap::new(),
         };
         let eps: Vec<f32> = [0, 5, 6, 11, 12]

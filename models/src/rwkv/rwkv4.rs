@@ -15,10 +15,10 @@ use spillway_attention_linear::rwkv::{Rwkv4, Rwkv4Config};
 
 use super::blinkdl::{self, Version};
 use super::stored::{LowRankStorage, Share, Storage};
-use super::{Backbone, BlockPlan, Mixers, Naming, preset};
-use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
+use super::{Backbone, BlockPlan, Mixers, hugging_face, preset};
+use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::layout::{Assembly, Has, Layout, Preset, eos_id, stored_config};
+use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 use crate::loader::Loader;
 
 pub(crate) const BLINKDL: Layout = Layout {
@@ -33,7 +33,7 @@ pub(crate) const BLINKDL: Layout = Layout {
 pub(crate) const HUGGING_FACE: Layout = Layout {
     architecture: "rwkv4",
     name: "Hugging Face",
-    recognise,
+    recognise: |checkpoint| hugging_face::recognise(checkpoint, "rwkv"),
     config: stored_config,
     parse: parse_hugging_face,
     presets: HUGGING_FACE_PRESETS,
@@ -57,18 +57,6 @@ const HUGGING_FACE_PRESETS: &[Preset] = &[
     preset!("rwkv", "7b", vocab_size: 50277, hidden_size: 4096, num_hidden_layers: 32, eos_token_id: 0),
 ];
 
-const HUGGING_FACE_NAMING: Naming = Naming {
-    embedding: "rwkv.embeddings.weight",
-    blocks: "rwkv.blocks",
-    embedding_norm: "pre_ln",
-    mixer_norm: "ln1",
-    mixer: "attention",
-    channel_norm: "ln2",
-    channel: "feed_forward",
-    norm: "rwkv.ln_out",
-    head: "head.weight",
-};
-
 const BLINKDL_TIME: Storage = Storage {
     names: &[
         ("key_shift", "time_mix_k"),
@@ -86,8 +74,8 @@ pub(super) const BLINKDL_CHANNEL: Storage = Storage {
     low_rank: LowRankStorage::BlinkDl,
 };
 
-/// Time mixers and channel mixers.
-const HUGGING_FACE_STORAGE: Storage = Storage {
+/// Time mixers, and the channel mixers of versions 4 and 5.
+pub(super) const HUGGING_FACE_STORAGE: Storage = Storage {
     names: &[
         ("key_shift", "time_mix_key"),
         ("value_shift", "time_mix_value"),
@@ -95,12 +83,6 @@ const HUGGING_FACE_STORAGE: Storage = Storage {
     ],
     ..BLINKDL_CHANNEL
 };
-
-fn recognise(checkpoint: &Checkpoint) -> Option<String> {
-    let is_rwkv = checkpoint.config().text("model_type").ok()? == Some("rwkv");
-    let embedding = HUGGING_FACE_NAMING.embedding;
-    (is_rwkv && checkpoint.has(embedding)).then(|| format!("model_type \"rwkv\", tensor {embedding}"))
-}
 
 /// The sizes of the mixers.
 #[derive(Clone, Copy, Debug)]
@@ -146,34 +128,16 @@ fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError
 }
 
 fn parse_hugging_face(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
-    let (sizes, backbone) = hugging_face(fields)?;
+    let (sizes, backbone) = of_hugging_face(fields)?;
     Ok(backbone.assembly(move |loader, plan| sizes.mixers(loader, plan, [HUGGING_FACE_STORAGE; 2])))
 }
 
-fn hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Backbone), CheckpointError> {
+fn of_hugging_face(fields: &Fields<'_>) -> Result<(Sizes, Backbone), CheckpointError> {
     let model_dim = fields.dimension("hidden_size")?;
     let sizes = Sizes {
         model_dim,
         channels: fields.dimension_or("attention_hidden_size", model_dim)?,
         hidden_dim: fields.dimension_or("intermediate_size", 4 * model_dim)?,
     };
-    let vocab_size = fields.dimension("vocab_size")?;
-    let rescale_every = match fields.value("rescale_every").and_then(|value| value.as_u64()) {
-        Some(0) => 0,
-        _ => fields.dimension_or("rescale_every", 6)?,
-    };
-    let backbone = Backbone {
-        naming: &HUGGING_FACE_NAMING,
-        vocab_size,
-        model_dim,
-        layers: fields.layers("num_hidden_layers")?,
-        eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,
-        rescale_every,
-        norm_bias: true,
-        embedding_norm: true,
-        tied: fields.bool_or("tie_word_embeddings", false)?,
-        eos_id: eos_id(fields, vocab_size)?,
-        details: sizes.details(),
-    };
-    Ok((sizes, backbone))
+    Ok((sizes, hugging_face::backbone(fields, sizes.details())?))
 }

@@ -1,4 +1,4 @@
-//! RWKV-6 (`RWKV-x060-World-*`): BlinkDL's files, and flash-linear-attention's (`model_type: rwkv6`).
+//! RWKV-6 (`RWKV-x060-World-*`): BlinkDL's files, and flash-linear-attention's and Hugging Face's (`model_type: rwkv6` both).
 //!
 //! | | BlinkDL | flash-linear-attention |
 //! |---|---|---|
@@ -8,6 +8,10 @@
 //! | constant weights | `time_maa_{w,k,v,r,g}` | rows of `x_bias` |
 //! | decay | `time_decay`, `time_decay_w{1,2}` | `w_proj.linear.lora.{2.bias,0.weight,2.weight}` |
 //! | ε of the heads' norm | 64e-5 | `norm_eps`, 1e-5: the same weights give other logits |
+//!
+//! Hugging Face's has BlinkDL's tensors below `rwkv.blocks.N.attention` and `.feed_forward`, and `head_size_divisor` d for an ε of 1e-5 d².
+//! Ai00's files (`.st`) have BlinkDL's with `time_mix` for `time_maa`, `time_first` for `time_faaaa`, and matrices of low rank as
+//! `[out, in]`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use spillway_attention_linear::rwkv::{HeadShape, Rwkv6, Rwkv6Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
 use super::stored::{LowRankStorage, Share, Storage};
-use super::{BlockPlan, Mixers, fla, preset};
+use super::{BlockPlan, Mixers, ai00, fla, hugging_face, preset};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Preset};
@@ -27,8 +31,48 @@ pub(crate) const BLINKDL: Layout = Layout {
     name: "BlinkDL",
     recognise: |checkpoint| Version::Six.recognise(checkpoint),
     config: |checkpoint| Version::Six.config(checkpoint),
-    parse: parse_blinkdl,
+    parse: |fields, _| parse_blinkdl(fields, [BLINKDL_TIME, BLINKDL_CHANNEL]),
     presets: BLINKDL_PRESETS,
+};
+
+pub(crate) const AI00: Layout = Layout {
+    architecture: "rwkv6",
+    name: ai00::NAME,
+    recognise: |checkpoint| ai00::recognise(checkpoint, Version::Six),
+    config: |checkpoint| ai00::config(checkpoint, Version::Six),
+    parse: |fields, _| {
+        let low_rank = LowRankStorage::Ai00 {
+            rank_first: fields.bool_or(ai00::RANK_FIRST, false)?,
+        };
+        parse_blinkdl(
+            fields,
+            [
+                Storage {
+                    low_rank,
+                    ..AI00_TIME
+                },
+                AI00_CHANNEL,
+            ],
+        )
+    },
+    presets: &[],
+};
+
+pub(crate) const HUGGING_FACE: Layout = Layout {
+    architecture: "rwkv6",
+    name: "Hugging Face",
+    recognise: |checkpoint| hugging_face::recognise(checkpoint, "rwkv6"),
+    config: |checkpoint| {
+        let mut derived = hugging_face::DERIVED.to_vec();
+        derived.extend([
+            ("decay_rank", "attention.time_decay_w1", 1),
+            // Of one of the five interpolations.
+            ("mix_rank", "attention.time_maa_w2", 1),
+        ]);
+        hugging_face::config(checkpoint, &derived)
+    },
+    parse: parse_hugging_face,
+    presets: HUGGING_FACE_PRESETS,
 };
 
 pub(crate) const FLA: Layout = Layout {
@@ -60,6 +104,16 @@ const BLINKDL_PRESETS: &[Preset] = &[
         head_size: 64, mix_rank: 32, decay_rank: 64),
     preset!("rwkv6", "7b", vocab_size: 65536, n_embd: 4096, n_layer: 32, dim_att: 4096, dim_ffn: 14336,
         head_size: 64, mix_rank: 64, decay_rank: 128),
+];
+
+/// The ranks are no fields of the published configurations, whose code has them from the width; here nothing is left open.
+const HUGGING_FACE_PRESETS: &[Preset] = &[
+    preset!("rwkv6", "tiny", vocab_size: 256, hidden_size: 64, num_hidden_layers: 2, attention_hidden_size: 64,
+        intermediate_size: 224, head_size: 32, mix_rank: 32, decay_rank: 64),
+    preset!("rwkv6", "1b6", vocab_size: 65536, hidden_size: 2048, num_hidden_layers: 24, attention_hidden_size: 2048,
+        intermediate_size: 7168, head_size: 64, mix_rank: 32, decay_rank: 64, eos_token_id: 0),
+    preset!("rwkv6", "7b", vocab_size: 65536, hidden_size: 4096, num_hidden_layers: 32, attention_hidden_size: 4096,
+        intermediate_size: 14336, head_size: 64, mix_rank: 64, decay_rank: 128, eos_token_id: 0),
 ];
 
 const FLA_PRESETS: &[Preset] = &[
@@ -96,6 +150,31 @@ const BLINKDL_CHANNEL: Storage = Storage {
     rows: &[],
     share: Share::PreviousRow,
     low_rank: LowRankStorage::BlinkDl,
+};
+
+const AI00_TIME: Storage = Storage {
+    names: &[
+        ("decay.offset", "time_decay"),
+        ("decay.down", "time_decay_w1"),
+        ("decay.up", "time_decay_w2"),
+        ("shift.input", "time_mix_x"),
+        ("shift.down", "time_mix_w1"),
+        ("shift.up", "time_mix_w2"),
+        ("shift.w", "time_mix_w"),
+        ("shift.k", "time_mix_k"),
+        ("shift.v", "time_mix_v"),
+        ("shift.r", "time_mix_r"),
+        ("shift.g", "time_mix_g"),
+        ("bonus", "time_first"),
+    ],
+    ..AI00_CHANNEL
+};
+
+const AI00_CHANNEL: Storage = Storage {
+    names: &[("key_shift", "time_mix_k"), ("receptance_shift", "time_mix_r")],
+    rows: &[],
+    share: Share::PreviousRow,
+    low_rank: LowRankStorage::Ai00 { rank_first: false },
 };
 
 const FLA_TIME: Storage = Storage {
@@ -167,7 +246,7 @@ impl Sizes {
     }
 }
 
-fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
+fn parse_blinkdl(fields: &Fields<'_>, storage: [Storage; 2]) -> Result<Assembly, ModelError> {
     let sizes = Sizes {
         heads: blinkdl::head_shape(fields)?,
         hidden_dim: fields.dimension("dim_ffn")?,
@@ -176,6 +255,28 @@ fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError
         norm_eps: HEAD_NORM_EPS,
     };
     Ok(blinkdl::backbone(fields, sizes.details())?
+        .assembly(move |loader, plan| sizes.mixers(loader, plan, storage)))
+}
+
+fn parse_hugging_face(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
+    let hugging_face::Mixers {
+        heads,
+        hidden_dim,
+        norm_eps,
+    } = hugging_face::mixers(fields)?;
+    // As the published code has it.
+    let [mix_rank, decay_rank] = match heads.model_dim == 4096 {
+        true => [64, 128],
+        false => [32, 64],
+    };
+    let sizes = Sizes {
+        heads,
+        hidden_dim,
+        mix_rank: fields.dimension_or("mix_rank", mix_rank)?,
+        decay_rank: fields.dimension_or("decay_rank", decay_rank)?,
+        norm_eps,
+    };
+    Ok(hugging_face::backbone(fields, sizes.details())?
         .assembly(move |loader, plan| sizes.mixers(loader, plan, [BLINKDL_TIME, BLINKDL_CHANNEL])))
 }
 

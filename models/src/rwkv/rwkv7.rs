@@ -15,7 +15,7 @@ use spillway_attention_linear::rwkv::{HeadShape, Rwkv7, Rwkv7Config};
 
 use super::blinkdl::{self, HEAD_NORM_EPS, Version};
 use super::stored::{LowRankStorage, Share, Storage};
-use super::{BlockPlan, Mixers, fla, preset};
+use super::{BlockPlan, Mixers, ai00, fla, preset};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Preset};
@@ -26,8 +26,18 @@ pub(crate) const BLINKDL: Layout = Layout {
     name: "BlinkDL",
     recognise: |checkpoint| Version::Seven.recognise(checkpoint),
     config: |checkpoint| Version::Seven.config(checkpoint),
-    parse: parse_blinkdl,
+    parse: |fields, _| parse_blinkdl(fields, [BLINKDL_TIME, BLINKDL_CHANNEL]),
     presets: BLINKDL_PRESETS,
+};
+
+/// BlinkDL's tensors, with matrices of low rank as `[out, in]`.
+pub(crate) const AI00: Layout = Layout {
+    architecture: "rwkv7",
+    name: ai00::NAME,
+    recognise: |checkpoint| ai00::recognise(checkpoint, Version::Seven),
+    config: |checkpoint| ai00::config(checkpoint, Version::Seven),
+    parse: |fields, _| parse_blinkdl(fields, [AI00_TIME, AI00_CHANNEL]),
+    presets: &[],
 };
 
 pub(crate) const FLA: Layout = Layout {
@@ -104,6 +114,16 @@ const BLINKDL_CHANNEL: Storage = Storage {
     rows: &[],
     share: Share::PreviousRow,
     low_rank: LowRankStorage::BlinkDl,
+};
+
+const AI00_TIME: Storage = Storage {
+    low_rank: LowRankStorage::Ai00 { rank_first: false },
+    ..BLINKDL_TIME
+};
+
+const AI00_CHANNEL: Storage = Storage {
+    low_rank: LowRankStorage::Ai00 { rank_first: false },
+    ..BLINKDL_CHANNEL
 };
 
 const FLA_TIME: Storage = Storage {
@@ -184,7 +204,7 @@ impl Sizes {
     }
 }
 
-fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
+fn parse_blinkdl(fields: &Fields<'_>, storage: [Storage; 2]) -> Result<Assembly, ModelError> {
     let decay_rank = fields.dimension("decay_rank")?;
     let sizes = Sizes {
         heads: blinkdl::head_shape(fields)?,
@@ -204,7 +224,7 @@ fn parse_blinkdl(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError
                     loader.ignore(&format!("{}.{part}", plan.mixer));
                 }
             }
-            sizes.mixers(loader, plan, [BLINKDL_TIME, BLINKDL_CHANNEL])
+            sizes.mixers(loader, plan, storage)
         }),
     )
 }

@@ -40,6 +40,9 @@ pub(super) enum LowRankStorage {
     /// `NAME.down` `[in, rank]`, `NAME.up` `[rank, out]`, `NAME.offset` `[1, 1, out]`; `shift.down` `[in, 5 · rank]`, `shift.up`
     /// `[5, rank, out]` and an offset `shift.n` `[1, 1, out]` for n of w, k, v, r and g.
     BlinkDl,
+    /// As BlinkDL's, but `NAME.down` `[rank, in]`, `NAME.up` `[out, rank]`; `shift.down` `[5 · rank, in]`, `shift.up` `[5, out, rank]`, or
+    /// `[rank, 5, out]` from tools that swap the first two dimensions of everything.
+    Ai00 { rank_first: bool },
     /// `NAME.down` `[rank, in]`, `NAME.up` `[out, rank]` with a bias; `shift.down` `[5 · rank, in]`, `shift.up` `[out, 5 · rank]`
     /// and `shift.offsets` `[5, out]` in the order r, w, k, v, g.
     Fla,
@@ -97,6 +100,20 @@ impl Stored<'_, '_> {
         Ok(Linear::new(weight, bias)?)
     }
 
+    /// A matrix of BlinkDL's, given as `[in, out]`, in the orientation of this storage.
+    fn low_rank_matrix(
+        &mut self,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        bias: Option<Tensor<1>>,
+    ) -> Result<Linear, ModelError> {
+        if let LowRankStorage::BlinkDl = self.storage.low_rank {
+            return self.transposed(name, [inputs, outputs], bias);
+        }
+        let stored = self.stored(name, [outputs, inputs], Init::fan_in(inputs))?;
+        Ok(Linear::new(self.tensors.source().pack(stored)?, bias)?)
+    }
+
     /// A tensor to be taken apart.
     fn stored<const D: usize>(
         &mut self,
@@ -127,8 +144,16 @@ impl Stored<'_, '_> {
         fresh: FreshShares,
     ) -> Result<DynamicShift, ModelError> {
         let input = self.shift("shift.input", width, fresh.input)?;
-        let down = self.transposed("shift.down", [width, 5 * rank], None)?;
-        let stored: Tensor<3> = self.stored("shift.up", [5, rank, width], FRESH_UP)?;
+        let down = self.low_rank_matrix("shift.down", [width, 5 * rank], None)?;
+        let stored: Tensor<3> = match self.storage.low_rank {
+            LowRankStorage::Ai00 { rank_first: false } => self
+                .stored("shift.up", [5, width, rank], FRESH_UP)?
+                .swap_dims(1, 2),
+            LowRankStorage::Ai00 { rank_first: true } => self
+                .stored("shift.up", [rank, 5, width], FRESH_UP)?
+                .swap_dims(0, 1),
+            _ => self.stored("shift.up", [5, rank, width], FRESH_UP)?,
+        };
         let mut weights = |part: usize, letter: &str, fresh: FreshShare| {
             let matrix = stored.clone().narrow(0, part, 1).reshape([rank, width]);
             let share = self.row(&format!("shift.{letter}"), width, fresh.of_previous())?;
@@ -236,15 +261,15 @@ impl RwkvSource for Stored<'_, '_> {
             None => None,
         };
         Ok(LowRank {
-            down: self.transposed(&format!("{name}.down"), [shape.in_features, rank], None)?,
+            down: self.low_rank_matrix(&format!("{name}.down"), [shape.in_features, rank], None)?,
             activation: shape.activation,
-            up: self.transposed(&format!("{name}.up"), [rank, outputs], bias)?,
+            up: self.low_rank_matrix(&format!("{name}.up"), [rank, outputs], bias)?,
         })
     }
 
     fn dynamic_shift(&mut self, sizes: [usize; 2], fresh: FreshShares) -> Result<DynamicShift, ModelError> {
         match self.storage.low_rank {
-            LowRankStorage::BlinkDl => self.blinkdl_shift(sizes, fresh),
+            LowRankStorage::BlinkDl | LowRankStorage::Ai00 { .. } => self.blinkdl_shift(sizes, fresh),
             LowRankStorage::Fla => self.fla_shift(sizes, fresh),
         }
     }

@@ -253,11 +253,23 @@ impl Tokenizer {
 
     /// A decoder that takes one id at a time.
     pub fn stream(&self) -> StreamDecoder<'_> {
+        self.stream_after(&[])
+    }
+
+    /// A decoder of what follows `before`, of which the last few ids are enough: decode(before + new) without the beginning that
+    /// decode(before) is. Some tokenizers take a blank off the beginning of what they decode, which the first new word has lost
+    /// when it is decoded by itself.
+    pub fn stream_after(&self, before: &[u32]) -> StreamDecoder<'_> {
+        let last = &before[before.len().saturating_sub(HELD_BACK)..];
+        let is_needed = matches!(self.0, Kind::Json(_));
+        // Where a character is cut, new ids change what the ones before them are.
+        let is_whole = is_needed && !self.decode(last).ends_with(char::REPLACEMENT_CHARACTER);
+        let ids = if is_whole { last.to_vec() } else { Vec::new() };
         StreamDecoder {
             tokenizer: self,
             bytes: Vec::new(),
-            ids: Vec::new(),
-            read: 0,
+            read: ids.len(),
+            ids,
         }
     }
 }
@@ -265,6 +277,21 @@ impl Tokenizer {
 /// Whether a file of this name is RWKV's vocabulary.
 pub(crate) fn is_rwkv_vocabulary(name: &str) -> bool {
     name.starts_with("rwkv_vocab") && name.ends_with(".txt")
+}
+
+/// The name under which a tokenizer's file is found in a folder, whatever it is called elsewhere.
+pub(crate) fn name_in_folder(file: &Path) -> String {
+    let name = file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let is_text = file.extension().is_some_and(|ending| ending == "txt");
+    match is_text {
+        true if is_rwkv_vocabulary(&name) => name,
+        true => "rwkv_vocab.txt".into(),
+        false => "tokenizer.json".into(),
+    }
 }
 
 /// The file that a folder's tokenizer is read from: `tokenizer.json`, or the only `rwkv_vocab*.txt`.
@@ -407,6 +434,42 @@ mod tests {
         assert_eq!(stream.push(0xFF), "\u{FFFD}");
         assert_eq!(stream.push(0xE2), "");
         assert_eq!(stream.finish(), "\u{FFFD}");
+    }
+
+    /// As Llama's, in small: words begin with a mark, and decoding takes a blank off the beginning.
+    const STRIPPING: &str = r#"{"version": "1.0", "normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "merges": [],
+        "vocab": {"<unk>": 0, "▁": 1, "h": 2, "i": 3, "▁world": 4, "<0xC3>": 5, "<0xA9>": 6}}}"#;
+
+    #[test]
+    fn what_follows_a_prompt_keeps_its_first_blank() {
+        let tokenizer = Tokenizer::from_json(Path::new("tokenizer.json"), STRIPPING, 8).unwrap();
+        let prompt = tokenizer.encode("hi").unwrap();
+        let read = |before: &[u32], ids: &[u32]| {
+            let mut stream = tokenizer.stream_after(before);
+            let text: String = ids.iter().map(|id| stream.push(*id)).collect();
+            text + &stream.finish()
+        };
+        assert_eq!(read(&prompt, &[4, 4]), " world world");
+        assert_eq!(
+            tokenizer.decode(&[prompt.as_slice(), &[4, 4]].concat()),
+            "hi world world"
+        );
+        assert_eq!(read(&[], &[4, 4]), "world world");
+        // A prompt that ends within a character is no help.
+        assert_eq!(read(&[2, 5], &[4]), "world");
+        assert_eq!(read(&[2], &[5, 6]), "é");
+    }
+
+    #[test]
+    fn a_tokenizer_gets_the_name_that_is_looked_for() {
+        let name = |file: &str| name_in_folder(Path::new(file));
+        assert_eq!(name("a/20B_tokenizer.json"), "tokenizer.json");
+        assert_eq!(name("a/rwkv_vocab_v20230424.txt"), "rwkv_vocab_v20230424.txt");
+        assert_eq!(name("words.txt"), "rwkv_vocab.txt");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::trainer::Trainer;
 use crate::checkpoint::WriteDtype;
 use crate::output::{self, FolderLock};
 use crate::output::{NewFile, NewFolder};
+use crate::tokenizer;
 
 /// Name of the configuration in a run folder.
 pub const CONFIG: &str = "config.toml";
@@ -291,7 +292,7 @@ impl Run {
             .save_over(&folder, WriteDtype::F32, length)?;
         self.trainer.parameters().save_added(&folder.join(TASK))?;
         if let Some(from) = config.model.tokenizer_file(config.base())? {
-            let mut to = NewFile::create(&folder.join(from.file_name().unwrap_or_default()))?;
+            let mut to = NewFile::create(&folder.join(tokenizer::name_in_folder(&from)))?;
             File::open(&from)
                 .and_then(|mut file| io::copy(&mut file, to.writer()))
                 .map_err(TrainError::file("copy", &from))?;

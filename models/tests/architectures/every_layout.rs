@@ -13,7 +13,7 @@ mod equivalence {
     use spillway_models::checkpoint::WriteDtype;
     use spillway_models::init::{preset, write_random};
     use spillway_models::layout::Layout;
-    use spillway_models::registry::layouts;
+    use spillway_models::registry::written_layouts;
     use spillway_models::{LoadOptions, Logits, Model, ModelState};
     use spillway_ssm_core::Chain;
     use tempfile::TempDir;
@@ -102,7 +102,7 @@ mod equivalence {
             time in 1usize..150,
             calls in prop::collection::vec(0usize..70, 0..6),
         ) {
-            for layout in layouts() {
+            for layout in written_layouts() {
                 let model = load(layout, &config(layout, depth, vocabulary), seed);
                 let ids: Vec<u32> = (0..time as u64)
                     .map(|i| ((seed ^ i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 33) as u32 % vocabulary as u32)
@@ -124,7 +124,7 @@ mod equivalence {
 }
 
 mod registry {
-    use spillway_models::registry::layouts;
+    use spillway_models::registry::{layouts, written_layouts};
 
     #[test]
     fn every_layout_has_sizes_and_a_name_of_its_own() {
@@ -136,7 +136,7 @@ mod registry {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "two layouts of one name");
-        for layout in layouts() {
+        for layout in written_layouts() {
             let sizes: Vec<&str> = layout.presets.iter().map(|preset| preset.size).collect();
             assert!(
                 sizes.contains(&"tiny"),

@@ -17,4 +17,5 @@ mod golden;
 mod interventions;
 mod mitigations;
 mod probe;
+mod publishers;
 mod rwkv;

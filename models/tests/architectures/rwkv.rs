@@ -8,40 +8,39 @@ use safetensors::{Dtype, SafeTensors, View};
 use spillway_models::checkpoint::WriteDtype;
 use spillway_models::init::{preset, write_random};
 use spillway_models::layout::Layout;
-use spillway_models::registry::layouts;
+use spillway_models::registry::written_layouts;
 use spillway_models::{LoadOptions, Logits, Model};
 use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 /// Every layout of every version.
 fn rwkv_layouts() -> impl Iterator<Item = &'static Layout> {
-    let all = layouts().iter().copied();
-    all.filter(|layout| layout.architecture.starts_with("rwkv"))
+    written_layouts().filter(|layout| layout.architecture.starts_with("rwkv"))
 }
 
-fn layout(architecture: &str, name: &str) -> &'static Layout {
+pub(super) fn layout(architecture: &str, name: &str) -> &'static Layout {
     let found = rwkv_layouts().find(|layout| layout.architecture == architecture && layout.name == name);
     found.unwrap_or_else(|| panic!("no layout {name} of {architecture}"))
 }
 
 /// A random model of the tiny size.
-fn tiny(layout: &Layout) -> TempDir {
+pub(super) fn tiny(layout: &Layout) -> TempDir {
     let folder = TempDir::new().unwrap();
     let config = preset(layout, "tiny").unwrap().config;
     write_random(&folder.path().join("model"), layout, config, WriteDtype::F32, 3).unwrap();
     folder
 }
 
-fn load(folder: &Path) -> Result<Model, String> {
+pub(super) fn load(folder: &Path) -> Result<Model, String> {
     Model::load(folder, &LoadOptions::default()).map_err(|error| error.to_string())
 }
 
-fn ids(count: u32) -> Vec<u32> {
+pub(super) fn ids(count: u32) -> Vec<u32> {
     (0..count).map(|i| (i * 37 + 11) % 256).collect()
 }
 
 /// Logits after every token, the tokens given in pieces.
-fn logits(model: &Model, pieces: &[&[u32]]) -> Vec<f32> {
+pub(super) fn logits(model: &Model, pieces: &[&[u32]]) -> Vec<f32> {
     let mut state = model.start(&Chain::default(), 1).unwrap();
     let mut found = Vec::new();
     for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
@@ -51,7 +50,7 @@ fn logits(model: &Model, pieces: &[&[u32]]) -> Vec<f32> {
     found
 }
 
-fn relative_error(found: &[f32], reference: &[f32]) -> f64 {
+pub(super) fn relative_error(found: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(found.len(), reference.len());
     let pairs = || {
         found
@@ -65,9 +64,9 @@ fn relative_error(found: &[f32], reference: &[f32]) -> f64 {
 
 /// A tensor in f32.
 #[derive(Clone)]
-struct Stored {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+pub(super) struct Stored {
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Stored {
@@ -98,9 +97,12 @@ impl View for Stored {
     }
 }
 
-/// Changes the tensors of a model.
-fn change(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, Stored>)) {
-    let path = folder.join("model.safetensors");
+/// Changes the tensors of a model in a folder, or in a file.
+pub(super) fn change(folder: &Path, change: impl FnOnce(&mut BTreeMap<String, Stored>)) {
+    let path = match folder.is_dir() {
+        true => folder.join("model.safetensors"),
+        false => folder.to_path_buf(),
+    };
     let bytes = std::fs::read(&path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let stored = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {

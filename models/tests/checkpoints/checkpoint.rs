@@ -6,9 +6,13 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use spillway_models::checkpoint::{
-    Checkpoint, CheckpointError, Header, TensorPlan, WriteDtype, quote_bare_non_finite, write_safetensors,
+    Checkpoint, CheckpointError, Header, TensorPlan, WriteDtype, parse_object, tag_bare_non_finite,
+    write_safetensors,
 };
+use spillway_models::init::{preset, write_random};
 use spillway_models::output::{NewFile, NewFolder};
+use spillway_models::registry::layouts_of;
+use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
 
 /// Length, header, data.
@@ -317,12 +321,45 @@ fn tensors_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn bare_infinity_and_nan_are_quoted_outside_strings_only() {
+fn metadata_may_be_null() {
+    let header = Header::parse(Path::new("x"), &file(r#"{"__metadata__": null}"#, &[])).expect("a header");
+    assert!(header.metadata.is_empty());
+}
+
+#[test]
+fn bare_infinity_and_nan_are_tagged_outside_strings_only() {
     let text = r#"{"a": [0.0, Infinity, -Infinity, NaN], "NaN \" Infinity": "Infinity \\", "b":NaN}"#;
-    let quoted =
-        r#"{"a": [0.0, "Infinity", "-Infinity", "NaN"], "NaN \" Infinity": "Infinity \\", "b":"NaN"}"#;
-    assert_eq!(quote_bare_non_finite(text), quoted);
-    assert_eq!(quote_bare_non_finite("é \"é"), "é \"é");
+    let tagged = r#"{"a": [0.0, {"__float__":"Infinity"}, {"__float__":"-Infinity"}, {"__float__":"NaN"}], "NaN \" Infinity": "Infinity \\", "b":{"__float__":"NaN"}}"#;
+    assert_eq!(tag_bare_non_finite(text), (tagged.to_string(), 4));
+    assert_eq!(tag_bare_non_finite("é \"é"), ("é \"é".to_string(), 0));
+}
+
+/// Python's bare token, transformers' object and the quoted word are one number, and what is written has the bare token.
+#[test]
+fn a_number_that_is_not_finite_may_be_spelt_in_three_ways_and_is_written_in_pythons() {
+    let layout = layouts_of("mamba2").find(|layout| layout.name == "Hugging Face");
+    let layout = layout.expect("a layout");
+    let preset = preset(layout, "tiny").expect("a preset").config;
+    for spelling in ["Infinity", r#"{"__float__": "Infinity"}"#, r#""Infinity""#] {
+        let text = preset.replacen('{', &format!(r#"{{"time_step_limit": [0.0, {spelling}], "#), 1);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model");
+        write_random(&path, layout, &text, WriteDtype::F32, 1).expect("written");
+        Model::load(&path, &LoadOptions::default()).expect("loads");
+        let written = fs::read_to_string(path.join("config.json")).expect("a configuration");
+        let expected = match spelling.starts_with('"') {
+            true => r#""Infinity""#,
+            false => "Infinity",
+        };
+        let limit: String = written.split_whitespace().collect();
+        assert!(
+            limit.contains(&format!(r#""time_step_limit":[0.0,{expected}]"#)),
+            "{written}"
+        );
+    }
+    let many = format!(r#"{{"a": [{}0]}}"#, "NaN,".repeat(4097));
+    let error = parse_object(Path::new("x"), &many).expect_err("too many");
+    expect_message(&error, &["at most 4096 of NaN", "4097"]);
 }
 
 /// A sink that runs full after a number of bytes.

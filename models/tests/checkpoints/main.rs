@@ -8,6 +8,7 @@ mod common;
 mod bad_input;
 mod checkpoint;
 mod convert;
+mod ends;
 mod pth;
 mod robustness;
 mod rwkv_tokenizer;

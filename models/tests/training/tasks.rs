@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use spillway_models::registry::layouts;
+use spillway_models::registry::written_layouts;
 use spillway_models::train::log::{Event, read_log};
 use spillway_models::train::run::{CHECKPOINT, LOG, TASK};
 use spillway_models::train::snapshot::SnapshotChoice;
@@ -178,7 +178,7 @@ fn every_task_runs_and_reports_a_number() {
 
 #[test]
 fn every_layout_takes_real_values_and_every_weight_but_those_of_tokens_gets_a_gradient() {
-    for layout in layouts().iter().filter(|layout| !layout.presets.is_empty()) {
+    for layout in written_layouts() {
         let size = layout
             .presets
             .iter()
