@@ -5,199 +5,195 @@
 //! f64) and `greedy` `[batch, tokens]`, the argmax continuation, and a `README.md` that says how far the peer's own f32 code is
 //! from these logits. The tolerance is ten times that.
 
-use crate::{common, devices};
+use std::path::{Path, PathBuf};
 
-mod golden {
-    use std::path::{Path, PathBuf};
+use spillway_models::checkpoint::StoredTensors;
+use spillway_models::{LoadOptions, Logits, Model, WeightType};
+use spillway_ssm_core::Chain;
 
-    use spillway_models::checkpoint::StoredTensors;
-    use spillway_models::{LoadOptions, Logits, Model, WeightType};
-    use spillway_ssm_core::Chain;
+use crate::common::relative_error;
+use crate::devices::adapters;
 
-    use super::common::relative_error;
-    use super::devices::adapters;
+struct Expected {
+    path: PathBuf,
+    ids: Vec<Vec<u32>>,
+    logits: Vec<f32>,
+    greedy: Vec<Vec<u32>>,
+    /// Of logits with f32 weights.
+    tolerance: f64,
+}
 
-    struct Expected {
-        path: PathBuf,
-        ids: Vec<Vec<u32>>,
-        logits: Vec<f32>,
-        greedy: Vec<Vec<u32>>,
-        /// Of logits with f32 weights.
-        tolerance: f64,
+fn models() -> Vec<Expected> {
+    let root = match std::env::var_os("GOLDEN_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+    };
+    let folder = root.join("models");
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.join("expected.safetensors").is_file());
+    paths.sort();
+    assert!(!paths.is_empty(), "no models in {}", folder.display());
+    paths.into_iter().map(expected).collect()
+}
+
+fn expected(path: PathBuf) -> Expected {
+    let stored = StoredTensors::open(&path.join("expected.safetensors")).unwrap();
+    let ids = |name: &str| {
+        let (dtype, shape, bytes) = stored.raw(name).unwrap();
+        assert_eq!(dtype, "I64");
+        let ids = bytes
+            .chunks(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32);
+        ids.collect::<Vec<_>>()
+            .chunks(shape[1])
+            .map(<[u32]>::to_vec)
+            .collect()
+    };
+    let (dtype, _, bytes) = stored.raw("logits").unwrap();
+    assert_eq!(dtype, "F32");
+    let logits = bytes
+        .chunks(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect();
+    Expected {
+        ids: ids("input_ids"),
+        greedy: ids("greedy"),
+        logits,
+        tolerance: tolerance(&path),
+        path,
     }
+}
 
-    fn models() -> Vec<Expected> {
-        let root = match std::env::var_os("GOLDEN_DIR") {
-            Some(folder) => PathBuf::from(folder),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
-        };
-        let folder = root.join("models");
-        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-        let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
-        paths.retain(|p| p.join("expected.safetensors").is_file());
-        paths.sort();
-        assert!(!paths.is_empty(), "no models in {}", folder.display());
-        paths.into_iter().map(expected).collect()
+/// Ten times the error that the folder's README states for the peer's code in f32.
+fn tolerance(path: &Path) -> f64 {
+    let readme = std::fs::read_to_string(path.join("README.md")).unwrap();
+    let stated = [
+        "differs from the float64 logits by rel-L2 ",
+        "float32 run of the same code: rel-L2 ",
+    ];
+    let (_, rest) = stated
+        .iter()
+        .find_map(|words| readme.split_once(words))
+        .unwrap_or_else(|| {
+            panic!(
+                "{}: README.md states no error of the peer's f32 code",
+                path.display()
+            )
+        });
+    let number = rest.split([',', ' ']).next().unwrap();
+    10.0 * number.parse::<f64>().unwrap()
+}
+
+fn load(path: &Path, weights: WeightType) -> Model {
+    Model::load(path, &LoadOptions::with_weights(weights)).unwrap()
+}
+
+fn all_logits(model: &Model, expected: &Expected) -> Vec<f32> {
+    let mut state = model.start(&Chain::default(), expected.ids.len()).unwrap();
+    let logits = model
+        .logits_batched(&expected.ids.concat(), &mut state, Logits::All)
+        .unwrap();
+    assert_eq!(logits.dims().iter().product::<usize>(), expected.logits.len());
+    logits.into_data().iter::<f32>().collect()
+}
+
+fn reference(expected: &Expected) -> impl Iterator<Item = f64> {
+    expected.logits.iter().map(|l| f64::from(*l))
+}
+
+#[test]
+fn logits_in_prefill_are_the_peers() {
+    for expected in models() {
+        let model = load(&expected.path, WeightType::F32);
+        let error = relative_error(all_logits(&model, &expected), reference(&expected));
+        println!("{}: prefill {error:.1e}", expected.path.display());
+        assert!(
+            error <= expected.tolerance,
+            "{}: relative error {error:e}",
+            expected.path.display()
+        );
     }
+}
 
-    fn expected(path: PathBuf) -> Expected {
-        let stored = StoredTensors::open(&path.join("expected.safetensors")).unwrap();
-        let ids = |name: &str| {
-            let (dtype, shape, bytes) = stored.raw(name).unwrap();
-            assert_eq!(dtype, "I64");
-            let ids = bytes
-                .chunks(8)
-                .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32);
-            ids.collect::<Vec<_>>()
-                .chunks(shape[1])
-                .map(<[u32]>::to_vec)
-                .collect()
-        };
-        let (dtype, _, bytes) = stored.raw("logits").unwrap();
-        assert_eq!(dtype, "F32");
-        let logits = bytes
-            .chunks(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect();
-        Expected {
-            ids: ids("input_ids"),
-            greedy: ids("greedy"),
-            logits,
-            tolerance: tolerance(&path),
-            path,
-        }
-    }
-
-    /// Ten times the error that the folder's README states for the peer's code in f32.
-    fn tolerance(path: &Path) -> f64 {
-        let readme = std::fs::read_to_string(path.join("README.md")).unwrap();
-        let stated = [
-            "differs from the float64 logits by rel-L2 ",
-            "float32 run of the same code: rel-L2 ",
-        ];
-        let (_, rest) = stated
-            .iter()
-            .find_map(|words| readme.split_once(words))
-            .unwrap_or_else(|| {
-                panic!(
-                    "{}: README.md states no error of the peer's f32 code",
-                    path.display()
-                )
-            });
-        let number = rest.split([',', ' ']).next().unwrap();
-        10.0 * number.parse::<f64>().unwrap()
-    }
-
-    fn load(path: &Path, weights: WeightType) -> Model {
-        Model::load(path, &LoadOptions::with_weights(weights)).unwrap()
-    }
-
-    fn all_logits(model: &Model, expected: &Expected) -> Vec<f32> {
-        let mut state = model.start(&Chain::default(), expected.ids.len()).unwrap();
-        let logits = model
-            .logits_batched(&expected.ids.concat(), &mut state, Logits::All)
-            .unwrap();
-        assert_eq!(logits.dims().iter().product::<usize>(), expected.logits.len());
-        logits.into_data().iter::<f32>().collect()
-    }
-
-    fn reference(expected: &Expected) -> impl Iterator<Item = f64> {
-        expected.logits.iter().map(|l| f64::from(*l))
-    }
-
-    #[test]
-    fn logits_in_prefill_are_the_peers() {
+#[test]
+fn logits_on_every_device_are_the_peers() {
+    for (name, device) in adapters() {
         for expected in models() {
-            let model = load(&expected.path, WeightType::F32);
+            let options = LoadOptions {
+                device: device.clone(),
+                ..LoadOptions::default()
+            };
+            let model = Model::load(&expected.path, &options).unwrap();
             let error = relative_error(all_logits(&model, &expected), reference(&expected));
-            println!("{}: prefill {error:.1e}", expected.path.display());
+            println!("{} on {name}: {error:.1e}", expected.path.display());
             assert!(
                 error <= expected.tolerance,
-                "{}: relative error {error:e}",
+                "{} on {name}: relative error {error:e}",
                 expected.path.display()
             );
         }
     }
+}
 
-    #[test]
-    fn logits_on_every_device_are_the_peers() {
-        for (name, device) in adapters() {
-            for expected in models() {
-                let options = LoadOptions {
-                    device: device.clone(),
-                    ..LoadOptions::default()
-                };
-                let model = Model::load(&expected.path, &options).unwrap();
-                let error = relative_error(all_logits(&model, &expected), reference(&expected));
-                println!("{} on {name}: {error:.1e}", expected.path.display());
-                assert!(
-                    error <= expected.tolerance,
-                    "{} on {name}: relative error {error:e}",
-                    expected.path.display()
-                );
+#[test]
+fn logits_in_decode_are_the_peers() {
+    for expected in models() {
+        let model = load(&expected.path, WeightType::F32);
+        let mut found = Vec::new();
+        for ids in &expected.ids {
+            let mut state = model.start(&Chain::default(), 1).unwrap();
+            for id in ids {
+                let logits = model.logits_batched(&[*id], &mut state, Logits::Last).unwrap();
+                found.extend(logits.into_data().iter::<f32>());
             }
         }
+        let error = relative_error(found, reference(&expected));
+        println!("{}: decode {error:.1e}", expected.path.display());
+        assert!(
+            error <= expected.tolerance,
+            "{}: relative error {error:e}",
+            expected.path.display()
+        );
     }
+}
 
-    #[test]
-    fn logits_in_decode_are_the_peers() {
-        for expected in models() {
-            let model = load(&expected.path, WeightType::F32);
+#[test]
+fn greedy_continuations_are_the_peers() {
+    for expected in models() {
+        let model = load(&expected.path, WeightType::F32);
+        for (prompt, greedy) in expected.ids.iter().zip(&expected.greedy) {
+            let mut state = model.start(&Chain::default(), 1).unwrap();
+            let mut logits = model.logits(prompt, &mut state, Logits::Last).unwrap();
             let mut found = Vec::new();
-            for ids in &expected.ids {
-                let mut state = model.start(&Chain::default(), 1).unwrap();
-                for id in ids {
-                    let logits = model.logits_batched(&[*id], &mut state, Logits::Last).unwrap();
-                    found.extend(logits.into_data().iter::<f32>());
-                }
+            while found.len() < greedy.len() {
+                let row: Vec<f32> = logits.into_data().iter::<f32>().collect();
+                let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+                found.push(best);
+                logits = model.logits(&[best], &mut state, Logits::Last).unwrap();
             }
-            let error = relative_error(found, reference(&expected));
-            println!("{}: decode {error:.1e}", expected.path.display());
+            assert_eq!(&found, greedy, "{}", expected.path.display());
+        }
+    }
+}
+
+/// bf16 keeps 8 bits of a weight, int8 7 bits of a block's largest, of weights and of inputs. A model multiplies rounding by
+/// about as much in any type, and how much in f32, with 24 bits, is known: hence 2¹⁵ times the peer's f32 error for bf16,
+/// of which `tolerance` is ten times, and three times that for int8.
+#[test]
+fn logits_of_rounded_weights_are_near_the_peers() {
+    for expected in models() {
+        let bf16 = expected.tolerance / 10.0 * 2f64.powi(15);
+        for (weights, tolerance) in [(WeightType::Bf16, bf16), (WeightType::Int8, 3.0 * bf16)] {
+            let model = load(&expected.path, weights);
+            let error = relative_error(all_logits(&model, &expected), reference(&expected));
+            println!("{}: {weights:?} {error:.1e}", expected.path.display());
             assert!(
-                error <= expected.tolerance,
-                "{}: relative error {error:e}",
+                error <= tolerance,
+                "{}: {weights:?}: {error:e}",
                 expected.path.display()
             );
-        }
-    }
-
-    #[test]
-    fn greedy_continuations_are_the_peers() {
-        for expected in models() {
-            let model = load(&expected.path, WeightType::F32);
-            for (prompt, greedy) in expected.ids.iter().zip(&expected.greedy) {
-                let mut state = model.start(&Chain::default(), 1).unwrap();
-                let mut logits = model.logits(prompt, &mut state, Logits::Last).unwrap();
-                let mut found = Vec::new();
-                while found.len() < greedy.len() {
-                    let row: Vec<f32> = logits.into_data().iter::<f32>().collect();
-                    let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
-                    found.push(best);
-                    logits = model.logits(&[best], &mut state, Logits::Last).unwrap();
-                }
-                assert_eq!(&found, greedy, "{}", expected.path.display());
-            }
-        }
-    }
-
-    /// bf16 keeps 8 bits of a weight, int8 7 bits of a block's largest, of weights and of inputs. A model multiplies rounding by
-    /// about as much in any type, and how much in f32, with 24 bits, is known: hence 2¹⁵ times the peer's f32 error for bf16,
-    /// of which `tolerance` is ten times, and three times that for int8.
-    #[test]
-    fn logits_of_rounded_weights_are_near_the_peers() {
-        for expected in models() {
-            let bf16 = expected.tolerance / 10.0 * 2f64.powi(15);
-            for (weights, tolerance) in [(WeightType::Bf16, bf16), (WeightType::Int8, 3.0 * bf16)] {
-                let model = load(&expected.path, weights);
-                let error = relative_error(all_logits(&model, &expected), reference(&expected));
-                println!("{}: {weights:?} {error:.1e}", expected.path.display());
-                assert!(
-                    error <= tolerance,
-                    "{}: {weights:?}: {error:e}",
-                    expected.path.display()
-                );
-                assert!(error > expected.tolerance, "{weights:?} weights are f32 weights");
-            }
+            assert!(error > expected.tolerance, "{weights:?} weights are f32 weights");
         }
     }
 }
