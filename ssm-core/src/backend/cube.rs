@@ -1,7 +1,7 @@
 //! Burn's tensors on CubeCL devices as the buffers and row views that `spillway-kernel-dsl` takes, without copies where rows lie
 //! contiguously.
 
-use super::flex::row_stride;
+use super::flex::{required, row_stride};
 use super::operands::{each, each_of_both};
 use super::operator::Spec;
 use burn::tensor::{DType, Shape};
@@ -9,12 +9,14 @@ use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::{cast, into_contiguous, untile};
 use burn_cubecl::tensor::CubeTensor;
 use spillway_kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceRows, Error};
-use spillway_kernel_dsl::operands::{Declared, Kind, Operand};
+use spillway_kernel_dsl::operands::{Declared, Kind, Named, Operand};
 
 /// Where the tensors of a call live.
 pub(crate) struct Place {
     pub(crate) client: Client,
     device: CubeDevice,
+    /// The element type of the tensor that told.
+    dtype: DType,
 }
 
 impl Place {
@@ -22,6 +24,25 @@ impl Place {
         Self {
             client: tensor.client.clone(),
             device: tensor.device.clone(),
+            dtype: tensor.dtype,
+        }
+    }
+
+    /// Where the first of the operands lives, and with it all.
+    pub(crate) fn of_first<D: Declared>(operands: &D::As<CubeTensor>) -> Self
+    where
+        D::As<CubeTensor>: Clone,
+    {
+        Self::of(&required(
+            operands.clone().into_list().into_iter().flatten().next(),
+        ))
+    }
+
+    /// Tokens in the type of the tensor that told, gates in f32.
+    pub(crate) fn types(&self) -> Types {
+        Types {
+            tokens: self.dtype,
+            gates: DType::F32,
         }
     }
 
@@ -53,6 +74,14 @@ where
     D::As<CubeTensor>: Clone,
 {
     each::<D, _, _>(operands.clone(), |tensor| spec(&tensor))
+}
+
+/// The shape of every operand.
+pub(crate) fn shapes<D: Declared>(specs: &D::As<Spec>) -> D::As<Vec<usize>>
+where
+    D::As<Spec>: Clone,
+{
+    each::<D, _, _>(specs.clone(), |spec| spec.shape)
 }
 
 /// What was admitted before the launch can fail only by a defect of this crate or of the kernel.
@@ -150,7 +179,7 @@ impl Types {
 
     /// The rows of an operand over tokens `[batch, time, …]`.
     pub(crate) fn rows(self, operand: Operand, tensor: CubeTensor) -> DeviceRows {
-        let trailing = tensor.meta.shape().iter().skip(2).count();
+        let trailing = tensor.meta.shape().iter().skip(2).count().max(1);
         rows_as(tensor, trailing, self.of(operand))
     }
 

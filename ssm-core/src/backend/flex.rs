@@ -70,9 +70,9 @@ impl RowTensor {
         }
     }
 
-    /// Rows are tokens, `[batch, time, …]`.
+    /// Rows are tokens, `[batch, time, …]`, or `[tokens, …]` where there is only one dimension beside them.
     pub(crate) fn of_tokens(tensor: FlexTensor) -> Self {
-        let trailing = tensor.layout().shape().iter().skip(2).count();
+        let trailing = tensor.layout().shape().iter().skip(2).count().max(1);
         Self::new(tensor, trailing)
     }
 
@@ -159,6 +159,22 @@ where
     D::As<FlexTensor>: Clone,
 {
     each::<D, _, _>(operands.clone(), |tensor| buffer(&tensor))
+}
+
+/// Zeros for operands like these.
+pub(crate) fn zeros<D: Declared>(specs: &D::As<Spec>) -> D::As<Vec<f32>>
+where
+    D::As<Spec>: Clone,
+{
+    each::<D, _, _>(specs.clone(), |spec| vec![0.0; spec.shape.iter().product()])
+}
+
+/// What the operands are like; all are f32 here.
+pub(crate) fn specs<D: Declared>(operands: &D::As<FlexTensor>) -> D::As<Spec>
+where
+    D::As<FlexTensor>: Clone,
+{
+    each::<D, _, _>(operands.clone(), |tensor| Spec::new(shape(&tensor), DType::F32))
 }
 
 /// The shape of every operand.

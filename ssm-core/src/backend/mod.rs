@@ -17,6 +17,7 @@ pub(crate) mod flex;
 pub(crate) mod host;
 pub(crate) mod operands;
 pub(crate) mod operator;
+mod over_rows;
 mod over_sequences;
 mod tensors;
 
@@ -27,6 +28,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor};
 pub(crate) use extension::Forward;
 pub(crate) use operands::{Output, named, operands};
 pub(crate) use operator::{In, Operator, Out, Spec};
+pub(crate) use over_rows::{by_kind, over_rows, seen};
 pub(crate) use over_sequences::over_sequences;
 pub(crate) use spillway_kernel_dsl::operands::{List, Named};
 use std::sync::Arc;

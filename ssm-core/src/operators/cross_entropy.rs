@@ -1,14 +1,8 @@
 //! Loss per token.
 
-#[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
-use crate::backend::{In, Operator, Out, Spec, run};
+use crate::backend::{Spec, over_rows, run};
 use crate::error::{Error, Result};
 use burn::tensor::{DType, Tensor};
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
 use spillway_kernel_dsl::cross_entropy as kernel;
 #[cfg(feature = "cube")]
 use spillway_kernel_dsl::cross_entropy::cube as device;
@@ -61,76 +55,38 @@ struct CrossEntropy {
     targets: Arc<[u32]>,
 }
 
-impl Operator for CrossEntropy {
-    type Inputs = kernel::Operands<()>;
-    type Outputs = kernel::Results<()>;
-
-    fn name(&self) -> &'static str {
-        "cross_entropy"
+impl CrossEntropy {
+    fn problem(&self, inputs: &kernel::Operands<Vec<usize>>) -> kernel::Problem {
+        kernel::Problem {
+            rows: inputs.logits[0],
+            classes: inputs.logits[1],
+        }
     }
 
-    fn outputs(&self, _inputs: In<Self, Spec>) -> Out<Self, Spec> {
+    fn results(&self, _: kernel::Operands<Spec>) -> kernel::Results<Spec> {
         kernel::Results {
             loss: Spec::new([self.targets.len()], DType::F32),
         }
     }
+}
 
-    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
-        let logits = RowTensor::new(inputs.logits, 1);
-        let mut loss = vec![0.0; logits.rows];
-        flex::validated(kernel::cross_entropy(logits.view(), &self.targets, &mut loss));
-        kernel::Results {
-            loss: flex::tensor(loss, &[logits.rows]),
-        }
+over_rows! {
+    CrossEntropy, "cross_entropy", kernel;
+    inputs<R>;
+    output<V>;
+    host: {
+        forward(of, _, inputs, found): kernel::cross_entropy(inputs.logits, &of.targets, found.loss),
+        backward(of, _, inputs, cotangents, found): {
+            kernel::backward(inputs.logits, &of.targets, cotangents.loss, found.logits)
+        },
     }
-
-    fn backward_flex(
-        &self,
-        inputs: In<Self, FlexTensor>,
-        cotangents: Out<Self, Option<FlexTensor>>,
-    ) -> In<Self, FlexTensor> {
-        let logits = RowTensor::new(inputs.logits, 1);
-        let cotangent = contiguous(required(cotangents.loss));
-        let mut gradient = logits.buffer();
-        flex::validated(kernel::backward(
-            logits.view(),
-            &self.targets,
-            slice(&cotangent),
-            &mut gradient,
-        ));
-        kernel::Operands {
-            logits: flex::tensor(gradient, &logits.dims),
-        }
-    }
-
-    #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
-        let place = Place::of(&inputs.logits);
-        let loss = cube::launched(device::cross_entropy(
-            &place.client,
-            &cube::rows(inputs.logits, 1),
-            &self.targets,
-        ));
-        kernel::Results {
-            loss: place.tensor(loss, &Spec::new([self.targets.len()], DType::F32)),
-        }
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: In<Self, CubeTensor>,
-        cotangents: Out<Self, Option<CubeTensor>>,
-    ) -> In<Self, CubeTensor> {
-        let (place, spec) = (Place::of(&inputs.logits), cube::spec(&inputs.logits));
-        let gradient = cube::launched(device::backward(
-            &place.client,
-            &cube::rows(inputs.logits, 1),
-            &self.targets,
-            &cube::values(required(cotangents.loss)),
-        ));
-        kernel::Operands {
-            logits: place.tensor(gradient, &spec),
-        }
+    device: {
+        forward(of, client, _, inputs): {
+            device::cross_entropy(client, &inputs.logits, &of.targets).map(|loss| kernel::Results { loss })
+        },
+        backward(of, client, _, inputs, cotangents): {
+            let logits = device::backward(client, &inputs.logits, &of.targets, &cotangents.loss);
+            logits.map(|logits| kernel::Operands { logits })
+        },
     }
 }

@@ -1,15 +1,11 @@
 //! Linear state spaces as recurrences.
 
-#[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
 use crate::backend::flex::{self, RowTensor, contiguous, slice};
 use crate::backend::host::{from_host, host, is_host, values as values_of};
-use crate::backend::{In, Input, Operator, Out, Spec, run};
+use crate::backend::{Input, Spec, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::{DType, Device, Tensor};
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
 use spillway_kernel_dsl::Sequences;
 use spillway_kernel_dsl::linear_state_space as kernel;
@@ -287,8 +283,9 @@ impl LinearStateSpace {
         }
     }
 
-    /// What the results are like.
-    fn specs(problem: &kernel::Problem, dtype: DType) -> kernel::Results<Spec, Spec> {
+    fn results(&self, inputs: kernel::Operands<Spec, Spec>) -> kernel::Results<Spec, Spec> {
+        let dtype = inputs.input.dtype;
+        let problem = self.problem(&inputs.map(|_, spec| spec.shape, |_, spec| spec.shape));
         let state = [problem.batch, problem.channels, problem.state_dim, 2];
         let out = [problem.batch, problem.time, problem.outputs * problem.channels];
         kernel::Results {
@@ -298,108 +295,20 @@ impl LinearStateSpace {
     }
 }
 
-/// Inputs on the CPU as the kernels read them.
-fn held(inputs: kernel::Operands<FlexTensor, FlexTensor>) -> kernel::Operands<RowTensor, FlexTensor> {
-    inputs.map(
-        |_, tensor| RowTensor::new(tensor, 1),
-        |_, tensor| contiguous(tensor),
-    )
-}
-
-impl Operator for LinearStateSpace {
-    type Inputs = kernel::Operands<(), ()>;
-    type Outputs = kernel::Results<(), ()>;
-
-    fn name(&self) -> &'static str {
-        "linear_state_space"
+over_rows! {
+    LinearStateSpace, "linear_state_space", kernel;
+    inputs<R, V>;
+    outputs<R, V>;
+    host: {
+        forward(_, problem, inputs, found): kernel::forward(problem, inputs, found),
+        backward(_, problem, inputs, cotangents, found): {
+            kernel::backward(problem, inputs, kernel::DEFAULT_CHUNK_SIZE, cotangents, found)
+        },
     }
-
-    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
-        let dtype = inputs.input.dtype;
-        let shapes = inputs.map(|_, spec| spec.shape, |_, spec| spec.shape);
-        Self::specs(&self.problem(&shapes), dtype)
+    device: {
+        forward(_, client, problem, inputs): device::forward(client, problem, inputs),
+        backward(_, client, problem, inputs, cotangents): device::backward(client, problem, inputs, cotangents),
     }
-
-    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
-        let problem = self.problem(&flex::shapes::<Self::Inputs>(&inputs));
-        let inputs = held(inputs);
-        let specs = Self::specs(&problem, DType::F32);
-        let zeros = |spec: &Spec| vec![0.0; spec.shape.iter().product()];
-        let mut found = kernel::Results {
-            out: zeros(&specs.out),
-            state: zeros(&specs.state),
-        };
-        let views = inputs
-            .as_ref()
-            .map(|_, rows| rows.view(), |_, values| slice(values));
-        flex::validated(kernel::forward(&problem, &views, &mut found.as_written()));
-        flex::tensors_of::<Self::Outputs>(found, specs)
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: In<Self, FlexTensor>,
-        cotangents: Out<Self, Option<FlexTensor>>,
-    ) -> In<Self, FlexTensor> {
-        let shapes = flex::shapes::<Self::Inputs>(&inputs);
-        let mut found = flex::buffers::<Self::Inputs>(&inputs);
-        let problem = self.problem(&shapes);
-        let inputs = held(inputs);
-        let cotangents = cotangents.map(
-            |_, tensor| tensor.map(|tensor| RowTensor::new(tensor, 1)),
-            |_, tensor| tensor.map(contiguous),
-        );
-        flex::validated(kernel::backward(
-            &problem,
-            &inputs
-                .as_ref()
-                .map(|_, rows| rows.view(), |_, values| slice(values)),
-            kernel::DEFAULT_CHUNK_SIZE,
-            &cotangents.as_ref().map(
-                |_, rows| rows.as_ref().map(RowTensor::view),
-                |_, values| values.as_ref().map(slice),
-            ),
-            &mut found.as_written(),
-        ));
-        flex::tensors::<Self::Inputs>(found, shapes)
-    }
-
-    #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
-        let dtype = specs.input.dtype;
-        let problem = self.problem(&specs.map(|_, spec| spec.shape, |_, spec| spec.shape));
-        let inputs = held_on_cube(inputs, dtype);
-        let found = cube::launched(device::forward(&place.client, &problem, &inputs));
-        place.tensors::<Self::Outputs>(found, Self::specs(&problem, dtype))
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: In<Self, CubeTensor>,
-        cotangents: Out<Self, Option<CubeTensor>>,
-    ) -> In<Self, CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
-        let dtype = specs.input.dtype;
-        let problem = self.problem(&specs.clone().map(|_, spec| spec.shape, |_, spec| spec.shape));
-        let inputs = held_on_cube(inputs, dtype);
-        let cotangents = cotangents.map(
-            |_, tensor| tensor.map(|tensor| cube::rows_as(tensor, 1, dtype)),
-            |_, tensor| tensor.map(cube::values),
-        );
-        let found = cube::launched(device::backward(&place.client, &problem, &inputs, &cotangents));
-        place.tensors::<Self::Inputs>(found, specs)
-    }
-}
-
-/// Inputs on a device as the kernels read them.
-#[cfg(feature = "cube")]
-fn held_on_cube(inputs: kernel::Operands<CubeTensor, CubeTensor>, dtype: DType) -> kernel::DeviceInputs {
-    inputs.map(
-        |_, tensor| cube::rows_as(tensor, 1, dtype),
-        |_, tensor| cube::values(tensor),
-    )
 }
 
 #[cfg(test)]

@@ -1,18 +1,10 @@
 //! Convolution of every channel with a kernel as long as the sequence.
 
-#[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::{In, Input, Operator, Out, Spec, run};
+use crate::backend::{Input, Spec, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::{DType, Tensor};
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
 use spillway_kernel_dsl::long_convolution as kernel;
-#[cfg(feature = "cube")]
-use spillway_kernel_dsl::long_convolution::cube as device;
 pub use spillway_kernel_dsl::long_convolution::{Form, Later};
 
 /// What a long convolution reads.
@@ -139,21 +131,21 @@ struct LongConvolution {
 }
 
 impl LongConvolution {
-    /// The kernel's problem for inputs `[batch, time, channels]` and kernels `[multiplicity, channels, taps]`.
-    fn problem(&self, input: &[usize], of_kernel: &[usize]) -> kernel::Problem {
+    fn problem(&self, inputs: &kernel::Operands<Vec<usize>, Vec<usize>>) -> kernel::Problem {
         kernel::Problem {
-            batch: input[0],
-            time: input[1],
-            channels: input[2],
-            multiplicity: of_kernel[0],
-            taps: of_kernel[2],
+            batch: inputs.input[0],
+            time: inputs.input[1],
+            channels: inputs.input[2],
+            multiplicity: inputs.kernel[0],
+            taps: inputs.kernel[2],
             direction: self.direction,
             form: self.form,
         }
     }
 
-    /// What the results are like.
-    fn specs(problem: &kernel::Problem, dtype: DType) -> kernel::Results<Spec, Spec> {
+    fn results(&self, inputs: kernel::Operands<Spec, Spec>) -> kernel::Results<Spec, Spec> {
+        let dtype = inputs.input.dtype;
+        let problem = self.problem(&inputs.map(|_, spec| spec.shape, |_, spec| spec.shape));
         let tail_rows = match problem.direction {
             kernel::Direction::Streamed => problem.taps - 1,
             kernel::Direction::Causal | kernel::Direction::Both(_) => 0,
@@ -166,112 +158,9 @@ impl LongConvolution {
     }
 }
 
-/// Inputs on the CPU as the kernels read them.
-fn held(inputs: kernel::Operands<FlexTensor, FlexTensor>) -> kernel::Operands<RowTensor, FlexTensor> {
-    inputs.map(
-        |_, tensor| RowTensor::new(tensor, 1),
-        |_, tensor| contiguous(tensor),
-    )
-}
-
-impl Operator for LongConvolution {
-    type Inputs = kernel::Operands<(), ()>;
-    type Outputs = kernel::Results<(), ()>;
-
-    fn name(&self) -> &'static str {
-        "long_convolution"
-    }
-
-    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
-        let problem = self.problem(&inputs.input.shape, &inputs.kernel.shape);
-        Self::specs(&problem, inputs.input.dtype)
-    }
-
-    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
-        let problem = self.problem(&flex::shape(&inputs.input), &flex::shape(&inputs.kernel));
-        let inputs = held(inputs);
-        let specs = Self::specs(&problem, DType::F32);
-        let zeros = |spec: &Spec| vec![0.0; spec.shape.iter().product()];
-        let mut found = kernel::Results {
-            out: zeros(&specs.out),
-            tail: zeros(&specs.tail),
-        };
-        let views = inputs
-            .as_ref()
-            .map(|_, rows| rows.view(), |_, values| slice(values));
-        flex::validated(kernel::long_convolution(
-            &problem,
-            &views,
-            &mut found.as_written(),
-        ));
-        flex::tensors_of::<Self::Outputs>(found, specs)
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: In<Self, FlexTensor>,
-        cotangents: Out<Self, Option<FlexTensor>>,
-    ) -> In<Self, FlexTensor> {
-        let shapes = flex::shapes::<Self::Inputs>(&inputs);
-        let mut found = flex::buffers::<Self::Inputs>(&inputs);
-        let problem = self.problem(&shapes.input, &shapes.kernel);
-        let inputs = held(inputs);
-        let cotangents = cotangents.map(
-            |_, tensor| tensor.map(|tensor| RowTensor::new(tensor, 1)),
-            |_, tensor| tensor.map(contiguous),
-        );
-        flex::validated(kernel::backward(
-            &problem,
-            &inputs
-                .as_ref()
-                .map(|_, rows| rows.view(), |_, values| slice(values)),
-            &cotangents.as_ref().map(
-                |_, rows| rows.as_ref().map(RowTensor::view),
-                |_, values| values.as_ref().map(slice),
-            ),
-            &mut found.as_written(),
-        ));
-        flex::tensors::<Self::Inputs>(found, shapes)
-    }
-
-    #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
-        let (problem, dtype) = (
-            self.problem(&specs.input.shape, &specs.kernel.shape),
-            specs.input.dtype,
-        );
-        let inputs = held_on_cube(inputs, dtype);
-        let found = cube::launched(device::long_convolution(&place.client, &problem, &inputs));
-        place.tensors::<Self::Outputs>(found, Self::specs(&problem, dtype))
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: In<Self, CubeTensor>,
-        cotangents: Out<Self, Option<CubeTensor>>,
-    ) -> In<Self, CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
-        let (problem, dtype) = (
-            self.problem(&specs.input.shape, &specs.kernel.shape),
-            specs.input.dtype,
-        );
-        let inputs = held_on_cube(inputs, dtype);
-        let cotangents = cotangents.map(
-            |_, tensor| tensor.map(|tensor| cube::rows_as(tensor, 1, dtype)),
-            |_, tensor| tensor.map(cube::values),
-        );
-        let found = cube::launched(device::backward(&place.client, &problem, &inputs, &cotangents));
-        place.tensors::<Self::Inputs>(found, specs)
-    }
-}
-
-/// Inputs on a device as the kernels read them.
-#[cfg(feature = "cube")]
-fn held_on_cube(inputs: kernel::Operands<CubeTensor, CubeTensor>, dtype: DType) -> kernel::DeviceInputs {
-    inputs.map(
-        |_, tensor| cube::rows_as(tensor, 1, dtype),
-        |_, tensor| cube::values(tensor),
-    )
+over_rows! {
+    LongConvolution, "long_convolution", kernel;
+    inputs<R, V>;
+    outputs<R, V>;
+    functions: long_convolution, backward;
 }

@@ -2,14 +2,12 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, contiguous, owned, required, slice};
-use crate::backend::{In, Input, Operator, Out, Spec, operands, run};
+use crate::backend::flex::{self, contiguous, owned, required, slice};
+use crate::backend::{Input, Operator, Spec, operands, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 #[cfg(feature = "cube")]
 use burn::backend::ops::FloatTensorOps;
-#[cfg(feature = "cube")]
-use burn::tensor::DType;
 use burn::tensor::Tensor;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
@@ -30,19 +28,6 @@ pub struct NormPlan {
     pub group_size: usize,
     /// Whether the gate is applied before or after the norm.
     pub order: GateOrder,
-}
-
-impl NormPlan {
-    fn problem(&self, rows: usize, features: usize) -> kernel::Problem {
-        kernel::Problem {
-            rows,
-            features,
-            group_size: self.group_size,
-            eps: self.eps,
-            statistic: self.statistic,
-            order: self.order,
-        }
-    }
 }
 
 /// The tensors of a norm beside its input.
@@ -145,92 +130,43 @@ pub(crate) fn expect_epsilon(eps: f32) -> Result<()> {
 #[derive(Debug)]
 struct GatedNorm(NormPlan);
 
-impl Operator for GatedNorm {
-    type Inputs = kernel::Operands<(), ()>;
-    type Outputs = kernel::Results<()>;
-
-    fn name(&self) -> &'static str {
-        "gated_norm"
+impl GatedNorm {
+    fn problem(&self, inputs: &kernel::Operands<Vec<usize>, Vec<usize>>) -> kernel::Problem {
+        let NormPlan {
+            statistic,
+            eps,
+            group_size,
+            order,
+        } = self.0;
+        kernel::Problem {
+            rows: inputs.input[0] * inputs.input[1],
+            features: inputs.input[2],
+            group_size,
+            eps,
+            statistic,
+            order,
+        }
     }
 
-    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
+    fn results(&self, inputs: kernel::Operands<Spec, Spec>) -> kernel::Results<Spec> {
         kernel::Results { out: inputs.input }
-    }
-
-    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
-        let held = inputs.map(
-            |_, tensor| RowTensor::new(tensor, 1),
-            |_, tensor| contiguous(tensor),
-        );
-        let mut out = held.input.buffer();
-        flex::validated(kernel::gated_norm(
-            &self.0.problem(held.input.rows, held.input.cols),
-            &held
-                .as_ref()
-                .map(|_, rows| rows.view(), |_, values| slice(values)),
-            &mut out,
-        ));
-        kernel::Results {
-            out: flex::tensor(out, &held.input.dims),
-        }
-    }
-
-    fn backward_flex(
-        &self,
-        inputs: In<Self, FlexTensor>,
-        cotangents: Out<Self, Option<FlexTensor>>,
-    ) -> In<Self, FlexTensor> {
-        let shapes = flex::shapes::<Self::Inputs>(&inputs);
-        let mut found = flex::buffers::<Self::Inputs>(&inputs);
-        let held = inputs.map(
-            |_, tensor| RowTensor::new(tensor, 1),
-            |_, tensor| contiguous(tensor),
-        );
-        let out = RowTensor::new(required(cotangents.out), 1);
-        flex::validated(kernel::backward(
-            &self.0.problem(held.input.rows, held.input.cols),
-            &held
-                .as_ref()
-                .map(|_, rows| rows.view(), |_, values| slice(values)),
-            out.view(),
-            &mut found.as_written(),
-        ));
-        flex::tensors::<Self::Inputs>(found, shapes)
-    }
-
-    #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
-        let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
-        let inputs = on_cube(inputs, spec.dtype);
-        let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
-        let out = cube::launched(device::gated_norm(&place.client, &problem, &inputs));
-        kernel::Results {
-            out: place.tensor(out, &spec),
-        }
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: In<Self, CubeTensor>,
-        cotangents: Out<Self, Option<CubeTensor>>,
-    ) -> In<Self, CubeTensor> {
-        let (place, specs) = (Place::of(&inputs.input), cube::specs::<Self::Inputs>(&inputs));
-        let inputs = on_cube(inputs, specs.input.dtype);
-        let problem = self.0.problem(inputs.input.rows(), inputs.input.cols());
-        let out = cube::rows_as(required(cotangents.out), 1, specs.input.dtype);
-        let found = cube::launched(device::backward(&place.client, &problem, &inputs, &out));
-        place.tensors::<Self::Inputs>(found, specs)
     }
 }
 
-/// The inputs as the kernels for devices take them, the gate in the type of the input.
-#[cfg(feature = "cube")]
-fn on_cube(inputs: kernel::Operands<CubeTensor, CubeTensor>, dtype: DType) -> kernel::DeviceInputs {
-    inputs.map(
-        |_, tensor| cube::rows_as(tensor, 1, dtype),
-        |_, tensor| cube::values(tensor),
-    )
+over_rows! {
+    GatedNorm, "gated_norm", kernel;
+    inputs<R, V>;
+    output<R>;
+    host: {
+        forward(_, problem, inputs, found): kernel::gated_norm(problem, inputs, found.out),
+        backward(_, problem, inputs, cotangents, found): kernel::backward(problem, inputs, cotangents.out, found),
+    }
+    device: {
+        forward(_, client, problem, inputs): {
+            device::gated_norm(client, problem, inputs).map(|out| kernel::Results { out })
+        },
+        backward(_, client, problem, inputs, cotangents): device::backward(client, problem, inputs, &cotangents.out),
+    }
 }
 
 operands! {

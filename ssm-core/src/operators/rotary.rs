@@ -1,15 +1,9 @@
 //! Rotary position embedding of queries and keys.
 
-#[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, RowTensor, required};
-use crate::backend::{In, Operator, Out, Spec, run};
+use crate::backend::{Spec, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::Tensor;
-#[cfg(feature = "cube")]
-use burn_cubecl::tensor::CubeTensor;
-use burn_flex::FlexTensor;
 use spillway_kernel_dsl::rotary as kernel;
 pub use spillway_kernel_dsl::rotary::Pairing;
 #[cfg(feature = "cube")]
@@ -93,12 +87,12 @@ struct Rotary {
 }
 
 impl Rotary {
-    fn problem(&self, shape: &[usize]) -> kernel::Problem {
+    fn problem(&self, inputs: &kernel::Operands<Vec<usize>>) -> kernel::Problem {
         kernel::Problem {
-            batch: shape[0],
-            time: shape[1],
-            heads: shape[2],
-            head_dim: shape[3],
+            batch: inputs.input[0],
+            time: inputs.input[1],
+            heads: inputs.input[2],
+            head_dim: inputs.input[3],
             rotary_dim: self.plan.rotated_dim,
             pairing: self.plan.pairing,
             base: f64::from(self.plan.base),
@@ -112,84 +106,31 @@ impl Rotary {
         }
     }
 
-    #[cfg(feature = "cube")]
-    fn angles(&self, place: &Place, spec: &Spec) -> device::DeviceAngles {
-        let problem = self.problem(&spec.shape);
-        cube::launched(device::DeviceAngles::new(
-            &place.client,
-            &problem,
-            &self.positions(),
-        ))
+    fn results(&self, inputs: kernel::Operands<Spec>) -> kernel::Results<Spec> {
+        kernel::Results { out: inputs.input }
     }
 }
 
-impl Operator for Rotary {
-    type Inputs = kernel::Operands<()>;
-    type Outputs = kernel::Results<()>;
-
-    fn name(&self) -> &'static str {
-        "rotary"
+over_rows! {
+    Rotary, "rotary", kernel;
+    inputs<R>;
+    output<R>;
+    host: {
+        forward(of, problem, inputs, found): kernel::rotary(problem, &of.positions(), inputs.input, found.out),
+        backward(of, problem, _, cotangents, found): {
+            kernel::backward(problem, &of.positions(), cotangents.out, found.input)
+        },
     }
-
-    fn outputs(&self, inputs: In<Self, Spec>) -> Out<Self, Spec> {
-        kernel::Results { out: inputs.input }
-    }
-
-    fn forward_flex(&self, inputs: In<Self, FlexTensor>) -> Out<Self, FlexTensor> {
-        let input = RowTensor::new(inputs.input, 2);
-        let mut out = input.buffer();
-        flex::validated(kernel::rotary(
-            &self.problem(&input.dims),
-            &self.positions(),
-            input.view(),
-            &mut out,
-        ));
-        kernel::Results {
-            out: flex::tensor(out, &input.dims),
-        }
-    }
-
-    fn backward_flex(
-        &self,
-        _: In<Self, FlexTensor>,
-        cotangents: Out<Self, Option<FlexTensor>>,
-    ) -> In<Self, FlexTensor> {
-        let out = RowTensor::new(required(cotangents.out), 2);
-        let mut of_input = out.buffer();
-        flex::validated(kernel::backward(
-            &self.problem(&out.dims),
-            &self.positions(),
-            out.view(),
-            &mut of_input,
-        ));
-        kernel::Operands {
-            input: flex::tensor(of_input, &out.dims),
-        }
-    }
-
-    #[cfg(feature = "cube")]
-    fn forward_cube(&self, inputs: In<Self, CubeTensor>) -> Out<Self, CubeTensor> {
-        let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
-        let angles = self.angles(&place, &spec);
-        let input = cube::rows(inputs.input, 2);
-        let found = cube::launched(device::rotary(&place.client, &angles, &input));
-        kernel::Results {
-            out: place.tensor(found, &spec),
-        }
-    }
-
-    #[cfg(feature = "cube")]
-    fn backward_cube(
-        &self,
-        inputs: In<Self, CubeTensor>,
-        cotangents: Out<Self, Option<CubeTensor>>,
-    ) -> In<Self, CubeTensor> {
-        let (place, spec) = (Place::of(&inputs.input), cube::spec(&inputs.input));
-        let angles = self.angles(&place, &spec);
-        let out = cube::rows_as(required(cotangents.out), 2, spec.dtype);
-        let found = cube::launched(device::backward(&place.client, &angles, &out));
-        kernel::Operands {
-            input: place.tensor(found, &spec),
-        }
+    device: {
+        forward(of, client, problem, inputs): {
+            let angles = device::DeviceAngles::new(client, problem, &of.positions());
+            let out = angles.and_then(|angles| device::rotary(client, &angles, &inputs.input));
+            out.map(|out| kernel::Results { out })
+        },
+        backward(of, client, problem, _, cotangents): {
+            let angles = device::DeviceAngles::new(client, problem, &of.positions());
+            let input = angles.and_then(|angles| device::backward(client, &angles, &cotangents.out));
+            input.map(|input| kernel::Operands { input })
+        },
     }
 }
