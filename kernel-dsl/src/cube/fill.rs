@@ -3,10 +3,7 @@
 use cubecl::prelude::*;
 
 use super::buffer::{DType, DeviceBuffer};
-use super::{Client, Error, address_type, cubes};
-
-/// Units of a cube; every device has that many or grows to them.
-const UNITS: usize = 64;
+use super::{Client, Error, launch_units};
 
 impl DeviceBuffer {
     /// Memory for `len` zeros.
@@ -15,15 +12,7 @@ impl DeviceBuffer {
     /// As for [`DeviceBuffer::empty`].
     pub fn zeros(client: &Client, len: usize, dtype: DType) -> Result<Self, Error> {
         let buffer = Self::empty(client, len, dtype)?;
-        zero::launch(
-            client,
-            cubes(client, len.div_ceil(UNITS))?,
-            CubeDim::new_1d(UNITS as u32),
-            address_type(client, len)?,
-            buffer.arg(),
-            len,
-            dtype.elem(),
-        );
+        launch_units!(zero, client, len, len, buffer.arg(), len, dtype.elem(),);
         Ok(buffer)
     }
 }

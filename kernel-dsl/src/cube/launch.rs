@@ -86,3 +86,25 @@ pub(crate) fn address_type(client: &Client, values: usize) -> Result<AddressType
         needed_for: "a buffer of more than 4294967295 values",
     })
 }
+
+/// Units of a cube of [`launch_units!`]; every device has that many or grows to them.
+pub(crate) const UNITS: usize = 64;
+
+/// Launches a kernel with a unit for each of its results, where there are any.
+///
+/// `launch_units!(kernel, client, results, longest, …)`: `longest` is the length of the largest buffer that the kernel indexes, and
+/// what follows are its own arguments. There may be more units than results: a kernel stops where `ABSOLUTE_POS >= results`.
+macro_rules! launch_units {
+    ($kernel:ident, $client:expr, $results:expr, $longest:expr, $($argument:expr),+ $(,)?) => {
+        if $results > 0 {
+            $kernel::launch(
+                $client,
+                $crate::cube::cubes($client, $results.div_ceil($crate::cube::UNITS))?,
+                cubecl::prelude::CubeDim::new_1d($crate::cube::UNITS as u32),
+                $crate::cube::address_type($client, $longest)?,
+                $($argument),+
+            );
+        }
+    };
+}
+pub(crate) use launch_units;

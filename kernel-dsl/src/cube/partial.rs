@@ -2,10 +2,56 @@
 
 use cubecl::prelude::*;
 
-use super::{Client, DeviceBuffer, Error, address_type, cubes};
+use super::{Client, DType, DeviceBuffer, Error, launch_units};
 
-/// Units of a cube.
-const UNITS: usize = 64;
+/// Rows whose contributions one unit adds up, and parts from which on it adds up more.
+const ROWS_PER_UNIT: usize = 16;
+const MANY_PARTS: usize = 256;
+
+/// Sums over parts of the rows, column by column, which are added up to those over all rows.
+pub(crate) struct Partials {
+    /// `[parts, columns]`.
+    sums: DeviceBuffer,
+    /// Rows of a part.
+    rows: usize,
+    columns: usize,
+}
+
+impl Partials {
+    /// Memory for the parts of so many rows.
+    pub(crate) fn of(client: &Client, rows: usize, columns: usize) -> Result<Self, Error> {
+        let rows_of_part = rows.div_ceil(MANY_PARTS).max(ROWS_PER_UNIT);
+        let len = rows.div_ceil(rows_of_part) * columns;
+        Ok(Self {
+            sums: DeviceBuffer::empty(client, len, DType::F32)?,
+            rows: rows_of_part,
+            columns,
+        })
+    }
+
+    /// Rows of a part; the last may have fewer.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn parts(&self) -> usize {
+        self.len() / self.columns.max(1)
+    }
+
+    /// Values of `[parts, columns]`.
+    pub(crate) fn len(&self) -> usize {
+        self.sums.len()
+    }
+
+    pub(crate) fn arg(&self) -> BufferArg {
+        self.sums.arg()
+    }
+
+    /// Adds up the parts; zeros where there are none.
+    pub(crate) fn sum(&self, client: &Client, out: &DeviceBuffer) -> Result<(), Error> {
+        sum_partials(client, &self.sums, out, self.parts(), self.columns)
+    }
+}
 
 /// Partial sums that one unit adds up before their sum becomes a partial sum itself.
 const LONGEST: usize = 256;
@@ -52,11 +98,11 @@ struct Split {
 }
 
 fn launch(client: &Client, partial: &DeviceBuffer, out: &DeviceBuffer, split: Split) -> Result<(), Error> {
-    sum_partials_kernel::launch(
+    launch_units!(
+        sum_partials_kernel,
         client,
-        cubes(client, out.len().div_ceil(UNITS))?,
-        CubeDim::new_1d(UNITS as u32),
-        address_type(client, partial.len().max(out.len()))?,
+        out.len(),
+        partial.len().max(out.len()),
         partial.arg(),
         out.arg(),
         split.parts,

@@ -4,11 +4,9 @@ use cubecl::prelude::*;
 
 use super::{DeviceInputs, Pairing, Positions, Problem};
 use crate::cube::view::RowsView;
-use crate::cube::{Client, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::cube::{Client, DeviceBuffer, DeviceRows, Error, launch_units};
 use crate::operands::ElementTypes;
 
-/// Units of a cube.
-const UNITS: usize = 64;
 /// Marks a row of padding.
 const PADDING: u32 = u32::MAX;
 
@@ -61,6 +59,11 @@ impl DeviceAngles {
             problem: *problem,
         })
     }
+
+    fn places(&self) -> BufferArg {
+        // SAFETY: the handle was made from that many values (one, if there are none).
+        unsafe { BufferArg::from_raw_parts(self.places.clone(), self.rows.max(1)) }
+    }
 }
 
 /// Turns every head of every token by the angles of its position (see [`rotary`](crate::rotary) for the formula).
@@ -100,28 +103,24 @@ fn turn(
     problem.expect_on_device(&inputs, None, ElementTypes::all(input.dtype()), angles.rows)?;
     let len = angles.rows * problem.cols();
     let out = DeviceBuffer::empty(client, len, input.dtype())?;
-    if len > 0 {
-        // SAFETY: the handle was made from that many values (one, if there are none).
-        let places = unsafe { BufferArg::from_raw_parts(angles.places.clone(), angles.rows.max(1)) };
-        turn_kernel::launch(
-            client,
-            cubes(client, len.div_ceil(UNITS))?,
-            CubeDim::new_1d(UNITS as u32),
-            address_type(client, input.buffer().len().max(len))?,
-            input.view(),
-            angles.cos.arg(),
-            angles.sin.arg(),
-            places,
-            out.arg(),
-            problem.cols(),
-            problem.head_dim,
-            problem.rotary_dim,
-            sign,
-            len,
-            problem.pairing,
-            input.dtype().elem(),
-        );
-    }
+    launch_units!(
+        turn_kernel,
+        client,
+        len,
+        input.buffer().len().max(len),
+        input.view(),
+        angles.cos.arg(),
+        angles.sin.arg(),
+        angles.places(),
+        out.arg(),
+        problem.cols(),
+        problem.head_dim,
+        problem.rotary_dim,
+        sign,
+        len,
+        problem.pairing,
+        input.dtype().elem(),
+    );
     Ok(out)
 }
 

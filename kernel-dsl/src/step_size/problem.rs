@@ -60,20 +60,17 @@ impl Problem {
         }
     }
 
-    pub(super) fn validate_forward(&self, inputs: &Inputs, outputs: &Outputs) -> Result<(), StepSizeError> {
-        self.validate()?;
-        self.expect_inputs(inputs)?;
-        Ok(self.expect_outputs(outputs)?)
+    /// Whether the clamp changes a step size. A NaN is outside of no limit, and so goes on into results and gradients.
+    #[inline(always)]
+    pub(super) fn binds(&self, free: f32) -> bool {
+        free < self.limit.0 || free > self.limit.1
     }
 
-    pub(super) fn validate_backward(
-        &self,
-        inputs: &Inputs,
-        cotangents: &Cotangents,
-        gradients: &Gradients,
-    ) -> Result<(), StepSizeError> {
-        self.validate()?;
-        self.expect_inputs(inputs)?;
-        Ok(self.expect_backward(inputs, cotangents, gradients)?)
+    /// `max` and `min` would turn a NaN into a bound.
+    #[inline(always)]
+    pub(super) fn clamp(&self, free: f32) -> f32 {
+        let (low, high) = self.limit;
+        let step = if free < low { low } else { free };
+        if step > high { high } else { step }
     }
 }

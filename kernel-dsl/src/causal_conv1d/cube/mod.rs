@@ -13,7 +13,7 @@ pub use backward::backward;
 pub use forward::causal_conv1d;
 
 use super::Problem;
-use crate::cube::{Client, DeviceBuffer, Error, SequenceTable, address_type, cubes};
+use crate::cube::{Client, DeviceBuffer, Error, SequenceTable, launch_units};
 use crate::sequences::Sequences;
 use cubecl::prelude::*;
 
@@ -45,11 +45,11 @@ fn pass_through_empty(
     if to.is_empty() || !(0..problem.batch).any(empty) {
         return Ok(());
     }
-    pass_through_kernel::launch(
+    launch_units!(
+        pass_through_kernel,
         client,
-        cubes(client, to.len().div_ceil(UNITS))?,
-        CubeDim::new_1d(UNITS as u32),
-        address_type(client, to.len())?,
+        to.len(),
+        to.len(),
         // Where there is nothing to pass, some other buffer is bound, which the kernel does not read.
         from.map_or_else(|| table.arg(), DeviceBuffer::arg),
         to.arg(),

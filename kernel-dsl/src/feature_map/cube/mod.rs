@@ -7,12 +7,9 @@ use cubecl::prelude::*;
 use self::table::{DeviceTable, Panel, Source, Table};
 use super::problem::OPERATOR;
 use super::{DeviceCotangents, FeatureMap, Problem};
-use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, launch_units};
 use crate::operands::ElementTypes;
 use crate::shape::Role;
-
-/// Units of a cube.
-const UNITS: usize = 64;
 
 /// φ of every key (see [`feature_map`](crate::feature_map) for the formula).
 ///
@@ -25,21 +22,19 @@ pub fn forward(client: &Client, map: &FeatureMap, input: &DeviceRows) -> Result<
     let problem = problem_of(map, input)?;
     let len = problem.keys() * map.features();
     let out = DeviceBuffer::empty(client, len, input.dtype())?;
-    if len > 0 {
-        forward_kernel::launch(
-            client,
-            cubes(client, len.div_ceil(UNITS))?,
-            CubeDim::new_1d(UNITS as u32),
-            address_type(client, input.buffer().len().max(len))?,
-            Source::new(input, map.key_dim).panel(),
-            DeviceTable::new(client, map)?.launch(),
-            out.arg(),
-            problem.heads,
-            map.features(),
-            len,
-            input.dtype().elem(),
-        );
-    }
+    launch_units!(
+        forward_kernel,
+        client,
+        len,
+        input.buffer().len().max(len),
+        Source::new(input, map.key_dim).panel(),
+        DeviceTable::new(client, map)?.launch(),
+        out.arg(),
+        problem.heads,
+        map.features(),
+        len,
+        input.dtype().elem(),
+    );
     Ok(out)
 }
 
@@ -67,22 +62,20 @@ pub fn backward(
     )?;
     let len = input.rows() * input.cols();
     let gradient = DeviceBuffer::empty(client, len, DType::F32)?;
-    if len > 0 {
-        backward_kernel::launch(
-            client,
-            cubes(client, len.div_ceil(UNITS))?,
-            CubeDim::new_1d(UNITS as u32),
-            address_type(client, input.buffer().len().max(cotangent.buffer().len()))?,
-            Source::new(input, map.key_dim).panel(),
-            Source::new(cotangent, map.features()).panel(),
-            DeviceTable::new(client, map)?.launch(),
-            gradient.arg(),
-            problem.heads,
-            map.features(),
-            len,
-            [input.dtype().elem(), cotangent.dtype().elem()],
-        );
-    }
+    launch_units!(
+        backward_kernel,
+        client,
+        len,
+        input.buffer().len().max(cotangent.buffer().len()),
+        Source::new(input, map.key_dim).panel(),
+        Source::new(cotangent, map.features()).panel(),
+        DeviceTable::new(client, map)?.launch(),
+        gradient.arg(),
+        problem.heads,
+        map.features(),
+        len,
+        [input.dtype().elem(), cotangent.dtype().elem()],
+    );
     Ok(gradient)
 }
 

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::operands::{Addend, Form, Moments, Operands, Sizes, moments, sizes};
 use crate::cube::math::{silu, silu_derivative};
-use crate::cube::partial::sum_partials;
+use crate::cube::partial::Partials;
 use crate::cube::reduce::sum_over_cube;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
@@ -12,9 +12,6 @@ use crate::gated_norm::problem::{DeviceGradients, DeviceInputs, Problem, Statist
 
 /// Units of a cube that sums over rows, one feature each.
 const UNITS: usize = 64;
-/// Rows whose contributions to weight and bias one unit adds up, and partial sums from which it adds up more.
-const ROWS_PER_UNIT: usize = 16;
-const MANY_PARTS: usize = 256;
 
 /// Gradients of the loss by all that [`gated_norm`](super::gated_norm) reads, from the cotangent of its output.
 ///
@@ -89,12 +86,11 @@ fn sums(
         return Ok((None, None));
     }
     let Problem { rows, features, .. } = *problem;
-    let rows_per_unit = rows.div_ceil(MANY_PARTS).max(ROWS_PER_UNIT);
-    let parts = rows.div_ceil(rows_per_unit);
-    let empty = |len| DeviceBuffer::empty(client, len, DType::F32);
-    let (weights, biases) = (empty(parts * features)?, empty(parts * features)?);
-    let (weight, bias) = (empty(features)?, empty(features)?);
-    let total = parts * features.div_ceil(UNITS);
+    let weights = Partials::of(client, rows, features)?;
+    let biases = Partials::of(client, rows, features)?;
+    let weight = DeviceBuffer::empty(client, features, DType::F32)?;
+    let bias = DeviceBuffer::empty(client, features, DType::F32)?;
+    let total = weights.parts() * features.div_ceil(UNITS);
     if total > 0 {
         let longest = inputs.longest(&[problem.len(), cotangent.buffer().len()]);
         sums_kernel::launch(
@@ -109,14 +105,14 @@ fn sums(
             weights.arg(),
             biases.arg(),
             rows,
-            rows_per_unit,
+            weights.rows(),
             total,
             form,
             inputs.input.dtype().elem(),
         );
     }
-    sum_partials(client, &weights, &weight, parts, features)?;
-    sum_partials(client, &biases, &bias, parts, features)?;
+    weights.sum(client, &weight)?;
+    biases.sum(client, &bias)?;
     Ok((Some(weight), Some(bias)))
 }
 

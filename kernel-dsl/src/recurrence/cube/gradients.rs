@@ -65,7 +65,7 @@ pub(super) fn decay_gradients<G: Float>(
     if CUBE_POS >= total {
         terminate!();
     }
-    let place = Place::of_cube(chunks, sizes, 1);
+    let place = Place::of_cube(chunks, sizes.heads, 1);
     let unit = UNIT_POS as usize;
     // For each unit what its tokens read, leave, and have as pairs; then what passes from before each token.
     let mut shared = Shared::<[f32]>::new_slice(comptime!(UNITS * chunk_size));
@@ -292,7 +292,7 @@ pub(super) fn value_gradients<F: Float, G: Float>(
     if CUBE_POS >= total {
         terminate!();
     }
-    let place = Place::of_cube(chunks, sizes, 1);
+    let place = Place::of_cube(chunks, sizes.heads, 1);
     let mut n = UNIT_POS as usize;
     while n < place.len * sizes.value_dim {
         let row = place.start + n / sizes.value_dim;
@@ -342,7 +342,7 @@ pub(super) fn constant_gradients<F: Float>(
     if CUBE_POS >= total {
         terminate!();
     }
-    let place = Place::of_cube(chunks, sizes, 1);
+    let place = Place::of_cube(chunks, sizes.heads, 1);
     if comptime!(form.bonus) {
         let mut k = UNIT_POS as usize;
         while k < sizes.key_dim {

@@ -52,7 +52,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
     }
     let size = comptime!(tiling.size);
     let tiles = sizes.key_dim.div_ceil(size);
-    let place = Place::of_cube(chunks, sizes, tiles);
+    let place = Place::of_cube(chunks, sizes.heads, tiles);
     let first_key = CUBE_POS % tiles * size;
     let mut factors = Shared::<[f32]>::new_slice(comptime!(tiling.size * tiling.size));
     let mut of_state = Shared::<[f32]>::new_slice(comptime!(tiling.size * tiling.size));

@@ -40,7 +40,7 @@ pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
     let size = comptime!(tiling.size);
     let pitch = comptime!(tiling.pitch());
     let tiles = sizes.value_dim.div_ceil(size);
-    let place = Place::of_cube(chunks, sizes, tiles);
+    let place = Place::of_cube(chunks, sizes.heads, tiles);
     let first_value = CUBE_POS % tiles * size;
     let mut factors = Shared::<[f32]>::new_slice(comptime!(tiling.size * tiling.size));
     let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));

@@ -52,7 +52,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
     if CUBE_POS >= total {
         terminate!();
     }
-    let place = Place::of_cube(chunks, sizes, 1);
+    let place = Place::of_cube(chunks, sizes.heads, 1);
     let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));

@@ -7,6 +7,7 @@
 use cubecl::prelude::*;
 
 use super::operands::{Form, Gates, Sizes};
+pub(super) use crate::cube::place::Place;
 use crate::cube::product::Tiling;
 use crate::cube::view::{RowsView, RowsViewLaunch};
 
@@ -28,35 +29,6 @@ impl<F: Float> Panel<F> {
     /// The value in column `col` of a head.
     pub fn at(&self, row: usize, head: usize, col: usize) -> f32 {
         self.rows.at(row, head / self.sharing * self.cols + col)
-    }
-}
-
-/// The tokens and the head of a cube.
-#[derive(CubeType)]
-pub(super) struct Place {
-    /// First row.
-    pub start: usize,
-    /// Number of rows.
-    pub len: usize,
-    /// Head.
-    pub head: usize,
-    /// `chunk · heads + head`.
-    pub index: usize,
-}
-
-#[cube]
-impl Place {
-    /// The place of a cube, when each (chunk, head) has `tiles` of them.
-    pub fn of_cube(chunks: &[u32], sizes: &Sizes, tiles: usize) -> Place {
-        let index = CUBE_POS / tiles;
-        let chunk = index / sizes.heads;
-        let start = chunks[3 * chunk] as usize;
-        Place {
-            start,
-            len: chunks[3 * chunk + 1] as usize - start,
-            head: index % sizes.heads,
-            index,
-        }
     }
 }
 

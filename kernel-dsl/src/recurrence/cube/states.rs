@@ -41,7 +41,7 @@ pub(super) fn chunk_updates<F: Float, G: Float, E: Float>(
     let pitch = comptime!(tiling.pitch());
     let value_tiles = sizes.value_dim.div_ceil(size);
     let tiles = sizes.key_dim.div_ceil(size) * value_tiles;
-    let place = Place::of_cube(chunks, sizes, tiles);
+    let place = Place::of_cube(chunks, sizes.heads, tiles);
     let first_key = CUBE_POS % tiles / value_tiles * size;
     let first_value = CUBE_POS % value_tiles * size;
     let mut factors = Shared::<[f32]>::new_slice(comptime!(tiling.size * tiling.size));

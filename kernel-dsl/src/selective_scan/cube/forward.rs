@@ -1,6 +1,6 @@
 //! Forward: sequences as a whole, or chunks in three passes.
 //!
-//! A stretch of tokens maps the state by h ↦ e^{A ΣΔ}∘h + U. Pass one takes ΣΔ and U of every chunk, pass two goes through
+//! A segment of tokens maps the state by h ↦ e^{A ΣΔ}∘h + U. Pass one takes ΣΔ and U of every chunk, pass two goes through
 //! the chunks of a sequence and leaves the state that each begins with, pass three reads out. One unit has one channel in
 //! every pass; loads of u, Δ and z are contiguous over the units of a cube, those of B and C are the same for all.
 
@@ -10,13 +10,10 @@ use super::operands::{Form, Scan, zeros};
 use super::plan::Tile;
 
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes,
+    ChunkTable, Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes, launch_units,
     preferred_chunk_size, token_buffer,
 };
 use crate::selective_scan::problem::{DeviceInputs, DeviceOutputs, Problem, ScanError};
-
-/// Units of a cube that passes states through chunks.
-const UNITS: usize = 64;
 
 /// One token of every sequence.
 ///
@@ -226,25 +223,23 @@ impl Chunks {
         reverse: bool,
     ) -> Result<DeviceBuffer, Error> {
         let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
-        if problem.state_len() > 0 {
-            pass_states::launch(
-                client,
-                cubes(client, problem.state_len().div_ceil(UNITS))?,
-                CubeDim::new_1d(UNITS as u32),
-                address_type(client, elements.len().max(end.len()))?,
-                elements.arg(),
-                self.step_sums.arg(),
-                inputs.a.arg(),
-                self.table.sequences(),
-                state.unwrap_or(&inputs.a).arg(),
-                end.arg(),
-                problem.channels,
-                problem.state_dim,
-                problem.state_len(),
-                state.is_some(),
-                reverse,
-            );
-        }
+        launch_units!(
+            pass_states,
+            client,
+            problem.state_len(),
+            elements.len().max(end.len()),
+            elements.arg(),
+            self.step_sums.arg(),
+            inputs.a.arg(),
+            self.table.sequences(),
+            state.unwrap_or(&inputs.a).arg(),
+            end.arg(),
+            problem.channels,
+            problem.state_dim,
+            problem.state_len(),
+            state.is_some(),
+            reverse,
+        );
         Ok(end)
     }
 }
@@ -269,7 +264,7 @@ fn summarise<F: Float>(
     for row in place.start..place.end {
         sum += scan.step_size.at(row, place.channel);
     }
-    step_sums[place.stretch * scan.groups * scan.channels_per_group + place.channel] = sum;
+    step_sums[place.segment * scan.groups * scan.channels_per_group + place.channel] = sum;
     for t in 0..scan.state_dim.div_ceil(comptime!(form.tile.state)) {
         let first = t * comptime!(form.tile.state);
         let a = scan.load(&scan.a, place.constants, first, form);
@@ -322,7 +317,7 @@ fn pass_states(
     end[ABSOLUTE_POS] = carried;
 }
 
-/// The outputs of every stretch from the state that it begins with.
+/// The outputs of every segment from the state that it begins with.
 #[cube(launch, address_type = "dynamic")]
 // Some conditions are decided when the kernel is compiled, and stand apart from those that units decide.
 #[allow(clippy::too_many_arguments, clippy::collapsible_if)]

@@ -6,11 +6,8 @@ use super::operands::{Side, Source, sizes};
 use super::states::Direction;
 use super::{Call, keys, read};
 use crate::cube::view::RowsView;
-use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, launch_units};
 use crate::taylor_attention::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
-
-/// Units of a cube that turns cotangents of y into those of ỹ, one (row, head) each.
-const UNITS: usize = 64;
 
 /// Gradients of the loss by all that Taylor attention reads, from the cotangents of its output and of its final state.
 ///
@@ -55,23 +52,21 @@ impl Call<'_> {
         let problem = self.problem;
         let by_read = DeviceBuffer::empty(self.client, read.len(), DType::F32)?;
         let total = read.len() / problem.columns();
-        if total > 0 {
-            cotangent_kernel::launch(
-                self.client,
-                cubes(self.client, total.div_ceil(UNITS))?,
-                CubeDim::new_1d(UNITS as u32),
-                address_type(self.client, read.len().max(by_out.buffer().len()))?,
-                read.arg(),
-                by_out.view(),
-                by_read.arg(),
-                problem.heads,
-                problem.value_dim,
-                problem.normalizer.unwrap_or(0.0),
-                total,
-                problem.normalizer.is_some(),
-                by_out.dtype().elem(),
-            );
-        }
+        launch_units!(
+            cotangent_kernel,
+            self.client,
+            total,
+            read.len().max(by_out.buffer().len()),
+            read.arg(),
+            by_out.view(),
+            by_read.arg(),
+            problem.heads,
+            problem.value_dim,
+            problem.normalizer.unwrap_or(0.0),
+            total,
+            problem.normalizer.is_some(),
+            by_out.dtype().elem(),
+        );
         Ok(by_read)
     }
 

@@ -5,11 +5,8 @@ use cubecl::prelude::*;
 use super::operands::{Side, sizes};
 use super::states::Direction;
 use super::{Call, read};
-use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, cubes};
+use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, launch_units};
 use crate::taylor_attention::problem::{DeviceInputs, DeviceOutputs, Problem};
-
-/// Units of a cube that divides, one value each.
-const UNITS: usize = 64;
 
 /// Taylor attention by chunks (see [`taylor_attention`](crate::taylor_attention) for the formula).
 ///
@@ -83,21 +80,19 @@ pub(super) fn normalise(
 ) -> Result<DeviceBuffer, Error> {
     let len = read.len() / problem.columns() * problem.value_dim;
     let out = DeviceBuffer::empty(client, len, dtype)?;
-    if len > 0 {
-        normalise_kernel::launch(
-            client,
-            cubes(client, len.div_ceil(UNITS))?,
-            CubeDim::new_1d(UNITS as u32),
-            address_type(client, read.len())?,
-            read.arg(),
-            out.arg(),
-            problem.value_dim,
-            problem.normalizer.unwrap_or(0.0),
-            len,
-            problem.normalizer.is_some(),
-            dtype.elem(),
-        );
-    }
+    launch_units!(
+        normalise_kernel,
+        client,
+        len,
+        read.len(),
+        read.arg(),
+        out.arg(),
+        problem.value_dim,
+        problem.normalizer.unwrap_or(0.0),
+        len,
+        problem.normalizer.is_some(),
+        dtype.elem(),
+    );
     Ok(out)
 }
 

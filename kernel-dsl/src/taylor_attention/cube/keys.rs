@@ -34,7 +34,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
     }
     let size = comptime!(tiling.size);
     let pitch = comptime!(tiling.pitch());
-    let place = Place::of_cube(chunks, sizes, 1usize);
+    let place = Place::of_cube(chunks, sizes.heads, 1usize);
     let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));

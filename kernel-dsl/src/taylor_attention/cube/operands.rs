@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+pub(super) use crate::cube::place::Place;
 use crate::cube::product::Tiling;
 pub(super) use crate::feature_map::cube::table::{DeviceTable, Panel, Source, Table};
 use crate::taylor_attention::Problem;
@@ -39,34 +40,6 @@ pub(super) fn sizes(problem: &Problem) -> SizesLaunch {
         c1,
         c2,
     )
-}
-
-/// The tokens and the head of a cube.
-#[derive(CubeType)]
-pub(super) struct Place {
-    /// First row.
-    pub start: usize,
-    /// Number of rows.
-    pub len: usize,
-    pub head: usize,
-    /// `chunk · heads + head`.
-    pub index: usize,
-}
-
-#[cube]
-impl Place {
-    /// The place of a cube, when each (chunk, head) has `tiles` of them.
-    pub fn of_cube(chunks: &[u32], sizes: &Sizes, tiles: usize) -> Place {
-        let index = CUBE_POS / tiles;
-        let chunk = index / sizes.heads;
-        let start = chunks[3 * chunk] as usize;
-        Place {
-            start,
-            len: chunks[3 * chunk + 1] as usize - start,
-            head: index % sizes.heads,
-            index,
-        }
-    }
 }
 
 /// Stages some columns of a chunk, tokens down; 0 beyond the chunk and from column `cols` on.

@@ -34,7 +34,7 @@ pub(super) fn read<F: Float, G: Float>(
     let size = comptime!(tiling.size);
     let pitch = comptime!(tiling.pitch());
     let tiles = cols.div_ceil(size);
-    let place = Place::of_cube(chunks, sizes, tiles);
+    let place = Place::of_cube(chunks, sizes.heads, tiles);
     let first = CUBE_POS % tiles * size;
     let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));

@@ -5,10 +5,7 @@ use cubecl::prelude::*;
 use super::Call;
 use super::operands::{Panel, Place, Sizes, Source, Table, sizes, stage_features, stage_panel};
 use crate::cube::product::{Accumulator, Layout, Tiling};
-use crate::cube::{DType, DeviceBuffer, Error, address_type, cubes};
-
-/// Units of a cube that passes states on, one value each.
-const UNITS: usize = 64;
+use crate::cube::{DType, DeviceBuffer, Error, address_type, launch_units};
 
 /// From which end of its sequence a state is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,23 +46,21 @@ impl Call<'_> {
                 [x.elem(), y.elem()],
             );
         }
-        if !end.is_empty() {
-            pass::launch(
-                self.client,
-                cubes(self.client, end.len().div_ceil(UNITS))?,
-                CubeDim::new_1d(UNITS as u32),
-                address_type(self.client, self.longest().max(end.len()))?,
-                start.unwrap_or(self.features.any()).arg(),
-                states.arg(),
-                end.arg(),
-                self.chunks.sequences(),
-                problem.heads,
-                problem.head_state_len(),
-                end.len(),
-                start.is_some(),
-                direction,
-            );
-        }
+        launch_units!(
+            pass,
+            self.client,
+            end.len(),
+            self.longest().max(end.len()),
+            start.unwrap_or(self.features.any()).arg(),
+            states.arg(),
+            end.arg(),
+            self.chunks.sequences(),
+            problem.heads,
+            problem.head_state_len(),
+            end.len(),
+            start.is_some(),
+            direction,
+        );
         Ok((states, end))
     }
 }
@@ -90,7 +85,7 @@ fn updates<F: Float, G: Float>(
     let size = comptime!(tiling.size);
     let across = sizes.columns.div_ceil(size);
     let tiles = sizes.features.div_ceil(size) * across;
-    let place = Place::of_cube(chunks, sizes, tiles);
+    let place = Place::of_cube(chunks, sizes.heads, tiles);
     let first_feature = CUBE_POS % tiles / across * size;
     let first_col = CUBE_POS % across * size;
     let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));

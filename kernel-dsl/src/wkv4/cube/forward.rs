@@ -8,13 +8,10 @@ use cubecl::prelude::*;
 use super::operands::{LEAST_LOG_DECAY, LONGEST_CHUNK, Wkv, combine, empty, load, store};
 
 use crate::cube::{
-    ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes, preferred_chunk_size,
+    ChunkTable, Client, DType, DeviceBuffer, Error, SequenceTable, launch_units, preferred_chunk_size,
     token_buffer,
 };
 use crate::wkv4::problem::{DeviceInputs, DeviceOutputs, Problem, Wkv4Error};
-
-/// Units of a cube.
-const UNITS: usize = 64;
 
 /// One token of every sequence.
 ///
@@ -160,36 +157,34 @@ pub(super) fn chunk_states(
         pass,
     )?;
     let units = problem.batch * problem.channels;
-    if units > 0 {
-        pass_states::launch(
-            client,
-            cubes(client, units.div_ceil(UNITS))?,
-            CubeDim::new_1d(UNITS as u32),
-            address_type(client, states.len().max(end.len()))?,
-            states.arg(),
-            inputs.log_decay.arg(),
-            table.chunks(),
-            table.sequences(),
-            state.unwrap_or(&inputs.bonus).arg(),
-            end.arg(),
-            problem.channels,
-            units,
-            state.is_some(),
-        );
-    }
+    launch_units!(
+        pass_states,
+        client,
+        units,
+        states.len().max(end.len()),
+        states.arg(),
+        inputs.log_decay.arg(),
+        table.chunks(),
+        table.sequences(),
+        state.unwrap_or(&inputs.bonus).arg(),
+        end.arg(),
+        problem.channels,
+        units,
+        state.is_some(),
+    );
     Ok((states, end))
 }
 
-/// What a walk over stretches of tokens does.
+/// What a walk over segments of tokens does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Pass {
     /// Whether it begins with given states, not empty ones.
     begin: bool,
-    /// Whether it keeps the state that each stretch ends with.
+    /// Whether it keeps the state that each segment ends with.
     end: bool,
     /// Whether it reads out.
     read: bool,
-    /// Values per stretch in their table: 2 where a stretch is a sequence, 3 where it is a chunk.
+    /// Values per segment in their table: 2 where a segment is a sequence, 3 where it is a chunk.
     entry: usize,
 }
 
@@ -197,7 +192,7 @@ fn walk(
     client: &Client,
     problem: &Problem,
     inputs: &DeviceInputs,
-    (stretches, count): (BufferArg, usize),
+    (segments, count): (BufferArg, usize),
     [begin, end, out]: [&DeviceBuffer; 3],
     pass: Pass,
 ) -> Result<(), Error> {
@@ -210,12 +205,12 @@ fn walk(
         true => buffer.arg(),
         false => inputs.bonus.arg(),
     };
-    walk_kernel::launch(
+    launch_units!(
+        walk_kernel,
         client,
-        cubes(client, units.div_ceil(UNITS))?,
-        CubeDim::new_1d(UNITS as u32),
-        address_type(client, inputs.longest(out.len().max(end.len()).max(begin.len())))?,
-        inputs.wkv(problem, stretches, count),
+        units,
+        inputs.longest(out.len().max(end.len()).max(begin.len())),
+        inputs.wkv(problem, segments, count),
         bound(pass.begin, begin),
         bound(pass.end, end),
         bound(pass.read, out),
@@ -239,7 +234,7 @@ fn walk_kernel<F: Float>(
     }
     let place = wkv.place(comptime!(pass.entry));
     let mut state = if comptime!(pass.begin) {
-        load(begin, place.stretch, wkv.channels, place.channel, 3usize)
+        load(begin, place.segment, wkv.channels, place.channel, 3usize)
     } else {
         empty()
     };
@@ -251,7 +246,7 @@ fn walk_kernel<F: Float>(
         wkv.advance(&mut state, row, place.channel);
     }
     if comptime!(pass.end) {
-        store(end, &state, place.stretch, wkv.channels, place.channel, 3usize);
+        store(end, &state, place.segment, wkv.channels, place.channel, 3usize);
     }
 }
 
