@@ -115,7 +115,7 @@ pub fn gated_slot_attention(
     let keys = keys.memory.reshape([batch, query_heads, slots, key_dim]);
     state.keys = first_of_each(keys.swap_dims(2, 3), share);
     state.values = first_of_each(values.memory, share);
-    state.position += time as u64;
+    state.position = state.position.saturating_add(time as u64);
     Ok(output)
 }
 

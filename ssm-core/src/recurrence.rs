@@ -64,7 +64,7 @@ pub fn recurrence_of_sequences(
             run_gates(gates, sequences, state, chunking)?
         }
     };
-    state.position += sequences.longest(dims.time) as u64;
+    state.position = state.position.saturating_add(sequences.longest(dims.time) as u64);
     Ok(output)
 }
 
@@ -87,7 +87,7 @@ pub fn recurrence_bounded(gates: Gates, state: &mut State, bound: &Tensor<1>) ->
     let gates = gates.with_stored_decay();
     expect_shape("bound", &[dims.heads], &bound.dims())?;
     let result = bounded::recurrence_bounded(gates, state, bound)?;
-    state.position += dims.time as u64;
+    state.position = state.position.saturating_add(dims.time as u64);
     Ok(result)
 }
 

@@ -131,6 +131,7 @@ impl Problem {
 impl Positions<'_> {
     /// The position of a row of sequence `b`.
     pub(super) fn of(&self, b: usize, start: usize, row: usize) -> usize {
-        self.first.map_or(0, |first| first[b]) + row - start
+        // No text is long enough to reach the end, but a position may be given.
+        self.first.map_or(0, |first| first[b]).saturating_add(row - start)
     }
 }

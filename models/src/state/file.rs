@@ -18,6 +18,9 @@ use crate::output::NewFile;
 /// Version of the file form.
 const VERSION: &str = "2";
 
+/// More tokens than any text has, and few enough that positions can be counted on from there.
+const MOST_TOKENS: u64 = 1 << 53;
+
 /// What a saved state is held against: the model that goes on with it.
 pub(crate) struct Owner<'a> {
     /// The sites of every layer, first layer first.
@@ -160,7 +163,11 @@ impl Saved<'_> {
     fn positions(&self) -> Result<Vec<u64>, ModelError> {
         let found = self.file.metadata("positions").unwrap_or("nothing");
         let numbers: Result<Vec<u64>, _> = found.split(',').map(str::parse).collect();
-        numbers.map_err(|_| self.wrong("positions", "whole numbers, one per sequence", found))
+        match numbers {
+            Ok(numbers) if numbers.iter().all(|&position| position < MOST_TOKENS) => Ok(numbers),
+            Ok(_) => Err(self.wrong("positions", format!("numbers below {MOST_TOKENS}"), found)),
+            Err(_) => Err(self.wrong("positions", "whole numbers, one per sequence", found)),
+        }
     }
 
     /// A batch of a damaged file must not be started: every tensor says how many sequences there are.

@@ -348,6 +348,30 @@ fn saved_states_of_other_models_are_refused() {
 }
 
 #[test]
+fn a_saved_state_after_more_tokens_than_any_text_has_is_refused() {
+    let (folder, model) = case(false).load();
+    let path = folder.path().join("state");
+    model.start(&Chain::default(), 1).unwrap().save(&path).unwrap();
+    let saved = fs::read(&path).unwrap();
+    let (length, rest) = saved.split_at(8);
+    let (header, tensors) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let header = String::from_utf8(header.to_vec()).unwrap();
+    let changed = header.replace(r#""positions":"0""#, r#""positions":"18446744073709551615""#);
+    assert_ne!(changed, header);
+    let length = (changed.len() as u64).to_le_bytes();
+    fs::write(&path, [&length[..], changed.as_bytes(), tensors].concat()).unwrap();
+    expect(
+        model.restore(&path, &Chain::default()).unwrap_err().to_string(),
+        &[
+            "state",
+            "positions",
+            "below 9007199254740992",
+            "18446744073709551615",
+        ],
+    );
+}
+
+#[test]
 fn a_tokenizer_of_another_model_is_refused() {
     let folder = TempDir::new().unwrap();
     case(true).write(folder.path());

@@ -95,7 +95,7 @@ pub fn taylor_attention(
     };
     let found = run(operator, inputs)?;
     state.memory = Tensor::from_dispatch(found.state);
-    state.position += sequences.longest(time) as u64;
+    state.position = state.position.saturating_add(sequences.longest(time) as u64);
     Ok(Tensor::from_dispatch(found.out))
 }
 
