@@ -5,7 +5,7 @@
 //! | [`mod@format`] | numbers, units, days, lists, singular and plural; the printed tables use them too |
 //! | [`axis`], [`ticks`] | axes and their ranges; labels that differ |
 //! | [`ink`] | colours for light and dark, dashes, marks |
-//! | [`chart`], [`grid`] | curves on two axes; tables of coloured cells |
+//! | [`chart`], [`layer`], [`grid`] | two axes, and the curves, bands and points on them; tables of coloured cells |
 //! | [`picture`] | a drawing with its legend, in a page or as an SVG file of its own |
 //! | [`page`] | the frame of a page, tables, columns of figures |
 //! | [`provenance`] | version, day, command, machine and model; the mitigations' glossary |
@@ -19,6 +19,7 @@ pub mod chart;
 pub mod format;
 pub mod grid;
 pub mod ink;
+pub mod layer;
 pub mod page;
 pub mod picture;
 mod plot;

@@ -1,9 +1,9 @@
 //! Layers drawn on a chart's axes.
 
 use super::axis::{Fitted, UPWARDS, exponentials};
-use super::chart::{Layer, spread};
 use super::format::significant;
 use super::ink::{Ink, Mark, Stroke};
+use super::layer::{Layer, spread};
 use super::picture::{WIDTH, at, line, point};
 use super::ticks::Tick;
 use maud::{Markup, html};

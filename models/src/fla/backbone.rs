@@ -10,12 +10,14 @@ use spillway_ssm_core::{Mixer, WeightSource};
 
 use super::EMBEDDING;
 use super::hybrid;
-use super::mixer::Names;
 use crate::checkpoint::{CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::layout::{Assembly, Outline, Parts, eos_ids};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
+
+/// What tensors of a mixer are called here, where that is not what the mixer calls them.
+pub(super) type Names = &'static [(&'static str, &'static str)];
 
 /// The hidden width of an MLP is a multiple of this, unless the configuration says it itself.
 const MLP_MULTIPLE: usize = 256;

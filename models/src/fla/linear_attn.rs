@@ -9,8 +9,8 @@ use spillway_attention_linear::feature_map::FeatureMapKind;
 use spillway_attention_linear::gla::{DecayConfig, GatedLinearAttention, GatedLinearAttentionConfig};
 use spillway_attention_linear::projection::OutputConfig;
 
-use super::backbone::MixerSource;
-use super::mixer::{Names, backbone, details, heads};
+use super::backbone::{MixerSource, Names};
+use super::mixer::{backbone, details, heads};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;

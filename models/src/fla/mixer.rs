@@ -1,11 +1,11 @@
-//! What the mixers of flash-linear-attention have in common: the fields of heads, of short convolutions, of the way out.
+//! What the mixers of flash-linear-attention have in common: the fields of heads, of short convolutions, of the output projection.
 
 use spillway_attention_linear::feature_map::FeatureMapKind;
 use spillway_attention_linear::heads::Heads;
 use spillway_attention_linear::projection::OutputConfig;
 use spillway_ssm_core::ShortConvConfig;
 
-use super::backbone::{Backbone, Details, expanded};
+use super::backbone::{Backbone, Details, Names, expanded};
 use crate::checkpoint::{CheckpointError, Fields};
 
 /// `num_heads`, `num_kv_heads`, `expand_k` and `expand_v`, of which the last two have other defaults everywhere.
@@ -71,7 +71,7 @@ pub(super) fn short_conv(
     }))
 }
 
-/// The way out of RetNet, GLA and simple GLA, and the names of its tensors: the norm is stored under another one where it is
+/// The output norm and projection of RetNet, GLA and simple GLA, and the names of their tensors: the norm is stored under another one where it is
 /// fused with the gate.
 pub(super) fn gated_output(
     fields: &Fields<'_>,
@@ -88,9 +88,6 @@ pub(super) fn gated_output(
     };
     Ok((output, names))
 }
-
-/// What tensors of a mixer are called here, where that is not what the mixer calls them.
-pub(super) type Names = &'static [(&'static str, &'static str)];
 
 /// `feature_map` where it is one of the activations that have no weights.
 pub(super) fn activation(fields: &Fields<'_>) -> Result<FeatureMapKind, CheckpointError> {

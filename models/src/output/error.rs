@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::lock::InUse;
+use super::lock::{InUse, LockError};
 
 /// Why a file or folder cannot be written.
 #[derive(Debug, Error)]
@@ -36,5 +36,14 @@ impl OutputError {
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, action, source }
+    }
+}
+
+impl From<LockError> for OutputError {
+    fn from(error: LockError) -> Self {
+        match error {
+            LockError::InUse(in_use) => Self::InUse(in_use),
+            LockError::Io { path, source } => Self::io(&path, "locking")(source),
+        }
     }
 }

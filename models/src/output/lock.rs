@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::error::OutputError;
-
 /// Name of the file that the lock is on. It goes with the lock; one that a killed process has left is taken over.
 pub const LOCK: &str = ".spillway.lock";
 /// Most characters that are told of who holds a lock.
@@ -39,15 +37,6 @@ pub enum LockError {
         /// The system's reason.
         source: io::Error,
     },
-}
-
-impl From<LockError> for OutputError {
-    fn from(error: LockError) -> Self {
-        match error {
-            LockError::InUse(in_use) => Self::InUse(in_use),
-            LockError::Io { path, source } => Self::io(&path, "locking")(source),
-        }
-    }
 }
 
 /// The right to write into a folder, until it is dropped or the process ends, however it does.
