@@ -1,7 +1,11 @@
 //! Elements of every rule: they compose associatively, act as the recurrence does, and make the scan form of it.
 
+#[path = "support/random.rs"]
+mod random;
+
 mod equivalence {
-    use burn::tensor::{Device, Tensor, TensorData};
+    use super::random::Values;
+    use burn::tensor::Device;
     use proptest::prelude::*;
     use spillway_ssm_core::element::Transition;
     use spillway_ssm_core::{
@@ -9,25 +13,6 @@ mod equivalence {
     };
 
     const BOUND: f64 = 1e-5;
-
-    /// A small reproducible generator (splitmix64).
-    struct Values(u64);
-
-    impl Values {
-        /// In [−1, 1).
-        fn next(&mut self) -> f32 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        }
-
-        fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
-            let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.next()).collect();
-            Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-        }
-    }
 
     #[derive(Clone, Copy, Debug)]
     enum Kind {

@@ -1,7 +1,11 @@
 //! The forms of the recurrence agree with the f64 definition and with one another, on tensors of any layout.
 
-use burn::tensor::{Device, Tensor, TensorData};
+#[path = "support/random.rs"]
+mod random;
+
+use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
+use random::Values;
 use spillway_kernel_dsl::DecayKind;
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::recurrence as kernel;
@@ -52,23 +56,7 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// A small reproducible generator (splitmix64) of values in [−1, 1).
-struct Values(u64);
-
 impl Values {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.next()).collect();
-        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-    }
-
     fn decay<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
         self.tensor(shape).abs().mul_scalar(-0.7)
     }

@@ -6,11 +6,11 @@ use spillway_kernel_dsl::delta_rule::{
     TransitionGradients, TransitionKind, apply, backward, chunked, compose, element, reference, sequential,
     step,
 };
-use spillway_kernel_dsl::shape::{Extent, Role, ShapeError};
+use spillway_kernel_dsl::shape::{Extent, Role};
 use spillway_kernel_dsl::{DecayKind, LogDecay};
 use spillway_kernel_dsl::{Rows, Sequences};
 
-const ZEROS: [f32; 64] = [0.0; 64];
+use super::misfit::{Misfit, ZEROS, rows};
 
 /// Two tokens, two heads in one group, 3×2 states.
 const PROBLEM: Problem = Problem {
@@ -28,10 +28,6 @@ const LOW_RANK: Problem = Problem {
     transition: TransitionKind::LowRank,
     ..PROBLEM
 };
-
-fn rows(rows: usize, cols: usize) -> Rows<'static> {
-    Rows::contiguous(&ZEROS, rows, cols).expect("short enough")
-}
 
 fn inputs() -> Inputs<'static> {
     Inputs {
@@ -55,38 +51,8 @@ fn low_rank() -> Inputs<'static> {
     }
 }
 
-fn misfit(role: Role, operand: &'static str, expected: Extent, found: Extent) -> DeltaRuleError {
-    DeltaRuleError::Shape(ShapeError {
-        operator: "delta rule",
-        operand,
-        role,
-        expected,
-        found,
-    })
-}
-
-fn length(operand: &'static str, expected: usize, found: usize) -> DeltaRuleError {
-    misfit(
-        Role::Value,
-        operand,
-        Extent::Values(expected),
-        Extent::Values(found),
-    )
-}
-
-fn gradient_length(operand: &'static str, expected: usize, found: usize) -> DeltaRuleError {
-    misfit(
-        Role::Gradient,
-        operand,
-        Extent::Values(expected),
-        Extent::Values(found),
-    )
-}
-
-fn view(operand: &'static str, expected: (usize, usize), found: (usize, usize)) -> DeltaRuleError {
-    let extent = |(rows, cols)| Extent::Rows { rows, cols };
-    misfit(Role::Value, operand, extent(expected), extent(found))
-}
+/// Errors of shape.
+const SHAPE: Misfit<DeltaRuleError> = Misfit::of("delta rule");
 
 /// Gradients of the right shapes, apart from what `change` does.
 fn by_backward(
@@ -282,7 +248,7 @@ fn views_need_a_row_per_token() {
         ),
     ];
     for (operand, columns, inputs) in cases {
-        let expected = view(operand, (2, columns), (3, columns));
+        let expected = SHAPE.view(operand, (2, columns), (3, columns));
         assert_eq!(error_of(PROBLEM, inputs), expected);
         let message = format!(
             "delta rule: {operand} needs 2 rows of {columns} values, found 3 rows of {columns} values"
@@ -293,7 +259,7 @@ fn views_need_a_row_per_token() {
 
 #[test]
 fn views_need_the_columns_of_their_heads() {
-    let column = |operand, expected| view(operand, (2, expected), (2, 5));
+    let column = |operand, expected| SHAPE.view(operand, (2, expected), (2, 5));
     let delta = [
         (
             column("query", 3),
@@ -346,7 +312,10 @@ fn views_need_the_columns_of_their_heads() {
         decay: DecayKind::PerKeyToken,
         ..PROBLEM
     };
-    assert_eq!(error_of(per_key, inputs()), view("log_decay", (2, 6), (2, 2)));
+    assert_eq!(
+        error_of(per_key, inputs()),
+        SHAPE.view("log_decay", (2, 6), (2, 2))
+    );
 }
 
 #[test]
@@ -397,12 +366,7 @@ fn log_decays_must_come_where_the_kind_has_them_and_nowhere_else() {
     }
     assert_eq!(
         by_backward(undecayed, without, |_| ()),
-        Err(misfit(
-            Role::Gradient,
-            "log_decay",
-            Extent::None,
-            Extent::Values(4)
-        ))
+        Err(SHAPE.misfit(Role::Gradient, "log_decay", Extent::None, Extent::Values(4)))
     );
     assert_eq!(
         by_backward(undecayed, without, |sizes| sizes.wants_log_decay = false),
@@ -417,7 +381,7 @@ fn log_decays_must_come_where_the_kind_has_them_and_nowhere_else() {
 #[test]
 fn state_and_output_need_their_lengths() {
     let (mut state, mut out) = ([1.0; 13], [2.0; 9]);
-    let wrong_state = length("state", 12, 13);
+    let wrong_state = SHAPE.length("state", 12, 13);
     assert_eq!(
         sequential(&PROBLEM, &inputs(), &mut state, &mut out[..8]),
         Err(wrong_state)
@@ -426,7 +390,7 @@ fn state_and_output_need_their_lengths() {
         chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out[..8]),
         Err(wrong_state)
     );
-    let wrong_out = length("out", 8, 9);
+    let wrong_out = SHAPE.length("out", 8, 9);
     assert_eq!(
         sequential(&PROBLEM, &inputs(), &mut state[..12], &mut out),
         Err(wrong_out)
@@ -445,23 +409,25 @@ fn state_and_output_need_their_lengths() {
 #[test]
 fn cotangents_and_gradients_need_their_shapes() {
     type Change = fn(&mut Sizes);
-    let cotangent_length = misfit(Role::Cotangent, "state", Extent::Values(12), Extent::Values(1));
+    let cotangent_length = SHAPE.misfit(Role::Cotangent, "state", Extent::Values(12), Extent::Values(1));
     let cases: [(DeltaRuleError, Change); 8] = [
-        (length("state", 12, 1), |sizes| sizes.initial = 1),
+        (SHAPE.length("state", 12, 1), |sizes| sizes.initial = 1),
         (cotangent_length, |sizes| sizes.state_cotangent = Some(1)),
-        (gradient_length("query", 6, 1), |sizes| sizes.query = 1),
-        (gradient_length("key", 6, 1), |sizes| sizes.key = 1),
-        (gradient_length("value", 8, 1), |sizes| sizes.value = 1),
-        (gradient_length("beta", 4, 1), |sizes| sizes.beta = 1),
-        (gradient_length("log_decay", 4, 1), |sizes| sizes.log_decay = 1),
-        (gradient_length("state", 12, 1), |sizes| sizes.state = 1),
+        (SHAPE.gradient_length("query", 6, 1), |sizes| sizes.query = 1),
+        (SHAPE.gradient_length("key", 6, 1), |sizes| sizes.key = 1),
+        (SHAPE.gradient_length("value", 8, 1), |sizes| sizes.value = 1),
+        (SHAPE.gradient_length("beta", 4, 1), |sizes| sizes.beta = 1),
+        (SHAPE.gradient_length("log_decay", 4, 1), |sizes| {
+            sizes.log_decay = 1
+        }),
+        (SHAPE.gradient_length("state", 12, 1), |sizes| sizes.state = 1),
     ];
     for (expected, change) in cases {
         assert_eq!(by_backward(PROBLEM, inputs(), change), Err(expected));
     }
     let low_rank_cases: [(DeltaRuleError, Change); 2] = [
-        (gradient_length("p", 6, 1), |sizes| sizes.p = 1),
-        (gradient_length("b", 6, 1), |sizes| sizes.b = 1),
+        (SHAPE.gradient_length("p", 6, 1), |sizes| sizes.p = 1),
+        (SHAPE.gradient_length("b", 6, 1), |sizes| sizes.b = 1),
     ];
     for (expected, change) in low_rank_cases {
         let result = by_backward(LOW_RANK, low_rank(), |sizes| {
@@ -472,12 +438,7 @@ fn cotangents_and_gradients_need_their_shapes() {
     }
     let out = |rows, cols| {
         let expected = Extent::Rows { rows: 2, cols: 4 };
-        Err(misfit(
-            Role::Cotangent,
-            "out",
-            expected,
-            Extent::Rows { rows, cols },
-        ))
+        Err(SHAPE.misfit(Role::Cotangent, "out", expected, Extent::Rows { rows, cols }))
     };
     assert_eq!(
         by_backward(PROBLEM, inputs(), |sizes| sizes.out = rows(3, 4)),
@@ -535,8 +496,8 @@ fn elements_need_their_lengths() {
     };
     let (mut m, mut u) = ([0.0; 18], [0.0; 12]);
     for (wrong, expected) in [
-        (wrong_matrix, length("matrix", 18, 12)),
-        (wrong_update, length("update", 12, 18)),
+        (wrong_matrix, SHAPE.length("matrix", 18, 12)),
+        (wrong_update, SHAPE.length("update", 12, 18)),
     ] {
         let second = ElementMut {
             matrix: &mut m,
@@ -547,8 +508,8 @@ fn elements_need_their_lengths() {
     }
     assert_eq!(
         apply(&PROBLEM, right, &mut [0.0; 11]),
-        Err(length("state", 12, 11))
+        Err(SHAPE.length("state", 12, 11))
     );
     let short = element(&PROBLEM, &inputs(), 4, &mut m[..9], &mut u);
-    assert_eq!(short, Err(length("matrix", 18, 9)));
+    assert_eq!(short, Err(SHAPE.length("matrix", 18, 9)));
 }

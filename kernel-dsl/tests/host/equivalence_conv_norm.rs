@@ -119,7 +119,7 @@ mod equivalence {
         }
 
         /// Tokens `first .. first + count` of a single sequence, from `state`.
-        fn stretch(&self, first: usize, count: usize, state: Vec<f32>) -> Self {
+        fn segment(&self, first: usize, count: usize, state: Vec<f32>) -> Self {
             Self {
                 problem: causal_conv1d::Problem {
                     time: count,
@@ -178,8 +178,8 @@ mod equivalence {
             let time = case.problem.time;
             let cut = (cut * (time + 1) as f64) as usize;
             let (out, state) = case.run();
-            let (mut joined, middle) = case.stretch(0, cut, case.state.clone()).run();
-            let (rest, last) = case.stretch(cut, time - cut, middle).run();
+            let (mut joined, middle) = case.segment(0, cut, case.state.clone()).run();
+            let (rest, last) = case.segment(cut, time - cut, middle).run();
             joined.extend(rest);
             prop_assert_eq!(last, state);
             let error = error_beside(&joined, &widened(&out), &case.terms());

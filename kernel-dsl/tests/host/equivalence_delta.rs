@@ -248,12 +248,12 @@ mod equivalence {
         }
 
         #[test]
-        fn the_element_of_a_stretch_equals_its_tokens(spec in any_spec(60), cuts in (0.0_f64..=1.0, 0.0_f64..=1.0)) {
+        fn the_element_of_a_segment_equals_its_tokens(spec in any_spec(60), cuts in (0.0_f64..=1.0, 0.0_f64..=1.0)) {
             let whole = Data::new(&spec).sequence(0);
             let (time, problem) = (whole.problem.time, whole.problem);
             let at = |cut: f64| (cut * time as f64) as usize;
             let (from, to) = (at(cuts.0.min(cuts.1)), at(cuts.0.max(cuts.1)));
-            let [a, b, c] = [0..from, from..to, to..time].map(|tokens| element_of(&whole.stretch(tokens, whole.state.clone())));
+            let [a, b, c] = [0..from, from..to, to..time].map(|tokens| element_of(&whole.segment(tokens, whole.state.clone())));
             let expected = whole.by_reference().1;
             let after = |element: &(Vec<f32>, Vec<f32>)| {
                 let mut state = whole.state.clone();
@@ -298,8 +298,8 @@ mod equivalence {
             let time = whole.problem.time;
             let cut = (cut * time as f64) as usize;
             for (form, run) in [("sequential", &by_sequential as &dyn Fn(&Data) -> _), ("chunks", &|data: &Data| by_chunks(data, chunk_size))] {
-                let (mut out, state) = run(&whole.stretch(0..cut, whole.state.clone()));
-                let (rest, state) = run(&whole.stretch(cut..time, state));
+                let (mut out, state) = run(&whole.segment(0..cut, whole.state.clone()));
+                let (rest, state) = run(&whole.segment(cut..time, state));
                 out.extend(rest);
                 check(form, &(out, state), &whole)?;
             }

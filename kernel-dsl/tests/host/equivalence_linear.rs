@@ -225,7 +225,7 @@ mod equivalence {
         }
     }
 
-    /// Shapes with several spans of rows, several stretches of features, and enough work for threads.
+    /// Shapes with several spans of rows, several segments of features, and enough work for threads.
     const LARGE: [(usize, usize, usize); 6] = [
         (1, 1100, 1301),
         (2, 1025, 700),

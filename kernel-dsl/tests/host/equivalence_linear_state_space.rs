@@ -60,15 +60,15 @@ mod equivalence {
         fn splitting_a_sequence_keeps_the_state((data, cuts) in any_cut(), chunk_size in 1..40_usize) {
             let (mut state, mut out) = (data.state.clone(), Vec::new());
             for (i, bounds) in cuts.windows(2).enumerate() {
-                let stretch = data.stretch(bounds[0]..bounds[1], state.as_deref());
+                let segment = data.segment(bounds[0]..bounds[1], state.as_deref());
                 let (part, end) = match i % 2 {
-                    0 => stretch.run(sequential),
-                    _ => stretch.run(|problem, inputs, outputs| chunked(problem, inputs, chunk_size, outputs)),
+                    0 => segment.run(sequential),
+                    _ => segment.run(|problem, inputs, outputs| chunked(problem, inputs, chunk_size, outputs)),
                 };
                 out.extend(part);
                 state = Some(end);
             }
-            check(&data, &(out, state.expect("one stretch or more")))?;
+            check(&data, &(out, state.expect("one segment or more")))?;
         }
 
         #[test]
@@ -79,7 +79,7 @@ mod equivalence {
             let cols = problem.outputs * problem.channels;
             let mut out = Vec::new();
             for t in 0..data.spec.time {
-                let token = data.stretch(t..t + 1, None);
+                let token = data.segment(t..t + 1, None);
                 let inputs = token.inputs();
                 let mut y = vec![f32::NAN; cols];
                 system.step(inputs.input, inputs.token_step_size, &mut state, &mut y).expect("valid");
@@ -96,7 +96,7 @@ mod equivalence {
             for b in 0..data.spec.batch {
                 let rows = data.problem().sequences.span(b, data.problem().time);
                 let of_b = data.state.as_ref().map(|state| &state[b * len..(b + 1) * len]);
-                let (part, end) = data.stretch(rows.clone(), of_b).run(sequential);
+                let (part, end) = data.segment(rows.clone(), of_b).run(sequential);
                 expected[rows.start * cols..rows.end * cols].copy_from_slice(&part);
                 prop_assert_eq!(&state[b * len..(b + 1) * len], &end[..]);
             }

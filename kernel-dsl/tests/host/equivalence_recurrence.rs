@@ -49,13 +49,13 @@ mod equivalence {
         (out, state)
     }
 
-    /// Runs `form` on each of the stretches between the cuts, passing the state on, and joins the outputs.
-    fn by_stretches(data: &Data, cuts: &[usize], form: impl Fn(&Data) -> Results<f32>) -> Results<f32> {
+    /// Runs `form` on each of the segments between the cuts, passing the state on, and joins the outputs.
+    fn by_segments(data: &Data, cuts: &[usize], form: impl Fn(&Data) -> Results<f32>) -> Results<f32> {
         let mut state = data.state.clone();
-        // Rows that are no tokens are in no stretch.
+        // Rows that are no tokens are in no segment.
         let mut out = vec![0.0; data.out_len()];
         for bounds in cuts.windows(2) {
-            let (part, end) = form(&data.stretch(bounds[0], bounds[1], &state));
+            let (part, end) = form(&data.segment(bounds[0], bounds[1], &state));
             state = end;
             data.place(
                 &mut out,
@@ -173,7 +173,7 @@ mod equivalence {
             check_both("sequential", &data, &by_sequential(&data), &expected)?;
             check_both("chunked", &data, &by_chunks(&data, chunk_size), &expected)?;
             let every_token: Vec<usize> = (0..=data.problem.time).collect();
-            let by_step = by_stretches(&data, &every_token, |token| {
+            let by_step = by_segments(&data, &every_token, |token| {
                 let (mut state, mut out) = (token.state.clone(), vec![f32::NAN; token.out_len()]);
                 step(&token.problem, &token.inputs(), &mut state, &mut out).expect("valid");
                 (out, state)
@@ -190,9 +190,9 @@ mod equivalence {
             let data = Data::new(&spec);
             let expected = by_reference(&data);
             let cuts = sorted_cuts(data.problem.time, &fractions);
-            prop_assert_eq!(by_stretches(&data, &cuts, by_sequential), by_sequential(&data));
-            let chunks = by_stretches(&data, &cuts, |part| by_chunks(part, chunk_size));
-            check_both("chunked stretches", &data, &chunks, &expected)?;
+            prop_assert_eq!(by_segments(&data, &cuts, by_sequential), by_sequential(&data));
+            let chunks = by_segments(&data, &cuts, |part| by_chunks(part, chunk_size));
+            check_both("chunked segments", &data, &chunks, &expected)?;
         }
 
         #[test]
@@ -221,8 +221,8 @@ mod equivalence {
             let data = Data::new(&spec);
             let cuts = sorted_cuts(data.problem.time, &fractions);
             let zero = vec![0.0; data.problem.state_len()];
-            let stretch = |bounds: &[usize]| element_of(&data.stretch(bounds[0], bounds[1], &zero), chunk_size);
-            let elements: Vec<_> = cuts.windows(2).map(stretch).collect();
+            let segment = |bounds: &[usize]| element_of(&data.segment(bounds[0], bounds[1], &zero), chunk_size);
+            let elements: Vec<_> = cuts.windows(2).map(segment).collect();
             let product = tree(&data.problem, &elements);
             let time = data.problem.time;
             let (_, expected) = by_reference(&data);
@@ -245,7 +245,7 @@ mod equivalence {
             let problem = &data.problem;
             let cuts = sorted_cuts(problem.time, &fractions);
             let elements: Vec<_> =
-                cuts.windows(2).map(|b| element_of(&data.stretch(b[0], b[1], &data.state), 16)).collect();
+                cuts.windows(2).map(|b| element_of(&data.segment(b[0], b[1], &data.state), 16)).collect();
             let left = composed(problem, &composed(problem, &elements[0], &elements[1]), &elements[2]);
             let right = composed(problem, &elements[0], &composed(problem, &elements[1], &elements[2]));
             let exact: Vec<f64> = right.1.iter().map(|x| f64::from(*x)).collect();

@@ -61,8 +61,8 @@ mod equivalence {
         fn splitting_a_sequence_keeps_the_state(data in any_data(3, 20), time in 0..150_usize, cut in 0..150_usize) {
             let data = one_sequence(data, time);
             let cut = cut.min(time);
-            let (mut out, state) = data.stretch(0..cut, data.state.as_deref()).run(convolved);
-            let (rest, state) = data.stretch(cut..time, Some(&state)).run(convolved);
+            let (mut out, state) = data.segment(0..cut, data.state.as_deref()).run(convolved);
+            let (rest, state) = data.segment(cut..time, Some(&state)).run(convolved);
             out.extend(rest);
             check(&data, &(out, state))?;
         }
@@ -73,7 +73,7 @@ mod equivalence {
             let mut state = data.state.clone().unwrap_or_else(|| vec![0.0; data.problem().state_len()]);
             let mut out = Vec::new();
             for t in 0..time {
-                let token = data.stretch(t..t + 1, None);
+                let token = data.segment(t..t + 1, None);
                 let mut y = vec![f32::NAN; data.spec.outputs * data.spec.channels];
                 step(&token.problem(), &token.inputs(), &mut state, &mut y).expect("valid");
                 out.extend(y);

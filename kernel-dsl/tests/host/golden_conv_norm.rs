@@ -52,14 +52,14 @@ mod golden {
         }
     }
 
-    /// Convolves stretches of `stretch` tokens, each from the state that the one before left.
-    fn convolve(case: &Case, x: &[f32], initial: &[f32], stretch: usize) -> (Vec<f32>, Vec<f32>) {
+    /// Convolves segments of `segment` tokens, each from the state that the one before left.
+    fn convolve(case: &Case, x: &[f32], initial: &[f32], segment: usize) -> (Vec<f32>, Vec<f32>) {
         let (batch, channels, time, width) = (case.dim("B"), case.dim("D"), case.dim("L"), case.dim("W"));
         let (mut out, mut state) = (vec![f32::NAN; x.len()], initial.to_vec());
         let past_len = channels * (width - 1);
         for b in 0..batch {
-            for first in (0..time).step_by(stretch) {
-                let count = stretch.min(time - first);
+            for first in (0..time).step_by(segment) {
+                let count = segment.min(time - first);
                 let tokens = (b * time + first) * channels..(b * time + first + count) * channels;
                 causal_conv1d(
                     &problem(case, 1, count),

@@ -71,5 +71,9 @@ mod golden_ssm_kernel;
 mod golden_taylor;
 #[path = "linear_state_space_errors.rs"]
 mod linear_state_space_errors;
+#[path = "misfit.rs"]
+mod misfit;
 #[path = "recurrence_errors.rs"]
 mod recurrence_errors;
+#[path = "recurrence_gradient_errors.rs"]
+mod recurrence_gradient_errors;

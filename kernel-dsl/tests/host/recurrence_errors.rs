@@ -3,18 +3,17 @@
 use spillway_kernel_dsl::decay::DecayFormError;
 use spillway_kernel_dsl::recurrence::normalized::{self, NormalizedState};
 use spillway_kernel_dsl::recurrence::{
-    Cotangents, DecayIndex, Element, ElementMut, GradientBuffers, Inputs, Problem, ReadOut, RecurrenceError,
-    apply, backward, chunked, compose, element, sequential, sequential_bounded, step,
+    DecayIndex, Element, ElementMut, Inputs, Problem, ReadOut, RecurrenceError, apply, chunked, compose,
+    element, sequential, sequential_bounded, step,
 };
 use spillway_kernel_dsl::sequences::SequencesError;
-use spillway_kernel_dsl::shape::{Extent, Role, ShapeError};
 use spillway_kernel_dsl::{DecayKind, LogDecay};
 use spillway_kernel_dsl::{Rows, Sequences};
 
-const ZEROS: [f32; 64] = [0.0; 64];
+use super::misfit::{Misfit, ZEROS, rows};
 
 /// Two tokens, two heads in one group, 3×2 states.
-const PROBLEM: Problem = Problem {
+pub(super) const PROBLEM: Problem = Problem {
     batch: 1,
     time: 2,
     heads: 2,
@@ -25,11 +24,7 @@ const PROBLEM: Problem = Problem {
     read_out: ReadOut::Inclusive,
 };
 
-fn rows(rows: usize, cols: usize) -> Rows<'static> {
-    Rows::contiguous(&ZEROS, rows, cols).expect("short enough")
-}
-
-fn inputs() -> Inputs<'static> {
+pub(super) fn inputs() -> Inputs<'static> {
     Inputs {
         query: rows(2, 3),
         key: rows(2, 3),
@@ -43,38 +38,8 @@ fn inputs() -> Inputs<'static> {
     }
 }
 
-fn misfit(role: Role, operand: &'static str, expected: Extent, found: Extent) -> RecurrenceError {
-    RecurrenceError::Shape(ShapeError {
-        operator: "recurrence",
-        operand,
-        role,
-        expected,
-        found,
-    })
-}
-
-fn length(operand: &'static str, expected: usize, found: usize) -> RecurrenceError {
-    misfit(
-        Role::Value,
-        operand,
-        Extent::Values(expected),
-        Extent::Values(found),
-    )
-}
-
-fn gradient_length(operand: &'static str, expected: usize, found: usize) -> RecurrenceError {
-    misfit(
-        Role::Gradient,
-        operand,
-        Extent::Values(expected),
-        Extent::Values(found),
-    )
-}
-
-fn view(operand: &'static str, expected: (usize, usize), found: (usize, usize)) -> RecurrenceError {
-    let extent = |(rows, cols)| Extent::Rows { rows, cols };
-    misfit(Role::Value, operand, extent(expected), extent(found))
-}
+/// Errors of shape.
+pub(super) const SHAPE: Misfit<RecurrenceError> = Misfit::of("recurrence");
 
 /// What every form says about the problem and the inputs.
 fn error_of(problem: Problem, inputs: Inputs) -> RecurrenceError {
@@ -118,7 +83,7 @@ fn sizes_must_fit_the_machine() {
 
 #[test]
 fn views_need_a_row_per_token_and_the_right_columns() {
-    let query = view("query", (2, 3), (1, 3));
+    let query = SHAPE.view("query", (2, 3), (1, 3));
     let short = Inputs {
         query: rows(1, 3),
         ..inputs()
@@ -132,22 +97,28 @@ fn views_need_a_row_per_token_and_the_right_columns() {
         key: rows(2, 4),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, key), view("key", (2, 3), (2, 4)));
+    assert_eq!(error_of(PROBLEM, key), SHAPE.view("key", (2, 3), (2, 4)));
     let value = Inputs {
         value: rows(2, 2),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, value), view("value", (2, 4), (2, 2)));
+    assert_eq!(error_of(PROBLEM, value), SHAPE.view("value", (2, 4), (2, 2)));
     let log_decay = Inputs {
         log_decay: LogDecay::Token(rows(2, 6)),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, log_decay), view("log_decay", (2, 2), (2, 6)));
+    assert_eq!(
+        error_of(PROBLEM, log_decay),
+        SHAPE.view("log_decay", (2, 2), (2, 6))
+    );
     let step_size = Inputs {
         step_size: Some(rows(2, 1)),
         ..inputs()
     };
-    assert_eq!(error_of(PROBLEM, step_size), view("step_size", (2, 2), (2, 1)));
+    assert_eq!(
+        error_of(PROBLEM, step_size),
+        SHAPE.view("step_size", (2, 2), (2, 1))
+    );
 }
 
 #[test]
@@ -174,7 +145,7 @@ fn log_decays_come_in_the_form_of_their_kind() {
         log_decay: LogDecay::Constant(&ZEROS[..6]),
         ..inputs()
     };
-    let expected = length("log_decay", 2, 6);
+    let expected = SHAPE.length("log_decay", 2, 6);
     assert_eq!(error_of(per_head, long), expected);
 }
 
@@ -196,7 +167,7 @@ fn the_bonus_belongs_to_the_bonus_read_out() {
         error_of(PROBLEM, with_bonus(6)),
         RecurrenceError::BonusUnused { found: 6 }
     );
-    let expected = length("bonus", 6, 5);
+    let expected = SHAPE.length("bonus", 6, 5);
     assert_eq!(error_of(bonus, with_bonus(5)), expected);
 }
 
@@ -220,9 +191,9 @@ fn the_skip_is_per_head_or_per_value() {
 fn state_and_output_have_their_lengths() {
     let (mut state, mut out) = ([0.0; 12], [0.0; 8]);
     let short_state = sequential(&PROBLEM, &inputs(), &mut state[..11], &mut out);
-    assert_eq!(short_state, Err(length("state", 12, 11)));
+    assert_eq!(short_state, Err(SHAPE.length("state", 12, 11)));
     let short_out = chunked(&PROBLEM, &inputs(), 4, &mut state, &mut out[..7]);
-    assert_eq!(short_out, Err(length("out", 8, 7)));
+    assert_eq!(short_out, Err(SHAPE.length("out", 8, 7)));
 }
 
 #[test]
@@ -243,7 +214,7 @@ fn a_chunk_holds_tokens() {
 fn bounds_are_norms() {
     let bounded =
         |bound: &[f32]| sequential_bounded(&PROBLEM, &inputs(), bound, &mut [0.0; 12], &mut [0.0; 8]);
-    let expected = length("bound", 2, 1);
+    let expected = SHAPE.length("bound", 2, 1);
     assert_eq!(bounded(&[1.0]), Err(expected));
     assert_eq!(
         bounded(&[1.0, -2.0]),
@@ -269,12 +240,12 @@ fn elements_have_their_lengths() {
         update: &ZEROS[..11],
         ..good
     };
-    let sums = Err(length("log_decay_sum", 2, 1));
-    let update = Err(length("update", 12, 11));
+    let sums = Err(SHAPE.length("log_decay_sum", 2, 1));
+    let update = Err(SHAPE.length("update", 12, 11));
     assert_eq!(apply(&PROBLEM, short_sums, &mut [0.0; 12]), sums);
     assert_eq!(apply(&PROBLEM, short_update, &mut [0.0; 12]), update);
     let mut state = [0.0; 13];
-    let state_length = length("state", 12, 13);
+    let state_length = SHAPE.length("state", 12, 13);
     assert_eq!(apply(&PROBLEM, good, &mut state), Err(state_length));
     let second = ElementMut {
         log_decay_sum: &mut [0.0; 2],
@@ -436,138 +407,6 @@ fn log_decays_that_are_positive_or_nan_are_found() {
     assert_eq!(padded.check_values(&PROBLEM), Ok(()));
 }
 
-/// What a backward pass says when `spoil` has changed its cotangents or gradients.
-fn backward_error(spoil: impl FnOnce(&mut Cotangents<'static>, &mut GradientBuffers)) -> RecurrenceError {
-    let mut cotangents = Cotangents {
-        out: rows(2, 4),
-        state: None,
-    };
-    let mut gradients = GradientBuffers::zeros(&PROBLEM, &inputs()).expect("valid");
-    spoil(&mut cotangents, &mut gradients);
-    let before = gradients.clone();
-    let error = backward(
-        &PROBLEM,
-        &inputs(),
-        4,
-        &[0.0; 12],
-        &cotangents,
-        &mut gradients.as_written(),
-    )
-    .expect_err("the backward pass takes it");
-    assert_eq!(gradients, before, "an error leaves gradients as they were");
-    error
-}
-
-#[test]
-fn cotangents_and_gradients_have_the_shapes_of_what_they_belong_to() {
-    let extent = |cols| Extent::Rows { rows: 2, cols };
-    let columns = misfit(Role::Cotangent, "out", extent(4), extent(3));
-    assert_eq!(
-        backward_error(|cotangents, _| cotangents.out = rows(2, 3)),
-        columns
-    );
-    let state = misfit(Role::Cotangent, "state", Extent::Values(12), Extent::Values(11));
-    assert_eq!(
-        backward_error(|cotangents, _| cotangents.state = Some(&ZEROS[..11])),
-        state
-    );
-    let length = gradient_length;
-    assert_eq!(
-        backward_error(|_, gradients| gradients.query.truncate(5)),
-        length("query", 6, 5)
-    );
-    assert_eq!(
-        backward_error(|_, gradients| gradients.value.truncate(7)),
-        length("value", 8, 7)
-    );
-    assert_eq!(
-        backward_error(|_, gradients| gradients.log_decay = LogDecay::Token(vec![0.0; 3])),
-        length("log_decay", 4, 3)
-    );
-    assert_eq!(
-        backward_error(|_, gradients| gradients.state.clear()),
-        length("state", 12, 0)
-    );
-    let unused = misfit(Role::Gradient, "skip", Extent::None, Extent::Values(2));
-    assert_eq!(
-        backward_error(|_, gradients| gradients.skip = Some(vec![0.0; 2])),
-        unused
-    );
-}
-
-/// A gradient that nobody asks for is left out.
-#[test]
-fn optional_gradients_may_be_left_out() {
-    let cotangents = Cotangents {
-        out: rows(2, 4),
-        state: Some(&ZEROS[..12]),
-    };
-    let mut gradients: GradientBuffers = GradientBuffers::zeros(&PROBLEM, &inputs()).expect("valid");
-    gradients.log_decay = LogDecay::None;
-    backward(
-        &PROBLEM,
-        &inputs(),
-        4,
-        &[1.0; 12],
-        &cotangents,
-        &mut gradients.as_written(),
-    )
-    .expect("valid");
-    let empty = backward(
-        &PROBLEM,
-        &inputs(),
-        0,
-        &[1.0; 12],
-        &cotangents,
-        &mut gradients.as_written(),
-    );
-    assert_eq!(empty, Err(RecurrenceError::EmptyChunk));
-}
-
-/// Without keys or values only the skip has gradients.
-#[test]
-fn gradients_of_heads_without_keys_or_values_are_those_of_the_skip() {
-    for (key_dim, value_dim) in [(0, 2), (3, 0), (0, 0)] {
-        let problem = Problem {
-            key_dim,
-            value_dim,
-            ..PROBLEM
-        };
-        let ones = [1.0; 8];
-        let value = Rows::contiguous(&ones, 2, 2 * value_dim).expect("short enough");
-        let inputs = Inputs {
-            query: rows(2, key_dim),
-            key: rows(2, key_dim),
-            value,
-            skip: Some(&[3.0, 4.0]),
-            ..inputs()
-        };
-        let cotangents = Cotangents {
-            out: value,
-            state: None,
-        };
-        let mut gradients: GradientBuffers = GradientBuffers::zeros(&problem, &inputs).expect("valid");
-        gradients.query.fill(f32::NAN);
-        backward(
-            &problem,
-            &inputs,
-            4,
-            &[],
-            &cotangents,
-            &mut gradients.as_written(),
-        )
-        .expect("valid");
-        let expected: Vec<f32> = [3.0, 4.0, 3.0, 4.0]
-            .iter()
-            .flat_map(|d| vec![*d; value_dim])
-            .collect();
-        assert_eq!(gradients.value, expected);
-        assert_eq!(gradients.skip, Some(vec![2.0 * value_dim as f32; 2]));
-        assert!(gradients.query.iter().all(|x| *x == 0.0));
-        assert_eq!(gradients.log_decay, LogDecay::Token(vec![0.0; 4]));
-    }
-}
-
 #[test]
 fn a_key_sum_has_a_value_per_head_and_key() {
     let state = NormalizedState {
@@ -575,7 +414,7 @@ fn a_key_sum_has_a_value_per_head_and_key() {
         key_sum: &mut [0.0; 5],
     };
     let error = normalized::chunked(&PROBLEM, &inputs(), 1e-6, 4, state, &mut [0.0; 8]);
-    let expected = length("key_sum", 6, 5);
+    let expected = SHAPE.length("key_sum", 6, 5);
     assert_eq!(error, Err(expected));
     let mut both = ([1.0; 12], [1.0; 6]);
     let state = NormalizedState {

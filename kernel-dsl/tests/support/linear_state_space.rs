@@ -320,7 +320,7 @@ impl Data {
     }
 
     /// The tokens of some rows as a single sequence from a state.
-    pub fn stretch(&self, rows: std::ops::Range<usize>, state: Option<&[f32]>) -> Self {
+    pub fn segment(&self, rows: std::ops::Range<usize>, state: Option<&[f32]>) -> Self {
         let (channels, outputs) = (self.spec.channels, self.spec.outputs);
         let mut part = self.clone();
         part.spec = Spec {

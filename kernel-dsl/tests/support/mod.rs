@@ -1,21 +1,19 @@
 //! Golden cases: inputs and outputs that other people's software computed.
 //!
-//! A set lies in one folder: `ops/OP.json` lists the cases of an operator with their dimensions, scalars and the error of
-//! the same software in f32; `ops/OP.safetensors` holds the tensors as `CASE/in.NAME`, `CASE/out.NAME`, `CASE/cot.NAME` (the
-//! cotangent of an output) and `CASE/grad.NAME` (the derivative of Σ ⟨cotangent, output⟩ by an input). The folder is
-//! `$GOLDEN_DIR`, or the crate's own `tests/golden`.
+//! The list says of a case its dimensions, its scalars and the error of the same software in f32; its tensors are `in.NAME`, `out.NAME`,
+//! `cot.NAME` (the cotangent of an output) and `grad.NAME` (the derivative of Σ ⟨cotangent, output⟩ by an input).
 
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
 pub mod differences;
+pub mod golden_file;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+
+use golden_file::Stored;
 
 /// No comparison is asked to be closer than this: f32 inputs and outputs were rounded on their way into the files.
 const FLOOR: f64 = 3e-7;
@@ -40,51 +38,27 @@ pub fn property_cases(usual: u32) -> u32 {
         .map_or(usual, |few: u32| usual.min(few))
 }
 
-/// Where the golden sets lie.
-pub fn golden_dir() -> PathBuf {
-    std::env::var_os("GOLDEN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
-        PathBuf::from,
-    )
+/// All cases of an operator; panics when there is none.
+pub fn cases(op: &str) -> Vec<Case> {
+    golden_file::stored(op).into_iter().map(Case::from).collect()
 }
 
-/// All cases of an operator; panics when there is none, so that no test passes by finding nothing.
-pub fn cases(op: &str) -> Vec<Case> {
-    let folder = golden_dir().join("ops");
-    let read = |extension: &str| {
-        let path = folder.join(format!("{op}.{extension}"));
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    };
-    let json: Value = serde_json::from_slice(&read("json")).expect("the case list is JSON");
-    let bytes = read("safetensors");
-    let file = SafeTensors::deserialize(&bytes).expect("the tensors are safetensors");
-    let list = json["cases"].as_array().expect("a list of cases");
-    assert!(!list.is_empty(), "{op} has no case");
-    list.iter().map(|json| Case::new(op, json, &file)).collect()
+impl From<Stored> for Case {
+    /// What the software computed, in f32; counts are small enough for it.
+    fn from(stored: Stored) -> Self {
+        let narrowed = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+        let tensors = stored.tensors.into_iter();
+        Self {
+            name: stored.name,
+            json: stored.json,
+            tensors: tensors
+                .map(|(name, (_, values))| (name, narrowed(values)))
+                .collect(),
+        }
+    }
 }
 
 impl Case {
-    fn new(op: &str, json: &Value, file: &SafeTensors) -> Self {
-        let name = json["name"].as_str().expect("a case has a name");
-        let prefix = format!("{name}/");
-        let mut tensors = HashMap::new();
-        for (path, view) in file.iter() {
-            let Some(tensor) = path.strip_prefix(&prefix) else {
-                continue;
-            };
-            let kind = tensor.split('.').next().unwrap_or_default();
-            if !["in", "out", "cot", "grad"].contains(&kind) {
-                continue;
-            }
-            tensors.insert(tensor.to_owned(), values_of(&format!("{op}/{path}"), &view));
-        }
-        Self {
-            name: format!("{op}/{name}"),
-            json: json.clone(),
-            tensors,
-        }
-    }
-
     /// The tensor `in.NAME`.
     pub fn input(&self, name: &str) -> &[f32] {
         self.input_if_any(name)
@@ -215,21 +189,6 @@ impl Case {
             "{} by {form}: {output} is off by {error:.2e}, allowed {tolerance:.2e}",
             self.name
         );
-    }
-}
-
-/// The values of a tensor; counts are small enough for f32.
-fn values_of(name: &str, view: &TensorView) -> Vec<f32> {
-    match view.dtype() {
-        Dtype::F32 => {
-            let values = view.data().as_chunks::<4>().0.iter();
-            values.map(|&bytes| f32::from_le_bytes(bytes)).collect()
-        }
-        Dtype::I64 => {
-            let values = view.data().as_chunks::<8>().0.iter();
-            values.map(|&bytes| i64::from_le_bytes(bytes) as f32).collect()
-        }
-        other => panic!("{name} holds {other:?}"),
     }
 }
 

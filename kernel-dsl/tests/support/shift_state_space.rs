@@ -214,7 +214,7 @@ impl Data {
     }
 
     /// The tokens of some rows as a single sequence from a state.
-    pub fn stretch(&self, rows: std::ops::Range<usize>, state: Option<&[f32]>) -> Self {
+    pub fn segment(&self, rows: std::ops::Range<usize>, state: Option<&[f32]>) -> Self {
         let cut = |values: &[f32], cols: usize| {
             let stride = cols + self.spec.gap;
             values[rows.start * stride..rows.end * stride].to_vec()

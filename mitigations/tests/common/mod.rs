@@ -3,9 +3,12 @@
 #![allow(dead_code)] // Each test binary uses its part.
 
 pub mod brute;
+#[path = "../../../ssm-core/tests/support/random.rs"]
+mod random;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
+pub use random::Values;
 use spillway_mitigations::Mitigation;
 use spillway_ssm_core::{Chunking, Dims, Gates, LogDecay, ReadOut, Site, SiteState, State};
 
@@ -68,24 +71,7 @@ pub fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// A small reproducible generator (splitmix64).
-pub struct Values(pub u64);
-
 impl Values {
-    /// In [−1, 1).
-    pub fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.next()).collect();
-        tensor(values, shape)
-    }
-
     pub fn decay<const D: usize>(&mut self, shape: [usize; D], extreme: bool) -> Tensor<D> {
         let draw = |_| {
             let (size, kind) = (self.next().abs(), self.next());

@@ -6,7 +6,7 @@ use spillway_models::checkpoint::Checkpoint;
 use spillway_models::{Logits, ModelState};
 use spillway_ssm_core::Chain;
 
-use crate::common::{Case, cases, reference, relative_error};
+use crate::common::{Case, SMALL, cases, reference, relative_error};
 
 /// f32 against f64, through up to two layers.
 const REFERENCE: f64 = 1e-4;
@@ -130,25 +130,7 @@ proptest! {
 /// Beyond one segment, where a prefill is cut internally.
 #[test]
 fn a_prefill_of_several_segments_is_its_tokens() {
-    let case = Case {
-        hugging_face: false,
-        model_dim: 16,
-        layers: 2,
-        groups: 2,
-        heads_per_group: 2,
-        head_dim: 4,
-        state_dim: 8,
-        conv_width: 4,
-        norm_before_gate: false,
-        gated_norm: true,
-        dt_limit: None,
-        projection_bias: false,
-        conv_bias: true,
-        skip_per_channel: false,
-        tied: true,
-        vocab_size: 40,
-        seed: 3,
-    };
+    let case = Case { seed: 3, ..SMALL };
     let (folder, model) = case.load();
     let ids = case.ids(700);
     let expected = reference::logits(&case, &Checkpoint::open(folder.path()).unwrap(), &ids);

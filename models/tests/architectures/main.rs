@@ -6,6 +6,8 @@ mod common;
 mod derivatives;
 #[path = "../../../ssm-core/tests/support/mod.rs"]
 mod devices;
+#[path = "../common/disturbed.rs"]
+mod disturbed;
 #[path = "../common/rounding.rs"]
 mod rounding;
 

@@ -1,5 +1,6 @@
 //! Random recurrences, and their gradients by the f64 definition.
 
+use super::random::Values;
 use proptest::prelude::*;
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::recurrence::{self as kernel, Cotangents, GradientBuffers};
@@ -71,23 +72,6 @@ pub fn case(longest: usize) -> impl Strategy<Value = Case> {
             seed,
         }
     })
-}
-
-/// Reproducible values in [−1, 1) (splitmix64).
-pub struct Values(u64);
-
-impl Values {
-    pub fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    pub fn list(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| self.next()).collect()
-    }
 }
 
 /// All values of a case as plain lists, and the sequences that it is made of.

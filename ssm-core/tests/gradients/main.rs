@@ -3,6 +3,8 @@
 mod case;
 #[path = "../support/mod.rs"]
 mod devices;
+#[path = "../support/random.rs"]
+mod random;
 
 mod equivalence {
     use super::case::{Case, DECAYS, Data, Layout, NAMES, SCALE, Skip, case};

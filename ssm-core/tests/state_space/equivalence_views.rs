@@ -234,15 +234,15 @@ fn the_bilinear_rule_converges_to_the_continuous_view() {
     bilinear_kernel_is_the_impulse_response(&systems::dplr(4, 2, &mut rng));
 }
 
-/// A stretch of steps as the pair (product of ā, state that it leaves): joined in any grouping, they are the recurrence.
+/// A segment of steps as the pair (product of ā, state that it leaves): joined in any grouping, they are the recurrence.
 #[test]
-fn a_scan_over_stretches_is_the_recurrence() {
-    type Stretch = Vec<(Complex64, Complex64)>;
-    fn scan(stretches: &[Stretch]) -> Stretch {
-        if let [one] = stretches {
+fn a_scan_over_segments_is_the_recurrence() {
+    type Segment = Vec<(Complex64, Complex64)>;
+    fn scan(segments: &[Segment]) -> Segment {
+        if let [one] = segments {
             return one.clone();
         }
-        let (first, second) = stretches.split_at(stretches.len() / 3 + 1);
+        let (first, second) = segments.split_at(segments.len() / 3 + 1);
         let pairs = scan(first).into_iter().zip(scan(second));
         pairs
             .map(|((a1, g1), (a2, g2))| (a2 * a1, a2 * g1 + g2))
@@ -256,11 +256,11 @@ fn a_scan_over_stretches_is_the_recurrence() {
     let input = real_normal(40, &mut rng);
     let mut state = complex_state(5, &mut rng);
     let modes = || discrete.transition().iter().zip(discrete.input());
-    let stretches: Vec<Stretch> = input
+    let segments: Vec<Segment> = input
         .iter()
         .map(|u| modes().map(|(a, b)| (*a, b * u)).collect())
         .collect();
-    let whole = scan(&stretches);
+    let whole = scan(&segments);
     let expected: Vec<Complex64> = state.iter().zip(&whole).map(|(x, (a, g))| a * x + g).collect();
     discrete.respond(&mut state, &input).expect("outputs");
     for (a, b) in state.iter().zip(&expected) {

@@ -1,12 +1,13 @@
 //! Golden cases in f64, and the parameters of state spaces in them.
 //!
-//! Cases are discovered from the list `ops/OP.json` of `$GOLDEN_DIR`, or of this crate's `tests/golden`. Channel h of a case uses copy
-//! h mod S of its shared parameters.
+//! Channel h of a case uses copy h mod S of its shared parameters.
+
+#[path = "../../../kernel-dsl/tests/support/golden_file.rs"]
+mod golden_file;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use golden_file::Stored;
 use serde_json::Value;
 use spillway_ssm_core::state_space::init::Transform;
 use spillway_ssm_core::state_space::{Complex64, Diagonal, Discretisation, Dplr, Modes};
@@ -22,47 +23,15 @@ pub struct Case {
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
-/// All cases of an operator; panics when there is none, so that no test passes by finding nothing.
+/// All cases of an operator; panics when there is none.
 pub fn cases(op: &str) -> Vec<Case> {
-    let folder = std::env::var_os("GOLDEN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
-        PathBuf::from,
-    );
-    let read = |extension: &str| {
-        let path = folder.join("ops").join(format!("{op}.{extension}"));
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    };
-    let json: Value = serde_json::from_slice(&read("json")).expect("the case list is JSON");
-    let bytes = read("safetensors");
-    let file = SafeTensors::deserialize(&bytes).expect("the tensors are safetensors");
-    let list = json["cases"].as_array().expect("a list of cases");
-    assert!(!list.is_empty(), "{op} has no case");
-    list.iter().map(|json| Case::new(op, json, &file)).collect()
+    let stored = golden_file::stored(op).into_iter();
+    stored
+        .map(|Stored { name, json, tensors }| Case { name, json, tensors })
+        .collect()
 }
 
 impl Case {
-    fn new(op: &str, json: &Value, file: &SafeTensors) -> Self {
-        let name = json["name"].as_str().expect("a case has a name");
-        let prefix = format!("{name}/");
-        let mut tensors = HashMap::new();
-        for (path, view) in file.iter() {
-            if let Some(tensor) = path.strip_prefix(&prefix) {
-                let values = match view.dtype() {
-                    Dtype::F64 => of_bytes(view.data(), f64::from_le_bytes),
-                    Dtype::F32 => of_bytes(view.data(), |b: [u8; 4]| f64::from(f32::from_le_bytes(b))),
-                    Dtype::I64 => of_bytes(view.data(), |b: [u8; 8]| i64::from_le_bytes(b) as f64),
-                    other => panic!("{op}/{path} is {other:?}"),
-                };
-                tensors.insert(tensor.to_owned(), (view.shape().to_vec(), values));
-            }
-        }
-        Self {
-            name: format!("{op}/{name}"),
-            json: json.clone(),
-            tensors,
-        }
-    }
-
     /// A tensor by its full name.
     pub fn tensor(&self, name: &str) -> &[f64] {
         self.if_any(name)
@@ -209,11 +178,4 @@ impl Case {
         let (rows, n) = (shape[shape.len() - 2], shape[shape.len() - 1]);
         self.row(self.tensor(name), first * rows + second, n)
     }
-}
-
-fn of_bytes<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-    bytes
-        .chunks_exact(N)
-        .map(|chunk| read(chunk.try_into().expect("chunks of this size")))
-        .collect()
 }

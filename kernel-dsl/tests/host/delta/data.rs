@@ -138,7 +138,7 @@ impl Table {
         self
     }
 
-    fn stretch(&self, rows: std::ops::Range<usize>) -> Self {
+    fn segment(&self, rows: std::ops::Range<usize>) -> Self {
         Self {
             values: self.values[rows.start * self.stride..rows.end * self.stride].to_vec(),
             rows: rows.len(),
@@ -365,7 +365,7 @@ impl Data {
     }
 
     /// Tokens `tokens` of a single sequence, beginning from `state`.
-    pub fn stretch(&self, tokens: std::ops::Range<usize>, state: Vec<f32>) -> Self {
+    pub fn segment(&self, tokens: std::ops::Range<usize>, state: Vec<f32>) -> Self {
         assert!(self.problem.batch == 1 && matches!(self.layout, Layout::Equal));
         Self {
             problem: Problem {
@@ -397,7 +397,7 @@ impl Data {
     fn rows(&self, rows: std::ops::Range<usize>) -> Self {
         let mut part = self.clone();
         for table in part.tables() {
-            *table = table.stretch(rows.clone());
+            *table = table.segment(rows.clone());
         }
         part
     }

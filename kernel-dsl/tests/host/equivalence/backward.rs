@@ -126,7 +126,7 @@ fn loss(data: &Data) -> f64 {
     loss + terms.map(|(h, c)| h * f64::from(*c)).sum::<f64>()
 }
 
-/// Joins the gradients of two stretches that meet at token `cut`.
+/// Joins the gradients of two segments that meet at token `cut`.
 fn joined(data: &Data, cut: usize, first: &GradientBuffers, second: &GradientBuffers) -> GradientBuffers {
     let mut whole: GradientBuffers = GradientBuffers::zeros(&data.problem, &data.inputs()).expect("valid");
     let rows = data.sequences().rows(data.problem.batch, data.problem.time);
@@ -221,14 +221,14 @@ proptest! {
     ) {
         let data = Data::new(&spec);
         let cut = (fraction * (data.problem.time + 1) as f64) as usize;
-        let mut first = data.stretch(0, cut, &data.state);
+        let mut first = data.segment(0, cut, &data.state);
         let (_, between) = by_chunks(&first, chunk_size);
-        let second = data.stretch(cut, data.problem.time, &between);
+        let second = data.segment(cut, data.problem.time, &between);
         let of_second = by_chunks_backward(&second, chunk_size);
         first.set_state_cotangent(of_second.state.clone());
         let of_first = by_chunks_backward(&first, chunk_size);
         let found = joined(&data, cut, &of_first, &of_second);
-        check_all("stretches", &data, &found, &by_reference(&data))?;
+        check_all("segments", &data, &found, &by_reference(&data))?;
     }
 
     #[test]

@@ -419,7 +419,7 @@ impl Data {
     }
 
     /// Rows that are tokens `from..to` of every sequence; shorter sequences have fewer of them.
-    fn rows_of_stretch(&self, from: usize, to: usize) -> Vec<Range<usize>> {
+    fn rows_of_segment(&self, from: usize, to: usize) -> Vec<Range<usize>> {
         let spans = (0..self.problem.batch).map(|b| self.span(b));
         spans
             .map(|span| (span.start + from).min(span.end)..(span.start + to).min(span.end))
@@ -427,8 +427,8 @@ impl Data {
     }
 
     /// Tokens `from..to` of every sequence, beginning from `state`; of unequal sequences as many as there are, packed.
-    pub fn stretch(&self, from: usize, to: usize, state: &[f32]) -> Self {
-        let spans = self.rows_of_stretch(from, to);
+    pub fn segment(&self, from: usize, to: usize, state: &[f32]) -> Self {
+        let spans = self.rows_of_segment(from, to);
         let rows: Vec<usize> = spans.iter().cloned().flatten().collect();
         let part = |table: &Table| table.pick(&rows);
         let equal = self.layout == Layout::Equal;
@@ -485,9 +485,9 @@ impl Data {
         }
     }
 
-    /// Writes rows of `width` values, one per token of the stretch `from..to`, to their places among all rows.
+    /// Writes rows of `width` values, one per token of the segment `from..to`, to their places among all rows.
     pub fn place<T: Copy>(&self, whole: &mut [T], (from, to): (usize, usize), part: &[T], width: usize) {
-        let rows = self.rows_of_stretch(from, to).into_iter().flatten();
+        let rows = self.rows_of_segment(from, to).into_iter().flatten();
         for (row, values) in rows.zip(part.chunks_exact(width.max(1))) {
             whole[row * width..(row + 1) * width].copy_from_slice(values);
         }

@@ -166,12 +166,12 @@ proptest! {
         let (mut out, mut state, mut key_sum) = (vec![0.0; data.out_len()], data.state.clone(), start.clone());
         for bounds in sorted_cuts(data.problem.time, &fractions).windows(2) {
             let (from, to) = (bounds[0], bounds[1]);
-            let [part, h, z] = by_form(&data.stretch(from, to, &state), &key_sum, chunk_size);
+            let [part, h, z] = by_form(&data.segment(from, to, &state), &key_sum, chunk_size);
             (state, key_sum) = (h, z);
             data.place(&mut out, (from, to), &part, data.problem.heads * data.problem.value_dim);
         }
         let expected = by_reference(&data, &wide(&start));
-        check_results("stretches", &data, &[out, state, key_sum], &expected)?;
+        check_results("segments", &data, &[out, state, key_sum], &expected)?;
     }
 
     /// Numerator and denominator pull at q and k in opposite directions, so that digits are lost: ten times the tolerance.

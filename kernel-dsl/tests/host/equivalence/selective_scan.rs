@@ -113,7 +113,7 @@ impl Data {
     }
 
     /// The tokens `rows` as a single sequence from `state`, which is left with `state_cotangent`.
-    fn stretch(
+    fn segment(
         &self,
         rows: std::ops::Range<usize>,
         state: &[f32],
@@ -154,7 +154,7 @@ impl Data {
             .as_ref()
             .map(|state| state[of_b.clone()].to_vec());
         let rows = self.layout.sequences().span(b, self.problem.time);
-        self.stretch(rows, &self.state[of_b], cotangent)
+        self.segment(rows, &self.state[of_b], cotangent)
     }
 
     /// Σ ⟨cotangent, result⟩ of the reference.
@@ -305,7 +305,7 @@ proptest! {
     fn splitting_a_sequence_keeps_the_state((data, cuts) in any_cut()) {
         let (mut state, mut out) = (data.state.clone(), Vec::new());
         for bounds in cuts.windows(2) {
-            let (part, end) = data.stretch(bounds[0]..bounds[1], &state, None).run();
+            let (part, end) = data.segment(bounds[0]..bounds[1], &state, None).run();
             out.extend(part);
             state = end;
         }
@@ -318,7 +318,7 @@ proptest! {
     fn steps_equal_the_definition((data, _) in any_cut()) {
         let (mut state, mut out) = (data.state.clone(), Vec::new());
         for t in 0..data.problem.time {
-            let token = data.stretch(t..t + 1, &state, None);
+            let token = data.segment(t..t + 1, &state, None);
             let mut y = vec![f32::NAN; data.problem.channels];
             step(&token.problem, &token.inputs(), &mut state, &mut y).expect("valid");
             out.extend(y);
@@ -345,7 +345,7 @@ proptest! {
     fn elements_compose((data, cuts) in any_cut()) {
         let (channels, len) = (data.problem.channels, data.state.len());
         let of = |rows| {
-            let data = data.stretch(rows, &data.state, None);
+            let data = data.segment(rows, &data.state, None);
             let (mut sums, mut update) = (vec![f32::NAN; channels], vec![f32::NAN; len]);
             element(&data.problem, &data.inputs(), &mut sums, &mut update).expect("valid");
             (sums, update)
@@ -379,13 +379,13 @@ proptest! {
     fn gradients_pass_through_the_state((data, cuts) in any_cut()) {
         let mut states = vec![data.state.clone()];
         for bounds in cuts.windows(2) {
-            let (_, end) = data.stretch(bounds[0]..bounds[1], &states[states.len() - 1], None).run();
+            let (_, end) = data.segment(bounds[0]..bounds[1], &states[states.len() - 1], None).run();
             states.push(end);
         }
         let mut cotangent = data.state_cotangent.clone();
         let mut a = vec![0.0; data.a.len()];
         for (i, bounds) in cuts.windows(2).enumerate().rev() {
-            let part = data.stretch(bounds[0]..bounds[1], &states[i], cotangent);
+            let part = data.segment(bounds[0]..bounds[1], &states[i], cotangent);
             let Buffers([_, _, part_a, .., state], ..) = gradients(&part, 8);
             a.iter_mut().zip(part_a).for_each(|(a, part)| *a += part);
             cotangent = Some(state);

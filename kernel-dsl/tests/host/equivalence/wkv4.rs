@@ -3,13 +3,15 @@
 //! Keys, decays and maxima are multiples of 1/64 of a moderate size here, so that running maxima are exact: which operand of a
 //! maximum is larger, and with it the gradient of the maximum, does not hang on rounding.
 
+mod errors;
+
 use std::ops::Range;
 
 use proptest::prelude::*;
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::wkv4::{
-    Cotangents, EMPTY_MAX, Element, ElementMut, Gradients, Inputs, Problem, Wkv4Error, apply, backward,
-    compose, element, reference, sequential, step,
+    Cotangents, EMPTY_MAX, Element, ElementMut, Gradients, Inputs, Problem, apply, backward, compose,
+    element, reference, sequential, step,
 };
 
 use super::layout::{Layout, any_layout};
@@ -121,7 +123,7 @@ impl Data {
     }
 
     /// The tokens `rows` as a single sequence from `state`, which is left with `state_cotangent`.
-    fn stretch(&self, rows: Range<usize>, state: &[f32], state_cotangent: Option<Vec<f32>>) -> Self {
+    fn segment(&self, rows: Range<usize>, state: &[f32], state_cotangent: Option<Vec<f32>>) -> Self {
         let stride = self.problem.channels + self.gap;
         let cut = |values: &[f32]| values[rows.start * stride..rows.end * stride].to_vec();
         Self {
@@ -148,7 +150,7 @@ impl Data {
             .as_ref()
             .map(|state| state[of_b.clone()].to_vec());
         let rows = self.layout.sequences().span(b, self.problem.time);
-        self.stretch(rows, &self.state[of_b], cotangent)
+        self.segment(rows, &self.state[of_b], cotangent)
     }
 
     /// Σ ⟨cotangent, result⟩ of the reference.
@@ -290,7 +292,7 @@ proptest! {
     fn splitting_a_sequence_of_wkv4_keeps_the_state((data, cuts) in any_cut()) {
         let (mut state, mut out) = (data.state.clone(), Vec::new());
         for bounds in cuts.windows(2) {
-            let (part, end) = data.stretch(bounds[0]..bounds[1], &state, None).run();
+            let (part, end) = data.segment(bounds[0]..bounds[1], &state, None).run();
             out.extend(part);
             state = end;
         }
@@ -301,7 +303,7 @@ proptest! {
     fn steps_of_wkv4_equal_one_call((data, _) in any_cut()) {
         let (mut state, mut out) = (data.state.clone(), Vec::new());
         for t in 0..data.problem.time {
-            let token = data.stretch(t..t + 1, &state, None);
+            let token = data.segment(t..t + 1, &state, None);
             let mut y = vec![f32::NAN; data.problem.channels];
             step(&token.problem, &token.inputs(), &mut state, &mut y).expect("valid");
             out.extend(y);
@@ -326,7 +328,7 @@ proptest! {
     fn elements_of_wkv4_compose((data, cuts) in any_cut()) {
         let (channels, len) = (data.problem.channels, data.state.len());
         let of = |rows| {
-            let data = data.stretch(rows, &data.state, None);
+            let data = data.segment(rows, &data.state, None);
             let (mut sums, mut update) = (vec![f32::NAN; channels], vec![f32::NAN; len]);
             element(&data.problem, &data.inputs(), &mut sums, &mut update).expect("valid");
             (sums, update)
@@ -360,13 +362,13 @@ proptest! {
     fn gradients_of_wkv4_pass_through_the_state((data, cuts) in any_cut()) {
         let mut states = vec![data.state.clone()];
         for bounds in cuts.windows(2) {
-            let (_, end) = data.stretch(bounds[0]..bounds[1], &states[states.len() - 1], None).run();
+            let (_, end) = data.segment(bounds[0]..bounds[1], &states[states.len() - 1], None).run();
             states.push(end);
         }
         let mut cotangent = data.state_cotangent.clone();
         let mut key = Vec::new();
         for (i, bounds) in cuts.windows(2).enumerate().rev() {
-            let part = data.stretch(bounds[0]..bounds[1], &states[i], cotangent);
+            let part = data.segment(bounds[0]..bounds[1], &states[i], cotangent);
             let Buffers([_, _, part_key, _, state]) = gradients(&part, 8);
             key.splice(0..0, part_key);
             cotangent = Some(state);
@@ -506,107 +508,4 @@ fn infinite_keys_and_decays_give_their_limits() {
     };
     compose(&data.problem, first, second).expect("valid");
     assert_eq!(joined, nothing);
-}
-
-#[test]
-fn everything_wrong_is_named() {
-    const PROBLEM: Problem = Problem {
-        batch: 2,
-        time: 3,
-        channels: 4,
-    };
-    let data = Data::new(PROBLEM, Layout::Equal, (0, Past::Empty, 1.0), 2);
-    let forward = |problem: Problem, inputs: &Inputs, state: usize, out: usize| {
-        let (mut state, mut out) = (vec![0.0; state], vec![0.0; out]);
-        let error = sequential(&problem, inputs, &mut state, &mut out);
-        error.expect_err("something is wrong").to_string()
-    };
-    let with = |change: fn(&mut Inputs)| {
-        let mut inputs = data.inputs();
-        change(&mut inputs);
-        forward(PROBLEM, &inputs, 24, 24)
-    };
-    const ZEROS: [f32; 30] = [0.0; 30];
-    fn rows(count: usize, columns: usize) -> Rows<'static> {
-        Rows::contiguous(&ZEROS, count, columns).expect("long enough")
-    }
-    assert_eq!(
-        with(|i| i.key = rows(5, 4)),
-        "WKV-4: key needs 6 rows of 4 values, found 5 rows of 4 values"
-    );
-    assert_eq!(
-        with(|i| i.value = rows(6, 3)),
-        "WKV-4: value needs 6 rows of 4 values, found 6 rows of 3 values"
-    );
-    assert_eq!(
-        with(|i| i.bonus = &ZEROS[..3]),
-        "WKV-4: bonus needs 4 values, found 3 values"
-    );
-    assert_eq!(
-        with(|i| i.log_decay = &ZEROS[..5]),
-        "WKV-4: log_decay needs 4 values, found 5 values"
-    );
-    assert_eq!(
-        with(|i| i.log_decay = &[-1.0, 0.5, 0.0, -1.0]),
-        "log_decay of channel 1 needs to be 0 or less, found 0.5"
-    );
-    assert!(with(|i| i.log_decay = &[-1.0, -1.0, f32::NAN, 0.0]).starts_with("log_decay of channel 2"));
-    assert_eq!(
-        with(|i| i.sequences = spillway_kernel_dsl::Sequences::LeftPadded(&[0, 4])),
-        "the padding of sequence 1 needs to be at most 3 rows, found 4"
-    );
-    let inputs = data.inputs();
-    assert_eq!(
-        forward(PROBLEM, &inputs, 23, 24),
-        "WKV-4: state needs 24 values, found 23 values"
-    );
-    assert_eq!(
-        forward(PROBLEM, &inputs, 24, 25),
-        "WKV-4: out needs 24 values, found 25 values"
-    );
-    let huge = Problem {
-        batch: usize::MAX / 2,
-        ..PROBLEM
-    };
-    assert!(forward(huge, &inputs, 24, 24).contains("more values than this machine can address"));
-    let error = step(&PROBLEM, &inputs, &mut [0.0; 24], &mut [0.0; 24]);
-    assert_eq!(error, Err(Wkv4Error::NotOneToken { found: 3 }));
-    let error = element(&PROBLEM, &inputs, &mut [0.0; 7], &mut [0.0; 24]);
-    assert_eq!(
-        error.expect_err("short").to_string(),
-        "WKV-4: log_decay_sum needs 8 values, found 7 values"
-    );
-    let run = |cotangents: &Cotangents, cut: Option<usize>, chunk_size| {
-        let mut buffers = Buffers::new(&data, 0.0);
-        if let Some(cut) = cut {
-            buffers.0[cut].push(0.0);
-        }
-        let mut into = buffers.gradients();
-        let error = backward(&PROBLEM, &inputs, chunk_size, &data.state, cotangents, &mut into);
-        error.expect_err("something is wrong").to_string()
-    };
-    for (i, (name, length)) in NAMES.iter().zip([4, 4, 24, 24, 24]).enumerate() {
-        let expected = format!(
-            "WKV-4: the gradient of {name} needs {length} values, found {} values",
-            length + 1
-        );
-        assert_eq!(run(&data.cotangents(), Some(i), 8), expected);
-    }
-    assert_eq!(
-        run(&data.cotangents(), None, 0),
-        "a chunk needs at least one token, found chunk_size = 0"
-    );
-    let cotangents = |out, state| Cotangents { out, state };
-    assert_eq!(
-        run(&cotangents(rows(5, 4), None), None, 8),
-        "WKV-4: the cotangent of out needs 6 rows of 4 values, found 5 rows of 4 values"
-    );
-    assert_eq!(
-        run(&cotangents(rows(6, 5), None), None, 8),
-        "WKV-4: the cotangent of out needs 6 rows of 4 values, found 6 rows of 5 values"
-    );
-    assert_eq!(
-        run(&cotangents(rows(6, 4), Some(&ZEROS[..3])), None, 8),
-        "WKV-4: the cotangent of state needs 24 values, found 3 values"
-    );
 }

@@ -35,6 +35,61 @@ pub struct Form<P> {
     pub prepare: fn(&Maker, P) -> Result<Launch, Error>,
 }
 
+/// Every form of an operator over sequences of channels, by the functions of its own module. A step goes on from a state, the others begin
+/// without one.
+macro_rules! forms_over_sequences {
+    () => {
+        &[
+            Form {
+                name: "step",
+                one_token: true,
+                prepare: |make, problem| {
+                    let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+                    let state = make.constants(problem.state_len())?;
+                    Ok(Box::new(move || {
+                        step(&client, &problem, &inputs, Some(&state)).map(drop)
+                    }))
+                },
+            },
+            Form {
+                name: "sequential",
+                one_token: false,
+                prepare: |make, problem| {
+                    let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+                    Ok(Box::new(move || {
+                        sequential(&client, &problem, &inputs, None).map(drop)
+                    }))
+                },
+            },
+            Form {
+                name: "chunked",
+                one_token: false,
+                prepare: |make, problem| {
+                    let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+                    Ok(Box::new(move || {
+                        chunked(&client, &problem, &inputs, CHUNK_SIZE, None).map(drop)
+                    }))
+                },
+            },
+            Form {
+                name: "backward",
+                one_token: false,
+                prepare: |make, problem| {
+                    let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
+                    let cotangents = DeviceCotangents {
+                        out: make.rows(problem.batch * problem.time, problem.channels)?,
+                        state: None,
+                    };
+                    Ok(Box::new(move || {
+                        backward(&client, &problem, &inputs, None, &cotangents).map(drop)
+                    }))
+                },
+            },
+        ]
+    };
+}
+pub(crate) use forms_over_sequences;
+
 /// Makes inputs on a device.
 #[derive(Clone)]
 pub struct Maker {

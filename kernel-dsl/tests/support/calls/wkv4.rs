@@ -5,59 +5,13 @@ use spillway_kernel_dsl::cube::Error;
 use spillway_kernel_dsl::wkv4::Problem;
 use spillway_kernel_dsl::wkv4::cube::{DeviceCotangents, DeviceInputs, backward, chunked, sequential, step};
 
-use super::{Form, Maker};
+use super::{Form, Maker, forms_over_sequences};
 
 /// Tokens of a chunk.
 const CHUNK_SIZE: usize = 64;
 
 /// Every form. A step goes on from a state, the others begin without one.
-pub const FORMS: &[Form<Problem>] = &[
-    Form {
-        name: "step",
-        one_token: true,
-        prepare: |make, problem| {
-            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
-            let state = make.constants(problem.state_len())?;
-            Ok(Box::new(move || {
-                step(&client, &problem, &inputs, Some(&state)).map(drop)
-            }))
-        },
-    },
-    Form {
-        name: "sequential",
-        one_token: false,
-        prepare: |make, problem| {
-            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
-            Ok(Box::new(move || {
-                sequential(&client, &problem, &inputs, None).map(drop)
-            }))
-        },
-    },
-    Form {
-        name: "chunked",
-        one_token: false,
-        prepare: |make, problem| {
-            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
-            Ok(Box::new(move || {
-                chunked(&client, &problem, &inputs, CHUNK_SIZE, None).map(drop)
-            }))
-        },
-    },
-    Form {
-        name: "backward",
-        one_token: false,
-        prepare: |make, problem| {
-            let (client, inputs) = (make.client.clone(), inputs(make, &problem)?);
-            let cotangents = DeviceCotangents {
-                out: make.rows(problem.batch * problem.time, problem.channels)?,
-                state: None,
-            };
-            Ok(Box::new(move || {
-                backward(&client, &problem, &inputs, None, &cotangents).map(drop)
-            }))
-        },
-    },
-];
+pub const FORMS: &[Form<Problem>] = forms_over_sequences!();
 
 fn inputs(make: &Maker, problem: &Problem) -> Result<DeviceInputs<'static>, Error> {
     let rows = problem.batch * problem.time;

@@ -1,15 +1,14 @@
 //! Random checkpoints with attention, of any configuration.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use spillway_models::checkpoint::{StoredTensors, TensorPlan, WriteDtype, write_safetensors};
+use spillway_models::checkpoint::{StoredTensors, WriteDtype};
 use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
+
+use super::disturbed::{disturb, ids};
 
 pub const VOCABULARY: usize = 19;
 
@@ -158,48 +157,18 @@ impl Case {
         (folder, model)
     }
 
-    /// Adds noise to every weight: fresh norms are all 1 and biases all 0, and would hide a mistake. A head that is stored
-    /// though tied stays the embedding.
+    /// A head that is stored though tied stays the embedding.
     fn disturb(&self, from: &Path, to: &Path) {
         let stored = StoredTensors::open(&from.join("model.safetensors")).unwrap();
-        let plan = |name: &str| TensorPlan {
-            name: name.into(),
-            shape: stored.raw(name).unwrap().1.to_vec(),
-        };
         let tied = stored
             .names()
             .any(|name| name.contains("embedding.weight") || name.contains("word_embeddings"));
-        let plans: Vec<TensorPlan> = stored
-            .names()
-            .filter(|name| !(tied && *name == "lm_head.weight"))
-            .map(plan)
-            .collect();
-        let path = to.join("model.safetensors");
-        let mut file = std::fs::File::create(&path).unwrap();
-        let mut rng = StdRng::seed_from_u64(self.seed);
-        write_safetensors(
-            &path,
-            &mut file,
-            WriteDtype::F32,
-            &plans,
-            &BTreeMap::new(),
-            |plan, sink| {
-                let (_, _, bytes) = stored.raw(&plan.name).unwrap();
-                let values = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-                sink(
-                    &values
-                        .map(|value| value + rng.random_range(-0.4..0.4))
-                        .collect::<Vec<f32>>(),
-                )
-            },
-        )
-        .unwrap();
+        disturb(&stored, to, self.seed, 0.4, |name| {
+            !(tied && name == "lm_head.weight")
+        });
     }
 
     pub fn ids(&self, count: usize) -> Vec<u32> {
-        let mut rng = StdRng::seed_from_u64(self.seed ^ 1);
-        (0..count)
-            .map(|_| rng.random_range(0..VOCABULARY as u32))
-            .collect()
+        ids(self.seed, count, VOCABULARY)
     }
 }

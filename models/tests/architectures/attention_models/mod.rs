@@ -3,7 +3,7 @@
 mod cases;
 mod reference;
 
-use crate::{derivatives, rounding};
+use crate::{derivatives, disturbed, rounding};
 
 mod equivalence {
     use burn::tensor::Tensor;

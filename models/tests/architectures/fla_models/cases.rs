@@ -1,14 +1,12 @@
 //! Random checkpoints of any configuration.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
-use spillway_models::checkpoint::{StoredTensors, TensorPlan, WriteDtype, write_safetensors};
+use spillway_models::checkpoint::{StoredTensors, WriteDtype};
 use spillway_models::{LoadOptions, Model, ModelError};
 use tempfile::TempDir;
+
+use super::disturbed::{disturb, ids};
 
 pub const VOCABULARY: usize = 19;
 
@@ -201,48 +199,14 @@ impl Case {
         let drawn = folder.path().join("drawn");
         write(&drawn, &self.config, self.seed).unwrap_or_else(|e| panic!("{e}: {}", self.config));
         std::fs::copy(drawn.join("config.json"), folder.path().join("config.json")).unwrap();
-        self.disturb(&drawn, folder.path());
+        let stored = StoredTensors::open(&drawn.join("model.safetensors")).unwrap();
+        disturb(&stored, folder.path(), self.seed, 0.3, |_| true);
         let model = Model::load(folder.path(), &LoadOptions::default());
         let model = model.unwrap_or_else(|e| panic!("{e}: {}", self.config));
         (folder, model)
     }
 
-    /// Adds noise to every weight: fresh norms are all 1 and biases all 0, and would hide a mistake.
-    fn disturb(&self, from: &std::path::Path, to: &std::path::Path) {
-        let stored = StoredTensors::open(&from.join("model.safetensors")).unwrap();
-        let plans: Vec<TensorPlan> = stored
-            .names()
-            .map(|name| TensorPlan {
-                name: name.into(),
-                shape: stored.raw(name).unwrap().1.to_vec(),
-            })
-            .collect();
-        let path = to.join("model.safetensors");
-        let mut file = std::fs::File::create(&path).unwrap();
-        let mut rng = StdRng::seed_from_u64(self.seed);
-        write_safetensors(
-            &path,
-            &mut file,
-            WriteDtype::F32,
-            &plans,
-            &BTreeMap::new(),
-            |plan, sink| {
-                let (_, _, bytes) = stored.raw(&plan.name).unwrap();
-                let values = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-                sink(
-                    &values
-                        .map(|value| value + rng.random_range(-0.3..0.3))
-                        .collect::<Vec<f32>>(),
-                )
-            },
-        )
-        .unwrap();
-    }
-
     pub fn ids(&self, count: usize) -> Vec<u32> {
-        let mut rng = StdRng::seed_from_u64(self.seed ^ 1);
-        (0..count)
-            .map(|_| rng.random_range(0..VOCABULARY as u32))
-            .collect()
+        ids(self.seed, count, VOCABULARY)
     }
 }

@@ -8,7 +8,7 @@ mod mixers;
 mod reference;
 mod refused;
 
-use crate::{derivatives, rounding};
+use crate::{derivatives, disturbed, rounding};
 
 mod equivalence {
     use burn::tensor::Tensor;
