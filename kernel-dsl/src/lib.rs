@@ -8,7 +8,7 @@
 //! | `mod.rs` | the mathematics, and the public functions |
 //! | `problem.rs` | sizes and choices; the operands with their shapes, declared once ([`operands`]); every check and every error |
 //! | `reference.rs` | the definition in f64, one plain loop: what everything else is tested against |
-//! | `monoid.rs` | the element of a stretch of tokens, and how two are composed, where there is a recurrence |
+//! | `monoid.rs` | the element of a segment of tokens, and how two are composed, where there is a recurrence |
 //! | `host/` | the native CPU implementation: SIMD by run-time dispatch, threads; `host.rs` where one file is enough |
 //! | `cube/` | the same as CubeCL kernels, with the feature `cube`; `cube.rs` likewise |
 //!

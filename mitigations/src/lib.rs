@@ -1,7 +1,7 @@
 //! Mitigations of state collapse, composable over every weighted-sum RNN.
 //!
 //! A recurrent model that was trained on T tokens often fails on more than T: its state keeps too much, grows out of the
-//! range that training ever visited, and the loss explodes. Each room of this crate holds one cure that needs no training,
+//! range that training ever visited, and the loss explodes. Each module of this crate holds one cure that needs no training,
 //! written once as an [`spillway_ssm_core::Intervention`], for every recurrence of the field, in prefill and decode alike, and
 //! independent of how the tokens are split among calls. What is impossible at a recurrence is refused, with the reason and
 //! what works instead.

@@ -244,7 +244,7 @@ fn join_optional<const D: usize>(
         some => Err(Error::Value {
             what,
             expected: "of the same kind for every token and sequence",
-            found: format!("per token in {some} stretches of {of}"),
+            found: format!("per token in {some} segments of {of}"),
         }),
     }
 }

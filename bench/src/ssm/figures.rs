@@ -156,16 +156,16 @@ pub fn memory(report: &Report, memory: &Memory) -> Figure {
         series(signal),
         Stroke::plain(Ink::Grey, 3.5),
     )];
-    for (index, look) in memory.looks.iter().enumerate() {
-        let points = look
+    for (index, snapshot) in memory.snapshots.iter().enumerate() {
+        let points = snapshot
             .remembered
             .iter()
             .map(|(sample, value)| (*sample as f64, *value));
-        let name = format!("remembered after {} samples", count(look.heard as u64));
+        let name = format!("remembered after {} samples", count(snapshot.heard as u64));
         layers.push(Layer::line(name, points.collect(), Stroke::nth(index)));
     }
-    for look in &memory.looks {
-        layers.push(Layer::At(look.heard as f64 - 1.0, String::new()));
+    for snapshot in &memory.snapshots {
+        layers.push(Layer::At(snapshot.heard as f64 - 1.0, String::new()));
     }
     Figure::new(
         memory.name.clone(),

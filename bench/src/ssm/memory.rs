@@ -28,7 +28,7 @@ pub struct Memory {
     pub weighs: String,
     /// What is remembered at several moments.
     #[serde(skip)]
-    pub looks: Vec<Look>,
+    pub snapshots: Vec<Snapshot>,
     /// (age in samples, root mean square error in standard deviations of the signal).
     #[serde(skip)]
     pub by_age: Vec<(f64, f64)>,
@@ -38,7 +38,7 @@ pub struct Memory {
 
 /// What is remembered at one moment.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Snapshot {
     /// How many samples have been heard.
     pub heard: usize,
     /// (index of a sample, what is remembered of it), the oldest first.
@@ -132,7 +132,7 @@ fn memory(
 ) -> Result<Memory, StateSpaceError> {
     let length = signal.samples.len();
     let reach = |heard: usize| window.map_or(heard, |window| window.min(heard));
-    let mut looks = Vec::new();
+    let mut snapshots = Vec::new();
     for heard in MOMENTS.map(|share| (share * length as f64) as usize) {
         let reach = reach(heard).max(1);
         let mut ages: Vec<usize> = (0..POINTS).map(|i| i * (reach - 1) / (POINTS - 1)).collect();
@@ -143,7 +143,7 @@ fn memory(
             .iter()
             .zip(values)
             .map(|(age, value)| (heard - 1 - age, value));
-        looks.push(Look {
+        snapshots.push(Snapshot {
             heard,
             remembered: remembered.collect(),
         });
@@ -170,7 +170,7 @@ fn memory(
     Ok(Memory {
         name,
         weighs,
-        looks,
+        snapshots,
         errors: ranges(length)
             .map(|(from, to)| over_range(&mean_square, from, to))
             .collect(),

@@ -249,12 +249,12 @@ impl Report {
 
     fn memory_csv(&self, file: &mut dyn io::Write) -> io::Result<()> {
         let rows = self.memories().flat_map(|memory| {
-            memory.looks.iter().flat_map(|look| {
-                look.remembered.iter().map(|(sample, value)| {
+            memory.snapshots.iter().flat_map(|snapshot| {
+                snapshot.remembered.iter().map(|(sample, value)| {
                     let signal = self.signal.samples[*sample];
                     [
                         memory.name.clone(),
-                        look.heard.to_string(),
+                        snapshot.heard.to_string(),
                         sample.to_string(),
                         signal.to_string(),
                         value.to_string(),

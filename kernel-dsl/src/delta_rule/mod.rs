@@ -24,7 +24,7 @@
 //! | [`sequential`] | token by token | any length; small states |
 //! | [`chunked`] | a triangular system and matrix products over chunks of tokens | prefill with large states |
 //! | [`backward`] | the same, from the last chunk to the first | gradients by every input |
-//! | [`element`], [`compose`], [`apply`] | the monoid (M, U) of a stretch: S ↦ M S + U | scans over threads, machines, windows |
+//! | [`element`], [`compose`], [`apply`] | the monoid (M, U) of a segment: S ↦ M S + U | scans over threads, machines, windows |
 //!
 //! All take a state in and leave the new one in its place. The same call gives the same bits, whatever the number of
 //! threads.

@@ -1,7 +1,7 @@
-//! The monoid of stretches: what a run of tokens does to any state that comes in.
+//! The monoid of segments: what a run of tokens does to any state that comes in.
 //!
-//! Every token acts on the state by a matrix and adds to it, S ↦ T_t S + k_t w_tᵀ, so a stretch maps S ↦ M S + U with
-//! M = T_n ⋯ T_1 and U the state that it would leave behind from zero. Stretches compose: (M₂, U₂) after (M₁, U₁) is
+//! Every token acts on the state by a matrix and adds to it, S ↦ T_t S + k_t w_tᵀ, so a segment maps S ↦ M S + U with
+//! M = T_n ⋯ T_1 and U the state that it would leave behind from zero. Segments compose: (M₂, U₂) after (M₁, U₁) is
 //! (M₂ M₁, M₂ U₁ + U₂), which is associative, with the identity (I, 0). M is kept dense, `[key_dim, key_dim]`: after
 //! `key_dim` tokens it has no smaller form (Yang et al., "Parallelizing linear transformers with the delta rule", 2024,
 //! section 3.1, on products of I − β k kᵀ).
@@ -9,7 +9,7 @@
 use super::problem::{DeltaRuleError, OPERATOR, Problem};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 
-/// The element (M, U) of a stretch.
+/// The element (M, U) of a segment.
 ///
 /// # Shapes
 /// `matrix` `[batch, heads, key_dim, key_dim]`, `update` `[batch, heads, key_dim, value_dim]`.
@@ -17,7 +17,7 @@ use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 pub struct Element<'a> {
     /// M, the product of the transitions of all tokens, the last leftmost.
     pub matrix: &'a [f32],
-    /// U, the state that the stretch leaves behind when it begins from zero.
+    /// U, the state that the segment leaves behind when it begins from zero.
     pub update: &'a [f32],
 }
 
@@ -30,7 +30,7 @@ pub struct ElementMut<'a> {
     pub update: &'a mut [f32],
 }
 
-/// Prepends a stretch: `second` becomes the element of `first` followed by `second`, (M₂ M₁, M₂ U₁ + U₂).
+/// Prepends a segment: `second` becomes the element of `first` followed by `second`, (M₂ M₁, M₂ U₁ + U₂).
 ///
 /// Only the shape of the state matters of `problem`.
 ///
@@ -64,7 +64,7 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
     Ok(())
 }
 
-/// Runs a state through a stretch: S ← M S + U.
+/// Runs a state through a segment: S ← M S + U.
 ///
 /// # Shapes
 /// `state` `[batch, heads, key_dim, value_dim]`.

@@ -14,7 +14,7 @@
 //! | [`chunked`] | matrix products over chunks of tokens | prefill |
 //! | [`backward`] | gradients, chunk by chunk | training |
 //! | [`normalized`] | all of these with a normaliser | linear attention, Based |
-//! | [`element`], [`compose`], [`apply`] | the monoid (A, G) of a stretch: h ↦ A∘h + G | scans over threads, machines, windows |
+//! | [`element`], [`compose`], [`apply`] | the monoid (A, G) of a segment: h ↦ A∘h + G | scans over threads, machines, windows |
 //!
 //! All take a state in and leave the new one in its place. Sequences may be equally long, left-padded or packed end to end
 //! ([`Inputs::sequences`]). The same call gives the same bits, whatever the number of

@@ -1,7 +1,7 @@
-//! The monoid of stretches: what a run of tokens does to any state that comes in.
+//! The monoid of segments: what a run of tokens does to any state that comes in.
 //!
-//! A stretch maps h ↦ A∘h + G, with A = exp(Σ ln a_t) the product of its decays and G the state it would leave behind
-//! from zero. Stretches compose: (A₂, G₂) after (A₁, G₁) is (A₂∘A₁, A₂∘G₁ + G₂), which is associative, with the identity
+//! A segment maps h ↦ A∘h + G, with A = exp(Σ ln a_t) the product of its decays and G the state it would leave behind
+//! from zero. Segments compose: (A₂, G₂) after (A₁, G₁) is (A₂∘A₁, A₂∘G₁ + G₂), which is associative, with the identity
 //! (1, 0). The decay is kept as a sum of logarithms, so that no product underflows on the way (Blelloch, "Prefix sums and
 //! their applications", 1990, section 1.4: first-order recurrences as a scan).
 
@@ -12,7 +12,7 @@ use crate::decay::DecayScope;
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
-/// The element (A, G) of a stretch.
+/// The element (A, G) of a segment.
 ///
 /// # Shapes
 /// `log_decay_sum` `[batch, heads]`, or `[batch, heads, key_dim]` for decays per key; `update`
@@ -21,7 +21,7 @@ use crate::simd::{dispatch, mul_add_one};
 pub struct Element<'a> {
     /// ln A, the sum of the log decays of all tokens; zeros without decay.
     pub log_decay_sum: &'a [f32],
-    /// G, the state that the stretch leaves behind when it begins from zero.
+    /// G, the state that the segment leaves behind when it begins from zero.
     pub update: &'a [f32],
 }
 
@@ -34,7 +34,7 @@ pub struct ElementMut<'a> {
     pub update: &'a mut [f32],
 }
 
-/// Prepends a stretch: `second` becomes the element of `first` followed by `second`,
+/// Prepends a segment: `second` becomes the element of `first` followed by `second`,
 /// (A₂∘A₁, A₂∘G₁ + G₂).
 ///
 /// Only the state's shape and the decay kind of `problem` matter; its `time` does not.
@@ -56,7 +56,7 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
     Ok(())
 }
 
-/// Runs a state through a stretch: h ← A∘h + G.
+/// Runs a state through a segment: h ← A∘h + G.
 ///
 /// # Shapes
 /// `state` `[batch, heads, key_dim, value_dim]`.

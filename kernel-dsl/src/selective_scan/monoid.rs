@@ -1,7 +1,7 @@
-//! The monoid of stretches: what a run of tokens does to any state that comes in.
+//! The monoid of segments: what a run of tokens does to any state that comes in.
 //!
-//! A stretch maps h ↦ exp(A ΣΔ)∘h + U, with ΣΔ the sum of its step sizes per channel and U the state that it would leave
-//! behind from zero. A is the same for all stretches, so that one number per channel stands for N decays. Stretches
+//! A segment maps h ↦ exp(A ΣΔ)∘h + U, with ΣΔ the sum of its step sizes per channel and U the state that it would leave
+//! behind from zero. A is the same for all segments, so that one number per channel stands for N decays. Segments
 //! compose: (ΣΔ₂, U₂) after (ΣΔ₁, U₁) is (ΣΔ₁ + ΣΔ₂, exp(A ΣΔ₂)∘U₁ + U₂), which is associative, with the identity (0, 0).
 
 use pulp::{Simd, WithSimd};
@@ -10,7 +10,7 @@ use super::problem::{OPERATOR, Problem, ScanError};
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
-/// The element (ΣΔ, U) of a stretch.
+/// The element (ΣΔ, U) of a segment.
 ///
 /// # Shapes
 /// `step_size_sum` `[batch, channels]`; `update` `[batch, channels, state_dim]`.
@@ -31,7 +31,7 @@ pub struct ElementMut<'a> {
     pub update: &'a mut [f32],
 }
 
-/// Prepends a stretch: `second` becomes the element of `first` followed by `second`. `a` is A, `[channels, state_dim]`.
+/// Prepends a segment: `second` becomes the element of `first` followed by `second`. `a` is A, `[channels, state_dim]`.
 ///
 /// Only the state's shape in `problem` matters; its `time` does not.
 ///
@@ -53,7 +53,7 @@ pub fn compose(problem: &Problem, a: &[f32], first: Element, second: ElementMut)
     Ok(())
 }
 
-/// Runs a state through a stretch: h ← exp(A ΣΔ)∘h + U.
+/// Runs a state through a segment: h ← exp(A ΣΔ)∘h + U.
 ///
 /// # Shapes
 /// `a` `[channels, state_dim]`, `state` `[batch, channels, state_dim]`.

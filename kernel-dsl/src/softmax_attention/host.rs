@@ -1,4 +1,4 @@
-//! Softmax attention on the CPU: groups of heads and stretches of tokens over threads, keys in blocks.
+//! Softmax attention on the CPU: groups of heads and segments of tokens over threads, keys in blocks.
 
 use std::ops::Range;
 

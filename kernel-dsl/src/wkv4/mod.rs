@@ -16,7 +16,7 @@
 //! | [`step`] | one token | decoding |
 //! | [`sequential`] | token by token, channels side by side | any length |
 //! | [`backward`] | chunk by chunk from the end, states recomputed | training |
-//! | [`element`], [`compose`], [`apply`] | the monoid of a stretch | scans over threads, machines, windows |
+//! | [`element`], [`compose`], [`apply`] | the monoid of a segment | scans over threads, machines, windows |
 //!
 //! All take a state in and leave the new one in its place. The same call gives the same bits, whatever the number of threads.
 //!

@@ -1,7 +1,7 @@
-//! The monoid of stretches: what a run of tokens does to any state that comes in.
+//! The monoid of segments: what a run of tokens does to any state that comes in.
 //!
-//! A stretch multiplies N and M by e^W, W its summed log decays, and adds the sums N' and M' that it would leave behind from
-//! an empty state. Stretches compose: (W₂, N₂, M₂) after (W₁, N₁, M₁) is (W₁ + W₂, e^{W₂} N₁ + N₂, e^{W₂} M₁ + M₂), which is
+//! A segment multiplies N and M by e^W, W its summed log decays, and adds the sums N' and M' that it would leave behind from
+//! an empty state. Segments compose: (W₂, N₂, M₂) after (W₁, N₁, M₁) is (W₁ + W₂, e^{W₂} N₁ + N₂, e^{W₂} M₁ + M₂), which is
 //! associative, with the identity (0, empty). Sums are kept as states are, divided by e^m with m = max(m₁ + W₂, m₂).
 
 use pulp::{Simd, WithSimd};
@@ -10,7 +10,7 @@ use super::problem::{EMPTY_MAX, OPERATOR, Problem, Wkv4Error};
 use crate::math::exp;
 use crate::simd::{dispatch, mul_add_one};
 
-/// The element (W, N, M) of a stretch.
+/// The element (W, N, M) of a segment.
 ///
 /// # Shapes
 /// `log_decay_sum` `[batch, channels]`; `update` `[batch, 3, channels]`, as a state.
@@ -31,7 +31,7 @@ pub struct ElementMut<'a> {
     pub update: &'a mut [f32],
 }
 
-/// Prepends a stretch: `second` becomes the element of `first` followed by `second`.
+/// Prepends a segment: `second` becomes the element of `first` followed by `second`.
 ///
 /// Only batch and channels of `problem` matter; its `time` does not.
 ///
@@ -49,7 +49,7 @@ pub fn compose(problem: &Problem, first: Element, second: ElementMut) -> Result<
     Ok(())
 }
 
-/// Runs a state through a stretch.
+/// Runs a state through a segment.
 ///
 /// # Shapes
 /// `state` `[batch, 3, channels]`, read and updated.

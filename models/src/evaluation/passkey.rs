@@ -1,7 +1,7 @@
 //! How far back, and at what length, a model still finds five digits: questions as ids, answers read off greedily.
 //!
-//! Questions of one length and depth go through the model together. What they have in common with the *trunk*, the question that
-//! shares most with another, is computed once for all: one state walks along the trunk, and questions go on from copies of it
+//! Questions of one length and depth go through the model together. What they have in common with the *stem*, the question that
+//! shares most with another, is computed once for all: one state walks along the stem, and questions go on from copies of it
 //! where they first differ. Two states are alive at any time.
 
 use std::collections::BTreeMap;
@@ -104,18 +104,18 @@ pub fn passkey(model: &Model, questions: &[Question]) -> Result<PasskeyReport, M
     if questions.iter().any(|question| question.ids.is_empty()) {
         return Err(ModelError::EmptyPrompt);
     }
-    let Some(trunk) = trunk(questions) else {
+    let Some(stem) = stem(questions) else {
         return Ok(PasskeyReport::default());
     };
     let mut walk = Walk {
         model,
-        ids: &questions[trunk].ids,
+        ids: &questions[stem].ids,
         state: model.start(&Chain::default(), 1)?,
         position: 0,
     };
     let mut correct = vec![false; questions.len()];
     let mut computed = 0;
-    for (shared, group) in groups(questions, &questions[trunk].ids) {
+    for (shared, group) in groups(questions, &questions[stem].ids) {
         let members: Vec<&Question> = group.iter().map(|index| &questions[*index]).collect();
         computed += shared - walk.position + members.iter().map(|q| q.ids.len() - shared).sum::<usize>();
         let state = walk.state_at(shared)?;
@@ -126,7 +126,7 @@ pub fn passkey(model: &Model, questions: &[Question]) -> Result<PasskeyReport, M
     Ok(report(questions, &correct, computed as u64))
 }
 
-/// A state that walks along the trunk.
+/// A state that walks along the stem.
 struct Walk<'a> {
     model: &'a Model,
     ids: &'a [u32],
@@ -145,7 +145,7 @@ impl Walk<'_> {
 }
 
 /// The question that has the longest beginning in common with another; of one that is like another, the first.
-fn trunk(questions: &[Question]) -> Option<usize> {
+fn stem(questions: &[Question]) -> Option<usize> {
     let mut order: Vec<usize> = (0..questions.len()).collect();
     order.sort_by(|a, b| questions[*a].ids.cmp(&questions[*b].ids));
     // In this order, a question shares most with a neighbour.
@@ -158,9 +158,9 @@ fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// Questions that are asked together, and the number of tokens that all of them share with the trunk, ascending. At least one
+/// Questions that are asked together, and the number of tokens that all of them share with the stem, ascending. At least one
 /// token of each is left to take in, so that there are logits to answer from.
-fn groups(questions: &[Question], trunk: &[u32]) -> Vec<(usize, Vec<usize>)> {
+fn groups(questions: &[Question], stem: &[u32]) -> Vec<(usize, Vec<usize>)> {
     let mut alike: BTreeMap<(u64, u64, usize, usize), Vec<usize>> = BTreeMap::new();
     for (index, question) in questions.iter().enumerate() {
         // Depths are not negative, so their bits are in their order.
@@ -177,7 +177,7 @@ fn groups(questions: &[Question], trunk: &[u32]) -> Vec<(usize, Vec<usize>)> {
         .map(|group| {
             let shared = group.iter().map(|index| {
                 let ids = &questions[*index].ids;
-                common(ids, trunk).min(ids.len() - 1)
+                common(ids, stem).min(ids.len() - 1)
             });
             (shared.min().unwrap_or(0), group.to_vec())
         })
@@ -289,18 +289,18 @@ mod tests {
     }
 
     #[test]
-    fn questions_share_what_they_have_in_common_with_the_trunk() {
+    fn questions_share_what_they_have_in_common_with_the_stem() {
         let all = [
             question(4, 0.1, &[7, 1, 8, 9]),
             question(4, 0.9, &[7, 8, 1, 9]),
             question(6, 0.9, &[7, 8, 7, 8, 1, 9]),
             question(6, 0.9, &[7, 8, 7, 8, 2, 9]),
         ];
-        assert_eq!(trunk(&all), Some(2));
+        assert_eq!(stem(&all), Some(2));
         let groups = groups(&all, &all[2].ids);
         assert_eq!(groups, [(1, vec![0]), (2, vec![1]), (4, vec![2, 3])]);
-        assert_eq!(trunk(&all[..1]), Some(0));
-        assert_eq!(trunk(&[]), None);
+        assert_eq!(stem(&all[..1]), Some(0));
+        assert_eq!(stem(&[]), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The monoid element of a stretch of tokens.
+//! The monoid element of a segment of tokens.
 
 use crate::backend::flex;
 use crate::backend::host::{from_host, is_host};
@@ -32,7 +32,7 @@ pub(crate) fn element(gates: &Gates, chunk_size: usize) -> Result<Element> {
     })
 }
 
-/// Σ log a over the tokens of a stretch that has some; decays per step are not stored, and not summed here.
+/// Σ log a over the tokens of a segment that has some; decays per step are not stored, and not summed here.
 pub(crate) fn sum_of_log_decays(log_decay: &LogDecay, dims: &Dims, device: &Device) -> Tensor<3> {
     let Dims {
         batch,

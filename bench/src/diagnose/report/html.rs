@@ -18,14 +18,14 @@ const FILES: [(&str, &str); 6] = [
         "mitigations.csv",
         "one row per run: verdict, price, gain, speed, memory",
     ),
-    ("heads.csv", "the state of a head at every look"),
+    ("heads.csv", "the state of a head at every sample"),
     (
         "retention.csv",
         "one row per head: retention time, when it leaves its range, growth",
     ),
     (
         "gates.csv",
-        "decays, step sizes, values, insertions, read-outs and keys between the looks",
+        "decays, step sizes, values, insertions, read-outs and keys between the samples",
     ),
 ];
 
@@ -252,8 +252,8 @@ fn method(report: &DiagnosisReport) -> Markup {
         }
         p {
             b { "Heads." }
-            " A head leaves its in-window range at the first look beyond the training length where the norm of its state exceeds twice the \
-             largest seen inside, and stays above at every later look; in a weighted mean the sum of its weights takes the norm's place. In a \
+            " A head leaves its in-window range at the first sample beyond the training length where the norm of its state exceeds twice the \
+             largest seen inside, and stays above at every later sample; in a weighted mean the sum of its weights takes the norm's place. In a \
              delta rule, what a token keeps is the root mean square over directions. States are looked at eight times inside the training \
              length and eight times to a doubling beyond it, over the long streams of the model alone."
         }

@@ -321,7 +321,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
     }
 }
 
-/// The blocks of a stretch of tokens, each as its first token and its length.
+/// The blocks of a segment of tokens, each as its first token and its length.
 fn blocks(
     (first, count): (usize, usize),
     size: usize,

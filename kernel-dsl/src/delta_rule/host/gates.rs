@@ -1,4 +1,4 @@
-//! What a stretch of tokens does to the state, in the one form that both transitions share.
+//! What a segment of tokens does to the state, in the one form that both transitions share.
 //!
 //! ```text
 //! u_t = S_{t−1}ᵀ p_t      S_t = a_t∘S_{t−1} + x_t w_tᵀ [+ k_t v_tᵀ]

@@ -1,7 +1,7 @@
 //! The register tiles of int8 weights: exact integer sums within a block, scaled and summed in f32 over blocks.
 //!
 //! Few rows multiply the bytes as they lie. Where no instruction sums byte products, that takes several, and many rows
-//! multiply 16-bit words instead, to which a stretch of a panel is [widened](super::widening) once for all of them.
+//! multiply 16-bit words instead, to which a segment of a panel is [widened](super::widening) once for all of them.
 #![expect(
     clippy::needless_range_loop,
     reason = "row and register numbers address several arrays and pointers at once"

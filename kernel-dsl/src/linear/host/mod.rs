@@ -1,8 +1,8 @@
 //! The native CPU implementation: input packing, blocking and threads around the register tiles.
 //!
 //! Input rows are taken in spans of at most [`SPAN_ROWS`], packed once, and cut into blocks of at most as many rows as
-//! a tile holds. Each panel of the weight is then read once per span: for every stretch of [`STRETCH`] features, all row
-//! blocks in turn, so that the stretch stays in the first cache. A few panels share a stretch of the input, which stays in the
+//! a tile holds. Each panel of the weight is then read once per span: for every segment of [`SEGMENT`] features, all row
+//! blocks in turn, so that the segment stays in the first cache. A few panels share a segment of the input, which stays in the
 //! second cache for them. Threads share panels and row blocks; which thread computes a tile changes nothing in it.
 
 mod activations;
@@ -34,10 +34,10 @@ use crate::{Rows, simd::Isa};
 /// Most rows whose packed inputs are held at once; bounds the working memory.
 const SPAN_ROWS: usize = 512;
 /// Most features of a panel that are worked on before the next row block, which reads them again.
-const STRETCH: usize = 512;
+const SEGMENT: usize = 512;
 /// The same where a step of columns is less than a panel: as f32, such a step then fills half of a first cache of 32 kB.
-const NARROW_STRETCH: usize = 256;
-/// Panels that are multiplied with a stretch of the input before the next one is read: their outputs, 64 kB a panel and span,
+const NARROW_SEGMENT: usize = 256;
+/// Panels that are multiplied with a segment of the input before the next one is read: their outputs, 64 kB a panel and span,
 /// have to fit the second cache too.
 const PANELS_AT_ONCE: usize = 4;
 /// How far ahead of its use a lone row block asks for a panel, in bytes.
@@ -98,7 +98,7 @@ struct Span<'a> {
     x: Rows<'a>,
     rows: Range<usize>,
     blocks: usize,
-    stretches: usize,
+    segments: usize,
     threads: usize,
 }
 
@@ -113,15 +113,15 @@ impl<'a> Span<'a> {
         let method = set.method(weight.weight_type(), rows.len());
         let blocks = rows.len().div_ceil(method.kernels.len());
         // A single row block uses every weight once, so there is nothing to keep in the cache.
-        let stretches = if blocks == 1 {
+        let segments = if blocks == 1 {
             1
         } else {
-            let stretch = if set.columns < PANEL {
-                NARROW_STRETCH
+            let segment = if set.columns < PANEL {
+                NARROW_SEGMENT
             } else {
-                STRETCH
+                SEGMENT
             };
-            weight.in_features().div_ceil(stretch)
+            weight.in_features().div_ceil(segment)
         };
         let weights = weight.in_features() * weight.out_features();
         let worthwhile = weight
@@ -141,7 +141,7 @@ impl<'a> Span<'a> {
             x,
             rows,
             blocks,
-            stretches,
+            segments,
             threads,
         }
     }
@@ -151,9 +151,9 @@ impl<'a> Span<'a> {
         share(self.rows.len(), self.blocks, index)
     }
 
-    /// Units of a stretch.
-    fn stretch(&self, index: usize) -> Range<usize> {
-        share(self.weight.units(), self.stretches, index)
+    /// Units of a segment.
+    fn segment(&self, index: usize) -> Range<usize> {
+        share(self.weight.units(), self.segments, index)
     }
 
     fn run(&self, out: &mut [f32]) {
@@ -182,13 +182,13 @@ impl<'a> Span<'a> {
         });
     }
 
-    /// Packs the span's rows: for every stretch, every row block.
+    /// Packs the span's rows: for every segment, every row block.
     fn pack(&self, into: &mut [u8]) {
         let unit = self.weight.weight_type().unit();
-        let mut tasks = Vec::with_capacity(self.stretches * self.blocks);
+        let mut tasks = Vec::with_capacity(self.segments * self.blocks);
         let mut rest = into;
-        for s in 0..self.stretches {
-            let units = self.stretch(s);
+        for s in 0..self.segments {
+            let units = self.segment(s);
             for b in 0..self.blocks {
                 let block = self.block(b);
                 let bytes = self.method.input.unit_bytes() * units.len() * block.len();
@@ -217,36 +217,36 @@ impl<'a> Span<'a> {
     /// Multiplies some row blocks with some panels.
     fn multiply(&self, packed: &[u8], panels: Range<usize>, blocks: Range<usize>, out: &Output) {
         let wide = self.method.widening.map_or(0, |widening| widening.unit_bytes());
-        let longest = self.weight.units().div_ceil(self.stretches);
+        let longest = self.weight.units().div_ceil(self.segments);
         with_scratch(&WIDENED, wide * longest, |widened| {
             for first in panels.clone().step_by(PANELS_AT_ONCE) {
                 let together = first..panels.end.min(first + PANELS_AT_ONCE);
-                for stretch in 0..self.stretches {
+                for segment in 0..self.segments {
                     for index in together.clone() {
                         let mut start = [0.0; PANEL];
-                        let panel = self.panel(index, stretch, &together, &mut start, widened);
-                        self.multiply_stretch(packed, &panel, self.stretch(stretch), blocks.clone(), out);
+                        let panel = self.panel(index, segment, &together, &mut start, widened);
+                        self.multiply_segment(packed, &panel, self.segment(segment), blocks.clone(), out);
                     }
                 }
             }
         });
     }
 
-    /// A stretch of panel `index`, which is one of those that are worked on `together`, as the kernels read it.
+    /// A segment of panel `index`, which is one of those that are worked on `together`, as the kernels read it.
     fn panel<'b>(
         &'b self,
         index: usize,
-        stretch: usize,
+        segment: usize,
         together: &Range<usize>,
         start: &'b mut [f32; PANEL],
         widened: &'b mut [u8],
     ) -> Panel<'b> {
         let unit = self.weight.weight_type().unit_bytes();
-        let units = self.stretch(stretch);
+        let units = self.segment(segment);
         let stored = &self.weight.panel(index)[units.start * unit..units.end * unit];
         let next = if index + 1 < together.end {
             &self.weight.panel(index + 1)[units.start * unit..]
-        } else if stretch + 1 < self.stretches {
+        } else if segment + 1 < self.segments {
             &self.weight.panel(together.start)[units.end * unit..]
         } else {
             &self.weight.panel(index)[units.end * unit..]
@@ -269,14 +269,14 @@ impl<'a> Span<'a> {
             stored: stored.len(),
             bytes,
             cols,
-            start: (stretch == 0).then_some(start),
+            start: (segment == 0).then_some(start),
         }
     }
 
-    /// Multiplies some row blocks with one stretch of one panel.
+    /// Multiplies some row blocks with one segment of one panel.
     ///
-    /// A step of columns after the other, so that their part of the stretch stays in the first cache for all row blocks.
-    fn multiply_stretch(
+    /// A step of columns after the other, so that their part of the segment stays in the first cache for all row blocks.
+    fn multiply_segment(
         &self,
         packed: &[u8],
         panel: &Panel,
@@ -289,7 +289,7 @@ impl<'a> Span<'a> {
             1 => PANEL,
             _ => self.set.columns,
         };
-        // A lone block runs ahead of itself; several fetch what follows this stretch together, each its part.
+        // A lone block runs ahead of itself; several fetch what follows this segment together, each its part.
         let parts = blocks.len() * (PANEL / step);
         let (mut ahead, part) = match parts {
             1 => (panel.bytes.as_ptr().wrapping_add(AHEAD), 0),
@@ -327,16 +327,16 @@ impl<'a> Span<'a> {
     }
 }
 
-/// A stretch of a panel of the weight and where its product goes.
+/// A segment of a panel of the weight and where its product goes.
 struct Panel<'a> {
     /// As the kernels read it.
     bytes: &'a [u8],
-    /// What is read after it, which need not be there, and how many bytes of the weight the stretch itself takes.
+    /// What is read after it, which need not be there, and how many bytes of the weight the segment itself takes.
     next: *const u8,
     stored: usize,
     /// Columns of the output.
     cols: Range<usize>,
-    /// The bias of these columns, padded with zeros, where this is the first stretch.
+    /// The bias of these columns, padded with zeros, where this is the first segment.
     start: Option<&'a [f32; PANEL]>,
 }
 

@@ -1,4 +1,4 @@
-//! Panels of few bits widened to what the many-row tiles multiply, a stretch at a time for all row blocks.
+//! Panels of few bits widened to what the many-row tiles multiply, a segment at a time for all row blocks.
 //!
 //! | widening | from a unit of | to |
 //! |---|---|---|

@@ -53,14 +53,14 @@ pub(super) fn gradients<F: Float>(
         Shared::<[f32]>::new_slice(comptime!(form.tile.tokens * form.tile.state * form.tile.units));
     // One more than the units, so that both ways through it touch all banks.
     let mut meeting = Shared::<[f32]>::new_slice(comptime!(2 * form.tile.state * (form.tile.units + 1)));
-    let stretches = (place.end - place.start).div_ceil(count);
+    let segments = (place.end - place.start).div_ceil(count);
     for t in 0..scan.state_dim.div_ceil(width) {
         let first = t * width;
         let a = scan.load(&scan.a, place.constants, first, form);
         let mut state = scan.load(states, place.states, first, form);
-        for m in 0..stretches {
+        for m in 0..segments {
             keep(&mut marks, &state, m * width * units + unit, form);
-            if m + 1 < stretches {
+            if m + 1 < segments {
                 for row in place.start + m * count..place.start + (m + 1) * count {
                     scan.advance(&place, row, first, &a, &mut state, form);
                 }
@@ -68,8 +68,8 @@ pub(super) fn gradients<F: Float>(
         }
         let mut adjoint = scan.load(adjoints, place.states, first, form);
         let mut by_a = zeros(form);
-        for back in 0..stretches {
-            let m = stretches - 1 - back;
+        for back in 0..segments {
+            let m = segments - 1 - back;
             let start = place.start + m * count;
             let end = min(start + count, place.end);
             take(&marks, &mut state, m * width * units + unit, form);
@@ -110,7 +110,7 @@ pub(super) fn gradients<F: Float>(
                 let dy = cotangent.at(row, place.channel) * scan.silu_of_gate(row, place.channel, form);
                 by_skip += dy * scan.input.at(row, place.channel);
             }
-            parts.skip[place.stretch * scan.groups * scan.channels_per_group + place.channel] = by_skip;
+            parts.skip[place.segment * scan.groups * scan.channels_per_group + place.channel] = by_skip;
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct Form {
     pub tile: Tile,
     pub skip: bool,
     pub gate: bool,
-    /// u32 values of an entry in the table of stretches: 2 where a stretch is a sequence, 3 where it is a chunk.
+    /// u32 values of an entry in the table of segments: 2 where a segment is a sequence, 3 where it is a chunk.
     pub entry: usize,
 }
 
@@ -27,8 +27,8 @@ pub(super) struct Scan<F: Float> {
     pub gate: RowsView<F>,
     pub a: Box<[f32]>,
     pub skip: Box<[f32]>,
-    /// First row and row after the last of every stretch.
-    pub stretches: Box<[u32]>,
+    /// First row and row after the last of every segment.
+    pub segments: Box<[u32]>,
     pub state_dim: usize,
     pub groups: usize,
     pub channels_per_group: usize,
@@ -36,10 +36,10 @@ pub(super) struct Scan<F: Float> {
     pub cubes: usize,
 }
 
-/// Where a unit works: one channel of one stretch of tokens.
+/// Where a unit works: one channel of one segment of tokens.
 #[derive(CubeType)]
 pub(super) struct Place {
-    pub stretch: usize,
+    pub segment: usize,
     pub group: usize,
     /// Which tile of the group's channels.
     pub tile: usize,
@@ -51,7 +51,7 @@ pub(super) struct Place {
     pub active: bool,
     /// Where the channel's values of a `[channels, state_dim]` buffer begin.
     pub constants: usize,
-    /// Where the channel's values of a `[stretches, channels, state_dim]` buffer begin.
+    /// Where the channel's values of a `[segments, channels, state_dim]` buffer begin.
     pub states: usize,
     /// First row.
     pub start: usize,
@@ -61,26 +61,26 @@ pub(super) struct Place {
 
 #[cube]
 impl<F: Float> Scan<F> {
-    /// Cubes are ordered by stretch, then group, then tile of channels.
+    /// Cubes are ordered by segment, then group, then tile of channels.
     pub fn place(&self, #[comptime] form: Form) -> Place {
         let tiles = self.channels_per_group.div_ceil(comptime!(form.tile.units));
-        let stretch = CUBE_POS / (tiles * self.groups);
+        let segment = CUBE_POS / (tiles * self.groups);
         let group = CUBE_POS / tiles % self.groups;
         let tile = CUBE_POS % tiles;
         let lane = tile * comptime!(form.tile.units) + UNIT_POS as usize;
         let channel = group * self.channels_per_group + min(lane, self.channels_per_group - 1);
         let channels = self.groups * self.channels_per_group;
         Place {
-            stretch,
+            segment,
             group,
             tile,
             tiles,
             channel,
             active: lane < self.channels_per_group,
             constants: channel * self.state_dim,
-            states: (stretch * channels + channel) * self.state_dim,
-            start: self.stretches[stretch * comptime!(form.entry)] as usize,
-            end: self.stretches[stretch * comptime!(form.entry) + 1] as usize,
+            states: (segment * channels + channel) * self.state_dim,
+            start: self.segments[segment * comptime!(form.entry)] as usize,
+            end: self.segments[segment * comptime!(form.entry) + 1] as usize,
         }
     }
 
@@ -226,15 +226,15 @@ impl DeviceInputs<'_> {
         }
     }
 
-    /// Cubes for `stretches` stretches of tokens.
-    pub(super) fn cubes(problem: &Problem, tile: Tile, stretches: usize) -> usize {
-        stretches * problem.groups * problem.channels_per_group().div_ceil(tile.units)
+    /// Cubes for `segments` segments of tokens.
+    pub(super) fn cubes(problem: &Problem, tile: Tile, segments: usize) -> usize {
+        segments * problem.groups * problem.channels_per_group().div_ceil(tile.units)
     }
 
     pub(super) fn scan<F: Float>(
         &self,
         problem: &Problem,
-        stretches: BufferArg,
+        segments: BufferArg,
         cubes: usize,
     ) -> ScanLaunch<F> {
         ScanLaunch::new(
@@ -245,7 +245,7 @@ impl DeviceInputs<'_> {
             self.gate.as_ref().unwrap_or(&self.input).view(),
             self.a.arg(),
             self.skip.as_ref().unwrap_or(&self.a).arg(),
-            stretches,
+            segments,
             problem.state_dim,
             problem.groups,
             problem.channels_per_group(),

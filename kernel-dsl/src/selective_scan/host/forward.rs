@@ -1,6 +1,6 @@
 //! Token by token, with the states of a segment of channels in the first cache.
 //!
-//! Long stretches keep channels in the lanes of vectors and walk the state values in a loop, so that no sum runs across
+//! Long inputs keep channels in the lanes of vectors and walk the state values in a loop, so that no sum runs across
 //! lanes; states and A are transposed once on the way in and once on the way out. A few tokens (decoding) keep the state
 //! values in the lanes instead, as they lie in memory: each state is then read once and written once.
 

@@ -197,7 +197,7 @@ fn sweep_kernel<F: Float>(
     // The state before each token; a unit touches its own only.
     let mut trail = Shared::<[f32]>::new_slice(comptime!(3 * tokens * UNITS));
     let unit = UNIT_POS as usize;
-    let mut state = load(states, place.stretch, channels, channel, 3usize);
+    let mut state = load(states, place.segment, channels, channel, 3usize);
     for row in place.start..place.end {
         let at = (row - place.start) * 3 * UNITS + unit;
         trail[at] = state[0];
@@ -208,7 +208,7 @@ fn sweep_kernel<F: Float>(
     let mut by_max = 1.0f32;
     let mut adjoint = empty();
     if comptime!(!summary) {
-        let offset = place.stretch * 4 * channels + channel;
+        let offset = place.segment * 4 * channels + channel;
         adjoint[0] = adjoints[offset];
         adjoint[1] = adjoints[offset + channels];
         adjoint[2] = adjoints[offset + 2 * channels];
@@ -248,11 +248,11 @@ fn sweep_kernel<F: Float>(
         );
     }
     if comptime!(summary) {
-        store(adjoints, &adjoint, place.stretch, channels, channel, 4usize);
-        adjoints[(place.stretch * 4 + 3) * channels + channel] = by_max;
+        store(adjoints, &adjoint, place.segment, channels, channel, 4usize);
+        adjoints[(place.segment * 4 + 3) * channels + channel] = by_max;
     } else {
-        by_decay[place.stretch * channels + channel] = sum_decay;
-        by_bonus[place.stretch * channels + channel] = sum_bonus;
+        by_decay[place.segment * channels + channel] = sum_decay;
+        by_bonus[place.segment * channels + channel] = sum_bonus;
     }
 }
 

@@ -16,10 +16,10 @@ pub(super) const LEAST_LOG_DECAY: f32 = -1e36;
 /// As many log decays are finite when they are summed.
 pub(super) const LONGEST_CHUNK: usize = 128;
 
-/// Where a unit works: one channel of one stretch of tokens.
+/// Where a unit works: one channel of one segment of tokens.
 #[derive(CubeType)]
 pub(super) struct Place {
-    pub stretch: usize,
+    pub segment: usize,
     pub channel: usize,
     /// First row.
     pub start: usize,
@@ -27,30 +27,30 @@ pub(super) struct Place {
     pub end: usize,
 }
 
-/// k, v, w, u and the stretches of tokens.
+/// k, v, w, u and the segments of tokens.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Wkv<F: Float> {
     pub key: RowsView<F>,
     pub value: RowsView<F>,
     pub log_decay: Box<[f32]>,
     pub bonus: Box<[f32]>,
-    /// First row and row after the last of every stretch.
-    pub stretches: Box<[u32]>,
+    /// First row and row after the last of every segment.
+    pub segments: Box<[u32]>,
     pub channels: usize,
-    /// Stretches times channels: units that have work.
+    /// Segments times channels: units that have work.
     pub units: usize,
 }
 
 #[cube]
 impl<F: Float> Wkv<F> {
-    /// Units are ordered by stretch, then channel. `entry` is the number of values per stretch in their table.
+    /// Units are ordered by segment, then channel. `entry` is the number of values per segment in their table.
     pub fn place(&self, #[comptime] entry: usize) -> Place {
-        let stretch = ABSOLUTE_POS / self.channels;
+        let segment = ABSOLUTE_POS / self.channels;
         Place {
-            stretch,
+            segment,
             channel: ABSOLUTE_POS % self.channels,
-            start: self.stretches[stretch * entry] as usize,
-            end: self.stretches[stretch * entry + 1] as usize,
+            start: self.segments[segment * entry] as usize,
+            end: self.segments[segment * entry + 1] as usize,
         }
     }
 
@@ -157,18 +157,13 @@ impl DeviceInputs<'_> {
         other.max(self.key.buffer().len()).max(self.value.buffer().len())
     }
 
-    pub(super) fn wkv<F: Float>(
-        &self,
-        problem: &Problem,
-        stretches: BufferArg,
-        count: usize,
-    ) -> WkvLaunch<F> {
+    pub(super) fn wkv<F: Float>(&self, problem: &Problem, segments: BufferArg, count: usize) -> WkvLaunch<F> {
         WkvLaunch::new(
             self.key.view(),
             self.value.view(),
             self.log_decay.arg(),
             self.bonus.arg(),
-            stretches,
+            segments,
             problem.channels,
             count * problem.channels,
         )

@@ -13,7 +13,7 @@ use super::gates::{Gate, GateSegment, host};
 use super::state_statistics::{self, StateStatistics, mean_statistics, state_statistics};
 use crate::evaluation::tally::Tally;
 
-/// When there is something to do: looks at the state, and the length over which retention is averaged.
+/// When there is something to do: samples of the state, and the length over which retention is averaged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Samples of the state after these numbers of tokens, which ascend.
