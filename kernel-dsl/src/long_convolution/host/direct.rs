@@ -37,7 +37,7 @@ pub(super) fn forward<S: Simd>(simd: S, call: &Forward, channels: Range<usize>) 
                     &signal,
                     tokens.clone(),
                     |t, sum| {
-                        call.write(simd, [b, m, t], &columns, |t| signal[before + t], sum);
+                        call.write(simd, [b, m, t], &columns, sum);
                     },
                 );
             }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pulp::Simd;
@@ -19,11 +20,36 @@ pub(super) type Point<S> = [<S as Simd>::f32s; 2];
 /// A complex number for all lanes.
 type Factor = [f32; 2];
 
-/// Points whose passes stay within the second and within the first cache, at 16 lanes.
-const OUTER: usize = 4096;
-const INNER: usize = 256;
+/// A signal that is transformed: real, and another one in every lane.
+///
+/// A trait and no closure: a closure is compiled for the instructions of its caller only where it happens to be inlined.
+pub(super) trait Source<S: Simd> {
+    /// The value at a place.
+    fn at(&self, simd: S, place: usize) -> S::f32s;
+}
 
-/// The factors of a transform of `points` points, computed in f64.
+/// What takes the values of a signal.
+pub(super) trait Sink<S: Simd> {
+    /// Takes the value at a place.
+    fn put(&mut self, simd: S, place: usize, value: S::f32s);
+}
+
+/// Points whose passes stay within the first cache, at 16 lanes.
+const INNER: usize = 256;
+/// Levels of radix 4 that the first stage takes, on what it reads of the signal.
+const OUTER_LEVELS: usize = 2;
+/// Points that are left free behind each of the sixteen blocks of the outer stage: without them the lines of all that it writes at once,
+/// a power of two apart, would fall into one set of each cache.
+const GAP: usize = 4;
+
+/// Points at a stride of a sixteenth of a block, which two levels of radix 4 combine.
+type Sixteen<S> = [Point<S>; 16];
+
+/// The factors of a transform of `points` points, computed in f64, and the order of its stages.
+///
+/// A transform has three of them, so that what is longer than a cache is read and written as seldom as can be. The outer stage takes
+/// the first levels on its way from the signal to the points, and leaves blocks; the middle stage takes a block to blocks that fit the
+/// first cache; the inner stage finishes one of these. A product of transforms is formed where its factors leave the inner stage.
 #[derive(Debug)]
 pub(super) struct Plan {
     points: usize,
@@ -32,6 +58,9 @@ pub(super) struct Plan {
     /// Per pass of radix 4 w^j, w^{2j} and w^{3j} for j < length / 4, w = e^{−2πi/length}. The length is `points`, then a quarter of it and
     /// so on, and more than 4.
     passes: Vec<Vec<[Factor; 3]>>,
+    /// The first passes of the middle and of the inner stage.
+    middle: usize,
+    inner: usize,
 }
 
 impl Plan {
@@ -65,10 +94,15 @@ impl Plan {
                 .map(move |j| [1, 2, 3].map(|factor| back(factor * j, length)))
                 .collect()
         };
+        let passes: Vec<_> = lengths.map(pass).collect();
+        let middle = passes.len().min(OUTER_LEVELS);
+        let small = (0..passes.len()).find(|&level| points >> (2 * level) <= INNER);
         Self {
             points,
             turns: (0..points).map(|n| turn(n, 2 * points)).collect(),
-            passes: lengths.map(pass).collect(),
+            inner: small.unwrap_or(passes.len()).max(middle),
+            middle,
+            passes,
         }
     }
 
@@ -77,114 +111,253 @@ impl Plan {
         self.points
     }
 
-    /// The transform of the real signal whose value at place n < N is `value(n)`; places from `end` on are zero.
+    /// Points that memory for a transform must have: M, and gaps between blocks.
+    pub(super) fn room(&self) -> usize {
+        match self.middle {
+            OUTER_LEVELS => self.points + 16 * GAP,
+            _ => self.points,
+        }
+    }
+
+    /// Where the blocks lie that the outer stage leaves.
+    pub(super) fn outer_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let len = self.points >> (2 * self.middle);
+        let count = self.points / len;
+        let stride = self.room() / count;
+        (0..count).map(move |index| index * stride..index * stride + len)
+    }
+
+    /// Points of the blocks that the middle stage leaves.
+    pub(super) fn inner_block(&self) -> usize {
+        self.points >> (2 * self.inner)
+    }
+
+    /// The outer stage of the transform of a real signal of N places, of which those from `end` on are zero.
     ///
     /// # Shapes
-    /// `to` M points.
+    /// `to` [`Plan::room`] points.
     #[inline(always)]
-    pub(super) fn analyse<S: Simd>(
-        &self,
-        simd: S,
-        end: usize,
-        to: &mut [Point<S>],
-        mut value: impl FnMut(usize) -> S::f32s,
-    ) {
-        let zero = simd.splat_f32s(0.0);
-        let folded = end.saturating_sub(self.points);
-        let (both, rest) = to.split_at_mut(folded);
-        for (n, (point, &turn)) in both.iter_mut().zip(&self.turns).enumerate() {
-            *point = times(simd, [value(n), value(n + self.points)], turn);
-        }
-        let (one, none) = rest.split_at_mut(end.min(self.points) - folded);
-        for (i, (point, &[re, im])) in one.iter_mut().zip(&self.turns[folded..]).enumerate() {
-            let x = value(folded + i);
-            *point = [re, im].map(|part| simd.mul_f32s(x, simd.splat_f32s(part)));
-        }
-        none.fill([zero; 2]);
-        self.forward(simd, to);
-    }
-
-    /// The inverse of [`Plan::analyse`] but for a factor M: gives `write` the values at places n < `end`, each of them once.
-    #[inline(always)]
-    pub(super) fn synthesise<S: Simd>(
-        &self,
-        simd: S,
-        points: &mut [Point<S>],
-        end: usize,
-        mut write: impl FnMut(usize, S::f32s),
-    ) {
-        self.inverse(simd, points);
-        for (n, (&point, &turn)) in points.iter().zip(&self.turns).enumerate().take(end) {
-            let [re, im] = times_conjugate(simd, point, turn);
-            write(n, re);
-            if n + self.points < end {
-                write(n + self.points, im);
+    pub(super) fn outer<S: Simd>(&self, simd: S, end: usize, to: &mut [Point<S>], source: &impl Source<S>) {
+        match &self.passes[..self.middle] {
+            [first, second] => {
+                let stride = self.points / 16;
+                for j in 0..stride {
+                    let mut points = [[simd.splat_f32s(0.0); 2]; 16];
+                    for (i, point) in points.iter_mut().enumerate() {
+                        *point = self.fold(simd, end, i * stride + j, source);
+                    }
+                    put::<S>(to, j, two_down(simd, &points, (first, second), j));
+                }
             }
-        }
-    }
-
-    /// Frequencies in bit-reversed order.
-    #[inline(always)]
-    fn forward<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
-        let outer = self.level(OUTER);
-        let inner = self.level(INNER).max(outer);
-        self.descend(simd, points, 0..outer);
-        for block in points.chunks_exact_mut(self.points >> (2 * outer)) {
-            self.descend(simd, block, outer..inner);
-            for block in block.chunks_exact_mut(self.points >> (2 * inner)) {
-                self.descend(simd, block, inner..self.passes.len());
-                match self.points >> (2 * self.passes.len()) {
-                    4 => last_four(simd, block),
-                    2 => last_two(simd, block),
-                    _ => {}
+            passes => {
+                for (n, point) in to[..self.points].iter_mut().enumerate() {
+                    *point = self.fold(simd, end, n, source);
+                }
+                for factors in passes {
+                    down(simd, factors, to);
                 }
             }
         }
     }
 
-    /// From frequencies in bit-reversed order to M times the points.
+    /// The point that places n and n + M become.
     #[inline(always)]
-    fn inverse<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
-        let outer = self.level(OUTER);
-        let inner = self.level(INNER).max(outer);
-        for block in points.chunks_exact_mut(self.points >> (2 * outer)) {
-            for block in block.chunks_exact_mut(self.points >> (2 * inner)) {
-                match self.points >> (2 * self.passes.len()) {
-                    4 => first_four(simd, block),
-                    2 => last_two(simd, block),
-                    _ => {}
-                }
-                self.ascend(simd, block, inner..self.passes.len());
-            }
-            self.ascend(simd, block, outer..inner);
+    fn fold<S: Simd>(&self, simd: S, end: usize, n: usize, source: &impl Source<S>) -> Point<S> {
+        let [re, im] = self.turns[n];
+        if n + self.points < end {
+            times(
+                simd,
+                [source.at(simd, n), source.at(simd, n + self.points)],
+                [re, im],
+            )
+        } else if n < end {
+            let x = source.at(simd, n);
+            [
+                simd.mul_f32s(x, simd.splat_f32s(re)),
+                simd.mul_f32s(x, simd.splat_f32s(im)),
+            ]
+        } else {
+            [simd.splat_f32s(0.0); 2]
         }
-        self.ascend(simd, points, 0..outer);
     }
 
-    /// The first pass whose blocks have at most so many points.
-    fn level(&self, most: usize) -> usize {
-        (0..self.passes.len())
-            .find(|&level| self.points >> (2 * level) <= most)
-            .unwrap_or(self.passes.len())
-    }
-
+    /// The middle stage of one block of the outer.
     #[inline(always)]
-    fn descend<S: Simd>(&self, simd: S, points: &mut [Point<S>], levels: std::ops::Range<usize>) {
-        for factors in &self.passes[levels] {
-            for block in points.chunks_exact_mut(4 * factors.len()) {
+    pub(super) fn middle<S: Simd>(&self, simd: S, block: &mut [Point<S>]) {
+        let passes = &self.passes[self.middle..self.inner];
+        let (pairs, rest) = passes.as_chunks::<2>();
+        for [first, second] in pairs {
+            for block in block.chunks_exact_mut(4 * first.len()) {
+                for j in 0..second.len() {
+                    let points = two_down(simd, &take::<S>(block, j), (first, second), j);
+                    put::<S>(block, j, points);
+                }
+            }
+        }
+        for factors in rest {
+            for block in block.chunks_exact_mut(4 * factors.len()) {
                 down(simd, factors, block);
             }
         }
     }
 
+    /// The inner stage of one block of the middle: frequencies in bit-reversed order.
     #[inline(always)]
-    fn ascend<S: Simd>(&self, simd: S, points: &mut [Point<S>], levels: std::ops::Range<usize>) {
-        for factors in self.passes[levels].iter().rev() {
-            for block in points.chunks_exact_mut(4 * factors.len()) {
+    pub(super) fn inner<S: Simd>(&self, simd: S, block: &mut [Point<S>]) {
+        for factors in &self.passes[self.inner..] {
+            for block in block.chunks_exact_mut(4 * factors.len()) {
+                down(simd, factors, block);
+            }
+        }
+        match self.points >> (2 * self.passes.len()) {
+            4 => last_four(simd, block),
+            2 => last_two(simd, block),
+            _ => {}
+        }
+    }
+
+    /// Undoes [`Plan::inner`] but for a factor, the points of the block.
+    #[inline(always)]
+    pub(super) fn inner_back<S: Simd>(&self, simd: S, block: &mut [Point<S>]) {
+        match self.points >> (2 * self.passes.len()) {
+            4 => first_four(simd, block),
+            2 => last_two(simd, block),
+            _ => {}
+        }
+        for factors in self.passes[self.inner..].iter().rev() {
+            for block in block.chunks_exact_mut(4 * factors.len()) {
                 up(simd, factors, block);
             }
         }
     }
+
+    /// Undoes [`Plan::middle`] but for a factor.
+    #[inline(always)]
+    pub(super) fn middle_back<S: Simd>(&self, simd: S, block: &mut [Point<S>]) {
+        let passes = &self.passes[self.middle..self.inner];
+        let (pairs, rest) = passes.as_chunks::<2>();
+        for factors in rest {
+            for block in block.chunks_exact_mut(4 * factors.len()) {
+                up(simd, factors, block);
+            }
+        }
+        for [first, second] in pairs.iter().rev() {
+            for block in block.chunks_exact_mut(4 * first.len()) {
+                for j in 0..second.len() {
+                    let points = two_up(simd, &take::<S>(block, j), (first, second), j);
+                    put::<S>(block, j, points);
+                }
+            }
+        }
+    }
+
+    /// Undoes [`Plan::outer`] but for a factor, so that all stages together leave M: gives the sink the values at places n < `end`, each
+    /// of them once.
+    #[inline(always)]
+    pub(super) fn outer_back<S: Simd>(
+        &self,
+        simd: S,
+        points: &mut [Point<S>],
+        end: usize,
+        sink: &mut impl Sink<S>,
+    ) {
+        match &self.passes[..self.middle] {
+            [first, second] => {
+                let stride = self.points / 16;
+                for j in 0..stride {
+                    let found = two_up(simd, &take::<S>(points, j), (first, second), j);
+                    for (i, &point) in found.iter().enumerate() {
+                        self.unfold(simd, end, i * stride + j, point, sink);
+                    }
+                }
+            }
+            passes => {
+                for factors in passes {
+                    up(simd, factors, points);
+                }
+                for (n, &point) in points.iter().enumerate() {
+                    self.unfold(simd, end, n, point, sink);
+                }
+            }
+        }
+    }
+
+    /// Undoes [`Plan::fold`].
+    #[inline(always)]
+    fn unfold<S: Simd>(&self, simd: S, end: usize, n: usize, point: Point<S>, sink: &mut impl Sink<S>) {
+        let [re, im] = times_conjugate(simd, point, self.turns[n]);
+        if n < end {
+            sink.put(simd, n, re);
+        }
+        if n + self.points < end {
+            sink.put(simd, n + self.points, im);
+        }
+    }
+}
+
+/// The points of a block at column j.
+#[inline(always)]
+fn take<S: Simd>(block: &[Point<S>], j: usize) -> Sixteen<S> {
+    let stride = block.len() / 16;
+    let mut points = [block[j]; 16];
+    for i in 1..16 {
+        points[i] = block[i * stride + j];
+    }
+    points
+}
+
+/// The inverse of [`take`].
+#[inline(always)]
+fn put<S: Simd>(block: &mut [Point<S>], j: usize, points: Sixteen<S>) {
+    let stride = block.len() / 16;
+    for (i, point) in points.into_iter().enumerate() {
+        block[i * stride + j] = point;
+    }
+}
+
+/// Two levels of decimation in frequency at column j, with their factors.
+#[inline(always)]
+fn two_down<S: Simd>(
+    simd: S,
+    x: &Sixteen<S>,
+    (first, second): (&[[Factor; 3]], &[[Factor; 3]]),
+    j: usize,
+) -> Sixteen<S> {
+    let stride = second.len();
+    let a = down_four(simd, [x[0], x[4], x[8], x[12]], &first[j]);
+    let b = down_four(simd, [x[1], x[5], x[9], x[13]], &first[stride + j]);
+    let c = down_four(simd, [x[2], x[6], x[10], x[14]], &first[2 * stride + j]);
+    let d = down_four(simd, [x[3], x[7], x[11], x[15]], &first[3 * stride + j]);
+    let factors = &second[j];
+    let [x0, x1, x2, x3] = down_four(simd, [a[0], b[0], c[0], d[0]], factors);
+    let [x4, x5, x6, x7] = down_four(simd, [a[1], b[1], c[1], d[1]], factors);
+    let [x8, x9, x10, x11] = down_four(simd, [a[2], b[2], c[2], d[2]], factors);
+    let [x12, x13, x14, x15] = down_four(simd, [a[3], b[3], c[3], d[3]], factors);
+    [
+        x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15,
+    ]
+}
+
+/// Undoes [`two_down`], but for a factor 16.
+#[inline(always)]
+fn two_up<S: Simd>(
+    simd: S,
+    x: &Sixteen<S>,
+    (first, second): (&[[Factor; 3]], &[[Factor; 3]]),
+    j: usize,
+) -> Sixteen<S> {
+    let (stride, factors) = (second.len(), &second[j]);
+    let a = up_four(simd, [x[0], x[1], x[2], x[3]], factors);
+    let b = up_four(simd, [x[4], x[5], x[6], x[7]], factors);
+    let c = up_four(simd, [x[8], x[9], x[10], x[11]], factors);
+    let d = up_four(simd, [x[12], x[13], x[14], x[15]], factors);
+    let [x0, x4, x8, x12] = up_four(simd, [a[0], b[0], c[0], d[0]], &first[j]);
+    let [x1, x5, x9, x13] = up_four(simd, [a[1], b[1], c[1], d[1]], &first[stride + j]);
+    let [x2, x6, x10, x14] = up_four(simd, [a[2], b[2], c[2], d[2]], &first[2 * stride + j]);
+    let [x3, x7, x11, x15] = up_four(simd, [a[3], b[3], c[3], d[3]], &first[3 * stride + j]);
+    [
+        x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15,
+    ]
 }
 
 /// The quarters of a block.
@@ -196,16 +369,12 @@ fn quarters<T>(block: &mut [T]) -> [&mut [T]; 4] {
     [a, b, c, d]
 }
 
-/// Two levels of decimation in frequency.
+/// Two levels of radix 2 of decimation in frequency, over all columns of a block.
 #[inline(always)]
 fn down<S: Simd>(simd: S, factors: &[[Factor; 3]], block: &mut [Point<S>]) {
     let [a, b, c, d] = quarters(block);
-    for ((((a, b), c), d), &[w1, w2, w3]) in a.iter_mut().zip(b).zip(c).zip(d).zip(factors) {
-        let [p, q, r, s] = butterfly(simd, [*a, *b, *c, *d]);
-        *a = p;
-        *b = times(simd, q, w2);
-        *c = times(simd, r, w1);
-        *d = times(simd, s, w3);
+    for ((((a, b), c), d), factors) in a.iter_mut().zip(b).zip(c).zip(d).zip(factors) {
+        [*a, *b, *c, *d] = down_four(simd, [*a, *b, *c, *d], factors);
     }
 }
 
@@ -213,12 +382,25 @@ fn down<S: Simd>(simd: S, factors: &[[Factor; 3]], block: &mut [Point<S>]) {
 #[inline(always)]
 fn up<S: Simd>(simd: S, factors: &[[Factor; 3]], block: &mut [Point<S>]) {
     let [a, b, c, d] = quarters(block);
-    for ((((a, b), c), d), &[w1, w2, w3]) in a.iter_mut().zip(b).zip(c).zip(d).zip(factors) {
-        let q = times_conjugate(simd, *b, w2);
-        let r = times_conjugate(simd, *c, w1);
-        let s = times_conjugate(simd, *d, w3);
-        [*a, *b, *c, *d] = butterfly_back(simd, [*a, q, r, s]);
+    for ((((a, b), c), d), factors) in a.iter_mut().zip(b).zip(c).zip(d).zip(factors) {
+        [*a, *b, *c, *d] = up_four(simd, [*a, *b, *c, *d], factors);
     }
+}
+
+/// One column of [`down`].
+#[inline(always)]
+fn down_four<S: Simd>(simd: S, points: [Point<S>; 4], &[w1, w2, w3]: &[Factor; 3]) -> [Point<S>; 4] {
+    let [p, q, r, s] = butterfly(simd, points);
+    [p, times(simd, q, w2), times(simd, r, w1), times(simd, s, w3)]
+}
+
+/// One column of [`up`].
+#[inline(always)]
+fn up_four<S: Simd>(simd: S, [p, q, r, s]: [Point<S>; 4], &[w1, w2, w3]: &[Factor; 3]) -> [Point<S>; 4] {
+    let q = times_conjugate(simd, q, w2);
+    let r = times_conjugate(simd, r, w1);
+    let s = times_conjugate(simd, s, w3);
+    butterfly_back(simd, [p, q, r, s])
 }
 
 /// The last two levels, whose factors are 1.
@@ -283,21 +465,25 @@ fn sub<S: Simd>(simd: S, x: Point<S>, y: Point<S>) -> Point<S> {
 }
 
 #[inline(always)]
-fn times<S: Simd>(simd: S, x: Point<S>, factor: Factor) -> Point<S> {
-    product(simd, x, factor.map(|part| simd.splat_f32s(part)))
+fn times<S: Simd>(simd: S, x: Point<S>, [re, im]: Factor) -> Point<S> {
+    // The minus sign goes to the factor, of which there is one for all lanes.
+    let (re, im, minus) = (simd.splat_f32s(re), simd.splat_f32s(im), simd.splat_f32s(-im));
+    [
+        mul_add(simd, x[1], minus, simd.mul_f32s(x[0], re)),
+        mul_add(simd, x[0], im, simd.mul_f32s(x[1], re)),
+    ]
 }
 
 #[inline(always)]
-fn times_conjugate<S: Simd>(simd: S, x: Point<S>, factor: Factor) -> Point<S> {
-    product_conjugate(simd, factor.map(|part| simd.splat_f32s(part)), x)
+fn times_conjugate<S: Simd>(simd: S, x: Point<S>, [re, im]: Factor) -> Point<S> {
+    times(simd, x, [re, -im])
 }
 
 /// x y.
 #[inline(always)]
 pub(super) fn product<S: Simd>(simd: S, x: Point<S>, y: Point<S>) -> Point<S> {
-    let minus = simd.neg_f32s(x[1]);
     [
-        mul_add(simd, x[0], y[0], simd.mul_f32s(minus, y[1])),
+        simd.sub_f32s(simd.mul_f32s(x[0], y[0]), simd.mul_f32s(x[1], y[1])),
         mul_add(simd, x[0], y[1], simd.mul_f32s(x[1], y[0])),
     ]
 }
@@ -305,10 +491,9 @@ pub(super) fn product<S: Simd>(simd: S, x: Point<S>, y: Point<S>) -> Point<S> {
 /// x̄ y, of the convolution with the signal of x in reverse.
 #[inline(always)]
 pub(super) fn product_conjugate<S: Simd>(simd: S, x: Point<S>, y: Point<S>) -> Point<S> {
-    let minus = simd.neg_f32s(x[1]);
     [
         mul_add(simd, x[0], y[0], simd.mul_f32s(x[1], y[1])),
-        mul_add(simd, x[0], y[1], simd.mul_f32s(minus, y[0])),
+        simd.sub_f32s(simd.mul_f32s(x[0], y[1]), simd.mul_f32s(x[1], y[0])),
     ]
 }
 
@@ -318,6 +503,23 @@ mod tests {
 
     use super::*;
     use crate::simd::dispatch;
+
+    /// Values times a factor for each lane.
+    struct Scaled<'a, S: Simd>(S::f32s, &'a [f32]);
+
+    impl<S: Simd> Source<S> for Scaled<'_, S> {
+        fn at(&self, simd: S, place: usize) -> S::f32s {
+            simd.mul_f32s(self.0, simd.splat_f32s(self.1[place]))
+        }
+    }
+
+    struct Kept<S: Simd>(Vec<S::f32s>);
+
+    impl<S: Simd> Sink<S> for Kept<S> {
+        fn put(&mut self, _simd: S, place: usize, value: S::f32s) {
+            self.0[place] = value;
+        }
+    }
 
     /// Two signals convolved modulo z^N + 1, the first multiplied by the number of its lane plus one.
     struct Convolve<'a> {
@@ -333,17 +535,28 @@ mod tests {
         fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
             let plan = Plan::of(self.places);
             let lanes: Vec<f32> = (1..=S::F32_LANES).map(|lane| lane as f32).collect();
-            let lanes = S::as_simd_f32s(&lanes).0[0];
-            let mut spectra = [(); 2].map(|()| vec![[simd.splat_f32s(0.0); 2]; plan.points()]);
+            let by_lane = Scaled::<S>(S::as_simd_f32s(&lanes).0[0], self.x);
+            let by_one = Scaled::<S>(simd.splat_f32s(1.0), self.k);
+            let mut spectra = [(); 2].map(|()| vec![[simd.splat_f32s(0.0); 2]; plan.room()]);
             let [x, k] = &mut spectra;
-            plan.analyse(simd, self.x.len(), x, |n| {
-                simd.mul_f32s(lanes, simd.splat_f32s(self.x[n]))
-            });
-            plan.analyse(simd, self.k.len(), k, |n| simd.splat_f32s(self.k[n]));
-            x.iter_mut().zip(k).for_each(|(x, k)| *x = product(simd, *x, *k));
-            let mut y = vec![simd.splat_f32s(f32::NAN); self.places];
-            plan.synthesise(simd, x, self.places, |n, value| y[n] = value);
-            let scale = simd.splat_f32s(1.0 / plan.points() as f32);
+            plan.outer(simd, self.x.len(), x, &by_lane);
+            plan.outer(simd, self.k.len(), k, &by_one);
+            for block in plan.outer_blocks() {
+                let (x, k) = (&mut x[block.clone()], &mut k[block]);
+                plan.middle(simd, x);
+                plan.middle(simd, k);
+                let inner = plan.inner_block();
+                for (x, k) in x.chunks_exact_mut(inner).zip(k.chunks_exact_mut(inner)) {
+                    plan.inner(simd, x);
+                    plan.inner(simd, k);
+                    x.iter_mut().zip(k).for_each(|(x, k)| *x = product(simd, *x, *k));
+                    plan.inner_back(simd, x);
+                }
+                plan.middle_back(simd, x);
+            }
+            let mut y = Kept::<S>(vec![simd.splat_f32s(f32::NAN); self.places]);
+            plan.outer_back(simd, x, self.places, &mut y);
+            let (mut y, scale) = (y.0, simd.splat_f32s(1.0 / plan.points() as f32));
             y.iter_mut().for_each(|y| *y = simd.mul_f32s(*y, scale));
             (S::F32_LANES, bytemuck::cast_slice(&y).to_vec())
         }

@@ -65,35 +65,35 @@ pub(super) fn load_kernel<S: Simd>(
     to: &mut [S::f32s],
 ) {
     let to: &mut [f32] = bytemuck::cast_slice_mut(to);
-    to.fill(0.0);
-    let mut add = |kernel: &[f32], count: usize, index: &dyn Fn(usize) -> usize| {
-        for tile in (0..count).step_by(TAPS_PER_TILE) {
-            for (lane, row) in outputs(problem, m, columns).enumerate() {
-                let taps = &kernel[row * problem.taps..(row + 1) * problem.taps];
-                for tap in tile..(tile + TAPS_PER_TILE).min(count) {
-                    to[index(tap) * S::F32_LANES + lane] += taps[tap];
-                }
+    let (lanes, back) = (S::F32_LANES, reach.back());
+    // Where only whole vectors of the one kernel are written, nothing need be there before.
+    if reach.later > 0 || columns.len() < lanes {
+        to.fill(0.0);
+    }
+    for tile in (0..reach.ahead).step_by(TAPS_PER_TILE) {
+        let tile = tile..(tile + TAPS_PER_TILE).min(reach.ahead);
+        for (lane, row) in outputs(problem, m, columns).enumerate() {
+            let taps = &inputs.kernel[row * problem.taps..][tile.clone()];
+            let to = to[(back + tile.start) * lanes + lane..].iter_mut();
+            to.step_by(lanes).zip(taps).for_each(|(to, &tap)| *to = tap);
+        }
+    }
+    let Some(kernel) = inputs.later_kernel else { return };
+    for tile in (0..reach.later).step_by(TAPS_PER_TILE) {
+        let tile = tile..(tile + TAPS_PER_TILE).min(reach.later);
+        for (lane, row) in outputs(problem, m, columns).enumerate() {
+            let taps = &kernel[row * problem.taps..][tile.clone()];
+            for (tap, value) in tile.clone().zip(taps) {
+                to[reach.later_index(tap) * lanes + lane] += value;
             }
         }
-    };
-    let back = reach.back();
-    add(inputs.kernel, reach.ahead, &|tap| back + tap);
-    if let Some(kernel) = inputs.later_kernel {
-        add(kernel, reach.later, &|tap| reach.later_index(tap));
     }
 }
 
 impl Forward<'_> {
     /// Adds to the convolution what else makes place `t` of output `m`, and writes it.
     #[inline(always)]
-    pub fn write<S: Simd>(
-        &self,
-        simd: S,
-        [b, m, t]: [usize; 3],
-        columns: &Range<usize>,
-        input: impl Fn(usize) -> S::f32s,
-        sum: S::f32s,
-    ) {
+    pub fn write<S: Simd>(&self, simd: S, [b, m, t]: [usize; 3], columns: &Range<usize>, sum: S::f32s) {
         let (problem, outputs) = (self.problem, outputs(self.problem, m, columns));
         let tail_rows = problem.tail_rows();
         let mut sum = sum;
@@ -106,7 +106,8 @@ impl Forward<'_> {
             let row = b * problem.time + t;
             if let Some(skip) = self.inputs.skip {
                 let skip = load_at(simd, &skip[outputs.clone()], 0);
-                sum = mul_add(simd, skip, input(t), sum);
+                let token = input(simd, problem, self.inputs, b, t, columns);
+                sum = mul_add(simd, skip, token, sum);
             }
             if let Some(response) = &self.inputs.response {
                 sum = simd.add_f32s(sum, load_at(simd, part(response, row, outputs.clone()), 0));
@@ -142,18 +143,19 @@ impl Backward<'_> {
     #[inline(always)]
     pub fn cotangent<S: Simd>(&self, simd: S, [b, m, t]: [usize; 3], columns: &Range<usize>) -> S::f32s {
         let (problem, outputs) = (self.problem, outputs(self.problem, m, columns));
-        let found = match t.checked_sub(problem.time) {
-            None => self
-                .cotangents
-                .out
-                .as_ref()
-                .map(|out| part(out, b * problem.time + t, outputs)),
-            Some(j) => self.cotangents.tail.map(|tail| {
+        let found = match (
+            t.checked_sub(problem.time),
+            &self.cotangents.out,
+            self.cotangents.tail,
+        ) {
+            (None, Some(out), _) => part(out, b * problem.time + t, outputs),
+            (Some(j), _, Some(tail)) => {
                 let first = (b * problem.tail_rows() + j) * problem.outputs();
                 &tail[first + outputs.start..first + outputs.end]
-            }),
+            }
+            _ => return simd.splat_f32s(0.0),
         };
-        found.map_or(simd.splat_f32s(0.0), |values| load_at(simd, values, 0))
+        load_at(simd, found, 0)
     }
 
     /// Adds to the gradient of input `t` what comes by the skips, and writes it.
@@ -174,26 +176,36 @@ impl Backward<'_> {
     /// Writes the gradients of the kernels of output `m` from those by lag.
     pub fn write_kernel<S: Simd>(&self, m: usize, columns: &Range<usize>, lags: &[S::f32s]) {
         let lags: &[f32] = bytemuck::cast_slice(lags);
-        let write = |kernel: &SharedRows, count: usize, index: &dyn Fn(usize) -> usize| {
-            for tile in (0..self.problem.taps).step_by(TAPS_PER_TILE) {
-                let tile = tile..(tile + TAPS_PER_TILE).min(self.problem.taps);
-                for (lane, row) in outputs(self.problem, m, columns).enumerate() {
-                    // SAFETY: rows are channels, and no two tasks have one in common.
-                    let to = unsafe { kernel.part(row, tile.clone()) };
-                    for (tap, to) in tile.clone().zip(to) {
-                        *to = if tap < count {
-                            lags[index(tap) * S::F32_LANES + lane]
-                        } else {
-                            0.0
-                        };
-                    }
+        let reach = &self.reach;
+        self.write_taps(&self.kernel, m, columns, |tap| match tap < reach.ahead {
+            true => lags.get((reach.back() + tap) * S::F32_LANES..),
+            false => None,
+        });
+        if let Some(kernel) = &self.later_kernel {
+            self.write_taps(kernel, m, columns, |tap| match tap < reach.later {
+                true => lags.get(reach.later_index(tap) * S::F32_LANES..),
+                false => None,
+            });
+        }
+    }
+
+    /// Writes the taps of output `m` from the lanes of each; zeros where there are none.
+    fn write_taps<'l>(
+        &self,
+        kernel: &SharedRows,
+        m: usize,
+        columns: &Range<usize>,
+        lanes: impl Fn(usize) -> Option<&'l [f32]>,
+    ) {
+        for tile in (0..self.problem.taps).step_by(TAPS_PER_TILE) {
+            let tile = tile..(tile + TAPS_PER_TILE).min(self.problem.taps);
+            for (lane, row) in outputs(self.problem, m, columns).enumerate() {
+                // SAFETY: rows are channels, and no two tasks have one in common.
+                let to = unsafe { kernel.part(row, tile.clone()) };
+                for (tap, to) in tile.clone().zip(to) {
+                    *to = lanes(tap).map_or(0.0, |lanes| lanes[lane]);
                 }
             }
-        };
-        let back = self.reach.back();
-        write(&self.kernel, self.reach.ahead, &|tap| back + tap);
-        if let Some(kernel) = &self.later_kernel {
-            write(kernel, self.reach.later, &|tap| self.reach.later_index(tap));
         }
     }
 

@@ -94,7 +94,7 @@ fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) + Send + Sync) {
     let work = [problem.tokens(), problem.outputs(), taps]
         .into_iter()
         .fold(1, usize::saturating_mul);
-    if work < THREADED_WORK {
+    if work < THREADED_WORK || rayon::current_num_threads() == 1 {
         return task(0..problem.channels);
     }
     let blocks = problem.channels.div_ceil(CHANNELS_PER_BLOCK);
