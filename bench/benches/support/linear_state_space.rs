@@ -29,7 +29,18 @@ fn layer(rank: usize, time: usize) -> Problem<'static> {
     }
 }
 
-/// One token, and 4096 forward and backward, of S4D and of S4.
+/// A training step's part in a layer of the S4D that is trained on digits: 32 sequences of 64 pixels.
+fn digits() -> Problem<'static> {
+    Problem {
+        batch: 32,
+        channels: 64,
+        copies: 64,
+        state_dim: 16,
+        ..layer(0, 64)
+    }
+}
+
+/// One token, and 4096 forward and backward, of S4D and of S4; and the digits, forward and backward.
 pub fn kernels() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for (name, rank) in [("s4d_h256_n64", 0), ("s4_h256_n64", 1)] {
@@ -37,6 +48,9 @@ pub fn kernels() -> Vec<Kernel> {
         for form in ["sequential", "chunked", "backward"] {
             kernels.push(kernel(form, &format!("{name}_t4096"), layer(rank, 4096)));
         }
+    }
+    for form in ["chunked", "backward"] {
+        kernels.push(kernel(form, "s4d_digits_h64_n32_b32_t64", digits()));
     }
     kernels
 }
@@ -83,7 +97,7 @@ fn kernel(form: &'static str, name: &str, problem: Problem<'static>) -> Kernel {
             values(rank * modes),
             values(channels),
         );
-        let mut state = values(modes);
+        let mut state = values(problem.batch * modes);
         let mut out = vec![0.0; tokens];
         let mut gradients = GradientBuffers {
             input: vec![0.0; tokens],

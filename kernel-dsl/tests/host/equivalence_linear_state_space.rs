@@ -1,5 +1,6 @@
 //! All forms of a linear state space compute the same thing, and so do their gradients.
 
+use crate::layouts;
 use crate::linear_state_space as drawn;
 use crate::support;
 
@@ -9,6 +10,7 @@ mod equivalence {
     use spillway_kernel_dsl::linear_state_space::{Rule, System, chunked, forward, sequential};
 
     use super::drawn::{Data, Spec, any_cut, any_data, close, close_gradients, small_data};
+    use super::layouts::Layout;
     use super::support::property_cases;
 
     /// Allowed relative error of outputs and states, times √(tokens + 1).
@@ -106,6 +108,19 @@ mod equivalence {
         #[test]
         fn gradients_equal_those_of_the_definition(data in any_data(60, 40), chunk_size in 1..70_usize) {
             let (found, expected) = (data.gradients(chunk_size), data.reference_gradients());
+            close_gradients(GRADIENT_TOLERANCE * scale(&data), &found, &expected).map_err(failed)?;
+        }
+
+        #[test]
+        fn sequences_from_no_state_have_the_gradients_of_the_definition(
+            (data, _) in any_cut(), batch in 2..6_usize, state in any::<bool>(),
+        ) {
+            let spec = Spec { batch, layout: Layout::Equal, token_steps: false, state, state_cotangent: false, ..data.spec };
+            let mut data = Data::new(spec);
+            if let Some(state) = &mut data.state {
+                state.fill(0.0);
+            }
+            let (found, expected) = (data.gradients(16), data.reference_gradients());
             close_gradients(GRADIENT_TOLERANCE * scale(&data), &found, &expected).map_err(failed)?;
         }
     }

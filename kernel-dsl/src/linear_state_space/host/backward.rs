@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd, c64};
 
 use super::backward_token::{Seen, Sums, read_back, retreat};
+use super::convolved_backward;
 use super::system::{System, discretised, modes_of};
 use super::token::{Modes, advance};
 use super::token_steps::discretise;
@@ -23,7 +24,8 @@ pub const DEFAULT_CHUNK_SIZE: usize = 64;
 /// The gradients of a loss by every input, from its cotangents by output and final state (see
 /// [the module](crate::linear_state_space) for the formulas).
 ///
-/// Each thread keeps one state per `chunk_size` tokens and those of one chunk; states of all tokens never exist.
+/// Each thread keeps one state per `chunk_size` tokens and those of one chunk; states of all tokens never exist. Several sequences that
+/// begin without a state, and of whose last states no cotangent asks anything, share one kernel and one such pass.
 ///
 /// # Errors
 /// [`StateSpaceError`] when a shape, a choice or a value is wrong or `chunk_size` is 0; no gradient has changed then.
@@ -39,7 +41,26 @@ pub fn backward(
         return Err(StateSpaceError::EmptyChunk);
     }
     let discrete = discretised(problem, inputs);
-    let system = System::of(problem, inputs, &discrete)?;
+    if convolved_backward::applies(problem, inputs, cotangents) {
+        let of_impulse =
+            |problem: &Problem, inputs: &Inputs, cotangents: &Cotangents, gradients: &mut Gradients| {
+                recurrent(problem, inputs, chunk_size, cotangents, gradients, &discrete)
+            };
+        return convolved_backward::backward(problem, inputs, cotangents, gradients, &discrete, of_impulse);
+    }
+    recurrent(problem, inputs, chunk_size, cotangents, gradients, &discrete)
+}
+
+/// The gradients by the recurrence.
+fn recurrent(
+    problem: &Problem,
+    inputs: &Inputs,
+    chunk_size: usize,
+    cotangents: &Cotangents,
+    gradients: &mut Gradients,
+    discrete: &[(Channel, Discrete)],
+) -> Result<(), StateSpaceError> {
+    let system = System::of(problem, inputs, discrete)?;
     if matches!(problem.sequences, Sequences::LeftPadded(_)) {
         gradients.input.fill(0.0);
         if let Some(steps) = &mut gradients.token_step_size {

@@ -33,21 +33,21 @@ pub(super) struct Tables {
 }
 
 /// An input or output of the diagonal system.
-struct Port {
+pub(super) struct Port {
     /// Real parts, then imaginary ones.
     re: Vec<f64>,
     im: Vec<f64>,
 }
 
 impl Port {
-    fn new(values: impl Iterator<Item = c64>) -> Self {
+    pub(super) fn new(values: impl Iterator<Item = c64>) -> Self {
         let (re, im) = values.map(|value| (value.re, value.im)).unzip();
         Self { re, im }
     }
 
     /// The products with another.
     #[inline(always)]
-    fn times(&self, other: &Self, product: &mut Self) {
+    pub(super) fn times(&self, other: &Self, product: &mut Self) {
         let factors = self.re.iter().zip(&self.im).zip(other.re.iter().zip(&other.im));
         let products = product.re.iter_mut().zip(&mut product.im);
         for ((re, im), ((a, b), (c, d))) in products.zip(factors) {
@@ -57,7 +57,7 @@ impl Port {
 
     /// Re Σ of the products with another.
     #[inline(always)]
-    fn inner(&self, other: &Self) -> f64 {
+    pub(super) fn inner(&self, other: &Self) -> f64 {
         const LANES: usize = 8;
         let mut sums = [0.0; LANES];
         let chunks = |values: &'_ Vec<f64>| values.len() / LANES * LANES;
@@ -69,6 +69,24 @@ impl Port {
         }
         let rest = (whole..self.re.len()).map(|i| self.re[i] * other.re[i] - self.im[i] * other.im[i]);
         sums.iter().sum::<f64>() + rest.sum::<f64>()
+    }
+
+    /// Adds another times a real factor.
+    #[inline(always)]
+    pub(super) fn add_scaled(&mut self, factor: f64, other: &Self) {
+        for (sums, terms) in [(&mut self.re, &other.re), (&mut self.im, &other.im)] {
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum += factor * term;
+            }
+        }
+    }
+
+    /// Writes the conjugates times a real factor, as pairs.
+    #[inline(always)]
+    pub(super) fn store_conjugate(&self, factor: f64, pairs: &mut [f32]) {
+        for ((pair, re), im) in pairs.chunks_exact_mut(2).zip(&self.re).zip(&self.im) {
+            (pair[0], pair[1]) = ((factor * re) as f32, (-factor * im) as f32);
+        }
     }
 }
 
