@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 import torch
+import torch_state_space
 
 
 @dataclass
@@ -18,9 +19,10 @@ class Form:
     """One way to compute an operator."""
 
     name: str
-    kind: str  # "chunked" or "fused" (what a user would take), "token by token", "attention" (another operator)
+    kind: str  # "chunked", "fused", "plain" or "compiled" (what a user would take), "token by token", "attention" (another operator)
     inputs: Callable  # -> list of tensors that have gradients
     run: Callable  # (tensors) -> output
+    bytes: int = 0  # that its forward pass holds at once, where they are many
 
 
 def mamba_module(name):
@@ -231,8 +233,14 @@ def delta_rule(data):
                    lambda q, k, v, beta, g: recurrent(q, k, v, g=g, beta=beta)[0])
 
 
+# Operators of state spaces, that JAX has something for as well.
+STATE_SPACES = {
+    "vandermonde": lambda data: torch_state_space.vandermonde_forms(Form, data),
+    "cauchy": lambda data: torch_state_space.cauchy_forms(Form, data),
+    "long_convolution": lambda data: torch_state_space.long_convolution_forms(Form, data),
+}
 # Operators that torch has something for.
-OPERATORS = {"recurrence": recurrence, "selective_scan": selective_scan, "delta_rule": delta_rule}
+OPERATORS = {"recurrence": recurrence, "selective_scan": selective_scan, "delta_rule": delta_rule, **STATE_SPACES}
 
 
 def forms(operator, sizes, device):

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Times what torch users have for each operator and our kernels, in one run, at the same sizes and threads.
+"""Times what torch and JAX users have for each operator and our kernels, in one run, at the same sizes and threads.
 
-    torch_kernels.py [--threads 1] [--filter mamba2] [--device cpu|cuda] [--json FILE]
+    torch_kernels.py [--threads 1] [--filter mamba2] [--device cpu|cuda] [--jax PYTHON] [--json FILE]
+    torch_kernels.py --threads 1,2 --jax PYTHON --filter 'vandermonde|cauchy|long_convolution/s4'     # state spaces
+    torch_kernels.py --render FILE
 
-For each shape that `cargo bench kernels` has: our kernels, then every torch form (see torch_forms.py), then ours again; the
+For each shape that `cargo bench kernels` has: our kernels, then every torch form (see torch_forms.py), JAX's of state spaces
+(jax_forms.py) where a Python that has jax is named, then ours again; the
 fastest of each counts. Forward is without gradients; forward+backward gives gradients for every input. torch and the
 packages that the forms come from are installed into the cache folder at the first run; nothing of theirs is kept here.
+A form whose arrays do not fit the memory that is free is left out, and the report says so.
 Figures mean something on a quiet machine only; `--clock cpu` counts processor time instead, on one thread.
 """
 
@@ -22,12 +26,16 @@ import engine
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PACKAGES = ["torch==2.15.0", "numpy", "einops", "packaging", "transformers"]
+PACKAGES = ["torch==2.15.0", "numpy", "einops", "packaging", "transformers", "pykeops"]
 # Without what they name as needed: their CUDA extensions are not, on a CPU.
 BARE_PACKAGES = ["fla-core==0.6.0", "flash-linear-attention==0.6.0"]
 MAMBA = "mamba-ssm==2.3.2.post1"
-FORWARD = ("sequential", "chunked")
-KINDS = ("chunked", "fused", "token by token", "attention")
+FORWARD = ("sequential", "chunked", "kernel", "forward")
+KINDS = ("chunked", "fused", "token by token", "attention", "plain", "compiled")
+# Kinds whose backward pass is timed, and kinds of which the fastest is the one to beat.
+WITH_BACKWARD = ("chunked", "fused", "plain", "compiled")
+# Of the free memory, what a form may need; and how much more its backward pass keeps than its forward pass holds.
+SHARE, KEPT = 0.8, 1.5
 
 
 def in_environment(options):
@@ -149,18 +157,36 @@ class Torch:
         for form in self.all_forms.forms(operator, sizes, self.options.device):
             row = {"name": form.name, "kind": form.kind}
             try:
+                expect_room(form.bytes)
                 inputs = form.inputs()
                 with torch.no_grad():
                     row["forward"] = self.fastest(lambda: form.run(*inputs))
                     cotangent = torch.ones_like(form.run(*inputs))
-                if form.kind in ("chunked", "fused") or self.options.slow:
+                if form.kind in WITH_BACKWARD or self.options.slow:
+                    expect_room(KEPT * form.bytes)
                     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
                     def both():
                         return torch.autograd.grad(form.run(*inputs), inputs, cotangent)
                     row["forward+backward"] = self.fastest(both)
-            except (RuntimeError, ImportError, ValueError, AssertionError) as error:
+            except (RuntimeError, ImportError, ValueError, AssertionError, MemoryError) as error:
                 row["error"] = str(error).splitlines()[0][:200]
             yield row
+
+
+def expect_room(size):
+    """Raises a MemoryError where so many bytes are not free."""
+    free = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemAvailable")) * 1024
+    if size > SHARE * free:
+        raise MemoryError(f"its arrays take {size / 1e9:.0f} GB, of which {free / 1e9:.0f} GB are free")
+
+
+def jax_rows(operator, sizes, threads, options):
+    """The rows of jax_forms.py, from a process of its own that is held to the same cores."""
+    command = [options.jax, HERE / "jax_forms.py", operator, json.dumps(sizes), "--threads", threads, "--repeat", options.repeat]
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return [{"name": "jax", "kind": "compiled", "error": f"ended with {done.returncode}"}]
+    return json.loads(done.stdout)
 
 
 def summary(reports):
@@ -201,6 +227,28 @@ def print_shape(entry):
               f"{ratio['peer']:38} {ratio['seconds'] * 1e3:11.3f} {ratio['ratio']:8.1f}", flush=True)
 
 
+def table(report):
+    """Ours beside the fastest of all peers that compute the same, as Markdown."""
+    yield "| operator, shape | threads | pass | ours | of the ceiling | fastest peer | it takes | ratio |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for entry in report["shapes"]:
+        for passes in ("forward", "forward+backward"):
+            ratios = [ratio for ratio in entry["ratios"] if ratio["pass"] == passes and ratio["kind"] != "attention"]
+            if not ratios:
+                continue
+            best = min(ratios, key=lambda ratio: ratio["seconds"])
+            ours = entry["ours"]
+            ceiling = f"{ours['fraction_of_ceiling']:.0%} {ours['ceiling']}" if passes == "forward" else ""
+            yield (f"| {entry['operator']}, {entry['shape']} | {entry['threads']} | {passes} | {ours[passes] * 1e3:.2f} ms | {ceiling} "
+                   f"| {best['peer']} | {best['seconds'] * 1e3:.2f} ms | {best['ratio']:.1f}× |")
+    left_out = [(entry, row) for entry in report["shapes"] for row in entry["peers"] if "error" in row]
+    if left_out:
+        yield ""
+    for entry, row in left_out:
+        passes = "forward+backward" if "forward" in row else "any pass"
+        yield f"- {entry['operator']}, {entry['shape']}, {entry['threads']} threads: no {passes} of {row['name']}: {row['error']}"
+
+
 def write(path, peers, entries):
     """What is there so far, whole at any time."""
     options = peers.options
@@ -221,12 +269,16 @@ def arguments():
     add("--slow", action="store_true", help="also forward+backward of the token-by-token forms, which takes minutes")
     add("--clock", choices=["wall", "cpu"], default="wall")
     add("--binary", type=Path, help="our bench program, if it is not to be built")
+    add("--jax", help="a Python that has jax, for its forms of state spaces")
+    add("--render", type=Path, help="print a file written before as Markdown, measure nothing")
     add("--ours", type=Path, help="a report of `cargo bench kernels`, instead of timing our kernels again")
     add("--python", help="a Python that has torch, fla and mamba_ssm (default: one in the cache folder)")
     add("--cache", type=Path, default=ROOT / "target" / "peers", help="default target/peers")
     add("--json", type=Path, help="default CACHE/torch_kernels.json")
     options = parser.parse_args()
     engine.hold(options.isa)
+    if options.jax and options.clock == "cpu":
+        parser.error("--clock cpu does not reach jax's process")
     if options.clock == "cpu" and (options.threads != [1] or options.device != "cpu"):
         parser.error("--clock cpu counts the time of all threads together: use it with --threads 1 on the CPU")
     options.cache = options.cache.resolve()
@@ -237,6 +289,9 @@ def arguments():
 
 def main():
     options = arguments()
+    if options.render:
+        print("\n".join(table(json.loads(options.render.read_text()))))
+        return
     in_environment(options)
     ours, peers = Reported(options.ours) if options.ours else Ours(options), Torch(options)
     print(f"{'shape':42} {'th':2} {'pass':17} {'ours ms':>10} {'of the ceiling':20} {'fastest peer':38} {'ms':>11} {'ratio':>8}")
@@ -251,6 +306,8 @@ def main():
             if sizes is None:
                 continue
             rows = list(peers.rows(operator, sizes, threads))
+            if options.jax and operator in peers.all_forms.STATE_SPACES:
+                rows += jax_rows(operator, sizes, threads, options)
             reports.append(ours.time(operator, shape, threads))
             fastest, _ = summary(reports)
             entry = {"operator": operator, "shape": shape, "sizes": sizes, "threads": threads, "load_average": load}
