@@ -141,6 +141,7 @@ impl Parts {
             norm: self.norm,
             head: self.head,
             device,
+            dropout: None,
         };
         (network, self.outline)
     }

@@ -43,6 +43,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod convert;
 pub mod device;
+mod dropout;
 pub mod error;
 pub mod evaluation;
 pub mod fla;

@@ -13,6 +13,7 @@ use spillway_ssm_core::operators::add_rms_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
 use spillway_ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
 
+use crate::dropout::Dropout;
 use crate::error::ModelError;
 use crate::state::{LayerState, ModelState};
 
@@ -145,6 +146,8 @@ pub struct Network {
     pub(crate) norm: Norm,
     pub(crate) head: Linear,
     pub(crate) device: Device,
+    /// Of what mixers add to the residual stream, while the network is trained.
+    pub(crate) dropout: Option<Dropout>,
 }
 
 impl Network {
@@ -217,16 +220,24 @@ impl Network {
             };
             let (sum, normed) = block.norm.of_sum(residual, update)?;
             let mixed = block.mixer.forward(normed, &mut state.mixer, &mut context)?;
+            let mixed = self.drop_out(mixed, 2 * layer);
             (residual, update) = match &block.channel {
                 None => (sum, Some(mixed)),
                 Some(channel) => {
                     let (sum, normed) = channel.norm.of_sum(sum, Some(mixed))?;
                     let mixed = channel.mixer.forward(normed, &mut state.channel, &mut context)?;
-                    (sum, Some(mixed))
+                    (sum, Some(self.drop_out(mixed, 2 * layer + 1)))
                 }
             };
         }
         Ok(self.norm.of_sum(residual, update)?.1)
+    }
+
+    fn drop_out(&self, update: Tensor<3>, place: usize) -> Tensor<3> {
+        match &self.dropout {
+            None => update,
+            Some(dropout) => dropout.of(update, place),
+        }
     }
 
     /// Everything that can be wrong with `ids`, which hold the sequences of `state` one after another, before the state is

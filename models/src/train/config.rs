@@ -77,6 +77,10 @@ pub struct TrainConfig {
     /// Steps between snapshots, from which a training that was stopped or killed goes on. Default 100.
     #[serde(default = "hundred")]
     pub snapshot_every: u64,
+    /// Share of the channels of every layer's output that is zeroed for a sequence, other ones for each sequence and batch; what stays is
+    /// divided by 1 less that. Evaluations have none. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// Folder that relative paths start from. Default: the configuration's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
@@ -123,6 +127,10 @@ fn hundred() -> u64 {
     100
 }
 
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
+}
+
 /// Fields that may differ between the two halves of a training: none of them changes a bit of the result.
 const MAY_DIFFER: [&str; 3] = ["threads", "snapshot_every", "base"];
 
@@ -135,12 +143,32 @@ impl TrainConfig {
     /// that cannot be used; each names the file.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
         let text = input::read_text(path, MAX_BYTES).map_err(TrainError::file("read", path))?;
-        let mut config = Self::parse(path, &text)?;
+        Self::parse(path, &text)?.based_at(path)
+    }
+
+    /// With the folder that relative paths in the file `path` start from.
+    fn based_at(mut self, path: &Path) -> Result<Self, TrainError> {
         // A name alone has an empty parent, which is the current folder.
         let folder = Path::new(".").join(path.parent().unwrap_or(Path::new("")));
-        let base = folder.join(config.base.take().unwrap_or_default());
-        config.base = Some(std::path::absolute(&base).map_err(TrainError::file("find", &base))?);
-        Ok(config)
+        let base = folder.join(self.base.take().unwrap_or_default());
+        self.base = Some(std::path::absolute(&base).map_err(TrainError::file("find", &base))?);
+        Ok(self)
+    }
+
+    /// As [`TrainConfig::load`] with values in the places of those of the file, each under the path of its field, such as
+    /// `model.config.d_model`; a field that is not there is added.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`]; [`TrainError::Field`] for a path through something that is no table.
+    pub fn load_changed(path: &Path, changes: &[(String, toml::Value)]) -> Result<Self, TrainError> {
+        let text = input::read_text(path, MAX_BYTES).map_err(TrainError::file("read", path))?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(|error| syntax(path, &text, error))?;
+        for (field, value) in changes {
+            set(&mut table, field, value.clone()).map_err(|error| error.in_file(path))?;
+        }
+        let config: Self = table.try_into().map_err(|error| syntax(path, "", error))?;
+        config.check().map_err(|error| error.in_file(path))?;
+        config.based_at(path)
     }
 
     /// As [`TrainConfig::load`] from a text; `path` is for messages, and relative paths stay as they are.
@@ -256,6 +284,9 @@ impl TrainConfig {
             let expected = "steps · sequences · length · accumulation below 2^63 tokens";
             return Err(TrainError::field("steps", expected, found));
         }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(TrainError::field("dropout", "from 0 to below 1", self.dropout));
+        }
         self.check_task()?;
         if self.evaluation_data.is_some() && self.evaluation.is_none() {
             let expected = "a table [evaluation] that says how often evaluation_data is read";
@@ -310,6 +341,27 @@ impl TrainConfig {
         }
         task.check()
     }
+}
+
+/// Puts a value under the path of its field, through tables that are made where they are missing.
+fn set(table: &mut toml::Table, field: &str, value: toml::Value) -> Result<(), TrainError> {
+    let mut parts: Vec<&str> = field.split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut inner = table;
+    for part in parts {
+        let entry = inner
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        inner = match entry {
+            toml::Value::Table(table) => table,
+            other => {
+                let found = format!("{other} under {part}");
+                return Err(TrainError::field(field, "a path through tables", found));
+            }
+        };
+    }
+    inner.insert(last.to_string(), value);
+    Ok(())
 }
 
 /// Every value that is no object, under its path.

@@ -11,6 +11,7 @@ use spillway_ssm_core::{Chain, Site};
 use super::batch::Segment;
 use super::parameters::Parameter;
 use crate::checkpoint::CheckpointError;
+use crate::dropout::Dropout;
 use crate::error::ModelError;
 use crate::layout::{Assembly, Outline};
 use crate::loader::{self, Loader};
@@ -152,6 +153,12 @@ pub struct Differentiable {
 }
 
 impl Differentiable {
+    /// The model with channels of its layers' outputs left out.
+    pub(super) fn with_dropout(mut self, dropout: Option<Dropout>) -> Self {
+        self.network.dropout = dropout;
+        self
+    }
+
     /// The layers of the model.
     pub fn network(&self) -> &Network {
         &self.network

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::batch::Batch;
 use super::carry::Carry;
 use super::config::TrainConfig;
+use super::data::seed::mix;
 use super::data::{DataConfig, Source};
 use super::error::TrainError;
 use super::forward::{Differentiable, Leaves};
@@ -18,10 +19,14 @@ use super::parameters::Parameters;
 use super::snapshot::Snapshot;
 use super::task::{TaskBatch, TaskReport, TaskWork};
 use crate::budget::{self, product, sum};
+use crate::dropout::Dropout;
 use crate::error::ModelError;
 use crate::layout::Outline;
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
+
+/// What tells the seeds of masks from those of data, whose streams count from 0.
+const DROPOUT: u64 = u64::MAX;
 
 /// A training under way.
 pub struct Trainer {
@@ -158,7 +163,7 @@ impl Trainer {
                     let batch = work.next();
                     tokens += (batch.sequences * batch.length) as u64;
                     seconds.data += lap(&mut clock);
-                    self.add_task(&batch, &mut sum, &mut seconds)?;
+                    self.add_task(&batch, index, &mut sum, &mut seconds)?;
                 }
             }
             clock = Instant::now();
@@ -192,7 +197,7 @@ impl Trainer {
         seconds: &mut Seconds,
     ) -> Result<(), TrainError> {
         let mut clock = Instant::now();
-        let (mut leaves, mut network) = self.network()?;
+        let (mut leaves, mut network) = self.network(index)?;
         let mut state = self.carry.begin(network.start(batch.sequences), batch, index)?;
         let mut segments = batch.segments(self.carry.segment(batch)).peekable();
         let mut total: Option<(Tensor<1>, f64)> = None;
@@ -213,7 +218,7 @@ impl Trainer {
                 sum.add(total, &leaves, self.step)?;
                 seconds.backward += lap(&mut clock);
                 if !last {
-                    (leaves, network) = self.network()?;
+                    (leaves, network) = self.network(index)?;
                 }
             }
         }
@@ -223,12 +228,18 @@ impl Trainer {
     }
 
     /// Adds the loss and the gradients of one batch of a task.
-    fn add_task(&self, batch: &TaskBatch, sum: &mut Sum, seconds: &mut Seconds) -> Result<(), TrainError> {
+    fn add_task(
+        &self,
+        batch: &TaskBatch,
+        index: u64,
+        sum: &mut Sum,
+        seconds: &mut Seconds,
+    ) -> Result<(), TrainError> {
         let Lessons::Task(work) = &self.lessons else {
             return Ok(());
         };
         let mut clock = Instant::now();
-        let (leaves, network) = self.network()?;
+        let (leaves, network) = self.network(index)?;
         let total = work.loss(batch, &leaves, &network)?;
         seconds.forward += lap(&mut clock);
         sum.add(total, &leaves, self.step)?;
@@ -251,10 +262,15 @@ impl Trainer {
     }
 
     /// New leaves and the network over them. Each backward pass needs its own: it takes the network's graph apart as it goes
-    /// through, down to what the network computes once from its weights.
-    fn network(&self) -> Result<(Leaves, Differentiable), TrainError> {
+    /// through, down to what the network computes once from its weights. All networks of one batch leave out the same channels.
+    fn network(&self, index: u64) -> Result<(Leaves, Differentiable), TrainError> {
         let leaves = self.parameters.leaves(&self.device, self.config.precision);
-        let network = leaves.network()?;
+        let probability = self.config.dropout;
+        let dropout = (probability > 0.0).then(|| Dropout {
+            probability,
+            seed: mix(self.config.seed, DROPOUT, index),
+        });
+        let network = leaves.network()?.with_dropout(dropout);
         Ok((leaves, network))
     }
 
@@ -288,7 +304,7 @@ impl Trainer {
         snapshot.expect_config(path, &self.config.identity()?)?;
         snapshot.restore_masters(path, self.parameters.list_mut())?;
         self.optimizer.restore(&snapshot.optimizer)?;
-        let fresh = self.network()?.1.start(self.config.sequences);
+        let fresh = self.network(0)?.1.start(self.config.sequences);
         self.carry.restore(&snapshot.carried, fresh)?;
         match &mut self.lessons {
             Lessons::Tokens(source) => source.seek(&snapshot.data)?,

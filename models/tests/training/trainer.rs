@@ -12,7 +12,7 @@ use spillway_models::train::log::StepEvent;
 use spillway_models::train::run::{CHECKPOINT, LOG};
 use spillway_models::train::snapshot::SnapshotChoice;
 use spillway_models::train::{Batch, Outcome, Run, TrainConfig, TrainError, Trainer};
-use spillway_models::{LoadOptions, Model};
+use spillway_models::{LoadOptions, Logits, Model};
 
 /// A configuration of a few lines, with `more` at its top and in its tables.
 fn config(model: &str, more: &str) -> TrainConfig {
@@ -356,4 +356,37 @@ fn a_run_stops_where_it_is_told_and_goes_on_to_the_same_bits() {
     assert_eq!(events(&whole), events(&parts));
     let model = Model::load(&parts.join(CHECKPOINT), &LoadOptions::default()).expect("a model");
     assert_eq!(model.info().train_length, Some(12));
+}
+
+#[test]
+fn dropout_is_a_function_of_the_seed_and_is_gone_when_the_model_is_evaluated() {
+    let model = "arch = \"s4\"\nsize = \"tiny-s4d\"";
+    let trainer = |more: &str| {
+        let config = config(model, &format!("{more}\n{COPY}"));
+        Trainer::new(config).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let logits = |trainer: &Trainer| {
+        let model = trainer.model().unwrap_or_else(|error| panic!("{error}"));
+        let mut state = model.start(&Default::default(), 1).expect("a state");
+        let logits = model.logits(&[1, 2, 3], &mut state, Logits::All);
+        let logits = logits.expect("logits").into_data();
+        logits.iter::<f32>().collect::<Vec<_>>()
+    };
+    assert_eq!(logits(&trainer("dropout = 0.5")), logits(&trainer("")));
+    let (plain, after_plain) = run(trainer(""), 3);
+    let (dropped, after) = run(trainer("dropout = 0.5"), 3);
+    let (_, again) = run(trainer("dropout = 0.5"), 3);
+    assert!(bits(&after) == bits(&again));
+    assert!(bits(&after) != bits(&after_plain) && dropped[0].loss != plain[0].loss);
+    let (_, seeded) = run(trainer("dropout = 0.5\nseed = 1"), 3);
+    assert!(bits(&after) != bits(&seeded));
+    for share in ["1.0", "-0.1", "nan"] {
+        let text = format!("dropout = {share}\n{COPY}\n[model]\n{model}\n");
+        let refused = TrainConfig::parse(Path::new("test.toml"), &text);
+        let message = refused.expect_err("no share").to_string();
+        assert!(
+            message.contains("dropout: expected from 0 to below 1"),
+            "{message}"
+        );
+    }
 }
