@@ -49,6 +49,7 @@
 //! | [`sampling_rate`] | another sampling rate, band limits |
 //! | [`hippo`] | measures of the past, their matrices, functions and normal forms |
 //! | [`init`] | fresh parameters by their published names |
+//! | [`delay`] | how exactly a state remembers a signal, by least squares |
 //!
 //! Nothing here is fast, and everything is exact: kernels in f32 on devices are tested against it, models take their first
 //! parameters from it, and figures are drawn by it. Systems that are wrong are errors ([`StateSpaceError`]), and no result holds
@@ -56,6 +57,7 @@
 //!
 //! Sources: S4 2111.00396, HiPPO 2008.07669 and 2206.12037, S4D 2206.11893, DSS 2203.14343, S4ND 2210.06583, SaShiMi 2202.09729.
 
+pub mod delay;
 pub mod dense;
 pub mod diagonal;
 pub mod discretisation;

@@ -1,62 +1,22 @@
 //! A delay line by least squares: which eigenvalues can remember, with nothing trained but C.
 
 use crate::systems;
-use rand::rngs::StdRng;
-use spillway_ssm_core::state_space::init::{SpectrumOptions, initialise, real_normal};
-use spillway_ssm_core::state_space::{DMatrix, DVector, DiscreteStateSpace, Discretisation, StateSpace};
-use std::f64::consts::PI;
+use spillway_ssm_core::state_space::delay::Delay;
+use spillway_ssm_core::state_space::init::{SpectrumOptions, initialise};
 
-const LENGTH: usize = 1024;
-
-/// White noise below 0.05 cycles a sample, with a period of `LENGTH`.
-fn noise(rng: &mut StdRng) -> Vec<f64> {
-    let bins = LENGTH / 20;
-    let parts = real_normal(2 * bins, rng);
-    let value = |t: usize| {
-        (1..bins)
-            .map(|k| {
-                let phase = 2.0 * PI * (k * t) as f64 / LENGTH as f64;
-                parts[2 * k] * phase.cos() + parts[2 * k + 1] * phase.sin()
-            })
-            .sum::<f64>()
-    };
-    (0..LENGTH).map(|t| value(t) / (bins as f64).sqrt()).collect()
-}
-
-/// The relative error of u_{t − lag} from the states at t, with C by ridge regression.
+/// The relative error of u_{t − lag} from the states at t, of noise below 0.05 cycles a sample.
 fn error(name: &str, state_size: usize, lag: usize, step: f64) -> f64 {
     let mut rng = systems::rng(0);
-    let input = noise(&mut rng);
     let initial = initialise(name, state_size, 0, &SpectrumOptions::default(), &mut rng);
-    let initial = initial.expect("parameters");
-    let half = state_size / 2;
-    let none = vec![0.0.into(); half];
-    let system = initial.diagonal(none, 0.0);
-    let discrete = system
-        .and_then(|s| s.discretise(Discretisation::ZeroOrderHold, step))
-        .expect("a recurrence");
-    // The noise repeats, and is heard once before it counts: its start from nothing is a jump, which no signal of this band has.
-    let mut state = discrete.zero_state();
-    discrete.respond(&mut state, &input).expect("outputs");
-    let states = discrete.states(&mut state, &input).expect("states");
-    let rows = DMatrix::from_fn(LENGTH, state_size, |t, n| {
-        let x = states[t][n % half];
-        if n < half { x.re } else { x.im }
-    });
-    let target = DVector::from_fn(LENGTH, |t, _| input[(t + LENGTH - lag) % LENGTH]);
-    // Columns of one size, so that the ridge means the same for each.
-    let scale = DVector::from_fn(state_size, |n, _| rows.column(n).norm().max(1e-12));
-    let rows = DMatrix::from_fn(LENGTH, state_size, |t, n| rows[(t, n)] / scale[n]);
-    let gram = rows.tr_mul(&rows) + DMatrix::identity(state_size, state_size) * RIDGE;
-    let weights = gram
-        .cholesky()
-        .expect("a positive matrix")
-        .solve(&rows.tr_mul(&target));
-    (rows * weights - &target).norm() / target.norm()
+    let delay = Delay {
+        length: 1024,
+        limit: 0.05,
+        lag,
+    };
+    delay
+        .error(&initial.expect("parameters"), step, &mut rng)
+        .expect("an error")
 }
-
-/// What is added to the squares of columns of size 1.
-const RIDGE: f64 = 1e-3;
 
 #[test]
 fn imaginary_parts_remember_and_real_ones_do_not() {
@@ -91,4 +51,34 @@ fn sinusoids_remember_all_of_their_window() {
     let lag = 256;
     let lin = error("diag-lin", 128, lag, 0.5 / lag as f64);
     assert!(lin < 0.02, "Lin {lin}");
+}
+
+#[test]
+fn a_signal_that_cannot_be_delayed_is_refused() {
+    let initial = initialise(
+        "diag-lin",
+        8,
+        0,
+        &SpectrumOptions::default(),
+        &mut systems::rng(0),
+    )
+    .expect("parameters");
+    for (length, limit, lag) in [(16, 0.05, 4), (64, 0.25, 64), (0, 0.5, 0), (64, f64::NAN, 3)] {
+        let delay = Delay { length, limit, lag };
+        assert!(
+            delay.error(&initial, 0.1, &mut systems::rng(0)).is_err(),
+            "{delay:?}"
+        );
+    }
+    let delay = Delay {
+        length: 64,
+        limit: 0.25,
+        lag: 3,
+    };
+    for step in [0.0, -1.0, f64::NAN] {
+        assert!(
+            delay.error(&initial, step, &mut systems::rng(0)).is_err(),
+            "{step}"
+        );
+    }
 }
