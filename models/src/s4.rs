@@ -20,6 +20,7 @@
 //! | `ff` | width of the MLP over `d_model`; 0 for none | 0 |
 //! | `layer.d_state`, `.channels`, `.n_ssm` | N, outputs of a channel, copies of (A, B, P) | 64, 1, 1 |
 //! | `layer.mode`, `.init`, `.rank` | `diag` or `nplr`; name of the initialisation; rank of P | `nplr`, `legs`, 1 |
+//! | `layer.mode = "conv"`, `.l_max` | a kernel of so many free taps in the place of a state space | – |
 //! | `layer.disc` | `zoh` or `bilinear` | `zoh` for `diag` |
 //! | `layer.{dt_transform, real_transform, dt_min, dt_max, final_act}` | | `exp`, `exp`, 0.001, 0.1, `glu` |
 //!
@@ -30,10 +31,11 @@ use std::sync::Arc;
 
 use serde_json::Map;
 use spillway_attention_linear::mlp::{Gelu, Mlp, MlpConfig};
-use spillway_ssm_core::WeightSource;
+use spillway_ssm_core::free_convolution::FreeConvolution;
 use spillway_ssm_core::operators::linear_state_space::Rule;
 use spillway_ssm_core::s4::{Projection, S4, S4Config};
 use spillway_ssm_core::state_space::init::{StepRange, Transform};
+use spillway_ssm_core::{Mixer, WeightSource};
 
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -74,6 +76,11 @@ const PRESETS: &[Preset] = &[
             "layer": {"mode": "diag", "init": "diag-lin", "d_state": 16}}"#,
     },
     Preset {
+        size: "tiny-conv",
+        config: r#"{"model_type": "s4", "d_model": 64, "n_layers": 2, "ff": 2, "vocab_size": 256,
+            "layer": {"mode": "conv", "l_max": 16}}"#,
+    },
+    Preset {
         size: "wikitext-249m",
         config: r#"{"model_type": "s4", "d_model": 1024, "n_layers": 16, "ff": 4, "vocab_size": 50257,
             "layer": {"mode": "nplr", "init": "legs", "d_state": 64, "channels": 4, "n_ssm": 1}}"#,
@@ -85,6 +92,8 @@ struct Config {
     vocab_size: usize,
     layers: usize,
     block: S4Config,
+    /// Taps of the kernel that takes the state space's place.
+    taps: Option<usize>,
     mlp: Option<MlpConfig>,
     norm_eps: f32,
     eos_ids: Vec<u32>,
@@ -101,11 +110,16 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     };
     let model_dim = fields.dimension("d_model")?;
     let vocab_size = fields.dimension("vocab_size")?;
+    let taps = match layer.text("mode")? {
+        Some("conv") => Some(layer.dimension("l_max")?),
+        _ => None,
+    };
     let block = block_config(&layer, model_dim)?;
     Ok(Config {
         vocab_size,
         layers: fields.layers("n_layers")?,
         block,
+        taps,
         mlp: match whole(fields, "ff", 0)? {
             0 => None,
             factor => Some(MlpConfig {
@@ -126,8 +140,8 @@ fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, Checkp
     }
     let diagonal = match layer.text("mode")? {
         None | Some("nplr" | "dplr") => false,
-        Some("diag" | "s4d") => true,
-        Some(_) => return Err(layer.unsupported("mode", "\"diag\" or \"nplr\"")),
+        Some("diag" | "s4d" | "conv") => true,
+        Some(_) => return Err(layer.unsupported("mode", "\"diag\", \"nplr\" or \"conv\"")),
     };
     let rule = match (diagonal, layer.text("disc")?) {
         (true, None | Some("zoh")) => Rule::ZeroOrderHold,
@@ -214,14 +228,7 @@ fn block(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Block
             true,
         )
     };
-    let truncated_at = loader.whole_number(&format!("{}.layer.layer.kernel.l_kernel", name(first)))?;
-    let mixer = S4::read(
-        S4Config {
-            truncated_at,
-            ..config.block.clone()
-        },
-        &mut loader.below(format!("{}.layer", name(first)), BLOCK_NAMES),
-    )?;
+    let mixer = mixer(config, format!("{}.layer", name(first)), loader)?;
     let channel = match config.mlp {
         None => None,
         Some(mlp) => Some(Channel {
@@ -234,9 +241,27 @@ fn block(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Block
     };
     Ok(Block {
         norm: norm(loader, first)?,
-        mixer: Arc::new(mixer),
+        mixer,
         channel,
     })
+}
+
+/// The state space, or the kernel in its place, and its projection.
+fn mixer(config: &Config, name: String, loader: &mut Loader<'_>) -> Result<Arc<dyn Mixer>, ModelError> {
+    if let Some(taps) = config.taps {
+        let source = &mut loader.below(name, BLOCK_NAMES);
+        return Ok(Arc::new(FreeConvolution::read(
+            config.block.model_dim,
+            taps,
+            source,
+        )?));
+    }
+    let truncated_at = loader.whole_number(&format!("{name}.layer.kernel.l_kernel"))?;
+    let block = S4Config {
+        truncated_at,
+        ..config.block.clone()
+    };
+    Ok(Arc::new(S4::read(block, &mut loader.below(name, BLOCK_NAMES))?))
 }
 
 const BLOCK_NAMES: &[(&str, &str)] = &[
@@ -248,18 +273,20 @@ const MLP_NAMES: &[(&str, &str)] = &[("fc1", "ff.0.0"), ("fc2", "ff.2")];
 
 fn outline(config: &Config) -> Outline {
     let block = &config.block;
-    let mut details = BTreeMap::from([
-        ("state per channel", block.state_dim.to_string()),
-        ("outputs per channel", block.channels.to_string()),
-        ("copies of A, B and P", block.copies.to_string()),
-        (
-            "state matrix",
-            match block.rank {
-                0 => "diagonal".into(),
-                rank => format!("diagonal plus rank {rank}"),
-            },
-        ),
-    ]);
+    let of_state_space = || {
+        let matrix = match block.rank {
+            0 => "diagonal".into(),
+            rank => format!("diagonal plus rank {rank}"),
+        };
+        BTreeMap::from([
+            ("state per channel", block.state_dim.to_string()),
+            ("outputs per channel", block.channels.to_string()),
+            ("copies of A, B and P", block.copies.to_string()),
+            ("state matrix", matrix),
+        ])
+    };
+    let of_taps = |taps: usize| BTreeMap::from([("taps per channel", taps.to_string())]);
+    let mut details = config.taps.map_or_else(of_state_space, of_taps);
     if let Some(mlp) = config.mlp {
         details.insert("width of the MLP", mlp.hidden_dim.to_string());
     }

@@ -34,6 +34,7 @@
 //! | [`linear`] | projections with packed or dense weights |
 //! | [`mixer`], [`key_value_cache`] | what a layer of a model is, and what it carries |
 //! | [`mamba1`], [`mamba2`], [`s4`], [`h3`] | the mixers of Mamba-1, Mamba-2, S4 and S4D, and H3 |
+//! | [`free_convolution`] | S4's block with a kernel of free taps, to compare with |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`short_conv`] | the short convolution of mixers |
 //! | [`mod@state_space`] | linear state spaces in f64: their three views, HiPPO, S4, S4D, and where they start from |
@@ -49,6 +50,7 @@ mod dispatch;
 pub mod element;
 mod element_of_gates;
 pub mod error;
+pub mod free_convolution;
 pub mod gates;
 pub mod h3;
 pub mod intervention;

@@ -11,7 +11,7 @@
 use crate::train::Parameter;
 
 /// Ends of names that do not decay, whatever their shape.
-const NO_DECAY: [&str; 19] = [
+const NO_DECAY: [&str; 20] = [
     // Of projections, norms and convolutions.
     "bias",
     // Mamba, Gated DeltaNet: logarithms of rates, [heads] or [channels, state]; the skip; the bias of the step size.
@@ -38,6 +38,8 @@ const NO_DECAY: [&str; 19] = [
     "kernel.B",
     "kernel.C",
     "kernel.P",
+    // The free kernel that stands in their place.
+    "kernel.K",
 ];
 
 /// Whether weight decay applies to a parameter; [`OptimizerConfig::no_decay`](super::OptimizerConfig::no_decay) can except more.
