@@ -4,7 +4,7 @@
 
 use crate::context::{Context, Printing};
 use crate::error::ProgramError;
-use crate::studies::{capacity, train_compare};
+use crate::studies::{capacity, train_compare, train_table};
 use crate::{
     catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed, ssm,
     tokens, train,
@@ -58,6 +58,8 @@ pub enum Command {
     Train(train::TrainArgs),
     /// Hold trainings that differ in a few settings, and in their seeds, against each other
     TrainCompare(train_compare::TrainCompareArgs),
+    /// Train a task under several models or initialisations, seed by seed, and set them beside each other
+    TrainTable(train_table::TrainTableArgs),
     /// Train models of several state sizes at several lengths: how long until they forget, how far back do they recall?
     Capacity(capacity::CapacityArgs),
     /// Show what a linear system hears and what its state remembers: HiPPO's measures, S4D's initialisations
@@ -125,6 +127,7 @@ impl Cli {
             Command::Compare(args) => leaderboard::run(args, context),
             Command::Train(args) => train::run(args, &self.threads, context),
             Command::TrainCompare(args) => train_compare::run(args, context),
+            Command::TrainTable(args) => train_table::run(args, context),
             Command::Capacity(args) => capacity::run(args, context),
             Command::Ssm(args) => ssm::run(args, context),
             Command::Generate(args) => generate::run(args, context),

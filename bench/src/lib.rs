@@ -19,7 +19,7 @@
 //! | [`passkey`] | `spillway passkey` |
 //! | [`leaderboard`] | `spillway compare` |
 //! | [`train`] | `spillway train` |
-//! | [`studies`] | `spillway capacity`, `spillway train-compare`: experiments of many trainings |
+//! | [`studies`] | `spillway capacity`, `spillway train-compare`, `spillway train-table`: experiments of many trainings |
 //! | [`ssm`] | `spillway ssm`: what a linear system hears, and what its state remembers |
 //! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
 //! | [`shell`] | `spillway completions`, `spillway man` |

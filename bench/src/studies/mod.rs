@@ -4,8 +4,13 @@
 //! |---|---|
 //! | [`capacity`] | `spillway capacity`: state sizes against training lengths |
 //! | [`train_compare`] | `spillway train-compare`: trainings that differ in a few settings |
-//! | [`results`] | what both leave: pictures, `RESULTS.md` |
+//! | [`train_table`] | `spillway train-table`: a task under several models or initialisations, seed by seed |
+//! | [`side_by_side`], [`estimate`] | many trainings at once; means over seeds with intervals |
+//! | [`results`] | what all leave: pictures, `RESULTS.md` |
 
 pub mod capacity;
+pub mod estimate;
 pub mod results;
+pub mod side_by_side;
 pub mod train_compare;
+pub mod train_table;

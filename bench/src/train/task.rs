@@ -48,8 +48,8 @@ fn metric(metric: Metric) -> &'static str {
     }
 }
 
-/// As people read it: per cent, or a plain number.
-fn value(metric: Metric, value: f64) -> String {
+/// A value of a metric as people read it: per cent, or a plain number.
+pub fn value(metric: Metric, value: f64) -> String {
     match metric {
         Metric::Accuracy => format!("{:.1} %", 100.0 * value),
         Metric::RelativeError => short(value),

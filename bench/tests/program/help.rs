@@ -13,6 +13,7 @@ fn every_subcommand_explains_itself_with_an_example() {
         "compare",
         "train",
         "train-compare",
+        "train-table",
         "capacity",
         "ssm",
         "generate",
@@ -59,7 +60,13 @@ fn a_wrong_command_line_is_one_line_and_exit_code_two() {
 fn completions_and_manual_pages_name_every_command_and_option() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = stdout_of(&["completions", shell]);
-        for word in ["diagnose", "mitigations", "prompt-file", "train-compare"] {
+        for word in [
+            "diagnose",
+            "mitigations",
+            "prompt-file",
+            "train-compare",
+            "train-table",
+        ] {
             assert!(script.contains(word), "{shell}: no {word}");
         }
     }

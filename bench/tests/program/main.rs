@@ -17,6 +17,7 @@ mod ssm;
 mod tokens;
 mod train;
 mod train_compare;
+mod train_table;
 mod train_task;
 
 use serde_json::Value;

@@ -14,10 +14,10 @@ use crate::output::{OutputFolder, write_json};
 use crate::progress::Progress;
 use crate::stop::Stop;
 use crate::studies::results::write_figures;
+use crate::studies::side_by_side::side_by_side;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,6 @@ struct Shared<'a> {
     stop: &'a Stop,
     bar: Progress,
     queue: Vec<Plan>,
-    next: AtomicUsize,
     done: Mutex<Done>,
 }
 
@@ -64,7 +63,6 @@ struct Done {
     finished: usize,
     work: f64,
     all_work: f64,
-    failure: Option<ProgramError>,
 }
 
 impl Sweep<'_> {
@@ -118,7 +116,6 @@ impl Sweep<'_> {
             context,
             stop,
             bar,
-            next: AtomicUsize::new(0),
             done: Mutex::new(Done {
                 before: record.seconds,
                 record,
@@ -126,36 +123,17 @@ impl Sweep<'_> {
                 finished: 0,
                 work: 0.0,
                 all_work,
-                failure: None,
             }),
             queue,
         };
-        std::thread::scope(|scope| -> Result<(), ProgramError> {
-            for _ in 0..workers {
-                // One thread for each: sums in the kernels then never depend on how many there are.
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-                let pool =
-                    pool.map_err(|error| ProgramError::Failed(format!("cannot start threads: {error}")))?;
-                let shared = &shared;
-                let worker = move || pool.install(|| shared.work_on());
-                if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, worker) {
-                    // Those that have started already would go through all of it first.
-                    shared.stop.ask();
-                    return Err(ProgramError::Failed(format!("cannot start threads: {error}")));
-                }
-            }
-            Ok(())
-        })?;
+        let complete = side_by_side(&shared.queue, workers, stop, |plan| shared.work_on(plan));
         shared.bar.finish_and_clear();
         let mut done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.record.seconds = done.before + done.begin.elapsed().as_secs_f64();
         if !shared.queue.is_empty() {
             self.save(&done.record)?;
         }
-        match done.failure {
-            Some(error) => Err(error),
-            None => Ok(done.finished == shared.queue.len()),
-        }
+        complete
     }
 
     fn tokens(&self, plan: &Plan) -> u64 {
@@ -243,28 +221,18 @@ impl Sweep<'_> {
 }
 
 impl Shared<'_> {
-    /// Takes one training after another until none is left, one fails, or a stop is asked for.
-    fn work_on(&self) {
-        while let Some(plan) = self.queue.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            if self.stop.is_asked() {
-                return;
-            }
-            let mut watch = Watching {
-                stop: self.stop,
-                bar: &self.bar,
-                tokens: self.sweep.config.tokens_per_step,
-            };
-            match self.sweep.files(plan).train(plan, &mut watch) {
-                Ok(Some(result)) => self.finish(plan, &result),
-                Ok(None) => return,
-                Err(error) => {
-                    let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-                    done.failure.get_or_insert(error);
-                    self.stop.ask();
-                    return;
-                }
-            }
+    /// Trains; whether to the end.
+    fn work_on(&self, plan: &Plan) -> Result<bool, ProgramError> {
+        let mut watch = Watching {
+            stop: self.stop,
+            bar: &self.bar,
+            tokens: self.sweep.config.tokens_per_step,
+        };
+        let result = self.sweep.files(plan).train(plan, &mut watch)?;
+        if let Some(result) = &result {
+            self.finish(plan, result);
         }
+        Ok(result.is_some())
     }
 
     fn finish(&self, plan: &Plan, result: &RunResult) {

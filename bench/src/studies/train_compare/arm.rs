@@ -1,6 +1,6 @@
 //! What one arm gives: its settings, and the losses of all its trainings.
 
-use super::estimate::Estimate;
+use crate::studies::estimate::Estimate;
 use serde::Serialize;
 
 /// A setting that is not the same in all arms.

@@ -11,7 +11,7 @@
 //! An interaction of 0 says that the one does as much whatever the other. Settings that always change together are one factor.
 
 use super::arm::{ArmReport, Measure};
-use super::estimate::Estimate;
+use crate::studies::estimate::Estimate;
 use serde::Serialize;
 
 /// Two factors and their effects.

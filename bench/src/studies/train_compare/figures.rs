@@ -1,7 +1,6 @@
 //! The pictures of a comparison.
 
 use super::arm::{ArmReport, Bucket, Measure, Point};
-use super::estimate::Estimate;
 use super::findings::{COURSE, span};
 use super::report::ComparisonReport;
 use crate::kit::axis::{Axis, Scale};
@@ -9,6 +8,7 @@ use crate::kit::chart::{Chart, Layer, aside, middle};
 use crate::kit::format::position;
 use crate::kit::ink::{Ink, MOST, Mark, Stroke};
 use crate::kit::picture::Drawing;
+use crate::studies::estimate::Estimate;
 use crate::studies::results::Picture;
 use std::collections::BTreeSet;
 

@@ -1,11 +1,11 @@
 //! What the trainings support and what they do not, in sentences made from the numbers.
 
 use super::arm::{ArmReport, Measure, Point};
-use super::estimate::{Estimate, Side};
 use super::factorial::Effects;
 use super::report::{ComparisonReport, Findings};
 use super::runs::Arm;
 use crate::kit::format::{count, list, position, short};
+use crate::studies::estimate::{Estimate, Side};
 
 /// Losses before the first step that are so close are those of the same weights: sums of f32 in another order.
 const SAME: f64 = 1e-4;

@@ -6,13 +6,11 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`runs`] | run folders, arms, and whether they can be compared |
-//! | [`estimate`] | means over seeds with intervals |
 //! | [`arm`], [`report`], [`factorial`] | what one arm gives, and all of them; effects of two settings and of both |
 //! | [`findings`] | what the numbers support, in sentences |
 //! | [`figures`], [`page`] | pictures and pages |
 
 pub mod arm;
-pub mod estimate;
 pub mod factorial;
 pub mod figures;
 pub mod findings;

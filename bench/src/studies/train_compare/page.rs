@@ -1,13 +1,13 @@
 //! `report.html`, `RESULTS.md` and `results.csv` of a comparison.
 
 use super::arm::{ArmReport, Measure, Point};
-use super::estimate::Estimate;
 use super::factorial::Effects;
 use super::findings::span;
 use super::report::ComparisonReport;
 use crate::kit::format::{count, counted, day, duration};
 use crate::kit::page::{self, Page, Row, heading, sentences};
 use crate::kit::provenance::Provenance;
+use crate::studies::estimate::Estimate;
 use crate::studies::results::{
     Picture, SUPPORTED, UNSUPPORTED, markdown_figures, markdown_sentences, markdown_table,
 };

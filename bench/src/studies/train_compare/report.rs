@@ -1,9 +1,9 @@
 //! What several trainings give when they are held against each other: `results.json`.
 
 use super::arm::{ArmReport, Bucket, Measure, Point, Setting, TrainingReport};
-use super::estimate::Estimate;
 use super::factorial::Factorial;
 use super::runs::{self, Arm, Training};
+use crate::studies::estimate::Estimate;
 use crate::train::record::inside;
 use serde::Serialize;
 use spillway_models::evaluation::tally::{BucketLoss, mean_over};

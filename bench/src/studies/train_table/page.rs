@@ -1,0 +1,289 @@
+//! `report.html`, `RESULTS.md`, `results.csv`, and the table on the terminal.
+
+use super::report::{ArmReport, Asked, TableReport};
+use crate::kit::axis::{Axis, Scale};
+use crate::kit::chart::{Chart, Layer, aside};
+use crate::kit::format::{count, counted, day, duration};
+use crate::kit::ink::{Ink, MOST, Mark, Stroke};
+use crate::kit::page::{self, Page, Row, heading, sentences};
+use crate::kit::provenance::{Provenance, machine};
+use crate::studies::results::{
+    Picture, SUPPORTED, UNSUPPORTED, markdown_figures, markdown_sentences, markdown_table,
+};
+use crate::train::task::value;
+use maud::html;
+use spillway_models::train::task::Metric;
+use std::io::{self, Write};
+
+/// Files and folders beside the page.
+const FILES: [(&str, &str); 5] = [
+    ("results.json", "everything on this page as data"),
+    ("results.csv", "a line for each evaluation of each training"),
+    ("RESULTS.md", "the page in a few paragraphs"),
+    ("figures/", "the pictures"),
+    ("runs/", "the trainings"),
+];
+
+const CHANCE: Stroke = Stroke {
+    dash: "2 4",
+    ..Stroke::plain(Ink::Grey, 2.0)
+};
+
+const WORDS: &str = "Examples that no model was trained on. In brackets: 95 % intervals over seeds (Student's t), over examples where there is \
+                     one seed. Chance is what the best answer gets that is always the same; an error is the mean square error over the \
+                     variance of the right answers. Seconds are those of a training's steps.";
+
+/// The table as one page of HTML.
+pub fn page(report: &TableReport, pictures: &[Picture], made: &Provenance) -> String {
+    let (names, cells) = table(report);
+    let (changed, changes) = settings(report);
+    let rows = |rows: &[Vec<String>]| rows.iter().map(Row::of).collect::<Vec<_>>();
+    let body = html! {
+        (page::table(&page::headings(&names), &rows(&cells)))
+        p { (WORDS) }
+        (sentences(SUPPORTED, &report.findings.supported))
+        (sentences(UNSUPPORTED, &report.findings.unsupported))
+        (heading("In the course of training"))
+        (page::figures(pictures.iter().map(|picture| &picture.figure)))
+        (heading("What the arms change"))
+        (page::table(&page::headings(&changed), &rows(&changes)))
+        pre { (report.command) }
+    };
+    Page {
+        title: report.title.clone(),
+        facts: facts(report),
+        summary: (!report.question.is_empty())
+            .then(|| report.question.clone())
+            .into_iter()
+            .collect(),
+        body,
+        files: &FILES,
+        specs: Vec::new(),
+        made,
+    }
+    .render()
+}
+
+fn facts(report: &TableReport) -> String {
+    let [done, all] = report.trainings;
+    if all == 0 {
+        return "C by least squares, nothing else is trained".into();
+    }
+    let of_all = match done == all {
+        true => counted(all as u64, "training"),
+        false => format!("{done} of {}", counted(all as u64, "training")),
+    };
+    let [first, last] = report.started.map(day);
+    let days = match (done, first == last) {
+        (0, _) => String::new(),
+        (_, true) => format!(", {first}"),
+        (_, false) => format!(", {first} to {last}"),
+    };
+    format!(
+        "{of_all}{days}, {} of steps and evaluations one after another",
+        duration(report.seconds)
+    )
+}
+
+/// Every name of what is asked, in the order of the first arm that has it.
+fn asked(report: &TableReport) -> Vec<&Asked> {
+    let mut all: Vec<&Asked> = Vec::new();
+    for asked in report.arms.iter().flat_map(|arm| &arm.asked) {
+        if !all.iter().any(|other| other.name == asked.name) {
+            all.push(asked);
+        }
+    }
+    all
+}
+
+fn name(asked: &Asked) -> String {
+    let metric = match asked.metric {
+        Metric::Accuracy => "accuracy",
+        Metric::RelativeError => "error",
+    };
+    match asked.name.as_str() {
+        "" => metric.into(),
+        name => format!("{metric}, {name}"),
+    }
+}
+
+/// Headings and rows.
+fn table(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
+    let asked = asked(report);
+    let published = report.arms.iter().any(|arm| arm.published.is_some());
+    let mut headings = vec!["arm".to_string(), "weights".into(), "seeds".into()];
+    headings.extend(asked.iter().map(|asked| name(asked)));
+    headings.push("chance".into());
+    headings.extend(published.then(|| "published".to_string()));
+    headings.push("seconds".into());
+    let row = |arm: &ArmReport| {
+        let of_task = arm.asked.first();
+        let metric = of_task.map_or(Metric::Accuracy, |asked| asked.metric);
+        let number = |number: Option<f64>| number.map_or("–".into(), |number| value(metric, number));
+        let mut cells = vec![
+            arm.name.clone(),
+            match arm.parameters {
+                0 => "–".into(),
+                parameters => count(parameters),
+            },
+            arm.seeds.len().to_string(),
+        ];
+        let found = asked.iter().map(|asked| arm.last(&asked.name));
+        cells.extend(found.map(|point| point.map_or("–".into(), |point| point.text())));
+        cells.push(number(of_task.map(|asked| asked.chance)));
+        cells.extend(published.then(|| number(arm.published)));
+        cells.push(format!("{:.0}", arm.seconds));
+        cells
+    };
+    (headings, report.arms.iter().map(row).collect())
+}
+
+/// What the arms change of the training.
+fn settings(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
+    let row = |arm: &ArmReport| {
+        let changes = arm.settings.iter();
+        let changes: Vec<String> = changes
+            .map(|(field, value)| format!("{field} = {value}"))
+            .collect();
+        let changes = match changes.as_slice() {
+            [] => "nothing".into(),
+            changes => changes.join(", "),
+        };
+        vec![arm.name.clone(), changes, count(arm.steps)]
+    };
+    let headings = ["arm", "change", "steps"].map(String::from).into();
+    (headings, report.arms.iter().map(row).collect())
+}
+
+/// Each set of examples in the course of training, where there was an evaluation before the last.
+pub fn pictures(report: &TableReport) -> Vec<Picture> {
+    let all = asked(report).into_iter().enumerate();
+    all.filter_map(|(place, asked)| picture(report, place, asked))
+        .collect()
+}
+
+fn picture(report: &TableReport, place: usize, asked: &Asked) -> Option<Picture> {
+    let scale = match asked.metric {
+        Metric::Accuracy => 100.0,
+        Metric::RelativeError => 1.0,
+    };
+    let of_arm = |arm: &ArmReport| {
+        let same = arm.asked.iter().find(|other| other.name == asked.name);
+        same.map(|same| same.points.clone()).unwrap_or_default()
+    };
+    let courses: Vec<_> = report.arms.iter().map(of_arm).collect();
+    let last = courses.iter().flatten().map(|point| point.step).max()? as f64;
+    if !courses.iter().any(|points| points.len() > 1) {
+        return None;
+    }
+    let ends = [0.0, last].map(|step| (step, scale * asked.chance));
+    let mut layers = vec![Layer::line("chance", ends.to_vec(), CHANCE)];
+    for (index, (arm, points)) in report.arms.iter().zip(&courses).enumerate() {
+        let moved = 0.004 * last * aside(index, report.arms.len());
+        let at = |step: u64| step as f64 + moved;
+        let line = points
+            .iter()
+            .map(|point| (at(point.step), scale * point.value.mean));
+        layers.push(Layer::line(&arm.name, line.collect(), Stroke::nth(index)));
+        let bars = points.iter().filter_map(|point| {
+            let [low, high] = point.value.interval?;
+            (index < MOST).then(|| Layer::Interval {
+                name: arm.name.clone(),
+                x: at(point.step),
+                low: Some(scale * low),
+                high: Some(scale * high),
+                ink: Stroke::nth(index).ink,
+                mark: Mark::nth(index),
+            })
+        });
+        layers.extend(bars);
+    }
+    let y = match asked.metric {
+        Metric::Accuracy => Axis::new("accuracy (%)", Scale::Linear).with(0.0).with(100.0),
+        Metric::RelativeError => Axis::new("error over variance", Scale::Decimal),
+    };
+    let chart = Chart {
+        x: Axis::new("step", Scale::Whole).with(0.0),
+        y,
+        exponential: None,
+        layers,
+    };
+    let title = match asked.name.as_str() {
+        "" => "The task".to_string(),
+        name => name.to_string(),
+    };
+    let file = match place {
+        0 => "course".to_string(),
+        place => format!("course-{place}"),
+    };
+    let caption = "Means over seeds in the course of training, on examples that no model was trained on. The bars are 95 % intervals over \
+                   seeds (Student's t).";
+    Some(Picture::new(file, title, caption, chart.draw()))
+}
+
+/// The table for the terminal.
+pub fn text(report: &TableReport) -> String {
+    let (headings, rows) = table(report);
+    format!("{}\n\n{}", report.title, markdown_table(&headings, &rows))
+}
+
+/// `RESULTS.md`: the page in a few paragraphs.
+pub fn markdown(report: &TableReport, pictures: &[Picture]) -> String {
+    let (headings, rows) = table(report);
+    let mut text = format!("# {}\n\n    {}\n\n", report.title, report.command);
+    if !report.question.is_empty() {
+        text += &format!("{}\n\n", report.question);
+    }
+    text += &format!("{}; {}.\n\n", facts(report), machine());
+    text += &format!("{}\n{WORDS}\n", markdown_table(&headings, &rows));
+    text += &markdown_sentences(SUPPORTED, &report.findings.supported);
+    text += &markdown_sentences(UNSUPPORTED, &report.findings.unsupported);
+    let (headings, rows) = settings(report);
+    text += &format!(
+        "\n## What the arms change\n\n{}",
+        markdown_table(&headings, &rows)
+    );
+    text + &markdown_figures(pictures)
+}
+
+/// `results.csv`: a line for each evaluation of each training.
+///
+/// # Errors
+/// Those of writing.
+pub fn write_csv(report: &TableReport, file: &mut dyn Write) -> io::Result<()> {
+    let mut csv = csv::Writer::from_writer(file);
+    csv.write_record([
+        "arm", "seed", "step", "asked", "metric", "value", "low", "high", "chance", "whole", "loss",
+        "examples",
+    ])?;
+    for arm in &report.arms {
+        for (asked, point) in arm
+            .asked
+            .iter()
+            .flat_map(|asked| asked.points.iter().map(move |point| (asked, point)))
+        {
+            for (seed, result) in arm.seeds.iter().zip(&point.results) {
+                let metric = match result.metric {
+                    Metric::Accuracy => "accuracy",
+                    Metric::RelativeError => "relative-error",
+                };
+                let number = |number: f64| format!("{number:.5}");
+                csv.write_record([
+                    arm.name.clone(),
+                    seed.to_string(),
+                    point.step.to_string(),
+                    asked.name.clone(),
+                    metric.into(),
+                    number(result.value),
+                    number(result.low),
+                    number(result.high),
+                    number(result.chance),
+                    result.whole.map_or(String::new(), number),
+                    number(result.loss),
+                    result.examples.to_string(),
+                ])?;
+            }
+        }
+    }
+    csv.flush()
+}
