@@ -124,7 +124,11 @@ fn without_sites(state: &RecurrentState) -> String {
         let [_, channels, modes, _] = system.dims();
         format!("linear state space, {modes} complex numbers in each of {channels} channels")
     });
-    let parts: Vec<String> = convolution.into_iter().chain(systems).collect();
+    let carried = state.carried.iter().map(|tensor| {
+        let [_, rows, columns] = tensor.dims();
+        format!("{rows} × {columns} values kept of long convolutions and cells")
+    });
+    let parts: Vec<String> = convolution.into_iter().chain(systems).chain(carried).collect();
     parts.join(", and ")
 }
 

@@ -27,6 +27,15 @@ pub enum ModelError {
     /// An intervention cannot work with this model.
     #[error(transparent)]
     Incompatible(#[from] spillway_ssm_core::Incompatible),
+    /// A model whose layers see later tokens, asked what comes next.
+    #[error(
+        "layer {layer} is bidirectional and has seen the next token: such a model answers tasks about whole sequences, and \
+         foretells nothing (train it with a table [task])"
+    )]
+    SeesLater {
+        /// Index of the block.
+        layer: usize,
+    },
     /// A weight cannot be packed.
     #[error(transparent)]
     Packing(#[from] spillway_kernel_dsl::linear::LinearError),

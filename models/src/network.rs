@@ -4,6 +4,8 @@
 //! r ← embedding(ids)        per block: r ← r + mixer(norm(r)),  r ← r + channel(norm(r))        logits = W_head · norm(r)
 //! ```
 //!
+//! Where norms stand after mixers ([`Residual::Normed`]) it is r ← norm(r + mixer(r)), and the last of them is the norm before the head.
+//!
 //! Mixer and channel mixer of a block are any [`Mixer`]s; models that mix attention and recurrences are lists like any other.
 
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::state::{LayerState, ModelState};
 /// What a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
+    /// Nothing: its input is its output, whatever weight and bias there are.
+    Identity,
     /// The root of the mean square.
     Rms,
     /// The standard deviation, after the mean has been taken off.
@@ -37,16 +41,28 @@ pub struct Norm {
     pub bias: Option<Tensor<1>>,
     /// Added to the mean square or the variance.
     pub eps: f32,
+    /// What goes on beside the mixer.
+    pub residual: Residual,
+}
+
+/// What of a norm of r goes on beside the mixer that reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residual {
+    /// r itself: the norm stands before a mixer.
+    #[default]
+    Sum,
+    /// The norm of r: it stands after the mixer before, r ← norm(r + mixer(r)).
+    Normed,
 }
 
 impl Norm {
-    /// residual + update, and its norm.
+    /// What goes on of residual + update, and its norm.
     fn of_sum(
         &self,
         residual: Tensor<3>,
         update: Option<Tensor<3>>,
     ) -> Result<(Tensor<3>, Tensor<3>), ModelError> {
-        if let (NormKind::Rms, None) = (self.kind, &self.bias) {
+        if let (NormKind::Rms, None, Residual::Sum) = (self.kind, &self.bias, self.residual) {
             return Ok(add_rms_norm(residual, update, self.weight.clone(), self.eps)?);
         }
         let sum = match update {
@@ -54,7 +70,10 @@ impl Norm {
             None => residual,
         };
         let normed = self.of(sum.clone())?;
-        Ok((sum, normed))
+        match self.residual {
+            Residual::Sum => Ok((sum, normed)),
+            Residual::Normed => Ok((normed.clone(), normed)),
+        }
     }
 
     /// The norm of `[batch, time, model_dim]`.
@@ -64,6 +83,7 @@ impl Norm {
     pub fn of(&self, input: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         let plan = NormPlan {
             statistic: match self.kind {
+                NormKind::Identity => return Ok(input),
                 NormKind::Rms => Statistic::MeanSquare,
                 NormKind::Layer => Statistic::Variance,
             },
@@ -188,21 +208,26 @@ impl Network {
     ///
     /// # Errors
     /// [`ModelError::Packing`] or [`ModelError::Id`] for an id that has no row.
-    fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
+    pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
         let shape = [batch, ids.len() / batch.max(1), self.embedding.rows.in_features()];
         // Burn reads a length of 0 in a new shape as the old one.
-        let embedded = match ids.is_empty() {
+        Ok(match ids.is_empty() {
             true => Tensor::zeros(shape, &self.device),
             false => self.embedding.of(ids, &self.device)?.reshape(shape),
-        };
-        match &self.embedding_norm {
-            Some(norm) => norm.of(embedded),
-            None => Ok(embedded),
-        }
+        })
     }
 
     /// The residual stream after the last norm, `[batch, time, model_dim]`; the states of the layers are left after the last token.
-    fn forward(&self, embedded: Tensor<3>, state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
+    fn forward(
+        &self,
+        embedded: Tensor<3>,
+        lengths: Option<&[usize]>,
+        state: &mut ModelState,
+    ) -> Result<Tensor<3>, ModelError> {
+        let embedded = match &self.embedding_norm {
+            Some(norm) => norm.of(embedded)?,
+            None => embedded,
+        };
         let (mut residual, mut update) = (embedded, None);
         let mut shared = Shared::default();
         let ModelState {
@@ -216,6 +241,7 @@ impl Network {
                 layer,
                 chunking: Chunking::Fastest,
                 positions,
+                lengths,
                 shared: &mut shared,
             };
             let (sum, normed) = block.norm.of_sum(residual, update)?;
@@ -272,31 +298,36 @@ impl Network {
     /// [`ModelError::Layer`] from a layer or an intervention. The state is not to be used then.
     pub(crate) fn advance(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
         let embedded = self.embed(ids, state.batch())?;
-        self.move_on(embedded, state)
+        self.advance_embedded(embedded, None, state)
     }
 
     /// As [`Network::advance`] of vectors in the place of ids, `[batch, time, model_dim]`, for a state of as many sequences and of this
-    /// network's layers.
+    /// network's layers. `lengths` says where the sequences end and their padding begins, where there is any.
     ///
     /// # Errors
     /// As [`Network::advance`].
     pub(crate) fn advance_embedded(
         &self,
         embedded: Tensor<3>,
+        lengths: Option<&[usize]>,
         state: &mut ModelState,
     ) -> Result<Tensor<3>, ModelError> {
-        let embedded = match &self.embedding_norm {
-            Some(norm) => norm.of(embedded)?,
-            None => embedded,
-        };
-        self.move_on(embedded, state)
-    }
-
-    fn move_on(&self, embedded: Tensor<3>, state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
         let time = embedded.dims()[1] as u64;
-        let normed = self.forward(embedded, state)?;
+        let normed = self.forward(embedded, lengths, state)?;
         state.positions.iter_mut().for_each(|position| *position += time);
         Ok(normed)
+    }
+
+    /// Refuses to foretell tokens that a layer has seen.
+    ///
+    /// # Errors
+    /// [`ModelError::SeesLater`].
+    pub(crate) fn expect_causal(&self) -> Result<(), ModelError> {
+        let seeing = |block: &Block| block.mixer.sees_later_tokens();
+        match self.blocks.iter().position(seeing) {
+            Some(layer) => Err(ModelError::SeesLater { layer }),
+            None => Ok(()),
+        }
     }
 
     /// Refuses a state of other layers.
@@ -316,7 +347,11 @@ impl Network {
     }
 
     /// Logits over the padded vocabulary, `[batch, time, padded_vocab_size]`.
+    ///
+    /// # Errors
+    /// [`ModelError::SeesLater`] where a layer has seen the tokens that are to be foretold.
     pub(crate) fn logits(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        self.expect_causal()?;
         Ok(self.head.forward(normed)?)
     }
 }

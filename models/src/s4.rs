@@ -18,11 +18,16 @@
 //! |---|---|---|
 //! | `d_model`, `n_layers`, `vocab_size` | width, pairs of layers or layers, ids | |
 //! | `ff` | width of the MLP over `d_model`; 0 for none | 0 |
+//! | `prenorm` | whether norms stand before layers; after them there is none before the decoder | true |
+//! | `norm` | `layer`, `rms` or `none` | `layer` |
 //! | `layer.d_state`, `.channels`, `.n_ssm` | N, outputs of a channel, copies of (A, B, P) | 64, 1, 1 |
 //! | `layer.mode`, `.init`, `.rank` | `diag` or `nplr`; name of the initialisation; rank of P | `nplr`, `legs`, 1 |
 //! | `layer.mode = "conv"`, `.l_max` | a kernel of so many free taps in the place of a state space | – |
-//! | `layer.disc` | `zoh` or `bilinear` | `zoh` for `diag` |
+//! | `layer.disc` | `zoh`, `bilinear`, `dss` (DSS-softmax) or `dss-exp` | `zoh` for `diag` |
 //! | `layer.{dt_transform, real_transform, dt_min, dt_max, final_act}` | | `exp`, `exp`, 0.001, 0.1, `glu` |
+//! | `layer.bidirectional` | whether later tokens are read too; no language model then, and C has twice the rows | false |
+//! | `layer.l_max` | taps after which kernels end; 0 for none | 0 |
+//! | `layer.{gate, gate_act, mult_act}` | width of a gate over `d_model`, 0 for none; what becomes of it and of the product | 0, `gelu`, `id` |
 //!
 //! C of a checkpoint with `kernel.l_kernel` above 0 is C̃ = C (I − Ā^l), of which C is taken back.
 
@@ -33,7 +38,7 @@ use serde_json::Map;
 use spillway_attention_linear::mlp::{Gelu, Mlp, MlpConfig};
 use spillway_ssm_core::free_convolution::FreeConvolution;
 use spillway_ssm_core::operators::linear_state_space::Rule;
-use spillway_ssm_core::s4::{Projection, S4, S4Config};
+use spillway_ssm_core::s4::{Activation, Gate, ModeSum, Projection, S4, S4Config};
 use spillway_ssm_core::state_space::init::{StepRange, Transform};
 use spillway_ssm_core::{Mixer, WeightSource};
 
@@ -42,7 +47,7 @@ use crate::error::ModelError;
 use crate::hybrid::whole;
 use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
-use crate::network::{Block, Channel};
+use crate::network::{Block, Channel, Norm, NormKind, Residual};
 
 const EMBEDDING: &str = "encoder.0.weight";
 const HEAD: &str = "decoder.0.output_transform";
@@ -81,6 +86,11 @@ const PRESETS: &[Preset] = &[
             "layer": {"mode": "conv", "l_max": 16}}"#,
     },
     Preset {
+        size: "tiny-dss",
+        config: r#"{"model_type": "s4", "d_model": 64, "n_layers": 2, "ff": 2, "vocab_size": 256,
+            "layer": {"mode": "diag", "disc": "dss", "init": "diag-legs", "d_state": 16, "l_max": 256}}"#,
+    },
+    Preset {
         size: "wikitext-249m",
         config: r#"{"model_type": "s4", "d_model": 1024, "n_layers": 16, "ff": 4, "vocab_size": 50257,
             "layer": {"mode": "nplr", "init": "legs", "d_state": 64, "channels": 4, "n_ssm": 1}}"#,
@@ -95,14 +105,15 @@ struct Config {
     /// Taps of the kernel that takes the state space's place.
     taps: Option<usize>,
     mlp: Option<MlpConfig>,
+    /// Nothing for no norm.
+    norm: NormKind,
     norm_eps: f32,
+    /// Where norms stand.
+    residual: Residual,
     eos_ids: Vec<u32>,
 }
 
 fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
-    if !fields.bool_or("prenorm", true)? {
-        return Err(fields.unsupported("prenorm", "true"));
-    }
     let (path, empty) = (fields.path(), Map::new());
     let layer = match fields.object("layer")? {
         Some(layer) => layer,
@@ -111,6 +122,9 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     let model_dim = fields.dimension("d_model")?;
     let vocab_size = fields.dimension("vocab_size")?;
     let taps = match layer.text("mode")? {
+        Some("conv") if layer.bool_or("bidirectional", false)? => {
+            return Err(layer.unsupported("bidirectional", "false, where mode is \"conv\""));
+        }
         Some("conv") => Some(layer.dimension("l_max")?),
         _ => None,
     };
@@ -129,28 +143,31 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
                 bias: true,
             }),
         },
+        norm: match fields.text("norm")? {
+            None | Some("layer") => NormKind::Layer,
+            Some("rms") => NormKind::Rms,
+            Some("none") => NormKind::Identity,
+            Some(_) => {
+                let accepted = "\"layer\", \"rms\" or \"none\"; norms over a batch need running means, which are not kept";
+                return Err(fields.unsupported("norm", accepted));
+            }
+        },
         norm_eps: 1e-5,
+        residual: match fields.bool_or("prenorm", true)? {
+            true => Residual::Sum,
+            false => Residual::Normed,
+        },
         eos_ids: eos_ids(fields, vocab_size)?,
     })
 }
 
 fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, CheckpointError> {
-    if layer.bool_or("bidirectional", false)? {
-        return Err(layer.unsupported("bidirectional", "false: a language model sees no later tokens"));
-    }
     let diagonal = match layer.text("mode")? {
         None | Some("nplr" | "dplr") => false,
         Some("diag" | "s4d" | "conv") => true,
         Some(_) => return Err(layer.unsupported("mode", "\"diag\", \"nplr\" or \"conv\"")),
     };
-    let rule = match (diagonal, layer.text("disc")?) {
-        (true, None | Some("zoh")) => Rule::ZeroOrderHold,
-        (true, Some("bilinear")) | (false, None | Some("bilinear")) => Rule::Bilinear,
-        (true, Some(_)) => return Err(layer.unsupported("disc", "\"zoh\" or \"bilinear\"")),
-        (false, Some(_)) => {
-            return Err(layer.unsupported("disc", "\"bilinear\", where A has a low-rank part"));
-        }
-    };
+    let (rule, modes) = discretisation(layer, diagonal)?;
     let copies = layer.dimension_or("n_ssm", 1)?;
     if !model_dim.is_multiple_of(copies) {
         let expected = format!("a divisor of d_model = {model_dim}");
@@ -165,6 +182,7 @@ fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, Checkp
         Transform::from_name(found)
             .map_err(|_| layer.unsupported(name, "none, exp, relu, sigmoid or softplus"))
     };
+    let taps = whole(layer, "l_max", 0)?;
     Ok(S4Config {
         model_dim,
         channels: layer.dimension_or("channels", 1)?,
@@ -176,8 +194,12 @@ fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, Checkp
         },
         copies,
         rule,
+        modes,
+        bidirectional: layer.bool_or("bidirectional", false)?,
+        taps: (taps > 0).then_some(taps),
         step_transform: transform("dt_transform")?,
         rate_transform: transform("real_transform")?,
+        gate: gate(layer)?,
         projection: match layer.text("final_act")? {
             None | Some("glu") => Projection::Glu,
             Some("id") => Projection::Linear,
@@ -195,9 +217,41 @@ fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, Checkp
     })
 }
 
+/// `disc`: how time becomes discrete, and what the modes add up to.
+fn discretisation(layer: &Fields<'_>, diagonal: bool) -> Result<(Rule, ModeSum), CheckpointError> {
+    match (diagonal, layer.text("disc")?) {
+        (true, None | Some("zoh")) => Ok((Rule::ZeroOrderHold, ModeSum::Pairs)),
+        (true, Some("dss-exp")) => Ok((Rule::ZeroOrderHold, ModeSum::Single)),
+        (true, Some("dss")) => Ok((Rule::ZeroOrderHold, ModeSum::Softmax)),
+        (true, Some("bilinear")) | (false, None | Some("bilinear")) => Ok((Rule::Bilinear, ModeSum::Pairs)),
+        (true, Some(_)) => Err(layer.unsupported("disc", "\"zoh\", \"bilinear\", \"dss\" or \"dss-exp\"")),
+        (false, Some(_)) => Err(layer.unsupported("disc", "\"bilinear\", where A has a low-rank part")),
+    }
+}
+
+/// `gate`, `gate_act` and `mult_act`.
+fn gate(layer: &Fields<'_>) -> Result<Option<Gate>, CheckpointError> {
+    let activation = |name: &str, usual| match layer.text(name)? {
+        None => Ok(usual),
+        Some(found) => Activation::from_name(found)
+            .ok_or_else(|| layer.unsupported(name, "id, gelu, silu, sigmoid, tanh or relu")),
+    };
+    let (of_gate, of_product) = (
+        activation("gate_act", Activation::Gelu)?,
+        activation("mult_act", Activation::Identity)?,
+    );
+    Ok(match whole(layer, "gate", 0)? {
+        0 => None,
+        factor => Some(Gate {
+            factor,
+            activation: of_gate,
+            of_product,
+        }),
+    })
+}
+
 fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-    let width = config.block.model_dim;
-    let shape = [config.vocab_size, width];
+    let shape = [config.vocab_size, config.block.model_dim];
     let embedding = loader.embedding(EMBEDDING, shape)?;
     let blocks = (0..config.layers)
         .map(|index| block(config, index, loader))
@@ -207,40 +261,57 @@ fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
         embedding,
         embedding_norm: None,
         blocks,
-        norm: loader.layer_norm("model.norm.norm", width, config.norm_eps, true)?,
+        norm: match config.residual {
+            Residual::Sum => norm(config, "model.norm.norm", loader)?,
+            Residual::Normed => norm_before(config, config.layers * per_block(config), loader)?,
+        },
         head: loader.linear(HEAD, shape, true)?,
     })
 }
 
-/// Layer `index`, with the MLP that is the next layer of the file where there are any.
-fn block(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Block, ModelError> {
+/// Layers of the file that are one block.
+fn per_block(config: &Config) -> usize {
+    1 + usize::from(config.mlp.is_some())
+}
+
+/// A norm of the kind that the configuration says.
+fn norm(config: &Config, name: &str, loader: &mut Loader<'_>) -> Result<Norm, ModelError> {
     let width = config.block.model_dim;
-    let first = match config.mlp {
-        Some(_) => 2 * index,
-        None => index,
+    let norm = match config.norm {
+        NormKind::Identity => loader.no_norm(width),
+        NormKind::Rms => loader.rms_norm(name, width, config.norm_eps)?,
+        NormKind::Layer => loader.layer_norm(name, width, config.norm_eps, true)?,
     };
-    let name = |layer: usize| format!("model.layers.{layer}");
-    let norm = |loader: &mut Loader<'_>, layer: usize| {
-        loader.layer_norm(
-            &format!("{}.norm.norm", name(layer)),
-            width,
-            config.norm_eps,
-            true,
-        )
+    Ok(Norm {
+        residual: config.residual,
+        ..norm
+    })
+}
+
+/// What stands between layer `index` and the one before it: a norm of the one or of the other.
+fn norm_before(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Norm, ModelError> {
+    let of = match (config.residual, index) {
+        (Residual::Sum, _) => index,
+        (Residual::Normed, 0) => return Ok(loader.no_norm(config.block.model_dim)),
+        (Residual::Normed, _) => index - 1,
     };
-    let mixer = mixer(config, format!("{}.layer", name(first)), loader)?;
+    norm(config, &format!("model.layers.{of}.norm.norm"), loader)
+}
+
+/// Block `index`, with the MLP that is the next layer of the file where there are any.
+fn block(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Block, ModelError> {
+    let first = per_block(config) * index;
+    let name = |layer: usize| format!("model.layers.{layer}.layer");
+    let mixer = mixer(config, name(first), loader)?;
     let channel = match config.mlp {
         None => None,
         Some(mlp) => Some(Channel {
-            norm: norm(loader, first + 1)?,
-            mixer: Arc::new(Mlp::read(
-                mlp,
-                &mut loader.below(format!("{}.layer", name(first + 1)), MLP_NAMES),
-            )?),
+            norm: norm_before(config, first + 1, loader)?,
+            mixer: Arc::new(Mlp::read(mlp, &mut loader.below(name(first + 1), MLP_NAMES))?),
         }),
     };
     Ok(Block {
-        norm: norm(loader, first)?,
+        norm: norm_before(config, first, loader)?,
         mixer,
         channel,
     })
@@ -267,6 +338,7 @@ fn mixer(config: &Config, name: String, loader: &mut Loader<'_>) -> Result<Arc<d
 const BLOCK_NAMES: &[(&str, &str)] = &[
     ("kernel", "layer.kernel"),
     ("D", "layer.D"),
+    ("input_gate", "input_gate.0"),
     ("output_linear", "output_linear.0"),
 ];
 const MLP_NAMES: &[(&str, &str)] = &[("fc1", "ff.0.0"), ("fc2", "ff.2")];
@@ -287,6 +359,22 @@ fn outline(config: &Config) -> Outline {
     };
     let of_taps = |taps: usize| BTreeMap::from([("taps per channel", taps.to_string())]);
     let mut details = config.taps.map_or_else(of_state_space, of_taps);
+    if config.taps.is_none() {
+        if block.bidirectional {
+            details.insert("directions", "both: later tokens are read too".into());
+        }
+        if let Some(taps) = block.taps {
+            details.insert("taps of a kernel", taps.to_string());
+        }
+        match block.modes {
+            ModeSum::Pairs => {}
+            ModeSum::Single => drop(details.insert("sum over modes", "DSS-exp".into())),
+            ModeSum::Softmax => drop(details.insert("sum over modes", "DSS-softmax".into())),
+        }
+        if let Some(gate) = block.gate {
+            details.insert("width of the gate", (gate.factor * block.model_dim).to_string());
+        }
+    }
     if let Some(mlp) = config.mlp {
         details.insert("width of the MLP", mlp.hidden_dim.to_string());
     }

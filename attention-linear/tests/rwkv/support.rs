@@ -287,6 +287,7 @@ pub fn compare_after(
                 layer: 0,
                 chunking: Chunking::Fastest,
                 positions: &[range.start as u64; 2],
+                lengths: None,
                 shared: &mut shared,
             };
             outputs.push(mixer.forward(part, &mut state, &mut context).unwrap());

@@ -167,6 +167,7 @@ fn a_later_layer_of_rwkv7_needs_a_first_one() {
         layer: 1,
         chunking: Chunking::Fastest,
         positions: &[0],
+        lengths: None,
         shared: &mut Shared::default(),
     };
     let error = mixer.forward(

@@ -19,7 +19,7 @@ use spillway_ssm_core::{Linear, Weight};
 use crate::budget::{Account, product};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
 use crate::error::ModelError;
-use crate::network::{Embedding, Norm, NormKind};
+use crate::network::{Embedding, Norm, NormKind, Residual};
 use crate::state::fingerprint::Fingerprint;
 pub(crate) use draw::draw;
 pub(crate) use source::{Leaves, Source, ValuesInMemory};
@@ -289,7 +289,19 @@ impl<'a> Loader<'a> {
                 false => None,
             },
             eps,
+            residual: Residual::Sum,
         })
+    }
+
+    /// No norm at all.
+    pub fn no_norm(&self, length: usize) -> Norm {
+        Norm {
+            kind: NormKind::Identity,
+            weight: Tensor::ones([length], &self.device),
+            bias: None,
+            eps: 0.0,
+            residual: Residual::Sum,
+        }
     }
 
     /// A tensor's values, in row-major order, from anything but leaves.

@@ -194,6 +194,7 @@ impl Model {
         segment: Range<usize>,
         state: &mut ModelState,
     ) -> Result<Tensor<3>, ModelError> {
+        self.network.expect_causal()?;
         match state.batch() {
             1 => self.network.advance(&ids[segment], state),
             batch => {

@@ -253,15 +253,23 @@ impl Differentiable {
         self.network.advance(ids, state)
     }
 
-    /// As [`Differentiable::advance`] of vectors in the place of ids, `[sequences, time, model_dim]`.
+    /// The embeddings of `ids`, `[sequences, time, model_dim]`, for this state.
+    pub(super) fn embed(&self, ids: &[u32], state: &ModelState) -> Result<Tensor<3>, ModelError> {
+        self.network.check(ids, state, self.outline.vocab_size)?;
+        self.network.embed(ids, state.batch())
+    }
+
+    /// As [`Differentiable::advance`] of vectors in the place of ids, `[sequences, time, model_dim]`, whose sequences end at `lengths`
+    /// where they do not all fill the batch.
     pub(super) fn advance_embedded(
         &self,
         embedded: Tensor<3>,
+        lengths: Option<&[usize]>,
         state: &mut ModelState,
     ) -> Result<Tensor<3>, ModelError> {
         self.network.check_layers(state)?;
         self.expect_batch(embedded.dims()[0], state)?;
-        self.network.advance_embedded(embedded, state)
+        self.network.advance_embedded(embedded, lengths, state)
     }
 
     fn expect_batch(&self, sequences: usize, state: &ModelState) -> Result<(), ModelError> {

@@ -20,7 +20,7 @@ use std::fmt::Debug;
 /// A layer of a block, sequence mixer or channel mixer.
 ///
 /// Prefill, one decoded token and anything between are the same call, from any state, with the same result however the tokens
-/// are split among calls.
+/// are split among calls. The exception are layers that read whole sequences: they carry nothing, and refuse a call with tokens before it.
 pub trait Mixer: Debug + Send + Sync {
     /// Where interventions may act, one per recurrence, in the order of [`RecurrentState::recurrences`]; none by default.
     fn sites(&self, _layer: usize) -> Vec<Site> {
@@ -40,6 +40,12 @@ pub trait Mixer: Debug + Send + Sync {
         state: &mut MixerState,
         context: &mut Context<'_>,
     ) -> Result<Tensor<3>>;
+
+    /// Whether what it gives for a token depends on later ones: such a layer reads whole sequences, carries nothing, and no next token
+    /// can be foretold from it.
+    fn sees_later_tokens(&self) -> bool {
+        false
+    }
 
     /// Multiplications and additions of one decoded token beside those of matrices.
     fn flops_per_token(&self) -> u64 {
@@ -63,6 +69,8 @@ pub struct Context<'a> {
     pub chunking: Chunking,
     /// Tokens before the first one at hand, per sequence: where rotary positions and key-value caches stand.
     pub positions: &'a [u64],
+    /// Tokens of each sequence before its padding, where there is any: what a layer that sees later tokens must not look beyond.
+    pub lengths: Option<&'a [usize]>,
     /// What earlier layers left for later ones in this call.
     pub shared: &'a mut Shared,
 }

@@ -64,11 +64,16 @@ impl MixerState {
     /// Where the state is; `None` where there is none.
     pub fn device(&self) -> Option<Device> {
         match self {
-            Self::Recurrent(state) => match (state.conv_states.first(), state.recurrences.first()) {
-                (Some(conv_state), _) => Some(conv_state.device()),
-                (None, Some(recurrence)) => Some(recurrence.state.memory.device()),
-                (None, None) => None,
-            },
+            Self::Recurrent(state) => {
+                let conv_states = state.conv_states.first().map(Tensor::device);
+                let systems = || state.systems.first().map(Tensor::device);
+                let carried = || state.carried.first().map(Tensor::device);
+                let recurrences = || {
+                    let recurrence = state.recurrences.first();
+                    recurrence.map(|recurrence| recurrence.state.memory.device())
+                };
+                conv_states.or_else(systems).or_else(carried).or_else(recurrences)
+            }
             Self::Attention(cache) => Some(cache.keys.device()),
             Self::Stateless => None,
         }
@@ -93,6 +98,7 @@ impl RecurrentState {
                 .map(|conv_state| place.put(conv_state))
                 .collect(),
             systems: self.systems.into_iter().map(|system| place.put(system)).collect(),
+            carried: self.carried.into_iter().map(|tensor| place.put(tensor)).collect(),
             recurrences: recurrences
                 .map(|recurrence| recurrence.placed(place))
                 .collect::<Result<_>>()?,

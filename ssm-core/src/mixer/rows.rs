@@ -151,9 +151,11 @@ impl MixerState {
             Self::Recurrent(state) => {
                 let conv_state = state.conv_states.first().map(|state| state.dims()[0]);
                 let system = state.systems.first().map(|state| state.dims()[0]);
+                let carried = state.carried.first().map(|state| state.dims()[0]);
                 let recurrence = state.recurrences.first();
                 conv_state
                     .or(system)
+                    .or(carried)
                     .or(recurrence.map(|recurrence| recurrence.state.memory.dims()[0]))
             }
             Self::Attention(cache) => Some(cache.lengths().len()),
@@ -169,10 +171,12 @@ impl RecurrentState {
             .iter()
             .map(|conv_state| select_rows(conv_state, rows));
         let systems = self.systems.iter().map(|system| select_rows(system, rows));
+        let carried = self.carried.iter().map(|tensor| select_rows(tensor, rows));
         let recurrences = self.recurrences.iter().map(|recurrence| recurrence.select(rows));
         Ok(Self {
             conv_states: conv_states.collect::<Result<_>>()?,
             systems: systems.collect::<Result<_>>()?,
+            carried: carried.collect::<Result<_>>()?,
             recurrences: recurrences.collect::<Result<_>>()?,
         })
     }
@@ -183,7 +187,7 @@ impl RecurrentState {
         };
         let counts = |state: &Self| {
             let (conv_states, systems) = (state.conv_states.len(), state.systems.len());
-            [conv_states, systems, state.recurrences.len()]
+            [conv_states, systems, state.carried.len(), state.recurrences.len()]
         };
         if states.iter().any(|state| counts(state) != counts(first)) {
             return Err(different(
@@ -198,6 +202,10 @@ impl RecurrentState {
             let parts = states.iter().map(|state| state.systems[index].clone());
             cat_rows("state of a linear state space", parts.collect())
         });
+        let carried = (0..first.carried.len()).map(|index| {
+            let parts = states.iter().map(|state| state.carried[index].clone());
+            cat_rows("what a mixer carries", parts.collect())
+        });
         let recurrences = (0..first.recurrences.len()).map(|index| {
             let parts: Vec<&SiteState> = states.iter().map(|state| &state.recurrences[index]).collect();
             SiteState::cat(&parts)
@@ -205,6 +213,7 @@ impl RecurrentState {
         Ok(Self {
             conv_states: conv_states.collect::<Result<_>>()?,
             systems: systems.collect::<Result<_>>()?,
+            carried: carried.collect::<Result<_>>()?,
             recurrences: recurrences.collect::<Result<_>>()?,
         })
     }

@@ -31,6 +31,9 @@ pub struct RecurrentState {
     pub conv_states: Vec<Tensor<3>>,
     /// The states of linear state spaces, each `[batch, channels, modes, 2]`: real and imaginary parts.
     pub systems: Vec<Tensor<4>>,
+    /// Whatever else there is, each `[batch, ·, ·]`: the outputs to come of a long convolution, as far as they are known; hidden states
+    /// and memories of cells.
+    pub carried: Vec<Tensor<3>>,
     /// The recurrences, one per site.
     pub recurrences: Vec<SiteState>,
 }
@@ -51,6 +54,7 @@ impl RecurrentState {
         Self {
             conv_states,
             systems: Vec::new(),
+            carried: Vec::new(),
             recurrences: sites.iter().map(start).collect(),
         }
     }
@@ -64,6 +68,17 @@ impl RecurrentState {
         self.systems
             .get_mut(index)
             .ok_or_else(|| foreign(format!("the states of {count} linear state spaces")))
+    }
+
+    /// What else is carried, by its index.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when there is nothing.
+    pub fn carried(&mut self, index: usize) -> Result<&mut Tensor<3>> {
+        let count = self.carried.len();
+        self.carried
+            .get_mut(index)
+            .ok_or_else(|| foreign(format!("{count} tensors that a mixer carries")))
     }
 
     /// The state of recurrence `index`.
@@ -152,14 +167,22 @@ impl MixerState {
                     .iter()
                     .map(|system| 4 * system.shape().num_elements())
                     .sum();
-                convolutions + systems + state.recurrences.iter().map(SiteState::bytes).sum::<usize>()
+                let carried: usize = state
+                    .carried
+                    .iter()
+                    .map(|tensor| 4 * tensor.shape().num_elements())
+                    .sum();
+                convolutions
+                    + systems
+                    + carried
+                    + state.recurrences.iter().map(SiteState::bytes).sum::<usize>()
             }
             Self::Attention(cache) => cache.bytes(),
             Self::Stateless => 0,
         }
     }
 
-    /// Everything needed to go on, by name: `taps.0`, `systems.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`.
+    /// Everything needed to go on, by name: `taps.0`, `systems.0`, `carried.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`.
     pub fn save(&self) -> BTreeMap<String, TensorData> {
         let mut saved = BTreeMap::new();
         match self {
@@ -169,6 +192,9 @@ impl MixerState {
                 }
                 for (index, system) in state.systems.iter().enumerate() {
                     saved.insert(format!("systems.{index}"), system.to_data());
+                }
+                for (index, tensor) in state.carried.iter().enumerate() {
+                    saved.insert(format!("carried.{index}"), tensor.to_data());
                 }
                 for (index, recurrence) in state.recurrences.iter().enumerate() {
                     let name = format!("recurrences.{index}");
@@ -213,6 +239,9 @@ impl MixerState {
                 }
                 for (index, system) in state.systems.iter_mut().enumerate() {
                     *system = saved_like(saved, &format!("systems.{index}"), system)?;
+                }
+                for (index, tensor) in state.carried.iter_mut().enumerate() {
+                    *tensor = saved_like(saved, &format!("carried.{index}"), tensor)?;
                 }
                 for (index, (recurrence, site)) in state.recurrences.iter_mut().zip(sites).enumerate() {
                     restore_recurrence(recurrence, saved, index, site, chain, position)?;

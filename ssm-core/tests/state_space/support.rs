@@ -32,6 +32,12 @@ pub fn cases(op: &str) -> Vec<Case> {
 }
 
 impl Case {
+    /// The same case with a tensor of the test's own.
+    pub fn with(mut self, name: &str, shape: Vec<usize>, values: Vec<f64>) -> Self {
+        self.tensors.insert(name.to_owned(), (shape, values));
+        self
+    }
+
     /// A tensor by its full name.
     pub fn tensor(&self, name: &str) -> &[f64] {
         self.if_any(name)

@@ -95,16 +95,17 @@ impl Adapter {
         let (sequences, length) = (batch.sequences, batch.length);
         let device = network.device();
         let mut state = network.start(sequences);
-        let normed = match &batch.inputs {
-            Sequence::Tokens(tokens) => network.advance(tokens, &mut state)?,
+        let embedded = match &batch.inputs {
+            Sequence::Tokens(tokens) => network.embed(tokens, &state)?,
             Sequence::Values(values) => {
                 let width = values.len() / (sequences * length).max(1);
                 let data = TensorData::new(values.clone(), [sequences, length, width]);
                 let encoder = projection(leaves, ENCODER, [self.model_dim, width])?;
-                let encoded = encoder.forward(Tensor::from_data(data, device))?;
-                network.advance_embedded(encoded, &mut state)?
+                encoder.forward(Tensor::from_data(data, device))?
             }
         };
+        let padded = batch.steps.iter().any(|steps| *steps < length);
+        let normed = network.advance_embedded(embedded, padded.then_some(&batch.steps[..]), &mut state)?;
         let (rows, places) = self.read(normed, batch);
         let head = projection(leaves, HEAD, [self.outputs(), self.model_dim])?;
         let count = places.len();
