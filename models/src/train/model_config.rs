@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::error::TrainError;
 use super::parameters::Parameters;
+use super::run::TASK;
 use crate::checkpoint::parse_object;
 use crate::init::preset;
 use crate::input;
@@ -162,6 +163,17 @@ impl ModelConfig {
             Some(path) => Tokenizer::from_file(&path, rows)?,
             None => Tokenizer::of_vocabulary(base, vocab_size),
         })
+    }
+
+    /// The encoder and head that a training on a task has left in the checkpoint, if it has.
+    pub(super) fn task_file(&self, base: &Path) -> Option<PathBuf> {
+        let path = base.join(self.checkpoint.as_ref()?);
+        let folder = if path.is_dir() {
+            &path
+        } else {
+            path.parent().unwrap_or(base)
+        };
+        Some(folder.join(TASK)).filter(|path| path.is_file())
     }
 
     /// The file that the tokenizer is read from, if there is one.

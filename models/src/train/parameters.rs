@@ -204,6 +204,20 @@ impl Parameters {
         self.list.extend(more);
     }
 
+    /// Takes what has been added from a file that [`Parameters::save_added`] wrote.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] for a file that is damaged, or has a tensor missing or of another shape.
+    pub(super) fn load_added(&mut self, path: &Path) -> Result<(), ModelError> {
+        let stored = Checkpoint::open(path)?;
+        for parameter in &mut self.list[self.of_layout..] {
+            let values = stored.tensor(&parameter.name, &parameter.shape)?.to_vec()?;
+            let count = values.len();
+            parameter.value = Tensor::from_data(TensorData::new(values, [count]), &self.device);
+        }
+        Ok(())
+    }
+
     /// The tensors that are no part of the layout.
     pub fn added(&self) -> &[Parameter] {
         &self.list[self.of_layout..]

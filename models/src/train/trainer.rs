@@ -89,12 +89,18 @@ impl Trainer {
             (None, Some(task)) => {
                 let work = TaskWork::open(&config, task, outline)?;
                 parameters.add(work.parameters(config.seed, &inner));
+                if let Some(path) = config.model.task_file(config.base()) {
+                    parameters.load_added(&path)?;
+                }
                 work.expect_names(&parameters)?;
                 Lessons::Task(work)
             }
             (Some(source), _) => Lessons::Tokens(expect_ids(source, outline)?),
             (None, None) => Lessons::Tokens(expect_ids(open(&config, &tokenizer)?, outline)?),
         };
+        if let Lessons::Tokens(_) = lessons {
+            network.network().expect_causal()?;
+        }
         ask_for_step(&config, &parameters, &network)?;
         let carry = Carry::new(&config.carry, config.seed, network.sites())?;
         let optimizer = Optimizer::new(&config.optimizer, parameters.list(), config.steps)?;
