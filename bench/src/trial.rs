@@ -8,7 +8,7 @@ use crate::error::ProgramError;
 use crate::mitigation_file;
 use spillway_mitigations::Mitigation;
 use spillway_models::evaluation::diagnosis::treatment::Treatment;
-use spillway_models::{Model, ModelState};
+use spillway_models::{LayerState, Model, ModelState};
 use spillway_ssm_core::{Chain, MixerState};
 use std::path::Path;
 
@@ -167,8 +167,9 @@ impl Trial {
         let sites = &model.info().sites;
         if sites.is_empty() {
             return Some(format!(
-                "{} acts on recurrent states and this model has none; restart:N works with every model",
-                self.name
+                "{} acts on {}; restart:N works with every model",
+                self.name,
+                missing(model)
             ));
         }
         let check = sites.iter().try_for_each(|site| chain.check(site));
@@ -194,6 +195,24 @@ impl Trial {
             Some(reason) => Err(refused(&self.name, reason)),
             None => Ok(self),
         }
+    }
+}
+
+/// What there is none of in a model without a site to act on.
+fn missing(model: &Model) -> &'static str {
+    let carries = |layer: &LayerState| match &layer.mixer {
+        MixerState::Recurrent(state) => !(state.systems.is_empty() && state.carried.is_empty()),
+        MixerState::Attention(_) | MixerState::Stateless => false,
+    };
+    let state_spaces = model
+        .start(&Chain::default(), 1)
+        .is_ok_and(|state| state.layers.iter().any(carries));
+    match state_spaces {
+        true => {
+            "the keys and gates of recurrent states, and the linear state spaces of this model have none: they forget at rates that \
+             no token changes"
+        }
+        false => "recurrent states and this model has none",
     }
 }
 

@@ -301,6 +301,13 @@ fn a_mitigation_that_cannot_work_is_refused_with_the_reason() {
         if !kinds.contains(" heads of ") {
             refused(&generate("forget:0.9"), 2, &["forget:0.9", "none", "restart"]);
         }
+        if kinds.contains("linear state space") {
+            refused(
+                &generate("window:64"),
+                2,
+                &["window:64", "keys and gates", "linear state spaces"],
+            );
+        }
         if kinds.contains("delta rule") {
             refused(&generate("window:8"), 2, &["window:8", "window-exact"]);
         }
