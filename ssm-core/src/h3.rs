@@ -12,6 +12,7 @@
 //! convolution; the diagonal one is x_t = ā x_{t−1} + b̄ u_t, y_t = 2 Re(C x_t) with A = −e^a + iω and the bilinear rule. Source: Fu et
 //! al., *Hungry Hungry Hippos* (2212.14052), section 3.
 
+use crate::backend::host::{expect_finite, is_host};
 use crate::error::{Error, Result};
 use crate::intervention::Chain;
 use crate::linear::Linear;
@@ -64,7 +65,8 @@ impl H3 {
     /// | `out_proj` (with bias) | `model_dim` × `model_dim` |
     ///
     /// # Errors
-    /// [`Error::Value`] for dimensions that are 0 or do not divide; the source's for a tensor that is missing or of another shape.
+    /// [`Error::Value`] for dimensions that are 0 or do not divide, and for a shift that is not finite; the source's for a tensor that is
+    /// missing or of another shape.
     pub fn read<S: WeightSource>(config: H3Config, source: &mut S) -> Result<Self, S::Error> {
         let H3Config {
             model_dim,
@@ -139,7 +141,7 @@ fn read_shift<S: WeightSource>(config: &H3Config, source: &mut S) -> Result<Tens
         .sum_dim(2)
         .reshape([channels, width]);
     let skip = skip.reshape([channels, 1]);
-    Ok(match width {
+    let taps = match width {
         1 => taps + skip,
         _ => Tensor::cat(
             vec![
@@ -148,7 +150,12 @@ fn read_shift<S: WeightSource>(config: &H3Config, source: &mut S) -> Result<Tens
             ],
             1,
         ),
-    })
+    };
+    // A device is not asked, for that would hold it up.
+    if is_host([&device.inner()]) {
+        expect_finite("shift of an H3 mixer", &taps)?;
+    }
+    Ok(taps)
 }
 
 /// As the authors initialise it: A = −½ + iπn, B = 1, Δ log-uniform from 0.001 to 0.1.

@@ -1,5 +1,6 @@
 //! Operators that only the CPU has a kernel for, and no gradient: tensors as what they are on the flex device.
 
+use super::flex::{contiguous, slice};
 use crate::error::{Error, Result};
 use burn::backend::Flex;
 use burn::tensor::{DType, Device, Tensor};
@@ -45,6 +46,30 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 /// A tensor of the CPU.
 pub(crate) fn from_host<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(tensor)
+}
+
+/// Refuses NaN and infinities among parameters, be they on the CPU or elsewhere; waits for them.
+///
+/// # Errors
+/// [`Error::Value`], with the first; [`Error::Kernel`] for values that cannot be had.
+pub(crate) fn expect_finite<const D: usize>(what: &'static str, tensor: &Tensor<D>) -> Result<()> {
+    let plain = tensor.clone().inner();
+    let first = |values: &[f32]| values.iter().copied().find(|value| !value.is_finite());
+    let found = if is_host([&plain.device()]) {
+        first(slice(&contiguous(host(plain))))
+    } else {
+        let operation = "reading parameters";
+        let values = values(plain).map_err(|reason| Error::Kernel { operation, reason })?;
+        first(&values)
+    };
+    match found {
+        None => Ok(()),
+        Some(value) => Err(Error::Value {
+            what,
+            expected: "finite numbers",
+            found: value.to_string(),
+        }),
+    }
 }
 
 /// All values of a tensor, wherever it lives; waits for them.

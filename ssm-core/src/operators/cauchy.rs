@@ -46,7 +46,7 @@ pub struct LowRankSystem {
 ///
 /// # Errors
 /// [`Error::Shape`]; [`Error::Kernel`] for a length beyond the nodes, a step that is not positive and a rate that does not decay;
-/// [`Error::Device`] and [`Error::DType`].
+/// [`Error::Value`] for a B, P, C̃ or state that is not finite; [`Error::Device`] and [`Error::DType`].
 pub fn cauchy_kernel(system: LowRankSystem, length: usize) -> Result<Tensor<3>> {
     let problem = problem(&system, length, 0)?;
     let found = run(Cauchy(problem), inputs(system, None))?;
@@ -77,6 +77,7 @@ pub fn cauchy_response(
     let problem = problem(&system, length, batch)?;
     let kernel::Problem { channels, modes, .. } = problem;
     expect_shape("state", &[batch, channels, modes, 2], &state.dims())?;
+    host::expect_finite("state", &state)?;
     let found = run(Cauchy(problem), inputs(system, Some(state)))?;
     let Some(state_kernel) = found.state_kernel else {
         unreachable!("the operator answers to states with responses");
@@ -116,6 +117,9 @@ fn problem(system: &LowRankSystem, length: usize, batch: usize) -> Result<kernel
     problem
         .check(&step, &a)
         .map_err(|error| refused(error.to_string()))?;
+    host::expect_finite("B of a low-rank system", &system.b)?;
+    host::expect_finite("P", &system.p)?;
+    host::expect_finite("C̃", &system.c)?;
     Ok(problem)
 }
 

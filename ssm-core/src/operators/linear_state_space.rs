@@ -1,7 +1,7 @@
 //! Linear state spaces as recurrences.
 
 use crate::backend::flex::{self, RowTensor, contiguous, slice};
-use crate::backend::host::{from_host, host, is_host, values as values_of};
+use crate::backend::host::{expect_finite, from_host, host, is_host, values as values_of};
 use crate::backend::{Input, Spec, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
@@ -58,6 +58,7 @@ impl LinearSystem {
 
     /// The discrete system in this machine's memory; nothing for parameters that have none.
     fn discrete(&self) -> Option<Arc<kernel::System>> {
+        self.check_values().ok()?;
         let [outputs, channels, modes, _] = self.c.dims();
         let held = |tensor: FlexTensor| contiguous(tensor);
         let values = kernel::Operands::<RowTensor, FlexTensor> {
@@ -90,8 +91,18 @@ impl LinearSystem {
     }
 
     /// Refuses what no system may have, as parameters may after a training that diverged: a Δ that is not positive, a mode that grows,
-    /// numbers that are none. Few values beside those of a call.
+    /// numbers that are none. Few values beside those of a call; of B, C, P and D a device is not asked, for that would hold it up.
     fn check_values(&self) -> Result<()> {
+        if is_host([&self.c.device().inner()]) {
+            expect_finite("B of a state space", &self.b)?;
+            expect_finite("C of a state space", &self.c)?;
+            self.low_rank
+                .as_ref()
+                .map_or(Ok(()), |p| expect_finite("P of a state space", p))?;
+            self.skip
+                .as_ref()
+                .map_or(Ok(()), |skip| expect_finite("D of a state space", skip))?;
+        }
         let values = |values: std::result::Result<Vec<f32>, String>| {
             values.map_err(|reason| Error::Kernel {
                 operation: "linear_state_space",
@@ -224,8 +235,7 @@ impl FixedLinearSystem {
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Value`] for copies that do not divide the channels, a rule that does not know P, a Δ that is not
-/// positive or a mode that grows, [`Error::Device`],
-/// [`Error::DType`] and [`Error::Kernel`].
+/// positive, a mode that grows or a parameter that is not finite, [`Error::Device`], [`Error::DType`] and [`Error::Kernel`].
 pub fn linear_state_space(
     input: Tensor<3>,
     system: &LinearSystem,

@@ -1,5 +1,6 @@
 //! Convolution of every channel with a kernel as long as the sequence.
 
+use crate::backend::host::{expect_finite, is_host};
 use crate::backend::{Input, Spec, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
@@ -31,7 +32,8 @@ pub struct LongConvolutionInputs {
 /// See [`LongConvolutionInputs`]; the result `[batch, time, multiplicity · channels]`.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Value`] for no taps, [`Error::Device`], [`Error::DType`] and [`Error::Kernel`].
+/// [`Error::Shape`], [`Error::Value`] for no taps and for a kernel or a skip that is not finite, [`Error::Device`], [`Error::DType`]
+/// and [`Error::Kernel`].
 pub fn long_convolution(inputs: LongConvolutionInputs, form: Form) -> Result<Tensor<3>> {
     let direction = match &inputs.later_kernel {
         Some((later, _)) => kernel::Direction::Both(*later),
@@ -111,6 +113,16 @@ fn convolve(
             &[batch, taps - 1, outputs],
             &tail.dims(),
         )?;
+    }
+    // A device is not asked, for that would hold it up.
+    if is_host([&kernel.device().inner()]) {
+        expect_finite("kernel of a long convolution", &kernel)?;
+        if let Some((_, kernel)) = &later_kernel {
+            expect_finite("later kernel of a long convolution", kernel)?;
+        }
+        if let Some(skip) = &skip {
+            expect_finite("skip of a long convolution", skip)?;
+        }
     }
     let inputs = kernel::Operands {
         input: input.into(),

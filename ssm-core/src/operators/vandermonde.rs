@@ -53,8 +53,8 @@ pub struct DiagonalSystem {
 /// The result is `[readouts, channels, length]`, in f32.
 ///
 /// # Errors
-/// [`Error::Shape`]; [`Error::Kernel`] for a step that is not positive and a mode that leaves f32 within the length; [`Error::Device`]
-/// and [`Error::DType`].
+/// [`Error::Shape`]; [`Error::Kernel`] for a step that is not positive and a mode that leaves f32 within the length; [`Error::Value`]
+/// for a B or C that is not finite; [`Error::Device`] and [`Error::DType`].
 pub fn vandermonde_kernel(system: DiagonalSystem, plan: &DiagonalPlan) -> Result<Tensor<3>> {
     let problem = problem(&system, plan, 0)?;
     let found = run(Vandermonde(problem), inputs(system, None))?;
@@ -96,6 +96,7 @@ pub fn vandermonde_response(
     let problem = problem(&system, plan, batch)?;
     let kernel::Problem { channels, modes, .. } = problem;
     expect_shape("state", &[batch, channels, modes, 2], &state.dims())?;
+    host::expect_finite("state", &state)?;
     expect_shape("signal", &[batch, channels, plan.length], &signal.dims())?;
     let found = run(Vandermonde(problem), inputs(system, Some((state, signal))))?;
     let (Some(state_kernel), Some(next_state)) = (found.state_kernel, found.next_state) else {
@@ -148,6 +149,8 @@ fn problem(system: &DiagonalSystem, plan: &DiagonalPlan, batch: usize) -> Result
     problem
         .check(&step, &a)
         .map_err(|error| refused(error.to_string()))?;
+    host::expect_finite("B of a diagonal system", &system.b)?;
+    host::expect_finite("C of a diagonal system", &system.c)?;
     Ok(problem)
 }
 

@@ -3,8 +3,10 @@
 mod delay;
 mod differences;
 mod equivalence_kernels;
+mod equivalence_short;
 mod equivalence_views;
 mod errors;
+mod errors_operators;
 mod golden_h3;
 mod golden_hippo;
 mod golden_init;
