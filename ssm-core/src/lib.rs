@@ -33,8 +33,9 @@
 //! | [`intervention`] | the two places where a mitigation acts |
 //! | [`linear`] | projections with packed or dense weights |
 //! | [`mixer`], [`key_value_cache`] | what a layer of a model is, and what it carries |
-//! | [`mamba1`], [`mamba2`], [`s4`], [`h3`] | the mixers of Mamba-1, Mamba-2, S4 and S4D, and H3 |
 //! | [`free_convolution`] | S4's block with a kernel of free taps, to compare with |
+//! | [`mamba1`], [`mamba2`], [`s4`], [`h3`] | the mixers of Mamba-1, Mamba-2, S4 with S4D and DSS, and H3 |
+//! | [`hippo_rnn`] | the HiPPO-RNN cell and the Legendre memory unit |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`short_conv`] | the short convolution of mixers |
 //! | [`mod@state_space`] | linear state spaces in f64: their three views, HiPPO, S4, S4D, and where they start from |
@@ -53,6 +54,7 @@ pub mod error;
 pub mod free_convolution;
 pub mod gates;
 pub mod h3;
+pub mod hippo_rnn;
 pub mod intervention;
 pub mod key_value_cache;
 pub mod linear;

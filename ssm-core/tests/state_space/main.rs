@@ -14,6 +14,7 @@ mod golden_kernels;
 mod golden_s4_blocks;
 mod golden_streams;
 mod hippo;
+mod hippo_rnn;
 mod mixers;
 mod rules;
 mod sampling;
