@@ -133,6 +133,7 @@ mod tests {
             layer: 0,
             chunking: Chunking::Fastest,
             positions: &[0],
+            lengths: None,
             shared: &mut Shared::default(),
         };
         let data = TensorData::new(input.to_vec(), [1, input.len() / CHANNELS, CHANNELS]);
