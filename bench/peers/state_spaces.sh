@@ -26,7 +26,8 @@ printf '\n## Growth with the length\n\n' >>"$out"
 "$python" bench/peers/growth.py --threads 1 --svg bench/docs/state-space-growth.svg >>"$out"
 
 printf '\n## Steps and layers\n\n' >>"$out"
-cargo bench -p spillway --bench kernels -- 'kernels/(linear|shift)_state_space' | grep -E '^ +|GB/s|^kernels' >>"$out"
+cargo bench -p spillway --bench kernels -- --noplot --discard-baseline 'kernels/(linear|shift)_state_space' |
+  grep -E 'of the ceiling$| % (multiply-adds|bandwidth)|GFLOP/s, memory' | sed 's/^/    /' >>"$out"
 
 printf '\n## Training steps on digits\n\n' >>"$out"
 for threads in 1 2; do

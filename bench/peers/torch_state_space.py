@@ -55,9 +55,17 @@ def vandermonde_in_reals(step, a_re, a_im, c_re, c_im, length):
     return 2.0 * (size * (w_re[..., None] * angle.cos() - w_im[..., None] * angle.sin())).sum(1)
 
 
+def lazy_tensor():
+    """KeOps' arrays that are reduced as they are formed; it says nothing of what it compiles."""
+    import pykeops
+    from pykeops.torch import LazyTensor
+    pykeops.set_verbose(False)
+    return LazyTensor
+
+
 def vandermonde_by_keops(step, a, c, length):
     """The same sum of complex numbers, reduced as it is formed."""
-    from pykeops.torch import LazyTensor
+    LazyTensor = lazy_tensor()
     rate = a * step[:, None]
     weights = c * (rate.exp() - 1.0) / a
     l = torch.arange(length, dtype=torch.float32).to(torch.cfloat)
@@ -106,7 +114,7 @@ def cauchy_of_pairs(step, a, b, p, c, nodes):
 
 def cauchy_by_keops(step, a, b, p, c, nodes):
     """The sums of pairs, reduced as they are formed."""
-    from pykeops.torch import LazyTensor
+    LazyTensor = lazy_tensor()
     omega, z = roots(nodes)
     v, rate = products(step, b, p, c), (a * step[:, None])
     shape = (2, 2, *rate.shape)
