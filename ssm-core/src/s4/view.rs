@@ -16,9 +16,9 @@ use std::sync::OnceLock;
 #[derive(Clone, Debug)]
 pub(super) enum View {
     /// From state to state.
-    Recurrent(FixedLinearSystem),
+    Recurrent(Box<FixedLinearSystem>),
     /// By kernels.
-    Convolutional(Kernels),
+    Convolutional(Box<Kernels>),
 }
 
 /// A system whose kernels are convolved with.
@@ -37,8 +37,8 @@ impl View {
     pub(super) fn new(config: &S4Config, system: LinearSystem) -> Self {
         let whole = config.taps.is_none() && !config.bidirectional && config.modes != ModeSum::Softmax;
         match whole {
-            true => Self::Recurrent(system.into()),
-            false => Self::Convolutional(Kernels {
+            true => Self::Recurrent(Box::new(system.into())),
+            false => Self::Convolutional(Box::new(Kernels {
                 system,
                 plan: DiagonalPlan {
                     length: 0,
@@ -48,7 +48,7 @@ impl View {
                 bidirectional: config.bidirectional,
                 taps: config.taps,
                 kernel: OnceLock::new(),
-            }),
+            })),
         }
     }
 
