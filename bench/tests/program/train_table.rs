@@ -154,7 +154,7 @@ fn every_arm_is_trained_with_every_seed_and_said_beside_what_was_expected() {
     .expect("written");
     refused(
         &table(&config, &out, &["--resume"]),
-        1,
+        2,
         &["another configuration", "steps"],
     );
 }
@@ -222,12 +222,12 @@ set = { init = "diag-real" }
 [[expected]]
 arm = "LegS"
 asked = "lag 16, N 16, Δ 2^-3"
-at_most = 0.1
+at_most = 0.01
 
 [[expected]]
 arm = "Real"
 asked = "lag 16, N 16, Δ 2^-3"
-at_least = 0.4
+at_least = 0.01
 "#,
     );
     let out = folder.path().join("out");

@@ -38,12 +38,18 @@ pub fn page(report: &TableReport, pictures: &[Picture], made: &Provenance) -> St
     let (names, cells) = table(report);
     let (changed, changes) = settings(report);
     let rows = |rows: &[Vec<String>]| rows.iter().map(Row::of).collect::<Vec<_>>();
+    let is_there = |name: &str| match name {
+        "figures/" => !pictures.is_empty(),
+        "runs/" => report.trainings[1] > 0,
+        _ => true,
+    };
+    let files: Vec<(&str, &str)> = FILES.into_iter().filter(|file| is_there(file.0)).collect();
     let body = html! {
         (page::table(&page::headings(&names), &rows(&cells)))
         p { (WORDS) }
         (sentences(SUPPORTED, &report.findings.supported))
         (sentences(UNSUPPORTED, &report.findings.unsupported))
-        (heading("In the course of training"))
+        @if !pictures.is_empty() { (heading("In the course of training")) }
         (page::figures(pictures.iter().map(|picture| &picture.figure)))
         (heading("What the arms change"))
         (page::table(&page::headings(&changed), &rows(&changes)))
@@ -57,7 +63,7 @@ pub fn page(report: &TableReport, pictures: &[Picture], made: &Provenance) -> St
             .into_iter()
             .collect(),
         body,
-        files: &FILES,
+        files: &files,
         specs: Vec::new(),
         made,
     }
@@ -132,7 +138,10 @@ fn table(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
         cells.extend(found.map(|point| point.map_or("–".into(), |point| point.text())));
         cells.push(number(of_task.map(|asked| asked.chance)));
         cells.extend(published.then(|| number(arm.published)));
-        cells.push(format!("{:.0}", arm.seconds));
+        cells.push(match arm.seeds.len() {
+            0 => "–".into(),
+            _ => format!("{:.0}", arm.seconds),
+        });
         cells
     };
     (headings, report.arms.iter().map(row).collect())
@@ -243,7 +252,10 @@ pub fn markdown(report: &TableReport, pictures: &[Picture]) -> String {
         "\n## What the arms change\n\n{}",
         markdown_table(&headings, &rows)
     );
-    text + &markdown_figures(pictures)
+    match pictures {
+        [] => text,
+        pictures => text + &markdown_figures(pictures),
+    }
 }
 
 /// `results.csv`: a line for each evaluation of each training.
