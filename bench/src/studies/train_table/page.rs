@@ -195,7 +195,12 @@ fn picture(report: &TableReport, place: usize, asked: &Asked) -> Option<Picture>
             .map(|point| (at(point.step), scale * point.value.mean));
         layers.push(Layer::line(&arm.name, line.collect(), Stroke::nth(index)));
         let bars = points.iter().filter_map(|point| {
-            let [low, high] = point.value.interval?;
+            // Student's interval knows nothing of the ends of the scale.
+            let most = match asked.metric {
+                Metric::Accuracy => 1.0,
+                Metric::RelativeError => f64::INFINITY,
+            };
+            let [low, high] = point.value.interval?.map(|end| end.clamp(0.0, most));
             (index < MOST).then(|| Layer::Interval {
                 name: arm.name.clone(),
                 x: at(point.step),
