@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use super::fft::{Plan, Point, Sink, Source, product, product_conjugate};
+use super::butterfly::{Point, product, product_conjugate};
+use super::fft::{Plan, Sink, Source};
 use super::lanes::{Backward, Forward, columns, input, load_kernel};
 use crate::long_convolution::problem::Reach;
 use crate::long_convolution::{Inputs, Problem};

@@ -1,5 +1,6 @@
 //! Long convolutions on the CPU: channels in SIMD lanes, blocks of channels over threads.
 
+mod butterfly;
 mod direct;
 mod fft;
 mod fourier;
