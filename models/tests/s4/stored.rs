@@ -155,12 +155,14 @@ fn numbers_that_are_no_lengths_and_files_with_nothing_in_them_are_refused() {
         error.contains("l_kernel") && error.contains("0 or more"),
         "{error}"
     );
+    let config = fs::read(path.join("config.json")).expect("read");
     for (name, rest) in [
         ("model.safetensors", &[][..]),
         ("config.json", &[]),
         ("model.safetensors", &bytes[..100]),
     ] {
         fs::write(&weights, &bytes).expect("written");
+        fs::write(path.join("config.json"), &config).expect("written");
         fs::write(path.join(name), rest).expect("written");
         let error = refused();
         assert!(error.contains(name), "{error}");
