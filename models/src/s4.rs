@@ -208,7 +208,7 @@ fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, Checkp
         fresh: layer
             .text("init")?
             .unwrap_or(if diagonal { "diag-lin" } else { "legs" })
-            .to_string(),
+            .into(),
         fresh_steps: StepRange {
             min: f64::from(layer.positive_or("dt_min", 1e-3)?),
             max: f64::from(layer.positive_or("dt_max", 1e-1)?),

@@ -10,6 +10,7 @@ mod checkpoint;
 mod convert;
 mod ends;
 mod pth;
+mod random_checkpoints;
 mod robustness;
 mod rwkv_tokenizer;
 mod shipped;

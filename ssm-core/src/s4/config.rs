@@ -1,5 +1,6 @@
 //! The shape of an S4 block.
 
+use super::fresh::FreshSystem;
 use crate::error::{Error, Result};
 use crate::operators::linear_state_space::{Rule, Spectrum};
 use crate::operators::pointwise::{gelu, sigmoid, silu, tanh};
@@ -90,7 +91,7 @@ pub struct S4Config {
     /// What comes after the state space.
     pub projection: Projection,
     /// Where Λ, B and P of a fresh block come from, by published name: `legs`, `diag-lin`, …
-    pub fresh: String,
+    pub fresh: FreshSystem,
     /// Step sizes of a fresh block.
     pub fresh_steps: StepRange,
     /// L where `kernel.C` is C̃ = C (I − Ā^L), as S4 with P keeps it for kernels of L taps; 0 where it is C.

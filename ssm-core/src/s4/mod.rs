@@ -20,6 +20,7 @@
 //! Berant (2203.14343) for DSS.
 
 mod config;
+mod fresh;
 mod system;
 mod truncated;
 mod view;
@@ -34,6 +35,7 @@ use crate::operators::split;
 use crate::weights::WeightSource;
 use burn::tensor::{Device, Tensor, TensorData};
 pub use config::{Activation, Gate, ModeSum, Projection, S4Config};
+pub use fresh::FreshSystem;
 use view::View;
 
 /// One S4 block.

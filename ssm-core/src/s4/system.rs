@@ -1,37 +1,26 @@
 //! The linear system of an S4 block: its tensors, as they are stored and as a fresh block starts.
 
 use super::config::S4Config;
+use super::fresh::Size;
 use super::truncated::{interleaved, untruncated};
 use crate::error::{Error, Result};
 use crate::operators::linear_state_space::LinearSystem;
 use crate::state_space::StateSpaceError;
-use crate::state_space::init::{Initial, SpectrumOptions, StepRange, Transform, copies};
+use crate::state_space::init::{Initial, StepRange, Transform};
 use crate::weights::{Init, StepSizes, WeightSource};
 use burn::tensor::{Tensor, activation};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use std::f32::consts::FRAC_1_SQRT_2;
 
 impl S4Config {
-    /// Copies of (Λ, B, P) as a fresh block starts; random ones are the same in every block.
-    fn initial(&self) -> Result<Vec<Initial>> {
-        let mut rng = StdRng::seed_from_u64(0);
-        let options = SpectrumOptions::default();
-        copies(
-            &self.fresh,
-            self.copies,
-            self.state_dim,
-            self.rank,
-            &options,
-            &mut rng,
-        )
-        .map_err(|error| unusable(&error))
-    }
-
     /// The system of the weights of `source`, with C, C of the backward direction after it where there is one.
     pub(super) fn system<S: WeightSource>(&self, source: &mut S) -> Result<LinearSystem, S::Error> {
         let (h, s, modes) = (self.model_dim, self.copies, self.state_dim / 2);
-        let initial = self.initial()?;
+        let size = Size {
+            copies: s,
+            state_dim: self.state_dim,
+            rank: self.rank,
+        };
+        let initial = self.fresh.copies(size).map_err(|error| unusable(&error))?;
         let repeated =
             |of: &dyn Fn(&Initial) -> Vec<f32>| Init::Repeated(initial.iter().flat_map(of).collect());
         let mut rates = Vec::with_capacity(s * modes);

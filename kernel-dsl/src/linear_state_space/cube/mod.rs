@@ -11,6 +11,7 @@
 //! refuses them. With a low rank both functions compute on the CPU, and wait for the device.
 
 mod backward;
+mod discretise_backward;
 mod forward;
 mod low_rank;
 mod operands;
