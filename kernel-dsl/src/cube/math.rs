@@ -46,3 +46,28 @@ fn ln_1p_unit(u: f32) -> f32 {
     let twice = s + s;
     twice + twice * w * p
 }
+
+/// sin h and cos h for |h| ≤ π/2. Devices give sines of their own at their own precision, which may be three digits; the series here
+/// have all.
+#[cube]
+#[allow(clippy::approx_constant)]
+pub(crate) fn sin_cos(half: f32) -> Array<f32> {
+    let square = half * half;
+    let s5 = square * 1.605_904_4e-10f32 - 2.505_210_8e-8f32;
+    let s4 = square * s5 + 2.755_731_9e-6f32;
+    let s3 = square * s4 - 1.984_127e-4f32;
+    let s2 = square * s3 + 8.333_333e-3f32;
+    let s1 = square * s2 - 1.666_666_7e-1f32;
+    let sin = half + half * square * s1;
+    let c6 = square * -1.147_074_6e-11f32 + 2.087_675_7e-9f32;
+    let c5 = square * c6 - 2.755_732e-7f32;
+    let c4 = square * c5 + 2.480_158_7e-5f32;
+    let c3 = square * c4 - 1.388_888_9e-3f32;
+    let c2 = square * c3 + 4.166_666_7e-2f32;
+    let c1 = square * c2 - 0.5f32;
+    let cos = square * c1 + 1.0f32;
+    let mut waves = Array::<f32>::new(2usize);
+    waves[0] = sin;
+    waves[1] = cos;
+    waves
+}

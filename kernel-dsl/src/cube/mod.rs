@@ -39,4 +39,5 @@ pub use launch::Limits;
 pub(crate) use launch::{UNITS, address_type, cubes, launch_units};
 pub(crate) use outputs::{expect_state, token_buffer};
 pub(crate) use parallel::preferred_chunk_size;
+pub(crate) use table::Words;
 pub use table::{ChunkTable, SequenceTable};

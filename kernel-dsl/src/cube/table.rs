@@ -129,9 +129,33 @@ fn spans(sequences: &Sequences, batch: usize, time: usize) -> Result<Vec<(u32, u
     Ok((0..batch).map(span).collect())
 }
 
+/// Whole numbers on the device; one 0 where there are none.
 fn upload(client: &Client, values: &[u32]) -> Handle {
     match values {
         [] => client.create_from_slice(&[0; 4]),
         values => client.create_from_slice(bytemuck::cast_slice(values)),
+    }
+}
+
+/// Whole numbers that a kernel reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Words {
+    handle: Handle,
+    len: usize,
+}
+
+impl Words {
+    /// A copy of values.
+    pub(crate) fn new(client: &Client, values: &[u32]) -> Self {
+        Self {
+            handle: upload(client, values),
+            len: values.len().max(1),
+        }
+    }
+
+    /// The values as an argument of a launch: `&[u32]`.
+    pub(crate) fn arg(&self) -> BufferArg {
+        // SAFETY: the handle was made from that many values.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.len) }
     }
 }

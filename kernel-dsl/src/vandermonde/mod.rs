@@ -33,6 +33,9 @@
 //! O(N + L) for a channel. The roots ā come from f64 (a phase Δ Im λ is reduced there), and so do both tables, whose products are f64
 //! until they are rounded once: no power is off by more than 10⁻¹¹ before that, at L = 65,536 too.
 //!
+//! On a device each unit has sixteen positions of a row, from a power whose phase is exact ([`cube`](self)); what is per mode stays in
+//! f64 on the CPU.
+//!
 //! # Backward
 //! With the cotangent κ of K, everything follows from two sums over positions, products with the same tables,
 //!
@@ -45,11 +48,13 @@
 //! G and G′ of the reversed signal in place of κ, and gives the signal the gradient Re(x̄* b̄ ā^{L−1−l}), which is a kernel of weights
 //! x̄* b̄ once more. The rest is per mode: the slopes of ā and b̄ by Δ and λ.
 
+mod channel;
 #[cfg(feature = "cube")]
 pub mod cube;
 mod discretization;
 mod host;
 mod problem;
+mod pull_back;
 pub mod reference;
 
 pub use discretization::Discretization;

@@ -8,7 +8,7 @@ mod equivalence {
     use spillway_kernel_dsl::cauchy::{self, CauchyError, truncation};
     use spillway_kernel_dsl::vandermonde::{self, Discretization, ModeSet, Steps, VandermondeError};
 
-    use super::ssm_kernel::{Diagonal, LowRank};
+    use super::ssm_kernel::{Diagonal, LowRank, any_diagonal};
     use super::support::relative_error;
 
     fn config() -> ProptestConfig {
@@ -20,53 +20,6 @@ mod equivalence {
 
     fn proved(result: Result<(), String>) -> Result<(), TestCaseError> {
         result.map_err(TestCaseError::fail)
-    }
-
-    fn any_diagonal(longest: usize, most: usize) -> impl Strategy<Value = Diagonal> {
-        let sizes = (
-            0..4_usize,
-            0..most,
-            1..3_usize,
-            1..3_usize,
-            0..3_usize,
-            0..longest,
-        );
-        let rule = prop_oneof![
-            Just(Discretization::ZeroOrderHold),
-            Just(Discretization::Bilinear),
-            Just(Discretization::ExponentialEuler),
-            Just(Discretization::Softmax),
-        ];
-        (sizes, rule, any::<(bool, bool, bool, u64)>()).prop_map(|(sizes, rule, flags)| {
-            let (channels, modes, copies, readouts, batch, length) = sizes;
-            let (all, per_mode, growing, seed) = flags;
-            let softmax = rule == Discretization::Softmax;
-            let problem = vandermonde::Problem {
-                channels,
-                modes,
-                copies,
-                readouts,
-                batch: if softmax { 0 } else { batch },
-                length,
-                discretization: rule,
-                mode_set: if all {
-                    ModeSet::All
-                } else {
-                    ModeSet::ConjugatePairs
-                },
-                steps: if per_mode {
-                    Steps::PerMode
-                } else {
-                    Steps::PerChannel
-                },
-            };
-            let mut system = Diagonal::new(problem, seed);
-            if softmax && growing {
-                // Powers of every other mode count from the end.
-                system.a.iter_mut().step_by(4).for_each(|re| *re = -*re);
-            }
-            system
-        })
     }
 
     fn any_low_rank(longest: usize, most: usize) -> impl Strategy<Value = LowRank> {

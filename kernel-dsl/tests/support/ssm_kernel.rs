@@ -3,6 +3,7 @@
 // Each test binary uses its own part of this module.
 #![allow(dead_code)]
 
+use proptest::prelude::*;
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::cauchy;
 use spillway_kernel_dsl::vandermonde::{self, Discretization, ModeSet, Steps};
@@ -11,8 +12,10 @@ use super::support::differences::{compare, inner};
 use super::support::{error_beside, relative_error};
 use super::tokenwise::random;
 
-/// Allowed relative error of an output, and of a gradient.
+/// Allowed relative error of an output, and of a gradient, on the host.
 const TOLERANCE: f64 = 2e-6;
+/// The same on a device, whose powers are multiplied up from every sixteenth and whose sums are f32.
+pub const ON_DEVICES: f64 = 6e-6;
 
 fn rows(values: &[f32], rows: usize, cols: usize) -> Rows<'_> {
     Rows::contiguous(values, rows, cols).expect("whole rows")
@@ -34,15 +37,21 @@ fn steps(seed: u64, count: usize, (low, high): (f32, f32)) -> Vec<f32> {
 }
 
 fn close(what: &str, found: &[f32], expected: &[f64]) -> Result<(), String> {
-    close_sums(what, found, expected, expected)
+    close_sums(what, found, expected, expected, TOLERANCE)
 }
 
 /// The same of sums whose terms have these sizes.
-fn close_sums(what: &str, found: &[f32], expected: &[f64], terms: &[f64]) -> Result<(), String> {
+fn close_sums(
+    what: &str,
+    found: &[f32],
+    expected: &[f64],
+    terms: &[f64],
+    tolerance: f64,
+) -> Result<(), String> {
     let norm = expected.iter().map(|e| e * e).sum::<f64>().sqrt();
     let error = relative_error(found, expected);
     // Written so that NaN fails. Where all but nothing is expected, what is left of terms of size one may stay.
-    let near = error_beside(found, expected, terms) <= TOLERANCE || error * norm <= 1e-6;
+    let near = error_beside(found, expected, terms) <= tolerance || error * norm <= 0.5 * tolerance;
     if near {
         Ok(())
     } else {
@@ -187,21 +196,44 @@ impl Diagonal {
 
     /// The host against the definition, forward and backward.
     pub fn check_host(&self) -> Result<(), String> {
+        self.check_results(&self.run(), TOLERANCE)?;
+        self.check_gradients(&self.pull_back(), TOLERANCE)
+    }
+
+    /// What was computed against the definition.
+    pub fn check_results(
+        &self,
+        found: &vandermonde::Results<Vec<f32>, Vec<f32>>,
+        tolerance: f64,
+    ) -> Result<(), String> {
+        let close = |what: &str, found: &[f32], expected: &[f64]| {
+            close_sums(what, found, expected, expected, tolerance)
+        };
         let expected = vandermonde::reference::kernel(&self.problem, &self.inputs()).expect("valid");
-        let found = self.run();
         close("the kernel", &found.kernel, &expected.kernel)?;
         close("the response", &found.state_kernel, &expected.state_kernel)?;
-        close("the state", &found.next_state, &expected.next_state)?;
+        close("the state", &found.next_state, &expected.next_state)
+    }
+
+    /// Gradients against those of the definition.
+    pub fn check_gradients(
+        &self,
+        found: &vandermonde::GradientBuffers,
+        tolerance: f64,
+    ) -> Result<(), String> {
+        let close = |what: &str, found: &[f32], expected: &[f64]| {
+            close_sums(what, found, expected, expected, tolerance)
+        };
         let cotangents = self.cotangents();
         let expected =
             vandermonde::reference::backward(&self.problem, &self.inputs(), &cotangents).expect("valid");
-        let found = self.pull_back();
         // Re(Λ* ā) over Δ of all modes: real numbers of any sign, whose sum may vanish.
         let smallest = self.step.iter().copied().fold(f32::INFINITY, f32::min);
         let rates = self.a.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         let gradients = expected.a.iter().map(|x| x * x).sum::<f64>();
         let terms = [(rates * gradients).sqrt() / f64::from(smallest)];
-        close_sums("the gradient of the step", &found.step, &expected.step, &terms)?;
+        let what = "the gradient of the step";
+        close_sums(what, &found.step, &expected.step, &terms, tolerance)?;
         close("the gradient of A", &found.a, &expected.a)?;
         close("the gradient of B", &found.b, &expected.b)?;
         close("the gradient of C", &found.c, &expected.c)?;
@@ -237,6 +269,54 @@ impl Diagonal {
         check("the state", &gradients.state, |s| &mut s.state)?;
         check("the signal", &gradients.signal, |s| &mut s.signal)
     }
+}
+
+/// Any diagonal system of fewer than so many positions and modes.
+pub fn any_diagonal(longest: usize, most: usize) -> impl Strategy<Value = Diagonal> {
+    let sizes = (
+        0..4_usize,
+        0..most,
+        1..3_usize,
+        1..3_usize,
+        0..3_usize,
+        0..longest,
+    );
+    let rule = prop_oneof![
+        Just(Discretization::ZeroOrderHold),
+        Just(Discretization::Bilinear),
+        Just(Discretization::ExponentialEuler),
+        Just(Discretization::Softmax),
+    ];
+    (sizes, rule, any::<(bool, bool, bool, u64)>()).prop_map(|(sizes, rule, flags)| {
+        let (channels, modes, copies, readouts, batch, length) = sizes;
+        let (all, per_mode, growing, seed) = flags;
+        let softmax = rule == Discretization::Softmax;
+        let problem = vandermonde::Problem {
+            channels,
+            modes,
+            copies,
+            readouts,
+            batch: if softmax { 0 } else { batch },
+            length,
+            discretization: rule,
+            mode_set: if all {
+                ModeSet::All
+            } else {
+                ModeSet::ConjugatePairs
+            },
+            steps: if per_mode {
+                Steps::PerMode
+            } else {
+                Steps::PerChannel
+            },
+        };
+        let mut system = Diagonal::new(problem, seed);
+        if softmax && growing {
+            // Powers of every other mode count from the end.
+            system.a.iter_mut().step_by(4).for_each(|re| *re = -*re);
+        }
+        system
+    })
 }
 
 /// A diagonal system and a low-rank part.

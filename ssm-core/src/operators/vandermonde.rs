@@ -46,7 +46,7 @@ pub struct DiagonalSystem {
 
 /// K_l = f Re Σ_n C_n b̄_n ā_nˡ for l < L, with f = 2 where a mode stands for a conjugate pair.
 ///
-/// Powers come from f64, on the CPU wherever the tensors live. Source: Gu et al., *On the Parameterization and Initialization of Diagonal
+/// Roots come from f64, on the CPU wherever the tensors live. Source: Gu et al., *On the Parameterization and Initialization of Diagonal
 /// State Space Models* (2206.11893); see [`spillway_kernel_dsl::vandermonde`] for rules and gradients.
 ///
 /// # Shapes

@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use crate::cube::math::sin_cos;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
 use crate::linear_state_space::problem::{DeviceInputs, OPERATOR, Problem, Rule};
@@ -186,27 +187,14 @@ pub(super) fn discretise(
 }
 
 /// e^z − 1 as a pair, as the host computes it: with h half of the phase, whole turns taken off, and 2 sin h sin h for 1 − cos.
-///
-/// Devices give sines of their own at their own precision, which may be three digits; the series here have all.
 #[cube]
 #[allow(clippy::approx_constant)]
 fn exp_m1(re: f32, im: f32) -> Array<f32> {
     let turns = im * 0.159_154_94f32;
     let half = (turns - (turns + 0.5f32).floor()) * 3.141_592_7f32;
-    let square = half * half;
-    let s5 = square * 1.605_904_4e-10f32 - 2.505_210_8e-8f32;
-    let s4 = square * s5 + 2.755_731_9e-6f32;
-    let s3 = square * s4 - 1.984_127e-4f32;
-    let s2 = square * s3 + 8.333_333e-3f32;
-    let s1 = square * s2 - 1.666_666_7e-1f32;
-    let sin = half + half * square * s1;
-    let c6 = square * -1.147_074_6e-11f32 + 2.087_675_7e-9f32;
-    let c5 = square * c6 - 2.755_732e-7f32;
-    let c4 = square * c5 + 2.480_158_7e-5f32;
-    let c3 = square * c4 - 1.388_888_9e-3f32;
-    let c2 = square * c3 + 4.166_666_7e-2f32;
-    let c1 = square * c2 - 0.5f32;
-    let cos = square * c1 + 1.0f32;
+    let waves = sin_cos(half);
+    let sin = waves[0];
+    let cos = waves[1];
     let growth = re.exp();
     // e^re − 1, by its series where that has no digits left.
     let mut less = growth - 1.0f32;

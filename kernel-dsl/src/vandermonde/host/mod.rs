@@ -5,11 +5,11 @@ mod powers;
 
 pub use backward::backward;
 
-use self::powers::{Powers, Sums};
-use super::discretization::{Mode, modes_of};
+use self::powers::Powers;
+use super::channel::{Channel, Made, Sums};
 use super::{Inputs, Outputs, Problem, VandermondeError};
 use crate::channels::{each_channel, rows_by_channel};
-use crate::complex::{self, Complex64, Lanes, power};
+use crate::complex::{Complex64, Lanes};
 
 /// Multiply-adds below which a second thread costs more than it brings.
 const THREADED_WORK: usize = 1 << 17;
@@ -42,10 +42,10 @@ pub fn kernel(problem: &Problem, inputs: &Inputs, outputs: &mut Outputs) -> Resu
     each_channel(
         threaded(problem),
         &mut parts,
-        || Channel::new(problem, false),
-        |channel, scratch, part| {
-            scratch.set_modes(inputs, channel)?;
-            scratch.forward(inputs, channel, part);
+        || Positions::new(problem, false),
+        |index, positions, part| {
+            let channel = positions.channel(inputs, index)?;
+            positions.forward(inputs, &channel, part);
             Ok(())
         },
     )
@@ -66,27 +66,20 @@ fn threaded(problem: &Problem) -> bool {
     work >= THREADED_WORK
 }
 
-/// A channel's modes, and room for its sums.
-struct Channel<'p> {
+/// Room for the rows and sums of a channel.
+struct Positions<'p> {
     problem: &'p Problem,
-    modes: Vec<Mode>,
-    /// b̄ of every mode.
-    input_gain: Vec<Complex64>,
-    any_reversed: bool,
     powers: Powers,
     sums: Sums,
     weights: Lanes,
-    /// A signal or kernel from its last position to its first.
+    /// A row from its last position to its first.
     turned: Vec<f32>,
 }
 
-impl<'p> Channel<'p> {
+impl<'p> Positions<'p> {
     fn new(problem: &'p Problem, with_slopes: bool) -> Self {
         Self {
             problem,
-            modes: Vec::new(),
-            input_gain: Vec::new(),
-            any_reversed: false,
             powers: Powers::new(problem.modes, problem.length, with_slopes),
             sums: Sums::new(problem.modes),
             weights: Lanes::zeros(problem.modes),
@@ -94,72 +87,46 @@ impl<'p> Channel<'p> {
         }
     }
 
-    fn set_modes(&mut self, inputs: &Inputs, channel: usize) -> Result<(), VandermondeError> {
-        self.modes = modes_of(self.problem, inputs.step, inputs.a, channel)?;
-        self.any_reversed = self.modes.iter().any(|mode| mode.reversed);
-        self.powers.set_roots(self.modes.iter().map(|mode| mode.root));
-        let gains = self.modes.iter().enumerate().map(|(n, mode)| {
-            let b = complex::at(inputs.b, self.problem.copy_index(channel, n));
-            mode.gain * b
-        });
-        self.input_gain = gains.collect();
-        Ok(())
+    /// The modes of a channel, whose powers are those from here on.
+    fn channel(&mut self, inputs: &Inputs, index: usize) -> Result<Channel<'p>, VandermondeError> {
+        let channel = Channel::new(self.problem, inputs, index)?;
+        self.powers.set_roots(channel.modes.iter().map(|mode| mode.root));
+        Ok(channel)
     }
 
-    /// C of a readout and mode.
-    fn c(&self, inputs: &Inputs, channel: usize, readout: usize, n: usize) -> Complex64 {
-        let row = readout * self.problem.channels + channel;
-        complex::at(inputs.c, row * self.problem.modes + n)
-    }
-
-    /// The initial state of a sequence and mode.
-    fn state(&self, inputs: &Inputs, channel: usize, sequence: usize, n: usize) -> Complex64 {
-        let row = sequence * self.problem.channels + channel;
-        complex::at(inputs.state, row * self.problem.modes + n)
-    }
-
-    /// A row of the signal, from its last position to its first.
-    fn turn(&mut self, row: &[f32]) {
-        for (turned, &value) in self.turned.iter_mut().zip(row.iter().rev()) {
-            *turned = value;
-        }
-    }
-
-    fn forward(&mut self, inputs: &Inputs, channel: usize, written: &mut Written) {
-        let Problem { readouts, modes, .. } = *self.problem;
-        for (r, out) in written.kernel.iter_mut().enumerate() {
-            self.kernel_row(out, |channel_, n| {
-                channel_.c(inputs, channel, r, n) * channel_.input_gain[n]
+    fn forward(&mut self, inputs: &Inputs, channel: &Channel, written: &mut Written) {
+        let Problem { readouts, .. } = *self.problem;
+        for (readout, out) in written.kernel.iter_mut().enumerate() {
+            self.kernel_row(channel, out, |n| {
+                channel.weight(inputs, Made::Kernel { readout }, n)
             });
         }
         for (index, out) in written.state_kernel.iter_mut().enumerate() {
-            let (sequence, r) = (index / readouts, index % readouts);
-            self.kernel_row(out, |channel_, n| {
-                let state = channel_.state(inputs, channel, sequence, n);
-                channel_.c(inputs, channel, r, n) * state * channel_.modes[n].root
-            });
+            let row = Made::Response {
+                sequence: index / readouts,
+                readout: index % readouts,
+            };
+            self.kernel_row(channel, out, |n| channel.weight(inputs, row, n));
         }
         for (sequence, out) in written.next_state.iter_mut().enumerate() {
-            self.turn(inputs.signal.row(sequence * self.problem.channels + channel));
+            let signal = inputs
+                .signal
+                .row(sequence * self.problem.channels + channel.index);
+            turn(signal, &mut self.turned);
             self.powers.sums(&self.turned, &mut self.sums);
-            for n in 0..modes {
-                let carried =
-                    power(self.modes[n].root, self.problem.length) * self.state(inputs, channel, sequence, n);
-                complex::put(out, n, carried + self.input_gain[n] * self.sums.value.get(n));
-            }
+            channel.next_state(inputs, sequence, &self.sums, out);
         }
     }
 
-    /// f Re Σ_n weight_n ā_n^{p(l)}, where p counts from the end for modes that do.
-    fn kernel_row(&mut self, out: &mut [f32], weight: impl Fn(&Self, usize) -> Complex64) {
+    /// Re Σ_n weight_n ā_n^{p(l)}, where p counts from the end for modes that do.
+    fn kernel_row(&mut self, channel: &Channel, out: &mut [f32], weight: impl Fn(usize) -> Complex64) {
         for reversed in [false, true] {
-            if reversed && !self.any_reversed {
+            if reversed && !channel.any_reversed {
                 break;
             }
-            for n in 0..self.modes.len() {
-                let counts = self.modes[n].reversed == reversed;
-                let weight = match counts {
-                    true => self.problem.factor() * weight(self, n),
+            for (n, mode) in channel.modes.iter().enumerate() {
+                let weight = match mode.reversed == reversed {
+                    true => weight(n),
                     false => Complex64::ZERO,
                 };
                 self.weights.set(n, weight);
@@ -173,5 +140,12 @@ impl<'p> Channel<'p> {
                 }
             }
         }
+    }
+}
+
+/// A row from its last position to its first.
+fn turn(row: &[f32], turned: &mut [f32]) {
+    for (turned, &value) in turned.iter_mut().zip(row.iter().rev()) {
+        *turned = value;
     }
 }

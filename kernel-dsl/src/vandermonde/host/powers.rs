@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::super::channel::Sums;
 use crate::complex::{Complex64, Lanes};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply_packed};
 use crate::simd::dispatch;
@@ -27,21 +28,6 @@ pub(super) struct Powers {
     /// What [`Powers::within`] or a strip has come to.
     current: Lanes,
     before: Lanes,
-}
-
-/// Σ_l s_l āˡ and Σ_l l s_l ā^{l−1} of a signal s.
-pub(super) struct Sums {
-    pub value: Lanes,
-    pub slope: Lanes,
-}
-
-impl Sums {
-    pub fn new(modes: usize) -> Self {
-        Self {
-            value: Lanes::zeros(modes),
-            slope: Lanes::zeros(modes),
-        }
-    }
 }
 
 impl Powers {
