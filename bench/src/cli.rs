@@ -6,8 +6,8 @@ use crate::context::{Context, Printing};
 use crate::error::ProgramError;
 use crate::studies::{capacity, train_compare, train_table};
 use crate::{
-    catalogue, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed, ssm,
-    tokens, train,
+    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed,
+    ssm, tokens, train,
 };
 use clap::{Parser, Subcommand};
 
@@ -66,6 +66,8 @@ pub enum Command {
     Ssm(ssm::SsmArgs),
     /// Continue a text
     Generate(generate::GenerateArgs),
+    /// Converse with a model: every turn reads only what is new
+    Chat(chat::ChatArgs),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint of random weights in a published layout, for benchmarks
@@ -131,6 +133,7 @@ impl Cli {
             Command::Capacity(args) => capacity::run(args, context),
             Command::Ssm(args) => ssm::run(args, context),
             Command::Generate(args) => generate::run(args, context),
+            Command::Chat(args) => chat::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),
             Command::Convert(args) => convert::run(args, context),

@@ -1,13 +1,10 @@
 //! `spillway generate`: continue a text, streamed to the terminal.
 
-use crate::calibration::{self, Calibrator};
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::model_args::{ModelArgs, train_length};
+use crate::generation_args::{SamplingArgs, TreatmentArgs};
+use crate::model_args::ModelArgs;
 use crate::prompt::{MOST_KEPT, Prompt, PromptArgs};
-use crate::text;
-use crate::trial::{self, Trial};
-use crate::values::parse_tokens;
 use clap::Args;
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -37,16 +34,9 @@ pub struct GenerateArgs {
     /// What to continue.
     #[command(flatten)]
     pub prompt: PromptArgs,
-    /// Mitigation to generate with, such as window:8192, or @FILE as spillway diagnose writes it [default: none]
-    #[arg(long, value_name = "SPEC")]
-    pub mitigation: Option<String>,
-    /// Text to calibrate the mitigation on, if it takes its numbers from text: a text file, `ids:FILE` with token ids,
-    /// `random` ids, or `newlines` [default for the model that comes with Spillway: the text that comes with it]
-    #[arg(long, value_name = "FILE|ids:FILE|random|newlines", requires = "mitigation")]
-    pub calibrate: Option<String>,
-    /// Length the model was trained on, in tokens, which is calibrated on [default: what the checkpoint says, else 2048]
-    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens, requires = "mitigation")]
-    pub train_length: Option<u64>,
+    /// What acts on the states.
+    #[command(flatten)]
+    pub treatment: TreatmentArgs,
     /// Folder of states of earlier prompts: the longest beginning that this prompt shares with them is not computed again
     #[arg(long, value_name = "DIR")]
     pub prefix_cache: Option<PathBuf>,
@@ -56,27 +46,15 @@ pub struct GenerateArgs {
     /// Stop after this many tokens
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: u32,
-    /// Logits are divided by this before a token is drawn; 0 always takes the likeliest
-    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
-    pub temperature: f32,
-    /// Draw from the K likeliest tokens only [default: from all]
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<usize>,
-    /// Draw from the likeliest tokens whose probabilities reach P in sum [default: from all]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub top_p: Option<f32>,
-    /// Make tokens that have occurred less likely by this factor; 1 leaves them alone
-    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub repetition_penalty: f32,
+    /// How tokens are drawn.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Token ids that end the text, numbers with commas between; an empty list goes on to --max-tokens [default: the model's]
     #[arg(long, value_name = "LIST")]
     pub eos: Option<String>,
     /// Stop at this text, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// The same seed draws the same tokens
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
 }
 
 /// What `--json` prints.
@@ -99,23 +77,13 @@ struct Output<'a> {
 /// # Errors
 /// [`ProgramError`] for a model, a prompt or an option that cannot be used.
 pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
-    let sampling = Sampling {
-        repetition_penalty: args.repetition_penalty,
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed,
-    };
-    sampling.validate()?;
+    let sampling = args.sampling.sampling()?;
     let mut model = args.model.load()?;
     if let Some(ends) = &args.eos {
         let ids = parse_ids(ends, model.info().vocab_size);
         model.end_at(ids.map_err(|error| ProgramError::BadIds(error.to_string()))?);
     }
-    let chain = match &args.mitigation {
-        Some(spec) => trial(args, spec, &model, context)?.treatment().chain().clone(),
-        None => Chain::default(),
-    };
+    let chain = args.treatment.chain(&args.model, &model, context)?;
     let begin = Instant::now();
     let (prompt, mut state) = match &args.prefix_cache {
         None => {
@@ -142,40 +110,6 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         finish_name(&generated.finish),
     ));
     Ok(())
-}
-
-/// The mitigation that was asked for, with its numbers.
-fn trial(args: &GenerateArgs, spec: &str, model: &Model, context: &Context) -> Result<Trial, ProgramError> {
-    let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
-    if !trial.mitigation().needs_calibration() {
-        if args.calibrate.is_some() {
-            let expected = "a --mitigation that takes its numbers from text, such as state-norm:auto";
-            return Err(ProgramError::usage("--calibrate", expected, spec));
-        }
-        return trial.expect_possible(model);
-    }
-    if args.calibrate.is_none() && args.model.checkpoint.is_some() {
-        let expected = format!(
-            "--calibrate FILE, the text that {spec} takes its numbers from, or @FILE as spillway diagnose writes it"
-        );
-        return Err(ProgramError::usage(
-            format!("--mitigation {spec}"),
-            expected,
-            "neither",
-        ));
-    }
-    let (train_length, _) = train_length(args.train_length, model)?;
-    let text = text::beginning(
-        args.calibrate.as_deref(),
-        model,
-        calibration::most_tokens(train_length),
-    )
-    .map_err(|error| error.with_option("--calibrate"))?;
-    context.remark(format_args!("calibrating {spec} on {}", text.name()));
-    let mut calibrator = Calibrator::new(model, &text, train_length).watched(context);
-    trial
-        .possible(&mut calibrator)
-        .map_err(|reason| trial::refused(spec, reason))
 }
 
 /// Takes the prompt in with the help of a cache on disk, and says how far that helped.

@@ -29,6 +29,7 @@
 
 pub mod calibration;
 pub mod catalogue;
+pub mod chat;
 pub mod choice;
 pub mod cli;
 pub mod context;
@@ -38,6 +39,7 @@ pub mod diagnose;
 pub mod doctor;
 pub mod error;
 pub mod generate;
+mod generation_args;
 pub mod init;
 pub mod inspect;
 pub mod kit;

@@ -40,6 +40,7 @@ pub use spillway_ssm_core::burn;
 mod awake;
 pub mod based;
 pub mod budget;
+pub mod chat;
 pub mod checkpoint;
 pub mod convert;
 pub mod device;

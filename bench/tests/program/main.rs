@@ -3,6 +3,7 @@
 mod bench;
 mod capacity;
 mod catalogue;
+mod chat;
 mod compare;
 mod convert;
 mod doctor;

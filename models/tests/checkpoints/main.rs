@@ -6,6 +6,7 @@ mod archive;
 mod common;
 
 mod bad_input;
+mod chat;
 mod checkpoint;
 mod convert;
 mod ends;

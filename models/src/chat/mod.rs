@@ -1,0 +1,207 @@
+//! Conversations: messages rendered by a [`ChatTemplate`], and states so that a turn reads only what is new.
+//!
+//! After every prompt and every answer the state is kept, a *mark*, with the ids that it has read. The next turn renders and encodes the
+//! whole conversation anew and goes on from the longest mark whose ids it begins with. So any template works, also one that rewrites what
+//! was said before: it only reads more. States of recurrent layers do not grow, and a mark costs as much as the state.
+
+mod saved;
+mod template;
+
+use std::ops::ControlFlow;
+
+use spillway_ssm_core::Chain;
+use thiserror::Error;
+
+use crate::error::ModelError;
+use crate::generation::{Finish, Generated, Sampling, TakenIn, continue_from};
+use crate::model::{Logits, Model};
+use crate::state::ModelState;
+use crate::tokenizer::TokenizerError;
+pub use template::{ChatTemplate, Message, NAMES, TemplateError};
+
+/// Marks that are kept; what was made first goes first.
+const MOST_MARKS: usize = 16;
+/// Ids handed to the model at a time.
+const AT_ONCE: usize = 1 << 14;
+
+/// Why a conversation does not go on.
+#[derive(Debug, Error)]
+pub enum ChatError {
+    /// The template refuses the conversation.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The model cannot go on.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A saved conversation cannot be written or read.
+    #[error("{}: {reason}", path.display())]
+    Saved {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// There is nothing to save or undo yet.
+    #[error("nothing has been said yet")]
+    Empty,
+}
+
+impl From<TokenizerError> for ChatError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Model(error.into())
+    }
+}
+
+/// A state, and the ids that it has read.
+#[derive(Clone, Debug)]
+struct Mark {
+    ids: Vec<u32>,
+    state: ModelState,
+}
+
+/// A conversation with a model. A clone is a fork: both go on from here, each by itself.
+#[derive(Clone, Debug)]
+pub struct Conversation<'m> {
+    model: &'m Model,
+    template: ChatTemplate,
+    chain: Chain,
+    messages: Vec<Message>,
+    marks: Vec<Mark>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// What was generated.
+    pub generated: Generated,
+    /// Tokens of the conversation before the answer.
+    pub prompt_tokens: usize,
+    /// How many of them had to be read for this answer.
+    pub read_tokens: usize,
+}
+
+impl<'m> Conversation<'m> {
+    /// A conversation in which nothing has been said.
+    pub fn new(model: &'m Model, template: ChatTemplate, chain: Chain) -> Self {
+        Self {
+            model,
+            template,
+            chain,
+            messages: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+
+    /// What has been said.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Sets the system's message, the first one.
+    pub fn set_system(&mut self, text: &str) {
+        self.messages.retain(|message| message.role != "system");
+        self.messages.insert(0, Message::new("system", text));
+    }
+
+    /// Says something and takes the answer, of which `on_text` receives the pieces and may have enough.
+    ///
+    /// # Errors
+    /// [`ChatError`]; nothing has been said then.
+    pub fn say(
+        &mut self,
+        text: &str,
+        sampling: &Sampling,
+        max_tokens: usize,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Reply, ChatError> {
+        self.messages.push(Message::new("user", text));
+        let reply = self.answer(sampling, max_tokens, on_text);
+        if reply.is_err() {
+            self.messages.pop();
+        }
+        reply
+    }
+
+    /// Takes back what was said last, and its answer.
+    ///
+    /// # Errors
+    /// [`ChatError::Empty`].
+    pub fn undo(&mut self) -> Result<(), ChatError> {
+        let last = self.messages.iter().rposition(|message| message.role == "user");
+        self.messages.truncate(last.ok_or(ChatError::Empty)?);
+        Ok(())
+    }
+
+    /// Forgets everything but the system's message.
+    pub fn clear(&mut self) {
+        self.messages.retain(|message| message.role == "system");
+    }
+
+    fn answer(
+        &mut self,
+        sampling: &Sampling,
+        max_tokens: usize,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Reply, ChatError> {
+        sampling.validate()?;
+        let text = self.template.render(&self.messages, true)?;
+        let ids = self.model.tokenizer().encode(&text)?;
+        let mut state = match self.mark_of(&ids) {
+            Some(mark) => mark.state.clone(),
+            None => self.model.start(&self.chain, 1)?,
+        };
+        // A state that has read them all has no logits: it goes on from an earlier one.
+        let read_before = usize::try_from(state.position()).unwrap_or(0).min(ids.len());
+        let logits = self.read(&ids[read_before..], &mut state)?;
+        self.mark(ids.clone(), state.clone());
+        let taken_in = TakenIn {
+            prompt: &ids,
+            last: &ids,
+            logits,
+        };
+        let stop = self.template.stop().to_vec();
+        let generated = continue_from(
+            self.model, &mut state, taken_in, sampling, max_tokens, &stop, on_text,
+        )?;
+        let mut known = ids.clone();
+        known.extend(&generated.ids);
+        if generated.finish != Finish::End {
+            // The last one has been chosen, not read.
+            known.pop();
+        }
+        self.mark(known, state);
+        self.messages
+            .push(Message::new("assistant", generated.text.trim()));
+        Ok(Reply {
+            prompt_tokens: ids.len(),
+            read_tokens: ids.len() - read_before,
+            generated,
+        })
+    }
+
+    /// The longest mark whose ids these begin with, and do not end with.
+    fn mark_of(&self, ids: &[u32]) -> Option<&Mark> {
+        let fitting = |mark: &&Mark| mark.ids.len() < ids.len() && ids.starts_with(&mark.ids);
+        self.marks
+            .iter()
+            .filter(fitting)
+            .max_by_key(|mark| mark.ids.len())
+    }
+
+    /// Reads ids; logits after the last of them.
+    fn read(&self, ids: &[u32], state: &mut ModelState) -> Result<burn::tensor::Tensor<2>, ModelError> {
+        let last = ids.len().saturating_sub(1) / AT_ONCE * AT_ONCE;
+        for piece in ids[..last].chunks(AT_ONCE) {
+            self.model.advance(piece, state)?;
+        }
+        self.model.logits(&ids[last..], state, Logits::Last)
+    }
+
+    fn mark(&mut self, ids: Vec<u32>, state: ModelState) {
+        self.marks.retain(|mark| mark.ids != ids);
+        self.marks.push(Mark { ids, state });
+        if self.marks.len() > MOST_MARKS {
+            self.marks.remove(0);
+        }
+    }
+}
