@@ -90,7 +90,7 @@ struct Turn {
 pub fn run(args: &ChatArgs, context: &Context) -> Result<(), ProgramError> {
     let sampling = args.sampling.sampling()?;
     let model = args.model.load()?;
-    let template = template(args)?;
+    let template = template(args.template.as_deref(), &args.model)?;
     let chain = args.treatment.chain(&args.model, &model, context)?;
     let mut conversation = Conversation::new(&model, template, chain);
     if let Some(path) = &args.load {
@@ -121,9 +121,13 @@ pub fn run(args: &ChatArgs, context: &Context) -> Result<(), ProgramError> {
     })
 }
 
-fn template(args: &ChatArgs) -> Result<ChatTemplate, ProgramError> {
-    let folder = args.model.checkpoint.as_deref().map(folder_of);
-    match (&args.template, folder) {
+/// The template of this name, in this file, or of the checkpoint.
+///
+/// # Errors
+/// [`ProgramError`] where there is none, or where it cannot be read.
+pub(crate) fn template(name: Option<&str>, model: &ModelArgs) -> Result<ChatTemplate, ProgramError> {
+    let folder = model.checkpoint.as_deref().map(folder_of);
+    match (name, folder) {
         (Some(name), folder) => match ChatTemplate::named(name) {
             Some(template) => Ok(template),
             None => Ok(ChatTemplate::from_file(Path::new(name), folder)?),

@@ -68,6 +68,12 @@ pub enum Command {
     Generate(generate::GenerateArgs),
     /// Converse with a model: every turn reads only what is new
     Chat(chat::ChatArgs),
+    /// Answer requests over HTTP, in OpenAI's form
+    #[cfg(feature = "serve")]
+    Serve(crate::serve::ServeArgs),
+    /// Answer requests over HTTP, in OpenAI's form (this program was built without it)
+    #[cfg(not(feature = "serve"))]
+    Serve(Anything),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint of random weights in a published layout, for benchmarks
@@ -89,6 +95,15 @@ pub enum Command {
     /// Measure one configuration and print it as JSON
     #[command(hide = true)]
     BenchOne(speed::child::BenchOneArgs),
+}
+
+/// Arguments that nobody reads.
+#[cfg(not(feature = "serve"))]
+#[derive(Debug, clap::Args)]
+pub struct Anything {
+    /// Whatever follows
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<String>,
 }
 
 impl Cli {
@@ -134,6 +149,14 @@ impl Cli {
             Command::Ssm(args) => ssm::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Chat(args) => chat::run(args, context),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => crate::serve::run(args, context),
+            #[cfg(not(feature = "serve"))]
+            Command::Serve(_) => Err(ProgramError::usage(
+                "serve",
+                "a program that was built with it: cargo install --path bench --features serve",
+                "this one",
+            )),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),
             Command::Convert(args) => convert::run(args, context),

@@ -52,6 +52,8 @@ pub mod passkey;
 mod process;
 pub mod progress;
 pub mod prompt;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod settings;
 pub mod shell;
 pub mod speed;

@@ -127,20 +127,17 @@ pub fn continue_from(
 }
 
 /// Text on its way out, held back as long as it may turn out to be the beginning of a stop string.
-struct StoppableText<'a> {
-    stop: Vec<&'a str>,
+#[derive(Debug)]
+pub(crate) struct StoppableText {
+    stop: Vec<String>,
     held: String,
     given: String,
     stopped_at: Option<String>,
 }
 
-impl<'a> StoppableText<'a> {
-    fn new(stop: &'a [String]) -> Self {
-        let stop = stop
-            .iter()
-            .map(String::as_str)
-            .filter(|s| !s.is_empty())
-            .collect();
+impl StoppableText {
+    pub(crate) fn new(stop: &[String]) -> Self {
+        let stop = stop.iter().filter(|s| !s.is_empty()).cloned().collect();
         Self {
             stop,
             held: String::new(),
@@ -149,20 +146,25 @@ impl<'a> StoppableText<'a> {
         }
     }
 
-    fn stopped_at(&mut self) -> Option<String> {
+    /// The stop string that the text came to.
+    pub(crate) fn stopped_at(&mut self) -> Option<String> {
         self.stopped_at.take()
     }
 
     /// Adds a piece; gives out what is certain. Breaks at a stop string or when the receiver does.
-    fn push(&mut self, piece: &str, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+    pub(crate) fn push(
+        &mut self,
+        piece: &str,
+        on_text: &mut impl FnMut(&str) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         self.held.push_str(piece);
         let found = self
             .stop
             .iter()
-            .filter_map(|s| Some((self.held.find(s)?, *s)))
+            .filter_map(|s| Some((self.held.find(s)?, s)))
             .min();
         if let Some((at, stop)) = found {
-            self.stopped_at = Some(stop.to_string());
+            self.stopped_at = Some(stop.clone());
             // The receiver cannot end it any earlier now.
             let _ = self.give(at, on_text);
             self.held.clear();
@@ -176,7 +178,7 @@ impl<'a> StoppableText<'a> {
     }
 
     /// Gives out the rest: no stop string was completed.
-    fn finish(&mut self, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+    pub(crate) fn finish(&mut self, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
         self.give(self.held.len(), on_text)
     }
 

@@ -67,6 +67,7 @@ pub mod registry;
 pub mod rwkv;
 pub mod s4;
 pub mod sampling;
+pub mod serving;
 pub mod shipped;
 pub mod state;
 pub mod tasks;
@@ -77,7 +78,7 @@ pub use error::{ModelError, PrefixCacheError};
 pub use model::{Info, LoadOptions, Logits, Model, WeightType};
 pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
 pub use shipped::text as shipped_text;
-pub use state::{History, LayerState, ModelState};
+pub use state::{History, LayerState, Mark, Marks, ModelState};
 pub use tokenizer::Tokenizer;
 
 /// Runs the README's example as a test.

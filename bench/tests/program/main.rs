@@ -14,6 +14,8 @@ mod inspect;
 mod layouts;
 mod life;
 mod passkey;
+#[cfg(feature = "serve")]
+mod serve;
 mod ssm;
 mod tokens;
 mod train;

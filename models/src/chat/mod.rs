@@ -1,6 +1,6 @@
 //! Conversations: messages rendered by a [`ChatTemplate`], and states so that a turn reads only what is new.
 //!
-//! After every prompt and every answer the state is kept, a *mark*, with the ids that it has read. The next turn renders and encodes the
+//! After every prompt and every answer the state is kept, a [`Mark`], with the ids that it has read. The next turn renders and encodes the
 //! whole conversation anew and goes on from the longest mark whose ids it begins with. So any template works, also one that rewrites what
 //! was said before: it only reads more. States of recurrent layers do not grow, and a mark costs as much as the state.
 
@@ -15,12 +15,13 @@ use thiserror::Error;
 use crate::error::ModelError;
 use crate::generation::{Finish, Generated, Sampling, TakenIn, continue_from};
 use crate::model::{Logits, Model};
-use crate::state::ModelState;
+use crate::state::{Mark, Marks, ModelState};
 use crate::tokenizer::TokenizerError;
+pub use saved::{load, save};
 pub use template::{ChatTemplate, Message, NAMES, TemplateError};
 
-/// Marks that are kept; what was made first goes first.
-const MOST_MARKS: usize = 16;
+/// Bytes of states that a conversation keeps.
+const MARKS_BYTES: usize = 1 << 30;
 /// Ids handed to the model at a time.
 const AT_ONCE: usize = 1 << 14;
 
@@ -52,13 +53,6 @@ impl From<TokenizerError> for ChatError {
     }
 }
 
-/// A state, and the ids that it has read.
-#[derive(Clone, Debug)]
-struct Mark {
-    ids: Vec<u32>,
-    state: ModelState,
-}
-
 /// A conversation with a model. A clone is a fork: both go on from here, each by itself.
 #[derive(Clone, Debug)]
 pub struct Conversation<'m> {
@@ -66,7 +60,7 @@ pub struct Conversation<'m> {
     template: ChatTemplate,
     chain: Chain,
     messages: Vec<Message>,
-    marks: Vec<Mark>,
+    marks: Marks,
 }
 
 /// An answer.
@@ -88,7 +82,7 @@ impl<'m> Conversation<'m> {
             template,
             chain,
             messages: Vec::new(),
-            marks: Vec::new(),
+            marks: Marks::new(MARKS_BYTES),
         }
     }
 
@@ -146,14 +140,14 @@ impl<'m> Conversation<'m> {
         sampling.validate()?;
         let text = self.template.render(&self.messages, true)?;
         let ids = self.model.tokenizer().encode(&text)?;
-        let mut state = match self.mark_of(&ids) {
+        let mut state = match self.marks.longest(&ids) {
             Some(mark) => mark.state.clone(),
             None => self.model.start(&self.chain, 1)?,
         };
         // A state that has read them all has no logits: it goes on from an earlier one.
         let read_before = usize::try_from(state.position()).unwrap_or(0).min(ids.len());
         let logits = self.read(&ids[read_before..], &mut state)?;
-        self.mark(ids.clone(), state.clone());
+        self.keep(&ids, state.clone());
         let taken_in = TakenIn {
             prompt: &ids,
             last: &ids,
@@ -169,7 +163,7 @@ impl<'m> Conversation<'m> {
             // The last one has been chosen, not read.
             known.pop();
         }
-        self.mark(known, state);
+        self.keep(&known, state);
         self.messages
             .push(Message::new("assistant", generated.text.trim()));
         Ok(Reply {
@@ -177,15 +171,6 @@ impl<'m> Conversation<'m> {
             read_tokens: ids.len() - read_before,
             generated,
         })
-    }
-
-    /// The longest mark whose ids these begin with, and do not end with.
-    fn mark_of(&self, ids: &[u32]) -> Option<&Mark> {
-        let fitting = |mark: &&Mark| mark.ids.len() < ids.len() && ids.starts_with(&mark.ids);
-        self.marks
-            .iter()
-            .filter(fitting)
-            .max_by_key(|mark| mark.ids.len())
     }
 
     /// Reads ids; logits after the last of them.
@@ -197,11 +182,10 @@ impl<'m> Conversation<'m> {
         self.model.logits(&ids[last..], state, Logits::Last)
     }
 
-    fn mark(&mut self, ids: Vec<u32>, state: ModelState) {
-        self.marks.retain(|mark| mark.ids != ids);
-        self.marks.push(Mark { ids, state });
-        if self.marks.len() > MOST_MARKS {
-            self.marks.remove(0);
-        }
+    fn keep(&mut self, ids: &[u32], state: ModelState) {
+        self.marks.keep(Mark {
+            ids: ids.into(),
+            state,
+        });
     }
 }

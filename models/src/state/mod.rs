@@ -5,6 +5,7 @@
 //! | `mod.rs` | [`ModelState`]: cloned, it goes two ways |
 //! | `file.rs` | saved, and restored to the bit |
 //! | [`history`] | the last few states, to go back to |
+//! | [`marks`] | states with the ids that they have read, to go on from |
 //! | `batch.rs` | batches divided into their sequences, and joined |
 //! | `fingerprint.rs` | what tells one model from another |
 //!
@@ -14,6 +15,7 @@ pub(crate) mod batch;
 pub(crate) mod file;
 pub(crate) mod fingerprint;
 pub mod history;
+pub mod marks;
 
 use burn::tensor::Device;
 use spillway_ssm_core::{Chain, MixerState, Site, SiteState};
@@ -22,6 +24,7 @@ use crate::budget::{self, product};
 use crate::error::ModelError;
 
 pub use history::History;
+pub use marks::{Mark, Marks};
 
 /// What one block carries.
 #[derive(Clone, Debug)]
