@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, Dtype, StoredPlan, WriteDtype, encode, to_text, write_stored,
+    Checkpoint, CheckpointError, Dtype, EmbeddedTokenizer, StoredPlan, WriteDtype, encode, to_text,
+    write_stored,
 };
 use crate::error::ModelError;
 use crate::output::{NewFile, NewFolder};
@@ -82,7 +83,13 @@ pub fn convert(
     };
     let target = folder.temporary_path();
     let derived_config = write_config(&checkpoint, &target.join(CONFIG))?;
-    let copied = copy_companions(checkpoint.folder(), target)?;
+    let mut copied = copy_companions(checkpoint.folder(), target)?;
+    if let Some(EmbeddedTokenizer::Json(text)) = checkpoint.tokenizer() {
+        let to = target.join("tokenizer.json");
+        fs::write(&to, text).map_err(CheckpointError::io(&to, "writing"))?;
+        copied.retain(|name| name != "tokenizer.json");
+        copied.push("tokenizer.json".into());
+    }
     let plans = plans(&checkpoint, options.dtype);
     let bytes = plans.iter().map(|plan| plan.bytes as u64).sum();
     let mut done = 0;
@@ -108,7 +115,7 @@ pub fn convert(
 /// Copies the configuration to the letter, or writes what the layout makes of the tensors.
 fn write_config(checkpoint: &Checkpoint, to: &Path) -> Result<bool, CheckpointError> {
     let from = checkpoint.config().path();
-    if from.exists() {
+    if from.exists() && !checkpoint.describes_itself() {
         fs::copy(&from, to).map_err(CheckpointError::io(to, "copying"))?;
         return Ok(false);
     }

@@ -44,7 +44,7 @@ const MAGIC: [(&[u8], Disguise); 10] = [
         b"GGUF",
         disguise(
             "a GGUF file, as llama.cpp reads them",
-            "take the checkpoint that it was made of, in safetensors or PyTorch files",
+            "give it in the place of a checkpoint",
         ),
     ),
     (

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::gguf::GgufError;
 use super::pth::PthError;
 use crate::output::{InUse, OutputError};
 
@@ -39,6 +40,14 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong with it.
         source: PthError,
+    },
+    /// A GGUF file is damaged, or holds what is not read.
+    #[error("{}: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
     },
     /// The file is of another kind altogether.
     #[error("{}: expected {expected}, found {found}: {advice}", path.display())]

@@ -6,12 +6,12 @@ use super::error::CheckpointError;
 
 /// What may be opened.
 pub(super) const ACCEPTED: &str = "a folder with config.json and model.safetensors (or model.safetensors.index.json and \
-                                   its shards, or the same as PyTorch files), or a .safetensors or .pth file with \
-                                   config.json beside it";
+                                   its shards, or the same as PyTorch files), a .safetensors or .pth file with \
+                                   config.json beside it, or a .gguf file";
 
 /// Names that say all, and the ending of files that are taken under any name if they are the only ones of their kind; the
 /// preferred kinds first.
-const KINDS: [(&[&str], &str); 4] = [
+const KINDS: [(&[&str], &str); 5] = [
     (
         &["model.safetensors", "model.safetensors.index.json"],
         "safetensors",
@@ -20,6 +20,7 @@ const KINDS: [(&[&str], &str); 4] = [
     (&[], "bin"),
     // Ai00's name for safetensors.
     (&[], "st"),
+    (&[], "gguf"),
 ];
 /// Endings of the files that `torch.save` writes.
 const PYTORCH_ENDINGS: [&str; 5] = ["pth", "pt", "bin", "ckpt", "pkl"];

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::blocks::BlockFormat;
 use super::error::CheckpointError;
+use super::gguf::EmbeddedTokenizer;
 use super::json::{describe, parse_object};
 
 /// The longest header accepted. The largest published checkpoints need under a megabyte a shard.
@@ -25,6 +27,8 @@ pub enum Dtype {
     Bf16,
     /// IEEE double precision, rounded to single when read.
     F64,
+    /// Blocks of values of few bits.
+    Blocks(BlockFormat),
     /// Known to the format, but not a weight type that is read: its width in bits is kept to check the byte count.
     Other(u32),
 }
@@ -49,15 +53,43 @@ impl Dtype {
         })
     }
 
-    /// Width of one value in bits.
+    /// Width of one value in bits; in blocks, with its share of the scales and rounded down.
     pub fn bits(self) -> u32 {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
             Self::F64 => 64,
+            Self::Blocks(format) => (8 * format.bytes() / format.values()) as u32,
             Self::Other(bits) => bits,
         }
     }
+
+    /// Bytes of so many values, of whole blocks where there are blocks; `None` where they are more than there can be.
+    pub fn bytes_of(self, values: usize) -> Option<usize> {
+        match self {
+            Self::Blocks(format) => (values / format.values()).checked_mul(format.bytes()),
+            other => values
+                .checked_mul(other.bits() as usize)
+                .map(|bits| bits.div_ceil(8)),
+        }
+    }
+}
+
+/// What is done with stored values to have those of the layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    #[default]
+    None,
+    /// ln(−x): A_log of a stored A.
+    LogOfNegative,
+    /// The last two dimensions change places.
+    Transposed,
+    /// Rows `[heads, pairs, 2]` become `[heads, 2, pairs]`: rotary embeddings of neighbours become those of halves.
+    Halves {
+        /// Number of heads.
+        heads: usize,
+    },
 }
 
 /// Where one tensor lies, and in what form.
@@ -73,6 +105,8 @@ pub struct TensorInfo {
     pub begin: usize,
     /// One past the last byte.
     pub end: usize,
+    /// What is done with the values; the shape is that after it.
+    pub change: Change,
 }
 
 /// The tensors of one file by name, and the free-form metadata.
@@ -82,6 +116,10 @@ pub struct Header {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// The texts under `__metadata__`.
     pub metadata: BTreeMap<String, String>,
+    /// What the file itself says of the model, in the terms of `config.json`.
+    pub config: Map<String, Value>,
+    /// The tokenizer that the file brings.
+    pub tokenizer: Option<EmbeddedTokenizer>,
 }
 
 impl Header {
@@ -129,7 +167,7 @@ impl Header {
     }
 
     /// No two tensors share a byte.
-    fn check_overlap(&self, path: &Path) -> Result<(), CheckpointError> {
+    pub(super) fn check_overlap(&self, path: &Path) -> Result<(), CheckpointError> {
         let mut by_begin: Vec<_> = self.tensors.iter().filter(|(_, t)| t.begin < t.end).collect();
         by_begin.sort_by_key(|(_, t)| t.begin);
         for pair in by_begin.windows(2) {
@@ -250,6 +288,7 @@ fn tensor_info(
         shape,
         begin,
         end,
+        change: Change::None,
     })
 }
 

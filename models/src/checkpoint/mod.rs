@@ -5,6 +5,8 @@
 //! | `json.rs` | fields by name; Python's bare `Infinity` and `NaN` |
 //! | `scan.rs` | JSON measured before it is parsed |
 //! | `header.rs` | the safetensors header, checked |
+//! | `gguf/` | GGUF files, read as the layout that they were made of |
+//! | [`blocks`] | their values of few bits |
 //! | `pth/` | PyTorch files: the archive, and a pickle machine that builds tensors and nothing else |
 //! | `folder.rs` | which of a folder's files are the weights |
 //! | `bytes.rs` | the mapped file |
@@ -16,10 +18,12 @@
 //! Weights are mapped, converted in blocks, and their pages given back as they are used: packing a model takes the packed
 //! model's memory and one block, not twice the model.
 
+pub mod blocks;
 mod bytes;
 pub(crate) mod disguise;
 mod error;
 mod folder;
+mod gguf;
 mod header;
 mod json;
 mod pth;
@@ -37,7 +41,8 @@ use bytes::Bytes;
 use disguise::Disguise;
 pub use error::CheckpointError;
 use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
-pub use header::{Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
+pub use gguf::{EmbeddedTokenizer, GgufError};
+pub use header::{Change, Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
 pub(crate) use json::to_text;
 pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, tag_bare_non_finite};
 pub use pth::PthError;
@@ -84,6 +89,10 @@ struct WeightsFile {
 impl WeightsFile {
     /// The weights of a model.
     fn of_weights(path: PathBuf, bytes: Bytes) -> Result<Self, CheckpointError> {
+        if bytes.all().starts_with(gguf::MAGIC) {
+            let header = Header::parse_gguf(&path, bytes.all())?;
+            return Ok(Self { path, bytes, header });
+        }
         Self::new(path, bytes, "a file of weights", disguise::of_weights)
     }
 
@@ -190,14 +199,19 @@ impl Checkpoint {
             path.to_path_buf()
         };
         let config_path = weights.with_file_name("config.json");
-        let config = match config_path.exists() {
-            true => Some(read_config(&config_path)?),
-            false => None,
-        };
         let (files, places) = if weights.to_string_lossy().ends_with(".index.json") {
             open_shards(&weights)?
         } else {
             single_file(WeightsFile::of_weights(weights.clone(), Bytes::map(&weights)?)?)
+        };
+        let own = files
+            .first()
+            .map(|file| &file.header.config)
+            .filter(|config| !config.is_empty());
+        let config = match own {
+            Some(config) => Some(config.clone()),
+            None if config_path.exists() => Some(read_config(&config_path)?),
+            None => None,
         };
         if config.is_none() && !places.contains_key(NEEDS_NO_CONFIG) {
             return Err(CheckpointError::Missing {
@@ -240,6 +254,18 @@ impl Checkpoint {
     /// The configuration's fields.
     pub fn config(&self) -> Fields<'_> {
         Fields::new(&self.config_path, &self.config)
+    }
+
+    /// Whether the configuration comes from the file of weights, and not from one beside it.
+    pub(crate) fn describes_itself(&self) -> bool {
+        self.files
+            .first()
+            .is_some_and(|file| !file.header.config.is_empty())
+    }
+
+    /// The tokenizer that the file of weights brings.
+    pub fn tokenizer(&self) -> Option<&EmbeddedTokenizer> {
+        self.files.first()?.header.tokenizer.as_ref()
     }
 
     /// The configuration as one object.

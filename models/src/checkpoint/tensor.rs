@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::bytes::Bytes;
 use super::error::CheckpointError;
-use super::header::{Dtype, TensorInfo};
+use super::header::{Change, Dtype, TensorInfo};
 
 /// Values converted at a time: 1 MiB as f32, small beside any matrix, large beside the cost of a system call.
 const BLOCK_VALUES: usize = 1 << 18;
@@ -61,12 +61,46 @@ impl Tensor<'_> {
         }
         // Behind the check, as the other dimensions of an empty tensor may be any.
         let row: usize = self.info.shape.get(1..).unwrap_or(&[]).iter().product();
+        match self.info.change {
+            Change::None | Change::LogOfNegative => self.for_each_stored(row, take),
+            moved => {
+                let mut stored = Vec::with_capacity(self.len());
+                self.for_each_stored(self.row_stored(), |block| {
+                    stored.extend_from_slice(block);
+                    Ok::<_, E>(())
+                })?;
+                let values = moved.apply(&self.info.shape, &stored);
+                values
+                    .chunks((BLOCK_VALUES / row).max(1) * row)
+                    .try_for_each(take)
+            }
+        }
+    }
+
+    /// Values of a row as it is stored.
+    fn row_stored(&self) -> usize {
+        match (self.info.change, self.info.shape.as_slice()) {
+            (Change::Transposed, [.., rows, _]) => *rows,
+            (_, shape) => shape.last().copied().unwrap_or(1),
+        }
+    }
+
+    /// Blocks of whole rows in the order in which they are stored.
+    fn for_each_stored<E: From<CheckpointError>>(
+        &self,
+        row: usize,
+        mut take: impl FnMut(&[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Rows of blocks are whole blocks.
         let block = (BLOCK_VALUES / row).max(1) * row;
-        let width = self.info.dtype.bits() as usize / 8;
+        let bytes = self.info.dtype.bytes_of(block).unwrap_or(usize::MAX).max(1);
         let raw = &self.bytes.all()[self.info.begin..self.info.end];
         let mut values = Vec::with_capacity(block.min(self.len()));
-        for (index, part) in raw.chunks(block * width).enumerate() {
+        for (index, part) in raw.chunks(bytes).enumerate() {
             self.convert(part, &mut values)?;
+            if self.info.change == Change::LogOfNegative {
+                values.iter_mut().for_each(|value| *value = (-*value).ln());
+            }
             if let Some(offset) = values.iter().position(|v| !v.is_finite()) {
                 return Err(CheckpointError::NonFinite {
                     path: self.path.to_path_buf(),
@@ -76,7 +110,7 @@ impl Tensor<'_> {
                 }
                 .into());
             }
-            let begin = self.info.begin + index * block * width;
+            let begin = self.info.begin + index * bytes;
             self.bytes.release(begin, begin + part.len());
             take(&values)?;
         }
@@ -98,10 +132,10 @@ impl Tensor<'_> {
 
     /// Whether another tensor holds the same bytes in the same form.
     pub fn same_bytes(&self, other: &Tensor<'_>) -> bool {
-        if self.info.dtype != other.info.dtype || self.info.shape != other.info.shape {
+        let (a, b) = (self.info, other.info);
+        if (a.dtype, &a.shape, a.change) != (b.dtype, &b.shape, b.change) {
             return false;
         }
-        let (a, b) = (self.info, other.info);
         let step = BLOCK_VALUES * 4;
         (0..a.end - a.begin).step_by(step).all(|at| {
             let length = step.min(a.end - a.begin - at);
@@ -137,6 +171,7 @@ impl Tensor<'_> {
                     .iter()
                     .map(|b| f64::from_le_bytes(*b) as f32),
             ),
+            Dtype::Blocks(format) => format.read(raw, values),
             Dtype::Other(_) => {
                 return Err(CheckpointError::Dtype {
                     path: self.path.to_path_buf(),
@@ -146,5 +181,38 @@ impl Tensor<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Change {
+    /// The values of a tensor of `shape`, of those stored.
+    fn apply(self, shape: &[usize], stored: &[f32]) -> Vec<f32> {
+        let (rows, columns) = match shape {
+            [.., rows, columns] => (*rows, *columns),
+            _ => return stored.to_vec(),
+        };
+        let mut values = Vec::with_capacity(stored.len());
+        match self {
+            Self::Transposed => {
+                for matrix in stored.chunks_exact(rows * columns) {
+                    for row in 0..rows {
+                        values.extend((0..columns).map(|column| matrix[column * rows + row]));
+                    }
+                }
+            }
+            Self::Halves { heads } => {
+                let pairs = rows / (2 * heads);
+                for head in 0..heads {
+                    for half in 0..2 {
+                        for pair in 0..pairs {
+                            let row = (head * pairs + pair) * 2 + half;
+                            values.extend_from_slice(&stored[row * columns..][..columns]);
+                        }
+                    }
+                }
+            }
+            Self::None | Self::LogOfNegative => values.extend_from_slice(stored),
+        }
+        values
     }
 }

@@ -20,7 +20,9 @@ pub use spillway_kernel_dsl::linear::WeightType;
 use spillway_ssm_core::{Chain, Mixer, Site};
 
 use crate::budget::{self, product};
-use crate::checkpoint::{Checkpoint, CheckpointError, Fields, StoredTensors, parse_object};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, EmbeddedTokenizer, Fields, StoredTensors, parse_object,
+};
 use crate::error::ModelError;
 use crate::input;
 use crate::layout::{Layout, Outline, Parts};
@@ -154,8 +156,11 @@ impl Model {
         let checkpoint = Checkpoint::open(path)?;
         let train_length = train_length(&checkpoint.folder().join("spillway.json"))?;
         let name = path_name(path);
-        let tokenizer = |outline: &Outline| {
-            Tokenizer::open(checkpoint.folder(), outline.vocab_size, outline.padded_vocab_size)
+        let tokenizer = |outline: &Outline| match checkpoint.tokenizer() {
+            Some(EmbeddedTokenizer::Json(text)) => {
+                Tokenizer::from_json(checkpoint.weights_path(), text, outline.padded_vocab_size)
+            }
+            _ => Tokenizer::open(checkpoint.folder(), outline.vocab_size, outline.padded_vocab_size),
         };
         Self::assemble(&checkpoint, tokenizer, name, train_length, options)
     }

@@ -10,6 +10,7 @@ mod chat;
 mod checkpoint;
 mod convert;
 mod ends;
+mod gguf;
 mod pth;
 mod random_checkpoints;
 mod robustness;

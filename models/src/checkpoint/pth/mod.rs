@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::error::CheckpointError;
-use super::header::{Header, TensorInfo};
+use super::header::{Change, Header, TensorInfo};
 use archive::Archive;
 pub use error::PthError;
 use value::View;
@@ -144,6 +144,7 @@ fn place(name: &str, view: &View<'_>, entry: &str, storage: &Range<usize>) -> Re
         shape: view.shape.iter().map(dimension).collect(),
         begin,
         end: begin + (count * width) as usize,
+        change: Change::None,
     })
 }
 

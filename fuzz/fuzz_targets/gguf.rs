@@ -1,0 +1,16 @@
+//! GGUF files from arbitrary bytes: `.ci/fuzz 60 gguf`.
+
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use spillway_models::checkpoint::Header;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(header) = Header::parse_gguf(Path::new("fuzz"), bytes) {
+        for tensor in header.tensors.values() {
+            assert!(tensor.begin <= tensor.end && tensor.end <= bytes.len());
+        }
+    }
+});
