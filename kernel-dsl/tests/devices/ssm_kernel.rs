@@ -48,12 +48,8 @@ mod equivalence {
                 Discretization::Bilinear,
                 Discretization::ExponentialEuler,
             ] {
-                let system = Diagonal::large();
-                let problem = vandermonde::Problem {
-                    discretization,
-                    ..system.problem
-                };
-                let system = Diagonal { problem, ..system };
+                let mut system = Diagonal::large();
+                system.problem.discretization = discretization;
                 check(client, &system)
                     .unwrap_or_else(|error| panic!("{adapter}, {discretization:?}: {error}"));
             }

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chrono::Local;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
@@ -194,9 +195,21 @@ impl ChatTemplate {
     /// # Errors
     /// [`TemplateError::Template`] with the template's own words where it refuses the conversation.
     pub fn render(&self, messages: &[Message], asking: bool) -> Result<String, TemplateError> {
+        let refused = |error: minijinja::Error| TemplateError::Template {
+            source_name: self.source_name.clone(),
+            reason: match error.detail() {
+                Some(detail) => detail.to_owned(),
+                None => error.to_string(),
+            },
+        };
+        let mut syntax = SyntaxConfig::builder();
+        let syntax = syntax
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(refused)?;
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(syntax);
         environment.set_fuel(Some(MOST_STEPS));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function(
@@ -208,21 +221,15 @@ impl ChatTemplate {
         environment.add_function("strftime_now", now);
         environment.add_filter("tojson", to_json);
         let values = context! {
-            messages,
+            messages => minijinja::value::Serde(messages),
             add_generation_prompt => asking,
-            bos_token => self.bos_token,
-            eos_token => self.eos_token,
+            bos_token => self.bos_token.as_str(),
+            eos_token => self.eos_token.as_str(),
         };
         let rendered = environment
             .template_from_str(&self.text)
             .and_then(|template| template.render(values));
-        rendered.map_err(|error| TemplateError::Template {
-            source_name: self.source_name.clone(),
-            reason: match error.detail() {
-                Some(detail) => detail.to_owned(),
-                None => error.to_string(),
-            },
-        })
+        rendered.map_err(refused)
     }
 }
 

@@ -54,7 +54,7 @@ impl Tensor<'_> {
     /// [`CheckpointError::NonFinite`] for a NaN or infinite value, and whatever `take` returns.
     pub fn for_each_block<E: From<CheckpointError>>(
         &self,
-        mut take: impl FnMut(&[f32]) -> Result<(), E>,
+        take: impl FnMut(&[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.is_empty() {
             return Ok(());

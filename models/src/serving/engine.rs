@@ -261,10 +261,8 @@ impl<'m> Engine<'m> {
     }
 
     /// Chooses the first token of a sequence, and puts it into the batch.
-    fn join(&mut self, first: Reading, logits: Tensor<2>, batch: &mut Batch<'m>) {
-        let Reading {
-            mut job, state, kept, ..
-        } = first;
+    fn join(&mut self, mut job: Job, begun: Begun, logits: Tensor<2>, batch: &mut Batch<'m>) {
+        let Begun { state, kept, .. } = begun;
         let (prompt_tokens, read_tokens) = (job.ids.len(), job.ids.len() - kept);
         Metrics::add(&self.metrics.prompt_tokens, prompt_tokens);
         Metrics::add(&self.metrics.read_tokens, read_tokens);

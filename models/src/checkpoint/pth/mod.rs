@@ -84,7 +84,7 @@ fn parse(bytes: &[u8]) -> Result<Header, PthError> {
     check_shared(&tensors, bytes.len())?;
     Ok(Header {
         tensors,
-        metadata: BTreeMap::new(),
+        ..Header::default()
     })
 }
 

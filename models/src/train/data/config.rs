@@ -9,7 +9,10 @@ use super::error::DataError;
 use super::mixture::{MixConfig, MixPart, Repeat, RepeatConfig, RepeatedHeader, RepeatedHeaderConfig};
 use super::seed::mix;
 use super::stream::{MixturePart, Sequences, Source, Stream};
-use super::tasks::{CopyTask, Drawn, InductionHeads, Mqar, PasskeyLite, Task};
+use super::tasks::{
+    CompositionalMqar, CopyTask, Drawn, ForgettingMqar, InductionHeads, Mqar, PasskeyLite, SetDisjointness,
+    Task,
+};
 use super::text::TextConfig;
 use super::token_file::TokenFile;
 use super::windows::{Order, Windows};
@@ -34,6 +37,12 @@ pub enum DataConfig {
     Copy(CopyTask),
     /// Multi-query associative recall.
     Mqar(Mqar),
+    /// The same, where some keys get another value.
+    ForgettingMqar(ForgettingMqar),
+    /// The same, by two keys at once.
+    CompositionalMqar(CompositionalMqar),
+    /// Two lists, and what is in both.
+    SetDisjointness(SetDisjointness),
     /// Five digits hidden in filler.
     PasskeyLite(PasskeyLite),
     /// The token after the marker.
@@ -188,6 +197,9 @@ impl DataConfig {
             }
             Self::Copy(task) => drawn(task, time, seed),
             Self::Mqar(task) => drawn(task, time, seed),
+            Self::ForgettingMqar(task) => drawn(task, time, seed),
+            Self::CompositionalMqar(task) => drawn(task, time, seed),
+            Self::SetDisjointness(task) => drawn(task, time, seed),
             Self::PasskeyLite(task) => drawn(task, time, seed),
             Self::InductionHeads(task) => drawn(task, time, seed),
             Self::Mix(_) => Err(DataError::option("source", "anything but a mixture", "a mixture")),

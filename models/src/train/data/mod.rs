@@ -8,7 +8,10 @@
 //! | `repeat` | one token over and over | `token` |
 //! | `repeated-header` | texts that end with the rare string that they began with | `length`, `marker`, `source` |
 //! | `copy` | a random block and its copy | `vocab_size` (64) |
-//! | `mqar` | multi-query associative recall | `pairs`, `vocab_size` (8192), `power` (0.01), `random_filler` (true) |
+//! | `mqar` | multi-query associative recall | `pairs`, `vocab_size` (8192), `power` (0.01), `random_filler` (true), `passes` (1) |
+//! | `forgetting-mqar` | the same, where some keys get another value before they are asked | `pairs`, `updates` (4), and those of `mqar` |
+//! | `compositional-mqar` | the same by two keys at once | `side`, and those of `mqar` but `pairs` |
+//! | `set-disjointness` | two lists: what is in both? | `sizes`, a list of pairs, `vocab_size` (2048) |
 //! | `passkey-lite` | five digits hidden in filler | `other_weight` (0.1) |
 //! | `induction-heads` | the token after the marker | `vocab_size` (16) |
 //!
@@ -57,7 +60,10 @@ pub use error::DataError;
 pub use lines::plain_text;
 pub use mixture::{MixConfig, MixPart, RepeatConfig, RepeatedHeaderConfig};
 pub use stream::{Source, batches};
-pub use tasks::{CopyTask, Example, InductionHeads, Mqar, PasskeyLite, PasskeyPrompt, Task, examples};
+pub use tasks::{
+    CompositionalMqar, CopyTask, Example, ForgettingMqar, InductionHeads, Mqar, PasskeyLite, PasskeyPrompt,
+    SetDisjointness, Task, examples,
+};
 pub use text::{Documents, TextConfig, Token, default_extensions};
 pub use token_file::{TokenFile, TokenHeader, TokenWriter};
 pub use windows::Order;

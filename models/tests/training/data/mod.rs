@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use spillway_models::Tokenizer;
 use spillway_models::train::Batch;
 use spillway_models::train::data::{
-    CopyTask, DataConfig, InductionHeads, Mqar, PasskeyLite, Source, Task, TextConfig, TokenFile,
-    TokenWriter, batches, examples,
+    CompositionalMqar, CopyTask, DataConfig, Example, ForgettingMqar, InductionHeads, Mqar, PasskeyLite,
+    SetDisjointness, Source, Task, TextConfig, TokenFile, TokenWriter, batches, examples,
 };
 use tempfile::TempDir;
 

@@ -158,3 +158,133 @@ fn a_task_needs_room() {
     check(&PasskeyLite::default(), 14, &["time", "at least 15", "found 14"]);
     assert!(examples(CopyTask::default(), 0, 1).is_err());
 }
+
+/// What a reader who keeps a table of all that it was told would answer, and whether it is right wherever it is asked.
+fn solved(example: &Example, answer: impl Fn(&[u32]) -> Option<u32>) -> usize {
+    let asked: Vec<usize> = (0..example.ids.len())
+        .filter(|at| example.weights[*at] != 0.0)
+        .collect();
+    for at in &asked {
+        assert_eq!(
+            answer(&example.ids[..=*at]),
+            Some(example.targets[*at]),
+            "at {at}"
+        );
+    }
+    asked.len()
+}
+
+#[test]
+fn pairs_that_are_read_again_are_the_same_pairs() {
+    let task = Mqar {
+        passes: 3,
+        vocab_size: 64,
+        ..Mqar::new(5)
+    };
+    assert!(examples(task.clone(), 39, 1).is_err());
+    for example in examples(task, 40, 1).unwrap().take(30) {
+        assert_eq!(example.ids[..10], example.ids[10..20]);
+        assert_eq!(example.ids[..10], example.ids[20..30]);
+        let table: HashMap<u32, u32> = example.ids[..10]
+            .chunks(2)
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
+        assert_eq!(solved(&example, |read| table.get(read.last()?).copied()), 5);
+    }
+}
+
+#[test]
+fn the_last_value_of_a_key_is_the_right_one() {
+    let task = ForgettingMqar {
+        updates: 3,
+        vocab_size: 40,
+        ..ForgettingMqar::new(6)
+    };
+    let mut stale = 0;
+    for example in examples(task, 50, 1).unwrap().take(50) {
+        let pairs: Vec<(u32, u32)> = example.ids[..18]
+            .chunks(2)
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
+        let values: BTreeSet<u32> = pairs.iter().map(|(_, value)| *value).collect();
+        assert_eq!(values.len(), 9, "no value twice");
+        let last = |key: u32| {
+            pairs
+                .iter()
+                .rev()
+                .find(|(other, _)| *other == key)
+                .map(|(_, value)| *value)
+        };
+        assert_eq!(solved(&example, |read| last(*read.last()?)), 6);
+        let first: HashMap<u32, u32> = pairs[..6].iter().copied().collect();
+        let asked = (0..50).filter(|at| example.weights[*at] != 0.0);
+        stale += asked
+            .filter(|at| first[&example.ids[*at]] != example.targets[*at])
+            .count();
+    }
+    assert_eq!(stale, 150);
+}
+
+#[test]
+fn only_both_keys_together_say_the_value() {
+    let task = CompositionalMqar {
+        vocab_size: 60,
+        ..CompositionalMqar::new(4)
+    };
+    for example in examples(task, 100, 1).unwrap().take(50) {
+        let table: HashMap<[u32; 2], u32> = example.ids[..48]
+            .chunks(3)
+            .map(|triple| ([triple[0], triple[1]], triple[2]))
+            .collect();
+        assert_eq!(table.len(), 16);
+        for place in 0..2 {
+            let keys: BTreeSet<u32> = table.keys().map(|keys| keys[place]).collect();
+            assert_eq!(keys.len(), 4);
+        }
+        let answer = |read: &[u32]| match read {
+            [.., first, second] => table.get(&[*first, *second]).copied(),
+            _ => None,
+        };
+        assert_eq!(solved(&example, answer), 16);
+    }
+}
+
+#[test]
+fn the_shared_element_is_the_only_one_in_both_lists() {
+    let sizes = vec![(1, 9), (9, 1), (4, 4)];
+    let task = SetDisjointness {
+        vocab_size: 32,
+        ..SetDisjointness::new(sizes.clone())
+    };
+    let mut found = BTreeSet::new();
+    for example in examples(task, 15, 1).unwrap().take(60) {
+        let place = |mark: u32| example.ids.iter().position(|id| *id == mark).unwrap();
+        let (first, second, end) = (place(1), place(2), place(3));
+        assert_eq!(end, 14);
+        assert!(example.ids[..first].iter().all(|id| *id == 0));
+        let set = |from: usize, to: usize| example.ids[from..to].iter().copied().collect::<BTreeSet<u32>>();
+        let (a, b) = (set(first + 1, second), set(second + 1, end));
+        found.insert((a.len(), b.len()));
+        let shared: Vec<u32> = a.intersection(&b).copied().collect();
+        assert_eq!(solved(&example, |_| shared.first().copied()), 1);
+        assert_eq!(shared.len(), 1);
+    }
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), sizes_sorted(sizes));
+    for (sizes, time) in [
+        (vec![], 20),
+        (vec![(0, 3)], 20),
+        (vec![(4, 40)], 60),
+        (vec![(8, 8)], 18),
+    ] {
+        let task = SetDisjointness {
+            vocab_size: 40,
+            ..SetDisjointness::new(sizes)
+        };
+        assert!(examples(task, time, 1).is_err());
+    }
+}
+
+fn sizes_sorted(mut sizes: Vec<(usize, usize)>) -> Vec<(usize, usize)> {
+    sizes.sort_unstable();
+    sizes
+}

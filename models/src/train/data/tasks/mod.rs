@@ -1,16 +1,22 @@
 //! Synthetic tasks: sequences without an end whose right answers are known.
 
+mod compositional_mqar;
 mod copy;
+mod forgetting_mqar;
 mod induction_heads;
 mod mqar;
 mod passkey_lite;
+mod set_disjointness;
 
 use rand::rngs::StdRng;
 
+pub use compositional_mqar::CompositionalMqar;
 pub use copy::CopyTask;
+pub use forgetting_mqar::ForgettingMqar;
 pub use induction_heads::InductionHeads;
 pub use mqar::Mqar;
 pub use passkey_lite::{PasskeyLite, PasskeyPrompt};
+pub use set_disjointness::SetDisjointness;
 
 use super::error::DataError;
 use super::seed::generator;

@@ -3,7 +3,8 @@
 //! Source: Arora et al., "Zoology: measuring and improving recall in efficient language models", 2023, appendix on the synthetic
 //! task. With K pairs in T tokens, keys are drawn from the lower half of the vocabulary without 0, values from the upper half,
 //! both without repetition. After the 2K tokens of the pairs come (T − 2K)/2 slots of two tokens each; the keys are asked in K of
-//! them, drawn without replacement with probability proportional to i^(a − 1) for slot i = 1, 2, …: mostly soon after.
+//! them, drawn without replacement with probability proportional to i^(a − 1) for slot i = 1, 2, …: mostly soon after. With more than
+//! one pass the pairs are read again, in the same order, before the first question.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -28,18 +29,29 @@ pub struct Mqar {
     /// Whether random tokens stand between the questions, or only the id 0.
     #[serde(default = "random_filler")]
     pub random_filler: bool,
+    /// How often the pairs are read, one reading after the other, before the questions.
+    #[serde(default = "passes", skip_serializing_if = "is_one")]
+    pub passes: usize,
 }
 
-fn vocab_size() -> usize {
+pub(super) fn vocab_size() -> usize {
     8192
 }
 
-fn power() -> f64 {
+pub(super) fn power() -> f64 {
     0.01
 }
 
-fn random_filler() -> bool {
+pub(super) fn random_filler() -> bool {
     true
+}
+
+fn passes() -> usize {
+    1
+}
+
+fn is_one(passes: &usize) -> bool {
+    *passes == 1
 }
 
 impl Mqar {
@@ -50,6 +62,7 @@ impl Mqar {
             vocab_size: vocab_size(),
             power: power(),
             random_filler: random_filler(),
+            passes: 1,
         }
     }
 
@@ -57,24 +70,28 @@ impl Mqar {
     fn keys(&self) -> usize {
         (self.vocab_size / 2).saturating_sub(1)
     }
+}
 
-    /// Different slots of `slots`, one per pair, in the order in which they are drawn.
-    ///
-    /// Drawing one after the other with probabilities w is the same as sorting by u^(1/w), largest first, with u uniform in
-    /// (0, 1) (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006); here by ln(−ln u) − ln w, smallest
-    /// first.
-    fn slots(&self, slots: usize, rng: &mut StdRng) -> Vec<usize> {
-        let rank = |slot: usize, rng: &mut StdRng| {
-            let uniform = rng.random::<f64>().max(f64::MIN_POSITIVE);
-            (-uniform.ln()).ln() - (self.power - 1.0) * ((slot + 1) as f64).ln()
-        };
-        let mut ranked: Vec<(f64, usize)> = (0..slots).map(|slot| (rank(slot, rng), slot)).collect();
-        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        ranked
-            .into_iter()
-            .take(self.pairs)
-            .map(|(_, slot)| slot)
-            .collect()
+/// `count` different slots of `slots`, in the order in which they are drawn.
+///
+/// Drawing one after the other with probabilities w is the same as sorting by u^(1/w), largest first, with u uniform in
+/// (0, 1) (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006); here by ln(−ln u) − ln w, smallest
+/// first.
+pub(super) fn draw_slots(count: usize, slots: usize, power: f64, rng: &mut StdRng) -> Vec<usize> {
+    let rank = |slot: usize, rng: &mut StdRng| {
+        let uniform = rng.random::<f64>().max(f64::MIN_POSITIVE);
+        (-uniform.ln()).ln() - (power - 1.0) * ((slot + 1) as f64).ln()
+    };
+    let mut ranked: Vec<(f64, usize)> = (0..slots).map(|slot| (rank(slot, rng), slot)).collect();
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    ranked.into_iter().take(count).map(|(_, slot)| slot).collect()
+}
+
+/// The exponent of the distance is a number.
+pub(super) fn expect_power(power: f64) -> Result<(), DataError> {
+    match power.is_finite() {
+        true => Ok(()),
+        false => Err(DataError::option("power", "a finite number", power)),
     }
 }
 
@@ -91,11 +108,16 @@ impl Task for Mqar {
             );
             return Err(DataError::option("vocab_size", expected, self.vocab_size));
         }
-        if !self.power.is_finite() {
-            return Err(DataError::option("power", "a finite number", self.power));
+        expect_power(self.power)?;
+        if self.passes == 0 {
+            return Err(DataError::option("passes", "at least 1", self.passes));
         }
-        let what = format!("{} pairs and as many questions", self.pairs);
-        expect_time(time, self.pairs.saturating_mul(4), &what)
+        let what = format!(
+            "{} pairs, read {} times, and as many questions",
+            self.pairs, self.passes
+        );
+        let tokens = self.passes.saturating_add(1).saturating_mul(self.pairs);
+        expect_time(time, tokens.saturating_mul(2), &what)
     }
 
     fn example(&self, time: usize, rng: &mut StdRng) -> Example {
@@ -110,19 +132,20 @@ impl Task for Mqar {
             .map(|value| value as u32 + values_from)
             .collect();
 
-        let mut tokens: Vec<u32> = keys
+        let pairs: Vec<u32> = keys
             .iter()
             .zip(&values)
             .flat_map(|(key, value)| [*key, *value])
             .collect();
+        let mut tokens = pairs.repeat(self.passes);
         let filler = |rng: &mut StdRng| match self.random_filler {
             true => rng.random_range(0..self.vocab_size as u32),
             false => 0,
         };
-        tokens.extend((tokens.len()..=time).map(|_| filler(rng)));
+        let pairs_end = tokens.len();
+        tokens.extend((pairs_end..=time).map(|_| filler(rng)));
 
-        let pairs_end = 2 * self.pairs;
-        let slots = self.slots((time - pairs_end) / 2, rng);
+        let slots = draw_slots(self.pairs, (time - pairs_end) / 2, self.power, rng);
         let mut questions = Vec::with_capacity(self.pairs);
         for (slot, (key, value)) in slots.into_iter().zip(keys.iter().zip(&values)) {
             let place = pairs_end + 2 * slot;
