@@ -10,6 +10,7 @@
 //! | [`laws`] | laws of a length against a size of the state, fitted to few points of which often only intervals are known |
 //! | [`passkey`] | questions for hidden digits, and T_recall |
 //! | [`passkey_text`] | the same in words, for models with a tokenizer |
+//! | [`recall`] | does a model answer from a document, and does it gain by reading it twice? |
 //! | [`quantile`], [`wilson`] | quantiles of numbers and of Student's distribution; intervals for shares of successes |
 //!
 //! ```
@@ -35,6 +36,7 @@ pub mod passkey;
 pub mod passkey_text;
 pub mod positions;
 pub mod quantile;
+pub mod recall;
 pub mod streams;
 pub mod tally;
 pub mod wilson;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 pub use run::Logits;
+pub(crate) use run::SEGMENT;
 use serde::Serialize;
 use serde_json::{Map, Value};
 pub use spillway_kernel_dsl::linear::WeightType;

@@ -1,0 +1,247 @@
+//! Asks a model every prompt of every document.
+//!
+//! Documents that are read from one text are asked together, at most eight of them, with what their prompts have in common
+//! computed once. Such a group is answered as a whole or not at all, so that an evaluation that was broken off
+//! goes on to the same answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use spillway_ssm_core::Chain;
+
+use super::cut::cut;
+use super::document::Document;
+use super::prefixes::take_in_all;
+use super::prompt::{self, Form};
+use super::score::Score;
+use crate::error::ModelError;
+use crate::generation::{Sampling, TakenIn, continue_from};
+use crate::model::Model;
+use crate::prefix_cache::PrefixCache;
+use crate::state::ModelState;
+
+/// Tokens of an answer in the published evaluation.
+pub const ANSWER_TOKENS: usize = 48;
+/// What ends an answer.
+const STOP: &str = "\n";
+/// Documents that are asked together at most.
+const TOGETHER: usize = 8;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Of which documents.
+    pub documents: &'a [Document],
+    /// By which prompts.
+    pub forms: &'a [Form],
+    /// L, to which documents are cut; `None` for whole ones.
+    pub length: Option<usize>,
+    /// Tokens of an answer.
+    pub answer_tokens: usize,
+    /// States of earlier prompts on disk. The answers are the same with it and without.
+    pub cache: Option<&'a PrefixCache>,
+}
+
+impl<'a> Plan<'a> {
+    /// Documents cut to `length` tokens, and answers of 48.
+    pub fn new(documents: &'a [Document], forms: &'a [Form], length: usize) -> Self {
+        Self {
+            documents,
+            forms,
+            length: Some(length),
+            answer_tokens: ANSWER_TOKENS,
+            cache: None,
+        }
+    }
+
+    /// Number of prompts.
+    pub fn prompts(&self) -> usize {
+        self.documents.len() * self.forms.len()
+    }
+}
+
+/// What came of one prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Index of the document.
+    pub document: usize,
+    /// Index of the form.
+    pub form: usize,
+    /// Tokens of the prompt.
+    pub tokens: usize,
+    /// Where in the document, as it was cut, the answer lies; `None` where it is not in it.
+    pub depth: Option<f64>,
+    /// What the model said.
+    pub answer: String,
+    /// What that comes to.
+    #[serde(flatten)]
+    pub score: Score,
+}
+
+/// The outcomes so far, and the work that they took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// At most one for each document and form.
+    pub outcomes: Vec<Outcome>,
+    /// Prompt tokens that went through the model.
+    pub computed_tokens: u64,
+}
+
+impl Evaluation {
+    /// Prompt tokens of all prompts together, computed or shared.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.outcomes.iter().map(|outcome| outcome.tokens as u64).sum()
+    }
+}
+
+/// Asks everything that `evaluation` does not have yet. `on_group` hears of each group of documents and may break off.
+///
+/// # Errors
+/// [`ModelError`] from a chain that does not fit the model, from a model without a tokenizer, or from a tokenizer that gives ids which the
+/// model does not have.
+pub fn evaluate(
+    model: &Model,
+    chain: &Chain,
+    plan: &Plan<'_>,
+    evaluation: &mut Evaluation,
+    on_group: &mut dyn FnMut(&Evaluation) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ModelError> {
+    let answered: BTreeSet<usize> = evaluation
+        .outcomes
+        .iter()
+        .map(|outcome| outcome.document)
+        .collect();
+    for group in groups(plan.documents) {
+        if group.iter().all(|document| answered.contains(document)) {
+            continue;
+        }
+        ask(model, chain, plan, &group, evaluation)?;
+        if on_group(evaluation).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Documents of one text, in the order of their first.
+fn groups(documents: &[Document]) -> Vec<Vec<usize>> {
+    let mut first = BTreeMap::new();
+    let mut alike: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (index, document) in documents.iter().enumerate() {
+        let first = *first.entry(document.context()).or_insert(index);
+        alike.entry(first).or_default().push(index);
+    }
+    let groups = alike.into_values();
+    groups
+        .flat_map(|group| group.chunks(TOGETHER).map(<[usize]>::to_vec).collect::<Vec<_>>())
+        .collect()
+}
+
+fn ask(
+    model: &Model,
+    chain: &Chain,
+    plan: &Plan<'_>,
+    group: &[usize],
+    evaluation: &mut Evaluation,
+) -> Result<(), ModelError> {
+    let tokenizer = model.tokenizer();
+    let mut outcomes = Vec::new();
+    let mut prompts = Vec::new();
+    for document in group {
+        let cut = cut(&plan.documents[*document], plan.length, tokenizer)?;
+        for (form, kind) in plan.forms.iter().enumerate() {
+            let ids = prompt::ids(&cut.document, *kind, tokenizer)?;
+            outcomes.push(Outcome {
+                document: *document,
+                form,
+                tokens: ids.len(),
+                depth: cut.depth,
+                answer: String::new(),
+                score: Score::NOT_A_NUMBER,
+            });
+            prompts.push(ids);
+        }
+    }
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let mut answer = |index: usize, logits: Tensor<2>, state: ModelState| -> Result<(), ModelError> {
+        let outcome: &mut Outcome = &mut outcomes[index];
+        if let Some(text) = answer(model, plan, prompts[index], logits, state)? {
+            outcome.score = Score::of(&text, &plan.documents[outcome.document]);
+            outcome.answer = text;
+        }
+        Ok(())
+    };
+    let computed = match plan.cache {
+        None => take_in_all(model, chain, &prompts, answer)?,
+        Some(cache) => {
+            let mut computed = 0;
+            for (index, ids) in prompts.iter().enumerate() {
+                let found = cache.prefill(model, chain, ids)?;
+                computed += (ids.len() - found.restored) as u64;
+                answer(index, found.logits, found.state)?;
+            }
+            computed
+        }
+    };
+    evaluation.computed_tokens += computed;
+    evaluation.outcomes.extend(outcomes);
+    Ok(())
+}
+
+/// The greedy continuation up to the end of its line; `None` where the logits are not numbers any more.
+fn answer(
+    model: &Model,
+    plan: &Plan<'_>,
+    ids: &[u32],
+    logits: Tensor<2>,
+    mut state: ModelState,
+) -> Result<Option<String>, ModelError> {
+    let prompt = TakenIn {
+        prompt: ids,
+        last: ids,
+        logits,
+    };
+    let (stop, on_text) = ([STOP.to_string()], |_: &str| ControlFlow::Continue(()));
+    let greedy = Sampling::greedy();
+    match continue_from(
+        model,
+        &mut state,
+        prompt,
+        &greedy,
+        plan.answer_tokens,
+        &stop,
+        on_text,
+    ) {
+        Ok(continuation) => Ok(Some(continuation.text)),
+        // A state that has left the range of f32 is a finding about the model, not a failure of the run.
+        Err(ModelError::NotANumber { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::RecallTask;
+    use super::super::generate::{Generator, Split};
+    use super::*;
+
+    fn documents() -> Vec<Document> {
+        let generator = Generator {
+            facts: Some(6),
+            ..Generator::new(Split::Test, 1)
+        };
+        let mut documents = generator.documents(RecallTask::Swde, 4);
+        // The first text once more.
+        documents.push(documents[0].clone());
+        documents
+    }
+
+    #[test]
+    fn documents_of_one_text_are_one_group() {
+        assert_eq!(groups(&documents()), [vec![0, 4], vec![1], vec![2], vec![3]]);
+        let many = vec![documents()[0].clone(); 9];
+        assert_eq!(groups(&many), [(0..8).collect::<Vec<_>>(), vec![8]]);
+    }
+}

@@ -1,0 +1,359 @@
+//! The table: of every arm, task and form how much was found, what was gained over one reading, and what attention does not gain.
+//!
+//! With y(m, f, i) the score "contains" of arm m by form f on document i:
+//!
+//! | column | mean over documents of |
+//! |---|---|
+//! | contains | y(m, f), with Wilson's interval |
+//! | gain | y(m, f) − y(m, `d-q:1`) |
+//! | over padding | y(m, f) − y(m, the control of f) |
+//! | beyond attention | [y(m, f) − y(m, `d-q:1`)] − [y(a, f) − y(a, `d-q:1`)], with a the arm that has attention alone |
+//!
+//! The intervals of the last three are bootstrapped, document by document. Reading twice helps models with attention too, which
+//! forget nothing; only the last column speaks of memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::bootstrap::{Interval, interval};
+use super::document::{Document, RecallTask};
+use super::evaluate::{Evaluation, Outcome};
+use super::prompt::Form;
+use super::score::Kind;
+use crate::evaluation::wilson;
+
+/// What was evaluated: a model under a mitigation, or under none.
+#[derive(Clone, Copy, Debug)]
+pub struct Arm<'a> {
+    /// Its answers.
+    pub evaluation: &'a Evaluation,
+    /// Index of the arm, with attention alone, whose gains are subtracted; `None` for such an arm itself, and without one.
+    pub against: Option<usize>,
+}
+
+/// How many answers were of which kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Kinds {
+    /// Right.
+    pub found: u64,
+    /// Without a word.
+    pub none: u64,
+    /// Of the question's words, or of the same again and again.
+    pub repeated: u64,
+    /// Of other words.
+    pub irrelevant: u64,
+    /// Logits that are not numbers.
+    pub not_a_number: u64,
+}
+
+impl Kinds {
+    fn add(&mut self, kind: Kind) {
+        *match kind {
+            Kind::Found => &mut self.found,
+            Kind::None => &mut self.none,
+            Kind::Repeated => &mut self.repeated,
+            Kind::Irrelevant => &mut self.irrelevant,
+            Kind::NotANumber => &mut self.not_a_number,
+        } += 1;
+    }
+}
+
+/// What was found of the answers in one third of the documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Third {
+    /// Right answers.
+    pub found: u64,
+    /// Questions.
+    pub asked: u64,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cell {
+    /// Index of the arm.
+    pub arm: usize,
+    /// `None` for all tasks together.
+    pub task: Option<RecallTask>,
+    /// The kind of prompt.
+    pub form: Form,
+    /// Questions answered.
+    pub asked: u64,
+    /// Mean number of tokens of their prompts.
+    pub tokens: f64,
+    /// Share of answers that contain a right one.
+    pub contains: f64,
+    /// Its Wilson 95 % interval.
+    pub wilson: [f64; 2],
+    /// Share of answers that are right as they are.
+    pub exact: f64,
+    /// Mean F1.
+    pub f1: f64,
+    /// Kinds of answers.
+    pub kinds: Kinds,
+    /// By where the answer lies: first, middle, last third of the document. Answers that are not in it are not counted.
+    pub thirds: [Third; 3],
+    /// Over one reading with the question at its end.
+    pub gain: Option<Interval>,
+    /// Over the control of equal length.
+    pub over_padding: Option<Interval>,
+    /// Beyond what attention gains.
+    pub beyond_attention: Option<Interval>,
+}
+
+/// What the table is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Answers<'a> {
+    /// The documents.
+    pub documents: &'a [Document],
+    /// The kinds of prompts.
+    pub forms: &'a [Form],
+    /// What was evaluated.
+    pub arms: &'a [Arm<'a>],
+    /// Seed of the bootstrap.
+    pub seed: u64,
+}
+
+/// Every cell in which something was asked, arm by arm, task by task, form by form; behind several tasks, all together.
+pub fn table(answers: &Answers<'_>) -> Vec<Cell> {
+    let tasks: BTreeSet<RecallTask> = answers.documents.iter().map(Document::task).collect();
+    let mut groups: Vec<Option<RecallTask>> = tasks.iter().copied().map(Some).collect();
+    if groups.len() > 1 {
+        groups.push(None);
+    }
+    let texts = texts(answers.documents);
+    let by_place: Vec<ByPlace<'_>> = answers.arms.iter().map(|arm| by_place(arm.evaluation)).collect();
+    let view = View {
+        answers,
+        texts: &texts,
+        by_place: &by_place,
+    };
+    let places = (0..answers.arms.len()).flat_map(|arm| {
+        let groups = groups.iter();
+        groups.flat_map(move |task| (0..answers.forms.len()).map(move |form| (arm, *task, form)))
+    });
+    places
+        .filter_map(|(arm, task, form)| view.cell(arm, task, form))
+        .collect()
+}
+
+/// Outcomes by document and form.
+type ByPlace<'a> = BTreeMap<(usize, usize), &'a Outcome>;
+
+fn by_place(evaluation: &Evaluation) -> ByPlace<'_> {
+    let outcomes = evaluation.outcomes.iter();
+    outcomes
+        .map(|outcome| ((outcome.document, outcome.form), outcome))
+        .collect()
+}
+
+/// A number for each document that those read from one text share.
+fn texts(documents: &[Document]) -> Vec<usize> {
+    let mut first = BTreeMap::new();
+    let numbers = documents.iter().enumerate();
+    numbers
+        .map(|(index, document)| *first.entry(document.context()).or_insert(index))
+        .collect()
+}
+
+struct View<'a> {
+    answers: &'a Answers<'a>,
+    texts: &'a [usize],
+    by_place: &'a [ByPlace<'a>],
+}
+
+impl View<'_> {
+    fn cell(&self, arm: usize, task: Option<RecallTask>, form: usize) -> Option<Cell> {
+        let outcomes: Vec<&Outcome> = self
+            .documents(task)
+            .filter_map(|document| self.by_place[arm].get(&(document, form)).copied())
+            .collect();
+        if outcomes.is_empty() {
+            return None;
+        }
+        let (mut kinds, mut thirds) = (Kinds::default(), [Third::default(); 3]);
+        for outcome in &outcomes {
+            kinds.add(outcome.score.kind);
+            if let Some(depth) = outcome.depth {
+                let third = &mut thirds[((3.0 * depth) as usize).min(2)];
+                third.asked += 1;
+                third.found += u64::from(outcome.score.is_found());
+            }
+        }
+        let asked = outcomes.len() as u64;
+        let mean = |value: &dyn Fn(&Outcome) -> f64| {
+            outcomes.iter().map(|outcome| value(outcome)).sum::<f64>() / asked as f64
+        };
+        let kind = self.answers.forms[form];
+        let place = |wanted: Form| self.answers.forms.iter().position(|form| *form == wanted);
+        let once = place(Form::ONCE).filter(|once| *once != form);
+        let control = kind.control().and_then(place);
+        let over = |other: Option<usize>, against: Option<usize>| self.over(arm, task, form, other?, against);
+        Some(Cell {
+            arm,
+            task,
+            form: kind,
+            asked,
+            tokens: mean(&|outcome| outcome.tokens as f64),
+            contains: kinds.found as f64 / asked as f64,
+            wilson: wilson::interval(kinds.found, asked).into(),
+            exact: mean(&|outcome| f64::from(u8::from(outcome.score.exact))),
+            f1: mean(&|outcome| outcome.score.f1),
+            kinds,
+            thirds,
+            gain: over(once, None),
+            over_padding: over(control, None),
+            beyond_attention: self.answers.arms[arm]
+                .against
+                .and_then(|against| over(once, Some(against))),
+        })
+    }
+
+    fn documents(&self, task: Option<RecallTask>) -> impl Iterator<Item = usize> {
+        let documents = self.answers.documents.iter().enumerate();
+        documents
+            .filter(move |(_, document)| task.is_none_or(|task| document.task() == task))
+            .map(|(index, _)| index)
+    }
+
+    /// What `form` finds more than `other`, less what it does so in the arm `against`; on the documents that all of them answered.
+    fn over(
+        &self,
+        arm: usize,
+        task: Option<RecallTask>,
+        form: usize,
+        other: usize,
+        against: Option<usize>,
+    ) -> Option<Interval> {
+        let found = |arm: usize, document: usize, form: usize| {
+            let outcome = self.by_place[arm].get(&(document, form))?;
+            Some(f64::from(u8::from(outcome.score.is_found())))
+        };
+        let gain =
+            |arm: usize, document: usize| Some(found(arm, document, form)? - found(arm, document, other)?);
+        let (mut values, mut texts) = (Vec::new(), Vec::new());
+        for document in self.documents(task) {
+            let theirs = against.map_or(Some(0.0), |against| gain(against, document));
+            if let (Some(ours), Some(theirs)) = (gain(arm, document), theirs) {
+                values.push(ours - theirs);
+                texts.push(self.texts[document]);
+            }
+        }
+        interval(&values, &texts, self.answers.seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::Content;
+    use super::super::score::Score;
+    use super::*;
+
+    fn documents() -> Vec<Document> {
+        let document = |task, index: usize| {
+            let content = Content::Attribute {
+                text: format!("text {index}"),
+                key: "key".into(),
+                value: "value".into(),
+            };
+            Document::new(task, content).expect("a document")
+        };
+        (0..8)
+            .map(|index| document([RecallTask::Fda, RecallTask::Swde][index / 4], index))
+            .collect()
+    }
+
+    /// Right answers as bits, document by document, form by form.
+    fn evaluation(found: &[[u8; 3]]) -> Evaluation {
+        let outcomes = found.iter().enumerate().flat_map(|(document, forms)| {
+            forms.iter().enumerate().map(move |(form, found)| Outcome {
+                document,
+                form,
+                tokens: 10 * (form + 1),
+                depth: (document != 7).then_some(document as f64 / 8.0),
+                answer: String::new(),
+                score: Score {
+                    kind: [Kind::Irrelevant, Kind::Found][usize::from(*found)],
+                    exact: *found == 1,
+                    f1: f64::from(*found),
+                },
+            })
+        });
+        Evaluation {
+            outcomes: outcomes.collect(),
+            computed_tokens: 0,
+        }
+    }
+
+    #[test]
+    fn gains_are_differences_on_the_same_documents_and_attention_s_are_subtracted() {
+        let documents = documents();
+        let forms = [
+            Form::ONCE,
+            Form::TWICE,
+            Form::TWICE.control().expect("two readings"),
+        ];
+        let recurrent = evaluation(&[
+            [0, 1, 0],
+            [0, 1, 0],
+            [1, 1, 1],
+            [0, 1, 1],
+            [0, 0, 0],
+            [1, 1, 0],
+            [0, 1, 0],
+            [0, 0, 0],
+        ]);
+        // Not finished: the last two documents are missing.
+        let attention = evaluation(&[[1, 1, 1], [0, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1]]);
+        let arms = [
+            Arm {
+                evaluation: &recurrent,
+                against: Some(1),
+            },
+            Arm {
+                evaluation: &attention,
+                against: None,
+            },
+        ];
+        let cells = table(&Answers {
+            documents: &documents,
+            forms: &forms,
+            arms: &arms,
+            seed: 0,
+        });
+        assert_eq!(cells.len(), 2 * 3 * 3);
+        let cell = |arm, task, form: Form| {
+            let found = cells
+                .iter()
+                .find(|cell| (cell.arm, cell.task, cell.form) == (arm, task, form));
+            found.expect("a cell")
+        };
+        let mean = |interval: &Option<Interval>| interval.map(|interval| interval.mean);
+        let all = cell(0, None, Form::TWICE);
+        assert_eq!((all.asked, all.kinds.found, all.kinds.irrelevant), (8, 6, 2));
+        assert_eq!(
+            (all.contains, all.exact, all.f1, all.tokens),
+            (0.75, 0.75, 0.75, 20.0)
+        );
+        assert_eq!((mean(&all.gain), mean(&all.over_padding)), (Some(0.5), Some(0.5)));
+        // On six documents: 3/6 more, against (1 − 1)/6.
+        assert_eq!(mean(&all.beyond_attention), Some(0.5));
+        let third = |found, asked| Third { found, asked };
+        assert_eq!(all.thirds, [third(3, 3), third(2, 3), third(1, 1)]);
+        let fda = cell(0, Some(RecallTask::Fda), Form::TWICE);
+        assert_eq!((fda.contains, mean(&fda.gain)), (1.0, Some(0.75)));
+        let once = cell(0, None, Form::ONCE);
+        assert_eq!(
+            (once.gain, once.over_padding, once.beyond_attention),
+            (None, None, None)
+        );
+        let padded = cell(0, None, forms[2]);
+        assert_eq!((mean(&padded.gain), padded.over_padding), (Some(0.0), None));
+        let attention = cell(1, None, Form::TWICE);
+        assert_eq!(
+            (mean(&attention.gain), attention.beyond_attention),
+            (Some(0.0), None)
+        );
+        assert_eq!(attention.asked, 6);
+    }
+}
