@@ -9,8 +9,8 @@ use clap::Args;
 use indicatif::HumanCount;
 use serde::Serialize;
 use spillway_models::generation::{Finish, Generated, Sampling, continue_from};
-use spillway_models::tokenizer::parse_ids;
-use spillway_models::{Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions};
+use spillway_models::tokenizer::{TokenizerError, parse_ids};
+use spillway_models::{Logits, Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions};
 use spillway_ssm_core::Chain;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ Examples:
   spillway generate mamba2-130m --prompt 'The capital of France is' --temperature 0 --max-tokens 16
   spillway generate mamba2-130m --prompt-file book.txt --mitigation window:2048
   spillway generate mamba2-130m --prompt - --mitigation state-norm:auto --calibrate other-book.txt < book.txt
+  spillway generate mamba2-130m --prompt-file question-and-document.txt --read-twice --temperature 0
   spillway generate mamba2-130m --ids 510,5347,273,6181,310
 
 A prompt may be of any length: text is read and taken in piece by piece. `spillway mitigations` lists what --mitigation takes.")]
@@ -34,6 +35,10 @@ pub struct GenerateArgs {
     /// What to continue.
     #[command(flatten)]
     pub prompt: PromptArgs,
+    /// Read the prompt twice, with a line's end between, before going on: what a model of fixed memory keeps of the second reading
+    /// depends on what it was asked in the first
+    #[arg(long)]
+    pub read_twice: bool,
     /// What acts on the states.
     #[command(flatten)]
     pub treatment: TreatmentArgs,
@@ -86,6 +91,12 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     let chain = args.treatment.chain(&args.model, &model, context)?;
     let begin = Instant::now();
     let (prompt, mut state) = match &args.prefix_cache {
+        None if args.read_twice => {
+            let mut state = model.start(&chain, 1)?;
+            let ids = read_twice(args.prompt.read(&model, context)?, &model)?;
+            let logits = model.logits(&ids, &mut state, Logits::Last)?;
+            (Prompt::whole(ids, logits), state)
+        }
         None => {
             let mut state = model.start(&chain, 1)?;
             let kept = if context.is_json() { MOST_KEPT } else { 0 };
@@ -94,6 +105,11 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         }
         Some(folder) => {
             let ids = args.prompt.read(&model, context)?;
+            let ids = if args.read_twice {
+                read_twice(ids, &model)?
+            } else {
+                ids
+            };
             prefill_from(folder, args.prefix_cache_limit, context, &model, &chain, ids)?
         }
     };
@@ -110,6 +126,24 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         finish_name(&generated.finish),
     ));
     Ok(())
+}
+
+/// A prompt, a line's end if the tokenizer has one, and the prompt again; what the tokenizer puts before a text stands there once.
+fn read_twice(ids: Vec<u32>, model: &Model) -> Result<Vec<u32>, ProgramError> {
+    let tokenizer = model.tokenizer();
+    let (line_end, before) = match (tokenizer.encode("\n"), tokenizer.encode_prompt("")) {
+        (Ok(line_end), Ok(before)) => (line_end, before),
+        // Ids without a tokenizer follow upon one another.
+        (Err(TokenizerError::Absent { .. }), _) | (_, Err(TokenizerError::Absent { .. })) => {
+            Default::default()
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error.into()),
+    };
+    let again = match ids.strip_prefix(before.as_slice()) {
+        Some(rest) if !rest.is_empty() => rest,
+        _ => &ids,
+    };
+    Ok([ids.as_slice(), &line_end, again].concat())
 }
 
 /// Takes the prompt in with the help of a cache on disk, and says how far that helped.
@@ -137,13 +171,7 @@ fn prefill_from(
     for refused in &found.refused {
         context.remark(format_args!("not used: {refused}"));
     }
-    let prompt = Prompt {
-        distinct: ids.clone(),
-        last: ids.clone(),
-        tokens: ids.len() as u64,
-        ids: Some(ids),
-        logits: found.logits,
-    };
+    let prompt = Prompt::whole(ids, found.logits);
     Ok((prompt, found.state))
 }
 

@@ -53,6 +53,17 @@ pub struct Prompt {
 }
 
 impl Prompt {
+    /// One whose ids are all at hand.
+    pub fn whole(ids: Vec<u32>, logits: Tensor<2>) -> Self {
+        Self {
+            distinct: ids.clone(),
+            last: ids.clone(),
+            tokens: ids.len() as u64,
+            ids: Some(ids),
+            logits,
+        }
+    }
+
     /// What generation goes on from.
     pub fn taken_in(&self) -> TakenIn<'_> {
         TakenIn {

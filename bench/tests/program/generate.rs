@@ -54,6 +54,38 @@ fn ids_and_text_of_one_prompt_give_one_continuation() {
 }
 
 #[test]
+fn a_prompt_read_twice_is_the_prompt_its_line_s_end_and_the_prompt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().to_string_lossy().into_owned();
+    let json = |prompt: &str, more: &[&str]| {
+        let options = [
+            "generate",
+            "--prompt",
+            prompt,
+            "--max-tokens",
+            "8",
+            "--temperature",
+            "0",
+            "--json",
+            "-q",
+        ];
+        json_of(&[&options[..], more].concat())
+    };
+    let twice = json(PROMPT, &["--read-twice"]);
+    let written = json(&format!("{PROMPT}\n{PROMPT}"), &[]);
+    assert_eq!(
+        (&twice["prompt_ids"], &twice["ids"]),
+        (&written["prompt_ids"], &written["ids"])
+    );
+    assert_eq!(twice["prompt_tokens"], 2 * PROMPT.len() + 1);
+    let cached = json(PROMPT, &["--read-twice", "--prefix-cache", &cache]);
+    assert_eq!(
+        (&twice["prompt_ids"], &twice["text"]),
+        (&cached["prompt_ids"], &cached["text"])
+    );
+}
+
+#[test]
 fn a_stop_string_ends_the_text_and_is_not_part_of_it() {
     let options = [
         "generate",
