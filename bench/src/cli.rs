@@ -6,8 +6,8 @@ use crate::context::{Context, Printing};
 use crate::error::ProgramError;
 use crate::studies::{capacity, train_compare, train_table};
 use crate::{
-    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, shell, speed,
-    ssm, tokens, train,
+    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, recall, shell,
+    speed, ssm, tokens, train,
 };
 use clap::{Parser, Subcommand};
 
@@ -52,6 +52,8 @@ pub enum Command {
     Diagnose(diagnose::DiagnoseArgs),
     /// Find out up to which length, and where in the text, a model still finds a five-digit passkey
     Passkey(passkey::PasskeyArgs),
+    /// Find out whether models answer from a document, and what they gain by reading it twice
+    Recall(recall::RecallArgs),
     /// Try every mitigation on one model, and rank them by the loss far beyond its training length
     Compare(leaderboard::CompareArgs),
     /// Train a model as a configuration says
@@ -141,6 +143,7 @@ impl Cli {
         match &self.command {
             Command::Diagnose(args) => diagnose::run(args, context),
             Command::Passkey(args) => passkey::run(args, context),
+            Command::Recall(args) => recall::run(args, context),
             Command::Compare(args) => leaderboard::run(args, context),
             Command::Train(args) => train::run(args, &self.threads, context),
             Command::TrainCompare(args) => train_compare::run(args, context),

@@ -3,6 +3,7 @@
 use spillway_models::ModelError;
 use spillway_models::checkpoint::CheckpointError;
 use spillway_models::evaluation::diagnosis::text::TextError;
+use spillway_models::evaluation::recall::data::DataError;
 use spillway_models::output::OutputError;
 use spillway_models::tokenizer::TokenizerError;
 use spillway_models::train::TrainError;
@@ -178,6 +179,19 @@ impl From<TextError> for ProgramError {
             path: error.name.into(),
             expected: error.expected,
             found: error.found.to_string(),
+        }
+    }
+}
+
+impl From<DataError> for ProgramError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::File { path, source } => Self::File {
+                action: "read",
+                path,
+                source,
+            },
+            other => Self::Failed(other.to_string()),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`context`], [`progress`], [`terminal`] | what every subcommand shares: threads, printing; how far something long has come |
 //! | [`error`] | the one error type, and the exit code that follows from it |
 //! | [`output`], [`stop`] | files that are whole or absent, and output folders; stopping on a signal |
+//! | [`answers`] | what an interrupted run of questions goes on from |
 //! | [`calibration`], [`mitigation_file`] | numbers for the mitigations that are calibrated, and the file that keeps them |
 //! | [`trial`], [`choice`] | what is tried on a model: a mitigation, or starting it again; which of them |
 //! | [`text`], [`settings`] | the text that `--text` names; what an interrupted run goes on under |
@@ -17,6 +18,7 @@
 //! | [`kit`] | everything made for eyes: pages, tables, charts, numbers |
 //! | [`diagnose`] | `spillway diagnose` |
 //! | [`passkey`] | `spillway passkey` |
+//! | [`recall`] | `spillway recall` |
 //! | [`leaderboard`] | `spillway compare` |
 //! | [`train`] | `spillway train` |
 //! | [`studies`] | `spillway capacity`, `spillway train-compare`, `spillway train-table`: experiments of many trainings |
@@ -27,6 +29,7 @@
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
 
+pub mod answers;
 pub mod calibration;
 pub mod catalogue;
 pub mod chat;
@@ -52,6 +55,7 @@ pub mod passkey;
 mod process;
 pub mod progress;
 pub mod prompt;
+pub mod recall;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod settings;

@@ -17,6 +17,40 @@ pub struct ModelArgs {
     /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors or .pth file [default: the small
     /// model that comes with Spillway]
     pub checkpoint: Option<PathBuf>,
+    /// How its weights are kept, and where it runs.
+    #[command(flatten)]
+    pub loading: LoadingArgs,
+}
+
+/// Several models, all loaded alike.
+#[derive(Clone, Debug, Args)]
+pub struct ModelsArgs {
+    /// Folders with config.json and model.safetensors or PyTorch files, or .safetensors or .pth files [default: the small
+    /// model that comes with Spillway]
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoints: Vec<PathBuf>,
+    /// How their weights are kept, and where they run.
+    #[command(flatten)]
+    pub loading: LoadingArgs,
+}
+
+impl ModelsArgs {
+    /// One by one.
+    pub fn each(&self) -> Vec<ModelArgs> {
+        let one = |checkpoint: Option<&PathBuf>| ModelArgs {
+            checkpoint: checkpoint.cloned(),
+            loading: self.loading.clone(),
+        };
+        match self.checkpoints.is_empty() {
+            true => vec![one(None)],
+            false => self.checkpoints.iter().map(|path| one(Some(path))).collect(),
+        }
+    }
+}
+
+/// How the weights of a model are kept, and where it runs.
+#[derive(Clone, Debug, Args)]
+pub struct LoadingArgs {
     /// Type in which the weights are kept in memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
@@ -35,25 +69,13 @@ impl ModelArgs {
     /// [`ProgramError::Model`], naming what is wrong with which file.
     pub fn load(&self) -> Result<Model, ProgramError> {
         let options = LoadOptions {
-            tokenizer: self.tokenizer.clone(),
-            device: self.open_device()?,
-            ..LoadOptions::with_weights(self.dtype.into())
+            tokenizer: self.loading.tokenizer.clone(),
+            device: self.loading.open_device()?,
+            ..LoadOptions::with_weights(self.loading.dtype.into())
         };
         Ok(match &self.checkpoint {
             Some(path) => Model::load(path, &options)?,
             None => Model::shipped(&options)?,
-        })
-    }
-
-    fn open_device(&self) -> Result<Device, ProgramError> {
-        self.device.open().map_err(|error| match error {
-            DeviceError::NotBuilt { runtime } => {
-                let expected = "a device that this program was built for";
-                let found =
-                    format!("{runtime}; build it with: cargo install --path bench --features {runtime}");
-                ProgramError::usage("--device", expected, found)
-            }
-            other => ProgramError::BadDevice(other.to_string()),
         })
     }
 
@@ -66,13 +88,13 @@ impl ModelArgs {
                 .as_ref()
                 .map(|path| quoted(&path.to_string_lossy())),
         );
-        if self.dtype != Dtype::F32 {
-            words.extend(["--dtype".into(), self.dtype.to_string()]);
+        if self.loading.dtype != Dtype::F32 {
+            words.extend(["--dtype".into(), self.loading.dtype.to_string()]);
         }
-        if self.device != DeviceChoice::default() {
-            words.extend(["--device".into(), self.device.to_string()]);
+        if self.loading.device != DeviceChoice::default() {
+            words.extend(["--device".into(), self.loading.device.to_string()]);
         }
-        if let Some(path) = &self.tokenizer {
+        if let Some(path) = &self.loading.tokenizer {
             words.extend(["--tokenizer".into(), quoted(&path.to_string_lossy())]);
         }
         words.push(match model.info().tokenizer {
@@ -80,6 +102,20 @@ impl ModelArgs {
             _ => "--prompt 'In the beginning '".into(),
         });
         words.join(" ")
+    }
+}
+
+impl LoadingArgs {
+    fn open_device(&self) -> Result<Device, ProgramError> {
+        self.device.open().map_err(|error| match error {
+            DeviceError::NotBuilt { runtime } => {
+                let expected = "a device that this program was built for";
+                let found =
+                    format!("{runtime}; build it with: cargo install --path bench --features {runtime}");
+                ProgramError::usage("--device", expected, found)
+            }
+            other => ProgramError::BadDevice(other.to_string()),
+        })
     }
 }
 

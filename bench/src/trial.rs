@@ -235,6 +235,17 @@ pub fn has_attention(model: &Model) -> bool {
     })
 }
 
+/// Whether a model remembers by keys and values alone, so that it forgets nothing.
+pub fn is_attention_alone(model: &Model) -> bool {
+    let state = model.start(&Chain::default(), 1);
+    let recurs = |state: &MixerState| matches!(state, MixerState::Recurrent(_));
+    let alone = state.is_ok_and(|state| {
+        let mut layers = state.layers.iter();
+        !layers.any(|layer| recurs(&layer.mixer) || recurs(&layer.channel))
+    });
+    alone && has_attention(model)
+}
+
 /// A mitigation asked for that cannot be had.
 pub fn refused(spec: &str, reason: impl std::fmt::Display) -> ProgramError {
     ProgramError::usage(

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use spillway::{diagnose, leaderboard, mitigation_file, passkey, studies};
+use spillway::{diagnose, leaderboard, mitigation_file, passkey, recall, studies};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -15,6 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
         diagnose::resume::Progress::parse(path, &written).expect("what was written");
     }
     let _ = passkey::resume::Saved::parse(path, &text);
+    let _ = recall::resume::Saved::parse(path, &text);
     let _ = leaderboard::row::Saved::parse(path, &text);
     let _ = mitigation_file::parse(path, bytes);
     let _ = serde_json::from_str::<studies::capacity::result::RunResult>(&text);

@@ -204,7 +204,13 @@ impl Diagnosis {
             length: args.length,
             streams: &streams,
         };
-        let settings = Settings::new(&model, args.model.device.to_string(), &text, lengths, &trials);
+        let settings = Settings::new(
+            &model,
+            args.model.loading.device.to_string(),
+            &text,
+            lengths,
+            &trials,
+        );
         Ok(Self {
             model,
             text,
@@ -311,7 +317,7 @@ impl Diagnosis {
             baseline: trial::baseline(&self.model, train_length),
             streams: self.streams.clone(),
             generate: args.model.generate(&self.model),
-            dtype: args.model.dtype.to_string(),
+            dtype: args.model.loading.dtype.to_string(),
             threads: context.threads(),
             seed: args.seed,
         }

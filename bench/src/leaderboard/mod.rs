@@ -198,7 +198,13 @@ impl Comparison {
             length,
             streams: &streams,
         };
-        let settings = Settings::new(&model, args.model.device.to_string(), &whole, lengths, &trials);
+        let settings = Settings::new(
+            &model,
+            args.model.loading.device.to_string(),
+            &whole,
+            lengths,
+            &trials,
+        );
         let board = Leaderboard {
             baseline: trial::baseline(&model, train_length),
             threads: context.threads(),

@@ -16,6 +16,7 @@ pub mod page;
 pub mod report;
 pub mod resume;
 
+use crate::answers::{SAVED_EVERY, SavedRun};
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::counted;
@@ -29,14 +30,14 @@ use crate::values::parse_tokens;
 use clap::Args;
 use lengths::{Lengths, parse_lengths};
 use report::{PasskeysReport, Run, VERSION};
-use resume::{Saved, SavedRun, Settings};
+use resume::{Saved, Settings};
 use serde_json::json;
 use spillway_models::Model;
 use spillway_models::evaluation::passkey_text::evaluate::{self, Answer, Evaluation};
 use spillway_models::evaluation::passkey_text::prompt::{self, Case, Template};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The files that this command writes.
 const OWN: &[&str] = &[
@@ -46,8 +47,6 @@ const OWN: &[&str] = &[
     "passkey-*.svg",
     resume::FILE,
 ];
-/// From one save to the next.
-const SAVED_EVERY: Duration = Duration::from_secs(5);
 
 /// Prompts of the shortest length that have to go wrong before longer ones are not asked: a model that answers every other one
 /// misses so many by chance once in sixteen times.
@@ -126,7 +125,11 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
     drop(waiting);
     let mut saved = Saved::new(args.settings(&model, train_length, &trials));
     if out.is_begun() {
-        saved.load(&out, &cases)?;
+        let most = trials.len();
+        saved.load(&out, resume::FILE, |runs| {
+            let mut outcomes = runs.iter().flat_map(|run| &run.evaluation.outcomes);
+            runs.len() <= most && outcomes.all(|outcome| outcome.case < cases.len())
+        })?;
     }
     out.begin()?;
     stop.has_something_to_keep();
@@ -265,7 +268,7 @@ impl Asking<'_> {
                 saved.runs.push(SavedRun::default());
             }
             let run = self.one(trial, index, saved, out)?;
-            saved.save(out)?;
+            saved.save(out, resume::FILE)?;
             let goes_on = run.complete;
             print_run(self.context, &run)?;
             report.runs.push(run);
@@ -307,7 +310,7 @@ impl Asking<'_> {
             if last_save.elapsed() > SAVED_EVERY {
                 saved.runs[index].evaluation = evaluation.clone();
                 saved.runs[index].seconds = before + begin.elapsed().as_secs_f64();
-                failure = saved.save(out).err();
+                failure = saved.save(out, resume::FILE).err();
                 last_save = Instant::now();
             }
             match failure {

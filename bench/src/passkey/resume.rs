@@ -1,18 +1,16 @@
-//! What an interrupted run leaves behind to go on from: every answer so far.
+//! What decides the answers of a passkey run.
 
+use crate::answers;
 use crate::error::ProgramError;
-use crate::output::OutputFolder;
 use crate::settings::expect_same;
 use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::passkey_text::evaluate::Evaluation;
-use spillway_models::evaluation::passkey_text::prompt::Case;
-use spillway_models::input;
-use std::path::Path;
 
 /// Name of the file that an evaluation goes on from.
 pub const FILE: &str = "passkey-progress.json";
-/// Version of that file's form.
-const VERSION: u32 = 1;
+
+/// Content of that file.
+pub type Saved = answers::Saved<Settings, Evaluation>;
 
 /// Everything that decides the answers. A run goes on only under the same settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,82 +37,7 @@ pub struct Settings {
     pub mitigations: Vec<String>,
 }
 
-/// The answers of one mitigation.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SavedRun {
-    /// Time taken so far.
-    pub seconds: f64,
-    /// The answers of one mitigation.
-    pub evaluation: Evaluation,
-}
-
-/// Content of the file that an evaluation goes on from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Saved {
-    version: u32,
-    settings: Settings,
-    /// One per mitigation that has begun.
-    pub runs: Vec<SavedRun>,
-}
-
-impl Saved {
-    /// Nothing yet.
-    pub fn new(settings: Settings) -> Self {
-        Self {
-            version: VERSION,
-            settings,
-            runs: Vec::new(),
-        }
-    }
-
-    /// Takes over what an interrupted run has left in `folder`.
-    ///
-    /// # Errors
-    /// [`ProgramError::Usage`] for other settings, [`ProgramError::File`] and [`ProgramError::Content`] for a file that cannot be
-    /// used.
-    pub fn load(&mut self, folder: &OutputFolder, cases: &[Case]) -> Result<(), ProgramError> {
-        let path = folder.file(FILE);
-        let text = input::read_text(&path, input::MAX_SETTINGS).map_err(ProgramError::file("read", &path))?;
-        let saved = Self::parse(&path, &text)?;
-        saved.settings.expect(&self.settings)?;
-        let mut outcomes = saved.runs.iter().flat_map(|run| &run.evaluation.outcomes);
-        if saved.runs.len() > self.settings.mitigations.len()
-            || outcomes.any(|outcome| outcome.case >= cases.len())
-        {
-            let expected = "the answers to the prompts of these settings";
-            return Err(ProgramError::content(&path, expected, "others"));
-        }
-        self.runs = saved.runs;
-        Ok(())
-    }
-
-    /// The answers in the text of a file.
-    ///
-    /// # Errors
-    /// [`ProgramError::Content`] for a text of another kind or version.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ProgramError> {
-        let content = |expected: &str, found: String| ProgramError::content(path, expected, found);
-        let saved: Self = serde_json::from_str(text)
-            .map_err(|error| content("the answers of an interrupted run", error.to_string()))?;
-        match saved.version {
-            VERSION => Ok(saved),
-            other => Err(content(&format!("version {VERSION}"), other.to_string())),
-        }
-    }
-
-    /// Writes the file.
-    ///
-    /// # Errors
-    /// [`ProgramError::File`].
-    pub fn save(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
-        folder.write_json(FILE, self)?;
-        folder.keep();
-        Ok(())
-    }
-}
-
-impl Settings {
-    /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
+impl answers::Settings for Settings {
     fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
         let parts = |settings: &Self| {
             [

@@ -10,6 +10,7 @@ fn every_subcommand_explains_itself_with_an_example() {
     }
     for name in [
         "passkey",
+        "recall",
         "compare",
         "train",
         "train-compare",
@@ -134,6 +135,23 @@ fn json_is_one_document_on_standard_output_in_every_command() {
             "1",
             "--out",
             &out("passkey"),
+        ],
+        &[
+            "recall",
+            "--documents",
+            "2",
+            "--facts",
+            "3",
+            "--no-padding",
+            "--out",
+            &out("recall"),
+        ],
+        &[
+            "recall",
+            "--documents",
+            "2",
+            "--training-text",
+            &out("training.jsonl"),
         ],
         &["mitigations"],
         &["ssm", "--length", "64", "--states", "4"],

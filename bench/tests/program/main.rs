@@ -14,6 +14,7 @@ mod inspect;
 mod layouts;
 mod life;
 mod passkey;
+mod recall;
 #[cfg(feature = "serve")]
 mod serve;
 mod ssm;

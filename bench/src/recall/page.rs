@@ -1,0 +1,301 @@
+//! `report.html` of a recall run.
+
+use super::report::{self, ArmReport, RecallReport, percent, points, task_name, whole};
+use crate::kit::format::{count, counted, duration, list};
+use crate::kit::grid::{self, Grid};
+use crate::kit::page::{self, Page, Row, heading, headings};
+use crate::kit::picture::Figure;
+use crate::kit::provenance::Provenance;
+use maud::{Markup, html};
+use spillway_models::evaluation::recall::prompt::{Form, Order};
+use spillway_models::evaluation::recall::summary::{Cell, Third};
+
+/// A map for each task, and for all together: shares of answers found, models by kinds of prompts; with the names of their files.
+pub fn figures(report: &RecallReport<'_>) -> Vec<(String, Figure)> {
+    let mut tasks: Vec<&'static str> = Vec::new();
+    for cell in &report.cells {
+        if !tasks.contains(&task_name(cell)) {
+            tasks.push(task_name(cell));
+        }
+    }
+    let mut figures: Vec<(String, Figure)> = Vec::new();
+    for task in tasks {
+        let cell = |arm: usize, form: &Form| {
+            let found = report
+                .cells
+                .iter()
+                .find(|cell| (cell.arm, &cell.form, task_name(cell)) == (arm, form, task));
+            found.map(drawn)
+        };
+        let grid = Grid {
+            columns_name: "kind of prompt".into(),
+            rows_name: "model".into(),
+            columns: report.forms.iter().map(ToString::to_string).collect(),
+            rows: report.arms.iter().map(ArmReport::name).collect(),
+            cells: (0..report.arms.len())
+                .map(|arm| report.forms.iter().map(|form| cell(arm, form)).collect())
+                .collect(),
+            scale: ("answers found (%)".into(), ["0", "50", "100"].map(String::from)),
+            divider: None,
+        };
+        let title = match task {
+            "all" => "Answers found, all tasks".to_string(),
+            task => format!("Answers found, {task}"),
+        };
+        let caption = "Share of the answers that contain a right one (%), by model and kind of prompt. Under the pointer: the Wilson 95 % interval.";
+        figures.push((
+            format!("recall-{task}.svg"),
+            Figure::new(title, caption, grid.draw()),
+        ));
+    }
+    figures
+}
+
+fn drawn(cell: &Cell) -> grid::Cell {
+    grid::Cell {
+        shade: cell.contains,
+        text: percent(cell.contains),
+        hover: format!(
+            "{}: {} of {} found ({} to {} %)",
+            cell.form,
+            count(cell.kinds.found),
+            count(cell.asked),
+            percent(cell.wilson[0]),
+            percent(cell.wilson[1])
+        ),
+        framed: false,
+    }
+}
+
+/// The page, with the pictures of [`figures`].
+pub fn page(report: &RecallReport<'_>, figures: &[(String, Figure)], made: &Provenance) -> String {
+    let data = [
+        (report::JSON, "everything on this page as data"),
+        (
+            report::CSV,
+            "a line for each model, mitigation, task and kind of prompt",
+        ),
+        (report::ANSWERS, "every answer"),
+    ];
+    let pictures = figures
+        .iter()
+        .map(|(name, _)| (name.as_str(), "a map as a file of its own"));
+    let files: Vec<(&str, &str)> = data.into_iter().chain(pictures).collect();
+    let unfinished = (!report.complete).then(|| "Interrupted: these are the answers so far.".to_string());
+    let length = report.length.map_or("whole documents".into(), |length| {
+        format!(
+            "documents cut to {} tokens around their answer",
+            count(length as u64)
+        )
+    });
+    Page {
+        title: "Answers from documents, read once and twice".into(),
+        facts: format!(
+            "{}, {}; {length}; answers of at most {}; seed {}",
+            counted(report.documents as u64, "document"),
+            report.data,
+            counted(report.answer_tokens as u64, "token"),
+            report.seed
+        ),
+        summary: unfinished.into_iter().chain(findings(report)).collect(),
+        body: html! {
+            (heading("Answers found"))
+            (page::figures(figures.iter().map(|(_, figure)| figure)))
+            (heading("Every number"))
+            (table(report))
+            (heading("Models"))
+            (arms(report))
+            (heading("How this was measured"))
+            (method(report))
+        },
+        files: &files,
+        specs: report.arms.iter().map(|arm| arm.mitigation.as_str()).collect(),
+        made,
+    }
+    .render()
+}
+
+/// What the numbers say of each arm.
+fn findings(report: &RecallReport<'_>) -> Vec<String> {
+    let arms = report.arms.iter().enumerate();
+    arms.flat_map(|(index, arm)| finding(report, index, arm))
+        .collect()
+}
+
+fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<String> {
+    let cell = |form: Form| whole(report, index).find(|cell| cell.form == form);
+    let Some(once) = cell(Form::ONCE) else {
+        return Vec::new();
+    };
+    let name = arm.name();
+    let Some(twice) = cell(Form::TWICE) else {
+        return vec![format!(
+            "{name}: {} % are found when the question comes after one reading.",
+            percent(once.contains)
+        )];
+    };
+    let gain = twice
+        .gain
+        .map_or(String::new(), |_| format!(", in points {}", points(twice.gain)));
+    let mut sentences = vec![format!(
+        "{name}: {} % are found when the question comes after one reading, {} % when it comes first and the document twice{gain}.",
+        percent(once.contains),
+        percent(twice.contains)
+    )];
+    if let Some(first) = cell(Form::new(Order::QuestionFirst, 1)) {
+        sentences.push(format!(
+            "Of that, {} come from the question in front alone, and {} from the second reading.",
+            percent(first.contains - once.contains),
+            percent(twice.contains - first.contains)
+        ));
+    }
+    if twice.over_padding.is_some() {
+        sentences.push(format!(
+            "Over a prompt of the same length with dots in the place of the first reading: {}.",
+            points(twice.over_padding)
+        ));
+    }
+    if let (Some(beyond), Some(attention)) = (twice.beyond_attention, &report.attention) {
+        let judged = match (beyond.low > 0.0, beyond.high < 0.0) {
+            (true, _) => "more than attention gains, which forgets nothing: this much is memory",
+            (_, true) => "less than attention gains",
+            _ => "no telling apart from what attention gains: memory is not shown to be the reason",
+        };
+        sentences.push(format!(
+            "Beyond the gain of {attention}: {}, {judged}.",
+            points(twice.beyond_attention)
+        ));
+    }
+    sentences
+}
+
+fn table(report: &RecallReport<'_>) -> Markup {
+    let names = [
+        "model",
+        "task",
+        "prompt",
+        "tokens\nof it",
+        "found\n(%)",
+        "exact\n(%)",
+        "F1",
+        "none, repeated,\nirrelevant",
+        "found by third\nof the document (%)",
+        "gain over d-q:1\n(points)",
+        "over padding\n(points)",
+        "beyond attention\n(points)",
+    ];
+    let rows: Vec<Row> = report
+        .cells
+        .iter()
+        .map(|cell| {
+            let [low, high] = cell.wilson.map(percent);
+            let kinds = cell.kinds;
+            let lost = match kinds.not_a_number {
+                0 => String::new(),
+                lost => format!(" (no numbers: {})", count(lost)),
+            };
+            let numbers = [
+                report.arms[cell.arm].name(),
+                task_name(cell).into(),
+                cell.form.to_string(),
+                count(cell.tokens.round() as u64),
+                format!("{} ({low} to {high})", percent(cell.contains)),
+                percent(cell.exact),
+                format!("{:.3}", cell.f1),
+                format!(
+                    "{}, {}, {}{lost}",
+                    count(kinds.none),
+                    count(kinds.repeated),
+                    count(kinds.irrelevant)
+                ),
+                cell.thirds.map(third).join(", "),
+                points(cell.gain),
+                points(cell.over_padding),
+                points(cell.beyond_attention),
+            ];
+            Row {
+                is_apart: cell.form == Form::ONCE,
+                ..Row::of(numbers)
+            }
+        })
+        .collect();
+    page::table(&headings(names), &rows)
+}
+
+fn third(third: Third) -> String {
+    match third.asked {
+        0 => "–".into(),
+        asked => percent(third.found as f64 / asked as f64),
+    }
+}
+
+fn arms(report: &RecallReport<'_>) -> Markup {
+    let names = [
+        "model",
+        "architecture",
+        "parameters",
+        "state (bytes)",
+        "bytes more\nper token",
+        "prompt\ntokens",
+        "computed",
+        "time",
+    ];
+    let rows: Vec<Row> = report
+        .arms
+        .iter()
+        .map(|arm| {
+            let info = report.models[arm.index];
+            Row::of([
+                arm.name(),
+                info.architecture.into(),
+                count(info.parameters),
+                count(info.state_bytes),
+                count(info.cache_bytes_per_token),
+                count(arm.prompt_tokens),
+                count(arm.computed_tokens),
+                duration(arm.seconds),
+            ])
+        })
+        .collect();
+    page::table(&headings(names), &rows)
+}
+
+fn method(report: &RecallReport<'_>) -> Markup {
+    let mut left_out = Vec::new();
+    if report.not_scored > 0 {
+        left_out.push(format!(
+            "{} whose answer is one character",
+            counted(report.not_scored as u64, "document")
+        ));
+    }
+    if report.broken > 0 {
+        left_out.push(format!(
+            "{} of the file that hold none",
+            counted(report.broken as u64, "place")
+        ));
+    }
+    html! {
+        p {
+            "With H the question, D the document and c what the answer follows upon, d-q:1 is D c, q-d:1 is H D c, and c-q the same as d-q \
+             for one reading. With N readings, d-q:N is D … D c, q-d:N is H D … D c, and c-q:N is D c … D c. d-q:1 is the default prompt \
+             of Just read twice (2407.05483) and q-d:2 its JRT-Prompt, both to the letter. A padded prompt has one reading and, in the place \
+             of the earlier ones, as many tokens of dots."
+        }
+        p {
+            "Answers are greedy and end with their line. An answer is found if a right one occurs in it, in any case; exact and F1 are \
+             those of SQuAD. Answers that are not found say nothing, repeat the question or themselves, or say something else."
+        }
+        p {
+            "Gains are differences on the same documents; their intervals hold 95 % of 10,000 bootstrapped means, with questions about one text \
+             drawn together. What is beyond attention is the gain less the gain of the model that has attention alone, document by \
+             document."
+        }
+        @if !left_out.is_empty() { p { "Left out: " (list(&left_out)) "." } }
+        @if report.data == "generated" {
+            p {
+                "The documents are generated and share no answer with those that --training-text writes, but for the table of triviaqa and \
+                 the counts of drop."
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What is asked about: documents that are generated, or read from a data set.
+
+use super::RecallArgs;
+use crate::context::Context;
+use crate::error::ProgramError;
+use crate::kit::format::counted;
+use crate::output::write_file;
+use serde_json::json;
+use spillway_models::evaluation::recall::data;
+use spillway_models::evaluation::recall::document::{Document, RecallTask};
+use spillway_models::evaluation::recall::generate::{Generator, Split};
+use spillway_models::evaluation::recall::prompt::{self, Form};
+use std::path::Path;
+
+/// Documents of a task, where nobody says.
+const DOCUMENTS: usize = 200;
+/// Broken places that are named one by one.
+const MOST_NAMED: usize = 20;
+
+/// The documents, and what was left out of them.
+#[derive(Debug)]
+pub struct Questions {
+    /// Those that are asked about.
+    pub documents: Vec<Document>,
+    /// Those whose answer is one character.
+    pub not_scored: usize,
+    /// Places of the data set that hold no document.
+    pub broken: usize,
+}
+
+impl Questions {
+    /// Generates or reads them.
+    ///
+    /// # Errors
+    /// [`ProgramError::Usage`] for several tasks of one file and for numbers that no document has; [`ProgramError::File`] for a file
+    /// that cannot be read, [`ProgramError::Failed`] for one that is broken in a place that was not to be passed over,
+    /// [`ProgramError::Content`] for one without a document.
+    pub fn open(args: &RecallArgs, context: &Context) -> Result<Self, ProgramError> {
+        let mut questions = match &args.data {
+            None => Self {
+                documents: generated(args, Split::Test)?,
+                not_scored: 0,
+                broken: 0,
+            },
+            Some(path) => Self::read(args, path, context)?,
+        };
+        let all = questions.documents.len();
+        questions.documents.retain(Document::is_scored);
+        questions.not_scored = all - questions.documents.len();
+        if questions.not_scored > 0 {
+            let left_out = counted(questions.not_scored as u64, "document");
+            context.remark(format_args!(
+                "left out {left_out} with an answer of one character"
+            ));
+        }
+        match (questions.documents.is_empty(), &args.data) {
+            (true, Some(path)) => Err(ProgramError::content(path, "a document to ask about", "none")),
+            _ => Ok(questions),
+        }
+    }
+
+    fn read(args: &RecallArgs, path: &Path, context: &Context) -> Result<Self, ProgramError> {
+        let tasks = distinct(&args.tasks);
+        let [task] = tasks.as_slice() else {
+            let found = tasks.iter().map(|task| task.name()).collect::<Vec<_>>().join(",");
+            return Err(ProgramError::usage("--task", "one task for --data", found));
+        };
+        let read = data::read(path, *task)?;
+        let broken = read.broken.len();
+        if !args.skip_broken {
+            if let Some(error) = read.broken.into_iter().next() {
+                return Err(ProgramError::Failed(format!(
+                    "{error}; --skip-broken passes over what is broken"
+                )));
+            }
+        } else {
+            for error in read.broken.iter().take(MOST_NAMED) {
+                context.remark(format_args!("passed over: {error}"));
+            }
+            if broken > MOST_NAMED {
+                context.remark(format_args!("passed over: {} more", broken - MOST_NAMED));
+            }
+        }
+        let mut documents = read.documents;
+        documents.truncate(args.documents.map_or(usize::MAX, |most| most as usize));
+        Ok(Self {
+            documents,
+            not_scored: 0,
+            broken,
+        })
+    }
+
+    /// A number that differs between sets of documents (FNV-1a of their JSON).
+    pub fn fingerprint(&self) -> u64 {
+        let text = serde_json::to_string(&self.documents).unwrap_or_default();
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+}
+
+fn generated(args: &RecallArgs, split: Split) -> Result<Vec<Document>, ProgramError> {
+    let allowed = Generator::FEWEST..=Generator::MOST;
+    if let Some(found) = args.facts.filter(|facts| !allowed.contains(facts)) {
+        let expected = format!("from {} to {}", Generator::FEWEST, Generator::MOST);
+        return Err(ProgramError::usage("--facts", expected, found.to_string()));
+    }
+    let generator = Generator {
+        facts: args.facts,
+        ..Generator::new(split, args.seed)
+    };
+    let count = args.documents.map_or(DOCUMENTS, |count| count as usize);
+    let tasks = distinct(&args.tasks).into_iter();
+    Ok(tasks.flat_map(|task| generator.documents(task, count)).collect())
+}
+
+fn distinct(tasks: &[RecallTask]) -> Vec<RecallTask> {
+    let mut distinct: Vec<RecallTask> = Vec::new();
+    for task in tasks {
+        if !distinct.contains(task) {
+            distinct.push(*task);
+        }
+    }
+    distinct
+}
+
+/// `--write-documents`.
+///
+/// # Errors
+/// As [`Questions::open`], and for a file that cannot be written.
+pub fn write(args: &RecallArgs, path: &Path, context: &Context) -> Result<(), ProgramError> {
+    let documents = generated(args, Split::Test)?;
+    write_file(path, |file| data::write(&documents, file))?;
+    written(path, documents.len(), "document", context)
+}
+
+/// `--training-text`: every document of the training split by every kind of prompt, with its answer.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_training(
+    args: &RecallArgs,
+    forms: &[Form],
+    path: &Path,
+    context: &Context,
+) -> Result<(), ProgramError> {
+    let documents = generated(args, Split::Train)?;
+    let forms: Vec<Form> = forms.iter().copied().filter(|form| !form.is_padded).collect();
+    write_file(path, |file| {
+        for document in &documents {
+            for form in &forms {
+                let (prompt, answer) = (prompt::text(document, *form), &document.answers()[0]);
+                writeln!(file, "{}", json!({ "text": format!("{prompt} {answer}.") }))?;
+            }
+        }
+        Ok(())
+    })?;
+    written(path, documents.len() * forms.len(), "text", context)
+}
+
+fn written(path: &Path, count: usize, thing: &str, context: &Context) -> Result<(), ProgramError> {
+    context.print_json(&json!({ "files": [path.display().to_string()], "count": count }))?;
+    let count = counted(count as u64, thing);
+    context.print_line(format_args!("{count} written to {}", path.display()))
+}

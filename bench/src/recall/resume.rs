@@ -1,0 +1,91 @@
+//! What decides the answers of a recall run.
+
+use super::RecallArgs;
+use super::questions::Questions;
+use super::subjects::Subject;
+use crate::answers;
+use crate::error::ProgramError;
+use crate::settings::expect_same;
+use crate::trial::Trial;
+use serde::{Deserialize, Serialize};
+use spillway_models::evaluation::recall::evaluate::Evaluation;
+use spillway_models::evaluation::recall::prompt::Form;
+
+/// Name of the file that a run goes on from.
+pub const FILE: &str = "recall-progress.json";
+
+/// Content of that file: the answers of every model and mitigation, in order.
+pub type Saved = answers::Saved<Settings, Evaluation>;
+
+/// Everything that decides the answers. A run goes on only under the same settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Version of the program.
+    pub program: String,
+    /// Name and fingerprint of each model.
+    pub models: Vec<String>,
+    /// Type of the weights in memory.
+    pub dtype: String,
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+    /// Number of documents.
+    pub documents: usize,
+    /// Seed of the documents.
+    pub seed: u64,
+    /// Fingerprint of the documents.
+    pub fingerprint: u64,
+    /// L, 0 for whole documents.
+    pub length: u64,
+    /// Tokens of an answer.
+    pub answer_tokens: usize,
+    /// The kinds of prompts.
+    pub forms: Vec<Form>,
+    /// Identities of the mitigations of each model, in order.
+    pub mitigations: Vec<String>,
+}
+
+impl Settings {
+    /// Those of this command line.
+    pub fn new(args: &RecallArgs, questions: &Questions, forms: &[Form], subjects: &[Subject]) -> Self {
+        let model = |subject: &Subject| format!("{} ({})", subject.name, subject.fingerprint);
+        let mitigations = |subject: &Subject| {
+            let trials: Vec<String> = subject.trials.iter().map(Trial::identity).collect();
+            trials.join(" ")
+        };
+        Self {
+            program: env!("CARGO_PKG_VERSION").into(),
+            models: subjects.iter().map(model).collect(),
+            dtype: args.models.loading.dtype.to_string(),
+            tasks: args.tasks.iter().map(ToString::to_string).collect(),
+            documents: questions.documents.len(),
+            seed: args.seed,
+            fingerprint: questions.fingerprint(),
+            length: args.length,
+            answer_tokens: args.max_tokens,
+            forms: forms.to_vec(),
+            mitigations: subjects.iter().map(mitigations).collect(),
+        }
+    }
+}
+
+impl answers::Settings for Settings {
+    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
+        let parts = |settings: &Self| {
+            let forms: Vec<String> = settings.forms.iter().map(ToString::to_string).collect();
+            [
+                ("program version", settings.program.clone()),
+                ("CHECKPOINT", settings.models.join(", ")),
+                ("--dtype", settings.dtype.clone()),
+                ("--task", settings.tasks.join(",")),
+                ("--seed", settings.seed.to_string()),
+                ("number of documents", settings.documents.to_string()),
+                ("content of the documents", settings.fingerprint.to_string()),
+                ("--length", settings.length.to_string()),
+                ("--max-tokens", settings.answer_tokens.to_string()),
+                ("--order, --passes or --no-padding", forms.join(",")),
+                ("--mitigation", settings.mitigations.join(", ")),
+            ]
+        };
+        expect_same(parts(self), parts(asked))
+    }
+}

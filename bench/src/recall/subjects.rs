@@ -1,0 +1,146 @@
+//! The models that are asked, and the mitigations that each can have: all of it known to work before hours of work begin.
+
+use super::RecallArgs;
+use crate::calibration::calibration;
+use crate::context::Context;
+use crate::error::ProgramError;
+use crate::model_args::ModelArgs;
+use crate::trial::{Trial, is_attention_alone};
+use spillway_models::evaluation::recall::document::RecallTask;
+use spillway_models::evaluation::recall::generate::{Generator, Split};
+use spillway_models::{Info, Model};
+
+/// Documents that mitigations are calibrated on, again and again until the training length is full.
+const CALIBRATED: usize = 64;
+/// Tokens that they are calibrated on at most.
+const MOST_CALIBRATED: usize = 1 << 20;
+
+/// A model and what is tried on it.
+#[derive(Debug)]
+pub struct Subject {
+    /// How it is loaded.
+    pub args: ModelArgs,
+    /// What it is called in the report: its name, or where it lies if another has the same name.
+    pub name: String,
+    /// What there is to know about it.
+    pub info: Info,
+    /// A hash of everything that it computes with.
+    pub fingerprint: String,
+    /// Whether it remembers by keys and values alone.
+    pub is_attention: bool,
+    /// The mitigations.
+    pub trials: Vec<Trial>,
+}
+
+/// Loads every model once to see whether it can be asked; the last is given back if it is the only one.
+///
+/// # Errors
+/// [`ProgramError`] for a checkpoint that cannot be loaded or has no tokenizer, and for a mitigation that fits none of them.
+pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option<Model>), ProgramError> {
+    if args.train_length == Some(0) {
+        return Err(ProgramError::usage("--train-length", "at least 1 token", "0"));
+    }
+    let waiting = context.waiting("loading the models");
+    let models = args.models.each();
+    let is_one = models.len() == 1;
+    let (mut subjects, mut only, mut refused) = (Vec::new(), None, Vec::new());
+    for model_args in models {
+        let model = model_args.load()?;
+        expect_answers(&model)?;
+        waiting.set_message(format!("trying out {}", model.info().name));
+        let mut trials = Vec::new();
+        for spec in asked(args) {
+            match prepared(args, spec, &model) {
+                Ok(trial) => trials.push(trial),
+                // Attention has nothing to mitigate; what fits none of several models is a mistake.
+                Err(error) if !is_one && matches!(error, ProgramError::Usage { .. }) => {
+                    context.remark(format_args!("left out for {}: {error}", model.info().name));
+                    refused.push((spec, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        subjects.push(Subject {
+            name: model.info().name.clone(),
+            info: model.info().clone(),
+            fingerprint: model.fingerprint().into(),
+            is_attention: is_attention_alone(&model),
+            args: model_args,
+            trials,
+        });
+        only = is_one.then_some(model);
+    }
+    for spec in asked(args) {
+        let times = refused.iter().filter(|(other, _)| *other == spec).count();
+        if times == subjects.len() {
+            if let Some((_, error)) = refused.into_iter().find(|(other, _)| *other == spec) {
+                return Err(error);
+            }
+            break;
+        }
+    }
+    tell_apart(&mut subjects);
+    Ok((subjects, only))
+}
+
+fn asked(args: &RecallArgs) -> Vec<&str> {
+    match args.mitigations.is_empty() {
+        true => vec!["none"],
+        false => args.mitigations.iter().map(String::as_str).collect(),
+    }
+}
+
+/// That the model reads text, and says what comes next.
+fn expect_answers(model: &Model) -> Result<(), ProgramError> {
+    model.tokenizer().encode("a").map_err(|error| {
+        ProgramError::from(error).without_tokenizer("no, recall asks in words, so that it needs a tokenizer")
+    })?;
+    let mut state = model.start(&spillway_ssm_core::Chain::default(), 1)?;
+    Ok(model.advance(&[0], &mut state)?)
+}
+
+fn prepared(args: &RecallArgs, spec: &str, model: &Model) -> Result<Trial, ProgramError> {
+    let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
+    let trial = match trial.mitigation().needs_calibration() && !model.info().sites.is_empty() {
+        true => calibrated(args, spec, &trial, model)?,
+        false => trial,
+    };
+    trial.expect_possible(model)
+}
+
+/// With its numbers, from generated documents that nothing is asked about.
+fn calibrated(args: &RecallArgs, spec: &str, trial: &Trial, model: &Model) -> Result<Trial, ProgramError> {
+    let Some(length) = args.train_length.or(model.info().train_length) else {
+        let expected = format!("the model's training length in tokens, which {spec} is calibrated on");
+        return Err(ProgramError::usage("--train-length", expected, "nothing"));
+    };
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(MOST_CALIBRATED);
+    let documents = Generator::new(Split::Train, args.seed).documents(RecallTask::Fda, CALIBRATED);
+    let mut ids: Vec<u32> = Vec::new();
+    for document in documents.iter().cycle() {
+        if ids.len() >= length {
+            break;
+        }
+        ids.extend(model.tokenizer().encode(&format!("{}\n", document.context()))?);
+    }
+    ids.truncate(length);
+    let found = calibration(model, [ids])?;
+    let calibrated = trial.mitigation().calibrated(&found);
+    Ok(Trial::of(
+        &calibrated.map_err(|error| ProgramError::Failed(error.to_string()))?,
+    ))
+}
+
+/// Models of one name are called by where they lie.
+fn tell_apart(subjects: &mut [Subject]) {
+    let names: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
+    for (index, subject) in subjects.iter_mut().enumerate() {
+        let is_shared = names
+            .iter()
+            .enumerate()
+            .any(|(other, name)| other != index && *name == names[index]);
+        if let (true, Some(path)) = (is_shared, &subject.args.checkpoint) {
+            subject.name = path.display().to_string();
+        }
+    }
+}
