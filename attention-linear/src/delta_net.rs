@@ -1,42 +1,39 @@
-//! DeltaNet and Gated DeltaNet: linear attention that replaces what it holds under a key.
+//! DeltaNet, Gated DeltaNet and Kimi Delta Attention: linear attention that replaces what it holds under a key.
 //!
 //! ```text
 //! q, k = norm(act(conv(W_q x))), norm(act(conv(W_k x)))      v = SiLU(conv(W_v x))      β = σ(W_β x), or twice that
-//! h ← a_t h        h_t = h + β_t k_t (v_t − hᵀ k_t)ᵀ         y_t = K^{-1/2} · q_tᵀ h_t
+//! h ← a_t ∘ h      h_t = h + β_t k_t (v_t − hᵀ k_t)ᵀ         y_t = K^{-1/2} · q_tᵀ h_t
 //! out = W_out (RMSNorm per head (y) ∘ SiLU(W_gate x))
 //! ```
 //!
-//! a = 1 in DeltaNet; ln a = −e^{A_log} softplus(W_a x + bias) per head in Gated DeltaNet. With β in (0, 2)
+//! a = 1 in DeltaNet; ln a = −e^{A_log} softplus(W_a x + bias) per head in Gated DeltaNet, and per key row of every head in Kimi Delta
+//! Attention, whose gate is σ(W_gate x). With β in (0, 2)
 //! the transition I − β k kᵀ has eigenvalues in (−1, 1). Sources: Yang et al., *Parallelizing linear transformers with the delta
-//! rule over sequence length* (2406.06484) and *Gated delta networks* (2412.06464), equation 10; Grazzi et al., *Unlocking
-//! state-tracking in linear RNNs through negative eigenvalues* (2411.12537).
+//! rule over sequence length* (2406.06484) and *Gated delta networks* (2412.06464), equation 10; Kimi Team, *Kimi Linear* (2510.26692);
+//! Grazzi et al., *Unlocking state-tracking in linear RNNs through negative eigenvalues* (2411.12537).
 
+pub use crate::delta_gates::DecayConfig;
+
+use crate::delta_gates::{Beta, Decay, unit_length};
 use crate::expect;
 use crate::feature_map::FeatureMap;
 use crate::heads::{self, Heads};
-use crate::projection::{BranchPlan, Branches, Output, OutputConfig};
+use crate::projection::{BranchPlan, Branches, Output, OutputConfig, QueryKeyValue};
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::intervention::Site;
 use spillway_ssm_core::mixer::{Context, Mixer, MixerState};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
-use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use spillway_ssm_core::operators::pointwise::sigmoid;
-use spillway_ssm_core::operators::{gated_norm, step_size};
-use spillway_ssm_core::weights::StepSizes;
-use spillway_ssm_core::{
-    Chain, Erase, Gates, Init, Linear, LogDecay, Result, Rule, ShortConvConfig, WeightSource,
-};
+use spillway_ssm_core::{Chain, Erase, Error, Gates, Result, ShortConvConfig, WeightSource};
 
-/// Added to the sum of squares of a query or key that is divided by its length.
-const LENGTH_EPS: f32 = 1e-6;
-
-/// The configuration of a mixer of DeltaNet and Gated DeltaNet.
+/// The configuration of a mixer of DeltaNet, Gated DeltaNet or Kimi Delta Attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeltaNetConfig {
     /// Width of the layer's input and output.
     pub model_dim: usize,
     /// Heads of queries, keys and values.
     pub heads: Heads,
+    /// Whether one matrix projects to queries, keys and values, and one convolution goes over all.
+    pub joint: bool,
     /// The convolutions of queries, keys and values.
     pub conv: Option<ShortConvConfig>,
     /// What queries and keys go through after their projection (and convolution).
@@ -45,8 +42,8 @@ pub struct DeltaNetConfig {
     pub norm: QueryKeyNorm,
     /// Whether β follows the input; it is 1 without.
     pub beta: bool,
-    /// Whether the state decays.
-    pub decays: bool,
+    /// What of the state decays.
+    pub decay: DecayConfig,
     /// Whether β is doubled, so that the transition may have negative eigenvalues.
     pub negative_eigenvalues: bool,
     /// ε of the norm of the read-out, over the `value_dim` features of each head.
@@ -77,24 +74,14 @@ pub enum QueryKeyNorm {
     Sum,
 }
 
-/// The decay of Gated DeltaNet.
-#[derive(Clone, Debug)]
-struct Decay {
-    step: Linear,
-    /// `[heads]`, added to W_a x.
-    bias: Tensor<1>,
-    /// `[heads]`.
-    a_log: Tensor<1>,
-}
-
-/// A DeltaNet or Gated DeltaNet mixer.
+/// A mixer of DeltaNet, Gated DeltaNet or Kimi Delta Attention.
 #[derive(Clone, Debug)]
 pub struct DeltaNet {
     config: DeltaNetConfig,
-    branches: Branches<3>,
+    branches: QueryKeyValue,
     feature_map: FeatureMap,
-    beta: Option<Linear>,
-    decay: Option<Decay>,
+    beta: Beta,
+    decay: Decay,
     output: Output,
 }
 
@@ -107,16 +94,20 @@ impl DeltaNet {
     /// | `k_proj` | key heads · `key_dim` × `model_dim` |
     /// | `v_proj` | value heads · `value_dim` × `model_dim` |
     /// | `q_conv1d`, `k_conv1d`, `v_conv1d`, where there are convolutions | channels × 1 × taps |
+    /// | `qkv_proj`, `qkv_conv1d`, in the place of all these, with `joint` | their rows, one after another |
     /// | `b_proj`, W_β, with `beta` | heads × `model_dim` |
-    /// | `a_proj`, W_a, with `decays` | heads × `model_dim` |
-    /// | `dt_bias`, `A_log`, with `decays` | heads |
-    /// | `g_proj`, where there is a gate | heads · `value_dim` × `model_dim` |
+    /// | `a_proj`, W_a, with a decay per head | heads × `model_dim` |
+    /// | `f_proj`, W_a, with a decay per key row, in one matrix | heads · `key_dim` × `model_dim` |
+    /// | `f_proj.0`, `f_proj.1`, or in two | rank × `model_dim`, heads · `key_dim` × rank |
+    /// | `dt_bias`, with a decay | as many as the rows of W_a |
+    /// | `A_log`, with a decay | heads |
+    /// | `g_proj`, where there is a gate; `g_proj.0`, `g_proj.1` with a rank | heads · `value_dim` × `model_dim` |
     /// | `g_norm.weight`, where the norm has one | `value_dim` |
     /// | `o_proj` | `model_dim` × heads · `value_dim` |
     ///
     /// # Errors
-    /// [`spillway_ssm_core::Error::Groups`] for heads that cannot share, [`spillway_ssm_core::Error::Value`] for a dimension of 0 or a negative ε;
-    /// the source's for a tensor that is missing or of another shape.
+    /// [`Error::Groups`] for heads that cannot share, [`Error::Value`] for a dimension of 0, a negative ε, a bound of the decay that is none or a joint
+    /// convolution that would end in different activations; the source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(config: DeltaNetConfig, source: &mut S) -> Result<Self, S::Error> {
         let (model_dim, heads) = (config.model_dim, config.heads);
         expect::positive("width of a delta rule", &[model_dim])?;
@@ -127,25 +118,38 @@ impl DeltaNet {
             QueryKeyActivation::EluPlusOne => (Activation::None, FeatureMap::EluPlusOne),
             QueryKeyActivation::Identity => (Activation::None, FeatureMap::Identity),
         };
-        let plans = BranchPlan::of_heads(&heads, [activation, activation, Activation::Silu]);
-        let (count, groups) = (heads.count(), (heads.count(), heads.value_dim));
+        let branches = match (config.joint, activation) {
+            (true, Activation::Silu) => QueryKeyValue::joint(&heads, model_dim, config.conv, source)?,
+            (true, Activation::None) => {
+                return Err(S::Error::from(Error::Value {
+                    what: "activation of queries and keys that are projected with the values",
+                    expected: "that of the values, SiLU",
+                    found: format!("{:?}", config.activation),
+                }));
+            }
+            (false, _) => {
+                let plans = BranchPlan::of_heads(&heads, [activation, activation, Activation::Silu]);
+                QueryKeyValue::Separate(Branches::read(plans, model_dim, config.conv, source)?)
+            }
+        };
+        let count = heads.count();
         Ok(Self {
-            branches: Branches::read(plans, model_dim, config.conv, source)?,
+            branches,
             feature_map,
-            beta: match config.beta {
-                true => Some(source.linear("b_proj", [count, model_dim], false)?),
-                false => None,
-            },
-            decay: match config.decays {
-                true => Some(Decay {
-                    step: source.linear("a_proj", [count, model_dim], false)?,
-                    bias: source.vector("dt_bias", count, Init::StepBias(StepSizes::default()))?,
-                    // A rate that is uniform up to 16.
-                    a_log: source.vector("A_log", count, Init::LogOfUniform(f32::MIN_POSITIVE, 16.0))?,
-                }),
-                false => None,
-            },
-            output: Output::read(config.output, model_dim, groups, config.norm_eps, source)?,
+            beta: Beta::read(
+                [count, model_dim],
+                config.beta,
+                config.negative_eigenvalues,
+                source,
+            )?,
+            decay: Decay::read(config.decay, &heads, model_dim, source)?,
+            output: Output::read(
+                config.output,
+                model_dim,
+                (count, heads.value_dim),
+                config.norm_eps,
+                source,
+            )?,
             config,
         })
     }
@@ -156,11 +160,7 @@ impl DeltaNet {
     }
 
     fn site(&self, layer: usize) -> Site {
-        Site {
-            rule: Rule::Delta,
-            decays: self.decay.is_some(),
-            ..self.config.heads.site(layer)
-        }
+        self.config.decay.site(&self.config.heads, layer)
     }
 
     /// The features of `heads` heads, normalised.
@@ -174,45 +174,11 @@ impl DeltaNet {
             }
             QueryKeyNorm::Length => {
                 let [batch, time, width] = rows.dims();
-                let plan = NormPlan {
-                    statistic: Statistic::SumOfSquares,
-                    eps: LENGTH_EPS,
-                    group_size: self.config.heads.key_dim,
-                    order: GateOrder::NormAfterGate,
-                };
                 let rows = mapped(rows)?.reshape([batch, time, width]);
-                let rows = gated_norm(rows, NormWeights::default(), plan)?;
+                let rows = unit_length(rows, self.config.heads.key_dim)?;
                 Ok(heads::split(rows, heads))
             }
         }
-    }
-
-    /// β, `[batch, time, heads]`.
-    fn beta(&self, input: &Tensor<3>) -> Result<Tensor<3>> {
-        let largest = if self.config.negative_eigenvalues {
-            2.0
-        } else {
-            1.0
-        };
-        let Some(linear) = &self.beta else {
-            let [batch, time, _] = input.dims();
-            let shape = [batch, time, self.config.heads.count()];
-            return Ok(Tensor::full(shape, largest, &input.device()));
-        };
-        let beta = sigmoid(linear.forward(input.clone())?);
-        Ok(match self.config.negative_eigenvalues {
-            true => beta * 2.0,
-            false => beta,
-        })
-    }
-
-    fn log_decay(&self, input: &Tensor<3>) -> Result<LogDecay> {
-        let Some(Decay { step, bias, a_log }) = &self.decay else {
-            return Ok(LogDecay::None);
-        };
-        let raw = step.forward(input.clone())?;
-        let (_, log_decay) = step_size(raw, bias.clone(), a_log.clone(), (0.0, f32::INFINITY))?;
-        Ok(LogDecay::PerHeadToken(log_decay))
     }
 }
 
@@ -234,8 +200,8 @@ impl Mixer for DeltaNet {
         let (heads, state) = (&self.config.heads, state.recurrent()?);
         let [query, key, value] = self.branches.forward(&input, state)?;
         let gates = Gates {
-            log_decay: self.log_decay(&input)?,
-            erase: Erase::Delta(self.beta(&input)?),
+            log_decay: self.decay.of(&input, heads)?,
+            erase: Erase::Delta(self.beta.of(&input)?),
             scale: (heads.key_dim as f32).powf(-0.5),
             ..Gates::new(
                 self.features(query, heads.query)?,

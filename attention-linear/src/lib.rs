@@ -13,7 +13,8 @@
 //! | [`hgrn`] | a gated recurrence without keys |
 //! | [`slots`] | attention over memory slots: GSA and ABC |
 //! | [`gla`] | the mixer of GLA, simple GLA, RetNet and linear attention |
-//! | [`delta_net`] | the mixer of DeltaNet and Gated DeltaNet |
+//! | [`delta_net`] | the mixer of DeltaNet, Gated DeltaNet and Kimi Delta Attention |
+//! | [`gated_delta_product`], [`comba`] | those of Gated DeltaProduct and Comba |
 //! | [`gsa`], [`hgrn::Hgrn`], [`hgrn2`] | the mixers of gated slot attention, HGRN and HGRN-2 |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
@@ -38,9 +39,12 @@
 
 pub mod base_conv;
 pub mod based;
+pub mod comba;
+mod delta_gates;
 pub mod delta_net;
 mod expect;
 pub mod feature_map;
+pub mod gated_delta_product;
 pub mod gated_mlp;
 pub mod gla;
 pub mod gsa;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! before:  act(conv(W x)), the short convolution where a model has one
-//! after:   W_out (norm(y) ∘ SiLU(W_gate x)), the gate where a model has one
+//! after:   W_out (norm(y) ∘ act(W_gate x)), the gate where a model has one
 //! ```
 
 use crate::expect;
@@ -10,9 +10,9 @@ use crate::heads::Heads;
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::mixer::{MixerState, RecurrentState};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
-use spillway_ssm_core::operators::gated_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
-use spillway_ssm_core::operators::pointwise::silu;
+use spillway_ssm_core::operators::pointwise::{sigmoid_gate, silu};
+use spillway_ssm_core::operators::{gated_norm, split};
 use spillway_ssm_core::{Chain, Init, Linear, Result, ShortConv, ShortConvConfig, Site, WeightSource};
 
 /// What is expected of a branch.
@@ -103,6 +103,67 @@ impl Branches<3> {
     }
 }
 
+/// Projections of one input to queries, keys and values.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one of these exists per layer; a box would cost more"
+)]
+pub(crate) enum QueryKeyValue {
+    /// Three projections, perhaps with a convolution each.
+    Separate(Branches<3>),
+    /// One projection and one convolution of the rows of queries, then those of keys, then those of values.
+    Joint { branch: Branches<1>, widths: [usize; 3] },
+}
+
+impl QueryKeyValue {
+    /// `qkv_proj` and, with a convolution, `qkv_conv1d`, which end in a SiLU.
+    pub(crate) fn joint<S: WeightSource>(
+        heads: &Heads,
+        model_dim: usize,
+        conv: Option<ShortConvConfig>,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        let widths = heads.widths();
+        let plan = BranchPlan {
+            name: "qkv",
+            channels: widths.iter().sum(),
+            activation: Activation::Silu,
+        };
+        Ok(Self::Joint {
+            branch: Branches::read([plan], model_dim, conv, source)?,
+            widths,
+        })
+    }
+
+    /// As [`Branches::start`].
+    pub(crate) fn start(&self, sites: &[Site], batch: usize, chain: &Chain, device: &Device) -> MixerState {
+        match self {
+            Self::Separate(branches) => branches.start(sites, batch, chain, device),
+            Self::Joint { branch, .. } => branch.start(sites, batch, chain, device),
+        }
+    }
+
+    /// As [`Branches::forward`].
+    pub(crate) fn forward(&self, input: &Tensor<3>, state: &mut RecurrentState) -> Result<[Tensor<3>; 3]> {
+        match self {
+            Self::Separate(branches) => branches.forward(input, state),
+            Self::Joint { branch, widths } => {
+                let [joined] = branch.forward(input, state)?;
+                split(joined, *widths)
+            }
+        }
+    }
+
+    /// As [`Branches::flops_per_token`].
+    pub(crate) fn flops_per_token(&self) -> u64 {
+        match self {
+            Self::Separate(branches) => branches.flops_per_token(),
+            Self::Joint { branch, .. } => branch.flops_per_token(),
+        }
+    }
+}
+
 impl<const N: usize> Branches<N> {
     pub(crate) fn read<S: WeightSource>(
         plans: [BranchPlan; N],
@@ -153,28 +214,93 @@ impl<const N: usize> Branches<N> {
     }
 }
 
+/// A projection through one matrix, or through two with a narrow layer between them.
+#[derive(Clone, Debug)]
+pub(crate) struct Factored {
+    down: Option<Linear>,
+    up: Linear,
+}
+
+impl Factored {
+    /// `NAME`, `out` × `in`; with a rank `NAME.0`, rank × `in`, and `NAME.1`, `out` × rank. The last of them may have a bias.
+    pub(crate) fn read<S: WeightSource>(
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+        rank: Option<usize>,
+        bias: bool,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        Ok(match rank {
+            None => Self {
+                down: None,
+                up: source.linear(name, [outputs, inputs], bias)?,
+            },
+            Some(rank) => Self {
+                down: Some(source.linear(&format!("{name}.0"), [rank, inputs], false)?),
+                up: source.linear(&format!("{name}.1"), [outputs, rank], bias)?,
+            },
+        })
+    }
+
+    pub(crate) fn forward(&self, input: Tensor<3>) -> Result<Tensor<3>> {
+        match &self.down {
+            Some(down) => self.up.forward(down.forward(input)?),
+            None => self.up.forward(input),
+        }
+    }
+}
+
 /// What stands after a recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputConfig {
-    /// Whether there is a gate.
-    pub gate: bool,
+    /// The gate, where there is one.
+    pub gate: Option<GateConfig>,
     /// Whether the norm has a weight.
     pub norm_weight: bool,
+}
+
+/// The gate of a read-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateConfig {
+    /// What its projection goes through before it multiplies.
+    pub activation: GateActivation,
+    /// Features between two projections in the place of one; `None` is one.
+    pub rank: Option<usize>,
+    /// Whether the projection, or the second of them, has a bias.
+    pub bias: bool,
+}
+
+impl GateConfig {
+    /// SiLU(W_gate x), the gate of most models.
+    pub const SILU: Self = Self {
+        activation: GateActivation::Silu,
+        rank: None,
+        bias: false,
+    };
+}
+
+/// What a gate goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateActivation {
+    /// x σ(x).
+    Silu,
+    /// σ(x).
+    Sigmoid,
 }
 
 /// Norm, gate and projection after a recurrence.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     plan: NormPlan,
-    gate: Option<Linear>,
+    gate: Option<(GateActivation, Factored)>,
     /// `[width]`: the same for every group of features that is normalised on its own.
     norm: Option<Tensor<1>>,
     out: Linear,
 }
 
 impl Output {
-    /// For read-outs of `groups` × `group_size` features, which are the width: `g_proj` (width × `model_dim`), `g_norm.weight`
-    /// (`group_size`) and `o_proj` (`model_dim` × width).
+    /// For read-outs of `groups` × `group_size` features, which are the width: `g_proj` (width × `model_dim`, or two matrices
+    /// `g_proj.0` and `g_proj.1` by way of a rank), `g_norm.weight` (`group_size`) and `o_proj` (`model_dim` × width).
     pub(crate) fn read<S: WeightSource>(
         config: OutputConfig,
         model_dim: usize,
@@ -184,6 +310,10 @@ impl Output {
     ) -> Result<Self, S::Error> {
         expect::epsilon(eps)?;
         let width = groups * group_size;
+        let mut gate = |gate: GateConfig| {
+            let projection = Factored::read("g_proj", [width, model_dim], gate.rank, gate.bias, source)?;
+            Ok::<_, S::Error>((gate.activation, projection))
+        };
         Ok(Self {
             plan: NormPlan {
                 statistic: Statistic::MeanSquare,
@@ -191,10 +321,7 @@ impl Output {
                 group_size,
                 order: GateOrder::NormBeforeGate,
             },
-            gate: match config.gate {
-                true => Some(source.linear("g_proj", [width, model_dim], false)?),
-                false => None,
-            },
+            gate: config.gate.map(&mut gate).transpose()?,
             norm: match config.norm_weight {
                 true => {
                     let weight = source.vector("g_norm.weight", group_size, Init::Ones)?;
@@ -209,15 +336,19 @@ impl Output {
     /// `read_out` `[batch, time, heads, value_dim]` and the mixer's input to the mixer's output.
     pub(crate) fn forward(&self, read_out: Tensor<4>, input: Tensor<3>) -> Result<Tensor<3>> {
         let [batch, time, heads, value_dim] = read_out.dims();
-        let weights = NormWeights {
-            gate: match &self.gate {
-                Some(gate) => Some(gate.forward(input)?),
-                None => None,
-            },
-            weight: self.norm.clone(),
-            bias: None,
-        };
         let read_out = read_out.reshape([batch, time, heads * value_dim]);
-        self.out.forward(gated_norm(read_out, weights, self.plan)?)
+        let normed = |gate| {
+            let weights = NormWeights {
+                gate,
+                weight: self.norm.clone(),
+                bias: None,
+            };
+            gated_norm(read_out, weights, self.plan)
+        };
+        self.out.forward(match &self.gate {
+            None => normed(None)?,
+            Some((GateActivation::Silu, gate)) => normed(Some(gate.forward(input)?))?,
+            Some((GateActivation::Sigmoid, gate)) => sigmoid_gate(gate.forward(input)?, normed(None)?),
+        })
     }
 }

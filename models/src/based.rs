@@ -263,10 +263,12 @@ fn sliding(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConf
         num_heads,
         num_key_value_heads: num_heads,
         head_dim,
+        norm: None,
         rotary: Some(plan),
         window: Some(fields.dimension_or("window_size", 128)? / 2),
         scale: None,
         conv: None,
+        gate: false,
         query_key_value_bias: false,
         output_bias: false,
     })

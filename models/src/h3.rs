@@ -299,10 +299,12 @@ fn softmax_attention(
         num_heads,
         num_key_value_heads: num_heads,
         head_dim,
+        norm: None,
         rotary: (rotated_dim > 0).then_some(plan),
         window: None,
         scale: None,
         conv: None,
+        gate: false,
         query_key_value_bias: true,
         output_bias: true,
     })

@@ -160,6 +160,7 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionCo
         num_heads,
         num_key_value_heads: groups,
         head_dim,
+        norm: None,
         rotary: rotary(fields, head_dim)?,
         window: None,
         scale,
@@ -167,6 +168,7 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionCo
             0 => None,
             width => Some(ShortConvConfig { width, bias: true }),
         },
+        gate: false,
         query_key_value_bias: fields.bool_or("qkv_proj_bias", true)?,
         output_bias: fields.bool_or("out_proj_bias", true)?,
     };

@@ -104,6 +104,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             num_heads,
             num_key_value_heads: groups,
             head_dim,
+            norm: None,
             rotary: Some(rotary(fields, head_dim)?),
             window: match fields.has("sliding_window") {
                 true => Some(fields.dimension("sliding_window")? - 1),
@@ -111,6 +112,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             },
             scale: None,
             conv: None,
+            gate: false,
             query_key_value_bias: attention_bias,
             output_bias: attention_bias,
         },

@@ -23,6 +23,9 @@ const LAYOUTS: &[&Layout] = &[
     &fla::gsa::LAYOUT,
     &fla::delta_net::LAYOUT,
     &fla::gated_deltanet::LAYOUT,
+    &fla::kda::LAYOUT,
+    &fla::gated_deltaproduct::LAYOUT,
+    &fla::comba::LAYOUT,
     &fla::transformer::LAYOUT,
     // Their tensors are partly those of BlinkDL's other versions.
     &rwkv::rwkv5::AI00,

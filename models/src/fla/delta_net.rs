@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
-use spillway_attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
-use spillway_attention_linear::projection::OutputConfig;
+use spillway_attention_linear::delta_net::{
+    DecayConfig, DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm,
+};
+use spillway_attention_linear::projection::{GateConfig, OutputConfig};
 
 use super::mixer::{backbone, details, heads, short_conv};
 use super::{NAME, recognised};
@@ -59,6 +61,7 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let config = DeltaNetConfig {
         model_dim: backbone.model_dim,
         heads,
+        joint: false,
         conv: short_conv(fields, true)?,
         activation: activation(fields)?,
         norm: match fields.text("qk_norm")? {
@@ -67,11 +70,11 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
             Some(_) => return Err(fields.unsupported("qk_norm", "\"l2\" or \"sum\"").into()),
         },
         beta: fields.bool_or("use_beta", true)?,
-        decays: false,
+        decay: DecayConfig::None,
         negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
         norm_eps: backbone.norm_eps,
         output: OutputConfig {
-            gate: fields.bool_or("use_gate", false)?,
+            gate: fields.bool_or("use_gate", false)?.then_some(GateConfig::SILU),
             norm_weight: true,
         },
     };

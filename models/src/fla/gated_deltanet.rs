@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use spillway_attention_linear::delta_net::{DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm};
-use spillway_attention_linear::heads::Heads;
-use spillway_attention_linear::projection::OutputConfig;
+use spillway_attention_linear::delta_net::{
+    DecayConfig, DeltaNet, DeltaNetConfig, QueryKeyActivation, QueryKeyNorm,
+};
+use spillway_attention_linear::projection::{GateConfig, OutputConfig};
 
-use super::backbone::expanded;
-use super::mixer::{backbone, details, short_conv};
+use super::mixer::{backbone, details, grouped_values, short_conv};
 use super::{NAME, recognised};
-use crate::checkpoint::{CheckpointError, Fields};
+use crate::checkpoint::Fields;
 use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 
@@ -47,7 +47,7 @@ pub(crate) const LAYOUT: Layout = Layout {
 
 fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
-    let heads = heads(fields)?;
+    let heads = grouped_values(fields, 256, 2.0)?;
     if !matches!(
         fields.text("output_gate_activation")?,
         None | Some("swish" | "silu")
@@ -57,15 +57,16 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let config = DeltaNetConfig {
         model_dim: backbone.model_dim,
         heads,
+        joint: false,
         conv: short_conv(fields, true)?,
         activation: QueryKeyActivation::Silu,
         norm: QueryKeyNorm::Length,
         beta: true,
-        decays: true,
+        decay: DecayConfig::PerHead,
         negative_eigenvalues: fields.bool_or("allow_neg_eigval", false)?,
         norm_eps: backbone.norm_eps,
         output: OutputConfig {
-            gate: fields.bool_or("use_gate", true)?,
+            gate: fields.bool_or("use_gate", true)?.then_some(GateConfig::SILU),
             norm_weight: true,
         },
     };
@@ -74,21 +75,4 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
             Ok(Arc::new(DeltaNet::read(config.clone(), source)?))
         }),
     )
-}
-
-fn heads(fields: &Fields<'_>) -> Result<Heads, CheckpointError> {
-    let query = fields.dimension("num_heads")?;
-    let value = fields.dimension_or("num_v_heads", query)?;
-    if !value.is_multiple_of(query) {
-        let expected = format!("a multiple of the {query} heads");
-        return Err(fields.wrong("num_v_heads", &expected, Some(&value.into())));
-    }
-    let key_dim = fields.dimension_or("head_dim", 256)?;
-    Ok(Heads {
-        query,
-        key: query,
-        value,
-        key_dim,
-        value_dim: expanded(fields, "expand_v", 2.0, key_dim)?,
-    })
 }

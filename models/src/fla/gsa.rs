@@ -72,7 +72,7 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
         scale: 1.0,
         norm_eps: READ_OUT_EPS,
         output: OutputConfig {
-            gate: false,
+            gate: None,
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };

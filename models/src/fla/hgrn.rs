@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use spillway_attention_linear::hgrn::{Hgrn, HgrnConfig};
-use spillway_attention_linear::projection::OutputConfig;
+use spillway_attention_linear::projection::{GateConfig, OutputConfig};
 
 use super::backbone::{Details, expanded};
 use super::lower_bounds::LowerBounds;
@@ -66,7 +66,7 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
         conv: short_conv(fields, false)?,
         norm_eps: backbone.norm_eps,
         output: OutputConfig {
-            gate: true,
+            gate: Some(GateConfig::SILU),
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };

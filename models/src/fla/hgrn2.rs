@@ -63,7 +63,7 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
         conv: short_conv(fields, false)?,
         norm_eps: READ_OUT_EPS,
         output: OutputConfig {
-            gate: false,
+            gate: None,
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };

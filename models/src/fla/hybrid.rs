@@ -94,6 +94,7 @@ pub(super) fn attention(
         num_heads,
         num_key_value_heads,
         head_dim,
+        norm: None,
         rotary: Some(RotaryPlan {
             base: spec.positive_or("rope_theta", 10000.0)?,
             rotated_dim: head_dim,
@@ -102,6 +103,7 @@ pub(super) fn attention(
         window,
         scale: None,
         conv: None,
+        gate: false,
         query_key_value_bias: spec.bool_or("qkv_bias", false)?,
         output_bias: false,
     })

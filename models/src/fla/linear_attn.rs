@@ -64,7 +64,7 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
         normalizer_eps: normalized.then_some(NORMALIZER_EPS),
         norm_eps: backbone.norm_eps,
         output: OutputConfig {
-            gate: false,
+            gate: None,
             norm_weight: fields.bool_or("elementwise_affine", true)?,
         },
     };

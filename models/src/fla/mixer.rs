@@ -2,7 +2,7 @@
 
 use spillway_attention_linear::feature_map::FeatureMapKind;
 use spillway_attention_linear::heads::Heads;
-use spillway_attention_linear::projection::OutputConfig;
+use spillway_attention_linear::projection::{GateConfig, OutputConfig};
 use spillway_ssm_core::ShortConvConfig;
 
 use super::backbone::{Backbone, Details, Names, expanded};
@@ -36,6 +36,29 @@ pub(super) fn heads(
         value: shared,
         key_dim: dim("expand_k", expand_k)?,
         value_dim: dim("expand_v", expand_v)?,
+    })
+}
+
+/// `num_heads`, `num_v_heads` (a multiple of them), `head_dim` and `expand_v`, the width of a value over that of a key; the last two with
+/// these defaults.
+pub(super) fn grouped_values(
+    fields: &Fields<'_>,
+    head_dim: usize,
+    expand_v: f64,
+) -> Result<Heads, CheckpointError> {
+    let query = fields.dimension("num_heads")?;
+    let value = fields.dimension_or("num_v_heads", query)?;
+    if !value.is_multiple_of(query) {
+        let expected = format!("a multiple of the {query} heads");
+        return Err(fields.wrong("num_v_heads", &expected, Some(&value.into())));
+    }
+    let key_dim = fields.dimension_or("head_dim", head_dim)?;
+    Ok(Heads {
+        query,
+        key: query,
+        value,
+        key_dim,
+        value_dim: expanded(fields, "expand_v", expand_v, key_dim)?,
     })
 }
 
@@ -79,7 +102,7 @@ pub(super) fn gated_output(
 ) -> Result<(OutputConfig, Names), CheckpointError> {
     let fused = gate && fields.bool_or("fuse_norm", true)?;
     let output = OutputConfig {
-        gate,
+        gate: gate.then_some(GateConfig::SILU),
         norm_weight: fields.bool_or("elementwise_affine", true)?,
     };
     let names: Names = match fused {

@@ -1,5 +1,5 @@
 //! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, HGRN-2, GSA,
-//! DeltaNet and Gated DeltaNet.
+//! DeltaNet, Gated DeltaNet, KDA, Gated DeltaProduct and Comba.
 //!
 //! All are the same backbone with different mixers:
 //!
@@ -16,13 +16,16 @@
 //! Fields that only choose among kernels of the same result (`attn_mode`, `fuse_*`) are not looked at.
 
 mod backbone;
+pub(crate) mod comba;
 pub(crate) mod delta_net;
 pub(crate) mod gated_deltanet;
+pub(crate) mod gated_deltaproduct;
 pub(crate) mod gla;
 pub(crate) mod gsa;
 pub(crate) mod hgrn;
 pub(crate) mod hgrn2;
 mod hybrid;
+pub(crate) mod kda;
 pub(crate) mod linear_attn;
 mod lower_bounds;
 mod mixer;

@@ -108,13 +108,24 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
             ("allow_neg_eigval", flag()),
             ("qk_activation", names(&["silu", "relu", "elu", "identity"])),
         ],
-        _ => vec![
+        grouped => vec![
             ("head_dim", either(json!(4), json!(6))),
             ("expand_v", either(json!(2), json!(0.5))),
             ("num_v_heads", one_of(vec![Value::Null, json!(4), json!(8)])),
-            ("use_gate", flag()),
+            (
+                match grouped {
+                    "gated_deltanet" => "use_gate",
+                    _ => "use_output_gate",
+                },
+                flag(),
+            ),
             ("use_short_conv", flag()),
             ("allow_neg_eigval", flag()),
+            ("lower_bound", either(Value::Null, json!(-3.0))),
+            ("use_forget_gate", flag()),
+            ("num_householder", either(json!(1), json!(3))),
+            ("use_inner_decay", flag()),
+            ("use_output_correction", flag()),
         ],
     };
     let fields: Vec<_> = fields
@@ -125,7 +136,7 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
 }
 
 /// The architectures.
-pub const MODELS: [&str; 9] = [
+pub const MODELS: [&str; 12] = [
     "retnet",
     "gla",
     "simple_gla",
@@ -135,6 +146,9 @@ pub const MODELS: [&str; 9] = [
     "gsa",
     "delta_net",
     "gated_deltanet",
+    "kda",
+    "gated_deltaproduct",
+    "comba",
 ];
 
 /// Any model with any options.

@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod cases;
+mod delta_mixers;
 mod gradients;
 mod mixers;
 mod reference;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use spillway_models::checkpoint::StoredTensors;
 
-use super::arithmetic::{Row, dot, rms, silu};
+use super::arithmetic::{Row, dot, rms, sigmoid, silu};
 use super::derivatives::Equations;
 use super::rounding::rounded;
 
@@ -136,13 +136,29 @@ impl Reference {
                     .enumerate()
                     .for_each(|(i, n)| *n *= weight[i % group]);
             }
-            if self.has(&format!("{name}.g_proj.weight")) {
-                let gate = self.linear(&format!("{name}.g_proj"), x);
-                normed.iter_mut().zip(gate).for_each(|(n, g)| *n *= silu(g));
+            let act = match self.text("model_type") {
+                "kda" | "comba" => sigmoid,
+                _ => silu,
+            };
+            for (n, gate) in normed.iter_mut().zip(self.gate(name, x)) {
+                *n *= act(gate);
             }
             self.linear(&format!("{name}.o_proj"), &normed)
         };
         y.iter().zip(x).map(token).collect()
+    }
+
+    /// The projection of a gate, of one matrix or of two; nothing where there is none.
+    fn gate(&self, name: &str, x: &[f64]) -> Row {
+        let gate = format!("{name}.g_proj");
+        match (
+            self.has(&format!("{gate}.weight")),
+            self.has(&format!("{gate}.0.weight")),
+        ) {
+            (true, _) => self.linear(&gate, x),
+            (_, true) => self.linear(&format!("{gate}.1"), &self.linear(&format!("{gate}.0"), x)),
+            _ => Row::new(),
+        }
     }
 
     pub fn logits(&self, ids: &[u32]) -> Vec<Row> {
@@ -195,6 +211,9 @@ impl Reference {
             "hgrn2" => self.hgrn2(layer, name, x),
             "gsa" => self.gsa(name, x),
             "delta_net" | "gated_deltanet" => self.delta_net(name, x),
+            "kda" => self.kimi_delta_attention(name, x),
+            "gated_deltaproduct" => self.gated_delta_product(name, x),
+            "comba" => self.comba(name, x),
             _ => self.gated_linear_attention(name, x),
         }
     }

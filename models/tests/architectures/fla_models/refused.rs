@@ -117,6 +117,19 @@ fn what_contradicts_itself_is_refused_by_name() {
             "attn.window_size",
         ),
         ("gated_deltanet", json!({"num_v_heads": 6}), "num_v_heads"),
+        ("kda", json!({"lower_bound": 5}), "lower_bound"),
+        ("kda", json!({"safe_gate": true}), "lower_bound"),
+        ("comba", json!({"num_v_heads": 6}), "num_v_heads"),
+        (
+            "gated_deltaproduct",
+            json!({"num_householder": 0}),
+            "num_householder",
+        ),
+        (
+            "gated_deltaproduct",
+            json!({"num_householder": 10000000}),
+            "num_householder",
+        ),
         ("gated_deltanet", json!({"expand_v": 0.1}), "expand_v"),
     ];
     for (model_type, changes, field) in cases {

@@ -51,7 +51,7 @@ pub fn layout(architecture: &str, name: &str) -> &'static Layout {
 
 /// What configurations may switch on beyond the tiny sizes.
 fn variants() -> Vec<Case> {
-    let edits: [(&str, &str, Value); 11] = [
+    let edits: [(&str, &str, Value); 14] = [
         (
             "mamba2",
             "original",
@@ -98,6 +98,21 @@ fn variants() -> Vec<Case> {
             json!({"use_gate": true, "qk_norm": "sum", "qk_activation": "elu"}),
         ),
         ("gsa", "flash", json!({"feature_map": "t2r", "num_kv_heads": 1})),
+        (
+            "kda",
+            "flash",
+            json!({"lower_bound": -5.0, "num_v_heads": 4, "allow_neg_eigval": true}),
+        ),
+        (
+            "gated_deltaproduct",
+            "flash",
+            json!({"num_householder": 3, "num_v_heads": 4, "use_forget_gate": false}),
+        ),
+        (
+            "comba",
+            "flash",
+            json!({"num_v_heads": 4, "use_inner_decay": false}),
+        ),
     ];
     let variant = |(architecture, name, edit): (&str, &str, Value)| {
         let layout = layout(architecture, name);
