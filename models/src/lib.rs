@@ -21,7 +21,7 @@
 //! | [`prefix_cache`] | states of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`registry`], [`loader`] | what a published layout is; all of them; how one is read |
-//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`fla`], [`rwkv`] | a module per architecture |
+//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`olmo_hybrid`], [`fla`], [`rwkv`] | a module per architecture |
 //! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
@@ -53,6 +53,7 @@ pub mod h3;
 pub mod hybrid;
 pub mod init;
 pub mod input;
+mod layer_types;
 pub mod layout;
 pub mod llama;
 pub mod loader;
@@ -61,9 +62,13 @@ pub mod mamba2;
 pub mod message;
 pub mod model;
 pub mod network;
+mod normed_output;
+pub mod olmo_hybrid;
 pub mod output;
 pub mod prefix_cache;
+pub mod qwen3_5;
 pub mod registry;
+mod rope;
 pub mod rwkv;
 pub mod s4;
 pub mod sampling;

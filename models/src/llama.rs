@@ -21,13 +21,14 @@ use std::sync::Arc;
 use spillway_attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
 use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
 use spillway_ssm_core::WeightSource;
-use spillway_ssm_core::operators::{Pairing, RotaryPlan};
+use spillway_ssm_core::operators::RotaryPlan;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
+use crate::rope;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -128,31 +129,12 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     })
 }
 
-/// Newer files keep the base in `rope_parameters`; anything but plain angles is refused.
+/// Whole heads are turned.
 fn rotary(fields: &Fields<'_>, head_dim: usize) -> Result<RotaryPlan, CheckpointError> {
-    let mut base = fields.positive_or("rope_theta", 10_000.0)?;
-    for name in ["rope_scaling", "rope_parameters"] {
-        let Some(rope) = fields.object(name)? else {
-            continue;
-        };
-        for kind in ["rope_type", "type"] {
-            if !matches!(rope.text(kind)?, None | Some("default")) {
-                return Err(rope.unsupported(kind, "\"default\" (angles that are not rescaled)"));
-            }
-        }
-        base = rope.positive_or("rope_theta", base)?;
-    }
-    if fields.positive_or("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(fields.unsupported("partial_rotary_factor", "1 (whole heads are turned)"));
-    }
-    let plan = RotaryPlan {
-        base,
-        rotated_dim: head_dim,
-        pairing: Pairing::Halves,
-    };
-    match plan.validate(head_dim) {
-        Ok(()) => Ok(plan),
-        Err(_) => Err(fields.wrong("head_dim", "an even number", Some(&head_dim.into()))),
+    let plan = rope::rotary(fields, head_dim, 1.0)?;
+    match plan.rotated_dim == head_dim {
+        true => Ok(plan),
+        false => Err(fields.unsupported("partial_rotary_factor", "1 (whole heads are turned)")),
     }
 }
 

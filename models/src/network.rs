@@ -81,6 +81,11 @@ impl Norm {
     /// # Errors
     /// [`ModelError::Layer`] when the width is another.
     pub fn of(&self, input: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        Ok(self.normed(input)?)
+    }
+
+    /// As [`Norm::of`], for use within a layer.
+    pub(crate) fn normed(&self, input: Tensor<3>) -> spillway_ssm_core::Result<Tensor<3>> {
         let plan = NormPlan {
             statistic: match self.kind {
                 NormKind::Identity => return Ok(input),
@@ -96,7 +101,7 @@ impl Norm {
             weight: Some(self.weight.clone()),
             bias: self.bias.clone(),
         };
-        Ok(gated_norm(input, weights, plan)?)
+        gated_norm(input, weights, plan)
     }
 }
 

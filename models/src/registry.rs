@@ -4,7 +4,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
-use crate::{based, fla, h3, llama, mamba1, mamba2, rwkv, s4};
+use crate::{based, fla, h3, llama, mamba1, mamba2, olmo_hybrid, qwen3_5, rwkv, s4};
 
 /// Every layout. A checkpoint has the first that recognises it.
 const LAYOUTS: &[&Layout] = &[
@@ -14,6 +14,9 @@ const LAYOUTS: &[&Layout] = &[
     &mamba1::HUGGING_FACE,
     &based::LAYOUT,
     &llama::LAYOUT,
+    &qwen3_5::LAYOUT,
+    &qwen3_5::WITH_VISION,
+    &olmo_hybrid::LAYOUT,
     &fla::retnet::LAYOUT,
     &fla::gla::LAYOUT,
     &fla::simple_gla::LAYOUT,

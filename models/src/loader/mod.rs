@@ -108,6 +108,14 @@ impl<'a> Loader<'a> {
         self.read.insert(name.to_string());
     }
 
+    /// Says that tensors below this name may be there and mean nothing: parts of a larger model that is not run.
+    pub fn ignore_below(&mut self, name: &str) {
+        let prefix = format!("{name}.");
+        let names = self.source.checkpoint().into_iter().flat_map(Checkpoint::names);
+        self.read
+            .extend(names.filter(|name| name.starts_with(&prefix)).map(String::from));
+    }
+
     /// A whole number that a checkpoint may hold as a tensor without dimensions; 0 where it does not.
     ///
     /// # Errors
@@ -253,6 +261,21 @@ impl<'a> Loader<'a> {
     /// See [`Loader`].
     pub fn rms_norm(&mut self, name: &str, length: usize, eps: f32) -> Result<Norm, ModelError> {
         self.norm(name, length, eps, NormKind::Rms, false)
+    }
+
+    /// An RMSNorm whose weight is 1 + `NAME.weight`.
+    ///
+    /// # Errors
+    /// See [`Loader`].
+    pub fn zero_centred_rms_norm(&mut self, name: &str, length: usize, eps: f32) -> Result<Norm, ModelError> {
+        let distance = self.vector(&format!("{name}.weight"), length, Init::Zeros)?;
+        Ok(Norm {
+            kind: NormKind::Rms,
+            weight: distance + 1.0,
+            bias: None,
+            eps,
+            residual: Residual::Sum,
+        })
     }
 
     /// A LayerNorm of weight `NAME.weight` and, where there is one, bias `NAME.bias`.

@@ -12,6 +12,7 @@ mod disturbed;
 mod rounding;
 
 mod attention_models;
+mod delta_hybrids;
 mod equivalence;
 mod every_layout;
 mod fla_models;

@@ -13,7 +13,7 @@ use super::rwkv::{Stored, change, ids, layout, load, logits, relative_error, tin
 
 /// Whether two checkpoints give the same logits.
 #[track_caller]
-fn expect_same(found: &Path, expected: &Path) {
+pub(super) fn expect_same(found: &Path, expected: &Path) {
     let [found, expected] = [found, expected].map(|path| {
         let model = load(path).unwrap_or_else(|error| panic!("{error}"));
         logits(&model, &[&ids(20)])
@@ -23,13 +23,13 @@ fn expect_same(found: &Path, expected: &Path) {
 }
 
 /// A random model of the tiny size of an architecture's first layout, or of another with this name.
-fn random(architecture: &str, name: Option<&str>) -> TempDir {
+pub(super) fn random(architecture: &str, name: Option<&str>) -> TempDir {
     let layout = layouts_of(architecture).find(|layout| name.is_none_or(|name| layout.name == name));
     tiny(layout.unwrap_or_else(|| panic!("no layout {name:?} of {architecture}")))
 }
 
 /// A copy of a model with other names; what is stored may be changed too.
-fn renamed(folder: &TempDir, mut name: impl FnMut(&str, &mut Stored) -> String) -> TempDir {
+pub(super) fn renamed(folder: &TempDir, mut name: impl FnMut(&str, &mut Stored) -> String) -> TempDir {
     let copy = TempDir::new().unwrap();
     let path = copy.path().join("model");
     fs::create_dir(&path).unwrap();
@@ -46,11 +46,11 @@ fn renamed(folder: &TempDir, mut name: impl FnMut(&str, &mut Stored) -> String) 
     copy
 }
 
-fn config(folder: &TempDir) -> Value {
+pub(super) fn config(folder: &TempDir) -> Value {
     serde_json::from_str(&fs::read_to_string(folder.path().join("model/config.json")).unwrap()).unwrap()
 }
 
-fn write_config(folder: &TempDir, config: &Value) {
+pub(super) fn write_config(folder: &TempDir, config: &Value) {
     fs::write(folder.path().join("model/config.json"), config.to_string()).unwrap();
 }
 

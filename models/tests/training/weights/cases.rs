@@ -51,7 +51,7 @@ pub fn layout(architecture: &str, name: &str) -> &'static Layout {
 
 /// What configurations may switch on beyond the tiny sizes.
 fn variants() -> Vec<Case> {
-    let edits: [(&str, &str, Value); 14] = [
+    let edits: [(&str, &str, Value); 16] = [
         (
             "mamba2",
             "original",
@@ -112,6 +112,16 @@ fn variants() -> Vec<Case> {
             "comba",
             "flash",
             json!({"num_v_heads": 4, "use_inner_decay": false}),
+        ),
+        (
+            "qwen3_5",
+            "Hugging Face",
+            json!({"layer_types": ["full_attention", "linear_attention"], "attention_bias": true, "tie_word_embeddings": false}),
+        ),
+        (
+            "olmo_hybrid",
+            "Hugging Face",
+            json!({"rope_parameters": {"rope_theta": 10000.0}, "linear_num_key_heads": 2, "linear_allow_neg_eigval": false}),
         ),
     ];
     let variant = |(architecture, name, edit): (&str, &str, Value)| {
