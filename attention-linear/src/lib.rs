@@ -20,6 +20,7 @@
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`base_conv`] | the gated convolution of Based |
 //! | [`gated_mlp`], [`mlp`] | the channel mixers between them, gated or not |
+//! | [`mixture`] | a mixture of many of these, of which a token goes through a few |
 //!
 //! All of it is differentiable on an autodiff device, initial states included.
 //!
@@ -53,6 +54,7 @@ pub mod hgrn;
 pub mod hgrn2;
 pub mod lightning_attn;
 pub mod linear_attn;
+pub mod mixture;
 pub mod mlp;
 pub mod prefix_linear_attn;
 pub mod projection;

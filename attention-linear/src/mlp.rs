@@ -1,23 +1,26 @@
-//! The channel mixer of GPT-2 and of H3: two projections and a GELU between them.
+//! The channel mixer of GPT-2 and of H3, and that of Nemotron-H: two projections and an activation between them.
 //!
 //! ```text
-//! out = W_2 GELU(W_1 x + b_1) + b_2
+//! out = W_2 act(W_1 x + b_1) + b_2
 //! ```
 //!
-//! Source: Vaswani et al. (1706.03762), section 3.3, with Hendrycks & Gimpel's GELU (1606.08415).
+//! Source: Vaswani et al. (1706.03762), section 3.3, with Hendrycks & Gimpel's GELU (1606.08415), or So et al.'s squared ReLU
+//! (2109.08668).
 
 use crate::expect;
 use burn::tensor::{Device, Tensor};
-use spillway_ssm_core::operators::pointwise::{gelu, gelu_tanh};
+use spillway_ssm_core::operators::pointwise::{gelu, gelu_tanh, squared_relu};
 use spillway_ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, WeightSource};
 
-/// Which GELU.
+/// What is between the projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gelu {
-    /// x Φ(x).
-    Exact,
+pub enum MlpActivation {
+    /// GELU: x Φ(x).
+    Gelu,
     /// Its approximation by a tanh.
-    Tanh,
+    GeluTanh,
+    /// max(x, 0)².
+    SquaredRelu,
 }
 
 /// The shape of a channel mixer.
@@ -28,7 +31,7 @@ pub struct MlpConfig {
     /// Width between the projections.
     pub hidden_dim: usize,
     /// What is between the projections.
-    pub activation: Gelu,
+    pub activation: MlpActivation,
     /// Whether the projections have biases.
     pub bias: bool,
 }
@@ -60,6 +63,19 @@ impl Mlp {
     pub fn config(&self) -> MlpConfig {
         self.config
     }
+
+    /// `[batch, time, model_dim]` to the same shape.
+    ///
+    /// # Errors
+    /// [`spillway_ssm_core::Error::Shape`] when the input is of another width.
+    pub fn apply(&self, input: Tensor<3>) -> Result<Tensor<3>> {
+        let hidden = self.up.forward(input)?;
+        self.down.forward(match self.config.activation {
+            MlpActivation::Gelu => gelu(hidden),
+            MlpActivation::GeluTanh => gelu_tanh(hidden),
+            MlpActivation::SquaredRelu => squared_relu(hidden),
+        })
+    }
 }
 
 impl Mixer for Mlp {
@@ -73,10 +89,6 @@ impl Mixer for Mlp {
         _state: &mut MixerState,
         _context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
-        let hidden = self.up.forward(input)?;
-        self.down.forward(match self.config.activation {
-            Gelu::Exact => gelu(hidden),
-            Gelu::Tanh => gelu_tanh(hidden),
-        })
+        self.apply(input)
     }
 }

@@ -139,6 +139,13 @@ fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
     let kinds = blocks.zip(&state.layers).map(|((layer, block), state)| {
         let sites = block.mixer.sites(layer);
         match &state.mixer {
+            MixerState::Several(parts) => {
+                let parts = parts.iter().map(|part| match part {
+                    MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),
+                    _ => sites.iter().map(recurrence).collect::<Vec<_>>().join(", then "),
+                });
+                parts.collect::<Vec<_>>().join(", and ")
+            }
             _ if !sites.is_empty() => sites.iter().map(recurrence).collect::<Vec<_>>().join(", then "),
             MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),
             MixerState::Recurrent(state) => without_sites(state),

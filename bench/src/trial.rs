@@ -202,7 +202,7 @@ impl Trial {
 fn missing(model: &Model) -> &'static str {
     let carries = |layer: &LayerState| match &layer.mixer {
         MixerState::Recurrent(state) => !(state.systems.is_empty() && state.carried.is_empty()),
-        MixerState::Attention(_) | MixerState::Stateless => false,
+        MixerState::Attention(_) | MixerState::Several(_) | MixerState::Stateless => false,
     };
     let state_spaces = model
         .start(&Chain::default(), 1)
@@ -228,10 +228,9 @@ pub fn baseline(model: &Model, train_length: u64) -> String {
 /// Whether some layer keeps keys and values.
 pub fn has_attention(model: &Model) -> bool {
     let state = model.start(&Chain::default(), 1);
-    let attends = |state: &MixerState| matches!(state, MixerState::Attention(_));
     state.is_ok_and(|state| {
         let mut layers = state.layers.iter();
-        layers.any(|layer| attends(&layer.mixer) || attends(&layer.channel))
+        layers.any(|layer| layer.mixer.attends() || layer.channel.attends())
     })
 }
 

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use spillway_attention_linear::mlp::{Gelu, Mlp, MlpConfig};
+use spillway_attention_linear::mlp::{Mlp, MlpActivation, MlpConfig};
 use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
 use spillway_ssm_core::h3::{H3, H3Config};
 use spillway_ssm_core::operators::{Pairing, RotaryPlan};
@@ -267,7 +267,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         mlp: MlpConfig {
             model_dim,
             hidden_dim: fields.dimension_or("d_inner", 4 * model_dim)?,
-            activation: Gelu::Tanh,
+            activation: MlpActivation::GeluTanh,
             bias: true,
         },
         norm_eps: fields.positive_or("layer_norm_epsilon", 1e-5)?,

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
-use spillway_ssm_core::Linear;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::loader::Loader;
-use crate::network::{Block, Embedding, Network, Norm};
+use crate::network::{Block, Embedding, Head, Network, Norm};
 
 /// One way of publishing one architecture.
 #[derive(Debug)]
@@ -95,7 +94,7 @@ pub struct Parts {
     /// The norm before the head.
     pub norm: Norm,
     /// The head, which gives logits.
-    pub head: Linear,
+    pub head: Head,
 }
 
 /// The numbers of a model that are not in its blocks.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use spillway_ssm_core::operators::add_rms_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
+use spillway_ssm_core::operators::pointwise::tanh;
 use spillway_ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
 
 use crate::dropout::Dropout;
@@ -76,6 +77,18 @@ impl Norm {
         }
     }
 
+    /// The same norm, its result multiplied by `factor`: where the head gives logits times a constant, the norm before it can.
+    pub(crate) fn scaled(self, factor: f32) -> Self {
+        match factor == 1.0 {
+            true => self,
+            false => Self {
+                weight: self.weight.mul_scalar(factor),
+                bias: self.bias.map(|bias| bias.mul_scalar(factor)),
+                ..self
+            },
+        }
+    }
+
     /// The norm of `[batch, time, model_dim]`.
     ///
     /// # Errors
@@ -130,9 +143,16 @@ pub struct Block {
 pub struct Embedding {
     pub(crate) name: String,
     pub(crate) rows: Weight,
+    /// What rows are multiplied by where they enter the residual stream, which a tied head knows nothing of.
+    pub(crate) factor: f32,
 }
 
 impl Embedding {
+    /// The same rows, multiplied by `factor`.
+    pub(crate) fn scaled(self, factor: f32) -> Self {
+        Self { factor, ..self }
+    }
+
     /// `[ids, model_dim]`; there is at least one.
     fn of(&self, ids: &[u32], device: &Device) -> Result<Tensor<2>, ModelError> {
         let (count, width) = (ids.len(), self.rows.in_features());
@@ -162,6 +182,34 @@ impl Embedding {
     }
 }
 
+/// What gives logits.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub(crate) projection: Linear,
+    /// c, where logits l are c tanh(l / c).
+    pub(crate) soft_cap: Option<f32>,
+}
+
+impl From<Linear> for Head {
+    fn from(projection: Linear) -> Self {
+        Self {
+            projection,
+            soft_cap: None,
+        }
+    }
+}
+
+impl Head {
+    /// `[batch, time, model_dim]` to `[batch, time, padded_vocab_size]`.
+    fn forward(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let logits = self.projection.forward(normed)?;
+        Ok(match self.soft_cap {
+            None => logits,
+            Some(cap) => tanh(logits.div_scalar(cap)).mul_scalar(cap),
+        })
+    }
+}
+
 /// A whole model.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -169,7 +217,7 @@ pub struct Network {
     pub(crate) embedding_norm: Option<Norm>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: Norm,
-    pub(crate) head: Linear,
+    pub(crate) head: Head,
     pub(crate) device: Device,
     /// Of what mixers add to the residual stream, while the network is trained.
     pub(crate) dropout: Option<Dropout>,
@@ -218,7 +266,13 @@ impl Network {
         // Burn reads a length of 0 in a new shape as the old one.
         Ok(match ids.is_empty() {
             true => Tensor::zeros(shape, &self.device),
-            false => self.embedding.of(ids, &self.device)?.reshape(shape),
+            false => {
+                let rows = self.embedding.of(ids, &self.device)?.reshape(shape);
+                match self.embedding.factor == 1.0 {
+                    true => rows,
+                    false => rows.mul_scalar(self.embedding.factor),
+                }
+            }
         })
     }
 
@@ -233,8 +287,14 @@ impl Network {
             Some(norm) => norm.of(embedded)?,
             None => embedded,
         };
+        let mut shared = Shared {
+            embedded: self
+                .mixers()
+                .any(Mixer::reads_embedding)
+                .then(|| embedded.clone()),
+            ..Shared::default()
+        };
         let (mut residual, mut update) = (embedded, None);
-        let mut shared = Shared::default();
         let ModelState {
             layers,
             chain,
@@ -357,7 +417,7 @@ impl Network {
     /// [`ModelError::SeesLater`] where a layer has seen the tokens that are to be foretold.
     pub(crate) fn logits(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         self.expect_causal()?;
-        Ok(self.head.forward(normed)?)
+        self.head.forward(normed)
     }
 }
 

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Map;
-use spillway_attention_linear::mlp::{Gelu, Mlp, MlpConfig};
+use spillway_attention_linear::mlp::{Mlp, MlpActivation, MlpConfig};
 use spillway_ssm_core::free_convolution::FreeConvolution;
 use spillway_ssm_core::operators::linear_state_space::Rule;
 use spillway_ssm_core::s4::{Activation, Gate, ModeSum, Projection, S4, S4Config};
@@ -139,7 +139,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             factor => Some(MlpConfig {
                 model_dim,
                 hidden_dim: factor * model_dim,
-                activation: Gelu::Exact,
+                activation: MlpActivation::Gelu,
                 bias: true,
             }),
         },
@@ -265,7 +265,7 @@ fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
             Residual::Sum => norm(config, "model.norm.norm", loader)?,
             Residual::Normed => norm_before(config, config.layers * per_block(config), loader)?,
         },
-        head: loader.linear(HEAD, shape, true)?,
+        head: loader.linear(HEAD, shape, true)?.into(),
     })
 }
 

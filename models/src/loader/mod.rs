@@ -19,7 +19,7 @@ use spillway_ssm_core::{Linear, Weight};
 use crate::budget::{Account, product};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorPlan};
 use crate::error::ModelError;
-use crate::network::{Embedding, Norm, NormKind, Residual};
+use crate::network::{Embedding, Head, Norm, NormKind, Residual};
 use crate::state::fingerprint::Fingerprint;
 pub(crate) use draw::draw;
 pub(crate) use source::{Leaves, Source, ValuesInMemory};
@@ -50,6 +50,8 @@ pub struct Loader<'a> {
     pub(crate) weight_bytes: u64,
     /// Multiplications and additions of one token in all matrices.
     pub(crate) matrix_flops: u64,
+    /// How many of how many matrices a token is multiplied with.
+    share: [u64; 2],
     memory: Account,
 }
 
@@ -89,6 +91,7 @@ impl<'a> Loader<'a> {
             parameters: 0,
             weight_bytes: 0,
             matrix_flops: 0,
+            share: [1, 1],
             memory: Account::default(),
         }
     }
@@ -199,6 +202,7 @@ impl<'a> Loader<'a> {
         Ok(Embedding {
             name: name.to_string(),
             rows: self.weight(&[(name.to_string(), shape)])?,
+            factor: 1.0,
         })
     }
 
@@ -213,9 +217,9 @@ impl<'a> Loader<'a> {
         embedding: &Embedding,
         shape: [usize; 2],
         tied: bool,
-    ) -> Result<Linear, ModelError> {
+    ) -> Result<Head, ModelError> {
         if !tied {
-            return Ok(Linear::new(self.matrix(name, shape, Init::Normal(0.02))?, None)?);
+            return Ok(Linear::new(self.matrix(name, shape, Init::Normal(0.02))?, None)?.into());
         }
         if let Source::Checkpoint(checkpoint) = self.source
             && checkpoint.has(name)
@@ -232,7 +236,7 @@ impl<'a> Loader<'a> {
             self.read.insert(name.to_string());
         }
         self.count_product(shape);
-        Ok(Linear::new(embedding.rows.clone(), None)?)
+        Ok(Linear::new(embedding.rows.clone(), None)?.into())
     }
 
     /// As [`Loader::head`] in layouts that store the head even where it is tied.
@@ -245,7 +249,7 @@ impl<'a> Loader<'a> {
         embedding: &Embedding,
         shape: [usize; 2],
         tied: bool,
-    ) -> Result<Linear, ModelError> {
+    ) -> Result<Head, ModelError> {
         if tied && matches!(self.source, Source::Blank(_)) {
             self.ask(name, &shape, Init::Normal(0.02));
             if let Some(asked) = self.asked.last_mut() {
@@ -357,12 +361,7 @@ impl<'a> Loader<'a> {
         let source = self.source;
         let stored = parts.iter().map(|(name, shape)| source.stored(name, shape));
         let stored = stored.collect::<Result<Vec<_>, _>>()?;
-        let width = match self.weights {
-            WeightType::F32 => 4,
-            WeightType::Bf16 => 2,
-            WeightType::Int8 => 1,
-        };
-        self.take([outputs as u64, inputs as u64], width)?;
+        self.take([outputs as u64, inputs as u64], width(self.weights))?;
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
         for ((name, shape), tensor) in parts.iter().zip(stored) {
             self.contents.tensor(name, shape);
@@ -378,6 +377,42 @@ impl<'a> Loader<'a> {
         Ok(packed.into())
     }
 
+    /// The matrices `[out, in]` of a tensor `[count, out, in]`, each packed by itself, as [`Loader::weight`] does.
+    fn weights_of_stack(
+        &mut self,
+        name: &str,
+        [count, outputs, inputs]: [usize; 3],
+    ) -> Result<Vec<Weight>, ModelError> {
+        let shape = [count, outputs, inputs];
+        self.ask(name, &shape, Init::fan_in(inputs));
+        (0..count).for_each(|_| self.count_product([outputs, inputs]));
+        if let Source::Leaves(leaves) = self.source {
+            let all = leaves.tensor(name, shape)?;
+            let matrix = |index| all.clone().narrow(0, index, 1).reshape([outputs, inputs]);
+            return Ok((0..count)
+                .map(|index| leaves.rounded(matrix(index)).into())
+                .collect());
+        }
+        // The stored shape is compared before anything of that size is taken from memory.
+        let source = self.source;
+        let stored = source.stored(name, &shape)?;
+        self.take(shape.map(|size| size as u64), width(self.weights))?;
+        self.contents.tensor(name, &shape);
+        let (mut weights, weight_type) = (Vec::with_capacity(count), self.weights);
+        let contents = &mut self.contents;
+        stored.for_each_block(|matrices| {
+            contents.values(matrices);
+            for matrix in matrices.chunks_exact(outputs * inputs) {
+                let packed = PackedMatrix::pack(matrix, outputs, inputs, weight_type)?;
+                self.weight_bytes += packed.bytes() as u64;
+                weights.push(packed.into());
+            }
+            Ok::<_, ModelError>(())
+        })?;
+        self.parameters += (count * outputs * inputs) as u64;
+        Ok(weights)
+    }
+
     /// Asks for the memory of a tensor before it is taken.
     fn take(&mut self, shape: impl IntoIterator<Item = u64>, width: u64) -> Result<(), ModelError> {
         let values = product(shape.into_iter().chain([width]));
@@ -390,7 +425,9 @@ impl<'a> Loader<'a> {
         let operations = 2u64
             .saturating_mul(shape[0] as u64)
             .saturating_mul(shape[1] as u64);
-        self.matrix_flops = self.matrix_flops.saturating_add(operations);
+        let [chosen, count] = self.share;
+        let of_token = operations.saturating_mul(chosen) / count;
+        self.matrix_flops = self.matrix_flops.saturating_add(of_token);
     }
 
     fn ask(&mut self, name: &str, shape: &[usize], init: Init) {
@@ -425,5 +462,14 @@ impl<'a> Loader<'a> {
                 expected: format!("the tensors that the {layout} layout has with this configuration"),
             }),
         }
+    }
+}
+
+/// Bytes of a weight, at least.
+const fn width(weights: WeightType) -> u64 {
+    match weights {
+        WeightType::F32 => 4,
+        WeightType::Bf16 => 2,
+        WeightType::Int8 => 1,
     }
 }

@@ -50,6 +50,16 @@ impl WeightSource for Loader<'_> {
         Ok(Linear::new(weight, Some(Tensor::cat(biases, 0)))?)
     }
 
+    fn matrices(&mut self, name: &str, shape: [usize; 3]) -> Result<Vec<Linear>, ModelError> {
+        let weights = self.weights_of_stack(name, shape)?;
+        let linears = weights.into_iter().map(|weight| Ok(Linear::new(weight, None)?));
+        linears.collect()
+    }
+
+    fn set_share(&mut self, chosen: usize, count: usize) {
+        self.share = [chosen as u64, count.max(1) as u64];
+    }
+
     fn tensor<const D: usize>(
         &mut self,
         name: &str,

@@ -3,6 +3,7 @@
 //! Sequence mixers (Mamba, RWKV's time mixing, attention) and channel mixers (gated MLPs, RWKV's channel mixing) are the same
 //! thing here: either may carry something from token to token. A model is a list of blocks of them, in any mixture.
 
+mod combined;
 mod place;
 mod rows;
 mod state;
@@ -12,6 +13,7 @@ use crate::error::Result;
 use crate::intervention::{Chain, Site};
 pub use crate::key_value_cache::KeyValueCache;
 use burn::tensor::{Device, Tensor};
+pub use combined::{Branch, Parallel, Scaled};
 pub use place::on_device;
 pub use rows::{cat_rows, select_rows};
 pub use state::{MixerState, RecurrentState};
@@ -44,6 +46,11 @@ pub trait Mixer: Debug + Send + Sync {
     /// Whether what it gives for a token depends on later ones: such a layer reads whole sequences, carries nothing, and no next token
     /// can be foretold from it.
     fn sees_later_tokens(&self) -> bool {
+        false
+    }
+
+    /// Whether it reads [`Shared::embedded`].
+    fn reads_embedding(&self) -> bool {
         false
     }
 
@@ -80,4 +87,6 @@ pub struct Context<'a> {
 pub struct Shared {
     /// The values of the first layer, `[batch, time, channels]`, which RWKV-7 mixes into those of the others.
     pub value_residual: Option<Tensor<3>>,
+    /// What the first layer was given, `[batch, time, model_dim]`, where a layer [reads it](Mixer::reads_embedding).
+    pub embedded: Option<Tensor<3>>,
 }

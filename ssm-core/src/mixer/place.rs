@@ -75,6 +75,7 @@ impl MixerState {
                 conv_states.or_else(systems).or_else(carried).or_else(recurrences)
             }
             Self::Attention(cache) => Some(cache.keys.device()),
+            Self::Several(parts) => parts.iter().find_map(Self::device),
             Self::Stateless => None,
         }
     }
@@ -83,6 +84,10 @@ impl MixerState {
         Ok(match self {
             Self::Recurrent(state) => Self::Recurrent(state.placed(place)?),
             Self::Attention(cache) => Self::Attention(cache.placed(place)),
+            Self::Several(parts) => {
+                let parts = parts.into_iter().map(|part| part.placed(place));
+                Self::Several(parts.collect::<Result<_>>()?)
+            }
             Self::Stateless => Self::Stateless,
         })
     }

@@ -83,6 +83,10 @@ impl MixerState {
         Ok(match self {
             Self::Recurrent(state) => Self::Recurrent(state.select(rows)?),
             Self::Attention(cache) => Self::Attention(cache.select(rows)?),
+            Self::Several(parts) => {
+                let parts = parts.iter().map(|part| part.select(rows));
+                Self::Several(parts.collect::<Result<_>>()?)
+            }
             Self::Stateless => Self::Stateless,
         })
     }
@@ -108,6 +112,18 @@ impl MixerState {
                     _ => Err(different("key-value caches beside others")),
                 });
                 KeyValueCache::cat(&caches.collect::<Result<Vec<_>>>()?).map(Self::Attention)
+            }
+            Some(Self::Several(first)) => {
+                let lists = states.iter().map(|state| match state {
+                    Self::Several(parts) if parts.len() == first.len() => Ok(parts),
+                    _ => Err(different("states of several mixers beside others")),
+                });
+                let lists = lists.collect::<Result<Vec<_>>>()?;
+                let parts = (0..first.len()).map(|index| {
+                    let parts: Vec<&Self> = lists.iter().map(|parts| &parts[index]).collect();
+                    Self::cat(&parts)
+                });
+                Ok(Self::Several(parts.collect::<Result<_>>()?))
             }
             Some(Self::Stateless) if states.iter().all(|state| matches!(state, Self::Stateless)) => {
                 Ok(Self::Stateless)
@@ -159,6 +175,7 @@ impl MixerState {
                     .or(recurrence.map(|recurrence| recurrence.state.memory.dims()[0]))
             }
             Self::Attention(cache) => Some(cache.lengths().len()),
+            Self::Several(parts) => parts.iter().find_map(Self::batch),
             Self::Stateless => None,
         }
     }

@@ -19,6 +19,8 @@ pub enum MixerState {
     Recurrent(RecurrentState),
     /// Keys and values of past tokens.
     Attention(KeyValueCache),
+    /// What the parts of a mixer carry, in their order; one of them at most has recurrences.
+    Several(Vec<Self>),
     /// Nothing.
     Stateless,
 }
@@ -121,6 +123,7 @@ impl MixerState {
         match self {
             Self::Recurrent(state) => Ok(state),
             Self::Attention(_) => Err(foreign("a key-value cache".into())),
+            Self::Several(parts) => Err(foreign(format!("the states of {} mixers", parts.len()))),
             Self::Stateless => Err(foreign("nothing".into())),
         }
     }
@@ -133,7 +136,41 @@ impl MixerState {
         match self {
             Self::Attention(cache) => Ok(cache),
             Self::Recurrent(_) => Err(foreign("recurrent states".into())),
+            Self::Several(parts) => Err(foreign(format!("the states of {} mixers", parts.len()))),
             Self::Stateless => Err(foreign("nothing".into())),
+        }
+    }
+
+    /// What the parts of a mixer of `N` parts carry.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for the state of another kind of mixer.
+    pub fn parts<const N: usize>(&mut self) -> Result<&mut [Self; N]> {
+        let found = match self {
+            Self::Several(parts) => format!("the states of {} mixers", parts.len()),
+            _ => "that of one".into(),
+        };
+        match self {
+            Self::Several(parts) => parts.as_mut_slice().try_into().map_err(|_| foreign(found)),
+            _ => Err(foreign(found)),
+        }
+    }
+
+    /// Whether it holds keys and values of past tokens.
+    pub fn attends(&self) -> bool {
+        match self {
+            Self::Attention(_) => true,
+            Self::Several(parts) => parts.iter().any(Self::attends),
+            Self::Recurrent(_) | Self::Stateless => false,
+        }
+    }
+
+    /// [`KeyValueCache::compact`] of every cache in it.
+    pub fn compact(&mut self) {
+        match self {
+            Self::Attention(cache) => cache.compact(),
+            Self::Several(parts) => parts.iter_mut().for_each(Self::compact),
+            Self::Recurrent(_) | Self::Stateless => {}
         }
     }
 
@@ -141,6 +178,10 @@ impl MixerState {
     pub fn recurrences(&self) -> &[SiteState] {
         match self {
             Self::Recurrent(state) => &state.recurrences,
+            Self::Several(parts) => {
+                let mut recurrences = parts.iter().map(Self::recurrences);
+                recurrences.find(|found| !found.is_empty()).unwrap_or(&[])
+            }
             Self::Attention(_) | Self::Stateless => &[],
         }
     }
@@ -149,6 +190,10 @@ impl MixerState {
     pub fn recurrences_mut(&mut self) -> &mut [SiteState] {
         match self {
             Self::Recurrent(state) => &mut state.recurrences,
+            Self::Several(parts) => {
+                let mut recurrences = parts.iter_mut().map(Self::recurrences_mut);
+                recurrences.find(|found| !found.is_empty()).unwrap_or(&mut [])
+            }
             Self::Attention(_) | Self::Stateless => &mut [],
         }
     }
@@ -178,11 +223,13 @@ impl MixerState {
                     + state.recurrences.iter().map(SiteState::bytes).sum::<usize>()
             }
             Self::Attention(cache) => cache.bytes(),
+            Self::Several(parts) => parts.iter().map(Self::bytes).sum(),
             Self::Stateless => 0,
         }
     }
 
-    /// Everything needed to go on, by name: `taps.0`, `systems.0`, `carried.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`.
+    /// Everything needed to go on, by name: `taps.0`, `systems.0`, `carried.0`, `recurrences.0.state`, `recurrences.0.interventions.1.NAME`, `cache.NAME`,
+    /// and `parts.0.NAME` of mixers that are made of several.
     pub fn save(&self) -> BTreeMap<String, TensorData> {
         let mut saved = BTreeMap::new();
         match self {
@@ -214,6 +261,12 @@ impl MixerState {
                         .into_iter()
                         .map(|(name, data)| (format!("cache.{name}"), data)),
                 );
+            }
+            Self::Several(parts) => {
+                for (index, part) in parts.iter().enumerate() {
+                    let entries = part.save().into_iter();
+                    saved.extend(entries.map(|(name, data)| (format!("parts.{index}.{name}"), data)));
+                }
             }
             Self::Stateless => {}
         }
@@ -249,6 +302,13 @@ impl MixerState {
                 Ok(())
             }
             Self::Attention(cache) => cache.restore(&below(saved, "cache.")),
+            Self::Several(parts) => {
+                let mut parts = parts.iter_mut().enumerate();
+                parts.try_for_each(|(index, part)| {
+                    let entries = below(saved, &format!("parts.{index}."));
+                    part.restore(&entries, sites, chain, position)
+                })
+            }
             Self::Stateless => Ok(()),
         }
     }

@@ -76,6 +76,15 @@ impl<S: WeightSource + ?Sized> WeightSource for Below<'_, S> {
         self.source.stacked(&parts, in_features, bias)
     }
 
+    fn matrices(&mut self, name: &str, shape: [usize; 3]) -> Result<Vec<Linear>, Self::Error> {
+        let name = self.name(name);
+        self.source.matrices(&name, shape)
+    }
+
+    fn set_share(&mut self, chosen: usize, count: usize) {
+        self.source.set_share(chosen, count);
+    }
+
     fn tensor<const D: usize>(
         &mut self,
         name: &str,

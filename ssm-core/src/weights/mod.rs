@@ -76,6 +76,32 @@ pub trait WeightSource {
         bias: bool,
     ) -> Result<Linear, Self::Error>;
 
+    /// Projections without biases of one shape in one tensor, `NAME` `[count, out_features, in_features]`, one after another: the
+    /// experts of a mixture.
+    ///
+    /// # Errors
+    /// See [`WeightSource`].
+    fn matrices(
+        &mut self,
+        name: &str,
+        [count, out_features, in_features]: [usize; 3],
+    ) -> Result<Vec<Linear>, Self::Error> {
+        let init = Init::fan_in(in_features);
+        let all = self.tensor::<3>(name, [count, out_features, in_features], init)?;
+        let matrix = |index| {
+            let one: Tensor<2> = all
+                .clone()
+                .narrow(0, index, 1)
+                .reshape([out_features, in_features]);
+            Ok(Linear::new(one, None)?)
+        };
+        (0..count).map(matrix).collect()
+    }
+
+    /// Says that a token is multiplied with `chosen` of every `count` projections that are read from here on. It is 1 of 1 before;
+    /// whoever counts operations needs it, and nobody else.
+    fn set_share(&mut self, _chosen: usize, _count: usize) {}
+
     /// A dense tensor.
     ///
     /// # Errors

@@ -148,10 +148,8 @@ impl Carry {
         if self.config.carry {
             let parts = state.layers.iter_mut();
             for part in parts.flat_map(|layer| [&mut layer.mixer, &mut layer.channel]) {
-                if let MixerState::Attention(cache) = part {
-                    // As it would come out of a file, so that an interrupted training goes on to the same bits.
-                    cache.compact();
-                }
+                // As it would come out of a file, so that an interrupted training goes on to the same bits.
+                part.compact();
             }
             self.carried = Some(state);
         }
@@ -248,6 +246,24 @@ impl Carry {
     }
 }
 
+/// As [`joined`], of one mixer's state: rows of caches are those that `related` names.
+fn chosen(
+    carried: &MixerState,
+    initial: &MixerState,
+    taken: &[bool],
+    related: &[bool],
+) -> spillway_ssm_core::Result<MixerState> {
+    match (carried, initial) {
+        (MixerState::Several(carried), MixerState::Several(initial)) if carried.len() == initial.len() => {
+            let parts = carried.iter().zip(initial);
+            let parts = parts.map(|(carried, initial)| chosen(carried, initial, taken, related));
+            Ok(MixerState::Several(parts.collect::<Result<_, _>>()?))
+        }
+        (MixerState::Attention(_), _) => MixerState::choose(related, carried, initial),
+        _ => MixerState::choose(taken, carried, initial),
+    }
+}
+
 /// The rows of `carried` that `taken` names, those of `initial` elsewhere; caches of attention only where the text goes on.
 fn joined(
     carried: &ModelState,
@@ -266,10 +282,7 @@ fn joined(
         Some(device) => carried.clone().to_device(&device)?,
         None => carried.clone(),
     };
-    let choose = |carried: &MixerState, initial: &MixerState| match carried {
-        MixerState::Attention(_) => MixerState::choose(&related, carried, initial),
-        MixerState::Recurrent(_) | MixerState::Stateless => MixerState::choose(taken, carried, initial),
-    };
+    let choose = |carried: &MixerState, initial: &MixerState| chosen(carried, initial, taken, &related);
     let layers = carried.layers.iter().zip(&initial.layers);
     let layers = layers.map(|(carried, initial)| {
         Ok(LayerState {
