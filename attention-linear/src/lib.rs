@@ -16,6 +16,7 @@
 //! | [`delta_net`] | the mixer of DeltaNet, Gated DeltaNet and Kimi Delta Attention |
 //! | [`gated_delta_product`], [`comba`] | those of Gated DeltaProduct and Comba |
 //! | [`gsa`], [`hgrn::Hgrn`], [`hgrn2`] | the mixers of gated slot attention, HGRN and HGRN-2 |
+//! | [`mlstm`] | the mixer of xLSTM |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`base_conv`] | the gated convolution of Based |
@@ -56,6 +57,7 @@ pub mod lightning_attn;
 pub mod linear_attn;
 pub mod mixture;
 pub mod mlp;
+pub mod mlstm;
 pub mod prefix_linear_attn;
 pub mod projection;
 pub mod rebased;

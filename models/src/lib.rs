@@ -21,7 +21,7 @@
 //! | [`prefix_cache`] | states of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`registry`], [`loader`] | what a published layout is; all of them; how one is read |
-//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`olmo_hybrid`], [`fla`], [`rwkv`] | a module per architecture |
+//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`olmo_hybrid`], [`xlstm`], [`fla`], [`rwkv`] | a module per architecture |
 //! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
@@ -78,6 +78,7 @@ pub mod state;
 pub mod tasks;
 pub mod tokenizer;
 pub mod train;
+pub mod xlstm;
 
 pub use error::{ModelError, PrefixCacheError};
 pub use model::{Info, LoadOptions, Logits, Model, WeightType};

@@ -4,7 +4,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
-use crate::{based, fla, h3, llama, mamba1, mamba2, olmo_hybrid, qwen3_5, rwkv, s4};
+use crate::{based, fla, h3, llama, mamba1, mamba2, olmo_hybrid, qwen3_5, rwkv, s4, xlstm};
 
 /// Every layout. A checkpoint has the first that recognises it.
 const LAYOUTS: &[&Layout] = &[
@@ -46,6 +46,7 @@ const LAYOUTS: &[&Layout] = &[
     &h3::LAYOUT,
     &h3::FIRST_LAYOUT,
     &s4::LAYOUT,
+    &xlstm::LAYOUT,
 ];
 
 /// Every layout, in the order in which a checkpoint is held against them.

@@ -51,7 +51,7 @@ pub fn layout(architecture: &str, name: &str) -> &'static Layout {
 
 /// What configurations may switch on beyond the tiny sizes.
 fn variants() -> Vec<Case> {
-    let edits: [(&str, &str, Value); 16] = [
+    let edits: [(&str, &str, Value); 17] = [
         (
             "mamba2",
             "original",
@@ -117,6 +117,11 @@ fn variants() -> Vec<Case> {
             "qwen3_5",
             "Hugging Face",
             json!({"layer_types": ["full_attention", "linear_attention"], "attention_bias": true, "tie_word_embeddings": false}),
+        ),
+        (
+            "xlstm",
+            "Hugging Face",
+            json!({"weight_mode": "fused", "use_bias": true, "add_out_norm": false, "qk_dim_factor": 0.25}),
         ),
         (
             "olmo_hybrid",
