@@ -19,6 +19,7 @@
 //! | [`mlstm`] | the mixer of xLSTM |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
+//! | [`latent_attention`] | attention whose keys and values are projections of one latent vector |
 //! | [`base_conv`] | the gated convolution of Based |
 //! | [`gated_mlp`], [`mlp`] | the channel mixers between them, gated or not |
 //! | [`mixture`] | a mixture of many of these, of which a token goes through a few |
@@ -53,6 +54,7 @@ pub mod gsa;
 pub mod heads;
 pub mod hgrn;
 pub mod hgrn2;
+pub mod latent_attention;
 pub mod lightning_attn;
 pub mod linear_attn;
 pub mod mixture;

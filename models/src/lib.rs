@@ -21,7 +21,7 @@
 //! | [`prefix_cache`] | states of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`registry`], [`loader`] | what a published layout is; all of them; how one is read |
-//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`olmo_hybrid`], [`xlstm`], [`fla`], [`rwkv`] | a module per architecture |
+//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`qwen3_5_moe`], [`qwen3_next`], [`kimi_linear`], [`olmo_hybrid`], [`xlstm`], [`fla`], [`rwkv`] | a module per architecture |
 //! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
@@ -53,6 +53,7 @@ pub mod h3;
 pub mod hybrid;
 pub mod init;
 pub mod input;
+pub mod kimi_linear;
 mod layer_types;
 pub mod layout;
 pub mod llama;
@@ -67,6 +68,9 @@ pub mod olmo_hybrid;
 pub mod output;
 pub mod prefix_cache;
 pub mod qwen3_5;
+pub mod qwen3_5_moe;
+pub mod qwen3_next;
+mod qwen_experts;
 pub mod registry;
 mod rope;
 pub mod rwkv;

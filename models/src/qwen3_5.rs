@@ -85,9 +85,9 @@ const PRESETS: &[Preset] = &[
 ];
 
 /// Where the tensors are, and what is left out.
-const TEXT: &str = "model";
-const TEXT_BESIDE_VISION: &str = "model.language_model";
-const VISION: &str = "model.visual";
+pub(crate) const TEXT: &str = "model";
+pub(crate) const TEXT_BESIDE_VISION: &str = "model.language_model";
+pub(crate) const VISION: &str = "model.visual";
 const NEXT_TOKENS: &str = "mtp";
 
 /// What these layouts call the tensors of Gated DeltaNet.
@@ -245,15 +245,17 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
 }
 
 fn parse_with_vision(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
+    let (text, tied) = text_of(fields)?;
+    assembly(&text, tied, TEXT_BESIDE_VISION)
+}
+
+/// The fields of the model of text beside vision, and whether its head is its embedding.
+pub(crate) fn text_of<'a>(fields: &Fields<'a>) -> Result<(Fields<'a>, bool), CheckpointError> {
     let text = fields
         .object("text_config")?
         .ok_or_else(|| fields.wrong("text_config", "an object", None))?;
     let tied = text.bool_or("tie_word_embeddings", false)?;
-    assembly(
-        &text,
-        fields.bool_or("tie_word_embeddings", tied)?,
-        TEXT_BESIDE_VISION,
-    )
+    Ok((text, fields.bool_or("tie_word_embeddings", tied)?))
 }
 
 fn assembly(fields: &Fields<'_>, tied: bool, prefix: &'static str) -> Result<Assembly, ModelError> {
@@ -276,7 +278,12 @@ fn assembly(fields: &Fields<'_>, tied: bool, prefix: &'static str) -> Result<Ass
     }))
 }
 
-fn recurrence(loader: &mut Loader<'_>, name: &str, config: &DeltaNetConfig) -> Result<DeltaNet, ModelError> {
+/// The Gated DeltaNet of the layer whose tensors are below `name`.
+pub(crate) fn recurrence(
+    loader: &mut Loader<'_>,
+    name: &str,
+    config: &DeltaNetConfig,
+) -> Result<DeltaNet, ModelError> {
     let source = &mut loader.below(format!("{name}.linear_attn"), RECURRENCE_NAMES);
     DeltaNet::read(config.clone(), source)
 }

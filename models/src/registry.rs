@@ -4,7 +4,10 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
-use crate::{based, fla, h3, llama, mamba1, mamba2, olmo_hybrid, qwen3_5, rwkv, s4, xlstm};
+use crate::{
+    based, fla, h3, kimi_linear, llama, mamba1, mamba2, olmo_hybrid, qwen3_5, qwen3_5_moe, qwen3_next, rwkv,
+    s4, xlstm,
+};
 
 /// Every layout. A checkpoint has the first that recognises it.
 const LAYOUTS: &[&Layout] = &[
@@ -47,6 +50,10 @@ const LAYOUTS: &[&Layout] = &[
     &h3::FIRST_LAYOUT,
     &s4::LAYOUT,
     &xlstm::LAYOUT,
+    &qwen3_5_moe::LAYOUT,
+    &qwen3_5_moe::WITH_VISION,
+    &qwen3_next::LAYOUT,
+    &kimi_linear::LAYOUT,
 ];
 
 /// Every layout, in the order in which a checkpoint is held against them.

@@ -46,7 +46,10 @@ mod equivalence {
                 .and_then(Value::as_array)
                 .is_some_and(|list| !list.is_empty())
         };
-        filled("attn_layer_idx") || filled("alt_mixer_layers") || filled("value_dim")
+        config.get("linear_attn_config").is_some()
+            || filled("attn_layer_idx")
+            || filled("alt_mixer_layers")
+            || filled("value_dim")
     }
 
     fn load(layout: &Layout, config: &str, seed: u64) -> Model {

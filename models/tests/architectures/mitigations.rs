@@ -54,9 +54,8 @@ fn refused(architecture: &str) -> &'static [&'static str] {
     match architecture {
         "linear_attn" | "based" => &["a-scale:2"],
         "delta_net" => &["a-scale:2", "window:24"],
-        "gated_deltanet" | "gated_deltaproduct" | "kda" | "comba" | "qwen3_5" | "olmo_hybrid" | "rwkv7" => {
-            &["window:24"]
-        }
+        "gated_deltanet" | "gated_deltaproduct" | "kda" | "comba" | "qwen3_5" | "qwen3_5_moe"
+        | "qwen3_next" | "kimi_linear" | "olmo_hybrid" | "rwkv7" => &["window:24"],
         "rwkv4" => &[
             "state-norm:0.001",
             "state-norm:auto*0.5,chunk=8",

@@ -51,7 +51,7 @@ pub fn layout(architecture: &str, name: &str) -> &'static Layout {
 
 /// What configurations may switch on beyond the tiny sizes.
 fn variants() -> Vec<Case> {
-    let edits: [(&str, &str, Value); 17] = [
+    let edits: [(&str, &str, Value); 19] = [
         (
             "mamba2",
             "original",
@@ -117,6 +117,17 @@ fn variants() -> Vec<Case> {
             "qwen3_5",
             "Hugging Face",
             json!({"layer_types": ["full_attention", "linear_attention"], "attention_bias": true, "tie_word_embeddings": false}),
+        ),
+        (
+            "qwen3_next",
+            "Hugging Face",
+            json!({"mlp_only_layers": [0], "norm_topk_prob": false}),
+        ),
+        (
+            "kimi_linear",
+            "Hugging Face",
+            json!({"q_lora_rank": 12, "first_k_dense_replace": 0, "num_shared_experts": null, "num_expert_group": 2, "topk_group": 1,
+                "num_experts_per_token": 1, "moe_renormalize": false}),
         ),
         (
             "xlstm",
