@@ -17,6 +17,7 @@
 //! | [`gated_delta_product`], [`comba`] | those of Gated DeltaProduct and Comba |
 //! | [`gsa`], [`hgrn::Hgrn`], [`hgrn2`] | the mixers of gated slot attention, HGRN and HGRN-2 |
 //! | [`mlstm`] | the mixer of xLSTM |
+//! | [`rg_lru`] | the mixer of Griffin and RecurrentGemma |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`latent_attention`] | attention whose keys and values are projections of one latent vector |
@@ -64,6 +65,7 @@ pub mod prefix_linear_attn;
 pub mod projection;
 pub mod rebased;
 pub mod retention;
+pub mod rg_lru;
 pub mod rwkv;
 pub mod slots;
 pub mod softmax_attention;

@@ -185,6 +185,18 @@ impl SoftmaxAttention {
     /// [`Error::Groups`] for heads that cannot share keys, [`Error::Value`] for a dimension of 0, a negative ε, a rotation that does not
     /// fit or a convolution beside a gate; the source's for a tensor that is missing or of another shape.
     pub fn read<S: WeightSource>(config: SoftmaxAttentionConfig, source: &mut S) -> Result<Self, S::Error> {
+        Self::read_to(config, config.model_dim, source)
+    }
+
+    /// As [`SoftmaxAttention::read`] of a mixer whose output, and with it `o_proj`, is of another width than its input.
+    ///
+    /// # Errors
+    /// As [`SoftmaxAttention::read`].
+    pub fn read_to<S: WeightSource>(
+        config: SoftmaxAttentionConfig,
+        output_dim: usize,
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
         config.validate()?;
         let (model_dim, of_query, of_key) = (config.model_dim, config.query_width(), config.key_width());
         let of_query_and_gate = if config.gate { 2 * of_query } else { of_query };
@@ -208,7 +220,7 @@ impl SoftmaxAttention {
                 ]),
                 None => None,
             },
-            out: source.linear("o_proj", [model_dim, of_query], config.output_bias)?,
+            out: source.linear("o_proj", [output_dim, of_query], config.output_bias)?,
         })
     }
 
@@ -217,9 +229,17 @@ impl SoftmaxAttention {
         &self.config
     }
 
-    /// Queries and keys are normalised, and not turned yet.
-    fn project(&self, input: Tensor<3>, cache: &mut KeyValueCache) -> Result<Projected> {
+    /// Queries and keys are normalised, and not turned yet; `added` is added to what the projections give.
+    fn project(
+        &self,
+        input: Tensor<3>,
+        added: Option<Tensor<3>>,
+        cache: &mut KeyValueCache,
+    ) -> Result<Projected> {
         let mut joined = self.query_key_value.forward(input)?;
+        if let Some(added) = added {
+            joined = joined + added;
+        }
         if let (Some(conv), Some(conv_state)) = (&self.conv, &mut cache.conv_state) {
             joined = conv.forward(joined, Activation::None, conv_state)?;
         }
@@ -245,6 +265,42 @@ impl SoftmaxAttention {
             gate,
         })
     }
+
+    /// As [`Mixer::forward`], with `added` `[batch, time, rows of the projections]` on what the projections to queries, keys and
+    /// values give.
+    ///
+    /// # Errors
+    /// As [`Mixer::forward`].
+    pub fn attend(
+        &self,
+        input: Tensor<3>,
+        added: Option<Tensor<3>>,
+        state: &mut MixerState,
+        context: &mut Context<'_>,
+    ) -> Result<Tensor<3>> {
+        let config = &self.config;
+        let [batch, time, _] = input.dims();
+        let cache = state.attention()?;
+        let Projected {
+            mut query,
+            mut key,
+            value,
+            gate,
+        } = self.project(input, added, cache)?;
+        if let Some(plan) = &config.rotary {
+            query = rotary(query, context.positions, plan)?;
+            key = rotary(key, context.positions, plan)?;
+        }
+        let scale = config
+            .scale
+            .unwrap_or_else(|| (config.head_dim as f32).powf(-0.5));
+        let read_out = softmax_attention(query, key, value, scale, cache)?;
+        let read_out = read_out.reshape([batch, time, config.query_width()]);
+        self.out.forward(match gate {
+            Some(gate) => sigmoid_gate(gate, read_out),
+            None => read_out,
+        })
+    }
 }
 
 impl Mixer for SoftmaxAttention {
@@ -267,28 +323,7 @@ impl Mixer for SoftmaxAttention {
         state: &mut MixerState,
         context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
-        let config = &self.config;
-        let [batch, time, _] = input.dims();
-        let cache = state.attention()?;
-        let Projected {
-            mut query,
-            mut key,
-            value,
-            gate,
-        } = self.project(input, cache)?;
-        if let Some(plan) = &config.rotary {
-            query = rotary(query, context.positions, plan)?;
-            key = rotary(key, context.positions, plan)?;
-        }
-        let scale = config
-            .scale
-            .unwrap_or_else(|| (config.head_dim as f32).powf(-0.5));
-        let read_out = softmax_attention(query, key, value, scale, cache)?;
-        let read_out = read_out.reshape([batch, time, config.query_width()]);
-        self.out.forward(match gate {
-            Some(gate) => sigmoid_gate(gate, read_out),
-            None => read_out,
-        })
+        self.attend(input, None, state, context)
     }
 
     /// Keys and values, in f32.

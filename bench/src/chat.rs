@@ -7,7 +7,6 @@ use crate::model_args::ModelArgs;
 use crate::terminal::say;
 use clap::Args;
 use serde::Serialize;
-use spillway_models::Model;
 use spillway_models::chat::{ChatError, ChatTemplate, Conversation, Message, TemplateError};
 use spillway_models::generation::{Finish, Sampling};
 use spillway_models::message::shown;

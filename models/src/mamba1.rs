@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Map;
-use spillway_ssm_core::mamba1::{Mamba1, Mamba1Config};
+use spillway_ssm_core::mamba1::{Mamba1, Mamba1Config, SelectionNorm};
 use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
@@ -159,6 +159,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         },
         projection_bias: ssm.bool_or("bias", false)?,
         selection_norm: None,
+        groups: None,
         fresh_steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
         num_layers,
     };
@@ -202,9 +203,13 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         },
         projection_bias: fields.bool_or("use_bias", false)?,
         selection_norm: match fields.text("model_type")? {
-            Some(FALCON) => Some(fields.positive_or("mixer_rms_eps", 1e-6)?),
+            Some(FALCON) => Some(SelectionNorm {
+                eps: fields.positive_or("mixer_rms_eps", 1e-6)?,
+                weights: false,
+            }),
             _ => None,
         },
+        groups: None,
         fresh_steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
         num_layers,
     };
@@ -224,7 +229,7 @@ fn hugging_face(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
 }
 
 /// A rank; `"auto"`, as absent, is the width / 16, rounded up.
-fn rank(fields: &Fields<'_>, name: &str, model_dim: usize) -> Result<usize, CheckpointError> {
+pub(crate) fn rank(fields: &Fields<'_>, name: &str, model_dim: usize) -> Result<usize, CheckpointError> {
     match fields.value(name) {
         None => Ok(model_dim.div_ceil(16)),
         Some(value) if value.as_str() == Some("auto") => Ok(model_dim.div_ceil(16)),
@@ -233,7 +238,7 @@ fn rank(fields: &Fields<'_>, name: &str, model_dim: usize) -> Result<usize, Chec
 }
 
 /// The projections are of sizes that can exist. Factors are at most 2^24, so that nothing here overflows.
-fn check_sizes(fields: &Fields<'_>, mixer: &Mamba1Config) -> Result<(), CheckpointError> {
+pub(crate) fn check_sizes(fields: &Fields<'_>, mixer: &Mamba1Config) -> Result<(), CheckpointError> {
     let rows = (2 * mixer.inner_dim).max(mixer.dt_rank + 2 * mixer.state_dim) as u64;
     if rows <= MAX_DIMENSION {
         return Ok(());

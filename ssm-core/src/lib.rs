@@ -34,7 +34,8 @@
 //! | [`linear`] | projections with packed or dense weights |
 //! | [`mixer`], [`key_value_cache`] | what a layer of a model is, and what it carries |
 //! | [`free_convolution`] | S4's block with a kernel of free taps, to compare with |
-//! | [`mamba1`], [`mamba2`], [`s4`], [`h3`] | the mixers of Mamba-1, Mamba-2, S4 with S4D and DSS, and H3 |
+//! | [`mamba1`], [`mamba2`], [`mamba3`] | the mixers of Mamba-1, Mamba-2 and Mamba-3 |
+//! | [`s4`], [`h3`] | those of S4 with S4D and DSS, and of H3 |
 //! | [`hippo_rnn`] | the HiPPO-RNN cell and the Legendre memory unit |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`short_conv`] | the short convolution of mixers |
@@ -60,6 +61,7 @@ pub mod key_value_cache;
 pub mod linear;
 pub mod mamba1;
 pub mod mamba2;
+pub mod mamba3;
 pub mod mixer;
 pub mod operators;
 pub mod recurrence;

@@ -49,6 +49,8 @@ pub struct Mamba2Config {
     pub dt_limit: (f32, f32),
     /// The norm before the output projection; `None` multiplies by SiLU(z) only.
     pub norm: Option<GatedNorm>,
+    /// Factors on what the input projection gives, in the order z, x, B, C, Δ, where a model has them (Falcon-H1).
+    pub factors: Option<[f32; 5]>,
     /// How decay rates and step sizes of a fresh layer are drawn.
     pub fresh: FreshGates,
     /// Layers of the model, whose updates add up on its residual stream: a fresh W_out is the narrower the more there are.
@@ -98,6 +100,23 @@ impl Mamba2Config {
         self.inner_dim() + self.conv_dim() + self.num_heads
     }
 
+    fn factor_of_rows(&self, device: &Device) -> Option<Tensor<3>> {
+        let [z, x, b, c, step] = self.factors?;
+        let of_group = self.num_groups * self.state_dim;
+        let parts = [
+            (z, self.inner_dim()),
+            (x, self.inner_dim()),
+            (b, of_group),
+            (c, of_group),
+            (step, self.num_heads),
+        ];
+        let rows = parts
+            .into_iter()
+            .flat_map(|(factor, rows)| std::iter::repeat_n(factor, rows));
+        let rows: Vec<f32> = rows.collect();
+        Some(Tensor::<1>::from_floats(rows.as_slice(), device).reshape([1, 1, self.projection_dim()]))
+    }
+
     fn validate(&self) -> Result<()> {
         let (heads, groups) = (self.num_heads, self.num_groups);
         let sizes = [
@@ -141,6 +160,8 @@ pub struct Mamba2 {
     skip: Tensor<1>,
     /// Present exactly when the configuration has a norm.
     norm_weight: Option<Tensor<1>>,
+    /// The factors of all rows, `[1, 1, projection_dim]`.
+    factors: Option<Tensor<3>>,
     out_proj: Linear,
 }
 
@@ -167,10 +188,14 @@ impl Mamba2 {
             true => inner,
             false => heads,
         };
+        let conv = ShortConv::read(config.conv, config.conv_dim(), source, "conv1d")?;
+        let in_proj = source.linear("in_proj", [config.projection_dim(), config.model_dim], bias)?;
+        let dt_bias = source.vector("dt_bias", heads, Init::StepBias(config.fresh.steps))?;
         Ok(Self {
-            conv: ShortConv::read(config.conv, config.conv_dim(), source, "conv1d")?,
-            in_proj: source.linear("in_proj", [config.projection_dim(), config.model_dim], bias)?,
-            dt_bias: source.vector("dt_bias", heads, Init::StepBias(config.fresh.steps))?,
+            conv,
+            in_proj,
+            factors: config.factor_of_rows(&dt_bias.device()),
+            dt_bias,
             a_log: source.vector("A_log", heads, Init::LogOfUniform(low, high))?,
             skip: source.vector("D", skip, Init::Ones)?,
             norm_weight: match config.norm {
@@ -269,7 +294,10 @@ impl Mixer for Mamba2 {
         let [batch, time, _] = input.dims();
         let (inner, conv_dim) = (config.inner_dim(), config.conv_dim());
         let state = state.recurrent()?;
-        let projected = self.in_proj.forward(input)?;
+        let mut projected = self.in_proj.forward(input)?;
+        if let Some(factors) = &self.factors {
+            projected = projected * factors.clone();
+        }
         let [gate, convolved, raw_step] = split(projected, [inner, conv_dim, config.num_heads])?;
         let convolved = self
             .conv

@@ -8,13 +8,14 @@ mod support;
 mod tape;
 
 mod golden {
-    use super::devices::devices;
+    use super::devices::{devices, tensor};
     use super::support::{Case, cases};
     use super::tape::Tape;
     use burn::tensor::Tensor;
-    use burn::tensor::activation::silu;
+    use burn::tensor::activation::{sigmoid, silu};
+    use spillway_ssm_core::mamba3::{LastToken, SisoInputs, siso};
     use spillway_ssm_core::operators::{Pairing, RotaryPlan, rotary, step_size};
-    use spillway_ssm_core::{Chunking, Gates, LogDecay, State, recurrence};
+    use spillway_ssm_core::{Chunking, Dims, Gates, LogDecay, State, recurrence};
 
     fn on_every_device(op: &str, run: impl Fn(&Case, &mut Tape)) {
         for (name, device) in devices() {
@@ -84,6 +85,85 @@ mod golden {
             };
             tape.output("out", output);
             tape.output("final_state", state.memory.swap_dims(2, 3));
+        });
+    }
+
+    /// A group's keys for each of its heads.
+    fn of_heads(keys: Tensor<4>, heads: usize) -> Tensor<4> {
+        let [b, t, g, n] = keys.dims();
+        let repeated: Tensor<5> = keys.reshape([b, t, g, 1, n]).repeat_dim(3, heads / g);
+        repeated.reshape([b, t, heads, n])
+    }
+
+    #[test]
+    fn mamba_3_computes_what_mamba_ssm_does() {
+        on_every_device("mamba3_siso", |case, tape| {
+            let [b, t, h, g, n, p, s] = dims(case, ["B", "T", "H", "G", "N", "Pd", "S"]);
+            let of_time = |x: Tensor<3>| x.swap_dims(1, 2);
+            let (query, key) = (tape.input("Q", [b, t, g, n]), tape.input("K", [b, t, g, n]));
+            let query_bias: Tensor<4> = tape.input("Q_bias", [h, n]).reshape([1, 1, h, n]);
+            let key_bias: Tensor<4> = tape.input("K_bias", [h, n]).reshape([1, 1, h, n]);
+            let step = of_time(tape.input("DT", [b, h, t]));
+            let angles: Tensor<4> = tape.input("Angles", [b, t, h, s]);
+            let turn = angles.tanh().mul_scalar(std::f32::consts::PI) * step.clone().unsqueeze_dim::<4>(3);
+            let skip = match tape.input_if_any("D", [h]) {
+                Some(skip) => skip,
+                None => Tensor::zeros([h], tape.device()),
+            };
+            let inputs = SisoInputs {
+                query: of_heads(query, h) + query_bias,
+                key: of_heads(key, h) + key_bias,
+                value: tape.input("V", [b, t, h, p]),
+                log_decay: of_time(tape.input("ADT", [b, h, t])),
+                share: sigmoid(of_time(tape.input("Trap", [b, h, t]))),
+                step,
+                turn,
+                skip: skip.reshape([1, 1, h, 1]),
+            };
+            let mut state = State::zeros(
+                &Dims {
+                    batch: b,
+                    time: t,
+                    heads: h,
+                    groups: h,
+                    key_dim: n,
+                    value_dim: p,
+                },
+                tape.device(),
+            );
+            // mamba_ssm keeps states as P×N, with the last token in them.
+            if let Some(memory) = tape.input_if_any("ssm0", [b, h, p, n]) {
+                state.memory = memory.swap_dims(2, 3);
+            }
+            let zeros = |width: usize| Tensor::<3>::zeros([b, h, width], tape.device());
+            let (no_key, no_value, no_weight, no_angle) = (zeros(n), zeros(p), zeros(1), zeros(s));
+            let angle = tape.input_if_any("angle0", [b, h, s]).unwrap_or(no_angle);
+            let mut last = LastToken {
+                key: tape.input_if_any("k0", [b, h, n]).unwrap_or(no_key),
+                value: tape.input_if_any("v0", [b, h, p]).unwrap_or(no_value),
+                weight: no_weight,
+                cosine: angle.clone().cos(),
+                sine: angle.sin(),
+            };
+            let read_out = siso(inputs, &mut last, |gates| {
+                recurrence(gates, &mut state, Chunking::Fastest)
+            });
+            let read_out = read_out.expect("shapes that fit");
+            let output = match tape.input_if_any("Z", [b, t, h, p]) {
+                Some(z) => read_out * silu(z),
+                None => read_out,
+            };
+            tape.output("out", output);
+            let last_key: Tensor<4> = last.key.clone().unsqueeze_dim(3);
+            let last_value = (last.value.clone() * last.weight).unsqueeze_dim::<4>(2);
+            let memory = state.memory + last_key * last_value;
+            tape.output("ssm_state", memory.swap_dims(2, 3));
+            tape.output("k_state", last.key);
+            tape.output("v_state", last.value);
+            // An angle is known but for whole turns: what is compared is how far it is from the expected one.
+            let expected: Tensor<3> = tensor(case.output("angle_state"), [b, h, s], tape.device());
+            let off = last.sine * expected.clone().cos() - last.cosine * expected.clone().sin();
+            tape.output("angle_state", off + expected);
         });
     }
 

@@ -30,6 +30,7 @@ fn config() -> Mamba2Config {
             eps: 1e-5,
             order: GateOrder::NormAfterGate,
         }),
+        factors: None,
         fresh: FreshGates::default(),
         num_layers: 1,
     }

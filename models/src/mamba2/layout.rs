@@ -122,6 +122,7 @@ fn original(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
             norm: ssm
                 .bool_or("rmsnorm", true)?
                 .then_some(GatedNorm { eps: 1e-5, order }),
+            factors: None,
             fresh: FreshGates {
                 rates: rates(&ssm)?,
                 steps: step_sizes(&ssm, ORIGINAL_STEPS)?,
@@ -195,6 +196,7 @@ fn hugging_face(fields: &Fields<'_>, has_head: impl FnOnce() -> bool) -> Result<
             norm: fields
                 .bool_or("rmsnorm", true)?
                 .then_some(GatedNorm { eps, order }),
+            factors: None,
             fresh: FreshGates {
                 steps: step_sizes(fields, HUGGING_FACE_STEPS)?,
                 ..FreshGates::default()

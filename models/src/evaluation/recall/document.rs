@@ -83,7 +83,7 @@ impl fmt::Display for RecallTask {
 
 /// A name that no task has.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("expected one of {}, found '{0}'", RecallTask::ALL.map(RecallTask::name).join(", "))]
+#[error("expected one of {names}, found '{0}'", names = RecallTask::ALL.map(RecallTask::name).join(", "))]
 pub struct UnknownTask(String);
 
 impl FromStr for RecallTask {
