@@ -3,13 +3,14 @@
 //! | function | φ(q)·φ(k) | features |
 //! |---|---|---|
 //! | [`taylor`] | 1 + x + x²/2 with x = q·k / √K, the exponential to second order | 1 + K + K² |
+//! | [`taylor_packed`] | the same, with each product of two entries once | 1 + K + K (K + 1)/2 |
 //! | [`square`] | (q·k)² | K² |
 //!
 //! [`FeatureMapKind`] lists the maps that published models of linear attention name, those with learned matrices among them;
 //! a [`FeatureMap`] is one of them with its matrices.
 
-use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, softmax};
+use burn::tensor::{Int, Tensor};
 use spillway_ssm_core::operators::pointwise::{exp, sigmoid, silu};
 use spillway_ssm_core::{Linear, Result, WeightSource};
 
@@ -170,6 +171,36 @@ pub fn taylor(x: Tensor<4>) -> Tensor<4> {
     let root = (dim as f64).sqrt();
     let linear = x.clone() / root.sqrt();
     let second_order = square(x) / (2f64.sqrt() * root);
+    Tensor::cat(vec![one, linear, second_order], 3)
+}
+
+/// As [`taylor`] with the entries of x xᵀ on and above the diagonal alone, those above it times √2: the same inner products.
+///
+/// # Shapes
+/// `x` `[batch, time, heads, K]`; result `[batch, time, heads, 1 + K + K (K + 1)/2]`.
+pub fn taylor_packed(x: Tensor<4>) -> Tensor<4> {
+    let [batch, time, heads, dim] = x.dims();
+    let device = x.device();
+    let pairs = || (0..dim).flat_map(move |i| (i..dim).map(move |j| (i, j)));
+    let count = dim * (dim + 1) / 2;
+    if [batch, time, heads].contains(&0) {
+        return Tensor::zeros([batch, time, heads, 1 + dim + count], &device).cast(x.dtype());
+    }
+    let root = (dim as f64).sqrt();
+    let places: Vec<i64> = pairs().map(|(i, j)| (i * dim + j) as i64).collect();
+    let factor = |(i, j)| {
+        if i == j {
+            1.0 / (2f64.sqrt() * root)
+        } else {
+            1.0 / root
+        }
+    };
+    let factors: Vec<f32> = pairs().map(|pair| factor(pair) as f32).collect();
+    let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
+    let factors = Tensor::<1>::from_floats(factors.as_slice(), &device).cast(x.dtype());
+    let one = Tensor::<4>::ones([batch, time, heads, 1], &device).cast(x.dtype());
+    let linear = x.clone() / root.sqrt();
+    let second_order = square(x).select(3, places) * factors.reshape([1, 1, 1, count]);
     Tensor::cat(vec![one, linear, second_order], 3)
 }
 

@@ -8,11 +8,14 @@
 //! The prefix is a state to start from, so that is what it becomes: its tokens are read in first, without a read-out, and the
 //! causal part goes on from there. The causal part also runs over the tokens of the prefix. Source: Arora et al., *Just read
 //! twice* (2407.05483), section 4.
+//!
+//! [`read_prefix`] and [`attend`] are the definition, through features. The mixer of a model is
+//! [`TaylorAttention`](crate::based::TaylorAttention) with an [`Encoder`].
 
 use crate::feature_map::taylor;
 use crate::linear_attn::{self, NormalizedState};
 use burn::tensor::Tensor;
-use spillway_ssm_core::{Chunking, Result};
+use spillway_ssm_core::{Chunking, Linear, Padding, Prefix, Result, WeightSource};
 
 /// Reads the prefix in: adds its H and Z to `state`.
 ///
@@ -52,4 +55,52 @@ pub fn attend(
 ) -> Result<Tensor<4>> {
     let gates = linear_attn::gates(taylor(query), taylor(key), value, 1.0);
     linear_attn::normalized(gates, eps, state, chunking)
+}
+
+/// The projections by which a layer reads a prefix.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    key: Linear,
+    value: Linear,
+}
+
+/// A prefix as a layer reads it, and what its padding does to the tokens themselves.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded {
+    /// k′, `[batch, prefix, channels]`, without a feature map.
+    pub key: Tensor<3>,
+    /// v′, `[batch, prefix, channels]`.
+    pub value: Tensor<3>,
+    /// 1 for tokens and 0 for padding over all tokens of the call, `[batch, time, 1, 1]`, and how padding is read.
+    pub mask: Option<(Tensor<4>, Padding)>,
+}
+
+impl Encoder {
+    /// The projections `proj_k_enc` and `proj_v_enc` to so many channels, without biases.
+    ///
+    /// # Errors
+    /// The source's for a tensor that is missing or of another shape.
+    pub fn read<S: WeightSource>(
+        model_dim: usize,
+        [keys, values]: [usize; 2],
+        source: &mut S,
+    ) -> Result<Self, S::Error> {
+        Ok(Self {
+            key: source.linear("proj_k_enc", [keys, model_dim], false)?,
+            value: source.linear("proj_v_enc", [values, model_dim], false)?,
+        })
+    }
+
+    /// What the first tokens of `input`, `[batch, time, model_dim]`, are to all others.
+    pub(crate) fn encode(&self, input: &Tensor<3>, prefix: &Prefix) -> Result<Encoded> {
+        let [batch, time, _] = input.dims();
+        prefix.expect_within(batch, time)?;
+        let read = input.clone().narrow(1, 0, prefix.tokens());
+        let padding = prefix.mask().map(|mask| mask.padding()).unwrap_or_default();
+        Ok(Encoded {
+            key: self.key.forward(read.clone())?,
+            value: self.value.forward(read)?,
+            mask: prefix.keep(time, &input.device()).map(|keep| (keep, padding)),
+        })
+    }
 }

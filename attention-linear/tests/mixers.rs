@@ -8,6 +8,8 @@ mod devices;
 mod support;
 #[path = "../../ssm-core/tests/support/tape.rs"]
 mod tape;
+#[path = "mixers/taylor.rs"]
+mod taylor;
 
 mod golden {
     use super::devices::devices;

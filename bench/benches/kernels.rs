@@ -90,6 +90,7 @@ fn host_groups() -> Vec<Group> {
         ("wkv4", wkv4::kernels()),
         ("delta_rule", delta_rule::kernels()),
         ("taylor_attention", taylor_attention::kernels()),
+        ("prefix_attention", taylor_attention::prefix_kernels()),
         ("vandermonde", ssm_kernel::vandermonde()),
         ("cauchy", ssm_kernel::cauchy()),
         ("linear_state_space", linear_state_space::kernels()),

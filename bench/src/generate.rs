@@ -1,6 +1,7 @@
 //! `spillway generate`: continue a text, streamed to the terminal.
 
 use crate::context::Context;
+use crate::encoder::{EncoderArgs, described};
 use crate::error::ProgramError;
 use crate::generation_args::{SamplingArgs, TreatmentArgs};
 use crate::model_args::ModelArgs;
@@ -8,9 +9,11 @@ use crate::prompt::{MOST_KEPT, Prompt, PromptArgs};
 use clap::Args;
 use indicatif::HumanCount;
 use serde::Serialize;
-use spillway_models::generation::{Finish, Generated, Sampling, continue_from};
+use spillway_models::generation::{Finish, Generated, Sampling, continue_from, generate_after};
 use spillway_models::tokenizer::{TokenizerError, parse_ids};
-use spillway_models::{Logits, Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions};
+use spillway_models::{
+    Logits, Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions, PromptReading,
+};
 use spillway_ssm_core::Chain;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -39,6 +42,9 @@ pub struct GenerateArgs {
     /// depends on what it was asked in the first
     #[arg(long)]
     pub read_twice: bool,
+    /// What of it an encoder reads.
+    #[command(flatten)]
+    pub encoder: EncoderArgs,
     /// What acts on the states.
     #[command(flatten)]
     pub treatment: TreatmentArgs,
@@ -89,7 +95,26 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         model.end_at(ids.map_err(|error| ProgramError::BadIds(error.to_string()))?);
     }
     let chain = args.treatment.chain(&args.model, &model, context)?;
+    let reading = args.encoder.reading(&model)?;
     let begin = Instant::now();
+    let mut read = None;
+    if let Some(reading) = reading {
+        let ids = args.prompt.read(&model, context)?;
+        let ids = match args.read_twice {
+            true => read_twice(ids, &model)?,
+            false => ids,
+        };
+        context.remark(described(&model, &reading, ids.len()));
+        // A cache has what the encoder was trained to read, and nothing of shorter prompts.
+        let is_whole = reading.encoder_length.is_none() && ids.len() >= model.encoder_length();
+        if args.prefix_cache.is_none() || !is_whole {
+            let mut state = model.start(&chain, 1)?;
+            let generated = stream_after(args, context, &model, &mut state, (&ids, &reading), &sampling)?;
+            let prompt = (ids.len() as u64, Some(ids.as_slice()));
+            return finish(context, &model, &chain, prompt, &generated, begin);
+        }
+        read = Some(ids);
+    }
     let (prompt, mut state) = match &args.prefix_cache {
         None if args.read_twice => {
             let mut state = model.start(&chain, 1)?;
@@ -104,24 +129,36 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
             (prompt, state)
         }
         Some(folder) => {
-            let ids = args.prompt.read(&model, context)?;
-            let ids = if args.read_twice {
-                read_twice(ids, &model)?
-            } else {
-                ids
+            let ids = match read {
+                Some(ids) => ids,
+                None if args.read_twice => read_twice(args.prompt.read(&model, context)?, &model)?,
+                None => args.prompt.read(&model, context)?,
             };
             prefill_from(folder, args.prefix_cache_limit, context, &model, &chain, ids)?
         }
     };
     let generated = stream(args, context, &model, &mut state, &prompt, &sampling)?;
+    let prompt = (prompt.tokens, prompt.ids.as_deref());
+    finish(context, &model, &chain, prompt, &generated, begin)
+}
+
+/// Says what was generated from a prompt of so many tokens, whose ids are known unless there are too many.
+fn finish(
+    context: &Context,
+    model: &Model,
+    chain: &Chain,
+    prompt: (u64, Option<&[u32]>),
+    generated: &Generated,
+    begin: Instant,
+) -> Result<(), ProgramError> {
     let seconds = begin.elapsed().as_secs_f64();
     if context.is_json() {
-        return print_json(context, &model, &chain, &prompt, &generated, seconds);
+        return print_json(context, model, chain, prompt, generated, seconds);
     }
     context.print("\n")?;
     context.remark(format_args!(
         "{} tokens in and {} out in {seconds:.2} s; ended by {}",
-        HumanCount(prompt.tokens),
+        HumanCount(prompt.0),
         generated.ids.len(),
         finish_name(&generated.finish),
     ));
@@ -184,31 +221,54 @@ fn stream(
     prompt: &Prompt,
     sampling: &Sampling,
 ) -> Result<Generated, ProgramError> {
+    printed(context, |on_text| {
+        let (tokens, stop) = (args.most_tokens(), &args.stop);
+        continue_from(model, state, prompt.taken_in(), sampling, tokens, stop, on_text)
+    })
+}
+
+/// As [`stream`] from the beginning of a prompt that an encoder reads.
+fn stream_after(
+    args: &GenerateArgs,
+    context: &Context,
+    model: &Model,
+    state: &mut ModelState,
+    (prompt, reading): (&[u32], &PromptReading),
+    sampling: &Sampling,
+) -> Result<Generated, ProgramError> {
+    printed(context, |on_text| {
+        let (tokens, stop) = (args.most_tokens(), &args.stop);
+        generate_after(model, state, prompt, reading, sampling, tokens, stop, on_text)
+    })
+}
+
+/// What `generate` gives, with the text that it hands on printed.
+fn printed(
+    context: &Context,
+    generate: impl FnOnce(&mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Generated, ModelError>,
+) -> Result<Generated, ProgramError> {
     let mut trouble = None;
-    let max_tokens = usize::try_from(args.max_tokens).unwrap_or(usize::MAX);
-    let generated = continue_from(
-        model,
-        state,
-        prompt.taken_in(),
-        sampling,
-        max_tokens,
-        &args.stop,
-        |text| match context.print(text) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                trouble = Some(error);
-                ControlFlow::Break(())
-            }
-        },
-    )?;
+    let generated = generate(&mut |text| match context.print(text) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            trouble = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
     trouble.map_or(Ok(generated), Err)
+}
+
+impl GenerateArgs {
+    fn most_tokens(&self) -> usize {
+        usize::try_from(self.max_tokens).unwrap_or(usize::MAX)
+    }
 }
 
 fn print_json(
     context: &Context,
     model: &Model,
     chain: &Chain,
-    prompt: &Prompt,
+    (prompt_tokens, prompt_ids): (u64, Option<&[u32]>),
     generated: &Generated,
     seconds: f64,
 ) -> Result<(), ProgramError> {
@@ -219,8 +279,8 @@ fn print_json(
     context.print_json(&Output {
         model: &model.info().name,
         mitigation: chain.text(),
-        prompt_tokens: prompt.tokens,
-        prompt_ids: prompt.ids.as_deref(),
+        prompt_tokens,
+        prompt_ids,
         ids: &generated.ids,
         text: &generated.text,
         finish: finish_name(&generated.finish),

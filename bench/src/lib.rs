@@ -13,7 +13,7 @@
 //! | [`calibration`], [`mitigation_file`] | numbers for the mitigations that are calibrated, and the file that keeps them |
 //! | [`trial`], [`choice`] | what is tried on a model: a mitigation, or starting it again; which of them |
 //! | [`text`], [`settings`] | the text that `--text` names; what an interrupted run goes on under |
-//! | [`model_args`], [`prompt`], [`costs`] | which model; a prompt of any length; what a token costs at least |
+//! | [`model_args`], [`prompt`], [`encoder`], [`costs`] | which model; a prompt of any length, and how an encoder reads it; what a token costs at least |
 //! | [`machine`], `process` | what the system tells about the machine and its limits, and about this process |
 //! | [`kit`] | everything made for eyes: pages, tables, charts, numbers |
 //! | [`diagnose`] | `spillway diagnose` |
@@ -40,6 +40,7 @@ pub mod convert;
 pub mod costs;
 pub mod diagnose;
 pub mod doctor;
+pub mod encoder;
 pub mod error;
 pub mod generate;
 mod generation_args;

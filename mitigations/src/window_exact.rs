@@ -21,6 +21,9 @@
 //! relative to their maximum (RWKV-4). The price is m states (the front and back elements) instead of one second state; with a
 //! matrix per element, m·(1 + K/V) of them.
 //!
+//! A state that begins with the sum over a prefix would lose it, so layers whose state does are refused; a window by difference
+//! keeps it, because what it subtracts are tokens.
+//!
 //! The window is per layer, as in [`crate::window_by_difference`].
 
 use crate::form::{Form, Parameter};
@@ -34,7 +37,9 @@ use crate::writes::Writes;
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::element::Transition;
 use spillway_ssm_core::intervention::Next;
-use spillway_ssm_core::{Element, Error, Gates, Intervention, InterventionState, Rule, Site, State};
+use spillway_ssm_core::{
+    Element, Error, Gates, Incompatible, Intervention, InterventionState, Rule, Site, State,
+};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +56,7 @@ pub(crate) const FORM: Form = Form {
             "64",
         ),
     ],
-    works_on: "every model",
+    works_on: "every model but JRT-RNN, whose prefix it would lose",
     calibrated: false,
     example: "window-exact:2048",
     parse: |written| {
@@ -279,6 +284,21 @@ impl Intervention for WindowExact {
             Self::DEFAULT_CHUNK => format!("window-exact:{}", self.tokens),
             chunk => format!("window-exact:{},chunk={chunk}", self.tokens),
         }
+    }
+
+    fn check(&self, site: &Site) -> Result<(), Incompatible> {
+        if !site.begins_with_prefix {
+            return Ok(());
+        }
+        Err(Incompatible {
+            intervention: self.text(),
+            layer: site.layer,
+            reason: format!(
+                "this layer's state begins with the sum over a prefix, which a state made anew from the last tokens would lose; use \
+                 window:{}, which keeps it",
+                self.tokens
+            ),
+        })
     }
 
     fn start(&self, _site: &Site, _batch: usize, _device: &Device) -> Box<dyn InterventionState> {

@@ -1,31 +1,39 @@
-//! Based in HazyResearch's layout: gated convolutions, Taylor linear attention and attention in a window, each followed by a
-//! gated MLP.
+//! Based and JRT-RNN in HazyResearch's layout: gated convolutions, Taylor linear attention (behind a prefix, in JRT-RNN) and attention in
+//! a window, each followed by a gated MLP.
 //!
 //! | mixer | by its `_target_` | tensors of `transformer.layers.N.mixer` |
 //! |---|---|---|
 //! | gated convolution | `…BaseConv` | `in_proj`, `conv.conv`, `out_proj` |
-//! | Taylor attention | `…LinearAttention` with `…TaylorExp` | `proj_q`, `proj_k`, `proj_v`, `out_proj` |
+//! | Taylor attention | `…LinearAttention` with `…TaylorExp` or `taylor_exp` | `proj_q`, `proj_k`, `proj_v`, `out_proj` |
+//! | the same, decaying | with `use_decay_proj`, and `fixed_decay` of the model | also `decay_proj`; `transformer.decay.decay` is ln γ |
+//! | prefix linear attention | `…PrefixLinearAttention` with `taylor_exp` | also `proj_k_enc`, `proj_v_enc` |
 //! | attention in a window | `…SlidingAttention` | `Wqkv` (rows of queries, keys, values), `out_proj` |
 //!
 //! `mixer` is every layer's but those of `alt_mixer_layers` and `alt_mixer_2_layers`. Three things are not as they read: a
 //! `window_size` w lets a token read w / 2 keys before its own; the MLP is `n_inner` rounded up to a multiple of 256 wide, its
-//! gate the second half of `mlp.fc1`; `kernel_sizes` is not looked at, `kernel_size` is (3). Source: Arora et al., *Simple linear
-//! attention language models balance the recall-throughput tradeoff* (2402.18668).
+//! gate the second half of `mlp.fc1`; `kernel_sizes` is not looked at, `kernel_size` is (3). A `fixed_decay` that no mixer has a
+//! `use_decay_proj` for does nothing in the published code either. γ of head h is 1 − 2^(c − h), c = `decay_const` (−3), where the tensor
+//! is not there. Sources: Arora et al., *Simple linear attention language models balance the recall-throughput tradeoff* (2402.18668)
+//! and *Just read twice* (2407.05483).
+
+mod presets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
 
 use spillway_attention_linear::base_conv::{BaseConv, BaseConvConfig};
 use spillway_attention_linear::based::{TaylorAttention, TaylorAttentionConfig};
 use spillway_attention_linear::gated_mlp::{GatedMlp, GatedMlpConfig};
 use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
 use spillway_ssm_core::operators::{Pairing, RotaryPlan};
-use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
+use spillway_ssm_core::{Init, Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
 use crate::hybrid::{layer_list, whole};
-use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stored_config};
+use crate::layout::{Assembly, Has, Layout, Outline, Parts, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 
@@ -43,6 +51,10 @@ const ATTENTION_NAMES: &[(&str, &str)] = &[
 const MLP_NAMES: &[(&str, &str)] = &[("up_proj", "fc1"), ("gate_proj", "fc1"), ("down_proj", "fc2")];
 /// ε of the denominator in the authors' code.
 const TAYLOR_EPS: f32 = 1e-12;
+/// ln γ of every head, for all layers.
+const LOG_DECAY: &str = "transformer.decay.decay";
+/// Tokens that an encoder reads where no field says how many.
+const ENCODER_LENGTH: usize = 1024;
 
 /// `GPTLMHeadModel` with Based's mixers.
 pub(crate) const LAYOUT: Layout = Layout {
@@ -51,63 +63,21 @@ pub(crate) const LAYOUT: Layout = Layout {
     recognise,
     config: stored_config,
     parse,
-    presets: PRESETS,
+    presets: presets::BASED,
 };
 
-macro_rules! preset {
-    ($size:literal, $vocab:literal, $width:literal, $layers:literal, $heads:literal, $inner:literal, $feature_dim:literal,
-     $window:literal, $taylor:literal, $sliding:literal) => {
-        Preset {
-            size: $size,
-            config: concat!(
-                r#"{"architectures": ["GPTLMHeadModel"], "model_type": "gpt2", "vocab_size": "#, $vocab,
-                r#", "pad_vocab_size_multiple": 8, "n_embd": "#, $width, r#", "n_layer": "#, $layers,
-                r#", "n_head": "#, $heads, r#", "n_inner": "#, $inner,
-                r#", "alt_mixer_layers": "#, $taylor, r#", "alt_mixer_2_layers": "#, $sliding,
-                r#", "mixer": {"_target_": "based.models.mixers.convolution.BaseConv", "expand_proj": 4, "l_max": 2048,
-                "use_bias": true, "kernel_sizes": 3},
-                "alt_mixer": {"_target_": "based.models.mixers.linear_attention.LinearAttention", "l_max": 2048,
-                "num_heads": "#, $heads, r#", "feature_dim": "#, $feature_dim,
-                r#", "feature_map": {"_target_": "based.models.mixers.linear_attention.TaylorExp", "input_dim": "#,
-                $feature_dim, r#"}},
-                "alt_mixer_2": {"_target_": "based.models.mixers.slide_attention.SlidingAttention", "causal": true,
-                "num_heads": "#, $heads, r#", "window_size": "#, $window, r#"},
-                "rms_norm": true, "layer_norm_epsilon": 1e-05, "activation_function": "swiglu",
-                "rotary_emb_fraction": 1, "max_position_embeddings": 0, "qkv_proj_bias": false, "out_proj_bias": false,
-                "mlp_fc1_bias": false, "mlp_fc2_bias": false, "residual_in_fp32": true, "tie_word_embeddings": true}"#
-            ),
-        }
-    };
-}
+/// `GPTLMHeadModel` with prefix linear attention.
+pub(crate) const PREFIX_LAYOUT: Layout = Layout {
+    architecture: "jrt",
+    name: "HazyResearch",
+    recognise: recognise_prefix,
+    config: stored_config,
+    parse,
+    presets: presets::JRT,
+};
 
-/// A tiny one, and the authors' sizes.
-const PRESETS: &[Preset] = &[
-    preset!("tiny", 256, 64, 3, 4, 128, 8, 32, "[1]", "[2]"),
-    preset!(
-        "360m",
-        50257,
-        1024,
-        27,
-        16,
-        2048,
-        16,
-        256,
-        "[1, 6, 11, 16, 21]",
-        "[2, 7, 12, 17, 22]"
-    ),
-    preset!(
-        "1.3b",
-        50257,
-        1792,
-        36,
-        16,
-        3584,
-        16,
-        256,
-        "[1, 6, 11, 16, 21, 27, 33]",
-        "[2, 7, 12, 17, 22, 28, 34]"
-    ),
-];
+/// The fields that hold a mixer.
+const MIXERS: [&str; 3] = ["mixer", "alt_mixer", "alt_mixer_2"];
 
 fn recognise(checkpoint: &Checkpoint) -> Option<String> {
     let fields = checkpoint.config();
@@ -118,6 +88,20 @@ fn recognise(checkpoint: &Checkpoint) -> Option<String> {
         .then(|| format!("mixer._target_ {target:?}, tensor {EMBEDDING}"))
 }
 
+fn recognise_prefix(checkpoint: &Checkpoint) -> Option<String> {
+    let fields = checkpoint.config();
+    let found = MIXERS.into_iter().find_map(|name| {
+        let mixer = fields.object(name).ok()??;
+        let target = mixer.text("_target_").ok()??;
+        let is_prefix = target.ends_with(".PrefixLinearAttention");
+        is_prefix.then(|| format!("{name}._target_ {target:?}"))
+    });
+    let found = found?;
+    checkpoint
+        .has(EMBEDDING)
+        .then(|| format!("{found}, tensor {EMBEDDING}"))
+}
+
 /// What a configuration file says.
 struct Config {
     vocab_size: usize,
@@ -126,6 +110,8 @@ struct Config {
     /// The mixer of every layer.
     layers: Vec<MixerPlan>,
     alternatives: [BTreeSet<usize>; 2],
+    /// c of γ = 1 − 2^(c − h), where something decays.
+    decay_const: Option<f64>,
     mlp: GatedMlpConfig,
     norm_eps: f32,
     tied: bool,
@@ -137,6 +123,8 @@ struct Config {
 enum MixerPlan {
     Conv(BaseConvConfig),
     Taylor(TaylorAttentionConfig),
+    /// Taylor attention whose numerator decays.
+    Decaying(TaylorAttentionConfig),
     Sliding(SoftmaxAttentionConfig),
 }
 
@@ -155,19 +143,23 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     let vocab_size = fields.dimension("vocab_size")?;
     let inner = fields.dimension_or("n_inner", 4 * model_dim)?;
     let mixer = |name: &str| match fields.object(name)? {
-        Some(mixer) => mixer_plan(&mixer, model_dim).map(Some),
+        Some(mixer) => mixer_plan(&mixer, fields, model_dim).map(Some),
         None => Ok(None),
     };
-    let mixers = [mixer("mixer")?, mixer("alt_mixer")?, mixer("alt_mixer_2")?];
+    let [first, second, third] = MIXERS.map(mixer);
+    let mixers = [first?, second?, third?];
     let alternatives = [
         layer_list(fields, "alt_mixer_layers", num_layers)?,
         layer_list(fields, "alt_mixer_2_layers", num_layers)?,
     ];
+    let layers = layers(fields, num_layers, &mixers, &alternatives)?;
+    let decays = layers.iter().any(|plan| matches!(plan, MixerPlan::Decaying(_)));
     Ok(Config {
         vocab_size,
+        decay_const: if decays { Some(decay_const(fields)?) } else { None },
         padded_vocab_size: vocab_size.next_multiple_of(fields.dimension_or("pad_vocab_size_multiple", 1)?),
         model_dim,
-        layers: layers(fields, num_layers, &mixers, &alternatives)?,
+        layers,
         alternatives,
         mlp: GatedMlpConfig {
             model_dim,
@@ -202,7 +194,12 @@ fn layers(
     (0..num_layers).map(of_layer).collect()
 }
 
-fn mixer_plan(fields: &Fields<'_>, model_dim: usize) -> Result<MixerPlan, CheckpointError> {
+/// The plan of the mixer that `fields` holds, of the `model` that it is in.
+fn mixer_plan(
+    fields: &Fields<'_>,
+    model: &Fields<'_>,
+    model_dim: usize,
+) -> Result<MixerPlan, CheckpointError> {
     let target = fields.text("_target_")?.unwrap_or_default();
     match target.rsplit('.').next() {
         Some("BaseConv") => {
@@ -222,26 +219,76 @@ fn mixer_plan(fields: &Fields<'_>, model_dim: usize) -> Result<MixerPlan, Checkp
             }))
         }
         Some("LinearAttention") => {
-            let map = fields.object("feature_map")?;
-            let map = map.map(|map| map.text("_target_")).transpose()?.flatten();
-            if !map.is_some_and(|map| map.ends_with("TaylorExp")) {
-                return Err(fields.unsupported("feature_map", "TaylorExp"));
-            }
+            let config = taylor(fields, model_dim)?;
             if fields.bool_or("fixed_decay", false)? {
                 return Err(fields.unsupported("fixed_decay", "false (no decay)"));
             }
-            let num_heads = heads(fields, model_dim)?;
+            if !fields.bool_or("use_decay_proj", false)? {
+                return Ok(MixerPlan::Taylor(config));
+            }
+            if !model.bool_or("fixed_decay", false)? {
+                return Err(model.unsupported("fixed_decay", "true (a mixer has use_decay_proj)"));
+            }
+            Ok(MixerPlan::Decaying(config))
+        }
+        Some("PrefixLinearAttention") => {
+            let of_model = model.dimension_or("enc_length", ENCODER_LENGTH)?;
             Ok(MixerPlan::Taylor(TaylorAttentionConfig {
-                model_dim,
-                num_heads,
-                feature_dim: fields.dimension_or("feature_dim", 16)?,
-                head_dim: model_dim / num_heads,
-                eps: TAYLOR_EPS,
+                encoder_length: Some(fields.dimension_or("enc_length", of_model)?),
+                ..taylor(fields, model_dim)?
             }))
         }
         Some("SlidingAttention") => Ok(MixerPlan::Sliding(sliding(fields, model_dim)?)),
-        _ => Err(fields.unsupported("_target_", "…BaseConv, …LinearAttention or …SlidingAttention")),
+        _ => Err(fields.unsupported(
+            "_target_",
+            "…BaseConv, …LinearAttention, …PrefixLinearAttention or …SlidingAttention",
+        )),
     }
+}
+
+/// Taylor attention without an encoder.
+fn taylor(fields: &Fields<'_>, model_dim: usize) -> Result<TaylorAttentionConfig, CheckpointError> {
+    let map = fields.object("feature_map")?;
+    let map = map.map(|map| map.text("_target_")).transpose()?.flatten();
+    let named = fields.text("feature_name")? == Some("taylor_exp");
+    if !named && !map.is_some_and(|map| map.ends_with("TaylorExp")) {
+        return Err(fields.unsupported("feature_map", "TaylorExp"));
+    }
+    for (name, accepted) in [
+        (
+            "use_rotary_apply",
+            "false (no rotary embedding of queries and keys)",
+        ),
+        ("use_act", "false (no activation of queries and keys)"),
+    ] {
+        if fields.bool_or(name, false)? {
+            return Err(fields.unsupported(name, accepted));
+        }
+    }
+    let num_heads = heads(fields, model_dim)?;
+    if fields.dimension_or("num_key_value_heads", num_heads)? != num_heads {
+        return Err(fields.unsupported("num_key_value_heads", "as many as num_heads"));
+    }
+    Ok(TaylorAttentionConfig {
+        model_dim,
+        num_heads,
+        feature_dim: fields.dimension_or("feature_dim", 16)?,
+        head_dim: model_dim / num_heads,
+        eps: TAYLOR_EPS,
+        encoder_length: None,
+    })
+}
+
+/// c of γ = 1 − 2^(c − h), below 0.
+fn decay_const(model: &Fields<'_>) -> Result<f64, CheckpointError> {
+    if model.bool_or("decay_denom", false)? {
+        return Err(model.unsupported("decay_denom", "false (rows are not divided by their norm)"));
+    }
+    let Some(value) = model.value("decay_const") else {
+        return Ok(-3.0);
+    };
+    let found = value.as_f64().filter(|c| *c < 0.0 && c.is_finite());
+    found.ok_or_else(|| model.wrong("decay_const", "a number below 0", Some(value)))
 }
 
 fn sliding(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConfig, CheckpointError> {
@@ -290,17 +337,27 @@ impl Config {
             indices.join(", ")
         };
         let [alternative, second] = &self.alternatives;
+        let mut details = BTreeMap::from([
+            ("layers of alt_mixer", list(alternative)),
+            ("layers of alt_mixer_2", list(second)),
+            ("width of the MLP", self.mlp.hidden_dim.to_string()),
+        ]);
+        let encoder = self.layers.iter().find_map(|plan| match plan {
+            MixerPlan::Taylor(config) => config.encoder_length,
+            _ => None,
+        });
+        details.extend(encoder.map(|tokens| ("tokens of the encoder", tokens.to_string())));
+        details.extend(
+            self.decay_const
+                .map(|c| ("γ of head h", format!("1 − 2^({c} − h)"))),
+        );
         Outline {
             vocab_size: self.vocab_size,
             padded_vocab_size: self.padded_vocab_size,
             model_dim: self.model_dim,
             tied: self.tied,
             eos_ids: self.eos_ids.clone(),
-            details: BTreeMap::from([
-                ("layers of alt_mixer", list(alternative)),
-                ("layers of alt_mixer_2", list(second)),
-                ("width of the MLP", self.mlp.hidden_dim.to_string()),
-            ]),
+            details,
         }
     }
 }
@@ -314,11 +371,12 @@ fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     let shape = [config.padded_vocab_size, config.model_dim];
     let embedding = loader.embedding(EMBEDDING, shape)?;
     let head = loader.head_stored_though_tied("lm_head.weight", &embedding, shape, config.tied)?;
+    let log_decay = log_decay(config, loader)?;
     let block = |layer: usize| {
         let name = |part: &str| format!("transformer.layers.{layer}.{part}");
         Ok(Block {
             norm: loader.rms_norm(&name("norm1"), config.model_dim, config.norm_eps)?,
-            mixer: mixer(config.layers[layer], loader, &name("mixer"))?,
+            mixer: mixer(config.layers[layer], log_decay.as_ref(), loader, &name("mixer"))?,
             channel: Some(Channel {
                 norm: loader.rms_norm(&name("norm2"), config.model_dim, config.norm_eps)?,
                 mixer: Arc::new(GatedMlp::read(
@@ -341,11 +399,37 @@ fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     })
 }
 
-fn mixer(plan: MixerPlan, loader: &mut Loader<'_>, name: &str) -> Result<Arc<dyn Mixer>, ModelError> {
+/// ln γ of every head: the stored one, which is a constant of the model, or that of the configuration.
+fn log_decay(config: &Config, loader: &mut Loader<'_>) -> Result<Option<Tensor<1>>, ModelError> {
+    let heads = config.layers.iter().find_map(|plan| match plan {
+        MixerPlan::Decaying(config) => Some(config.num_heads),
+        _ => None,
+    });
+    let (Some(heads), Some(c)) = (heads, config.decay_const) else {
+        loader.ignore(LOG_DECAY);
+        return Ok(None);
+    };
+    if loader.has(LOG_DECAY) {
+        let stored = loader.stored(LOG_DECAY, [heads], Init::Zeros)?;
+        return Ok(Some(loader.place(stored).detach()));
+    }
+    let log = |head: usize| (-(c - head as f64).exp2()).ln_1p() as f32;
+    let logs: Vec<f32> = (0..heads).map(log).collect();
+    let computed = Tensor::from_floats(logs.as_slice(), &Device::flex());
+    Ok(Some(loader.place(computed)))
+}
+
+fn mixer(
+    plan: MixerPlan,
+    log_decay: Option<&Tensor<1>>,
+    loader: &mut Loader<'_>,
+    name: &str,
+) -> Result<Arc<dyn Mixer>, ModelError> {
     let source = &mut loader.below(name, ATTENTION_NAMES);
     Ok(match plan {
         MixerPlan::Conv(config) => Arc::new(BaseConv::read(config, source)?),
-        MixerPlan::Taylor(config) => Arc::new(TaylorAttention::read(config, source)?),
+        MixerPlan::Taylor(config) => Arc::new(TaylorAttention::read(config, None, source)?),
+        MixerPlan::Decaying(config) => Arc::new(TaylorAttention::read(config, log_decay.cloned(), source)?),
         MixerPlan::Sliding(config) => Arc::new(SoftmaxAttention::read(config, source)?),
     })
 }

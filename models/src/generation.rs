@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::error::ModelError;
 use crate::model::{Logits, Model};
+use crate::prompt::{PromptReading, ShortPrompt};
 pub use crate::sampling::{Sampler, Sampling};
 use crate::state::ModelState;
 
@@ -33,7 +34,8 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// Takes in `prompt` from `state` and continues it by up to `max_tokens` tokens.
+/// Takes in `prompt` from `state` and continues it by up to `max_tokens` tokens. A model with an encoder reads it causally; see
+/// [`generate_after`].
 ///
 /// `on_text` receives the new text in pieces of whole characters as soon as they cannot become part of a stop string, and may
 /// end the generation. The state is left after the last token but one: the last one has been chosen, not taken in.
@@ -60,6 +62,45 @@ pub fn generate(
     continue_from(model, state, prompt, sampling, max_tokens, stop, on_text)
 }
 
+/// As [`generate`] from the state before the first token, where a model with an encoder reads the prompt as `reading` says.
+///
+/// # Errors
+/// As [`generate`] and [`Model::read_prompt`].
+#[expect(
+    clippy::too_many_arguments,
+    reason = "those of `generate`, and how the prompt is read"
+)]
+pub fn generate_after(
+    model: &Model,
+    state: &mut ModelState,
+    prompt: &[u32],
+    reading: &PromptReading,
+    sampling: &Sampling,
+    max_tokens: usize,
+    stop: &[String],
+    on_text: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, ModelError> {
+    sampling.validate()?;
+    let start = state.clone();
+    let logits = model.read_prompt(prompt, reading, state)?;
+    let taken_in = TakenIn {
+        prompt,
+        last: prompt,
+        logits,
+    };
+    let mut tokens = prompt.to_vec();
+    let encoder = reading.encoder_length(model);
+    let next = |id: u32, state: &mut ModelState| {
+        tokens.push(id);
+        if reading.short != ShortPrompt::Iterate || tokens.len() > encoder {
+            return model.logits(&[id], state, Logits::Last);
+        }
+        *state = start.clone();
+        model.read_prompt(&tokens, reading, state)
+    };
+    continue_by(model, state, taken_in, sampling, max_tokens, stop, on_text, next)
+}
+
 /// A prompt that has been taken in.
 #[derive(Clone, Debug)]
 pub struct TakenIn<'a> {
@@ -78,6 +119,24 @@ pub struct TakenIn<'a> {
 pub fn continue_from(
     model: &Model,
     state: &mut ModelState,
+    prompt: TakenIn<'_>,
+    sampling: &Sampling,
+    max_tokens: usize,
+    stop: &[String],
+    on_text: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, ModelError> {
+    let next = |id: u32, state: &mut ModelState| model.logits(&[id], state, Logits::Last);
+    continue_by(model, state, prompt, sampling, max_tokens, stop, on_text, next)
+}
+
+/// As [`continue_from`], where `next` takes in a token that has been chosen and gives the logits after it.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "those of `continue_from`, and what they share it for"
+)]
+fn continue_by(
+    model: &Model,
+    state: &mut ModelState,
     TakenIn {
         prompt,
         last,
@@ -87,6 +146,7 @@ pub fn continue_from(
     max_tokens: usize,
     stop: &[String],
     mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    mut next: impl FnMut(u32, &mut ModelState) -> Result<Tensor<2>, ModelError>,
 ) -> Result<Generated, ModelError> {
     let mut sampler = Sampler::new(sampling, model.info().vocab_size)?;
     prompt.iter().for_each(|id| sampler.observe(*id));
@@ -113,7 +173,7 @@ pub fn continue_from(
         if ids.len() == max_tokens {
             break;
         }
-        logits = model.logits(&[id], state, Logits::Last)?;
+        logits = next(id, state)?;
     }
     let rest = decoder.finish();
     if text.push(&rest, &mut on_text).is_break() || text.finish(&mut on_text).is_break() {

@@ -27,7 +27,7 @@
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
 //! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
-//! | [`tokenizer`], [`generation`], [`sampling`] | text to ids and back; continuing a text |
+//! | [`tokenizer`], [`prompt`], [`generation`], [`sampling`] | text to ids and back; reading and continuing a text |
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
 //! | [`tasks`] | what else a model can be asked: delays, copies, digits, expressions, curves, signals |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
@@ -67,6 +67,7 @@ mod normed_output;
 pub mod olmo_hybrid;
 pub mod output;
 pub mod prefix_cache;
+pub mod prompt;
 pub mod qwen3_5;
 pub mod qwen3_5_moe;
 pub mod qwen3_next;
@@ -87,6 +88,7 @@ pub mod xlstm;
 pub use error::{ModelError, PrefixCacheError};
 pub use model::{Info, LoadOptions, Logits, Model, WeightType};
 pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
+pub use prompt::{PromptReading, ShortPrompt};
 pub use shipped::text as shipped_text;
 pub use state::{History, LayerState, Mark, Marks, ModelState};
 pub use tokenizer::Tokenizer;

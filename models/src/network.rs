@@ -299,7 +299,14 @@ impl Network {
             layers,
             chain,
             positions,
+            prefix,
         } = state;
+        let time = residual.dims()[1];
+        // A call of no tokens reads no prefix.
+        let prefix = if time > 0 { prefix.take() } else { None };
+        if let Some(prefix) = &prefix {
+            prefix.expect_within(positions.len(), time)?;
+        }
         for (layer, (block, state)) in self.blocks.iter().zip(layers).enumerate() {
             let mut context = Context {
                 chain,
@@ -307,6 +314,7 @@ impl Network {
                 chunking: Chunking::Fastest,
                 positions,
                 lengths,
+                prefix: prefix.as_ref(),
                 shared: &mut shared,
             };
             let (sum, normed) = block.norm.of_sum(residual, update)?;
@@ -381,6 +389,11 @@ impl Network {
         let normed = self.forward(embedded, lengths, state)?;
         state.positions.iter_mut().for_each(|position| *position += time);
         Ok(normed)
+    }
+
+    /// Tokens of a prompt that its layers were made to read both ways: the most of any layer; 0 where none has an encoder.
+    pub fn encoder_length(&self) -> usize {
+        self.mixers().map(Mixer::encoder_length).max().unwrap_or(0)
     }
 
     /// Refuses to foretell tokens that a layer has seen.

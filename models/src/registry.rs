@@ -15,6 +15,7 @@ const LAYOUTS: &[&Layout] = &[
     &mamba2::HUGGING_FACE,
     &mamba1::ORIGINAL,
     &mamba1::HUGGING_FACE,
+    &based::PREFIX_LAYOUT,
     &based::LAYOUT,
     &llama::LAYOUT,
     &qwen3_5::LAYOUT,

@@ -134,6 +134,7 @@ mod tests {
             chunking: Chunking::Fastest,
             positions: &[0],
             lengths: None,
+            prefix: None,
             shared: &mut Shared::default(),
         };
         let data = TensorData::new(input.to_vec(), [1, input.len() / CHANNELS, CHANNELS]);

@@ -44,6 +44,8 @@ pub struct Site {
     pub decays: bool,
     /// Whether the layer's decay differs between the key rows of one head.
     pub per_key_decay: bool,
+    /// Whether the state begins with the sum over a prefix, which none of the tokens that interventions see has written.
+    pub begins_with_prefix: bool,
     /// The law by which the state takes tokens in.
     pub rule: Rule,
 }
@@ -61,6 +63,7 @@ impl Site {
             has_step_size: false,
             decays: true,
             per_key_decay: false,
+            begins_with_prefix: false,
             rule: Rule::WeightedSum,
         }
     }

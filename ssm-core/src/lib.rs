@@ -79,7 +79,7 @@ pub use gates::{Dims, Erase, Gates, LogDecay, ReadOut, Rule};
 pub use intervention::{Chain, Incompatible, Intervention, InterventionState, Next, Site, SiteState};
 pub use key_value_cache::KeyValueCache;
 pub use linear::{Linear, Weight};
-pub use mixer::{Context, Mixer, MixerState, RecurrentState, Shared};
+pub use mixer::{Context, Mixer, MixerState, Padding, Prefix, PrefixMask, RecurrentState, Shared};
 pub use recurrence::{recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;
 pub use short_conv::{ShortConv, ShortConvConfig};

@@ -214,6 +214,7 @@ impl Mamba1 {
             has_step_size: true,
             decays: true,
             per_key_decay: true,
+            begins_with_prefix: false,
             rule: Rule::WeightedSum,
         }
     }

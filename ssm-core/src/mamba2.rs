@@ -230,6 +230,7 @@ impl Mamba2 {
             has_step_size: true,
             decays: true,
             per_key_decay: false,
+            begins_with_prefix: false,
             rule: Rule::WeightedSum,
         }
     }

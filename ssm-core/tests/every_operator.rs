@@ -17,9 +17,10 @@ mod equivalence {
     use spillway_ssm_core::operators::vandermonde::{Discretization, ModeSet};
     use spillway_ssm_core::operators::{
         DiagonalPlan, DiagonalSystem, LongConvolutionInputs, LowRankSystem, Pairing, RotaryPlan, ScanInputs,
-        TaylorPlan, add_rms_norm, cauchy_kernel, cauchy_response, causal_conv1d, cross_entropy, gated_norm,
-        long_convolution, long_convolution_piece, rotary, selective_scan, split, split_to_heads, step_size,
-        taylor_attention, vandermonde_kernel, vandermonde_response, wkv4, wkv4_state,
+        TaylorInputs, TaylorPlan, TaylorPrefix, add_rms_norm, cauchy_kernel, cauchy_response, causal_conv1d,
+        cross_entropy, gated_norm, long_convolution, long_convolution_piece, rotary, selective_scan, split,
+        split_to_heads, step_size, taylor_attention, vandermonde_kernel, vandermonde_response, wkv4,
+        wkv4_state,
     };
     use spillway_ssm_core::{
         Chunking, Erase, Gates, Linear, LogDecay, Sequences, State, recurrence, recurrence_of_sequences,
@@ -325,7 +326,32 @@ mod equivalence {
                 position: 0,
             };
             let padded = Sequences::left_padded([0, 2]);
-            let out = taylor_attention(query, key, value, plan, &padded, &mut state);
+            let inputs = TaylorInputs::new(query, key, value);
+            let out = taylor_attention(inputs, plan, &padded, &mut state);
+            vec![flat(out.expect("shapes that fit")), flat(state.memory)]
+        }),
+        ("Taylor attention behind a prefix", |leaves| {
+            let plan = TaylorPlan {
+                scale: 0.5,
+                expansion: Expansion::Taylor,
+                normalizer: Some(1e-3),
+            };
+            let (query, key) = (leaves.next([2, 6, 2, 3]), leaves.next([2, 6, 2, 3]));
+            let inputs = TaylorInputs {
+                prefix: Some(TaylorPrefix {
+                    key: leaves.next([2, 5, 2, 3]),
+                    value: leaves.next([2, 5, 2, 4]),
+                    padding: Some([0, 2].into()),
+                }),
+                log_decay: Some(-leaves.next([2]).abs()),
+                ..TaylorInputs::new(query, key, leaves.next([2, 6, 2, 4]))
+            };
+            let [features, columns] = plan.state_shape(3, 4);
+            let mut state = State {
+                memory: leaves.next([2, 2, features, columns]).abs(),
+                position: 0,
+            };
+            let out = taylor_attention(inputs, plan, &Sequences::Equal, &mut state);
             vec![flat(out.expect("shapes that fit")), flat(state.memory)]
         }),
         ("cross_entropy", |leaves| {

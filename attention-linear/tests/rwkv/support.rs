@@ -288,6 +288,7 @@ pub fn compare_after(
                 chunking: Chunking::Fastest,
                 positions: &[range.start as u64; 2],
                 lengths: None,
+                prefix: None,
                 shared: &mut shared,
             };
             outputs.push(mixer.forward(part, &mut state, &mut context).unwrap());

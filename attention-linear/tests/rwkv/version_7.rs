@@ -168,6 +168,7 @@ fn a_later_layer_of_rwkv7_needs_a_first_one() {
         chunking: Chunking::Fastest,
         positions: &[0],
         lengths: None,
+        prefix: None,
         shared: &mut Shared::default(),
     };
     let error = mixer.forward(

@@ -163,22 +163,29 @@ impl Device {
         delta_rule::SHAPES.into_iter().flat_map(kernels).collect()
     }
 
-    /// Based from a single prompt to what fills a GPU.
+    /// Based, and the same behind a prefix, from a single prompt to what fills a GPU.
     fn taylor_attentions(&self) -> Vec<Kernel> {
         let shapes: &[(usize, usize)] = match self.is_software() {
             true => &[(1, 2048)],
             false => &[(1, 2048), (1, 32_768), (16, 32_768), (64, 2048)],
         };
+        type Shape = fn(usize, usize) -> taylor_attention::Problem;
+        let kinds: [(&str, Shape); 2] = [
+            ("based", taylor_attention::based),
+            ("prefix", taylor_attention::prefixed),
+        ];
         let kernels = |&(batch, time): &(usize, usize)| {
-            self.kernels(
-                calls::taylor_attention::FORMS,
-                &format!("based_h16_16x64_b{batch}"),
-                [1, time].map(|time| taylor_attention::based(batch, time)),
-                taylor_attention::sizes,
-                taylor_attention::work,
-            )
+            kinds.map(|(kind, problem)| {
+                self.kernels(
+                    calls::taylor_attention::FORMS,
+                    &format!("{kind}_h16_16x64_b{batch}"),
+                    [1, time].map(|time| problem(batch, time)),
+                    taylor_attention::sizes,
+                    taylor_attention::work,
+                )
+            })
         };
-        shapes.iter().flat_map(kernels).collect()
+        shapes.iter().flat_map(kernels).flatten().collect()
     }
 
     fn recurrences(&self) -> Vec<Kernel> {

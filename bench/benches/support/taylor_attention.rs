@@ -14,12 +14,21 @@ pub const fn based(batch: usize, time: usize) -> Problem {
     Problem {
         batch,
         time,
+        prefix: 0,
         heads: 16,
         key_dim: 16,
         value_dim: 64,
         scale: 0.25,
         expansion: Expansion::Taylor,
         normalizer: Some(1e-6),
+    }
+}
+
+/// Prefix linear attention of the same heads, whose prefix is the first half of the tokens.
+pub const fn prefixed(batch: usize, time: usize) -> Problem {
+    Problem {
+        prefix: time / 2,
+        ..based(batch, time)
     }
 }
 
@@ -33,20 +42,33 @@ pub fn kernels() -> Vec<Kernel> {
     ]
 }
 
+/// Prefill and gradients behind a prefix, beside the same without one.
+pub fn prefix_kernels() -> Vec<Kernel> {
+    let at = |time: usize| {
+        [
+            kernel("chunked", &format!("based_h16_16x64_t{time}"), based(1, time)),
+            kernel("chunked", &format!("prefix_h16_16x64_t{time}"), prefixed(1, time)),
+        ]
+    };
+    let mut kernels: Vec<Kernel> = [2048, 16_384].into_iter().flat_map(at).collect();
+    kernels.push(kernel("backward", "prefix_h16_16x64_t2048", prefixed(1, 2048)));
+    kernels
+}
+
 /// The sizes by name.
 pub fn sizes(problem: &Problem) -> Value {
     json!({
-        "batch": problem.batch, "time": problem.time, "heads": problem.heads,
+        "batch": problem.batch, "time": problem.time, "prefix": problem.prefix, "heads": problem.heads,
         "key_dim": problem.key_dim, "value_dim": problem.value_dim, "features": problem.features(),
     })
 }
 
 /// What a call does at least, through features in symmetric packing: a multiply-add of the update and one of the read-out
-/// per value of the state and token; backward, three more pairs of products.
+/// per value of the state and token, and an update per token of the prefix; backward, three more pairs of products.
 pub fn work(problem: &Problem, form: &str) -> Work {
     let tokens = problem.batch * problem.time;
     let state = problem.state_len();
-    let forward = 4 * problem.time * state;
+    let forward = (4 * problem.time + 2 * problem.prefix) * state;
     let token = problem.heads * (2 * problem.key_dim + 2 * problem.value_dim);
     if form == "backward" {
         Work::in_place(tokens, 3 * forward, 2 * tokens * token + 2 * state)
@@ -63,13 +85,24 @@ fn kernel(form: &'static str, name: &str, problem: Problem) -> Kernel {
         let (query, key) = (values(rows * on_keys), values(rows * on_keys));
         let (value, cotangent) = (values(rows * on_values), values(rows * on_values));
         let (mut state, mut out) = (vec![0.0; problem.state_len()], vec![0.0; rows * on_values]);
+        let prefix = problem.batch * problem.prefix;
+        let (prefix_key, prefix_value) = (values(prefix * on_keys), values(prefix * on_values));
         let mut gradients = [query.len(), key.len(), value.len(), state.len()].map(|len| vec![0.0; len]);
+        let mut of_prefix = [prefix_key.len(), prefix_value.len()].map(|len| vec![0.0; len]);
         Ok(move || -> Result<(), Failure> {
             let inputs = Inputs {
                 query: Rows::contiguous(&query, rows, on_keys)?,
                 key: Rows::contiguous(&key, rows, on_keys)?,
                 value: Rows::contiguous(&value, rows, on_values)?,
+                prefix_key: (prefix > 0)
+                    .then(|| Rows::contiguous(&prefix_key, prefix, on_keys))
+                    .transpose()?,
+                prefix_value: (prefix > 0)
+                    .then(|| Rows::contiguous(&prefix_value, prefix, on_values))
+                    .transpose()?,
+                log_decay: None,
                 sequences: Sequences::Equal,
+                prefix_padding: None,
             };
             match form {
                 "step" => step(&problem, &inputs, &mut state, &mut out)?,
@@ -81,10 +114,14 @@ fn kernel(form: &'static str, name: &str, problem: Problem) -> Kernel {
                         state: None,
                     };
                     let [query, key, value, initial] = &mut gradients;
+                    let [by_key, by_value] = &mut of_prefix;
                     let mut gradients = Gradients {
                         query,
                         key,
                         value,
+                        prefix_key: (prefix > 0).then_some(by_key.as_mut_slice()),
+                        prefix_value: (prefix > 0).then_some(by_value.as_mut_slice()),
+                        log_decay: None,
                         state: initial,
                     };
                     backward(

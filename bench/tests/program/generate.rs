@@ -332,3 +332,68 @@ fn a_prompt_of_any_length_is_one_prompt_whether_typed_piped_or_in_a_file() {
         &["--prompt", "--prompt-file"],
     );
 }
+
+#[test]
+fn an_encoder_reads_a_short_prompt_as_it_is_asked_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = folder.path().join("jrt").to_string_lossy().into_owned();
+    stdout_of(&["init", "--arch", "jrt", "--shape", "tiny", "--out", &model]);
+    let long: Vec<String> = (1..30).map(|id| id.to_string()).collect();
+    let (short, long) = ("1,2,3", long.join(","));
+    let json = |ids: &str, options: &[&str]| {
+        let fixed = [
+            "generate",
+            &model,
+            "--ids",
+            ids,
+            "--temperature",
+            "0",
+            "--json",
+            "-q",
+        ];
+        json_of(&[&fixed[..], &["--max-tokens", "6"], options].concat())
+    };
+    for how in ["left-pad", "left-pad-exact", "read-twice", "iterate", "as-is"] {
+        let options = ["--short-prompt", how, "--pad-id", "32"];
+        let found = json(short, &options);
+        assert_eq!(found["prompt_tokens"], 3, "{how}");
+        assert_eq!(found["ids"].as_array().map(Vec::len), Some(6), "{how}");
+        // The encoder has more than enough of a long one.
+        assert_eq!(
+            json(&long, &options)["ids"],
+            json(&long, &["--short-prompt", "as-is"])["ids"]
+        );
+    }
+    let padded = ["--short-prompt", "left-pad", "--pad-id", "32"];
+    let said = |options: &[&str]| {
+        let fixed = ["generate", &model, "--ids", short, "--max-tokens", "1"];
+        let output = spillway(&[&fixed[..], options].concat());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&padded).contains("behind 13 tokens 32 of padding"));
+    assert!(said(&["--short-prompt", "read-twice"]).contains("16 tokens reads the 3 of the prompt twice"));
+    assert!(said(&["--encoder-length", "0"]).contains("the encoder reads nothing"));
+    assert!(said(&["--encoder-length", "2"]).contains("the encoder reads the first 2 tokens"));
+    let cache = folder.path().join("cache").to_string_lossy().into_owned();
+    let cached = ["--prefix-cache", &cache];
+    assert_eq!(
+        json(short, &[&padded[..], &cached].concat())["ids"],
+        json(short, &padded)["ids"]
+    );
+    assert_eq!(json(&long, &cached)["ids"], json(&long, &[])["ids"]);
+    fails(
+        &["generate", "--prompt", "a", "--encoder-length", "4"],
+        2,
+        &["--encoder-length", "jrt"],
+    );
+    fails(
+        &["generate", &model, "--ids", short, "--pad-id", "256"],
+        2,
+        &["--pad-id", "256"],
+    );
+    fails(
+        &["generate", &model, "--ids", short, "--short-prompt", "sideways"],
+        2,
+        &["--short-prompt", "sideways"],
+    );
+}

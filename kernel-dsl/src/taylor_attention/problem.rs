@@ -17,6 +17,8 @@ pub struct Problem {
     pub batch: usize,
     /// Tokens of each sequence; of all together when they are packed.
     pub time: usize,
+    /// Tokens of the prefix of each sequence, paddings included; 0 for no prefix.
+    pub prefix: usize,
     /// Heads.
     pub heads: usize,
     /// K, values of a query and of a key.
@@ -35,17 +37,25 @@ operator! {
     "Taylor attention", Problem as problem, rows;
     /// What Taylor attention reads; `rows` is `batch · time`, or `time` when the sequences are packed. On devices all have one type,
     /// and all gradients are f32.
-    inputs<R> {
+    inputs<R, V> {
         /// q, `[rows, heads · key_dim]`.
         query: Rows[rows, problem.heads * problem.key_dim],
         /// k, `[rows, heads · key_dim]`.
         key: Rows[rows, problem.heads * problem.key_dim],
         /// v, `[rows, heads · value_dim]`.
         value: Rows[rows, problem.heads * problem.value_dim],
+        /// k′, the keys of the prefix, `[batch · prefix, heads · key_dim]`, also where sequences are packed.
+        prefix_key: Option<Rows>[problem.batch * problem.prefix, problem.heads * problem.key_dim],
+        /// v′, the values of the prefix, `[batch · prefix, heads · value_dim]`; given where its keys are.
+        prefix_value: Option<Rows>[problem.batch * problem.prefix, problem.heads * problem.value_dim],
+        /// ln γ, `[heads]`: what the numerator decays by at every token. None for 0.
+        log_decay: Option<Values>[problem.heads],
     }
     settings<'a> {
         /// Which rows belong to which sequence.
         sequences: Sequences<'a>,
+        /// Rows of padding before each sequence's prefix, none of which counts; `None` for no padding.
+        prefix_padding: Option<&'a [usize]>,
     }
     /// What Taylor attention gives.
     output<R> {
@@ -79,6 +89,16 @@ pub enum AttentionError {
     NotOneToken {
         /// Tokens that came.
         found: usize,
+    },
+    /// Keys of a prefix without values, or the other way round, or neither where there is a prefix.
+    #[error("Taylor attention: a prefix of {prefix} tokens needs {expected}, found {found}")]
+    Prefix {
+        /// Tokens of the prefix.
+        prefix: usize,
+        /// What it needs.
+        expected: &'static str,
+        /// What there is.
+        found: &'static str,
     },
     /// Sequences do not lie in the rows as stated.
     #[error("Taylor attention: {0}")]
@@ -140,9 +160,37 @@ impl Problem {
         sequences.rows(self.batch, self.time)
     }
 
+    /// How the prefixes lie in the rows of theirs.
+    pub(super) fn prefix_sequences(padding: Option<&[usize]>) -> Sequences<'_> {
+        padding.map_or(Sequences::Equal, Sequences::LeftPadded)
+    }
+
+    /// Checks that a prefix has keys and values, and its padding.
+    fn validate_prefix(
+        &self,
+        key: bool,
+        value: bool,
+        padding: Option<&[usize]>,
+    ) -> Result<(), AttentionError> {
+        let found = match (key, value) {
+            (true, true) => return Ok(Self::prefix_sequences(padding).validate(self.batch, self.prefix)?),
+            (false, false) if self.prefix == 0 => return Ok(()),
+            (false, false) => "neither",
+            (true, false) => "keys alone",
+            (false, true) => "values alone",
+        };
+        Err(AttentionError::Prefix {
+            prefix: self.prefix,
+            expected: "keys and values",
+            found,
+        })
+    }
+
     fn validate_inputs(&self, inputs: &Inputs) -> Result<(), AttentionError> {
         self.validate_sizes()?;
         inputs.sequences.validate(self.batch, self.time)?;
+        let (key, value) = (inputs.prefix_key.is_some(), inputs.prefix_value.is_some());
+        self.validate_prefix(key, value, inputs.prefix_padding)?;
         Ok(self.expect_inputs(inputs, self.rows(&inputs.sequences))?)
     }
 
@@ -175,6 +223,9 @@ impl Problem {
     ) -> Result<(), DeviceError> {
         self.validate_sizes().map_err(DeviceError::problem)?;
         inputs.sequences.validate(self.batch, self.time)?;
+        let (key, value) = (inputs.prefix_key.is_some(), inputs.prefix_value.is_some());
+        self.validate_prefix(key, value, inputs.prefix_padding)
+            .map_err(DeviceError::problem)?;
         let types = ElementTypes::all(inputs.query.dtype());
         self.expect_on_device(inputs, state, cotangents, types, self.rows(&inputs.sequences))
     }

@@ -1,6 +1,7 @@
 //! The definition in f64, token by token through the features.
 
-use super::{AttentionError, Cotangents, Gradients, Inputs, Problem};
+use super::{AttentionError, Cotangents, Inputs, Problem};
+use crate::Rows;
 use crate::feature_map::reference as features;
 
 /// Output `[rows, heads, value_dim]`; `state` is read and left after the last token.
@@ -13,6 +14,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs, state: &mut [f64]) -> Resul
     problem.validate(inputs, state.len(), out.len())?;
     for head in Head::all(problem, inputs) {
         let state = &mut state[head.state()];
+        head.read_prefix(state);
         for row in head.rows.clone() {
             head.update(row, state);
             out[head.place(row)].copy_from_slice(&head.read(row, state).y);
@@ -30,6 +32,12 @@ pub struct GradientsF64 {
     pub key: Vec<f64>,
     /// By v, `[rows, heads, value_dim]`.
     pub value: Vec<f64>,
+    /// By k′, `[batch, prefix, heads, key_dim]`; empty without a prefix.
+    pub prefix_key: Vec<f64>,
+    /// By v′, `[batch, prefix, heads, value_dim]`; likewise.
+    pub prefix_value: Vec<f64>,
+    /// By ln γ, `[heads]`, whether there is one or not.
+    pub log_decay: Vec<f64>,
     /// By the initial state.
     pub state: Vec<f64>,
 }
@@ -46,22 +54,23 @@ pub fn backward(
 ) -> Result<GradientsF64, AttentionError> {
     let rows = inputs.sequences.rows(problem.batch, problem.time);
     let (keys, values) = (problem.heads * problem.key_dim, problem.heads * problem.value_dim);
-    let (mut query, mut key, mut value) = (
-        vec![0.0; rows * keys],
-        vec![0.0; rows * keys],
-        vec![0.0; rows * values],
-    );
-    let asked = Gradients {
-        query: &mut query,
-        key: &mut key,
-        value: &mut value,
-        state: &mut vec![0.0; problem.state_len()],
+    let mut asked = inputs
+        .extents(problem, rows)
+        .with_state(problem.state_len())
+        .zeros::<f32>();
+    problem.validate_backward(inputs, initial_state.len(), cotangents, &asked.as_written())?;
+    let prefix = if inputs.prefix_key.is_some() {
+        problem.batch * problem.prefix
+    } else {
+        0
     };
-    problem.validate_backward(inputs, initial_state.len(), cotangents, &asked)?;
     let mut gradients = GradientsF64 {
         query: vec![0.0; rows * keys],
         key: vec![0.0; rows * keys],
         value: vec![0.0; rows * values],
+        prefix_key: vec![0.0; prefix * keys],
+        prefix_value: vec![0.0; prefix * values],
+        log_decay: vec![0.0; problem.heads],
         state: vec![0.0; initial_state.len()],
     };
     for head in Head::all(problem, inputs) {
@@ -77,6 +86,7 @@ struct Head<'a> {
     b: usize,
     h: usize,
     rows: std::ops::Range<usize>,
+    prefix: std::ops::Range<usize>,
 }
 
 /// What one token reads out.
@@ -96,6 +106,10 @@ impl<'a> Head<'a> {
                 b,
                 h,
                 rows: inputs.sequences.span(b, problem.time),
+                prefix: match inputs.prefix_key {
+                    Some(_) => Problem::prefix_sequences(inputs.prefix_padding).span(b, problem.prefix),
+                    None => 0..0,
+                },
             }
         })
     }
@@ -120,28 +134,67 @@ impl<'a> Head<'a> {
     }
 
     fn query(&self, row: usize) -> Vec<f64> {
-        let dim = self.problem.key_dim;
-        widened(&self.inputs.query.row(row)[self.h * dim..][..dim])
+        self.own(&self.inputs.query, row, self.problem.key_dim)
     }
 
     fn key(&self, row: usize) -> Vec<f64> {
-        let dim = self.problem.key_dim;
-        widened(&self.inputs.key.row(row)[self.h * dim..][..dim])
+        self.own(&self.inputs.key, row, self.problem.key_dim)
     }
 
     /// ṽ.
     fn value(&self, row: usize) -> Vec<f64> {
-        let dim = self.problem.value_dim;
-        let mut value = widened(&self.inputs.value.row(row)[self.h * dim..][..dim]);
+        let mut value = self.own(&self.inputs.value, row, self.problem.value_dim);
         value.resize(self.problem.columns(), 1.0);
         value
     }
 
+    /// The key and ṽ of every token of the prefix, and its row.
+    fn prefix(&self) -> Vec<(usize, Vec<f64>, Vec<f64>)> {
+        let (Some(keys), Some(values)) = (&self.inputs.prefix_key, &self.inputs.prefix_value) else {
+            return Vec::new();
+        };
+        let token = |row| {
+            let mut value = self.own(values, row, self.problem.value_dim);
+            value.resize(self.problem.columns(), 1.0);
+            (row, self.own(keys, row, self.problem.key_dim), value)
+        };
+        self.prefix.clone().map(token).collect()
+    }
+
+    /// The head's part of a row.
+    fn own(&self, rows: &Rows, row: usize, dim: usize) -> Vec<f64> {
+        widened(&rows.row(row)[self.h * dim..][..dim])
+    }
+
+    /// What a column of the state is multiplied by at a token.
+    fn decay(&self, column: usize) -> f64 {
+        match self.inputs.log_decay {
+            Some(log_decay) if column < self.problem.value_dim => f64::from(log_decay[self.h]).exp(),
+            _ => 1.0,
+        }
+    }
+
+    fn read_prefix(&self, state: &mut [f64]) {
+        for (_, key, value) in self.prefix() {
+            self.add(&key, &value, state);
+        }
+    }
+
     fn update(&self, row: usize, state: &mut [f64]) {
-        let (map, value) = (self.problem.feature_map(), self.value(row));
-        let features = features::forward(&map, &self.key(row));
+        for state in state.chunks_exact_mut(self.problem.columns()) {
+            state
+                .iter_mut()
+                .enumerate()
+                .for_each(|(c, s)| *s *= self.decay(c));
+        }
+        self.add(&self.key(row), &self.value(row), state);
+    }
+
+    /// S ← S + φ(k) ṽᵀ.
+    fn add(&self, key: &[f64], value: &[f64], state: &mut [f64]) {
+        let features = features::forward(&self.problem.feature_map(), key);
         for (state, feature) in state.chunks_exact_mut(value.len()).zip(features) {
-            state.iter_mut().zip(&value).for_each(|(s, v)| *s += feature * v);
+            state.iter_mut().zip(value).for_each(|(s, v)| *s += feature * v);
         }
     }
 
@@ -167,7 +220,9 @@ impl<'a> Head<'a> {
 
     fn backward(&self, initial: &[f64], cotangents: &Cotangents, gradients: &mut GradientsF64) {
         let (map, columns) = (self.problem.feature_map(), self.problem.columns());
-        let mut states = vec![initial.to_vec()];
+        let mut start = initial.to_vec();
+        self.read_prefix(&mut start);
+        let mut states = vec![start];
         for (t, row) in self.rows.clone().enumerate() {
             let mut state = states[t].clone();
             self.update(row, &mut state);
@@ -189,17 +244,36 @@ impl<'a> Head<'a> {
                 }
             }
             gradients.query[self.keys(row)].copy_from_slice(&features::backward(&map, &query, &by_features));
-            let (key, value) = (self.key(row), self.value(row));
-            let of_key = features::forward(&map, &key);
-            let rows = by_state.chunks_exact(columns);
-            let by_features: Vec<f64> = rows.map(|by_state| inner(by_state, &value)).collect();
-            gradients.key[self.keys(row)].copy_from_slice(&features::backward(&map, &key, &by_features));
-            for (c, place) in self.place(row).enumerate() {
-                let rows = by_state.chunks_exact(columns);
-                gradients.value[place] = rows.zip(&of_key).map(|(by_state, f)| by_state[c] * f).sum();
+            let (by_key, by_value) = self.of_write(&self.key(row), &self.value(row), &by_state);
+            gradients.key[self.keys(row)].copy_from_slice(&by_key);
+            gradients.value[self.place(row)].copy_from_slice(&by_value);
+            for (at, by_state) in by_state.iter_mut().enumerate() {
+                let column = at % columns;
+                *by_state *= self.decay(column);
+                if column < self.problem.value_dim {
+                    gradients.log_decay[self.h] += *by_state * states[t][at];
+                }
             }
         }
+        for (row, key, value) in self.prefix() {
+            let (by_key, by_value) = self.of_write(&key, &value, &by_state);
+            gradients.prefix_key[self.keys(row)].copy_from_slice(&by_key);
+            gradients.prefix_value[self.place(row)].copy_from_slice(&by_value);
+        }
         gradients.state[self.state()].copy_from_slice(&by_state);
+    }
+
+    /// The gradients of the key and of the value that a state took in, from its cotangent.
+    fn of_write(&self, key: &[f64], value: &[f64], by_state: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (map, columns) = (self.problem.feature_map(), self.problem.columns());
+        let of_key = features::forward(&map, key);
+        let rows = || by_state.chunks_exact(columns);
+        let by_features: Vec<f64> = rows().map(|by_state| inner(by_state, value)).collect();
+        let by_value = |c: usize| rows().zip(&of_key).map(|(by_state, f)| by_state[c] * f).sum();
+        (
+            features::backward(&map, key, &by_features),
+            (0..self.problem.value_dim).map(by_value).collect(),
+        )
     }
 
     /// The cotangent of ỹ.

@@ -35,7 +35,11 @@ mod equivalence {
             query: upload_rows(client, &inputs.query, dtype),
             key: upload_rows(client, &inputs.key, dtype),
             value: upload_rows(client, &inputs.value, dtype),
+            prefix_key: inputs.prefix_key.map(|rows| upload_rows(client, &rows, dtype)),
+            prefix_value: inputs.prefix_value.map(|rows| upload_rows(client, &rows, dtype)),
+            log_decay: inputs.log_decay.map(|decay| upload(client, decay)),
             sequences: case.layout.sequences(),
+            prefix_padding: inputs.prefix_padding,
         }
     }
 
@@ -111,6 +115,17 @@ mod equivalence {
                 let what = format!("the gradient of the {what} on {name}");
                 close(&what, client, found, expected, allowed)?;
             }
+            let optional = [
+                ("prefix's key", &found.prefix_key, &expected.prefix_key),
+                ("prefix's value", &found.prefix_value, &expected.prefix_value),
+                ("decay", &found.log_decay, &expected.log_decay),
+            ];
+            for (what, found, expected) in optional {
+                let what = format!("the gradient of the {what} on {name}");
+                if let Some(found) = found {
+                    close(&what, client, found, expected, allowed)?;
+                }
+            }
         }
         Ok(())
     }
@@ -124,7 +139,8 @@ mod equivalence {
 
         #[test]
         fn attention_on_devices_equals_its_definition(case in any_attention(75, 9, 3)) {
-            check(&case, DType::F32, TOLERANCE * (case.problem.time as f64 + 1.0).sqrt())?;
+            let tokens = case.problem.time + case.problem.prefix;
+            check(&case, DType::F32, TOLERANCE * (tokens as f64 + 1.0).sqrt())?;
         }
     }
 
@@ -149,6 +165,8 @@ mod equivalence {
                 query: rounded(&case.query),
                 key: rounded(&case.key),
                 value: rounded(&case.value),
+                prefix_key: rounded(&case.prefix_key),
+                prefix_value: rounded(&case.prefix_value),
                 out_cotangent: rounded(&case.out_cotangent),
                 ..case
             };
@@ -205,6 +223,7 @@ mod equivalence {
         let problem = Problem {
             batch: 2,
             time: 100,
+            prefix: 70,
             heads: 2,
             key_dim: 16,
             value_dim: 40,
@@ -219,6 +238,7 @@ mod equivalence {
     fn heads_of_the_size_of_based_agree_and_repeat_their_bits() {
         let case = example();
         check(&case, DType::F32, TOLERANCE * 10.0).expect("close");
+        check(&case.clone().padded(3).decaying(4), DType::F32, TOLERANCE * 10.0).expect("close");
         for (_, client) in clients() {
             let run = || {
                 let (inputs, start) = (

@@ -194,7 +194,11 @@ mod golden {
             query: view(case.input("q"), keys),
             key: view(case.input("k"), keys),
             value: view(case.input("v"), values),
+            prefix_key: None,
+            prefix_value: None,
+            log_decay: None,
             sequences: Sequences::Equal,
+            prefix_padding: None,
         };
         // Chunks on devices have at least as many tokens.
         let condition = condition(&problem, &host, 16);
@@ -203,7 +207,11 @@ mod golden {
                 query: rows(client, case.input("q"), keys),
                 key: rows(client, case.input("k"), keys),
                 value: rows(client, case.input("v"), values),
+                prefix_key: None,
+                prefix_value: None,
+                log_decay: None,
                 sequences: Sequences::Equal,
+                prefix_padding: None,
             };
             let found = taylor_attention::cube::chunked(client, &problem, &inputs, None).expect("valid");
             case.check_conditioned(name, "o", &download(client, &found.out), condition);

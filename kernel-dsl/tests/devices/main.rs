@@ -6,6 +6,8 @@ mod based;
 mod device;
 #[path = "../support/golden_convolution.rs"]
 mod golden_convolution;
+#[path = "../support/golden_prefix.rs"]
+mod golden_prefix_cases;
 #[path = "../support/layouts.rs"]
 mod layouts;
 #[path = "../support/linear_state_space.rs"]
@@ -47,6 +49,8 @@ mod equivalence_taylor;
 mod equivalence_tokenwise;
 #[path = "golden_long_convolution.rs"]
 mod golden_long_convolution;
+#[path = "golden_prefix.rs"]
+mod golden_prefix;
 #[path = "golden_recurrence.rs"]
 mod golden_recurrence;
 #[path = "golden_tokenwise.rs"]

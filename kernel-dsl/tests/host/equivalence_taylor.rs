@@ -6,7 +6,8 @@ mod equivalence {
     use proptest::prelude::*;
     use spillway_kernel_dsl::feature_map::{self, FeatureMap, Packing};
     use spillway_kernel_dsl::taylor_attention::{
-        self, AttentionError, Expansion, Gradients, Problem, backward, chunked, sequential, step,
+        self, AttentionError, Expansion, GradientBuffers, Inputs, Problem, backward, chunked, sequential,
+        step,
     };
     use spillway_kernel_dsl::{Rows, Sequences};
 
@@ -49,29 +50,30 @@ mod equivalence {
         (out, state)
     }
 
-    /// Gradients of query, key, value and state.
-    fn pull_back(case: &Attention, chunk_size: usize) -> [Vec<f32>; 4] {
+    /// The gradients of everything.
+    fn pull_back(case: &Attention, chunk_size: usize) -> GradientBuffers {
+        let inputs = case.inputs();
+        let like = |values: Option<Rows>| values.map(|rows| vec![f32::NAN; rows.rows() * rows.cols()]);
         let keys = case.rows * case.problem.heads * case.problem.key_dim;
-        let [mut query, mut key] = [vec![f32::NAN; keys], vec![f32::NAN; keys]];
-        let mut value = vec![f32::NAN; case.out_cotangent.len()];
-        let mut state = vec![f32::NAN; case.state.len()];
-        let mut gradients = Gradients {
-            query: &mut query,
-            key: &mut key,
-            value: &mut value,
-            state: &mut state,
+        let mut found = GradientBuffers {
+            query: vec![f32::NAN; keys],
+            key: vec![f32::NAN; keys],
+            value: vec![f32::NAN; case.out_cotangent.len()],
+            prefix_key: like(inputs.prefix_key),
+            prefix_value: like(inputs.prefix_value),
+            log_decay: inputs.log_decay.map(|decay| vec![f32::NAN; decay.len()]),
+            state: vec![f32::NAN; case.state.len()],
         };
-        let (inputs, cotangents) = (case.inputs(), case.cotangents());
         backward(
             &case.problem,
             &inputs,
             chunk_size,
             &case.state,
-            &cotangents,
-            &mut gradients,
+            &case.cotangents(),
+            &mut found.as_written(),
         )
         .expect("valid");
-        [query, key, value, state]
+        found
     }
 
     fn any_map() -> impl Strategy<Value = FeatureMap> {
@@ -152,10 +154,11 @@ mod equivalence {
             chunk_size in 1..40_usize,
         ) {
             let (out, state) = case.expected();
+            let time = case.problem.time + case.problem.prefix;
             for form in [None, Some(chunk_size)] {
                 let found = run(&case, form);
-                close(&format!("the output of {form:?}"), case.problem.time, &found.0, &out)?;
-                close(&format!("the state of {form:?}"), case.problem.time, &found.1, &state)?;
+                close(&format!("the output of {form:?}"), time, &found.0, &out)?;
+                close(&format!("the state of {form:?}"), time, &found.1, &state)?;
             }
         }
 
@@ -165,12 +168,22 @@ mod equivalence {
             chunk_size in 1..40_usize,
         ) {
             let expected = case.expected_gradients();
-            let [query, key, value, state] = pull_back(&case, chunk_size);
-            let time = case.problem.time;
-            close("the gradient of the query", time, &query, &expected.query)?;
-            close("the gradient of the key", time, &key, &expected.key)?;
-            close("the gradient of the value", time, &value, &expected.value)?;
-            close("the gradient of the state", time, &state, &expected.state)?;
+            let found = pull_back(&case, chunk_size);
+            let time = case.problem.time + case.problem.prefix;
+            close("the gradient of the query", time, &found.query, &expected.query)?;
+            close("the gradient of the key", time, &found.key, &expected.key)?;
+            close("the gradient of the value", time, &found.value, &expected.value)?;
+            close("the gradient of the state", time, &found.state, &expected.state)?;
+            let of_prefix = [
+                ("key", found.prefix_key, &expected.prefix_key),
+                ("value", found.prefix_value, &expected.prefix_value),
+            ];
+            for (what, found, expected) in of_prefix {
+                close(&format!("the gradient of the prefix's {what}"), time, &found.unwrap_or_default(), expected)?;
+            }
+            if let Some(found) = found.log_decay {
+                close("the gradient of the decay", time, &found, &expected.log_decay)?;
+            }
         }
 
         #[test]
@@ -179,12 +192,18 @@ mod equivalence {
             (cut, seed) in (0.0..1.0_f64, any::<u64>()),
         ) {
             let problem = Problem { batch: 1, ..case.problem };
-            let case = Attention::new(problem, Layout::Equal, 0, false, seed);
+            let whole = Attention::new(problem, Layout::Equal, 0, false, seed);
+            let case = Attention { log_decay: case.log_decay, ..whole };
             let Problem { time, heads, key_dim, value_dim, .. } = case.problem;
             let cut = (cut * (time + 1) as f64) as usize;
             let (out, state) = run(&case, Some(7));
             let part = |first: usize, count: usize, state: Vec<f32>| Attention {
-                problem: Problem { time: count, ..case.problem },
+                problem: Problem {
+                    time: count,
+                    // The prefix comes before the first token.
+                    prefix: if first == 0 { problem.prefix } else { 0 },
+                    ..case.problem
+                },
                 rows: count,
                 query: case.query[first * heads * key_dim..][..count * heads * key_dim].to_vec(),
                 key: case.key[first * heads * key_dim..][..count * heads * key_dim].to_vec(),
@@ -194,7 +213,16 @@ mod equivalence {
                 ..case.clone()
             };
             let (mut joined, middle) = run(&part(0, cut, case.state.clone()), Some(7));
-            let (rest, last) = run(&part(cut, time - cut, middle), None);
+            let rest = match cut {
+                // Nothing has been read: the prefix has.
+                0 => Attention {
+                    problem: Problem { prefix: 0, ..case.problem },
+                    state: middle,
+                    ..case.clone()
+                },
+                _ => part(cut, time - cut, middle),
+            };
+            let (rest, last) = run(&rest, None);
             joined.extend(rest);
             let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v)).collect() };
             close("the output", time, &joined, &wide(&out))?;
@@ -206,6 +234,7 @@ mod equivalence {
         let problem = Problem {
             batch: 2,
             time,
+            prefix: 90,
             heads: 4,
             key_dim: 16,
             value_dim: 24,
@@ -287,6 +316,30 @@ mod equivalence {
         let (mut state, mut out) = (case.state.clone(), case.out_cotangent.clone());
         let result = taylor_attention::sequential(&case.problem, &inputs, &mut state, &mut out);
         assert!(matches!(result, Err(AttentionError::Sequences(_))));
+        let without_values = Inputs {
+            prefix_value: None,
+            ..case.inputs()
+        };
+        let result = sequential(&case.problem, &without_values, &mut state, &mut out);
+        assert_eq!(
+            result.expect_err("half a prefix").to_string(),
+            "Taylor attention: a prefix of 90 tokens needs keys and values, found keys alone"
+        );
+        let padded = Inputs {
+            prefix_padding: Some(&[0, 91]),
+            ..case.inputs()
+        };
+        let result = sequential(&case.problem, &padded, &mut state, &mut out);
+        assert!(matches!(result, Err(AttentionError::Sequences(_))));
+        let short = Problem {
+            prefix: 91,
+            ..case.problem
+        };
+        let error = run(&short, len).to_string();
+        assert!(
+            error.contains("prefix_key needs 182 rows of 64 values"),
+            "{error}"
+        );
         let map = case.problem.feature_map();
         let odd = [0.0; 17];
         let view = Rows::contiguous(&odd, 1, 17).expect("one row");

@@ -21,6 +21,10 @@ mod golden {
             key: view(case.input("k"), keys),
             value: view(case.input("v"), values),
             sequences: Sequences::Equal,
+            prefix_key: None,
+            prefix_value: None,
+            log_decay: None,
+            prefix_padding: None,
         };
         for chunk_size in [0, 1, 16, 64] {
             let (form, mut out) = (format!("chunks of {chunk_size}"), vec![f32::NAN; rows * values]);
@@ -41,6 +45,9 @@ mod golden {
                 query: &mut query,
                 key: &mut key,
                 value: &mut value,
+                prefix_key: None,
+                prefix_value: None,
+                log_decay: None,
                 state: &mut state,
             };
             let cotangents = Cotangents {

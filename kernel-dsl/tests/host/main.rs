@@ -5,6 +5,8 @@
 mod based;
 #[path = "../support/golden_convolution.rs"]
 mod golden_convolution;
+#[path = "../support/golden_prefix.rs"]
+mod golden_prefix_cases;
 #[path = "../support/layouts.rs"]
 mod layouts;
 #[path = "../support/linear_state_space.rs"]
@@ -59,6 +61,8 @@ mod golden_delta;
 mod golden_linear_state_space;
 #[path = "golden_long_convolution.rs"]
 mod golden_long_convolution;
+#[path = "golden_prefix.rs"]
+mod golden_prefix;
 #[path = "golden_recurrence.rs"]
 mod golden_recurrence;
 #[path = "golden_scan.rs"]
@@ -77,3 +81,5 @@ mod misfit;
 mod recurrence_errors;
 #[path = "recurrence_gradient_errors.rs"]
 mod recurrence_gradient_errors;
+#[path = "zz_prefix_time.rs"]
+mod zz_prefix_time;

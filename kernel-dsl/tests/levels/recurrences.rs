@@ -300,6 +300,7 @@ pub(super) fn taylor() -> Outcome {
     let problem = Problem {
         batch: 1,
         time,
+        prefix: 0,
         heads: 2,
         key_dim: 8,
         value_dim: 20,
@@ -320,6 +321,9 @@ pub(super) fn taylor() -> Outcome {
         query,
         key,
         value,
+        prefix_key: None,
+        prefix_value: None,
+        log_decay: None,
         state,
     };
     let (inputs, cotangents) = (case.inputs(), case.cotangents());
@@ -337,6 +341,7 @@ pub(super) fn taylor() -> Outcome {
         key,
         value,
         state,
+        ..
     } = case.expected_gradients();
     for (i, expected) in [query, key, value, state].iter().enumerate() {
         close(&format!("gradient {i}"), &found[i], expected, allowed(time, true))?;

@@ -150,6 +150,7 @@ const NORMS: [(&str, Norm); 3] = {
 const BASED: Taylor = Taylor {
     batch: 1,
     time: 2048,
+    prefix: 0,
     heads: 16,
     key_dim: 16,
     value_dim: 64,
@@ -270,6 +271,20 @@ fn add_based(calls: &mut Vec<Call>) {
     let token = Taylor { time: 1, ..BASED };
     let based = ("taylor_attention", "based");
     add(calls, based, taylor_attention::FORMS, [BASED, token], &TYPES);
+    let (prefixed, jrt) = (
+        Taylor {
+            prefix: 1024,
+            ..BASED
+        },
+        ("taylor_attention", "jrt"),
+    );
+    add(
+        calls,
+        jrt,
+        taylor_attention::FORMS,
+        [prefixed, token],
+        &TYPES[..1],
+    );
     let features = ("feature_map", "based");
     add(calls, features, positions::FEATURES, [[2048, 16]; 2], &TYPES[..1]);
     let turned = ("rotary", "retnet");

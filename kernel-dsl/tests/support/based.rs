@@ -13,6 +13,7 @@ pub fn problem(case: &Case, expansion: Expansion) -> Problem {
     Problem {
         batch: case.dim("B"),
         time: case.dim("T"),
+        prefix: 0,
         heads: case.dim("H"),
         key_dim,
         value_dim: case.dim("V"),

@@ -23,6 +23,11 @@ pub struct Attention {
     pub query: Vec<f32>,
     pub key: Vec<f32>,
     pub value: Vec<f32>,
+    pub prefix_key: Vec<f32>,
+    pub prefix_value: Vec<f32>,
+    /// Rows of padding before each prefix.
+    pub prefix_padding: Option<Vec<usize>>,
+    pub log_decay: Option<Vec<f32>>,
     pub state: Vec<f32>,
     pub out_cotangent: Vec<f32>,
     pub state_cotangent: Option<Vec<f32>>,
@@ -46,6 +51,10 @@ impl Attention {
             query: random(seed, rows * (keys + gap), 1.5),
             key: random(seed ^ 1, rows * (keys + gap), 1.5),
             value: random(seed ^ 2, rows * (values + gap), 1.0),
+            prefix_key: random(seed ^ 8, problem.batch * problem.prefix * (keys + gap), 1.5),
+            prefix_value: random(seed ^ 9, problem.batch * problem.prefix * (values + gap), 1.0),
+            prefix_padding: None,
+            log_decay: None,
             state: vec![0.0; problem.state_len()],
             out_cotangent: random(seed ^ 3, rows * values, 1.0),
             state_cotangent: by_state.then(|| random(seed ^ 4, problem.state_len(), 1.0)),
@@ -54,10 +63,30 @@ impl Attention {
         attention
     }
 
+    /// With padding before every prefix.
+    pub fn padded(self, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let padding = (0..self.problem.batch).map(|_| rng.random_range(0..=self.problem.prefix));
+        Self {
+            prefix_padding: Some(padding.collect()),
+            ..self
+        }
+    }
+
+    /// With a numerator that forgets, every head at its own rate.
+    pub fn decaying(self, seed: u64) -> Self {
+        let decay = random(seed, self.problem.heads, 0.2);
+        Self {
+            log_decay: Some(decay.iter().map(|x| -x.abs()).collect()),
+            ..self
+        }
+    }
+
     /// A state that tokens lead to: others have denominators of either sign.
     fn state_after_three_tokens(&self, seed: u64) -> Vec<f32> {
         let problem = Problem {
             time: 3,
+            prefix: 0,
             ..self.problem
         };
         let rows = 3 * problem.batch;
@@ -71,7 +100,11 @@ impl Attention {
             query: keys,
             key: keys,
             value: Rows::contiguous(&value, rows, values).expect("whole rows"),
+            prefix_key: None,
+            prefix_value: None,
+            log_decay: None,
             sequences: Default::default(),
+            prefix_padding: None,
         };
         let mut state = vec![0.0; problem.state_len()];
         taylor_attention::reference::attention(&problem, &inputs, &mut state).expect("valid");
@@ -80,6 +113,11 @@ impl Attention {
 
     pub fn inputs(&self) -> Inputs<'_> {
         let view = |values, cols| Rows::new(values, self.rows, cols, cols + self.gap).expect("whole rows");
+        let prefix = self.problem.batch * self.problem.prefix;
+        let of_prefix = |values, cols| {
+            let rows = Rows::new(values, prefix, cols, cols + self.gap);
+            (self.problem.prefix > 0).then(|| rows.expect("whole rows"))
+        };
         let Problem {
             heads,
             key_dim,
@@ -90,7 +128,11 @@ impl Attention {
             query: view(&self.query, heads * key_dim),
             key: view(&self.key, heads * key_dim),
             value: view(&self.value, heads * value_dim),
+            prefix_key: of_prefix(&self.prefix_key, heads * key_dim),
+            prefix_value: of_prefix(&self.prefix_value, heads * value_dim),
+            log_decay: self.log_decay.as_deref(),
             sequences: self.layout.sequences(),
+            prefix_padding: self.prefix_padding.as_deref().filter(|_| self.problem.prefix > 0),
         }
     }
 
@@ -141,6 +183,33 @@ impl Attention {
             moved.loss()
         })?;
         let mut moved = self.clone();
+        compare(
+            "the prefix's key",
+            &self.prefix_key,
+            &gradients.prefix_key,
+            |key| {
+                moved.prefix_key = key.to_vec();
+                moved.loss()
+            },
+        )?;
+        let mut moved = self.clone();
+        compare(
+            "the prefix's value",
+            &self.prefix_value,
+            &gradients.prefix_value,
+            |value| {
+                moved.prefix_value = value.to_vec();
+                moved.loss()
+            },
+        )?;
+        if let Some(log_decay) = &self.log_decay {
+            let mut moved = self.clone();
+            compare("the decay", log_decay, &gradients.log_decay, |log_decay| {
+                moved.log_decay = Some(log_decay.to_vec());
+                moved.loss()
+            })?;
+        }
+        let mut moved = self.clone();
         compare("the state", &self.state, &gradients.state, |state| {
             moved.state = state.to_vec();
             moved.loss()
@@ -148,7 +217,7 @@ impl Attention {
     }
 }
 
-/// Attention of up to `time` tokens and sizes up to `dim`.
+/// Attention of up to `time` tokens and sizes up to `dim`, half of them behind a prefix that may have padding; a quarter decays.
 pub fn any_attention(time: usize, dim: usize, gap: usize) -> impl Strategy<Value = Attention> {
     let shape = (0..4_usize, 0..time, 1..4_usize, 1..dim, 1..dim);
     let choices = (
@@ -158,17 +227,27 @@ pub fn any_attention(time: usize, dim: usize, gap: usize) -> impl Strategy<Value
         0..gap + 1,
         any::<u64>(),
     );
-    (shape, choices)
-        .prop_flat_map(|(shape, choices)| (Just(shape), Just(choices), any_layout(shape.0, shape.1)))
+    let ahead = (any::<[bool; 4]>(), 0..time);
+    (shape, choices, ahead)
+        .prop_flat_map(|(shape, choices, ahead)| {
+            (
+                Just(shape),
+                Just(choices),
+                Just(ahead),
+                any_layout(shape.0, shape.1),
+            )
+        })
         .prop_map(
             |(
                 (batch, time, heads, key_dim, value_dim),
                 (square, normalized, by_state, gap, seed),
+                ([has_prefix, padded, decays, often], prefix),
                 layout,
             )| {
                 let problem = Problem {
                     batch,
                     time: layout.time(time),
+                    prefix: if has_prefix { prefix } else { 0 },
                     heads,
                     key_dim,
                     value_dim,
@@ -181,7 +260,15 @@ pub fn any_attention(time: usize, dim: usize, gap: usize) -> impl Strategy<Value
                     // Squares may all be small: ε keeps the quotient smooth.
                     normalizer: normalized.then_some(if square { 0.5 } else { 1e-6 }),
                 };
-                Attention::new(problem, layout, gap, by_state, seed)
+                let attention = Attention::new(problem, layout, gap, by_state, seed);
+                let attention = match padded {
+                    true => attention.padded(seed ^ 10),
+                    false => attention,
+                };
+                match decays && often {
+                    true => attention.decaying(seed ^ 11),
+                    false => attention,
+                }
             },
         )
 }

@@ -161,6 +161,7 @@ impl Layer {
                 self.kind.decay(),
                 Decay::PerKey | Decay::PerKeyToken | Decay::PerStep
             ),
+            begins_with_prefix: false,
             rule: self.kind.rule(),
         }
     }

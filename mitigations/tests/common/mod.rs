@@ -126,6 +126,7 @@ pub fn site(gates: &Gates) -> Site {
         has_step_size: gates.step_size.is_some(),
         decays: !matches!(gates.log_decay, LogDecay::None),
         per_key_decay: gates.log_decay.is_per_key(),
+        begins_with_prefix: false,
         rule: spillway_ssm_core::Rule::WeightedSum,
     }
 }

@@ -329,6 +329,7 @@ fn plain_site() -> Site {
         has_step_size: true,
         decays: true,
         per_key_decay: false,
+        begins_with_prefix: false,
         rule: Rule::WeightedSum,
     }
 }

@@ -115,7 +115,7 @@ pub fn passkey(model: &Model, questions: &[Question]) -> Result<PasskeyReport, M
     };
     let mut correct = vec![false; questions.len()];
     let mut computed = 0;
-    for (shared, group) in groups(questions, &questions[stem].ids) {
+    for (shared, group) in groups(questions, &questions[stem].ids, model.encoder_length()) {
         let members: Vec<&Question> = group.iter().map(|index| &questions[*index]).collect();
         computed += shared - walk.position + members.iter().map(|q| q.ids.len() - shared).sum::<usize>();
         let state = walk.state_at(shared)?;
@@ -137,6 +137,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// The state after `position` tokens, which is not before the last one asked for.
     fn state_at(&mut self, position: usize) -> Result<ModelState, ModelError> {
+        if self.position == 0 && position > 0 {
+            self.model.begin_prompt(position, &mut self.state);
+        }
         self.model
             .advance(&self.ids[self.position..position], &mut self.state)?;
         self.position = position;
@@ -159,8 +162,9 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 }
 
 /// Questions that are asked together, and the number of tokens that all of them share with the stem, ascending. At least one
-/// token of each is left to take in, so that there are logits to answer from.
-fn groups(questions: &[Question], stem: &[u32]) -> Vec<(usize, Vec<usize>)> {
+/// token of each is left to take in, so that there are logits to answer from. What an `encoder` of so many tokens reads is shared as a
+/// whole or not at all.
+fn groups(questions: &[Question], stem: &[u32], encoder: usize) -> Vec<(usize, Vec<usize>)> {
     let mut alike: BTreeMap<(u64, u64, usize, usize), Vec<usize>> = BTreeMap::new();
     for (index, question) in questions.iter().enumerate() {
         // Depths are not negative, so their bits are in their order.
@@ -179,7 +183,8 @@ fn groups(questions: &[Question], stem: &[u32]) -> Vec<(usize, Vec<usize>)> {
                 let ids = &questions[*index].ids;
                 common(ids, stem).min(ids.len() - 1)
             });
-            (shared.min().unwrap_or(0), group.to_vec())
+            let shared = shared.min().filter(|shared| *shared >= encoder);
+            (shared.unwrap_or(0), group.to_vec())
         })
         .collect();
     groups.sort_by_key(|(shared, _)| *shared);
@@ -194,6 +199,11 @@ fn ask(
     questions: &[&Question],
 ) -> Result<Vec<bool>, ModelError> {
     let mut state = state.select(&vec![0; questions.len()])?;
+    if shared == 0 {
+        // All questions of a group have one number of tokens.
+        let tokens = questions.first().map_or(0, |question| question.ids.len());
+        model.begin_prompt(tokens, &mut state);
+    }
     let rest: Vec<u32> = questions
         .iter()
         .flat_map(|question| &question.ids[shared..])
@@ -297,8 +307,11 @@ mod tests {
             question(6, 0.9, &[7, 8, 7, 8, 2, 9]),
         ];
         assert_eq!(stem(&all), Some(2));
-        let groups = groups(&all, &all[2].ids);
-        assert_eq!(groups, [(1, vec![0]), (2, vec![1]), (4, vec![2, 3])]);
+        let found = groups(&all, &all[2].ids, 0);
+        assert_eq!(found, [(1, vec![0]), (2, vec![1]), (4, vec![2, 3])]);
+        // An encoder that reads three tokens has not read two of them.
+        let found = groups(&all, &all[2].ids, 3);
+        assert_eq!(found, [(0, vec![0]), (0, vec![1]), (4, vec![2, 3])]);
         assert_eq!(stem(&all[..1]), Some(0));
         assert_eq!(stem(&[]), None);
     }

@@ -316,6 +316,7 @@ impl Model {
             layers: self.network.start(chain, batch),
             chain: chain.clone(),
             positions: vec![0; batch],
+            prefix: None,
         })
     }
 

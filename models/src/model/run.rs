@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
+use spillway_ssm_core::Prefix;
 use spillway_ssm_core::operators::cross_entropy;
 
 use super::Model;
@@ -86,7 +87,7 @@ impl Model {
             budget::ask("the logits after every token", product(values), advice)?;
         }
         let mut logits = Vec::new();
-        for segment in segments(time) {
+        for segment in segments(time, state) {
             let last = segment.end == time;
             let normed = self.advance_segment(ids, segment, state)?;
             match which {
@@ -117,7 +118,7 @@ impl Model {
     /// As [`Model::logits`].
     pub fn advance(&self, ids: &[u32], state: &mut ModelState) -> Result<(), ModelError> {
         let time = self.check(ids, state)?;
-        segments(time).try_for_each(|segment| self.advance_segment(ids, segment, state).map(drop))
+        segments(time, state).try_for_each(|segment| self.advance_segment(ids, segment, state).map(drop))
     }
 
     /// −log p(`targets[i]` | everything up to `ids[i]`) in nats, over the vocabulary without its padding; `state` moves on.
@@ -156,8 +157,15 @@ impl Model {
             });
         }
         self.check_ids(targets)?;
+        if let Some(prefix) = state.prefix() {
+            return Err(ModelError::State {
+                what: "prefix of a state whose losses are asked for",
+                expected: "none, because its tokens have been seen: read it by `advance`, and ask for the losses of what follows".into(),
+                found: format!("{} tokens", prefix.tokens()),
+            });
+        }
         let mut losses = vec![0.0; ids.len()];
-        for segment in segments(time) {
+        for segment in segments(time, state) {
             let normed = self.advance_segment(ids, segment.clone(), state)?;
             for row in 0..state.batch() {
                 let range = row * time + segment.start..row * time + segment.end;
@@ -235,8 +243,11 @@ impl Model {
     }
 }
 
-fn segments(time: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..time)
-        .step_by(SEGMENT)
-        .map(move |start| start..(start + SEGMENT).min(time))
+/// The segments of a call; a prefix is in one.
+fn segments(time: usize, state: &ModelState) -> impl Iterator<Item = Range<usize>> + use<> {
+    let prefix = state.prefix().map_or(0, Prefix::tokens);
+    let first = SEGMENT.max(prefix).min(time);
+    let others = (first..time).step_by(SEGMENT);
+    let others = others.map(move |start| start..(start + SEGMENT).min(time));
+    (first > 0).then_some(0..first).into_iter().chain(others)
 }

@@ -11,6 +11,8 @@
 //!
 //! - The result has the same bits whether a prefix was found or not: tokens go through the model in the same pieces. Where Q
 //!   is a multiple of 256, these are also the pieces of a prefill without the cache.
+//! - A model with an encoder reads the beginning of a prompt as a whole, so its states are those of borders at or behind the
+//!   encoder's end, and shorter prompts have none.
 //! - A file that is damaged, cut off, of another version or made for something else is a miss, and is replaced. What was wrong
 //!   with it stands in [`Prefilled::refused`].
 //! - Several processes may use one folder, which is therefore not locked: files appear when they are complete, and are only
@@ -132,16 +134,27 @@ impl PrefixCache {
         let start = model.start(chain, 1)?;
         let chunk = self.options.chunk_tokens;
         let lookup = Lookup::new(self, model, chain, &prompt[..before_last / chunk * chunk]);
-        let borders = lookup.paths.len();
+        // Chunks up to the first border at or behind the encoder's end, which are read at once.
+        let whole = model.encoder_length().div_ceil(chunk).max(1);
+        let borders = match lookup.paths.len() {
+            enough if enough >= whole => enough,
+            _ => 0,
+        };
         let mut refused = Vec::new();
-        let (found, mut state) = match lookup.longest(&mut refused) {
+        let (found, mut state) = match lookup.longest(whole, &mut refused) {
             Some((found, state)) => (found, state),
-            None => (0, start),
+            None => {
+                let mut start = start;
+                model.begin_prompt(prompt.len(), &mut start);
+                (0, start)
+            }
         };
         let mut stored = 0;
         let mut writable = true;
-        for border in found..borders {
-            model.advance(&prompt[border * chunk..(border + 1) * chunk], &mut state)?;
+        let first = if found == 0 { whole - 1 } else { found };
+        for border in first..borders {
+            let begin = if border == first { found } else { border };
+            model.advance(&prompt[begin * chunk..(border + 1) * chunk], &mut state)?;
             // Borders that later ones of this prompt would push out again are not stored at all.
             let room = self.options.limit_bytes / (state.bytes() as u64).max(1);
             if writable && ((borders - border - 1) as u64) < room {
@@ -312,9 +325,9 @@ impl<'a> Lookup<'a> {
         entry::read(&self.paths[border], self.purpose(border), self.chain, self.model)
     }
 
-    /// The longest prefix there is: its number of chunks, and the state after it.
-    fn longest(&self, refused: &mut Vec<PrefixCacheError>) -> Option<(usize, ModelState)> {
-        for border in (0..self.paths.len()).rev() {
+    /// The longest prefix there is of at least `fewest` chunks (1 or more): its number of chunks, and the state after it.
+    fn longest(&self, fewest: usize, refused: &mut Vec<PrefixCacheError>) -> Option<(usize, ModelState)> {
+        for border in (fewest - 1..self.paths.len()).rev() {
             let path = &self.paths[border];
             if !path.exists() {
                 continue;

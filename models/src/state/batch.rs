@@ -36,6 +36,10 @@ impl ModelState {
             layers: layers.collect::<Result<_, ModelError>>()?,
             chain: self.chain.clone(),
             positions: rows.iter().map(|row| self.positions[*row]).collect(),
+            prefix: match &self.prefix {
+                Some(prefix) => Some(prefix.select(rows)?),
+                None => None,
+            },
         };
         let position = selected.position();
         selected
@@ -65,6 +69,10 @@ impl ModelState {
                     &other.chain.identity(),
                 ));
             }
+            if first.prefix.is_some() || other.prefix.is_some() {
+                let expected = "none that is still to be read: join sequences before or after it";
+                return Err(different("prefixes", expected, "one"));
+            }
         }
         let positions: Vec<u64> = states.iter().flat_map(|state| state.positions.clone()).collect();
         expect_one_length(&first.chain, positions.iter().copied())?;
@@ -81,6 +89,7 @@ impl ModelState {
             layers: layers.collect::<Result<_, ModelError>>()?,
             chain: first.chain.clone(),
             positions,
+            prefix: None,
         })
     }
 }

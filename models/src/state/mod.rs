@@ -18,7 +18,7 @@ pub mod history;
 pub mod marks;
 
 use burn::tensor::Device;
-use spillway_ssm_core::{Chain, MixerState, Site, SiteState};
+use spillway_ssm_core::{Chain, MixerState, Prefix, Site, SiteState};
 
 use crate::budget::{self, product};
 use crate::error::ModelError;
@@ -51,6 +51,8 @@ pub struct ModelState {
     pub layers: Vec<LayerState>,
     pub(crate) chain: Chain,
     pub(crate) positions: Vec<u64>,
+    /// What of the next call is a prefix; no part of a saved state.
+    pub(crate) prefix: Option<Prefix>,
 }
 
 impl ModelState {
@@ -72,6 +74,19 @@ impl ModelState {
     /// Sequences.
     pub fn batch(&self) -> usize {
         self.positions.len()
+    }
+
+    /// Lets the first tokens of the next call be a prefix, which layers with an encoder read both ways: every token of the call, and
+    /// all that follow, see all of them. Other layers read them as any tokens. Without a prefix, a layer with an encoder is causal.
+    ///
+    /// What is foretold within a prefix has been seen, so losses of a call that reads one are refused.
+    pub fn read_both_ways(&mut self, prefix: Prefix) {
+        self.prefix = Some(prefix).filter(|prefix| prefix.tokens() > 0);
+    }
+
+    /// What of the next call is a prefix.
+    pub fn prefix(&self) -> Option<&Prefix> {
+        self.prefix.as_ref()
     }
 
     /// Memory taken, in bytes, interventions included.
@@ -130,6 +145,7 @@ impl ModelState {
             layers: layers.collect::<Result<_, ModelError>>()?,
             chain: self.chain,
             positions: self.positions,
+            prefix: self.prefix,
         })
     }
 }

@@ -33,6 +33,7 @@ use serde_json::Value;
 
 use super::carry::CarryConfig;
 use super::data::DataConfig;
+use super::encoder::EncoderConfig;
 use super::error::{Difference, TrainError};
 use super::evaluation::EvaluationConfig;
 use super::forward::Precision;
@@ -101,6 +102,10 @@ pub struct TrainConfig {
     /// zeros and is one segment.
     #[serde(default)]
     pub carry: CarryConfig,
+    /// The part of every sequence that an encoder reads, for a model that has one. Default: none, and every token is foretold from those
+    /// before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<EncoderConfig>,
     /// When and how the model is evaluated during training. Default: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationConfig>,
@@ -288,6 +293,7 @@ impl TrainConfig {
             return Err(TrainError::field("dropout", "from 0 to below 1", self.dropout));
         }
         self.check_task()?;
+        self.check_encoder()?;
         if self.evaluation_data.is_some() && self.evaluation.is_none() {
             let expected = "a table [evaluation] that says how often evaluation_data is read";
             return Err(TrainError::field("evaluation", expected, "none"));
@@ -316,6 +322,21 @@ impl TrainConfig {
                 other => other.into(),
             })?;
         self.model.check()
+    }
+
+    /// Whether an encoder can read the sequences that there are.
+    fn check_encoder(&self) -> Result<(), TrainError> {
+        let Some(encoder) = &self.encoder else {
+            return Ok(());
+        };
+        if self.task.is_some() {
+            return Err(TrainError::field("encoder", "none beside a table [task]", "one"));
+        }
+        if self.carry.carry {
+            let expected = "false: an encoder reads the beginning of a text";
+            return Err(TrainError::field("carry.carry", expected, true));
+        }
+        encoder.check(self.length, self.carry.segment)
     }
 
     /// Whether there is one of `data` and `task`, and nothing beside a task that is only for data.

@@ -194,6 +194,7 @@ impl Differentiable {
             layers: self.network.start(&chain, batch),
             chain,
             positions: vec![0; batch],
+            prefix: None,
         }
     }
 
@@ -249,7 +250,12 @@ impl Differentiable {
 
     /// The residual stream after the last norm, `[sequences, time, model_dim]`.
     pub(super) fn advance(&self, ids: &[u32], state: &mut ModelState) -> Result<Tensor<3>, ModelError> {
-        self.network.check(ids, state, self.outline.vocab_size)?;
+        // What hides a token of a prefix may be an id that pads the vocabulary.
+        let known = match state.prefix() {
+            Some(_) => self.outline.padded_vocab_size,
+            None => self.outline.vocab_size,
+        };
+        self.network.check(ids, state, known)?;
         self.network.advance(ids, state)
     }
 

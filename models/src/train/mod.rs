@@ -22,6 +22,7 @@
 //! | [`data`], [`batch`] | where sequences come from; batches and their segments |
 //! | [`parameters`], [`forward`] | the tensors that are trained; the network over them |
 //! | [`carry`] | states between segments and from batch to batch |
+//! | [`encoder`] | what a model with an encoder is trained on: hidden tokens, and the next ones behind them |
 //! | [`task`] | what is not next-token prediction: classes, answers at every step, real values |
 //! | [`optimizer`], [`schedule`] | AdamW; learning rates |
 //! | [`evaluation`], [`evaluator`] | loss against position, collapse, passkeys; what they are measured on |
@@ -31,6 +32,7 @@ pub mod batch;
 pub mod carry;
 pub mod config;
 pub mod data;
+pub mod encoder;
 pub mod error;
 pub mod evaluation;
 pub mod evaluator;
@@ -48,6 +50,7 @@ pub mod trainer;
 pub use batch::{Batch, Segment};
 pub use carry::{Carry, CarryConfig};
 pub use config::TrainConfig;
+pub use encoder::EncoderConfig;
 pub use error::TrainError;
 pub use evaluation::{EvaluationConfig, EvaluationData, EvaluationReport, evaluate};
 pub use forward::{Differentiable, Leaves, Precision};

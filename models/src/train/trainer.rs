@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use serde_json::Value;
+use spillway_ssm_core::Prefix;
 
 use super::batch::Batch;
 use super::carry::Carry;
 use super::config::TrainConfig;
 use super::data::seed::mix;
 use super::data::{DataConfig, Source};
+use super::encoder::EncoderConfig;
 use super::error::TrainError;
 use super::forward::{Differentiable, Leaves};
 use super::log::{Seconds, StepEvent};
@@ -100,6 +102,9 @@ impl Trainer {
         };
         if let Lessons::Tokens(_) = lessons {
             network.network().expect_causal()?;
+        }
+        if let Some(encoder) = &config.encoder {
+            expect_encoder(encoder, &network)?;
         }
         ask_for_step(&config, &parameters, &network)?;
         let carry = Carry::new(&config.carry, config.seed, network.sites())?;
@@ -205,6 +210,11 @@ impl Trainer {
         let mut clock = Instant::now();
         let (mut leaves, mut network) = self.network(index)?;
         let mut state = self.carry.begin(network.start(batch.sequences), batch, index)?;
+        let hidden = self.config.encoder.map(|encoder| {
+            state.read_both_ways(Prefix::new(encoder.length));
+            encoder.hide(batch.clone(), self.config.seed, index)
+        });
+        let batch = hidden.as_ref().unwrap_or(batch);
         let mut segments = batch.segments(self.carry.segment(batch)).peekable();
         let mut total: Option<(Tensor<1>, f64)> = None;
         while let Some(segment) = segments.next() {
@@ -360,6 +370,20 @@ fn ask_for_step(
 }
 
 /// The data of a configuration.
+/// Whether the model has an encoder, and a row for what hides a token.
+fn expect_encoder(encoder: &EncoderConfig, network: &Differentiable) -> Result<(), TrainError> {
+    if network.network().encoder_length() == 0 {
+        let expected = "none, or a model with an encoder such as arch = \"jrt\"";
+        return Err(TrainError::field("encoder", expected, "a model without one"));
+    }
+    let rows = network.outline().padded_vocab_size;
+    if encoder.mask_id as usize >= rows {
+        let expected = format!("an id below {rows}, the rows of the embedding");
+        return Err(TrainError::field("encoder.mask_id", expected, encoder.mask_id));
+    }
+    Ok(())
+}
+
 fn open(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Source>, TrainError> {
     let (base, sequences, length) = (config.base(), config.sequences, config.length);
     let Some(data) = &config.data else {

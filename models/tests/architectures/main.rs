@@ -19,6 +19,7 @@ mod fla_models;
 mod golden;
 mod interventions;
 mod mitigations;
+mod prefix;
 mod probe;
 mod publishers;
 mod rwkv;

@@ -53,6 +53,12 @@ const SPECS: [&str; 21] = [
 fn refused(architecture: &str) -> &'static [&'static str] {
     match architecture {
         "linear_attn" | "based" => &["a-scale:2"],
+        // Its state begins with a prefix.
+        "jrt" => &[
+            "a-scale:2",
+            "window-exact:24,chunk=8",
+            "forget:0.97+window-exact:24,chunk=8",
+        ],
         "delta_net" => &["a-scale:2", "window:24"],
         "gated_deltanet" | "gated_deltaproduct" | "kda" | "comba" | "qwen3_5" | "qwen3_5_moe"
         | "qwen3_next" | "kimi_linear" | "olmo_hybrid" | "rwkv7" => &["window:24"],

@@ -23,6 +23,7 @@ const SITE: Site = Site {
     has_step_size: true,
     decays: true,
     per_key_decay: false,
+    begins_with_prefix: false,
     rule: Rule::WeightedSum,
 };
 

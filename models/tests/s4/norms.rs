@@ -74,6 +74,7 @@ fn mixed(block: &S4, rows: &[f32], width: usize) -> Vec<f32> {
         chunking: Chunking::Fastest,
         positions: &[0],
         lengths: None,
+        prefix: None,
         shared: &mut shared,
     };
     let mut state = block.start(0, 1, &chain, &Device::flex());

@@ -4,6 +4,7 @@
 mod devices;
 
 mod data;
+mod encoder;
 mod optim;
 mod tasks;
 mod trainer;

@@ -5,6 +5,7 @@
 
 mod combined;
 mod place;
+mod prefix;
 mod rows;
 mod state;
 
@@ -15,6 +16,7 @@ pub use crate::key_value_cache::KeyValueCache;
 use burn::tensor::{Device, Tensor};
 pub use combined::{Branch, Parallel, Scaled};
 pub use place::on_device;
+pub use prefix::{Padding, Prefix, PrefixMask};
 pub use rows::{cat_rows, select_rows};
 pub use state::{MixerState, RecurrentState};
 use std::fmt::Debug;
@@ -54,6 +56,12 @@ pub trait Mixer: Debug + Send + Sync {
         false
     }
 
+    /// Tokens of the prefix that it was made to read both ways, where [`Context::prefix`] gives one; 0 for a layer that has no
+    /// encoder. Any other number of tokens is read as well.
+    fn encoder_length(&self) -> usize {
+        0
+    }
+
     /// Multiplications and additions of one decoded token beside those of matrices.
     fn flops_per_token(&self) -> u64 {
         0
@@ -78,6 +86,8 @@ pub struct Context<'a> {
     pub positions: &'a [u64],
     /// Tokens of each sequence before its padding, where there is any: what a layer that sees later tokens must not look beyond.
     pub lengths: Option<&'a [usize]>,
+    /// How many of the tokens at hand are a prefix, where some are.
+    pub prefix: Option<&'a Prefix>,
     /// What earlier layers left for later ones in this call.
     pub shared: &'a mut Shared,
 }

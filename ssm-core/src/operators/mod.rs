@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`recurrence`](crate::recurrence()) | every recurrence of gates: weighted sums, delta rules, means (in a module of its own) |
 //! | [`selective_scan()`] | the recurrence of Mamba |
-//! | [`taylor_attention()`] | Based and ReBased without their features in memory |
+//! | [`taylor_attention()`] | Based, ReBased and prefix linear attention without their features in memory |
 //! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`long_convolution()`], [`long_convolution_piece`] | a time-invariant state space by its kernel: as long as the sequence, whole or in pieces |
@@ -53,7 +53,7 @@ pub use selective_scan::{ScanInputs, selective_scan};
 pub use softmax_attention::softmax_attention;
 pub use split::{split, split_to_heads};
 pub use step_size::step_size;
-pub use taylor_attention::{TaylorPlan, taylor_attention};
+pub use taylor_attention::{TaylorInputs, TaylorPlan, TaylorPrefix, taylor_attention};
 pub use vandermonde::{
     DiagonalPlan, DiagonalResponse, DiagonalSystem, vandermonde_kernel, vandermonde_response,
 };

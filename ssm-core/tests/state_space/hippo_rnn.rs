@@ -291,6 +291,7 @@ fn sequences_at_different_positions_keep_their_own_time() {
         chunking: spillway_ssm_core::Chunking::Fastest,
         positions: &[4, 0],
         lengths: None,
+        prefix: None,
         shared: &mut shared,
     };
     let found = cell.forward(rest, &mut both, &mut context).expect("it fits");

@@ -127,6 +127,7 @@ pub fn run(
             chunking: Chunking::Fastest,
             positions: &positions,
             lengths: ends,
+            prefix: None,
             shared: &mut shared,
         };
         let piece = input.clone().narrow(1, first, length);

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::operands::{Side, Source, sizes};
+use super::prefix::Prefix;
 use super::states::Direction;
 use super::{Call, keys, read};
 use crate::cube::view::RowsView;
@@ -38,10 +39,21 @@ pub fn backward(
     call.by_keys(Side::Query, &by_read, &forward.states, &query)?;
     call.by_keys(Side::Key, &by_read, &by_states, &key)?;
     call.by_values(&by_read, &by_states, &value)?;
+    let [prefix_key, prefix_value] = match Prefix::of(client, problem, inputs)? {
+        Some(prefix) => call.pull_back_prefix(&prefix, &state)?.map(Some),
+        None => [None, None],
+    };
+    let log_decay = match call.decays() {
+        true => Some(call.by_decay(&forward, &by_read, &by_states, &value)?),
+        false => None,
+    };
     Ok(DeviceGradients {
         query,
         key,
         value,
+        prefix_key,
+        prefix_value,
+        log_decay,
         state,
     })
 }
@@ -79,7 +91,7 @@ impl Call<'_> {
     ) -> Result<(), Error> {
         let (own, other, own_values, other_values) = match side {
             Side::Query => (&self.query, &self.key, by_read, &self.value),
-            Side::Key => (&self.key, &self.query, &self.value, by_read),
+            Side::Key | Side::Prefix => (&self.key, &self.query, &self.value, by_read),
         };
         let (total, count, dim) = self.grid(1)?;
         if total > 0 {
@@ -96,9 +108,11 @@ impl Call<'_> {
                 sizes(self.problem),
                 self.chunks.chunks(),
                 states.arg(),
+                self.log_decay().arg(),
                 out.arg(),
                 total,
                 side,
+                self.decays(),
                 self.tiling,
                 [own.elem(), own_values.elem(), other_values.elem()],
             );
@@ -122,10 +136,12 @@ impl Call<'_> {
                 sizes(problem),
                 self.chunks.chunks(),
                 by_states.arg(),
+                self.log_decay().arg(),
                 out.arg(),
                 problem.value_dim,
                 total,
                 Side::Key,
+                self.decays(),
                 self.tiling,
                 [self.key.elem(), by_read.elem()],
             );

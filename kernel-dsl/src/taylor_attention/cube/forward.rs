@@ -3,12 +3,13 @@
 use cubecl::prelude::*;
 
 use super::operands::{Side, sizes};
+use super::prefix::Prefix;
 use super::states::Direction;
 use super::{Call, read};
 use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, launch_units};
 use crate::taylor_attention::problem::{DeviceInputs, DeviceOutputs, Problem};
 
-/// Taylor attention by chunks (see [`taylor_attention`](crate::taylor_attention) for the formula).
+/// Taylor attention by chunks, behind its prefix (see [`taylor_attention`](crate::taylor_attention) for the formula).
 ///
 /// # Shapes
 /// `state` in f32 as [`Problem::state_len`] says, zeros if there is none; see [`DeviceOutputs`] for the results.
@@ -43,9 +44,17 @@ pub(super) struct ReadOut {
 impl Call<'_> {
     pub(super) fn read_out(&self, state: Option<&DeviceBuffer>) -> Result<ReadOut, Error> {
         let problem = self.problem;
+        let prefix = Prefix::of(self.client, problem, self.inputs)?;
+        let begin = prefix.map(|prefix| self.begin(&prefix, state)).transpose()?;
+        let state = begin.as_ref().or(state);
         let (states, end) = self.states(&self.key, &self.value, state, Direction::Forward)?;
         let read = self.rows(problem.columns(), DType::F32)?;
-        let (total, count, dim) = self.grid(self.tiles(problem.columns()))?;
+        let tiles = match self.decays() {
+            // The denominator's column has a tile of its own.
+            true => self.tiles(problem.value_dim) + problem.columns() - problem.value_dim,
+            false => self.tiles(problem.columns()),
+        };
+        let (total, count, dim) = self.grid(tiles)?;
         if total > 0 {
             read::read::launch(
                 self.client,
@@ -59,10 +68,12 @@ impl Call<'_> {
                 sizes(problem),
                 self.chunks.chunks(),
                 states.arg(),
+                self.log_decay().arg(),
                 read.arg(),
                 problem.columns(),
                 total,
                 Side::Query,
+                self.decays(),
                 self.tiling,
                 [self.query.elem(), self.value.elem()],
             );

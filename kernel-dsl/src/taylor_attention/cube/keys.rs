@@ -3,11 +3,16 @@
 //! ```text
 //! q̄_i = scale Σ_{j≤i} (c₁ + 2 c₂ X_ij) ⟨ȳ_i, ṽ_j⟩ k_j + φ′(q_i)ᵀ S ȳ_i             own tokens are queries
 //! k̄_j = scale Σ_{i≥j} (c₁ + 2 c₂ X_ij) ⟨ȳ_i, ṽ_j⟩ q_i + φ′(k_j)ᵀ S̄ ṽ_j             own tokens are keys
+//! k̄′_e = φ′(k′_e)ᵀ S̄ ṽ′_e                                                          own tokens are those of a prefix
 //! ```
+//!
+//! Where the numerator decays, the columns but the denominator's lose what they do in [`read`](super::read).
 
 use cubecl::prelude::*;
 
-use super::operands::{Panel, Place, Side, Sizes, Table, meet, stage_panel, stage_state};
+use super::operands::{
+    Panel, Place, Side, Sizes, Table, distance, meet, place_of, scale_rows, stage_panel, stage_state,
+};
 use super::read::products;
 use crate::cube::product::{Accumulator, Layout, Tiling};
 
@@ -23,9 +28,11 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
     sizes: &Sizes,
     chunks: &[u32],
     states: &[f32],
+    log_decay: &[f32],
     out: &mut [f32],
     total: usize,
     #[comptime] side: Side,
+    #[comptime] decays: bool,
     #[comptime] tiling: Tiling,
     #[define(F, G, H)] _types: [ElemType; 3],
 ) {
@@ -33,73 +40,37 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
         terminate!();
     }
     let size = comptime!(tiling.size);
-    let pitch = comptime!(tiling.pitch());
-    let place = Place::of_cube(chunks, sizes.heads, 1usize);
+    let place = place_of(chunks, sizes.heads, 1usize, side);
+    let mut rate = 0.0f32;
+    if comptime!(decays) {
+        rate = log_decay[place.head];
+    }
     let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    let mut slopes = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-
-    products::<F>(
-        &mut left,
-        &mut right,
-        &mut result,
-        own,
-        other,
-        sizes,
-        &place,
-        tiling,
-    );
-    let mut n = UNIT_POS as usize;
-    while n < comptime!(tiling.size * tiling.size) {
-        let at = n / size * pitch + n % size;
-        let mut slope = 0.0f32;
-        if meet(&place, n / size, n % size, side) {
-            slope = sizes.scale * (sizes.c1 + 2.0f32 * sizes.c2 * sizes.scale * result[at]);
-        }
-        slopes[at] = slope;
-        n += comptime!(tiling.units());
-    }
-    let mut sums = Accumulator::zero(tiling);
-    for tile in 0..sizes.columns.div_ceil(size) {
-        sync_cube();
-        stage_panel::<G>(&mut left, own_values, &place, tile * size, sizes.columns, tiling);
-        stage_panel::<H>(
-            &mut right,
-            other_values,
-            &place,
-            tile * size,
-            sizes.columns,
-            tiling,
-        );
-        sync_cube();
-        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Transposed, tiling);
-    }
-    sums.store(&mut result, tiling);
-    sync_cube();
-    let mut n = UNIT_POS as usize;
-    while n < comptime!(tiling.size * tiling.size) {
-        let at = n / size * pitch + n % size;
-        left[at] = slopes[at] * result[at];
-        n += comptime!(tiling.units());
-    }
-    for tile in 0..sizes.key_dim.div_ceil(size) {
-        sync_cube();
-        stage_panel::<F>(&mut right, other, &place, tile * size, sizes.key_dim, tiling);
-        sync_cube();
-        let mut sums = Accumulator::zero(tiling);
-        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Plain, tiling);
-        sums.store(&mut result, tiling);
-        sync_cube();
-        // The same unit adds to the same value below: no other needs to see it.
+    if comptime!(side == Side::Prefix) {
         let mut n = UNIT_POS as usize;
         while n < place.len * sizes.key_dim {
-            let (i, key) = (n / sizes.key_dim, n % sizes.key_dim);
-            if key / size == tile {
-                out[place_of(&place, sizes, i) + key] = result[i * pitch + key % size];
-            }
+            out[start_of(&place, sizes, n / sizes.key_dim) + n % sizes.key_dim] = 0.0f32;
             n += comptime!(tiling.units());
         }
+    } else {
+        inside::<F, G, H>(
+            &mut left,
+            &mut right,
+            &mut result,
+            own,
+            other,
+            own_values,
+            other_values,
+            sizes,
+            &place,
+            rate,
+            out,
+            side,
+            decays,
+            tiling,
+        );
     }
     for tile in 0..sizes.features.div_ceil(size) {
         let mut sums = Accumulator::zero(tiling);
@@ -113,6 +84,17 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
                 sizes.columns,
                 tiling,
             );
+            if comptime!(decays) {
+                scale_rows(
+                    &mut left,
+                    rate,
+                    &place,
+                    across * size,
+                    sizes.value_dim,
+                    side,
+                    tiling,
+                );
+            }
             stage_state(
                 &mut right,
                 states,
@@ -131,9 +113,91 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
     }
 }
 
+/// What the other tokens of the chunk give.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn inside<F: Float, G: Float, H: Float>(
+    left: &mut Shared<[f32]>,
+    right: &mut Shared<[f32]>,
+    result: &mut Shared<[f32]>,
+    own: &Panel<F>,
+    other: &Panel<F>,
+    own_values: &Panel<G>,
+    other_values: &Panel<H>,
+    sizes: &Sizes,
+    place: &Place,
+    rate: f32,
+    out: &mut [f32],
+    #[comptime] side: Side,
+    #[comptime] decays: bool,
+    #[comptime] tiling: Tiling,
+) {
+    let size = comptime!(tiling.size);
+    let pitch = comptime!(tiling.pitch());
+    let mut slopes = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+
+    products::<F>(left, right, result, own, other, sizes, place, tiling);
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let at = n / size * pitch + n % size;
+        let mut slope = 0.0f32;
+        if meet(place, n / size, n % size, side) {
+            slope = sizes.scale * (sizes.c1 + 2.0f32 * sizes.c2 * sizes.scale * result[at]);
+        }
+        slopes[at] = slope;
+        n += comptime!(tiling.units());
+    }
+    let mut sums = Accumulator::zero(tiling);
+    let mut columns = sizes.columns;
+    if comptime!(decays) {
+        columns = sizes.value_dim;
+    }
+    for tile in 0..columns.div_ceil(size) {
+        sync_cube();
+        stage_panel::<G>(left, own_values, place, tile * size, columns, tiling);
+        stage_panel::<H>(right, other_values, place, tile * size, columns, tiling);
+        sync_cube();
+        sums.add_product::<f32>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
+    }
+    sums.store(result, tiling);
+    sync_cube();
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let at = n / size * pitch + n % size;
+        let mut product = result[at];
+        if comptime!(decays) {
+            product *= (rate * f32::cast_from(distance(n / size, n % size))).exp();
+            if sizes.value_dim < sizes.columns && meet(place, n / size, n % size, side) {
+                let ones = own_values.at(place.start + n / size, place.head, sizes.value_dim);
+                product += ones * other_values.at(place.start + n % size, place.head, sizes.value_dim);
+            }
+        }
+        left[at] = slopes[at] * product;
+        n += comptime!(tiling.units());
+    }
+    for tile in 0..sizes.key_dim.div_ceil(size) {
+        sync_cube();
+        stage_panel::<F>(right, other, place, tile * size, sizes.key_dim, tiling);
+        sync_cube();
+        let mut sums = Accumulator::zero(tiling);
+        sums.add_product::<f32>(&*left, &*right, Layout::Plain, Layout::Plain, tiling);
+        sums.store(result, tiling);
+        sync_cube();
+        // The same unit adds to the same value below: no other needs to see it.
+        let mut n = UNIT_POS as usize;
+        while n < place.len * sizes.key_dim {
+            let (i, key) = (n / sizes.key_dim, n % sizes.key_dim);
+            if key / size == tile {
+                out[start_of(place, sizes, i) + key] = result[i * pitch + key % size];
+            }
+            n += comptime!(tiling.units());
+        }
+    }
+}
+
 /// Where the gradient of token `i` of the chunk begins.
 #[cube]
-fn place_of(place: &Place, sizes: &Sizes, i: usize) -> usize {
+fn start_of(place: &Place, sizes: &Sizes, i: usize) -> usize {
     ((place.start + i) * sizes.heads + place.head) * sizes.key_dim
 }
 
@@ -161,7 +225,7 @@ fn pull_back<F: Float>(
             let slope = table.slope::<F>(own, row, place.head, first + f, key);
             sum += slope * cotangent[i * comptime!(tiling.pitch()) + f];
         }
-        let at = place_of(place, sizes, i) + key;
+        let at = start_of(place, sizes, i) + key;
         out[at] += sum;
         n += comptime!(tiling.units());
     }

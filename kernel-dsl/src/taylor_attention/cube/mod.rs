@@ -2,18 +2,22 @@
 //!
 //! | kernel | what it computes |
 //! |---|---|
+//! | `sum` | Σ φ(k′) ṽ′ᵀ over a prefix, behind what a sequence begins with |
 //! | `updates` | φ(K)ᵀ Ṽ, what each chunk adds to the state; or φ(Q)ᵀ Ȳ, its adjoint |
 //! | `pass` | the state before every chunk; or, in reverse, the cotangent after it |
 //! | `read` | W Ṽ + φ(Q) S, the output before it is divided; or Wᵀ Ȳ + φ(K) S̄, the gradient of the values |
 //! | `keys` | the gradients of queries and of keys |
+//! | `decay_of_chunk`, `decay_of_head` | the gradient of ln γ |
 //!
 //! Features exist for one tile of tokens and features at a time, in shared memory. Products are of f32 tiles in registers, sums and
 //! states are f32, and no sum is formed by atomics: the same call gives the same bits on the same device.
 
 mod backward;
+mod decay;
 mod forward;
 mod keys;
 mod operands;
+mod prefix;
 mod read;
 mod states;
 mod step;
@@ -36,7 +40,8 @@ const SIZES: [usize; 3] = [64, 32, 16];
 fn tiling(client: &Client, problem: &Problem) -> Result<Tiling, Error> {
     let limits = Limits::of(client);
     let enough = if limits.software { 32 } else { 64 };
-    let best = problem.time.next_power_of_two().clamp(16, enough);
+    let longest = problem.time.max(problem.prefix);
+    let best = longest.next_power_of_two().clamp(16, enough);
     let of = |size| Tiling {
         size,
         engine: Engine::Registers,
@@ -109,15 +114,26 @@ impl<'a> Call<'a> {
         len.div_ceil(self.tiling.size)
     }
 
+    /// Whether the numerator decays.
+    fn decays(&self) -> bool {
+        self.inputs.log_decay.is_some()
+    }
+
+    /// ln γ, or some buffer where nothing decays.
+    fn log_decay(&self) -> &DeviceBuffer {
+        self.inputs.log_decay.as_ref().unwrap_or(self.features.any())
+    }
+
     /// Values of the largest buffer that a kernel indexes.
     fn longest(&self) -> usize {
         let inputs = [&self.inputs.query, &self.inputs.key, &self.inputs.value];
+        let prefix = [&self.inputs.prefix_key, &self.inputs.prefix_value];
         let states = self.chunks.count() * self.problem.heads * self.problem.head_state_len();
         let rows = self.problem.rows(&self.inputs.sequences) * self.problem.heads;
         let widest = self.problem.columns().max(self.problem.key_dim);
+        let inputs = inputs.into_iter().chain(prefix.into_iter().flatten());
         inputs
             .map(|rows| rows.buffer().len())
-            .into_iter()
             .fold(states.max(rows * widest), usize::max)
     }
 }

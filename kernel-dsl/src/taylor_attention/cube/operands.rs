@@ -7,11 +7,13 @@ use crate::cube::product::Tiling;
 pub(super) use crate::feature_map::cube::table::{DeviceTable, Panel, Source, Table};
 use crate::taylor_attention::Problem;
 
-/// Whether a token looks back, as queries do, or is looked back at, as keys are.
+/// Whether a token looks back, as queries do, or is looked back at, as keys are; those of a prefix meet no other token, and the
+/// state of their sequence in the place of their chunk's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Side {
     Query,
     Key,
+    Prefix,
 }
 
 /// Sizes and coefficients that do not make another kernel.
@@ -22,6 +24,8 @@ pub(super) struct Sizes {
     pub features: usize,
     /// Columns of a state.
     pub columns: usize,
+    /// Those of them that decay, if any do.
+    pub value_dim: usize,
     pub scale: f32,
     pub c0: f32,
     pub c1: f32,
@@ -35,6 +39,7 @@ pub(super) fn sizes(problem: &Problem) -> SizesLaunch {
         problem.key_dim,
         problem.features(),
         problem.columns(),
+        problem.value_dim,
         problem.scale,
         c0,
         c1,
@@ -122,5 +127,62 @@ pub(super) fn meet(place: &Place, a: usize, b: usize, #[comptime] side: Side) ->
     match comptime!(side) {
         Side::Query => b <= a && a < place.len,
         Side::Key => a <= b && b < place.len,
+        Side::Prefix => false.runtime(),
     }
+}
+
+/// The place of a cube whose tokens are on one side.
+#[cube]
+pub(super) fn place_of(chunks: &[u32], heads: usize, tiles: usize, #[comptime] side: Side) -> Place {
+    let place = Place::of_cube(chunks, heads, tiles);
+    let mut index = place.index;
+    if comptime!(side == Side::Prefix) {
+        index = chunks[3 * (place.index / heads) + 2] as usize * heads + place.head;
+    }
+    Place {
+        start: place.start,
+        len: place.len,
+        head: place.head,
+        index,
+    }
+}
+
+/// γ to the power of the tokens between token `i` of a chunk and the state that its side meets: the one before the chunk for
+/// queries, the one after it for keys.
+#[cube]
+pub(super) fn decay_to_state(log_decay: f32, place: &Place, i: usize, #[comptime] side: Side) -> f32 {
+    let mut tokens = i + 1;
+    if comptime!(side == Side::Key) {
+        tokens = place.len - 1 - i;
+    }
+    (log_decay * f32::cast_from(tokens)).exp()
+}
+
+/// Multiplies a staged tile, tokens down, by [`decay_to_state`]; of columns from `first` on, only those before `end`. The unit that
+/// staged a value also scales it.
+#[cube]
+pub(super) fn scale_rows(
+    tile: &mut Shared<[f32]>,
+    log_decay: f32,
+    place: &Place,
+    first: usize,
+    end: usize,
+    #[comptime] side: Side,
+    #[comptime] tiling: Tiling,
+) {
+    let size = comptime!(tiling.size);
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let i = n / size;
+        if i < place.len && first + n % size < end {
+            tile[i * comptime!(tiling.pitch()) + n % size] *= decay_to_state(log_decay, place, i, side);
+        }
+        n += comptime!(tiling.units());
+    }
+}
+
+/// Tokens between two of a chunk.
+#[cube]
+pub(super) fn distance(a: usize, b: usize) -> usize {
+    max(a, b) - min(a, b)
 }

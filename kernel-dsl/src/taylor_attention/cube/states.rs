@@ -3,15 +3,28 @@
 use cubecl::prelude::*;
 
 use super::Call;
-use super::operands::{Panel, Place, Sizes, Source, Table, sizes, stage_features, stage_panel};
+use super::operands::{
+    Panel, Place, Side, Sizes, Source, Table, scale_rows, sizes, stage_features, stage_panel,
+};
+use super::prefix::Prefix;
 use crate::cube::product::{Accumulator, Layout, Tiling};
-use crate::cube::{DType, DeviceBuffer, Error, address_type, launch_units};
+use crate::cube::{DType, DeviceBuffer, Error, address_type, cubes, launch_units};
 
 /// From which end of its sequence a state is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Direction {
     Forward,
     Backward,
+}
+
+impl Direction {
+    /// The side of the tokens whose products are passed.
+    fn side(self) -> Side {
+        match self {
+            Self::Forward => Side::Key,
+            Self::Backward => Side::Query,
+        }
+    }
 }
 
 impl Call<'_> {
@@ -40,8 +53,11 @@ impl Call<'_> {
                 self.features.launch(),
                 sizes(problem),
                 self.chunks.chunks(),
+                self.log_decay().arg(),
                 states.arg(),
                 total,
+                direction.side(),
+                self.decays(),
                 self.tiling,
                 [x.elem(), y.elem()],
             );
@@ -55,13 +71,106 @@ impl Call<'_> {
             states.arg(),
             end.arg(),
             self.chunks.sequences(),
-            problem.heads,
+            self.chunks.chunks(),
+            self.log_decay().arg(),
+            sizes(problem),
             problem.head_state_len(),
             end.len(),
             start.is_some(),
+            self.decays(),
             direction,
         );
         Ok((states, end))
+    }
+
+    /// What every sequence begins with: `state`, and the sum over its prefix.
+    pub(super) fn begin(&self, prefix: &Prefix, state: Option<&DeviceBuffer>) -> Result<DeviceBuffer, Error> {
+        let problem = self.problem;
+        let begin = DeviceBuffer::empty(self.client, problem.state_len(), DType::F32)?;
+        let tiles = self.tiles(problem.features()) * self.tiles(problem.columns());
+        let total = problem.batch * problem.heads * tiles;
+        if total > 0 {
+            sum::launch(
+                self.client,
+                cubes(self.client, total)?,
+                CubeDim::new_1d(self.tiling.units() as u32),
+                address_type(self.client, self.longest().max(begin.len()))?,
+                prefix.key.panel(),
+                prefix.value.panel(),
+                self.features.launch(),
+                sizes(problem),
+                prefix.spans.arg(),
+                state.unwrap_or(self.features.any()).arg(),
+                begin.arg(),
+                total,
+                state.is_some(),
+                self.tiling,
+                [prefix.key.elem(), prefix.value.elem()],
+            );
+        }
+        Ok(begin)
+    }
+}
+
+/// What a sequence begins with and Σ φ(x) yᵀ over its rows, one tile of one (sequence, head) per cube.
+#[cube(launch, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn sum<F: Float, G: Float>(
+    x: &Panel<F>,
+    y: &Panel<G>,
+    table: &Table,
+    sizes: &Sizes,
+    spans: &[u32],
+    start: &[f32],
+    end: &mut [f32],
+    total: usize,
+    #[comptime] has_start: bool,
+    #[comptime] tiling: Tiling,
+    #[define(F, G)] _types: [ElemType; 2],
+) {
+    if CUBE_POS >= total {
+        terminate!();
+    }
+    let size = comptime!(tiling.size);
+    let across = sizes.columns.div_ceil(size);
+    let tiles = sizes.features.div_ceil(size) * across;
+    let index = CUBE_POS / tiles;
+    let first_feature = CUBE_POS % tiles / across * size;
+    let first_col = CUBE_POS % across * size;
+    let first_row = spans[2 * (index / sizes.heads)] as usize;
+    let rows = spans[2 * (index / sizes.heads) + 1] as usize - first_row;
+    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut sums = Accumulator::zero(tiling);
+    for chunk in 0..rows.div_ceil(size) {
+        let place = Place {
+            start: first_row + chunk * size,
+            len: min(size, rows - chunk * size),
+            head: index % sizes.heads,
+            index,
+        };
+        sync_cube();
+        stage_features::<F>(&mut left, x, table, sizes, &place, first_feature, tiling);
+        stage_panel::<G>(&mut right, y, &place, first_col, sizes.columns, tiling);
+        sync_cube();
+        sums.add_product::<f32>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
+    }
+    sums.store(&mut result, tiling);
+    sync_cube();
+    let mut n = UNIT_POS as usize;
+    while n < comptime!(tiling.size * tiling.size) {
+        let d = first_feature + n / size;
+        let col = first_col + n % size;
+        if d < sizes.features && col < sizes.columns {
+            let at = (index * sizes.features + d) * sizes.columns + col;
+            let mut value = result[n / size * comptime!(tiling.pitch()) + n % size];
+            if comptime!(has_start) {
+                value += start[at];
+            }
+            end[at] = value;
+        }
+        n += comptime!(tiling.units());
     }
 }
 
@@ -74,8 +183,11 @@ fn updates<F: Float, G: Float>(
     table: &Table,
     sizes: &Sizes,
     chunks: &[u32],
+    log_decay: &[f32],
     updates: &mut [f32],
     total: usize,
+    #[comptime] side: Side,
+    #[comptime] decays: bool,
     #[comptime] tiling: Tiling,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
@@ -93,6 +205,10 @@ fn updates<F: Float, G: Float>(
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     stage_features::<F>(&mut left, x, table, sizes, &place, first_feature, tiling);
     stage_panel::<G>(&mut right, y, &place, first_col, sizes.columns, tiling);
+    if comptime!(decays) {
+        let rate = log_decay[place.head];
+        scale_rows(&mut right, rate, &place, first_col, sizes.value_dim, side, tiling);
+    }
     sync_cube();
     let mut sums = Accumulator::zero(tiling);
     sums.add_product::<f32>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
@@ -118,17 +234,26 @@ fn pass(
     states: &mut [f32],
     end: &mut [f32],
     sequences: &[u32],
-    heads: usize,
+    chunks: &[u32],
+    log_decay: &[f32],
+    sizes: &Sizes,
     state_len: usize,
     total: usize,
     #[comptime] has_start: bool,
+    #[comptime] decays: bool,
     #[comptime] direction: Direction,
 ) {
     if ABSOLUTE_POS < total {
-        let sequence = ABSOLUTE_POS / state_len / heads;
-        let head = ABSOLUTE_POS / state_len % heads;
+        let sequence = ABSOLUTE_POS / state_len / sizes.heads;
+        let head = ABSOLUTE_POS / state_len % sizes.heads;
         let first = sequences[2 * sequence] as usize;
         let last = sequences[2 * sequence + 1] as usize;
+        let mut rate = 0.0f32;
+        if comptime!(decays) {
+            if ABSOLUTE_POS % sizes.columns < sizes.value_dim {
+                rate = log_decay[head];
+            }
+        }
         let mut value = 0.0f32;
         if comptime!(has_start) {
             value = start[ABSOLUTE_POS];
@@ -138,9 +263,13 @@ fn pass(
             if comptime!(direction == Direction::Backward) {
                 chunk = last - 1 - step;
             }
-            let at = (chunk * heads + head) * state_len + ABSOLUTE_POS % state_len;
+            let at = (chunk * sizes.heads + head) * state_len + ABSOLUTE_POS % state_len;
             let added = states[at];
             states[at] = value;
+            if comptime!(decays) {
+                let tokens = chunks[3 * chunk + 1] - chunks[3 * chunk];
+                value *= (rate * f32::cast_from(tokens)).exp();
+            }
             value += added;
         }
         end[ABSOLUTE_POS] = value;

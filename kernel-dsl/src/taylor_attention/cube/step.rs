@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::forward::normalise;
+use super::forward::{chunked, normalise};
 use super::operands::{DeviceTable, Panel, Sizes, Source, Table, sizes};
 use crate::cube::{Client, DType, DeviceBuffer, Error, SequenceTable, address_type, cubes};
 use crate::taylor_attention::problem::{AttentionError, DeviceInputs, DeviceOutputs, Problem};
@@ -29,6 +29,9 @@ pub fn step(
         }));
     }
     problem.validate_on_device(inputs, state, None)?;
+    if inputs.prefix_key.is_some() {
+        return chunked(client, problem, inputs, state);
+    }
     let len = problem.rows(&inputs.sequences) * problem.heads * problem.columns();
     let read = DeviceBuffer::zeros(client, len, DType::F32)?;
     let end = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
@@ -48,10 +51,12 @@ pub fn step(
             sizes(problem),
             spans.arg(),
             state.unwrap_or(table.any()).arg(),
+            inputs.log_decay.as_ref().unwrap_or(table.any()).arg(),
             end.arg(),
             read.arg(),
             total,
             state.is_some(),
+            inputs.log_decay.is_some(),
             inputs.query.dtype().elem(),
         );
     }
@@ -71,10 +76,12 @@ fn step_kernel<F: Float>(
     sizes: &Sizes,
     spans: &[u32],
     start: &[f32],
+    log_decay: &[f32],
     end: &mut [f32],
     read: &mut [f32],
     total: usize,
     #[comptime] has_start: bool,
+    #[comptime] decays: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= total {
@@ -90,6 +97,12 @@ fn step_kernel<F: Float>(
         let base = (sequence * sizes.heads + head) * sizes.features * sizes.columns + col;
         let mut v = 0.0f32;
         let mut x = 0.0f32;
+        let mut kept = 1.0f32;
+        if comptime!(decays) {
+            if present && col < sizes.value_dim {
+                kept = log_decay[head].exp();
+            }
+        }
         if present {
             v = value.at(row, head, col);
             for i in 0..sizes.key_dim {
@@ -103,6 +116,9 @@ fn step_kernel<F: Float>(
             let mut h = 0.0f32;
             if comptime!(has_start) {
                 h = start[base + d * sizes.columns];
+                if comptime!(decays) {
+                    h *= kept;
+                }
             }
             if present {
                 sum += table.feature::<F>(query, row, head, d) * h;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::chunked::Work;
-use super::{Head, over_heads, scatter};
+use super::prefix::{pull_back_prefix, read_prefix};
+use super::{Head, over_heads, scatter, scatter_rows};
 use crate::feature_map::{expand_rows, pull_back_rows};
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::{dispatch, mul_add_one};
@@ -47,6 +48,29 @@ pub fn backward(
         problem.value_dim,
         gradients.value,
     );
+    let prefix = [
+        (
+            &mut gradients.prefix_key,
+            of(|head| &head.prefix[0]),
+            problem.key_dim,
+        ),
+        (
+            &mut gradients.prefix_value,
+            of(|head| &head.prefix[1]),
+            problem.value_dim,
+        ),
+    ];
+    for (out, values, dim) in prefix {
+        if let Some(out) = out {
+            scatter_rows(&heads, |head| head.prefix.clone(), &values, dim, out);
+        }
+    }
+    if let Some(out) = &mut gradients.log_decay {
+        for (h, out) in out.iter_mut().enumerate() {
+            let heads = values.iter().skip(h).step_by(problem.heads);
+            *out = heads.map(|head| head.log_decay).sum::<f64>() as f32;
+        }
+    }
     Ok(())
 }
 
@@ -55,6 +79,10 @@ struct HeadGradients {
     query: Vec<f32>,
     key: Vec<f32>,
     value: Vec<f32>,
+    /// Of the keys and values of its prefix.
+    prefix: [Vec<f32>; 2],
+    /// Of ln γ.
+    log_decay: f64,
 }
 
 impl Head<'_> {
@@ -72,23 +100,25 @@ impl Head<'_> {
             query: vec![0.0; time * key_dim],
             key: vec![0.0; time * key_dim],
             value: vec![0.0; time * value_dim],
+            prefix: Default::default(),
+            log_decay: 0.0,
         };
         let chunks = self.chunks(chunk_size);
-        let mut work = Work::default();
-        let states = self.boundary_states(&chunks, initial, &mut work);
+        let mut work = Work::new(self, chunk_size);
+        let states = self.boundary_states(chunk_size, &chunks, initial, &mut work);
         let mut pull_back = PullBack::default();
-        for (rows, state) in chunks.iter().zip(&states).rev() {
+        for (index, rows) in chunks.iter().enumerate().rev() {
+            let state = &states[index];
             work.load(self, rows);
             work.read(self, rows, state);
             let t = rows.start - self.rows.start..rows.end - self.rows.start;
+            let by_value = &mut gradients.value[columns(&t, value_dim)];
             pull_back.load(self, rows, cotangents, &work);
-            pull_back.value(
-                self,
-                &mut work,
-                rows,
-                by_state,
-                &mut gradients.value[columns(&t, value_dim)],
-            );
+            pull_back.value(self, &mut work, rows, by_state, by_value);
+            if work.decay.is_some() {
+                let after = by_state.iter().zip(&states[index + 1]);
+                gradients.log_decay += pull_back.log_decay(self, &work, by_value, after);
+            }
             pull_back.keys(
                 self,
                 &work,
@@ -99,16 +129,28 @@ impl Head<'_> {
             );
             pull_back.state(self, &work, rows.len(), by_state);
         }
+        gradients.prefix = pull_back_prefix(self, chunk_size, by_state);
         gradients
     }
 
-    /// The state before every chunk.
-    fn boundary_states(&self, chunks: &[Range<usize>], initial: &[f32], work: &mut Work) -> Vec<Vec<f32>> {
-        let mut states = vec![initial.to_vec()];
-        for rows in chunks.iter().take(chunks.len().saturating_sub(1)) {
+    /// The state before every chunk, and where something decays, after the last.
+    fn boundary_states(
+        &self,
+        chunk_size: usize,
+        chunks: &[Range<usize>],
+        initial: &[f32],
+        work: &mut Work,
+    ) -> Vec<Vec<f32>> {
+        let mut start = initial.to_vec();
+        read_prefix(self, chunk_size, &mut start);
+        let mut states = vec![start];
+        let passed = match work.decay.is_some() {
+            true => chunks.len(),
+            false => chunks.len().saturating_sub(1),
+        };
+        for rows in chunks.iter().take(passed) {
             let mut state = states[states.len() - 1].clone();
-            self.augmented_values(rows, &mut work.values);
-            work.update(self, rows, &mut state);
+            work.pass(self, rows, &mut state);
             states.push(state);
         }
         states
@@ -124,6 +166,8 @@ fn columns(rows: &Range<usize>, dim: usize) -> Range<usize> {
 struct PullBack {
     /// Of ỹ, `[count, columns]`.
     read: Vec<f32>,
+    /// The same as it reaches the state before the chunk; empty where nothing decays.
+    decayed_read: Vec<f32>,
     /// Of ṽ, likewise.
     value: Vec<f32>,
     /// Of W, then of q·k, `[count, count]`.
@@ -150,6 +194,19 @@ impl PullBack {
                 _ => self.read.extend_from_slice(cotangent),
             }
         }
+        if work.decay.is_some() {
+            self.decayed_read.clone_from(&self.read);
+            work.decay
+                .scale_rows(head.problem, &mut self.decayed_read, |i| i + 1);
+        }
+    }
+
+    /// The cotangents of ỹ as they reach the state before the chunk.
+    fn read_at_the_start(&self, work: &Work) -> &[f32] {
+        match work.decay.is_some() {
+            true => &self.decayed_read,
+            false => &self.read,
+        }
     }
 
     /// V̄ = Wᵀ Ȳ + φ(K) S̄, without the column of ones.
@@ -167,6 +224,12 @@ impl PullBack {
         work.of_keys.resize(count * features, 0.0);
         let key = |i: usize| head.key(rows.start + i);
         expand_rows(&map, key, count, &mut work.of_keys);
+        if work.decay.is_some() {
+            for (j, of_key) in work.of_keys.chunks_exact_mut(features).enumerate() {
+                let factor = work.decay.power(count - 1 - j);
+                of_key.iter_mut().for_each(|x| *x *= factor);
+            }
+        }
         self.value.resize(count * columns, 0.0);
         let mut value = MatrixMut::new(&mut self.value, count, columns, columns);
         multiply(
@@ -187,6 +250,37 @@ impl PullBack {
         }
     }
 
+    /// ln γ's, of a chunk whose values' cotangents are known; `after` pairs the cotangent of the state after it with that state.
+    fn log_decay<'a>(
+        &self,
+        head: &Head,
+        work: &Work,
+        by_value: &[f32],
+        after: impl Iterator<Item = (&'a f32, &'a f32)>,
+    ) -> f64 {
+        let (columns, value_dim) = (head.problem.columns(), head.problem.value_dim);
+        let inner = |a: &[f32], b: &[f32]| -> f64 {
+            let pairs = a[..value_dim].iter().zip(&b[..value_dim]);
+            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let kept = after.enumerate().filter(|(at, _)| at % columns < value_dim);
+        let mut later: f64 = kept.map(|(_, (a, b))| f64::from(*a) * f64::from(*b)).sum();
+        let reads = self
+            .read
+            .chunks_exact(columns)
+            .zip(work.read.chunks_exact(columns));
+        let writes = work
+            .values
+            .chunks_exact(columns)
+            .zip(by_value.chunks_exact(value_dim));
+        let mut total = 0.0;
+        for ((by_read, read), (value, by_value)) in reads.zip(writes).rev() {
+            later += inner(by_read, read) - inner(value, by_value);
+            total += later;
+        }
+        total
+    }
+
     /// Q̄ and K̄, from the state before the chunk and the cotangent of the state after it.
     fn keys(
         &mut self,
@@ -199,11 +293,27 @@ impl PullBack {
     ) {
         let (count, problem) = (rows.len(), head.problem);
         let (columns, key_dim) = (problem.columns(), problem.key_dim);
-        let read = Matrix::new(&self.read, count, columns, columns);
-        let values = Matrix::new(&work.values, count, columns, columns);
         self.weights.resize(count * count, 0.0);
-        let mut weights = MatrixMut::new(&mut self.weights, count, count, count);
-        multiply(&mut weights, Destination::Overwrite, read, values.transposed());
+        // The denominator's column does not decay, and is added afterwards where the others do.
+        let width = match work.decay.is_some() {
+            true => problem.value_dim,
+            false => columns,
+        };
+        multiply(
+            &mut MatrixMut::new(&mut self.weights, count, count, count),
+            Destination::Overwrite,
+            Matrix::new(&self.read, count, width, columns),
+            Matrix::new(&work.values, count, width, columns).transposed(),
+        );
+        if work.decay.is_some() {
+            work.decay.scale_weights(count, &mut self.weights);
+            if problem.normalizer.is_some() {
+                let reads = self.read.chunks_exact(columns);
+                for (weights, read) in self.weights.chunks_exact_mut(count).zip(reads) {
+                    weights.iter_mut().for_each(|w| *w += read[problem.value_dim]);
+                }
+            }
+        }
         dispatch(Derivative {
             problem,
             count,
@@ -220,33 +330,39 @@ impl PullBack {
             weights.transposed(),
             head.queries(rows),
         );
-        let sides = [(&read, state, query), (&values, by_state, key)];
-        for (side, (factor, state, out)) in sides.into_iter().enumerate() {
+        for (side, (state, out)) in [(state, query), (by_state, key)].into_iter().enumerate() {
             let map = problem.feature_map();
             let features = map.features();
             self.features.resize(count * features, 0.0);
+            let mut by_features = std::mem::take(&mut self.features);
+            let factor = match side {
+                0 => self.read_at_the_start(work),
+                _ => work.values_at_the_end(),
+            };
             multiply(
-                &mut MatrixMut::new(&mut self.features, count, features, features),
+                &mut MatrixMut::new(&mut by_features, count, features, features),
                 Destination::Overwrite,
-                *factor,
+                Matrix::new(factor, count, columns, columns),
                 Matrix::new(state, features, columns, columns).transposed(),
             );
             let token = |i: usize| match side {
                 0 => head.query(rows.start + i),
                 _ => head.key(rows.start + i),
             };
-            pull_back_rows(&map, token, count, &self.features, out);
+            pull_back_rows(&map, token, count, &by_features, out);
+            self.features = by_features;
         }
     }
 
-    /// S̄ ← S̄ + φ(Q)ᵀ Ȳ.
+    /// S̄ ← γ^count S̄ + φ(Q)ᵀ Ȳ, whose rows have decayed likewise.
     fn state(&self, head: &Head, work: &Work, count: usize, by_state: &mut [f32]) {
         let (columns, features) = (head.problem.columns(), head.problem.features());
+        work.decay.scale_rows(head.problem, by_state, |_| count);
         multiply(
             &mut MatrixMut::new(by_state, features, columns, columns),
             Destination::Scale(1.0),
             Matrix::new(&work.of_queries, count, features, features).transposed(),
-            Matrix::new(&self.read, count, columns, columns),
+            Matrix::new(self.read_at_the_start(work), count, columns, columns),
         );
     }
 }

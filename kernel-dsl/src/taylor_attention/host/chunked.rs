@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::decay::Decay;
+use super::prefix::read_prefix;
 use super::{Head, over_heads, scatter};
 use crate::feature_map::expand_rows;
 use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
@@ -28,7 +30,8 @@ pub fn chunked(
     let states = state.chunks_exact_mut(problem.head_state_len()).collect();
     let values = over_heads(problem, heads.clone(), states, |head, state: &mut [f32]| {
         let mut out = Vec::with_capacity(head.rows.len() * problem.value_dim);
-        let mut work = Work::default();
+        let mut work = Work::new(&head, chunk_size);
+        read_prefix(&head, chunk_size, state);
         for rows in head.chunks(chunk_size) {
             work.load(&head, &rows);
             work.read(&head, &rows, state);
@@ -47,26 +50,56 @@ pub fn chunked(
 pub(super) struct Work {
     /// ṽ, `[count, columns]`.
     pub values: Vec<f32>,
+    /// The same, each as much decayed as at the end of the chunk; empty where nothing decays.
+    pub decayed_values: Vec<f32>,
     /// φ of the queries, `[count, features]`.
     pub of_queries: Vec<f32>,
     /// φ of the keys, likewise.
     pub of_keys: Vec<f32>,
     /// X, the arguments of the polynomial, `[count, count]`.
     pub arguments: Vec<f32>,
-    /// W, the weights, `[count, count]`; 0 above the diagonal.
+    /// W, the weights, `[count, count]`; 0 above the diagonal. Those of the numerator, decayed.
     pub weights: Vec<f32>,
     /// ỹ, `[count, columns]`.
     pub read: Vec<f32>,
+    /// γ.
+    pub decay: Decay,
 }
 
 impl Work {
+    /// Nothing yet, for the chunks of a head.
+    pub fn new(head: &Head, chunk_size: usize) -> Self {
+        Self {
+            decay: Decay::new(head.log_decay(), chunk_size.max(1).min(head.rows.len())),
+            ..Self::default()
+        }
+    }
+
     /// Fills in the values and the features of the queries.
     pub fn load(&mut self, head: &Head, rows: &Range<usize>) {
-        head.augmented_values(rows, &mut self.values);
+        self.load_values(head, rows);
         let map = head.problem.feature_map();
         self.of_queries.resize(rows.len() * map.features(), 0.0);
         let query = |i: usize| head.query(rows.start + i);
         expand_rows(&map, query, rows.len(), &mut self.of_queries);
+    }
+
+    fn load_values(&mut self, head: &Head, rows: &Range<usize>) {
+        head.augmented_values(rows, &mut self.values);
+        if self.decay.is_some() {
+            self.decayed_values.clone_from(&self.values);
+            let last = rows.len().saturating_sub(1);
+            self.decay
+                .scale_rows(head.problem, &mut self.decayed_values, |j| last - j);
+        }
+    }
+
+    /// ṽ as it reaches the end of the chunk.
+    pub fn values_at_the_end(&self) -> &[f32] {
+        match self.decay.is_some() {
+            true => &self.decayed_values,
+            false => &self.values,
+        }
     }
 
     /// ỹ of the chunk from the state before it.
@@ -101,11 +134,34 @@ impl Work {
             of_queries,
             Matrix::new(state, features, columns, columns),
         );
+        if self.decay.is_some() {
+            self.read_decayed(problem, count);
+            return;
+        }
         multiply(
             &mut read,
             Destination::Scale(1.0),
             Matrix::new(&self.weights, count, count, count),
             Matrix::new(&self.values, count, columns, columns),
+        );
+    }
+
+    /// What the chunk's own tokens add where the numerator decays, and what it has lost since the chunk began.
+    fn read_decayed(&mut self, problem: &Problem, count: usize) {
+        let (columns, value_dim) = (problem.columns(), problem.value_dim);
+        self.decay.scale_rows(problem, &mut self.read, |i| i + 1);
+        if problem.normalizer.is_some() {
+            let reads = self.read.chunks_exact_mut(columns);
+            for (read, weights) in reads.zip(self.weights.chunks_exact(count)) {
+                read[value_dim] += weights.iter().sum::<f32>();
+            }
+        }
+        self.decay.scale_weights(count, &mut self.weights);
+        multiply(
+            &mut MatrixMut::new(&mut self.read, count, value_dim, columns),
+            Destination::Scale(1.0),
+            Matrix::new(&self.weights, count, count, count),
+            Matrix::new(&self.values, count, value_dim, columns),
         );
     }
 
@@ -121,7 +177,7 @@ impl Work {
         }
     }
 
-    /// The state after the chunk from the state before it.
+    /// The state after the chunk, whose values have been loaded, from the state before it.
     pub fn update(&mut self, head: &Head, rows: &Range<usize>, state: &mut [f32]) {
         let (count, problem) = (rows.len(), head.problem);
         let (columns, map) = (problem.columns(), problem.feature_map());
@@ -129,12 +185,19 @@ impl Work {
         self.of_keys.resize(count * features, 0.0);
         let key = |i: usize| head.key(rows.start + i);
         expand_rows(&map, key, count, &mut self.of_keys);
+        self.decay.scale_rows(problem, state, |_| count);
         multiply(
             &mut MatrixMut::new(state, features, columns, columns),
             Destination::Scale(1.0),
             Matrix::new(&self.of_keys, count, features, features).transposed(),
-            Matrix::new(&self.values, count, columns, columns),
+            Matrix::new(self.values_at_the_end(), count, columns, columns),
         );
+    }
+
+    /// As [`Work::update`] of a chunk of which nothing has been loaded.
+    pub fn pass(&mut self, head: &Head, rows: &Range<usize>, state: &mut [f32]) {
+        self.load_values(head, rows);
+        self.update(head, rows, state);
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod backward;
 mod chunked;
+mod decay;
+mod prefix;
 mod sequential;
 
 pub use backward::backward;
@@ -29,27 +31,37 @@ struct Head<'a> {
     inputs: &'a Inputs<'a>,
     head: usize,
     rows: Range<usize>,
+    /// Rows of its prefix.
+    prefix: Range<usize>,
 }
 
 impl<'a> Head<'a> {
     /// Heads in the order of their states.
     fn all(problem: &'a Problem, inputs: &'a Inputs<'a>) -> Vec<Self> {
         let span = |b| inputs.sequences.span(b, problem.time);
+        let prefix = |b| match inputs.prefix_key {
+            Some(_) => Problem::prefix_sequences(inputs.prefix_padding).span(b, problem.prefix),
+            None => 0..0,
+        };
         (0..problem.batch * problem.heads)
             .map(|i| Self {
                 problem,
                 inputs,
                 head: i % problem.heads,
                 rows: span(i / problem.heads),
+                prefix: prefix(i / problem.heads),
             })
             .collect()
     }
 
     /// The chunks of its rows.
     fn chunks(&self, chunk_size: usize) -> Vec<Range<usize>> {
-        let end = self.rows.end;
-        let starts = self.rows.clone().step_by(chunk_size.max(1));
-        starts.map(|start| start..end.min(start + chunk_size)).collect()
+        chunks(&self.rows, chunk_size)
+    }
+
+    /// ln γ.
+    fn log_decay(&self) -> Option<f32> {
+        Some(self.inputs.log_decay?[self.head])
     }
 
     /// `[key_dim]`.
@@ -79,14 +91,25 @@ impl<'a> Head<'a> {
 
     /// ṽ of some rows, `[rows, columns]`.
     fn augmented_values(&self, rows: &Range<usize>, out: &mut Vec<f32>) {
+        self.augmented(&self.inputs.value, rows, out);
+    }
+
+    /// The head's part of some rows of values, each with its 1 where there is a denominator.
+    fn augmented(&self, values: &Rows, rows: &Range<usize>, out: &mut Vec<f32>) {
         out.clear();
         for row in rows.clone() {
-            out.extend_from_slice(self.value(row));
+            out.extend_from_slice(slice(values, row, self.head, self.problem.value_dim));
             if self.problem.normalizer.is_some() {
                 out.push(1.0);
             }
         }
     }
+}
+
+fn chunks(rows: &Range<usize>, chunk_size: usize) -> Vec<Range<usize>> {
+    let (size, end) = (chunk_size.max(1), rows.end);
+    let starts = rows.clone().step_by(size);
+    starts.map(|start| start..end.min(start + size)).collect()
 }
 
 fn slice<'a>(view: &Rows<'a>, row: usize, head: usize, dim: usize) -> &'a [f32] {
@@ -105,7 +128,8 @@ fn over_heads<T: Send, S: Send>(
     states: Vec<S>,
     work: impl Fn(Head, S) -> T + Sync,
 ) -> Vec<T> {
-    let touched = problem.state_len().saturating_mul(problem.time);
+    let tokens = problem.time.saturating_add(problem.prefix);
+    let touched = problem.state_len().saturating_mul(tokens);
     if touched < WORTH_THREADS || rayon::current_num_threads() == 1 {
         let pairs = heads.into_iter().zip(states);
         pairs.map(|(head, state)| work(head, state)).collect()
@@ -117,9 +141,20 @@ fn over_heads<T: Send, S: Send>(
 
 /// Moves the values of every head, `[rows of its sequence, dim]`, to `[rows, heads, dim]`; rows of padding become 0.
 fn scatter(heads: &[Head], values: &[&[f32]], dim: usize, out: &mut [f32]) {
+    scatter_rows(heads, |head| head.rows.clone(), values, dim, out);
+}
+
+/// As [`scatter`], where `rows` says which rows are the head's.
+fn scatter_rows(
+    heads: &[Head],
+    rows: impl Fn(&Head) -> Range<usize>,
+    values: &[&[f32]],
+    dim: usize,
+    out: &mut [f32],
+) {
     out.fill(0.0);
     for (head, values) in heads.iter().zip(values) {
-        for (row, values) in head.rows.clone().zip(values.chunks_exact(dim)) {
+        for (row, values) in rows(head).zip(values.chunks_exact(dim)) {
             out[(row * head.problem.heads + head.head) * dim..][..dim].copy_from_slice(values);
         }
     }

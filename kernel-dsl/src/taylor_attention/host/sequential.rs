@@ -1,6 +1,7 @@
 //! Token by token: for decoding, and for sequences shorter than a chunk.
 
-use super::{Head, over_heads, scatter};
+use super::prefix::read_prefix;
+use super::{DEFAULT_CHUNK_SIZE, Head, over_heads, scatter};
 use crate::feature_map::expand_rows;
 use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Inputs, Problem};
@@ -25,7 +26,7 @@ pub fn step(
     sequential(problem, inputs, state, out)
 }
 
-/// Taylor attention token by token (see [`taylor_attention`](crate::taylor_attention) for the formula).
+/// Taylor attention token by token, behind its prefix (see [`taylor_attention`](crate::taylor_attention) for the formula).
 ///
 /// # Shapes
 /// `state` as [`Problem::state_len`] says, read and left after the last token; `out` `[rows, heads, value_dim]`. Rows of padding
@@ -42,11 +43,13 @@ pub fn sequential(
     problem.validate(inputs, state.len(), out.len())?;
     let heads = Head::all(problem, inputs);
     let states = state.chunks_exact_mut(problem.head_state_len()).collect();
-    let values = over_heads(problem, heads.clone(), states, |head, state| {
+    let values = over_heads(problem, heads.clone(), states, |head, state: &mut [f32]| {
         let mut out = vec![0.0; head.rows.len() * problem.value_dim];
         let mut features = vec![0.0; problem.features()];
         let mut of_query = vec![0.0; problem.features()];
         let map = problem.feature_map();
+        let decay = head.log_decay().map_or(1.0, f32::exp);
+        read_prefix(&head, DEFAULT_CHUNK_SIZE, state);
         for (row, out) in head.rows.clone().zip(out.chunks_exact_mut(problem.value_dim)) {
             expand_rows(&map, |_| head.key(row), 1, &mut features);
             expand_rows(&map, |_| head.query(row), 1, &mut of_query);
@@ -57,6 +60,7 @@ pub fn sequential(
                 of_key: &features,
                 of_query: &of_query,
                 value: head.value(row),
+                decay,
                 state: &mut *state,
                 out,
             });
@@ -68,7 +72,7 @@ pub fn sequential(
     Ok(())
 }
 
-/// S ← S + φ(k) ṽᵀ and y, in one pass over the state.
+/// S ← γ S + φ(k) ṽᵀ and y, in one pass over the state.
 ///
 /// The token's own weight is taken from q·k rather than from its features: where it nearly vanishes, and no other token is
 /// there to outweigh it, the difference of features would leave it no digits.
@@ -79,6 +83,8 @@ struct Token<'a> {
     of_key: &'a [f32],
     of_query: &'a [f32],
     value: &'a [f32],
+    /// γ.
+    decay: f32,
     state: &'a mut [f32],
     out: &'a mut [f32],
 }
@@ -98,8 +104,9 @@ impl WithSimd for Token<'_> {
         for ((state, &k), &q) in rows.zip(self.of_key).zip(self.of_query) {
             let (state, sum) = state.split_at_mut(value_dim);
             for ((state, &v), out) in state.iter_mut().zip(self.value).zip(self.out.iter_mut()) {
-                *out = mul_add_one(simd, q, *state, *out);
-                *state = mul_add_one(simd, k, v, *state);
+                let kept = self.decay * *state;
+                *out = mul_add_one(simd, q, kept, *out);
+                *state = mul_add_one(simd, k, v, kept);
             }
             if let [sum] = sum {
                 denominator = mul_add_one(simd, q, *sum, denominator);

@@ -48,11 +48,20 @@ pub const FORMS: &[Form<Problem>] = &[
 ];
 
 fn inputs(make: &Maker, problem: &Problem) -> Result<DeviceInputs<'static>, Error> {
+    let (keys, values) = (problem.heads * problem.key_dim, problem.heads * problem.value_dim);
     let rows = problem.batch * problem.time;
+    let of_prefix = |cols| match problem.batch * problem.prefix {
+        0 => Ok(None),
+        rows => make.rows(rows, cols).map(Some),
+    };
     Ok(DeviceInputs {
-        query: make.rows(rows, problem.heads * problem.key_dim)?,
-        key: make.rows(rows, problem.heads * problem.key_dim)?,
-        value: make.rows(rows, problem.heads * problem.value_dim)?,
+        query: make.rows(rows, keys)?,
+        key: make.rows(rows, keys)?,
+        value: make.rows(rows, values)?,
+        prefix_key: of_prefix(keys)?,
+        prefix_value: of_prefix(values)?,
+        log_decay: None,
         sequences: Sequences::Equal,
+        prefix_padding: None,
     })
 }

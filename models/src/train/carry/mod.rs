@@ -296,6 +296,7 @@ fn joined(
         layers: layers.collect::<Result<_, ModelError>>()?,
         chain: initial.chain,
         positions: positions.collect(),
+        prefix: initial.prefix,
     };
     let position = state.position();
     state
