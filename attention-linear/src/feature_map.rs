@@ -184,7 +184,7 @@ pub fn taylor_packed(x: Tensor<4>) -> Tensor<4> {
     let pairs = || (0..dim).flat_map(move |i| (i..dim).map(move |j| (i, j)));
     let count = dim * (dim + 1) / 2;
     if [batch, time, heads].contains(&0) {
-        return Tensor::zeros([batch, time, heads, 1 + dim + count], &device).cast(x.dtype());
+        return Tensor::<4>::zeros([batch, time, heads, 1 + dim + count], &device).cast(x.dtype());
     }
     let root = (dim as f64).sqrt();
     let places: Vec<i64> = pairs().map(|(i, j)| (i * dim + j) as i64).collect();

@@ -21,7 +21,8 @@
 //! | [`prefix_cache`] | states of prompts on disk |
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`registry`], [`loader`] | what a published layout is; all of them; how one is read |
-//! | [`mamba1`], [`mamba2`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`qwen3_5_moe`], [`qwen3_next`], [`kimi_linear`], [`olmo_hybrid`], [`xlstm`], [`fla`], [`rwkv`] | a module per architecture |
+//! | [`mamba1`], [`mamba2`], [`mamba3`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`qwen3_5_moe`], [`qwen3_next`], [`kimi_linear`], [`olmo_hybrid`], [`xlstm`], [`fla`], [`rwkv`] | a module per architecture |
+//! | [`ssm_hybrids`], [`minimax`], [`recurrent_gemma`] | hybrids of recurrences and attention, a module per architecture |
 //! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
@@ -60,7 +61,9 @@ pub mod llama;
 pub mod loader;
 pub mod mamba1;
 pub mod mamba2;
+pub mod mamba3;
 pub mod message;
+pub mod minimax;
 pub mod model;
 pub mod network;
 mod normed_output;
@@ -72,6 +75,7 @@ pub mod qwen3_5;
 pub mod qwen3_5_moe;
 pub mod qwen3_next;
 mod qwen_experts;
+pub mod recurrent_gemma;
 pub mod registry;
 mod rope;
 pub mod rwkv;
@@ -79,6 +83,7 @@ pub mod s4;
 pub mod sampling;
 pub mod serving;
 pub mod shipped;
+pub mod ssm_hybrids;
 pub mod state;
 pub mod tasks;
 pub mod tokenizer;

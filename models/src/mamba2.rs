@@ -53,6 +53,11 @@ const NO_MIXER: &str = "none of a mixer, ssm_cfg.layer \"Mamba2\"";
 fn recognise(checkpoint: &Checkpoint, publication: Publication) -> Option<String> {
     let fields = checkpoint.config();
     let embedding = publication.embedding_name();
+    let ssm = fields.object("ssm_cfg").ok().flatten();
+    if ssm.is_some_and(|ssm| matches!(ssm.text("layer"), Ok(Some("Mamba3")))) {
+        // Its tensors have the marks below as well.
+        return None;
+    }
     // A model whose every layer has attention holds no tensor of the mixer.
     let mark = match checkpoint.names().find(|name| name.ends_with(".mixer.dt_bias")) {
         Some(step_bias) => step_bias,

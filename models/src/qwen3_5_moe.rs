@@ -5,6 +5,7 @@
 //! | `gate` | `num_experts` × `hidden_size`, the router: a softmax over the chosen experts |
 //! | `experts.gate_up_proj` | experts × 2 · `moe_intermediate_size` × `hidden_size`, rows of the gates first |
 //! | `experts.down_proj` | experts × `hidden_size` × `moe_intermediate_size` |
+//! | `experts.E.{gate,up,down}_proj` | or every expert by itself, as transformers writes them |
 //! | `shared_expert.{gate,up,down}_proj`, `shared_expert_gate` | an expert for all tokens, times σ of one row |
 //!
 //! Checkpoints with vision are read as those of Qwen3.5 are.
@@ -59,24 +60,29 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
-    assembly(
-        fields,
-        fields.bool_or("tie_word_embeddings", false)?,
-        qwen3_5::TEXT,
-    )
+fn parse(fields: &Fields<'_>, has: Has<'_>) -> Result<Assembly, ModelError> {
+    let tied = fields.bool_or("tie_word_embeddings", false)?;
+    assembly(fields, has, tied, qwen3_5::TEXT)
 }
 
-fn parse_with_vision(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
+fn parse_with_vision(fields: &Fields<'_>, has: Has<'_>) -> Result<Assembly, ModelError> {
     let (text, tied) = qwen3_5::text_of(fields)?;
-    assembly(&text, tied, qwen3_5::TEXT_BESIDE_VISION)
+    assembly(&text, has, tied, qwen3_5::TEXT_BESIDE_VISION)
 }
 
-fn assembly(fields: &Fields<'_>, tied: bool, prefix: &'static str) -> Result<Assembly, ModelError> {
+fn assembly(
+    fields: &Fields<'_>,
+    has: Has<'_>,
+    tied: bool,
+    prefix: &'static str,
+) -> Result<Assembly, ModelError> {
     let config = qwen3_5::config(fields, tied)?;
-    let tensors = ExpertTensors::Joined {
-        gate_up: "experts.gate_up_proj",
-        down: "experts.down_proj",
+    let tensors = match has(&format!("{prefix}.layers.0.mlp.experts.0.down_proj.weight")) {
+        true => ExpertTensors::Gated(&[]),
+        false => ExpertTensors::Joined {
+            gate_up: "experts.gate_up_proj",
+            down: "experts.down_proj",
+        },
     };
     let experts = Experts::new(fields, config.model_dim, Scores::SoftmaxOfChosen, tensors)?;
     Ok(Assembly::new(move |loader| {

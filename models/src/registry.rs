@@ -5,8 +5,8 @@
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
 use crate::{
-    based, fla, h3, kimi_linear, llama, mamba1, mamba2, olmo_hybrid, qwen3_5, qwen3_5_moe, qwen3_next, rwkv,
-    s4, xlstm,
+    based, fla, h3, kimi_linear, llama, mamba1, mamba2, mamba3, minimax, olmo_hybrid, qwen3_5, qwen3_5_moe,
+    qwen3_next, recurrent_gemma, rwkv, s4, ssm_hybrids, xlstm,
 };
 
 /// Every layout. A checkpoint has the first that recognises it.
@@ -21,6 +21,17 @@ const LAYOUTS: &[&Layout] = &[
     &qwen3_5::LAYOUT,
     &qwen3_5::WITH_VISION,
     &olmo_hybrid::LAYOUT,
+    &mamba3::ORIGINAL,
+    &mamba3::FLA,
+    &ssm_hybrids::granite::LAYOUT,
+    &ssm_hybrids::falcon_h1::LAYOUT,
+    &ssm_hybrids::bamba::LAYOUT,
+    &ssm_hybrids::nemotron_h::LAYOUT,
+    &ssm_hybrids::jamba::LAYOUT,
+    &ssm_hybrids::zamba::LAYOUT,
+    &ssm_hybrids::zamba2::LAYOUT,
+    &minimax::LAYOUT,
+    &recurrent_gemma::LAYOUT,
     &fla::retnet::LAYOUT,
     &fla::gla::LAYOUT,
     &fla::simple_gla::LAYOUT,

@@ -85,7 +85,7 @@ mod equivalence {
         Tensor::cat(vec![damping, frequency], 2)
     }
 
-    const CALLS: [(&str, Call); 23] = [
+    const CALLS: [(&str, Call); 24] = [
         ("linear_state_space", |leaves| {
             let system = LinearSystem {
                 step_size: leaves.next([4]).abs().add_scalar(0.2),

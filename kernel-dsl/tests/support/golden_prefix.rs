@@ -1,6 +1,9 @@
 //! What golden cases of prefix linear attention, and of Based whose numerator decays, say: inputs in the order of rows, and what
 //! is found against them.
 
+// Each test binary uses its own part of this module.
+#![allow(dead_code)]
+
 use spillway_kernel_dsl::taylor_attention::{Cotangents, Expansion, GradientBuffers, Inputs, Problem};
 use spillway_kernel_dsl::{Rows, Sequences};
 

@@ -36,7 +36,7 @@ pub(crate) mod transformer;
 use crate::checkpoint::Checkpoint;
 
 /// What the layouts are called.
-const NAME: &str = "flash-linear-attention";
+pub(crate) const NAME: &str = "flash-linear-attention";
 const EMBEDDING: &str = "model.embeddings.weight";
 
 /// Why a checkpoint has the layout of `model_type`: the configuration says so, and the embedding has this line's name.

@@ -46,10 +46,17 @@ mod equivalence {
                 .and_then(Value::as_array)
                 .is_some_and(|list| !list.is_empty())
         };
-        config.get("linear_attn_config").is_some()
-            || filled("attn_layer_idx")
-            || filled("alt_mixer_layers")
-            || filled("value_dim")
+        let lists = [
+            "attn_layer_idx",
+            "attn_layer_indices",
+            "alt_mixer_layers",
+            "value_dim",
+            "layer_types",
+            "layers_block_type",
+        ];
+        lists.into_iter().any(filled)
+            || config.get("hybrid_override_pattern").is_some()
+            || config.get("linear_attn_config").is_some()
     }
 
     fn load(layout: &Layout, config: &str, seed: u64) -> Model {

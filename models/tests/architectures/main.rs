@@ -23,3 +23,4 @@ mod prefix;
 mod probe;
 mod publishers;
 mod rwkv;
+mod ssm_hybrids;

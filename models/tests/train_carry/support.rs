@@ -14,8 +14,8 @@ use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
 /// Architectures and sizes: a matrix with one decay, with a decay per row, the delta rule with and without a transition of low
-/// rank, a weighted mean; attention with and without a window among recurrences.
-const KINDS: [(&str, &str); 7] = [
+/// rank, a weighted mean; attention with and without a window among recurrences, and beside them in one layer.
+const KINDS: [(&str, &str); 8] = [
     ("mamba2", "tiny"),
     ("gla", "tiny"),
     ("delta_net", "tiny"),
@@ -23,6 +23,7 @@ const KINDS: [(&str, &str); 7] = [
     ("rwkv4", "tiny"),
     ("mamba2", "tiny-hybrid"),
     ("based", "tiny"),
+    ("falcon_h1", "tiny"),
 ];
 
 /// Layouts and sizes of all kinds, by name.
@@ -52,7 +53,7 @@ pub fn models() -> &'static [(String, Model)] {
 
 /// Whether a model of this name has attention beside its recurrences.
 pub fn attends(name: &str) -> bool {
-    name.contains("hybrid") || name.starts_with("based")
+    name.contains("hybrid") || name.starts_with("based") || name.starts_with("falcon_h1")
 }
 
 pub fn model(name: &str) -> &'static Model {

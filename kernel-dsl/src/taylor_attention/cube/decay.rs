@@ -85,10 +85,8 @@ fn decay_of_chunk<F: Float>(
         for d in 0..sizes.features {
             for col in 0..sizes.value_dim {
                 let at = d * sizes.columns + col;
-                let mut after = 0.0f32;
-                if is_last {
-                    after = end[(sequence * sizes.heads + head) * state_len + at];
-                } else {
+                let mut after = end[(sequence * sizes.heads + head) * state_len + at];
+                if !is_last {
                     after = states[((chunk + 1) * sizes.heads + head) * state_len + at];
                 }
                 later += by_states[ABSOLUTE_POS * state_len + at] * after;

@@ -20,6 +20,7 @@ use crate::error::ModelError;
 use crate::generation::{Sampling, TakenIn, continue_from};
 use crate::model::Model;
 use crate::prefix_cache::PrefixCache;
+use crate::prompt::PromptReading;
 use crate::state::ModelState;
 
 /// Tokens of an answer in the published evaluation.
@@ -174,6 +175,17 @@ fn ask(
         Ok(())
     };
     let computed = match plan.cache {
+        _ if model.encoder_length() > 0 => {
+            // An encoder reads a prompt's beginning as a whole: two prompts share nothing.
+            let mut computed = 0;
+            for (index, ids) in prompts.iter().enumerate() {
+                let mut state = model.start(chain, 1)?;
+                let logits = model.read_prompt(ids, &PromptReading::default(), &mut state)?;
+                computed += ids.len() as u64;
+                answer(index, logits, state)?;
+            }
+            computed
+        }
         None => take_in_all(model, chain, &prompts, answer)?,
         Some(cache) => {
             let mut computed = 0;

@@ -11,13 +11,21 @@
 use crate::train::Parameter;
 
 /// Ends of names that do not decay, whatever their shape.
-const NO_DECAY: [&str; 20] = [
+const NO_DECAY: [&str; 25] = [
     // Of projections, norms and convolutions.
     "bias",
     // Mamba, Gated DeltaNet: logarithms of rates, [heads] or [channels, state]; the skip; the bias of the step size.
     "A_log",
     "D",
     "dt_bias",
+    // Mamba-3: biases of B and C, [heads, 1, state].
+    "B_bias",
+    "C_bias",
+    // Zamba: the same in groups, [groups, channels of a group].
+    "dt_proj_bias",
+    // RecurrentGemma: biases of block-diagonal gates, [blocks, channels of a block].
+    "input_gate_bias",
+    "recurrent_gate_bias",
     // RWKV-4 to 6: rates and bonus, [channels] or [heads, channels of a head].
     "time_decay",
     "time_first",
@@ -153,6 +161,7 @@ mod tests {
                 // Nothing escapes both: what decays is a projection, taps, or low rank.
                 let low_rank = ["w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2"];
                 let known = leaf == "weight"
+                    || leaf.ends_with("_weight")
                     || low_rank.contains(&leaf)
                     || ["time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2"].contains(&leaf);
                 assert!(!found || known, "{case} decays and is no projection");

@@ -30,7 +30,13 @@ fn without_influence(name: &str) -> bool {
 fn visible(mut case: Case) -> Case {
     let edit = match (case.layout.architecture, case.layout.name) {
         ("retnet", _) => json!({"norm_eps": 1e-3}),
-        ("mamba1", "Hugging Face") => json!({"time_step_min": 0.3, "time_step_max": 3.0}),
+        ("mamba1", "Hugging Face") | ("jamba" | "zamba", _) => {
+            json!({"time_step_min": 0.3, "time_step_max": 3.0})
+        }
+        ("qwen3_5_moe" | "qwen3_next", _) => json!({"num_experts_per_tok": 4}),
+        ("kimi_linear", _) => {
+            json!({"num_experts_per_token": 4, "num_expert_group": 1, "topk_group": 1})
+        }
         ("mamba1", _) => json!({"ssm_cfg": {"dt_min": 0.3, "dt_max": 3.0}}),
         _ => json!({}),
     };
