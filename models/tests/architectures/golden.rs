@@ -190,7 +190,10 @@ fn logits_in_decode_are_the_peers() {
 fn greedy_continuations_are_the_peers() {
     for expected in models() {
         let model = load(&expected.path, WeightType::F32);
+        // Peers go on from rows that only fill the embedding up, which no text has.
+        let is_token = |id: &&u32| (**id as usize) < model.info().vocab_size;
         for (prompt, greedy) in expected.ids.iter().zip(&expected.greedy) {
+            let greedy: Vec<u32> = greedy.iter().take_while(is_token).copied().collect();
             let mut state = model.start(&Chain::default(), 1).unwrap();
             model.begin_prompt(prompt.len(), &mut state);
             let mut logits = model.logits(prompt, &mut state, Logits::Last).unwrap();
@@ -201,7 +204,7 @@ fn greedy_continuations_are_the_peers() {
                 found.push(best);
                 logits = model.logits(&[best], &mut state, Logits::Last).unwrap();
             }
-            assert_eq!(&found, greedy, "{}", expected.path.display());
+            assert_eq!(found, greedy, "{}", expected.path.display());
         }
     }
 }
