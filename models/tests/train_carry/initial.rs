@@ -122,7 +122,7 @@ fn noise_has_the_deviation_asked_for_in_every_layer() {
             let others = |state: &spillway_models::LayerState| -> Vec<_> {
                 let saved = state.mixer.save().into_iter().chain(state.channel.save());
                 saved
-                    .filter(|(name, _)| !name.starts_with("recurrences"))
+                    .filter(|(name, _)| !name.contains("recurrences"))
                     .collect()
             };
             assert!(
