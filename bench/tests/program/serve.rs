@@ -293,8 +293,8 @@ fn what_cannot_be_answered_is_refused_with_its_field() {
 
 #[test]
 fn more_than_may_wait_is_refused_and_what_nobody_reads_ends() {
-    let server = Server::start(&["--rows", "1", "--queue", "1", "--max-tokens", "100000"]);
-    let mut endless = greedy(PROMPT, 100_000);
+    let server = Server::start(&["--rows", "1", "--queue", "1", "--max-tokens", "10000000"]);
+    let mut endless = greedy(PROMPT, 10_000_000);
     endless["stream"] = json!(true);
     let mut first = server.connect("POST", "/v1/completions", "", &endless.to_string());
     let mut line = String::new();
@@ -304,25 +304,23 @@ fn more_than_may_wait_is_refused_and_what_nobody_reads_ends() {
     }
     let second = server.connect("POST", "/v1/completions", "", &endless.to_string());
     let begin = Instant::now();
-    let third = loop {
-        let (status, answer) = server.ask(
-            "POST",
-            "/v1/completions",
-            &json!({ "prompt": PROMPT, "max_tokens": 1 }),
+    while !server
+        .send("GET", "/metrics", "", "")
+        .1
+        .contains("spillway_queued 1\n")
+    {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "the second does not wait"
         );
-        assert!(begin.elapsed() < Duration::from_secs(60), "{answer}");
-        if status == 429 {
-            break answer;
-        }
-    };
+    }
+    let short = json!({ "prompt": PROMPT, "max_tokens": 1 });
+    let (status, third) = server.ask("POST", "/v1/completions", &short);
+    assert_eq!(status, 429, "{third}");
     assert_eq!(third["error"]["type"], "rate_limit_error");
     drop((first, second));
     loop {
-        let (status, answer) = server.ask(
-            "POST",
-            "/v1/completions",
-            &json!({ "prompt": PROMPT, "max_tokens": 1 }),
-        );
+        let (status, answer) = server.ask("POST", "/v1/completions", &short);
         if status == 200 {
             break;
         }

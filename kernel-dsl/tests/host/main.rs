@@ -81,5 +81,3 @@ mod misfit;
 mod recurrence_errors;
 #[path = "recurrence_gradient_errors.rs"]
 mod recurrence_gradient_errors;
-#[path = "zz_prefix_time.rs"]
-mod zz_prefix_time;

@@ -121,9 +121,7 @@ fn noise_has_the_deviation_asked_for_in_every_layer() {
         for (layer, (state, fresh)) in state.layers.iter().zip(&fresh.layers).enumerate() {
             let others = |state: &spillway_models::LayerState| -> Vec<_> {
                 let saved = state.mixer.save().into_iter().chain(state.channel.save());
-                saved
-                    .filter(|(name, _)| !name.contains("recurrences"))
-                    .collect()
+                saved.filter(|(name, _)| !name.contains("recurrences")).collect()
             };
             assert!(
                 others(state) == others(fresh),

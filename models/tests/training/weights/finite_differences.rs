@@ -26,13 +26,15 @@ fn without_influence(name: &str) -> bool {
 }
 
 /// The model with fresh gates that show within a few tokens: Mamba's steps are so small at first that they hardly matter to a
-/// short text.
+/// short text. Where tokens choose among experts, a step makes some choose others and the loss jumps: there they go to all.
 fn visible(mut case: Case) -> Case {
     let edit = match (case.layout.architecture, case.layout.name) {
         ("retnet", _) => json!({"norm_eps": 1e-3}),
-        ("mamba1", "Hugging Face") | ("jamba" | "zamba", _) => {
-            json!({"time_step_min": 0.3, "time_step_max": 3.0})
-        }
+        ("mamba1", "Hugging Face") | ("zamba", _) => json!({"time_step_min": 0.3, "time_step_max": 3.0}),
+        ("jamba", _) => json!({"time_step_min": 0.3, "time_step_max": 3.0, "num_experts_per_tok": 4}),
+        ("minimax", _) => json!({"num_experts_per_tok": 3}),
+        ("nemotron_h", _) => json!({"num_experts_per_tok": 4}),
+        ("granite_hybrid", _) if case.config["num_local_experts"] == 4 => json!({"num_experts_per_tok": 4}),
         ("qwen3_5_moe" | "qwen3_next", _) => json!({"num_experts_per_tok": 4}),
         ("kimi_linear", _) => {
             json!({"num_experts_per_token": 4, "num_expert_group": 1, "topk_group": 1})
