@@ -130,7 +130,8 @@ mod tests {
                 let case = format!("{layout}: {name} {shape:?}");
                 // What stands on a diagonal or between tokens, by how the architectures call it.
                 let of_norm = above.contains("norm") || above.starts_with("ln");
-                let interpolation = leaf.starts_with("time_mix_") || leaf == "mu" || leaf.starts_with("x_");
+                let between = |leaf: &str| leaf.starts_with("x_") && leaf != "x_proj_weight";
+                let interpolation = leaf.starts_with("time_mix_") || leaf == "mu" || between(leaf);
                 let of_rates = [
                     "A_log",
                     "D",
