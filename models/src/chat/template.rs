@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::Local;
@@ -13,6 +14,7 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use thiserror::Error;
 
 use crate::input;
@@ -244,40 +246,44 @@ fn now(format: &str) -> Result<String, minijinja::Error> {
 }
 
 /// As Python's json.dumps writes it, with blanks after separators and letters beyond ASCII as they are, where Jinja's own would escape
-/// HTML.
+/// HTML; fields in the order in which they came.
 fn to_json(value: minijinja::Value, options: Kwargs) -> Result<minijinja::Value, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let invalid =
-        |error: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string());
-    let value = serde_json::to_value(&value).map_err(invalid)?;
-    let text = match indent {
-        None => python_json(&value),
+    let mut bytes = Vec::new();
+    let written = match indent {
+        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, InOneLine)),
         Some(width) => {
             let blanks = vec![b' '; width];
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(&blanks);
-            let mut bytes = Vec::new();
-            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-            value.serialize(&mut serializer).map_err(invalid)?;
-            String::from_utf8_lossy(&bytes).into_owned()
+            let formatter = PrettyFormatter::with_indent(&blanks);
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter))
         }
     };
+    written.map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(minijinja::Value::from_safe_string(text))
 }
 
-fn python_json(value: &Value) -> String {
-    match value {
-        Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(python_json).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Object(fields) => {
-            let field = |(name, value): (&String, &Value)| {
-                format!("{}: {}", Value::String(name.clone()), python_json(value))
-            };
-            let fields: Vec<String> = fields.iter().map(field).collect();
-            format!("{{{}}}", fields.join(", "))
-        }
-        other => other.to_string(),
+/// `{"a": 1, "b": [2, 3]}`.
+struct InOneLine;
+
+impl Formatter for InOneLine {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        separate(writer, first)
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        separate(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+fn separate<W: ?Sized + io::Write>(writer: &mut W, first: bool) -> io::Result<()> {
+    match first {
+        true => Ok(()),
+        false => writer.write_all(b", "),
     }
 }
 

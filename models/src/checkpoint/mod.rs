@@ -199,20 +199,25 @@ impl Checkpoint {
             path.to_path_buf()
         };
         let config_path = weights.with_file_name("config.json");
-        let (files, places) = if weights.to_string_lossy().ends_with(".index.json") {
-            open_shards(&weights)?
-        } else {
-            single_file(WeightsFile::of_weights(weights.clone(), Bytes::map(&weights)?)?)
+        let is_index = weights.to_string_lossy().ends_with(".index.json");
+        let bytes = match is_index {
+            true => None,
+            false => Some(Bytes::map(&weights)?),
         };
-        let own = files
-            .first()
-            .map(|file| &file.header.config)
-            .filter(|config| !config.is_empty());
-        let config = match own {
-            Some(config) => Some(config.clone()),
-            None if config_path.exists() => Some(read_config(&config_path)?),
-            None => None,
+        let describes_itself = bytes
+            .as_ref()
+            .is_some_and(|bytes| bytes.all().starts_with(gguf::MAGIC));
+        // Before the weights: it says more of what is wrong with a folder.
+        let beside = match !describes_itself && config_path.exists() {
+            true => Some(read_config(&config_path)?),
+            false => None,
         };
+        let (files, places) = match bytes {
+            None => open_shards(&weights)?,
+            Some(bytes) => single_file(WeightsFile::of_weights(weights.clone(), bytes)?),
+        };
+        let own = files.first().map(|file| file.header.config.clone());
+        let config = beside.or(own.filter(|config| !config.is_empty()));
         if config.is_none() && !places.contains_key(NEEDS_NO_CONFIG) {
             return Err(CheckpointError::Missing {
                 path: config_path,

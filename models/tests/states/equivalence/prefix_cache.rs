@@ -29,7 +29,11 @@ proptest! {
             let shared = ids(model, seed, shared);
             let prompts = [[shared.clone(), ids(model, seed ^ 1, first)].concat(), [shared, ids(model, seed ^ 2, second)].concat()];
             let common = prompts[0].iter().zip(&prompts[1]).take_while(|(a, b)| a == b).count();
-            let borders = |prompt: &[u32]| (prompt.len() - 1) / chunk;
+            // What an encoder reads as a whole has no beginning that another prompt could share.
+            let borders = |prompt: &[u32]| match model.encoder_length() {
+                0 => (prompt.len() - 1) / chunk,
+                _ => 0,
+            };
             let one = cache.prefill(model, &chain, &prompts[0]).unwrap();
             prop_assert_eq!((one.restored, one.stored), (0, borders(&prompts[0])));
             let mut two = cache.prefill(model, &chain, &prompts[1]).unwrap();

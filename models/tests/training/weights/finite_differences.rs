@@ -16,12 +16,19 @@ const CHANGE: f64 = 0.1;
 const ROUNDING: f64 = 32.0 / (1 << 24) as f64;
 
 /// Tensors that the loss does not depend on, by the ends of their names, and why.
-const WITHOUT_INFLUENCE: [(&str, &str); 1] = [(
-    "e_score_correction_bias",
-    "it says which experts are chosen, and nothing of what they are worth",
-)];
+const WITHOUT_INFLUENCE: [(&str, &str); 3] = [
+    (
+        "e_score_correction_bias",
+        "it says which experts are chosen, and nothing of what they are worth",
+    ),
+    (
+        "proj_k_enc.weight",
+        "an encoder reads where a prefix is declared alone; training/encoder.rs does",
+    ),
+    ("proj_v_enc.weight", "the same"),
+];
 
-fn without_influence(name: &str) -> bool {
+pub(super) fn without_influence(name: &str) -> bool {
     WITHOUT_INFLUENCE.iter().any(|(end, _)| name.ends_with(end))
 }
 
