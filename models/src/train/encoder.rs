@@ -91,8 +91,9 @@ impl EncoderConfig {
         let mut weights = batch.weights.take().unwrap_or_else(|| vec![1.0; batch.ids.len()]);
         let mut hidden = Vec::new();
         for row in 0..batch.sequences {
-            for at in row * time..row * time + encoded {
-                weights[at] = 0.0;
+            let prefix = row * time..row * time + encoded;
+            weights[prefix.clone()].fill(0.0);
+            for at in prefix {
                 if self.masked > 0.0 && rng.random_bool(self.masked) {
                     batch.targets[at] = std::mem::replace(&mut batch.ids[at], self.mask_id);
                     hidden.push(at);
@@ -137,15 +138,15 @@ mod tests {
         let (before, after) = (batch(), CONFIG.hide(batch(), 7, 3));
         let weights = after.weights.as_ref().expect("weights");
         let mut hidden = 0;
-        for at in 0..200 {
-            let (in_prefix, masked) = (at % 100 < 60, after.ids[at] == 99);
+        for (at, &id) in after.ids.iter().enumerate() {
+            let (in_prefix, masked) = (at % 100 < 60, id == 99);
             assert!(in_prefix || !masked);
             if masked {
                 hidden += 1;
                 assert_eq!(after.targets[at], before.ids[at]);
                 assert!(weights[at] > 0.0);
             } else {
-                assert_eq!(after.ids[at], before.ids[at]);
+                assert_eq!(id, before.ids[at]);
                 assert_eq!(weights[at], if in_prefix { 0.0 } else { 1.0 });
                 assert_eq!(after.targets[at], before.targets[at]);
             }

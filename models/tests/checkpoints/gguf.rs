@@ -89,21 +89,17 @@ mod golden {
         }
     }
 
-    /// Weights of 8 or 4 bits move the logits by what their rounding does; a name or an order that is wrong, by all that they are.
+    /// Weights of 8 bits move the logits by what their rounding does, no more than `golden.rs` allows for int8; a name or an order that is
+    /// wrong, by all that they are.
     #[test]
     fn models_have_the_logits_of_their_checkpoints() {
-        for (name, most) in [
-            ("mamba-hf", 3e-2),
-            ("mamba2-hf", 2e-1),
-            ("rwkv6-blinkdl", 2e-2),
-            ("rwkv7-blinkdl", 2e-2),
-        ] {
+        for name in ["mamba-hf", "mamba2-hf", "rwkv6-blinkdl", "rwkv7-blinkdl"] {
             let model = folder().join(format!("gguf/{name}.gguf"));
             let error = error(
                 &model,
                 &folder().join(format!("models/{name}/expected.safetensors")),
             );
-            assert!(error < most, "{name}: {error}");
+            assert!(error < 4e-2, "{name}: {error}");
         }
         let error = error(
             &folder().join("gguf/llama.gguf"),

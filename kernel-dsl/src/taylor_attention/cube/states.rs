@@ -228,7 +228,7 @@ fn updates<F: Float, G: Float>(
 
 /// What each chunk adds becomes what it meets; one value of one state per unit.
 #[cube(launch, address_type = "dynamic")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::collapsible_if)]
 fn pass(
     start: &[f32],
     states: &mut [f32],

@@ -67,7 +67,7 @@ pub fn step(
 }
 
 #[cube(launch, address_type = "dynamic")]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::collapsible_if)]
 fn step_kernel<F: Float>(
     query: &Panel<F>,
     key: &Panel<F>,

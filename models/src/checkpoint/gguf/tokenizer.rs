@@ -98,11 +98,13 @@ pub(super) fn of(fields: &BTreeMap<String, Value>) -> Option<EmbeddedTokenizer> 
 }
 
 fn texts(list: Option<&[Value]>) -> Option<Vec<&str>> {
-    let text = |value| match value {
-        &Value::Text(ref text) => Some(text.as_str()),
-        _ => None,
-    };
-    list?.iter().map(text).collect()
+    list?
+        .iter()
+        .map(|value| match value {
+            Value::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect()
 }
 
 fn document(tokens: &[&str], merges: &[&str], kind: impl Fn(usize) -> i128, division: &Division) -> Json {

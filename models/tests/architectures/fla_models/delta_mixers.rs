@@ -129,6 +129,10 @@ impl Reference {
         self.read_out(name, &out, x, &sizes)
     }
 
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "a head is an index into several things"
+    )]
     pub(super) fn comba(&self, name: &str, x: &[Row]) -> Vec<Row> {
         let sizes = self.sizes(256.0, 2.0);
         let share = sizes.heads / self.heads();
