@@ -5,9 +5,9 @@
 //! out = W_out y
 //! ```
 //!
-//! With an [`Encoder`](crate::prefix_linear_attn::Encoder) it is [prefix linear attention](crate::prefix_linear_attn), the mixer of JRT-RNN.
+//! With an encoder it is [prefix linear attention](crate::prefix_linear_attn), the mixer of JRT-RNN.
 //!
-//! Without interventions the sums go through [`taylor_attention`], which keeps no features in memory; with some, the recurrence runs over
+//! Without interventions the sums go through [`taylor_attention()`], which keeps no features in memory; with some, the recurrence runs over
 //! features. Both keep one state, in which every product of two entries of a key stands once.
 //!
 //! The other two mixers of a Based model are the [gated convolution](crate::base_conv) and

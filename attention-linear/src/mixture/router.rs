@@ -38,7 +38,7 @@ pub struct RouterConfig {
     pub scores: Scores,
 }
 
-/// How experts are chosen and weighted; see the head of [this module](self).
+/// How experts are chosen and weighted; see [`mixture`](super).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scores {
     /// By logits; weights are a softmax over all experts.

@@ -4,7 +4,7 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`forms`] | orders and readings as they are typed |
+//! | [`mod@forms`] | orders and readings as they are typed |
 //! | [`questions`] | what is asked about: documents that are generated, or read from a data set |
 //! | [`subjects`] | the models, and the mitigations that each can have |
 //! | [`asking`] | asking all of it, and writing what comes of it |

@@ -137,7 +137,7 @@ pub fn write(args: &RecallArgs, path: &Path, context: &Context) -> Result<(), Pr
 /// `--training-text`: every document of the training split by every kind of prompt, with its answer.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_training(
     args: &RecallArgs,
     forms: &[Form],

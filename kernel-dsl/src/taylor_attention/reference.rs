@@ -23,7 +23,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs, state: &mut [f64]) -> Resul
     Ok(out)
 }
 
-/// The gradients in f64, in the order of [`Gradients`].
+/// The gradients in f64, in the order of [`Gradients`](super::Gradients).
 #[derive(Clone, Debug)]
 pub struct GradientsF64 {
     /// By q, `[rows, heads, key_dim]`.

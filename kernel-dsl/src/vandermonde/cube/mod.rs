@@ -2,8 +2,8 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | [`positions`] | rows that modes make and sums over positions, O(N L) multiply-adds for a channel, with phases in whole numbers |
-//! | [`on_host`] | kernels too long for these phases, on the CPU |
+//! | `positions` | rows that modes make and sums over positions, O(N L) multiply-adds for a channel, with phases in whole numbers |
+//! | `on_host` | kernels too long for these phases, on the CPU |
 //!
 //! Steps, Λ, B, C and states are read, which waits for the device; rows stay where they are. No sum is formed by atomics: the same call
 //! gives the same bits on the same device.
