@@ -14,7 +14,7 @@ const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 /// Which model, and how its weights are kept.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors or .pth file [default: the small
+    /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors, .pth or .gguf file [default: the small
     /// model that comes with Spillway]
     pub checkpoint: Option<PathBuf>,
     /// How its weights are kept, and where it runs.

@@ -45,10 +45,10 @@ pub struct ServeArgs {
     /// The model.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Address to listen at; any other than this machine's own wants a key [default: 127.0.0.1]
+    /// Address to listen at; any other than this machine's own wants a key
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
-    /// Port to listen at; the port 0 stands for any that is free, in its place
+    /// Port to listen at; 0 takes a place that is free
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub port: u16,
     /// Key that every request has to bring, as `Authorization: Bearer KEY` [default: what SPILLWAY_API_KEY says, else none]
@@ -57,7 +57,7 @@ pub struct ServeArgs {
     /// Sequences that are decoded side by side, rows of one batch
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub rows: u16,
-    /// Requests that wait for a place; more are refused with status 429. In prompts
+    /// Requests that wait for a place; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub queue: u16,
     /// The most tokens that a request may ask for
