@@ -42,7 +42,7 @@ const PERIOD: &[Parameter] = &[Parameter::required("N", "period in tokens, at le
 const FILE: &[Parameter] = &[Parameter::required("FILE", "the file")];
 
 /// What the program takes beside what acts inside a layer.
-fn of_the_program() -> [Entry; 4] {
+fn of_the_program() -> [Entry; 5] {
     // None of them is parsed by its form.
     let form = spillway_mitigations::registry::FORMS[0];
     [
@@ -68,6 +68,19 @@ fn of_the_program() -> [Entry; 4] {
                 works_on: "every model",
                 calibrated: false,
                 example: "restart:2048",
+                ..form
+            },
+            commands: "diagnose, compare",
+        },
+        Entry {
+            form: Form {
+                name: "restart-attention",
+                syntax: "restart-attention:N",
+                summary: "let the attention layers start again every N tokens: does a hybrid fail in them or in its recurrences?",
+                parameters: PERIOD,
+                works_on: "models with attention layers",
+                calibrated: false,
+                example: "restart-attention:2048",
                 ..form
             },
             commands: "diagnose, compare",

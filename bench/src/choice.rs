@@ -65,7 +65,8 @@ pub struct Choice<'a> {
     pub train_length: u64,
 }
 
-/// Reads what was asked for, or the default set; `none` and the baseline come first, each once.
+/// Reads what was asked for, or the default set; `none` and the baseline come first, each once. By default a hybrid's attention is
+/// started again too, so that beside `reset:T` it shows which of its parts fails.
 ///
 /// # Errors
 /// [`ProgramError::Usage`] for a text form that cannot be read, or something asked for that cannot work with the model.
@@ -76,12 +77,17 @@ pub fn choose(
     let model = calibrator.model();
     let mut chosen: Vec<Trial> = Vec::new();
     let mut skipped = Vec::new();
-    let first = ["none".to_string(), trial::baseline(model, choice.train_length)];
-    let rest = match choice.asked {
-        [] => choice.defaults,
-        asked => asked,
-    };
-    for spec in first.iter().chain(rest) {
+    let mut specs = vec!["none".to_string(), trial::baseline(model, choice.train_length)];
+    match choice.asked {
+        [] => {
+            specs.extend_from_slice(choice.defaults);
+            if trial::is_hybrid(model) {
+                specs.push(trial::attention_restart(choice.train_length));
+            }
+        }
+        asked => specs.extend_from_slice(asked),
+    }
+    for spec in &specs {
         let trial = Trial::parse(spec, model)?;
         let mitigation = trial.name().to_string();
         match trial.possible(calibrator) {

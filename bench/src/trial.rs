@@ -1,13 +1,14 @@
-//! What is tried on a model: a mitigation, or starting the whole model again at regular positions.
+//! What is tried on a model: a mitigation, or starting the model, or its attention, again at regular positions.
 //!
 //! `reset:N` empties recurrent states; it says nothing about the keys and values of attention layers, and does nothing to a
-//! model that has no recurrence. `restart:N` is the same idea for every model ([`Treatment::restart`]).
+//! model that has no recurrence. `restart:N` is the same idea for every model ([`Treatment::restart`]), `restart-attention:N` for the
+//! attention layers of a hybrid alone.
 
 use crate::calibration::{Calibrator, scales};
 use crate::error::ProgramError;
 use crate::mitigation_file;
 use spillway_mitigations::Mitigation;
-use spillway_models::evaluation::diagnosis::treatment::Treatment;
+use spillway_models::evaluation::diagnosis::treatment::{Restart, RestartScope, Treatment};
 use spillway_models::{LayerState, Model, ModelState};
 use spillway_ssm_core::{Chain, MixerState};
 use std::path::Path;
@@ -45,7 +46,16 @@ impl Trial {
         }
     }
 
-    /// Reads `restart:N`, `scales:fit`, `@FILE`, or a mitigation's text form.
+    /// The attention layers started again every `period` tokens.
+    pub fn restart_attention(period: u64) -> Self {
+        Self {
+            name: attention_restart(period),
+            treatment: Treatment::restart_attention(period),
+            ..Self::of(&Mitigation::none())
+        }
+    }
+
+    /// Reads `restart:N`, `restart-attention:N`, `scales:fit`, `@FILE`, or a mitigation's text form.
     ///
     /// # Errors
     /// [`ProgramError::Usage`] for anything else, [`ProgramError::File`] and [`ProgramError::Content`] for a file.
@@ -57,12 +67,18 @@ impl Trial {
                 ..Self::of(&mitigation)
             });
         }
-        if let Some(period) = spec.strip_prefix("restart:") {
+        let restarts: [(&str, fn(u64) -> Self); 2] = [
+            ("restart", Self::restart),
+            ("restart-attention", Self::restart_attention),
+        ];
+        if let Some((name, period)) = spec.split_once(':')
+            && let Some((name, restart)) = restarts.iter().find(|form| form.0 == name)
+        {
             return match period.trim().parse::<u64>() {
-                Ok(period) if period > 0 => Ok(Self::restart(period)),
+                Ok(period) if period > 0 => Ok(restart(period)),
                 _ => Err(ProgramError::usage(
                     format!("--mitigation {spec}"),
-                    "restart:N with a number of tokens of at least 1",
+                    format!("{name}:N with a number of tokens of at least 1"),
                     period,
                 )),
             };
@@ -87,17 +103,17 @@ impl Trial {
         &self.mitigation
     }
 
-    /// This, if it acts inside a model as it is: not a restart of the whole model, nor something that is still to be fitted.
+    /// This, if it acts inside a model as it is: not a restart, nor something that is still to be fitted.
     ///
     /// # Errors
     /// [`ProgramError::Usage`] with what to give instead.
     pub fn expect_usable(self, spec: &str) -> Result<Self, ProgramError> {
-        match (self.treatment.restart_period(), self.is_to_be_fitted()) {
-            (Some(period), _) => Err(refused(
+        match (self.treatment.restarts(), self.is_to_be_fitted()) {
+            (Some(Restart { period, .. }), _) => Err(refused(
                 spec,
                 format!(
-                    "a restart of the whole model, which diagnose and compare hold others against; reset:{period} empties \
-                         the recurrent states"
+                    "a restart, which diagnose and compare hold others against; reset:{period} empties the recurrent \
+                         states"
                 ),
             )),
             (None, true) => Err(refused(
@@ -160,6 +176,13 @@ impl Trial {
 
     /// Why this cannot work with the model, and what would; `None` if it can.
     pub fn refusal(&self, model: &Model) -> Option<String> {
+        let of_attention = |restart: Restart| restart.scope == RestartScope::Attention;
+        if self.treatment.restarts().is_some_and(of_attention) && !has_attention(model) {
+            return Some(format!(
+                "{} acts on attention layers and this model has none; restart:N works with every model",
+                self.name
+            ));
+        }
         let chain = self.treatment.chain();
         if chain.interventions().is_empty() {
             return None;
@@ -225,6 +248,16 @@ pub fn baseline(model: &Model, train_length: u64) -> String {
     }
 }
 
+/// Whether a model has recurrences to act on and attention layers too.
+pub fn is_hybrid(model: &Model) -> bool {
+    !model.info().sites.is_empty() && has_attention(model)
+}
+
+/// What a restart of the attention layers every `period` tokens is called.
+pub fn attention_restart(period: u64) -> String {
+    format!("restart-attention:{period}")
+}
+
 /// Whether some layer keeps keys and values.
 pub fn has_attention(model: &Model) -> bool {
     let state = model.start(&Chain::default(), 1);
@@ -287,7 +320,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_usage_error() {
-        for bad in ["restart:0", "restart:", "restart:-1", "nonsense", "window:0"] {
+        for bad in [
+            "restart:0",
+            "restart:",
+            "restart:-1",
+            "restart-attention:0",
+            "restart-attention",
+            "nonsense",
+            "window:0",
+        ] {
             let error = parse(bad).expect_err(bad);
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(bad), "{error}");
@@ -300,5 +341,9 @@ mod tests {
         assert_eq!(baseline(&model, 64), "reset:64");
         let trial = parse("window:64").expect("parsed");
         assert_eq!(trial.refusal(&model), None);
+        let trial = parse("restart-attention:64").expect("parsed");
+        assert_eq!(trial.name(), "restart-attention:64");
+        let reason = trial.refusal(&model).expect("there is no attention");
+        assert!(reason.contains("this model has none"), "{reason}");
     }
 }

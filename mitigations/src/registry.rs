@@ -53,8 +53,8 @@ pub fn register(form: Form) -> Result<(), RegisterError> {
     }
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     let mut names = FORMS.iter().chain(registered.iter()).map(|form| form.name);
-    // The first two are words of the program: no mitigation, and starting the model again.
-    if ["none", "restart"].contains(&form.name) || names.any(|name| name == form.name) {
+    // These are words of the program: no mitigation, and starting the model or its attention again.
+    if ["none", "restart", "restart-attention"].contains(&form.name) || names.any(|name| name == form.name) {
         return Err(RegisterError::Taken(form.name));
     }
     registered.push(form);
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_name_that_is_taken_or_no_name_is_refused() {
         let named = |name| register(Form { name, ..FORMS[0] });
-        for name in ["window", "none", "restart"] {
+        for name in ["window", "none", "restart", "restart-attention"] {
             assert_eq!(named(name), Err(RegisterError::Taken(name)));
         }
         for name in ["", "a b", "-a", "A", "a:b", "a+b"] {

@@ -2,9 +2,11 @@
 
 use super::report::{DiagnosisReport, RunReport};
 use crate::kit::format::{bytes, count, factor, list, nats};
+use crate::trial;
 use crate::values::quoted;
 use serde_json::{Value, json};
 use spillway_models::evaluation::diagnosis::heads::HeadSummary;
+use spillway_models::evaluation::diagnosis::part::FailingPart;
 use spillway_models::evaluation::diagnosis::standing::TOLERANCE;
 
 /// Most heads named.
@@ -22,6 +24,7 @@ pub fn sentences(report: &DiagnosisReport) -> Vec<String> {
     sentences.push(collapse(report));
     sentences.extend(heads(report));
     sentences.extend(attention(report));
+    sentences.extend(part(report));
     if report.verdict.collapsed {
         sentences.extend(cure(report));
     }
@@ -129,6 +132,32 @@ fn attention(report: &DiagnosisReport) -> Option<String> {
             bytes(alone.found.state_bytes)
         )
     })
+}
+
+/// Which part of a hybrid fails, and the loss with either of the two started again; of one that does not collapse, what its attention
+/// does beyond the training length.
+fn part(report: &DiagnosisReport) -> Option<String> {
+    let period = report.method.train_length;
+    let beyond = |name: &str| report.run(name).map(|run| nats(run.found.standing.beyond));
+    let recurrences = beyond(&format!("reset:{period}"))?;
+    let attention = beyond(&trial::attention_restart(period))?;
+    let measured = format!(
+        "{recurrences} nats beyond the training length with its recurrent states emptied every {} tokens, {attention} with its \
+         attention started again as often, {} as it is",
+        count(period),
+        beyond("none")?
+    );
+    let said = match report.failing_part {
+        Some(FailingPart::Recurrences) => "What fails is its recurrences",
+        Some(FailingPart::Attention) => "What fails is its attention",
+        Some(FailingPart::Together) => {
+            "Long recurrent states and long attention fail together; either one kept short is enough"
+        }
+        Some(FailingPart::Both) => "Its recurrences and its attention fail, each for itself",
+        None if report.verdict.collapsed => return None,
+        None => "Neither its recurrences nor its attention fails",
+    };
+    Some(format!("{said}: {measured}."))
 }
 
 /// Which heads leave their in-window range first, and how much they keep.

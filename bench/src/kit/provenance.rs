@@ -111,12 +111,17 @@ pub fn today() -> String {
 }
 
 /// What is tried on a model and is no mitigation of the crate's: how it is written, and what it does.
-const OTHERS: [(&str, &str, &str); 2] = [
+const OTHERS: [(&str, &str, &str); 3] = [
     ("none", "none", "the model alone, without any mitigation"),
     (
         "restart",
         "restart:N",
         "starts the whole model again every N tokens, short convolutions and caches of attention layers included",
+    ),
+    (
+        "restart-attention",
+        "restart-attention:N",
+        "lets the attention layers start again every N tokens and leaves the recurrences as they are",
     ),
 ];
 

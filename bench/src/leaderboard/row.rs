@@ -142,7 +142,7 @@ impl Leaderboard {
     /// The row with the smallest loss at the longest length, if a prompt can be continued with it: not the model alone, nor a
     /// restart.
     pub fn best(&self) -> Option<&Row> {
-        let restart = |row: &Row| row.mitigation == "none" || row.mitigation.starts_with("restart:");
+        let restart = |row: &Row| row.mitigation == "none" || row.mitigation.starts_with("restart");
         self.rows.iter().find(|row| !restart(row) && !row.spec.is_empty())
     }
 

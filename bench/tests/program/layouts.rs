@@ -171,6 +171,19 @@ fn diagnose_looks_into_every_head_of_every_recurrence() {
         for run in runs {
             expect_numbers(run, &["inside", "beyond"], &whose);
         }
+        let tried = |name: &str| runs.iter().any(|run| run["mitigation"] == name);
+        let is_hybrid = tried("restart-attention:32");
+        assert_eq!(
+            is_hybrid,
+            baseline == "restart:32" && tried("reset:32"),
+            "{whose}: both parts of a hybrid are started again, and of no other model"
+        );
+        let summary = report["summary"].to_string();
+        let says_which = summary.contains("its attention") && summary.contains("nats beyond");
+        assert!(
+            says_which || !is_hybrid || report["verdict"]["collapsed"] == true,
+            "{whose}: {summary}"
+        );
         let info = made.json(&["inspect", "--json", &made.path]);
         let heads = report["heads"].as_array().expect("heads");
         let recurrent = info["layer_kinds"].as_array().into_iter().flatten();

@@ -94,6 +94,15 @@ impl ModelState {
         self.layers.iter().map(LayerState::bytes).sum()
     }
 
+    /// Takes keys and values of past tokens from `fresh`, a state that the same model has started under the same chain; everything
+    /// else goes on, positions included.
+    pub(crate) fn take_attention_of(&mut self, fresh: Self) {
+        for (layer, fresh) in self.layers.iter_mut().zip(fresh.layers) {
+            layer.mixer.take_attention_of(fresh.mixer);
+            layer.channel.take_attention_of(fresh.channel);
+        }
+    }
+
     /// The recurrences of all layers, in the order of [`crate::Info::sites`].
     pub fn recurrences(&self) -> impl Iterator<Item = &SiteState> {
         self.layers.iter().flat_map(|layer| layer.mixer.recurrences())

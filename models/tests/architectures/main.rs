@@ -22,5 +22,6 @@ mod mitigations;
 mod prefix;
 mod probe;
 mod publishers;
+mod restarts;
 mod rwkv;
 mod ssm_hybrids;

@@ -165,6 +165,19 @@ impl MixerState {
         }
     }
 
+    /// Takes the caches of `fresh`, which the same mixer has started; recurrences stay as they are.
+    pub fn take_attention_of(&mut self, fresh: Self) {
+        match (self, fresh) {
+            (Self::Attention(cache), Self::Attention(fresh)) => *cache = fresh,
+            (Self::Several(parts), Self::Several(fresh)) => {
+                for (part, fresh) in parts.iter_mut().zip(fresh) {
+                    part.take_attention_of(fresh);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// [`KeyValueCache::compact`] of every cache in it.
     pub fn compact(&mut self) {
         match self {

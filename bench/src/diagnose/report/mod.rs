@@ -10,10 +10,12 @@ use crate::choice::Skipped;
 use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
 use crate::output::OutputFolder;
+use crate::trial;
 use serde::Serialize;
 use spillway_models::Model;
 use spillway_models::evaluation::diagnosis::findings::{Findings, RunFindings};
 use spillway_models::evaluation::diagnosis::heads::HeadSummary;
+use spillway_models::evaluation::diagnosis::part::{FailingPart, failing_part};
 use spillway_models::evaluation::diagnosis::record::SiteRecord;
 use spillway_models::evaluation::diagnosis::run::Run;
 use spillway_models::evaluation::diagnosis::text::Stream;
@@ -85,6 +87,9 @@ pub struct DiagnosisReport {
     pub method: Method,
     /// What the definition says of the model alone.
     pub verdict: Verdict,
+    /// Which part of a hybrid that collapses fails; nothing for other models, and where `reset:T` or `restart-attention:T` was not
+    /// tried.
+    pub failing_part: Option<FailingPart>,
     /// The model alone first, then the baseline, then the mitigations.
     pub runs: Vec<RunReport>,
     /// Mitigations, the smallest loss beyond the training length first.
@@ -147,11 +152,16 @@ impl DiagnosisReport {
             spec,
             found,
         };
+        let of = |name: String| found.run(&name).map(|run| &run.verdict);
+        let parts = of(format!("reset:{}", method.train_length))
+            .zip(of(trial::attention_restart(method.train_length)));
         Self {
             format: FORMAT,
             version: VERSION,
             program: env!("CARGO_PKG_VERSION"),
             complete: found.complete,
+            failing_part: parts
+                .and_then(|(recurrences, attention)| failing_part(&found.verdict, recurrences, attention)),
             summary: Vec::new(),
             try_it: None,
             model: model.info().clone(),

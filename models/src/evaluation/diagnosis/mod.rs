@@ -13,6 +13,7 @@
 //! | [`gates`], [`mod@probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
 //! | [`state_statistics`], [`retention`], [`heads`] | what the samples say of a head |
 //! | [`verdict`], [`standing`] | the definition of collapse; prices and gains |
+//! | [`part`] | which part of a hybrid fails |
 //! | [`findings`] | all of it, from the runs |
 //!
 //! ```
@@ -40,6 +41,7 @@ pub mod findings;
 pub mod gates;
 pub mod heads;
 pub mod loss;
+pub mod part;
 pub mod probe;
 pub mod record;
 pub mod retention;

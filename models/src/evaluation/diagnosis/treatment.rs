@@ -1,8 +1,10 @@
-//! What a model reads a stream under: interventions in its layers, and starting the whole model again at regular positions.
+//! What a model reads a stream under: interventions in its layers, and starting the model, or its attention, again at regular
+//! positions.
 //!
 //! Emptying recurrent states is an intervention like any other; it says nothing about the keys and values of attention layers and
 //! nothing to a model that has no recurrence. A restart is the same idea for every model: all of its state goes, short convolutions
-//! and caches included. It cannot act inside a layer, so it stands beside the chain.
+//! and caches included. A restart of the attention layers alone leaves the recurrences of a hybrid as they are: beside the run in which
+//! they are emptied it tells which of the two fails. Restarts cannot act inside a layer, so they stand beside the chain.
 
 use std::sync::Arc;
 
@@ -12,11 +14,29 @@ use crate::error::ModelError;
 use crate::model::Model;
 use crate::state::ModelState;
 
-/// Interventions, and after how many tokens the whole model starts again; the default is the model alone.
+/// Interventions, and what starts again and when; the default is the model alone.
 #[derive(Clone, Debug, Default)]
 pub struct Treatment {
     chain: Chain,
-    restart: Option<u64>,
+    restart: Option<Restart>,
+}
+
+/// What starts again at regular positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Tokens from one start to the next, 1 at least.
+    pub period: u64,
+    /// What of the model.
+    pub scope: RestartScope,
+}
+
+/// What of a model starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartScope {
+    /// All of it, positions included.
+    Model,
+    /// The keys and values of its attention layers; positions go on.
+    Attention,
 }
 
 impl Treatment {
@@ -28,9 +48,21 @@ impl Treatment {
     /// The model started again every `period` tokens, 1 at least: with the training length as the period, the baseline that never
     /// leaves it.
     pub fn restart(period: u64) -> Self {
+        Self::restart_of(RestartScope::Model, period)
+    }
+
+    /// The same of the attention layers alone: no token attends to one before the last multiple of `period`.
+    pub fn restart_attention(period: u64) -> Self {
+        Self::restart_of(RestartScope::Attention, period)
+    }
+
+    fn restart_of(scope: RestartScope, period: u64) -> Self {
         Self {
             chain: Chain::default(),
-            restart: Some(period.max(1)),
+            restart: Some(Restart {
+                period: period.max(1),
+                scope,
+            }),
         }
     }
 
@@ -46,8 +78,8 @@ impl Treatment {
         &self.chain
     }
 
-    /// Tokens after which the whole model is started again.
-    pub fn restart_period(&self) -> Option<u64> {
+    /// What starts again, and when.
+    pub fn restarts(&self) -> Option<Restart> {
         self.restart
     }
 
@@ -59,8 +91,8 @@ impl Treatment {
         model.start(&self.chain, 1)
     }
 
-    /// Starts the model again where that is due before the token at `position`; how many of `count` tokens from there on are read
-    /// before the next start.
+    /// Starts again what is due before the token at `position`; how many of `count` tokens from there on are read before the next
+    /// start.
     ///
     /// # Errors
     /// As [`Treatment::start`].
@@ -71,21 +103,26 @@ impl Treatment {
         position: u64,
         count: u64,
     ) -> Result<u64, ModelError> {
-        if self.starts_again_at(position) {
-            *state = self.start(model)?;
+        if let Some(restart) = self.restart.filter(|_| self.starts_again_at(position)) {
+            let fresh = self.start(model)?;
+            match restart.scope {
+                RestartScope::Model => *state = fresh,
+                RestartScope::Attention => state.take_attention_of(fresh),
+            }
         }
         Ok(self.segment(position, count))
     }
 
-    /// Whether the model starts again before the token at `position`.
+    /// Whether something starts again before the token at `position`.
     pub fn starts_again_at(&self, position: u64) -> bool {
         self.restart
-            .is_some_and(|period| position > 0 && position.is_multiple_of(period))
+            .is_some_and(|restart| position > 0 && position.is_multiple_of(restart.period))
     }
 
-    /// How many of `count` tokens from `position` on are read before the model starts again.
+    /// How many of `count` tokens from `position` on are read before something starts again.
     pub fn segment(&self, position: u64, count: u64) -> u64 {
-        self.restart
-            .map_or(count, |period| count.min(period - position % period))
+        self.restart.map_or(count, |restart| {
+            count.min(restart.period - position % restart.period)
+        })
     }
 }

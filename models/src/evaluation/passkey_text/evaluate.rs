@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::prompt::{Case, FILLER, PREFIX, answer_tokens};
 use crate::budget;
 use crate::error::ModelError;
-use crate::evaluation::diagnosis::treatment::Treatment;
+use crate::evaluation::diagnosis::treatment::{Restart, RestartScope, Treatment};
 use crate::generation::{Sampling, generate};
 use crate::model::Model;
 use crate::state::ModelState;
@@ -98,17 +98,20 @@ pub fn evaluate(
     for index in order {
         let ids = model.tokenizer().encode(&cases[index].text())?;
         let before = walk.position;
-        let (state, shared) = match treatment.restart_period() {
+        let (state, shared) = match treatment.restarts() {
             None => walk.state_before(&ids, treatment)?,
-            // Only what comes after the last restart is known when the question is answered.
-            Some(period) => (treatment.start(model)?, last_restart(ids.len(), period)),
+            Some(restart) => state_at_last_restart(model, treatment, restart, &ids)?,
         };
         if answered.contains(&index) {
             // Answered before an interruption; the walk went the same steps, so that later answers have the same bits.
             continue;
         }
         let answer = ask(model, state, &ids[shared..], &cases[index])?;
-        evaluation.computed_tokens += (walk.position - before + ids.len() - shared) as u64;
+        let read_again = match treatment.restarts().map(|restart| restart.scope) {
+            Some(RestartScope::Attention) => shared,
+            Some(RestartScope::Model) | None => walk.position - before,
+        };
+        evaluation.computed_tokens += (read_again + ids.len() - shared) as u64;
         evaluation.outcomes.push(Outcome {
             case: index,
             tokens: ids.len(),
@@ -148,6 +151,29 @@ impl Walk<'_> {
         self.position = common;
         Ok((self.state.clone(), common))
     }
+}
+
+/// The state at the last restart before the end of a prompt, and the tokens before it.
+fn state_at_last_restart(
+    model: &Model,
+    treatment: &Treatment,
+    restart: Restart,
+    prompt: &[u32],
+) -> Result<(ModelState, usize), ModelError> {
+    let last = last_restart(prompt.len(), restart.period);
+    let mut state = treatment.start(model)?;
+    // Of a model that starts again as a whole, nothing that it has read before is left.
+    if restart.scope == RestartScope::Attention {
+        let mut position = 0;
+        while position < last {
+            let count =
+                treatment.enter(model, &mut state, position as u64, (last - position) as u64)? as usize;
+            model.advance(&prompt[position..position + count], &mut state)?;
+            position += count;
+        }
+        treatment.enter(model, &mut state, last as u64, 0)?;
+    }
+    Ok((state, last))
 }
 
 /// The position of the last token before which a model starts again that does so every `period` tokens.
