@@ -94,6 +94,8 @@ pub fn silu<S: Simd>(simd: S, x: f32) -> f32 {
 /// SiLU′(x) = σ(x) (1 + x (1 − σ(x))), where 1 − σ(x) is taken as σ(−x) to keep its digits.
 #[inline(always)]
 pub fn silu_derivative<S: Simd>(simd: S, x: f32) -> f32 {
+    // Beyond 200 it is 0 or 1, and an infinity would meet a 0.
+    let x = bounded_magnitude(x, 200.0).copysign(x);
     let e = exp(simd, -x.abs());
     let (low, high) = (e / (1.0 + e), 1.0 / (1.0 + e));
     let (sigmoid, rest) = if x < 0.0 { (low, high) } else { (high, low) };
@@ -134,14 +136,36 @@ pub fn tanh<S: Simd>(simd: S, x: f32) -> f32 {
     (e_minus_1 / (e_minus_1 + 2.0)).copysign(x)
 }
 
-/// GELU(x) = x Φ(x) with the distribution function Φ of the standard normal. `-inf` gives 0.
+/// σ′(x) = σ(x) σ(−x).
+#[inline(always)]
+pub fn sigmoid_derivative<S: Simd>(simd: S, x: f32) -> f32 {
+    let e = exp(simd, -x.abs());
+    let high = 1.0 / (1.0 + e);
+    e * high * high
+}
+
+/// tanh′(x) = 1 − tanh²(x) = 4 σ′(2x).
+#[inline(always)]
+pub fn tanh_derivative<S: Simd>(simd: S, x: f32) -> f32 {
+    4.0 * sigmoid_derivative(simd, 2.0 * x)
+}
+
+/// Beyond this, Φ(−|x|) and its density are 0 in f32, and squares would overflow.
+const NORMAL_HIGHEST: f32 = 20.0;
+
+/// |x|, and no more than `highest`; NaN stays.
+#[inline(always)]
+fn bounded_magnitude(x: f32, highest: f32) -> f32 {
+    // A comparison rather than `min`, which would drop a NaN.
+    if x.abs() > highest { highest } else { x.abs() }
+}
+
+/// Φ(−|x|) of the standard normal, and e^(−x²/2), for a magnitude of at most [`NORMAL_HIGHEST`].
 ///
 /// Φ(−|x|) = ½ erfc(|x|/√2) with erfc(z) = t exp(−z² + p(t)), t = 1/(1 + z/2), whose relative error is below 1.2·10⁻⁷ for every z ≥ 0
 /// (Press et al., *Numerical Recipes*, section 6.2).
 #[inline(always)]
-pub fn gelu<S: Simd>(simd: S, x: f32) -> f32 {
-    // Beyond this the tail is 0, and squares would overflow. A comparison rather than `min`, which would drop a NaN.
-    let bounded = if x.abs() > 20.0 { 20.0 } else { x.abs() };
+fn normal_tail<S: Simd>(simd: S, bounded: f32) -> (f32, f32) {
     let z = bounded * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / mul_add_one(simd, z, 0.5, 1.0);
     let mut p = 0.170_872_77_f32;
@@ -157,9 +181,27 @@ pub fn gelu<S: Simd>(simd: S, x: f32) -> f32 {
     // z² = x²/2 from x itself, apart from p, and with what rounding takes off it: otherwise three bits would be lost.
     let square = bounded * bounded;
     let rest = mul_add_one(simd, bounded, bounded, -square);
-    let tail = 0.5 * t * exp(simd, p) * (exp(simd, -0.5 * square) * (1.0 - 0.5 * rest));
+    let bell = exp(simd, -0.5 * square) * (1.0 - 0.5 * rest);
+    (0.5 * t * exp(simd, p) * bell, bell)
+}
+
+/// GELU(x) = x Φ(x) with the distribution function Φ of the standard normal. `-inf` gives 0.
+#[inline(always)]
+pub fn gelu<S: Simd>(simd: S, x: f32) -> f32 {
+    let (tail, _) = normal_tail(simd, bounded_magnitude(x, NORMAL_HIGHEST));
     let y = x * if x < 0.0 { tail } else { 1.0 - tail };
     if x == f32::NEG_INFINITY { 0.0 } else { y }
+}
+
+/// GELU′(x) = Φ(x) + x φ(x) with the density φ = Φ′.
+#[inline(always)]
+pub fn gelu_derivative<S: Simd>(simd: S, x: f32) -> f32 {
+    /// 1/√(2π).
+    const DENSITY_AT_0: f32 = 0.398_942_3;
+    let bounded = bounded_magnitude(x, NORMAL_HIGHEST);
+    let (tail, bell) = normal_tail(simd, bounded);
+    let below = if x < 0.0 { tail } else { 1.0 - tail };
+    mul_add_one(simd, bounded.copysign(x), DENSITY_AT_0 * bell, below)
 }
 
 /// x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), the form of GELU that GPT-2 and its descendants use. `-inf` gives 0.
@@ -169,6 +211,15 @@ pub fn gelu_tanh<S: Simd>(simd: S, x: f32) -> f32 {
     // (1 + tanh(a))/2 = σ(2a).
     let y = x * sigmoid(simd, 1.595_769 * argument);
     if x == f32::NEG_INFINITY { 0.0 } else { y }
+}
+
+/// The derivative of [`gelu_tanh`]: with y = x σ(b), b = √(8/π) (x + 0.044715 x³), it is σ(b) + x σ′(b) b′.
+#[inline(always)]
+pub fn gelu_tanh_derivative<S: Simd>(simd: S, x: f32) -> f32 {
+    let x = bounded_magnitude(x, NORMAL_HIGHEST).copysign(x);
+    let b = 1.595_769 * x * mul_add_one(simd, 0.044_715 * x, x, 1.0);
+    let slope = 1.595_769 * mul_add_one(simd, 0.134_145 * x, x, 1.0);
+    mul_add_one(simd, x * sigmoid_derivative(simd, b), slope, sigmoid(simd, b))
 }
 
 /// eˣ outside of a [`WithSimd`] body, for a value now and then.
@@ -182,11 +233,13 @@ pub(crate) fn exp_once(x: f32) -> f32 {
 pub(crate) trait Function {
     /// Its value at `x`, inside the instruction set of `simd`.
     fn at<S: Simd>(simd: S, x: f32) -> f32;
+    /// Its derivative at `x`, likewise.
+    fn derivative_at<S: Simd>(simd: S, x: f32) -> f32;
 }
 
 /// Names functions as types, which, unlike closures, stay generic over the instruction set.
 macro_rules! functions {
-    ($($name:ident $function:ident),*) => {$(
+    ($($name:ident $function:ident $derivative:ident),* $(,)?) => {$(
         #[doc = concat!("[`", stringify!($function), "`].")]
         pub(crate) struct $name;
 
@@ -195,10 +248,23 @@ macro_rules! functions {
             fn at<S: Simd>(simd: S, x: f32) -> f32 {
                 $function(simd, x)
             }
+
+            #[inline(always)]
+            fn derivative_at<S: Simd>(simd: S, x: f32) -> f32 {
+                $derivative(simd, x)
+            }
         }
     )*};
 }
-functions!(Exp exp, Gelu gelu, GeluTanh gelu_tanh, Sigmoid sigmoid, Silu silu, Softplus softplus, Tanh tanh);
+functions!(
+    Exp exp exp,
+    Gelu gelu gelu_derivative,
+    GeluTanh gelu_tanh gelu_tanh_derivative,
+    Sigmoid sigmoid sigmoid_derivative,
+    Silu silu silu_derivative,
+    Softplus softplus sigmoid,
+    Tanh tanh tanh_derivative,
+);
 
 /// Applies a function to every value of a slice.
 struct Map<'a, F> {

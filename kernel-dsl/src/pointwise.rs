@@ -47,11 +47,11 @@ pub enum Function {
 /// x ← f(x) for every value, on the threads of the current rayon pool.
 pub fn map(function: Function, values: &mut [f32]) {
     if values.len() <= BLOCK {
-        run(function, values, None);
+        run(function, values, None, Part::Value);
     } else {
         values
             .par_chunks_mut(BLOCK)
-            .for_each(|values| run(function, values, None));
+            .for_each(|values| run(function, values, None, Part::Value));
     }
 }
 
@@ -60,18 +60,39 @@ pub fn map(function: Function, values: &mut [f32]) {
 /// # Errors
 /// [`LengthError`] when there is not one value per gate; nothing is written then.
 pub fn gate(function: Function, values: &mut [f32], gates: Rows) -> Result<(), LengthError> {
-    let count = gates.rows() * gates.cols();
+    by_rows(values, gates, |values, gates| {
+        run(function, values, Some(gates), Part::Value)
+    })
+}
+
+/// c ← c · f′(x) for every cotangent c of f(x), on the threads of the current rayon pool.
+///
+/// # Errors
+/// [`LengthError`] when there is not one cotangent per value; nothing is written then.
+pub fn pull_back(function: Function, cotangents: &mut [f32], x: Rows) -> Result<(), LengthError> {
+    by_rows(cotangents, x, |values, x| {
+        run(function, values, Some(x), Part::Derivative)
+    })
+}
+
+/// `work` on runs of values and on what stands beside them, over threads where that pays.
+fn by_rows(
+    values: &mut [f32],
+    beside: Rows,
+    work: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> Result<(), LengthError> {
+    let count = beside.rows() * beside.cols();
     if values.len() != count {
         return Err(LengthError {
             expected: count,
             found: values.len(),
         });
     }
-    let cols = gates.cols().max(1);
+    let cols = beside.cols().max(1);
     let rows_at_once = (BLOCK / cols).max(1);
     let work = |(block, values): (usize, &mut [f32])| {
         for (row, values) in values.chunks_exact_mut(cols).enumerate() {
-            run(function, values, Some(gates.row(block * rows_at_once + row)));
+            work(values, beside.row(block * rows_at_once + row));
         }
     };
     if count <= BLOCK {
@@ -85,15 +106,22 @@ pub fn gate(function: Function, values: &mut [f32], gates: Rows) -> Result<(), L
     Ok(())
 }
 
-fn run(function: Function, values: &mut [f32], gates: Option<&[f32]>) {
+/// What of a function is taken.
+#[derive(Clone, Copy)]
+enum Part {
+    Value,
+    Derivative,
+}
+
+fn run(function: Function, values: &mut [f32], beside: Option<&[f32]>, part: Part) {
     match function {
-        Function::Exp => apply::<math::Exp>(values, gates),
-        Function::Sigmoid => apply::<math::Sigmoid>(values, gates),
-        Function::Silu => apply::<math::Silu>(values, gates),
-        Function::Tanh => apply::<math::Tanh>(values, gates),
-        Function::SquaredRelu => apply::<SquaredRelu>(values, gates),
-        Function::Gelu => apply::<math::Gelu>(values, gates),
-        Function::GeluTanh => apply::<math::GeluTanh>(values, gates),
+        Function::Exp => apply::<math::Exp>(values, beside, part),
+        Function::Sigmoid => apply::<math::Sigmoid>(values, beside, part),
+        Function::Silu => apply::<math::Silu>(values, beside, part),
+        Function::Tanh => apply::<math::Tanh>(values, beside, part),
+        Function::SquaredRelu => apply::<SquaredRelu>(values, beside, part),
+        Function::Gelu => apply::<math::Gelu>(values, beside, part),
+        Function::GeluTanh => apply::<math::GeluTanh>(values, beside, part),
     }
 }
 
@@ -107,12 +135,18 @@ impl math::Function for SquaredRelu {
         let positive = if x < 0.0 { 0.0 } else { x };
         positive * positive
     }
+
+    #[inline(always)]
+    fn derivative_at<S: Simd>(_simd: S, x: f32) -> f32 {
+        if x < 0.0 { 0.0 } else { 2.0 * x }
+    }
 }
 
-fn apply<F: math::Function>(values: &mut [f32], gates: Option<&[f32]>) {
+fn apply<F: math::Function>(values: &mut [f32], beside: Option<&[f32]>, part: Part) {
     dispatch(Body {
         values,
-        gates,
+        beside,
+        part,
         function: PhantomData::<F>,
     });
 }
@@ -120,7 +154,9 @@ fn apply<F: math::Function>(values: &mut [f32], gates: Option<&[f32]>) {
 /// The loop over one block, inside the instruction set in use.
 struct Body<'a, F> {
     values: &'a mut [f32],
-    gates: Option<&'a [f32]>,
+    /// Where the function is taken; at the values themselves if there is nothing.
+    beside: Option<&'a [f32]>,
+    part: Part,
     function: PhantomData<F>,
 }
 
@@ -129,16 +165,21 @@ impl<F: math::Function> WithSimd for Body<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match self.gates {
-            None => self
+        match (self.beside, self.part) {
+            (None, _) => self
                 .values
                 .iter_mut()
                 .for_each(|value| *value = F::at(simd, *value)),
-            Some(gates) => self
+            (Some(beside), Part::Value) => self
                 .values
                 .iter_mut()
-                .zip(gates)
-                .for_each(|(value, &gate)| *value *= F::at(simd, gate)),
+                .zip(beside)
+                .for_each(|(value, &x)| *value *= F::at(simd, x)),
+            (Some(beside), Part::Derivative) => self
+                .values
+                .iter_mut()
+                .zip(beside)
+                .for_each(|(value, &x)| *value *= F::derivative_at(simd, x)),
         }
     }
 }
@@ -198,6 +239,23 @@ mod tests {
                 Rows::new(&gates, rows, cols, stride).unwrap(),
             )
             .unwrap();
+            let mut pulled = factors.clone();
+            let beside = Rows::new(&gates, rows, cols, stride).unwrap();
+            pull_back(function, &mut pulled, beside).unwrap();
+            for ((&x, &y), &pulled) in values.iter().zip(&factors).zip(&pulled) {
+                // A difference of fourth order is exact to 1e-11, but where the second derivative jumps.
+                let (x, h) = (f64::from(x), 1e-3);
+                if function == Function::SquaredRelu && x.abs() < 2.0 * h {
+                    continue;
+                }
+                let difference = |h: f64| (exact(x + h) - exact(x - h)) / (2.0 * h);
+                let expected = f64::from(y) * (4.0 * difference(h) - difference(2.0 * h)) / 3.0;
+                let bound = 2e-6 * f64::from(y) * (1.0 + x.abs()).max(expected.abs());
+                assert!(
+                    (f64::from(pulled) - expected).abs() <= bound,
+                    "derivative of {function:?} at {x}: {pulled}, expected {expected}"
+                );
+            }
             for (((&x, &y), &alone), &gated) in values.iter().zip(&factors).zip(&alone).zip(&gated) {
                 let expected = exact(f64::from(x));
                 // In the tail of the form with a tanh, the rounding of the cubic counts as often as its size.
@@ -233,6 +291,14 @@ mod tests {
             let mut values = [f32::NAN; 3];
             map(function, &mut values);
             assert!(values.iter().all(|value| value.is_nan()), "{function:?}");
+            let far = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, 0.0];
+            let mut cotangents = [1.0; 6];
+            pull_back(function, &mut cotangents, Rows::contiguous(&far, 1, 6).unwrap()).unwrap();
+            assert!(cotangents[0].is_nan(), "{function:?}");
+            assert!(
+                cotangents[1..].iter().all(|value| !value.is_nan()),
+                "{function:?}: {cotangents:?}"
+            );
         }
         let gates = Rows::contiguous(&[1.0; 2], 1, 2).unwrap();
         assert_eq!(

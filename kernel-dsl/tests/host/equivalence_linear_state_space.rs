@@ -59,6 +59,18 @@ mod equivalence {
         }
 
         #[test]
+        fn many_sequences_from_no_state_equal_the_definition(
+            (data, _) in any_cut(), batch in 8..12_usize, state in any::<bool>(),
+        ) {
+            let spec = Spec { batch, layout: Layout::Equal, token_steps: false, state, ..data.spec };
+            let mut data = Data::new(spec);
+            if let Some(state) = &mut data.state {
+                state.fill(0.0);
+            }
+            check(&data, &data.run(forward))?;
+        }
+
+        #[test]
         fn splitting_a_sequence_keeps_the_state((data, cuts) in any_cut(), chunk_size in 1..40_usize) {
             let (mut state, mut out) = (data.state.clone(), Vec::new());
             for (i, bounds) in cuts.windows(2).enumerate() {

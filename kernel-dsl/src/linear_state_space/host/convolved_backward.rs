@@ -16,13 +16,13 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::WIDEST_VECTOR;
-use super::tables::Port;
+use super::convolved::{is_convolution, is_nothing};
+use super::tables::{Port, feedback};
 use crate::blocks::{BLOCK, block, collect};
 use crate::linear_state_space::channel::{Channel, Discrete};
 use crate::linear_state_space::problem::{Cotangents, Gradients, Inputs, Problem, StateSpaceError};
 use crate::long_convolution::{self as convolution, Direction, Form};
 use crate::rows::Rows;
-use crate::sequences::Sequences;
 use crate::simd::dispatch;
 use crate::vector::{SharedRows, add_rows};
 
@@ -33,16 +33,10 @@ const TILE: usize = 64;
 
 /// Whether the gradients are those of a convolution, and come sooner by one.
 pub(super) fn applies(problem: &Problem, inputs: &Inputs, cotangents: &Cotangents) -> bool {
-    let nothing = |values: Option<&[f32]>| values.is_none_or(|values| values.iter().all(|&x| x == 0.0));
-    matches!(problem.sequences, Sequences::Equal)
-        && problem.batch >= WORTH_CONVOLVING
-        && problem.time > 1
-        && problem.outputs > 0
-        && problem.channels > 0
+    problem.batch >= WORTH_CONVOLVING
         && cotangents.out.is_some()
-        && inputs.token_step_size.is_none()
-        && nothing(inputs.state)
-        && nothing(cotangents.state)
+        && is_nothing(cotangents.state)
+        && is_convolution(problem, inputs)
 }
 
 /// The gradients, where [`applies`]; `of_impulse` is the backward pass of one sequence.
@@ -141,7 +135,7 @@ fn turned(values: &[f32], time: usize) -> Vec<f32> {
 }
 
 /// K, `[outputs, channels, time]`; and the gradient by the state before the first token, where there is room for it.
-fn kernels(
+pub(super) fn kernels(
     problem: &Problem,
     cotangents: &Cotangents,
     discrete: &[(Channel, Discrete)],
@@ -244,17 +238,10 @@ struct Functional {
 
 impl Functional {
     fn new(discrete: &Discrete, c: &[pulp::c64]) -> Self {
-        let rows = |values: &[pulp::c64]| -> Vec<Port> {
-            let rows = values.chunks_exact(c.len().max(1));
-            rows.map(|row| Port::new(row.iter().copied())).collect()
-        };
         Self {
             decay: Port::new(discrete.modes.iter().map(|mode| mode.change + 1.0)),
             input: Port::new(discrete.modes.iter().map(|mode| mode.input)),
-            feedback: rows(&discrete.read)
-                .into_iter()
-                .zip(rows(&discrete.write))
-                .collect(),
+            feedback: feedback(discrete),
             now: Port::new(c.iter().copied()),
             next: Port::new(c.iter().copied()),
         }

@@ -3,6 +3,7 @@
 mod backward;
 mod backward_token;
 mod chunked;
+mod convolved;
 mod convolved_backward;
 mod sequential;
 mod system;

@@ -81,6 +81,14 @@ impl Port {
         }
     }
 
+    /// Writes the values as pairs.
+    #[inline(always)]
+    pub(super) fn store(&self, pairs: &mut [f32]) {
+        for ((pair, re), im) in pairs.chunks_exact_mut(2).zip(&self.re).zip(&self.im) {
+            (pair[0], pair[1]) = (*re as f32, *im as f32);
+        }
+    }
+
     /// Writes the conjugates times a real factor, as pairs.
     #[inline(always)]
     pub(super) fn store_conjugate(&self, factor: f64, pairs: &mut [f32]) {
@@ -88,6 +96,18 @@ impl Port {
             (pair[0], pair[1]) = ((factor * re) as f32, (-factor * im) as f32);
         }
     }
+}
+
+/// What a low rank feeds back in a channel: E_k and F_k.
+pub(super) fn feedback(discrete: &Discrete) -> Vec<(Port, Port)> {
+    let rows = |values: &[c64]| -> Vec<Port> {
+        let rows = values.chunks_exact(discrete.modes.len().max(1));
+        rows.map(|row| Port::new(row.iter().copied())).collect()
+    };
+    rows(&discrete.read)
+        .into_iter()
+        .zip(rows(&discrete.write))
+        .collect()
 }
 
 impl Tables {
