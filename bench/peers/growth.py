@@ -24,6 +24,8 @@ OPERATORS = [("vandermonde", "kernel"), ("vandermonde", "backward"), ("cauchy", 
 SHAPE = {"vandermonde": "h256_n64_l{}k", "cauchy": "h256_n64_l{}k", "long_convolution": "s4_h256_l{}"}
 THOUSANDS = [1, 4, 16, 64]
 CHANNELS = 256
+# Less than this a channel, peaks of two processes differ by chance: a quarter of a megabyte in all.
+MEASURABLE = 1024
 COLOURS = ["#1b6ca8", "#7fb4d9", "#b5443a", "#e2998f", "#3d7d3d", "#98c998"]
 
 
@@ -80,7 +82,12 @@ def table(report):
         for row in rows:
             memory = row["memory_bytes_per_channel"]
             yield (f"| {name} | {row['length']} | {1e3 * row['seconds']:.2f} ms | {per_length(row):.2f} ns "
-                   f"| {memory / 1024:.0f} KiB | {memory / row['length']:.0f} B |")
+                   + (f"| {memory / 1024:.0f} KiB | {memory / row['length']:.0f} B |" if shown(1, row) else "| below 1 KiB | – |"))
+
+
+def shown(panel, row):
+    """Whether a row has a point in the panel of times, or in that of memory, which a small one has not."""
+    return panel == 0 or row["memory_bytes_per_channel"] >= MEASURABLE
 
 
 def plot(report):
@@ -91,7 +98,7 @@ def plot(report):
              'font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" fill="#ffffff"/>']
     for panel, (title, value) in enumerate(panels):
         left, top = margin + panel * (width + 2 * margin), margin
-        values = [value(row) for row in report["rows"]]
+        values = [value(row) for row in report["rows"] if shown(panel, row)]
         low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
 
         def place(row):
@@ -107,7 +114,7 @@ def plot(report):
             x = left + width * math.log2(thousands) / 6
             lines.append(f'<text x="{x:.1f}" y="{top + height + 18}" text-anchor="middle">{thousands}K</text>')
         for (_, rows), colour in zip(curves(report), COLOURS):
-            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, rows))
+            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, [row for row in rows if shown(panel, row)]))
             lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
     for index, ((name, _), colour) in enumerate(zip(curves(report), COLOURS)):
         x, y = margin + index % 3 * 250, height + 2 * margin + 6 + index // 3 * 22
