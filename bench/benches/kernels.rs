@@ -25,8 +25,8 @@ use support::ceilings::Ceilings;
 use support::clock::Clock;
 use support::report::KernelReport;
 use support::{
-    Failure, Kernel, delta_rule, levels, linear, linear_state_space, long_convolution, recurrence, run_group,
-    selective_scan, ssm_kernel, taylor_attention, tokenwise, wkv4,
+    Failure, Kernel, delta_rule, levels, linear, linear_state_space, long_convolution, long_convolution_nd,
+    recurrence, run_group, selective_scan, ssm_kernel, taylor_attention, tokenwise, wkv4,
 };
 
 /// Measures the ceilings.
@@ -98,6 +98,7 @@ fn host_groups() -> Vec<Group> {
         ("linear", linear::kernels()),
         ("causal_conv1d", tokenwise::causal_conv1d()),
         ("long_convolution", long_convolution::kernels()),
+        ("long_convolution_nd", long_convolution_nd::kernels()),
         ("gated_norm", tokenwise::gated_norm()),
         ("cross_entropy", tokenwise::cross_entropy()),
     ]

@@ -239,8 +239,10 @@ STATE_SPACES = {
     "cauchy": lambda data: torch_state_space.cauchy_forms(Form, data),
     "long_convolution": lambda data: torch_state_space.long_convolution_forms(Form, data),
 }
+# Those that JAX's script knows nothing of.
+AXES = {"long_convolution_nd": lambda data: torch_state_space.long_convolution_nd_forms(Form, data)}
 # Operators that torch has something for.
-OPERATORS = {"recurrence": recurrence, "selective_scan": selective_scan, "delta_rule": delta_rule, **STATE_SPACES}
+OPERATORS = {"recurrence": recurrence, "selective_scan": selective_scan, "delta_rule": delta_rule, **STATE_SPACES, **AXES}
 
 
 def forms(operator, sizes, device):

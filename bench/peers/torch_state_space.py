@@ -182,3 +182,36 @@ def long_convolution_forms(form, data):
     once = compiled(fft_convolution)
     yield form("torch, rfft and irfft", "plain", inputs, fft_convolution, 0)
     yield form("torch.compile, rfft and irfft", "compiled", inputs, lambda *tensors: once(*tensors), 0)
+
+
+def fft_convolution_nd(u, skip, *kernels):
+    """Transforms over all axes of u, and of each axis of the kernel: its outer products are formed among frequencies."""
+    axes = u.shape[2:]
+    places = [2 * size for size in axes]
+    spectrum = 0
+    for term in range(kernels[0].shape[0]):
+        product = 1
+        for index, (kernel, places_of) in enumerate(zip(kernels, places)):
+            last = index + 1 == len(axes)
+            # Taps for later positions come from the other end.
+            taps = torch.cat([kernel[term, :, places_of // 2 - 1:], torch.zeros_like(kernel[term, :, :1]),
+                              kernel[term, :, :places_of // 2 - 1]], -1)
+            factor = torch.fft.rfft(taps) if last else torch.fft.fft(taps)
+            shape = [len(skip)] + [-1 if axis == index else 1 for axis in range(len(axes))]
+            product = product * factor.reshape(shape)
+        spectrum = spectrum + product
+    whole = torch.fft.irfftn(torch.fft.rfftn(u, s=places, dim=tuple(range(2, u.ndim))) * spectrum, s=places,
+                             dim=tuple(range(2, u.ndim)))
+    return whole[(..., *(slice(size) for size in axes))] + u * skip.reshape(-1, *[1] * len(axes))
+
+
+def long_convolution_nd_forms(form, data):
+    s = data.sizes
+
+    def inputs():
+        kernels = [data.normal(s["rank"], s["channels"], 2 * size - 1) for size in s["axes"]]
+        return [data.normal(s["batch"], s["channels"], *s["axes"]), data.normal(s["channels"]), *kernels]
+
+    once = compiled(fft_convolution_nd)
+    yield form("torch, rfftn and irfftn", "plain", inputs, fft_convolution_nd, 0)
+    yield form("torch.compile, rfftn and irfftn", "compiled", inputs, lambda *tensors: once(*tensors), 0)

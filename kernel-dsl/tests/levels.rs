@@ -11,6 +11,8 @@ mod layouts;
 mod linear_state_space;
 #[path = "support/long_convolution.rs"]
 mod long_convolution;
+#[path = "support/long_convolution_nd.rs"]
+mod long_convolution_nd;
 #[path = "levels/operators.rs"]
 mod operators;
 #[path = "host/equivalence/data.rs"]

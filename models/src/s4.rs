@@ -27,13 +27,21 @@
 //! | `layer.{dt_transform, real_transform, dt_min, dt_max, final_act}` | | `exp`, `exp`, 0.001, 0.1, `glu` |
 //! | `layer.bidirectional` | whether later tokens are read too; no language model then, and C has twice the rows | false |
 //! | `layer.l_max` | taps after which kernels end; 0 for none | 0 |
+//! | `layer.axes` | sizes of the axes of images, one to three, the last one fastest: a state space on each of them ([S4ND](spillway_ssm_core::s4nd)) | – |
+//! | `layer.{causal_axes, tie_axes, trank, bandlimit}` | axes, from 0, that are read from their beginning on alone; whether all have one kernel; outer products of a kernel; the band limit, as a share of the Nyquist frequency | none, false, 1, none |
+//! | `layer.block` | where there are axes: `s4`, or `convnext` for the block of ConvNeXt, which wants `norm = "none"` | `s4` |
 //! | `layer.{gate, gate_act, mult_act}` | width of a gate over `d_model`, 0 for none; what becomes of it and of the product | 0, `gelu`, `id` |
 //!
+//! With `axes` and `mode = "conv"` a layer is a window of `l_max` free taps along every axis.
+//!
 //! C of a checkpoint with `kernel.l_kernel` above 0 is C̃ = C (I − Ā^l), of which C is taken back.
+
+mod images;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use images::Images;
 use serde_json::Map;
 use spillway_attention_linear::mlp::{Mlp, MlpActivation, MlpConfig};
 use spillway_ssm_core::free_convolution::FreeConvolution;
@@ -102,6 +110,8 @@ struct Config {
     vocab_size: usize,
     layers: usize,
     block: S4Config,
+    /// What is read, where it is no sequence.
+    images: Option<Images>,
     /// Taps of the kernel that takes the state space's place.
     taps: Option<usize>,
     mlp: Option<MlpConfig>,
@@ -129,10 +139,18 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         _ => None,
     };
     let block = block_config(&layer, model_dim)?;
+    let images = images::read(&layer, &block)?;
+    if let (Some(_), Some(0)) = (&images, taps.map(|taps| taps % 2)) {
+        return Err(layer.unsupported(
+            "l_max",
+            "an odd number, where mode is \"conv\" and there are axes",
+        ));
+    }
     Ok(Config {
         vocab_size,
         layers: fields.layers("n_layers")?,
         block,
+        images,
         taps,
         mlp: match whole(fields, "ff", 0)? {
             0 => None,
@@ -319,6 +337,9 @@ fn block(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Block
 
 /// The state space, or the kernel in its place, and its projection.
 fn mixer(config: &Config, name: String, loader: &mut Loader<'_>) -> Result<Arc<dyn Mixer>, ModelError> {
+    if let Some(images) = &config.images {
+        return images.mixer(&config.block, config.taps, &name, loader);
+    }
     if let Some(taps) = config.taps {
         let source = &mut loader.below(name, BLOCK_NAMES);
         return Ok(Arc::new(FreeConvolution::read(
@@ -374,6 +395,9 @@ fn outline(config: &Config) -> Outline {
         if let Some(gate) = block.gate {
             details.insert("width of the gate", (gate.factor * block.model_dim).to_string());
         }
+    }
+    if let Some(images) = &config.images {
+        details.extend(images.details());
     }
     if let Some(mlp) = config.mlp {
         details.insert("width of the MLP", mlp.hidden_dim.to_string());

@@ -7,6 +7,8 @@
 //! What a state space is compared with: L numbers per channel that know nothing of time, beyond L tokens or at another sampling rate.
 //! Tensors have the names of state-spaces/s4, whose `conv` kernel it is; taps start at variance 1/L.
 
+pub mod nd;
+
 use crate::error::{Error, Result};
 use crate::intervention::Chain;
 use crate::linear::Linear;

@@ -33,9 +33,10 @@
 //! | [`intervention`] | the two places where a mitigation acts |
 //! | [`linear`] | projections with packed or dense weights |
 //! | [`mixer`], [`key_value_cache`] | what a layer of a model is, and what it carries |
-//! | [`free_convolution`] | S4's block with a kernel of free taps, to compare with |
+//! | [`free_convolution`] | S4's block with a kernel of free taps, to compare with; over several axes too |
 //! | [`mamba1`], [`mamba2`], [`mamba3`] | the mixers of Mamba-1, Mamba-2 and Mamba-3 |
 //! | [`s4`], [`h3`] | those of S4 with S4D and DSS, and of H3 |
+//! | [`s4nd`], [`image_shape`] | S4 on every axis of an image, and images at several resolutions |
 //! | [`hippo_rnn`] | the HiPPO-RNN cell and the Legendre memory unit |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`short_conv`] | the short convolution of mixers |
@@ -56,6 +57,7 @@ pub mod free_convolution;
 pub mod gates;
 pub mod h3;
 pub mod hippo_rnn;
+pub mod image_shape;
 pub mod intervention;
 pub mod key_value_cache;
 pub mod linear;
@@ -66,6 +68,7 @@ pub mod mixer;
 pub mod operators;
 pub mod recurrence;
 pub mod s4;
+pub mod s4nd;
 pub mod sequences;
 pub mod short_conv;
 pub mod state;

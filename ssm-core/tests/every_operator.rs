@@ -16,11 +16,11 @@ mod equivalence {
     use spillway_ssm_core::operators::taylor_attention::Expansion;
     use spillway_ssm_core::operators::vandermonde::{Discretization, ModeSet};
     use spillway_ssm_core::operators::{
-        DiagonalPlan, DiagonalSystem, LongConvolutionInputs, LowRankSystem, Pairing, RotaryPlan, ScanInputs,
-        TaylorInputs, TaylorPlan, TaylorPrefix, add_rms_norm, cauchy_kernel, cauchy_response, causal_conv1d,
-        cross_entropy, gated_norm, long_convolution, long_convolution_piece, rotary, selective_scan, split,
-        split_to_heads, step_size, taylor_attention, vandermonde_kernel, vandermonde_response, wkv4,
-        wkv4_state,
+        AxisKernel, DiagonalPlan, DiagonalSystem, LongConvolutionInputs, LowRankSystem, Pairing, RotaryPlan,
+        ScanInputs, TaylorInputs, TaylorPlan, TaylorPrefix, add_rms_norm, cauchy_kernel, cauchy_response,
+        causal_conv1d, cross_entropy, gated_norm, long_convolution, long_convolution_nd,
+        long_convolution_piece, rotary, selective_scan, split, split_to_heads, step_size, taylor_attention,
+        vandermonde_kernel, vandermonde_response, wkv4, wkv4_state,
     };
     use spillway_ssm_core::{
         Chunking, Erase, Gates, Linear, LogDecay, Sequences, State, recurrence, recurrence_of_sequences,
@@ -85,7 +85,7 @@ mod equivalence {
         Tensor::cat(vec![damping, frequency], 2)
     }
 
-    const CALLS: [(&str, Call); 24] = [
+    const CALLS: [(&str, Call); 25] = [
         ("linear_state_space", |leaves| {
             let system = LinearSystem {
                 step_size: leaves.next([4]).abs().add_scalar(0.2),
@@ -203,6 +203,21 @@ mod equivalence {
             let mut tail = leaves.next([2, 6, 3]);
             let out = long_convolution_piece(inputs, Form::Auto, &mut tail).expect("shapes that fit");
             vec![flat(out), flat(tail)]
+        }),
+        ("long_convolution_nd", |leaves| {
+            let input = leaves.next([2, 15, 3]);
+            let axis = |size, kernel, later_kernel| AxisKernel {
+                size,
+                kernel,
+                later_kernel,
+            };
+            let axes = vec![
+                axis(5, leaves.next([2, 2, 3, 4]), Some(leaves.next([2, 2, 3, 6]))),
+                axis(3, leaves.next([2, 2, 3, 3]), None),
+            ];
+            let skip = Some(leaves.next([2, 3]));
+            let found = long_convolution_nd(input, axes, skip, Default::default());
+            vec![flat(found.expect("shapes that fit"))]
         }),
         ("gated RMSNorm", |leaves| {
             let plan = NormPlan {

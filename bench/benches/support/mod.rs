@@ -9,6 +9,7 @@ pub mod levels;
 pub mod linear;
 pub mod linear_state_space;
 pub mod long_convolution;
+pub mod long_convolution_nd;
 pub mod recurrence;
 pub mod report;
 pub mod selective_scan;

@@ -46,13 +46,14 @@
 //!
 //! # More dimensions
 //!
-//! The transform works on points along one axis, channels beside each other. A convolution over several axes takes the half length on one
-//! of them; points are complex afterwards, and every further axis is a plain transform of a zero-padded length with the same passes and
-//! without the factors e^{iπn/N}.
+//! [`nd`] convolves over two or three axes. The transform works on points along one axis, channels beside each other. A convolution over
+//! several axes takes the half length on one of them; points are complex afterwards, and every further axis is a plain transform of a
+//! zero-padded length with the same passes and without the factors e^{iπn/N}.
 
 #[cfg(feature = "cube")]
 pub mod cube;
 mod host;
+pub mod nd;
 mod problem;
 pub mod reference;
 

@@ -38,7 +38,7 @@ pub enum Form {
 
 /// Taps per token that cost as much as a level of radix 2 costs per point. Both forms took equally long at 85, 119 and 210 taps with
 /// transforms of 64, 256 and 1024 points (256 channels, AVX-512), and long transforms leave the caches.
-const TAPS_PER_LEVEL: usize = 14;
+pub(super) const TAPS_PER_LEVEL: usize = 14;
 
 /// Shape of a long convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,9 +160,7 @@ impl Problem {
             Form::Fourier => self.time == 0,
             Form::Auto => {
                 let reach = self.reach();
-                let points = reach.places().next_power_of_two() / 2;
-                let levels = points.max(2).ilog2() as usize;
-                reach.meetings() <= points.saturating_mul(TAPS_PER_LEVEL * levels)
+                reach.meetings() <= reach.transform_cost()
             }
         }
     }
@@ -273,8 +271,15 @@ impl Reach {
         self.time + self.back().max(self.ahead.saturating_sub(1))
     }
 
+    /// What transforms cost, in taps.
+    pub fn transform_cost(&self) -> usize {
+        let points = self.places().next_power_of_two() / 2;
+        let levels = points.max(2).ilog2() as usize;
+        points.saturating_mul(TAPS_PER_LEVEL * levels)
+    }
+
     /// Pairs of an output and an input that meet.
-    fn meetings(&self) -> usize {
+    pub fn meetings(&self) -> usize {
         let lags = self.ahead + self.later;
         match self.positions > self.time {
             true => self.time.saturating_mul(lags),

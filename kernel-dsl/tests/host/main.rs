@@ -13,6 +13,8 @@ mod layouts;
 mod linear_state_space;
 #[path = "../support/long_convolution.rs"]
 mod long_convolution;
+#[path = "../support/long_convolution_nd.rs"]
+mod long_convolution_nd;
 #[path = "../support/shift_state_space.rs"]
 mod shift_state_space;
 #[path = "../support/ssm_kernel.rs"]
@@ -39,6 +41,8 @@ mod equivalence_linear;
 mod equivalence_linear_state_space;
 #[path = "equivalence_long_convolution.rs"]
 mod equivalence_long_convolution;
+#[path = "equivalence_long_convolution_nd.rs"]
+mod equivalence_long_convolution_nd;
 #[path = "equivalence_recurrence.rs"]
 mod equivalence_recurrence;
 #[path = "equivalence_scan.rs"]

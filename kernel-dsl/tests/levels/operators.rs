@@ -12,7 +12,7 @@ use super::support::relative_error;
 use super::tokenwise::random;
 use layers::{convolution, norm, product, softmax, step_sizes, training_product};
 use recurrences::{delta_rule, recurrence, scan, taylor, wkv};
-use state_spaces::{long_convolution, shift, state_space};
+use state_spaces::{long_convolution, long_convolution_nd, shift, state_space};
 
 /// What is wrong, where something is.
 type Outcome = Result<(), String>;
@@ -49,6 +49,7 @@ pub fn all() -> Vec<Check> {
         ("softmax attention", softmax),
         ("causal convolution", convolution),
         ("long convolution", long_convolution),
+        ("long convolution over several axes", long_convolution_nd),
         ("gated norm", norm),
         ("step size", step_sizes),
         ("Vandermonde kernel", || Diagonal::large().check_host()),

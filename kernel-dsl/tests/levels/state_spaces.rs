@@ -3,6 +3,7 @@
 use super::{Outcome, allowed};
 use crate::layouts::Layout;
 use crate::long_convolution::LongConvolution;
+use crate::long_convolution_nd::LongConvolutionNd;
 use crate::{linear_state_space, shift_state_space};
 
 pub(super) fn long_convolution() -> Outcome {
@@ -21,6 +22,26 @@ pub(super) fn long_convolution() -> Outcome {
         LongConvolution::example(problem, 9).check_host()?;
     }
     Ok(())
+}
+
+pub(super) fn long_convolution_nd() -> Outcome {
+    use spillway_kernel_dsl::long_convolution::nd::{Axes, Axis, Form, Problem};
+    let axis = |size| Axis {
+        size,
+        taps: size,
+        later: size - 1,
+    };
+    // Lengths beside a power of two, and channels beside every number of lanes.
+    let axes = Axes::new(&[axis(9), axis(15)]).map_err(|error| error.to_string())?;
+    let problem = Problem {
+        batch: 2,
+        axes,
+        channels: 21,
+        multiplicity: 2,
+        rank: 2,
+        form: Form::Auto,
+    };
+    LongConvolutionNd::example(problem, 9).check_host()
 }
 
 pub(super) fn state_space(rank: usize, token_steps: bool) -> Outcome {

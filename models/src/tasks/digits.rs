@@ -27,6 +27,9 @@ pub struct Digits {
     /// The images.
     #[serde(default)]
     pub source: ImageSource,
+    /// Pixels in a row, each the mean of a square of the source's. Default: those of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<usize>,
     /// In which order pixels come.
     #[serde(default)]
     pub order: PixelOrder,
@@ -60,6 +63,7 @@ impl Default for Digits {
     fn default() -> Self {
         Self {
             source: ImageSource::default(),
+            side: None,
             order: PixelOrder::default(),
             held_out: held_out(),
             shuffle: 0,
@@ -80,9 +84,17 @@ impl Digits {
     /// Reads the images; relative paths start from `base`.
     ///
     /// # Errors
-    /// As [`ImageSource::read`]; [`TaskError::Option`] for a share that leaves one part without images.
+    /// As [`ImageSource::read`]; [`TaskError::Option`] for a share that leaves one part without images, and for a side that does not divide
+    /// that of the source.
     pub fn open(&self, base: &Path) -> Result<PixelSequences, TaskError> {
         let images = self.source.read(base)?;
+        let images = match self.side {
+            None => images,
+            Some(side) => images.reduced(side).ok_or_else(|| {
+                let expected = format!("a divisor of {}, the pixels in a row of an image", images.side);
+                TaskError::option("side", expected, side)
+            })?,
+        };
         let mut rng = StdRng::seed_from_u64(self.shuffle);
         let (training, held_out) = split(images.count(), self.held_out, &mut rng)?;
         Ok(PixelSequences {
@@ -196,6 +208,30 @@ mod tests {
                 .open(Path::new(""))
                 .is_err()
             );
+        }
+    }
+
+    #[test]
+    fn images_of_fewer_pixels_are_the_same_images() {
+        let at = |side| Digits {
+            side,
+            ..Digits::default()
+        };
+        let (fine, coarse) = (at(None), at(Some(4)));
+        let (fine, coarse) = (
+            fine.open(Path::new("")).unwrap(),
+            coarse.open(Path::new("")).unwrap(),
+        );
+        coarse.check(16).unwrap();
+        for item in [Item::training(7), Item::held_out(3)] {
+            let ((fine, label), (coarse, same)) = (fine.sequence(item), coarse.sequence(item));
+            assert_eq!(label, same);
+            let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
+            assert!((mean(&fine) - mean(&coarse)).abs() < 1e-6);
+        }
+        for side in [0, 3, 16] {
+            let error = at(Some(side)).open(Path::new("")).unwrap_err().to_string();
+            assert!(error.contains("side: expected a divisor of 8"), "{error}");
         }
     }
 

@@ -89,6 +89,27 @@ impl Images {
         self.classes = self.classes.max(label as usize + 1);
     }
 
+    /// The same images with so many pixels in a row, each the mean of a square of theirs; nothing where these squares are no whole
+    /// pixels.
+    pub fn reduced(&self, side: usize) -> Option<Self> {
+        if side == 0 || !self.side.is_multiple_of(side) {
+            return None;
+        }
+        let block = self.side / side;
+        let mean = |index: usize| {
+            let (image, row, column) = (index / (side * side), index / side % side, index % side);
+            let first = (image * self.side + row * block) * self.side + column * block;
+            let rows = (0..block).map(|row| &self.pixels[first + row * self.side..][..block]);
+            rows.flatten().sum::<f32>() / (block * block) as f32
+        };
+        Some(Self {
+            side,
+            classes: self.classes,
+            pixels: (0..self.count() * side * side).map(mean).collect(),
+            labels: self.labels.clone(),
+        })
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.labels.len()
@@ -230,6 +251,23 @@ mod tests {
         // The first image: its first row is 0 0 5 13 9 1 0 0.
         let (pixels, label) = images.image(0);
         assert_eq!((label, pixels[3], pixels[4]), (0, 13.0 / 16.0, 9.0 / 16.0));
+    }
+
+    #[test]
+    fn fewer_pixels_are_means_of_squares() {
+        let images = Images::shipped();
+        let reduced = images.reduced(4).unwrap();
+        assert_eq!((reduced.count(), reduced.side, reduced.classes), (1797, 4, 10));
+        for index in [0, 1, 1796] {
+            let ((fine, label), (coarse, same)) = (images.image(index), reduced.image(index));
+            assert_eq!(label, same);
+            for (place, pixel) in coarse.iter().enumerate() {
+                let first = place / 4 * 16 + place % 4 * 2;
+                let sum: f32 = [0, 1, 8, 9].iter().map(|next| fine[first + next]).sum();
+                assert_eq!(*pixel, sum / 4.0);
+            }
+        }
+        assert!(images.reduced(0).is_none() && images.reduced(3).is_none() && images.reduced(16).is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | [`wkv4()`] | the recurrence of RWKV-4 |
 //! | [`causal_conv1d()`] | the short convolution before a recurrence |
 //! | [`long_convolution()`], [`long_convolution_piece`] | a time-invariant state space by its kernel: as long as the sequence, whole or in pieces |
+//! | [`long_convolution_nd()`] | the same over one to three axes, with a sum of outer products of kernels: S4ND |
 //! | [`gated_norm`], [`add_rms_norm`] | norms over groups of features, gated or joined with a residual |
 //! | [`softmax_attention()`] | causal softmax attention over a key-value cache |
 //! | [`pointwise`] | activations and gates |
@@ -30,6 +31,7 @@ pub(crate) mod delta_rule;
 pub(crate) mod element;
 pub mod linear_state_space;
 pub mod long_convolution;
+pub mod long_convolution_nd;
 pub mod norm;
 pub mod pointwise;
 pub(crate) mod recurrence;
@@ -47,6 +49,7 @@ pub use causal_conv1d::causal_conv1d;
 pub use cross_entropy::cross_entropy;
 pub use linear_state_space::{FixedLinearSystem, LinearSystem, linear_state_space};
 pub use long_convolution::{LongConvolutionInputs, long_convolution, long_convolution_piece};
+pub use long_convolution_nd::{AxisKernel, long_convolution_nd};
 pub use norm::{add_rms_norm, gated_norm};
 pub use rotary::{Pairing, RotaryPlan, rotary};
 pub use selective_scan::{ScanInputs, selective_scan};

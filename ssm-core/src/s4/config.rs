@@ -165,7 +165,7 @@ impl S4Config {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let sizes = [
             self.model_dim,
             self.channels,

@@ -37,6 +37,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub use config::{Activation, Gate, ModeSum, Projection, S4Config};
 pub use fresh::FreshSystem;
 use view::View;
+pub(crate) use view::kernel_of;
 
 /// One S4 block.
 #[derive(Clone, Debug)]

@@ -14,6 +14,23 @@ use std::f32::consts::FRAC_1_SQRT_2;
 impl S4Config {
     /// The system of the weights of `source`, with C, C of the backward direction after it where there is one.
     pub(super) fn system<S: WeightSource>(&self, source: &mut S) -> Result<LinearSystem, S::Error> {
+        let stored = self.stored_system(source)?;
+        let skip = source.tensor("D", [self.channels, self.model_dim], Init::Normal(1.0))?;
+        let system = LinearSystem {
+            skip: Some(skip),
+            ..stored
+        };
+        match (self.rank, self.truncated_at) {
+            (0, _) | (_, 0) => Ok(system),
+            (_, length) => {
+                let c = untruncated(&system, length)?;
+                Ok(LinearSystem { c, ..system })
+            }
+        }
+    }
+
+    /// As [`S4Config::system`], with C as it is stored and without D.
+    pub(crate) fn stored_system<S: WeightSource>(&self, source: &mut S) -> Result<LinearSystem, S::Error> {
         let (h, s, modes) = (self.model_dim, self.copies, self.state_dim / 2);
         let size = Size {
             copies: s,
@@ -50,23 +67,16 @@ impl S4Config {
             }
         };
         let step = source.tensor("kernel.inv_dt", [h, 1], self.fresh_step())?;
-        let system = LinearSystem {
+        Ok(LinearSystem {
             step_size: transformed(self.step_transform, step.reshape([h])),
             a: Tensor::stack(vec![transformed(self.rate_transform, real).neg(), imag.neg()], 2),
             b: b.reshape([s, modes, 2]),
             c,
             low_rank,
-            skip: Some(source.tensor("D", [self.channels, h], Init::Normal(1.0))?),
+            skip: None,
             rule: self.rule,
             spectrum: self.modes.spectrum(),
-        };
-        match (self.rank, self.truncated_at) {
-            (0, _) | (_, 0) => Ok(system),
-            (_, length) => {
-                let c = untruncated(&system, length)?;
-                Ok(LinearSystem { c, ..system })
-            }
-        }
+        })
     }
 
     /// Log-uniform step sizes, as the transform has them.

@@ -150,37 +150,39 @@ impl Kernels {
         Ok(self.kernel.get_or_init(|| kernel).clone())
     }
 
-    /// K, `[rows, model_dim, length]`.
     fn kernel(&self, length: usize) -> Result<Tensor<3>> {
-        let system = &self.system;
-        let [rows, channels, ..] = system.c.dims();
-        if system.low_rank.is_some() {
-            return self.impulse_response(length);
-        }
-        let diagonal = DiagonalSystem {
-            step: system.step_size.clone().reshape([channels, 1]),
-            a: system.a.clone(),
-            b: system.b.clone(),
-            c: system.c.clone(),
-        };
-        let plan = DiagonalPlan { length, ..self.plan };
-        Ok(vandermonde_kernel(diagonal, &plan)?.reshape([rows, channels, length]))
+        kernel_of(&self.system, &DiagonalPlan { length, ..self.plan })
     }
+}
 
-    /// K as the response to 1, 0, 0, …
-    fn impulse_response(&self, length: usize) -> Result<Tensor<3>> {
-        let [rows, channels, ..] = self.system.c.dims();
-        let device = self.system.c.device();
-        let mut impulse = vec![Tensor::ones([1, 1, channels], &device)];
-        if length > 1 {
-            impulse.push(Tensor::zeros([1, length - 1, channels], &device));
-        }
-        let system = LinearSystem {
-            skip: None,
-            ..self.system.clone()
-        };
-        let mut state = system.start(1, &device);
-        let response = linear_state_space(Tensor::cat(impulse, 1), &system, &mut state)?;
-        Ok(response.reshape([length, rows, channels]).permute([1, 2, 0]))
+/// K of a system without its D, `[rows, model_dim, length]`. The plan's rule is that of systems without P.
+pub(crate) fn kernel_of(system: &LinearSystem, plan: &DiagonalPlan) -> Result<Tensor<3>> {
+    let [rows, channels, ..] = system.c.dims();
+    if system.low_rank.is_some() {
+        return impulse_response(system, plan.length);
     }
+    let diagonal = DiagonalSystem {
+        step: system.step_size.clone().reshape([channels, 1]),
+        a: system.a.clone(),
+        b: system.b.clone(),
+        c: system.c.clone(),
+    };
+    Ok(vandermonde_kernel(diagonal, plan)?.reshape([rows, channels, plan.length]))
+}
+
+/// K as the response to 1, 0, 0, …
+fn impulse_response(system: &LinearSystem, length: usize) -> Result<Tensor<3>> {
+    let [rows, channels, ..] = system.c.dims();
+    let device = system.c.device();
+    let mut impulse = vec![Tensor::ones([1, 1, channels], &device)];
+    if length > 1 {
+        impulse.push(Tensor::zeros([1, length - 1, channels], &device));
+    }
+    let system = LinearSystem {
+        skip: None,
+        ..system.clone()
+    };
+    let mut state = system.start(1, &device);
+    let response = linear_state_space(Tensor::cat(impulse, 1), &system, &mut state)?;
+    Ok(response.reshape([length, rows, channels]).permute([1, 2, 0]))
 }

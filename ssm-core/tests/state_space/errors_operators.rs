@@ -8,9 +8,9 @@ use spillway_ssm_core::operators::linear_state_space::{Rule, Spectrum};
 use spillway_ssm_core::operators::long_convolution::{Form, Later};
 use spillway_ssm_core::operators::vandermonde::{Discretization, ModeSet};
 use spillway_ssm_core::operators::{
-    DiagonalPlan, DiagonalSystem, FixedLinearSystem, LinearSystem, LongConvolutionInputs, LowRankSystem,
-    cauchy_kernel, cauchy_response, linear_state_space, long_convolution, long_convolution_piece,
-    vandermonde_kernel, vandermonde_response,
+    AxisKernel, DiagonalPlan, DiagonalSystem, FixedLinearSystem, LinearSystem, LongConvolutionInputs,
+    LowRankSystem, cauchy_kernel, cauchy_response, linear_state_space, long_convolution, long_convolution_nd,
+    long_convolution_piece, vandermonde_kernel, vandermonde_response,
 };
 use spillway_ssm_core::{Error, WeightMap};
 
@@ -442,5 +442,49 @@ fn a_shift_of_h3_that_is_no_number_is_refused() {
     assert!(H3::read(config, &mut weights(1.0)).is_ok());
     for bad in NOT_NUMBERS {
         expect_refused("B of the shift", H3::read(config, &mut weights(bad)));
+    }
+}
+
+#[test]
+fn long_convolutions_over_axes_that_do_not_fit_are_refused() {
+    for device in devices() {
+        let axis = |size: usize, last: f32| AxisKernel {
+            size,
+            kernel: with_last([2, 1, 2, 2], last, &device),
+            later_kernel: None,
+        };
+        let input = || Tensor::<3>::ones([1, 6, 2], &device);
+        let of = |axes: Vec<AxisKernel>, skip: Option<f32>| {
+            let skip = skip.map(|last| with_last([1, 2], last, &device));
+            long_convolution_nd(input(), axes, skip, Default::default())
+        };
+        let good = || vec![axis(2, 1.0), axis(3, 1.0)];
+        assert!(of(good(), Some(1.0)).is_ok());
+        expect_refused("no axis", of(Vec::new(), None));
+        expect_refused("four axes", of(vec![axis(1, 1.0); 4], None));
+        expect_refused("other positions", of(vec![axis(2, 1.0), axis(2, 1.0)], None));
+        let with = |kernel: Tensor<4>, later_kernel: Option<Tensor<4>>| AxisKernel {
+            size: 3,
+            kernel,
+            later_kernel,
+        };
+        let ones = |shape: [usize; 4]| Tensor::<4>::ones(shape, &device);
+        for (what, kernel, later) in [
+            ("another rank", ones([1, 1, 2, 2]), None),
+            ("another number of outputs", ones([2, 2, 2, 2]), None),
+            ("another number of channels", ones([2, 1, 3, 2]), None),
+            ("no taps", ones([2, 1, 2, 0]), None),
+            (
+                "another later kernel",
+                ones([2, 1, 2, 2]),
+                Some(ones([2, 1, 1, 2])),
+            ),
+        ] {
+            expect_refused(what, of(vec![axis(2, 1.0), with(kernel, later)], None));
+        }
+        for value in NOT_NUMBERS {
+            expect_refused("K", of(vec![axis(2, 1.0), axis(3, value)], None));
+            expect_refused("D", of(good(), Some(value)));
+        }
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn backward<S: Simd>(simd: S, call: &Backward, channels: Range<usize>
 
 /// Gives Σ_i weights[i] signal[p + i] for every p < `count`, where `signal` is zero outside of `filled`.
 #[inline(always)]
-fn slide<S: Simd>(
+pub(super) fn slide<S: Simd>(
     simd: S,
     count: usize,
     weights: &[S::f32s],

@@ -210,6 +210,60 @@ impl Plan {
         }
     }
 
+    /// The middle and the inner stage of all that the outer stage leaves.
+    #[inline(always)]
+    pub(super) fn rest<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        for block in self.outer_blocks() {
+            let block = &mut points[block];
+            self.middle(simd, block);
+            for block in block.chunks_exact_mut(self.inner_block()) {
+                self.inner(simd, block);
+            }
+        }
+    }
+
+    /// Undoes [`Plan::rest`] but for a factor.
+    #[inline(always)]
+    pub(super) fn rest_back<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        for block in self.outer_blocks() {
+            let block = &mut points[block];
+            for block in block.chunks_exact_mut(self.inner_block()) {
+                self.inner_back(simd, block);
+            }
+            self.middle_back(simd, block);
+        }
+    }
+
+    /// A plain transform of M complex points, without the factors that make one of half the length: frequencies in bit-reversed order.
+    #[inline(always)]
+    pub(super) fn plain<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        for factors in &self.passes {
+            for block in points.chunks_exact_mut(4 * factors.len()) {
+                down(simd, factors, block);
+            }
+        }
+        match self.points >> (2 * self.passes.len()) {
+            4 => last_four(simd, points),
+            2 => last_two(simd, points),
+            _ => {}
+        }
+    }
+
+    /// Undoes [`Plan::plain`] but for a factor, M.
+    #[inline(always)]
+    pub(super) fn plain_back<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        match self.points >> (2 * self.passes.len()) {
+            4 => first_four(simd, points),
+            2 => last_two(simd, points),
+            _ => {}
+        }
+        for factors in self.passes.iter().rev() {
+            for block in points.chunks_exact_mut(4 * factors.len()) {
+                up(simd, factors, block);
+            }
+        }
+    }
+
     /// Undoes [`Plan::inner`] but for a factor, the points of the block.
     #[inline(always)]
     pub(super) fn inner_back<S: Simd>(&self, simd: S, block: &mut [Point<S>]) {

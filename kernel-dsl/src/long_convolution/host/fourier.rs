@@ -239,7 +239,13 @@ fn correlate<S: Simd>(simd: S, plan: &Plan, stages: Stages, transforms: Transfor
 
 /// sum ← x̄ y, or with what is there before.
 #[inline(always)]
-fn add_correlation<S: Simd>(simd: S, first: bool, x: &[Point<S>], y: &[Point<S>], sum: &mut [Point<S>]) {
+pub(super) fn add_correlation<S: Simd>(
+    simd: S,
+    first: bool,
+    x: &[Point<S>],
+    y: &[Point<S>],
+    sum: &mut [Point<S>],
+) {
     for ((sum, &x), &y) in sum.iter_mut().zip(x).zip(y) {
         let [re, im] = product_conjugate(simd, x, y);
         *sum = match first {
@@ -331,18 +337,10 @@ impl<'a, S: Simd> Kernels<'a, S> {
         }
     }
 
-    /// Places of a kernel that may hold a tap.
-    fn end(&self, plan: &Plan) -> usize {
-        match self.reach.back() {
-            0 => self.reach.ahead,
-            _ => 2 * plan.points(),
-        }
-    }
-
     /// The outer stage of all kernels.
     #[inline(always)]
     fn begin(&mut self, simd: S, plan: &Plan, problem: &Problem, inputs: &Inputs, columns: &Range<usize>) {
-        let end = self.end(plan);
+        let end = end_of_taps(plan, self.reach);
         for (m, spectrum) in self.spectra.chunks_exact_mut(plan.room()).enumerate() {
             load_kernel::<S>(problem, self.reach, inputs, m, columns, &mut self.lags);
             let taps = Taps {
@@ -358,7 +356,7 @@ impl<'a, S: Simd> Kernels<'a, S> {
     /// From the outer stage of the gradient of a spectrum to that of the taps, in `lags`.
     #[inline(always)]
     fn pull_back(&mut self, simd: S, plan: &Plan, spectrum: &mut [Point<S>]) {
-        let end = self.end(plan);
+        let end = end_of_taps(plan, self.reach);
         let mut taps = Taps {
             reach: self.reach,
             places: 2 * plan.points(),
@@ -369,12 +367,23 @@ impl<'a, S: Simd> Kernels<'a, S> {
     }
 }
 
+/// Places of a kernel that may hold a tap.
+pub(super) fn end_of_taps(plan: &Plan, reach: &Reach) -> usize {
+    match reach.back() {
+        0 => reach.ahead,
+        _ => 2 * plan.points(),
+    }
+}
+
 /// Taps by their lags, at the places of a transform: behind the last place the sign changes.
-struct Taps<'a, S: Simd> {
-    reach: &'a Reach,
-    places: usize,
-    lags: &'a mut [S::f32s],
-    scale: S::f32s,
+pub(super) struct Taps<'a, S: Simd> {
+    pub reach: &'a Reach,
+    /// N.
+    pub places: usize,
+    /// From −back on.
+    pub lags: &'a mut [S::f32s],
+    /// What every tap is multiplied by, on its way in and out.
+    pub scale: S::f32s,
 }
 
 impl<S: Simd> Source<S> for Taps<'_, S> {

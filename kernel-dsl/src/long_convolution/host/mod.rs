@@ -5,6 +5,7 @@ mod direct;
 mod fft;
 mod fourier;
 mod lanes;
+pub(super) mod nd;
 
 use std::ops::Range;
 
@@ -84,8 +85,6 @@ pub fn backward(
 }
 
 /// Runs a task for each of several ranges of channels.
-///
-/// There are a few for each thread: more would share the work more evenly, but each needs scratch of its own.
 fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) + Send + Sync) {
     let taps = match problem.is_direct() {
         true => problem.taps,
@@ -95,14 +94,21 @@ fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) + Send + Sync) {
     let work = [problem.tokens(), problem.outputs(), taps]
         .into_iter()
         .fold(1, usize::saturating_mul);
+    share_channels(problem.channels, work, task);
+}
+
+/// Runs a task for each of several ranges of channels, which are `work` multiply-adds together.
+///
+/// There are a few for each thread: more would share the work more evenly, but each needs scratch of its own.
+fn share_channels(channels: usize, work: usize, task: impl Fn(Range<usize>) + Send + Sync) {
     if work < THREADED_WORK || rayon::current_num_threads() == 1 {
-        return task(0..problem.channels);
+        return task(0..channels);
     }
-    let blocks = problem.channels.div_ceil(CHANNELS_PER_BLOCK);
+    let blocks = channels.div_ceil(CHANNELS_PER_BLOCK);
     let per_task = blocks.div_ceil(TASKS_PER_THREAD * rayon::current_num_threads()) * CHANNELS_PER_BLOCK;
-    (0..problem.channels.div_ceil(per_task))
+    (0..channels.div_ceil(per_task))
         .into_par_iter()
-        .map(|i| i * per_task..((i + 1) * per_task).min(problem.channels))
+        .map(|i| i * per_task..((i + 1) * per_task).min(channels))
         .for_each(task);
 }
 

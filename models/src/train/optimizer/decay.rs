@@ -58,7 +58,18 @@ pub fn decays(parameter: &Parameter) -> bool {
 /// [`decays`] on a name and a shape.
 pub(super) fn decays_by(name: &str, shape: &[usize]) -> bool {
     let directions = shape.iter().filter(|length| **length > 1).count();
-    directions >= 2 && !NO_DECAY.iter().any(|end| ends_with(name, end))
+    let of_axis = without_number(name);
+    let is_excepted =
+        |end: &&str| ends_with(name, end) || of_axis.as_ref().is_some_and(|name| ends_with(name, end));
+    directions >= 2 && !NO_DECAY.iter().any(is_excepted)
+}
+
+/// A name without the number before its last part, where there is one: S4ND numbers the axes that its kernels belong to.
+fn without_number(name: &str) -> Option<String> {
+    let (before, last) = name.rsplit_once('.')?;
+    let (before, number) = before.rsplit_once('.')?;
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| format!("{before}.{last}"))
 }
 
 /// Whether `end` is the last part, or the last parts, of a name of parts between dots.
@@ -169,6 +180,20 @@ mod tests {
                     || ["time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2"].contains(&leaf);
                 assert!(!found || known, "{case} decays and is no projection");
             }
+        }
+    }
+
+    #[test]
+    fn systems_of_numbered_axes_stay_as_others_do() {
+        let layer = "model.layers.0.layer";
+        for part in ["inv_dt", "A_real", "A_imag", "B", "C", "P"] {
+            assert!(
+                !decays_by(&format!("{layer}.layer.kernel.1.{part}"), &[4, 8, 2]),
+                "{part}"
+            );
+        }
+        for part in ["output_linear.0.weight", "kernel.1.weight", "1.C.weight"] {
+            assert!(decays_by(&format!("{layer}.{part}"), &[8, 4]), "{part}");
         }
     }
 
