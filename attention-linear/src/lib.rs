@@ -19,6 +19,7 @@
 //! | [`mlstm`] | the mixer of xLSTM |
 //! | [`rg_lru`] | the mixer of Griffin and RecurrentGemma |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
+//! | [`block_attention`], [`block_state`] | attention within blocks, and to what a state space makes of the blocks before |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`latent_attention`] | attention whose keys and values are projections of one latent vector |
 //! | [`base_conv`] | the gated convolution of Based |
@@ -43,6 +44,9 @@
 
 pub mod base_conv;
 pub mod based;
+pub mod block_attention;
+pub mod block_state;
+mod blocks;
 pub mod comba;
 mod delta_gates;
 pub mod delta_net;

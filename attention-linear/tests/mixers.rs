@@ -11,6 +11,10 @@ mod tape;
 #[path = "mixers/taylor.rs"]
 mod taylor;
 
+// Its layers need more than an operator's inputs.
+#[path = "mixers/block_state.rs"]
+mod block_state;
+
 mod golden {
     use super::devices::devices;
     use super::support::{Case, cases};

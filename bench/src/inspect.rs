@@ -126,7 +126,7 @@ fn without_sites(state: &RecurrentState) -> String {
     });
     let carried = state.carried.iter().map(|tensor| {
         let [_, rows, columns] = tensor.dims();
-        format!("{rows} × {columns} values kept of long convolutions and cells")
+        format!("{rows} × {columns} values kept of long convolutions, cells and contexts")
     });
     let parts: Vec<String> = convolution.into_iter().chain(systems).chain(carried).collect();
     parts.join(", and ")
@@ -142,6 +142,7 @@ fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
             MixerState::Several(parts) => {
                 let parts = parts.iter().map(|part| match part {
                     MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),
+                    MixerState::Recurrent(state) if sites.is_empty() => without_sites(state),
                     _ => sites.iter().map(recurrence).collect::<Vec<_>>().join(", then "),
                 });
                 parts.collect::<Vec<_>>().join(", and ")

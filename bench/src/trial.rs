@@ -9,7 +9,7 @@ use crate::error::ProgramError;
 use crate::mitigation_file;
 use spillway_mitigations::Mitigation;
 use spillway_models::evaluation::diagnosis::treatment::{Restart, RestartScope, Treatment};
-use spillway_models::{LayerState, Model, ModelState};
+use spillway_models::{Model, ModelState};
 use spillway_ssm_core::{Chain, MixerState};
 use std::path::Path;
 
@@ -223,13 +223,16 @@ impl Trial {
 
 /// What there is none of in a model without a site to act on.
 fn missing(model: &Model) -> &'static str {
-    let carries = |layer: &LayerState| match &layer.mixer {
-        MixerState::Recurrent(state) => !(state.systems.is_empty() && state.carried.is_empty()),
-        MixerState::Attention(_) | MixerState::Several(_) | MixerState::Stateless => false,
-    };
+    fn carries(state: &MixerState) -> bool {
+        match state {
+            MixerState::Recurrent(state) => !(state.systems.is_empty() && state.carried.is_empty()),
+            MixerState::Several(parts) => parts.iter().any(carries),
+            MixerState::Attention(_) | MixerState::Stateless => false,
+        }
+    }
     let state_spaces = model
         .start(&Chain::default(), 1)
-        .is_ok_and(|state| state.layers.iter().any(carries));
+        .is_ok_and(|state| state.layers.iter().any(|layer| carries(&layer.mixer)));
     match state_spaces {
         true => {
             "the keys and gates of recurrent states, and the linear state spaces of this model have none: they forget at rates that \

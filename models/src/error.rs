@@ -36,6 +36,12 @@ pub enum ModelError {
         /// Index of the block.
         layer: usize,
     },
+    /// A model that foretells the next token, asked for hidden ones.
+    #[error(
+        "no layer sees later tokens: such a model foretells the next token, and has no answer for hidden ones where they stand (ask \
+         it for logits or losses)"
+    )]
+    SeesNoLater,
     /// A weight cannot be packed.
     #[error(transparent)]
     Packing(#[from] spillway_kernel_dsl::linear::LinearError),

@@ -40,6 +40,8 @@ pub use spillway_ssm_core::burn;
 
 mod awake;
 pub mod based;
+pub mod bigs;
+pub mod bst;
 pub mod budget;
 pub mod chat;
 pub mod checkpoint;
@@ -50,6 +52,7 @@ pub mod error;
 pub mod evaluation;
 pub mod fla;
 pub mod generation;
+pub mod gss;
 pub mod h3;
 pub mod hybrid;
 pub mod init;

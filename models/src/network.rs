@@ -13,7 +13,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use spillway_ssm_core::operators::add_rms_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
-use spillway_ssm_core::operators::pointwise::tanh;
+use spillway_ssm_core::operators::pointwise::{gelu, tanh};
 use spillway_ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
 
 use crate::dropout::Dropout;
@@ -145,12 +145,40 @@ pub struct Embedding {
     pub(crate) rows: Weight,
     /// What rows are multiplied by where they enter the residual stream, which a tied head knows nothing of.
     pub(crate) factor: f32,
+    /// What is added at each place of a sequence that is read whole, `[places, model_dim]`.
+    pub(crate) places: Option<Tensor<2>>,
 }
 
 impl Embedding {
     /// The same rows, multiplied by `factor`.
     pub(crate) fn scaled(self, factor: f32) -> Self {
         Self { factor, ..self }
+    }
+
+    /// The same rows, and `places` `[places, model_dim]` added to those of a sequence, which begins with the first.
+    pub(crate) fn with_places(self, places: Tensor<2>) -> Self {
+        Self {
+            places: Some(places),
+            ..self
+        }
+    }
+
+    /// `[batch, time, model_dim]` with what is added at each place.
+    ///
+    /// # Errors
+    /// [`ModelError::Count`] for sequences of more tokens than there are places.
+    fn placed(&self, embedded: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let time = embedded.dims()[1];
+        match &self.places {
+            None => Ok(embedded),
+            Some(places) if time > places.dims()[0] => Err(ModelError::Count {
+                what: "tokens of a sequence",
+                expected: format!("at most {}, for which the model has places", places.dims()[0]),
+                found: time,
+            }),
+            Some(_) if time == 0 => Ok(embedded),
+            Some(places) => Ok(embedded + places.clone().narrow(0, 0, time).unsqueeze_dim::<3>(0)),
+        }
     }
 
     /// `[ids, model_dim]`; there is at least one.
@@ -188,6 +216,15 @@ pub struct Head {
     pub(crate) projection: Linear,
     /// c, where logits l are c tanh(l / c).
     pub(crate) soft_cap: Option<f32>,
+    /// What comes before the projection.
+    pub(crate) transform: Option<HeadTransform>,
+}
+
+/// norm(GELU(W x + b)), before the projection to logits.
+#[derive(Clone, Debug)]
+pub struct HeadTransform {
+    pub(crate) dense: Linear,
+    pub(crate) norm: Norm,
 }
 
 impl From<Linear> for Head {
@@ -195,6 +232,7 @@ impl From<Linear> for Head {
         Self {
             projection,
             soft_cap: None,
+            transform: None,
         }
     }
 }
@@ -202,6 +240,10 @@ impl From<Linear> for Head {
 impl Head {
     /// `[batch, time, model_dim]` to `[batch, time, padded_vocab_size]`.
     fn forward(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
+        let normed = match &self.transform {
+            None => normed,
+            Some(transform) => transform.norm.of(gelu(transform.dense.forward(normed)?))?,
+        };
         let logits = self.projection.forward(normed)?;
         Ok(match self.soft_cap {
             None => logits,
@@ -283,6 +325,7 @@ impl Network {
         lengths: Option<&[usize]>,
         state: &mut ModelState,
     ) -> Result<Tensor<3>, ModelError> {
+        let embedded = self.embedding.placed(embedded)?;
         let embedded = match &self.embedding_norm {
             Some(norm) => norm.of(embedded)?,
             None => embedded,
@@ -430,6 +473,16 @@ impl Network {
     /// [`ModelError::SeesLater`] where a layer has seen the tokens that are to be foretold.
     pub(crate) fn logits(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         self.expect_causal()?;
+        self.head.forward(normed)
+    }
+
+    /// Whether a layer sees later tokens, so that logits are of the tokens where they stand and not of the next ones.
+    pub fn sees_later_tokens(&self) -> bool {
+        self.mixers().any(Mixer::sees_later_tokens)
+    }
+
+    /// What the head gives for `[batch, time, model_dim]`, whatever it is asked.
+    pub(crate) fn answers(&self, normed: Tensor<3>) -> Result<Tensor<3>, ModelError> {
         self.head.forward(normed)
     }
 }

@@ -5,8 +5,8 @@
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
 use crate::{
-    based, fla, h3, kimi_linear, llama, mamba1, mamba2, mamba3, minimax, olmo_hybrid, qwen3_5, qwen3_5_moe,
-    qwen3_next, recurrent_gemma, rwkv, s4, ssm_hybrids, xlstm,
+    based, bigs, bst, fla, gss, h3, kimi_linear, llama, mamba1, mamba2, mamba3, minimax, olmo_hybrid,
+    qwen3_5, qwen3_5_moe, qwen3_next, recurrent_gemma, rwkv, s4, ssm_hybrids, xlstm,
 };
 
 /// Every layout. A checkpoint has the first that recognises it.
@@ -66,6 +66,9 @@ const LAYOUTS: &[&Layout] = &[
     &qwen3_5_moe::WITH_VISION,
     &qwen3_next::LAYOUT,
     &kimi_linear::LAYOUT,
+    &gss::LAYOUT,
+    &bst::LAYOUT,
+    &bigs::LAYOUT,
 ];
 
 /// Every layout, in the order in which a checkpoint is held against them.
@@ -79,6 +82,14 @@ pub fn written_layouts() -> impl Iterator<Item = &'static Layout> {
         .iter()
         .copied()
         .filter(|layout| !layout.presets.is_empty())
+}
+
+/// Architectures that read whole sequences, both ways: their models answer tasks and fill in what is hidden, and foretell nothing.
+const WITHOUT_NEXT_TOKEN: &[&str] = &["bigs"];
+
+/// Of [`written_layouts`], those of language models.
+pub fn language_layouts() -> impl Iterator<Item = &'static Layout> {
+    written_layouts().filter(|layout| !WITHOUT_NEXT_TOKEN.contains(&layout.architecture))
 }
 
 /// The layouts of an architecture that have presets, the one to take by default first.

@@ -37,6 +37,8 @@
 //! | [`mamba1`], [`mamba2`], [`mamba3`] | the mixers of Mamba-1, Mamba-2 and Mamba-3 |
 //! | [`s4`], [`h3`] | those of S4 with S4D and DSS, and of H3 |
 //! | [`s4nd`], [`image_shape`] | S4 on every axis of an image, and images at several resolutions |
+//! | [`gss`], [`bigs`], [`diffussm`] | gated state spaces, read forwards or both ways |
+//! | [`channel_filter`] | a diagonal state space or a kernel of free taps for every channel |
 //! | [`hippo_rnn`] | the HiPPO-RNN cell and the Legendre memory unit |
 //! | [`operators`] | the operators beside the recurrence, each with its gradient |
 //! | [`short_conv`] | the short convolution of mixers |
@@ -48,13 +50,17 @@
 pub use burn;
 
 mod backend;
+pub mod bigs;
+pub mod channel_filter;
 pub mod chunking;
+pub mod diffussm;
 mod dispatch;
 pub mod element;
 mod element_of_gates;
 pub mod error;
 pub mod free_convolution;
 pub mod gates;
+pub mod gss;
 pub mod h3;
 pub mod hippo_rnn;
 pub mod image_shape;
@@ -74,6 +80,7 @@ pub mod short_conv;
 pub mod state;
 pub mod state_space;
 pub mod weights;
+mod whole_sequences;
 
 pub use chunking::Chunking;
 pub use element::Element;

@@ -2,7 +2,7 @@
 
 use crate::*;
 use spillway_models::layout::Layout;
-use spillway_models::registry::layouts;
+use spillway_models::registry::{language_layouts, written_layouts};
 
 /// Something that says where it happened, when it fails.
 struct Made {
@@ -53,11 +53,21 @@ impl Made {
 
 /// The layouts that tiny checkpoints can be made in, one after another.
 fn every_layout() -> impl Iterator<Item = Made> {
-    let sizes = layouts().iter().flat_map(|layout| {
+    made(written_layouts())
+}
+
+/// Those of language models.
+fn every_language_model() -> impl Iterator<Item = Made> {
+    made(language_layouts())
+}
+
+/// Tiny checkpoints in these layouts.
+fn made(layouts: impl Iterator<Item = &'static Layout>) -> impl Iterator<Item = Made> {
+    let sizes = layouts.flat_map(|layout| {
         let sizes = layout.presets.iter().map(|preset| preset.size);
         sizes
             .filter(|size| size.starts_with("tiny"))
-            .map(|size| (*layout, size))
+            .map(move |size| (layout, size))
     });
     let found: Vec<(&'static Layout, &'static str)> = sizes.collect();
     assert!(!found.is_empty());
@@ -118,7 +128,7 @@ fn inspect_shows_the_layout_why_it_is_that_and_what_each_layer_carries() {
 
 #[test]
 fn generate_continues_ids_and_text() {
-    for made in every_layout() {
+    for made in every_language_model() {
         let options = ["--max-tokens", "4", "--temperature", "0", "--json"];
         let from_ids = made.json(&[&["generate", &made.path, "--ids", "1,2,3"][..], &options].concat());
         let found = from_ids["ids"].as_array().map_or(0, Vec::len);
@@ -151,7 +161,7 @@ fn expect_numbers(value: &Value, names: &[&str], whose: &str) {
 
 #[test]
 fn diagnose_looks_into_every_head_of_every_recurrence() {
-    for made in every_layout() {
+    for made in every_language_model() {
         let reading = made.reading("--text");
         let options = [
             "--length",
@@ -216,7 +226,7 @@ fn diagnose_looks_into_every_head_of_every_recurrence() {
 
 #[test]
 fn passkeys_are_asked_for_in_words_or_not_at_all() {
-    for made in every_layout() {
+    for made in every_language_model() {
         let options = [
             "--lengths",
             "320",
@@ -242,7 +252,7 @@ fn passkeys_are_asked_for_in_words_or_not_at_all() {
 
 #[test]
 fn compare_ranks_what_works_and_says_what_does_not() {
-    for made in every_layout() {
+    for made in every_language_model() {
         let reading = made.reading("--text");
         let options = [
             "--quick",
@@ -296,7 +306,7 @@ fn compare_ranks_what_works_and_says_what_does_not() {
 
 #[test]
 fn a_mitigation_that_cannot_work_is_refused_with_the_reason() {
-    for made in every_layout() {
+    for made in every_language_model() {
         let info = made.json(&["inspect", "--json", &made.path]);
         let kinds = info["layer_kinds"].to_string();
         let generate = |mitigation| {
@@ -325,4 +335,28 @@ fn a_mitigation_that_cannot_work_is_refused_with_the_reason() {
             refused(&generate("window:8"), 2, &["window:8", "window-exact"]);
         }
     }
+}
+
+#[test]
+fn a_model_that_reads_whole_sequences_says_so_where_the_next_token_is_asked_for() {
+    let whole =
+        |made: &Made| language_layouts().all(|layout| layout.architecture != made.layout.architecture);
+    let mut refused = 0;
+    for made in every_layout().filter(whole) {
+        let words = ["bidirectional", "foretells nothing", "table [task]"];
+        fails(
+            &["generate", &made.path, "--ids", "1,2,3", "--max-tokens", "1"],
+            1,
+            &words,
+        );
+        fails(
+            &[
+                "diagnose", &made.path, "-q", "--text", "random", "--length", "64", "--out", &made.out,
+            ],
+            1,
+            &words,
+        );
+        refused += 1;
+    }
+    assert!(refused > 0);
 }

@@ -203,6 +203,7 @@ impl<'a> Loader<'a> {
             name: name.to_string(),
             rows: self.weight(&[(name.to_string(), shape)])?,
             factor: 1.0,
+            places: None,
         })
     }
 

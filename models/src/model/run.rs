@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use spillway_ssm_core::Prefix;
 use spillway_ssm_core::operators::cross_entropy;
+use spillway_ssm_core::{Chain, Prefix};
 
 use super::Model;
 use crate::awake::awake;
@@ -110,6 +110,28 @@ impl Model {
                 Ok(Tensor::cat(logits, 1))
             }
         }
+    }
+
+    /// Logits of the tokens of `batch` whole sequences where they stand, hidden ones included, by a model whose layers see later tokens:
+    /// `[batch, time, padded_vocab_size]`. `ids` holds the sequences one after another.
+    ///
+    /// # Errors
+    /// [`ModelError::SeesNoLater`] for a model that foretells the next token; [`ModelError::Count`] when the ids do not divide into
+    /// sequences of one length, or are more than the model has places for; [`ModelError::Id`] beyond the vocabulary.
+    pub fn logits_in_place(&self, ids: &[u32], batch: usize) -> Result<Tensor<3>, ModelError> {
+        if !self.network.sees_later_tokens() {
+            return Err(ModelError::SeesNoLater);
+        }
+        let mut state = self.start(&Chain::default(), batch)?;
+        self.check(ids, &state)?;
+        let values = [ids.len() as u64, self.info.padded_vocab_size as u64, 4];
+        budget::ask(
+            "the logits of every token",
+            product(values),
+            "take in fewer sequences at a time",
+        )?;
+        let normed = self.network.advance(ids, &mut state)?;
+        self.network.answers(normed)
     }
 
     /// Takes in `ids` without computing any logits.

@@ -18,7 +18,7 @@ const BYTES: usize = 256;
 /// A stretch of a text in which each byte is hidden with probability `masked`, and asked for where it stood.
 ///
 /// The first byte of a stretch is never hidden. A model that reads forwards has only what came before; with the `delay` of d steps, a byte
-/// is asked for d steps later, when d further ones have been read. Source: Devlin et al., *BERT* (1810.04805), with bytes for tokens and
+/// is asked for d steps later, when d further ones have been read; one that reads both ways has no need of it. Source: Devlin et al., *BERT* (1810.04805), with bytes for tokens and
 /// all chosen ones hidden.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -24,6 +24,7 @@
 //! | [`carry`] | states between segments and from batch to batch |
 //! | [`encoder`] | what a model with an encoder is trained on: hidden tokens, and the next ones behind them |
 //! | [`task`] | what is not next-token prediction: classes, answers at every step, real values |
+//! | [`diffusion`] | images out of noise: a training of its own, of no layout's model |
 //! | [`optimizer`], [`schedule`] | AdamW; learning rates |
 //! | [`evaluation`], [`evaluator`] | loss against position, collapse, passkeys; what they are measured on |
 //! | [`snapshot`], [`log`] | everything that the next step depends on; what happened |
@@ -32,6 +33,7 @@ pub mod batch;
 pub mod carry;
 pub mod config;
 pub mod data;
+pub mod diffusion;
 pub mod encoder;
 pub mod error;
 pub mod evaluation;

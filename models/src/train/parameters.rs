@@ -36,6 +36,22 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// A fresh one, the same for the same seed.
+    pub(super) fn fresh(asked: Asked, seed: u64, device: &Device) -> Self {
+        let mut values = Vec::new();
+        let Ok(()) = for_each_block::<std::convert::Infallible>(&asked, seed, |block| {
+            values.extend_from_slice(block);
+            Ok(())
+        });
+        let count = values.len();
+        Self {
+            name: asked.plan.name,
+            shape: asked.plan.shape,
+            value: Tensor::from_data(TensorData::new(values, [count]), device),
+            twin: None,
+        }
+    }
+
     /// How it is written under this name.
     fn plan(&self, name: &str) -> TensorPlan {
         TensorPlan {

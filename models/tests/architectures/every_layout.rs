@@ -13,7 +13,7 @@ mod equivalence {
     use spillway_models::checkpoint::WriteDtype;
     use spillway_models::init::{preset, write_random};
     use spillway_models::layout::Layout;
-    use spillway_models::registry::written_layouts;
+    use spillway_models::registry::language_layouts;
     use spillway_models::{LoadOptions, Logits, Model, ModelState};
     use spillway_ssm_core::Chain;
     use tempfile::TempDir;
@@ -112,7 +112,7 @@ mod equivalence {
             time in 1usize..150,
             calls in prop::collection::vec(0usize..70, 0..6),
         ) {
-            for layout in written_layouts() {
+            for layout in language_layouts() {
                 let model = load(layout, &config(layout, depth, vocabulary), seed);
                 let ids: Vec<u32> = (0..time as u64)
                     .map(|i| ((seed ^ i.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 33) as u32 % vocabulary as u32)

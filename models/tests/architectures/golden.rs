@@ -4,7 +4,8 @@
 //! checkpoint, `expected.safetensors` with `input_ids` `[batch, time]`, `logits` `[batch, time, padded vocabulary]` (computed in
 //! f64; only those after the last token where the prompt is long) and `greedy` `[batch, tokens]`, the argmax continuation, and a
 //! `README.md` that says how far the peer's own f32 code is from these logits. The tolerance is ten times that. A model with an
-//! encoder reads the beginning of the prompt by it.
+//! encoder reads the beginning of the prompt by it. Without `greedy` the logits are of the tokens where they stand, by a model that
+//! sees later ones.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,18 @@ struct Expected {
     tolerance: f64,
 }
 
+/// Models that foretell the next token.
 fn models() -> Vec<Expected> {
+    folders_with(true)
+}
+
+/// Models that see later tokens.
+fn models_in_place() -> Vec<Expected> {
+    folders_with(false)
+}
+
+/// The folders with greedy continuations, or those without.
+fn folders_with(greedy: bool) -> Vec<Expected> {
     let root = match std::env::var_os("GOLDEN_DIR") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
@@ -35,7 +47,10 @@ fn models() -> Vec<Expected> {
     // Prompts of several lengths, each under a name, are `prefix.rs`'s.
     paths.retain(|p| {
         let expected = p.join("expected.safetensors");
-        expected.is_file() && StoredTensors::open(&expected).unwrap().raw("input_ids").is_some()
+        expected.is_file() && {
+            let stored = StoredTensors::open(&expected).unwrap();
+            stored.raw("input_ids").is_some() && stored.raw("greedy").is_some() == greedy
+        }
     });
     paths.sort();
     assert!(!paths.is_empty(), "no models in {}", folder.display());
@@ -45,7 +60,9 @@ fn models() -> Vec<Expected> {
 fn expected(path: PathBuf) -> Expected {
     let stored = StoredTensors::open(&path.join("expected.safetensors")).unwrap();
     let ids = |name: &str| {
-        let (dtype, shape, bytes) = stored.raw(name).unwrap();
+        let Some((dtype, shape, bytes)) = stored.raw(name) else {
+            return Vec::new();
+        };
         assert_eq!(dtype, "I64");
         let ids = bytes
             .chunks(8)
@@ -142,6 +159,69 @@ fn logits_in_prefill_are_the_peers() {
             expected.path.display()
         );
     }
+}
+
+fn in_place(model: &Model, expected: &Expected) -> Vec<f32> {
+    let logits = model
+        .logits_in_place(&expected.ids.concat(), expected.ids.len())
+        .unwrap();
+    logits.into_data().iter::<f32>().collect()
+}
+
+#[test]
+fn logits_of_hidden_tokens_are_the_peers_on_every_device_and_of_rounded_weights_near_them() {
+    let devices = adapters().into_iter().map(|(_, device)| device);
+    let devices: Vec<_> = std::iter::once(LoadOptions::default().device)
+        .chain(devices)
+        .collect();
+    for expected in models_in_place() {
+        let bf16 = expected.tolerance / 10.0 * 2f64.powi(15);
+        for (weights, tolerance) in [
+            (WeightType::F32, expected.tolerance),
+            (WeightType::Bf16, bf16),
+            (WeightType::Int8, 3.0 * bf16),
+        ] {
+            for device in &devices {
+                let options = LoadOptions {
+                    weights,
+                    device: device.clone(),
+                    ..LoadOptions::default()
+                };
+                let model = Model::load(&expected.path, &options).unwrap();
+                let error = relative_error(in_place(&model, &expected), reference(&expected));
+                let case = format!("{}: {weights:?} on {device:?}", expected.path.display());
+                println!("{case}: {error:.1e}");
+                assert!(error <= tolerance, "{case}: {error:e} and not {tolerance:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_that_sees_later_tokens_is_asked_for_them_where_they_stand_and_others_for_the_next() {
+    for expected in models_in_place() {
+        let model = load(&expected.path, WeightType::F32);
+        let mut state = model.start(&Chain::default(), 1).unwrap();
+        let error = model
+            .logits(&expected.ids[0], &mut state, Logits::Last)
+            .unwrap_err();
+        assert!(error.to_string().contains("bidirectional"), "{error}");
+        let (ids, width) = (&expected.ids[0], model.info().padded_vocab_size);
+        let whole = in_place(&model, &expected);
+        let alone = model.logits_in_place(ids, 1).unwrap();
+        let alone: Vec<f32> = alone.into_data().iter::<f32>().collect();
+        let off = relative_error(alone, whole[..ids.len() * width].iter().map(|l| f64::from(*l)));
+        assert!(off < 1e-6, "{off:e}");
+        let long = vec![1; 4096];
+        let error = model.logits_in_place(&long, 1).unwrap_err().to_string();
+        assert!(error.contains("tokens of a sequence"), "{error}");
+        assert_eq!(model.logits_in_place(&[], 1).unwrap().dims(), [1, 0, width]);
+    }
+    let causal = &models()[0];
+    let error = load(&causal.path, WeightType::F32)
+        .logits_in_place(&causal.ids[0], 1)
+        .unwrap_err();
+    assert!(error.to_string().contains("foretells the next token"), "{error}");
 }
 
 #[test]

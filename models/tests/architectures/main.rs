@@ -25,3 +25,4 @@ mod publishers;
 mod restarts;
 mod rwkv;
 mod ssm_hybrids;
+mod state_spaces;

@@ -4,7 +4,9 @@
 mod devices;
 
 mod data;
+mod diffusion;
 mod encoder;
+mod masked;
 mod optim;
 mod tasks;
 mod trainer;

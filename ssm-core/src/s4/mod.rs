@@ -25,15 +25,15 @@ mod system;
 mod truncated;
 mod view;
 
-use crate::error::{Error, Result};
-use crate::gates::expect_shape;
+use crate::error::Result;
 use crate::intervention::Chain;
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState};
 use crate::operators::pointwise::{gelu, sigmoid_gate};
 use crate::operators::split;
 use crate::weights::WeightSource;
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::whole_sequences::{before_padding, expect_first};
+use burn::tensor::{Device, Tensor};
 pub use config::{Activation, Gate, ModeSum, Projection, S4Config};
 pub use fresh::FreshSystem;
 use view::View;
@@ -74,7 +74,7 @@ impl S4 {
     /// | `output_linear` (with bias) | 2H or H × G · H, where there is a gate, or × `channels` · H |
     ///
     /// # Errors
-    /// [`Error::Value`] for dimensions that are 0 or do not divide, or names that are not known; the source's for a tensor that is
+    /// [`crate::Error::Value`] for dimensions that are 0 or do not divide, or names that are not known; the source's for a tensor that is
     /// missing or of another shape.
     pub fn read<S: WeightSource>(config: S4Config, source: &mut S) -> Result<Self, S::Error> {
         config.validate().map_err(S::Error::from)?;
@@ -110,20 +110,14 @@ impl S4 {
 
     /// Refuses to go on from earlier tokens where there is nothing to go on from.
     fn expect_whole(&self, positions: &[u64]) -> Result<()> {
-        let earlier = positions.iter().max().copied().unwrap_or(0);
-        if self.view.streams() || earlier == 0 {
+        if self.view.streams() {
             return Ok(());
         }
-        Err(Error::Value {
-            what: "tokens before those of a call",
-            expected: match self.config.bidirectional {
-                true => "none: a bidirectional block reads whole sequences and has no state to go on from",
-                false => {
-                    "none: DSS-softmax without l_max reads whole sequences and has no state to go on from"
-                }
-            },
-            found: earlier.to_string(),
-        })
+        let why = match self.config.bidirectional {
+            true => "none: a bidirectional block reads whole sequences and has no state to go on from",
+            false => "none: DSS-softmax without l_max reads whole sequences and has no state to go on from",
+        };
+        expect_first(positions, why)
     }
 
     /// z, the outputs of the state space, times the gate.
@@ -178,16 +172,4 @@ impl Mixer for S4 {
     fn flops_per_token(&self) -> u64 {
         self.view.flops_per_token()
     }
-}
-
-/// Zeros in the place of what comes after the first `lengths` tokens of each sequence.
-fn before_padding(input: Tensor<3>, lengths: &[usize]) -> Result<Tensor<3>> {
-    let [batch, time, _] = input.dims();
-    expect_shape("lengths of sequences", &[batch], &[lengths.len()])?;
-    let counts = lengths
-        .iter()
-        .flat_map(|length| (0..time).map(move |step| if step < *length { 1.0_f32 } else { 0.0 }));
-    let counts = TensorData::new(counts.collect::<Vec<_>>(), [batch, time, 1]);
-    let device = input.device();
-    Ok(input * Tensor::from_data(counts, &device))
 }

@@ -7,6 +7,7 @@ mod equivalence_short;
 mod equivalence_views;
 mod errors;
 mod errors_operators;
+mod golden_gated;
 mod golden_h3;
 mod golden_hippo;
 mod golden_init;

@@ -57,6 +57,14 @@ impl Case {
             .0
     }
 
+    /// The names of the inputs, in order.
+    pub fn inputs(&self) -> Vec<String> {
+        let names = self.tensors.keys().filter_map(|name| name.strip_prefix("in."));
+        let mut names: Vec<String> = names.map(String::from).collect();
+        names.sort();
+        names
+    }
+
     /// A tensor of complex numbers.
     pub fn complex(&self, name: &str) -> Vec<Complex64> {
         let pairs = self.tensor(name).chunks_exact(2);

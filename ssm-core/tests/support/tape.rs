@@ -9,7 +9,7 @@ pub struct Tape<'a> {
     case: &'a Case,
     name: String,
     device: Device,
-    leaves: Vec<(&'static str, Tensor<1>)>,
+    leaves: Vec<(String, Tensor<1>)>,
     loss: Option<Tensor<1>>,
     conditions: Vec<(&'static str, f64)>,
 }
@@ -43,20 +43,16 @@ impl<'a> Tape<'a> {
     }
 
     /// The input `in.NAME` as a leaf of the graph.
-    pub fn input<const D: usize>(&mut self, name: &'static str, shape: [usize; D]) -> Tensor<D> {
+    pub fn input<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Tensor<D> {
         self.input_if_any(name, shape)
             .unwrap_or_else(|| panic!("{} has no input {name}", self.case.name))
     }
 
     /// As [`Tape::input`], if the case has it.
-    pub fn input_if_any<const D: usize>(
-        &mut self,
-        name: &'static str,
-        shape: [usize; D],
-    ) -> Option<Tensor<D>> {
+    pub fn input_if_any<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Option<Tensor<D>> {
         let found = self.case.input_if_any(name)?;
         let leaf = tensor(found, [found.len()], &self.device).require_grad();
-        self.leaves.push((name, leaf.clone()));
+        self.leaves.push((name.to_owned(), leaf.clone()));
         Some(leaf.reshape(shape))
     }
 

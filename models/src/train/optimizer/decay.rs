@@ -11,7 +11,7 @@
 use crate::train::Parameter;
 
 /// Ends of names that do not decay, whatever their shape.
-const NO_DECAY: [&str; 25] = [
+const NO_DECAY: [&str; 31] = [
     // Of projections, norms and convolutions.
     "bias",
     // Mamba, Gated DeltaNet: logarithms of rates, [heads] or [channels, state]; the skip; the bias of the step size.
@@ -48,6 +48,14 @@ const NO_DECAY: [&str; 25] = [
     "kernel.P",
     // The free kernel that stands in their place.
     "kernel.K",
+    // GSS: what the modes are read by, [channels, modes].
+    "dss.C_real",
+    "dss.C_imag",
+    // Block-State Transformers: the same, logarithms of rates and frequencies, [channels, modes]; free kernels, [channels, taps].
+    "A_re_log",
+    "A_im",
+    "C",
+    "K",
 ];
 
 /// Whether weight decay applies to a parameter; [`OptimizerConfig::no_decay`](super::OptimizerConfig::no_decay) can except more.

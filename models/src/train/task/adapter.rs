@@ -8,10 +8,9 @@ use spillway_ssm_core::operators::cross_entropy;
 use spillway_ssm_core::weights::Init;
 
 use super::batch::TaskBatch;
-use super::config::Readout;
+use super::config::{Readout, TaskHead};
 use crate::checkpoint::TensorPlan;
 use crate::error::ModelError;
-use crate::init::for_each_block;
 use crate::loader::Asked;
 use crate::tasks::{Answer, Answers, Input, Sequence, Shape};
 use crate::train::forward::{Differentiable, Leaves};
@@ -26,6 +25,7 @@ pub(super) struct Adapter {
     pub(super) shape: Shape,
     /// `None` for every step.
     pub(super) readout: Option<Readout>,
+    pub(super) head: TaskHead,
     pub(super) model_dim: usize,
 }
 
@@ -53,30 +53,22 @@ impl Adapter {
                 asked(format!("{name}.bias"), vec![outputs], Init::Zeros),
             ]
         });
-        let fresh = |asked: Asked| {
-            let mut values = Vec::new();
-            let Ok(()) = for_each_block::<std::convert::Infallible>(&asked, seed, |block| {
-                values.extend_from_slice(block);
-                Ok(())
-            });
-            let count = values.len();
-            Parameter {
-                name: asked.plan.name,
-                shape: asked.plan.shape,
-                value: Tensor::from_data(TensorData::new(values, [count]), device),
-                twin: None,
-            }
-        };
-        tensors.map(fresh).collect()
+        tensors
+            .map(|asked| Parameter::fresh(asked, seed, device))
+            .collect()
     }
 
-    /// Sizes `[outputs, inputs]` of the encoder, where there is one, and of the head.
+    /// Sizes `[outputs, inputs]` of the encoder and of the head, where the training has them.
     fn projections(&self) -> [Option<[usize; 2]>; 2] {
         let encoder = match self.shape.input {
             Input::Tokens(_) => None,
             Input::Values(width) => Some([self.model_dim, width]),
         };
-        [encoder, Some([self.outputs(), self.model_dim])]
+        let head = match self.head {
+            TaskHead::Fresh => Some([self.outputs(), self.model_dim]),
+            TaskHead::Model => None,
+        };
+        [encoder, head]
     }
 
     /// Numbers that the head gives at a place: a logit for each class, or the values.
@@ -107,9 +99,12 @@ impl Adapter {
         let padded = batch.steps.iter().any(|steps| *steps < length);
         let normed = network.advance_embedded(embedded, padded.then_some(&batch.steps[..]), &mut state)?;
         let (rows, places) = self.read(normed, batch);
-        let head = projection(leaves, HEAD, [self.outputs(), self.model_dim])?;
         let count = places.len();
-        let outputs = head.forward(rows.reshape([1, count, self.model_dim]))?;
+        let rows = rows.reshape([1, count, self.model_dim]);
+        let outputs = match self.head {
+            TaskHead::Fresh => projection(leaves, HEAD, [self.outputs(), self.model_dim])?.forward(rows)?,
+            TaskHead::Model => network.network().answers(rows)?.narrow(2, 0, self.outputs()),
+        };
         Ok(Answered {
             outputs: outputs.reshape([count, self.outputs()]),
             places,

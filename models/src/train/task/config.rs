@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tasks::{Shape, TaskData, When};
+use crate::tasks::{Answer, Shape, TaskData, When};
 use crate::train::error::TrainError;
 
 /// A task, in the place of data whose next token is foretold.
@@ -29,9 +29,30 @@ pub struct TaskConfig {
     /// steps. A task that is answered at every step has no such choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readout: Option<Readout>,
+    /// What answers are given by. The model's own head answers with tokens, so that it is trained for what it is made for: to fill in
+    /// hidden tokens where a model reads both ways.
+    #[serde(default, skip_serializing_if = "TaskHead::is_fresh")]
+    pub head: TaskHead,
     /// When and on what the model is evaluated.
     #[serde(default)]
     pub evaluation: TaskEvaluationConfig,
+}
+
+/// What answers are given by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskHead {
+    /// A projection of the training's own, `task.head`.
+    #[default]
+    Fresh,
+    /// The model's head, whose first tokens are the classes.
+    Model,
+}
+
+impl TaskHead {
+    fn is_fresh(&self) -> bool {
+        *self == Self::Fresh
+    }
 }
 
 /// What the one answer of a sequence is read from.
@@ -104,6 +125,19 @@ impl TaskConfig {
             return Err(TrainError::field(field, "at least 1", 0));
         }
         Ok(())
+    }
+
+    /// Refuses the model's head for answers that are not among its `vocab_size` tokens.
+    pub(super) fn expect_head(&self, shape: Shape, vocab_size: usize) -> Result<(), TrainError> {
+        let found = match (self.head, shape.answer) {
+            (TaskHead::Fresh, _) => return Ok(()),
+            (TaskHead::Model, Answer::Class(classes)) if classes <= vocab_size => return Ok(()),
+            (TaskHead::Model, Answer::Class(classes)) => format!("{classes} classes"),
+            (TaskHead::Model, Answer::Values(width)) => format!("{width} values"),
+        };
+        let expected =
+            format!("a task with at most {vocab_size} classes, the model's tokens, for head = \"model\"");
+        Err(TrainError::field("task.head", expected, found))
     }
 
     /// What the answers of a task of this shape are read from; `None` for every step.

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The blocks are those of any layout. Encoder and head are two projections of a training's own, `task.encoder` and `task.head`; the layout's
-//! embedding is not read where there is an encoder, and its head never is. Both stay what they were drawn as. A training that begins with
-//! the checkpoint of another one (`model.checkpoint`) takes encoder and head from the `task.safetensors` beside it; without that file, or
-//! for another task once it has been taken away, they are fresh.
+//! embedding is not read where there is an encoder, and its head only where the table says `head = "model"` ([`TaskHead`]). Both stay what
+//! they were drawn as otherwise. A training that begins with the checkpoint of another one (`model.checkpoint`) takes encoder and head from
+//! the `task.safetensors` beside it; without that file, or for another task once it has been taken away, they are fresh.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -26,6 +26,6 @@ mod report;
 mod work;
 
 pub(super) use batch::TaskBatch;
-pub use config::{OtherData, Readout, TaskConfig, TaskEvaluationConfig};
+pub use config::{OtherData, Readout, TaskConfig, TaskEvaluationConfig, TaskHead};
 pub use report::{Metric, TaskReport, TaskResult};
 pub(super) use work::TaskWork;

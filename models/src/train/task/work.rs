@@ -53,6 +53,7 @@ impl TaskWork {
                 format!("tokens below {vocab_size}"),
             ));
         }
+        task.expect_head(shape, outline.vocab_size)?;
         let size = (task.evaluation.examples, sequences);
         let mut sets = vec![Set {
             name: String::new(),
@@ -85,6 +86,7 @@ impl TaskWork {
             adapter: Adapter {
                 shape,
                 readout: task.readout(shape)?,
+                head: task.head,
                 model_dim: outline.model_dim,
             },
             stream: TaskStream::new(opened, length, sequences, seed),

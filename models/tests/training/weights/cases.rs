@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use spillway_models::layout::Layout;
-use spillway_models::registry::layouts;
+use spillway_models::registry::{language_layouts, layouts};
 use spillway_models::train::Parameters;
 
 use super::SEED;
@@ -30,14 +30,14 @@ impl Case {
     }
 }
 
-/// Every tiny size of every layout.
+/// Every tiny size of every layout of language models.
 pub fn tiny() -> Vec<Case> {
-    let sizes = layouts().iter().flat_map(|layout| {
+    let sizes = language_layouts().flat_map(|layout| {
         let tiny = layout
             .presets
             .iter()
             .filter(|preset| preset.size.starts_with("tiny"));
-        tiny.map(|preset| Case::new(layout, preset.size, preset.config))
+        tiny.map(move |preset| Case::new(layout, preset.size, preset.config))
     });
     sizes.collect()
 }
