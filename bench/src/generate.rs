@@ -6,6 +6,7 @@ use crate::error::ProgramError;
 use crate::generation_args::{SamplingArgs, TreatmentArgs};
 use crate::model_args::ModelArgs;
 use crate::prompt::{MOST_KEPT, Prompt, PromptArgs};
+use crate::sound::Sound;
 use clap::Args;
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -29,6 +30,7 @@ Examples:
   spillway generate mamba2-130m --prompt - --mitigation state-norm:auto --calibrate other-book.txt < book.txt
   spillway generate mamba2-130m --prompt-file question-and-document.txt --read-twice --temperature 0
   spillway generate mamba2-130m --ids 510,5347,273,6181,310
+  spillway generate sashimi/checkpoint --ids 128 --max-tokens 16000 --wav sample.wav --spectrogram sample.svg
 
 A prompt may be of any length: text is read and taken in piece by piece. `spillway mitigations` lists what --mitigation takes.")]
 pub struct GenerateArgs {
@@ -66,6 +68,13 @@ pub struct GenerateArgs {
     /// Stop at this text, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+    /// Write what is generated as sound, a sample for each token, instead of printing it: of a model that was trained on sound (its
+    /// folder has audio.json). The zero level, 128 of 8 bits, is the prompt that asks for any sound
+    #[arg(long, value_name = "FILE", conflicts_with = "stop")]
+    pub wav: Option<PathBuf>,
+    /// Draw the sound as well: frequency against time (SVG)
+    #[arg(long, value_name = "FILE", requires = "wav")]
+    pub spectrogram: Option<PathBuf>,
 }
 
 /// What `--json` prints.
@@ -80,6 +89,8 @@ struct Output<'a> {
     text: &'a str,
     finish: &'static str,
     stop: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wav: Option<&'a Path>,
     seconds: f64,
 }
 
@@ -89,6 +100,7 @@ struct Output<'a> {
 /// [`ProgramError`] for a model, a prompt or an option that cannot be used.
 pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     let sampling = args.sampling.sampling()?;
+    let sound = args.sound()?;
     let mut model = args.model.load()?;
     if let Some(ends) = &args.eos {
         let ids = parse_ids(ends, model.info().vocab_size);
@@ -111,7 +123,14 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
             let mut state = model.start(&chain, 1)?;
             let generated = stream_after(args, context, &model, &mut state, (&ids, &reading), &sampling)?;
             let prompt = (ids.len() as u64, Some(ids.as_slice()));
-            return finish(context, &model, &chain, prompt, &generated, begin);
+            return finish(
+                args,
+                context,
+                (&model, &chain),
+                prompt,
+                &generated,
+                (sound, begin),
+            );
         }
         read = Some(ids);
     }
@@ -139,23 +158,35 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     };
     let generated = stream(args, context, &model, &mut state, &prompt, &sampling)?;
     let prompt = (prompt.tokens, prompt.ids.as_deref());
-    finish(context, &model, &chain, prompt, &generated, begin)
+    finish(
+        args,
+        context,
+        (&model, &chain),
+        prompt,
+        &generated,
+        (sound, begin),
+    )
 }
 
-/// Says what was generated from a prompt of so many tokens, whose ids are known unless there are too many.
+/// Says what was generated from a prompt of so many tokens, whose ids are known unless there are too many, and writes the sound that it is.
 fn finish(
+    args: &GenerateArgs,
     context: &Context,
-    model: &Model,
-    chain: &Chain,
+    (model, chain): (&Model, &Chain),
     prompt: (u64, Option<&[u32]>),
     generated: &Generated,
-    begin: Instant,
+    (sound, begin): (Option<Sound>, Instant),
 ) -> Result<(), ProgramError> {
     let seconds = begin.elapsed().as_secs_f64();
-    if context.is_json() {
-        return print_json(context, model, chain, prompt, generated, seconds);
+    if let Some(sound) = &sound {
+        sound.write(&generated.ids, args.spectrogram.as_deref(), context)?;
     }
-    context.print("\n")?;
+    if context.is_json() {
+        return print_json(args, context, (model, chain), prompt, generated, seconds);
+    }
+    if sound.is_none() {
+        context.print("\n")?;
+    }
     context.remark(format_args!(
         "{} tokens in and {} out in {seconds:.2} s; ended by {}",
         HumanCount(prompt.0),
@@ -221,7 +252,7 @@ fn stream(
     prompt: &Prompt,
     sampling: &Sampling,
 ) -> Result<Generated, ProgramError> {
-    printed(context, |on_text| {
+    printed(args, context, |on_text| {
         let (tokens, stop) = (args.most_tokens(), &args.stop);
         continue_from(model, state, prompt.taken_in(), sampling, tokens, stop, on_text)
     })
@@ -236,17 +267,22 @@ fn stream_after(
     (prompt, reading): (&[u32], &PromptReading),
     sampling: &Sampling,
 ) -> Result<Generated, ProgramError> {
-    printed(context, |on_text| {
+    printed(args, context, |on_text| {
         let (tokens, stop) = (args.most_tokens(), &args.stop);
         generate_after(model, state, prompt, reading, sampling, tokens, stop, on_text)
     })
 }
 
-/// What `generate` gives, with the text that it hands on printed.
+/// What `generate` gives, with the text that it hands on printed, unless it is sound.
 fn printed(
+    args: &GenerateArgs,
     context: &Context,
     generate: impl FnOnce(&mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Generated, ModelError>,
 ) -> Result<Generated, ProgramError> {
+    if args.wav.is_some() {
+        let _waiting = context.waiting("sampling sound");
+        return Ok(generate(&mut |_| ControlFlow::Continue(()))?);
+    }
     let mut trouble = None;
     let generated = generate(&mut |text| match context.print(text) {
         Ok(()) => ControlFlow::Continue(()),
@@ -262,12 +298,20 @@ impl GenerateArgs {
     fn most_tokens(&self) -> usize {
         usize::try_from(self.max_tokens).unwrap_or(usize::MAX)
     }
+
+    /// Where sound is to be written, and what the model's tokens are codes of.
+    fn sound(&self) -> Result<Option<Sound>, ProgramError> {
+        match &self.wav {
+            None => Ok(None),
+            Some(path) => Sound::of(self.model.checkpoint.as_deref(), path).map(Some),
+        }
+    }
 }
 
 fn print_json(
+    args: &GenerateArgs,
     context: &Context,
-    model: &Model,
-    chain: &Chain,
+    (model, chain): (&Model, &Chain),
     (prompt_tokens, prompt_ids): (u64, Option<&[u32]>),
     generated: &Generated,
     seconds: f64,
@@ -285,6 +329,7 @@ fn print_json(
         text: &generated.text,
         finish: finish_name(&generated.finish),
         stop,
+        wav: args.wav.as_deref(),
         seconds,
     })
 }

@@ -24,6 +24,7 @@
 //! | [`studies`] | `spillway capacity`, `spillway train-compare`, `spillway train-table`: experiments of many trainings |
 //! | [`ssm`] | `spillway ssm`: what a linear system hears, and what its state remembers |
 //! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
+//! | `sound` | what is generated as a WAV file |
 //! | [`shell`] | `spillway completions`, `spillway man` |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
@@ -61,6 +62,7 @@ pub mod recall;
 pub mod serve;
 pub mod settings;
 pub mod shell;
+mod sound;
 pub mod speed;
 pub mod ssm;
 pub mod stop;

@@ -18,8 +18,9 @@ use crate::registry;
 use crate::tokenizer::is_rwkv_vocabulary;
 
 /// Files beside the weights that a model is used with.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 10] = [
     "added_tokens.json",
+    "audio.json",
     "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",

@@ -22,7 +22,7 @@
 //! | [`network`] | an embedding, blocks of mixers, a norm, a head |
 //! | [`layout`], [`registry`], [`loader`] | what a published layout is; all of them; how one is read |
 //! | [`mamba1`], [`mamba2`], [`mamba3`], [`hybrid`], [`based`], [`llama`], [`qwen3_5`], [`qwen3_5_moe`], [`qwen3_next`], [`kimi_linear`], [`olmo_hybrid`], [`xlstm`], [`fla`], [`rwkv`] | a module per architecture |
-//! | [`ssm_hybrids`], [`minimax`], [`recurrent_gemma`] | hybrids of recurrences and attention, a module per architecture |
+//! | [`ssm_hybrids`], [`minimax`], [`recurrent_gemma`] | state spaces; hybrids of recurrences and attention |
 //! | [`device`] | the processor, or a device by its name |
 //! | [`init`] | random checkpoints in every layout |
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
@@ -30,6 +30,7 @@
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`prompt`], [`generation`], [`sampling`] | text to ids and back; reading and continuing a text |
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
+//! | [`audio`] | sound as tokens: files, codes, what counting foretells |
 //! | [`tasks`] | what else a model can be asked: delays, copies, digits, expressions, curves, signals |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
 
@@ -38,6 +39,7 @@ pub use spillway_ssm_core::Next;
 /// The tensor library, as [`spillway_ssm_core::burn`].
 pub use spillway_ssm_core::burn;
 
+pub mod audio;
 mod awake;
 pub mod based;
 pub mod bigs;
@@ -84,6 +86,7 @@ mod rope;
 pub mod rwkv;
 pub mod s4;
 pub mod sampling;
+pub mod sashimi;
 pub mod serving;
 pub mod shipped;
 pub mod ssm_hybrids;

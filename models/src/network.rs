@@ -54,6 +54,8 @@ pub enum Residual {
     Sum,
     /// The norm of r: it stands after the mixer before, r ← norm(r + mixer(r)).
     Normed,
+    /// Nothing: what the mixer gives takes its place, r ← mixer(norm(r)).
+    Nothing,
 }
 
 impl Norm {
@@ -74,6 +76,7 @@ impl Norm {
         match self.residual {
             Residual::Sum => Ok((sum, normed)),
             Residual::Normed => Ok((normed.clone(), normed)),
+            Residual::Nothing => Ok((normed.zeros_like(), normed)),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
 use crate::{
     based, bigs, bst, fla, gss, h3, kimi_linear, llama, mamba1, mamba2, mamba3, minimax, olmo_hybrid,
-    qwen3_5, qwen3_5_moe, qwen3_next, recurrent_gemma, rwkv, s4, ssm_hybrids, xlstm,
+    qwen3_5, qwen3_5_moe, qwen3_next, recurrent_gemma, rwkv, s4, sashimi, ssm_hybrids, xlstm,
 };
 
 /// Every layout. A checkpoint has the first that recognises it.
@@ -61,6 +61,8 @@ const LAYOUTS: &[&Layout] = &[
     &h3::LAYOUT,
     &h3::FIRST_LAYOUT,
     &s4::LAYOUT,
+    &sashimi::LAYOUT,
+    &sashimi::STANDALONE,
     &xlstm::LAYOUT,
     &qwen3_5_moe::LAYOUT,
     &qwen3_5_moe::WITH_VISION,

@@ -179,7 +179,8 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     })
 }
 
-fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, CheckpointError> {
+/// The state space of a table `layer` at this width.
+pub(crate) fn block_config(layer: &Fields<'_>, model_dim: usize) -> Result<S4Config, CheckpointError> {
     let diagonal = match layer.text("mode")? {
         None | Some("nplr" | "dplr") => false,
         Some("diag" | "s4d" | "conv") => true,
@@ -280,7 +281,7 @@ fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
         embedding_norm: None,
         blocks,
         norm: match config.residual {
-            Residual::Sum => norm(config, "model.norm.norm", loader)?,
+            Residual::Sum | Residual::Nothing => norm(config, "model.norm.norm", loader)?,
             Residual::Normed => norm_before(config, config.layers * per_block(config), loader)?,
         },
         head: loader.linear(HEAD, shape, true)?.into(),
@@ -309,7 +310,7 @@ fn norm(config: &Config, name: &str, loader: &mut Loader<'_>) -> Result<Norm, Mo
 /// What stands between layer `index` and the one before it: a norm of the one or of the other.
 fn norm_before(config: &Config, index: usize, loader: &mut Loader<'_>) -> Result<Norm, ModelError> {
     let of = match (config.residual, index) {
-        (Residual::Sum, _) => index,
+        (Residual::Sum | Residual::Nothing, _) => index,
         (Residual::Normed, 0) => return Ok(loader.no_norm(config.block.model_dim)),
         (Residual::Normed, _) => index - 1,
     };
@@ -348,10 +349,19 @@ fn mixer(config: &Config, name: String, loader: &mut Loader<'_>) -> Result<Arc<d
             source,
         )?));
     }
+    state_space(&config.block, name, loader)
+}
+
+/// The state space of the tensors below `name`, and its projection.
+pub(crate) fn state_space(
+    block: &S4Config,
+    name: String,
+    loader: &mut Loader<'_>,
+) -> Result<Arc<dyn Mixer>, ModelError> {
     let truncated_at = loader.whole_number(&format!("{name}.layer.kernel.l_kernel"))?;
     let block = S4Config {
         truncated_at,
-        ..config.block.clone()
+        ..block.clone()
     };
     Ok(Arc::new(S4::read(block, &mut loader.below(name, BLOCK_NAMES))?))
 }

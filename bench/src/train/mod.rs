@@ -25,7 +25,7 @@ use crate::output::{self, OutputPlan};
 use crate::stop::Stop;
 use clap::Args;
 use progress::Progress;
-use record::{Record, Summary};
+use record::{Record, SoundReport, Summary};
 use serde_json::json;
 use spillway_models::train::snapshot::SnapshotChoice;
 use spillway_models::train::{Outcome, Run, TrainConfig};
@@ -164,7 +164,10 @@ fn write_report(run: &Run, args: &TrainArgs, out: &Path) -> Result<Summary, Prog
         &out.join(spillway_models::train::run::LOG),
         run.trainer().config(),
     )?;
-    let summary = Summary::of(&record, run.trainer().config(), command(args, out));
+    let summary = Summary {
+        sound: SoundReport::of(&record, run.trainer().config())?,
+        ..Summary::of(&record, run.trainer().config(), command(args, out))
+    };
     output::write_json(&out.join("summary.json"), &summary)?;
     let title = record::name(out);
     let made = Provenance {

@@ -5,12 +5,14 @@ use crate::error::ProgramError;
 use crate::kit::format::{count, counted, duration};
 use serde::Serialize;
 use serde_json::Value;
+use spillway_models::audio::ngram::NGram;
 use spillway_models::evaluation::tally::mean_over;
+use spillway_models::train::data::DataConfig;
 use spillway_models::train::evaluation::EvaluationReport;
 use spillway_models::train::log::{
     EvaluationEvent, Event, Seconds, StartEvent, StepEvent, TaskEvent, read_log,
 };
-use spillway_models::train::{TaskReport, TrainConfig};
+use spillway_models::train::{TaskReport, TrainConfig, TrainError};
 use std::path::Path;
 
 /// Share of the steps over whose last the final training loss is a mean.
@@ -114,6 +116,9 @@ pub struct Summary {
     /// The last evaluation of a task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskReport>,
+    /// What was found on sound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sound: Option<SoundReport>,
     /// Steps done before the last evaluation of either kind.
     pub evaluated_at: Option<u64>,
     /// Configuration of the training.
@@ -153,6 +158,7 @@ impl Summary {
             clipped_steps: record.steps.iter().filter(|step| step.clipped).count() as u64,
             evaluation: last.map(|evaluation| evaluation.report.clone()),
             task: task.map(|evaluation| evaluation.report.clone()),
+            sound: None,
             evaluated_at: last
                 .map(|evaluation| evaluation.step)
                 .or(task.map(|event| event.step)),
@@ -182,7 +188,58 @@ impl Summary {
         if let (Some(step), Some(report)) = (self.evaluated_at, &self.task) {
             sentences.push(task::sentence(step, report));
         }
+        sentences.extend(self.sound.as_ref().and_then(SoundReport::sentence));
         sentences
+    }
+}
+
+/// What was found on sound, in bits per sample.
+#[derive(Clone, Debug, Serialize)]
+pub struct SoundReport {
+    /// The model's, inside the training length, on the streams of its last evaluation.
+    pub model: Option<f64>,
+    /// What n-grams of the training part foretell, on the whole held-out part.
+    pub ngrams: Vec<NGram>,
+}
+
+impl SoundReport {
+    /// The report of a training on sound; `None` of one on something else.
+    ///
+    /// # Errors
+    /// [`ProgramError::Training`] when the sound cannot be read any more.
+    pub fn of(record: &Record, config: &TrainConfig) -> Result<Option<Self>, ProgramError> {
+        let Some(audio) = config.data.as_ref().and_then(DataConfig::audio) else {
+            return Ok(None);
+        };
+        // Data of its own that an evaluation reads is not the part that is held out here.
+        let ngrams = match &config.evaluation_data {
+            Some(_) => Vec::new(),
+            None => audio.baselines(config.base()).map_err(TrainError::from)?,
+        };
+        let last = record.evaluations.last();
+        let loss = last.and_then(|evaluation| inside(&evaluation.report));
+        Ok(Some(Self {
+            model: loss.map(|nats| nats / std::f64::consts::LN_2),
+            ngrams,
+        }))
+    }
+
+    fn sentence(&self) -> Option<String> {
+        let model = self.model.map(|bits| format!("{bits:.3} bits per sample"));
+        let orders: Vec<&str> = ["one", "two", "three"]
+            .into_iter()
+            .take(self.ngrams.len())
+            .collect();
+        let bits = self.ngrams.iter().map(|ngram| format!("{:.3}", ngram.bits));
+        let ngrams = (!orders.is_empty()).then(|| {
+            format!(
+                "counting {} codes gives {}",
+                orders.join(", "),
+                bits.collect::<Vec<_>>().join(", ")
+            )
+        });
+        let parts: Vec<String> = model.into_iter().chain(ngrams).collect();
+        (!parts.is_empty()).then(|| format!("On held-out sound: {}.", parts.join("; ")))
     }
 }
 

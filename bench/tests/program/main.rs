@@ -1,5 +1,6 @@
 //! The program from outside: its output, its files, its exit codes, and its one-line errors.
 
+mod audio;
 mod bench;
 mod capacity;
 mod catalogue;

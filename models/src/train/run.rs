@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use super::config::TrainConfig;
+use super::data::DataConfig;
 use super::error::TrainError;
 use super::evaluator::Evaluator;
 use super::log::{EndEvent, EvaluationEvent, Event, Log, StartEvent, TaskEvent};
@@ -291,6 +292,10 @@ impl Run {
             .parameters()
             .save_over(&folder, WriteDtype::F32, length)?;
         self.trainer.parameters().save_added(&folder.join(TASK))?;
+        if let Some(audio) = config.data.as_ref().and_then(DataConfig::audio) {
+            let written = audio.format().write(&folder);
+            written.map_err(|error| TrainError::data("data", error.into()))?;
+        }
         if let Some(from) = config.model.tokenizer_file(config.base())? {
             let mut to = NewFile::create(&folder.join(tokenizer::name_in_folder(&from)))?;
             File::open(&from)

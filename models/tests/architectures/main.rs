@@ -24,5 +24,6 @@ mod probe;
 mod publishers;
 mod restarts;
 mod rwkv;
+mod sashimi;
 mod ssm_hybrids;
 mod state_spaces;

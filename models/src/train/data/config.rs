@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::audio::AudioConfig;
 use super::corpus::{Corpus, Ids, Split};
 use super::error::DataError;
 use super::mixture::{MixConfig, MixPart, Repeat, RepeatConfig, RepeatedHeader, RepeatedHeaderConfig};
@@ -25,6 +26,8 @@ use crate::tokenizer::Tokenizer;
 pub enum DataConfig {
     /// Text files and folders.
     Text(TextConfig),
+    /// WAV files and folders.
+    Audio(AudioConfig),
     /// A file of tokens.
     Tokens(TokensConfig),
     /// Several sources by turns.
@@ -129,6 +132,11 @@ impl DataConfig {
                 order: Order::Documents,
                 ..text.clone()
             })),
+            Self::Audio(audio) if is_split(audio.split, audio.held_out) => Some(Self::Audio(AudioConfig {
+                split: Split::HeldOut,
+                order: Order::Documents,
+                ..audio.clone()
+            })),
             Self::Tokens(tokens) if is_split(tokens.split, tokens.held_out) => {
                 Some(Self::Tokens(TokensConfig {
                     split: Split::HeldOut,
@@ -144,6 +152,15 @@ impl DataConfig {
                 let parts: Vec<MixPart> = mixed.parts.iter().filter_map(held_out).collect();
                 (!parts.is_empty()).then_some(Self::Mix(MixConfig { parts }))
             }
+            _ => None,
+        }
+    }
+
+    /// The sound among the data: what its tokens are codes of.
+    pub fn audio(&self) -> Option<&AudioConfig> {
+        match self {
+            Self::Audio(audio) => Some(audio),
+            Self::Mix(mixed) => mixed.parts.iter().find_map(|part| part.source.audio()),
             _ => None,
         }
     }
@@ -178,6 +195,10 @@ impl DataConfig {
             Self::Text(text) => {
                 let corpus = text.corpus(base, tokenizer, time)?;
                 Ok(Box::new(Windows::new(corpus, text.order, time, seed)))
+            }
+            Self::Audio(audio) => {
+                let corpus = audio.corpus(base, time)?;
+                Ok(Box::new(Windows::new(corpus, audio.order, time, seed)))
             }
             Self::Tokens(tokens) => {
                 let corpus = tokens.corpus(base, time)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::audio::AudioError;
 use crate::budget::BudgetError;
 use crate::output::OutputError;
 use crate::tokenizer::TokenizerError;
@@ -54,6 +55,9 @@ pub enum DataError {
         /// The parser's reason.
         reason: String,
     },
+    /// Sound that cannot be read.
+    #[error(transparent)]
+    Audio(#[from] AudioError),
     /// There is not as much memory.
     #[error(transparent)]
     Budget(#[from] BudgetError),

@@ -3,6 +3,7 @@
 //! | `kind` | what | options (with their defaults) |
 //! |---|---|---|
 //! | `text` | files and folders of text, or of JSON lines with a field `text`, read with the model's tokenizer | `paths`, `extensions` (txt, text, md, jsonl), `separator` and `end_of_text` (none), `order` (`shuffled` or `documents`), `held_out` (0) and `split` (`training` or `held-out`) |
+//! | `audio` | WAV files and folders, a code for each sample | `paths`, `sample_rate`, `codec` (`law`: mu-law or linear, `bits`: 8, `level`: clip or as-stored), `channels` (one or mean), `resample` (false), `order`, `held_out`, `split` |
 //! | `tokens` | a file that `spillway tokens` made, mapped | `path`, `order`, `held_out`, `split`, `verify` (true) |
 //! | `mix` | several sources, one drawn for every row of a batch | `parts`, each a `weight` and a `source` |
 //! | `repeat` | one token over and over | `token` |
@@ -40,6 +41,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod audio;
 mod config;
 mod corpus;
 mod error;
@@ -54,6 +56,7 @@ mod text;
 mod token_file;
 mod windows;
 
+pub use audio::AudioConfig;
 pub use config::{DataConfig, TokensConfig};
 pub use corpus::Split;
 pub use error::DataError;

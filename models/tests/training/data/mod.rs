@@ -1,5 +1,6 @@
 //! Batches: what is in them, in which order they come, that they can be gone back to, and how bad data is refused.
 
+mod audio;
 mod bad_input;
 mod mixtures;
 mod positions;
