@@ -4,7 +4,7 @@
 
 use crate::context::{Context, Printing};
 use crate::error::ProgramError;
-use crate::studies::{capacity, train_compare, train_table};
+use crate::studies::{capacity, frontier, train_compare, train_table};
 use crate::{
     catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, recall, shell,
     speed, ssm, tokens, train,
@@ -64,6 +64,8 @@ pub enum Command {
     TrainTable(train_table::TrainTableArgs),
     /// Train models of several state sizes at several lengths: how long until they forget, how far back do they recall?
     Capacity(capacity::CapacityArgs),
+    /// Train models of several state sizes on a task of recall: accuracy against bytes of state and speed, and what mitigations cost of it
+    Frontier(frontier::FrontierArgs),
     /// Show what a linear system hears and what its state remembers: HiPPO's measures, S4D's initialisations
     Ssm(ssm::SsmArgs),
     /// Continue a text
@@ -149,6 +151,7 @@ impl Cli {
             Command::TrainCompare(args) => train_compare::run(args, context),
             Command::TrainTable(args) => train_table::run(args, context),
             Command::Capacity(args) => capacity::run(args, context),
+            Command::Frontier(args) => frontier::run(args, context),
             Command::Ssm(args) => ssm::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Chat(args) => chat::run(args, context),

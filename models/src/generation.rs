@@ -9,6 +9,7 @@ use crate::model::{Logits, Model};
 use crate::prompt::{PromptReading, ShortPrompt};
 pub use crate::sampling::{Sampler, Sampling};
 use crate::state::ModelState;
+use crate::tokenizer::StreamDecoder;
 
 /// Why a generation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,42 +149,157 @@ fn continue_by(
     mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     mut next: impl FnMut(u32, &mut ModelState) -> Result<Tensor<2>, ModelError>,
 ) -> Result<Generated, ModelError> {
-    let mut sampler = Sampler::new(sampling, model.info().vocab_size)?;
-    prompt.iter().for_each(|id| sampler.observe(*id));
-    let mut decoder = model.tokenizer().stream_after(last);
-    let mut text = StoppableText::new(stop);
-    let mut ids = Vec::new();
-    let mut finish = Finish::Length;
-    while ids.len() < max_tokens {
-        let id = sampler.choose(&mut logits.into_data().iter::<f32>().collect::<Vec<_>>())?;
-        if model.info().eos_ids.contains(&id) {
-            finish = Finish::End;
-            break;
+    let mut continuation = Continuation::new(model, (prompt, last), sampling, max_tokens, stop)?;
+    loop {
+        let mut values: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        match continuation.choose(&mut values, &mut on_text)? {
+            Some(id) => logits = next(id, state)?,
+            None => return Ok(continuation.end(&mut on_text)),
         }
-        ids.push(id);
-        let piece = decoder.push(id);
-        if text.push(&piece, &mut on_text).is_break() {
-            finish = text.stopped_at().map_or(Finish::Cancelled, Finish::Stop);
-            return Ok(Generated {
-                ids,
-                text: text.given,
-                finish,
-            });
-        }
-        if ids.len() == max_tokens {
-            break;
-        }
-        logits = next(id, state)?;
     }
-    let rest = decoder.finish();
-    if text.push(&rest, &mut on_text).is_break() || text.finish(&mut on_text).is_break() {
-        finish = text.stopped_at().map_or(finish, Finish::Stop);
+}
+
+/// As [`continue_from`] for several prompts side by side, of any lengths, each with the state after it: what each comes to, in their order.
+/// One whose logits are no numbers any more is an error of its own, and the others go on. The states are used up.
+///
+/// The weights are read once for a token of all of them. A sequence in a batch differs from the same one alone by rounding.
+///
+/// # Errors
+/// [`ModelError::Option`] before anything is computed; [`ModelError::Batch`] for states that cannot stand side by side, as under an intervention
+/// that acts at positions; otherwise as [`Model::decode_batch`].
+pub fn continue_all(
+    model: &Model,
+    prompts: Vec<(TakenIn<'_>, ModelState)>,
+    sampling: &Sampling,
+    max_tokens: usize,
+    stop: &[String],
+) -> Result<Vec<Result<Generated, ModelError>>, ModelError> {
+    let keep = &mut |_: &str| ControlFlow::Continue(());
+    let mut found: Vec<Option<Result<Generated, ModelError>>> = prompts.iter().map(|_| None).collect();
+    let (mut rows, mut ids, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (prompt, state)) in prompts.into_iter().enumerate() {
+        let mut continuation =
+            Continuation::new(model, (prompt.prompt, prompt.last), sampling, max_tokens, stop)?;
+        let mut logits: Vec<f32> = prompt.logits.into_data().iter::<f32>().collect();
+        match continuation.choose(&mut logits, keep) {
+            Ok(Some(id)) => {
+                rows.push((index, continuation));
+                ids.push(id);
+                states.push(state);
+            }
+            Ok(None) => found[index] = Some(Ok(continuation.end(keep))),
+            Err(error) => found[index] = Some(Err(error)),
+        }
     }
-    Ok(Generated {
-        ids,
-        text: text.given,
-        finish,
-    })
+    let mut state = match rows.is_empty() {
+        true => None,
+        false => Some(ModelState::cat(&states.iter().collect::<Vec<_>>())?),
+    };
+    drop(states);
+    while let Some(mut batch) = state.take() {
+        let logits = model.decode_batch(&ids, &mut batch)?;
+        let mut logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        let width = (logits.len() / ids.len().max(1)).max(1);
+        let (mut staying, mut going) = (Vec::new(), Vec::new());
+        ids.clear();
+        for (place, ((index, mut continuation), logits)) in
+            rows.into_iter().zip(logits.chunks_exact_mut(width)).enumerate()
+        {
+            match continuation.choose(logits, keep) {
+                Ok(Some(id)) => {
+                    staying.push(place);
+                    going.push((index, continuation));
+                    ids.push(id);
+                }
+                Ok(None) => found[index] = Some(Ok(continuation.end(keep))),
+                Err(error) => found[index] = Some(Err(error)),
+            }
+        }
+        rows = going;
+        state = match staying.len() {
+            0 => None,
+            count if count == batch.batch() => Some(batch),
+            _ => Some(batch.select(&staying)?),
+        };
+    }
+    // Every row has left the batch with something found.
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// A text that goes on, token by token.
+struct Continuation<'m> {
+    sampler: Sampler,
+    decoder: StreamDecoder<'m>,
+    text: StoppableText,
+    ends: &'m [u32],
+    max_tokens: usize,
+    ids: Vec<u32>,
+    finish: Finish,
+    /// Whether nothing that is held back is to be given out any more.
+    is_cut: bool,
+}
+
+impl<'m> Continuation<'m> {
+    /// After a prompt, of which the tokens in any order and the last in their own are given.
+    fn new(
+        model: &'m Model,
+        (prompt, last): (&[u32], &[u32]),
+        sampling: &Sampling,
+        max_tokens: usize,
+        stop: &[String],
+    ) -> Result<Self, ModelError> {
+        let mut sampler = Sampler::new(sampling, model.info().vocab_size)?;
+        prompt.iter().for_each(|id| sampler.observe(*id));
+        Ok(Self {
+            sampler,
+            decoder: model.tokenizer().stream_after(last),
+            text: StoppableText::new(stop),
+            ends: &model.info().eos_ids,
+            max_tokens,
+            ids: Vec::new(),
+            finish: Finish::Length,
+            is_cut: false,
+        })
+    }
+
+    /// Chooses the next token, which is to be taken in; none where the text ends.
+    fn choose(
+        &mut self,
+        logits: &mut [f32],
+        on_text: &mut impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Option<u32>, ModelError> {
+        if self.ids.len() >= self.max_tokens {
+            return Ok(None);
+        }
+        let id = self.sampler.choose(logits)?;
+        if self.ends.contains(&id) {
+            self.finish = Finish::End;
+            return Ok(None);
+        }
+        self.ids.push(id);
+        let piece = self.decoder.push(id);
+        if self.text.push(&piece, on_text).is_break() {
+            self.finish = self.text.stopped_at().map_or(Finish::Cancelled, Finish::Stop);
+            self.is_cut = true;
+            return Ok(None);
+        }
+        Ok((self.ids.len() < self.max_tokens).then_some(id))
+    }
+
+    /// Gives out what was held back, and what came of all.
+    fn end(mut self, on_text: &mut impl FnMut(&str) -> ControlFlow<()>) -> Generated {
+        if !self.is_cut {
+            let rest = self.decoder.finish();
+            if self.text.push(&rest, on_text).is_break() || self.text.finish(on_text).is_break() {
+                self.finish = self.text.stopped_at().map_or(self.finish, Finish::Stop);
+            }
+        }
+        Generated {
+            ids: self.ids,
+            text: self.text.given,
+            finish: self.finish,
+        }
+    }
 }
 
 /// Text on its way out, held back as long as it may turn out to be the beginning of a stop string.

@@ -16,7 +16,7 @@ pub mod page;
 pub mod report;
 pub mod resume;
 
-use crate::answers::{SAVED_EVERY, SavedRun};
+use crate::answers::{self, Keeping, asked, calibrated_length, finish};
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::counted;
@@ -37,7 +37,6 @@ use spillway_models::evaluation::passkey_text::evaluate::{self, Answer, Evaluati
 use spillway_models::evaluation::passkey_text::prompt::{self, Case, Template};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// The files that this command writes.
 const OWN: &[&str] = &[
@@ -152,14 +151,7 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
         &["report.html", "passkey.json", "passkey.csv"],
         json!({ "complete": report.complete, "runs": report.runs }),
     )?;
-    context.remark(format_args!("written to {}", out.path().display()));
-    match report.complete {
-        true => out.remove(resume::FILE),
-        false => Err(ProgramError::Failed(format!(
-            "interrupted; the answers so far are in {}, and the same command with --resume goes on",
-            out.path().display()
-        ))),
-    }
+    finish(&mut out, resume::FILE, report.complete, context)
 }
 
 impl PasskeyArgs {
@@ -198,21 +190,13 @@ fn prepared(
     model: &Model,
     train_length: Option<u64>,
 ) -> Result<Vec<Trial>, ProgramError> {
-    let none = ["none".to_string()];
-    let asked = if args.mitigations.is_empty() {
-        &none[..]
-    } else {
-        &args.mitigations
+    let ready = |spec| {
+        answers::ready(spec, model, || {
+            let length = calibrated_length(spec, model, train_length)?;
+            Ok(vec![calibration::filler(model, length)?])
+        })
     };
-    let ready = |spec: &String| {
-        let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
-        let trial = match trial.mitigation().needs_calibration() {
-            true => Trial::of(&calibration::calibrated(trial.mitigation(), model, train_length)?),
-            false => trial,
-        };
-        trial.expect_possible(model)
-    };
-    asked.iter().map(ready).collect()
+    asked(&args.mitigations).into_iter().map(ready).collect()
 }
 
 fn all_cases(args: &PasskeyArgs, model: &Model) -> Result<Vec<Case>, ProgramError> {
@@ -264,9 +248,6 @@ impl Asking<'_> {
             runs: Vec::new(),
         };
         for (index, trial) in trials.iter().enumerate() {
-            if saved.runs.len() == index {
-                saved.runs.push(SavedRun::default());
-            }
             let run = self.one(trial, index, saved, out)?;
             saved.save(out, resume::FILE)?;
             let goes_on = run.complete;
@@ -291,32 +272,18 @@ impl Asking<'_> {
     ) -> Result<Run, ProgramError> {
         let shortest = self.cases.first().map_or(0, |case| case.length);
         let first = self.cases.partition_point(|case| case.length == shortest);
+        let (mut keeping, mut evaluation) = Keeping::begin(saved, index, (out, resume::FILE), self.stop);
         let bar = self.context.progress_from(
-            saved.runs[index].evaluation.prompt_tokens(),
+            evaluation.prompt_tokens(),
             self.cases.iter().map(|case| case.length).sum(),
             "tokens",
         );
         bar.set_message(trial.name().to_string());
-        let (begin, before) = (Instant::now(), saved.runs[index].seconds);
-        let mut evaluation = std::mem::take(&mut saved.runs[index].evaluation);
-        let (mut last_save, mut failure) = (Instant::now(), None);
         let mut on_outcome = |evaluation: &Evaluation| {
-            let tokens = evaluation
-                .outcomes
-                .last()
-                .map_or(0, |outcome| outcome.tokens as u64);
+            let last = evaluation.outcomes.last();
+            let tokens = last.map_or(0, |outcome| outcome.tokens as u64);
             bar.inc(tokens);
-            self.stop.count(tokens);
-            if last_save.elapsed() > SAVED_EVERY {
-                saved.runs[index].evaluation = evaluation.clone();
-                saved.runs[index].seconds = before + begin.elapsed().as_secs_f64();
-                failure = saved.save(out, resume::FILE).err();
-                last_save = Instant::now();
-            }
-            match failure {
-                Some(_) => ControlFlow::Break(()),
-                None => self.stop.flow(),
-            }
+            keeping.heard(evaluation, tokens)
         };
         let mut stopped = None;
         let mut asked = ControlFlow::Continue(());
@@ -340,19 +307,15 @@ impl Asking<'_> {
                 stopped = self.hopeless(&evaluation, shortest);
             }
         }
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        let seconds = before + begin.elapsed().as_secs_f64();
-        let run = Run::new(
+        let mut run = Run::new(
             trial.name().to_string(),
             self.cases,
             &evaluation,
             usize::from(self.args.depths),
-            seconds,
+            0.0,
             asked.is_continue(),
         );
-        saved.runs[index] = SavedRun { seconds, evaluation };
+        run.seconds = keeping.end(evaluation)?;
         Ok(Run { stopped, ..run })
     }
 

@@ -6,7 +6,7 @@ use super::report::{self, ArmReport, RecallReport};
 use super::resume::{self, Saved};
 use super::subjects::Subject;
 use super::{page, report::VERSION};
-use crate::answers::{SAVED_EVERY, SavedRun};
+use crate::answers::Keeping;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::picture::Figure;
@@ -18,8 +18,6 @@ use spillway_models::evaluation::recall::evaluate::{Evaluation, Plan, evaluate};
 use spillway_models::evaluation::recall::prompt::Form;
 use spillway_models::evaluation::recall::summary::{Answers, Arm, table};
 use spillway_models::{Model, ModelError, PrefixCache, PrefixCacheOptions};
-use std::ops::ControlFlow;
-use std::time::Instant;
 
 /// What all models are asked with.
 pub struct Asking<'a> {
@@ -74,10 +72,7 @@ impl Asking<'_> {
                 if !goes_on {
                     break;
                 }
-                if saved.runs.len() == arm {
-                    saved.runs.push(SavedRun::default());
-                }
-                let before = saved.runs[arm].evaluation.outcomes.len();
+                let before = saved.runs.get(arm).map_or(0, |run| run.evaluation.outcomes.len());
                 let turn = Turn {
                     model: &model,
                     subject,
@@ -121,7 +116,7 @@ impl Asking<'_> {
         let Turn {
             subject, trial, arm, ..
         } = *turn;
-        let mut evaluation = std::mem::take(&mut saved.runs[arm].evaluation);
+        let (mut keeping, mut evaluation) = Keeping::begin(saved, arm, (out, resume::FILE), self.stop);
         let mut asked = evaluation.outcomes.len();
         let bar = self
             .context
@@ -130,24 +125,11 @@ impl Asking<'_> {
             "none" => subject.name.clone(),
             mitigation => format!("{}, {mitigation}", subject.name),
         });
-        let (begin, before) = (Instant::now(), saved.runs[arm].seconds);
-        let (mut last_save, mut failure) = (Instant::now(), None);
         let mut on_group = |evaluation: &Evaluation| {
             let new = &evaluation.outcomes[asked..];
             bar.inc(new.len() as u64);
-            self.stop
-                .count(new.iter().map(|outcome| outcome.tokens as u64).sum());
             asked = evaluation.outcomes.len();
-            if last_save.elapsed() > SAVED_EVERY {
-                saved.runs[arm].evaluation = evaluation.clone();
-                saved.runs[arm].seconds = before + begin.elapsed().as_secs_f64();
-                failure = saved.save(out, resume::FILE).err();
-                last_save = Instant::now();
-            }
-            match failure {
-                Some(_) => ControlFlow::Break(()),
-                None => self.stop.flow(),
-            }
+            keeping.heard(evaluation, new.iter().map(|outcome| outcome.tokens as u64).sum())
         };
         // A stop may have been asked for between two mitigations.
         let mut flow = self.stop.flow();
@@ -155,15 +137,9 @@ impl Asking<'_> {
             let chain = trial.treatment().chain();
             flow = evaluate(turn.model, chain, plan, &mut evaluation, &mut on_group)?;
         }
-        if let Some(error) = failure {
-            return Err(error);
-        }
         // The last group may be the one at which it was to stop.
         let is_whole = evaluation.outcomes.len() == plan.prompts();
-        saved.runs[arm] = SavedRun {
-            seconds: before + begin.elapsed().as_secs_f64(),
-            evaluation,
-        };
+        keeping.end(evaluation)?;
         Ok(flow.is_continue() || is_whole)
     }
 

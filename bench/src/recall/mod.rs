@@ -19,6 +19,7 @@ pub mod report;
 pub mod resume;
 pub mod subjects;
 
+use crate::answers::finish;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::model_args::ModelsArgs;
@@ -193,14 +194,7 @@ pub fn run(args: &RecallArgs, context: &Context) -> Result<(), ProgramError> {
         &["report.html", report::JSON, report::CSV, report::ANSWERS],
         json!({ "complete": report.complete, "arms": report.arms, "cells": report.cells }),
     )?;
-    context.remark(format_args!("written to {}", out.path().display()));
-    match report.complete {
-        true => out.remove(resume::FILE),
-        false => Err(ProgramError::Failed(format!(
-            "interrupted; the answers so far are in {}, and the same command with --resume goes on",
-            out.path().display()
-        ))),
-    }
+    finish(&mut out, resume::FILE, report.complete, context)
 }
 
 impl RecallArgs {

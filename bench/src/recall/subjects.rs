@@ -1,7 +1,7 @@
 //! The models that are asked, and the mitigations that each can have: all of it known to work before hours of work begin.
 
 use super::RecallArgs;
-use crate::calibration::calibration;
+use crate::answers::{asked, calibrated_length, ready};
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
@@ -49,7 +49,7 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
         expect_answers(&model)?;
         waiting.set_message(format!("trying out {}", model.info().name));
         let mut trials = Vec::new();
-        for spec in asked(args) {
+        for spec in asked(&args.mitigations) {
             match prepared(args, spec, &model) {
                 Ok(trial) => trials.push(trial),
                 // Attention has nothing to mitigate; what fits none of several models is a mistake.
@@ -70,7 +70,7 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
         });
         only = is_one.then_some(model);
     }
-    for spec in asked(args) {
+    for spec in asked(&args.mitigations) {
         let times = refused.iter().filter(|(other, _)| *other == spec).count();
         if times == subjects.len() {
             if let Some((_, error)) = refused.into_iter().find(|(other, _)| *other == spec) {
@@ -83,13 +83,6 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
     Ok((subjects, only))
 }
 
-fn asked(args: &RecallArgs) -> Vec<&str> {
-    match args.mitigations.is_empty() {
-        true => vec!["none"],
-        false => args.mitigations.iter().map(String::as_str).collect(),
-    }
-}
-
 /// That the model reads text, and says what comes next.
 fn expect_answers(model: &Model) -> Result<(), ProgramError> {
     model.tokenizer().encode("a").map_err(|error| {
@@ -99,36 +92,22 @@ fn expect_answers(model: &Model) -> Result<(), ProgramError> {
     Ok(model.advance(&[0], &mut state)?)
 }
 
+/// With its numbers, if it has some, from generated documents that nothing is asked about.
 fn prepared(args: &RecallArgs, spec: &str, model: &Model) -> Result<Trial, ProgramError> {
-    let trial = Trial::parse(spec, model)?.expect_usable(spec)?;
-    let trial = match trial.mitigation().needs_calibration() && !model.info().sites.is_empty() {
-        true => calibrated(args, spec, &trial, model)?,
-        false => trial,
-    };
-    trial.expect_possible(model)
-}
-
-/// With its numbers, from generated documents that nothing is asked about.
-fn calibrated(args: &RecallArgs, spec: &str, trial: &Trial, model: &Model) -> Result<Trial, ProgramError> {
-    let Some(length) = args.train_length.or(model.info().train_length) else {
-        let expected = format!("the model's training length in tokens, which {spec} is calibrated on");
-        return Err(ProgramError::usage("--train-length", expected, "nothing"));
-    };
-    let length = usize::try_from(length).unwrap_or(usize::MAX).min(MOST_CALIBRATED);
-    let documents = Generator::new(Split::Train, args.seed).documents(RecallTask::Fda, CALIBRATED);
-    let mut ids: Vec<u32> = Vec::new();
-    for document in documents.iter().cycle() {
-        if ids.len() >= length {
-            break;
+    ready(spec, model, || {
+        let length = calibrated_length(spec, model, args.train_length)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(MOST_CALIBRATED);
+        let documents = Generator::new(Split::Train, args.seed).documents(RecallTask::Fda, CALIBRATED);
+        let mut ids: Vec<u32> = Vec::new();
+        for document in documents.iter().cycle() {
+            if ids.len() >= length {
+                break;
+            }
+            ids.extend(model.tokenizer().encode(&format!("{}\n", document.context()))?);
         }
-        ids.extend(model.tokenizer().encode(&format!("{}\n", document.context()))?);
-    }
-    ids.truncate(length);
-    let found = calibration(model, [ids])?;
-    let calibrated = trial.mitigation().calibrated(&found);
-    Ok(Trial::of(
-        &calibrated.map_err(|error| ProgramError::Failed(error.to_string()))?,
-    ))
+        ids.truncate(length);
+        Ok(vec![ids])
+    })
 }
 
 /// Models of one name are called by where they lie.

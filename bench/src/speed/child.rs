@@ -9,6 +9,7 @@ use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
+use spillway_models::evaluation::quantile::median;
 use spillway_models::{Logits, Model, ModelError, budget};
 use spillway_ssm_core::Chain;
 use std::time::Instant;
@@ -43,6 +44,21 @@ pub struct Measured {
     pub seconds: Vec<f64>,
     /// Processor time of each repetition, all threads together; `None` where the system does not tell.
     pub cpu_seconds: Vec<Option<f64>>,
+}
+
+impl Measured {
+    /// Tokens per second of every repetition, the slowest first.
+    pub fn speeds(&self) -> Vec<f64> {
+        let speeds = self.seconds.iter();
+        let mut speeds: Vec<f64> = speeds.map(|seconds| self.tokens as f64 / seconds).collect();
+        speeds.sort_by(f64::total_cmp);
+        speeds
+    }
+
+    /// Their median.
+    pub fn tokens_per_second(&self) -> f64 {
+        median(&self.speeds())
+    }
 }
 
 /// What one configuration gave.
@@ -123,7 +139,10 @@ fn ask_for_ids(count: usize) -> Result<(), ModelError> {
 }
 
 /// A prompt from the empty state, with the logits after its last token.
-fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, ModelError> {
+///
+/// # Errors
+/// The model's.
+pub fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, ModelError> {
     ask_for_ids(length)?;
     let ids = random_ids(model, length);
     repeat(length, repeats, || {
@@ -133,7 +152,10 @@ fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured, Mod
 }
 
 /// Token by token, each with its logits, from the empty state.
-fn decode(model: &Model, tokens: usize, repeats: usize) -> Result<Measured, ModelError> {
+///
+/// # Errors
+/// The model's.
+pub fn decode(model: &Model, tokens: usize, repeats: usize) -> Result<Measured, ModelError> {
     ask_for_ids(tokens)?;
     let ids = random_ids(model, tokens);
     repeat(tokens, repeats, || {

@@ -211,12 +211,7 @@ fn run_child(args: &BenchArgs, dtype: Dtype, threads: usize) -> Result<Child, Pr
 impl Speed {
     /// `limit` is in tokens per second.
     fn new(test: &str, measured: &Measured, limit: f64) -> Self {
-        let mut speeds: Vec<f64> = measured
-            .seconds
-            .iter()
-            .map(|seconds| measured.tokens as f64 / seconds)
-            .collect();
-        speeds.sort_by(f64::total_cmp);
+        let speeds = measured.speeds();
         let median = median(&speeds);
         let cpu: Option<f64> = measured.cpu_seconds.iter().copied().sum();
         // Below a few steps of the system's clock the figure says nothing.

@@ -5,12 +5,16 @@
 //! | [`capacity`] | `spillway capacity`: state sizes against training lengths |
 //! | [`train_compare`] | `spillway train-compare`: trainings that differ in a few settings |
 //! | [`train_table`] | `spillway train-table`: a task under several models or initialisations, seed by seed |
+//! | [`frontier`] | `spillway frontier`: recall against bytes of state and speed, seed by seed, alone and under mitigations |
+//! | [`trainings`] | arms that change one training, seed by seed, in folders that are gone on with |
 //! | [`side_by_side`], [`estimate`] | many trainings at once; means over seeds with intervals |
 //! | [`results`] | what all leave: pictures, `RESULTS.md` |
 
 pub mod capacity;
 pub mod estimate;
+pub mod frontier;
 pub mod results;
 pub mod side_by_side;
 pub mod train_compare;
 pub mod train_table;
+pub mod trainings;

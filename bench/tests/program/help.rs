@@ -16,6 +16,7 @@ fn every_subcommand_explains_itself_with_an_example() {
         "train-compare",
         "train-table",
         "capacity",
+        "frontier",
         "ssm",
         "generate",
         "inspect",

@@ -8,6 +8,7 @@ mod chat;
 mod compare;
 mod convert;
 mod doctor;
+mod frontier;
 mod generate;
 mod help;
 mod init;

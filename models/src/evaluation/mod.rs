@@ -8,6 +8,7 @@
 //! | [`collapse`] | the published criterion of collapse, and the excess over the end of the training length |
 //! | [`diagnosis`] | where a model collapses, in which heads, and which treatment cures it |
 //! | [`laws`] | laws of a length against a size of the state, fitted to few points of which often only intervals are known |
+//! | [`answers`] | right answers to what a synthetic task asks |
 //! | [`passkey`] | questions for hidden digits, and T_recall |
 //! | [`passkey_text`] | the same in words, for models with a tokenizer |
 //! | [`recall`] | does a model answer from a document, and does it gain by reading it twice? |
@@ -29,6 +30,7 @@
 //! # Ok::<(), spillway_models::ModelError>(())
 //! ```
 
+pub mod answers;
 pub mod collapse;
 pub mod diagnosis;
 pub mod laws;

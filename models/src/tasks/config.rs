@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adding, Copying, Delay, Digits, DigitsWithGap, Forecasting, ListOps, MaskedTokens, MissingSamples,
-    Pathfinder, Reconstruction, SelectiveCopying, Task, TaskError, TextClasses,
+    Adding, ContinuousMqar, Copying, Delay, Digits, DigitsWithGap, Forecasting, ListOps, MaskedTokens,
+    MissingSamples, Pathfinder, Reconstruction, SelectiveCopying, Task, TaskError, TextClasses,
 };
 
 /// A task by its `kind`.
@@ -21,6 +21,8 @@ pub enum TaskData {
     Copying(Copying),
     /// Tokens at random places, and the same tokens again.
     SelectiveCopying(SelectiveCopying),
+    /// Keys and values that are vectors.
+    ContinuousMqar(ContinuousMqar),
     /// The sum of two marked values.
     Adding(Adding),
     /// Images of digits, pixel by pixel.
@@ -53,6 +55,7 @@ impl TaskData {
             Self::Reconstruction(task) => Box::new(task.clone()),
             Self::Copying(task) => Box::new(task.clone()),
             Self::SelectiveCopying(task) => Box::new(task.clone()),
+            Self::ContinuousMqar(task) => Box::new(task.open()?),
             Self::Adding(task) => Box::new(*task),
             Self::Digits(task) => Box::new(task.open(base)?),
             Self::DigitsWithGap(task) => Box::new(task.open(base)?),

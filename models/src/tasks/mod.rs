@@ -6,6 +6,7 @@
 //! | [`reconstruction`](Reconstruction) | a band-limited signal | its last stretch, at the end | error |
 //! | [`copying`](Copying) | tokens, a pause, markers | the tokens, at the markers | accuracy |
 //! | [`selective-copying`](SelectiveCopying) | tokens at random places, markers | the tokens, at the markers | accuracy |
+//! | [`continuous-mqar`](ContinuousMqar) | vectors: pairs of keys and values, then keys | which value, at the keys | accuracy |
 //! | [`adding`](Adding) | values, two of them marked | the sum of the two, at the end | error |
 //! | [`digits`](Digits) | an image, pixel by pixel, in one of several orders | the digit | accuracy |
 //! | [`digits-with-gap`](DigitsWithGap) | the same, and noise after it | the digit, at the end | accuracy |
@@ -34,6 +35,7 @@
 
 mod adding;
 mod config;
+mod continuous_mqar;
 mod copying;
 mod delay;
 mod digits;
@@ -57,6 +59,7 @@ use rand::rngs::StdRng;
 
 pub use adding::Adding;
 pub use config::TaskData;
+pub use continuous_mqar::ContinuousMqar;
 pub use copying::Copying;
 pub use delay::Delay;
 pub use digits::{Digits, PixelOrder, PixelSequences};

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::ops::ControlFlow;
+use std::path::Path;
 
+use burn::tensor::Tensor;
 use serde_json::Value;
+use spillway_mitigations::Mitigation;
 use spillway_models::evaluation::recall::cut::cut;
 use spillway_models::evaluation::recall::data;
 use spillway_models::evaluation::recall::document::{Document, RecallTask};
@@ -11,7 +14,11 @@ use spillway_models::evaluation::recall::evaluate::{Evaluation, Plan, evaluate};
 use spillway_models::evaluation::recall::generate::{Generator, Split};
 use spillway_models::evaluation::recall::prompt::{Form, text};
 use spillway_models::evaluation::recall::score::contains;
-use spillway_models::{LoadOptions, Model, PrefixCache, PrefixCacheOptions, Tokenizer};
+use spillway_models::generation::{Generated, Sampling, TakenIn, continue_all, continue_from};
+use spillway_models::{
+    LoadOptions, Logits, Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions, PromptReading,
+    Tokenizer,
+};
 use spillway_ssm_core::Chain;
 
 fn peer() -> Value {
@@ -118,6 +125,126 @@ fn an_evaluation_that_is_broken_off_goes_on_to_the_same_and_so_does_one_with_a_c
     let mut found = Evaluation::default();
     assert!(asked(&cached, &mut found, 100).is_continue());
     assert_eq!(found.outcomes, whole.outcomes);
+}
+
+fn taken(ids: &[u32], logits: Tensor<2>) -> TakenIn<'_> {
+    TakenIn {
+        prompt: ids,
+        last: ids,
+        logits,
+    }
+}
+
+#[test]
+fn answers_side_by_side_are_those_of_one_prompt_at_a_time() {
+    let golden =
+        |name: &str| Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models")).join(name);
+    let load = |name: &str| Model::load(&golden(name), &LoadOptions::default()).expect("loads");
+    let models = [
+        Model::shipped(&LoadOptions::default()).expect("the shipped model loads"),
+        load("jrt-rnn"),
+        load("qwen3_5-text-hf"),
+    ];
+    for model in &models {
+        let vocab_size = model.info().vocab_size as u32;
+        let prompt = |length: u32, seed: u32| -> Vec<u32> {
+            let ids = (0..length).map(|i| (i.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(97)) >> 7);
+            ids.map(|id| id % vocab_size).collect()
+        };
+        let prompts: Vec<Vec<u32>> = [(5, 1), (40, 2), (7, 3), (300, 4), (5, 5), (19, 6)]
+            .map(|(length, seed)| prompt(length, seed))
+            .into();
+        // "e" ends some of the shipped model's texts early; ids that are no text do not end.
+        let (greedy, stop) = (Sampling::greedy(), ["e".to_string()]);
+        for (tokens, stop) in [(12, &stop[..]), (12, &[]), (1, &[]), (0, &[])] {
+            let read = |ids: &[u32]| {
+                let mut state = model.start(&Chain::default(), 1).expect("a state");
+                let logits = model
+                    .read_prompt(ids, &PromptReading::default(), &mut state)
+                    .expect("read");
+                (logits, state)
+            };
+            let mut alone = Vec::new();
+            let mut together = Vec::new();
+            for ids in &prompts {
+                let (logits, mut state) = read(ids);
+                let go_on = |_: &str| ControlFlow::Continue(());
+                let found = continue_from(
+                    model,
+                    &mut state,
+                    taken(ids, logits),
+                    &greedy,
+                    tokens,
+                    stop,
+                    go_on,
+                );
+                alone.push(found.expect("continued"));
+                let (logits, state) = read(ids);
+                together.push((taken(ids, logits), state));
+            }
+            let found = continue_all(model, together, &greedy, tokens, stop).expect("continued");
+            let found: Vec<Generated> = found.into_iter().map(|found| found.expect("numbers")).collect();
+            assert_eq!(found, alone, "{}, {tokens} tokens", model.info().name);
+            assert!(found.iter().all(|found| found.ids.len() <= tokens));
+        }
+    }
+    assert!(
+        continue_all(&models[0], Vec::new(), &Sampling::greedy(), 4, &[])
+            .expect("nothing")
+            .is_empty()
+    );
+}
+
+#[test]
+fn one_answer_that_is_no_number_leaves_the_others_as_they_are() {
+    let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+    let read = |ids: &[u32]| {
+        let mut state = model.start(&Chain::default(), 1).expect("a state");
+        let logits = model.logits(ids, &mut state, Logits::Last).expect("logits");
+        (logits, state)
+    };
+    let prompts = [vec![72, 101], vec![65, 66, 67], vec![32; 9]];
+    let waiting = || -> Vec<(TakenIn<'_>, ModelState)> {
+        let waiting = prompts.iter().map(|ids| {
+            let (logits, state) = read(ids);
+            (taken(ids, logits), state)
+        });
+        waiting.collect()
+    };
+    let all = continue_all(&model, waiting(), &Sampling::greedy(), 6, &[]).expect("continued");
+    let mut broken = waiting();
+    let layers = &mut broken[1].1;
+    layers.recurrences_mut().for_each(|site| {
+        site.state.memory = site.state.memory.clone() * f32::NAN;
+    });
+    let found = continue_all(&model, broken, &Sampling::greedy(), 6, &[]).expect("continued");
+    assert!(
+        matches!(found[1], Err(ModelError::NotANumber { .. })),
+        "{:?}",
+        found[1]
+    );
+    for index in [0, 2] {
+        assert_eq!(
+            found[index].as_ref().expect("numbers"),
+            all[index].as_ref().expect("numbers")
+        );
+    }
+}
+
+#[test]
+fn what_acts_at_positions_is_asked_one_prompt_at_a_time() {
+    let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
+    let documents = documents();
+    let forms = [Form::ONCE, Form::TWICE];
+    let plan = Plan {
+        answer_tokens: 4,
+        ..Plan::new(&documents[..1], &forms, 600)
+    };
+    let window: Mitigation = "window:64".parse().expect("a mitigation");
+    let mut evaluation = Evaluation::default();
+    let go_on = &mut |_: &Evaluation| ControlFlow::Continue(());
+    let flow = evaluate(&model, &window.chain(), &plan, &mut evaluation, go_on).expect("evaluated");
+    assert!(flow.is_continue() && evaluation.outcomes.len() == 2);
 }
 
 #[cfg(feature = "parquet")]

@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use spillway_models::Logits;
+use spillway_models::evaluation::answers::{Answered, answers};
 use spillway_models::train::data::{DataError, Source};
 use spillway_models::train::{Batch, TrainConfig, TrainError, Trainer};
 use spillway_ssm_core::{Chain, Prefix};
@@ -139,4 +140,77 @@ fn segments_behind_the_prefix_change_nothing() {
     let (whole, cut) = (first(""), first("carry = { segment = 16 }"));
     assert!((whole.loss - cut.loss).abs() < 1e-5);
     assert!((whole.gradient_norm - cut.gradient_norm).abs() < 1e-4 * whole.gradient_norm);
+}
+
+/// What [`answers`] counts, by the logits of one sequence at a time.
+fn counted(trainer: &Trainer, batch: &Batch, prefix: usize) -> Answered {
+    let model = trainer.model().unwrap();
+    let weights = batch.weights.as_ref().unwrap();
+    let mut found = Answered::default();
+    for row in 0..batch.sequences {
+        let range = row * batch.time..(row + 1) * batch.time;
+        let mut state = model.start(&Chain::default(), 1).unwrap();
+        if model.encoder_length() > 0 {
+            state.read_both_ways(Prefix::new(prefix));
+        }
+        let logits = model
+            .logits(&batch.ids[range.clone()], &mut state, Logits::All)
+            .unwrap();
+        let width = logits.dims()[1];
+        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        let behind = |token: &usize| model.encoder_length() == 0 || *token >= prefix;
+        let asked: Vec<usize> = (0..batch.time)
+            .filter(|token| weights[range.start + token] > 0.0 && behind(token))
+            .collect();
+        let is_right = |token: &&usize| {
+            let row = &logits[**token * width..(**token + 1) * width];
+            let best = (0..width).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+            best == Some(batch.targets[range.start + **token] as usize)
+        };
+        let right = asked.iter().filter(is_right).count();
+        found.asked += asked.len() as u64;
+        found.right += right as u64;
+        found.sequences += u64::from(!asked.is_empty());
+        found.whole += u64::from(!asked.is_empty() && right == asked.len());
+    }
+    found
+}
+
+#[test]
+fn answers_that_are_counted_in_batches_are_those_of_one_sequence_at_a_time() {
+    // More sequences than logits are made for at a time. Ids of four tokens, and a model that has seen them for a while, so that
+    // some answers are right.
+    let ids: Vec<u32> = (0..700 * 24u32)
+        .map(|i| i.wrapping_mul(2_654_435_761) >> 30)
+        .collect();
+    let batch = Batch {
+        sequences: 700,
+        time: 24,
+        targets: ids.iter().map(|id| (id + 1) % 4).collect(),
+        weights: Some(
+            (0..ids.len())
+                .map(|i| if i % 5 == 0 { 1.0 } else { 0.0 })
+                .collect(),
+        ),
+        ids,
+        continues: vec![false; 700],
+    };
+    for (model, encoder) in [(MODEL, ENCODER), ("arch = \"gla\"\nsize = \"tiny\"", "")] {
+        let trained = Batch {
+            sequences: 4,
+            ids: batch.ids[..96].to_vec(),
+            targets: batch.targets[..96].to_vec(),
+            weights: None,
+            continues: vec![false; 4],
+            ..batch
+        };
+        let config = parse(model, encoder, "").unwrap();
+        let mut trainer = Trainer::with(config, &Device::flex(), Some(Box::new(Same(trained)))).unwrap();
+        (0..8).for_each(|_| drop(trainer.step().unwrap()));
+        let model = trainer.model().unwrap();
+        let found = answers(&model, &Chain::default(), &batch, 12).unwrap();
+        assert_eq!(found, counted(&trainer, &batch, 12));
+        assert!(found.right > 0 && found.right < found.asked, "{found:?}");
+        assert_eq!(found.asked, if encoder.is_empty() { 3360 } else { 1680 });
+    }
 }

@@ -136,6 +136,7 @@ fn every_task_runs_and_reports_a_number() {
         (24, "kind = \"copying\", tokens = 4, reversed = true"),
         (24, "kind = \"selective-copying\", tokens = 4"),
         (24, "kind = \"adding\""),
+        (24, "kind = \"continuous-mqar\", pairs = 8, passes = 2, width = 6"),
         (64, "kind = \"digits\", order = \"bit-reversed\""),
         (
             70,

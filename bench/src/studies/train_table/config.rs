@@ -2,9 +2,9 @@
 
 use super::delay::DelayConfig;
 use crate::error::ProgramError;
+use crate::studies::trainings::{self, Job, changed, expect_arms, seed_by_seed};
 use serde::Deserialize;
-use spillway_models::train::{TrainConfig, TrainError, Trainer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -93,19 +93,6 @@ pub struct Expected {
     pub at_most: Option<f64>,
 }
 
-/// One training of a table.
-#[derive(Clone, Debug)]
-pub struct Job {
-    /// Place of its arm.
-    pub arm: usize,
-    /// Seed.
-    pub seed: u64,
-    /// Name of its folder.
-    pub name: String,
-    /// Its configuration.
-    pub config: TrainConfig,
-}
-
 impl TableConfig {
     /// Reads a file, and the training that it names, as each arm changes it.
     ///
@@ -123,30 +110,16 @@ impl TableConfig {
     }
 
     fn check(&self, path: &Path) -> Result<(), ProgramError> {
-        if self.arms.is_empty() {
-            return Err(wrong(path, "at least one of [[arms]]", "none"));
-        }
         if self.training.is_some() == self.delay.is_some() {
             let found = if self.delay.is_some() { "both" } else { "neither" };
             return Err(wrong(path, "one of training and [delay]", found));
         }
-        let mut names = BTreeSet::new();
-        for arm in &self.arms {
-            if folder_name(&arm.name).is_empty() {
-                let expected = "arms.name with letters or digits in it";
-                return Err(wrong(path, expected, format!("{:?}", arm.name)));
-            }
-            if !names.insert(folder_name(&arm.name)) {
-                let expected = "every arm with a name of its own, in letters and digits";
-                return Err(wrong(path, expected, format!("two of {:?}", arm.name)));
-            }
-            let mut seeds = self.seeds_of(arm).to_vec();
-            seeds.sort_unstable();
-            if seeds.is_empty() || seeds.windows(2).any(|pair| pair[0] == pair[1]) {
-                let expected = format!("seeds of {}, at least one and each once", arm.name);
-                return Err(wrong(path, expected, format!("{seeds:?}")));
-            }
-        }
+        let arms = self.arms.iter();
+        expect_arms(
+            path,
+            "arms",
+            arms.map(|arm| (arm.name.as_str(), self.seeds_of(arm))),
+        )?;
         for expected in &self.expected {
             if !self.arms.iter().any(|arm| arm.name == expected.arm) {
                 let known: Vec<&str> = self.arms.iter().map(|arm| arm.name.as_str()).collect();
@@ -162,12 +135,7 @@ impl TableConfig {
     /// # Errors
     /// [`ProgramError::Content`], naming the arm.
     pub fn try_arms(&self, path: &Path, jobs: &[Job]) -> Result<(), ProgramError> {
-        for (place, arm) in self.arms.iter().enumerate() {
-            if let Some(job) = jobs.iter().find(|job| job.arm == place) {
-                Trainer::new(job.config.clone()).map_err(|error| not_trained(path, arm, &error))?;
-            }
-        }
-        Ok(())
+        trainings::try_arms(path, self.arms.iter().map(|arm| arm.name.as_str()), jobs)
     }
 
     /// The seeds of an arm.
@@ -175,57 +143,21 @@ impl TableConfig {
         arm.seeds.as_deref().unwrap_or(&self.seeds)
     }
 
-    /// The trainings, seed by seed, so that a table that is stopped early has something in every row.
     fn jobs(&self, path: &Path) -> Result<Vec<Job>, ProgramError> {
         let Some(training) = &self.training else {
             return Ok(Vec::new());
         };
-        let training = path.parent().unwrap_or(Path::new("")).join(training);
-        let mut jobs = Vec::new();
-        for (place, arm) in self.arms.iter().enumerate() {
-            let changes: Vec<(String, toml::Value)> = self
-                .set
-                .iter()
-                .chain(&arm.set)
-                .map(|(field, value)| (field.clone(), value.clone()))
-                .collect();
-            let config = TrainConfig::load_changed(&training, &changes)
-                .map_err(|error| not_trained(path, arm, &error))?;
+        let mut arms = Vec::new();
+        for arm in &self.arms {
+            let config = changed(path, training, &arm.name, self.set.iter().chain(&arm.set))?;
             if config.task.is_none() {
                 let expected = format!("a training on a [task] in {}", training.display());
                 return Err(wrong(path, expected, "one on data"));
             }
-            for (round, seed) in self.seeds_of(arm).iter().enumerate() {
-                let job = Job {
-                    arm: place,
-                    seed: *seed,
-                    name: format!("{}-s{seed}", folder_name(&arm.name)),
-                    config: TrainConfig {
-                        seed: *seed,
-                        ..config.clone()
-                    },
-                };
-                jobs.push((round, job));
-            }
+            arms.push((arm.name.as_str(), self.seeds_of(arm), config));
         }
-        jobs.sort_by_key(|(round, _)| *round);
-        Ok(jobs.into_iter().map(|(_, job)| job).collect())
+        Ok(seed_by_seed(arms))
     }
-}
-
-/// A name in small letters, digits and hyphens.
-fn folder_name(name: &str) -> String {
-    let words = name.split(|c: char| !c.is_ascii_alphanumeric());
-    let words: Vec<String> = words
-        .filter(|word| !word.is_empty())
-        .map(str::to_ascii_lowercase)
-        .collect();
-    words.join("-")
-}
-
-fn not_trained(path: &Path, arm: &ArmConfig, error: &TrainError) -> ProgramError {
-    let expected = "arms that change a training into one that can begin";
-    wrong(path, expected, format!("{}: {error}", arm.name))
 }
 
 fn one_line(text: &str) -> String {

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`config`] | the table's configuration, and the trainings that follow from it |
 //! | [`delay`] | what is remembered with C by least squares, and nothing trained |
-//! | [`runs`] | the trainings, side by side, each gone on with where it was left |
 //! | [`report`] | what they give, and what was expected |
 //! | [`page`] | the table, its pictures, and the files |
 
@@ -12,7 +11,6 @@ pub mod config;
 pub mod delay;
 pub mod page;
 pub mod report;
-pub mod runs;
 
 use crate::context::Context;
 use crate::error::ProgramError;
@@ -20,10 +18,10 @@ use crate::kit::provenance::Provenance;
 use crate::output::{OutputFolder, OutputPlan};
 use crate::stop::Stop;
 use crate::studies::results::{print_findings, write_figures};
+use crate::studies::trainings::{RUNS, Runs, Study};
 use clap::Args;
 use config::TableConfig;
 use report::TableReport;
-use runs::Runs;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -99,7 +97,7 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
         write(&report, &mut folder, context)?;
         Ok(report)
     };
-    let trained = runs.train(context, &stop, || update().map(drop));
+    let trained = runs.train(context, &stop, &Pages(|| update().map(drop)));
     if resumed || runs.is_begun() {
         // Whatever is half trained can be gone on with.
         folder.lock().unwrap_or_else(PoisonError::into_inner).keep();
@@ -124,6 +122,15 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
     }
 }
 
+/// The pages, written after each training; everything in them is in the trainings' logs.
+struct Pages<F>(F);
+
+impl<F: Fn() -> Result<(), ProgramError> + Sync> Study for Pages<F> {
+    fn write(&self) -> Result<(), ProgramError> {
+        (self.0)()
+    }
+}
+
 impl TrainTableArgs {
     fn output_plan(&self) -> OutputPlan<'_> {
         OutputPlan {
@@ -133,7 +140,7 @@ impl TrainTableArgs {
             force: self.force,
             resume: self.resume,
             own: OWN,
-            marks: &[runs::RUNS, "results.json"],
+            marks: &[RUNS, "results.json"],
         }
     }
 }

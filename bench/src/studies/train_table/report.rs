@@ -1,10 +1,10 @@
 //! What the trainings of a table come to: `results.json`.
 
 use super::config::{ArmConfig, Expected, TableConfig};
-use super::runs::Runs;
 use crate::error::ProgramError;
 use crate::studies::estimate::Estimate;
 use crate::studies::train_compare::report::Findings;
+use crate::studies::trainings::Runs;
 use crate::train::record::Record;
 use crate::train::task::value;
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! Asks a model every prompt of every document.
 //!
 //! Documents that are read from one text are asked together, at most eight of them, with what their prompts have in common
-//! computed once. Such a group is answered as a whole or not at all, so that an evaluation that was broken off
-//! goes on to the same answers.
+//! computed once, and answered side by side. Such a group is answered as a whole or not at all, and always in the same company, so that an
+//! evaluation that was broken off goes on to the same answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -13,11 +13,11 @@ use spillway_ssm_core::Chain;
 
 use super::cut::cut;
 use super::document::Document;
-use super::prefixes::take_in_all;
+use super::prefixes::{in_order, take_in_all};
 use super::prompt::{self, Form};
 use super::score::Score;
 use crate::error::ModelError;
-use crate::generation::{Sampling, TakenIn, continue_from};
+use crate::generation::{Sampling, TakenIn, continue_all};
 use crate::model::Model;
 use crate::prefix_cache::PrefixCache;
 use crate::prompt::PromptReading;
@@ -29,6 +29,9 @@ pub const ANSWER_TOKENS: usize = 48;
 const STOP: &str = "\n";
 /// Documents that are asked together at most.
 const TOGETHER: usize = 8;
+/// Prompts that are answered side by side at most, and the bytes of their states from which on no more are waited for.
+const SIDE_BY_SIDE: usize = 16;
+const STATES: usize = 1 << 30;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -166,70 +169,99 @@ fn ask(
         }
     }
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let mut answer = |index: usize, logits: Tensor<2>, state: ModelState| -> Result<(), ModelError> {
-        let outcome: &mut Outcome = &mut outcomes[index];
-        if let Some(text) = answer(model, plan, prompts[index], logits, state)? {
-            outcome.score = Score::of(&text, &plan.documents[outcome.document]);
-            outcome.answer = text;
-        }
-        Ok(())
+    let mut reading = Reading {
+        model,
+        plan,
+        prompts: &prompts,
+        // What acts at positions acts on one sequence at a time.
+        most: match chain.looking_at_positions() {
+            Some(_) => 1,
+            None => SIDE_BY_SIDE,
+        },
+        read: Vec::new(),
+        answers: vec![None; prompts.len()],
     };
     let computed = match plan.cache {
         _ if model.encoder_length() > 0 => {
             // An encoder reads a prompt's beginning as a whole: two prompts share nothing.
             let mut computed = 0;
-            for (index, ids) in prompts.iter().enumerate() {
+            for index in in_order(&prompts) {
                 let mut state = model.start(chain, 1)?;
-                let logits = model.read_prompt(ids, &PromptReading::default(), &mut state)?;
-                computed += ids.len() as u64;
-                answer(index, logits, state)?;
+                let logits = model.read_prompt(prompts[index], &PromptReading::default(), &mut state)?;
+                computed += prompts[index].len() as u64;
+                reading.add(index, logits, state)?;
             }
             computed
         }
-        None => take_in_all(model, chain, &prompts, answer)?,
+        None => take_in_all(model, chain, &prompts, |index, logits, state| {
+            reading.add(index, logits, state)
+        })?,
         Some(cache) => {
             let mut computed = 0;
-            for (index, ids) in prompts.iter().enumerate() {
-                let found = cache.prefill(model, chain, ids)?;
-                computed += (ids.len() - found.restored) as u64;
-                answer(index, found.logits, found.state)?;
+            for index in in_order(&prompts) {
+                let found = cache.prefill(model, chain, prompts[index])?;
+                computed += (prompts[index].len() - found.restored) as u64;
+                reading.add(index, found.logits, found.state)?;
             }
             computed
         }
     };
+    reading.answer()?;
+    for (outcome, answer) in outcomes.iter_mut().zip(reading.answers) {
+        if let Some(text) = answer {
+            outcome.score = Score::of(&text, &plan.documents[outcome.document]);
+            outcome.answer = text;
+        }
+    }
     evaluation.computed_tokens += computed;
     evaluation.outcomes.extend(outcomes);
     Ok(())
 }
 
-/// The greedy continuation up to the end of its line; `None` where the logits are not numbers any more.
-fn answer(
-    model: &Model,
-    plan: &Plan<'_>,
-    ids: &[u32],
-    logits: Tensor<2>,
-    mut state: ModelState,
-) -> Result<Option<String>, ModelError> {
-    let prompt = TakenIn {
-        prompt: ids,
-        last: ids,
-        logits,
-    };
-    let (stop, on_text) = ([STOP.to_string()], |_: &str| ControlFlow::Continue(()));
-    let greedy = Sampling::greedy();
-    match continue_from(
-        model,
-        &mut state,
-        prompt,
-        &greedy,
-        plan.answer_tokens,
-        &stop,
-        on_text,
-    ) {
-        Ok(continuation) => Ok(Some(continuation.text)),
-        // A state that has left the range of f32 is a finding about the model, not a failure of the run.
-        Err(ModelError::NotANumber { .. }) => Ok(None),
-        Err(error) => Err(error),
+/// Prompts that have been read, and wait until there are enough of them to be answered side by side.
+struct Reading<'a> {
+    model: &'a Model,
+    plan: &'a Plan<'a>,
+    prompts: &'a [&'a [u32]],
+    most: usize,
+    read: Vec<(usize, Tensor<2>, ModelState)>,
+    /// Of each prompt; none where the logits are not numbers any more.
+    answers: Vec<Option<String>>,
+}
+
+impl Reading<'_> {
+    fn add(&mut self, index: usize, logits: Tensor<2>, state: ModelState) -> Result<(), ModelError> {
+        self.read.push((index, logits, state));
+        let bytes: usize = self.read.iter().map(|(_, _, state)| state.bytes()).sum();
+        match self.read.len() >= self.most || bytes >= STATES {
+            true => self.answer(),
+            false => Ok(()),
+        }
+    }
+
+    /// The greedy continuations of all that wait, each up to the end of its line.
+    fn answer(&mut self) -> Result<(), ModelError> {
+        let (mut indices, mut read) = (Vec::new(), Vec::new());
+        for (index, logits, state) in std::mem::take(&mut self.read) {
+            let prompt = TakenIn {
+                prompt: self.prompts[index],
+                last: self.prompts[index],
+                logits,
+            };
+            indices.push(index);
+            read.push((prompt, state));
+        }
+        let (greedy, stop) = (Sampling::greedy(), [STOP.to_string()]);
+        let found = continue_all(self.model, read, &greedy, self.plan.answer_tokens, &stop)?;
+        for (index, found) in indices.into_iter().zip(found) {
+            self.answers[index] = match found {
+                Ok(continuation) => Some(continuation.text),
+                // A state that has left the range of f32 is a finding about the model, not a failure of the run.
+                Err(ModelError::NotANumber { .. }) => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
     }
 }
 

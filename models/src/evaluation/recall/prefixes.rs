@@ -22,8 +22,7 @@ pub(super) fn take_in_all(
     prompts: &[&[u32]],
     mut then: impl FnMut(usize, Tensor<2>, ModelState) -> Result<(), ModelError>,
 ) -> Result<u64, ModelError> {
-    let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|index| prompts[*index]);
+    let order = in_order(prompts);
     let pairs = order.windows(2);
     let shared: Vec<usize> = pairs
         .map(|pair| whole_segments(prompts[pair[0]], prompts[pair[1]]))
@@ -47,6 +46,13 @@ pub(super) fn take_in_all(
         then(*index, logits, state)?;
     }
     Ok(computed as u64)
+}
+
+/// The prompts by their ids, in which order each shares most with its neighbours.
+pub(super) fn in_order(prompts: &[&[u32]]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|index| prompts[*index]);
+    order
 }
 
 /// How many tokens two prompts have in common, in whole segments, with at least one token of each left to have logits.

@@ -1,0 +1,355 @@
+//! What the trainings of a frontier come to: `results.json`.
+
+use super::bounds::{Lists, guess};
+use super::config::{Arm, FrontierConfig, Question, SpeedConfig};
+use super::findings::findings;
+use super::measure::{Answers, Asking, NONE, Speed, Under, measured_speed};
+use crate::error::ProgramError;
+use crate::studies::estimate::Estimate;
+use crate::studies::train_compare::report::Findings;
+use crate::studies::trainings::{Job, Runs};
+use crate::train::record::Record;
+use serde::Serialize;
+use spillway_models::evaluation::answers::Answered;
+use spillway_models::evaluation::wilson;
+use std::collections::BTreeMap;
+
+/// Everything that the page shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct FrontierReport {
+    /// `spillway-frontier`.
+    pub format: &'static str,
+    /// Version of the format.
+    pub version: u32,
+    /// Version of the program.
+    pub program: &'static str,
+    /// The command that makes it.
+    pub command: String,
+    /// Title.
+    pub title: String,
+    /// What is asked.
+    pub question: String,
+    /// Trainings that are finished, and all.
+    pub trainings: [usize; 2],
+    /// Time of all steps together, in seconds.
+    pub seconds: f64,
+    /// When the first and the last training began, in seconds since 1970; 0 where none has.
+    pub started: [u64; 2],
+    /// Accuracy from which on a training has solved what is asked.
+    pub solved: f64,
+    /// How speed is measured.
+    pub speed: SpeedConfig,
+    /// Threads that it is measured with.
+    pub threads: usize,
+    /// The models' names, and whether the others are held against them.
+    pub models: Vec<(String, bool)>,
+    /// What is asked.
+    pub asked: Vec<AskedReport>,
+    /// Every model in every size, alone and under every mitigation.
+    pub points: Vec<Point>,
+    /// Sentences made from the numbers.
+    pub findings: Findings,
+}
+
+/// Something that is asked, and what is known of it before anything is trained.
+#[derive(Clone, Debug, Serialize)]
+pub struct AskedReport {
+    /// What is asked, as configured.
+    #[serde(flatten)]
+    pub question: Question,
+    /// Share of the right answers by guessing among what was told.
+    pub guess: Option<f64>,
+    /// Of two lists.
+    pub bound: Option<Bound>,
+}
+
+/// How many bytes no memory can do without that reads two lists once.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Bound {
+    /// |A|, the list that is read first.
+    pub first: usize,
+    /// |B|.
+    pub second: usize,
+    /// As the lists come.
+    pub causal_bytes: f64,
+    /// In the order that suits it.
+    pub better_order_bytes: f64,
+}
+
+/// A model in one size, alone or under a mitigation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    /// Place of the model among the models.
+    pub model: usize,
+    /// Place of the size among its sizes.
+    pub size: usize,
+    /// What the size changes, by the path of the field.
+    pub settings: BTreeMap<String, String>,
+    /// The learning rate that was chosen, where there was a choice, and the accuracies on other sequences by which.
+    pub learning_rate: Option<f64>,
+    /// Accuracy by learning rate on the sequences that the choice is by.
+    pub choice: Vec<(f64, Option<f64>)>,
+    /// The mitigation's text form.
+    pub mitigation: String,
+    /// Why it cannot work with the model.
+    pub refused: Option<String>,
+    /// Seeds of the trainings that are finished.
+    pub seeds: Vec<u64>,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Bytes of one sequence's state after the longest that is asked.
+    pub state_bytes: u64,
+    /// Mean time of a training's steps, in seconds.
+    pub seconds: f64,
+    /// Tokens of a prompt per second; of the model alone.
+    pub prefill_tokens_per_second: Option<f64>,
+    /// Decoded tokens per second; of the model alone.
+    pub decode_tokens_per_second: Option<f64>,
+    /// One for everything that is asked; empty where the mitigation is refused.
+    pub answers: Vec<Outcome>,
+}
+
+/// The answers of several trainings to one question.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Accuracy over seeds.
+    pub accuracy: Estimate,
+    /// Accuracy less that of the same trainings without the mitigation, seed by seed; absent without one.
+    pub change: Option<Estimate>,
+    /// Trainings that have solved it.
+    pub solved: u64,
+    /// The Wilson 95 % interval of their share.
+    pub solved_interval: [f64; 2],
+    /// What was counted, in the order of the seeds.
+    pub counted: Vec<Answered>,
+}
+
+/// A finished training.
+struct Trained {
+    seed: u64,
+    record: Record,
+    answers: Answers,
+}
+
+impl FrontierReport {
+    /// Reads what the trainings have come to so far.
+    ///
+    /// # Errors
+    /// As [`Runs::finished`] and [`Asking::read`].
+    pub fn read(
+        config: &FrontierConfig,
+        runs: &Runs<'_>,
+        asking: &Asking<'_>,
+        (command, threads): (String, usize),
+    ) -> Result<Self, ProgramError> {
+        let arms = config.arms();
+        let mut trained: Vec<Vec<Trained>> = arms.iter().map(|_| Vec::new()).collect();
+        let mut speeds: Vec<Option<Speed>> = vec![None; arms.len()];
+        for job in runs.jobs {
+            let folder = runs.folder(job);
+            let Some(record) = runs.finished(job)? else {
+                continue;
+            };
+            let Some(answers) = asking.read(&folder)? else {
+                continue;
+            };
+            if is_timed(config, &arms, job) {
+                speeds[job.arm] = measured_speed(&folder, config.speed, threads)?;
+            }
+            trained[job.arm].push(Trained {
+                seed: job.seed,
+                record,
+                answers,
+            });
+        }
+        let all = || trained.iter().flatten();
+        let started = || all().map(|trained| trained.record.start.started);
+        let mut report = Self {
+            format: "spillway-frontier",
+            version: 1,
+            program: env!("CARGO_PKG_VERSION"),
+            command,
+            title: config.title.clone(),
+            question: config.question.clone(),
+            trainings: [all().count(), runs.jobs.len()],
+            seconds: all().map(|trained| step_seconds(&trained.record)).sum(),
+            started: [started().min().unwrap_or(0), started().max().unwrap_or(0)],
+            solved: config.solved,
+            speed: config.speed,
+            threads,
+            models: config
+                .models
+                .iter()
+                .map(|model| (model.name.clone(), model.baseline))
+                .collect(),
+            asked: config.asked.iter().map(asked_report).collect(),
+            points: points(config, &arms, &trained, &speeds),
+            findings: Findings::default(),
+        };
+        report.findings = findings(&report);
+        Ok(report)
+    }
+
+    /// The points of a model without a mitigation, the smallest state first.
+    pub fn alone(&self, model: usize) -> Vec<&Point> {
+        self.curve(model, NONE)
+    }
+
+    /// The points of a model under a mitigation, the smallest state of the model first.
+    pub fn curve(&self, model: usize, mitigation: &str) -> Vec<&Point> {
+        let points = self.points.iter();
+        let mut points: Vec<&Point> = points
+            .filter(|point| point.model == model && point.mitigation == mitigation)
+            .filter(|point| !point.answers.is_empty())
+            .collect();
+        points.sort_by_key(|point| (point.state_bytes, point.size));
+        points
+    }
+
+    /// The mitigations beside none.
+    pub fn mitigations(&self) -> Vec<&str> {
+        let mut found: Vec<&str> = Vec::new();
+        for point in self.points.iter().filter(|point| point.mitigation != NONE) {
+            if !found.contains(&point.mitigation.as_str()) {
+                found.push(&point.mitigation);
+            }
+        }
+        found
+    }
+}
+
+/// Whether the speed of a model in a size is that of this training: the first seed, with the first learning rate.
+pub fn is_timed(config: &FrontierConfig, arms: &[Arm], job: &Job) -> bool {
+    let arm = &arms[job.arm];
+    let seeds = config.seeds_of(&config.models[arm.model]);
+    arm.learning_rate == config.learning_rates.first().copied() && seeds.first() == Some(&job.seed)
+}
+
+fn step_seconds(record: &Record) -> f64 {
+    record.steps.iter().map(|step| step.seconds.sum()).sum()
+}
+
+fn asked_report(question: &Question) -> AskedReport {
+    let lists = Lists::of(&question.data);
+    AskedReport {
+        question: question.clone(),
+        guess: guess(&question.data),
+        bound: lists.map(|lists| Bound {
+            first: lists.first,
+            second: lists.second,
+            causal_bytes: lists.causal_bytes(),
+            better_order_bytes: lists.better_order_bytes(),
+        }),
+    }
+}
+
+fn points(
+    config: &FrontierConfig,
+    arms: &[Arm],
+    trained: &[Vec<Trained>],
+    speeds: &[Option<Speed>],
+) -> Vec<Point> {
+    let mut points = Vec::new();
+    for (place, model) in config.models.iter().enumerate() {
+        for size in 0..model.sizes.len() {
+            let of_size: Vec<usize> = (0..arms.len())
+                .filter(|arm| arms[*arm].model == place && arms[*arm].size == size)
+                .collect();
+            let speed = of_size.iter().find_map(|arm| speeds[*arm].as_ref());
+            let Some(best) = best(&of_size, trained) else {
+                continue;
+            };
+            let choice = of_size
+                .iter()
+                .filter_map(|arm| Some((arms[*arm].learning_rate?, chosen_by(&trained[*arm]))));
+            let choice: Vec<_> = choice.collect();
+            let settings = model.sizes[size].iter();
+            let settings: BTreeMap<String, String> = settings
+                .map(|(field, value)| (field.clone(), value.to_string()))
+                .collect();
+            let of_best = &trained[best];
+            let count = of_best
+                .iter()
+                .map(|trained| trained.answers.under.len())
+                .min()
+                .unwrap_or(0);
+            for under in 0..count {
+                let alone = under == 0;
+                let steps: f64 = of_best.iter().map(|t| step_seconds(&t.record)).sum();
+                let first = &of_best[0].answers;
+                points.push(Point {
+                    model: place,
+                    size,
+                    settings: settings.clone(),
+                    learning_rate: arms[best].learning_rate,
+                    choice: if alone { choice.clone() } else { Vec::new() },
+                    mitigation: first.under[under].mitigation.clone(),
+                    refused: first.under[under].refused.clone(),
+                    seeds: of_best.iter().map(|trained| trained.seed).collect(),
+                    parameters: first.parameters,
+                    state_bytes: first.under[under].state_bytes,
+                    seconds: steps / of_best.len() as f64,
+                    prefill_tokens_per_second: speed.filter(|_| alone).and_then(|speed| speed.prefill),
+                    decode_tokens_per_second: speed.filter(|_| alone).and_then(|speed| speed.decode),
+                    answers: outcomes(config, of_best, under),
+                });
+            }
+        }
+    }
+    points
+}
+
+/// The learning rate with most finished trainings, and of those the one whose models come to most on the sequences that the choice is by.
+fn best(of_size: &[usize], trained: &[Vec<Trained>]) -> Option<usize> {
+    let begun = of_size.iter().copied().filter(|arm| !trained[*arm].is_empty());
+    let rank = |arm: &usize| {
+        let found = chosen_by(&trained[*arm]).unwrap_or(0.0);
+        (trained[*arm].len(), found)
+    };
+    // Of equals the first.
+    begun.reduce(|best, arm| {
+        let (of_best, of_arm) = (rank(&best), rank(&arm));
+        match of_arm.0.cmp(&of_best.0).then(of_arm.1.total_cmp(&of_best.1)) {
+            std::cmp::Ordering::Greater => arm,
+            _ => best,
+        }
+    })
+}
+
+fn chosen_by(trained: &[Trained]) -> Option<f64> {
+    let accuracies = trained
+        .iter()
+        .map(|trained| Some(trained.answers.choice?.accuracy()));
+    let sum: f64 = accuracies.collect::<Option<Vec<f64>>>()?.iter().sum();
+    (!trained.is_empty()).then(|| sum / trained.len() as f64)
+}
+
+fn outcomes(config: &FrontierConfig, trained: &[Trained], under: usize) -> Vec<Outcome> {
+    let of = |trained: &Trained, under: usize, asked: usize| -> Option<Answered> {
+        let under: &Under = trained.answers.under.get(under)?;
+        under.answered.get(asked).copied()
+    };
+    let outcome = |asked: usize| {
+        let counted: Vec<Answered> = trained
+            .iter()
+            .map(|trained| of(trained, under, asked))
+            .collect::<Option<_>>()?;
+        let alone: Vec<Answered> = trained
+            .iter()
+            .map(|trained| of(trained, 0, asked))
+            .collect::<Option<_>>()?;
+        let accuracies: Vec<f64> = counted.iter().map(Answered::accuracy).collect();
+        let change = counted.iter().zip(&alone);
+        let change = change.map(|(with, without)| with.accuracy() - without.accuracy());
+        let solved = accuracies.iter().filter(|value| **value >= config.solved).count() as u64;
+        let (low, high) = wilson::interval(solved, accuracies.len() as u64);
+        Some(Outcome {
+            change: (under > 0).then(|| Estimate::of(change.collect())),
+            accuracy: Estimate::of(accuracies),
+            solved,
+            solved_interval: [low, high],
+            counted,
+        })
+    };
+    (0..config.asked.len()).filter_map(outcome).collect()
+}
