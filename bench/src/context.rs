@@ -53,6 +53,11 @@ impl Context {
         Ok(Self { threads, printing })
     }
 
+    /// For a program that calls parts of this one from a pool of `threads` of its own: starts none.
+    pub fn within(threads: usize, printing: Printing) -> Self {
+        Self { threads, printing }
+    }
+
     /// Whether progress and remarks are left out.
     pub fn is_quiet(&self) -> bool {
         self.printing.quiet

@@ -35,7 +35,7 @@ use spillway_models::evaluation::diagnosis::stream::Reading;
 use spillway_models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
 use spillway_models::evaluation::diagnosis::{probe, verdict};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The files that a diagnosis writes.
@@ -121,7 +121,7 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
     let mut folder = OutputFolder::open(&args.output_plan(), context)?;
-    let mut diagnosis = Diagnosis::prepare(args, context)?;
+    let mut diagnosis = Diagnosis::load(args, context)?;
     if folder.is_begun() {
         resume::load(
             folder.path(),
@@ -139,14 +139,39 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
         ));
     }
     diagnosis.keep_numbers(&mut folder)?;
-    diagnosis.stream(&mut folder, &stop, context)?;
-    let report = diagnosis.report(args, &folder, context);
+    diagnosis.stream(&stop, context, |settings, runs| {
+        resume::save(&folder, settings, runs)?;
+        folder.keep();
+        Ok(())
+    })?;
+    let report = diagnosis.report(args, Some(folder.path()), context);
     report.write(&mut folder)?;
     folder.keep();
     if report.complete {
         resume::remove(&folder)?;
     }
     conclude(&report, &folder, context)
+}
+
+/// The same for a program that has a model and a text already: the report, of which nothing is written. Of `args`, what says which model,
+/// which text and which folder is not looked at, except how the model was loaded; `spec` of a run is its text form, and `try_it` is empty.
+///
+/// # Errors
+/// [`ProgramError`]: an impossible option, or [`ProgramError::Interrupted`] once `stop` was asked for.
+pub fn measure(
+    model: Model,
+    text: Text,
+    args: &DiagnoseArgs,
+    stop: &Stop,
+    context: &Context,
+) -> Result<DiagnosisReport, ProgramError> {
+    args.check()?;
+    let mut diagnosis = Diagnosis::prepare(model, text, args, context)?;
+    diagnosis.stream(stop, context, |_, _| Ok(()))?;
+    match stop.is_asked() {
+        true => Err(ProgramError::Interrupted),
+        false => Ok(diagnosis.report(args, None, context)),
+    }
 }
 
 /// Everything that is fixed before the first token, and the runs.
@@ -165,13 +190,25 @@ struct Diagnosis {
 }
 
 impl Diagnosis {
-    fn prepare(args: &DiagnoseArgs, context: &Context) -> Result<Self, ProgramError> {
+    /// With the model and the text that the options name.
+    fn load(args: &DiagnoseArgs, context: &Context) -> Result<Self, ProgramError> {
         let waiting = context.waiting("loading the model");
         let model = args.model.load()?;
-        let (train_length, source) = args.train_length(&model)?;
+        // Before a long text is read for nothing.
+        args.train_length(&model)?;
         waiting.set_message("reading the text");
         let text = text::open(args.text.as_deref(), &model).map_err(|error| error.with_option("--text"))?;
         drop(waiting);
+        Self::prepare(model, text, args, context)
+    }
+
+    fn prepare(
+        model: Model,
+        text: Text,
+        args: &DiagnoseArgs,
+        context: &Context,
+    ) -> Result<Self, ProgramError> {
+        let (train_length, source) = args.train_length(&model)?;
         let options = StreamOptions {
             length: args.length,
             train_length,
@@ -232,21 +269,21 @@ impl Diagnosis {
             .try_for_each(|trial| mitigation_file::write(folder, trial.mitigation(), model, self.text.name()))
     }
 
-    /// What `--mitigation` takes to have a trial again: its text form, or the file that holds its numbers.
-    fn specs(&self, folder: &OutputFolder) -> Vec<String> {
-        let spec = |trial: &Trial| match trial.mitigation().is_calibrated() {
-            true => mitigation_file::spec(trial.mitigation(), folder.path()),
-            false => trial.name().to_string(),
+    /// What `--mitigation` takes to have a trial again: its text form, or the file in `folder` that holds its numbers.
+    fn specs(&self, folder: Option<&Path>) -> Vec<String> {
+        let spec = |trial: &Trial| match folder.filter(|_| trial.mitigation().is_calibrated()) {
+            Some(folder) => mitigation_file::spec(trial.mitigation(), folder),
+            None => trial.name().to_string(),
         };
         self.trials.iter().map(spec).collect()
     }
 
-    /// Reads until everything is read, or a stop is asked for, and saves now and then and at the end of each run.
+    /// Reads until everything is read, or a stop is asked for, and saves by `save` now and then and at the end of each run.
     fn stream(
         &mut self,
-        folder: &mut OutputFolder,
         stop: &Stop,
         context: &Context,
+        mut save: impl FnMut(&Settings, &[Run]) -> Result<(), ProgramError>,
     ) -> Result<(), ProgramError> {
         let done = self.runs.iter().map(Run::tokens).sum();
         let all = self.runs.iter().map(Run::tokens_in_all).sum();
@@ -270,20 +307,18 @@ impl Diagnosis {
                     },
                 })?;
                 let begin = Instant::now();
-                resume::save(folder, &self.settings, &self.runs)?;
-                folder.keep();
+                save(&self.settings, &self.runs)?;
                 next_save = Instant::now() + SAVED_EVERY.max(SAVING_SHARE * begin.elapsed());
             }
         }
         if !self.runs.iter().all(Run::is_done) {
             // A stop may have been asked for before the first token.
-            resume::save(folder, &self.settings, &self.runs)?;
-            folder.keep();
+            save(&self.settings, &self.runs)?;
         }
         Ok(())
     }
 
-    fn report(mut self, args: &DiagnoseArgs, folder: &OutputFolder, context: &Context) -> DiagnosisReport {
+    fn report(mut self, args: &DiagnoseArgs, folder: Option<&Path>, context: &Context) -> DiagnosisReport {
         let specs = self.specs(folder);
         let train_length = self.train_length.0;
         let found = Findings::new(
@@ -298,7 +333,8 @@ impl Diagnosis {
         let report = DiagnosisReport::new(found, specs, method, remaining, self.skipped, &self.model);
         DiagnosisReport {
             summary: summary::sentences(&report),
-            try_it: summary::try_it(&report),
+            // Beside a report there is the program that wrote it.
+            try_it: folder.and_then(|_| summary::try_it(&report)),
             ..report
         }
     }

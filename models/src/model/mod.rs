@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-pub use run::Logits;
 pub(crate) use run::SEGMENT;
+pub use run::{Logits, segments};
 use serde::Serialize;
 use serde_json::{Map, Value};
 pub use spillway_kernel_dsl::linear::WeightType;

@@ -265,8 +265,9 @@ impl Model {
     }
 }
 
-/// The segments of a call; a prefix is in one.
-fn segments(time: usize, state: &ModelState) -> impl Iterator<Item = Range<usize>> + use<> {
+/// The segments in which a call takes in `time` tokens of every sequence from `state` on: 256 tokens each, and a prefix in one. Calls of a
+/// segment each give the same bits as one call of all; between them a computation can be left and gone on with.
+pub fn segments(time: usize, state: &ModelState) -> impl Iterator<Item = Range<usize>> + use<> {
     let prefix = state.prefix().map_or(0, Prefix::tokens);
     let first = SEGMENT.max(prefix).min(time);
     let others = (first..time).step_by(SEGMENT);

@@ -1,0 +1,38 @@
+"""Logits and greedy continuations against those that other people's software computed, from NumPy in to NumPy out."""
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, golden, read_safetensors, relative_error
+
+import spillway
+
+
+def folders() -> list[str]:
+    """Those with one prompt: of several, the Rust tests read them. A model that reads prompts both ways has no causal logits there."""
+    names = sorted(path.parent.name for path in GOLDEN.glob("*/expected.safetensors"))
+    return [name for name in names if "input_ids" in read_safetensors(GOLDEN / name / "expected.safetensors")]
+
+
+def test_there_are_golden_models():
+    assert len(folders()) > 40
+
+
+@pytest.mark.parametrize("name", folders())
+def test_logits_and_greedy_continuations_are_the_peers(name):
+    expected = golden(name)
+    model = spillway.load(expected.path)
+    batch, time = expected.ids.shape
+    if model.encoder_length:
+        # Read as a prompt is: all but the last token, and the logits after it.
+        state = model.prefill(expected.ids[:, :-1]) if model.encoder_length < time else None
+        assert state is not None, f"{name}: a prompt that the encoder reads whole"
+        logits = model.logits(expected.ids[:, -1:], state)
+    else:
+        logits = model.logits(expected.ids)
+        assert logits.shape == (batch, time, model.vocab_size)
+    assert logits.dtype == np.float32
+    # Where prompts are long, only the last ones are kept; a vocabulary may be padded.
+    kept = expected.logits[:, -logits.shape[1] :, : model.vocab_size]
+    assert relative_error(logits[:, -kept.shape[1] :], kept) <= expected.tolerance
+    for ids, greedy in zip(expected.ids, expected.greedy):
+        assert model.generate(ids, max_tokens=len(greedy)).ids.tolist() == greedy.tolist()
