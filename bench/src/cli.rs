@@ -6,10 +6,11 @@ use crate::context::{Context, Printing};
 use crate::error::ProgramError;
 use crate::studies::{capacity, frontier, train_compare, train_table};
 use crate::{
-    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, recall, shell,
-    speed, ssm, tokens, train,
+    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, pull, recall,
+    shell, speed, ssm, tokens, train,
 };
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 
 /// Where does a recurrent language model collapse on long inputs, in which heads, why, what cures it, at what cost?
 #[derive(Debug, Parser)]
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 )]
 #[command(after_help = "\
 A CHECKPOINT is a folder with config.json and model.safetensors, or a .pth file, in a published layout; spillway init --list \
-shows them. Without one, the small model that comes with Spillway is used.
+shows them, or hf:OWNER/NAME, its name on a hub of models (spillway pull). Without one, the small model that comes with Spillway is used.
 
 Every command takes --json: it then prints one JSON document on standard output and nothing else there; commands that write a
 folder name it and its files in it. Progress and remarks go to standard error, errors too, as one line. Exit codes: 0 done,
@@ -78,6 +79,8 @@ pub enum Command {
     /// Answer requests over HTTP, in OpenAI's form (this program was built without it)
     #[cfg(not(feature = "serve"))]
     Serve(Anything),
+    /// Fetch a checkpoint by its name on a hub of models
+    Pull(pull::PullArgs),
     /// Show a checkpoint's architecture, layout, sizes, and cost per token
     Inspect(inspect::InspectArgs),
     /// Write a checkpoint of random weights in a published layout, for benchmarks
@@ -115,7 +118,7 @@ impl Cli {
     ///
     /// # Errors
     /// Whatever stops it.
-    pub fn run(self) -> Result<(), ProgramError> {
+    pub fn run(mut self) -> Result<(), ProgramError> {
         doctor::check_instructions()?;
         let context = match (&self.command, self.threads.as_slice()) {
             // It measures in processes of its own, one for each count.
@@ -130,6 +133,7 @@ impl Cli {
                 ));
             }
         };
+        pull::resolve(self.command.checkpoints(), &context)?;
         // On a thread of the pool, or every kernel would hand its work over to one and wait, some 10 µs each time.
         rayon::scope(|_| self.run_in(&context))
     }
@@ -163,6 +167,7 @@ impl Cli {
                 "a program that was built with it: cargo install --path bench --features serve",
                 "this one",
             )),
+            Command::Pull(args) => pull::run(args, context),
             Command::Inspect(args) => inspect::run(args, context),
             Command::Init(args) => init::run(args, context),
             Command::Convert(args) => convert::run(args, context),
@@ -174,6 +179,31 @@ impl Cli {
             Command::Bench(args) => speed::run(args, &self.threads, context),
             Command::BenchOne(args) => speed::child::run(args, context),
         }
+    }
+}
+
+impl Command {
+    /// The checkpoints that are named.
+    fn checkpoints(&mut self) -> Vec<&mut PathBuf> {
+        let one = match self {
+            Self::Diagnose(args) => &mut args.model.checkpoint,
+            Self::Passkey(args) => &mut args.model.checkpoint,
+            Self::Compare(args) => &mut args.model.checkpoint,
+            Self::Chat(args) => &mut args.model.checkpoint,
+            #[cfg(feature = "serve")]
+            Self::Serve(args) => &mut args.model.checkpoint,
+            Self::Inspect(args) => &mut args.model.checkpoint,
+            Self::Bench(args) => &mut args.checkpoint,
+            Self::BenchOne(args) => &mut args.model.checkpoint,
+            Self::Generate(args) => {
+                let drafts = args.speculation.draft.iter_mut();
+                return args.model.checkpoint.iter_mut().chain(drafts).collect();
+            }
+            Self::Recall(args) => return args.models.checkpoints.iter_mut().collect(),
+            Self::Convert(args) => return vec![&mut args.model],
+            _ => return Vec::new(),
+        };
+        one.iter_mut().collect()
     }
 }
 

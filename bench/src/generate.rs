@@ -7,10 +7,12 @@ use crate::generation_args::{SamplingArgs, TreatmentArgs};
 use crate::model_args::ModelArgs;
 use crate::prompt::{MOST_KEPT, Prompt, PromptArgs};
 use crate::sound::Sound;
+use crate::speculation::{Drafts, Outcome, SpeculationArgs};
 use clap::Args;
 use indicatif::HumanCount;
 use serde::Serialize;
 use spillway_models::generation::{Finish, Generated, Sampling, continue_from, generate_after};
+use spillway_models::speculation::Speculation;
 use spillway_models::tokenizer::{TokenizerError, parse_ids};
 use spillway_models::{
     Logits, Model, ModelError, ModelState, PrefixCache, PrefixCacheOptions, PromptReading,
@@ -31,6 +33,8 @@ Examples:
   spillway generate mamba2-130m --prompt-file question-and-document.txt --read-twice --temperature 0
   spillway generate mamba2-130m --ids 510,5347,273,6181,310
   spillway generate sashimi/checkpoint --ids 128 --max-tokens 16000 --wav sample.wav --spectrogram sample.svg
+  spillway generate mamba2-2.7b --prompt-file program.py --temperature 0 --speculate lookup
+  spillway generate mamba2-2.7b --prompt 'In 1969' --draft mamba2-130m
 
 A prompt may be of any length: text is read and taken in piece by piece. `spillway mitigations` lists what --mitigation takes.")]
 pub struct GenerateArgs {
@@ -62,6 +66,9 @@ pub struct GenerateArgs {
     /// How tokens are drawn.
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    /// Where drafts come from.
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
     /// Token ids that end the text, numbers with commas between; an empty list goes on to --max-tokens [default: the model's]
     #[arg(long, value_name = "LIST")]
     pub eos: Option<String>,
@@ -92,6 +99,8 @@ struct Output<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     wav: Option<&'a Path>,
     seconds: f64,
+    /// What came of drafts, where there were any.
+    speculation: Option<Outcome>,
 }
 
 /// Runs `spillway generate`.
@@ -108,6 +117,12 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let chain = args.treatment.chain(&args.model, &model, context)?;
     let reading = args.encoder.reading(&model)?;
+    if reading.is_some() && args.speculation.is_asked_for() {
+        let expected = "a model that reads its prompt causally";
+        let found = format!("{}, which has an encoder", model.info().architecture);
+        return Err(ProgramError::usage("--speculate or --draft", expected, found));
+    }
+    let drafts = args.speculation.load(&args.model)?;
     let begin = Instant::now();
     let mut read = None;
     if let Some(reading) = reading {
@@ -128,7 +143,7 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
                 context,
                 (&model, &chain),
                 prompt,
-                &generated,
+                (&generated, None),
                 (sound, begin),
             );
         }
@@ -143,7 +158,10 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
         }
         None => {
             let mut state = model.start(&chain, 1)?;
-            let kept = if context.is_json() { MOST_KEPT } else { 0 };
+            let kept = match context.is_json() || args.speculation.is_asked_for() {
+                true => MOST_KEPT,
+                false => 0,
+            };
             let prompt = args.prompt.take_in(&model, &mut state, kept, context)?;
             (prompt, state)
         }
@@ -156,14 +174,20 @@ pub fn run(args: &GenerateArgs, context: &Context) -> Result<(), ProgramError> {
             prefill_from(folder, args.prefix_cache_limit, context, &model, &chain, ids)?
         }
     };
-    let generated = stream(args, context, &model, &mut state, &prompt, &sampling)?;
+    let (generated, outcome) = match drafts {
+        Drafts::None => (
+            stream(args, context, &model, &mut state, &prompt, &sampling)?,
+            None,
+        ),
+        drafts => stream_by_drafts(args, context, &model, state, &prompt, (&sampling, &drafts))?,
+    };
     let prompt = (prompt.tokens, prompt.ids.as_deref());
     finish(
         args,
         context,
         (&model, &chain),
         prompt,
-        &generated,
+        (&generated, outcome),
         (sound, begin),
     )
 }
@@ -174,7 +198,7 @@ fn finish(
     context: &Context,
     (model, chain): (&Model, &Chain),
     prompt: (u64, Option<&[u32]>),
-    generated: &Generated,
+    (generated, outcome): (&Generated, Option<Outcome>),
     (sound, begin): (Option<Sound>, Instant),
 ) -> Result<(), ProgramError> {
     let seconds = begin.elapsed().as_secs_f64();
@@ -182,7 +206,7 @@ fn finish(
         sound.write(&generated.ids, args.spectrogram.as_deref(), context)?;
     }
     if context.is_json() {
-        return print_json(args, context, (model, chain), prompt, generated, seconds);
+        return print_json(args, context, (model, chain), prompt, (generated, outcome), seconds);
     }
     if sound.is_none() {
         context.print("\n")?;
@@ -193,6 +217,9 @@ fn finish(
         generated.ids.len(),
         finish_name(&generated.finish),
     ));
+    if let Some(outcome) = outcome {
+        outcome.tell(context);
+    }
     Ok(())
 }
 
@@ -258,6 +285,41 @@ fn stream(
     })
 }
 
+/// As [`stream`] with drafts, which are made of the whole prompt unless it is longer than is kept; and what came of them.
+fn stream_by_drafts(
+    args: &GenerateArgs,
+    context: &Context,
+    model: &Model,
+    mut state: ModelState,
+    prompt: &Prompt,
+    (sampling, drafts): (&Sampling, &Drafts),
+) -> Result<(Generated, Option<Outcome>), ProgramError> {
+    let Some((mut drafter, tokens)) = drafts.drafter(model)? else {
+        return Ok((stream(args, context, model, &mut state, prompt, sampling)?, None));
+    };
+    let mut taken_in = prompt.taken_in();
+    taken_in.last = prompt.ids.as_deref().unwrap_or(taken_in.last);
+    let mut speculation = Speculation::new(model, drafter.as_mut(), tokens);
+    let begin = Instant::now();
+    let generated = printed(args, context, |on_text| {
+        let (tokens, stop) = (args.most_tokens(), &args.stop);
+        speculation.continue_from(&mut state, taken_in, sampling, tokens, stop, on_text)
+    })?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let acceptance = speculation.acceptance();
+    let outcome = match generated.ids.last() {
+        Some(last) => Some(Outcome::measure(
+            acceptance,
+            (generated.ids.len(), seconds),
+            model,
+            state,
+            *last,
+        )?),
+        None => None,
+    };
+    Ok((generated, outcome))
+}
+
 /// As [`stream`] from the beginning of a prompt that an encoder reads.
 fn stream_after(
     args: &GenerateArgs,
@@ -313,7 +375,7 @@ fn print_json(
     context: &Context,
     (model, chain): (&Model, &Chain),
     (prompt_tokens, prompt_ids): (u64, Option<&[u32]>),
-    generated: &Generated,
+    (generated, speculation): (&Generated, Option<Outcome>),
     seconds: f64,
 ) -> Result<(), ProgramError> {
     let stop = match &generated.finish {
@@ -331,6 +393,7 @@ fn print_json(
         stop,
         wav: args.wav.as_deref(),
         seconds,
+        speculation,
     })
 }
 

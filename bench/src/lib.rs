@@ -26,6 +26,7 @@
 //! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
 //! | `sound` | what is generated as a WAV file |
 //! | [`shell`] | `spillway completions`, `spillway man` |
+//! | [`pull`] | `spillway pull`, and names on a hub in the place of paths |
 //! | [`generate`], [`inspect`], [`init`], [`convert`], [`tokens`], [`speed`] | the subcommands of these names; [`speed`] is `spillway bench` |
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line asks for something impossible.
@@ -57,12 +58,14 @@ pub mod passkey;
 mod process;
 pub mod progress;
 pub mod prompt;
+pub mod pull;
 pub mod recall;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod settings;
 pub mod shell;
 mod sound;
+mod speculation;
 pub mod speed;
 pub mod ssm;
 pub mod stop;

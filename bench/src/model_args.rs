@@ -14,8 +14,8 @@ const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 /// Which model, and how its weights are kept.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
-    /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors, .pth or .gguf file [default: the small
-    /// model that comes with Spillway]
+    /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors, .pth or .gguf file; or
+    /// hf:OWNER/NAME, its name on a hub [default: the small model that comes with Spillway]
     pub checkpoint: Option<PathBuf>,
     /// How its weights are kept, and where it runs.
     #[command(flatten)]

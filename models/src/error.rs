@@ -112,6 +112,14 @@ pub enum ModelError {
         /// The positions that are remembered.
         kept: String,
     },
+    /// A draft model that reads other ids than the model that it drafts for.
+    #[error("draft model: expected {expected}, as the model has it, found {found}")]
+    Draft {
+        /// What the model has.
+        expected: String,
+        /// What the draft model has.
+        found: String,
+    },
     /// A cache of prefixes cannot be used.
     #[error(transparent)]
     PrefixCache(#[from] PrefixCacheError),

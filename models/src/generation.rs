@@ -91,7 +91,7 @@ pub fn generate_after(
     };
     let mut tokens = prompt.to_vec();
     let encoder = reading.encoder_length(model);
-    let next = |id: u32, state: &mut ModelState| {
+    let next = |id: u32, _: &Sampler| {
         tokens.push(id);
         if reading.short != ShortPrompt::Iterate || tokens.len() > encoder {
             return model.logits(&[id], state, Logits::Last);
@@ -99,7 +99,7 @@ pub fn generate_after(
         *state = start.clone();
         model.read_prompt(&tokens, reading, state)
     };
-    continue_by(model, state, taken_in, sampling, max_tokens, stop, on_text, next)
+    continue_by(model, taken_in, sampling, max_tokens, stop, on_text, next)
 }
 
 /// A prompt that has been taken in.
@@ -126,18 +126,14 @@ pub fn continue_from(
     stop: &[String],
     on_text: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, ModelError> {
-    let next = |id: u32, state: &mut ModelState| model.logits(&[id], state, Logits::Last);
-    continue_by(model, state, prompt, sampling, max_tokens, stop, on_text, next)
+    let next = |id: u32, _: &Sampler| model.logits(&[id], state, Logits::Last);
+    continue_by(model, prompt, sampling, max_tokens, stop, on_text, next)
 }
 
-/// As [`continue_from`], where `next` takes in a token that has been chosen and gives the logits after it.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "those of `continue_from`, and what they share it for"
-)]
-fn continue_by(
+/// As [`continue_from`], where `next` takes in a token that has been chosen and gives the logits after it; the sampler that it sees is
+/// the one that will choose from them.
+pub(crate) fn continue_by(
     model: &Model,
-    state: &mut ModelState,
     TakenIn {
         prompt,
         last,
@@ -147,13 +143,13 @@ fn continue_by(
     max_tokens: usize,
     stop: &[String],
     mut on_text: impl FnMut(&str) -> ControlFlow<()>,
-    mut next: impl FnMut(u32, &mut ModelState) -> Result<Tensor<2>, ModelError>,
+    mut next: impl FnMut(u32, &Sampler) -> Result<Tensor<2>, ModelError>,
 ) -> Result<Generated, ModelError> {
     let mut continuation = Continuation::new(model, (prompt, last), sampling, max_tokens, stop)?;
     loop {
         let mut values: Vec<f32> = logits.into_data().iter::<f32>().collect();
         match continuation.choose(&mut values, &mut on_text)? {
-            Some(id) => logits = next(id, state)?,
+            Some(id) => logits = next(id, &continuation.sampler)?,
             None => return Ok(continuation.end(&mut on_text)),
         }
     }

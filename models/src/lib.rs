@@ -27,8 +27,10 @@
 //! | [`init`] | random checkpoints in every layout |
 //! | [`budget`], [`input`], [`message`] | memory that is asked for before it is taken; files read up to a limit; words for a terminal |
 //! | [`checkpoint`] | safetensors, PyTorch files and `config.json`, and every way in which they can be wrong |
+//! | [`hub`] | checkpoints by their names on a hub |
 //! | [`convert`] | any checkpoint as safetensors, in f32 or bf16 |
 //! | [`tokenizer`], [`prompt`], [`generation`], [`sampling`] | text to ids and back; reading and continuing a text |
+//! | [`speculation`] | continuing a text by drafts that the model checks several tokens at a time |
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
 //! | [`audio`] | sound as tokens: files, codes, what counting foretells |
 //! | [`tasks`] | what else a model can be asked: delays, copies, digits, expressions, curves, signals |
@@ -56,6 +58,7 @@ pub mod fla;
 pub mod generation;
 pub mod gss;
 pub mod h3;
+pub mod hub;
 pub mod hybrid;
 pub mod init;
 pub mod input;
@@ -89,6 +92,7 @@ pub mod sampling;
 pub mod sashimi;
 pub mod serving;
 pub mod shipped;
+pub mod speculation;
 pub mod ssm_hybrids;
 pub mod state;
 pub mod tasks;
@@ -101,7 +105,7 @@ pub use model::{Info, LoadOptions, Logits, Model, WeightType};
 pub use prefix_cache::{Prefilled, PrefixCache, PrefixCacheOptions};
 pub use prompt::{PromptReading, ShortPrompt};
 pub use shipped::text as shipped_text;
-pub use state::{History, LayerState, Mark, Marks, ModelState};
+pub use state::{History, LayerState, Mark, Marks, ModelState, Replay, Rewind};
 pub use tokenizer::Tokenizer;
 
 /// Runs the README's example as a test.

@@ -19,6 +19,7 @@ fn every_subcommand_explains_itself_with_an_example() {
         "frontier",
         "ssm",
         "generate",
+        "pull",
         "inspect",
         "init",
         "convert",

@@ -16,9 +16,11 @@ mod inspect;
 mod layouts;
 mod life;
 mod passkey;
+mod pull;
 mod recall;
 #[cfg(feature = "serve")]
 mod serve;
+mod speculation;
 mod ssm;
 mod tokens;
 mod train;

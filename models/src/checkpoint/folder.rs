@@ -35,42 +35,53 @@ fn has_ending(path: &Path, ending: &str) -> bool {
         .is_some_and(|found| found.eq_ignore_ascii_case(ending))
 }
 
-/// The weights in a folder, or their index.
-pub(super) fn find_weights(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    let entries = std::fs::read_dir(folder).map_err(CheckpointError::io(folder, "listing"))?;
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.is_file())
-        .collect();
-    files.sort();
+/// Which of several files are the weights of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Weights {
+    /// This one, or it is the index of their shards.
+    One(PathBuf),
+    /// Any of these could be.
+    Several(Vec<String>),
+    /// There are none.
+    None,
+}
+
+/// The weights among files by their names, sorted; `has` says whether there is something of a name that says all.
+pub(crate) fn weights_among(files: &[PathBuf], has: impl Fn(&str) -> bool) -> Weights {
     for (names, ending) in KINDS {
-        let mut known = names.iter().map(|name| folder.join(name));
-        if let Some(path) = known.find(|path| path.exists()) {
-            return Ok(path);
+        if let Some(name) = names.iter().find(|name| has(name)) {
+            return Weights::One(name.into());
         }
-        let mut found = files.iter().filter(|path| has_ending(path, ending));
-        match (found.next(), found.next()) {
-            (None, _) => {}
-            (Some(only), None) => return Ok(only.clone()),
-            (Some(first), Some(second)) => {
-                let name = |path: &PathBuf| {
-                    path.file_name()
-                        .unwrap_or_default()
-                        .to_string_lossy()
-                        .into_owned()
-                };
-                return Err(CheckpointError::Ambiguous {
-                    folder: folder.to_path_buf(),
-                    found: [first, second].into_iter().chain(found).map(name).collect(),
-                });
+        let found = files.iter().filter(|name| has_ending(name, ending));
+        match found.collect::<Vec<_>>().as_slice() {
+            [] => {}
+            [only] => return Weights::One(only.to_path_buf()),
+            several => {
+                let names = several.iter().map(|name| name.to_string_lossy().into_owned());
+                return Weights::Several(names.collect());
             }
         }
     }
-    Err(CheckpointError::Missing {
-        path: folder.join("model.safetensors"),
-        expected: ACCEPTED,
-    })
+    Weights::None
+}
+
+/// The weights in a folder, or their index.
+pub(super) fn find_weights(folder: &Path) -> Result<PathBuf, CheckpointError> {
+    let entries = std::fs::read_dir(folder).map_err(CheckpointError::io(folder, "listing"))?;
+    let files = entries.flatten().filter(|entry| entry.path().is_file());
+    let mut files: Vec<PathBuf> = files.map(|entry| entry.file_name().into()).collect();
+    files.sort();
+    match weights_among(&files, |name| folder.join(name).exists()) {
+        Weights::One(name) => Ok(folder.join(name)),
+        Weights::Several(found) => Err(CheckpointError::Ambiguous {
+            folder: folder.to_path_buf(),
+            found,
+        }),
+        Weights::None => Err(CheckpointError::Missing {
+            path: folder.join("model.safetensors"),
+            expected: ACCEPTED,
+        }),
+    }
 }
 
 /// An index comes from strangers: it may name files in its own folder and nowhere else.

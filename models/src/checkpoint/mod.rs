@@ -41,6 +41,7 @@ use bytes::Bytes;
 use disguise::Disguise;
 pub use error::CheckpointError;
 use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
+pub(crate) use folder::{Weights, weights_among};
 pub use gguf::{EmbeddedTokenizer, GgufError};
 pub use header::{Change, Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
 pub(crate) use json::to_text;

@@ -25,6 +25,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, EmbeddedTokenizer, Fields, StoredTensors, parse_object,
 };
 use crate::error::ModelError;
+use crate::hub;
 use crate::input;
 use crate::layout::{Layout, Outline, Parts};
 use crate::loader::Loader;
@@ -378,6 +379,9 @@ fn weight_type_name(weights: WeightType) -> &'static str {
 }
 
 fn path_name(path: &Path) -> String {
+    if let Some(name) = hub::name_of(path) {
+        return name;
+    }
     let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     full.file_name().map_or_else(
         || full.display().to_string(),

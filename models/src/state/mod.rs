@@ -5,6 +5,7 @@
 //! | `mod.rs` | [`ModelState`]: cloned, it goes two ways |
 //! | `file.rs` | saved, and restored to the bit |
 //! | [`history`] | the last few states, to go back to |
+//! | [`rewind`] | a state now and then, and the tokens since, to go back to any of them |
 //! | [`marks`] | states with the ids that they have read, to go on from |
 //! | `batch.rs` | batches divided into their sequences, and joined |
 //! | `fingerprint.rs` | what tells one model from another |
@@ -16,6 +17,7 @@ pub(crate) mod file;
 pub(crate) mod fingerprint;
 pub mod history;
 pub mod marks;
+pub mod rewind;
 
 use burn::tensor::Device;
 use spillway_ssm_core::{Chain, MixerState, Prefix, Site, SiteState};
@@ -25,6 +27,7 @@ use crate::error::ModelError;
 
 pub use history::History;
 pub use marks::{Mark, Marks};
+pub use rewind::{Replay, Rewind};
 
 /// What one block carries.
 #[derive(Clone, Debug)]

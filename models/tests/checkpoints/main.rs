@@ -11,6 +11,8 @@ mod checkpoint;
 mod convert;
 mod ends;
 mod gguf;
+#[cfg(feature = "hub")]
+mod hub;
 mod pth;
 mod random_checkpoints;
 mod robustness;

@@ -3,6 +3,8 @@
 mod batches;
 mod forks;
 mod prefix_cache;
+mod rewind;
+mod speculation;
 
 use std::sync::OnceLock;
 
