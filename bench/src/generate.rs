@@ -206,7 +206,14 @@ fn finish(
         sound.write(&generated.ids, args.spectrogram.as_deref(), context)?;
     }
     if context.is_json() {
-        return print_json(args, context, (model, chain), prompt, (generated, outcome), seconds);
+        return print_json(
+            args,
+            context,
+            (model, chain),
+            prompt,
+            (generated, outcome),
+            seconds,
+        );
     }
     if sound.is_none() {
         context.print("\n")?;

@@ -9,7 +9,8 @@ use spillway_models::checkpoint::Header;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(header) = Header::parse_gguf(Path::new("fuzz"), bytes) {
-        for tensor in header.tensors.values() {
+        let whole = header.tensors.values();
+        for tensor in whole.clone().chain(whole.flat_map(|tensor| &tensor.parts)) {
             assert!(tensor.begin <= tensor.end && tensor.end <= bytes.len());
         }
     }

@@ -301,6 +301,7 @@ fn sliding(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionConf
         base: 10_000.0,
         rotated_dim: head_dim,
         pairing: Pairing::Halves,
+        scaling: None,
     };
     if plan.validate(head_dim).is_err() {
         return Err(fields.wrong("num_heads", "heads of even width", Some(&num_heads.into())));

@@ -188,6 +188,7 @@ fn rotary(fields: &Fields<'_>, head_dim: usize) -> Result<Option<RotaryPlan>, Ch
             true => Pairing::Interleaved,
             false => Pairing::Halves,
         },
+        scaling: None,
     };
     if plan.validate(head_dim).is_err() {
         let expected = format!("an even number up to head_dim = {head_dim}");

@@ -11,6 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::loader::Loader;
 use crate::network::{Block, Embedding, Head, Network, Norm};
+use crate::understood;
 
 /// One way of publishing one architecture.
 #[derive(Debug)]
@@ -39,7 +40,21 @@ impl Layout {
     /// # Errors
     /// [`ModelError::Checkpoint`], naming the field or tensor.
     pub fn load(&self, fields: &Fields<'_>, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
-        (self.parse)(fields, &|name| loader.has(name))?.load(loader)
+        self.read(fields, &|name| loader.has(name))?.load(loader)
+    }
+
+    /// Reads a configuration; `has` says whether a tensor of a name is there.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`], naming the field, also for one that changes what a model computes and that the layout does not follow.
+    pub fn read(&self, fields: &Fields<'_>, has: Has<'_>) -> Result<Assembly, ModelError> {
+        let assembly = (self.parse)(fields, has)?;
+        understood::expect(fields)?;
+        // Where the model of text has an object of its own.
+        if let Some(text) = fields.object("text_config")? {
+            understood::expect(&text)?;
+        }
+        Ok(assembly)
     }
 }
 

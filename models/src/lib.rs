@@ -98,6 +98,7 @@ pub mod state;
 pub mod tasks;
 pub mod tokenizer;
 pub mod train;
+mod understood;
 pub mod xlstm;
 
 pub use error::{ModelError, PrefixCacheError};

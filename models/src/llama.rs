@@ -12,7 +12,8 @@
 //! | `mlp.{gate,up}_proj`, `mlp.down_proj` | `intermediate_size` × `hidden_size` and back |
 //! | `input_layernorm`, `post_attention_layernorm` | `hidden_size` |
 //!
-//! Mistral's is the same with `sliding_window`, which counts a token's own key. Source: Touvron et al., *LLaMA* (2302.13971);
+//! Mistral's is the same with `sliding_window`, which counts a token's own key. Llama 3.1 and later turn slow pairs more slowly
+//! (`rope_type: llama3`, see [`RotaryScaling`](spillway_ssm_core::operators::RotaryScaling)). Source: Touvron et al., *LLaMA* (2302.13971);
 //! Jiang et al., *Mistral 7B* (2310.06825).
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
-use crate::rope;
+use crate::rope::{self, Defaults};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -40,6 +41,13 @@ pub(crate) const LAYOUT: Layout = Layout {
     config: stored_config,
     parse,
     presets: PRESETS,
+};
+
+/// What is taken of positions where the configuration does not say.
+pub(crate) const POSITIONS: Defaults = Defaults {
+    base: 10_000.0,
+    share: 1.0,
+    llama3: true,
 };
 
 const PRESETS: &[Preset] = &[
@@ -131,7 +139,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
 
 /// Whole heads are turned.
 fn rotary(fields: &Fields<'_>, head_dim: usize) -> Result<RotaryPlan, CheckpointError> {
-    let plan = rope::rotary(fields, head_dim, 1.0)?;
+    let plan = rope::rotary(fields, head_dim, POSITIONS)?;
     match plan.rotated_dim == head_dim {
         true => Ok(plan),
         false => Err(fields.unsupported("partial_rotary_factor", "1 (whole heads are turned)")),

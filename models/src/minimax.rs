@@ -36,12 +36,13 @@ use spillway_ssm_core::{Mixer, WeightSource};
 
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
+use crate::layer_types;
 use crate::layout::{Assembly, Has, Layout, Parts, Preset, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel, Norm, Residual};
+use crate::rope::{self, Defaults};
 use crate::ssm_hybrids::{
-    EMBEDDING, Frame, attended, attention, expect_silu, layers_by_words, recognised, refuse,
-    refuse_quantized, rotary,
+    EMBEDDING, Frame, attended, attention, expect_silu, recognised, refuse, refuse_quantized,
 };
 
 const PRESETS: &[Preset] = &[Preset {
@@ -99,10 +100,14 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     refuse(fields, &[("sliding_window", json!(null), all)])?;
     let frame = Frame::read(fields, 1e-5, false)?;
     let words: [&[&str]; 2] = [&["linear_attention"], &["full_attention"]];
-    let attends = layers_by_words(fields, "layer_types", frame.layers, words)?;
+    let attends = layer_types::by_words(fields, "layer_types", frame.layers, words)?;
     let mut softmax = attention(fields, frame.model_dim)?;
     (softmax.query_key_value_bias, softmax.output_bias) = (false, false);
-    softmax.rotary = Some(rotary(fields, softmax.head_dim, (10_000.0, 1.0))?);
+    softmax.rotary = Some(rope::rotary(
+        fields,
+        softmax.head_dim,
+        Defaults::plain(10_000.0, 1.0),
+    )?);
     if let Some(plan) = softmax.rotary
         && fields.dimension_or("rotary_dim", plan.rotated_dim)? != plan.rotated_dim
     {

@@ -40,7 +40,7 @@ use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stor
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
 use crate::normed_output::NormedOutput;
-use crate::rope;
+use crate::rope::{self, Defaults};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -179,7 +179,7 @@ fn attention(
             zero_centred: false,
         }),
         rotary: match turned {
-            true => Some(rope::rotary(fields, head_dim, 1.0)?),
+            true => Some(rope::rotary(fields, head_dim, Defaults::plain(10_000.0, 1.0))?),
             false => None,
         },
         window: None,

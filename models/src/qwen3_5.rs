@@ -43,7 +43,7 @@ use crate::layer_types;
 use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset, eos_ids, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
-use crate::rope;
+use crate::rope::{self, Defaults};
 
 /// `Qwen3_5ForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
@@ -208,7 +208,7 @@ fn attention(
             over: NormSpan::Head,
             zero_centred: true,
         }),
-        rotary: Some(rope::rotary(fields, head_dim, 0.25)?),
+        rotary: Some(rope::rotary(fields, head_dim, Defaults::plain(10_000.0, 0.25))?),
         window: None,
         scale: None,
         conv: None,

@@ -28,15 +28,16 @@ use serde_json::json;
 use spillway_attention_linear::gated_mlp::{GateActivation, GatedMlp, GatedMlpConfig};
 use spillway_attention_linear::rg_lru::{RgLru, RgLruConfig};
 use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
-use spillway_ssm_core::{Init, Mixer, ShortConvConfig, WeightSource};
+use spillway_ssm_core::{Mixer, ShortConvConfig, WeightSource};
 
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Parts, Preset, stored_config};
 use crate::loader::Loader;
-use crate::network::{Block, Channel, Norm, NormKind, Residual};
+use crate::network::{Block, Channel};
+use crate::rope::{self, Defaults};
 use crate::ssm_hybrids::{
-    Details, EMBEDDING, Frame, attended, attention, recognised, refuse, refuse_quantized, rotary,
+    Details, EMBEDDING, Frame, attended, attention, recognised, refuse, refuse_quantized,
 };
 
 const PRESETS: &[Preset] = &[
@@ -95,7 +96,11 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     let mut softmax = attention(fields, frame.model_dim)?;
     softmax.output_bias = true;
     softmax.window = Some(fields.dimension_or("attention_window_size", 2048)? - 1);
-    softmax.rotary = Some(rotary(fields, softmax.head_dim, (10_000.0, 0.5))?);
+    softmax.rotary = Some(rope::rotary(
+        fields,
+        softmax.head_dim,
+        Defaults::plain(10_000.0, 0.5),
+    )?);
     let channels = fields.dimension_or("lru_width", frame.model_dim)?;
     if !channels.is_multiple_of(softmax.num_heads) {
         let expected = format!("a multiple of the {} heads", softmax.num_heads);
@@ -158,7 +163,8 @@ fn load(config: &Config, loader: &mut Loader<'_>) -> Result<Parts, ModelError> {
     head.soft_cap = Some(config.soft_cap);
     let blocks = (0..config.frame.layers).map(|layer| block(config, loader, layer));
     let blocks = blocks.collect::<Result<_, ModelError>>()?;
-    let norm = norm(config, loader, "model.final_norm")?;
+    let norm =
+        loader.zero_centred_rms_norm("model.final_norm", config.frame.model_dim, config.frame.norm_eps)?;
     Ok(config
         .frame
         .parts((embedding, head), blocks, norm, outline(config)))
@@ -176,27 +182,23 @@ fn outline(config: &Config) -> Details {
     ])
 }
 
-/// An RMSNorm that multiplies by 1 + `NAME.weight`.
-fn norm(config: &Config, loader: &mut Loader<'_>, name: &str) -> Result<Norm, ModelError> {
-    let weight = loader.vector(&format!("{name}.weight"), config.frame.model_dim, Init::Zeros)?;
-    Ok(Norm {
-        kind: NormKind::Rms,
-        weight: weight.add_scalar(1.0),
-        bias: None,
-        eps: config.frame.norm_eps,
-        residual: Residual::Sum,
-    })
-}
-
 fn block(config: &Config, loader: &mut Loader<'_>, layer: usize) -> Result<Block, ModelError> {
     let name = |part: &str| format!("model.layers.{layer}.{part}");
-    let input_norm = norm(config, loader, &name("temporal_pre_norm"))?;
+    let input_norm = loader.zero_centred_rms_norm(
+        &name("temporal_pre_norm"),
+        config.frame.model_dim,
+        config.frame.norm_eps,
+    )?;
     let source = &mut loader.below(name("temporal_block"), &[]);
     let mixer: Arc<dyn Mixer> = match config.attends[layer] {
         true => Arc::new(SoftmaxAttention::read(config.attention, source)?),
         false => Arc::new(RgLru::read(config.recurrent, source)?),
     };
-    let channel_norm = norm(config, loader, &name("channel_pre_norm"))?;
+    let channel_norm = loader.zero_centred_rms_norm(
+        &name("channel_pre_norm"),
+        config.frame.model_dim,
+        config.frame.norm_eps,
+    )?;
     let mlp = GatedMlp::read(config.mlp, &mut loader.below(name("mlp_block"), &[]))?;
     Ok(Block {
         norm: input_norm,

@@ -45,6 +45,7 @@ const LAYOUTS: &[&Layout] = &[
     &fla::gated_deltaproduct::LAYOUT,
     &fla::comba::LAYOUT,
     &fla::transformer::LAYOUT,
+    &fla::samba::LAYOUT,
     // Their tensors are partly those of BlinkDL's other versions.
     &rwkv::rwkv5::AI00,
     &rwkv::rwkv6::AI00,

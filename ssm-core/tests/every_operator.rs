@@ -265,6 +265,7 @@ mod equivalence {
                 base: 100.0,
                 rotated_dim: 4,
                 pairing: Pairing::Halves,
+                scaling: None,
             };
             // Heads inside wider rows, as a projection leaves them.
             let heads = leaves.next([2, 3, 4, 6]).narrow(2, 1, 2);

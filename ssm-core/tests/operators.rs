@@ -178,6 +178,7 @@ mod golden {
                     true => Pairing::Halves,
                     false => Pairing::Interleaved,
                 },
+                scaling: None,
             };
             let positions = vec![case.scalar("offset") as u64; b];
             let input = tape.input("x", [b, t, h, d]);
@@ -216,7 +217,7 @@ mod equivalence {
         ) {
             let head_dim = 2 * pairs + rest + 1;
             let pairing = if halves { Pairing::Halves } else { Pairing::Interleaved };
-            let plan = RotaryPlan { base: 10_000.0, rotated_dim: 2 * pairs, pairing };
+            let plan = RotaryPlan { base: 10_000.0, rotated_dim: 2 * pairs, pairing, scaling: None };
             let len = batch * time * heads * head_dim;
             let input: Vec<f32> = (0..len).map(|i| (i as f32 * 0.7 + seed as f32).sin()).collect();
             let problem = Problem { batch, time, heads, head_dim, rotary_dim: 2 * pairs, pairing, base: 1e4 };
@@ -240,6 +241,7 @@ mod equivalence {
             base,
             rotated_dim,
             pairing: Pairing::Halves,
+            scaling: None,
         };
         let turned = |positions: &[u64], plan: RotaryPlan| {
             let input = tensor(&[0.0; 8], [2, 1, 1, 4], &device);

@@ -51,6 +51,37 @@ fn an_existing_folder_needs_force_and_the_original_is_never_overwritten() {
 }
 
 #[test]
+fn a_gguf_file_is_written_by_its_ending_or_format_and_used_like_the_original() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = tiny_checkpoint(folder.path());
+    let out = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (whole, small, odd) = (out("whole.gguf"), out("small.gguf"), out("named-otherwise"));
+    let text = stdout_of(&["convert", &path, &whole]);
+    assert!(
+        text.contains("tensors of mamba2") && text.contains("no tokenizer"),
+        "{text}"
+    );
+    let written = json_of(&["convert", &path, "--out", &small, "--dtype", "q8_0", "--json"]);
+    assert_eq!(written["architecture"], "mamba2");
+    stdout_of(&["convert", &path, &odd, "--format", "gguf"]);
+    assert_eq!(
+        fs::read(&odd).expect("a file").len(),
+        fs::read(&whole).expect("a file").len()
+    );
+    let generated = |model: &str| stdout_of(&["generate", model, "--prompt", "abc", "--max-tokens", "12"]);
+    assert_eq!(generated(&whole), generated(&path));
+    let stored = json_of(&["inspect", &small, "--json"])["stored_as"].clone();
+    assert_eq!(stored, serde_json::json!(["F32", "q8_0"]));
+    fails(&["convert", &path, &small], 2, &["small.gguf", "exists"]);
+    stdout_of(&["convert", &path, &small, "--force"]);
+    fails(
+        &["convert", &path, &out("folder"), "--dtype", "q4_0"],
+        2,
+        &["--dtype", "q4_0", "GGUF"],
+    );
+}
+
+#[test]
 fn a_hostile_pickle_is_named_and_not_run() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("model.pth");

@@ -68,7 +68,12 @@ fn the_example_of_every_task_can_be_trained() {
     let found = names(&folder);
     assert_eq!(found.len(), 20, "{found:?}");
     // Their files are the reader's own.
-    let files = ["bigs-classes.toml", "image-mnist.toml", "sequential-mnist.toml", "text.toml"];
+    let files = [
+        "bigs-classes.toml",
+        "image-mnist.toml",
+        "sequential-mnist.toml",
+        "text.toml",
+    ];
     for name in found {
         let mut config = TrainConfig::load(&folder.join(&name)).unwrap_or_else(|error| panic!("{error}"));
         let comment = fs::read_to_string(folder.join(&name)).expect("text");

@@ -80,6 +80,59 @@ impl BlockFormat {
     }
 }
 
+impl BlockFormat {
+    /// Blocks of values, appended to `out`; of the last values those that fill no block are left out.
+    ///
+    /// | format | d | q |
+    /// |---|---|---|
+    /// | q8_0 | the largest magnitude / 127 | x / d, rounded to nearest, halves away from zero |
+    /// | q4_0 | −x* / 8, x* the first value of the largest magnitude | ⌊x / d + 8.5⌋, at most 15 |
+    ///
+    /// d is a single where q is computed, and f16 in the file, as in ggml.
+    ///
+    /// # Errors
+    /// A value whose scale is beyond f16, and one of a block in a format that is only read.
+    pub(super) fn write(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
+        for block in values.chunks_exact(self.values()) {
+            let largest = block
+                .iter()
+                .fold(0.0_f32, |largest, value| match value.abs() > largest.abs() {
+                    true => *value,
+                    false => largest,
+                });
+            let d = match self {
+                Self::Q8_0 => largest.abs() / 127.0,
+                Self::Q4_0 => largest / -8.0,
+                _ => return Err(largest),
+            };
+            let stored = f16::from_f32(d);
+            if stored.is_infinite() {
+                return Err(largest);
+            }
+            // Of a scale that is zero or nearly so every value is zero.
+            let inverse = Some(1.0 / d).filter(|inverse| inverse.is_finite()).unwrap_or(0.0);
+            out.extend(stored.to_le_bytes());
+            match self {
+                Self::Q8_0 => out.extend(
+                    block
+                        .iter()
+                        .map(|x| ((x * inverse).round() as i8).cast_unsigned()),
+                ),
+                _ => {
+                    let four = |x: f32| ((x * inverse + 8.5) as u8).min(15);
+                    let (low, high) = block.split_at(16);
+                    out.extend(
+                        low.iter()
+                            .zip(high)
+                            .map(|(low, high)| four(*low) | (four(*high) << 4)),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The f16 at a place.
 fn scale(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()

@@ -237,7 +237,7 @@ pub enum CheckpointError {
         value: f32,
     },
     /// A weight is too large for the type that it is to be written in.
-    #[error("{}: tensor {tensor}: {value:e} is beyond the range of bf16; write f32 instead", path.display())]
+    #[error("{}: tensor {tensor}: {value:e} is beyond the range of {dtype}; write f32 instead", path.display())]
     Range {
         /// The weights file.
         path: PathBuf,
@@ -245,6 +245,16 @@ pub enum CheckpointError {
         tensor: String,
         /// The value.
         value: f32,
+        /// The type.
+        dtype: &'static str,
+    },
+    /// A checkpoint that a GGUF file cannot hold.
+    #[error("{}: not to be written as GGUF: {reason}", path.display())]
+    NotGguf {
+        /// What is converted.
+        path: PathBuf,
+        /// What the format has no place for.
+        reason: String,
     },
     /// The index names a shard that is not in the folder.
     #[error("{}: shard {shard} of tensor {tensor} is missing from the folder", path.display())]

@@ -83,12 +83,29 @@ pub enum Change {
     None,
     /// ln(−x): A_log of a stored A.
     LogOfNegative,
+    /// x − 1: the distance from one of the weight of a norm.
+    MinusOne,
+    /// 2^n x: what a file has divided so that half precision holds the residual stream.
+    Doubled {
+        /// n.
+        times: i32,
+    },
     /// The last two dimensions change places.
     Transposed,
     /// Rows `[heads, pairs, 2]` become `[heads, 2, pairs]`: rotary embeddings of neighbours become those of halves.
     Halves {
         /// Number of heads.
         heads: usize,
+    },
+    /// Columns `[copies, heads, width]` of every row become `[heads, copies, width]`: heads of values in the order of the heads of keys
+    /// that they share.
+    ColumnsByHead {
+        /// Heads of keys.
+        heads: usize,
+        /// Heads of values for each of them.
+        copies: usize,
+        /// Columns of a head of values.
+        width: usize,
     },
 }
 
@@ -107,6 +124,9 @@ pub struct TensorInfo {
     pub end: usize,
     /// What is done with the values; the shape is that after it.
     pub change: Change,
+    /// The parts of a tensor that is put together of several, whose values follow each other; they have no parts themselves, and what is
+    /// said of type and place above says nothing then. Empty for all others.
+    pub parts: Vec<TensorInfo>,
 }
 
 /// The tensors of one file by name, and the free-form metadata.
@@ -289,6 +309,7 @@ fn tensor_info(
         begin,
         end,
         change: Change::None,
+        parts: Vec::new(),
     })
 }
 

@@ -4,7 +4,10 @@
 //! `{"__float__": "Infinity"}`. The first become the second before parsing; a reader of numbers accepts those and the quoted words, and
 //! what is written has the bare tokens again, which all versions of Python's programs read.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
@@ -124,6 +127,8 @@ pub struct Fields<'a> {
     path: &'a Path,
     prefix: String,
     map: &'a Map<String, Value>,
+    /// The full names of the fields that have been looked at, in this object, those inside and clones.
+    read: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl<'a> Fields<'a> {
@@ -133,6 +138,7 @@ impl<'a> Fields<'a> {
             path,
             prefix: String::new(),
             map,
+            read: Rc::default(),
         }
     }
 
@@ -153,7 +159,13 @@ impl<'a> Fields<'a> {
 
     /// The field as it stands; absent and null are the same.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
+        self.read.borrow_mut().insert(self.full_name(name));
         self.map.get(name).filter(|v| !v.is_null())
+    }
+
+    /// Whether anybody has looked at the field.
+    pub fn is_read(&self, name: &str) -> bool {
+        self.read.borrow().contains(&self.full_name(name))
     }
 
     /// Of two names of one thing the one that is given; the first where neither is.
@@ -306,6 +318,7 @@ impl<'a> Fields<'a> {
             path: self.path,
             prefix: format!("{}{name}.", self.prefix),
             map,
+            read: Rc::clone(&self.read),
         }))
     }
 

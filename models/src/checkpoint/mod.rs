@@ -23,7 +23,7 @@ mod bytes;
 pub(crate) mod disguise;
 mod error;
 mod folder;
-mod gguf;
+pub(crate) mod gguf;
 mod header;
 mod json;
 mod pth;
@@ -42,7 +42,7 @@ use disguise::Disguise;
 pub use error::CheckpointError;
 use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
 pub(crate) use folder::{Weights, weights_among};
-pub use gguf::{EmbeddedTokenizer, GgufError};
+pub use gguf::{EmbeddedTokenizer, GgufDtype, GgufError};
 pub use header::{Change, Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
 pub(crate) use json::to_text;
 pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, tag_bare_non_finite};
@@ -311,7 +311,7 @@ impl Checkpoint {
         names.into_iter().collect()
     }
 
-    /// The tensor of this name as it is stored, unchecked and not read yet.
+    /// The tensor of this name as it is stored, unchecked and not read yet; without bytes where it is put together of parts.
     pub fn stored(&self, name: &str) -> Option<Stored<'_>> {
         let file = self.files.get(*self.places.get(name)?)?;
         let info = file.header.tensors.get(name)?;

@@ -54,15 +54,48 @@ impl Tensor<'_> {
     /// [`CheckpointError::NonFinite`] for a NaN or infinite value, and whatever `take` returns.
     pub fn for_each_block<E: From<CheckpointError>>(
         &self,
-        take: impl FnMut(&[f32]) -> Result<(), E>,
+        mut take: impl FnMut(&[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.is_empty() {
             return Ok(());
         }
         // Behind the check, as the other dimensions of an empty tensor may be any.
         let row: usize = self.info.shape.get(1..).unwrap_or(&[]).iter().product();
+        if self.info.parts.is_empty() {
+            return self.for_each_of_one(row, take);
+        }
+        let (whole_row, wanted) = (row, (BLOCK_VALUES / row).max(1) * row);
+        let mut held = Vec::new();
+        for info in &self.info.parts {
+            let part = Tensor { info, ..*self };
+            let row = info.shape.get(1..).unwrap_or(&[]).iter().product();
+            part.for_each_of_one(row, |block| -> Result<(), E> {
+                held.extend_from_slice(block);
+                let whole = held.len() / whole_row * whole_row;
+                if whole < wanted {
+                    return Ok(());
+                }
+                take(&held[..whole])?;
+                held.drain(..whole);
+                Ok(())
+            })?;
+        }
+        match held.is_empty() {
+            true => Ok(()),
+            false => take(&held),
+        }
+    }
+
+    /// The same for a tensor without parts, whose rows have so many values.
+    fn for_each_of_one<E: From<CheckpointError>>(
+        &self,
+        row: usize,
+        take: impl FnMut(&[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
         match self.info.change {
-            Change::None | Change::LogOfNegative => self.for_each_stored(row, take),
+            Change::None | Change::LogOfNegative | Change::MinusOne | Change::Doubled { .. } => {
+                self.for_each_stored(row, take)
+            }
             moved => {
                 let mut stored = Vec::with_capacity(self.len());
                 self.for_each_stored(self.row_stored(), |block| {
@@ -98,8 +131,14 @@ impl Tensor<'_> {
         let mut values = Vec::with_capacity(block.min(self.len()));
         for (index, part) in raw.chunks(bytes).enumerate() {
             self.convert(part, &mut values)?;
-            if self.info.change == Change::LogOfNegative {
-                values.iter_mut().for_each(|value| *value = (-*value).ln());
+            match self.info.change {
+                Change::LogOfNegative => values.iter_mut().for_each(|value| *value = (-*value).ln()),
+                Change::MinusOne => values.iter_mut().for_each(|value| *value -= 1.0),
+                Change::Doubled { times } => {
+                    let factor = 2_f32.powi(times);
+                    values.iter_mut().for_each(|value| *value *= factor);
+                }
+                _ => {}
             }
             if let Some(offset) = values.iter().position(|v| !v.is_finite()) {
                 return Err(CheckpointError::NonFinite {
@@ -133,8 +172,17 @@ impl Tensor<'_> {
     /// Whether another tensor holds the same bytes in the same form.
     pub fn same_bytes(&self, other: &Tensor<'_>) -> bool {
         let (a, b) = (self.info, other.info);
-        if (a.dtype, &a.shape, a.change) != (b.dtype, &b.shape, b.change) {
+        if (a.dtype, &a.shape, a.change) != (b.dtype, &b.shape, b.change) || a.parts.len() != b.parts.len() {
             return false;
+        }
+        let mut parts = a.parts.iter().zip(&b.parts);
+        let part = |(a, b): (&TensorInfo, &TensorInfo)| {
+            let (a, b): (Tensor<'_>, Tensor<'_>) =
+                (Tensor { info: a, ..*self }, Tensor { info: b, ..*other });
+            a.same_bytes(&b)
+        };
+        if !a.parts.is_empty() {
+            return parts.all(part);
         }
         let step = BLOCK_VALUES * 4;
         (0..a.end - a.begin).step_by(step).all(|at| {
@@ -211,7 +259,18 @@ impl Change {
                     }
                 }
             }
-            Self::None | Self::LogOfNegative => values.extend_from_slice(stored),
+            Self::ColumnsByHead { heads, copies, width } => {
+                for row in stored.chunks_exact(columns) {
+                    for head in 0..heads {
+                        for copy in 0..copies {
+                            values.extend_from_slice(&row[(copy * heads + head) * width..][..width]);
+                        }
+                    }
+                }
+            }
+            Self::None | Self::LogOfNegative | Self::MinusOne | Self::Doubled { .. } => {
+                values.extend_from_slice(stored)
+            }
         }
         values
     }

@@ -91,6 +91,7 @@ pub(crate) fn encode(
                         path: path.to_path_buf(),
                         tensor: tensor.into(),
                         value: *value,
+                        dtype: "bf16",
                     });
                 }
                 raw.extend(rounded.to_le_bytes());

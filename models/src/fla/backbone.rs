@@ -55,11 +55,7 @@ impl Backbone {
         let vocab_size = fields.dimension_or("vocab_size", 32000)?;
         let mlp_dim = match fields.has("intermediate_size") {
             true => fields.dimension("intermediate_size")?,
-            false => {
-                let width = model_dim as f64 * ratio(fields, "hidden_ratio", hidden_ratio)? * 2.0 / 3.0;
-                let width = (width as usize).next_multiple_of(MLP_MULTIPLE);
-                in_range(fields, "hidden_ratio", width)?
-            }
+            false => mlp_dim(fields, model_dim, hidden_ratio)?,
         };
         let layers = fields.layers("num_hidden_layers")?;
         Ok(Self {
@@ -144,6 +140,17 @@ impl Backbone {
             },
         })
     }
+}
+
+/// The width of an MLP by `hidden_ratio`, which is this where the configuration does not say.
+pub(super) fn mlp_dim(
+    fields: &Fields<'_>,
+    model_dim: usize,
+    hidden_ratio: f64,
+) -> Result<usize, CheckpointError> {
+    let width = model_dim as f64 * ratio(fields, "hidden_ratio", hidden_ratio)? * 2.0 / 3.0;
+    let width = (width as usize).next_multiple_of(MLP_MULTIPLE);
+    in_range(fields, "hidden_ratio", width)
 }
 
 /// A ratio of widths.

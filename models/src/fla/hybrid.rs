@@ -99,6 +99,7 @@ pub(super) fn attention(
             base: spec.positive_or("rope_theta", 10000.0)?,
             rotated_dim: head_dim,
             pairing: Pairing::Halves,
+            scaling: None,
         }),
         window,
         scale: None,

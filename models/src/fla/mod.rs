@@ -1,7 +1,7 @@
 //! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, HGRN-2, GSA,
-//! DeltaNet, Gated DeltaNet, KDA, Gated DeltaProduct and Comba.
+//! DeltaNet, Gated DeltaNet, KDA, Gated DeltaProduct, Comba and Samba.
 //!
-//! All are the same backbone with different mixers:
+//! All but Samba are the same backbone with different mixers:
 //!
 //! ```text
 //! model.embeddings.weight
@@ -30,6 +30,7 @@ pub(crate) mod linear_attn;
 mod lower_bounds;
 mod mixer;
 pub(crate) mod retnet;
+pub(crate) mod samba;
 pub(crate) mod simple_gla;
 pub(crate) mod transformer;
 

@@ -74,6 +74,7 @@ fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
             base: ROTARY_BASE,
             rotated_dim: heads.key_dim,
             pairing: Pairing::Halves,
+            scaling: None,
         }),
         sum_normalized: (false, false),
         normalizer_eps: None,

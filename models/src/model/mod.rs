@@ -162,7 +162,14 @@ impl Model {
             Some(EmbeddedTokenizer::Json(text)) => {
                 Tokenizer::from_json(checkpoint.weights_path(), text, outline.padded_vocab_size)
             }
-            _ => Tokenizer::open(checkpoint.folder(), outline.vocab_size, outline.padded_vocab_size),
+            Some(EmbeddedTokenizer::Rwkv(text)) => {
+                Tokenizer::from_words(checkpoint.weights_path(), text, outline.padded_vocab_size)
+            }
+            Some(EmbeddedTokenizer::Unread(reason)) => {
+                Tokenizer::open(checkpoint.folder(), outline.vocab_size, outline.padded_vocab_size)
+                    .map(|found| found.or_unread(checkpoint.weights_path(), reason))
+            }
+            None => Tokenizer::open(checkpoint.folder(), outline.vocab_size, outline.padded_vocab_size),
         };
         Self::assemble(&checkpoint, tokenizer, name, train_length, options)
     }

@@ -28,8 +28,7 @@ use spillway_ssm_core::mamba2::{Mamba2, Mamba2Config};
 use spillway_ssm_core::{Mixer, WeightSource};
 
 use super::{
-    EMBEDDING, Frame, attended, attention, details, expect_silu, mamba2, recognised, refuse,
-    refuse_quantized, rotary,
+    EMBEDDING, Frame, attended, attention, details, expect_silu, mamba2, recognised, refuse, refuse_quantized,
 };
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -37,6 +36,7 @@ use crate::hybrid::layer_list;
 use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
+use crate::rope::{self, Defaults};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -98,7 +98,11 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     let frame = Frame::read(fields, 1e-5, false)?;
     let listed = layer_list(fields, "attn_layer_indices", frame.layers)?;
     let mut softmax = attention(fields, frame.model_dim)?;
-    softmax.rotary = Some(rotary(fields, softmax.head_dim, (10_000.0, 0.5))?);
+    softmax.rotary = Some(rope::rotary(
+        fields,
+        softmax.head_dim,
+        Defaults::plain(10_000.0, 0.5),
+    )?);
     let bias = fields.bool_or("mlp_bias", false)?;
     Ok(Config {
         attends: (0..frame.layers).map(|layer| listed.contains(&layer)).collect(),

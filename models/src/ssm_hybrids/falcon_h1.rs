@@ -31,14 +31,13 @@ use spillway_ssm_core::WeightSource;
 use spillway_ssm_core::mamba2::{GateOrder, Mamba2, Mamba2Config};
 use spillway_ssm_core::mixer::{Branch, Parallel, Scaled};
 
-use super::{
-    EMBEDDING, Frame, attention, details, expect_silu, mamba2, recognised, refuse_quantized, rotary,
-};
+use super::{EMBEDDING, Frame, attention, details, expect_silu, mamba2, recognised, refuse_quantized};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
+use crate::rope::{self, Defaults};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -105,7 +104,11 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     frame.embedding_factor = fields.positive_or("embedding_multiplier", 1.0)?;
     frame.logits_factor = fields.positive_or("lm_head_multiplier", 1.0)?;
     let mut softmax = attention(fields, frame.model_dim)?;
-    softmax.rotary = Some(rotary(fields, softmax.head_dim, (100_000.0, 1.0))?);
+    softmax.rotary = Some(rope::rotary(
+        fields,
+        softmax.head_dim,
+        Defaults::plain(100_000.0, 1.0),
+    )?);
     // A factor on the keys is one on every q·k.
     let of_keys = fields.positive_or("key_multiplier", 1.0)?;
     softmax.scale = Some(of_keys * (softmax.head_dim as f32).powf(-0.5));

@@ -36,15 +36,17 @@ use spillway_ssm_core::mixer::Scaled;
 use spillway_ssm_core::{Mixer, WeightSource};
 
 use super::{
-    Details, EMBEDDING, Frame, attended, attention, details, expect_silu, layers_by_words, mamba2,
-    recognised, refuse, refuse_quantized, rotary,
+    Details, EMBEDDING, Frame, attended, attention, details, expect_silu, mamba2, recognised, refuse,
+    refuse_quantized,
 };
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::hybrid::whole;
+use crate::layer_types;
 use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
+use crate::rope::{self, Defaults};
 
 const PRESETS: &[Preset] = &[
     Preset {
@@ -127,13 +129,17 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
         false => "layers_block_type",
     };
     let words: [&[&str]; 2] = [&["mamba", "linear_attention"], &["attention", "full_attention"]];
-    let attends = layers_by_words(fields, name, frame.layers, words)?;
+    let attends = layer_types::by_words(fields, name, frame.layers, words)?;
     let model_dim = frame.model_dim;
     let mut softmax = attention(fields, model_dim)?;
     softmax.scale = Some(fields.positive_or("attention_multiplier", 1.0)?);
     softmax.rotary = match fields.text("position_embedding_type")? {
         None | Some("nope") => None,
-        Some("rope") => Some(rotary(fields, softmax.head_dim, (10_000.0, 1.0))?),
+        Some("rope") => Some(rope::rotary(
+            fields,
+            softmax.head_dim,
+            Defaults::plain(10_000.0, 1.0),
+        )?),
         Some(_) => return Err(fields.unsupported("position_embedding_type", "\"nope\" or \"rope\"")),
     };
     Ok(Config {

@@ -12,7 +12,7 @@
 //! | in this file | |
 //! |---|---|
 //! | `Frame` | the fields and tensors around the blocks |
-//! | `attention`, `rotary` | softmax attention and its positions |
+//! | `attention` | softmax attention, without positions |
 //! | `mamba2` | the fields of Mamba-2 that begin with `mamba_` |
 //! | `refuse` | fields whose values would change results and are not followed |
 
@@ -31,7 +31,6 @@ use serde_json::Value;
 use spillway_attention_linear::softmax_attention::SoftmaxAttentionConfig;
 use spillway_ssm_core::ShortConvConfig;
 use spillway_ssm_core::mamba2::{FreshGates, GateOrder, GatedNorm, Mamba2Config};
-use spillway_ssm_core::operators::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
@@ -172,35 +171,6 @@ pub(crate) fn refuse_quantized(fields: &Fields<'_>) -> Result<(), CheckpointErro
     }
 }
 
-/// Whether each of the layers has attention, of a list with a word for every layer; `words` are those for recurrent layers and for
-/// those with attention.
-pub(crate) fn layers_by_words(
-    fields: &Fields<'_>,
-    name: &str,
-    layers: usize,
-    words: [&[&str]; 2],
-) -> Result<Option<Vec<bool>>, CheckpointError> {
-    let Some(value) = fields.value(name) else {
-        return Ok(None);
-    };
-    let kind = |value: &Value| {
-        let word = value.as_str()?;
-        words
-            .iter()
-            .position(|words| words.contains(&word))
-            .map(|kind| kind == 1)
-    };
-    let found: Option<Vec<bool>> = value.as_array().and_then(|list| list.iter().map(kind).collect());
-    match found.filter(|found| found.len() == layers) {
-        Some(found) => Ok(Some(found)),
-        None => {
-            let words: Vec<String> = words.concat().iter().map(|word| format!("{word:?}")).collect();
-            let expected = format!("a list of {layers} of the words {}", words.join(", "));
-            Err(fields.wrong(name, &expected, Some(value)))
-        }
-    }
-}
-
 /// `num_attention_heads`, `num_key_value_heads`, `head_dim` and `attention_bias`, without positions.
 pub(crate) fn attention(
     fields: &Fields<'_>,
@@ -236,42 +206,6 @@ pub(crate) fn attention(
         gate: false,
         output_bias: bias,
     })
-}
-
-/// The angles of halves of a head: `rope_theta` and `partial_rotary_factor`, in the file itself or in `rope_parameters` (`rope_scaling` in
-/// older files); `base` and `share` are what is taken where nothing is said. Angles that are rescaled are refused.
-pub(crate) fn rotary(
-    fields: &Fields<'_>,
-    head_dim: usize,
-    (mut base, mut share): (f32, f32),
-) -> Result<RotaryPlan, CheckpointError> {
-    base = fields.positive_or("rope_theta", base)?;
-    share = fields.positive_or("partial_rotary_factor", share)?;
-    for name in ["rope_scaling", "rope_parameters"] {
-        let Some(rope) = fields.object(name)? else {
-            continue;
-        };
-        for kind in ["rope_type", "type"] {
-            if !matches!(rope.text(kind)?, None | Some("default")) {
-                return Err(rope.unsupported(kind, "\"default\" (angles that are not rescaled)"));
-            }
-        }
-        base = rope.positive_or("rope_theta", base)?;
-        share = rope.positive_or("partial_rotary_factor", share)?;
-    }
-    let plan = RotaryPlan {
-        base,
-        // A share such as 0.7 is a little less in f32.
-        rotated_dim: (head_dim as f64 * f64::from(share) + 1e-3) as usize,
-        pairing: Pairing::Halves,
-    };
-    match plan.validate(head_dim) {
-        Ok(()) => Ok(plan),
-        Err(_) => {
-            let expected = format!("a share of head_dim = {head_dim} that is even and at most the whole");
-            Err(fields.wrong("partial_rotary_factor", &expected, Some(&share.into())))
-        }
-    }
 }
 
 /// Mamba-2 of the fields `mamba_n_heads`, `mamba_d_head`, `mamba_d_state`, `mamba_n_groups`, `mamba_d_conv`, `mamba_conv_bias`,

@@ -35,11 +35,10 @@ use spillway_ssm_core::{Init, Linear, ShortConvConfig, WeightSource};
 
 use super::shared_block::{HybridLayer, RmsNorm, SharedBlock};
 use super::zamba2::shared_attention;
-use super::{
-    Details, EMBEDDING, Frame, attended, expect_silu, layers_by_words, recognised, refuse, refuse_quantized,
-};
+use super::{Details, EMBEDDING, Frame, attended, expect_silu, recognised, refuse, refuse_quantized};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
+use crate::layer_types;
 use crate::layout::{Assembly, Has, Layout, Parts, Preset, stored_config};
 use crate::loader::Loader;
 use crate::mamba1::{check_sizes, rank};
@@ -86,7 +85,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     refuse(fields, &[("hidden_act", json!("gelu"), "\"gelu\"")])?;
     let frame = Frame::read(fields, 1e-5, true)?;
     let words: [&[&str]; 2] = [&["mamba", "linear_attention"], &["hybrid"]];
-    let hybrid = layers_by_words(fields, LAYERS, frame.layers, words)?
+    let hybrid = layer_types::by_words(fields, LAYERS, frame.layers, words)?
         .ok_or_else(|| fields.wrong(LAYERS, "a word for every layer", None))?;
     let mamba = Mamba1Config {
         model_dim: frame.model_dim,

@@ -30,15 +30,17 @@ use spillway_ssm_core::{ShortConvConfig, WeightSource};
 
 use super::shared_block::{Adapter, HybridLayer, RmsNorm, SharedBlock};
 use super::{
-    EMBEDDING, Frame, attended, attention, details, expect_sizes, fresh_gates, layers_by_words, recognised,
-    refuse, refuse_quantized, rotary,
+    EMBEDDING, Frame, attended, attention, details, expect_sizes, fresh_gates, recognised, refuse,
+    refuse_quantized,
 };
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
 use crate::hybrid::layer_list;
+use crate::layer_types;
 use crate::layout::{Assembly, Has, Layout, Parts, Preset, stored_config};
 use crate::loader::Loader;
 use crate::network::Block;
+use crate::rope::{self, Defaults};
 
 const PRESETS: &[Preset] = &[Preset {
     size: "tiny",
@@ -96,7 +98,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     refuse(fields, &accepted)?;
     let frame = Frame::read(fields, 1e-5, true)?;
     let words: [&[&str]; 2] = [&["mamba", "linear_attention"], &["hybrid"]];
-    let hybrid = match layers_by_words(fields, "layers_block_type", frame.layers, words)? {
+    let hybrid = match layer_types::by_words(fields, "layers_block_type", frame.layers, words)? {
         Some(hybrid) => hybrid,
         None => {
             let listed = layer_list(fields, "hybrid_layer_ids", frame.layers)?;
@@ -150,7 +152,11 @@ pub(super) fn shared_attention(
     (config.query_key_value_bias, config.output_bias) = (false, false);
     config.scale = Some((config.head_dim as f32 / 2.0).powf(-0.5));
     if turned {
-        config.rotary = Some(rotary(fields, config.head_dim, (10_000.0, 1.0))?);
+        config.rotary = Some(rope::rotary(
+            fields,
+            config.head_dim,
+            Defaults::plain(10_000.0, 1.0),
+        )?);
     }
     Ok(config)
 }

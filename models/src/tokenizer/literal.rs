@@ -7,7 +7,7 @@
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub(super) fn parse(literal: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn parse(literal: &str) -> Result<Vec<u8>, String> {
     let (is_bytes, quoted) = match literal.strip_prefix(['b', 'B']) {
         Some(quoted) => (true, quoted),
         None => (false, literal),

@@ -1,9 +1,10 @@
-//! Text to ids and back: a published `tokenizer.json`, RWKV's vocabulary, or bytes as they are for small models.
+//! Text to ids and back: a published `tokenizer.json`, SentencePiece's `tokenizer.model`, RWKV's vocabulary, or bytes as they are for small models.
 
 mod json;
-mod literal;
+pub(crate) mod literal;
 mod pieces;
 mod rwkv;
+pub(crate) mod sentencepiece;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ const BYTES: usize = 256;
 pub enum TokenizerError {
     /// The model came without one.
     #[error(
-        "{}: no tokenizer.json or rwkv_vocab*.txt, and a vocabulary of {vocab_size} is not byte-level (256); put the \
+        "{}: no tokenizer.json, rwkv_vocab*.txt or tokenizer.model, and a vocabulary of {vocab_size} is not byte-level (256); put the \
          model's there, or give token ids",
         folder.display()
     )]
@@ -103,6 +104,8 @@ enum Kind {
     Absent {
         folder: PathBuf,
         vocab_size: usize,
+        /// What is wrong with one that is there.
+        unread: Option<String>,
     },
 }
 
@@ -112,7 +115,7 @@ impl Tokenizer {
         Self(Kind::Bytes)
     }
 
-    /// The tokenizer in a checkpoint's folder: `tokenizer.json`, or the only `rwkv_vocab*.txt`; without them, bytes if the
+    /// The tokenizer in a checkpoint's folder: `tokenizer.json`, the only `rwkv_vocab*.txt`, or `tokenizer.model`; without them, bytes if the
     /// vocabulary has 256 entries. When there is none of these, the model can still be used with ids, and it is
     /// [`Tokenizer::encode`] that fails.
     ///
@@ -133,21 +136,67 @@ impl Tokenizer {
             _ => Kind::Absent {
                 folder: folder.to_path_buf(),
                 vocab_size,
+                unread: None,
             },
         })
     }
 
-    /// The tokenizer in a file: an RWKV vocabulary if its name ends in `.txt`, otherwise a `tokenizer.json`.
+    /// The same; where there is no tokenizer, errors of texts say that the one in the file of weights `path` is not read, and why.
+    pub(crate) fn or_unread(self, path: &Path, reason: &str) -> Self {
+        match self.0 {
+            Kind::Absent { vocab_size, .. } => Self(Kind::Absent {
+                folder: path.to_path_buf(),
+                vocab_size,
+                unread: Some(reason.into()),
+            }),
+            kind => Self(kind),
+        }
+    }
+
+    /// The tokenizer in a file: an RWKV vocabulary if its name ends in `.txt`, SentencePiece's if it ends in `.model`, otherwise a `tokenizer.json`.
     ///
     /// # Errors
     /// [`TokenizerError::Invalid`] or [`TokenizerError::Line`] for a broken file, [`TokenizerError::Vocabulary`] for ids that
     /// the model does not have (`rows` of the embedding).
     pub fn from_file(path: &Path, rows: usize) -> Result<Self, TokenizerError> {
-        let is_rwkv = path.extension().is_some_and(|ending| ending == "txt");
-        if !is_rwkv {
+        let ends_in = |ending: &str| path.extension().is_some_and(|found| found == ending);
+        if ends_in("model") {
+            return Self::of_pieces(path, &sentencepiece::Vocabulary::open(path)?, rows);
+        }
+        if !ends_in("txt") {
             return Ok(Self(Kind::Json(Arc::new(JsonTokenizer::open(path, rows)?))));
         }
-        let vocabulary = RwkvVocabulary::open(path)?;
+        Self::of_words(path, RwkvVocabulary::open(path)?, rows)
+    }
+
+    /// The tokenizer in the bytes of SentencePiece's file, which is named in errors only.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_pieces(path: &Path, bytes: &[u8], rows: usize) -> Result<Self, TokenizerError> {
+        let vocabulary = sentencepiece::Vocabulary::parse(bytes);
+        Self::of_pieces(path, &vocabulary.map_err(|reason| invalid(path, reason))?, rows)
+    }
+
+    fn of_pieces(
+        path: &Path,
+        vocabulary: &sentencepiece::Vocabulary,
+        rows: usize,
+    ) -> Result<Self, TokenizerError> {
+        let text = vocabulary.to_json().map_err(|reason| invalid(path, reason))?;
+        let tokenizer = JsonTokenizer::parse(path, &text, rows)?.called("tokenizer.model");
+        Ok(Self(Kind::Json(Arc::new(tokenizer))))
+    }
+
+    /// The tokenizer in the text of an RWKV vocabulary; `path` is named in errors only.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_file`].
+    pub fn from_words(path: &Path, text: &str, rows: usize) -> Result<Self, TokenizerError> {
+        Self::of_words(path, RwkvVocabulary::parse(path, text)?, rows)
+    }
+
+    fn of_words(path: &Path, vocabulary: RwkvVocabulary, rows: usize) -> Result<Self, TokenizerError> {
         let largest = vocabulary.largest_id();
         if largest as usize >= rows {
             return Err(TokenizerError::Vocabulary {
@@ -171,9 +220,9 @@ impl Tokenizer {
 
     /// A word for reports.
     pub fn name(&self) -> &'static str {
-        match self.0 {
+        match &self.0 {
             Kind::Bytes => "bytes",
-            Kind::Json(_) => "tokenizer.json",
+            Kind::Json(json) => json.name(),
             Kind::Rwkv(_) => "rwkv_vocab",
             Kind::Absent { .. } => "none",
         }
@@ -217,7 +266,14 @@ impl Tokenizer {
             Kind::Bytes => Ok(text.bytes().map(u32::from).collect()),
             Kind::Json(json) => json.encode(text, special),
             Kind::Rwkv(vocabulary) => vocabulary.encode(text.as_bytes()),
-            Kind::Absent { folder, vocab_size } => Err(TokenizerError::Absent {
+            Kind::Absent {
+                folder,
+                unread: Some(reason),
+                ..
+            } => Err(invalid(folder, reason.clone())),
+            Kind::Absent {
+                folder, vocab_size, ..
+            } => Err(TokenizerError::Absent {
                 folder: folder.clone(),
                 vocab_size: *vocab_size,
             }),
@@ -274,6 +330,13 @@ impl Tokenizer {
     }
 }
 
+fn invalid(path: &Path, reason: String) -> TokenizerError {
+    TokenizerError::Invalid {
+        path: path.to_path_buf(),
+        reason,
+    }
+}
+
 /// Whether a file of this name is RWKV's vocabulary.
 pub(crate) fn is_rwkv_vocabulary(name: &str) -> bool {
     name.starts_with("rwkv_vocab") && name.ends_with(".txt")
@@ -286,15 +349,19 @@ pub(crate) fn name_in_folder(file: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let is_text = file.extension().is_some_and(|ending| ending == "txt");
-    match is_text {
-        true if is_rwkv_vocabulary(&name) => name,
-        true => "rwkv_vocab.txt".into(),
-        false => "tokenizer.json".into(),
+    let ending = file.extension().unwrap_or_default().to_string_lossy();
+    match ending.as_ref() {
+        "txt" if is_rwkv_vocabulary(&name) => name,
+        "txt" => "rwkv_vocab.txt".into(),
+        "model" => SENTENCEPIECE.into(),
+        _ => "tokenizer.json".into(),
     }
 }
 
-/// The file that a folder's tokenizer is read from: `tokenizer.json`, or the only `rwkv_vocab*.txt`.
+/// SentencePiece's file.
+const SENTENCEPIECE: &str = "tokenizer.model";
+
+/// The file that a folder's tokenizer is read from: `tokenizer.json`, the only `rwkv_vocab*.txt`, or `tokenizer.model`.
 ///
 /// # Errors
 /// [`TokenizerError::Invalid`] for several RWKV vocabularies.
@@ -314,7 +381,8 @@ pub fn find(folder: &Path) -> Result<Option<PathBuf>, TokenizerError> {
             path: second.clone(),
             reason: "expected one file rwkv_vocab*.txt in the folder, found several".into(),
         }),
-        _ => Ok(vocabularies.pop()),
+        [_] => Ok(vocabularies.pop()),
+        [] => Ok(Some(folder.join(SENTENCEPIECE)).filter(|path| path.exists())),
     }
 }
 

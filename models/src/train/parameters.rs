@@ -133,7 +133,7 @@ impl Parameters {
         seed: u64,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let assembly = (layout.parse)(&Fields::new(Path::new(CONFIG), config), &|_| false)?;
+        let assembly = layout.read(&Fields::new(Path::new(CONFIG), config), &|_| false)?;
         let mut loader = Loader::blank();
         assembly.load(&mut loader)?;
         let plan = (layout, config.clone(), assembly);
@@ -159,7 +159,7 @@ impl Parameters {
         let mut loader = Loader::outline_of(&checkpoint);
         let path = checkpoint.config().path();
         let fields = Fields::new(&path, &config);
-        let assembly = (layout.parse)(&fields, &|name| checkpoint.has(name))?;
+        let assembly = layout.read(&fields, &|name| checkpoint.has(name))?;
         assembly.load(&mut loader)?;
         loader.expect_all_read(&format!("{} ({})", layout.architecture, layout.name))?;
         Self::of((layout, config, assembly), loader.asked(), device, |asked| {

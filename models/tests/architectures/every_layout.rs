@@ -55,6 +55,7 @@ mod equivalence {
             "layers_block_type",
         ];
         lists.into_iter().any(filled)
+            || config.pointer("/attn/layers").is_some()
             || config.get("hybrid_override_pattern").is_some()
             || config.get("linear_attn_config").is_some()
     }

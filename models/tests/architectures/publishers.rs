@@ -215,6 +215,85 @@ fn the_transformer_of_flash_linear_attention_is_llama() {
     assert!(error.contains("qk_norm"), "{error}");
 }
 
+/// Samba's layers are those of the authors' Mamba with attention and MLPs, under other names and apart.
+#[test]
+fn samba_is_mamba_with_attention_and_mlps() {
+    let fields = json!({
+        "d_model": 64, "d_intermediate": 256, "n_layer": 3, "vocab_size": 256, "ssm_cfg": {"d_state": 8, "dt_rank": 3},
+        "attn_layer_idx": [1], "attn_cfg": {"causal": true, "head_dim": 16, "num_heads": 4, "num_heads_kv": 2,
+            "rotary_emb_dim": 16, "qkv_proj_bias": false, "out_proj_bias": false}, "rms_norm": true,
+        "pad_vocab_size_multiple": 16, "tie_embeddings": false,
+    });
+    let folder = TempDir::new().unwrap();
+    let layout = layouts_of("mamba1")
+        .find(|layout| layout.name.contains("original"))
+        .unwrap();
+    write_random(
+        &folder.path().join("model"),
+        layout,
+        &fields.to_string(),
+        WriteDtype::F32,
+        6,
+    )
+    .unwrap();
+    let samba = renamed(&folder, |name, _| {
+        let name = name.replace("backbone.embedding.", "backbone.embeddings.");
+        match name
+            .strip_prefix("backbone.layers.")
+            .and_then(|rest| rest.split_once('.'))
+        {
+            Some((layer, rest)) => {
+                let rest = rest.replace("norm2.", "mlp_norm.");
+                let rest = match rest.strip_prefix("norm.") {
+                    Some(rest) => format!("mixer_norm.{rest}"),
+                    None => rest.replace("mlp.fc2", "mlp.down_proj"),
+                };
+                format!("backbone.layers.{layer}.{rest}")
+            }
+            None => name,
+        }
+    });
+    change(&samba.path().join("model"), |tensors| {
+        let rows = |stored: &Stored, begin: usize, count: usize| {
+            let row = stored.bytes.len() / stored.shape[0];
+            Stored {
+                shape: vec![count, stored.shape[1]],
+                bytes: stored.bytes[begin * row..][..count * row].to_vec(),
+            }
+        };
+        for layer in 0..3 {
+            let name = |part: &str| format!("backbone.layers.{layer}.{part}.weight");
+            let both = tensors.remove(&name("mlp.fc1")).unwrap();
+            tensors.insert(name("mlp.up_proj"), rows(&both, 0, 256));
+            tensors.insert(name("mlp.gate_proj"), rows(&both, 256, 256));
+        }
+        let name = |part: &str| format!("backbone.layers.1.mixer.{part}.weight");
+        let joint = tensors.remove(&name("in_proj")).unwrap();
+        for (part, begin, count) in [("q_proj", 0, 64), ("k_proj", 64, 32), ("v_proj", 96, 32)] {
+            tensors.insert(name(part), rows(&joint, begin, count));
+        }
+        let out = tensors.remove(&name("out_proj")).unwrap();
+        tensors.insert(name("o_proj"), out);
+    });
+    let fields = json!({
+        "model_type": "samba", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 256, "state_size": 8, "expand": 2,
+        "intermediate_size": 128, "time_step_rank": 3, "conv_kernel": 4, "hidden_ratio": 4, "norm_eps": 1e-5,
+        "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": false, "window_size": null, "rope_theta": 10000.0},
+        "tie_word_embeddings": false,
+    });
+    write_config(&samba, &fields);
+    expect_same(&samba.path().join("model"), &folder.path().join("model"));
+    // A window that reaches back as far as the text changes nothing, and a shorter one does.
+    let windowed = |window: u64| {
+        let mut fields = fields.clone();
+        fields["attn"]["window_size"] = window.into();
+        write_config(&samba, &fields);
+        logits(&load(&samba.path().join("model")).unwrap(), &[&ids(20)])
+    };
+    assert!(relative_error(&windowed(20), &windowed(100)) < 1e-6);
+    assert!(relative_error(&windowed(3), &windowed(20)) > 1e-4);
+}
+
 #[test]
 fn attention_in_every_layer_is_the_same_model_whichever_mixer_is_named() {
     let fields = json!({

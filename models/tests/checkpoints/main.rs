@@ -11,10 +11,15 @@ mod checkpoint;
 mod convert;
 mod ends;
 mod gguf;
+mod gguf_hybrids;
+mod gguf_tokenizers;
+mod gguf_write;
 #[cfg(feature = "hub")]
 mod hub;
 mod pth;
 mod random_checkpoints;
 mod robustness;
 mod rwkv_tokenizer;
+mod sentencepiece;
 mod shipped;
+mod understood;

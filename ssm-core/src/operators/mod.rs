@@ -51,7 +51,7 @@ pub use linear_state_space::{FixedLinearSystem, LinearSystem, linear_state_space
 pub use long_convolution::{LongConvolutionInputs, long_convolution, long_convolution_piece};
 pub use long_convolution_nd::{AxisKernel, long_convolution_nd};
 pub use norm::{add_rms_norm, gated_norm};
-pub use rotary::{Pairing, RotaryPlan, rotary};
+pub use rotary::{Pairing, RotaryPlan, RotaryScaling, rotary};
 pub use selective_scan::{ScanInputs, selective_scan};
 pub use softmax_attention::softmax_attention;
 pub use split::{split, split_to_heads};

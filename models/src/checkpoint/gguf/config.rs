@@ -4,42 +4,74 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::container::{Container, Value};
+use super::assemble::Tensors;
+use super::container::{Container, Entry, Value};
 use super::error::GgufError;
-use super::names::{LLAMA_NAMES, MAMBA1_NAMES, MAMBA2_NAMES, Names, RWKV6_NAMES, RWKV7_NAMES};
+use super::fields::{EPSILON, Fields, field};
+use super::form::HeadCounts;
+use super::names::{LLAMA_NAMES, MAMBA1_NAMES, MAMBA2_NAMES, Names, RWKV6_NAMES, RWKV7_NAMES, block};
+use super::{hybrids, rope_factors};
+use crate::checkpoint::header::Dtype;
 
 /// An architecture as a file has it.
 pub(super) struct Described {
     pub names: &'static Names,
     pub config: Map<String, Json>,
-    /// Heads of queries, and of keys and values, where there are any.
-    pub heads: usize,
-    pub kv_heads: usize,
-    /// Width of a head of a recurrence, where tensors do not tell.
-    pub head_size: usize,
+    pub heads: HeadCounts,
+    /// Blocks from this on are no part of the model: they foretell later tokens.
+    pub blocks: Option<usize>,
+}
+
+/// The shapes of the tensors of a file.
+pub(super) struct Shapes<'a>(BTreeMap<&'a str, &'a [usize]>);
+
+impl<'a> Shapes<'a> {
+    fn new(tensors: &'a [Entry]) -> Self {
+        let shape = |entry: &'a Entry| (entry.name.as_str(), entry.shape.as_slice());
+        Self(tensors.iter().map(shape).collect())
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Empty where there is no such tensor.
+    pub fn of(&self, name: &str) -> &'a [usize] {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// The shape of the first block that has such a tensor.
+    pub fn in_blocks(&self, blocks: usize, part: &str) -> Option<&'a [usize]> {
+        (0..blocks).find_map(|block| self.0.get(format!("blk.{block}.{part}").as_str()).copied())
+    }
 }
 
 impl Described {
-    pub fn new(container: &Container) -> Result<Self, GgufError> {
+    /// Of a file of `bytes` whose tensors are `stored`.
+    pub fn new(container: &Container, stored: &Tensors, bytes: &[u8]) -> Result<Self, GgufError> {
         let fields = Fields::new(&container.fields)?;
-        let shape = |name: &str| {
-            let found = container.tensors.iter().find(|entry| entry.name == name);
-            found.map(|entry| entry.shape.as_slice()).unwrap_or_default()
-        };
-        let has_head = !shape("output.weight").is_empty();
-        let vocab_size = shape("token_embd.weight").first().copied().unwrap_or_default();
+        let shapes = Shapes::new(&container.tensors);
         let mut described = match fields.architecture {
-            "mamba" => mamba(&fields, shape("blk.0.ssm_x.weight"))?,
+            "mamba" => mamba(&fields, shapes.of("blk.0.ssm_x.weight"))?,
             "mamba2" => mamba2(&fields)?,
-            "llama" => llama(&fields)?,
+            "llama" => llama(&fields, singles(stored, bytes, "rope_freqs.weight"))?,
             // Everything follows from the shapes of the tensors.
-            "rwkv6" => Self::of(&RWKV6_NAMES, json!({ "model_type": "rwkv6" })),
+            "rwkv6" => rwkv6(&fields)?,
             "rwkv7" => Self {
-                head_size: fields.whole("wkv.head_size")?,
+                heads: HeadCounts {
+                    width: fields.whole("wkv.head_size")?,
+                    ..HeadCounts::default()
+                },
                 ..Self::of(&RWKV7_NAMES, json!({ "model_type": "rwkv7" }))
             },
-            found => return Err(GgufError::Architecture { found: found.into() }),
+            _ => hybrids::described(&fields, &shapes)?,
         };
+        let has_head = shapes.has("output.weight");
+        let vocab_size = shapes
+            .of("token_embd.weight")
+            .first()
+            .copied()
+            .unwrap_or_default();
         let config = &mut described.config;
         if !fields.architecture.starts_with("rwkv") {
             config.insert("vocab_size".into(), vocab_size.into());
@@ -56,94 +88,25 @@ impl Described {
         Ok(described)
     }
 
-    fn of(names: &'static Names, config: Json) -> Self {
+    pub(super) fn of(names: &'static Names, config: Json) -> Self {
         Self {
             names,
             config: config.as_object().cloned().unwrap_or_default(),
-            heads: 0,
-            kv_heads: 0,
-            head_size: 0,
+            heads: HeadCounts::default(),
+            blocks: None,
+        }
+    }
+
+    /// Whether a tensor is outside of all blocks, or in one that is part of the model.
+    pub fn has_block_of(&self, name: &str) -> bool {
+        match (self.blocks, block(name)) {
+            (Some(blocks), Some((number, _))) => number.parse().is_ok_and(|number: usize| number < blocks),
+            _ => true,
         }
     }
 }
-
-/// The fields of an architecture: `NAME.block_count` is `block_count`.
-struct Fields<'a> {
-    architecture: &'a str,
-    fields: &'a BTreeMap<String, Value>,
-}
-
-impl<'a> Fields<'a> {
-    fn new(fields: &'a BTreeMap<String, Value>) -> Result<Self, GgufError> {
-        match fields.get("general.architecture") {
-            Some(Value::Text(architecture)) => Ok(Self { architecture, fields }),
-            other => Err(field("general.architecture", "a text", other)),
-        }
-    }
-
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture)
-    }
-
-    fn whole(&self, name: &str) -> Result<usize, GgufError> {
-        let key = self.key(name);
-        let value = self.fields.get(&key);
-        let number = match value {
-            Some(Value::Whole(number)) => usize::try_from(*number).ok(),
-            _ => None,
-        };
-        number.ok_or_else(|| field(&key, "a whole number", value))
-    }
-
-    fn whole_or(&self, name: &str, otherwise: usize) -> Result<usize, GgufError> {
-        match self.fields.contains_key(&self.key(name)) {
-            true => self.whole(name),
-            false => Ok(otherwise),
-        }
-    }
-
-    fn real_or(&self, name: &str, otherwise: f64) -> Result<f64, GgufError> {
-        let key = self.key(name);
-        match self.fields.get(&key) {
-            None => Ok(otherwise),
-            // As it is written in decimal, not the nearest double of the single that is stored.
-            Some(Value::Real(number)) => Ok((*number as f32).to_string().parse().unwrap_or(*number)),
-            other => Err(field(&key, "a number", other)),
-        }
-    }
-
-    /// Refuses what would change results and is not understood.
-    fn expect_absent(&self, name: &str) -> Result<(), GgufError> {
-        let key = self.key(name);
-        match self.fields.get(&key) {
-            None => Ok(()),
-            Some(Value::Text(text)) if text == "none" => Ok(()),
-            found => Err(field(&key, "none", found)),
-        }
-    }
-}
-
-fn field(key: &str, expected: &'static str, found: Option<&Value>) -> GgufError {
-    let found = match found {
-        None => "nothing".into(),
-        Some(Value::Whole(number)) => number.to_string(),
-        Some(Value::Real(number)) => number.to_string(),
-        Some(Value::Bool(value)) => value.to_string(),
-        Some(Value::Text(text)) => format!("{text:?}"),
-        Some(Value::List(list)) => format!("a list of {}", list.len()),
-    };
-    GgufError::Field {
-        key: key.into(),
-        expected,
-        found,
-    }
-}
-
-const EPSILON: &str = "attention.layer_norm_rms_epsilon";
 
 fn mamba(fields: &Fields, x_projection: &[usize]) -> Result<Described, GgufError> {
-    // Falcon-Mamba's norms of Δ, B and C have a field of their own.
-    fields.expect_absent("ssm.dt_b_c_rms")?;
     let rank = fields.whole("ssm.time_step_rank")?;
     let state_size = fields.whole("ssm.state_size")?;
     if let [rows, _] = x_projection
@@ -151,16 +114,18 @@ fn mamba(fields: &Fields, x_projection: &[usize]) -> Result<Described, GgufError
     {
         let key = fields.key("ssm.time_step_rank");
         let rows = Value::Whole(*rows as i128);
-        return Err(field(
-            &key,
-            "the rows of ssm_x without twice the state size",
-            Some(&rows),
-        ));
+        let expected = "the rows of ssm_x without twice the state size";
+        return Err(field(&key, expected, Some(&rows)));
     }
+    // Norms of Δ, B and C are Falcon-Mamba's.
+    let model_type = match fields.bool_or("ssm.dt_b_c_rms", false)? {
+        true => "falcon_mamba",
+        false => "mamba",
+    };
     Ok(Described::of(
         &MAMBA1_NAMES,
         json!({
-            "model_type": "mamba",
+            "model_type": model_type,
             "hidden_size": fields.whole("embedding_length")?,
             "num_hidden_layers": fields.whole("block_count")?,
             "intermediate_size": fields.whole("ssm.inner_size")?,
@@ -178,13 +143,7 @@ fn mamba2(fields: &Fields) -> Result<Described, GgufError> {
     let (width, inner) = (fields.whole("embedding_length")?, fields.whole("ssm.inner_size")?);
     let heads = fields.whole("ssm.time_step_rank")?;
     if width == 0 || heads == 0 || !inner.is_multiple_of(width) || !inner.is_multiple_of(heads) {
-        let found = Value::Whole(inner as i128);
-        let key = fields.key("ssm.inner_size");
-        return Err(field(
-            &key,
-            "a multiple of the width and of the heads",
-            Some(&found),
-        ));
+        return Err(fields.wrong("ssm.inner_size", "a multiple of the width and of the heads"));
     }
     Ok(Described::of(
         &MAMBA2_NAMES,
@@ -205,7 +164,19 @@ fn mamba2(fields: &Fields) -> Result<Described, GgufError> {
     ))
 }
 
-fn llama(fields: &Fields) -> Result<Described, GgufError> {
+/// Files of `Rwkv6ForCausalLM` have the output matrices of later blocks halved, as the residual stream is by the program that reads them.
+fn rwkv6(fields: &Fields) -> Result<Described, GgufError> {
+    Ok(Described {
+        heads: HeadCounts {
+            rescale_every: fields.whole_or("rescale_every_n_layers", 0)?,
+            ..HeadCounts::default()
+        },
+        ..Described::of(&RWKV6_NAMES, json!({ "model_type": "rwkv6" }))
+    })
+}
+
+/// `factors` are the quotients of angles that are rescaled as Llama 3's.
+fn llama(fields: &Fields, factors: Option<Vec<f32>>) -> Result<Described, GgufError> {
     fields.expect_absent("rope.scaling.type")?;
     fields.expect_absent("expert_count")?;
     let (width, heads) = (
@@ -215,9 +186,16 @@ fn llama(fields: &Fields) -> Result<Described, GgufError> {
     let kv_heads = fields.whole_or("attention.head_count_kv", heads)?;
     let head_dim = fields.whole_or("attention.key_length", width.checked_div(heads).unwrap_or(0))?;
     if fields.whole_or("rope.dimension_count", head_dim)? != head_dim {
-        let key = fields.key("rope.dimension_count");
-        return Err(field(&key, "the width of a head", fields.fields.get(&key)));
+        return Err(fields.wrong("rope.dimension_count", "the width of a head"));
     }
+    let base = fields.real_or("rope.freq_base", 10000.0)?;
+    let parameters = match factors {
+        None => json!({ "rope_type": "default", "rope_theta": base }),
+        Some(factors) => rope_factors::parameters(&factors, base).ok_or_else(|| GgufError::Tensor {
+            tensor: "rope_freqs.weight".into(),
+            reason: "expected the quotients of Llama 3's rescaled angles".into(),
+        })?,
+    };
     let described = Described::of(
         &LLAMA_NAMES,
         json!({
@@ -229,14 +207,24 @@ fn llama(fields: &Fields) -> Result<Described, GgufError> {
             "num_key_value_heads": kv_heads,
             "head_dim": head_dim,
             "rms_norm_eps": fields.real_or(EPSILON, 1e-6)?,
-            "rope_theta": fields.real_or("rope.freq_base", 10000.0)?,
+            "rope_parameters": parameters,
             "max_position_embeddings": fields.whole_or("context_length", 2048)?,
             "hidden_act": "silu",
         }),
     );
     Ok(Described {
-        heads,
-        kv_heads,
+        heads: HeadCounts {
+            queries: heads,
+            keys: kv_heads,
+            ..HeadCounts::default()
+        },
         ..described
     })
+}
+
+/// The values of a tensor of singles, where there is one.
+fn singles(stored: &Tensors, bytes: &[u8], name: &str) -> Option<Vec<f32>> {
+    let info = stored.get(name).filter(|info| info.dtype == Dtype::F32)?;
+    let values = bytes.get(info.begin..info.end)?.as_chunks::<4>().0;
+    Some(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
 }

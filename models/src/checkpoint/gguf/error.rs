@@ -71,8 +71,8 @@ pub enum GgufError {
     },
     /// An architecture that is not read from GGUF.
     #[error(
-        "GGUF architecture {found:?} is not read from this format (mamba, mamba2, rwkv6, rwkv7 and llama are); take the \
-             checkpoint that it was made of"
+        "GGUF architecture {found:?} is not read from this format (mamba, mamba2, rwkv6, rwkv7, llama, jamba, falcon-h1, granitehybrid, \
+             nemotron_h, nemotron_h_moe, qwen3next, qwen35, qwen35moe and kimi-linear are); take the checkpoint that it was made of"
     )]
     Architecture {
         /// Its name.

@@ -1,84 +1,20 @@
 //! llama.cpp's names and forms, and those of the layout that each architecture is read as: Hugging Face's, and BlinkDL's for RWKV.
 
-use crate::checkpoint::header::Change;
-
-/// How a tensor becomes that of the layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// As it is.
-    Same,
-    /// All values in one dimension.
-    Flat,
-    /// `[C, K]` with a dimension of one in the middle: the kernel of a depthwise convolution.
-    Kernel,
-    /// One dimension, two of one before it.
-    Row,
-    /// A = −e^{A_log}; flat where its last dimension is one.
-    Decay,
-    /// The last two dimensions change places.
+use super::form::Form::{
+    self, Column, Decay, Divided, Dropped, Grouped, Heads, Kernel, Keys, Queries, Rescaled, Row, Same,
     Transposed,
-    /// Rows of neighbouring pairs become the halves of a head, with as many heads as queries have.
-    Queries,
-    /// The same for keys.
-    Keys,
-    /// One dimension divided into heads.
-    Heads,
-    /// A stack that is divided into these, each a [`Form::Row`].
-    Divided(&'static [&'static str]),
-    /// Left out.
-    Dropped,
-}
-
-impl Form {
-    /// What happens to the values.
-    pub fn change(self, heads: usize, kv_heads: usize) -> Change {
-        match self {
-            Self::Decay => Change::LogOfNegative,
-            Self::Transposed => Change::Transposed,
-            Self::Queries => Change::Halves { heads },
-            Self::Keys => Change::Halves { heads: kv_heads },
-            _ => Change::None,
-        }
-    }
-
-    /// The shape in the layout.
-    pub fn shape(self, stored: &[usize], head_size: usize) -> Vec<usize> {
-        match self {
-            Self::Heads if head_size > 0 => vec![stored.iter().product::<usize>() / head_size, head_size],
-            Self::Flat => vec![stored.iter().product()],
-            Self::Row | Self::Divided(_) => vec![1, 1, stored.iter().product()],
-            Self::Kernel => match stored {
-                [channels, width] => vec![*channels, 1, *width],
-                other => other.to_vec(),
-            },
-            Self::Decay => match stored {
-                [heads, 1] => vec![*heads],
-                other => other.to_vec(),
-            },
-            Self::Transposed => {
-                let mut shape = stored.to_vec();
-                if let [.., rows, columns] = shape.as_mut_slice() {
-                    std::mem::swap(rows, columns);
-                }
-                shape
-            }
-            _ => stored.to_vec(),
-        }
-    }
-}
+};
 
 /// A table: llama.cpp's name within a block (or outside of one), ours, and the form.
-type Table = &'static [(&'static str, &'static str, Form)];
+pub(crate) type Table = &'static [(&'static str, &'static str, Form)];
 
 /// The names of one architecture.
-pub(super) struct Names {
+pub(crate) struct Names {
     /// Before the number of a block.
     pub blocks: &'static str,
     pub outside: Table,
     pub within: &'static [Table],
 }
-
-use Form::{Decay, Divided, Dropped, Flat, Heads, Kernel, Keys, Queries, Row, Same, Transposed};
 
 const MAMBA_OUTSIDE: Table = &[
     ("token_embd.weight", "backbone.embeddings.weight", Same),
@@ -101,15 +37,15 @@ const MAMBA1_ONLY: Table = &[
 ];
 const MAMBA2_ONLY: Table = &[
     ("ssm_dt.bias", "mixer.dt_bias", Same),
-    ("ssm_d", "mixer.D", Flat),
-    ("ssm_norm.weight", "mixer.norm.weight", Flat),
+    ("ssm_d", "mixer.D", Column),
+    ("ssm_norm.weight", "mixer.norm.weight", Grouped),
 ];
-pub(super) const MAMBA1_NAMES: Names = Names {
+pub(crate) const MAMBA1_NAMES: Names = Names {
     blocks: "backbone.layers",
     outside: MAMBA_OUTSIDE,
     within: &[MAMBA, MAMBA1_ONLY],
 };
-pub(super) const MAMBA2_NAMES: Names = Names {
+pub(crate) const MAMBA2_NAMES: Names = Names {
     blocks: "backbone.layers",
     outside: MAMBA_OUTSIDE,
     within: &[MAMBA, MAMBA2_ONLY],
@@ -133,9 +69,9 @@ const RWKV: Table = &[
     ("time_mix_key.weight", "att.key.weight", Same),
     ("time_mix_value.weight", "att.value.weight", Same),
     ("time_mix_receptance.weight", "att.receptance.weight", Same),
-    ("time_mix_output.weight", "att.output.weight", Same),
+    ("time_mix_output.weight", "att.output.weight", Rescaled),
     ("channel_mix_key.weight", "ffn.key.weight", Same),
-    ("channel_mix_value.weight", "ffn.value.weight", Same),
+    ("channel_mix_value.weight", "ffn.value.weight", Rescaled),
 ];
 const RWKV6: Table = &[
     ("time_mix_gate.weight", "att.gate.weight", Same),
@@ -183,23 +119,25 @@ const RWKV7: Table = &[
     ("time_mix_g2.weight", "att.g2", Transposed),
     ("channel_mix_lerp_k.weight", "ffn.x_k", Row),
 ];
-pub(super) const RWKV6_NAMES: Names = Names {
+pub(crate) const RWKV6_NAMES: Names = Names {
     blocks: "blocks",
     outside: RWKV_OUTSIDE,
     within: &[RWKV, RWKV6],
 };
-pub(super) const RWKV7_NAMES: Names = Names {
+pub(crate) const RWKV7_NAMES: Names = Names {
     blocks: "blocks",
     outside: RWKV_OUTSIDE,
     within: &[RWKV, RWKV7],
 };
 
-pub(super) const LLAMA_NAMES: Names = Names {
+pub(crate) const LLAMA_NAMES: Names = Names {
     blocks: "model.layers",
     outside: &[
         ("token_embd.weight", "model.embed_tokens.weight", Same),
         ("output_norm.weight", "model.norm.weight", Same),
         ("output.weight", "lm_head.weight", Same),
+        // What the configuration says of it is made of its values.
+        ("rope_freqs.weight", "", Dropped),
     ],
     within: &[&[
         ("attn_norm.weight", "input_layernorm.weight", Same),
@@ -217,8 +155,7 @@ pub(super) const LLAMA_NAMES: Names = Names {
 impl Names {
     /// The name in the layout, and the form; a name that is not known stays as it is.
     pub fn of(&self, name: &str) -> (String, Form) {
-        let block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-        let Some((number, part)) = block else {
+        let Some((number, part)) = block(name) else {
             let found = self.outside.iter().find(|(theirs, ..)| *theirs == name);
             return found.map_or((name.into(), Same), |(_, ours, form)| ((*ours).into(), *form));
         };
@@ -230,4 +167,9 @@ impl Names {
             None => (name.into(), Same),
         }
     }
+}
+
+/// The number of a tensor's block, and what follows it.
+pub(crate) fn block(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'))
 }

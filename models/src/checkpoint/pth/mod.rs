@@ -145,6 +145,7 @@ fn place(name: &str, view: &View<'_>, entry: &str, storage: &Range<usize>) -> Re
         begin,
         end: begin + (count * width) as usize,
         change: Change::None,
+        parts: Vec::new(),
     })
 }
 

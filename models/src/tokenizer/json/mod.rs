@@ -41,6 +41,8 @@ pub(super) type Placed = (u32, (usize, usize));
 pub(super) struct JsonTokenizer {
     inner: tokenizers::Tokenizer,
     largest_id: u32,
+    /// The file that it is made of.
+    name: &'static str,
 }
 
 impl JsonTokenizer {
@@ -78,7 +80,11 @@ impl JsonTokenizer {
             .map_err(|error| invalid(error.to_string()))?;
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| invalid("it has no vocabulary".into()))?;
-        let tokenizer = Self { inner, largest_id };
+        let tokenizer = Self {
+            inner,
+            largest_id,
+            name: "tokenizer.json",
+        };
         let foreign = |found: u32| TokenizerError::Vocabulary {
             path: path.to_path_buf(),
             vocab_size: rows,
@@ -91,6 +97,16 @@ impl JsonTokenizer {
             Some(id) if id as usize >= rows => Err(foreign(id)),
             _ => Ok(tokenizer),
         }
+    }
+
+    /// The same, made of a file of another kind.
+    pub(super) fn called(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// The kind of file that it is made of.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// The largest id of its vocabulary.

@@ -132,6 +132,7 @@ fn a_panic_on_a_later_text_is_an_error() {
     let tokenizer = JsonTokenizer {
         inner: text.parse().expect("the library reads it"),
         largest_id: 2,
+        name: "tokenizer.json",
     };
     let message = tokenizer.encode("ab", false).expect_err("it panics").to_string();
     assert!(message.contains("panics in the tokenizers library"), "{message}");

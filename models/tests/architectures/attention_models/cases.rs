@@ -30,9 +30,9 @@ fn case(layout: (&'static str, &'static str)) -> impl Fn((Value, u64)) -> Case {
 fn llama() -> impl Strategy<Value = Case> {
     let sizes = (1..3usize, 1..4usize, 1..4usize, 1..5usize);
     let window = prop_oneof![Just(Value::Null), (1..9u64).prop_map(Value::from)];
-    let choices = (window, any::<bool>(), any::<bool>(), any::<bool>(), any::<u64>());
+    let choices = (window, any::<bool>(), any::<bool>(), 0..3usize, any::<u64>());
     (sizes, choices)
-        .prop_map(|((groups, shared, pairs, hidden), (window, tied, bias, parameters, seed))| {
+        .prop_map(|((groups, shared, pairs, hidden), (window, tied, bias, positions, seed))| {
             let mut config = json!({
                 "model_type": if window.is_null() { "llama" } else { "mistral" },
                 "vocab_size": VOCABULARY, "hidden_size": 6, "num_hidden_layers": 2, "intermediate_size": hidden,
@@ -40,10 +40,14 @@ fn llama() -> impl Strategy<Value = Case> {
                 "rms_norm_eps": 1e-3, "tie_word_embeddings": tied, "attention_bias": bias, "mlp_bias": bias,
                 "sliding_window": window,
             });
-            // Where newer files keep the base, and where older ones do.
-            match parameters {
-                true => config["rope_parameters"] = json!({"rope_theta": 500.0, "rope_type": "default"}),
-                false => config["rope_theta"] = json!(500.0),
+            // Where older files keep the base, and where newer ones do; rescaled angles, of fast, slow and other pairs.
+            match positions {
+                0 => config["rope_theta"] = json!(500.0),
+                1 => config["rope_parameters"] = json!({"rope_theta": 500.0, "rope_type": "default"}),
+                _ => {
+                    config["rope_parameters"] = json!({"rope_theta": 500.0, "rope_type": "llama3", "factor": 8.0,
+                        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+                }
             }
             (config, seed)
         })

@@ -45,6 +45,8 @@ struct Attention {
     rotated: usize,
     interleaved: bool,
     base: f64,
+    /// Llama 3's factor, low and high frequency factors, and length; without, angles are not rescaled.
+    scaling: Option<[f64; 4]>,
     /// Keys before a token's own.
     window: usize,
 }
@@ -58,7 +60,17 @@ impl Attention {
                 true => (2 * j, 2 * j + 1),
                 false => (j, j + self.rotated / 2),
             };
-            let angle = position as f64 * self.base.powf(-2.0 * j as f64 / self.rotated as f64);
+            let mut frequency = self.base.powf(-2.0 * j as f64 / self.rotated as f64);
+            if let Some([factor, low, high, length]) = self.scaling {
+                let wavelength = std::f64::consts::TAU / frequency;
+                if wavelength > length / low {
+                    frequency /= factor;
+                } else if wavelength >= length / high {
+                    let smooth = (length / wavelength - low) / (high - low);
+                    frequency = (1.0 - smooth) * frequency / factor + smooth * frequency;
+                }
+            }
+            let angle = position as f64 * frequency;
             out[a] = head[a] * angle.cos() - head[b] * angle.sin();
             out[b] = head[b] * angle.cos() + head[a] * angle.sin();
         }
@@ -239,6 +251,15 @@ impl Reference {
             rotated: head_dim,
             interleaved: false,
             base: 500.0,
+            scaling: self.config.pointer("/rope_parameters/factor").map(|_| {
+                [
+                    "factor",
+                    "low_freq_factor",
+                    "high_freq_factor",
+                    "original_max_position_embeddings",
+                ]
+                .map(|name| self.config["rope_parameters"][name].as_f64().unwrap())
+            }),
             window: match self.number("/sliding_window") {
                 0 => usize::MAX,
                 window => window - 1,
@@ -319,6 +340,7 @@ impl Reference {
             rotated: self.number("/attn_cfg/rotary_emb_dim"),
             interleaved: self.config.pointer("/attn_cfg/rotary_emb_interleaved") == Some(&Value::Bool(true)),
             base: 300.0,
+            scaling: None,
             window: usize::MAX,
         };
         let mut joined = self.linears(&format!("{name}.in_proj"), x);
@@ -481,6 +503,7 @@ impl Reference {
             rotated: head_dim,
             interleaved: false,
             base: 10_000.0,
+            scaling: None,
             window: self.number("/alt_mixer_2/window_size") / 2,
         };
         let joined = self.linears(&format!("{name}.Wqkv"), x);

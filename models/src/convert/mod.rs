@@ -4,6 +4,8 @@
 //! doubles exactly, so that a model converted to them gives the same logits; bfloat16 rounds to nearest even. Tensors of whole
 //! numbers are copied.
 
+mod gguf;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use crate::error::ModelError;
 use crate::output::{NewFile, NewFolder};
 use crate::registry;
 use crate::tokenizer::is_rwkv_vocabulary;
+pub use gguf::{ConvertedGguf, GgufOptions, convert_to_gguf};
 
 /// Files beside the weights that a model is used with.
 const COMPANIONS: [&str; 10] = [
@@ -85,11 +88,16 @@ pub fn convert(
     let target = folder.temporary_path();
     let derived_config = write_config(&checkpoint, &target.join(CONFIG))?;
     let mut copied = copy_companions(checkpoint.folder(), target)?;
-    if let Some(EmbeddedTokenizer::Json(text)) = checkpoint.tokenizer() {
-        let to = target.join("tokenizer.json");
+    let embedded = match checkpoint.tokenizer() {
+        Some(EmbeddedTokenizer::Json(text)) => Some(("tokenizer.json", text)),
+        Some(EmbeddedTokenizer::Rwkv(text)) => Some(("rwkv_vocab.txt", text)),
+        _ => None,
+    };
+    if let Some((name, text)) = embedded {
+        let to = target.join(name);
         fs::write(&to, text).map_err(CheckpointError::io(&to, "writing"))?;
-        copied.retain(|name| name != "tokenizer.json");
-        copied.push("tokenizer.json".into());
+        copied.retain(|found| found != name);
+        copied.push(name.into());
     }
     let plans = plans(&checkpoint, options.dtype);
     let bytes = plans.iter().map(|plan| plan.bytes as u64).sum();
