@@ -132,6 +132,28 @@ fn without_sites(state: &RecurrentState) -> String {
     parts.join(", and ")
 }
 
+/// The same of a mixer of several parts, all of them together.
+fn of_parts(parts: &[MixerState]) -> String {
+    let (mut systems, mut numbers, mut carried) = (0, 0, 0);
+    for part in parts {
+        if let MixerState::Recurrent(state) = part {
+            systems += state.systems.len();
+            let of_system = state.systems.iter().map(|system| system.dims());
+            numbers += of_system
+                .map(|[_, channels, modes, _]| channels * modes)
+                .sum::<usize>();
+            let of_tensor = state.carried.iter().map(|tensor| tensor.dims());
+            carried += of_tensor.map(|[_, rows, columns]| rows * columns).sum::<usize>();
+        }
+    }
+    format!(
+        "{} of {} complex numbers together, and {} kept",
+        counted(systems as u64, "linear state space"),
+        count(numbers as u64),
+        counted(carried as u64, "value")
+    )
+}
+
 /// What the sequence mixer of every layer is, by what it carries.
 fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
     let state = model.start(&Chain::default(), 1)?;
@@ -139,6 +161,7 @@ fn layer_kinds(model: &Model) -> Result<Vec<String>, ProgramError> {
     let kinds = blocks.zip(&state.layers).map(|((layer, block), state)| {
         let sites = block.mixer.sites(layer);
         match &state.mixer {
+            MixerState::Several(parts) if sites.is_empty() && !state.mixer.attends() => of_parts(parts),
             MixerState::Several(parts) => {
                 let parts = parts.iter().map(|part| match part {
                     MixerState::Attention(_) => attention(block.mixer.cache_bytes_per_token()),

@@ -28,10 +28,13 @@ pub struct SpeculationArgs {
     /// Smaller model with the same tokenizer that drafts, for the model to check: the same text, sooner where both agree
     #[arg(long, value_name = "CHECKPOINT")]
     pub draft: Option<PathBuf>,
-    /// Tokens that the smaller model drafts at a time
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "draft", value_parser = clap::value_parser!(u32).range(1..=MOST_DRAFTED as i64))]
-    pub draft_tokens: u32,
+    /// Tokens that the smaller model drafts at a time [default: 4]
+    #[arg(long, value_name = "N", requires = "draft", value_parser = clap::value_parser!(u32).range(1..=MOST_DRAFTED as i64))]
+    pub draft_tokens: Option<u32>,
 }
+
+/// Tokens that a smaller model drafts at a time, unless chosen otherwise.
+const DRAFTED: u32 = 4;
 
 /// Reads `lookup` or `lookup:K`.
 fn parse_lookup(text: &str) -> Result<NonZeroUsize, String> {
@@ -56,9 +59,19 @@ impl SpeculationArgs {
     /// Loads what drafts, kept as the model's own weights are and where it runs.
     ///
     /// # Errors
-    /// [`ProgramError`] for a draft model that cannot be loaded.
+    /// [`ProgramError`] for a draft model that cannot be loaded, and for the length of its drafts without one.
     pub fn load(&self, model: &ModelArgs) -> Result<Drafts, ProgramError> {
-        let tokens = usize::try_from(self.draft_tokens).unwrap_or(MOST_DRAFTED);
+        if let (None, Some(tokens)) = (&self.draft, self.draft_tokens) {
+            // Clap asks for no --draft beside --speculate, which excludes it.
+            let expected =
+                "--draft CHECKPOINT, whose drafts are that long; --speculate lookup:K for those of the text";
+            return Err(ProgramError::usage(
+                "--draft-tokens",
+                expected,
+                tokens.to_string(),
+            ));
+        }
+        let tokens = usize::try_from(self.draft_tokens.unwrap_or(DRAFTED)).unwrap_or(MOST_DRAFTED);
         let tokens = NonZeroUsize::new(tokens).unwrap_or(NonZeroUsize::MIN);
         Ok(match (&self.draft, self.speculate) {
             (Some(checkpoint), _) => {

@@ -16,6 +16,15 @@ use std::path::Path;
 /// The text form of factors on the step size that are fitted to the model.
 const FIT: &str = "scales:fit";
 
+/// Makes a trial of a period.
+type Restarting = fn(u64) -> Trial;
+
+/// What starts again, by its name.
+const RESTARTS: [(&str, Restarting); 2] = [
+    ("restart", Trial::restart),
+    ("restart-attention", Trial::restart_attention),
+];
+
 /// What is tried.
 #[derive(Clone, Debug)]
 pub struct Trial {
@@ -67,12 +76,8 @@ impl Trial {
                 ..Self::of(&mitigation)
             });
         }
-        let restarts: [(&str, fn(u64) -> Self); 2] = [
-            ("restart", Self::restart),
-            ("restart-attention", Self::restart_attention),
-        ];
         if let Some((name, period)) = spec.split_once(':')
-            && let Some((name, restart)) = restarts.iter().find(|form| form.0 == name)
+            && let Some((name, restart)) = RESTARTS.iter().find(|form| form.0 == name)
         {
             return match period.trim().parse::<u64>() {
                 Ok(period) if period > 0 => Ok(restart(period)),
@@ -230,9 +235,8 @@ fn missing(model: &Model) -> &'static str {
             MixerState::Attention(_) | MixerState::Stateless => false,
         }
     }
-    let state_spaces = model
-        .start(&Chain::default(), 1)
-        .is_ok_and(|state| state.layers.iter().any(|layer| carries(&layer.mixer)));
+    let state = model.start(&Chain::default(), 1);
+    let state_spaces = state.is_ok_and(|state| state.layers.iter().any(|layer| carries(&layer.mixer)));
     match state_spaces {
         true => {
             "the keys and gates of recurrent states, and the linear state spaces of this model have none: they forget at rates that \

@@ -187,6 +187,7 @@ pub(crate) fn block_attention(
         rotated_dim,
         base: 10_000.0,
         pairing: Pairing::Halves,
+        scaling: None,
     };
     if plan.validate(head_dim).is_err() {
         let expected = format!("an even number up to the {head_dim} features of a head");

@@ -41,12 +41,16 @@ pub enum ChannelFilter {
     /// Diagonal state spaces.
     StateSpace(Box<FixedLinearSystem>),
     /// Free kernels.
-    Free {
-        /// K, `[1, channels, taps]`, lag 0 first.
-        kernel: Tensor<3>,
-        /// D, `[1, channels]`.
-        skip: Tensor<2>,
-    },
+    Free(Box<FreeKernels>),
+}
+
+/// A kernel of free taps for every channel.
+#[derive(Clone, Debug)]
+pub struct FreeKernels {
+    /// K, `[1, channels, taps]`, lag 0 first.
+    pub kernel: Tensor<3>,
+    /// D, `[1, channels]`.
+    pub skip: Tensor<2>,
 }
 
 impl ChannelFilter {
@@ -85,10 +89,10 @@ impl ChannelFilter {
                 let fresh = Init::Normal((1.0 / taps as f32).sqrt());
                 let kernel: Tensor<2> = source.tensor("K", [channels, taps], fresh)?;
                 let skip = source.vector("D", channels, Init::Normal(1.0))?;
-                Ok(Self::Free {
+                Ok(Self::Free(Box::new(FreeKernels {
                     kernel: kernel.unsqueeze_dim(0),
                     skip: skip.unsqueeze_dim(0),
-                })
+                })))
             }
         }
     }
@@ -102,18 +106,18 @@ impl ChannelFilter {
         for filter in filters {
             match filter {
                 Self::StateSpace(system) => systems.push(system.system().clone()),
-                Self::Free { kernel, skip } => {
-                    kernels.push(kernel);
-                    skips.push(skip);
+                Self::Free(free) => {
+                    kernels.push(free.kernel);
+                    skips.push(free.skip);
                 }
             }
         }
         match (systems.is_empty(), kernels.is_empty()) {
             (false, true) => Ok(Self::StateSpace(Box::new(joined(systems).into()))),
-            (true, false) => Ok(Self::Free {
+            (true, false) => Ok(Self::Free(Box::new(FreeKernels {
                 kernel: Tensor::cat(kernels, 1),
                 skip: Tensor::cat(skips, 1),
-            }),
+            }))),
             (empty, _) => Err(Error::Value {
                 what: "filters to be joined",
                 expected: "at least one, all of one kind",
@@ -129,8 +133,8 @@ impl ChannelFilter {
                 systems: vec![system.system().start(batch, device)],
                 ..RecurrentState::default()
             },
-            Self::Free { kernel, .. } => {
-                let [_, channels, taps] = kernel.dims();
+            Self::Free(free) => {
+                let [_, channels, taps] = free.kernel.dims();
                 RecurrentState {
                     carried: vec![Tensor::zeros([batch, taps - 1, channels], device)],
                     ..RecurrentState::default()
@@ -146,12 +150,12 @@ impl ChannelFilter {
     pub fn forward(&self, input: Tensor<3>, state: &mut RecurrentState) -> Result<Tensor<3>> {
         match self {
             Self::StateSpace(system) => system.forward(input, state.system(0)?),
-            Self::Free { kernel, skip } => {
+            Self::Free(free) => {
                 let inputs = LongConvolutionInputs {
                     input,
-                    kernel: kernel.clone(),
+                    kernel: free.kernel.clone(),
                     later_kernel: None,
-                    skip: Some(skip.clone()),
+                    skip: Some(free.skip.clone()),
                     response: None,
                 };
                 long_convolution_piece(inputs, Form::Auto, state.carried(0)?)
@@ -178,9 +182,9 @@ impl ChannelFilter {
                 let step = step_size.reshape([channels, 1]);
                 vandermonde_kernel(DiagonalSystem { step, a, b, c }, &plan)
             }
-            Self::Free { kernel, .. } => {
-                let taps = kernel.dims()[2].min(length);
-                Ok(kernel.clone().narrow(2, 0, taps))
+            Self::Free(free) => {
+                let taps = free.kernel.dims()[2].min(length);
+                Ok(free.kernel.clone().narrow(2, 0, taps))
             }
         }
     }
@@ -189,7 +193,7 @@ impl ChannelFilter {
     pub fn skip(&self) -> Option<Tensor<2>> {
         match self {
             Self::StateSpace(system) => system.system().skip.clone(),
-            Self::Free { skip, .. } => Some(skip.clone()),
+            Self::Free(free) => Some(free.skip.clone()),
         }
     }
 
@@ -197,7 +201,14 @@ impl ChannelFilter {
     pub fn flops_per_token(&self) -> u64 {
         match self {
             Self::StateSpace(system) => system.system().flops_per_token(),
-            Self::Free { kernel, .. } => 2 * kernel.dims().iter().map(|size| *size as u64).product::<u64>(),
+            Self::Free(free) => {
+                2 * free
+                    .kernel
+                    .dims()
+                    .iter()
+                    .map(|size| *size as u64)
+                    .product::<u64>()
+            }
         }
     }
 }

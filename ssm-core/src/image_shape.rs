@@ -51,8 +51,8 @@ impl ImageShape {
         let common = self.sizes.iter().copied().fold(0, greatest_common_divisor);
         let unit: Vec<usize> = self.sizes.iter().map(|size| size / common).collect();
         let multiple = (1..=positions).find_map(|multiple| {
-            let sizes = unit.iter().map(|size| size.checked_mul(multiple));
-            let found = sizes.fold(Some(1_usize), |product, size| product?.checked_mul(size?))?;
+            let mut sizes = unit.iter().map(|size| size.checked_mul(multiple));
+            let found = sizes.try_fold(1_usize, |product, size| product.checked_mul(size?))?;
             (found >= positions).then_some((multiple, found))
         });
         match multiple {

@@ -284,7 +284,7 @@ fn two_lists_are_asked_in_both_orders_beside_what_no_memory_can_do_without() {
         format!(
             "[[models]]\nname = \"{name}\"\n[models.set]\n{more}\n[models.set.model]\narch = \"{arch}\"\n\
              config = {{ architectures = [\"GPTLMHeadModel\"], model_type = \"gpt2\", vocab_size = 24, n_embd = 16, n_layer = 1, n_head = 2, \
-             n_inner = 16, alt_mixer_layers = [0], alt_mixer_2_layers = [], alt_mixer = {mixer}, rms_norm = true, \
+             n_inner = 16, mixer = {{ _target_ = \"mixers.BaseConv\" }}, alt_mixer_layers = [0], alt_mixer_2_layers = [], alt_mixer = {mixer}, rms_norm = true, \
              activation_function = \"swiglu\", max_position_embeddings = 0, mlp_fc1_bias = false, mlp_fc2_bias = false }}\n"
         )
     };
@@ -348,7 +348,7 @@ fn frontiers_that_cannot_be_made_are_refused_before_anything_is_trained() {
         ("name = \"GLA\"", "name = \"Attention\"", &["two of"]),
         (
             "\"model.config.expand_k\" = 0.25",
-            "\"model.config.expand_k\" = 0.3",
+            "\"model.config.expand_k\" = 0.2",
             &["GLA, size 1: ", "expand_k"],
         ),
         ("\"window:4\"", "\"windows:4\"", &["mitigations", "windows:4"]),

@@ -339,10 +339,9 @@ fn a_mitigation_that_cannot_work_is_refused_with_the_reason() {
 
 #[test]
 fn a_model_that_reads_whole_sequences_says_so_where_the_next_token_is_asked_for() {
-    let whole =
-        |made: &Made| language_layouts().all(|layout| layout.architecture != made.layout.architecture);
+    let foretells = |layout: &Layout| language_layouts().any(|other| std::ptr::eq(other, layout));
     let mut refused = 0;
-    for made in every_layout().filter(whole) {
+    for made in made(written_layouts().filter(|layout| !foretells(layout))) {
         let words = ["bidirectional", "foretells nothing", "table [task]"];
         fails(
             &["generate", &made.path, "--ids", "1,2,3", "--max-tokens", "1"],
@@ -351,7 +350,19 @@ fn a_model_that_reads_whole_sequences_says_so_where_the_next_token_is_asked_for(
         );
         fails(
             &[
-                "diagnose", &made.path, "-q", "--text", "random", "--length", "64", "--out", &made.out,
+                "diagnose",
+                &made.path,
+                "-q",
+                "--text",
+                "random",
+                "--length",
+                "192",
+                "--train-length",
+                "32",
+                "--streams",
+                "1",
+                "--out",
+                &made.out,
             ],
             1,
             &words,

@@ -113,28 +113,41 @@ fn usable(isa: Isa) -> Result<Isa, IsaError> {
 /// This is the only way by which kernels of this crate come to their vectors. It costs a load and a jump.
 #[inline(always)]
 pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    match dispatch_to_vectors(op) {
+        Ok(output) => output,
+        Err(op) => Simd::vectorize(pulp::Scalar128b, op),
+    }
+}
+
+/// As [`dispatch`], and the operation itself at the portable level, which has no vectors: for operations so large that a compiler does not
+/// get through them as one number after another.
+#[inline(always)]
+pub(crate) fn dispatch_to_vectors<Op: WithSimd>(op: Op) -> Result<Op::Output, Op> {
     match active() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => {
             // SAFETY: only available levels become active, and these are available where V4 is.
-            Simd::vectorize(unsafe { pulp::x86::V4::new_unchecked() }, op)
+            Ok(Simd::vectorize(unsafe { pulp::x86::V4::new_unchecked() }, op))
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
             // SAFETY: only available levels become active, and these are available where V3 is.
-            Simd::vectorize(unsafe { pulp::x86::V3::new_unchecked() }, op)
+            Ok(Simd::vectorize(unsafe { pulp::x86::V3::new_unchecked() }, op))
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Sse42 => {
             // SAFETY: only available levels become active, and this is available where V2 is.
-            Simd::vectorize(unsafe { pulp::x86::V2::new_unchecked() }, op)
+            Ok(Simd::vectorize(unsafe { pulp::x86::V2::new_unchecked() }, op))
         }
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => {
             // SAFETY: only available levels become active, and this is available where Neon is.
-            Simd::vectorize(unsafe { pulp::aarch64::Neon::new_unchecked() }, op)
+            Ok(Simd::vectorize(
+                unsafe { pulp::aarch64::Neon::new_unchecked() },
+                op,
+            ))
         }
-        _ => Simd::vectorize(pulp::Scalar128b, op),
+        _ => Err(op),
     }
 }
 

@@ -19,7 +19,8 @@ pub fn all_logits(
     stop: &Stop,
 ) -> Result<Vec<f32>, Failure> {
     let vocab_size = model.info().vocab_size;
-    let sizes = [ids.batch(), ids.time(), vocab_size, size_of::<f32>()];
+    // For a moment they are there twice: here and in Python's array.
+    let sizes = [ids.batch(), ids.time(), vocab_size, 2 * size_of::<f32>()];
     let advice = "ask for the last ones, or for losses, or take in fewer tokens at a time";
     budget::ask(
         "the logits after every token",

@@ -2,15 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import GOLDEN, golden, read_safetensors, relative_error
+from conftest import folders, golden, relative_error
 
 import spillway
-
-
-def folders() -> list[str]:
-    """Those with one prompt: of several, the Rust tests read them. A model that reads prompts both ways has no causal logits there."""
-    names = sorted(path.parent.name for path in GOLDEN.glob("*/expected.safetensors"))
-    return [name for name in names if "input_ids" in read_safetensors(GOLDEN / name / "expected.safetensors")]
 
 
 def test_there_are_golden_models():
@@ -23,9 +17,9 @@ def test_logits_and_greedy_continuations_are_the_peers(name):
     model = spillway.load(expected.path)
     batch, time = expected.ids.shape
     if model.encoder_length:
-        # Read as a prompt is: all but the last token, and the logits after it.
-        state = model.prefill(expected.ids[:, :-1]) if model.encoder_length < time else None
-        assert state is not None, f"{name}: a prompt that the encoder reads whole"
+        # Only a prompt is read both ways: all but its last token, and the logits after that.
+        assert model.encoder_length < time, f"{name}: a prompt that the encoder reads whole"
+        state = model.prefill(expected.ids[:, :-1])
         logits = model.logits(expected.ids[:, -1:], state)
     else:
         logits = model.logits(expected.ids)

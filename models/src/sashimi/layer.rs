@@ -172,6 +172,8 @@ impl Naming {
             Init::fan_in(inputs),
         )?;
         let norms = (directions.clone() * directions.clone()).sum_dim(1).sqrt();
+        // A row of zeros has no direction and stays what it is, as every row is before it is drawn.
+        let norms = norms.clamp_min(f32::MIN_POSITIVE);
         let weight = loader.pack(directions * (lengths / norms))?;
         let bias = loader.vector(&format!("{name}.bias"), outputs, Init::Zeros)?;
         Ok(Linear::new(weight, Some(bias))?)

@@ -68,7 +68,8 @@ pub(crate) const LAYOUT: Layout = Layout {
         Preset {
             size: "tiny",
             config: r#"{"model_type": "sashimi", "d_model": 8, "n_layers": 1, "pool": [3, 2], "vocab_size": 256,
-                "layer": {"mode": "nplr", "init": "legs", "d_state": 8, "dt_transform": "softplus"}}"#,
+                "layer": {"mode": "nplr", "init": "legs", "d_state": 8, "dt_transform": "softplus",
+                "dt_min": 0.05, "dt_max": 0.5}}"#,
         },
         Preset {
             size: "sc09",
@@ -89,12 +90,12 @@ pub(crate) const STANDALONE: Layout = Layout {
         Preset {
             size: "tiny",
             config: r#"{"model_type": "sashimi", "d_model": 8, "n_layers": 1, "pool": [3, 2], "vocab_size": 256,
-                "layer": {"mode": "nplr", "init": "legs", "d_state": 8}}"#,
+                "layer": {"mode": "nplr", "init": "legs", "d_state": 8, "dt_min": 0.05, "dt_max": 0.5}}"#,
         },
         Preset {
             size: "tiny-unet",
             config: r#"{"model_type": "sashimi", "d_model": 8, "n_layers": 1, "pool": [2, 3], "unet": true, "vocab_size": 256,
-                "layer": {"mode": "diag", "init": "diag-lin", "d_state": 8}}"#,
+                "layer": {"mode": "diag", "init": "diag-lin", "d_state": 8, "dt_min": 0.05, "dt_max": 0.5}}"#,
         },
         Preset {
             size: "sc09-unet",

@@ -34,9 +34,13 @@ fn logits(path: &Path) -> Vec<u32> {
     let model = Model::load(path, &LoadOptions::default()).unwrap();
     let vocabulary = model.info().vocab_size as u32;
     let ids: Vec<u32> = (0..50).map(|i| (i * 37 + 5) % vocabulary).collect();
-    let mut state = model.start(&Chain::default(), 1).unwrap();
-    let logits = model.logits(&ids, &mut state, Logits::All).unwrap();
-    logits.into_data().iter::<f32>().map(f32::to_bits).collect()
+    let logits = if model.network().sees_later_tokens() {
+        model.logits_in_place(&ids, 1).unwrap().into_data()
+    } else {
+        let mut state = model.start(&Chain::default(), 1).unwrap();
+        model.logits(&ids, &mut state, Logits::All).unwrap().into_data()
+    };
+    logits.iter::<f32>().map(f32::to_bits).collect()
 }
 
 fn names(folder: &Path) -> Vec<String> {

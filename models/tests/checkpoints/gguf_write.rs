@@ -31,13 +31,25 @@ pub(super) fn run(from: &Path, to: &Path, dtype: GgufDtype) -> Result<ConvertedG
     })
 }
 
-fn logits(path: &Path) -> Vec<f32> {
-    let model = Model::load(path, &LoadOptions::default()).unwrap();
-    let vocabulary = model.info().vocab_size as u32;
-    let ids: Vec<u32> = (0..50).map(|i| (i * 37 + 5) % vocabulary).collect();
+fn load(path: &Path) -> Model {
+    Model::load(path, &LoadOptions::default()).unwrap()
+}
+
+/// The logits of the first `vocabulary` tokens, after each of some of them: rows that pad an embedding are tokens in a file.
+fn logits(model: &Model, vocabulary: usize) -> Vec<f32> {
+    let ids: Vec<u32> = (0..50).map(|i| (i * 37 + 5) % vocabulary as u32).collect();
     let mut state = model.start(&Chain::default(), 1).unwrap();
     let logits = model.logits(&ids, &mut state, Logits::All).unwrap();
-    logits.into_data().iter::<f32>().collect()
+    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+    let rows = logits.chunks_exact(model.info().vocab_size);
+    rows.flat_map(|row| row[..vocabulary].to_vec()).collect()
+}
+
+/// How far the logits of a file are from those of the checkpoint that it was made of.
+fn moved(file: &Path, checkpoint: &Path) -> f64 {
+    let before = load(checkpoint);
+    let vocabulary = before.info().vocab_size;
+    distance(&logits(&load(file), vocabulary), &logits(&before, vocabulary))
 }
 
 /// ‖a − b‖ / ‖b‖.
@@ -118,7 +130,7 @@ fn a_file_in_f32_is_the_same_model_and_holds_the_same_weights() {
             let bound = if tensor.ends_with("A_log") { 3e-7 } else { 0.0 };
             assert!(distance(&found, &expected) <= bound, "{name}: {tensor}");
         }
-        let off = distance(&logits(&to), &logits(&model));
+        let off = moved(&to, &model);
         assert!(off < 3e-6, "{name}: {off}");
         assert!(converted.tokenizer.is_err(), "{name}: bytes need none");
     }
@@ -128,7 +140,6 @@ fn a_file_in_f32_is_the_same_model_and_holds_the_same_weights() {
 fn types_of_fewer_bits_move_logits_by_their_rounding() {
     let folder = TempDir::new().unwrap();
     for (index, (_, model)) in models(folder.path()).into_iter().enumerate() {
-        let before = logits(&model);
         let mut last = 0.0;
         // Each bound is some times what rounding weights of such a type does to the golden models; a wrong order moves logits by all that
         // they are.
@@ -140,7 +151,7 @@ fn types_of_fewer_bits_move_logits_by_their_rounding() {
         ] {
             let to = folder.path().join(format!("{index}-{}.gguf", dtype.name()));
             run(&model, &to, dtype).unwrap();
-            let off = distance(&logits(&to), &before);
+            let off = moved(&to, &model);
             assert!(off < bound, "{}, {}: {off}", model.display(), dtype.name());
             assert!(off > 0.0, "{}, {}", model.display(), dtype.name());
             last = off;
@@ -182,7 +193,7 @@ fn rescaled_angles_go_into_the_file_and_come_back() {
             );
             assert_eq!(config.value("high_freq_factor").unwrap().as_f64(), Some(high));
         }
-        let off = distance(&logits(&to), &logits(&path));
+        let off = moved(&to, &path);
         assert!(off < 3e-6, "{index}: {off}");
     }
 }
@@ -359,7 +370,8 @@ fn what_the_format_has_no_place_for_is_refused_by_name() {
         replace: true,
     };
     convert_to_gguf(&first, &to, replace, |_, _| ()).unwrap();
-    assert_eq!(Checkpoint::open(&to).unwrap().dtypes(), ["F32", "q8_0"]);
+    // Rows of the step size's projection are no whole block, and f16 as llama.cpp's program makes them.
+    assert_eq!(Checkpoint::open(&to).unwrap().dtypes(), ["F16", "F32", "q8_0"]);
     let onto_itself = convert_to_gguf(&to, &to, replace, |_, _| ())
         .unwrap_err()
         .to_string();

@@ -8,10 +8,10 @@ use spillway_models::{LoadOptions, Model};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A training of 60 steps on digits of 4 × 4 pixels, which are asked at 8 × 8 as well.
+/// A training of 300 steps on digits of 4 × 4 pixels, which are asked at 8 × 8 as well.
 fn config(layer: &str, length: usize) -> TrainConfig {
     let text = format!(
-        "steps = 60\nsequences = 16\nlength = {length}\n\
+        "steps = 300\nsequences = 16\nlength = {length}\n\
          optimizer = {{ learning_rate = 1e-2, weight_decay = 0.0, schedule = {{ kind = \"cosine\", warmup_steps = 10 }} }}\n\
          [model]\narch = \"s4\"\n\
          [model.config]\nmodel_type = \"s4\"\nd_model = 16\nn_layers = 2\nvocab_size = 16\nlayer = {layer}\n\
@@ -50,7 +50,7 @@ fn a_classifier_of_images_learns_and_reads_them_at_twice_the_resolution() {
 #[test]
 fn a_window_in_the_place_of_state_spaces_learns_too() {
     let mut trainer = Trainer::new(config(WINDOW, 16)).unwrap_or_else(|error| panic!("{error}"));
-    for _ in 0..60 {
+    for _ in 0..300 {
         trainer.step().unwrap_or_else(|error| panic!("{error}"));
     }
     assert!(results(&trainer)[0].is_better_than_chance());
@@ -60,7 +60,7 @@ fn a_window_in_the_place_of_state_spaces_learns_too() {
 fn the_block_of_convnext_learns_too() {
     let layer = S4ND.replace("bandlimit = 1.0", "block = \"convnext\"");
     let mut trainer = Trainer::new(config(&layer, 16)).unwrap_or_else(|error| panic!("{error}"));
-    for _ in 0..60 {
+    for _ in 0..300 {
         trainer.step().unwrap_or_else(|error| panic!("{error}"));
     }
     assert!(results(&trainer)[0].is_better_than_chance());

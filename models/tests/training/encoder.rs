@@ -206,7 +206,9 @@ fn answers_that_are_counted_in_batches_are_those_of_one_sequence_at_a_time() {
         };
         let config = parse(model, encoder, "").unwrap();
         let mut trainer = Trainer::with(config, &Device::flex(), Some(Box::new(Same(trained)))).unwrap();
-        (0..8).for_each(|_| drop(trainer.step().unwrap()));
+        for _ in 0..8 {
+            trainer.step().unwrap();
+        }
         let model = trainer.model().unwrap();
         let found = answers(&model, &Chain::default(), &batch, 12).unwrap();
         assert_eq!(found, counted(&trainer, &batch, 12));

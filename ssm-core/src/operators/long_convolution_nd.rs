@@ -21,7 +21,7 @@ pub struct AxisKernel {
 }
 
 /// `y[p] = Σ_r Σ_l k_1[r, l_1] … k_D[r, l_D] u[p − l] + D u[p]` per channel over the positions p of one to three axes, where positions
-/// outside of the axes are 0, and k[−1 − s] = k′[s].
+/// outside of the axes are 0, and k\[−1 − s\] = k′\[s\].
 ///
 /// Output m of channel h is column m·channels + h. Positions are one axis of the tensor, the last of `axes` fastest. The kernel of a state
 /// space on every axis (Nguyen et al., *S4ND*, 2210.06583, section 3). On the CPU it is one operator; on other devices long convolutions

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | another resolution | Δ becomes rΔ, where positions are r times as far from each other as in training; everything else stays |
 //! | band limit b | modes with Δ abs(Im λ)/2π ≥ b/2, for Δ as in training, are left out: what is too fast for the grid of training would alias otherwise on another |
-//! | outputs that are summed | every output adds over the channels, y[m] = Σ_h z[m, h]; there is no D then |
+//! | outputs that are summed | every output adds over the channels, y\[m\] = Σ_h z\[m, h\]; there is no D then |
 //! | tied | one set of (Δ, A, B, C, P) for all axes |
 //! | ConvNeXt | [`ConvNextS4nd`], the block of ConvNeXt with S4ND for its window |
 //! | more axes | [`inflate`] puts time before two axes, so that a video that stands still is its image |

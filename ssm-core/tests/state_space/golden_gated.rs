@@ -200,7 +200,8 @@ fn a_gated_state_space_goes_on_from_its_state_and_a_reversed_one_says_that_it_ca
                 .zip(&expected)
                 .map(|(a, b)| (a - b).abs())
                 .fold(0.0, f32::max);
-            assert!(off < 2e-6, "{}: {pieces:?} is off by {off:e}", case.name);
+            let size = expected.iter().map(|value| value.abs()).fold(1.0, f32::max);
+            assert!(off < 2e-6 * size, "{}: {pieces:?} is off by {off:e}", case.name);
         }
         streamed += 1;
     }
@@ -228,7 +229,7 @@ fn padding_changes_nothing_before_it_in_a_bidirectional_gated_state_space() {
     let unmasked = whole(&mixer, &x).expect("it fits").narrow(1, 0, time - 3);
     let off = |found: Tensor<3>| values((found - alone.clone()).abs().max())[0];
     assert!(off(padded.narrow(1, 0, time - 3)) < 1e-6);
-    assert!(off(unmasked) > 1e-4, "padding would not have mattered");
+    assert!(off(unmasked) > 1e-5, "padding would not have mattered");
     let error = run(&mixer, &x, &mut state, &[1, time - 1], None).expect_err("no state");
     assert!(error.to_string().contains("reads whole sequences"), "{error}");
 }

@@ -8,7 +8,7 @@ use spillway_ssm_core::operators::linear_state_space::Rule;
 use spillway_ssm_core::s4::{ModeSum, Projection, S4, S4Config};
 use spillway_ssm_core::s4nd::{S4nd, S4ndAxis, S4ndConfig, inflate};
 use spillway_ssm_core::state_space::init::{StepRange, Transform};
-use spillway_ssm_core::{Chain, Error, Mixer, WeightMap};
+use spillway_ssm_core::{Chain, Chunking, Context, Error, Mixer, Shared, WeightMap};
 
 use super::mixers::{run, values};
 
@@ -317,7 +317,17 @@ fn what_is_no_image_is_refused() {
     let found = text(pieces.map(values));
     assert!(found.contains("reads them whole"), "{found}");
     // No positions are no images.
-    assert_eq!(forward(&block, &images(1, 0, 0.9)), Ok(vec![]));
+    let mut context = Context {
+        chain: &Chain::default(),
+        layer: 0,
+        chunking: Chunking::Fastest,
+        positions: &[0],
+        lengths: None,
+        prefix: None,
+        shared: &mut Shared::default(),
+    };
+    let nothing = block.forward(images(1, 0, 0.9), &mut state, &mut context);
+    assert_eq!(nothing.expect("no images").dims(), [1, 0, WIDTH]);
     let at = |sizes: &[usize], rate: f64| {
         let resolution = Resolution {
             sizes: sizes.to_vec(),

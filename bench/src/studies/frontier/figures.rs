@@ -62,6 +62,9 @@ fn shares_axis(name: &str) -> Axis {
     Axis::new(name, Scale::Linear).with(0.0).with(100.0)
 }
 
+/// Bytes of state, and a value there with its interval.
+type Place = (f64, (f64, Option<[f64; 2]>));
+
 /// A curve for every model, with intervals; `value` gives what is drawn of an outcome, and its interval.
 fn curves(
     report: &FrontierReport,
@@ -75,7 +78,7 @@ fn curves(
         let points = points
             .iter()
             .filter_map(|point| Some((point.state_bytes as f64, value(point.answers.get(asked)?))));
-        let points: Vec<(f64, (f64, Option<[f64; 2]>))> = points.collect();
+        let points: Vec<Place> = points.collect();
         let line = points.iter().map(|(x, (y, _))| (*x, 100.0 * y)).collect();
         layers.push(Layer::line(name, line, stroke));
         layers.extend(points.iter().filter_map(|(x, (_, ends))| bar(*x, *ends, stroke)));

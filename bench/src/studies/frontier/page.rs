@@ -123,12 +123,15 @@ fn rows<'a>(report: &'a FrontierReport, mitigations: &[&str]) -> Vec<&'a Point> 
     points
 }
 
+/// A speed of a point, where it was measured.
+type Speed = fn(&Point) -> Option<f64>;
+
 fn main_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
     let mut headings = ["model", "state", "weights", "seeds"].map(String::from).to_vec();
     headings.extend(report.asked.iter().map(|asked| asked.question.name.clone()));
     headings.push("solved".into());
-    let is_timed = |of: fn(&Point) -> Option<f64>| report.points.iter().any(|point| of(point).is_some());
-    let speeds: [(&str, fn(&Point) -> Option<f64>); 2] = [
+    let is_timed = |of: Speed| report.points.iter().any(|point| of(point).is_some());
+    let speeds: [(&str, Speed); 2] = [
         ("decoded\ntokens/s", |point| point.decode_tokens_per_second),
         ("prompt\ntokens/s", |point| point.prefill_tokens_per_second),
     ];

@@ -10,7 +10,7 @@ use std::f64::consts::PI;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use super::butterfly::{
     Factor, Point, down, first_four, last_four, last_two, put, take, times, times_conjugate, two_down,
@@ -55,6 +55,38 @@ pub(super) struct Plan {
     /// The first passes of the middle and of the inner stage.
     middle: usize,
     inner: usize,
+}
+
+/// What [`Apart`] does.
+#[derive(Clone, Copy)]
+enum Stage {
+    Rest,
+    RestBack,
+    Plain,
+    PlainBack,
+}
+
+/// A stage as a function of its own.
+struct Apart<'a> {
+    plan: &'a Plan,
+    stage: Stage,
+    /// Points, as the values of their lanes.
+    points: &'a mut [f32],
+}
+
+impl WithSimd for Apart<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let points: &mut [Point<S>] = bytemuck::cast_slice_mut(self.points);
+        match self.stage {
+            Stage::Rest => self.plan.rest_inline(simd, points),
+            Stage::RestBack => self.plan.rest_back_inline(simd, points),
+            Stage::Plain => self.plan.plain_inline(simd, points),
+            Stage::PlainBack => self.plan.plain_back_inline(simd, points),
+        }
+    }
 }
 
 impl Plan {
@@ -211,8 +243,38 @@ impl Plan {
     }
 
     /// The middle and the inner stage of all that the outer stage leaves.
-    #[inline(always)]
+    ///
+    /// This and the three below are functions of their own in the code for every level of instructions, and not part of each caller.
     pub(super) fn rest<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        self.apart(simd, Stage::Rest, points);
+    }
+
+    /// Undoes [`Plan::rest`] but for a factor.
+    pub(super) fn rest_back<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        self.apart(simd, Stage::RestBack, points);
+    }
+
+    /// A plain transform of M complex points, without the factors that make one of half the length: frequencies in bit-reversed order.
+    pub(super) fn plain<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        self.apart(simd, Stage::Plain, points);
+    }
+
+    /// Undoes [`Plan::plain`] but for a factor, M.
+    pub(super) fn plain_back<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+        self.apart(simd, Stage::PlainBack, points);
+    }
+
+    #[inline(always)]
+    fn apart<S: Simd>(&self, simd: S, stage: Stage, points: &mut [Point<S>]) {
+        simd.vectorize(Apart {
+            plan: self,
+            stage,
+            points: bytemuck::cast_slice_mut(points),
+        });
+    }
+
+    #[inline(always)]
+    fn rest_inline<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
         for block in self.outer_blocks() {
             let block = &mut points[block];
             self.middle(simd, block);
@@ -222,9 +284,8 @@ impl Plan {
         }
     }
 
-    /// Undoes [`Plan::rest`] but for a factor.
     #[inline(always)]
-    pub(super) fn rest_back<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+    fn rest_back_inline<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
         for block in self.outer_blocks() {
             let block = &mut points[block];
             for block in block.chunks_exact_mut(self.inner_block()) {
@@ -234,9 +295,8 @@ impl Plan {
         }
     }
 
-    /// A plain transform of M complex points, without the factors that make one of half the length: frequencies in bit-reversed order.
     #[inline(always)]
-    pub(super) fn plain<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+    fn plain_inline<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
         for factors in &self.passes {
             for block in points.chunks_exact_mut(4 * factors.len()) {
                 down(simd, factors, block);
@@ -249,9 +309,8 @@ impl Plan {
         }
     }
 
-    /// Undoes [`Plan::plain`] but for a factor, M.
     #[inline(always)]
-    pub(super) fn plain_back<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
+    fn plain_back_inline<S: Simd>(&self, simd: S, points: &mut [Point<S>]) {
         match self.points >> (2 * self.passes.len()) {
             4 => first_four(simd, points),
             2 => last_two(simd, points),

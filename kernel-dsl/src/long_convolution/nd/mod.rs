@@ -22,7 +22,7 @@
 //! k̄_i[l] = Σ_{b, p} x_{i−1}[p − l] x̄_i[p],      x̄_{i−1}[p] = Σ_l k_i[l] x̄_i[p + l],      ū = Σ_{r, m} x̄_0 + Σ_m D ȳ
 //! ```
 //!
-//! and where K is transformed as a whole, k̄_i[r] is K̄ summed with the other factors of its term.
+//! and where K is transformed as a whole, k̄_i\[r\] is K̄ summed with the other factors of its term.
 
 mod problem;
 pub mod reference;

@@ -451,12 +451,14 @@ fn kimi_linear(fields: &Fields, shapes: &Shapes) -> Result<Described, GgufError>
             "short_conv_kernel_size": fields.whole("ssm.conv_kernel")?,
         },
     });
-    if expert_dim > 0 {
+    let shared_rows = rows_in(shapes, blocks, "ffn_up_shexp.weight");
+    // No experts have no width.
+    if let Some(shared_experts) = shared_rows.checked_div(expert_dim) {
         let groups = fields.whole_or("expert_group_count", 1)?.max(1);
         let more = json!({
             "num_experts": fields.whole("expert_count")?,
             "num_experts_per_token": fields.whole("expert_used_count")?,
-            "num_shared_experts": rows_in(shapes, blocks, "ffn_up_shexp.weight") / expert_dim,
+            "num_shared_experts": shared_experts,
             "moe_intermediate_size": expert_dim,
             "first_k_dense_replace": fields.whole_or("leading_dense_block_count", 0)?,
             "moe_layer_freq": 1,

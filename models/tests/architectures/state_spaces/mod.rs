@@ -32,7 +32,6 @@ fn random(architecture: &str, edit: &Value) -> Result<TempDir, String> {
 
 const IDS: [u32; 19] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8];
 
-/// The largest error of all is 4e-7.
 fn compare(architecture: &str, edit: &Value, equations: fn(&Weights, &[u32]) -> Vec<Vec<f64>>) {
     let folder = random(architecture, edit).unwrap();
     let path = folder.path().join("model");

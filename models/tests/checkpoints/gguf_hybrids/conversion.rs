@@ -90,12 +90,15 @@ fn tiled(keys: usize, share: usize, width: usize) -> Vec<usize> {
     order
 }
 
+/// A tensor's shape and values.
+type Stored = (Vec<usize>, Vec<f32>);
+
 pub fn converted(source: &Source) -> File {
     let mut file = File {
         fields: fields(source),
         ..File::default()
     };
-    let mut experts: BTreeMap<String, BTreeMap<usize, (Vec<usize>, Vec<f32>)>> = BTreeMap::new();
+    let mut experts: BTreeMap<String, BTreeMap<usize, Stored>> = BTreeMap::new();
     for name in source.checkpoint.names() {
         let shape = source.checkpoint.stored(name).unwrap().shape.to_vec();
         let read = values(&source.checkpoint, name);

@@ -7,7 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use spillway_models::checkpoint::WriteDtype;
 use spillway_models::generation::{Generated, Sampler, Sampling, TakenIn, generate};
 use spillway_models::init::{preset, write_random};
-use spillway_models::registry::written_layouts;
+use spillway_models::registry::language_layouts;
 use spillway_models::speculation::{Acceptance, DraftModel, Drafter, Lookup, Speculation};
 use spillway_models::{LoadOptions, Logits, Model, ModelError, ModelState};
 use spillway_ssm_core::Chain;
@@ -85,7 +85,7 @@ fn same_or_tied(model: &Model, chain: &Chain, prompt: &[u32], plain: &[u32], fou
 /// The same architecture with other weights, whose drafts are right by chance.
 fn strangers() -> Vec<Model> {
     let folder = TempDir::new().unwrap();
-    let layouts = written_layouts().enumerate();
+    let layouts = language_layouts().enumerate();
     let strangers = layouts.map(|(number, layout)| {
         let path = folder.path().join(number.to_string());
         let tiny = preset(layout, "tiny").unwrap();
@@ -252,7 +252,7 @@ fn what_is_drawn_with_drafts_has_the_model_s_distribution() {
 #[test]
 fn a_draft_model_of_another_vocabulary_is_refused() {
     let folder = TempDir::new().unwrap();
-    let layout = written_layouts().next().unwrap();
+    let layout = language_layouts().next().unwrap();
     let mut config: serde_json::Value = serde_json::from_str(preset(layout, "tiny").unwrap().config).unwrap();
     config["vocab_size"] = 24.into();
     let path = folder.path().join("small");

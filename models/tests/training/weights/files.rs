@@ -76,15 +76,23 @@ fn a_head_that_is_tied_yet_stored_is_one_parameter_and_two_tensors() {
     assert_eq!(stored(&embedding.name), stored("lm_head.weight"));
 }
 
-/// Checkpoints that other people's code wrote, in every layout.
+/// Checkpoints that other people's code wrote, in every layout. Three of them keep C of S4 for kernels of one length, which no training
+/// begins with.
 #[test]
 fn published_checkpoints_are_loaded_as_they_run() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
-    let mut compared = 0;
+    let (mut compared, mut refused) = (0, 0);
     for entry in std::fs::read_dir(models).unwrap() {
         let path = entry.unwrap().path();
         let model = Model::load(&path, &LoadOptions::default()).unwrap();
-        let parameters = Parameters::load(&path, &Device::flex()).unwrap();
+        let parameters = match Parameters::load(&path, &Device::flex()) {
+            Err(error) if model.info().architecture == "sashimi" => {
+                assert!(error.to_string().contains("l_kernel"), "{error}");
+                refused += 1;
+                continue;
+            }
+            parameters => parameters.unwrap(),
+        };
         let batch = batch(model.info().vocab_size as u32);
         let network = leaves(&parameters, &Device::flex()).network().unwrap();
         let found = values(&network.logits(&batch.ids, &mut network.start(SEQUENCES)).unwrap());
@@ -93,6 +101,7 @@ fn published_checkpoints_are_loaded_as_they_run() {
         compared += 1;
     }
     assert!(compared > 0);
+    assert_eq!(refused, 3);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use super::lanes::{Backward, Forward, Strided, StridedMut, load_image, load_taps};
 use crate::long_convolution::host::butterfly::{Point, product};
@@ -187,9 +187,48 @@ impl Grid {
         })
     }
 
-    /// The transform of values, over what was there before.
+    /// The transform of values, over what was there before: a function of its own in the code for every level of instructions.
     #[inline(always)]
     fn down<S: Simd>(
+        &self,
+        simd: S,
+        side: Side,
+        values: &mut [S::f32s],
+        to: &mut [Point<S>],
+        line: &mut [Point<S>],
+    ) {
+        simd.vectorize(Turn {
+            grid: self,
+            side,
+            goes_down: true,
+            values: bytemuck::cast_slice_mut(values),
+            points: bytemuck::cast_slice_mut(to),
+            line: bytemuck::cast_slice_mut(line),
+        });
+    }
+
+    /// Undoes [`Grid::down`], but for the factor that [`Grid::scale`] takes away.
+    #[inline(always)]
+    fn up<S: Simd>(
+        &self,
+        simd: S,
+        side: Side,
+        from: &mut [Point<S>],
+        values: &mut [S::f32s],
+        line: &mut [Point<S>],
+    ) {
+        simd.vectorize(Turn {
+            grid: self,
+            side,
+            goes_down: false,
+            values: bytemuck::cast_slice_mut(values),
+            points: bytemuck::cast_slice_mut(from),
+            line: bytemuck::cast_slice_mut(line),
+        });
+    }
+
+    #[inline(always)]
+    fn down_inline<S: Simd>(
         &self,
         simd: S,
         side: Side,
@@ -230,9 +269,8 @@ impl Grid {
         }
     }
 
-    /// Undoes [`Grid::down`], but for the factor that [`Grid::scale`] takes away.
     #[inline(always)]
-    fn up<S: Simd>(
+    fn up_inline<S: Simd>(
         &self,
         simd: S,
         side: Side,
@@ -320,6 +358,31 @@ impl Grid {
                 .outer_blocks()
                 .flat_map(move |block| block.map(move |point| start + point))
         })
+    }
+}
+
+/// A transform over all axes, or its inverse, as a function of its own; vectors as the values of their lanes.
+struct Turn<'a> {
+    grid: &'a Grid,
+    side: Side,
+    goes_down: bool,
+    values: &'a mut [f32],
+    points: &'a mut [f32],
+    line: &'a mut [f32],
+}
+
+impl WithSimd for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let values: &mut [S::f32s] = bytemuck::cast_slice_mut(self.values);
+        let points: &mut [Point<S>] = bytemuck::cast_slice_mut(self.points);
+        let line: &mut [Point<S>] = bytemuck::cast_slice_mut(self.line);
+        match self.goes_down {
+            true => self.grid.down_inline(simd, self.side, values, points, line),
+            false => self.grid.up_inline(simd, self.side, points, values, line),
+        }
     }
 }
 

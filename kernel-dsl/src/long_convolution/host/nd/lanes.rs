@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::Simd;
 
 use crate::long_convolution::host::fft::{Sink, Source};
+use crate::long_convolution::host::lanes::TERMS;
 use crate::long_convolution::nd::{Cotangents, Inputs, Problem};
 use crate::simd::mul_add;
 use crate::vector::{SharedRows, load_at, part, store_at};
@@ -141,16 +142,19 @@ impl Backward<'_> {
     ) {
         let Some(skip) = self.inputs.skip else { return };
         let skip = load_at(simd, &skip[outputs(self.problem, m, columns)], 0);
-        let mut sum = simd.splat_f32s(0.0);
-        for ((by_image, &input), &cotangent) in by_image.iter_mut().zip(image).zip(cotangent) {
-            *by_image = mul_add(simd, skip, cotangent, *by_image);
-            sum = mul_add(simd, input, cotangent, sum);
+        let chunks = by_image.chunks_mut(TERMS).zip(image.chunks(TERMS));
+        for ((by_image, image), cotangent) in chunks.zip(cotangent.chunks(TERMS)) {
+            let mut sum = simd.splat_f32s(0.0);
+            for ((by_image, &input), &cotangent) in by_image.iter_mut().zip(image).zip(cotangent) {
+                *by_image = mul_add(simd, skip, cotangent, *by_image);
+                sum = mul_add(simd, input, cotangent, sum);
+            }
+            let lanes: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&sum));
+            by_skip
+                .iter_mut()
+                .zip(lanes)
+                .for_each(|(sum, &lane)| *sum += f64::from(lane));
         }
-        let lanes: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&sum));
-        by_skip
-            .iter_mut()
-            .zip(lanes)
-            .for_each(|(sum, &lane)| *sum += f64::from(lane));
     }
 
     /// Writes the gradient of an image.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use super::lanes::{Backward, Forward, Strided, StridedMut, load_image, load_taps};
 use crate::long_convolution::host::butterfly::{Point, product, product_conjugate};
@@ -313,22 +313,47 @@ fn convolve<S: Simd>(
     }
 }
 
-/// The transform of a line.
+/// The transform of a line: a function of its own in the code for every level of instructions.
 #[inline(always)]
 fn transform<S: Simd>(
     simd: S,
     plan: &Plan,
     values: &[S::f32s],
-    (first, stride, time): (usize, usize, usize),
+    place: (usize, usize, usize),
     points: &mut [Point<S>],
 ) {
-    let source = Strided::<S> {
-        values,
-        first,
-        stride,
-    };
-    plan.outer(simd, time, points, &source);
-    plan.rest(simd, points);
+    simd.vectorize(Transform {
+        plan,
+        values: bytemuck::cast_slice(values),
+        place,
+        points: bytemuck::cast_slice_mut(points),
+    });
+}
+
+/// [`transform`], vectors as the values of their lanes.
+struct Transform<'a> {
+    plan: &'a Plan,
+    values: &'a [f32],
+    /// Where the line begins, from neighbour to neighbour, and how many there are.
+    place: (usize, usize, usize),
+    points: &'a mut [f32],
+}
+
+impl WithSimd for Transform<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (first, stride, time) = self.place;
+        let source = Strided::<S> {
+            values: bytemuck::cast_slice(self.values),
+            first,
+            stride,
+        };
+        let points: &mut [Point<S>] = bytemuck::cast_slice_mut(self.points);
+        self.plan.outer(simd, time, points, &source);
+        self.plan.rest(simd, points);
+    }
 }
 
 /// The cotangent of x from that of k ∗ x along every line, and what they add to the gradients of the taps.
