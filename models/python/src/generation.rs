@@ -81,6 +81,7 @@ impl Continuation {
         self.sampling.validate()?;
         let logits = last_logits(model, prompt, state, stop)?.squeeze_dim::<2>(1);
         let tokens = prompt.piece(0..prompt.time());
+        let after_prompt = state.position();
         let taken_in = TakenIn {
             prompt: &tokens,
             last: &tokens,
@@ -104,8 +105,9 @@ impl Continuation {
             &self.stop_strings,
             on_text,
         )?;
-        // What ends a text is not part of it; otherwise the last id has been chosen and not read.
-        if let (Some(last), true) = (generated.ids.last(), generated.finish != Finish::End) {
+        // The last id has been chosen, and read only where another was asked for.
+        let read = state.position().saturating_sub(after_prompt);
+        if let (Some(last), true) = (generated.ids.last(), read < generated.ids.len() as u64) {
             advance(model, &Ids::of_sequence(vec![*last]), state, &Stop::after(None))?;
         }
         match raised {

@@ -171,9 +171,10 @@ impl Naming {
             [outputs, inputs],
             Init::fan_in(inputs),
         )?;
-        let norms = (directions.clone() * directions.clone()).sum_dim(1).sqrt();
-        // A row of zeros has no direction and stays what it is, as every row is before it is drawn.
-        let norms = norms.clamp_min(f32::MIN_POSITIVE);
+        // A row of zeros has no direction and stays what it is, as every row is before it is drawn. Before the root, so that its gradient
+        // is 0 and no quotient of 0 by 0.
+        let squares = (directions.clone() * directions.clone()).sum_dim(1);
+        let norms = squares.clamp_min(f32::MIN_POSITIVE).sqrt();
         let weight = loader.pack(directions * (lengths / norms))?;
         let bias = loader.vector(&format!("{name}.bias"), outputs, Init::Zeros)?;
         Ok(Linear::new(weight, Some(bias))?)
