@@ -368,7 +368,7 @@ fn shards_come_with_their_index_and_none_is_left_out() {
 #[test]
 fn names_that_lead_out_of_the_cache_are_no_files_of_a_repository() {
     let (cache, mut contents) = (TempDir::new().unwrap(), repository());
-    contents.listed = ["../config.json", "/tmp/x.pth", "a/../../y", ""]
+    contents.listed = ["../config.json", "/elsewhere/x.pth", "a/../../y", ""]
         .map(String::from)
         .to_vec();
     let server = Server::start(contents.clone());
