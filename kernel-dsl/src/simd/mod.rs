@@ -119,10 +119,19 @@ pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
     }
 }
 
-/// As [`dispatch`], and the operation itself at the portable level, which has no vectors: for operations so large that a compiler does not
-/// get through them as one number after another.
+/// As [`dispatch`], with single numbers for vectors at the portable level: for operations as large as a Fourier transform, of which arrays of
+/// four numbers, each for itself, took the compiler more than five minutes.
 #[inline(always)]
-pub(crate) fn dispatch_to_vectors<Op: WithSimd>(op: Op) -> Result<Op::Output, Op> {
+pub(crate) fn dispatch_large<Op: WithSimd>(op: Op) -> Op::Output {
+    match dispatch_to_vectors(op) {
+        Ok(output) => output,
+        Err(op) => Simd::vectorize(pulp::Scalar::new(), op),
+    }
+}
+
+/// As [`dispatch`], and the operation itself at the portable level, which has no vectors.
+#[inline(always)]
+fn dispatch_to_vectors<Op: WithSimd>(op: Op) -> Result<Op::Output, Op> {
     match active() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 => {
@@ -220,7 +229,7 @@ pub(crate) fn min<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
 
 #[inline(always)]
 fn is_portable<S: Simd>() -> bool {
-    TypeId::of::<S>() == TypeId::of::<Portable>()
+    TypeId::of::<S>() == TypeId::of::<Portable>() || TypeId::of::<S>() == TypeId::of::<pulp::Scalar>()
 }
 
 #[cfg(test)]

@@ -408,7 +408,7 @@ mod tests {
 
     use super::*;
     use crate::long_convolution::host::butterfly::product;
-    use crate::simd::dispatch;
+    use crate::simd::dispatch_large;
 
     /// Values times a factor for each lane.
     struct Scaled<'a, S: Simd>(S::f32s, &'a [f32]);
@@ -480,7 +480,7 @@ mod tests {
             // A short kernel, at both ends of the places, keeps the definition cheap.
             let taps: Vec<usize> = (0..places).filter(|&j| j < 40 || j + 40 > places).collect();
             (0..places).filter(|j| !taps.contains(j)).for_each(|j| k[j] = 0.0);
-            let (lanes, found) = dispatch(Convolve { places, x: &x, k: &k });
+            let (lanes, found) = dispatch_large(Convolve { places, x: &x, k: &k });
             let (mut off, mut norm) = (0.0, 0.0);
             for n in 0..places {
                 let term = |&j: &usize| match n.checked_sub(j) {

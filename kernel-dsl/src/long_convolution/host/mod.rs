@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{Cotangents, Gradients, Inputs, LongConvolutionError, Outputs, Problem};
 use crate::Rows;
-use crate::simd::dispatch;
+use crate::simd::dispatch_large;
 use crate::vector::SharedRows;
 use lanes::{Backward, Forward};
 
@@ -42,7 +42,9 @@ pub fn long_convolution(
         out: SharedRows::new(outputs.out, problem.outputs()),
         tail: SharedRows::new(outputs.tail, problem.outputs()),
     };
-    over_channels(problem, |channels| dispatch(ForwardTask { forward, channels }));
+    over_channels(problem, |channels| {
+        dispatch_large(ForwardTask { forward, channels })
+    });
     Ok(())
 }
 
@@ -80,7 +82,9 @@ pub fn backward(
             .as_deref_mut()
             .map(|skip| SharedRows::new(skip, outputs)),
     };
-    over_channels(problem, |channels| dispatch(BackwardTask { backward, channels }));
+    over_channels(problem, |channels| {
+        dispatch_large(BackwardTask { backward, channels })
+    });
     Ok(())
 }
 

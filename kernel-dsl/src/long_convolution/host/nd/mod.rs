@@ -1,20 +1,16 @@
-//! Convolutions over several axes on the CPU: channels in SIMD lanes, blocks of channels over threads. At the portable level, which has no
-//! lanes, they are what their definition says, in f64.
+//! Convolutions over several axes on the CPU: channels in SIMD lanes, blocks of channels over threads.
 
 mod fourier;
 mod lanes;
 mod per_axis;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pulp::{Simd, WithSimd};
 
 use super::share_channels;
-use crate::long_convolution::nd::{
-    Cotangents, Gradients, Inputs, LongConvolutionNdError, Outputs, Problem, reference,
-};
-use crate::simd::dispatch_to_vectors;
+use crate::long_convolution::nd::{Cotangents, Gradients, Inputs, LongConvolutionNdError, Outputs, Problem};
+use crate::simd::dispatch_large;
 use crate::vector::SharedRows;
 use lanes::{Backward, Forward};
 
@@ -33,12 +29,9 @@ pub fn long_convolution(
         inputs,
         out: SharedRows::new(outputs.out, problem.outputs()),
     };
-    let has_vectors = over_channels(problem, |channels| {
-        dispatch_to_vectors(ForwardTask { forward, channels }).is_ok()
+    over_channels(problem, |channels| {
+        dispatch_large(ForwardTask { forward, channels })
     });
-    if !has_vectors {
-        round(&reference::long_convolution(problem, inputs)?.out, outputs.out);
-    }
     Ok(())
 }
 
@@ -64,40 +57,19 @@ pub fn backward(
             .as_deref_mut()
             .map(|skip| SharedRows::new(skip, problem.outputs())),
     };
-    let has_vectors = over_channels(problem, |channels| {
-        dispatch_to_vectors(BackwardTask { backward, channels }).is_ok()
+    over_channels(problem, |channels| {
+        dispatch_large(BackwardTask { backward, channels })
     });
-    if !has_vectors {
-        let found = reference::backward(problem, inputs, cotangents)?;
-        round(&found.input, gradients.input);
-        round(&found.kernel, gradients.kernel);
-        if let (Some(found), Some(skip)) = (&found.skip, gradients.skip.as_deref_mut()) {
-            round(found, skip);
-        }
-    }
     Ok(())
 }
 
-/// Runs a task for each of several ranges of channels; whether all of them could be done.
-fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) -> bool + Send + Sync) -> bool {
+fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) + Send + Sync) {
     let images = problem.batch.saturating_mul(problem.channels);
-    let all = AtomicBool::new(true);
     share_channels(
         problem.channels,
         problem.per_axis_cost().saturating_mul(images),
-        |channels| {
-            if !task(channels) {
-                all.store(false, Ordering::Relaxed);
-            }
-        },
+        task,
     );
-    all.into_inner()
-}
-
-fn round(values: &[f64], to: &mut [f32]) {
-    for (to, &value) in to.iter_mut().zip(values) {
-        *to = value as f32;
-    }
 }
 
 /// Some channels.
