@@ -207,6 +207,19 @@ impl Differentiable {
         self.network.logits(normed)
     }
 
+    /// Logits of the tokens of `sequences` whole sequences where they stand, hidden ones included, by a model whose layers see later tokens:
+    /// `[sequences, time, padded_vocab_size]`. `ids` holds the sequences one after another.
+    ///
+    /// # Errors
+    /// [`ModelError::SeesNoLater`] for a model that foretells the next token; else as [`Differentiable::loss`].
+    pub fn logits_in_place(&self, ids: &[u32], sequences: usize) -> Result<Tensor<3>, ModelError> {
+        if !self.network.sees_later_tokens() {
+            return Err(ModelError::SeesNoLater);
+        }
+        let normed = self.advance(ids, &mut self.start(sequences))?;
+        self.network.answers(normed)
+    }
+
     /// Σ weight · −log p(target | everything up to its token) in nats over the tokens of `segment`, `[1]`, and Σ weight; `state`
     /// moves on.
     ///

@@ -145,9 +145,9 @@ fn try_pair(name: &str, spec: &str, model: &Model, folder: &Path, plain: &[f64])
             "{name}, {spec}: relative error {error:e} in calls of {calls:?}"
         );
     }
-    // A channel of a fresh Mamba-1 holds 16 values far below this norm.
-    let small = name.starts_with("mamba1") && spec == "state-norm:0.2";
-    if !small && !MAY_CHANGE_NOTHING.iter().any(|part| spec.starts_with(part)) {
+    // The steps of Samba's one fresh recurrence vary so little that calibration counts them all in one bin of its histogram.
+    let is_coarse = name.starts_with("samba") && spec == "decimate:0.5";
+    if !is_coarse && !MAY_CHANGE_NOTHING.iter().any(|part| spec.starts_with(part)) {
         let change = relative_error(prefilled, plain.iter().copied());
         assert!(change > 1e-6, "{name}, {spec} changes nothing: {change:e}");
     }

@@ -3,7 +3,7 @@
 use spillway_models::checkpoint::WriteDtype;
 use spillway_models::evaluation::diagnosis::treatment::Treatment;
 use spillway_models::init::{preset, write_random};
-use spillway_models::registry::written_layouts;
+use spillway_models::registry::language_layouts;
 use spillway_models::{LoadOptions, Logits, Model, ModelState};
 use tempfile::TempDir;
 
@@ -15,9 +15,9 @@ const VOCABULARY: usize = 64;
 /// Two f32 computations of the same thing, through a few random layers.
 const REORDERED: f64 = 2e-5;
 
-/// Every tiny model whose name begins so, of any layout.
+/// Every tiny language model whose name begins so, of any layout.
 fn tiny(architecture: &str) -> impl Iterator<Item = (String, Model)> {
-    let layouts = written_layouts().filter(move |layout| layout.architecture.starts_with(architecture));
+    let layouts = language_layouts().filter(move |layout| layout.architecture.starts_with(architecture));
     layouts.map(|layout| {
         let name = format!("{} ({})", layout.architecture, layout.name);
         let tiny = preset(layout, "tiny").expect("a tiny preset");

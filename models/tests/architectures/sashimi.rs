@@ -117,10 +117,12 @@ fn sequences_that_are_at_different_times_go_on_as_each_does_alone() {
         let (_, mut together) = model.prefill_batch(&prompts, &Chain::default()).expect("prompts");
         let mut found: Vec<Vec<f32>> = vec![Vec::new(); lengths.len()];
         // One token each, and then calls that end groups in some of them.
-        for count in [1, 1, 5, 8] {
+        let calls = [(0, 1), (1, 2), (2, 7), (7, 15)];
+        for (begin, end) in calls {
+            let count = end - begin;
             let rows: Vec<u32> = lengths
                 .iter()
-                .flat_map(|length| &all[*length..*length + count])
+                .flat_map(|length| &all[length + begin..length + end])
                 .copied()
                 .collect();
             let logits = model
@@ -137,8 +139,8 @@ fn sequences_that_are_at_different_times_go_on_as_each_does_alone() {
             let mut state = start(&model, 1);
             logits(&model, &all[..length], &[], &mut state);
             let mut expected = Vec::new();
-            for (count, end) in [(1, 1), (1, 2), (5, 7), (8, 15)] {
-                let ids = &all[length + end - count..length + end];
+            for (begin, end) in calls {
+                let ids = &all[length + begin..length + end];
                 expected.extend(logits(&model, ids, &[], &mut state));
             }
             let error = relative_error(found, expected.iter().map(|v| f64::from(*v)));
@@ -223,10 +225,8 @@ fn what_the_stack_does_not_have_is_refused() {
         let text = config(fields).to_string();
         let error = write_random(&path, layout("standalone"), &text, WriteDtype::F32, 1);
         let message = error.expect_err(&text).to_string();
-        assert!(
-            message.contains(named) && message.contains("expected"),
-            "{text}: {message}"
-        );
+        let says_what_works = message.contains("expected") || message.contains("accepted");
+        assert!(message.contains(named) && says_what_works, "{text}: {message}");
     }
 }
 

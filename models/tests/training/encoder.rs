@@ -179,14 +179,18 @@ fn counted(trainer: &Trainer, batch: &Batch, prefix: usize) -> Answered {
 #[test]
 fn answers_that_are_counted_in_batches_are_those_of_one_sequence_at_a_time() {
     // More sequences than logits are made for at a time. Ids of four tokens, and a model that has seen them for a while, so that
-    // some answers are right.
+    // some answers are right; every seventh target follows from nothing, so that some are wrong.
     let ids: Vec<u32> = (0..700 * 24u32)
         .map(|i| i.wrapping_mul(2_654_435_761) >> 30)
         .collect();
+    let target = |(i, id): (usize, &u32)| match i % 7 {
+        0 => (i as u32).wrapping_mul(2_246_822_519) >> 30,
+        _ => (id + 1) % 4,
+    };
     let batch = Batch {
         sequences: 700,
         time: 24,
-        targets: ids.iter().map(|id| (id + 1) % 4).collect(),
+        targets: ids.iter().enumerate().map(target).collect(),
         weights: Some(
             (0..ids.len())
                 .map(|i| if i % 5 == 0 { 1.0 } else { 0.0 })

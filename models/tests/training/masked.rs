@@ -10,7 +10,7 @@ use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
 
 const LENGTH: usize = 24;
-const MODEL: &str = "{ arch = \"bigs\", config = { model_type = \"BiGS\", vocab_size = 256, hidden_size = 32, num_hidden_layers = 1, \
+const MODEL: &str = "{ arch = \"bigs\", config = { model_type = \"BiGS\", vocab_size = 256, hidden_size = 32, num_hidden_layers = 2, \
                      intermediate_size = 48, num_ssm = 8, max_position_embeddings = 32, type_vocab_size = 1 } }";
 /// What stands for a hidden byte.
 const HIDDEN: u32 = 0xff;
@@ -18,9 +18,10 @@ const HIDDEN: u32 = 0xff;
 fn config(folder: &Path, model: &str, task: &str, steps: u64) -> TrainConfig {
     let text = format!(
         "steps = {steps}\nsequences = 16\nlength = {LENGTH}\nbase = {:?}\nmodel = {model}\ntask = {{ {task} }}\n\
-         optimizer = {{ learning_rate = 1e-2, clip_norm = 1.0, weight_decay = 0.0, \
-         schedule = {{ kind = \"cosine\", warmup_steps = 10 }} }}",
-        folder.display().to_string()
+         optimizer = {{ learning_rate = 3e-3, clip_norm = 1.0, weight_decay = 0.0, \
+         schedule = {{ kind = \"cosine\", warmup_steps = {} }} }}",
+        folder.display().to_string(),
+        steps.min(11) - 1
     );
     TrainConfig::parse(Path::new("test.toml"), &text).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -47,7 +48,7 @@ fn hidden_bytes_are_learnt_by_the_models_own_head_and_the_checkpoint_is_fine_tun
     let task = "data = { kind = \"masked-tokens\", path = \"text\", masked = 0.2, held_out = 0.2 }, head = \"model\", \
                 evaluation = { examples = 40 }";
     let run = folder.path().join("pretrained");
-    let (before, after, checkpoint) = trained(config(folder.path(), MODEL, task, 120), &run);
+    let (before, after, checkpoint) = trained(config(folder.path(), MODEL, task, 800), &run);
     assert!(!before.is_better_than_chance(), "{before:?}");
     assert!(after.is_better_than_chance() && after.value > 0.8, "{after:?}");
     // What was trained is the model, and nothing beside it.
@@ -82,7 +83,7 @@ fn hidden_bytes_are_learnt_by_the_models_own_head_and_the_checkpoint_is_fine_tun
                 evaluation = { examples = 40 }";
     let pretrained = format!("{{ checkpoint = {:?} }}", checkpoint.display().to_string());
     let run = folder.path().join("classes");
-    let (_, after, checkpoint) = trained(config(folder.path(), &pretrained, task, 40), &run);
+    let (_, after, checkpoint) = trained(config(folder.path(), &pretrained, task, 100), &run);
     assert!(after.value > 0.9, "{after:?}");
     // The head of the classes is beside the model, whose own head is as it was pretrained.
     assert!(checkpoint.join(TASK).exists());

@@ -173,7 +173,9 @@ mod tests {
                 {
                     assert!(!found, "{case} decays");
                 }
-                let projection = (leaf == "weight" || leaf.ends_with("w1") || leaf.ends_with("w2"))
+                // The direction of a projection whose weight is normalised.
+                let is_weight = leaf == "weight" || leaf == "weight_v";
+                let projection = (is_weight || leaf.ends_with("w1") || leaf.ends_with("w2"))
                     && shape.iter().filter(|length| **length > 1).count() >= 2;
                 if projection || above.contains("embedding") {
                     assert!(found, "{case} does not decay");
@@ -181,7 +183,7 @@ mod tests {
                 // Nothing escapes both: what decays is a projection, taps, or low rank.
                 let low_rank = ["w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2"];
                 let of_experts = ["gate_up_proj", "down_proj"];
-                let known = leaf == "weight"
+                let known = is_weight
                     || leaf.ends_with("_weight")
                     || of_experts.contains(&leaf)
                     || low_rank.contains(&leaf)

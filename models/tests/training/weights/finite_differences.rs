@@ -37,7 +37,9 @@ pub(super) fn without_influence(name: &str) -> bool {
 fn visible(mut case: Case) -> Case {
     let edit = match (case.layout.architecture, case.layout.name) {
         ("retnet", _) => json!({"norm_eps": 1e-3}),
-        ("mamba1", "Hugging Face") | ("zamba", _) => json!({"time_step_min": 0.3, "time_step_max": 3.0}),
+        ("mamba1", "Hugging Face") | ("zamba" | "samba", _) => {
+            json!({"time_step_min": 0.3, "time_step_max": 3.0})
+        }
         ("jamba", _) => json!({"time_step_min": 0.3, "time_step_max": 3.0, "num_experts_per_tok": 4}),
         ("minimax", _) => json!({"num_experts_per_tok": 3}),
         ("nemotron_h", _) => json!({"num_experts_per_tok": 4}),
