@@ -180,8 +180,8 @@ impl<'a, S: Settings, E: Clone + Default + Serialize + DeserializeOwned> Keeping
         (out, file): (&'a mut OutputFolder, &'static str),
         stop: &'a Stop,
     ) -> (Self, E) {
-        if saved.runs.len() == index {
-            saved.runs.push(SavedRun::default());
+        if saved.runs.len() <= index {
+            saved.runs.resize_with(index + 1, SavedRun::default);
         }
         let evaluation = std::mem::take(&mut saved.runs[index].evaluation);
         let keeping = Self {

@@ -30,11 +30,10 @@ use spillway_attention_linear::block_attention::{BlockAttention, BlockAttentionC
 use spillway_attention_linear::mlp::{Mlp, MlpActivation, MlpConfig};
 use spillway_ssm_core::WeightSource;
 use spillway_ssm_core::gss::{Gss, GssConfig};
-use spillway_ssm_core::operators::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields, MAX_DIMENSION};
 use crate::error::ModelError;
-use crate::hybrid::{layer_list, whole};
+use crate::hybrid::{EvenHeads, layer_list};
 use crate::layout::{Assembly, Layout, Outline, Parts, Preset, eos_ids};
 use crate::loader::Loader;
 use crate::network::{Block, Channel};
@@ -106,7 +105,7 @@ fn config_of(checkpoint: &Checkpoint) -> Result<Map<String, Value>, CheckpointEr
         .names()
         .filter_map(index)
         .max()
-        .map_or(0, |last| last + 1);
+        .map_or(0, |last| last.saturating_add(1));
     let ([vocab_size, width], [hidden, _]) = (shape(EMBEDDING)?, shape("layers.0.0.to_u.0.weight")?);
     let [channels, modes] = shape("layers.0.0.dss.C_real")?;
     let mut config = stored.clone();
@@ -176,28 +175,12 @@ pub(crate) fn block_attention(
     fields: &Fields<'_>,
     model_dim: usize,
 ) -> Result<BlockAttentionConfig, CheckpointError> {
-    let num_heads = fields.dimension("num_heads")?;
-    if !model_dim.is_multiple_of(num_heads) {
-        let expected = format!("a divisor of d_model = {model_dim}");
-        return Err(fields.wrong("num_heads", &expected, Some(&num_heads.into())));
-    }
-    let head_dim = model_dim / num_heads;
-    let rotated_dim = whole(fields, "rotary_emb_dim", 0)?;
-    let plan = RotaryPlan {
-        rotated_dim,
-        base: 10_000.0,
-        pairing: Pairing::Halves,
-        scaling: None,
-    };
-    if plan.validate(head_dim).is_err() {
-        let expected = format!("an even number up to the {head_dim} features of a head");
-        return Err(fields.wrong("rotary_emb_dim", &expected, Some(&rotated_dim.into())));
-    }
+    let heads = EvenHeads::read(fields, model_dim)?;
     Ok(BlockAttentionConfig {
         model_dim,
-        num_heads,
+        num_heads: heads.count,
         window: fields.dimension_or("window", 512)?,
-        rotary: (rotated_dim > 0).then_some(plan),
+        rotary: heads.rotary,
     })
 }
 

@@ -20,12 +20,11 @@ use serde_json::{Map, Value, json};
 use spillway_attention_linear::mlp::{Mlp, MlpActivation, MlpConfig};
 use spillway_attention_linear::softmax_attention::{SoftmaxAttention, SoftmaxAttentionConfig};
 use spillway_ssm_core::h3::{H3, H3Config};
-use spillway_ssm_core::operators::{Pairing, RotaryPlan};
 use spillway_ssm_core::{Mixer, WeightSource};
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Fields};
 use crate::error::ModelError;
-use crate::hybrid::{layer_list, whole};
+use crate::hybrid::{EvenHeads, layer_list};
 use crate::layout::{Assembly, Has, Layout, Outline, Parts, Preset};
 use crate::loader::Loader;
 use crate::network::{Block, Channel, Norm};
@@ -156,7 +155,8 @@ fn config_of(checkpoint: &Checkpoint, names: &Names) -> Result<Map<String, Value
         Some((index.parse().ok()?, rest.to_string()))
     };
     let blocks: Vec<(usize, String)> = checkpoint.names().filter_map(block).collect();
-    let layers = blocks.iter().map(|(index, _)| index + 1).max().unwrap_or(0);
+    let last = blocks.iter().map(|(index, _)| *index).max();
+    let layers = last.map_or(0, |last| last.saturating_add(1));
     let with = |tensor: &str| -> BTreeSet<usize> {
         let with = blocks.iter().filter(|(_, name)| name == tensor);
         with.map(|(index, _)| *index).collect()
@@ -278,30 +278,14 @@ fn softmax_attention(
     fields: &Fields<'_>,
     model_dim: usize,
 ) -> Result<SoftmaxAttentionConfig, CheckpointError> {
-    let num_heads = fields.dimension("num_heads")?;
-    if !model_dim.is_multiple_of(num_heads) {
-        let expected = format!("a divisor of d_model = {model_dim}");
-        return Err(fields.wrong("num_heads", &expected, Some(&num_heads.into())));
-    }
-    let head_dim = model_dim / num_heads;
-    let rotated_dim = whole(fields, "rotary_emb_dim", 0)?;
-    let plan = RotaryPlan {
-        rotated_dim,
-        base: 10_000.0,
-        pairing: Pairing::Halves,
-        scaling: None,
-    };
-    if plan.validate(head_dim).is_err() {
-        let expected = format!("an even number up to the {head_dim} features of a head");
-        return Err(fields.wrong("rotary_emb_dim", &expected, Some(&rotated_dim.into())));
-    }
+    let heads = EvenHeads::read(fields, model_dim)?;
     Ok(SoftmaxAttentionConfig {
         model_dim,
-        num_heads,
-        num_key_value_heads: num_heads,
-        head_dim,
+        num_heads: heads.count,
+        num_key_value_heads: heads.count,
+        head_dim: heads.dim,
         norm: None,
-        rotary: (rotated_dim > 0).then_some(plan),
+        rotary: heads.rotary,
         window: None,
         scale: None,
         conv: None,

@@ -151,6 +151,11 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionCo
         return Err(fields.wrong("num_heads", &expected, Some(&num_heads.into())));
     }
     let head_dim = fields.dimension_or("head_dim", model_dim / num_heads)?;
+    let base = fields.positive_or("rotary_emb_base", 10_000.0)?;
+    let pairing = match fields.bool_or("rotary_emb_interleaved", false)? {
+        true => Pairing::Interleaved,
+        false => Pairing::Halves,
+    };
     let scale = match fields.has("softmax_scale") {
         true => Some(fields.positive_or("softmax_scale", 1.0)?),
         false => None,
@@ -161,7 +166,7 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionCo
         num_key_value_heads: groups,
         head_dim,
         norm: None,
-        rotary: rotary(fields, head_dim)?,
+        rotary: rotary(fields, head_dim, base, pairing)?,
         window: None,
         scale,
         conv: match whole(fields, "d_conv", 0)? {
@@ -180,18 +185,50 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionCo
     Ok(mixer)
 }
 
-fn rotary(fields: &Fields<'_>, head_dim: usize) -> Result<Option<RotaryPlan>, CheckpointError> {
+/// Heads that divide `d_model`, and how positions turn their features: `num_heads`, `rotary_emb_dim`.
+pub(crate) struct EvenHeads {
+    pub count: usize,
+    /// Features of each.
+    pub dim: usize,
+    /// With the base 10000, by halves; nothing where no feature is turned.
+    pub rotary: Option<RotaryPlan>,
+}
+
+impl EvenHeads {
+    /// Reads the two fields.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Field`] for a number of heads that does not divide `d_model`, and for features that no head has.
+    pub(crate) fn read(fields: &Fields<'_>, model_dim: usize) -> Result<Self, CheckpointError> {
+        let count = fields.dimension("num_heads")?;
+        if !model_dim.is_multiple_of(count) {
+            let expected = format!("a divisor of d_model = {model_dim}");
+            return Err(fields.wrong("num_heads", &expected, Some(&count.into())));
+        }
+        let dim = model_dim / count;
+        Ok(Self {
+            count,
+            dim,
+            rotary: rotary(fields, dim, 10_000.0, Pairing::Halves)?,
+        })
+    }
+}
+
+/// `rotary_emb_dim`, beside what is known of the angles.
+fn rotary(
+    fields: &Fields<'_>,
+    head_dim: usize,
+    base: f32,
+    pairing: Pairing,
+) -> Result<Option<RotaryPlan>, CheckpointError> {
     let plan = RotaryPlan {
         rotated_dim: whole(fields, "rotary_emb_dim", 0)?,
-        base: fields.positive_or("rotary_emb_base", 10_000.0)?,
-        pairing: match fields.bool_or("rotary_emb_interleaved", false)? {
-            true => Pairing::Interleaved,
-            false => Pairing::Halves,
-        },
+        base,
+        pairing,
         scaling: None,
     };
     if plan.validate(head_dim).is_err() {
-        let expected = format!("an even number up to head_dim = {head_dim}");
+        let expected = format!("an even number up to the {head_dim} features of a head");
         return Err(fields.wrong("rotary_emb_dim", &expected, fields.value("rotary_emb_dim")));
     }
     Ok(Some(plan).filter(|plan| plan.rotated_dim > 0))

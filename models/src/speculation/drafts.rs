@@ -47,14 +47,15 @@ impl Default for Lookup {
 impl Drafter for Lookup {
     fn draft(&mut self, read: &[u32], most: usize, _: &Sampler) -> Result<Vec<u32>, ModelError> {
         let read = &read[read.len().saturating_sub(LOOKED_THROUGH)..];
-        let lengths = (self.shortest.max(1)..=self.longest).rev();
+        let lengths = (self.shortest.max(1)..=self.longest.min(read.len())).rev();
         let mut found = lengths.filter_map(|length| follows_again(read, length));
         let Some(begin) = found.next() else {
             return Ok(Vec::new());
         };
-        let mut draft = Vec::with_capacity(most);
-        for at in begin..begin + most {
+        let mut draft = Vec::new();
+        for index in 0..most {
             // Beyond the end it repeats what it has drafted, as a text does that goes round in a circle.
+            let at = begin + index;
             let id = read.get(at).or_else(|| draft.get(at - read.len())).copied();
             draft.extend(id);
         }
@@ -70,13 +71,14 @@ fn follows_again(ids: &[u32], length: usize) -> Option<usize> {
     Some(place + length)
 }
 
-/// Drafts of a smaller model, which reads the same ids.
+/// Drafts of a smaller model, which reads the same ids. It starts anew where a text does not go on from what it has read, and so may be
+/// used for one text after another.
 #[derive(Clone, Debug)]
 pub struct DraftModel<'m> {
     model: &'m Model,
-    /// After the first `read` tokens of the text.
+    /// After the tokens in `read`.
     state: ModelState,
-    read: usize,
+    read: Vec<u32>,
 }
 
 impl<'m> DraftModel<'m> {
@@ -90,20 +92,29 @@ impl<'m> DraftModel<'m> {
         Ok(Self {
             model,
             state: model.start(&Default::default(), 1)?,
-            read: 0,
+            read: Vec::new(),
         })
     }
 }
 
 impl Drafter for DraftModel<'_> {
     fn draft(&mut self, read: &[u32], most: usize, sampler: &Sampler) -> Result<Vec<u32>, ModelError> {
-        let mut logits = self
-            .model
-            .logits(&read[self.read..], &mut self.state, Logits::Last)?;
-        self.read = read.len();
+        let new = match read.strip_prefix(self.read.as_slice()) {
+            Some([]) | None => {
+                self.state = self.model.start(&Default::default(), 1)?;
+                self.read.clear();
+                read
+            }
+            Some(new) => new,
+        };
+        let mut draft = Vec::new();
+        if most == 0 || new.is_empty() {
+            return Ok(draft);
+        }
+        let mut logits = self.model.logits(new, &mut self.state, Logits::Last)?;
+        self.read.extend_from_slice(new);
         // What is drafted is read by a fork: nothing has to be taken back.
         let (mut state, mut sampler) = (self.state.clone(), sampler.clone());
-        let mut draft = Vec::with_capacity(most);
         loop {
             let id = sampler.choose(&mut logits.into_data().iter::<f32>().collect::<Vec<_>>())?;
             draft.push(id);

@@ -154,6 +154,7 @@ fn damaged_files_are_refused_by_name_and_never_read_beyond_their_end() {
     for (kind, len, message) in [
         (99, 32, "type 99 is not read"),
         (8, 33, "rows of whole blocks of 32"),
+        (0, 0, "at least one value"),
         (0, 1 << 62, "bytes"),
         (0, 1000, "within the file's"),
     ] {

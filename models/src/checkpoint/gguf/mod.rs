@@ -103,6 +103,13 @@ fn info(entry: &Entry, available: usize) -> Result<TensorInfo, GgufError> {
     let count = entry.shape.iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
     let count =
         count.ok_or_else(|| wrong(format!("shape {:?} has more values than any file", entry.shape)))?;
+    // With that, no dimension is 0, and none larger than the file: what is divided by them and made of them stays whole.
+    if count == 0 {
+        return Err(wrong(format!(
+            "expected at least one value, found shape {:?}",
+            entry.shape
+        )));
+    }
     if let Dtype::Blocks(format) = dtype {
         let row = entry.shape.last().copied().unwrap_or(1);
         if !row.is_multiple_of(format.values()) {

@@ -16,6 +16,8 @@ const STEPS: StepRange = StepRange { min: 0.01, max: 1.0 };
 /// The longest wave of a time.
 const LONGEST: f64 = 10_000.0;
 const NORM_EPS: f32 = 1e-6;
+/// The largest of the sizes: products of two of them are far inside 64 bits.
+const MOST: usize = 1 << 24;
 
 /// The sizes of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -54,8 +56,8 @@ impl DiffusionNetwork {
     /// (2S × E) and `out` (2 × S); projections have biases. A fresh network answers 0.
     ///
     /// # Errors
-    /// [`Error::Value`] for a dimension of 0 or an odd one that must be even; the source's for a tensor that is missing or of another
-    /// shape.
+    /// [`Error::Value`] for a dimension of 0 or above 2^24, or an odd one that must be even; the source's for a tensor that is missing or of
+    /// another shape.
     pub fn read<S: WeightSource>(
         config: DiffusionNetworkConfig,
         classes: usize,
@@ -69,10 +71,12 @@ impl DiffusionNetwork {
             state_dim,
             condition_dim,
         } = config;
-        if layers == 0 || condition_dim == 0 || !condition_dim.is_multiple_of(2) {
+        let sizes = [model_dim, inner_dim, factor, layers, state_dim, condition_dim];
+        let small = sizes.iter().all(|size| *size <= MOST);
+        if !small || layers == 0 || condition_dim == 0 || !condition_dim.is_multiple_of(2) {
             return Err(S::Error::from(Error::Value {
                 what: "sizes of a network of diffusion",
-                expected: "at least one layer, and an even condition_dim of at least 2",
+                expected: "numbers up to 16777216, at least one layer, and an even condition_dim of at least 2",
                 found: format!("{config:?}"),
             }));
         }

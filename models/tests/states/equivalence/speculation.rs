@@ -190,6 +190,27 @@ fn a_model_s_own_drafts_are_all_accepted() {
     }
 }
 
+#[test]
+fn a_draft_model_goes_from_one_text_to_another() {
+    let (plain, model) = (Chain::default(), &models()[0]);
+    let mut again = DraftModel::new(model, model).unwrap();
+    // A longer text, a shorter one, the same once more.
+    for prompt in [ids(model, 9, 5), ids(model, 4, 7), ids(model, 4, 7)] {
+        let mut fresh = DraftModel::new(model, model).unwrap();
+        let by = |drafter: &mut DraftModel<'_>| {
+            let (generated, _, acceptance) =
+                by_drafts(model, &plain, &prompt, &Sampling::greedy(), (drafter, 4));
+            (generated.ids, acceptance)
+        };
+        assert_eq!(by(&mut again), by(&mut fresh));
+    }
+    let sampler = Sampler::new(&Sampling::greedy(), model.info().vocab_size).unwrap();
+    for drafter in [&mut again as &mut dyn Drafter, &mut Lookup::default()] {
+        assert!(drafter.draft(&[], 4, &sampler).unwrap().is_empty());
+        assert!(drafter.draft(&[1, 2, 1, 2], 0, &sampler).unwrap().is_empty());
+    }
+}
+
 /// The second of two drawn tokens, where the draft is always one and the same: it is drawn as often as its probability says, and so
 /// are all others; and the draft is accepted as often as it is drawn.
 #[test]
