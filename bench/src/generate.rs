@@ -54,7 +54,8 @@ pub struct GenerateArgs {
     /// What acts on the states.
     #[command(flatten)]
     pub treatment: TreatmentArgs,
-    /// Folder of states of earlier prompts: the longest beginning that this prompt shares with them is not computed again
+    /// Folder of states of earlier prompts: the longest beginning that this prompt shares with them is not computed again [default: none
+    /// is kept]
     #[arg(long, value_name = "DIR")]
     pub prefix_cache: Option<PathBuf>,
     /// The most MiB that the folder may take; what was used longest ago is removed first
@@ -72,14 +73,14 @@ pub struct GenerateArgs {
     /// Token ids that end the text, numbers with commas between; an empty list goes on to --max-tokens [default: the model's]
     #[arg(long, value_name = "LIST")]
     pub eos: Option<String>,
-    /// Stop at this text, which is not printed; may be given several times
+    /// Stop at this text, which is not printed; may be given several times [default: at none]
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
     /// Write what is generated as sound, a sample for each token, instead of printing it: of a model that was trained on sound (its
-    /// folder has audio.json). The zero level, 128 of 8 bits, is the prompt that asks for any sound
+    /// folder has audio.json). The zero level, 128 of 8 bits, is the prompt that asks for any sound [default: text is printed]
     #[arg(long, value_name = "FILE", conflicts_with = "stop")]
     pub wav: Option<PathBuf>,
-    /// Draw the sound as well: frequency against time (SVG)
+    /// Draw the sound as well, frequency against time (SVG) [default: no picture]
     #[arg(long, value_name = "FILE", requires = "wav")]
     pub spectrogram: Option<PathBuf>,
 }

@@ -25,8 +25,8 @@ pub struct ModelArgs {
 /// Several models, all loaded alike.
 #[derive(Clone, Debug, Args)]
 pub struct ModelsArgs {
-    /// Folders with config.json and model.safetensors or PyTorch files, or .safetensors or .pth files [default: the small
-    /// model that comes with Spillway]
+    /// Folders with config.json and model.safetensors or PyTorch files, or .safetensors, .pth or .gguf files; or hf:OWNER/NAME, their
+    /// names on a hub [default: the small model that comes with Spillway]
     #[arg(value_name = "CHECKPOINT")]
     pub checkpoints: Vec<PathBuf>,
     /// How their weights are kept, and where they run.

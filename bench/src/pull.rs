@@ -13,9 +13,9 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Of a repository only what is read here is fetched: one checkpoint's weights (safetensors, else PyTorch's, else GGUF), config.json, the
-tokenizer, the chat template. What came in part goes on from there; every file is held against the hash that the hub names it by. The cache is that
-of Hugging Face's own tools, and so are the variables: HF_ENDPOINT, HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE=1 for what is there
-already.
+tokenizer, the chat template, spillway.json. What came in part goes on from there; every file is held against the hash that the hub names
+it by. The cache is that of Hugging Face's own tools, ~/.cache/huggingface/hub unless set otherwise, and so are the variables: HF_ENDPOINT,
+HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE=1 for what is there already.
 
 In every command hf:OWNER/NAME may stand where a checkpoint's path does. It is fetched when it is not in the cache; what is there is taken as it is,
 until it is pulled again.

@@ -21,14 +21,15 @@ const COMPARED: usize = 4;
 /// Where drafts come from.
 #[derive(Clone, Debug, Args)]
 pub struct SpeculationArgs {
-    /// Draft what followed when the last few tokens occurred before, K tokens at a time (8 where no K is given), and let the model
-    /// check each draft in one call: the same text, sooner where it repeats itself
+    /// Draft what followed when the last few tokens occurred before, K tokens at a time (1 to 64; 8 where no K is given), and let the model
+    /// check each draft in one call: the same text, sooner where it repeats itself [default: no drafts]
     #[arg(long, value_name = "lookup[:K]", value_parser = parse_lookup, conflicts_with = "draft")]
     pub speculate: Option<NonZeroUsize>,
-    /// Smaller model with the same tokenizer that drafts, for the model to check: the same text, sooner where both agree
+    /// Smaller model with the same tokenizer that drafts, for the model to check: the same text, sooner where both agree; a path or
+    /// hf:OWNER/NAME, as of the model [default: no drafts]
     #[arg(long, value_name = "CHECKPOINT")]
     pub draft: Option<PathBuf>,
-    /// Tokens that the smaller model drafts at a time [default: 4]
+    /// Tokens that the smaller model drafts at a time, 1 to 64 [default: 4]
     #[arg(long, value_name = "N", requires = "draft", value_parser = clap::value_parser!(u32).range(1..=MOST_DRAFTED as i64))]
     pub draft_tokens: Option<u32>,
 }

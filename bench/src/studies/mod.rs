@@ -8,8 +8,9 @@
 //! | [`frontier`] | `spillway frontier`: recall against bytes of state and speed, seed by seed, alone and under mitigations |
 //! | [`trainings`] | arms that change one training, seed by seed, in folders that are gone on with |
 //! | [`side_by_side`], [`estimate`] | many trainings at once; means over seeds with intervals |
-//! | [`results`] | what all leave: pictures, `RESULTS.md` |
+//! | [`results`], [`about`] | what all leave: pages, pictures, `RESULTS.md`; what stands at their head |
 
+pub mod about;
 pub mod capacity;
 pub mod estimate;
 pub mod frontier;

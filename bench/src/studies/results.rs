@@ -1,9 +1,15 @@
-//! What every study leaves: pictures in files of their own, and the paragraphs of `RESULTS.md`.
+//! What every study leaves: its pages, pictures in files of their own, and the paragraphs of `RESULTS.md`.
 
 use crate::context::Context;
 use crate::error::ProgramError;
+use crate::kit::page::{self, Row};
 use crate::kit::picture::{Drawing, Figure};
 use crate::output::OutputFolder;
+use maud::Markup;
+use serde::Serialize;
+use serde_json::Value;
+use std::io::{self, Write};
+use std::path::Path;
 
 /// Folder of the pictures.
 const FIGURES: &str = "figures";
@@ -36,6 +42,65 @@ impl Picture {
     }
 }
 
+/// The pages of a study: `results.json`, `results.csv`, `RESULTS.md`, `report.html`, and a file for each picture.
+pub struct Pages<'a, R, C> {
+    /// Everything.
+    pub report: &'a R,
+    /// Writes the lines of `results.csv`.
+    pub csv: C,
+    /// `RESULTS.md`.
+    pub markdown: String,
+    /// `report.html`.
+    pub page: String,
+    /// The pictures on it.
+    pub pictures: &'a [Picture],
+}
+
+impl<R: Serialize, C: Fn(&R, &mut dyn Write) -> io::Result<()>> Pages<'_, R, C> {
+    /// Writes all of them.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn write(&self, folder: &mut OutputFolder) -> Result<(), ProgramError> {
+        folder.write_json("results.json", self.report)?;
+        folder.write("results.csv", |file| (self.csv)(self.report, file))?;
+        folder.write("RESULTS.md", |file| file.write_all(self.markdown.as_bytes()))?;
+        folder.write("report.html", |file| file.write_all(self.page.as_bytes()))?;
+        write_figures(folder, self.pictures)
+    }
+}
+
+/// Prints the sentences that are supported and those that are not, and `document` beside the files of the pages in `out`.
+///
+/// # Errors
+/// As [`Context::print`].
+pub fn print_results(
+    context: &Context,
+    findings: [&[String]; 2],
+    out: &Path,
+    document: Value,
+) -> Result<(), ProgramError> {
+    let [supported, unsupported] = findings;
+    print_findings(context, supported, unsupported)?;
+    let files = ["report.html", "RESULTS.md", "results.json", "results.csv"];
+    context.print_folder(out, &files, document)?;
+    context.remark(format_args!("\nreport: {}", out.join("report.html").display()));
+    Ok(())
+}
+
+/// The end of a command that trains: an error where something is left to be done.
+///
+/// # Errors
+/// [`ProgramError::Failed`] for trainings that are not `complete`.
+pub fn expect_complete(complete: bool) -> Result<(), ProgramError> {
+    match complete {
+        true => Ok(()),
+        false => Err(ProgramError::Failed(
+            "interrupted; the same command with --resume goes on".into(),
+        )),
+    }
+}
+
 /// Writes each picture as `figures/NAME.svg`.
 ///
 /// # Errors
@@ -56,7 +121,7 @@ pub fn write_figures<'a>(
 ///
 /// # Errors
 /// As [`Context::print`].
-pub fn print_findings(
+fn print_findings(
     context: &Context,
     supported: &[String],
     unsupported: &[String],
@@ -79,6 +144,29 @@ pub fn markdown_sentences(title: &str, sentences: &[String]) -> String {
     match sentences {
         [] => String::new(),
         _ => format!("\n## {title}\n\n{lines}"),
+    }
+}
+
+/// Headings, perhaps of several lines, and rows of as many cells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// A heading for each column.
+    pub headings: Vec<String>,
+    /// Cells, row by row.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// For a page.
+    pub fn html(&self) -> Markup {
+        let rows: Vec<Row> = self.rows.iter().map(Row::of).collect();
+        page::table(&page::headings(&self.headings), &rows)
+    }
+
+    /// In Markdown, with headings of one line.
+    pub fn markdown(&self) -> String {
+        let headings = self.headings.iter().map(|heading| heading.replace('\n', " "));
+        markdown_table(&headings.collect::<Vec<_>>(), &self.rows)
     }
 }
 

@@ -21,6 +21,15 @@ use std::time::{Duration, Instant};
 
 /// Folder of the trainings.
 pub const RUNS: &str = "runs";
+/// The files that a study of trainings writes.
+pub const OWN: &[&str] = &[
+    "results.json",
+    "results.csv",
+    "RESULTS.md",
+    "report.html",
+    "figures/*.svg",
+    "runs/",
+];
 
 /// One training of a study.
 #[derive(Clone, Debug)]

@@ -64,6 +64,11 @@ impl Record {
         self.evaluations.iter().filter(move |event| !of_random(event))
     }
 
+    /// Time of all steps, in seconds.
+    pub fn step_seconds(&self) -> f64 {
+        self.steps.iter().map(|step| step.seconds.sum()).sum()
+    }
+
     /// Mean training loss over the last steps.
     fn last_loss(&self) -> Option<f64> {
         let last = ((self.steps.len() as f64 * LAST).ceil() as usize).min(self.steps.len());

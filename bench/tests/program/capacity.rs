@@ -1,5 +1,6 @@
 //! `spillway capacity`.
 
+use crate::studies::results;
 use crate::*;
 use std::path::PathBuf;
 
@@ -50,10 +51,6 @@ fn folder(config: &str) -> (tempfile::TempDir, String) {
     fs::write(&path, config).expect("written");
     let path = path.to_string_lossy().into_owned();
     (folder, path)
-}
-
-fn results(out: &Path) -> Value {
-    serde_json::from_slice(&fs::read(out.join("results.json")).expect("results.json")).expect("JSON")
 }
 
 /// Every training without its times, which are all that may differ.

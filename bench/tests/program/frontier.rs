@@ -1,5 +1,6 @@
 //! `spillway frontier`.
 
+use crate::studies::{FILES, Study, results, succeeds};
 use crate::*;
 use spillway::studies::frontier::config::FrontierConfig;
 use spillway::studies::frontier::measure::Asking;
@@ -53,30 +54,12 @@ sequences = 20
 data = { kind = "mqar", pairs = 4, vocab_size = 16 }
 "#;
 
-fn folder(frontier: &str) -> (tempfile::TempDir, String) {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    fs::write(folder.path().join("training.toml"), TRAINING).expect("written");
-    let path = folder.path().join("frontier.toml");
-    fs::write(&path, frontier).expect("written");
-    let path = path.to_string_lossy().into_owned();
-    (folder, path)
-}
-
-fn frontier(config: &str, out: &Path, options: &[&str]) -> Output {
-    let out = out.to_string_lossy().into_owned();
-    spillway(&[&["frontier", config, "--out", &out, "-q"], options].concat())
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn results(out: &Path) -> Value {
-    serde_json::from_slice(&fs::read(out.join("results.json")).expect("results.json")).expect("JSON")
-}
+const STUDY: Study = Study {
+    command: "frontier",
+    name: "frontier.toml",
+    text: FRONTIER,
+    training: TRAINING,
+};
 
 /// The points of a model under a mitigation.
 fn points<'a>(report: &'a Value, model: u64, mitigation: &str) -> Vec<&'a Value> {
@@ -87,9 +70,9 @@ fn points<'a>(report: &'a Value, model: u64, mitigation: &str) -> Vec<&'a Value>
 
 #[test]
 fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigations() {
-    let (folder, config) = folder(FRONTIER);
+    let (folder, config) = STUDY.folder();
     let out = folder.path().join("out");
-    let text = succeeds(&frontier(&config, &out, &["--threads", "2"]));
+    let text = succeeds(&STUDY.run(&config, &out, &["--threads", "2"]));
     for part in [
         "| attention | ",
         "| 2 pairs |",
@@ -99,15 +82,7 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
-    let files = [
-        "RESULTS.md",
-        "figures",
-        "report.html",
-        "results.csv",
-        "results.json",
-        "runs",
-    ];
-    assert_eq!(names(&out), files);
+    assert_eq!(names(&out), FILES);
     let runs = [
         "attention-size-1-s3",
         "attention-size-1-s5",
@@ -191,49 +166,30 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
     // Nothing is left to do, and another question is asked of the models that there are.
     let log = |run: &str| fs::read(out.join("runs").join(run).join("log.jsonl")).expect("a log");
     let before = (report["points"].clone(), log("gla-size-2-s5"));
-    succeeds(&frontier(&config, &out, &["--resume", "--threads", "2"]));
+    succeeds(&STUDY.run(&config, &out, &["--resume", "--threads", "2"]));
     assert_eq!((results(&out)["points"].clone(), log("gla-size-2-s5")), before);
     fs::write(&config, FRONTIER.replace("sequences = 20", "sequences = 30")).expect("written");
-    succeeds(&frontier(&config, &out, &["--resume", "--threads", "2"]));
+    succeeds(&STUDY.run(&config, &out, &["--resume", "--threads", "2"]));
     let report = results(&out);
     assert_eq!(
         points(&report, 0, "none")[0]["answers"][0]["counted"][0]["asked"],
         60
     );
     assert_eq!(log("gla-size-2-s5"), before.1);
-    refused(&frontier(&config, &out, &[]), 2, &["--out", "exists", "--resume"]);
+    refused(
+        &STUDY.run(&config, &out, &[]),
+        2,
+        &["--out", "exists", "--resume"],
+    );
 }
 
 #[test]
 fn a_frontier_that_is_stopped_or_killed_goes_on_to_the_same_bits() {
-    let (folder, config) = folder(FRONTIER);
-    let [whole, pieces] = ["whole", "pieces"].map(|name| folder.path().join(name));
-    succeeds(&frontier(&config, &whole, &["--threads", "2"]));
-    refused(
-        &frontier(&config, &pieces, &["--threads", "1", "--stop-after", "9"]),
-        1,
-        &["--resume"],
+    STUDY.goes_on_to_the_same_bits(
+        7,
+        &["runs/gla-size-2-s3/snapshots", "runs/gla-size-1-s5/checkpoint"],
+        &["checkpoint/model.safetensors", "answers.json"],
     );
-    let unfinished = results(&pieces);
-    assert_eq!(unfinished["trainings"], Value::from(vec![1, 7]));
-    let said = unfinished["findings"]["unsupported"][0].as_str().expect("text");
-    assert!(said.contains("1 of 7 trainings"), "{said}");
-    #[cfg(unix)]
-    for file in ["runs/gla-size-2-s3/snapshots", "runs/gla-size-1-s5/checkpoint"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
-        command.args(["frontier", &config, "-q", "--threads", "1", "--resume", "--out"]);
-        crate::life::kill_when(command.arg(&pieces), || pieces.join(file).exists());
-    }
-    succeeds(&frontier(&config, &pieces, &["--threads", "1", "--resume"]));
-    assert_eq!(names(&whole.join("runs")), names(&pieces.join("runs")));
-    for run in names(&whole.join("runs")) {
-        for name in ["checkpoint/model.safetensors", "answers.json"] {
-            let file = |out: &Path| fs::read(out.join("runs").join(&run).join(name)).expect(name);
-            assert!(file(&whole) == file(&pieces), "{run}: {name} differs");
-        }
-    }
-    let values = |out: &Path| fs::read_to_string(out.join("results.csv")).expect("file");
-    assert_eq!(values(&whole), values(&pieces));
 }
 
 #[test]
@@ -251,9 +207,9 @@ fn of_several_learning_rates_the_one_counts_that_comes_to_more_on_other_sequence
     // Attention alone, with two seeds.
     let (head, rest) = text.split_once("[[models]]\nname = \"GLA\"").expect("models");
     let (_, asked) = rest.split_once("[[asked]]").expect("questions");
-    let (folder, config) = folder(&format!("{head}[[asked]]{asked}"));
+    let (folder, config) = STUDY.folder_with(&format!("{head}[[asked]]{asked}"));
     let out = folder.path().join("out");
-    succeeds(&frontier(&config, &out, &["--threads", "2"]));
+    succeeds(&STUDY.run(&config, &out, &["--threads", "2"]));
     let report = results(&out);
     let points = points(&report, 0, "none");
     assert_eq!(points.len(), 1);
@@ -303,9 +259,9 @@ fn two_lists_are_asked_in_both_orders_beside_what_no_memory_can_do_without() {
             "encoder = { length = 10, mask_id = 0, masked = 0.0, weight = 0.0 }",
         ),
     ];
-    let (folder, config) = folder(&text.concat());
+    let (folder, config) = STUDY.folder_with(&text.concat());
     let out = folder.path().join("out");
-    let text = succeeds(&frontier(&config, &out, &["--threads", "2"]));
+    let text = succeeds(&STUDY.run(&config, &out, &["--threads", "2"]));
     assert!(text.contains("with the shorter list first"), "{text}");
     let report = results(&out);
     assert_eq!(report["trainings"], Value::from(vec![4, 4]));
@@ -373,15 +329,7 @@ fn frontiers_that_cannot_be_made_are_refused_before_anything_is_trained() {
             &["none.toml"],
         ),
     ] {
-        assert!(FRONTIER.contains(from), "{from}");
-        let (folder, config) = folder(&FRONTIER.replace(from, to));
-        let out = folder.path().join("out");
-        refused(
-            &frontier(&config, &out, &[]),
-            1,
-            &[&["frontier.toml"], parts].concat(),
-        );
-        assert!(!out.exists(), "{to}");
+        STUDY.is_refused_with(from, to, parts);
     }
 }
 

@@ -22,6 +22,7 @@ mod recall;
 mod serve;
 mod speculation;
 mod ssm;
+mod studies;
 mod tokens;
 mod train;
 mod train_compare;

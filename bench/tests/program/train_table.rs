@@ -1,5 +1,6 @@
 //! `spillway train-table`.
 
+use crate::studies::{FILES, Study, results, succeeds};
 use crate::*;
 use spillway::studies::train_table::config::TableConfig;
 
@@ -55,37 +56,18 @@ at_least = 0.0
 at_most = 1.0
 "#;
 
-/// A folder with the training and this table.
-fn folder(table: &str) -> (tempfile::TempDir, String) {
-    let folder = tempfile::tempdir().expect("temporary folder");
-    fs::write(folder.path().join("training.toml"), TRAINING).expect("written");
-    let path = folder.path().join("table.toml");
-    fs::write(&path, table).expect("written");
-    let path = path.to_string_lossy().into_owned();
-    (folder, path)
-}
-
-fn table(config: &str, out: &Path, options: &[&str]) -> Output {
-    let out = out.to_string_lossy().into_owned();
-    spillway(&[&["train-table", config, "--out", &out, "-q"], options].concat())
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn results(out: &Path) -> Value {
-    serde_json::from_slice(&fs::read(out.join("results.json")).expect("results.json")).expect("JSON")
-}
+const STUDY: Study = Study {
+    command: "train-table",
+    name: "table.toml",
+    text: TABLE,
+    training: TRAINING,
+};
 
 #[test]
 fn every_arm_is_trained_with_every_seed_and_said_beside_what_was_expected() {
-    let (folder, config) = folder(TABLE);
+    let (folder, config) = STUDY.folder();
     let out = folder.path().join("out");
-    let text = succeeds(&table(&config, &out, &["--threads", "2"]));
+    let text = succeeds(&STUDY.run(&config, &out, &["--threads", "2"]));
     for part in [
         "| S4D, as it is | ",
         "| accuracy, longer |",
@@ -95,15 +77,7 @@ fn every_arm_is_trained_with_every_seed_and_said_beside_what_was_expected() {
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
-    let files = [
-        "RESULTS.md",
-        "figures",
-        "report.html",
-        "results.csv",
-        "results.json",
-        "runs",
-    ];
-    assert_eq!(names(&out), files);
+    assert_eq!(names(&out), FILES);
     let runs = [
         "mamba-2-s3",
         "mamba-2-s5",
@@ -144,16 +118,20 @@ fn every_arm_is_trained_with_every_seed_and_said_beside_what_was_expected() {
 
     // Nothing is left to do, and another configuration is another table.
     let before = report["arms"].clone();
-    succeeds(&table(&config, &out, &["--resume"]));
+    succeeds(&STUDY.run(&config, &out, &["--resume"]));
     assert_eq!(results(&out)["arms"], before);
-    refused(&table(&config, &out, &[]), 2, &["--out", "exists", "--resume"]);
+    refused(
+        &STUDY.run(&config, &out, &[]),
+        2,
+        &["--out", "exists", "--resume"],
+    );
     fs::write(
         folder.path().join("training.toml"),
         TRAINING.replace("steps = 6", "steps = 7"),
     )
     .expect("written");
     refused(
-        &table(&config, &out, &["--resume"]),
+        &STUDY.run(&config, &out, &["--resume"]),
         2,
         &["another configuration", "steps"],
     );
@@ -161,51 +139,16 @@ fn every_arm_is_trained_with_every_seed_and_said_beside_what_was_expected() {
 
 #[test]
 fn a_table_that_is_stopped_or_killed_goes_on_to_the_same_bits() {
-    let (folder, config) = folder(TABLE);
-    let [whole, pieces] = ["whole", "pieces"].map(|name| folder.path().join(name));
-    succeeds(&table(&config, &whole, &["--threads", "2"]));
-    refused(
-        &table(&config, &pieces, &["--threads", "1", "--stop-after", "9"]),
-        1,
-        &["--resume"],
+    STUDY.goes_on_to_the_same_bits(
+        5,
+        &["runs/one-seed-s4/config.toml", "runs/mamba-2-s5/snapshots"],
+        &["checkpoint/model.safetensors", "checkpoint/task.safetensors"],
     );
-    let unfinished = results(&pieces);
-    assert_eq!(unfinished["trainings"], Value::from(vec![1, 5]));
-    let said = unfinished["findings"]["unsupported"][0].as_str().expect("text");
-    assert!(said.contains("1 of 5 trainings"), "{said}");
-    #[cfg(unix)]
-    for file in ["runs/one-seed-s4/config.toml", "runs/mamba-2-s5/snapshots"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
-        command.args([
-            "train-table",
-            &config,
-            "-q",
-            "--threads",
-            "1",
-            "--resume",
-            "--out",
-        ]);
-        crate::life::kill_when(command.arg(&pieces), || pieces.join(file).exists());
-    }
-    succeeds(&table(&config, &pieces, &["--threads", "1", "--resume"]));
-    assert_eq!(names(&whole.join("runs")), names(&pieces.join("runs")));
-    for run in names(&whole.join("runs")) {
-        let file =
-            |out: &Path, name: &str| fs::read(out.join("runs").join(&run).join("checkpoint").join(name));
-        for name in ["model.safetensors", "task.safetensors"] {
-            assert!(
-                file(&whole, name).expect(name) == file(&pieces, name).expect(name),
-                "{run}: {name} differs"
-            );
-        }
-    }
-    let values = |out: &Path| fs::read_to_string(out.join("results.csv")).expect("file");
-    assert_eq!(values(&whole), values(&pieces));
 }
 
 #[test]
 fn delays_need_no_training() {
-    let (folder, config) = folder(
+    let (folder, config) = STUDY.folder_with(
         r#"
 title = "Delays"
 seeds = [0, 1]
@@ -231,7 +174,7 @@ at_least = 0.01
 "#,
     );
     let out = folder.path().join("out");
-    succeeds(&table(&config, &out, &[]));
+    succeeds(&STUDY.run(&config, &out, &[]));
     let report = results(&out);
     assert_eq!(
         report["findings"]["supported"]
@@ -298,15 +241,11 @@ fn tables_that_cannot_be_made_are_refused_before_anything_is_trained() {
             &["none.toml"],
         ),
     ] {
-        assert!(TABLE.contains(from), "{from}");
-        let (folder, config) = folder(&TABLE.replace(from, to));
-        let out = folder.path().join("out");
-        refused(&table(&config, &out, &[]), 1, &[&["table.toml"], parts].concat());
-        assert!(!out.exists(), "{to}");
+        STUDY.is_refused_with(from, to, parts);
     }
-    let (folder, _) = folder(TABLE);
+    let (folder, _) = STUDY.folder();
     let out = folder.path().join("out");
-    refused(&table("none.toml", &out, &[]), 1, &["cannot read none.toml"]);
+    refused(&STUDY.run("none.toml", &out, &[]), 1, &["cannot read none.toml"]);
 }
 
 #[test]

@@ -7,11 +7,12 @@ use crate::checkpoint::{Weights, weights_among};
 use crate::tokenizer::is_rwkv_vocabulary;
 
 /// What is read beside weights, where it is there.
-const BESIDE: [&str; 6] = [
+const BESIDE: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "spillway.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "chat_template.jinja",
 ];
@@ -119,7 +120,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(found.weights, "model.safetensors");
-        assert_eq!(found.beside, ["config.json", "tokenizer.json"]);
+        // SentencePiece's scores are in its own file alone.
+        assert_eq!(found.beside, ["config.json", "tokenizer.json", "tokenizer.model"]);
     }
 
     #[test]

@@ -8,12 +8,12 @@ use spillway_models::convert::{ConvertOptions, convert};
 use spillway_models::{LoadOptions, Logits, Model};
 use spillway_ssm_core::Chain;
 
-fn folder() -> PathBuf {
+pub(super) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 /// A tensor of f32 or f64 values, or of ids.
-fn values(file: &StoredTensors, name: &str) -> Vec<f64> {
+pub(super) fn numbers(file: &StoredTensors, name: &str) -> Vec<f64> {
     let (dtype, _, bytes) = file.raw(name).unwrap();
     match dtype {
         "F32" => bytes
@@ -38,12 +38,22 @@ fn values(file: &StoredTensors, name: &str) -> Vec<f64> {
     }
 }
 
+/// The values of a tensor of a checkpoint.
+pub(super) fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    let shape = checkpoint
+        .stored(name)
+        .unwrap_or_else(|| panic!("{name}"))
+        .shape
+        .to_vec();
+    checkpoint.tensor(name, &shape).unwrap().to_vec().unwrap()
+}
+
 /// How far a model's logits are from those of a file, relative to their size, in the first sequence.
-fn error(model: &Path, expected: &Path) -> f64 {
+pub(super) fn error(model: &Path, expected: &Path) -> f64 {
     let file = StoredTensors::open(expected).unwrap();
     let (_, shape, _) = file.raw("input_ids").unwrap();
     let time = shape[1];
-    let ids: Vec<u32> = values(&file, "input_ids")[..time]
+    let ids: Vec<u32> = numbers(&file, "input_ids")[..time]
         .iter()
         .map(|id| *id as u32)
         .collect();
@@ -51,7 +61,7 @@ fn error(model: &Path, expected: &Path) -> f64 {
     let mut state = model.start(&Chain::default(), 1).unwrap();
     let found = model.logits(&ids, &mut state, Logits::All).unwrap();
     let found: Vec<f32> = found.into_data().iter::<f32>().collect();
-    let expected = &values(&file, "logits")[..found.len()];
+    let expected = &numbers(&file, "logits")[..found.len()];
     let differences: f64 = found
         .iter()
         .zip(expected)
@@ -60,15 +70,15 @@ fn error(model: &Path, expected: &Path) -> f64 {
     (differences / expected.iter().map(|x| x * x).sum::<f64>()).sqrt()
 }
 
-mod golden {
+mod golden_files {
     use super::*;
 
     #[test]
     fn blocks_have_the_values_that_the_gguf_package_reads() {
-        let file = StoredTensors::open(&folder().join("gguf/blocks.safetensors")).unwrap();
+        let file = StoredTensors::open(&golden().join("gguf/blocks.safetensors")).unwrap();
         for (kind, name) in [(8, "q8_0"), (2, "q4_0"), (12, "q4_K"), (13, "q5_K"), (14, "q6_K")] {
             let (_, _, blocks) = file.raw(&format!("{name}.blocks")).unwrap();
-            let expected = values(&file, &format!("{name}.values"));
+            let expected = numbers(&file, &format!("{name}.values"));
             let path = tempfile::tempdir().unwrap();
             let path = path.path().join("model.gguf");
             fs::write(&path, file_of(kind, expected.len() as u64, blocks)).unwrap();
@@ -94,16 +104,16 @@ mod golden {
     #[test]
     fn models_have_the_logits_of_their_checkpoints() {
         for name in ["mamba-hf", "mamba2-hf", "rwkv6-blinkdl", "rwkv7-blinkdl"] {
-            let model = folder().join(format!("gguf/{name}.gguf"));
+            let model = golden().join(format!("gguf/{name}.gguf"));
             let error = error(
                 &model,
-                &folder().join(format!("models/{name}/expected.safetensors")),
+                &golden().join(format!("models/{name}/expected.safetensors")),
             );
             assert!(error < 4e-2, "{name}: {error}");
         }
         let error = error(
-            &folder().join("gguf/llama.gguf"),
-            &folder().join("gguf/llama.safetensors"),
+            &golden().join("gguf/llama.gguf"),
+            &golden().join("gguf/llama.safetensors"),
         );
         assert!(error < 2e-2, "llama: {error}");
     }
@@ -142,7 +152,7 @@ fn file_of(kind: u32, len: u64, data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn damaged_files_are_refused_by_name_and_never_read_beyond_their_end() {
-    let whole = fs::read(folder().join("gguf/llama.gguf")).unwrap();
+    let whole = fs::read(golden().join("gguf/llama.gguf")).unwrap();
     let refused = |bytes: &[u8]| {
         Header::parse_gguf(Path::new("a.gguf"), bytes)
             .unwrap_err()
@@ -173,7 +183,7 @@ fn damaged_files_are_refused_by_name_and_never_read_beyond_their_end() {
 fn a_gguf_file_converts_to_the_layout_that_it_is_read_as() {
     let folder_of = tempfile::tempdir().unwrap();
     let to = folder_of.path().join("converted");
-    let from = folder().join("gguf/mamba2-hf.gguf");
+    let from = golden().join("gguf/mamba2-hf.gguf");
     let options = ConvertOptions {
         dtype: WriteDtype::F32,
         replace: false,

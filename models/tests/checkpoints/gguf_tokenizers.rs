@@ -8,7 +8,8 @@ use spillway_models::checkpoint::GgufDtype;
 use spillway_models::{LoadOptions, Model};
 use tempfile::TempDir;
 
-use super::gguf_write::{golden, random, run};
+use super::gguf::golden;
+use super::gguf_write::{random, run};
 
 /// BPE over bytes as published ones are, small.
 fn bpe(pre_tokenizer: &serde_json::Value, more: &serde_json::Value) -> serde_json::Value {

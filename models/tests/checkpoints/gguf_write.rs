@@ -15,9 +15,7 @@ use spillway_models::{LoadOptions, Logits, Model, ModelError};
 use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
-pub(super) fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
+use crate::gguf::{golden, values};
 
 pub(super) fn run(from: &Path, to: &Path, dtype: GgufDtype) -> Result<ConvertedGguf, ModelError> {
     let options = GgufOptions {
@@ -58,15 +56,6 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     let sum = |terms: &mut dyn Iterator<Item = f64>| terms.map(|x| x * x).sum::<f64>();
     let differences = sum(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
     (differences / sum(&mut b.iter().map(|b| f64::from(*b)))).sqrt()
-}
-
-fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
-    let shape = checkpoint
-        .stored(name)
-        .unwrap_or_else(|| panic!("{name}"))
-        .shape
-        .to_vec();
-    checkpoint.tensor(name, &shape).unwrap().to_vec().unwrap()
 }
 
 /// A random model of an architecture, its configuration changed by some fields.

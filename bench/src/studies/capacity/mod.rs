@@ -32,7 +32,7 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
 use crate::stop::Stop;
-use crate::studies::results::print_findings;
+use crate::studies::results::{expect_complete, print_results};
 use clap::Args;
 use config::SweepConfig;
 use serde_json::json;
@@ -125,12 +125,7 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let complete = trained?;
     finish(&sweep, &mut folder, context)?;
-    match complete {
-        true => Ok(()),
-        false => Err(ProgramError::Failed(
-            "interrupted; the same command with --resume goes on".into(),
-        )),
-    }
+    expect_complete(complete)
 }
 
 impl CapacityArgs {
@@ -163,9 +158,9 @@ impl CapacityArgs {
 
 /// Writes the pages and prints what was found.
 fn finish(sweep: &Sweep<'_>, folder: &mut OutputFolder, context: &Context) -> Result<(), ProgramError> {
-    let report = sweep.write(folder, context)?;
+    let report = sweep.write(folder)?;
     folder.keep();
-    print_findings(context, &report.findings.supported, &report.findings.unsupported)?;
-    let files = ["report.html", "RESULTS.md", "results.json", "results.csv"];
-    context.print_folder(sweep.out, &files, json!({ "findings": report.findings }))
+    let document = json!({ "findings": report.findings });
+    let findings = [&report.findings.supported[..], &report.findings.unsupported];
+    print_results(context, findings, sweep.out, document)
 }

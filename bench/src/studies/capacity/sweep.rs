@@ -192,11 +192,7 @@ impl Sweep<'_> {
     ///
     /// # Errors
     /// [`ProgramError`] for a file that cannot be written.
-    pub fn write(
-        &self,
-        folder: &mut OutputFolder,
-        context: &Context,
-    ) -> Result<CapacityReport, ProgramError> {
+    pub fn write(&self, folder: &mut OutputFolder) -> Result<CapacityReport, ProgramError> {
         let setting = Setting {
             name: self.config.name.clone(),
             command: self.command.clone(),
@@ -215,7 +211,6 @@ impl Sweep<'_> {
         let mut write = |name: &str, text: String| folder.write(name, |file| file.write_all(text.as_bytes()));
         write("report.html", page::page(&report, &pictures))?;
         write("RESULTS.md", page::markdown(&report, &pictures))?;
-        context.remark(format_args!("report: {}", self.out.join("report.html").display()));
         Ok(report)
     }
 }

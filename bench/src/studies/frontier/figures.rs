@@ -116,6 +116,14 @@ fn accuracy(report: &FrontierReport, asked: usize) -> Picture {
     Picture::new(format!("accuracy-{}", asked + 1), title, caption, chart.draw())
 }
 
+/// What is asked first, by name.
+fn asked_first(report: &FrontierReport) -> &str {
+    report
+        .asked
+        .first()
+        .map_or("", |asked| asked.question.name.as_str())
+}
+
 fn solved(report: &FrontierReport) -> Picture {
     let layers = curves(report, 0, |outcome| {
         let share = outcome.solved as f64 / outcome.counted.len().max(1) as f64;
@@ -127,10 +135,7 @@ fn solved(report: &FrontierReport) -> Picture {
         exponential: None,
         layers,
     };
-    let name = report
-        .asked
-        .first()
-        .map_or("", |asked| asked.question.name.as_str());
+    let name = asked_first(report);
     let caption = format!(
         "Share of the seeds whose accuracy is {:.0} % or more; bars are Wilson 95 % intervals. Trainings on recall mostly either find the \
          solution or do not, so that a mean over seeds hides which.",
@@ -177,10 +182,7 @@ fn speed(
         exponential: None,
         layers,
     };
-    let name = report
-        .asked
-        .first()
-        .map_or("", |asked| asked.question.name.as_str());
+    let name = asked_first(report);
     let caption = format!(
         "A point for every size, one sequence at a time, with {} on the machine below. Models as small as these spend most of a token's time on \
          what does not grow with them.",

@@ -9,7 +9,7 @@ use crate::studies::train_compare::report::Findings;
 /// The sentences of a report.
 pub fn findings(report: &FrontierReport) -> Findings {
     let mut found = Findings::default();
-    let [done, all] = report.trainings;
+    let [done, all] = report.about.trainings;
     if done < all {
         let sentence =
             format!("{done} of {all} trainings are finished and asked: the frontier is not complete.");

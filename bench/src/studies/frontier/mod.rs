@@ -22,11 +22,10 @@ pub mod report;
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::kit::provenance::Provenance;
 use crate::output::{OutputFolder, OutputPlan};
 use crate::stop::Stop;
-use crate::studies::results::{print_findings, write_figures};
-use crate::studies::trainings::{Job, RUNS, Runs, Study};
+use crate::studies::results::{Pages, expect_complete, print_results};
+use crate::studies::trainings::{Job, OWN, RUNS, Runs, Study};
 use clap::Args;
 use config::FrontierConfig;
 use measure::{Asking, measured_speed, speed};
@@ -34,16 +33,6 @@ use report::{FrontierReport, is_timed};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-/// The files that this command writes.
-const OWN: &[&str] = &[
-    "results.json",
-    "results.csv",
-    "RESULTS.md",
-    "report.html",
-    "figures/*.svg",
-    "runs/",
-];
 
 /// Options of `spillway frontier`.
 #[derive(Debug, Args)]
@@ -119,20 +108,10 @@ pub fn run(args: &FrontierArgs, context: &Context) -> Result<(), ProgramError> {
     let report = frontier.update()?;
     frontier.keep();
     context.print_line(page::text(&report))?;
-    print_findings(context, &report.findings.supported, &report.findings.unsupported)?;
-    let files = ["report.html", "RESULTS.md", "results.json", "results.csv"];
-    context.print_folder(
-        &out,
-        &files,
-        json!({ "points": report.points, "findings": report.findings }),
-    )?;
-    context.remark(format_args!("\nreport: {}", out.join("report.html").display()));
-    match complete {
-        true => Ok(()),
-        false => Err(ProgramError::Failed(
-            "interrupted; the same command with --resume goes on".into(),
-        )),
-    }
+    let document = json!({ "points": report.points, "findings": report.findings });
+    let findings = [&report.findings.supported[..], &report.findings.unsupported];
+    print_results(context, findings, &out, document)?;
+    expect_complete(complete)
 }
 
 impl FrontierArgs {
@@ -217,16 +196,12 @@ impl Study for Frontier<'_> {
 /// Writes the pages.
 fn write(report: &FrontierReport, folder: &mut OutputFolder, context: &Context) -> Result<(), ProgramError> {
     let pictures = figures::pictures(report);
-    folder.write_json("results.json", report)?;
-    folder.write("results.csv", |file| page::write_csv(report, file))?;
-    folder.write("RESULTS.md", |file| {
-        file.write_all(page::markdown(report, &pictures).as_bytes())
-    })?;
-    let made = Provenance {
-        command: report.command.clone(),
-        ..Provenance::here(context.threads())
+    let pages = Pages {
+        report,
+        csv: page::write_csv,
+        markdown: page::markdown(report, &pictures),
+        page: page::page(report, &pictures, &report.about.made(context)),
+        pictures: &pictures,
     };
-    let page = page::page(report, &pictures, &made);
-    folder.write("report.html", |file| file.write_all(page.as_bytes()))?;
-    write_figures(folder, &pictures)
+    pages.write(folder)
 }

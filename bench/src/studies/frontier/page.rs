@@ -3,12 +3,10 @@
 use super::findings::{accuracy, percent, points_of};
 use super::measure::NONE;
 use super::report::{FrontierReport, Point};
-use crate::kit::format::{bytes, count, counted, day, duration, short};
-use crate::kit::page::{self, Page, Row, heading, sentences};
-use crate::kit::provenance::{Provenance, machine};
-use crate::studies::results::{
-    Picture, SUPPORTED, UNSUPPORTED, markdown_figures, markdown_sentences, markdown_table,
-};
+use crate::kit::format::{bytes, count, short};
+use crate::kit::page::{self, Page, heading, sentences};
+use crate::kit::provenance::Provenance;
+use crate::studies::results::{Picture, SUPPORTED, Table, UNSUPPORTED, markdown_figures, markdown_sentences};
 use maud::html;
 use std::io::{self, Write};
 
@@ -37,75 +35,44 @@ const CHOICE: &str = "Each size is trained with every learning rate. What is rep
 
 /// The frontier as one page of HTML.
 pub fn page(report: &FrontierReport, pictures: &[Picture], made: &Provenance) -> String {
-    let rows = |rows: &[Vec<String>]| rows.iter().map(Row::of).collect::<Vec<_>>();
-    let table = |(headings, cells): &(Vec<String>, Vec<Vec<String>>)| {
-        page::table(&page::headings(headings), &rows(cells))
-    };
-    let (main, price, asked, choice, sizes) = (
-        table(&main_table(report)),
-        price_table(report),
-        asked_table(report),
-        choice_table(report),
-        size_table(report),
-    );
-    let is_there = |name: &str| name != "runs/" || report.trainings[0] > 0;
+    let (price, choice) = (price_table(report), choice_table(report));
+    let is_there = |name: &str| name != "runs/" || report.about.trainings[0] > 0;
     let files: Vec<(&str, &str)> = FILES.into_iter().filter(|file| is_there(file.0)).collect();
     let mut specs = report.mitigations();
     specs.sort_unstable();
     let body = html! {
         (page::figures(pictures.iter().map(|picture| &picture.figure)))
         (heading("Every model in every size"))
-        (main)
+        (main_table(report).html())
         p { (WORDS) }
-        @if !price.1.is_empty() {
+        @if !price.rows.is_empty() {
             (heading("What mitigations cost"))
-            (table(&price))
+            (price.html())
             p { (PRICE) }
         }
         (sentences(SUPPORTED, &report.findings.supported))
         (sentences(UNSUPPORTED, &report.findings.unsupported))
         (heading("What is asked"))
-        (table(&asked))
-        @if !choice.1.is_empty() {
+        (asked_table(report).html())
+        @if !choice.rows.is_empty() {
             (heading("Learning rates"))
-            (table(&choice))
+            (choice.html())
             p { (CHOICE) }
         }
         (heading("Sizes"))
-        (table(&sizes))
-        pre { (report.command) }
+        (size_table(report).html())
+        pre { (report.about.command) }
     };
     Page {
-        title: report.title.clone(),
-        facts: facts(report),
-        summary: (!report.question.is_empty())
-            .then(|| report.question.clone())
-            .into_iter()
-            .collect(),
+        title: report.about.title.clone(),
+        facts: report.about.facts("steps"),
+        summary: report.about.summary(),
         body,
         files: &files,
         specs,
         made,
     }
     .render()
-}
-
-fn facts(report: &FrontierReport) -> String {
-    let [done, all] = report.trainings;
-    let of_all = match done == all {
-        true => counted(all as u64, "training"),
-        false => format!("{done} of {}", counted(all as u64, "training")),
-    };
-    let [first, last] = report.started.map(day);
-    let days = match (done, first == last) {
-        (0, _) => String::new(),
-        (_, true) => format!(", {first}"),
-        (_, false) => format!(", {first} to {last}"),
-    };
-    format!(
-        "{of_all}{days}, {} of steps one after another",
-        duration(report.seconds)
-    )
 }
 
 /// Points in the order of models and states, without those that a mitigation refuses.
@@ -126,7 +93,7 @@ fn rows<'a>(report: &'a FrontierReport, mitigations: &[&str]) -> Vec<&'a Point> 
 /// A speed of a point, where it was measured.
 type Speed = fn(&Point) -> Option<f64>;
 
-fn main_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn main_table(report: &FrontierReport) -> Table {
     let mut headings = ["model", "state", "weights", "seeds"].map(String::from).to_vec();
     headings.extend(report.asked.iter().map(|asked| asked.question.name.clone()));
     headings.push("solved".into());
@@ -165,10 +132,13 @@ fn main_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
         cells
     };
     let points = rows(report, &[NONE]);
-    (headings, points.iter().map(row).collect())
+    Table {
+        headings,
+        rows: points.iter().map(row).collect(),
+    }
 }
 
-fn price_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn price_table(report: &FrontierReport) -> Table {
     let mut headings = ["model", "mitigation", "state"].map(String::from).to_vec();
     for asked in &report.asked {
         headings.push(asked.question.name.clone());
@@ -196,11 +166,11 @@ fn price_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
         true => Vec::new(),
         false => rows(report, &all),
     };
-    let cells = points.iter().map(row).collect();
-    (headings, cells)
+    let rows = points.iter().map(row).collect();
+    Table { headings, rows }
 }
 
-fn asked_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn asked_table(report: &FrontierReport) -> Table {
     let lists = report.asked.iter().any(|asked| asked.bound.is_some());
     let mut headings = ["asked", "tokens", "sequences", "a guess among\nwhat was told"]
         .map(String::from)
@@ -230,10 +200,13 @@ fn asked_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
         }
         cells
     });
-    (headings, rows.collect())
+    Table {
+        headings,
+        rows: rows.collect(),
+    }
 }
 
-fn choice_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn choice_table(report: &FrontierReport) -> Table {
     let headings = [
         "model",
         "state",
@@ -256,13 +229,13 @@ fn choice_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
             ]
         })
     };
-    (
-        headings.map(String::from).to_vec(),
-        points.iter().filter_map(row).collect(),
-    )
+    Table {
+        headings: headings.map(String::from).to_vec(),
+        rows: points.iter().filter_map(row).collect(),
+    }
 }
 
-fn size_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn size_table(report: &FrontierReport) -> Table {
     let row = |point: &&Point| {
         let settings = point.settings.iter();
         let settings: Vec<String> = settings
@@ -276,42 +249,33 @@ fn size_table(report: &FrontierReport) -> (Vec<String>, Vec<Vec<String>>) {
     };
     let headings = ["model", "bytes of state", "what the size changes"];
     let points = rows(report, &[NONE]);
-    (
-        headings.map(String::from).to_vec(),
-        points.iter().map(row).collect(),
-    )
+    Table {
+        headings: headings.map(String::from).to_vec(),
+        rows: points.iter().map(row).collect(),
+    }
 }
 
 /// The table for the terminal.
 pub fn text(report: &FrontierReport) -> String {
-    let (headings, rows) = flat(main_table(report));
-    let main = markdown_table(&headings, &rows);
-    let (headings, rows) = flat(price_table(report));
-    let price = match rows.is_empty() {
+    let price = price_table(report);
+    let price = match price.rows.is_empty() {
         true => String::new(),
-        false => format!("\n{}", markdown_table(&headings, &rows)),
+        false => format!("\n{}", price.markdown()),
     };
-    format!("{}\n\n{main}{price}", report.title)
-}
-
-/// A table whose headings are of one line.
-fn flat((headings, rows): (Vec<String>, Vec<Vec<String>>)) -> (Vec<String>, Vec<Vec<String>>) {
-    let headings = headings.iter().map(|heading| heading.replace('\n', " "));
-    (headings.collect(), rows)
+    format!(
+        "{}\n\n{}{price}",
+        report.about.title,
+        main_table(report).markdown()
+    )
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.
 pub fn markdown(report: &FrontierReport, pictures: &[Picture]) -> String {
-    let mut text = format!("# {}\n\n    {}\n\n", report.title, report.command);
-    if !report.question.is_empty() {
-        text += &format!("{}\n\n", report.question);
-    }
-    text += &format!("{}; {}.\n\n", facts(report), machine());
-    let mut add = |title: &str, table: (Vec<String>, Vec<Vec<String>>), words: &str| {
-        let (headings, rows) = flat(table);
-        if !rows.is_empty() {
+    let mut text = report.about.markdown(&report.about.facts("steps"));
+    let mut add = |title: &str, table: Table, words: &str| {
+        if !table.rows.is_empty() {
             text += title;
-            text += &markdown_table(&headings, &rows);
+            text += &table.markdown();
             text += words;
         }
     };

@@ -5,6 +5,7 @@ use super::config::{Arm, FrontierConfig, Question, SpeedConfig};
 use super::findings::findings;
 use super::measure::{Answers, Asking, NONE, Speed, Under, measured_speed};
 use crate::error::ProgramError;
+use crate::studies::about::About;
 use crate::studies::estimate::Estimate;
 use crate::studies::train_compare::report::Findings;
 use crate::studies::trainings::{Job, Runs};
@@ -17,24 +18,9 @@ use std::collections::BTreeMap;
 /// Everything that the page shows.
 #[derive(Clone, Debug, Serialize)]
 pub struct FrontierReport {
-    /// `spillway-frontier`.
-    pub format: &'static str,
-    /// Version of the format.
-    pub version: u32,
-    /// Version of the program.
-    pub program: &'static str,
-    /// The command that makes it.
-    pub command: String,
-    /// Title.
-    pub title: String,
-    /// What is asked.
-    pub question: String,
-    /// Trainings that are finished, and all.
-    pub trainings: [usize; 2],
-    /// Time of all steps together, in seconds.
-    pub seconds: f64,
-    /// When the first and the last training began, in seconds since 1970; 0 where none has.
-    pub started: [u64; 2],
+    /// What it is.
+    #[serde(flatten)]
+    pub about: About,
     /// Accuracy from which on a training has solved what is asked.
     pub solved: f64,
     /// How speed is measured.
@@ -162,18 +148,10 @@ impl FrontierReport {
                 answers,
             });
         }
-        let all = || trained.iter().flatten();
-        let started = || all().map(|trained| trained.record.start.started);
+        let about = About::new("spillway-frontier", command, &config.title, &config.question);
+        let all = trained.iter().flatten().map(|trained| &trained.record);
         let mut report = Self {
-            format: "spillway-frontier",
-            version: 1,
-            program: env!("CARGO_PKG_VERSION"),
-            command,
-            title: config.title.clone(),
-            question: config.question.clone(),
-            trainings: [all().count(), runs.jobs.len()],
-            seconds: all().map(|trained| step_seconds(&trained.record)).sum(),
-            started: [started().min().unwrap_or(0), started().max().unwrap_or(0)],
+            about: about.of(all, runs.jobs.len(), Record::step_seconds),
             solved: config.solved,
             speed: config.speed,
             threads,
@@ -225,10 +203,6 @@ pub fn is_timed(config: &FrontierConfig, arms: &[Arm], job: &Job) -> bool {
     arm.learning_rate == config.learning_rates.first().copied() && seeds.first() == Some(&job.seed)
 }
 
-fn step_seconds(record: &Record) -> f64 {
-    record.steps.iter().map(|step| step.seconds.sum()).sum()
-}
-
 fn asked_report(question: &Question) -> AskedReport {
     let lists = Lists::of(&question.data);
     AskedReport {
@@ -275,7 +249,7 @@ fn points(
                 .unwrap_or(0);
             for under in 0..count {
                 let alone = under == 0;
-                let steps: f64 = of_best.iter().map(|t| step_seconds(&t.record)).sum();
+                let steps: f64 = of_best.iter().map(|trained| trained.record.step_seconds()).sum();
                 let first = &of_best[0].answers;
                 points.push(Point {
                     model: place,

@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
 use crate::output::{OutputFolder, OutputPlan};
-use crate::studies::results::{print_findings, write_figures};
+use crate::studies::results::{Pages, print_results};
 use clap::Args;
 use runs::Training;
 use serde_json::json;
@@ -86,23 +86,18 @@ pub fn run(args: &TrainCompareArgs, context: &Context) -> Result<(), ProgramErro
     let report = findings::report(&arms, ranges, command(args, out.path()));
     let pictures = figures::pictures(&report);
     drop(waiting);
-    out.write_json("results.json", &report)?;
-    out.write("results.csv", |file| page::write_csv(&report, file))?;
-    out.write("RESULTS.md", |file| {
-        file.write_all(page::markdown(&report, &pictures).as_bytes())
-    })?;
-    let page = page::page(&report, &pictures, &Provenance::here(context.threads()));
-    out.write("report.html", |file| file.write_all(page.as_bytes()))?;
-    write_figures(&mut out, &pictures)?;
+    let pages = Pages {
+        report: &report,
+        csv: page::write_csv,
+        markdown: page::markdown(&report, &pictures),
+        page: page::page(&report, &pictures, &Provenance::here(context.threads())),
+        pictures: &pictures,
+    };
+    pages.write(&mut out)?;
     out.keep();
-    print_findings(context, &report.findings.supported, &report.findings.unsupported)?;
-    context.print_folder(
-        out.path(),
-        &["report.html", "RESULTS.md", "results.json", "results.csv"],
-        json!({ "findings": report.findings }),
-    )?;
-    context.remark(format_args!("\nreport: {}", out.file("report.html").display()));
-    Ok(())
+    let document = json!({ "findings": report.findings });
+    let findings = [&report.findings.supported[..], &report.findings.unsupported];
+    print_results(context, findings, out.path(), document)
 }
 
 impl TrainCompareArgs {

@@ -5,20 +5,12 @@ use super::factorial::Effects;
 use super::findings::span;
 use super::report::ComparisonReport;
 use crate::kit::format::{count, counted, day, duration};
-use crate::kit::page::{self, Page, Row, heading, sentences};
+use crate::kit::page::{self, Page, heading, sentences};
 use crate::kit::provenance::Provenance;
 use crate::studies::estimate::Estimate;
-use crate::studies::results::{
-    Picture, SUPPORTED, UNSUPPORTED, markdown_figures, markdown_sentences, markdown_table,
-};
+use crate::studies::results::{Picture, SUPPORTED, Table, UNSUPPORTED, markdown_figures, markdown_sentences};
 use maud::{Markup, html};
 use std::io::{self, Write};
-
-/// Headings and rows of cells.
-struct Table {
-    headings: Vec<String>,
-    rows: Vec<Vec<String>>,
-}
 
 /// Files and folders beside the page.
 const FILES: [(&str, &str); 4] = [
@@ -35,17 +27,17 @@ pub fn page(report: &ComparisonReport, pictures: &[Picture], made: &Provenance) 
         (sentences(SUPPORTED, &report.findings.supported))
         (sentences(UNSUPPORTED, &report.findings.unsupported))
         (heading("Arms"))
-        (table(&settings(report)))
+        (settings(report).html())
         (heading("After the last step"))
-        (table(&ends(report)))
+        (ends(report).html())
         (page::figures(pictures.iter().map(|picture| &picture.figure)))
         @if let Some(effects) = &effects {
             (heading("Two settings and both together"))
-            (table(effects))
+            (effects.html())
         }
         @if report.arms.len() > 1 {
             (heading("Every arm against every other"))
-            (table(&differences(report)))
+            (differences(report).html())
         }
         (heading("How this was made"))
         (method(report))
@@ -207,11 +199,6 @@ fn differences(report: &ComparisonReport) -> Table {
     }
 }
 
-fn table(table: &Table) -> Markup {
-    let rows: Vec<Row> = table.rows.iter().map(Row::of).collect();
-    page::table(&page::headings(&table.headings), &rows)
-}
-
 fn method(report: &ComparisonReport) -> Markup {
     html! {
         p {
@@ -241,11 +228,11 @@ pub fn markdown(report: &ComparisonReport, pictures: &[Picture]) -> String {
     text += &markdown_sentences(SUPPORTED, &report.findings.supported);
     text += &markdown_sentences(UNSUPPORTED, &report.findings.unsupported);
     for (title, table) in [("Arms", settings(report)), ("After the last step", ends(report))] {
-        text += &format!("\n## {title}\n\n{}", markdown_table(&table.headings, &table.rows));
+        text += &format!("\n## {title}\n\n{}", table.markdown());
     }
     if let Some(effects) = effects(report) {
         text += "\n## Two settings and both together\n\n";
-        text += &markdown_table(&effects.headings, &effects.rows);
+        text += &effects.markdown();
     }
     text + &markdown_figures(pictures)
 }

@@ -134,7 +134,7 @@ impl ComparisonReport {
 }
 
 fn seconds(training: &Training) -> f64 {
-    let steps: f64 = training.record.steps.iter().map(|step| step.seconds.sum()).sum();
+    let steps = training.record.step_seconds();
     steps
         + training
             .record

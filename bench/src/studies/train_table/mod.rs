@@ -14,27 +14,16 @@ pub mod report;
 
 use crate::context::Context;
 use crate::error::ProgramError;
-use crate::kit::provenance::Provenance;
 use crate::output::{OutputFolder, OutputPlan};
 use crate::stop::Stop;
-use crate::studies::results::{print_findings, write_figures};
-use crate::studies::trainings::{RUNS, Runs, Study};
+use crate::studies::results::{Pages, expect_complete, print_results};
+use crate::studies::trainings::{OWN, RUNS, Runs, Study};
 use clap::Args;
 use config::TableConfig;
 use report::TableReport;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-/// The files that this command writes.
-const OWN: &[&str] = &[
-    "results.json",
-    "results.csv",
-    "RESULTS.md",
-    "report.html",
-    "figures/*.svg",
-    "runs/",
-];
 
 /// Options of `spillway train-table`.
 #[derive(Debug, Args)]
@@ -97,7 +86,7 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
         write(&report, &mut folder, context)?;
         Ok(report)
     };
-    let trained = runs.train(context, &stop, &Pages(|| update().map(drop)));
+    let trained = runs.train(context, &stop, &Updated(|| update().map(drop)));
     if resumed || runs.is_begun() {
         // Whatever is half trained can be gone on with.
         folder.lock().unwrap_or_else(PoisonError::into_inner).keep();
@@ -106,26 +95,16 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
     let report = update()?;
     folder.lock().unwrap_or_else(PoisonError::into_inner).keep();
     context.print_line(page::text(&report))?;
-    print_findings(context, &report.findings.supported, &report.findings.unsupported)?;
-    let files = ["report.html", "RESULTS.md", "results.json", "results.csv"];
-    context.print_folder(
-        &out,
-        &files,
-        json!({ "arms": report.arms, "findings": report.findings }),
-    )?;
-    context.remark(format_args!("\nreport: {}", out.join("report.html").display()));
-    match complete {
-        true => Ok(()),
-        false => Err(ProgramError::Failed(
-            "interrupted; the same command with --resume goes on".into(),
-        )),
-    }
+    let document = json!({ "arms": report.arms, "findings": report.findings });
+    let findings = [&report.findings.supported[..], &report.findings.unsupported];
+    print_results(context, findings, &out, document)?;
+    expect_complete(complete)
 }
 
 /// The pages, written after each training; everything in them is in the trainings' logs.
-struct Pages<F>(F);
+struct Updated<F>(F);
 
-impl<F: Fn() -> Result<(), ProgramError> + Sync> Study for Pages<F> {
+impl<F: Fn() -> Result<(), ProgramError> + Sync> Study for Updated<F> {
     fn write(&self) -> Result<(), ProgramError> {
         (self.0)()
     }
@@ -157,16 +136,12 @@ fn command(args: &TrainTableArgs, out: &Path) -> String {
 /// Writes the pages.
 fn write(report: &TableReport, folder: &mut OutputFolder, context: &Context) -> Result<(), ProgramError> {
     let pictures = page::pictures(report);
-    folder.write_json("results.json", report)?;
-    folder.write("results.csv", |file| page::write_csv(report, file))?;
-    folder.write("RESULTS.md", |file| {
-        file.write_all(page::markdown(report, &pictures).as_bytes())
-    })?;
-    let made = Provenance {
-        command: report.command.clone(),
-        ..Provenance::here(context.threads())
+    let pages = Pages {
+        report,
+        csv: page::write_csv,
+        markdown: page::markdown(report, &pictures),
+        page: page::page(report, &pictures, &report.about.made(context)),
+        pictures: &pictures,
     };
-    let page = page::page(report, &pictures, &made);
-    folder.write("report.html", |file| file.write_all(page.as_bytes()))?;
-    write_figures(folder, &pictures)
+    pages.write(folder)
 }

@@ -3,13 +3,11 @@
 use super::report::{ArmReport, Asked, TableReport};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, aside};
-use crate::kit::format::{count, counted, day, duration};
+use crate::kit::format::count;
 use crate::kit::ink::{Ink, MOST, Mark, Stroke};
-use crate::kit::page::{self, Page, Row, heading, sentences};
-use crate::kit::provenance::{Provenance, machine};
-use crate::studies::results::{
-    Picture, SUPPORTED, UNSUPPORTED, markdown_figures, markdown_sentences, markdown_table,
-};
+use crate::kit::page::{self, Page, heading, sentences};
+use crate::kit::provenance::Provenance;
+use crate::studies::results::{Picture, SUPPORTED, Table, UNSUPPORTED, markdown_figures, markdown_sentences};
 use crate::train::task::value;
 use maud::html;
 use spillway_models::train::task::Metric;
@@ -35,33 +33,27 @@ const WORDS: &str = "Examples that no model was trained on. In brackets: 95 % in
 
 /// The table as one page of HTML.
 pub fn page(report: &TableReport, pictures: &[Picture], made: &Provenance) -> String {
-    let (names, cells) = table(report);
-    let (changed, changes) = settings(report);
-    let rows = |rows: &[Vec<String>]| rows.iter().map(Row::of).collect::<Vec<_>>();
     let is_there = |name: &str| match name {
         "figures/" => !pictures.is_empty(),
-        "runs/" => report.trainings[1] > 0,
+        "runs/" => report.about.trainings[1] > 0,
         _ => true,
     };
     let files: Vec<(&str, &str)> = FILES.into_iter().filter(|file| is_there(file.0)).collect();
     let body = html! {
-        (page::table(&page::headings(&names), &rows(&cells)))
+        (table(report).html())
         p { (WORDS) }
         (sentences(SUPPORTED, &report.findings.supported))
         (sentences(UNSUPPORTED, &report.findings.unsupported))
         @if !pictures.is_empty() { (heading("In the course of training")) }
         (page::figures(pictures.iter().map(|picture| &picture.figure)))
         (heading("What the arms change"))
-        (page::table(&page::headings(&changed), &rows(&changes)))
-        pre { (report.command) }
+        (settings(report).html())
+        pre { (report.about.command) }
     };
     Page {
-        title: report.title.clone(),
+        title: report.about.title.clone(),
         facts: facts(report),
-        summary: (!report.question.is_empty())
-            .then(|| report.question.clone())
-            .into_iter()
-            .collect(),
+        summary: report.about.summary(),
         body,
         files: &files,
         specs: Vec::new(),
@@ -71,24 +63,10 @@ pub fn page(report: &TableReport, pictures: &[Picture], made: &Provenance) -> St
 }
 
 fn facts(report: &TableReport) -> String {
-    let [done, all] = report.trainings;
-    if all == 0 {
-        return "C by least squares, nothing else is trained".into();
+    match report.about.trainings {
+        [_, 0] => "C by least squares, nothing else is trained".into(),
+        _ => report.about.facts("steps and evaluations"),
     }
-    let of_all = match done == all {
-        true => counted(all as u64, "training"),
-        false => format!("{done} of {}", counted(all as u64, "training")),
-    };
-    let [first, last] = report.started.map(day);
-    let days = match (done, first == last) {
-        (0, _) => String::new(),
-        (_, true) => format!(", {first}"),
-        (_, false) => format!(", {first} to {last}"),
-    };
-    format!(
-        "{of_all}{days}, {} of steps and evaluations one after another",
-        duration(report.seconds)
-    )
 }
 
 /// Every name of what is asked, in the order of the first arm that has it.
@@ -114,7 +92,7 @@ fn name(asked: &Asked) -> String {
 }
 
 /// Headings and rows.
-fn table(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn table(report: &TableReport) -> Table {
     let asked = asked(report);
     let published = report.arms.iter().any(|arm| arm.published.is_some());
     let mut headings = vec!["arm".to_string(), "weights".into(), "seeds".into()];
@@ -144,11 +122,14 @@ fn table(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
         });
         cells
     };
-    (headings, report.arms.iter().map(row).collect())
+    Table {
+        headings,
+        rows: report.arms.iter().map(row).collect(),
+    }
 }
 
 /// What the arms change of the training.
-fn settings(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
+fn settings(report: &TableReport) -> Table {
     let row = |arm: &ArmReport| {
         let changes = arm.settings.iter();
         let changes: Vec<String> = changes
@@ -161,7 +142,10 @@ fn settings(report: &TableReport) -> (Vec<String>, Vec<Vec<String>>) {
         vec![arm.name.clone(), changes, count(arm.steps)]
     };
     let headings = ["arm", "change", "steps"].map(String::from).into();
-    (headings, report.arms.iter().map(row).collect())
+    Table {
+        headings,
+        rows: report.arms.iter().map(row).collect(),
+    }
 }
 
 /// Each set of examples in the course of training, where there was an evaluation before the last.
@@ -237,26 +221,16 @@ fn picture(report: &TableReport, place: usize, asked: &Asked) -> Option<Picture>
 
 /// The table for the terminal.
 pub fn text(report: &TableReport) -> String {
-    let (headings, rows) = table(report);
-    format!("{}\n\n{}", report.title, markdown_table(&headings, &rows))
+    format!("{}\n\n{}", report.about.title, table(report).markdown())
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.
 pub fn markdown(report: &TableReport, pictures: &[Picture]) -> String {
-    let (headings, rows) = table(report);
-    let mut text = format!("# {}\n\n    {}\n\n", report.title, report.command);
-    if !report.question.is_empty() {
-        text += &format!("{}\n\n", report.question);
-    }
-    text += &format!("{}; {}.\n\n", facts(report), machine());
-    text += &format!("{}\n{WORDS}\n", markdown_table(&headings, &rows));
+    let mut text = report.about.markdown(&facts(report));
+    text += &format!("{}\n{WORDS}\n", table(report).markdown());
     text += &markdown_sentences(SUPPORTED, &report.findings.supported);
     text += &markdown_sentences(UNSUPPORTED, &report.findings.unsupported);
-    let (headings, rows) = settings(report);
-    text += &format!(
-        "\n## What the arms change\n\n{}",
-        markdown_table(&headings, &rows)
-    );
+    text += &format!("\n## What the arms change\n\n{}", settings(report).markdown());
     match pictures {
         [] => text,
         pictures => text + &markdown_figures(pictures),

@@ -2,6 +2,7 @@
 
 use super::config::{ArmConfig, Expected, TableConfig};
 use crate::error::ProgramError;
+use crate::studies::about::About;
 use crate::studies::estimate::Estimate;
 use crate::studies::train_compare::report::Findings;
 use crate::studies::trainings::Runs;
@@ -14,24 +15,9 @@ use std::collections::BTreeMap;
 /// Everything that the page shows.
 #[derive(Clone, Debug, Serialize)]
 pub struct TableReport {
-    /// `spillway-train-table`.
-    pub format: &'static str,
-    /// Version of the format.
-    pub version: u32,
-    /// Version of the program.
-    pub program: &'static str,
-    /// The command that makes the table.
-    pub command: String,
-    /// Title.
-    pub title: String,
-    /// What is asked.
-    pub question: String,
-    /// Trainings that are finished, and all.
-    pub trainings: [usize; 2],
-    /// Time of all steps and evaluations together, in seconds.
-    pub seconds: f64,
-    /// When the first and the last training began, in seconds since 1970; 0 where none has.
-    pub started: [u64; 2],
+    /// What it is.
+    #[serde(flatten)]
+    pub about: About,
     /// The rows.
     pub arms: Vec<ArmReport>,
     /// Sentences made from the numbers.
@@ -130,33 +116,24 @@ impl TableReport {
                 records[job.arm].push((job.seed, record));
             }
         }
-        let all = || records.iter().flatten().map(|(_, record)| record);
-        let started = || all().map(|record| record.start.started);
-        let evaluations = all().flat_map(|record| &record.tasks).map(|event| event.seconds);
+        let all = records.iter().flatten().map(|(_, record)| record);
+        let about = about(config, command).of(all, runs.jobs.len(), |record| {
+            let evaluations = record.tasks.iter().map(|event| event.seconds);
+            record.step_seconds() + evaluations.sum::<f64>()
+        });
         let arms = config.arms.iter().zip(&records);
         let arms = arms.map(|(arm, records)| arm_report(arm, records)).collect();
-        let mut report = Self {
-            trainings: [all().count(), runs.jobs.len()],
-            seconds: all().map(step_seconds).sum::<f64>() + evaluations.sum::<f64>(),
-            started: [started().min().unwrap_or(0), started().max().unwrap_or(0)],
-            ..Self::of(config, arms, command)
-        };
-        report.findings = findings(&report, &config.expected);
-        Ok(report)
+        Ok(Self::found(config, about, arms))
     }
 
     /// A table of these arms, without a training.
     pub fn of(config: &TableConfig, arms: Vec<ArmReport>, command: String) -> Self {
+        Self::found(config, about(config, command), arms)
+    }
+
+    fn found(config: &TableConfig, about: About, arms: Vec<ArmReport>) -> Self {
         let mut report = Self {
-            format: "spillway-train-table",
-            version: 1,
-            program: env!("CARGO_PKG_VERSION"),
-            command,
-            title: config.title.clone(),
-            question: config.question.clone(),
-            trainings: [0, 0],
-            seconds: 0.0,
-            started: [0, 0],
+            about,
             arms,
             findings: Findings::default(),
         };
@@ -165,13 +142,13 @@ impl TableReport {
     }
 }
 
-fn step_seconds(record: &Record) -> f64 {
-    record.steps.iter().map(|step| step.seconds.sum()).sum()
+fn about(config: &TableConfig, command: String) -> About {
+    About::new("spillway-train-table", command, &config.title, &config.question)
 }
 
 fn arm_report(arm: &ArmConfig, records: &[(u64, Record)]) -> ArmReport {
     let first = records.first().map(|(_, record)| record);
-    let seconds: f64 = records.iter().map(|(_, record)| step_seconds(record)).sum();
+    let seconds: f64 = records.iter().map(|(_, record)| record.step_seconds()).sum();
     let settings = arm
         .set
         .iter()
@@ -216,7 +193,7 @@ fn points(records: &[(u64, Record)], place: usize) -> Vec<Point> {
 /// What was expected and came, and what is no better than chance.
 fn findings(report: &TableReport, expected: &[Expected]) -> Findings {
     let mut found = Findings::default();
-    let [done, all] = report.trainings;
+    let [done, all] = report.about.trainings;
     if done < all {
         let sentence = format!("{done} of {all} trainings are finished: the table is not complete.");
         found.unsupported.push(sentence);

@@ -10,71 +10,16 @@ mod file;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use spillway_models::checkpoint::{Checkpoint, StoredTensors};
-use spillway_models::{LoadOptions, Logits, Model};
-use spillway_ssm_core::Chain;
+use spillway_models::checkpoint::Checkpoint;
 use tempfile::TempDir;
 
+use crate::gguf::{self, golden, values};
 use conversion::{Source, converted};
-
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
-
-fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
-    let shape = checkpoint
-        .stored(name)
-        .unwrap_or_else(|| panic!("{name}"))
-        .shape
-        .to_vec();
-    checkpoint.tensor(name, &shape).unwrap().to_vec().unwrap()
-}
-
-fn numbers(file: &StoredTensors, name: &str) -> Vec<f64> {
-    let (dtype, _, bytes) = file.raw(name).unwrap();
-    match dtype {
-        "F32" => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f64::from(f32::from_le_bytes(*b)))
-            .collect(),
-        "F64" => bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|b| f64::from_le_bytes(*b))
-            .collect(),
-        "I64" => bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|b| i64::from_le_bytes(*b) as f64)
-            .collect(),
-        other => panic!("{name} is {other}"),
-    }
-}
 
 /// How far the logits of a file are from those of the golden model, relative to their size.
 fn error(file: &Path, model: &str) -> f64 {
-    let expected =
-        StoredTensors::open(&golden().join("models").join(model).join("expected.safetensors")).unwrap();
-    let (_, shape, _) = expected.raw("input_ids").unwrap();
-    let ids: Vec<u32> = numbers(&expected, "input_ids")[..shape[1]]
-        .iter()
-        .map(|id| *id as u32)
-        .collect();
-    let model = Model::load(file, &LoadOptions::default()).unwrap();
-    let mut state = model.start(&Chain::default(), 1).unwrap();
-    let found = model.logits(&ids, &mut state, Logits::All).unwrap();
-    let found: Vec<f32> = found.into_data().iter::<f32>().collect();
-    let expected = &numbers(&expected, "logits")[..found.len()];
-    let difference: f64 = found
-        .iter()
-        .zip(expected)
-        .map(|(a, b)| (f64::from(*a) - b).powi(2))
-        .sum();
-    (difference / expected.iter().map(|x| x * x).sum::<f64>()).sqrt()
+    let expected = golden().join("models").join(model).join("expected.safetensors");
+    gguf::error(file, &expected)
 }
 
 /// Writes a golden model as a file of an architecture.
