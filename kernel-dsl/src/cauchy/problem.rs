@@ -29,6 +29,7 @@ pub struct Problem {
 operator! {
     "Cauchy kernel", Problem as problem;
     /// What kernels of diagonal and low-rank systems are made of. Complex numbers are two values, real and imaginary part.
+    // Rows are gates: a device whose tokens are halves holds them in a type of their own, f32.
     inputs<R, V> {
         /// Δ > 0, `[channels]`.
         step: Values[problem.channels],
@@ -39,16 +40,16 @@ operator! {
         /// P, complex `[rank, copies, modes]`.
         p: Values[problem.rank * problem.copy_len()],
         /// C̃, complex `[readouts · channels, modes]`.
-        c: Rows[problem.readouts * problem.channels, 2 * problem.modes],
+        c: Gates[problem.readouts * problem.channels, 2 * problem.modes],
         /// Initial states, complex `[batch · channels, modes]`.
-        state: Rows[problem.batch * problem.channels, 2 * problem.modes],
+        state: Gates[problem.batch * problem.channels, 2 * problem.modes],
     }
     /// Kernels, and responses to initial states.
     outputs<R> {
         /// K, `[readouts · channels, length]`.
-        kernel: Rows[problem.readouts * problem.channels, problem.length],
+        kernel: Gates[problem.readouts * problem.channels, problem.length],
         /// S, `[batch · readouts · channels, length]`.
-        state_kernel: Rows[problem.batch * problem.readouts * problem.channels, problem.length],
+        state_kernel: Gates[problem.batch * problem.readouts * problem.channels, problem.length],
     }
 }
 

@@ -51,6 +51,7 @@ pub struct Problem {
 operator! {
     "Vandermonde kernel", Problem as problem;
     /// What Vandermonde kernels are made of. Complex numbers are two values, real and imaginary part.
+    // Rows are gates: a device whose tokens are halves holds them in a type of their own, f32.
     inputs<R, V> {
         /// Δ > 0, `[channels]` or `[channels, modes]`.
         step: Values[problem.step_count()],
@@ -63,14 +64,14 @@ operator! {
         /// Initial states, complex `[batch, channels, modes]`.
         state: Values[problem.state_len()],
         /// Inputs, `[batch · channels, length]`.
-        signal: Rows[problem.batch * problem.channels, problem.length],
+        signal: Gates[problem.batch * problem.channels, problem.length],
     }
     /// Kernels, responses to initial states, and the states after the signals.
     outputs<R, V> {
         /// K, `[readouts · channels, length]`.
-        kernel: Rows[problem.readouts * problem.channels, problem.length],
+        kernel: Gates[problem.readouts * problem.channels, problem.length],
         /// S, `[batch · readouts · channels, length]`.
-        state_kernel: Rows[problem.batch * problem.readouts * problem.channels, problem.length],
+        state_kernel: Gates[problem.batch * problem.readouts * problem.channels, problem.length],
         /// x_L, complex `[batch, channels, modes]`.
         next_state: Values[problem.state_len()],
     }

@@ -1,9 +1,10 @@
-//! Operators that only the CPU has a kernel for, and no gradient: tensors as what they are on the flex device.
+//! Operators that only the CPU has a kernel for, and no gradient: tensors as what they are on the flex device. And tensors of no values,
+//! wherever they are.
 
 use super::flex::{contiguous, slice};
 use crate::error::{Error, Result};
-use burn::backend::Flex;
-use burn::tensor::{DType, Device, Tensor};
+use burn::backend::{DispatchTensor, Flex};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_flex::FlexTensor;
 
 /// Whether every device is the CPU without autodiff.
@@ -46,6 +47,24 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 /// A tensor of the CPU.
 pub(crate) fn from_host<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(tensor)
+}
+
+/// A tensor of no values, in f32.
+///
+/// Uploaded, not filled: Burn's fusion takes an empty tensor for the shape of a kernel in which it fuses the operations around it, and
+/// that kernel then computes none of them.
+pub(crate) fn empty<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(Vec::<f32>::new(), shape), device)
+}
+
+/// `[first, second, …]` from `[first · second, …]`, in f32.
+pub(crate) fn unflattened(tensor: DispatchTensor, shape: [usize; 4]) -> Tensor<4> {
+    let tensor = Tensor::<3>::from_dispatch(tensor);
+    match shape.contains(&0) {
+        // Burn's reshape reads 0 as "as it was".
+        true => empty(shape, &tensor.device()),
+        false => tensor.reshape(shape),
+    }
 }
 
 /// Refuses NaN and infinities among parameters, be they on the CPU or elsewhere; waits for them.
