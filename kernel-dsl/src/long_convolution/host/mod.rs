@@ -42,9 +42,7 @@ pub fn long_convolution(
         out: SharedRows::new(outputs.out, problem.outputs()),
         tail: SharedRows::new(outputs.tail, problem.outputs()),
     };
-    over_channels(problem, |channels| {
-        dispatch_large(ForwardTask { forward, channels })
-    });
+    share_channels(problem.channels, work(problem), forward);
     Ok(())
 }
 
@@ -82,29 +80,33 @@ pub fn backward(
             .as_deref_mut()
             .map(|skip| SharedRows::new(skip, outputs)),
     };
-    over_channels(problem, |channels| {
-        dispatch_large(BackwardTask { backward, channels })
-    });
+    share_channels(problem.channels, work(problem), backward);
     Ok(())
 }
 
-/// Runs a task for each of several ranges of channels.
-fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) + Send + Sync) {
+/// Multiply-adds of a whole convolution.
+fn work(problem: &Problem) -> usize {
     let taps = match problem.is_direct() {
         true => problem.taps,
         // What the passes of a transform cost, at least.
         false => 16,
     };
-    let work = [problem.tokens(), problem.outputs(), taps]
+    [problem.tokens(), problem.outputs(), taps]
         .into_iter()
-        .fold(1, usize::saturating_mul);
-    share_channels(problem.channels, work, task);
+        .fold(1, usize::saturating_mul)
 }
 
-/// Runs a task for each of several ranges of channels, which are `work` multiply-adds together.
+/// A pass over channels, none of which needs another one.
+trait Pass: Copy + Send + Sync {
+    /// The pass over some of the channels.
+    fn over<S: Simd>(&self, simd: S, channels: Range<usize>);
+}
+
+/// Runs a pass over all channels, which are `work` multiply-adds together, by tasks of several channels each.
 ///
 /// There are a few for each thread: more would share the work more evenly, but each needs scratch of its own.
-fn share_channels(channels: usize, work: usize, task: impl Fn(Range<usize>) + Send + Sync) {
+fn share_channels(channels: usize, work: usize, pass: impl Pass) {
+    let task = |channels| dispatch_large(Task { pass, channels });
     if work < THREADED_WORK || rayon::current_num_threads() == 1 {
         return task(0..channels);
     }
@@ -114,6 +116,41 @@ fn share_channels(channels: usize, work: usize, task: impl Fn(Range<usize>) + Se
         .into_par_iter()
         .map(|i| i * per_task..((i + 1) * per_task).min(channels))
         .for_each(task);
+}
+
+/// A pass over some channels.
+struct Task<P> {
+    pass: P,
+    channels: Range<usize>,
+}
+
+impl<P: Pass> WithSimd for Task<P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.pass.over(simd, self.channels);
+    }
+}
+
+impl Pass for Forward<'_> {
+    #[inline(always)]
+    fn over<S: Simd>(&self, simd: S, channels: Range<usize>) {
+        match self.problem.is_direct() {
+            true => direct::forward(simd, self, channels),
+            false => fourier::forward(simd, self, channels),
+        }
+    }
+}
+
+impl Pass for Backward<'_> {
+    #[inline(always)]
+    fn over<S: Simd>(&self, simd: S, channels: Range<usize>) {
+        match self.problem.is_direct() {
+            true => direct::backward(simd, self, channels),
+            false => fourier::backward(simd, self, channels),
+        }
+    }
 }
 
 /// The last piece of a stream's cotangents becomes the gradient of the tail before it.
@@ -142,41 +179,6 @@ fn copy_rows(from: Option<Rows>, to: &mut [f32], cols: usize) {
         Some(from) => {
             let rows = to.chunks_exact_mut(cols.max(1)).enumerate();
             rows.for_each(|(row, to)| to.copy_from_slice(from.row(row)));
-        }
-    }
-}
-
-/// Some channels.
-struct ForwardTask<'a> {
-    forward: Forward<'a>,
-    channels: Range<usize>,
-}
-
-impl WithSimd for ForwardTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.forward.problem.is_direct() {
-            true => direct::forward(simd, &self.forward, self.channels),
-            false => fourier::forward(simd, &self.forward, self.channels),
-        }
-    }
-}
-
-struct BackwardTask<'a> {
-    backward: Backward<'a>,
-    channels: Range<usize>,
-}
-
-impl WithSimd for BackwardTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.backward.problem.is_direct() {
-            true => direct::backward(simd, &self.backward, self.channels),
-            false => fourier::backward(simd, &self.backward, self.channels),
         }
     }
 }

@@ -1,18 +1,13 @@
 //! By transforms over all axes, of the kernel as a whole: for kernels of many terms.
-//!
-//! The last axis is transformed as real signals are, to half as many points; the others as the complex ones that its points are. A point of
-//! the last axis is a number at a root of z^M = i and a place of the others a number at one of w^N = 1, so that conjugates belong to signals
-//! in reverse on all axes, and correlations are products with them, as on one axis.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 
-use super::lanes::{Backward, Forward, Strided, StridedMut, load_image, load_taps};
+use super::grid::{Grid, Side, Way};
+use super::lanes::{Backward, Forward, load_image, load_taps};
 use crate::long_convolution::host::butterfly::{Point, product};
-use crate::long_convolution::host::fft::{Plan, Sink, Source};
-use crate::long_convolution::host::fourier::{Taps, add_correlation, end_of_taps};
+use crate::long_convolution::host::fourier::add_correlation;
 use crate::long_convolution::host::lanes::columns;
 use crate::long_convolution::nd::{Inputs, Problem};
 use crate::long_convolution::problem::Reach;
@@ -30,13 +25,13 @@ pub(super) fn forward<S: Simd>(simd: S, call: &Forward, channels: Range<usize>) 
         kernels.load(simd, problem, call.inputs, &grid, &columns, &mut line);
         for b in 0..problem.batch {
             load_image(simd, problem, call.inputs, b, &columns, &mut image);
-            grid.down(simd, Side::Image, &mut image, &mut signal, &mut line);
+            grid.turn(simd, Way::Down, Side::Image, &mut image, &mut signal, &mut line);
             for m in 0..problem.multiplicity {
                 let spectrum = &kernels.spectra[m];
                 for ((to, &x), &k) in product_of.iter_mut().zip(&signal).zip(spectrum) {
                     *to = product(simd, x, k);
                 }
-                grid.up(simd, Side::Image, &mut product_of, &mut found, &mut line);
+                grid.turn(simd, Way::Up, Side::Image, &mut found, &mut product_of, &mut line);
                 call.write(simd, [b, m], &columns, &image, &found);
             }
         }
@@ -62,15 +57,22 @@ pub(super) fn backward<S: Simd>(simd: S, call: &Backward, channels: Range<usize>
         by_skip.fill(0.0);
         for b in 0..problem.batch {
             load_image(simd, problem, call.inputs, b, &columns, &mut image);
-            grid.down(simd, Side::Image, &mut image, &mut signal, &mut line);
+            grid.turn(simd, Way::Down, Side::Image, &mut image, &mut signal, &mut line);
             by_signal.fill([zero; 2]);
             for (m, kept) in cotangents.iter_mut().enumerate() {
                 call.load_cotangent(simd, [b, m], &columns, kept);
-                grid.down(simd, Side::Image, kept, &mut of_output, &mut line);
+                grid.turn(simd, Way::Down, Side::Image, kept, &mut of_output, &mut line);
                 add_correlation(simd, false, &kernels.spectra[m], &of_output, &mut by_signal);
                 add_correlation(simd, false, &signal, &of_output, &mut by_spectra[m]);
             }
-            grid.up(simd, Side::Image, &mut by_signal, &mut by_image, &mut line);
+            grid.turn(
+                simd,
+                Way::Up,
+                Side::Image,
+                &mut by_image,
+                &mut by_signal,
+                &mut line,
+            );
             let by_skips = by_skip.chunks_exact_mut(S::F32_LANES);
             for (m, (cotangent, by_skip)) in cotangents.iter().zip(by_skips).enumerate() {
                 call.skip(
@@ -84,319 +86,20 @@ pub(super) fn backward<S: Simd>(simd: S, call: &Backward, channels: Range<usize>
             call.write_input(simd, b, &columns, &by_image);
         }
         for (m, by_spectrum) in by_spectra.iter_mut().enumerate() {
-            grid.up(simd, Side::Kernel, by_spectrum, &mut kernels.whole, &mut line);
+            grid.turn(
+                simd,
+                Way::Up,
+                Side::Kernel,
+                &mut kernels.whole,
+                by_spectrum,
+                &mut line,
+            );
             kernels.write_gradient(simd, call, m, &columns);
         }
         call.write_idle_taps(&columns);
         for (m, by_skip) in by_skip.chunks_exact(S::F32_LANES).enumerate() {
             call.write_skip(m, &columns, by_skip);
         }
-    }
-}
-
-/// What is transformed: an image by its positions, or a kernel by its lags.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Image,
-    Kernel,
-}
-
-/// The points of a transform over all axes.
-struct Grid {
-    /// All axes but the last, with the plans of as many points as they have places.
-    others: Vec<(Reach, Arc<Plan>)>,
-    /// The last axis.
-    last: Reach,
-    plan: Arc<Plan>,
-}
-
-impl Grid {
-    fn of(problem: &Problem) -> Self {
-        let axes = problem.axes.as_slice();
-        let reaches = axes.iter().map(|axis| axis.reach());
-        let mut reaches: Vec<Reach> = reaches.collect();
-        // There is at least one axis.
-        let last = reaches.pop().unwrap_or(Reach {
-            ahead: 1,
-            later: 0,
-            shift: 1,
-            positions: 1,
-            time: 1,
-        });
-        let others = reaches.into_iter().map(|reach| {
-            let places = reach.places().next_power_of_two();
-            (reach, Plan::of(2 * places))
-        });
-        Self {
-            others: others.collect(),
-            plan: Plan::of(last.places()),
-            last,
-        }
-    }
-
-    /// Points of memory for a transform.
-    fn room(&self) -> usize {
-        self.rows_from(0) * self.plan.room()
-    }
-
-    /// Places on the axes from `axis` on but the last.
-    fn rows_from(&self, axis: usize) -> usize {
-        let plans = self.others[axis..].iter().map(|(_, plan)| plan.points());
-        plans.product()
-    }
-
-    /// The longest line on any axis but the last.
-    fn longest(&self) -> usize {
-        let points = self.others.iter().map(|(_, plan)| plan.points());
-        points.max().unwrap_or(0)
-    }
-
-    /// The inverse of what transforms there and back multiply by.
-    fn scale(&self) -> f32 {
-        1.0 / (self.rows_from(0) * self.plan.points()) as f32
-    }
-
-    /// Values along an axis.
-    fn extent(side: Side, reach: &Reach) -> usize {
-        match side {
-            Side::Image => reach.time,
-            Side::Kernel => reach.lags(),
-        }
-    }
-
-    /// Where values lie on an axis but the last.
-    fn place(side: Side, (reach, plan): &(Reach, Arc<Plan>), index: usize) -> usize {
-        match side {
-            Side::Image => index,
-            Side::Kernel => (index + plan.points() - reach.back()) % plan.points(),
-        }
-    }
-
-    /// The rows of values, each with the row of the grid in which it lies.
-    fn rows(&self, side: Side) -> impl Iterator<Item = (usize, usize)> {
-        let counts = self.others.iter().map(|(reach, _)| Self::extent(side, reach));
-        let count: usize = counts.product();
-        (0..count).map(move |row| {
-            let (mut rest, mut stride, mut found) = (row, 1, 0);
-            for axis in self.others.iter().rev() {
-                let extent = Self::extent(side, &axis.0);
-                found += Self::place(side, axis, rest % extent) * stride;
-                (rest, stride) = (rest / extent, stride * axis.1.points());
-            }
-            (row, found)
-        })
-    }
-
-    /// The transform of values, over what was there before: a function of its own in the code for every level of instructions.
-    #[inline(always)]
-    fn down<S: Simd>(
-        &self,
-        simd: S,
-        side: Side,
-        values: &mut [S::f32s],
-        to: &mut [Point<S>],
-        line: &mut [Point<S>],
-    ) {
-        simd.vectorize(Turn {
-            grid: self,
-            side,
-            goes_down: true,
-            values: bytemuck::cast_slice_mut(values),
-            points: bytemuck::cast_slice_mut(to),
-            line: bytemuck::cast_slice_mut(line),
-        });
-    }
-
-    /// Undoes [`Grid::down`], but for the factor that [`Grid::scale`] takes away.
-    #[inline(always)]
-    fn up<S: Simd>(
-        &self,
-        simd: S,
-        side: Side,
-        from: &mut [Point<S>],
-        values: &mut [S::f32s],
-        line: &mut [Point<S>],
-    ) {
-        simd.vectorize(Turn {
-            grid: self,
-            side,
-            goes_down: false,
-            values: bytemuck::cast_slice_mut(values),
-            points: bytemuck::cast_slice_mut(from),
-            line: bytemuck::cast_slice_mut(line),
-        });
-    }
-
-    #[inline(always)]
-    fn down_inline<S: Simd>(
-        &self,
-        simd: S,
-        side: Side,
-        values: &mut [S::f32s],
-        to: &mut [Point<S>],
-        line: &mut [Point<S>],
-    ) {
-        to.fill([simd.splat_f32s(0.0); 2]);
-        let (room, extent) = (self.plan.room(), Self::extent(side, &self.last));
-        for (row, place) in self.rows(side) {
-            let values = &mut values[row * extent..(row + 1) * extent];
-            let to = &mut to[place * room..(place + 1) * room];
-            match side {
-                Side::Image => self.row_down(
-                    simd,
-                    extent,
-                    to,
-                    &Strided::<S> {
-                        values,
-                        first: 0,
-                        stride: 1,
-                    },
-                ),
-                Side::Kernel => {
-                    let taps = self.taps(simd, values);
-                    self.row_down(simd, end_of_taps(&self.plan, &self.last), to, &taps);
-                }
-            }
-        }
-        for axis in (0..self.others.len()).rev() {
-            let (plan, stride) = (&self.others[axis].1, self.stride(axis));
-            let line = &mut line[..plan.points()];
-            for first in self.starts(axis, side) {
-                gather::<S>(to, first, stride, line);
-                plan.plain(simd, line);
-                scatter::<S>(line, first, stride, to);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn up_inline<S: Simd>(
-        &self,
-        simd: S,
-        side: Side,
-        from: &mut [Point<S>],
-        values: &mut [S::f32s],
-        line: &mut [Point<S>],
-    ) {
-        for axis in 0..self.others.len() {
-            let (plan, stride) = (&self.others[axis].1, self.stride(axis));
-            let line = &mut line[..plan.points()];
-            for first in self.starts(axis, side) {
-                gather::<S>(from, first, stride, line);
-                plan.plain_back(simd, line);
-                scatter::<S>(line, first, stride, from);
-            }
-        }
-        let (room, extent) = (self.plan.room(), Self::extent(side, &self.last));
-        for (row, place) in self.rows(side) {
-            let values = &mut values[row * extent..(row + 1) * extent];
-            let from = &mut from[place * room..(place + 1) * room];
-            match side {
-                Side::Image => self.row_up(
-                    simd,
-                    from,
-                    extent,
-                    &mut StridedMut::<S> {
-                        values,
-                        first: 0,
-                        stride: 1,
-                    },
-                ),
-                Side::Kernel => {
-                    let mut taps = self.taps(simd, values);
-                    self.row_up(simd, from, end_of_taps(&self.plan, &self.last), &mut taps);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn row_down<S: Simd>(&self, simd: S, end: usize, to: &mut [Point<S>], source: &impl Source<S>) {
-        self.plan.outer(simd, end, to, source);
-        self.plan.rest(simd, to);
-    }
-
-    #[inline(always)]
-    fn row_up<S: Simd>(&self, simd: S, from: &mut [Point<S>], end: usize, sink: &mut impl Sink<S>) {
-        self.plan.rest_back(simd, from);
-        self.plan.outer_back(simd, from, end, sink);
-    }
-
-    /// A row of a kernel on the last axis.
-    #[inline(always)]
-    fn taps<'a, S: Simd>(&'a self, simd: S, lags: &'a mut [S::f32s]) -> Taps<'a, S> {
-        Taps {
-            reach: &self.last,
-            places: 2 * self.plan.points(),
-            lags,
-            scale: simd.splat_f32s(self.scale()),
-        }
-    }
-
-    /// Distance between neighbours on an axis but the last, in points.
-    fn stride(&self, axis: usize) -> usize {
-        self.rows_from(axis + 1) * self.plan.room()
-    }
-
-    /// Where lines along an axis but the last begin, as far as the axes before it hold anything: they are transformed last and come back
-    /// first.
-    fn starts(&self, axis: usize, side: Side) -> impl Iterator<Item = usize> {
-        let before = match self.others[..axis].first() {
-            None => vec![0],
-            Some(first) => {
-                let extent = Self::extent(side, &first.0);
-                (0..extent).map(|index| Self::place(side, first, index)).collect()
-            }
-        };
-        let (room, rows) = (self.plan.room(), self.rows_from(axis + 1));
-        let group = self.others[axis].1.points() * self.stride(axis);
-        let starts = before
-            .into_iter()
-            .flat_map(move |outer| (0..rows).map(move |row| outer * group + row * room));
-        starts.flat_map(|start| {
-            self.plan
-                .outer_blocks()
-                .flat_map(move |block| block.map(move |point| start + point))
-        })
-    }
-}
-
-/// A transform over all axes, or its inverse, as a function of its own; vectors as the values of their lanes.
-struct Turn<'a> {
-    grid: &'a Grid,
-    side: Side,
-    goes_down: bool,
-    values: &'a mut [f32],
-    points: &'a mut [f32],
-    line: &'a mut [f32],
-}
-
-impl WithSimd for Turn<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let values: &mut [S::f32s] = bytemuck::cast_slice_mut(self.values);
-        let points: &mut [Point<S>] = bytemuck::cast_slice_mut(self.points);
-        let line: &mut [Point<S>] = bytemuck::cast_slice_mut(self.line);
-        match self.goes_down {
-            true => self.grid.down_inline(simd, self.side, values, points, line),
-            false => self.grid.up_inline(simd, self.side, points, values, line),
-        }
-    }
-}
-
-#[inline(always)]
-fn gather<S: Simd>(from: &[Point<S>], first: usize, stride: usize, line: &mut [Point<S>]) {
-    for (to, from) in line.iter_mut().zip(from[first..].iter().step_by(stride)) {
-        *to = *from;
-    }
-}
-
-#[inline(always)]
-fn scatter<S: Simd>(line: &[Point<S>], first: usize, stride: usize, to: &mut [Point<S>]) {
-    for (from, to) in line.iter().zip(to[first..].iter_mut().step_by(stride)) {
-        *to = *from;
     }
 }
 
@@ -417,8 +120,7 @@ impl<S: Simd> Kernels<S> {
     #[inline(always)]
     fn new(simd: S, problem: &Problem, grid: &Grid) -> Self {
         let zero = simd.splat_f32s(0.0);
-        let reaches = grid.others.iter().map(|(reach, _)| reach).chain([&grid.last]);
-        let lags: Vec<usize> = reaches.map(Reach::lags).collect();
+        let lags: Vec<usize> = grid.reaches().map(Reach::lags).collect();
         let count = problem.rank * problem.multiplicity;
         Self {
             taps: (0..count)
@@ -463,7 +165,14 @@ impl<S: Simd> Kernels<S> {
                     *whole = simd.add_f32s(*whole, self.factors(simd, taps, place, None));
                 }
             }
-            grid.down(simd, Side::Kernel, &mut whole, &mut self.spectra[m], line);
+            grid.turn(
+                simd,
+                Way::Down,
+                Side::Kernel,
+                &mut whole,
+                &mut self.spectra[m],
+                line,
+            );
             self.whole = whole;
         }
     }

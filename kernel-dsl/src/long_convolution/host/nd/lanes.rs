@@ -243,3 +243,10 @@ impl<S: Simd> Sink<S> for StridedMut<'_, S> {
         self.values[self.first + place * self.stride] = value;
     }
 }
+
+impl<S: Simd> Source<S> for StridedMut<'_, S> {
+    #[inline(always)]
+    fn at(&self, _simd: S, place: usize) -> S::f32s {
+        self.values[self.first + place * self.stride]
+    }
+}

@@ -1,16 +1,16 @@
 //! Convolutions over several axes on the CPU: channels in SIMD lanes, blocks of channels over threads.
 
 mod fourier;
+mod grid;
 mod lanes;
 mod per_axis;
 
 use std::ops::Range;
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 
-use super::share_channels;
+use super::{Pass, share_channels};
 use crate::long_convolution::nd::{Cotangents, Gradients, Inputs, LongConvolutionNdError, Outputs, Problem};
-use crate::simd::dispatch_large;
 use crate::vector::SharedRows;
 use lanes::{Backward, Forward};
 
@@ -29,9 +29,7 @@ pub fn long_convolution(
         inputs,
         out: SharedRows::new(outputs.out, problem.outputs()),
     };
-    over_channels(problem, |channels| {
-        dispatch_large(ForwardTask { forward, channels })
-    });
+    share_channels(problem.channels, work(problem), forward);
     Ok(())
 }
 
@@ -57,52 +55,32 @@ pub fn backward(
             .as_deref_mut()
             .map(|skip| SharedRows::new(skip, problem.outputs())),
     };
-    over_channels(problem, |channels| {
-        dispatch_large(BackwardTask { backward, channels })
-    });
+    share_channels(problem.channels, work(problem), backward);
     Ok(())
 }
 
-fn over_channels(problem: &Problem, task: impl Fn(Range<usize>) + Send + Sync) {
+/// Multiply-adds of a whole convolution.
+fn work(problem: &Problem) -> usize {
     let images = problem.batch.saturating_mul(problem.channels);
-    share_channels(
-        problem.channels,
-        problem.per_axis_cost().saturating_mul(images),
-        task,
-    );
+    problem.per_axis_cost().saturating_mul(images)
 }
 
-/// Some channels.
-struct ForwardTask<'a> {
-    forward: Forward<'a>,
-    channels: Range<usize>,
-}
-
-impl WithSimd for ForwardTask<'_> {
-    type Output = ();
-
+impl Pass for Forward<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.forward.problem.is_per_axis() {
-            true => per_axis::forward(simd, &self.forward, self.channels),
-            false => fourier::forward(simd, &self.forward, self.channels),
+    fn over<S: Simd>(&self, simd: S, channels: Range<usize>) {
+        match self.problem.is_per_axis() {
+            true => per_axis::forward(simd, self, channels),
+            false => fourier::forward(simd, self, channels),
         }
     }
 }
 
-struct BackwardTask<'a> {
-    backward: Backward<'a>,
-    channels: Range<usize>,
-}
-
-impl WithSimd for BackwardTask<'_> {
-    type Output = ();
-
+impl Pass for Backward<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.backward.problem.is_per_axis() {
-            true => per_axis::backward(simd, &self.backward, self.channels),
-            false => fourier::backward(simd, &self.backward, self.channels),
+    fn over<S: Simd>(&self, simd: S, channels: Range<usize>) {
+        match self.problem.is_per_axis() {
+            true => per_axis::backward(simd, self, channels),
+            false => fourier::backward(simd, self, channels),
         }
     }
 }
