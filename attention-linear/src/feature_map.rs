@@ -5,6 +5,7 @@
 //! | [`taylor`] | 1 + x + x²/2 with x = q·k / √K, the exponential to second order | 1 + K + K² |
 //! | [`taylor_packed`] | the same, with each product of two entries once | 1 + K + K (K + 1)/2 |
 //! | [`square`] | (q·k)² | K² |
+//! | [`square_packed`] | (q·k)² / K, with each product of two entries once | K (K + 1)/2 |
 //!
 //! [`FeatureMapKind`] lists the maps that published models of linear attention name, those with learned matrices among them;
 //! a [`FeatureMap`] is one of them with its matrices.
@@ -180,28 +181,38 @@ pub fn taylor(x: Tensor<4>) -> Tensor<4> {
 /// `x` `[batch, time, heads, K]`; result `[batch, time, heads, 1 + K + K (K + 1)/2]`.
 pub fn taylor_packed(x: Tensor<4>) -> Tensor<4> {
     let [batch, time, heads, dim] = x.dims();
+    let root = (dim as f64).sqrt();
+    let one = Tensor::<4>::ones([batch, time, heads, 1], &x.device()).cast(x.dtype());
+    let linear = x.clone() / root.sqrt();
+    Tensor::cat(vec![one, linear, packed(x, 1.0 / (2f64.sqrt() * root))], 3)
+}
+
+/// φ(x) = vec(x xᵀ) / √K of the entries on and above the diagonal alone, those above it times √2: φ(q)·φ(k) = (q·k)² / K.
+///
+/// Source: Aksenov et al., *Linear Transformers with Learnable Kernel Functions are Better In-Context Models* (2402.10644).
+///
+/// # Shapes
+/// `x` `[batch, time, heads, K]`; result `[batch, time, heads, K (K + 1)/2]`.
+pub fn square_packed(x: Tensor<4>) -> Tensor<4> {
+    let factor = (x.dims()[3] as f64).powf(-0.5);
+    packed(x, factor)
+}
+
+/// The entries of x xᵀ on and above the diagonal, row by row, those on it times `factor` and those above it times √2 `factor`.
+fn packed(x: Tensor<4>, factor: f64) -> Tensor<4> {
+    let [batch, time, heads, dim] = x.dims();
     let device = x.device();
     let pairs = || (0..dim).flat_map(move |i| (i..dim).map(move |j| (i, j)));
     let count = dim * (dim + 1) / 2;
     if [batch, time, heads].contains(&0) {
-        return Tensor::<4>::zeros([batch, time, heads, 1 + dim + count], &device).cast(x.dtype());
+        return Tensor::<4>::zeros([batch, time, heads, count], &device).cast(x.dtype());
     }
-    let root = (dim as f64).sqrt();
     let places: Vec<i64> = pairs().map(|(i, j)| (i * dim + j) as i64).collect();
-    let factor = |(i, j)| {
-        if i == j {
-            1.0 / (2f64.sqrt() * root)
-        } else {
-            1.0 / root
-        }
-    };
-    let factors: Vec<f32> = pairs().map(|pair| factor(pair) as f32).collect();
+    let of_pair = |(i, j)| if i == j { factor } else { factor * 2f64.sqrt() };
+    let factors: Vec<f32> = pairs().map(|pair| of_pair(pair) as f32).collect();
     let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
     let factors = Tensor::<1>::from_floats(factors.as_slice(), &device).cast(x.dtype());
-    let one = Tensor::<4>::ones([batch, time, heads, 1], &device).cast(x.dtype());
-    let linear = x.clone() / root.sqrt();
-    let second_order = square(x).select(3, places) * factors.reshape([1, 1, 1, count]);
-    Tensor::cat(vec![one, linear, second_order], 3)
+    square(x).select(3, places) * factors.reshape([1, 1, 1, count])
 }
 
 /// φ(x) = vec(x xᵀ), row by row.

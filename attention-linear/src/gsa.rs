@@ -12,7 +12,7 @@ use crate::feature_map::{FeatureMap, FeatureMapKind};
 use crate::gla::log_sigmoid;
 use crate::heads::{self, Heads};
 use crate::projection::{Branches, Output, OutputConfig};
-use crate::slots::SlotGates;
+use crate::slots::{self, SlotGates};
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::intervention::Site;
 use spillway_ssm_core::mixer::{Context, Mixer, MixerState, RecurrentState};
@@ -99,19 +99,7 @@ impl GatedSlotAttention {
 
     /// The memory of keys and the memory of values.
     fn sites(&self, layer: usize) -> [Site; 2] {
-        let (heads, slots) = (self.config.heads, self.config.slots);
-        let keys = Site {
-            heads: heads.query * slots,
-            value_dim: 1,
-            ..heads.site(layer)
-        };
-        let values = Site {
-            first_head: keys.heads,
-            key_dim: slots,
-            per_key_decay: true,
-            ..heads.site(layer)
-        };
-        [keys, values]
+        slots::sites(&self.config.heads, self.config.slots, layer)
     }
 
     fn gates(&self, input: &Tensor<3>, state: &mut RecurrentState) -> Result<SlotGates> {
@@ -147,20 +135,12 @@ impl Mixer for GatedSlotAttention {
     ) -> Result<Tensor<3>> {
         let state = state.recurrent()?;
         let gates = self.gates(&input, state)?;
-        let [keys, values] = self.sites(context.layer);
-        let scores = gates.scores(self.config.scale);
-        let scores = context
-            .chain
-            .run(&keys, scores, state.recurrence(0)?, context.chunking)?;
-        let reads = gates.reads(scores);
-        let read_out = context
-            .chain
-            .run(&values, reads, state.recurrence(1)?, context.chunking)?;
+        let sites = self.sites(context.layer);
+        let read_out = slots::read_out(gates, self.config.scale, sites, state, context)?;
         self.output.forward(silu(read_out), input)
     }
 
     fn flops_per_token(&self) -> u64 {
-        let of_site = |site: &Site| 6 * (site.heads * site.key_dim * site.value_dim) as u64;
-        self.sites(0).iter().map(of_site).sum::<u64>() + self.branches.flops_per_token()
+        slots::flops_per_token(&self.sites(0)) + self.branches.flops_per_token()
     }
 }

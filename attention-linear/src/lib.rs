@@ -14,15 +14,15 @@
 //! | [`slots`] | attention over memory slots: GSA and ABC |
 //! | [`gla`] | the mixer of GLA, simple GLA, RetNet and linear attention |
 //! | [`delta_net`] | the mixer of DeltaNet, Gated DeltaNet and Kimi Delta Attention |
-//! | [`gated_delta_product`], [`comba`] | those of Gated DeltaProduct and Comba |
-//! | [`gsa`], [`hgrn::Hgrn`], [`hgrn2`] | the mixers of gated slot attention, HGRN and HGRN-2 |
+//! | [`gated_delta_product`], [`comba`], [`gated_delta_net2`] | those of Gated DeltaProduct, Comba and Gated DeltaNet-2 |
+//! | [`gsa`], [`abc`], [`hgrn::Hgrn`], [`hgrn2`] | the mixers of gated slot attention, ABC, HGRN and HGRN-2 |
 //! | [`mlstm`] | the mixer of xLSTM |
 //! | [`rg_lru`] | the mixer of Griffin and RecurrentGemma |
 //! | [`heads`], [`projection`] | what these have in common before and after their recurrence |
 //! | [`block_attention`], [`block_state`] | attention within blocks, and to what a state space makes of the blocks before |
 //! | [`softmax_attention`] | attention over a key-value cache, in a window or not |
 //! | [`latent_attention`] | attention whose keys and values are projections of one latent vector |
-//! | [`base_conv`] | the gated convolution of Based |
+//! | [`base_conv`], [`gated_short_conv`] | the gated convolutions of Based and of LFM2 |
 //! | [`gated_mlp`], [`mlp`] | the channel mixers between them, gated or not |
 //! | [`mixture`] | a mixture of many of these, of which a token goes through a few |
 //!
@@ -42,6 +42,7 @@
 //! # Ok::<(), spillway_ssm_core::Error>(())
 //! ```
 
+pub mod abc;
 pub mod base_conv;
 pub mod based;
 pub mod block_attention;
@@ -52,8 +53,10 @@ mod delta_gates;
 pub mod delta_net;
 mod expect;
 pub mod feature_map;
+pub mod gated_delta_net2;
 pub mod gated_delta_product;
 pub mod gated_mlp;
+pub mod gated_short_conv;
 pub mod gla;
 pub mod gsa;
 pub mod heads;

@@ -10,10 +10,13 @@
 //! (Zhang et al., *Gated Slot Attention*, 2409.07146, equations 6 to 8); ABC ([`abc`]) writes with a softmax over all tokens
 //! so far, whose running denominator is the decay (Peng et al., *ABC*, 2110.02488).
 
-use crate::heads::repeat;
+use crate::gla::log_sigmoid;
+use crate::heads::{Heads, repeat};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor};
-use spillway_ssm_core::operators::pointwise::exp;
+use spillway_ssm_core::intervention::Site;
+use spillway_ssm_core::mixer::{Context, RecurrentState};
+use spillway_ssm_core::operators::pointwise::sigmoid;
 use spillway_ssm_core::{Chunking, Error, Gates, LogDecay, Result, State, recurrence};
 
 /// What attention over slots carries.
@@ -154,6 +157,44 @@ impl SlotGates {
     }
 }
 
+/// Where interventions act on attention over slots: the memory of keys, in which every slot is a head, and that of values.
+pub(crate) fn sites(heads: &Heads, slots: usize, layer: usize) -> [Site; 2] {
+    let keys = Site {
+        heads: heads.query * slots,
+        value_dim: 1,
+        ..heads.site(layer)
+    };
+    let values = Site {
+        first_head: keys.heads,
+        key_dim: slots,
+        per_key_decay: true,
+        ..heads.site(layer)
+    };
+    [keys, values]
+}
+
+/// Both recurrences of a layer, whose memories are those of [`sites`]; `[batch, time, heads, value_dim]`.
+///
+/// # Errors
+/// Whatever the recurrence or an intervention refuses.
+pub(crate) fn read_out(
+    gates: SlotGates,
+    scale: f32,
+    [keys, values]: [Site; 2],
+    state: &mut RecurrentState,
+    context: &Context<'_>,
+) -> Result<Tensor<4>> {
+    let (chain, chunking) = (context.chain, context.chunking);
+    let scores = chain.run(&keys, gates.scores(scale), state.recurrence(0)?, chunking)?;
+    chain.run(&values, gates.reads(scores), state.recurrence(1)?, chunking)
+}
+
+/// Six per element of both memories.
+pub(crate) fn flops_per_token(sites: &[Site]) -> u64 {
+    let of_site = |site: &Site| 6 * (site.heads * site.key_dim * site.value_dim) as u64;
+    sites.iter().map(of_site).sum()
+}
+
 /// What attention with bounded memory carries.
 #[derive(Clone, Debug)]
 pub struct AbcState {
@@ -166,7 +207,7 @@ pub struct AbcState {
 /// Attention with bounded memory: slots are written with the weights of a softmax over all tokens so far.
 ///
 /// ```text
-/// z_t = ln Σ_{j ≤ t} e^{s_j}        written: e^{s_t − z_t}        g_t = z_{t-1} − z_t
+/// z_t = ln Σ_{j ≤ t} e^{s_j}        written: e^{s_t − z_t} = σ(s_t − z_{t-1})        g_t = z_{t-1} − z_t = ln σ(z_{t-1} − s_t)
 /// ```
 ///
 /// # Shapes
@@ -187,32 +228,46 @@ pub fn abc(
     if time == 0 {
         return Ok(value);
     }
-    let (normalizers, before) = match state.log_normalizer.take() {
-        Some(before) => {
-            let before = before.unsqueeze_dim::<4>(1);
-            let all = log_cumulative_sum(Tensor::cat(vec![before.clone(), logits.clone()], 1));
-            (all.narrow(1, 1, time), before)
-        }
-        None => {
-            let all = log_cumulative_sum(logits.clone());
-            // The state is empty, so the first decay has nothing to act on.
-            let before = all.clone().narrow(1, 0, 1);
-            (all, before)
-        }
+    let mut normalizer = match state.log_normalizer.take() {
+        Some(normalizer) => normalizer,
+        None => nothing_written([batch, heads, slots], &logits.device()),
     };
-    let shifted = match time {
-        1 => before,
-        _ => Tensor::cat(vec![before, normalizers.clone().narrow(1, 0, time - 1)], 1),
-    };
+    let [write, log_decay] = softmax_writes(logits, &mut normalizer)?;
+    state.log_normalizer = Some(normalizer);
     let gates = SlotGates {
         query,
         key,
         value,
-        write: exp(logits - normalizers.clone()),
-        log_decay: shifted - normalizers.clone(),
+        write,
+        log_decay,
     };
-    state.log_normalizer = Some(normalizers.narrow(1, time - 1, 1).reshape([batch, heads, slots]));
     gated_slot_attention(gates, &mut state.slots, chunking)
+}
+
+/// What stands for z before the first token: finite, so that a state can be saved and no difference is one of infinities.
+const NOTHING_WRITTEN: f32 = -1e30;
+
+/// z before the first token, `[batch, heads, slots]`.
+pub(crate) fn nothing_written(shape: [usize; 3], device: &Device) -> Tensor<3> {
+    Tensor::full(shape, NOTHING_WRITTEN, device)
+}
+
+/// How much is written to each slot, σ(s_t − z_{t−1}), and the log decay, ln σ(z_{t−1} − s_t), `[batch, time, heads, slots]`, of one token
+/// or more; `normalizer`, z before the first of them, `[batch, heads, slots]`, is left after the last.
+///
+/// These are e^{s_t − z_t} and z_{t−1} − z_t without a difference of two sums, which after many tokens is all rounding.
+pub(crate) fn softmax_writes(logits: Tensor<4>, normalizer: &mut Tensor<3>) -> Result<[Tensor<4>; 2]> {
+    let shape @ [batch, time, heads, slots] = logits.dims();
+    let before = normalizer.clone().unsqueeze_dim::<4>(1);
+    let sums = log_cumulative_sum(Tensor::cat(vec![before, logits.clone()], 1));
+    *normalizer = sums.clone().narrow(1, time, 1).squeeze_dim(1);
+    let earlier = sums.narrow(1, 0, time);
+    // Nothing has been written that could decay.
+    let empty = earlier.clone().lower_elem(NOTHING_WRITTEN / 2.0);
+    let above = logits - earlier;
+    let rows = above.clone().reshape([batch, time, heads * slots]);
+    let log_decay = log_sigmoid(rows.neg(), 1.0)?.reshape(shape);
+    Ok([sigmoid(above), log_decay.mask_fill(empty, 0.0)])
 }
 
 /// ln Σ_{j ≤ t} e^{x_j} over axis 1, by doubling: log₂ T sums of two, none of which can overflow.

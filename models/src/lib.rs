@@ -65,6 +65,7 @@ pub mod input;
 pub mod kimi_linear;
 mod layer_types;
 pub mod layout;
+pub mod lfm2;
 pub mod llama;
 pub mod loader;
 pub mod mamba1;

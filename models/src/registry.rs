@@ -5,7 +5,7 @@
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::layout::Layout;
 use crate::{
-    based, bigs, bst, fla, gss, h3, kimi_linear, llama, mamba1, mamba2, mamba3, minimax, olmo_hybrid,
+    based, bigs, bst, fla, gss, h3, kimi_linear, lfm2, llama, mamba1, mamba2, mamba3, minimax, olmo_hybrid,
     qwen3_5, qwen3_5_moe, qwen3_next, recurrent_gemma, rwkv, s4, sashimi, ssm_hybrids, xlstm,
 };
 
@@ -32,6 +32,7 @@ const LAYOUTS: &[&Layout] = &[
     &ssm_hybrids::zamba2::LAYOUT,
     &minimax::LAYOUT,
     &recurrent_gemma::LAYOUT,
+    &lfm2::LAYOUT,
     &fla::retnet::LAYOUT,
     &fla::gla::LAYOUT,
     &fla::simple_gla::LAYOUT,
@@ -39,11 +40,14 @@ const LAYOUTS: &[&Layout] = &[
     &fla::hgrn::LAYOUT,
     &fla::hgrn2::LAYOUT,
     &fla::gsa::LAYOUT,
+    &fla::abc::LAYOUT,
+    &fla::rebased::LAYOUT,
     &fla::delta_net::LAYOUT,
     &fla::gated_deltanet::LAYOUT,
     &fla::kda::LAYOUT,
     &fla::gated_deltaproduct::LAYOUT,
     &fla::comba::LAYOUT,
+    &fla::gdn2::LAYOUT,
     &fla::transformer::LAYOUT,
     &fla::samba::LAYOUT,
     // Their tensors are partly those of BlinkDL's other versions.

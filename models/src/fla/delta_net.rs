@@ -11,7 +11,7 @@ use spillway_attention_linear::delta_net::{
 };
 use spillway_attention_linear::projection::{GateConfig, OutputConfig};
 
-use super::mixer::{backbone, details, heads, short_conv};
+use super::mixer::{backbone, details, equal_heads, short_conv};
 use super::{NAME, recognised};
 use crate::checkpoint::{CheckpointError, Fields};
 use crate::error::ModelError;
@@ -52,12 +52,7 @@ pub(crate) const LAYOUT: Layout = Layout {
 
 fn parse(fields: &Fields<'_>, _: Has<'_>) -> Result<Assembly, ModelError> {
     let backbone = backbone(fields)?;
-    if fields.has("num_kv_heads") && fields.dimension("num_kv_heads")? != fields.dimension("num_heads")? {
-        return Err(fields
-            .unsupported("num_kv_heads", "null (as many heads of keys as of queries)")
-            .into());
-    }
-    let heads = heads(fields, backbone.model_dim, (1.0, 1.0))?;
+    let heads = equal_heads(fields, backbone.model_dim, (1.0, 1.0))?;
     let config = DeltaNetConfig {
         model_dim: backbone.model_dim,
         heads,

@@ -39,6 +39,18 @@ pub(super) fn heads(
     })
 }
 
+/// As [`heads`], of a mixer that has as many heads of keys and values as of queries.
+pub(super) fn equal_heads(
+    fields: &Fields<'_>,
+    model_dim: usize,
+    ratios: (f64, f64),
+) -> Result<Heads, CheckpointError> {
+    if fields.has("num_kv_heads") && fields.dimension("num_kv_heads")? != fields.dimension("num_heads")? {
+        return Err(fields.unsupported("num_kv_heads", "null (as many heads of keys as of queries)"));
+    }
+    heads(fields, model_dim, ratios)
+}
+
 /// `num_heads`, `num_v_heads` (a multiple of them), `head_dim` and `expand_v`, the width of a value over that of a key; the last two with
 /// these defaults.
 pub(super) fn grouped_values(

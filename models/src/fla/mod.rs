@@ -1,5 +1,5 @@
-//! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, HGRN-2, GSA,
-//! DeltaNet, Gated DeltaNet, KDA, Gated DeltaProduct, Comba and Samba.
+//! The layouts of flash-linear-attention (`fla-hub`): RetNet, GLA, simple GLA, linear attention, HGRN, HGRN-2, GSA, ABC,
+//! ReBased, DeltaNet, Gated DeltaNet, KDA, Gated DeltaProduct, Comba, Gated DeltaNet-2 and Samba.
 //!
 //! All but Samba are the same backbone with different mixers:
 //!
@@ -15,11 +15,13 @@
 //!
 //! Fields that only choose among kernels of the same result (`attn_mode`, `fuse_*`) are not looked at.
 
+pub(crate) mod abc;
 mod backbone;
 pub(crate) mod comba;
 pub(crate) mod delta_net;
 pub(crate) mod gated_deltanet;
 pub(crate) mod gated_deltaproduct;
+pub(crate) mod gdn2;
 pub(crate) mod gla;
 pub(crate) mod gsa;
 pub(crate) mod hgrn;
@@ -29,6 +31,7 @@ pub(crate) mod kda;
 pub(crate) mod linear_attn;
 mod lower_bounds;
 mod mixer;
+pub(crate) mod rebased;
 pub(crate) mod retnet;
 pub(crate) mod samba;
 pub(crate) mod simple_gla;

@@ -52,7 +52,7 @@ const SPECS: [&str; 21] = [
 /// What an architecture refuses beside what needs step sizes; all others refuse nothing.
 fn refused(architecture: &str) -> &'static [&'static str] {
     match architecture {
-        "linear_attn" | "based" => &["a-scale:2"],
+        "linear_attn" | "rebased" | "based" => &["a-scale:2"],
         // Its state begins with a prefix.
         "jrt" => &[
             "a-scale:2",
@@ -60,7 +60,7 @@ fn refused(architecture: &str) -> &'static [&'static str] {
             "forget:0.97+window-exact:24,chunk=8",
         ],
         "delta_net" => &["a-scale:2", "window:24"],
-        "gated_deltanet" | "gated_deltaproduct" | "kda" | "comba" | "qwen3_5" | "qwen3_5_moe"
+        "gated_deltanet" | "gated_deltaproduct" | "kda" | "comba" | "gdn2" | "qwen3_5" | "qwen3_5_moe"
         | "qwen3_next" | "kimi_linear" | "olmo_hybrid" | "rwkv7" => &["window:24"],
         "rwkv4" => &[
             "state-norm:0.001",

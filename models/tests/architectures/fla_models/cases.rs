@@ -99,6 +99,22 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
             ("elementwise_affine", flag()),
             ("gate_logit_normalizer", either(json!(8), json!(2))),
         ],
+        "abc" => vec![
+            ("expand_k", ratio()),
+            ("expand_v", ratio()),
+            ("num_slots", either(json!(3), Value::Null)),
+            ("use_rope", flag()),
+            ("use_short_conv", flag()),
+            ("elementwise_affine", flag()),
+            ("clamp_min", either(Value::Null, json!(-0.2))),
+            ("clamp_max", either(Value::Null, json!(0.3))),
+        ],
+        "rebased" => vec![
+            ("feature_dim", either(json!(5), json!(8))),
+            ("normalize", flag()),
+            ("use_beta", flag()),
+            ("eps", either(Value::Null, json!(0.01))),
+        ],
         "delta_net" => vec![
             ("expand_k", ratio()),
             ("expand_v", ratio()),
@@ -136,7 +152,7 @@ fn options(model_type: &'static str) -> impl Strategy<Value = Map<String, Value>
 }
 
 /// The architectures.
-pub const MODELS: [&str; 12] = [
+pub const MODELS: [&str; 15] = [
     "retnet",
     "gla",
     "simple_gla",
@@ -144,11 +160,14 @@ pub const MODELS: [&str; 12] = [
     "hgrn",
     "hgrn2",
     "gsa",
+    "abc",
+    "rebased",
     "delta_net",
     "gated_deltanet",
     "kda",
     "gated_deltaproduct",
     "comba",
+    "gdn2",
 ];
 
 /// Any model with any options.

@@ -162,4 +162,46 @@ impl Reference {
         }
         self.read_out(name, &out, x, &sizes)
     }
+
+    pub(super) fn gated_delta_net2(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        let sizes = self.sizes(128.0, 1.0);
+        let share = sizes.heads / self.heads();
+        let directions = |part| map(self.silu_branch(name, part, x, sizes.key_dim), unit);
+        let (query, key) = (directions("q"), directions("k"));
+        let value = self.silu_branch(name, "v", x, sizes.value_dim);
+        let largest = if self.flag("allow_neg_eigval", false) {
+            2.0
+        } else {
+            1.0
+        };
+        let gate = |part: &str, width| {
+            let rows = self.linears(&format!("{name}.{part}_proj"), x);
+            map(split(rows, width), |x| x.iter().map(|x| sigmoid(*x)).collect())
+        };
+        let (erase, write) = (gate("b", sizes.key_dim), gate("w", sizes.value_dim));
+        let narrow = self.linears(&format!("{name}.f_proj.0"), x);
+        let raw = split(self.linears(&format!("{name}.f_proj.1"), &narrow), sizes.key_dim);
+        let bias = self.values(&format!("{name}.dt_bias"));
+        let mut out = vec![Row::new(); x.len()];
+        for head in 0..sizes.heads {
+            let group = head / share;
+            let mut state = empty(sizes.key_dim, sizes.value_dim);
+            let rate = self.values(&format!("{name}.A_log"))[group].exp();
+            for (t, out) in out.iter_mut().enumerate() {
+                for (i, row) in state.iter_mut().enumerate() {
+                    let u = raw[t][group][i] + bias[group * sizes.key_dim + i];
+                    let decay = (-rate * u.exp().ln_1p()).exp();
+                    row.iter_mut().for_each(|h| *h = rounded(*h * decay));
+                }
+                let product = |a: &[f64], b: &[f64], factor: f64| -> Row {
+                    a.iter().zip(b).map(|(a, b)| rounded(factor * a * b)).collect()
+                };
+                let held = read(&state, &product(&erase[t][group], &key[t][group], largest));
+                let written = product(&write[t][head], &value[t][head], 1.0);
+                overwrite(&mut state, &held, &key[t][group], &written, 1.0);
+                out.extend(read(&state, &query[t][group]));
+            }
+        }
+        self.read_out(name, &out, x, &sizes)
+    }
 }

@@ -346,4 +346,96 @@ impl Reference {
         let width = out[0].len();
         self.output_projection(name, "g_norm", &out, x, width, 1e-5)
     }
+
+    /// Slots as means of all tokens so far, weighted by e^s.
+    pub(super) fn abc(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        let heads = self.heads();
+        let (key_dim, value_dim) = (self.width("expand_k", 0.5), self.width("expand_v", 1.0));
+        let slots = self.number("num_slots", key_dim as f64) as usize;
+        let branch = |part: &str, width| split(self.branch(&format!("{name}.{part}"), x, true, false), width);
+        let (mut query, mut key) = (branch("q", key_dim), branch("k", key_dim));
+        if self.flag("use_rope", true) {
+            (query, key) = (turned(query, 10000.0), turned(key, 10000.0));
+        }
+        let value = branch("v", value_dim);
+        let (least, most) = (self.number("clamp_min", -32.0), self.number("clamp_max", 32.0));
+        let weight = |s: &[f64]| s.iter().map(|s| s.clamp(least, most).exp()).collect();
+        let weights = map(split(self.linears(&format!("{name}.s_proj"), x), slots), weight);
+        let mut out = vec![Row::new(); x.len()];
+        for head in 0..heads {
+            let (mut keys, mut values) = (empty(slots, key_dim), empty(slots, value_dim));
+            let mut sums = vec![0.0; slots];
+            for (t, out) in out.iter_mut().enumerate() {
+                for (slot, weight) in weights[t][head].iter().enumerate() {
+                    sums[slot] += weight;
+                    let share = weight / sums[slot];
+                    let write = |memory: &mut Row, new: &Row| {
+                        memory
+                            .iter_mut()
+                            .zip(new)
+                            .for_each(|(h, x)| *h = rounded((1.0 - share) * *h) + rounded(share * x));
+                    };
+                    write(&mut keys[slot], &key[t][head]);
+                    write(&mut values[slot], &value[t][head]);
+                }
+                let scale = (key_dim as f64).powf(-0.5);
+                let scores: Row = keys.iter().map(|row| scale * dot(row, &query[t][head])).collect();
+                out.extend(read(&values, &softmax(&scores)));
+            }
+        }
+        self.output_projection(name, "g_norm", &out, x, value_dim, self.number("norm_eps", 1e-6))
+    }
+
+    /// All pairs of tokens, by the square of their similarity.
+    pub(super) fn rebased(&self, name: &str, x: &[Row]) -> Vec<Row> {
+        let heads = self.heads();
+        let (key_dim, value_dim) = (self.number("feature_dim", 16.0) as usize, self.dim() / heads);
+        let rows = |part: &str| self.linears(&format!("{name}.{part}_proj"), x);
+        let mapped = |part| map(split(rows(part), key_dim), |x| self.quadratic_map(name, x));
+        let (query, key) = (mapped("q"), mapped("k"));
+        let value = split(rows("v"), value_dim);
+        let token = |t: usize| {
+            let head = |head: usize| {
+                let mut out = vec![0.0; value_dim];
+                let mut sum = self.number("eps", 1e-5);
+                for (key, value) in key.iter().zip(&value).take(t + 1) {
+                    let similarity = dot(&query[t][head], &key[head]) / (key_dim as f64).sqrt();
+                    let weight = rounded(similarity * similarity);
+                    sum += weight;
+                    out.iter_mut()
+                        .zip(&value[head])
+                        .for_each(|(o, v)| *o += rounded(weight * v));
+                }
+                out.into_iter().map(move |o| rounded(o / sum))
+            };
+            let read_out: Row = (0..heads).flat_map(head).collect();
+            self.linear(&format!("{name}.o_proj"), &read_out)
+        };
+        (0..x.len()).map(token).collect()
+    }
+
+    /// γ ∘ LayerNorm(x) + β, as far as there are these.
+    fn quadratic_map(&self, name: &str, x: &[f64]) -> Row {
+        let count = x.len() as f64;
+        let (mean, scale) = match self.flag("normalize", true) {
+            true => {
+                let mean = x.iter().sum::<f64>() / count;
+                let variance = x.iter().map(|x| rounded((x - mean).powi(2))).sum::<f64>() / count;
+                (mean, (variance + 1e-5).sqrt())
+            }
+            false => (0.0, 1.0),
+        };
+        let vector = |part: &str, default: f64| {
+            let tensor = format!("{name}.feature_map.{part}");
+            match self.has(&tensor) {
+                true => self.values(&tensor).to_vec(),
+                false => vec![default; x.len()],
+            }
+        };
+        let weights = vector("gamma", 1.0).into_iter().zip(vector("beta", 0.0));
+        x.iter()
+            .zip(weights)
+            .map(|(x, (gamma, beta))| rounded(rounded((x - mean) / scale) * gamma + beta))
+            .collect()
+    }
 }

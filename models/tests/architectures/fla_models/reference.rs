@@ -137,7 +137,7 @@ impl Reference {
                     .for_each(|(i, n)| *n *= weight[i % group]);
             }
             let act = match self.text("model_type") {
-                "kda" | "comba" => sigmoid,
+                "kda" | "comba" | "gdn2" => sigmoid,
                 _ => silu,
             };
             for (n, gate) in normed.iter_mut().zip(self.gate(name, x)) {
@@ -210,10 +210,13 @@ impl Reference {
             "hgrn" => self.hgrn(layer, name, x),
             "hgrn2" => self.hgrn2(layer, name, x),
             "gsa" => self.gsa(name, x),
+            "abc" => self.abc(name, x),
+            "rebased" => self.rebased(name, x),
             "delta_net" | "gated_deltanet" => self.delta_net(name, x),
             "kda" => self.kimi_delta_attention(name, x),
             "gated_deltaproduct" => self.gated_delta_product(name, x),
             "comba" => self.comba(name, x),
+            "gdn2" => self.gated_delta_net2(name, x),
             _ => self.gated_linear_attention(name, x),
         }
     }

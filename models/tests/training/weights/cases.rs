@@ -51,7 +51,7 @@ pub fn layout(architecture: &str, name: &str) -> &'static Layout {
 
 /// What configurations may switch on beyond the tiny sizes.
 fn variants() -> Vec<Case> {
-    let edits: [(&str, &str, Value); 19] = [
+    let edits: [(&str, &str, Value); 24] = [
         (
             "mamba2",
             "original",
@@ -99,6 +99,17 @@ fn variants() -> Vec<Case> {
         ),
         ("gsa", "flash", json!({"feature_map": "t2r", "num_kv_heads": 1})),
         (
+            "abc",
+            "flash",
+            json!({"use_short_conv": true, "use_rope": false, "elementwise_affine": false, "clamp_min": -0.2, "clamp_max": 0.3}),
+        ),
+        ("rebased", "flash", json!({"normalize": false, "use_beta": false})),
+        (
+            "gdn2",
+            "flash",
+            json!({"num_v_heads": 4, "use_short_conv": false, "allow_neg_eigval": true}),
+        ),
+        (
             "kda",
             "flash",
             json!({"lower_bound": -5.0, "num_v_heads": 4, "allow_neg_eigval": true}),
@@ -128,6 +139,16 @@ fn variants() -> Vec<Case> {
             "Hugging Face",
             json!({"q_lora_rank": 12, "first_k_dense_replace": 0, "num_shared_experts": null, "num_expert_group": 2, "topk_group": 1,
                 "num_experts_per_token": 1, "moe_renormalize": false}),
+        ),
+        (
+            "lfm2",
+            "Hugging Face",
+            json!({"conv_bias": true, "conv_L_cache": 4, "tie_word_embeddings": false}),
+        ),
+        (
+            "lfm2",
+            "Hugging Face",
+            json!({"layer_types": null, "full_attn_idxs": [1], "block_auto_adjust_ff_dim": true, "block_multiple_of": 32}),
         ),
         (
             "xlstm",
