@@ -101,7 +101,7 @@ fn variants() -> Vec<Case> {
         (
             "abc",
             "flash",
-            json!({"use_short_conv": true, "use_rope": false, "elementwise_affine": false, "clamp_min": -0.2, "clamp_max": 0.3}),
+            json!({"use_short_conv": true, "use_rope": false, "elementwise_affine": false, "clamp_min": -1.5, "clamp_max": 1.5}),
         ),
         ("rebased", "flash", json!({"normalize": false, "use_beta": false})),
         (
