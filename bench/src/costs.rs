@@ -47,5 +47,6 @@ fn bytes_per_weight(weights: WeightType) -> f64 {
         WeightType::F32 => 4.0,
         WeightType::Bf16 => 2.0,
         WeightType::Int8 => 1.0 + 2.0 / 32.0,
+        WeightType::Int4 => 0.5 + 2.0 / 32.0,
     }
 }

@@ -15,6 +15,8 @@ pub enum Dtype {
     Bf16,
     /// 8-bit integers with a scale per block: a quarter of the memory
     Int8,
+    /// 4-bit integers with a scale per block: a seventh of the memory, and weights that are off by 8 %
+    Int4,
 }
 
 impl From<Dtype> for WeightType {
@@ -23,6 +25,7 @@ impl From<Dtype> for WeightType {
             Dtype::F32 => Self::F32,
             Dtype::Bf16 => Self::Bf16,
             Dtype::Int8 => Self::Int8,
+            Dtype::Int4 => Self::Int4,
         }
     }
 }
@@ -33,6 +36,7 @@ impl fmt::Display for Dtype {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         })
     }
 }

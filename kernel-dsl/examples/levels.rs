@@ -6,7 +6,7 @@
 //! done
 //! ```
 //!
-//! With `base`, only those that all kernels differ by: without the dot products that only products by bf16 and int8 weights use.
+//! With `base`, only those that all kernels differ by: without the dot products that only products by bf16, int8 and int4 weights use.
 //! With `missing`, those that it does not have instead.
 
 use std::process::ExitCode;

@@ -41,7 +41,12 @@ fn report(threads: usize) -> Result<(), Failure> {
     let peak = roofline::fma_peak(threads);
     println!("\n{threads} threads: reads {bandwidth:.1} GB/s, multiply-adds {peak:.0} GFLOP/s");
     for (out_features, in_features) in SHAPES {
-        for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
+        for weight_type in [
+            WeightType::F32,
+            WeightType::Bf16,
+            WeightType::Int8,
+            WeightType::Int4,
+        ] {
             print!("[{out_features}, {in_features}] {weight_type}:");
             let values: Vec<f32> = (0..out_features * in_features)
                 .map(|i| (i % 251) as f32 / 251.0 - 0.5)

@@ -136,7 +136,13 @@ mod equivalence {
                 assert_eq!(taken, named, "{weight_type:?} at {isa}");
                 taken
             };
-            let results = [WeightType::F32, WeightType::Bf16, WeightType::Int8].map(of);
+            let results = [
+                WeightType::F32,
+                WeightType::Bf16,
+                WeightType::Int8,
+                WeightType::Int4,
+            ]
+            .map(of);
             by_level.push((isa, results.to_vec()));
         });
         // Tiles that round differently, so that taking the wrong ones would have been seen above.

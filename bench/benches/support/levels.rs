@@ -47,7 +47,7 @@ pub fn run(
     mut report: Option<&mut KernelReport>,
 ) -> Result<(), Failure> {
     let before = active();
-    // Levels above their base differ in products by bf16 and int8 weights alone.
+    // Levels above their base differ in products by bf16, int8 and int4 weights alone.
     for isa in Isa::available().filter(|isa| isa.base() == *isa) {
         set_active(isa)?;
         let operator = format!("level_{isa}");

@@ -13,7 +13,12 @@ const COLD_BYTES: usize = 192 << 20;
 /// The input projection of a 130M model at 1, 16 and 512 rows, and its head at one.
 pub fn kernels() -> Vec<Kernel> {
     let mut kernels = Vec::new();
-    for weight_type in [WeightType::F32, WeightType::Bf16, WeightType::Int8] {
+    for weight_type in [
+        WeightType::F32,
+        WeightType::Bf16,
+        WeightType::Int8,
+        WeightType::Int4,
+    ] {
         for rows in [1, 16, 512] {
             kernels.push(kernel(weight_type, [3352, 768], rows));
         }
@@ -23,12 +28,13 @@ pub fn kernels() -> Vec<Kernel> {
 }
 
 fn kernel(weight_type: WeightType, [out_features, in_features]: [usize; 2], rows: usize) -> Kernel {
-    let (form, weight_size) = match weight_type {
-        WeightType::F32 => ("f32", 4),
-        WeightType::Bf16 => ("bf16", 2),
-        WeightType::Int8 => ("int8", 1),
+    let (form, weight_bits) = match weight_type {
+        WeightType::F32 => ("f32", 32),
+        WeightType::Bf16 => ("bf16", 16),
+        WeightType::Int8 => ("int8", 8),
+        WeightType::Int4 => ("int4", 4),
     };
-    let weight_bytes = out_features * in_features * weight_size;
+    let weight_bytes = out_features * in_features * weight_bits / 8;
     let copies = COLD_BYTES.div_ceil(weight_bytes);
     let work = Work {
         bytes: weight_bytes + 4 * rows * (in_features + out_features),

@@ -30,6 +30,7 @@ fn narrower_weights_take_less_memory() {
             .expect("number")
     };
     assert!(bytes("f32") > bytes("bf16") && bytes("bf16") > bytes("int8"));
+    assert!(bytes("int8") > bytes("int4"));
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //! `in_features`, so that a panel is one sequential stream whatever the number of rows, and no second copy is needed.
 //! Weights stay in their type in memory. bf16 weights are multiplied with inputs rounded to bf16, as on every device with
 //! instructions for it, and summed in f32, which costs a relative error of about 0.2 % of the output; int8 weights are multiplied
-//! with inputs rounded to 8 bits per row and block of 32 features, which costs about 0.5 %. Weights that training changes with every
+//! with inputs rounded to 8 bits per row and block of 32 features, which costs about 0.5 %. int4 weights are multiplied with the same
+//! inputs; what they cost is the rounding of the weights themselves, about 8 %. Weights that training changes with every
 //! step are not worth packing: [`dense`] multiplies with them as they lie, and has the gradients.
 //!
 //! ```
@@ -25,6 +26,7 @@
 
 pub mod dense;
 mod host;
+mod int4;
 mod packed;
 mod problem;
 pub mod reference;

@@ -7,19 +7,22 @@
 //! | f32 | 1 feature | `[PANEL]` f32 |
 //! | bf16 | 2 features | `[PANEL][2]` bf16, so that a 32-bit lane holds two neighbouring features of one output |
 //! | int8 | 32 features | `[8][PANEL][4]` bytes `q + 128`, then `[PANEL]` bf16 scales |
+//! | int4 | 32 features | `[4][PANEL][4]` bytes of two `q + 8`, then `[PANEL]` f16 scales; see [`int4`](super::int4) |
 //!
 //! Missing features and outputs at the ends are zeros. int8 weights are stored with an offset of 128 because the byte dot
-//! products of x86 take one unsigned operand; `128 · Σ x` is known when the input is quantised and taken off there.
+//! products of x86 take one unsigned operand; `128 · Σ x` is known when the input is quantised and taken off there. So are int4
+//! weights, with an offset of 8.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::int4::{self, HALF_BYTES};
 use super::{LinearError, WeightType};
 use crate::aligned::AlignedBytes;
 
 /// Output features in a panel.
 pub(super) const PANEL: usize = 32;
-/// Input features that share a scale in int8.
+/// Input features that share a scale in int8 and int4.
 pub(super) const BLOCK: usize = 32;
 /// Bytes of the integers in an int8 unit; the scales follow.
 pub(super) const BLOCK_BYTES: usize = BLOCK * PANEL;
@@ -32,7 +35,7 @@ impl WeightType {
         match self {
             WeightType::F32 => 1,
             WeightType::Bf16 => 2,
-            WeightType::Int8 => BLOCK,
+            WeightType::Int8 | WeightType::Int4 => BLOCK,
         }
     }
 
@@ -41,6 +44,7 @@ impl WeightType {
         match self {
             WeightType::F32 | WeightType::Bf16 => 4 * PANEL,
             WeightType::Int8 => BLOCK_BYTES + 2 * PANEL,
+            WeightType::Int4 => HALF_BYTES + 2 * PANEL,
         }
     }
 }
@@ -61,7 +65,8 @@ impl PackedMatrix {
     /// `weight` `[out_features, in_features]` row-major, as checkpoints store it.
     ///
     /// # Errors
-    /// [`LinearError`] when a size is zero or does not match, or when an int8 weight is not finite.
+    /// [`LinearError`] when a size is zero or does not match, when an int8 or int4 weight is not finite, or an int4
+    /// weight beyond what a scale can hold.
     pub fn pack(
         weight: &[f32],
         out_features: usize,
@@ -170,6 +175,13 @@ impl PackedMatrix {
                         *into = (f32::from(integers[int8_index(k, col)]) - 128.0) * scale;
                     }
                 }
+                WeightType::Int4 => {
+                    let (integers, scales) = unit.split_at(HALF_BYTES);
+                    let scale = bytemuck::cast_slice::<u8, f16>(scales)[col].to_f32();
+                    for (k, into) in into.iter_mut().enumerate() {
+                        *into = int4::read(k, col, integers) * scale;
+                    }
+                }
             }
         }
         Ok(())
@@ -215,8 +227,8 @@ impl Builder {
     /// `rows` `[count, in_features]`.
     ///
     /// # Errors
-    /// [`LinearError::PartialRow`], [`LinearError::RowCount`] when there are too many, or [`LinearError::NonFinite`]. After
-    /// an error the matrix cannot be finished unless the rows are pushed again.
+    /// [`LinearError::PartialRow`], [`LinearError::RowCount`] when there are too many, [`LinearError::NonFinite`] or
+    /// [`LinearError::TooLargeForScale`]. After an error the matrix cannot be finished unless the rows are pushed again.
     pub fn push_rows(&mut self, rows: &[f32]) -> Result<(), LinearError> {
         self.push(rows, |w| w)
     }
@@ -291,6 +303,7 @@ impl Builder {
                 WeightType::F32 => target.write_f32(source),
                 WeightType::Bf16 => target.write_bf16(source),
                 WeightType::Int8 => return target.write_int8(source),
+                WeightType::Int4 => return target.write_int4(source),
             }
             Ok(())
         };
@@ -361,29 +374,61 @@ impl<F> PanelRows<'_, F> {
     where
         F: Fn(T) -> f32,
     {
+        self.write_blocks(rows, WeightType::Int8, |weights, col, unit| {
+            let (integers, scales) = unit.split_at_mut(BLOCK_BYTES);
+            let scale = scale_of(weights);
+            bytemuck::cast_slice_mut::<u8, bf16>(scales)[col] = scale;
+            for (g, four) in quantise(weights, scale.to_f32()).chunks_exact(4).enumerate() {
+                integers[int8_index(4 * g, col)..][..4].copy_from_slice(four);
+            }
+            Ok(())
+        })
+    }
+
+    fn write_int4<T: Copy>(self, rows: &[T]) -> Result<(), LinearError>
+    where
+        F: Fn(T) -> f32,
+    {
+        self.write_blocks(rows, WeightType::Int4, |weights, col, unit| {
+            if let Some(k) = weights.iter().position(|w| w.abs() > int4::LARGEST) {
+                return Err(k);
+            }
+            let (integers, scales) = unit.split_at_mut(HALF_BYTES);
+            let (scale, block) = int4::quantise(weights);
+            bytemuck::cast_slice_mut::<u8, f16>(scales)[col] = scale;
+            int4::write(&block, col, integers);
+            Ok(())
+        })
+    }
+
+    /// Gives each block of finite weights to `write`, with its column and unit; it returns the place of a weight that is too large.
+    fn write_blocks<T: Copy>(
+        self,
+        rows: &[T],
+        weight_type: WeightType,
+        write: impl Fn(&[f32; BLOCK], usize, &mut [u8]) -> Result<(), usize>,
+    ) -> Result<(), LinearError>
+    where
+        F: Fn(T) -> f32,
+    {
         for (i, row) in rows.chunks_exact(self.in_features).enumerate() {
             let col = self.first_row % PANEL + i;
-            let units = self.bytes.chunks_exact_mut(WeightType::Int8.unit_bytes());
+            let units = self.bytes.chunks_exact_mut(weight_type.unit_bytes());
             for (unit_index, (unit, block)) in units.zip(row.chunks(BLOCK)).enumerate() {
-                let (integers, scales) = unit.split_at_mut(BLOCK_BYTES);
                 let mut weights = [0.0; BLOCK];
                 weights
                     .iter_mut()
                     .zip(block)
                     .for_each(|(into, &w)| *into = (self.widen)(w));
+                let place = |k: usize| (self.first_row + i, unit_index * BLOCK + k, weights[k]);
                 if let Some(k) = weights.iter().position(|w| !w.is_finite()) {
-                    let (row, col) = (self.first_row + i, unit_index * BLOCK + k);
-                    return Err(LinearError::NonFinite {
-                        row,
-                        col,
-                        value: weights[k],
-                    });
+                    let (row, col, value) = place(k);
+                    return Err(LinearError::NonFinite { row, col, value });
                 }
-                let scale = scale_of(&weights);
-                bytemuck::cast_slice_mut::<u8, bf16>(scales)[col] = scale;
-                for (g, four) in quantise(&weights, scale.to_f32()).chunks_exact(4).enumerate() {
-                    integers[int8_index(4 * g, col)..][..4].copy_from_slice(four);
-                }
+                write(&weights, col, unit).map_err(|k| {
+                    let (row, col, value) = place(k);
+                    LinearError::TooLargeForScale { row, col, value }
+                })?;
             }
         }
         Ok(())

@@ -16,6 +16,8 @@ pub enum WeightType {
     Bf16,
     /// Signed 8-bit integers in blocks of 32 along `in_features`, each block with one bf16 scale: 1.0625 bytes a weight.
     Int8,
+    /// Signed 4-bit integers in blocks of 32 along `in_features`, each block with one f16 scale: 0.5625 bytes a weight.
+    Int4,
 }
 
 impl fmt::Display for WeightType {
@@ -24,6 +26,7 @@ impl fmt::Display for WeightType {
             WeightType::F32 => "f32",
             WeightType::Bf16 => "bf16",
             WeightType::Int8 => "int8",
+            WeightType::Int4 => "int4",
         })
     }
 }
@@ -78,8 +81,21 @@ pub enum LinearError {
         found: usize,
     },
     /// Integers have no way to say infinity or NaN.
-    #[error("weight [{row}, {col}] is {value}; int8 weights must be finite")]
+    #[error("weight [{row}, {col}] is {value}; weights of 8 or 4 bits must be finite")]
     NonFinite {
+        /// Row of the weight.
+        row: usize,
+        /// Column of the weight.
+        col: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// A block of 4 bits would need a scale that no f16 holds.
+    #[error(
+        "weight [{row}, {col}] is {value}; int4 weights must have a magnitude of at most {}",
+        super::int4::LARGEST
+    )]
+    TooLargeForScale {
         /// Row of the weight.
         row: usize,
         /// Column of the weight.

@@ -10,9 +10,9 @@
 //! | `neon` | 4 | fused | |
 //! | `sse4.2` | 4 | rounds twice | |
 //! | `avx2` | 8 | fused | |
-//! | `avx2+vnni` | 8 | fused | the dot product of bytes, for int8 weights |
+//! | `avx2+vnni` | 8 | fused | the dot product of bytes, for int8 and int4 weights |
 //! | `avx512` | 16 | fused | |
-//! | `avx512+vnni` | 16 | fused | the dot product of bytes, for int8 weights |
+//! | `avx512+vnni` | 16 | fused | the dot product of bytes, for int8 and int4 weights |
 //! | `avx512+bf16` | 16 | fused | that, and the dot product of bf16 pairs, for bf16 weights (on Intel for few rows only) |
 //!
 //! ```

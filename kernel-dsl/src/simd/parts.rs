@@ -50,8 +50,13 @@ pub fn parts() -> Vec<Part> {
         ),
         ours(
             "linear, int8 weights",
-            of_int8(isa),
+            of_bytes(isa),
             "the same, by the dot product of bytes where there is one",
+        ),
+        ours(
+            "linear, int4 weights",
+            of_bytes(isa),
+            "the same, by products of bytes summed in 16 bits where there is none",
         ),
         ours(
             "packed products",
@@ -83,7 +88,7 @@ fn of_bf16(isa: Isa) -> Isa {
     }
 }
 
-fn of_int8(isa: Isa) -> Isa {
+fn of_bytes(isa: Isa) -> Isa {
     match isa {
         Isa::Avx512Bf16 => Isa::Avx512Vnni,
         _ => or_portable(isa),

@@ -11,7 +11,12 @@ mod equivalence {
     };
     use spillway_kernel_dsl::simd::Isa;
 
-    const TYPES: [WeightType; 3] = [WeightType::F32, WeightType::Bf16, WeightType::Int8];
+    const TYPES: [WeightType; 4] = [
+        WeightType::F32,
+        WeightType::Bf16,
+        WeightType::Int8,
+        WeightType::Int4,
+    ];
 
     /// Random inputs of one product.
     #[derive(Debug)]
@@ -72,7 +77,7 @@ mod equivalence {
             let rounded = |x: &f32| bf16::from_f32(*x).to_f32();
             match weight_type {
                 WeightType::Bf16 => self.x.iter().map(rounded).collect(),
-                WeightType::F32 | WeightType::Int8 => self.x.clone(),
+                WeightType::F32 | WeightType::Int8 | WeightType::Int4 => self.x.clone(),
             }
         }
 
@@ -119,7 +124,7 @@ mod equivalence {
         let inputs = case.inputs(packed.weight_type());
         let inputs = Rows::new(&inputs, case.rows, case.in_features, case.stride).unwrap();
         let expected = reference::linear(inputs, &stored, case.out_features, case.bias.as_deref());
-        if packed.weight_type() != WeightType::Int8 {
+        if matches!(packed.weight_type(), WeightType::F32 | WeightType::Bf16) {
             // An output that cancels to nearly zero is measured beside what was summed.
             let summed: f64 = stored.chunks_exact(case.in_features).map(magnitude).sum();
             let error = rel_l2(out, &expected);
@@ -365,25 +370,27 @@ mod equivalence {
                     assert!(out.to_bits() == expected.to_bits() || (out.is_nan() && expected.is_nan()));
                 }
             }
-            let packed = PackedMatrix::pack(&[0.5; 5 * 40], 5, in_features, WeightType::Int8).unwrap();
-            let mut stored = [0.0; 40];
-            packed.row(0, &mut stored).unwrap();
-            let sum: f32 = stored.iter().sum();
-            for isa in Isa::available() {
-                let mut out = [0.0; 15];
-                let x = Rows::contiguous(&x, 3, in_features).unwrap();
-                linear_with(isa, x, &packed, None, &mut out).unwrap();
-                assert!(
-                    out[5..10].iter().all(|v| v.is_nan()),
-                    "{isa}: a row with {value} gives {:?}",
-                    &out[5..10]
-                );
-                assert!(
-                    out[..5]
-                        .iter()
-                        .chain(&out[10..])
-                        .all(|v| (v - sum).abs() < 1e-4 * sum)
-                );
+            for weight_type in [WeightType::Int8, WeightType::Int4] {
+                let packed = PackedMatrix::pack(&[0.5; 5 * 40], 5, in_features, weight_type).unwrap();
+                let mut stored = [0.0; 40];
+                packed.row(0, &mut stored).unwrap();
+                let sum: f32 = stored.iter().sum();
+                for isa in Isa::available() {
+                    let mut out = [0.0; 15];
+                    let x = Rows::contiguous(&x, 3, in_features).unwrap();
+                    linear_with(isa, x, &packed, None, &mut out).unwrap();
+                    assert!(
+                        out[5..10].iter().all(|v| v.is_nan()),
+                        "{isa}: a row with {value} gives {:?}",
+                        &out[5..10]
+                    );
+                    assert!(
+                        out[..5]
+                            .iter()
+                            .chain(&out[10..])
+                            .all(|v| (v - sum).abs() < 1e-4 * sum)
+                    );
+                }
             }
         }
     }

@@ -127,11 +127,10 @@ pub(super) fn product(weight_type: WeightType) -> Outcome {
         let expected = linear::reference::linear(view, &stored, outs, None);
         let mut out = vec![f32::NAN; rows * outs];
         linear::linear(view, &packed, None, &mut out).expect("valid");
-        // Blocks of inputs are rounded to 8 bits beside int8 weights.
-        let bound = if weight_type == WeightType::Int8 {
-            1e-2
-        } else {
-            2e-6
+        // Blocks of inputs are rounded to 8 bits beside weights of 8 and of 4.
+        let bound = match weight_type {
+            WeightType::Int8 | WeightType::Int4 => 1e-2,
+            WeightType::F32 | WeightType::Bf16 => 2e-6,
         };
         close(&format!("{rows} rows"), &out, &expected, bound)?;
     }

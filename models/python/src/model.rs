@@ -32,7 +32,7 @@ pub struct PyModel {
 
 /// Loads a checkpoint in any layout that Spillway reads: a folder with config.json and weights, or a .safetensors, .pth or .gguf file.
 ///
-/// dtype: how matrices are kept: "f32", "bf16" or "int8".
+/// dtype: how matrices are kept: "f32", "bf16", "int8" or "int4".
 /// device: "cpu", or "wgpu:N" or "cuda:N" where the package was built with them.
 /// tokenizer: a tokenizer.json or rwkv_vocab*.txt, where it is not beside the weights.
 ///
@@ -94,9 +94,13 @@ fn wrong_device(error: &spillway_models::device::DeviceError) -> PyErr {
 }
 
 fn read_dtype(written: &str) -> PyResult<Dtype> {
-    let all = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
+    let all = [Dtype::F32, Dtype::Bf16, Dtype::Int8, Dtype::Int4];
     let found = all.into_iter().find(|dtype| dtype.to_string() == written);
-    found.ok_or_else(|| PyValueError::new_err(format!("dtype: expected f32, bf16 or int8, found {written}")))
+    found.ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "dtype: expected f32, bf16, int8 or int4, found {written}"
+        ))
+    })
 }
 
 impl PyModel {

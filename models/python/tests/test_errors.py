@@ -50,7 +50,7 @@ def test_arguments_that_are_impossible(shipped):
         (lambda: shipped.logits([1], mitigation="forget:1.5"), "above 0 and at most 1"),
         (lambda: shipped.start().select([1]), "sequence: expected an index below 1, found 1"),
         (lambda: spillway.State.cat([]), "at least one"),
-        (lambda: spillway.shipped(dtype="f16"), "dtype: expected f32, bf16 or int8, found f16"),
+        (lambda: spillway.shipped(dtype="f16"), "dtype: expected f32, bf16, int8 or int4, found f16"),
         (lambda: spillway.shipped(device="gpu"), "device: expected cpu, wgpu"),
         (lambda: spillway.set_threads(0), "threads: expected a number from 1 to 1024, found 0"),
         (lambda: spillway.diagnose(shipped, length=100), "length: expected at least twice the training length"),

@@ -337,7 +337,7 @@ impl<'a> Loader<'a> {
         self.ask(name, shape, init);
         // The stored shape is compared before anything of that size is taken from memory.
         let stored = self.source.stored(name, shape)?;
-        self.take(shape.iter().map(|size| *size as u64), 4)?;
+        self.take(shape.iter().map(|size| *size as u64), bits(WeightType::F32))?;
         let mut values = Vec::with_capacity(shape.iter().product());
         stored.for_each_block(|block| {
             values.extend_from_slice(block);
@@ -362,7 +362,7 @@ impl<'a> Loader<'a> {
         let source = self.source;
         let stored = parts.iter().map(|(name, shape)| source.stored(name, shape));
         let stored = stored.collect::<Result<Vec<_>, _>>()?;
-        self.take([outputs as u64, inputs as u64], width(self.weights))?;
+        self.take([outputs as u64, inputs as u64], bits(self.weights))?;
         let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
         for ((name, shape), tensor) in parts.iter().zip(stored) {
             self.contents.tensor(name, shape);
@@ -397,7 +397,7 @@ impl<'a> Loader<'a> {
         // The stored shape is compared before anything of that size is taken from memory.
         let source = self.source;
         let stored = source.stored(name, &shape)?;
-        self.take(shape.map(|size| size as u64), width(self.weights))?;
+        self.take(shape.map(|size| size as u64), bits(self.weights))?;
         self.contents.tensor(name, &shape);
         let (mut weights, weight_type) = (Vec::with_capacity(count), self.weights);
         let contents = &mut self.contents;
@@ -414,11 +414,11 @@ impl<'a> Loader<'a> {
         Ok(weights)
     }
 
-    /// Asks for the memory of a tensor before it is taken.
-    fn take(&mut self, shape: impl IntoIterator<Item = u64>, width: u64) -> Result<(), ModelError> {
-        let values = product(shape.into_iter().chain([width]));
-        let bytes = values.and_then(|bytes| bytes.checked_add(TENSOR_BYTES));
-        let advice = "take a smaller model, or one kept in fewer bits (--dtype bf16 or int8)";
+    /// Asks for the memory of a tensor of so many bits a value before it is taken.
+    fn take(&mut self, shape: impl IntoIterator<Item = u64>, bits: u64) -> Result<(), ModelError> {
+        let bits = product(shape.into_iter().chain([bits]));
+        let bytes = bits.and_then(|bits| bits.div_ceil(8).checked_add(TENSOR_BYTES));
+        let advice = "take a smaller model, or one kept in fewer bits (--dtype bf16, int8 or int4)";
         Ok(self.memory.ask("the weights so far", bytes, advice)?)
     }
 
@@ -466,11 +466,12 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Bytes of a weight, at least.
-const fn width(weights: WeightType) -> u64 {
+/// Bits of a weight, at least.
+pub(crate) const fn bits(weights: WeightType) -> u64 {
     match weights {
-        WeightType::F32 => 4,
-        WeightType::Bf16 => 2,
-        WeightType::Int8 => 1,
+        WeightType::F32 => 32,
+        WeightType::Bf16 => 16,
+        WeightType::Int8 => 8,
+        WeightType::Int4 => 4,
     }
 }

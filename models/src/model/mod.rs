@@ -28,7 +28,7 @@ use crate::error::ModelError;
 use crate::hub;
 use crate::input;
 use crate::layout::{Layout, Outline, Parts};
-use crate::loader::Loader;
+use crate::loader::{Loader, bits};
 use crate::network::Network;
 use crate::registry;
 use crate::state::file::Owner;
@@ -93,7 +93,7 @@ pub struct Info {
     pub parameters: u64,
     /// The types in the file.
     pub stored_as: Vec<String>,
-    /// The type that matrices are kept in: `f32`, `bf16` or `int8`.
+    /// The type that matrices are kept in: `f32`, `bf16`, `int8` or `int4`.
     pub kept_as: &'static str,
     /// Memory taken by the weights, in bytes.
     pub weight_bytes: u64,
@@ -359,20 +359,17 @@ pub(crate) fn ask_for_weights(
     shapes: impl Iterator<Item = impl AsRef<[usize]>>,
     weights: WeightType,
 ) -> Result<(), ModelError> {
-    let width = match weights {
-        WeightType::F32 => 4,
-        WeightType::Bf16 => 2,
-        WeightType::Int8 => 1,
-    };
     let bytes = shapes.map(|shape| {
         let shape = shape.as_ref();
-        let width = if shape.len() < 2 { 4 } else { width };
-        product(shape.iter().map(|size| *size as u64).chain([width]))
+        let kept = if shape.len() < 2 { WeightType::F32 } else { weights };
+        let values = shape.iter().map(|size| *size as u64);
+        product(values.chain([bits(kept)])).map(|bits| bits.div_ceil(8))
     });
     let advice = match weights {
-        WeightType::F32 => "keep them in fewer bits (--dtype bf16 or int8), or take a smaller model",
-        WeightType::Bf16 => "keep them in fewer bits (--dtype int8), or take a smaller model",
-        WeightType::Int8 => "take a smaller model",
+        WeightType::F32 => "keep them in fewer bits (--dtype bf16, int8 or int4), or take a smaller model",
+        WeightType::Bf16 => "keep them in fewer bits (--dtype int8 or int4), or take a smaller model",
+        WeightType::Int8 => "keep them in fewer bits (--dtype int4), or take a smaller model",
+        WeightType::Int4 => "take a smaller model",
     };
     Ok(budget::ask("the weights", budget::sum(bytes), advice)?)
 }
@@ -382,6 +379,7 @@ fn weight_type_name(weights: WeightType) -> &'static str {
         WeightType::F32 => "f32",
         WeightType::Bf16 => "bf16",
         WeightType::Int8 => "int8",
+        WeightType::Int4 => "int4",
     }
 }
 

@@ -180,6 +180,7 @@ fn logits_of_hidden_tokens_are_the_peers_on_every_device_and_of_rounded_weights_
             (WeightType::F32, expected.tolerance),
             (WeightType::Bf16, bf16),
             (WeightType::Int8, 3.0 * bf16),
+            (WeightType::Int4, 50.0 * bf16),
         ] {
             for device in &devices {
                 let options = LoadOptions {
@@ -326,7 +327,11 @@ fn logits_of_rounded_weights_are_near_the_peers() {
     let mut wrong = Vec::new();
     for expected in models() {
         let bf16 = expected.tolerance / 10.0 * 2f64.powi(15);
-        for (weights, tolerance) in [(WeightType::Bf16, bf16), (WeightType::Int8, 3.0 * bf16)] {
+        for (weights, tolerance) in [
+            (WeightType::Bf16, bf16),
+            (WeightType::Int8, 3.0 * bf16),
+            (WeightType::Int4, 50.0 * bf16),
+        ] {
             let model = load(&expected.path, weights);
             let found = all_logits(&model, &expected);
             let error = match has_experts(&expected.path) {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
     reason = "one of these exists per matrix; a box would be one more thing to follow"
 )]
 pub enum Weight {
-    /// Packed for the CPU as f32, bf16 or int8, and a constant.
+    /// Packed for the CPU as f32, bf16, int8 or int4, and a constant.
     Packed(Arc<PackedMatrix>),
     /// A tensor, which may require a gradient.
     Dense(Tensor<2>),
@@ -59,7 +59,7 @@ impl From<Tensor<2>> for Weight {
     }
 }
 
-/// A projection whose weight is kept packed as f32, bf16 or int8 (see [`spillway_kernel_dsl::linear`]), or as a tensor.
+/// A projection whose weight is kept packed as f32, bf16, int8 or int4 (see [`spillway_kernel_dsl::linear`]), or as a tensor.
 ///
 /// On the CPU a packed weight is read as it is. On any other device, autodiff ones included, products are made with a dense copy
 /// of it, made once per device; gradients reach the input and the bias, and the weight is a constant. A weight that is a tensor

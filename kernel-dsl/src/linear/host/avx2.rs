@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::{ByteDot, Lanes, WordDot};
+use super::lanes::{ByteDot, F16_FACTOR, HalfDot, Lanes, WordDot};
 
 /// Eight lanes.
 #[derive(Clone, Copy)]
@@ -65,6 +65,21 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        unsafe {
+            let halves = _mm256_cvtepi16_epi32(_mm_loadu_si128(from.cast()));
+            let bits = _mm256_and_si256(
+                _mm256_slli_epi32::<13>(halves),
+                _mm256_set1_epi32(0x8fff_ffff_u32 as i32),
+            );
+            Self(_mm256_mul_ps(
+                _mm256_castsi256_ps(bits),
+                _mm256_set1_ps(F16_FACTOR),
+            ))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn int_splat(value: i32) -> __m256i {
         unsafe { _mm256_set1_epi32(value) }
     }
@@ -72,6 +87,17 @@ impl Lanes for Eight {
     #[inline(always)]
     unsafe fn int_load(from: *const u8) -> __m256i {
         unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(bytes: __m256i) -> (__m256i, __m256i) {
+        unsafe {
+            let mask = _mm256_set1_epi8(15);
+            (
+                _mm256_and_si256(bytes, mask),
+                _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask),
+            )
+        }
     }
 
     #[inline(always)]
@@ -122,9 +148,43 @@ impl ByteDot<Eight> for Widening16 {
     }
 }
 
+impl HalfDot<Eight> for Vnni {
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: the trait's contract.
+        unsafe { <Self as ByteDot<Eight>>::dot(sum, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m256i, offset: i32) -> __m256i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm256_add_epi32(sum, _mm256_set1_epi32(offset)) }
+    }
+}
+
+/// Sums in 16 bits of pairs of products, of which a block has eight: `8 · 2 · 15 · 127` fits, so that nothing saturates.
+struct Sums16;
+
+impl HalfDot<Eight> for Sums16 {
+    #[inline(always)]
+    unsafe fn dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm256_add_epi16(sum, _mm256_maddubs_epi16(unsigned, signed)) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m256i, offset: i32) -> __m256i {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let pairs = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+            _mm256_add_epi32(pairs, _mm256_set1_epi32(offset))
+        }
+    }
+}
+
 /// AVX2 without the byte dot product.
 pub(super) mod plain {
-    use super::{Eight, Widening16};
+    use super::{Eight, Sums16, Widening16};
     super::super::set::word_kernels!(
         #[target_feature(enable = "avx2,fma")]
         Eight, vectors: 2, rows: [1 2 3 4]
@@ -132,7 +192,7 @@ pub(super) mod plain {
     super::super::set::kernel_set!(
         #[target_feature(enable = "avx2,fma")]
         Eight, Widening16, vectors: 2, few: 4, f32: [1 2 3 4 5 6],
-        bf16: Rounded by bf16_tile up to 96, int8: [1 2] up to 2, words: WORDS
+        bf16: Rounded by bf16_tile up to 96, int8: [1 2] up to 2, words: WORDS, int4: [1 2 3 4] by Sums16
     );
 }
 
@@ -142,6 +202,6 @@ pub(super) mod vnni {
     super::super::set::kernel_set!(
         #[target_feature(enable = "avx2,fma,avxvnni")]
         Eight, Vnni, vectors: 2, few: 4, f32: [1 2 3 4 5 6],
-        bf16: Rounded by bf16_tile up to 96, int8: [1 2 3] up to usize::MAX, words: &[]
+        bf16: Rounded by bf16_tile up to 96, int8: [1 2 3] up to usize::MAX, words: &[], int4: [1 2 3] by Vnni
     );
 }

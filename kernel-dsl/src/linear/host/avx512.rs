@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 use std::sync::OnceLock;
 
-use super::lanes::{ByteDot, Lanes, PairDot, WordDot};
+use super::lanes::{ByteDot, HalfDot, Lanes, PairDot, WordDot};
 use super::set::KernelSet;
 
 /// Sixteen lanes.
@@ -68,6 +68,11 @@ impl Lanes for Sixteen {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) })
+    }
+
+    #[inline(always)]
     unsafe fn int_splat(value: i32) -> __m512i {
         unsafe { _mm512_set1_epi32(value) }
     }
@@ -75,6 +80,17 @@ impl Lanes for Sixteen {
     #[inline(always)]
     unsafe fn int_load(from: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(bytes: __m512i) -> (__m512i, __m512i) {
+        unsafe {
+            let mask = _mm512_set1_epi32(0x0f0f_0f0f);
+            (
+                _mm512_and_si512(bytes, mask),
+                _mm512_and_si512(_mm512_srli_epi32::<4>(bytes), mask),
+            )
+        }
     }
 
     #[inline(always)]
@@ -139,9 +155,43 @@ impl ByteDot<Sixteen> for Widening16 {
     }
 }
 
+impl HalfDot<Sixteen> for Vnni {
+    #[inline(always)]
+    unsafe fn dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe { <Self as ByteDot<Sixteen>>::dot(sum, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m512i, offset: i32) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm512_add_epi32(sum, _mm512_set1_epi32(offset)) }
+    }
+}
+
+/// Sums in 16 bits of pairs of products, of which a block has eight: `8 · 2 · 15 · 127` fits, so that nothing saturates.
+struct Sums16;
+
+impl HalfDot<Sixteen> for Sums16 {
+    #[inline(always)]
+    unsafe fn dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe { _mm512_add_epi16(sum, _mm512_maddubs_epi16(unsigned, signed)) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: __m512i, offset: i32) -> __m512i {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let pairs = _mm512_madd_epi16(sum, _mm512_set1_epi16(1));
+            _mm512_add_epi32(pairs, _mm512_set1_epi32(offset))
+        }
+    }
+}
+
 /// AVX-512 without the byte dot product.
 pub(super) mod plain {
-    use super::{Sixteen, Widening16};
+    use super::{Sixteen, Sums16, Widening16};
     super::super::set::word_kernels!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         Sixteen, vectors: 2, rows: [1 2 3 4 5 6 7 8]
@@ -149,7 +199,7 @@ pub(super) mod plain {
     super::super::set::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         Sixteen, Widening16, vectors: 2, few: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3 4] up to 8, words: WORDS
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3 4] up to 8, words: WORDS, int4: [1 2 3 4 5 6] by Sums16
     );
 }
 
@@ -159,7 +209,8 @@ pub(super) mod vnni {
     super::super::set::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
         Sixteen, Vnni, vectors: 2, few: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3 4 5 6] up to usize::MAX, words: &[]
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3 4 5 6] up to usize::MAX, words: &[],
+        int4: [1 2 3 4 5 6] by Vnni
     );
 }
 
@@ -169,7 +220,8 @@ pub(super) mod bf16 {
     super::super::set::kernel_set!(
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
         Sixteen, Vnni, vectors: 2, few: 2, f32: [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
-        bf16: Pairs by bf16_pair_tile up to 4, int8: [1 2 3 4 5 6] up to usize::MAX, words: &[]
+        bf16: Pairs by bf16_pair_tile up to 4, int8: [1 2 3 4 5 6] up to usize::MAX, words: &[],
+        int4: [1 2 3 4 5 6] by Vnni
     );
 }
 

@@ -1,5 +1,8 @@
 //! What a vector register can do, for each instruction set.
 
+/// What the bits of an f16, moved to the places of an f32's, are multiplied with for its value: the difference of the exponents' offsets.
+pub(super) const F16_FACTOR: f32 = f32::from_bits((127 + 112) << 23);
+
 /// A vector register of f32, and the register of i32 of the same width.
 ///
 /// # Safety
@@ -22,8 +25,12 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self);
     /// [`Lanes::LANES`] bf16, widened.
     unsafe fn load_bf16(from: *const u8) -> Self;
+    /// [`Lanes::LANES`] f16 that are finite, widened.
+    unsafe fn load_f16(from: *const u8) -> Self;
     unsafe fn int_splat(value: i32) -> Self::Int;
     unsafe fn int_load(from: *const u8) -> Self::Int;
+    /// The lower and the upper four bits of every byte, in a byte each.
+    unsafe fn halves(bytes: Self::Int) -> (Self::Int, Self::Int);
     unsafe fn int_to_float(value: Self::Int) -> Self;
     /// Asks for the cache line at `from`, which need not be valid.
     #[inline(always)]
@@ -59,4 +66,16 @@ pub(super) trait ByteDot<V: Lanes> {
     const OFFSET: bool = true;
 
     unsafe fn dot(sum: V::Int, unsigned: V::Int, signed: V::Int) -> V::Int;
+}
+
+/// How four unsigned bytes of at most 15, weights plus 8, are multiplied with four signed bytes, summed over a block, and totalled
+/// in an i32.
+///
+/// # Safety
+/// The processor must have the implementor's instructions.
+pub(super) trait HalfDot<V: Lanes> {
+    /// Sums of a block, which may be kept in 16 bits: `15 · 127 · 16` fits.
+    unsafe fn dot(sum: V::Int, unsigned: V::Int, signed: V::Int) -> V::Int;
+    /// `offset` plus the four sums of each lane.
+    unsafe fn total(sum: V::Int, offset: i32) -> V::Int;
 }

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::lanes::ByteDot;
+use super::lanes::{ByteDot, F16_FACTOR, HalfDot};
 use super::set::kernel_set;
 
 /// Four lanes.
@@ -66,6 +66,15 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        unsafe {
+            let halves = vshlq_n_s32::<13>(vmovl_s16(vreinterpret_s16_u8(vld1_u8(from))));
+            let bits = vandq_u32(vreinterpretq_u32_s32(halves), vdupq_n_u32(0x8fff_ffff));
+            Self(vmulq_n_f32(vreinterpretq_f32_u32(bits), F16_FACTOR))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn int_splat(value: i32) -> int32x4_t {
         unsafe { vdupq_n_s32(value) }
     }
@@ -73,6 +82,17 @@ impl Lanes for Four {
     #[inline(always)]
     unsafe fn int_load(from: *const u8) -> int32x4_t {
         unsafe { vreinterpretq_s32_u8(vld1q_u8(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(bytes: int32x4_t) -> (int32x4_t, int32x4_t) {
+        unsafe {
+            let bytes = vreinterpretq_u8_s32(bytes);
+            (
+                vreinterpretq_s32_u8(vandq_u8(bytes, vdupq_n_u8(15))),
+                vreinterpretq_s32_u8(vshrq_n_u8::<4>(bytes)),
+            )
+        }
     }
 
     #[inline(always)]
@@ -112,5 +132,19 @@ impl ByteDot<Four> for Widening16 {
     }
 }
 
+impl HalfDot<Four> for Widening16 {
+    #[inline(always)]
+    unsafe fn dot(sum: int32x4_t, unsigned: int32x4_t, signed: int32x4_t) -> int32x4_t {
+        // SAFETY: the trait's contract.
+        unsafe { <Self as ByteDot<Four>>::dot(sum, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: int32x4_t, offset: i32) -> int32x4_t {
+        // SAFETY: the trait's contract.
+        unsafe { vaddq_s32(sum, vdupq_n_s32(offset)) }
+    }
+}
+
 kernel_set!(Four, Widening16, vectors: 4, few: 4, f32: [1 2 3 4 5 6],
-        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3] up to usize::MAX, words: &[]);
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2 3] up to usize::MAX, words: &[], int4: [1 2 3] by Widening16);

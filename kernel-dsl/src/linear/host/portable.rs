@@ -1,6 +1,6 @@
 //! The tiles in plain Rust; the compiler maps four lanes to whatever vectors the target guarantees.
 
-use super::lanes::ByteDot;
+use super::lanes::{ByteDot, F16_FACTOR, HalfDot};
 use super::set::kernel_set;
 
 /// `expression` for each of four lanes `i`. Not `std::array::from_fn`, whose closure is a call per lane where it is not inlined.
@@ -89,6 +89,14 @@ impl Lanes for Four {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Self {
+        // SAFETY: the trait's contract.
+        let halves = unsafe { from.cast::<[i16; 4]>().read_unaligned() };
+        let bits = four!(I => (i32::from(halves[I]) << 13).cast_unsigned() & 0x8fff_ffff);
+        Self(four!(I => f32::from_bits(bits[I]) * F16_FACTOR))
+    }
+
+    #[inline(always)]
     unsafe fn int_splat(value: i32) -> [i32; 4] {
         [value; 4]
     }
@@ -97,6 +105,14 @@ impl Lanes for Four {
     unsafe fn int_load(from: *const u8) -> [i32; 4] {
         // SAFETY: the trait's contract.
         unsafe { from.cast::<[i32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(bytes: [i32; 4]) -> ([i32; 4], [i32; 4]) {
+        (
+            four!(I => bytes[I] & 0x0f0f_0f0f),
+            four!(I => (bytes[I] >> 4) & 0x0f0f_0f0f),
+        )
     }
 
     #[inline(always)]
@@ -120,5 +136,18 @@ impl ByteDot<Four> for Plain {
     }
 }
 
+impl HalfDot<Four> for Plain {
+    #[inline(always)]
+    unsafe fn dot(sum: [i32; 4], unsigned: [i32; 4], signed: [i32; 4]) -> [i32; 4] {
+        // SAFETY: the trait's contract.
+        unsafe { <Self as ByteDot<Four>>::dot(sum, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sum: [i32; 4], offset: i32) -> [i32; 4] {
+        four!(I => sum[I] + offset)
+    }
+}
+
 kernel_set!(Four, Plain, vectors: 2, few: 2, f32: [1 2 3 4],
-        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2] up to usize::MAX, words: &[]);
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2] up to usize::MAX, words: &[], int4: [1 2] by Plain);

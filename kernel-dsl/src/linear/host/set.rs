@@ -51,6 +51,8 @@ pub(super) struct KernelSet {
     pub(super) int8_rows: usize,
     /// None where `int8_rows` has no bound.
     pub(super) words: Kernels,
+    /// Kernels that read int4 weights as they lie, for any number of rows.
+    pub(super) int4: Kernels,
     /// Columns of a step of every kernel.
     pub(super) columns: usize,
     /// [`activations::pack`](super::activations::pack).
@@ -78,6 +80,7 @@ impl KernelSet {
             WeightType::Bf16 => (self.f32, Input::Rounded, Some(Widening::Floats)),
             WeightType::Int8 if rows <= self.int8_rows => (self.int8, Input::Blocks, None),
             WeightType::Int8 => (self.words, Input::Words, Some(Widening::Words)),
+            WeightType::Int4 => (self.int4, Input::Blocks, None),
         };
         Method {
             kernels,
@@ -99,9 +102,11 @@ pub(super) const fn sums(registers: usize) -> usize {
 macro_rules! kernel_set {
     ($(#[$features:meta])* $vector:ty, $dot:ty, vectors: $vectors:literal, few: $few:literal,
         f32: [$($f32_rows:literal)*], bf16: $bf16_input:ident by $bf16_tile:ident up to $bf16_most:expr,
-        int8: [$($int8_rows:literal)*] up to $int8_most:expr, words: $words:expr) => {
+        int8: [$($int8_rows:literal)*] up to $int8_most:expr, words: $words:expr,
+        int4: [$($int4_rows:literal)*] by $half_dot:ty) => {
         use crate::linear::host::activations::{self, Input};
         use crate::linear::host::bytes::byte_tile;
+        use crate::linear::host::halves::half_byte_tile;
         use crate::linear::host::lanes::Lanes;
         use crate::linear::host::set::{KernelSet, multiply_adds, sums};
         use crate::linear::host::tiles::{Tile, $bf16_tile, f32_tile};
@@ -115,6 +120,7 @@ macro_rules! kernel_set {
             int8: &[$(int8_kernel::<$int8_rows>),*],
             int8_rows: $int8_most,
             words: $words,
+            int4: &[$(int4_kernel::<$int4_rows>),*],
             columns: $vectors * <$vector>::LANES,
             pack,
             widen,
@@ -161,6 +167,19 @@ macro_rules! kernel_set {
                 match ROWS {
                     1 if tile.is_whole() => byte_tile::<$vector, $dot, ROWS, $few>(tile),
                     _ => byte_tile::<$vector, $dot, ROWS, $vectors>(tile),
+                }
+            }
+        }
+
+        /// # Safety
+        /// As [`Kernel`](crate::linear::host::tiles::Kernel).
+        $(#[$features])*
+        unsafe fn int4_kernel<const ROWS: usize>(tile: &Tile) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                match ROWS {
+                    1 if tile.is_whole() => half_byte_tile::<$vector, $half_dot, ROWS, $few>(tile),
+                    _ => half_byte_tile::<$vector, $half_dot, ROWS, $vectors>(tile),
                 }
             }
         }

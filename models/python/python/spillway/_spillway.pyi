@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Path: TypeAlias = str | os.PathLike[str]
-Dtype: TypeAlias = Literal["f32", "bf16", "int8"]
+Dtype: TypeAlias = Literal["f32", "bf16", "int8", "int4"]
 
 __version__: str
 

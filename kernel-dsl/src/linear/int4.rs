@@ -1,0 +1,80 @@
+//! Blocks of weights in 4 bits: how a scale is chosen, and where the bits lie in a unit of a panel.
+//!
+//! ```text
+//! w ≈ d q,   q ∈ {−8, …, 7},   d an f16, of either sign
+//! ```
+//!
+//! Of the scales w* / f, w* the weight of the largest magnitude and f one of [`LEVELS`], the one is taken with which the sum of
+//! squared errors of the block is least. The first is that of the format q4_0 of ggml, whose blocks come back to the bit where they
+//! use the levels −8, 7 or −7, as nearly all do. Of normally distributed weights the error is 8.3 % of their norm, where q4_0's is 8.6 %
+//! (of uniform ones 6.1 and 6.5 %, of Laplace's 10.3 and 10.7 %).
+//!
+//! A unit has `[4][PANEL][4]` bytes, then `[PANEL]` f16 scales. A byte holds `q + 8` of two features of one output, four apart: the lower
+//! half of byte `j` of four is feature `8 g + j`, the upper half feature `8 g + 4 + j`, so that a mask gives four features as they
+//! lie in an int8 unit, and a shift the next four.
+
+use half::f16;
+
+use super::packed::{BLOCK, PANEL};
+
+/// Bytes of the integers in an int4 unit; the scales follow.
+pub(super) const HALF_BYTES: usize = BLOCK * PANEL / 2;
+
+/// The largest weight of a block over its scale; what lies beyond −8 and 7 becomes −8 and 7.
+const LEVELS: [f32; 6] = [-8.0, 7.0, -7.0, -7.5, -8.5, 7.5];
+
+/// The largest magnitude whose scale an f16 holds with the first of [`LEVELS`].
+pub(super) const LARGEST: f32 = 8.0 * 65504.0;
+
+/// The block whose error is least; weights are finite, of a magnitude of at most [`LARGEST`].
+pub(super) fn quantise(weights: &[f32; BLOCK]) -> (f16, [u8; BLOCK]) {
+    let largest = weights.iter().fold(
+        0.0f32,
+        |largest, &w| {
+            if w.abs() > largest.abs() { w } else { largest }
+        },
+    );
+    let mut best = (f32::INFINITY, f16::ZERO, [8; BLOCK]);
+    for level in LEVELS {
+        let scale = f16::from_f32(largest / level);
+        let (error, integers) = rounded(weights, scale.to_f32());
+        if error < best.0 {
+            best = (error, scale, integers);
+        }
+    }
+    (best.1, best.2)
+}
+
+/// The sum of squared errors, NaN of an infinite scale, and `q + 8` for every weight.
+fn rounded(weights: &[f32; BLOCK], scale: f32) -> (f32, [u8; BLOCK]) {
+    // A block of zeros, or of values below the smallest scale.
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    // Adding 1.5 · 2²³ leaves the integer nearest to a small float in the low bits, ties to even.
+    const MAGIC: f32 = 12_582_912.0;
+    let mut integers = [0; BLOCK];
+    // Independent sums, which the compiler keeps in vectors.
+    let mut sums = [0.0f32; 8];
+    for (i, (&w, integer)) in weights.iter().zip(&mut integers).enumerate() {
+        let nearest = (w * inverse).clamp(-8.0, 7.0) + MAGIC;
+        let off = w - (nearest - MAGIC) * scale;
+        sums[i % 8] += off * off;
+        *integer = (nearest.to_bits() as u8).wrapping_add(8);
+    }
+    (sums.iter().sum(), integers)
+}
+
+/// Writes a block's integers, `q + 8`, as column `col` of a unit.
+pub(super) fn write(integers: &[u8; BLOCK], col: usize, unit: &mut [u8]) {
+    for (g, eight) in integers.as_chunks::<8>().0.iter().enumerate() {
+        let four = &mut unit[4 * (g * PANEL + col)..][..4];
+        for (j, byte) in four.iter_mut().enumerate() {
+            *byte = eight[j] | (eight[j + 4] << 4);
+        }
+    }
+}
+
+/// Integer `q` of feature `k` of a block in column `col` of a unit.
+pub(super) fn read(k: usize, col: usize, unit: &[u8]) -> f32 {
+    let byte = unit[4 * (k / 8 * PANEL + col) + k % 4];
+    f32::from(if k % 8 < 4 { byte & 15 } else { byte >> 4 }) - 8.0
+}
