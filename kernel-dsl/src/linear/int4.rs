@@ -26,41 +26,68 @@ const LEVELS: [f32; 6] = [-8.0, 7.0, -7.0, -7.5, -8.5, 7.5];
 /// The largest magnitude whose scale an f16 holds with the first of [`LEVELS`].
 pub(super) const LARGEST: f32 = 8.0 * 65504.0;
 
-/// The block whose error is least; weights are finite, of a magnitude of at most [`LARGEST`].
-pub(super) fn quantise(weights: &[f32; BLOCK]) -> (f16, [u8; BLOCK]) {
-    let largest = weights.iter().fold(
-        0.0f32,
-        |largest, &w| {
-            if w.abs() > largest.abs() { w } else { largest }
-        },
-    );
-    let mut best = (f32::INFINITY, f16::ZERO, [8; BLOCK]);
+/// The scale with which the error of a block is least, and `q + 8` for every weight; the place of a weight beyond [`LARGEST`] where
+/// there is one. Weights are finite.
+pub(super) fn quantise(weights: &[f32; BLOCK]) -> Result<(f16, [u8; BLOCK]), usize> {
+    let largest = largest(weights);
+    if largest.abs() > LARGEST {
+        return Err(weights.iter().position(|&w| w == largest).unwrap_or(0));
+    }
+    let mut best = (f32::INFINITY, f16::ZERO);
     for level in LEVELS {
         let scale = f16::from_f32(largest / level);
-        let (error, integers) = rounded(weights, scale.to_f32());
+        let error = error(weights, scale.to_f32());
+        // That of an infinite scale is NaN.
         if error < best.0 {
-            best = (error, scale, integers);
+            best = (error, scale);
         }
     }
-    (best.1, best.2)
+    let inverse = inverse(best.1.to_f32());
+    let integers = weights.map(|w| (shifted(w * inverse).to_bits() as u8).wrapping_add(8));
+    Ok((best.1, integers))
 }
 
-/// The sum of squared errors, NaN of an infinite scale, and `q + 8` for every weight.
-fn rounded(weights: &[f32; BLOCK], scale: f32) -> (f32, [u8; BLOCK]) {
-    // A block of zeros, or of values below the smallest scale.
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    // Adding 1.5 · 2²³ leaves the integer nearest to a small float in the low bits, ties to even.
-    const MAGIC: f32 = 12_582_912.0;
-    let mut integers = [0; BLOCK];
-    // Independent sums, which the compiler keeps in vectors.
-    let mut sums = [0.0f32; 8];
-    for (i, (&w, integer)) in weights.iter().zip(&mut integers).enumerate() {
-        let nearest = (w * inverse).clamp(-8.0, 7.0) + MAGIC;
-        let off = w - (nearest - MAGIC) * scale;
-        sums[i % 8] += off * off;
-        *integer = (nearest.to_bits() as u8).wrapping_add(8);
+/// The weight of the largest magnitude.
+fn largest(weights: &[f32; BLOCK]) -> f32 {
+    let (mut high, mut low) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for chunk in weights.as_chunks::<LANES>().0 {
+        for (lane, &w) in chunk.iter().enumerate() {
+            high[lane] = if w > high[lane] { w } else { high[lane] };
+            low[lane] = if w < low[lane] { w } else { low[lane] };
+        }
     }
-    (sums.iter().sum(), integers)
+    let high = high.into_iter().fold(0.0, f32::max);
+    let low = low.into_iter().fold(0.0, f32::min);
+    if high >= -low { high } else { low }
+}
+
+/// Σ (w − d q)²
+fn error(weights: &[f32; BLOCK], scale: f32) -> f32 {
+    let inverse = inverse(scale);
+    let mut sums = [0.0f32; LANES];
+    for chunk in weights.as_chunks::<LANES>().0 {
+        for (lane, &w) in chunk.iter().enumerate() {
+            let off = w - (shifted(w * inverse) - MAGIC) * scale;
+            sums[lane] += off * off;
+        }
+    }
+    sums.iter().sum()
+}
+
+/// Independent sums, which the compiler keeps in vectors.
+const LANES: usize = 8;
+
+/// Adding 1.5 · 2²³ leaves the integer nearest to a small float in the low bits, ties to even.
+const MAGIC: f32 = 12_582_912.0;
+
+/// The nearest integer of four bits, plus [`MAGIC`].
+fn shifted(quotient: f32) -> f32 {
+    quotient.clamp(-8.0, 7.0) + MAGIC
+}
+
+/// 0 for a block of zeros, or of values below the smallest scale.
+fn inverse(scale: f32) -> f32 {
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
 /// Writes a block's integers, `q + 8`, as column `col` of a unit.

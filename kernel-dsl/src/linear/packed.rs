@@ -390,11 +390,8 @@ impl<F> PanelRows<'_, F> {
         F: Fn(T) -> f32,
     {
         self.write_blocks(rows, WeightType::Int4, |weights, col, unit| {
-            if let Some(k) = weights.iter().position(|w| w.abs() > int4::LARGEST) {
-                return Err(k);
-            }
+            let (scale, block) = int4::quantise(weights)?;
             let (integers, scales) = unit.split_at_mut(HALF_BYTES);
-            let (scale, block) = int4::quantise(weights);
             bytemuck::cast_slice_mut::<u8, f16>(scales)[col] = scale;
             int4::write(&block, col, integers);
             Ok(())

@@ -1,7 +1,7 @@
 //! The register tile of int4 weights: exact integer sums within a block, scaled and summed in f32 over blocks.
 //!
-//! Two products take a load, two masks and a shift. Many rows share them, so that panels are never widened; and since a weight has
-//! but four bits, the sums of a block fit 16 bits where no instruction sums byte products in 32.
+//! Two products take a load, two masks and a shift. Many rows have them done once for all, by [widening](super::widening) a segment of a
+//! panel to bytes. Since a weight has but four bits, the sums of a block fit 16 bits where no instruction sums byte products in 32.
 #![expect(
     clippy::needless_range_loop,
     reason = "row and register numbers address several arrays and pointers at once"
@@ -11,17 +11,23 @@ use super::lanes::{HalfDot, Lanes};
 use super::tiles::{Tile, finish, prefetch_output};
 use crate::aligned::CACHE_LINE;
 use crate::linear::int4::HALF_BYTES;
-use crate::linear::packed::PANEL;
+use crate::linear::packed::{BLOCK_BYTES, PANEL};
 
 /// Steps in a block: eight features of an output lie in four bytes.
 const STEPS: usize = HALF_BYTES / (4 * PANEL);
 
-/// The tile of half bytes.
+/// The tile of half bytes, or of bytes to which they were widened.
 ///
 /// # Safety
 /// As [`Kernel`](super::tiles::Kernel).
 #[inline(always)]
-pub(super) unsafe fn half_byte_tile<V: Lanes, D: HalfDot<V>, const ROWS: usize, const VECTORS: usize>(
+pub(super) unsafe fn half_byte_tile<
+    V: Lanes,
+    D: HalfDot<V>,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const WIDENED: bool,
+>(
     tile: &Tile,
 ) {
     let &Tile {
@@ -32,6 +38,7 @@ pub(super) unsafe fn half_byte_tile<V: Lanes, D: HalfDot<V>, const ROWS: usize, 
         ahead_step,
         ..
     } = tile;
+    let bytes = if WIDENED { BLOCK_BYTES } else { HALF_BYTES };
     // SAFETY: the caller's contract.
     unsafe { prefetch_output::<V, ROWS>(tile) };
     for first in (tile.first..tile.last).step_by(VECTORS * V::LANES) {
@@ -40,30 +47,36 @@ pub(super) unsafe fn half_byte_tile<V: Lanes, D: HalfDot<V>, const ROWS: usize, 
             let mut sums = [[[V::splat(0.0); VECTORS]; ROWS]; 1];
             for unit in 0..units {
                 let a = a.add(unit * 4 * ROWS * (2 * STEPS + 2)).cast::<i32>();
-                let b = b.add(unit * (HALF_BYTES + 2 * PANEL));
+                let b = b.add(unit * (bytes + 2 * PANEL));
                 let mut dots = [[V::int_splat(0); VECTORS]; ROWS];
                 for step in 0..STEPS {
-                    let b = b.add(4 * (step * PANEL + first));
                     if first == tile.first {
                         let ahead = ahead.wrapping_add((unit * STEPS + step) * ahead_step);
                         V::prefetch(ahead);
                         V::prefetch(ahead.wrapping_add(CACHE_LINE));
                     }
-                    let mut weights = [(V::int_splat(0), V::int_splat(0)); VECTORS];
+                    let mut weights = [[V::int_splat(0); VECTORS]; 2];
                     for v in 0..VECTORS {
-                        weights[v] = V::halves(V::int_load(b.add(4 * v * V::LANES)));
+                        let col = first + v * V::LANES;
+                        if WIDENED {
+                            weights[0][v] = V::int_load(b.add(4 * (2 * step * PANEL + col)));
+                            weights[1][v] = V::int_load(b.add(4 * ((2 * step + 1) * PANEL + col)));
+                        } else {
+                            let both = V::int_load(b.add(4 * (step * PANEL + col)));
+                            (weights[0][v], weights[1][v]) = V::halves(both);
+                        }
                     }
-                    for r in 0..ROWS {
-                        let low = V::int_splat(*a.add(2 * step * ROWS + r));
-                        let high = V::int_splat(*a.add((2 * step + 1) * ROWS + r));
-                        for v in 0..VECTORS {
-                            dots[r][v] = D::dot(dots[r][v], weights[v].0, low);
-                            dots[r][v] = D::dot(dots[r][v], weights[v].1, high);
+                    for half in 0..2 {
+                        for r in 0..ROWS {
+                            let x = V::int_splat(*a.add((2 * step + half) * ROWS + r));
+                            for v in 0..VECTORS {
+                                dots[r][v] = D::dot(dots[r][v], weights[half][v], x);
+                            }
                         }
                     }
                 }
                 for v in 0..VECTORS {
-                    let scale = V::load_f16(b.add(HALF_BYTES + 2 * (first + v * V::LANES)));
+                    let scale = V::load_f16(b.add(bytes + 2 * (first + v * V::LANES)));
                     for r in 0..ROWS {
                         // The offset is that of int8's 128; 8 is a sixteenth of it.
                         let offset = *a.add(2 * STEPS * ROWS + r) >> 4;

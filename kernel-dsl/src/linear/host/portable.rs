@@ -150,4 +150,4 @@ impl HalfDot<Four> for Plain {
 }
 
 kernel_set!(Four, Plain, vectors: 2, few: 2, f32: [1 2 3 4],
-        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2] up to usize::MAX, words: &[], int4: [1 2] by Plain);
+        bf16: Rounded by bf16_tile up to usize::MAX, int8: [1 2] up to usize::MAX, words: &[], int4: [1] by Plain);

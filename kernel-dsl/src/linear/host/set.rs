@@ -51,8 +51,10 @@ pub(super) struct KernelSet {
     pub(super) int8_rows: usize,
     /// None where `int8_rows` has no bound.
     pub(super) words: Kernels,
-    /// Kernels that read int4 weights as they lie, for any number of rows.
+    /// Kernels that read int4 weights as they lie.
     pub(super) int4: Kernels,
+    /// Those that read the bytes to which they are widened, for more than two blocks of rows.
+    pub(super) int4_widened: Kernels,
     /// Columns of a step of every kernel.
     pub(super) columns: usize,
     /// [`activations::pack`](super::activations::pack).
@@ -80,7 +82,8 @@ impl KernelSet {
             WeightType::Bf16 => (self.f32, Input::Rounded, Some(Widening::Floats)),
             WeightType::Int8 if rows <= self.int8_rows => (self.int8, Input::Blocks, None),
             WeightType::Int8 => (self.words, Input::Words, Some(Widening::Words)),
-            WeightType::Int4 => (self.int4, Input::Blocks, None),
+            WeightType::Int4 if rows <= 2 * self.int4.len() => (self.int4, Input::Blocks, None),
+            WeightType::Int4 => (self.int4_widened, Input::Blocks, Some(Widening::Bytes)),
         };
         Method {
             kernels,
@@ -120,7 +123,8 @@ macro_rules! kernel_set {
             int8: &[$(int8_kernel::<$int8_rows>),*],
             int8_rows: $int8_most,
             words: $words,
-            int4: &[$(int4_kernel::<$int4_rows>),*],
+            int4: &[$(int4_kernel::<$int4_rows, false>),*],
+            int4_widened: &[$(int4_kernel::<$int4_rows, true>),*],
             columns: $vectors * <$vector>::LANES,
             pack,
             widen,
@@ -174,12 +178,12 @@ macro_rules! kernel_set {
         /// # Safety
         /// As [`Kernel`](crate::linear::host::tiles::Kernel).
         $(#[$features])*
-        unsafe fn int4_kernel<const ROWS: usize>(tile: &Tile) {
+        unsafe fn int4_kernel<const ROWS: usize, const WIDENED: bool>(tile: &Tile) {
             // SAFETY: the caller's contract.
             unsafe {
                 match ROWS {
-                    1 if tile.is_whole() => half_byte_tile::<$vector, $half_dot, ROWS, $few>(tile),
-                    _ => half_byte_tile::<$vector, $half_dot, ROWS, $vectors>(tile),
+                    1 if tile.is_whole() => half_byte_tile::<$vector, $half_dot, ROWS, $few, WIDENED>(tile),
+                    _ => half_byte_tile::<$vector, $half_dot, ROWS, $vectors, WIDENED>(tile),
                 }
             }
         }

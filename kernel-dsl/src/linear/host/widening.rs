@@ -4,12 +4,14 @@
 //! |---|---|---|
 //! | [`Widening::Floats`] | bf16, `[PANEL][2]` | two f32 units, `[2][PANEL]` f32 |
 //! | [`Widening::Words`] | int8, `[8][PANEL][4]` bytes and `[PANEL]` bf16 scales | `[8][2][PANEL][2]` i16, then `[PANEL]` f32 scales |
+//! | [`Widening::Bytes`] | int4, `[4][PANEL][4]` bytes of two, and `[PANEL]` f16 scales | `[8][PANEL][4]` bytes, then the same scales |
 //!
 //! Of four features in a row, words pair the first with the third and the second with the fourth, which is how they lie
 //! after masking; inputs are packed alike.
 
 use super::lanes::Lanes;
 use crate::linear::WeightType;
+use crate::linear::int4::HALF_BYTES;
 use crate::linear::packed::{BLOCK, BLOCK_BYTES, PANEL};
 
 /// What a panel is widened to.
@@ -17,6 +19,7 @@ use crate::linear::packed::{BLOCK, BLOCK_BYTES, PANEL};
 pub(super) enum Widening {
     Floats,
     Words,
+    Bytes,
 }
 
 impl Widening {
@@ -25,6 +28,7 @@ impl Widening {
         match self {
             Self::Floats => WeightType::Bf16,
             Self::Words => WeightType::Int8,
+            Self::Bytes => WeightType::Int4,
         }
     }
 
@@ -33,6 +37,7 @@ impl Widening {
         match self {
             Self::Floats => 8 * PANEL,
             Self::Words => 2 * BLOCK * PANEL + 4 * PANEL,
+            Self::Bytes => BLOCK_BYTES + 2 * PANEL,
         }
     }
 
@@ -40,7 +45,7 @@ impl Widening {
     pub(super) const fn units(self) -> usize {
         match self {
             Self::Floats => 2,
-            Self::Words => 1,
+            Self::Words | Self::Bytes => 1,
         }
     }
 }
@@ -57,6 +62,7 @@ pub(super) unsafe fn widen<V: Lanes>(widening: Widening, from: &[u8], into: &mut
             // SAFETY: the caller's contract.
             Widening::Floats => unsafe { floats::<V>(from, into) },
             Widening::Words => words(from, into),
+            Widening::Bytes => bytes(from, into),
         }
     }
 }
@@ -97,6 +103,20 @@ fn words(from: &[u8], into: &mut [u8]) {
     let scales: &mut [u32] = bytemuck::cast_slice_mut(scales);
     for (scale, &half) in scales.iter_mut().zip(from_scales) {
         *scale = u32::from(half) << 16;
+    }
+}
+
+#[inline(always)]
+fn bytes(from: &[u8], into: &mut [u8]) {
+    let (halves, from_scales) = from.split_at(HALF_BYTES);
+    let (bytes, scales) = into.split_at_mut(BLOCK_BYTES);
+    scales.copy_from_slice(from_scales);
+    let steps = halves.as_chunks::<{ 4 * PANEL }>().0;
+    let bytes = bytes.as_chunks_mut::<{ 4 * PANEL }>().0;
+    for (halves, [low, high]) in steps.iter().zip(bytes.as_chunks_mut::<2>().0) {
+        for ((&both, low), high) in halves.iter().zip(low).zip(high) {
+            (*low, *high) = (both & 15, both >> 4);
+        }
     }
 }
 
