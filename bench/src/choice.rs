@@ -3,6 +3,7 @@
 use crate::calibration::Calibrator;
 use crate::error::ProgramError;
 use crate::trial::{self, Trial};
+use spillway_mitigations::state_dtype::StateDtype;
 
 /// κ of the default retention factor c = exp(−κ/T): what is left of a token after T tokens is multiplied by exp(−κ), about one half.
 const KAPPA: f64 = 0.64;
@@ -52,6 +53,12 @@ pub fn catalogue(train_length: u64, length: u64) -> Vec<String> {
         "c-scale:0.75".to_string(),
     ]);
     set
+}
+
+/// What was asked for, and the model with its states in each of these types.
+pub fn with_state_dtypes(asked: &[String], dtypes: &[StateDtype]) -> Vec<String> {
+    let dtypes = dtypes.iter().map(|dtype| format!("state-dtype:{dtype}"));
+    asked.iter().cloned().chain(dtypes).collect()
 }
 
 /// What a set of trials is made from.

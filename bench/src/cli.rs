@@ -4,7 +4,7 @@
 
 use crate::context::{Context, Printing};
 use crate::error::ProgramError;
-use crate::studies::{capacity, frontier, train_compare, train_table};
+use crate::studies::{capacity, frontier, state_precision, train_compare, train_table};
 use crate::{
     catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, pull, recall,
     shell, speed, ssm, tokens, train,
@@ -67,6 +67,8 @@ pub enum Command {
     Capacity(capacity::CapacityArgs),
     /// Train models of several state sizes on a task of recall: accuracy against bytes of state and speed, and what mitigations cost of it
     Frontier(frontier::FrontierArgs),
+    /// Store states in fewer bits: how far from the truth in f64 are weighted sums and delta rules, and for how long?
+    StatePrecision(state_precision::StatePrecisionArgs),
     /// Show what a linear system hears and what its state remembers: HiPPO's measures, S4D's initialisations
     Ssm(ssm::SsmArgs),
     /// Continue a text
@@ -156,6 +158,7 @@ impl Cli {
             Command::TrainTable(args) => train_table::run(args, context),
             Command::Capacity(args) => capacity::run(args, context),
             Command::Frontier(args) => frontier::run(args, context),
+            Command::StatePrecision(args) => state_precision::run(args, context),
             Command::Ssm(args) => ssm::run(args, context),
             Command::Generate(args) => generate::run(args, context),
             Command::Chat(args) => chat::run(args, context),

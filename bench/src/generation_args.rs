@@ -8,6 +8,7 @@ use crate::text;
 use crate::trial::{self, Trial};
 use crate::values::parse_tokens;
 use clap::Args;
+use spillway_mitigations::state_dtype::StateDtype;
 use spillway_models::Model;
 use spillway_models::generation::Sampling;
 use spillway_ssm_core::Chain;
@@ -56,6 +57,11 @@ pub struct TreatmentArgs {
     /// Mitigation to generate with, such as window:8192, or @FILE as spillway diagnose writes it [default: none]
     #[arg(long, value_name = "SPEC")]
     pub mitigation: Option<String>,
+    /// Type that states are stored in after every token: f32, bf16, f16, fp8-e4m3, fp8-e5m2 or int8, with options as in
+    /// `int8,scale=row,rounding=stochastic`; short for a mitigation state-dtype:TYPE, beside the other one if there is one [default: as they
+    /// are computed, f32]
+    #[arg(long, value_name = "TYPE")]
+    pub state_dtype: Option<StateDtype>,
     /// Text to calibrate the mitigation on, if it takes its numbers from text: a text file, `ids:FILE` with token ids,
     /// `random` ids, or `newlines` [default for the model that comes with Spillway: the text that comes with it]
     #[arg(long, value_name = "FILE|ids:FILE|random|newlines", requires = "mitigation")]
@@ -66,19 +72,35 @@ pub struct TreatmentArgs {
 }
 
 impl TreatmentArgs {
-    /// The interventions, none without `--mitigation`.
+    /// The interventions, none without `--mitigation` and `--state-dtype`.
     ///
     /// # Errors
     /// [`ProgramError`] for a mitigation that cannot be used with this model, or a text that it cannot be calibrated on.
     pub fn chain(&self, args: &ModelArgs, model: &Model, context: &Context) -> Result<Chain, ProgramError> {
-        Ok(match &self.mitigation {
+        Ok(match self.spec()? {
             Some(spec) => self
-                .trial(spec, args, model, context)?
+                .trial(&spec, args, model, context)?
                 .treatment()
                 .chain()
                 .clone(),
             None => Chain::default(),
         })
+    }
+
+    /// The text form of all that was asked for.
+    fn spec(&self) -> Result<Option<String>, ProgramError> {
+        let Some(dtype) = &self.state_dtype else {
+            return Ok(self.mitigation.clone());
+        };
+        match &self.mitigation {
+            Some(file) if file.starts_with('@') => Err(ProgramError::usage(
+                "--state-dtype",
+                "a --mitigation as text beside it",
+                file,
+            )),
+            Some(spec) => Ok(Some(format!("{spec}+state-dtype:{dtype}"))),
+            None => Ok(Some(format!("state-dtype:{dtype}"))),
+        }
     }
 
     /// The mitigation that was asked for, with its numbers.

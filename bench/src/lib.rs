@@ -21,7 +21,7 @@
 //! | [`recall`] | `spillway recall` |
 //! | [`leaderboard`] | `spillway compare` |
 //! | [`train`] | `spillway train` |
-//! | [`studies`] | `spillway capacity`, `spillway frontier`, `spillway train-compare`, `spillway train-table`: experiments of many trainings |
+//! | [`studies`] | `spillway capacity`, `spillway frontier`, `spillway train-compare`, `spillway train-table`, `spillway state-precision`: experiments of many trainings or runs |
 //! | [`ssm`] | `spillway ssm`: what a linear system hears, and what its state remembers |
 //! | [`catalogue`], [`doctor`] | `spillway mitigations`; `spillway doctor` |
 //! | `sound` | what is generated as a WAV file |

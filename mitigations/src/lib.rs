@@ -32,6 +32,7 @@
 //! | [`window_exact`] | `window-exact:R` | only the last R tokens, rounded up to a chunk, without subtraction |
 //! | [`reset`] | `reset:N`, `reset-overlap:N,M` | start again every N tokens; the baseline |
 //! | [`fitted_noise`] | `fitted-noise:F` | start from noise of the size of trained states: a diagnosis |
+//! | [`state_dtype`] | `state-dtype:T` | store states in fewer bits between tokens: a diagnosis |
 //! | [`c_scale`] | `c-scale:S` | multiply what is read: a control |
 //! | [`mitigation`], [`text`] | `a+b` | chains, what may be combined, and how all of it is written |
 //! | [`form`], [`written`] | `name:a,b` | how one of them is written, and what reads its arguments |
@@ -61,6 +62,7 @@ pub mod pieces;
 mod random;
 pub mod registry;
 pub mod reset;
+pub mod state_dtype;
 pub mod state_norm;
 pub mod text;
 mod tokens;

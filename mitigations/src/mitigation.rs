@@ -56,6 +56,8 @@ pub enum Role {
     ResetOverlap,
     /// The state before the first token.
     InitialState,
+    /// The type in which the state is stored.
+    Storage,
 }
 
 /// Two parts of a chain that cannot work together.
@@ -73,9 +75,10 @@ pub struct Conflict {
 impl Role {
     /// Why parts of this and of a later role cannot work together, if so.
     fn conflict(self, later: Self) -> Option<&'static str> {
-        use Role::{Gates, InitialState, Norm, Reset, ResetOverlap, Window};
+        use Role::{Gates, InitialState, Norm, Reset, ResetOverlap, Storage, Window};
         match (self, later) {
-            (Gates, _) | (_, Gates) | (Reset, Reset) => None,
+            (Storage, Storage) => Some("a state is stored in one type; keep one of the two"),
+            (Gates | Storage, _) | (_, Gates | Storage) | (Reset, Reset) => None,
             (Norm, Reset | ResetOverlap) | (Reset | ResetOverlap, Norm) => None,
             (InitialState, Norm | Reset | ResetOverlap) | (Norm | Reset | ResetOverlap, InitialState) => None,
             (InitialState, InitialState) => Some("there is one initial state; keep one of the two"),
@@ -98,8 +101,8 @@ impl Role {
 }
 
 impl Mitigation {
-    /// The parts in the order in which they act. State normalisation is moved to the end: it acts on the innermost
-    /// recurrence, and its place among the others changes no number.
+    /// The parts in the order in which they act. What stores states is moved to the end, and state normalisation behind it: they
+    /// act on every state that the innermost recurrence leaves, bound it and then store it, wherever they were written.
     ///
     /// # Errors
     /// [`Conflict`] for two parts that cannot work together.
@@ -115,7 +118,11 @@ impl Mitigation {
                 }
             }
         }
-        parts.sort_by_key(|part| part.role() == Role::Norm);
+        parts.sort_by_key(|part| match part.role() {
+            Role::Norm => 2,
+            Role::Storage => 1,
+            _ => 0,
+        });
         Ok(Self { parts })
     }
 

@@ -25,6 +25,7 @@ pub const FORMS: &[Form] = &[
     crate::reset::RESET,
     crate::reset::RESET_OVERLAP,
     crate::fitted_noise::FORM,
+    crate::state_dtype::FORM,
     crate::c_scale::FORM,
 ];
 

@@ -65,27 +65,7 @@ fn parse_part(part: &str) -> Result<Arc<dyn Part>, ParseError> {
             hint: hint(name),
         });
     };
-    let arguments = match arguments.trim() {
-        "" => Vec::new(),
-        some => some.split(',').map(str::trim).collect(),
-    };
-    let option = |argument: &&str| argument.contains('=');
-    (form.parse)(&Written {
-        part,
-        syntax: form.syntax,
-        options: arguments
-            .iter()
-            .copied()
-            .filter(option)
-            .filter_map(|argument| argument.split_once('='))
-            .map(|(name, value)| (name.trim(), value.trim()))
-            .collect(),
-        values: arguments
-            .iter()
-            .copied()
-            .filter(|argument| !option(argument))
-            .collect(),
-    })
+    (form.parse)(&Written::cut(part, form.syntax, arguments))
 }
 
 /// What was probably meant by a name that there is not.

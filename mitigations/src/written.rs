@@ -95,6 +95,23 @@ pub struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
+    /// The arguments of a part, with commas between them.
+    pub(crate) fn cut(part: &'a str, syntax: &'static str, arguments: &'a str) -> Self {
+        let arguments: Vec<&str> = match arguments.trim() {
+            "" => Vec::new(),
+            some => some.split(',').map(str::trim).collect(),
+        };
+        let (options, values): (Vec<&str>, Vec<&str>) =
+            arguments.into_iter().partition(|argument| argument.contains('='));
+        let options = options.into_iter().filter_map(|option| option.split_once('='));
+        Self {
+            part,
+            syntax,
+            values,
+            options: options.map(|(name, value)| (name.trim(), value.trim())).collect(),
+        }
+    }
+
     /// Exactly N arguments, and no options.
     ///
     /// # Errors

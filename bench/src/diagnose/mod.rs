@@ -27,6 +27,7 @@ use crate::trial::{self, Trial};
 use crate::values::{MOST_STREAMS, parse_tokens};
 use clap::Args;
 use report::{DiagnosisReport, Method, TextReport};
+use spillway_mitigations::state_dtype::StateDtype;
 use spillway_models::Model;
 use spillway_models::evaluation::diagnosis::findings::Findings;
 use spillway_models::evaluation::diagnosis::loss::Grid;
@@ -86,6 +87,11 @@ pub struct DiagnoseArgs {
     /// length]
     #[arg(long, value_name = "SPEC")]
     pub mitigation: Vec<String>,
+    /// Type that states are stored in after every token: f32, bf16, f16, fp8-e4m3, fp8-e5m2 or int8, with options as in
+    /// `int8,scale=row,rounding=stochastic`; may be repeated, and is short for --mitigation state-dtype:TYPE [default: states as
+    /// they are computed, f32]
+    #[arg(long, value_name = "TYPE")]
+    pub state_dtype: Vec<StateDtype>,
     /// Folder for report.html, report.json and CSV files, new or empty [default: spillway-diagnosis; spillway-diagnosis-2 and so
     /// on when that is taken]
     #[arg(long, value_name = "DIR")]
@@ -218,7 +224,7 @@ impl Diagnosis {
         };
         let streams = streams(&text, &options);
         let choice = Choice {
-            asked: &args.mitigation,
+            asked: &choice::with_state_dtypes(&args.mitigation, &args.state_dtype),
             defaults: &choice::default_set(train_length),
             train_length,
         };

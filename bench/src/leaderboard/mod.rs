@@ -34,6 +34,7 @@ use clap::Args;
 use measure::{Bench, Passkeys};
 use row::{FILE, Leaderboard};
 use serde_json::json;
+use spillway_mitigations::state_dtype::StateDtype;
 use spillway_models::Model;
 use spillway_models::evaluation::diagnosis::loss::Grid;
 use spillway_models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
@@ -77,6 +78,11 @@ pub struct CompareArgs {
     /// Mitigation to try, such as `window:8192`; may be repeated [default: the whole catalogue, scaled to the training length]
     #[arg(long, value_name = "SPEC")]
     pub mitigation: Vec<String>,
+    /// Type that states are stored in after every token: f32, bf16, f16, fp8-e4m3, fp8-e5m2 or int8, with options as in
+    /// `int8,scale=row,rounding=stochastic`; may be repeated, and is short for --mitigation state-dtype:TYPE [default: states as
+    /// they are computed, f32]
+    #[arg(long, value_name = "TYPE")]
+    pub state_dtype: Vec<StateDtype>,
     /// The longest length, in training lengths: a power of two [default: 128; 8 with --quick]
     #[arg(long, value_name = "N")]
     pub longest: Option<u64>,
@@ -183,7 +189,7 @@ impl Comparison {
             },
         );
         let choice = Choice {
-            asked: &args.mitigation,
+            asked: &choice::with_state_dtypes(&args.mitigation, &args.state_dtype),
             defaults: &choice::catalogue(train_length, length),
             train_length,
         };

@@ -16,7 +16,14 @@ const FILES: [(&str, &str); 2] = [
     ("leaderboard.csv", "the table"),
 ];
 /// Beginnings of what is no cure: the model alone, starting again, controls.
-const NO_CURES: [&str; 5] = ["none", "reset", "restart", "c-scale", "fitted-noise"];
+const NO_CURES: [&str; 6] = [
+    "none",
+    "reset",
+    "restart",
+    "c-scale",
+    "fitted-noise",
+    "state-dtype",
+];
 /// Lengths that the printed table has room for, the longest first.
 const LENGTHS_PRINTED: usize = 4;
 

@@ -1,4 +1,4 @@
-//! Experiments of many trainings, apart from the everyday commands.
+//! Experiments of many trainings or runs, apart from the everyday commands.
 //!
 //! | module | what is in it |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | [`train_compare`] | `spillway train-compare`: trainings that differ in a few settings |
 //! | [`train_table`] | `spillway train-table`: a task under several models or initialisations, seed by seed |
 //! | [`frontier`] | `spillway frontier`: recall against bytes of state and speed, seed by seed, alone and under mitigations |
+//! | [`state_precision`] | `spillway state-precision`: states of fewer bits, law by law, against their f64 truth |
 //! | [`trainings`] | arms that change one training, seed by seed, in folders that are gone on with |
 //! | [`side_by_side`], [`estimate`] | many trainings at once; means over seeds with intervals |
 //! | [`results`], [`about`] | what all leave: pages, pictures, `RESULTS.md`; what stands at their head |
@@ -16,6 +17,7 @@ pub mod estimate;
 pub mod frontier;
 pub mod results;
 pub mod side_by_side;
+pub mod state_precision;
 pub mod train_compare;
 pub mod train_table;
 pub mod trainings;

@@ -17,6 +17,7 @@ fn every_subcommand_explains_itself_with_an_example() {
         "train-table",
         "capacity",
         "frontier",
+        "state-precision",
         "ssm",
         "generate",
         "pull",

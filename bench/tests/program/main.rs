@@ -22,6 +22,7 @@ mod recall;
 mod serve;
 mod speculation;
 mod ssm;
+mod state_precision;
 mod studies;
 mod tokens;
 mod train;

@@ -48,6 +48,19 @@ fn part() -> impl Strategy<Value = String> {
             "fitted-noise:0.5,seed=9"
         ])
         .prop_map(str::to_owned),
+        (
+            prop::sample::select(vec![
+                "f32",
+                "bf16",
+                "f16,rounding=stochastic",
+                "fp8-e4m3,scale=row",
+                "fp8-e5m2,scale=tile,rounding=stochastic,seed=3",
+                "int8",
+                "int8,scale=row"
+            ]),
+            chunk()
+        )
+            .prop_map(|(t, q)| format!("state-dtype:{t}{q}")),
         (1..u64::MAX).prop_map(|r| format!("window:{r}")),
         (1..u64::MAX, 1..500u64).prop_map(|(r, q)| format!("window-exact:{r},chunk={q}")),
         (1..u64::MAX).prop_map(|n| format!("reset:{n}")),
@@ -116,6 +129,15 @@ fn texts_are_canonical() {
         ("decimate:0.25,at=12/20", "decimate:0.25,at=12/20"),
         ("fitted-noise:1,seed=0", "fitted-noise"),
         ("fitted-noise:seed=7,2", "fitted-noise:2,seed=7"),
+        ("state-dtype:int8,scale=head,rounding=nearest", "state-dtype:int8"),
+        (
+            "state-dtype:chunk=8,seed=0,rounding=stochastic,bf16,scale=none",
+            "state-dtype:bf16,rounding=stochastic,chunk=8",
+        ),
+        (
+            "state-norm:5+state-dtype:f16+reset:64",
+            "reset:64+state-dtype:f16+state-norm:5",
+        ),
     ] {
         assert_eq!(parse(written).to_string(), canonical);
     }
@@ -166,6 +188,16 @@ fn wrong_numbers_are_named_with_what_would_be_accepted() {
         ("decimate:0.5,at=1.2", vec!["layers, counted from 0"]),
         ("fitted-noise:0", vec!["factor of the noise"]),
         ("fitted-noise:seed=-1", vec!["seed"]),
+        ("state-dtype:fp16", vec!["type of the state", "bf16, f16"]),
+        ("state-dtype:bf16,scale=row", vec!["scale", "8 bits only"]),
+        ("state-dtype:int8,scale=none", vec!["head, row or tile"]),
+        ("state-dtype:fp8-e4m3,scale=column", vec!["found \"column\""]),
+        ("state-dtype:f16,rounding=down", vec!["nearest or stochastic"]),
+        (
+            "state-dtype:f16,rounding=stochastic,seed=x",
+            vec!["seed", "at least 0"],
+        ),
+        ("state-dtype:f16,chunk=0", vec!["chunk", "at least 1"]),
     ] {
         for name in names {
             assert!(
@@ -200,6 +232,8 @@ fn wrong_shapes_of_text_show_the_right_one() {
         ("scales:1,at=2", vec!["expected scales:S,S"]),
         ("delta-filter", vec!["expected delta-filter:S"]),
         ("fitted-noise:1,2", vec!["seed=N"]),
+        ("state-dtype", vec!["expected state-dtype:T", "no argument"]),
+        ("state-dtype:f16,seed=3", vec!["without rounding=stochastic"]),
     ] {
         for name in names {
             assert!(
@@ -253,6 +287,7 @@ fn parts_that_cannot_work_together_say_why() {
         "fitted-noise+window:64",
         "window-exact:64+fitted-noise:2",
         "fitted-noise+fitted-noise:seed=1",
+        "state-dtype:f16+state-dtype:bf16",
     ] {
         let message = error(text);
         let both = text
