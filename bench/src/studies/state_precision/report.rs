@@ -2,7 +2,7 @@
 
 use super::config::{Law, PrecisionConfig};
 use super::measure::Measured;
-use crate::kit::format::{count, list};
+use crate::kit::format::{count, factor, list, short};
 use serde::Serialize;
 
 /// Measured over predicted within this factor of 1 counts as what the theory says.
@@ -181,7 +181,6 @@ fn safe(config: &PrecisionConfig, courses: &[&[Option<f64>]]) -> u64 {
 
 /// What follows for each type, over the laws that were measured.
 fn findings(report: &PrecisionReport) -> Vec<String> {
-    let measured: Vec<&LawReport> = report.laws.iter().filter(|law| !law.types.is_empty()).collect();
     let [done, all] = report.runs;
     let mut sentences = Vec::new();
     if done < all {
@@ -189,52 +188,62 @@ fn findings(report: &PrecisionReport) -> Vec<String> {
             "{done} of {all} runs are finished; the others are not in what follows."
         ));
     }
-    let last = report.config.tokens;
-    let percent = crate::kit::format::short(100.0 * report.config.tolerated);
     for (place, written) in report.config.types.iter().enumerate() {
-        let of_type = || {
-            measured
-                .iter()
-                .filter_map(|law| Some((&law.law.name, law.types.get(place)?)))
-        };
-        let laws = of_type().count();
-        if laws == 0 {
-            continue;
-        }
-        let unsafe_under: Vec<String> = of_type()
-            .filter(|(_, found)| found.safe_up_to < last)
-            .map(|(name, found)| match found.safe_up_to {
-                0 => format!("{name} (never)"),
-                safe => format!("{name} (up to {} tokens)", count(safe)),
-            })
+        let laws = report.laws.iter();
+        let found: Vec<(&str, &TypeReport)> = laws
+            .filter_map(|law| Some((law.law.name.as_str(), law.types.get(place)?)))
             .collect();
-        sentences.push(match unsafe_under.len() {
-            0 => format!(
-                "{written}: the read-out stays within {percent} % for {} tokens under every law.",
-                count(last)
-            ),
-            some if some == laws => format!(
-                "{written}: within {percent} % to the end under no law: {}.",
-                list(&unsafe_under)
-            ),
-            _ => format!(
-                "{written}: within {percent} % to the end but for {}.",
-                list(&unsafe_under)
-            ),
-        });
-        let beyond: Vec<String> = of_type()
-            .filter_map(|(name, found)| Some((name, found.last_ratio()?)))
-            .filter(|(_, ratio)| *ratio > FACTOR)
-            .map(|(name, ratio)| format!("{name} ({} times)", crate::kit::format::factor(ratio)))
-            .collect();
-        if !beyond.is_empty() {
-            sentences.push(format!(
-                "{written}: roundings are not independent, and the state is further off than the theory says, under {}.",
-                list(&beyond)
-            ));
-        }
+        sentences.extend(safety(report, written, &found));
+        sentences.extend(departures(written, &found));
     }
     sentences
+}
+
+/// For how long a type is safe, and where it is so for the shortest.
+fn safety(report: &PrecisionReport, written: &str, found: &[(&str, &TypeReport)]) -> Option<String> {
+    let last = report.config.tokens;
+    let percent = short(100.0 * report.config.tolerated);
+    let safe = found.iter().filter(|(_, found)| found.safe_up_to == last).count();
+    let (law, shortest) = found.iter().min_by_key(|(_, found)| found.safe_up_to)?;
+    let stretch = format!(
+        "the read-out stays within {percent} % for all {} tokens",
+        count(last)
+    );
+    Some(match (safe, shortest.safe_up_to) {
+        (all, _) if all == found.len() => format!("{written}: {stretch} under every law."),
+        (0, 0) if found.iter().all(|(_, found)| found.safe_up_to == 0) => {
+            format!(
+                "{written}: the read-out is off by more than {percent} % from the first tokens on, under every law."
+            )
+        }
+        (safe, 0) => format!(
+            "{written}: {stretch} under {safe} of {} laws, and under {law} not even for the first.",
+            found.len()
+        ),
+        (safe, shortest) => format!(
+            "{written}: {stretch} under {safe} of {} laws, and for the fewest, {}, under {law}.",
+            found.len(),
+            count(shortest)
+        ),
+    })
+}
+
+/// Where a type's state is further off than independent roundings would make it. What is not rounded has errors of arithmetic alone,
+/// of which the theory does not speak.
+fn departures(written: &str, found: &[(&str, &TypeReport)]) -> Option<String> {
+    let beyond: Vec<String> = found
+        .iter()
+        .filter(|(_, found)| found.bits < 32.0)
+        .filter_map(|(name, found)| Some((name, found.last_ratio()?)))
+        .filter(|(_, ratio)| *ratio > FACTOR)
+        .map(|(name, ratio)| format!("{name} ({} times)", factor(ratio)))
+        .collect();
+    (!beyond.is_empty()).then(|| {
+        format!(
+            "{written}: the state is further off than independent roundings would make it, under {}.",
+            list(&beyond)
+        )
+    })
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@
 //! and where the keys of a head forget differently, the mean of the squares over its rows, weighted by what they hold. The second ρ is the
 //! mean of ‖(I − β k kᵀ) e‖² / ‖e‖² over directions k. ε is measured: the relative error of rounding the true state once.
 //!
-//! What it leaves out is what goes wrong. An increment below half a unit of the last place is rounded away, every time and in the same
-//! direction, if rounding is to the nearest; the errors are then not independent, and a decay of 1 − a below half a unit does nothing.
+//! What it leaves out is what goes wrong. A change below half a unit of the last place is rounded away, every time and in the same
+//! direction, if rounding is to the nearest. While the writes of a token are larger than that they dither the decay's small changes, and
+//! roundings are as good as independent; once they are not, the state stands still.
 
 /// √((1 − ρ^t)/(1 − ρ)) over the rows of a state, where `held` is ‖row‖².
 pub fn growth(rho: &[f64], held: &[f64], tokens: u64) -> f64 {
