@@ -148,9 +148,11 @@ fn a_model_generates_with_its_states_in_another_type() {
         "--prompt",
         "The water",
         "--max-tokens",
-        "12",
+        "48",
         "--temperature",
-        "0",
+        "1",
+        "--seed",
+        "3",
     ];
     let with = |options: &[&str]| stdout_of(&[&asked[..], options].concat());
     let plain = with(&[]);
