@@ -180,7 +180,7 @@ fn logits_of_hidden_tokens_are_the_peers_on_every_device_and_of_rounded_weights_
             (WeightType::F32, expected.tolerance),
             (WeightType::Bf16, bf16),
             (WeightType::Int8, 3.0 * bf16),
-            (WeightType::Int4, 50.0 * bf16),
+            (WeightType::Int4, 32.0 * bf16),
         ] {
             for device in &devices {
                 let options = LoadOptions {
@@ -318,10 +318,11 @@ fn median(found: &[f32], expected: &Expected) -> f64 {
     errors[errors.len() / 2]
 }
 
-/// bf16 keeps 8 bits of a weight, int8 7 bits of a block's largest, of weights and of inputs. A model multiplies rounding by
-/// about as much in any type, and how much in f32, with 24 bits, is known: hence 2¹⁵ times the peer's f32 error for bf16,
-/// of which `tolerance` is ten times, and three times that for int8. Where tokens go to experts, rounding sends some to others, which
-/// is another model for them and not a rounding of it: there half of the tokens are held to that.
+/// bf16 keeps 8 bits of a weight, int8 7 bits of a block's largest, of weights and of inputs, int4 3 bits of it. A model multiplies
+/// rounding by about as much in any type, and how much in f32, with 24 bits, is known: hence 2¹⁵ times the peer's f32 error for bf16,
+/// of which `tolerance` is ten times, three times that for int8, and 2⁵ times for int4, of which 26 were measured at most. Where tokens
+/// go to experts, rounding sends some to others, which is another model for them and not a rounding of it: there half of the tokens are
+/// held to that.
 #[test]
 fn logits_of_rounded_weights_are_near_the_peers() {
     let mut wrong = Vec::new();
@@ -330,7 +331,7 @@ fn logits_of_rounded_weights_are_near_the_peers() {
         for (weights, tolerance) in [
             (WeightType::Bf16, bf16),
             (WeightType::Int8, 3.0 * bf16),
-            (WeightType::Int4, 50.0 * bf16),
+            (WeightType::Int4, 32.0 * bf16),
         ] {
             let model = load(&expected.path, weights);
             let found = all_logits(&model, &expected);
