@@ -54,6 +54,7 @@ pub fn diagnose<'py>(
         length,
         train_length,
         mitigation: strings(mitigations, "mitigations")?,
+        state_dtype: Vec::new(),
         out: None,
         force: false,
         streams,
