@@ -184,7 +184,7 @@ fn a_sequence_is_rounded_alike_in_any_company() {
         stochastic: Some(4),
         ..StateDtype::new(ElementType::Bf16)
     };
-    let mut state = vec![0.123_456_79f32; 2 * 3 * 4];
+    let mut state = [0.123_456_79f32; 2 * 3 * 4];
     for head in state.chunks_mut(12) {
         dtype.storage.store(head, 4, &mut dtype.rounding(0, 0, 17));
     }
