@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`config`] | laws, types, sizes and positions |
 //! | [`theory`] | what independent roundings would come to |
-//! | [`measure`] | one law under every type, against its f64 truth |
+//! | [`mod@measure`] | one law under every type, against its f64 truth |
 //! | [`report`] | errors over seeds, and up to where a type is safe |
 //! | [`page`] | tables, pictures and the files |
 
