@@ -11,8 +11,8 @@ use crate::vector::{SharedRows, load_at, part, store_at};
 
 /// Taps of one channel that are moved before those of the next, so that the vectors they lie in stay in the first cache.
 const TAPS_PER_TILE: usize = 64;
-/// Products that are added up in f32 before their sum becomes a term of one in f64.
-pub(super) const TERMS: usize = 64;
+/// Products that are added up in f32 before their sum becomes a term of one in f64: few, as sums of many lose a digit where products round too.
+pub(super) const TERMS: usize = 8;
 
 /// Channels by as many as a vector has lanes.
 pub(super) fn columns<S: Simd>(channels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
