@@ -76,7 +76,7 @@ impl BlockAttention {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> BlockAttentionConfig {
         self.config
     }

@@ -45,7 +45,7 @@ pub struct GatedLinearAttentionConfig {
     pub feature_map: FeatureMapKind,
     /// Whether φ of the keys is φ of the queries, where it has matrices.
     pub feature_map_shared: bool,
-    /// What decays.
+    /// Which entries of the state share a decay.
     pub decay: DecayConfig,
     /// How queries and keys are turned by their position.
     pub rotary: Option<RotaryPlan>,

@@ -59,7 +59,7 @@ impl Mlp {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> MlpConfig {
         self.config
     }

@@ -110,7 +110,7 @@ impl Bigs {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> BigsConfig {
         self.config
     }

@@ -105,7 +105,7 @@ impl DiffuSsm {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> DiffuSsmConfig {
         self.config
     }

@@ -103,7 +103,7 @@ impl Gss {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> GssConfig {
         self.config
     }

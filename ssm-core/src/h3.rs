@@ -91,7 +91,7 @@ impl H3 {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> H3Config {
         self.config
     }

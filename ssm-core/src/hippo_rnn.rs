@@ -169,7 +169,7 @@ impl HippoRnn {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> HippoRnnConfig {
         self.config
     }

@@ -127,7 +127,7 @@ impl BlockState {
         })
     }
 
-    /// The shape.
+    /// The sizes and options that the mixer was read with.
     pub fn config(&self) -> BlockStateConfig {
         self.config
     }

@@ -197,3 +197,84 @@ fn a_diagnosis_tries_each_type_beside_the_model_alone() {
         assert!(text.contains(spec), "{spec} is not in {text}");
     }
 }
+
+const MODELS: &str = r#"
+title = "Two models"
+tokens = 300
+types = ["f32", "bf16", "int8"]
+
+[[models]]
+name = "shipped"
+runs = [{}, { mitigation = "window:16", truth = "window-exact:16,chunk=1" }]
+
+[[models]]
+name = "drawn"
+random = { arch = "gla", shape = "tiny", seed = 3 }
+tokens = 64
+"#;
+
+#[test]
+fn models_are_told_from_themselves_with_states_in_f32() {
+    let (folder, config) = folder_with(MODELS);
+    let out = folder.path().join("out");
+    let said = succeeds(&run(&config, &out, &[]));
+    assert!(
+        said.contains("shipped under window:16 beside window-exact:16,chunk=1"),
+        "{said}"
+    );
+    let report = results(&out);
+    assert_eq!(report["runs"], Value::from(vec![3, 3]));
+    let types = |model: usize, run: usize| report["models"][model]["runs"][run]["types"].clone();
+    let last = |types: &Value, place: usize, field: &str| {
+        let course = types[place][field].as_array().expect("a course");
+        course.last().and_then(Value::as_f64).expect("a number")
+    };
+    for (model, tokens) in [(0, 300), (1, 64)] {
+        let types = types(model, 0);
+        // The same chain but for a type that changes nothing: the same bits.
+        assert_eq!(last(&types, 0, "change"), 0.0);
+        assert_eq!(types[0]["safe_up_to"], tokens);
+        let (bf16, int8) = (last(&types, 1, "change"), last(&types, 2, "change"));
+        assert!(0.0 < bf16 && bf16 < int8, "{bf16} {int8}");
+        assert!(last(&types, 2, "rise").abs() <= int8);
+    }
+    // A difference of states in f32 is not the window itself, but near.
+    let window = last(&types(0, 1), 0, "change");
+    assert!((1e-9..1e-2).contains(&window), "{window}");
+}
+
+#[test]
+fn models_that_were_interrupted_end_in_the_same_numbers() {
+    let (folder, config) = folder_with(MODELS);
+    let (whole, parted) = (folder.path().join("whole"), folder.path().join("parted"));
+    succeeds(&run(&config, &whole, &["--threads", "1"]));
+    let stopped = run(&config, &parted, &["--threads", "1", "--stop-after", "320"]);
+    assert!(!stopped.status.success(), "{stopped:?}");
+    succeeds(&run(&config, &parted, &["--threads", "1", "--resume"]));
+    assert_eq!(results(&whole)["models"], results(&parted)["models"]);
+}
+
+#[test]
+fn models_that_cannot_be_asked_are_refused_before_anything_runs() {
+    let rwkv4 = "title = \"t\"\ntokens = 16\ntypes = [\"bf16\"]\n[[models]]\nname = \"m\"\nrandom = { arch = \"rwkv4\", shape = \"tiny\" }\n";
+    let unknown = rwkv4.replace("rwkv4", "rwkv99");
+    let calibrated = "title = \"t\"\ntokens = 16\ntypes = [\"bf16\"]\n[[models]]\nname = \"m\"\nruns = [{ mitigation = \"state-norm:auto\" }]\n";
+    let none = "title = \"t\"\ntokens = 16\ntypes = [\"bf16\"]\n";
+    let cases = [
+        (rwkv4, "maximum"),
+        (unknown.as_str(), "rwkv99"),
+        (calibrated, "calibrate it"),
+        (none, "none"),
+    ];
+    for (text, named) in cases {
+        let (folder, config) = folder_with(text);
+        let out = folder.path().join("out");
+        let refused = run(&config, &out, &[]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && said.contains(named),
+            "{named}: {said}"
+        );
+        assert!(!out.exists(), "{named}");
+    }
+}

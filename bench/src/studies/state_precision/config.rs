@@ -1,5 +1,6 @@
-//! The configuration of a study of precision: laws, types, sizes and positions.
+//! The configuration of a study of precision: laws, models, types, sizes and positions.
 
+use super::models::config::SubjectConfig;
 use crate::error::ProgramError;
 use serde::{Deserialize, Serialize};
 use spillway_mitigations::state_dtype::StateDtype;
@@ -62,7 +63,14 @@ pub struct PrecisionConfig {
     /// The types that states are stored in, as `state-dtype:T` takes them, stored after every token.
     pub types: Vec<String>,
     /// The laws by which states take tokens in.
+    #[serde(default)]
     pub laws: Vec<Law>,
+    /// Mean |Δ ln p| of the next token, in nats, up to which a type is called safe in a model.
+    #[serde(default = "tolerated_change")]
+    pub tolerated_change: f64,
+    /// Models that read with their states in every type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<SubjectConfig>,
 }
 
 fn sixteen() -> usize {
@@ -75,6 +83,10 @@ fn one_seed() -> Vec<u64> {
 
 fn tolerated() -> f64 {
     0.01
+}
+
+fn tolerated_change() -> f64 {
+    0.02
 }
 
 /// A law by which a state takes tokens in.
@@ -160,10 +172,17 @@ impl PrecisionConfig {
         if let Some(twice) = repeated(self.seeds.iter()) {
             return Err(("seeds, each once", twice));
         }
-        if let Some(twice) = repeated(self.laws.iter().map(|law| &law.name)) {
-            return Err(("laws, each with a name of its own", twice));
+        if !(self.tolerated_change > 0.0 && self.tolerated_change.is_finite()) {
+            return Err(("tolerated_change above 0", self.tolerated_change.to_string()));
+        }
+        let names = self.laws.iter().map(|law| &law.name);
+        if let Some(twice) = repeated(names.chain(self.models.iter().map(|model| &model.name))) {
+            return Err(("laws or models, each with a name of its own", twice));
         }
         self.laws.iter().try_for_each(Law::check)?;
+        self.models
+            .iter()
+            .try_for_each(|model| model.check(FEWEST_TOKENS))?;
         self.dtypes().map(drop)
     }
 
@@ -187,14 +206,19 @@ impl PrecisionConfig {
         }
     }
 
-    /// The positions at which states are compared: powers of two from the 16th token on, and the last.
-    pub fn positions(&self) -> Vec<u64> {
+    /// The positions at which states are compared, of `tokens`: powers of two from the 16th token on, and the last.
+    pub fn positions(tokens: u64) -> Vec<u64> {
         let mut positions: Vec<u64> = (4..63)
             .map(|power| 1u64 << power)
-            .take_while(|position| *position < self.tokens)
+            .take_while(|position| *position < tokens)
             .collect();
-        positions.push(self.tokens);
+        positions.push(tokens);
         positions
+    }
+
+    /// Tokens that a model reads.
+    pub fn tokens_of(&self, model: &SubjectConfig) -> u64 {
+        model.tokens.unwrap_or(self.tokens)
     }
 }
 

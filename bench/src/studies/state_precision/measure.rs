@@ -120,7 +120,7 @@ pub fn measure(
     let mut random = StdRng::seed_from_u64(seed);
     let mut run = Run::new(config, law, dtypes);
     let mut courses = vec![Course::default(); dtypes.len()];
-    let (positions, rho) = (config.positions(), run.contraction());
+    let (positions, rho) = (PrecisionConfig::positions(config.tokens), run.contraction());
     let (mut growths, mut done) = (Vec::new(), 0u64);
     for position in &positions {
         courses

@@ -1,5 +1,7 @@
 //! `report.html`, `RESULTS.md`, `results.csv`, and the tables on the terminal.
 
+use super::config::PrecisionConfig;
+use super::models::page as models;
 use super::report::{LawReport, PrecisionReport, TypeReport};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer};
@@ -15,10 +17,13 @@ use std::io::{self, Write};
 /// Files and folders beside the page.
 const FILES: [(&str, &str); 5] = [
     ("results.json", "everything on this page as data"),
-    ("results.csv", "a line for each law, type and position"),
+    ("results.csv", "a line for each law or model, type and position"),
     ("RESULTS.md", "the page in a few paragraphs"),
     ("figures/", "the pictures"),
-    ("runs/", "what each law gave with each seed"),
+    (
+        "runs/",
+        "what each law gave with each seed, and each model under each mitigation",
+    ),
 ];
 
 const FOUND: &str = "What the runs say";
@@ -84,6 +89,19 @@ fn table(report: &PrecisionReport, cells: &Cells) -> Table {
     }
 }
 
+/// The fewest and the most tokens of a run.
+fn tokens(config: &PrecisionConfig) -> String {
+    let laws = config.laws.iter().map(|_| config.tokens);
+    let all = laws.chain(config.models.iter().map(|model| config.tokens_of(model)));
+    let (least, most) = all.fold((u64::MAX, 0), |(least, most), tokens| {
+        (least.min(tokens), most.max(tokens))
+    });
+    match least == most {
+        true => count(most),
+        false => format!("{} to {}", count(least), count(most)),
+    }
+}
+
 fn facts(report: &PrecisionReport) -> String {
     let [done, all] = report.runs;
     let runs = match done == all {
@@ -92,12 +110,42 @@ fn facts(report: &PrecisionReport) -> String {
     };
     let config = &report.config;
     format!(
-        "{runs} of {} tokens, states of {} × {}, {} one after another",
-        count(config.tokens),
-        config.key_dim,
-        config.value_dim,
+        "{runs} of {} tokens{}, {} one after another",
+        tokens(config),
+        match config.laws.is_empty() {
+            true => String::new(),
+            false => format!(", states of {} × {}", config.key_dim, config.value_dim),
+        },
         duration(report.seconds)
     )
+}
+
+/// Whether a law is asked, and whether a model is.
+fn has_laws(report: &PrecisionReport) -> bool {
+    !report.laws.is_empty()
+}
+
+fn has_models(report: &PrecisionReport) -> bool {
+    !report.models.is_empty()
+}
+
+/// The tables of the laws, if there are any, and of the models, with their titles.
+fn tables(report: &PrecisionReport) -> Vec<(String, Table)> {
+    let of_laws = TABLES.iter().filter(|_| has_laws(report));
+    let of_laws = of_laws.map(|cells| (cells.title.to_string(), table(report, cells)));
+    of_laws
+        .chain(report.models.iter().flat_map(models::tables))
+        .collect()
+}
+
+/// What is measured, for each of the two kinds that there are.
+fn words(report: &PrecisionReport) -> String {
+    let kinds = [(has_laws(report), WORDS), (has_models(report), models::WORDS)];
+    let words: Vec<&str> = kinds
+        .into_iter()
+        .filter_map(|(is_asked, words)| is_asked.then_some(words))
+        .collect();
+    words.join("\n\n")
 }
 
 /// The study as one page of HTML.
@@ -108,14 +156,15 @@ pub fn page(report: &PrecisionReport, pictures: &[Picture], made: &Provenance) -
         .collect();
     let question = &report.config.question;
     let body = html! {
-        p { (WORDS) }
+        @if has_laws(report) { p { (WORDS) } }
+        @if has_models(report) { p { (models::WORDS) } }
         (sentences(FOUND, &report.findings))
-        @for cells in &TABLES {
-            (heading(cells.title))
-            (table(report, cells).html())
+        @for (title, table) in &tables(report) {
+            (heading(title))
+            (table.html())
         }
         (heading("In the course of the tokens"))
-        p { (THEORY) }
+        @if has_laws(report) { p { (THEORY) } }
         (page::figures(pictures.iter().map(|picture| &picture.figure)))
         pre { (report.command) }
     };
@@ -134,13 +183,16 @@ pub fn page(report: &PrecisionReport, pictures: &[Picture], made: &Provenance) -
     .render()
 }
 
-/// For each law its errors of the read-out, and those of the state over the theory's.
+/// For each law its errors of the read-out, and those of the state over the theory's; for each model its changes.
 pub fn pictures(report: &PrecisionReport) -> Vec<Picture> {
     let measured = report
         .laws
         .iter()
         .enumerate()
         .filter(|(_, law)| !law.types.is_empty());
+    let tolerated = report.config.tolerated_change;
+    let of_models = report.models.iter().enumerate();
+    let of_models = of_models.flat_map(|(place, model)| models::pictures(place, model, tolerated));
     measured
         .flat_map(|(place, law)| {
             let tolerated = Layer::Level(report.config.tolerated, "tolerated".into());
@@ -163,6 +215,7 @@ pub fn pictures(report: &PrecisionReport) -> Vec<Picture> {
                 ),
             ]
         })
+        .chain(of_models)
         .collect()
 }
 
@@ -195,30 +248,31 @@ pub fn text(report: &PrecisionReport) -> String {
         .iter()
         .map(|finding| format!("- {finding}\n"))
         .collect();
-    let cells = &TABLES[0];
-    format!(
-        "{}\n\n{}\n\n{}\n{findings}",
-        report.config.title,
-        cells.title,
-        table(report, cells).markdown()
-    )
+    let first = match tables(report).into_iter().next() {
+        None => String::new(),
+        Some((title, table)) => format!("\n{title}\n\n{}", table.markdown()),
+    };
+    format!("{}\n{first}\n{findings}", report.config.title)
 }
 
 /// `RESULTS.md`: the page in a few paragraphs.
 pub fn markdown(report: &PrecisionReport, pictures: &[Picture]) -> String {
     let mut text = format!(
-        "# {}\n\n    {}\n\n{}\n\n{}; {}.\n\n{WORDS}\n",
+        "# {}\n\n    {}\n\n{}\n\n{}; {}.\n\n{}\n",
         report.config.title,
         report.command,
         report.config.question,
         facts(report),
-        machine()
+        machine(),
+        words(report)
     );
     text += &markdown_sentences(FOUND, &report.findings);
-    for cells in &TABLES {
-        text += &format!("\n## {}\n\n{}", cells.title, table(report, cells).markdown());
+    for (title, table) in tables(report) {
+        text += &format!("\n## {title}\n\n{}", table.markdown());
     }
-    text += &format!("\n{THEORY}\n");
+    if has_laws(report) {
+        text += &format!("\n{THEORY}\n");
+    }
     match pictures {
         [] => text,
         pictures => text + &markdown_figures(pictures),
@@ -240,6 +294,9 @@ pub fn write_csv(report: &PrecisionReport, file: &mut dyn Write) -> io::Result<(
         "predicted",
         "read_out",
         "rounding",
+        "change",
+        "rise",
+        "rise_error",
     ])?;
     let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.6e}"));
     for law in &report.laws {
@@ -255,9 +312,13 @@ pub fn write_csv(report: &PrecisionReport, file: &mut dyn Write) -> io::Result<(
                     at(&found.predicted),
                     at(&found.read_out),
                     number(found.rounding),
+                    String::new(),
+                    String::new(),
+                    String::new(),
                 ])?;
             }
         }
     }
+    models::write_csv(&report.models, &mut csv)?;
     csv.flush()
 }

@@ -2,6 +2,8 @@
 
 use super::config::{Law, PrecisionConfig};
 use super::measure::Measured;
+use super::models::measure::ModelMeasured;
+use super::models::report::ModelReport;
 use crate::kit::format::{count, factor, list, short};
 use serde::Serialize;
 
@@ -27,6 +29,8 @@ pub struct PrecisionReport {
     pub seconds: f64,
     /// The laws, those without a finished run included.
     pub laws: Vec<LawReport>,
+    /// The models, with their finished runs.
+    pub models: Vec<ModelReport>,
     /// What follows, in sentences.
     pub findings: Vec<String>,
 }
@@ -84,14 +88,19 @@ impl PrecisionReport {
         config: &PrecisionConfig,
         names: &[(String, f64)],
         measured: &[Vec<(u64, Measured)>],
+        asked: &[Vec<Option<ModelMeasured>>],
         command: String,
     ) -> Self {
-        let all = config.laws.len() * config.seeds.len();
+        let all = config.laws.len() * config.seeds.len() + asked.iter().map(Vec::len).sum::<usize>();
         let laws = config.laws.iter().zip(measured);
         let laws: Vec<LawReport> = laws
             .map(|(law, runs)| law_report(config, law, names, runs))
             .collect();
-        let done = measured.iter().map(Vec::len).sum();
+        let models = config.models.iter().zip(asked);
+        let models = models.map(|(model, runs)| ModelReport::of(config, model, names, runs));
+        let finished = asked.iter().flatten().flatten();
+        let done = measured.iter().map(Vec::len).sum::<usize>() + finished.clone().count();
+        let seconds = measured.iter().flatten().map(|(_, run)| run.seconds);
         let mut report = Self {
             format: "spillway-state-precision",
             version: 1,
@@ -99,8 +108,9 @@ impl PrecisionReport {
             command,
             config: config.clone(),
             runs: [done, all],
-            seconds: measured.iter().flatten().map(|(_, run)| run.seconds).sum(),
+            seconds: seconds.chain(finished.map(|run| run.seconds)).sum(),
             laws,
+            models: models.collect(),
             findings: Vec::new(),
         };
         report.findings = findings(&report);
@@ -142,7 +152,7 @@ fn law_report(
     LawReport {
         law: law.clone(),
         seeds: runs.iter().map(|(seed, _)| *seed).collect(),
-        positions: config.positions(),
+        positions: PrecisionConfig::positions(config.tokens),
         types: match runs {
             [] => Vec::new(),
             _ => names.iter().enumerate().map(of_type).collect(),
@@ -165,7 +175,7 @@ fn over_seeds(courses: &[&[Option<f64>]]) -> Vec<Option<f64>> {
 
 /// The last position before the first at which a seed's read-out is off by more than is tolerated.
 fn safe(config: &PrecisionConfig, courses: &[&[Option<f64>]]) -> u64 {
-    let positions = config.positions();
+    let positions = PrecisionConfig::positions(config.tokens);
     let is_safe = |place: usize| {
         let errors = courses.iter().map(|course| course.get(place).copied().flatten());
         errors
@@ -196,6 +206,8 @@ fn findings(report: &PrecisionReport) -> Vec<String> {
         sentences.extend(safety(report, written, &found));
         sentences.extend(departures(written, &found));
     }
+    let models = report.models.iter();
+    sentences.extend(models.flat_map(|model| model.findings(report.config.tolerated_change)));
     sentences
 }
 
@@ -217,11 +229,11 @@ fn safety(report: &PrecisionReport, written: &str, found: &[(&str, &TypeReport)]
             )
         }
         (safe, 0) => format!(
-            "{written}: {stretch} under {safe} of {} laws, and under {law} not even for the first.",
+            "{written}: {stretch} under {safe} of {} laws, and under “{law}” not even for the first.",
             found.len()
         ),
         (safe, shortest) => format!(
-            "{written}: {stretch} under {safe} of {} laws, and for the fewest, {}, under {law}.",
+            "{written}: {stretch} under {safe} of {} laws, and for the fewest, {}, under “{law}”.",
             found.len(),
             count(shortest)
         ),
@@ -236,7 +248,7 @@ fn departures(written: &str, found: &[(&str, &TypeReport)]) -> Option<String> {
         .filter(|(_, found)| found.bits < 32.0)
         .filter_map(|(name, found)| Some((name, found.last_ratio()?)))
         .filter(|(_, ratio)| *ratio > FACTOR)
-        .map(|(name, ratio)| format!("{name} ({} times)", factor(ratio)))
+        .map(|(name, ratio)| format!("“{name}” ({} times)", factor(ratio)))
         .collect();
     (!beyond.is_empty()).then(|| {
         format!(

@@ -43,7 +43,7 @@ pub enum RecallTask {
 }
 
 impl RecallTask {
-    /// All of them.
+    /// Every task, in the order of the documentation.
     pub const ALL: [Self; 8] = [
         Self::Fda,
         Self::Swde,

@@ -56,7 +56,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// All of them.
+    /// Every order.
     pub const ALL: [Self; 3] = [Self::DocumentFirst, Self::QuestionFirst, Self::EveryTime];
 
     /// `d-q`, `q-d` or `c-q`.
