@@ -45,6 +45,7 @@ fn report(threads: usize) -> Result<(), Failure> {
             WeightType::F32,
             WeightType::Bf16,
             WeightType::Int8,
+            WeightType::Q8_0,
             WeightType::Int4,
         ] {
             print!("[{out_features}, {in_features}] {weight_type}:");

@@ -140,6 +140,7 @@ mod equivalence {
                 WeightType::F32,
                 WeightType::Bf16,
                 WeightType::Int8,
+                WeightType::Q8_0,
                 WeightType::Int4,
             ]
             .map(of);

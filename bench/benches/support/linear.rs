@@ -32,6 +32,7 @@ fn kernel(weight_type: WeightType, [out_features, in_features]: [usize; 2], rows
         WeightType::F32 => ("f32", 32),
         WeightType::Bf16 => ("bf16", 16),
         WeightType::Int8 => ("int8", 8),
+        WeightType::Q8_0 => ("q8_0", 8),
         WeightType::Int4 => ("int4", 4),
     };
     let weight_bytes = out_features * in_features * weight_bits / 8;

@@ -28,6 +28,7 @@ pub(super) const LARGEST: f32 = 8.0 * 65504.0;
 
 /// The scale with which the error of a block is least, and `q + 8` for every weight; the place of a weight beyond [`LARGEST`] where
 /// there is one. Weights are finite.
+#[inline(always)]
 pub(super) fn quantise(weights: &[f32; BLOCK]) -> Result<(f16, [u8; BLOCK]), usize> {
     let largest = largest(weights);
     if largest.abs() > LARGEST {
@@ -48,6 +49,7 @@ pub(super) fn quantise(weights: &[f32; BLOCK]) -> Result<(f16, [u8; BLOCK]), usi
 }
 
 /// The weight of the largest magnitude.
+#[inline(always)]
 fn largest(weights: &[f32; BLOCK]) -> f32 {
     let (mut high, mut low) = ([0.0f32; LANES], [0.0f32; LANES]);
     for chunk in weights.as_chunks::<LANES>().0 {
@@ -62,6 +64,7 @@ fn largest(weights: &[f32; BLOCK]) -> f32 {
 }
 
 /// Σ (w − d q)²
+#[inline(always)]
 fn error(weights: &[f32; BLOCK], scale: f32) -> f32 {
     let inverse = inverse(scale);
     let mut sums = [0.0f32; LANES];
@@ -81,11 +84,13 @@ const LANES: usize = 8;
 const MAGIC: f32 = 12_582_912.0;
 
 /// The nearest integer of four bits, plus [`MAGIC`].
+#[inline(always)]
 fn shifted(quotient: f32) -> f32 {
     quotient.clamp(-8.0, 7.0) + MAGIC
 }
 
 /// 0 for a block of zeros, or of values below the smallest scale.
+#[inline(always)]
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }

@@ -9,8 +9,9 @@
 //! `in_features`, so that a panel is one sequential stream whatever the number of rows, and no second copy is needed.
 //! Weights stay in their type in memory. bf16 weights are multiplied with inputs rounded to bf16, as on every device with
 //! instructions for it, and summed in f32, which costs a relative error of about 0.2 % of the output; int8 weights are multiplied
-//! with inputs rounded to 8 bits per row and block of 32 features, which costs about 0.5 %. int4 weights are multiplied with the same
-//! inputs; what they cost is the rounding of the weights themselves, about 8 %. Weights that training changes with every
+//! with inputs rounded to 8 bits per row and block of 32 features, which costs about 0.5 %. q8_0 and int4 weights are multiplied with the same
+//! inputs; what int4 costs is the rounding of the weights themselves, about 8 %. Blocks of ggml's formats q8_0 and q4_0 are taken
+//! [as they are](Builder::push_q8_0). Weights that training changes with every
 //! step are not worth packing: [`dense`] multiplies with them as they lie, and has the gradients.
 //!
 //! ```
@@ -24,15 +25,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod builder;
 pub mod dense;
+mod ggml;
 mod host;
 mod int4;
 mod packed;
 mod problem;
 pub mod reference;
 
+pub use builder::Builder;
 pub(crate) use host::fma_burst;
-pub use packed::{Builder, PackedMatrix};
+pub use packed::PackedMatrix;
 pub use problem::{LinearError, WeightType};
 
 use crate::{Rows, simd::Isa};

@@ -1,4 +1,4 @@
-//! The packed layout of a weight matrix, and how rows are written into and read from it.
+//! The packed layout of a weight matrix, and how rows are read from it; [`builder`](super::builder) writes them.
 //!
 //! A panel holds [`PANEL`] output features for all input features. Along the input it is a sequence of units:
 //!
@@ -7,27 +7,25 @@
 //! | f32 | 1 feature | `[PANEL]` f32 |
 //! | bf16 | 2 features | `[PANEL][2]` bf16, so that a 32-bit lane holds two neighbouring features of one output |
 //! | int8 | 32 features | `[8][PANEL][4]` bytes `q + 128`, then `[PANEL]` bf16 scales |
+//! | q8_0 | 32 features | `[8][PANEL][4]` bytes `q + 128`, then `[PANEL]` f16 scales |
 //! | int4 | 32 features | `[4][PANEL][4]` bytes of two `q + 8`, then `[PANEL]` f16 scales; see [`int4`](super::int4) |
 //!
-//! Missing features and outputs at the ends are zeros. int8 weights are stored with an offset of 128 because the byte dot
+//! Missing features and outputs at the ends are zeros. Weights of 8 bits are stored with an offset of 128 because the byte dot
 //! products of x86 take one unsigned operand; `128 · Σ x` is known when the input is quantised and taken off there. So are int4
 //! weights, with an offset of 8.
 
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::int4::{self, HALF_BYTES};
-use super::{LinearError, WeightType};
+use super::{Builder, LinearError, WeightType};
 use crate::aligned::AlignedBytes;
 
 /// Output features in a panel.
 pub(super) const PANEL: usize = 32;
-/// Input features that share a scale in int8 and int4.
+/// Input features that share a scale in int8, q8_0 and int4.
 pub(super) const BLOCK: usize = 32;
-/// Bytes of the integers in an int8 unit; the scales follow.
+/// Bytes of the integers in a unit of 8 bits; the scales follow.
 pub(super) const BLOCK_BYTES: usize = BLOCK * PANEL;
-/// Below this many weights, packing on several threads costs more than it saves.
-const PARALLEL_WEIGHTS: usize = 1 << 16;
 
 impl WeightType {
     /// Input features in a unit.
@@ -35,7 +33,7 @@ impl WeightType {
         match self {
             WeightType::F32 => 1,
             WeightType::Bf16 => 2,
-            WeightType::Int8 | WeightType::Int4 => BLOCK,
+            WeightType::Int8 | WeightType::Q8_0 | WeightType::Int4 => BLOCK,
         }
     }
 
@@ -43,7 +41,7 @@ impl WeightType {
     pub(super) const fn unit_bytes(self) -> usize {
         match self {
             WeightType::F32 | WeightType::Bf16 => 4 * PANEL,
-            WeightType::Int8 => BLOCK_BYTES + 2 * PANEL,
+            WeightType::Int8 | WeightType::Q8_0 => BLOCK_BYTES + 2 * PANEL,
             WeightType::Int4 => HALF_BYTES + 2 * PANEL,
         }
     }
@@ -52,10 +50,10 @@ impl WeightType {
 /// An immutable weight matrix `[out_features, in_features]` in the layout that [`linear`](super::linear) reads.
 #[derive(Debug)]
 pub struct PackedMatrix {
-    out_features: usize,
-    in_features: usize,
-    weight_type: WeightType,
-    storage: AlignedBytes,
+    pub(super) out_features: usize,
+    pub(super) in_features: usize,
+    pub(super) weight_type: WeightType,
+    pub(super) storage: AlignedBytes,
 }
 
 impl PackedMatrix {
@@ -65,7 +63,7 @@ impl PackedMatrix {
     /// `weight` `[out_features, in_features]` row-major, as checkpoints store it.
     ///
     /// # Errors
-    /// [`LinearError`] when a size is zero or does not match, when an int8 or int4 weight is not finite, or an int4
+    /// [`LinearError`] when a size is zero or does not match, when a weight of 8 or 4 bits is not finite, or a q8_0 or int4
     /// weight beyond what a scale can hold.
     pub fn pack(
         weight: &[f32],
@@ -104,15 +102,12 @@ impl PackedMatrix {
             .and_then(|panel| panel.checked_mul(out_features.div_ceil(PANEL)))
             .ok_or(too_large)?;
         let storage = AlignedBytes::zeroed(bytes).ok_or(too_large)?;
-        Ok(Builder {
-            matrix: Self {
-                out_features,
-                in_features,
-                weight_type,
-                storage,
-            },
-            rows: 0,
-        })
+        Ok(Builder::of(Self {
+            out_features,
+            in_features,
+            weight_type,
+            storage,
+        }))
     }
 
     /// Rows of the matrix.
@@ -168,9 +163,12 @@ impl PackedMatrix {
                         .zip(&pairs[2 * col..])
                         .for_each(|(into, w)| *into = w.to_f32());
                 }
-                WeightType::Int8 => {
+                WeightType::Int8 | WeightType::Q8_0 => {
                     let (integers, scales) = unit.split_at(BLOCK_BYTES);
-                    let scale = bytemuck::cast_slice::<u8, bf16>(scales)[col].to_f32();
+                    let scale = match self.weight_type {
+                        WeightType::Q8_0 => bytemuck::cast_slice::<u8, f16>(scales)[col].to_f32(),
+                        _ => bytemuck::cast_slice::<u8, bf16>(scales)[col].to_f32(),
+                    };
                     for (k, into) in into.iter_mut().enumerate() {
                         *into = (f32::from(integers[int8_index(k, col)]) - 128.0) * scale;
                     }
@@ -208,242 +206,7 @@ impl PackedMatrix {
     }
 }
 
-/// Where feature `k` of a block and output `col` of a panel lie in an int8 unit.
-const fn int8_index(k: usize, col: usize) -> usize {
+/// Where feature `k` of a block and output `col` of a panel lie in a unit of 8 bits.
+pub(super) const fn int8_index(k: usize, col: usize) -> usize {
     (k / 4) * 4 * PANEL + 4 * col + k % 4
-}
-
-/// A matrix being filled; see [`PackedMatrix::builder`].
-#[derive(Debug)]
-pub struct Builder {
-    matrix: PackedMatrix,
-    rows: usize,
-}
-
-impl Builder {
-    /// Appends any number of weight rows.
-    ///
-    /// # Shapes
-    /// `rows` `[count, in_features]`.
-    ///
-    /// # Errors
-    /// [`LinearError::PartialRow`], [`LinearError::RowCount`] when there are too many, [`LinearError::NonFinite`] or
-    /// [`LinearError::TooLargeForScale`]. After an error the matrix cannot be finished unless the rows are pushed again.
-    pub fn push_rows(&mut self, rows: &[f32]) -> Result<(), LinearError> {
-        self.push(rows, |w| w)
-    }
-
-    /// [`Builder::push_rows`] from bf16 weights, without widening them all at once.
-    ///
-    /// # Errors
-    /// As [`Builder::push_rows`].
-    pub fn push_rows_bf16(&mut self, rows: &[bf16]) -> Result<(), LinearError> {
-        self.push(rows, bf16::to_f32)
-    }
-
-    /// [`Builder::push_rows`] from f16 weights, without widening them all at once.
-    ///
-    /// # Errors
-    /// As [`Builder::push_rows`].
-    pub fn push_rows_f16(&mut self, rows: &[f16]) -> Result<(), LinearError> {
-        self.push(rows, f16::to_f32)
-    }
-
-    /// The filled matrix.
-    ///
-    /// # Errors
-    /// [`LinearError::RowCount`] when rows are missing.
-    pub fn finish(self) -> Result<PackedMatrix, LinearError> {
-        if self.rows != self.matrix.out_features {
-            return Err(LinearError::RowCount {
-                expected: self.matrix.out_features,
-                found: self.rows,
-            });
-        }
-        Ok(self.matrix)
-    }
-
-    fn push<T, F>(&mut self, rows: &[T], widen: F) -> Result<(), LinearError>
-    where
-        T: Copy + Sync,
-        F: Fn(T) -> f32 + Copy + Sync,
-    {
-        let PackedMatrix {
-            out_features,
-            in_features,
-            weight_type,
-            ..
-        } = self.matrix;
-        if !rows.len().is_multiple_of(in_features) {
-            return Err(LinearError::PartialRow {
-                in_features,
-                found: rows.len(),
-            });
-        }
-        let total = self.rows + rows.len() / in_features;
-        if total > out_features {
-            return Err(LinearError::RowCount {
-                expected: out_features,
-                found: total,
-            });
-        }
-        let panel_bytes = self.matrix.panel_bytes();
-        let first = self.rows;
-        let write = |(panel, bytes): (usize, &mut [u8])| {
-            let from = first.max(panel * PANEL);
-            let to = total.min((panel + 1) * PANEL);
-            let source = &rows[(from - first) * in_features..(to - first) * in_features];
-            let target = PanelRows {
-                bytes,
-                first_row: from,
-                in_features,
-                widen,
-            };
-            match weight_type {
-                WeightType::F32 => target.write_f32(source),
-                WeightType::Bf16 => target.write_bf16(source),
-                WeightType::Int8 => return target.write_int8(source),
-                WeightType::Int4 => return target.write_int4(source),
-            }
-            Ok(())
-        };
-        let touched = first / PANEL..total.div_ceil(PANEL);
-        let panels = self.matrix.storage.chunks_mut(panel_bytes).enumerate();
-        if rows.len() < PARALLEL_WEIGHTS {
-            panels
-                .skip(touched.start)
-                .take(touched.len())
-                .try_for_each(write)?;
-        } else {
-            let storage = &mut self.matrix.storage[touched.start * panel_bytes..touched.end * panel_bytes];
-            let panels = storage.par_chunks_mut(panel_bytes).enumerate();
-            panels.try_for_each(|(i, bytes)| write((i + touched.start, bytes)))?;
-        }
-        self.rows = total;
-        Ok(())
-    }
-}
-
-/// Units written before the next row: few enough that all rows' writes to them meet in the cache.
-const UNITS_AT_ONCE: usize = 64;
-
-/// The rows of one panel that are being written.
-struct PanelRows<'a, F> {
-    bytes: &'a mut [u8],
-    first_row: usize,
-    in_features: usize,
-    widen: F,
-}
-
-impl<F> PanelRows<'_, F> {
-    fn write_f32<T: Copy>(self, rows: &[T])
-    where
-        F: Fn(T) -> f32,
-    {
-        let first_col = self.first_row % PANEL;
-        let panel: &mut [f32] = bytemuck::cast_slice_mut(self.bytes);
-        for (i, units) in panel.chunks_mut(UNITS_AT_ONCE * PANEL).enumerate() {
-            for (col, row) in (first_col..).zip(rows.chunks_exact(self.in_features)) {
-                for (unit, &w) in units.chunks_exact_mut(PANEL).zip(&row[i * UNITS_AT_ONCE..]) {
-                    unit[col] = (self.widen)(w);
-                }
-            }
-        }
-    }
-
-    fn write_bf16<T: Copy>(self, rows: &[T])
-    where
-        F: Fn(T) -> f32,
-    {
-        let first_col = self.first_row % PANEL;
-        let panel: &mut [bf16] = bytemuck::cast_slice_mut(self.bytes);
-        for (i, units) in panel.chunks_mut(UNITS_AT_ONCE * 2 * PANEL).enumerate() {
-            for (col, row) in (first_col..).zip(rows.chunks_exact(self.in_features)) {
-                let pairs = row[2 * i * UNITS_AT_ONCE..].chunks(2);
-                for (unit, pair) in units.chunks_exact_mut(2 * PANEL).zip(pairs) {
-                    let into = &mut unit[2 * col..2 * col + 2];
-                    into.iter_mut()
-                        .zip(pair)
-                        .for_each(|(into, &w)| *into = bf16::from_f32((self.widen)(w)));
-                }
-            }
-        }
-    }
-
-    fn write_int8<T: Copy>(self, rows: &[T]) -> Result<(), LinearError>
-    where
-        F: Fn(T) -> f32,
-    {
-        self.write_blocks(rows, WeightType::Int8, |weights, col, unit| {
-            let (integers, scales) = unit.split_at_mut(BLOCK_BYTES);
-            let scale = scale_of(weights);
-            bytemuck::cast_slice_mut::<u8, bf16>(scales)[col] = scale;
-            for (g, four) in quantise(weights, scale.to_f32()).chunks_exact(4).enumerate() {
-                integers[int8_index(4 * g, col)..][..4].copy_from_slice(four);
-            }
-            Ok(())
-        })
-    }
-
-    fn write_int4<T: Copy>(self, rows: &[T]) -> Result<(), LinearError>
-    where
-        F: Fn(T) -> f32,
-    {
-        self.write_blocks(rows, WeightType::Int4, |weights, col, unit| {
-            let (scale, block) = int4::quantise(weights)?;
-            let (integers, scales) = unit.split_at_mut(HALF_BYTES);
-            bytemuck::cast_slice_mut::<u8, f16>(scales)[col] = scale;
-            int4::write(&block, col, integers);
-            Ok(())
-        })
-    }
-
-    /// Gives each block of finite weights to `write`, with its column and unit; it returns the place of a weight that is too large.
-    fn write_blocks<T: Copy>(
-        self,
-        rows: &[T],
-        weight_type: WeightType,
-        write: impl Fn(&[f32; BLOCK], usize, &mut [u8]) -> Result<(), usize>,
-    ) -> Result<(), LinearError>
-    where
-        F: Fn(T) -> f32,
-    {
-        for (i, row) in rows.chunks_exact(self.in_features).enumerate() {
-            let col = self.first_row % PANEL + i;
-            let units = self.bytes.chunks_exact_mut(weight_type.unit_bytes());
-            for (unit_index, (unit, block)) in units.zip(row.chunks(BLOCK)).enumerate() {
-                let mut weights = [0.0; BLOCK];
-                weights
-                    .iter_mut()
-                    .zip(block)
-                    .for_each(|(into, &w)| *into = (self.widen)(w));
-                let place = |k: usize| (self.first_row + i, unit_index * BLOCK + k, weights[k]);
-                if let Some(k) = weights.iter().position(|w| !w.is_finite()) {
-                    let (row, col, value) = place(k);
-                    return Err(LinearError::NonFinite { row, col, value });
-                }
-                write(&weights, col, unit).map_err(|k| {
-                    let (row, col, value) = place(k);
-                    LinearError::TooLargeForScale { row, col, value }
-                })?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The smallest bf16 with which the largest weight is at most 127.
-fn scale_of(weights: &[f32; BLOCK]) -> bf16 {
-    let largest = weights.iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
-    let bits = (largest / 127.0).to_bits();
-    let (upper, lower) = ((bits >> 16) as u16, bits & 0xffff);
-    bf16::from_bits(if lower == 0 { upper } else { upper + 1 })
-}
-
-/// `round(w / scale) + 128` for every weight of a block.
-fn quantise(weights: &[f32; BLOCK], scale: f32) -> [u8; BLOCK] {
-    // A block of zeros, or of values below the smallest scale.
-    let divisor = if scale > 0.0 { scale } else { 1.0 };
-    // Adding 1.5 · 2²³ leaves the integer nearest to a small float in the low bits; the scale keeps it within ±127.
-    weights.map(|w| ((w / divisor + 12_582_912.0).to_bits() as u8).wrapping_add(128))
 }

@@ -16,6 +16,9 @@ pub enum WeightType {
     Bf16,
     /// Signed 8-bit integers in blocks of 32 along `in_features`, each block with one bf16 scale: 1.0625 bytes a weight.
     Int8,
+    /// The same with an f16 scale, which are the blocks of ggml's format q8_0: 1.0625 bytes a weight. The scale is finer than int8's, and
+    /// holds magnitudes from 2⁻²⁴ to 65504.
+    Q8_0,
     /// Signed 4-bit integers in blocks of 32 along `in_features`, each block with one f16 scale: 0.5625 bytes a weight.
     Int4,
 }
@@ -26,8 +29,20 @@ impl fmt::Display for WeightType {
             WeightType::F32 => "f32",
             WeightType::Bf16 => "bf16",
             WeightType::Int8 => "int8",
+            WeightType::Q8_0 => "q8_0",
             WeightType::Int4 => "int4",
         })
+    }
+}
+
+impl WeightType {
+    /// The largest magnitude of a weight that it holds.
+    fn largest(self) -> f32 {
+        match self {
+            WeightType::F32 | WeightType::Bf16 | WeightType::Int8 => f32::MAX,
+            WeightType::Q8_0 => super::builder::LARGEST_Q8_0,
+            WeightType::Int4 => super::int4::LARGEST,
+        }
     }
 }
 
@@ -90,18 +105,43 @@ pub enum LinearError {
         /// The weight.
         value: f32,
     },
-    /// A block of 4 bits would need a scale that no f16 holds.
+    /// A block would need a scale that no f16 holds.
     #[error(
-        "weight [{row}, {col}] is {value}; int4 weights must have a magnitude of at most {}",
-        super::int4::LARGEST
+        "weight [{row}, {col}] is {value}; {weight_type} weights must have a magnitude of at most {}",
+        .weight_type.largest()
     )]
     TooLargeForScale {
+        /// Storage type.
+        weight_type: WeightType,
         /// Row of the weight.
         row: usize,
         /// Column of the weight.
         col: usize,
         /// The weight.
         value: f32,
+    },
+    /// Blocks of weights for a matrix that has another grid.
+    #[error("a {weight_type} weight matrix takes no blocks of {format}; expected one of {expected}")]
+    BlockFormat {
+        /// Storage type.
+        weight_type: WeightType,
+        /// The format of the blocks.
+        format: &'static str,
+        /// The storage types that take them.
+        expected: &'static str,
+    },
+    /// Bytes that are no whole rows of whole blocks.
+    #[error(
+        "rows of {in_features} weights in blocks of 32, {block_bytes} bytes each: found {found} bytes, which are no whole \
+         rows of whole blocks"
+    )]
+    PartialBlocks {
+        /// Columns of the weight matrix.
+        in_features: usize,
+        /// Bytes of a block.
+        block_bytes: usize,
+        /// Bytes found.
+        found: usize,
     },
     /// A row that the matrix does not have.
     #[error("weight row {found} of a matrix of {out_features} rows")]

@@ -186,7 +186,12 @@ mod equivalence {
         assert_eq!(of(524_032.0), Ok(524_032.0));
         let (row, col) = (1, 65);
         for value in [524_033.0, -1e30] {
-            let named = LinearError::TooLargeForScale { row, col, value };
+            let named = LinearError::TooLargeForScale {
+                weight_type: WeightType::Int4,
+                row,
+                col,
+                value,
+            };
             assert_eq!(of(value), Err(named));
         }
         let value = f32::INFINITY;

@@ -11,10 +11,11 @@ mod equivalence {
     };
     use spillway_kernel_dsl::simd::Isa;
 
-    const TYPES: [WeightType; 4] = [
+    const TYPES: [WeightType; 5] = [
         WeightType::F32,
         WeightType::Bf16,
         WeightType::Int8,
+        WeightType::Q8_0,
         WeightType::Int4,
     ];
 
@@ -77,7 +78,7 @@ mod equivalence {
             let rounded = |x: &f32| bf16::from_f32(*x).to_f32();
             match weight_type {
                 WeightType::Bf16 => self.x.iter().map(rounded).collect(),
-                WeightType::F32 | WeightType::Int8 | WeightType::Int4 => self.x.clone(),
+                WeightType::F32 | WeightType::Int8 | WeightType::Q8_0 | WeightType::Int4 => self.x.clone(),
             }
         }
 
@@ -176,13 +177,17 @@ mod equivalence {
             prop_assert_eq!(&case.stored(&case.pack(WeightType::F32)), &case.weight);
             let rounded: Vec<f32> = case.weight.iter().map(|&w| bf16::from_f32(w).to_f32()).collect();
             prop_assert_eq!(case.stored(&case.pack(WeightType::Bf16)), rounded);
-            let stored = case.stored(&case.pack(WeightType::Int8));
-            for (stored, original) in stored.chunks(in_features).zip(case.weight.chunks(in_features)) {
-                for (stored, original) in stored.chunks(32).zip(original.chunks(32)) {
-                    // Half a step, and the step is at most 1/128 wider than the largest weight asks for.
-                    let step = largest(original) / 127.0 * (1.0 + 1.0 / 128.0);
-                    for (s, o) in stored.iter().zip(original) {
-                        prop_assert!(f64::from((s - o).abs()) <= step * 0.5001, "{} for {}", s, o);
+            // A bf16 scale makes the step at most 1/128 wider than the largest weight asks for, an f16 one 1/2048 or, among subnormal
+            // ones, 2⁻²⁴.
+            for (weight_type, wider, least) in [(WeightType::Int8, 128.0, 0.0), (WeightType::Q8_0, 2048.0, 2_f64.powi(-24))] {
+                let stored = case.stored(&case.pack(weight_type));
+                for (stored, original) in stored.chunks(in_features).zip(case.weight.chunks(in_features)) {
+                    for (stored, original) in stored.chunks(32).zip(original.chunks(32)) {
+                        // Half a step.
+                        let step = largest(original) / 127.0 * (1.0 + 1.0 / wider) + least;
+                        for (s, o) in stored.iter().zip(original) {
+                            prop_assert!(f64::from((s - o).abs()) <= step * 0.5001, "{weight_type}: {} for {}", s, o);
+                        }
                     }
                 }
             }
@@ -370,7 +375,7 @@ mod equivalence {
                     assert!(out.to_bits() == expected.to_bits() || (out.is_nan() && expected.is_nan()));
                 }
             }
-            for weight_type in [WeightType::Int8, WeightType::Int4] {
+            for weight_type in [WeightType::Int8, WeightType::Q8_0, WeightType::Int4] {
                 let packed = PackedMatrix::pack(&[0.5; 5 * 40], 5, in_features, weight_type).unwrap();
                 let mut stored = [0.0; 40];
                 packed.row(0, &mut stored).unwrap();

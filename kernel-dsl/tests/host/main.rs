@@ -35,6 +35,8 @@ mod equivalence_conv_norm;
 mod equivalence_delta;
 #[path = "equivalence_dense.rs"]
 mod equivalence_dense;
+#[path = "equivalence_ggml.rs"]
+mod equivalence_ggml;
 #[path = "equivalence_int4.rs"]
 mod equivalence_int4;
 #[path = "equivalence_linear.rs"]

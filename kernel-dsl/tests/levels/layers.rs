@@ -129,7 +129,7 @@ pub(super) fn product(weight_type: WeightType) -> Outcome {
         linear::linear(view, &packed, None, &mut out).expect("valid");
         // Blocks of inputs are rounded to 8 bits beside weights of 8 and of 4.
         let bound = match weight_type {
-            WeightType::Int8 | WeightType::Int4 => 1e-2,
+            WeightType::Int8 | WeightType::Q8_0 | WeightType::Int4 => 1e-2,
             WeightType::F32 | WeightType::Bf16 => 2e-6,
         };
         close(&format!("{rows} rows"), &out, &expected, bound)?;

@@ -57,6 +57,7 @@ pub fn all() -> Vec<Check> {
         ("linear, f32", || product(WeightType::F32)),
         ("linear, bf16", || product(WeightType::Bf16)),
         ("linear, int8", || product(WeightType::Int8)),
+        ("linear, q8_0", || product(WeightType::Q8_0)),
         ("linear, int4", || product(WeightType::Int4)),
         ("linear for training", training_product),
     ]

@@ -5,9 +5,9 @@
 //! | [`Input::Floats`] | f32 | `[1][R]` f32 |
 //! | [`Input::Rounded`] | bf16 | `[2][R]` f32, rounded to bf16 |
 //! | [`Input::Pairs`] | bf16 | `[R][2]` bf16 |
-//! | [`Input::Blocks`] | int8 | `[8][R][4]` i8, then `[R]` i32 offsets `−128 · Σ q`, then `[R]` f32 scales |
+//! | [`Input::Blocks`] | int8, q8_0 | `[8][R][4]` i8, then `[R]` i32 offsets `−128 · Σ q`, then `[R]` f32 scales |
 //! | [`Input::Blocks`] | int4 | the same; its offsets, `−8 · Σ q`, are a sixteenth |
-//! | [`Input::Words`] | int8 [widened](super::widening) | `[8][2][R][2]` i16, then `[R]` f32 scales |
+//! | [`Input::Words`] | int8, q8_0 [widened](super::widening) | `[8][2][R][2]` i16, then `[R]` f32 scales |
 //!
 //! Pairs are for instructions that multiply them; where there are none, the same values are widened.
 

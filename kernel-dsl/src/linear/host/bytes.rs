@@ -1,4 +1,4 @@
-//! The register tiles of int8 weights: exact integer sums within a block, scaled and summed in f32 over blocks.
+//! The register tiles of int8 and q8_0 weights: exact integer sums within a block, scaled and summed in f32 over blocks.
 //!
 //! Few rows multiply the bytes as they lie. Where no instruction sums byte products, that takes several, and many rows
 //! multiply 16-bit words instead, to which a segment of a panel is [widened](super::widening) once for all of them.
@@ -16,12 +16,18 @@ use crate::aligned::CACHE_LINE;
 use crate::linear::packed::BLOCK;
 use crate::linear::packed::{BLOCK_BYTES, PANEL};
 
-/// The tile of bytes.
+/// The tile of bytes, with scales of f16 where `HALF` says so, of bf16 else.
 ///
 /// # Safety
 /// As [`Kernel`](super::tiles::Kernel).
 #[inline(always)]
-pub(super) unsafe fn byte_tile<V: Lanes, D: ByteDot<V>, const ROWS: usize, const VECTORS: usize>(
+pub(super) unsafe fn byte_tile<
+    V: Lanes,
+    D: ByteDot<V>,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const HALF: bool,
+>(
     tile: &Tile,
 ) {
     let &Tile {
@@ -67,7 +73,11 @@ pub(super) unsafe fn byte_tile<V: Lanes, D: ByteDot<V>, const ROWS: usize, const
                     }
                 }
                 for v in 0..VECTORS {
-                    let scale = V::load_bf16(b.add(BLOCK_BYTES + 2 * (first + v * V::LANES)));
+                    let scale = b.add(BLOCK_BYTES + 2 * (first + v * V::LANES));
+                    let scale = match HALF {
+                        true => V::load_f16(scale),
+                        false => V::load_bf16(scale),
+                    };
                     for r in 0..ROWS {
                         let x_scale = V::splat(*a.add((GROUPS + 1) * ROWS + r).cast::<f32>());
                         sums[0][r][v] =

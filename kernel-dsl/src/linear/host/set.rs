@@ -47,7 +47,9 @@ pub(super) struct KernelSet {
     pub(super) bf16_rows: usize,
     /// Kernels that read int8 weights as they lie.
     pub(super) int8: Kernels,
-    /// Most rows for them; more are multiplied by the kernels of words, after widening.
+    /// Those that read q8_0 weights.
+    pub(super) q8_0: Kernels,
+    /// Most rows for both; more are multiplied by the kernels of words, after widening.
     pub(super) int8_rows: usize,
     /// None where `int8_rows` has no bound.
     pub(super) words: Kernels,
@@ -82,6 +84,8 @@ impl KernelSet {
             WeightType::Bf16 => (self.f32, Input::Rounded, Some(Widening::Floats)),
             WeightType::Int8 if rows <= self.int8_rows => (self.int8, Input::Blocks, None),
             WeightType::Int8 => (self.words, Input::Words, Some(Widening::Words)),
+            WeightType::Q8_0 if rows <= self.int8_rows => (self.q8_0, Input::Blocks, None),
+            WeightType::Q8_0 => (self.words, Input::Words, Some(Widening::WordsOfQ8_0)),
             WeightType::Int4 if rows <= 2 * self.int4.len() => (self.int4, Input::Blocks, None),
             WeightType::Int4 => (self.int4_widened, Input::Blocks, Some(Widening::Bytes)),
         };
@@ -120,7 +124,8 @@ macro_rules! kernel_set {
             bf16: &[$(bf16_kernel::<$f32_rows>),*],
             bf16_input: Input::$bf16_input,
             bf16_rows: $bf16_most,
-            int8: &[$(int8_kernel::<$int8_rows>),*],
+            int8: &[$(int8_kernel::<$int8_rows, false>),*],
+            q8_0: &[$(int8_kernel::<$int8_rows, true>),*],
             int8_rows: $int8_most,
             words: $words,
             int4: &[$(int4_kernel::<$int4_rows, false>),*],
@@ -165,12 +170,12 @@ macro_rules! kernel_set {
         /// # Safety
         /// As [`Kernel`](crate::linear::host::tiles::Kernel).
         $(#[$features])*
-        unsafe fn int8_kernel<const ROWS: usize>(tile: &Tile) {
+        unsafe fn int8_kernel<const ROWS: usize, const HALF: bool>(tile: &Tile) {
             // SAFETY: the caller's contract.
             unsafe {
                 match ROWS {
-                    1 if tile.is_whole() => byte_tile::<$vector, $dot, ROWS, $few>(tile),
-                    _ => byte_tile::<$vector, $dot, ROWS, $vectors>(tile),
+                    1 if tile.is_whole() => byte_tile::<$vector, $dot, ROWS, $few, HALF>(tile),
+                    _ => byte_tile::<$vector, $dot, ROWS, $vectors, HALF>(tile),
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Widening::Floats`] | bf16, `[PANEL][2]` | two f32 units, `[2][PANEL]` f32 |
 //! | [`Widening::Words`] | int8, `[8][PANEL][4]` bytes and `[PANEL]` bf16 scales | `[8][2][PANEL][2]` i16, then `[PANEL]` f32 scales |
+//! | [`Widening::WordsOfQ8_0`] | q8_0, the same with f16 scales | the same |
 //! | [`Widening::Bytes`] | int4, `[4][PANEL][4]` bytes of two, and `[PANEL]` f16 scales | `[8][PANEL][4]` bytes, then the same scales |
 //!
 //! Of four features in a row, words pair the first with the third and the second with the fourth, which is how they lie
@@ -19,6 +20,7 @@ use crate::linear::packed::{BLOCK, BLOCK_BYTES, PANEL};
 pub(super) enum Widening {
     Floats,
     Words,
+    WordsOfQ8_0,
     Bytes,
 }
 
@@ -28,6 +30,7 @@ impl Widening {
         match self {
             Self::Floats => WeightType::Bf16,
             Self::Words => WeightType::Int8,
+            Self::WordsOfQ8_0 => WeightType::Q8_0,
             Self::Bytes => WeightType::Int4,
         }
     }
@@ -36,7 +39,7 @@ impl Widening {
     pub(super) const fn unit_bytes(self) -> usize {
         match self {
             Self::Floats => 8 * PANEL,
-            Self::Words => 2 * BLOCK * PANEL + 4 * PANEL,
+            Self::Words | Self::WordsOfQ8_0 => 2 * BLOCK * PANEL + 4 * PANEL,
             Self::Bytes => BLOCK_BYTES + 2 * PANEL,
         }
     }
@@ -45,7 +48,7 @@ impl Widening {
     pub(super) const fn units(self) -> usize {
         match self {
             Self::Floats => 2,
-            Self::Words | Self::Bytes => 1,
+            Self::Words | Self::WordsOfQ8_0 | Self::Bytes => 1,
         }
     }
 }
@@ -61,7 +64,10 @@ pub(super) unsafe fn widen<V: Lanes>(widening: Widening, from: &[u8], into: &mut
         match widening {
             // SAFETY: the caller's contract.
             Widening::Floats => unsafe { floats::<V>(from, into) },
-            Widening::Words => words(from, into),
+            // SAFETY: the caller's contract.
+            Widening::Words => unsafe { words::<V, false>(from, into) },
+            // SAFETY: the caller's contract.
+            Widening::WordsOfQ8_0 => unsafe { words::<V, true>(from, into) },
             Widening::Bytes => bytes(from, into),
         }
     }
@@ -86,8 +92,12 @@ unsafe fn floats<V: Lanes>(from: &[u8], into: &mut [u8]) {
     }
 }
 
+/// With scales of f16 where `HALF` says so, of bf16 else.
+///
+/// # Safety
+/// The processor must have the instructions of `V`.
 #[inline(always)]
-fn words(from: &[u8], into: &mut [u8]) {
+unsafe fn words<V: Lanes, const HALF: bool>(from: &[u8], into: &mut [u8]) {
     let (bytes, from_scales) = from.split_at(BLOCK_BYTES);
     let (words, scales) = into.split_at_mut(2 * BLOCK_BYTES);
     let fours = bytemuck::cast_slice::<u8, u32>(bytes).as_chunks::<PANEL>().0;
@@ -99,10 +109,19 @@ fn words(from: &[u8], into: &mut [u8]) {
             (*even, *odd) = (signed(four & 0x00ff_00ff), signed((four >> 8) & 0x00ff_00ff));
         }
     }
-    let from_scales: &[u16] = bytemuck::cast_slice(from_scales);
-    let scales: &mut [u32] = bytemuck::cast_slice_mut(scales);
-    for (scale, &half) in scales.iter_mut().zip(from_scales) {
-        *scale = u32::from(half) << 16;
+    let scales: &mut [f32] = bytemuck::cast_slice_mut(scales);
+    for (from, scales) in from_scales
+        .chunks_exact(2 * V::LANES)
+        .zip(scales.chunks_exact_mut(V::LANES))
+    {
+        // SAFETY: the caller's contract; the chunks are of a register's length.
+        unsafe {
+            let widened = match HALF {
+                true => V::load_f16(from.as_ptr()),
+                false => V::load_bf16(from.as_ptr()),
+            };
+            widened.store(scales.as_mut_ptr());
+        }
     }
 }
 
