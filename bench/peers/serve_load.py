@@ -42,11 +42,17 @@ def client(url, options, number, until, counted, results):
             response = connection.getresponse()
             if response.status != 200:
                 error = f"{response.status}: {response.read()[:200]!r}"
+            done = response.status != 200
             for line in response:
-                if line.startswith(b"data: {"):
+                if line.startswith(b'data: {"error"'):
+                    error = line.decode(errors="replace").strip()
+                elif line.startswith(b"data: {"):
                     times.append(time.monotonic())
+                done = done or line.startswith(b"data: [DONE]")
+            if not (done or error):
+                error = f"the answer ended after {len(times)} pieces and without [DONE]"
             connection.close()
-        except OSError as problem:
+        except (OSError, http.client.HTTPException) as problem:
             error = repr(problem)
         if begin >= counted:
             results.append((begin, times, error))

@@ -10,7 +10,7 @@
 //! FLOPs / (peak FLOP/s) does. The state's six are: decay, outer product with Δ, sum into the state, and the read-out.
 
 use serde::{Deserialize, Serialize};
-use spillway_models::{Model, WeightType};
+use spillway_models::Model;
 
 /// The least a token costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,28 +25,18 @@ pub struct Costs {
 
 impl Costs {
     /// The costs of a model as it is loaded, without a mitigation.
-    pub fn of(model: &Model, weights: WeightType) -> Self {
+    pub fn of(model: &Model) -> Self {
         let info = model.info();
         let embedding = (info.padded_vocab_size * info.model_dim) as u64;
         let unread = if info.tied {
             0
         } else {
-            (embedding as f64 * bytes_per_weight(weights)) as u64
+            model.network().embedding_bytes()
         };
         Self {
             decode_bytes: info.weight_bytes - unread.min(info.weight_bytes) + 2 * info.state_bytes,
             decode_flops: info.flops_per_token,
             prefill_flops: info.flops_per_token - 2 * embedding,
         }
-    }
-}
-
-/// Bytes of a packed matrix element, block scales included.
-fn bytes_per_weight(weights: WeightType) -> f64 {
-    match weights {
-        WeightType::F32 => 4.0,
-        WeightType::Bf16 => 2.0,
-        WeightType::Int8 => 1.0 + 2.0 / 32.0,
-        WeightType::Int4 => 0.5 + 2.0 / 32.0,
     }
 }

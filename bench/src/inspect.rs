@@ -40,7 +40,7 @@ struct Output<'a> {
 /// [`ProgramError::Model`] for a checkpoint that cannot be used.
 pub fn run(args: &InspectArgs, context: &Context) -> Result<(), ProgramError> {
     let model = args.model.load()?;
-    let costs = Costs::of(&model, args.model.loading.dtype.into());
+    let costs = Costs::of(&model);
     let layer_kinds = layer_kinds(&model)?;
     match context.is_json() {
         true => context.print_json(&Output {

@@ -5,7 +5,7 @@ use crate::values::{Dtype, quoted};
 use burn::tensor::Device;
 use clap::Args;
 use spillway_models::device::{DeviceChoice, DeviceError};
-use spillway_models::{LoadOptions, Model};
+use spillway_models::{LoadOptions, Model, WeightType};
 use std::path::PathBuf;
 
 /// Training length where neither the command line nor the checkpoint names one.
@@ -51,9 +51,9 @@ impl ModelsArgs {
 /// How the weights of a model are kept, and where it runs.
 #[derive(Clone, Debug, Args)]
 pub struct LoadingArgs {
-    /// Type in which the weights are kept in memory
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    pub dtype: Dtype,
+    /// Type in which the weights are kept in memory [default: the file's own types for GGUF, f32 for all others]
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
     /// Where the model runs: cpu, or wgpu:N or cuda:N, the N-th of its kind from 0 (wgpu alone is wgpu:0); `spillway doctor` lists them
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::default())]
     pub device: DeviceChoice,
@@ -71,7 +71,7 @@ impl ModelArgs {
         let options = LoadOptions {
             tokenizer: self.loading.tokenizer.clone(),
             device: self.loading.open_device()?,
-            ..LoadOptions::with_weights(self.loading.dtype.into())
+            ..LoadOptions::with_weights(self.loading.weights())
         };
         Ok(match &self.checkpoint {
             Some(path) => Model::load(path, &options)?,
@@ -88,8 +88,8 @@ impl ModelArgs {
                 .as_ref()
                 .map(|path| quoted(&path.to_string_lossy())),
         );
-        if self.loading.dtype != Dtype::F32 {
-            words.extend(["--dtype".into(), self.loading.dtype.to_string()]);
+        if let Some(dtype) = self.loading.dtype {
+            words.extend(["--dtype".into(), dtype.to_string()]);
         }
         if self.loading.device != DeviceChoice::default() {
             words.extend(["--device".into(), self.loading.device.to_string()]);
@@ -106,6 +106,11 @@ impl ModelArgs {
 }
 
 impl LoadingArgs {
+    /// The type that matrices are kept in, where one is asked for.
+    pub fn weights(&self) -> Option<WeightType> {
+        self.dtype.map(WeightType::from)
+    }
+
     fn open_device(&self) -> Result<Device, ProgramError> {
         self.device.open().map_err(|error| match error {
             DeviceError::NotBuilt { runtime } => {

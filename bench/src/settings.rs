@@ -51,7 +51,7 @@ impl Settings {
             model: name(info),
             text: text.name().into(),
             fingerprint: text.fingerprint(),
-            dtype: info.kept_as.into(),
+            dtype: info.kept_as.clone(),
             device,
             length: lengths.length,
             train_length: lengths.train_length,

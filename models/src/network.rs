@@ -274,6 +274,14 @@ impl Network {
         &self.blocks
     }
 
+    /// Memory taken by the embedding, in bytes.
+    pub fn embedding_bytes(&self) -> u64 {
+        match &self.embedding.rows {
+            Weight::Packed(packed) => packed.bytes() as u64,
+            Weight::Dense(dense) => (dense.dims().iter().product::<usize>() * dense.dtype().size()) as u64,
+        }
+    }
+
     /// The sites of every layer where interventions may act, sequence mixers' only, layer by layer.
     pub fn sites(&self) -> Vec<Site> {
         let blocks = self.blocks.iter().enumerate();

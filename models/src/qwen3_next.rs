@@ -130,10 +130,10 @@ fn recurrence(loader: &mut Loader<'_>, name: &str, config: &DeltaNetConfig) -> R
 struct ByKeyHead<'s, 'a> {
     tensors: Below<'s, Loader<'a>>,
     heads: Heads,
-    /// The rows of the gate, once the projection that holds them has been read.
-    gates: Option<Tensor<2>>,
-    /// Those of the decays.
-    decays: Option<Tensor<2>>,
+    /// The gate, once the projection that holds its rows has been read.
+    gates: Option<Linear>,
+    /// The decays.
+    decays: Option<Linear>,
 }
 
 impl ByKeyHead<'_, '_> {
@@ -176,24 +176,25 @@ impl WeightSource for ByKeyHead<'_, '_> {
     ) -> Result<Linear, ModelError> {
         let (share, inputs) = (self.heads.value / self.heads.key, shape[1]);
         let (keys, values) = (self.heads.key_dim, share * self.heads.value_dim);
-        let matrix = match name {
+        let read = match name {
             "qkv_proj" => {
                 let [query, key, value, gates] =
                     self.parts("in_proj_qkvz", [keys, keys, values, values], inputs)?;
-                self.gates = Some(gates);
-                Some(Tensor::cat(vec![query, key, value], 0))
+                // Before another tensor is taken apart, whose type may be another.
+                self.gates = Some(self.packed(gates)?);
+                Some(self.packed(Tensor::cat(vec![query, key, value], 0))?)
             }
             "b_proj" => {
                 let [beta, decays] = self.parts("in_proj_ba", [share; 2], inputs)?;
-                self.decays = Some(decays);
-                Some(beta)
+                self.decays = Some(self.packed(decays)?);
+                Some(self.packed(beta)?)
             }
             "g_proj" => self.gates.take(),
             "a_proj" => self.decays.take(),
             _ => None,
         };
-        match matrix {
-            Some(matrix) => self.packed(matrix),
+        match read {
+            Some(linear) => Ok(linear),
             None => self.tensors.linear_with(name, shape, bias, init),
         }
     }

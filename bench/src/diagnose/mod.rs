@@ -359,7 +359,7 @@ impl Diagnosis {
             baseline: trial::baseline(&self.model, train_length),
             streams: self.streams.clone(),
             generate: args.model.generate(&self.model),
-            dtype: args.model.loading.dtype.to_string(),
+            dtype: self.model.info().kept_as.clone(),
             threads: context.threads(),
             seed: args.seed,
         }

@@ -172,7 +172,7 @@ impl PasskeyArgs {
         Settings {
             program: env!("CARGO_PKG_VERSION").into(),
             model: settings::name(info),
-            dtype: info.kept_as.into(),
+            dtype: info.kept_as.clone(),
             train_length,
             lengths: self.lengths.0.clone(),
             depths: usize::from(self.depths),

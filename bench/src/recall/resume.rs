@@ -52,10 +52,16 @@ impl Settings {
             let trials: Vec<String> = subject.trials.iter().map(Trial::identity).collect();
             trials.join(" ")
         };
+        // One text where all models are kept alike.
+        let mut kept: Vec<&str> = subjects
+            .iter()
+            .map(|subject| subject.info.kept_as.as_str())
+            .collect();
+        kept.dedup();
         Self {
             program: env!("CARGO_PKG_VERSION").into(),
             models: subjects.iter().map(model).collect(),
-            dtype: args.models.loading.dtype.to_string(),
+            dtype: kept.join("; "),
             tasks: args.tasks.iter().map(ToString::to_string).collect(),
             documents: questions.documents.len(),
             seed: args.seed,

@@ -106,7 +106,7 @@ pub fn run(args: &BenchOneArgs, context: &Context) -> Result<(), ProgramError> {
         peak_memory_bytes: peak_memory_bytes(),
         weight_bytes: model.info().weight_bytes,
         state_bytes: model.info().state_bytes,
-        costs: Costs::of(&model, args.model.loading.dtype.into()),
+        costs: Costs::of(&model),
         fingerprint: fingerprint(&model)?,
     })
 }

@@ -72,6 +72,11 @@ fn a_gguf_file_is_written_by_its_ending_or_format_and_used_like_the_original() {
     assert_eq!(generated(&whole), generated(&path));
     let stored = json_of(&["inspect", &small, "--json"])["stored_as"].clone();
     assert_eq!(stored, serde_json::json!(["F32", "q8_0"]));
+    let kept = |options: &[&str]| {
+        json_of(&[&["inspect", &small, "--json"], options].concat())["kept_as"].to_string()
+    };
+    assert!(kept(&[]).contains("q8_0"), "{}", kept(&[]));
+    assert_eq!(kept(&["--dtype", "bf16"]), "\"bf16\"");
     fails(&["convert", &path, &small], 2, &["small.gguf", "exists"]);
     stdout_of(&["convert", &path, &small, "--force"]);
     fails(

@@ -32,17 +32,17 @@ pub struct PyModel {
 
 /// Loads a checkpoint in any layout that Spillway reads: a folder with config.json and weights, or a .safetensors, .pth or .gguf file.
 ///
-/// dtype: how matrices are kept: "f32", "bf16", "int8" or "int4".
+/// dtype: how matrices are kept: "f32", "bf16", "int8" or "int4"; without it those of a GGUF file in the file's own types, all others as f32.
 /// device: "cpu", or "wgpu:N" or "cuda:N" where the package was built with them.
 /// tokenizer: a tokenizer.json or rwkv_vocab*.txt, where it is not beside the weights.
 ///
 /// Raises OSError for a file that cannot be read, SpillwayError naming what is wrong with it, MemoryError for a model too large.
 #[pyfunction]
-#[pyo3(signature = (path, *, dtype="f32", device="cpu", tokenizer=None))]
+#[pyo3(signature = (path, *, dtype=None, device="cpu", tokenizer=None))]
 pub fn load(
     py: Python<'_>,
     path: PathBuf,
-    dtype: &str,
+    dtype: Option<&str>,
     device: &str,
     tokenizer: Option<PathBuf>,
 ) -> PyResult<PyModel> {
@@ -52,8 +52,8 @@ pub fn load(
 /// The small model that comes with Spillway: a byte-level Mamba-2 of 138,456 weights, trained on the King James Bible in windows of 64
 /// bytes. It collapses on longer texts.
 #[pyfunction]
-#[pyo3(signature = (*, dtype="f32", device="cpu"))]
-pub fn shipped(py: Python<'_>, dtype: &str, device: &str) -> PyResult<PyModel> {
+#[pyo3(signature = (*, dtype=None, device="cpu"))]
+pub fn shipped(py: Python<'_>, dtype: Option<&str>, device: &str) -> PyResult<PyModel> {
     open(py, None, dtype, device, None)
 }
 
@@ -66,19 +66,19 @@ pub fn shipped_text() -> &'static str {
 fn open(
     py: Python<'_>,
     path: Option<PathBuf>,
-    dtype: &str,
+    dtype: Option<&str>,
     device: &str,
     tokenizer: Option<PathBuf>,
 ) -> PyResult<PyModel> {
     let loading = LoadingArgs {
-        dtype: read_dtype(dtype)?,
+        dtype: dtype.map(read_dtype).transpose()?,
         device: DeviceChoice::from_str(device).map_err(|error| wrong_device(&error))?,
         tokenizer,
     };
     let options = LoadOptions {
         tokenizer: loading.tokenizer.clone(),
         device: loading.device.open().map_err(|error| wrong_device(&error))?,
-        ..LoadOptions::with_weights(loading.dtype.into())
+        ..LoadOptions::with_weights(loading.weights())
     };
     let inner = compute(py, |_| {
         Ok(match &path {

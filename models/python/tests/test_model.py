@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import spillway
+from conftest import GOLDEN, relative_error
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -174,6 +175,15 @@ def test_what_a_model_says_of_itself(shipped):
     assert len(shipped.fingerprint) == 32 and "138456" in repr(shipped)
     other = spillway.shipped(dtype="int8")
     assert other.info["kept_as"] == "int8" and other.fingerprint != shipped.fingerprint
+
+
+def test_a_gguf_file_is_kept_in_its_own_types_unless_others_are_asked_for():
+    path = GOLDEN.parent / "gguf" / "mamba2-hf.gguf"
+    own, exact = spillway.load(path), spillway.load(path, dtype="f32")
+    assert "q8_0" in own.info["kept_as"] and exact.info["kept_as"] == "f32"
+    assert own.info["weight_bytes"] < exact.info["weight_bytes"] / 2
+    ids = list(range(50))
+    assert 0 < relative_error(own.logits(ids), exact.logits(ids)) < 2e-2
 
 
 def test_what_is_calibrated_takes_its_numbers_from_text(shipped, text_ids):

@@ -59,7 +59,7 @@ impl BlockFormat {
     }
 
     /// The values of whole blocks, appended.
-    pub(super) fn read(self, blocks: &[u8], values: &mut Vec<f32>) {
+    pub(crate) fn read(self, blocks: &[u8], values: &mut Vec<f32>) {
         for block in blocks.chunks_exact(self.bytes()) {
             match self {
                 Self::Q8_0 => {

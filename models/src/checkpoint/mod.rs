@@ -11,6 +11,7 @@
 //! | `folder.rs` | which of a folder's files are the weights |
 //! | `bytes.rs` | the mapped file |
 //! | `tensor.rs` | a tensor's values as f32, block by block |
+//! | `kept.rs` | the type that it is kept in as it is stored, and its blocks |
 //! | `disguise.rs` | what lies in the place of weights, and what to do |
 //! | `writer.rs` | writing, to a temporary name first |
 //! | `error.rs` | every way to be wrong |
@@ -26,6 +27,7 @@ mod folder;
 pub(crate) mod gguf;
 mod header;
 mod json;
+mod kept;
 mod pth;
 pub(crate) mod scan;
 mod tensor;
@@ -46,6 +48,8 @@ pub use gguf::{EmbeddedTokenizer, GgufDtype, GgufError};
 pub use header::{Change, Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
 pub(crate) use json::to_text;
 pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, tag_bare_non_finite};
+pub use kept::Rows;
+pub(crate) use kept::wider;
 pub use pth::PthError;
 pub use tensor::Tensor;
 pub(crate) use writer::{StoredPlan, encode, write_folder, write_stored};
@@ -361,7 +365,15 @@ impl Checkpoint {
             name,
             info,
             bytes: &file.bytes,
+            turned: false,
         })
+    }
+
+    /// Whether the weights are in a GGUF file, whose types are kept.
+    pub(crate) fn is_gguf(&self) -> bool {
+        self.files
+            .first()
+            .is_some_and(|file| file.bytes.all().starts_with(gguf::MAGIC))
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::CheckpointError;
 use super::header::{Change, Dtype, TensorInfo};
 
 /// Values converted at a time: 1 MiB as f32, small beside any matrix, large beside the cost of a system call.
-const BLOCK_VALUES: usize = 1 << 18;
+pub(super) const BLOCK_VALUES: usize = 1 << 18;
 
 /// A tensor whose shape has been checked and whose values have not been touched yet.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub struct Tensor<'a> {
     pub(super) name: &'a str,
     pub(super) info: &'a TensorInfo,
     pub(super) bytes: &'a Bytes,
+    /// Whether rows are those of the file, where it has the tensor transposed.
+    pub(super) turned: bool,
 }
 
 impl Tensor<'_> {
@@ -26,7 +28,16 @@ impl Tensor<'_> {
         self.name
     }
 
-    /// The stored shape.
+    /// The same matrix transposed, `[columns, rows]`, where it lies so in blocks: nothing has to be moved then.
+    pub(crate) fn turned(self) -> Option<Self> {
+        let lies_so = self.info.parts.is_empty()
+            && self.info.shape.len() == 2
+            && self.info.change == Change::Transposed
+            && matches!(self.info.dtype, Dtype::Blocks(_));
+        lies_so.then_some(Self { turned: true, ..self })
+    }
+
+    /// The shape in the layout.
     pub fn shape(&self) -> &[usize] {
         &self.info.shape
     }
@@ -96,6 +107,7 @@ impl Tensor<'_> {
             Change::None | Change::LogOfNegative | Change::MinusOne | Change::Doubled { .. } => {
                 self.for_each_stored(row, take)
             }
+            Change::Transposed if self.turned => self.for_each_stored(self.row_stored(), take),
             moved => {
                 let mut stored = Vec::with_capacity(self.len());
                 self.for_each_stored(self.row_stored(), |block| {
@@ -111,7 +123,7 @@ impl Tensor<'_> {
     }
 
     /// Values of a row as it is stored.
-    fn row_stored(&self) -> usize {
+    pub(super) fn row_stored(&self) -> usize {
         match (self.info.change, self.info.shape.as_slice()) {
             (Change::Transposed, [.., rows, _]) => *rows,
             (_, shape) => shape.last().copied().unwrap_or(1),

@@ -6,13 +6,14 @@
 //! [`Loader::place`]): that is arithmetic on the CPU for the one and a part of the graph for the other.
 
 mod draw;
+mod packing;
 mod source;
 mod weights;
 
 use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use spillway_kernel_dsl::linear::{PackedMatrix, WeightType};
+use spillway_kernel_dsl::linear::WeightType;
 use spillway_ssm_core::weights::{Init, WeightSource};
 use spillway_ssm_core::{Linear, Weight};
 
@@ -22,6 +23,7 @@ use crate::error::ModelError;
 use crate::network::{Embedding, Head, Norm, NormKind, Residual};
 use crate::state::fingerprint::Fingerprint;
 pub(crate) use draw::draw;
+use source::StoredValues;
 pub(crate) use source::{Leaves, Source, ValuesInMemory};
 
 /// A tensor that an architecture asked for.
@@ -40,7 +42,12 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub struct Loader<'a> {
     source: Source<'a>,
-    weights: WeightType,
+    /// The type that matrices are kept in; `None` where each is kept as its file has it.
+    weights: Option<WeightType>,
+    /// The types of the matrices so far.
+    kept: Vec<WeightType>,
+    /// The type of matrices made of the one that was last taken apart.
+    taken_apart: WeightType,
     device: Device,
     asked: Vec<Asked>,
     read: BTreeSet<String>,
@@ -60,8 +67,12 @@ pub struct Loader<'a> {
 const TENSOR_BYTES: u64 = 4096;
 
 impl<'a> Loader<'a> {
-    /// A loader of `checkpoint`'s tensors.
-    pub fn new(checkpoint: &'a Checkpoint, weights: WeightType, device: Device) -> Self {
+    /// A loader of `checkpoint`'s tensors, whose matrices are kept in a type; without one those of a GGUF file as they are
+    /// stored, all others as f32.
+    pub fn new(checkpoint: &'a Checkpoint, weights: impl Into<Option<WeightType>>, device: Device) -> Self {
+        let weights = weights
+            .into()
+            .or((!checkpoint.is_gguf()).then_some(WeightType::F32));
         Self::of(Source::Checkpoint(checkpoint), weights, device)
     }
 
@@ -80,10 +91,12 @@ impl<'a> Loader<'a> {
         Self::of(Source::Leaves(leaves), WeightType::F32, device)
     }
 
-    pub(crate) fn of(source: Source<'a>, weights: WeightType, device: Device) -> Self {
+    pub(crate) fn of(source: Source<'a>, weights: impl Into<Option<WeightType>>, device: Device) -> Self {
         Self {
             source,
-            weights,
+            weights: weights.into(),
+            kept: Vec::new(),
+            taken_apart: WeightType::F32,
             device,
             asked: Vec::new(),
             read: BTreeSet::new(),
@@ -94,6 +107,11 @@ impl<'a> Loader<'a> {
             share: [1, 1],
             memory: Account::default(),
         }
+    }
+
+    /// The type that all matrices are kept in, where there is one.
+    pub(crate) fn asked_type(&self) -> Option<WeightType> {
+        self.weights
     }
 
     /// Where tensors are put.
@@ -143,6 +161,14 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// See [`Loader`].
     pub fn transposed(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, ModelError> {
+        if let Source::Checkpoint(checkpoint) = self.source
+            && let Some(turned) = checkpoint.tensor(name, &shape)?.turned()
+        {
+            self.ask(name, &shape, Init::fan_in(shape[0]));
+            let shape = [shape[1], shape[0]];
+            self.count_product(shape);
+            return self.packed(&[(name.to_string(), shape, StoredValues::Checkpoint(turned))]);
+        }
         let stored = self.stored(name, shape, Init::fan_in(shape[0]))?;
         self.pack(stored.transpose())
     }
@@ -163,26 +189,11 @@ impl<'a> Loader<'a> {
             return Ok(leaves.tensor(name, shape)?);
         }
         let values = self.values(name, &shape, init)?;
-        Ok(Tensor::from_data(TensorData::new(values, shape), &Device::flex()))
-    }
-
-    /// A matrix `[out, in]` made of what [`Loader::stored`] gave.
-    ///
-    /// # Errors
-    /// [`ModelError::Packing`] when a value cannot be packed.
-    pub fn pack(&mut self, matrix: Tensor<2>) -> Result<Weight, ModelError> {
-        let [outputs, inputs] = matrix.dims();
-        self.count_product([outputs, inputs]);
-        if let Source::Leaves(leaves) = self.source {
-            return Ok(leaves.rounded(matrix).into());
+        // Not by vectors, which are taken in between.
+        if self.weights.is_none() && shape.iter().filter(|size| **size > 1).count() > 1 {
+            self.taken_apart = self.type_taken_apart(name, &shape)?;
         }
-        let rows: Vec<f32> = matrix.into_data().iter::<f32>().collect();
-        let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
-        builder.push_rows(&rows)?;
-        let packed = builder.finish()?;
-        // `values` counted four bytes for each.
-        self.weight_bytes = self.weight_bytes + packed.bytes() as u64 - 4 * rows.len() as u64;
-        Ok(packed.into())
+        Ok(Tensor::from_data(TensorData::new(values, shape), &Device::flex()))
     }
 
     /// A tensor made of what [`Loader::stored`] gave, where the model runs.
@@ -350,70 +361,6 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 
-    /// The rows of one or several tensors of the same width as one matrix: packed block by block, so that nothing is in memory
-    /// twice; or leaves.
-    fn weight(&mut self, parts: &[(String, [usize; 2])]) -> Result<Weight, ModelError> {
-        let inputs = parts.first().map_or(0, |(_, shape)| shape[1]);
-        let outputs = parts.iter().map(|(_, shape)| shape[0]).sum();
-        if let Source::Leaves(leaves) = self.source {
-            return Ok(leaves.matrix(parts)?.into());
-        }
-        // The stored shapes are compared before anything of that size is taken from memory.
-        let source = self.source;
-        let stored = parts.iter().map(|(name, shape)| source.stored(name, shape));
-        let stored = stored.collect::<Result<Vec<_>, _>>()?;
-        self.take([outputs as u64, inputs as u64], bits(self.weights))?;
-        let mut builder = PackedMatrix::builder(outputs, inputs, self.weights)?;
-        for ((name, shape), tensor) in parts.iter().zip(stored) {
-            self.contents.tensor(name, shape);
-            let contents = &mut self.contents;
-            tensor.for_each_block(|rows| {
-                contents.values(rows);
-                builder.push_rows(rows).map_err(ModelError::from)
-            })?;
-        }
-        let packed = builder.finish()?;
-        self.parameters += (outputs * inputs) as u64;
-        self.weight_bytes += packed.bytes() as u64;
-        Ok(packed.into())
-    }
-
-    /// The matrices `[out, in]` of a tensor `[count, out, in]`, each packed by itself, as [`Loader::weight`] does.
-    fn weights_of_stack(
-        &mut self,
-        name: &str,
-        [count, outputs, inputs]: [usize; 3],
-    ) -> Result<Vec<Weight>, ModelError> {
-        let shape = [count, outputs, inputs];
-        self.ask(name, &shape, Init::fan_in(inputs));
-        (0..count).for_each(|_| self.count_product([outputs, inputs]));
-        if let Source::Leaves(leaves) = self.source {
-            let all = leaves.tensor(name, shape)?;
-            let matrix = |index| all.clone().narrow(0, index, 1).reshape([outputs, inputs]);
-            return Ok((0..count)
-                .map(|index| leaves.rounded(matrix(index)).into())
-                .collect());
-        }
-        // The stored shape is compared before anything of that size is taken from memory.
-        let source = self.source;
-        let stored = source.stored(name, &shape)?;
-        self.take(shape.map(|size| size as u64), bits(self.weights))?;
-        self.contents.tensor(name, &shape);
-        let (mut weights, weight_type) = (Vec::with_capacity(count), self.weights);
-        let contents = &mut self.contents;
-        stored.for_each_block(|matrices| {
-            contents.values(matrices);
-            for matrix in matrices.chunks_exact(outputs * inputs) {
-                let packed = PackedMatrix::pack(matrix, outputs, inputs, weight_type)?;
-                self.weight_bytes += packed.bytes() as u64;
-                weights.push(packed.into());
-            }
-            Ok::<_, ModelError>(())
-        })?;
-        self.parameters += (count * outputs * inputs) as u64;
-        Ok(weights)
-    }
-
     /// Asks for the memory of a tensor of so many bits a value before it is taken.
     fn take(&mut self, shape: impl IntoIterator<Item = u64>, bits: u64) -> Result<(), ModelError> {
         let bits = product(shape.into_iter().chain([bits]));
@@ -471,7 +418,7 @@ pub(crate) const fn bits(weights: WeightType) -> u64 {
     match weights {
         WeightType::F32 => 32,
         WeightType::Bf16 => 16,
-        WeightType::Int8 => 8,
+        WeightType::Int8 | WeightType::Q8_0 => 8,
         WeightType::Int4 => 4,
     }
 }

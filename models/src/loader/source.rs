@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Tensor};
+use spillway_kernel_dsl::linear::WeightType;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Rows};
 
 /// What weights are taken from.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +132,29 @@ impl ValuesInMemory<'_> {
 }
 
 impl StoredValues<'_> {
+    /// The type that a matrix of these values is kept in where none is asked for.
+    pub(super) fn own_type(&self) -> WeightType {
+        match self {
+            Self::Checkpoint(tensor) => tensor.own_type(),
+            Self::Memory { .. } | Self::Zeros { .. } => WeightType::F32,
+        }
+    }
+
+    /// As [`StoredValues::for_each_block`], with blocks in place of f32 for a matrix of `kept` that takes them.
+    ///
+    /// # Errors
+    /// As [`StoredValues::for_each_block`].
+    pub(super) fn for_each_rows<E: From<CheckpointError>>(
+        &self,
+        kept: WeightType,
+        mut take: impl FnMut(Rows<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Checkpoint(tensor) => tensor.for_each_rows(kept, take),
+            _ => self.for_each_block(|rows| take(Rows::Floats(rows))),
+        }
+    }
+
     /// Calls `take` with consecutive blocks of whole rows.
     ///
     /// # Errors

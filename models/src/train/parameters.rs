@@ -356,12 +356,16 @@ impl Parameters {
             train_length: None,
         };
         let options = LoadOptions {
-            weights: WeightType::F32,
+            weights: Some(WeightType::F32),
             device: self.device.clone(),
             tokenizer: None,
         };
-        let shapes = self.plans().0.into_iter().map(|plan| plan.shape);
-        ask_for_weights(shapes, options.weights)?;
+        let tensors = self
+            .plans()
+            .0
+            .into_iter()
+            .map(|plan| (plan.shape, WeightType::F32));
+        ask_for_weights(tensors, options.weights)?;
         let mut loader = Loader::of(source, options.weights, options.device.clone());
         let parts = self.assembly.load(&mut loader)?;
         Model::of_parts(parts, loader, origin, |_| Ok(tokenizer), &options)

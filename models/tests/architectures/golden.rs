@@ -184,7 +184,7 @@ fn logits_of_hidden_tokens_are_the_peers_on_every_device_and_of_rounded_weights_
         ] {
             for device in &devices {
                 let options = LoadOptions {
-                    weights,
+                    weights: Some(weights),
                     device: device.clone(),
                     ..LoadOptions::default()
                 };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use spillway_models::checkpoint::{Checkpoint, Header, StoredTensors, WriteDtype};
 use spillway_models::convert::{ConvertOptions, convert};
-use spillway_models::{LoadOptions, Logits, Model};
+use spillway_models::{LoadOptions, Logits, Model, WeightType};
 use spillway_ssm_core::Chain;
 
 pub(super) fn golden() -> PathBuf {
@@ -50,6 +50,11 @@ pub(super) fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
 
 /// How far a model's logits are from those of a file, relative to their size, in the first sequence.
 pub(super) fn error(model: &Path, expected: &Path) -> f64 {
+    error_kept_as(model, expected, WeightType::F32)
+}
+
+/// The same of a model whose matrices are kept in a type, or as the file has them.
+pub(super) fn error_kept_as(model: &Path, expected: &Path, weights: impl Into<Option<WeightType>>) -> f64 {
     let file = StoredTensors::open(expected).unwrap();
     let (_, shape, _) = file.raw("input_ids").unwrap();
     let time = shape[1];
@@ -57,7 +62,7 @@ pub(super) fn error(model: &Path, expected: &Path) -> f64 {
         .iter()
         .map(|id| *id as u32)
         .collect();
-    let model = Model::load(model, &LoadOptions::default()).unwrap();
+    let model = Model::load(model, &LoadOptions::with_weights(weights)).unwrap();
     let mut state = model.start(&Chain::default(), 1).unwrap();
     let found = model.logits(&ids, &mut state, Logits::All).unwrap();
     let found: Vec<f32> = found.into_data().iter::<f32>().collect();
@@ -81,7 +86,7 @@ mod golden_files {
             let expected = numbers(&file, &format!("{name}.values"));
             let path = tempfile::tempdir().unwrap();
             let path = path.path().join("model.gguf");
-            fs::write(&path, file_of(kind, expected.len() as u64, blocks)).unwrap();
+            fs::write(&path, file_of(kind, &[expected.len() as u64], blocks)).unwrap();
             let checkpoint = Checkpoint::open(&path).unwrap();
             let found = checkpoint
                 .tensor("odd", &[expected.len()])
@@ -119,8 +124,8 @@ mod golden_files {
     }
 }
 
-/// A file of one tensor that no architecture knows.
-fn file_of(kind: u32, len: u64, data: &[u8]) -> Vec<u8> {
+/// A file of one tensor that no architecture knows, of a shape whose outermost dimension comes first.
+pub(super) fn file_of(kind: u32, shape: &[u64], data: &[u8]) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
     let mut bytes = [
         &b"GGUF"[..],
@@ -129,6 +134,7 @@ fn file_of(kind: u32, len: u64, data: &[u8]) -> Vec<u8> {
         &2_u64.to_le_bytes(),
     ]
     .concat();
+    let sizes: Vec<u8> = shape.iter().rev().flat_map(|size| size.to_le_bytes()).collect();
     for (key, kind, value) in [
         ("general.architecture", 8_u32, text("rwkv6")),
         ("general.alignment", 4, 64_u32.to_le_bytes().to_vec()),
@@ -138,8 +144,8 @@ fn file_of(kind: u32, len: u64, data: &[u8]) -> Vec<u8> {
     bytes.extend(
         [
             &text("odd")[..],
-            &1_u32.to_le_bytes(),
-            &len.to_le_bytes(),
+            &(shape.len() as u32).to_le_bytes(),
+            &sizes,
             &kind.to_le_bytes(),
             &[0; 8],
         ]
@@ -168,7 +174,7 @@ fn damaged_files_are_refused_by_name_and_never_read_beyond_their_end() {
         (0, 1 << 62, "bytes"),
         (0, 1000, "within the file's"),
     ] {
-        let message_found = refused(&file_of(kind, len, &[0; 34]));
+        let message_found = refused(&file_of(kind, &[len], &[0; 34]));
         assert!(message_found.contains(message), "{message_found}");
     }
     let mut version = whole.clone();
@@ -191,7 +197,7 @@ fn a_gguf_file_converts_to_the_layout_that_it_is_read_as() {
     convert(&from, &to, options, |_, _| ()).unwrap();
     let ids: Vec<u32> = (0..20).map(|i| i * 11 % 256).collect();
     let logits = |path: &Path| {
-        let model = Model::load(path, &LoadOptions::default()).unwrap();
+        let model = Model::load(path, &LoadOptions::with_weights(WeightType::F32)).unwrap();
         let logits = model
             .logits(&ids, &mut model.start(&Chain::default(), 1).unwrap(), Logits::All)
             .unwrap();

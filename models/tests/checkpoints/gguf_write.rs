@@ -11,7 +11,7 @@ use spillway_models::checkpoint::{
 use spillway_models::convert::{ConvertedGguf, GgufOptions, convert_to_gguf};
 use spillway_models::init::write_random;
 use spillway_models::registry::layouts_of;
-use spillway_models::{LoadOptions, Logits, Model, ModelError};
+use spillway_models::{LoadOptions, Logits, Model, ModelError, WeightType};
 use spillway_ssm_core::Chain;
 use tempfile::TempDir;
 
@@ -30,7 +30,8 @@ pub(super) fn run(from: &Path, to: &Path, dtype: GgufDtype) -> Result<ConvertedG
 }
 
 fn load(path: &Path) -> Model {
-    Model::load(path, &LoadOptions::default()).unwrap()
+    // What files hold is compared, and not what rounded inputs make of it.
+    Model::load(path, &LoadOptions::with_weights(WeightType::F32)).unwrap()
 }
 
 /// The logits of the first `vocabulary` tokens, after each of some of them: rows that pad an embedding are tokens in a file.

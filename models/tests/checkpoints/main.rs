@@ -13,6 +13,7 @@ mod ends;
 mod gguf;
 mod gguf_hybrids;
 mod gguf_tokenizers;
+mod gguf_widths;
 mod gguf_write;
 #[cfg(feature = "hub")]
 mod hub;

@@ -12,7 +12,7 @@
 //! | `error.rs` | every way to be wrong |
 //!
 //! A file is read as the layout that it was converted from: its tensors have their names, shapes and values again, so that everything
-//! behind knows nothing of GGUF. Values of few bits are widened block by block when they are read, and then kept as `--dtype` says.
+//! behind knows nothing of GGUF. Matrices are kept in the file's types, or as is asked for: see `checkpoint/kept.rs`.
 
 mod assemble;
 mod config;

@@ -1,5 +1,7 @@
 //! A GGUF file, put together byte by byte.
 
+use half::f16;
+
 /// A field.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -8,6 +10,15 @@ pub enum Value {
     Bool(bool),
     Text(String),
     Wholes(Vec<u32>),
+}
+
+/// How matrices of whole blocks of 32 are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Matrices {
+    #[default]
+    F32,
+    Q8_0,
+    Q4_0,
 }
 
 /// A tensor of singles.
@@ -23,6 +34,60 @@ pub struct Tensor {
 pub struct File {
     pub fields: Vec<(String, Value)>,
     pub tensors: Vec<Tensor>,
+    pub matrices: Matrices,
+}
+
+impl Matrices {
+    /// The type's number, and the values in it.
+    fn stored(self, tensor: &Tensor) -> (u32, Vec<u8>) {
+        let width = tensor.shape.last().copied().unwrap_or(1);
+        let whole = tensor.shape.len() > 1 && width.is_multiple_of(32) && !tensor.name.contains("norm");
+        let blocks = tensor.values.chunks(32);
+        match self {
+            Self::Q8_0 if whole => (8, blocks.flat_map(q8_0).collect()),
+            Self::Q4_0 if whole => (2, blocks.flat_map(q4_0).collect()),
+            _ => (
+                0,
+                tensor
+                    .values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// d = the largest magnitude / 127, then the nearest integers.
+fn q8_0(block: &[f32]) -> Vec<u8> {
+    let scale = block.iter().fold(0.0_f32, |largest, x| largest.max(x.abs())) / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let bytes = block
+        .iter()
+        .map(|x| ((x * inverse).round() as i8).cast_unsigned());
+    f16::from_f32(scale)
+        .to_le_bytes()
+        .into_iter()
+        .chain(bytes)
+        .collect()
+}
+
+/// d = −w / 8 with w the value of the largest magnitude, then ⌊x / d + 8.5⌋.
+fn q4_0(block: &[f32]) -> Vec<u8> {
+    let larger = |a: f32, &b: &f32| if b.abs() > a.abs() { b } else { a };
+    let scale = block.iter().fold(0.0, larger) / -8.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let four = |x: f32| ((x * inverse + 8.5) as u8).min(15);
+    let (low, high) = block.split_at(16);
+    let bytes = low
+        .iter()
+        .zip(high)
+        .map(|(low, high)| four(*low) | (four(*high) << 4));
+    f16::from_f32(scale)
+        .to_le_bytes()
+        .into_iter()
+        .chain(bytes)
+        .collect()
 }
 
 impl File {
@@ -58,7 +123,12 @@ impl File {
             out.extend(value);
         }
         let mut at = 0_u64;
-        for tensor in &self.tensors {
+        let stored: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|tensor| self.matrices.stored(tensor))
+            .collect();
+        for (tensor, (kind, data)) in self.tensors.iter().zip(&stored) {
             out.extend(text(&tensor.name));
             out.extend((tensor.shape.len() as u32).to_le_bytes());
             tensor
@@ -66,13 +136,13 @@ impl File {
                 .iter()
                 .rev()
                 .for_each(|size| out.extend((*size as u64).to_le_bytes()));
-            out.extend(0_u32.to_le_bytes());
+            out.extend(kind.to_le_bytes());
             out.extend(at.to_le_bytes());
-            at += (4 * tensor.values.len() as u64).next_multiple_of(32);
+            at += (data.len() as u64).next_multiple_of(32);
         }
         out.resize(out.len().next_multiple_of(32), 0);
-        for tensor in &self.tensors {
-            out.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
+        for (_, data) in &stored {
+            out.extend(data);
             out.resize(out.len().next_multiple_of(32), 0);
         }
         out

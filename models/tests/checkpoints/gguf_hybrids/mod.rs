@@ -3,9 +3,9 @@
 //! Names are those of the Python package gguf (`tests/golden/gguf/names.json`); orders and what is multiplied into weights follow the
 //! conversions' description in `conversion.rs`.
 
-mod conversion;
+pub(super) mod conversion;
 mod fields;
-mod file;
+pub(super) mod file;
 
 use std::fs;
 use std::path::{Path, PathBuf};

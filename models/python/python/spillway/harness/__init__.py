@@ -55,7 +55,7 @@ class SpillwayLM(TemplateLM):
         self,
         pretrained: str | os.PathLike[str] | Model = "shipped",
         *,
-        dtype: str = "f32",
+        dtype: str | None = None,
         device: str | None = None,
         tokenizer: str | None = None,
         mitigation: str | Mitigation | None = None,
