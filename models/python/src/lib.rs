@@ -30,6 +30,18 @@ mod tokenizer;
 
 use pyo3::prelude::*;
 
+/// What Python's allocator aligns objects to, on 64-bit systems.
+const ALIGNMENT: usize = 16;
+
+/// Values lie in Python's objects, where a coarser alignment than its allocator has would be undefined behaviour: such values are boxed.
+const _: () = {
+    assert!(align_of::<model::PyModel>() <= ALIGNMENT);
+    assert!(align_of::<state::PyState>() <= ALIGNMENT);
+    assert!(align_of::<generation::PyGeneration>() <= ALIGNMENT);
+    assert!(align_of::<mitigation::PyMitigation>() <= ALIGNMENT);
+    assert!(align_of::<tokenizer::PyTokenizer>() <= ALIGNMENT);
+};
+
 /// What `spillway/__init__.py` makes public.
 #[pymodule]
 fn _spillway(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -26,7 +26,8 @@ use crate::tokenizer::PyTokenizer;
 /// call begins at an empty one; with one it goes on from there, and the state moves on.
 #[pyclass(frozen, module = "spillway", name = "Model")]
 pub struct PyModel {
-    inner: Model,
+    /// Boxed: its tensors are aligned to cache lines, which Python's objects are not.
+    inner: Box<Model>,
     loading: LoadingArgs,
 }
 
@@ -86,7 +87,10 @@ fn open(
             None => Model::shipped(&options)?,
         })
     })?;
-    Ok(PyModel { inner, loading })
+    Ok(PyModel {
+        inner: Box::new(inner),
+        loading,
+    })
 }
 
 fn wrong_device(error: &spillway_models::device::DeviceError) -> PyErr {

@@ -183,7 +183,7 @@ def test_a_gguf_file_is_kept_in_its_own_types_unless_others_are_asked_for():
     assert "q8_0" in own.info["kept_as"] and exact.info["kept_as"] == "f32"
     assert own.info["weight_bytes"] < exact.info["weight_bytes"] / 2
     ids = list(range(50))
-    assert 0 < relative_error(own.logits(ids), exact.logits(ids)) < 2e-2
+    assert 0 < relative_error(own.logits(ids), exact.logits(ids)) < 4e-2
 
 
 def test_what_is_calibrated_takes_its_numbers_from_text(shipped, text_ids):
