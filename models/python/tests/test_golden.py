@@ -41,7 +41,8 @@ def test_logits_and_greedy_continuations_are_the_peers(name):
     kept = expected.logits[:, -logits.shape[1] :, : model.vocab_size]
     assert relative_error(logits[:, -kept.shape[1] :], kept) <= expected.tolerance
     for ids, greedy in zip(expected.ids, expected.greedy):
-        assert greedy_by_logits(model, ids, len(greedy)) == greedy.tolist()
-        # The peers' went on after an id that ends a text.
-        until_end = list(takewhile(lambda id: id not in model.eos_ids, greedy.tolist()))
+        # The peers' may choose a row that pads the vocabulary, and went on after an id that ends a text.
+        greedy = list(takewhile(lambda id: id < model.vocab_size, greedy.tolist()))
+        assert greedy_by_logits(model, ids, len(greedy)) == greedy
+        until_end = list(takewhile(lambda id: id not in model.eos_ids, greedy))
         assert model.generate(ids, max_tokens=len(greedy)).ids.tolist() == until_end
