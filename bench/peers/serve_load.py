@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Many clients at one server: errors, latency, tokens per second and memory, for `spillway serve` and for llama.cpp's server.
 
-    serve_load.py URL [--clients 64] [--seconds 600] [--tokens 64] [--pid PID] [--seed 0]
+    serve_load.py URL [--clients 64] [--seconds 600] [--tokens 64] [--words 16,64,256,512] [--pid PID] [--seed 0]
 
-Every client sends completions one after the other, prompts of 16 to 512 words drawn from a seed, greedy, streamed, until the time is over. The
+Every client sends completions one after the other, prompts of 16 to 512 words drawn from a seed, greedy, streamed, until the time is over. With
+few words and many tokens decoding is what takes the time, and not the reading of prompts. The
 first tenth of the time is not counted. Prints one JSON document: requests, errors, tokens per second in all, median and 95th percentile of the
 time to the first token and between tokens; with --pid the resident memory of the process at the beginning and at the end, in MB.
 """
@@ -32,7 +33,7 @@ def client(url, options, number, until, counted, results):
     """One client's requests."""
     draw = random.Random(options.seed * 1000 + number)
     while time.monotonic() < until:
-        prompt = " ".join(draw.choice(WORDS) for _ in range(draw.choice([16, 64, 256, 512])))
+        prompt = " ".join(draw.choice(WORDS) for _ in range(draw.choice(options.words)))
         body = {"prompt": prompt, "max_tokens": options.tokens, "temperature": 0, "stream": True, "model": "any"}
         begin = time.monotonic()
         times, error = [], None
@@ -64,6 +65,8 @@ def main():
     parser.add_argument("--clients", type=int, default=64, help="default 64")
     parser.add_argument("--seconds", type=float, default=600, help="default 600")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer, default 64")
+    words = lambda text: [int(count) for count in text.split(",")]
+    parser.add_argument("--words", type=words, default=[16, 64, 256, 512], help="of a prompt, one of these each, default 16,64,256,512")
     parser.add_argument("--pid", type=int, help="the server's process")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
