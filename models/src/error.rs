@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::budget::BudgetError;
 use crate::checkpoint::CheckpointError;
 use crate::output::OutputError;
+use crate::parallel::ParallelError;
 use crate::tokenizer::TokenizerError;
 
 /// Why a model cannot be loaded or run.
@@ -123,6 +124,9 @@ pub enum ModelError {
     /// A cache of prefixes cannot be used.
     #[error(transparent)]
     PrefixCache(#[from] PrefixCacheError),
+    /// Ranks cannot go on together.
+    #[error(transparent)]
+    Parallel(#[from] ParallelError),
     /// The system starts no threads to share the work among.
     #[error("cannot start threads: {0}")]
     Threads(String),

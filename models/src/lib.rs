@@ -32,6 +32,7 @@
 //! | [`tokenizer`], [`prompt`], [`generation`], [`sampling`] | text to ids and back; reading and continuing a text |
 //! | [`speculation`] | continuing a text by drafts that the model checks several tokens at a time |
 //! | [`evaluation`], [`train`] | losses against position, collapse, passkeys; training |
+//! | [`parallel`] | several ranks: long sequences, batches and work shared out over threads, or processes under MPI |
 //! | [`audio`] | sound as tokens: files, codes, what counting foretells |
 //! | [`tasks`] | what else a model can be asked: delays, copies, digits, expressions, curves, signals |
 //! | [`shipped`] | the small checkpoint that is part of this crate |
@@ -78,6 +79,7 @@ pub mod network;
 mod normed_output;
 pub mod olmo_hybrid;
 pub mod output;
+pub mod parallel;
 pub mod prefix_cache;
 pub mod prompt;
 pub mod qwen3_5;

@@ -8,17 +8,21 @@
 //!
 //! Mixer and channel mixer of a block are any [`Mixer`]s; models that mix attention and recurrences are lists like any other.
 
+mod passage;
+
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use spillway_ssm_core::operators::add_rms_norm;
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic, gated_norm};
 use spillway_ssm_core::operators::pointwise::{gelu, tanh};
-use spillway_ssm_core::{Chain, Chunking, Context, Linear, Mixer, Shared, Site, Weight};
+use spillway_ssm_core::{Chain, Linear, Mixer, Site, Weight};
 
 use crate::dropout::Dropout;
 use crate::error::ModelError;
 use crate::state::{LayerState, ModelState};
+
+pub(crate) use passage::{Around, Passage};
 
 /// What a norm divides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,70 +331,6 @@ impl Network {
                 }
             }
         })
-    }
-
-    /// The residual stream after the last norm, `[batch, time, model_dim]`; the states of the layers are left after the last token.
-    fn forward(
-        &self,
-        embedded: Tensor<3>,
-        lengths: Option<&[usize]>,
-        state: &mut ModelState,
-    ) -> Result<Tensor<3>, ModelError> {
-        let embedded = self.embedding.placed(embedded)?;
-        let embedded = match &self.embedding_norm {
-            Some(norm) => norm.of(embedded)?,
-            None => embedded,
-        };
-        let mut shared = Shared {
-            embedded: self
-                .mixers()
-                .any(Mixer::reads_embedding)
-                .then(|| embedded.clone()),
-            ..Shared::default()
-        };
-        let (mut residual, mut update) = (embedded, None);
-        let ModelState {
-            layers,
-            chain,
-            positions,
-            prefix,
-        } = state;
-        let time = residual.dims()[1];
-        // A call of no tokens reads no prefix.
-        let prefix = if time > 0 { prefix.take() } else { None };
-        if let Some(prefix) = &prefix {
-            prefix.expect_within(positions.len(), time)?;
-        }
-        for (layer, (block, state)) in self.blocks.iter().zip(layers).enumerate() {
-            let mut context = Context {
-                chain,
-                layer,
-                chunking: Chunking::Fastest,
-                positions,
-                lengths,
-                prefix: prefix.as_ref(),
-                shared: &mut shared,
-            };
-            let (sum, normed) = block.norm.of_sum(residual, update)?;
-            let mixed = block.mixer.forward(normed, &mut state.mixer, &mut context)?;
-            let mixed = self.drop_out(mixed, 2 * layer);
-            (residual, update) = match &block.channel {
-                None => (sum, Some(mixed)),
-                Some(channel) => {
-                    let (sum, normed) = channel.norm.of_sum(sum, Some(mixed))?;
-                    let mixed = channel.mixer.forward(normed, &mut state.channel, &mut context)?;
-                    (sum, Some(self.drop_out(mixed, 2 * layer + 1)))
-                }
-            };
-        }
-        Ok(self.norm.of_sum(residual, update)?.1)
-    }
-
-    fn drop_out(&self, update: Tensor<3>, place: usize) -> Tensor<3> {
-        match &self.dropout {
-            None => update,
-            Some(dropout) => dropout.of(update, place),
-        }
     }
 
     /// Everything that can be wrong with `ids`, which hold the sequences of `state` one after another, before the state is

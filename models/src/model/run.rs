@@ -170,6 +170,26 @@ impl Model {
         targets: &[u32],
         state: &mut ModelState,
     ) -> Result<Vec<f32>, ModelError> {
+        let time = self.check_losses(ids, targets, state)?;
+        let mut losses = vec![0.0; ids.len()];
+        for segment in segments(time, state) {
+            let normed = self.advance_segment(ids, segment.clone(), state)?;
+            for row in 0..state.batch() {
+                let range = row * time + segment.start..row * time + segment.end;
+                let normed = normed.clone().narrow(0, row, 1);
+                self.losses_of(normed, &targets[range.clone()], &mut losses[range])?;
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Everything that can be wrong with losses before the state is touched; the number of tokens per sequence.
+    pub(crate) fn check_losses(
+        &self,
+        ids: &[u32],
+        targets: &[u32],
+        state: &ModelState,
+    ) -> Result<usize, ModelError> {
         let time = self.check(ids, state)?;
         if targets.len() != ids.len() {
             return Err(ModelError::Count {
@@ -186,20 +206,16 @@ impl Model {
                 found: format!("{} tokens", prefix.tokens()),
             });
         }
-        let mut losses = vec![0.0; ids.len()];
-        for segment in segments(time, state) {
-            let normed = self.advance_segment(ids, segment.clone(), state)?;
-            for row in 0..state.batch() {
-                let range = row * time + segment.start..row * time + segment.end;
-                let normed = normed.clone().narrow(0, row, 1);
-                self.losses_of(normed, &targets[range.clone()], &mut losses[range])?;
-            }
-        }
-        Ok(losses)
+        Ok(time)
     }
 
     /// −log p of one sequence's targets from what its layers give, `[1, time, model_dim]`.
-    fn losses_of(&self, normed: Tensor<3>, targets: &[u32], losses: &mut [f32]) -> Result<(), ModelError> {
+    pub(crate) fn losses_of(
+        &self,
+        normed: Tensor<3>,
+        targets: &[u32],
+        losses: &mut [f32],
+    ) -> Result<(), ModelError> {
         let rows = (LOGIT_BYTES / (4 * self.info.padded_vocab_size)).clamp(1, SEGMENT);
         let blocks = targets.chunks(rows).zip(losses.chunks_mut(rows));
         for (block, (targets, losses)) in blocks.enumerate() {
@@ -236,7 +252,7 @@ impl Model {
     }
 
     /// Everything that can be wrong before the state is touched; the number of tokens per sequence.
-    fn check(&self, ids: &[u32], state: &ModelState) -> Result<usize, ModelError> {
+    pub(crate) fn check(&self, ids: &[u32], state: &ModelState) -> Result<usize, ModelError> {
         let time = self.network.check(ids, state, self.info.vocab_size)?;
         if state.batch() == 0 {
             return Err(ModelError::Count {
