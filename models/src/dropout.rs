@@ -18,6 +18,8 @@ pub(crate) struct Dropout {
     pub(crate) probability: f64,
     /// Seed of the batch's masks.
     pub(crate) seed: u64,
+    /// Sequences of the batch before those at hand.
+    pub(crate) first: usize,
 }
 
 impl Dropout {
@@ -30,6 +32,9 @@ impl Dropout {
             true => 0.0,
             false => kept,
         };
+        for _ in 0..self.first * width {
+            factor();
+        }
         let mask: Vec<f32> = (0..batch * width).map(|_| factor()).collect();
         let mask = Tensor::from_data(TensorData::new(mask, [batch, 1, width]), &update.device());
         update * mask
@@ -48,6 +53,7 @@ mod tests {
         let dropout = Dropout {
             probability: 0.25,
             seed: 7,
+            first: 0,
         };
         let values = |place| {
             let ones = Tensor::ones([batch, time, width], &Device::flex());
@@ -70,5 +76,13 @@ mod tests {
                 .all(|value| *value == 0.0 || (*value - 4.0 / 3.0).abs() < 1e-6)
         );
         assert!(first == values(0) && first != values(1));
+        let later = Dropout { first: 5, ..dropout };
+        let ones = Tensor::ones([2, time, width], &Device::flex());
+        let found: Vec<f32> = later.of(ones, 0).into_data().iter::<f32>().collect();
+        assert_eq!(
+            found,
+            first[5 * time * width..7 * time * width],
+            "the masks of sequences 5 and 6"
+        );
     }
 }

@@ -12,6 +12,7 @@ use super::snapshot::SnapshotError;
 use crate::checkpoint::CheckpointError;
 use crate::error::ModelError;
 use crate::output::{InUse, LockError, OutputError};
+use crate::parallel::ParallelError;
 use crate::tasks::TaskError;
 use crate::tokenizer::TokenizerError;
 
@@ -98,6 +99,9 @@ pub enum TrainError {
     /// The log cannot be written or read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Ranks cannot go on together.
+    #[error(transparent)]
+    Parallel(#[from] ParallelError),
 }
 
 /// A field in which two configurations differ.

@@ -27,6 +27,7 @@
 //! | [`diffusion`] | images out of noise: a training of its own, of no layout's model |
 //! | [`optimizer`], [`schedule`] | AdamW; learning rates |
 //! | [`evaluation`], [`evaluator`] | loss against position, collapse, passkeys; what they are measured on |
+//! | [`team`] | one training on several ranks |
 //! | [`snapshot`], [`log`] | everything that the next step depends on; what happened |
 
 pub mod batch;
@@ -47,6 +48,7 @@ pub mod run;
 pub mod schedule;
 pub mod snapshot;
 pub mod task;
+pub mod team;
 pub mod trainer;
 
 pub use batch::{Batch, Segment};
@@ -66,4 +68,5 @@ pub use run::{Observer, Outcome, Run};
 pub use schedule::{DecayShape, ScheduleConfig};
 pub use snapshot::{Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash};
 pub use task::{TaskConfig, TaskReport};
+pub use team::Team;
 pub use trainer::Trainer;

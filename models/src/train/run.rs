@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::config::TrainConfig;
@@ -26,6 +27,7 @@ use super::trainer::Trainer;
 use crate::checkpoint::WriteDtype;
 use crate::output::{self, FolderLock};
 use crate::output::{NewFile, NewFolder};
+use crate::parallel::{Communicator, or_fail};
 use crate::tokenizer;
 
 /// Name of the configuration in a run folder.
@@ -85,10 +87,18 @@ impl Run {
     /// # Errors
     /// [`TrainError::Exists`], or whatever is wrong with the configuration and what it names; there is then no folder.
     pub fn create(config: TrainConfig, folder: &Path) -> Result<Self, TrainError> {
+        Self::create_on(None, config, folder)
+    }
+
+    /// As [`Run::create`] on rank 0 of several; the others [`follow`].
+    ///
+    /// # Errors
+    /// As there, and as [`Trainer::on`].
+    pub fn create_on(ranks: Ranks, config: TrainConfig, folder: &Path) -> Result<Self, TrainError> {
         if !output::is_free(folder) {
             return Err(TrainError::Exists(folder.to_path_buf()));
         }
-        Self::begin(config, folder, || {
+        Self::begin(ranks, config, folder, || {
             NewFolder::create(folder).map_err(TrainError::from)
         })
     }
@@ -99,7 +109,20 @@ impl Run {
     /// # Errors
     /// As there, but for [`TrainError::Exists`]; [`TrainError::Busy`] when another process trains there.
     pub fn create_over(config: TrainConfig, folder: &Path, beside: &[&str]) -> Result<Self, TrainError> {
-        Self::begin(config, folder, || {
+        Self::create_over_on(None, config, folder, beside)
+    }
+
+    /// As [`Run::create_over`] on rank 0 of several; the others [`follow`].
+    ///
+    /// # Errors
+    /// As there, and as [`Trainer::on`].
+    pub fn create_over_on(
+        ranks: Ranks,
+        config: TrainConfig,
+        folder: &Path,
+        beside: &[&str],
+    ) -> Result<Self, TrainError> {
+        Self::begin(ranks, config, folder, || {
             let new = NewFolder::replace(folder)?;
             // First that by which the training is known.
             for name in [CONFIG, LOG, SNAPSHOTS, CHECKPOINT].iter().chain(beside) {
@@ -120,11 +143,12 @@ impl Run {
     }
 
     fn begin(
+        ranks: Ranks,
         config: TrainConfig,
         folder: &Path,
         new: impl FnOnce() -> Result<NewFolder, TrainError>,
     ) -> Result<Self, TrainError> {
-        let trainer = Trainer::new(config)?;
+        let mut trainer = on(ranks, Trainer::new(config)?)?;
         let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
         let new = new()?;
         let path = new.temporary_path();
@@ -135,6 +159,7 @@ impl Run {
         log.sync()?;
         Snapshots::open(&path.join(SNAPSHOTS))?.write(&trainer.snapshot()?)?;
         new.commit()?;
+        trainer.share_snapshot(None)?;
         Self::open(trainer, evaluator, folder, FolderLock::acquire(folder)?)
     }
 
@@ -144,6 +169,19 @@ impl Run {
     /// [`TrainError::NotARun`], [`TrainError::Busy`], [`TrainError::Differs`] for another configuration,
     /// [`TrainError::Snapshot`] for a broken snapshot.
     pub fn resume(config: TrainConfig, folder: &Path, from: SnapshotChoice) -> Result<Self, TrainError> {
+        Self::resume_on(None, config, folder, from)
+    }
+
+    /// As [`Run::resume`] on rank 0 of several, however many there were before; the others [`follow`].
+    ///
+    /// # Errors
+    /// As there, and as [`Trainer::on`].
+    pub fn resume_on(
+        ranks: Ranks,
+        config: TrainConfig,
+        folder: &Path,
+        from: SnapshotChoice,
+    ) -> Result<Self, TrainError> {
         let path = folder.join(CONFIG);
         if !path.is_file() {
             return Err(TrainError::NotARun {
@@ -159,11 +197,12 @@ impl Run {
                 differences,
             });
         }
-        let mut trainer = Trainer::new(config)?;
+        let mut trainer = on(ranks, Trainer::new(config)?)?;
         let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
         let snapshots = Snapshots::open(&folder.join(SNAPSHOTS))?;
         let (snapshot, path) = snapshots.read(from, &trainer.config().identity()?)?;
         trainer.restore(&snapshot, &path)?;
+        trainer.share_snapshot(Some(&snapshot))?;
         Self::open(trainer, evaluator, folder, lock)
     }
 
@@ -229,6 +268,7 @@ impl Run {
                 self.snapshots.write(&self.trainer.snapshot()?)?;
             }
         }
+        self.trainer.end()?;
         if self.trainer.steps_done() < steps {
             return Ok(Outcome::Stopped);
         }
@@ -305,6 +345,29 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// The ranks of a training, where there are several.
+pub type Ranks = Option<Arc<dyn Communicator>>;
+
+fn on(ranks: Ranks, trainer: Trainer) -> Result<Trainer, TrainError> {
+    match ranks {
+        None => Ok(trainer),
+        Some(ranks) => trainer.on(ranks),
+    }
+}
+
+/// Trains on a rank other than 0, as long as rank 0 trains in a [`Run`] of the same configuration.
+///
+/// # Errors
+/// As [`Trainer::follow`].
+pub fn follow(ranks: Arc<dyn Communicator>, config: TrainConfig) -> Result<(), TrainError> {
+    let follow = || {
+        let mut trainer = Trainer::new(config)?.on(Arc::clone(&ranks))?;
+        trainer.share_snapshot(None)?;
+        trainer.follow()
+    };
+    or_fail(ranks.as_ref(), follow())
 }
 
 /// The first line of the log.

@@ -1,6 +1,7 @@
 //! One step: from the next batches to the next weights.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
@@ -20,11 +21,13 @@ use super::optimizer::{Accumulator, Optimizer};
 use super::parameters::Parameters;
 use super::snapshot::Snapshot;
 use super::task::{TaskBatch, TaskReport, TaskWork};
+use super::team::Team;
 use crate::budget::{self, product, sum};
 use crate::dropout::Dropout;
 use crate::error::ModelError;
 use crate::layout::Outline;
 use crate::model::Model;
+use crate::parallel::Communicator;
 use crate::tokenizer::Tokenizer;
 
 /// What tells the seeds of masks from those of data, whose streams count from 0.
@@ -42,6 +45,8 @@ pub struct Trainer {
     device: Device,
     step: u64,
     tokens: u64,
+    /// The ranks, where there are several.
+    team: Option<Team>,
 }
 
 /// Where batches come from.
@@ -119,7 +124,62 @@ impl Trainer {
             device,
             step: 0,
             tokens: 0,
+            team: None,
         })
+    }
+
+    /// The same training on several ranks, each of which calls this. Rank 0 makes the steps; on the others [`Trainer::follow`] makes the same ones.
+    ///
+    /// # Errors
+    /// As [`Team::new`]; [`TrainError::Parallel`] where ranks begin with other weights.
+    pub fn on(mut self, ranks: Arc<dyn Communicator>) -> Result<Self, TrainError> {
+        let team = Team::new(ranks, &self.config)?;
+        team.expect_same(&self.parameters)?;
+        self.team = Some(team);
+        Ok(self)
+    }
+
+    /// On every rank but 0: makes the steps that rank 0 makes, until it ends.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn follow(&mut self) -> Result<(), TrainError> {
+        while self.team.as_ref().is_some_and(|team| !team.leads()) {
+            let team = self.team.clone();
+            if !team.map_or(Ok(false), |team| team.hears_step())? {
+                break;
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// On rank 0: the other ranks go on from the snapshot that this one goes on from, or from the beginning without one. On the others: takes it up.
+    ///
+    /// # Errors
+    /// As [`Trainer::restore`].
+    pub fn share_snapshot(&mut self, snapshot: Option<&Snapshot>) -> Result<(), TrainError> {
+        let Some(team) = self.team.clone() else {
+            return Ok(());
+        };
+        let bytes = match snapshot.filter(|_| team.leads()) {
+            Some(snapshot) => snapshot.to_bytes()?,
+            None => Vec::new(),
+        };
+        let bytes = team.share(bytes)?;
+        if !team.leads() && !bytes.is_empty() {
+            let (snapshot, path) = Snapshot::from_bytes(&bytes)?;
+            self.restore(&snapshot, &path)?;
+        }
+        Ok(())
+    }
+
+    /// On rank 0: lets the other ranks end.
+    ///
+    /// # Errors
+    /// [`TrainError::Parallel`].
+    pub fn end(&self) -> Result<(), TrainError> {
+        self.team.as_ref().map_or(Ok(()), Team::end)
     }
 
     /// What is trained, on what, and how.
@@ -159,6 +219,9 @@ impl Trainer {
     /// [`TrainError`]: data that cannot be read, a loss or a gradient that is not finite. The weights are then those from
     /// before the step.
     pub fn step(&mut self) -> Result<StepEvent, TrainError> {
+        if let Some(team) = &self.team {
+            team.begin_step()?;
+        }
         let (mut sum, mut seconds) = (Sum::default(), Seconds::default());
         let (mut tokens, accumulation) = (0, self.config.accumulation as u64);
         let mut clock = Instant::now();
@@ -168,7 +231,12 @@ impl Trainer {
                     let batch = source.next()?;
                     tokens += (batch.sequences * batch.time) as u64;
                     seconds.data += lap(&mut clock);
-                    self.add(&batch, index, &mut sum, &mut seconds)?;
+                    let rows = self.team.as_ref().map(|team| team.rows(batch.sequences));
+                    let (first, batch) = match rows {
+                        None => (0, batch),
+                        Some(rows) => (rows.start, batch.rows(rows)),
+                    };
+                    self.add(&batch, (index, first), &mut sum, &mut seconds)?;
                 }
                 Lessons::Task(work) => {
                     let batch = work.next();
@@ -178,6 +246,9 @@ impl Trainer {
                 }
             }
             clock = Instant::now();
+        }
+        if let Some(team) = &self.team {
+            team.add_up(&mut sum.loss, &mut sum.gradients)?;
         }
         let weight = sum.gradients.weight();
         let gradients = sum.gradients.mean()?;
@@ -199,16 +270,16 @@ impl Trainer {
         })
     }
 
-    /// Adds the loss and the gradients of one batch, segment by segment.
+    /// Adds the loss and the gradients of one batch, segment by segment; `first` of its sequences come before those at hand.
     fn add(
         &mut self,
         batch: &Batch,
-        index: u64,
+        (index, first): (u64, usize),
         sum: &mut Sum,
         seconds: &mut Seconds,
     ) -> Result<(), TrainError> {
         let mut clock = Instant::now();
-        let (mut leaves, mut network) = self.network(index)?;
+        let (mut leaves, mut network) = self.network(index, first)?;
         let mut state = self.carry.begin(network.start(batch.sequences), batch, index)?;
         let hidden = self.config.encoder.map(|encoder| {
             state.read_both_ways(Prefix::new(encoder.length));
@@ -234,7 +305,7 @@ impl Trainer {
                 sum.add(total, &leaves, self.step)?;
                 seconds.backward += lap(&mut clock);
                 if !last {
-                    (leaves, network) = self.network(index)?;
+                    (leaves, network) = self.network(index, first)?;
                 }
             }
         }
@@ -255,7 +326,7 @@ impl Trainer {
             return Ok(());
         };
         let mut clock = Instant::now();
-        let (leaves, network) = self.network(index)?;
+        let (leaves, network) = self.network(index, 0)?;
         let total = work.loss(batch, &leaves, &network)?;
         seconds.forward += lap(&mut clock);
         sum.add(total, &leaves, self.step)?;
@@ -279,12 +350,13 @@ impl Trainer {
 
     /// New leaves and the network over them. Each backward pass needs its own: it takes the network's graph apart as it goes
     /// through, down to what the network computes once from its weights. All networks of one batch leave out the same channels.
-    fn network(&self, index: u64) -> Result<(Leaves, Differentiable), TrainError> {
+    fn network(&self, index: u64, first: usize) -> Result<(Leaves, Differentiable), TrainError> {
         let leaves = self.parameters.leaves(&self.device, self.config.precision);
         let probability = self.config.dropout;
         let dropout = (probability > 0.0).then(|| Dropout {
             probability,
             seed: mix(self.config.seed, DROPOUT, index),
+            first,
         });
         let network = leaves.network()?.with_dropout(dropout);
         Ok((leaves, network))
@@ -320,7 +392,7 @@ impl Trainer {
         snapshot.expect_config(path, &self.config.identity()?)?;
         snapshot.restore_masters(path, self.parameters.list_mut())?;
         self.optimizer.restore(&snapshot.optimizer)?;
-        let fresh = self.network(0)?.1.start(self.config.sequences);
+        let fresh = self.network(0, 0)?.1.start(self.config.sequences);
         self.carry.restore(&snapshot.carried, fresh)?;
         match &mut self.lessons {
             Lessons::Tokens(source) => source.seek(&snapshot.data)?,

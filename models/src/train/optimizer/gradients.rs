@@ -107,6 +107,21 @@ impl Accumulator {
         Ok(())
     }
 
+    /// The sums so far, in the order of the list.
+    pub(in crate::train) fn sums(&self) -> &[Option<Tensor<1>>] {
+        &self.sums
+    }
+
+    /// As [`Accumulator::sums`], to be changed into others of the same lengths.
+    pub(in crate::train) fn sums_mut(&mut self) -> &mut [Option<Tensor<1>>] {
+        &mut self.sums
+    }
+
+    /// The weight of the sums is another.
+    pub(in crate::train) fn set_weight(&mut self, weight: f64) {
+        self.weight = weight;
+    }
+
     /// The sum of the weights so far.
     pub fn weight(&self) -> f64 {
         self.weight

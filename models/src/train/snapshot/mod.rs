@@ -65,6 +65,26 @@ pub enum SnapshotChoice {
 }
 
 impl Snapshot {
+    /// The bytes of its file.
+    ///
+    /// # Errors
+    /// As [`Snapshots::write`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>, SnapshotError> {
+        let (_folder, path) = elsewhere()?;
+        file::write(&path, self)?;
+        Ok(fs::read(&path).map_err(CheckpointError::io(&path, "reading"))?)
+    }
+
+    /// What [`Snapshot::to_bytes`] gave, and a name for it in errors.
+    ///
+    /// # Errors
+    /// As [`Snapshots::read`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<(Self, PathBuf), SnapshotError> {
+        let (_folder, path) = elsewhere()?;
+        fs::write(&path, bytes).map_err(CheckpointError::io(&path, "writing"))?;
+        Ok((file::read(&path)?, path))
+    }
+
     /// The masters of a list of parameters, as [`Snapshot::parameters`] has them.
     pub fn masters(parameters: &[Parameter]) -> Vec<(String, TensorData)> {
         let master = |parameter: &Parameter| {
@@ -139,6 +159,14 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// A file that nobody else knows of, as long as its folder is there.
+fn elsewhere() -> Result<(tempfile::TempDir, PathBuf), SnapshotError> {
+    let parent = std::env::temp_dir();
+    let folder = tempfile::tempdir().map_err(CheckpointError::io(&parent, "creating a folder in"))?;
+    let path = folder.path().join(format!("{PREFIX}of-rank-0{EXTENSION}"));
+    Ok((folder, path))
 }
 
 /// A hash of a configuration's text, in hexadecimal.
