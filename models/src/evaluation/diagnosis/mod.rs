@@ -9,7 +9,7 @@
 //! | [`text`] | the text, and the streams it is read in |
 //! | [`treatment`] | what a stream is read under: interventions, restarts |
 //! | [`loss`] | mean losses over buckets of positions |
-//! | [`stream`], [`run`] | the loop that streams; one treatment over all streams |
+//! | [`stream`], [`run`] | the loop that streams, by threads or by several ranks; one treatment over all streams |
 //! | [`gates`], [`mod@probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
 //! | [`state_statistics`], [`retention`], [`heads`] | what the samples say of a head |
 //! | [`verdict`], [`standing`] | the definition of collapse; prices and gains |
@@ -50,6 +50,7 @@ pub mod standing;
 pub mod state_statistics;
 pub mod stream;
 pub mod text;
+mod together;
 pub mod treatment;
 pub mod verdict;
 
@@ -142,6 +143,7 @@ pub fn diagnose(
         text,
         grid: &grid,
         threads: options.threads,
+        ranks: None,
         watch: &|_| ControlFlow::Continue(()),
     };
     for run in &mut runs {

@@ -17,6 +17,7 @@ use super::text::{Stream, Text};
 use super::treatment::Treatment;
 use crate::error::ModelError;
 use crate::model::Model;
+use crate::parallel::Communicator;
 use crate::state::ModelState;
 
 /// Tokens handed to the model at a time.
@@ -81,6 +82,8 @@ pub struct Reading<'a> {
     pub grid: &'a Grid,
     /// Threads to share among the streams.
     pub threads: usize,
+    /// Ranks that read each stream together, where there are several.
+    pub ranks: Option<&'a dyn Communicator>,
     /// Hears how many tokens were read since it was last asked, in any stream, and may break off until later.
     pub watch: &'a (dyn Fn(u64) -> ControlFlow<()> + Sync),
 }
@@ -96,6 +99,9 @@ impl Reading<'_> {
         streams: &mut [StreamRun],
         treatment: &(dyn Fn(&Stream) -> Treatment + Sync),
     ) -> Result<Duration, ModelError> {
+        if let Some(ranks) = self.ranks {
+            return self.go_on_together(ranks, streams, treatment);
+        }
         let start = Instant::now();
         let waiting: Vec<&mut StreamRun> = streams.iter_mut().filter(|stream| !stream.is_done()).collect();
         let workers = waiting.len().clamp(1, self.threads.max(1));
@@ -163,13 +169,18 @@ impl Reading<'_> {
                 break;
             }
         }
+        self.put_back(run, state);
+        Ok(())
+    }
+
+    /// Keeps of the state what is needed later.
+    pub(super) fn put_back(&self, run: &mut StreamRun, mut state: ModelState) {
         run.tally.counts = counts(&state);
         if run.is_done() {
             run.tally.records = records(&mut state);
         } else {
             run.state = Some(state);
         }
-        Ok(())
     }
 }
 
