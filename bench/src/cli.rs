@@ -6,11 +6,13 @@ use crate::context::{Context, Printing};
 use crate::error::ProgramError;
 use crate::studies::{capacity, frontier, state_precision, train_compare, train_table};
 use crate::{
-    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, pull, recall,
-    shell, speed, ssm, tokens, train,
+    catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, pull, ranks,
+    recall, shell, speed, ssm, tokens, train,
 };
 use clap::{Parser, Subcommand};
+use spillway_models::parallel::Communicator;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Where does a recurrent language model collapse on long inputs, in which heads, why, what cures it, at what cost?
 #[derive(Debug, Parser)]
@@ -122,6 +124,12 @@ impl Cli {
     /// Whatever stops it.
     pub fn run(mut self) -> Result<(), ProgramError> {
         doctor::check_instructions()?;
+        let joined = ranks::Joined::join(self.command.ranks())?;
+        let result = self.run_on(joined.ranks());
+        joined.leave(result)
+    }
+
+    fn run_on(&mut self, ranks: Option<Arc<dyn Communicator>>) -> Result<(), ProgramError> {
         let context = match (&self.command, self.threads.as_slice()) {
             // It measures in processes of its own, one for each count.
             (Command::Bench(_), _) | (_, []) => Context::new(None, self.output())?,
@@ -135,6 +143,7 @@ impl Cli {
                 ));
             }
         };
+        let context = context.on(ranks);
         pull::resolve(self.command.checkpoints(), &context)?;
         // On a thread of the pool, or every kernel would hand its work over to one and wait, some 10 µs each time.
         rayon::scope(|_| self.run_in(&context))
@@ -186,6 +195,19 @@ impl Cli {
 }
 
 impl Command {
+    /// What it does with several ranks.
+    fn ranks(&self) -> ranks::Use {
+        match self {
+            Self::Capacity(_)
+            | Self::Diagnose(_)
+            | Self::Frontier(_)
+            | Self::StatePrecision(_)
+            | Self::Train(_)
+            | Self::TrainTable(_) => ranks::Use::Together,
+            _ => ranks::Use::Alone,
+        }
+    }
+
     /// The checkpoints that are named.
     fn checkpoints(&mut self) -> Vec<&mut PathBuf> {
         let one = match self {

@@ -5,9 +5,11 @@ pub use crate::progress::Progress;
 use crate::terminal::say;
 use serde::Serialize;
 use serde_json::{Value, json};
+use spillway_models::parallel::{Communicator, launch};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 /// More threads than any machine has cores are a slip of the keyboard.
 pub const MOST_THREADS: usize = 1024;
@@ -17,6 +19,7 @@ pub const MOST_THREADS: usize = 1024;
 pub struct Context {
     threads: usize,
     printing: Printing,
+    ranks: Option<Arc<dyn Communicator>>,
 }
 
 /// What is printed.
@@ -42,7 +45,8 @@ impl Context {
                 return Err(ProgramError::usage("--threads", expected, threads.to_string()));
             }
             Some(threads) => threads,
-            None => available(),
+            // Those of a launcher share the cores of a machine.
+            None => (available() / launch::local_size()).max(1),
         };
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -50,12 +54,42 @@ impl Context {
             .use_current_thread()
             .build_global()
             .map_err(|error| ProgramError::Failed(format!("cannot start {threads} threads: {error}")))?;
-        Ok(Self { threads, printing })
+        Ok(Self {
+            threads,
+            printing,
+            ranks: None,
+        })
     }
 
     /// For a program that calls parts of this one from a pool of `threads` of its own: starts none.
     pub fn within(threads: usize, printing: Printing) -> Self {
-        Self { threads, printing }
+        Self {
+            threads,
+            printing,
+            ranks: None,
+        }
+    }
+
+    /// The same on one of several ranks: all but rank 0 are silent.
+    #[must_use]
+    pub fn on(mut self, ranks: Option<Arc<dyn Communicator>>) -> Self {
+        self.printing.quiet |= ranks.as_ref().is_some_and(|ranks| ranks.rank() > 0);
+        Self { ranks, ..self }
+    }
+
+    /// The ranks, where there are several.
+    pub fn ranks(&self) -> Option<&dyn Communicator> {
+        self.ranks.as_deref()
+    }
+
+    /// As [`Self::ranks`], to be kept.
+    pub fn shared_ranks(&self) -> Option<Arc<dyn Communicator>> {
+        self.ranks.clone()
+    }
+
+    /// Whether this is rank 0, or the only process: the one that has the output folder.
+    pub fn leads(&self) -> bool {
+        self.ranks().is_none_or(|ranks| ranks.rank() == 0)
     }
 
     /// Whether progress and remarks are left out.
@@ -103,6 +137,9 @@ impl Context {
     }
 
     fn write(&self, text: impl fmt::Display) -> Result<(), ProgramError> {
+        if !self.leads() {
+            return Ok(());
+        }
         let mut stdout = io::stdout().lock();
         write!(stdout, "{text}")
             .and_then(|()| stdout.flush())

@@ -5,6 +5,7 @@ use spillway_models::checkpoint::CheckpointError;
 use spillway_models::evaluation::diagnosis::text::TextError;
 use spillway_models::evaluation::recall::data::DataError;
 use spillway_models::output::OutputError;
+use spillway_models::parallel::{AsParallel, ParallelError};
 use spillway_models::tokenizer::TokenizerError;
 use spillway_models::train::TrainError;
 use spillway_models::train::log::LogError;
@@ -49,6 +50,9 @@ pub enum ProgramError {
     /// A training cannot begin or go on.
     #[error(transparent)]
     Training(Box<TrainError>),
+    /// Ranks cannot go on together.
+    #[error(transparent)]
+    Parallel(#[from] ParallelError),
     /// A file could not be read, written, created or renamed.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
@@ -153,6 +157,17 @@ impl ProgramError {
             },
             _ => self,
         }
+    }
+
+    /// Whether another rank has failed, and said so to all.
+    pub fn is_of_another_rank(&self) -> bool {
+        let parallel = match self {
+            Self::Parallel(error) => Some(error),
+            Self::Model(error) => error.as_parallel(),
+            Self::Training(error) => error.as_parallel(),
+            _ => None,
+        };
+        matches!(parallel, Some(ParallelError::Failed { .. }))
     }
 
     /// Whether the reader of standard output went away.

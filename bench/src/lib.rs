@@ -14,6 +14,7 @@
 //! | [`trial`], [`choice`] | what is tried on a model: a mitigation, or starting it again; which of them |
 //! | [`text`], [`settings`] | the text that `--text` names; what an interrupted run goes on under |
 //! | [`model_args`], [`prompt`], [`encoder`], [`costs`] | which model; a prompt of any length, and how an encoder reads it; what a token costs at least |
+//! | [`ranks`] | several processes for one command, under `mpirun` |
 //! | [`machine`], `process` | what the system tells about the machine and its limits, and about this process |
 //! | [`kit`] | everything made for eyes: pages, tables, charts, numbers |
 //! | [`diagnose`] | `spillway diagnose` |
@@ -59,6 +60,7 @@ mod process;
 pub mod progress;
 pub mod prompt;
 pub mod pull;
+pub mod ranks;
 pub mod recall;
 #[cfg(feature = "serve")]
 pub mod serve;

@@ -14,6 +14,7 @@ pub struct Stop {
     asked: Arc<AtomicBool>,
     saves: Arc<AtomicBool>,
     tokens_left: Arc<AtomicU64>,
+    counted: Arc<AtomicU64>,
 }
 
 impl Stop {
@@ -24,6 +25,7 @@ impl Stop {
             asked: Arc::new(AtomicBool::new(tokens == Some(0))),
             saves: Arc::new(AtomicBool::new(false)),
             tokens_left,
+            counted: Arc::default(),
         }
     }
 
@@ -75,8 +77,14 @@ impl Stop {
         }
     }
 
+    /// What has been counted so far.
+    pub fn counted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed)
+    }
+
     /// Counts tokens, or steps, towards the number after which to stop.
     pub fn count(&self, tokens: u64) {
+        self.counted.fetch_add(tokens, Ordering::Relaxed);
         let left = |left: u64| {
             Some(if left == u64::MAX {
                 left

@@ -20,6 +20,7 @@ use crate::error::ProgramError;
 use crate::mitigation_file;
 use crate::model_args::{ModelArgs, train_length};
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks;
 use crate::settings::{Lengths, Settings};
 use crate::stop::Stop;
 use crate::text;
@@ -35,6 +36,7 @@ use spillway_models::evaluation::diagnosis::run::Run;
 use spillway_models::evaluation::diagnosis::stream::Reading;
 use spillway_models::evaluation::diagnosis::text::{Stream, StreamOptions, Text, streams};
 use spillway_models::evaluation::diagnosis::{probe, verdict};
+use spillway_models::parallel::collectives::broadcast;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -126,6 +128,10 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
     args.check()?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
+    if !context.leads() {
+        stop.has_something_to_keep();
+        return Diagnosis::load(args, context)?.help(context);
+    }
     let mut folder = OutputFolder::open(&args.output_plan(), context)?;
     let mut diagnosis = Diagnosis::load(args, context)?;
     if folder.is_begun() {
@@ -145,6 +151,7 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
         ));
     }
     diagnosis.keep_numbers(&mut folder)?;
+    ranks::lead(context, &diagnosis.identity()?, folder.path())?;
     diagnosis.stream(&stop, context, |settings, runs| {
         resume::save(&folder, settings, runs)?;
         folder.keep();
@@ -298,11 +305,13 @@ impl Diagnosis {
         for index in 0..self.runs.len() {
             progress.set_message(self.runs[index].name.clone());
             while !self.runs[index].is_done() && !stop.is_asked() {
+                self.call(context, Some(index))?;
                 self.runs[index].go_on(&Reading {
                     model: &self.model,
                     text: &self.text,
                     grid: &self.grid,
                     threads: context.threads(),
+                    ranks: context.ranks(),
                     watch: &|tokens| {
                         progress.inc(tokens);
                         stop.count(tokens);
@@ -317,9 +326,50 @@ impl Diagnosis {
                 next_save = Instant::now() + SAVED_EVERY.max(SAVING_SHARE * begin.elapsed());
             }
         }
+        self.call(context, None)?;
         if !self.runs.iter().all(Run::is_done) {
             // A stop may have been asked for before the first token.
             save(&self.settings, &self.runs)?;
+        }
+        Ok(())
+    }
+
+    /// What all ranks must have in common.
+    fn identity(&self) -> Result<String, ProgramError> {
+        serde_json::to_string(&self.settings)
+            .map_err(|error| ProgramError::Internal(format!("JSON: {error}")))
+    }
+
+    /// On rank 0: which run all ranks go on with; none at the end.
+    fn call(&self, context: &Context, run: Option<usize>) -> Result<(), ProgramError> {
+        let Some(ranks) = context.ranks() else {
+            return Ok(());
+        };
+        let run = run.map_or(u64::MAX, |run| run as u64);
+        broadcast(ranks, 0, run.to_le_bytes().to_vec())?;
+        Ok(())
+    }
+
+    /// On a rank other than 0: reads what rank 0 reads, together with it.
+    fn help(mut self, context: &Context) -> Result<(), ProgramError> {
+        ranks::follow(context, &self.identity()?)?;
+        while let Some(ranks) = context.ranks() {
+            let called = broadcast(ranks, 0, Vec::new())?;
+            let called = called.try_into().map_or(u64::MAX, u64::from_le_bytes);
+            let Some(run) = usize::try_from(called)
+                .ok()
+                .and_then(|run| self.runs.get_mut(run))
+            else {
+                break;
+            };
+            run.go_on(&Reading {
+                model: &self.model,
+                text: &self.text,
+                grid: &self.grid,
+                threads: context.threads(),
+                ranks: Some(ranks),
+                watch: &|_| ControlFlow::Continue(()),
+            })?;
         }
         Ok(())
     }

@@ -162,6 +162,7 @@ impl Bench<'_> {
             text: self.text,
             grid: self.grid,
             threads: context.threads(),
+            ranks: None,
             watch: &|tokens| {
                 bar.inc(tokens);
                 self.stop.flow()

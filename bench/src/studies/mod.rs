@@ -8,7 +8,7 @@
 //! | [`frontier`] | `spillway frontier`: recall against bytes of state and speed, seed by seed, alone and under mitigations |
 //! | [`state_precision`] | `spillway state-precision`: states of fewer bits, law by law, against their f64 truth |
 //! | [`trainings`] | arms that change one training, seed by seed, in folders that are gone on with |
-//! | [`side_by_side`], [`estimate`] | many trainings at once; means over seeds with intervals |
+//! | [`estimate`] | means over seeds with intervals; many trainings at once are [`crate::ranks::share_out`] |
 //! | [`results`], [`about`] | what all leave: pages, pictures, `RESULTS.md`; what stands at their head |
 
 pub mod about;
@@ -16,7 +16,6 @@ pub mod capacity;
 pub mod estimate;
 pub mod frontier;
 pub mod results;
-pub mod side_by_side;
 pub mod state_precision;
 pub mod train_compare;
 pub mod train_table;

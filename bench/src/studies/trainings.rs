@@ -4,8 +4,8 @@ use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::{counted, duration};
 use crate::progress::Progress;
+use crate::ranks::share_out::Team;
 use crate::stop::Stop;
-use crate::studies::side_by_side::side_by_side;
 use crate::train::record::Record;
 use crate::train::task::sentence;
 use spillway_models::train::run::{CONFIG, LOG, SNAPSHOTS};
@@ -153,6 +153,18 @@ fn not_trained(path: &Path, arm: &str, error: &TrainError) -> ProgramError {
     ProgramError::content(path, expected, format!("{arm}: {error}"))
 }
 
+/// What the ranks of a study must have in common.
+///
+/// # Errors
+/// [`ProgramError::Training`] for a configuration that TOML cannot hold.
+pub fn identity(jobs: &[Job]) -> Result<String, ProgramError> {
+    let mut identity = String::new();
+    for job in jobs {
+        identity += &format!("{}\n{}\n", job.name, job.config.to_toml()?);
+    }
+    Ok(identity)
+}
+
 /// What a study does with its trainings.
 pub trait Study: Sync {
     /// Whether a training that is finished needs no [`Study::measure`] any more.
@@ -215,35 +227,40 @@ impl Runs<'_> {
         Ok(record.finished.then_some(record))
     }
 
-    /// Trains whatever is not finished and measures it, as many at a time as there are threads; `true` when all is done, `false`
-    /// after a stop.
+    /// Trains whatever is not finished and measures it, as many at a time as there are threads on all ranks; `true` when all is done, `false`
+    /// after a stop. On a rank other than 0 it does what rank 0 hands out.
     ///
     /// # Errors
     /// The first failure of a training, or of `study`; the others are stopped, and can be resumed.
     pub fn train(&self, context: &Context, stop: &Stop, study: &dyn Study) -> Result<bool, ProgramError> {
-        let mut queue = Vec::new();
-        for job in self.jobs {
-            match self.finished(job)? {
-                Some(_) if study.is_measured(job, &self.folder(job))? => self.tidy(job)?,
-                _ => queue.push(job),
-            }
-        }
-        let tokens = |job: &&Job| job.config.steps * job.config.tokens_per_step();
-        let all: u64 = queue.iter().map(tokens).sum();
+        let queue = match context.leads() {
+            true => self.queue(study)?,
+            false => Vec::new(),
+        };
+        let tokens = |job: &Job| job.config.steps * job.config.tokens_per_step();
+        let all: u64 = queue.iter().map(|place| tokens(&self.jobs[*place])).sum();
         let bar = context.progress(all, "tokens");
         bar.enable_steady_tick(Duration::from_secs(1));
         let begin = Instant::now();
         let done = Mutex::new((0, 0));
-        let complete = side_by_side(&queue, context.threads(), stop, |job| {
+        let team = Team {
+            context,
+            stop,
+            bar: &bar,
+        };
+        let work = |job: &Job| {
             let mut watching = Watching {
                 stop,
                 bar: &bar,
                 seen: 0,
             };
             let Some(said) = self.train_one(job, &mut watching)? else {
-                return Ok(false);
+                return Ok(None);
             };
             study.measure(job, &self.folder(job))?;
+            Ok(Some(said))
+        };
+        let complete = team.share_out(self.jobs, &queue, work, |job, said: String| {
             // Held while the pages are written: two trainings that finish together write one after the other.
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             done.0 += 1;
@@ -258,10 +275,22 @@ impl Runs<'_> {
                 duration(left)
             );
             bar.suspend(|| context.remark(text));
-            Ok(true)
+            Ok(())
         });
         bar.finish_and_clear();
         complete
+    }
+
+    /// The places of what is not finished, or not measured.
+    fn queue(&self, study: &dyn Study) -> Result<Vec<usize>, ProgramError> {
+        let mut queue = Vec::new();
+        for (place, job) in self.jobs.iter().enumerate() {
+            match self.finished(job)? {
+                Some(_) if study.is_measured(job, &self.folder(job))? => self.tidy(job)?,
+                _ => queue.push(place),
+            }
+        }
+        Ok(queue)
     }
 
     /// What the last evaluation found; `None` if the training was stopped.

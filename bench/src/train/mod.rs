@@ -27,6 +27,7 @@ use clap::Args;
 use progress::Progress;
 use record::{Record, SoundReport, Summary};
 use serde_json::json;
+use spillway_models::train::run::follow;
 use spillway_models::train::snapshot::SnapshotChoice;
 use spillway_models::train::{Outcome, Run, TrainConfig};
 use std::path::{Path, PathBuf};
@@ -104,16 +105,24 @@ pub fn run(args: &TrainArgs, threads: &[usize], context: &Context) -> Result<(),
 
 fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(), ProgramError> {
     if let Some(steps) = args.time {
+        if context.ranks().is_some() {
+            return Err(ProgramError::usage("--time", "one process", "several ranks"));
+        }
         return timing::run((config, &args.config), steps, context);
+    }
+    if let Some(ranks) = context.shared_ranks().filter(|_| !context.leads()) {
+        hear_no_signals(context)?;
+        return Ok(follow(ranks, config)?);
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
     let out = &args.output_plan().path()?;
     let waiting = context.waiting("reading the model and the data");
+    let ranks = context.shared_ranks();
     let run = match (args.resume, args.force) {
-        (true, _) => Run::resume(config, out, args.choice()),
-        (false, true) => Run::create_over(config, out, BESIDE),
-        (false, false) => Run::create(config, out),
+        (true, _) => Run::resume_on(ranks, config, out, args.choice()),
+        (false, true) => Run::create_over_on(ranks, config, out, BESIDE),
+        (false, false) => Run::create_on(ranks, config, out),
     };
     let mut run = run.map_err(|error| error.in_file(&args.config))?;
     drop(waiting);
@@ -135,6 +144,13 @@ fn train(args: &TrainArgs, config: TrainConfig, context: &Context) -> Result<(),
             run.trainer().config().steps,
         ))),
     }
+}
+
+/// On a rank other than 0: rank 0 says when to stop. A signal that the launcher sends to all ends this one no sooner than that.
+fn hear_no_signals(context: &Context) -> Result<(), ProgramError> {
+    let stop = Stop::after(None);
+    stop.has_something_to_keep();
+    stop.on_signal(context)
 }
 
 impl TrainArgs {

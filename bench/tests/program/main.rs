@@ -17,6 +17,7 @@ mod layouts;
 mod life;
 mod passkey;
 mod pull;
+mod ranks;
 mod recall;
 #[cfg(feature = "serve")]
 mod serve;

@@ -31,6 +31,7 @@ mod tests;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks;
 use crate::stop::Stop;
 use crate::studies::results::{expect_complete, print_results};
 use clap::Args;
@@ -93,6 +94,9 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     let (config, text) = SweepConfig::load(&args.config)?;
     let plan = args.output_plan();
     if args.figures_only {
+        if !context.leads() {
+            return Ok(());
+        }
         let out = plan.begun();
         if !sweep::has_results(&out) {
             let expected = format!("a folder with results of trainings under {}", sweep::RUNS);
@@ -108,6 +112,10 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
+    if let Some(out) = ranks::follow(context, &text)? {
+        stop.has_something_to_keep();
+        return args.sweep((&config, &text), &out).train(context, &stop).map(drop);
+    }
     let mut folder = OutputFolder::open(&plan, context)?;
     let waiting = context.waiting("checking the tasks");
     measure::check(&config, &args.config)?;
@@ -115,6 +123,7 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     folder.begin()?;
     stop.has_something_to_keep();
     let out = folder.path().to_path_buf();
+    ranks::lead(context, &text, &out)?;
     let sweep = args.sweep((&config, &text), &out);
     let trained = sweep.train(context, &stop);
     // Whatever is half trained can be gone on with.

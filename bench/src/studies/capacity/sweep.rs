@@ -1,4 +1,4 @@
-//! All trainings of a sweep: as many at a time as there are threads, one thread each, so that a result is the same bits whatever runs
+//! All trainings of a sweep: as many at a time as there are threads on all ranks, one thread each, so that a result is the same bits whatever runs
 //! beside it.
 
 use super::config::{Plan, SweepConfig};
@@ -12,9 +12,9 @@ use crate::kit::format::duration;
 use crate::kit::provenance::{machine, today};
 use crate::output::{OutputFolder, write_json};
 use crate::progress::Progress;
+use crate::ranks::share_out::Team;
 use crate::stop::Stop;
 use crate::studies::results::write_figures;
-use crate::studies::side_by_side::side_by_side;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,8 @@ struct Shared<'a> {
     context: &'a Context,
     stop: &'a Stop,
     bar: Progress,
-    queue: Vec<Plan>,
+    /// How many are to be done.
+    count: usize,
     done: Mutex<Done>,
 }
 
@@ -88,28 +89,27 @@ impl Sweep<'_> {
             .collect())
     }
 
-    /// Trains whatever is not done yet; `true` when all is done, `false` after a stop.
+    /// Trains whatever is not done yet; `true` when all is done, `false` after a stop. On a rank other than 0 it does what rank 0 hands out.
     ///
     /// # Errors
     /// The first failure of a training; the others are stopped, and can be resumed.
     pub fn train(&self, context: &Context, stop: &Stop) -> Result<bool, ProgramError> {
         let plans = self.config.plans();
-        let mut queue = Vec::new();
-        for plan in plans {
-            match self.files(&plan).finished(&plan)? {
-                Some(_) => self.files(&plan).tidy()?,
-                None => queue.push(plan),
-            }
-        }
-        let workers = context.threads().clamp(1, queue.len().max(1));
+        let queue = match context.leads() {
+            true => self.queue(&plans)?,
+            false => Vec::new(),
+        };
+        let queued = || queue.iter().map(|place| &plans[*place]);
+        let threads = context.threads() * context.ranks().map_or(1, |ranks| ranks.size());
+        let workers = threads.clamp(1, queue.len().max(1));
         let mut record = self.record()?.unwrap_or_else(|| Record {
             machine: machine(),
             date: today(),
             ..Record::default()
         });
         record.workers = record.workers.max(workers);
-        let all_work = queue.iter().map(|plan| self.work(plan)).sum::<f64>();
-        let bar = context.progress(queue.iter().map(|plan| self.tokens(plan)).sum(), "tokens");
+        let all_work = queued().map(|plan| self.work(plan)).sum::<f64>();
+        let bar = context.progress(queued().map(|plan| self.tokens(plan)).sum(), "tokens");
         bar.enable_steady_tick(Duration::from_secs(1));
         let shared = Shared {
             sweep: self,
@@ -124,16 +124,37 @@ impl Sweep<'_> {
                 work: 0.0,
                 all_work,
             }),
-            queue,
+            count: queue.len(),
         };
-        let complete = side_by_side(&shared.queue, workers, stop, |plan| shared.work_on(plan));
+        let team = Team {
+            context,
+            stop,
+            bar: &shared.bar,
+        };
+        let finish = |plan: &Plan, said: Said| {
+            shared.finish(plan, &said);
+            Ok(())
+        };
+        let complete = team.share_out(&plans, &queue, |plan| shared.work_on(plan), finish);
         shared.bar.finish_and_clear();
         let mut done = shared.done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.record.seconds = done.before + done.begin.elapsed().as_secs_f64();
-        if !shared.queue.is_empty() {
+        if shared.count > 0 {
             self.save(&done.record)?;
         }
         complete
+    }
+
+    /// The places of what is not done.
+    fn queue(&self, plans: &[Plan]) -> Result<Vec<usize>, ProgramError> {
+        let mut queue = Vec::new();
+        for (place, plan) in plans.iter().enumerate() {
+            match self.files(plan).finished(plan)? {
+                Some(_) => self.files(plan).tidy()?,
+                None => queue.push(place),
+            }
+        }
+        Ok(queue)
     }
 
     fn tokens(&self, plan: &Plan) -> u64 {
@@ -215,22 +236,29 @@ impl Sweep<'_> {
     }
 }
 
+/// What is said of a training that is done.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said {
+    outcome: String,
+    seconds: f64,
+}
+
 impl Shared<'_> {
-    /// Trains; whether to the end.
-    fn work_on(&self, plan: &Plan) -> Result<bool, ProgramError> {
+    /// Trains; `None` if that was stopped.
+    fn work_on(&self, plan: &Plan) -> Result<Option<Said>, ProgramError> {
         let mut watch = Watching {
             stop: self.stop,
             bar: &self.bar,
             tokens: self.sweep.config.tokens_per_step,
         };
         let result = self.sweep.files(plan).train(plan, &mut watch)?;
-        if let Some(result) = &result {
-            self.finish(plan, result);
-        }
-        Ok(result.is_some())
+        Ok(result.map(|result| Said {
+            seconds: result.seconds.training + result.seconds.evaluation,
+            outcome: outcome(&result),
+        }))
     }
 
-    fn finish(&self, plan: &Plan, result: &RunResult) {
+    fn finish(&self, plan: &Plan, said: &Said) {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.finished += 1;
         done.work += self.sweep.work(plan);
@@ -246,10 +274,10 @@ impl Shared<'_> {
         let text = format!(
             "{} of {}: {}: {}, {:.0} s; about {} left",
             done.finished,
-            self.queue.len(),
+            self.count,
             plan.name,
-            outcome(result),
-            result.seconds.training + result.seconds.evaluation,
+            said.outcome,
+            said.seconds,
             duration(left),
         );
         self.bar.suspend(|| self.context.remark(text));

@@ -23,9 +23,10 @@ pub mod report;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks;
 use crate::stop::Stop;
 use crate::studies::results::{Pages, expect_complete, print_results};
-use crate::studies::trainings::{Job, OWN, RUNS, Runs, Study};
+use crate::studies::trainings::{Job, OWN, RUNS, Runs, Study, identity};
 use clap::Args;
 use config::FrontierConfig;
 use measure::{Asking, measured_speed, speed};
@@ -76,6 +77,15 @@ pub fn run(args: &FrontierArgs, context: &Context) -> Result<(), ProgramError> {
     let asking = Asking::new(&config, &args.config)?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
+    let identity = identity(&jobs)?;
+    if let Some(out) = ranks::follow(context, &identity)? {
+        stop.has_something_to_keep();
+        let runs = Runs {
+            jobs: &jobs,
+            out: &out,
+        };
+        return runs.train(context, &stop, &Helping(&asking)).map(drop);
+    }
     let mut folder = OutputFolder::open(&args.output_plan(), context)?;
     let waiting = context.waiting("trying out the models");
     config.try_arms(&args.config, &jobs)?;
@@ -83,6 +93,7 @@ pub fn run(args: &FrontierArgs, context: &Context) -> Result<(), ProgramError> {
     folder.begin()?;
     stop.has_something_to_keep();
     let out = folder.path().to_path_buf();
+    ranks::lead(context, &identity, &out)?;
     let frontier = Frontier {
         config: &config,
         runs: Runs {
@@ -190,6 +201,19 @@ impl Study for Frontier<'_> {
 
     fn write(&self) -> Result<(), ProgramError> {
         self.update().map(drop)
+    }
+}
+
+/// On a rank other than 0, which has no folder to write pages into.
+struct Helping<'a>(&'a Asking<'a>);
+
+impl Study for Helping<'_> {
+    fn measure(&self, job: &Job, folder: &Path) -> Result<(), ProgramError> {
+        self.0.ask(job, folder)
+    }
+
+    fn write(&self) -> Result<(), ProgramError> {
+        Ok(())
     }
 }
 

@@ -13,9 +13,9 @@ use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
 use crate::output::OutputFolder;
 use crate::progress::Progress;
+use crate::ranks::share_out::Team;
 use crate::stop::Stop;
 use crate::studies::results::Pages;
-use crate::studies::side_by_side::side_by_side;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spillway_mitigations::state_dtype::StateDtype;
@@ -63,6 +63,7 @@ impl Job<'_> {
 }
 
 /// What a job gave.
+#[derive(Serialize, Deserialize)]
 enum Found {
     Law(Measured),
     Model(ModelMeasured),
@@ -97,19 +98,14 @@ impl<'a> Study<'a> {
                 .iter()
                 .map(|model| vec![None; model.runs.len()])
                 .collect(),
-            folder: args
-                .config
-                .as_ref()
-                .and_then(|path| path.parent())
-                .map_or_else(PathBuf::new, Path::to_path_buf),
+            folder: folder_of(args),
             command: format!(
                 "spillway state-precision {}--out {}",
                 named.unwrap_or_default(),
                 folder.path().display()
             ),
         };
-        let all = study.missing();
-        for job in all.iter().filter(|_| folder.is_begun()) {
+        for job in jobs(config).iter().filter(|_| folder.is_begun()) {
             let path = folder.file(&job.file());
             let found = match job {
                 Job::Law { .. } => kept(&path, config)?.map(Found::Law),
@@ -128,16 +124,12 @@ impl<'a> Study<'a> {
             if self.models[place].iter().all(Option::is_some) {
                 continue;
             }
-            let subject = self.subject(model)?;
+            let subject = Subject::load(model, &self.folder, self.config.seeds[0])?;
             for run in &model.runs {
                 subject.chains(run, &self.dtypes)?;
             }
         }
         Ok(())
-    }
-
-    fn subject(&self, model: &SubjectConfig) -> Result<Subject, ProgramError> {
-        Subject::load(model, &self.folder, self.config.seeds[0])
     }
 
     fn take(&mut self, job: &Job, found: Found) {
@@ -150,31 +142,11 @@ impl<'a> Study<'a> {
         }
     }
 
-    /// The laws with their seeds that are not measured, seed by seed, and then the models with their runs.
-    fn missing(&self) -> Vec<Job<'a>> {
-        let laws = || self.config.laws.iter().enumerate();
-        let of_laws = self.config.seeds.iter().flat_map(|seed| {
-            laws().map(move |(place, law)| Job::Law {
-                place,
-                law,
-                seed: *seed,
-            })
-        });
-        let models = self.config.models.iter().enumerate();
-        let of_models = models.flat_map(|(place, model)| {
-            let runs = model.runs.iter().enumerate();
-            runs.map(move |(number, run)| Job::Model {
-                place,
-                model,
-                number,
-                run,
-            })
-        });
-        let is_missing = |job: &Job| match job {
+    fn is_missing(&self, job: &Job) -> bool {
+        match job {
             Job::Law { place, seed, .. } => !self.measured[*place].iter().any(|(found, _)| found == seed),
             Job::Model { place, number, .. } => self.models[*place][*number].is_none(),
-        };
-        of_laws.chain(of_models).filter(is_missing).collect()
+        }
     }
 
     /// Writes the pages from what there is.
@@ -230,7 +202,62 @@ fn kept<M: DeserializeOwned>(path: &Path, config: &PrecisionConfig) -> Result<Op
     }
 }
 
-/// Runs whatever is not there, as many at a time as there are threads; whether all is there.
+/// Every law with every seed, seed by seed, and then every model with its runs.
+fn jobs(config: &PrecisionConfig) -> Vec<Job<'_>> {
+    let laws = || config.laws.iter().enumerate();
+    let of_laws = config.seeds.iter().flat_map(|seed| {
+        laws().map(move |(place, law)| Job::Law {
+            place,
+            law,
+            seed: *seed,
+        })
+    });
+    let models = config.models.iter().enumerate();
+    let of_models = models.flat_map(|(place, model)| {
+        let runs = model.runs.iter().enumerate();
+        runs.map(move |(number, run)| Job::Model {
+            place,
+            model,
+            number,
+            run,
+        })
+    });
+    of_laws.chain(of_models).collect()
+}
+
+/// What the paths of a configuration are from.
+fn folder_of(args: &StatePrecisionArgs) -> PathBuf {
+    let parent = args.config.as_ref().and_then(|path| path.parent());
+    parent.map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// Measures jobs, on whatever rank.
+struct Worker<'a> {
+    config: &'a PrecisionConfig,
+    dtypes: Vec<StateDtype>,
+    folder: PathBuf,
+    stop: &'a Stop,
+    bar: &'a Progress,
+}
+
+impl Worker<'_> {
+    /// Nothing after a stop.
+    fn measure(&self, job: &Job<'_>) -> Result<Option<Found>, ProgramError> {
+        let seen = |tokens| self.bar.inc(tokens);
+        Ok(match job {
+            Job::Law { law, seed, .. } => {
+                measure(self.config, &self.dtypes, (law, *seed), self.stop, seen)?.map(Found::Law)
+            }
+            Job::Model { model, run, .. } => {
+                let subject = Subject::load(model, &self.folder, self.config.seeds[0])?;
+                let positions = PrecisionConfig::positions(job.tokens(self.config));
+                measure_model(&subject, (run, &self.dtypes), positions, self.stop, seen)?.map(Found::Model)
+            }
+        })
+    }
+}
+
+/// Runs whatever is not there, as many at a time as there are threads on all ranks; whether all is there.
 pub(super) fn go_on(
     config: &PrecisionConfig,
     study: &Mutex<Study<'_>>,
@@ -238,41 +265,70 @@ pub(super) fn go_on(
     stop: &Stop,
     context: &Context,
 ) -> Result<bool, ProgramError> {
-    let (queue, dtypes) = {
+    let jobs = jobs(config);
+    let (queue, dtypes, from) = {
         let study = study.lock().unwrap_or_else(PoisonError::into_inner);
-        (study.missing(), study.dtypes.clone())
+        let missing = (0..jobs.len()).filter(|place| study.is_missing(&jobs[*place]));
+        (
+            missing.collect::<Vec<usize>>(),
+            study.dtypes.clone(),
+            study.folder.clone(),
+        )
     };
-    let laws = (config.laws.len() * config.seeds.len()) as u64 * config.tokens;
-    let models = config.models.iter();
-    let models: u64 = models
-        .map(|model| config.tokens_of(model) * model.runs.len() as u64)
-        .sum();
-    let missing: u64 = queue.iter().map(|job| job.tokens(config)).sum();
-    let bar: Progress = context.progress_from(laws + models - missing, laws + models, "tokens");
-    side_by_side(&queue, context.threads(), stop, |job| {
-        let seen = |tokens| bar.inc(tokens);
-        let found = match job {
-            Job::Law { law, seed, .. } => measure(config, &dtypes, (law, *seed), stop, seen)?.map(Found::Law),
-            Job::Model { model, run, .. } => {
-                let subject = study
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .subject(model)?;
-                let positions = PrecisionConfig::positions(job.tokens(config));
-                measure_model(&subject, (run, &dtypes), positions, stop, seen)?.map(Found::Model)
-            }
-        };
-        let Some(found) = found else {
-            return Ok(false);
-        };
-        let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
-        keep(config, job, &found, &mut folder)?;
-        let mut study = study.lock().unwrap_or_else(PoisonError::into_inner);
-        study.take(job, found);
-        study.write(&mut folder, context)?;
-        folder.keep();
-        Ok(true)
-    })
+    let all: u64 = jobs.iter().map(|job| job.tokens(config)).sum();
+    let missing: u64 = queue.iter().map(|place| jobs[*place].tokens(config)).sum();
+    let bar = context.progress_from(all - missing, all, "tokens");
+    let worker = Worker {
+        config,
+        dtypes,
+        folder: from,
+        stop,
+        bar: &bar,
+    };
+    let team = Team {
+        context,
+        stop,
+        bar: &bar,
+    };
+    team.share_out(
+        &jobs,
+        &queue,
+        |job| worker.measure(job),
+        |job, found| {
+            let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
+            keep(config, job, &found, &mut folder)?;
+            let mut study = study.lock().unwrap_or_else(PoisonError::into_inner);
+            study.take(job, found);
+            study.write(&mut folder, context)?;
+            folder.keep();
+            Ok(())
+        },
+    )
+}
+
+/// On a rank other than 0: does what rank 0 hands out.
+pub(super) fn help(
+    args: &StatePrecisionArgs,
+    config: &PrecisionConfig,
+    dtypes: Vec<StateDtype>,
+    stop: &Stop,
+    context: &Context,
+) -> Result<(), ProgramError> {
+    let bar = context.progress(0, "tokens");
+    let worker = Worker {
+        config,
+        dtypes,
+        folder: folder_of(args),
+        stop,
+        bar: &bar,
+    };
+    let team = Team {
+        context,
+        stop,
+        bar: &bar,
+    };
+    team.share_out(&jobs(config), &[], |job| worker.measure(job), |_, _| Ok(()))
+        .map(drop)
 }
 
 fn keep(

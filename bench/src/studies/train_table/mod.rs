@@ -15,9 +15,10 @@ pub mod report;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks;
 use crate::stop::Stop;
 use crate::studies::results::{Pages, expect_complete, print_results};
-use crate::studies::trainings::{OWN, RUNS, Runs, Study};
+use crate::studies::trainings::{OWN, RUNS, Runs, Study, identity};
 use clap::Args;
 use config::TableConfig;
 use report::TableReport;
@@ -64,6 +65,15 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
     let (config, jobs) = TableConfig::load(&args.config)?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
+    let identity = identity(&jobs)?;
+    if let Some(out) = ranks::follow(context, &identity)? {
+        stop.has_something_to_keep();
+        let runs = Runs {
+            jobs: &jobs,
+            out: &out,
+        };
+        return runs.train(context, &stop, &Updated(|| Ok(()))).map(drop);
+    }
     let mut folder = OutputFolder::open(&args.output_plan(), context)?;
     let waiting = context.waiting("reading the models and the data");
     config.try_arms(&args.config, &jobs)?;
@@ -71,6 +81,7 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
     folder.begin()?;
     stop.has_something_to_keep();
     let out = folder.path().to_path_buf();
+    ranks::lead(context, &identity, &out)?;
     let runs = Runs {
         jobs: &jobs,
         out: &out,

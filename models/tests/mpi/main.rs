@@ -1,0 +1,56 @@
+//! The checks of `tests/parallel` on processes under MPI, one after another; every rank makes each of them.
+//!
+//! ```text
+//! mpirun -n 3 target/debug/deps/mpi-…            # .ci/mpi does so with 1, 2, 3 and 5 ranks
+//! ```
+//!
+//! It is a program of its own, because MPI is started once in a process. By itself it is one rank.
+
+#[path = "../parallel/checks.rs"]
+mod checks;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spillway_models::parallel::Communicator;
+use spillway_models::parallel::mpi::Mpi;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let mpi = match Mpi::join(TIMEOUT) {
+        Ok(mpi) => Arc::new(mpi),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ranks: Arc<dyn Communicator> = Arc::clone(&mpi) as Arc<dyn Communicator>;
+    let check = |name: &str, check: &dyn Fn()| {
+        let begin = Instant::now();
+        check();
+        if ranks.rank() == 0 {
+            let seconds = begin.elapsed().as_secs_f64();
+            println!("{} ranks: {name}: ok, {seconds:.1} s", ranks.size());
+        }
+    };
+    let each = ranks.as_ref();
+    // A check that fails panics; the launcher then ends the other ranks.
+    check("messages", &|| checks::messages(each));
+    check("collectives", &|| checks::collectives(each));
+    check("sums", &|| checks::sums(each));
+    check("scans", &|| checks::scans(each));
+    check("rings", &|| checks::rings(each));
+    check("every layout in a ring", &|| checks::every_layout_in_a_ring(each));
+    check("recurrences", &|| checks::recurrences(each));
+    check("diagnoses", &|| checks::diagnoses(each));
+    check("trainings", &|| checks::trainings(&ranks));
+    match mpi.leave() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
