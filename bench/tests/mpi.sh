@@ -253,6 +253,19 @@ grep -q 'configuration: expected' said || fail "the difference is not named: $(c
 # A command that runs in one process.
 if timeout 60 mpirun -n 2 "$spillway" doctor >/dev/null 2>said; then fail "doctor on two ranks"; fi
 grep -q 'found 2 processes' said || fail "it is not said: $(cat said)"
+# A full disk, as far as a limit on the size of files is one: on rank 0, and on a rank that helps.
+limited=(bash -c 'ulimit -f "$0"; exec "$@"')
+if timeout 60 mpirun -n 1 "${limited[@]}" 100 "$spillway" train copy.toml --out full -q --threads 1 : \
+  -n 2 "$spillway" train copy.toml --out full -q --threads 1 >/dev/null 2>said; then fail "a training on a full disk"; fi
+grep -q 'spillway: .*writing failed: File too large' said || fail "the full disk is not named: $(cat said)"
+grep -q 'spillway: rank 0 failed: .*File too large' said || fail "the others are not told: $(cat said)"
+[ ! -e full ] || fail "something was half written"
+if timeout 60 mpirun -n 1 "$spillway" train-table table.toml --out half -q --threads 1 : \
+  -n 1 "${limited[@]}" 30 "$spillway" train-table table.toml --out half -q --threads 1 >/dev/null 2>said; then
+  fail "a table on a full disk"
+fi
+grep -q 'spillway: rank 1: .*writing failed: File too large' said || fail "the full disk is not named: $(cat said)"
+ranks 2 "$spillway" train-table table.toml --out half -q --threads 1 --resume >/dev/null
 # A rank that is killed, and one that hangs.
 sed 's/steps = 12/steps = 1000000/' copy.toml >long.toml
 for signal in KILL STOP; do

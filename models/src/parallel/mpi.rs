@@ -227,7 +227,7 @@ impl Speaker {
                 break;
             }
             if self.beat.elapsed() >= self.every {
-                self.to_others(ALIVE);
+                self.tell_others(ALIVE);
             }
             pause = match busy {
                 true => SHORTEST_PAUSE,
@@ -243,7 +243,7 @@ impl Speaker {
 
     /// Nothing of this rank's may be under way when it leaves MPI, nor anything that was sent to it.
     fn say_goodbye(&mut self) {
-        self.to_others(END);
+        self.tell_others(END);
         let begin = Instant::now();
         while !(self.inbox.all_ended() && self.sending.is_empty()) && begin.elapsed() < self.inbox.timeout() {
             if !self.take_in() {
@@ -253,7 +253,7 @@ impl Speaker {
         }
     }
 
-    fn to_others(&mut self, tag: u16) {
+    fn tell_others(&mut self, tag: u16) {
         self.beat = Instant::now();
         let (rank, size) = (self.inbox.rank(), self.inbox.size());
         for to in (0..size).filter(|to| *to != rank) {

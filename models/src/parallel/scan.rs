@@ -5,24 +5,23 @@
 //! (A, G) of the rank's tokens  ─►  exclusive scan by (A₁, G₁)(A₂, G₂) = (A₂ A₁, A₂ G₁ + G₂)  ─►  h ← A h₀ + G  ─►  the tokens read out from h
 //! ```
 //!
-//! Beside [`super::ring`]: a ring waits for R − 1 layers at the beginning and computes nothing twice; a scan waits for
-//! nobody but for ⌈log₂ R⌉ messages in every layer, and computes the elements beside the read-outs. With the time e of an
-//! element beside that of a read-out and L layers, without messages:
+//! Beside [`super::ring`]: a ring waits for R − 1 layers at the beginning and computes nothing twice; a scan waits for nobody
+//! but for ⌈log₂ R⌉ messages in every layer, and computes the elements beside the read-outs. With L layers, m stretches for each
+//! rank in a ring, and the time e of an element beside that of its whole layer, without messages:
 //!
-//! | | time of a rank, in layers | |
+//! | | time of a rank, in layers of its tokens | |
 //! |---|---|---|
-//! | ring | L + R − 1 | one stretch for each rank |
-//! | scan | L (1 + e) | e ≈ ½ for weighted sums; K × K matrices, of (K + V) columns in the place of V, for delta rules: e = 1 + K / V |
+//! | ring | L + (R − 1) / m | |
+//! | scan | L (1 + e) | the recurrence is a few per cent of a layer, and an element of a weighted sum about half of that; that of a delta rule has K + V columns in the place of V: 1 + K / V of it |
 //!
-//! A ring is faster as long as R − 1 < e L, which for weighted sums is up to half as many ranks as layers; a scan beyond.
-//! But only the recurrences compose. A layer's convolutions and token shifts need the last inputs of the rank before, and
-//! attention its keys and values.
+//! A ring is faster as long as R − 1 < e m L: where ranks are few or the text is long. Only recurrences compose: a layer's
+//! convolutions and token shifts need the last inputs of the rank before, and attention its keys and values.
 //!
 //! | rule | element that is sent, numbers for each head |
 //! |---|---|
 //! | weighted sum | K V + K, or K V + 1 for one decay per head |
 //! | mean | 3 + 1 |
-//! | delta rule, low-rank transitions | K V + K K: dense, a state and a half where K = V / 2, two where K = V |
+//! | delta rule, low-rank transitions | K V + K K: dense, twice the state where K = V |
 
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::element::Transition;
@@ -32,12 +31,12 @@ use super::collectives::{Carried, bytes_of, exclusive_scan};
 use super::{Communicator, or_fail};
 use crate::error::ModelError;
 
-/// [`recurrence`] over tokens that lie on the ranks, one stretch after another; `gates` are those of this rank's tokens, of
+/// [`recurrence()`] over tokens that lie on the ranks, one stretch after another; `gates` are those of this rank's tokens, of
 /// which there may be none. `state` is that before the first token of all on every rank, and is left after this rank's last
 /// one; so on the last rank it is the final state.
 ///
 /// # Errors
-/// As [`recurrence`]; [`ModelError::Parallel`] when another rank fails or is lost.
+/// As [`recurrence()`]; [`ModelError::Parallel`] when another rank fails or is lost.
 pub fn recurrence_by_scan(
     ranks: &dyn Communicator,
     gates: Gates,

@@ -74,7 +74,7 @@ fn equivalence_a_diagnosis_is_the_same_on_any_number_of_ranks() {
 #[test]
 fn equivalence_a_training_is_the_same_on_any_number_of_ranks() {
     for size in [1, 2, 3, 5] {
-        trained(size, |ranks| checks::trainings(ranks));
+        trained(size, checks::trainings);
     }
 }
 
