@@ -255,6 +255,25 @@ fn models_that_were_interrupted_end_in_the_same_numbers() {
 }
 
 #[test]
+fn a_study_that_is_killed_goes_on_to_the_same_bytes() {
+    let (folder, config) = folder_with(MODELS);
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    succeeds(&run(&config, &whole, &[]));
+    let mut first = Command::new(env!("CARGO_BIN_EXE_spillway"));
+    first.args(["state-precision", &config, "--threads", "1", "-q", "--out"]);
+    first.arg(&killed);
+    let kept = |name: &str| killed.join("runs").join(name).exists();
+    life::kill_when(&mut first, || kept("model-1-1.json"));
+    assert!(
+        kept("model-1-1.json") && !kept("model-2-1.json"),
+        "it had ended before"
+    );
+    succeeds(&run(&config, &killed, &["--resume"]));
+    let csv = |out: &Path| fs::read(out.join("results.csv")).expect("file");
+    assert!(csv(&whole) == csv(&killed));
+}
+
+#[test]
 fn models_that_cannot_be_asked_are_refused_before_anything_runs() {
     let rwkv4 = "title = \"t\"\ntokens = 16\ntypes = [\"bf16\"]\n[[models]]\nname = \"m\"\nrandom = { arch = \"rwkv4\", shape = \"tiny\" }\n";
     let unknown = rwkv4.replace("rwkv4", "rwkv99");

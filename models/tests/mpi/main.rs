@@ -8,6 +8,8 @@
 
 #[path = "../parallel/checks.rs"]
 mod checks;
+#[path = "../parallel/trainings.rs"]
+mod trainings;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     check("every layout in a ring", &|| checks::every_layout_in_a_ring(each));
     check("recurrences", &|| checks::recurrences(each));
     check("diagnoses", &|| checks::diagnoses(each));
-    check("trainings", &|| checks::trainings(&ranks));
+    check("trainings", &|| trainings::trainings(&ranks));
     match mpi.leave() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

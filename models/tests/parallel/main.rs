@@ -3,6 +3,7 @@
 //! The ranks are threads here. `tests/mpi` makes the same checks on processes under MPI.
 
 mod checks;
+mod trainings;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +75,7 @@ fn equivalence_a_diagnosis_is_the_same_on_any_number_of_ranks() {
 #[test]
 fn equivalence_a_training_is_the_same_on_any_number_of_ranks() {
     for size in [1, 2, 3, 5] {
-        trained(size, checks::trainings);
+        trained(size, trainings::trainings);
     }
 }
 
@@ -92,11 +93,11 @@ fn trained(size: usize, work: impl Fn(&Arc<dyn Communicator>) + Sync) {
 fn equivalence_a_training_goes_on_with_another_number_of_ranks() {
     let parent = tempfile::TempDir::new().unwrap();
     let folder = parent.path().join("run");
-    trained(3, |ranks| drop(checks::train_on(ranks, &folder, 2)));
-    trained(1, |ranks| drop(checks::train_on(ranks, &folder, 4)));
+    trained(3, |ranks| drop(trainings::train_on(ranks, &folder, 2)));
+    trained(1, |ranks| drop(trainings::train_on(ranks, &folder, 4)));
     trained(2, |ranks| {
-        if let Some(found) = checks::train_on(ranks, &folder, 6) {
-            checks::expect_same_weights(&found, "3, 1 and 2 ranks");
+        if let Some(found) = trainings::train_on(ranks, &folder, 6) {
+            trainings::expect_same_weights(&found, "3, 1 and 2 ranks");
         }
     });
 }
@@ -105,7 +106,7 @@ fn equivalence_a_training_goes_on_with_another_number_of_ranks() {
 fn what_several_ranks_cannot_train_is_refused() {
     let refused = |ranks: usize, change: &(dyn Fn(&mut TrainConfig) + Sync)| {
         let results = Threads::run(ranks, TIMEOUT, |ranks| -> Result<(), TrainError> {
-            let mut config = checks::training();
+            let mut config = trainings::training();
             change(&mut config);
             Trainer::new(config)?.on(Arc::new(ranks.clone())).map(drop)
         });
@@ -124,7 +125,7 @@ fn what_several_ranks_cannot_train_is_refused() {
 #[test]
 fn ranks_with_other_configurations_or_weights_are_named() {
     let results = Threads::run(2, TIMEOUT, |ranks| -> Result<(), TrainError> {
-        let mut config = checks::training();
+        let mut config = trainings::training();
         config.seed = ranks.rank() as u64;
         Trainer::new(config)?.on(Arc::new(ranks.clone())).map(drop)
     });
