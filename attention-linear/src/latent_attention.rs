@@ -191,7 +191,7 @@ impl Mixer for LatentAttention {
         &self,
         input: Tensor<3>,
         state: &mut MixerState,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Tensor<3>> {
         let LatentAttentionConfig {
             num_heads,
@@ -211,7 +211,8 @@ impl Mixer for LatentAttention {
         let key = Tensor::cat(vec![latent.clone(), shared], 2);
         let [key, value] = [key, latent].map(|rows| heads::split(rows, 1));
         let scale = ((own_dim + shared_dim) as f32).powf(-0.5);
-        let read_out = softmax_attention(self.queries(input)?, key, value, scale, cache)?;
+        let queries = context.scaled_queries(self.queries(input)?);
+        let read_out = softmax_attention(queries, key, value, scale, cache)?;
         let values = per_head(read_out, &self.value);
         self.out
             .forward(values.reshape([batch, time, num_heads * value_dim]))

@@ -291,6 +291,10 @@ impl SoftmaxAttention {
             query = rotary(query, context.positions, plan)?;
             key = rotary(key, context.positions, plan)?;
         }
+        // Within a window the number of keys does not grow.
+        if config.window.is_none() {
+            query = context.scaled_queries(query);
+        }
         let scale = config
             .scale
             .unwrap_or_else(|| (config.head_dim as f32).powf(-0.5));

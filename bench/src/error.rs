@@ -242,6 +242,7 @@ fn asks_the_impossible(error: &ModelError) -> bool {
         error,
         ModelError::Option { .. }
             | ModelError::Incompatible(_)
+            | ModelError::NoAttention { .. }
             | ModelError::EmptyPrompt
             | ModelError::Checkpoint(CheckpointError::Exists { .. } | CheckpointError::OntoItself { .. })
     )

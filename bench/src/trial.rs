@@ -193,7 +193,8 @@ impl Trial {
             return None;
         }
         let sites = &model.info().sites;
-        if sites.is_empty() {
+        let mut members = chain.interventions().iter();
+        if sites.is_empty() && members.any(|member| member.attention_scale(0).is_none()) {
             return Some(format!(
                 "{} acts on {}; restart:N works with every model",
                 self.name,

@@ -68,7 +68,7 @@ impl Intervention for AScale {
         false
     }
 
-    fn on_gates(&self, site: &Site, mut gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, mut gates: Gates, _position: u64) -> Result<Gates, Error> {
         if matches!(gates.log_decay, LogDecay::None) {
             return Err(self.nothing_to_scale(site).into());
         }

@@ -49,7 +49,7 @@ impl Intervention for CScale {
         false
     }
 
-    fn on_gates(&self, _site: &Site, mut gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, _site: &Site, mut gates: Gates, _position: u64) -> Result<Gates, Error> {
         // The same as on every query, at no cost.
         gates.scale = (f64::from(gates.scale) * self.factor) as f32;
         Ok(gates)

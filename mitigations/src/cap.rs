@@ -117,7 +117,7 @@ impl Intervention for Cap {
         false
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         let limits = self.per_head(site, |_| -1.0 / self.tokens);
         Ok(map(gates, &limits, PerHead::AtMost))
     }
@@ -136,7 +136,7 @@ impl Intervention for CapMean {
         numbers(self, self.forgetting.as_deref(), site).map(|_| ())
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         let forgetting = numbers(self, self.forgetting.as_deref(), site)?;
         let more = |head: usize| -(1.0 / self.cap.tokens - f64::from(forgetting[head])).max(0.0);
         Ok(map(gates, &self.cap.per_head(site, more), PerHead::Add))

@@ -100,7 +100,7 @@ impl Intervention for Decimate {
         numbers(self, self.thresholds.as_deref(), site).map(|_| ())
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         if !self.covers(site) {
             return Ok(gates);
         }

@@ -112,7 +112,7 @@ impl Intervention for DeltaFilter {
         numbers(self, self.thresholds.as_deref(), site).map(|_| ())
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         let thresholds = numbers(self, self.thresholds.as_deref(), site)?;
         let Some(step) = gates.step_size.clone() else {
             return Err(no_step_size(self, site, "filter").into());

@@ -57,7 +57,7 @@ impl Intervention for DeltaScale {
         }
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         if gates.step_size.is_none() {
             return Err(no_step_size(self, site, "scale").into());
         }

@@ -129,7 +129,7 @@ impl Intervention for Forget {
         false
     }
 
-    fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, _site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         Ok(multiply_retention(gates, self.retention))
     }
 }
@@ -143,7 +143,7 @@ impl Intervention for Remember {
         false
     }
 
-    fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, _site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         Ok(multiply_insertion(gates, self.insertion))
     }
 }
@@ -157,7 +157,7 @@ impl Intervention for ReducedRetentionAndInsertion {
         false
     }
 
-    fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, _site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         Ok(multiply_insertion(
             multiply_retention(gates, self.retention),
             self.insertion,

@@ -69,7 +69,7 @@ impl Intervention for LayerScales {
         self.factor(site).map(|_| ())
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         Ok(scale_step(gates, self.factor(site)?))
     }
 }

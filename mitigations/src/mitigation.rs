@@ -58,6 +58,8 @@ pub enum Role {
     InitialState,
     /// The type in which the state is stored.
     Storage,
+    /// The queries of attention layers.
+    Attention,
 }
 
 /// Two parts of a chain that cannot work together.
@@ -75,10 +77,13 @@ pub struct Conflict {
 impl Role {
     /// Why parts of this and of a later role cannot work together, if so.
     fn conflict(self, later: Self) -> Option<&'static str> {
-        use Role::{Gates, InitialState, Norm, Reset, ResetOverlap, Storage, Window};
+        use Role::{Attention, Gates, InitialState, Norm, Reset, ResetOverlap, Storage, Window};
         match (self, later) {
             (Storage, Storage) => Some("a state is stored in one type; keep one of the two"),
-            (Gates | Storage, _) | (_, Gates | Storage) | (Reset, Reset) => None,
+            (Attention, Attention) => {
+                Some("both make attention sharper with the position; keep one of the two")
+            }
+            (Gates | Storage | Attention, _) | (_, Gates | Storage | Attention) | (Reset, Reset) => None,
             (Norm, Reset | ResetOverlap) | (Reset | ResetOverlap, Norm) => None,
             (InitialState, Norm | Reset | ResetOverlap) | (Norm | Reset | ResetOverlap, InitialState) => None,
             (InitialState, InitialState) => Some("there is one initial state; keep one of the two"),

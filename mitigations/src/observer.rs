@@ -103,7 +103,7 @@ impl Intervention for Observer {
         "observe".into()
     }
 
-    fn on_gates(&self, site: &Site, gates: Gates) -> Result<Gates, Error> {
+    fn on_gates(&self, site: &Site, gates: Gates, _position: u64) -> Result<Gates, Error> {
         let dims = gates.dims();
         if dims.batch * dims.time > 0 {
             let steps = gates.step_size.as_ref().map(read).transpose()?;

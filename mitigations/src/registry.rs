@@ -15,6 +15,8 @@ pub const FORMS: &[Form] = &[
     crate::cap::CAP,
     crate::cap::CAP_MEAN,
     crate::a_scale::FORM,
+    crate::position_decay::DECAY,
+    crate::position_decay::SPECTRUM,
     crate::delta_scale::FORM,
     crate::layer_scales::FORM,
     crate::delta_filter::FORM,
@@ -22,11 +24,16 @@ pub const FORMS: &[Form] = &[
     crate::state_norm::FORM,
     crate::window_by_difference::FORM,
     crate::window_exact::FORM,
+    crate::window_exact::JAGGED,
+    crate::window_of_writes::FORM,
     crate::reset::RESET,
     crate::reset::RESET_OVERLAP,
     crate::fitted_noise::FORM,
     crate::state_dtype::FORM,
     crate::c_scale::FORM,
+    crate::ablate::FORM,
+    crate::log_attention::LOG,
+    crate::log_attention::LOG_N,
 ];
 
 /// Those of the program that uses it.

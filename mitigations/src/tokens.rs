@@ -44,6 +44,34 @@ pub(crate) fn map_decay(gates: Gates, numbers: &[f32], map: PerHead) -> Gates {
     gates
 }
 
+/// Every log decay times the factor of its token and head, `[1, time, heads]`; decays that are the same for all tokens become
+/// one for each.
+pub(crate) fn scale_decay(gates: Gates, factors: Tensor<3>) -> Gates {
+    let dims = gates.dims();
+    let (batch, time, heads) = (dims.batch, dims.time, dims.heads);
+    if batch * time == 0 {
+        return gates;
+    }
+    let mut gates = gates.with_stored_decay();
+    let of_keys = || factors.clone().unsqueeze_dim::<4>(3);
+    gates.log_decay = match gates.log_decay {
+        LogDecay::None => LogDecay::None,
+        LogDecay::PerHead(a) => {
+            let scaled = a.unsqueeze_dims::<3>(&[0, 1]) * factors;
+            LogDecay::PerHeadToken(scaled.expand([batch, time, heads]))
+        }
+        LogDecay::PerKey(a) => {
+            let scaled = a.unsqueeze_dims::<4>(&[0, 1]) * of_keys();
+            LogDecay::PerKeyToken(scaled.expand([batch, time, heads, dims.key_dim]))
+        }
+        LogDecay::PerHeadToken(a) => LogDecay::PerHeadToken(a * factors),
+        LogDecay::PerKeyToken(a) => LogDecay::PerKeyToken(a * of_keys()),
+        // Stored above.
+        LogDecay::PerStep(a) => LogDecay::PerStep(a),
+    };
+    gates
+}
+
 /// The tokens and heads of `skip`, `[batch, time, heads]`, leave the state as it is: decay 1, nothing written, nothing erased.
 pub(crate) fn skip_tokens(mut gates: Gates, skip: Tensor<3, Bool>) -> Gates {
     let dims = gates.dims();

@@ -50,7 +50,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::intervention::Next;
 use spillway_ssm_core::mixer::{cat_rows, select_rows};
 use spillway_ssm_core::{
-    Error, Gates, Incompatible, Intervention, InterventionState, LogDecay, ReadOut, Rule, Site, State,
+    Erase, Error, Gates, Incompatible, Intervention, InterventionState, LogDecay, ReadOut, Rule, Site, State,
 };
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -193,7 +193,7 @@ impl Intervention for WindowByDifference {
             Rule::WeightedSum => return Ok(()),
             Rule::Delta => {
                 "what this layer's tokens do to older ones is a matrix, whose product over the window can be neither kept up nor \
-                 inverted token by token"
+                 inverted token by token (window-writes drops what old tokens wrote, and keeps what they corrected)"
             }
             Rule::Mean => {
                 "this layer keeps a weighted mean relative to a maximum, and a difference loses all digits once the largest weight \
@@ -374,6 +374,12 @@ fn read_lagged(
             let query = per_head(query, &dims) * factor;
             let mut lagged = leaving.read_by(query, gates);
             lagged.key = per_head(lagged.key, &dims);
+            if let Erase::LowRank { p, b } = lagged.erase {
+                lagged.erase = Erase::LowRank {
+                    p: per_head(p, &dims),
+                    b: per_head(b, &dims),
+                };
+            }
             next(lagged, state)
         }
     }

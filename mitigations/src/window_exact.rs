@@ -24,6 +24,10 @@
 //! A state that begins with the sum over a prefix would lose it, so layers whose state does are refused; a window by difference
 //! keeps it, because what it subtracts are tokens.
 //!
+//! With R = Q a token sees its own chunk and the one before, Q + 1 to 2Q tokens, and one element is all that is kept. Windows of this
+//! form are called jagged, and `window-jagged:Q` is how this one is written (*Sliding Window Recurrences for Sequence Models*,
+//! 2512.13921, whose layers are trained with it).
+//!
 //! The window is per layer, as in [`crate::window_by_difference`].
 
 use crate::form::{Form, Parameter};
@@ -66,6 +70,24 @@ pub(crate) const FORM: Form = Form {
             chunk: chunk.map_or(Ok(WindowExact::DEFAULT_CHUNK), |chunk| {
                 written.tokens("chunk", chunk)
             })?,
+        }))
+    },
+};
+
+pub(crate) const JAGGED: Form = Form {
+    name: "window-jagged",
+    syntax: "window-jagged:Q",
+    summary: "only the chunk of Q tokens at hand and the one before: window-exact:Q,chunk=Q",
+    parameters: &[Parameter::required("Q", "tokens of a chunk, at least 1")],
+    works_on: "every model but JRT-RNN, whose prefix it would lose",
+    calibrated: false,
+    example: "window-jagged:1024",
+    parse: |written| {
+        let [chunk] = written.exactly()?;
+        let tokens = written.tokens("chunk", chunk)?;
+        Ok(Arc::new(WindowExact {
+            tokens,
+            chunk: tokens,
         }))
     },
 };

@@ -26,6 +26,8 @@ struct Case {
     map: Box<dyn Fn(&mut Brute)>,
     /// The first token that token t sees.
     first: Box<dyn Fn(usize) -> usize>,
+    /// How many of the last tokens' writes a token reads, where these are of a state that saw all tokens.
+    writes: Option<usize>,
     /// Bound of every head's norm, and the chunk.
     clip: Option<(Vec<f64>, Option<usize>)>,
     refused: bool,
@@ -85,6 +87,7 @@ impl Case {
             text,
             map: Box::new(map),
             first: Box::new(|_| 0),
+            writes: None,
             clip: None,
             refused: false,
             bound: BOUND,
@@ -107,6 +110,7 @@ impl Case {
 fn cases(layer: &Layer, n: &Numbers) -> Vec<Case> {
     let calibration = calibration(layer, n);
     let mut cases = gate_cases(layer, n);
+    cases.extend(position_cases(layer, n));
     cases.extend(step_cases(layer, n, &calibration));
     cases.extend(state_cases(layer, n, &calibration));
     cases
@@ -134,6 +138,18 @@ fn gate_cases(layer: &Layer, n: &Numbers) -> Vec<Case> {
             remember(brute, kind, insertion);
         }),
         Case::new(format!("c-scale:{factor}"), move |brute| brute.scale *= factor),
+        Case::new(
+            format!("ablate:0/1.{}/2", first_head + dims.heads - 1),
+            move |brute| {
+                // A head whose values are 0 reads 0, whatever the rule.
+                for (index, value) in brute.value.iter_mut().enumerate() {
+                    if index / dims.value_dim % dims.heads == dims.heads - 1 {
+                        *value = 0.0;
+                    }
+                }
+                brute.skip[dims.heads - 1] = 0.0;
+            },
+        ),
         Case::new(format!("a-scale:{factor}"), move |brute| {
             brute.log_decay.iter_mut().for_each(|log| *log *= factor);
         })
@@ -151,6 +167,55 @@ fn gate_cases(layer: &Layer, n: &Numbers) -> Vec<Case> {
             capped(brute, &|head, log| log - more(head));
         }),
     ]
+}
+
+fn position_cases(layer: &Layer, n: &Numbers) -> Vec<Case> {
+    let (dims, first_head, length) = (layer.dims, layer.first_head, n.r + 1);
+    let stretched = move |brute: &mut Brute, exponent: &dyn Fn(usize) -> f64| {
+        for (index, log) in brute.log_decay.iter_mut().enumerate() {
+            let (head, token) = (
+                index / dims.key_dim % dims.heads,
+                index / (dims.key_dim * dims.heads) % dims.time,
+            );
+            if token >= length {
+                *log *= (length as f64 / (token + 1) as f64).powf(exponent(head));
+            }
+        }
+    };
+    // Heads stand in the order of their memories, the longest first, as they were calibrated.
+    let spectrum = move |head: usize| {
+        let ln_length = (length as f64).ln();
+        let memory = |head: usize| {
+            let tokens = 1.0 / (0.02 * (first_head + head + 1) as f64);
+            tokens.clamp(1.0, length as f64).ln()
+        };
+        let (k, last) = (head as f64, (dims.heads - 1) as f64);
+        if last == 0.0 {
+            return 1.0;
+        }
+        let even = k / last * (memory(0) - memory(dims.heads - 1));
+        ((last - k) / last + (memory(0) - memory(head) - even) / ln_length).clamp(0.0, 1.0)
+    };
+    let exponent = 0.1 + 0.9 * n.b;
+    let cases = [
+        Case::new(format!("position-decay:{length}"), move |brute| {
+            stretched(brute, &|_| 1.0);
+        }),
+        Case::new(
+            format!("position-decay:{length},exponent={exponent}"),
+            move |brute| {
+                stretched(brute, &|_| exponent);
+            },
+        ),
+        Case::new(format!("position-spectrum:{length}"), move |brute| {
+            stretched(brute, &spectrum);
+        }),
+    ];
+    let refused = layer.kind.decay() == Decay::None || layer.kind.rule() == Rule::Mean;
+    let mut cases: Vec<Case> = cases.into_iter().map(|case| case.refused_if(refused)).collect();
+    // Recurrences have no attention to act on.
+    cases.push(Case::new("log-attention:362".into(), |_| {}));
+    cases
 }
 
 fn step_cases(layer: &Layer, n: &Numbers, calibration: &Calibration) -> Vec<Case> {
@@ -218,6 +283,15 @@ fn state_cases(layer: &Layer, n: &Numbers, calibration: &Calibration) -> Vec<Cas
     };
     let mut cases = vec![
         windowed.refused_if(rule != Rule::WeightedSum),
+        Case {
+            bound: DIFFERENCE_BOUND,
+            writes: Some(r),
+            ..Case::new(format!("window-writes:{r}"), |_| {})
+        }
+        .refused_if(rule != Rule::Delta),
+        Case::seeing(format!("window-jagged:{q}"), move |t| {
+            (t / q).saturating_sub(usize::from(q > 1)) * q
+        }),
         Case::seeing(format!("window-exact:{r},chunk={q}"), move |t| {
             (t / q).saturating_sub(kept) * q
         }),
@@ -353,7 +427,10 @@ fn check(case: &Case, layer: &Layer, n: &Numbers) -> Result<(), TestCaseError> {
         bounds,
         chunk: *chunk,
     });
-    let expected = brute.run(&case.first, clipping.as_ref());
+    let expected = match case.writes {
+        Some(window) if !case.refused => brute.run_writes(window),
+        _ => brute.run(&case.first, clipping.as_ref()),
+    };
     for splits in [layer.splits.as_slice(), &[], &vec![1; layer.dims.time]] {
         match run(&mitigation, layer, &gates, splits, n.r) {
             Ok(found) => {

@@ -28,6 +28,15 @@ pub enum ModelError {
     /// An intervention cannot work with this model.
     #[error(transparent)]
     Incompatible(#[from] spillway_ssm_core::Incompatible),
+    /// An intervention on attention, in a model without any that reads all tokens.
+    #[error(
+        "{intervention} acts on attention over all earlier tokens and no layer of this model has it; use what acts on recurrent states \
+         instead, such as reset:N"
+    )]
+    NoAttention {
+        /// The intervention's text form.
+        intervention: String,
+    },
     /// A model whose layers see later tokens, asked what comes next.
     #[error(
         "layer {layer} is bidirectional and has seen the next token: such a model answers tasks about whole sequences, and \

@@ -1,4 +1,4 @@
-//! Where a mitigation may act: a map on gates, and a way of running the recurrence.
+//! Where a mitigation may act: a map on gates, a way of running the recurrence, and a factor on the queries of attention.
 //!
 //! Every mixer hands its gates to [`Chain::run`], in prefill and in decode alike, and that calls each intervention in the
 //! same two places:
@@ -7,6 +7,9 @@
 //! 2. [`Intervention::on_recurrence`] runs the recurrence over them. The default just calls `next`; an intervention may split
 //!    the tokens, change the state between two calls (state normalisation, resets), or call `next` on a state of its own
 //!    (sliding windows). The first intervention of a chain is outermost; innermost is the plain recurrence.
+//!
+//! Layers of softmax attention have no gates. They ask [`Chain::attention_scale`] what their queries are multiplied by, which
+//! is all that an intervention can do there.
 //!
 //! What an intervention carries from call to call lives in an [`InterventionState`], one per recurrence, which is part of the layer's state:
 //! cloned with it, saved with it.
@@ -209,11 +212,11 @@ pub trait Intervention: Debug + Send + Sync {
         Ok(self.start(site, batch, device))
     }
 
-    /// First place: the gates of the tokens at hand, before the recurrence.
+    /// First place: the gates of the tokens at hand, before the recurrence. `position` is that of the first of them.
     ///
     /// # Errors
     /// Whatever the map cannot do.
-    fn on_gates(&self, _site: &Site, gates: Gates) -> Result<Gates> {
+    fn on_gates(&self, _site: &Site, gates: Gates, _position: u64) -> Result<Gates> {
         Ok(gates)
     }
 
@@ -230,6 +233,12 @@ pub trait Intervention: Debug + Send + Sync {
         next: &mut Next<'_>,
     ) -> Result<Tensor<4>> {
         next(gates, state)
+    }
+
+    /// What the query of a token at `position` is multiplied by in layers of softmax attention over all tokens; `None` for an
+    /// intervention that leaves attention alone.
+    fn attention_scale(&self, _position: u64) -> Option<f64> {
+        None
     }
 }
 
@@ -291,6 +300,22 @@ impl Chain {
         members.find(|intervention| intervention.looks_at_positions())
     }
 
+    /// What the query of a token at `position` is multiplied by in layers of softmax attention over all tokens; `None` where
+    /// no member acts on attention.
+    pub fn attention_scale(&self, position: u64) -> Option<f64> {
+        let scales = self
+            .0
+            .iter()
+            .filter_map(|member| member.attention_scale(position));
+        scales.reduce(|product, scale| product * scale)
+    }
+
+    /// The first member that acts on layers of softmax attention.
+    pub fn acting_on_attention(&self) -> Option<&dyn Intervention> {
+        let mut members = self.0.iter().map(|member| member.as_ref());
+        members.find(|member| member.attention_scale(0).is_some())
+    }
+
     /// Checks every intervention against a site.
     ///
     /// # Errors
@@ -334,7 +359,7 @@ impl Chain {
         }
         let mut gates = gates;
         for intervention in &self.0 {
-            gates = intervention.on_gates(site, gates)?;
+            gates = intervention.on_gates(site, gates, recurrence.state.position)?;
         }
         descend(
             &self.0,

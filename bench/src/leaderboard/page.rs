@@ -16,11 +16,12 @@ const FILES: [(&str, &str); 2] = [
     ("leaderboard.csv", "the table"),
 ];
 /// Beginnings of what is no cure: the model alone, starting again, controls.
-const NO_CURES: [&str; 6] = [
+const NO_CURES: [&str; 7] = [
     "none",
     "reset",
     "restart",
     "c-scale",
+    "ablate",
     "fitted-noise",
     "state-dtype",
 ];

@@ -55,6 +55,9 @@ asked: gains are over it, document by document, with bootstrapped 95 % intervals
 as long, with dots in the place of the earlier readings. Where one of the checkpoints has attention alone, its gains are subtracted
 from those of the others: what is left speaks of memory, and not of the form of the prompt.
 
+d-q:oprm=512 reads each 512 tokens of the document into a state of its own, d-q:cached=512 keeps a copy of the one state after every
+512; the question goes to every such state, and the surest answers.
+
 Documents are generated, in the shapes of FDA, SWDE, SQuAD, NQ, TriviaQA and DROP, and two lists; or read from the published data
 sets (JSON lines, a JSON list, or parquet in a build with that feature) with --data. Answers are greedy and end with their line;
 one is right if the value occurs in it.
@@ -94,7 +97,8 @@ pub struct RecallArgs {
     /// Tokens that a document with question and answer may have: longer ones are cut around the answer; 0 leaves them whole
     #[arg(long, value_name = "TOKENS", default_value = "1k", value_parser = parse_tokens)]
     pub length: u64,
-    /// Where the question stands: d-q, q-d or c-q, or with the readings q-d:3, q-d-d-q, c-q-c-q; several with commas between
+    /// Where the question stands: d-q, q-d or c-q, or with the readings q-d:3, q-d-d-q, c-q-c-q; in pieces of 512 tokens, each in a state of
+    /// its own, d-q:oprm=512 and d-q:cached=512; several with commas between
     #[arg(
         long = "order",
         value_name = "LIST",

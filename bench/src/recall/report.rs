@@ -185,6 +185,7 @@ pub fn write_csv(report: &RecallReport<'_>, out: &mut dyn Write) -> io::Result<(
         "order",
         "passes",
         "padded",
+        "pieces",
         "asked",
         "tokens",
         "contains",
@@ -220,6 +221,10 @@ pub fn write_csv(report: &RecallReport<'_>, out: &mut dyn Write) -> io::Result<(
             cell.form.order.name().into(),
             cell.form.passes.to_string(),
             cell.form.is_padded.to_string(),
+            cell.form
+                .pieces
+                .map(|pieces| pieces.to_string())
+                .unwrap_or_default(),
             cell.asked.to_string(),
             cell.tokens.to_string(),
             cell.contains.to_string(),

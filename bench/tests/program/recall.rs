@@ -111,7 +111,7 @@ fn table_files_and_page_agree() {
     let csv = fs::read_to_string(out.join("recall.csv")).expect("file");
     assert_eq!(csv.lines().count(), 1 + cells.len());
     assert!(
-        csv.starts_with("model,mitigation,task,form,order,passes,padded,asked,"),
+        csv.starts_with("model,mitigation,task,form,order,passes,padded,pieces,asked,"),
         "{csv}"
     );
     let answers = fs::read_to_string(out.join("recall-answers.jsonl")).expect("file");

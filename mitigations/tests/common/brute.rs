@@ -215,7 +215,8 @@ pub struct Brute {
     kind: Kind,
     query: Vec<f64>,
     pub key: Vec<f64>,
-    value: Vec<f64>,
+    /// `[batch, time, heads, value_dim]`.
+    pub value: Vec<f64>,
     /// `[batch, time, heads, key_dim]`.
     pub log_decay: Vec<f64>,
     /// `[batch, time, heads]`, 1 where the gates have none.
@@ -225,7 +226,7 @@ pub struct Brute {
     pub b: Vec<f64>,
     /// `[heads, key_dim]`.
     pub bonus: Vec<f64>,
-    skip: Vec<f64>,
+    pub skip: Vec<f64>,
     pub scale: f64,
     /// h before the first token, `[heads, key_dim, value_dim]`, the same for every sequence.
     pub initial: Vec<f64>,
@@ -304,6 +305,47 @@ impl Brute {
                         running = Some((start, state));
                     }
                 }
+            }
+        }
+        out
+    }
+}
+
+impl Brute {
+    /// Read-outs of what the last `window` tokens changed in a state that all tokens before them have made, decayed since.
+    pub fn run_writes(&self, window: usize) -> Vec<f64> {
+        let d = self.dims;
+        let mut out = vec![0.0; d.batch * d.time * d.heads * d.value_dim];
+        for (batch, head) in (0..d.batch).flat_map(|b| (0..d.heads).map(move |h| (b, h))) {
+            let mut state = Head::start(self, batch, head, true);
+            let mut writes: Vec<Vec<f64>> = Vec::new();
+            for t in 0..d.time {
+                let at = (batch * d.time + t) * d.heads + head;
+                let decays = &self.log_decay[at * d.key_dim..][..d.key_dim];
+                let decay = |memory: &mut [f64]| {
+                    for (row, decay) in memory.chunks_mut(d.value_dim).zip(decays) {
+                        row.iter_mut().for_each(|x| *x *= decay.exp());
+                    }
+                };
+                let mut kept = state.memory.clone();
+                decay(&mut kept);
+                state.update(at);
+                writes.iter_mut().for_each(|write| decay(write));
+                writes.push(
+                    state
+                        .memory
+                        .iter()
+                        .zip(&kept)
+                        .map(|(now, kept)| now - kept)
+                        .collect(),
+                );
+                let mut windowed = Head::start(self, batch, head, false);
+                for write in &writes[writes.len().saturating_sub(window)..] {
+                    add(&mut windowed.memory, write, 1.0);
+                }
+                let y = &mut out[at * d.value_dim..][..d.value_dim];
+                windowed.read(&self.query[at * d.key_dim..][..d.key_dim], y);
+                add(y, &self.value[at * d.value_dim..][..d.value_dim], self.skip[head]);
             }
         }
         out

@@ -33,6 +33,7 @@ fn part() -> impl Strategy<Value = String> {
             .prop_map(|(t, at)| format!("cap-mean:{t}{at}")),
         (1e-6..1e3f64).prop_map(|s| format!("a-scale:{s}")),
         (1e-6..1e3f64).prop_map(|s| format!("c-scale:{s}")),
+        prop::sample::select(vec!["ablate:2", "ablate:0/3.1/3.17"]).prop_map(str::to_owned),
         (1e-6..1e3f64, 1e-6..1e3f64).prop_map(|(s, t)| format!("scales:{s},{t},1")),
         (
             1..u64::MAX,
@@ -61,7 +62,17 @@ fn part() -> impl Strategy<Value = String> {
             chunk()
         )
             .prop_map(|(t, q)| format!("state-dtype:{t}{q}")),
+        (
+            2..u64::MAX,
+            prop::sample::select(vec!["", ",exponent=0.5", ",exponent=1"])
+        )
+            .prop_map(|(t, exponent)| format!("position-decay:{t}{exponent}")),
+        (2..u64::MAX).prop_map(|t| format!("position-spectrum:{t}")),
+        (1.001..1e6f64).prop_map(|a| format!("log-attention:{a}")),
+        (1.001..1e6f64).prop_map(|t| format!("logn-attention:{t}")),
         (1..u64::MAX).prop_map(|r| format!("window:{r}")),
+        (1..u64::MAX).prop_map(|r| format!("window-writes:{r}")),
+        (1..u64::MAX).prop_map(|q| format!("window-jagged:{q}")),
         (1..u64::MAX, 1..500u64).prop_map(|(r, q)| format!("window-exact:{r},chunk={q}")),
         (1..u64::MAX).prop_map(|n| format!("reset:{n}")),
         (1..1000u64, 1..1000u64).prop_map(|(m, more)| format!("reset-overlap:{},{m}", m + more)),
@@ -114,6 +125,9 @@ fn texts_are_canonical() {
         ("state-norm:auto * 2 , chunk = 64", "state-norm:auto*2,chunk=64"),
         ("window-exact:100,chunk=64", "window-exact:100"),
         ("window-exact:100,chunk=32", "window-exact:100,chunk=32"),
+        ("window-jagged:64", "window-exact:64"),
+        ("window-jagged:32", "window-exact:32,chunk=32"),
+        ("position-decay:64,exponent=1.0", "position-decay:64"),
         ("state-norm:5+reset:64", "reset:64+state-norm:5"),
         (
             "reset-overlap:64,16+delta-scale:0.5",
@@ -167,6 +181,13 @@ fn wrong_numbers_are_named_with_what_would_be_accepted() {
         ("window:1.5", vec!["whole number of tokens"]),
         ("window:-3", vec!["whole number of tokens"]),
         ("window-exact:0", vec!["at least 1"]),
+        ("window-writes:0", vec!["window", "at least 1"]),
+        ("window-jagged:0", vec!["chunk", "at least 1"]),
+        ("position-decay:1", vec!["length", "at least 2"]),
+        ("position-decay:64,exponent=0", vec!["exponent", "above 0"]),
+        ("position-spectrum:0", vec!["length", "at least 1"]),
+        ("log-attention:1", vec!["tokens", "above 1"]),
+        ("logn-attention:NaN", vec!["tokens", "above 1"]),
         ("reset:0", vec!["period", "at least 1"]),
         (
             "reset-overlap:64,64",
@@ -178,6 +199,7 @@ fn wrong_numbers_are_named_with_what_would_be_accepted() {
         ("cap:64,at=a", vec!["at", "LAYER.HEAD", "found \"a\""]),
         ("cap-mean:64,at=1.", vec!["LAYER.HEAD"]),
         ("a-scale:0", vec!["factor of the log decay"]),
+        ("ablate:x", vec!["heads", "LAYER.HEAD", "found \"x\""]),
         ("c-scale:-1", vec!["factor of the read-out"]),
         ("scales:1,0", vec!["factor of a layer's step size"]),
         ("delta-filter:0", vec!["length", "at least 1"]),

@@ -333,10 +333,10 @@ impl Model {
     /// The state before the first token of `batch` sequences, with `chain` acting in every layer.
     ///
     /// # Errors
-    /// [`ModelError::Incompatible`] when an intervention cannot work with a layer, [`ModelError::Budget`] when the machine
-    /// has no memory for so many states.
+    /// [`ModelError::Incompatible`] when an intervention cannot work with a layer, [`ModelError::NoAttention`] when there is no
+    /// layer for it to act on, [`ModelError::Budget`] when the machine has no memory for so many states.
     pub fn start(&self, chain: &Chain, batch: usize) -> Result<ModelState, ModelError> {
-        self.info.sites.iter().try_for_each(|site| chain.check(site))?;
+        self.check_chain(chain)?;
         ask_for_states(Some(self.info.state_bytes), batch)?;
         Ok(ModelState {
             layers: self.network.start(chain, batch),
@@ -346,13 +346,25 @@ impl Model {
         })
     }
 
+    /// Whether every intervention of `chain` can work with this model.
+    fn check_chain(&self, chain: &Chain) -> Result<(), ModelError> {
+        self.info.sites.iter().try_for_each(|site| chain.check(site))?;
+        // Of attention over all tokens the keys and values grow with every one.
+        match chain.acting_on_attention() {
+            Some(member) if self.info.cache_bytes_per_token == 0 => Err(ModelError::NoAttention {
+                intervention: member.text(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The state in a file that [`ModelState::save`] wrote, with the same chain. Going on from it gives the same bits.
     ///
     /// # Errors
     /// [`ModelError::Checkpoint`] for a file that cannot be read, [`ModelError::SavedState`] for one of another model or
     /// chain.
     pub fn restore(&self, path: &Path, chain: &Chain) -> Result<ModelState, ModelError> {
-        self.info.sites.iter().try_for_each(|site| chain.check(site))?;
+        self.check_chain(chain)?;
         self.restored(path, &StoredTensors::open(path)?, chain)
     }
 

@@ -14,6 +14,7 @@ use spillway_models::init::{preset, write_random};
 use spillway_models::layout::Layout;
 use spillway_models::registry::written_layouts;
 use spillway_models::{LoadOptions, Logits, Model, ModelError, ModelState};
+use spillway_ssm_core::Rule;
 use tempfile::TempDir;
 
 const TIME: usize = 90;
@@ -28,7 +29,7 @@ const DIFFERENCE: f64 = 1e-3;
 const ROUNDED: f64 = 1e-2;
 
 /// One of each, with numbers that act within a few tens of tokens.
-const SPECS: [&str; 22] = [
+const SPECS: [&str; 26] = [
     "forget:0.97",
     "remember:0.6",
     "rri:0.98,0.7",
@@ -36,6 +37,8 @@ const SPECS: [&str; 22] = [
     "cap:12,at=0/1.0",
     "cap-mean:4",
     "a-scale:2",
+    "position-decay:20",
+    "position-spectrum:20",
     "delta-scale:0.5",
     "scales:0.5,2,1,1,1,1,1,1",
     "delta-filter:300",
@@ -44,11 +47,13 @@ const SPECS: [&str; 22] = [
     "state-norm:auto*0.5,chunk=8",
     "window:24",
     "window-exact:24,chunk=8",
+    "window-writes:24",
     "reset:32",
     "reset-overlap:32,8",
     "fitted-noise:2,seed=5",
     "state-dtype:bf16,chunk=8",
     "c-scale:0.5",
+    "ablate:0/1.0",
     "forget:0.97+window-exact:24,chunk=8",
     "reset:32+state-norm:auto*0.5",
 ];
@@ -77,6 +82,12 @@ fn refused(architecture: &str) -> &'static [&'static str] {
         _ => &[],
     }
 }
+
+/// What only models that forget take, at rates that may differ between tokens.
+const NEEDS_DECAYS: [&str; 2] = ["position-decay:20", "position-spectrum:20"];
+
+/// What only models of delta rules take.
+const NEEDS_DELTA_RULE: &str = "window-writes:24";
 
 /// What only models that discretise take.
 const NEEDS_STEPS: [&str; 4] = [
@@ -197,6 +208,13 @@ fn every_mitigation_runs_alike_on_every_layout_or_says_what_does() {
         let (mut found, mut expected) = (Vec::new(), refused(layout.architecture).to_vec());
         if !steps {
             expected.extend(NEEDS_STEPS);
+        }
+        let sites = &model.info().sites;
+        if !sites.iter().all(|site| site.decays && site.rule != Rule::Mean) {
+            expected.extend(NEEDS_DECAYS);
+        }
+        if !sites.iter().all(|site| site.rule == Rule::Delta) {
+            expected.push(NEEDS_DELTA_RULE);
         }
         for spec in SPECS {
             if let Err(reason) = try_pair(&name, spec, &model, folder.path(), &plain) {

@@ -92,6 +92,26 @@ pub struct Context<'a> {
     pub shared: &'a mut Shared,
 }
 
+impl Context<'_> {
+    /// The queries `[batch, time, heads, head_dim]` of attention over all earlier tokens, multiplied by what the
+    /// interventions [say](Chain::attention_scale); the same bits where none of them acts on attention.
+    pub fn scaled_queries(&self, query: Tensor<4>) -> Tensor<4> {
+        let [batch, time, ..] = query.dims();
+        if batch * time == 0 || self.chain.acting_on_attention().is_none() {
+            return query;
+        }
+        let tokens = self
+            .positions
+            .iter()
+            .flat_map(|&start| (0..time as u64).map(move |token| start.saturating_add(token)));
+        let scales: Vec<f32> = tokens
+            .map(|position| self.chain.attention_scale(position).unwrap_or(1.0) as f32)
+            .collect();
+        let scales = Tensor::<1>::from_floats(scales.as_slice(), &query.device());
+        query * scales.reshape([batch, time, 1, 1])
+    }
+}
+
 /// What a layer leaves for later layers, for the same tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {

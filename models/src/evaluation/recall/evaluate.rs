@@ -13,6 +13,7 @@ use spillway_ssm_core::Chain;
 
 use super::cut::cut;
 use super::document::Document;
+use super::pieces::surest;
 use super::prefixes::{in_order, take_in_all};
 use super::prompt::{self, Form};
 use super::score::Score;
@@ -153,19 +154,38 @@ fn ask(
     let tokenizer = model.tokenizer();
     let mut outcomes = Vec::new();
     let mut prompts = Vec::new();
+    let (mut whole, mut divided, mut computed) = (Vec::new(), Vec::new(), 0);
     for document in group {
         let cut = cut(&plan.documents[*document], plan.length, tokenizer)?;
         for (form, kind) in plan.forms.iter().enumerate() {
-            let ids = prompt::ids(&cut.document, *kind, tokenizer)?;
-            outcomes.push(Outcome {
+            let mut outcome = Outcome {
                 document: *document,
                 form,
-                tokens: ids.len(),
+                tokens: 0,
                 depth: cut.depth,
                 answer: String::new(),
                 score: Score::NOT_A_NUMBER,
-            });
-            prompts.push(ids);
+            };
+            match kind.pieces {
+                None => {
+                    let ids = prompt::ids(&cut.document, *kind, tokenizer)?;
+                    outcome.tokens = ids.len();
+                    whole.push(prompts.len());
+                    prompts.push(ids);
+                }
+                Some(pieces) => {
+                    let found = surest(model, chain, &cut.document, kind.order, pieces)?;
+                    outcome.tokens = found.computed as usize;
+                    computed += found.computed;
+                    let (ids, read) = found
+                        .best
+                        .map(|best| (best.prompt, (best.logits, best.state)))
+                        .unzip();
+                    divided.extend(read.map(|(logits, state)| (prompts.len(), logits, state)));
+                    prompts.push(ids.unwrap_or_default());
+                }
+            }
+            outcomes.push(outcome);
         }
     }
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
@@ -181,31 +201,10 @@ fn ask(
         read: Vec::new(),
         answers: vec![None; prompts.len()],
     };
-    let computed = match plan.cache {
-        _ if model.encoder_length() > 0 => {
-            // An encoder reads a prompt's beginning as a whole: two prompts share nothing.
-            let mut computed = 0;
-            for index in in_order(&prompts) {
-                let mut state = model.start(chain, 1)?;
-                let logits = model.read_prompt(prompts[index], &PromptReading::default(), &mut state)?;
-                computed += prompts[index].len() as u64;
-                reading.add(index, logits, state)?;
-            }
-            computed
-        }
-        None => take_in_all(model, chain, &prompts, |index, logits, state| {
-            reading.add(index, logits, state)
-        })?,
-        Some(cache) => {
-            let mut computed = 0;
-            for index in in_order(&prompts) {
-                let found = cache.prefill(model, chain, prompts[index])?;
-                computed += (prompts[index].len() - found.restored) as u64;
-                reading.add(index, found.logits, found.state)?;
-            }
-            computed
-        }
-    };
+    computed += reading.take_in(chain, &whole)?;
+    for (index, logits, state) in divided {
+        reading.add(index, logits, state)?;
+    }
     reading.answer()?;
     for (outcome, answer) in outcomes.iter_mut().zip(reading.answers) {
         if let Some(text) = answer {
@@ -230,6 +229,37 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// Reads the prompts of these indices; the number of tokens that went through the model.
+    fn take_in(&mut self, chain: &Chain, whole: &[usize]) -> Result<u64, ModelError> {
+        let (model, all) = (self.model, self.prompts);
+        let prompts: Vec<&[u32]> = whole.iter().map(|index| all[*index]).collect();
+        let mut computed = 0;
+        match self.plan.cache {
+            _ if model.encoder_length() > 0 => {
+                // An encoder reads a prompt's beginning as a whole: two prompts share nothing.
+                for index in in_order(&prompts) {
+                    let mut state = model.start(chain, 1)?;
+                    let logits = model.read_prompt(prompts[index], &PromptReading::default(), &mut state)?;
+                    computed += prompts[index].len() as u64;
+                    self.add(whole[index], logits, state)?;
+                }
+            }
+            None => {
+                computed = take_in_all(model, chain, &prompts, |index, logits, state| {
+                    self.add(whole[index], logits, state)
+                })?;
+            }
+            Some(cache) => {
+                for index in in_order(&prompts) {
+                    let found = cache.prefill(model, chain, prompts[index])?;
+                    computed += (prompts[index].len() - found.restored) as u64;
+                    self.add(whole[index], found.logits, found.state)?;
+                }
+            }
+        }
+        Ok(computed)
+    }
+
     fn add(&mut self, index: usize, logits: Tensor<2>, state: ModelState) -> Result<(), ModelError> {
         self.read.push((index, logits, state));
         let bytes: usize = self.read.iter().map(|(_, _, state)| state.bytes()).sum();

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`document`] | the tasks, and what a document of each holds |
 //! | [`prompt`] | orders, readings, the padding control; prompts to the letter of the published ones |
+//! | [`pieces`] | documents read in pieces, by a state for each, and the surest of them answering |
 //! | [`cut`] | long documents cut around their answer; how deep the answer lies |
 //! | [`score`] | contains, exact, F1, and what kind of error it was |
 //! | [`data`] | the published data sets from disk |
@@ -45,6 +46,7 @@ pub mod evaluate;
 pub mod generate;
 #[cfg(feature = "parquet")]
 mod parquet;
+pub mod pieces;
 mod prefixes;
 pub mod prompt;
 pub mod score;

@@ -23,6 +23,8 @@
 //!
 //! K is the key with its first letter in upper case.
 //!
+//! A document may also be read [in pieces](super::pieces): `d-q:1:oprm=512` and `q-d:1:cached=512`.
+//!
 //! The *padding control* of a form has the question where the form has it, one reading, and in the place of the earlier
 //! ones as many tokens of dots, so that its length is the same to the token.
 
@@ -33,6 +35,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 use super::document::{Content, Document, RecallTask, is_space, stripped};
+use super::pieces::Pieces;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Where the pages of SWDE end and their questions begin.
@@ -69,8 +72,8 @@ impl Order {
     }
 }
 
-/// A kind of prompt: the order, the readings, and whether the earlier readings are padding. Its text form is `q-d:2`, with
-/// `:padded` behind it for a control.
+/// A kind of prompt: the order, the readings, whether the earlier readings are padding, and whether the document is read in pieces.
+/// Its text form is `q-d:2`, with `:padded` behind it for a control, and `q-d:1:oprm=512` in pieces of 512 tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Form {
     /// Where the question stands.
@@ -79,12 +82,15 @@ pub struct Form {
     pub passes: usize,
     /// Whether all readings but the last are dots.
     pub is_padded: bool,
+    /// How the one reading is divided; `None` for one state that reads all of it.
+    pub pieces: Option<Pieces>,
 }
 
 /// A text that is no form.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "expected d-q, q-d or c-q, with :N behind it for N readings from 1 to {MOST_PASSES}, q-d-d-q or c-q-c-q, found '{0}'"
+    "expected d-q, q-d or c-q, with :N behind it for N readings from 1 to {MOST_PASSES}, q-d-d-q or c-q-c-q; or d-q or q-d with \
+     :oprm=TOKENS or :cached=TOKENS behind it, found '{0}'"
 )]
 pub struct UnknownForm(String);
 
@@ -100,6 +106,7 @@ impl Form {
             order,
             passes,
             is_padded: false,
+            pieces: None,
         }
     }
 
@@ -117,7 +124,8 @@ impl Form {
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let padded = if self.is_padded { ":padded" } else { "" };
-        write!(f, "{}:{}{padded}", self.order.name(), self.passes)
+        write!(f, "{}:{}{padded}", self.order.name(), self.passes)?;
+        self.pieces.map_or(Ok(()), |pieces| write!(f, ":{pieces}"))
     }
 }
 
@@ -127,9 +135,13 @@ impl FromStr for Form {
     /// `q-d` is one reading; `q-d-d-q` and `c-q-c-q` are `q-d:2` and `c-q:2`.
     fn from_str(text: &str) -> Result<Self, UnknownForm> {
         let unknown = || UnknownForm(text.into());
-        let (rest, is_padded) = match text.strip_suffix(":padded") {
+        let (rest, pieces) = match text.rsplit_once(':').map(|(rest, last)| (rest, last.parse())) {
+            Some((rest, Ok(pieces))) => (rest, Some(pieces)),
+            _ => (text, None),
+        };
+        let (rest, is_padded) = match rest.strip_suffix(":padded") {
             Some(rest) => (rest, true),
-            None => (text, false),
+            None => (rest, false),
         };
         let (order, passes) = match rest {
             "q-d-d-q" => ("q-d", 2),
@@ -142,9 +154,12 @@ impl FromStr for Form {
         let order = Order::ALL.into_iter().find(|known| known.name() == order);
         let form = Self {
             is_padded,
+            pieces,
             ..Self::new(order.ok_or_else(unknown)?, passes)
         };
-        match (1..=MOST_PASSES).contains(&passes) && !(is_padded && passes == 1) {
+        // A question after every piece is a question after the only reading of each.
+        let divided = pieces.is_none() || (passes == 1 && form.order != Order::EveryTime);
+        match (1..=MOST_PASSES).contains(&passes) && !(is_padded && passes == 1) && divided {
             true => Ok(form),
             false => Err(unknown()),
         }
@@ -308,6 +323,42 @@ pub fn ids(document: &Document, form: Form, tokenizer: &Tokenizer) -> Result<Vec
     Ok(ids)
 }
 
+/// What prompts of the pieces of a document are made of, as ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Divisible {
+    /// The question before the document, where the form has it there.
+    pub(super) head: Vec<u32>,
+    /// The document.
+    pub(super) document: Vec<u32>,
+    /// What the answer follows upon.
+    pub(super) tail: Vec<u32>,
+}
+
+/// The parts of a prompt of one reading. Where the tokenizer has tokens that reach across the end of the document, the tail begins
+/// with the first of them.
+///
+/// # Errors
+/// As [`Tokenizer::encode`].
+pub(super) fn divisible(
+    document: &Document,
+    order: Order,
+    tokenizer: &Tokenizer,
+) -> Result<Divisible, TokenizerError> {
+    let parts = Parts::of(document, order == Order::DocumentFirst);
+    let mut reading = tokenizer.encode(&parts.last)?;
+    let alone = tokenizer.encode(&parts.earlier)?;
+    let shared = reading.iter().zip(&alone).take_while(|(a, b)| a == b).count();
+    let tail = reading.split_off(shared);
+    Ok(Divisible {
+        head: match order {
+            Order::QuestionFirst => tokenizer.encode(&parts.hint)?,
+            Order::DocumentFirst | Order::EveryTime => Vec::new(),
+        },
+        document: reading,
+        tail,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,8 +411,40 @@ mod tests {
     }
 
     #[test]
+    fn a_divided_form_is_written_and_read_and_its_parts_are_the_prompt() {
+        let tokenizer = Tokenizer::bytes();
+        let document = cloze(RecallTask::Drop, "The document", "The answer is", "What?");
+        for (written, order, form) in [
+            ("d-q:oprm=512", "d-q", "d-q:1:oprm=512"),
+            ("q-d:1:cached=64", "q-d", "q-d:1:cached=64"),
+        ] {
+            let parsed: Form = written.parse().expect("a form");
+            assert_eq!(parsed.to_string(), form);
+            assert_eq!(parsed.control(), None);
+            let parts = divisible(&document, parsed.order, &tokenizer).expect("bytes");
+            let joined = [parts.head, parts.document, parts.tail.clone()].concat();
+            let whole: Form = order.parse().expect("a form");
+            assert_eq!(tokenizer.decode(&joined), text(&document, whole));
+            assert_eq!(tokenizer.decode(&parts.tail), " The answer is");
+        }
+    }
+
+    #[test]
     fn what_is_no_form_is_refused() {
-        for bad in ["", "q", "q-d:0", "q-d:65", "q-d:x", "q-d:1:padded", "d-q-d"] {
+        for bad in [
+            "",
+            "q",
+            "q-d:0",
+            "q-d:65",
+            "q-d:x",
+            "q-d:1:padded",
+            "d-q-d",
+            "q-d:2:oprm=8",
+            "c-q:1:cached=8",
+            "d-q:oprm=0",
+            "d-q:oprm",
+            "d-q:2:padded:oprm=8",
+        ] {
             assert!(bad.parse::<Form>().is_err(), "{bad}");
         }
         let written = serde_json::to_string(&Form::TWICE).expect("serialised");

@@ -9,6 +9,7 @@ mod equivalence {
     use burn::tensor::Tensor;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
+    use spillway_mitigations::Mitigation;
     use spillway_models::{Logits, Model, ModelState};
     use spillway_ssm_core::Chain;
 
@@ -65,6 +66,27 @@ mod equivalence {
             let reference = Reference::open(folder.path(), &case.config);
             let equations = || rows(&reference, &case, &ids).concat();
             close(&logits(&model, &ids, &mut start(&model)), &equations(), tolerance(equations))?;
+        }
+
+        #[test]
+        fn queries_are_sharpened_where_all_tokens_are_read(case in cases(), time in 1usize..24, base in 1.5f64..100.0) {
+            let (folder, model) = case.load();
+            let ids = case.ids(time);
+            let mitigation: Mitigation = format!("log-attention:{base}").parse().unwrap();
+            let state = model.start(&mitigation.chain(), 1);
+            if model.info().cache_bytes_per_token == 0 {
+                let refused = state.err().map(|error| error.to_string());
+                prop_assert!(refused.is_some_and(|message| message.starts_with("log-attention:")));
+                return Ok(());
+            }
+            let mut reference = Reference::open(folder.path(), &case.config);
+            reference.log_base = Some(base);
+            let equations = || rows(&reference, &case, &ids).concat();
+            let (first, second) = ids.split_at(time / 2);
+            let mut state = state.unwrap();
+            let mut found = logits(&model, first, &mut state);
+            found.extend(logits(&model, second, &mut state));
+            close(&found, &equations(), tolerance(equations))?;
         }
 
         #[test]

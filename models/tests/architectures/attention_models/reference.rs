@@ -15,6 +15,8 @@ type Row = Vec<f64>;
 pub struct Reference {
     config: Value,
     tensors: BTreeMap<String, (Vec<usize>, Row)>,
+    /// [`Attention::log_base`] of every attention.
+    pub log_base: Option<f64>,
 }
 
 fn silu(x: f64) -> f64 {
@@ -49,6 +51,8 @@ struct Attention {
     scaling: Option<[f64; 4]>,
     /// Keys before a token's own.
     window: usize,
+    /// A, where queries over all keys are multiplied by ln(t + A) / ln A.
+    log_base: Option<f64>,
 }
 
 impl Attention {
@@ -90,7 +94,10 @@ impl Attention {
             let group = head / (self.heads / self.groups);
             let query = self.turned(&part(&rows[t][0], head), t);
             let seen = t.saturating_sub(self.window)..=t;
-            let score = |j: usize| (dot(&query, &keys[j][group]) / (self.head_dim as f64).sqrt()).exp();
+            let sharpened = self.log_base.filter(|_| self.window == usize::MAX);
+            let factor = sharpened.map_or(1.0, |base| (t as f64 + base).ln() / base.ln());
+            let factor = factor / (self.head_dim as f64).sqrt();
+            let score = |j: usize| (dot(&query, &keys[j][group]) * factor).exp();
             let weights: Row = seen.clone().map(score).collect();
             let sum: f64 = weights.iter().sum();
             let mut out = vec![0.0; self.head_dim];
@@ -137,6 +144,7 @@ impl Reference {
         Self {
             config: config.clone(),
             tensors: stored.names().map(tensor).collect(),
+            log_base: None,
         }
     }
 
@@ -264,6 +272,7 @@ impl Reference {
                 0 => usize::MAX,
                 window => window - 1,
             },
+            log_base: self.log_base,
         };
         let eps = 1e-3;
         let plan = (
@@ -342,6 +351,7 @@ impl Reference {
             base: 300.0,
             scaling: None,
             window: usize::MAX,
+            log_base: self.log_base,
         };
         let mut joined = self.linears(&format!("{name}.in_proj"), x);
         if self.number("/attn_cfg/d_conv") > 0 {
@@ -505,6 +515,7 @@ impl Reference {
             base: 10_000.0,
             scaling: None,
             window: self.number("/alt_mixer_2/window_size") / 2,
+            log_base: self.log_base,
         };
         let joined = self.linears(&format!("{name}.Wqkv"), x);
         let read = attention.read(&Self::split(&attention, &joined));
