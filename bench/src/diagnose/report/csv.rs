@@ -145,7 +145,7 @@ fn with_curves(report: &DiagnosisReport) -> Vec<&HeadSummary> {
 fn retention(report: &DiagnosisReport) -> Vec<Row> {
     let names = "layer head exit mean_log_decay retention_time kept_over_train_length fastest_key_log_decay \
                  slowest_key_log_decay measure norm_inside norm_end growth erase_inside write_inside write_end \
-                 read_out_inside read_out_end";
+                 read_out_inside read_out_end effective_rank_inside effective_rank_end effective_size";
     let mut rows = vec![header(names)];
     for head in &report.heads {
         let gates = &head.gates;
@@ -167,6 +167,9 @@ fn retention(report: &DiagnosisReport) -> Vec<Row> {
             optional(gates.write_end),
             optional(gates.read_out_inside),
             optional(gates.read_out_end),
+            optional(head.usage.effective_rank_inside),
+            optional(head.usage.effective_rank_end),
+            optional(head.usage.effective_size),
         ]);
     }
     rows

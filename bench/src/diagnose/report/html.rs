@@ -151,7 +151,7 @@ fn mitigation_row(run: &RunReport) -> Row {
 /// A column of the table of heads that only some models have: its heading, and its cells.
 type Extra = (&'static str, fn(&HeadSummary) -> Option<String>);
 
-const EXTRAS: [Extra; 5] = [
+const EXTRAS: [Extra; 7] = [
     ("slowest key\n(tokens)", |head| {
         let log_decay = head.gates.slowest_key_log_decay?;
         Some(match log_decay < 0.0 {
@@ -165,6 +165,19 @@ const EXTRAS: [Extra; 5] = [
     ("read-out\ninside, at the end", |head| {
         let (inside, end) = (head.gates.read_out_inside?, head.gates.read_out_end?);
         Some(format!("{}, {}", short(inside), short(end)))
+    }),
+    ("effective rank\ninside, at the end", |head| {
+        let usage = head.usage;
+        let rank = |rank: Option<f64>| rank.map_or("–".into(), |rank| format!("{rank:.1}"));
+        let inside = usage.effective_rank_inside?;
+        Some(format!(
+            "{}, {}",
+            rank(Some(inside)),
+            rank(usage.effective_rank_end)
+        ))
+    }),
+    ("effective\nstate size", |head| {
+        head.usage.effective_size.map(|size| format!("{size:.1}"))
     }),
     ("top 1 %\ninside", |head| {
         (head.measure == "norm").then(|| format!("{:.0} %", 100.0 * head.top_square_share_inside))

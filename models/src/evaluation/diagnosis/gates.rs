@@ -16,7 +16,9 @@
 
 use burn::tensor::{Tensor, TensorData};
 use spillway_ssm_core::error::{Error, Result};
-use spillway_ssm_core::{Dims, Erase, Gates, LogDecay, Rule, Site};
+use spillway_ssm_core::{Dims, Erase, Gates, LogDecay, ReadOut, Rule, Site};
+
+use super::operator_block::{BlockToken, Transition};
 
 /// A gate that statistics are kept of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,7 @@ pub struct GateSegment {
     value: Vec<f32>,
     step_size: Option<Vec<f32>>,
     erase: HostErase,
+    reads_first: bool,
 }
 
 #[derive(Debug)]
@@ -129,6 +132,7 @@ impl GateSegment {
             key: host(&gates.key)?,
             value: host(&gates.value)?,
             step_size: gates.step_size.as_ref().map(host).transpose()?,
+            reads_first: matches!(gates.read_out, ReadOut::Bonus(_)),
             erase: match &gates.erase {
                 Erase::None => HostErase::None,
                 Erase::Delta(beta) => HostErase::Delta(host(beta)?),
@@ -216,6 +220,39 @@ impl GateSegment {
                     write: written,
                 }
             }
+        }
+    }
+
+    /// The same, for the [block](super::operator_block) that leads from past to future; `query` is `[tokens, groups, key_dim]`. Not for a
+    /// weighted mean, which is no linear operator.
+    pub(super) fn block_token<'a>(&'a self, token: usize, head: usize, query: &'a [f32]) -> BlockToken<'a> {
+        let cell = token * self.dims.heads + head;
+        let key = self.of_group(&self.key, token, head);
+        let step = self
+            .step_size
+            .as_ref()
+            .map_or(1.0, |steps| f64::from(steps[cell]));
+        let (transition, factor) = match &self.erase {
+            HostErase::None => (Transition::Diagonal, 1.0),
+            HostErase::Delta(beta) => {
+                let beta = f64::from(beta[cell]);
+                (Transition::Delta { beta, key }, beta)
+            }
+            HostErase::LowRank { p, b } => {
+                let (p, b) = (self.of_group(p, token, head), self.of_group(b, token, head));
+                (Transition::LowRank { p, b }, 1.0)
+            }
+        };
+        BlockToken {
+            log_decays: self.log_decays(token, head),
+            transition,
+            key,
+            size: step * factor,
+            query: match query {
+                [] => query,
+                some => self.of_group(some, token, head),
+            },
+            reads_first: self.reads_first,
         }
     }
 

@@ -10,6 +10,7 @@ use super::gates::Gate;
 use super::record::SiteRecord;
 use super::retention::Retention;
 use super::state_statistics::StateStatistics;
+use super::usage::HeadUsage;
 use crate::evaluation::tally::Tally;
 
 /// Factor over the largest norm inside the training length beyond which a head has left its range.
@@ -36,6 +37,9 @@ pub struct HeadSummary {
     pub top_square_share_inside: f64,
     /// The same at the last sample.
     pub top_square_share_end: f64,
+    /// How much of its state it uses.
+    #[serde(flatten)]
+    pub usage: HeadUsage,
     /// How long it remembers.
     #[serde(flatten)]
     pub retention: Retention,
@@ -66,7 +70,7 @@ pub struct GateMeans {
     pub read_out_end: Option<f64>,
 }
 
-/// Summarises one head from its state at successive positions; [`HeadSummary::place`], `measure` and `gates` are left to the
+/// Summarises one head from its state at successive positions; [`HeadSummary::place`], `measure`, `usage` and `gates` are left to the
 /// caller.
 pub fn summarise(
     (layer, head): (usize, usize),
@@ -90,6 +94,7 @@ pub fn summarise(
         measure: "norm",
         top_square_share_inside: share(inside.last()),
         top_square_share_end: share(samples.last()),
+        usage: HeadUsage::default(),
         retention,
         gates: GateMeans::default(),
         place: (0, 0),
@@ -121,6 +126,7 @@ pub fn heads(records: &[SiteRecord], train_length: u64) -> Vec<HeadSummary> {
             heads.push(HeadSummary {
                 measure: record.measure(),
                 gates: gate_means(record, head, train_length),
+                usage: record.usage(head),
                 place: (site, head),
                 ..summarise(number, &samples, retention, train_length)
             });

@@ -11,6 +11,7 @@
 //! | [`loss`] | mean losses over buckets of positions |
 //! | [`stream`], [`run`] | the loop that streams, by threads or by several ranks; one treatment over all streams |
 //! | [`gates`], [`mod@probe`], [`record`] | what gates do, whatever the rule; looks at gates and states |
+//! | [`operator_block`], [`usage`] | how many dimensions of its past a head can use |
 //! | [`state_statistics`], [`retention`], [`heads`] | what the samples say of a head |
 //! | [`verdict`], [`standing`] | the definition of collapse; prices and gains |
 //! | [`part`] | which part of a hybrid fails |
@@ -41,6 +42,7 @@ pub mod findings;
 pub mod gates;
 pub mod heads;
 pub mod loss;
+pub mod operator_block;
 pub mod part;
 pub mod probe;
 pub mod record;
@@ -52,6 +54,7 @@ pub mod stream;
 pub mod text;
 mod together;
 pub mod treatment;
+pub mod usage;
 pub mod verdict;
 
 use std::ops::ControlFlow;

@@ -92,11 +92,12 @@ impl Intervention for Probe {
             let piece = (time - done).min(usize::try_from(left).unwrap_or(usize::MAX));
             let gates = gates.slice(done..done + piece)?;
             let segment = GateSegment::new(&gates)?;
+            record.passage(&segment, &gates.query, position)?;
             let output = next(gates, state)?;
             record.tokens(&segment, &output, position)?;
             outputs.push(output);
             if due == Some(state.position) {
-                record.sample(&state.memory)?;
+                record.sample(&state.memory, state.position)?;
             }
             done += piece;
         }

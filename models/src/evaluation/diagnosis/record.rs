@@ -10,7 +10,9 @@ use spillway_ssm_core::error::Result;
 use spillway_ssm_core::{InterventionState, Rule, Site};
 
 use super::gates::{Gate, GateSegment, host};
+use super::operator_block::{LARGEST_KEY, WINDOW, effective_rank};
 use super::state_statistics::{self, StateStatistics, mean_statistics, state_statistics};
+use super::usage::{self, HeadUsage, Usage};
 use crate::evaluation::tally::Tally;
 
 /// When there is something to do: samples of the state, and the length over which retention is averaged.
@@ -40,6 +42,8 @@ pub struct SiteRecord {
     keys: Vec<f64>,
     /// Tokens that went into `keys`.
     key_tokens: f64,
+    /// What of the past the future can use, of the tokens around the training length, `[heads]`.
+    usage: Usage,
 }
 
 /// What decides the sizes of a record.
@@ -88,7 +92,12 @@ impl From<SiteRecord> for SavedRecord {
         let bits = |(name, values): (&str, Vec<f64>)| {
             (name.to_string(), values.iter().map(|v| v.to_bits()).collect())
         };
-        let arrays = record.arrays().into_iter().map(bits).collect();
+        // A stream that is done has no block under way any more; one that ended before has nothing to tell.
+        let arrays = record
+            .arrays()
+            .into_iter()
+            .filter(|(name, _)| *name != usage::BLOCKS);
+        let arrays = arrays.map(bits).collect();
         Self {
             shape: record.shape,
             positions: record.plan.positions.to_vec(),
@@ -148,6 +157,7 @@ impl SiteRecord {
             gates: vec![Tally::default(); plan.positions.len() * shape.row()],
             keys: vec![0.0; keys],
             key_tokens: 0.0,
+            usage: Usage::default(),
             shape,
             plan,
         }
@@ -233,6 +243,11 @@ impl SiteRecord {
         (self.key_tokens > 0.0).then_some((least, largest))
     }
 
+    /// How much of its state a head uses.
+    pub fn usage(&self, head: usize) -> HeadUsage {
+        self.usage.of(head)
+    }
+
     fn offset(&self, gate: Gate) -> usize {
         self.shape.columns[..index(gate)].iter().sum()
     }
@@ -248,6 +263,7 @@ impl SiteRecord {
             keys.for_each(|(mine, theirs)| *mine += theirs);
             pooled.key_tokens += record.key_tokens;
         }
+        pooled.usage = Usage::pool(records.iter().map(|record| &record.usage));
         let samples = records
             .iter()
             .map(|record| record.states.len())
@@ -264,17 +280,19 @@ impl SiteRecord {
     }
 
     /// Everything recorded, by name.
-    fn arrays(&self) -> [(&'static str, Vec<f64>); 6] {
+    fn arrays(&self) -> Vec<(&'static str, Vec<f64>)> {
         let states = self.states.iter().flat_map(|state| state.to_array());
         let gates = self.gates.iter().flat_map(|tally| tally.to_array());
-        [
+        let mut arrays = vec![
             ("states", states.collect()),
             ("strengths", self.strengths.clone()),
             ("strength", self.strength.clone()),
             ("gates", gates.collect()),
             ("keys", self.keys.clone()),
             ("key_tokens", vec![self.key_tokens]),
-        ]
+        ];
+        arrays.extend(self.usage.arrays());
+        arrays
     }
 
     /// The inverse of [`Self::arrays`], for a record of the same shape.
@@ -315,6 +333,7 @@ impl SiteRecord {
         self.gates = gates.iter().map(|array| Tally::from_array(*array)).collect();
         self.keys = of("keys", Some(self.keys.len()))?;
         self.key_tokens = of("key_tokens", Some(1))?[0];
+        self.usage = Usage::from_arrays(self.heads(), self.shape.key_dim, array)?;
         Ok(())
     }
 
@@ -322,7 +341,7 @@ impl SiteRecord {
     ///
     /// # Errors
     /// [`spillway_ssm_core::Error::Value`] for a state that is not of 32-bit floats.
-    pub(super) fn sample(&mut self, memory: &Tensor<4>) -> Result<()> {
+    pub(super) fn sample(&mut self, memory: &Tensor<4>, position: u64) -> Result<()> {
         let [batch, heads, rows, columns] = memory.dims();
         let values = host(memory)?;
         let statistics = |state: &[f32]| match *state {
@@ -341,6 +360,49 @@ impl SiteRecord {
                 .push(StateStatistics::average(&all).unwrap_or_default());
         }
         self.strengths.extend_from_slice(&self.strength);
+        let is_last = self.plan.positions.last() == Some(&position);
+        if (position == self.plan.train_length || is_last) && !self.shape.is_mean {
+            let ranks = values
+                .chunks((rows * columns).max(1))
+                .take(heads)
+                .map(|state| effective_rank(state, rows, columns));
+            self.usage
+                .set_ranks(position == self.plan.train_length, ranks.collect());
+        }
+        Ok(())
+    }
+
+    /// Takes the transitions of tokens `position..`, and the queries of those beyond the training length, into the block of the operator
+    /// that leads from the tokens before it to those behind; of the first sequence of a batch.
+    ///
+    /// # Errors
+    /// [`spillway_ssm_core::Error::Value`] for queries that are not of 32-bit floats.
+    pub(super) fn passage(&mut self, segment: &GateSegment, query: &Tensor<4>, position: u64) -> Result<()> {
+        let (heads, key_dim) = (self.heads(), self.shape.key_dim);
+        let middle = self.plan.train_length;
+        let window = middle.saturating_sub(WINDOW)..middle.saturating_add(WINDOW);
+        let time = segment.dims().time;
+        let end = position.saturating_add(time as u64);
+        if self.shape.is_mean || key_dim > LARGEST_KEY || end <= window.start || position >= window.end {
+            return Ok(());
+        }
+        let queries = if end > middle { host(query)? } else { Vec::new() };
+        for token in 0..time {
+            let at = position + token as u64;
+            if !window.contains(&at) {
+                continue;
+            }
+            for (head, block) in self.usage.blocks(heads, key_dim).iter_mut().enumerate() {
+                let token = segment.block_token(token, head, &queries);
+                match at < middle {
+                    true => block.written(&token),
+                    false => block.read(&token),
+                }
+            }
+        }
+        if end >= window.end {
+            self.usage.finish();
+        }
         Ok(())
     }
 
