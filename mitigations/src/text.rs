@@ -73,8 +73,18 @@ fn hint(name: &str) -> String {
     match nearest(name) {
         Some(Form { syntax, .. }) => format!("did you mean {syntax}?"),
         None => {
-            let names: Vec<&str> = forms().iter().map(|form| form.name).collect();
-            format!("expected none or one of {}", names.join(", "))
+            // Variants begin with the name that they are of: `window-exact` is left to whoever looks for `window`.
+            let forms = forms();
+            let is_variant = |name: &str| {
+                let mut others = forms.iter().filter_map(|form| name.strip_prefix(form.name));
+                others.any(|rest| rest.starts_with('-'))
+            };
+            let names = forms
+                .iter()
+                .map(|form| form.name)
+                .filter(|name| !is_variant(name));
+            let names: Vec<&str> = names.collect();
+            format!("expected none or one of {}, or a variant", names.join(", "))
         }
     }
 }

@@ -12,7 +12,7 @@ use spillway_ssm_core::{InterventionState, Rule, Site};
 use super::gates::{Gate, GateSegment, host};
 use super::operator_block::{LARGEST_KEY, WINDOW, effective_rank};
 use super::state_statistics::{self, StateStatistics, mean_statistics, state_statistics};
-use super::usage::{self, HeadUsage, Usage};
+use super::usage::{HeadUsage, Usage};
 use crate::evaluation::tally::Tally;
 
 /// When there is something to do: samples of the state, and the length over which retention is averaged.
@@ -92,12 +92,7 @@ impl From<SiteRecord> for SavedRecord {
         let bits = |(name, values): (&str, Vec<f64>)| {
             (name.to_string(), values.iter().map(|v| v.to_bits()).collect())
         };
-        // A stream that is done has no block under way any more; one that ended before has nothing to tell.
-        let arrays = record
-            .arrays()
-            .into_iter()
-            .filter(|(name, _)| *name != usage::BLOCKS);
-        let arrays = arrays.map(bits).collect();
+        let arrays = record.arrays().into_iter().map(bits).collect();
         Self {
             shape: record.shape,
             positions: record.plan.positions.to_vec(),
@@ -370,6 +365,12 @@ impl SiteRecord {
                 .set_ranks(position == self.plan.train_length, ranks.collect());
         }
         Ok(())
+    }
+
+    /// The record of a stream that is done: what is left of the block of the operator becomes a number.
+    pub(super) fn end(mut self) -> Self {
+        self.usage.finish();
+        self
     }
 
     /// Takes the transitions of tokens `position..`, and the queries of those beyond the training length, into the block of the operator

@@ -210,5 +210,6 @@ pub(super) fn records(state: &mut ModelState) -> Vec<SiteRecord> {
         .flat_map(|recurrence| &mut recurrence.interventions);
     interventions
         .filter_map(|own| own.as_any_mut().downcast_ref::<SiteRecord>().cloned())
+        .map(SiteRecord::end)
         .collect()
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::operator_block::OperatorBlock;
 
 /// Name of the array of blocks under way.
-pub(super) const BLOCKS: &str = "blocks";
+const BLOCKS: &str = "blocks";
 const RANKS_INSIDE: &str = "effective_ranks_inside";
 const RANKS_END: &str = "effective_ranks_end";
 const SIZES: &str = "effective_sizes";
@@ -58,9 +58,12 @@ impl Usage {
         &mut self.blocks
     }
 
-    /// Makes sizes of the blocks, which are not needed any more.
+    /// Makes sizes of the blocks, which are not needed any more; where there are none, leaves everything as it is.
     pub(super) fn finish(&mut self) {
         let blocks = std::mem::take(&mut self.blocks);
+        if blocks.is_empty() {
+            return;
+        }
         let sizes = blocks
             .iter()
             .map(|block| block.effective_size().unwrap_or(f64::NAN));
