@@ -41,6 +41,11 @@ name = "delta rule"
 seeds = [3]
 set = { model = { arch = "delta_net", config = { model_type = "delta_net", hidden_size = 16, num_hidden_layers = 1, vocab_size = 16, intermediate_size = 16, num_heads = 2 } } }
 
+[[models]]
+name = "window"
+seeds = [3]
+set = { model = { arch = "llama", config = { model_type = "mistral", sliding_window = 4, vocab_size = 16, hidden_size = 16, intermediate_size = 16, num_hidden_layers = 1, num_attention_heads = 2 } } }
+
 [[asked]]
 name = "2 pairs"
 length = 16
@@ -91,6 +96,7 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
         "gla-size-1-s5",
         "gla-size-2-s3",
         "gla-size-2-s5",
+        "window-size-1-s3",
     ];
     assert_eq!(names(&out.join("runs")), runs);
     let figures = names(&out.join("figures"));
@@ -104,7 +110,7 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
         assert!(figures.contains(&figure.to_string()), "{figures:?}");
     }
     let report = results(&out);
-    assert_eq!(report["trainings"], Value::from(vec![7, 7]));
+    assert_eq!(report["trainings"], Value::from(vec![8, 8]));
     assert_eq!(report["asked"][1]["guess"], 0.25);
 
     // 16 channels: keys and values of 20 tokens in f32 are 2,560 bytes; the sums are 4 or 16 by 16, over two heads.
@@ -116,6 +122,8 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
             .collect()
     };
     assert_eq!(bytes(0, "none"), [20 * 2 * 16 * 4]);
+    // Keys and values in a window are state too, of as many tokens as the next one reads beside itself.
+    assert_eq!(bytes(3, "none"), [3 * 2 * 16 * 4]);
     assert_eq!(bytes(1, "none"), [4 * 16 / 2 * 4, 16 * 16 / 2 * 4]);
     assert!(bytes(1, "window:4")[0] > bytes(1, "none")[0]);
 
@@ -151,8 +159,8 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
         }
     }
     let csv = fs::read_to_string(out.join("results.csv")).expect("file");
-    // Alone, and under the mitigations that each takes: 3 of GLA, 2 of the delta rule.
-    assert_eq!(csv.lines().count(), 1 + 2 * (2 + 4 * 4 + 3));
+    // Alone, and under the mitigations that each takes: 3 of GLA, 2 of the delta rule, none of attention.
+    assert_eq!(csv.lines().count(), 1 + 2 * (2 + 4 * 4 + 3 + 1));
     let page = page_of(&out, "report.html");
     for part in [
         "Who recalls?",
@@ -186,7 +194,7 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
 #[test]
 fn a_frontier_that_is_stopped_or_killed_goes_on_to_the_same_bits() {
     STUDY.goes_on_to_the_same_bits(
-        7,
+        8,
         &["runs/gla-size-2-s3/snapshots", "runs/gla-size-1-s5/checkpoint"],
         &["checkpoint/model.safetensors", "answers.json"],
     );

@@ -162,29 +162,18 @@ impl<'a> Asking<'a> {
         Ok(under)
     }
 
-    /// Bytes of one sequence's state after the longest that is asked. Room for keys and values that is not used yet does not count.
+    /// Bytes of one sequence's state after the longest that is asked.
     fn state_bytes(&self, model: &Model, chain: &Chain, prefix: usize) -> Result<u64, ModelError> {
-        let Some((asked, batch)) = self
-            .config
-            .asked
-            .iter()
-            .zip(&self.asked)
-            .max_by_key(|(asked, _)| asked.length)
-        else {
+        let pairs = self.config.asked.iter().zip(&self.asked);
+        let Some((asked, batch)) = pairs.max_by_key(|(asked, _)| asked.length) else {
             return Ok(0);
         };
-        let read = |chain: &Chain| {
-            let mut state = model.start(chain, 1)?;
-            if model.encoder_length() > 0 {
-                state.read_both_ways(Prefix::new(of(asked, prefix).min(batch.time)));
-            }
-            model.advance(&batch.ids[..batch.time], &mut state)?;
-            Ok::<u64, ModelError>(state.bytes() as u64)
-        };
-        let alone = read(&Chain::default())?;
-        let info = model.info();
-        let used = info.state_bytes + info.cache_bytes_per_token * batch.time as u64;
-        Ok(read(chain)?.saturating_sub(alone.saturating_sub(used)))
+        let mut state = model.start(chain, 1)?;
+        if model.encoder_length() > 0 {
+            state.read_both_ways(Prefix::new(of(asked, prefix).min(batch.time)));
+        }
+        model.advance(&batch.ids[..batch.time], &mut state)?;
+        Ok(state.bytes() as u64)
     }
 }
 
