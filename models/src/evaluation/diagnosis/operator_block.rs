@@ -152,7 +152,7 @@ impl OperatorBlock {
         let roots = past.eigenvalues.map(|value| value.max(0.0).sqrt());
         let half = past.eigenvectors * DMatrix::from_diagonal(&roots);
         let product = half.transpose() * future * &half;
-        let squares = SymmetricEigen::new(product).eigenvalues;
+        let squares = product.symmetric_eigenvalues();
         entropy_rank(squares.iter().map(|square| square.max(0.0).sqrt()))
     }
 }
@@ -183,7 +183,7 @@ pub fn effective_rank(state: &[f32], rows: usize, columns: usize) -> Option<f64>
         true => &state * state.transpose(),
         false => state.transpose() * &state,
     };
-    let squares = SymmetricEigen::new(gram).eigenvalues;
+    let squares = gram.symmetric_eigenvalues();
     entropy_rank(squares.iter().map(|square| square.max(0.0).sqrt()))
 }
 

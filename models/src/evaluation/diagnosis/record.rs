@@ -381,7 +381,8 @@ impl SiteRecord {
     pub(super) fn passage(&mut self, segment: &GateSegment, query: &Tensor<4>, position: u64) -> Result<()> {
         let (heads, key_dim) = (self.heads(), self.shape.key_dim);
         let middle = self.plan.train_length;
-        let window = middle.saturating_sub(WINDOW)..middle.saturating_add(WINDOW);
+        let reach = WINDOW.min(middle);
+        let window = middle - reach..middle.saturating_add(reach);
         let time = segment.dims().time;
         let end = position.saturating_add(time as u64);
         if self.shape.is_mean || key_dim > LARGEST_KEY || end <= window.start || position >= window.end {
