@@ -1,54 +1,49 @@
-//! Every mitigation on every kind of recurrence, against a plain recurrence in f64 over the recorded gates: in any form, split
-//! into calls anywhere, and saved and restored in the middle. Where a pair is impossible, it is refused, and which these are
-//! is written down here.
+//! What every mitigation makes of a plain recurrence in f64, and on which recurrences it is refused.
 
-mod common;
-
-use burn::tensor::Device;
-use common::brute::{Brute, Clipping, Decay, Kind, Layer, idle_token, layer};
-use common::{parse, relative_error, values};
+use crate::common::brute::{Brute, Decay, Kind, Layer, idle_token};
+use crate::common::{parse, values};
+use crate::start;
 use proptest::prelude::*;
 use spillway_mitigations::calibrate::{Calibration, HeadStatistics, SiteStatistics};
 use spillway_mitigations::histogram::Histogram;
-use spillway_mitigations::{Mitigation, Observer};
-use spillway_ssm_core::{Chain, Chunking, Gates, Rule, Site, SiteState};
+use spillway_ssm_core::{Chunking, Rule, Site};
 
 /// Mitigations that subtract nothing.
-const BOUND: f64 = 1e-5;
+pub const BOUND: f64 = 1e-5;
 
 /// A difference of states loses what cancels.
-const DIFFERENCE_BOUND: f64 = 5e-5;
+pub const DIFFERENCE_BOUND: f64 = 5e-5;
 
 /// The parts of a chain, what they make of the f64 gates, and what of the past a token sees.
-struct Case {
-    text: String,
+pub struct Case {
+    pub text: String,
     /// Changes gates and initial state.
-    map: Box<dyn Fn(&mut Brute)>,
+    pub map: Box<dyn Fn(&mut Brute)>,
     /// The first token that token t sees.
-    first: Box<dyn Fn(usize) -> usize>,
+    pub first: Box<dyn Fn(usize) -> usize>,
     /// How many of the last tokens' writes a token reads, where these are of a state that saw all tokens.
-    writes: Option<usize>,
+    pub writes: Option<usize>,
     /// Bound of every head's norm, and the chunk.
-    clip: Option<(Vec<f64>, Option<usize>)>,
-    refused: bool,
-    bound: f64,
+    pub clip: Option<(Vec<f64>, Option<usize>)>,
+    pub refused: bool,
+    pub bound: f64,
 }
 
 /// Any numbers that mitigations may have been given, in [0, 1).
 #[derive(Clone, Debug)]
-struct Numbers {
-    a: f64,
-    b: f64,
-    r: usize,
-    q: usize,
+pub struct Numbers {
+    pub a: f64,
+    pub b: f64,
+    pub r: usize,
+    pub q: usize,
 }
 
-fn numbers() -> impl Strategy<Value = Numbers> {
+pub fn numbers() -> impl Strategy<Value = Numbers> {
     (0.0..1.0f64, 0.0..1.0f64, 1..30usize, 1..15usize).prop_map(|(a, b, r, q)| Numbers { a, b, r, q })
 }
 
 /// A calibration of a layer with a recurrence of two heads before the one at hand, and one after it; every number differs.
-fn calibration(layer: &Layer, numbers: &Numbers) -> Calibration {
+pub fn calibration(layer: &Layer, numbers: &Numbers) -> Calibration {
     let head = |index: usize| {
         let mut step_sizes = Histogram::default();
         (1..=200).for_each(|i| step_sizes.add(i as f32 / 200.0));
@@ -82,7 +77,7 @@ fn calibration(layer: &Layer, numbers: &Numbers) -> Calibration {
 }
 
 impl Case {
-    fn new(text: String, map: impl Fn(&mut Brute) + 'static) -> Self {
+    pub fn new(text: String, map: impl Fn(&mut Brute) + 'static) -> Self {
         Self {
             text,
             map: Box::new(map),
@@ -94,20 +89,20 @@ impl Case {
         }
     }
 
-    fn seeing(text: String, first: impl Fn(usize) -> usize + 'static) -> Self {
+    pub fn seeing(text: String, first: impl Fn(usize) -> usize + 'static) -> Self {
         Self {
             first: Box::new(first),
             ..Self::new(text, |_| {})
         }
     }
 
-    fn refused_if(self, refused: bool) -> Self {
+    pub fn refused_if(self, refused: bool) -> Self {
         Self { refused, ..self }
     }
 }
 
 /// One of every mitigation.
-fn cases(layer: &Layer, n: &Numbers) -> Vec<Case> {
+pub fn cases(layer: &Layer, n: &Numbers) -> Vec<Case> {
     let calibration = calibration(layer, n);
     let mut cases = gate_cases(layer, n);
     cases.extend(position_cases(layer, n));
@@ -322,7 +317,7 @@ fn state_cases(layer: &Layer, n: &Numbers, calibration: &Calibration) -> Vec<Cas
 }
 
 /// The state that is drawn, as it stands after a token that does nothing.
-fn initial_state(layer: &Layer, text: &str, calibration: &Calibration) -> Vec<f64> {
+pub fn initial_state(layer: &Layer, text: &str, calibration: &Calibration) -> Vec<f64> {
     let mitigation = parse(text).calibrated(calibration).expect("finite numbers");
     let site = Site {
         rule: Rule::WeightedSum,
@@ -338,7 +333,7 @@ fn initial_state(layer: &Layer, text: &str, calibration: &Calibration) -> Vec<f6
     drawn[..of_one].iter().map(|&x| f64::from(x)).collect()
 }
 
-fn forget(brute: &mut Brute, retention: f64) {
+pub fn forget(brute: &mut Brute, retention: f64) {
     brute.log_decay.iter_mut().for_each(|log| *log += retention.ln());
 }
 
@@ -367,199 +362,6 @@ fn skip(brute: &mut Brute, skips: impl Fn(usize, usize, f64) -> bool) {
             }
             if !brute.b.is_empty() {
                 brute.b[at * d.key_dim..(at + 1) * d.key_dim].fill(0.0);
-            }
-        }
-    }
-}
-
-fn start(chain: &Chain, site: &Site, batch: usize) -> SiteState {
-    let device = Device::flex();
-    SiteState {
-        state: site.empty_state(batch, &device),
-        interventions: chain.start(site, batch, &device),
-    }
-}
-
-/// Read-outs of all calls, or why there are none; saved and restored after the call that reaches `restored_at`.
-fn run(
-    mitigation: &Mitigation,
-    layer: &Layer,
-    gates: &Gates,
-    splits: &[usize],
-    restored_at: usize,
-) -> Result<Vec<f32>, String> {
-    let (chain, site, device) = (mitigation.chain(), layer.site(), Device::flex());
-    chain.check(&site).map_err(|error| error.to_string())?;
-    let mut state = start(&chain, &site, layer.dims.batch);
-    let mut outputs = Vec::new();
-    let (mut done, time) = (0usize, layer.dims.time);
-    for length in splits.iter().copied().chain([usize::MAX]) {
-        let end = time.min(done.saturating_add(length));
-        let call = gates.slice(done..end).expect("a range inside");
-        let output = chain.run(&site, call, &mut state, layer.chunking);
-        let output = output.map_err(|error| error.to_string())?;
-        if end > done {
-            outputs.push(output);
-        }
-        if (done..=end).contains(&restored_at) {
-            for (memory, intervention) in state.interventions.iter_mut().zip(chain.interventions()) {
-                *memory = intervention
-                    .restore(&site, layer.dims.batch, &device, &memory.save())
-                    .expect("what was saved");
-            }
-        }
-        done = end;
-    }
-    assert_eq!(state.state.position, time as u64);
-    assert_eq!(state.state.memory.dims(), site.state_shape(layer.dims.batch));
-    Ok(common::joined(outputs))
-}
-
-/// The case as decoded, as prefilled, and as split.
-fn check(case: &Case, layer: &Layer, n: &Numbers) -> Result<(), TestCaseError> {
-    let gates = layer.gates();
-    let mitigation = parse(&case.text)
-        .calibrated(&calibration(layer, n))
-        .expect("finite numbers");
-    let mut brute = Brute::of(layer);
-    (case.map)(&mut brute);
-    let clipping = case.clip.as_ref().map(|(bounds, chunk)| Clipping {
-        bounds,
-        chunk: *chunk,
-    });
-    let expected = match case.writes {
-        Some(window) if !case.refused => brute.run_writes(window),
-        _ => brute.run(&case.first, clipping.as_ref()),
-    };
-    for splits in [layer.splits.as_slice(), &[], &vec![1; layer.dims.time]] {
-        match run(&mitigation, layer, &gates, splits, n.r) {
-            Ok(found) => {
-                prop_assert!(!case.refused, "{} ran on {:?}", case.text, layer.kind);
-                let error = relative_error(&found, &expected);
-                prop_assert!(
-                    error < case.bound,
-                    "{} on {:?}: error {error:e}",
-                    case.text,
-                    layer.kind
-                );
-            }
-            Err(message) => {
-                prop_assert!(case.refused, "{} on {:?}: {message}", case.text, layer.kind);
-                prop_assert!(
-                    message.contains(" use ") || message.contains("instead"),
-                    "{message}"
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-mod equivalence {
-    use super::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
-
-        #[test]
-        fn every_mitigation_on_every_recurrence_is_its_definition(layer in layer(), n in numbers()) {
-            for case in cases(&layer, &n) {
-                check(&case, &layer, &n)?;
-            }
-        }
-
-        #[test]
-        fn chains_act_together(layer in layer(), n in numbers()) {
-            let (retention, factor, r) = (0.5 + 0.5 * n.a, 0.2 + n.b, n.r);
-            let q = n.q;
-            let kept = (r - 1).div_ceil(q);
-            let case = Case {
-                first: Box::new(move |t| (t / q).saturating_sub(kept) * q),
-                ..Case::new(format!("forget:{retention}+c-scale:{factor}+window-exact:{r},chunk={q}"), move |brute| {
-                    forget(brute, retention);
-                    brute.scale *= factor;
-                })
-            };
-            check(&case, &layer, &n)?;
-            let (bound, heads) = (0.2 + n.a, layer.dims.heads);
-            let case = Case {
-                clip: Some((vec![bound; heads], None)),
-                ..Case::seeing(format!("reset:{r}+state-norm:{bound}"), move |t| t / r * r)
-            };
-            check(&case.refused_if(layer.kind.rule() == Rule::Mean), &layer, &n)?;
-        }
-
-        #[test]
-        fn weaker_writes_are_a_weaker_read_out(layer in layer(), n in numbers()) {
-            if layer.kind.rule() != Rule::WeightedSum {
-                return Ok(());
-            }
-            let (gates, factor) = (layer.gates(), 0.2 + n.a);
-            let run = |text: &str| run(&parse(text), &layer, &gates, &layer.splits, 0).expect("no refusal");
-            let expected: Vec<f64> = run(&format!("remember:{factor}")).into_iter().map(f64::from).collect();
-            let error = relative_error(&run(&format!("c-scale:{factor}")), &expected);
-            prop_assert!(error < BOUND, "{error:e}");
-        }
-
-        #[test]
-        fn an_observer_changes_no_bit_and_measures_what_is_there(layer in layer()) {
-            let (gates, site, d) = (layer.gates(), layer.site(), layer.dims);
-            let observer = Observer::start();
-            let (chain, plain) = (observer.chain(), Chain::default());
-            let (mut watched, mut alone) = (start(&chain, &site, d.batch), start(&plain, &site, d.batch));
-            let mut done = 0usize;
-            for length in layer.splits.iter().copied().chain([usize::MAX]) {
-                let end = d.time.min(done.saturating_add(length));
-                let call = gates.slice(done..end).expect("a range inside");
-                let output = chain.run(&site, call.clone(), &mut watched, layer.chunking).expect("gates that fit");
-                let expected = plain.run(&site, call, &mut alone, layer.chunking).expect("gates that fit");
-                if end > done {
-                    prop_assert_eq!(values(&output), values(&expected));
-                }
-                done = end;
-            }
-            let calibration = observer.calibration(1.0).expect("states");
-            let found = &calibration.sites[0];
-            prop_assert_eq!((found.layer, found.first_head, found.heads.len()), (1, layer.first_head, d.heads));
-            let brute = Brute::of(&layer);
-            for (head, statistics) in found.heads.iter().enumerate() {
-                let logs = |key: usize| {
-                    let at = (0..d.batch * d.time).map(move |token| (token * d.heads + head) * d.key_dim + key);
-                    at.map(|at| brute.log_decay[at].max(-40.0)).sum::<f64>() / (d.batch * d.time) as f64
-                };
-                let slowest = (0..d.key_dim).map(logs).fold(f64::NEG_INFINITY, f64::max);
-                prop_assert!((f64::from(statistics.forgetting) + slowest).abs() < 1e-5 * (1.0 - slowest));
-                let steps = if layer.step { (d.batch * d.time) as u64 } else { 0 };
-                prop_assert_eq!(statistics.step_sizes.count(), steps);
-                prop_assert!(statistics.final_norm <= statistics.norm * 1.0001);
-            }
-            if layer.kind.rule() != Rule::Mean {
-                let norms: f64 = found.heads.iter().map(|head| f64::from(head.final_norm).powi(2)).sum();
-                let whole: f64 = values(&alone.state.memory).iter().map(|&x| f64::from(x).powi(2)).sum();
-                let mean = whole / d.batch as f64;
-                prop_assert!((norms - mean).abs() <= 1e-4 * mean + 1e-9, "{norms} {mean}");
-            }
-        }
-
-        #[test]
-        fn noise_has_the_norm_of_final_states_and_depends_on_nothing_but_its_seed(layer in layer(), n in numbers()) {
-            if layer.kind.rule() == Rule::Mean {
-                return Ok(());
-            }
-            let dims = spillway_ssm_core::Dims { key_dim: 64, value_dim: 64, ..layer.dims };
-            let large = Layer { dims, ..layer.clone() };
-            let calibration = calibration(&layer, &n);
-            let first = initial_state(&large, "fitted-noise:0.5,seed=3", &calibration);
-            prop_assert_eq!(&first, &initial_state(&large, "fitted-noise:0.5,seed=3", &calibration));
-            prop_assert_ne!(&first, &initial_state(&large, "fitted-noise:0.5,seed=4", &calibration));
-            let alone = Layer { dims: spillway_ssm_core::Dims { batch: 1, ..dims }, ..large.clone() };
-            prop_assert_eq!(&first, &initial_state(&alone, "fitted-noise:0.5,seed=3", &calibration));
-            let own = calibration.sites.iter().find(|site| site.first_head == layer.first_head).expect("there");
-            for (head, memory) in own.heads.iter().zip(first.chunks(64 * 64)) {
-                let norm = memory.iter().map(|x| x * x).sum::<f64>().sqrt();
-                let expected = 0.5 * f64::from(head.final_norm);
-                // The norm of 4,096 normal numbers deviates by about 1 %.
-                prop_assert!((norm - expected).abs() < 0.06 * expected, "{norm} {expected}");
             }
         }
     }
