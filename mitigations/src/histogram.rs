@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Bits of an f32 below those that number its bin: its exponent and the first three bits of its mantissa.
 const BIN_BITS: u32 = 20;
 
+/// Numbers that differ by less than this share of their size may be one number with other rounding.
+const ALIKE: f64 = 1e-5;
+
 /// A histogram of positive numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
@@ -38,6 +41,21 @@ impl Bin {
             least,
             largest,
         };
+    }
+
+    /// A number that `share` of these numbers reach, rounded up to whole ones; half way to the next number, `below` where that is not
+    /// among them. Numbers that are alike are kept as a whole.
+    fn cut(&self, share: f64, below: Option<f32>) -> f32 {
+        let count = self.count as f64;
+        // Less a trifle, as 0.3 · 10 is more than 3.
+        let kept = (share * count - 1e-9).ceil().max(1.0);
+        let (low, high) = (f64::from(self.least), f64::from(self.largest));
+        let are_alike = high - low <= ALIKE * high;
+        match below {
+            _ if kept < count && !are_alike => (high - (kept - 0.5) * (high - low) / (count - 1.0)) as f32,
+            Some(below) => (0.5 * (low + f64::from(below))) as f32,
+            None => 0.0,
+        }
     }
 }
 
@@ -95,21 +113,22 @@ impl Histogram {
         self.cut(share * whole, weight)
     }
 
-    /// The number above which bins weigh `target` together, linear inside a bin; 0 when all of them weigh less.
+    /// A number that only as many of the largest numbers reach as weigh `target` together, counted as evenly spread and of one weight
+    /// inside a bin; 0 when all of them weigh less.
+    ///
+    /// It lies half way between two numbers, never on one: a number computed again in another order of sums, so with other rounding,
+    /// is to come down on the same side.
     fn cut(&self, target: f64, weight: impl Fn(&Bin) -> f64) -> f32 {
         let mut missing = target;
-        for (index, bin) in self.bins.iter().enumerate().rev() {
+        let mut bins = self.bins.iter().rev().filter(|bin| bin.count > 0).peekable();
+        while let Some(bin) = bins.next() {
             let weight = weight(bin);
-            if weight > 0.0 && weight >= missing {
-                let (low, high) = (f64::from(bin.least), f64::from(bin.largest));
-                let inside = (missing / weight).clamp(0.0, 1.0);
-                return if index == 0 && inside >= 1.0 {
-                    0.0
-                } else {
-                    (high - inside * (high - low)) as f32
-                };
+            if weight < missing {
+                missing -= weight;
+                continue;
             }
-            missing -= weight;
+            let below = bins.peek().map(|bin| bin.largest);
+            return bin.cut(missing / weight, below);
         }
         0.0
     }
@@ -132,8 +151,23 @@ mod tests {
         let cut = of(&numbers).reached_by(0.25);
         let reached = numbers.iter().filter(|&&number| number >= cut).count();
         assert!((249..=252).contains(&reached), "{reached}");
-        // What is alike is kept as a whole.
-        assert_eq!(of(&[0.3; 10]).reached_by(0.5), 0.3);
+    }
+
+    #[test]
+    fn what_is_alike_is_kept_as_a_whole() {
+        assert_eq!(of(&[0.3; 10]).reached_by(0.5), 0.0);
+        let again = 0.3f32.next_up();
+        let cut = of(&[0.3, again, 0.1, again, 0.3]).reached_by(0.5);
+        assert!((cut - 0.2).abs() < 1e-6, "{cut}");
+    }
+
+    #[test]
+    fn a_cut_lies_half_way_between_numbers() {
+        let numbers = [0.1, 0.2, 0.3, 0.31, 0.5];
+        for (share, expected) in [(0.2, 0.405), (0.4, 0.305), (0.6, 0.25), (0.8, 0.15), (1.0, 0.0)] {
+            let cut = of(&numbers).reached_by(share);
+            assert!((cut - expected).abs() < 1e-6, "{share}: {cut}");
+        }
     }
 
     #[test]
@@ -173,7 +207,7 @@ mod tests {
     #[test]
     fn zeros_are_the_smallest_numbers() {
         let histogram = of(&[0.0, 0.0, 0.0, 2.0]);
-        assert!(histogram.reached_by(0.25) > 1.0);
+        assert_eq!(histogram.reached_by(0.25), 1.0);
         assert!(histogram.reached_by(0.5) < 1e-30);
     }
 }
