@@ -11,7 +11,7 @@ mod equivalence {
     };
 
     use super::device::{clients, download, upload, upload_rows};
-    use super::drawn::{Data, Spec, any_data, close, close_gradients};
+    use super::drawn::{Data, Spec, any_data, close};
     use super::support::property_cases;
 
     /// Allowed relative error of outputs and states, times √(tokens + 1): the system is made discrete in f32.
@@ -103,10 +103,9 @@ mod equivalence {
 
         #[test]
         fn gradients_equal_those_of_the_definition(data in any_data(50, 12)) {
-            let expected = data.reference_gradients();
             for (_, client) in clients() {
                 let found = gradients(client, &data, DType::F32);
-                close_gradients(GRADIENT_TOLERANCE * scale(&data), &found, &expected).map_err(failed)?;
+                data.check_gradients(GRADIENT_TOLERANCE * scale(&data), &found).map_err(failed)?;
             }
         }
     }
@@ -121,13 +120,14 @@ mod equivalence {
                 ..Spec::of_model(0, (40, 3, state_dim))
             };
             let data = Data::new(spec);
-            let ((out, state), expected) = (data.by_reference(), data.reference_gradients());
+            let (out, state) = data.by_reference();
             for (_, client) in clients() {
                 let found = run(client, &data, DType::F32);
                 close("out", TOLERANCE * scale(&data), &found.0, &out).expect("close");
                 close("state", TOLERANCE * scale(&data), &found.1, &state).expect("close");
                 let found = gradients(client, &data, DType::F32);
-                close_gradients(GRADIENT_TOLERANCE * scale(&data), &found, &expected).expect("close");
+                data.check_gradients(GRADIENT_TOLERANCE * scale(&data), &found)
+                    .expect("close");
             }
         }
     }

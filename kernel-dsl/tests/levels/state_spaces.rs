@@ -45,7 +45,7 @@ pub(super) fn long_convolution_nd() -> Outcome {
 }
 
 pub(super) fn state_space(rank: usize, token_steps: bool) -> Outcome {
-    use linear_state_space::{Data, Spec, close, close_gradients};
+    use linear_state_space::{Data, Spec, close};
     use spillway_kernel_dsl::linear_state_space::{chunked, sequential};
     // Modes that fill no vector, and channels beyond a block.
     let data = Data::new(Spec {
@@ -61,11 +61,7 @@ pub(super) fn state_space(rank: usize, token_steps: bool) -> Outcome {
         close("out", allowed(70, false), &found.0, &out)?;
         close("state", allowed(70, false), &found.1, &state)?;
     }
-    close_gradients(
-        allowed(70, true),
-        &data.gradients(16),
-        &data.reference_gradients(),
-    )
+    data.check_gradients(allowed(70, true), &data.gradients(16))
 }
 
 pub(super) fn shift() -> Outcome {

@@ -8,6 +8,8 @@ mod derivatives;
 mod devices;
 #[path = "../common/disturbed.rs"]
 mod disturbed;
+#[path = "../common/moved.rs"]
+mod moved;
 #[path = "../common/rounding.rs"]
 mod rounding;
 

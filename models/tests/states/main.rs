@@ -4,3 +4,5 @@
 #[path = "../common/allocator.rs"]
 mod allocator;
 mod equivalence;
+#[path = "../common/moved.rs"]
+mod moved;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use spillway_models::{Logits, Model, ModelError, ModelState, Replay, Rewind};
 use spillway_ssm_core::{Chain, Prefix};
 
-use super::{cases, config, contents, ids, label, logits, models, relative_error, reordered, values};
+use super::{are_near, cases, config, contents, ids, label, logits, models, relative_error, values};
 use crate::allocator::TAKEN;
 
 fn rewind<'m>(model: &'m Model, chain: &Chain, reach: usize, replay: Replay) -> Rewind<'m> {
@@ -81,10 +81,11 @@ proptest! {
             text.rollback(back as u64).unwrap();
             let next = ids(model, !seed, after);
             let found = values(text.logits(&next, Logits::All).unwrap());
-            let mut expected = run(model, &chain, &[read[..before - back].to_vec()]);
+            let kept = &read[..before - back];
+            let mut expected = run(model, &chain, &[kept.to_vec()]);
             let expected = values(model.logits(&next, &mut expected, Logits::All).unwrap());
-            let error = relative_error(&found, &expected);
-            prop_assert!(error <= reordered(&chain), "{}: {error:e}", label(model, &chain));
+            let (error, all) = (relative_error(&found, &expected), [kept, &next].concat());
+            prop_assert!(are_near(model, &chain, &all, next.len(), error), "{}: {error:e}", label(model, &chain));
             prop_assert_eq!(text.behind(), 0);
             prop_assert_eq!(text.position(), (before - back + after) as u64);
         }
