@@ -230,10 +230,7 @@ impl Parts {
             }
             _ => with_dot(newlines(text).trim_matches('.')),
         };
-        let mut letters = key.chars();
-        let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
-        let key = format!("{first}{}", letters.as_str());
-        let asked = format!("{key}:");
+        let asked = asked_for(key);
         Self {
             hint: format!("Information about {}. ", asked.trim_matches(':')),
             last: format!("{document} {asked}"),
@@ -285,6 +282,13 @@ fn with_dot(text: &str) -> String {
     }
 }
 
+/// The name of an attribute as a line begins with it.
+fn asked_for(key: &str) -> String {
+    let mut letters = key.chars();
+    let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
+    format!("{first}{}:", letters.as_str())
+}
+
 /// The prompt as text; of a control, without its padding.
 pub fn text(document: &Document, form: Form) -> String {
     let parts = Parts::of(document, form == Form::ONCE);
@@ -294,6 +298,17 @@ pub fn text(document: &Document, form: Form) -> String {
         Order::DocumentFirst => repeated(&parts.earlier) + &parts.last,
         Order::QuestionFirst => parts.hint + &repeated(&parts.earlier) + &parts.last,
         Order::EveryTime => repeated(&parts.last) + &parts.last,
+    }
+}
+
+/// What the answer follows upon, without the document: `Attribute:`, or the cloze.
+pub fn cue(document: &Document) -> String {
+    match document.content() {
+        Content::Attribute { key, .. } => asked_for(key),
+        Content::Completion { text, context, .. } => {
+            stripped(text.strip_prefix(context.as_str()).unwrap_or(text)).to_string()
+        }
+        Content::Cloze { cloze, .. } => stripped(cloze).to_string(),
     }
 }
 

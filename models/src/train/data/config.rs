@@ -8,6 +8,7 @@ use super::audio::AudioConfig;
 use super::corpus::{Corpus, Ids, Split};
 use super::error::DataError;
 use super::mixture::{MixConfig, MixPart, Repeat, RepeatConfig, RepeatedHeader, RepeatedHeaderConfig};
+use super::questions::{Questions, QuestionsConfig};
 use super::seed::mix;
 use super::stream::{MixturePart, Sequences, Source, Stream};
 use super::tasks::{
@@ -36,6 +37,8 @@ pub enum DataConfig {
     Repeat(RepeatConfig),
     /// Texts that end with the rare string that they began with.
     RepeatedHeader(RepeatedHeaderConfig),
+    /// Generated documents, and questions about them.
+    Questions(QuestionsConfig),
     /// A random block and its copy.
     Copy(CopyTask),
     /// Multi-query associative recall.
@@ -216,6 +219,7 @@ impl DataConfig {
                     seed,
                 )?))
             }
+            Self::Questions(config) => Ok(Box::new(Questions::new(config, tokenizer, time, seed)?)),
             Self::Copy(task) => drawn(task, time, seed),
             Self::Mqar(task) => drawn(task, time, seed),
             Self::ForgettingMqar(task) => drawn(task, time, seed),

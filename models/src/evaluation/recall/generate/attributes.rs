@@ -4,8 +4,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::super::document::{Content, RecallTask};
-use super::{Split, words};
+use super::super::document::RecallTask;
+use super::{Drawn, Question, Split, words};
 
 /// Names of attributes, some of them near namesakes of others.
 const NAMES: [&str; 40] = [
@@ -62,8 +62,8 @@ const MENUS: [&str; 6] = [
     "Page 1 of 7 > Next",
 ];
 
-/// A document of so many attributes, and a question for one.
-pub(super) fn content(task: RecallTask, split: Split, count: usize, random: &mut StdRng) -> Content {
+/// A document of so many attributes, each of which may be asked for.
+pub(super) fn drawn(task: RecallTask, split: Split, count: usize, random: &mut StdRng) -> Drawn {
     let mut attributes: Vec<usize> = (0..count.max(NAMES.len())).collect();
     attributes.shuffle(random);
     attributes.truncate(count);
@@ -96,10 +96,15 @@ pub(super) fn content(task: RecallTask, split: Split, count: usize, random: &mut
         }
         values.push(value);
     }
-    Content::Attribute {
-        text: lines.join("\n"),
-        key: name(attributes[asked]),
-        value: values.swap_remove(asked),
+    let question = |(attribute, answer): (&usize, String)| Question {
+        cue: name(*attribute),
+        words: name(*attribute),
+        answer,
+    };
+    Drawn {
+        context: lines.join("\n"),
+        questions: attributes.iter().zip(values).map(question).collect(),
+        asked,
     }
 }
 
@@ -121,7 +126,7 @@ fn capital(name: &str) -> String {
 /// The value on the line that begins with the attribute.
 #[cfg(test)]
 pub(super) fn look_up(document: &super::super::document::Document) -> Option<String> {
-    let Content::Attribute { text, key, .. } = document.content() else {
+    let super::Content::Attribute { text, key, .. } = document.content() else {
         return None;
     };
     let signs = |rest: &str| -> Option<String> {

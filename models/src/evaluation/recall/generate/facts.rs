@@ -5,8 +5,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::super::document::{Content, RecallTask};
-use super::{Split, words};
+use super::super::document::RecallTask;
+use super::{Drawn, Question, Split, words};
 
 /// What a place has.
 const RELATIONS: [&str; 12] = [
@@ -60,6 +60,15 @@ impl Fact {
         }
     }
 
+    fn question(self) -> Question {
+        let (place, relation) = (&self.place, RELATIONS[self.relation]);
+        Question {
+            cue: format!("The {relation} of {place} is"),
+            words: format!("What is the {relation} of {place}?"),
+            answer: self.value,
+        }
+    }
+
     /// Whether both can stand in one document without a question of two answers, or a value in two places.
     fn goes_with(&self, other: &Self) -> bool {
         let names = [&self.place, &self.value, &other.place, &other.value];
@@ -69,8 +78,8 @@ impl Fact {
     }
 }
 
-/// A document of so many facts, and a question for one.
-pub(super) fn content(task: RecallTask, split: Split, count: usize, random: &mut StdRng) -> Content {
+/// A document of so many facts, each of which may be asked for.
+pub(super) fn drawn(task: RecallTask, split: Split, count: usize, random: &mut StdRng) -> Drawn {
     let mut facts: Vec<Fact> = Vec::new();
     while facts.len() < count {
         let fact = match (task, facts.is_empty()) {
@@ -82,7 +91,7 @@ pub(super) fn content(task: RecallTask, split: Split, count: usize, random: &mut
             facts.push(fact);
         }
     }
-    let asked = match task {
+    let own = match task {
         RecallTask::TriviaQa => facts[0].clone(),
         _ => facts[random.random_range(0..count)].clone(),
     };
@@ -94,26 +103,13 @@ pub(super) fn content(task: RecallTask, split: Split, count: usize, random: &mut
             sentences.push(words::sentence(random));
         }
     }
-    let (place, relation) = (&asked.place, RELATIONS[asked.relation]);
-    let cloze = format!("The {relation} of {place} is");
-    let question = format!("What is the {relation} of {place}?");
-    let context = match task {
-        RecallTask::TriviaQa => marked(&sentences),
-        _ => sentences.join(" "),
-    };
-    match task {
-        RecallTask::Squad => Content::Completion {
-            text: format!("{context} {cloze}"),
-            context,
-            question,
-            value: asked.value,
+    Drawn {
+        context: match task {
+            RecallTask::TriviaQa => marked(&sentences),
+            _ => sentences.join(" "),
         },
-        _ => Content::Cloze {
-            context,
-            cloze,
-            question,
-            answers: vec![asked.value],
-        },
+        asked: facts.iter().position(|fact| *fact == own).unwrap_or(0),
+        questions: facts.into_iter().map(Fact::question).collect(),
     }
 }
 

@@ -5,13 +5,12 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::super::document::Content;
-use super::{Split, words};
+use super::{Drawn, Question, Split, words};
 
 const BEGINNING: &str = "This is a list of names: ";
 
 /// The i-th of so many names.
-pub(super) fn by_number(split: Split, count: usize, random: &mut StdRng) -> Content {
+pub(super) fn by_number(split: Split, count: usize, random: &mut StdRng) -> Drawn {
     let names = names(split, count, random);
     let asked = random.random_range(0..count);
     let place = words::ordinal(asked + 1);
@@ -24,7 +23,7 @@ pub(super) fn by_number(split: Split, count: usize, random: &mut StdRng) -> Cont
 }
 
 /// The name that has two others beside it.
-pub(super) fn by_neighbours(split: Split, count: usize, random: &mut StdRng) -> Content {
+pub(super) fn by_neighbours(split: Split, count: usize, random: &mut StdRng) -> Drawn {
     let names = names(split, count, random);
     let asked = random.random_range(1..count - 1);
     let (before, after) = (&names[asked - 1], &names[asked + 1]);
@@ -51,12 +50,12 @@ fn names(split: Split, count: usize, random: &mut StdRng) -> Vec<String> {
     names
 }
 
-fn cloze(names: &[String], cloze: String, question: String, asked: usize) -> Content {
-    Content::Cloze {
+fn cloze(names: &[String], cue: String, words: String, asked: usize) -> Drawn {
+    let answer = names[asked].clone();
+    Drawn {
         context: format!("{BEGINNING}{}.", names.join(", ")),
-        cloze,
-        question,
-        answers: vec![names[asked].clone()],
+        questions: vec![Question { cue, words, answer }],
+        asked: 0,
     }
 }
 

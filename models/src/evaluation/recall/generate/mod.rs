@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{Content, Document, RecallTask};
 
+pub(crate) use words::sentence;
+
 /// Which documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,8 +74,24 @@ impl Generator {
             .collect()
     }
 
+    /// The document of this index, once for each question that there is about it. Of `drop` and the lists there is one, of the others one
+    /// about each fact.
+    pub fn questions(&self, task: RecallTask, index: u64) -> Vec<Document> {
+        let drawn = self.drawn(task, index);
+        let questions = drawn.questions.iter();
+        questions
+            .filter_map(|question| Document::new(task, question.content(task, &drawn.context)).ok())
+            .collect()
+    }
+
     /// The document of this index. `None` never comes: nothing in a generated document is empty.
     fn document(&self, task: RecallTask, index: u64) -> Option<Document> {
+        let drawn = self.drawn(task, index);
+        let question = drawn.questions.get(drawn.asked)?;
+        Document::new(task, question.content(task, &drawn.context)).ok()
+    }
+
+    fn drawn(&self, task: RecallTask, index: u64) -> Drawn {
         let usual = match task {
             RecallTask::NameIndex => 50,
             RecallTask::MiddleMatch => 40,
@@ -86,16 +104,58 @@ impl Generator {
             (hash ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
         });
         let mut random = StdRng::seed_from_u64(mixed);
-        let content: Content = match task {
-            RecallTask::Fda | RecallTask::Swde => attributes::content(task, self.split, count, &mut random),
+        match task {
+            RecallTask::Fda | RecallTask::Swde => attributes::drawn(task, self.split, count, &mut random),
             RecallTask::Squad | RecallTask::NaturalQuestions | RecallTask::TriviaQa => {
-                facts::content(task, self.split, count, &mut random)
+                facts::drawn(task, self.split, count, &mut random)
             }
-            RecallTask::Drop => reckoning::content(self.split, count, &mut random),
+            RecallTask::Drop => reckoning::drawn(self.split, count, &mut random),
             RecallTask::NameIndex => lists::by_number(self.split, count, &mut random),
             RecallTask::MiddleMatch => lists::by_neighbours(self.split, count, &mut random),
-        };
-        Document::new(task, content).ok()
+        }
+    }
+}
+
+/// A text, and what may be asked about it.
+struct Drawn {
+    context: String,
+    questions: Vec<Question>,
+    /// Which of them is the document's own.
+    asked: usize,
+}
+
+/// Something that follows from a text.
+struct Question {
+    /// The attribute's name, or the sentence that is cut before the answer.
+    cue: String,
+    /// In natural words; of an attribute, its name.
+    words: String,
+    answer: String,
+}
+
+impl Question {
+    /// The fields of the task's data set.
+    fn content(&self, task: RecallTask, context: &str) -> Content {
+        let Self { cue, words, answer } = self;
+        match task {
+            RecallTask::Fda | RecallTask::Swde => Content::Attribute {
+                text: context.into(),
+                key: cue.clone(),
+                value: answer.clone(),
+            },
+            RecallTask::Squad => Content::Completion {
+                text: format!("{context} {cue}"),
+                context: context.into(),
+                question: words.clone(),
+                value: answer.clone(),
+            },
+            _ => Content::Cloze {
+                context: context.into(),
+                cloze: cue.clone(),
+                question: words.clone(),
+                answers: vec![answer.clone()],
+            },
+        }
     }
 }
 
@@ -175,6 +235,34 @@ mod tests {
                     _ => facts::look_up(&document),
                 };
                 assert_eq!(found.as_ref(), document.answers().first(), "{document:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_fact_of_a_document_can_be_asked_for() {
+        let generator = Generator {
+            facts: Some(9),
+            ..Generator::new(Split::Train, 3)
+        };
+        for task in RecallTask::ALL {
+            let own = generator.documents(task, 2).remove(1);
+            let questions = generator.questions(task, 1);
+            assert!(questions.contains(&own));
+            assert!(questions.iter().all(|asked| asked.context() == own.context()));
+            let distinct: BTreeSet<&str> = questions.iter().map(Document::question).collect();
+            let expected = match task {
+                RecallTask::Drop | RecallTask::NameIndex | RecallTask::MiddleMatch => 1,
+                _ => 9,
+            };
+            assert_eq!((distinct.len(), questions.len()), (expected, expected), "{task}");
+            for asked in &questions {
+                let found = match task {
+                    RecallTask::Fda | RecallTask::Swde => attributes::look_up(asked),
+                    RecallTask::Drop | RecallTask::NameIndex | RecallTask::MiddleMatch => continue,
+                    _ => facts::look_up(asked),
+                };
+                assert_eq!(found.as_ref(), asked.answers().first(), "{asked:?}");
             }
         }
     }

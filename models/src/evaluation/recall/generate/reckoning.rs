@@ -5,11 +5,10 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::super::document::Content;
-use super::{Split, words};
+use super::{Drawn, Question, Split, words};
 
 /// A document about so many players, and a question.
-pub(super) fn content(split: Split, count: usize, random: &mut StdRng) -> Content {
+pub(super) fn drawn(split: Split, count: usize, random: &mut StdRng) -> Drawn {
     let players = split.words(count, random);
     let mut points: Vec<u64> = Vec::new();
     while points.len() < count {
@@ -28,7 +27,7 @@ pub(super) fn content(split: Split, count: usize, random: &mut StdRng) -> Conten
     let most = points.iter().copied().max().unwrap_or(0);
     let least = points.iter().copied().min().unwrap_or(0);
     let kind = random.random_range(0..4);
-    let (question, cloze, answer) = match (kind, pair(split, &points, random)) {
+    let (words, cue, answer) = match (kind, pair(split, &points, random)) {
         (0, _) => (
             "What is the largest number of points that a player scored?".into(),
             "The largest number of points that a player scored is".into(),
@@ -59,11 +58,10 @@ pub(super) fn content(split: Split, count: usize, random: &mut StdRng) -> Conten
             )
         }
     };
-    Content::Cloze {
+    Drawn {
         context: sentences.join(" "),
-        cloze,
-        question,
-        answers: vec![answer],
+        questions: vec![Question { cue, words, answer }],
+        asked: 0,
     }
 }
 

@@ -151,7 +151,7 @@ const ADVERBS: [&str; 6] = ["slowly", "again", "together", "quietly", "often", "
 const PREPOSITIONS: [&str; 6] = ["near", "behind", "beside", "above", "before", "after"];
 
 /// A sentence that answers no question.
-pub(super) fn sentence(random: &mut StdRng) -> String {
+pub(crate) fn sentence(random: &mut StdRng) -> String {
     let mut words: Vec<&str> = Vec::new();
     let mut class = Class::Start;
     loop {
