@@ -9,12 +9,14 @@
 //! | [`record`] | what the log holds, and its summary |
 //! | [`figures`], [`page`] | the curves and the page |
 //! | [`task`] | what was found on a task |
+//! | [`set`] | fields that the command line changes |
 //! | `timing` | the speed and the memory of a step, instead of a training |
 
 pub mod figures;
 pub mod page;
 pub mod progress;
 pub mod record;
+pub mod set;
 pub mod task;
 mod timing;
 
@@ -23,10 +25,12 @@ use crate::error::ProgramError;
 use crate::kit::provenance::Provenance;
 use crate::output::{self, OutputPlan};
 use crate::stop::Stop;
+use crate::values::quoted;
 use clap::Args;
 use progress::Progress;
 use record::{Record, SoundReport, Summary};
 use serde_json::json;
+use set::Change;
 use spillway_models::train::run::follow;
 use spillway_models::train::snapshot::SnapshotChoice;
 use spillway_models::train::{Outcome, Run, TrainConfig};
@@ -42,6 +46,7 @@ Examples:
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny --resume
   spillway train models/configs/tiny-mamba2-kjv.toml --out tiny-4 --seed 4
+  spillway train models/configs/tiny-mamba2-kjv.toml --out longer --set length=256 --set sequences=4
   spillway train models/configs/tiny-mamba2-kjv.toml --time 20
   spillway train bench/configs/tasks/selective-copying.toml --out copying
   spillway diagnose tiny/checkpoint
@@ -62,6 +67,10 @@ pub struct TrainArgs {
     /// Seed to train with: the same training with other draws [default: the configuration's]
     #[arg(long, value_name = "SEED")]
     pub seed: Option<u64>,
+    /// Field that gets another value than in the configuration, as length=256, model.arch=gla or model=@FILE.toml; may be
+    /// repeated [default: none]
+    #[arg(long = "set", value_name = "FIELD=VALUE", value_parser = Change::parse)]
+    pub changes: Vec<Change>,
     /// Go on with the training in the output folder, under the same configuration
     #[arg(long)]
     pub resume: bool,
@@ -86,7 +95,11 @@ pub struct TrainArgs {
 /// [`ProgramError`]: an impossible option, a configuration that cannot be used, a file that cannot be read or written, or an
 /// interruption, after which the training can be resumed.
 pub fn run(args: &TrainArgs, threads: &[usize], context: &Context) -> Result<(), ProgramError> {
-    let mut config = TrainConfig::load(&args.config)?;
+    let changes = args.changes.iter().map(Change::read);
+    let mut config = match changes.collect::<Result<Vec<_>, _>>()? {
+        changes if changes.is_empty() => TrainConfig::load(&args.config)?,
+        changes => TrainConfig::load_changed(&args.config, &changes)?,
+    };
     config.seed = args.seed.unwrap_or(config.seed);
     match (threads, config.threads) {
         ([], Some(threads)) if threads != context.threads() => {
@@ -199,8 +212,12 @@ fn write_report(run: &Run, args: &TrainArgs, out: &Path) -> Result<Summary, Prog
 /// The command that makes this training.
 fn command(args: &TrainArgs, out: &Path) -> String {
     let seed = args.seed.map_or(String::new(), |seed| format!(" --seed {seed}"));
+    let changes = args.changes.iter();
+    let changes: String = changes
+        .map(|change| format!(" --set {}", quoted(&change.to_string())))
+        .collect();
     format!(
-        "spillway train {}{seed} --out {}",
+        "spillway train {}{seed}{changes} --out {}",
         args.config.display(),
         out.display()
     )

@@ -3,7 +3,11 @@
 //! A kernel stages two tiles in shared memory, adds their product to an [`Accumulator`], and stores that back to shared
 //! memory as f32. Which hardware multiplies is one comptime choice, [`Engine`]; nothing else in the kernel changes.
 
+use cubecl::ir::features::MmaConfig;
+use cubecl::ir::{DeviceProperties, FloatKind};
 use cubecl::prelude::*;
+
+use super::DType;
 
 /// What multiplies two tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +16,29 @@ pub(crate) enum Engine {
     Registers,
     /// Each plane of that many units holds 16×16 sums in the fragments of its tensor cores.
     TensorCores(usize),
+}
+
+impl Engine {
+    /// The device's tensor cores, where they multiply tiles of `dtype` into f32.
+    pub fn tensor_cores(properties: &DeviceProperties, dtype: DType) -> Option<Self> {
+        let operand = match dtype {
+            DType::F32 => return None,
+            DType::F16 => ElemType::Float(FloatKind::F16),
+            DType::BF16 => ElemType::Float(FloatKind::BF16),
+        };
+        let config = MmaConfig {
+            a_type: operand,
+            b_type: operand,
+            cd_type: ElemType::Float(FloatKind::F32),
+            m: 16,
+            n: 16,
+            k: 16,
+        };
+        let hardware = &properties.hardware;
+        let fixed = hardware.plane_size_min == hardware.plane_size_max;
+        let offered = properties.features.matmul.cmma.contains(&config);
+        (offered && fixed).then_some(Self::TensorCores(hardware.plane_size_max as usize))
+    }
 }
 
 /// Sums that one unit holds along each side of its register tile.

@@ -128,6 +128,39 @@ fn every_kernel_compiles_for_hopper_with_few_spills() {
     compile_all(&LoweringTarget::h100());
 }
 
+/// Kernels of an operator that multiply tiles are those that have a tensor core to do it, where all that is read is bf16.
+#[test]
+fn products_of_bf16_are_on_tensor_cores() {
+    let all = sources(&LoweringTarget::h100());
+    for (operator, kernels) in [
+        (
+            "recurrence/chunked/mamba2",
+            &["scores", "states", "read_values"][..],
+        ),
+        ("taylor_attention/chunked/based", &["updates", "read"]),
+        ("taylor_attention/backward/based", &["updates", "read", "keys"]),
+        ("taylor_attention/chunked/jrt", &["sum", "updates", "read"]),
+    ] {
+        for kernel in kernels {
+            for (dtype, expected) in [("BF16", true), ("F32", false)] {
+                let (start, end) = (format!("{operator}/{dtype}"), format!("::{kernel}"));
+                let found = all
+                    .iter()
+                    .filter(|lowered| lowered.name.starts_with(&start) && lowered.name.contains(&end));
+                let on_tensor_cores: Vec<bool> = found
+                    .map(|lowered| lowered.source.text.contains("wmma::mma_sync"))
+                    .collect();
+                let is_there = !on_tensor_cores.is_empty() || (operator.ends_with("jrt") && !expected);
+                assert!(is_there, "no kernel {end} of {start}");
+                assert!(
+                    on_tensor_cores.iter().all(|found| *found == expected),
+                    "{start}, {kernel}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_kernel_has_a_hip_and_a_metal_source() {
     for (target, entry) in [

@@ -1,7 +1,6 @@
 //! How a problem is cut up for a device.
 
-use cubecl::ir::features::MmaConfig;
-use cubecl::ir::{DeviceProperties, ElemType, FloatKind};
+use cubecl::ir::DeviceProperties;
 
 use crate::cube::product::{Engine, Tiling};
 use crate::cube::{DType, Error, Limits};
@@ -38,11 +37,10 @@ impl Plan {
     /// All plans that a device can run, the likely best one first.
     pub fn candidates(properties: &DeviceProperties, problem: &Problem, dtype: DType) -> Vec<Self> {
         let limits = Limits::of_properties(properties);
-        let engine = tensor_cores(properties, dtype);
-        let with_tensor_cores = CHUNK_SIZES.iter().filter_map(|&size| {
-            let plane = engine?;
-            Some(Self::with(size, Engine::TensorCores(plane), dtype))
-        });
+        let engine = Engine::tensor_cores(properties, dtype);
+        let with_tensor_cores = CHUNK_SIZES
+            .iter()
+            .filter_map(|&size| Some(Self::with(size, engine?, dtype)));
         let with_registers = CHUNK_SIZES
             .iter()
             .map(|&size| Self::with(size, Engine::Registers, DType::F32));
@@ -137,25 +135,4 @@ impl Plan {
         // The gradients of keys hold factors and two sums; the scores hold factors and the sums of pairs inside of blocks.
         operands + result + square + (2 * square).max(64 * self.tiling.units())
     }
-}
-
-/// Units of a plane whose tensor cores multiply tiles of `dtype` into f32.
-fn tensor_cores(properties: &DeviceProperties, dtype: DType) -> Option<usize> {
-    let operand = match dtype {
-        DType::F32 => return None,
-        DType::F16 => ElemType::Float(FloatKind::F16),
-        DType::BF16 => ElemType::Float(FloatKind::BF16),
-    };
-    let config = MmaConfig {
-        a_type: operand,
-        b_type: operand,
-        cd_type: ElemType::Float(FloatKind::F32),
-        m: 16,
-        n: 16,
-        k: 16,
-    };
-    let hardware = &properties.hardware;
-    let fixed = hardware.plane_size_min == hardware.plane_size_max;
-    let offered = properties.features.matmul.cmma.contains(&config);
-    (offered && fixed).then_some(hardware.plane_size_max as usize)
 }

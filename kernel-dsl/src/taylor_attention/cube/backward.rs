@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use super::operands::{Side, Source, sizes};
 use super::prefix::Prefix;
 use super::states::Direction;
-use super::{Call, keys, read};
+use super::{Call, Plan, keys, read};
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, launch_units};
 use crate::taylor_attention::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
@@ -26,8 +26,24 @@ pub fn backward(
     initial_state: Option<&DeviceBuffer>,
     cotangents: &DeviceCotangents,
 ) -> Result<DeviceGradients, Error> {
+    let plan = Plan::new(client.properties(), problem, inputs)?;
+    backward_by(client, problem, plan, inputs, initial_state, cotangents)
+}
+
+/// [`backward`] in tiles of the caller's choice.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_by(
+    client: &Client,
+    problem: &Problem,
+    plan: Plan,
+    inputs: &DeviceInputs,
+    initial_state: Option<&DeviceBuffer>,
+    cotangents: &DeviceCotangents,
+) -> Result<DeviceGradients, Error> {
     problem.validate_on_device(inputs, initial_state, Some(cotangents))?;
-    let call = Call::new(client, problem, inputs)?;
+    let call = Call::new(client, problem, plan, inputs)?;
     let forward = call.read_out(initial_state)?;
     let by_read = call.cotangent(&forward.read, &cotangents.out)?;
     let by_read = Source::whole(&by_read, problem.heads, problem.columns())?;
@@ -113,8 +129,13 @@ impl Call<'_> {
                 total,
                 side,
                 self.decays(),
-                self.tiling,
-                [own.elem(), own_values.elem(), other_values.elem()],
+                self.plan.tiling(),
+                [
+                    own.elem(),
+                    own_values.elem(),
+                    other_values.elem(),
+                    self.plan.operands(),
+                ],
             );
         }
         Ok(())
@@ -142,8 +163,8 @@ impl Call<'_> {
                 total,
                 Side::Key,
                 self.decays(),
-                self.tiling,
-                [self.key.elem(), by_read.elem()],
+                self.plan.tiling(),
+                [self.key.elem(), by_read.elem(), self.plan.operands()],
             );
         }
         Ok(())

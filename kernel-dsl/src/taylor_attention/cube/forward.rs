@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use super::operands::{Side, sizes};
 use super::prefix::Prefix;
 use super::states::Direction;
-use super::{Call, read};
+use super::{Call, Plan, read};
 use crate::cube::{Client, DType, DeviceBuffer, Error, address_type, launch_units};
 use crate::taylor_attention::problem::{DeviceInputs, DeviceOutputs, Problem};
 
@@ -22,8 +22,23 @@ pub fn chunked(
     inputs: &DeviceInputs,
     state: Option<&DeviceBuffer>,
 ) -> Result<DeviceOutputs, Error> {
+    let plan = Plan::new(client.properties(), problem, inputs)?;
+    chunked_by(client, problem, plan, inputs, state)
+}
+
+/// [`chunked`] in tiles of the caller's choice.
+///
+/// # Errors
+/// As [`chunked`].
+pub fn chunked_by(
+    client: &Client,
+    problem: &Problem,
+    plan: Plan,
+    inputs: &DeviceInputs,
+    state: Option<&DeviceBuffer>,
+) -> Result<DeviceOutputs, Error> {
     problem.validate_on_device(inputs, state, None)?;
-    let call = Call::new(client, problem, inputs)?;
+    let call = Call::new(client, problem, plan, inputs)?;
     let ReadOut { read, end, .. } = call.read_out(state)?;
     Ok(DeviceOutputs {
         out: normalise(client, problem, &read, inputs.query.dtype())?,
@@ -74,8 +89,8 @@ impl Call<'_> {
                 total,
                 Side::Query,
                 self.decays(),
-                self.tiling,
-                [self.query.elem(), self.value.elem()],
+                self.plan.tiling(),
+                [self.query.elem(), self.value.elem(), self.plan.operands()],
             );
         }
         Ok(ReadOut { read, states, end })

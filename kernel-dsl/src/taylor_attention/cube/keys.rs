@@ -19,7 +19,7 @@ use crate::cube::product::{Accumulator, Layout, Tiling};
 /// One (chunk, head) per cube.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn keys<F: Float, G: Float, H: Float>(
+pub(super) fn keys<F: Float, G: Float, H: Float, E: Float>(
     own: &Panel<F>,
     other: &Panel<F>,
     own_values: &Panel<G>,
@@ -34,7 +34,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
     #[comptime] side: Side,
     #[comptime] decays: bool,
     #[comptime] tiling: Tiling,
-    #[define(F, G, H)] _types: [ElemType; 3],
+    #[define(F, G, H, E)] _types: [ElemType; 4],
 ) {
     if CUBE_POS >= total {
         terminate!();
@@ -45,8 +45,8 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
     if comptime!(decays) {
         rate = log_decay[place.head];
     }
-    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     if comptime!(side == Side::Prefix) {
         let mut n = UNIT_POS as usize;
@@ -55,7 +55,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
             n += comptime!(tiling.units());
         }
     } else {
-        inside::<F, G, H>(
+        inside::<F, G, H, E>(
             &mut left,
             &mut right,
             &mut result,
@@ -76,7 +76,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
         let mut sums = Accumulator::zero(tiling);
         for across in 0..sizes.columns.div_ceil(size) {
             sync_cube();
-            stage_panel::<G>(
+            stage_panel::<G, E>(
                 &mut left,
                 own_values,
                 &place,
@@ -85,7 +85,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
                 tiling,
             );
             if comptime!(decays) {
-                scale_rows(
+                scale_rows::<E>(
                     &mut left,
                     rate,
                     &place,
@@ -95,7 +95,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
                     tiling,
                 );
             }
-            stage_state(
+            stage_state::<E>(
                 &mut right,
                 states,
                 sizes,
@@ -105,7 +105,7 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
                 tiling,
             );
             sync_cube();
-            sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Transposed, tiling);
+            sums.add_product::<E>(&left, &right, Layout::Plain, Layout::Transposed, tiling);
         }
         sums.store(&mut result, tiling);
         sync_cube();
@@ -116,9 +116,9 @@ pub(super) fn keys<F: Float, G: Float, H: Float>(
 /// What the other tokens of the chunk give.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn inside<F: Float, G: Float, H: Float>(
-    left: &mut Shared<[f32]>,
-    right: &mut Shared<[f32]>,
+fn inside<F: Float, G: Float, H: Float, E: Float>(
+    left: &mut Shared<[E]>,
+    right: &mut Shared<[E]>,
     result: &mut Shared<[f32]>,
     own: &Panel<F>,
     other: &Panel<F>,
@@ -136,7 +136,7 @@ fn inside<F: Float, G: Float, H: Float>(
     let pitch = comptime!(tiling.pitch());
     let mut slopes = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
 
-    products::<F>(left, right, result, own, other, sizes, place, tiling);
+    products::<F, E>(left, right, result, own, other, sizes, place, tiling);
     let mut n = UNIT_POS as usize;
     while n < comptime!(tiling.size * tiling.size) {
         let at = n / size * pitch + n % size;
@@ -154,10 +154,10 @@ fn inside<F: Float, G: Float, H: Float>(
     }
     for tile in 0..columns.div_ceil(size) {
         sync_cube();
-        stage_panel::<G>(left, own_values, place, tile * size, columns, tiling);
-        stage_panel::<H>(right, other_values, place, tile * size, columns, tiling);
+        stage_panel::<G, E>(left, own_values, place, tile * size, columns, tiling);
+        stage_panel::<H, E>(right, other_values, place, tile * size, columns, tiling);
         sync_cube();
-        sums.add_product::<f32>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
+        sums.add_product::<E>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
     }
     sums.store(result, tiling);
     sync_cube();
@@ -172,15 +172,15 @@ fn inside<F: Float, G: Float, H: Float>(
                 product += ones * other_values.at(place.start + n % size, place.head, sizes.value_dim);
             }
         }
-        left[at] = slopes[at] * product;
+        left[at] = E::cast_from(slopes[at] * product);
         n += comptime!(tiling.units());
     }
     for tile in 0..sizes.key_dim.div_ceil(size) {
         sync_cube();
-        stage_panel::<F>(right, other, place, tile * size, sizes.key_dim, tiling);
+        stage_panel::<F, E>(right, other, place, tile * size, sizes.key_dim, tiling);
         sync_cube();
         let mut sums = Accumulator::zero(tiling);
-        sums.add_product::<f32>(&*left, &*right, Layout::Plain, Layout::Plain, tiling);
+        sums.add_product::<E>(&*left, &*right, Layout::Plain, Layout::Plain, tiling);
         sums.store(result, tiling);
         sync_cube();
         // The same unit adds to the same value below: no other needs to see it.

@@ -9,60 +9,38 @@
 //! | `keys` | the gradients of queries and of keys |
 //! | `decay_of_chunk`, `decay_of_head` | the gradient of ln γ |
 //!
-//! Features exist for one tile of tokens and features at a time, in shared memory. Products are of f32 tiles in registers, sums and
-//! states are f32, and no sum is formed by atomics: the same call gives the same bits on the same device.
+//! Features exist for one tile of tokens and features at a time, in shared memory. Products are of tiles, in registers or, where all that is
+//! read is bf16, on tensor cores ([`Plan`]); sums and states are f32, and no sum is formed by atomics: the same call gives the same bits
+//! on the same device.
 
 mod backward;
 mod decay;
 mod forward;
 mod keys;
 mod operands;
+mod plan;
 mod prefix;
 mod read;
 mod states;
 mod step;
 
 pub use super::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, DeviceOutputs};
-pub use backward::backward;
-pub use forward::chunked;
+pub use backward::{backward, backward_by};
+pub use forward::{chunked, chunked_by};
+pub use plan::Plan;
 pub use step::step;
 
 use self::operands::Source;
-use crate::cube::product::{Engine, Tiling};
-use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, cubes, token_buffer};
+use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, cubes, token_buffer};
 use crate::taylor_attention::Problem;
 use cubecl::prelude::*;
-
-/// Sides that tiles, and so chunks, may have.
-const SIZES: [usize; 3] = [64, 32, 16];
-
-/// The largest tiles that the device has shared memory and units for; processors compile and run small cubes faster.
-fn tiling(client: &Client, problem: &Problem) -> Result<Tiling, Error> {
-    let limits = Limits::of(client);
-    let enough = if limits.software { 32 } else { 64 };
-    let longest = problem.time.max(problem.prefix);
-    let best = longest.next_power_of_two().clamp(16, enough);
-    let of = |size| Tiling {
-        size,
-        engine: Engine::Registers,
-    };
-    // The kernel that takes most holds two operands, slopes, and a result.
-    let bytes = |tiling: Tiling| 16 * tiling.len();
-    let fits = |tiling: &Tiling| bytes(*tiling) <= limits.shared_memory && tiling.units() <= limits.units;
-    let sizes = SIZES.into_iter().filter(|&size| size <= best);
-    sizes.map(of).find(fits).ok_or(Error::TooLarge {
-        what: "the shared memory of the smallest tiles in bytes",
-        limit: limits.shared_memory as u64,
-        found: bytes(of(16)) as u64,
-    })
-}
 
 /// The parts of a call that its kernels share.
 struct Call<'a> {
     client: &'a Client,
     problem: &'a Problem,
     inputs: &'a DeviceInputs<'a>,
-    tiling: Tiling,
+    plan: Plan,
     chunks: ChunkTable,
     features: operands::DeviceTable,
     query: Source,
@@ -71,15 +49,19 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(client: &'a Client, problem: &'a Problem, inputs: &'a DeviceInputs) -> Result<Self, Error> {
-        let tiling = tiling(client, problem)?;
+    fn new(
+        client: &'a Client,
+        problem: &'a Problem,
+        plan: Plan,
+        inputs: &'a DeviceInputs,
+    ) -> Result<Self, Error> {
         let (batch, time, sequences) = (problem.batch, problem.time, &inputs.sequences);
         Ok(Self {
             client,
             problem,
             inputs,
-            tiling,
-            chunks: ChunkTable::new(client, sequences, batch, time, tiling.size)?,
+            plan,
+            chunks: ChunkTable::new(client, sequences, batch, time, plan.chunk_size())?,
             features: operands::DeviceTable::new(client, &problem.feature_map())?,
             query: Source::new(&inputs.query, problem.key_dim),
             key: Source::new(&inputs.key, problem.key_dim),
@@ -105,13 +87,13 @@ impl<'a> Call<'a> {
         Ok((
             total,
             cubes(self.client, total.max(1))?,
-            CubeDim::new_1d(self.tiling.units() as u32),
+            CubeDim::new_1d(self.plan.tiling().units() as u32),
         ))
     }
 
     /// Tiles of a length.
     fn tiles(&self, len: usize) -> usize {
-        len.div_ceil(self.tiling.size)
+        len.div_ceil(self.plan.chunk_size())
     }
 
     /// Whether the numerator decays.

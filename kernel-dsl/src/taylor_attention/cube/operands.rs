@@ -49,8 +49,8 @@ pub(super) fn sizes(problem: &Problem) -> SizesLaunch {
 
 /// Stages some columns of a chunk, tokens down; 0 beyond the chunk and from column `cols` on.
 #[cube]
-pub(super) fn stage_panel<F: Float>(
-    out: &mut Shared<[f32]>,
+pub(super) fn stage_panel<F: Float, E: Float>(
+    out: &mut Shared<[E]>,
     panel: &Panel<F>,
     place: &Place,
     first: usize,
@@ -66,15 +66,15 @@ pub(super) fn stage_panel<F: Float>(
         if i < place.len && col < cols {
             value = panel.at(place.start + i, place.head, col);
         }
-        out[i * comptime!(tiling.pitch()) + n % size] = value;
+        out[i * comptime!(tiling.pitch()) + n % size] = E::cast_from(value);
         n += comptime!(tiling.units());
     }
 }
 
 /// Stages some features of a chunk's keys, tokens down; 0 beyond the chunk and the features.
 #[cube]
-pub(super) fn stage_features<F: Float>(
-    out: &mut Shared<[f32]>,
+pub(super) fn stage_features<F: Float, E: Float>(
+    out: &mut Shared<[E]>,
     x: &Panel<F>,
     table: &Table,
     sizes: &Sizes,
@@ -91,15 +91,15 @@ pub(super) fn stage_features<F: Float>(
         if i < place.len && d < sizes.features {
             value = table.feature::<F>(x, place.start + i, place.head, d);
         }
-        out[i * comptime!(tiling.pitch()) + n % size] = value;
+        out[i * comptime!(tiling.pitch()) + n % size] = E::cast_from(value);
         n += comptime!(tiling.units());
     }
 }
 
 /// Stages a tile of a chunk's state, features down and columns across.
 #[cube]
-pub(super) fn stage_state(
-    out: &mut Shared<[f32]>,
+pub(super) fn stage_state<E: Float>(
+    out: &mut Shared<[E]>,
     states: &[f32],
     sizes: &Sizes,
     place: &Place,
@@ -116,7 +116,7 @@ pub(super) fn stage_state(
         if d < sizes.features && col < sizes.columns {
             value = states[(place.index * sizes.features + d) * sizes.columns + col];
         }
-        out[n / size * comptime!(tiling.pitch()) + n % size] = value;
+        out[n / size * comptime!(tiling.pitch()) + n % size] = E::cast_from(value);
         n += comptime!(tiling.units());
     }
 }
@@ -161,8 +161,8 @@ pub(super) fn decay_to_state(log_decay: f32, place: &Place, i: usize, #[comptime
 /// Multiplies a staged tile, tokens down, by [`decay_to_state`]; of columns from `first` on, only those before `end`. The unit that
 /// staged a value also scales it.
 #[cube]
-pub(super) fn scale_rows(
-    tile: &mut Shared<[f32]>,
+pub(super) fn scale_rows<E: Float>(
+    tile: &mut Shared<[E]>,
     log_decay: f32,
     place: &Place,
     first: usize,
@@ -175,7 +175,9 @@ pub(super) fn scale_rows(
     while n < comptime!(tiling.size * tiling.size) {
         let i = n / size;
         if i < place.len && first + n % size < end {
-            tile[i * comptime!(tiling.pitch()) + n % size] *= decay_to_state(log_decay, place, i, side);
+            let at = i * comptime!(tiling.pitch()) + n % size;
+            let decayed = f32::cast_from(tile[at]) * decay_to_state(log_decay, place, i, side);
+            tile[at] = E::cast_from(decayed);
         }
         n += comptime!(tiling.units());
     }

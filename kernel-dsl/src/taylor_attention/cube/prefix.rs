@@ -48,14 +48,14 @@ impl Call<'_> {
             &sequences,
             problem.batch,
             problem.prefix,
-            self.tiling.size,
+            self.plan.tiling().size,
         )?;
         let places = chunks.count() * problem.heads;
         if places == 0 {
             return Ok([by_key, by_value]);
         }
         let longest = self.longest().max(by_state.len());
-        let units = CubeDim::new_1d(self.tiling.units() as u32);
+        let units = CubeDim::new_1d(self.plan.tiling().units() as u32);
         keys::keys::launch(
             client,
             cubes(client, places)?,
@@ -74,8 +74,13 @@ impl Call<'_> {
             places,
             Side::Prefix,
             false,
-            self.tiling,
-            [prefix.key.elem(), prefix.value.elem(), prefix.value.elem()],
+            self.plan.tiling(),
+            [
+                prefix.key.elem(),
+                prefix.value.elem(),
+                prefix.value.elem(),
+                self.plan.operands(),
+            ],
         );
         let total = places * self.tiles(problem.value_dim);
         read::read::launch(
@@ -96,8 +101,8 @@ impl Call<'_> {
             total,
             Side::Prefix,
             false,
-            self.tiling,
-            [prefix.key.elem(), prefix.value.elem()],
+            self.plan.tiling(),
+            [prefix.key.elem(), prefix.value.elem(), self.plan.operands()],
         );
         Ok([by_key, by_value])
     }

@@ -20,7 +20,7 @@ use crate::cube::product::{Accumulator, Layout, Tiling};
 /// One tile of columns of one (chunk, head) per cube, `cols` of them in all.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn read<F: Float, G: Float>(
+pub(super) fn read<F: Float, G: Float, E: Float>(
     own: &Panel<F>,
     other: &Panel<F>,
     values: &Panel<G>,
@@ -35,7 +35,7 @@ pub(super) fn read<F: Float, G: Float>(
     #[comptime] side: Side,
     #[comptime] decays: bool,
     #[comptime] tiling: Tiling,
-    #[define(F, G)] _types: [ElemType; 2],
+    #[define(F, G, E)] _types: [ElemType; 3],
 ) {
     if CUBE_POS >= total {
         terminate!();
@@ -58,13 +58,13 @@ pub(super) fn read<F: Float, G: Float>(
             first = sizes.value_dim;
         }
     }
-    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
 
     let mut sums = Accumulator::zero(tiling);
     if comptime!(side != Side::Prefix) {
-        products::<F>(
+        products::<F, E>(
             &mut left,
             &mut right,
             &mut result,
@@ -85,22 +85,22 @@ pub(super) fn read<F: Float, G: Float>(
                     weight *= (rate * f32::cast_from(distance(n / size, n % size))).exp();
                 }
             }
-            left[at] = weight;
+            left[at] = E::cast_from(weight);
             n += comptime!(tiling.units());
         }
-        stage_panel::<G>(&mut right, values, &place, first, end, tiling);
+        stage_panel::<G, E>(&mut right, values, &place, first, end, tiling);
         sync_cube();
-        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Plain, tiling);
+        sums.add_product::<E>(&left, &right, Layout::Plain, Layout::Plain, tiling);
     }
     for tile in 0..sizes.features.div_ceil(size) {
         sync_cube();
-        stage_features::<F>(&mut left, own, table, sizes, &place, tile * size, tiling);
+        stage_features::<F, E>(&mut left, own, table, sizes, &place, tile * size, tiling);
         if comptime!(decays) {
-            scale_rows(&mut left, rate, &place, 0usize, size, side, tiling);
+            scale_rows::<E>(&mut left, rate, &place, 0usize, size, side, tiling);
         }
-        stage_state(&mut right, states, sizes, &place, tile * size, first, tiling);
+        stage_state::<E>(&mut right, states, sizes, &place, tile * size, first, tiling);
         sync_cube();
-        sums.add_product::<f32>(&left, &right, Layout::Plain, Layout::Plain, tiling);
+        sums.add_product::<E>(&left, &right, Layout::Plain, Layout::Plain, tiling);
     }
     sums.store(&mut result, tiling);
     sync_cube();
@@ -117,9 +117,9 @@ pub(super) fn read<F: Float, G: Float>(
 /// The inner products of own and other tokens of a chunk, own ones down, in `result`.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn products<F: Float>(
-    left: &mut Shared<[f32]>,
-    right: &mut Shared<[f32]>,
+pub(super) fn products<F: Float, E: Float>(
+    left: &mut Shared<[E]>,
+    right: &mut Shared<[E]>,
     result: &mut Shared<[f32]>,
     own: &Panel<F>,
     other: &Panel<F>,
@@ -131,10 +131,10 @@ pub(super) fn products<F: Float>(
     let mut sums = Accumulator::zero(tiling);
     for tile in 0..sizes.key_dim.div_ceil(size) {
         sync_cube();
-        stage_panel::<F>(left, own, place, tile * size, sizes.key_dim, tiling);
-        stage_panel::<F>(right, other, place, tile * size, sizes.key_dim, tiling);
+        stage_panel::<F, E>(left, own, place, tile * size, sizes.key_dim, tiling);
+        stage_panel::<F, E>(right, other, place, tile * size, sizes.key_dim, tiling);
         sync_cube();
-        sums.add_product::<f32>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
+        sums.add_product::<E>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
     }
     sums.store(result, tiling);
     sync_cube();

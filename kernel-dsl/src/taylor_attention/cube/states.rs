@@ -58,8 +58,8 @@ impl Call<'_> {
                 total,
                 direction.side(),
                 self.decays(),
-                self.tiling,
-                [x.elem(), y.elem()],
+                self.plan.tiling(),
+                [x.elem(), y.elem(), self.plan.operands()],
             );
         }
         launch_units!(
@@ -93,7 +93,7 @@ impl Call<'_> {
             sum::launch(
                 self.client,
                 cubes(self.client, total)?,
-                CubeDim::new_1d(self.tiling.units() as u32),
+                CubeDim::new_1d(self.plan.tiling().units() as u32),
                 address_type(self.client, self.longest().max(begin.len()))?,
                 prefix.key.panel(),
                 prefix.value.panel(),
@@ -104,8 +104,8 @@ impl Call<'_> {
                 begin.arg(),
                 total,
                 state.is_some(),
-                self.tiling,
-                [prefix.key.elem(), prefix.value.elem()],
+                self.plan.tiling(),
+                [prefix.key.elem(), prefix.value.elem(), self.plan.operands()],
             );
         }
         Ok(begin)
@@ -115,7 +115,7 @@ impl Call<'_> {
 /// What a sequence begins with and Σ φ(x) yᵀ over its rows, one tile of one (sequence, head) per cube.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
-fn sum<F: Float, G: Float>(
+fn sum<F: Float, G: Float, E: Float>(
     x: &Panel<F>,
     y: &Panel<G>,
     table: &Table,
@@ -126,7 +126,7 @@ fn sum<F: Float, G: Float>(
     total: usize,
     #[comptime] has_start: bool,
     #[comptime] tiling: Tiling,
-    #[define(F, G)] _types: [ElemType; 2],
+    #[define(F, G, E)] _types: [ElemType; 3],
 ) {
     if CUBE_POS >= total {
         terminate!();
@@ -139,8 +139,8 @@ fn sum<F: Float, G: Float>(
     let first_col = CUBE_POS % across * size;
     let first_row = spans[2 * (index / sizes.heads)] as usize;
     let rows = spans[2 * (index / sizes.heads) + 1] as usize - first_row;
-    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
     let mut sums = Accumulator::zero(tiling);
     for chunk in 0..rows.div_ceil(size) {
@@ -151,10 +151,10 @@ fn sum<F: Float, G: Float>(
             index,
         };
         sync_cube();
-        stage_features::<F>(&mut left, x, table, sizes, &place, first_feature, tiling);
-        stage_panel::<G>(&mut right, y, &place, first_col, sizes.columns, tiling);
+        stage_features::<F, E>(&mut left, x, table, sizes, &place, first_feature, tiling);
+        stage_panel::<G, E>(&mut right, y, &place, first_col, sizes.columns, tiling);
         sync_cube();
-        sums.add_product::<f32>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
+        sums.add_product::<E>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
     }
     sums.store(&mut result, tiling);
     sync_cube();
@@ -177,7 +177,7 @@ fn sum<F: Float, G: Float>(
 /// φ(X)ᵀ Y, one tile of one (chunk, head) per cube.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
-fn updates<F: Float, G: Float>(
+fn updates<F: Float, G: Float, E: Float>(
     x: &Panel<F>,
     y: &Panel<G>,
     table: &Table,
@@ -189,7 +189,7 @@ fn updates<F: Float, G: Float>(
     #[comptime] side: Side,
     #[comptime] decays: bool,
     #[comptime] tiling: Tiling,
-    #[define(F, G)] _types: [ElemType; 2],
+    #[define(F, G, E)] _types: [ElemType; 3],
 ) {
     if CUBE_POS >= total {
         terminate!();
@@ -200,18 +200,18 @@ fn updates<F: Float, G: Float>(
     let place = Place::of_cube(chunks, sizes.heads, tiles);
     let first_feature = CUBE_POS % tiles / across * size;
     let first_col = CUBE_POS % across * size;
-    let mut left = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    let mut right = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
+    let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
+    let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    stage_features::<F>(&mut left, x, table, sizes, &place, first_feature, tiling);
-    stage_panel::<G>(&mut right, y, &place, first_col, sizes.columns, tiling);
+    stage_features::<F, E>(&mut left, x, table, sizes, &place, first_feature, tiling);
+    stage_panel::<G, E>(&mut right, y, &place, first_col, sizes.columns, tiling);
     if comptime!(decays) {
         let rate = log_decay[place.head];
-        scale_rows(&mut right, rate, &place, first_col, sizes.value_dim, side, tiling);
+        scale_rows::<E>(&mut right, rate, &place, first_col, sizes.value_dim, side, tiling);
     }
     sync_cube();
     let mut sums = Accumulator::zero(tiling);
-    sums.add_product::<f32>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
+    sums.add_product::<E>(&left, &right, Layout::Transposed, Layout::Plain, tiling);
     sums.store(&mut result, tiling);
     sync_cube();
     let mut n = UNIT_POS as usize;
