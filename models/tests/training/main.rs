@@ -3,6 +3,7 @@
 #[path = "../../../ssm-core/tests/support/mod.rs"]
 mod devices;
 
+mod configs;
 mod data;
 mod diffusion;
 mod encoder;

@@ -8,7 +8,7 @@
 //! | `mix` | several sources, one drawn for every row of a batch | `parts`, each a `weight` and a `source` |
 //! | `repeat` | one token over and over | `token` |
 //! | `repeated-header` | texts that end with the rare string that they began with | `length`, `marker`, `source` |
-//! | `questions` | documents as `spillway recall` generates them, and questions about them | `prompt`, `tasks` (fda), `facts` (3 to 16), `forms` (d-q), `passkeys` (0, a share), `other_weight` (0.1) |
+//! | `questions` | documents as `spillway recall` generates them, and questions about them | `prompt` (none), `tasks` (fda), `facts` (3 to 16), `forms` (d-q), `passkeys` (0, a share), `other_weight` (0.1) |
 //! | `copy` | a random block and its copy | `vocab_size` (64) |
 //! | `mqar` | multi-query associative recall | `pairs`, `vocab_size` (8192), `power` (0.01), `random_filler` (true), `passes` (1) |
 //! | `forgetting-mqar` | the same, where some keys get another value before they are asked | `pairs`, `updates` (4), and those of `mqar` |

@@ -5,9 +5,10 @@
 //!                                                              M                                                                 T
 //! ```
 //!
-//! The prompt ends with token M, so that a model with an encoder of M tokens reads all of it both ways and is asked behind it. Every further
-//! question is about the same document; when all have been asked, another document follows. A document is written in one of `forms`, which
-//! may read it several times; one that has no room has fewer facts.
+//! The prompt ends with token M, so that a model with an encoder of M tokens reads all of it both ways and is asked behind it. Without M it
+//! begins with the sequence, as a prompt does that a model is asked: a causal model that has always seen M tokens before an answer does
+//! not know what to do with fewer. Every further question is about the same document; when all have been asked, another document follows. A
+//! document is written in one of `forms`, which may read it several times; one that has no room has fewer facts.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -39,8 +40,9 @@ pub struct QuestionsConfig {
     /// Share of the documents that are repeated sentences with a passkey among them, as `spillway passkey` asks for.
     #[serde(default)]
     pub passkeys: f64,
-    /// M, the tokens up to the end of the first prompt.
-    pub prompt: usize,
+    /// M, the tokens up to the end of the first prompt; `None` for a prompt that begins with the sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<usize>,
     /// Weight of all targets that are not of an answer.
     #[serde(default = "other_weight")]
     pub other_weight: f32,
@@ -66,6 +68,8 @@ fn other_weight() -> f32 {
 pub(super) struct Questions {
     config: QuestionsConfig,
     tokenizer: Tokenizer,
+    /// The most tokens of the first prompt.
+    room: usize,
     /// The most blocks of a prompt with a passkey.
     blocks: usize,
     seed: u64,
@@ -147,9 +151,10 @@ impl Questions {
             let expected = "readings of the whole document without padding, such as \"d-q\" or \"q-d:2\"";
             return Err(DataError::option("forms", expected, form));
         }
-        if config.prompt == 0 || config.prompt >= time {
+        let room = config.prompt.unwrap_or(time - 1);
+        if room == 0 || room >= time {
             let expected = format!("from 1 to below {time}, the length of a sequence");
-            return Err(DataError::option("prompt", expected, config.prompt));
+            return Err(DataError::option("prompt", expected, room));
         }
         if !(config.other_weight >= 0.0 && config.other_weight.is_finite()) {
             let expected = "a finite number from 0 on";
@@ -163,11 +168,12 @@ impl Questions {
             false => 0,
             true => Template::new(tokenizer)
                 .map_err(|error| unreadable(tokenizer, error))?
-                .blocks(config.prompt as u64),
+                .blocks(room as u64),
         };
         Ok(Self {
             config: config.clone(),
             tokenizer: tokenizer.clone(),
+            room,
             blocks,
             seed,
         })
@@ -178,7 +184,7 @@ impl Questions {
         let mut random = generator(self.seed, index, 0);
         let mut written = Written::default();
         let (asked, prompt) = self.first(&mut random)?;
-        let missing = self.config.prompt - prompt.len();
+        let missing = self.config.prompt.map_or(0, |end| end - prompt.len());
         written.add(&self.filler(missing, &mut random)?, self.config.other_weight);
         written.add(&prompt, self.config.other_weight);
         self.answer(&asked, &mut written)?;
@@ -190,19 +196,19 @@ impl Questions {
         Ok(written)
     }
 
-    /// What is asked first, and its prompt, which has room before M.
+    /// What is asked first, and its prompt, for which there is room.
     fn first(&self, random: &mut StdRng) -> Result<(Asked, Vec<u32>), DataError> {
         let mut shorter = 0;
         loop {
             let asked = self.asked(shorter, random);
             let prompt = self.encode(&asked.prompt)?;
-            if prompt.len() <= self.config.prompt {
+            if prompt.len() <= self.room {
                 return Ok((asked, prompt));
             }
             // Whatever is drawn is as short as it can be by then.
             if shorter > self.config.facts[1].max(self.blocks) {
                 let expected = format!("room for the shortest prompt, {} tokens", prompt.len());
-                return Err(DataError::option("prompt", expected, self.config.prompt));
+                return Err(DataError::option("prompt", expected, self.room));
             }
             shorter += 1;
         }
@@ -355,6 +361,28 @@ mod tests {
     }
 
     #[test]
+    fn without_a_place_a_prompt_begins_with_the_sequence() {
+        let config = QuestionsConfig {
+            tasks: vec![RecallTask::Squad],
+            forms: vec!["q-d".parse().expect("a form")],
+            prompt: None,
+            ..config()
+        };
+        let questions = Questions::new(&config, &Tokenizer::bytes(), TIME, 1).expect("questions");
+        for index in 0..20 {
+            let written = questions.sequence(index, TIME).expect("a sequence");
+            let text = Tokenizer::bytes().decode(&written.ids);
+            assert!(text.starts_with("What is the "), "{text}");
+            let weighed = written
+                .weights
+                .iter()
+                .position(|weight| *weight == 1.0)
+                .expect("an answer");
+            assert!(weighed < TIME);
+        }
+    }
+
+    #[test]
     fn a_place_gives_one_sequence_and_another_seed_another() {
         let of_seed = |seed| {
             let questions = Questions::new(&config(), &Tokenizer::bytes(), TIME, seed).expect("questions");
@@ -378,10 +406,10 @@ mod tests {
         let padded: Form = "q-d:2:padded".parse().expect("a form");
         assert!(tried(&|config| config.forms = vec![padded]).contains("forms"));
         assert!(tried(&|config| config.passkeys = 1.5).contains("passkeys"));
-        assert!(tried(&|config| config.prompt = TIME).contains("prompt"));
+        assert!(tried(&|config| config.prompt = Some(TIME)).contains("prompt"));
         assert!(tried(&|config| config.other_weight = f32::NAN).contains("other_weight"));
         let narrow = QuestionsConfig {
-            prompt: 20,
+            prompt: Some(20),
             ..config()
         };
         let questions = Questions::new(&narrow, &Tokenizer::bytes(), TIME, 1).expect("told when it is drawn");
