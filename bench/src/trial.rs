@@ -275,10 +275,16 @@ pub fn has_attention(model: &Model) -> bool {
     })
 }
 
-/// Whether a model remembers by keys and values alone, so that it forgets nothing.
+/// Whether a model remembers by keys and values alone, so that it forgets nothing. Short convolutions beside them reach a few tokens back
+/// and are no memory.
 pub fn is_attention_alone(model: &Model) -> bool {
     let state = model.start(&Chain::default(), 1);
-    let recurs = |state: &MixerState| matches!(state, MixerState::Recurrent(_));
+    let recurs = |state: &MixerState| match state {
+        MixerState::Recurrent(state) => {
+            !(state.recurrences.is_empty() && state.systems.is_empty() && state.carried.is_empty())
+        }
+        _ => false,
+    };
     let alone = state.is_ok_and(|state| {
         let mut layers = state.layers.iter();
         !layers.any(|layer| recurs(&layer.mixer) || recurs(&layer.channel))
@@ -299,6 +305,9 @@ pub fn refused(spec: &str, reason: impl std::fmt::Display) -> ProgramError {
 mod tests {
     use super::*;
     use spillway_models::LoadOptions;
+    use spillway_models::checkpoint::WriteDtype;
+    use spillway_models::init::{preset, write_random};
+    use spillway_models::registry::layouts;
 
     fn parse(spec: &str) -> Result<Trial, ProgramError> {
         let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
@@ -353,5 +362,29 @@ mod tests {
         assert_eq!(trial.name(), "restart-attention:64");
         let reason = trial.refusal(&model).expect("there is no attention");
         assert!(reason.contains("this model has none"), "{reason}");
+    }
+
+    #[test]
+    fn attention_beside_short_convolutions_is_attention_alone() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        for (name, expected) in [
+            ("llama", true),
+            ("lfm2", true),
+            ("mamba2", false),
+            ("based", false),
+            ("rwkv7", false),
+            ("h3", false),
+            ("jamba", false),
+        ] {
+            let layout = layouts()
+                .iter()
+                .find(|layout| layout.architecture == name && preset(layout, "tiny").is_some());
+            let layout = layout.unwrap_or_else(|| panic!("no tiny {name}"));
+            let config = preset(layout, "tiny").expect("a tiny size").config;
+            let path = folder.path().join(name);
+            write_random(&path, layout, config, WriteDtype::F32, 1).expect("written");
+            let model = Model::load(&path, &LoadOptions::default()).expect("loads");
+            assert_eq!(is_attention_alone(&model), expected, "{name}");
+        }
     }
 }

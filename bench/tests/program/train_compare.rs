@@ -1,7 +1,8 @@
 //! `spillway train-compare`.
 
 use crate::*;
-use spillway_models::train::TrainConfig;
+use spillway_models::train::{TrainConfig, Trainer};
+use spillway_ssm_core::Chain;
 use std::path::PathBuf;
 
 const CONFIG: &str = r#"
@@ -429,5 +430,25 @@ fn the_arms_of_a_study_read_as_many_tokens_and_differ_only_in_what_is_studied() 
                 assert!(initial || known.contains(&field), "{name}: {field}");
             }
         }
+    }
+}
+
+/// The models that may take the place of a study's: all of them can be begun, and their recurrent states are equally large.
+#[test]
+fn the_models_beside_the_studies_have_states_of_one_size() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/training");
+    let models = names(&configs.join("architectures"));
+    assert!(models.len() > 5, "{models:?}");
+    for name in models {
+        let text = fs::read_to_string(configs.join("architectures").join(&name)).expect("a file");
+        let model: toml::Value = toml::from_str(&text).expect("a table");
+        let arm = configs.join("length-and-state/short-passed.toml");
+        let config = TrainConfig::load_changed(&arm, &[("model".into(), model)]);
+        let config = config.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let trainer = Trainer::new(config).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let model = trainer.model().expect("a model");
+        let state = model.start(&Chain::default(), 1).expect("a state");
+        let bytes: usize = state.recurrences().map(|site| site.bytes()).sum();
+        assert_eq!(bytes, 2 * 8192 * 4, "{name}");
     }
 }

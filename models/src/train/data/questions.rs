@@ -146,8 +146,8 @@ impl Questions {
                 return Err(DataError::option(option, "at least one", "none"));
             }
         }
-        let is_plain = |form: &&Form| form.is_padded || form.pieces.is_some();
-        if let Some(form) = config.forms.iter().find(is_plain) {
+        let is_other = |form: &&Form| form.is_padded || form.pieces.is_some();
+        if let Some(form) = config.forms.iter().find(is_other) {
             let expected = "readings of the whole document without padding, such as \"d-q\" or \"q-d:2\"";
             return Err(DataError::option("forms", expected, form));
         }
@@ -231,6 +231,7 @@ impl Questions {
         };
         let mut questions = generator.questions(task, random.random());
         questions.shuffle(random);
+        // Every document has a question, its own.
         Asked {
             prompt: prompt::text(&questions[0], form),
             questions: questions
