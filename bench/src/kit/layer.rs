@@ -89,6 +89,12 @@ impl Layer {
         }
     }
 
+    /// What lies between two ends at x, as a bar in a curve's colour: the curve has the mark, wherever in the bar it lies.
+    pub fn bar(x: f64, [low, high]: [f64; 2], stroke: Stroke) -> Option<Self> {
+        let line = || Self::line("", vec![(x, low), (x, high)], Stroke::plain(stroke.ink, 1.5));
+        (low < high && stroke.ink != Ink::Faint).then(line)
+    }
+
     /// The places that the axes have to hold.
     pub(super) fn places(&self) -> Vec<(f64, f64)> {
         const ANY: f64 = f64::NAN;

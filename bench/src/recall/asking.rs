@@ -5,7 +5,7 @@ use super::questions::Questions;
 use super::report::{self, ArmReport, RecallReport};
 use super::resume::{self, Saved};
 use super::subjects::Subject;
-use super::{page, report::VERSION};
+use super::{figures, page, report::VERSION};
 use crate::answers::Keeping;
 use crate::context::Context;
 use crate::error::ProgramError;
@@ -169,6 +169,7 @@ impl Asking<'_> {
         }
         let cells = table(&Answers {
             documents: &self.questions.documents,
+            facts: &self.questions.facts,
             forms: self.forms,
             arms: &arms,
             seed: self.args.seed,
@@ -189,7 +190,7 @@ impl Asking<'_> {
             documents: self.questions.documents.len(),
             not_scored: self.questions.not_scored,
             broken: self.questions.broken,
-            facts: self.args.facts,
+            facts: self.questions.numbers_of_facts(),
             length: self.args.cut_length(),
             answer_tokens: self.args.max_tokens,
             forms: self.forms,
@@ -213,7 +214,7 @@ impl Asking<'_> {
         saved: &Saved,
         out: &mut OutputFolder,
     ) -> Result<(), ProgramError> {
-        let figures = page::figures(report);
+        let figures = figures::figures(report);
         for (name, figure) in &figures {
             let svg = Figure::file(figure);
             out.write(name, |file| file.write_all(svg.as_bytes()))?;

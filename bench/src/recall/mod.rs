@@ -8,10 +8,11 @@
 //! | [`questions`] | what is asked about: documents that are generated, or read from a data set |
 //! | [`subjects`] | the models, and the mitigations that each can have |
 //! | [`asking`] | asking all of it, and writing what comes of it |
-//! | [`report`], [`page`] | files, table and page |
+//! | [`report`], [`figures`], [`page`] | files, table, pictures and page |
 //! | [`resume`] | what an interrupted run goes on under |
 
 pub mod asking;
+pub mod figures;
 pub mod forms;
 pub mod page;
 pub mod questions;
@@ -43,6 +44,7 @@ const OWN: &[&str] = &[
     report::CSV,
     report::ANSWERS,
     "recall-*.svg",
+    "facts-*.svg",
     resume::FILE,
 ];
 
@@ -69,6 +71,7 @@ Examples:
   spillway recall mamba2-130m transformer-130m --task fda,squad --documents 1000
   spillway recall mamba2-130m --data fda.jsonl --task fda --length 1k --order q-d-d-q,c-q-c-q
   spillway recall mamba2-130m --task name-index --passes 1,2,3 --mitigation none --mitigation rri:0.9999,0.75
+  spillway recall models/assets/recall/based models/assets/recall/attention --facts 4,8,16,32 --length 0
   spillway recall --task fda,squad --documents 20000 --training-text read-twice.jsonl")]
 pub struct RecallArgs {
     /// The models.
@@ -88,12 +91,13 @@ pub struct RecallArgs {
     /// Pass over what is broken in the data set, naming each place, and do not stop at it
     #[arg(long, requires = "data")]
     pub skip_broken: bool,
-    /// Documents of each task, each asked by every kind of prompt [default: 200; of a data set, all]
+    /// Documents of each task and number of facts, each asked by every kind of prompt [default: 200; of a data set, all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub documents: Option<u32>,
-    /// Facts in a generated document, which decide its length [default: 16; 50 and 40 in the lists]
-    #[arg(long, value_name = "N", conflicts_with = "data")]
-    pub facts: Option<usize>,
+    /// Facts in a generated document, which decide its length; several with commas between, each asked apart [default: 16; 50 and 40
+    /// in the lists]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "data")]
+    pub facts: Vec<usize>,
     /// Tokens that a document with question and answer may have: longer ones are cut around the answer; 0 leaves them whole
     #[arg(long, value_name = "TOKENS", default_value = "1k", value_parser = parse_tokens)]
     pub length: u64,

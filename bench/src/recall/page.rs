@@ -1,8 +1,7 @@
 //! `report.html` of a recall run.
 
-use super::report::{self, ArmReport, RecallReport, percent, points, task_name, whole};
+use super::report::{self, ArmReport, RecallReport, of_facts, percent, points, task_name};
 use crate::kit::format::{count, counted, duration, list};
-use crate::kit::grid::{self, Grid};
 use crate::kit::page::{self, Page, Row, heading, headings};
 use crate::kit::picture::Figure;
 use crate::kit::provenance::Provenance;
@@ -10,64 +9,7 @@ use maud::{Markup, html};
 use spillway_models::evaluation::recall::prompt::{Form, Order};
 use spillway_models::evaluation::recall::summary::{Cell, Third};
 
-/// A map for each task, and for all together: shares of answers found, models by kinds of prompts; with the names of their files.
-pub fn figures(report: &RecallReport<'_>) -> Vec<(String, Figure)> {
-    let mut tasks: Vec<&'static str> = Vec::new();
-    for cell in &report.cells {
-        if !tasks.contains(&task_name(cell)) {
-            tasks.push(task_name(cell));
-        }
-    }
-    let mut figures: Vec<(String, Figure)> = Vec::new();
-    for task in tasks {
-        let cell = |arm: usize, form: &Form| {
-            let found = report
-                .cells
-                .iter()
-                .find(|cell| (cell.arm, &cell.form, task_name(cell)) == (arm, form, task));
-            found.map(drawn)
-        };
-        let grid = Grid {
-            columns_name: "kind of prompt".into(),
-            rows_name: "model".into(),
-            columns: report.forms.iter().map(ToString::to_string).collect(),
-            rows: report.arms.iter().map(ArmReport::name).collect(),
-            cells: (0..report.arms.len())
-                .map(|arm| report.forms.iter().map(|form| cell(arm, form)).collect())
-                .collect(),
-            scale: ("answers found (%)".into(), ["0", "50", "100"].map(String::from)),
-            divider: None,
-        };
-        let title = match task {
-            "all" => "Answers found, all tasks".to_string(),
-            task => format!("Answers found, {task}"),
-        };
-        let caption = "Share of the answers that contain a right one (%), by model and kind of prompt. Under the pointer: the Wilson 95 % interval.";
-        figures.push((
-            format!("recall-{task}.svg"),
-            Figure::new(title, caption, grid.draw()),
-        ));
-    }
-    figures
-}
-
-fn drawn(cell: &Cell) -> grid::Cell {
-    grid::Cell {
-        shade: cell.contains,
-        text: percent(cell.contains),
-        hover: format!(
-            "{}: {} of {} found ({} to {} %)",
-            cell.form,
-            count(cell.kinds.found),
-            count(cell.asked),
-            percent(cell.wilson[0]),
-            percent(cell.wilson[1])
-        ),
-        framed: false,
-    }
-}
-
-/// The page, with the pictures of [`figures`].
+/// The page, with the pictures of [`super::figures`].
 pub fn page(report: &RecallReport<'_>, figures: &[(String, Figure)], made: &Provenance) -> String {
     let data = [
         (report::JSON, "everything on this page as data"),
@@ -91,8 +33,9 @@ pub fn page(report: &RecallReport<'_>, figures: &[(String, Figure)], made: &Prov
     Page {
         title: "Answers from documents, read once and twice".into(),
         facts: format!(
-            "{}, {}; {length}; answers of at most {}; seed {}",
+            "{}{}, {}; {length}; answers of at most {}; seed {}",
             counted(report.documents as u64, "document"),
+            of_facts(&report.facts),
             report.data,
             counted(report.answer_tokens as u64, "token"),
             report.seed
@@ -118,12 +61,48 @@ pub fn page(report: &RecallReport<'_>, figures: &[(String, Figure)], made: &Prov
 /// What the numbers say of each arm.
 fn findings(report: &RecallReport<'_>) -> Vec<String> {
     let arms = report.arms.iter().enumerate();
-    arms.flat_map(|(index, arm)| finding(report, index, arm))
-        .collect()
+    match report.facts.len() {
+        0 | 1 => arms
+            .flat_map(|(index, arm)| finding(report, index, arm))
+            .collect(),
+        _ => arms
+            .flat_map(|(index, arm)| over_facts(report, index, arm))
+            .collect(),
+    }
+}
+
+/// What is found, and what reading twice gains, number of facts by number.
+fn over_facts(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<String> {
+    let by_facts = |form: Form, value: &dyn Fn(&Cell) -> Option<String>| {
+        let cells = report.whole(index).filter(|cell| cell.form == form);
+        let said = cells.filter_map(|cell| Some(format!("{} at {}", value(cell)?, cell.facts?)));
+        list(&said.collect::<Vec<_>>())
+    };
+    let name = arm.name();
+    let once = by_facts(Form::ONCE, &|cell| Some(format!("{} %", percent(cell.contains))));
+    let gain = by_facts(Form::TWICE, &|cell| cell.gain.map(|_| points(cell.gain)));
+    let beyond = by_facts(Form::TWICE, &|cell| {
+        cell.beyond_attention.map(|_| points(cell.beyond_attention))
+    });
+    let mut sentences = Vec::new();
+    if !once.is_empty() {
+        sentences.push(format!(
+            "{name}: by facts in a document, found when the question comes after one reading: {once}."
+        ));
+    }
+    if !gain.is_empty() {
+        sentences.push(format!(
+            "Gained, in points, when it comes first and the document twice: {gain}."
+        ));
+    }
+    if let (false, Some(attention)) = (beyond.is_empty(), &report.attention) {
+        sentences.push(format!("Of that, beyond the gain of {attention}: {beyond}."));
+    }
+    sentences
 }
 
 fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<String> {
-    let cell = |form: Form| whole(report, index).find(|cell| cell.form == form);
+    let cell = |form: Form| report.whole(index).find(|cell| cell.form == form);
     let Some(once) = cell(Form::ONCE) else {
         return Vec::new();
     };
@@ -172,6 +151,7 @@ fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<Stri
 fn table(report: &RecallReport<'_>) -> Markup {
     let names = [
         "model",
+        "facts in\na document",
         "task",
         "prompt",
         "tokens\nof it",
@@ -196,6 +176,7 @@ fn table(report: &RecallReport<'_>) -> Markup {
             };
             let numbers = [
                 report.arms[cell.arm].name(),
+                cell.facts.map_or("–".into(), |facts| count(facts as u64)),
                 task_name(cell).into(),
                 cell.form.to_string(),
                 count(cell.tokens.round() as u64),

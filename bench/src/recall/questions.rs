@@ -10,6 +10,7 @@ use spillway_models::evaluation::recall::data;
 use spillway_models::evaluation::recall::document::{Document, RecallTask};
 use spillway_models::evaluation::recall::generate::{Generator, Split};
 use spillway_models::evaluation::recall::prompt::{self, Form};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Documents of a task, where nobody says.
@@ -22,6 +23,8 @@ const MOST_NAMED: usize = 20;
 pub struct Questions {
     /// Those that are asked about.
     pub documents: Vec<Document>,
+    /// Facts in each of them, where `--facts` says how many.
+    pub facts: Vec<usize>,
     /// Those whose answer is one character.
     pub not_scored: usize,
     /// Places of the data set that hold no document.
@@ -37,16 +40,15 @@ impl Questions {
     /// [`ProgramError::Content`] for one without a document.
     pub fn open(args: &RecallArgs, context: &Context) -> Result<Self, ProgramError> {
         let mut questions = match &args.data {
-            None => Self {
-                documents: generated(args, Split::Test)?,
-                not_scored: 0,
-                broken: 0,
-            },
+            None => Self::generated(args)?,
             Some(path) => Self::read(args, path, context)?,
         };
-        let all = questions.documents.len();
-        questions.documents.retain(Document::is_scored);
-        questions.not_scored = all - questions.documents.len();
+        let is_scored: Vec<bool> = questions.documents.iter().map(Document::is_scored).collect();
+        questions.not_scored = is_scored.iter().filter(|is_scored| !**is_scored).count();
+        let mut kept = is_scored.iter().copied();
+        questions.documents.retain(|_| kept.next() == Some(true));
+        let mut kept = is_scored.iter().copied();
+        questions.facts.retain(|_| kept.next() == Some(true));
         if questions.not_scored > 0 {
             let left_out = counted(questions.not_scored as u64, "document");
             context.remark(format_args!(
@@ -57,6 +59,20 @@ impl Questions {
             (true, Some(path)) => Err(ProgramError::content(path, "a document to ask about", "none")),
             _ => Ok(questions),
         }
+    }
+
+    fn generated(args: &RecallArgs) -> Result<Self, ProgramError> {
+        let (mut documents, mut facts) = (Vec::new(), Vec::new());
+        for (number, of_it) in generated(args, Split::Test)? {
+            facts.extend(number.iter().flat_map(|number| vec![*number; of_it.len()]));
+            documents.extend(of_it);
+        }
+        Ok(Self {
+            documents,
+            facts,
+            not_scored: 0,
+            broken: 0,
+        })
     }
 
     fn read(args: &RecallArgs, path: &Path, context: &Context) -> Result<Self, ProgramError> {
@@ -85,9 +101,16 @@ impl Questions {
         documents.truncate(args.documents.map_or(usize::MAX, |most| most as usize));
         Ok(Self {
             documents,
+            facts: Vec::new(),
             not_scored: 0,
             broken,
         })
+    }
+
+    /// The numbers of facts in documents, the fewest first; none where `--facts` does not say.
+    pub fn numbers_of_facts(&self) -> Vec<usize> {
+        let distinct: BTreeSet<usize> = self.facts.iter().copied().collect();
+        distinct.into_iter().collect()
     }
 
     /// A number that differs between sets of documents (FNV-1a of their JSON).
@@ -99,29 +122,45 @@ impl Questions {
     }
 }
 
-fn generated(args: &RecallArgs, split: Split) -> Result<Vec<Document>, ProgramError> {
+/// Documents of every task, by their number of facts; `None` for the usual one.
+fn generated(
+    args: &RecallArgs,
+    split: Split,
+) -> Result<Vec<(Option<usize>, Vec<Document>)>, ProgramError> {
     let allowed = Generator::FEWEST..=Generator::MOST;
-    if let Some(found) = args.facts.filter(|facts| !allowed.contains(facts)) {
+    if let Some(found) = args.facts.iter().find(|facts| !allowed.contains(facts)) {
         let expected = format!("from {} to {}", Generator::FEWEST, Generator::MOST);
         return Err(ProgramError::usage("--facts", expected, found.to_string()));
     }
-    let generator = Generator {
-        facts: args.facts,
-        ..Generator::new(split, args.seed)
+    let numbers = match args.facts.is_empty() {
+        true => vec![None],
+        false => distinct(&args.facts).into_iter().map(Some).collect(),
     };
-    let count = args.documents.map_or(DOCUMENTS, |count| count as usize);
-    let tasks = distinct(&args.tasks).into_iter();
-    Ok(tasks.flat_map(|task| generator.documents(task, count)).collect())
+    let (tasks, count) = (distinct(&args.tasks), args.documents.map_or(DOCUMENTS, |count| count as usize));
+    let generated = numbers.into_iter().map(|facts| {
+        let generator = Generator {
+            facts,
+            ..Generator::new(split, args.seed)
+        };
+        let documents = tasks.iter().flat_map(|task| generator.documents(*task, count));
+        (facts, documents.collect())
+    });
+    Ok(generated.collect())
 }
 
-fn distinct(tasks: &[RecallTask]) -> Vec<RecallTask> {
-    let mut distinct: Vec<RecallTask> = Vec::new();
-    for task in tasks {
-        if !distinct.contains(task) {
-            distinct.push(*task);
+fn distinct<T: Copy + PartialEq>(asked: &[T]) -> Vec<T> {
+    let mut distinct: Vec<T> = Vec::new();
+    for one in asked {
+        if !distinct.contains(one) {
+            distinct.push(*one);
         }
     }
     distinct
+}
+
+/// Those of all numbers of facts, one after the other.
+fn in_a_row(generated: Vec<(Option<usize>, Vec<Document>)>) -> Vec<Document> {
+    generated.into_iter().flat_map(|(_, documents)| documents).collect()
 }
 
 /// `--write-documents`.
@@ -129,7 +168,7 @@ fn distinct(tasks: &[RecallTask]) -> Vec<RecallTask> {
 /// # Errors
 /// As [`Questions::open`], and for a file that cannot be written.
 pub fn write(args: &RecallArgs, path: &Path, context: &Context) -> Result<(), ProgramError> {
-    let documents = generated(args, Split::Test)?;
+    let documents = in_a_row(generated(args, Split::Test)?);
     write_file(path, |file| data::write(&documents, file))?;
     written(path, documents.len(), "document", context)
 }
@@ -144,7 +183,7 @@ pub fn write_training(
     path: &Path,
     context: &Context,
 ) -> Result<(), ProgramError> {
-    let documents = generated(args, Split::Train)?;
+    let documents = in_a_row(generated(args, Split::Train)?);
     let forms: Vec<Form> = forms.iter().copied().filter(|form| !form.is_padded).collect();
     write_file(path, |file| {
         for document in &documents {

@@ -1,6 +1,6 @@
 //! What came of a run, as it is written and printed.
 
-use crate::kit::format::grouped;
+use crate::kit::format::{count, counted, grouped, list};
 use serde::Serialize;
 use serde_json::json;
 use spillway_models::Info;
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 /// Version of `recall.json`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Everything as data.
 pub const JSON: &str = "recall.json";
 /// A line for each cell.
@@ -42,8 +42,8 @@ pub struct RecallReport<'a> {
     pub not_scored: usize,
     /// Places of the data set that hold no document.
     pub broken: usize,
-    /// Facts in a generated document; `None` for the usual numbers.
-    pub facts: Option<usize>,
+    /// Numbers of facts in generated documents, the fewest first; empty for the usual ones.
+    pub facts: Vec<usize>,
     /// L, to which documents were cut; `None` for whole ones.
     pub length: Option<usize>,
     /// Tokens of an answer at most.
@@ -111,30 +111,68 @@ pub fn task_name(cell: &Cell) -> &'static str {
     cell.task.map_or("all", |task| task.name())
 }
 
-/// The cells of an arm in which all tasks stand together, or its only task.
-pub fn whole<'a>(report: &'a RecallReport<'_>, arm: usize) -> impl Iterator<Item = &'a Cell> {
-    let has_all = report.cells.iter().any(|cell| cell.task.is_none());
-    let cells = report.cells.iter();
-    cells.filter(move |cell| cell.arm == arm && cell.task.is_none() == has_all)
+/// ` of 4, 8 and 16 facts`; nothing where no number was asked for.
+pub fn of_facts(facts: &[usize]) -> String {
+    match facts {
+        [] => String::new(),
+        [facts] => format!(" of {}", counted(*facts as u64, "fact")),
+        facts => {
+            let numbers: Vec<String> = facts.iter().map(|facts| count(*facts as u64)).collect();
+            format!(" of {} facts", list(&numbers))
+        }
+    }
 }
 
-/// The table that is printed: for every arm, kinds of prompts by tasks.
-pub fn text(report: &RecallReport<'_>) -> String {
-    let mut text = String::new();
-    for (index, arm) in report.arms.iter().enumerate() {
-        let cells: Vec<&Cell> = report.cells.iter().filter(|cell| cell.arm == index).collect();
+impl RecallReport<'_> {
+    /// The numbers of facts that stand apart: one that is not known if no number was asked for.
+    pub fn numbers_of_facts(&self) -> Vec<Option<usize>> {
+        match self.facts.as_slice() {
+            [] => vec![None],
+            facts => facts.iter().copied().map(Some).collect(),
+        }
+    }
+
+    /// The cells of an arm in which all tasks stand together, or its only task.
+    pub fn whole(&self, arm: usize) -> impl Iterator<Item = &Cell> {
+        let has_all = self.cells.iter().any(|cell| cell.task.is_none());
+        let cells = self.cells.iter();
+        cells.filter(move |cell| cell.arm == arm && cell.task.is_none() == has_all)
+    }
+
+    /// Names of the tasks that were asked, and of all together, in the order of the table.
+    pub fn tasks(&self) -> Vec<&'static str> {
         let mut tasks: Vec<&'static str> = Vec::new();
-        for cell in &cells {
+        for cell in &self.cells {
             if !tasks.contains(&task_name(cell)) {
                 tasks.push(task_name(cell));
             }
         }
+        tasks
+    }
+}
+
+/// The table that is printed: for every arm and number of facts, kinds of prompts by tasks.
+pub fn text(report: &RecallReport<'_>) -> String {
+    let mut text = String::new();
+    let numbers = report.numbers_of_facts();
+    let blocks = report.arms.iter().enumerate();
+    let blocks = blocks.flat_map(|(index, arm)| numbers.iter().map(move |facts| (index, arm, *facts)));
+    let tasks = report.tasks();
+    for (index, arm, facts) in blocks {
+        let cells = report.cells.iter();
+        let cells: Vec<&Cell> = cells
+            .filter(|cell| (cell.arm, cell.facts) == (index, facts))
+            .collect();
         let names: String = tasks.iter().map(|task| format!("{task:>13}")).collect();
         append(
             &mut text,
             format_args!(
-                "\n{}: % of answers found\n{:<14}{names}{:>26}{:>26}{:>26}\n",
+                "\n{}: % of answers found{}\n{:<14}{names}{:>26}{:>26}{:>26}\n",
                 arm.name(),
+                match facts {
+                    Some(facts) => format!(" in documents{}", of_facts(&[facts])),
+                    None => String::new(),
+                },
                 "",
                 "gain over d-q:1",
                 "over padding",
@@ -180,6 +218,7 @@ pub fn write_csv(report: &RecallReport<'_>, out: &mut dyn Write) -> io::Result<(
     let mut names: Vec<String> = [
         "model",
         "mitigation",
+        "facts",
         "task",
         "form",
         "order",
@@ -216,6 +255,7 @@ pub fn write_csv(report: &RecallReport<'_>, out: &mut dyn Write) -> io::Result<(
         let mut record = vec![
             arm.model.clone(),
             arm.mitigation.clone(),
+            cell.facts.map(|facts| facts.to_string()).unwrap_or_default(),
             task_name(cell).into(),
             cell.form.to_string(),
             cell.form.order.name().into(),

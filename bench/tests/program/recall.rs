@@ -111,7 +111,7 @@ fn table_files_and_page_agree() {
     let csv = fs::read_to_string(out.join("recall.csv")).expect("file");
     assert_eq!(csv.lines().count(), 1 + cells.len());
     assert!(
-        csv.starts_with("model,mitigation,task,form,order,passes,padded,pieces,asked,"),
+        csv.starts_with("model,mitigation,facts,task,form,order,passes,padded,pieces,asked,"),
         "{csv}"
     );
     let answers = fs::read_to_string(out.join("recall-answers.jsonl")).expect("file");
@@ -127,6 +127,48 @@ fn table_files_and_page_agree() {
         printed.contains("tiny, window:64") && printed.contains("q-d:2:padded"),
         "{printed}"
     );
+}
+
+#[test]
+fn several_numbers_of_facts_are_asked_and_drawn_apart() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (out, tiny) = (folder.path().join("out"), tiny_checkpoint(folder.path()));
+    let asked = |out: &Path, facts: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spillway"));
+        command
+            .args(["recall", &tiny, "--documents", "2", "--max-tokens", "4", "-q"])
+            .args(["--order", "q-d-d-q", "--no-padding", "--length", "0"])
+            .args(["--facts", facts, "--out"])
+            .arg(out);
+        command.output().expect("the program starts")
+    };
+    let output = asked(&out, "8,4,8");
+    assert!(output.status.success(), "{output:?}");
+    let json = read(&out.join("recall.json"));
+    assert_eq!((&json["facts"], &json["documents"]), (&json!([4, 8]), &4.into()));
+    let cells = json["cells"].as_array().expect("cells");
+    let places: Vec<_> = cells.iter().map(|cell| (&cell["facts"], &cell["form"])).collect();
+    let place = |facts: u64, form: &str| (Value::from(facts), Value::from(form));
+    let expected = [(4, "d-q:1"), (4, "q-d:2"), (8, "d-q:1"), (8, "q-d:2")].map(|(facts, form)| place(facts, form));
+    let expected: Vec<_> = expected.iter().map(|(facts, form)| (facts, form)).collect();
+    assert_eq!(places, expected);
+    assert!(cells.iter().all(|cell| cell["asked"] == 2));
+    assert!(cells[0]["tokens"].as_f64() < cells[2]["tokens"].as_f64());
+    let pictures: Vec<String> = names(&out).into_iter().filter(|name| name.ends_with(".svg")).collect();
+    assert_eq!(pictures, ["facts-fda-twice.svg", "facts-fda.svg", "recall-fda.svg"]);
+    let page = page_of(&out, "report.html");
+    assert!(page.contains("of 4 and 8 facts") && page.contains("model, facts in a document"));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("in documents of 8 facts"), "{printed}");
+
+    // Each as if it were asked alone.
+    let alone = folder.path().join("alone");
+    assert!(asked(&alone, "8").status.success());
+    let of_eight = read(&alone.join("recall.json"));
+    assert_eq!(of_eight["cells"].as_array().map(Vec::as_slice), Some(&cells[2..]));
+
+    let output = asked(&folder.path().join("none"), "4,2");
+    refused(&output, 2, &["--facts", "found 2"]);
 }
 
 /// All but the times.

@@ -86,11 +86,9 @@ fn curves(
     layers
 }
 
-/// An interval of shares as a bar, which does not leave what shares can be. The curve has the mark, wherever in the bar it lies.
+/// An interval of shares as a bar, which does not leave what shares can be.
 fn bar(x: f64, ends: Option<[f64; 2]>, stroke: Stroke) -> Option<Layer> {
-    let [low, high] = ends?.map(|end| 100.0 * end.clamp(0.0, 1.0));
-    let line = || Layer::line("", vec![(x, low), (x, high)], Stroke::plain(stroke.ink, 1.5));
-    (low < high && stroke.ink != Ink::Faint).then(line)
+    Layer::bar(x, ends?.map(|end| 100.0 * end.clamp(0.0, 1.0)), stroke)
 }
 
 fn accuracy(report: &FrontierReport, asked: usize) -> Picture {

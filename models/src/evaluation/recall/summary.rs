@@ -73,6 +73,8 @@ pub struct Third {
 pub struct Cell {
     /// Index of the arm.
     pub arm: usize,
+    /// Facts in each of its documents; `None` where [`Answers::facts`] has none.
+    pub facts: Option<usize>,
     /// `None` for all tasks together.
     pub task: Option<RecallTask>,
     /// The kind of prompt.
@@ -106,6 +108,8 @@ pub struct Cell {
 pub struct Answers<'a> {
     /// The documents.
     pub documents: &'a [Document],
+    /// Facts in each document, where they are to stand apart; empty where they are not.
+    pub facts: &'a [usize],
     /// The kinds of prompts.
     pub forms: &'a [Form],
     /// What was evaluated.
@@ -114,13 +118,34 @@ pub struct Answers<'a> {
     pub seed: u64,
 }
 
-/// Every cell in which something was asked, arm by arm, task by task, form by form; behind several tasks, all together.
-pub fn table(answers: &Answers<'_>) -> Vec<Cell> {
+/// Documents that are counted together.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    facts: Option<usize>,
+    task: Option<RecallTask>,
+}
+
+/// Every number of facts, the fewest first, with every task; behind several tasks, all together.
+fn groups(answers: &Answers<'_>) -> Vec<Group> {
     let tasks: BTreeSet<RecallTask> = answers.documents.iter().map(Document::task).collect();
-    let mut groups: Vec<Option<RecallTask>> = tasks.iter().copied().map(Some).collect();
-    if groups.len() > 1 {
-        groups.push(None);
-    }
+    let together = (tasks.len() > 1).then_some(None);
+    let tasks: Vec<Option<RecallTask>> = tasks.into_iter().map(Some).chain(together).collect();
+    let facts: BTreeSet<usize> = answers.facts.iter().copied().collect();
+    let facts: Vec<Option<usize>> = match facts.is_empty() {
+        true => vec![None],
+        false => facts.into_iter().map(Some).collect(),
+    };
+    let groups = facts.into_iter().flat_map(|facts| {
+        let tasks = tasks.iter();
+        tasks.map(move |task| Group { facts, task: *task })
+    });
+    groups.collect()
+}
+
+/// Every cell in which something was asked, arm by arm, number of facts by number, task by task, form by form; behind several tasks, all
+/// together.
+pub fn table(answers: &Answers<'_>) -> Vec<Cell> {
+    let groups = groups(answers);
     let texts = texts(answers.documents);
     let by_place: Vec<ByPlace<'_>> = answers.arms.iter().map(|arm| by_place(arm.evaluation)).collect();
     let view = View {
@@ -130,10 +155,10 @@ pub fn table(answers: &Answers<'_>) -> Vec<Cell> {
     };
     let places = (0..answers.arms.len()).flat_map(|arm| {
         let groups = groups.iter();
-        groups.flat_map(move |task| (0..answers.forms.len()).map(move |form| (arm, *task, form)))
+        groups.flat_map(move |group| (0..answers.forms.len()).map(move |form| (arm, *group, form)))
     });
     places
-        .filter_map(|(arm, task, form)| view.cell(arm, task, form))
+        .filter_map(|(arm, group, form)| view.cell(arm, group, form))
         .collect()
 }
 
@@ -163,9 +188,9 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn cell(&self, arm: usize, task: Option<RecallTask>, form: usize) -> Option<Cell> {
+    fn cell(&self, arm: usize, group: Group, form: usize) -> Option<Cell> {
         let outcomes: Vec<&Outcome> = self
-            .documents(task)
+            .documents(group)
             .filter_map(|document| self.by_place[arm].get(&(document, form)).copied())
             .collect();
         if outcomes.is_empty() {
@@ -188,10 +213,11 @@ impl View<'_> {
         let place = |wanted: Form| self.answers.forms.iter().position(|form| *form == wanted);
         let once = place(Form::ONCE).filter(|once| *once != form);
         let control = kind.control().and_then(place);
-        let over = |other: Option<usize>, against: Option<usize>| self.over(arm, task, form, other?, against);
+        let over = |other: Option<usize>, against: Option<usize>| self.over(arm, group, form, other?, against);
         Some(Cell {
             arm,
-            task,
+            facts: group.facts,
+            task: group.task,
             form: kind,
             asked,
             tokens: mean(&|outcome| outcome.tokens as f64),
@@ -209,10 +235,14 @@ impl View<'_> {
         })
     }
 
-    fn documents(&self, task: Option<RecallTask>) -> impl Iterator<Item = usize> {
+    fn documents(&self, group: Group) -> impl Iterator<Item = usize> {
+        let facts = self.answers.facts;
         let documents = self.answers.documents.iter().enumerate();
         documents
-            .filter(move |(_, document)| task.is_none_or(|task| document.task() == task))
+            .filter(move |(index, document)| {
+                let has_facts = group.facts.is_none_or(|of_it| facts.get(*index) == Some(&of_it));
+                has_facts && group.task.is_none_or(|task| document.task() == task)
+            })
             .map(|(index, _)| index)
     }
 
@@ -220,7 +250,7 @@ impl View<'_> {
     fn over(
         &self,
         arm: usize,
-        task: Option<RecallTask>,
+        group: Group,
         form: usize,
         other: usize,
         against: Option<usize>,
@@ -232,7 +262,7 @@ impl View<'_> {
         let gain =
             |arm: usize, document: usize| Some(found(arm, document, form)? - found(arm, document, other)?);
         let (mut values, mut texts) = (Vec::new(), Vec::new());
-        for document in self.documents(task) {
+        for document in self.documents(group) {
             let theirs = against.map_or(Some(0.0), |against| gain(against, document));
             if let (Some(ours), Some(theirs)) = (gain(arm, document), theirs) {
                 values.push(ours - theirs);
@@ -246,6 +276,7 @@ impl View<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::document::Content;
+    use super::super::prompt::Order;
     use super::super::score::Score;
     use super::*;
 
@@ -317,11 +348,13 @@ mod tests {
         ];
         let cells = table(&Answers {
             documents: &documents,
+            facts: &[],
             forms: &forms,
             arms: &arms,
             seed: 0,
         });
         assert_eq!(cells.len(), 2 * 3 * 3);
+        assert!(cells.iter().all(|cell| cell.facts.is_none()));
         let cell = |arm, task, form: Form| {
             let found = cells
                 .iter()
@@ -355,5 +388,53 @@ mod tests {
             (Some(0.0), None)
         );
         assert_eq!(attention.asked, 6);
+    }
+
+    #[test]
+    fn documents_of_each_number_of_facts_are_counted_apart() {
+        let documents = documents();
+        let forms = [Form::ONCE, Form::TWICE, Form::new(Order::QuestionLast, 2)];
+        let answered = evaluation(&[
+            [0, 1, 0],
+            [0, 1, 0],
+            [1, 1, 1],
+            [0, 1, 1],
+            [0, 0, 0],
+            [1, 1, 0],
+            [0, 1, 0],
+            [0, 0, 0],
+        ]);
+        let arms = [Arm {
+            evaluation: &answered,
+            against: None,
+        }];
+        // Two of each task with 4 facts, two with 16.
+        let cells = table(&Answers {
+            documents: &documents,
+            facts: &[16, 4, 16, 4, 16, 4, 16, 4],
+            forms: &forms,
+            arms: &arms,
+            seed: 0,
+        });
+        let once = cells.iter().filter(|cell| cell.form == Form::ONCE);
+        let counted: Vec<_> = once
+            .map(|cell| (cell.facts, cell.task, cell.asked, cell.kinds.found))
+            .collect();
+        let (fda, swde) = (Some(RecallTask::Fda), Some(RecallTask::Swde));
+        assert_eq!(
+            counted,
+            [
+                (Some(4), fda, 2, 0),
+                (Some(4), swde, 2, 1),
+                (Some(4), None, 4, 1),
+                (Some(16), fda, 2, 1),
+                (Some(16), swde, 2, 0),
+                (Some(16), None, 4, 1),
+            ]
+        );
+        let twice = cells.iter().find(|cell| cell.facts == Some(16) && cell.form == Form::TWICE);
+        let gain = twice.and_then(|cell| cell.gain).map(|gain| gain.mean);
+        // On documents 0 and 2.
+        assert_eq!(gain, Some(0.5));
     }
 }
