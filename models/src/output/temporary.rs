@@ -70,31 +70,18 @@ fn made<F: Held>(folder: &Path, mut make: impl FnMut(&Path) -> io::Result<F>) ->
         let mut builder = Builder::new();
         builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM);
         let (made, path) = builder.make_in(folder, &mut make)?.into_parts();
-        if made.file().is_none_or(hold) {
+        // A sweep that was faster than the lock has removed it, or is about to: then the lock is not to be had.
+        if made.file().is_none_or(hold) && path.symlink_metadata().is_ok() {
             return Ok((made, path));
         }
     }
     Err(io::Error::other("whatever is made here is removed at once"))
 }
 
-/// Takes the lock on what was just made; false if a sweep was faster and removes it.
+/// Takes the lock on what was just made; false if a sweep has it.
 fn hold(file: &File) -> bool {
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => false,
-        // Without locks, nobody removes what is new.
-        Ok(()) | Err(TryLockError::Error(_)) => is_linked(file),
-    }
-}
-
-#[cfg(unix)]
-fn is_linked(file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
-}
-
-#[cfg(not(unix))]
-fn is_linked(_: &File) -> bool {
-    true
+    // Without locks, nobody removes what is new.
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 /// Removes what killed processes have left in a folder: temporary names that nobody holds. What cannot be removed stays, and
@@ -205,5 +192,32 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode();
         let (_file, path) = new_file(folder.path()).expect("made");
         assert_eq!(mode(&path), mode(&plain));
+    }
+
+    /// As when another thread sweeps between the making of a name and the lock on it, before and after it is opened.
+    #[test]
+    fn what_a_sweep_takes_while_it_is_being_made_is_made_again() {
+        for is_open in [false, true] {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let mut times = 0;
+            let (_lock, path) = made(folder.path(), |path| {
+                times += 1;
+                fs::create_dir(path)?;
+                let opened = is_open.then(|| File::open(path).ok()).flatten();
+                if times < 3 {
+                    sweep(folder.path());
+                }
+                Ok(Handle(opened.or_else(|| File::open(path).ok())))
+            })
+            .expect("made");
+            assert_eq!((times, path.is_dir()), (3, true), "opened before: {is_open}");
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let made = made(folder.path(), |path| {
+            let file = File::create_new(path)?;
+            sweep(folder.path());
+            Ok(file)
+        });
+        assert!(made.is_err());
     }
 }
