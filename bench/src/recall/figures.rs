@@ -93,9 +93,13 @@ fn facts_axis() -> Axis {
 fn found_by_facts(report: &RecallReport<'_>, task: &str) -> Figure {
     let chart = Chart {
         x: facts_axis(),
-        y: Axis::new("answers found (%)", Scale::Linear).with(0.0).with(100.0),
+        y: Axis::new("answers found (%)", Scale::Linear)
+            .with(0.0)
+            .with(100.0),
         exponential: None,
-        layers: curves(report, (Form::ONCE, task), |cell| Some((cell.contains, cell.wilson))),
+        layers: curves(report, (Form::ONCE, task), |cell| {
+            Some((cell.contains, cell.wilson))
+        }),
     };
     let title = format!("Answers found{}, by facts in a document", in_task(task));
     let caption = "One reading, with the question after it. Bars are Wilson 95 % intervals; curves stand a little aside from each other.";
@@ -115,7 +119,10 @@ fn gained_by_facts(report: &RecallReport<'_>, task: &str) -> Option<Figure> {
         exponential: None,
         layers,
     };
-    let title = format!("What reading twice gains{}, by facts in a document", in_task(task));
+    let title = format!(
+        "What reading twice gains{}, by facts in a document",
+        in_task(task)
+    );
     let caption = "The question in front and the document twice, over one reading with the question after it, on the same documents. Bars are \
                    bootstrapped 95 % intervals; curves stand a little aside from each other.";
     Some(Figure::new(title, caption, chart.draw()))
@@ -128,9 +135,8 @@ fn map(report: &RecallReport<'_>, task: &str) -> Figure {
     let rows = arms.flat_map(|(index, arm)| numbers.iter().map(move |facts| (index, arm, *facts)));
     let rows: Vec<_> = rows.collect();
     let cell = |arm: usize, facts: Option<usize>, form: &Form| {
-        let of_place = |cell: &&Cell| {
-            (cell.arm, cell.facts, &cell.form, task_name(cell)) == (arm, facts, form, task)
-        };
+        let of_place =
+            |cell: &&Cell| (cell.arm, cell.facts, &cell.form, task_name(cell)) == (arm, facts, form, task);
         report.cells.iter().find(of_place).map(drawn)
     };
     let name = |arm: &ArmReport, facts: Option<usize>| match facts.filter(|_| numbers.len() > 1) {

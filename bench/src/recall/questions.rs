@@ -7,7 +7,7 @@ use crate::kit::format::counted;
 use crate::output::write_file;
 use serde_json::json;
 use spillway_models::evaluation::recall::data;
-use spillway_models::evaluation::recall::document::{Document, RecallTask};
+use spillway_models::evaluation::recall::document::Document;
 use spillway_models::evaluation::recall::generate::{Generator, Split};
 use spillway_models::evaluation::recall::prompt::{self, Form};
 use std::collections::BTreeSet;
@@ -123,10 +123,7 @@ impl Questions {
 }
 
 /// Documents of every task, by their number of facts; `None` for the usual one.
-fn generated(
-    args: &RecallArgs,
-    split: Split,
-) -> Result<Vec<(Option<usize>, Vec<Document>)>, ProgramError> {
+fn generated(args: &RecallArgs, split: Split) -> Result<Vec<(Option<usize>, Vec<Document>)>, ProgramError> {
     let allowed = Generator::FEWEST..=Generator::MOST;
     if let Some(found) = args.facts.iter().find(|facts| !allowed.contains(facts)) {
         let expected = format!("from {} to {}", Generator::FEWEST, Generator::MOST);
@@ -136,7 +133,10 @@ fn generated(
         true => vec![None],
         false => distinct(&args.facts).into_iter().map(Some).collect(),
     };
-    let (tasks, count) = (distinct(&args.tasks), args.documents.map_or(DOCUMENTS, |count| count as usize));
+    let (tasks, count) = (
+        distinct(&args.tasks),
+        args.documents.map_or(DOCUMENTS, |count| count as usize),
+    );
     let generated = numbers.into_iter().map(|facts| {
         let generator = Generator {
             facts,
@@ -160,7 +160,10 @@ fn distinct<T: Copy + PartialEq>(asked: &[T]) -> Vec<T> {
 
 /// Those of all numbers of facts, one after the other.
 fn in_a_row(generated: Vec<(Option<usize>, Vec<Document>)>) -> Vec<Document> {
-    generated.into_iter().flat_map(|(_, documents)| documents).collect()
+    generated
+        .into_iter()
+        .flat_map(|(_, documents)| documents)
+        .collect()
 }
 
 /// `--write-documents`.

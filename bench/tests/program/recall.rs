@@ -65,7 +65,7 @@ fn table_files_and_page_agree() {
         ]
     );
     let json = read(&out.join("recall.json"));
-    assert_eq!((&json["version"], &json["complete"]), (&1.into(), &true.into()));
+    assert_eq!((&json["version"], &json["complete"]), (&2.into(), &true.into()));
     assert_eq!(json["attention"], "attention");
     let arms = json["arms"].as_array().expect("arms");
     let named: Vec<_> = arms
@@ -145,17 +145,27 @@ fn several_numbers_of_facts_are_asked_and_drawn_apart() {
     let output = asked(&out, "8,4,8");
     assert!(output.status.success(), "{output:?}");
     let json = read(&out.join("recall.json"));
-    assert_eq!((&json["facts"], &json["documents"]), (&json!([4, 8]), &4.into()));
+    assert_eq!(
+        (&json["facts"], &json["documents"]),
+        (&Value::from(vec![4, 8]), &4.into())
+    );
     let cells = json["cells"].as_array().expect("cells");
     let places: Vec<_> = cells.iter().map(|cell| (&cell["facts"], &cell["form"])).collect();
     let place = |facts: u64, form: &str| (Value::from(facts), Value::from(form));
-    let expected = [(4, "d-q:1"), (4, "q-d:2"), (8, "d-q:1"), (8, "q-d:2")].map(|(facts, form)| place(facts, form));
+    let expected =
+        [(4, "d-q:1"), (4, "q-d:2"), (8, "d-q:1"), (8, "q-d:2")].map(|(facts, form)| place(facts, form));
     let expected: Vec<_> = expected.iter().map(|(facts, form)| (facts, form)).collect();
     assert_eq!(places, expected);
     assert!(cells.iter().all(|cell| cell["asked"] == 2));
     assert!(cells[0]["tokens"].as_f64() < cells[2]["tokens"].as_f64());
-    let pictures: Vec<String> = names(&out).into_iter().filter(|name| name.ends_with(".svg")).collect();
-    assert_eq!(pictures, ["facts-fda-twice.svg", "facts-fda.svg", "recall-fda.svg"]);
+    let pictures: Vec<String> = names(&out)
+        .into_iter()
+        .filter(|name| name.ends_with(".svg"))
+        .collect();
+    assert_eq!(
+        pictures,
+        ["facts-fda-twice.svg", "facts-fda.svg", "recall-fda.svg"]
+    );
     let page = page_of(&out, "report.html");
     assert!(page.contains("of 4 and 8 facts") && page.contains("model, facts in a document"));
     let printed = String::from_utf8_lossy(&output.stdout);

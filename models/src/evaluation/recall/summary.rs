@@ -213,7 +213,8 @@ impl View<'_> {
         let place = |wanted: Form| self.answers.forms.iter().position(|form| *form == wanted);
         let once = place(Form::ONCE).filter(|once| *once != form);
         let control = kind.control().and_then(place);
-        let over = |other: Option<usize>, against: Option<usize>| self.over(arm, group, form, other?, against);
+        let over =
+            |other: Option<usize>, against: Option<usize>| self.over(arm, group, form, other?, against);
         Some(Cell {
             arm,
             facts: group.facts,
@@ -432,7 +433,9 @@ mod tests {
                 (Some(16), None, 4, 1),
             ]
         );
-        let twice = cells.iter().find(|cell| cell.facts == Some(16) && cell.form == Form::TWICE);
+        let twice = cells
+            .iter()
+            .find(|cell| cell.facts == Some(16) && cell.form == Form::TWICE);
         let gain = twice.and_then(|cell| cell.gain).map(|gain| gain.mean);
         // On documents 0 and 2.
         assert_eq!(gain, Some(0.5));
