@@ -13,6 +13,8 @@ use spillway_models::{Model, ModelState};
 use spillway_ssm_core::{Chain, MixerState};
 use std::path::Path;
 
+/// The text form of no mitigation.
+pub const NONE: &str = "none";
 /// The text form of factors on the step size that are fitted to the model.
 const FIT: &str = "scales:fit";
 

@@ -13,7 +13,7 @@ use crate::kit::picture::Figure;
 use crate::kit::provenance::Provenance;
 use crate::output::OutputFolder;
 use crate::stop::Stop;
-use crate::trial::Trial;
+use crate::trial::{NONE, Trial};
 use spillway_models::evaluation::recall::evaluate::{Evaluation, Plan, evaluate};
 use spillway_models::evaluation::recall::prompt::Form;
 use spillway_models::evaluation::recall::summary::{Answers, Arm, table};
@@ -122,7 +122,7 @@ impl Asking<'_> {
             .context
             .progress_from(asked as u64, plan.prompts() as u64, "prompts");
         bar.set_message(match trial.name() {
-            "none" => subject.name.clone(),
+            NONE => subject.name.clone(),
             mitigation => format!("{}, {mitigation}", subject.name),
         });
         let mut on_group = |evaluation: &Evaluation| {
@@ -153,9 +153,12 @@ impl Asking<'_> {
         });
         for ((index, subject, trial), run) in named.zip(&saved.runs) {
             let against = reference.filter(|_| !subject.is_attention);
+            let is_there = |arm: &usize| *arm < saved.runs.len();
+            let alone = self.alone(index).filter(|_| trial.name() != NONE);
             arms.push(Arm {
                 evaluation: &run.evaluation,
-                against: against.filter(|against| *against < saved.runs.len()),
+                against: against.filter(is_there),
+                alone: alone.filter(is_there),
             });
             reports.push(ArmReport {
                 model: subject.name.clone(),
@@ -197,6 +200,16 @@ impl Asking<'_> {
             arms: reports,
             cells,
         }
+    }
+
+    /// The arm of the model at this index under no mitigation.
+    fn alone(&self, index: usize) -> Option<usize> {
+        let subjects = self.subjects.iter().enumerate();
+        let mut arms = subjects.flat_map(|(place, subject)| {
+            let trials = subject.trials.iter();
+            trials.map(move |trial| place == index && trial.name() == NONE)
+        });
+        arms.position(|is_it| is_it)
     }
 
     /// The first arm that has attention alone.

@@ -128,37 +128,60 @@ fn gained_by_facts(report: &RecallReport<'_>, task: &str) -> Option<Figure> {
     Some(Figure::new(title, caption, chart.draw()))
 }
 
-/// Shares of answers found: models, and numbers of facts where there are several, by kinds of prompts.
+/// Shares of answers found: models by kinds of prompts. Several numbers of facts are rows of their own, or the columns where there is one kind
+/// of prompt.
 fn map(report: &RecallReport<'_>, task: &str) -> Figure {
     let numbers = report.numbers_of_facts();
-    let arms = report.arms.iter().enumerate();
-    let rows = arms.flat_map(|(index, arm)| numbers.iter().map(move |facts| (index, arm, *facts)));
-    let rows: Vec<_> = rows.collect();
-    let cell = |arm: usize, facts: Option<usize>, form: &Form| {
+    let (several, one_form) = (numbers.len() > 1, report.forms.len() == 1);
+    let columns = report
+        .forms
+        .iter()
+        .flat_map(|form| numbers.iter().map(move |facts| (*facts, *form)));
+    let (rows, columns): (Vec<Option<usize>>, Vec<_>) = match several && one_form {
+        true => (vec![None], columns.collect()),
+        false => (
+            numbers.clone(),
+            report.forms.iter().map(|form| (None, *form)).collect(),
+        ),
+    };
+    let places = report.arms.iter().enumerate();
+    let places = places.flat_map(|(index, arm)| rows.iter().map(move |facts| (index, arm, *facts)));
+    let places: Vec<(usize, &ArmReport, Option<usize>)> = places.collect();
+    let cell = |arm: usize, facts: Option<usize>, form: Form| {
         let of_place =
-            |cell: &&Cell| (cell.arm, cell.facts, &cell.form, task_name(cell)) == (arm, facts, form, task);
+            |cell: &&Cell| (cell.arm, cell.facts, cell.form, task_name(cell)) == (arm, facts, form, task);
         report.cells.iter().find(of_place).map(drawn)
     };
-    let name = |arm: &ArmReport, facts: Option<usize>| match facts.filter(|_| numbers.len() > 1) {
+    let named = |facts: Option<usize>| facts.filter(|_| several).map(|facts| count(facts as u64));
+    let row_name = |(_, arm, facts): &(usize, &ArmReport, Option<usize>)| match named(*facts) {
         Some(facts) => format!("{}, {facts}", arm.name()),
         None => arm.name(),
     };
-    let grid = Grid {
-        columns_name: "kind of prompt".into(),
-        rows_name: match numbers.len() {
-            1 => "model".into(),
-            _ => "model, facts in a document".into(),
-        },
-        columns: report.forms.iter().map(ToString::to_string).collect(),
-        rows: rows.iter().map(|(_, arm, facts)| name(arm, *facts)).collect(),
-        cells: rows
+    let (rows_name, columns_name) = match (several, one_form) {
+        (false, _) => ("model", "kind of prompt"),
+        (true, false) => ("model, facts in a document", "kind of prompt"),
+        (true, true) => ("model", "facts in a document"),
+    };
+    let of_row = |(arm, _, facts): &(usize, &ArmReport, Option<usize>)| {
+        let cells = columns
             .iter()
-            .map(|(arm, _, facts)| report.forms.iter().map(|form| cell(*arm, *facts, form)).collect())
+            .map(|(of_column, form)| cell(*arm, facts.or(*of_column), *form));
+        cells.collect()
+    };
+    let grid = Grid {
+        columns_name: columns_name.into(),
+        rows_name: rows_name.into(),
+        columns: columns
+            .iter()
+            .map(|(facts, form)| named(*facts).unwrap_or_else(|| form.to_string()))
             .collect(),
+        rows: places.iter().map(row_name).collect(),
+        cells: places.iter().map(of_row).collect(),
         scale: ("answers found (%)".into(), ["0", "50", "100"].map(String::from)),
         divider: None,
     };
-    let caption = "Share of the answers that contain a right one (%), by model and kind of prompt. Under the pointer: the Wilson 95 % interval.";
+    let caption =
+        "Share of the answers that contain a right one (%). Under the pointer: the Wilson 95 % interval.";
     Figure::new(format!("Answers found{}", in_task(task)), caption, grid.draw())
 }
 

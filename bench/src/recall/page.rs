@@ -87,7 +87,7 @@ fn over_facts(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<S
     let mut sentences = Vec::new();
     if !once.is_empty() {
         sentences.push(format!(
-            "{name}: by facts in a document, found when the question comes after one reading: {once}."
+            "{name}, at one reading, by facts in a document: found {once}."
         ));
     }
     if !gain.is_empty() {
@@ -98,6 +98,15 @@ fn over_facts(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<S
     if let (false, Some(attention)) = (beyond.is_empty(), &report.attention) {
         sentences.push(format!("Of that, beyond the gain of {attention}: {beyond}."));
     }
+    let over_alone = by_facts(Form::ONCE, &|cell| {
+        cell.over_alone.map(|_| points(cell.over_alone))
+    });
+    if !over_alone.is_empty() {
+        sentences.push(format!(
+            "Than without {}, in points: {over_alone}.",
+            arm.mitigation
+        ));
+    }
     sentences
 }
 
@@ -107,11 +116,19 @@ fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<Stri
         return Vec::new();
     };
     let name = arm.name();
+    let over_alone = once.over_alone.map(|_| {
+        let found = points(once.over_alone);
+        format!(
+            "Than without {}, at one reading, in points: {found}.",
+            arm.mitigation
+        )
+    });
     let Some(twice) = cell(Form::TWICE) else {
-        return vec![format!(
+        let found = format!(
             "{name}: {} % are found when the question comes after one reading.",
             percent(once.contains)
-        )];
+        );
+        return std::iter::once(found).chain(over_alone).collect();
     };
     let gain = twice
         .gain
@@ -145,6 +162,7 @@ fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<Stri
             points(twice.beyond_attention)
         ));
     }
+    sentences.extend(over_alone);
     sentences
 }
 
@@ -163,6 +181,7 @@ fn table(report: &RecallReport<'_>) -> Markup {
         "gain over d-q:1\n(points)",
         "over padding\n(points)",
         "beyond attention\n(points)",
+        "over no mitigation\n(points)",
     ];
     let rows: Vec<Row> = report
         .cells
@@ -193,6 +212,7 @@ fn table(report: &RecallReport<'_>) -> Markup {
                 points(cell.gain),
                 points(cell.over_padding),
                 points(cell.beyond_attention),
+                points(cell.over_alone),
             ];
             Row {
                 is_apart: cell.form == Form::ONCE,
@@ -269,7 +289,7 @@ fn method(report: &RecallReport<'_>) -> Markup {
         p {
             "Gains are differences on the same documents; their intervals hold 95 % of 10,000 bootstrapped means, with questions about one text \
              drawn together. What is beyond attention is the gain less the gain of the model that has attention alone, document by \
-             document."
+             document. Over no mitigation is what the same model finds more, by the same prompts, with the mitigation than without."
         }
         @if !left_out.is_empty() { p { "Left out: " (list(&left_out)) "." } }
         @if report.data == "generated" {

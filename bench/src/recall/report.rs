@@ -1,6 +1,7 @@
 //! What came of a run, as it is written and printed.
 
 use crate::kit::format::{count, counted, grouped, list};
+use crate::trial::NONE;
 use serde::Serialize;
 use serde_json::json;
 use spillway_models::Info;
@@ -79,7 +80,7 @@ impl ArmReport {
     /// The model, and the mitigation if there is one.
     pub fn name(&self) -> String {
         match self.mitigation.as_str() {
-            "none" => self.model.clone(),
+            NONE => self.model.clone(),
             mitigation => format!("{}, {mitigation}", self.model),
         }
     }
@@ -242,7 +243,7 @@ pub fn write_csv(report: &RecallReport<'_>, out: &mut dyn Write) -> io::Result<(
     for third in ["first", "middle", "last"] {
         names.extend([format!("{third}_found"), format!("{third}_asked")]);
     }
-    for contrast in ["gain", "over_padding", "beyond_attention"] {
+    for contrast in ["gain", "over_padding", "beyond_attention", "over_alone"] {
         names.extend([
             contrast.to_string(),
             format!("{contrast}_low"),
@@ -279,7 +280,12 @@ pub fn write_csv(report: &RecallReport<'_>, out: &mut dyn Write) -> io::Result<(
         for third in cell.thirds {
             record.extend([third.found.to_string(), third.asked.to_string()]);
         }
-        for contrast in [cell.gain, cell.over_padding, cell.beyond_attention] {
+        for contrast in [
+            cell.gain,
+            cell.over_padding,
+            cell.beyond_attention,
+            cell.over_alone,
+        ] {
             record.extend(match contrast {
                 Some(found) => [found.mean, found.low, found.high].map(|value| value.to_string()),
                 None => Default::default(),

@@ -95,6 +95,7 @@ fn table_files_and_page_agree() {
             cell["form"] == "d-q:1" || of_attention,
             "{cell}"
         );
+        assert_eq!(cell["over_alone"].is_null(), cell["arm"] != 1, "{cell}");
         let is_repeated = ["d-q:2", "q-d:2", "c-q:2"]
             .iter()
             .any(|form| cell["form"] == *form);

@@ -1,13 +1,13 @@
 //! The pictures of a frontier.
 
 use super::findings::solves;
-use super::measure::NONE;
 use super::report::{Bound, FrontierReport, Outcome, Point};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer};
 use crate::kit::format::counted;
 use crate::kit::ink::{Ink, Mark, Stroke};
 use crate::studies::results::Picture;
+use crate::trial::NONE;
 
 const BOUND: Stroke = Stroke {
     dash: "2 4",

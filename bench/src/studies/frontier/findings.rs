@@ -1,10 +1,10 @@
 //! What the numbers of a frontier support, in sentences.
 
-use super::measure::NONE;
 use super::report::{AskedReport, FrontierReport, Outcome, Point};
 use crate::kit::format::{count, counted, list};
 use crate::studies::estimate::{Estimate, Side};
 use crate::studies::train_compare::report::Findings;
+use crate::trial::NONE;
 
 /// The sentences of a report.
 pub fn findings(report: &FrontierReport) -> Findings {

@@ -6,6 +6,7 @@ use crate::error::ProgramError;
 use crate::output::write_json;
 use crate::speed::child::{decode, prefill};
 use crate::studies::trainings::Job;
+use crate::trial::NONE;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,8 +23,6 @@ const ANSWERS: &str = "answers.json";
 const SPEED: &str = "speed.json";
 /// Sequences that mitigations are calibrated on at most.
 const CALIBRATED: usize = 16;
-/// The text form of no mitigation.
-pub const NONE: &str = "none";
 
 /// `answers.json`: what one trained model answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! `report.html`, `RESULTS.md`, `results.csv`, and the table on the terminal.
 
 use super::findings::{accuracy, percent, points_of};
-use super::measure::NONE;
 use super::report::{FrontierReport, Point};
 use crate::kit::format::{bytes, count, short};
 use crate::kit::page::{self, Page, heading, sentences};
 use crate::kit::provenance::Provenance;
 use crate::studies::results::{Picture, SUPPORTED, Table, UNSUPPORTED, markdown_figures, markdown_sentences};
+use crate::trial::NONE;
 use maud::html;
 use std::io::{self, Write};
 

@@ -3,13 +3,14 @@
 use super::bounds::{Lists, guess};
 use super::config::{Arm, FrontierConfig, Question, SpeedConfig};
 use super::findings::findings;
-use super::measure::{Answers, Asking, NONE, Speed, Under, measured_speed};
+use super::measure::{Answers, Asking, Speed, Under, measured_speed};
 use crate::error::ProgramError;
 use crate::studies::about::About;
 use crate::studies::estimate::Estimate;
 use crate::studies::train_compare::report::Findings;
 use crate::studies::trainings::{Job, Runs};
 use crate::train::record::Record;
+use crate::trial::NONE;
 use serde::Serialize;
 use spillway_models::evaluation::answers::Answered;
 use spillway_models::evaluation::wilson;

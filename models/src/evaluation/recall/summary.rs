@@ -8,9 +8,10 @@
 //! | gain | y(m, f) − y(m, `d-q:1`) |
 //! | over padding | y(m, f) − y(m, the control of f) |
 //! | beyond attention | [y(m, f) − y(m, `d-q:1`)] − [y(a, f) − y(a, `d-q:1`)], with a the arm that has attention alone |
+//! | over no mitigation | y(m, f) − y(n, f), with n the same model under no mitigation |
 //!
-//! The intervals of the last three are bootstrapped, document by document. Reading twice helps models with attention too, which
-//! forget nothing; only the last column speaks of memory.
+//! The intervals of the last four are bootstrapped, document by document. Reading twice helps models with attention too, which
+//! forget nothing; of the gains only that beyond attention speaks of memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,8 @@ pub struct Arm<'a> {
     pub evaluation: &'a Evaluation,
     /// Index of the arm, with attention alone, whose gains are subtracted; `None` for such an arm itself, and without one.
     pub against: Option<usize>,
+    /// Index of the arm of the same model under no mitigation; `None` for that arm itself, and where it was not evaluated.
+    pub alone: Option<usize>,
 }
 
 /// How many answers were of which kind.
@@ -101,6 +104,8 @@ pub struct Cell {
     pub over_padding: Option<Interval>,
     /// Beyond what attention gains.
     pub beyond_attention: Option<Interval>,
+    /// Over the same model under no mitigation.
+    pub over_alone: Option<Interval>,
 }
 
 /// What the table is made of.
@@ -233,6 +238,9 @@ impl View<'_> {
             beyond_attention: self.answers.arms[arm]
                 .against
                 .and_then(|against| over(once, Some(against))),
+            over_alone: self.answers.arms[arm]
+                .alone
+                .and_then(|alone| self.over_arm(arm, alone, group, form)),
         })
     }
 
@@ -256,20 +264,33 @@ impl View<'_> {
         other: usize,
         against: Option<usize>,
     ) -> Option<Interval> {
-        let found = |arm: usize, document: usize, form: usize| {
-            let outcome = self.by_place[arm].get(&(document, form))?;
-            Some(f64::from(u8::from(outcome.score.is_found())))
+        let gain = |arm: usize, document: usize| {
+            Some(self.found(arm, document, form)? - self.found(arm, document, other)?)
         };
-        let gain =
-            |arm: usize, document: usize| Some(found(arm, document, form)? - found(arm, document, other)?);
-        let (mut values, mut texts) = (Vec::new(), Vec::new());
-        for document in self.documents(group) {
+        self.mean_of(group, |document| {
             let theirs = against.map_or(Some(0.0), |against| gain(against, document));
-            if let (Some(ours), Some(theirs)) = (gain(arm, document), theirs) {
-                values.push(ours - theirs);
-                texts.push(self.texts[document]);
-            }
-        }
+            Some(gain(arm, document)? - theirs?)
+        })
+    }
+
+    /// What an arm finds more than another by one form, on the documents that both answered.
+    fn over_arm(&self, arm: usize, other: usize, group: Group, form: usize) -> Option<Interval> {
+        self.mean_of(group, |document| {
+            Some(self.found(arm, document, form)? - self.found(other, document, form)?)
+        })
+    }
+
+    /// 1 for a right answer, 0 for another.
+    fn found(&self, arm: usize, document: usize, form: usize) -> Option<f64> {
+        let outcome = self.by_place[arm].get(&(document, form))?;
+        Some(f64::from(u8::from(outcome.score.is_found())))
+    }
+
+    /// The bootstrapped mean of a value over the documents that have one.
+    fn mean_of(&self, group: Group, value: impl Fn(usize) -> Option<f64>) -> Option<Interval> {
+        let values = self.documents(group);
+        let values = values.filter_map(|document| Some((value(document)?, self.texts[document])));
+        let (values, texts): (Vec<f64>, Vec<usize>) = values.unzip();
         interval(&values, &texts, self.answers.seed)
     }
 }
@@ -341,10 +362,13 @@ mod tests {
             Arm {
                 evaluation: &recurrent,
                 against: Some(1),
+                alone: None,
             },
             Arm {
                 evaluation: &attention,
                 against: None,
+                // As if it were the first under a mitigation.
+                alone: Some(0),
             },
         ];
         let cells = table(&Answers {
@@ -389,6 +413,11 @@ mod tests {
             (Some(0.0), None)
         );
         assert_eq!(attention.asked, 6);
+        // On six documents: 5 found instead of 2, and 5 instead of 5.
+        let over_alone = |form| mean(&cell(1, None, form).over_alone);
+        assert_eq!(over_alone(Form::ONCE), Some(3.0 / 6.0));
+        assert_eq!(over_alone(Form::TWICE), Some(0.0));
+        assert_eq!(all.over_alone, None);
     }
 
     #[test]
@@ -408,6 +437,7 @@ mod tests {
         let arms = [Arm {
             evaluation: &answered,
             against: None,
+            alone: None,
         }];
         // Two of each task with 4 facts, two with 16.
         let cells = table(&Answers {
