@@ -42,7 +42,7 @@ pub fn kernels() -> Vec<Kernel> {
     ]
 }
 
-/// Prefill and gradients behind a prefix, beside the same without one.
+/// Prefill and gradients behind a prefix, beside the same without one; up to lengths at which anything but growth in proportion would show.
 pub fn prefix_kernels() -> Vec<Kernel> {
     let at = |time: usize| {
         [
@@ -50,7 +50,7 @@ pub fn prefix_kernels() -> Vec<Kernel> {
             kernel("chunked", &format!("prefix_h16_16x64_t{time}"), prefixed(1, time)),
         ]
     };
-    let mut kernels: Vec<Kernel> = [2048, 16_384].into_iter().flat_map(at).collect();
+    let mut kernels: Vec<Kernel> = [2048, 16_384, 262_144].into_iter().flat_map(at).collect();
     kernels.push(kernel("backward", "prefix_h16_16x64_t2048", prefixed(1, 2048)));
     kernels
 }
@@ -81,14 +81,18 @@ fn kernel(form: &'static str, name: &str, problem: Problem) -> Kernel {
     let (work, sizes) = (work(&problem, form), sizes(&problem));
     let rows = problem.batch * problem.time;
     let (on_keys, on_values) = (problem.heads * problem.key_dim, problem.heads * problem.value_dim);
+    let is_backward = form == "backward";
+    // What only gradients need is gigabytes at the largest lengths.
+    let of_gradients = move |len: usize| if is_backward { len } else { 0 };
     Kernel::on_host(form, name, sizes, work, move || {
         let (query, key) = (values(rows * on_keys), values(rows * on_keys));
-        let (value, cotangent) = (values(rows * on_values), values(rows * on_values));
+        let (value, cotangent) = (values(rows * on_values), values(of_gradients(rows * on_values)));
         let (mut state, mut out) = (vec![0.0; problem.state_len()], vec![0.0; rows * on_values]);
         let prefix = problem.batch * problem.prefix;
         let (prefix_key, prefix_value) = (values(prefix * on_keys), values(prefix * on_values));
-        let mut gradients = [query.len(), key.len(), value.len(), state.len()].map(|len| vec![0.0; len]);
-        let mut of_prefix = [prefix_key.len(), prefix_value.len()].map(|len| vec![0.0; len]);
+        let mut gradients =
+            [query.len(), key.len(), value.len(), state.len()].map(|len| vec![0.0; of_gradients(len)]);
+        let mut of_prefix = [prefix_key.len(), prefix_value.len()].map(|len| vec![0.0; of_gradients(len)]);
         Ok(move || -> Result<(), Failure> {
             let inputs = Inputs {
                 query: Rows::contiguous(&query, rows, on_keys)?,

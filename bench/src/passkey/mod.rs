@@ -5,11 +5,12 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
-//! | [`report`], [`heatmap`], [`page`] | files, table, picture and page |
+//! | [`report`], [`curves`], [`heatmap`], [`page`] | files, table, pictures and page |
 //! | [`resume`] | what an interrupted run leaves behind |
 //! | [`lengths`] | lists of lengths as they are typed |
 
 pub mod calibration;
+pub mod curves;
 pub mod heatmap;
 pub mod lengths;
 pub mod page;
@@ -44,6 +45,7 @@ const OWN: &[&str] = &[
     "passkey.json",
     "passkey.csv",
     "passkey-*.svg",
+    curves::FILE,
     resume::FILE,
 ];
 
@@ -350,8 +352,13 @@ impl Asking<'_> {
             let svg = heatmap::figure(run, &report.model.name, self.train_length).file();
             out.write(picture, |file| file.write_all(svg.as_bytes()))?;
         }
+        let curves = curves::figure(&report.runs, &report.model.name, self.train_length);
+        if let Some(curves) = &curves {
+            let svg = curves.file();
+            out.write(curves::FILE, |file| file.write_all(svg.as_bytes()))?;
+        }
         let made = Provenance::here(self.context.threads()).of(self.model.info());
-        let page = page::page(report, &pictures, &made);
+        let page = page::page(report, curves.as_ref(), &pictures, &made);
         out.write("report.html", |file| file.write_all(page.as_bytes()))?;
         out.write("passkey.csv", |file| report::write_csv(&report.runs, file))?;
         out.write_json("passkey.json", report)?;

@@ -1,15 +1,20 @@
 //! `report.html` of passkey retrieval.
 
-use super::heatmap;
 use super::report::{PasskeysReport, Run};
+use super::{curves, heatmap};
 use crate::kit::format::{count, counted};
 use crate::kit::page::{self, Page, Row, heading, headings, spec};
 use crate::kit::picture::Figure;
 use crate::kit::provenance::Provenance;
 use maud::html;
 
-/// The page, with the name of each run's picture.
-pub fn page(report: &PasskeysReport<'_>, pictures: &[String], made: &Provenance) -> String {
+/// The page, with the curves of all runs, and the name of each run's picture.
+pub fn page(
+    report: &PasskeysReport<'_>,
+    curves: Option<&Figure>,
+    pictures: &[String],
+    made: &Provenance,
+) -> String {
     let figure = |run: &Run| heatmap::figure(run, &report.model.name, report.train_length);
     let drawn = report.runs.iter().filter(|run| !run.cells.is_empty());
     let figures: Vec<Figure> = drawn.map(figure).collect();
@@ -20,7 +25,8 @@ pub fn page(report: &PasskeysReport<'_>, pictures: &[String], made: &Provenance)
     let pictures = pictures
         .iter()
         .map(|name| (name.as_str(), "a heat map as a file of its own"));
-    let files: Vec<(&str, &str)> = data.into_iter().chain(pictures).collect();
+    let curves_file = curves.map(|_| (curves::FILE, "the curves as a file of their own"));
+    let files: Vec<(&str, &str)> = data.into_iter().chain(curves_file).chain(pictures).collect();
     let rows: Vec<Row> = report.runs.iter().map(row).collect();
     let names = [
         "mitigation",
@@ -47,7 +53,7 @@ pub fn page(report: &PasskeysReport<'_>, pictures: &[String], made: &Provenance)
         body: html! {
             (heading("Accuracy"))
             (page::table(&headings(names), &rows))
-            (page::figures(&figures))
+            (page::figures(curves.into_iter().chain(&figures)))
             (heading("How this was measured"))
             p {
                 "Five digits are hidden in filler text, and the model is asked for them at the end. The answer is greedy, and right if the five \

@@ -34,6 +34,7 @@ fn grid_files_and_picture_agree() {
     assert_eq!(
         names(&out),
         [
+            "found-by-length.svg",
             "passkey-none.svg",
             "passkey-window-64.svg",
             "passkey.csv",
@@ -69,7 +70,8 @@ fn grid_files_and_picture_agree() {
         "{svg}"
     );
     let page = page_of(&out, "report.html");
-    assert!(page.contains("href=\"passkey-window-64.svg\"") && page.matches("role=\"img\"").count() == 2);
+    assert!(page.contains("href=\"passkey-window-64.svg\"") && page.matches("role=\"img\"").count() == 3);
+    assert!(page.contains("href=\"found-by-length.svg\"") && page.contains("Passkeys found by"));
     assert!(page.contains("only the last R tokens"), "no glossary in {page}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("mitigation window:64"));
 }
