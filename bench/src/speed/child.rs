@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::quantile::median;
-use spillway_models::{Logits, Model, ModelError, budget};
+use spillway_models::{Logits, Model, ModelError, PromptReading, budget};
 use spillway_ssm_core::Chain;
 use std::time::Instant;
 
@@ -147,7 +147,8 @@ pub fn prefill(model: &Model, length: usize, repeats: usize) -> Result<Measured,
     let ids = random_ids(model, length);
     repeat(length, repeats, || {
         let mut state = model.start(&Chain::default(), 1)?;
-        model.logits(&ids, &mut state, Logits::Last).map(drop)
+        let reading = PromptReading::default();
+        model.read_prompt(&ids, &reading, &mut state).map(drop)
     })
 }
 

@@ -173,13 +173,19 @@ impl<'m> Conversation<'m> {
         })
     }
 
-    /// Reads ids; logits after the last of them.
-    fn read(&self, ids: &[u32], state: &mut ModelState) -> Result<burn::tensor::Tensor<2>, ModelError> {
-        let last = ids.len().saturating_sub(1) / AT_ONCE * AT_ONCE;
-        for piece in ids[..last].chunks(AT_ONCE) {
-            self.model.advance(piece, state)?;
+    /// Reads ids; logits after the last of them. Of a conversation's first ones an encoder reads as many as it was trained to.
+    fn read(&self, mut ids: &[u32], state: &mut ModelState) -> Result<burn::tensor::Tensor<2>, ModelError> {
+        let mut at_once = AT_ONCE;
+        if state.position() == 0 {
+            self.model.begin_prompt(ids.len(), state);
+            at_once = at_once.max(self.model.encoder_length());
         }
-        self.model.logits(&ids[last..], state, Logits::Last)
+        while ids.len() > at_once {
+            let (piece, later) = ids.split_at(at_once);
+            self.model.advance(piece, state)?;
+            (ids, at_once) = (later, AT_ONCE);
+        }
+        self.model.logits(ids, state, Logits::Last)
     }
 
     fn keep(&mut self, ids: &[u32], state: ModelState) {

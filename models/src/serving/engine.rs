@@ -197,7 +197,9 @@ impl<'m> Engine<'m> {
         job.sampling.validate()?;
         let fits = |mark: &&Mark| mark.ids.len() < job.ids.len() && job.ids.starts_with(&mark.ids);
         let given = job.from.as_ref().filter(fits);
+        // An encoder reads a prompt's beginning as a whole: with one, two prompts share nothing.
         let kept = self.marks.longest(&job.ids);
+        let kept = kept.filter(|_| self.model.encoder_length() == 0);
         let longest = given.into_iter().chain(kept).max_by_key(|mark| mark.ids.len());
         let (kept, state) = match longest {
             Some(mark) => (mark.ids.len(), mark.state.clone()),
@@ -241,6 +243,15 @@ impl<'m> Engine<'m> {
         piece: usize,
     ) -> Result<(Begun, Option<Tensor<2>>), ModelError> {
         let before_last = job.ids.len() - 1;
+        let mut piece = piece;
+        if begun.read == 0 {
+            self.model.begin_prompt(job.ids.len(), &mut begun.state);
+            piece = piece.max(self.model.encoder_length());
+            if self.model.encoder_length() > before_last {
+                let logits = self.model.logits(&job.ids, &mut begun.state, Logits::Last)?;
+                return Ok((begun, Some(logits)));
+            }
+        }
         let end = before_last.min(begun.read + piece);
         if end > begun.read {
             self.model.advance(&job.ids[begun.read..end], &mut begun.state)?;

@@ -9,6 +9,7 @@ mod bad_input;
 mod chat;
 mod checkpoint;
 mod convert;
+mod encoders;
 mod ends;
 mod gguf;
 mod gguf_hybrids;

@@ -3,6 +3,8 @@
 //! Up to the passkey all prompts are the same filler. So the prompts of all lengths are taken in the order of their passkey's
 //! position; one state walks along the filler, and each prompt goes on from a copy of it at the point where its tokens first
 //! differ. Two states are alive at any time, whatever the grid's size.
+//!
+//! An encoder reads a prompt's beginning as a whole: with one, prompts share nothing.
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
@@ -142,8 +144,8 @@ impl Walk<'_> {
     ) -> Result<(ModelState, usize), ModelError> {
         let common = self.ids.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let common = common.min(prompt.len().saturating_sub(1));
-        if common < self.position {
-            // A tokenizer that joins tokens across blocks may part ways earlier than the prompt before did.
+        // A tokenizer that joins tokens across blocks may part ways earlier than the prompt before did.
+        if common < self.position || self.model.encoder_length() > 0 {
             return Ok((treatment.start(self.model)?, 0));
         }
         self.model
@@ -168,6 +170,9 @@ fn state_at_last_restart(
         while position < last {
             let count =
                 treatment.enter(model, &mut state, position as u64, (last - position) as u64)? as usize;
+            if position == 0 {
+                model.begin_prompt(count, &mut state);
+            }
             model.advance(&prompt[position..position + count], &mut state)?;
             position += count;
         }
@@ -185,6 +190,9 @@ fn last_restart(tokens: usize, period: u64) -> usize {
 /// Takes in the rest of a prompt and looks for the passkey in the greedy continuation.
 fn ask(model: &Model, mut state: ModelState, rest: &[u32], case: &Case) -> Result<Answer, ModelError> {
     let tokens = answer_tokens(model.tokenizer(), &case.key)?;
+    if state.position() == 0 {
+        model.begin_prompt(rest.len(), &mut state);
+    }
     let ignore = |_: &str| ControlFlow::Continue(());
     match generate(model, &mut state, rest, &Sampling::greedy(), tokens, &[], ignore) {
         Ok(continuation) if case.is_answered_by(&continuation.text) => Ok(Answer::Found),
