@@ -77,8 +77,9 @@ fn passkeys_are_asked_for_behind_the_encoder() {
         };
         assert_eq!(outcome.answer, expected, "{} tokens", ids.len());
     }
-    let found = |outcome: &&_| matches!(outcome, spillway_models::evaluation::passkey_text::evaluate::Outcome { answer: Answer::Found, tokens, .. } if *tokens < 200);
-    assert_eq!(evaluation.outcomes.iter().filter(found).count(), 6);
+    let outcomes = evaluation.outcomes.iter();
+    let found = outcomes.filter(|outcome| outcome.tokens < 200 && outcome.answer == Answer::Found);
+    assert_eq!(found.count(), 6);
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn a_server_answers_as_a_prompt_by_itself_is_answered() {
 fn a_conversation_begins_with_what_the_encoder_reads() {
     let model = model();
     for ids in prompts(&model) {
-        let text = model.tokenizer().decode(&ids).expect("text");
+        let text = model.tokenizer().decode(&ids);
         let template = || {
             ChatTemplate::new(
                 "{% for m in messages %}{{ m.content }}{% endfor %}".into(),
