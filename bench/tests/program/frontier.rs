@@ -105,7 +105,8 @@ fn every_model_in_every_size_is_trained_asked_and_timed_alone_and_under_mitigati
         "accuracy-2.svg",
         "solved.svg",
         "speed-decode.svg",
-        "price-2.svg",
+        "price-2-1.svg",
+        "price-2-2.svg",
     ] {
         assert!(figures.contains(&figure.to_string()), "{figures:?}");
     }

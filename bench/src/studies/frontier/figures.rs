@@ -30,8 +30,9 @@ pub fn pictures(report: &FrontierReport) -> Vec<Picture> {
         |point| point.prefill_tokens_per_second,
     ));
     if !report.mitigations().is_empty() {
-        let models = 0..report.models.len();
-        pictures.extend(models.filter_map(|model| price(report, model)));
+        let places = (0..report.models.len())
+            .flat_map(|model| (0..report.asked.len()).map(move |asked| (model, asked)));
+        pictures.extend(places.filter_map(|(model, asked)| price(report, model, asked)));
     }
     pictures.extend(bound(report));
     pictures
@@ -195,10 +196,10 @@ fn speed(
     ))
 }
 
-/// One model's accuracy on every question, alone and under each mitigation.
-fn price(report: &FrontierReport, model: usize) -> Option<Picture> {
+/// One model's accuracy on one question, alone and under each mitigation.
+fn price(report: &FrontierReport, model: usize, asked: usize) -> Option<Picture> {
     let name = &report.models[model].0;
-    let sizes = |mitigation: &str, asked: usize| -> Vec<(f64, f64)> {
+    let sizes = |mitigation: &str| -> Vec<(f64, f64)> {
         let alone = report.alone(model);
         let points = alone.iter().filter_map(|alone| {
             let under = report.points.iter().find(|point| {
@@ -212,14 +213,14 @@ fn price(report: &FrontierReport, model: usize) -> Option<Picture> {
     };
     let mut layers = vec![Layer::line(
         "the model alone",
-        sizes(NONE, 0),
+        sizes(NONE),
         Stroke {
             mark: Some(Mark::DOT),
             ..Stroke::ALONE
         },
     )];
     for (index, mitigation) in report.mitigations().into_iter().enumerate() {
-        let points = sizes(mitigation, 0);
+        let points = sizes(mitigation);
         if !points.is_empty() {
             layers.push(Layer::line(mitigation, points, Stroke::nth(index)));
         }
@@ -227,7 +228,7 @@ fn price(report: &FrontierReport, model: usize) -> Option<Picture> {
     if layers.len() == 1 {
         return None;
     }
-    let asked = report.asked.first()?;
+    let question = &report.asked[asked].question.name;
     let chart = Chart {
         x: Axis::new("state of the model alone (bytes)", Scale::Binary),
         y: shares_axis("accuracy (%)"),
@@ -235,9 +236,9 @@ fn price(report: &FrontierReport, model: usize) -> Option<Picture> {
         layers,
     };
     let caption = "The same trainings, asked under each mitigation. Means over seeds; the table has what each changes seed by seed.";
-    let title = format!("{name}: what mitigations cost of {}", asked.question.name);
+    let title = format!("{name}: what mitigations cost of {question}");
     Some(Picture::new(
-        format!("price-{}", model + 1),
+        format!("price-{}-{}", model + 1, asked + 1),
         title,
         caption,
         chart.draw(),
