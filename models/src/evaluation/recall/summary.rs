@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn documents_of_each_number_of_facts_are_counted_apart() {
         let documents = documents();
-        let forms = [Form::ONCE, Form::TWICE, Form::new(Order::QuestionLast, 2)];
+        let forms = [Form::ONCE, Form::TWICE, Form::new(Order::DocumentFirst, 2)];
         let answered = evaluation(&[
             [0, 1, 0],
             [0, 1, 0],
