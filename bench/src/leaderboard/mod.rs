@@ -135,10 +135,15 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
     let command = args.model.generate(&comparison.model);
     let best = comparison.board.best();
     let command = best.map(|best| format!("{command} --mitigation {}", quoted(&best.spec)));
-    if let Some(command) = &command {
-        context.print_line(format_args!("\nTry the first:  {command}"))?;
-    }
     let board = &comparison.board;
+    for sentence in page::losing_recall(board) {
+        context.print_line(format_args!("\n{sentence}"))?;
+    }
+    match &command {
+        Some(command) => context.print_line(format_args!("\nTry this first:  {command}"))?,
+        None => context
+            .print_line("\nNo mitigation does better than the model alone and keeps what it recalls.")?,
+    }
     context.print_folder(
         folder.path(),
         &["leaderboard.html", FILE, "leaderboard.csv"],

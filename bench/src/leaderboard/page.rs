@@ -3,11 +3,12 @@
 use super::row::{Leaderboard, PasskeyScore, Row};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, from_the_top};
-use crate::kit::format::{bytes, count, counted, nats, position};
+use crate::kit::format::{bytes, count, counted, list, nats, position};
 use crate::kit::ink::{MOST, Stroke};
 use crate::kit::page::{self, Page, heading, headings, spec};
 use crate::kit::picture::Figure;
 use crate::kit::provenance::Provenance;
+use crate::trial::NONE;
 use maud::{Markup, html};
 
 /// Files beside the page.
@@ -17,7 +18,7 @@ const FILES: [(&str, &str); 2] = [
 ];
 /// Beginnings of what is no cure: the model alone, starting again, controls.
 const NO_CURES: [&str; 7] = [
-    "none",
+    NONE,
     "reset",
     "restart",
     "c-scale",
@@ -107,7 +108,11 @@ pub fn page(board: &Leaderboard, made: &Provenance) -> String {
             count(board.settings.length),
             board.text,
         ),
-        summary: unfinished.into_iter().chain(finding(board)).collect(),
+        summary: unfinished
+            .into_iter()
+            .chain(finding(board))
+            .chain(losing_recall(board))
+            .collect(),
         body: html! {
             (heading("Leaderboard"))
             (rows(board))
@@ -128,25 +133,54 @@ pub fn page(board: &Leaderboard, made: &Provenance) -> String {
     .render()
 }
 
-/// The best row, against the model alone and the baseline.
+fn is_cure(row: &Row) -> bool {
+    !NO_CURES.iter().any(|name| row.mitigation.starts_with(name))
+}
+
+/// What would be cures by their loss, and are none: they find fewer passkeys than the model alone.
+pub fn losing_recall(board: &Leaderboard) -> Option<String> {
+    let alone = board.row(NONE)?;
+    let (found, asked) = alone.passkeys_found();
+    let losing = board
+        .rows
+        .iter()
+        .filter(|row| is_cure(row) && board.loses_recall(row));
+    let losing: Vec<String> = losing
+        .map(|row| format!("{} ({})", row.mitigation, row.passkeys_found().0))
+        .collect();
+    let are = match losing.len() {
+        0 => return None,
+        1 => "is no cure, as it loses",
+        _ => "are no cures, as they lose",
+    };
+    Some(format!(
+        "{} {are} what the model recalls: of {} alone it finds {}.",
+        list(&losing),
+        counted(asked, "passkey"),
+        count(found)
+    ))
+}
+
+/// The best row that keeps what the model recalls, against the model alone and the baseline.
 fn finding(board: &Leaderboard) -> Option<String> {
-    let is_cure = |row: &&Row| !NO_CURES.iter().any(|name| row.mitigation.starts_with(name));
-    let last = |row: &Row| row.lengths.last().and_then(|at| at.loss);
-    let best = board.rows.iter().find(is_cure)?;
+    let best = board
+        .rows
+        .iter()
+        .find(|row| is_cure(row) && !board.loses_recall(row))?;
     let mut text = format!(
         "At {} tokens the best mitigation is {} with {} nats, at a cost of {} inside the training length",
         count(board.settings.length),
         best.mitigation,
-        loss(last(best)),
+        loss(best.last_loss()),
         nats(best.cost),
     );
     let named = [
-        ("none", "the model alone"),
+        (NONE, "the model alone"),
         (board.baseline.as_str(), board.baseline.as_str()),
     ];
     let others: Vec<String> = named
         .iter()
-        .filter_map(|(name, words)| Some(format!("{words} has {}", loss(last(board.row(name)?)))))
+        .filter_map(|(name, words)| Some(format!("{words} has {}", loss(board.row(name)?.last_loss()))))
         .collect();
     if !others.is_empty() {
         text.push_str(&format!("; {}", others.join(", ")));

@@ -3,8 +3,10 @@
 use crate::choice::Skipped;
 use crate::error::ProgramError;
 use crate::settings::Settings;
+use crate::trial::NONE;
 use serde::{Deserialize, Serialize};
 use spillway_models::Info;
+use spillway_models::evaluation::wilson;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,6 +46,21 @@ pub struct Row {
     pub fit: Option<Fit>,
     /// Time that measuring took.
     pub seconds: f64,
+}
+
+impl Row {
+    /// Loss at the longest length; `None` where it is not finite.
+    pub fn last_loss(&self) -> Option<f64> {
+        self.lengths.last().and_then(|at| at.loss)
+    }
+
+    /// Passkeys found and asked for, all lengths together.
+    pub fn passkeys_found(&self) -> (u64, u64) {
+        let scores = self.passkeys.iter();
+        scores.fold((0, 0), |sum, score| {
+            (sum.0 + score.correct, sum.1 + score.samples)
+        })
+    }
 }
 
 /// Numbers fitted on text that is not evaluated.
@@ -139,11 +156,31 @@ pub struct Leaderboard {
 }
 
 impl Leaderboard {
-    /// The row with the smallest loss at the longest length, if a prompt can be continued with it: not the model alone, nor a
-    /// restart.
+    /// The row with the smallest loss at the longest length, if that is smaller than the model's alone, a prompt can be continued with it (not
+    /// with a restart), and it keeps what the model recalls.
     pub fn best(&self) -> Option<&Row> {
-        let restart = |row: &Row| row.mitigation == "none" || row.mitigation.starts_with("restart");
-        self.rows.iter().find(|row| !restart(row) && !row.spec.is_empty())
+        let alone = self.row(NONE).and_then(Row::last_loss).unwrap_or(f64::INFINITY);
+        let restart = |row: &Row| row.mitigation == NONE || row.mitigation.starts_with("restart");
+        let is_smaller = |row: &Row| row.last_loss().is_some_and(|loss| loss < alone);
+        let mut rows = self.rows.iter();
+        rows.find(|row| !restart(row) && !row.spec.is_empty() && is_smaller(row) && !self.loses_recall(row))
+    }
+
+    /// Whether fewer passkeys are found than by the model alone, at all lengths together: Newcombe's 95 % interval of the difference lies below 0
+    /// (Statistics in Medicine 17, 1998, method 10).
+    pub fn loses_recall(&self, row: &Row) -> bool {
+        let Some(alone) = self.row(NONE) else {
+            return false;
+        };
+        let ((found, asked), (by_alone, of_alone)) = (row.passkeys_found(), alone.passkeys_found());
+        if asked == 0 || of_alone == 0 {
+            return false;
+        }
+        let share = |found: u64, asked: u64| found as f64 / asked as f64;
+        let (with, without) = (share(found, asked), share(by_alone, of_alone));
+        let above = wilson::interval(found, asked).1 - with;
+        let below = without - wilson::interval(by_alone, of_alone).0;
+        with - without + above.hypot(below) < 0.0
     }
 
     /// Without rows; lengths, text and the rest are left to the caller.
@@ -174,8 +211,8 @@ impl Leaderboard {
 
     /// Differences from the model alone and from the baseline, and the order.
     fn settle(&mut self) {
-        let of = |name: &str| self.rows.iter().find(|row| row.mitigation == name).cloned();
-        let (alone, baseline) = (of("none"), of(&self.baseline));
+        let of = |name: &str| self.row(name).cloned();
+        let (alone, baseline) = (of(NONE), of(&self.baseline));
         let difference = |a: Option<f64>, b: Option<f64>| Some(a? - b?);
         for row in &mut self.rows {
             row.cost = difference(row.inside, alone.as_ref().and_then(|alone| alone.inside));
@@ -184,8 +221,8 @@ impl Leaderboard {
                 at.over_baseline = difference(at.loss, other);
             }
         }
-        let last = |row: &Row| row.lengths.last().and_then(|at| at.loss);
-        self.rows.sort_by(|a, b| smaller_first(last(a), last(b)));
+        self.rows
+            .sort_by(|a, b| smaller_first(a.last_loss(), b.last_loss()));
     }
 
     /// The row with this text form.
@@ -250,4 +287,65 @@ impl Saved {
 fn smaller_first(a: Option<f64>, b: Option<f64>) -> Ordering {
     let rank = |value: Option<f64>| value.unwrap_or(f64::INFINITY);
     rank(a).total_cmp(&rank(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A row with this loss at the longest length, and so many of 40 passkeys found, half of them beyond T.
+    fn row(mitigation: &str, loss: f64, correct: u64) -> Row {
+        let score = |inside: bool, correct: u64| json!({ "length": 64, "inside": inside, "samples": 20, "correct": correct, "accuracy": 0.0, "wilson": [0.0, 1.0] });
+        let passkeys = [
+            score(true, correct.min(20)),
+            score(false, correct.saturating_sub(20)),
+        ];
+        let row = json!({
+            "mitigation": mitigation, "spec": mitigation, "inside": 1.0, "cost": null, "fit": null, "counts": {},
+            "lengths": [{ "factor": 2, "loss": loss, "over_baseline": null, "standard_error": null, "tokens": 64 }],
+            "passkeys": passkeys, "prefill_tokens_per_second": 1.0, "decode_tokens_per_second": 1.0, "state_bytes": 1, "seconds": 1.0,
+        });
+        serde_json::from_value(row).expect("a row")
+    }
+
+    fn best_of(rows: &[Row]) -> Option<String> {
+        let model = spillway_models::Model::shipped(&spillway_models::LoadOptions::default())
+            .expect("the shipped model");
+        let settings = Settings {
+            program: String::new(),
+            model: String::new(),
+            text: String::new(),
+            fingerprint: 0,
+            dtype: String::new(),
+            device: String::new(),
+            length: 128,
+            train_length: 64,
+            streams: Vec::new(),
+            mitigations: Vec::new(),
+        };
+        let mut board = Leaderboard::new(model.info(), settings);
+        rows.iter().for_each(|row| board.add(row.clone()));
+        board.best().map(|row| row.mitigation.clone())
+    }
+
+    #[test]
+    fn no_cure_is_called_one_that_loses_what_the_model_recalls() {
+        let alone = row("none", 2.0, 35);
+        let (window, forget) = (row("window:64", 1.5, 30), row("forget:0.9", 1.2, 21));
+        assert_eq!(
+            best_of(&[alone.clone(), window.clone(), forget.clone()]).as_deref(),
+            Some("window:64")
+        );
+        // Five passkeys of forty are chance, fourteen are not; what the model never found is not lost.
+        let forgetful = row("none", 2.0, 2);
+        assert_eq!(
+            best_of(&[forgetful, window.clone(), row("forget:0.9", 1.2, 0)]).as_deref(),
+            Some("forget:0.9")
+        );
+        // Nothing to cure.
+        let well = row("none", 1.1, 35);
+        assert_eq!(best_of(&[well, window, forget]), None);
+        assert_eq!(best_of(&[alone, row("restart:64", 1.0, 35)]), None);
+    }
 }
