@@ -137,8 +137,29 @@ fn is_cure(row: &Row) -> bool {
     !NO_CURES.iter().any(|name| row.mitigation.starts_with(name))
 }
 
-/// What would be cures by their loss, and are none: they find fewer passkeys than the model alone.
-pub fn losing_recall(board: &Leaderboard) -> Option<String> {
+/// What comes first by its loss, if it finds fewer passkeys than the model alone.
+fn first_by_loss(board: &Leaderboard) -> Option<String> {
+    let first = board.rows.iter().find(|row| is_cure(row))?;
+    let (found, asked) = first.passkeys_found();
+    let by_alone = board.row(NONE)?.passkeys_found().0;
+    (!board.keeps_recall(first)).then(|| {
+        format!(
+            "By its loss alone {} comes first, with {} nats; of {} it finds {}, the model alone {}.",
+            first.mitigation,
+            loss(first.last_loss()),
+            counted(asked, "passkey"),
+            count(found),
+            count(by_alone)
+        )
+    })
+}
+
+/// What is said of rows that are no cures, whatever their loss: they find fewer passkeys than the model alone.
+pub fn losing_recall(board: &Leaderboard) -> impl Iterator<Item = String> {
+    first_by_loss(board).into_iter().chain(no_cures(board))
+}
+
+fn no_cures(board: &Leaderboard) -> Option<String> {
     let alone = board.row(NONE)?;
     let (found, asked) = alone.passkeys_found();
     let losing = board
@@ -161,12 +182,12 @@ pub fn losing_recall(board: &Leaderboard) -> Option<String> {
     ))
 }
 
-/// The best row that keeps what the model recalls, against the model alone and the baseline.
+/// The best row that finds as many passkeys as the model alone, against the model alone and the baseline.
 fn finding(board: &Leaderboard) -> Option<String> {
     let best = board
         .rows
         .iter()
-        .find(|row| is_cure(row) && !board.loses_recall(row))?;
+        .find(|row| is_cure(row) && board.keeps_recall(row))?;
     let mut text = format!(
         "At {} tokens the best mitigation is {} with {} nats, at a cost of {} inside the training length",
         count(board.settings.length),

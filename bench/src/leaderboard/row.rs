@@ -157,16 +157,23 @@ pub struct Leaderboard {
 
 impl Leaderboard {
     /// The row with the smallest loss at the longest length, if that is smaller than the model's alone, a prompt can be continued with it (not
-    /// with a restart), and it keeps what the model recalls.
+    /// with a restart), and it finds as many passkeys as the model alone, all lengths together.
     pub fn best(&self) -> Option<&Row> {
         let alone = self.row(NONE).and_then(Row::last_loss).unwrap_or(f64::INFINITY);
         let restart = |row: &Row| row.mitigation == NONE || row.mitigation.starts_with("restart");
         let is_smaller = |row: &Row| row.last_loss().is_some_and(|loss| loss < alone);
         let mut rows = self.rows.iter();
-        rows.find(|row| !restart(row) && !row.spec.is_empty() && is_smaller(row) && !self.loses_recall(row))
+        rows.find(|row| !restart(row) && !row.spec.is_empty() && is_smaller(row) && self.keeps_recall(row))
     }
 
-    /// Whether fewer passkeys are found than by the model alone, at all lengths together: Newcombe's 95 % interval of the difference lies below 0
+    /// Whether as many passkeys are found as by the model alone, all lengths together.
+    pub fn keeps_recall(&self, row: &Row) -> bool {
+        let (found, asked) = row.passkeys_found();
+        let alone = self.row(NONE).map(Row::passkeys_found);
+        alone.is_none_or(|(by_alone, of_alone)| found * of_alone >= by_alone * asked)
+    }
+
+    /// Whether more than by chance fewer passkeys are found than by the model alone, all lengths together: Newcombe's 95 % interval of the difference lies below 0
     /// (Statistics in Medicine 17, 1998, method 10).
     pub fn loses_recall(&self, row: &Row) -> bool {
         let Some(alone) = self.row(NONE) else {
@@ -309,7 +316,7 @@ mod tests {
         serde_json::from_value(row).expect("a row")
     }
 
-    fn best_of(rows: &[Row]) -> Option<String> {
+    fn board_of(rows: &[Row]) -> Leaderboard {
         let model = spillway_models::Model::shipped(&spillway_models::LoadOptions::default())
             .expect("the shipped model");
         let settings = Settings {
@@ -326,26 +333,35 @@ mod tests {
         };
         let mut board = Leaderboard::new(model.info(), settings);
         rows.iter().for_each(|row| board.add(row.clone()));
-        board.best().map(|row| row.mitigation.clone())
+        board
+    }
+
+    fn best_of(rows: &[Row]) -> Option<String> {
+        board_of(rows).best().map(|row| row.mitigation.clone())
     }
 
     #[test]
     fn no_cure_is_called_one_that_loses_what_the_model_recalls() {
         let alone = row("none", 2.0, 35);
-        let (window, forget) = (row("window:64", 1.5, 30), row("forget:0.9", 1.2, 21));
+        let (window, forget) = (row("window:64", 1.5, 36), row("forget:0.9", 1.2, 21));
         assert_eq!(
             best_of(&[alone.clone(), window.clone(), forget.clone()]).as_deref(),
             Some("window:64")
         );
-        // Five passkeys of forty are chance, fourteen are not; what the model never found is not lost.
-        let forgetful = row("none", 2.0, 2);
+        // What the model never found is not lost.
+        let forgetful = row("none", 2.0, 0);
         assert_eq!(
             best_of(&[forgetful, window.clone(), row("forget:0.9", 1.2, 0)]).as_deref(),
             Some("forget:0.9")
         );
         // Nothing to cure.
         let well = row("none", 1.1, 35);
-        assert_eq!(best_of(&[well, window, forget]), None);
-        assert_eq!(best_of(&[alone, row("restart:64", 1.0, 35)]), None);
+        assert_eq!(best_of(&[well, window, forget.clone()]), None);
+        assert_eq!(best_of(&[alone.clone(), row("restart:64", 1.0, 35)]), None);
+        // Five passkeys of forty may be chance, fourteen are not.
+        let fewer = row("window:64", 1.5, 30);
+        let board = board_of(&[alone, fewer.clone(), forget.clone()]);
+        assert!(!board.keeps_recall(&fewer) && !board.loses_recall(&fewer) && board.loses_recall(&forget));
+        assert_eq!(board.best(), None);
     }
 }
