@@ -175,10 +175,10 @@ fn no_cures(board: &Leaderboard) -> Option<String> {
         _ => "are no cures, as they lose",
     };
     Some(format!(
-        "{} {are} what the model recalls: of {} alone it finds {}.",
+        "{} {are} what the model recalls: alone it finds {} of {}.",
         list(&losing),
-        counted(asked, "passkey"),
-        count(found)
+        count(found),
+        counted(asked, "passkey")
     ))
 }
 

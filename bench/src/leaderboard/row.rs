@@ -15,6 +15,10 @@ use std::path::Path;
 pub const FILE: &str = "leaderboard.json";
 /// Name of the JSON form.
 const FORMAT: &str = "spillway-leaderboard";
+/// What is never recommended: the model alone, what a prompt cannot be continued with, and what is there to hold others against.
+const CONTROLS: [&str; 5] = [NONE, "restart", "c-scale", "ablate", "fitted-noise"];
+/// Nats per token that a mitigation has to gain to be worth a try: what the table can tell.
+const TELLING: f64 = 1e-3;
 /// Its version: raised when a field changes its meaning or goes away.
 const VERSION: u32 = 1;
 
@@ -156,14 +160,17 @@ pub struct Leaderboard {
 }
 
 impl Leaderboard {
-    /// The row with the smallest loss at the longest length, if that is smaller than the model's alone, a prompt can be continued with it (not
-    /// with a restart), and it finds as many passkeys as the model alone, all lengths together.
+    /// The row with the smallest loss at the longest length, if that is smaller than the model's alone by [`TELLING`], a prompt can be continued
+    /// with it, it is not there as a control, and it finds as many passkeys as the model alone, all lengths together.
     pub fn best(&self) -> Option<&Row> {
         let alone = self.row(NONE).and_then(Row::last_loss).unwrap_or(f64::INFINITY);
-        let restart = |row: &Row| row.mitigation == NONE || row.mitigation.starts_with("restart");
-        let is_smaller = |row: &Row| row.last_loss().is_some_and(|loss| loss < alone);
-        let mut rows = self.rows.iter();
-        rows.find(|row| !restart(row) && !row.spec.is_empty() && is_smaller(row) && self.keeps_recall(row))
+        let is_smaller = |row: &Row| row.last_loss().is_some_and(|loss| loss < alone - TELLING);
+        let is_control = |row: &Row| CONTROLS.iter().any(|name| row.mitigation.starts_with(name));
+        let mut rows = self
+            .rows
+            .iter()
+            .filter(|row| !row.spec.is_empty() && !is_control(row));
+        rows.find(|row| is_smaller(row) && self.keeps_recall(row))
     }
 
     /// Whether as many passkeys are found as by the model alone, all lengths together.
@@ -358,6 +365,14 @@ mod tests {
         let well = row("none", 1.1, 35);
         assert_eq!(best_of(&[well, window, forget.clone()]), None);
         assert_eq!(best_of(&[alone.clone(), row("restart:64", 1.0, 35)]), None);
+        assert_eq!(
+            best_of(&[
+                alone.clone(),
+                row("c-scale:0.75", 1.5, 35),
+                row("remember:0.75", 1.9999, 35)
+            ]),
+            None
+        );
         // Five passkeys of forty may be chance, fourteen are not.
         let fewer = row("window:64", 1.5, 30);
         let board = board_of(&[alone, fewer.clone(), forget.clone()]);
