@@ -16,7 +16,14 @@ pub const FILE: &str = "leaderboard.json";
 /// Name of the JSON form.
 const FORMAT: &str = "spillway-leaderboard";
 /// What is never recommended: the model alone, what a prompt cannot be continued with, and what is there to hold others against.
-const CONTROLS: [&str; 5] = [NONE, "restart", "c-scale", "ablate", "fitted-noise"];
+const CONTROLS: [&str; 6] = [
+    NONE,
+    "restart",
+    "c-scale",
+    "ablate",
+    "fitted-noise",
+    "state-dtype",
+];
 /// Nats per token that a mitigation has to gain to be worth a try: what the table can tell.
 const TELLING: f64 = 1e-3;
 /// Its version: raised when a field changes its meaning or goes away.
