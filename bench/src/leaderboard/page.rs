@@ -182,19 +182,22 @@ fn no_cures(board: &Leaderboard) -> Option<String> {
     ))
 }
 
-/// The best row that finds as many passkeys as the model alone, against the model alone and the baseline.
+/// The best row that gains, and finds as many passkeys as the model alone, against that and the baseline.
 fn finding(board: &Leaderboard) -> Option<String> {
-    let best = board
-        .rows
-        .iter()
-        .find(|row| is_cure(row) && board.keeps_recall(row))?;
-    let mut text = format!(
-        "At {} tokens the best mitigation is {} with {} nats, at a cost of {} inside the training length",
-        count(board.settings.length),
-        best.mitigation,
-        loss(best.last_loss()),
-        nats(best.cost),
-    );
+    board.rows.iter().find(|row| is_cure(row))?;
+    let keeps = |row: &&Row| is_cure(row) && board.gains(row) && board.keeps_recall(row);
+    let length = count(board.settings.length);
+    let mut text = match board.rows.iter().find(keeps) {
+        Some(best) => format!(
+            "At {length} tokens the best mitigation is {} with {} nats, at a cost of {} inside the training length",
+            best.mitigation,
+            loss(best.last_loss()),
+            nats(best.cost),
+        ),
+        None => format!(
+            "At {length} tokens no mitigation does better than the model alone and keeps what it recalls"
+        ),
+    };
     let named = [
         (NONE, "the model alone"),
         (board.baseline.as_str(), board.baseline.as_str()),

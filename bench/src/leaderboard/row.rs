@@ -170,14 +170,18 @@ impl Leaderboard {
     /// The row with the smallest loss at the longest length, if that is smaller than the model's alone by [`TELLING`], a prompt can be continued
     /// with it, it is not there as a control, and it finds as many passkeys as the model alone, all lengths together.
     pub fn best(&self) -> Option<&Row> {
-        let alone = self.row(NONE).and_then(Row::last_loss).unwrap_or(f64::INFINITY);
-        let is_smaller = |row: &Row| row.last_loss().is_some_and(|loss| loss < alone - TELLING);
         let is_control = |row: &Row| CONTROLS.iter().any(|name| row.mitigation.starts_with(name));
         let mut rows = self
             .rows
             .iter()
             .filter(|row| !row.spec.is_empty() && !is_control(row));
-        rows.find(|row| is_smaller(row) && self.keeps_recall(row))
+        rows.find(|row| self.gains(row) && self.keeps_recall(row))
+    }
+
+    /// Whether the loss at the longest length is smaller than the model's alone, by [`TELLING`].
+    pub fn gains(&self, row: &Row) -> bool {
+        let alone = self.row(NONE).and_then(Row::last_loss).unwrap_or(f64::INFINITY);
+        row.last_loss().is_some_and(|loss| loss < alone - TELLING)
     }
 
     /// Whether as many passkeys are found as by the model alone, all lengths together.
