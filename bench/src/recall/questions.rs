@@ -63,9 +63,13 @@ impl Questions {
 
     fn generated(args: &RecallArgs) -> Result<Self, ProgramError> {
         let (mut documents, mut facts) = (Vec::new(), Vec::new());
-        for (number, of_it) in generated(args, Split::Test)? {
-            facts.extend(number.iter().flat_map(|number| vec![*number; of_it.len()]));
-            documents.extend(of_it);
+        for part in generated(args, Split::Test)? {
+            facts.extend(
+                part.facts
+                    .iter()
+                    .flat_map(|facts| vec![*facts; part.documents.len()]),
+            );
+            documents.extend(part.documents);
         }
         Ok(Self {
             documents,
@@ -122,8 +126,15 @@ impl Questions {
     }
 }
 
-/// Documents of every task, by their number of facts; `None` for the usual one.
-fn generated(args: &RecallArgs, split: Split) -> Result<Vec<(Option<usize>, Vec<Document>)>, ProgramError> {
+/// Generated documents of every task.
+struct Generated {
+    /// Facts in each; `None` for the usual number.
+    facts: Option<usize>,
+    documents: Vec<Document>,
+}
+
+/// The documents of every number of facts.
+fn generated(args: &RecallArgs, split: Split) -> Result<Vec<Generated>, ProgramError> {
     let allowed = Generator::FEWEST..=Generator::MOST;
     if let Some(found) = args.facts.iter().find(|facts| !allowed.contains(facts)) {
         let expected = format!("from {} to {}", Generator::FEWEST, Generator::MOST);
@@ -143,7 +154,10 @@ fn generated(args: &RecallArgs, split: Split) -> Result<Vec<(Option<usize>, Vec<
             ..Generator::new(split, args.seed)
         };
         let documents = tasks.iter().flat_map(|task| generator.documents(*task, count));
-        (facts, documents.collect())
+        Generated {
+            facts,
+            documents: documents.collect(),
+        }
     });
     Ok(generated.collect())
 }
@@ -159,11 +173,8 @@ fn distinct<T: Copy + PartialEq>(asked: &[T]) -> Vec<T> {
 }
 
 /// Those of all numbers of facts, one after the other.
-fn in_a_row(generated: Vec<(Option<usize>, Vec<Document>)>) -> Vec<Document> {
-    generated
-        .into_iter()
-        .flat_map(|(_, documents)| documents)
-        .collect()
+fn in_a_row(generated: Vec<Generated>) -> Vec<Document> {
+    generated.into_iter().flat_map(|part| part.documents).collect()
 }
 
 /// `--write-documents`.
