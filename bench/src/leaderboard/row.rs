@@ -25,7 +25,7 @@ const CONTROLS: [&str; 6] = [
     "state-dtype",
 ];
 /// Nats per token that a mitigation has to gain to be worth a try: what the table can tell.
-const TELLING: f64 = 1e-3;
+pub const TELLING: f64 = 1e-3;
 /// Its version: raised when a field changes its meaning or goes away.
 const VERSION: u32 = 1;
 
