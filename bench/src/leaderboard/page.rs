@@ -16,16 +16,6 @@ const FILES: [(&str, &str); 2] = [
     ("leaderboard.json", "everything on this page as data"),
     ("leaderboard.csv", "the table"),
 ];
-/// Beginnings of what is no cure: the model alone, starting again, controls.
-const NO_CURES: [&str; 7] = [
-    NONE,
-    "reset",
-    "restart",
-    "c-scale",
-    "ablate",
-    "fitted-noise",
-    "state-dtype",
-];
 /// Lengths that the printed table has room for, the longest first.
 const LENGTHS_PRINTED: usize = 4;
 
@@ -133,8 +123,9 @@ pub fn page(board: &Leaderboard, made: &Provenance) -> String {
     .render()
 }
 
+/// Neither a control nor the baseline's kind, which forgets everything.
 fn is_cure(row: &Row) -> bool {
-    !NO_CURES.iter().any(|name| row.mitigation.starts_with(name))
+    !row.is_control() && !row.mitigation.starts_with("reset")
 }
 
 /// What comes first by its loss, if it finds fewer passkeys than the model alone.

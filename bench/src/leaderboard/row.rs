@@ -65,6 +65,11 @@ impl Row {
         self.lengths.last().and_then(|at| at.loss)
     }
 
+    /// Whether it is there to hold others against, or cannot be used in a prompt.
+    pub fn is_control(&self) -> bool {
+        CONTROLS.iter().any(|name| self.mitigation.starts_with(name))
+    }
+
     /// Passkeys found and asked for, all lengths together.
     pub fn passkeys_found(&self) -> (u64, u64) {
         let scores = self.passkeys.iter();
@@ -170,11 +175,10 @@ impl Leaderboard {
     /// The row with the smallest loss at the longest length, if that is smaller than the model's alone by [`TELLING`], a prompt can be continued
     /// with it, it is not there as a control, and it finds as many passkeys as the model alone, all lengths together.
     pub fn best(&self) -> Option<&Row> {
-        let is_control = |row: &Row| CONTROLS.iter().any(|name| row.mitigation.starts_with(name));
         let mut rows = self
             .rows
             .iter()
-            .filter(|row| !row.spec.is_empty() && !is_control(row));
+            .filter(|row| !row.spec.is_empty() && !row.is_control());
         rows.find(|row| self.gains(row) && self.keeps_recall(row))
     }
 

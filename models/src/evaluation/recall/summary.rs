@@ -316,6 +316,18 @@ mod tests {
             .collect()
     }
 
+    /// Of a model, as [`evaluation`] takes it.
+    const ANSWERED: [[u8; 3]; 8] = [
+        [0, 1, 0],
+        [0, 1, 0],
+        [1, 1, 1],
+        [0, 1, 1],
+        [0, 0, 0],
+        [1, 1, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ];
+
     /// Right answers as bits, document by document, form by form.
     fn evaluation(found: &[[u8; 3]]) -> Evaluation {
         let outcomes = found.iter().enumerate().flat_map(|(document, forms)| {
@@ -346,16 +358,7 @@ mod tests {
             Form::TWICE,
             Form::TWICE.control().expect("two readings"),
         ];
-        let recurrent = evaluation(&[
-            [0, 1, 0],
-            [0, 1, 0],
-            [1, 1, 1],
-            [0, 1, 1],
-            [0, 0, 0],
-            [1, 1, 0],
-            [0, 1, 0],
-            [0, 0, 0],
-        ]);
+        let recurrent = evaluation(&ANSWERED);
         // Not finished: the last two documents are missing.
         let attention = evaluation(&[[1, 1, 1], [0, 1, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 1]]);
         let arms = [
@@ -424,16 +427,7 @@ mod tests {
     fn documents_of_each_number_of_facts_are_counted_apart() {
         let documents = documents();
         let forms = [Form::ONCE, Form::TWICE, Form::new(Order::DocumentFirst, 2)];
-        let answered = evaluation(&[
-            [0, 1, 0],
-            [0, 1, 0],
-            [1, 1, 1],
-            [0, 1, 1],
-            [0, 0, 0],
-            [1, 1, 0],
-            [0, 1, 0],
-            [0, 0, 0],
-        ]);
+        let answered = evaluation(&ANSWERED);
         let arms = [Arm {
             evaluation: &answered,
             against: None,
