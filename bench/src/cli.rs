@@ -9,7 +9,7 @@ use crate::{
     catalogue, chat, convert, diagnose, doctor, generate, init, inspect, leaderboard, passkey, pull, ranks,
     recall, shell, speed, ssm, tokens, train,
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use spillway_models::parallel::Communicator;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -185,8 +185,8 @@ impl Cli {
             Command::Convert(args) => convert::run(args, context),
             Command::Tokens(args) => tokens::run(args, context),
             Command::Doctor(args) => doctor::run(args, context),
-            Command::Completions(args) => shell::completions(args, context),
-            Command::Man(args) => shell::man(args, context),
+            Command::Completions(args) => shell::completions(args, Cli::command(), context),
+            Command::Man(args) => shell::man(args, Cli::command(), context),
             Command::Mitigations(args) => catalogue::run(args, context),
             Command::Bench(args) => speed::run(args, &self.threads, context),
             Command::BenchOne(args) => speed::child::run(args, context),
@@ -235,7 +235,6 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use std::any::TypeId;
 
     #[test]

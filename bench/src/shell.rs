@@ -1,10 +1,9 @@
 //! `spillway completions` and `spillway man`: what the command line says of itself, for shells and for `man`.
 
-use crate::cli::Cli;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use std::path::PathBuf;
@@ -34,24 +33,27 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Runs `spillway completions`.
+/// Runs `spillway completions` for the command line `program`.
 ///
 /// # Errors
 /// [`ProgramError::Usage`] with `--json`, [`ProgramError::Stdout`].
-pub fn completions(args: &CompletionsArgs, context: &Context) -> Result<(), ProgramError> {
+pub fn completions(
+    args: &CompletionsArgs,
+    mut program: Command,
+    context: &Context,
+) -> Result<(), ProgramError> {
     expect_text(context)?;
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "spillway", &mut script);
+    clap_complete::generate(args.shell, &mut program, "spillway", &mut script);
     context.print(String::from_utf8_lossy(&script))
 }
 
-/// Runs `spillway man`.
+/// Runs `spillway man` for the command line `program`.
 ///
 /// # Errors
 /// [`ProgramError::Usage`] with `--json`, [`ProgramError::Stdout`], [`ProgramError::File`].
-pub fn man(args: &ManArgs, context: &Context) -> Result<(), ProgramError> {
+pub fn man(args: &ManArgs, mut program: Command, context: &Context) -> Result<(), ProgramError> {
     expect_text(context)?;
-    let mut program = Cli::command();
     program.build();
     let Some(folder) = &args.out else {
         return context.print(String::from_utf8_lossy(&page(&program)?));

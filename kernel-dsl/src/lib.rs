@@ -42,6 +42,7 @@ pub mod linear;
 pub mod linear_state_space;
 pub mod long_convolution;
 pub mod math;
+mod matrix;
 pub mod operands;
 pub mod pointwise;
 pub mod recurrence;

@@ -8,7 +8,6 @@
 use super::fresh::FreshShare;
 use super::gated_heads::Shifted;
 use super::shift::{TokenShift, interpolate};
-use super::source::RwkvSource;
 use burn::tensor::Tensor;
 use spillway_ssm_core::operators::pointwise::tanh;
 use spillway_ssm_core::operators::split;
@@ -63,36 +62,6 @@ pub struct DynamicWeights {
 }
 
 impl DynamicShift {
-    /// The interpolations of the weights of `source`: `shift.input` of `width`, `shift.down` (5 · `rank` × `width`), and, for n of
-    /// w, k, v, r and g, `shift.n` (`width` × `rank`) with a bias, whose parts of the narrow layer stand in this order.
-    ///
-    /// # Errors
-    /// The source's for a tensor that is missing or of another shape.
-    pub fn read<S: RwkvSource + ?Sized>(
-        [width, rank]: [usize; 2],
-        fresh: FreshShares,
-        source: &mut S,
-    ) -> Result<Self, S::Error> {
-        let input = source.shift("shift.input", width, fresh.input)?;
-        let down = source.linear("shift.down", [5 * rank, width], false)?;
-        let mut weights = |part: usize, letter: &str, fresh: FreshShare| -> Result<_, S::Error> {
-            let name = format!("shift.{letter}");
-            let up = source.linear_with(&name, [width, rank], false, FRESH_UP)?;
-            let bias = source.vector(&format!("{name}.bias"), width, fresh.of_previous())?;
-            let up = Linear::new(up.weight().clone(), Some(bias))?;
-            Ok(DynamicWeights { part, up })
-        };
-        Ok(Self {
-            decay: weights(0, "w", fresh.decay)?,
-            key: weights(1, "k", fresh.key)?,
-            value: weights(2, "v", fresh.value)?,
-            receptance: weights(3, "r", fresh.receptance)?,
-            gate: weights(4, "g", fresh.gate)?,
-            input,
-            down,
-        })
-    }
-
     /// Refuses interpolations of which two read one part of the narrow layer.
     pub(super) fn validate(&self) -> Result<()> {
         let all = [&self.decay, &self.key, &self.value, &self.receptance, &self.gate];

@@ -149,7 +149,7 @@ impl Answer {
                     Finish::Cancelled => "cancelled",
                 });
                 if let Some(name) = &self.asked.save_state {
-                    super::states::keep(&self.app, name, mark)?;
+                    self.app.keep(name, mark)?;
                 }
             }
             Event::Text { .. } | Event::Failed(_) => {}

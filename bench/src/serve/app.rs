@@ -15,6 +15,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The most states with a name.
+const MOST_STATES: usize = 4096;
+/// The longest name.
+const LONGEST_NAME: usize = 64;
+
 /// What every request sees.
 #[derive(Clone)]
 pub struct App(Arc<Shared>);
@@ -81,6 +86,57 @@ impl Shared {
     pub fn state(&self, name: &str) -> Result<Mark, ApiError> {
         let found = self.states().get(name).cloned();
         found.ok_or_else(|| ApiError::missing(format!("no state is called {name:?}")))
+    }
+
+    /// Keeps a state under a name.
+    ///
+    /// # Errors
+    /// [`ApiError`] for a name that cannot be used, and where there is no room.
+    pub fn keep(&self, name: &str, mark: Mark) -> Result<(), ApiError> {
+        expect_name(name)?;
+        let mut states = self.states();
+        let others = states.iter().filter(|(other, _)| other.as_str() != name);
+        let (count, bytes) = others.fold((0, 0), |(count, bytes), (_, mark)| {
+            (count + 1, bytes + mark.state.bytes())
+        });
+        if count >= MOST_STATES || bytes + mark.state.bytes() > self.states_bytes {
+            let reason = format!(
+                "no room for a state of {} bytes beside {bytes} of {count} others; delete one",
+                mark.state.bytes()
+            );
+            return Err(ApiError::full(reason));
+        }
+        states.insert(name.to_owned(), mark);
+        Ok(())
+    }
+}
+
+/// Names are also names of files.
+pub fn expect_name(name: &str) -> Result<(), ApiError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match !name.is_empty()
+        && name.len() <= LONGEST_NAME
+        && !name.starts_with('.')
+        && name.chars().all(is_plain)
+    {
+        true => Ok(()),
+        false => Err(ApiError::field(
+            "id",
+            "letters, digits, and within them - _ . (64 at most)",
+            format!("{name:?}"),
+        )),
+    }
+}
+
+/// Runs what takes long beside the connections.
+pub async fn off_thread<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(result) => result,
+        Err(error) => Err(ApiError::failed(format!(
+            "internal error, please report it: {error}"
+        ))),
     }
 }
 

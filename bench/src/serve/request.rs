@@ -1,7 +1,12 @@
 //! What is asked, in OpenAI's form, and what of it is refused.
 
-use super::app::{ApiError, Shared};
+use super::app::{ApiError, App, Shared};
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use spillway_models::chat::Message;
 use spillway_models::generation::Sampling;
@@ -10,6 +15,23 @@ use spillway_models::generation::Sampling;
 const MOST_CHOICES: usize = 128;
 /// The most of the likeliest tokens that are told.
 const MOST_LOGPROBS: usize = 20;
+
+/// JSON whatever the header says of its type, and errors in the server's own form.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(mut request: Request, app: &App) -> Result<Self, ApiError> {
+        let json = header::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+        match Json::<T>::from_request(request, app).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(JsonRejection::BytesRejection(error)) => Err(ApiError::too_large(error.body_text())),
+            Err(error) => Err(ApiError::invalid(error.body_text())),
+        }
+    }
+}
 
 /// What both forms of completion may say.
 #[derive(Debug, Deserialize)]

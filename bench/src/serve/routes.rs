@@ -1,16 +1,14 @@
 //! Which path leads where, the key, and what a server says of itself.
 
-use super::app::{ApiError, App};
-use super::request::{Chat, Completion};
+use super::app::{ApiError, App, off_thread};
+use super::request::{Body, Chat, Completion};
 use super::{answer, states};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -63,23 +61,6 @@ fn is_same(a: &str, b: &str) -> bool {
     a.len() == b.len() && differences == 0
 }
 
-/// JSON whatever the header says of its type, and errors in the server's own form.
-pub struct Body<T>(pub T);
-
-impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(mut request: Request, app: &App) -> Result<Self, ApiError> {
-        let json = header::HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::CONTENT_TYPE, json);
-        match Json::<T>::from_request(request, app).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::BytesRejection(error)) => Err(ApiError::too_large(error.body_text())),
-            Err(error) => Err(ApiError::invalid(error.body_text())),
-        }
-    }
-}
-
 async fn completions(State(app): State<App>, Body(asked): Body<Completion>) -> Result<Response, ApiError> {
     let shared = app.clone();
     let asked = off_thread(move || asked.asked(&shared)).await?;
@@ -118,16 +99,4 @@ async fn metrics(State(app): State<App>) -> String {
         );
     }
     text
-}
-
-/// Runs what takes long beside the connections.
-pub async fn off_thread<T: Send + 'static>(
-    run: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(run).await {
-        Ok(result) => result,
-        Err(error) => Err(ApiError::failed(format!(
-            "internal error, please report it: {error}"
-        ))),
-    }
 }

@@ -1,9 +1,8 @@
 //! States by name: made from a prompt or a conversation, listed, forked, saved and loaded.
 
 use super::answer;
-use super::app::{ApiError, App, Shared};
-use super::request::{Chat, Completion};
-use super::routes::{Body, off_thread};
+use super::app::{ApiError, App, Shared, expect_name, off_thread};
+use super::request::{Body, Chat, Completion};
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
@@ -12,54 +11,10 @@ use spillway_models::Mark;
 use spillway_models::chat;
 use std::path::PathBuf;
 
-/// The most states with a name.
-const MOST_STATES: usize = 4096;
-/// The longest name.
-const LONGEST_NAME: usize = 64;
-
 /// What a new state is called.
 #[derive(Deserialize)]
 pub struct Named {
     id: String,
-}
-
-/// Keeps a state under a name.
-///
-/// # Errors
-/// [`ApiError`] for a name that cannot be used, and where there is no room.
-pub fn keep(app: &Shared, name: &str, mark: Mark) -> Result<(), ApiError> {
-    expect_name(name)?;
-    let mut states = app.states();
-    let others = states.iter().filter(|(other, _)| other.as_str() != name);
-    let (count, bytes) = others.fold((0, 0), |(count, bytes), (_, mark)| {
-        (count + 1, bytes + mark.state.bytes())
-    });
-    if count >= MOST_STATES || bytes + mark.state.bytes() > app.states_bytes {
-        let reason = format!(
-            "no room for a state of {} bytes beside {bytes} of {count} others; delete one",
-            mark.state.bytes()
-        );
-        return Err(ApiError::full(reason));
-    }
-    states.insert(name.to_owned(), mark);
-    Ok(())
-}
-
-/// Names are also names of files.
-fn expect_name(name: &str) -> Result<(), ApiError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    match !name.is_empty()
-        && name.len() <= LONGEST_NAME
-        && !name.starts_with('.')
-        && name.chars().all(is_plain)
-    {
-        true => Ok(()),
-        false => Err(ApiError::field(
-            "id",
-            "letters, digits, and within them - _ . (64 at most)",
-            format!("{name:?}"),
-        )),
-    }
 }
 
 fn shown(name: &str, mark: &Mark) -> Value {
@@ -105,7 +60,7 @@ pub async fn make(State(app): State<App>, Body(body): Body<Value>) -> Result<Jso
     let from = asked.state.as_ref().map(|name| app.state(name)).transpose()?;
     let mark = answer::read(&app, ids, from).await?;
     let said = shown(&name, &mark);
-    keep(&app, &name, mark)?;
+    app.keep(&name, mark)?;
     Ok(Json(said))
 }
 
@@ -130,7 +85,7 @@ pub async fn fork(
         )));
     }
     let said = shown(&copy.id, &mark);
-    keep(&app, &copy.id, mark)?;
+    app.keep(&copy.id, mark)?;
     Ok(Json(said))
 }
 
@@ -157,7 +112,7 @@ pub async fn load(State(app): State<App>, Path(name): Path<String>) -> Result<Js
     })
     .await?;
     let said = shown(&name, &mark);
-    keep(&app, &name, mark)?;
+    app.keep(&name, mark)?;
     Ok(Json(said))
 }
 

@@ -12,10 +12,11 @@
 //! | [`spectrum`], [`window_modes`] | eigenvalues before and after the system is made discrete; those that a solver cannot find |
 //! | [`memory`] | what a state remembers, and how well by age |
 //! | [`views`] | one output by three ways to compute it, and at other sampling rates |
-//! | [`report`] | all of this of every system; the table, JSON and CSV |
+//! | [`report`], `files` | all of this of every system, as a table and as JSON; the files |
 //! | [`figures`], [`page`] | the pictures; the page and its explanations |
 
 pub mod figures;
+mod files;
 pub mod functions;
 pub mod history;
 pub mod memory;

@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::ranks::share_out::Team;
 use crate::stop::Stop;
 use crate::train::record::Record;
-use crate::train::task::sentence;
+use crate::train::task_result::sentence;
 use spillway_models::train::run::{CONFIG, LOG, SNAPSHOTS};
 use spillway_models::train::{
     Event, Observer, Outcome, Run, SnapshotChoice, TrainConfig, TrainError, Trainer,

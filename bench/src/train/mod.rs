@@ -18,6 +18,7 @@ pub mod progress;
 pub mod record;
 pub mod set;
 pub mod task;
+pub mod task_result;
 mod timing;
 
 use crate::context::{Context, MOST_THREADS};

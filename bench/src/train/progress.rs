@@ -1,7 +1,7 @@
 //! The progress bar of a training, and stopping it.
 
 use super::record::evaluation_sentence;
-use super::task;
+use super::task_result;
 use crate::context::Context;
 use crate::progress;
 use crate::stop::Stop;
@@ -84,7 +84,7 @@ impl Observer for Progress<'_> {
                 self.bar.suspend(|| self.context.remark(text));
             }
             Event::Task(event) => {
-                let text = task::sentence(event.step, &event.report);
+                let text = task_result::sentence(event.step, &event.report);
                 self.bar.suspend(|| self.context.remark(text));
             }
             _ => {}

@@ -1,6 +1,6 @@
 //! What the log of a training holds, and its summary.
 
-use super::task;
+use super::task_result;
 use crate::error::ProgramError;
 use crate::kit::format::{count, counted, duration};
 use serde::Serialize;
@@ -191,7 +191,7 @@ impl Summary {
             sentences.push(evaluation_sentence(step, report));
         }
         if let (Some(step), Some(report)) = (self.evaluated_at, &self.task) {
-            sentences.push(task::sentence(step, report));
+            sentences.push(task_result::sentence(step, report));
         }
         sentences.extend(self.sound.as_ref().and_then(SoundReport::sentence));
         sentences

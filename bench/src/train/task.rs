@@ -1,14 +1,14 @@
 //! What a training on a task found, for people.
 
 use super::record::Record;
+use super::task_result::{metric, value, with_interval};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer};
-use crate::kit::format::{count, counted, short};
+use crate::kit::format::{count, short};
 use crate::kit::ink::{Ink, Stroke};
 use crate::kit::page::{self, Row, headings};
 use crate::kit::picture::Figure;
 use maud::{Markup, html};
-use spillway_models::train::TaskReport;
 use spillway_models::train::log::TaskEvent;
 use spillway_models::train::task::{Metric, TaskResult};
 
@@ -16,51 +16,6 @@ const CHANCE: Stroke = Stroke {
     dash: "2 4",
     ..Stroke::plain(Ink::Series(4), 2.0)
 };
-
-/// An evaluation in one line.
-pub fn sentence(step: u64, report: &TaskReport) -> String {
-    let each: Vec<String> = report.results.iter().map(result).collect();
-    format!("Evaluated after {}: {}.", counted(step, "step"), each.join("; "))
-}
-
-fn result(result: &TaskResult) -> String {
-    let name = match result.name.as_str() {
-        "" => String::new(),
-        name => format!("{name}: "),
-    };
-    let verdict = match result.is_better_than_chance() {
-        true => "chance is",
-        false => "no better than chance,",
-    };
-    format!(
-        "{name}{} {} on {}, {verdict} {}",
-        metric(result.metric),
-        with_interval(result),
-        counted(result.examples, "example"),
-        value(result.metric, result.chance),
-    )
-}
-
-fn metric(metric: Metric) -> &'static str {
-    match metric {
-        Metric::Accuracy => "accuracy",
-        Metric::RelativeError => "error over variance",
-    }
-}
-
-/// A value of a metric as people read it: per cent, or a plain number.
-pub fn value(metric: Metric, value: f64) -> String {
-    match metric {
-        Metric::Accuracy => format!("{:.1} %", 100.0 * value),
-        Metric::RelativeError => short(value),
-    }
-}
-
-fn with_interval(result: &TaskResult) -> String {
-    let [low, middle, high] =
-        [result.low, result.value, result.high].map(|bound| value(result.metric, bound));
-    format!("{middle} ({low} to {high})")
-}
 
 /// Every evaluation of the task and of what else was asked; nothing where there is no task.
 pub fn section(record: &Record) -> Markup {

@@ -7,7 +7,7 @@
 //! section 3.1, on products of I − β k kᵀ).
 
 use super::problem::{DeltaRuleError, OPERATOR, Problem};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 
 /// The element (M, U) of a segment.
 ///

@@ -12,13 +12,73 @@ use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::int4::{self, HALF_BYTES};
-use super::packed::{BLOCK, BLOCK_BYTES, PANEL, PackedMatrix, int8_index};
+use super::int4;
+use super::packed::{PackedMatrix, int8_index};
+use super::weight_type::{BLOCK, BLOCK_BYTES, HALF_BYTES, LARGEST_Q8_0, PANEL};
 use super::{LinearError, WeightType};
+use crate::aligned::AlignedBytes;
 use crate::simd;
 
 /// Below this many weights, packing on several threads costs more than it saves.
 const PARALLEL_WEIGHTS: usize = 1 << 16;
+
+impl PackedMatrix {
+    /// Packs a whole matrix.
+    ///
+    /// # Shapes
+    /// `weight` `[out_features, in_features]` row-major, as checkpoints store it.
+    ///
+    /// # Errors
+    /// [`LinearError`] when a size is zero or does not match, when a weight of 8 or 4 bits is not finite, or a q8_0 or int4
+    /// weight beyond what a scale can hold.
+    pub fn pack(
+        weight: &[f32],
+        out_features: usize,
+        in_features: usize,
+        weight_type: WeightType,
+    ) -> Result<Self, LinearError> {
+        let mut builder = Self::builder(out_features, in_features, weight_type)?;
+        builder.push_rows(weight)?;
+        builder.finish()
+    }
+
+    /// A matrix to be filled row by row, so that loading never holds a second copy.
+    ///
+    /// # Errors
+    /// [`LinearError::EmptyMatrix`] or [`LinearError::TooLarge`].
+    pub fn builder(
+        out_features: usize,
+        in_features: usize,
+        weight_type: WeightType,
+    ) -> Result<Builder, LinearError> {
+        if out_features == 0 || in_features == 0 {
+            return Err(LinearError::EmptyMatrix {
+                out_features,
+                in_features,
+            });
+        }
+        let too_large = LinearError::TooLarge {
+            out_features,
+            in_features,
+            weight_type,
+        };
+        let units = in_features.div_ceil(weight_type.unit());
+        let bytes = units
+            .checked_mul(weight_type.unit_bytes())
+            .and_then(|panel| panel.checked_mul(out_features.div_ceil(PANEL)))
+            .ok_or(too_large)?;
+        let storage = AlignedBytes::zeroed(bytes).ok_or(too_large)?;
+        Ok(Builder {
+            matrix: Self {
+                out_features,
+                in_features,
+                weight_type,
+                storage,
+            },
+            rows: 0,
+        })
+    }
+}
 
 /// A matrix being filled; see [`PackedMatrix::builder`].
 #[derive(Debug)]
@@ -28,11 +88,6 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Nothing written yet.
-    pub(super) fn of(matrix: PackedMatrix) -> Self {
-        Self { matrix, rows: 0 }
-    }
-
     /// Appends any number of weight rows.
     ///
     /// # Shapes
@@ -313,9 +368,6 @@ fn scale_of(weights: &[f32; BLOCK]) -> bf16 {
     let (upper, lower) = ((bits >> 16) as u16, bits & 0xffff);
     bf16::from_bits(if lower == 0 { upper } else { upper + 1 })
 }
-
-/// The largest magnitude whose scale an f16 holds in q8_0.
-pub(super) const LARGEST_Q8_0: f32 = 127.0 * 65504.0;
 
 /// The f16 nearest to largest / 127; where weights would be beyond 127, as among subnormal ones, the next.
 fn half_scale_of(largest: f32) -> f16 {

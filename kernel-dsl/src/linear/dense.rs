@@ -8,8 +8,10 @@
 use rayon::prelude::*;
 
 use super::LinearError;
+use super::problem::{OPERATOR, expect_input, validate};
 use crate::Rows;
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply_packed};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply_packed};
+use crate::shape::{Extent, Role, ShapeError};
 
 /// Multiply-adds below which a second thread costs more than it brings.
 const THREADED_WORK: usize = 1 << 20;
@@ -28,44 +30,47 @@ impl<'a> Dense<'a> {
     /// A view of these values.
     ///
     /// # Errors
-    /// [`LinearError::MatrixLength`] when there are more or fewer of them.
+    /// [`LinearError::Shape`] when there are more or fewer of them.
     pub fn new(values: &'a [f32], out_features: usize, in_features: usize) -> Result<Self, LinearError> {
-        match out_features.checked_mul(in_features) {
-            Some(expected) if expected == values.len() => Ok(Self {
-                values,
-                out_features,
-                in_features,
-            }),
-            _ => Err(LinearError::MatrixLength {
-                out_features,
-                in_features,
-                found: values.len(),
-            }),
-        }
+        // A product that no usize holds is no slice's length.
+        let expected = out_features.checked_mul(in_features).unwrap_or(usize::MAX);
+        OPERATOR.values("weight", expected, values.len())?;
+        Ok(Self {
+            values,
+            out_features,
+            in_features,
+        })
     }
 
     fn matrix(&self) -> Matrix<'a> {
         Matrix::new(self.values, self.out_features, self.in_features, self.in_features)
     }
+}
 
-    fn expect_input(&self, x: &Rows) -> Result<(), LinearError> {
-        match x.cols() == self.in_features {
-            true => Ok(()),
-            false => Err(LinearError::InputFeatures {
-                expected: self.in_features,
-                found: x.cols(),
-            }),
+impl Dense<'_> {
+    fn validate_backward(
+        &self,
+        x: &Rows,
+        cotangent: &Rows,
+        gradients: &Gradients<'_>,
+    ) -> Result<(), ShapeError> {
+        let (rows, out_features) = (x.rows(), self.out_features);
+        expect_input(x, self.in_features)?;
+        let expected = Extent::Rows {
+            rows,
+            cols: out_features,
+        };
+        OPERATOR.expect(Role::Cotangent, "out", expected, cotangent.into())?;
+        if let Some(bias) = &gradients.bias {
+            OPERATOR.gradient("bias", out_features, bias)?;
         }
-    }
-
-    fn expect_bias(&self, bias: Option<usize>) -> Result<(), LinearError> {
-        match bias {
-            Some(found) if found != self.out_features => Err(LinearError::BiasLength {
-                expected: self.out_features,
-                found,
-            }),
-            _ => Ok(()),
+        if let Some(input) = &gradients.input {
+            OPERATOR.gradient("input", rows.saturating_mul(self.in_features), input)?;
         }
+        if let Some(weight) = &gradients.weight {
+            OPERATOR.gradient("weight", self.values.len(), weight)?;
+        }
+        Ok(())
     }
 }
 
@@ -86,11 +91,10 @@ pub struct Gradients<'a> {
 /// `x` `[rows, in_features]`, `bias` `[out_features]`, `out` `[rows, out_features]`; `rows` may be 0.
 ///
 /// # Errors
-/// [`LinearError::InputFeatures`], [`LinearError::BiasLength`] or [`LinearError::OutLength`] when shapes disagree.
+/// [`LinearError::Shape`] when shapes disagree.
 pub fn linear(x: Rows, weight: Dense<'_>, bias: Option<&[f32]>, out: &mut [f32]) -> Result<(), LinearError> {
-    weight.expect_input(&x)?;
-    weight.expect_bias(bias.map(<[f32]>::len))?;
-    expect_len(out.len(), x.rows(), weight.out_features)?;
+    let shape = (weight.out_features, weight.in_features);
+    validate(&x, shape, bias.map(<[f32]>::len), out.len())?;
     let destination = match bias {
         None => Destination::Overwrite,
         Some(bias) => {
@@ -109,29 +113,14 @@ pub fn linear(x: Rows, weight: Dense<'_>, bias: Option<&[f32]>, out: &mut [f32])
 /// `cotangent` `[rows, out_features]`; the others as in [`linear`].
 ///
 /// # Errors
-/// As there; [`LinearError::OutLength`] when the cotangent or a gradient is of another length, [`LinearError::InputFeatures`] when
-/// the cotangent is of another width.
+/// [`LinearError::Shape`] when an input, the cotangent or a gradient is of another shape; nothing is written then.
 pub fn backward(
     x: Rows,
     weight: Dense<'_>,
     cotangent: Rows,
     gradients: &mut Gradients<'_>,
 ) -> Result<(), LinearError> {
-    weight.expect_input(&x)?;
-    weight.expect_bias(gradients.bias.as_ref().map(|bias| bias.len()))?;
-    if cotangent.cols() != weight.out_features {
-        return Err(LinearError::InputFeatures {
-            expected: weight.out_features,
-            found: cotangent.cols(),
-        });
-    }
-    expect_len(cotangent.rows(), x.rows(), 1)?;
-    if let Some(input) = &gradients.input {
-        expect_len(input.len(), x.rows(), weight.in_features)?;
-    }
-    if let Some(of_weight) = &gradients.weight {
-        expect_len(of_weight.len(), weight.out_features, weight.in_features)?;
-    }
+    weight.validate_backward(&x, &cotangent, gradients)?;
     if let Some(input) = gradients.input.as_deref_mut() {
         product(input, Destination::Overwrite, of_rows(cotangent), weight.matrix());
     }
@@ -152,19 +141,6 @@ pub fn backward(
         }
     }
     Ok(())
-}
-
-fn expect_len(found: usize, rows: usize, columns: usize) -> Result<(), LinearError> {
-    let expected = rows.saturating_mul(columns);
-    if found == expected {
-        return Ok(());
-    }
-    Err(LinearError::OutLength {
-        rows,
-        out_features: columns,
-        expected,
-        found,
-    })
 }
 
 fn of_rows(rows: Rows<'_>) -> Matrix<'_> {

@@ -10,8 +10,8 @@
 use half::f16;
 
 use super::builder::{Builder, write_bytes};
-use super::int4::{self, HALF_BYTES};
-use super::packed::{BLOCK, BLOCK_BYTES, PANEL};
+use super::int4;
+use super::weight_type::{BLOCK, BLOCK_BYTES, HALF_BYTES, PANEL};
 use super::{LinearError, WeightType};
 
 /// Bytes of a scale.

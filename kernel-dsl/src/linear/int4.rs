@@ -15,23 +15,17 @@
 
 use half::f16;
 
-use super::packed::{BLOCK, PANEL};
-
-/// Bytes of the integers in an int4 unit; the scales follow.
-pub(super) const HALF_BYTES: usize = BLOCK * PANEL / 2;
+use super::weight_type::{BLOCK, LARGEST_INT4, PANEL};
 
 /// The largest weight of a block over its scale; what lies beyond −8 and 7 becomes −8 and 7.
 const LEVELS: [f32; 6] = [-8.0, 7.0, -7.0, -7.5, -8.5, 7.5];
 
-/// The largest magnitude whose scale an f16 holds with the first of [`LEVELS`].
-pub(super) const LARGEST: f32 = 8.0 * 65504.0;
-
-/// The scale with which the error of a block is least, and `q + 8` for every weight; the place of a weight beyond [`LARGEST`] where
+/// The scale with which the error of a block is least, and `q + 8` for every weight; the place of a weight beyond [`LARGEST_INT4`] where
 /// there is one. Weights are finite.
 #[inline(always)]
 pub(super) fn quantise(weights: &[f32; BLOCK]) -> Result<(f16, [u8; BLOCK]), usize> {
     let largest = largest(weights);
-    if largest.abs() > LARGEST {
+    if largest.abs() > LARGEST_INT4 {
         return Err(weights.iter().position(|&w| w == largest).unwrap_or(0));
     }
     let mut best = (f32::INFINITY, f16::ZERO);

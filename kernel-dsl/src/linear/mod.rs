@@ -33,11 +33,13 @@ mod int4;
 mod packed;
 mod problem;
 pub mod reference;
+mod weight_type;
 
 pub use builder::Builder;
 pub(crate) use host::fma_burst;
 pub use packed::PackedMatrix;
-pub use problem::{LinearError, WeightType};
+pub use problem::LinearError;
+pub use weight_type::WeightType;
 
 use crate::{Rows, simd::Isa};
 
@@ -49,7 +51,7 @@ use crate::{Rows, simd::Isa};
 /// `x` `[rows, in_features]`, `bias` `[out_features]`, `out` `[rows, out_features]`; `rows` may be 0.
 ///
 /// # Errors
-/// [`LinearError::InputFeatures`], [`LinearError::BiasLength`] or [`LinearError::OutLength`] when shapes disagree.
+/// [`LinearError::Shape`] when shapes disagree.
 pub fn linear(
     x: Rows,
     weight: &PackedMatrix,
@@ -73,7 +75,8 @@ pub fn linear_with(
     if !isa.is_available() {
         return Err(LinearError::Unavailable { isa });
     }
-    problem::validate(&x, weight, bias, out)?;
+    let shape = (weight.out_features(), weight.in_features());
+    problem::validate(&x, shape, bias.map(<[f32]>::len), out.len())?;
     host::linear(isa, x, weight, bias, out);
     Ok(())
 }

@@ -16,36 +16,10 @@
 
 use half::{bf16, f16};
 
-use super::int4::{self, HALF_BYTES};
-use super::{Builder, LinearError, WeightType};
+use super::problem::OPERATOR;
+use super::weight_type::{BLOCK_BYTES, HALF_BYTES, PANEL};
+use super::{LinearError, WeightType, int4};
 use crate::aligned::AlignedBytes;
-
-/// Output features in a panel.
-pub(super) const PANEL: usize = 32;
-/// Input features that share a scale in int8, q8_0 and int4.
-pub(super) const BLOCK: usize = 32;
-/// Bytes of the integers in a unit of 8 bits; the scales follow.
-pub(super) const BLOCK_BYTES: usize = BLOCK * PANEL;
-
-impl WeightType {
-    /// Input features in a unit.
-    pub(super) const fn unit(self) -> usize {
-        match self {
-            WeightType::F32 => 1,
-            WeightType::Bf16 => 2,
-            WeightType::Int8 | WeightType::Q8_0 | WeightType::Int4 => BLOCK,
-        }
-    }
-
-    /// Bytes of a unit of a panel.
-    pub(super) const fn unit_bytes(self) -> usize {
-        match self {
-            WeightType::F32 | WeightType::Bf16 => 4 * PANEL,
-            WeightType::Int8 | WeightType::Q8_0 => BLOCK_BYTES + 2 * PANEL,
-            WeightType::Int4 => HALF_BYTES + 2 * PANEL,
-        }
-    }
-}
 
 /// An immutable weight matrix `[out_features, in_features]` in the layout that [`linear`](super::linear) reads.
 #[derive(Debug)]
@@ -57,59 +31,6 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs a whole matrix.
-    ///
-    /// # Shapes
-    /// `weight` `[out_features, in_features]` row-major, as checkpoints store it.
-    ///
-    /// # Errors
-    /// [`LinearError`] when a size is zero or does not match, when a weight of 8 or 4 bits is not finite, or a q8_0 or int4
-    /// weight beyond what a scale can hold.
-    pub fn pack(
-        weight: &[f32],
-        out_features: usize,
-        in_features: usize,
-        weight_type: WeightType,
-    ) -> Result<Self, LinearError> {
-        let mut builder = Self::builder(out_features, in_features, weight_type)?;
-        builder.push_rows(weight)?;
-        builder.finish()
-    }
-
-    /// A matrix to be filled row by row, so that loading never holds a second copy.
-    ///
-    /// # Errors
-    /// [`LinearError::EmptyMatrix`] or [`LinearError::TooLarge`].
-    pub fn builder(
-        out_features: usize,
-        in_features: usize,
-        weight_type: WeightType,
-    ) -> Result<Builder, LinearError> {
-        if out_features == 0 || in_features == 0 {
-            return Err(LinearError::EmptyMatrix {
-                out_features,
-                in_features,
-            });
-        }
-        let too_large = LinearError::TooLarge {
-            out_features,
-            in_features,
-            weight_type,
-        };
-        let units = in_features.div_ceil(weight_type.unit());
-        let bytes = units
-            .checked_mul(weight_type.unit_bytes())
-            .and_then(|panel| panel.checked_mul(out_features.div_ceil(PANEL)))
-            .ok_or(too_large)?;
-        let storage = AlignedBytes::zeroed(bytes).ok_or(too_large)?;
-        Ok(Builder::of(Self {
-            out_features,
-            in_features,
-            weight_type,
-            storage,
-        }))
-    }
-
     /// Rows of the matrix.
     pub fn out_features(&self) -> usize {
         self.out_features
@@ -136,7 +57,7 @@ impl PackedMatrix {
     /// `into` `[in_features]`.
     ///
     /// # Errors
-    /// [`LinearError::RowIndex`] or [`LinearError::RowLength`].
+    /// [`LinearError::RowIndex`], or [`LinearError::Shape`] for a buffer of another length.
     pub fn row(&self, out_index: usize, into: &mut [f32]) -> Result<(), LinearError> {
         if out_index >= self.out_features {
             return Err(LinearError::RowIndex {
@@ -144,12 +65,7 @@ impl PackedMatrix {
                 found: out_index,
             });
         }
-        if into.len() != self.in_features {
-            return Err(LinearError::RowLength {
-                expected: self.in_features,
-                found: into.len(),
-            });
-        }
+        OPERATOR.values("row", self.in_features, into.len())?;
         let col = out_index % PANEL;
         let units = self
             .panel(out_index / PANEL)

@@ -1,50 +1,13 @@
-//! Weight types, and everything that can be wrong with a call.
-
-use std::fmt;
+//! Everything that can be wrong with a call.
 
 use thiserror::Error;
 
-use super::PackedMatrix;
+use super::WeightType;
+use crate::shape::{Extent, Operator, Role, ShapeError};
 use crate::{Rows, simd::Isa};
 
-/// How the weights of a [`PackedMatrix`] are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WeightType {
-    /// 32-bit floats: 4 bytes a weight.
-    F32,
-    /// The upper half of a 32-bit float, rounded to nearest even: 2 bytes a weight.
-    Bf16,
-    /// Signed 8-bit integers in blocks of 32 along `in_features`, each block with one bf16 scale: 1.0625 bytes a weight.
-    Int8,
-    /// The same with an f16 scale, which are the blocks of ggml's format q8_0: 1.0625 bytes a weight. The scale is finer than int8's, and
-    /// holds magnitudes from 2⁻²⁴ to 65504.
-    Q8_0,
-    /// Signed 4-bit integers in blocks of 32 along `in_features`, each block with one f16 scale: 0.5625 bytes a weight.
-    Int4,
-}
-
-impl fmt::Display for WeightType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            WeightType::F32 => "f32",
-            WeightType::Bf16 => "bf16",
-            WeightType::Int8 => "int8",
-            WeightType::Q8_0 => "q8_0",
-            WeightType::Int4 => "int4",
-        })
-    }
-}
-
-impl WeightType {
-    /// The largest magnitude of a weight that it holds.
-    fn largest(self) -> f32 {
-        match self {
-            WeightType::F32 | WeightType::Bf16 | WeightType::Int8 => f32::MAX,
-            WeightType::Q8_0 => super::builder::LARGEST_Q8_0,
-            WeightType::Int4 => super::int4::LARGEST,
-        }
-    }
-}
+/// The operator's name in its errors.
+pub(super) const OPERATOR: Operator = Operator("linear");
 
 /// Why weights cannot be packed, or a product cannot be formed.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
@@ -83,16 +46,6 @@ pub enum LinearError {
         /// Rows of the weight matrix.
         expected: usize,
         /// Rows given.
-        found: usize,
-    },
-    /// A dense weight of more or fewer values than its shape has.
-    #[error("a weight matrix [{out_features}, {in_features}], found {found} values")]
-    MatrixLength {
-        /// Rows of the weight matrix.
-        out_features: usize,
-        /// Columns of the weight matrix.
-        in_features: usize,
-        /// Values found.
         found: usize,
     },
     /// Integers have no way to say infinity or NaN.
@@ -151,42 +104,9 @@ pub enum LinearError {
         /// Row asked for.
         found: usize,
     },
-    /// A buffer for one weight row has another length.
-    #[error("a weight row has {expected} values, the buffer {found}")]
-    RowLength {
-        /// Columns of the weight matrix.
-        expected: usize,
-        /// Length of the buffer.
-        found: usize,
-    },
-    /// The input is not as wide as the weight rows.
-    #[error("the weight takes {expected} input features, the input has {found} columns")]
-    InputFeatures {
-        /// Columns of the weight matrix.
-        expected: usize,
-        /// Columns of the input.
-        found: usize,
-    },
-    /// The bias has another length than the output.
-    #[error("a bias for {expected} output features, found {found} values")]
-    BiasLength {
-        /// Rows of the weight matrix.
-        expected: usize,
-        /// Length of the bias.
-        found: usize,
-    },
-    /// The output buffer has another length than the product.
-    #[error("an output of {rows} rows of {out_features} needs {expected} values, found {found}")]
-    OutLength {
-        /// Rows of the input.
-        rows: usize,
-        /// Rows of the weight matrix.
-        out_features: usize,
-        /// Values needed.
-        expected: usize,
-        /// Values found.
-        found: usize,
-    },
+    /// An operand has another shape than the weight and the input say.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// Instructions that this processor does not have were asked for.
     #[error("this processor cannot run {isa} code; it can run {}", Isa::detect())]
     Unavailable {
@@ -195,36 +115,23 @@ pub enum LinearError {
     },
 }
 
-/// Checks every shape of a call.
+/// Checks every shape of a product with a weight matrix `[out_features, in_features]`, the bias and the output by their lengths.
 pub(super) fn validate(
     x: &Rows,
-    weight: &PackedMatrix,
-    bias: Option<&[f32]>,
-    out: &[f32],
-) -> Result<(), LinearError> {
-    let (out_features, in_features) = (weight.out_features(), weight.in_features());
-    if x.cols() != in_features {
-        return Err(LinearError::InputFeatures {
-            expected: in_features,
-            found: x.cols(),
-        });
-    }
-    if let Some(bias) = bias
-        && bias.len() != out_features
-    {
-        return Err(LinearError::BiasLength {
-            expected: out_features,
-            found: bias.len(),
-        });
-    }
-    let expected = x.rows().saturating_mul(out_features);
-    if out.len() != expected {
-        return Err(LinearError::OutLength {
-            rows: x.rows(),
-            out_features,
-            expected,
-            found: out.len(),
-        });
-    }
-    Ok(())
+    (out_features, in_features): (usize, usize),
+    bias: Option<usize>,
+    out: usize,
+) -> Result<(), ShapeError> {
+    expect_input(x, in_features)?;
+    OPERATOR.values("bias", out_features, bias.unwrap_or(out_features))?;
+    OPERATOR.values("out", x.rows().saturating_mul(out_features), out)
+}
+
+/// Checks that rows of the input are as wide as rows of the weight.
+pub(super) fn expect_input(x: &Rows, in_features: usize) -> Result<(), ShapeError> {
+    let expected = Extent::Rows {
+        rows: x.rows(),
+        cols: in_features,
+    };
+    OPERATOR.expect(Role::Value, "input", expected, x.into())
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Inputs, Problem, SoftmaxError};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::{dispatch, max, mul_add};
 use crate::vector::{exp2, load_at, store_at};
 use pulp::{Simd, WithSimd};

@@ -1,6 +1,7 @@
 //! The modes of a channel in f64, and what they weigh in the rows that they make.
 
-use super::discretization::{Mode, modes_of};
+use super::discretization::Mode;
+use super::problem::modes_of;
 use super::{Inputs, Problem, VandermondeError};
 use crate::complex::{self, Complex64, Lanes};
 

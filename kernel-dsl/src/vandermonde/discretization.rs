@@ -1,7 +1,6 @@
 //! A mode in discrete time, and its slopes by Δ and λ.
 
-use super::{Problem, VandermondeError};
-use crate::complex::{self, Complex64, exp_m1, phi1, phi1_derivative, power};
+use crate::complex::{Complex64, exp_m1, phi1, phi1_derivative};
 
 /// How a mode x′ = λ x + B u becomes x ← ā x + b̄ u.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,47 +115,4 @@ impl Mode {
 /// Re(a* b).
 pub(super) fn real_inner(a: Complex64, b: Complex64) -> f64 {
     a.re * b.re + a.im * b.im
-}
-
-/// The modes of a channel of these steps and rates; checks that they are finite and stay so.
-pub(super) fn modes_of(
-    problem: &Problem,
-    step: &[f32],
-    a: &[f32],
-    channel: usize,
-) -> Result<Vec<Mode>, VandermondeError> {
-    (0..problem.modes)
-        .map(|mode| mode_of(problem, step, a, (channel, mode)))
-        .collect()
-}
-
-fn mode_of(
-    problem: &Problem,
-    step: &[f32],
-    a: &[f32],
-    (channel, mode): (usize, usize),
-) -> Result<Mode, VandermondeError> {
-    let length = problem.length;
-    let rate = complex::at(a, problem.copy_index(channel, mode));
-    let step = f64::from(step[problem.step_index(channel, mode)]);
-    let found = Mode::new(problem.discretization, step, rate, length);
-    if !(found.root.is_finite() && found.gain.is_finite()) {
-        let (re, im) = (rate.re, rate.im);
-        return Err(VandermondeError::NotFinite {
-            channel,
-            mode,
-            re,
-            im,
-        });
-    }
-    let modulus = found.root.norm();
-    if modulus > 1.0 && power(Complex64::from(modulus), length).re > f64::from(f32::MAX) {
-        return Err(VandermondeError::Unstable {
-            channel,
-            mode,
-            modulus,
-            length,
-        });
-    }
-    Ok(found)
 }

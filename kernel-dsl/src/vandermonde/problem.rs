@@ -3,7 +3,8 @@
 use thiserror::Error;
 
 use super::Discretization;
-use super::discretization::modes_of;
+use super::discretization::Mode;
+use crate::complex::{self, Complex64, power};
 use crate::operands::operator;
 use crate::shape::{Role, ShapeError, all_fit};
 
@@ -242,4 +243,47 @@ fn expect_steps(steps: &[f32]) -> Result<(), VandermondeError> {
         Some((index, &step)) => Err(VandermondeError::Step { index, step }),
         None => Ok(()),
     }
+}
+
+/// The modes of a channel of these steps and rates; checks that they are finite and stay so.
+pub(super) fn modes_of(
+    problem: &Problem,
+    step: &[f32],
+    a: &[f32],
+    channel: usize,
+) -> Result<Vec<Mode>, VandermondeError> {
+    (0..problem.modes)
+        .map(|mode| mode_of(problem, step, a, (channel, mode)))
+        .collect()
+}
+
+fn mode_of(
+    problem: &Problem,
+    step: &[f32],
+    a: &[f32],
+    (channel, mode): (usize, usize),
+) -> Result<Mode, VandermondeError> {
+    let length = problem.length;
+    let rate = complex::at(a, problem.copy_index(channel, mode));
+    let step = f64::from(step[problem.step_index(channel, mode)]);
+    let found = Mode::new(problem.discretization, step, rate, length);
+    if !(found.root.is_finite() && found.gain.is_finite()) {
+        let (re, im) = (rate.re, rate.im);
+        return Err(VandermondeError::NotFinite {
+            channel,
+            mode,
+            re,
+            im,
+        });
+    }
+    let modulus = found.root.norm();
+    if modulus > 1.0 && power(Complex64::from(modulus), length).re > f64::from(f32::MAX) {
+        return Err(VandermondeError::Unstable {
+            channel,
+            mode,
+            modulus,
+            length,
+        });
+    }
+    Ok(found)
 }

@@ -1,6 +1,7 @@
 //! The definition in f64: every power formed, every sum taken term by term.
 
-use super::discretization::{Mode, modes_of, real_inner};
+use super::discretization::{Mode, real_inner};
+use super::problem::modes_of;
 use super::{Cotangents, GradientBuffers, Inputs, Operands, Problem, Results, VandermondeError};
 use crate::complex::{self, Complex64, power};
 

@@ -9,6 +9,7 @@ mod equivalence {
     use spillway_kernel_dsl::linear::{
         LinearError, PackedMatrix, WeightType, linear, linear_with, reference,
     };
+    use spillway_kernel_dsl::shape::{Extent, Role, ShapeError};
     use spillway_kernel_dsl::simd::Isa;
 
     const TYPES: [WeightType; 5] = [
@@ -462,6 +463,15 @@ mod equivalence {
             })
         );
 
+        let wrong = |operand, expected, found| {
+            LinearError::Shape(ShapeError {
+                operator: "linear",
+                operand,
+                role: Role::Value,
+                expected,
+                found,
+            })
+        };
         let packed = PackedMatrix::pack(&[1.0; 6], 2, 3, WeightType::F32).unwrap();
         assert_eq!(
             packed.row(2, &mut [0.0; 3]),
@@ -472,10 +482,7 @@ mod equivalence {
         );
         assert_eq!(
             packed.row(1, &mut [0.0; 4]),
-            Err(LinearError::RowLength {
-                expected: 3,
-                found: 4
-            })
+            Err(wrong("row", Extent::Values(3), Extent::Values(4)))
         );
         let data = [1.0; 8];
         let x = Rows::contiguous(&data, 2, 3).unwrap();
@@ -484,29 +491,16 @@ mod equivalence {
         let error = linear(wide, &packed, None, &mut out);
         assert_eq!(
             error,
-            Err(LinearError::InputFeatures {
-                expected: 3,
-                found: 4
-            })
+            Err(wrong(
+                "input",
+                Extent::Rows { rows: 2, cols: 3 },
+                Extent::Rows { rows: 2, cols: 4 }
+            ))
         );
         let error = linear(x, &packed, Some(&[0.0]), &mut out);
-        assert_eq!(
-            error,
-            Err(LinearError::BiasLength {
-                expected: 2,
-                found: 1
-            })
-        );
+        assert_eq!(error, Err(wrong("bias", Extent::Values(2), Extent::Values(1))));
         let error = linear(x, &packed, None, &mut out[..3]);
-        assert_eq!(
-            error,
-            Err(LinearError::OutLength {
-                rows: 2,
-                out_features: 2,
-                expected: 4,
-                found: 3
-            })
-        );
+        assert_eq!(error, Err(wrong("out", Extent::Values(4), Extent::Values(3))));
         for isa in Isa::ALL.into_iter().filter(|isa| !isa.is_available()) {
             assert_eq!(
                 linear_with(isa, x, &packed, None, &mut out),

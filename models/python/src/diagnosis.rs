@@ -1,17 +1,12 @@
 //! What `spillway diagnose` finds, as a dict.
 
-use std::path::{Path, PathBuf};
-
 use pyo3::prelude::*;
-use pyo3::types::PyString;
 use spillway::context::{Context, Printing};
 use spillway::diagnose::{DiagnoseArgs, measure};
 use spillway::model_args::ModelArgs;
-use spillway_models::evaluation::diagnosis::text::Text;
 
-use crate::arrays::{Ids, plain};
+use crate::arrays::plain;
 use crate::compute::{compute, threads};
-use crate::errors::Failure;
 use crate::model::{PyModel, strings};
 
 /// Finds out where a model collapses on long texts, in which heads, and what cures it: what `spillway diagnose` writes into report.json, as a
@@ -63,7 +58,7 @@ pub fn diagnose<'py>(
         resume: false,
         stop_after: None,
     };
-    let text = self::text(py, text, model)?;
+    let text = crate::text::text(py, text, model.inner())?;
     let printing = Printing {
         quiet: !progress,
         json: false,
@@ -73,28 +68,4 @@ pub fn diagnose<'py>(
         Ok(measure(model.inner().clone(), text, &args, stop, &context)?)
     })?;
     Ok(plain(py, &report)?)
-}
-
-/// The text of an argument: none for the one that comes with Spillway, a str, ids, or the path of a file.
-///
-/// # Errors
-/// `ValueError` for fewer than two tokens; as [`Ids::read`]; `OSError` for a file that cannot be read.
-pub fn text(py: Python<'_>, given: Option<&Bound<'_, PyAny>>, model: &PyModel) -> PyResult<Text> {
-    let inner = model.inner();
-    let file = |path: Option<String>| compute(py, move |_| Ok(spillway::text::open(path.as_deref(), inner)?));
-    let Some(given) = given else {
-        return Ok(file(None)?);
-    };
-    let ids = if given.is_instance_of::<PyString>() {
-        let text = given.extract::<String>()?;
-        let ids = py.detach(|| inner.tokenizer().encode(&text));
-        ids.map_err(Failure::from)?
-    } else if given.hasattr("__fspath__")? {
-        // With its folder, so that it is no word such as `random`.
-        let path = Path::new(".").join(given.extract::<PathBuf>()?);
-        return Ok(file(Some(path.to_string_lossy().into_owned()))?);
-    } else {
-        Ids::read_sequence(given, inner.info().vocab_size, "text")?
-    };
-    Ok(Text::new("the text given", ids).map_err(Failure::from)?)
 }

@@ -26,6 +26,7 @@ mod mitigation;
 mod model;
 mod run;
 mod state;
+mod text;
 mod tokenizer;
 
 use pyo3::prelude::*;

@@ -1,4 +1,6 @@
 //! Mitigations by their text form, and with the numbers that calibration gives them.
+//!
+//! In a circle with [`model`](crate::model): a model runs under a mitigation, and a mitigation is calibrated on a model.
 
 use std::path::Path;
 
@@ -92,7 +94,7 @@ impl PyMitigation {
         text: Option<&Bound<'_, PyAny>>,
         train_length: Option<u64>,
     ) -> PyResult<Self> {
-        let text = crate::diagnosis::text(py, text, model)?;
+        let text = crate::text::text(py, text, model.inner())?;
         let model = model.inner();
         let (length, _) = self::train_length(train_length, model).map_err(Failure::from)?;
         let inner = compute(py, |_| {

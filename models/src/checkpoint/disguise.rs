@@ -3,7 +3,7 @@
 //! A clone without Git LFS leaves pointers, a browser saves pages, and other programs have formats of their own. Their names
 //! end as those of weights do. What begins as safetensors files do, or is too short to tell, is none of them: it is cut off.
 
-use super::header::MAX_HEADER_BYTES;
+use super::MAX_HEADER_BYTES;
 
 /// What a file is instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

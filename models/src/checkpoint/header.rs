@@ -8,13 +8,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::MAX_HEADER_BYTES;
 use super::blocks::BlockFormat;
 use super::error::CheckpointError;
 use super::gguf::EmbeddedTokenizer;
 use super::json::{describe, parse_object};
-
-/// The longest header accepted. The largest published checkpoints need under a megabyte a shard.
-pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// How the values of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

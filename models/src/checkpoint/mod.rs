@@ -45,7 +45,7 @@ pub use error::CheckpointError;
 use folder::{ACCEPTED, find_weights, is_plain_file_name, is_pytorch};
 pub(crate) use folder::{Weights, weights_among};
 pub use gguf::{EmbeddedTokenizer, GgufDtype, GgufError};
-pub use header::{Change, Dtype, Header, MAX_HEADER_BYTES, TensorInfo};
+pub use header::{Change, Dtype, Header, TensorInfo};
 pub(crate) use json::to_text;
 pub use json::{Fields, MAX_DIMENSION, MAX_LAYERS, describe, parse_object, tag_bare_non_finite};
 pub use kept::Rows;
@@ -54,6 +54,9 @@ pub use pth::PthError;
 pub use tensor::Tensor;
 pub(crate) use writer::{StoredPlan, encode, write_folder, write_stored};
 pub use writer::{TensorPlan, WriteDtype, write_safetensors};
+
+/// The longest header accepted. The largest published checkpoints need under a megabyte a shard.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// A tensor that only BlinkDL's own RWKV files have. Everything that a configuration would say follows from the shapes of
 /// their tensors, and they are published without one.

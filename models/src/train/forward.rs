@@ -9,7 +9,7 @@ use spillway_ssm_core::operators::cross_entropy;
 use spillway_ssm_core::{Chain, Site};
 
 use super::batch::Segment;
-use super::parameters::Parameter;
+use super::parameters::{Parameter, Parameters};
 use crate::checkpoint::CheckpointError;
 use crate::dropout::Dropout;
 use crate::error::ModelError;
@@ -27,6 +27,13 @@ pub enum Precision {
     F32,
     /// Matrices, embeddings and what matrices are multiplied with are rounded to bfloat16.
     Bf16,
+}
+
+impl Parameters {
+    /// Leaves of a new graph with the values as they are now, on `device`, an autodiff device.
+    pub fn leaves(&self, device: &Device, precision: Precision) -> Leaves {
+        Leaves::new(self.assembly(), self.list(), device, precision)
+    }
 }
 
 /// The leaves of a graph, one per parameter.

@@ -8,13 +8,15 @@ use serde_json::{Map, Value};
 
 use super::error::TrainError;
 use super::parameters::Parameters;
-use super::run::TASK;
 use crate::checkpoint::parse_object;
 use crate::init::preset;
 use crate::input;
 use crate::layout::{Layout, Outline};
 use crate::registry::{layouts, layouts_of};
 use crate::tokenizer::{self, Tokenizer};
+
+/// Name of the file of a task's own weights in the folder of the published model.
+pub const TASK: &str = "task.safetensors";
 
 /// Which model a training begins with.
 ///

@@ -5,7 +5,6 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
-use super::forward::{Leaves, Precision};
 use crate::budget::{self, product};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, Fields, TensorPlan, WriteDtype, write_folder, write_safetensors,
@@ -205,6 +204,11 @@ impl Parameters {
         })
     }
 
+    /// The configuration, read.
+    pub(super) fn assembly(&self) -> &Assembly {
+        &self.assembly
+    }
+
     /// Every tensor once, in the order in which the layout reads them, and what has been added to them.
     pub fn list(&self) -> &[Parameter] {
         &self.list
@@ -252,11 +256,6 @@ impl Parameters {
     /// Where the tensors live.
     pub fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// Leaves of a new graph with the values as they are now, on `device`, an autodiff device.
-    pub fn leaves(&self, device: &Device, precision: Precision) -> Leaves {
-        Leaves::new(&self.assembly, &self.list, device, precision)
     }
 
     /// Writes a checkpoint folder in the layout; `train_length`, in tokens, goes into `spillway.json`. The folder appears when it

@@ -22,6 +22,7 @@ use super::data::DataConfig;
 use super::error::TrainError;
 use super::evaluator::Evaluator;
 use super::log::{EndEvent, EvaluationEvent, Event, Log, StartEvent, TaskEvent};
+pub use super::model_config::TASK;
 use super::snapshot::{SnapshotChoice, Snapshots, config_hash};
 use super::trainer::Trainer;
 use crate::checkpoint::WriteDtype;
@@ -38,9 +39,6 @@ pub const LOG: &str = "log.jsonl";
 pub const SNAPSHOTS: &str = "snapshots";
 /// Name of the published model in a run folder.
 pub const CHECKPOINT: &str = "checkpoint";
-
-/// Name of the file of a task's own weights in the folder of the published model.
-pub const TASK: &str = "task.safetensors";
 
 /// Hears what happens in a run, and may stop it.
 pub trait Observer {

@@ -1,9 +1,9 @@
 //! Burn's tensors on CubeCL devices as the buffers and row views that `spillway-kernel-dsl` takes, without copies where rows lie
 //! contiguously.
 
-use super::flex::{required, row_stride};
-use super::operands::{each, each_of_both};
-use super::operator::Spec;
+use super::flex::row_stride;
+use super::operands::{each, each_of_both, required};
+use super::spec::Spec;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::kernel::{cast, into_contiguous, untile};

@@ -34,7 +34,7 @@ fn outputs_metadata(
     inputs: &super::tensors::TensorsMetadata,
     operator: &dyn Erased,
 ) -> super::tensors::TensorsMetadata {
-    use super::operator::Spec;
+    use super::spec::Spec;
     use burn::backend::fusion::custom::TensorSpec;
     let inputs = inputs
         .as_array()

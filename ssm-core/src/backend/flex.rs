@@ -1,7 +1,7 @@
 //! Burn's CPU tensors as the slices and row views that `spillway-kernel-dsl` takes, without copies where rows lie contiguously.
 
 use super::operands::{each, each_of_both};
-use super::operator::Spec;
+use super::spec::Spec;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 use spillway_kernel_dsl::Rows;
@@ -13,14 +13,6 @@ pub(crate) fn validated<T, E: Display>(result: std::result::Result<T, E>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => unreachable!("shapes were validated before the kernel was called: {error}"),
-    }
-}
-
-/// An input that the operator cannot do without.
-pub(crate) fn required<T>(input: Option<T>) -> T {
-    match input {
-        Some(tensor) => tensor,
-        None => unreachable!("required inputs are given by every caller of this crate"),
     }
 }
 

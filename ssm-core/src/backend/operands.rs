@@ -14,9 +14,17 @@
 
 use spillway_kernel_dsl::operands::{Declared, List, Named};
 
+/// An input that the operator cannot do without.
+pub(crate) fn required<T>(input: Option<T>) -> T {
+    match input {
+        Some(tensor) => tensor,
+        None => unreachable!("required inputs are given by every caller of this crate"),
+    }
+}
+
 /// Operands from a list that whoever made it has filled.
 pub(crate) fn named<N: Named<T>, T>(list: List<T>) -> N {
-    super::flex::required(N::from_list(list))
+    required(N::from_list(list))
 }
 
 /// What each of the operands becomes, by name.

@@ -1,7 +1,7 @@
 //! What the backends know of an operator.
 
 use super::operands::named;
-use burn::tensor::DType;
+use super::spec::Spec;
 #[cfg(feature = "cube")]
 use burn_cubecl::tensor::CubeTensor;
 use burn_flex::FlexTensor;
@@ -9,22 +9,6 @@ use burn_flex::FlexTensor;
 use spillway_kernel_dsl::cube::{Client, Error};
 use spillway_kernel_dsl::operands::{Declared, List, Named};
 use std::fmt::Debug;
-
-/// Shape and element type of a tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Spec {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) dtype: DType,
-}
-
-impl Spec {
-    pub(crate) fn new(shape: impl Into<Vec<usize>>, dtype: DType) -> Self {
-        Self {
-            shape: shape.into(),
-            dtype,
-        }
-    }
-}
 
 /// The inputs of an operator, each held as a `T`.
 pub(crate) type In<O, T> = <<O as Operator>::Inputs as Declared>::As<T>;

@@ -170,7 +170,7 @@ pub(crate) use by_kind;
 /// What becomes of the cotangent of an only output, which is always given, or of one of several, which may be missing.
 macro_rules! seen {
     (output, $cotangent:expr, $f:expr) => {
-        ($f)($crate::backend::flex::required($cotangent))
+        ($f)($crate::backend::operands::required($cotangent))
     };
     (outputs, $cotangent:expr, $f:expr) => {
         $cotangent.map($f)

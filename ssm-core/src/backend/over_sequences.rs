@@ -59,7 +59,7 @@ macro_rules! over_sequences {
                 inputs: $crate::backend::In<Self, burn_flex::FlexTensor>,
                 cotangents: $crate::backend::Out<Self, Option<burn_flex::FlexTensor>>,
             ) -> $crate::backend::In<Self, burn_flex::FlexTensor> {
-                use $crate::backend::flex::{self, RowTensor, contiguous, required, shape, slice};
+                use $crate::backend::{flex::{self, RowTensor, contiguous, shape, slice}, operands::required};
                 let $this = self;
                 let shapes = inputs.as_ref().map(|_, tensor| shape(tensor), |_, tensor| shape(tensor));
                 let problem = self.problem(&shapes);
@@ -120,7 +120,7 @@ macro_rules! over_sequences {
                 inputs: $crate::backend::In<Self, burn_cubecl::tensor::CubeTensor>,
                 cotangents: $crate::backend::Out<Self, Option<burn_cubecl::tensor::CubeTensor>>,
             ) -> $crate::backend::In<Self, burn_cubecl::tensor::CubeTensor> {
-                use $crate::backend::{cube, flex::required};
+                use $crate::backend::{cube, operands::required};
                 let $this = self;
                 let (place, specs) = (cube::Place::of(&inputs.state), cube::specs::<Self::Inputs>(&inputs));
                 let problem = self.problem(&specs.as_ref().map(|_, s| s.shape.clone(), |_, s| s.shape.clone()));

@@ -2,7 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube;
-use crate::backend::flex::{self, RowTensor, contiguous, required, slice};
+use crate::backend::flex::{self, RowTensor, contiguous, slice};
+use crate::backend::operands::required;
 use crate::backend::{Input, Operator, Output, Spec, operands, run};
 use crate::error::Result;
 #[cfg(feature = "cube")]

@@ -2,7 +2,8 @@
 
 #[cfg(feature = "cube")]
 use crate::backend::cube::{self, Place};
-use crate::backend::flex::{self, contiguous, owned, required, slice};
+use crate::backend::flex::{self, contiguous, owned, slice};
+use crate::backend::operands::required;
 use crate::backend::{Input, Operator, Spec, operands, over_rows, run};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;

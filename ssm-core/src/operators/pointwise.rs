@@ -176,7 +176,7 @@ impl Operator for Activation {
         inputs: Inputs<FlexTensor>,
         cotangents: Outputs<Option<FlexTensor>>,
     ) -> Inputs<FlexTensor> {
-        let cotangent = flex::required(cotangents.out);
+        let cotangent = crate::backend::operands::required(cotangents.out);
         let x = RowTensor::new(inputs.x, 1);
         let Some(factor) = inputs.factor else {
             let mut by_x = flex::owned(cotangent);

@@ -154,7 +154,8 @@ impl Frontier<'_> {
     /// Writes the pages from what there is.
     fn update(&self) -> Result<FrontierReport, ProgramError> {
         let about = (self.command.clone(), self.context.threads());
-        let report = FrontierReport::read(self.config, &self.runs, self.asking, about)?;
+        let mut report = FrontierReport::read(self.config, &self.runs, self.asking, about)?;
+        report.findings = findings::findings(&report);
         let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
         write(&report, &mut folder, self.context)?;
         Ok(report)

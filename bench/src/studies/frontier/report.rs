@@ -2,7 +2,6 @@
 
 use super::bounds::{Lists, guess};
 use super::config::{Arm, FrontierConfig, Question, SpeedConfig};
-use super::findings::findings;
 use super::measure::{Answers, Asking, Speed, Under, measured_speed};
 use crate::error::ProgramError;
 use crate::studies::about::About;
@@ -151,7 +150,7 @@ impl FrontierReport {
         }
         let about = About::new("spillway-frontier", command, &config.title, &config.question);
         let all = trained.iter().flatten().map(|trained| &trained.record);
-        let mut report = Self {
+        Ok(Self {
             about: about.of(all, runs.jobs.len(), Record::step_seconds),
             solved: config.solved,
             speed: config.speed,
@@ -164,9 +163,7 @@ impl FrontierReport {
             asked: config.asked.iter().map(asked_report).collect(),
             points: points(config, &arms, &trained, &speeds),
             findings: Findings::default(),
-        };
-        report.findings = findings(&report);
-        Ok(report)
+        })
     }
 
     /// The points of a model without a mitigation, the smallest state first.

@@ -1,6 +1,5 @@
 //! The configuration of a table: arms, each a change of one training, and seeds.
 
-use super::delay::DelayConfig;
 use crate::error::ProgramError;
 use crate::studies::trainings::{self, Job, changed, expect_arms, seed_by_seed};
 use serde::Deserialize;
@@ -166,4 +165,35 @@ fn one_line(text: &str) -> String {
 
 fn wrong(path: &Path, expected: impl Display, found: impl Display) -> ProgramError {
     ProgramError::content(path, expected.to_string(), found.to_string())
+}
+
+/// A signal, and the delays that it is asked for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelayConfig {
+    /// Samples of the signal.
+    pub length: usize,
+    /// Cycles per sample up to which it has noise.
+    pub limit: f64,
+    /// The columns.
+    pub cases: Vec<DelayCase>,
+}
+
+/// One delay.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelayCase {
+    /// Samples between what is heard and when it is asked for.
+    pub lag: usize,
+    /// N.
+    pub states: usize,
+    /// Δ.
+    pub step: f64,
+}
+
+impl DelayCase {
+    /// How the delay is called in the table.
+    pub fn name(&self) -> String {
+        format!("lag {}, N {}, Δ 2^{:.0}", self.lag, self.states, self.step.log2())
+    }
 }

@@ -1,47 +1,16 @@
 //! A table without trainings: how exactly the states of each initialisation remember a signal, with C by least squares.
 
-use super::config::TableConfig;
+use super::config::{DelayCase, DelayConfig, TableConfig};
 use super::report::{ArmReport, Asked, Point, TableReport};
 use crate::error::ProgramError;
 use crate::studies::estimate::Estimate;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use serde::Deserialize;
 use spillway_models::train::task::{Metric, TaskResult};
 use spillway_ssm_core::state_space::StateSpaceError;
 use spillway_ssm_core::state_space::delay::Delay;
 use spillway_ssm_core::state_space::init::{SpectrumOptions, initialise};
 use std::path::Path;
-
-/// A signal, and the delays that it is asked for.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DelayConfig {
-    /// Samples of the signal.
-    pub length: usize,
-    /// Cycles per sample up to which it has noise.
-    pub limit: f64,
-    /// The columns.
-    pub cases: Vec<DelayCase>,
-}
-
-/// One delay.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DelayCase {
-    /// Samples between what is heard and when it is asked for.
-    pub lag: usize,
-    /// N.
-    pub states: usize,
-    /// Δ.
-    pub step: f64,
-}
-
-impl DelayCase {
-    fn name(&self) -> String {
-        format!("lag {}, N {}, Δ 2^{:.0}", self.lag, self.states, self.step.log2())
-    }
-}
 
 /// The table of a configuration with delays, for each seed of its arms.
 ///

@@ -8,7 +8,7 @@ use crate::kit::ink::{Ink, MOST, Mark, Stroke};
 use crate::kit::page::{self, Page, heading, sentences};
 use crate::kit::provenance::Provenance;
 use crate::studies::results::{Picture, SUPPORTED, Table, UNSUPPORTED, markdown_figures, markdown_sentences};
-use crate::train::task::value;
+use crate::train::task_result::value;
 use maud::html;
 use spillway_models::train::task::Metric;
 use std::io::{self, Write};

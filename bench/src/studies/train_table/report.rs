@@ -7,7 +7,7 @@ use crate::studies::estimate::Estimate;
 use crate::studies::train_compare::report::Findings;
 use crate::studies::trainings::Runs;
 use crate::train::record::Record;
-use crate::train::task::value;
+use crate::train::task_result::value;
 use serde::Serialize;
 use spillway_models::train::task::{Metric, TaskResult};
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@
 
 use cubecl::prelude::*;
 
-use super::forward::{Keep, state_or_zeros, walk};
+use super::forward::{Keep, walk};
 use super::operands::Form;
 use super::plan::{Tile, backward_chunk_size};
 use super::sweep::{PartsLaunch, sweep};
@@ -66,7 +66,7 @@ pub fn backward(
     let buffers = Buffers::new(client, problem, inputs, tile)?;
     let state = DeviceBuffer::empty(client, problem.state_len(), DType::F32)?;
     if total > 0 && problem.key_dim > 0 {
-        let by_end = state_or_zeros(client, problem, cotangents.state.as_ref())?;
+        let by_end = super::state_or_zeros(client, problem, cotangents.state.as_ref())?;
         let longest = states.len().max(trail.len()).max(buffers.query.len());
         sweep::launch(
             client,

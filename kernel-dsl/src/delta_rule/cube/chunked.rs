@@ -2,7 +2,6 @@
 
 use cubecl::prelude::*;
 
-use super::forward::state_or_zeros;
 use super::operands::{Form, Place, Sizes, Tokens};
 use super::plan::Tile;
 use super::prepare::{LENGTH, SHARED_MEMORY, UNITS, prepare, prepared_len};
@@ -93,7 +92,7 @@ pub fn chunked(
         inputs.tokens(),
         inputs.sizes(problem, total),
         prepared.arg(),
-        state_or_zeros(client, problem, state)?.arg(),
+        super::state_or_zeros(client, problem, state)?.arg(),
         end.arg(),
         out.arg(),
         table.chunks(),

@@ -105,7 +105,7 @@ pub(super) fn walk(
         Keep::Outputs(out) => (out, unused, true),
         Keep::States(states) => (unused, states, false),
     };
-    let begin = state_or_zeros(client, problem, state)?;
+    let begin = super::state_or_zeros(client, problem, state)?;
     walk_kernel::launch(
         client,
         cubes(client, total)?,
@@ -125,18 +125,6 @@ pub(super) fn walk(
         [inputs.dtype().elem(), inputs.gate_type().elem()],
     );
     Ok(end)
-}
-
-/// A state, or one without tokens.
-pub(super) fn state_or_zeros(
-    client: &Client,
-    problem: &Problem,
-    state: Option<&DeviceBuffer>,
-) -> Result<DeviceBuffer, Error> {
-    match state {
-        Some(state) => Ok(state.clone()),
-        None => DeviceBuffer::zeros(client, problem.state_len(), DType::F32),
-    }
 }
 
 #[cube(launch, address_type = "dynamic")]

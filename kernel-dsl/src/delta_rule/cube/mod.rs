@@ -31,6 +31,18 @@ use super::problem::Problem;
 use crate::cube::{Client, DType, DeviceBuffer, Error};
 use crate::sequences::Sequences;
 
+/// A state, or one without tokens.
+fn state_or_zeros(
+    client: &Client,
+    problem: &Problem,
+    state: Option<&DeviceBuffer>,
+) -> Result<DeviceBuffer, Error> {
+    match state {
+        Some(state) => Ok(state.clone()),
+        None => DeviceBuffer::zeros(client, problem.state_len(), DType::F32),
+    }
+}
+
 /// Memory for `columns` values of every token; zeros where a kernel does not write all of them.
 fn token_buffer(
     client: &Client,

@@ -17,15 +17,16 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::block::{Block, Decays, substitute};
+use super::block::{Block, substitute};
 use super::by_head::ByHead;
 use super::by_key::ByKey;
-use super::input_gradients::{GateGradients, SharedGradients, WriteGates};
+use super::input_gradients::{SharedGradients, WriteGates};
 use super::lanes::dot;
+use super::parts::{Decays, GateGradients, PartCotangents};
 use super::{Head, SharedRows, check_chunk_size, for_each_part, rows_as_matrix};
 use crate::decay::DecayScope;
 use crate::delta_rule::problem::{Cotangents, DeltaRuleError, Gradients, Inputs, Problem};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::dispatch;
 
 /// The gradients of ⟨`cotangents`, results⟩ by every input, where the results are output and final state.
@@ -75,20 +76,6 @@ pub fn backward(
         }
     });
     Ok(())
-}
-
-/// Derivatives by the parts of a block, each in the shape of the part.
-pub(super) struct PartCotangents {
-    pub(super) read_p: Vec<f32>,
-    pub(super) read_q: Vec<f32>,
-    pub(super) end_x: Vec<f32>,
-    pub(super) end_k: Vec<f32>,
-    pub(super) px: Vec<f32>,
-    pub(super) qx: Vec<f32>,
-    pub(super) pk: Vec<f32>,
-    pub(super) qk: Vec<f32>,
-    /// By d(n, 0), `[key_dim]`.
-    pub(super) decay: Vec<f32>,
 }
 
 /// The backward pass of one head.

@@ -18,56 +18,12 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::backward::PartCotangents;
 use super::gates::Gates;
-use super::input_gradients::GateGradients;
 use super::lanes::{add, fma, load, splat, store};
+use super::parts::{Decays, Parts};
 use super::{Head, SharedRows};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::{dispatch, mul_add_one};
-
-/// How decays enter the vectors and products of a block.
-pub(super) trait Decays {
-    /// Buffers for blocks of at most `capacity` tokens.
-    fn new(capacity: usize, key_dim: usize) -> Self;
-
-    /// Tokens in a block when chunks have `chunk_size`.
-    fn block_size(chunk_size: usize) -> usize;
-
-    /// Fills all of `parts`; without `reads`, nothing that only Y needs.
-    fn fill(&mut self, head: Head, tokens: (usize, usize), parts: &mut Parts, reads: bool);
-
-    /// The derivatives by the gates of a block that was filled with `reads`, from those by its `parts`, which are left in no
-    /// particular state.
-    fn backward(
-        &mut self,
-        head: Head,
-        tokens: (usize, usize),
-        parts: &Parts,
-        cotangents: &mut PartCotangents,
-        gradients: &mut GateGradients,
-    );
-}
-
-/// The decayed vectors and products of a block. Vectors are `[n, key_dim]`, products `[n, n]` and 0 where not defined.
-pub(super) struct Parts {
-    pub(super) gates: Gates,
-    /// P̃.
-    pub(super) read_p: Vec<f32>,
-    /// Q̃.
-    pub(super) read_q: Vec<f32>,
-    /// X̄.
-    pub(super) end_x: Vec<f32>,
-    /// K̄.
-    pub(super) end_k: Vec<f32>,
-    pub(super) px: Vec<f32>,
-    pub(super) qx: Vec<f32>,
-    pub(super) pk: Vec<f32>,
-    pub(super) qk: Vec<f32>,
-    /// d(n, 0) in two parts, `[key_dim]`: rounding each to one f32 would let long memories drift.
-    pub(super) decay: Vec<f32>,
-    pub(super) decay_rest: Vec<f32>,
-}
 
 /// All of a block: its parts and the solution of its triangular system.
 pub(super) struct Block<D> {

@@ -1,8 +1,9 @@
 //! The delta rule by chunks of tokens.
 
-use super::block::{Block, Decays};
+use super::block::Block;
 use super::by_head::ByHead;
 use super::by_key::ByKey;
+use super::parts::Decays;
 use super::{Head, SharedRows, check_chunk_size, clear_padding, for_each_part};
 use crate::decay::DecayScope;
 use crate::delta_rule::monoid::check_element;

@@ -5,24 +5,12 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::block::Parts;
 use super::lanes::{add_product, add_scaled, dot};
+use super::parts::{GateGradients, Parts};
 use super::{Head, SharedRows, TokenTransition};
 use crate::decay::DecayScope;
 use crate::delta_rule::problem::{Gradients, Problem, TransitionGradients};
 use crate::simd::mul_add_one;
-
-/// Derivatives by what a block was made of, `[n, key_dim]`.
-pub(super) struct GateGradients {
-    /// By scale·q.
-    pub(super) q: Vec<f32>,
-    pub(super) p: Vec<f32>,
-    pub(super) x: Vec<f32>,
-    /// By k where it is inserted beside x: low rank only.
-    pub(super) k: Vec<f32>,
-    /// By ln a, not counting delta's p = a∘k: `[n, key_dim]`, or `[n]` for decays per head.
-    pub(super) log_decay: Vec<f32>,
-}
 
 /// The gradients by tokens, which several threads write.
 #[derive(Clone, Copy)]

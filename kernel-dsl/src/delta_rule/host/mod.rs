@@ -3,13 +3,12 @@
 mod backward;
 mod block;
 mod by_head;
-mod by_head_backward;
 mod by_key;
-mod by_key_backward;
 mod chunked;
 mod gates;
 mod input_gradients;
 mod lanes;
+mod parts;
 mod sequential;
 
 pub use backward::backward;
@@ -21,7 +20,7 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::problem::{DeltaRuleError, Inputs, Problem, Transition, TransitionKind};
-use crate::recurrence::host::matrix::{Matrix, MatrixMut};
+use crate::matrix::{Matrix, MatrixMut};
 use crate::rows::Rows;
 use crate::sequences::Sequences;
 

@@ -13,7 +13,7 @@
 
 use half::bf16;
 
-use crate::linear::packed::BLOCK;
+use crate::linear::weight_type::BLOCK;
 
 /// What an input unit holds.
 #[derive(Clone, Copy, PartialEq, Eq)]

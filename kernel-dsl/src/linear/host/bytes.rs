@@ -13,8 +13,8 @@ use super::lanes::{ByteDot, Lanes};
 use super::tiles::{Tile, finish, prefetch_output};
 use crate::aligned::CACHE_LINE;
 #[cfg(target_arch = "x86_64")]
-use crate::linear::packed::BLOCK;
-use crate::linear::packed::{BLOCK_BYTES, PANEL};
+use crate::linear::weight_type::BLOCK;
+use crate::linear::weight_type::{BLOCK_BYTES, PANEL};
 
 /// The tile of bytes, with scales of f16 where `HALF` says so, of bf16 else.
 ///

@@ -10,8 +10,7 @@
 use super::lanes::{HalfDot, Lanes};
 use super::tiles::{Tile, finish, prefetch_output};
 use crate::aligned::CACHE_LINE;
-use crate::linear::int4::HALF_BYTES;
-use crate::linear::packed::{BLOCK_BYTES, PANEL};
+use crate::linear::weight_type::{BLOCK_BYTES, HALF_BYTES, PANEL};
 
 /// Steps in a block: eight features of an output lie in four bytes.
 const STEPS: usize = HALF_BYTES / (4 * PANEL);

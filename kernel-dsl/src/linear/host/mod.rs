@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use self::set::{KernelSet, Method};
 use self::tiles::{Kernel, LINE_PAIR, Tile};
 use super::PackedMatrix;
-use super::packed::PANEL;
+use super::weight_type::PANEL;
 use crate::aligned::AlignedBytes;
 use crate::{Rows, simd::Isa};
 

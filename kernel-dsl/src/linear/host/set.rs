@@ -5,7 +5,7 @@ use super::lanes::Lanes;
 use super::tiles::Kernels;
 use super::widening::Widening;
 use crate::linear::WeightType;
-use crate::linear::packed::PANEL;
+use crate::linear::weight_type::PANEL;
 
 /// Independent multiply-adds in [`multiply_adds`].
 const CHAINS: usize = 12;

@@ -11,7 +11,7 @@ use super::lanes::Lanes;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::PairDot;
 use crate::aligned::CACHE_LINE;
-use crate::linear::packed::PANEL;
+use crate::linear::weight_type::PANEL;
 
 /// One call of a kernel.
 pub(super) struct Tile {

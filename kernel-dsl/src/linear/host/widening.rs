@@ -12,8 +12,7 @@
 
 use super::lanes::Lanes;
 use crate::linear::WeightType;
-use crate::linear::int4::HALF_BYTES;
-use crate::linear::packed::{BLOCK, BLOCK_BYTES, PANEL};
+use crate::linear::weight_type::{BLOCK, BLOCK_BYTES, HALF_BYTES, PANEL};
 
 /// What a panel is widened to.
 #[derive(Clone, Copy, PartialEq, Eq)]

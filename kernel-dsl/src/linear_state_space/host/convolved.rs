@@ -14,7 +14,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::WIDEST_VECTOR;
-use super::convolved_backward::kernels;
+use super::kernels::kernels;
 use super::tables::{Port, feedback};
 use crate::blocks::{BLOCK, block, collect, gather};
 use crate::linear_state_space::channel::{Channel, Discrete};

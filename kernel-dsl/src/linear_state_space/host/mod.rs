@@ -5,6 +5,8 @@ mod backward_token;
 mod chunked;
 mod convolved;
 mod convolved_backward;
+mod forward;
+mod kernels;
 mod sequential;
 mod system;
 mod tables;
@@ -13,7 +15,8 @@ mod token_steps;
 
 pub use backward::{DEFAULT_CHUNK_SIZE, backward};
 pub use chunked::chunked;
-pub use sequential::{forward, sequential};
+pub use forward::forward;
+pub use sequential::sequential;
 pub use system::System;
 
 use super::problem::{Inputs, Problem};

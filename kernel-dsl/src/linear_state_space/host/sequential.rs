@@ -5,13 +5,11 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::begin;
-use super::chunked::{self, chunked};
-use super::convolved;
 use super::system::{Constants, System, discretised, modes_of};
 use super::token::advance;
 use super::token_steps::discretise;
 use crate::blocks::{BLOCK, block, collect, gather, scatter};
-use crate::linear_state_space::problem::{Inputs, Outputs, Problem, StateSpaceError};
+use crate::linear_state_space::problem::{Inputs, OPERATOR, Outputs, Problem, StateSpaceError};
 use crate::rows::Rows;
 use crate::sequences::Sequences;
 use crate::simd::dispatch;
@@ -34,25 +32,67 @@ pub fn sequential(problem: &Problem, inputs: &Inputs, outputs: &mut Outputs) -> 
     Ok(())
 }
 
-/// The recurrence in the form that is faster: as a convolution for many sequences that begin without a state, [`chunked`] for many tokens
-/// at one step size, else [`sequential`].
-///
-/// # Errors
-/// As for [`sequential`].
-pub fn forward(problem: &Problem, inputs: &Inputs, outputs: &mut Outputs) -> Result<(), StateSpaceError> {
-    if convolved::pays(problem, inputs) {
-        problem.validate_forward(inputs, outputs)?;
-        return convolved::forward(problem, inputs, &discretised(problem, inputs), outputs);
+impl System {
+    /// One token of every sequence.
+    ///
+    /// # Shapes
+    /// `input` and, where the system was made with step sizes per token, `token_step_size` `[batch, channels]`; `state`
+    /// `[batch, channels, state_dim, 2]`, read and updated; `out` `[batch, outputs·channels]`, overwritten.
+    ///
+    /// # Errors
+    /// [`StateSpaceError`] when a shape or a step size is wrong; nothing has changed then.
+    pub fn step(
+        &self,
+        input: Rows,
+        token_step_size: Option<Rows>,
+        state: &mut [f32],
+        out: &mut [f32],
+    ) -> Result<(), StateSpaceError> {
+        let (batch, channels) = (input.rows(), self.channels);
+        OPERATOR.rows("input", (batch, channels), &input)?;
+        OPERATOR.values("state", 2 * batch * channels * self.state_dim, state.len())?;
+        OPERATOR.values("out", batch * self.outputs * channels, out.len())?;
+        self.expect_steps(batch, token_step_size.as_ref())?;
+        walk(
+            self,
+            (&input, token_step_size.as_ref()),
+            (&Sequences::Equal, batch, 1),
+            state,
+            out,
+        );
+        Ok(())
     }
-    let pays = problem.rows() >= chunked::WORTH_TABLES && inputs.token_step_size.is_none();
-    match pays {
-        true => chunked(problem, inputs, chunked::DEFAULT_SIZE, outputs),
-        false => sequential(problem, inputs, outputs),
+
+    fn expect_steps(&self, batch: usize, steps: Option<&Rows>) -> Result<(), StateSpaceError> {
+        let Some(steps) = steps.filter(|_| self.token_steps) else {
+            let (expected, found) = match (self.token_steps, steps) {
+                (false, None) => return Ok(()),
+                (true, _) => ("a step size per token, as the system was made with", "none"),
+                (false, Some(_)) => ("no step size per token, as the system was made without", "one"),
+            };
+            return Err(StateSpaceError::StepSizes {
+                rule: self.rule,
+                expected,
+                found,
+            });
+        };
+        OPERATOR.rows("token_step_size", (batch, self.channels), steps)?;
+        for row in 0..batch {
+            let steps = steps.row(row);
+            if let Some(channel) = steps.iter().position(|&step| !(step >= 0.0 && step.is_finite())) {
+                return Err(StateSpaceError::TokenStepSize {
+                    row,
+                    channel,
+                    found: steps[channel],
+                });
+            }
+        }
+        Ok(())
     }
 }
 
 /// Goes through the tokens of every sequence, from states that are updated in place.
-pub(super) fn walk(
+fn walk(
     system: &System,
     tokens: (&Rows, Option<&Rows>),
     (sequences, batch, time): (&Sequences, usize, usize),

@@ -3,15 +3,12 @@
 use pulp::c64;
 
 use super::WIDEST_VECTOR;
-use super::sequential::walk;
 use super::token::{Feedback, Modes};
 use super::token_steps::Rates;
 use crate::aligned::AlignedBytes;
 use crate::blocks::collect;
 use crate::linear_state_space::channel::{Channel, Discrete};
-use crate::linear_state_space::problem::{Inputs, OPERATOR, Problem, Rule, StateSpaceError};
-use crate::rows::Rows;
-use crate::sequences::Sequences;
+use crate::linear_state_space::problem::{Inputs, Problem, Rule, StateSpaceError};
 
 /// The constants of a linear state space as steps take them, in f32 from f64: what a decoder keeps.
 #[derive(Debug)]
@@ -191,63 +188,6 @@ impl System {
             feedback: Feedback { read, write },
             skip: &self.skip[h * self.outputs..][..self.outputs],
         }
-    }
-
-    /// One token of every sequence.
-    ///
-    /// # Shapes
-    /// `input` and, where the system was made with step sizes per token, `token_step_size` `[batch, channels]`; `state`
-    /// `[batch, channels, state_dim, 2]`, read and updated; `out` `[batch, outputs·channels]`, overwritten.
-    ///
-    /// # Errors
-    /// [`StateSpaceError`] when a shape or a step size is wrong; nothing has changed then.
-    pub fn step(
-        &self,
-        input: Rows,
-        token_step_size: Option<Rows>,
-        state: &mut [f32],
-        out: &mut [f32],
-    ) -> Result<(), StateSpaceError> {
-        let (batch, channels) = (input.rows(), self.channels);
-        OPERATOR.rows("input", (batch, channels), &input)?;
-        OPERATOR.values("state", 2 * batch * channels * self.state_dim, state.len())?;
-        OPERATOR.values("out", batch * self.outputs * channels, out.len())?;
-        self.expect_steps(batch, token_step_size.as_ref())?;
-        walk(
-            self,
-            (&input, token_step_size.as_ref()),
-            (&Sequences::Equal, batch, 1),
-            state,
-            out,
-        );
-        Ok(())
-    }
-
-    fn expect_steps(&self, batch: usize, steps: Option<&Rows>) -> Result<(), StateSpaceError> {
-        let Some(steps) = steps.filter(|_| self.token_steps) else {
-            let (expected, found) = match (self.token_steps, steps) {
-                (false, None) => return Ok(()),
-                (true, _) => ("a step size per token, as the system was made with", "none"),
-                (false, Some(_)) => ("no step size per token, as the system was made without", "one"),
-            };
-            return Err(StateSpaceError::StepSizes {
-                rule: self.rule,
-                expected,
-                found,
-            });
-        };
-        OPERATOR.rows("token_step_size", (batch, self.channels), steps)?;
-        for row in 0..batch {
-            let steps = steps.row(row);
-            if let Some(channel) = steps.iter().position(|&step| !(step >= 0.0 && step.is_finite())) {
-                return Err(StateSpaceError::TokenStepSize {
-                    row,
-                    channel,
-                    found: steps[channel],
-                });
-            }
-        }
-        Ok(())
     }
 }
 

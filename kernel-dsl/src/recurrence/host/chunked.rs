@@ -16,10 +16,10 @@ use rayon::prelude::*;
 
 use super::chunked_per_key::PerKeyChunk;
 use super::lanes::dot_of_three;
-use super::matrix::{Destination, Matrix, MatrixMut, multiply};
 use super::{Head, SharedOutput, clear_padding, finish_read_out, worth_threads};
 use crate::decay::DecayScope;
 use crate::math;
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::monoid::check_element;
 use crate::recurrence::problem::{Inputs, Problem, ReadOut, RecurrenceError};
 use crate::simd::dispatch;

@@ -12,9 +12,9 @@
 use pulp::{Simd, WithSimd};
 
 use super::lanes::{dot_of_three, load, store};
-use super::matrix::{Destination, Matrix, MatrixMut, multiply};
 use super::{Head, SharedOutput, finish_read_out};
 use crate::math;
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::problem::{Problem, ReadOut};
 use crate::simd::{dispatch, mul_add, mul_add_one};
 

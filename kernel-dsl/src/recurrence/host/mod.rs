@@ -5,9 +5,6 @@ mod chunked;
 mod chunked_per_key;
 pub(super) mod key_sum;
 pub(crate) mod lanes;
-pub(crate) mod matrix;
-mod packed;
-mod product;
 mod sequential;
 
 pub use backward::{BACKWARD_CHUNK_SIZE, backward};
@@ -20,9 +17,9 @@ use std::marker::PhantomData;
 
 use pulp::Simd;
 
-use self::matrix::{Matrix, MatrixMut};
 use super::problem::{Cotangents, Inputs, Problem};
 use crate::decay::LogDecay;
+use crate::matrix::{Matrix, MatrixMut};
 use crate::rows::Rows;
 use crate::sequences::Sequences;
 use crate::simd::mul_add_one;

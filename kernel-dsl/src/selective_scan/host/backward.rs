@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::backward_chunk::{Chunk, Sums};
+use super::backward_chunk::{Chunk, Sinks, Sums};
 use super::forward::{token, transpose_in, transpose_out};
 use super::{Segment, Segments};
 use crate::selective_scan::problem::{Cotangents, Gradients, Inputs, Problem, ScanError};
@@ -115,19 +115,6 @@ fn sum_parts(parts: &[f32], sum: &mut [f32]) {
             *sum += x;
         }
     }
-}
-
-/// Where segments leave their gradients. Those of b and c have the rows of each place in a group one after another.
-pub(super) struct Sinks<'a> {
-    pub(super) input: SharedRows<'a>,
-    pub(super) step_size: SharedRows<'a>,
-    pub(super) gate: Option<SharedRows<'a>>,
-    pub(super) state: SharedRows<'a>,
-    pub(super) b: SharedRows<'a>,
-    pub(super) c: SharedRows<'a>,
-    pub(super) a: SharedRows<'a>,
-    pub(super) skip: SharedRows<'a>,
-    pub(super) rows: usize,
 }
 
 /// The gradients of one segment.

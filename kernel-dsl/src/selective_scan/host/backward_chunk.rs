@@ -5,11 +5,10 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::Segment;
-use super::backward::Sinks;
 use crate::math;
 use crate::rows::Rows;
 use crate::simd::{mul_add, mul_add_one};
-use crate::vector::{Scratch, exp2_m1, load, store};
+use crate::vector::{Scratch, SharedRows, exp2_m1, load, store};
 
 /// State values that are worked on at once: their adjoints and the sums of ∂A stay in registers.
 const BLOCK: usize = 4;
@@ -30,6 +29,19 @@ pub(super) struct Sums<'a, S: Simd> {
     pub(super) adjoint: &'a mut [S::f32s],
     /// ∂A so far.
     pub(super) a: &'a mut [S::f32s],
+}
+
+/// Where segments leave their gradients. Those of b and c have the rows of each place in a group one after another.
+pub(super) struct Sinks<'a> {
+    pub(super) input: SharedRows<'a>,
+    pub(super) step_size: SharedRows<'a>,
+    pub(super) gate: Option<SharedRows<'a>>,
+    pub(super) state: SharedRows<'a>,
+    pub(super) b: SharedRows<'a>,
+    pub(super) c: SharedRows<'a>,
+    pub(super) a: SharedRows<'a>,
+    pub(super) skip: SharedRows<'a>,
+    pub(super) rows: usize,
 }
 
 /// A chunk's workspace. Rows of the segment are copied here and back, since a vector of channels at a time would fetch a line

@@ -6,7 +6,7 @@ use super::chunked::Work;
 use super::prefix::{pull_back_prefix, read_prefix};
 use super::{Head, over_heads, scatter, scatter_rows};
 use crate::feature_map::{expand_rows, pull_back_rows};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Cotangents, Gradients, Inputs, Problem};
 use pulp::{Simd, WithSimd};

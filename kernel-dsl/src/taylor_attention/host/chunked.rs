@@ -6,7 +6,7 @@ use super::decay::Decay;
 use super::prefix::read_prefix;
 use super::{Head, over_heads, scatter};
 use crate::feature_map::expand_rows;
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Inputs, Problem};
 use pulp::{Simd, WithSimd};

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::{Inputs, Problem};
 use crate::Rows;
-use crate::recurrence::host::matrix::Matrix;
+use crate::matrix::Matrix;
 
 /// Tokens in a chunk: the weights inside of it then cost less than reading the state does, for K of 16 and more.
 pub const DEFAULT_CHUNK_SIZE: usize = 64;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Head, chunks, slice};
 use crate::Rows;
 use crate::feature_map::{expand_rows, pull_back_rows};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 
 /// S ← S + Σ φ(k′) ṽ′ᵀ, so many tokens at a time.
 pub(super) fn read_prefix(head: &Head, chunk_size: usize, state: &mut [f32]) {

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::super::channel::Sums;
 use crate::complex::{Complex64, Lanes};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply_packed};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply_packed};
 use crate::simd::dispatch;
 
 /// Blocks that are formed at a time, so that memory does not grow with the length.

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::config::Described;
+use super::Tensors;
+use super::described::Described;
 use super::error::GgufError;
 use super::form::{DeltaHeads, Form, Join, Rows};
 use super::names::block;
 use crate::checkpoint::header::{Change, Dtype, TensorInfo};
-
-/// Tensors by name.
-pub(super) type Tensors = BTreeMap<String, TensorInfo>;
 
 /// A weight that was halved more often has no digits left.
 const MOST_HALVINGS: i32 = 60;

@@ -5,7 +5,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::config::{Described, Shapes};
+use super::described::{Described, Shapes};
 use super::error::GgufError;
 use super::fields::{EPSILON, Fields};
 use super::form::{DeltaHeads, HeadCounts};

@@ -5,7 +5,7 @@
 //! | `container.rs` | the header: fields and tensors |
 //! | `names.rs`, `hybrid_names.rs`, `form.rs` | names and forms of each architecture |
 //! | `assemble.rs` | the layout's tensors, of those in the file |
-//! | `fields.rs`, `config.rs`, `hybrids.rs` | what `config.json` would say |
+//! | `fields.rs`, `described.rs`, `config.rs`, `hybrids.rs` | what `config.json` would say |
 //! | `rope_factors.rs` | Llama 3's positions |
 //! | `tokenizer.rs` | what `tokenizer.json` would say, or RWKV's vocabulary |
 //! | `write.rs` | the container, written |
@@ -17,6 +17,7 @@
 mod assemble;
 mod config;
 mod container;
+mod described;
 mod error;
 mod fields;
 pub(crate) mod form;
@@ -27,17 +28,21 @@ mod rope_factors;
 pub(crate) mod tokenizer;
 pub(crate) mod write;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::GgufError;
 pub use tokenizer::EmbeddedTokenizer;
 pub use write::GgufDtype;
 
-use self::config::Described;
 use self::container::{Container, Entry};
+use self::described::Described;
 use super::blocks::BlockFormat;
 use super::error::CheckpointError;
 use super::header::{Change, Dtype, Header, TensorInfo};
+
+/// Tensors by name.
+type Tensors = BTreeMap<String, TensorInfo>;
 
 /// The first bytes of every file.
 pub(super) const MAGIC: &[u8] = b"GGUF";

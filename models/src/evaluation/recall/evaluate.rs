@@ -13,10 +13,10 @@ use spillway_ssm_core::Chain;
 
 use super::cut::cut;
 use super::document::Document;
-use super::pieces::surest;
 use super::prefixes::{in_order, take_in_all};
 use super::prompt::{self, Form};
 use super::score::Score;
+use super::surest::surest;
 use crate::error::ModelError;
 use crate::generation::{Sampling, TakenIn, continue_all};
 use crate::model::Model;

@@ -44,10 +44,9 @@ pub mod data;
 pub mod document;
 pub mod evaluate;
 pub mod generate;
-#[cfg(feature = "parquet")]
-mod parquet;
 pub mod pieces;
 mod prefixes;
 pub mod prompt;
 pub mod score;
 pub mod summary;
+pub mod surest;

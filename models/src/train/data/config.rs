@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::audio::AudioConfig;
 use super::corpus::{Corpus, Ids, Split};
 use super::error::DataError;
-use super::mixture::{MixConfig, MixPart, Repeat, RepeatConfig, RepeatedHeader, RepeatedHeaderConfig};
+use super::mixture::{Repeat, RepeatedHeader};
 use super::questions::{Questions, QuestionsConfig};
 use super::seed::mix;
 use super::stream::{MixturePart, Sequences, Source, Stream};
@@ -15,7 +15,7 @@ use super::tasks::{
     CompositionalMqar, CopyTask, Drawn, ForgettingMqar, InductionHeads, Mqar, PasskeyLite, SetDisjointness,
     Task,
 };
-use super::text::TextConfig;
+use super::text::{TextConfig, Token};
 use super::token_file::TokenFile;
 use super::windows::{Order, Windows};
 use crate::budget;
@@ -257,4 +257,68 @@ impl TokensConfig {
             time,
         )
     }
+}
+
+/// Several sources, one of which is drawn for every row of every batch.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixConfig {
+    /// The sources of the mixture.
+    pub parts: Vec<MixPart>,
+}
+
+/// One source of a mixture.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixPart {
+    /// How often it is drawn, relative to the others.
+    pub weight: f64,
+    /// What is read then.
+    pub source: DataConfig,
+}
+
+impl MixConfig {
+    /// The share of every part; they add up to 1.
+    pub(super) fn shares(&self) -> Result<Vec<f64>, DataError> {
+        let weights: Vec<f64> = self.parts.iter().map(|part| part.weight).collect();
+        if let Some(wrong) = weights
+            .iter()
+            .find(|weight| !weight.is_finite() || **weight < 0.0)
+        {
+            return Err(DataError::option("weight", "a finite number, at least 0", wrong));
+        }
+        let total: f64 = weights.iter().sum();
+        if !total.is_finite() || total <= 0.0 {
+            let found = format!("weights of {total} together in {} parts", weights.len());
+            return Err(DataError::option(
+                "parts",
+                "at least one with a weight above 0",
+                found,
+            ));
+        }
+        Ok(weights.into_iter().map(|weight| weight / total).collect())
+    }
+}
+
+/// One token over and over: runs of newlines, for example, which a text may lack.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepeatConfig {
+    /// The separating token.
+    pub token: Token,
+}
+
+/// Texts that begin with a rare string and end with the same, so that the whole text in between has to be remembered through.
+///
+/// A sequence of T + 1 tokens is: marker, n random tokens, T − 1 − 2n tokens of the source, marker, the same n tokens. All targets
+/// weigh 1 but the first n, which nothing foretells: they weigh 0.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepeatedHeaderConfig {
+    /// Length n of the string, in tokens.
+    pub length: usize,
+    /// The token before it. It does not occur in the string.
+    pub marker: Token,
+    /// Where the text is from; not a mixture.
+    pub source: Box<DataConfig>,
 }

@@ -59,11 +59,10 @@ mod token_file;
 mod windows;
 
 pub use audio::AudioConfig;
-pub use config::{DataConfig, TokensConfig};
+pub use config::{DataConfig, MixConfig, MixPart, RepeatConfig, RepeatedHeaderConfig, TokensConfig};
 pub use corpus::Split;
 pub use error::DataError;
 pub use lines::plain_text;
-pub use mixture::{MixConfig, MixPart, RepeatConfig, RepeatedHeaderConfig};
 pub use questions::QuestionsConfig;
 pub use stream::{Source, batches};
 pub use tasks::{

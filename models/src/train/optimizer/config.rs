@@ -102,7 +102,8 @@ impl OptimizerConfig {
             let good = positive(norm) && norm <= NORM_LIMIT;
             check("clip_norm", "a positive number up to 1.8e19", good, norm)?;
         }
-        self.groups.iter().try_for_each(|group| group.validate(self))?;
+        let of_all = (self.learning_rate, self.weight_decay);
+        self.groups.iter().try_for_each(|group| group.validate(of_all))?;
         self.schedule.validate(steps)
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::OptimizerError;
 use super::decay::ends_with;
-use super::{OptimizerConfig, OptimizerError};
 use crate::train::Parameter;
 
 /// Parameters with a learning rate or a weight decay of their own, by the ends of their names. The schedule is that of all.
@@ -40,9 +40,9 @@ impl GroupConfig {
         self.names.iter().any(|end| ends_with(name, end))
     }
 
-    /// Checks the numbers; `all` is what holds where the group has none.
-    pub(super) fn validate(&self, all: &OptimizerConfig) -> Result<(), OptimizerError> {
-        let rate = self.learning_rate.unwrap_or(all.learning_rate);
+    /// Checks the numbers, beside learning rate and weight decay of all, which hold where the group has none.
+    pub(super) fn validate(&self, (learning_rate, weight_decay): (f64, f64)) -> Result<(), OptimizerError> {
+        let rate = self.learning_rate.unwrap_or(learning_rate);
         if !(rate.is_finite() && rate >= 0.0) {
             return Err(OptimizerError::option(
                 "groups.learning_rate",
@@ -50,7 +50,7 @@ impl GroupConfig {
                 rate,
             ));
         }
-        let decay = self.weight_decay.unwrap_or(all.weight_decay);
+        let decay = self.weight_decay.unwrap_or(weight_decay);
         if !(decay >= 0.0 && decay * rate < 1.0) {
             let expected = "at least 0, and below 1 / learning_rate";
             return Err(OptimizerError::option("groups.weight_decay", expected, decay));

@@ -1,6 +1,6 @@
 //! How the work is divided, and what each part has to itself.
 
-use crate::recurrence::host::matrix::MatrixMut;
+use crate::matrix::MatrixMut;
 use crate::recurrence::host::{Head, SharedOutput};
 use crate::recurrence::problem::{Inputs, Problem};
 

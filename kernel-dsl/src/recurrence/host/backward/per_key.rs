@@ -24,10 +24,10 @@ use super::Sinks;
 use super::blocks::{Block, Constants};
 use super::values::ValueGradients;
 use crate::math;
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::host::Head;
 use crate::recurrence::host::chunked_per_key::{BLOCK, DecayState};
 use crate::recurrence::host::lanes::{load, store};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::problem::{Problem, ReadOut};
 use crate::simd::dispatch;
 

@@ -21,10 +21,10 @@ use super::Sinks;
 use super::blocks::{Block, Constants};
 use super::values::ValueGradients;
 use crate::math;
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::host::Head;
 use crate::recurrence::host::chunked::{ScalarScratch, sum_chunk};
 use crate::recurrence::host::lanes::{dot, dot_of_three};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::recurrence::problem::{Problem, ReadOut};
 use crate::simd::dispatch;
 

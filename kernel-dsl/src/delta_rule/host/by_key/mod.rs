@@ -4,18 +4,18 @@
 //! as a key has decayed by e⁻⁸⁸. So blocks are short, and d(i, j) is a product of a_t ≤ 1 formed one factor at a time:
 //! nothing is divided, nothing exceeds 1, and a = 0 is right.
 
+mod backward;
+
 use pulp::{Simd, WithSimd};
 
-use super::backward::PartCotangents;
-use super::block::{Decays, Parts};
-use super::input_gradients::GateGradients;
+use super::Head;
 use super::lanes::{dot_lanes, load, mul, store};
-use super::{Head, by_key_backward};
+use super::parts::{Decays, GateGradients, PartCotangents, Parts};
 use crate::math;
 use crate::simd::dispatch;
 
 /// Tokens in a block: the state is passed over once per block, and pairs of tokens cost half of this per token.
-pub(super) const BLOCK: usize = 16;
+const BLOCK: usize = 16;
 
 /// Decays of the tokens of one block.
 pub(super) struct ByKey {
@@ -52,7 +52,7 @@ impl Decays for ByKey {
         cotangents: &mut PartCotangents,
         gradients: &mut GateGradients,
     ) {
-        by_key_backward::backward(head, tokens, parts, cotangents, gradients);
+        backward::backward(head, tokens, parts, cotangents, gradients);
     }
 }
 

@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
-use super::data::DataError;
+use super::DataError;
 use crate::input;
 
 /// The rows of a file as objects; of one that cannot be read, why not.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::matrix::{Destination, Matrix, MatrixMut};
+use super::view::{Destination, Matrix, MatrixMut};
 use crate::simd::{dispatch, is_fused, mul_add};
 
 /// Rows of a tile.

@@ -12,15 +12,13 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::Head;
-use super::backward::PartCotangents;
-use super::block::Parts;
-use super::by_key::BLOCK;
-use super::input_gradients::GateGradients;
-use super::lanes::{fma, load, mul, splat, store};
+use super::BLOCK;
+use crate::delta_rule::host::Head;
+use crate::delta_rule::host::lanes::{fma, load, mul, splat, store};
+use crate::delta_rule::host::parts::{GateGradients, PartCotangents, Parts};
 use crate::simd::dispatch;
 
-/// See [`Decays::backward`](super::block::Decays::backward).
+/// See [`Decays::backward`](crate::delta_rule::host::parts::Decays::backward).
 pub(super) fn backward(
     head: Head,
     tokens: (usize, usize),

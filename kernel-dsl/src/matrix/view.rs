@@ -1,10 +1,7 @@
-//! Views of matrices, and their product: our own tiles where rows of the right one are contiguous, else packed first.
+//! Views of matrices of f32 inside slices.
 
 use std::marker::PhantomData;
 use std::ops::Range;
-
-use super::packed;
-use super::product::Product;
 
 /// A read-only matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -99,6 +96,11 @@ impl<'a> Matrix<'a> {
         )
     }
 
+    /// The values and the distance of two rows, where a row's values lie one after another.
+    pub(super) fn contiguous_rows(&self) -> Option<(&'a [f32], usize)> {
+        (self.col_stride == 1).then_some((self.values, self.row_stride))
+    }
+
     /// The same values with rows and columns exchanged.
     pub(crate) fn transposed(self) -> Self {
         let Self {
@@ -138,6 +140,14 @@ impl<'a> MatrixMut<'a> {
             row_stride,
             borrow: PhantomData,
         }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn cols(&self) -> usize {
+        self.cols
     }
 
     /// `count` of the columns, from `first` on.
@@ -217,30 +227,4 @@ pub(crate) enum Destination {
     Overwrite,
     /// C ← factor·C + A B.
     Scale(f32),
-}
-
-/// C ← A B, or C ← factor·C + A B.
-pub(crate) fn multiply(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
-    if b.col_stride != 1 {
-        return multiply_packed(c, destination, a, b);
-    }
-    assert_agree(c, &a, &b);
-    let b = (b.values, b.row_stride);
-    let product = Product::new(c.columns(0, c.cols), destination, a, b);
-    // SAFETY: both constructors of `Matrix` and `MatrixMut` made sure that every value lies inside of its buffer, the
-    // sizes agree by the assertion above, and `c` is borrowed exclusively while `a` and `b` are shared.
-    unsafe { product.run() }
-}
-
-/// As [`multiply`], for matrices that are larger than the first caches, whatever their strides.
-pub(crate) fn multiply_packed(c: &mut MatrixMut, destination: Destination, a: Matrix, b: Matrix) {
-    assert_agree(c, &a, &b);
-    packed::multiply(c, destination, a, b);
-}
-
-fn assert_agree(c: &MatrixMut, a: &Matrix, b: &Matrix) {
-    assert!(
-        a.rows == c.rows && b.cols == c.cols && a.cols == b.rows,
-        "sizes of a matrix product"
-    );
 }

@@ -3,8 +3,8 @@
 //! From AVX2 on, and with NEON, by the crate gemm with its micro-kernel for the level in use. gemm's own choice asks the processor
 //! alone, and below AVX2 it computes one value at a time; there the right matrix is packed here, for our own tiles.
 
-use super::matrix::{Destination, Matrix, MatrixMut};
-use super::product::Product;
+use super::tiles::Product;
+use super::view::{Destination, Matrix, MatrixMut};
 use crate::simd::{Isa, active};
 
 /// C ← A B, or C ← factor·C + A B, with the instructions in use. Sizes must agree.

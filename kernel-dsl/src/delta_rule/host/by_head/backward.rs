@@ -2,16 +2,14 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::Head;
-use super::backward::PartCotangents;
-use super::block::Parts;
-use super::by_head::ByHead;
-use super::input_gradients::GateGradients;
-use super::lanes::{add_product, dot, scale};
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use super::ByHead;
+use crate::delta_rule::host::Head;
+use crate::delta_rule::host::lanes::{add_product, dot, scale};
+use crate::delta_rule::host::parts::{GateGradients, PartCotangents, Parts};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::dispatch;
 
-/// See [`Decays::backward`](super::block::Decays::backward).
+/// See [`Decays::backward`](crate::delta_rule::host::parts::Decays::backward).
 ///
 /// px_ij = (p_i·x_j) d(i−1, j) gives dp_i += dpx_ij d(i−1, j) x_j and dx_j += dpx_ij d(i−1, j) p_i, both matrix products, and
 /// dpx_ij px_ij to ln a_t of every token t that d(i−1, j) spans; likewise the others.
@@ -165,9 +163,9 @@ impl DecayBack<'_> {
     fn products(&mut self) {
         let (n, between) = (self.n, &self.decays.between);
         let PartCotangents { px, qx, pk, qk, .. } = &mut *self.cotangents;
-        super::by_head::decay_products(n, between, px, qx);
+        super::decay_products(n, between, px, qx);
         if self.low_rank {
-            super::by_head::decay_products(n, between, pk, qk);
+            super::decay_products(n, between, pk, qk);
         }
     }
 }

@@ -3,15 +3,15 @@
 //! The decay comes out of every product: px_ij = (p_i·x_j) exp(s_{i−1} − s_j), with s the running sums of ln a. Those are
 //! kept in f64: after a decay of e⁻⁶⁰ an f32 sum would have lost the digits of the milder ones that follow.
 
+mod backward;
+
 use pulp::{Simd, WithSimd};
 
-use super::backward::PartCotangents;
-use super::block::{Decays, Parts};
-use super::input_gradients::GateGradients;
+use super::Head;
 use super::lanes::scale;
-use super::{Head, by_head_backward};
+use super::parts::{Decays, GateGradients, PartCotangents, Parts};
 use crate::math;
-use crate::recurrence::host::matrix::{Destination, Matrix, MatrixMut, multiply};
+use crate::matrix::{Destination, Matrix, MatrixMut, multiply};
 use crate::simd::dispatch;
 
 /// Log decays are raised to this before they are summed: e⁻¹⁰⁰⁰ is 0 in f32 all the same, and sums stay finite.
@@ -92,7 +92,7 @@ impl Decays for ByHead {
         cotangents: &mut PartCotangents,
         gradients: &mut GateGradients,
     ) {
-        by_head_backward::backward(self, head, tokens, parts, cotangents, gradients);
+        backward::backward(self, head, tokens, parts, cotangents, gradients);
     }
 }
 
@@ -186,7 +186,7 @@ impl WithSimd for DecayProducts<'_> {
 
 /// Multiplies products of p_i, which reads the state that the token before left, by d(i−1, j), and products of q_i by d(i, j).
 #[inline(always)]
-pub(super) fn decay_products(n: usize, between: &[f32], of_p: &mut [f32], of_q: &mut [f32]) {
+fn decay_products(n: usize, between: &[f32], of_p: &mut [f32], of_q: &mut [f32]) {
     for i in 0..n {
         let before = match i {
             0 => &[][..],
