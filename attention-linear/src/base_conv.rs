@@ -26,7 +26,7 @@ pub struct BaseConvConfig {
     pub projection_bias: bool,
 }
 
-/// One gated convolution.
+/// A gated convolution of Based with its weights: out = W_out (SiLU(conv(u)) ∘ g) + b.
 #[derive(Clone, Debug)]
 pub struct BaseConv {
     /// The rows of u, then those of g.

@@ -42,7 +42,7 @@ pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
 pub struct TaylorAttentionConfig {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// Heads.
+    /// Number of heads of queries, keys and values.
     pub num_heads: usize,
     /// K, width of a query and of a key.
     pub feature_dim: usize,
@@ -54,7 +54,7 @@ pub struct TaylorAttentionConfig {
     pub encoder_length: Option<usize>,
 }
 
-/// One mixer: Taylor attention between projections.
+/// A mixer of Based, or with an encoder of JRT-RNN: Taylor attention between projections.
 #[derive(Clone, Debug)]
 pub struct TaylorAttention {
     config: TaylorAttentionConfig,
@@ -69,9 +69,9 @@ pub struct TaylorAttention {
 /// The decay of the numerator, and the factor on what is read.
 #[derive(Clone, Debug)]
 struct Decay {
-    /// ln γ, `[heads]`.
+    /// ln γ, the constant log decay of the numerator, `[heads]`.
     log_decay: Tensor<1>,
-    /// To δ, one value per head.
+    /// Projection to δ, one value per head.
     gain: Linear,
 }
 

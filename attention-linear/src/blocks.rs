@@ -11,7 +11,7 @@ use spillway_ssm_core::{KeyValueCache, MixerState, Result};
 /// How the tokens of a call are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// W.
+    /// W, the number of tokens of a block.
     pub(crate) window: usize,
     /// Tokens of the block begun before the call.
     pub(crate) begun: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Cut {
     pub(crate) head: usize,
     /// Whole blocks after these.
     pub(crate) blocks: usize,
-    /// Tokens after them.
+    /// Tokens of the call after the whole blocks, which begin another block.
     pub(crate) tail: usize,
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn apart<const D: usize>(tokens: Tensor<D>, cut: &Cut) -> Tensor<D> {
     tokens.reshape(shape)
 }
 
-/// [`apart`] undone.
+/// The inverse of [`apart`]: `[batch · blocks, W, heads, dim]` to `[batch, blocks · W, heads, dim]`.
 pub(crate) fn together<const D: usize>(blocks: Tensor<D>, cut: &Cut) -> Tensor<D> {
     let mut shape = blocks.dims();
     (shape[0], shape[1]) = (shape[0] / cut.blocks, cut.window * cut.blocks);
@@ -124,11 +124,11 @@ pub(crate) fn within_blocks(
 
 /// The sequences of a call that stand at one place of their blocks.
 pub(crate) struct Aligned<'a> {
-    /// `[sequences, time, model_dim]`, at least one token.
+    /// The mixer's input for these sequences, `[sequences, time, model_dim]`, at least one token.
     pub(crate) input: Tensor<3>,
     /// Tokens before the call, per sequence.
     pub(crate) positions: &'a [u64],
-    /// How they are cut.
+    /// How the tokens of these sequences are cut into blocks.
     pub(crate) cut: Cut,
 }
 

@@ -40,7 +40,7 @@ pub struct CombaConfig {
     pub output: OutputConfig,
 }
 
-/// One Comba mixer.
+/// A Comba mixer: a delta rule that corrects itself by what the state held before it decayed.
 #[derive(Clone, Debug)]
 pub struct Comba {
     config: CombaConfig,
@@ -158,7 +158,7 @@ impl Mixer for Comba {
         self.output.forward(read_out, input)
     }
 
-    /// Of a state value: decay, what is held under p, what replaces it, and the read-out.
+    /// Operations of a token: 8 per state value (decay, what is held under p, what replaces it, read-out), and the branches'.
     fn flops_per_token(&self) -> u64 {
         let [_, heads, key_dim, value_dim] = self.site(0).state_shape(1);
         8 * (heads * key_dim * value_dim) as u64 + self.branches.flops_per_token()

@@ -59,7 +59,7 @@ impl Beta {
         })
     }
 
-    /// `[batch, time, heads]`.
+    /// β of every token and head, `[batch, time, heads]`, from the `input` `[batch, time, model_dim]`.
     pub(crate) fn of(&self, input: &Tensor<3>) -> Result<Tensor<3>> {
         let Some(projection) = &self.projection else {
             let [batch, time, _] = input.dims();
@@ -80,7 +80,7 @@ impl Beta {
 /// What of the state decays.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DecayConfig {
-    /// Nothing (DeltaNet).
+    /// Nothing decays: ln a = 0 (DeltaNet).
     None,
     /// Every head, by the token (Gated DeltaNet).
     PerHead,
@@ -110,7 +110,7 @@ impl DecayConfig {
 pub(crate) enum Decay {
     None,
     PerHead(Rate),
-    /// As the first; `A_log` is repeated for the rows of a head.
+    /// One decay per key row, from the formula of `PerHead`; `A_log` is repeated for the rows of a head.
     PerKey(Rate),
     Bounded {
         rate: Rate,

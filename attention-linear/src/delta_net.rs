@@ -57,11 +57,11 @@ pub struct DeltaNetConfig {
 pub enum QueryKeyActivation {
     /// x σ(x), which the convolution applies.
     Silu,
-    /// max(x, 0).
+    /// The rectifier, max(x, 0).
     Relu,
     /// ELU(x) + 1.
     EluPlusOne,
-    /// x.
+    /// No activation: x itself.
     Identity,
 }
 
@@ -70,7 +70,7 @@ pub enum QueryKeyActivation {
 pub enum QueryKeyNorm {
     /// √(Σ x² + 10⁻⁶).
     Length,
-    /// Σ x.
+    /// Σ x, the sum of the features of a head.
     Sum,
 }
 
@@ -216,7 +216,7 @@ impl Mixer for DeltaNet {
         self.output.forward(read_out, input)
     }
 
-    /// Of a state value: decay, what is held under the key, what replaces it, and the read-out.
+    /// Operations of a token: 8 per state value (decay, what is held under k, what replaces it, read-out), and the branches'.
     fn flops_per_token(&self) -> u64 {
         let [_, heads, key_dim, value_dim] = self.site(0).state_shape(1);
         8 * (heads * key_dim * value_dim) as u64 + self.branches.flops_per_token()

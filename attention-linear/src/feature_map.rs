@@ -15,16 +15,16 @@ use burn::tensor::{Int, Tensor};
 use spillway_ssm_core::operators::pointwise::{exp, sigmoid, silu};
 use spillway_ssm_core::{Linear, Result, WeightSource};
 
-/// Which map of queries or keys it is.
+/// A kind of feature map φ of queries or keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureMapKind {
-    /// x.
+    /// φ(x) = x.
     Identity,
-    /// max(x, 0).
+    /// φ(x) = max(x, 0).
     Relu,
-    /// x σ(x).
+    /// φ(x) = x σ(x).
     Silu,
-    /// σ(x).
+    /// φ(x) = σ(x).
     Sigmoid,
     /// ELU(x) + 1: x + 1 above 0, e^x below.
     EluPlusOne,
@@ -59,25 +59,25 @@ impl FeatureMapKind {
 pub enum FeatureMap {
     /// φ(x) = x.
     Identity,
-    /// Cut at 0.
+    /// φ(x) = max(x, 0).
     Relu,
-    /// Times its sigmoid.
+    /// φ(x) = x σ(x).
     Silu,
     /// φ(x) = σ(x).
     Sigmoid,
-    /// ELU + 1.
+    /// φ(x) = ELU(x) + 1.
     EluPlusOne,
-    /// W₁ and W₂.
+    /// φ(x) = (W₁ x + b₁) ∘ (W₂ x + b₂), with W₁ and W₂.
     Product(Linear, Linear),
-    /// W.
+    /// φ(x) = softmax(2 \[W x + b, −W x − b\]), with W.
     Hedgehog(Linear),
-    /// W.
+    /// φ(x) = max(W x, 0), with W.
     LinearRelu(Linear),
-    /// DPFP.
+    /// φ of [`FeatureMapKind::Dpfp`], which has no matrix.
     Dpfp,
 }
 
-/// ν of [`FeatureMapKind::Dpfp`].
+/// ν of [`FeatureMapKind::Dpfp`], the number of its rotations.
 const DPFP_ROTATIONS: usize = 4;
 
 impl FeatureMap {

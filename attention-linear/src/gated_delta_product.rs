@@ -177,7 +177,7 @@ impl Mixer for GatedDeltaProduct {
             .forward(last.reshape([batch, time, heads, value_dim]), input)
     }
 
-    /// Of a state value and step: decay, what is held under the key, what replaces it, and the read-out.
+    /// Operations of a token: 8 per state value and step (decay, what is held under k, what replaces it, read-out), and the branches'.
     fn flops_per_token(&self) -> u64 {
         let [_, heads, key_dim, value_dim] = self.site(0).state_shape(1);
         8 * (self.config.steps * heads * key_dim * value_dim) as u64 + self.branches.flops_per_token()

@@ -28,22 +28,22 @@ pub struct GatedMlpConfig {
 /// What is applied to the gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GateActivation {
-    /// x σ(x).
+    /// SiLU: x σ(x).
     #[default]
     Silu,
     /// GELU: x Φ(x).
     Gelu,
-    /// Its approximation by a tanh.
+    /// GELU approximated by a tanh.
     GeluTanh,
 }
 
 /// Which rows come first where one tensor holds those of W_up and W_gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowOrder {
-    /// Those of W_up.
+    /// The rows of W_up come first.
     #[default]
     UpFirst,
-    /// Those of W_gate.
+    /// The rows of W_gate come first.
     GateFirst,
 }
 
@@ -55,7 +55,7 @@ pub struct GatedMlp {
     up_and_gate: Linear,
     order: RowOrder,
     activation: GateActivation,
-    /// c.
+    /// c, the factor on W_gate x before the activation.
     gate_factor: f32,
     down: Linear,
 }
@@ -102,12 +102,12 @@ impl GatedMlp {
         }
     }
 
-    /// The same with another activation of the gate.
+    /// The mixer with another activation of its gate.
     pub fn with_activation(self, activation: GateActivation) -> Self {
         Self { activation, ..self }
     }
 
-    /// The same with a factor c on the gate before its activation.
+    /// The mixer with a factor c on W_gate x before the activation.
     pub fn with_gate_factor(self, gate_factor: f32) -> Self {
         Self { gate_factor, ..self }
     }

@@ -41,11 +41,11 @@ pub struct GatedLinearAttentionConfig {
     pub heads: Heads,
     /// The convolutions of queries, keys and values.
     pub conv: Option<ShortConvConfig>,
-    /// φ.
+    /// φ, the feature map of queries and keys.
     pub feature_map: FeatureMapKind,
     /// Whether φ of the keys is φ of the queries, where it has matrices.
     pub feature_map_shared: bool,
-    /// Which entries of the state share a decay.
+    /// ln a, the log decay, and which entries of the state share it.
     pub decay: DecayConfig,
     /// How queries and keys are turned by their position.
     pub rotary: Option<RotaryPlan>,
@@ -62,20 +62,20 @@ pub struct GatedLinearAttentionConfig {
 /// ln a of a gated linear attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DecayConfig {
-    /// Nothing is forgotten.
+    /// ln a = 0: nothing is forgotten.
     None,
-    /// One constant per head; see [`retention::log_decay`].
+    /// ln a is one constant per head; see [`retention::log_decay`].
     Constant,
-    /// One value per head and token.
+    /// ln a = ln σ(W x + b) / τ, one value per head and token.
     PerHead {
-        /// τ.
+        /// τ, what ln σ(W x + b) is divided by.
         divisor: f32,
     },
-    /// One value per key row, head and token.
+    /// ln a = ln σ(W₂ W₁ x + b) / τ, one value per key row, head and token.
     PerKey {
         /// Features between W₁ and W₂.
         rank: usize,
-        /// τ.
+        /// τ, what ln σ(W₂ W₁ x + b) is divided by.
         divisor: f32,
         /// No log decay is below this.
         at_least: Option<f32>,

@@ -56,7 +56,7 @@ pub struct HgrnConfig {
     pub output: OutputConfig,
 }
 
-/// One HGRN mixer.
+/// An HGRN mixer: a gated linear recurrence of vectors between projections.
 #[derive(Clone, Debug)]
 pub struct Hgrn {
     config: HgrnConfig,

@@ -39,7 +39,7 @@ pub struct Hgrn2Config {
     pub output: OutputConfig,
 }
 
-/// One HGRN-2 mixer.
+/// An HGRN-2 mixer: a gated linear recurrence of matrices between projections.
 #[derive(Clone, Debug)]
 pub struct Hgrn2 {
     config: Hgrn2Config,

@@ -28,7 +28,7 @@ pub struct LatentAttentionConfig {
     pub num_heads: usize,
     /// Width between the two projections that give the queries; `None` is a single projection.
     pub query_rank: Option<usize>,
-    /// Width of c.
+    /// Width of c, a token's latent vector.
     pub latent_dim: usize,
     /// Width of the part of a key that a head has for itself.
     pub own_dim: usize,
@@ -47,7 +47,7 @@ pub struct LatentAttention {
     query: Query,
     /// The rows of c, then those of s.
     latent: Linear,
-    /// `[latent_dim]`.
+    /// Weight of the norm that gives c, `[latent_dim]`.
     latent_norm: Tensor<1>,
     /// U, `[1, heads, own_dim, latent_dim]`.
     key: Tensor<4>,

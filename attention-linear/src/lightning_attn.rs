@@ -61,7 +61,7 @@ pub fn gates(
 pub struct LightningAttentionConfig {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// Heads H.
+    /// H, the number of heads.
     pub num_heads: usize,
     /// Width of a query, a key and a value.
     pub head_dim: usize,

@@ -32,7 +32,7 @@ impl NormalizedState {
         Self(State::zeros(&widened(dims), device))
     }
 
-    /// From h `[batch, heads, key_dim, value_dim]` and z `[batch, heads, key_dim]`, after `position` tokens.
+    /// The state made of h `[batch, heads, key_dim, value_dim]` and z `[batch, heads, key_dim]`, after `position` tokens.
     ///
     /// # Errors
     /// [`Error::Shape`] when they do not fit each other.

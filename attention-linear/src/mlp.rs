@@ -17,9 +17,9 @@ use spillway_ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, Weigh
 pub enum MlpActivation {
     /// GELU: x Φ(x).
     Gelu,
-    /// Its approximation by a tanh.
+    /// GELU approximated by a tanh.
     GeluTanh,
-    /// max(x, 0)².
+    /// Squared ReLU: max(x, 0)².
     SquaredRelu,
 }
 

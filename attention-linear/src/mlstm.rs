@@ -52,7 +52,7 @@ pub struct MlstmConfig {
     pub joint_gates: bool,
 }
 
-/// One mLSTM mixer.
+/// An mLSTM mixer: the matrix memory of xLSTM between projections.
 #[derive(Clone, Debug)]
 pub struct Mlstm {
     config: MlstmConfig,

@@ -83,7 +83,7 @@ impl Branch {
 pub(crate) struct Branches<const N: usize>([Branch; N]);
 
 impl Branches<3> {
-    /// To queries, keys and values; a convolution ends in a SiLU, and without one the projections are taken as they are.
+    /// Projections to queries, keys and values; a convolution ends in a SiLU, and without one they are taken as they are.
     pub(crate) fn query_key_value<S: WeightSource>(
         heads: &Heads,
         model_dim: usize,
@@ -136,7 +136,7 @@ impl QueryKeyValue {
         })
     }
 
-    /// As [`Branches::start`].
+    /// As [`Branches::start`]: what a mixer of these projections carries before the first token.
     pub(crate) fn start(&self, sites: &[Site], batch: usize, chain: &Chain, device: &Device) -> MixerState {
         match self {
             Self::Separate(branches) => branches.start(sites, batch, chain, device),
@@ -144,7 +144,7 @@ impl QueryKeyValue {
         }
     }
 
-    /// As [`Branches::forward`].
+    /// Queries, keys and values of `input` `[batch, time, model_dim]`, as [`Branches::forward`].
     pub(crate) fn forward(&self, input: &Tensor<3>, state: &mut RecurrentState) -> Result<[Tensor<3>; 3]> {
         match self {
             Self::Separate(branches) => branches.forward(input, state),
@@ -155,7 +155,7 @@ impl QueryKeyValue {
         }
     }
 
-    /// As [`Branches::flops_per_token`].
+    /// As [`Branches::flops_per_token`]: multiplications and additions of the convolutions for one token.
     pub(crate) fn flops_per_token(&self) -> u64 {
         match self {
             Self::Separate(branches) => branches.flops_per_token(),
@@ -282,9 +282,9 @@ impl GateConfig {
 /// What a gate goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateActivation {
-    /// x σ(x).
+    /// SiLU: x σ(x).
     Silu,
-    /// σ(x).
+    /// The sigmoid, σ(x).
     Sigmoid,
 }
 
@@ -293,7 +293,7 @@ pub enum GateActivation {
 pub(crate) struct Output {
     plan: NormPlan,
     gate: Option<(GateActivation, Factored)>,
-    /// `[width]`: the same for every group of features that is normalised on its own.
+    /// Weight of the norm, `[width]`: the same for every group of features that is normalised on its own.
     norm: Option<Tensor<1>>,
     out: Linear,
 }

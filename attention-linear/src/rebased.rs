@@ -42,7 +42,7 @@ pub fn gates(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Gates {
 pub struct RebasedAttentionConfig {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// Heads.
+    /// Number of heads of queries, keys and values.
     pub num_heads: usize,
     /// K, width of a query and of a key.
     pub feature_dim: usize,

@@ -52,9 +52,9 @@ pub struct RgLru {
 /// A block-diagonal projection with a bias.
 #[derive(Clone, Debug)]
 struct Blocks {
-    /// `[blocks, width, width]`, from the rows to the columns.
+    /// Matrix of every block, `[blocks, width, width]`, from the rows to the columns.
     weight: Tensor<3>,
-    /// `[blocks, 1, width]`.
+    /// The bias of every block, `[blocks, 1, width]`.
     bias: Tensor<3>,
 }
 

@@ -51,13 +51,13 @@ impl SlotState {
 /// Sizes of a [`SlotState`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotShape {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
-    /// Heads.
+    /// Number of heads, each with memories of its own.
     pub heads: usize,
     /// Width of queries and keys.
     pub key_dim: usize,
-    /// Memory slots M.
+    /// M, the number of memory slots of a head.
     pub slots: usize,
     /// Width of values.
     pub value_dim: usize,
@@ -173,7 +173,7 @@ pub(crate) fn sites(heads: &Heads, slots: usize, layer: usize) -> [Site; 2] {
     [keys, values]
 }
 
-/// Both recurrences of a layer, whose memories are those of [`sites`]; `[batch, time, heads, value_dim]`.
+/// y, the read-out of a layer's two recurrences, whose memories are those of [`sites`]; `[batch, time, heads, value_dim]`.
 ///
 /// # Errors
 /// Whatever the recurrence or an intervention refuses.
@@ -198,7 +198,7 @@ pub(crate) fn flops_per_token(sites: &[Site]) -> u64 {
 /// What attention with bounded memory carries.
 #[derive(Clone, Debug)]
 pub struct AbcState {
-    /// The slots.
+    /// The memories of keys and values.
     pub slots: SlotState,
     /// z = ln Σ e^s over the tokens so far, `[batch, heads, slots]`; `None` before the first token.
     pub log_normalizer: Option<Tensor<3>>,
@@ -295,7 +295,7 @@ fn at(memory: Tensor<4>, position: u64) -> State {
     State { memory, position }
 }
 
-/// One head of every `share` neighbours on axis 1.
+/// The first head of every `share` neighbours on axis 1.
 fn first_of_each(x: Tensor<4>, share: usize) -> Tensor<4> {
     if share == 1 {
         return x;

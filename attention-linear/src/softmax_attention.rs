@@ -65,7 +65,7 @@ pub struct QueryKeyNorm {
 pub enum NormSpan {
     /// Every head; its weight is the same for all.
     Head,
-    /// All heads together.
+    /// All heads together; every feature of every head has a weight of its own.
     AllHeads,
 }
 
@@ -111,7 +111,7 @@ pub struct SoftmaxAttention {
     /// The rows of queries, then those of keys, then those of values. One product reads all.
     query_key_value: Linear,
     conv: Option<ShortConv>,
-    /// Of queries, and of keys.
+    /// Norms of queries and of keys.
     norms: Option<[Norm; 2]>,
     out: Linear,
 }
@@ -120,7 +120,7 @@ pub struct SoftmaxAttention {
 #[derive(Clone, Debug)]
 struct Norm {
     plan: NormPlan,
-    /// `[heads · head_dim]`.
+    /// Weight of every feature, `[heads · head_dim]`; that of one head is repeated for all where they share it.
     weight: Tensor<1>,
 }
 

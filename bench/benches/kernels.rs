@@ -29,7 +29,7 @@ use support::{
     recurrence, run_group, selective_scan, ssm_kernel, taylor_attention, tokenwise, wkv4,
 };
 
-/// Measures the ceilings.
+/// Measures the ceilings of the machine or device; called once, and only when kernels are timed.
 type Measure = Box<dyn FnOnce() -> Result<Ceilings, Failure>>;
 
 /// An operator and its kernels.

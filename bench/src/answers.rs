@@ -13,14 +13,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// From one save to the next.
+/// Time from one save of the answers to the next.
 const SAVED_EVERY: Duration = Duration::from_secs(5);
 /// Version of the file's form.
 const VERSION: u32 = 1;
 
-/// Everything that decides the answers. A run goes on only under the same.
+/// Everything that decides the answers of a run. An interrupted run goes on only under the same settings.
 pub trait Settings: Serialize + DeserializeOwned {
-    /// Nothing if `self`, what was saved, is what is `asked` for; else the first difference.
+    /// Holds `self`, what was saved, against what is `asked` for: the first difference is an error.
     ///
     /// # Errors
     /// [`ProgramError::Usage`].
@@ -42,12 +42,12 @@ pub struct Saved<S, E> {
     version: u32,
     /// What decides the answers.
     pub settings: S,
-    /// One per mitigation that has begun.
+    /// The answers under each mitigation that has begun, in order.
     pub runs: Vec<SavedRun<E>>,
 }
 
 impl<S: Settings, E: Serialize + DeserializeOwned> Saved<S, E> {
-    /// Nothing yet.
+    /// The content of a run that has not begun: the settings, and no answers.
     pub fn new(settings: S) -> Self {
         Self {
             version: VERSION,

@@ -75,7 +75,7 @@ pub struct Calibrator<'a> {
 }
 
 impl<'a> Calibrator<'a> {
-    /// Nothing read yet.
+    /// A calibrator for `model` on `text`, of which nothing has been read; `train_length` is in tokens.
     pub fn new(model: &'a Model, text: &'a Text, train_length: u64) -> Self {
         Self {
             model,
@@ -136,7 +136,7 @@ pub fn scales(factors: &[f64]) -> String {
     format!("scales:{}", factors.join(","))
 }
 
-/// How often [`fit_scales`] reads a sample, at most.
+/// Readings of a sample that [`fit_scales`] makes at most, over all samples together.
 pub fn fit_readings(iterations: u32) -> u64 {
     // Three losses of the samples fitted on in each iteration and one before, two of the others at the end.
     (3 * u64::from(iterations) + 1) * (SAMPLES / 2) + SAMPLES

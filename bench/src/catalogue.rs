@@ -20,16 +20,16 @@ pub struct MitigationsArgs {
     pub names: Vec<String>,
 }
 
-/// One entry, as `--json` prints it.
+/// A mitigation of the catalogue, as `--json` prints it.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Entry {
     #[serde(flatten)]
     form: Form,
-    /// Which commands take it.
+    /// Names of the commands that take the mitigation, with commas between them.
     commands: &'static str,
 }
 
-/// What `--json` prints.
+/// The JSON document that `spillway mitigations --json` prints.
 #[derive(Debug, Serialize)]
 struct Output {
     version: u32,

@@ -28,7 +28,7 @@ Examples:
 A line is a message; one that ends in \\ goes on in the next. Ctrl-C stops an answer. Lines that begin with / are commands: /help
 lists them.")]
 pub struct ChatArgs {
-    /// The model.
+    /// The model to converse with.
     #[command(flatten)]
     pub model: ModelArgs,
     /// How messages become text: a file with a Jinja template, or the form rwkv, chatml or zephyr [default: the checkpoint's
@@ -63,7 +63,7 @@ const HELP: &str = "\
 /clear        forget all but the system's message
 /quit         end, as the end of the input does";
 
-/// What `--json` prints.
+/// The JSON document that `spillway chat --json` prints at the end.
 #[derive(Serialize)]
 struct Output<'a> {
     model: &'a str,
@@ -75,7 +75,7 @@ struct Output<'a> {
 #[derive(Serialize)]
 struct Turn {
     prompt_tokens: usize,
-    /// Of these, how many had to be read.
+    /// Tokens of the prompt that had to be read for the answer.
     read_tokens: usize,
     new_tokens: usize,
     finish: &'static str,

@@ -13,7 +13,7 @@ const KAPPA: f64 = 0.64;
 pub struct Skipped {
     /// Text form of the mitigation.
     pub mitigation: String,
-    /// Why.
+    /// Why the mitigation cannot work with the model.
     pub reason: String,
 }
 
@@ -73,7 +73,7 @@ pub struct Choice<'a> {
     pub asked: &'a [String],
     /// The text forms of the default set.
     pub defaults: &'a [String],
-    /// Training length.
+    /// Training length T of the model, in tokens.
     pub train_length: u64,
 }
 

@@ -34,7 +34,7 @@ folder name it and its files in it. Progress and remarks go to standard error, e
 
 Start with:  spillway diagnose")]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand to run.
     #[command(subcommand)]
     pub command: Command,
     /// Threads to compute with [default: every available core]; bench takes a list
@@ -48,7 +48,7 @@ pub struct Cli {
     pub json: bool,
 }
 
-/// The subcommands.
+/// Subcommands of `spillway`, each with its options.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Find out where a model collapses on long inputs, in which heads, and what cures it
@@ -112,7 +112,7 @@ pub enum Command {
 #[cfg(not(feature = "serve"))]
 #[derive(Debug, clap::Args)]
 pub struct Anything {
-    /// Whatever follows
+    /// Arguments behind the subcommand's name, whatever they are
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _arguments: Vec<String>,
 }
@@ -195,7 +195,7 @@ impl Cli {
 }
 
 impl Command {
-    /// What it does with several ranks.
+    /// What the command does with several ranks.
     fn ranks(&self) -> ranks::Use {
         match self {
             Self::Capacity(_)

@@ -22,12 +22,12 @@ pub struct Context {
     ranks: Option<Arc<dyn Communicator>>,
 }
 
-/// What is printed.
+/// Whether progress and remarks are printed, and whether results are text or one JSON document.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Printing {
     /// No progress bars and remarks.
     pub quiet: bool,
-    /// One JSON document on standard output, and no text.
+    /// Results are one JSON document on standard output, and no text.
     pub json: bool,
 }
 
@@ -70,7 +70,7 @@ impl Context {
         }
     }
 
-    /// The same on one of several ranks: all but rank 0 are silent.
+    /// This context on one of several ranks: all but rank 0 are silent.
     #[must_use]
     pub fn on(mut self, ranks: Option<Arc<dyn Communicator>>) -> Self {
         self.printing.quiet |= ranks.as_ref().is_some_and(|ranks| ranks.rank() > 0);

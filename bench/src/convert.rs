@@ -31,7 +31,7 @@ pub struct ConvertArgs {
     /// Folder to write to, new or empty; or a file whose name ends in .gguf
     #[arg(required_unless_present = "to")]
     pub out: Option<PathBuf>,
-    /// The same as OUT
+    /// Folder or file to write to, another way to name OUT
     #[arg(long = "out", value_name = "OUT", conflicts_with = "out")]
     pub to: Option<PathBuf>,
     /// What to write [default: as OUT says]
@@ -45,7 +45,7 @@ pub struct ConvertArgs {
     pub force: bool,
 }
 
-/// What is written.
+/// Form in which a checkpoint is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// A folder with config.json and model.safetensors

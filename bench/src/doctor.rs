@@ -30,7 +30,7 @@ Examples:
   SPILLWAY_ISA=avx2 spillway doctor")]
 pub struct DoctorArgs {}
 
-/// What `--json` prints.
+/// The JSON document that `spillway doctor --json` prints.
 #[derive(Debug, Serialize)]
 struct DoctorReport {
     version: u32,
@@ -43,7 +43,7 @@ struct DoctorReport {
     devices: Vec<DeviceKind>,
 }
 
-/// Versions.
+/// Versions of the program and of what it was built with.
 #[derive(Debug, Serialize)]
 struct Program {
     version: &'static str,
@@ -59,11 +59,11 @@ struct Program {
 /// Levels of vector instructions.
 #[derive(Debug, Serialize)]
 struct Instructions {
-    /// Those that this processor has, the least capable first.
+    /// Levels that this processor has, the least capable first.
     available: Vec<String>,
     /// The one in use.
     active: String,
-    /// What decided it.
+    /// What decided which level is in use: the environment variable with its value, or the processor.
     why: String,
     /// What each part uses.
     parts: Vec<Computation>,
@@ -79,7 +79,7 @@ struct Computation {
     about: &'static str,
 }
 
-/// What was measured.
+/// What the machine can do with `threads` threads, measured: GB/s of reading, GFLOP/s of multiply-adds.
 #[derive(Debug, Serialize)]
 struct Measured {
     threads: usize,
@@ -99,10 +99,10 @@ struct DeviceKind {
     advice: Option<String>,
 }
 
-/// A device.
+/// A device that was found.
 #[derive(Debug, Serialize)]
 struct Device {
-    /// What `--device` takes.
+    /// How `--device` names the device: `wgpu:0`.
     device: String,
     name: String,
 }

@@ -23,7 +23,7 @@ pub enum ProgramError {
         option: String,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What was given instead.
         found: String,
     },
     /// The output folder is there already and holds something. Exit code 2.
@@ -60,7 +60,7 @@ pub enum ProgramError {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// Why the system refused the action.
         source: io::Error,
     },
     /// Standard output does not take what is printed.
@@ -69,11 +69,11 @@ pub enum ProgramError {
     /// A file's content is not what it should be.
     #[error("{}: expected {expected}, found {found}", path.display())]
     Content {
-        /// The file.
+        /// The file whose content is wrong.
         path: PathBuf,
         /// What would have been accepted.
         expected: String,
-        /// What was there.
+        /// What was found in the file.
         found: String,
     },
     /// A part of the program stopped for a reason it has already put into one line.
@@ -85,7 +85,7 @@ pub enum ProgramError {
 }
 
 impl ProgramError {
-    /// An impossible option.
+    /// The error of an option or argument that was to be `expected` and is `found`.
     pub fn usage(option: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self::Usage {
             option: option.into(),

@@ -38,10 +38,10 @@ Examples:
 
 A prompt may be of any length: text is read and taken in piece by piece. `spillway mitigations` lists what --mitigation takes.")]
 pub struct GenerateArgs {
-    /// The model.
+    /// The model that continues the prompt.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// What to continue.
+    /// The prompt to continue.
     #[command(flatten)]
     pub prompt: PromptArgs,
     /// Read the prompt twice, with a line's end between, before going on: what a model of fixed memory keeps of the second reading
@@ -85,7 +85,7 @@ pub struct GenerateArgs {
     pub spectrogram: Option<PathBuf>,
 }
 
-/// What `--json` prints.
+/// The JSON document that `spillway generate --json` prints.
 #[derive(Debug, Serialize)]
 struct Output<'a> {
     model: &'a str,

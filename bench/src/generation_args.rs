@@ -28,7 +28,7 @@ pub struct SamplingArgs {
     /// Make tokens that have occurred less likely by this factor; 1 leaves them alone
     #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repetition_penalty: f32,
-    /// The same seed draws the same tokens
+    /// Seed of the draws: the same seed draws the same tokens
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }

@@ -15,13 +15,13 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = after_help())]
 pub struct InitArgs {
-    /// Architecture
+    /// Architecture of the model (--list shows them)
     #[arg(long, value_name = "NAME", default_value = "mamba2")]
     pub arch: String,
     /// Layout, where the architecture has several, by a word of its name [default: the first]
     #[arg(long, value_name = "NAME")]
     pub layout: Option<String>,
-    /// Size
+    /// Published size of the model, such as 130m (--list shows them)
     #[arg(long, value_name = "NAME", required_unless_present_any = ["list", "config"])]
     pub shape: Option<String>,
     /// A config.json of the layout instead of a published size
@@ -36,7 +36,7 @@ pub struct InitArgs {
     /// Print every architecture, layout and size, and write nothing
     #[arg(long)]
     pub list: bool,
-    /// The same seed gives the same weights
+    /// Seed of the random weights: the same seed gives the same weights
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Type to store the weights in

@@ -19,12 +19,12 @@ Examples:
   spillway inspect mamba2-130m
   spillway inspect mamba2-130m --dtype int8 --json")]
 pub struct InspectArgs {
-    /// The model.
+    /// The model to inspect.
     #[command(flatten)]
     pub model: ModelArgs,
 }
 
-/// What `--json` prints.
+/// The JSON document that `spillway inspect --json` prints.
 #[derive(Debug, Serialize)]
 struct Output<'a> {
     #[serde(flatten)]
@@ -132,7 +132,7 @@ fn without_sites(state: &RecurrentState) -> String {
     parts.join(", and ")
 }
 
-/// The same of a mixer of several parts, all of them together.
+/// What a mixer of several parts carries that interventions do not reach, all parts together.
 fn of_parts(parts: &[MixerState]) -> String {
     let (mut systems, mut numbers, mut carried) = (0, 0, 0);
     for part in parts {

@@ -4,16 +4,16 @@ use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The processor.
+/// The machine's processor: its name and architecture.
 #[derive(Clone, Debug, Serialize)]
 pub struct Processor {
-    /// As the system calls it; `None` where it does not tell.
+    /// Name of the processor, as the system calls it; `None` where it does not tell.
     pub name: Option<String>,
-    /// `x86_64`, `aarch64`, …
+    /// Instruction set architecture of the program: `x86_64`, `aarch64`, …
     pub architecture: &'static str,
 }
 
-/// How much can run at once.
+/// How many threads can run at once, and what decides it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cores {
     /// Threads that this command computes with.
@@ -29,13 +29,13 @@ pub struct Cores {
 /// Memory in bytes; `None` for what the system does not tell.
 #[derive(Clone, Debug, Serialize)]
 pub struct MachineMemory {
-    /// In the machine.
+    /// Memory of the machine.
     pub total_bytes: Option<u64>,
-    /// Of it not in use, or given back on demand.
+    /// Memory of the machine that is not in use, or given back on demand.
     pub available_bytes: Option<u64>,
     /// The least limit of the cgroups that this process is in; `None` without one.
     pub cgroup_limit_bytes: Option<u64>,
-    /// Used of that cgroup's.
+    /// Memory of that cgroup that is in use.
     pub cgroup_used_bytes: Option<u64>,
 }
 
@@ -170,7 +170,7 @@ fn cgroups() -> Vec<PathBuf> {
     folders
 }
 
-/// Of a line `0::/path` (version 2) or `4:memory:/path` (version 1): the folder of the hierarchy, and the path in it.
+/// From a cgroup's line `0::/path` (version 2) or `4:memory:/path` (version 1), the folder of the hierarchy and the path in it.
 fn root_and_path(line: &str) -> Option<(&str, &str)> {
     let mut fields = line.splitn(3, ':');
     let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Training length where neither the command line nor the checkpoint names one.
 const ASSUMED_TRAIN_LENGTH: u64 = 2048;
 
-/// Which model, and how its weights are kept.
+/// The options that name a model and say how its weights are kept.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// Folder with config.json and model.safetensors or PyTorch files, or a .safetensors, .pth or .gguf file; or
@@ -35,7 +35,7 @@ pub struct ModelsArgs {
 }
 
 impl ModelsArgs {
-    /// One by one.
+    /// The options of each model by itself; those of the built-in model where no checkpoint is named.
     pub fn each(&self) -> Vec<ModelArgs> {
         let one = |checkpoint: Option<&PathBuf>| ModelArgs {
             checkpoint: checkpoint.cloned(),

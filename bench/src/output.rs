@@ -58,15 +58,15 @@ pub struct OutputPlan<'a> {
     pub what: &'static str,
     /// Name of the folder where none is named.
     pub default: &'static str,
-    /// `--out`.
+    /// Folder that `--out` names; `None` if it names none.
     pub named: Option<&'a Path>,
-    /// `--force`.
+    /// Whether `--force` is given: the command's own files in the folder are replaced.
     pub force: bool,
-    /// `--resume`.
+    /// Whether `--resume` is given: the interrupted run in the folder goes on.
     pub resume: bool,
     /// The command's own files: names, names with one `*`, and folders that are its own as a whole, with a `/` at the end.
     pub own: &'static [&'static str],
-    /// Those of them from which an interrupted run goes on: any of them will do.
+    /// Those of the command's own files from which an interrupted run goes on: any of them will do.
     pub marks: &'static [&'static str],
 }
 
@@ -279,7 +279,7 @@ impl OutputFolder {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The folder's path.
+    /// Path of the output folder.
     pub fn path(&self) -> &Path {
         &self.path
     }

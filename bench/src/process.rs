@@ -15,7 +15,7 @@ pub(crate) fn peak_memory_bytes() -> Option<u64> {
     status("VmHWM:")
 }
 
-/// Resident memory now.
+/// Resident memory of this process now, in bytes; `None` where the system does not tell.
 pub(crate) fn resident_bytes() -> Option<u64> {
     status("VmRSS:")
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// From line to line.
+/// Time from one plain line to the next.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// A bar, or lines in its place; gone when it is dropped. Nothing at all with `--quiet`.
@@ -25,7 +25,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of `(done, total)` of something, or of something that nobody can count.
+    /// A bar of `(done, total)`, counted in `unit`, or a spinner for something that nobody can count.
     pub(crate) fn new(quiet: bool, counted: Option<(u64, u64)>, unit: &str) -> Self {
         let bar = match counted {
             Some((done, total)) => {

@@ -22,7 +22,7 @@ pub const MOST_KEPT: usize = 1 << 24;
 /// Bytes of text from which on there is a progress bar.
 const LONG: u64 = 1 << 16;
 
-/// What to continue.
+/// The options that say which prompt to continue: a text, a file or token ids.
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct PromptArgs {
@@ -46,14 +46,14 @@ pub struct Prompt {
     pub last: Vec<u32>,
     /// All ids, unless there are more than were to be kept.
     pub ids: Option<Vec<u32>>,
-    /// Number of tokens.
+    /// Number of tokens of the prompt.
     pub tokens: u64,
     /// After the last token, `[1, vocab_size]`.
     pub logits: Tensor<2>,
 }
 
 impl Prompt {
-    /// One whose ids are all at hand.
+    /// A prompt whose ids are all at hand.
     pub fn whole(ids: Vec<u32>, logits: Tensor<2>) -> Self {
         Self {
             distinct: ids.clone(),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::diagnosis::text::{Stream, Text};
 use spillway_models::{Info, Model};
 
-/// Everything that decides the numbers. A run goes on only under the same settings.
+/// Everything that decides the numbers of a long run, which goes on only under the same settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Version of the program.
@@ -23,27 +23,27 @@ pub struct Settings {
     pub device: String,
     /// Length of the long streams.
     pub length: u64,
-    /// Training length.
+    /// Training length T of the model, in tokens.
     pub train_length: u64,
-    /// Every stream.
+    /// Every stream that is read: where in the text it begins, and its length.
     pub streams: Vec<Stream>,
     /// Text forms of the runs' mitigations, in order.
     pub mitigations: Vec<String>,
 }
 
-/// How much is read.
+/// How much of the text a run reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths<'a> {
-    /// Training length.
+    /// Training length T of the model, in tokens.
     pub train_length: u64,
     /// Length of the long streams.
     pub length: u64,
-    /// Every stream.
+    /// Every stream that is read: where in the text it begins, and its length.
     pub streams: &'a [Stream],
 }
 
 impl Settings {
-    /// Those of this model on `device`, with this text and these trials.
+    /// The settings of this model on `device`, with this text and these trials.
     pub fn new(model: &Model, device: String, text: &Text, lengths: Lengths<'_>, trials: &[Trial]) -> Self {
         let info = model.info();
         Self {
@@ -60,7 +60,7 @@ impl Settings {
         }
     }
 
-    /// Nothing if `self`, the settings of the saved run, are `asked`; else the first difference.
+    /// Holds `self`, the settings of the saved run, against those `asked` for: the first difference is an error.
     ///
     /// # Errors
     /// [`ProgramError::Usage`].
@@ -91,7 +91,7 @@ pub fn name(info: &Info) -> String {
     )
 }
 
-/// Nothing if what was saved is what is asked for, part by part; else the first difference.
+/// Holds what was saved against what is asked for, part by part: the first difference is an error.
 ///
 /// # Errors
 /// [`ProgramError::Usage`].

@@ -16,7 +16,7 @@ Examples:
   spillway completions zsh > ~/.zfunc/_spillway
   spillway completions fish > ~/.config/fish/completions/spillway.fish")]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to write the completions for
     #[arg(value_enum)]
     pub shell: Shell,
 }

@@ -90,10 +90,10 @@ impl SpeculationArgs {
 /// A drafter, and the most tokens of a draft.
 type Bounded<'a> = (Box<dyn Drafter + 'a>, NonZeroUsize);
 
-/// What drafts.
+/// What makes drafts, and the most tokens of each.
 #[derive(Debug)]
 pub enum Drafts {
-    /// Nothing.
+    /// No drafts: tokens are decoded one by one.
     None,
     /// The text, so many tokens at a time.
     Lookup(NonZeroUsize),
@@ -126,15 +126,15 @@ impl Drafts {
 pub struct Outcome {
     /// Calls of the model.
     calls: usize,
-    /// Tokens drafted.
+    /// Number of tokens that were drafted.
     drafted: usize,
-    /// Of these, tokens that the model chose too.
+    /// Number of drafted tokens that the model chose too.
     accepted: usize,
-    /// Of a generated token, drafts included.
+    /// Time of a generated token, drafts included, in seconds.
     seconds_per_token: f64,
-    /// Of a token decoded by itself, measured on a few tokens afterwards.
+    /// Time of a token decoded by itself, in seconds, measured on a few tokens afterwards.
     plain_seconds_per_token: f64,
-    /// The latter divided by the former.
+    /// `plain_seconds_per_token` over `seconds_per_token`.
     speed_up: f64,
 }
 

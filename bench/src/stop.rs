@@ -54,7 +54,7 @@ impl Stop {
             .map_err(|error| ProgramError::Failed(format!("cannot listen for Ctrl-C: {error}")))
     }
 
-    /// From now on a stop is worth waiting for.
+    /// Says that there is something to keep from now on: the first signal asks for a stop, and only the second ends the program.
     pub fn has_something_to_keep(&self) {
         self.saves.store(true, Ordering::Relaxed);
     }
@@ -64,7 +64,7 @@ impl Stop {
         self.asked.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether to stop.
+    /// Whether a stop has been asked for.
     pub fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }

@@ -19,7 +19,7 @@ pub fn open(text: Option<&str>, model: &Model) -> Result<Text, ProgramError> {
     beginning(text, model, usize::MAX)
 }
 
-/// The same, of a file of text only as much as holds `most` tokens.
+/// As [`open`], of a file of text only as much as holds `most` tokens.
 ///
 /// # Errors
 /// As [`open`].

@@ -27,7 +27,7 @@ const RESTARTS: [(&str, Restarting); 2] = [
     ("restart-attention", Trial::restart_attention),
 ];
 
-/// What is tried.
+/// What is tried on a model: a mitigation, or starting the model or its attention again.
 #[derive(Clone, Debug)]
 pub struct Trial {
     name: String,
@@ -136,7 +136,7 @@ impl Trial {
         self.name == FIT
     }
 
-    /// The same with a mitigation whose numbers are fitted.
+    /// This trial with a mitigation whose numbers are fitted.
     pub fn fitted(&self, mitigation: &Mitigation) -> Self {
         Self {
             name: self.name.clone(),
@@ -163,7 +163,7 @@ impl Trial {
         }
     }
 
-    /// Text form.
+    /// Text form of the trial, such as `window:8192` or `restart:2048`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -208,7 +208,7 @@ impl Trial {
         check.and_then(|()| self.try_out(model)).err()
     }
 
-    /// One token: what a site does not tell, the gates do.
+    /// Reads one token under the treatment: what a site does not tell, the gates do.
     fn try_out(&self, model: &Model) -> Result<(), String> {
         let read = |mut state: ModelState| model.advance(&[0], &mut state);
         self.treatment
@@ -249,7 +249,7 @@ fn missing(model: &Model) -> &'static str {
     }
 }
 
-/// The same model that never leaves its training length: `reset:T`, or `restart:T` where there is more to forget than
+/// Text form of the baseline, the model that never leaves its training length: `reset:T`, or `restart:T` where there is more to forget than
 /// recurrent states.
 pub fn baseline(model: &Model, train_length: u64) -> String {
     match has_attention(model) || model.info().sites.is_empty() {

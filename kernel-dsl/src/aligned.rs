@@ -11,7 +11,7 @@ pub const CACHE_LINE: usize = 64;
 /// first to pay for them.
 #[derive(Debug, Default)]
 pub struct AlignedBytes {
-    /// One cache line longer than asked for; allocated once, so that its address never changes.
+    /// Storage, one cache line longer than asked for; allocated once, so that its address never changes.
     words: Vec<u64>,
     /// First byte on a cache line.
     offset: usize,

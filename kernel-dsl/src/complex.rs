@@ -36,7 +36,7 @@ pub(crate) fn phi1(z: Complex64) -> Complex64 {
 
 /// dφ₁/dz = (eᶻ − φ₁(z))/z = Σ_k (k + 1) zᵏ/(k + 2)!.
 pub(crate) fn phi1_derivative(z: Complex64) -> Complex64 {
-    /// Below this, sixteen terms of the series are exact, and the difference above it loses one digit.
+    /// Magnitude of z below which sixteen terms of the series are exact; the difference above it loses one digit.
     const SERIES: f64 = 0.3;
     if z.norm() >= SERIES {
         return (z.exp() - phi1(z)) / z;

@@ -24,7 +24,7 @@ pub(crate) enum DecayScope {
     None,
     /// The whole state of a head.
     Head,
-    /// One row of it, which belongs to one key.
+    /// One row of a head's state, which belongs to one key.
     Key,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum DecayScope {
 /// buffers on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum LogDecay<C, T> {
-    /// No decay.
+    /// No decay: states are kept as they are.
     #[default]
     None,
     /// Constant in time: `[heads]` for [`DecayKind::PerHead`], `[heads, key_dim]` for [`DecayKind::PerKey`].
@@ -47,7 +47,7 @@ pub enum LogDecay<C, T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{operator}: decay kind {decay:?} needs log decays as LogDecay::{expected}, found LogDecay::{found}")]
 pub struct DecayFormError {
-    /// The operator.
+    /// Name of the operator that was called.
     pub operator: &'static str,
     /// What the problem says.
     pub decay: DecayKind,
@@ -135,7 +135,7 @@ impl<C, T> LogDecay<C, T> {
         }
     }
 
-    /// What is constant.
+    /// Log decays that are constant in time, if these are.
     pub fn constant(&self) -> Option<&C> {
         match self {
             Self::None | Self::Token(_) => None,
@@ -143,7 +143,7 @@ impl<C, T> LogDecay<C, T> {
         }
     }
 
-    /// The same decays, borrowed to be changed.
+    /// These decays, borrowed to be changed.
     pub fn as_mut(&mut self) -> LogDecay<&mut C, &mut T> {
         match self {
             Self::None => LogDecay::None,
@@ -152,7 +152,7 @@ impl<C, T> LogDecay<C, T> {
         }
     }
 
-    /// The same decays, borrowed.
+    /// These decays, borrowed.
     pub fn as_ref(&self) -> LogDecay<&C, &T> {
         match self {
             Self::None => LogDecay::None,
@@ -161,7 +161,7 @@ impl<C, T> LogDecay<C, T> {
         }
     }
 
-    /// The same decays, held otherwise.
+    /// These decays, with constants converted by `constant` and decays per token by `token`.
     pub fn map<D, U>(self, constant: impl FnOnce(C) -> D, token: impl FnOnce(T) -> U) -> LogDecay<D, U> {
         match self {
             Self::None => LogDecay::None,

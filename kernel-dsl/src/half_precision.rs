@@ -12,9 +12,9 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a conversion of {expected} values needs room for as many, found {found}")]
 pub struct LengthError {
-    /// Values to convert.
+    /// Number of values to convert.
     pub expected: usize,
-    /// Room for them.
+    /// Number of values that the destination has room for.
     pub found: usize,
 }
 

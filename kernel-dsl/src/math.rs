@@ -196,7 +196,7 @@ pub fn gelu<S: Simd>(simd: S, x: f32) -> f32 {
 /// GELU′(x) = Φ(x) + x φ(x) with the density φ = Φ′.
 #[inline(always)]
 pub fn gelu_derivative<S: Simd>(simd: S, x: f32) -> f32 {
-    /// 1/√(2π).
+    /// Density φ(0) = 1/√(2π) of the standard normal distribution.
     const DENSITY_AT_0: f32 = 0.398_942_3;
     let bounded = bounded_magnitude(x, NORMAL_HIGHEST);
     let (tail, bell) = normal_tail(simd, bounded);
@@ -231,9 +231,9 @@ pub(crate) fn exp_once(x: f32) -> f32 {
 
 /// A function of single values, for the loops below and in [`pointwise`](crate::pointwise).
 pub(crate) trait Function {
-    /// Its value at `x`, inside the instruction set of `simd`.
+    /// The function's value at `x`, inside the instruction set of `simd`.
     fn at<S: Simd>(simd: S, x: f32) -> f32;
-    /// Its derivative at `x`, likewise.
+    /// The function's derivative at `x`, inside the instruction set of `simd`.
     fn derivative_at<S: Simd>(simd: S, x: f32) -> f32;
 }
 

@@ -32,13 +32,13 @@ pub enum Function {
     Exp,
     /// σ(x) = 1 / (1 + e⁻ˣ).
     Sigmoid,
-    /// x σ(x).
+    /// x σ(x), with the logistic function σ of [`Function::Sigmoid`].
     Silu,
     /// tanh(x).
     Tanh,
     /// max(x, 0)².
     SquaredRelu,
-    /// x Φ(x).
+    /// x Φ(x), with the distribution function Φ of the standard normal distribution.
     Gelu,
     /// GELU with a tanh in place of Φ.
     GeluTanh,

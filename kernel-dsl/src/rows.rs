@@ -20,7 +20,7 @@ pub struct Rows<'a> {
 /// Why a view cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RowsError {
-    /// Rows would overlap.
+    /// The stride is shorter than a row, so that rows would overlap.
     #[error("rows of {cols} values need a stride of at least {cols}, found {stride}")]
     Overlap {
         /// Values in a row.
@@ -31,7 +31,7 @@ pub enum RowsError {
     /// The buffer ends before the last row does.
     #[error("{rows} rows of {cols} values at stride {stride} need {expected} values, found {found}")]
     TooShort {
-        /// Number of rows.
+        /// Number of rows in the view.
         rows: usize,
         /// Values in a row.
         cols: usize,
@@ -82,7 +82,7 @@ impl<'a> Rows<'a> {
         Self::new(data, rows, cols, cols)
     }
 
-    /// Number of rows.
+    /// Number of rows in the view.
     pub fn rows(&self) -> usize {
         self.rows
     }

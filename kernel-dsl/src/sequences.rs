@@ -26,9 +26,9 @@ pub enum SequencesError {
     /// Another number of paddings or offsets than sequences ask for.
     #[error("{batch} sequences need {expected} {what}, found {found}")]
     Count {
-        /// Paddings or offsets.
+        /// Name of the values that are too many or too few: `paddings` or `offsets`.
         what: &'static str,
-        /// Number of sequences.
+        /// Number of sequences in the problem.
         batch: usize,
         /// Values that it needs.
         expected: usize,
@@ -38,21 +38,21 @@ pub enum SequencesError {
     /// More padding than rows.
     #[error("the padding of sequence {sequence} needs to be at most {time} rows, found {found}")]
     Padding {
-        /// Which sequence.
+        /// Index of the sequence.
         sequence: usize,
         /// Rows of every sequence.
         time: usize,
-        /// Its padding.
+        /// Padding that was given, in rows.
         found: usize,
     },
     /// An offset lies before the one that it follows, or the first is not 0, or the last is not the number of rows.
     #[error("offset {index} needs to be {expected}, found {found}")]
     Offset {
-        /// Which offset.
+        /// Index of the offset.
         index: usize,
-        /// What it may be.
+        /// What the offset may be.
         expected: OffsetBound,
-        /// What it is.
+        /// Offset that was given.
         found: usize,
     },
 }
@@ -60,9 +60,9 @@ pub enum SequencesError {
 /// What an offset of packed sequences may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetBound {
-    /// Exactly this.
+    /// Exactly this row.
     Exactly(usize),
-    /// This or more.
+    /// This row or a later one.
     AtLeast(usize),
 }
 

@@ -28,7 +28,7 @@ impl Display for Role {
 /// How much a buffer or a view holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Extent {
-    /// There is none.
+    /// Neither a buffer nor a view.
     None,
     /// A buffer of so many values.
     Values(usize),
@@ -64,7 +64,7 @@ impl From<&Rows<'_>> for Extent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{operator}: {role}{operand} needs {expected}, found {found}")]
 pub struct ShapeError {
-    /// The operator.
+    /// Name of the operator that was called.
     pub operator: &'static str,
     /// The operand, by the name of its field or argument.
     pub operand: &'static str,
@@ -72,7 +72,7 @@ pub struct ShapeError {
     pub role: Role,
     /// What the problem asks for.
     pub expected: Extent,
-    /// What came.
+    /// What the operand holds.
     pub found: Extent,
 }
 

@@ -238,7 +238,7 @@ impl Scratch {
         Self(bytes.expect("scratch is smaller than the inputs"))
     }
 
-    /// The vectors.
+    /// All of the buffer, as vectors of `S`.
     #[inline(always)]
     pub(crate) fn vectors<S: Simd>(&mut self) -> &mut [S::f32s] {
         bytemuck::cast_slice_mut(&mut self.0)
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use crate::simd::dispatch;
 
-    /// What is measured.
+    /// Function whose errors are measured.
     #[derive(Clone, Copy)]
     enum Function {
         Exp2,

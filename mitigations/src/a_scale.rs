@@ -35,10 +35,10 @@ pub(crate) const FORM: Form = Form {
     },
 };
 
-/// `a-scale:s`.
+/// `a-scale:s`: A′ = s·A, that is, log α′ = s · log α.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AScale {
-    /// s, above 0.
+    /// s, the factor of every log decay, above 0.
     pub factor: f64,
 }
 

@@ -34,10 +34,10 @@ pub(crate) const FORM: Form = Form {
     },
 };
 
-/// `ablate:2/5.0`.
+/// `ablate:2/5.0`: what the listed layers and heads read, and pass on of their input, is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ablate {
-    /// Layers and heads.
+    /// The layers and heads that are switched off.
     pub at: HeadList,
 }
 

@@ -33,10 +33,10 @@ pub(crate) const FORM: Form = Form {
     },
 };
 
-/// `c-scale:s`.
+/// `c-scale:s`: C′ = s·C, what is read from the state multiplied by s.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CScale {
-    /// s, above 0.
+    /// s, the factor of what is read from the state, above 0.
     pub factor: f64,
 }
 

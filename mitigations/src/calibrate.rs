@@ -24,7 +24,7 @@ use thiserror::Error;
 /// Why a calibration, or numbers from it, cannot be had.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum CalibrationError {
-    /// Nothing was observed.
+    /// No state was recorded.
     #[error("no calibration without recorded states: read text with the observer in the model's chain first")]
     Empty,
     /// A number is infinite, not a number, or negative.
@@ -42,7 +42,7 @@ pub enum CalibrationError {
     Quantile(f64),
 }
 
-/// What was observed.
+/// What was observed of a model inside its training length, by recurrence and head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Tokens of the longest segment: the training length, where the text went so far.
@@ -58,7 +58,7 @@ pub struct SiteStatistics {
     pub layer: usize,
     /// Heads of the layer's earlier recurrences.
     pub first_head: usize,
-    /// Every head.
+    /// Statistics of every head of the recurrence, in order.
     pub heads: Vec<HeadStatistics>,
     /// √Σ_heads Δₜ² of every token; empty in a layer without step size.
     pub step_norms: Histogram,

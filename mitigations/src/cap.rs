@@ -66,19 +66,19 @@ pub(crate) const CAP_MEAN: Form = Form {
     },
 };
 
-/// `cap:T`.
+/// `cap:T`: log a′ₜ = min(log aₜ, −1/T).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cap {
-    /// T, above 0.
+    /// T, the longest memory that a head may have, in tokens, above 0.
     pub tokens: f64,
-    /// Where; `None` everywhere.
+    /// The layers and heads that it acts in; `None` for all.
     pub at: Option<HeadList>,
 }
 
-/// `cap-mean:T`.
+/// `cap-mean:T`: log a′ₜ = log aₜ − max(0, 1/T − 1/τ).
 #[derive(Clone, Debug, PartialEq)]
 pub struct CapMean {
-    /// T, and where.
+    /// T, and the layers and heads that it acts in.
     pub cap: Cap,
     /// 1/τ of every head, once calibrated.
     pub forgetting: Option<Arc<Table>>,

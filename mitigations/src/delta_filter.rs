@@ -69,9 +69,9 @@ pub(crate) const FORM: Form = Form {
 /// `delta-filter:S`, `delta-filter:S,global=θ,clamp=c`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeltaFilter {
-    /// S.
+    /// S, the length of the texts to be read, in tokens, at least 1.
     pub tokens: u64,
-    /// θ.
+    /// θ, the share of the first token left after the training length from which on a head is global.
     pub global: f64,
     /// The share of the largest steps that are clamped.
     pub clamp: f64,

@@ -34,10 +34,10 @@ pub(crate) const FORM: Form = Form {
     },
 };
 
-/// `delta-scale:s`.
+/// `delta-scale:s`: Δ′ = s·Δ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeltaScale {
-    /// s, above 0.
+    /// s, the factor of the step size, above 0.
     pub factor: f64,
 }
 

@@ -25,7 +25,7 @@ pub struct Split<S> {
     test: Vec<S>,
 }
 
-/// How long to look, and how far.
+/// How long a fit searches, and how far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Iterations, each of three losses.
@@ -36,7 +36,7 @@ pub struct Options {
     pub step: f64,
     /// Values stay between 1/`reach` and `reach` times those at the start.
     pub reach: f64,
-    /// Which directions are tried.
+    /// Seed of the random directions δ that are tried.
     pub seed: u64,
 }
 
@@ -52,7 +52,7 @@ impl Default for Options {
     }
 }
 
-/// What came out.
+/// The result of a fit, and what it gained on either side of the split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
     /// The values with the least calibration loss.
@@ -68,9 +68,9 @@ pub struct Fitted {
 /// A loss with the values at the start, and with those of the result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Change {
-    /// At the start.
+    /// The loss with the values at the start.
     pub before: f64,
-    /// With the result.
+    /// The loss with the values of the result.
     pub after: f64,
 }
 
@@ -90,11 +90,11 @@ pub enum FitError<E> {
     /// An option or a value at the start makes no sense.
     #[error("{what}: expected {expected}, found {found}")]
     Value {
-        /// Which.
+        /// The option or value that makes no sense, as a phrase.
         what: &'static str,
         /// What would have been accepted.
         expected: &'static str,
-        /// What came.
+        /// The number that was found.
         found: f64,
     },
     /// The loss at the start is no number.

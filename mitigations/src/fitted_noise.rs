@@ -42,7 +42,7 @@ pub(crate) const FORM: Form = Form {
 pub struct FittedNoise {
     /// F, what the deviations are multiplied by.
     pub factor: f64,
-    /// Which noise.
+    /// Seed of the noise: the same seed gives the same initial state.
     pub seed: u64,
     /// √mean of ‖h_T‖² of every head, once calibrated.
     pub final_norms: Option<Arc<Table>>,

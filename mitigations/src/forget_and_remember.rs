@@ -107,7 +107,7 @@ pub struct Forget {
 /// `remember:c`: B′ = c·B, the decay left alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Remember {
-    /// c_B, above 0.
+    /// c_B, the factor of what a token writes, above 0.
     pub insertion: f64,
 }
 
@@ -116,7 +116,7 @@ pub struct Remember {
 pub struct ReducedRetentionAndInsertion {
     /// c_α, in (0, 1].
     pub retention: f64,
-    /// c_B, above 0.
+    /// c_B, the factor of what a token writes, above 0.
     pub insertion: f64,
 }
 

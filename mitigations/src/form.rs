@@ -8,14 +8,14 @@ use serde::Serialize;
 use std::fmt::{Debug, Formatter};
 use std::sync::Arc;
 
-/// One kind of mitigation's parts.
+/// A kind of part that mitigations are made of.
 #[derive(Clone, Copy, Serialize)]
 pub struct Form {
     /// What stands before the colon.
     pub name: &'static str,
-    /// How it is written: `window-exact:R[,chunk=Q]`.
+    /// How a part of this kind is written, such as `window-exact:R[,chunk=Q]`.
     pub syntax: &'static str,
-    /// What it does, in one line.
+    /// What a part of this kind does, in one line.
     pub summary: &'static str,
     /// What its arguments mean, in the order of the syntax.
     pub parameters: &'static [Parameter],
@@ -25,7 +25,7 @@ pub struct Form {
     pub calibrated: bool,
     /// A use that makes sense.
     pub example: &'static str,
-    /// Reads its arguments.
+    /// Makes a part of this kind from its arguments as written.
     #[serde(skip)]
     pub parse: fn(&Written<'_>) -> Result<Arc<dyn Part>, ParseError>,
 }
@@ -35,14 +35,14 @@ pub struct Form {
 pub struct Parameter {
     /// Name of the argument, as in the syntax.
     pub name: &'static str,
-    /// What it is, with its unit and range.
+    /// What the argument is, with its unit and range.
     pub meaning: &'static str,
     /// What holds without it; `None` where it must be given.
     pub default: Option<&'static str>,
 }
 
 impl Parameter {
-    /// One that must be given.
+    /// An argument that must be given.
     pub const fn required(name: &'static str, meaning: &'static str) -> Self {
         Self {
             name,
@@ -51,7 +51,7 @@ impl Parameter {
         }
     }
 
-    /// One that may be left out.
+    /// An argument that may be left out.
     pub const fn optional(name: &'static str, meaning: &'static str, default: &'static str) -> Self {
         Self {
             name,

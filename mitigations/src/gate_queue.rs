@@ -71,7 +71,7 @@ impl GateQueue {
         Writes::join(parts, 1)
     }
 
-    /// Everything, oldest first.
+    /// All tokens, oldest first, which leave the queue.
     pub(crate) fn pop_all(&mut self) -> Result<Writes> {
         self.loose = (0, 0);
         Writes::join(std::mem::take(&mut self.segments).into(), 1)

@@ -84,7 +84,7 @@ impl Histogram {
         self.bins[index].add(number);
     }
 
-    /// How many numbers there are.
+    /// How many numbers have been added.
     pub fn count(&self) -> u64 {
         self.bins.iter().map(|bin| bin.count).sum()
     }

@@ -29,7 +29,7 @@ pub(crate) const FORM: Form = Form {
     },
 };
 
-/// `scales:s_0,s_1,..`.
+/// `scales:s_0,s_1,..`: Δ′ = s_l·Δ in layer l.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerScales {
     /// s of every layer of the model, from layer 0, each above 0. Those of layers without a recurrence are not looked at.

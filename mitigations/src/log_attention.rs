@@ -61,10 +61,10 @@ pub enum Law {
     BeyondLength,
 }
 
-/// `log-attention:A` and `logn-attention:T`.
+/// `log-attention:A` and `logn-attention:T`: queries multiplied by a logarithm of the position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogAttention {
-    /// Which of the two.
+    /// The factor as a function of the position.
     pub law: Law,
     /// A or T, above 1.
     pub tokens: f64,

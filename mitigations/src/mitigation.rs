@@ -17,10 +17,10 @@ pub struct Mitigation {
 
 /// One intervention of a mitigation.
 pub trait Part: Intervention {
-    /// What it acts on, which decides what it may be combined with.
+    /// What the part acts on, which decides what it may be combined with.
     fn role(&self) -> Role;
 
-    /// How it is calibrated, for parts that have to be.
+    /// This part as a [`Calibratable`], for parts that have to be calibrated; `None` for others.
     fn calibratable(&self) -> Option<&dyn Calibratable> {
         None
     }
@@ -37,14 +37,14 @@ pub trait Calibratable {
     /// [`CalibrationError`] when it lacks what they are made from.
     fn derive(&self, calibration: &Calibration) -> Result<Table, CalibrationError>;
 
-    /// The same part with these numbers.
+    /// The same part with the numbers of `table`.
     fn with_table(&self, table: Table) -> Arc<dyn Part>;
 }
 
 /// What a part acts on, for what may be combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Gates.
+    /// The gates that a layer computes for its recurrence.
     Gates,
     /// The norm of the state.
     Norm,
@@ -52,7 +52,7 @@ pub enum Role {
     Window,
     /// Which tokens the state holds: those since a reset.
     Reset,
-    /// The same, with tokens from before the reset.
+    /// Which tokens the state holds: those since a reset, and some from before it.
     ResetOverlap,
     /// The state before the first token.
     InitialState,
@@ -66,9 +66,9 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("mitigations \"{first}\" and \"{second}\" cannot be combined: {reason}")]
 pub struct Conflict {
-    /// The earlier part.
+    /// Text form of the earlier part.
     pub first: String,
-    /// The later part.
+    /// Text form of the later part.
     pub second: String,
     /// The cause, and what to do.
     pub reason: &'static str,
@@ -220,7 +220,7 @@ enum Stored {
     Text(String),
     Calibrated {
         mitigation: String,
-        /// One table for each part that takes one, in their order.
+        /// Tables of calibrated numbers, one for each part that takes one, in the order of the parts.
         calibrated: Vec<Table>,
     },
 }

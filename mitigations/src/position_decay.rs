@@ -92,7 +92,7 @@ pub struct PositionDecay {
     pub exponent: f64,
 }
 
-/// `position-spectrum:T`.
+/// `position-spectrum:T`: position-adaptive decay with an exponent p of its own for every head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PositionSpectrum {
     /// T, at least 2.

@@ -28,7 +28,7 @@ impl Bits {
         ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
 
-    /// −1 or 1.
+    /// −1 or 1, each with probability 1/2.
     pub(crate) fn sign(&mut self) -> f64 {
         if self.next() >> 63 == 0 { 1.0 } else { -1.0 }
     }

@@ -36,7 +36,7 @@ pub const FORMS: &[Form] = &[
     crate::log_attention::LOG_N,
 ];
 
-/// Those of the program that uses it.
+/// The forms that the program which uses this crate has registered.
 static REGISTERED: RwLock<Vec<Form>> = RwLock::new(Vec::new());
 
 /// A form that cannot be registered.

@@ -67,7 +67,7 @@ pub struct Reset {
 /// second state. A token sees between M + 1 and M + N tokens (fewer at the very beginning).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResetOverlap {
-    /// N.
+    /// N, the period in tokens, above M.
     pub period: u64,
     /// M, at least 1 and below N.
     pub overlap: u64,

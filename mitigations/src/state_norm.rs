@@ -75,7 +75,7 @@ pub enum Threshold {
     Calibrated {
         /// What the recorded norms are multiplied by.
         multiplier: f64,
-        /// The recorded norms.
+        /// The norm that calibration recorded for each head.
         recorded: Option<Arc<Table>>,
     },
 }
@@ -85,7 +85,7 @@ pub enum Threshold {
 /// In a chain it stands innermost: the parser puts it there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateNorm {
-    /// The largest norm.
+    /// p, the largest norm of a head's state, and where it comes from.
     pub threshold: Threshold,
     /// `None` clips after every token, `Some(Q)` after every Q-th.
     pub chunk: Option<u64>,
@@ -290,7 +290,7 @@ fn bounded(
     token_by_token(gates, state, bound, next)
 }
 
-/// One call per token. A read-out after the update sees the clipped state; it is linear in the state, so it shrinks as the
+/// Runs the recurrence one token per call. A read-out after the update sees the clipped state; it is linear in the state, so it shrinks as the
 /// state does, all but its skip.
 fn token_by_token(
     mut gates: Gates,

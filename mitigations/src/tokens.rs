@@ -9,7 +9,7 @@ use spillway_ssm_core::{Erase, Gates, LogDecay};
 pub(crate) enum PerHead {
     /// log a + number.
     Add,
-    /// min(log a, number).
+    /// log a becomes min(log a, number).
     AtMost,
 }
 

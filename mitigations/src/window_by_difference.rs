@@ -85,7 +85,7 @@ pub struct WindowByDifference {
 /// The recurrence that runs R tokens late.
 #[derive(Clone, Debug)]
 struct Lagged {
-    /// h_{t−R}.
+    /// The lagged state, h_{t−R}.
     state: State,
     /// What the last R tokens wrote.
     queue: GateQueue,
@@ -98,7 +98,7 @@ struct Lagged {
 struct WindowSum {
     /// [`Writes::exponents`] summed over the whole window at the last regular position, `[batch, 1, heads, rows]`.
     base: Tensor<4>,
-    /// Those that came in minus those that left since then.
+    /// The exponents that came in minus those that left since then, of the shape of `base`.
     moved: Tensor<4>,
 }
 

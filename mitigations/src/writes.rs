@@ -14,13 +14,13 @@ pub(crate) const LOWEST_LOG_DECAY: f32 = -40.0;
 /// What a segment of tokens writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Writes {
-    /// `[batch, time, groups, key_dim]`.
+    /// Keys, `[batch, time, groups, key_dim]`.
     key: Tensor<4>,
-    /// `[batch, time, heads, value_dim]`.
+    /// Values, `[batch, time, heads, value_dim]`.
     value: Tensor<4>,
-    /// `[batch, time, heads, rows]` with rows 1 or `key_dim`; `None` where decays do not depend on the token.
+    /// Log decays, `[batch, time, heads, rows]` with rows 1 or `key_dim`; `None` where decays do not depend on the token.
     log_decay: Option<Tensor<4>>,
-    /// `[batch, time, heads]`.
+    /// The step sizes δ, `[batch, time, heads]`, in models that discretise.
     step_size: Option<Tensor<3>>,
     erase: Erase,
 }
@@ -94,7 +94,7 @@ impl Writes {
         self.read_by(query, like)
     }
 
-    /// Of dimension 0, sequences; of dimension 1, tokens.
+    /// The writes of `len` sequences from `start` on (dimension 0), or of `len` tokens (dimension 1).
     pub(crate) fn narrow(&self, dim: usize, start: usize, len: usize) -> Self {
         Self {
             key: self.key.clone().narrow(dim, start, len),
@@ -190,7 +190,7 @@ impl Writes {
         }))
     }
 
-    /// One after another: sequences along dimension 0, tokens along dimension 1.
+    /// The writes of `parts` one after another: sequences along dimension 0, tokens along dimension 1.
     pub(crate) fn join(mut parts: Vec<Self>, dim: usize) -> Result<Self> {
         if parts.len() == 1 {
             return Ok(parts.swap_remove(0));

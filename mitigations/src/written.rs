@@ -17,7 +17,7 @@ pub enum ParseError {
         shown(.text)
     )]
     Empty {
-        /// The whole text.
+        /// The whole text of the mitigation, as written.
         text: String,
     },
     /// No part has this name.
@@ -33,7 +33,7 @@ pub enum ParseError {
     Arguments {
         /// The part as written.
         part: String,
-        /// Its syntax.
+        /// Syntax of the part, with its arguments and options.
         syntax: &'static str,
         /// What is wrong with it.
         found: String,
@@ -61,9 +61,9 @@ pub enum ParseError {
         MOST_PARTS
     )]
     TooMany {
-        /// The whole text.
+        /// The whole text of the mitigation, as written.
         text: String,
-        /// Its parts.
+        /// How many parts the text has.
         found: usize,
     },
     /// Parts that cannot work together.
@@ -174,7 +174,7 @@ impl<'a> Written<'a> {
         Ok(found)
     }
 
-    /// How many arguments there are.
+    /// The number of arguments as a phrase, for messages.
     fn count(&self) -> String {
         match self.values.len() {
             0 => "no argument".into(),

@@ -50,7 +50,7 @@ const NORM_EPS: f32 = 1e-5;
 /// Contexts that a block may have, where it has not one per token.
 const MAX_CONTEXTS: usize = 4096;
 
-/// Our names.
+/// Layout of Block-State Transformers, with names of tensors and fields that are this project's own.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "bst",
     name: "Spillway",
@@ -125,7 +125,7 @@ fn config(fields: &Fields<'_>) -> Result<Config, CheckpointError> {
     })
 }
 
-/// `contexts` and `num_contexts`.
+/// Reads the fields `contexts` and `num_contexts`: where a block's contexts come from, and how many there are.
 fn contexts(fields: &Fields<'_>, model_dim: usize) -> Result<Contexts, CheckpointError> {
     let count = fields.dimension_or("num_contexts", 32)?;
     if count > MAX_CONTEXTS {

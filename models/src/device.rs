@@ -9,10 +9,10 @@ use burn::tensor::Device;
 use burn::tensor::DeviceType;
 use thiserror::Error;
 
-/// Kinds of devices.
+/// Kinds of devices that models run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Runtime {
-    /// The processor.
+    /// The machine's processor (CPU).
     #[default]
     Cpu,
     /// A graphics processor through Vulkan, Metal, DirectX or WebGPU.
@@ -24,18 +24,18 @@ pub enum Runtime {
 /// A device by its kind and its number among those of that kind: `cpu`, `wgpu`, `wgpu:1`, `cuda:0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DeviceChoice {
-    /// Which kind.
+    /// Kind of the device.
     pub runtime: Runtime,
-    /// Which of them, from 0.
+    /// Index of the device among those of its kind, from 0.
     pub index: usize,
 }
 
 /// A device that there is.
 #[derive(Clone, Debug)]
 pub struct FoundDevice {
-    /// What `--device` takes.
+    /// Kind and number of the device, as `--device` takes them.
     pub choice: DeviceChoice,
-    /// What it calls itself.
+    /// What the device calls itself.
     pub name: String,
     device: Device,
 }
@@ -49,7 +49,7 @@ pub enum DeviceError {
     /// The program was built without this kind.
     #[error("built without {runtime}: build it with --features {runtime}")]
     NotBuilt {
-        /// The kind.
+        /// Kind of the device that was asked for.
         runtime: Runtime,
     },
     /// The machine has none of this number.
@@ -57,13 +57,13 @@ pub enum DeviceError {
     Absent {
         /// What was asked for.
         choice: DeviceChoice,
-        /// Those that there are.
+        /// The devices of this kind that there are, in words.
         found: String,
     },
 }
 
 impl Runtime {
-    /// Every kind.
+    /// Every kind of device, built in or not.
     pub const ALL: [Self; 3] = [Self::Cpu, Self::Wgpu, Self::Cuda];
 
     /// Whether the program was built for it.

@@ -60,9 +60,9 @@ pub enum ModelError {
     Id {
         /// Position in the ids given.
         index: usize,
-        /// The id.
+        /// The id that has no row.
         id: u32,
-        /// Ids that exist.
+        /// Number of ids that exist; the largest is one less.
         vocab_size: usize,
     },
     /// There is nothing to continue.
@@ -71,43 +71,43 @@ pub enum ModelError {
     /// Ids do not divide into sequences, or targets not into ids.
     #[error("{what}: expected {expected}, found {found}")]
     Count {
-        /// What was counted.
+        /// What was counted: "ids", "targets".
         what: &'static str,
-        /// How many there should be.
+        /// Number that was expected, in words.
         expected: String,
-        /// How many there are.
+        /// Number that was found.
         found: usize,
     },
     /// A state of another model.
     #[error("state: {what}: this model has {expected}, found {found}")]
     State {
-        /// The quantity.
+        /// What of the state does not fit, as a phrase: "number of layers".
         what: &'static str,
-        /// The model's.
+        /// What the model has or needs.
         expected: String,
-        /// The state's.
+        /// What the state has.
         found: String,
     },
     /// A saved state that cannot be continued with this model and chain.
     #[error("{}: {what}: expected {expected}, found {found}", path.display())]
     SavedState {
-        /// The file.
+        /// Path of the file that holds the saved state.
         path: PathBuf,
-        /// The entry.
+        /// Name of the entry in the file that does not fit.
         what: String,
         /// What would have been accepted.
         expected: String,
-        /// What is there.
+        /// What the file has in the entry, in words.
         found: String,
     },
     /// Sequences that do not go into one batch.
     #[error("sequences of one batch: {what}: expected {expected}, found {found}")]
     Batch {
-        /// The quantity.
+        /// What of the sequences does not fit, as a phrase: "lengths".
         what: &'static str,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What was found in its place, in words.
         found: String,
     },
     /// A state that is not remembered.
@@ -115,9 +115,9 @@ pub enum ModelError {
         "rollback by {tokens} tokens from position {position}: expected a state remembered then, found those of positions {kept}"
     )]
     Rollback {
-        /// How far back.
+        /// Number of tokens that were to be taken back.
         tokens: u64,
-        /// Where from.
+        /// Position to go back from: tokens that the state has seen.
         position: u64,
         /// The positions that are remembered.
         kept: String,
@@ -142,17 +142,17 @@ pub enum ModelError {
     /// A logit is NaN.
     #[error("logit of id {id} is NaN: expected numbers; the state has left the range of f32")]
     NotANumber {
-        /// The id.
+        /// The id whose logit is NaN.
         id: usize,
     },
     /// A sampling option is out of range.
     #[error("{option}: expected {expected}, found {found}")]
     Option {
-        /// The option.
+        /// Name of the option that is out of range.
         option: &'static str,
         /// What would have been accepted.
         expected: &'static str,
-        /// What came.
+        /// Value that was given for the option.
         found: String,
     },
 }
@@ -172,37 +172,37 @@ pub enum PrefixCacheError {
     /// A file of another kind.
     #[error("{}: expected an entry of a prefix cache, which starts with \"SPILLPFX\", found {found}", path.display())]
     NotAnEntry {
-        /// The file.
+        /// Path of the file that is no entry.
         path: PathBuf,
-        /// How it starts.
+        /// First bytes of the file, at most eight, escaped and in quotation marks.
         found: String,
     },
     /// An entry of another version of the form.
     #[error("{}: expected version {expected} of the file form, found {found}", path.display())]
     Version {
-        /// The file.
+        /// Path of the entry's file.
         path: PathBuf,
-        /// The version read.
+        /// Version of the file form that is read.
         expected: u32,
-        /// The file's.
+        /// Version that the file names.
         found: u32,
     },
     /// An entry that has changed since it was written.
     #[error("{}: expected contents of checksum {expected}, found {found}: the file is damaged or cut off", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the damaged file.
         path: PathBuf,
-        /// The checksum that it names.
+        /// Checksum that the file names, or what a whole file has.
         expected: String,
-        /// That of what is there.
+        /// Checksum of what the file holds, or its size in bytes where it is cut off.
         found: String,
     },
     /// An entry for something else.
     #[error("{}: {what}: expected {expected}, found {found}", path.display())]
     Foreign {
-        /// The file.
+        /// Path of the entry's file.
         path: PathBuf,
-        /// What differs.
+        /// What of the entry differs, as a phrase: "tokens".
         what: &'static str,
         /// What was looked for.
         expected: String,
@@ -212,19 +212,19 @@ pub enum PrefixCacheError {
     /// The state in an entry does not fit the model, or cannot be written.
     #[error("{}: {source}", path.display())]
     State {
-        /// The file.
+        /// Path of the entry's file.
         path: PathBuf,
-        /// Why.
+        /// Why the state does not fit, or cannot be written.
         source: Box<ModelError>,
     },
     /// An option of the cache is out of range.
     #[error("{option}: expected {expected}, found {found}")]
     Option {
-        /// The option.
+        /// Name of the option that is out of range.
         option: &'static str,
         /// What would have been accepted.
         expected: &'static str,
-        /// What came.
+        /// Value that was given for the option.
         found: String,
     },
 }

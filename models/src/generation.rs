@@ -24,14 +24,14 @@ pub enum Finish {
     Cancelled,
 }
 
-/// What was generated.
+/// What a model has generated after a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generated {
     /// The new tokens, those of a stop string included.
     pub ids: Vec<u32>,
     /// The new text, without the stop string.
     pub text: String,
-    /// Why it ended.
+    /// Why the generation ended.
     pub finish: Finish,
 }
 
@@ -105,7 +105,7 @@ pub fn generate_after(
 /// A prompt that has been taken in.
 #[derive(Clone, Debug)]
 pub struct TakenIn<'a> {
-    /// Its tokens, in any order and each at least once: the repetition penalty wants to know them.
+    /// Tokens of the prompt, in any order and each at least once: the repetition penalty wants to know them.
     pub prompt: &'a [u32],
     /// The last of them, in their order; a few are enough. The text of the first new token may depend on them.
     pub last: &'a [u32],

@@ -35,7 +35,7 @@ const MLP_MULTIPLE: usize = 128;
 pub struct Hybrid {
     /// Layers whose mixer is attention.
     pub attention_layers: BTreeSet<usize>,
-    /// Those layers' mixer.
+    /// Mixer of the layers in `attention_layers`; `None` where there are none.
     pub attention: Option<SoftmaxAttentionConfig>,
     /// Hidden width of the MLP after every mixer.
     pub mlp_dim: Option<usize>,
@@ -48,7 +48,7 @@ const ATTENTION_NAMES: &[(&str, &str)] = &[
     ("v_proj", "in_proj"),
     ("o_proj", "out_proj"),
 ];
-/// What it calls those of an MLP.
+/// What the original layout calls the tensors of an MLP.
 const MLP_NAMES: &[(&str, &str)] = &[("up_proj", "fc1"), ("gate_proj", "fc1"), ("down_proj", "fc2")];
 
 impl Hybrid {
@@ -188,7 +188,7 @@ fn attention(fields: &Fields<'_>, model_dim: usize) -> Result<SoftmaxAttentionCo
 /// Heads that divide `d_model`, and how positions turn their features: `num_heads`, `rotary_emb_dim`.
 pub(crate) struct EvenHeads {
     pub count: usize,
-    /// Features of each.
+    /// Features of each head, `d_model` / `num_heads`.
     pub dim: usize,
     /// With the base 10000, by halves; nothing where no feature is turned.
     pub rotary: Option<RotaryPlan>,

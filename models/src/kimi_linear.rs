@@ -45,7 +45,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 /// ε of the norms of latent vectors.
 const LATENT_EPS: f32 = 1e-6;
 
-/// `KimiLinearForCausalLM`.
+/// Hugging Face's layout of `KimiLinearForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "kimi_linear",
     name: "Hugging Face",

@@ -1,4 +1,4 @@
-//! Which layers of a hybrid are which, as configurations of Hugging Face say it.
+//! Which layers of a hybrid have attention and which are recurrent, as configurations of Hugging Face say it.
 
 use std::collections::BTreeSet;
 

@@ -13,12 +13,12 @@ use crate::loader::Loader;
 use crate::network::{Block, Embedding, Head, Network, Norm};
 use crate::understood;
 
-/// One way of publishing one architecture.
+/// One way of publishing the checkpoints of one architecture.
 #[derive(Debug)]
 pub struct Layout {
-    /// The architecture: `mamba2`.
+    /// Name of the architecture, such as `mamba2`.
     pub architecture: &'static str,
-    /// Whose layout it is: `Hugging Face`.
+    /// Name of the layout, mostly that of who publishes in it: `Hugging Face`.
     pub name: &'static str,
     /// Why a checkpoint has this layout, in words, judged by configuration and tensors; `None` where it has not.
     pub recognise: fn(&Checkpoint) -> Option<String>,

@@ -63,7 +63,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `Lfm2ForCausalLM`.
+/// Hugging Face's layout of `Lfm2ForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "lfm2",
     name: "Hugging Face",

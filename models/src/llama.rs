@@ -33,7 +33,7 @@ use crate::rope::{self, Defaults};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// `LlamaForCausalLM` and `MistralForCausalLM`.
+/// Hugging Face's layout of `LlamaForCausalLM` and `MistralForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "llama",
     name: "Hugging Face",

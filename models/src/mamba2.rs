@@ -86,7 +86,7 @@ pub struct Config {
     pub vocab_size: usize,
     /// Rows of the embedding: the vocabulary rounded up.
     pub padded_vocab_size: usize,
-    /// Number of blocks.
+    /// Number of blocks, each with one mixer.
     pub num_layers: usize,
     /// The mixer of every block.
     pub mixer: Mamba2Config,

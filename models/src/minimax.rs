@@ -58,7 +58,7 @@ const PRESETS: &[Preset] = &[Preset {
 /// ε of the norm of lightning attention's read-out, which no field sets.
 const READ_OUT_EPS: f32 = 1e-6;
 
-/// `MiniMaxForCausalLM`.
+/// Hugging Face's layout of `MiniMaxForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "minimax",
     name: "Hugging Face",
@@ -68,7 +68,7 @@ pub(crate) const LAYOUT: Layout = Layout {
     presets: PRESETS,
 };
 
-/// α and β.
+/// Factors α, on the normalised input that is kept, and β, on what the mixer adds.
 #[derive(Clone, Copy)]
 struct Factors {
     kept: f32,

@@ -40,9 +40,9 @@ pub enum NormKind {
 pub struct Norm {
     /// What is divided by.
     pub kind: NormKind,
-    /// `[model_dim]`.
+    /// Weight, the factor on every normalised channel, `[model_dim]`.
     pub weight: Tensor<1>,
-    /// `[model_dim]`.
+    /// Bias, added to every channel after the weight's factor, `[model_dim]`.
     pub bias: Option<Tensor<1>>,
     /// Added to the mean square or the variance.
     pub eps: f32,
@@ -58,7 +58,7 @@ pub enum Residual {
     Sum,
     /// The norm of r: it stands after the mixer before, r ← norm(r + mixer(r)).
     Normed,
-    /// Nothing: what the mixer gives takes its place, r ← mixer(norm(r)).
+    /// Nothing: what the mixer gives takes the place of r, r ← mixer(norm(r)).
     Nothing,
 }
 
@@ -130,7 +130,7 @@ impl Norm {
 pub struct Channel {
     /// The norm before the mixer.
     pub norm: Norm,
-    /// The channel mixer.
+    /// The channel mixer, which reads the norm's result.
     pub mixer: Arc<dyn Mixer>,
 }
 
@@ -139,7 +139,7 @@ pub struct Channel {
 pub struct Block {
     /// The norm before the sequence mixer.
     pub norm: Norm,
-    /// The sequence mixer.
+    /// The sequence mixer, which reads the norm's result.
     pub mixer: Arc<dyn Mixer>,
     /// The channel mixer, where the architecture has one.
     pub channel: Option<Channel>,
@@ -157,12 +157,12 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// The same rows, multiplied by `factor`.
+    /// The same embedding, its rows multiplied by `factor` where they enter the residual stream.
     pub(crate) fn scaled(self, factor: f32) -> Self {
         Self { factor, ..self }
     }
 
-    /// The same rows, and `places` `[places, model_dim]` added to those of a sequence, which begins with the first.
+    /// The same embedding with `places`, `[places, model_dim]`, added to the rows of a sequence, which begins with the first.
     pub(crate) fn with_places(self, places: Tensor<2>) -> Self {
         Self {
             places: Some(places),
@@ -188,7 +188,7 @@ impl Embedding {
         }
     }
 
-    /// `[ids, model_dim]`; there is at least one.
+    /// Rows of the ids, `[ids, model_dim]`, before `factor`; there is at least one id.
     fn of(&self, ids: &[u32], device: &Device) -> Result<Tensor<2>, ModelError> {
         let (count, width) = (ids.len(), self.rows.in_features());
         match &self.rows {
@@ -217,7 +217,7 @@ impl Embedding {
     }
 }
 
-/// What gives logits.
+/// The head: from the last norm's result to logits, through a transform and a soft cap where there are any.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub(crate) projection: Linear,
@@ -259,7 +259,7 @@ impl Head {
     }
 }
 
-/// A whole model.
+/// A whole model: embedding, blocks, last norm and head, on one device.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub(crate) embedding: Embedding,
@@ -268,7 +268,7 @@ pub struct Network {
     pub(crate) norm: Norm,
     pub(crate) head: Head,
     pub(crate) device: Device,
-    /// Of what mixers add to the residual stream, while the network is trained.
+    /// Dropout of what mixers add to the residual stream, while the network is trained.
     pub(crate) dropout: Option<Dropout>,
 }
 
@@ -333,7 +333,7 @@ impl Network {
         })
     }
 
-    /// Everything that can be wrong with `ids`, which hold the sequences of `state` one after another, before the state is
+    /// Refuses whatever can be wrong with `ids`, which hold the sequences of `state` one after another, before the state is
     /// touched; the number of tokens per sequence.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 /// ε of the norm of the read-out, whatever `rms_norm_eps` says.
 const READ_OUT_EPS: f32 = 1e-5;
 
-/// `OlmoHybridForCausalLM`.
+/// Hugging Face's layout of `OlmoHybridForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "olmo_hybrid",
     name: "Hugging Face",

@@ -45,7 +45,7 @@ use crate::loader::Loader;
 use crate::network::{Block, Channel};
 use crate::rope::{self, Defaults};
 
-/// `Qwen3_5ForCausalLM`.
+/// Hugging Face's layout of `Qwen3_5ForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "qwen3_5",
     name: "Hugging Face",

@@ -22,7 +22,7 @@ use crate::layout::{Assembly, Has, Layout, Preset, stored_config};
 use crate::qwen_experts::Experts;
 use crate::qwen3_5;
 
-/// `Qwen3_5MoeForCausalLM`.
+/// Hugging Face's layout of `Qwen3_5MoeForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "qwen3_5_moe",
     name: "Hugging Face",

@@ -36,7 +36,7 @@ use crate::qwen3_5;
 /// Where the tensors are.
 const MODEL: &str = "model";
 
-/// `Qwen3NextForCausalLM`.
+/// Hugging Face's layout of `Qwen3NextForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "qwen3_next",
     name: "Hugging Face",
@@ -132,7 +132,7 @@ struct ByKeyHead<'s, 'a> {
     heads: Heads,
     /// The gate, once the projection that holds its rows has been read.
     gates: Option<Linear>,
-    /// The decays.
+    /// The projection to decays, once the projection that holds its rows has been read.
     decays: Option<Linear>,
 }
 

@@ -59,7 +59,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `RecurrentGemmaForCausalLM`.
+/// Hugging Face's layout of `RecurrentGemmaForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "recurrent_gemma",
     name: "Hugging Face",
@@ -77,7 +77,7 @@ struct Config {
     recurrent: RgLruConfig,
     attention: SoftmaxAttentionConfig,
     mlp: GatedMlpConfig,
-    /// c.
+    /// Soft cap c of the logits l, c tanh(l / c).
     soft_cap: f32,
 }
 

@@ -94,7 +94,7 @@ pub fn written_layouts() -> impl Iterator<Item = &'static Layout> {
 /// Architectures that read whole sequences, both ways: their models answer tasks and fill in what is hidden, and foretell nothing.
 const WITHOUT_NEXT_TOKEN: &[&str] = &["bigs"];
 
-/// Of [`written_layouts`], those of language models.
+/// The layouts of language models among [`written_layouts`].
 pub fn language_layouts() -> impl Iterator<Item = &'static Layout> {
     written_layouts().filter(|layout| !WITHOUT_NEXT_TOKEN.contains(&layout.architecture))
 }

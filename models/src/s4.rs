@@ -115,10 +115,10 @@ struct Config {
     /// Taps of the kernel that takes the state space's place.
     taps: Option<usize>,
     mlp: Option<MlpConfig>,
-    /// Nothing for no norm.
+    /// What norms divide by; [`NormKind::Identity`] for no norm.
     norm: NormKind,
     norm_eps: f32,
-    /// Where norms stand.
+    /// Whether norms stand before layers, `prenorm`, or after them.
     residual: Residual,
     eos_ids: Vec<u32>,
 }

@@ -18,7 +18,7 @@ pub struct Sampling {
     /// Only the likeliest ids whose probabilities just reach this sum. Source: Holtzman et al., *The Curious Case of Neural
     /// Text Degeneration* (1904.09751), section 3.1.
     pub top_p: Option<f32>,
-    /// The same seed chooses the same tokens.
+    /// Seed of the draws: the same seed chooses the same tokens.
     pub seed: u64,
 }
 

@@ -7,7 +7,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
-/// The checkpoint's name.
+/// Name of the checkpoint that is part of this crate.
 pub const NAME: &str = "tiny-mamba2-kjv";
 /// Tokens in a window of its training.
 pub const TRAIN_LENGTH: u64 = 64;

@@ -11,11 +11,11 @@ use crate::checkpoint::{CheckpointError, Fields};
 /// What a field says where it changes nothing.
 #[derive(Clone, Copy, Debug)]
 enum Neutral {
-    /// Nothing at all, `false` or 0.
+    /// Absent or null, `false` or 0.
     Nothing,
-    /// The factor 1.
+    /// The number 1: a factor that changes nothing.
     One,
-    /// At most one of them.
+    /// A number of at most 1: one expert, or none, is no mixture of experts.
     AtMostOne,
 }
 

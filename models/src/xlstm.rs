@@ -33,7 +33,7 @@ use crate::network::{Block, Channel, Norm, NormKind};
 
 const EMBEDDING: &str = "backbone.embeddings.weight";
 
-/// `xLSTMForCausalLM`.
+/// Hugging Face's layout of `xLSTMForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "xlstm",
     name: "Hugging Face",

@@ -57,7 +57,7 @@ pub struct Bigs {
 #[derive(Clone, Debug)]
 struct Direction {
     system: DiagonalSystem,
-    /// D, `[1]`.
+    /// D, one number for all channels, `[1]`.
     skip: Tensor<1>,
     projection: Linear,
 }

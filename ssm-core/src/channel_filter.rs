@@ -38,9 +38,9 @@ pub enum FilterKind {
 /// The filters of some channels.
 #[derive(Clone, Debug)]
 pub enum ChannelFilter {
-    /// Diagonal state spaces.
+    /// A diagonal state space for every channel.
     StateSpace(Box<FixedLinearSystem>),
-    /// Free kernels.
+    /// A kernel of free taps for every channel.
     Free(Box<FreeKernels>),
 }
 
@@ -49,7 +49,7 @@ pub enum ChannelFilter {
 pub struct FreeKernels {
     /// K, `[1, channels, taps]`, lag 0 first.
     pub kernel: Tensor<3>,
-    /// D, `[1, channels]`.
+    /// D, the skip from an input to its own output, `[1, channels]`.
     pub skip: Tensor<2>,
 }
 
@@ -189,7 +189,7 @@ impl ChannelFilter {
         }
     }
 
-    /// D, `[1, channels]`.
+    /// D, the skip from an input to its own output, `[1, channels]`, where there is one.
     pub fn skip(&self) -> Option<Tensor<2>> {
         match self {
             Self::StateSpace(system) => system.system().skip.clone(),

@@ -6,7 +6,7 @@ pub enum Chunking {
     /// Chunked or token by token, whichever is faster for the shape; one token is a step.
     #[default]
     Fastest,
-    /// Token by token.
+    /// Token by token: a step of the recurrence for each.
     Sequential,
     /// Matrix products inside chunks of this many tokens.
     Chunked {

@@ -42,7 +42,7 @@ pub struct DiffuSsmConfig {
     pub filter: FilterKind,
 }
 
-/// One DiffuSSM block.
+/// A DiffuSSM block: an hourglass around a state space that reads both ways.
 #[derive(Clone, Debug)]
 pub struct DiffuSsm {
     config: DiffuSsmConfig,
@@ -158,7 +158,7 @@ impl DiffuSsm {
         Ok(gelu(self.down.forward(folded)?))
     }
 
-    /// Y from U.
+    /// Y from U, `[batch, M · time, inner_dim]` both: the filters of both directions, and their skips.
     fn both_ways(&self, input: Tensor<3>) -> Result<Tensor<3>> {
         let length = input.dims()[1];
         let [forward, backward] = &self.directions;

@@ -37,7 +37,7 @@ pub(crate) fn run_gates(
     }
 }
 
-/// One value column per head: heads are channels.
+/// The selective scan of gates with one value column per head: heads are channels.
 fn scan(gates: Gates, dims: &Dims, sequences: &Sequences, state: &mut State) -> Result<Tensor<4>> {
     let (LogDecay::PerStep(a), Some(step_size)) = (gates.log_decay, gates.step_size) else {
         unreachable!(

@@ -40,7 +40,7 @@ pub enum Transition {
 /// (A, G) of a segment.
 #[derive(Clone, Debug)]
 pub struct Element {
-    /// A.
+    /// A, what the segment does to an incoming state.
     pub transition: Transition,
     /// G, of the state's shape: the state that the segment leaves when it starts from an empty one.
     pub update: Tensor<4>,

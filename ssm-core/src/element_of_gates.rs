@@ -48,7 +48,7 @@ fn of_run(gates: &Gates, dims: &Dims) -> Result<Element> {
     })
 }
 
-/// One run of the recurrence over twice as many columns: those that start from the identity and are never written become A,
+/// The element of a delta rule by one run over columns of two kinds: those that start from the identity and are never written become A,
 /// those that start from nothing become G.
 fn of_delta_rule(gates: &Gates, dims: &Dims) -> Result<Element> {
     let device = gates.value.device();

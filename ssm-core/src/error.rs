@@ -20,7 +20,7 @@ pub enum Error {
     /// Query/key groups must divide the heads.
     #[error("{heads} heads cannot share {groups} query/key groups evenly")]
     Groups {
-        /// Number of heads.
+        /// Number of heads that should share the groups.
         heads: usize,
         /// Number of query/key groups.
         groups: usize,
@@ -28,11 +28,11 @@ pub enum Error {
     /// A number is outside what the operation is defined for.
     #[error("{what}: expected {expected}, found {found}")]
     Value {
-        /// The quantity.
+        /// The quantity, in the field's words.
         what: &'static str,
         /// What would have been accepted.
         expected: &'static str,
-        /// What came.
+        /// The value that was found, as text.
         found: String,
     },
     /// Two segments of gates differ in kind.
@@ -51,9 +51,9 @@ pub enum Error {
     Device {
         /// The tensor, in the field's words.
         what: &'static str,
-        /// Where it should be.
+        /// The device that it should be on, or the devices that operators run on.
         expected: String,
-        /// Where it is.
+        /// The device that it is on.
         found: String,
     },
     /// A tensor has an element type that operators do not take, or not beside the others'.
@@ -63,13 +63,13 @@ pub enum Error {
         what: &'static str,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// The element type that it has.
         found: String,
     },
     /// A device cannot run an operator: it lacks a capability, or something is too large for it.
     #[error("{operation}: {reason}")]
     Kernel {
-        /// The operator.
+        /// Name of the operator, or what was being done.
         operation: &'static str,
         /// What is missing or too large.
         reason: String,
@@ -77,9 +77,9 @@ pub enum Error {
     /// There is no kernel of this operation for a device.
     #[error("{operation} does not run on {device}: {instead}")]
     Unsupported {
-        /// The operation.
+        /// Name of the operation that was asked for.
         operation: &'static str,
-        /// The device.
+        /// The device that it does not run on.
         device: String,
         /// What to do instead.
         instead: &'static str,
@@ -93,11 +93,11 @@ pub enum Error {
     /// A saved state does not fit.
     #[error("saved state: {what}: expected {expected}, found {found}")]
     Saved {
-        /// The entry.
+        /// Name of the entry of the saved state.
         what: String,
         /// What would have been accepted.
         expected: String,
-        /// What was there.
+        /// What the saved state has there.
         found: String,
     },
 }
@@ -120,7 +120,7 @@ pub enum WeightError {
     /// There is no tensor of this name.
     #[error("tensor {name} is missing: expected shape {expected:?}")]
     Missing {
-        /// The name.
+        /// Name of the tensor that is missing.
         name: String,
         /// The shape that it should have.
         expected: Vec<usize>,
@@ -128,25 +128,25 @@ pub enum WeightError {
     /// A tensor has another shape.
     #[error("tensor {name}: expected shape {expected:?}, found {found:?}")]
     Shape {
-        /// The name.
+        /// Name of the tensor.
         name: String,
         /// The shape that it should have.
         expected: Vec<usize>,
         /// The shape that it has.
         found: Vec<usize>,
     },
-    /// Nothing has asked for a tensor.
+    /// A tensor is there that nothing has asked for.
     #[error("tensor {name} was not expected: nothing reads it")]
     Unread {
-        /// The name.
+        /// Name of the tensor that nothing reads.
         name: String,
     },
     /// A matrix cannot be packed.
     #[error("tensor {name}: {cause}")]
     Packing {
-        /// The name.
+        /// Name of the tensor, or those of all that the matrix is stacked from.
         name: String,
-        /// Why not.
+        /// Why the matrix cannot be packed.
         cause: LinearError,
     },
 }

@@ -20,12 +20,12 @@ use crate::sequences::Sequences;
 use crate::weights::{Init, WeightSource};
 use burn::tensor::{Device, Tensor};
 
-/// One block.
+/// A block of a free kernel for every channel, and a gated projection over channels.
 #[derive(Clone, Debug)]
 pub struct FreeConvolution {
-    /// `[model_dim, taps]`, the last tap meeting the current token.
+    /// Taps K of every channel, `[model_dim, taps]`, the last tap meeting the current token.
     taps: Tensor<2>,
-    /// `[1, 1, model_dim]`.
+    /// D, the skip from an input to its own output, `[1, 1, model_dim]`.
     skip: Tensor<3>,
     out: Linear,
 }

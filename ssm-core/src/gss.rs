@@ -126,7 +126,7 @@ impl Gss {
         gated_norm(v, weights, plan)
     }
 
-    /// s from w.
+    /// s from w, `[batch, time, channels]` both: the state space over the tokens, or over them reversed.
     fn state_space(&self, w: Tensor<3>, state: &mut MixerState, context: &Context<'_>) -> Result<Tensor<3>> {
         if !self.config.reversed {
             return self.system.forward(w, state.recurrent()?.system(0)?);
@@ -144,7 +144,7 @@ impl Gss {
     }
 }
 
-/// As the authors initialise it: ln(−Re Λ), ln(Im Λ) and C normal.
+/// The state space read from `source`; fresh weights as the authors draw them: ln(−Re Λ), ln(Im Λ), C and D normal.
 fn read_system<S: WeightSource>(config: &GssConfig, source: &mut S) -> Result<LinearSystem, S::Error> {
     let (channels, modes) = (config.channels, config.modes);
     let real = source.vector("dss.Lambda_real", modes, Init::Normal(1.0))?;

@@ -36,7 +36,7 @@ pub struct H3Config {
     pub state_dim: usize,
 }
 
-/// One H3 mixer.
+/// An H3 mixer: two state spaces around a product.
 #[derive(Clone, Debug)]
 pub struct H3 {
     config: H3Config,
@@ -158,7 +158,7 @@ fn read_shift<S: WeightSource>(config: &H3Config, source: &mut S) -> Result<Tens
     Ok(taps)
 }
 
-/// As the authors initialise it: A = −½ + iπn, B = 1, Δ log-uniform from 0.001 to 0.1.
+/// S_diag read from `source`; fresh weights as the authors draw them: A = −½ + iπn, B = 1, Δ log-uniform from 0.001 to 0.1.
 fn read_diagonal<S: WeightSource>(config: &H3Config, source: &mut S) -> Result<LinearSystem, S::Error> {
     let (heads, modes) = (config.model_dim / config.head_dim, config.state_dim / 2);
     let frequencies: Vec<f32> = (0..modes).map(|n| PI * n as f32).collect();

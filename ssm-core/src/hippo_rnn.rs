@@ -29,9 +29,9 @@ pub enum Remembered {
     All,
     /// What a measure weighs, whose time passes by `step` from token to token.
     Weighed {
-        /// The measure.
+        /// The measure that weighs the past.
         measure: Measure,
-        /// Δ, positive.
+        /// Δ, by which the measure's time passes from token to token, positive.
         step: f64,
     },
 }
@@ -115,7 +115,7 @@ impl HippoRnnConfig {
     }
 }
 
-/// One HiPPO-RNN cell.
+/// A HiPPO-RNN cell: a hidden state beside a memory of polynomial coefficients.
 #[derive(Clone, Debug)]
 pub struct HippoRnn {
     config: HippoRnnConfig,
@@ -128,9 +128,9 @@ pub struct HippoRnn {
 /// Where Ā and B̄ come from.
 #[derive(Clone, Debug)]
 enum Memory {
-    /// Always the same.
+    /// Ā and B̄ are the same at every position.
     Constant(Step),
-    /// Another one at every position.
+    /// Ā and B̄ change with the position.
     Scan(LegsScan),
 }
 
@@ -174,7 +174,7 @@ impl HippoRnn {
         self.config
     }
 
-    /// One token: `x` and `h` `[batch, 1, H]`, `m` `[batch, M, N]`; the next h and m.
+    /// The next h and m after one token, of `x` and `h` `[batch, 1, H]` and `m` `[batch, M, N]`.
     fn step(
         &self,
         x: Tensor<3>,

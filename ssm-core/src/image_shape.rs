@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::mixer::Context;
 
-/// The most axes.
+/// The largest number of axes that an image may have.
 const MOST: usize = 3;
 
 /// The sizes of the axes of the images that a layer was made for, the last one fastest in memory; the same shape at another resolution is
@@ -23,7 +23,7 @@ pub struct Resolution {
 }
 
 impl ImageShape {
-    /// One to three axes.
+    /// An image of one to three axes of these sizes.
     ///
     /// # Errors
     /// [`Error::Value`] for no axes or more than three, and for one without positions.

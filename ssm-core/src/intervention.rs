@@ -35,7 +35,7 @@ pub struct Site {
     pub first_head: usize,
     /// Heads of the recurrence.
     pub heads: usize,
-    /// Query/key groups.
+    /// Query/key groups of the recurrence, a divisor of its heads.
     pub groups: usize,
     /// Rows of a head's state.
     pub key_dim: usize,
@@ -101,7 +101,7 @@ pub trait InterventionState: Debug + Send + Any {
     fn clone_box(&self) -> Box<dyn InterventionState>;
     /// Memory taken, in bytes.
     fn bytes(&self) -> usize;
-    /// Everything needed to go on, by name.
+    /// Everything that the intervention needs to go on, by name.
     fn save(&self) -> BTreeMap<String, TensorData>;
     /// What happened so far, by name (for example the share of clipped tokens). Goes into reports.
     fn report(&self) -> BTreeMap<String, f64> {
@@ -173,7 +173,7 @@ pub trait Intervention: Debug + Send + Sync {
     /// The canonical text form, such as `forget:0.9999`.
     fn text(&self) -> String;
 
-    /// Everything that decides what it does: two interventions of one identity act alike. The text does not say what
+    /// Everything that decides what the intervention does: two of one identity act alike. The text does not say what
     /// calibration found (`state-norm:auto`), so by default this is the text and the whole value as `Debug` writes it.
     fn identity(&self) -> String {
         format!("{} {self:?}", self.text())

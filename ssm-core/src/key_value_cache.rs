@@ -15,9 +15,9 @@ const SMALLEST: usize = 32;
 /// average.
 #[derive(Clone, Debug)]
 pub struct KeyValueCache {
-    /// `[batch, heads, capacity, key_dim]`; what lies behind a sequence's tokens means nothing.
+    /// Keys of past tokens, `[batch, heads, capacity, key_dim]`; what lies behind a sequence's tokens means nothing.
     pub(crate) keys: Tensor<4>,
-    /// `[batch, heads, capacity, value_dim]`, likewise.
+    /// Values of past tokens, `[batch, heads, capacity, value_dim]`; what lies behind a sequence's tokens means nothing.
     pub(crate) values: Tensor<4>,
     pub(crate) lengths: Vec<usize>,
     pub(crate) window: Option<usize>,
@@ -284,7 +284,7 @@ fn wrong(name: &str, expected: String, data: &TensorData) -> Error {
     }
 }
 
-/// One length per sequence, none beyond the tokens that are held.
+/// The saved lengths, one per sequence, none beyond the tokens that are held.
 fn saved_lengths(saved: &BTreeMap<String, TensorData>, batch: usize, held: usize) -> Result<Vec<usize>> {
     let data = entry("lengths", saved)?;
     let expected = || format!("I64 [{batch}] of numbers up to {held}");

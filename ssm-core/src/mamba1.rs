@@ -85,16 +85,16 @@ impl Mamba1Config {
     }
 }
 
-/// One Mamba-1 mixer.
+/// A Mamba-1 mixer: a selective scan between projections.
 #[derive(Clone, Debug)]
 pub struct Mamba1 {
     config: Mamba1Config,
     /// Rows in the order x, z.
     in_proj: Linear,
     conv: ShortConv,
-    /// One per group; rows in the order Δ, B, C.
+    /// W_x, one projection per group; rows in the order Δ, B, C.
     x_proj: Vec<Linear>,
-    /// One per group, without its bias.
+    /// W_Δ, one projection per group, without its bias.
     dt_proj: Vec<Linear>,
     /// Weights of the norms of Δ_raw, B and C, where they have any.
     norms: [Option<Tensor<1>>; 3],
@@ -102,7 +102,7 @@ pub struct Mamba1 {
     dt_bias: Tensor<1>,
     /// A, negative, `[inner_dim, state_dim]`.
     a: Tensor<2>,
-    /// D.
+    /// D, the skip from x to its own output, `[inner_dim]`.
     skip: Tensor<1>,
     out_proj: Linear,
 }
@@ -119,7 +119,6 @@ impl Mamba1 {
     /// | `A_log`, log(−A) | `inner_dim` × `state_dim` |
     /// | `D` | `inner_dim` |
     /// | `out_proj` | `model_dim` × `inner_dim` |
-    ///
     /// | `dt_layernorm.weight`, `b_layernorm.weight`, `c_layernorm.weight`, where norms have weights | `dt_rank`; `state_dim` |
     ///
     /// With groups, `x_proj.weight`, `dt_proj.weight`, `dt_proj.bias`, `A_log` and `D` have them as their first dimension, and a

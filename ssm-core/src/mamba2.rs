@@ -31,7 +31,7 @@ pub use spillway_kernel_dsl::gated_norm::GateOrder;
 pub struct Mamba2Config {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// Heads H.
+    /// H, the number of heads.
     pub num_heads: usize,
     /// Columns P of a head's state.
     pub head_dim: usize,
@@ -145,7 +145,7 @@ impl Mamba2Config {
     }
 }
 
-/// One Mamba-2 mixer.
+/// A Mamba-2 mixer: a recurrence with a decay per head and token, between projections.
 #[derive(Clone, Debug)]
 pub struct Mamba2 {
     config: Mamba2Config,
@@ -154,9 +154,9 @@ pub struct Mamba2 {
     conv: ShortConv,
     /// Added to the raw step size.
     dt_bias: Tensor<1>,
-    /// log(−A).
+    /// A_log = log(−A), `[num_heads]`.
     a_log: Tensor<1>,
-    /// D.
+    /// D, the skip from x to its own output, `[num_heads]` or, with `skip_per_channel`, `[inner_dim]`.
     skip: Tensor<1>,
     /// Present exactly when the configuration has a norm.
     norm_weight: Option<Tensor<1>>,

@@ -38,7 +38,7 @@ use std::f32::consts::PI;
 pub struct Mamba3Config {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// Heads H.
+    /// H, the number of heads.
     pub num_heads: usize,
     /// Columns P of a head's state.
     pub head_dim: usize,
@@ -48,7 +48,7 @@ pub struct Mamba3Config {
     pub num_groups: usize,
     /// Pairs of B and C that are turned, the first ones; at most N / 2.
     pub angles: usize,
-    /// f.
+    /// f, which makes the decay rate of the raw one.
     pub decay: DecayMap,
     /// The least decay rate.
     pub decay_floor: f32,
@@ -102,7 +102,7 @@ impl Mamba3Config {
     }
 }
 
-/// One Mamba-3 mixer.
+/// A Mamba-3 mixer with one input and one output per head: a recurrence between projections.
 #[derive(Clone, Debug)]
 pub struct Mamba3 {
     config: Mamba3Config,
@@ -133,7 +133,7 @@ pub struct SisoInputs {
     pub step: Tensor<3>,
     /// λ, `[batch, time, heads]`.
     pub share: Tensor<3>,
-    /// By how much more than the token before a token is turned, `[batch, time, heads, angles]`.
+    /// φ_t − φ_{t−1}, the angles in radians by which a token is turned further, `[batch, time, heads, angles]`.
     pub turn: Tensor<4>,
     /// D, `[1, 1, heads, 1]`.
     pub skip: Tensor<4>,
@@ -142,15 +142,15 @@ pub struct SisoInputs {
 /// What is carried of the last token beside U, each `[batch, heads, ·]`.
 #[derive(Clone, Debug)]
 pub struct LastToken {
-    /// B, turned.
+    /// B of the last token, turned, `[batch, heads, state_dim]`.
     pub key: Tensor<3>,
-    /// x.
+    /// x of the last token, `[batch, heads, head_dim]`.
     pub value: Tensor<3>,
-    /// λ Δ.
+    /// λ Δ of the last token, `[batch, heads, 1]`.
     pub weight: Tensor<3>,
-    /// cos φ.
+    /// cos φ of the last token, `[batch, heads, angles]`.
     pub cosine: Tensor<3>,
-    /// sin φ.
+    /// sin φ of the last token, `[batch, heads, angles]`.
     pub sine: Tensor<3>,
 }
 

@@ -20,12 +20,12 @@ pub struct ShortConvConfig {
     pub bias: bool,
 }
 
-/// One short convolution.
+/// A short convolution: depthwise and causal, with a few taps per channel.
 #[derive(Clone, Debug)]
 pub struct ShortConv {
-    /// `[channels, width]`, the last tap meeting the current token.
+    /// Taps w, `[channels, width]`, the last tap meeting the current token.
     weight: Tensor<2>,
-    /// `[channels]`.
+    /// b, the bias of every channel, `[channels]`.
     bias: Option<Tensor<1>>,
 }
 
@@ -59,12 +59,12 @@ impl ShortConv {
         })
     }
 
-    /// Channels, and taps.
+    /// Number of channels, and of taps.
     pub fn dims(&self) -> [usize; 2] {
         self.weight.dims()
     }
 
-    /// What it carries before the first token: `[batch, channels, width − 1]` zeros.
+    /// The state that the convolution carries before the first token: `[batch, channels, width − 1]` zeros.
     pub fn start(&self, batch: usize, device: &Device) -> Tensor<3> {
         let [channels, width] = self.dims();
         Tensor::zeros([batch, channels, width - 1], device)

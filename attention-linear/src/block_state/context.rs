@@ -107,7 +107,7 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// Everything that the tokens of a block give, `[batch, time, ·]`; `begun` `[batch, W, ·]` holds it of the tokens before the call,
+    /// What all tokens of every block give, from `tokens` `[batch, time, ·]`; `begun` `[batch, W, ·]` holds it of those before the call,
     /// and is left with that of the block begun.
     pub(super) fn of_all_tokens(tokens: Tensor<3>, cut: &Cut, begun: &mut Tensor<3>) -> Self {
         let [batch, _, width] = tokens.dims();
@@ -154,7 +154,7 @@ impl Made {
         Self { begun, blocks }
     }
 
-    /// `change` of both.
+    /// `begun` and `blocks`, each with `change` applied to it where there is one.
     pub(super) fn map(self, change: impl Fn(Tensor<3>) -> Result<Tensor<3>>) -> Result<Self> {
         Ok(Self {
             begun: self.begun.map(&change).transpose()?,

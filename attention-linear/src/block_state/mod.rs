@@ -89,7 +89,7 @@ impl BlockStateConfig {
     }
 }
 
-/// One mixer.
+/// A mixer of the Block-State Transformer: attention within blocks, and to contexts of the block before.
 #[derive(Clone, Debug)]
 pub struct BlockState {
     config: BlockStateConfig,
@@ -132,7 +132,7 @@ impl BlockState {
         self.config
     }
 
-    /// Of sequences that stand at one place of their blocks.
+    /// The mixer's output for sequences that stand at one place of their blocks.
     fn aligned(&self, call: Aligned<'_>, state: &mut MixerState) -> Result<Tensor<3>> {
         let Aligned { input, cut, .. } = call;
         let (heads, dim) = (self.config.num_heads, self.config.head_dim());

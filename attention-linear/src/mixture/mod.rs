@@ -25,7 +25,7 @@ use spillway_ssm_core::{Chain, Context, Linear, Mixer, MixerState, Result, Weigh
 /// The configuration of a mixture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MixtureConfig {
-    /// Which experts a token goes to.
+    /// The router, which chooses the experts that a token goes to.
     pub router: RouterConfig,
     /// Width of what experts read and give: `model_dim`, but where they stand between [projections](Mixture::within).
     pub expert_dim: usize,
@@ -45,9 +45,9 @@ pub enum ExpertTensors {
     /// A [`GatedMlp`] with a SiLU; all are in two tensors, of these names: W_gate and W_up `[experts, 2 · hidden_dim, expert_dim]`,
     /// rows of the gate first, and W_down `[experts, expert_dim, hidden_dim]`.
     Joined {
-        /// Name of the first.
+        /// Name of the tensor of W_gate and W_up.
         gate_up: &'static str,
-        /// Name of the second.
+        /// Name of the tensor of W_down.
         down: &'static str,
     },
 }
@@ -55,9 +55,9 @@ pub enum ExpertTensors {
 /// A channel mixer without a state, as experts and what stands beside them are.
 #[derive(Clone, Debug)]
 pub enum Expert {
-    /// With a gate.
+    /// A channel mixer with a gate.
     Gated(GatedMlp),
-    /// Without.
+    /// A channel mixer without a gate.
     Plain(Mlp),
 }
 
@@ -80,7 +80,7 @@ pub struct Mixture {
     config: MixtureConfig,
     router: Router,
     experts: Vec<Expert>,
-    /// From `model_dim` to `expert_dim` and back.
+    /// Projections around all experts but the shared one: from `model_dim` to `expert_dim`, and back.
     projections: Option<[Linear; 2]>,
     shared: Option<Expert>,
     shared_gate: Option<Linear>,
@@ -120,7 +120,7 @@ impl Mixture {
         })
     }
 
-    /// The same with an expert that every token goes through, times σ of a projection to one value where there is one.
+    /// The mixture with an expert that every token goes through, times σ of a projection to one value where there is one.
     pub fn with_shared(self, shared: Expert, gate: Option<Linear>) -> Self {
         Self {
             shared: Some(shared),
@@ -129,7 +129,7 @@ impl Mixture {
         }
     }
 
-    /// The same with experts, but for the shared one, between two projections: from `model_dim` to `expert_dim` and back.
+    /// The mixture with its experts, but for the shared one, between two projections: from `model_dim` to `expert_dim` and back.
     pub fn within(self, projections: [Linear; 2]) -> Self {
         Self {
             projections: Some(projections),
@@ -229,7 +229,7 @@ impl MixtureConfig {
     }
 }
 
-/// Which tokens an expert reads, and where what it gives of them is found again.
+/// Which tokens every expert reads, and where a token finds what its experts give of it.
 struct Gathering {
     /// The tokens of every expert, in ascending order.
     rows: Vec<Vec<usize>>,
@@ -282,7 +282,7 @@ impl Mixer for Mixture {
         self.apply(input)
     }
 
-    /// The router's product.
+    /// Multiplications and additions of the router's product W x: 2 for each expert and feature.
     fn flops_per_token(&self) -> u64 {
         2 * (self.config.router.experts * self.config.router.model_dim) as u64
     }

@@ -1,4 +1,4 @@
-//! Which experts a token goes to, and with which weights.
+//! The router of a mixture: which experts a token goes to, and with which weights.
 //!
 //! With logits l = W x of E experts, of which a token goes to k:
 //!
@@ -30,9 +30,9 @@ const SUM_EPS: f32 = 1e-20;
 pub struct RouterConfig {
     /// Width of what it reads.
     pub model_dim: usize,
-    /// E.
+    /// E, the number of experts.
     pub experts: usize,
-    /// k.
+    /// k, the number of experts that a token goes to.
     pub chosen: usize,
     /// How experts are chosen and weighted.
     pub scores: Scores,
@@ -41,11 +41,11 @@ pub struct RouterConfig {
 /// How experts are chosen and weighted; see [`mixture`](super).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scores {
-    /// By logits; weights are a softmax over all experts.
+    /// Experts are chosen by logits; weights are a softmax over all experts.
     SoftmaxOfAll,
-    /// By logits; weights are a softmax over the chosen ones.
+    /// Experts are chosen by logits; weights are a softmax over the chosen ones.
     SoftmaxOfChosen,
-    /// By sigmoids and a bias.
+    /// Experts are chosen by sigmoids of logits plus a bias; weights are the sigmoids.
     Sigmoid {
         /// Groups of neighbouring experts.
         groups: usize,
@@ -53,12 +53,12 @@ pub enum Scores {
         chosen_groups: usize,
         /// Whether weights are divided by their sum.
         normalized: bool,
-        /// c.
+        /// c, the factor of all weights.
         factor: f32,
     },
 }
 
-/// A router.
+/// A router of tokens to experts, with its weights W and b.
 #[derive(Clone, Debug)]
 pub(super) struct Router {
     config: RouterConfig,
@@ -68,12 +68,12 @@ pub(super) struct Router {
     bias: Option<Tensor<1>>,
 }
 
-/// Where tokens go.
+/// The experts that tokens go to, and with which weights.
 #[derive(Debug)]
 pub(super) struct Routes {
     /// The experts of every token in ascending order, `tokens` × `chosen`.
     pub(super) experts: Vec<usize>,
-    /// Their weights, `[tokens, chosen]`.
+    /// Weights of these experts, `[tokens, chosen]`.
     pub(super) weights: Tensor<2>,
 }
 
@@ -159,7 +159,7 @@ impl Router {
         })
     }
 
-    /// Of one token, in ascending order.
+    /// The experts chosen for one token of these scores, in ascending order.
     fn choose(&self, scores: &[f32]) -> Vec<usize> {
         let mut candidates: Vec<usize> = (0..scores.len()).collect();
         if let Scores::Sigmoid {

@@ -27,20 +27,20 @@ pub struct ChannelMixConfig {
 /// What the output of a channel mixer is gated by.
 #[derive(Clone, Debug)]
 struct ReceptanceGate {
-    /// x̃ʳ.
+    /// The interpolation x̃ʳ, which W_r reads.
     shift: TokenShift,
-    /// W_r.
+    /// W_r, the projection to the receptance, `[model_dim, model_dim]`.
     projection: Linear,
 }
 
-/// One channel mixer.
+/// A channel mixer of RWKV: an MLP over shifted tokens, gated by a receptance but in RWKV-7.
 #[derive(Clone, Debug)]
 pub struct ChannelMix {
-    /// x̃ᵏ.
+    /// The interpolation x̃ᵏ, which W_k reads.
     key_shift: TokenShift,
-    /// W_k.
+    /// W_k, the projection before the activation, `[hidden_dim, model_dim]`.
     key: Linear,
-    /// W_v.
+    /// W_v, the projection after the activation, `[model_dim, hidden_dim]`.
     value: Linear,
     receptance: Option<ReceptanceGate>,
 }

@@ -55,7 +55,7 @@ pub struct DynamicShift {
 /// How the weights of one interpolation follow from the common narrow layer h.
 #[derive(Clone, Debug)]
 pub struct DynamicWeights {
-    /// Which fifth of h.
+    /// Index of the interpolation's fifth hⁿ of h, in the order w, k, v, r, g.
     pub part: usize,
     /// Uⁿ `[model_dim, rank]`, with the bias μⁿ.
     pub up: Linear,

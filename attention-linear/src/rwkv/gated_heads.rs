@@ -22,15 +22,15 @@ pub(super) struct Shifted {
 /// ```
 #[derive(Clone, Debug)]
 pub(super) struct GatedHeads {
-    /// r.
+    /// The projection to r, `[keys, model_dim]`.
     receptance: Linear,
-    /// k.
+    /// The projection to k, `[keys, model_dim]`.
     key: Linear,
-    /// v.
+    /// The projection to v, `[values, model_dim]`.
     value: Linear,
-    /// g.
+    /// The projection to g, before its SiLU, `[values, model_dim]`.
     gate: Linear,
-    /// W_o.
+    /// W_o, the projection of the gated read-outs, `[model_dim, values]`.
     output: Linear,
     /// u, `[heads, key_dim]`: what the current token's key is multiplied by.
     bonus: Tensor<2>,

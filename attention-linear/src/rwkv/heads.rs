@@ -11,7 +11,7 @@ use spillway_ssm_core::{Init, Result, Site, WeightSource};
 pub struct HeadShape {
     /// Width of the layer's input and output.
     pub model_dim: usize,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
     /// Rows of a head's state.
     pub key_dim: usize,
@@ -66,9 +66,9 @@ impl HeadShape {
 /// LayerNorm of each head's read-out, with weights of its own per channel (`ln_x`; a GroupNorm with a group per head).
 #[derive(Clone, Debug)]
 pub(super) struct HeadNorm {
-    /// `[values]`.
+    /// Weight of every channel after the normalisation, `[values]`.
     weight: Tensor<1>,
-    /// `[values]`.
+    /// Bias of every channel after the normalisation, `[values]`.
     bias: Tensor<1>,
     /// Added to the variance: 64·10⁻⁵ in BlinkDL's checkpoints.
     eps: f32,

@@ -7,11 +7,11 @@ use spillway_ssm_core::{Init, Linear, Result, WeightSource};
 /// What is applied between the two projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LowRankActivation {
-    /// Nothing.
+    /// No activation: x itself.
     None,
-    /// tanh.
+    /// The hyperbolic tangent, tanh(x).
     Tanh,
-    /// σ.
+    /// The sigmoid, σ(x).
     Sigmoid,
 }
 
@@ -31,11 +31,11 @@ pub struct LowRankShape {
 /// x ↦ U act(D x) + b, with U's bias b.
 #[derive(Clone, Debug)]
 pub struct LowRank {
-    /// D, `[rank, in_features]`.
+    /// D, the projection to the narrow layer, `[rank, in_features]`.
     pub down: Linear,
-    /// act.
+    /// act, what is applied between the two projections.
     pub activation: LowRankActivation,
-    /// U, `[out_features, rank]`.
+    /// U, the projection from the narrow layer, `[out_features, rank]`, with b as its bias where there is one.
     pub up: Linear,
 }
 

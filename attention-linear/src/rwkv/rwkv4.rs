@@ -34,15 +34,15 @@ pub struct Rwkv4 {
     receptance_shift: TokenShift,
     key_shift: TokenShift,
     value_shift: TokenShift,
-    /// r.
+    /// The projection to r, `[channels, model_dim]`.
     receptance: Linear,
-    /// k.
+    /// The projection to k, `[channels, model_dim]`.
     key: Linear,
-    /// v.
+    /// The projection to v, `[channels, model_dim]`.
     value: Linear,
-    /// W_o.
+    /// W_o, the projection of the gated read-outs, `[model_dim, channels]`.
     output: Linear,
-    /// w.
+    /// w = −e^{time_decay}, the log decay of every channel, `[channels]`.
     log_decay: Tensor<1>,
     /// u, added to the current token's key.
     bonus: Tensor<1>,

@@ -61,27 +61,27 @@ pub struct Rwkv7 {
     value_shift: TokenShift,
     rate_shift: TokenShift,
     gate_shift: TokenShift,
-    /// w before σ.
+    /// LoRA(x̃ʷ), which gives the log decay log w through σ.
     decay: LowRank,
-    /// a before σ.
+    /// LoRA(x̃ᵃ), which gives the rate a through σ.
     rate: LowRank,
-    /// g.
+    /// LoRA(x̃ᵍ), which gives the gate g.
     gate: LowRank,
     /// The share of the first layer's values before σ; `None` in the first layer.
     value_residual: Option<LowRank>,
-    /// r.
+    /// The projection to r, `[keys, model_dim]`.
     receptance: Linear,
-    /// k.
+    /// The projection to k, `[keys, model_dim]`.
     key: Linear,
-    /// v.
+    /// The projection to v, `[values, model_dim]`.
     value: Linear,
-    /// W_o.
+    /// W_o, the projection of the gated read-outs, `[model_dim, values]`.
     output: Linear,
-    /// ξ.
+    /// ξ of κ = k ∘ ξ, `[keys]`.
     removal_key: Tensor<1>,
-    /// α.
+    /// α of k̃ = k ∘ (1 + (a − 1) ∘ α), `[keys]`.
     rate_on_key: Tensor<1>,
-    /// ρ.
+    /// ρ of the current token's bonus (Σ r ∘ k̃ ∘ ρ) ṽ, `[heads, key_dim]`.
     bonus: Tensor<2>,
     norm: HeadNorm,
 }
@@ -92,9 +92,9 @@ struct Projected {
     log_decay: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
-    /// κ̂.
+    /// κ̂, which reads from the state what is to be removed, `[batch, time, keys]`.
     removal: Tensor<3>,
-    /// κ̂ ∘ a.
+    /// κ̂ ∘ a, along which it is removed, `[batch, time, keys]`.
     replacement: Tensor<3>,
     gate: Tensor<3>,
 }
@@ -331,7 +331,7 @@ impl Rwkv7Config {
     }
 }
 
-/// From the first number at the first channel to the second at the last.
+/// Initial values linear in the channel: `from` at the first, `to` at the last.
 fn line(from: f32, to: f32) -> Init {
     Init::Ramp { from, to, power: 1.0 }
 }

@@ -15,17 +15,17 @@ use spillway_ssm_core::{Chain, MixerState, RecurrentState, Result, Sequences, Si
 /// The weights of an interpolation with the previous token.
 #[derive(Clone, Debug)]
 pub struct TokenShift {
-    /// `[channels, 2]`: the share of the previous token, that of the current one.
+    /// Weights of the convolution, `[channels, 2]`: μ, the share of the previous token, and 1 − μ, that of the current one.
     weight: Tensor<2>,
 }
 
 impl TokenShift {
-    /// From the share of the current token, `[channels]` (RWKV-4, RWKV-5).
+    /// The shift of 1 − μ = `share`, the share of the current token, `[channels]` (RWKV-4, RWKV-5).
     pub fn of_current(share: Tensor<1>) -> Self {
         Self::of(share.clone().neg().add_scalar(1.0), share)
     }
 
-    /// From the share of the previous token, `[channels]` (RWKV-6, RWKV-7).
+    /// The shift of μ = `share`, the share of the previous token, `[channels]` (RWKV-6, RWKV-7).
     pub fn of_previous(share: Tensor<1>) -> Self {
         Self::of(share.clone(), share.neg().add_scalar(1.0))
     }

@@ -55,7 +55,7 @@ impl Ceilings {
         }
     }
 
-    /// The same, after a line that says what they are.
+    /// Prints one line that says what the ceilings are, and gives them back.
     pub fn announced(mut self) -> Self {
         let memory = self.bandwidth(*self.sizes.end());
         print!(
@@ -94,7 +94,7 @@ impl Ceilings {
         }
     }
 
-    /// What was measured.
+    /// The ceilings as JSON: GFLOP/s of arithmetic, and GB/s by the size of the working set in bytes.
     pub fn json(&self) -> Value {
         let bandwidth: Vec<Value> = self
             .bandwidth

@@ -29,7 +29,7 @@ impl Clock {
         }
     }
 
-    /// Its name in reports.
+    /// The clock's name in reports: `wall` or `cpu`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Wall => "wall",

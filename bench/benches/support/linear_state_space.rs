@@ -40,7 +40,7 @@ fn digits() -> Problem<'static> {
     }
 }
 
-/// One token, and 4096 forward and backward, of S4D and of S4; and the digits, forward and backward.
+/// Kernels of S4D and of S4, one token and 4096 forward and backward; and those of the digits, forward and backward.
 pub fn kernels() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for (name, rank) in [("s4d_h256_n64", 0), ("s4_h256_n64", 1)] {
@@ -167,7 +167,7 @@ fn kernel(form: &'static str, name: &str, problem: Problem<'static>) -> Kernel {
     })
 }
 
-/// One token, and 4096 forward and backward, of the shift system of H3 with 125M parameters.
+/// Kernels of the shift system of H3 with 125M parameters: one token, and 4096 forward and backward.
 pub fn shift_kernels() -> Vec<Kernel> {
     let layer = |time| shift::Problem {
         batch: 1,

@@ -9,7 +9,7 @@ use spillway_kernel_dsl::long_convolution::{
 use super::{Failure, Kernel, Work, values};
 
 const CHANNELS: usize = 256;
-/// Tokens, and taps.
+/// Lengths that are timed: tokens of the signal, and as many taps of the filter.
 const TIMES: [usize; 4] = [1024, 4096, 16_384, 65_536];
 /// Taps at which transforms and sums tap by tap are held against each other.
 const FEW_TAPS: [usize; 3] = [16, 64, 256];

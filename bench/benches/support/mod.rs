@@ -34,11 +34,11 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Runs a kernel a number of times in a row, and waits for the last.
 pub type Run = Box<dyn FnMut(u64)>;
 
-/// One line of a group: `kernels/OPERATOR/form/shape`.
+/// A kernel to be timed: one line of a group, `kernels/OPERATOR/form/shape`.
 pub struct Kernel {
-    /// Which function computes it.
+    /// Name of the function that computes the kernel, such as `step` or `backward`.
     pub form: &'static str,
-    /// The shape's name.
+    /// Name of the shape that the kernel runs at, such as `mamba2_130m_t2048`.
     pub shape: String,
     /// What the shape consists of; peers are given the same.
     pub sizes: Value,

@@ -13,7 +13,7 @@ use super::{Failure, Kernel, Work, values};
 /// A shape, by the name of who has it.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// Model and size.
+    /// Model, its size and the tokens of a sequence, such as `mamba2_130m_t2048`.
     pub name: &'static str,
     /// Sequences, tokens, heads, groups, key and value size.
     sizes: [usize; 6],
@@ -120,7 +120,7 @@ pub const SHAPES: [Shape; 20] = {
     ]
 };
 
-/// One token for this many sequences, so that their states come from memory.
+/// Sequences in a step of one token each: so many that their states come from memory.
 const STEP_BATCH: usize = 64;
 
 impl Shape {

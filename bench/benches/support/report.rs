@@ -8,11 +8,11 @@ use super::ceilings::Ceilings;
 use super::clock::Clock;
 use super::work::Work;
 
-/// One timed kernel.
+/// A kernel that was timed, with its work and its fastest sample.
 pub struct Timed {
-    /// `form/shape`.
+    /// Name of the kernel within its operator: `form/shape`.
     pub name: String,
-    /// Which function computes it.
+    /// Name of the function that computes the kernel, such as `step` or `backward`.
     pub form: &'static str,
     /// The shape's name, and its sizes.
     pub shape: String,
@@ -49,7 +49,7 @@ impl KernelReport {
         Self::table(&mut self.ceilings, &mut self.kernels, operator, timed);
     }
 
-    /// The same beside other ceilings than the report's own.
+    /// As [`Self::add`], beside other ceilings than the report's own.
     pub fn add_beside(&mut self, ceilings: &mut Ceilings, operator: &str, timed: &[Timed]) {
         Self::table(ceilings, &mut self.kernels, operator, timed);
     }

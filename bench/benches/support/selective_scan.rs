@@ -49,7 +49,7 @@ pub fn work(problem: &Problem, form: &str) -> Work {
     }
 }
 
-/// One token alone and for many sequences, and 2048 tokens forward and backward.
+/// Kernels of the selective scan: one token alone and for many sequences, and 2048 tokens forward and backward.
 pub fn kernels() -> Vec<Kernel> {
     let token = |batch| Problem {
         batch,

@@ -32,7 +32,7 @@ pub const fn prefixed(batch: usize, time: usize) -> Problem {
     }
 }
 
-/// One token, and 2048 by every form.
+/// Kernels of Taylor attention: one token, and 2048 tokens by every form.
 pub fn kernels() -> Vec<Kernel> {
     vec![
         kernel("step", "based_h16_16x64_b1", based(1, 1)),

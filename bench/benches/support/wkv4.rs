@@ -16,7 +16,7 @@ pub const RWKV4_169M: Problem = Problem {
     channels: 768,
 };
 
-/// One token, and 2048 forward and backward.
+/// Kernels of WKV-4: one token, and 2048 tokens forward and backward.
 pub fn kernels() -> Vec<Kernel> {
     let token = Problem {
         time: 1,

@@ -6,7 +6,7 @@ pub const EXPONENTIAL: usize = 20;
 /// Whether a tensor core may do the multiply-adds, which moves the ceiling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// f32 multiply-adds.
+    /// Multiply-adds of f32 values.
     #[default]
     F32,
     /// Matrix products of bf16 values with f32 sums.

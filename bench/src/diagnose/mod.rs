@@ -53,7 +53,7 @@ const OWN: &[&str] = &[
     mitigation_file::FILES,
     "resume/",
 ];
-/// From one save to the next, at least.
+/// Time from one save of the runs to the next, at least.
 const SAVED_EVERY: Duration = Duration::from_secs(30);
 /// Saving takes at most this part of the time.
 const SAVING_SHARE: u32 = 20;
@@ -69,7 +69,7 @@ Examples:
 Ctrl-C writes the report so far, and what is measured is saved every 30 s: the same command with --resume goes on, after a crash or a \
 kill as well. docs/report.md describes report.json.")]
 pub struct DiagnoseArgs {
-    /// Which model
+    /// The model to diagnose
     #[command(flatten)]
     pub model: ModelArgs,
     /// What to read: a text file, `ids:FILE` with token ids, `random` ids, or `newlines` [default: the text that comes with
@@ -166,7 +166,7 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
     conclude(&report, &folder, context)
 }
 
-/// The same for a program that has a model and a text already: the report, of which nothing is written. Of `args`, what says which model,
+/// Diagnoses for a program that has a model and a text already: gives the report and writes nothing. Of `args`, what says which model,
 /// which text and which folder is not looked at, except how the model was loaded; `spec` of a run is its text form, and `try_it` is empty.
 ///
 /// # Errors
@@ -187,7 +187,7 @@ pub fn measure(
     }
 }
 
-/// Everything that is fixed before the first token, and the runs.
+/// A diagnosis: everything that is fixed before the first token, and the runs.
 struct Diagnosis {
     model: Model,
     text: Text,
@@ -416,7 +416,7 @@ impl Diagnosis {
     }
 }
 
-/// Prints the findings.
+/// Prints the findings and where the report is; an error where the diagnosis was interrupted.
 fn conclude(report: &DiagnosisReport, folder: &OutputFolder, context: &Context) -> Result<(), ProgramError> {
     context.print_line(summary::text(report))?;
     context.print_folder(

@@ -19,7 +19,7 @@ pub const MARK: &str = "resume/progress.json";
 const FOLDER: &str = "resume";
 const PROGRESS: &str = "progress.json";
 
-/// `resume/progress.json`.
+/// Content of `resume/progress.json`: the settings, and the sums of every run so far.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Progress {
     version: u32,

@@ -9,7 +9,7 @@ use spillway_models::evaluation::diagnosis::heads::HeadSummary;
 use spillway_models::evaluation::diagnosis::part::FailingPart;
 use spillway_models::evaluation::diagnosis::standing::TOLERANCE;
 
-/// Most heads named.
+/// The most heads that a sentence names.
 const HEADS_NAMED: usize = 4;
 
 /// The sentences, most important first.

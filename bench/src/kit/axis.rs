@@ -4,7 +4,7 @@ use super::ticks::{self, LARGEST, Tick};
 
 /// Ticks of an axis that has little room.
 const FEWEST: usize = 5;
-/// Ticks upwards.
+/// The most ticks of a vertical axis.
 pub(super) const UPWARDS: usize = 7;
 /// Pixels between two ticks of an axis that shows something else than the one that it is drawn beside.
 const APART: f64 = 18.0;
@@ -12,17 +12,17 @@ const APART: f64 = 18.0;
 /// How values lie on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly.
+    /// Evenly, with ticks at round values.
     Linear,
     /// Evenly, with ticks at whole numbers.
     Whole,
-    /// By their logarithms, with ticks at powers of two: lengths.
+    /// By their logarithms, with ticks at powers of two, as is usual for lengths.
     Binary,
-    /// By their logarithms, with ticks at round values: ratios.
+    /// By their logarithms, with ticks at round values, as is usual for ratios.
     Decimal,
 }
 
-/// An axis.
+/// An axis of a chart: its name with the unit, its scale, and the range that it shows.
 #[derive(Clone, Debug)]
 pub struct Axis {
     pub(super) name: String,
@@ -51,7 +51,7 @@ impl Axis {
         Self::new("position (tokens)", Scale::Binary)
     }
 
-    /// Its first and last value, whatever the values are.
+    /// This axis from `low` to `high`, whatever the values on it are.
     pub fn range(self, low: f64, high: f64) -> Self {
         Self {
             range: Some((low, high)),
@@ -87,7 +87,7 @@ impl Axis {
         value.abs() <= LARGEST && (value >= 1.0 / LARGEST || !self.is_logarithmic())
     }
 
-    /// What it shows of these values.
+    /// The axis with the range that it shows of these values, `margin` of their extent free at either end.
     pub(super) fn fitted(&self, values: impl Iterator<Item = f64>, margin: f64) -> Fitted<'_> {
         let values = values.chain(self.with.iter().copied());
         let extent = ticks::extent(values.filter(|value| self.holds(*value)));

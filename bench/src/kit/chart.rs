@@ -9,9 +9,9 @@ use maud::html;
 /// Layers on two axes.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// Across.
+    /// The horizontal axis.
     pub x: Axis,
-    /// Upwards.
+    /// The vertical axis.
     pub y: Axis,
     /// Name of an axis on the right with exp of what is upwards: perplexities of losses.
     pub exponential: Option<&'static str>,

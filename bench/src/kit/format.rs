@@ -1,6 +1,6 @@
 //! Numbers as people read them.
 
-/// `1,448`.
+/// A whole number with its digits in groups of three: `1,448`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -40,7 +40,7 @@ pub fn minus(number: String) -> String {
     }
 }
 
-/// Three significant digits.
+/// A value with three significant digits, as [`significant`] writes it.
 pub fn short(value: f64) -> String {
     significant(value, 3)
 }
@@ -106,7 +106,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// The same of whole seconds: `46 s`, `12 min 5 s`.
+/// A time in whole seconds: `46 s`, `12 min 5 s`, `3 h 20 min`.
 pub fn whole_seconds(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

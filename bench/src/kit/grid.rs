@@ -9,10 +9,10 @@ const BOTTOM: f64 = 52.0;
 /// Width of a character.
 const CHARACTER: f64 = 7.6;
 
-/// A cell.
+/// A coloured cell of a [`Grid`], with its text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
-    /// From 0 (light) to 1 (dark).
+    /// Darkness of the cell, from 0 (light) to 1 (dark).
     pub shade: f64,
     /// What is written in it.
     pub text: String,
@@ -33,7 +33,7 @@ pub struct Grid {
     pub columns: Vec<String>,
     /// Names of the rows.
     pub rows: Vec<String>,
-    /// `[rows][columns]`; none where nothing was measured.
+    /// Cells, `[rows][columns]`; `None` where nothing was measured.
     pub cells: Vec<Vec<Option<Cell>>>,
     /// What the scale is called, and what its ends and its middle stand for.
     pub scale: (String, [String; 3]),

@@ -2,7 +2,7 @@
 //!
 //! Elements of a picture have classes, whose colours [`css`] gives for light and for dark surroundings.
 
-/// Curves that are told apart well; more than these are drawn in grey.
+/// Curves that are told apart well; more than these are drawn faint.
 pub const MOST: usize = 7;
 /// Steps of a heat map's scale.
 pub const SHADES: u8 = 16;
@@ -26,23 +26,23 @@ const COLOURS: [(&str, &str, &str); MOST + 5] = [
     ("paper", "#ffffff", "#14181d"),
 ];
 
-/// A colour.
+/// A colour of a picture, by what it is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ink {
-    /// Of the n-th series; grey from [`MOST`] on.
+    /// Colour of the n-th series; that of [`Ink::Faint`] from [`MOST`] on.
     Series(usize),
-    /// Of text.
+    /// Colour of text.
     Text,
-    /// Of what serves for comparison only.
+    /// Colour of what serves for comparison only.
     Grey,
-    /// Of what is only there to be seen as one of many.
+    /// Colour of what is only there to be seen as one of many.
     Faint,
     /// A step of the scale of heat maps, below [`SHADES`].
     Shade(u8),
 }
 
 impl Ink {
-    /// Its class.
+    /// CSS class of elements in this colour.
     pub fn class(self) -> String {
         match self {
             Self::Series(index) if index < MOST => format!("c{index}"),
@@ -87,9 +87,9 @@ const MARKS: [(&str, bool); MOST] = [
 ];
 
 impl Mark {
-    /// ●
+    /// A filled circle, ●.
     pub const DOT: Self = Self(0);
-    /// ▲
+    /// A filled triangle, ▲.
     pub const TRIANGLE: Self = Self(1);
 
     /// The mark of the n-th series.
@@ -97,7 +97,7 @@ impl Mark {
         Self(index % MOST)
     }
 
-    /// Its outline around (0, 0).
+    /// Outline of the mark around (0, 0), as the data of an SVG path.
     pub fn path(self) -> &'static str {
         MARKS[self.0].0
     }
@@ -114,25 +114,25 @@ const DASHES: [&str; 4] = ["", "7 4", "2 3", "12 3"];
 /// How a curve is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stroke {
-    /// Colour.
+    /// Colour of the curve and its marks.
     pub ink: Ink,
     /// Lengths of dash and gap; empty is solid.
     pub dash: &'static str,
-    /// Width.
+    /// Width of the line, in the coordinates of the drawing.
     pub width: f64,
     /// What some of its points look like.
     pub mark: Option<Mark>,
 }
 
 impl Stroke {
-    /// Of the model alone, or whatever the others are variants of.
+    /// Stroke of the model alone, or of whatever the others are variants of.
     pub const ALONE: Self = Self::plain(Ink::Text, 3.0);
-    /// Of what the others are held against.
+    /// Stroke of what the others are held against.
     pub const BASELINE: Self = Self {
         dash: DASHES[2],
         ..Self::plain(Ink::Grey, 3.0)
     };
-    /// Of the many.
+    /// Stroke of a curve that is only there to be seen as one of many.
     pub const FAINT: Self = Self::plain(Ink::Faint, 1.2);
 
     /// A solid line without marks.
@@ -145,7 +145,7 @@ impl Stroke {
         }
     }
 
-    /// Of the n-th series; grey from [`MOST`] on.
+    /// Stroke of the n-th series; [`Self::FAINT`] from [`MOST`] on.
     pub fn nth(index: usize) -> Self {
         if index >= MOST {
             return Self::FAINT;
@@ -157,7 +157,7 @@ impl Stroke {
         }
     }
 
-    /// Of the n-th of those that are drawn beside [`Self::ALONE`] and [`Self::BASELINE`]: all three kinds together are told apart.
+    /// Stroke of the n-th curve drawn beside [`Self::ALONE`] and [`Self::BASELINE`]: all three kinds together are told apart.
     pub fn beside(index: usize) -> Self {
         if index + 2 < MOST {
             Self::nth(index)
@@ -166,7 +166,7 @@ impl Stroke {
         }
     }
 
-    /// Of the `rank`-th of `of` that have an order: from light to dark, and with marks.
+    /// Stroke of the `rank`-th of `of` curves that have an order: from light to dark, and with marks.
     pub fn in_order(rank: usize, of: usize) -> Self {
         let share = 0.3 + 0.69 * (rank + 1) as f64 / of.max(1) as f64;
         Self {
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seven_series_differ_in_colour_and_mark_and_the_eighth_is_grey() {
+    fn seven_series_differ_in_colour_and_mark_and_the_eighth_is_faint() {
         for (a, b) in (0..MOST).flat_map(|a| (0..a).map(move |b| (Stroke::nth(a), Stroke::nth(b)))) {
             let look = |stroke: Stroke| stroke.mark.map(|mark| (mark.path(), mark.class()));
             assert!(a.ink != b.ink && look(a) != look(b), "{a:?} {b:?}");

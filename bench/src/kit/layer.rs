@@ -24,44 +24,44 @@ pub fn from_the_top(mut lines: Vec<Curve>) -> impl Iterator<Item = Layer> {
 pub enum Layer {
     /// A curve through points; what is no number is a gap in it.
     Line {
-        /// Name.
+        /// Name of the curve in the legend; empty for none.
         name: String,
-        /// (x, y).
+        /// Points (x, y) of the curve, in their order.
         points: Vec<(f64, f64)>,
-        /// How it is drawn.
+        /// Colour, dashes, width and marks of the curve.
         stroke: Stroke,
     },
     /// The area between (x, low, high).
     Band {
-        /// Outline.
+        /// The lower and upper edge of the area, as (x, low, high).
         points: Vec<(f64, f64, f64)>,
-        /// Colour.
+        /// Colour of the area.
         ink: Ink,
     },
     /// What lies between two ends at x; an end that is not there is an arrow.
     Interval {
-        /// Name.
+        /// Name of the interval in the legend; empty for none.
         name: String,
-        /// Place.
+        /// Place of the interval on the horizontal axis.
         x: f64,
-        /// Lower end.
+        /// Lower end of the interval on the vertical axis; `None` is drawn as an arrow.
         low: Option<f64>,
-        /// Upper end.
+        /// Upper end of the interval on the vertical axis; `None` is drawn as an arrow.
         high: Option<f64>,
-        /// Colour.
+        /// Colour of the interval and its mark.
         ink: Ink,
         /// Mark in the middle of an interval with two ends.
         mark: Mark,
     },
-    /// Points.
+    /// Points that no line joins, each with a mark.
     Dots {
-        /// Name.
+        /// Name of the points in the legend; empty for none.
         name: String,
-        /// (x, y).
+        /// Places (x, y) of the points.
         points: Vec<(f64, f64)>,
-        /// Colour.
+        /// Colour of the points.
         ink: Ink,
-        /// What they look like.
+        /// Mark at each of the points.
         mark: Mark,
     },
     /// Rows of shades: the n-th lies between n and n + 1 upwards.
@@ -80,7 +80,7 @@ pub enum Layer {
 }
 
 impl Layer {
-    /// A curve.
+    /// A curve through `points`, drawn with `stroke`; `name` stands in the legend.
     pub fn line(name: impl Into<String>, points: Vec<(f64, f64)>, stroke: Stroke) -> Self {
         Self::Line {
             name: name.into(),
@@ -129,7 +129,7 @@ impl Layer {
     }
 }
 
-/// At most `most` of `count` things, the first and the last among them, evenly spread.
+/// Indices of at most `most` of `count` things, the first and the last among them, evenly spread.
 pub fn spread(count: usize, most: usize) -> impl Iterator<Item = usize> {
     let shown = count.min(most);
     (0..shown).map(move |rank| match shown {

@@ -37,22 +37,22 @@ svg[role=img]:not(.cells) text,svg[role=img]:not(.cells) .name{font-size:16px}}\
 @media print{main{max-width:none;padding:0}figure,tr,.summary{break-inside:avoid}h2,h3{break-after:avoid}\
 .scroll{overflow:visible}pre{white-space:pre-wrap}body{font-size:11pt}table{font-size:8.5pt}th,td{padding:2px 5px}}";
 
-/// A page.
+/// A page of HTML: title, findings, body, files beside it, and where it comes from.
 #[derive(Clone, Debug)]
 pub struct Page<'a> {
-    /// Title.
+    /// Title of the page.
     pub title: String,
-    /// One line on what it is about.
+    /// One line on what the page is about.
     pub facts: String,
     /// The findings; the most important first.
     pub summary: Vec<String>,
-    /// Everything between findings and foot.
+    /// Everything that the page shows between its findings and its foot.
     pub body: Markup,
     /// Files beside the page, and what is in each.
     pub files: &'a [(&'a str, &'a str)],
     /// The mitigations that it speaks of, as text.
     pub specs: Vec<&'a str>,
-    /// Where it comes from.
+    /// Where the page's content comes from: program, day, command, machine and model.
     pub made: &'a Provenance,
 }
 

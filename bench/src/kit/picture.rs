@@ -8,7 +8,7 @@ use maud::{Markup, PreEscaped, html};
 pub const WIDTH: f64 = 560.0;
 /// Characters of a legend's text in a file.
 const TEXT: usize = 76;
-/// Those of one that has room beside another.
+/// Characters of a legend's text that leaves room for another beside it.
 const HALF: usize = 36;
 /// Height of a line of a file's legend.
 const ROW: f64 = 22.0;
@@ -16,9 +16,9 @@ const ROW: f64 = 22.0;
 /// What a name in a legend stands for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sample {
-    /// A curve.
+    /// A curve, by how it is drawn.
     Line(Stroke),
-    /// A point.
+    /// A point, by its colour and its mark.
     Point(Ink, Mark),
     /// A scale from light to dark with numbers at its ends and in its middle.
     Scale([String; 3]),
@@ -27,16 +27,16 @@ pub enum Sample {
 /// A line of a legend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// What it says.
+    /// Text of the line: the name of what is drawn.
     pub text: String,
-    /// What it says that of.
+    /// What the text stands beside: a piece of the curve, a point, or the scale.
     pub sample: Sample,
 }
 
-/// Something drawn.
+/// A drawing as elements of SVG, and its legend.
 #[derive(Clone, Debug)]
 pub struct Drawing {
-    /// Width and height.
+    /// Width and height of the drawing, in its own coordinates.
     pub size: (f64, f64),
     /// Elements of the drawing.
     pub body: Markup,
@@ -49,7 +49,7 @@ pub struct Drawing {
 /// A drawing with words.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// Heading.
+    /// Heading of the picture.
     pub title: String,
     /// What to see in it, and how it was made.
     pub caption: String,
@@ -219,7 +219,7 @@ pub fn legend(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
     kept
 }
 
-/// At most so many characters.
+/// A text of at most `most` characters: a longer one is cut and ends in `…`.
 fn shortened(text: &str, most: usize) -> String {
     match text.chars().count() > most {
         true => text.chars().take(most - 1).chain(['…']).collect(),

@@ -63,7 +63,7 @@ impl<'a> Plot<'a> {
         TOP + self.height * if self.y.axis.downwards { share } else { 1.0 - share }
     }
 
-    /// Of the area between the axes.
+    /// Place of a point within the area between the axes, `x y` from its upper left corner.
     fn inner(&self, (x, y): (f64, f64)) -> String {
         format!("{} {}", at(self.x(x) - self.left), at(self.y(y) - TOP))
     }
@@ -150,7 +150,7 @@ impl<'a> Plot<'a> {
         drawn.collect()
     }
 
-    /// One path for each shade: many heads make many cells.
+    /// The cells of a map, as one path for each shade: many heads make many cells.
     fn cells(&self, edges: &[f64], rows: &[(String, Vec<f64>)]) -> Markup {
         let mut paths = vec![String::new(); usize::from(super::ink::SHADES)];
         for (row, (_, shares)) in rows.iter().enumerate() {

@@ -14,13 +14,13 @@ use std::time::SystemTime;
 pub struct Provenance {
     /// The command line, as a shell takes it.
     pub command: String,
-    /// The day: `2026-01-31`.
+    /// Day on which it was made, in UTC: `2026-01-31`.
     pub date: String,
-    /// Processor and cores.
+    /// Name of the processor, and the number of its cores.
     pub machine: String,
     /// Level of the vector instructions in use; empty if it was not recorded.
     pub level: String,
-    /// Threads.
+    /// Number of threads that it was computed with.
     pub threads: usize,
     /// The model and its layout; empty for what has several or none.
     pub model: String,
@@ -39,7 +39,7 @@ impl Provenance {
         }
     }
 
-    /// With a model.
+    /// This provenance, of something made with the model that `info` describes.
     pub fn of(self, info: &Info) -> Self {
         let model = format!(
             "{}: {}, {} parameters, {}; layout {}, by {}; weights in {}",
@@ -97,7 +97,7 @@ pub fn command_line(arguments: impl Iterator<Item = OsString>) -> String {
     words.join(" ")
 }
 
-/// Processor and cores.
+/// Name of this machine's processor, and the number of cores that this process may use.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let name = processor().name.unwrap_or_else(|| "unknown processor".into());

@@ -5,7 +5,7 @@ use super::format::{grouped, minus, position};
 /// A value on an axis, and its label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tick {
-    /// Value.
+    /// Value on the axis at which the tick stands.
     pub at: f64,
     /// What is written beside it.
     pub label: String,
@@ -42,7 +42,7 @@ pub fn widened(values: Option<(f64, f64)>, margin: f64) -> (f64, f64) {
     }
 }
 
-/// The same for a logarithmic axis, of positive values: the margin is a share of the range's logarithm.
+/// As [`widened`], for positive values on a logarithmic axis: the margin is a share of the range's logarithm.
 pub fn widened_logarithmic(values: Option<(f64, f64)>, margin: f64) -> (f64, f64) {
     match values {
         Some((low, high)) if low > 0.0 && (high / low).ln() > SAME => {
@@ -54,12 +54,12 @@ pub fn widened_logarithmic(values: Option<(f64, f64)>, margin: f64) -> (f64, f64
     }
 }
 
-/// At most `most` (5 or more) multiples of 1, 2 or 5 times a power of ten.
+/// Ticks from `low` to `high`: at most `most` (5 or more) multiples of 1, 2 or 5 times a power of ten.
 pub fn linear(low: f64, high: f64, most: usize) -> Vec<Tick> {
     stepped(low, high, most, f64::MIN_POSITIVE)
 }
 
-/// The same for things that are counted: whole numbers only.
+/// As [`linear`], for things that are counted: whole numbers only.
 pub fn whole(low: f64, high: f64, most: usize) -> Vec<Tick> {
     stepped(low, high, most, 1.0)
 }

@@ -123,13 +123,13 @@ pub struct Bench<'a> {
     pub grid: &'a Grid,
     /// The lengths, in training lengths.
     pub factors: &'a [u64],
-    /// Training length.
+    /// Training length T of the model, in tokens.
     pub train_length: u64,
     /// What is asked for, if anything.
     pub passkeys: Option<&'a Passkeys>,
-    /// Fewer repetitions.
+    /// Whether `--quick` is given: fewer repetitions of timings, and fewer steps of fits.
     pub quick: bool,
-    /// When to stop.
+    /// Says when to stop: on a signal, or after a number of tokens.
     pub stop: &'a Stop,
 }
 
@@ -307,7 +307,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// By the median of the seconds.
+/// Tokens per second, by the median of the seconds.
 fn per_second(tokens: usize, mut seconds: Vec<f64>) -> f64 {
     seconds.sort_by(f64::total_cmp);
     tokens as f64 / median(&seconds).max(1e-9)

@@ -65,7 +65,7 @@ Examples:
 
 Ctrl-C keeps the finished rows; the same command with --resume goes on, after a crash or a kill as well. docs/leaderboard.md describes leaderboard.json.")]
 pub struct CompareArgs {
-    /// Which model
+    /// The model to compare mitigations on
     #[command(flatten)]
     pub model: ModelArgs,
     /// What to read: a text file, `ids:FILE` with token ids, `random` ids, or `newlines` [default: the text that comes with
@@ -160,7 +160,7 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
     }
 }
 
-/// Everything that is fixed before the first row, and the rows.
+/// A comparison: everything that is fixed before the first row, and the rows.
 struct Comparison {
     model: Model,
     text: Text,

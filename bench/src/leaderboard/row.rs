@@ -26,10 +26,10 @@ const CONTROLS: [&str; 6] = [
 ];
 /// Nats per token that a mitigation has to gain to be worth a try: what the table can tell.
 pub const TELLING: f64 = 1e-3;
-/// Its version: raised when a field changes its meaning or goes away.
+/// Version of the table that is saved: raised when a field changes its meaning or goes away.
 const VERSION: u32 = 1;
 
-/// One mitigation. Losses that are not finite are absent.
+/// A row of the table: what is known of one mitigation. Losses that are not finite are absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Text form; `none` is the model alone.
@@ -39,7 +39,7 @@ pub struct Row {
     pub spec: String,
     /// Mean loss inside the training length T, in nats per token.
     pub inside: Option<f64>,
-    /// How much larger that is than the model's alone.
+    /// How much larger the loss inside T is than the model's alone, in nats per token.
     pub cost: Option<f64>,
     /// Loss at the multiples of T, shortest first.
     pub lengths: Vec<AtLength>,
@@ -113,11 +113,11 @@ pub struct AtLength {
     pub factor: u64,
     /// Mean loss in nats per token.
     pub loss: Option<f64>,
-    /// How much larger that is than the baseline's over the same tokens.
+    /// How much larger the mean loss is than the baseline's over the same tokens, in nats per token.
     pub over_baseline: Option<f64>,
     /// Standard error of the mean, tokens taken as independent.
     pub standard_error: Option<f64>,
-    /// Tokens averaged over.
+    /// Number of tokens that the loss is the mean over.
     pub tokens: u64,
 }
 
@@ -128,20 +128,20 @@ pub struct PasskeyScore {
     pub length: u64,
     /// Whether that is inside the training length.
     pub inside: bool,
-    /// Prompts.
+    /// Number of prompts, each with one passkey.
     pub samples: u64,
-    /// Passkeys found.
+    /// Number of prompts whose passkey was found.
     pub correct: u64,
-    /// `correct / samples`.
+    /// Share of the passkeys that were found, `correct / samples`.
     pub accuracy: f64,
     /// Ends of the Wilson 95 % interval.
     pub wilson: [f64; 2],
 }
 
-/// `leaderboard.json`.
+/// Everything that a comparison has measured: the content of `leaderboard.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Leaderboard {
-    /// `spillway-leaderboard`.
+    /// Name of the file's format, `spillway-leaderboard`.
     pub format: &'static str,
     /// Version of the format.
     pub version: u32,
@@ -163,11 +163,11 @@ pub struct Leaderboard {
     pub factors: Vec<u64>,
     /// The row that others are held against.
     pub baseline: String,
-    /// Threads.
+    /// Number of threads that the rows were measured with.
     pub threads: usize,
     /// The rows, the smallest loss at the longest length first.
     pub rows: Vec<Row>,
-    /// Mitigations left out.
+    /// Mitigations of the catalogue that were left out, each with the reason.
     pub skipped: Vec<Skipped>,
 }
 

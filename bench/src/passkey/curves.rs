@@ -9,7 +9,7 @@ use crate::kit::picture::Figure;
 use crate::trial::NONE;
 use spillway_models::evaluation::wilson;
 
-/// Its file.
+/// Name of the curves' file in the output folder.
 pub const FILE: &str = "found-by-length.svg";
 /// Between the marks of two curves at one length, as a ratio.
 const ASIDE: f64 = 1.015;

@@ -68,7 +68,7 @@ Examples:
   spillway passkey mamba2-130m --lengths 1k..16k
   spillway passkey mamba2-130m --mitigation none --mitigation rri:0.9999,0.75 --out passkey-rri")]
 pub struct PasskeyArgs {
-    /// The model.
+    /// The model to ask for passkeys.
     #[command(flatten)]
     pub model: ModelArgs,
     /// Context lengths in tokens: a list (1k,2k,5000), or a range that doubles (1k..64k)

@@ -9,13 +9,13 @@ use spillway_models::evaluation::wilson;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// Version of `passkey.json`.
+/// Version of the format of `passkey.json`.
 pub const VERSION: u32 = 1;
 
-/// `passkey.json`.
+/// Content of `passkey.json`: what was asked, and the grid of every mitigation.
 #[derive(Debug, Serialize)]
 pub struct PasskeysReport<'a> {
-    /// [`VERSION`].
+    /// Version of the file's format, [`VERSION`].
     pub version: u32,
     /// The model that was asked.
     pub model: &'a Info,
@@ -25,17 +25,17 @@ pub struct PasskeysReport<'a> {
     pub seed: u64,
     /// Whether every mitigation has been asked all that it is to be asked.
     pub complete: bool,
-    /// Lengths asked for.
+    /// Context lengths that were asked for, in tokens.
     pub lengths: &'a [u64],
     /// Rows of the grid.
     pub depths: usize,
-    /// Prompts per cell.
+    /// Number of prompts for each cell of the grid.
     pub samples: usize,
-    /// One per mitigation.
+    /// The grids, one for each mitigation.
     pub runs: Vec<Run>,
 }
 
-/// One mitigation's grid.
+/// The grid of one mitigation: passkeys found by length and depth.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
     /// The mitigation's text form.
@@ -50,16 +50,16 @@ pub struct Run {
     pub computed_tokens: u64,
     /// Prompt tokens of all prompts together.
     pub prompt_tokens: u64,
-    /// Time taken.
+    /// Time that the answers took, in seconds.
     pub seconds: f64,
     /// Row by row within a length, lengths ascending.
     pub cells: Vec<Cell>,
 }
 
-/// One cell of the grid.
+/// A cell of the grid: the prompts of one length whose passkey lies in one row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cell {
-    /// Length asked for.
+    /// Context length that was asked for, in tokens.
     pub length: u64,
     /// Least real length of its prompts.
     pub tokens_min: usize,
@@ -69,15 +69,15 @@ pub struct Cell {
     pub row: usize,
     /// Where the row begins, 0 to 1.
     pub depth_from: f64,
-    /// Where it ends.
+    /// Where the row ends, 0 to 1.
     pub depth_to: f64,
-    /// Prompts.
+    /// Number of prompts asked, each with one passkey.
     pub samples: u64,
-    /// Passkeys found.
+    /// Number of prompts whose passkey was found.
     pub correct: u64,
     /// Prompts after which the logits were not numbers any more.
     pub not_a_number: u64,
-    /// `correct / samples`.
+    /// Share of the passkeys that were found, `correct / samples`.
     pub accuracy: f64,
     /// Lower end of the Wilson 95 % interval.
     pub wilson_low: f64,
@@ -120,7 +120,7 @@ impl Run {
         }
     }
 
-    /// The lengths, ascending.
+    /// The context lengths that were asked, in tokens, ascending.
     pub fn lengths(&self) -> Vec<u64> {
         let mut lengths: Vec<u64> = self.cells.iter().map(|cell| cell.length).collect();
         lengths.dedup();

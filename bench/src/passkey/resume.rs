@@ -12,7 +12,7 @@ pub const FILE: &str = "passkey-progress.json";
 /// Content of that file.
 pub type Saved = answers::Saved<Settings, Evaluation>;
 
-/// Everything that decides the answers. A run goes on only under the same settings.
+/// Everything that decides the answers of a passkey run, which goes on only under the same settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Version of the program.
@@ -23,11 +23,11 @@ pub struct Settings {
     pub dtype: String,
     /// Training length, for mitigations that are calibrated.
     pub train_length: Option<u64>,
-    /// Lengths asked for.
+    /// Context lengths that are asked for, in tokens.
     pub lengths: Vec<u64>,
     /// Rows of the grid.
     pub depths: usize,
-    /// Prompts per cell.
+    /// Number of prompts for each cell of the grid.
     pub samples: usize,
     /// Seed of the passkeys.
     pub seed: u64,

@@ -34,7 +34,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a command can do with several ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Nothing: it runs in one process.
+    /// Nothing: the command runs in one process.
     Alone,
     /// They share its work.
     Together,
@@ -116,7 +116,7 @@ impl Joined {
     }
 }
 
-/// How long a rank may be silent.
+/// How long a rank may be silent before it counts as lost.
 #[cfg(feature = "mpi")]
 fn timeout() -> Result<Duration, ProgramError> {
     let Ok(text) = std::env::var(TIMEOUT) else {

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// What the ranks tell rank 0.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    /// What next?
+    /// Asks for the place of the next piece.
     Next,
     /// Since the last report, `shown` on the bar and `counted` towards a stop.
     SoFar { shown: u64, counted: u64 },
@@ -46,14 +46,14 @@ enum Report {
     Done { place: usize, result: Value },
     /// Why a piece, and everything with it, failed.
     Failed(String),
-    /// Nothing more comes.
+    /// Nothing more comes from this rank.
     Goodbye,
 }
 
 /// Who works, and how that is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Team<'a> {
-    /// Threads and ranks.
+    /// What the command shares: the threads, and the ranks to work with.
     pub context: &'a Context,
     /// Asked on one rank, it stops all.
     pub stop: &'a Stop,

@@ -21,17 +21,17 @@ use spillway_models::{Model, ModelError, PrefixCache, PrefixCacheOptions};
 
 /// What all models are asked with.
 pub struct Asking<'a> {
-    /// The command line.
+    /// Options of the command line.
     pub args: &'a RecallArgs,
-    /// Printing and progress.
+    /// What the command shares: printing and progress.
     pub context: &'a Context,
-    /// The documents.
+    /// The documents that are asked about.
     pub questions: &'a Questions,
     /// The kinds of prompts.
     pub forms: &'a [Form],
-    /// The models.
+    /// The models that are asked, each with its mitigations.
     pub subjects: &'a [Subject],
-    /// Whether to stop.
+    /// Says when to stop: on a signal, or after a number of tokens.
     pub stop: &'a Stop,
 }
 

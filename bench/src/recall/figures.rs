@@ -106,7 +106,7 @@ fn found_by_facts(report: &RecallReport<'_>, task: &str) -> Figure {
     Figure::new(title, caption, chart.draw())
 }
 
-/// Nothing where the document is not read twice with the question in front.
+/// What reading twice gains, by facts in a document; `None` where nothing is read twice with the question in front.
 fn gained_by_facts(report: &RecallReport<'_>, task: &str) -> Option<Figure> {
     report.forms.iter().find(|form| **form == Form::TWICE)?;
     let mut layers = curves(report, (Form::TWICE, task), |cell| {

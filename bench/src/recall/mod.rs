@@ -74,7 +74,7 @@ Examples:
   spillway recall models/assets/recall/based models/assets/recall/attention --facts 4,8,16,32 --length 0
   spillway recall --task fda,squad --documents 20000 --training-text read-twice.jsonl")]
 pub struct RecallArgs {
-    /// The models.
+    /// The models to ask.
     #[command(flatten)]
     pub models: ModelsArgs,
     /// What is asked: fda, swde, squad, nq, triviaqa, drop, name-index, middle-match; several with commas between

@@ -21,11 +21,11 @@ const MOST_NAMED: usize = 20;
 /// The documents, and what was left out of them.
 #[derive(Debug)]
 pub struct Questions {
-    /// Those that are asked about.
+    /// Documents that are asked about.
     pub documents: Vec<Document>,
     /// Facts in each of them, where `--facts` says how many.
     pub facts: Vec<usize>,
-    /// Those whose answer is one character.
+    /// Number of documents left out because their answer is one character.
     pub not_scored: usize,
     /// Places of the data set that hold no document.
     pub broken: usize,
@@ -172,7 +172,7 @@ fn distinct<T: Copy + PartialEq>(asked: &[T]) -> Vec<T> {
     distinct
 }
 
-/// Those of all numbers of facts, one after the other.
+/// The documents of all numbers of facts, one after the other.
 fn in_a_row(generated: Vec<Generated>) -> Vec<Document> {
     generated.into_iter().flat_map(|part| part.documents).collect()
 }

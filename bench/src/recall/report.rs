@@ -13,23 +13,23 @@ use spillway_models::evaluation::recall::summary::Cell;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// Version of `recall.json`.
+/// Version of the format of `recall.json`.
 pub const VERSION: u32 = 2;
-/// Everything as data.
+/// Name of the file with the whole report as data.
 pub const JSON: &str = "recall.json";
 /// A line for each cell.
 pub const CSV: &str = "recall.csv";
-/// Every answer.
+/// Name of the file with every answer, one to a line as JSON.
 pub const ANSWERS: &str = "recall-answers.jsonl";
 
-/// `recall.json`.
+/// Content of `recall.json`: what was asked, and the scores of every model under every mitigation.
 #[derive(Debug, Serialize)]
 pub struct RecallReport<'a> {
-    /// [`VERSION`].
+    /// Version of the file's format, [`VERSION`].
     pub version: u32,
     /// Whether everything has been asked.
     pub complete: bool,
-    /// The models.
+    /// The models that were asked.
     pub models: Vec<&'a Info>,
     /// The model with attention alone whose gains are subtracted from those of the others.
     pub attention: Option<String>,
@@ -51,7 +51,7 @@ pub struct RecallReport<'a> {
     pub answer_tokens: usize,
     /// The kinds of prompts.
     pub forms: &'a [Form],
-    /// Models and mitigations.
+    /// Every model under each of its mitigations.
     pub arms: Vec<ArmReport>,
     /// The table; `arm` is an index into `arms`.
     pub cells: Vec<Cell>,
@@ -62,7 +62,7 @@ pub struct RecallReport<'a> {
 pub struct ArmReport {
     /// Name of the model.
     pub model: String,
-    /// Its index in `models`.
+    /// Index of the model in the report's `models`.
     pub index: usize,
     /// The mitigation's text form.
     pub mitigation: String,
@@ -72,7 +72,7 @@ pub struct ArmReport {
     pub computed_tokens: u64,
     /// Prompt tokens of all prompts together.
     pub prompt_tokens: u64,
-    /// Time taken.
+    /// Time that the answers took, in seconds.
     pub seconds: f64,
 }
 

@@ -17,7 +17,7 @@ pub const FILE: &str = "recall-progress.json";
 /// Content of that file: the answers of every model and mitigation, in order.
 pub type Saved = answers::Saved<Settings, Evaluation>;
 
-/// Everything that decides the answers. A run goes on only under the same settings.
+/// Everything that decides the answers of a recall run, which goes on only under the same settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Version of the program.
@@ -28,7 +28,7 @@ pub struct Settings {
     pub dtype: String,
     /// Names of the tasks.
     pub tasks: Vec<String>,
-    /// Number of documents.
+    /// Number of documents that are asked about, all tasks together.
     pub documents: usize,
     /// Seed of the documents.
     pub seed: u64,
@@ -45,7 +45,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of this command line.
+    /// The settings of this command line.
     pub fn new(args: &RecallArgs, questions: &Questions, forms: &[Form], subjects: &[Subject]) -> Self {
         let model = |subject: &Subject| format!("{} ({})", subject.name, subject.fingerprint);
         let mitigations = |subject: &Subject| {

@@ -18,9 +18,9 @@ const MOST_CALIBRATED: usize = 1 << 20;
 /// A model and what is tried on it.
 #[derive(Debug)]
 pub struct Subject {
-    /// How it is loaded.
+    /// Which checkpoint the model is, and how it is loaded.
     pub args: ModelArgs,
-    /// What it is called in the report: its name, or where it lies if another has the same name.
+    /// What the model is called in the report: its name, or where it lies if another has the same name.
     pub name: String,
     /// What there is to know about it.
     pub info: Info,
@@ -28,7 +28,7 @@ pub struct Subject {
     pub fingerprint: String,
     /// Whether it remembers by keys and values alone.
     pub is_attention: bool,
-    /// The mitigations.
+    /// The mitigations under which it is asked; `none` counts as one.
     pub trials: Vec<Trial>,
 }
 

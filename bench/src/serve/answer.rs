@@ -36,7 +36,7 @@ struct Answer {
     choices: Vec<Choice>,
 }
 
-/// One text of an answer.
+/// One text of an answer, as far as it has come.
 #[derive(Default)]
 struct Choice {
     text: String,
@@ -82,7 +82,7 @@ impl Answer {
         })
     }
 
-    /// The whole answer.
+    /// The answer as one JSON document, once all of its choices have ended.
     async fn collect(&mut self) -> Result<Value, ApiError> {
         while let Some((index, event)) = self.events.recv().await {
             let choice = &mut self.choices[index];

@@ -24,7 +24,7 @@ const LONGEST_NAME: usize = 64;
 #[derive(Clone)]
 pub struct App(Arc<Shared>);
 
-/// What requests share.
+/// What all requests share: the model, the engine's queue, limits, and the states with a name.
 pub struct Shared {
     pub model: Arc<Model>,
     pub chain: Chain,
@@ -140,7 +140,7 @@ pub async fn off_thread<T: Send + 'static>(
     }
 }
 
-/// Seconds since 1970.
+/// Time now, in seconds since the beginning of 1970 (UTC).
 pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -42,7 +42,7 @@ Examples:
 Paths: /v1/completions, /v1/chat/completions, /v1/models, /v1/states (states by name: POST makes one, /v1/states/NAME/fork, /save and
 /load), /metrics (Prometheus), /health. Ctrl-C lets what is being answered end, for --grace seconds at most.")]
 pub struct ServeArgs {
-    /// The model.
+    /// The model that answers.
     #[command(flatten)]
     pub model: ModelArgs,
     /// Address to listen at; any other than this machine's own wants a key

@@ -1,4 +1,4 @@
-//! Which path leads where, the key, and what a server says of itself.
+//! The routes of a server: which path leads where, the key, and what the server says of itself.
 
 use super::app::{ApiError, App, off_thread};
 use super::request::{Body, Chat, Completion};
@@ -12,10 +12,10 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// The longest request.
+/// The largest body that a request may have, in bytes.
 const MOST_BYTES: usize = 64 << 20;
 
-/// All paths.
+/// The router of all paths: every one but `/health` asks for the key, where there is one.
 pub fn router(app: App) -> Router {
     let guarded = Router::new()
         .route("/v1/completions", post(completions))

@@ -18,7 +18,7 @@ const FRAME: usize = 256;
 const BANDS: usize = FRAME / 4;
 /// The fewest samples from one frame to the next.
 const HOP: usize = 64;
-/// The most frames.
+/// The most frames of a picture; those of longer sounds lie further apart.
 const FRAMES: usize = 240;
 /// The faintest shade, in dB.
 const FLOOR: f64 = -70.0;

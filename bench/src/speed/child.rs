@@ -1,4 +1,4 @@
-//! One configuration, measured in a process of its own, so that its peak memory is its own.
+//! One configuration of `spillway bench`, measured in a process of its own, so that its peak memory is its own.
 
 use crate::context::Context;
 use crate::costs::Costs;
@@ -21,16 +21,16 @@ const FINGERPRINT: (usize, usize) = (32, 64);
 /// What the parent process passes on.
 #[derive(Debug, Args)]
 pub struct BenchOneArgs {
-    /// The model.
+    /// The model to measure.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Prompt lengths
+    /// Lengths in tokens of the prompts whose prefill is timed, with commas between
     #[arg(long, value_delimiter = ',')]
     pub prefill: Vec<usize>,
-    /// Tokens to decode
+    /// Number of tokens whose decoding is timed; 0 measures none
     #[arg(long)]
     pub decode: usize,
-    /// Repetitions
+    /// Repetitions of each measurement, after one that is not counted
     #[arg(long)]
     pub repeats: usize,
 }
@@ -55,7 +55,7 @@ impl Measured {
         speeds
     }
 
-    /// Their median.
+    /// Median of the repetitions' speeds, in tokens per second.
     pub fn tokens_per_second(&self) -> f64 {
         median(&self.speeds())
     }
@@ -66,9 +66,9 @@ impl Measured {
 pub struct Child {
     /// Time to load the model, its files being in the page cache or not as it happens.
     pub load_seconds: f64,
-    /// One per prompt length.
+    /// Timing of prefill, one for each prompt length.
     pub prefill: Vec<Measured>,
-    /// Decoding.
+    /// Timing of decoding, token by token; `None` where none was asked for.
     pub decode: Option<Measured>,
     /// Largest resident memory of the process, `None` where the system does not tell.
     pub peak_memory_bytes: Option<u64>,

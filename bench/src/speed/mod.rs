@@ -61,7 +61,7 @@ fn prompt_length(text: &str) -> Result<usize, String> {
     }
 }
 
-/// What `--json` prints.
+/// The JSON document that `spillway bench --json` prints.
 #[derive(Debug, Serialize)]
 struct SpeedReport {
     version: u32,
@@ -85,7 +85,7 @@ struct Configuration {
     measured: Child,
 }
 
-/// One line of the table.
+/// The speed of one test: a line of the table.
 #[derive(Debug, Serialize)]
 struct Speed {
     /// `prefill 512` or `decode 64`.
@@ -95,7 +95,7 @@ struct Speed {
     fastest: f64,
     /// Tokens per second of processor time, all threads together: what a machine busy with other things still tells.
     tokens_per_cpu_second: Option<f64>,
-    /// Of the speed that the machine's bandwidth or multiply-add peak allows.
+    /// Speed as a share of that which the machine's bandwidth or multiply-add peak allows.
     fraction_of_limit: f64,
 }
 

@@ -1,4 +1,4 @@
-//! The pictures.
+//! The pictures of `spillway ssm`: functions, eigenvalues, memories, errors and outputs.
 
 use super::memory::Memory;
 use super::report::{Report, SystemReport, difference, percent};

@@ -12,10 +12,10 @@ const DRAWN: usize = 5;
 /// Ages at which a function is evaluated.
 const AGES: usize = 241;
 
-/// One number of the state.
+/// What one number of the state weighs the past by: functions of an age.
 #[derive(Clone, Debug)]
 pub struct Function {
-    /// n.
+    /// n, the index of the number in the state, from 0.
     pub index: usize,
     /// (age in samples, weight of a unit of time): e^{aA} B, what the system hears.
     pub heard: Vec<(f64, f64)>,

@@ -57,7 +57,7 @@ pub struct LeastEnergy {
 }
 
 impl LeastEnergy {
-    /// From the traces of every age that counts.
+    /// Prepares G⁺ from the traces k_l of every age l that counts, from 0 on.
     pub fn new(traces: Vec<Vec<f64>>) -> Self {
         let states = traces.first().map_or(0, Vec::len);
         let columns: Vec<DVector<f64>> = traces.iter().map(|k| DVector::from_column_slice(k)).collect();

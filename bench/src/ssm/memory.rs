@@ -13,16 +13,16 @@ use spillway_ssm_core::state_space::{Discretisation, StateSpaceError};
 const MOMENTS: [f64; 3] = [0.25, 0.5, 1.0];
 /// Points of a remembered signal.
 const POINTS: usize = 400;
-/// Over how many moments, spread over the second half of the signal, errors are averaged; and at how many ages.
+/// Moments, spread over the second half of the signal, over which errors are averaged; and ages at which they are taken.
 pub const AVERAGED: usize = 100;
 const AGES: usize = 100;
 /// Ends of the ranges of age in tables, as shares of the signal.
 pub const RANGES: [f64; 3] = [0.1, 0.25, 0.5];
 
-/// One memory of the signal.
+/// What a system remembers of the signal, at several moments and by age.
 #[derive(Clone, Debug, Serialize)]
 pub struct Memory {
-    /// Name.
+    /// Name of the system; `legs with A/t` where the window grows with the signal.
     pub name: String,
     /// What of the past it weighs.
     pub weighs: String,
@@ -32,14 +32,14 @@ pub struct Memory {
     /// (age in samples, root mean square error in standard deviations of the signal).
     #[serde(skip)]
     pub by_age: Vec<(f64, f64)>,
-    /// The same over the ranges of age that end at [`RANGES`]; none beyond a window.
+    /// Errors as in `by_age`, over the ranges of age that end at [`RANGES`]; `None` beyond a window.
     pub errors: Vec<Option<f64>>,
 }
 
 /// What is remembered at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// How many samples have been heard.
+    /// Number of samples that have been heard at that moment.
     pub heard: usize,
     /// (index of a sample, what is remembered of it), the oldest first.
     pub remembered: Vec<(usize, f64)>,
@@ -49,7 +49,7 @@ pub struct Snapshot {
 enum Reader {
     /// All of [0, t] alike.
     Whole,
-    /// By the functions of a measure.
+    /// Coefficients of the functions of a measure.
     Basis(Measure),
     /// The past of least energy.
     Least(Box<LeastEnergy>),

@@ -109,13 +109,13 @@ pub struct SsmArgs {
 /// What is the same for every system.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// N.
+    /// N, how many numbers a state has.
     pub states: usize,
-    /// Δ.
+    /// Δ, the time from one sample to the next.
     pub step: f64,
     /// The rule that makes systems discrete.
     pub rule: Discretisation,
-    /// Of what is drawn at random.
+    /// Seed of what is drawn at random.
     pub seed: u64,
 }
 

@@ -31,7 +31,7 @@ const FILES: [(&str, &str); 6] = [
     ("outputs.csv", "the output by its three views, and the kernel"),
 ];
 
-/// The page.
+/// The page of a report, as the content of `report.html`.
 pub fn page(report: &Report, made: &Provenance) -> String {
     let names: Vec<String> = report
         .systems

@@ -1,4 +1,4 @@
-//! Everything that is shown of every system, as a table, as JSON and as CSV.
+//! The report of `spillway ssm`: everything that is shown of every system, as a table, as JSON and as CSV.
 
 use super::functions::{Function, functions};
 use super::history::{LeastEnergy, traces};
@@ -15,31 +15,31 @@ use serde_json::{Value, json};
 use spillway_ssm_core::state_space::StateSpaceError;
 use spillway_ssm_core::state_space::hippo::basis;
 
-/// Everything.
+/// Everything that is shown: of the setting, the signal and every system.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// What holds for every system.
     pub setting: Setting,
-    /// What they listen to.
+    /// Signal that the systems listen to.
     pub signal: Signal,
-    /// The systems.
+    /// What is shown of each system, in the order in which they were named.
     pub systems: Vec<SystemReport>,
 }
 
-/// Everything of one system.
+/// Everything that is shown of one system.
 #[derive(Clone, Debug)]
 pub struct SystemReport {
-    /// Which.
+    /// The system that all of this is of.
     pub named: Named,
-    /// The eigenvalues.
+    /// Eigenvalues of the system, before and after it is made discrete.
     pub modes: Vec<Mode>,
     /// What the first numbers of the state hear.
     pub functions: Vec<Function>,
-    /// What they remember.
+    /// What its states remember of the signal, and how well by age.
     pub memories: Vec<Memory>,
     /// The age that the output reads, in samples.
     pub reading_age: f64,
-    /// The output.
+    /// The system's output by three views: recurrence, convolution and integral.
     pub views: Views,
     /// The output at other rates.
     pub rates: Vec<AtRate>,
@@ -71,7 +71,7 @@ impl Report {
         })
     }
 
-    /// One line on what was looked at.
+    /// One line on what was looked at: size of the state, Δ, rule and signal.
     pub fn facts(&self) -> String {
         format!(
             "state of {}; Δ = {}, a unit of time is {} samples; {}; {} samples of {}",

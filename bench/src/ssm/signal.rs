@@ -18,12 +18,12 @@ const FASTEST: f64 = 14.0;
 /// Where its step is, as a share of it, and how high, in standard deviations of the noise.
 const STEP: (f64, f64) = (0.6, 2.0);
 
-/// A sampled signal.
+/// A signal as its samples, with a name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signal {
-    /// What it is called.
+    /// Name of the signal.
     pub name: String,
-    /// u_0, u_1, …
+    /// Samples u_0, u_1, … of the signal, the oldest first.
     pub samples: Vec<f64>,
 }
 

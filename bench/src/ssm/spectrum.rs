@@ -11,7 +11,7 @@ use std::f64::consts::{LN_2, TAU};
 /// How far above 1 rounding carries |ā|.
 const ROUNDING: f64 = 1e-9;
 
-/// An eigenvalue.
+/// A mode of a system: an eigenvalue λ of A, and ā, the eigenvalue of Ā that it becomes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Mode {
     /// Re λ and Im λ.

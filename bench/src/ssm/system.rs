@@ -1,4 +1,4 @@
-//! Which systems there are: HiPPO's measures of the past and S4D's initialisations, by their published names.
+//! The systems that there are: HiPPO's measures of the past and S4D's initialisations, by their published names.
 
 use super::window_modes::legt;
 use crate::error::ProgramError;
@@ -89,7 +89,7 @@ impl Named {
         Err(ProgramError::usage(option, expected, text))
     }
 
-    /// The published name.
+    /// Published name of the system: `legs`, `diag-lin`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Measure(measure) => measure.name(),
@@ -216,7 +216,7 @@ impl Named {
         }
     }
 
-    /// Which numbers of the state are drawn: the first, and of modes those that turn most slowly.
+    /// Indices of the numbers of the state that are drawn: the first, and of modes those that turn most slowly.
     pub fn drawn(self, states: usize, most: usize, seed: u64) -> Result<Vec<usize>, StateSpaceError> {
         let mut order: Vec<usize> = match self {
             // A sine of frequency 0 is nothing.
@@ -237,7 +237,7 @@ impl Named {
     }
 }
 
-/// By a solver for matrices of any kind, which is good enough for those that are not far from normal.
+/// Eigenvalues by a solver for matrices of any kind, which is good enough for those that are not far from normal.
 fn general(measure: Measure, states: usize) -> Result<Vec<Complex64>, StateSpaceError> {
     let a = measure.transition(states)?.a;
     Ok(a.complex_eigenvalues().iter().copied().collect())

@@ -1,4 +1,4 @@
-//! One output of one system by its three views, and at other sampling rates.
+//! The output of a system by three views, recurrence, convolution and integral, and at other sampling rates.
 //!
 //! The output reads the past off the state: C is such that y(t) is what the state remembers of u(t − age).
 
@@ -10,7 +10,7 @@ use spillway_ssm_core::state_space::{
 
 /// Values of the continuous view for each sample.
 pub const FINE: usize = 4;
-/// How many times as far apart the samples of other rates are.
+/// Other sampling rates, each by how many times as far apart its samples are.
 pub const RATES: [usize; 3] = [2, 4, 8];
 
 /// The outputs of the three views.
@@ -18,11 +18,11 @@ pub const RATES: [usize; 3] = [2, 4, 8];
 pub struct Views {
     /// y after each sample, by the recurrence.
     pub recurrent: Vec<f64>,
-    /// The same by the convolution.
+    /// y after each sample, by the convolution.
     pub convolved: Vec<f64>,
     /// [`FINE`] values for each sample, by the integral; the last of each at the sample itself.
     pub continuous: Vec<f64>,
-    /// K̄.
+    /// K̄, the kernel of the convolution: one value for each sample of the signal.
     pub kernel: Vec<f64>,
     /// How far they lie apart.
     pub differences: Differences,
@@ -31,16 +31,16 @@ pub struct Views {
 /// Largest differences of two views, as shares of the largest output.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Differences {
-    /// Of the recurrence and the convolution: rounding.
+    /// Difference of the recurrence and the convolution, due to rounding.
     pub recurrent_convolved: f64,
-    /// Of the recurrence and the integral: what the rule makes of it.
+    /// Difference of the recurrence and the integral, due to the rule that makes the system discrete.
     pub recurrent_continuous: f64,
 }
 
 /// The output at another rate.
 #[derive(Clone, Debug, Serialize)]
 pub struct AtRate {
-    /// How many times as far apart the samples are.
+    /// r, how many times as far apart the samples are as those of the signal.
     pub rate: usize,
     /// Outputs with the step multiplied by it.
     #[serde(skip)]
@@ -48,9 +48,9 @@ pub struct AtRate {
     /// Outputs with the step as it was.
     #[serde(skip)]
     pub unchanged: Vec<f64>,
-    /// ‖y′ − y‖/‖y‖ of the first at the same times.
+    /// ‖y′ − y‖/‖y‖ of `adapted` at the same times.
     pub error: f64,
-    /// The same of the second.
+    /// ‖y′ − y‖/‖y‖ of `unchanged` at the same times.
     pub error_unchanged: f64,
 }
 
@@ -138,7 +138,7 @@ pub fn at_rates(
     Ok(all)
 }
 
-/// ‖a − b‖/‖b‖.
+/// Relative difference ‖a − b‖/‖b‖ of two signals, in Euclidean norms.
 fn relative(a: &[f64], b: &[f64]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(f64::MIN_POSITIVE)

@@ -17,9 +17,9 @@ pub struct About {
     pub program: &'static str,
     /// The command that makes the study.
     pub command: String,
-    /// Title.
+    /// Title of the study.
     pub title: String,
-    /// What is asked.
+    /// What the study asks, in a sentence or two.
     pub question: String,
     /// Trainings that are finished, and all.
     pub trainings: [usize; 2],

@@ -8,7 +8,7 @@ use spillway_models::evaluation::quantile::student;
 pub struct Estimate {
     /// The numbers, in the order of the seeds.
     pub values: Vec<f64>,
-    /// Their mean; not a number where one of them is none.
+    /// Mean of the values; not a number where one of them is not.
     pub mean: f64,
     /// mean ± t s / √n, with s² = Σ(x − mean)² / (n − 1) and t the 97.5 % quantile of Student's distribution of n − 1 degrees of
     /// freedom; absent below two numbers, and where one is not finite.

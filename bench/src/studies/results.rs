@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Folder of the pictures.
 const FIGURES: &str = "figures";
-/// What comes above the sentences that numbers support, and above those that they do not.
+/// Heading of the findings that measurements support.
 pub const SUPPORTED: &str = "What the trainings support";
 /// Heading of the findings that measurements do not support.
 pub const UNSUPPORTED: &str = "What they do not support";
@@ -23,7 +23,7 @@ pub const UNSUPPORTED: &str = "What they do not support";
 pub struct Picture {
     /// Name of the file without its ending.
     pub name: String,
-    /// The picture.
+    /// The drawing with its title and caption.
     pub figure: Figure,
 }
 
@@ -44,13 +44,13 @@ impl Picture {
 
 /// The pages of a study: `results.json`, `results.csv`, `RESULTS.md`, `report.html`, and a file for each picture.
 pub struct Pages<'a, R, C> {
-    /// Everything.
+    /// The study's report, which is written to `results.json`.
     pub report: &'a R,
     /// Writes the lines of `results.csv`.
     pub csv: C,
-    /// `RESULTS.md`.
+    /// Content of `RESULTS.md`.
     pub markdown: String,
-    /// `report.html`.
+    /// Content of `report.html`.
     pub page: String,
     /// The pictures on it.
     pub pictures: &'a [Picture],
@@ -157,7 +157,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// For a page.
+    /// The table as HTML, for a page.
     pub fn html(&self) -> Markup {
         let rows: Vec<Row> = self.rows.iter().map(Row::of).collect();
         page::table(&page::headings(&self.headings), &rows)

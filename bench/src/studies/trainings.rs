@@ -36,11 +36,11 @@ pub const OWN: &[&str] = &[
 pub struct Job {
     /// Place of its arm.
     pub arm: usize,
-    /// Seed.
+    /// Seed of the training.
     pub seed: u64,
     /// Name of its folder.
     pub name: String,
-    /// Its configuration.
+    /// Configuration of the training, its seed included.
     pub config: TrainConfig,
 }
 
@@ -195,7 +195,7 @@ pub trait Study: Sync {
 pub struct Runs<'a> {
     /// What is trained, in this order.
     pub jobs: &'a [Job],
-    /// The output folder.
+    /// Path of the study's output folder.
     pub out: &'a Path,
 }
 

@@ -208,7 +208,7 @@ fn smoothed(points: &[(f64, f64)], width: usize) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(mean).collect()
 }
 
-/// At most [`POINTS`] points, each the mean of as many neighbours.
+/// A curve in at most [`POINTS`] points, each the mean of equally many neighbours.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let several = points.len().div_ceil(POINTS).max(1);
     let mean = |points: &[(f64, f64)]| {

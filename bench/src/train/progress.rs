@@ -9,7 +9,7 @@ use spillway_models::train::log::{Event, Seconds, StepEvent};
 use spillway_models::train::{Observer, Run};
 use std::ops::ControlFlow;
 
-/// How much of the mean shown a new step's value is.
+/// Share that a new step's value has in the mean that is shown.
 const SHARE: f64 = 0.1;
 
 /// Draws the bar, and asks the run to stop when the user does.

@@ -21,11 +21,11 @@ const LAST: f64 = 0.05;
 /// What the log holds.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
-    /// What is trained.
+    /// The log's event of the start: which model is trained, and for how many steps.
     pub start: StartEvent,
-    /// Every step.
+    /// The event of every training step, in order.
     pub steps: Vec<StepEvent>,
-    /// Every evaluation.
+    /// The event of every evaluation of the loss, in order.
     pub evaluations: Vec<EvaluationEvent>,
     /// Every evaluation of a task.
     pub tasks: Vec<TaskEvent>,
@@ -78,10 +78,10 @@ impl Record {
     }
 }
 
-/// `summary.json`.
+/// What a training has come to: the content of `summary.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// `spillway-training`.
+    /// Name of the file's format, `spillway-training`.
     pub format: &'static str,
     /// Version of the format.
     pub version: u32,
@@ -91,17 +91,17 @@ pub struct Summary {
     pub command: String,
     /// Whether all steps are done.
     pub complete: bool,
-    /// Architecture.
+    /// Architecture of the model, such as `mamba2`.
     pub architecture: String,
-    /// Layout.
+    /// Whose layout the checkpoint has: `Hugging Face`.
     pub layout: String,
-    /// Number of weights.
+    /// Number of weights that are trained.
     pub parameters: u64,
-    /// Steps done.
+    /// Number of training steps done.
     pub steps: u64,
     /// Steps to be done in all.
     pub steps_in_all: u64,
-    /// Tokens read.
+    /// Number of tokens that the steps done have read.
     pub tokens: u64,
     /// Time of all steps, in seconds.
     pub seconds: f64,

@@ -13,7 +13,7 @@ use std::path::Path;
 /// Version of the JSON.
 const VERSION: u32 = 1;
 
-/// What `--json` prints.
+/// The JSON document that `spillway train CONFIG --time N --json` prints.
 #[derive(Debug, Serialize)]
 struct Timing {
     version: u32,
@@ -59,7 +59,7 @@ pub(super) fn run(
 }
 
 impl Timing {
-    /// For the terminal.
+    /// What the terminal shows of the timing: speed, parts of a step, memory.
     fn sentences(&self) -> Vec<String> {
         let counted = self.steps.get(1..).unwrap_or_default();
         let of = |part: fn(&Seconds) -> f64| {

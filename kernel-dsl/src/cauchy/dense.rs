@@ -2,7 +2,7 @@
 
 use crate::complex::Complex64;
 
-/// A square matrix.
+/// A square complex matrix, `[size, size]` row by row.
 #[derive(Clone, Debug)]
 pub(super) struct Square {
     pub size: usize,
@@ -49,7 +49,7 @@ impl Square {
         matrix
     }
 
-    /// A x.
+    /// Product A x of this matrix A and a vector.
     pub fn apply(&self, x: &[Complex64]) -> Vec<Complex64> {
         let rows = self.values.chunks_exact(self.size.max(1));
         rows.map(|row| row.iter().zip(x).map(|(a, x)| a * x).sum())

@@ -5,10 +5,10 @@ use thiserror::Error;
 use crate::operands::operator;
 use crate::shape::{Role, ShapeError, all_fit};
 
-/// Sizes.
+/// Sizes of the kernels of diagonal and low-rank systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// H, independent systems.
+    /// H, the number of independent systems.
     pub channels: usize,
     /// N, stored modes of a channel, one of each conjugate pair.
     pub modes: usize,
@@ -62,13 +62,13 @@ pub enum CauchyError {
     /// Channels without a copy of A, B and P.
     #[error("{channels} channels need at least one copy of A, B and P, found none")]
     NoCopy {
-        /// Channels.
+        /// Number of channels, each of which needs a copy.
         channels: usize,
     },
     /// More positions than the truncated readout stands for.
     #[error("C̃ stands for {nodes} positions; {length} need it extended first (see `truncation::extend`)")]
     Length {
-        /// Positions wanted.
+        /// Number of positions wanted, L.
         length: usize,
         /// Positions that C̃ stands for.
         nodes: usize,
@@ -76,19 +76,19 @@ pub enum CauchyError {
     /// A step that is not positive.
     #[error("step {index} must be positive and finite, found {step}")]
     Step {
-        /// Its index.
+        /// Index of the step, which is that of its channel.
         index: usize,
-        /// Its value.
+        /// Step Δ that was given.
         step: f32,
     },
     /// A rate that does not decay, asked for where only decaying ones are safe.
     #[error("rate {index} must be finite with a negative real part, found {re} + {im}i")]
     Rate {
-        /// Its index.
+        /// Index of the rate in `[copies, modes]`.
         index: usize,
-        /// Re λ.
+        /// Real part of the rate λ.
         re: f32,
-        /// Im λ.
+        /// Imaginary part of the rate λ.
         im: f32,
     },
     /// A generating function without a finite value, because |ā| = 1 at a node or an input is not finite.
@@ -96,27 +96,27 @@ pub enum CauchyError {
         "the generating function of channel {channel} is not finite at node {node} of {nodes}: a mode does not decay"
     )]
     Singular {
-        /// Channel.
+        /// Index of the channel.
         channel: usize,
-        /// Node.
+        /// Index j of the node ω = e^{−2πij/M}.
         node: usize,
-        /// Nodes.
+        /// Number of nodes, M.
         nodes: usize,
     },
     /// A system whose discrete form, or whose readout, has no finite value.
     #[error("the {what} of channel {channel} has no finite value")]
     NotFinite {
-        /// What it is.
+        /// Which part has no finite value, as a phrase: `discrete form` or `readout`.
         what: &'static str,
-        /// Channel.
+        /// Index of the channel.
         channel: usize,
     },
     /// The Fourier transform refused its buffers.
     #[error("the Fourier transform of {nodes} nodes failed: {reason}")]
     Transform {
-        /// Nodes.
+        /// Number of nodes, M.
         nodes: usize,
-        /// Its words.
+        /// Reason that the Fourier transform gave.
         reason: String,
     },
     /// An operand has another shape than the problem says.

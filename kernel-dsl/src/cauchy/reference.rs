@@ -179,7 +179,7 @@ pub fn backward(
     Ok(gradients)
 }
 
-/// One channel over both members of every pair.
+/// The system of one channel, over both members of every pair.
 struct System {
     step: f64,
     a: Square,
@@ -234,7 +234,7 @@ impl System {
     }
 }
 
-/// e^{−2πi k/n}.
+/// Root of unity e^{−2πi k/n}.
 fn root_of_unity(k: usize, n: usize) -> Complex64 {
     Complex64::cis(-TAU * (k % n) as f64 / n as f64)
 }
@@ -261,12 +261,12 @@ fn conjugated(x: &[Complex64]) -> Vec<Complex64> {
     x.iter().map(Complex64::conj).collect()
 }
 
-/// Σ x y.
+/// Σ x y, the inner product of two vectors without conjugation.
 fn dot(x: &[Complex64], y: &[Complex64]) -> Complex64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
 
-/// Re(x* y).
+/// Re(x* y), the real inner product of two complex numbers.
 fn inner(x: Complex64, y: Complex64) -> f64 {
     (x.conj() * y).re
 }

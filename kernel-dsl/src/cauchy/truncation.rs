@@ -119,13 +119,13 @@ fn each_channel(
 /// Derivatives of the loss by what [`truncate`] reads, overwritten.
 #[derive(Debug)]
 pub struct TruncationGradients<'a> {
-    /// By Δ, `[channels]`.
+    /// Derivative by Δ, `[channels]`.
     pub step: &'a mut [f32],
-    /// By λ, complex `[copies, modes]`.
+    /// Derivative by λ, complex `[copies, modes]`.
     pub a: &'a mut [f32],
-    /// By P, complex `[rank, copies, modes]`.
+    /// Derivative by P, complex `[rank, copies, modes]`.
     pub p: &'a mut [f32],
-    /// By C, complex `[readouts · channels, modes]`.
+    /// Derivative by C, complex `[readouts · channels, modes]`.
     pub c: &'a mut [f32],
 }
 

@@ -12,7 +12,7 @@ use thiserror::Error;
 /// What is applied to each output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation: act(y) = y.
     None,
     /// SiLU(y) = y σ(y).
     Silu,
@@ -21,13 +21,13 @@ pub enum Activation {
 /// Shape of a causal convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens of each sequence; of all together when they are packed.
     pub time: usize,
     /// Channels, each convolved on its own.
     pub channels: usize,
-    /// Taps W.
+    /// W, the number of taps of a channel.
     pub width: usize,
     /// What is applied to each output.
     pub activation: Activation,
@@ -39,7 +39,7 @@ operator! {
     inputs<R, V> {
         /// x, `[rows, channels]`. Rows of padding get gradient 0.
         input: Rows[rows, problem.channels],
-        /// `[channels, width]`, one tap a column; the last meets the current token.
+        /// Taps of every channel, `[channels, width]`, one tap a column; the last meets the current token.
         weight: Values[problem.channels * problem.width],
         /// Added before the activation, `[channels]`.
         bias: Option<Values>[problem.channels],
@@ -50,7 +50,7 @@ operator! {
     }
     /// What a convolution gives.
     output<R> {
-        /// `[rows, channels]`.
+        /// Outputs y, `[rows, channels]`.
         out: Rows[rows, problem.channels],
     }
     /// The last `width − 1` inputs of every sequence, `[batch, channels, width − 1]`, oldest first.

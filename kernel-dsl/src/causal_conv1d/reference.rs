@@ -27,13 +27,13 @@ pub fn causal_conv1d(problem: &Problem, inputs: &Inputs, state: &mut [f64]) -> R
 /// The gradients in f64, in the order of [`Gradients`].
 #[derive(Clone, Debug)]
 pub struct GradientsF64 {
-    /// By x, `[rows, channels]`.
+    /// Gradient by x, `[rows, channels]`.
     pub input: Vec<f64>,
-    /// By the taps, `[channels, width]`.
+    /// Gradient by the taps, `[channels, width]`.
     pub weight: Vec<f64>,
-    /// By the bias, `[channels]`, whether there is one or not.
+    /// Gradient by the bias, `[channels]`, whether there is one or not.
     pub bias: Vec<f64>,
-    /// By the initial state, `[batch, channels, width − 1]`.
+    /// Gradient by the initial state, `[batch, channels, width − 1]`.
     pub state: Vec<f64>,
 }
 
@@ -108,7 +108,7 @@ struct Line<'a> {
     bias: f64,
     b: usize,
     c: usize,
-    /// Its first row, and the row after its last.
+    /// First row of the sequence, and the row after its last.
     first: usize,
     end: usize,
 }

@@ -22,7 +22,7 @@ operator! {
     }
     /// What a cross-entropy gives, in f32 on every device.
     output<V> {
-        /// −log softmax(x)\[target\], `[rows]`.
+        /// Loss of every row, −log softmax(x)\[target\], `[rows]`.
         loss: Values[problem.rows],
     }
 }
@@ -36,9 +36,9 @@ pub enum CrossEntropyError {
     /// A target that no column stands for.
     #[error("cross-entropy: target {target} of row {row} is not one of the {classes} classes")]
     Target {
-        /// The row.
+        /// Index of the row.
         row: usize,
-        /// Its target.
+        /// Target that was given for the row.
         target: u32,
         /// Columns of the logits.
         classes: usize,
@@ -46,7 +46,7 @@ pub enum CrossEntropyError {
 }
 
 impl Problem {
-    /// Checks the targets.
+    /// Checks that every row has a target, and that it is one of the classes.
     pub(super) fn validate(&self, targets: &[u32]) -> Result<(), CrossEntropyError> {
         let Self { rows, classes } = *self;
         OPERATOR.values("targets", rows, targets.len())?;

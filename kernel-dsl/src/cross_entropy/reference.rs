@@ -1,6 +1,6 @@
 //! The definition in f64.
 
-/// −log softmax(logits)\[target\].
+/// Cross-entropy of one row, −log softmax(logits)\[target\].
 pub fn cross_entropy(logits: &[f32], target: usize) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits

@@ -12,7 +12,7 @@ use crate::shape::{Extent, Operator, Role};
 /// Type of the values in a buffer. Sums and states are f32 in every kernel, whatever the inputs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
-    /// 32 bits.
+    /// IEEE single precision: 24 bits of mantissa.
     F32,
     /// IEEE half precision: 11 bits of mantissa, at most 65504.
     F16,
@@ -193,7 +193,7 @@ impl DeviceBuffer {
             .map_err(|error| Error::Device(error.to_string()))
     }
 
-    /// Number of values.
+    /// Number of values in the buffer.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -208,7 +208,7 @@ impl DeviceBuffer {
         self.dtype
     }
 
-    /// The memory.
+    /// Handle of the device memory that holds the values.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -285,7 +285,7 @@ impl DeviceRows {
         self.offset
     }
 
-    /// Number of rows.
+    /// Number of rows in the view.
     pub fn rows(&self) -> usize {
         self.rows
     }

@@ -18,9 +18,9 @@ pub enum Error {
     /// A buffer holds values of another type.
     #[error("{operator}: {role}{operand} needs values of type {expected}, found {found}")]
     Type {
-        /// The operator.
+        /// Name of the operator that was called.
         operator: &'static str,
-        /// Which operand.
+        /// Name of the operand that has the wrong type.
         operand: &'static str,
         /// Whether it is the operand itself or its cotangent.
         role: Role,
@@ -42,9 +42,9 @@ pub enum Error {
     /// The device cannot do something that the call cannot do without.
     #[error("the device has no {capability}, which {needed_for} needs")]
     Capability {
-        /// What is missing.
+        /// What the device does not have, as a phrase: an element type, or 64-bit addresses.
         capability: &'static str,
-        /// What needs it.
+        /// What needs the capability, as a phrase.
         needed_for: &'static str,
     },
     /// The runtime reports a failure: out of memory, a refused kernel, a lost device.

@@ -1,4 +1,4 @@
-//! Buffers of zeros.
+//! Device buffers filled with zeros.
 
 use cubecl::prelude::*;
 

@@ -10,7 +10,7 @@ const MANY_PARTS: usize = 256;
 
 /// Sums over parts of the rows, column by column, which are added up to those over all rows.
 pub(crate) struct Partials {
-    /// `[parts, columns]`.
+    /// Sums over each part, `[parts, columns]`, in f32.
     sums: DeviceBuffer,
     /// Rows of a part.
     rows: usize,
@@ -90,7 +90,7 @@ pub(crate) fn sum_partials(
     )
 }
 
-/// From `parts` partial sums of `size` values to `fewer`.
+/// Sizes of one launch, which adds up `parts` partial sums of `size` values to `fewer` of them.
 struct Split {
     parts: usize,
     fewer: usize,

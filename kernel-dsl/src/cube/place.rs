@@ -5,11 +5,11 @@ use cubecl::prelude::*;
 /// The tokens and the head of a cube.
 #[derive(CubeType)]
 pub(crate) struct Place {
-    /// First row.
+    /// First row of the chunk.
     pub start: usize,
-    /// Number of rows.
+    /// Number of rows in the chunk.
     pub len: usize,
-    /// Head.
+    /// Index of the head.
     pub head: usize,
     /// `chunk · heads + head`.
     pub index: usize,

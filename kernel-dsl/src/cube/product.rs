@@ -51,7 +51,7 @@ const FRAGMENT: usize = 16;
 pub(crate) struct Tiling {
     /// Rows and columns of a tile; a multiple of 16.
     pub size: usize,
-    /// What multiplies.
+    /// Hardware that multiplies the tiles.
     pub engine: Engine,
 }
 
@@ -103,7 +103,7 @@ impl Tiling {
 pub(crate) enum Layout {
     /// As it is multiplied.
     Plain,
-    /// Transposed.
+    /// Transposed: the tile's rows are the operand's columns.
     Transposed,
 }
 
@@ -116,7 +116,7 @@ pub(crate) struct Accumulator {
 
 #[cube]
 impl Accumulator {
-    /// Zeros.
+    /// An accumulator whose sums are all 0.
     pub fn zero(#[comptime] tiling: Tiling) -> Accumulator {
         let mut registers = Array::<f32>::new(comptime!(REGISTER_SIDE * REGISTER_SIDE));
         let mut fragments = Sequence::<cmma::Matrix<f32>>::new();

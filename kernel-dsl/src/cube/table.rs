@@ -30,7 +30,7 @@ impl SequenceTable {
         })
     }
 
-    /// Number of sequences.
+    /// Number of sequences in the table.
     pub fn batch(&self) -> usize {
         self.batch
     }
@@ -88,12 +88,12 @@ impl ChunkTable {
         })
     }
 
-    /// Number of chunks.
+    /// Number of chunks of all sequences together.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Number of sequences.
+    /// Number of sequences in the table.
     pub fn batch(&self) -> usize {
         self.batch
     }

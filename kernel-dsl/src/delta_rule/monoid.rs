@@ -24,9 +24,9 @@ pub struct Element<'a> {
 /// An element that can be written, of the same shapes as [`Element`].
 #[derive(Debug)]
 pub struct ElementMut<'a> {
-    /// M.
+    /// M, the product of the transitions of all tokens, the last leftmost.
     pub matrix: &'a mut [f32],
-    /// U.
+    /// U, the state that the segment leaves behind when it begins from zero.
     pub update: &'a mut [f32],
 }
 

@@ -19,7 +19,7 @@ use crate::shape::{ShapeError, all_fit};
 /// [`Sequences`] say how many rows there are. Head `h` reads query, key, p and b of group `h / (heads / groups)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
-    /// Independent sequences.
+    /// Number of independent sequences.
     pub batch: usize,
     /// Tokens of each sequence in this call, or of all together where they are packed; 0 is allowed and leaves the state
     /// as it is.
@@ -32,7 +32,7 @@ pub struct Problem {
     pub key_dim: usize,
     /// Columns of a state.
     pub value_dim: usize,
-    /// By which matrix a token multiplies the state.
+    /// Kind of matrix by which a token multiplies the state.
     pub transition: TransitionKind,
     /// What the decay depends on: nothing, or on the token.
     pub decay: DecayKind,
@@ -43,12 +43,12 @@ operator! {
     /// What a delta rule reads, `rows` as [`Sequences::rows`] says. On devices q, k, v, p, b and the output have one type, log decays and
     /// β have one that may be another; all gradients are f32.
     inputs<R, V> {
-        /// q, `[rows, groups·key_dim]`.
+        /// Queries q, `[rows, groups·key_dim]`.
         query: Rows[rows, problem.groups * problem.key_dim],
         /// k, `[rows, groups·key_dim]`. [`Transition::Delta`] keeps states bounded where β ‖k‖² ≤ 2; normalising k is the
         /// caller's.
         key: Rows[rows, problem.groups * problem.key_dim],
-        /// v, `[rows, heads·value_dim]`.
+        /// Values v, `[rows, heads·value_dim]`.
         value: Rows[rows, problem.heads * problem.value_dim],
         /// β, or p and b, as [`Problem::transition`] names.
         transition: Choice<Transition>[rows, problem.heads, problem.groups * problem.key_dim],
@@ -63,7 +63,7 @@ operator! {
     }
     /// What a delta rule gives.
     output<R> {
-        /// y, `[rows, heads·value_dim]`.
+        /// Outputs y, `[rows, heads·value_dim]`.
         out: Rows[rows, problem.heads * problem.value_dim],
     }
     /// S, `[batch, heads, key_dim, value_dim]`.
@@ -85,9 +85,9 @@ pub enum DeltaRuleError {
     /// The heads do not divide into the groups.
     #[error("{heads} heads do not divide into {groups} groups")]
     Groups {
-        /// Number of heads.
+        /// Number of heads in the problem.
         heads: usize,
-        /// Number of groups.
+        /// Number of groups in the problem.
         groups: usize,
     },
     /// The number of values of some operand does not fit into a `usize`.
@@ -104,7 +104,7 @@ pub enum DeltaRuleError {
     TransitionForm {
         /// What the problem says.
         expected: TransitionKind,
-        /// What came.
+        /// Transition that the inputs, or the gradients, belong to.
         found: TransitionKind,
     },
     /// The log decays come in a form that the problem's decay kind does not have.
@@ -116,9 +116,9 @@ pub enum DeltaRuleError {
     /// A step takes exactly one row per sequence.
     #[error("a step takes 1 token of sequence {sequence}, found {found}")]
     NotOneToken {
-        /// Which sequence.
+        /// Index of the sequence.
         sequence: usize,
-        /// Its tokens.
+        /// Number of tokens of the sequence.
         found: usize,
     },
     /// The chunk holds no token.

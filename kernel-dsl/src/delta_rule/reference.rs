@@ -113,7 +113,7 @@ struct Token<'a> {
     problem: &'a Problem,
     row: usize,
     head: usize,
-    /// scale·q.
+    /// Scaled query scale·q, `[key_dim]`.
     query: Vec<f64>,
     scale: f64,
     key: Vec<f64>,
@@ -160,7 +160,7 @@ impl<'a> Token<'a> {
         }
     }
 
-    /// S_{t−1} becomes S_t.
+    /// Updates the state in place, from S_{t−1} to S_t.
     fn update(&self, s: &mut [f64]) {
         let value_dim = self.problem.value_dim;
         match &self.transition {
@@ -179,7 +179,7 @@ impl<'a> Token<'a> {
         }
     }
 
-    /// S ← a∘S.
+    /// Decays the state in place: S ← a∘S.
     fn decay(&self, s: &mut [f64]) {
         for (n, a) in self.decay.iter().enumerate() {
             s[n * self.problem.value_dim..][..self.problem.value_dim]
@@ -265,7 +265,7 @@ fn set_log_decay(token: &Token, per_key: &[f64], gradient: &mut [f64]) {
     }
 }
 
-/// Sᵀ x.
+/// Product Sᵀ x of a state and a vector over keys, `[value_dim]`.
 fn left_product(x: &[f64], s: &[f64], value_dim: usize) -> Vec<f64> {
     let mut y = vec![0.0; value_dim];
     for (n, x) in x.iter().enumerate() {
@@ -274,7 +274,7 @@ fn left_product(x: &[f64], s: &[f64], value_dim: usize) -> Vec<f64> {
     y
 }
 
-/// S y.
+/// Product S y of a state and a vector over values, `[key_dim]`.
 fn right_product(s: &[f64], y: &[f64]) -> Vec<f64> {
     match y.len() {
         0 => Vec::new(),

@@ -1,8 +1,8 @@
-//! By which matrix a token multiplies the state, and what it reads for that.
+//! The matrix by which a token multiplies the state, and what the token reads for it.
 
 use crate::operands::{Kind, Measured, Operand, Subject};
 
-/// By which matrix a token multiplies the state.
+/// Kind of matrix by which a token multiplies the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TransitionKind {
     /// (I − β k kᵀ) diag(a): DeltaNet, Gated DeltaNet, KDA.
@@ -33,7 +33,7 @@ const P: Operand = Operand::new("p", Kind::Rows);
 const B: Operand = Operand::new("b", Kind::Rows);
 
 impl<R> Transition<R> {
-    /// Which transition this belongs to.
+    /// Kind of the transition that these operands belong to.
     pub fn kind(&self) -> TransitionKind {
         match self {
             Self::Delta { .. } => TransitionKind::Delta,
@@ -41,7 +41,7 @@ impl<R> Transition<R> {
         }
     }
 
-    /// The same operands, borrowed.
+    /// These operands, borrowed.
     pub fn as_ref(&self) -> Transition<&R> {
         match self {
             Self::Delta { beta } => Transition::Delta { beta },
@@ -49,7 +49,7 @@ impl<R> Transition<R> {
         }
     }
 
-    /// The same operands, borrowed to be changed.
+    /// These operands, borrowed to be changed.
     pub fn as_mut(&mut self) -> Transition<&mut R> {
         match self {
             Self::Delta { beta } => Transition::Delta { beta },
@@ -57,7 +57,7 @@ impl<R> Transition<R> {
         }
     }
 
-    /// The same operands, each held otherwise.
+    /// These operands, each converted by `f`.
     ///
     /// # Errors
     /// The first that the function gives.
@@ -115,7 +115,7 @@ impl<R> Transition<R> {
         }
     }
 
-    /// From the next places of a list.
+    /// Takes the operands from the next three places of a list; `None` where those of neither transition are there.
     pub(crate) fn from_places(mut next: impl FnMut() -> Option<R>) -> Option<Self> {
         match (next(), next(), next()) {
             (Some(beta), _, _) => Some(Self::Delta { beta }),

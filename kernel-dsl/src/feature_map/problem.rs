@@ -9,12 +9,12 @@ use thiserror::Error;
 pub enum Expansion {
     /// 1 + x + x²/2.
     Taylor,
-    /// x².
+    /// x² alone, with x = s q·k.
     Square,
 }
 
 impl Expansion {
-    /// \[c₀, c₁, c₂\].
+    /// Coefficients \[c₀, c₁, c₂\] of the polynomial c₀ + c₁ x + c₂ x².
     pub fn coefficients(self) -> [f64; 3] {
         match self {
             Self::Taylor => [1.0, 1.0, 0.5],
@@ -39,16 +39,16 @@ pub struct FeatureMap {
     pub key_dim: usize,
     /// s, the factor on q·k; 1/√K in both papers.
     pub scale: f32,
-    /// Which polynomial.
+    /// Which polynomial of s q·k the inner product of features is.
     pub expansion: Expansion,
-    /// Which entries of x xᵀ.
+    /// Which entries of x xᵀ are features.
     pub packing: Packing,
 }
 
 /// A feature map of keys that lie in rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
     /// Keys of a row.
     pub heads: usize,
@@ -79,11 +79,11 @@ pub enum FeatureMapError {
     /// Rows do not consist of whole keys.
     #[error("feature map: {what} needs rows of a multiple of {unit} values, found {cols}")]
     Columns {
-        /// The view.
+        /// Name of the view whose rows do not fit, as a phrase.
         what: &'static str,
         /// Values of one head.
         unit: usize,
-        /// Columns that came.
+        /// Columns of the view, which are no multiple of `unit`.
         cols: usize,
     },
     /// An operand has another shape than the problem says.
@@ -139,7 +139,7 @@ impl FeatureMap {
 }
 
 impl Problem {
-    /// Number of keys.
+    /// Number of keys in all rows, `rows · heads`.
     pub(super) fn keys(&self) -> usize {
         self.rows * self.heads
     }

@@ -28,7 +28,7 @@ fn terms(map: &FeatureMap) -> Vec<(f64, Option<usize>, Option<usize>)> {
     terms
 }
 
-/// φ(x), `[features]`.
+/// Features φ(x) of one key x, `[features]`.
 pub fn forward(map: &FeatureMap, x: &[f64]) -> Vec<f64> {
     let value = |i: Option<usize>| i.map_or(1.0, |i| x[i]);
     terms(map)

@@ -61,7 +61,7 @@ operator! {
     "norm", Problem as problem;
     /// What a norm reads.
     inputs<R, V> {
-        /// x, `[rows, features]`.
+        /// Inputs x, `[rows, features]`.
         input: Rows[problem.rows, problem.features],
         /// z, whose SiLU multiplies, `[rows, features]`.
         gate: Option<Rows>[problem.rows, problem.features],
@@ -72,7 +72,7 @@ operator! {
     }
     /// What a norm gives.
     output<R> {
-        /// `[rows, features]`.
+        /// Normed and gated outputs, `[rows, features]`.
         out: Rows[problem.rows, problem.features],
     }
 }

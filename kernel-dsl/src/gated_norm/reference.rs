@@ -26,13 +26,13 @@ pub fn gated_norm(problem: &Problem, inputs: &Inputs) -> Result<Vec<f64>, NormEr
 /// of 1 and a bias of 0.
 #[derive(Clone, Debug)]
 pub struct GradientsF64 {
-    /// By x, `[rows, features]`.
+    /// Gradient by x, `[rows, features]`.
     pub input: Vec<f64>,
-    /// By z, `[rows, features]`.
+    /// Gradient by z, `[rows, features]`.
     pub gate: Vec<f64>,
-    /// By the weight, `[features]`.
+    /// Gradient by the weight, `[features]`.
     pub weight: Vec<f64>,
-    /// By the bias, `[features]`.
+    /// Gradient by the bias, `[features]`.
     pub bias: Vec<f64>,
 }
 
@@ -85,7 +85,7 @@ struct Row {
     silu: Vec<f64>,
     silu_derivative: Vec<f64>,
     weight: Vec<f64>,
-    /// n.
+    /// Normed features n = (y − μ) r, `[features]`.
     normed: Vec<f64>,
     /// n ∘ weight + bias.
     affine: Vec<f64>,

@@ -77,11 +77,11 @@ impl Dense<'_> {
 /// Where gradients are written; what is not wanted is not computed. All are overwritten.
 #[derive(Debug, Default)]
 pub struct Gradients<'a> {
-    /// Of the input, `[rows, in_features]`.
+    /// Gradient x̄ by the input, `[rows, in_features]`.
     pub input: Option<&'a mut [f32]>,
-    /// Of the weight, `[out_features, in_features]`.
+    /// Gradient W̄ by the weight, `[out_features, in_features]`.
     pub weight: Option<&'a mut [f32]>,
-    /// Of the bias, `[out_features]`.
+    /// Gradient b̄ by the bias, `[out_features]`.
     pub bias: Option<&'a mut [f32]>,
 }
 

@@ -106,7 +106,7 @@ impl PackedMatrix {
         self.in_features.div_ceil(self.weight_type.unit())
     }
 
-    /// Number of panels.
+    /// Number of panels, ⌈out_features / [`PANEL`]⌉.
     pub(super) fn panels(&self) -> usize {
         self.out_features.div_ceil(PANEL)
     }

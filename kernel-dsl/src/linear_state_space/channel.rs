@@ -12,9 +12,9 @@ pub(super) struct Channel {
     pub step: f64,
     pub a: Vec<c64>,
     pub b: Vec<c64>,
-    /// `[outputs, state_dim]`.
+    /// C of every output, `[outputs, state_dim]`.
     pub c: Vec<c64>,
-    /// `[rank, state_dim]`.
+    /// Columns of P, `[rank, state_dim]`.
     pub p: Vec<c64>,
     pub skip: Vec<f64>,
 }
@@ -136,21 +136,21 @@ pub(super) fn write_gradients<T>(
 #[derive(Clone, Debug)]
 pub(super) struct Discrete {
     pub modes: Vec<Mode>,
-    /// E, `[rank, state_dim]`.
+    /// E_k of every rank k, by which s_k is read from the state, `[rank, state_dim]`.
     pub read: Vec<c64>,
-    /// F, `[rank, state_dim]`.
+    /// F_k of every rank k, by which s_k is written to the state, `[rank, state_dim]`.
     pub write: Vec<c64>,
 }
 
 /// What E and F are made of.
 struct LowRank {
-    /// i.
+    /// i = 1 / (1 − ΔΛ/2), `[state_dim]`.
     inverse: Vec<c64>,
-    /// U, `[rank, state_dim]`.
+    /// U = i∘P, `[rank, state_dim]`.
     u: Vec<c64>,
     /// P* i P, `[rank, rank]`.
     s: Vec<f64>,
-    /// W, `[rank, rank]`.
+    /// W = (1 + Δ/2 P* i P)⁻¹, which is real, `[rank, rank]`.
     w: Vec<f64>,
 }
 

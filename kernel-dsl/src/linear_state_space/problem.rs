@@ -48,7 +48,7 @@ impl Spectrum {
 /// of channel h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem<'a> {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens of each sequence; of all together where they are packed. 0 leaves the state as it is.
     pub time: usize,
@@ -74,7 +74,7 @@ operator! {
     "linear state space", Problem<'_> as problem;
     /// What a linear state space reads. Complex values are pairs (re, im).
     inputs<R, V> {
-        /// u, `[rows, channels]`.
+        /// Inputs u, `[rows, channels]`.
         input: Rows[problem.rows(), problem.channels],
         /// Δ of every token, `[rows, channels]`, 0 or more: for samples that lie irregularly in time.
         token_step_size: Option<Rows>[problem.rows(), problem.channels],
@@ -88,7 +88,7 @@ operator! {
         c: Values[2 * problem.outputs * problem.channels * problem.state_dim],
         /// P, `[rank, copies, state_dim, 2]`: A = Λ − P P*.
         low_rank: Option<Values>[2 * problem.rank * problem.copies * problem.state_dim],
-        /// D, `[outputs, channels]`.
+        /// Skip weights D, `[outputs, channels]`; zeros where there are none.
         skip: Option<Values>[problem.outputs * problem.channels],
         /// x before the first token, `[batch, channels, state_dim, 2]`; zeros where there is none.
         state: Option<Values>[problem.state_len()],
@@ -108,9 +108,9 @@ pub enum StateSpaceError {
     /// The channels do not divide into the copies.
     #[error("linear state space: {channels} channels do not divide into {copies} copies of A and B")]
     Copies {
-        /// Number of channels.
+        /// Number of channels in the problem.
         channels: usize,
-        /// Number of copies.
+        /// Number of copies of A and B in the problem.
         copies: usize,
     },
     /// The number of values of some operand does not fit into a `usize`.
@@ -125,11 +125,11 @@ pub enum StateSpaceError {
     /// Step sizes that the rule does not read, or two kinds of them, or none.
     #[error("linear state space: the rule {rule:?} needs {expected}, found {found}")]
     StepSizes {
-        /// The rule.
+        /// Rule of the problem, by which the system becomes discrete.
         rule: Rule,
-        /// What it needs.
+        /// Step sizes that the rule needs, as a phrase.
         expected: &'static str,
-        /// What came.
+        /// Step sizes that were given, as a phrase.
         found: &'static str,
     },
     /// P is missing, or there is one although the rank is 0.
@@ -137,7 +137,7 @@ pub enum StateSpaceError {
         "linear state space: low_rank needs to be given where the rank is above 0 and nowhere else, found rank {rank}"
     )]
     LowRank {
-        /// The rank.
+        /// Rank of the problem.
         rank: usize,
     },
     /// Only the bilinear rule, with one step size per channel and with conjugate pairs, knows a low-rank part.
@@ -145,7 +145,7 @@ pub enum StateSpaceError {
         "linear state space: rank {rank} needs the bilinear rule, conjugate pairs and a constant step size"
     )]
     Rank {
-        /// The rank.
+        /// Rank of the problem.
         rank: usize,
     },
     /// A constant step size is not a positive number.
@@ -153,9 +153,9 @@ pub enum StateSpaceError {
         "linear state space: step_size of channel {channel} needs to be positive and finite, found {found}"
     )]
     StepSize {
-        /// Which channel.
+        /// Index of the channel.
         channel: usize,
-        /// What it is.
+        /// Step size Δ that was given.
         found: f32,
     },
     /// A step size of a token is negative or no number.
@@ -163,23 +163,23 @@ pub enum StateSpaceError {
         "linear state space: token_step_size of row {row} and channel {channel} needs to be 0 or more and finite, found {found}"
     )]
     TokenStepSize {
-        /// Which row.
+        /// Row of the token.
         row: usize,
-        /// Which channel.
+        /// Index of the channel.
         channel: usize,
-        /// What it is.
+        /// Step size Δ that was given.
         found: f32,
     },
     /// A mode that grows: Re Λ > 0, or |Ā| > 1 where that is given; or one that is no number.
     #[error("linear state space: a of copy {copy} and mode {mode} needs {expected}, found {found:?}")]
     Unstable {
-        /// Which copy.
+        /// Index of the copy of A.
         copy: usize,
-        /// Which mode.
+        /// Index of the mode in its copy.
         mode: usize,
-        /// What it may be.
+        /// What the value of `a` needs to have, as a phrase.
         expected: &'static str,
-        /// What it is, (re, im).
+        /// Value of `a` that was given, (re, im).
         found: (f32, f32),
     },
     /// The chunk holds no token.

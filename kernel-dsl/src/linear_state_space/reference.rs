@@ -109,7 +109,7 @@ impl LowRank {
 struct Between {
     /// t = (2/Δ + Λ) x − P (P* x) + 2 B u.
     t: Vec<c64>,
-    /// P* x.
+    /// P* x over both members of every pair, `[rank]`.
     w: Vec<f64>,
     /// (1 + P* D P)⁻¹ P* D t.
     q: Vec<f64>,
@@ -169,7 +169,7 @@ impl<'a> Sequence<'a> {
         next.collect()
     }
 
-    /// (P v)_n.
+    /// Entry `n` of the product P v.
     fn of_rank(&self, v: &[f64], n: usize) -> c64 {
         v.iter().enumerate().map(|(k, v)| self.p(k)[n] * *v).sum()
     }

@@ -24,7 +24,7 @@ pub enum Later {
     Current,
 }
 
-/// How it is computed. All forms agree up to rounding.
+/// How a long convolution is computed. All forms agree up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Form {
     /// The faster of the others, by their measured costs.
@@ -43,7 +43,7 @@ pub(super) const TAPS_PER_LEVEL: usize = 14;
 /// Shape of a long convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens of each sequence.
     pub time: usize,
@@ -55,7 +55,7 @@ pub struct Problem {
     pub taps: usize,
     /// What an output sees.
     pub direction: Direction,
-    /// How it is computed.
+    /// How the convolution is computed.
     pub form: Form,
 }
 
@@ -69,7 +69,7 @@ operator! {
         kernel: Values[problem.kernel_len()],
         /// K′, of the same shape, for a convolution in both directions; see [`Later`].
         later_kernel: Option<Values>[problem.kernel_len()],
-        /// D, `[multiplicity, channels]`.
+        /// Skip weights D, `[multiplicity, channels]`; zeros where there are none.
         skip: Option<Values>[problem.outputs()],
         /// r, `[batch · time, multiplicity · channels]`: added to the output.
         response: Option<Rows>[problem.tokens(), problem.outputs()],
@@ -243,7 +243,7 @@ pub(super) struct Reach {
     pub shift: usize,
     /// Outputs: of the tokens, and of the tail behind them.
     pub positions: usize,
-    /// Inputs.
+    /// Number of inputs.
     pub time: usize,
 }
 

@@ -7,9 +7,9 @@ use crate::shape::{Extent, Operator, Role};
 /// Element types of an operator's operands; those without rows are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ElementTypes {
-    /// Of [`Kind::Rows`].
+    /// Element type of operands of [`Kind::Rows`].
     pub tokens: DType,
-    /// Of [`Kind::Gates`].
+    /// Element type of operands of [`Kind::Gates`].
     pub gates: DType,
 }
 

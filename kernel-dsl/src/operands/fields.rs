@@ -1,6 +1,6 @@
-//! One struct of operands, and what each of its functions does with a field of each kind.
+//! Structs of operands, and what each of their functions does with a field of each kind.
 
-/// One struct of operands: `<R>` where all have rows, `<V>` where none has, `<R, V>` where some have none.
+/// Declares a struct of operands: `<R>` where all have rows, `<V>` where none has, `<R, V>` where some have none.
 macro_rules! operands {
     ($problem:ty as $p:ident $(, $n:ident)?; $(#[$about:meta])* $name:ident<R> $($rest:tt)+) => {
         $crate::operands::operands! {
@@ -38,7 +38,7 @@ macro_rules! operands {
         }
 
         impl<$($lt,)? $($held),+> $name<$($lt,)? $($held),+> {
-            /// The same operands, each held otherwise.
+            /// These operands, each converted by the function for what holds it, which may fail.
             ///
             /// # Errors
             /// The first that a function gives.
@@ -54,7 +54,7 @@ macro_rules! operands {
                 })
             }
 
-            /// The same operands, each held otherwise.
+            /// These operands, each converted by the function for what holds it.
             pub fn map<$($other),+>(
                 self,
                 $(mut $f: impl FnMut($crate::operands::Operand, $held) -> $other,)+
@@ -65,7 +65,7 @@ macro_rules! operands {
                 }
             }
 
-            /// The same operands, borrowed.
+            /// These operands, borrowed.
             pub fn as_ref(&self) -> $name<$($lt,)? $(&$held),+> {
                 $name {
                     $($field: $crate::operands::operand!(@borrow $kind, (&self.$field), self.$field.as_ref()),)+
@@ -73,7 +73,7 @@ macro_rules! operands {
                 }
             }
 
-            /// The same operands, borrowed to be changed.
+            /// These operands, borrowed to be changed.
             pub fn as_mut(&mut self) -> $name<$($lt,)? $(&mut $held),+> {
                 $name {
                     $($field: $crate::operands::operand!(@borrow $kind, (&mut self.$field), self.$field.as_mut()),)+
@@ -168,7 +168,7 @@ macro_rules! operands {
 }
 pub(crate) use operands;
 
-/// One type for each of others.
+/// The type `$held`, whatever `$any` is: repeats one type for each of a list of others.
 macro_rules! each {
     ($any:ident => $held:ty) => {
         $held

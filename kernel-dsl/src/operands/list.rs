@@ -9,10 +9,10 @@ pub trait Named<T>: Sized {
     /// The name of every place in a list.
     fn names() -> Vec<&'static str>;
 
-    /// From a list in the order of the names; what follows them is left. `None` where one that is not optional is missing.
+    /// Operands from a list in the order of the names; what follows them is left. `None` where one that is not optional is missing.
     fn from_list(list: List<T>) -> Option<Self>;
 
-    /// To a list in the order of the names.
+    /// Operands as a list in the order of the names.
     fn into_list(self) -> List<T>;
 }
 

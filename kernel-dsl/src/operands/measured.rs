@@ -17,9 +17,9 @@ pub enum Kind {
 /// An operand by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Operand {
-    /// Its field.
+    /// Name of the field that holds it.
     pub name: &'static str,
-    /// Its kind; that of a log decay is [`Kind::Gates`].
+    /// Kind of the operand; that of a log decay is [`Kind::Gates`].
     pub kind: Kind,
 }
 
@@ -148,7 +148,7 @@ impl<Shape, M: Measured<Shape>> Measured<Shape> for Option<M> {
     }
 }
 
-/// `rows · cols`.
+/// Values in so many rows and columns, `rows · cols`.
 pub(crate) fn area((rows, cols): (usize, usize)) -> usize {
     rows * cols
 }

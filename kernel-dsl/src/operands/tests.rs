@@ -18,29 +18,29 @@ mod decaying {
 
     operator! {
         "decaying", Problem as problem, rows;
-        /// What it reads.
+        /// What the decaying operator reads.
         inputs<R, V> {
-            /// x.
+            /// Inputs x, `[rows, channels]`.
             input: Rows[rows, problem.channels],
-            /// ln a.
+            /// Log decays ln a, one per token.
             log_decay: LogDecay[rows, 1],
-            /// Added.
+            /// Bias, `[channels]`, where there is one.
             bias: Option<Values>[problem.channels],
-            /// Multiplied.
+            /// Gates, `[rows, 2]`, where there are any.
             gate: Option<Gates>[rows, 2],
         }
         settings<'a> {
             /// Which rows belong to which sequence.
             sequences: Sequences<'a>,
-            /// A factor.
+            /// A scalar factor.
             scale: f32,
         }
-        /// What it gives.
+        /// What the decaying operator gives.
         output<R> {
-            /// y.
+            /// Outputs y, `[rows, channels]`.
             out: Rows[rows, problem.channels],
         }
-        /// What it carries.
+        /// State that the decaying operator carries, `[batch, channels]`.
         state[problem.batch * problem.channels]
     }
 }
@@ -55,16 +55,16 @@ mod doubling {
 
     operator! {
         "doubling", Problem as problem;
-        /// What it reads.
+        /// What the doubling operator reads.
         inputs<R> {
-            /// x.
+            /// Inputs x, `[rows, 3]`.
             input: Rows[problem.rows, 3],
         }
-        /// What it gives.
+        /// What the doubling operator gives.
         outputs<R> {
-            /// 2 x.
+            /// Twice the input, 2 x, `[rows, 3]`.
             twice: Rows[problem.rows, 3],
-            /// −x.
+            /// The negated input, −x, `[rows, 3]`.
             negative: Rows[problem.rows, 3],
         }
     }
@@ -80,14 +80,14 @@ mod summing {
 
     operator! {
         "summing", Problem as problem, rows;
-        /// What it reads.
+        /// What the summing operator reads.
         inputs<R> {
-            /// x.
+            /// Inputs x, `[rows, channels]`.
             input: Rows[rows, problem.channels],
         }
-        /// What it gives.
+        /// What the summing operator gives.
         output<V> {
-            /// Σ x.
+            /// Sums Σ x over the rows, `[channels]`.
             sums: Values[problem.channels],
         }
     }
@@ -106,7 +106,7 @@ fn problem() -> decaying::Problem {
     }
 }
 
-/// Everything that is not optional, for four rows.
+/// Inputs of the decaying operator for four rows, without optional ones.
 fn inputs() -> decaying::Inputs<'static> {
     decaying::Inputs {
         input: rows(4, 3),

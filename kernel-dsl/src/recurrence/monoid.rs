@@ -28,9 +28,9 @@ pub struct Element<'a> {
 /// An element that can be written, of the same shapes as [`Element`].
 #[derive(Debug)]
 pub struct ElementMut<'a> {
-    /// ln A.
+    /// ln A, the sum of the log decays of all tokens; zeros without decay.
     pub log_decay_sum: &'a mut [f32],
-    /// G.
+    /// G, the state that the segment leaves behind when it begins from zero.
     pub update: &'a mut [f32],
 }
 
@@ -83,7 +83,7 @@ pub(super) fn check_element(problem: &Problem, sums: &[f32], update: &[f32]) -> 
     Ok(OPERATOR.values("update", problem.state_len(), update.len())?)
 }
 
-/// How many consecutive state values share one log decay sum.
+/// Log decay sums, and how many consecutive state values share each.
 struct Spread<'a> {
     sums: &'a [f32],
     values_per_sum: usize,

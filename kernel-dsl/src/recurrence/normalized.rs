@@ -39,24 +39,24 @@ pub struct InitialState<'a, T = f32> {
 /// Cotangents of what a normalised recurrence computes.
 #[derive(Clone, Copy, Debug)]
 pub struct NormalizedCotangents<'a> {
-    /// Of the output, `heads·value_dim` columns.
+    /// Cotangent of the output, `heads·value_dim` columns.
     pub out: Rows<'a>,
-    /// Of the final state; `None` is zero.
+    /// Cotangent of the final state; `None` is zero.
     pub state: Option<&'a [f32]>,
-    /// Of the final key sum; `None` is zero.
+    /// Cotangent of the final key sum; `None` is zero.
     pub key_sum: Option<&'a [f32]>,
 }
 
 /// Where the gradients of a normalised recurrence's inputs go.
 #[derive(Debug)]
 pub struct NormalizedGradients<'a, T = f32> {
-    /// Of the inputs and of the initial state.
+    /// Gradients by the inputs and by the initial state.
     pub inputs: Gradients<'a, T>,
-    /// Of the initial key sum, `[batch, heads, key_dim]`.
+    /// Gradient by the initial key sum, `[batch, heads, key_dim]`.
     pub key_sum: &'a mut [T],
 }
 
-/// One token, as decoding calls it. Padded or packed sequences may have one token or none.
+/// The normalised recurrence over one token, as decoding calls it. Padded or packed sequences may have one token or none.
 ///
 /// # Shapes
 /// `out` `[rows, heads, value_dim]`; `eps` is ε.
@@ -95,7 +95,7 @@ pub fn sequential(
     Ok(())
 }
 
-/// By chunks of `chunk_size` tokens; the key sum goes token by token.
+/// The normalised recurrence by chunks of `chunk_size` tokens; the key sum goes token by token.
 ///
 /// # Shapes
 /// As for [`step`].
@@ -180,7 +180,7 @@ fn numerator<'a>(inputs: &Inputs<'a>) -> Inputs<'a> {
     }
 }
 
-/// Checks every shape.
+/// Checks every shape of a forward pass.
 pub(super) fn validate<T>(
     problem: &Problem,
     inputs: &Inputs,

@@ -29,7 +29,7 @@ pub enum ReadOut {
 /// or `time` for packed sequences ([`Inputs::sequences`]). Head `h` reads query and key of group `h / (heads / groups)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
-    /// Independent sequences.
+    /// Number of independent sequences.
     pub batch: usize,
     /// Rows of each sequence in this call, or of all packed sequences together; 0 is allowed and leaves the state as it is.
     pub time: usize,
@@ -54,11 +54,11 @@ operator! {
     /// On devices query, key, value and the output have one type; log decays and step sizes have one that may be another. Gradients
     /// have the types of their operands, those of constant log decays f32; those of query and key are summed over the heads of a group.
     inputs<R, V> {
-        /// q, `[rows, groups·key_dim]`.
+        /// Queries q, `[rows, groups·key_dim]`.
         query: Rows[rows, problem.groups * problem.key_dim],
-        /// k, `[rows, groups·key_dim]`.
+        /// Keys k, `[rows, groups·key_dim]`.
         key: Rows[rows, problem.groups * problem.key_dim],
-        /// v, `[rows, heads·value_dim]`.
+        /// Values v, `[rows, heads·value_dim]`.
         value: Rows[rows, problem.heads * problem.value_dim],
         /// ln a, in the form that [`Problem::decay`] names: `[heads]` or `[heads, key_dim]` for constants, `[rows, heads]` or
         /// `[rows, heads·key_dim]` per token.
@@ -78,7 +78,7 @@ operator! {
     }
     /// What a recurrence gives.
     output<R> {
-        /// y, `[rows, heads·value_dim]`.
+        /// Outputs y, `[rows, heads·value_dim]`.
         out: Rows[rows, problem.heads * problem.value_dim],
     }
     /// h, `[batch, heads, key_dim, value_dim]`.
@@ -90,9 +90,9 @@ operator! {
 pub struct DecayIndex {
     /// The row of its token; `None` for constants.
     pub row: Option<usize>,
-    /// Its head.
+    /// Index of its head.
     pub head: usize,
-    /// Its key; 0 where all keys of a head share one.
+    /// Index of its key; 0 where all keys of a head share one decay.
     pub key: usize,
 }
 
@@ -111,9 +111,9 @@ pub enum RecurrenceError {
     /// The heads do not divide into the groups.
     #[error("{heads} heads do not divide into {groups} query and key groups")]
     Groups {
-        /// Number of heads.
+        /// Number of heads in the problem.
         heads: usize,
-        /// Number of groups.
+        /// Number of query and key groups in the problem.
         groups: usize,
     },
     /// The number of values of some operand does not fit into a `usize`.
@@ -140,9 +140,9 @@ pub enum RecurrenceError {
     /// A log decay is positive or NaN.
     #[error("log_decay of {at} needs to be at most 0, found {found}")]
     LogDecayRange {
-        /// Where it is.
+        /// Token, head and key of the log decay.
         at: DecayIndex,
-        /// What it is.
+        /// Log decay that was given.
         found: f32,
     },
     /// The log decays come in a form that the problem's decay kind does not have.
@@ -172,9 +172,9 @@ pub enum RecurrenceError {
     /// A bound on the norm is negative or NaN.
     #[error("the bound of head {head} needs to be 0 or more, found {found}")]
     BoundRange {
-        /// Which head.
+        /// Index of the head.
         head: usize,
-        /// Its bound.
+        /// Bound that was given for the head.
         found: f32,
     },
 }

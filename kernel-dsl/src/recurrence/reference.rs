@@ -77,7 +77,7 @@ pub fn recurrence_bounded(
     Ok(clipped)
 }
 
-/// y ← D∘v.
+/// Writes the skip of one head at one token: y ← D∘v.
 fn skip(problem: &Problem, inputs: &Inputs, (row, head): (usize, usize), y: &mut [f64]) {
     let value = &inputs.value.row(row)[head * problem.value_dim..];
     for (p, y) in y.iter_mut().enumerate() {

@@ -13,10 +13,10 @@ const PADDING: u32 = u32::MAX;
 /// cos θ and sin θ of the positions of a call, on a device; made once and used in every layer.
 #[derive(Clone, Debug)]
 pub struct DeviceAngles {
-    /// `[positions, rotary_dim / 2]` each.
+    /// cos θ and sin θ, `[positions, rotary_dim / 2]` each.
     cos: DeviceBuffer,
     sin: DeviceBuffer,
-    /// Which row of these each token has, `[rows]` as u32.
+    /// Row of `cos` and `sin` that each token has, `[rows]` as u32; [`PADDING`] for a row of padding.
     places: cubecl::server::Handle,
     rows: usize,
     problem: Problem,

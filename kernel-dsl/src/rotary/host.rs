@@ -151,7 +151,7 @@ impl Angles {
         }
     }
 
-    /// By the sum of angles: 64 steps lose 10⁻¹⁴.
+    /// Moves on to the next position by the sum of angles: 64 steps lose 10⁻¹⁴.
     #[inline(always)]
     fn advance(&mut self) {
         let steps = self.step_cos.iter().zip(&self.step_sin);

@@ -18,7 +18,7 @@ pub enum Pairing {
 /// Shape of a rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens of each sequence; of all together when they are packed.
     pub time: usize,
@@ -28,7 +28,7 @@ pub struct Problem {
     pub head_dim: usize,
     /// R, how many of these are turned; even.
     pub rotary_dim: usize,
-    /// Which of them together.
+    /// Which two values of a head are turned together.
     pub pairing: Pairing,
     /// What the angles' ratios are made of; 10000 mostly.
     pub base: f64,
@@ -41,14 +41,14 @@ operator! {
         /// x, `[rows, heads · head_dim]`.
         input: Rows[rows, problem.cols()],
     }
-    /// What it is turned into.
+    /// What a rotary embedding gives.
     output<R> {
-        /// `[rows, heads · head_dim]`.
+        /// x with its pairs turned, `[rows, heads · head_dim]`.
         out: Rows[rows, problem.cols()],
     }
 }
 
-/// Where tokens are.
+/// Positions of the tokens in their sequences.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Positions<'a> {
     /// Which rows belong to which sequence. Positions count from the first token that is not padding.
@@ -65,7 +65,7 @@ pub enum RotaryError {
     Dim {
         /// Values of a head.
         head_dim: usize,
-        /// rotary_dim.
+        /// Values to be turned in a head, `rotary_dim` of the problem.
         found: usize,
     },
     /// No angles can be made of this base.

@@ -16,18 +16,18 @@ use crate::simd::{dispatch, mul_add_one};
 /// `step_size_sum` `[batch, channels]`; `update` `[batch, channels, state_dim]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Element<'a> {
-    /// ΣΔ.
+    /// ΣΔ, the sum of the step sizes of all tokens, per channel.
     pub step_size_sum: &'a [f32],
-    /// U.
+    /// U, the state that the segment leaves behind when it begins from zero.
     pub update: &'a [f32],
 }
 
 /// An element that can be written, of the same shapes as [`Element`].
 #[derive(Debug)]
 pub struct ElementMut<'a> {
-    /// ΣΔ.
+    /// ΣΔ, the sum of the step sizes of all tokens, per channel.
     pub step_size_sum: &'a mut [f32],
-    /// U.
+    /// U, the state that the segment leaves behind when it begins from zero.
     pub update: &'a mut [f32],
 }
 

@@ -17,7 +17,7 @@ use crate::shape::{ShapeError, all_fit};
 /// group `d / (channels / groups)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
-    /// Independent sequences.
+    /// Number of independent sequences.
     pub batch: usize,
     /// Tokens of each sequence in this call, or of all together where they are packed; 0 leaves the state as it is.
     pub time: usize,
@@ -34,15 +34,15 @@ operator! {
     /// What a selective scan reads, `rows` as [`Problem::rows`] says. On devices u, Δ, B, C, z and the output have one type; all
     /// gradients are f32.
     inputs<R, V> {
-        /// u, `[rows, channels]`.
+        /// Inputs u, `[rows, channels]`.
         input: Rows[rows, problem.channels],
         /// Δ, `[rows, channels]`, after its softplus.
         step_size: Rows[rows, problem.channels],
         /// A, `[channels, state_dim]`, negative.
         a: Values[problem.channels * problem.state_dim],
-        /// B, `[rows, groups·state_dim]`.
+        /// Input vectors B_t of every group, `[rows, groups·state_dim]`.
         b: Rows[rows, problem.groups * problem.state_dim],
-        /// C, `[rows, groups·state_dim]`.
+        /// Read-out vectors C_t of every group, `[rows, groups·state_dim]`.
         c: Rows[rows, problem.groups * problem.state_dim],
         /// D, `[channels]`: y_t += D∘u_t.
         skip: Option<Values>[problem.channels],
@@ -55,7 +55,7 @@ operator! {
     }
     /// What a selective scan gives.
     output<R> {
-        /// `[rows, channels]`.
+        /// Outputs, `[rows, channels]`: y, times SiLU(z) where there is a gate.
         out: Rows[rows, problem.channels],
     }
     /// h, `[batch, channels, state_dim]`.
@@ -68,9 +68,9 @@ pub enum ScanError {
     /// The channels do not divide into the groups.
     #[error("{channels} channels do not divide into {groups} groups")]
     Groups {
-        /// Number of channels.
+        /// Number of channels in the problem.
         channels: usize,
-        /// Number of groups.
+        /// Number of groups in the problem.
         groups: usize,
     },
     /// The number of values of some operand does not fit into a `usize`.
@@ -94,21 +94,21 @@ pub enum ScanError {
     /// A value of A is positive or NaN, found by [`Problem::check_values`].
     #[error("a of channel {channel} and state value {index} needs to be 0 or less, found {found}")]
     AValue {
-        /// Which channel.
+        /// Index of the channel.
         channel: usize,
-        /// Which value of its state.
+        /// Index of the value in the channel's state.
         index: usize,
-        /// What it is.
+        /// Value of A that was given.
         found: f32,
     },
     /// A step size is negative or NaN, found by [`Problem::check_values`].
     #[error("step_size of row {row} and channel {channel} needs to be 0 or more, found {found}")]
     StepSizeValue {
-        /// Which row.
+        /// Row of the token.
         row: usize,
-        /// Which channel.
+        /// Index of the channel.
         channel: usize,
-        /// What it is.
+        /// Step size Δ that was given.
         found: f32,
     },
 }

@@ -13,7 +13,7 @@ use crate::shape::{Role, ShapeError, all_fit};
 /// `c·channels + h` is output c of channel h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem<'a> {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens of each sequence; of all together where they are packed. 0 leaves the state as it is.
     pub time: usize,
@@ -31,13 +31,13 @@ operator! {
     "shift state space", Problem<'_> as problem;
     /// What a shift system reads.
     inputs<R, V> {
-        /// u, `[rows, channels]`.
+        /// Inputs u, `[rows, channels]`.
         input: Rows[problem.rows(), problem.channels],
-        /// B, `[channels, state_dim]`.
+        /// Input weights B, `[channels, state_dim]`.
         b: Values[problem.channels * problem.state_dim],
         /// C, `[outputs, channels, state_dim]`.
         c: Values[problem.outputs * problem.channels * problem.state_dim],
-        /// D, `[outputs, channels]`.
+        /// Skip weights D, `[outputs, channels]`; zeros where there are none.
         skip: Option<Values>[problem.outputs * problem.channels],
         /// s before the first token, `[batch, channels, state_dim]`; zeros where there is none.
         state: Option<Values>[problem.state_len()],

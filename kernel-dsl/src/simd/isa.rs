@@ -158,7 +158,7 @@ pub enum IsaError {
     },
 }
 
-/// `"portable, sse4.2, avx2"`.
+/// Names of the instruction sets that this processor can run, such as `"portable, sse4.2, avx2"`.
 fn available_names() -> String {
     let names: Vec<&str> = Isa::available().map(Isa::name).collect();
     names.join(", ")

@@ -182,7 +182,7 @@ pub(crate) fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S
     }
 }
 
-/// [`mul_add`] of f64.
+/// a·b + c as by [`mul_add`], on vectors of f64.
 #[inline(always)]
 pub(crate) fn mul_add_f64<S: Simd>(simd: S, a: S::f64s, b: S::f64s, c: S::f64s) -> S::f64s {
     if is_fused::<S>() {

@@ -11,7 +11,7 @@ pub struct Part {
     pub isa: Isa,
     /// Whether it follows the level in use; else it asks the processor by itself.
     pub follows: bool,
-    /// What it is used for, or why it does not follow.
+    /// What the part is used for, or why it does not follow.
     pub about: &'static str,
 }
 
@@ -95,7 +95,7 @@ fn of_bytes(isa: Isa) -> Isa {
     }
 }
 
-/// The same, or what is taken by code that has nothing for SSE 4.2 of its own.
+/// The level, or the portable one in place of SSE 4.2: for code that has nothing of its own for SSE 4.2.
 fn or_portable(isa: Isa) -> Isa {
     match isa {
         Isa::Sse42 => Isa::Portable,

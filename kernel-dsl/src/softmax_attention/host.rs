@@ -133,7 +133,7 @@ impl Tile {
         stream.finish()
     }
 
-    /// Its queries, `[rows, key_dim]`, times scale · log₂ e: weights are powers of 2.
+    /// Queries of the tile's rows, `[rows, key_dim]`, times scale · log₂ e: weights are powers of 2.
     fn queries(&self, problem: &Problem, inputs: &Inputs) -> Vec<f32> {
         let shared = problem.heads / problem.groups;
         let factor = problem.scale * std::f32::consts::LOG2_E;
@@ -165,9 +165,9 @@ struct Stream {
     value_dim: usize,
     /// m, `[rows]`, in powers of 2.
     highest: Vec<f32>,
-    /// l, `[rows]`.
+    /// l, the sum of the weights so far, `[rows]`.
     sum: Vec<f32>,
-    /// o, `[rows, value_dim]`.
+    /// o, the weighted sum of the values so far, `[rows, value_dim]`.
     read: Vec<f32>,
     /// Scores of a block, then its weights, `[rows, keys]`.
     weights: Vec<f32>,
@@ -226,7 +226,7 @@ impl Stream {
         );
     }
 
-    /// o / l.
+    /// Outputs y = o / l, `[rows, value_dim]`.
     fn finish(mut self) -> Vec<f32> {
         for (read, sum) in self.read.chunks_exact_mut(self.value_dim).zip(&self.sum) {
             let gain = 1.0 / sum;
@@ -236,7 +236,7 @@ impl Stream {
     }
 }
 
-/// From scores to weights 2^(s − m′), with m, l and o brought up to m′.
+/// Turns scores into weights 2^(s − m′), and brings m, l and o up to m′.
 struct Weights<'a, F> {
     stream: &'a mut Stream,
     count: usize,

@@ -12,7 +12,7 @@ pub(super) const OPERATOR: Operator = Operator("softmax attention");
 /// Shape and choices of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens at hand of each sequence.
     pub time: usize,
@@ -44,7 +44,7 @@ operands! {
         value: Rows[problem.batch * problem.time, problem.groups * problem.value_dim],
     }
     settings<'a> {
-        /// How many tokens of each sequence the cache holds before, `[batch]`.
+        /// Number of tokens of each sequence that the cache holds before the call, `[batch]`.
         lengths: &'a [usize],
     }
 }
@@ -58,15 +58,15 @@ pub enum SoftmaxError {
     /// A head without keys or values.
     #[error("softmax attention: {what} needs to be at least 1, found 0")]
     Zero {
-        /// The size.
+        /// Name of the size that is 0.
         what: &'static str,
     },
     /// Groups of keys and values do not divide the heads.
     #[error("softmax attention: {heads} heads cannot share {groups} groups of keys and values evenly")]
     Groups {
-        /// Heads.
+        /// Number of heads of the queries.
         heads: usize,
-        /// Groups.
+        /// Number of groups of keys and values.
         groups: usize,
     },
     /// An operand has another shape than the problem says.
@@ -81,7 +81,7 @@ pub enum SoftmaxError {
         capacity: usize,
         /// Index of the sequence.
         sequence: usize,
-        /// Its tokens, those at hand included.
+        /// Number of the sequence's tokens, those at hand included.
         needed: usize,
     },
 }

@@ -39,7 +39,7 @@ impl WithSimd for Forward<'_, '_> {
     }
 }
 
-/// −e^{A_log}.
+/// Rates A = −e^{A_log}, `[heads]`.
 #[inline(always)]
 fn rates(a_log: &[f32]) -> Vec<f32> {
     a_log.iter().map(|a_log| -a_log.exp()).collect()

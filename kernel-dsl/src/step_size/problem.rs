@@ -4,10 +4,10 @@ use crate::operands::operator;
 use crate::shape::ShapeError;
 use thiserror::Error;
 
-/// Sizes and bounds.
+/// Sizes of the operands, and bounds of the step sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
-    /// Rows.
+    /// Number of rows, one per token.
     pub tokens: usize,
     /// Values of a row.
     pub heads: usize,
@@ -28,7 +28,7 @@ operator! {
     }
     /// Step sizes and decays, in f32 on every device: half precision would forget what sums of log decays need.
     outputs<R> {
-        /// Δ, `[tokens, heads]`.
+        /// Step sizes Δ, `[tokens, heads]`.
         step: Gates[problem.tokens, problem.heads],
         /// log α, `[tokens, heads]`.
         log_decay: Gates[problem.tokens, problem.heads],
@@ -41,9 +41,9 @@ pub enum StepSizeError {
     /// Bounds out of order, or not numbers.
     #[error("step sizes need 0 ≤ lower limit ≤ upper limit, found {low} and {high}")]
     Limit {
-        /// Lower bound.
+        /// Lower bound of Δ that was given.
         low: f32,
-        /// Upper bound.
+        /// Upper bound of Δ that was given.
         high: f32,
     },
     /// An operand has another shape than the problem says.

@@ -13,13 +13,13 @@ use thiserror::Error;
 /// Shape and choices of Taylor attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Problem {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
     /// Tokens of each sequence; of all together when they are packed.
     pub time: usize,
     /// Tokens of the prefix of each sequence, paddings included; 0 for no prefix.
     pub prefix: usize,
-    /// Heads.
+    /// Number of heads, each with a state of its own.
     pub heads: usize,
     /// K, values of a query and of a key.
     pub key_dim: usize,
@@ -72,7 +72,7 @@ pub enum AttentionError {
     /// A head without keys or values.
     #[error("Taylor attention: {what} needs to be at least 1, found 0")]
     Zero {
-        /// The size.
+        /// Name of the size that is 0.
         what: &'static str,
     },
     /// ε is negative or not a number.
@@ -87,7 +87,7 @@ pub enum AttentionError {
     /// A step of more or fewer tokens than one.
     #[error("a step takes one token of each sequence, found {found}")]
     NotOneToken {
-        /// Tokens that came.
+        /// Number of tokens of each sequence in the problem.
         found: usize,
     },
     /// Keys of a prefix without values, or the other way round, or neither where there is a prefix.
@@ -95,9 +95,9 @@ pub enum AttentionError {
     Prefix {
         /// Tokens of the prefix.
         prefix: usize,
-        /// What it needs.
+        /// Which operands the prefix needs, as a phrase.
         expected: &'static str,
-        /// What there is.
+        /// Which operands of the prefix were given, as a phrase.
         found: &'static str,
     },
     /// Sequences do not lie in the rows as stated.

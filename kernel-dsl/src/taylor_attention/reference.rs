@@ -26,19 +26,19 @@ pub fn attention(problem: &Problem, inputs: &Inputs, state: &mut [f64]) -> Resul
 /// The gradients in f64, in the order of [`Gradients`](super::Gradients).
 #[derive(Clone, Debug)]
 pub struct GradientsF64 {
-    /// By q, `[rows, heads, key_dim]`.
+    /// Gradient by q, `[rows, heads, key_dim]`.
     pub query: Vec<f64>,
-    /// By k, likewise.
+    /// Gradient by k, `[rows, heads, key_dim]`.
     pub key: Vec<f64>,
-    /// By v, `[rows, heads, value_dim]`.
+    /// Gradient by v, `[rows, heads, value_dim]`.
     pub value: Vec<f64>,
-    /// By k′, `[batch, prefix, heads, key_dim]`; empty without a prefix.
+    /// Gradient by k′, `[batch, prefix, heads, key_dim]`; empty without a prefix.
     pub prefix_key: Vec<f64>,
-    /// By v′, `[batch, prefix, heads, value_dim]`; likewise.
+    /// Gradient by v′, `[batch, prefix, heads, value_dim]`; empty without a prefix.
     pub prefix_value: Vec<f64>,
-    /// By ln γ, `[heads]`, whether there is one or not.
+    /// Gradient by ln γ, `[heads]`, whether there is one or not.
     pub log_decay: Vec<f64>,
-    /// By the initial state.
+    /// Gradient by the initial state, `[batch, heads, features, columns]`.
     pub state: Vec<f64>,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Head<'a> {
         self.own(&self.inputs.key, row, self.problem.key_dim)
     }
 
-    /// ṽ.
+    /// Augmented value ṽ of a row, `[columns]`: v, and a 1 where there is a denominator.
     fn value(&self, row: usize) -> Vec<f64> {
         let mut value = self.own(&self.inputs.value, row, self.problem.value_dim);
         value.resize(self.problem.columns(), 1.0);

@@ -8,7 +8,7 @@ use crate::complex::{self, Complex64, Lanes};
 /// The modes of one channel.
 pub(super) struct Channel<'p> {
     pub problem: &'p Problem,
-    /// Its index.
+    /// Index of the channel.
     pub index: usize,
     pub modes: Vec<Mode>,
     /// b̄ of every mode.

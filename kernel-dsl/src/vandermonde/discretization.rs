@@ -27,7 +27,7 @@ pub(super) struct Mode {
     length: usize,
     /// ā; e^{−Δλ} where powers count from the end.
     pub root: Complex64,
-    /// b̄/B.
+    /// Input gain b̄/B.
     pub gain: Complex64,
     /// Whether powers count from the last position to the first.
     pub reversed: bool,
@@ -112,7 +112,7 @@ impl Mode {
     }
 }
 
-/// Re(a* b).
+/// Re(a* b), the real inner product of two complex numbers.
 pub(super) fn real_inner(a: Complex64, b: Complex64) -> f64 {
     a.re * b.re + a.im * b.im
 }

@@ -11,25 +11,25 @@ use crate::shape::{Role, ShapeError, all_fit};
 /// Which modes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModeSet {
-    /// One of each conjugate pair; the sum is 2 Re.
+    /// One of each conjugate pair; kernels are 2 Re Σ over the stored modes.
     ConjugatePairs,
-    /// All; the sum is Re.
+    /// All modes; kernels are Re Σ over them.
     All,
 }
 
 /// What has a step Δ of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Steps {
-    /// Every channel.
+    /// Every channel, for all its modes.
     PerChannel,
     /// Every mode of every channel.
     PerMode,
 }
 
-/// Sizes and choices.
+/// Sizes and choices of Vandermonde kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// H, independent systems.
+    /// H, the number of independent systems.
     pub channels: usize,
     /// N, stored modes of a channel.
     pub modes: usize,
@@ -39,7 +39,7 @@ pub struct Problem {
     pub readouts: usize,
     /// Initial states and signals; 0 where only the kernel is wanted.
     pub batch: usize,
-    /// L, positions.
+    /// L, the number of positions.
     pub length: usize,
     /// How a mode becomes discrete.
     pub discretization: Discretization,
@@ -87,33 +87,33 @@ pub enum VandermondeError {
     /// Channels without a copy of A and B.
     #[error("{channels} channels need at least one copy of A and B, found none")]
     NoCopy {
-        /// Channels.
+        /// Number of channels, each of which needs a copy.
         channels: usize,
     },
     /// A form that depends on the length, asked for states.
     #[error("the softmax form depends on the length and has no states: it needs batch 0, found {batch}")]
     SoftmaxState {
-        /// Batch.
+        /// Number of states and signals asked for, `batch` of the problem.
         batch: usize,
     },
     /// A step that is not positive.
     #[error("step {index} must be positive and finite, found {step}")]
     Step {
-        /// Its index.
+        /// Index of the step in `[channels]` or `[channels, modes]`.
         index: usize,
-        /// Its value.
+        /// Step Δ that was given.
         step: f32,
     },
     /// A mode without a finite discrete form, such as Δλ = 2 under the bilinear rule.
     #[error("mode {mode} of channel {channel}, λ = {re} + {im}i, has no finite discrete form")]
     NotFinite {
-        /// Channel.
+        /// Index of the channel.
         channel: usize,
-        /// Mode.
+        /// Index of the mode in its channel.
         mode: usize,
-        /// Re λ.
+        /// Real part of the rate λ.
         re: f64,
-        /// Im λ.
+        /// Imaginary part of the rate λ.
         im: f64,
     },
     /// A mode that grows beyond what an f32 holds.
@@ -121,13 +121,13 @@ pub enum VandermondeError {
         "mode {mode} of channel {channel} is unstable: |ā| = {modulus} leaves f32 within {length} positions"
     )]
     Unstable {
-        /// Channel.
+        /// Index of the channel.
         channel: usize,
-        /// Mode.
+        /// Index of the mode in its channel.
         mode: usize,
-        /// |ā|.
+        /// Magnitude |ā| of the discrete mode.
         modulus: f64,
-        /// Positions.
+        /// Number of positions, L.
         length: usize,
     },
     /// An operand has another shape than the problem says.
@@ -148,7 +148,7 @@ impl Problem {
         2 * self.batch * self.channels * self.modes
     }
 
-    /// Which step a mode of a channel has.
+    /// Index of the step Δ that a mode of a channel has.
     pub(super) fn step_index(&self, channel: usize, mode: usize) -> usize {
         match self.steps {
             Steps::PerChannel => channel,

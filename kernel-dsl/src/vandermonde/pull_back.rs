@@ -1,4 +1,4 @@
-//! From sums over positions to the gradients of a channel, mode by mode.
+//! The way back from sums over positions to the gradients of a channel, mode by mode.
 
 use super::channel::{Channel, Sums};
 use super::{Cotangents, Inputs, Problem};
@@ -11,17 +11,17 @@ pub(super) enum Summed {
     Kernel { readout: usize },
     /// The cotangent of S of an initial state and a row of C.
     Response { sequence: usize, readout: usize },
-    /// A signal.
+    /// The input signal of a sequence.
     Signal { sequence: usize },
 }
 
 /// Where the sums over the rows of one channel come from.
 pub(super) trait PositionSums {
-    /// Those of a row, positions counted from the last where `from_last`.
+    /// The sums over a row, positions counted from the last where `from_last`.
     fn of(&mut self, row: Summed, from_last: bool) -> &Sums;
 }
 
-/// Which cotangents there are, and the one by the states after the signals.
+/// Which cotangents there are, and the cotangent of the states after the signals.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub kernel: bool,
@@ -47,7 +47,7 @@ pub(super) struct Pulled<'a, 'o> {
 }
 
 impl<'a, 'o> Pulled<'a, 'o> {
-    /// Of the rows of a channel.
+    /// Gradients of a channel, written to its rows of `c` and `state`; those of its modes begin at 0.
     pub fn new(c: &'a mut [&'o mut [f32]], state: &'a mut [&'o mut [f32]], modes: usize) -> Self {
         let by_mode = vec![ByMode::default(); modes];
         Self { c, state, by_mode }
@@ -58,7 +58,7 @@ impl<'a, 'o> Pulled<'a, 'o> {
 #[derive(Clone, Copy, Default)]
 pub(super) struct ByMode {
     root: Complex64,
-    /// By b̄.
+    /// Gradient by b̄.
     input_gain: Complex64,
     step: f64,
     a: Complex64,

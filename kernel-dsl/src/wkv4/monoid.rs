@@ -16,7 +16,7 @@ use crate::simd::{dispatch, mul_add_one};
 /// `log_decay_sum` `[batch, channels]`; `update` `[batch, 3, channels]`, as a state.
 #[derive(Clone, Copy, Debug)]
 pub struct Element<'a> {
-    /// W.
+    /// W, the sum of the log decays of all tokens.
     pub log_decay_sum: &'a [f32],
     /// N and M divided by e^m, and m.
     pub update: &'a [f32],
@@ -25,7 +25,7 @@ pub struct Element<'a> {
 /// An element that can be written, of the same shapes as [`Element`].
 #[derive(Debug)]
 pub struct ElementMut<'a> {
-    /// W.
+    /// W, the sum of the log decays of all tokens.
     pub log_decay_sum: &'a mut [f32],
     /// N and M divided by e^m, and m.
     pub update: &'a mut [f32],

@@ -21,7 +21,7 @@ pub const EMPTY_MAX: f32 = -1e38;
 /// `[batch, time, channels]`. Both row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
-    /// Independent sequences.
+    /// Number of independent sequences.
     pub batch: usize,
     /// Tokens of each sequence in this call, or of all together where they are packed; 0 leaves the state as it is.
     pub time: usize,
@@ -36,7 +36,7 @@ operator! {
     inputs<R, V> {
         /// k, `[rows, channels]`; −∞ hides a token.
         key: Rows[rows, problem.channels],
-        /// v, `[rows, channels]`.
+        /// Values v, `[rows, channels]`.
         value: Rows[rows, problem.channels],
         /// w, `[channels]`: 0 or less, the logarithm of the decay. Models store time_decay, with w = −exp(time_decay).
         log_decay: Values[problem.channels],
@@ -49,7 +49,7 @@ operator! {
     }
     /// What a WKV-4 recurrence gives.
     output<R> {
-        /// o, `[rows, channels]`.
+        /// Outputs o, `[rows, channels]`.
         out: Rows[rows, problem.channels],
     }
     /// Numerators, denominators (both divided by e^max) and maxima, `[batch, 3, channels]`.
@@ -71,9 +71,9 @@ pub enum Wkv4Error {
     /// A log decay is positive or NaN.
     #[error("log_decay of channel {channel} needs to be 0 or less, found {found}")]
     LogDecayValue {
-        /// Which channel.
+        /// Index of the channel.
         channel: usize,
-        /// What it is.
+        /// Log decay w that was given.
         found: f32,
     },
     /// A step takes exactly one token.

@@ -173,7 +173,7 @@ struct Read {
     present: f64,
     /// 1 / z, or 0 where no token has any weight.
     inverse: f64,
-    /// q.
+    /// q = max(m, u + k), the exponent taken out of Z.
     exponent: f64,
 }
 
@@ -231,7 +231,7 @@ struct Adjoint {
 }
 
 impl Adjoint {
-    /// From after a token to before it: e^w times itself, plus (1, −o) ō / Z.
+    /// Takes the derivatives from after a token to before it: e^w times themselves, plus (1, −o) ō / Z.
     fn pass(&mut self, log_decay: f64, out: f64, read: &Read) {
         let later = log_decay + self.exponent;
         let exponent = later.max(-read.exponent);

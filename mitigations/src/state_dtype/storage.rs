@@ -105,7 +105,7 @@ impl Display for Scale {
     }
 }
 
-/// A binary float.
+/// A binary floating-point type.
 struct Float {
     /// p, the hidden bit included.
     significand: i32,
@@ -147,7 +147,7 @@ const LARGEST_INT8: f64 = 127.0;
 /// How numbers become numbers of a type.
 #[derive(Clone, Debug)]
 pub enum Rounding {
-    /// To the nearest, ties to even.
+    /// To the nearest number of the type, ties to even.
     Nearest,
     /// Up or down by draws, so that the expectation is the number itself.
     Stochastic(Draws),
@@ -158,7 +158,7 @@ pub enum Rounding {
 pub struct Draws(Bits);
 
 impl Draws {
-    /// Those of a head's state after the token at `position`; other numbers, other draws. They do not depend on the batch: the same
+    /// The draws of a head's state after the token at `position`; other numbers, other draws. They do not depend on the batch: the same
     /// sequence is rounded alike in any company.
     pub fn new(seed: u64, layer: u64, head: u64, position: u64) -> Self {
         Self(Bits::new(&[seed, layer, head, position]))
@@ -166,7 +166,7 @@ impl Draws {
 }
 
 impl Rounding {
-    /// r(x).
+    /// r(x), the whole number that x is rounded to.
     fn whole(&mut self, x: f64) -> f64 {
         match self {
             Self::Nearest => x.round_ties_even(),

@@ -20,7 +20,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// One sequence.
+    /// The ids of one sequence, shape `[time]`.
     pub fn of_sequence(values: Vec<u32>) -> Self {
         let shape = vec![values.len()];
         Self { values, shape }
@@ -73,7 +73,7 @@ impl Ids {
         }
     }
 
-    /// Number of sequences.
+    /// Number of sequences: `batch`, or 1 for a shape `[time]`.
     pub fn batch(&self) -> usize {
         match self.shape.as_slice() {
             [batch, _] => *batch,
@@ -81,7 +81,7 @@ impl Ids {
         }
     }
 
-    /// Tokens of each.
+    /// Number of tokens in each sequence.
     pub fn time(&self) -> usize {
         self.shape.last().copied().unwrap_or(0)
     }

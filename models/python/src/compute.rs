@@ -18,7 +18,7 @@ use spillway::stop::Stop;
 
 use crate::errors::{Failure, SpillwayError};
 
-/// From one look for signals to the next.
+/// Time from one look for signals to the next.
 const POLL: Duration = Duration::from_millis(50);
 
 /// The pool, and the process that has its threads: a fork has none of them.

@@ -1,4 +1,4 @@
-//! Continuing a prompt.
+//! Generation for Python: how a prompt is continued, and what comes of it.
 
 use std::ops::ControlFlow;
 
@@ -13,7 +13,7 @@ use crate::errors::Failure;
 use crate::run::{advance, last_logits};
 use crate::state::PyState;
 
-/// What was generated.
+/// What a model has generated after a prompt.
 #[pyclass(frozen, get_all, module = "spillway", name = "Generation")]
 pub struct PyGeneration {
     /// The new ids, those of a stop string included: int64 array [time].

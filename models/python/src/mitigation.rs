@@ -80,7 +80,7 @@ impl PyMitigation {
         self.inner.needs_calibration()
     }
 
-    /// The same with the numbers that the model has inside its training length on a text.
+    /// The same mitigation with the numbers that the model has inside its training length on a text.
     ///
     /// text: a str, ids [time], a path of a text file, or None for the text that comes with Spillway.
     /// train_length: tokens that the model was trained on; what the checkpoint says unless given.

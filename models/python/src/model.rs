@@ -112,7 +112,7 @@ impl PyModel {
         &self.inner
     }
 
-    /// How it was loaded.
+    /// Arguments that the model was loaded with.
     pub fn loading(&self) -> &LoadingArgs {
         &self.loading
     }
@@ -173,7 +173,7 @@ impl PyModel {
         &self.inner.info().name
     }
 
-    /// "mamba2", "rwkv7", ...
+    /// Name of the architecture, such as "mamba2" or "rwkv7".
     #[getter]
     fn architecture(&self) -> &'static str {
         self.inner.info().architecture

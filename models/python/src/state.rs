@@ -27,7 +27,7 @@ enum Slot {
 #[pyclass(frozen, module = "spillway", name = "State")]
 pub struct PyState {
     slot: Mutex<Slot>,
-    /// Of the model that it belongs to.
+    /// Fingerprint of the model that the state belongs to.
     fingerprint: String,
 }
 
@@ -138,7 +138,7 @@ impl PyState {
         self.look(|state| state.positions().to_vec())
     }
 
-    /// Number of sequences.
+    /// Number of sequences whose state this is.
     #[getter]
     fn batch(&self) -> PyResult<usize> {
         self.look(ModelState::batch)

@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use super::AudioError;
 
-/// Which steps codes have.
+/// How the steps between codes are spaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Law {
     /// Finer ones where sound is soft: ITU-T G.711's curve.
     #[default]
     MuLaw,
-    /// All alike.
+    /// Steps of one size, whether sound is soft or loud.
     Linear,
 }
 
@@ -43,10 +43,10 @@ pub enum Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Codec {
-    /// Which steps there are.
+    /// Spacing of the steps between codes: µ-law or linear.
     #[serde(default)]
     pub law: Law,
-    /// How many: 2^bits.
+    /// Bits of a code, from 2 to 16; there are 2^bits codes.
     #[serde(default = "eight")]
     pub bits: u32,
     /// What the largest code stands for.
@@ -84,7 +84,7 @@ impl Codec {
         }
     }
 
-    /// Number of codes.
+    /// Number of different codes, 2^bits.
     pub fn vocab_size(&self) -> usize {
         1 << self.bits
     }

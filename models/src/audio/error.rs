@@ -14,25 +14,25 @@ pub enum AudioError {
     /// A file cannot be read.
     #[error("{}: {action}: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file that cannot be read.
         path: PathBuf,
-        /// What was tried.
+        /// What was being done with the file: "opening", "reading".
         action: &'static str,
-        /// The system's answer.
+        /// Error that the operating system reported.
         source: io::Error,
     },
     /// A file is no WAV file, one of a kind that is not read, or damaged.
     #[error("{}: expected a WAV file of 8, 16, 24 or 32 bits a sample: {reason}", path.display())]
     Wav {
-        /// The file.
+        /// Path of the file that is refused as a WAV file.
         path: PathBuf,
-        /// The reader's reason.
+        /// Why the file is refused, in words.
         reason: String,
     },
     /// A file ends before its samples do.
     #[error("{}: the file is cut off: expected {expected} samples, found {found}", path.display())]
     CutOff {
-        /// The file.
+        /// Path of the WAV file that is cut off.
         path: PathBuf,
         /// Samples that its header has, of all channels.
         expected: u64,
@@ -42,53 +42,53 @@ pub enum AudioError {
     /// A file without a sample.
     #[error("{}: expected at least one sample, found none", path.display())]
     NoSamples {
-        /// The file.
+        /// Path of the WAV file that has no sample.
         path: PathBuf,
     },
     /// Several channels where one is wanted.
     #[error("{}: expected one channel, found {found} (channels = \"mean\" takes their mean)", path.display())]
     Channels {
-        /// The file.
+        /// Path of the WAV file with several channels.
         path: PathBuf,
-        /// How many there are.
+        /// Number of channels in the file.
         found: u16,
     },
-    /// Another sampling rate than the one that is wanted.
+    /// A sampling rate other than the one that is wanted.
     #[error("{}: expected {expected} samples a second, found {found} (resample = true brings them to that)", path.display())]
     Rate {
-        /// The file.
+        /// Path of the WAV file with another sampling rate.
         path: PathBuf,
         /// The rate that is wanted.
         expected: u32,
-        /// The file's.
+        /// Sampling rate of the file, in samples a second.
         found: u32,
     },
     /// A sample that is no number.
     #[error("{}: sample {index}: expected a finite number, found {value}", path.display())]
     NonFinite {
-        /// The file.
+        /// Path of the WAV file that holds the sample.
         path: PathBuf,
-        /// Its place, from 0.
+        /// Index of the sample in the file, from 0.
         index: u64,
-        /// What is there.
+        /// Value of the sample: NaN or infinite.
         value: f32,
     },
     /// The note beside a model's weights is none.
     #[error("{}: expected how samples become tokens: {reason}", path.display())]
     Note {
-        /// The file.
+        /// Path of the note beside the weights.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the note, in words.
         reason: String,
     },
     /// A codec that there is not, or a rate.
     #[error("{option}: expected {expected}, found {found}")]
     Option {
-        /// The option.
+        /// Name of the option that is out of range.
         option: &'static str,
         /// What would have been accepted.
         expected: &'static str,
-        /// What came.
+        /// Value that was given for the option.
         found: String,
     },
     /// There is not as much memory.

@@ -33,7 +33,7 @@ pub const NOTE: &str = "audio.json";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AudioFormat {
-    /// Codes of samples.
+    /// How a sample becomes a code, and a code a sample.
     pub codec: Codec,
     /// Samples in a second.
     pub sample_rate: u32,

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 /// Weight of the shorter n-gram, in occurrences.
 const ALPHA: f64 = 16.0;
-/// The longest n-gram.
+/// n of the longest n-grams: codes in each of them.
 pub const LONGEST: usize = 3;
 
 /// How well n-grams foretell.
@@ -28,9 +28,9 @@ pub struct NGram {
 /// Occurrences of the sequences of one length.
 #[derive(Default)]
 struct Counts {
-    /// Of n codes.
+    /// Occurrences of every sequence of n codes, by its `key`.
     whole: HashMap<u64, u32>,
-    /// Of the n − 1 before the last, where one follows.
+    /// Occurrences of every sequence of n − 1 codes that another code follows, by its `key`.
     before: HashMap<u64, u32>,
 }
 

@@ -15,10 +15,10 @@ use crate::output::{NewFile, OutputError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Channels {
-    /// They are refused.
+    /// A file of several channels is refused with [`AudioError::Channels`].
     #[default]
     One,
-    /// Their mean.
+    /// Several channels become one: the mean of their samples at every moment.
     Mean,
 }
 
@@ -27,7 +27,7 @@ pub enum Channels {
 pub struct Clip {
     /// Samples in a second.
     pub sample_rate: u32,
-    /// From −1 to 1 where the file holds integers; finite.
+    /// Samples of the clip, finite; from −1 to 1 where the file holds integers.
     pub samples: Vec<f32>,
 }
 

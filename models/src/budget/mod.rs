@@ -69,7 +69,7 @@ impl fmt::Display for Limit {
 pub struct Budget {
     /// Bytes; [`u64::MAX`] where the system does not say.
     pub bytes: u64,
-    /// What sets them.
+    /// What limits the memory to so many bytes.
     pub limit: Limit,
 }
 
@@ -92,9 +92,9 @@ pub enum BudgetError {
         what: String,
         /// Bytes that it needs.
         needed: u64,
-        /// What there is.
+        /// Memory that may still be taken, and what bounds it.
         available: Budget,
-        /// What to do.
+        /// What the user can do about it, as a phrase: "take fewer".
         advice: String,
     },
     /// The count of bytes leaves 56 bits.
@@ -102,7 +102,7 @@ pub enum BudgetError {
     Overflow {
         /// What the memory is for, in the plural.
         what: String,
-        /// What to do.
+        /// What the user can do about it, as a phrase: "take fewer".
         advice: String,
     },
 }

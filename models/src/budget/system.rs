@@ -8,7 +8,7 @@ use super::{Budget, Limit};
 /// Version 1 writes "no limit" as the largest multiple of a page in 63 bits.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// Everything that bounds this process, of a system whose files lie under `root`.
+/// Every bound on this process's memory, on a system whose files lie under `root`.
 pub(super) fn limits(root: &Path) -> Vec<Budget> {
     let mut limits = Vec::new();
     limits.extend(machine(&root.join("proc/meminfo")).map(|bytes| Budget {

@@ -37,9 +37,9 @@ pub enum ChatError {
     /// A saved conversation cannot be written or read.
     #[error("{}: {reason}", path.display())]
     Saved {
-        /// The file.
+        /// Path of `FILE.json`, which holds what was said and the ids that the state has read.
         path: std::path::PathBuf,
-        /// Why.
+        /// Why the file cannot be written or read, in words.
         reason: String,
     },
     /// There is nothing to save or undo yet.
@@ -63,14 +63,14 @@ pub struct Conversation<'m> {
     marks: Marks,
 }
 
-/// An answer.
+/// A model's answer in a conversation.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// What was generated.
+    /// Ids and text of the answer, and why it ended.
     pub generated: Generated,
     /// Tokens of the conversation before the answer.
     pub prompt_tokens: usize,
-    /// How many of them had to be read for this answer.
+    /// How many of `prompt_tokens` had to be read for this answer.
     pub read_tokens: usize,
 }
 

@@ -91,7 +91,7 @@ impl Conversation<'_> {
     }
 }
 
-/// `FILE.json`.
+/// Path of `FILE.json`, the messages and ids of the conversation whose state is saved at `path`, `FILE`.
 fn words_of(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".json");

@@ -24,17 +24,17 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Steps of a template after which it counts as endless.
 const MOST_STEPS: u64 = 50_000_000;
 
-/// One message.
+/// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks: `system`, `user` or `assistant`.
     pub role: String,
-    /// What is said.
+    /// Text of the message.
     pub content: String,
 }
 
 impl Message {
-    /// What somebody says.
+    /// A message with the text `content`, spoken by `role`.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -49,9 +49,9 @@ pub enum TemplateError {
     /// A file cannot be read.
     #[error("{}: {reason}", path.display())]
     File {
-        /// The file.
+        /// Path of the file that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// Why the file cannot be read, in words.
         reason: String,
     },
     /// The checkpoint has no template.
@@ -60,7 +60,7 @@ pub enum TemplateError {
         folder.display()
     )]
     Absent {
-        /// The checkpoint's folder.
+        /// Folder of the checkpoint that has no template.
         folder: PathBuf,
     },
     /// The template does not accept this conversation, or is no template.
@@ -76,7 +76,7 @@ pub enum TemplateError {
 /// A template, and what it is told about the model.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    /// Where it is from, for errors.
+    /// Where the template is from, for errors.
     source_name: String,
     text: String,
     bos_token: String,

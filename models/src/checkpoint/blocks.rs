@@ -47,7 +47,7 @@ impl BlockFormat {
         }
     }
 
-    /// Its usual name.
+    /// The format's usual name, such as `q4_K`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Q8_0 => "q8_0",

@@ -12,14 +12,14 @@ use crate::input;
 pub(super) enum Bytes {
     /// A file mapped read-only: pages come when touched, and can be given back.
     Mapped(Mmap),
-    /// Read already.
+    /// A file's bytes that are in memory already.
     Owned(Vec<u8>),
     /// Compiled into the program.
     Static(&'static [u8]),
 }
 
 impl Bytes {
-    /// Maps a file.
+    /// Maps the file at `path` read-only; an empty file gives no bytes.
     pub(super) fn map(path: &Path) -> Result<Self, CheckpointError> {
         let (file, metadata) = input::open(path).map_err(CheckpointError::io(path, "opening"))?;
         if metadata.len() == 0 {
@@ -33,7 +33,7 @@ impl Bytes {
         Ok(Self::Mapped(map))
     }
 
-    /// All bytes.
+    /// All bytes of the file, wherever they are.
     pub(super) fn all(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map,

@@ -10,7 +10,7 @@ use super::MAX_HEADER_BYTES;
 pub struct Disguise {
     /// With its article: "a Git LFS pointer".
     pub found: &'static str,
-    /// What to do.
+    /// What the user can do about it, as a phrase: "unpack it first".
     pub advice: &'static str,
 }
 
@@ -37,7 +37,7 @@ const TEXT: Disguise = disguise(
 );
 const UNPACK: &str = "unpack it first";
 
-/// Beginnings of files.
+/// First bytes of files of other kinds, and what each such file is.
 const MAGIC: [(&[u8], Disguise); 10] = [
     (b"version https://git-lfs.github.com/", GIT_LFS),
     (

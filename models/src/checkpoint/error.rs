@@ -23,20 +23,20 @@ pub enum CheckpointError {
     /// The operating system refused.
     #[error("{}: {action} failed: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
         /// What was being done.
         action: &'static str,
-        /// The system's reason.
+        /// Error that the operating system reported.
         source: std::io::Error,
     },
-    /// Another process writes into the folder.
+    /// Another process writes into the folder that the checkpoint is to be written to.
     #[error(transparent)]
     InUse(InUse),
     /// A PyTorch file is damaged, or holds more than tensors.
     #[error("{}: {source}", path.display())]
     Pth {
-        /// The file.
+        /// Path of the PyTorch file.
         path: PathBuf,
         /// What is wrong with it.
         source: PthError,
@@ -44,7 +44,7 @@ pub enum CheckpointError {
     /// A GGUF file is damaged, or holds what is not read.
     #[error("{}: {source}", path.display())]
     Gguf {
-        /// The file.
+        /// Path of the GGUF file.
         path: PathBuf,
         /// What is wrong with it.
         source: GgufError,
@@ -52,27 +52,27 @@ pub enum CheckpointError {
     /// The file is of another kind altogether.
     #[error("{}: expected {expected}, found {found}: {advice}", path.display())]
     Disguised {
-        /// The file.
+        /// Path of the file that is of another kind.
         path: PathBuf,
         /// What was looked for: "a file of weights", "a saved file".
         expected: &'static str,
-        /// What it is.
+        /// What the file is, with its article: "a Git LFS pointer".
         found: &'static str,
-        /// What to do.
+        /// What the user can do about it, as a phrase: "unpack it first".
         advice: &'static str,
     },
     /// The folder holds several files of weights.
     #[error("{}: expected one file of weights, found {}; give one of them", folder.display(), found.join(", "))]
     Ambiguous {
-        /// The folder.
+        /// Folder that holds several files of weights.
         folder: PathBuf,
-        /// The files' names.
+        /// Names of the files that could be the weights.
         found: Vec<String>,
     },
     /// The file ends before its header does.
     #[error("{}: truncated: {expected} bytes expected, found {found}", path.display())]
     Truncated {
-        /// The safetensors file.
+        /// Path of the safetensors file that is cut off.
         path: PathBuf,
         /// The least number of bytes that the file must have.
         expected: u64,
@@ -82,7 +82,7 @@ pub enum CheckpointError {
     /// The header claims an absurd length, as files of another format do.
     #[error("{}: not a safetensors file: header of {found} bytes, at most {limit} accepted", path.display())]
     HeaderTooLong {
-        /// The file.
+        /// Path of the file that claims the length.
         path: PathBuf,
         /// The claimed header length.
         found: u64,
@@ -92,7 +92,7 @@ pub enum CheckpointError {
     /// The header, `config.json` or the index is not JSON.
     #[error("{}: not valid JSON: {reason}", path.display())]
     Json {
-        /// The file.
+        /// Path of the file that is not JSON.
         path: PathBuf,
         /// The parser's reason, with line and column.
         reason: String,
@@ -100,31 +100,31 @@ pub enum CheckpointError {
     /// A JSON field is absent or has the wrong type or value.
     #[error("{}: field `{field}`: expected {expected}, found {found}", path.display())]
     Field {
-        /// The file.
+        /// Path of the file whose field is absent or wrong.
         path: PathBuf,
         /// The field's path, dots between levels.
         field: String,
         /// The type or range accepted.
         expected: String,
-        /// What is there.
+        /// What the field holds, in words; "nothing" where it is absent.
         found: String,
     },
     /// The configuration asks for something that this implementation does not have.
     #[error("{}: field `{field}`: {found} is not supported; accepted: {accepted}", path.display())]
     Unsupported {
-        /// The configuration file.
+        /// Path of the configuration file.
         path: PathBuf,
         /// The field's path, dots between levels.
         field: String,
-        /// What is there.
+        /// What the field holds, in words; "nothing" where it is absent.
         found: String,
-        /// What would work.
+        /// Values of the field that would be accepted.
         accepted: &'static str,
     },
     /// The configuration belongs to no known layout.
     #[error("{}: unknown layout: found {found}; accepted: {accepted}", path.display())]
     UnknownLayout {
-        /// The configuration file.
+        /// Path of the configuration file.
         path: PathBuf,
         /// What was found in it.
         found: String,
@@ -134,11 +134,11 @@ pub enum CheckpointError {
     /// A tensor is stored in a type that is not read.
     #[error("{}: tensor {tensor}: dtype {found} is not supported; accepted: F32, F16, BF16, F64", path.display())]
     Dtype {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// The stored type.
+        /// Name of the stored type, as the file has it.
         found: String,
     },
     /// A tensor's bytes lie outside the file, or its end before its beginning.
@@ -147,13 +147,13 @@ pub enum CheckpointError {
         path.display(), if end > available { " (truncated?)" } else { "" }
     )]
     Offsets {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// First byte.
+        /// Offset of the tensor's first byte, counted from the end of the header.
         begin: u64,
-        /// One past the last byte.
+        /// Offset just past the tensor's last byte, counted from the end of the header.
         end: u64,
         /// Bytes behind the header.
         available: u64,
@@ -161,9 +161,9 @@ pub enum CheckpointError {
     /// A tensor's bytes are more or fewer than its shape needs.
     #[error("{}: tensor {tensor}: {stored} needs {expected} bytes, found {found}", path.display())]
     ByteCount {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Stored type and shape.
         stored: String,
@@ -175,7 +175,7 @@ pub enum CheckpointError {
     /// Two tensors claim the same bytes.
     #[error("{}: tensors {first} and {second} overlap", path.display())]
     Overlap {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
         /// The tensor that begins first.
         first: String,
@@ -187,7 +187,7 @@ pub enum CheckpointError {
     TensorMissing {
         /// The weights file or index.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor that is missing.
         tensor: String,
         /// The shape that it should have.
         expected: Vec<usize>,
@@ -195,13 +195,13 @@ pub enum CheckpointError {
     /// A tensor has another shape than the configuration gives it.
     #[error("{}: tensor {tensor}: config.json gives it shape {expected:?}, found {found:?}", path.display())]
     Shape {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// The shape that follows from the configuration.
         expected: Vec<usize>,
-        /// The stored shape.
+        /// Shape that the stored tensor has.
         found: Vec<usize>,
     },
     /// The weights hold a tensor for which the configuration has no place.
@@ -209,7 +209,7 @@ pub enum CheckpointError {
     UnexpectedTensor {
         /// The weights file or index.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor that has no place in the model.
         tensor: String,
         /// What the configuration describes.
         expected: String,
@@ -217,41 +217,41 @@ pub enum CheckpointError {
     /// The configuration says that input and output embedding are one, but two different ones are stored.
     #[error("{}: config.json ties {output} to {input}, but the two stored tensors differ", path.display())]
     TiedTensorsDiffer {
-        /// The safetensors file.
+        /// Path of the weights file, or of the index of its shards.
         path: PathBuf,
-        /// The input embedding.
+        /// Name of the input embedding's tensor.
         input: String,
-        /// The output head.
+        /// Name of the output head's tensor.
         output: String,
     },
     /// A weight is NaN or infinite.
     #[error("{}: tensor {tensor}: value {index} is {value}, expected finite weights", path.display())]
     NonFinite {
-        /// The weights file.
+        /// Path of the weights file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor that holds the value.
         tensor: String,
         /// Position in row-major order.
         index: usize,
-        /// The value.
+        /// The value that was found: NaN or infinite.
         value: f32,
     },
     /// A weight is too large for the type that it is to be written in.
     #[error("{}: tensor {tensor}: {value:e} is beyond the range of {dtype}; write f32 instead", path.display())]
     Range {
-        /// The weights file.
+        /// Path of the file that was to be written.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor that holds the value.
         tensor: String,
-        /// The value.
+        /// The value that is too large.
         value: f32,
-        /// The type.
+        /// Name of the type that was to be written: `bf16`.
         dtype: &'static str,
     },
     /// A checkpoint that a GGUF file cannot hold.
     #[error("{}: not to be written as GGUF: {reason}", path.display())]
     NotGguf {
-        /// What is converted.
+        /// Path of the weights that were to be converted.
         path: PathBuf,
         /// What the format has no place for.
         reason: String,
@@ -259,7 +259,7 @@ pub enum CheckpointError {
     /// The index names a shard that is not in the folder.
     #[error("{}: shard {shard} of tensor {tensor} is missing from the folder", path.display())]
     ShardMissing {
-        /// The index file.
+        /// Path of the index file that names the shard.
         path: PathBuf,
         /// The shard's file name.
         shard: String,
@@ -269,23 +269,23 @@ pub enum CheckpointError {
     /// The index places a tensor in a shard that does not hold it.
     #[error("{}: tensor {tensor} expected here by {}, not found", path.display(), index.display())]
     NotInShard {
-        /// The shard.
+        /// Path of the shard that lacks the tensor.
         path: PathBuf,
-        /// The index file.
+        /// Path of the index file that places the tensor in the shard.
         index: PathBuf,
-        /// The tensor.
+        /// Name of the tensor that is not in the shard.
         tensor: String,
     },
     /// A checkpoint would be written over itself.
-    #[error("{}: the folder of the checkpoint that is read; expected another one", path.display())]
+    #[error("{}: the checkpoint that is read lies there; expected another path", path.display())]
     OntoItself {
-        /// The folder.
+        /// Path to write to, which is that of the checkpoint that is read.
         path: PathBuf,
     },
     /// The place to write to is taken.
     #[error("{}: exists already; expected a new or empty folder", path.display())]
     Exists {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
     },
 }

@@ -42,7 +42,7 @@ pub(crate) enum Weights {
     One(PathBuf),
     /// Any of these could be.
     Several(Vec<String>),
-    /// There are none.
+    /// None of the files is a file of weights.
     None,
 }
 

@@ -76,7 +76,7 @@ impl Dtype {
 /// What is done with stored values to have those of the layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing.
+    /// Nothing is done: stored values are those of the layout.
     #[default]
     None,
     /// ln(−x): A_log of a stored A.
@@ -85,20 +85,20 @@ pub enum Change {
     MinusOne,
     /// 2^n x: what a file has divided so that half precision holds the residual stream.
     Doubled {
-        /// n.
+        /// Exponent n of the factor 2^n.
         times: i32,
     },
     /// The last two dimensions change places.
     Transposed,
     /// Rows `[heads, pairs, 2]` become `[heads, 2, pairs]`: rotary embeddings of neighbours become those of halves.
     Halves {
-        /// Number of heads.
+        /// Number of heads; the rows of each are put in another order by themselves.
         heads: usize,
     },
     /// Columns `[copies, heads, width]` of every row become `[heads, copies, width]`: heads of values in the order of the heads of keys
     /// that they share.
     ColumnsByHead {
-        /// Heads of keys.
+        /// Number of heads of keys.
         heads: usize,
         /// Heads of values for each of them.
         copies: usize,
@@ -110,7 +110,7 @@ pub enum Change {
 /// Where one tensor lies, and in what form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Stored type.
+    /// Type in which the values are stored.
     pub dtype: Dtype,
     /// The type's name in the file.
     pub dtype_name: String,
@@ -118,7 +118,7 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// First byte, counted from the beginning of the file.
     pub begin: usize,
-    /// One past the last byte.
+    /// Offset just past the tensor's last byte, counted from the beginning of the file.
     pub end: usize,
     /// What is done with the values; the shape is that after it.
     pub change: Change,
@@ -130,7 +130,7 @@ pub struct TensorInfo {
 /// The tensors of one file by name, and the free-form metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Every tensor.
+    /// Where every tensor of the file lies and in what form, by name.
     pub tensors: BTreeMap<String, TensorInfo>,
     /// The texts under `__metadata__`.
     pub metadata: BTreeMap<String, String>,

@@ -168,7 +168,7 @@ impl<'a> Fields<'a> {
         self.read.borrow().contains(&self.full_name(name))
     }
 
-    /// Of two names of one thing the one that is given; the first where neither is.
+    /// Which of two names of one field is given; the first where neither is.
     ///
     /// # Errors
     /// [`CheckpointError::Field`] where both are and differ.

@@ -23,7 +23,7 @@ use super::tensor::{BLOCK_VALUES, Tensor};
 /// Consecutive whole rows of a matrix.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rows<'b> {
-    /// As f32.
+    /// Rows whose values are f32, one row after another.
     Floats(&'b [f32]),
     /// As blocks of a format, q8_0 or q4_0.
     Blocks(BlockFormat, &'b [u8]),
@@ -101,7 +101,7 @@ impl Tensor<'_> {
         Ok(())
     }
 
-    /// What it is put together of; itself where it is one.
+    /// Tensors that this one is put together of; itself alone where it is stored as one.
     fn parts(&self) -> impl Iterator<Item = Tensor<'_>> {
         let parts: &[TensorInfo] = match self.info.parts.as_slice() {
             [] => std::slice::from_ref(self.info),

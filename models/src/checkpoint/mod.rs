@@ -69,24 +69,24 @@ pub struct Checkpoint {
     config: Map<String, Value>,
     weights_path: PathBuf,
     files: Vec<WeightsFile>,
-    /// Which file holds a tensor.
+    /// Index in `files` of the file that holds each tensor, by the tensor's name.
     places: BTreeMap<String, usize>,
 }
 
-/// A tensor as it lies in its file, whatever its type.
+/// The bytes of a tensor as they lie in its file, whatever its type, and the shape that the layout gives it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
     /// Type of the stored values.
     pub dtype: Dtype,
     /// The type's name in the safetensors format.
     pub dtype_name: &'a str,
-    /// Outermost dimension first.
+    /// Shape of the tensor, outermost dimension first.
     pub shape: &'a [usize],
     /// The values, little-endian and in row-major order.
     pub bytes: &'a [u8],
 }
 
-/// One file of weights.
+/// One file of weights: its path, its mapped bytes and its header.
 #[derive(Debug)]
 struct WeightsFile {
     path: PathBuf,
@@ -264,7 +264,7 @@ impl Checkpoint {
         })
     }
 
-    /// The configuration's fields.
+    /// The fields of the checkpoint's configuration, by name.
     pub fn config(&self) -> Fields<'_> {
         Fields::new(&self.config_path, &self.config)
     }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-/// How much there is in a text.
+/// How much a JSON text holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// Values at most, names of members among them.

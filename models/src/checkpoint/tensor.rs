@@ -47,7 +47,7 @@ impl Tensor<'_> {
         &self.info.dtype_name
     }
 
-    /// Number of values.
+    /// Number of values in the tensor.
     pub fn len(&self) -> usize {
         self.info.shape.iter().product()
     }
@@ -97,7 +97,7 @@ impl Tensor<'_> {
         }
     }
 
-    /// The same for a tensor without parts, whose rows have so many values.
+    /// As [`Self::for_each_block`], for a tensor without parts, whose rows have `row` values each.
     fn for_each_of_one<E: From<CheckpointError>>(
         &self,
         row: usize,

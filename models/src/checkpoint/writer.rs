@@ -27,14 +27,14 @@ pub enum WriteDtype {
 /// A tensor to be written: the header needs all of these before the first value.
 #[derive(Clone, Debug)]
 pub struct TensorPlan {
-    /// Its name in the file.
+    /// Name of the tensor in the file.
     pub name: String,
-    /// Its shape, outermost dimension first.
+    /// Shape of the tensor, outermost dimension first.
     pub shape: Vec<usize>,
 }
 
 impl WriteDtype {
-    /// Its name in the format, and the bytes of a value.
+    /// Name of the type in the safetensors format, and the bytes of a value.
     fn name_and_width(self) -> (&'static str, usize) {
         match self {
             Self::F32 => ("F32", 4),
@@ -46,11 +46,11 @@ impl WriteDtype {
 /// A tensor of any type, to be written from its bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredPlan {
-    /// Its name in the file.
+    /// Name of the tensor in the file.
     pub(crate) name: String,
     /// The type's name in the format.
     pub(crate) dtype: String,
-    /// Its shape, outermost dimension first.
+    /// Shape of the tensor, outermost dimension first.
     pub(crate) shape: Vec<usize>,
     /// Bytes of its values.
     pub(crate) bytes: usize,

@@ -45,10 +45,10 @@ pub struct ConvertOptions {
     pub replace: bool,
 }
 
-/// What was written.
+/// What a conversion to a folder of safetensors has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted {
-    /// Number of tensors.
+    /// Number of tensors in the folder's file of weights.
     pub tensors: usize,
     /// Bytes of all their values.
     pub bytes: u64,

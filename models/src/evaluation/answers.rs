@@ -18,11 +18,11 @@ const LOGITS: usize = 4 << 20;
 pub struct Answered {
     /// Targets with a weight.
     pub asked: u64,
-    /// Those of them that were named.
+    /// Targets with a weight that the model named.
     pub right: u64,
     /// Sequences in which something is asked.
     pub sequences: u64,
-    /// Those of them without a wrong answer.
+    /// Sequences in which something is asked and no answer is wrong.
     pub whole: u64,
 }
 

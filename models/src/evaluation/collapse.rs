@@ -26,10 +26,10 @@ pub struct Published {
     /// Largest bucket loss beyond it, in nats.
     #[serde(deserialize_with = "not_finite_is_null")]
     pub loss_beyond: f64,
-    /// loss_beyond / loss_inside.
+    /// Loss ratio of the criterion, loss_beyond / loss_inside.
     #[serde(deserialize_with = "not_finite_is_null")]
     pub loss_ratio: f64,
-    /// exp(loss_beyond − loss_inside).
+    /// Perplexity ratio of the criterion, exp(loss_beyond − loss_inside).
     #[serde(deserialize_with = "not_finite_is_null")]
     pub perplexity_ratio: f64,
 }
@@ -128,7 +128,7 @@ pub fn collapse(curve: &[BucketLoss], train_length: u64, threshold: f64) -> Coll
     }
 }
 
-/// How much larger the loss of a bucket beyond the training length is than at its end.
+/// How much larger the mean loss L(b) of a bucket b beyond the training length T is than that in [T/2, T).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Excess {
     /// First position of the bucket.

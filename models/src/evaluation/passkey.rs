@@ -37,17 +37,17 @@ pub struct Question {
 /// Correct answers in one place of the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Tokens of context.
+    /// Tokens of context of the questions, as asked for.
     pub length: u64,
     /// Where the passkey is; `None` over all depths.
     pub depth: Option<f64>,
-    /// Right answers.
+    /// Number of questions that were answered rightly.
     pub correct: u64,
-    /// Questions.
+    /// Number of questions that were asked.
     pub samples: u64,
-    /// correct / samples.
+    /// Share of right answers, correct / samples.
     pub accuracy: f64,
-    /// Its Wilson 95 % interval.
+    /// Wilson 95 % interval of the accuracy, lower end first.
     pub wilson: [f64; 2],
 }
 

@@ -20,7 +20,7 @@ pub struct Buckets {
 }
 
 impl Buckets {
-    /// One bucket for the training length T, then T·2^{k/2} for k = 0, 1, …, and the rest up to `length`.
+    /// One bucket for the training length T, then edges at T·2^{k/2} for k = 1, 2, …, and the rest up to `length`.
     pub fn geometric(train_length: u64, length: u64) -> Self {
         let mut edges = vec![0];
         edges.extend(doublings(train_length, length, BUCKETS_PER_DOUBLING));

@@ -60,7 +60,7 @@ impl Tally {
         }
     }
 
-    /// How many numbers there are.
+    /// Count n of the numbers that were added.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -104,19 +104,19 @@ mod bits {
 /// Mean loss over one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BucketLoss {
-    /// First position.
+    /// First position of the bucket.
     pub start: u64,
     /// Position after the last.
     pub end: u64,
     /// Mean loss in nats per token.
     #[serde(deserialize_with = "not_finite_is_null")]
     pub mean: f64,
-    /// exp(mean).
+    /// Perplexity over the bucket, exp(mean).
     #[serde(deserialize_with = "not_finite_is_null")]
     pub perplexity: f64,
     /// Standard error of the mean, tokens taken as independent; absent for a single token.
     pub standard_error: Option<f64>,
-    /// Tokens averaged over.
+    /// Number of tokens that the loss is averaged over.
     pub tokens: u64,
 }
 

@@ -43,7 +43,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `ABCForCausalLM`.
+/// flash-linear-attention's layout of `ABCForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "abc",
     name: NAME,
@@ -96,7 +96,7 @@ fn rotary(fields: &Fields<'_>, key_dim: usize) -> Result<RotaryPlan, CheckpointE
     })
 }
 
-/// `clamp_min` and `clamp_max`.
+/// Reads `clamp_min` and `clamp_max`, least and largest value: −32 and 32 where they are not given.
 fn bounds(fields: &Fields<'_>) -> Result<(f32, f32), CheckpointError> {
     let bound = |name: &str, default: f32| {
         let Some(value) = fields.value(name) else {

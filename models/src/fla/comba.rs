@@ -21,7 +21,7 @@ const PRESETS: &[Preset] = &[Preset {
         "num_heads": 2, "head_dim": 24}"#,
 }];
 
-/// `CombaForCausalLM`.
+/// flash-linear-attention's layout of `CombaForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "comba",
     name: NAME,

@@ -40,7 +40,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `DeltaNetForCausalLM`.
+/// flash-linear-attention's layout of `DeltaNetForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "delta_net",
     name: NAME,

@@ -35,7 +35,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `GatedDeltaNetForCausalLM`.
+/// flash-linear-attention's layout of `GatedDeltaNetForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "gated_deltanet",
     name: NAME,

@@ -21,7 +21,7 @@ const PRESETS: &[Preset] = &[Preset {
         "intermediate_size": 128, "num_heads": 2, "head_dim": 16, "num_householder": 2}"#,
 }];
 
-/// `GatedDeltaProductForCausalLM`.
+/// flash-linear-attention's layout of `GatedDeltaProductForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "gated_deltaproduct",
     name: NAME,

@@ -44,7 +44,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `GLAForCausalLM`.
+/// flash-linear-attention's layout of `GLAForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "gla",
     name: NAME,

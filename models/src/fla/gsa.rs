@@ -42,7 +42,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `GSAForCausalLM`.
+/// flash-linear-attention's layout of `GSAForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "gsa",
     name: NAME,

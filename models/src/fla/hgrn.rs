@@ -41,7 +41,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `HGRNForCausalLM`.
+/// flash-linear-attention's layout of `HGRNForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "hgrn",
     name: NAME,

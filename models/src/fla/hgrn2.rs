@@ -40,7 +40,7 @@ const PRESETS: &[Preset] = &[
 /// ε of the norm of the read-out, which no field sets.
 const READ_OUT_EPS: f32 = 1e-5;
 
-/// `HGRN2ForCausalLM`.
+/// flash-linear-attention's layout of `HGRN2ForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "hgrn2",
     name: NAME,

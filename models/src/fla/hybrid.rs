@@ -18,7 +18,7 @@ use spillway_ssm_core::operators::rotary::{Pairing, RotaryPlan};
 
 use crate::checkpoint::{CheckpointError, Fields};
 
-/// Which layers have attention.
+/// Softmax attention of each layer that has it, by the index of the layer, from 0.
 pub(super) fn read(
     fields: &Fields<'_>,
     model_dim: usize,

@@ -24,7 +24,7 @@ const PRESETS: &[Preset] = &[Preset {
         "num_heads": 2, "head_dim": 24}"#,
 }];
 
-/// `KDAForCausalLM`.
+/// flash-linear-attention's layout of `KDAForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "kda",
     name: NAME,

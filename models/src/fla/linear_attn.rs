@@ -38,7 +38,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `LinearAttentionForCausalLM`.
+/// flash-linear-attention's layout of `LinearAttentionForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "linear_attn",
     name: NAME,

@@ -42,7 +42,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `RetNetForCausalLM`.
+/// flash-linear-attention's layout of `RetNetForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "retnet",
     name: NAME,

@@ -56,7 +56,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `SambaForCausalLM`.
+/// flash-linear-attention's layout of `SambaForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "samba",
     name: NAME,

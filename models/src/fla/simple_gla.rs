@@ -34,7 +34,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `SimpleGLAForCausalLM`.
+/// Layout of a model of Simple GLA: that of flash-linear-attention's other models, around its layer of this name.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "simple_gla",
     name: NAME,

@@ -32,7 +32,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `TransformerForCausalLM`.
+/// flash-linear-attention's layout of `TransformerForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "transformer",
     name: NAME,

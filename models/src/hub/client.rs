@@ -37,7 +37,7 @@ pub(super) struct Client<'a> {
 /// What a revision is.
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
-    /// The commit.
+    /// Hash of the commit that the revision is at.
     pub(super) commit: String,
     /// The names of its files.
     pub(super) names: Vec<String>,
@@ -48,26 +48,26 @@ pub(super) struct Listing {
 pub(super) struct FileInfo {
     /// What the hub names its contents by.
     pub(super) hash: String,
-    /// Its size.
+    /// Size of the file in bytes.
     pub(super) bytes: u64,
 }
 
 /// Bytes of a file that come.
 pub(super) struct Rest {
-    /// Where they begin: where they were asked for, or at 0 from a server that gives whole files only.
+    /// Offset of the first of them in the file: where they were asked for, or 0 from a server that gives whole files only.
     pub(super) begin: u64,
-    /// They.
+    /// Reader of the file's bytes from `begin` on.
     pub(super) bytes: Box<dyn Read>,
 }
 
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ask {
-    /// What it is, and not it.
+    /// The headers alone, which say what the file is.
     Head,
-    /// All of it.
+    /// The whole content, from its first byte on.
     Get,
-    /// From this byte on.
+    /// The content from this byte on.
     From(u64),
 }
 

@@ -55,18 +55,18 @@ pub struct Pulled {
     pub path: PathBuf,
     /// The revision, as the hash of a commit.
     pub commit: String,
-    /// Its files that are read here.
+    /// Files of the checkpoint that are read here.
     pub files: Vec<PulledFile>,
 }
 
-/// A file of it.
+/// One file of a checkpoint that was pulled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PulledFile {
-    /// Its name in the repository.
+    /// Name of the file in the repository.
     pub name: String,
-    /// Its size.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// How many of them had to be fetched.
+    /// How many of the file's bytes had to be fetched.
     pub fetched: u64,
 }
 
@@ -148,7 +148,7 @@ pub enum HubError {
     /// What was given is not the name of a repository.
     #[error("expected OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME:FILE, found {found:?}")]
     Reference {
-        /// What was given.
+        /// The text that was given as a name.
         found: String,
     },
     /// Nothing says where the cache is.
@@ -157,9 +157,9 @@ pub enum HubError {
     /// The cache does not have it.
     #[error("{repository}: not in {}: no {missing} there", folder.display())]
     NotCached {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         repository: String,
-        /// Its folder in the cache.
+        /// Folder of the repository in the cache.
         folder: PathBuf,
         /// What of it is missing.
         missing: String,
@@ -167,9 +167,9 @@ pub enum HubError {
     /// The cache does not have it, and nothing may be fetched.
     #[error("{repository}: HF_HUB_OFFLINE is set, and {} has no {missing}", folder.display())]
     Offline {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         repository: String,
-        /// Its folder in the cache.
+        /// Folder of the repository in the cache.
         folder: PathBuf,
         /// What of it is missing.
         missing: String,
@@ -181,9 +181,9 @@ pub enum HubError {
         folder.display()
     )]
     NotBuilt {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         repository: String,
-        /// Its folder in the cache.
+        /// Folder of the repository in the cache.
         folder: PathBuf,
         /// What of it is missing.
         missing: String,
@@ -191,9 +191,9 @@ pub enum HubError {
     /// The hub wants to know who asks, or knows and refuses.
     #[error("{url}: status {status}: {}", advice(*had_token))]
     Unauthorized {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         url: String,
-        /// 401 or 403.
+        /// HTTP status of the answer: 401 or 403.
         status: u16,
         /// Whether a token was sent.
         had_token: bool,
@@ -203,59 +203,59 @@ pub enum HubError {
         "{url}: status 404: there is no such repository, revision or file, or it is not to be seen without a token (HF_TOKEN)"
     )]
     NotFound {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         url: String,
     },
-    /// Another answer than was hoped for.
+    /// An answer of another HTTP status: no success, and neither 401, 403 nor 404.
     #[error("{url}: expected status 200, found {status}")]
     Status {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         url: String,
-        /// The answer's status.
+        /// HTTP status of the answer.
         status: u16,
     },
     /// An answer that makes no sense.
     #[error("{url}: expected {expected}, found {found}")]
     Answer {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         url: String,
         /// What an answer has.
         expected: &'static str,
-        /// What it had.
+        /// What the answer had in its place.
         found: String,
     },
     /// No connection, or one that broke again and again. What has come so far is kept.
     #[error("{url}: {reason}")]
     Connection {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         url: String,
-        /// Why.
+        /// Why the connection failed, in words.
         reason: String,
     },
     /// A file came whole and is another one.
     #[error("{url}: expected contents of hash {expected}, found {found}; what came has been removed")]
     Checksum {
-        /// What was asked for.
+        /// Repository on the hub that was asked for, as OWNER/NAME.
         url: String,
         /// The hash that the hub names it by.
         expected: String,
-        /// That of what came.
+        /// Hash of the contents that came.
         found: String,
     },
     /// A repository without weights that are read here.
     #[error("{repository}: expected weights in safetensors, PyTorch or GGUF files, found {found}")]
     NoWeights {
-        /// The repository.
+        /// Name of the repository, with the revision and file where they were asked for.
         repository: String,
-        /// Its files.
+        /// Names of the first few files that it has; "no files" without any.
         found: String,
     },
     /// A repository of several models.
     #[error("{repository}: several files could be the weights: {}; name one, as in {repository}:{}", found.join(", "), found.first().map_or("FILE", String::as_str))]
     SeveralWeights {
-        /// The repository.
+        /// Name of the repository, with the revision where one was asked for.
         repository: String,
-        /// They.
+        /// Names of the files that could be the weights.
         found: Vec<String>,
     },
     /// A file cannot be written.
@@ -264,17 +264,17 @@ pub enum HubError {
     /// A file cannot be read or written.
     #[error("{}: {action} failed: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the file or folder in the cache.
         path: PathBuf,
-        /// What was tried.
+        /// What was being done with it: "opening", "reading".
         action: &'static str,
-        /// The system's reason.
+        /// Error that the operating system reported.
         source: io::Error,
     },
 }
 
 impl HubError {
-    /// For `map_err`.
+    /// For `map_err`: the system's error with the path and what was being done there.
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, action, source }

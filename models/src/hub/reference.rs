@@ -42,12 +42,12 @@ impl Reference {
         }
     }
 
-    /// Whose repository it is.
+    /// Name of the owner of the repository.
     pub fn owner(&self) -> &str {
         &self.owner
     }
 
-    /// The repository's name.
+    /// Name of the repository, without its owner's.
     pub fn name(&self) -> &str {
         &self.name
     }

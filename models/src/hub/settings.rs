@@ -19,7 +19,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// The longest file of a token.
 const MAX_TOKEN: u64 = 1 << 12;
 
-/// Which hub, and what is known of it here.
+/// Settings of a hub: where it is, where its repositories are kept, who asks, and whether anything may be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Scheme and host, without a slash at the end.

@@ -177,9 +177,9 @@ impl<'a> Partial<'a> {
 
 /// The hash that a hub names a file by, of what has come so far.
 enum Hash {
-    /// Of a large file: SHA-256 of its contents.
+    /// Hash of a large file: SHA-256 of its contents.
     Large(Sha256),
-    /// Of a small one, as git has it: SHA-1 of `blob`, its size, a zero, and its contents.
+    /// Hash of a small file, as git has it: SHA-1 of `blob`, its size, a zero, and its contents.
     Git(Sha1),
     /// Something else, which only the server understands.
     Unknown,
@@ -223,7 +223,7 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Of `hello\n`, as sha256sum and git hash-object print them.
+    /// The hashes expected are those of `hello\n`, as sha256sum and git hash-object print them.
     #[test]
     fn files_are_hashed_as_the_hub_names_them() {
         let hash = |name: &str| {

@@ -57,7 +57,7 @@ pub struct Loader<'a> {
     pub(crate) weight_bytes: u64,
     /// Multiplications and additions of one token in all matrices.
     pub(crate) matrix_flops: u64,
-    /// How many of how many matrices a token is multiplied with.
+    /// Share of the matrices now being read that a token is multiplied with, `[chosen, count]`.
     share: [u64; 2],
     memory: Account,
 }

@@ -11,9 +11,9 @@ use crate::checkpoint::{self, Checkpoint, CheckpointError, Rows};
 /// What weights are taken from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source<'a> {
-    /// A checkpoint's tensors.
+    /// The tensors of a checkpoint.
     Checkpoint(&'a Checkpoint),
-    /// Tensors in memory.
+    /// Tensors that are in memory.
     Values(ValuesInMemory<'a>),
     /// Nothing: zeros. Which optional tensors there are is asked of the checkpoint, if there is one.
     Blank(Option<&'a Checkpoint>),
@@ -24,7 +24,7 @@ pub(crate) enum Source<'a> {
 /// Flat tensors by name, without autodiff, to be packed as a checkpoint's are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ValuesInMemory<'a> {
-    /// Whose they are: in messages, the folder that would hold them.
+    /// What the tensors belong to: in messages, the folder that would hold them.
     pub(crate) of: &'a str,
     pub(crate) tensors: &'a BTreeMap<&'a str, &'a Tensor<1>>,
 }

@@ -26,7 +26,7 @@ macro_rules! original {
     };
 }
 
-/// The authors' sizes.
+/// Presets in the authors' layout: the sizes that they published, and tiny ones.
 pub(super) const ORIGINAL: &[Preset] = &[
     Preset {
         size: "tiny",
@@ -79,7 +79,7 @@ pub(super) const HUGGING_FACE: &[Preset] = &[
 
 /// The names of the fields of [`StepSizes`] in `ssm_cfg` of the original layouts.
 pub(crate) const ORIGINAL_STEPS: [&str; 3] = ["dt_min", "dt_max", "dt_init_floor"];
-/// The same in the layouts of `transformers`.
+/// The names of the fields of [`StepSizes`] in the layouts of `transformers`.
 pub(crate) const HUGGING_FACE_STEPS: [&str; 3] = ["time_step_min", "time_step_max", "time_step_floor"];
 
 /// The step sizes of a fresh model, from the fields of these names: lower end, upper end, floor.

@@ -35,7 +35,7 @@ pub(crate) const NORM_EPS: [&str; 2] = ["layer_norm_epsilon", "norm_eps"];
 /// A way of publishing a Mamba-2 model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publication {
-    /// As the authors' own code writes it.
+    /// The layout of the authors' own code.
     Original,
     /// As `transformers` writes it.
     HuggingFace,

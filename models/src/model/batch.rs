@@ -89,7 +89,7 @@ impl Model {
         logits.squeeze_dim::<2>(1).narrow(1, 0, self.info().vocab_size)
     }
 
-    /// One batch of what finished at different times, in the order of the prompts.
+    /// Joins what finished at different times into one batch, in the order of the prompts: logits `[batch, vocab_size]` and state.
     fn in_order(&self, mut finished: Vec<Finished>) -> Result<(Tensor<2>, ModelState), ModelError> {
         if finished.len() == 1 {
             // All at once, and so in order.

@@ -82,7 +82,7 @@ impl LoadOptions {
 pub struct Info {
     /// The folder's or file's name.
     pub name: String,
-    /// `mamba2`, `rwkv7`, ...
+    /// Name of the architecture: `mamba2`, `rwkv7`, ...
     pub architecture: &'static str,
     /// The published layout that its files have.
     pub layout: &'static str,
@@ -92,7 +92,7 @@ pub struct Info {
     pub vocab_size: usize,
     /// Rows of the embedding.
     pub padded_vocab_size: usize,
-    /// Number of blocks.
+    /// Number of blocks on the residual stream.
     pub layers: usize,
     /// Width of the residual stream.
     pub model_dim: usize,
@@ -100,7 +100,7 @@ pub struct Info {
     pub details: BTreeMap<&'static str, String>,
     /// Whether head and embedding are one.
     pub tied: bool,
-    /// Number of weights.
+    /// Number of scalar weights in the model.
     pub parameters: u64,
     /// The types in the file.
     pub stored_as: Vec<String>,

@@ -25,9 +25,9 @@ const LOGIT_BYTES: usize = 4 << 20;
 /// Which tokens' logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
-    /// Those after the last token only.
+    /// Logits after the last token only.
     Last,
-    /// Those after every token.
+    /// Logits after every token.
     All,
 }
 
@@ -183,7 +183,7 @@ impl Model {
         Ok(losses)
     }
 
-    /// Everything that can be wrong with losses before the state is touched; the number of tokens per sequence.
+    /// Checks all that losses need before the state is touched; the number of tokens per sequence.
     pub(crate) fn check_losses(
         &self,
         ids: &[u32],
@@ -201,9 +201,9 @@ impl Model {
         self.check_ids(targets)?;
         if let Some(prefix) = state.prefix() {
             return Err(ModelError::State {
-                what: "prefix of a state whose losses are asked for",
-                expected: "none, because its tokens have been seen: read it by `advance`, and ask for the losses of what follows".into(),
-                found: format!("{} tokens", prefix.tokens()),
+                what: "losses of a text that follows a prefix",
+                expected: "no losses inside of a prefix, whose tokens have been seen: read it by `advance`, and ask for the losses of what follows".into(),
+                found: format!("a prefix of {} tokens", prefix.tokens()),
             });
         }
         Ok(time)
@@ -233,7 +233,7 @@ impl Model {
         Ok(())
     }
 
-    /// One segment of every sequence through all layers: `[batch, segment, model_dim]` after the last norm.
+    /// Takes one segment of every sequence through all layers: what the last norm gives, `[batch, segment, model_dim]`.
     fn advance_segment(
         &self,
         ids: &[u32],
@@ -251,7 +251,7 @@ impl Model {
         }
     }
 
-    /// Everything that can be wrong before the state is touched; the number of tokens per sequence.
+    /// Checks ids and state before the state is touched; the number of tokens per sequence.
     pub(crate) fn check(&self, ids: &[u32], state: &ModelState) -> Result<usize, ModelError> {
         let time = self.network.check(ids, state, self.info.vocab_size)?;
         if state.batch() == 0 {

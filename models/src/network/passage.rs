@@ -9,7 +9,7 @@ use crate::state::{LayerState, ModelState};
 
 /// The tokens of a call between two layers.
 pub(crate) struct Passage {
-    /// `[batch, time, model_dim]`.
+    /// Residual stream r without `update`, `[batch, time, model_dim]`.
     residual: Tensor<3>,
     /// What the last mixer adds to it, which the next norm takes in.
     update: Option<Tensor<3>>,
@@ -25,7 +25,7 @@ pub(crate) struct Around<'a> {
     pub(crate) positions: &'a [u64],
     /// Where the sequences end and their padding begins, where there is any.
     pub(crate) lengths: Option<&'a [usize]>,
-    /// How many of the tokens are a prefix, where some are.
+    /// The first tokens as a prefix, which every token sees as a whole, where there is one.
     pub(crate) prefix: Option<&'a Prefix>,
 }
 
@@ -52,7 +52,7 @@ impl Network {
         })
     }
 
-    /// The same tokens after layer `layer`, which the model has; `state` is left after the last of them.
+    /// The tokens of `passage` after layer `layer`, which the model has; `state` is left after the last of them.
     ///
     /// # Errors
     /// [`ModelError::Layer`] from the layer or an intervention.

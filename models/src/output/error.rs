@@ -20,7 +20,7 @@ pub enum OutputError {
         path: PathBuf,
         /// What was being done.
         action: &'static str,
-        /// The system's reason.
+        /// Error that the operating system reported.
         source: io::Error,
     },
     /// The place to write to is taken.

@@ -56,7 +56,7 @@ impl NewFile {
         })
     }
 
-    /// Where to write.
+    /// Buffered writer of the file's contents.
     pub fn writer(&mut self) -> &mut BufWriter<File> {
         &mut self.out
     }

@@ -61,7 +61,7 @@ impl NewFolder {
         })
     }
 
-    /// What it will be called.
+    /// Path that the folder has once it is complete.
     pub fn path(&self) -> &Path {
         &self.path
     }

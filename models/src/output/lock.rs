@@ -17,7 +17,7 @@ const ATTEMPTS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{}: in use by {holder}; wait for it, or name another folder", folder.display())]
 pub struct InUse {
-    /// The folder.
+    /// Folder that another process writes into.
     pub folder: PathBuf,
     /// Who writes there, as it says itself.
     pub holder: String,
@@ -26,15 +26,15 @@ pub struct InUse {
 /// Why a folder cannot be had.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds the folder's lock.
     #[error(transparent)]
     InUse(#[from] InUse),
     /// The lock's file cannot be made.
     #[error("{}: locking failed: {source}", path.display())]
     Io {
-        /// The file.
+        /// Path of the lock's file in the folder.
         path: PathBuf,
-        /// The system's reason.
+        /// Error that the operating system reported.
         source: io::Error,
     },
 }
@@ -167,7 +167,7 @@ fn holder(file: &mut File) -> String {
     }
 }
 
-/// One short line without control characters.
+/// The first [`HOLDER`] characters of `text` as one line, with blanks for control characters.
 fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     let mut line: String = text.chars().map(plain).take(HOLDER).collect();

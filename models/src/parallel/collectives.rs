@@ -138,7 +138,7 @@ pub fn all_sum(ranks: &dyn Communicator, values: &mut [f64]) -> Result<(), Paral
 
 /// Something that goes from rank to rank.
 pub trait Carried: Sized {
-    /// As bytes.
+    /// The value as bytes, for [`Carried::from_bytes`].
     fn to_bytes(&self) -> Vec<u8>;
 
     /// What [`Carried::to_bytes`] gave.
@@ -214,7 +214,7 @@ pub fn agree(ranks: &dyn Communicator, what: &str, text: &str) -> Result<(), Par
     })
 }
 
-/// Which of `count` things are rank `rank`'s, of `size` ranks: one after another, and no two ranks' numbers differ by more
+/// Indices of those of `count` things that are rank `rank`'s, of `size` ranks: one range each, in lengths that differ by no more
 /// than one.
 pub fn share(count: usize, rank: usize, size: usize) -> Range<usize> {
     let (each, more) = (count / size, count % size);

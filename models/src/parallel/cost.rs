@@ -25,7 +25,7 @@ pub struct Machine {
 /// What of a model counts here. Every layer is alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
-    /// L.
+    /// Number of layers: L.
     pub layers: usize,
     /// Operations of one layer for one token.
     pub operations_per_token: f64,
@@ -38,9 +38,9 @@ pub struct Shape {
 /// What a text costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// From the beginning until the last rank is done.
+    /// Seconds from the beginning until the last rank is done.
     pub seconds: f64,
-    /// One rank's time, divided by the number of ranks and by `seconds`: 1 where nobody waits.
+    /// Seconds that one rank alone would take, divided by the number of ranks and by `seconds`: 1 where nobody waits.
     pub efficiency: f64,
     /// Messages of all ranks.
     pub messages: u64,

@@ -10,7 +10,7 @@ pub enum ParallelError {
     NoSuchRank {
         /// The rank asked for.
         rank: usize,
-        /// How many there are.
+        /// Number of ranks that there are.
         size: usize,
     },
     /// A rank that is waited for gives no sign of life.
@@ -43,7 +43,7 @@ pub enum ParallelError {
     Failed {
         /// The rank that failed.
         rank: usize,
-        /// Its error.
+        /// The error of that rank, as text.
         reason: String,
     },
     /// A message that is not what belongs there.
@@ -51,11 +51,11 @@ pub enum ParallelError {
     Message {
         /// What the message carries.
         what: &'static str,
-        /// The sender.
+        /// The rank that sent the message.
         from: usize,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What the message held instead.
         found: String,
     },
     /// Ranks that were not started alike.
@@ -65,9 +65,9 @@ pub enum ParallelError {
     Differs {
         /// What should be the same.
         what: String,
-        /// That of rank 0.
+        /// What rank 0 has, as text.
         expected: String,
-        /// That of the other rank.
+        /// What rank `rank` has instead, as text.
         found: String,
         /// The first rank that has another.
         rank: usize,
@@ -75,9 +75,9 @@ pub enum ParallelError {
     /// A call of MPI that failed.
     #[error("MPI: {call}: {reason}")]
     Mpi {
-        /// What was called.
+        /// The call that failed: `MPI_Init_thread`.
         call: &'static str,
-        /// What MPI says.
+        /// Why the call failed.
         reason: String,
     },
 }

@@ -34,7 +34,7 @@ struct State {
 }
 
 impl Inbox {
-    /// That of rank `rank` of `size`; `beating` says whether ranks that have nothing to send give signs of life.
+    /// An empty inbox of rank `rank` of `size`; `beating` says whether ranks that have nothing to send give signs of life.
     pub(super) fn new(rank: usize, size: usize, timeout: Duration, beating: bool) -> Self {
         Self {
             rank,
@@ -115,7 +115,7 @@ impl Inbox {
             .all(|(rank, ended)| *ended || rank == self.rank)
     }
 
-    /// Nothing more will come of this: the first failure counts.
+    /// Ends every wait for a message, now and later, with `failure`; of several failures the first counts.
     pub(super) fn fail(&self, from: usize, failure: ParallelError) {
         self.change(from, |state| {
             state.failure.get_or_insert(failure);
@@ -133,7 +133,7 @@ impl Inbox {
         self.state().failure.clone().map_or(Ok(()), Err)
     }
 
-    /// See [`super::Communicator::receive`].
+    /// The next message of `tag` from rank `from`, as [`super::Communicator::receive`] gives it.
     pub(super) fn take(&self, from: usize, tag: Tag) -> Result<Vec<u8>, ParallelError> {
         self.check(from)?;
         let begin = Instant::now();
@@ -150,7 +150,7 @@ impl Inbox {
         }
     }
 
-    /// See [`super::Communicator::poll`].
+    /// The next message of `tag` from any rank, as [`super::Communicator::poll`] gives it.
     pub(super) fn poll(
         &self,
         tag: Tag,

@@ -14,7 +14,7 @@ pub fn size() -> usize {
     largest(&SIZES).or_else(of_slurm).unwrap_or(1).max(1)
 }
 
-/// How many of them are on this machine, as far as the launcher says.
+/// Number of the ranks that are on this machine, as far as the launcher says; otherwise 1.
 pub fn local_size() -> usize {
     largest(&LOCAL_SIZES).unwrap_or(1).clamp(1, size())
 }

@@ -48,7 +48,7 @@ pub use threads::Threads;
 /// receiver asks for one tag, so those of another do not come between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tag {
-    /// Number, below [`Tag::RESERVED`].
+    /// Number that tells the tag from others, below [`Tag::RESERVED`].
     pub number: u16,
     /// What the messages carry, for errors.
     pub what: &'static str,
@@ -58,7 +58,7 @@ impl Tag {
     /// Numbers from here on belong to what carries the messages.
     pub const RESERVED: u16 = 0x4000;
 
-    /// A tag.
+    /// The tag of messages that carry `what`, told from others by `number`.
     pub const fn new(number: u16, what: &'static str) -> Self {
         Self { number, what }
     }
@@ -68,10 +68,10 @@ impl Tag {
 ///
 /// Every rank has one; all its threads may use it. Sending does not wait for the receiver.
 pub trait Communicator: Debug + Send + Sync {
-    /// This rank.
+    /// Number of this rank, from 0.
     fn rank(&self) -> usize;
 
-    /// Number of ranks.
+    /// Number of ranks, this one included.
     fn size(&self) -> usize;
 
     /// How long a rank that is waited for may be silent before it counts as lost.

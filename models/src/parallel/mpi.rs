@@ -35,7 +35,7 @@ const PIECE: usize = 1 << 24;
 const HEAD: usize = 8;
 /// The longest pause between two looks at MPI.
 const LONGEST_PAUSE: Duration = Duration::from_micros(500);
-/// The same while a thread waits for a message.
+/// The longest pause between two looks at MPI while a thread waits for a message.
 const AWAITED_PAUSE: Duration = Duration::from_micros(50);
 const SHORTEST_PAUSE: Duration = Duration::from_micros(10);
 
@@ -43,7 +43,7 @@ const ALIVE: u16 = Tag::RESERVED;
 const FAILURE: u16 = Tag::RESERVED + 1;
 const END: u16 = Tag::RESERVED + 2;
 
-/// One of the processes that `mpirun` or the like has started.
+/// This process as a rank: one of the processes that `mpirun` or the like has started.
 #[derive(Debug)]
 pub struct Mpi {
     inbox: Arc<Inbox>,
@@ -216,7 +216,7 @@ impl Speaker {
         })
     }
 
-    /// Until [`Mpi::leave`].
+    /// Sends, takes in and gives signs of life, until [`Mpi::leave`].
     fn speak(&mut self) {
         let mut pause = SHORTEST_PAUSE;
         loop {
@@ -241,7 +241,7 @@ impl Speaker {
         self.say_goodbye();
     }
 
-    /// Nothing of this rank's may be under way when it leaves MPI, nor anything that was sent to it.
+    /// Tells the others that this rank ends; waits, at most the timeout, until they have too and all is sent, as leaving MPI needs.
     fn say_goodbye(&mut self) {
         self.tell_others(END);
         let begin = Instant::now();

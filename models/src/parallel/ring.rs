@@ -282,7 +282,7 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// Which segments are whose.
+/// Which segments of a text each rank reads: stretches of `each` segments, dealt out in turn.
 struct Plan<'a> {
     segments: &'a [Range<usize>],
     /// Segments of a stretch.
@@ -319,7 +319,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// One text on its way.
+/// One text on its way through a model's layers, over the ranks of a ring.
 struct Going<'a> {
     ring: &'a Ring<'a>,
     model: &'a Model,

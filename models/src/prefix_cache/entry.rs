@@ -26,7 +26,7 @@ use crate::{budget, input};
 
 const MAGIC: &[u8; 8] = b"SPILLPFX";
 const VERSION: u32 = 1;
-/// Magic, version, checksum.
+/// Bytes of magic (8), version (4) and checksum (16), with which an entry begins.
 const HEADER_BYTES: usize = 28;
 
 /// For what an entry is.

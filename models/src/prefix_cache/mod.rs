@@ -271,7 +271,7 @@ impl Kind {
     }
 }
 
-/// One prompt's entries.
+/// The entries of one prompt in a cache: what they are for, and where they are.
 struct Lookup<'a> {
     cache: &'a PrefixCache,
     model: &'a Model,

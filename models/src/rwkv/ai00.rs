@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::blinkdl::{Dialect, NAMING, Version};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
-/// Whose layout it is.
+/// Name of these layouts, which is their publisher's.
 pub(super) const NAME: &str = "Ai00";
 
 const DIALECT: Dialect = Dialect {

@@ -49,7 +49,7 @@ pub(super) enum Version {
 
 /// How a publisher calls and stores BlinkDL's tensors, as far as numbers are read off them.
 pub(super) struct Dialect {
-    /// Of versions 5 and 6.
+    /// Name of the tensor of block 0's bonus, in versions 5 and 6.
     pub(super) bonus: &'static str,
     /// The narrow layer of version 6's interpolations.
     pub(super) interpolations: &'static str,

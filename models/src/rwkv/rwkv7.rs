@@ -88,7 +88,7 @@ const FLA_PRESETS: &[Preset] = &[
 
 /// Below this the L2 norm of a removal key counts as this, in BlinkDL's code; its square, under the root, does the same.
 const REMOVAL_NORM_BOUND: f32 = 1e-12;
-/// Under the root in flash-linear-attention's fused norm.
+/// ε under the root of a removal key's L2 norm, in flash-linear-attention's fused norm.
 const FUSED_NORM_EPS: f32 = 1e-6;
 
 const BLINKDL_TIME: Storage = Storage {

@@ -26,11 +26,11 @@ pub(super) struct Storage {
 /// Which token the weights of an interpolation are the share of, and how they are stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Share {
-    /// Of the current token, `[1, 1, channels]`.
+    /// Share of the current token, stored as `[1, 1, channels]`.
     CurrentRow,
-    /// Of the previous token, `[1, 1, channels]`.
+    /// Share of the previous token, stored as `[1, 1, channels]`.
     PreviousRow,
-    /// Of the previous token, `[channels]`.
+    /// Share of the previous token, stored as `[channels]`.
     PreviousVector,
 }
 

@@ -17,7 +17,7 @@ use crate::loader::Loader;
 /// The images of a model, and how their axes are read.
 pub(super) struct Images {
     shape: ImageShape,
-    /// Which axes are read from their beginning on alone.
+    /// For each axis, whether it is read from its beginning on alone.
     causal: Vec<bool>,
     tied: bool,
     terms: usize,

@@ -18,7 +18,7 @@ use crate::s4;
 pub(super) enum Naming {
     /// The backbone of the experiments.
     Backbone,
-    /// The single file.
+    /// The single file that stands beside the experiments.
     Standalone,
 }
 
@@ -32,19 +32,19 @@ pub(super) struct Layer {
 /// A norm of a step.
 #[derive(Clone, Debug)]
 enum StepNorm {
-    /// One with a weight and a bias for every channel.
+    /// A norm with a weight and a bias for every channel.
     Channels(Norm),
     /// s (x − mean + m)/σ, with s and m for all channels and nothing added to σ.
     Scalars {
-        /// m, `[1]`.
+        /// Shift m of all channels, `[1]`.
         shift: Tensor<1>,
-        /// s, `[1]`.
+        /// Scale s of all channels, `[1]`.
         scale: Tensor<1>,
     },
 }
 
 impl StepNorm {
-    /// Of `[batch, time, width]`.
+    /// The input with every step normed, `[batch, time, width]`.
     fn of(&self, input: Tensor<3>) -> Result<Tensor<3>> {
         match self {
             Self::Channels(norm) => norm.normed(input),

@@ -6,7 +6,7 @@
 //! logits = W_head · norm(y)
 //! ```
 //!
-//! With `unet` there are layers on the way down as well, and what each gives is added to what its mirror gives on the way up. Source: Goel
+//! With `unet` there are layers on the way down as well, and what each reads is added to what its mirror gives on the way up. Source: Goel
 //! et al., *It's raw! Audio generation with state-space models* (2202.09729), section 4. What a tier of pools does to time, and
 //! what is carried, is told in `stack.rs`.
 //!

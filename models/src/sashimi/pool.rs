@@ -15,11 +15,11 @@ use spillway_ssm_core::{Linear, MixerState, RecurrentState, Result};
 /// The two projections between a tier and the one below it.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
-    /// p.
+    /// Number p of steps that become one step of the tier below.
     pub(super) factor: usize,
-    /// From p · width of a tier to the width below it.
+    /// W_d and b_d: from p · width of a tier to the width below it.
     pub(super) down: Linear,
-    /// From the width below a tier to p · its own.
+    /// W_u and b_u: from the width below a tier to p · the tier's own.
     pub(super) up: Linear,
 }
 

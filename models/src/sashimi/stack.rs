@@ -20,7 +20,7 @@ use super::pool::Pool;
 pub(super) enum Skips {
     /// What a tier was given, and then what its layers were given.
     AroundLayers,
-    /// To what every layer and the pool give, what their mirrors gave on the way down.
+    /// To the output of every layer and of the pool, the input that its mirror had on the way down.
     EveryLayer,
 }
 
@@ -233,7 +233,7 @@ impl Mixer for Stack {
     }
 }
 
-/// The same context for these sequences; steps of a slower tier have neither the lengths nor the prefix of tokens.
+/// `context` for sequences at `positions`; steps of a slower tier have neither the lengths nor the prefix of tokens.
 fn within<'a>(context: &'a mut Context<'_>, positions: &'a [u64]) -> Context<'a> {
     Context {
         chain: context.chain,

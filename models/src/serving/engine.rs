@@ -20,7 +20,7 @@ use crate::state::{Mark, Marks, ModelState};
 const PIECE: usize = 256;
 const PIECE_ALONE: usize = 4096;
 
-/// How many, how much.
+/// Limits of an engine: sequences side by side, jobs that wait, bytes of kept states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Sequences that are decoded side by side.
@@ -88,7 +88,7 @@ impl Submitter {
     }
 }
 
-/// An engine.
+/// Runs jobs on one model: reads their prompts, and decodes their sequences as a batch.
 #[derive(Debug)]
 pub struct Engine<'m> {
     model: &'m Model,
@@ -103,15 +103,16 @@ pub struct Engine<'m> {
 /// A prompt that waits to be read, or is.
 struct Reading {
     job: Job,
-    /// None until its turn comes: a prompt before it may leave the state that it goes on from.
+    /// How far the prompt is read; `None` until its turn comes, as a prompt before it may leave the state that it goes on from.
     begun: Option<Begun>,
 }
 
 /// How far a prompt has been read.
 struct Begun {
     state: ModelState,
-    /// Ids that the state has read, and that it had read at first.
+    /// Number of ids that the state has read.
     read: usize,
+    /// Number of ids that it had read when the job began, kept from an earlier one.
     kept: usize,
 }
 

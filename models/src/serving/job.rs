@@ -44,9 +44,9 @@ impl std::fmt::Debug for Job {
 pub enum Event {
     /// The prompt has been read.
     Read {
-        /// Its tokens.
+        /// Number of tokens in the prompt.
         prompt_tokens: usize,
-        /// Those that were read for this job: all but what a kept state had read.
+        /// Tokens of the prompt that were read for this job: all but those that a kept state had read.
         read_tokens: usize,
     },
     /// More of the text.
@@ -65,9 +65,9 @@ pub enum Event {
 /// How a job ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    /// Why.
+    /// Why the generation ended.
     pub finish: Finish,
-    /// Tokens generated.
+    /// Number of tokens generated for the job.
     pub new_tokens: usize,
     /// The state, and the ids that it has read: all but a last one that was chosen and not read.
     pub mark: Mark,
@@ -76,7 +76,7 @@ pub struct Ending {
 /// A token that was chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChosenToken {
-    /// Its id.
+    /// Id of the token.
     pub id: u32,
     /// ln of its probability, before temperature and penalties.
     pub logprob: f32,

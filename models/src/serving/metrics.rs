@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Counts, all since the engine began but for those that say *now*.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Jobs taken.
+    /// Jobs that the engine has taken from the queue.
     pub jobs: AtomicU64,
-    /// Jobs that failed.
+    /// Jobs that ended because they could not be done.
     pub failures: AtomicU64,
     /// Jobs whose receiver went away before their end.
     pub cancelled: AtomicU64,
-    /// Tokens of prompts.
+    /// Tokens of the prompts that have been read, those that a kept state had read included.
     pub prompt_tokens: AtomicU64,
-    /// Of these, tokens that had to be read.
+    /// Tokens of the prompts that had to be read: `prompt_tokens` but for those that a kept state had read.
     pub read_tokens: AtomicU64,
-    /// Tokens generated.
+    /// Tokens generated for jobs that have ended without a failure.
     pub new_tokens: AtomicU64,
     /// Steps of the batch.
     pub steps: AtomicU64,

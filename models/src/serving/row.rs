@@ -1,4 +1,4 @@
-//! One sequence of the batch.
+//! One sequence of the batch that the engine decodes.
 
 use std::ops::ControlFlow;
 
@@ -37,7 +37,7 @@ impl<'m> Row<'m> {
         self.generated.last().copied().unwrap_or_default()
     }
 
-    /// Tokens generated.
+    /// Number of tokens generated so far.
     pub fn new_tokens(&self) -> usize {
         self.generated.len()
     }

@@ -35,7 +35,7 @@ pub struct Acceptance {
     pub calls: usize,
     /// Tokens that were drafted.
     pub drafted: usize,
-    /// How many of them were accepted.
+    /// Number of the drafted tokens that were accepted.
     pub accepted: usize,
 }
 
@@ -130,7 +130,7 @@ struct Checking<'m> {
     /// The prompt and what was chosen.
     read: Vec<u32>,
     draft: Vec<u32>,
-    /// How many tokens of the draft were chosen.
+    /// Number of the draft's tokens, from the first on, that have been chosen.
     right: usize,
     /// After the token before the draft and after each of its tokens, `[1 + drafted, vocab_size]`.
     logits: Option<Tensor<2>>,

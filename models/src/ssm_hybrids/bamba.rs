@@ -57,7 +57,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `BambaForCausalLM`.
+/// Hugging Face's layout of `BambaForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "bamba",
     name: "Hugging Face",

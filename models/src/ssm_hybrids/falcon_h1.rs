@@ -60,7 +60,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `FalconH1ForCausalLM`.
+/// Hugging Face's layout of `FalconH1ForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "falcon_h1",
     name: "Hugging Face",
@@ -74,13 +74,13 @@ pub(crate) const LAYOUT: Layout = Layout {
 struct Config {
     frame: Frame,
     mamba: Mamba2Config,
-    /// s_i, s_o.
+    /// Factors s_i on what Mamba reads and s_o on what it adds.
     mamba_factors: [f32; 2],
     attention: SoftmaxAttentionConfig,
-    /// a_i, a_o.
+    /// Factors a_i on what attention reads and a_o on what it adds.
     attention_factors: [f32; 2],
     mlp: GatedMlpConfig,
-    /// m₀, m₁.
+    /// Factors m₀ on the gate of the MLP, W_gate x, and m₁ on what the MLP adds.
     mlp_factors: [f32; 2],
 }
 

@@ -83,7 +83,7 @@ const PRESETS: &[Preset] = &[
     },
 ];
 
-/// `GraniteMoeHybridForCausalLM`.
+/// Hugging Face's layout of `GraniteMoeHybridForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "granite_hybrid",
     name: "Hugging Face",
@@ -102,7 +102,7 @@ struct Config {
     attention: SoftmaxAttentionConfig,
     mlp: GatedMlpConfig,
     experts: Option<MixtureConfig>,
-    /// m_r.
+    /// Factor m_r on what mixers, MLPs and experts add to the residual stream.
     residual: f32,
 }
 

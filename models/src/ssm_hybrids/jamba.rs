@@ -51,7 +51,7 @@ const PRESETS: &[Preset] = &[Preset {
         "mamba_dt_rank": 4, "rms_norm_eps": 1e-06, "tie_word_embeddings": false}"#,
 }];
 
-/// `JambaForCausalLM`.
+/// Hugging Face's layout of `JambaForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "jamba",
     name: "Hugging Face",

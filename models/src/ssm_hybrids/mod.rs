@@ -44,7 +44,7 @@ pub(crate) type Details = BTreeMap<&'static str, String>;
 
 /// Where most of these models keep the embedding.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// And the head.
+/// Where most of these models keep the head.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// Why a checkpoint is one of this `model_type`, if it is.

@@ -57,7 +57,7 @@ const PRESETS: &[Preset] = &[Preset {
         "tie_word_embeddings": false}"#,
 }];
 
-/// `NemotronHForCausalLM`.
+/// Hugging Face's layout of `NemotronHForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "nemotron_h",
     name: "Hugging Face",

@@ -23,7 +23,7 @@ use spillway_ssm_core::{Chain, Context, Error, Init, Linear, Mixer, MixerState, 
 use crate::error::ModelError;
 use crate::loader::Loader;
 
-/// An RMSNorm.
+/// RMSNorm over all channels of a token: x / √(mean x² + ε) times the weights.
 #[derive(Clone, Debug)]
 pub(super) struct RmsNorm {
     weight: Tensor<1>,
@@ -31,7 +31,7 @@ pub(super) struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Of weight `NAME.weight`.
+    /// Reads a norm of `width` channels, whose weights are the tensor `NAME.weight`.
     pub(super) fn read(
         loader: &mut Loader<'_>,
         name: &str,
@@ -62,14 +62,14 @@ impl RmsNorm {
 /// The weights that all places have in common.
 #[derive(Debug)]
 pub(super) struct SharedBlock {
-    /// Over r and e side by side.
+    /// Norm of r and e side by side, before the attention.
     pub(super) input_norm: RmsNorm,
     pub(super) attention: SoftmaxAttention,
     pub(super) mlp_norm: RmsNorm,
     pub(super) mlp: GatedMlp,
 }
 
-/// W₂ W₁ x.
+/// An adapter of low rank, x ↦ W₂ W₁ x, held as W₁ and W₂.
 #[derive(Clone, Debug)]
 pub(super) struct Adapter(pub(super) [Linear; 2]);
 
@@ -95,18 +95,18 @@ impl Adapter {
 #[derive(Clone, Debug)]
 pub(super) struct HybridLayer {
     pub(super) block: Arc<SharedBlock>,
-    /// Beside the first projection of the MLP.
+    /// This place's adapter beside the first projection of the MLP, if it has one.
     pub(super) mlp_adapter: Option<Adapter>,
-    /// Beside the projections to queries, keys and values.
+    /// This place's adapters beside the projections to queries, keys and values, if it has them.
     pub(super) attention_adapters: Option<[Adapter; 3]>,
-    /// W.
+    /// W of this place, which multiplies the shared block's result y.
     pub(super) linear: Linear,
     pub(super) norm: RmsNorm,
     pub(super) mamba: Arc<dyn Mixer>,
 }
 
 impl HybridLayer {
-    /// y.
+    /// The shared block's result `y = block([r; e])` at this place, where r is `residual` and e the embeddings.
     fn block(
         &self,
         residual: Tensor<3>,

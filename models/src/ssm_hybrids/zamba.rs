@@ -53,7 +53,7 @@ const PRESETS: &[Preset] = &[Preset {
         "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_dt_rank": 4, "rms_norm_eps": 1e-05, "tie_word_embeddings": true}"#,
 }];
 
-/// `ZambaForCausalLM`.
+/// Hugging Face's layout of `ZambaForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "zamba",
     name: "Hugging Face",

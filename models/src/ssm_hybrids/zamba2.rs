@@ -55,7 +55,7 @@ const PRESETS: &[Preset] = &[Preset {
 /// ε of the norm of Mamba's read-out, which no field sets.
 const READ_OUT_EPS: f32 = 1e-5;
 
-/// `Zamba2ForCausalLM`.
+/// Hugging Face's layout of `Zamba2ForCausalLM`.
 pub(crate) const LAYOUT: Layout = Layout {
     architecture: "zamba2",
     name: "Hugging Face",
@@ -73,7 +73,7 @@ struct Config {
     mamba: Mamba2Config,
     attention: SoftmaxAttentionConfig,
     mlp: GatedMlpConfig,
-    /// Different shared blocks.
+    /// Number n of different shared blocks.
     blocks: usize,
     adapter_rank: usize,
     attention_adapters: bool,

@@ -192,7 +192,7 @@ impl Saved<'_> {
             .collect()
     }
 
-    /// The same error with the file and the whole name of the entry.
+    /// `error`, with the file and the entry's whole name where it is about an entry that does not fit.
     fn does_not_fit(&self, prefix: &str, error: spillway_ssm_core::Error) -> ModelError {
         match error {
             spillway_ssm_core::Error::Saved {

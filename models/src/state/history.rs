@@ -77,7 +77,7 @@ impl History {
         Ok(())
     }
 
-    /// Number of states.
+    /// Number of states that are remembered.
     pub fn len(&self) -> usize {
         self.states.len()
     }

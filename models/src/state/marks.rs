@@ -7,7 +7,7 @@ use super::ModelState;
 /// A state of one sequence, and the ids that it has read.
 #[derive(Clone, Debug)]
 pub struct Mark {
-    /// From the first token on.
+    /// Ids that the state has read, from the first token on.
     pub ids: Arc<[u32]>,
     /// The state after them.
     pub state: ModelState,
@@ -23,7 +23,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// No mark yet.
+    /// Marks, none yet, that may take `limit_bytes` bytes together; the newest stays whatever it takes.
     pub fn new(limit_bytes: usize) -> Self {
         Self {
             limit_bytes,
@@ -63,7 +63,7 @@ impl Marks {
         self.marks.last()
     }
 
-    /// Number of marks.
+    /// Number of marks that are kept.
     pub fn len(&self) -> usize {
         self.marks.len()
     }

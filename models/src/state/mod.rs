@@ -50,7 +50,7 @@ impl LayerState {
 /// A clone is a fork: both go on from here, each its own way, and the tensors are shared until one of them is written.
 #[derive(Clone, Debug)]
 pub struct ModelState {
-    /// First layer first.
+    /// State of every layer, first layer first.
     pub layers: Vec<LayerState>,
     pub(crate) chain: Chain,
     pub(crate) positions: Vec<u64>,
@@ -74,7 +74,7 @@ impl ModelState {
         &self.positions
     }
 
-    /// Sequences.
+    /// Number of sequences whose state this is.
     pub fn batch(&self) -> usize {
         self.positions.len()
     }
@@ -118,7 +118,7 @@ impl ModelState {
             .flat_map(|layer| layer.mixer.recurrences_mut())
     }
 
-    /// The same state as a constant: no gradient goes through it.
+    /// This state as a constant: no gradient goes through it.
     ///
     /// # Errors
     /// [`ModelError::Layer`] for a state that carries what an intervention remembers.
@@ -126,7 +126,7 @@ impl ModelState {
         self.map(MixerState::detach)
     }
 
-    /// The same state as a constant of `device`: of an autodiff device to go on training, of its inner one to be kept.
+    /// This state as a constant of `device`: of an autodiff device to go on training, of its inner one to be kept.
     ///
     /// # Errors
     /// As [`ModelState::detach`].

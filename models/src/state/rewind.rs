@@ -53,7 +53,7 @@ impl Snapshot {
         self.state.position()
     }
 
-    /// Tokens since.
+    /// Number of tokens taken in since the snapshot.
     fn since(&self) -> usize {
         self.calls.iter().map(Vec::len).sum()
     }
@@ -91,7 +91,7 @@ pub struct Rewind<'m> {
     model: &'m Model,
     reach: usize,
     replay: Replay,
-    /// Oldest first.
+    /// Snapshots before the last one, oldest first.
     older: VecDeque<Snapshot>,
     last: Snapshot,
     /// The state after the calls of the last snapshot, where nothing was taken back since.

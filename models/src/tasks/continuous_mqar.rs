@@ -117,7 +117,7 @@ impl ContinuousMqar {
 #[derive(Clone)]
 pub struct VectorPairs {
     config: ContinuousMqar,
-    /// `[vocab_size, width]`, keys first.
+    /// Embeddings e, `[vocab_size, width]`: those of the keys first, then those of the values.
     embeddings: Arc<[f32]>,
     /// The value of each key where pairs persist.
     value_of: Arc<[usize]>,

@@ -17,10 +17,10 @@ pub(super) const BLANK: u32 = 0;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Copying {
-    /// M.
+    /// Number M of tokens that are to be copied.
     #[serde(default = "tokens")]
     pub tokens: usize,
-    /// A.
+    /// Vocabulary size A, blank and marker included.
     #[serde(default = "vocab_size")]
     pub vocab_size: usize,
     /// Whether the last token comes first.

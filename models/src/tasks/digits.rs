@@ -12,8 +12,9 @@ use super::{
     Answer, Answers, Example, Input, Item, Part, Sequence, Shape, Task, TaskError, When, expect_this_length,
 };
 
-/// What is taken off a pixel from 0 to 1, and what the rest is divided by: about mean and deviation of the shipped digits.
+/// What is taken off a pixel from 0 to 1: about the mean of the shipped digits.
 const MEAN: f32 = 0.3;
+/// What the rest is divided by: about their standard deviation.
 const DEVIATION: f32 = 0.38;
 
 /// Which digit an image shows, from its pixels one after another: (x − 0.3) / 0.38 for pixels x from 0 to 1.
@@ -24,7 +25,7 @@ const DEVIATION: f32 = 0.38;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Digits {
-    /// The images.
+    /// Where the images come from.
     #[serde(default)]
     pub source: ImageSource,
     /// Pixels in a row, each the mean of a square of the source's. Default: those of the source.
@@ -45,12 +46,12 @@ pub struct Digits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PixelOrder {
-    /// Row by row.
+    /// Row by row, as the pixels stand in the image.
     #[default]
     Rows,
     /// In a random order, the same for all images.
     Random,
-    /// By the numbers that are the places' binary digits read backwards: the numbers below the next power of two, those that are no
+    /// In bit-reversed order: by the numbers below the next power of two with their binary digits read backwards, those that are no
     /// place left out. What is called permuted MNIST in the code of S4 is this.
     BitReversed,
 }

@@ -15,13 +15,13 @@ use super::{Answers, Example, Item, Part, Sequence, Shape, Task, TaskError, When
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DigitsWithGap {
-    /// Steps of noise.
+    /// Steps of noise after the last pixel.
     #[serde(default = "gap")]
     pub gap: usize,
-    /// Its standard deviation.
+    /// Standard deviation of the noise.
     #[serde(default = "noise")]
     pub noise: f64,
-    /// The images.
+    /// The images, and the order of their pixels.
     #[serde(default)]
     pub digits: Digits,
 }
@@ -34,7 +34,7 @@ fn noise() -> f64 {
     0.5
 }
 
-/// The images, opened.
+/// The images of a [`DigitsWithGap`], opened: sequences of pixels with noise after them.
 #[derive(Clone, Debug)]
 pub struct GappedSequences {
     images: PixelSequences,

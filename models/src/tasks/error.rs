@@ -11,11 +11,11 @@ pub enum TaskError {
     /// An option is out of range, or does not go with another one.
     #[error("{option}: expected {expected}, found {found}")]
     Option {
-        /// The option's name.
+        /// Name of the option.
         option: &'static str,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What the option was given instead.
         found: String,
     },
     /// A file or folder cannot be read.
@@ -23,7 +23,7 @@ pub enum TaskError {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A file or folder does not hold what it should.
@@ -35,13 +35,13 @@ pub enum TaskError {
         place: String,
         /// What would have been accepted.
         expected: String,
-        /// What is there.
+        /// What was found there instead.
         found: String,
     },
 }
 
 impl TaskError {
-    /// An impossible option.
+    /// [`TaskError::Option`] for a value that an option cannot have.
     pub(crate) fn option(option: &'static str, expected: impl Into<String>, found: impl ToString) -> Self {
         Self::Option {
             option,

@@ -18,7 +18,7 @@ pub struct Forecasting {
     /// How far ahead, in training steps.
     #[serde(default = "horizon")]
     pub horizon: f64,
-    /// The signals.
+    /// How the signals to be forecast are drawn and sampled.
     #[serde(default)]
     pub waves: Waves,
 }

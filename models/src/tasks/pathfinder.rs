@@ -131,7 +131,7 @@ fn ahead((x, y): Point, direction: f64, length: f64) -> Point {
     (x + length * direction.cos(), y + length * direction.sin())
 }
 
-/// From a point to the nearest one of a stretch.
+/// Distance from a point to the nearest point of a stretch.
 fn distance((x, y): Point, ((ax, ay), (bx, by)): (Point, Point)) -> f64 {
     let (dx, dy) = (bx - ax, by - ay);
     let square = dx * dx + dy * dy;
@@ -142,7 +142,7 @@ fn distance((x, y): Point, ((ax, ay), (bx, by)): (Point, Point)) -> f64 {
     (x - ax - along * dx).hypot(y - ay - along * dy)
 }
 
-/// From one dash to another, by ends and middles: dashes are short.
+/// Distance from one dash to another, by ends and middles: dashes are short.
 fn apart(a: (Point, Point), b: (Point, Point)) -> f64 {
     let middle = |(from, to): (Point, Point)| ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0);
     let of = |points: (Point, Point), stretch| {

@@ -16,10 +16,10 @@ use super::{Example, Item, Shape, Task, TaskError};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelectiveCopying {
-    /// M.
+    /// Number M of tokens that are to be copied.
     #[serde(default = "copying::tokens")]
     pub tokens: usize,
-    /// A.
+    /// Vocabulary size A, blank and marker included.
     #[serde(default = "copying::vocab_size")]
     pub vocab_size: usize,
 }

@@ -1,4 +1,4 @@
-//! Which class a text is of, from its bytes.
+//! Text classification: which class a text is of, from its bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +14,12 @@ use super::{
 };
 use crate::input;
 
-/// Bytes there are.
+/// Number of values of a byte: every id is below it.
 const BYTES: usize = 256;
 /// The longest file that is read.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Which class a text is of, from its first T bytes.
+/// Text classification: which class a text is of, from its first T bytes.
 ///
 /// `path` is a folder with a folder of text files for every class, as reviews are published (`pos/1_10.txt`, `neg/1_1.txt`), or a CSV file
 /// with a column for the text and one for the class. Classes are numbered in the order of their names. Texts that are shorter than T
@@ -27,7 +27,7 @@ const MAX_BYTES: u64 = 1 << 30;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextClasses {
-    /// The texts.
+    /// The texts: a folder with a folder for every class, or a CSV file.
     pub path: PathBuf,
     /// The texts that are held out, of the same form. Default: a share of those in `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,7 +20,7 @@ use super::TaskError;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Waves {
-    /// K.
+    /// Number K of sinusoids, or chirps, in a signal.
     pub components: usize,
     /// Lowest frequency, in cycles per training step.
     pub lowest: f64,
@@ -47,7 +47,7 @@ impl Default for Waves {
     }
 }
 
-/// One signal.
+/// One signal u(τ), drawn from [`Waves`].
 pub(super) struct Wave {
     /// Phase, frequency and its slope.
     components: Vec<[f64; 3]>,
@@ -111,7 +111,7 @@ impl Waves {
 }
 
 impl Wave {
-    /// u(τ).
+    /// The signal u(τ) at τ = `time`, in training steps.
     pub(super) fn at(&self, time: f64) -> f64 {
         let component = |[phase, frequency, slope]: &[f64; 3]| {
             // Whole cycles off first: τ may be long.

@@ -18,7 +18,7 @@ use rand_distr::StandardNormal;
 
 use super::error::TaskError;
 
-/// σ.
+/// σ, whose square is the power of the signal before its first sample is taken off.
 const POWER: f64 = 0.5;
 
 /// `length` samples of white noise up to `limit`, in cycles per sample, from 0 to ½. The first sample is 0.

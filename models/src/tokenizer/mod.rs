@@ -31,23 +31,23 @@ pub enum TokenizerError {
         folder.display()
     )]
     Absent {
-        /// The checkpoint's folder.
+        /// Folder of the checkpoint that has no tokenizer.
         folder: PathBuf,
-        /// The model's vocabulary.
+        /// Size of the model's vocabulary.
         vocab_size: usize,
     },
     /// The file cannot be read.
     #[error("{}: not a tokenizer that can be read: {reason}", path.display())]
     Invalid {
-        /// The file.
+        /// Path of the tokenizer's file.
         path: PathBuf,
-        /// The library's reason.
+        /// Why the file is no tokenizer that can be read, in words.
         reason: String,
     },
     /// A line of a vocabulary is damaged.
     #[error("{}: line {line}: {reason}", path.display())]
     Line {
-        /// The file.
+        /// Path of the vocabulary's file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -57,15 +57,15 @@ pub enum TokenizerError {
     /// A vocabulary has no token for a part of a text.
     #[error("text, byte {offset}: no token of the vocabulary begins with byte {byte:#04x}")]
     NoToken {
-        /// The byte.
+        /// The byte that no token begins with.
         byte: u8,
-        /// Its place in the text, from 0.
+        /// Place of the byte in the text, from 0.
         offset: usize,
     },
     /// The tokenizer belongs to another model.
     #[error("{}: expected ids below the model's vocabulary size {vocab_size}, found id {found}", path.display())]
     Vocabulary {
-        /// The file.
+        /// Path of the tokenizer's file.
         path: PathBuf,
         /// Rows of the model's embedding.
         vocab_size: usize,
@@ -78,7 +78,7 @@ pub enum TokenizerError {
     /// The library failed on a text.
     #[error("tokenizer: {reason}")]
     Failed {
-        /// The library's reason.
+        /// What the tokenizers library reports, in words.
         reason: String,
     },
     /// An entry of a list of ids is not one.
@@ -86,9 +86,9 @@ pub enum TokenizerError {
     Ids {
         /// Position in the list, from 0.
         index: usize,
-        /// Ids that exist.
+        /// Number of ids that exist; the largest is one less.
         vocab_size: usize,
-        /// The entry.
+        /// Text of the entry that is no id.
         found: String,
     },
 }
@@ -143,7 +143,7 @@ impl Tokenizer {
         })
     }
 
-    /// The same; where there is no tokenizer, errors of texts say that the one in the file of weights `path` is not read, and why.
+    /// This tokenizer; where there is none, errors of texts say that the one in the file of weights `path` is not read, and why.
     pub(crate) fn or_unread(self, path: &Path, reason: &str) -> Self {
         match self.0 {
             Kind::Absent { vocab_size, .. } => Self(Kind::Absent {
@@ -338,7 +338,7 @@ pub(crate) fn name_in_folder(file: &Path) -> String {
     }
 }
 
-/// SentencePiece's file.
+/// Name of the file in which SentencePiece keeps a vocabulary.
 const SENTENCEPIECE: &str = "tokenizer.model";
 
 /// The file that a folder's tokenizer is read from: `tokenizer.json`, the only `rwkv_vocab*.txt`, or `tokenizer.model`.

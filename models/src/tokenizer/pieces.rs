@@ -62,7 +62,7 @@ pub struct Pieces<'t, R> {
     overlap: usize,
     /// Text not yet done with, as far as it is read.
     text: Vec<u8>,
-    /// Its place in the whole.
+    /// Place of `text` in the whole text: the number of bytes before it.
     place: u64,
     /// Whether the reader has ended.
     at_end: bool,
@@ -314,7 +314,7 @@ impl Window {
     }
 }
 
-/// How many tokens of the window before are kept, and from which of the next one on it goes on; `None` unless the two agree in the
+/// How many tokens of the window before are kept, and with which token of the next one the ids go on; `None` unless they agree in the
 /// middle half of what they have in common.
 fn join(before: &[Token], next: &[Token], (start, end): (usize, usize)) -> Option<(usize, usize)> {
     let quarter = end.saturating_sub(start) / 4;

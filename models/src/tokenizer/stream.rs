@@ -8,9 +8,9 @@ pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
     /// Where tokens are bytes: an incomplete character.
     bytes: Vec<u8>,
-    /// Where they are not: the tokens given out last, which later ones may need as context (a leading blank, for example), and those held back.
+    /// Where tokens are not bytes: those given out last, as context for later ones (a leading blank, for example), and those held back.
     ids: Vec<u32>,
-    /// How many of them have been given out.
+    /// How many of `ids`, the first ones, have been given out.
     read: usize,
 }
 

@@ -5,9 +5,9 @@ use std::ops::Range;
 /// Sequences of one length with their targets, sequence by sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Number of sequences.
+    /// Number of sequences in the batch.
     pub sequences: usize,
-    /// Tokens of each.
+    /// Tokens of each sequence.
     pub time: usize,
     /// What is read, `[sequences, time]`.
     pub ids: Vec<u32>,
@@ -46,7 +46,7 @@ impl Batch {
 }
 
 impl Segment<'_> {
-    /// Number of sequences.
+    /// Number of sequences, which is that of the batch.
     pub fn sequences(&self) -> usize {
         self.batch.sequences
     }

@@ -48,7 +48,7 @@ const MAX_BYTES: u64 = 4 << 20;
 /// Tokens of a training, at which no count of them overflows yet.
 const MOST_TOKENS: u64 = 1 << 63;
 
-/// A whole training.
+/// Configuration of a whole training.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -85,15 +85,15 @@ pub struct TrainConfig {
     /// Folder that relative paths start from. Default: the configuration's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
-    /// What is trained.
+    /// The model that the training begins with.
     pub model: ModelConfig,
-    /// What it is trained on, token by token. Every training has this or a `task`.
+    /// Data that the model is trained on, token by token. Every training has this or a `task`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataConfig>,
     /// What else it is trained on: classes, answers at every step, real values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskConfig>,
-    /// What it is evaluated on; without it there is no evaluation of the loss.
+    /// Data that losses are evaluated on. Default: the held-out part of `data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation_data: Option<DataConfig>,
     /// How weights follow from gradients.
@@ -111,11 +111,11 @@ pub struct TrainConfig {
     pub evaluation: Option<EvaluationConfig>,
 }
 
-/// Kinds of devices.
+/// Kind of device that a training runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceName {
-    /// The processor.
+    /// The main processor (CPU).
     #[default]
     Cpu,
     /// A graphics processor through Vulkan, Metal or DirectX.

@@ -26,13 +26,13 @@ pub enum TrainError {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The configuration is no TOML, or its fields are not those of a training.
     #[error("{}: {place}{reason}", path.display())]
     Syntax {
-        /// The file.
+        /// The configuration's file.
         path: PathBuf,
         /// Line and field, as far as they are known, with a colon after each.
         place: String,
@@ -46,7 +46,7 @@ pub enum TrainError {
         field: String,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What the field has instead.
         found: String,
     },
     /// The run folder exists already.
@@ -58,7 +58,7 @@ pub enum TrainError {
     /// There is nothing to resume.
     #[error("{}: expected the folder of a training to resume, with {expected} in it, found none", folder.display())]
     NotARun {
-        /// The folder.
+        /// The folder that was to be resumed.
         folder: PathBuf,
         /// The file that is missing.
         expected: &'static str,
@@ -66,7 +66,7 @@ pub enum TrainError {
     /// A training is to be resumed under another configuration.
     #[error("the training in {} has another configuration: {}", folder.display(), list(differences))]
     Differs {
-        /// The folder.
+        /// The run folder that was to be resumed.
         folder: PathBuf,
         /// Every field that differs.
         differences: Vec<Difference>,
@@ -78,7 +78,7 @@ pub enum TrainError {
     NotFinite {
         /// The step, from 0.
         step: u64,
-        /// The loss.
+        /// The loss that is not finite.
         loss: f64,
     },
     /// The model cannot be made, loaded, run or written, or states not be carried on.
@@ -109,9 +109,9 @@ pub enum TrainError {
 pub struct Difference {
     /// The field's path: `optimizer.learning_rate`.
     pub field: String,
-    /// Its value in the run folder, as JSON; `none` if it is absent.
+    /// Value of the field in the run folder, as JSON; `none` if it is absent.
     pub saved: String,
-    /// Its value now.
+    /// Value of the field in the configuration to resume with, as JSON; `none` if it is absent.
     pub asked: String,
 }
 

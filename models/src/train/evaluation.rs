@@ -33,7 +33,7 @@ pub struct EvaluationConfig {
     /// Streams that losses are averaged over.
     #[serde(default = "usual_streams")]
     pub streams: usize,
-    /// How many times the largest loss, or perplexity, inside the training length is called a collapse.
+    /// A collapse is a loss, or perplexity, above so many times the largest inside the training length.
     #[serde(default = "usual_threshold")]
     pub threshold: f64,
     /// Whether the streams are read once more with the state emptied every training length, for comparison.
@@ -152,19 +152,19 @@ impl EvaluationData {
 /// What an evaluation found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationReport {
-    /// T, in tokens.
+    /// Training length T, in tokens.
     pub train_length: u64,
     /// Mean loss against position, over [`Buckets::doubling`].
     pub positions: Vec<BucketLoss>,
-    /// The same with the state emptied every T tokens.
+    /// Mean loss against position with the state emptied every T tokens; `None` where it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarted: Option<Vec<BucketLoss>>,
     /// The published criterion; `None` where nothing beyond T was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collapse: Option<Collapse>,
-    /// How much larger losses are than at the end of the training length.
+    /// Mean loss beyond T less the mean loss in [T/2, T), in nats, bucket by bucket.
     pub excess: Vec<Excess>,
-    /// Passkeys.
+    /// How passkeys were recalled; `None` where none were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passkey: Option<PasskeyReport>,
 }

@@ -22,8 +22,7 @@ pub struct Evaluator {
 impl Evaluator {
     /// Reads the data that `config` asks for; `None` where it asks for no evaluation.
     ///
-    /// Without `evaluation_data`, the streams are of the held-out part of `data`, or of `data` itself where that is drawn and
-    /// never ends; passkeys are asked for where they are trained.
+    /// Without `evaluation_data`, the streams are of the held-out part of `data`; passkeys are asked for where they are trained.
     ///
     /// # Errors
     /// [`TrainError::Field`] or [`TrainError::Data`] for data that cannot be read.

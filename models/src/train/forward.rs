@@ -22,7 +22,7 @@ use crate::state::{ModelState, ask_for_states, states_at_least};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE single precision.
+    /// Matrices are multiplied in IEEE single precision.
     #[default]
     F32,
     /// Matrices, embeddings and what matrices are multiplied with are rounded to bfloat16.
@@ -312,11 +312,11 @@ impl Differentiable {
 
 /// The tokens of a segment that count.
 struct Counted {
-    /// Which ones, where not all.
+    /// Indices of the tokens that count among all of the segment; `None` where all count.
     rows: Option<Vec<i64>>,
     /// Targets of the tokens that count.
     targets: Arc<[u32]>,
-    /// Their weights, where not all are 1.
+    /// Weights of the tokens that count; `None` where all are 1.
     weights: Option<Vec<f32>>,
     total: f64,
 }

@@ -24,11 +24,11 @@ const CONFIG: &str = "config.json";
 /// One tensor of a model.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// Its name in the published layout.
+    /// Name of the tensor in the published layout.
     pub name: String,
-    /// Its shape there, outermost dimension first.
+    /// Shape of the tensor in that layout, outermost dimension first.
     pub shape: Vec<usize>,
-    /// Its values in row-major order, f32, without autodiff.
+    /// Values of the tensor in row-major order, f32, without autodiff.
     pub value: Tensor<1>,
     /// A second name under which the layout stores the same values: that of a head that is tied and stored all the same.
     pub twin: Option<String>,
@@ -51,7 +51,7 @@ impl Parameter {
         }
     }
 
-    /// How it is written under this name.
+    /// How the tensor is written under `name`: that name, and its shape.
     fn plan(&self, name: &str) -> TensorPlan {
         TensorPlan {
             name: name.to_string(),
@@ -93,10 +93,10 @@ impl Parameter {
 pub struct Parameters {
     layout: &'static Layout,
     config: Map<String, Value>,
-    /// The configuration, read.
+    /// The configuration as the layout has read it: puts the model together from tensors.
     assembly: Assembly,
     list: Vec<Parameter>,
-    /// How many of them, the first ones, are the layout's.
+    /// How many of `list`, the first ones, are tensors of the layout.
     of_layout: usize,
     device: Device,
 }

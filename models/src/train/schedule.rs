@@ -77,7 +77,7 @@ pub enum ScheduleConfig {
         warmup_steps: u64,
         /// Steps below the peak at the end.
         decay_steps: u64,
-        /// How they fall.
+        /// How the rate falls over the last steps.
         #[serde(default)]
         decay: DecayShape,
         /// Rate of the last step, as a fraction of the peak.
@@ -86,7 +86,7 @@ pub enum ScheduleConfig {
     },
 }
 
-/// How WSD falls.
+/// How the rate of WSD falls, with x the share of its last steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DecayShape {
     /// In a straight line, 1 − x.
@@ -99,7 +99,7 @@ pub enum DecayShape {
 }
 
 impl Default for ScheduleConfig {
-    /// Constant, without warm-up.
+    /// The peak from the first step to the last, without warm-up.
     fn default() -> Self {
         Self::Constant { warmup_steps: 0 }
     }

@@ -38,7 +38,7 @@ const END: &[u8] = b"the end";
 pub struct Team(Arc<dyn Communicator>);
 
 impl Team {
-    /// Those of `ranks` for this training.
+    /// The team of `ranks`, each of which calls this with the configuration of the same training.
     ///
     /// # Errors
     /// [`TrainError::Field`] for what a training on several ranks cannot have, [`TrainError::Parallel`] where ranks have
@@ -59,7 +59,7 @@ impl Team {
         self.0.rank() == 0
     }
 
-    /// The ranks.
+    /// The communicator of the training's ranks.
     pub fn ranks(&self) -> &dyn Communicator {
         self.0.as_ref()
     }
@@ -153,7 +153,7 @@ impl Team {
     }
 }
 
-/// The same network gives gradients of the same parameters.
+/// The error of `rank`, which lacks a gradient that others have: one network gives gradients of the same parameters everywhere.
 fn unequal(rank: usize) -> TrainError {
     let (what, from) = ("its gradients", rank);
     let (expected, found) = (

@@ -1,4 +1,4 @@
-//! One step: from the next batches to the next weights.
+//! A training, step by step: from the next batches to the next weights.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub struct Trainer {
     lessons: Lessons,
     optimizer: Optimizer,
     carry: Carry,
-    /// With autodiff.
+    /// The device that gradients are computed on, with autodiff.
     device: Device,
     step: u64,
     tokens: u64,
@@ -53,7 +53,7 @@ pub struct Trainer {
 enum Lessons {
     /// Data whose next token is foretold.
     Tokens(Box<dyn Source>),
-    /// Anything else.
+    /// Examples of a task, with right answers of its own.
     Task(TaskWork),
 }
 
@@ -62,7 +62,7 @@ enum Lessons {
 struct Sum {
     /// Weighted −log p of all targets so far.
     loss: f64,
-    /// Their gradients, and the weight of the targets.
+    /// Sums of the gradients of `loss` and of the targets' weights.
     gradients: Accumulator,
 }
 
@@ -128,7 +128,7 @@ impl Trainer {
         })
     }
 
-    /// The same training on several ranks, each of which calls this. Rank 0 makes the steps; on the others [`Trainer::follow`] makes the same ones.
+    /// This training on several ranks, each of which calls this. Rank 0 makes the steps; on the others [`Trainer::follow`] makes the same ones.
     ///
     /// # Errors
     /// As [`Team::new`]; [`TrainError::Parallel`] where ranks begin with other weights.
@@ -197,7 +197,7 @@ impl Trainer {
         &self.tokenizer
     }
 
-    /// Steps done.
+    /// Number of steps done so far.
     pub fn steps_done(&self) -> u64 {
         self.step
     }

@@ -94,7 +94,7 @@ struct Outputs<B: Backend> {
 struct Saved<B: Backend> {
     operator: Arc<dyn Erased>,
     inputs: [Option<NodeId>; PLACES],
-    /// None where the only output is the operator's own node.
+    /// The operator's several outputs; `None` where the only output is the operator's own node.
     outputs: Option<Outputs<B>>,
 }
 

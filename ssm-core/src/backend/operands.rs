@@ -82,7 +82,7 @@ macro_rules! operands {
 pub(crate) use operands;
 
 operands! {
-    /// One output.
+    /// The output of an operator that has only one.
     pub(crate) Output { out }
 }
 
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     operands! {
-        /// Three operands.
+        /// The operands of the tests, of which the third may be missing.
         Three { first, second; optional third }
     }
 

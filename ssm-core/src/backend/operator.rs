@@ -21,12 +21,12 @@ pub(crate) type Out<O, T> = <<O as Operator>::Outputs as Declared>::As<T>;
 /// first output is always given; any other may be missing, and is zero then. Gradients have the shapes and element types of the
 /// inputs, with a gap where an input is missing.
 pub(crate) trait Operator: Debug + Send + Sync + 'static {
-    /// What it reads. The first input decides on the device and the element type.
+    /// The inputs that it reads. The first decides on the device and the element type.
     type Inputs: Declared;
-    /// What it gives.
+    /// The outputs that it computes.
     type Outputs: Declared;
 
-    /// For messages.
+    /// Name of the operator, for messages.
     #[cfg_attr(
         not(feature = "cube"),
         allow(dead_code, reason = "only CubeCL devices refuse an operator")
@@ -67,20 +67,20 @@ pub(crate) trait Operator: Debug + Send + Sync + 'static {
 
 /// An operator as Burn's dispatch carries it: without the names of its operands.
 pub(crate) trait Erased: Debug + Send + Sync + 'static {
-    /// As [`Operator::outputs`].
+    /// As [`Operator::outputs`], with operands as lists.
     #[cfg_attr(
         not(feature = "fusion"),
         allow(dead_code, reason = "only fusion asks before it runs")
     )]
     fn outputs(&self, inputs: List<Spec>) -> List<Spec>;
-    /// As [`Operator::forward_flex`].
+    /// As [`Operator::forward_flex`], with operands as lists.
     fn forward_flex(&self, inputs: List<FlexTensor>) -> List<FlexTensor>;
-    /// As [`Operator::backward_flex`].
+    /// As [`Operator::backward_flex`], with operands as lists.
     fn backward_flex(&self, inputs: List<FlexTensor>, cotangents: List<FlexTensor>) -> List<FlexTensor>;
-    /// As [`Operator::forward_cube`].
+    /// As [`Operator::forward_cube`], with operands as lists.
     #[cfg(feature = "cube")]
     fn forward_cube(&self, inputs: List<CubeTensor>) -> List<CubeTensor>;
-    /// As [`Operator::backward_cube`].
+    /// As [`Operator::backward_cube`], with operands as lists.
     #[cfg(feature = "cube")]
     fn backward_cube(&self, inputs: List<CubeTensor>, cotangents: List<CubeTensor>) -> List<CubeTensor>;
 }

@@ -5,13 +5,13 @@ use burn::backend::{Backend, ExtensionType, tensor::FloatTensor};
 /// Places in a list: more than the operands of the widest operator.
 pub(crate) const PLACES: usize = 12;
 
-/// One place.
+/// A place in a list of tensors.
 #[derive(ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub(crate) enum Place<B: Backend> {
-    /// A tensor.
+    /// The tensor in this place.
     Given(FloatTensor<B>),
-    /// No tensor.
+    /// No tensor is in this place.
     Empty,
 }
 

@@ -18,14 +18,14 @@ use crate::operators::split;
 use crate::weights::{Init, WeightSource};
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// One block.
+/// A block of a window of free taps for every channel, and a gated projection over channels.
 #[derive(Clone, Debug)]
 pub struct FreeConvolutionNd {
     shape: ImageShape,
     taps: usize,
-    /// `[model_dim, taps^axes]`, the last axis fastest, from the lag furthest ahead to the one furthest back.
+    /// Taps K, `[model_dim, taps^axes]`, the last axis fastest, from the lag furthest ahead to the one furthest back.
     kernel: Tensor<2>,
-    /// `[1, model_dim]`.
+    /// D, the skip from an input to its own output, `[1, model_dim]`.
     skip: Tensor<2>,
     out: Linear,
 }

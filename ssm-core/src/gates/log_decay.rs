@@ -1,4 +1,4 @@
-//! Decays, as logarithms.
+//! Decays of the state by tokens, as logarithms.
 
 use super::narrow_time;
 use crate::error::{Error, Result};

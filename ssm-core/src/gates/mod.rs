@@ -21,11 +21,11 @@ use std::ops::Range;
 /// Shape of a recurrence. Head `h` reads query/key group `h / (heads / groups)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dims {
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
-    /// Tokens.
+    /// Number of tokens of each sequence.
     pub time: usize,
-    /// Heads.
+    /// Number of heads.
     pub heads: usize,
     /// Query/key groups; a divisor of the heads.
     pub groups: usize,
@@ -82,7 +82,7 @@ pub struct Gates {
     pub key: Tensor<4>,
     /// v, `[batch, time, heads, value_dim]`.
     pub value: Tensor<4>,
-    /// log a.
+    /// log a, the logarithm of what a token multiplies the state by.
     pub log_decay: LogDecay,
     /// δ, `[batch, time, heads]`: what a token's write is multiplied by, in models that discretise (Mamba). `None` is 1.
     pub step_size: Option<Tensor<3>>,

@@ -6,12 +6,12 @@ use crate::intervention::{Chain, Site};
 use burn::tensor::{Device, Tensor};
 use std::sync::Arc;
 
-/// c · mixer(x).
+/// A mixer with a factor on its output: c · mixer(x).
 #[derive(Clone, Debug)]
 pub struct Scaled {
-    /// The mixer.
+    /// The mixer whose output is multiplied.
     pub mixer: Arc<dyn Mixer>,
-    /// c.
+    /// c, the factor on the mixer's output.
     pub factor: f32,
 }
 
@@ -64,7 +64,7 @@ impl Mixer for Scaled {
 /// One of two mixers side by side: output · mixer(input · x).
 #[derive(Clone, Debug)]
 pub struct Branch {
-    /// The mixer.
+    /// The mixer of this branch.
     pub mixer: Arc<dyn Mixer>,
     /// Factor on what it reads.
     pub input: f32,

@@ -86,7 +86,7 @@ pub struct Context<'a> {
     pub positions: &'a [u64],
     /// Tokens of each sequence before its padding, where there is any: what a layer that sees later tokens must not look beyond.
     pub lengths: Option<&'a [usize]>,
-    /// How many of the tokens at hand are a prefix, where some are.
+    /// The prefix that the tokens at hand begin with, where there is one.
     pub prefix: Option<&'a Prefix>,
     /// What earlier layers left for later ones in this call.
     pub shared: &'a mut Shared,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// What becomes of padding in a prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Padding {
-    /// Its keys are 0 before the feature map, and its values stay: φ(0) = \[1, 0, …\] still counts in both sums. Published prefix
+    /// Keys of padding are 0 before the feature map, and its values stay: φ(0) = \[1, 0, …\] still counts in both sums. Published prefix
     /// linear attention does this, and its checkpoints were trained so.
     #[default]
     Counted,
@@ -17,7 +17,7 @@ pub enum Padding {
     LeftOut,
 }
 
-/// Which tokens of a prefix are none.
+/// Which tokens of a prefix are padding, and what becomes of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefixMask {
     keep: Arc<[bool]>,
@@ -88,7 +88,7 @@ impl Prefix {
         self.tokens
     }
 
-    /// Which of them are none, where some are.
+    /// The mask of the prefix, where some of its tokens are padding.
     pub fn mask(&self) -> Option<&PrefixMask> {
         self.mask.as_ref()
     }

@@ -21,7 +21,7 @@ pub enum MixerState {
     Attention(KeyValueCache),
     /// What the parts of a mixer carry, in their order; one of them at most has recurrences.
     Several(Vec<Self>),
-    /// Nothing.
+    /// Nothing is carried from token to token.
     Stateless,
 }
 

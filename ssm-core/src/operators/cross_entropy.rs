@@ -1,4 +1,4 @@
-//! Loss per token.
+//! Cross-entropy loss of every token.
 
 use crate::backend::{Spec, over_rows, run};
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>, classes: usize) -> 
 
 #[derive(Debug)]
 struct CrossEntropy {
-    /// One per row.
+    /// The target class of every row of logits.
     targets: Arc<[u32]>,
 }
 

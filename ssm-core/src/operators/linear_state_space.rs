@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 /// sections 2.3 and 3, and (2206.11893), section 3.
 #[derive(Clone, Debug)]
 pub struct LinearSystem {
-    /// Δ, `[channels]`, positive.
+    /// Δ, the step size of every channel, `[channels]`, positive.
     pub step_size: Tensor<1>,
     /// Λ, `[copies, modes, 2]`.
     pub a: Tensor<3>,
@@ -34,7 +34,7 @@ pub struct LinearSystem {
     pub c: Tensor<4>,
     /// P, `[rank, copies, modes, 2]`, which needs the bilinear rule and conjugate pairs.
     pub low_rank: Option<Tensor<4>>,
-    /// D, `[outputs, channels]`.
+    /// D, the skip from an input to its own outputs, `[outputs, channels]`; `None` is 0.
     pub skip: Option<Tensor<2>>,
     /// How time becomes discrete.
     pub rule: Rule,
@@ -177,7 +177,7 @@ impl LinearSystem {
 #[derive(Clone, Debug)]
 pub struct FixedLinearSystem {
     system: LinearSystem,
-    /// Nothing where a call is not to use it.
+    /// The discrete system, once it is made; `None` in it where a call is not to use one.
     discrete: OnceLock<Option<Arc<kernel::System>>>,
 }
 
@@ -191,7 +191,7 @@ impl From<LinearSystem> for FixedLinearSystem {
 }
 
 impl FixedLinearSystem {
-    /// The system.
+    /// The continuous system, as it was given.
     pub fn system(&self) -> &LinearSystem {
         &self.system
     }

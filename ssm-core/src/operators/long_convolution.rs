@@ -17,7 +17,7 @@ pub struct LongConvolutionInputs {
     pub kernel: Tensor<3>,
     /// K′, in the shape of K, by which an output sees later tokens; and what its first tap meets.
     pub later_kernel: Option<(Later, Tensor<3>)>,
-    /// D, `[multiplicity, channels]`.
+    /// D, the skip from an input to its own outputs, `[multiplicity, channels]`; `None` is 0.
     pub skip: Option<Tensor<2>>,
     /// r, `[batch, time, multiplicity · channels]`: the response to a state before the first token, added to the output.
     pub response: Option<Tensor<3>>,

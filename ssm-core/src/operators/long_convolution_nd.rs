@@ -12,7 +12,7 @@ pub use spillway_kernel_dsl::long_convolution::nd::Form;
 /// An axis of what is convolved, and the kernels along it.
 #[derive(Clone, Debug)]
 pub struct AxisKernel {
-    /// Positions.
+    /// Number of positions along the axis.
     pub size: usize,
     /// k, `[rank, multiplicity, channels, taps]`; the first tap meets the position itself.
     pub kernel: Tensor<4>,
@@ -115,7 +115,7 @@ fn in_order(axis: AxisKernel) -> impl Iterator<Item = Tensor<4>> {
     later.into_iter().chain([axis.kernel])
 }
 
-/// The same by long convolutions along one axis after another, each of all other positions side by side.
+/// [`long_convolution_nd`] as long convolutions along one axis after another, each of all other positions side by side.
 fn axis_by_axis(input: Tensor<3>, axes: Vec<AxisKernel>, skip: Option<Tensor<2>>) -> Result<Tensor<3>> {
     let [batch, positions, channels] = input.dims();
     let [rank, multiplicity, ..] = axes[0].kernel.dims();

@@ -15,7 +15,7 @@ use spillway_kernel_dsl::cube::{Client, Error as DeviceError};
 use spillway_kernel_dsl::pointwise::{self as kernel, Function};
 use std::f64::consts::SQRT_2;
 
-/// eˣ.
+/// eˣ of every value.
 pub fn exp<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::Exp, x)
 }
@@ -25,17 +25,17 @@ pub fn sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::Sigmoid, x)
 }
 
-/// x σ(x).
+/// SiLU(x) = x σ(x) of every value.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::Silu, x)
 }
 
-/// tanh(x).
+/// tanh(x) of every value.
 pub fn tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::Tanh, x)
 }
 
-/// max(x, 0)².
+/// max(x, 0)² of every value.
 pub fn squared_relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::SquaredRelu, x)
 }
@@ -50,12 +50,12 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     of(Function::GeluTanh, x)
 }
 
-/// σ(gate) ∘ x.
+/// σ(gate) ∘ x, value by value.
 pub fn sigmoid_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     gated(Function::Sigmoid, gate, x)
 }
 
-/// SiLU(gate) ∘ x.
+/// SiLU(gate) ∘ x, value by value, with SiLU(g) = g σ(g).
 pub fn silu_gate<const D: usize>(gate: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
     gated(Function::Silu, gate, x)
 }

@@ -127,7 +127,7 @@ impl<const D: usize> From<Tensor<D>> for OnHost {
 
 /// The gates of a recurrence on the CPU, held so that views of them can be handed to a kernel.
 pub(crate) struct Held<'a> {
-    /// Beside a state that holds nothing.
+    /// The gates as operands, beside a state that holds nothing.
     operands: OperandsAndState<RowTensor, FlexTensor>,
     pub(crate) problem: Problem,
     operator: &'a Recurrence,

@@ -39,7 +39,7 @@ pub struct RotaryScaling {
     pub low: f32,
     /// L / high tokens are the longest turn of a pair that stays as it is; high is above low.
     pub high: f32,
-    /// L.
+    /// L, the length of texts in the first training, in tokens.
     pub length: f32,
 }
 

@@ -24,7 +24,7 @@ pub struct ScanInputs {
     pub b: Tensor<4>,
     /// C, `[batch, time, groups, state_dim]`.
     pub c: Tensor<4>,
-    /// D, `[channels]`.
+    /// D, the skip from u to its own output, `[channels]`; `None` is 0.
     pub skip: Option<Tensor<1>>,
     /// z, `[batch, time, channels]`.
     pub gate: Option<Tensor<3>>,

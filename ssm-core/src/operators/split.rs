@@ -119,12 +119,12 @@ impl Declared for Parts<()> {
     type As<T> = Parts<T>;
 }
 
-/// Some columns.
+/// Neighbouring columns of the input that become one output.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     start: usize,
     width: usize,
-    /// How many heads of which width the columns are divided into, where they are.
+    /// Number and width of the heads that the columns are divided into, if into any.
     heads: Option<[usize; 2]>,
 }
 

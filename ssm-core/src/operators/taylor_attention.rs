@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub struct TaylorPlan {
     /// Factor on q·k; 1/√K in the papers.
     pub scale: f32,
-    /// Which polynomial of it weighs a value.
+    /// The polynomial of the scaled q·k that weighs a value.
     pub expansion: Expansion,
     /// ε of the denominator; `None` for no denominator.
     pub normalizer: Option<f32>,
@@ -48,22 +48,22 @@ impl TaylorPlan {
 /// Tokens that every other token sees, earlier ones too.
 #[derive(Clone, Debug)]
 pub struct TaylorPrefix {
-    /// Their keys, `[sequences, prefix, heads, key_dim]`.
+    /// Keys of the prefix, `[sequences, prefix, heads, key_dim]`.
     pub key: Tensor<4>,
-    /// Their values, `[sequences, prefix, heads, value_dim]`.
+    /// Values of the prefix, `[sequences, prefix, heads, value_dim]`.
     pub value: Tensor<4>,
-    /// How many of the first of them are padding, per sequence, where some are.
+    /// How many of the first tokens of the prefix are padding, per sequence, where some are.
     pub padding: Option<Arc<[usize]>>,
 }
 
 /// What Taylor attention reads.
 #[derive(Clone, Debug)]
 pub struct TaylorInputs {
-    /// `[batch, time, heads, key_dim]`.
+    /// Queries q, `[batch, time, heads, key_dim]`.
     pub query: Tensor<4>,
-    /// `[batch, time, heads, key_dim]`.
+    /// Keys k, `[batch, time, heads, key_dim]`.
     pub key: Tensor<4>,
-    /// `[batch, time, heads, value_dim]`.
+    /// Values v, `[batch, time, heads, value_dim]`.
     pub value: Tensor<4>,
     /// The prefix, where there is one.
     pub prefix: Option<TaylorPrefix>,

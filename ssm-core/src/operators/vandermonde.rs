@@ -11,7 +11,7 @@ pub use spillway_kernel_dsl::vandermonde::{Discretization, ModeSet};
 /// What of a diagonal system's kernel is not a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiagonalPlan {
-    /// L, positions.
+    /// L, the number of positions that the kernel is computed at.
     pub length: usize,
     /// How a mode becomes discrete.
     pub discretization: Discretization,

@@ -13,9 +13,9 @@ use burn::tensor::{Tensor, activation};
 pub enum Projection {
     /// W to twice the width and a gate: `glu`.
     Glu,
-    /// W alone: `id`.
+    /// W alone, to the model's width and without a gate: `id`.
     Linear,
-    /// Nothing, not even a W; the outputs of a channel must be one.
+    /// Nothing, not even a W; every channel must then have one output.
     None,
 }
 
@@ -35,7 +35,7 @@ pub enum ModeSum {
 /// A function of every value, by the names of state-spaces/s4.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// `id`: x.
+    /// `id`: x itself.
     #[default]
     Identity,
     /// `gelu`: x Φ(x).
@@ -44,7 +44,7 @@ pub enum Activation {
     Silu,
     /// `sigmoid`: σ(x).
     Sigmoid,
-    /// `tanh`.
+    /// `tanh`: tanh(x).
     Tanh,
     /// `relu`: max(x, 0).
     Relu,
@@ -53,7 +53,7 @@ pub enum Activation {
 /// The multiplicative branch of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gate {
-    /// Its width over the model's, g.
+    /// Width of the branch over the model's width, g.
     pub factor: usize,
     /// What becomes of W_g u.
     pub activation: Activation,

@@ -18,16 +18,16 @@ pub struct FreshSystem {
 /// What the systems of a name depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size {
-    /// How many there are.
+    /// How many systems there are.
     pub(super) copies: usize,
-    /// N of each.
+    /// N, the state size of each system.
     pub(super) state_dim: usize,
     /// The rank of P.
     pub(super) rank: usize,
 }
 
 impl FreshSystem {
-    /// The name.
+    /// The published name of the systems, such as `legs` or `diag-lin`.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -39,7 +39,7 @@ pub use fresh::FreshSystem;
 use view::View;
 pub(crate) use view::kernel_of;
 
-/// One S4 block.
+/// An S4 block: a linear state space per channel, and a projection over channels.
 #[derive(Clone, Debug)]
 pub struct S4 {
     config: S4Config,
@@ -52,7 +52,7 @@ pub struct S4 {
 #[derive(Clone, Debug)]
 struct GateBranch {
     shape: Gate,
-    /// W_g.
+    /// W_g, the projection of the block's input to the gate's width, with the bias b_g.
     input: Linear,
     /// W_o, where the outputs of the state space are not as many as the gate's.
     output: Option<Linear>,
@@ -103,7 +103,7 @@ impl S4 {
         })
     }
 
-    /// The shape.
+    /// The configuration that the block was read with.
     pub fn config(&self) -> &S4Config {
         &self.config
     }

@@ -15,9 +15,9 @@ use std::sync::OnceLock;
 /// A view of a linear system.
 #[derive(Clone, Debug)]
 pub(super) enum View {
-    /// From state to state.
+    /// The recurrent view: from state to state.
     Recurrent(Box<FixedLinearSystem>),
-    /// By kernels.
+    /// The convolutional view: a convolution with the system's kernels.
     Convolutional(Box<Kernels>),
 }
 

@@ -25,7 +25,7 @@ const EPS: f32 = 1e-6;
 /// γ of a fresh block.
 const SCALE: f32 = 1e-6;
 
-/// One block.
+/// A block of ConvNeXt with S4ND in the place of its depthwise convolution.
 #[derive(Clone, Debug)]
 pub struct ConvNextS4nd {
     mix: S4nd,
@@ -33,7 +33,7 @@ pub struct ConvNextS4nd {
     norm_bias: Tensor<1>,
     expand: Linear,
     project: Linear,
-    /// γ.
+    /// γ, the factor on every channel of the block's output, `[model_dim]`.
     scale: Tensor<1>,
 }
 

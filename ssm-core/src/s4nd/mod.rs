@@ -45,13 +45,13 @@ pub use convnext::ConvNextS4nd;
 pub use inflate::inflate;
 use kernels::Kernels;
 
-/// One S4ND block.
+/// An S4ND block: a state space along every axis of an image, and a projection over channels.
 #[derive(Clone, Debug)]
 pub struct S4nd {
     config: S4ndConfig,
     shape: ImageShape,
     kernels: Kernels,
-    /// D, `[channels, model_dim]`.
+    /// D, the skip from an input to its own outputs, `[channels, model_dim]`; `None` where these are summed.
     skip: Option<Tensor<2>>,
     out: Option<Linear>,
 }
@@ -95,7 +95,7 @@ impl S4nd {
         })
     }
 
-    /// The shape.
+    /// The configuration that the block was read with.
     pub fn config(&self) -> &S4ndConfig {
         &self.config
     }
@@ -183,7 +183,7 @@ impl Mixer for S4nd {
         self.config.axes.iter().any(|axis| axis.bidirectional)
     }
 
-    /// Those of a convolution along each axis, tap by tap.
+    /// Operations of a convolution along every axis, tap by tap: 2 · taps of all axes · terms · `channels` · `model_dim`.
     fn flops_per_token(&self) -> u64 {
         let taps = self.config.axes.iter().map(|axis| {
             let ahead = axis.taps.unwrap_or(axis.size).min(axis.size);

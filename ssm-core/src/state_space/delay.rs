@@ -22,7 +22,7 @@ const RIDGE: f64 = 1e-3;
 /// A delay that a state is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Delay {
-    /// L.
+    /// L, the samples of the signal.
     pub length: usize,
     /// Cycles per sample up to which there is noise.
     pub limit: f64,

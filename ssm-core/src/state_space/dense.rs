@@ -73,17 +73,17 @@ impl Dense {
         )
     }
 
-    /// A.
+    /// The state matrix A, N × N.
     pub fn a(&self) -> &DMatrix<f64> {
         &self.a
     }
 
-    /// B.
+    /// The input vector B, N numbers.
     pub fn b(&self) -> &DVector<f64> {
         &self.b
     }
 
-    /// C.
+    /// The output vector C, N numbers.
     pub fn c(&self) -> &DVector<f64> {
         &self.c
     }
@@ -189,22 +189,22 @@ impl StateSpace for Dense {
 }
 
 impl DiscreteDense {
-    /// Ā.
+    /// The discrete state matrix Ā, N × N.
     pub fn a(&self) -> &DMatrix<f64> {
         &self.a
     }
 
-    /// B̄.
+    /// The discrete input vector B̄, N numbers.
     pub fn b(&self) -> &DVector<f64> {
         &self.b
     }
 
-    /// C.
+    /// The output vector C, N numbers.
     pub fn c(&self) -> &DVector<f64> {
         &self.c
     }
 
-    /// Ā^`exponent`, by squarings.
+    /// Ā^`exponent`, N × N, by repeated squaring.
     pub fn transition_power(&self, exponent: usize) -> DMatrix<f64> {
         let mut power = DMatrix::identity(self.b.len(), self.b.len());
         let (mut square, mut left) = (self.a.clone(), exponent);

@@ -98,17 +98,17 @@ impl Diagonal {
         &self.eigenvalues
     }
 
-    /// B.
+    /// B of every mode.
     pub fn input(&self) -> &[Complex64] {
         &self.input
     }
 
-    /// C.
+    /// C of every mode.
     pub fn output(&self) -> &[Complex64] {
         &self.output
     }
 
-    /// Which modes the lists hold.
+    /// Which modes the system's lists hold.
     pub fn modes(&self) -> Modes {
         self.modes
     }
@@ -218,7 +218,7 @@ impl DiscreteDiagonal {
         &self.input
     }
 
-    /// C.
+    /// C of every mode.
     pub fn output(&self) -> &[Complex64] {
         &self.output
     }

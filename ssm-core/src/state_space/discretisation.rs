@@ -47,7 +47,7 @@ pub enum Discretisation {
 /// One mode under a rule: ā, and what an input is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DiscreteMode {
-    /// ā.
+    /// ā, what the mode's state is multiplied by at every step.
     pub transition: Complex64,
     /// b̄ for B = 1.
     pub input: Complex64,
@@ -56,11 +56,11 @@ pub struct DiscreteMode {
 }
 
 impl Discretisation {
-    /// α = 0.
+    /// The generalised bilinear rule with α = 0.
     pub const FORWARD_EULER: Self = Self::GeneralisedBilinear { alpha: 0.0 };
-    /// α = ½, Tustin's rule.
+    /// The generalised bilinear rule with α = ½, Tustin's rule.
     pub const BILINEAR: Self = Self::GeneralisedBilinear { alpha: 0.5 };
-    /// α = 1.
+    /// The generalised bilinear rule with α = 1.
     pub const BACKWARD_EULER: Self = Self::GeneralisedBilinear { alpha: 1.0 };
 
     /// The rule of a published name: `forward` (`euler`), `bilinear` (`tustin`), `backward` (`backward_diff`), `zoh`,
@@ -131,7 +131,7 @@ impl Discretisation {
         })
     }
 
-    /// One mode x′ = λx + u under this rule.
+    /// The mode x′ = λx + u made discrete by this rule.
     ///
     /// | rule | ā | b̄ |
     /// |---|---|---|

@@ -40,7 +40,7 @@ pub struct DiscreteDplr {
     continuous: Dplr,
     alpha: f64,
     step: f64,
-    /// D_n.
+    /// D_n = 1/(1 − αΔλ_n) of one of each conjugate pair.
     resolvent: Vec<Complex64>,
     /// (I + αΔ P*D P)⁻¹.
     core: DMatrix<f64>,
@@ -78,22 +78,22 @@ impl Dplr {
         })
     }
 
-    /// Λ.
+    /// The eigenvalues of Λ, one of each conjugate pair.
     pub fn eigenvalues(&self) -> &[Complex64] {
         &self.eigenvalues
     }
 
-    /// The vectors P.
+    /// The r vectors P, of one of each conjugate pair.
     pub fn low_rank(&self) -> &[Vec<Complex64>] {
         &self.low_rank
     }
 
-    /// B.
+    /// B of one of each conjugate pair.
     pub fn input(&self) -> &[Complex64] {
         &self.input
     }
 
-    /// C.
+    /// C of one of each conjugate pair.
     pub fn output(&self) -> &[Complex64] {
         &self.output
     }
@@ -157,7 +157,7 @@ impl Dplr {
         )
     }
 
-    /// Σ_r P_r q_r.
+    /// Σ_r P_r q_r with the `coefficients` q, of one of each conjugate pair.
     fn expand(&self, coefficients: &DVector<f64>) -> Vec<Complex64> {
         let mut sum = vec![Complex64::ZERO; self.eigenvalues.len()];
         for (vector, &q) in self.low_rank.iter().zip(coefficients.iter()) {
@@ -190,7 +190,7 @@ impl StateSpace for Dplr {
         self.to_dense()?.step_response(times)
     }
 
-    /// Under a generalised bilinear rule; the others have no O(N) form, and are had through [`Dplr::to_dense`].
+    /// The system under a generalised bilinear rule; the others have no O(N) form, and are had through [`Dplr::to_dense`].
     fn discretise(&self, rule: Discretisation, step: f64) -> Result<DiscreteDplr> {
         rule.check(step)?;
         let Discretisation::GeneralisedBilinear { alpha } = rule else {
@@ -251,7 +251,7 @@ impl DiscreteDplr {
         self.alpha
     }
 
-    /// Δ.
+    /// The step size Δ of the recurrence.
     pub fn step(&self) -> f64 {
         self.step
     }
@@ -316,7 +316,7 @@ impl DiscreteStateSpace for DiscreteDplr {
         Modes::ConjugatePairs.output(dot(&self.continuous.output, state))
     }
 
-    /// By the recurrence, O(N) a tap. [`DiscreteDplr::kernel_by_generating_function`] is the other way.
+    /// The kernel by the recurrence, O(N) a tap. [`DiscreteDplr::kernel_by_generating_function`] is the other way.
     fn kernel(&self, length: usize) -> Result<Vec<f64>> {
         let mut state = self.zero_state();
         (0..length)

@@ -29,7 +29,7 @@ const SMALL_DENOMINATOR: f64 = 1e-8;
 pub struct TruncatedOutput {
     /// C̃ of one of each conjugate pair; C itself while `length` is 0.
     pub output: Vec<Complex64>,
-    /// L.
+    /// L, the taps of the kernels that `output` is for; 0 where it is C.
     pub length: usize,
 }
 
@@ -199,7 +199,7 @@ impl CauchySums {
         Some(self.step * (k00 - f * k01.dot(&solved)))
     }
 
-    /// The same from the matrix diag(d) + f P P* itself, where a denominator of Woodbury's identity all but vanishes.
+    /// K̂(ω) from the matrix diag(d) + f P P* itself, where a denominator of Woodbury's identity all but vanishes.
     fn by_elimination(&self, f: Complex64, denominators: &[Complex64]) -> Option<Complex64> {
         let mut matrix = DMatrix::from_diagonal(&DVector::from_column_slice(denominators));
         for p in &self.low_rank {
@@ -225,7 +225,7 @@ fn both(half: &[Complex64]) -> Vec<Complex64> {
         .collect()
 }
 
-/// e^{−2πij/L}.
+/// ω_j = e^{−2πij/L} with L = `length`.
 fn root_of_unity(j: usize, length: usize) -> Complex64 {
     Complex64::cis(-2.0 * PI * j as f64 / length as f64)
 }

@@ -8,19 +8,19 @@ pub enum StateSpaceError {
     /// A number is outside what the operation is defined for; NaN always is.
     #[error("{what} at {place}: expected {expected}, found {found}")]
     Value {
-        /// The quantity.
+        /// The quantity that the number is of.
         what: &'static str,
-        /// Where it stands.
+        /// Where the number stands, such as an index, a mode or a rule.
         place: String,
         /// What would have been accepted.
         expected: &'static str,
-        /// What came.
+        /// The number that was found.
         found: f64,
     },
     /// A list has another length than the rest of the system asks for.
     #[error("{what}: expected {expected} numbers, found {found}")]
     Length {
-        /// The list.
+        /// The list that has the wrong length.
         what: &'static str,
         /// The length that the others ask for.
         expected: usize,
@@ -39,13 +39,13 @@ pub enum StateSpaceError {
         rule: String,
         /// The step size Δ.
         step: f64,
-        /// |ā|.
+        /// |ā|, the factor by which the mode grows at every step.
         magnitude: f64,
     },
     /// A state or an output left the range of f64.
     #[error("{what} is no finite number at step {step}: the system is unstable, or its input is too large")]
     Overflow {
-        /// What was computed.
+        /// What was being computed: a state, an output, a kernel or a response.
         what: &'static str,
         /// The first step with such a number.
         step: usize,
@@ -55,7 +55,7 @@ pub enum StateSpaceError {
     Rule {
         /// The rule of discretisation.
         rule: String,
-        /// The parameterisation.
+        /// The parameterisation that the rule is not defined for.
         system: &'static str,
         /// What to do instead.
         instead: &'static str,
@@ -63,9 +63,9 @@ pub enum StateSpaceError {
     /// A linear system has no unique solution.
     #[error("{what} is singular at {place}: {instead}")]
     Singular {
-        /// The matrix.
+        /// The matrix that is singular.
         what: &'static str,
-        /// Where it was met.
+        /// Where the matrix is singular, such as a step size, a lag or a node.
         place: String,
         /// What to do instead.
         instead: &'static str,
@@ -73,9 +73,9 @@ pub enum StateSpaceError {
     /// A rank is too small for the correction that a measure needs.
     #[error("the normal form of {measure} needs rank {needed}, found rank {found}")]
     Rank {
-        /// The measure.
+        /// Name of the measure.
         measure: String,
-        /// Its number of correction vectors.
+        /// The rank that the measure needs: its number of correction vectors.
         needed: usize,
         /// The rank that was asked for.
         found: usize,
@@ -83,7 +83,7 @@ pub enum StateSpaceError {
     /// A measure has no form of the kind that was asked for.
     #[error("{measure} has no {form}: {reason}")]
     Form {
-        /// The measure.
+        /// Name of the measure.
         measure: String,
         /// What was asked for.
         form: &'static str,
@@ -93,23 +93,23 @@ pub enum StateSpaceError {
     /// A system has no state at all.
     #[error("{what}: expected at least one state, found none")]
     Empty {
-        /// The system.
+        /// The system that has no state.
         what: &'static str,
     },
     /// A state size cannot be split into conjugate pairs.
     #[error("{what}: expected an even and positive state size, found {found}")]
     Odd {
-        /// What needs pairs.
+        /// The system or form whose state is made of conjugate pairs.
         what: &'static str,
-        /// The state size.
+        /// The state size that was asked for.
         found: usize,
     },
     /// Copies of a system cannot be shared out evenly among the parts of a mixture.
     #[error("{copies} copies cannot be shared evenly among the {parts} parts of {mixture}")]
     Copies {
-        /// The mixture's name.
+        /// Name of the mixture.
         mixture: String,
-        /// How many initialisations it mixes.
+        /// How many initialisations the mixture mixes.
         parts: usize,
         /// How many copies were asked for.
         copies: usize,
@@ -119,7 +119,7 @@ pub enum StateSpaceError {
     Name {
         /// What kind of name.
         what: &'static str,
-        /// What came.
+        /// The name that was found.
         found: String,
         /// The names that there are.
         known: &'static str,

@@ -2,7 +2,7 @@
 
 use num_complex::Complex64;
 
-/// Below this the quotient is its series: the next term is smaller than half a unit in the last place.
+/// |z| below which φ₁(z) is its series: the next term is smaller than half a unit in the last place.
 const SERIES: f64 = 1e-8;
 
 /// eᶻ − 1, without cancellation for small z with Re z ≤ 0.

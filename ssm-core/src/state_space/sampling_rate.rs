@@ -1,4 +1,4 @@
-//! Another sampling rate than that of training.
+//! Systems at another sampling rate than that of training.
 //!
 //! A system that was trained on samples Δ apart reads every r-th sample with the step rΔ and everything else as it was. Its
 //! kernel then has L/r taps. Modes that are too fast for the grid that they were trained on alias differently on another

@@ -17,7 +17,7 @@ pub enum Gap {
 /// What a recurrence at irregular samples carries from one to the next.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledState<T> {
-    /// The state x.
+    /// The state x at the last sample.
     pub state: Vec<T>,
     /// The last input that the system read, for rules that look back at it and for [`Gap::HoldLast`].
     pub last_input: f64,
@@ -33,7 +33,7 @@ pub trait StateSpace: Sized {
     /// How many numbers a state has.
     fn state_len(&self) -> usize;
 
-    /// D.
+    /// D of y = C x + D u.
     fn skip(&self) -> f64;
 
     /// K(t) = C e^{tA} B at times t ≥ 0; the jump D δ(t) is not in it.
@@ -161,7 +161,7 @@ pub trait DiscreteStateSpace {
     /// x ← Ā x + B̄ u.
     fn advance(&self, state: &mut [Self::Scalar], input: f64);
 
-    /// C x.
+    /// C x, the output of a state x without that of the input.
     fn read(&self, state: &[Self::Scalar]) -> f64;
 
     /// The convolutional view: K̄_l = C Ā^l B̄ for l from 0 to `length` − 1, without D̄. Any length.
@@ -170,7 +170,7 @@ pub trait DiscreteStateSpace {
     /// A tap that is not finite.
     fn kernel(&self, length: usize) -> Result<Vec<f64>>;
 
-    /// The state 0.
+    /// The state x = 0, before any input.
     fn zero_state(&self) -> Vec<Self::Scalar> {
         vec![nalgebra::zero(); self.state_len()]
     }

@@ -19,11 +19,11 @@ pub enum Init {
     LogOfUniform(f32, f32),
     /// softplus⁻¹(Δ) with Δ log-uniform and at least a floor: the bias of a step size.
     StepBias(StepSizes),
-    /// From the first to the last element: `from` + (`to` − `from`) (i / (n − 1))^`power`.
+    /// A ramp from the first to the last element: `from` + (`to` − `from`) (i / (n − 1))^`power`.
     Ramp {
-        /// The first element.
+        /// Value of the first element.
         from: f32,
-        /// The last element.
+        /// Value of the last element.
         to: f32,
         /// Power of the share of the way from one end to the other.
         power: f32,
@@ -45,9 +45,9 @@ impl Init {
 /// Step sizes of a fresh layer: log-uniform from `min` to `max`, and then at least `floor`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepSizes {
-    /// The lower end.
+    /// Lower end of the range of Δ that step sizes are drawn from.
     pub min: f64,
-    /// The upper end.
+    /// Upper end of the range of Δ that step sizes are drawn from.
     pub max: f64,
     /// What none is below, whatever the ends.
     pub floor: f64,

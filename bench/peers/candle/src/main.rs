@@ -13,10 +13,10 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, mamba, mamba2, rwkv_v5};
 use serde_json::{Value, json};
 
-/// As in `engine.py`.
+/// Tokens of the prompt that engines are compared by, and how many of its last logits are kept: as in `engine.py`.
 const FINGERPRINT: (usize, usize) = (32, 64);
 
-/// One of candle's models, from an empty state.
+/// One of candle's models, which reads ids from an empty state.
 trait Engine {
     /// Logits after the last id.
     fn prefill(&self, ids: &[u32]) -> Result<Tensor>;

@@ -42,7 +42,7 @@ fn header(names: &str) -> Row {
     names.split_whitespace().map(String::from).collect()
 }
 
-/// Nothing where there is no number.
+/// A value as a field of a CSV file; empty where there is none.
 fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or(String::new(), |value| value.to_string())
 }

@@ -1,4 +1,4 @@
-//! Which curves go into which picture.
+//! The pictures of a diagnosis: which curves go into which.
 
 use super::{DiagnosisReport, RunReport};
 use crate::kit::axis::{Axis, Scale};
@@ -15,7 +15,7 @@ use spillway_models::evaluation::tally::Tally;
 pub const HEADS_DRAWN: usize = MOST;
 /// Intervals between samples that are drawn as one point of a gate: single ones hold too few tokens.
 const INTERVALS_INSIDE: usize = 2;
-/// The same beyond the training length.
+/// Intervals between samples that are drawn as one point of a gate beyond the training length.
 const INTERVALS_BEYOND: usize = 4;
 /// Heads that get a row of the map, where there are more.
 const HEADS_MAPPED: usize = 512;
@@ -215,7 +215,7 @@ pub fn heads(report: &DiagnosisReport) -> Vec<Figure> {
     figures
 }
 
-/// Which heads have a line.
+/// The sentence of a caption that says which heads have a line; empty where all have one.
 fn few(report: &DiagnosisReport) -> String {
     let leaving = report.heads.iter().filter(|head| head.exit.is_some()).count();
     match (leaving, report.heads.len().saturating_sub(HEADS_DRAWN)) {

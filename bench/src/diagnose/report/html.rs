@@ -1,4 +1,4 @@
-//! `report.html`.
+//! The page of a diagnosis: `report.html`.
 
 use super::{DiagnosisReport, RunReport, figures};
 use crate::kit::format::{bytes, count, counted, factor, nats, short};

@@ -24,7 +24,7 @@ use spillway_models::model::Info;
 
 /// Name of the JSON form.
 const FORMAT: &str = "spillway-diagnosis";
-/// Its version: raised when a field changes its meaning or goes away.
+/// Version of the JSON form: raised when a field changes its meaning or goes away.
 const VERSION: u32 = 1;
 
 /// How the diagnosis was made.
@@ -47,9 +47,9 @@ pub struct Method {
     pub generate: String,
     /// Type of the weights in memory.
     pub dtype: String,
-    /// Threads.
+    /// Number of threads that the model was computed with.
     pub threads: usize,
-    /// `--seed`, if given.
+    /// Seed that `--seed` gave; `None` if it gave none.
     pub seed: Option<u64>,
 }
 
@@ -64,10 +64,10 @@ pub struct TextReport {
     pub repeats: bool,
 }
 
-/// A diagnosis.
+/// Everything that a diagnosis has found: the content of `report.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct DiagnosisReport {
-    /// `spillway-diagnosis`.
+    /// Name of the file's format, `spillway-diagnosis`.
     pub format: &'static str,
     /// Version of the format.
     pub version: u32,
@@ -82,7 +82,7 @@ pub struct DiagnosisReport {
     pub try_it: Option<String>,
     /// The model that was diagnosed.
     pub model: Info,
-    /// How it was diagnosed.
+    /// How the diagnosis was made.
     #[serde(flatten)]
     pub method: Method,
     /// What the definition says of the model alone.
@@ -96,7 +96,7 @@ pub struct DiagnosisReport {
     pub ranking: Vec<String>,
     /// Runs that have not read everything, in the order in which they will; none when the diagnosis is complete.
     pub remaining: Vec<Remaining>,
-    /// Mitigations left out.
+    /// Mitigations of the default set that were left out, each with the reason.
     pub skipped: Vec<Skipped>,
     /// Heads, those that leave their in-window range first come first; JSON holds the first [`HEADS_IN_JSON`].
     #[serde(serialize_with = "first_heads")]
@@ -109,7 +109,7 @@ pub struct DiagnosisReport {
 /// A run that an interrupted diagnosis has still to do, or to finish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Remaining {
-    /// Text form.
+    /// Text form of the mitigation under which the run reads.
     pub mitigation: String,
     /// Tokens read, over all streams.
     pub tokens: u64,
@@ -131,7 +131,7 @@ pub struct RunReport {
     pub mitigation: String,
     /// What `--mitigation` takes to have the same again: the text form, or `@` and the file that holds calibrated numbers.
     pub spec: String,
-    /// What it has given.
+    /// What the run has given: its losses and verdict, what the treatment costs and what it gains.
     #[serde(flatten)]
     pub found: RunFindings,
 }

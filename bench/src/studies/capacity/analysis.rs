@@ -21,10 +21,10 @@ const BAND_MARGIN: f64 = 1.5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resampling {
-    /// How many.
+    /// Number of resamples of the bootstrap.
     #[serde(default = "thousand")]
     pub resamples: usize,
-    /// Seed.
+    /// Seed that the resamples are drawn with.
     #[serde(default)]
     pub seed: u64,
 }
@@ -124,14 +124,14 @@ fn band_sizes(points: &[Point]) -> Vec<f64> {
         .collect()
 }
 
-/// One kind of threshold of one task.
+/// The thresholds of one kind for one task, and the laws fitted to them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Analysis {
     /// Name of the task.
     pub task: String,
-    /// Which threshold.
+    /// Kind of the thresholds.
     pub quantity: Quantity,
-    /// By state size and seed.
+    /// The thresholds, one for each state size and seed.
     pub thresholds: Vec<Threshold>,
     /// The laws, sizes in thousands of state elements and lengths in tokens.
     pub laws: Laws,

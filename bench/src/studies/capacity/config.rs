@@ -15,11 +15,11 @@ use spillway_models::train::data::DataConfig;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A whole sweep.
+/// Configuration of a whole sweep.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepConfig {
-    /// Name, for titles.
+    /// Name of the sweep, for titles.
     pub name: String,
     /// Seeds: of the initial weights and the order of the data.
     pub seeds: Vec<u64>,
@@ -32,7 +32,7 @@ pub struct SweepConfig {
     /// A model has collapsed if its largest loss, or perplexity, beyond the training length is over this many times the largest inside.
     #[serde(default = "two")]
     pub collapse_ratio: f64,
-    /// The bootstrap.
+    /// Number of resamples of the bootstrap, and their seed.
     #[serde(default)]
     pub bootstrap: Resampling,
     /// Whether the trained models stay.
@@ -54,7 +54,7 @@ fn two() -> f64 {
 pub struct States {
     /// State values of a channel.
     pub d_state: Vec<usize>,
-    /// Blocks.
+    /// Numbers of blocks that the models have.
     pub layers: Vec<usize>,
     /// Widths of the residual stream.
     pub model_dim: Vec<usize>,
@@ -71,11 +71,11 @@ fn thirty_two() -> usize {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// Its name, of small letters, digits and hyphens.
+    /// Name of the task, of small letters, digits and hyphens.
     pub name: String,
-    /// What is read.
+    /// Data that the models are trained on.
     pub data: DataConfig,
-    /// What it is evaluated on. Default: the held-out part of `data`; sequences of another seed where those are drawn.
+    /// Data that the models are evaluated on. Default: the held-out part of `data`; sequences of another seed where those are drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation_data: Option<DataConfig>,
     /// Ids of the model.
@@ -96,7 +96,7 @@ pub struct Task {
     /// Fields of the training that differ.
     #[serde(default)]
     pub training: toml::Table,
-    /// Loss against position.
+    /// How loss against position is measured; absent where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgetting: Option<ForgettingConfig>,
     /// Passkeys, where the model was trained on them.
@@ -144,7 +144,7 @@ pub struct RecallConfig {
     pub samples: usize,
 }
 
-/// One training of the sweep.
+/// One training of the sweep, as the configuration asks for it.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name of its folder.
@@ -153,9 +153,9 @@ pub struct Plan {
     pub task: usize,
     /// Sizes of the model.
     pub state: StateSize,
-    /// Training length.
+    /// Training length T in tokens.
     pub train_length: u64,
-    /// Seed.
+    /// Seed of the initial weights and the order of the data.
     pub seed: u64,
 }
 
@@ -347,7 +347,7 @@ impl SweepConfig {
         TrainConfig::parse(&name, &text).map_err(|error| ProgramError::Failed(error.to_string()))
     }
 
-    /// Everything that decides the numbers of a training.
+    /// Everything that decides the numbers of a training, as JSON.
     pub fn settings(&self, plan: &Plan) -> Value {
         let task = self.task(plan);
         json!({

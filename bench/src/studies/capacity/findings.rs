@@ -16,7 +16,7 @@ use spillway_models::evaluation::laws::{ErrorModel, Fit, Law, Observation, publi
 
 /// Differences of a criterion below this say nothing.
 const NO_EVIDENCE: f64 = 2.0;
-/// Those above this are strong evidence.
+/// Differences of a criterion above this are strong evidence.
 const STRONG: f64 = 10.0;
 /// State of the published 780M model in millions of elements: 48 layers of 3072 · 128, and its short convolutions.
 const SIZE_780M: f64 = 19.4;
@@ -342,7 +342,7 @@ fn of_sweep(findings: &mut Findings, setting: &Setting, runs: &[RunResult]) {
     }
 }
 
-/// Which exponents of note the interval holds: 1, and that of the five published models.
+/// Says which exponents of note the interval holds: 1, and that of the five published models.
 fn landmarks(profile: &Profile, published: Option<&Profile>) -> String {
     let holds = |exponent| match profile.allows(exponent) {
         true => "holds",
@@ -355,7 +355,7 @@ fn landmarks(profile: &Profile, published: Option<&Profile>) -> String {
     words
 }
 
-/// How much the models of each task were trained on.
+/// Says on how many tokens the models of each task were trained.
 fn amounts(setting: &Setting, runs: &[RunResult]) -> String {
     let of_task = |name: &str| {
         let of_task = runs.iter().filter(|run| run.task == name);

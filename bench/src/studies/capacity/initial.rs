@@ -1,6 +1,6 @@
 //! How decays and step sizes begin, which decides what a model can retain at first.
 //!
-//! A head forgets over 1/(Δ A) tokens. The published initialisation draws −A from U\[1, 16\] and Δ log-uniformly from \[1e-3, 1e-1\],
+//! A head forgets over 1/(−Δ A) tokens. The published initialisation draws −A from U\[1, 16\] and Δ log-uniformly from \[1e-3, 1e-1\],
 //! so that only one head in six remembers longer than 64 tokens. Slow ones are drawn from narrower ranges.
 
 use super::result::StateSize;
@@ -24,11 +24,11 @@ pub enum Initialisation {
     Standard,
     /// −A in \[1, 2\], Δ in \[1e-4, 1e-3\]: heads remember 500 tokens and more.
     Slow,
-    /// Any other ranges.
+    /// Any other ranges, as the configuration gives them.
     Ranges {
-        /// −A, evenly.
+        /// Ends of the range that −A is drawn from uniformly.
         decay_rate: (f32, f32),
-        /// Δ, log-uniformly.
+        /// Ends of the range that Δ is drawn from log-uniformly.
         step_size: (f64, f64),
     },
 }
@@ -51,7 +51,7 @@ impl Initialisation {
         }
     }
 
-    /// In words.
+    /// The initialisation in words, with its ranges of −A and Δ.
     pub fn words(self) -> String {
         let (decay_rate, step_size) = self.ranges();
         let name = match self {

@@ -13,15 +13,15 @@ pub struct Setting {
     pub name: String,
     /// The command that made the report.
     pub command: String,
-    /// The configuration file.
+    /// Text of the sweep's configuration file.
     pub configuration: String,
     /// Trainings that it asks for.
     pub planned: usize,
-    /// Tasks, in order.
+    /// The tasks, in the order of the configuration.
     pub tasks: Vec<TaskSetting>,
     /// A model has collapsed if the largest loss, or perplexity, beyond the training length is over this many times the largest inside.
     pub collapse_ratio: f64,
-    /// Bootstrap.
+    /// Number of resamples of the bootstrap, and their seed.
     pub resampling: Resampling,
     /// Where and when; none before the first training.
     pub record: Option<Record>,
@@ -43,7 +43,7 @@ pub struct TaskSetting {
 /// Where, when and how long.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Processor and cores.
+    /// Name of the processor, and the number of its cores.
     pub machine: String,
     /// Day of the first training: `2026-01-31`.
     pub date: String,
@@ -53,7 +53,7 @@ pub struct Record {
     pub workers: usize,
     /// Sum of the machine's load averages as each training ended.
     pub load_sum: f64,
-    /// Number of these.
+    /// Number of load averages that `load_sum` is the sum of.
     pub load_samples: usize,
 }
 
@@ -72,7 +72,7 @@ impl Record {
 /// The laws of the published points, once more.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Published {
-    /// Which lengths, taken how.
+    /// Which published lengths the laws are fitted to, and how these are taken.
     pub name: String,
     /// Whether they are T_forget.
     pub forget: bool,
@@ -85,13 +85,13 @@ pub struct Published {
 pub struct Findings {
     /// What the trainings show.
     pub supported: Vec<String>,
-    /// What they do not show.
+    /// What the trainings do not show.
     pub unsupported: Vec<String>,
     /// What the published points show, fitted once more.
     pub published: Vec<String>,
 }
 
-/// Everything.
+/// Everything that the page of a sweep shows: the content of `results.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CapacityReport {
     /// Version of the file.
@@ -100,9 +100,9 @@ pub struct CapacityReport {
     pub setting: Setting,
     /// Every training that is done.
     pub runs: Vec<RunResult>,
-    /// Thresholds and laws.
+    /// Thresholds of each task, and the laws fitted to them.
     pub analyses: Vec<Analysis>,
-    /// The published points.
+    /// Laws fitted once more to the published points, for each way of taking these.
     pub published: Vec<Published>,
     /// What all this supports and what it does not.
     pub findings: Findings,

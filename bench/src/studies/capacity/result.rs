@@ -13,7 +13,7 @@ pub const VERSION: u32 = 1;
 pub struct StateSize {
     /// Width of the residual stream.
     pub model_dim: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub layers: usize,
     /// Channels of a head.
     pub head_dim: usize,
@@ -31,7 +31,7 @@ impl StateSize {
 /// Mean loss over a segment of positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
-    /// First position.
+    /// First position of the segment, in tokens.
     pub start: u64,
     /// Position after the last.
     pub end: u64,
@@ -44,7 +44,7 @@ pub struct Bucket {
 pub struct Forgetting {
     /// Streams of held-out data.
     pub streams: usize,
-    /// Loss against position.
+    /// Mean loss of each segment of positions, in their order.
     pub buckets: Vec<Bucket>,
     /// Largest mean loss of a bucket inside the training length.
     pub inside: Option<f64>,
@@ -80,16 +80,16 @@ pub struct RecallCell {
     pub length: u64,
     /// Row of the depth, 0 at the beginning of the context.
     pub depth: usize,
-    /// Keys found.
+    /// Number of passkeys found.
     pub correct: u64,
-    /// Keys asked for.
+    /// Number of passkeys asked for.
     pub samples: u64,
 }
 
 /// How far back a model finds a passkey.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recall {
-    /// Lengths by depths.
+    /// Passkeys found at each length and depth.
     pub cells: Vec<RecallCell>,
 }
 
@@ -143,13 +143,13 @@ pub struct RunResult {
     pub elements: u64,
     /// Training length T in tokens.
     pub train_length: u64,
-    /// Seed.
+    /// Seed of the initial weights and the order of the data.
     pub seed: u64,
-    /// Number of weights.
+    /// Number of the model's weights.
     pub parameters: u64,
     /// Steps of the optimiser.
     pub steps: u64,
-    /// Tokens trained on.
+    /// Number of tokens that the model was trained on.
     pub tokens: u64,
     /// Mean training loss of the last tenth of the steps, in nats per weighted target.
     pub train_loss: f64,
@@ -159,8 +159,8 @@ pub struct RunResult {
     pub forgetting: Option<Forgetting>,
     /// Passkeys, where the task is evaluated for them.
     pub recall: Option<Recall>,
-    /// Times.
+    /// Times of training and evaluation, in seconds.
     pub seconds: RunSeconds,
-    /// Everything that decides the numbers.
+    /// Everything that decides the numbers of the training, as JSON.
     pub settings: Value,
 }

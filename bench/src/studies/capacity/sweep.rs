@@ -28,13 +28,13 @@ const RECORD: &str = "sweep.json";
 /// A sweep and where it is.
 #[derive(Debug)]
 pub struct Sweep<'a> {
-    /// What is trained.
+    /// Configuration of the sweep: what is trained and evaluated.
     pub config: &'a SweepConfig,
     /// File of the sweep's configuration.
     pub path: &'a Path,
     /// Content of that file.
     pub text: &'a str,
-    /// The output folder.
+    /// Path of the sweep's output folder.
     pub out: &'a Path,
     /// The command that makes it.
     pub command: String,
@@ -52,7 +52,7 @@ struct Shared<'a> {
     context: &'a Context,
     stop: &'a Stop,
     bar: Progress,
-    /// How many are to be done.
+    /// Number of trainings that are to be done.
     count: usize,
     done: Mutex<Done>,
 }

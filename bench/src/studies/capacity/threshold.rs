@@ -12,7 +12,7 @@ use spillway_models::evaluation::wilson;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Which threshold.
+/// A kind of threshold: T_forget or T_recall, and by what it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quantity {
@@ -27,7 +27,7 @@ pub enum Quantity {
 }
 
 impl Quantity {
-    /// Those of the loss, then those of passkeys.
+    /// Every kind: T_forget by perplexity and by loss, then T_recall by the share of passkeys and by its Wilson bound.
     pub const ALL: [Self; 4] = [
         Self::ForgetPerplexity,
         Self::ForgetLoss,
@@ -40,7 +40,7 @@ impl Quantity {
         matches!(self, Self::ForgetLoss | Self::ForgetPerplexity)
     }
 
-    /// `T_forget` or `T_recall`.
+    /// Symbol of the threshold: `T_forget` or `T_recall`.
     pub fn symbol(self) -> &'static str {
         if self.is_forget() { "T_forget" } else { "T_recall" }
     }
@@ -75,7 +75,7 @@ pub struct Threshold {
     pub state: StateSize,
     /// Elements of its state.
     pub elements: u64,
-    /// Seed.
+    /// Seed of the trainings that the threshold is found from.
     pub seed: u64,
     /// What was tried, the shortest training length first.
     pub trials: Vec<Trial>,

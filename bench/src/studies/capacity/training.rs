@@ -29,7 +29,7 @@ const CURVE: usize = 40;
 pub struct TrainingFiles<'a> {
     /// Configuration of the sweep.
     pub config: &'a SweepConfig,
-    /// Its file, from whose folder relative paths start.
+    /// File of the sweep's configuration, from whose folder relative paths start.
     pub path: &'a Path,
     /// Folder of this training.
     pub folder: PathBuf,

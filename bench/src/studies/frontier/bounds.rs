@@ -35,7 +35,7 @@ pub fn guess(data: &DataConfig) -> Option<f64> {
 pub struct Lists {
     /// |A|, the list that is read first.
     pub first: usize,
-    /// |B|.
+    /// |B|, the list that is read second.
     pub second: usize,
     /// n, the ids that lists are made of.
     pub ids: usize,
@@ -71,7 +71,7 @@ impl Lists {
         }
     }
 
-    /// The same for a memory that reads each list once, in the order that suits it. A model that reads twice or both ways is not held to either
+    /// [`Self::causal_bytes`] of the lists in the order that needs fewer. A model that reads twice or both ways is not held to either
     /// order; theirs is the bound Ω(min(|A|, |B|)/p) for p readings.
     pub fn better_order_bytes(self) -> f64 {
         let turned = Self {

@@ -42,7 +42,7 @@ const CHOICE: u64 = 0x6c65_6172_6e69_6e67;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrontierConfig {
-    /// Title.
+    /// Title of the study.
     pub title: String,
     /// What is asked, in a sentence or two.
     #[serde(default)]
@@ -64,9 +64,9 @@ pub struct FrontierConfig {
     /// Mitigations under which the trained models are asked, beside none.
     #[serde(default)]
     pub mitigations: Vec<String>,
-    /// The models.
+    /// The models that are trained, each in its sizes.
     pub models: Vec<FrontierModel>,
-    /// What they are asked; the pictures of speed and of solved trainings are of the first.
+    /// What the models are asked; the pictures of speed and of solved trainings are of the first question.
     pub asked: Vec<Question>,
     /// How speed is measured.
     #[serde(default)]
@@ -81,18 +81,18 @@ fn solved() -> f64 {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrontierModel {
-    /// What it is called.
+    /// Name of the model.
     pub name: String,
     /// Whether the others are held against it: it is drawn apart.
     #[serde(default)]
     pub baseline: bool,
-    /// What it changes of the training.
+    /// What the model changes of the training: paths of fields, and what takes the place of their values.
     #[serde(default)]
     pub set: BTreeMap<String, toml::Value>,
     /// What each size changes beside that. Default: one size.
     #[serde(default = "one_size")]
     pub sizes: Vec<BTreeMap<String, toml::Value>>,
-    /// Its seeds, if they are others.
+    /// Seeds of the model, where they are not the study's.
     #[serde(default)]
     pub seeds: Option<Vec<u64>>,
 }
@@ -105,11 +105,11 @@ fn one_size() -> Vec<BTreeMap<String, toml::Value>> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// What it is called.
+    /// Name of the question.
     pub name: String,
     /// Tokens of a sequence.
     pub length: usize,
-    /// Sequences.
+    /// Number of sequences that are asked.
     #[serde(default = "sequences")]
     pub sequences: usize,
     /// The first tokens of a sequence, which models with an encoder read both ways. Default: as many as in training.
@@ -154,7 +154,7 @@ pub struct Arm {
     pub size: usize,
     /// The learning rate, where it is not the training's own.
     pub learning_rate: Option<f64>,
-    /// What it is called.
+    /// Name of the arm: the model, the number of its size, and the learning rate where it is not the training's own.
     pub name: String,
 }
 

@@ -196,7 +196,7 @@ fn speed(
     ))
 }
 
-/// One model's accuracy on one question, alone and under each mitigation.
+/// Picture of one model's accuracy on one question, alone and under each mitigation.
 fn price(report: &FrontierReport, model: usize, asked: usize) -> Option<Picture> {
     let name = &report.models[model].0;
     let sizes = |mitigation: &str| -> Vec<(f64, f64)> {

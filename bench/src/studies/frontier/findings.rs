@@ -29,7 +29,7 @@ pub fn findings(report: &FrontierReport) -> Findings {
     found
 }
 
-/// From which size on a model solves what is asked first.
+/// Says from which size on a model solves the first question.
 fn solved(report: &FrontierReport, model: usize, found: &mut Findings) {
     let (points, Some(asked)) = (report.alone(model), report.asked.first()) else {
         return;

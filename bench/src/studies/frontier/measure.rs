@@ -29,9 +29,9 @@ const CALIBRATED: usize = 16;
 pub struct Answers {
     /// What decides them, beside the weights, as JSON: a text, which reading and writing leave as it is.
     settings: String,
-    /// Number of weights.
+    /// Number of the model's weights.
     pub parameters: u64,
-    /// Of the model alone first, then under each mitigation.
+    /// Answers of the model alone first, then under each mitigation.
     pub under: Vec<Under>,
     /// Right answers to other sequences of what is asked first, by which a learning rate is chosen; absent where there is no choice.
     pub choice: Option<Answered>,
@@ -46,11 +46,11 @@ pub struct Under {
     pub refused: Option<String>,
     /// Bytes of the state of one sequence after the longest that is asked.
     pub state_bytes: u64,
-    /// One for everything that is asked; empty where it is refused.
+    /// Counts of right answers to each question, in the order of the configuration; empty where the mitigation is refused.
     pub answered: Vec<Answered>,
 }
 
-/// `speed.json`.
+/// `speed.json`: how fast one trained model is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     settings: String,
@@ -65,7 +65,7 @@ pub struct Speed {
 pub struct Asking<'a> {
     config: &'a FrontierConfig,
     asked: Vec<Batch>,
-    /// Other sequences of what is asked first.
+    /// Other sequences of the first question, for choosing a learning rate and for calibrating mitigations.
     other: Batch,
     settings: String,
 }
@@ -176,7 +176,7 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// How many tokens are read both ways of what is asked.
+/// Tokens of a sequence that are read both ways: as many as the question says, else as in training.
 fn of(asked: &Question, trained: usize) -> usize {
     asked.prefix.unwrap_or(trained)
 }

@@ -218,7 +218,7 @@ impl Study for Helping<'_> {
     }
 }
 
-/// Writes the pages.
+/// Writes the study's pages and pictures into its folder.
 fn write(report: &FrontierReport, folder: &mut OutputFolder, context: &Context) -> Result<(), ProgramError> {
     let pictures = figures::pictures(report);
     let pages = Pages {

@@ -15,10 +15,10 @@ use spillway_models::evaluation::answers::Answered;
 use spillway_models::evaluation::wilson;
 use std::collections::BTreeMap;
 
-/// Everything that the page shows.
+/// Everything that the page of a frontier shows: the content of `results.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct FrontierReport {
-    /// What it is.
+    /// The head of the report: format, command, title, question and trainings.
     #[serde(flatten)]
     pub about: About,
     /// Accuracy from which on a training has solved what is asked.
@@ -29,7 +29,7 @@ pub struct FrontierReport {
     pub threads: usize,
     /// The models' names, and whether the others are held against them.
     pub models: Vec<(String, bool)>,
-    /// What is asked.
+    /// The questions that the models are asked, with what guessing gets.
     pub asked: Vec<AskedReport>,
     /// Every model in every size, alone and under every mitigation.
     pub points: Vec<Point>,
@@ -45,20 +45,20 @@ pub struct AskedReport {
     pub question: Question,
     /// Share of the right answers by guessing among what was told.
     pub guess: Option<f64>,
-    /// Of two lists.
+    /// The least bytes of a memory, for a question about two lists of fixed sizes.
     pub bound: Option<Bound>,
 }
 
-/// How many bytes no memory can do without that reads two lists once.
+/// Bytes that no memory can do without that reads two lists once.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bound {
     /// |A|, the list that is read first.
     pub first: usize,
-    /// |B|.
+    /// |B|, the list that is read second.
     pub second: usize,
-    /// As the lists come.
+    /// Least bytes of a memory that reads the lists as they come, A first.
     pub causal_bytes: f64,
-    /// In the order that suits it.
+    /// Least bytes of a memory that reads the lists in the order that suits it.
     pub better_order_bytes: f64,
 }
 
@@ -71,7 +71,7 @@ pub struct Point {
     pub size: usize,
     /// What the size changes, by the path of the field.
     pub settings: BTreeMap<String, String>,
-    /// The learning rate that was chosen, where there was a choice, and the accuracies on other sequences by which.
+    /// The learning rate that was chosen, where there was a choice.
     pub learning_rate: Option<f64>,
     /// Accuracy by learning rate on the sequences that the choice is by.
     pub choice: Vec<(f64, Option<f64>)>,
@@ -81,7 +81,7 @@ pub struct Point {
     pub refused: Option<String>,
     /// Seeds of the trainings that are finished.
     pub seeds: Vec<u64>,
-    /// Number of weights.
+    /// Number of the model's weights.
     pub parameters: u64,
     /// Bytes of one sequence's state after the longest that is asked.
     pub state_bytes: u64,
@@ -91,14 +91,14 @@ pub struct Point {
     pub prefill_tokens_per_second: Option<f64>,
     /// Decoded tokens per second; of the model alone.
     pub decode_tokens_per_second: Option<f64>,
-    /// One for everything that is asked; empty where the mitigation is refused.
+    /// Outcome of each question, in the order of the configuration; empty where the mitigation is refused.
     pub answers: Vec<Outcome>,
 }
 
 /// The answers of several trainings to one question.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// Accuracy over seeds.
+    /// Share of right answers, over the seeds.
     pub accuracy: Estimate,
     /// Accuracy less that of the same trainings without the mitigation, seed by seed; absent without one.
     pub change: Option<Estimate>,
@@ -110,7 +110,7 @@ pub struct Outcome {
     pub counted: Vec<Answered>,
 }
 
-/// A finished training.
+/// A finished training: its seed, its log, and what its model answers.
 struct Trained {
     seed: u64,
     record: Record,

@@ -13,7 +13,7 @@ pub const DEFAULT_NAME: &str = "the built-in configuration";
 
 /// Keys and values of a head.
 const MOST_NUMBERS: usize = 256;
-/// From the first measured position to more than a run of months.
+/// Tokens that a study may read, at least and at most: from the first measured position to more than a run of months.
 const FEWEST_TOKENS: u64 = 16;
 const MOST_TOKENS: u64 = 1 << 32;
 
@@ -41,7 +41,7 @@ const MOST_TOKENS: u64 = 1 << 32;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrecisionConfig {
-    /// Title.
+    /// Title of the study.
     pub title: String,
     /// What is asked, in a sentence or two.
     #[serde(default)]
@@ -93,7 +93,7 @@ fn tolerated_change() -> f64 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Law {
-    /// What it is called.
+    /// Name of the law.
     pub name: String,
     /// Tokens τ after which a factor of e is forgotten, a = exp(−1/τ); none forgets nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

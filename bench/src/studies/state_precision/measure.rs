@@ -1,4 +1,4 @@
-//! One law under every type, against its f64 truth.
+//! Measures one law with its state in every type, against its truth in f64.
 
 use super::config::{Law, PrecisionConfig};
 use super::theory::{contraction, growth};
@@ -101,7 +101,7 @@ struct Run<'a> {
     dtypes: &'a [StateDtype],
     log_decay: Vec<f32>,
     truth: Vec<f64>,
-    /// `[types, key_dim, value_dim]`.
+    /// The state as each type stores it, `[types, key_dim, value_dim]`.
     stored: Vec<f32>,
 }
 

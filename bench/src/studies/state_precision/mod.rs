@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use study::{RUNS, Study, go_on, help};
 
-/// Everything in the folder that is the command's own.
+/// Files and folders in the output folder that are the command's own.
 const OWN: &[&str] = &[
     "report.html",
     "RESULTS.md",

@@ -10,10 +10,10 @@ use serde::Serialize;
 /// Measured over predicted within this factor of 1 counts as what the theory says.
 pub const FACTOR: f64 = 2.0;
 
-/// Everything, as `results.json` holds it.
+/// Everything that a study of precision has found: the content of `results.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct PrecisionReport {
-    /// `spillway-state-precision`.
+    /// Name of the file's format, `spillway-state-precision`.
     pub format: &'static str,
     /// Version of the format.
     pub version: u32,
@@ -21,7 +21,7 @@ pub struct PrecisionReport {
     pub program: &'static str,
     /// The command that makes the study.
     pub command: String,
-    /// What was asked.
+    /// Configuration of the study: what was asked.
     pub config: PrecisionConfig,
     /// Runs that are finished, and all.
     pub runs: [usize; 2],
@@ -38,7 +38,7 @@ pub struct PrecisionReport {
 /// A law under every type.
 #[derive(Clone, Debug, Serialize)]
 pub struct LawReport {
-    /// The law.
+    /// The law by which the state takes tokens in.
     pub law: Law,
     /// Seeds whose runs are finished.
     pub seeds: Vec<u64>,
@@ -76,14 +76,14 @@ impl TypeReport {
             .collect()
     }
 
-    /// The last of them.
+    /// The last of the ratios.
     pub fn last_ratio(&self) -> Option<f64> {
         self.ratios().last().copied().flatten()
     }
 }
 
 impl PrecisionReport {
-    /// Of what is measured so far: for every law, the seeds and what they gave.
+    /// The report of what is measured so far: for every law, the seeds and what they gave.
     pub fn of(
         config: &PrecisionConfig,
         names: &[(String, f64)],

@@ -118,7 +118,7 @@ impl<'a> Study<'a> {
         Ok(study)
     }
 
-    /// Nothing if every model that is missing loads and can read under its mitigations.
+    /// Checks that every model with a missing run loads and can read under its mitigations.
     pub(super) fn check_models(&self) -> Result<(), ProgramError> {
         for (place, model) in self.config.models.iter().enumerate() {
             if self.models[place].iter().all(Option::is_some) {
@@ -241,7 +241,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Nothing after a stop.
+    /// Measures what a job asks for; `None` after a stop.
     fn measure(&self, job: &Job<'_>) -> Result<Option<Found>, ProgramError> {
         let seen = |tokens| self.bar.inc(tokens);
         Ok(match job {

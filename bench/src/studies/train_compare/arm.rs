@@ -6,20 +6,20 @@ use serde::Serialize;
 /// A setting that is not the same in all arms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// Its path in the configuration: `carry.carry`.
+    /// Path of the setting in the configuration: `carry.carry`.
     pub field: String,
-    /// Its value, as JSON; `none` if it is absent.
+    /// Value of the setting, as JSON; `none` if it is absent.
     pub value: String,
 }
 
-/// One arm.
+/// What one arm gives: its settings, and its losses over the seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ArmReport {
     /// Name of the arm.
     pub name: String,
     /// The settings in which arms differ.
     pub settings: Vec<Setting>,
-    /// T, in tokens.
+    /// Training length T of the arm, in tokens.
     pub train_length: u64,
     /// Whether the weights were random at first.
     pub from_random: bool,
@@ -38,7 +38,7 @@ pub struct ArmReport {
 /// Losses in a bucket of positions, in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bucket {
-    /// First position.
+    /// First position of the bucket, in tokens.
     pub start: u64,
     /// Position after the last.
     pub end: u64,
@@ -51,9 +51,9 @@ pub struct Bucket {
 /// An evaluation of an arm.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Point {
-    /// Steps done.
+    /// Training steps done before the evaluation.
     pub step: u64,
-    /// Tokens trained on.
+    /// Tokens that each training has read before the evaluation.
     pub tokens: u64,
     /// Loss in each of [`ComparisonReport::ranges`](super::report::ComparisonReport::ranges).
     pub losses: Vec<Estimate>,
@@ -67,7 +67,7 @@ pub struct Point {
     pub collapsed: usize,
 }
 
-/// One training.
+/// One training of an arm: how it was made, and how long it took.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainingReport {
     /// Name of its folder.
@@ -80,7 +80,7 @@ pub struct TrainingReport {
     pub seconds: f64,
 }
 
-/// What is compared.
+/// A loss by which arms are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
@@ -88,7 +88,7 @@ pub enum Measure {
     Near,
     /// Loss in the last of the ranges.
     Far,
-    /// [`Point::excess`].
+    /// Loss over that of an emptied state: [`Point::excess`].
     Excess,
 }
 
@@ -126,7 +126,7 @@ impl ArmReport {
             .filter(|point| point.step > 0 || !self.from_random)
     }
 
-    /// Of the last evaluation, seed by seed.
+    /// Values of `measure` at the last evaluation, as (seed, value).
     pub fn at_end(&self, measure: Measure) -> Option<Vec<(u64, f64)>> {
         let estimate = measure.of(self.end()?)?;
         Some(
@@ -138,7 +138,7 @@ impl ArmReport {
         )
     }
 
-    /// Tokens trained on.
+    /// Tokens that each training of the arm has read by its last evaluation.
     pub fn tokens(&self) -> u64 {
         self.end().map_or(0, |point| point.tokens)
     }

@@ -37,13 +37,13 @@ pub struct Factor {
 /// Effects on a measure, in nats per token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Effects {
-    /// What is measured.
+    /// The measure that the effects are on.
     pub measure: Measure,
     /// Main effect of the first factor.
     pub first: Estimate,
     /// Main effect of the second factor.
     pub second: Estimate,
-    /// How much more the one does with the other.
+    /// Interaction of the factors: how much more the one does with the other.
     pub interaction: Estimate,
 }
 

@@ -27,7 +27,7 @@ struct Quantity<T> {
     name: &'static str,
     /// Whether 0 is always shown.
     zero: bool,
-    /// Its value.
+    /// The quantity of a bucket or an evaluation; `None` where it was not measured.
     of: fn(&T) -> Option<&Estimate>,
 }
 

@@ -47,7 +47,7 @@ impl ComparisonReport {
     }
 }
 
-/// `8K–16K`.
+/// A range of positions, in tokens, as text: `8K–16K`.
 pub fn span((start, end): (u64, u64)) -> String {
     format!("{}–{}", position(start as f64), position(end as f64))
 }
@@ -106,7 +106,7 @@ impl Findings {
     }
 }
 
-/// How many trainings of each arm collapse.
+/// Says how many trainings of each arm collapse.
 fn collapses(report: &ComparisonReport) -> Option<String> {
     let arm = |arm: &ArmReport| {
         Some(format!(

@@ -11,10 +11,10 @@ use spillway_models::train::ScheduleConfig;
 use spillway_models::train::evaluation::EvaluationReport;
 use std::collections::BTreeSet;
 
-/// Everything that the page shows.
+/// Everything that the page of a comparison shows: the content of `results.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ComparisonReport {
-    /// `spillway-train-compare`.
+    /// Name of the file's format, `spillway-train-compare`.
     pub format: &'static str,
     /// Version of the format.
     pub version: u32,
@@ -56,20 +56,20 @@ pub fn paired(a: &[(u64, f64)], b: &[(u64, f64)]) -> Estimate {
 pub struct Findings {
     /// What the numbers support.
     pub supported: Vec<String>,
-    /// What they do not.
+    /// What the numbers do not support.
     pub unsupported: Vec<String>,
 }
 
 /// One arm less another after the last step, seed by seed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What is compared.
+    /// The measure that is compared.
     pub measure: Measure,
-    /// The one.
+    /// Name of the one arm, from which the other is subtracted.
     pub arm: String,
     /// The other, which is subtracted.
     pub from: String,
-    /// Over the seeds that both have.
+    /// Difference in the measure over the seeds that both arms have.
     pub difference: Estimate,
 }
 

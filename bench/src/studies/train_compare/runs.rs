@@ -11,7 +11,7 @@ use spillway_models::train::run::{CHECKPOINT, CONFIG, LOG};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// A finished training.
+/// A finished training, as read from its run folder.
 #[derive(Clone, Debug)]
 pub struct Training {
     /// Name of its folder.
@@ -31,7 +31,7 @@ pub struct Training {
 pub struct Arm {
     /// What the names of the folders have in common.
     pub name: String,
-    /// At least one.
+    /// The arm's trainings, one for each seed; at least one.
     pub trainings: Vec<Training>,
 }
 

@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableConfig {
-    /// Title.
+    /// Title of the study.
     pub title: String,
     /// What is asked, in a sentence or two.
     #[serde(default)]
@@ -51,23 +51,23 @@ pub struct TableConfig {
     pub set: BTreeMap<String, toml::Value>,
     /// Seeds of each arm.
     pub seeds: Vec<u64>,
-    /// The rows.
+    /// The arms, each a row of the table.
     pub arms: Vec<ArmConfig>,
     /// What the table is expected to show.
     #[serde(default)]
     pub expected: Vec<Expected>,
 }
 
-/// A row.
+/// An arm: a row of the table, and what it changes of the training.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmConfig {
-    /// What it is called.
+    /// Name of the arm.
     pub name: String,
-    /// What it changes beside what all change.
+    /// What the arm changes of the training, beside what all arms change.
     #[serde(default)]
     pub set: BTreeMap<String, toml::Value>,
-    /// Its seeds, if they are others.
+    /// Seeds of the arm, where they are not the table's.
     #[serde(default)]
     pub seeds: Option<Vec<u64>>,
     /// The figure that is to be reproduced, an accuracy as a share.
@@ -87,7 +87,7 @@ pub struct Expected {
     /// The lower bound; of an accuracy as a share.
     #[serde(default)]
     pub at_least: Option<f64>,
-    /// The upper bound.
+    /// The upper bound; of an accuracy as a share.
     #[serde(default)]
     pub at_most: Option<f64>,
 }

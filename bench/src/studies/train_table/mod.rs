@@ -144,7 +144,7 @@ fn command(args: &TrainTableArgs, out: &Path) -> String {
     )
 }
 
-/// Writes the pages.
+/// Writes the study's pages and pictures into its folder.
 fn write(report: &TableReport, folder: &mut OutputFolder, context: &Context) -> Result<(), ProgramError> {
     let pictures = page::pictures(report);
     let pages = Pages {

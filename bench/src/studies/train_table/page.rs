@@ -91,7 +91,7 @@ fn name(asked: &Asked) -> String {
     }
 }
 
-/// Headings and rows.
+/// The table of a report: its headings, and a row for each arm.
 fn table(report: &TableReport) -> Table {
     let asked = asked(report);
     let published = report.arms.iter().any(|arm| arm.published.is_some());

@@ -12,28 +12,28 @@ use serde::Serialize;
 use spillway_models::train::task::{Metric, TaskResult};
 use std::collections::BTreeMap;
 
-/// Everything that the page shows.
+/// Everything that the page of a table shows: the content of `results.json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct TableReport {
-    /// What it is.
+    /// The head of the report: format, command, title, question and trainings.
     #[serde(flatten)]
     pub about: About,
-    /// The rows.
+    /// The arms, each a row of the table.
     pub arms: Vec<ArmReport>,
     /// Sentences made from the numbers.
     pub findings: Findings,
 }
 
-/// A row.
+/// An arm: a row of the table, and what its trainings come to.
 #[derive(Clone, Debug, Serialize)]
 pub struct ArmReport {
-    /// What it is called.
+    /// Name of the arm.
     pub name: String,
-    /// What it changes, by the path of the field.
+    /// What the arm changes of the training, by the path of the field.
     pub settings: BTreeMap<String, String>,
     /// Seeds of the trainings that are finished.
     pub seeds: Vec<u64>,
-    /// Number of weights.
+    /// Number of the model's weights; 0 in a table without trainings.
     pub parameters: u64,
     /// Steps of a training.
     pub steps: u64,
@@ -48,20 +48,20 @@ pub struct ArmReport {
 /// One set of examples, in the course of an arm's trainings.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {
-    /// Its name; empty for the task itself.
+    /// Name of the set of examples; empty for the task itself.
     pub name: String,
     /// How answers are judged.
     pub metric: Metric,
     /// What the best constant answer gets.
     pub chance: f64,
-    /// Every evaluation.
+    /// Every evaluation that all trainings of the arm have, in the order of the steps.
     pub points: Vec<Point>,
 }
 
-/// One evaluation of each training.
+/// One evaluation of each training of an arm, after the same step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Point {
-    /// Steps done.
+    /// Training steps done before the evaluation.
     pub step: u64,
     /// The metric over seeds.
     pub value: Estimate,

@@ -33,7 +33,7 @@ pub(super) struct BySystem {
     pub step: f64,
     pub a: Vec<Complex64>,
     pub b: Vec<Complex64>,
-    /// `[rank, modes]`.
+    /// Gradient by P, `[rank, modes]`.
     pub p: Vec<Complex64>,
 }
 
@@ -63,7 +63,7 @@ impl System {
         }
     }
 
-    /// Takes a channel.
+    /// Loads the step, modes and vectors of a channel, and forms the products of its sums.
     pub fn set(&mut self, inputs: &Inputs, channel: usize) {
         let Problem {
             modes,
@@ -243,7 +243,7 @@ impl System {
         by
     }
 
-    /// From products v = x y, |μ|² and Re μ to both sides and μ.
+    /// Pulls the derivatives by the products v = x y, |μ|² and Re μ back to both sides and μ.
     fn pull_products(&mut self) {
         let modes = self.problem.modes;
         let right_rows = self.right.len() / modes.max(1);
@@ -265,7 +265,7 @@ impl System {
         }
     }
 
-    /// From B′ = (1 + μ) s/Δ − ½ P (P* s) to s, μ, Δ and P.
+    /// Pulls the derivative by B′ = (1 + μ) s/Δ − ½ P (P* s) back to s, μ, Δ and P.
     fn pull_state(&mut self, inputs: &Inputs, channel: usize, sequence: usize, out: &mut [f32]) {
         let Problem {
             modes,

@@ -101,7 +101,7 @@ impl Woodbury {
         by_g
     }
 
-    /// X and Y.
+    /// Computes X = (I + g k₁₁)⁻¹ and Y = X k₁₀ from the sums k at one node.
     fn solve(&mut self, k: &[Complex64], g: f64) {
         let (columns, rank, stride) = (self.columns, self.rank, self.stride());
         self.inverse.fill(Complex64::ZERO);
@@ -156,7 +156,7 @@ impl Woodbury {
     }
 }
 
-/// Re(x* y).
+/// Re(x* y), the real inner product of two complex numbers.
 #[inline]
 fn inner(x: Complex64, y: Complex64) -> f64 {
     x.re * y.re + x.im * y.im

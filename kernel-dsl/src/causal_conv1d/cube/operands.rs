@@ -33,11 +33,11 @@ impl Form {
 /// What a unit reads besides the inputs.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Constants {
-    /// `[channels, width]`.
+    /// Taps of every channel, `[channels, width]`; the last meets the current token.
     pub weight: Box<[f32]>,
-    /// `[channels]`.
+    /// Bias of every channel, `[channels]`; not read where there is none.
     pub bias: Box<[f32]>,
-    /// `[batch, channels, width − 1]`.
+    /// State before the first token, `[batch, channels, width − 1]`; not read where there is none.
     pub state: Box<[f32]>,
     pub channels: usize,
 }

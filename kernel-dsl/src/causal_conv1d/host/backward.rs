@@ -137,7 +137,7 @@ fn add_state_cotangent(signal: &Signal, cotangent: &[f32], gradients: &mut Gradi
 #[derive(Clone, Copy)]
 struct PullBack<'a> {
     signal: Signal<'a>,
-    /// ȳ.
+    /// Cotangent ȳ of the output, `[rows, channels]`.
     cotangent: Rows<'a>,
 }
 
@@ -157,7 +157,7 @@ impl PullBack<'_> {
         }
     }
 
-    /// Adds weight_j δ.
+    /// Adds weight_j δ, what one token gives to s̄ by tap `j`.
     #[inline(always)]
     fn add_tap<S: Simd>(&self, simd: S, j: usize, delta: &[f32], sum: &mut [f32]) {
         let channels = self.signal.problem.channels;

@@ -78,7 +78,7 @@ fn carry(signal: &Signal, b: usize, state: &mut [f32]) {
     }
 }
 
-/// One token of each sequence.
+/// Convolves one token of each sequence.
 fn one_token(problem: &Problem, inputs: &Inputs, state: &mut [f32], out: &mut [f32]) {
     let past_len = problem.past_len();
     for (b, out) in out.chunks_exact_mut(problem.channels).enumerate() {
@@ -93,7 +93,7 @@ fn one_token(problem: &Problem, inputs: &Inputs, state: &mut [f32], out: &mut [f
     }
 }
 
-/// One token of one sequence, on the state's own layout: nothing is transposed or allocated.
+/// Convolves one token of one sequence, on the state's own layout: nothing is transposed or allocated.
 struct OneToken<'a> {
     problem: &'a Problem,
     x: &'a [f32],

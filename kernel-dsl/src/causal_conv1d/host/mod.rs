@@ -35,7 +35,7 @@ fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 struct Signal<'a> {
     problem: &'a Problem,
     x: Rows<'a>,
-    /// `[width, channels]`.
+    /// Taps weight_j of all channels, transposed: `[width, channels]`.
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
     /// The rows of each sequence.
@@ -101,7 +101,7 @@ impl<'a> Signal<'a> {
     }
 }
 
-/// p ← act(p).
+/// Applies the activation in place: p ← act(p).
 #[inline(always)]
 fn activate<S: Simd>(simd: S, activation: Activation, out: &mut [f32]) {
     if activation == Activation::Silu {

@@ -95,13 +95,13 @@ pub fn backward(
 /// What the sweep writes: the gradient of v, and partial sums of the others.
 struct Buffers {
     value: DeviceBuffer,
-    /// `[rows, heads, tiles, key_dim]`.
+    /// Terms of dq, one for each tile of columns, `[rows, heads, tiles, key_dim]`; likewise for k, p, b and ln a.
     query: DeviceBuffer,
     key: DeviceBuffer,
     p: DeviceBuffer,
     b: DeviceBuffer,
     log_decay: DeviceBuffer,
-    /// `[rows, heads, value_dim]`.
+    /// Terms of dβ, one for each value column, `[rows, heads, value_dim]`.
     beta: DeviceBuffer,
 }
 

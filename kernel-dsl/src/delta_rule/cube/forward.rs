@@ -9,7 +9,7 @@ use super::token_buffer;
 use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
 use crate::delta_rule::problem::{DeltaRuleError, DeviceInputs, DeviceOutputs, Problem};
 
-/// One token of every sequence.
+/// The delta rule over one token of every sequence.
 ///
 /// # Shapes
 /// As for [`forward`], with one row per sequence.
@@ -77,7 +77,7 @@ pub fn sequential(
 
 /// What a walk over all tokens writes beside the final states.
 pub(super) enum Keep<'a> {
-    /// The outputs.
+    /// Outputs y of all tokens, `[rows, heads·value_dim]`.
     Outputs(&'a DeviceBuffer),
     /// The state that each chunk begins with, `[chunks, heads, key_dim, value_dim]`.
     States(&'a DeviceBuffer),

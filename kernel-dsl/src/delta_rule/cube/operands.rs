@@ -88,7 +88,7 @@ pub(super) struct Sizes {
 pub(super) struct Place {
     pub sequence: usize,
     pub head: usize,
-    /// Which tile of the head's columns.
+    /// Index of the tile among those of the head's columns.
     pub tile: usize,
     /// Tiles of a head.
     pub tiles: usize,
@@ -167,15 +167,15 @@ pub(super) fn zeros(#[comptime] form: Form) -> Array<f32> {
 /// The vectors over keys of one token, in shared memory.
 #[derive(CubeType)]
 pub(super) struct Stage {
-    /// scale·q.
+    /// Scaled query, scale·q.
     pub query: Shared<[f32]>,
     pub key: Shared<[f32]>,
-    /// a.
+    /// Decays a, one per key.
     pub decay: Shared<[f32]>,
     /// p, and b, of a low-rank transition.
     pub p: Shared<[f32]>,
     pub b: Shared<[f32]>,
-    /// One value of each unit.
+    /// Terms of the sums over columns, one from each unit.
     meeting: Shared<[f32]>,
 }
 

@@ -28,12 +28,12 @@ impl Tile {
         unrolled: false,
     };
 
-    /// Of a forward pass: few rows per unit while there are units left, because rows are unrolled.
+    /// Tile of a forward pass: few rows per unit while there are units left, because rows are unrolled.
     pub(super) fn forward(problem: &Problem, limits: &Limits) -> Result<Self, Error> {
         Self::new(problem, limits, 32)
     }
 
-    /// Of a walk over chunks, which keeps three values per token beside the rows; its loops over rows hold loops over tokens.
+    /// Tile of a walk over chunks, which keeps three values per token beside the rows; its loops over rows hold loops over tokens.
     pub(super) fn chunked(problem: &Problem, limits: &Limits) -> Result<Self, Error> {
         let tile = Self::backward(problem, limits)?;
         Ok(Self {
@@ -42,7 +42,7 @@ impl Tile {
         })
     }
 
-    /// Of the backward pass, which keeps three values per row in registers: fewer columns where more rows than
+    /// Tile of the backward pass, which keeps three values per row in registers: fewer columns where more rows than
     /// [`BACKWARD_ROWS`] would not leave room for them.
     pub(super) fn backward(problem: &Problem, limits: &Limits) -> Result<Self, Error> {
         let units = limits.units.clamp(1, 256);

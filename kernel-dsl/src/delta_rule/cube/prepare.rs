@@ -97,13 +97,13 @@ impl Chunk {
 /// The sums over pairs of tokens of one unit: one token t, every s, some of the keys.
 #[derive(CubeType)]
 struct Products {
-    /// ⟨p, b⟩.
+    /// The unit's part of ⟨p, b⟩ for every token s; low rank only.
     read_b: Array<f32>,
     /// ⟨p, k⟩, or ⟨k, k⟩ of the delta rule.
     read_k: Array<f32>,
-    /// ⟨q, b⟩.
+    /// The unit's part of ⟨q, b⟩ for every token s; low rank only.
     query_b: Array<f32>,
-    /// ⟨q, k⟩.
+    /// The unit's part of ⟨q, k⟩ for every token s.
     query_k: Array<f32>,
 }
 

@@ -96,7 +96,7 @@ pub(super) fn sweep<F: Float, G: Float>(
     sizes.store(by_begin, &by_state, place.state, &place, form);
 }
 
-/// One token, given the state before it and what was read of it: G goes from dS_t to dS_{t−1}, everything else gets its
+/// Goes back through one token, given the state before it and what was read of it: G from dS_t to dS_{t−1}, all else gets its
 /// share.
 #[cube]
 #[allow(clippy::too_many_arguments)]

@@ -30,7 +30,7 @@ pub(super) fn store<S: Simd, const N: usize, const PARTIAL: bool>(
     }
 }
 
-/// The same number everywhere.
+/// `N` vectors with x in every lane.
 #[inline(always)]
 pub(super) fn splat<S: Simd, const N: usize>(simd: S, x: f32) -> [S::f32s; N] {
     [simd.splat_f32s(x); N]

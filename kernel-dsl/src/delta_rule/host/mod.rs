@@ -86,7 +86,7 @@ struct Head<'a> {
     group: usize,
     /// Row of its first token in the input views.
     first_row: usize,
-    /// Its tokens.
+    /// Number of tokens of the sequence.
     time: usize,
 }
 
@@ -128,19 +128,19 @@ impl<'a> Head<'a> {
         &rows.row(self.row(t))[self.key_column()..][..self.problem.key_dim]
     }
 
-    /// q_t `[key_dim]`.
+    /// Query q_t of token `t`, `[key_dim]`.
     #[inline(always)]
     fn query(&self, t: usize) -> &'a [f32] {
         self.on_keys(&self.inputs.query, t)
     }
 
-    /// k_t `[key_dim]`.
+    /// Key k_t of token `t`, `[key_dim]`.
     #[inline(always)]
     fn key(&self, t: usize) -> &'a [f32] {
         self.on_keys(&self.inputs.key, t)
     }
 
-    /// v_t `[value_dim]`.
+    /// Value v_t of token `t`, `[value_dim]`.
     #[inline(always)]
     fn value(&self, t: usize) -> &'a [f32] {
         &self.inputs.value.row(self.row(t))[self.value_column()..][..self.problem.value_dim]

@@ -14,7 +14,7 @@ const TILE: usize = 32;
 /// of the cache and drive each other out.
 const WORTH_PACKING: usize = 8;
 
-/// One token of every sequence: [`sequential`] as decoding calls it.
+/// The delta rule over one token of every sequence: [`sequential`] as decoding calls it.
 ///
 /// # Shapes
 /// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[rows, heads, value_dim]`.
@@ -85,7 +85,7 @@ struct Tokens<'a> {
     gates: Gates,
     /// Columns of S that are being worked on.
     packed: Vec<f32>,
-    /// S `[key_dim, value_dim]`.
+    /// State S of the head, `[key_dim, value_dim]`, updated in place.
     state: &'a mut [f32],
     out: SharedRows<'a>,
 }
@@ -183,7 +183,7 @@ impl Tokens<'_> {
     }
 }
 
-/// One token and some columns of a state.
+/// One token's pass over some columns of a state.
 struct Token<'a, S, const N: usize, const PARTIAL: bool> {
     simd: S,
     state: &'a mut [f32],
@@ -191,7 +191,7 @@ struct Token<'a, S, const N: usize, const PARTIAL: bool> {
     stride: usize,
     /// Where the columns begin in a row.
     offset: usize,
-    /// How many there are.
+    /// Number of these columns.
     width: usize,
     q: &'a [f32],
     a: &'a [f32],
@@ -207,7 +207,7 @@ impl<S: Simd, const N: usize, const PARTIAL: bool> Token<'_, S, N, PARTIAL> {
         &mut self.state[n * self.stride + self.offset..][..self.width]
     }
 
-    /// Sᵀp.
+    /// Sᵀp in these columns: what the state holds under p.
     #[inline(always)]
     fn read<const R: usize>(&mut self) -> [S::f32s; N] {
         let mut sums = [splat::<S, N>(self.simd, 0.0); R];

@@ -41,9 +41,9 @@ pub fn add_rms_norm(
 /// Derivatives of the loss by what [`add_rms_norm`] read.
 #[derive(Clone, Debug)]
 pub struct JointGradients {
-    /// By the residual, which is also the one by x, `[rows, features]` in the type of the residual.
+    /// Derivative by the residual, which is also the one by x, `[rows, features]` in the type of the residual.
     pub residual: DeviceBuffer,
-    /// By the weight, `[features]` in f32.
+    /// Derivative by the weight, `[features]` in f32.
     pub weight: DeviceBuffer,
 }
 

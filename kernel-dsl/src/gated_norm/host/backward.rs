@@ -82,9 +82,9 @@ struct PullBack<'a> {
 
 /// What one row needs besides its gradients.
 struct Scratch {
-    /// n.
+    /// Normed features n = (y − μ) r of the row, `[features]`.
     normed: Vec<f32>,
-    /// SiLU(z), or ones.
+    /// SiLU(z) of the row, or ones where there is no gate, `[features]`.
     silu: Vec<f32>,
     /// r of each group.
     scales: Vec<f32>,

@@ -1,4 +1,4 @@
-//! The norm itself.
+//! The norm of every row, forward.
 
 use super::{TASK_WORK, THREADED_WORK, add, multiply, multiply_by_silu, normalise};
 use crate::gated_norm::problem::OPERATOR;

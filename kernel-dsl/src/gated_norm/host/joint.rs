@@ -60,9 +60,9 @@ pub fn add_rms_norm(
 /// Derivatives of the loss by what [`add_rms_norm`] read, overwritten.
 #[derive(Debug)]
 pub struct JointGradients<'a> {
-    /// By the residual before the sum, which is also the one by x, `[rows, features]`.
+    /// Derivative by the residual before the sum, which is also the one by x, `[rows, features]`.
     pub residual: &'a mut [f32],
-    /// By the weight, `[features]`, where it is wanted.
+    /// Derivative by the weight, `[features]`, where it is wanted.
     pub weight: Option<&'a mut [f32]>,
 }
 

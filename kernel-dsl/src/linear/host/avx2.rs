@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::{ByteDot, F16_FACTOR, HalfDot, Lanes, WordDot};
 
-/// Eight lanes.
+/// Eight f32 in a 256-bit register.
 #[derive(Clone, Copy)]
 struct Eight(__m256);
 

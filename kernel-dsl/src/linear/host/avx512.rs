@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::lanes::{ByteDot, HalfDot, Lanes, PairDot, WordDot};
 use super::set::KernelSet;
 
-/// Sixteen lanes.
+/// Sixteen f32 in a 512-bit register.
 #[derive(Clone, Copy)]
 struct Sixteen(__m512);
 
@@ -225,13 +225,13 @@ pub(super) mod bf16 {
     );
 }
 
-/// The same where the dot product of bf16 is as fast as a multiply-add: for any number of rows.
+/// The kernels of `bf16` where its dot product is as fast as a multiply-add: by pairs for any number of rows.
 pub(super) static PAIRS_FIRST: KernelSet = KernelSet {
     bf16_rows: usize::MAX,
     ..bf16::KERNELS
 };
 
-/// Which of the two is faster here.
+/// The faster of `bf16::KERNELS` and [`PAIRS_FIRST`] on this processor.
 ///
 /// AMD's processors (Zen 4 and 5) start as many products of pairs in a cycle as multiply-adds, each of twice the work. Intel's
 /// (Sapphire Rapids: `cargo bench kernels`) start one in two cycles where they start four multiply-adds.

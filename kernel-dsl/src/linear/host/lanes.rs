@@ -23,7 +23,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul_add(self, a: Self, b: Self) -> Self;
     /// The first and the second of each pair of bf16, widened.
     unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self);
-    /// [`Lanes::LANES`] bf16, widened.
+    /// Loads [`Lanes::LANES`] bf16 values, widened to f32.
     unsafe fn load_bf16(from: *const u8) -> Self;
     /// [`Lanes::LANES`] f16 that are finite, widened.
     unsafe fn load_f16(from: *const u8) -> Self;

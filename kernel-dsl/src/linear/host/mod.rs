@@ -36,7 +36,7 @@ use crate::{Rows, simd::Isa};
 const SPAN_ROWS: usize = 512;
 /// Most features of a panel that are worked on before the next row block, which reads them again.
 const SEGMENT: usize = 512;
-/// The same where a step of columns is less than a panel: as f32, such a step then fills half of a first cache of 32 kB.
+/// [`SEGMENT`] where a step of columns is less than a panel: as f32, such a step then fills half of a first cache of 32 kB.
 const NARROW_SEGMENT: usize = 256;
 /// Panels that are multiplied with a segment of the input before the next one is read: their outputs, 64 kB a panel and span,
 /// have to fit the second cache too.
@@ -330,7 +330,7 @@ impl<'a> Span<'a> {
 
 /// A segment of a panel of the weight and where its product goes.
 struct Panel<'a> {
-    /// As the kernels read it.
+    /// Weights of the segment, as the kernels read them.
     bytes: &'a [u8],
     /// What is read after it, which need not be there, and how many bytes of the weight the segment itself takes.
     next: *const u8,

@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 use super::lanes::{ByteDot, F16_FACTOR, HalfDot};
 use super::set::kernel_set;
 
-/// Four lanes.
+/// Four f32 in a 128-bit register.
 #[derive(Clone, Copy)]
 struct Four(float32x4_t);
 

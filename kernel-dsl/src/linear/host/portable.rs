@@ -27,7 +27,7 @@ macro_rules! four {
     };
 }
 
-/// Four lanes.
+/// Four f32 in an array, which the compiler keeps in vectors where it can.
 #[derive(Clone, Copy)]
 struct Four([f32; 4]);
 

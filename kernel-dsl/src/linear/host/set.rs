@@ -41,29 +41,29 @@ pub(super) struct KernelSet {
     pub(super) f32: Kernels,
     /// Kernels that read bf16 weights as they lie.
     pub(super) bf16: Kernels,
-    /// What these read.
+    /// Form of the packed input that the bf16 kernels read.
     pub(super) bf16_input: Input,
     /// Most rows for them; more are multiplied by the f32 kernels, after widening.
     pub(super) bf16_rows: usize,
     /// Kernels that read int8 weights as they lie.
     pub(super) int8: Kernels,
-    /// Those that read q8_0 weights.
+    /// Kernels that read q8_0 weights as they lie.
     pub(super) q8_0: Kernels,
     /// Most rows for both; more are multiplied by the kernels of words, after widening.
     pub(super) int8_rows: usize,
-    /// None where `int8_rows` has no bound.
+    /// Kernels that read words, to which int8 and q8_0 weights are widened; none where `int8_rows` has no bound.
     pub(super) words: Kernels,
     /// Kernels that read int4 weights as they lie.
     pub(super) int4: Kernels,
-    /// Those that read the bytes to which they are widened, for more than two blocks of rows.
+    /// Kernels that read the bytes to which int4 weights are widened, for more than two blocks of rows.
     pub(super) int4_widened: Kernels,
     /// Columns of a step of every kernel.
     pub(super) columns: usize,
-    /// [`activations::pack`](super::activations::pack).
+    /// [`activations::pack`](super::activations::pack), compiled for this instruction set.
     pub(super) pack: unsafe fn(input: Input, rows: &[&[f32]], into: &mut [u8]),
-    /// [`widening::widen`](super::widening::widen).
+    /// [`widening::widen`](super::widening::widen), compiled for this instruction set.
     pub(super) widen: unsafe fn(widening: Widening, from: &[u8], into: &mut [u8]),
-    /// [`multiply_adds`].
+    /// [`multiply_adds`], compiled for this instruction set.
     pub(super) multiply_adds: unsafe fn(iterations: usize) -> (f64, f32),
 }
 

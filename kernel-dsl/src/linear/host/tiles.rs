@@ -13,7 +13,7 @@ use super::lanes::PairDot;
 use crate::aligned::CACHE_LINE;
 use crate::linear::weight_type::PANEL;
 
-/// One call of a kernel.
+/// Operands of one call of a kernel.
 pub(super) struct Tile {
     /// Units along the input.
     pub(super) units: usize,
@@ -33,7 +33,7 @@ pub(super) struct Tile {
     pub(super) ahead_step: usize,
     /// First of the panel's columns that are asked for, and what follows the last; whole steps of the kernel's registers.
     pub(super) first: usize,
-    /// See [`Tile::first`].
+    /// What follows the last of the panel's columns that are asked for; see [`Tile::first`].
     pub(super) last: usize,
 }
 

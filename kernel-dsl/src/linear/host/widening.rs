@@ -24,7 +24,7 @@ pub(super) enum Widening {
 }
 
 impl Widening {
-    /// What is widened.
+    /// Type of the weights that are widened.
     const fn weight_type(self) -> WeightType {
         match self {
             Self::Floats => WeightType::Bf16,

@@ -49,11 +49,11 @@ struct Sums {
     input: DeviceBuffer,
     steps: DeviceBuffer,
     state: DeviceBuffer,
-    /// By Ā and B̄, or by Λ and B where tokens have step sizes, as pairs, `[batch, channels, state_dim, 4]`.
+    /// Derivatives by Ā and B̄, or by Λ and B where tokens have step sizes, as pairs, `[batch, channels, state_dim, 4]`.
     modes: DeviceBuffer,
-    /// `[batch, outputs, channels, state_dim, 2]`.
+    /// Derivatives by C, one for each sequence, as pairs, `[batch, outputs, channels, state_dim, 2]`.
     c: DeviceBuffer,
-    /// `[batch, outputs, channels]`.
+    /// Derivatives by D, one for each sequence, `[batch, outputs, channels]`.
     skip: DeviceBuffer,
 }
 
@@ -207,7 +207,7 @@ struct Seen {
     state: bool,
 }
 
-/// Gradients of tokens.
+/// Gradients by what belongs to a token: u, and Δ where tokens have step sizes.
 #[derive(CubeType, CubeLaunch)]
 struct Tokens<F: Float> {
     input: Box<[F]>,

@@ -1,4 +1,4 @@
-//! From derivatives by Ā and B̄ to those by Δ, Λ and B, by the rule that made the ones of the others.
+//! Derivatives by Δ, Λ and B from those by Ā and B̄, by the rule that made Ā and B̄ of them.
 
 use cubecl::prelude::*;
 

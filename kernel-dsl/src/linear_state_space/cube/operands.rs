@@ -218,9 +218,9 @@ fn exp_m1(re: f32, im: f32) -> Array<f32> {
 pub(super) struct System<F: Float> {
     pub input: RowsView<F>,
     pub step_size: RowsView<F>,
-    /// `[channels, state_dim, 4]`.
+    /// Ā − 1 and B̄ as pairs, or Λ and B where tokens have step sizes, `[channels, state_dim, 4]`.
     pub modes: Box<[f32]>,
-    /// `[outputs, channels, state_dim, 2]`.
+    /// C as pairs, `[outputs, channels, state_dim, 2]`.
     pub c: Box<[f32]>,
     pub skip: Box<[f32]>,
     /// First row, row after the last and sequence of every chunk.
@@ -319,7 +319,7 @@ impl<F: Float> System<F> {
         values
     }
 
-    /// One token: x ← x + (Ā − 1) x + B̄ u.
+    /// Takes the state over one token: x ← x + (Ā − 1) x + B̄ u.
     pub fn advance(&self, modes: &Array<f32>, u: f32, x: &mut Array<f32>, #[comptime] form: Form) {
         #[unroll]
         for i in 0..comptime!(form.modes) {
@@ -346,7 +346,7 @@ impl<F: Float> System<F> {
         x
     }
 
-    /// Writes them.
+    /// Writes the pairs of this unit's modes to a buffer `[_, state_dim, 2]`.
     pub fn store(&self, values: &mut [f32], index: usize, x: &Array<f32>, #[comptime] form: Form) {
         #[unroll]
         for i in 0..comptime!(form.modes) {

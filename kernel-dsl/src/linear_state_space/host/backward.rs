@@ -121,7 +121,7 @@ struct BlockBackward<'a> {
 /// Derivatives by the constants of a channel, as far as they have come.
 struct Found {
     sums: Sums,
-    /// By D, and by Δ, Λ and B where every token has a step size of its own.
+    /// Derivatives by D, and by Δ, Λ and B where every token has a step size of its own.
     by_token: Channel,
 }
 
@@ -137,7 +137,7 @@ struct Memory {
     by_steps: Vec<f32>,
     /// The states of a chunk and the one before it, `[chunk + 1, padded]`.
     states: Vec<f32>,
-    /// s, `[chunk, rank]`.
+    /// Feedback s of every token and rank, `[chunk, rank]`.
     feedback: Vec<f32>,
     by_feedback: Vec<f32>,
     /// The modes of every token of a chunk, where each has its own, `[chunk, 3, width]`.
@@ -192,7 +192,7 @@ impl WithSimd for BlockBackward<'_> {
 }
 
 impl BlockBackward<'_> {
-    /// From the sums over tokens to the derivatives by what is given.
+    /// Turns the sums over tokens into the derivatives by the constants of the channel.
     fn finish(&self, channel: &Channel, discrete: &Discrete, found: Found) -> Channel {
         let Found { sums, mut by_token } = found;
         let cotangent = sums.finish(self.problem, &mut by_token);

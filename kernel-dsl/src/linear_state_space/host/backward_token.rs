@@ -1,4 +1,4 @@
-//! One token of one channel, backward, and the sums over tokens that it adds to.
+//! The way back through one token of one channel, and the sums over tokens that it adds to.
 
 use pulp::{Simd, c64};
 
@@ -32,7 +32,7 @@ impl Sums {
         }
     }
 
-    /// Ends a chunk.
+    /// Ends a chunk: adds its sums to the totals and clears them.
     #[inline(always)]
     pub(super) fn flush(&mut self) {
         for (total, chunk) in self.total.iter_mut().zip(&mut self.chunk) {
@@ -92,9 +92,9 @@ pub(super) struct Seen<'a> {
     /// ȳ of every output, `stride` apart.
     pub reads: &'a [f32],
     pub stride: usize,
-    /// x_{t−1}.
+    /// State x_{t−1} before the token, as pairs.
     pub before: &'a [f32],
-    /// x_t.
+    /// State x_t after the token, as pairs.
     pub after: &'a [f32],
     /// s of every rank.
     pub feedback: &'a [f32],
@@ -120,7 +120,7 @@ pub(super) fn read_back<S: Simd>(
     }
 }
 
-/// From x̄_t to x̄_{t−1}; gives Re(B̄ᴴ x̄_t).
+/// Takes the adjoint from x̄_t to x̄_{t−1}; gives Re(B̄ᴴ x̄_t).
 #[inline(always)]
 pub(super) fn retreat<S: Simd>(
     simd: S,

@@ -178,7 +178,7 @@ impl WithSimd for BlockStates<'_> {
 /// v_l of a channel, from l = 0 on.
 struct Response {
     decay: Port,
-    /// E_k and F_k.
+    /// E_k and F_k of every rank k, which read and write the feedback.
     feedback: Vec<(Port, Port)>,
     now: Port,
     next: Port,

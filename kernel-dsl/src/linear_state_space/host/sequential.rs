@@ -130,7 +130,7 @@ struct Walk<'a> {
     tokens: (&'a Rows<'a>, Option<&'a Rows<'a>>),
     rows: Range<usize>,
     block: Range<usize>,
-    /// `[block, state_dim, 2]`.
+    /// States of the block's channels, as pairs, `[block, state_dim, 2]`.
     state: &'a mut [f32],
     out: SharedRows<'a>,
 }
@@ -201,7 +201,7 @@ struct Run<'a> {
     system: &'a System,
     inputs: &'a [f32],
     steps: &'a [f32],
-    /// From an output of a token to the next output of it.
+    /// Distance between neighbouring outputs of a token, in values.
     stride: usize,
 }
 

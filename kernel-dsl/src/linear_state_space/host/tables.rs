@@ -222,13 +222,13 @@ impl Tables {
         &self.kernels[(output * self.inputs + input) * 2 * self.size + self.size - token..][..self.size]
     }
 
-    /// Ā^tokens as pairs.
+    /// Ā^tokens of every mode, as pairs (re, im).
     #[inline(always)]
     pub(super) fn power(&self, tokens: usize) -> &[f32] {
         &self.powers[tokens * self.state..][..self.state]
     }
 
-    /// How many y there are before the outputs that are fed back.
+    /// Number of outputs y, which come before the outputs that are fed back.
     pub(super) fn reads(&self) -> usize {
         self.outputs + 1 - self.inputs
     }

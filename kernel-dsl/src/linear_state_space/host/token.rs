@@ -15,7 +15,7 @@ pub(super) struct Modes<'a> {
     pub re: &'a [f32],
     /// −Im Ā, Im Ā.
     pub im: &'a [f32],
-    /// B̄ as pairs.
+    /// B̄ of every mode, as pairs (re, im).
     pub input: &'a [f32],
 }
 

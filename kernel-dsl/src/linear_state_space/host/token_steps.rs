@@ -9,7 +9,7 @@ use crate::simd::mul_add_one;
 /// What the modes of a channel are made of at every token: rows of real parts and then imaginary parts.
 #[derive(Clone, Copy)]
 pub(super) struct Rates<'a> {
-    /// Λ.
+    /// Rates Λ of the modes.
     pub a: &'a [f32],
     /// B, or B / Λ where the input is held.
     pub gain: &'a [f32],

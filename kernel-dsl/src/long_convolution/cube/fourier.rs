@@ -1,4 +1,4 @@
-//! By transforms: for many taps and tokens.
+//! The convolution by Fourier transforms: for many taps and tokens.
 
 use std::ops::Range;
 
@@ -75,7 +75,7 @@ struct Spectra<'a> {
     inputs: &'a DeviceInputs,
     reach: Reach,
     transform: Transform<'a>,
-    /// Of the kernels of all outputs, divided by the number of points.
+    /// Spectra of the kernels of all outputs, divided by the number of points.
     kernels: DeviceBuffer,
     /// Sequences that are transformed at once.
     at_once: usize,
@@ -151,7 +151,7 @@ impl<'a> Spectra<'a> {
         self.transform.forward(&self.kernels, self.problem.outputs())
     }
 
-    /// Of the inputs.
+    /// Spectra of the inputs u of some sequences.
     fn signal(&self, sequences: &Range<usize>) -> Result<DeviceBuffer, Error> {
         let channels = self.problem.channels;
         let signal = self.transform.spectrum(sequences.len(), channels)?;
@@ -173,7 +173,7 @@ impl<'a> Spectra<'a> {
         Ok(signal)
     }
 
-    /// Of the outputs.
+    /// Spectra of the outputs: products of those of inputs and kernels.
     fn products(&self, signal: &DeviceBuffer, sequences: usize) -> Result<DeviceBuffer, Error> {
         let outputs = self.problem.outputs();
         let found = self.transform.spectrum(sequences, outputs)?;
@@ -219,7 +219,7 @@ impl<'a> Spectra<'a> {
         Ok(())
     }
 
-    /// Of the cotangents.
+    /// Spectra of the cotangents Ȳ of some sequences.
     fn seen(&self, call: &PullBack, sequences: &Range<usize>) -> Result<DeviceBuffer, Error> {
         let outputs = self.problem.outputs();
         let seen = self.transform.spectrum(sequences.len(), outputs)?;
@@ -272,7 +272,7 @@ impl<'a> Spectra<'a> {
         Ok(())
     }
 
-    /// Of ū.
+    /// Spectra of ū, from those of the cotangents.
     fn pull_back(&self, seen: &DeviceBuffer, sequences: usize) -> Result<DeviceBuffer, Error> {
         let channels = self.problem.channels;
         let by_input = self.transform.spectrum(sequences, channels)?;
@@ -294,7 +294,7 @@ impl<'a> Spectra<'a> {
         Ok(by_input)
     }
 
-    /// ū of points.
+    /// Writes ū of some sequences, from the points that its spectra are transformed back to.
     fn write_input(
         &self,
         call: &PullBack,

@@ -111,7 +111,7 @@ pub(super) fn fold_cotangent_kernel<F: Float>(
     }
 }
 
-/// Of every output the product of its input's spectrum and its kernel's.
+/// For every output, the product of its input's spectrum and its kernel's.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn product_kernel(

@@ -21,7 +21,7 @@ pub(super) struct Transform<'a> {
 }
 
 impl<'a> Transform<'a> {
-    /// As the plan on the host, for so many places.
+    /// The transform of signals of `places` places, with as many points as the plan on the host has.
     pub fn new(client: &'a Client, places: usize) -> Result<Self, Error> {
         let points = places.max(2).next_power_of_two() / 2;
         let all = 4 * points;
@@ -64,7 +64,7 @@ impl<'a> Transform<'a> {
         }
     }
 
-    /// From frequencies in bit-reversed order to M times the points.
+    /// Takes frequencies in bit-reversed order to M times the points, in place.
     pub fn inverse(&self, spectrum: &DeviceBuffer, channels: usize) -> Result<(), Error> {
         let mut length = self.points;
         while length >= 4 {
@@ -113,14 +113,14 @@ impl<'a> Transform<'a> {
     }
 }
 
-/// A complex number.
+/// A complex number in f32.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Complex {
     pub re: f32,
     pub im: f32,
 }
 
-/// x y.
+/// Product x y of two complex numbers.
 #[cube]
 pub(super) fn product(x: &Complex, y: &Complex) -> Complex {
     Complex {
@@ -129,7 +129,7 @@ pub(super) fn product(x: &Complex, y: &Complex) -> Complex {
     }
 }
 
-/// x̄ y.
+/// Product x* y of two complex numbers, the first conjugated.
 #[cube]
 pub(super) fn product_conjugate(x: &Complex, y: &Complex) -> Complex {
     Complex {
@@ -144,13 +144,13 @@ pub(super) struct Turns {
     table: Box<[f32]>,
     fine: usize,
     pub points: usize,
-    /// 1/M.
+    /// 1/M, by which a transform there and back must be multiplied.
     pub scale: f32,
 }
 
 #[cube]
 impl Turns {
-    /// e^{−2πik/4M}; see [`Transform`].
+    /// e^{−2πik/4M}, the product of two entries of the table; see [`Transform`].
     fn factor(&self, k: usize) -> Complex {
         let low = 2 * (k % self.fine);
         let high = 2 * (self.fine + k / self.fine);
@@ -212,7 +212,7 @@ fn sub(x: &Complex, y: &Complex) -> Complex {
     }
 }
 
-/// i x.
+/// i x: the number turned by a quarter of a circle.
 #[cube]
 fn turned(x: &Complex) -> Complex {
     Complex { re: -x.im, im: x.re }

@@ -197,7 +197,7 @@ pub(super) fn times_conjugate<S: Simd>(simd: S, x: Point<S>, [re, im]: Factor) -
     times(simd, x, [re, -im])
 }
 
-/// x y.
+/// Product x y of two complex points.
 #[inline(always)]
 pub(super) fn product<S: Simd>(simd: S, x: Point<S>, y: Point<S>) -> Point<S> {
     [

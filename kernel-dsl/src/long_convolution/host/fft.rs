@@ -57,7 +57,7 @@ pub(super) struct Plan {
     inner: usize,
 }
 
-/// What [`Apart`] does.
+/// Stage of a transform that [`Apart`] runs.
 #[derive(Clone, Copy)]
 enum Stage {
     Rest,
@@ -132,7 +132,7 @@ impl Plan {
         }
     }
 
-    /// M.
+    /// M, the number of complex points of the transform.
     pub(super) fn points(&self) -> usize {
         self.points
     }
@@ -389,7 +389,7 @@ impl Plan {
         }
     }
 
-    /// Undoes [`Plan::fold`].
+    /// Undoes [`Plan::fold`]: gives the sink the values at places n and n + M below `end`.
     #[inline(always)]
     fn unfold<S: Simd>(&self, simd: S, end: usize, n: usize, point: Point<S>, sink: &mut impl Sink<S>) {
         let [re, im] = times_conjugate(simd, point, self.turns[n]);

@@ -1,4 +1,4 @@
-//! By transforms: for many taps and tokens.
+//! The convolution by Fourier transforms: for many taps and tokens.
 
 use std::ops::Range;
 
@@ -318,7 +318,7 @@ impl<S: Simd> Sink<S> for InputGradient<'_> {
 /// The kernels of some channels, as transforms.
 struct Kernels<'a, S: Simd> {
     reach: &'a Reach,
-    /// Of all outputs, divided by the number of points.
+    /// Spectra of the kernels of all outputs, divided by the number of points.
     spectra: Vec<Point<S>>,
     /// The taps of one output, or their gradients, by their lags.
     lags: Vec<S::f32s>,
@@ -353,7 +353,7 @@ impl<'a, S: Simd> Kernels<'a, S> {
         }
     }
 
-    /// From the outer stage of the gradient of a spectrum to that of the taps, in `lags`.
+    /// Takes the gradient by a spectrum, at the outer stage, to the gradient by the taps, in `lags`.
     #[inline(always)]
     fn pull_back(&mut self, simd: S, plan: &Plan, spectrum: &mut [Point<S>]) {
         let end = end_of_taps(plan, self.reach);
@@ -378,9 +378,9 @@ pub(super) fn end_of_taps(plan: &Plan, reach: &Reach) -> usize {
 /// Taps by their lags, at the places of a transform: behind the last place the sign changes.
 pub(super) struct Taps<'a, S: Simd> {
     pub reach: &'a Reach,
-    /// N.
+    /// N = 2M, the number of places of the transform.
     pub places: usize,
-    /// From −back on.
+    /// A tap for every lag, from −back to ahead − 1.
     pub lags: &'a mut [S::f32s],
     /// What every tap is multiplied by, on its way in and out.
     pub scale: S::f32s,

@@ -132,7 +132,7 @@ pub(super) struct Backward<'a> {
     pub input: SharedRows<'a>,
     /// K̄, `[multiplicity · channels, taps]`.
     pub kernel: SharedRows<'a>,
-    /// K̄′, likewise.
+    /// K̄′, `[multiplicity · channels, taps]`, where there is a later kernel.
     pub later_kernel: Option<SharedRows<'a>>,
     /// D̄, `[1, multiplicity · channels]`.
     pub skip: Option<SharedRows<'a>>,

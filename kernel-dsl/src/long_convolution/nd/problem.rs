@@ -8,13 +8,13 @@ use crate::long_convolution::problem::{Reach, TAPS_PER_LEVEL};
 use crate::operands::operator;
 use crate::shape::{ShapeError, all_fit};
 
-/// The most axes.
+/// Most axes that a convolution can have.
 pub(in crate::long_convolution) const MOST: usize = 3;
 
 /// An axis, and the taps along it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axis {
-    /// Positions.
+    /// Number of positions along the axis.
     pub size: usize,
     /// Taps for lags 0 … taps − 1, of which there is at least one.
     pub taps: usize,
@@ -22,7 +22,7 @@ pub struct Axis {
     pub later: usize,
 }
 
-/// One to three axes, the last one fastest in memory.
+/// The axes of a convolution, one to three, the last one fastest in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Axes {
     axes: [Axis; MOST],
@@ -46,7 +46,7 @@ pub enum Form {
 pub struct Problem {
     /// Images, or whatever has these axes.
     pub batch: usize,
-    /// The axes.
+    /// Axes of an image, and the taps along each.
     pub axes: Axes,
     /// Channels of the input.
     pub channels: usize,
@@ -54,7 +54,7 @@ pub struct Problem {
     pub multiplicity: usize,
     /// Outer products in the sum that is a kernel.
     pub rank: usize,
-    /// How it is computed.
+    /// How the convolution is computed.
     pub form: Form,
 }
 
@@ -66,7 +66,7 @@ operator! {
         input: Rows[problem.tokens(), problem.channels],
         /// k_i, `[rank, multiplicity, channels, lags]`: the taps of the first axis from lag −later to taps − 1, then those of the next.
         kernel: Values[problem.kernel_len()],
-        /// D, `[multiplicity, channels]`.
+        /// Skip weights D, `[multiplicity, channels]`; zeros where there are none.
         skip: Option<Values>[problem.outputs()],
     }
     /// What a convolution over several axes writes.
@@ -85,7 +85,7 @@ pub enum LongConvolutionNdError {
     /// An axis without taps.
     #[error("a long convolution needs at least 1 tap on every axis, found 0 on axis {axis}")]
     NoTaps {
-        /// Which one, from 0.
+        /// Index of the axis, from 0.
         axis: usize,
     },
     /// No memory could hold it.
@@ -97,7 +97,7 @@ pub enum LongConvolutionNdError {
 }
 
 impl Axis {
-    /// Taps along it.
+    /// Number of taps along the axis, those of negative lags included.
     pub fn lags(&self) -> usize {
         self.later + self.taps
     }
@@ -157,7 +157,7 @@ impl Axes {
         })
     }
 
-    /// The axes.
+    /// The axes, the slowest in memory first.
     pub fn as_slice(&self) -> &[Axis] {
         &self.axes[..self.count]
     }
@@ -212,7 +212,7 @@ impl Problem {
         term.saturating_mul(self.rank).saturating_mul(self.multiplicity)
     }
 
-    /// The same of a transform over all axes: there for the input and back for each output. It takes half the length on one of them.
+    /// Cost of a transform over all axes in multiply-adds per image and channel: there for the input, back for each output; half length on one axis.
     fn fourier_cost(&self) -> usize {
         let places = |axis: &Axis| axis.reach().places().next_power_of_two();
         let axes = self.axes.as_slice().iter();

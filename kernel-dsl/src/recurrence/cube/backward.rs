@@ -92,7 +92,7 @@ struct Backward<'a> {
 
 /// The gradient of q or k by heads, and its parts that matter for the decays.
 struct KeyGradient {
-    /// `[rows, heads, key_dim]`, without the terms of a bonus.
+    /// Gradient by q or k, `[rows, heads, key_dim]`, without the terms of a bonus.
     gradient: DeviceBuffer,
     state_terms: DeviceBuffer,
     pair_terms: DeviceBuffer,

@@ -56,7 +56,7 @@ pub(super) struct Passes<'a> {
 
 /// What each chunk meets, and its decay.
 pub(super) struct Entering {
-    /// `[chunks, heads, key_dim, value_dim]`.
+    /// State that each chunk meets, `[chunks, heads, key_dim, value_dim]`.
     pub states: DeviceBuffer,
     /// Sums of the log decays of each chunk, `[chunks, heads, 1 or key_dim]`.
     pub sums: DeviceBuffer,
@@ -248,7 +248,7 @@ impl<'a> Passes<'a> {
         Ok(out)
     }
 
-    /// The output.
+    /// Writes the output from the scores of every chunk and the state that it meets.
     fn read(&self, weights: &DeviceBuffer, states: &DeviceBuffer, out: &DeviceBuffer) -> Result<(), Error> {
         let total = self.total(self.problem.value_dim.div_ceil(self.plan.chunk_size()));
         let [tokens, gates, operands] = self.types();

@@ -158,7 +158,7 @@ fn sum_of_units(shared: &mut Shared<[f32]>, value: f32) -> f32 {
     sum
 }
 
-/// One decay per head, one token per unit: the sum over pairs as it stands.
+/// Gradients by decays that are one per head, one token per unit: the sum over pairs as it stands.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn per_head<G: Float>(
@@ -269,7 +269,7 @@ pub(super) fn sum_heads<F: Float>(
     }
 }
 
-/// From the gradient ū of u = δ v to v̄ = δ ū + D∘ȳ and δ̄ = v·ū, one (chunk, head) per cube.
+/// Takes the gradient ū of u = δ v to v̄ = δ ū + D∘ȳ and δ̄ = v·ū, one (chunk, head) per cube.
 ///
 /// # Shapes
 /// `stepped` `[rows, heads, value_dim]`; `value` likewise; `step_size` `[rows, heads]`.

@@ -18,7 +18,7 @@ use super::staging::{
 use crate::cube::product::{Accumulator, Layout, Tiling};
 use crate::decay::DecayScope;
 
-/// What is scored.
+/// Which vectors of two tokens are multiplied into a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Pairs {
     /// Queries and keys: W.

@@ -51,7 +51,7 @@ impl Tile {
     }
 }
 
-/// One token of every sequence.
+/// The recurrence over one token of every sequence.
 ///
 /// # Shapes
 /// As for [`sequential`], with `time = 1`.

@@ -43,7 +43,7 @@ pub(super) enum Side {
 }
 
 impl Side {
-    /// The other boundary.
+    /// The side of the span's other boundary.
     pub(super) fn opposite(self) -> Self {
         match self {
             Self::Begin => Self::End,
@@ -55,7 +55,7 @@ impl Side {
 /// Which blocks of tokens get a factor; the others get 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Blocks {
-    /// All.
+    /// Every block.
     All,
     /// Every second one, beginning with the first.
     Even,

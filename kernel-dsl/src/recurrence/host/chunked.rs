@@ -237,7 +237,7 @@ pub(super) fn sum_chunk(head: Head, (start, n): (usize, usize), sums: &mut [f64]
 pub(super) struct ScalarScratch {
     /// S_0 = 0, S_1, …, S_n: the sums of log decays before and after each token.
     sums: Vec<f64>,
-    /// δ_1, …, δ_n.
+    /// Step sizes δ_1, …, δ_n of the chunk's tokens.
     steps: Vec<f32>,
     /// Weights of the values in each read-out, `[n, n]`, zero above the diagonal.
     weights: Vec<f32>,
@@ -255,7 +255,7 @@ impl ScalarScratch {
         }
     }
 
-    /// One chunk of one head: `tokens` is its first token and its length n, `scores` is q_i·k_j, `[n, n]`.
+    /// Runs one chunk of one head: `tokens` is its first token and its length n, `scores` is q_i·k_j, `[n, n]`.
     pub(super) fn chunk(
         &mut self,
         head: Head,

@@ -25,7 +25,7 @@ pub(super) const BLOCK: usize = 16;
 pub(super) struct PerKeyChunk {
     /// Tokens in a block.
     block: usize,
-    /// a_t, `[n, key_dim]`.
+    /// Decays a_t of the block's tokens, `[n, key_dim]`.
     decay: Vec<f32>,
     /// Σ ln a_t over the block, `[key_dim]`.
     log_decay_sum: Vec<f32>,
@@ -59,7 +59,7 @@ impl PerKeyChunk {
         }
     }
 
-    /// One block of one head: `tokens` is its first token and its length n.
+    /// Runs one block of one head: `tokens` is its first token and its length n.
     fn one_block(
         &mut self,
         head: Head,
@@ -256,7 +256,7 @@ struct Products<'a> {
 }
 
 impl Products<'_> {
-    /// One vector of keys from `column` on, or `width` of them as part of one. Vectors by hand: over so many slices the
+    /// Log decay sums and queries of one vector of keys from `column` on, or of `width` keys as part of one. Vectors by hand: over so many slices the
     /// compiler does not.
     #[inline(always)]
     fn columns<S: Simd, const PARTIAL: bool>(&mut self, simd: S, column: usize, width: usize) {

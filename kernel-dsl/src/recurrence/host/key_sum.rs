@@ -85,7 +85,7 @@ fn for_each_head(
 pub(super) struct Decay {
     constant: bool,
     filled: bool,
-    /// a_t `[key_dim]`.
+    /// Decays a_t of the token, `[key_dim]`.
     pub(super) values: Vec<f32>,
     /// What rounding took off constants, which would err in the same direction at every token.
     rest: Vec<f32>,
@@ -119,7 +119,7 @@ impl Decay {
         }
     }
 
-    /// z ← a∘z.
+    /// Decays a key sum in place: z ← a∘z.
     #[inline(always)]
     pub(super) fn apply<S: Simd>(&self, simd: S, z: &mut [f32]) {
         if self.constant {

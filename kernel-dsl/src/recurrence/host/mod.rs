@@ -56,7 +56,7 @@ struct Head<'a> {
     inputs: &'a Inputs<'a>,
     /// The row of its first token in all views.
     first_row: usize,
-    /// Its tokens.
+    /// Number of tokens of the sequence.
     time: usize,
     head: usize,
     /// Kept, because finding it takes two divisions and every token asks for it.
@@ -87,21 +87,21 @@ impl<'a> Head<'a> {
         self.first_row + t
     }
 
-    /// q_t `[key_dim]`.
+    /// Query q_t of token `t`, `[key_dim]`.
     #[inline(always)]
     fn query(&self, t: usize) -> &'a [f32] {
         let key_dim = self.problem.key_dim;
         &self.inputs.query.row(self.row(t))[self.group * key_dim..][..key_dim]
     }
 
-    /// k_t `[key_dim]`.
+    /// Key k_t of token `t`, `[key_dim]`.
     #[inline(always)]
     fn key(&self, t: usize) -> &'a [f32] {
         let key_dim = self.problem.key_dim;
         &self.inputs.key.row(self.row(t))[self.group * key_dim..][..key_dim]
     }
 
-    /// v_t `[value_dim]`.
+    /// Value v_t of token `t`, `[value_dim]`.
     #[inline(always)]
     fn value(&self, t: usize) -> &'a [f32] {
         let value_dim = self.problem.value_dim;
@@ -116,7 +116,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// ẏ_t `[value_dim]`.
+    /// Cotangent ẏ_t of the output of token `t`, `[value_dim]`.
     #[inline(always)]
     fn cotangent(&self, cotangents: &Cotangents<'a>, t: usize) -> &'a [f32] {
         let value_dim = self.problem.value_dim;
@@ -164,7 +164,7 @@ impl<'a> Head<'a> {
         Matrix::new(&rows.data()[start..], count, cols, rows.stride())
     }
 
-    /// δ_t.
+    /// Step size δ_t of token `t`; 1 where none are given.
     #[inline(always)]
     fn step_size(&self, t: usize) -> f32 {
         self.inputs

@@ -15,7 +15,7 @@ use crate::simd::{dispatch, mul_add};
 /// Keys whose decays are kept on the stack; only larger heads allocate.
 const KEYS_ON_STACK: usize = 512;
 
-/// One token: [`sequential`] for `time` = 1, as decoding calls it. Padded or packed sequences may have one token or none.
+/// The recurrence over one token: [`sequential`] for `time` = 1, as decoding calls it. Padded or packed sequences may have one token or none.
 ///
 /// # Shapes
 /// `state` `[batch, heads, key_dim, value_dim]`, read and updated; `out` `[rows, heads, value_dim]`.
@@ -168,11 +168,11 @@ fn head_tokens(head: Head, bound: Option<f32>, state: &mut [f32], out: SharedOut
 struct Tokens<'a> {
     head: Head<'a>,
     bound: f32,
-    /// a_t `[key_dim]`.
+    /// Room for the decays a_t of a token, `[key_dim]`.
     decay: &'a mut [f32],
     /// What rounding took off a_t, `[key_dim]`; used where decays are constant.
     decay_rest: &'a mut [f32],
-    /// h `[key_dim, value_dim]`.
+    /// State h of the head, `[key_dim, value_dim]`, updated in place.
     state: &'a mut [f32],
     out: SharedOutput<'a>,
 }
@@ -366,9 +366,9 @@ fn token_pass<S: Simd, const BONUS: bool, const BOUNDED: bool, const CONSTANT: b
 /// Running sums over the keys, for `N` vectors of columns.
 #[derive(Clone, Copy)]
 struct Sums<S: Simd, const N: usize> {
-    /// Σ q h.
+    /// Σ q h over the keys: what each column reads out, before the scale.
     read_out: [S::f32s; N],
-    /// Σ h².
+    /// Σ h² over the keys, of each column of the new state.
     squares: [S::f32s; N],
 }
 

@@ -53,7 +53,7 @@ pub(super) struct WideCotangents {
     pub(super) state: Option<Vec<f64>>,
 }
 
-/// [`backward`] after validation.
+/// Computes the gradients of [`backward`] from operands that are validated.
 pub(super) fn run(
     problem: &Problem,
     inputs: &Inputs,
@@ -112,7 +112,7 @@ fn clear(gradients: &mut Gradients<f64>) {
     }
 }
 
-/// One token of one head.
+/// The backward pass of one token of one head.
 struct TokenPass<'a> {
     problem: &'a Problem,
     inputs: &'a Inputs<'a>,

@@ -93,12 +93,12 @@ struct Buffers {
     input: DeviceBuffer,
     step_size: DeviceBuffer,
     gate: DeviceBuffer,
-    /// `[rows, groups, tiles, state_dim]`.
+    /// Terms of dB, and of dC, one for each tile of channels, `[rows, groups, tiles, state_dim]`.
     b: DeviceBuffer,
     c: DeviceBuffer,
-    /// `[chunks, channels, state_dim]`.
+    /// Terms of dA, one for each chunk, `[chunks, channels, state_dim]`.
     a: DeviceBuffer,
-    /// `[chunks, channels]`.
+    /// Terms of dD, one for each chunk, `[chunks, channels]`.
     skip: DeviceBuffer,
     /// Tiles of the channels of a group.
     tiles: usize,

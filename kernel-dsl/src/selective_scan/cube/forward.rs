@@ -15,7 +15,7 @@ use crate::cube::{
 };
 use crate::selective_scan::problem::{DeviceInputs, DeviceOutputs, Problem, ScanError};
 
-/// One token of every sequence.
+/// The selective scan over one token of every sequence.
 ///
 /// # Shapes
 /// As for [`forward`], with `time = 1`.
@@ -164,7 +164,7 @@ fn partial_out(
 pub(super) struct Chunks {
     pub table: ChunkTable,
     pub tile: Tile,
-    /// ΣΔ, `[chunks, channels]`.
+    /// Sum ΣΔ of the step sizes of every chunk, `[chunks, channels]`.
     step_sums: DeviceBuffer,
 }
 
@@ -212,7 +212,7 @@ impl Chunks {
         Ok((states, end))
     }
 
-    /// From what each chunk adds to a state to the state that it gets, in place; gives what leaves each sequence.
+    /// Turns what each chunk adds to a state into the state that it gets, in place; gives what leaves each sequence.
     pub(super) fn pass(
         &self,
         client: &Client,

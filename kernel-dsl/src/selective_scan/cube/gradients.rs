@@ -115,7 +115,7 @@ pub(super) fn gradients<F: Float>(
     }
 }
 
-/// One token, given the state before it: λ goes from dh_t to dh_{t-1}, everything else gets its share.
+/// Goes back through one token, given the state before it: λ from dh_t to dh_{t-1}, everything else gets its share.
 #[cube]
 #[allow(clippy::too_many_arguments)]
 fn token<F: Float>(

@@ -41,7 +41,7 @@ pub(super) struct Scan<F: Float> {
 pub(super) struct Place {
     pub segment: usize,
     pub group: usize,
-    /// Which tile of the group's channels.
+    /// Index of the tile among those of the group's channels.
     pub tile: usize,
     /// Tiles of a group.
     pub tiles: usize,
@@ -53,7 +53,7 @@ pub(super) struct Place {
     pub constants: usize,
     /// Where the channel's values of a `[segments, channels, state_dim]` buffer begin.
     pub states: usize,
-    /// First row.
+    /// First row of the segment.
     pub start: usize,
     /// Row after the last.
     pub end: usize,
@@ -144,7 +144,7 @@ impl<F: Float> Scan<F> {
         }
     }
 
-    /// One token: h ← e^{Δ A}∘h + Δ u B.
+    /// Takes the state over one token: h ← e^{Δ A}∘h + Δ u B.
     pub fn advance(
         &self,
         place: &Place,
@@ -216,7 +216,7 @@ impl DeviceInputs<'_> {
         all.fold(0, usize::max)
     }
 
-    /// Which kernel the inputs need.
+    /// Form of the kernel that the inputs need.
     pub(super) fn form(&self, tile: Tile, entry: usize) -> Form {
         Form {
             tile,

@@ -27,7 +27,7 @@ type Pair<S> = [<S as Simd>::f32s; 2];
 pub(super) struct Sums<'a, S: Simd> {
     /// a_{t+1} λ_{t+1} of the chunk that follows.
     pub(super) adjoint: &'a mut [S::f32s],
-    /// ∂A so far.
+    /// ∂A of this segment, summed over the chunks so far.
     pub(super) a: &'a mut [S::f32s],
 }
 
@@ -53,9 +53,9 @@ pub(super) struct Chunk<'a> {
     width: usize,
     /// u, then ∂u; `[tokens, width]` as the next three.
     input: Vec<f32>,
-    /// Δ, then ∂Δ.
+    /// Step sizes Δ, then ∂Δ.
     step: Vec<f32>,
-    /// ȳ.
+    /// Cotangent ȳ of y before the gate, ō SiLU(z).
     ungated: Vec<f32>,
     /// y before the gate.
     read_out: Vec<f32>,
@@ -74,7 +74,7 @@ struct Vector<'a, S: Simd> {
     rows: Range<usize>,
     /// First channel, counted from the segment's.
     first: usize,
-    /// `[state_dim]` each.
+    /// A of the channels, `[state_dim]` as the next three.
     a: &'a [S::f32s],
     boundary: &'a [S::f32s],
     adjoint: &'a mut [S::f32s],
@@ -204,7 +204,7 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// ∂u and ∂Δ.
+    /// Writes ∂u and ∂Δ of some rows to the gradients.
     #[inline(always)]
     fn store_rows(&self, rows: Range<usize>) {
         for (t, row) in rows.enumerate() {

@@ -16,7 +16,7 @@ use crate::vector::{Scratch, SharedRows, exp2_m1, load, prefetch, store};
 /// Tokens from which transposing the states pays.
 const LONG: usize = 4;
 
-/// One token of every sequence: [`sequential`] for `time` = 1, as decoding calls it.
+/// The selective scan over one token of every sequence: [`sequential`] for `time` = 1, as decoding calls it.
 ///
 /// # Shapes
 /// `state` `[batch, channels, state_dim]`, read and updated; `out` `[batch, channels]`.
@@ -308,13 +308,13 @@ impl WithSimd for Short<'_> {
 struct Channels<'a> {
     /// Δ log₂ e and Δ u, `[channels]` each.
     factors: (&'a [f32], &'a [f32]),
-    /// `[channels, state_dim]`.
+    /// A of the channels, `[channels, state_dim]` as their states h.
     a: &'a [f32],
     h: &'a mut [f32],
-    /// `[state_dim]`.
+    /// B of the token, `[state_dim]` as its C.
     b: &'a [f32],
     c: &'a [f32],
-    /// `[channels]`.
+    /// Read-outs y of the channels, `[channels]`.
     y: &'a mut [f32],
 }
 

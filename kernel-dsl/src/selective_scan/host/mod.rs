@@ -35,9 +35,9 @@ struct Segment<'a> {
     group: usize,
     /// The segment's place in its group.
     place: usize,
-    /// The first channel.
+    /// Index of the segment's first channel.
     first: usize,
-    /// How many channels.
+    /// Number of channels in the segment.
     count: usize,
 }
 

@@ -82,11 +82,11 @@ fn round(values: &[f64], rounded: &mut [f32]) {
 /// Derivatives by B, C, D and K of one channel, over all sequences.
 struct Found {
     b: Vec<f64>,
-    /// `[outputs, state_dim]`.
+    /// Derivatives by C, `[outputs, state_dim]`.
     c: Vec<f64>,
-    /// `[outputs]`.
+    /// Derivatives by D, `[outputs]`.
     skip: Vec<f64>,
-    /// `[outputs, state_dim]`.
+    /// Derivatives by K, `[outputs, state_dim]`.
     kernel: Vec<f64>,
 }
 
@@ -273,7 +273,7 @@ impl BlockBackward<'_> {
         by_state
     }
 
-    /// From ∂K to ∂B and ∂C.
+    /// Adds what ∂K gives to ∂B and ∂C.
     fn through_kernel(&self, h: usize, found: &mut Found) {
         let Problem {
             channels,

@@ -1,4 +1,4 @@
-//! By the kernel: N multiply-adds a token and output, with vectors over tokens.
+//! The shift system by its kernel: N multiply-adds a token and output, with vectors over tokens.
 
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ pub fn kernel(problem: &Problem, inputs: &Inputs, kernel: &mut [f32]) -> Result<
     Ok(())
 }
 
-/// The same as [`sequential`](crate::shift_state_space::sequential), whichever form is faster.
+/// What [`sequential`](crate::shift_state_space::sequential) computes, by whichever form is faster.
 ///
 /// # Errors
 /// As for [`sequential`](crate::shift_state_space::sequential).
@@ -52,7 +52,7 @@ pub fn forward(problem: &Problem, inputs: &Inputs, outputs: &mut Outputs) -> Res
     }
 }
 
-/// The same as [`sequential`](crate::shift_state_space::sequential), as a convolution.
+/// What [`sequential`](crate::shift_state_space::sequential) computes, as a convolution.
 ///
 /// # Errors
 /// As for [`sequential`](crate::shift_state_space::sequential).
@@ -98,7 +98,7 @@ struct Convolution<'a> {
     kernels: &'a [f32],
     rows: Range<usize>,
     block: Range<usize>,
-    /// `[block, state_dim]`.
+    /// States s of the block's channels, `[block, state_dim]`.
     state: &'a mut [f32],
     out: SharedRows<'a>,
 }
@@ -164,7 +164,7 @@ impl WithSimd for Convolution<'_> {
     }
 }
 
-/// From the state before some tokens to that after them.
+/// Takes `state` from before the tokens of `u` to after them.
 fn last_state(b: &[f32], u: &[f32], state: &mut [f32]) {
     let (n, time) = (b.len(), u.len());
     for i in (0..n).rev() {

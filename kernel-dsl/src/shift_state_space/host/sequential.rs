@@ -14,7 +14,7 @@ use crate::vector::{SharedRows, dot};
 /// Tokens of a tile.
 const TILE: usize = 64;
 
-/// One token of every sequence, from a state that is updated in place; the state of the inputs is not read.
+/// The shift system over one token of every sequence, on a state that is updated in place; the state of the inputs is not read.
 ///
 /// # Shapes
 /// `state` `[batch, channels, state_dim]`, `out` `[batch, outputs·channels]`.
@@ -88,7 +88,7 @@ struct Walk<'a> {
     inputs: &'a Inputs<'a>,
     rows: Range<usize>,
     block: Range<usize>,
-    /// `[block, state_dim]`.
+    /// States s of the block's channels, `[block, state_dim]`.
     state: &'a mut [f32],
     out: SharedRows<'a>,
 }

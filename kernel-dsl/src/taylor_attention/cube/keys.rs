@@ -16,7 +16,7 @@ use super::operands::{
 use super::read::products;
 use crate::cube::product::{Accumulator, Layout, Tiling};
 
-/// One (chunk, head) per cube.
+/// Gradients of queries or of keys, one (chunk, head) per cube.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn keys<F: Float, G: Float, H: Float, E: Float>(

@@ -24,7 +24,7 @@ pub(super) struct Sizes {
     pub features: usize,
     /// Columns of a state.
     pub columns: usize,
-    /// Those of them that decay, if any do.
+    /// Columns of a state that decay, if any do.
     pub value_dim: usize,
     pub scale: f32,
     pub c0: f32,

@@ -17,7 +17,7 @@ use super::operands::{
 };
 use crate::cube::product::{Accumulator, Layout, Tiling};
 
-/// One tile of columns of one (chunk, head) per cube, `cols` of them in all.
+/// Reads one tile of columns of one (chunk, head) per cube; there are `cols` columns in all.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn read<F: Float, G: Float, E: Float>(

@@ -1,4 +1,4 @@
-//! One token: the state is read and written once.
+//! Taylor attention over one token: the state is read and written once.
 
 use cubecl::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::taylor_attention::problem::{AttentionError, DeviceInputs, DeviceOutpu
 /// Units of a cube, one column of a state each.
 const UNITS: usize = 32;
 
-/// One token of every sequence.
+/// Taylor attention over one token of every sequence.
 ///
 /// # Shapes
 /// As for [`chunked`](super::chunked), with `time = 1`.

@@ -79,9 +79,9 @@ struct HeadGradients {
     query: Vec<f32>,
     key: Vec<f32>,
     value: Vec<f32>,
-    /// Of the keys and values of its prefix.
+    /// Gradients by the keys and the values of the head's prefix.
     prefix: [Vec<f32>; 2],
-    /// Of ln γ.
+    /// Gradient of ln γ.
     log_decay: f64,
 }
 
@@ -164,15 +164,15 @@ fn columns(rows: &Range<usize>, dim: usize) -> Range<usize> {
 /// Cotangents inside one chunk.
 #[derive(Default)]
 struct PullBack {
-    /// Of ỹ, `[count, columns]`.
+    /// Cotangent of ỹ, `[count, columns]`.
     read: Vec<f32>,
-    /// The same as it reaches the state before the chunk; empty where nothing decays.
+    /// Cotangent of ỹ as it reaches the state before the chunk; empty where nothing decays.
     decayed_read: Vec<f32>,
-    /// Of ṽ, likewise.
+    /// Cotangent of ṽ, `[count, columns]`.
     value: Vec<f32>,
-    /// Of W, then of q·k, `[count, count]`.
+    /// Cotangent of W, then of q·k, `[count, count]`.
     weights: Vec<f32>,
-    /// Of the features of queries or keys, `[count, features]`.
+    /// Cotangent of the features of queries or keys, `[count, features]`.
     features: Vec<f32>,
 }
 
@@ -367,7 +367,7 @@ impl PullBack {
     }
 }
 
-/// From W̄ to the cotangent of q·k: scale (c₁ + 2 c₂ X) ∘ W̄ up to the diagonal, 0 above.
+/// Turns W̄ into the cotangent of q·k: scale (c₁ + 2 c₂ X) ∘ W̄ up to the diagonal, 0 above.
 struct Derivative<'a> {
     problem: &'a Problem,
     count: usize,

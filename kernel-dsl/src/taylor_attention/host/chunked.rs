@@ -48,9 +48,9 @@ pub fn chunked(
 /// What one chunk needs.
 #[derive(Default)]
 pub(super) struct Work {
-    /// ṽ, `[count, columns]`.
+    /// Augmented values ṽ, `[count, columns]`.
     pub values: Vec<f32>,
-    /// The same, each as much decayed as at the end of the chunk; empty where nothing decays.
+    /// Augmented values, each as much decayed as at the end of the chunk; empty where nothing decays.
     pub decayed_values: Vec<f32>,
     /// φ of the queries, `[count, features]`.
     pub of_queries: Vec<f32>,
@@ -60,14 +60,14 @@ pub(super) struct Work {
     pub arguments: Vec<f32>,
     /// W, the weights, `[count, count]`; 0 above the diagonal. Those of the numerator, decayed.
     pub weights: Vec<f32>,
-    /// ỹ, `[count, columns]`.
+    /// Augmented read-outs ỹ, `[count, columns]`.
     pub read: Vec<f32>,
-    /// γ.
+    /// Powers of the head's γ.
     pub decay: Decay,
 }
 
 impl Work {
-    /// Nothing yet, for the chunks of a head.
+    /// Work on the chunks of a head, with nothing loaded yet.
     pub fn new(head: &Head, chunk_size: usize) -> Self {
         Self {
             decay: Decay::new(head.log_decay(), chunk_size.max(1).min(head.rows.len())),
@@ -201,7 +201,7 @@ impl Work {
     }
 }
 
-/// From Q Kᵀ to X and W.
+/// Turns Q Kᵀ into X, and forms W.
 struct Polynomial<'a> {
     problem: &'a Problem,
     count: usize,

@@ -21,7 +21,7 @@ impl Decay {
         }
     }
 
-    /// Whether anything decays.
+    /// Whether the head's numerator decays.
     pub fn is_some(&self) -> bool {
         self.log.is_some()
     }

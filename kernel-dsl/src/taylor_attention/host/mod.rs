@@ -59,32 +59,32 @@ impl<'a> Head<'a> {
         chunks(&self.rows, chunk_size)
     }
 
-    /// ln γ.
+    /// ln γ of the head; `None` where nothing decays.
     fn log_decay(&self) -> Option<f32> {
         Some(self.inputs.log_decay?[self.head])
     }
 
-    /// `[key_dim]`.
+    /// Query of the head in a row, `[key_dim]`.
     fn query(&self, row: usize) -> &'a [f32] {
         slice(&self.inputs.query, row, self.head, self.problem.key_dim)
     }
 
-    /// `[key_dim]`.
+    /// Key of the head in a row, `[key_dim]`.
     fn key(&self, row: usize) -> &'a [f32] {
         slice(&self.inputs.key, row, self.head, self.problem.key_dim)
     }
 
-    /// `[value_dim]`.
+    /// Value of the head in a row, `[value_dim]`.
     fn value(&self, row: usize) -> &'a [f32] {
         slice(&self.inputs.value, row, self.head, self.problem.value_dim)
     }
 
-    /// `[rows, key_dim]`.
+    /// Queries of the head in some rows, `[rows, key_dim]`.
     fn queries(&self, rows: &Range<usize>) -> Matrix<'a> {
         matrix(&self.inputs.query, rows, self.head, self.problem.key_dim)
     }
 
-    /// `[rows, key_dim]`.
+    /// Keys of the head in some rows, `[rows, key_dim]`.
     fn keys(&self, rows: &Range<usize>) -> Matrix<'a> {
         matrix(&self.inputs.key, rows, self.head, self.problem.key_dim)
     }

@@ -7,7 +7,7 @@ use crate::simd::{dispatch, mul_add_one};
 use crate::taylor_attention::{AttentionError, Inputs, Problem};
 use pulp::{Simd, WithSimd};
 
-/// One token of every sequence.
+/// Taylor attention over one token of every sequence.
 ///
 /// # Shapes
 /// As for [`sequential`], with `time = 1`.
@@ -83,7 +83,7 @@ struct Token<'a> {
     of_key: &'a [f32],
     of_query: &'a [f32],
     value: &'a [f32],
-    /// γ.
+    /// γ of the head; 1 where nothing decays.
     decay: f32,
     state: &'a mut [f32],
     out: &'a mut [f32],

@@ -250,7 +250,7 @@ fn pull_signals(
 
 /// Sums over the rows of all channels, read from the device.
 struct DeviceSums {
-    /// In either direction.
+    /// Sums over the cotangent of K, positions counted from the first and from the last.
     kernel: [Option<RowSums>; 2],
     responses: [Option<RowSums>; 2],
     signal: Option<RowSums>,

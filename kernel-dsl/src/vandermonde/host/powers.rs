@@ -87,7 +87,7 @@ impl Powers {
         }
     }
 
-    /// Both sums of a signal; the slopes stay as they are where there is no table of them.
+    /// Forms both sums of a signal; the slopes are 0 where there is no table of them.
     pub fn sums(&mut self, signal: &[f32], sums: &mut Sums) {
         sums.value.fill(Complex64::ZERO);
         sums.slope.fill(Complex64::ZERO);

@@ -135,7 +135,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// From what each chunk adds to the derivatives to those that it ends with; gives those by the initial states.
+    /// Turns what each chunk adds to the derivatives into those that it ends with; gives those by the initial states.
     fn pass(
         &self,
         client: &Client,
@@ -170,7 +170,7 @@ impl Sweep {
     }
 }
 
-/// One chunk from its last token to its first. A summary begins with no derivative and gives what the chunk adds, and 1
+/// Sweeps one chunk from its last token to its first. A summary begins with no derivative and gives what the chunk adds, and 1
 /// where the maximum came through the chunk by decay alone, else 0; otherwise all gradients of the chunk's tokens.
 #[cube(launch, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]

@@ -13,7 +13,7 @@ use crate::cube::{
 };
 use crate::wkv4::problem::{DeviceInputs, DeviceOutputs, Problem, Wkv4Error};
 
-/// One token of every sequence.
+/// The WKV-4 recurrence over one token of every sequence.
 ///
 /// # Shapes
 /// As for [`forward`], with `time = 1`.

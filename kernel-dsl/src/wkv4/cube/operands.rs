@@ -21,7 +21,7 @@ pub(super) const LONGEST_CHUNK: usize = 128;
 pub(super) struct Place {
     pub segment: usize,
     pub channel: usize,
-    /// First row.
+    /// First row of the segment.
     pub start: usize,
     /// Row after the last.
     pub end: usize,
@@ -81,7 +81,7 @@ impl<F: Float> Wkv<F> {
         read
     }
 
-    /// One token: (N, M) ← e^w (N, M) + e^k (v, 1).
+    /// Takes the sums over one token: (N, M) ← e^w (N, M) + e^k (v, 1).
     pub fn advance(&self, state: &mut Array<f32>, row: usize, channel: usize) {
         let key = self.key_at(row, channel);
         let value = self.value.at(row, channel);

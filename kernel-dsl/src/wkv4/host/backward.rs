@@ -114,7 +114,7 @@ struct Adjoint<S: Simd> {
     numerator: S::f32s,
     denominator: S::f32s,
     exponent: S::f32s,
-    /// ρ.
+    /// ρ, what the loss wants from the final maximum itself.
     max: S::f32s,
     /// ∂w and ∂u so far.
     log_decay: S::f32s,
@@ -298,7 +298,7 @@ impl SegmentBackward<'_> {
 }
 
 impl<S: Simd> Adjoint<S> {
-    /// From after a token to before it; returns ∂k and ∂v. `out` is ō.
+    /// Takes the derivatives from after a token to before it; returns ∂k and ∂v. `out` is ō.
     #[inline(always)]
     fn pass(&mut self, simd: S, token: &Token<S>, kept: &Kept<S>, out: S::f32s) -> (S::f32s, S::f32s) {
         let (before, read) = (&kept.before, &kept.read);

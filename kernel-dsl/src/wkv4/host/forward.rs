@@ -12,7 +12,7 @@ use crate::wkv4::problem::{Inputs, OPERATOR, Problem, Wkv4Error};
 /// Channels of a segment: long enough for whole cache lines of a row to follow each other.
 const SEGMENT_CHANNELS: usize = 256;
 
-/// One token of every sequence: [`sequential`] for `time` = 1, as decoding calls it.
+/// The WKV-4 recurrence over one token of every sequence: [`sequential`] for `time` = 1, as decoding calls it.
 ///
 /// # Shapes
 /// `state` `[batch, 3, channels]`, read and updated; `out` `[batch, channels]`.

@@ -23,9 +23,9 @@ struct Segment<'a> {
     problem: &'a Problem,
     inputs: &'a Inputs<'a>,
     sequence: usize,
-    /// The first channel.
+    /// Index of the segment's first channel.
     first: usize,
-    /// How many channels.
+    /// Number of channels in the segment.
     count: usize,
 }
 

@@ -18,9 +18,9 @@ pub(super) struct Sums<S: Simd> {
 /// What a vector of channels reads at one token.
 #[derive(Clone, Copy)]
 pub(super) struct Token<S: Simd> {
-    /// w.
+    /// Log decays w of the channels.
     pub(super) log_decay: S::f32s,
-    /// u.
+    /// Bonuses u of the channels.
     pub(super) bonus: S::f32s,
     pub(super) key: S::f32s,
     pub(super) value: S::f32s,
@@ -45,7 +45,7 @@ pub(super) struct Read<S: Simd> {
     pub(super) present: S::f32s,
     /// 1 / z, or 0 where no token has any weight, with Z = z e^q.
     pub(super) inverse: S::f32s,
-    /// q.
+    /// q = max(m, u + k), the exponent taken out of Z.
     pub(super) exponent: S::f32s,
 }
 

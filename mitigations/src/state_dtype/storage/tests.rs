@@ -98,7 +98,7 @@ fn state() -> Vec<f32> {
         .collect()
 }
 
-/// Which block a number is in.
+/// Index of the block in which the number at `place` shares a scale.
 fn block(scale: Scale, place: usize) -> usize {
     match scale {
         Scale::None | Scale::Head => 0,

@@ -12,7 +12,7 @@ use super::{Tensors, hybrids, rope_factors};
 use crate::checkpoint::header::Dtype;
 
 impl Described {
-    /// Of a file of `bytes` whose tensors are `stored`.
+    /// What a file of `bytes` says of its model; `container` is the file's header, `stored` its tensors by their names there.
     pub fn new(container: &Container, stored: &Tensors, bytes: &[u8]) -> Result<Self, GgufError> {
         let fields = Fields::new(&container.fields)?;
         let shapes = Shapes::new(&container.tensors);

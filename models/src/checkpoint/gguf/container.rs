@@ -15,7 +15,7 @@ const MOST_DIMENSIONS: u32 = 4;
 /// Where tensors begin, unless the file says otherwise.
 const ALIGNMENT: u64 = 32;
 
-/// A field's value.
+/// Value of one field in the header of a GGUF file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Whole(i128),
@@ -25,7 +25,7 @@ pub(super) enum Value {
     List(Vec<Value>),
 }
 
-/// One tensor.
+/// What the header of a GGUF file says of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub name: String,
@@ -33,7 +33,7 @@ pub(super) struct Entry {
     pub shape: Vec<usize>,
     /// The number of ggml's type.
     pub kind: u32,
-    /// From the beginning of the file.
+    /// Offset of the tensor's first byte, counted from the beginning of the file.
     pub begin: usize,
 }
 

@@ -8,7 +8,7 @@ pub enum GgufError {
     /// A version of the container that is not read, such as 1, or numbers in the order of another machine.
     #[error("GGUF version {found}: expected 2 or 3, little-endian")]
     Version {
-        /// The version.
+        /// Version that the file names, read as little-endian.
         found: u32,
     },
     /// The file ends within its header.
@@ -36,7 +36,7 @@ pub enum GgufError {
     /// A type of value that the format does not have.
     #[error("GGUF header: {key:?} has values of type {found}, which the format does not have")]
     ValueType {
-        /// The field.
+        /// Name of the field whose values are of that type.
         key: String,
         /// The number of the type.
         found: u32,
@@ -44,11 +44,11 @@ pub enum GgufError {
     /// A field is missing or of another type.
     #[error("GGUF field {key:?}: expected {expected}, found {found}")]
     Field {
-        /// The field.
+        /// Name of the field that is missing or wrong.
         key: String,
         /// What would have been accepted.
         expected: &'static str,
-        /// What is there.
+        /// What the file has in the field's place, in words.
         found: String,
     },
     /// A type of tensor that is not read.
@@ -56,7 +56,7 @@ pub enum GgufError {
         "GGUF tensor {tensor:?}: type {found} is not read (f32, f16, bf16, q8_0, q4_0, q4_K, q5_K and q6_K are)"
     )]
     TensorType {
-        /// The tensor.
+        /// Name of the tensor whose type is not read.
         tensor: String,
         /// The number of the type.
         found: u32,
@@ -64,7 +64,7 @@ pub enum GgufError {
     /// A tensor that does not lie in the file, or whose rows are not whole blocks.
     #[error("GGUF tensor {tensor:?}: {reason}")]
     Tensor {
-        /// The tensor.
+        /// Name of the tensor that is wrong.
         tensor: String,
         /// What is wrong with it.
         reason: String,
@@ -75,7 +75,7 @@ pub enum GgufError {
              nemotron_h, nemotron_h_moe, qwen3next, qwen35, qwen35moe and kimi-linear are); take the checkpoint that it was made of"
     )]
     Architecture {
-        /// Its name.
+        /// Name of the architecture, as the file has it.
         found: String,
     },
 }

@@ -5,7 +5,7 @@ use crate::checkpoint::header::Change;
 /// How a tensor becomes that of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// As it is.
+    /// The tensor as it is stored.
     Same,
     /// All values in one dimension; two of them in the file, the second of one.
     Column,
@@ -13,13 +13,13 @@ pub(crate) enum Form {
     Grouped,
     /// The kernel of a depthwise convolution, `[C, 1, K]`; without the dimension of one, or with more of them, in the file.
     Kernel,
-    /// One dimension, two of one before it.
+    /// A vector in the file, `[1, 1, values]` in the layout.
     Row,
-    /// One row, whose dimension of one may be left out in the file.
+    /// A matrix of one row, `[1, values]`; the file may leave out the dimension of one.
     OneRow,
     /// A = −e^{A_log}; flat where its last dimension is one.
     Decay,
-    /// The same for one number a head, as `[1, 1, heads, 1]`.
+    /// A = −e^{A_log} of one number a head, as `[1, 1, heads, 1]` in the layout.
     DecayOfHeads,
     /// Norms that multiply by 1 + w; the file has that sum.
     ZeroCentred,
@@ -27,27 +27,27 @@ pub(crate) enum Form {
     Transposed,
     /// Rows of neighbouring pairs become the halves of a head, with as many heads as queries have.
     Queries,
-    /// The same for keys.
+    /// Rows of neighbouring pairs become the halves of a head, with as many heads as keys have.
     Keys,
-    /// One dimension divided into heads.
+    /// A vector in the file, divided into heads in the layout, `[heads, width]`.
     Heads,
     /// A stack that is divided into these, each a [`Form::Row`].
     Divided(&'static [&'static str]),
     /// A stack of matrices, each a tensor with its number in the place of `{}`.
     Stack,
-    /// One of several tensors that are one in the layout.
+    /// One of several tensors that are one in the layout: how they are joined, and the place of this one among them.
     Joined(Join, usize),
     /// Rows of heads of values, which the file has tiled: head j belongs to head j mod K of the keys, in the layout to head ⌊j / (V/K)⌋.
     ValueRows(Rows),
-    /// The same for A, as [`Form::Decay`].
+    /// [`Form::Decay`] of heads of values, which the file has tiled as in [`Form::ValueRows`].
     ValueDecay,
-    /// The same for a [`Form::Kernel`] over queries, keys and values.
+    /// A [`Form::Kernel`] over queries, keys and values, of which the file has the heads of values tiled as in [`Form::ValueRows`].
     ValueKernel,
-    /// The same for the columns of a matrix.
+    /// Columns of heads of values, which the file has tiled as in [`Form::ValueRows`].
     ValueColumns,
     /// Divided by 2 in every so many-th block, once more in each of the next ones.
     Rescaled,
-    /// Left out.
+    /// Left out: the layout has no place for the tensor.
     Dropped,
 }
 
@@ -56,27 +56,27 @@ pub(crate) enum Form {
 pub(crate) enum Join {
     /// Rows of each, one after the other, in every matrix of a stack.
     Rows,
-    /// Of every head of keys its rows of queries, keys and values, and then of the gates: of a tensor of the first three, and one of gates.
+    /// For every head of keys its rows of queries, keys and values from the first tensor, then of the gates from the second.
     KeyHeads,
-    /// Of every head the rows of its keys, then of its values; the first are stored transposed.
+    /// For every head the rows of its keys from the first tensor, stored transposed, then of its values from the second.
     Latent,
 }
 
-/// Which rows are those of heads of values.
+/// Which rows of a tensor are those of heads of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// All behind the queries and keys.
     AfterKeys,
-    /// All.
+    /// All rows of the tensor, for each head as many as a value is wide.
     All,
-    /// One a head.
+    /// All rows of the tensor, one for each head.
     OneEach,
 }
 
 /// The heads of a model, as far as orders depend on them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HeadCounts {
-    /// Of queries, and of keys and values.
+    /// Number of heads of queries; `keys` is that of keys and values.
     pub queries: usize,
     pub keys: usize,
     /// Width of a head of a recurrence, where tensors do not tell.
@@ -85,7 +85,7 @@ pub(crate) struct HeadCounts {
     pub groups: usize,
     /// Blocks after which [`Form::Rescaled`] weights are divided by two once more; 0 for never.
     pub rescale_every: usize,
-    /// Of the keys and values of a delta rule, and their widths.
+    /// Numbers of heads of keys and values in a delta rule, and their widths.
     pub delta: DeltaHeads,
 }
 

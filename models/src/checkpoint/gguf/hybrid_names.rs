@@ -21,13 +21,13 @@ const OUTSIDE: Table = &[
     ("output_norm.weight", "model.norm.weight", Same),
     ("output.weight", "lm_head.weight", Same),
 ];
-/// The same with another name of the last norm.
+/// Tensors outside the blocks, as `OUTSIDE` has them, with another name of the last norm.
 const OUTSIDE_FINAL: Table = &[
     ("token_embd.weight", "model.embed_tokens.weight", Same),
     ("output_norm.weight", "model.final_layernorm.weight", Same),
     ("output.weight", "lm_head.weight", Same),
 ];
-/// Mamba-2 below `mamba`.
+/// Tensors of a Mamba-2 mixer in layouts that have it below `mamba`.
 const MAMBA2: Table = &[
     ("ssm_in.weight", "mamba.in_proj.weight", Same),
     ("ssm_in.bias", "mamba.in_proj.bias", Same),

@@ -20,7 +20,7 @@ pub enum EmbeddedTokenizer {
     Json(String),
     /// The text of an `rwkv_vocab*.txt`.
     Rwkv(String),
-    /// One that is not read, and what of it is not.
+    /// A tokenizer that is not read, with the reason in words.
     Unread(String),
 }
 
@@ -274,7 +274,7 @@ fn document(
     })
 }
 
-/// SentencePiece's pieces.
+/// Text of a `tokenizer.json` made of SentencePiece's pieces and their scores, or why there is none.
 fn pieces(fields: &Fields) -> Result<String, String> {
     let tokens = fields
         .texts("tokens")

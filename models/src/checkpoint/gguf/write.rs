@@ -38,7 +38,7 @@ impl GgufDtype {
         }
     }
 
-    /// Its usual name.
+    /// The type's usual name, such as `q8_0`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -147,7 +147,7 @@ pub(crate) enum Field {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub name: String,
-    /// Outermost dimension first.
+    /// The tensor's shape, outermost dimension first; the file has dimensions the other way round.
     pub shape: Vec<usize>,
     pub dtype: GgufDtype,
 }

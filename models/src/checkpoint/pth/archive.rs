@@ -73,7 +73,7 @@ impl Archive {
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// From `at` to the end; `None` beyond it.
+    /// The bytes from offset `at` to the end; `None` where `at` lies beyond it.
     fn from(bytes: &'a [u8], at: u64) -> Option<Self> {
         bytes.get(usize::try_from(at).ok()?..).map(Self)
     }
@@ -153,7 +153,7 @@ fn read_end(record: &[u8]) -> Option<(u64, u64, u64)> {
     Some((offset.into(), size.into(), count.into()))
 }
 
-/// The same from the record of 64 bits, which a locator just before the narrow one points at.
+/// Offset, size and number of entries from the end record of 64 bits, which a locator just before the narrow one points at.
 fn read_end64(bytes: &[u8], end: usize) -> Option<(u64, u64, u64)> {
     let mut locator = Bytes(
         bytes

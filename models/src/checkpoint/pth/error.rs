@@ -19,21 +19,21 @@ pub enum PthError {
         what: String,
         /// What would have been right.
         expected: String,
-        /// What is there.
+        /// What the archive has there, in words.
         found: String,
     },
     /// An entry is compressed or encrypted, so that it cannot be read in place.
     #[error("zip archive: entry {entry:?}: expected stored bytes, as torch.save writes them, found {found}")]
     NotStored {
-        /// The entry.
+        /// Name of the entry in the archive.
         entry: String,
-        /// How it is kept.
+        /// How the entry is kept: the number of its compression method, or "encryption".
         found: String,
     },
     /// An entry that is needed is not there.
     #[error("zip archive: entry {entry:?} is missing")]
     EntryMissing {
-        /// The entry.
+        /// Name of the entry that is missing.
         entry: String,
     },
     /// The numbers are stored in the order of another machine.
@@ -51,7 +51,7 @@ pub enum PthError {
     /// An instruction that no dictionary of tensors needs.
     #[error("pickle: opcode {opcode:#04x} at byte {offset} is not one that a dictionary of tensors needs")]
     Opcode {
-        /// The instruction.
+        /// The instruction's byte in the pickle.
         opcode: u8,
         /// Bytes from the beginning of the pickle.
         offset: usize,
@@ -62,7 +62,7 @@ pub enum PthError {
          torch.save the state_dict alone"
     )]
     Global {
-        /// Module and name.
+        /// Module and name of the object, as `module.name`.
         name: String,
         /// Bytes from the beginning of the pickle.
         offset: usize,
@@ -72,7 +72,7 @@ pub enum PthError {
     Limit {
         /// What there is too much of.
         what: &'static str,
-        /// The most accepted.
+        /// The most of it that is accepted.
         limit: usize,
         /// Bytes from the beginning of the pickle.
         offset: usize,
@@ -82,7 +82,7 @@ pub enum PthError {
     Operand {
         /// What the instruction needs.
         expected: &'static str,
-        /// What is there.
+        /// What the instruction finds, in words.
         found: String,
         /// Bytes from the beginning of the pickle.
         offset: usize,
@@ -90,9 +90,9 @@ pub enum PthError {
     /// The outermost dictionary maps a name to something else than a tensor.
     #[error("entry {name:?}: expected a tensor, found {found}; save the dictionary of tensors alone")]
     NotATensor {
-        /// The name.
+        /// Name in the outermost dictionary.
         name: String,
-        /// What it maps to.
+        /// Kind of the value that the name is mapped to, in words: "a list".
         found: &'static str,
     },
     /// A storage has more or fewer bytes than it claims.
@@ -102,11 +102,11 @@ pub enum PthError {
         tensor: String,
         /// The storage's entry in the archive.
         storage: String,
-        /// Values claimed.
+        /// Number of values that the pickle gives the storage.
         values: u64,
         /// Bytes that they need.
         expected: String,
-        /// Bytes there.
+        /// Bytes that the storage's entry in the archive has.
         found: u64,
     },
     /// Many tensors share their bytes.
@@ -115,7 +115,7 @@ pub enum PthError {
          times the file. Save copies with Python: torch.save({{name: t.clone() for name, t in state.items()}}, 'new.pth')"
     )]
     Shared {
-        /// How many tensors there are.
+        /// Number of tensors in the file.
         tensors: usize,
         /// Bytes that they need together.
         together: u64,
@@ -127,11 +127,11 @@ pub enum PthError {
         "tensor {tensor}: shape {shape:?} from value {offset} on, expected within the {available} values of its storage"
     )]
     OutsideStorage {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape of the tensor, outermost dimension first.
         shape: Vec<u64>,
-        /// Its first value.
+        /// Index of the tensor's first value in its storage, counted in values.
         offset: u64,
         /// Values of the storage.
         available: u64,
@@ -142,11 +142,11 @@ pub enum PthError {
          before torch.save"
     )]
     Strided {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape of the tensor, outermost dimension first.
         shape: Vec<u64>,
-        /// Its strides, in values.
+        /// Strides of the tensor, in values.
         strides: Vec<u64>,
     },
 }

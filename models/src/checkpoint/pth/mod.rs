@@ -29,7 +29,7 @@ use value::View;
 
 /// The largest pickle that is read. A model of 10,000 tensors needs 2 MB.
 const MAX_PICKLE_BYTES: usize = 16 << 20;
-/// How many times the bytes of the file its tensors may have together. Two names of one tensor, as of tied embeddings, are usual.
+/// Most bytes that the tensors may have together, in multiples of the file's. Two names of one tensor, as of tied embeddings, are usual.
 const MAX_SHARING: u64 = 4;
 
 impl Header {

@@ -23,7 +23,7 @@ pub(super) struct Storage<'a> {
     pub(super) dtype_name: &'static str,
     /// The entry's name under `data/`.
     pub(super) key: &'a str,
-    /// Number of values.
+    /// Number of values in the storage.
     pub(super) values: u64,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Storage<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct View<'a> {
     pub(super) storage: Storage<'a>,
-    /// Its first value.
+    /// Index of the tensor's first value in the storage, counted in values.
     pub(super) offset: u64,
     pub(super) shape: Vec<u64>,
     /// As many as there are dimensions; in values.
@@ -64,7 +64,7 @@ impl Global {
 /// The index of a value.
 pub(super) type Id = usize;
 
-/// What instructions make.
+/// What instructions of a pickle make: a Python object, as far as dictionaries of tensors need it.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
     None,
@@ -73,7 +73,7 @@ pub(super) enum Value<'a> {
     Float,
     Text(&'a str),
     Tuple(Box<[Id]>),
-    /// Its elements are never asked for.
+    /// A list, whose elements are never asked for.
     List,
     Dict(Vec<(Id, Id)>),
     Global(Global),

@@ -30,7 +30,7 @@ pub(super) struct Architecture {
     pub rows: usize,
     /// Whether the head is left out where it is the embedding.
     pub may_be_tied: bool,
-    /// By the names that the architecture gives them.
+    /// Fields of the file's header, by their names behind the architecture's.
     pub fields: Vec<(&'static str, Field)>,
     /// f / f' of every pair of Llama 3's rescaled angles.
     pub rope_factors: Option<Vec<f32>>,

@@ -34,12 +34,12 @@ pub struct GgufOptions {
     pub replace: bool,
 }
 
-/// What was written.
+/// What a conversion to GGUF has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvertedGguf {
     /// llama.cpp's name of the architecture.
     pub architecture: &'static str,
-    /// Number of tensors.
+    /// Number of tensors in the file.
     pub tensors: usize,
     /// Bytes of all their values.
     pub bytes: u64,

@@ -22,13 +22,13 @@ pub struct RunFindings {
     pub complete: bool,
     /// Tokens read, over all streams.
     pub tokens: u64,
-    /// Time taken.
+    /// Time that the run has taken so far, in seconds.
     pub seconds: f64,
-    /// tokens / seconds.
+    /// Speed of the run, tokens / seconds; 0 before any time has been taken.
     pub tokens_per_second: f64,
     /// Largest memory of one stream's state, interventions included, in bytes.
     pub state_bytes: u64,
-    /// Price and gain.
+    /// What the treatment costs inside the training length, and what it gains beyond.
     #[serde(flatten)]
     pub standing: Standing,
     /// What the definition says of this run.

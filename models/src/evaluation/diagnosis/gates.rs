@@ -40,7 +40,7 @@ pub enum Gate {
 }
 
 impl Gate {
-    /// Every gate.
+    /// Every gate, in the order in which a record keeps their statistics.
     pub const ALL: [Self; 7] = [
         Self::LogDecay,
         Self::StepSize,
@@ -51,7 +51,7 @@ impl Gate {
         Self::Key,
     ];
 
-    /// Name in files.
+    /// Name of the gate in files: `log_decay`.
     pub fn name(self) -> &'static str {
         match self {
             Self::LogDecay => "log_decay",
@@ -64,7 +64,7 @@ impl Gate {
         }
     }
 
-    /// How many columns it has at a site: heads, groups, or none where the recurrence has no such gate.
+    /// Number of columns of the gate at a site: heads, groups, or 0 where the recurrence has no such gate.
     pub fn columns(self, site: &Site) -> usize {
         match self {
             Self::StepSize if !site.has_step_size => 0,
@@ -98,7 +98,7 @@ enum HostErase {
     LowRank { p: Vec<f32>, b: Vec<f32> },
 }
 
-/// One token of one head.
+/// What the gates of one token do to the state of one head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenGates {
     /// log α, see the head of this file.
@@ -223,7 +223,7 @@ impl GateSegment {
         }
     }
 
-    /// The same, for the [block](super::operator_block) that leads from past to future; `query` is `[tokens, groups, key_dim]`. Not for a
+    /// What the [block](super::operator_block) from past to future needs of one token and head; `query` is `[tokens, groups, key_dim]`. Not for a
     /// weighted mean, which is no linear operator.
     pub(super) fn block_token<'a>(&'a self, token: usize, head: usize, query: &'a [f32]) -> BlockToken<'a> {
         let cell = token * self.dims.heads + head;

@@ -29,24 +29,24 @@ pub struct HeadSummary {
     pub norm_inside: f64,
     /// Norm of its state at the last sample.
     pub norm_end: f64,
-    /// norm_end / norm_inside.
+    /// Growth of the norm of its state, norm_end / norm_inside.
     pub growth: f64,
     /// What is called its norm: `norm`, or `weight` for the sum of weights in a weighted mean.
     pub measure: &'static str,
     /// Share of the squared norm in the top 1 % of elements, at the training length.
     pub top_square_share_inside: f64,
-    /// The same at the last sample.
+    /// Share of the squared norm in the top 1 % of elements, at the last sample.
     pub top_square_share_end: f64,
-    /// How much of its state it uses.
+    /// How much of its state the head uses.
     #[serde(flatten)]
     pub usage: HeadUsage,
-    /// How long it remembers.
+    /// How long the head remembers.
     #[serde(flatten)]
     pub retention: Retention,
     /// Means of its gates.
     #[serde(flatten)]
     pub gates: GateMeans,
-    /// Which of the model's recurrences it belongs to, and its number there.
+    /// Index of the head's recurrence among those of the model, and of the head within it, from 0.
     #[serde(skip)]
     pub place: (usize, usize),
 }
@@ -62,11 +62,11 @@ pub struct GateMeans {
     pub erase_inside: Option<f64>,
     /// Norm of what a token writes.
     pub write_inside: Option<f64>,
-    /// The same at the end.
+    /// Norm of what a token writes, over the last interval between samples.
     pub write_end: Option<f64>,
     /// Root mean square of what is read.
     pub read_out_inside: Option<f64>,
-    /// The same at the end.
+    /// Root mean square of what is read, over the last interval between samples.
     pub read_out_end: Option<f64>,
 }
 

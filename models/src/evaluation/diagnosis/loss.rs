@@ -40,16 +40,16 @@ impl Grid {
 /// Loss tallies of one stream, or of several together, over a [`Grid`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossTally {
-    /// Over [`Grid::geometric`].
+    /// Losses in each bucket of [`Grid::geometric`].
     pub geometric: Vec<Tally>,
-    /// Over [`Grid::fixed`].
+    /// Losses in each bucket of [`Grid::fixed`].
     pub fixed: Vec<Tally>,
-    /// Over [`Grid::inside`].
+    /// Losses in each bucket of [`Grid::inside`].
     pub inside: Vec<Tally>,
 }
 
 impl LossTally {
-    /// No losses yet.
+    /// Tallies over the buckets of `grid` with no losses in them yet.
     pub fn new(grid: &Grid) -> Self {
         Self {
             geometric: vec![Tally::default(); grid.geometric.len()],

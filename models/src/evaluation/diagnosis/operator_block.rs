@@ -27,32 +27,32 @@ pub const LARGEST_KEY: usize = 320;
 /// What a token multiplies the state of a head by.
 #[derive(Clone, Copy, Debug)]
 pub enum Transition<'a> {
-    /// diag(a).
+    /// diag(a), the transition of a weighted sum.
     Diagonal,
     /// (1 − β k kᵀ) diag(a).
     Delta {
-        /// β.
+        /// β, the strength of the update along k.
         beta: f64,
-        /// k.
+        /// k, the key along which the state is erased, `[K]`.
         key: &'a [f32],
     },
     /// diag(a) + b pᵀ.
     LowRank {
-        /// p.
+        /// p, the direction in which the state is read for the update, `[K]`.
         p: &'a [f32],
-        /// b.
+        /// b, the direction in which what was read is added back, `[K]`.
         b: &'a [f32],
     },
 }
 
-/// One token of one head.
+/// What one token does to the state of one head, and what it reads there.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockToken<'a> {
     /// a of the key rows: one number for all of them, or one each, as logarithms.
     pub log_decays: &'a [f32],
     /// What else it does to the state.
     pub transition: Transition<'a>,
-    /// k.
+    /// k, the key that the token's value is written at, `[K]`.
     pub key: &'a [f32],
     /// What k is multiplied by where it is written: δ, times β in a delta rule.
     pub size: f64,
@@ -75,7 +75,7 @@ pub struct OperatorBlock {
 }
 
 impl OperatorBlock {
-    /// Nothing seen yet of a state of `key_dim` rows.
+    /// The matrices before the first token, for a state of `key_dim` rows.
     pub fn new(key_dim: usize) -> Self {
         Self {
             key_dim,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::verdict::Verdict;
 
-/// What fails.
+/// Which part of a hybrid fails beyond the training length T.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailingPart {

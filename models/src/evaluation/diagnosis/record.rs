@@ -20,7 +20,7 @@ use crate::evaluation::tally::Tally;
 pub struct Plan {
     /// Samples of the state after these numbers of tokens, which ascend.
     pub positions: Arc<[u64]>,
-    /// Training length.
+    /// Training length T of the model, in tokens.
     pub train_length: u64,
 }
 
@@ -134,7 +134,7 @@ impl TryFrom<SavedRecord> for SiteRecord {
 }
 
 impl SiteRecord {
-    /// Nothing seen yet.
+    /// The record of a recurrence of which nothing has been seen yet.
     pub fn new(site: &Site, plan: Plan) -> Self {
         Self::of(Shape::new(site), plan)
     }
@@ -188,7 +188,7 @@ impl SiteRecord {
         if self.shape.is_mean { "weight" } else { "norm" }
     }
 
-    /// How many columns a gate has: heads or groups, or none.
+    /// Number of columns of a gate: heads or groups, or 0 where the recurrence has no such gate.
     pub fn columns(&self, gate: Gate) -> usize {
         self.shape.columns[index(gate)]
     }
@@ -215,7 +215,7 @@ impl SiteRecord {
             .filter_map(move |(range, row)| Some((range, &row[there?])))
     }
 
-    /// One column of a gate over the first `tokens` positions, which must be one of the samples.
+    /// Statistics of one column of a gate over the first `tokens` positions, which must be one of the samples.
     pub fn gate_inside(&self, gate: Gate, column: usize, tokens: u64) -> Tally {
         let mut sum = Tally::default();
         self.gate(gate, column)
@@ -274,7 +274,7 @@ impl SiteRecord {
         Some(pooled)
     }
 
-    /// Everything recorded, by name.
+    /// Everything recorded, as arrays by name.
     fn arrays(&self) -> Vec<(&'static str, Vec<f64>)> {
         let states = self.states.iter().flat_map(|state| state.to_array());
         let gates = self.gates.iter().flat_map(|tally| tally.to_array());

@@ -23,7 +23,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// From the mean of log α.
+    /// Retention of a head with this mean of log α, in a model trained on `train_length` tokens.
     pub fn new(mean_log_decay: f64, train_length: u64) -> Self {
         Self {
             mean_log_decay,

@@ -18,7 +18,7 @@ pub struct Run {
     pub name: String,
     treatment: Treatment,
     probe: Option<Probe>,
-    /// The run's streams.
+    /// Streams of the run, each with what it has given so far.
     pub streams: Vec<StreamRun>,
     /// Time taken so far.
     pub seconds: f64,
@@ -55,7 +55,7 @@ impl Run {
         self.streams.iter().all(StreamRun::is_done)
     }
 
-    /// Tokens read.
+    /// Tokens read so far, over all streams.
     pub fn tokens(&self) -> u64 {
         self.streams.iter().map(|run| run.tally.position).sum()
     }

@@ -22,11 +22,11 @@ pub const TOLERANCE: f64 = 0.05;
 pub struct Standing {
     /// Mean loss inside the training length.
     pub inside: Option<f64>,
-    /// How much larger that is than the model's alone.
+    /// Price: how much larger the mean loss inside T is than that of the model alone, in nats.
     pub price: Option<f64>,
     /// Mean loss beyond the training length.
     pub beyond: Option<f64>,
-    /// How much smaller that is than the model's alone.
+    /// Gain: how much smaller the mean loss beyond T is than that of the model alone, in nats.
     pub gain: Option<f64>,
     /// Share of the model's excess over the baseline that is gone; absent when there is no excess to speak of.
     pub excess_removed: Option<f64>,
@@ -46,7 +46,7 @@ impl Curves<'_> {
         mean_over(self.all.iter().filter(|bucket| bucket.start < train_length))
     }
 
-    /// Over the positions that `other` has too.
+    /// Mean loss beyond the training length, over the positions that `other` has too.
     fn beyond(&self, other: &Self, train_length: u64) -> Option<f64> {
         let there = |bucket: &&BucketLoss| {
             other

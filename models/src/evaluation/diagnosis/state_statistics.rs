@@ -25,7 +25,7 @@ pub struct StateStatistics {
     pub log_maximum: f64,
 }
 
-/// Numbers in [`StateStatistics`].
+/// Number of fields of [`StateStatistics`].
 pub const FIELDS: usize = 6;
 
 impl StateStatistics {

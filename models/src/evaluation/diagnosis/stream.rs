@@ -26,7 +26,7 @@ pub const SEGMENT: u64 = 1024;
 /// What one stream has given so far.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StreamTally {
-    /// Losses so far.
+    /// Number of losses so far, and so the position up to which the stream has been read.
     pub position: u64,
     /// Means of the losses so far.
     pub losses: LossTally,
@@ -43,7 +43,7 @@ pub struct StreamTally {
 pub struct StreamRun {
     /// The range of the text that is read.
     pub stream: Stream,
-    /// What it has given.
+    /// What the stream has given so far.
     pub tally: StreamTally,
     /// The state to go on from.
     pub state: Option<ModelState>,

@@ -33,9 +33,9 @@ pub struct Text {
 pub struct TextError {
     /// What the text is called.
     pub name: String,
-    /// How many tokens there should be.
+    /// Number of tokens that was expected, in words.
     pub expected: String,
-    /// How many there are.
+    /// Number of tokens that the text has.
     pub found: usize,
 }
 
@@ -80,7 +80,7 @@ impl Text {
         Ok((part(&self.ids[..at]), part(&self.ids[at..])))
     }
 
-    /// What it is called in reports.
+    /// Name of the text in reports.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -110,7 +110,7 @@ impl Text {
     }
 }
 
-/// One stream.
+/// One stream: a segment of the text, taken as a ring, that is read from an empty state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stream {
     /// Position in the text of its first token.
@@ -124,7 +124,7 @@ pub struct Stream {
 pub struct StreamOptions {
     /// Tokens of a long stream.
     pub length: u64,
-    /// Training length.
+    /// Training length T of the model, in tokens.
     pub train_length: u64,
     /// Number of long streams; `None` to choose by what a token costs.
     pub long: Option<u64>,

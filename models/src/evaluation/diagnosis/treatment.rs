@@ -40,7 +40,7 @@ pub enum RestartScope {
 }
 
 impl Treatment {
-    /// Interventions alone.
+    /// The interventions of `chain` alone, without any restart.
     pub fn of(chain: Chain) -> Self {
         Self { chain, restart: None }
     }
@@ -51,7 +51,7 @@ impl Treatment {
         Self::restart_of(RestartScope::Model, period)
     }
 
-    /// The same of the attention layers alone: no token attends to one before the last multiple of `period`.
+    /// The attention layers alone started again every `period` tokens: none attends to one before the last multiple of `period`.
     pub fn restart_attention(period: u64) -> Self {
         Self::restart_of(RestartScope::Attention, period)
     }
@@ -66,7 +66,7 @@ impl Treatment {
         }
     }
 
-    /// The same with something else acting innermost.
+    /// The same treatment with `intervention` acting innermost.
     #[must_use]
     pub fn with(mut self, intervention: Arc<dyn Intervention>) -> Self {
         self.chain = self.chain.with(intervention);

@@ -16,13 +16,13 @@ const SIZES: &str = "effective_sizes";
 pub struct HeadUsage {
     /// Effective rank of the state at the training length.
     pub effective_rank_inside: Option<f64>,
-    /// The same at the last sample.
+    /// Effective rank of the state at the last sample.
     pub effective_rank_end: Option<f64>,
     /// [Effective state size](super::operator_block) around the training length.
     pub effective_size: Option<f64>,
 }
 
-/// The same of all heads of a recurrence, and the blocks from which their sizes will come.
+/// Usage of the states of all heads of a recurrence, and the blocks from which their effective sizes will come.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Usage {
     /// Empty until there is something; not a number where there is nothing.

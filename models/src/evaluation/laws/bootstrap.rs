@@ -32,9 +32,9 @@ pub struct Interval {
 /// What resampling says about one law.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bootstrap {
-    /// Resamples drawn.
+    /// Number of resamples that were drawn.
     pub resamples: usize,
-    /// Those that could not be fitted.
+    /// Number of resamples that could not be fitted.
     pub failed: usize,
     /// Seed of the draws.
     pub seed: u64,

@@ -33,10 +33,10 @@ pub enum ErrorModel {
 }
 
 impl Law {
-    /// Every law.
+    /// Every law that can be fitted.
     pub const ALL: [Self; 3] = [Self::Linear, Self::Power, Self::Exponential];
 
-    /// Number of parameters.
+    /// Number of the law's parameters, σ not counted.
     pub fn arity(self) -> usize {
         match self {
             Self::Linear | Self::Power => 2,

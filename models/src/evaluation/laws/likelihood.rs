@@ -13,7 +13,7 @@
 use super::law::{ErrorModel, Law};
 use super::observation::{Observation, Point};
 
-/// ln √2π.
+/// ln √2π, the logarithm of the standard normal density's normaliser.
 const LN_SQRT_TAU: f64 = 0.918_938_533_204_672_7;
 
 /// The log-likelihood of all points; −∞ where the law gives no length that the error model can have.
@@ -59,7 +59,7 @@ pub fn log_normal_mass(low: f64, high: f64) -> f64 {
     }
 }
 
-/// Φ(z).
+/// Φ(z), the cumulative distribution function of the standard normal distribution.
 fn cumulative(z: f64) -> f64 {
     0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)
 }

@@ -48,11 +48,11 @@ pub enum FitError {
     /// Fewer sizes than parameters.
     #[error("{law} law: expected points of at least {needed} sizes, found {found}")]
     TooFewSizes {
-        /// The law.
+        /// The law that was to be fitted.
         law: Law,
-        /// Its parameters.
+        /// Number of the law's parameters, and so of the different sizes that it needs.
         needed: usize,
-        /// Sizes there are.
+        /// Number of different sizes among the points.
         found: usize,
     },
     /// A size or length that is no positive number where one is needed.
@@ -60,13 +60,13 @@ pub enum FitError {
         "{law} law with {error} errors: expected sizes and lengths above 0, found size {size} with length {length}"
     )]
     NotPositive {
-        /// The law.
+        /// The law that was to be fitted.
         law: Law,
-        /// The error model.
+        /// Error model of the fit.
         error: ErrorModel,
-        /// The size.
+        /// Size of the point that cannot be used.
         size: f64,
-        /// The length.
+        /// Length of that point; of an interval, the number that stands for it.
         length: f64,
     },
     /// All lengths are beyond what was tried, on the same side.
@@ -75,9 +75,9 @@ pub enum FitError {
     /// Every start of the search was impossible.
     #[error("{law} law with {error} errors: no parameters make the points possible")]
     Impossible {
-        /// The law.
+        /// The law that was to be fitted.
         law: Law,
-        /// The error model.
+        /// Error model of the fit.
         error: ErrorModel,
     },
 }
@@ -95,9 +95,9 @@ pub struct Fit {
     pub sigma: f64,
     /// Whether σ is as small as it is allowed to be, so that the points do not tell the scatter.
     pub at_floor: bool,
-    /// Number of points.
+    /// Number n of points that were fitted.
     pub points: usize,
-    /// ln L.
+    /// Log-likelihood ln L of the points under the fitted law.
     pub log_likelihood: f64,
     /// 2k − 2 ln L.
     pub aic: f64,

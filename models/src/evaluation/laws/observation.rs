@@ -6,13 +6,13 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Observation {
-    /// Its value.
+    /// The length is known exactly: this is its value.
     Exact(f64),
     /// It lies in (low, high].
     Within {
-        /// Above this; 0 where nothing is known below.
+        /// Lower end, above which the length lies; 0 where nothing is known below.
         low: f64,
-        /// At most this; none where nothing is known above.
+        /// Upper end, which the length may reach; `None` where nothing is known above.
         high: Option<f64>,
     },
 }

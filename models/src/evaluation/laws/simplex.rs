@@ -5,7 +5,7 @@
 //! simplex.
 
 const MOST_STEPS: usize = 400;
-/// How often a thorough search begins anew at most.
+/// Searches of a thorough minimisation at most, each begun anew at the best point so far.
 pub const THOROUGH: usize = 4;
 /// Differences of values, and of log-likelihoods in particular, below this mean nothing.
 const TOLERANCE: f64 = 1e-9;

@@ -30,7 +30,7 @@ pub enum Answer {
     NotANumber,
 }
 
-/// One prompt's result.
+/// What came of one prompt: its length, and whether the passkey was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Index into the cases given.
@@ -44,7 +44,7 @@ pub struct Outcome {
 /// The results so far, in the order in which they came, and the work that they took.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// At most one per case.
+    /// Outcomes of the prompts asked so far, at most one per case.
     pub outcomes: Vec<Outcome>,
     /// Prompt tokens that went through the model.
     pub computed_tokens: u64,

@@ -70,7 +70,7 @@ impl Template {
     }
 }
 
-/// One prompt and the answer to it.
+/// One passkey prompt and the answer to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
     /// Length asked for, in tokens.
@@ -79,7 +79,7 @@ pub struct Case {
     pub row: usize,
     /// Where the passkey is: 0 at the beginning, 1 at the end.
     pub depth: f64,
-    /// n.
+    /// Number n of blocks, that of the passkey included.
     pub blocks: usize,
     /// Index of the block that is replaced.
     pub block: usize,
@@ -88,7 +88,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// The prompt's text.
+    /// The prompt as text: prefix, n blocks, suffix.
     pub fn text(&self) -> String {
         let after = self.blocks.saturating_sub(self.block + 1);
         let key = passkey_block(&self.key);

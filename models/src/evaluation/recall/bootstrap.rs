@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluation::quantile::of_sorted;
 
-/// Samples drawn.
+/// Number of bootstrap samples that an interval is taken from.
 const SAMPLES: usize = 10_000;
 
 /// A mean and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// The mean.
+    /// Mean of the values.
     pub mean: f64,
-    /// Lower end.
+    /// Lower end of the 95 % interval of the mean.
     pub low: f64,
-    /// Upper end.
+    /// Upper end of the 95 % interval of the mean.
     pub high: f64,
 }
 

@@ -19,7 +19,7 @@ pub const ANSWER_TOKENS: usize = 50;
 /// A document that fits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cut {
-    /// The document.
+    /// The document with what is kept of its text.
     pub document: Document,
     /// Where its answer begins, from 0 at the beginning to 1 at the end, in characters; `None` where it is not in it.
     pub depth: Option<f64>,

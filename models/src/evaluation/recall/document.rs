@@ -22,7 +22,7 @@ pub enum RecallTask {
     /// Attributes in pages of the web.
     #[serde(rename = "swde")]
     Swde,
-    /// Paragraphs of Wikipedia.
+    /// SQuAD: paragraphs of Wikipedia, and a sentence to complete from each.
     #[serde(rename = "squad")]
     Squad,
     /// Natural Questions: pages of Wikipedia.
@@ -55,7 +55,7 @@ impl RecallTask {
         Self::MiddleMatch,
     ];
 
-    /// Its name on the command line and in files.
+    /// Name of the task on the command line and in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fda => "fda",
@@ -100,29 +100,29 @@ impl FromStr for RecallTask {
 pub enum Content {
     /// A text and one of its attributes.
     Attribute {
-        /// The document.
+        /// Text of the document.
         text: String,
         /// Name of the attribute.
         key: String,
-        /// Its value.
+        /// Value of the attribute, which is the right answer.
         value: String,
     },
     /// A text that ends in a sentence cut before the answer.
     Completion {
-        /// Context and cloze.
+        /// Text of the document: the context, then the cloze (the sentence cut before the answer).
         text: String,
-        /// The context alone.
+        /// The context alone, without the cloze.
         context: String,
         /// The question in natural words.
         question: String,
-        /// The answer.
+        /// The right answer, with which the sentence goes on.
         value: String,
     },
     /// A text, and a sentence cut before the answer.
     Cloze {
-        /// The document.
+        /// Text of the document.
         context: String,
-        /// The sentence.
+        /// The sentence that is cut before the answer.
         cloze: String,
         /// The question in natural words.
         question: String,
@@ -184,12 +184,12 @@ impl Document {
         Ok(document)
     }
 
-    /// What is asked.
+    /// The task that the document belongs to, and so what is asked of it.
     pub fn task(&self) -> RecallTask {
         self.task
     }
 
-    /// Its fields.
+    /// The fields of the document, in the shape of its data set.
     pub fn content(&self) -> &Content {
         &self.content
     }

@@ -34,12 +34,12 @@ const TOGETHER: usize = 8;
 const SIDE_BY_SIDE: usize = 16;
 const STATES: usize = 1 << 30;
 
-/// What is asked.
+/// What an evaluation asks: every document by every form of prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
-    /// Of which documents.
+    /// Documents that are asked about.
     pub documents: &'a [Document],
-    /// By which prompts.
+    /// Forms of the prompts by which each document is asked about.
     pub forms: &'a [Form],
     /// L, to which documents are cut; `None` for whole ones.
     pub length: Option<usize>,
@@ -61,7 +61,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Number of prompts.
+    /// Number of prompts: one for each document and form.
     pub fn prompts(&self) -> usize {
         self.documents.len() * self.forms.len()
     }
@@ -88,7 +88,7 @@ pub struct Outcome {
 /// The outcomes so far, and the work that they took.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// At most one for each document and form.
+    /// Outcomes of the prompts asked so far, at most one for each document and form.
     pub outcomes: Vec<Outcome>,
     /// Prompt tokens that went through the model.
     pub computed_tokens: u64,
@@ -224,7 +224,7 @@ struct Reading<'a> {
     prompts: &'a [&'a [u32]],
     most: usize,
     read: Vec<(usize, Tensor<2>, ModelState)>,
-    /// Of each prompt; none where the logits are not numbers any more.
+    /// Answer to each prompt; `None` until there is one, and where the logits are not numbers any more.
     answers: Vec<Option<String>>,
 }
 

@@ -54,12 +54,12 @@ pub enum Order {
     DocumentFirst,
     /// Before the first reading, and after the last.
     QuestionFirst,
-    /// After every reading.
+    /// After every reading of the document.
     EveryTime,
 }
 
 impl Order {
-    /// Every order.
+    /// Every place where the question can stand.
     pub const ALL: [Self; 3] = [Self::DocumentFirst, Self::QuestionFirst, Self::EveryTime];
 
     /// `d-q`, `q-d` or `c-q`.
@@ -97,7 +97,7 @@ pub struct UnknownForm(String);
 impl Form {
     /// The published default prompt.
     pub const ONCE: Self = Self::new(Order::DocumentFirst, 1);
-    /// The published JRT-Prompt.
+    /// The published JRT-Prompt, `q-d:2`.
     pub const TWICE: Self = Self::new(Order::QuestionFirst, 2);
 
     /// So many readings in this order.
@@ -343,7 +343,7 @@ pub fn ids(document: &Document, form: Form, tokenizer: &Tokenizer) -> Result<Vec
 pub(super) struct Divisible {
     /// The question before the document, where the form has it there.
     pub(super) head: Vec<u32>,
-    /// The document.
+    /// The document, as far as its tokens are not those of the tail.
     pub(super) document: Vec<u32>,
     /// What the answer follows upon.
     pub(super) tail: Vec<u32>,

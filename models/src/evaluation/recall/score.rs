@@ -33,7 +33,7 @@ const TELLING: usize = 4;
 pub enum Kind {
     /// It contains a right answer.
     Found,
-    /// There is none.
+    /// It has no words.
     None,
     /// It repeats the question, or itself.
     Repeated,
@@ -55,14 +55,14 @@ pub struct Score {
 }
 
 impl Score {
-    /// Of an answer that does not come.
+    /// Score of an answer that does not come, as the logits are not numbers.
     pub const NOT_A_NUMBER: Self = Self {
         kind: Kind::NotANumber,
         exact: false,
         f1: 0.0,
     };
 
-    /// Of what a model says to a document's question.
+    /// Score of what a model says to a document's question.
     pub fn of(continuation: &str, document: &Document) -> Self {
         let words = normalised(continuation);
         let answers = document.answers().iter().map(|answer| normalised(answer));

@@ -27,7 +27,7 @@ use crate::evaluation::wilson;
 /// What was evaluated: a model under a mitigation, or under none.
 #[derive(Clone, Copy, Debug)]
 pub struct Arm<'a> {
-    /// Its answers.
+    /// The outcomes of this arm, and the work that they took.
     pub evaluation: &'a Evaluation,
     /// Index of the arm, with attention alone, whose gains are subtracted; `None` for such an arm itself, and without one.
     pub against: Option<usize>,
@@ -35,16 +35,16 @@ pub struct Arm<'a> {
     pub alone: Option<usize>,
 }
 
-/// How many answers were of which kind.
+/// Number of answers of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Kinds {
-    /// Right.
+    /// Number of answers that contain a right one.
     pub found: u64,
-    /// Without a word.
+    /// Number of answers without a word.
     pub none: u64,
-    /// Of the question's words, or of the same again and again.
+    /// Number of wrong answers that repeat the question, or themselves.
     pub repeated: u64,
-    /// Of other words.
+    /// Number of wrong answers that repeat neither the question nor themselves.
     pub irrelevant: u64,
     /// Logits that are not numbers.
     pub not_a_number: u64,
@@ -62,16 +62,16 @@ impl Kinds {
     }
 }
 
-/// What was found of the answers in one third of the documents.
+/// What was found of the answers in one third of a document, by where they stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Third {
-    /// Right answers.
+    /// Number of those questions to which an answer was right.
     pub found: u64,
-    /// Questions.
+    /// Number of questions whose answer lies in this third of the document.
     pub asked: u64,
 }
 
-/// One line of the table.
+/// One line of the table: what an arm answers to the documents of a task by one form of prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cell {
     /// Index of the arm.
@@ -82,42 +82,42 @@ pub struct Cell {
     pub task: Option<RecallTask>,
     /// The kind of prompt.
     pub form: Form,
-    /// Questions answered.
+    /// Number of questions answered, rightly or not.
     pub asked: u64,
     /// Mean number of tokens of their prompts.
     pub tokens: f64,
     /// Share of answers that contain a right one.
     pub contains: f64,
-    /// Its Wilson 95 % interval.
+    /// Wilson 95 % interval of `contains`, lower end first.
     pub wilson: [f64; 2],
     /// Share of answers that are right as they are.
     pub exact: f64,
-    /// Mean F1.
+    /// Mean F1 of the answers, from 0 to 1.
     pub f1: f64,
-    /// Kinds of answers.
+    /// Number of the answers of each kind.
     pub kinds: Kinds,
-    /// By where the answer lies: first, middle, last third of the document. Answers that are not in it are not counted.
+    /// Answers found by where the right one lies: first, middle, last third of the document. Those not in it are not counted.
     pub thirds: [Third; 3],
-    /// Over one reading with the question at its end.
+    /// Gain in `contains` over one reading with the question at its end, `d-q:1`.
     pub gain: Option<Interval>,
-    /// Over the control of equal length.
+    /// Gain in `contains` over the control of equal length.
     pub over_padding: Option<Interval>,
     /// Beyond what attention gains.
     pub beyond_attention: Option<Interval>,
-    /// Over the same model under no mitigation.
+    /// Gain in `contains` over the same model under no mitigation.
     pub over_alone: Option<Interval>,
 }
 
 /// What the table is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Answers<'a> {
-    /// The documents.
+    /// Documents that the arms were asked about.
     pub documents: &'a [Document],
     /// Facts in each document, where they are to stand apart; empty where they are not.
     pub facts: &'a [usize],
     /// The kinds of prompts.
     pub forms: &'a [Form],
-    /// What was evaluated.
+    /// The arms that are compared, each evaluated on these documents by these forms.
     pub arms: &'a [Arm<'a>],
     /// Seed of the bootstrap.
     pub seed: u64,
@@ -316,7 +316,7 @@ mod tests {
             .collect()
     }
 
-    /// Of a model, as [`evaluation`] takes it.
+    /// Right answers of a model as bits, `[document][form]`, as [`evaluation`] takes them.
     const ANSWERED: [[u8; 3]; 8] = [
         [0, 1, 0],
         [0, 1, 0],

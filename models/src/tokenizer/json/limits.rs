@@ -98,7 +98,7 @@ fn check_steps(part: &str, text: &str) -> Result<(), String> {
 #[derive(Debug)]
 struct Steps {
     steps: u64,
-    /// How many times as long a text can become.
+    /// How many times as long a text can become by all of these steps: the product over them.
     growth: u64,
 }
 

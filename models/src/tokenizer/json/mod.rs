@@ -99,7 +99,7 @@ impl JsonTokenizer {
         }
     }
 
-    /// The same, made of a file of another kind.
+    /// This tokenizer, with `name` as the kind of file that it is made of.
     pub(super) fn called(self, name: &'static str) -> Self {
         Self { name, ..self }
     }

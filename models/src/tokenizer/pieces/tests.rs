@@ -131,7 +131,7 @@ fn longest_token(tokenizer: &Tokenizer, text: &str) -> usize {
     }
 }
 
-/// The same ids as of the whole, or, where a token is longer than a window, a refusal. How many texts are refused.
+/// Asserts that pieces give the ids of the whole, or a refusal where a token is longer than a window; how many texts are refused.
 #[track_caller]
 fn same_as_whole(tokenizer: &Tokenizer) -> usize {
     let (fit, too_long): (Vec<String>, Vec<String>) = texts()

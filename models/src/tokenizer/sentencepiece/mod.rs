@@ -63,7 +63,7 @@ impl Kind {
         })
     }
 
-    /// Its number.
+    /// Number of the kind in `SentencePiece.Type`.
     pub fn number(self) -> i32 {
         match self {
             Self::Normal => 1,
@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-/// A token.
+/// A token of the vocabulary: its text, score and kind.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Piece {
     pub text: String,
@@ -199,7 +199,7 @@ impl Vocabulary {
         Ok(())
     }
 
-    /// `NormalizerSpec`.
+    /// Reads a message `NormalizerSpec`: what is done to a text before it is encoded.
     fn normalizer(&mut self, bytes: &[u8]) -> Result<(), String> {
         for field in Fields::new(bytes) {
             match field? {
@@ -422,7 +422,7 @@ pub(crate) fn around(begin: Option<(usize, &str)>, end: Option<(usize, &str)>) -
     json!({ "type": "TemplateProcessing", "single": single("A"), "pair": pair, "special_tokens": table })
 }
 
-/// One message `SentencePiece`.
+/// Reads a message `SentencePiece`: one token.
 fn piece(bytes: &[u8]) -> Result<Piece, String> {
     let mut found = Piece {
         text: String::new(),

@@ -8,9 +8,9 @@
 pub(super) enum Value<'a> {
     /// A whole number or a truth value.
     Varint(u64),
-    /// A single.
+    /// Four bytes, little-endian: an f32, or a whole number of fixed width.
     Four([u8; 4]),
-    /// A double.
+    /// Eight bytes, little-endian: an f64, or a whole number of fixed width.
     Eight([u8; 8]),
     /// A text, bytes or a message.
     Bytes(&'a [u8]),

@@ -41,10 +41,10 @@ pub struct CarryConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backpropagation {
-    /// To the beginning of the sequence.
+    /// Gradients reach back to the beginning of the sequence.
     #[default]
     Full,
-    /// To the beginning of the segment.
+    /// Gradients reach back to the beginning of the segment.
     Truncated,
 }
 
@@ -52,7 +52,7 @@ pub enum Backpropagation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Initial {
-    /// The empty state.
+    /// The empty state, as if nothing had been read.
     #[default]
     Zero,
     /// Values around 0. For a weighted mean (RWKV-4): a mean around 0 of the weight of one token with key 0.

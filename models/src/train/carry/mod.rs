@@ -61,7 +61,7 @@ pub struct Carry {
 }
 
 impl Carry {
-    /// Nothing carried yet. `sites` are those of the model, layer by layer.
+    /// A beginning with nothing carried yet. `sites` are those of the model, layer by layer.
     ///
     /// # Errors
     /// [`ModelError::Option`] for a number out of range.

@@ -21,7 +21,7 @@ pub(super) fn is_reset(seed: u64, index: u64, row: usize, probability: f64) -> b
     seed::fraction(seed::mix(seed, index, row as u64), RESETS, 0) < probability
 }
 
-/// A normal distribution.
+/// A normal distribution, by its mean and standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Normal {
     pub(super) mean: f64,
@@ -34,11 +34,11 @@ pub(super) struct Normal {
 /// m + ln M mean anything: these two are drawn, and the state is (N/M, 1, m + ln M).
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Draw {
-    /// One distribution per head for each quantity: the values, or mean and logarithm of the weight.
+    /// One distribution per head for each quantity: the values, or the mean N/M and the logarithm m + ln M of the weight.
     pub(super) quantities: Vec<Vec<Normal>>,
 }
 
-/// How many quantities a state of this rule has.
+/// Number of quantities that are drawn for a state of this rule: 2 for a mean, else 1.
 pub(super) fn quantities(rule: Rule) -> usize {
     match rule {
         Rule::WeightedSum | Rule::Delta => 1,

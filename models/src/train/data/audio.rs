@@ -37,7 +37,7 @@ pub struct AudioConfig {
     /// Fraction of the samples, at the end, that is held out.
     #[serde(default)]
     pub held_out: f64,
-    /// Which part is read.
+    /// Part of the samples that is read: all but the end that is held out, or that end.
     #[serde(default)]
     pub split: Split,
 }

@@ -41,11 +41,11 @@ pub enum DataConfig {
     Questions(QuestionsConfig),
     /// A random block and its copy.
     Copy(CopyTask),
-    /// Multi-query associative recall.
+    /// Multi-query associative recall: pairs of keys and values, then each key once more.
     Mqar(Mqar),
-    /// The same, where some keys get another value.
+    /// Multi-query associative recall in which some keys get another value.
     ForgettingMqar(ForgettingMqar),
-    /// The same, by two keys at once.
+    /// Multi-query associative recall by two keys at once.
     CompositionalMqar(CompositionalMqar),
     /// Two lists, and what is in both.
     SetDisjointness(SetDisjointness),
@@ -59,7 +59,7 @@ pub enum DataConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
-    /// The file.
+    /// Path of the file of tokens.
     pub path: PathBuf,
     /// In which order it is read.
     #[serde(default)]
@@ -67,7 +67,7 @@ pub struct TokensConfig {
     /// Fraction of the tokens, at the end, that is held out.
     #[serde(default)]
     pub held_out: f64,
-    /// Which part is read.
+    /// Part of the tokens that is read: all but the end that is held out, or that end.
     #[serde(default)]
     pub split: Split,
     /// Whether everything is read once at the start and compared with its checksum, at the speed of the disk. Ids that the

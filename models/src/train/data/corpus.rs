@@ -29,7 +29,7 @@ pub(super) enum Ids {
 }
 
 impl Ids {
-    /// None yet, of ids below `vocab_size`.
+    /// No ids yet, but room of the width that ids below `vocab_size` need.
     pub(super) fn empty(vocab_size: usize) -> Self {
         match vocab_size {
             0..=0x100 => Self::One(Vec::new()),

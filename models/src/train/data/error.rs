@@ -20,39 +20,39 @@ pub enum DataError {
         path: PathBuf,
         /// What was being done.
         action: &'static str,
-        /// The system's reason.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A folder without anything to read.
     #[error("{}: expected files whose names end in {expected}, found none among {found} files", path.display())]
     NoFiles {
-        /// The folder.
+        /// The folder in which files were looked for.
         path: PathBuf,
         /// The endings that are read.
         expected: String,
-        /// How many files of other names there are.
+        /// Number of files in the folder and below it, all of other names.
         found: usize,
     },
     /// A text that this tokenizer cannot read.
     #[error("{}: expected UTF-8, which {tokenizer} needs; found byte {found:#04x} at offset {offset}", path.display())]
     NotUtf8 {
-        /// The file.
+        /// The file that is not UTF-8.
         path: PathBuf,
-        /// What reads it.
+        /// Name of the tokenizer that reads the file.
         tokenizer: &'static str,
         /// The first byte that cannot be there.
         found: u8,
-        /// Its place in the file, from 0.
+        /// Offset of the byte in the file, from 0.
         offset: u64,
     },
     /// A line of a file of JSON lines is none.
     #[error("{}: line {line}: expected a JSON object with a field \"text\": {reason}", path.display())]
     Line {
-        /// The file.
+        /// The file that the line is in.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// The parser's reason.
+        /// The JSON parser's error, as text.
         reason: String,
     },
     /// Sound that cannot be read.
@@ -64,9 +64,9 @@ pub enum DataError {
     /// A text cannot be turned into ids.
     #[error("{}: {source}", path.display())]
     Tokenizer {
-        /// The file.
+        /// The file that the text is in.
         path: PathBuf,
-        /// The tokenizer's reason.
+        /// The tokenizer's error.
         source: TokenizerError,
     },
     /// Fewer tokens than one sequence with its targets needs.
@@ -82,41 +82,41 @@ pub enum DataError {
     /// An option is out of range, or does not go with another one.
     #[error("{option}: expected {expected}, found {found}")]
     Option {
-        /// The option's name.
+        /// Name of the option.
         option: &'static str,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What the option was given instead.
         found: String,
     },
     /// A file of tokens is damaged, or is none.
     #[error("{}: {what}: expected {expected}, found {found}", path.display())]
     TokenFile {
-        /// The file.
+        /// The file of tokens.
         path: PathBuf,
-        /// Which part of it.
+        /// Part of the file that is wrong, as a phrase: "checksum of the header".
         what: &'static str,
         /// What would have been accepted.
         expected: String,
-        /// What is there.
+        /// What was found there instead.
         found: String,
     },
     /// A file of tokens holds one that its vocabulary does not have.
     #[error("{}: token {index}: expected an id below the vocabulary size {vocab_size}, found {found}", path.display())]
     Id {
-        /// The file.
+        /// The file of tokens.
         path: PathBuf,
         /// The token's place, from 0.
         index: u64,
         /// The vocabulary that the file says it is of.
         vocab_size: usize,
-        /// The id.
+        /// The id that the token has.
         found: u32,
     },
-    /// The position of another source.
+    /// A position that the source cannot take: that of another one, or a malformed one.
     #[error("position in the data: {field}: expected {expected}, found {found}")]
     Position {
-        /// The entry.
+        /// Name of the entry of the position that does not fit: `batches`.
         field: &'static str,
         /// What this source would accept.
         expected: String,
@@ -135,7 +135,7 @@ impl DataError {
         move |source| Self::Io { path, action, source }
     }
 
-    /// An impossible option.
+    /// [`DataError::Option`] for a value that an option cannot have.
     pub(super) fn option(option: &'static str, expected: impl Into<String>, found: impl ToString) -> Self {
         Self::Option {
             option,

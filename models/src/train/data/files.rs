@@ -1,4 +1,4 @@
-//! Which files are read, and their bytes.
+//! The files that data are read from: which ones they are, and their bytes.
 
 use std::fs;
 use std::ops::Deref;
@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use super::error::DataError;
 use crate::input;
 
-/// Accepts every ending.
+/// The extension that stands for every ending of a name.
 const ANY: &str = "*";
 
 /// The files that `paths` name: a file as it is, a folder with everything below it whose name ends in one of `extensions`,

@@ -64,7 +64,7 @@ fn other_weight() -> f32 {
     0.1
 }
 
-/// Sequences of questions.
+/// Sequences of documents with questions about them, and their answers.
 pub(super) struct Questions {
     config: QuestionsConfig,
     tokenizer: Tokenizer,

@@ -33,9 +33,9 @@ pub fn batches(source: &mut dyn Source) -> impl Iterator<Item = Result<Batch, Da
     std::iter::from_fn(move || Some(source.next()))
 }
 
-/// One sequence to be filled in.
+/// One row of a batch: a sequence to be filled in.
 pub(super) struct Row<'a> {
-    /// What is read.
+    /// Ids that the model reads, `[time]`.
     pub(super) ids: &'a mut [u32],
     /// What is to be predicted.
     pub(super) targets: &'a mut [u32],
@@ -43,19 +43,19 @@ pub(super) struct Row<'a> {
     pub(super) weights: &'a mut [f32],
 }
 
-/// Which sequence it is.
+/// Which sequence of a part is to be filled in: its row of the batch, and its number within the row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SequenceNumber {
     /// Row of the batch.
     pub(super) row: usize,
     /// Rows of a batch.
     pub(super) rows: usize,
-    /// How many sequences of the same part this row has had.
+    /// How many sequences of the same part this row has had before.
     pub(super) number: u64,
 }
 
 impl SequenceNumber {
-    /// How many sequences come before, counted over all rows.
+    /// How many sequences of the part come before this one, counted over all rows.
     pub(super) fn index(&self) -> u64 {
         self.number
             .wrapping_mul(self.rows as u64)
@@ -84,9 +84,9 @@ pub(super) trait Sequences: Send {
 
 /// A part of a mixture.
 pub(super) struct MixturePart {
-    /// Its share of the sequences.
+    /// Share of the sequences that come from this part; the shares of all parts add up to 1.
     pub(super) share: f64,
-    /// What it gives.
+    /// The sequences that the part gives.
     pub(super) sequences: Box<dyn Sequences>,
 }
 

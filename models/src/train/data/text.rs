@@ -39,7 +39,7 @@ pub struct TextConfig {
     /// Fraction of the tokens, at the end, that is held out.
     #[serde(default)]
     pub held_out: f64,
-    /// Which part is read.
+    /// Part of the tokens that is read: all but the end that is held out, or that end.
     #[serde(default)]
     pub split: Split,
 }
@@ -314,7 +314,7 @@ fn encode(path: &Path, offset: usize, piece: &[u8], tokenizer: &Tokenizer) -> Re
     })
 }
 
-/// At most a megabyte: up to the end of a line if there is one, otherwise of a character.
+/// The first piece of a text, at most a megabyte: up to the end of a line if there is one, otherwise of a character.
 fn first_piece(text: &[u8]) -> &[u8] {
     let Some(head) = text.get(..PIECE).filter(|_| text.len() > PIECE) else {
         return text;

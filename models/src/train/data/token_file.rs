@@ -34,7 +34,7 @@ const NO_END: u64 = u64::MAX;
 pub struct TokenHeader {
     /// Bytes per id, 2 or 4.
     pub width: usize,
-    /// Number of ids.
+    /// Number of ids in the file.
     pub count: u64,
     /// Every id is below it.
     pub vocab_size: usize,

@@ -27,9 +27,9 @@ pub struct DiffusionNetworkConfig {
     pub model_dim: usize,
     /// Width of the long sequence in a block.
     pub inner_dim: usize,
-    /// How much longer it is than the image.
+    /// How many times as long the long sequence in a block is as the image.
     pub factor: usize,
-    /// Blocks.
+    /// Number of DiffuSSM blocks.
     pub layers: usize,
     /// N of the state spaces, an even number.
     pub state_dim: usize,

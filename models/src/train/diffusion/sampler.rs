@@ -51,7 +51,7 @@ pub enum Sampler {
     Ddim(f64),
 }
 
-/// What is drawn.
+/// Which images are drawn, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleOptions {
     /// How a step is taken.
@@ -103,7 +103,7 @@ pub fn sample(
     Ok(x)
 }
 
-/// Standard normal noise.
+/// Standard normal noise of this shape.
 pub(super) fn normal(rng: &mut StdRng, shape: [usize; 3], device: &Device) -> Tensor<3> {
     let values: Vec<f32> = (0..shape.iter().product())
         .map(|_| rng.sample::<f32, _>(StandardNormal))
@@ -127,7 +127,7 @@ fn guided(
     Ok([noise, variance])
 }
 
-/// x_{t−1} from x_t.
+/// One step of the sampler: x_{t−1} from x_t and the network's answers to it.
 fn stepped(
     x: Tensor<3>,
     [noise, variance]: [Tensor<3>; 2],

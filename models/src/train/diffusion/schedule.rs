@@ -1,4 +1,4 @@
-//! How much noise there is at every step, and what follows from it.
+//! The noise schedule: how much noise there is at every step, and what follows from it.
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -20,12 +20,12 @@ pub enum NoiseKind {
 /// The most that β is.
 const MOST: f64 = 0.999;
 
-/// One step.
+/// The noise of one step t of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Noise {
     /// What the network is told: the step of the schedule that this one was taken from, from 0.
     pub(super) time: f64,
-    /// β_t.
+    /// β_t, the variance of the noise that comes in at step t.
     pub(super) beta: f64,
     /// ᾱ_t, the product of 1 − β up to t.
     pub(super) kept: f64,
@@ -123,7 +123,7 @@ impl NoiseSchedule {
         Self { steps }
     }
 
-    /// How many steps there are.
+    /// Number T of steps in the schedule.
     pub fn count(&self) -> usize {
         self.steps.len()
     }

@@ -30,10 +30,10 @@ const DRAWS: u64 = 0x6469_6666;
 pub struct DiffusionConfig {
     /// The sizes of the network.
     pub network: DiffusionNetworkConfig,
-    /// How β grows.
+    /// How β grows over the steps of diffusion.
     #[serde(default)]
     pub noise: NoiseKind,
-    /// T.
+    /// Number T of steps of diffusion.
     #[serde(default = "noise_steps")]
     pub noise_steps: usize,
     /// Steps of the training.
@@ -46,10 +46,10 @@ pub struct DiffusionConfig {
     /// The probability that an image's class is kept back, which guidance needs.
     #[serde(default = "class_dropout")]
     pub class_dropout: f64,
-    /// How much of the running mean of the weights stays at a step.
+    /// Share of the running mean of the weights that stays at a step; the rest is the new weights'.
     #[serde(default = "mean_decay")]
     pub mean_decay: f64,
-    /// The optimiser.
+    /// Options of the optimiser, learning rate and schedule included.
     pub optimizer: OptimizerConfig,
     /// Seed of the weights and of every draw.
     #[serde(default)]
@@ -100,13 +100,13 @@ impl DiffusionConfig {
 /// What a step was like.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DiffusionStep {
-    /// Steps done.
+    /// Steps done, this one included.
     pub step: u64,
     /// L, before the update.
     pub loss: f64,
-    /// η.
+    /// Learning rate η of the update.
     pub learning_rate: f64,
-    /// ‖g‖, before clipping.
+    /// Norm ‖g‖ of the gradients of all parameters together, before clipping.
     pub gradient_norm: f64,
 }
 
@@ -119,7 +119,7 @@ pub struct DiffusionTrainer {
     images: Images,
     schedule: NoiseSchedule,
     parameters: Vec<Parameter>,
-    /// Their running means.
+    /// Running means of the parameters' values, in their order.
     means: Vec<Tensor<1>>,
     optimizer: Optimizer,
     step: u64,
@@ -171,7 +171,7 @@ impl DiffusionTrainer {
         &self.parameters
     }
 
-    /// Steps done.
+    /// Number of training steps done so far.
     pub fn steps_done(&self) -> u64 {
         self.step
     }

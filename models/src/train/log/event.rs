@@ -24,14 +24,14 @@ pub enum Event {
     End(EndEvent),
 }
 
-/// What is trained.
+/// What is trained, and for how many steps: the first line of a log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StartEvent {
     /// Steps that there will be.
     pub steps: u64,
-    /// `mamba2`.
+    /// Name of the architecture: `mamba2`.
     pub architecture: String,
-    /// Whose layout: `Hugging Face`.
+    /// Name of the layout that the weights are in: `Hugging Face`.
     pub layout: String,
     /// Weights that are trained.
     pub parameters: u64,
@@ -47,20 +47,20 @@ pub struct StartEvent {
     pub config_hash: String,
     /// Version of this crate.
     pub version: String,
-    /// Seconds since 1970.
+    /// When the training began, in seconds since 1970 (Unix time).
     pub started: u64,
 }
 
 /// Seconds that the parts of a step took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
-    /// Reading the batches.
+    /// Seconds of reading the batches.
     pub data: f64,
-    /// The network and its loss.
+    /// Seconds of the forward passes and their losses.
     pub forward: f64,
     /// Seconds of the backward passes, which give the gradients.
     pub backward: f64,
-    /// The update of the weights. On a graphics processor, which works on while the program does, it also waits for the gradients.
+    /// Seconds of the update of the weights, and of adding up gradients where there are several ranks. On a graphics processor, which works on while the program does, it also waits for the gradients.
     pub optimizer: f64,
 }
 
@@ -79,7 +79,7 @@ impl Seconds {
     }
 }
 
-/// One step.
+/// One step of the training, when it is done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepEvent {
     /// Steps done, this one included.
@@ -99,18 +99,18 @@ pub struct StepEvent {
     /// Tokens of this step per second of it.
     #[serde(with = "number")]
     pub tokens_per_second: f64,
-    /// Time by part.
+    /// Seconds that each part of the step took.
     pub seconds: Seconds,
 }
 
-/// An evaluation.
+/// An evaluation of the model between two steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationEvent {
-    /// Steps done.
+    /// Steps done when the model was evaluated.
     pub step: u64,
     /// Seconds that it took.
     pub seconds: f64,
-    /// What was found.
+    /// What the evaluation found.
     #[serde(flatten)]
     pub report: EvaluationReport,
 }
@@ -118,11 +118,11 @@ pub struct EvaluationEvent {
 /// An evaluation of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvent {
-    /// Steps done.
+    /// Steps done when the model was evaluated.
     pub step: u64,
     /// Seconds that it took.
     pub seconds: f64,
-    /// What was found.
+    /// What the evaluation of the task found.
     #[serde(flatten)]
     pub report: TaskReport,
 }
@@ -130,14 +130,14 @@ pub struct TaskEvent {
 /// A snapshot. It is logged before it is written, so that what is in the log up to it is there whenever the snapshot is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotEvent {
-    /// Steps done.
+    /// Steps done at the snapshot.
     pub step: u64,
 }
 
 /// The end, for now or for good.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndEvent {
-    /// Steps done.
+    /// Steps done at the end.
     pub step: u64,
     /// Whether those are all.
     pub finished: bool,
@@ -158,7 +158,7 @@ impl Event {
         }
     }
 
-    /// The same event with zeros for all times, and speeds. Two runs of one training have equal events but for these.
+    /// This event with zeros for all times, and speeds. Two runs of one training have equal events but for these.
     #[must_use]
     pub fn without_times(&self) -> Self {
         let mut event = self.clone();

@@ -36,9 +36,9 @@ pub enum LogError {
     /// A line is no event.
     #[error("{}: line {line}: expected an event of a training, found {reason}", path.display())]
     Line {
-        /// The file.
+        /// The log's file.
         path: PathBuf,
-        /// Its number, from 1.
+        /// Number of the line, from 1.
         line: usize,
         /// What is wrong with it.
         reason: String,
@@ -49,16 +49,16 @@ pub enum LogError {
         path.display()
     )]
     Behind {
-        /// The file.
+        /// The log's file.
         path: PathBuf,
-        /// The snapshot's step.
+        /// The step to go on from, which is the snapshot's.
         expected: u64,
         /// The last step in the file.
         found: u64,
     },
 }
 
-/// An open log.
+/// A log that is open for more lines.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,

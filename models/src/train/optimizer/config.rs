@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{GroupConfig, OptimizerError};
 use crate::train::schedule::ScheduleConfig;
 
-/// The largest gradient norm whose square is an f32: √(2¹²⁸).
+/// The largest gradient norm whose square is an f32: 2⁶⁴ − 2⁴⁰, the largest f32 below √(2¹²⁸).
 pub(super) const NORM_LIMIT: f64 = 18_446_742_974_197_923_840.0;
 
 /// AdamW and its learning rates.

@@ -10,21 +10,21 @@ pub enum OptimizerError {
     /// An option is out of range.
     #[error("{option}: expected {expected}, found {found}")]
     Option {
-        /// Its name.
+        /// Name of the option.
         option: &'static str,
         /// What would have been accepted.
         expected: String,
-        /// What came.
+        /// What the option was given instead.
         found: String,
     },
     /// Gradients or parameters are not those that the optimiser was made for.
     #[error("{what}: expected {expected}, found {found}")]
     Mismatch {
-        /// What differs.
+        /// What differs, as a phrase: `number of gradients`.
         what: String,
         /// What the optimiser was made for.
         expected: String,
-        /// What came.
+        /// What the optimiser was handed instead.
         found: String,
     },
     /// A gradient is NaN or infinite.
@@ -33,7 +33,7 @@ pub enum OptimizerError {
          lower the learning rate, or clip gradients"
     )]
     NonFinite {
-        /// Steps done before.
+        /// Steps done before this one.
         step: u64,
         /// The first parameter, in the order of the list, whose gradient is not finite.
         parameter: String,
@@ -44,11 +44,11 @@ pub enum OptimizerError {
          set clip_norm"
     )]
     Overflow {
-        /// Steps done before.
+        /// Steps done before this one.
         step: u64,
         /// The largest norm accepted.
         limit: f64,
-        /// The norm.
+        /// Norm ‖g‖ of the gradients, after clipping where there is any.
         norm: f64,
     },
     /// Gradients were accumulated over nothing.
@@ -60,11 +60,11 @@ pub enum OptimizerError {
     /// A saved state of another optimiser.
     #[error("saved optimiser: {what}: expected {expected}, found {found}")]
     Saved {
-        /// The entry.
+        /// Name of the saved entry: `moment_1.NAME`.
         what: String,
         /// What would have been accepted.
         expected: String,
-        /// What is there.
+        /// What the saved state has instead.
         found: String,
     },
 }

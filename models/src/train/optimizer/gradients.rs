@@ -17,7 +17,7 @@ pub(super) fn square_sums(gradients: &[Option<Tensor<1>>]) -> Vec<Option<f64>> {
     }
 }
 
-/// The same where values are far away: with m = max |g|, only m and Σ (g/m)² of every gradient come to the host, together. The
+/// As [`square_sums`], on another device: with m = max |g|, only m and Σ (g/m)² of every gradient come to the host, together. The
 /// quotients keep f32 from overflowing, and from losing what is small.
 fn on_the_device(gradients: &[Option<Tensor<1>>]) -> Vec<Option<f64>> {
     let has_values = |gradient: &&Tensor<1>| gradient.dims() != [0];

@@ -24,7 +24,7 @@ pub(super) fn is_host(tensor: &Tensor<1>) -> bool {
 struct Values(FloatTensor<Flex>);
 
 impl Values {
-    /// Of a tensor for which [`is_host`] is true.
+    /// The values of a tensor for which [`is_host`] is true.
     fn of(tensor: Tensor<1>) -> Self {
         match tensor.try_into_primitive::<Flex>() {
             Ok(tensor) if tensor.is_contiguous() => Self(tensor),
@@ -65,7 +65,7 @@ fn squares(values: &[f32]) -> f64 {
     lanes.iter().sum()
 }
 
-/// x / divisor.
+/// The tensor divided by a number in f32, x / divisor.
 pub(super) fn divided(tensor: Tensor<1>, divisor: f64) -> Tensor<1> {
     let mut values = Values::of(tensor);
     let divisor = divisor as f32;
@@ -74,13 +74,13 @@ pub(super) fn divided(tensor: Tensor<1>, divisor: f64) -> Tensor<1> {
     values.tensor()
 }
 
-/// AdamW in f32.
+/// The update of AdamW in f32, by the constants of its formula.
 pub(super) struct AdamW {
-    /// β₁ and β₂.
+    /// Decay rates β₁ and β₂ of the moments.
     pub(super) betas: [f32; 2],
-    /// ε.
+    /// ε, which is added to the root of the second moment.
     pub(super) eps: f32,
-    /// λ.
+    /// Weight decay λ.
     pub(super) weight_decay: f32,
 }
 
@@ -142,9 +142,9 @@ impl AdamW {
 /// Factors; those that are 1 change no bit.
 struct Update {
     betas: [f32; 2],
-    /// 1 − β.
+    /// 1 − β₁ and 1 − β₂, by which g and g² enter the moments.
     news: [f32; 2],
-    /// 1 − βᵗ.
+    /// 1 − β₁ᵗ and 1 − β₂ᵗ, by which the moments are divided.
     corrections: [f32; 2],
     eps: f32,
     rate: f32,
@@ -154,7 +154,7 @@ struct Update {
 }
 
 impl Update {
-    /// One piece; `FIRST` where there have been no moments, which is not the same as moments of zero: 0 + (−0) is 0.
+    /// Updates one piece; `FIRST` where there have been no moments, which is not the same as moments of zero: 0 + (−0) is 0.
     fn run<const FIRST: bool>(
         &self,
         weights: &mut [f32],

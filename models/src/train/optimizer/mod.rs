@@ -61,7 +61,7 @@ pub struct Optimizer {
     slots: Vec<Slot>,
 }
 
-/// One update, for tensors that lie in this machine's memory and for others; their bits are the same.
+/// AdamW's update of a tensor that lies in this machine's memory, or elsewhere; the bits are the same.
 struct Adam {
     anywhere: AdamW,
     on_the_host: host::AdamW,
@@ -112,13 +112,14 @@ impl Adam {
 /// What belongs to one parameter.
 struct Slot {
     name: String,
-    /// Number of values.
+    /// Number of the parameter's values.
     count: usize,
     device: Device,
-    /// Its update, and η at its peak.
+    /// The parameter's update.
     adam: Adam,
+    /// Learning rate η of the parameter at the peak of the schedule.
     peak: f64,
-    /// None before the first gradient.
+    /// The parameter's moments; `None` before its first gradient.
     state: Option<AdamWState<1>>,
 }
 
@@ -159,7 +160,7 @@ impl Optimizer {
         })
     }
 
-    /// One update from the gradients of the mean loss, in the order of the parameters, after `step` steps.
+    /// Updates `parameters` by the gradients of the mean loss, which are in the same order, after `step` steps.
     ///
     /// # Errors
     /// [`OptimizerError::NonFinite`] and [`OptimizerError::Overflow`] for gradients that cannot be used,

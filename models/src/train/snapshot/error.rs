@@ -14,14 +14,14 @@ pub enum SnapshotError {
     /// A file or folder cannot be read or written.
     #[error(transparent)]
     File(#[from] CheckpointError),
-    /// There is none.
+    /// There is no snapshot of the kind asked for.
     #[error("{}: expected {expected}, found {found}", folder.display())]
     None {
-        /// The folder.
+        /// The folder of snapshots.
         folder: PathBuf,
         /// What was looked for.
         expected: &'static str,
-        /// How many snapshots there are.
+        /// Number of snapshots in the folder.
         found: usize,
     },
     /// The form of a safetensors file is broken.
@@ -33,53 +33,53 @@ pub enum SnapshotError {
     /// A safetensors file of another kind.
     #[error("{}: expected a snapshot of a training, found a file of {found}", path.display())]
     Foreign {
-        /// The file.
+        /// The safetensors file.
         path: PathBuf,
-        /// What it says of itself.
+        /// The format that the file names, as a phrase.
         found: String,
     },
     /// A snapshot of another version of the form.
     #[error("{}: expected version {expected} of the file form, found {found}", path.display())]
     Version {
-        /// The file.
+        /// The snapshot's file.
         path: PathBuf,
-        /// The version read.
+        /// The version that this program reads.
         expected: &'static str,
-        /// The file's.
+        /// The version that the file names; `none` if it names none.
         found: String,
     },
     /// A snapshot that has changed since it was written.
     #[error("{}: expected contents of checksum {expected}, found {found}: the file is damaged or cut off", path.display())]
     Damaged {
-        /// The file.
+        /// The snapshot's file.
         path: PathBuf,
         /// The checksum that it names.
         expected: String,
-        /// That of what is there.
+        /// The checksum of the file's contents as they are.
         found: String,
     },
     /// A snapshot of another training.
     #[error("{}: made with another configuration: line {line}: expected {expected:?}, found {found:?}", path.display())]
     OtherConfiguration {
-        /// The file.
+        /// The snapshot's file.
         path: PathBuf,
         /// The first line that differs, counted from 1.
         line: usize,
         /// That line of the configuration to go on with.
         expected: String,
-        /// That of the file.
+        /// That line of the configuration in the snapshot.
         found: String,
     },
     /// An entry is not what it should be.
     #[error("{}: {what}: expected {expected}, found {found}", path.display())]
     Entry {
-        /// The file.
+        /// The snapshot's file.
         path: PathBuf,
-        /// The entry.
+        /// Name of the entry, or a phrase for it: `number of parameters`.
         what: String,
         /// What would have been accepted.
         expected: String,
-        /// What is there.
+        /// What the snapshot has there instead.
         found: String,
     },
     /// The latest snapshot cannot be used, and there is one before it.
@@ -87,7 +87,7 @@ pub enum SnapshotError {
     Latest {
         /// What is wrong with the latest.
         source: Box<SnapshotError>,
-        /// The one before.
+        /// Path of the snapshot before the latest.
         previous: PathBuf,
     },
 }

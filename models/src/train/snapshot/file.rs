@@ -35,7 +35,7 @@ const BEFORE_CHECKSUM: &[u8] = br#""checksum":""#;
 /// The digits before they are known.
 const NO_CHECKSUM: &str = "00000000000000000000000000000000";
 
-/// The JSON entry.
+/// The entry `snapshot` of the metadata, as JSON.
 #[derive(Serialize, Deserialize)]
 struct Header {
     step: u64,

@@ -1,4 +1,4 @@
-//! Everything that a training needs to go on as if it had never stopped, in one file.
+//! Snapshots: everything that a training needs to go on as if it had never stopped, in one file.
 //!
 //! A file appears under its name when it is complete and on the disk; the two latest are kept. A file that is damaged, cut off,
 //! foreign or of another training is refused with what is wrong about it. Nothing falls back by itself: the one before the latest
@@ -27,7 +27,7 @@ use crate::checkpoint::CheckpointError;
 use crate::output;
 use crate::state::fingerprint::Fingerprint;
 
-/// How many are kept.
+/// Number of snapshots that are kept: the latest, and the one before.
 const KEPT: usize = 2;
 const PREFIX: &str = "snapshot-";
 const EXTENSION: &str = ".safetensors";
@@ -35,9 +35,9 @@ const EXTENSION: &str = ".safetensors";
 /// A training between two steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Steps done.
+    /// Number of steps done.
     pub step: u64,
-    /// Tokens seen.
+    /// Number of tokens read in these steps.
     pub tokens: u64,
     /// The text of the configuration. Training goes on only with the same.
     pub config: String,
@@ -48,16 +48,16 @@ pub struct Snapshot {
     pub other: Value,
     /// The f32 masters by their published names and in their published shapes, in the order of the list.
     pub parameters: Vec<(String, TensorData)>,
-    /// What [`Optimizer::tensors`](super::Optimizer::tensors) gives.
+    /// Moments and their counts by name, as [`Optimizer::tensors`](super::Optimizer::tensors) gives them.
     pub optimizer: BTreeMap<String, TensorData>,
     /// States carried into the next step, by the carrier's own names.
     pub carried: BTreeMap<String, TensorData>,
 }
 
-/// Which snapshot of a folder.
+/// Which snapshot of a folder is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SnapshotChoice {
-    /// That of the most steps.
+    /// The snapshot after the most steps.
     #[default]
     Latest,
     /// The snapshot before the newest.

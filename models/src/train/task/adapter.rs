@@ -31,7 +31,7 @@ pub(super) struct Adapter {
 
 /// The answers of a batch that count.
 pub(super) struct Answered {
-    /// `[rows, classes or width]`.
+    /// Outputs of the head for the answers that count, `[rows, classes or width]`.
     pub(super) outputs: Tensor<2>,
     /// The place of each row among the answers of the batch.
     pub(super) places: Vec<usize>,

@@ -10,15 +10,15 @@ use crate::train::data::seed::{generator, mix};
 /// Examples of one length, one after another.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::train) struct TaskBatch {
-    /// Number of sequences.
+    /// Number of sequences in the batch.
     pub(in crate::train) sequences: usize,
-    /// Steps of each.
+    /// Steps of each sequence, its padding included.
     pub(in crate::train) length: usize,
     /// What is read, `[sequences, length]` or `[sequences, length, width]`.
     pub(super) inputs: Sequence,
     /// What is right, `[sequences, 1 or length]` or `[sequences, 1 or length, width]`.
     pub(super) answers: Answers,
-    /// How much it counts, `[sequences, 1 or length]`.
+    /// Weights of the answers, `[sequences, 1 or length]`.
     pub(super) weights: Vec<f32>,
     /// Steps of each sequence before its padding.
     pub(super) steps: Vec<usize>,

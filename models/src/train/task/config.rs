@@ -1,4 +1,4 @@
-//! The table `[task]`.
+//! The table `[task]` of a training's configuration.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use crate::train::error::TrainError;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskConfig {
-    /// What is asked.
+    /// The task: what is read, and what is asked.
     pub data: TaskData,
     /// What the one answer of a sequence is read from. Default: the last step where the task is to remember, else the mean over all
     /// steps. A task that is answered at every step has no such choice.
@@ -93,9 +93,9 @@ impl Default for TaskEvaluationConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct OtherData {
-    /// What it is called in reports.
+    /// What the other task is called in reports.
     pub name: String,
-    /// What is asked.
+    /// The other task: what is read, and what is asked.
     pub data: TaskData,
     /// Steps of a sequence. Default: the training's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

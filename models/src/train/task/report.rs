@@ -12,7 +12,7 @@ const Z: f64 = 1.959_963_984_540_054;
 /// An evaluation: of the task itself first, then of what else was asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
-    /// One for each.
+    /// One result for each set of examples that was asked.
     pub results: Vec<TaskResult>,
 }
 
@@ -32,15 +32,15 @@ pub struct TaskResult {
     /// What was asked; empty for the task itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Examples.
+    /// Number of examples that were asked.
     pub examples: u64,
-    /// How they are judged.
+    /// How the answers are judged.
     pub metric: Metric,
     /// The metric over all answers together.
     pub value: f64,
     /// Bounds of its 95 % interval: Wilson's where an example has one class, else from the spread over examples.
     pub low: f64,
-    /// The upper one.
+    /// Upper bound of the 95 % interval.
     pub high: f64,
     /// What the best answer gets that is always the same: the share of the most frequent class, or 1 for an error.
     pub chance: f64,

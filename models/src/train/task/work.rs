@@ -121,7 +121,7 @@ impl TaskWork {
         }
     }
 
-    /// The next batch.
+    /// The next batch of training examples.
     pub(in crate::train) fn next(&mut self) -> TaskBatch {
         self.stream.next()
     }

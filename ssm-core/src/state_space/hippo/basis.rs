@@ -158,13 +158,13 @@ pub fn reconstruct_scaled(coefficients: &[f64], shares: &[f64]) -> Result<Vec<f6
     shares.iter().enumerate().map(at).collect()
 }
 
-/// r_n P_n(x).
+/// r_k P_k(x) for k from 0 to n − 1, with the Legendre polynomials P_k and r_k = √(2k + 1).
 pub(crate) fn scaled_legendre(n: usize, x: f64) -> Vec<f64> {
     let values = legendre(n, x).into_iter().enumerate();
     values.map(|(i, value)| root(i) * value).collect()
 }
 
-/// e^{−rate·a/2} L_n(a)/β.
+/// e^{−rate·a/2} L_k(a)/β for k from 0 to n − 1, with the Laguerre polynomials L_k, at the age a.
 fn scaled_laguerre(n: usize, age: f64, rate: f64, beta: f64) -> Vec<f64> {
     let scale = (-rate * age / 2.0).exp() / beta;
     let values = laguerre(n, 0.0, age).into_iter();

@@ -73,9 +73,9 @@ pub struct LegsScan {
 /// What a [`LegsScan`] carries from sample to sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LegsMemory {
-    /// c.
+    /// c, the N coefficients of all samples so far.
     pub coefficients: Vec<f64>,
-    /// How many samples it has read.
+    /// How many samples the scan has read.
     pub samples: u64,
 }
 

@@ -20,12 +20,12 @@ pub enum Measure {
     Lmu,
     /// `lagt`: Laguerre functions; β scales B.
     Lagt {
-        /// β, usually 1.
+        /// β, the scale of B, usually 1.
         beta: f64,
     },
     /// `tlagt`: Laguerre functions under a tilt; β = 1 is none.
     TiltedLagt {
-        /// β > 0.
+        /// β > 0, the tilt; 1 is none.
         beta: f64,
     },
     /// `glagt`: generalised Laguerre functions.
@@ -35,7 +35,7 @@ pub enum Measure {
     GeneralisedLagt {
         /// −1 < α < 1.
         alpha: f64,
-        /// β > 0.
+        /// β > 0 in the formulas of A and B.
         beta: f64,
     },
     /// `fourier` (`fout`): sinusoids on a window of length 2.
@@ -53,7 +53,7 @@ pub enum Measure {
 pub struct Transition {
     /// A, N × N.
     pub a: DMatrix<f64>,
-    /// B, N.
+    /// B, N numbers.
     pub b: DVector<f64>,
 }
 
@@ -113,7 +113,7 @@ impl Measure {
         })
     }
 
-    /// The published name.
+    /// The measure's published name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Legs => "legs",
@@ -228,7 +228,7 @@ pub(crate) fn root(n: usize) -> f64 {
     ((2 * n + 1) as f64).sqrt()
 }
 
-/// (−1)^n.
+/// (−1)^n: 1 for even n, −1 for odd n.
 pub(crate) fn sign(n: usize) -> f64 {
     if n.is_multiple_of(2) { 1.0 } else { -1.0 }
 }
@@ -282,7 +282,7 @@ fn laguerre_at_zero(n: usize, alpha: f64) -> f64 {
     (1..=n).map(|j| (j as f64 + alpha) / j as f64).product()
 }
 
-/// β^{(1−α)/2}/√Γ(1 − α).
+/// β^{(1−α)/2}/√Γ(1 − α), the factor that all B_n of [`Measure::GeneralisedLagt`] have.
 pub(crate) fn generalised_input_scale(alpha: f64, beta: f64) -> f64 {
     beta.powf((1.0 - alpha) / 2.0) / libm::tgamma(1.0 - alpha).sqrt()
 }

@@ -25,7 +25,7 @@ const NODES_PER_DEGREE: usize = 8;
 /// The polynomials that are orthonormal under a weight on ages.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OrthonormalPolynomials {
-    /// α_0 to α_{N−1}.
+    /// α_0 to α_{N−1} of the polynomials' recurrence.
     alpha: Vec<f64>,
     /// β_0 = ∫ w, and β_1 to β_{N−1}.
     beta: Vec<f64>,
@@ -115,7 +115,7 @@ impl OrthonormalPolynomials {
         Self::new(alpha, beta, weight(0.0))
     }
 
-    /// N.
+    /// N, the number of polynomials.
     pub fn len(&self) -> usize {
         self.alpha.len()
     }
@@ -125,12 +125,12 @@ impl OrthonormalPolynomials {
         self.alpha.is_empty()
     }
 
-    /// p_0(a) to p_{N−1}(a).
+    /// p_0(a) to p_{N−1}(a), the polynomials at the age a.
     pub fn values(&self, age: f64) -> Vec<f64> {
         self.with_derivatives(age).into_iter().map(|(p, _)| p).collect()
     }
 
-    /// p_n(a) and p_n′(a).
+    /// p_n(a) and p_n′(a) of every polynomial, n from 0 to N − 1, at the age a.
     fn with_derivatives(&self, age: f64) -> Vec<(f64, f64)> {
         let mut values = Vec::with_capacity(self.len());
         let (mut previous, mut current) = ((0.0, 0.0), (0.0, 0.0));

@@ -29,16 +29,16 @@ use std::f64::consts::PI;
 /// B of a diagonal initialisation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InputInit {
-    /// `constant`: all 1.
+    /// `constant`: B_n = 1.
     #[default]
     Constant,
-    /// `random`: complex normal.
+    /// `random`: B_n complex normal.
     Random,
     /// `alternating`: 1, −1, 1, …
     Alternating,
-    /// `unit-cw`: e^{−2πin/N}.
+    /// `unit-cw`: B_n = e^{−2πin/N}.
     UnitClockwise,
-    /// `unit-ccw`: e^{2πin/N}.
+    /// `unit-ccw`: B_n = e^{2πin/N}.
     UnitCounterclockwise,
     /// `legs`: V*B of HiPPO-LegS. `legs` eigenvalues always have it; the theory asks for half of it, published code for all.
     Legs,
@@ -71,19 +71,19 @@ impl InputInit {
 /// What the published code lets one change about an initialisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SpectrumOptions {
-    /// Multiplies Re, except that of `real`. 1.
+    /// Factor on every Re_n, except those of `real`; 1 by default.
     pub real_scale: f64,
-    /// Multiplies Im. 1.
+    /// Factor on every Im_n; 1 by default.
     pub imag_scale: f64,
     /// Re uniform from 0 to 1; for `real` whole numbers, uniform from 0 to N/2 − 1.
     pub real_random: bool,
     /// n in the formulas of Im is (N/2) times a uniform number.
     pub imag_random: bool,
-    /// B.
+    /// How B of `diag-NAME` and `dplr-NAME` is drawn, but for `legs`.
     pub input: InputInit,
-    /// Multiplies B. 1.
+    /// Factor on every B_n; 1 by default.
     pub input_scale: f64,
-    /// Multiplies P of `dplr-NAME`. 1.
+    /// Factor on P of `dplr-NAME`; 1 by default.
     pub low_rank_scale: f64,
     /// B/√ζ with ζ = 2 Σ |B_n/λ_n|², so that white noise leaves a state of size 1.
     pub normalise: bool,
@@ -111,7 +111,7 @@ pub struct Initial {
     pub real: Vec<f64>,
     /// Im_n ≥ 0, the angular frequencies.
     pub imag: Vec<f64>,
-    /// B.
+    /// B, the input of every mode.
     pub input: Vec<Complex64>,
     /// P, as many vectors as the rank.
     pub low_rank: Vec<Vec<Complex64>>,

@@ -11,12 +11,12 @@ const FLOOR: f64 = 1e-4;
 pub enum Transform {
     /// `none`: the number itself.
     None,
-    /// `exp`.
+    /// `exp`: eᵖ.
     #[default]
     Exp,
     /// `relu`: max(p, 0) + 1e-4.
     Relu,
-    /// `sigmoid`.
+    /// `sigmoid`: 1 / (1 + e⁻ᵖ).
     Sigmoid,
     /// `softplus`: ln(1 + eᵖ).
     Softplus,
@@ -97,9 +97,9 @@ impl Transform {
 /// The range of fresh step sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepRange {
-    /// The least Δ.
+    /// The least step size Δ.
     pub min: f64,
-    /// The greatest Δ.
+    /// The greatest step size Δ.
     pub max: f64,
 }
 

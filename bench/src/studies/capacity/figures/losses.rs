@@ -1,4 +1,4 @@
-//! Loss against position.
+//! Pictures of loss against position.
 
 use super::super::result::RunResult;
 use super::{Placed, Section, octaves, placed, slug};

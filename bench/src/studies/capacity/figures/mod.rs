@@ -1,4 +1,4 @@
-//! Which pictures there are.
+//! The pictures of a sweep: which there are, and in which section of the page.
 
 mod losses;
 mod maps;
@@ -24,9 +24,9 @@ pub enum Section {
     Thresholds,
     /// Losses and collapse ratios.
     Collapse,
-    /// Passkeys.
+    /// Passkeys found, by context length and by depth.
     Recall,
-    /// The published points.
+    /// Laws fitted once more to the published points.
     Published,
 }
 

@@ -22,7 +22,7 @@ pub const NONE: &str = "none";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubjectConfig {
-    /// What it is called.
+    /// Name of the model.
     pub name: String,
     /// The checkpoint, from the folder of the configuration; none is the model that comes with Spillway, unless `random` draws one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,9 +45,9 @@ pub struct SubjectConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RandomModel {
-    /// Architecture.
+    /// Architecture of the model, as `spillway init --arch` takes it.
     pub arch: String,
-    /// Published size.
+    /// Published size of the model, as `spillway init --shape` takes it.
     pub shape: String,
     /// Seed of the weights.
     #[serde(default)]

@@ -9,9 +9,9 @@ use serde::Serialize;
 /// A model under all its mitigations.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelReport {
-    /// Which model, and what it reads.
+    /// Configuration of the model: which it is, and what it reads.
     pub model: SubjectConfig,
-    /// Its runs, those that are not finished left out.
+    /// The model's runs, those that are not finished left out.
     pub runs: Vec<RunReport>,
 }
 
@@ -37,7 +37,7 @@ pub struct RunTypeReport {
     pub bits: f64,
     /// Mean |Δ ln p| of the next token over each span, in nats; absent where it is no number.
     pub change: Vec<Option<f64>>,
-    /// By how much the loss rises, likewise.
+    /// By how much the loss rises over each span, in nats; absent where it is no number.
     pub rise: Vec<Option<f64>>,
     /// Standard error of the rise, from the means over 256 tokens each.
     pub rise_error: Vec<Option<f64>>,
@@ -46,7 +46,7 @@ pub struct RunTypeReport {
 }
 
 impl ModelReport {
-    /// Of what is measured so far.
+    /// The report of what is measured so far of a model.
     pub fn of(
         config: &PrecisionConfig,
         model: &SubjectConfig,
@@ -93,7 +93,7 @@ impl ModelReport {
     }
 }
 
-/// Which types are safe to the end, which for a while, and which never.
+/// Says which types are safe to the end, which for a while, and which never.
 fn verdict(run: &RunReport, tolerated: f64) -> String {
     let last = run.positions.last().copied().unwrap_or(0);
     let names = |is: &dyn Fn(u64) -> bool| -> Vec<String> {

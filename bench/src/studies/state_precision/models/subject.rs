@@ -115,7 +115,7 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The next id.
+    /// The next token id: of the text, which begins again at its end, or drawn from the vocabulary.
     pub fn next_id(&mut self) -> u32 {
         let vocabulary = self.subject.model.info().vocab_size as u32;
         match (&self.subject.ids, &mut self.random) {

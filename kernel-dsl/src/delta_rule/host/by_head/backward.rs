@@ -1,4 +1,4 @@
-//! From the parts of a block back to its gates, for decays that are one number per head and token.
+//! Gradients by the gates of a block from those by its parts, for decays that are one number per head and token.
 
 use pulp::{Simd, WithSimd};
 
@@ -60,7 +60,7 @@ pub(super) fn backward(
     }
 }
 
-/// Everything but the matrix products: gradients through the decayed vectors, and those by ln a; leaves the cotangents of
+/// The way back but for the matrix products: gradients through the decayed vectors, and those by ln a; leaves the cotangents of
 /// the products multiplied by their decays.
 struct DecayBack<'a> {
     low_rank: bool,

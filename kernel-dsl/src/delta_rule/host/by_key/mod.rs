@@ -110,7 +110,7 @@ impl Fill<'_> {
         }
     }
 
-    /// P̃ and Q̃.
+    /// Fills P̃ and Q̃, the vectors that read the entering state S₀.
     #[inline(always)]
     fn fill_readers(&mut self) {
         let n = self.tokens.1;

@@ -1,4 +1,4 @@
-//! By transforms over all axes, of the kernel as a whole: for kernels of many terms.
+//! The convolution by Fourier transforms over all axes, of the kernel as a whole: for kernels of many terms.
 
 use std::ops::Range;
 
@@ -105,9 +105,9 @@ pub(super) fn backward<S: Simd>(simd: S, call: &Backward, channels: Range<usize>
 
 /// The kernels of some channels: taps of every term, and the transforms of their sums.
 struct Kernels<S: Simd> {
-    /// By term, output and axis.
+    /// Taps of the kernels, by term, output and axis.
     taps: Vec<Vec<S::f32s>>,
-    /// Of every output.
+    /// Transforms of the kernels, one for each output.
     spectra: Vec<Vec<Point<S>>>,
     /// The sum of terms of one output, or the gradient by it, on all lags of all axes.
     whole: Vec<S::f32s>,

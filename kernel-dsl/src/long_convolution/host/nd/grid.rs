@@ -22,7 +22,7 @@ pub(super) enum Side {
     Kernel,
 }
 
-/// From values to points, or from points to values.
+/// Direction of a transform: from values to points, or from points to values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Down,
@@ -33,7 +33,7 @@ pub(super) enum Way {
 pub(super) struct Grid {
     /// All axes but the last, with the plans of as many points as they have places.
     others: Vec<(Reach, Arc<Plan>)>,
-    /// The last axis.
+    /// The last axis, and the plan of its transform.
     last: Reach,
     plan: Arc<Plan>,
 }

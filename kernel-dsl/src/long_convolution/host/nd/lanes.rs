@@ -36,7 +36,7 @@ fn outputs(problem: &Problem, m: usize, columns: &Range<usize>) -> Range<usize> 
     m * problem.channels + columns.start..m * problem.channels + columns.end
 }
 
-/// An image.
+/// Loads image `b` of a block of channels, a vector for each position.
 #[inline(always)]
 pub(super) fn load_image<S: Simd>(
     simd: S,

@@ -109,9 +109,9 @@ struct Lines {
     reach: Reach,
     /// Distance between neighbours of a line.
     stride: usize,
-    /// Where lines begin.
+    /// Number of lines in an image.
     count: usize,
-    /// Nothing where they are summed up tap by tap.
+    /// Plan by which the lines are transformed; `None` where they are summed up tap by tap.
     plan: Option<Arc<Plan>>,
 }
 
@@ -160,7 +160,7 @@ impl<S: Simd> Scratch<S> {
 
 /// The taps of a term on one axis, and the gradients by them.
 struct AxisKernel<S: Simd> {
-    /// By their lags, from −back on.
+    /// Taps by their lags, from −back on.
     taps: Vec<S::f32s>,
     /// The other way around, as a window slides over a line.
     reversed: Vec<S::f32s>,
@@ -170,7 +170,7 @@ struct AxisKernel<S: Simd> {
     by_spectrum: Vec<Point<S>>,
 }
 
-/// Those of all terms, outputs and axes.
+/// The axis kernels of all terms, outputs and axes.
 struct Kernels<S: Simd> {
     all: Vec<AxisKernel<S>>,
     multiplicity: usize,
@@ -225,7 +225,7 @@ impl<S: Simd> Kernels<S> {
         })
     }
 
-    /// Those of some channels, with gradients of 0.
+    /// Loads the kernels of some channels, with gradients of 0.
     #[inline(always)]
     fn load(&mut self, simd: S, problem: &Problem, inputs: &Inputs, lines: &[Lines], columns: &Range<usize>) {
         let zero = simd.splat_f32s(0.0);
@@ -244,7 +244,7 @@ impl<S: Simd> Kernels<S> {
         }
     }
 
-    /// Writes the gradients.
+    /// Writes the gradients by the taps of every term, output and axis.
     #[inline(always)]
     fn write(&mut self, simd: S, call: &Backward, lines: &[Lines], columns: &Range<usize>) {
         for (index, kernel) in self.indices().zip(&mut self.all) {

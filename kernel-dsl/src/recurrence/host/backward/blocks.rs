@@ -12,9 +12,9 @@ const HEADS_PER_BLOCK: usize = 8;
 pub(super) struct Constants {
     /// ḋ of a constant ln a, one value or `key_dim`.
     pub(super) log_decay: Vec<f64>,
-    /// u̇ `[key_dim]`.
+    /// Gradient u̇ of the bonus, `[key_dim]`.
     pub(super) bonus: Vec<f64>,
-    /// Ḋ `[value_dim]`.
+    /// Gradient Ḋ of the skip, `[value_dim]`.
     pub(super) skip: Vec<f64>,
 }
 

@@ -116,7 +116,7 @@ struct Sinks<'a> {
 struct HeadBackward<'a> {
     head: Head<'a>,
     initial: &'a [f32],
-    /// ż.
+    /// Derivative ż by the key sum, `[key_dim]`.
     gradient: &'a mut [f32],
     denominators: &'a [f32],
     sinks: &'a Sinks<'a>,

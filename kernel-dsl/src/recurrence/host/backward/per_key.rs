@@ -60,7 +60,7 @@ pub(super) fn block(block: &mut Block, chunk_size: usize, sinks: &Sinks) {
 
 /// Buffers for one block of tokens of one head. Matrices over pairs of tokens are transposed: row j, column i.
 struct Scratch {
-    /// a_t, `[n, key_dim]`.
+    /// Decays a_t of the block's tokens, `[n, key_dim]`.
     decay: Vec<f32>,
     /// Σ ln a_t over the block, `[key_dim]`.
     log_decay_sum: Vec<f32>,
@@ -71,7 +71,7 @@ struct Scratch {
     to_end: Vec<f32>,
     /// q and k with those products, `[n, key_dim]`.
     decayed: Vec<f32>,
-    /// x_ij.
+    /// Products x_ij = scale δ_j ẏ_i·v_j.
     products: Vec<f32>,
     /// scale q_i · k_j ∘ Π_{j<s≤r} a_s.
     weights: Vec<f32>,
@@ -134,7 +134,7 @@ impl Scratch {
         states
     }
 
-    /// One block of tokens; `state` enters it, `gradient` is ḣ of its end before and of its beginning after.
+    /// Goes back through one block of tokens; `state` enters it, `gradient` is ḣ of its end before and of its beginning after.
     fn tokens(
         &mut self,
         head: Head,

@@ -1,4 +1,4 @@
-//! One decay for all keys: a chunk backwards as matrix products.
+//! Gradients where all keys share one decay: a chunk backwards as matrix products.
 //!
 //! With S_i the sums of log decays inside of the chunk, r_i = S_i (S_{i-1} with a bonus), s_ij = q_i·k_j, h₀ the entering
 //! state and ḣ the derivative by the leaving one:
@@ -74,17 +74,17 @@ fn entering_states(block: &mut Block, chunk_size: usize) -> Vec<f32> {
 struct Scratch {
     /// S_0 = 0, S_1, …, S_n.
     sums: Vec<f64>,
-    /// δ_1, …, δ_n.
+    /// Step sizes δ_1, …, δ_n of the chunk's tokens.
     steps: Vec<f32>,
-    /// s_ij.
+    /// Scores s_ij = q_i·k_j.
     scores: Vec<f32>,
     /// ṡ_ij, summed over the heads of the block.
     score_gradients: Vec<f32>,
     /// ẏ_i·v_j, then what passes through the pair, s_ij ṡ_ij.
     products: Vec<f32>,
-    /// D_ij s_ij.
+    /// Decayed scores D_ij s_ij.
     weights: Vec<f32>,
-    /// u_j, `[n, value_dim]`.
+    /// Derivatives u_j by δ_j v_j, `[n, value_dim]`.
     derivatives: Vec<f32>,
     /// scale exp(r_i) ẏ_i, then exp(S_n − S_j) δ_j v_j, `[n, value_dim]`.
     decayed: Vec<f32>,
@@ -137,7 +137,7 @@ impl Scratch {
         self.key[..n * key_dim].fill(0.0);
     }
 
-    /// One head, whose `state` enters the chunk; `gradient` is ḣ of the end before and of the beginning after.
+    /// Goes back through the chunk for one head, whose `state` enters it; `gradient` is ḣ of its end before and of its beginning after.
     fn chunk(
         &mut self,
         head: Head,
@@ -247,7 +247,7 @@ impl Scratch {
     }
 }
 
-/// From ẏ_i·v_j: the weights D_ij s_ij, what passes through each pair, and ṡ_ij; and all of the bonus.
+/// Forms from ẏ_i·v_j the weights D_ij s_ij, what passes through each pair, and ṡ_ij; and all of the bonus.
 struct Pairs<'a> {
     head: Head<'a>,
     tokens: (usize, usize),
@@ -350,7 +350,7 @@ impl WithSimd for DecayUpdates<'_> {
     }
 }
 
-/// scale exp(r_i) ẏ_i.
+/// Fills `decayed` with scale exp(r_i) ẏ_i, the cotangents as they reach the entering state.
 struct DecayReads<'a> {
     head: Head<'a>,
     tokens: (usize, usize),

@@ -16,7 +16,7 @@ pub(super) struct ValueGradients<'a> {
     pub(super) head: Head<'a>,
     /// The first token and their number n.
     pub(super) tokens: (usize, usize),
-    /// u `[n, value_dim]`.
+    /// Derivatives u_j by δ_j v_j, `[n, value_dim]`.
     pub(super) derivatives: &'a [f32],
     pub(super) sinks: &'a Sinks<'a>,
     pub(super) constants: &'a mut Constants,

@@ -24,21 +24,21 @@ pub enum DataError {
     /// It cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     File {
-        /// The file.
+        /// The file that cannot be read.
         path: PathBuf,
-        /// The system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A part of it is no document.
     #[error("{}: {place}: expected {expected}, found {found}", path.display())]
     Broken {
-        /// The file.
+        /// The file that the part is in.
         path: PathBuf,
         /// `line 3`, `entry 3`, `row 3`, from 1; `as a whole` for all of it.
         place: String,
         /// What would have been accepted.
         expected: String,
-        /// What is there.
+        /// What was found there instead.
         found: String,
     },
     /// A parquet file, which this build does not read.
@@ -48,7 +48,7 @@ pub enum DataError {
         path.display()
     )]
     NoParquet {
-        /// The file.
+        /// The parquet file that was to be read.
         path: PathBuf,
     },
 }

@@ -30,20 +30,20 @@ use super::document::{Content, Document, RecallTask};
 
 pub(crate) use words::sentence;
 
-/// Which documents.
+/// The two sets of generated documents, which share no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
-    /// To learn from.
+    /// Documents to learn from.
     Train,
-    /// To be asked about.
+    /// Documents to be asked about.
     Test,
 }
 
 /// What documents are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generator {
-    /// Which half of all values.
+    /// Set that the documents belong to, which decides the half of all values that theirs are drawn from.
     pub split: Split,
     /// Decides everything that is drawn.
     pub seed: u64,
@@ -120,7 +120,7 @@ impl Generator {
 struct Drawn {
     context: String,
     questions: Vec<Question>,
-    /// Which of them is the document's own.
+    /// Index in `questions` of the one that is the document's own.
     asked: usize,
 }
 

@@ -20,13 +20,13 @@ use super::{Example, Task, expect_time};
 pub struct CompositionalMqar {
     /// g, first keys and second keys.
     pub side: usize,
-    /// Ids there are.
+    /// Vocabulary size: a third of the ids each for first keys, second keys and values.
     #[serde(default = "vocab_size")]
     pub vocab_size: usize,
-    /// As [`Mqar::power`](super::Mqar::power).
+    /// Exponent of the distance between a triple and its question, as [`Mqar::power`](super::Mqar::power).
     #[serde(default = "power")]
     pub power: f64,
-    /// As [`Mqar::random_filler`](super::Mqar::random_filler).
+    /// Whether random tokens stand between the questions, as [`Mqar::random_filler`](super::Mqar::random_filler).
     #[serde(default = "random_filler")]
     pub random_filler: bool,
 }

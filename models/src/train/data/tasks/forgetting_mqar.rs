@@ -25,10 +25,10 @@ pub struct ForgettingMqar {
     /// Ids there are, half of them for keys and half for values.
     #[serde(default = "vocab_size")]
     pub vocab_size: usize,
-    /// As [`Mqar::power`](super::Mqar::power).
+    /// Exponent a of the distance between a pair and its question, as [`Mqar::power`](super::Mqar::power).
     #[serde(default = "power")]
     pub power: f64,
-    /// As [`Mqar::random_filler`](super::Mqar::random_filler).
+    /// Whether random tokens stand between the questions, as [`Mqar::random_filler`](super::Mqar::random_filler).
     #[serde(default = "random_filler")]
     pub random_filler: bool,
 }

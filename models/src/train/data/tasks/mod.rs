@@ -25,7 +25,7 @@ use super::stream::{Row, SequenceNumber, Sequences};
 /// One sequence of a task, all three lists of the same length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// What is read.
+    /// Ids that the model reads.
     pub ids: Vec<u32>,
     /// What is to be predicted after each token.
     pub targets: Vec<u32>,

@@ -60,7 +60,7 @@ pub struct PasskeyPrompt {
 impl PasskeyLite {
     /// Tokens of the shortest prompt: one block, which is the passkey's, and the question.
     pub const SHORTEST: usize = BLOCK + QUESTION.len();
-    /// Ids there are.
+    /// Vocabulary size: every id is below it.
     pub const VOCAB_SIZE: usize = 64;
     /// Tokens of an answer.
     pub const ANSWER: usize = DIGITS;

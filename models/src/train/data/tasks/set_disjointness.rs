@@ -29,7 +29,7 @@ const MARKS: usize = 4;
 pub struct SetDisjointness {
     /// Sizes of the first and of the second list; a pair of them is drawn for every sequence.
     pub sizes: Vec<(usize, usize)>,
-    /// Ids there are.
+    /// Vocabulary size, with ids 0 to 3 for filler and marks.
     #[serde(default = "vocab_size")]
     pub vocab_size: usize,
 }

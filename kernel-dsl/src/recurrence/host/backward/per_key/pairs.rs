@@ -12,7 +12,7 @@ use crate::recurrence::host::lanes::{dot, dot_of_three, load, store};
 use crate::recurrence::problem::ReadOut;
 use crate::simd::mul_add;
 
-/// From ẏ_i·δ_j v_j, h₀ ẏ_i and ḣ δ_j v_j: the weights of the cotangents in u, q̇, k̇, what passes through the decays, and the
+/// Forms from ẏ_i·δ_j v_j, h₀ ẏ_i and ḣ δ_j v_j the weights of the cotangents in u, q̇, k̇, what passes through the decays, and the
 /// queries that ḣ₀ takes.
 pub(super) struct Pairs<'a> {
     pub(super) head: Head<'a>,
