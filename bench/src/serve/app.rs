@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most states with a name.
 const MOST_STATES: usize = 4096;
-/// The longest name.
+/// The longest name of a state, in bytes.
 const LONGEST_NAME: usize = 64;
 
 /// What every request sees.

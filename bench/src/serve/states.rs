@@ -21,7 +21,7 @@ fn shown(name: &str, mark: &Mark) -> Value {
     json!({ "id": name, "object": "state", "tokens": mark.ids.len(), "bytes": mark.state.bytes() })
 }
 
-/// All states.
+/// Answers with a list of all states: the name, tokens and bytes of each.
 pub async fn list(State(app): State<App>) -> Json<Value> {
     let data: Vec<Value> = app
         .states()
@@ -31,7 +31,7 @@ pub async fn list(State(app): State<App>) -> Json<Value> {
     Json(json!({ "object": "list", "data": data }))
 }
 
-/// One state.
+/// Answers with the name, tokens and bytes of one state.
 pub async fn get(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
     Ok(Json(shown(&name, &app.state(&name)?)))
 }

@@ -19,7 +19,7 @@ use super::{LinearError, WeightType};
 use crate::aligned::AlignedBytes;
 use crate::simd;
 
-/// Below this many weights, packing on several threads costs more than it saves.
+/// Number of weights below which packing on several threads costs more than it saves.
 const PARALLEL_WEIGHTS: usize = 1 << 16;
 
 impl PackedMatrix {
@@ -201,7 +201,7 @@ impl Builder {
         Ok(())
     }
 
-    /// How many rows are still missing.
+    /// Number of rows that have not been written yet.
     pub fn missing(&self) -> usize {
         self.matrix.out_features - self.rows
     }

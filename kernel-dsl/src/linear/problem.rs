@@ -45,7 +45,7 @@ pub enum LinearError {
     RowCount {
         /// Rows of the weight matrix.
         expected: usize,
-        /// Rows given.
+        /// Number of weight rows given.
         found: usize,
     },
     /// Integers have no way to say infinity or NaN.
@@ -93,7 +93,7 @@ pub enum LinearError {
         in_features: usize,
         /// Bytes of a block.
         block_bytes: usize,
-        /// Bytes found.
+        /// Number of bytes given.
         found: usize,
     },
     /// A row that the matrix does not have.
@@ -101,7 +101,7 @@ pub enum LinearError {
     RowIndex {
         /// Rows of the weight matrix.
         out_features: usize,
-        /// Row asked for.
+        /// Index of the row asked for.
         found: usize,
     },
     /// An operand has another shape than the weight and the input say.

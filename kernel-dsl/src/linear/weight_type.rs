@@ -11,7 +11,7 @@ pub enum WeightType {
     Bf16,
     /// Signed 8-bit integers in blocks of 32 along `in_features`, each block with one bf16 scale: 1.0625 bytes a weight.
     Int8,
-    /// The same with an f16 scale, which are the blocks of ggml's format q8_0: 1.0625 bytes a weight. The scale is finer than int8's, and
+    /// Blocks as `Int8` has, but with an f16 scale: those of ggml's format q8_0, 1.0625 bytes a weight. The scale is finer than int8's, and
     /// holds magnitudes from 2⁻²⁴ to 65504.
     Q8_0,
     /// Signed 4-bit integers in blocks of 32 along `in_features`, each block with one f16 scale: 0.5625 bytes a weight.

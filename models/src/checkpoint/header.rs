@@ -17,7 +17,7 @@ use super::json::{describe, parse_object};
 /// How the values of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// IEEE single precision.
+    /// Matrices are multiplied in IEEE single precision.
     F32,
     /// IEEE half precision.
     F16,

@@ -191,7 +191,7 @@ pub enum HubError {
     /// The hub wants to know who asks, or knows and refuses.
     #[error("{url}: status {status}: {}", advice(*had_token))]
     Unauthorized {
-        /// Repository on the hub that was asked for, as OWNER/NAME.
+        /// Address that was asked for.
         url: String,
         /// HTTP status of the answer: 401 or 403.
         status: u16,
@@ -203,13 +203,13 @@ pub enum HubError {
         "{url}: status 404: there is no such repository, revision or file, or it is not to be seen without a token (HF_TOKEN)"
     )]
     NotFound {
-        /// Repository on the hub that was asked for, as OWNER/NAME.
+        /// Address that was asked for.
         url: String,
     },
     /// An answer of another HTTP status: no success, and neither 401, 403 nor 404.
     #[error("{url}: expected status 200, found {status}")]
     Status {
-        /// Repository on the hub that was asked for, as OWNER/NAME.
+        /// Address that was asked for.
         url: String,
         /// HTTP status of the answer.
         status: u16,
@@ -217,7 +217,7 @@ pub enum HubError {
     /// An answer that makes no sense.
     #[error("{url}: expected {expected}, found {found}")]
     Answer {
-        /// Repository on the hub that was asked for, as OWNER/NAME.
+        /// Address that was asked for.
         url: String,
         /// What an answer has.
         expected: &'static str,
@@ -227,7 +227,7 @@ pub enum HubError {
     /// No connection, or one that broke again and again. What has come so far is kept.
     #[error("{url}: {reason}")]
     Connection {
-        /// Repository on the hub that was asked for, as OWNER/NAME.
+        /// Address that was asked for.
         url: String,
         /// Why the connection failed, in words.
         reason: String,
@@ -235,7 +235,7 @@ pub enum HubError {
     /// A file came whole and is another one.
     #[error("{url}: expected contents of hash {expected}, found {found}; what came has been removed")]
     Checksum {
-        /// Repository on the hub that was asked for, as OWNER/NAME.
+        /// Address that was asked for.
         url: String,
         /// The hash that the hub names it by.
         expected: String,

@@ -175,11 +175,11 @@ pub struct DelayConfig {
     pub length: usize,
     /// Cycles per sample up to which it has noise.
     pub limit: f64,
-    /// The columns.
+    /// The delays that are asked for, each a column of the table.
     pub cases: Vec<DelayCase>,
 }
 
-/// One delay.
+/// A delay to remember, and the state that has to: its size N and step Δ.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DelayCase {

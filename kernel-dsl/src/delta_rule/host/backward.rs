@@ -194,7 +194,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
         });
     }
 
-    /// dY `[n, value_dim]`.
+    /// Cotangent dY of the outputs of a block's tokens, `[n, value_dim]`.
     fn out_cotangent(&self, (first, n): (usize, usize)) -> Matrix<'a> {
         let rows = (self.head.row(first), n);
         rows_as_matrix(
@@ -292,7 +292,7 @@ impl<'a, D: Decays> Sweep<'a, D> {
         });
     }
 
-    /// G ← dS₀.
+    /// Replaces G, the derivative by S_n, by dS₀, the derivative by the state that enters the block.
     fn state_cotangent(&mut self, tokens: (usize, usize), g: &mut [f32]) {
         let (n, parts) = (tokens.1, &self.block.parts);
         let Problem {

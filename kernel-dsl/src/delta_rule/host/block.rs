@@ -29,7 +29,7 @@ use crate::simd::{dispatch, mul_add_one};
 pub(super) struct Block<D> {
     pub(super) decays: D,
     pub(super) parts: Parts,
-    /// W, `[n, value_dim]`.
+    /// W, the solution of the triangular system, `[n, value_dim]`.
     pub(super) w: Vec<f32>,
     /// Whether v enters: without it, the state alone is transformed.
     values: bool,
@@ -150,7 +150,7 @@ impl WithSimd for DecayState<'_> {
     }
 }
 
-/// From P̃ S₀ (+ pk V) in `w` to W, row by row.
+/// Turns P̃ S₀ (+ pk V) in `w` into W, row by row.
 struct Substitute<'a> {
     head: Head<'a>,
     tokens: (usize, usize),

@@ -59,7 +59,7 @@ impl<'a> SharedGradients<'a> {
     }
 }
 
-/// From the derivatives by scale·q, p, x and k to those by the inputs, added up over the heads of a group.
+/// Turns the derivatives by scale·q, p, x and k into those by the inputs, added up over the heads of a group.
 pub(super) struct WriteGates<'a> {
     pub(super) head: Head<'a>,
     pub(super) tokens: (usize, usize),

@@ -30,13 +30,13 @@ pub(super) trait Decays {
 /// The decayed vectors and products of a block. Vectors are `[n, key_dim]`, products `[n, n]` and 0 where not defined.
 pub(super) struct Parts {
     pub(super) gates: Gates,
-    /// P̃.
+    /// Vectors P̃_i = p_i∘d(i−1, 0), which read S₀ into U.
     pub(super) read_p: Vec<f32>,
-    /// Q̃.
+    /// Vectors Q̃_i = q̂_i∘d(i, 0), which read S₀ into Y.
     pub(super) read_q: Vec<f32>,
-    /// X̄.
+    /// Vectors X̄_j = x_j∘d(n, j), which write W into S_n.
     pub(super) end_x: Vec<f32>,
-    /// K̄.
+    /// Vectors K̄_j = k_j∘d(n, j), which write V into S_n: low rank only.
     pub(super) end_k: Vec<f32>,
     pub(super) px: Vec<f32>,
     pub(super) qx: Vec<f32>,
@@ -57,18 +57,18 @@ pub(super) struct PartCotangents {
     pub(super) qx: Vec<f32>,
     pub(super) pk: Vec<f32>,
     pub(super) qk: Vec<f32>,
-    /// By d(n, 0), `[key_dim]`.
+    /// Derivative by d(n, 0), `[key_dim]`.
     pub(super) decay: Vec<f32>,
 }
 
 /// Derivatives by what a block was made of, `[n, key_dim]`.
 pub(super) struct GateGradients {
-    /// By scale·q.
+    /// Derivative by the scaled query q̂ = scale·q.
     pub(super) q: Vec<f32>,
     pub(super) p: Vec<f32>,
     pub(super) x: Vec<f32>,
-    /// By k where it is inserted beside x: low rank only.
+    /// Derivative by k where it is inserted beside x: low rank only.
     pub(super) k: Vec<f32>,
-    /// By ln a, not counting delta's p = a∘k: `[n, key_dim]`, or `[n]` for decays per head.
+    /// Derivative by ln a, not counting delta's p = a∘k: `[n, key_dim]`, or `[n]` for decays per head.
     pub(super) log_decay: Vec<f32>,
 }

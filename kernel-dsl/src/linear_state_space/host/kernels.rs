@@ -112,7 +112,7 @@ impl WithSimd for BlockKernels<'_> {
 struct Functional {
     decay: Port,
     input: Port,
-    /// E_k and F_k.
+    /// E_k and F_k of every rank k, which read and write the feedback.
     feedback: Vec<(Port, Port)>,
     now: Port,
     next: Port,

@@ -24,19 +24,19 @@ pub struct System {
     pub(super) width: usize,
     /// Per channel three rows of [`Modes`] or [`Rates`], then C of every output with its weight and sign, then E and F.
     rows: AlignedBytes,
-    /// D, `[channels, outputs]`.
+    /// Skip weights D, `[channels, outputs]`.
     pub(super) skip: Vec<f32>,
 }
 
 /// The constants of one channel.
 #[derive(Clone, Copy)]
 pub(super) struct Constants<'a> {
-    /// Three rows.
+    /// Three rows of [`Modes`] or [`Rates`], `[3, width]`.
     modes: &'a [f32],
-    /// `[outputs, width]`.
+    /// C of every output with its weight and sign, `[outputs, width]`.
     pub c: &'a [f32],
     pub feedback: Feedback<'a>,
-    /// `[outputs]`.
+    /// Skip weight D of every output, `[outputs]`.
     pub skip: &'a [f32],
 }
 

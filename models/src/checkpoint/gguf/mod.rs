@@ -41,7 +41,7 @@ use super::blocks::BlockFormat;
 use super::error::CheckpointError;
 use super::header::{Change, Dtype, Header, TensorInfo};
 
-/// Tensors by name.
+/// Where tensors lie and in what form, by the tensors' names.
 type Tensors = BTreeMap<String, TensorInfo>;
 
 /// The first bytes of every file.

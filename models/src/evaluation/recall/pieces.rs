@@ -29,9 +29,9 @@ pub struct Pieces {
 /// What the state of a piece has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Read {
-    /// The piece alone.
+    /// What stands before the document, and that piece alone (`oprm`).
     Alone,
-    /// Everything up to its end.
+    /// Everything up to the end of that piece (`cached`).
     Everything,
 }
 

@@ -27,11 +27,11 @@ pub struct Surest {
     pub piece: usize,
     /// −Σ p ln p of its first token, in nats.
     pub entropy: f64,
-    /// What it read.
+    /// Ids of the prompt that it read.
     pub prompt: Vec<u32>,
     /// The logits after that, `[1, vocabulary]`.
     pub logits: Tensor<2>,
-    /// Where it stands.
+    /// The model's state after the prompt.
     pub state: ModelState,
 }
 
@@ -94,7 +94,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// One reading, from which a copy of the state goes to the question after each piece.
+    /// Reads the document once; after each piece of `tokens` tokens a copy of the state goes on to the question.
     fn in_passing(&mut self, tokens: usize) -> Result<(), ModelError> {
         let Divisible { head, document, tail } = self.parts;
         let mut state = self.model.start(self.chain, 1)?;

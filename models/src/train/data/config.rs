@@ -271,7 +271,7 @@ pub struct MixConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixPart {
-    /// How often it is drawn, relative to the others.
+    /// How often the source is drawn, relative to the others.
     pub weight: f64,
     /// What is read then.
     pub source: DataConfig,
@@ -304,7 +304,7 @@ impl MixConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RepeatConfig {
-    /// The separating token.
+    /// The token that is repeated.
     pub token: Token,
 }
 
