@@ -15,7 +15,7 @@
 //! ```
 //!
 //! That is a recurrence with a decay per head and n the column beside those of C. m is found for all tokens first, by doubling: the maximum
-//! of two neighbouring stretches follows from theirs. Source: Beck et al., *xLSTM* (2405.04517), section 2.3 and appendix A.3; Beck et al.,
+//! of two neighbouring spanes follows from theirs. Source: Beck et al., *xLSTM* (2405.04517), section 2.3 and appendix A.3; Beck et al.,
 //! *xLSTM 7B* (2503.13427), section 3, for the caps.
 
 use crate::expect;
@@ -180,18 +180,18 @@ fn fresh_forget_bias(head: usize, heads: usize) -> f32 {
 fn maxima(input: Tensor<3>, log_forget: &Tensor<3>, before: &Tensor<3>) -> Tensor<3> {
     let [_, time, _] = input.dims();
     let (mut largest, mut forgotten) = (input, log_forget.clone());
-    let mut stretch = 1;
-    // After each round both are those of the stretch of tokens that ends with the one at hand.
-    while stretch < time {
-        let rest = time - stretch;
+    let mut span = 1;
+    // After each round both are those of the span of tokens that ends with the one at hand.
+    while span < time {
+        let rest = time - span;
         let [earlier, earlier_forgotten] = [&largest, &forgotten].map(|x| x.clone().narrow(1, 0, rest));
-        let late_forgotten = forgotten.clone().narrow(1, stretch, rest);
-        let late = largest.clone().narrow(1, stretch, rest);
+        let late_forgotten = forgotten.clone().narrow(1, span, rest);
+        let late = largest.clone().narrow(1, span, rest);
         let late = late.max_pair(earlier + late_forgotten.clone());
-        largest = Tensor::cat(vec![largest.narrow(1, 0, stretch), late], 1);
+        largest = Tensor::cat(vec![largest.narrow(1, 0, span), late], 1);
         let late_forgotten = late_forgotten + earlier_forgotten;
-        forgotten = Tensor::cat(vec![forgotten.narrow(1, 0, stretch), late_forgotten], 1);
-        stretch *= 2;
+        forgotten = Tensor::cat(vec![forgotten.narrow(1, 0, span), late_forgotten], 1);
+        span *= 2;
     }
     largest.max_pair(forgotten + before.clone().swap_dims(1, 2))
 }

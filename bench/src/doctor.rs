@@ -149,7 +149,7 @@ fn instructions() -> Instructions {
         Ok(value) if !value.is_empty() => format!("{}={value}", simd::VARIABLE),
         _ => "the best that this processor has".into(),
     };
-    let part = |part: simd::Part| Computation {
+    let part = |part: simd::Component| Computation {
         name: part.name,
         level: part.isa.to_string(),
         follows: part.follows,
@@ -159,7 +159,7 @@ fn instructions() -> Instructions {
         available: simd::Isa::available().map(|isa| isa.to_string()).collect(),
         active: simd::active().to_string(),
         why,
-        parts: simd::parts().into_iter().map(part).collect(),
+        parts: simd::components().into_iter().map(part).collect(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! How a model with an encoder reads a prompt, as options of the command line.
 
+use std::fmt;
+
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use spillway_models::{Model, PromptReading, ShortPrompt};
 use spillway_ssm_core::Padding;
 
@@ -22,7 +25,8 @@ pub struct EncoderArgs {
 }
 
 /// How a prompt that is shorter than the encoder is read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Short {
     /// As it is: the encoder reads fewer tokens
     AsIs,
@@ -35,6 +39,18 @@ pub enum Short {
     ReadTwice,
     /// As it is, and all of it again with every new token
     Iterate,
+}
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsIs => "as-is",
+            Self::LeftPad => "left-pad",
+            Self::LeftPadExact => "left-pad-exact",
+            Self::ReadTwice => "read-twice",
+            Self::Iterate => "iterate",
+        })
+    }
 }
 
 impl EncoderArgs {

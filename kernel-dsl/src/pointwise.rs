@@ -47,11 +47,11 @@ pub enum Function {
 /// x ← f(x) for every value, on the threads of the current rayon pool.
 pub fn map(function: Function, values: &mut [f32]) {
     if values.len() <= BLOCK {
-        run(function, values, None, Part::Value);
+        run(function, values, None, Wanted::Value);
     } else {
         values
             .par_chunks_mut(BLOCK)
-            .for_each(|values| run(function, values, None, Part::Value));
+            .for_each(|values| run(function, values, None, Wanted::Value));
     }
 }
 
@@ -61,7 +61,7 @@ pub fn map(function: Function, values: &mut [f32]) {
 /// [`LengthError`] when there is not one value per gate; nothing is written then.
 pub fn gate(function: Function, values: &mut [f32], gates: Rows) -> Result<(), LengthError> {
     by_rows(values, gates, |values, gates| {
-        run(function, values, Some(gates), Part::Value)
+        run(function, values, Some(gates), Wanted::Value)
     })
 }
 
@@ -71,7 +71,7 @@ pub fn gate(function: Function, values: &mut [f32], gates: Rows) -> Result<(), L
 /// [`LengthError`] when there is not one cotangent per value; nothing is written then.
 pub fn pull_back(function: Function, cotangents: &mut [f32], x: Rows) -> Result<(), LengthError> {
     by_rows(cotangents, x, |values, x| {
-        run(function, values, Some(x), Part::Derivative)
+        run(function, values, Some(x), Wanted::Derivative)
     })
 }
 
@@ -108,20 +108,20 @@ fn by_rows(
 
 /// What of a function is taken.
 #[derive(Clone, Copy)]
-enum Part {
+enum Wanted {
     Value,
     Derivative,
 }
 
-fn run(function: Function, values: &mut [f32], beside: Option<&[f32]>, part: Part) {
+fn run(function: Function, values: &mut [f32], beside: Option<&[f32]>, wanted: Wanted) {
     match function {
-        Function::Exp => apply::<math::Exp>(values, beside, part),
-        Function::Sigmoid => apply::<math::Sigmoid>(values, beside, part),
-        Function::Silu => apply::<math::Silu>(values, beside, part),
-        Function::Tanh => apply::<math::Tanh>(values, beside, part),
-        Function::SquaredRelu => apply::<SquaredRelu>(values, beside, part),
-        Function::Gelu => apply::<math::Gelu>(values, beside, part),
-        Function::GeluTanh => apply::<math::GeluTanh>(values, beside, part),
+        Function::Exp => apply::<math::Exp>(values, beside, wanted),
+        Function::Sigmoid => apply::<math::Sigmoid>(values, beside, wanted),
+        Function::Silu => apply::<math::Silu>(values, beside, wanted),
+        Function::Tanh => apply::<math::Tanh>(values, beside, wanted),
+        Function::SquaredRelu => apply::<SquaredRelu>(values, beside, wanted),
+        Function::Gelu => apply::<math::Gelu>(values, beside, wanted),
+        Function::GeluTanh => apply::<math::GeluTanh>(values, beside, wanted),
     }
 }
 
@@ -142,11 +142,11 @@ impl math::Function for SquaredRelu {
     }
 }
 
-fn apply<F: math::Function>(values: &mut [f32], beside: Option<&[f32]>, part: Part) {
+fn apply<F: math::Function>(values: &mut [f32], beside: Option<&[f32]>, wanted: Wanted) {
     dispatch(Body {
         values,
         beside,
-        part,
+        wanted,
         function: PhantomData::<F>,
     });
 }
@@ -156,7 +156,7 @@ struct Body<'a, F> {
     values: &'a mut [f32],
     /// Where the function is taken; at the values themselves if there is nothing.
     beside: Option<&'a [f32]>,
-    part: Part,
+    wanted: Wanted,
     function: PhantomData<F>,
 }
 
@@ -165,17 +165,17 @@ impl<F: math::Function> WithSimd for Body<'_, F> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match (self.beside, self.part) {
+        match (self.beside, self.wanted) {
             (None, _) => self
                 .values
                 .iter_mut()
                 .for_each(|value| *value = F::at(simd, *value)),
-            (Some(beside), Part::Value) => self
+            (Some(beside), Wanted::Value) => self
                 .values
                 .iter_mut()
                 .zip(beside)
                 .for_each(|(value, &x)| *value *= F::at(simd, x)),
-            (Some(beside), Part::Derivative) => self
+            (Some(beside), Wanted::Derivative) => self
                 .values
                 .iter_mut()
                 .zip(beside)

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::intervention::Chain;
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState};
-use crate::operators::long_convolution::Form;
+use crate::operators::long_convolution::Method;
 use crate::operators::pointwise::gelu;
 use crate::operators::vandermonde::{Discretization, ModeSet};
 use crate::operators::{
@@ -175,7 +175,7 @@ impl Direction {
             skip: Some(self.skip.clone().reshape([1, 1]).repeat_dim(1, channels)),
             response: None,
         };
-        self.projection.forward(long_convolution(inputs, Form::Auto)?)
+        self.projection.forward(long_convolution(inputs, Method::Auto)?)
     }
 }
 

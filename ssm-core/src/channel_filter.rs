@@ -11,7 +11,7 @@
 use crate::error::{Error, Result};
 use crate::mixer::RecurrentState;
 use crate::operators::linear_state_space::{FixedLinearSystem, LinearSystem, Rule, Spectrum};
-use crate::operators::long_convolution::Form;
+use crate::operators::long_convolution::Method;
 use crate::operators::vandermonde::{Discretization, ModeSet};
 use crate::operators::{
     DiagonalPlan, DiagonalSystem, LongConvolutionInputs, long_convolution_piece, vandermonde_kernel,
@@ -158,7 +158,7 @@ impl ChannelFilter {
                     skip: Some(free.skip.clone()),
                     response: None,
                 };
-                long_convolution_piece(inputs, Form::Auto, state.carried(0)?)
+                long_convolution_piece(inputs, Method::Auto, state.carried(0)?)
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::channel_filter::{ChannelFilter, FilterKind};
 use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use crate::linear::Linear;
-use crate::operators::long_convolution::{Form, Later};
+use crate::operators::long_convolution::{Later, Method};
 use crate::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use crate::operators::pointwise::{gelu, silu};
 use crate::operators::{LongConvolutionInputs, gated_norm, long_convolution, split};
@@ -170,6 +170,6 @@ impl DiffuSsm {
             skip: skips.reduce(|one, other| one + other),
             response: None,
         };
-        long_convolution(inputs, Form::Auto)
+        long_convolution(inputs, Method::Auto)
     }
 }

@@ -9,7 +9,7 @@ use super::{
     EXPONENTIAL, Failure, Kernel, Run, Work, delta_rule, long_convolution, recurrence, selective_scan,
     taylor_attention, tokenwise, values, wkv4,
 };
-use calls::{Form, Maker};
+use calls::{CallForm, Maker};
 
 #[path = "../../../kernel-dsl/tests/support/calls/mod.rs"]
 mod calls;
@@ -211,7 +211,7 @@ impl Device {
     /// Every form of an operator for one token and for many, in bf16 where the device has it, and in f32.
     fn kernels<P: Copy + 'static>(
         &self,
-        forms: &[Form<P>],
+        forms: &[CallForm<P>],
         shape: &str,
         [token, tokens]: [P; 2],
         sizes: fn(&P) -> Value,

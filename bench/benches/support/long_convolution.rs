@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::long_convolution::{
-    Cotangents, Direction, Form, GradientBuffers, Inputs, Outputs, Problem, backward, long_convolution,
+    Cotangents, Direction, GradientBuffers, Inputs, Method, Outputs, Problem, backward, long_convolution,
 };
 
 use super::{Failure, Kernel, Work, values};
@@ -23,7 +23,7 @@ pub fn problem(time: usize) -> Problem {
         multiplicity: 1,
         taps: time,
         direction: Direction::Causal,
-        form: Form::Auto,
+        method: Method::Auto,
     }
 }
 
@@ -36,7 +36,7 @@ pub fn kernels() -> Vec<Kernel> {
         }
     }
     for taps in FEW_TAPS {
-        for (form, name) in [(Form::Direct, "direct"), (Form::Fourier, "fourier")] {
+        for (form, name) in [(Method::Direct, "direct"), (Method::Fourier, "fourier")] {
             let few = Problem {
                 taps,
                 form,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::long_convolution::nd::{
-    Axes, Axis, Cotangents, Form, GradientBuffers, Inputs, LongConvolutionNdError, Outputs, Problem,
+    Axes, Axis, Cotangents, GradientBuffers, Inputs, LongConvolutionNdError, Method, Outputs, Problem,
     backward, long_convolution,
 };
 
@@ -30,7 +30,7 @@ pub fn kernels() -> Vec<Kernel> {
         for form in ["forward", "backward"] {
             kernels.push(kernel(form, shape.clone(), problem));
         }
-        for (form, name) in [(Form::PerAxis, "per_axis"), (Form::Fourier, "fourier")] {
+        for (form, name) in [(Method::PerAxis, "per_axis"), (Method::Fourier, "fourier")] {
             let problem = Problem { form, ..problem };
             kernels.push(kernel("forward", format!("{shape}_{name}"), problem));
         }
@@ -56,7 +56,7 @@ fn problem(
         channels,
         multiplicity: 1,
         rank,
-        form: Form::Auto,
+        method: Method::Auto,
     })
 }
 

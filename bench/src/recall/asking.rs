@@ -15,7 +15,7 @@ use crate::output::OutputFolder;
 use crate::stop::Stop;
 use crate::trial::{NONE, Trial};
 use spillway_models::evaluation::recall::evaluate::{Evaluation, Plan, evaluate};
-use spillway_models::evaluation::recall::prompt::Form;
+use spillway_models::evaluation::recall::prompt::PromptForm;
 use spillway_models::evaluation::recall::summary::{Answers, Arm, table};
 use spillway_models::{Model, ModelError, PrefixCache, PrefixCacheOptions};
 
@@ -28,7 +28,7 @@ pub struct Asking<'a> {
     /// The documents that are asked about.
     pub questions: &'a Questions,
     /// The kinds of prompts.
-    pub forms: &'a [Form],
+    pub forms: &'a [PromptForm],
     /// The models that are asked, each with its mitigations.
     pub subjects: &'a [Subject],
     /// Says when to stop: on a signal, or after a number of tokens.
@@ -135,7 +135,11 @@ impl Asking<'_> {
         let mut flow = self.stop.flow();
         if flow.is_continue() {
             let chain = trial.treatment().chain();
-            flow = evaluate(turn.model, chain, plan, &mut evaluation, &mut on_group)?;
+            let plan = Plan {
+                reading: subject.reading,
+                ..*plan
+            };
+            flow = evaluate(turn.model, chain, &plan, &mut evaluation, &mut on_group)?;
         }
         // The last group may be the one at which it was to stop.
         let is_whole = evaluation.outcomes.len() == plan.prompts();
@@ -197,6 +201,7 @@ impl Asking<'_> {
             length: self.args.cut_length(),
             answer_tokens: self.args.max_tokens,
             forms: self.forms,
+            short_prompt: self.args.short_prompt,
             arms: reports,
             cells,
         }

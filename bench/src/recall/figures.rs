@@ -7,7 +7,7 @@ use crate::kit::format::count;
 use crate::kit::grid::{self, Grid};
 use crate::kit::ink::{Mark, Stroke};
 use crate::kit::picture::Figure;
-use spillway_models::evaluation::recall::prompt::Form;
+use spillway_models::evaluation::recall::prompt::PromptForm;
 use spillway_models::evaluation::recall::summary::Cell;
 
 /// Between the marks of two curves at one number of facts, as a ratio.
@@ -40,7 +40,7 @@ fn in_task(task: &str) -> String {
 fn by_facts<'a>(
     report: &'a RecallReport<'_>,
     arm: usize,
-    form: Form,
+    form: PromptForm,
     task: &'a str,
 ) -> impl Iterator<Item = (f64, &'a Cell)> {
     let cells = report.cells.iter();
@@ -67,7 +67,7 @@ fn strokes(report: &RecallReport<'_>) -> Vec<Stroke> {
 /// A curve with bars for every arm: `value` gives what is drawn of a cell, and the ends of its interval.
 fn curves(
     report: &RecallReport<'_>,
-    (form, task): (Form, &str),
+    (form, task): (PromptForm, &str),
     value: impl Fn(&Cell) -> Option<(f64, [f64; 2])>,
 ) -> Vec<Layer> {
     let (strokes, arms) = (strokes(report), report.arms.iter().enumerate());
@@ -97,7 +97,7 @@ fn found_by_facts(report: &RecallReport<'_>, task: &str) -> Figure {
             .with(0.0)
             .with(100.0),
         exponential: None,
-        layers: curves(report, (Form::ONCE, task), |cell| {
+        layers: curves(report, (PromptForm::ONCE, task), |cell| {
             Some((cell.contains, cell.wilson))
         }),
     };
@@ -108,8 +108,8 @@ fn found_by_facts(report: &RecallReport<'_>, task: &str) -> Figure {
 
 /// What reading twice gains, by facts in a document; `None` where nothing is read twice with the question in front.
 fn gained_by_facts(report: &RecallReport<'_>, task: &str) -> Option<Figure> {
-    report.forms.iter().find(|form| **form == Form::TWICE)?;
-    let mut layers = curves(report, (Form::TWICE, task), |cell| {
+    report.forms.iter().find(|form| **form == PromptForm::TWICE)?;
+    let mut layers = curves(report, (PromptForm::TWICE, task), |cell| {
         cell.gain.map(|gain| (gain.mean, [gain.low, gain.high]))
     });
     layers.push(Layer::Level(0.0, "no gain".into()));
@@ -147,7 +147,7 @@ fn map(report: &RecallReport<'_>, task: &str) -> Figure {
     let places = report.arms.iter().enumerate();
     let places = places.flat_map(|(index, arm)| rows.iter().map(move |facts| (index, arm, *facts)));
     let places: Vec<(usize, &ArmReport, Option<usize>)> = places.collect();
-    let cell = |arm: usize, facts: Option<usize>, form: Form| {
+    let cell = |arm: usize, facts: Option<usize>, form: PromptForm| {
         let of_place =
             |cell: &&Cell| (cell.arm, cell.facts, cell.form, task_name(cell)) == (arm, facts, form, task);
         report.cells.iter().find(of_place).map(drawn)

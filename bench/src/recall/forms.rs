@@ -2,7 +2,7 @@
 
 use super::RecallArgs;
 use crate::error::ProgramError;
-use spillway_models::evaluation::recall::prompt::{Form, MOST_PASSES, Order, UnknownForm};
+use spillway_models::evaluation::recall::prompt::{MOST_PASSES, Order, PromptForm, UnknownForm};
 use std::str::FromStr;
 
 /// An entry of `--order`.
@@ -11,7 +11,7 @@ pub enum Arrangement {
     /// With as many readings as `--passes` says.
     Order(Order),
     /// With its own number of readings.
-    Form(Form),
+    Form(PromptForm),
 }
 
 impl FromStr for Arrangement {
@@ -29,7 +29,7 @@ impl FromStr for Arrangement {
 ///
 /// # Errors
 /// [`ProgramError::Usage`] for numbers of readings that nobody asks for.
-pub fn forms(args: &RecallArgs) -> Result<Vec<Form>, ProgramError> {
+pub fn forms(args: &RecallArgs) -> Result<Vec<PromptForm>, ProgramError> {
     if let Some(found) = args
         .passes
         .iter()
@@ -38,24 +38,24 @@ pub fn forms(args: &RecallArgs) -> Result<Vec<Form>, ProgramError> {
         let expected = format!("numbers of readings from 1 to {MOST_PASSES}");
         return Err(ProgramError::usage("--passes", expected, found.to_string()));
     }
-    let mut asked: Vec<Form> = Vec::new();
+    let mut asked: Vec<PromptForm> = Vec::new();
     for arrangement in &args.orders {
         match arrangement {
             Arrangement::Form(form) => asked.push(*form),
             Arrangement::Order(order) => {
-                asked.extend(args.passes.iter().map(|passes| Form::new(*order, *passes)))
+                asked.extend(args.passes.iter().map(|passes| PromptForm::new(*order, *passes)))
             }
         }
     }
     // A question after the one reading is a question at the end.
-    asked.retain(|form| *form != Form::new(Order::EveryTime, 1));
+    asked.retain(|form| *form != PromptForm::new(Order::EveryTime, 1));
     asked.sort_by_key(|form| (form.passes, form.order));
-    let controls: Vec<Form> = match args.no_padding {
+    let controls: Vec<PromptForm> = match args.no_padding {
         true => Vec::new(),
         false => asked.iter().filter_map(|form| form.control()).collect(),
     };
     let mut forms = Vec::new();
-    for form in std::iter::once(Form::ONCE).chain(asked).chain(controls) {
+    for form in std::iter::once(PromptForm::ONCE).chain(asked).chain(controls) {
         if !forms.contains(&form) {
             forms.push(form);
         }

@@ -22,6 +22,7 @@ pub mod subjects;
 
 use crate::answers::finish;
 use crate::context::Context;
+use crate::encoder::Short;
 use crate::error::ProgramError;
 use crate::model_args::ModelsArgs;
 use crate::output::{OutputFolder, OutputPlan};
@@ -119,6 +120,9 @@ pub struct RecallArgs {
     /// Tokens of an answer at most
     #[arg(long, value_name = "N", default_value_t = ANSWER_TOKENS, value_parser = at_least_one)]
     pub max_tokens: usize,
+    /// How a model with an encoder (JRT-RNN) reads a prompt that is shorter than the encoder [default: as-is]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub short_prompt: Option<Short>,
     /// Mitigation to try, such as window:8192, or @FILE as spillway diagnose writes it; may be repeated [default: none]
     #[arg(long = "mitigation", value_name = "SPEC")]
     pub mitigations: Vec<String>,

@@ -6,7 +6,7 @@ use crate::kit::page::{self, Page, Row, heading, headings};
 use crate::kit::picture::Figure;
 use crate::kit::provenance::Provenance;
 use maud::{Markup, html};
-use spillway_models::evaluation::recall::prompt::{Form, Order};
+use spillway_models::evaluation::recall::prompt::{Order, PromptForm};
 use spillway_models::evaluation::recall::summary::{Cell, Third};
 
 /// The page, with the pictures of [`super::figures`].
@@ -73,15 +73,17 @@ fn findings(report: &RecallReport<'_>) -> Vec<String> {
 
 /// What is found, and what reading twice gains, number of facts by number.
 fn over_facts(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<String> {
-    let by_facts = |form: Form, value: &dyn Fn(&Cell) -> Option<String>| {
+    let by_facts = |form: PromptForm, value: &dyn Fn(&Cell) -> Option<String>| {
         let cells = report.whole(index).filter(|cell| cell.form == form);
         let said = cells.filter_map(|cell| Some(format!("{} at {}", value(cell)?, cell.facts?)));
         list(&said.collect::<Vec<_>>())
     };
     let name = arm.name();
-    let once = by_facts(Form::ONCE, &|cell| Some(format!("{} %", percent(cell.contains))));
-    let gain = by_facts(Form::TWICE, &|cell| cell.gain.map(|_| points(cell.gain)));
-    let beyond = by_facts(Form::TWICE, &|cell| {
+    let once = by_facts(PromptForm::ONCE, &|cell| {
+        Some(format!("{} %", percent(cell.contains)))
+    });
+    let gain = by_facts(PromptForm::TWICE, &|cell| cell.gain.map(|_| points(cell.gain)));
+    let beyond = by_facts(PromptForm::TWICE, &|cell| {
         cell.beyond_attention.map(|_| points(cell.beyond_attention))
     });
     let mut sentences = Vec::new();
@@ -98,7 +100,7 @@ fn over_facts(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<S
     if let (false, Some(attention)) = (beyond.is_empty(), &report.attention) {
         sentences.push(format!("Of that, beyond the gain of {attention}: {beyond}."));
     }
-    let over_alone = by_facts(Form::ONCE, &|cell| {
+    let over_alone = by_facts(PromptForm::ONCE, &|cell| {
         cell.over_alone.map(|_| points(cell.over_alone))
     });
     if !over_alone.is_empty() {
@@ -111,8 +113,8 @@ fn over_facts(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<S
 }
 
 fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<String> {
-    let cell = |form: Form| report.whole(index).find(|cell| cell.form == form);
-    let Some(once) = cell(Form::ONCE) else {
+    let cell = |form: PromptForm| report.whole(index).find(|cell| cell.form == form);
+    let Some(once) = cell(PromptForm::ONCE) else {
         return Vec::new();
     };
     let name = arm.name();
@@ -123,7 +125,7 @@ fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<Stri
             arm.mitigation
         )
     });
-    let Some(twice) = cell(Form::TWICE) else {
+    let Some(twice) = cell(PromptForm::TWICE) else {
         let found = format!(
             "{name}: {} % are found when the question comes after one reading.",
             percent(once.contains)
@@ -138,7 +140,7 @@ fn finding(report: &RecallReport<'_>, index: usize, arm: &ArmReport) -> Vec<Stri
         percent(once.contains),
         percent(twice.contains)
     )];
-    if let Some(first) = cell(Form::new(Order::QuestionFirst, 1)) {
+    if let Some(first) = cell(PromptForm::new(Order::QuestionFirst, 1)) {
         sentences.push(format!(
             "Of that, {} come from the question in front alone, and {} from the second reading.",
             percent(first.contains - once.contains),
@@ -215,7 +217,7 @@ fn table(report: &RecallReport<'_>) -> Markup {
                 points(cell.over_alone),
             ];
             Row {
-                is_apart: cell.form == Form::ONCE,
+                is_apart: cell.form == PromptForm::ONCE,
                 ..Row::of(numbers)
             }
         })
@@ -281,6 +283,11 @@ fn method(report: &RecallReport<'_>) -> Markup {
              for one reading. With N readings, d-q:N is D … D c, q-d:N is H D … D c, and c-q:N is D c … D c. d-q:1 is the default prompt \
              of Just read twice (2407.05483) and q-d:2 its JRT-Prompt, both to the letter. A padded prompt has one reading and, in the place \
              of the earlier ones, as many tokens of dots."
+        }
+        @if let Some(short) = report.short_prompt {
+            p {
+                "A model with an encoder reads a prompt that is shorter than the encoder as " code { "--short-prompt " (short) } " says."
+            }
         }
         p {
             "Answers are greedy and end with their line. An answer is found if a right one occurs in it, in any case; exact and F1 are \

@@ -9,7 +9,7 @@ use serde_json::json;
 use spillway_models::evaluation::recall::data;
 use spillway_models::evaluation::recall::document::Document;
 use spillway_models::evaluation::recall::generate::{Generator, Split};
-use spillway_models::evaluation::recall::prompt::{self, Form};
+use spillway_models::evaluation::recall::prompt::{self, PromptForm};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -193,12 +193,12 @@ pub fn write(args: &RecallArgs, path: &Path, context: &Context) -> Result<(), Pr
 /// As [`write()`].
 pub fn write_training(
     args: &RecallArgs,
-    forms: &[Form],
+    forms: &[PromptForm],
     path: &Path,
     context: &Context,
 ) -> Result<(), ProgramError> {
     let documents = in_a_row(generated(args, Split::Train)?);
-    let forms: Vec<Form> = forms.iter().copied().filter(|form| !form.is_padded).collect();
+    let forms: Vec<PromptForm> = forms.iter().copied().filter(|form| !form.is_padded).collect();
     write_file(path, |file| {
         for document in &documents {
             for form in &forms {

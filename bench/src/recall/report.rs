@@ -1,5 +1,6 @@
 //! What came of a run, as it is written and printed.
 
+use crate::encoder::Short;
 use crate::kit::format::{count, counted, grouped, list};
 use crate::trial::NONE;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use spillway_models::Info;
 use spillway_models::evaluation::recall::bootstrap::Interval;
 use spillway_models::evaluation::recall::document::Document;
 use spillway_models::evaluation::recall::evaluate::Evaluation;
-use spillway_models::evaluation::recall::prompt::Form;
+use spillway_models::evaluation::recall::prompt::PromptForm;
 use spillway_models::evaluation::recall::summary::Cell;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -50,7 +51,10 @@ pub struct RecallReport<'a> {
     /// Tokens of an answer at most.
     pub answer_tokens: usize,
     /// The kinds of prompts.
-    pub forms: &'a [Form],
+    pub forms: &'a [PromptForm],
+    /// How a model with an encoder reads a prompt that is shorter than the encoder; `None` for as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub short_prompt: Option<Short>,
     /// Every model under each of its mitigations.
     pub arms: Vec<ArmReport>,
     /// The table; `arm` is an index into `arms`.

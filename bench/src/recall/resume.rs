@@ -4,12 +4,13 @@ use super::RecallArgs;
 use super::questions::Questions;
 use super::subjects::Subject;
 use crate::answers;
+use crate::encoder::Short;
 use crate::error::ProgramError;
 use crate::settings::expect_same;
 use crate::trial::Trial;
 use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::recall::evaluate::Evaluation;
-use spillway_models::evaluation::recall::prompt::Form;
+use spillway_models::evaluation::recall::prompt::PromptForm;
 
 /// Name of the file that a run goes on from.
 pub const FILE: &str = "recall-progress.json";
@@ -39,14 +40,17 @@ pub struct Settings {
     /// Tokens of an answer.
     pub answer_tokens: usize,
     /// The kinds of prompts.
-    pub forms: Vec<Form>,
+    pub forms: Vec<PromptForm>,
+    /// How a model with an encoder reads a short prompt; `None` for as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_prompt: Option<Short>,
     /// Identities of the mitigations of each model, in order.
     pub mitigations: Vec<String>,
 }
 
 impl Settings {
     /// The settings of this command line.
-    pub fn new(args: &RecallArgs, questions: &Questions, forms: &[Form], subjects: &[Subject]) -> Self {
+    pub fn new(args: &RecallArgs, questions: &Questions, forms: &[PromptForm], subjects: &[Subject]) -> Self {
         let model = |subject: &Subject| format!("{} ({})", subject.name, subject.fingerprint);
         let mitigations = |subject: &Subject| {
             let trials: Vec<String> = subject.trials.iter().map(Trial::identity).collect();
@@ -69,6 +73,7 @@ impl Settings {
             length: args.length,
             answer_tokens: args.max_tokens,
             forms: forms.to_vec(),
+            short_prompt: args.short_prompt.filter(|short| *short != Short::AsIs),
             mitigations: subjects.iter().map(mitigations).collect(),
         }
     }
@@ -89,6 +94,10 @@ impl answers::Settings for Settings {
                 ("--length", settings.length.to_string()),
                 ("--max-tokens", settings.answer_tokens.to_string()),
                 ("--order, --passes or --no-padding", forms.join(",")),
+                (
+                    "--short-prompt",
+                    settings.short_prompt.unwrap_or(Short::AsIs).to_string(),
+                ),
                 ("--mitigation", settings.mitigations.join(", ")),
             ]
         };

@@ -3,12 +3,13 @@
 use super::RecallArgs;
 use crate::answers::{asked, calibrated_length, ready};
 use crate::context::Context;
+use crate::encoder::{EncoderArgs, Short};
 use crate::error::ProgramError;
 use crate::model_args::ModelArgs;
 use crate::trial::{Trial, is_attention_alone};
 use spillway_models::evaluation::recall::document::RecallTask;
 use spillway_models::evaluation::recall::generate::{Generator, Split};
-use spillway_models::{Info, Model};
+use spillway_models::{Info, Model, PromptReading};
 
 /// Documents that mitigations are calibrated on, again and again until the training length is full.
 const CALIBRATED: usize = 64;
@@ -28,6 +29,8 @@ pub struct Subject {
     pub fingerprint: String,
     /// Whether it remembers by keys and values alone.
     pub is_attention: bool,
+    /// How it reads prompts, if it has an encoder.
+    pub reading: PromptReading,
     /// The mitigations under which it is asked; `none` counts as one.
     pub trials: Vec<Trial>,
 }
@@ -43,7 +46,7 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
     let waiting = context.waiting("loading the models");
     let models = args.models.each();
     let is_one = models.len() == 1;
-    let (mut subjects, mut only, mut refused) = (Vec::new(), None, Vec::new());
+    let (mut subjects, mut only, mut refused, mut encoders) = (Vec::new(), None, Vec::new(), 0);
     for model_args in models {
         let model = model_args.load()?;
         expect_answers(&model)?;
@@ -60,11 +63,13 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
                 Err(error) => return Err(error),
             }
         }
+        encoders += usize::from(model.encoder_length() > 0);
         subjects.push(Subject {
             name: model.info().name.clone(),
             info: model.info().clone(),
             fingerprint: model.fingerprint().into(),
             is_attention: is_attention_alone(&model),
+            reading: reading(args, &model)?,
             args: model_args,
             trials,
         });
@@ -79,8 +84,38 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
             break;
         }
     }
+    if let (Some(_), true) = (args.short_prompt, encoders == 0) {
+        return Err(no_encoder());
+    }
     tell_apart(&mut subjects);
     Ok((subjects, only))
+}
+
+/// How `model` reads prompts. What one with an encoder has been trained on is as long as the encoder or shorter, and unpadded.
+fn reading(args: &RecallArgs, model: &Model) -> Result<PromptReading, ProgramError> {
+    if args.short_prompt == Some(Short::Iterate) {
+        return Err(ProgramError::usage(
+            "--short-prompt",
+            "as-is, left-pad, left-pad-exact or read-twice: answers are continued side by side",
+            "iterate",
+        ));
+    }
+    if model.encoder_length() == 0 {
+        return Ok(PromptReading::default());
+    }
+    let encoder = EncoderArgs {
+        short_prompt: Some(args.short_prompt.unwrap_or(Short::AsIs)),
+        ..EncoderArgs::default()
+    };
+    Ok(encoder.reading(model)?.unwrap_or_default())
+}
+
+fn no_encoder() -> ProgramError {
+    ProgramError::usage(
+        "--short-prompt",
+        "a model with an encoder among those asked, such as jrt",
+        "none",
+    )
 }
 
 /// That the model reads text, and says what comes next.

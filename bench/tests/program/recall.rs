@@ -369,3 +369,42 @@ fn a_model_without_a_tokenizer_says_what_is_missing() {
     fs::write(&config, text).expect("written");
     fails(&["recall", &path], 1, &["tokenizer.json"]);
 }
+
+#[test]
+fn a_short_prompt_is_read_as_asked() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let jrt = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/assets/recall/jrt");
+    let based = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/assets/recall/based");
+    let asked = |name: &str, options: &[&str]| {
+        let out = folder.path().join(name);
+        let all = [&["--order", "d-q", "--passes", "1", "--no-padding"], options].concat();
+        let output = run(&out, &all);
+        assert!(output.status.success(), "{output:?}");
+        let answers = fs::read_to_string(out.join("recall-answers.jsonl")).expect("answers");
+        (answers, read(&out.join("recall.json")))
+    };
+    let (as_it_is, report) = asked("default", &[jrt]);
+    assert!(report.get("short_prompt").is_none(), "{report}");
+    let (named, report) = asked("as-is", &[jrt, "--short-prompt", "as-is"]);
+    assert_eq!(
+        (named, &report["short_prompt"]),
+        (as_it_is.clone(), &json!("as-is"))
+    );
+    // Six answers of the model are what padding that counts in its sums makes of them, which it was not trained with.
+    let (padded, report) = asked("padded", &[jrt, based, "--short-prompt", "left-pad"]);
+    assert_eq!(report["short_prompt"], "left-pad");
+    assert_ne!(padded.lines().next(), as_it_is.lines().next());
+    let page = fs::read_to_string(folder.path().join("padded/report.html")).expect("a page");
+    assert!(page.contains("--short-prompt left-pad"));
+
+    for (models, how, expected) in [
+        (based, "left-pad", "a model with an encoder"),
+        (jrt, "iterate", "left-pad-exact or read-twice"),
+    ] {
+        let output = run(&folder.path().join("refused"), &[models, "--short-prompt", how]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected), "{said}");
+        assert!(!folder.path().join("refused").exists(), "nothing is left behind");
+    }
+}

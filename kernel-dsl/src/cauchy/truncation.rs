@@ -242,11 +242,11 @@ fn pull_row(
 ) -> Vec<Complex64> {
     let modes = system.half_rate.len();
     let read = |values: &[f32]| -> Vec<_> { (0..modes).map(|n| complex::at(values, n)).collect() };
-    let stretch = nodes.isqrt().max(1);
+    let stride = nodes.isqrt().max(1);
     let mut row = read(c);
-    let mut kept = Vec::with_capacity(nodes.div_ceil(stretch));
+    let mut kept = Vec::with_capacity(nodes.div_ceil(stride));
     for k in 0..nodes {
-        if k % stretch == 0 {
+        if k % stride == 0 {
             kept.push(row.clone());
         }
         system.step_row(&mut row);
@@ -254,7 +254,7 @@ fn pull_row(
     let cotangent = read(cotangent);
     let mut column: Vec<_> = cotangent.iter().map(Complex64::conj).collect();
     for (index, first) in kept.into_iter().enumerate().rev() {
-        let count = stretch.min(nodes - index * stretch);
+        let count = stride.min(nodes - index * stride);
         let mut rows = vec![first];
         for k in 1..count {
             let mut next = rows[k - 1].clone();

@@ -59,7 +59,7 @@ pub mod reference;
 
 pub use host::{backward, long_convolution};
 pub use problem::{
-    Cotangents, Direction, Form, GradientBuffers, Gradients, Inputs, Later, LongConvolutionError, Operands,
+    Cotangents, Direction, GradientBuffers, Gradients, Inputs, Later, LongConvolutionError, Method, Operands,
     Outputs, Problem, Results,
 };
 #[cfg(feature = "cube")]

@@ -26,7 +26,7 @@ pub enum Later {
 
 /// How a long convolution is computed. All forms agree up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum Method {
     /// The faster of the others, by their measured costs.
     #[default]
     Auto,
@@ -56,7 +56,7 @@ pub struct Problem {
     /// What an output sees.
     pub direction: Direction,
     /// How the convolution is computed.
-    pub form: Form,
+    pub method: Method,
 }
 
 operator! {
@@ -155,10 +155,10 @@ impl Problem {
 
     /// Whether tap by tap is the faster form, or the one that was asked for.
     pub(super) fn is_direct(&self) -> bool {
-        match self.form {
-            Form::Direct => true,
-            Form::Fourier => self.time == 0,
-            Form::Auto => {
+        match self.method {
+            Method::Direct => true,
+            Method::Fourier => self.time == 0,
+            Method::Auto => {
                 let reach = self.reach();
                 reach.meetings() <= reach.transform_cost()
             }

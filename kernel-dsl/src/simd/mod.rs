@@ -24,8 +24,8 @@
 //! # Ok::<(), spillway_kernel_dsl::simd::IsaError>(())
 //! ```
 
+mod components;
 mod isa;
-mod parts;
 
 use std::any::TypeId;
 use std::ffi::OsStr;
@@ -33,8 +33,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use pulp::{Simd, WithSimd};
 
+pub use components::{Component, components};
 pub use isa::{Isa, IsaError};
-pub use parts::{Part, parts};
 
 /// The environment variable that caps the level: one of the names of [`Isa`], such as `portable`, `avx2` or `avx512`.
 pub const VARIABLE: &str = "SPILLWAY_ISA";

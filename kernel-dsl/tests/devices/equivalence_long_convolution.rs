@@ -8,7 +8,7 @@ mod equivalence {
     use spillway_kernel_dsl::cube::{Client, DType, Error};
     use spillway_kernel_dsl::long_convolution::cube::{backward, long_convolution};
     use spillway_kernel_dsl::long_convolution::{
-        DeviceCotangents, DeviceInputs, Direction, Form, GradientBuffers, Later, Problem, Results,
+        DeviceCotangents, DeviceInputs, Direction, GradientBuffers, Later, Method, Problem, Results,
     };
 
     use super::device::{clients, download, upload, upload_rows};
@@ -41,7 +41,7 @@ mod equivalence {
         }
     }
 
-    fn check(case: &LongConvolution, form: Form, dtype: DType, tolerance: f64) -> Result<(), String> {
+    fn check(case: &LongConvolution, method: Method, dtype: DType, tolerance: f64) -> Result<(), String> {
         let (results, gradients) = case.expected();
         let problem = Problem { form, ..case.problem };
         for (name, client) in clients() {
@@ -75,7 +75,7 @@ mod equivalence {
     }
 
     fn check_forms(case: &LongConvolution) -> Result<(), TestCaseError> {
-        for form in [Form::Direct, Form::Fourier] {
+        for form in [Method::Direct, Method::Fourier] {
             check(case, form, DType::F32, TOLERANCE).map_err(TestCaseError::fail)?;
         }
         Ok(())
@@ -111,10 +111,10 @@ mod equivalence {
                 multiplicity: 1,
                 taps: time.min(40),
                 direction: Direction::Both(Later::Current),
-                form: Form::Fourier,
+                method: Method::Fourier,
             };
             let case = LongConvolution::example(problem, power);
-            check(&case, Form::Fourier, DType::F32, TOLERANCE).expect("the definition");
+            check(&case, Method::Fourier, DType::F32, TOLERANCE).expect("the definition");
         }
     }
 
@@ -133,7 +133,7 @@ mod equivalence {
             multiplicity: 2,
             taps: 50,
             direction: Direction::Streamed,
-            form: Form::Auto,
+            method: Method::Auto,
         };
         let rounded = |seed, len| -> Vec<f32> {
             let values: Vec<f32> = random(seed, len, 1.0);
@@ -148,7 +148,7 @@ mod equivalence {
             out_cotangent: Some(rounded(3, 1000)),
             ..LongConvolution::example(problem, 4)
         };
-        for form in [Form::Direct, Form::Fourier] {
+        for form in [Method::Direct, Method::Fourier] {
             check(&case, form, DType::F16, F16_TOLERANCE).expect("the definition");
         }
     }
@@ -162,7 +162,7 @@ mod equivalence {
             multiplicity: 1,
             taps: 5,
             direction: Direction::Causal,
-            form: Form::Auto,
+            method: Method::Auto,
         };
         let case = LongConvolution::example(problem, 1);
         for (_, client) in clients() {

@@ -6,7 +6,7 @@ use crate::{device, support};
 mod golden {
     use spillway_kernel_dsl::cube::DType;
     use spillway_kernel_dsl::long_convolution::cube::{backward, long_convolution};
-    use spillway_kernel_dsl::long_convolution::{DeviceCotangents, Form, GradientBuffers};
+    use spillway_kernel_dsl::long_convolution::{DeviceCotangents, GradientBuffers, Method};
 
     use super::convolutions::Convolution;
     use super::device::{clients, download, upload, upload_rows};
@@ -17,7 +17,7 @@ mod golden {
         let all = cases("fft_conv").into_iter().map(Convolution::of_s4);
         for case in all.chain(cases("fft_conv_h3").into_iter().map(Convolution::of_h3)) {
             for (name, client) in clients() {
-                for form in [Form::Direct, Form::Fourier] {
+                for form in [Method::Direct, Method::Fourier] {
                     let name = format!("{form:?} on {name}");
                     let problem = case.problem(form);
                     let inputs = case.inputs().map(

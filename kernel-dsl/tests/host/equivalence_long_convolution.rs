@@ -7,7 +7,7 @@ mod equivalence {
     use proptest::prelude::*;
     use spillway_kernel_dsl::Rows;
     use spillway_kernel_dsl::long_convolution::{
-        Direction, Form, Inputs, Later, LongConvolutionError, Outputs, Problem, long_convolution,
+        Direction, Inputs, Later, LongConvolutionError, Method, Outputs, Problem, long_convolution,
     };
     use spillway_kernel_dsl::shape::ShapeError;
 
@@ -63,7 +63,7 @@ mod equivalence {
                 multiplicity: 1,
                 taps: time + longer - longer.min(1),
                 direction,
-                form: Form::Auto,
+                method: Method::Auto,
             };
             proved(LongConvolution::example(problem, seed).check_host())?;
         }
@@ -72,7 +72,7 @@ mod equivalence {
         fn a_stream_in_pieces_is_the_whole(
             case in any_long_convolution(120, 90, 4, 0),
             cuts in prop::collection::vec(0..121_usize, 0..4),
-            forms in prop::collection::vec(prop_oneof![Just(Form::Direct), Just(Form::Fourier)], 5),
+            forms in prop::collection::vec(prop_oneof![Just(Method::Direct), Just(Method::Fourier)], 5),
         ) {
             let mut case = case;
             case.problem.batch = case.problem.batch.min(1);
@@ -116,7 +116,7 @@ mod equivalence {
             multiplicity: 2,
             taps: 600,
             direction: Direction::Both(Later::Next),
-            form: Form::Fourier,
+            method: Method::Fourier,
         };
         let case = LongConvolution::example(problem, 5);
         let of = |threads| {
@@ -138,7 +138,7 @@ mod equivalence {
             multiplicity: 1,
             taps: 100,
             direction: Direction::Causal,
-            form: Form::Fourier,
+            method: Method::Fourier,
         };
         let clean = LongConvolution::example(problem, 6);
         let mut case = clean.clone();
@@ -158,7 +158,7 @@ mod equivalence {
             multiplicity: 3,
             taps: 5,
             direction: Direction::Streamed,
-            form: Form::Auto,
+            method: Method::Auto,
         };
         let case = LongConvolution::example(problem, 1);
         let of = |problem: Problem, inputs: Inputs| {

@@ -7,7 +7,7 @@ mod equivalence {
     use proptest::prelude::*;
     use spillway_kernel_dsl::Rows;
     use spillway_kernel_dsl::long_convolution::nd::{
-        Axes, Axis, Form, Inputs, LongConvolutionNdError, Outputs, Problem, long_convolution, reference,
+        Axes, Axis, Inputs, LongConvolutionNdError, Method, Outputs, Problem, long_convolution, reference,
     };
     use spillway_kernel_dsl::long_convolution::{self as along_one_axis, Direction, Later};
     use spillway_kernel_dsl::shape::ShapeError;
@@ -37,7 +37,7 @@ mod equivalence {
             channels: 3,
             multiplicity: 2,
             rank,
-            form: Form::Auto,
+            method: Method::Auto,
         }
     }
 
@@ -90,7 +90,7 @@ mod equivalence {
             multiplicity: problem.multiplicity,
             taps: 40,
             direction: Direction::Both(Later::Next),
-            form: along_one_axis::Form::Auto,
+            form: along_one_axis::Method::Auto,
         };
         let rows = case.kernel.chunks_exact(79);
         let kernel: Vec<f32> = rows.clone().flat_map(|row| row[39..].to_vec()).collect();
@@ -115,7 +115,7 @@ mod equivalence {
 
     #[test]
     fn the_number_of_threads_changes_no_bit_over_several_axes() {
-        for form in [Form::PerAxis, Form::Fourier] {
+        for form in [Method::PerAxis, Method::Fourier] {
             let problem = Problem {
                 channels: 70,
                 form,

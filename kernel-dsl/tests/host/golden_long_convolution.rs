@@ -4,7 +4,9 @@ use crate::golden_convolution as convolutions;
 use crate::support;
 
 mod golden {
-    use spillway_kernel_dsl::long_convolution::{Form, GradientBuffers, Outputs, backward, long_convolution};
+    use spillway_kernel_dsl::long_convolution::{
+        GradientBuffers, Method, Outputs, backward, long_convolution,
+    };
 
     use super::convolutions::Convolution;
     use super::support::cases;
@@ -13,7 +15,7 @@ mod golden {
     fn long_convolutions_agree() {
         let all = cases("fft_conv").into_iter().map(Convolution::of_s4);
         for case in all.chain(cases("fft_conv_h3").into_iter().map(Convolution::of_h3)) {
-            for form in [Form::Auto, Form::Direct, Form::Fourier] {
+            for form in [Method::Auto, Method::Direct, Method::Fourier] {
                 let problem = case.problem(form);
                 let inputs = case.inputs();
                 let (mut out, mut tail) = (vec![f32::NAN; problem.tokens() * problem.outputs()], Vec::new());

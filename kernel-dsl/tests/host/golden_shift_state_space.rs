@@ -12,7 +12,7 @@ mod golden {
     use super::support::{Case, cases};
 
     /// A form of the forward pass.
-    type Form = fn(&Problem, &Inputs, &mut Outputs) -> Result<(), ShiftError>;
+    type Method = fn(&Problem, &Inputs, &mut Outputs) -> Result<(), ShiftError>;
 
     /// Exchanges the two last dimensions, `[.., rows, cols]` to `[.., cols, rows]`.
     fn exchange(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
@@ -57,8 +57,8 @@ mod golden {
             let inputs = inputs(&case, &problem, &tokens, &state);
 
             for (name, form) in [
-                ("sequential", sequential as Form),
-                ("convolved", convolved as Form),
+                ("sequential", sequential as Method),
+                ("convolved", convolved as Method),
             ] {
                 let (mut out, mut end) = (vec![f32::NAN; problem.out_len()], vec![f32::NAN; state.len()]);
                 form(

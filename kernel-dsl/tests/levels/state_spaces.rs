@@ -7,7 +7,7 @@ use crate::long_convolution_nd::LongConvolutionNd;
 use crate::{linear_state_space, shift_state_space};
 
 pub(super) fn long_convolution() -> Outcome {
-    use spillway_kernel_dsl::long_convolution::{Direction, Form, Later, Problem};
+    use spillway_kernel_dsl::long_convolution::{Direction, Later, Method, Problem};
     for direction in [Direction::Streamed, Direction::Both(Later::Next)] {
         // Lengths beside a power of two, and channels beside every number of lanes.
         let problem = Problem {
@@ -17,7 +17,7 @@ pub(super) fn long_convolution() -> Outcome {
             multiplicity: 2,
             taps: 70,
             direction,
-            form: Form::Auto,
+            method: Method::Auto,
         };
         LongConvolution::example(problem, 9).check_host()?;
     }
@@ -25,7 +25,7 @@ pub(super) fn long_convolution() -> Outcome {
 }
 
 pub(super) fn long_convolution_nd() -> Outcome {
-    use spillway_kernel_dsl::long_convolution::nd::{Axes, Axis, Form, Problem};
+    use spillway_kernel_dsl::long_convolution::nd::{Axes, Axis, Method, Problem};
     let axis = |size| Axis {
         size,
         taps: size,
@@ -39,7 +39,7 @@ pub(super) fn long_convolution_nd() -> Outcome {
         channels: 21,
         multiplicity: 2,
         rank: 2,
-        form: Form::Auto,
+        method: Method::Auto,
     };
     LongConvolutionNd::example(problem, 9).check_host()
 }

@@ -5,16 +5,14 @@ use spillway_kernel_dsl::causal_conv1d::{Activation, Problem as Convolution};
 use spillway_kernel_dsl::cube::{Client, DType, DeviceBuffer, Error};
 use spillway_kernel_dsl::delta_rule::{Problem as Delta, TransitionKind};
 use spillway_kernel_dsl::gated_norm::{GateOrder, Problem as Norm, Statistic};
-use spillway_kernel_dsl::long_convolution::{
-    Direction, Form as ConvolutionForm, Later, Problem as LongConvolution,
-};
+use spillway_kernel_dsl::long_convolution::{Direction, Later, Method, Problem as LongConvolution};
 use spillway_kernel_dsl::recurrence::{Problem as Recurrence, ReadOut};
 use spillway_kernel_dsl::selective_scan::Problem as Scan;
 use spillway_kernel_dsl::taylor_attention::{Expansion, Problem as Taylor};
 use spillway_kernel_dsl::wkv4::Problem as Wkv4;
 
 use super::calls::{
-    Form, Maker, delta_rule, ends, linear_state_space, long_convolution, positions, recurrence,
+    CallForm, Maker, delta_rule, ends, linear_state_space, long_convolution, positions, recurrence,
     selective_scan, taylor_attention, tokenwise, wkv4,
 };
 
@@ -102,8 +100,8 @@ const CONVOLUTION: Convolution = Convolution {
 
 /// S4 in both directions, and a stream, each by transforms and tap by tap.
 const LONG_CONVOLUTIONS: [(&str, LongConvolution); 4] = {
-    use ConvolutionForm::{Direct, Fourier};
-    const fn s4(direction: Direction, form: ConvolutionForm) -> LongConvolution {
+    use Method::{Direct, Fourier};
+    const fn s4(direction: Direction, form: Method) -> LongConvolution {
         LongConvolution {
             batch: 1,
             time: 2048,
@@ -317,7 +315,7 @@ pub fn long_recurrences(batch: usize) -> Vec<Call> {
 fn add<P: Copy + 'static>(
     calls: &mut Vec<Call>,
     (operator, model): (&str, &str),
-    forms: &[Form<P>],
+    forms: &[CallForm<P>],
     problems: [P; 2],
     types: &[DType],
 ) {

@@ -5,7 +5,7 @@
 
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::long_convolution::{
-    Cotangents, Direction, Form, GradientBuffers, Inputs, Later, Problem,
+    Cotangents, Direction, GradientBuffers, Inputs, Later, Method, Problem,
 };
 
 use super::support::Case;
@@ -121,7 +121,7 @@ impl Convolution {
         }
     }
 
-    pub fn problem(&self, form: Form) -> Problem {
+    pub fn problem(&self, method: Method) -> Problem {
         Problem {
             batch: self.batch,
             time: self.time,

@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::long_convolution::{
-    Cotangents, Direction, Form, GradientBuffers, Inputs, Later, Outputs, Problem, Results, backward,
+    Cotangents, Direction, GradientBuffers, Inputs, Later, Method, Outputs, Problem, Results, backward,
     long_convolution, reference,
 };
 
@@ -189,9 +189,9 @@ impl LongConvolution {
     /// The host against the definition, in every form.
     pub fn check_host(&self) -> Result<(), String> {
         let (results, gradients) = self.expected();
-        for form in [Form::Auto, Form::Direct, Form::Fourier] {
+        for form in [Method::Auto, Method::Direct, Method::Fourier] {
             let mut case = self.clone();
-            case.problem.form = form;
+            case.problem.method = form;
             let found = case.run();
             close(
                 &format!("the output ({form:?})"),
@@ -297,7 +297,7 @@ pub fn any_long_convolution(
                     multiplicity,
                     taps,
                     direction,
-                    form: Form::Auto,
+                    method: Method::Auto,
                 };
                 LongConvolution::drawn(problem, gap, given, seed)
             },

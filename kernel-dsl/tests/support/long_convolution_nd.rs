@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use spillway_kernel_dsl::Rows;
 use spillway_kernel_dsl::long_convolution::nd::{
-    Axes, Axis, Cotangents, Form, GradientBuffers, Inputs, Outputs, Problem, backward, long_convolution,
+    Axes, Axis, Cotangents, GradientBuffers, Inputs, Method, Outputs, Problem, backward, long_convolution,
     reference,
 };
 
@@ -116,9 +116,9 @@ impl LongConvolutionNd {
     pub fn check_host(&self) -> Result<(), String> {
         let output = reference::long_convolution(&self.problem, &self.inputs()).expect("valid");
         let expected = reference::backward(&self.problem, &self.inputs(), &self.cotangents()).expect("valid");
-        for form in [Form::Auto, Form::PerAxis, Form::Fourier] {
+        for form in [Method::Auto, Method::PerAxis, Method::Fourier] {
             let mut case = self.clone();
-            case.problem.form = form;
+            case.problem.method = form;
             close(
                 &format!("the output ({form:?})"),
                 &case.run(),
@@ -175,7 +175,7 @@ pub fn any_long_convolution_nd(
                 channels,
                 multiplicity,
                 rank,
-                form: Form::Auto,
+                method: Method::Auto,
             };
             LongConvolutionNd::drawn(problem, gap, skip, seed)
         },

@@ -86,7 +86,7 @@ pub struct ChatTemplate {
 }
 
 /// A form that is known by name.
-struct Form {
+struct KnownTemplate {
     name: &'static str,
     text: &'static str,
     stop: &'static [&'static str],
@@ -95,22 +95,22 @@ struct Form {
 /// The names of the forms, for help texts.
 pub const NAMES: &str = "rwkv, chatml or zephyr";
 
-const FORMS: [Form; 3] = [
+const FORMS: [KnownTemplate; 3] = [
     // RWKV's World models. A blank line ends a message, so that there is none within one.
-    Form {
+    KnownTemplate {
         name: "rwkv",
         text: "{% for message in messages %}{{ message.role | title }}: {{ message.content | trim | replace('\\n\\n', '\\n') | replace('\\n\\n', '\\n') }}\n\n\
                {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}",
         stop: &["\n\nUser:", "\n\nSystem:"],
     },
-    Form {
+    KnownTemplate {
         name: "chatml",
         text: "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}\
                {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
         stop: &["<|im_end|>"],
     },
     // mamba-chat.
-    Form {
+    KnownTemplate {
         name: "zephyr",
         text: "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}{{ eos_token }}\n{% endfor %}\
                {% if add_generation_prompt %}<|assistant|>\n{% endif %}",

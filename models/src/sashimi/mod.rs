@@ -121,7 +121,7 @@ fn load(config: &Config, naming: Naming, loader: &mut Loader<'_>) -> Result<Part
     for index in 0..config.pools.len() {
         tiers.push(tier(config, naming, index, loader)?);
     }
-    let centre = Place {
+    let centre = LayerPosition {
         name: "model.c_layers",
         first: 0,
         tier: config.pools.len(),
@@ -152,7 +152,7 @@ fn load(config: &Config, naming: Naming, loader: &mut Loader<'_>) -> Result<Part
 }
 
 /// Where layers are in a file, and in time.
-struct Place<'a> {
+struct LayerPosition<'a> {
     name: &'a str,
     /// Index of the first.
     first: usize,
@@ -173,7 +173,7 @@ fn tier(config: &Config, naming: Naming, index: usize, loader: &mut Loader<'_>) 
         true => layers(
             config,
             naming,
-            &Place {
+            &LayerPosition {
                 name: "model.d_layers",
                 first,
                 tier: index,
@@ -194,7 +194,7 @@ fn tier(config: &Config, naming: Naming, index: usize, loader: &mut Loader<'_>) 
         down,
         up: naming.pool(loader, &format!("{up}.0.linear"), [factor * narrow, wide])?,
     };
-    let place = Place {
+    let place = LayerPosition {
         name: &up,
         first: 1,
         tier: index,
@@ -210,7 +210,7 @@ fn tier(config: &Config, naming: Naming, index: usize, loader: &mut Loader<'_>) 
 fn layers(
     config: &Config,
     naming: Naming,
-    place: &Place<'_>,
+    place: &LayerPosition<'_>,
     loader: &mut Loader<'_>,
 ) -> Result<Vec<Layer>, ModelError> {
     loader.set_share(1, config.period(place.tier));

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::images::{ImageSource, Images};
 use super::{
-    Answer, Answers, Example, Input, Item, Part, Sequence, Shape, Task, TaskError, When, expect_this_length,
+    Answer, Answers, Example, Input, Item, Sequence, Shape, Split, Task, TaskError, When, expect_this_length,
 };
 
 /// What is taken off a pixel from 0 to 1: about the mean of the shipped digits.
@@ -151,8 +151,8 @@ impl PixelSequences {
     /// The pixels of an image, and its class.
     pub(super) fn sequence(&self, item: Item) -> (Vec<f32>, u32) {
         let part = match item.part {
-            Part::Training => &self.training,
-            Part::HeldOut => &self.held_out,
+            Split::Training => &self.training,
+            Split::HeldOut => &self.held_out,
         };
         let (pixels, label) = self.images.image(part[item.index as usize]);
         let read = self.order.iter().map(|place| (pixels[*place] - MEAN) / DEVIATION);
@@ -173,10 +173,10 @@ impl Task for PixelSequences {
         }
     }
 
-    fn count(&self, part: Part) -> Option<u64> {
+    fn count(&self, part: Split) -> Option<u64> {
         Some(match part {
-            Part::Training => self.training.len() as u64,
-            Part::HeldOut => self.held_out.len() as u64,
+            Split::Training => self.training.len() as u64,
+            Split::HeldOut => self.held_out.len() as u64,
         })
     }
 
@@ -193,8 +193,8 @@ mod tests {
     #[test]
     fn the_parts_have_no_image_in_common_and_all_together() {
         let sequences = Digits::default().open(Path::new("")).unwrap();
-        assert_eq!(sequences.count(Part::Training), Some(1438));
-        assert_eq!(sequences.count(Part::HeldOut), Some(359));
+        assert_eq!(sequences.count(Split::Training), Some(1438));
+        assert_eq!(sequences.count(Split::HeldOut), Some(359));
         let mut all = [sequences.training.clone(), sequences.held_out.clone()].concat();
         all.sort_unstable();
         assert!(all.into_iter().eq(0..1797));

@@ -8,7 +8,7 @@ use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 use super::digits::{Digits, PixelSequences};
-use super::{Answers, Example, Item, Part, Sequence, Shape, Task, TaskError, When, expect_this_length};
+use super::{Answers, Example, Item, Sequence, Shape, Split, Task, TaskError, When, expect_this_length};
 
 /// [`Digits`] with `gap` steps of noise of deviation `noise` after them; the class is read from the last step alone, which is `gap`
 /// steps from the nearest pixel. What forgets faster is left with chance.
@@ -73,7 +73,7 @@ impl Task for GappedSequences {
         }
     }
 
-    fn count(&self, part: Part) -> Option<u64> {
+    fn count(&self, part: Split) -> Option<u64> {
         self.images.count(part)
     }
 

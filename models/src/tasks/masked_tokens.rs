@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
 use super::digits::held_out;
-use super::{Answer, Answers, Example, Input, Item, Part, Sequence, Shape, Task, TaskError, When};
+use super::{Answer, Answers, Example, Input, Item, Sequence, Shape, Split, Task, TaskError, When};
 use crate::input;
 
 /// What stands for a hidden byte: one that UTF-8 does not have.
@@ -80,11 +80,11 @@ impl MaskedTokens {
 }
 
 impl MaskedBytes {
-    fn part(&self, part: Part) -> &[u8] {
+    fn part(&self, part: Split) -> &[u8] {
         let (training, held_out) = self.text.split_at(self.held_out);
         match part {
-            Part::Training => training,
-            Part::HeldOut => held_out,
+            Split::Training => training,
+            Split::HeldOut => held_out,
         }
     }
 }

@@ -162,7 +162,7 @@ impl Example {
 
 /// Part of a task's examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Split {
     /// Examples that a model is trained on.
     Training,
     /// Examples that are held out of the training.
@@ -173,7 +173,7 @@ pub enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Part of the examples that it belongs to.
-    pub part: Part,
+    pub part: Split,
     /// Number of the example in its part, from 0; below [`Task::count`] where that is a number.
     pub index: u64,
 }
@@ -181,13 +181,13 @@ pub struct Item {
 impl Item {
     /// An example of the training part.
     pub fn training(index: u64) -> Self {
-        let part = Part::Training;
+        let part = Split::Training;
         Self { part, index }
     }
 
     /// An example of the part that is held out.
     pub fn held_out(index: u64) -> Self {
-        let part = Part::HeldOut;
+        let part = Split::HeldOut;
         Self { part, index }
     }
 }
@@ -204,7 +204,7 @@ pub trait Task: fmt::Debug + Send + Sync {
     fn shape(&self) -> Shape;
 
     /// How many different examples a part has; `None` where they are drawn without end.
-    fn count(&self, _part: Part) -> Option<u64> {
+    fn count(&self, _part: Split) -> Option<u64> {
         None
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digits::{held_out, split};
 use super::{
-    Answer, Answers, Example, Input, Item, Part, Sequence, Shape, Task, TaskError, When, expect_length,
+    Answer, Answers, Example, Input, Item, Sequence, Shape, Split, Task, TaskError, When, expect_length,
 };
 use crate::input;
 
@@ -213,7 +213,7 @@ impl Task for LabelledTexts {
         }
     }
 
-    fn count(&self, part: Part) -> Option<u64> {
+    fn count(&self, part: Split) -> Option<u64> {
         Some(self.part(part).len() as u64)
     }
 
@@ -228,10 +228,10 @@ impl Task for LabelledTexts {
 }
 
 impl LabelledTexts {
-    fn part(&self, part: Part) -> &[(Vec<u8>, u32)] {
+    fn part(&self, part: Split) -> &[(Vec<u8>, u32)] {
         match part {
-            Part::Training => &self.training,
-            Part::HeldOut => &self.held_out,
+            Split::Training => &self.training,
+            Split::HeldOut => &self.held_out,
         }
     }
 }

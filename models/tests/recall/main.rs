@@ -12,7 +12,7 @@ use spillway_models::evaluation::recall::data;
 use spillway_models::evaluation::recall::document::{Document, RecallTask};
 use spillway_models::evaluation::recall::evaluate::{Evaluation, Plan, evaluate};
 use spillway_models::evaluation::recall::generate::{Generator, Split};
-use spillway_models::evaluation::recall::prompt::{Form, text};
+use spillway_models::evaluation::recall::prompt::{PromptForm, text};
 use spillway_models::evaluation::recall::score::contains;
 use spillway_models::generation::{Generated, Sampling, TakenIn, continue_all, continue_from};
 use spillway_models::{
@@ -47,8 +47,8 @@ fn cases(peer: &Value, name: &str) -> Vec<Value> {
 fn golden_prompts_are_the_published_ones_to_the_letter() {
     for case in cases(&peer(), "prompts") {
         let document = document(&case);
-        assert_eq!(text(&document, Form::ONCE), case["once"], "{case}");
-        assert_eq!(text(&document, Form::TWICE), case["twice"], "{case}");
+        assert_eq!(text(&document, PromptForm::ONCE), case["once"], "{case}");
+        assert_eq!(text(&document, PromptForm::TWICE), case["twice"], "{case}");
     }
 }
 
@@ -87,8 +87,8 @@ fn documents() -> Vec<Document> {
 fn an_evaluation_that_is_broken_off_goes_on_to_the_same_and_so_does_one_with_a_cache() {
     let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
     let documents = documents();
-    let forms = [Form::ONCE, Form::TWICE];
-    let forms = [&forms[..], &[Form::TWICE.control().expect("two readings")]].concat();
+    let forms = [PromptForm::ONCE, PromptForm::TWICE];
+    let forms = [&forms[..], &[PromptForm::TWICE.control().expect("two readings")]].concat();
     let plan = Plan {
         answer_tokens: 4,
         ..Plan::new(&documents, &forms, 600)
@@ -235,7 +235,7 @@ fn one_answer_that_is_no_number_leaves_the_others_as_they_are() {
 fn what_acts_at_positions_is_asked_one_prompt_at_a_time() {
     let model = Model::shipped(&LoadOptions::default()).expect("the shipped model loads");
     let documents = documents();
-    let forms = [Form::ONCE, Form::TWICE];
+    let forms = [PromptForm::ONCE, PromptForm::TWICE];
     let plan = Plan {
         answer_tokens: 4,
         ..Plan::new(&documents[..1], &forms, 600)

@@ -17,7 +17,7 @@
 
 use super::extension::{Forward, Gradient};
 use super::operator::Erased;
-use super::tensors::{PLACES, Tensors};
+use super::tensors::{SLOTS, Tensors};
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -93,7 +93,7 @@ struct Outputs<B: Backend> {
 #[derive(Clone, Debug)]
 struct Saved<B: Backend> {
     operator: Arc<dyn Erased>,
-    inputs: [Option<NodeId>; PLACES],
+    inputs: [Option<NodeId>; SLOTS],
     /// The operator's several outputs; `None` where the only output is the operator's own node.
     outputs: Option<Outputs<B>>,
 }
@@ -101,10 +101,10 @@ struct Saved<B: Backend> {
 #[derive(Debug)]
 struct OperatorStep;
 
-impl<B: Gradient> Backward<B, PLACES> for OperatorStep {
+impl<B: Gradient> Backward<B, SLOTS> for OperatorStep {
     type State = Saved<B>;
 
-    fn backward(self, ops: Ops<Self::State, PLACES>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, SLOTS>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let Saved {
             operator,
             inputs,
@@ -212,7 +212,7 @@ impl<B: Forward + Gradient, C: CheckpointStrategy> Forward for Autodiff<B, C> {
     }
 }
 
-fn primitives<B: Backend>(inputs: [Option<Tracked<B>>; PLACES]) -> Tensors<B> {
+fn primitives<B: Backend>(inputs: [Option<Tracked<B>>; SLOTS]) -> Tensors<B> {
     Tensors::new(inputs.map(|input| input.map(|tensor| tensor.into_primitive())))
 }
 

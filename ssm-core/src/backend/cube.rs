@@ -12,14 +12,14 @@ use spillway_kernel_dsl::cube::{self, Client, DeviceBuffer, DeviceRows, Error};
 use spillway_kernel_dsl::operands::{Declared, Kind, Named, Operand};
 
 /// Where the tensors of a call live.
-pub(crate) struct Place {
+pub(crate) struct Residence {
     pub(crate) client: Client,
     device: CubeDevice,
     /// The element type of the tensor that told.
     dtype: DType,
 }
 
-impl Place {
+impl Residence {
     pub(crate) fn of(tensor: &CubeTensor) -> Self {
         Self {
             client: tensor.client.clone(),

@@ -34,7 +34,7 @@ pub(crate) use over_sequences::over_sequences;
 pub(crate) use spec::Spec;
 pub(crate) use spillway_kernel_dsl::operands::{List, Named};
 use std::sync::Arc;
-pub(crate) use tensors::PLACES;
+pub(crate) use tensors::SLOTS;
 use tensors::Tensors;
 
 /// An operand of a call.

@@ -111,7 +111,7 @@ macro_rules! over_rows {
                 inputs: $crate::backend::In<Self, burn_cubecl::tensor::CubeTensor>,
             ) -> $crate::backend::Out<Self, burn_cubecl::tensor::CubeTensor> {
                 use $crate::backend::{by_kind, cube};
-                let (place, specs) = (cube::Place::of_first::<Self::Inputs>(&inputs), cube::specs::<Self::Inputs>(&inputs));
+                let (place, specs) = (cube::Residence::of_first::<Self::Inputs>(&inputs), cube::specs::<Self::Inputs>(&inputs));
                 let (problem, types) = (self.problem(&cube::shapes::<Self::Inputs>(&specs)), place.types());
                 let held = inputs.map($(by_kind!($input =>
                     |operand, t| types.rows(operand, t),
@@ -130,7 +130,7 @@ macro_rules! over_rows {
                 cotangents: $crate::backend::Out<Self, Option<burn_cubecl::tensor::CubeTensor>>,
             ) -> $crate::backend::In<Self, burn_cubecl::tensor::CubeTensor> {
                 use $crate::backend::{by_kind, cube, seen};
-                let (place, specs) = (cube::Place::of_first::<Self::Inputs>(&inputs), cube::specs::<Self::Inputs>(&inputs));
+                let (place, specs) = (cube::Residence::of_first::<Self::Inputs>(&inputs), cube::specs::<Self::Inputs>(&inputs));
                 let (problem, types) = (self.problem(&cube::shapes::<Self::Inputs>(&specs)), place.types());
                 let held = inputs.map($(by_kind!($input =>
                     |operand, t| types.rows(operand, t),

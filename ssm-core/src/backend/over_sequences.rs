@@ -100,7 +100,7 @@ macro_rules! over_sequences {
             ) -> $crate::backend::Out<Self, burn_cubecl::tensor::CubeTensor> {
                 use $crate::backend::cube;
                 let $this = self;
-                let (place, specs) = (cube::Place::of(&inputs.state), cube::specs::<Self::Inputs>(&inputs));
+                let (place, specs) = (cube::Residence::of(&inputs.state), cube::specs::<Self::Inputs>(&inputs));
                 let problem = self.problem(&specs.as_ref().map(|_, s| s.shape.clone(), |_, s| s.shape.clone()));
                 let types = self.types(&specs);
                 let held = inputs.map(
@@ -122,7 +122,7 @@ macro_rules! over_sequences {
             ) -> $crate::backend::In<Self, burn_cubecl::tensor::CubeTensor> {
                 use $crate::backend::{cube, operands::required};
                 let $this = self;
-                let (place, specs) = (cube::Place::of(&inputs.state), cube::specs::<Self::Inputs>(&inputs));
+                let (place, specs) = (cube::Residence::of(&inputs.state), cube::specs::<Self::Inputs>(&inputs));
                 let problem = self.problem(&specs.as_ref().map(|_, s| s.shape.clone(), |_, s| s.shape.clone()));
                 let types = self.types(&specs);
                 let held = inputs.map(

@@ -12,7 +12,7 @@ use crate::image_shape::ImageShape;
 use crate::intervention::Chain;
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState};
-use crate::operators::long_convolution_nd::{AxisKernel, Form, long_convolution_nd};
+use crate::operators::long_convolution_nd::{AxisKernel, Method, long_convolution_nd};
 use crate::operators::pointwise::{gelu, sigmoid_gate};
 use crate::operators::split;
 use crate::weights::{Init, WeightSource};
@@ -110,7 +110,7 @@ impl Mixer for FreeConvolutionNd {
             return Ok(input);
         }
         let axes = self.axes(&self.shape.at(positions)?.sizes);
-        let z = long_convolution_nd(input, axes, Some(self.skip.clone()), Form::Auto)?;
+        let z = long_convolution_nd(input, axes, Some(self.skip.clone()), Method::Auto)?;
         let mixed = self.out.forward(gelu(z))?;
         let [value, gate] = split(mixed, [channels; 2])?;
         Ok(sigmoid_gate(gate, value))

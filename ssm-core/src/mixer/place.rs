@@ -13,12 +13,12 @@ use burn::tensor::{Device, Tensor};
 
 /// What becomes of every tensor of a state.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Destination<'a> {
     Detached,
     On(&'a Device),
 }
 
-impl Place<'_> {
+impl Destination<'_> {
     fn put<const D: usize>(self, tensor: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Detached => tensor.detach(),
@@ -50,7 +50,7 @@ impl MixerState {
     /// # Errors
     /// [`Error::Value`] for a state that carries what an intervention remembers.
     pub fn detach(self) -> Result<Self> {
-        self.placed(Place::Detached)
+        self.placed(Destination::Detached)
     }
 
     /// The same state as a constant of `device`, be that the other side of autodiff or another machine.
@@ -58,7 +58,7 @@ impl MixerState {
     /// # Errors
     /// As [`MixerState::detach`].
     pub fn to_device(self, device: &Device) -> Result<Self> {
-        self.placed(Place::On(device))
+        self.placed(Destination::On(device))
     }
 
     /// Where the state is; `None` where there is none.
@@ -80,7 +80,7 @@ impl MixerState {
         }
     }
 
-    fn placed(self, place: Place<'_>) -> Result<Self> {
+    fn placed(self, place: Destination<'_>) -> Result<Self> {
         Ok(match self {
             Self::Recurrent(state) => Self::Recurrent(state.placed(place)?),
             Self::Attention(cache) => Self::Attention(cache.placed(place)),
@@ -94,7 +94,7 @@ impl MixerState {
 }
 
 impl RecurrentState {
-    fn placed(self, place: Place<'_>) -> Result<Self> {
+    fn placed(self, place: Destination<'_>) -> Result<Self> {
         let recurrences = self.recurrences.into_iter();
         Ok(Self {
             conv_states: self
@@ -112,7 +112,7 @@ impl RecurrentState {
 }
 
 impl SiteState {
-    fn placed(mut self, place: Place<'_>) -> Result<Self> {
+    fn placed(mut self, place: Destination<'_>) -> Result<Self> {
         expect_nothing_remembered(&mut self.interventions)?;
         Ok(Self {
             state: State {
@@ -138,7 +138,7 @@ fn expect_nothing_remembered(states: &mut [Box<dyn InterventionState>]) -> Resul
 }
 
 impl KeyValueCache {
-    fn placed(self, place: Place<'_>) -> Self {
+    fn placed(self, place: Destination<'_>) -> Self {
         Self {
             keys: place.put(self.keys),
             values: place.put(self.values),

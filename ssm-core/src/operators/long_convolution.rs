@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gates::expect_shape;
 use burn::tensor::{DType, Tensor};
 use spillway_kernel_dsl::long_convolution as kernel;
-pub use spillway_kernel_dsl::long_convolution::{Form, Later};
+pub use spillway_kernel_dsl::long_convolution::{Later, Method};
 
 /// What a long convolution reads.
 #[derive(Clone, Debug)]
@@ -34,12 +34,12 @@ pub struct LongConvolutionInputs {
 /// # Errors
 /// [`Error::Shape`], [`Error::Value`] for no taps and for a kernel or a skip that is not finite, [`Error::Device`], [`Error::DType`]
 /// and [`Error::Kernel`].
-pub fn long_convolution(inputs: LongConvolutionInputs, form: Form) -> Result<Tensor<3>> {
+pub fn long_convolution(inputs: LongConvolutionInputs, method: Method) -> Result<Tensor<3>> {
     let direction = match &inputs.later_kernel {
         Some((later, _)) => kernel::Direction::Both(*later),
         None => kernel::Direction::Causal,
     };
-    let found = convolve(inputs, LongConvolution { direction, form }, None)?;
+    let found = convolve(inputs, LongConvolution { direction, method }, None)?;
     Ok(Tensor::from_dispatch(found.out))
 }
 
@@ -54,7 +54,7 @@ pub fn long_convolution(inputs: LongConvolutionInputs, form: Form) -> Result<Ten
 /// As [`long_convolution`]; [`Error::Value`] for a later kernel.
 pub fn long_convolution_piece(
     inputs: LongConvolutionInputs,
-    form: Form,
+    method: Method,
     tail: &mut Tensor<3>,
 ) -> Result<Tensor<3>> {
     if inputs.later_kernel.is_some() {
@@ -65,7 +65,7 @@ pub fn long_convolution_piece(
         });
     }
     let direction = kernel::Direction::Streamed;
-    let found = convolve(inputs, LongConvolution { direction, form }, Some(&mut *tail))?;
+    let found = convolve(inputs, LongConvolution { direction, method }, Some(&mut *tail))?;
     *tail = Tensor::from_dispatch(found.tail);
     Ok(Tensor::from_dispatch(found.out))
 }
@@ -139,7 +139,7 @@ fn convolve(
 #[derive(Debug)]
 struct LongConvolution {
     direction: kernel::Direction,
-    form: Form,
+    method: Method,
 }
 
 impl LongConvolution {
@@ -151,7 +151,7 @@ impl LongConvolution {
             multiplicity: inputs.kernel[0],
             taps: inputs.kernel[2],
             direction: self.direction,
-            form: self.form,
+            method: self.method,
         }
     }
 

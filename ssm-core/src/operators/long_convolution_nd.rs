@@ -7,7 +7,7 @@ use crate::gates::expect_shape;
 use crate::operators::long_convolution::{self, Later, LongConvolutionInputs, long_convolution};
 use burn::tensor::Tensor;
 use spillway_kernel_dsl::long_convolution::nd as kernel;
-pub use spillway_kernel_dsl::long_convolution::nd::Form;
+pub use spillway_kernel_dsl::long_convolution::nd::Method;
 
 /// An axis of what is convolved, and the kernels along it.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub fn long_convolution_nd(
     input: Tensor<3>,
     axes: Vec<AxisKernel>,
     skip: Option<Tensor<2>>,
-    form: Form,
+    method: Method,
 ) -> Result<Tensor<3>> {
     let some = |kernel: &Tensor<4>| kernel.dims()[3] > 0;
     let axes: Vec<AxisKernel> = axes
@@ -80,7 +80,7 @@ pub fn long_convolution_nd(
     if let Some(skip) = &skip {
         expect_finite("skip of a long convolution over several axes", skip)?;
     }
-    let operator = LongConvolutionNd { axes: plan, form };
+    let operator = LongConvolutionNd { axes: plan, method };
     let found = run(
         operator,
         kernel::Operands {
@@ -153,7 +153,7 @@ fn axis_by_axis(input: Tensor<3>, axes: Vec<AxisKernel>, skip: Option<Tensor<2>>
             skip: None,
             response: None,
         };
-        found = long_convolution(inputs, long_convolution::Form::Auto)?
+        found = long_convolution(inputs, long_convolution::Method::Auto)?
             .reshape([outer, inner, axis.size, columns])
             .swap_dims(1, 2)
             .reshape([batch, positions, columns]);
@@ -189,7 +189,7 @@ fn to_length(kernel: Tensor<4>, taps: usize) -> Tensor<4> {
 #[derive(Debug)]
 struct LongConvolutionNd {
     axes: kernel::Axes,
-    form: Form,
+    method: Method,
 }
 
 impl LongConvolutionNd {
@@ -200,7 +200,7 @@ impl LongConvolutionNd {
             channels: inputs.input[2],
             multiplicity: inputs.kernel[1],
             rank: inputs.kernel[0],
-            form: self.form,
+            method: self.method,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Norms over groups of features: RMSNorm, LayerNorm per head, L2; gated, or joined with a residual.
 
 #[cfg(feature = "cube")]
-use crate::backend::cube::{self, Place};
+use crate::backend::cube::{self, Residence};
 use crate::backend::flex::{self, contiguous, owned, slice};
 use crate::backend::operands::required;
 use crate::backend::{Input, Operator, Spec, operands, over_rows, run};
@@ -264,7 +264,7 @@ impl Operator for AddRmsNorm {
     #[cfg(feature = "cube")]
     fn forward_cube(&self, inputs: JointInputs<CubeTensor>) -> JointOutputs<CubeTensor> {
         let JointInputs { residual, weight, x } = inputs;
-        let (place, spec) = (Place::of(&residual), cube::spec(&residual));
+        let (place, spec) = (Residence::of(&residual), cube::spec(&residual));
         let Some(x) = x else {
             let plan = NormPlan {
                 statistic: Statistic::MeanSquare,
@@ -303,7 +303,7 @@ impl Operator for AddRmsNorm {
         cotangents: JointOutputs<Option<CubeTensor>>,
     ) -> JointInputs<CubeTensor> {
         let (place, specs) = (
-            Place::of(&inputs.residual),
+            Residence::of(&inputs.residual),
             cube::specs::<JointInputs<()>>(&inputs),
         );
         let JointInputs { residual, weight, x } = inputs;

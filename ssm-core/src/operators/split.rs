@@ -4,7 +4,7 @@
 use crate::backend::cube;
 use crate::backend::flex::{self, RowTensor};
 use crate::backend::host::{from_host, host, is_host};
-use crate::backend::{List, Named, Operator, PLACES, Spec, operands, run};
+use crate::backend::{List, Named, Operator, SLOTS, Spec, operands, run};
 use crate::error::{Error, Result};
 #[cfg(feature = "cube")]
 use burn::backend::ops::FloatTensorOps;
@@ -29,7 +29,7 @@ use spillway_kernel_dsl::operands::Declared;
 pub fn split<const N: usize>(input: Tensor<3>, widths: [usize; N]) -> Result<[Tensor<3>; N]> {
     split_into(
         input,
-        widths.map(|width| Part {
+        widths.map(|width| Columns {
             start: 0,
             width,
             heads: None,
@@ -50,7 +50,7 @@ pub fn split_to_heads<const N: usize>(
 ) -> Result<[Tensor<4>; N]> {
     split_into(
         input,
-        heads.map(|(heads, dim)| Part {
+        heads.map(|(heads, dim)| Columns {
             start: 0,
             width: heads.saturating_mul(dim),
             heads: Some([heads, dim]),
@@ -61,9 +61,9 @@ pub fn split_to_heads<const N: usize>(
 /// The parts follow one another, wherever they say that they start.
 fn split_into<const N: usize, const D: usize>(
     input: Tensor<3>,
-    mut parts: [Part; N],
+    mut parts: [Columns; N],
 ) -> Result<[Tensor<D>; N]> {
-    const { assert!(1 <= N && N <= PLACES, "an operator has one to twelve outputs") };
+    const { assert!(1 <= N && N <= SLOTS, "an operator has one to twelve outputs") };
     let [.., columns] = input.dims();
     let mut start = 0usize;
     for part in &mut parts {
@@ -121,14 +121,14 @@ impl Declared for Parts<()> {
 
 /// Neighbouring columns of the input that become one output.
 #[derive(Clone, Copy, Debug)]
-struct Part {
+struct Columns {
     start: usize,
     width: usize,
     /// Number and width of the heads that the columns are divided into, if into any.
     heads: Option<[usize; 2]>,
 }
 
-impl Part {
+impl Columns {
     /// `[batch, time, columns]` to what the part is.
     fn shape(&self, input: &[usize]) -> Vec<usize> {
         match self.heads {
@@ -157,7 +157,7 @@ impl Part {
 }
 
 #[derive(Debug)]
-struct Split(Vec<Part>);
+struct Split(Vec<Columns>);
 
 impl Operator for Split {
     type Inputs = Inputs<()>;
@@ -169,12 +169,12 @@ impl Operator for Split {
 
     fn outputs(&self, inputs: Inputs<Spec>) -> Parts<Spec> {
         let input = inputs.columns;
-        let spec = |part: &Part| Some(Spec::new(part.shape(&input.shape), input.dtype));
+        let spec = |part: &Columns| Some(Spec::new(part.shape(&input.shape), input.dtype));
         Parts(self.0.iter().map(spec).collect())
     }
 
     fn forward_flex(&self, inputs: Inputs<FlexTensor>) -> Parts<FlexTensor> {
-        let part = |part: &Part| Some(part.view(&inputs.columns));
+        let part = |part: &Columns| Some(part.view(&inputs.columns));
         Parts(self.0.iter().map(part).collect())
     }
 
@@ -184,7 +184,7 @@ impl Operator for Split {
         cotangents: Parts<Option<FlexTensor>>,
     ) -> Inputs<FlexTensor> {
         let dims = flex::shape(&inputs.columns);
-        let rows = |(part, cotangent): (&Part, Option<Option<FlexTensor>>)| {
+        let rows = |(part, cotangent): (&Columns, Option<Option<FlexTensor>>)| {
             let trailing = if part.heads.is_some() { 2 } else { 1 };
             let cotangent = cotangent.flatten().filter(|_| part.width > 0)?;
             Some(RowTensor::new(cotangent, trailing))
@@ -212,7 +212,7 @@ impl Operator for Split {
     fn forward_cube(&self, inputs: Inputs<CubeTensor>) -> Parts<CubeTensor> {
         let input = inputs.columns;
         let dims = cube::spec(&input).shape;
-        let part = |part: &Part| {
+        let part = |part: &Columns| {
             let shape = part.shape(&dims);
             if shape.contains(&0) {
                 return Some(empty(&input, &shape));
@@ -239,7 +239,7 @@ impl Operator for Split {
             };
         }
         let dtype = spec.dtype.into();
-        let columns = |(part, cotangent): (&Part, Option<Option<CubeTensor>>)| {
+        let columns = |(part, cotangent): (&Columns, Option<Option<CubeTensor>>)| {
             let shape = Shape::from(vec![spec.shape[0], spec.shape[1], part.width]);
             match cotangent.flatten() {
                 Some(cotangent) => {

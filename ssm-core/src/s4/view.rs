@@ -4,7 +4,7 @@ use super::config::{ModeSum, S4Config};
 use crate::error::Result;
 use crate::mixer::{MixerState, RecurrentState};
 use crate::operators::linear_state_space::{FixedLinearSystem, LinearSystem, linear_state_space};
-use crate::operators::long_convolution::{Form, Later};
+use crate::operators::long_convolution::{Later, Method};
 use crate::operators::{
     DiagonalPlan, DiagonalSystem, LongConvolutionInputs, long_convolution, long_convolution_piece,
     vandermonde_kernel,
@@ -136,8 +136,8 @@ impl Kernels {
             response: None,
         };
         match self.stream_of() {
-            None => long_convolution(inputs, Form::Auto),
-            Some(_) => long_convolution_piece(inputs, Form::Auto, state.recurrent()?.carried(0)?),
+            None => long_convolution(inputs, Method::Auto),
+            Some(_) => long_convolution_piece(inputs, Method::Auto, state.recurrent()?.carried(0)?),
         }
     }
 

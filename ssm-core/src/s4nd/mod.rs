@@ -34,7 +34,7 @@ use crate::image_shape::{ImageShape, Resolution};
 use crate::intervention::Chain;
 use crate::linear::Linear;
 use crate::mixer::{Context, Mixer, MixerState};
-use crate::operators::long_convolution_nd::{Form, long_convolution_nd};
+use crate::operators::long_convolution_nd::{Method, long_convolution_nd};
 use crate::operators::pointwise::{gelu, sigmoid_gate};
 use crate::operators::split;
 use crate::s4::Projection;
@@ -122,7 +122,7 @@ impl S4nd {
             &[batch, positions, channels],
         )?;
         let axes = self.kernels.at(&self.config, resolution)?;
-        let z = long_convolution_nd(input, axes, self.skip.clone(), Form::Auto)?;
+        let z = long_convolution_nd(input, axes, self.skip.clone(), Method::Auto)?;
         match self.config.summed {
             false => Ok(z),
             true => {

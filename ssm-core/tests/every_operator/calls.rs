@@ -4,7 +4,7 @@ use super::devices::tensor;
 use burn::tensor::{Device, Tensor};
 use spillway_ssm_core::operators::causal_conv1d::Activation;
 use spillway_ssm_core::operators::linear_state_space::{LinearSystem, Rule, Spectrum, linear_state_space};
-use spillway_ssm_core::operators::long_convolution::{Form, Later};
+use spillway_ssm_core::operators::long_convolution::{Later, Method};
 use spillway_ssm_core::operators::norm::{GateOrder, NormPlan, NormWeights, Statistic};
 use spillway_ssm_core::operators::pointwise::gelu;
 use spillway_ssm_core::operators::taylor_attention::Expansion;
@@ -194,7 +194,7 @@ pub const CALLS: [(&str, Call); 26] = [
             response: Some(leaves.next([2, 9, 6])),
         };
         vec![flat(
-            long_convolution(inputs, Form::Fourier).expect("shapes that fit"),
+            long_convolution(inputs, Method::Fourier).expect("shapes that fit"),
         )]
     }),
     ("long_convolution_piece", |leaves| {
@@ -206,7 +206,7 @@ pub const CALLS: [(&str, Call); 26] = [
             response: None,
         };
         let mut tail = leaves.next([2, 6, 3]);
-        let out = long_convolution_piece(inputs, Form::Auto, &mut tail).expect("shapes that fit");
+        let out = long_convolution_piece(inputs, Method::Auto, &mut tail).expect("shapes that fit");
         vec![flat(out), flat(tail)]
     }),
     ("long_convolution_nd", |leaves| {

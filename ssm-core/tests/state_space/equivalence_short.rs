@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::operators::linear_state_space::{Rule, Spectrum};
-use spillway_ssm_core::operators::long_convolution::{Form, Later};
+use spillway_ssm_core::operators::long_convolution::{Later, Method};
 use spillway_ssm_core::operators::vandermonde::{Discretization, ModeSet};
 use spillway_ssm_core::operators::{
     DiagonalPlan, DiagonalSystem, LinearSystem, LongConvolutionInputs, LowRankSystem, cauchy_kernel,
@@ -36,7 +36,7 @@ fn a_convolution_never_wraps_and_never_reads_outside_of_its_input() {
     let (channels, device) = (2, Device::flex());
     for time in LENGTHS {
         for taps in [1, 2, 3, 8, 33, 100] {
-            for form in [Form::Auto, Form::Direct, Form::Fourier] {
+            for form in [Method::Auto, Method::Direct, Method::Fourier] {
                 let what = format!("{time} tokens, {taps} taps, {form:?}");
                 let (input, kernel) = (wave([1, time, channels], 0.7), wave([1, channels, taps], 1.3));
                 let later = wave([1, channels, taps], 0.9);

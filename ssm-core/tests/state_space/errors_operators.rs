@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::h3::{H3, H3Config};
 use spillway_ssm_core::operators::linear_state_space::{Rule, Spectrum};
-use spillway_ssm_core::operators::long_convolution::{Form, Later};
+use spillway_ssm_core::operators::long_convolution::{Later, Method};
 use spillway_ssm_core::operators::vandermonde::{Discretization, ModeSet};
 use spillway_ssm_core::operators::{
     AxisKernel, DiagonalPlan, DiagonalSystem, FixedLinearSystem, LinearSystem, LongConvolutionInputs,
@@ -364,18 +364,18 @@ fn kernels_of_a_convolution_that_are_no_numbers_are_refused() {
         response: None,
     };
     for device in devices() {
-        assert!(long_convolution(inputs(&device), Form::Auto).is_ok());
+        assert!(long_convolution(inputs(&device), Method::Auto).is_ok());
         for bad in NOT_NUMBERS {
             let kernel = || with_last([1, 2, 3], bad, &device);
             let of_kernel = LongConvolutionInputs {
                 kernel: kernel(),
                 ..inputs(&device)
             };
-            expect_refused("K", long_convolution(of_kernel.clone(), Form::Auto));
+            expect_refused("K", long_convolution(of_kernel.clone(), Method::Auto));
             let mut tail = Tensor::zeros([1, 2, 2], &device);
             expect_refused(
                 "K of a stream",
-                long_convolution_piece(of_kernel, Form::Auto, &mut tail),
+                long_convolution_piece(of_kernel, Method::Auto, &mut tail),
             );
             assert_eq!(tail.dims(), [1, 2, 2], "the tail of a call that is refused stays");
             let later_kernel = Some((Later::Next, kernel()));
@@ -386,7 +386,7 @@ fn kernels_of_a_convolution_that_are_no_numbers_are_refused() {
                         later_kernel,
                         ..inputs(&device)
                     },
-                    Form::Auto,
+                    Method::Auto,
                 ),
             );
             let skip = Some(with_last([1, 2], bad, &device));
@@ -397,7 +397,7 @@ fn kernels_of_a_convolution_that_are_no_numbers_are_refused() {
                         skip,
                         ..inputs(&device)
                     },
-                    Form::Auto,
+                    Method::Auto,
                 ),
             );
         }
@@ -405,7 +405,7 @@ fn kernels_of_a_convolution_that_are_no_numbers_are_refused() {
             kernel: Tensor::zeros([1, 2, 0], &device),
             ..inputs(&device)
         };
-        expect_refused("no taps", long_convolution(none, Form::Auto));
+        expect_refused("no taps", long_convolution(none, Method::Auto));
     }
 }
 

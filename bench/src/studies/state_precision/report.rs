@@ -217,23 +217,23 @@ fn safety(report: &PrecisionReport, written: &str, found: &[(&str, &TypeReport)]
     let percent = short(100.0 * report.config.tolerated);
     let safe = found.iter().filter(|(_, found)| found.safe_up_to == last).count();
     let (law, shortest) = found.iter().min_by_key(|(_, found)| found.safe_up_to)?;
-    let stretch = format!(
+    let segment = format!(
         "the read-out stays within {percent} % for all {} tokens",
         count(last)
     );
     Some(match (safe, shortest.safe_up_to) {
-        (all, _) if all == found.len() => format!("{written}: {stretch} under every law."),
+        (all, _) if all == found.len() => format!("{written}: {segment} under every law."),
         (0, 0) if found.iter().all(|(_, found)| found.safe_up_to == 0) => {
             format!(
                 "{written}: the read-out is off by more than {percent} % from the first tokens on, under every law."
             )
         }
         (safe, 0) => format!(
-            "{written}: {stretch} under {safe} of {} laws, and under “{law}” not even for the first.",
+            "{written}: {segment} under {safe} of {} laws, and under “{law}” not even for the first.",
             found.len()
         ),
         (safe, shortest) => format!(
-            "{written}: {stretch} under {safe} of {} laws, and for the fewest, {}, under “{law}”.",
+            "{written}: {segment} under {safe} of {} laws, and for the fewest, {}, under “{law}”.",
             found.len(),
             count(shortest)
         ),

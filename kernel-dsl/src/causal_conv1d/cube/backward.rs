@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::forward::{before, convolve, shift};
-use super::operands::{Constants, Form, Place, place};
+use super::operands::{Constants, Place, Variant, place};
 use super::{UNITS, chunk_size, pass_through_empty};
 use crate::causal_conv1d::problem::{DeviceCotangents, DeviceGradients, DeviceInputs, Problem};
 use crate::cube::math::silu_derivative;
@@ -85,7 +85,7 @@ pub fn backward(
             chunks.chunks(),
             spans.arg(),
             total,
-            Form::new(
+            Variant::new(
                 problem,
                 inputs,
                 initial_state.is_some(),
@@ -121,17 +121,17 @@ fn backward_kernel<F: Float>(
     chunks: &[u32],
     spans: &[u32],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= total {
         terminate!();
     }
-    let (width, past) = comptime!((form.width, form.width - 1));
+    let (width, past) = comptime!((variant.width, variant.width - 1));
     let channels = constants.channels;
     let place = place(chunks, spans, channels);
     if place.channel < channels {
-        let mut window = before::<F>(x, constants, &place, form);
+        let mut window = before::<F>(x, constants, &place, variant);
         // Of the last `width` places of the signal: what the tokens so far add to their gradients.
         let mut sums = zeros(width);
         let mut by_weight = zeros(width);
@@ -144,8 +144,8 @@ fn backward_kernel<F: Float>(
             if row < place.end {
                 window[past] = x.at(row, place.channel);
                 delta = cotangent.at(row, place.channel);
-                if comptime!(form.silu) {
-                    delta *= silu_derivative(convolve(&window, constants, place.channel, form));
+                if comptime!(variant.silu) {
+                    delta *= silu_derivative(convolve(&window, constants, place.channel, variant));
                 }
             }
             let own = n < length;
@@ -168,10 +168,10 @@ fn backward_kernel<F: Float>(
                 state_cotangent,
                 by_input,
                 by_state,
-                form,
+                variant,
             );
-            shift(&mut window, form);
-            shift(&mut sums, form);
+            shift(&mut window, variant);
+            shift(&mut sums, variant);
             sums[past] = 0.0f32;
         }
         let chunk = CUBE_POS / channels.div_ceil(UNITS);
@@ -204,16 +204,16 @@ fn write<F: Float>(
     state_cotangent: &[f32],
     by_input: &mut [F],
     by_state: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
-    let past = comptime!(form.width - 1);
+    let past = comptime!(variant.width - 1);
     // The first places belong to the state, or to the chunk before.
     if n >= past || place.first == place.start {
         let i = place.first - place.start + n;
         let length = place.end - place.start;
         let base = (place.sequence * channels + place.channel) * past;
         let mut value = sum;
-        if comptime!(form.state_cotangent) {
+        if comptime!(variant.state_cotangent) {
             if i >= length {
                 value += state_cotangent[base + i - length];
             }

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, Form, Place, place};
+use super::operands::{Constants, Place, Variant, place};
 use super::{UNITS, chunk_size, pass_through_empty};
 use crate::causal_conv1d::problem::{DeviceInputs, DeviceOutputs, Problem};
 use crate::cube::math::silu;
@@ -53,7 +53,7 @@ pub fn causal_conv1d(
             chunks.chunks(),
             spans.arg(),
             total,
-            Form::new(problem, inputs, state.is_some(), false),
+            Variant::new(problem, inputs, state.is_some(), false),
             dtype.elem(),
         );
     }
@@ -70,25 +70,25 @@ fn forward_kernel<F: Float>(
     chunks: &[u32],
     spans: &[u32],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= total {
         terminate!();
     }
-    let past = comptime!(form.width - 1);
+    let past = comptime!(variant.width - 1);
     let channels = constants.channels;
     let place = place(chunks, spans, channels);
     if place.channel < channels {
-        let mut window = before::<F>(x, constants, &place, form);
+        let mut window = before::<F>(x, constants, &place, variant);
         for row in place.first..place.stop {
             window[past] = x.at(row, place.channel);
-            let mut y = convolve(&window, constants, place.channel, form);
-            if comptime!(form.silu) {
+            let mut y = convolve(&window, constants, place.channel, variant);
+            if comptime!(variant.silu) {
                 y = silu(y);
             }
             out[row * channels + place.channel] = F::cast_from(y);
-            shift(&mut window, form);
+            shift(&mut window, variant);
         }
         if place.stop == place.end {
             let base = (place.sequence * channels + place.channel) * past;
@@ -106,10 +106,10 @@ pub(super) fn before<F: Float>(
     x: &RowsView<F>,
     constants: &Constants,
     place: &Place,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) -> Array<f32> {
-    let past = comptime!(form.width - 1);
-    let mut window = Array::<f32>::new(comptime!(form.width));
+    let past = comptime!(variant.width - 1);
+    let mut window = Array::<f32>::new(comptime!(variant.width));
     let behind = place.first - place.start;
     #[unroll]
     for j in 0..past {
@@ -118,7 +118,7 @@ pub(super) fn before<F: Float>(
         let mut value = 0.0f32;
         if i >= past {
             value = x.at(place.start + i - past, place.channel);
-        } else if comptime!(form.state) {
+        } else if comptime!(variant.state) {
             let line = place.sequence * constants.channels + place.channel;
             value = constants.state[line * past + i];
         }
@@ -134,24 +134,24 @@ pub(super) fn convolve(
     window: &Array<f32>,
     constants: &Constants,
     channel: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) -> f32 {
     let mut sum = 0.0f32;
-    if comptime!(form.bias) {
+    if comptime!(variant.bias) {
         sum = constants.bias[channel];
     }
     #[unroll]
-    for j in 0..comptime!(form.width) {
-        sum += constants.weight[channel * comptime!(form.width) + j] * window[j];
+    for j in 0..comptime!(variant.width) {
+        sum += constants.weight[channel * comptime!(variant.width) + j] * window[j];
     }
     sum
 }
 
 /// Moves the window on by one token.
 #[cube]
-pub(super) fn shift(window: &mut Array<f32>, #[comptime] form: Form) {
+pub(super) fn shift(window: &mut Array<f32>, #[comptime] variant: Variant) {
     #[unroll]
-    for j in 0..comptime!(form.width - 1) {
+    for j in 0..comptime!(variant.width - 1) {
         window[j] = window[j + 1];
     }
 }

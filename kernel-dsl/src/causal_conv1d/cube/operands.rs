@@ -8,7 +8,7 @@ use crate::cube::DeviceBuffer;
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct Variant {
     pub width: usize,
     pub silu: bool,
     pub bias: bool,
@@ -18,7 +18,7 @@ pub(super) struct Form {
     pub state_cotangent: bool,
 }
 
-impl Form {
+impl Variant {
     pub(super) fn new(problem: &Problem, inputs: &DeviceInputs, state: bool, state_cotangent: bool) -> Self {
         Self {
             width: problem.width,

@@ -16,7 +16,7 @@
 use cubecl::prelude::*;
 
 use super::forward::{Keep, walk};
-use super::operands::Form;
+use super::operands::Variant;
 use super::plan::{Tile, backward_chunk_size};
 use super::sweep::{PartsLaunch, sweep};
 use super::token_buffer;
@@ -85,7 +85,7 @@ pub fn backward(
             table.chunks(),
             table.sequences(),
             tokens,
-            Form::new(problem, tile),
+            Variant::new(problem, tile),
             [inputs.dtype().elem(), inputs.gate_type().elem()],
         );
     }

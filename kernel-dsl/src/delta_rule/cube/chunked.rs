@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Place, Sizes, Tokens};
+use super::operands::{Place, Sizes, Tokens, Variant};
 use super::plan::Tile;
 use super::prepare::{LENGTH, SHARED_MEMORY, UNITS, prepare, prepared_len};
 use super::token_buffer;
@@ -79,7 +79,7 @@ pub fn chunked(
             prepared.arg(),
             table.chunks(),
             // Neither pass needs what the other one's form says; one kernel serves more problems so.
-            Form::new(problem, Tile::NONE),
+            Variant::new(problem, Tile::NONE),
             types,
         );
     }
@@ -97,7 +97,7 @@ pub fn chunked(
         out.arg(),
         table.chunks(),
         table.sequences(),
-        Form::of_tile(tile),
+        Variant::of_tile(tile),
         inputs.dtype().elem(),
     );
     Ok(DeviceOutputs { out, state: end })
@@ -115,16 +115,16 @@ fn walk_chunks<F: Float>(
     out: &mut [F],
     chunks: &[u32],
     sequences: &[u32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= sizes.cubes {
         terminate!();
     }
-    let place = sizes.place(form);
-    let rows = comptime!(form.tile.rows);
-    let mut meeting = Shared::<[f32]>::new_slice(comptime!(LENGTH * form.tile.units()));
-    let mut state = sizes.load(begin, place.state, &place, form);
+    let place = sizes.place(variant);
+    let rows = comptime!(variant.tile.rows);
+    let mut meeting = Shared::<[f32]>::new_slice(comptime!(LENGTH * variant.tile.units()));
+    let mut state = sizes.load(begin, place.state, &place, variant);
     let key_dim = sizes.key_dim;
     let block = LENGTH * key_dim;
     for chunk in sequences[2 * place.sequence] as usize..sequences[2 * place.sequence + 1] as usize {
@@ -145,7 +145,7 @@ fn walk_chunks<F: Float>(
                     .at(start + i, place.head * sizes.value_dim + place.column);
             }
         }
-        #[unroll(form.tile.unrolled)]
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             let n = min(place.first + r, key_dim - 1);
             #[unroll]
@@ -154,7 +154,7 @@ fn walk_chunks<F: Float>(
                 read[i] += prepared[base + block + i * key_dim + n] * state[r];
             }
         }
-        meet(&outputs, &mut meeting, form);
+        meet(&outputs, &mut meeting, variant);
         write_outputs::<F>(
             sizes,
             &place,
@@ -165,14 +165,14 @@ fn walk_chunks<F: Float>(
             base + 4 * block + key_dim,
             start,
             len,
-            form,
+            variant,
         );
-        meet(&read, &mut meeting, form);
+        meet(&read, &mut meeting, variant);
         #[unroll]
         for i in 0..LENGTH {
-            read[i] = met(&meeting, i, form);
+            read[i] = met(&meeting, i, variant);
         }
-        #[unroll(form.tile.unrolled)]
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             let n = min(place.first + r, key_dim - 1);
             let mut next = prepared[base + 4 * block + n] * state[r];
@@ -184,7 +184,7 @@ fn walk_chunks<F: Float>(
             state[r] = select(place.first + r < key_dim, next, 0.0f32);
         }
     }
-    sizes.store(end, &state, place.state, &place, form);
+    sizes.store(end, &state, place.state, &place, variant);
 }
 
 /// The outputs of a chunk; the units of a column share its tokens.
@@ -200,12 +200,12 @@ fn write_outputs<F: Float>(
     direct: usize,
     start: usize,
     len: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
-    let slice = UNIT_POS as usize / comptime!(form.tile.columns);
+    let slice = UNIT_POS as usize / comptime!(variant.tile.columns);
     let mut i = slice;
     while i < len {
-        let mut y = met(meeting, i, form);
+        let mut y = met(meeting, i, variant);
         #[unroll]
         for s in 0..LENGTH {
             y += prepared[direct + i * LENGTH + s] * values[s];
@@ -214,28 +214,28 @@ fn write_outputs<F: Float>(
             let at = ((start + i) * sizes.heads + place.head) * sizes.value_dim + place.column;
             out[at] = F::cast_from(y);
         }
-        i += comptime!(form.tile.slices);
+        i += comptime!(variant.tile.slices);
     }
 }
 
 /// Puts one value per token of every unit into shared memory, between two waits.
 #[cube]
-fn meet(values: &Array<f32>, meeting: &mut Shared<[f32]>, #[comptime] form: Form) {
+fn meet(values: &Array<f32>, meeting: &mut Shared<[f32]>, #[comptime] variant: Variant) {
     sync_cube();
     #[unroll]
     for i in 0..LENGTH {
-        meeting[i * comptime!(form.tile.units()) + UNIT_POS as usize] = values[i];
+        meeting[i * comptime!(variant.tile.units()) + UNIT_POS as usize] = values[i];
     }
     sync_cube();
 }
 
 /// The sum of token `i` over the units of a column, in the order of their rows.
 #[cube]
-fn met(meeting: &Shared<[f32]>, i: usize, #[comptime] form: Form) -> f32 {
-    let columns = comptime!(form.tile.columns);
+fn met(meeting: &Shared<[f32]>, i: usize, #[comptime] variant: Variant) -> f32 {
+    let columns = comptime!(variant.tile.columns);
     let mut sum = 0.0f32;
-    for s in 0..comptime!(form.tile.slices) {
-        sum += meeting[i * comptime!(form.tile.units()) + s * columns + UNIT_POS as usize % columns];
+    for s in 0..comptime!(variant.tile.slices) {
+        sum += meeting[i * comptime!(variant.tile.units()) + s * columns + UNIT_POS as usize % columns];
     }
     sum
 }

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::chunked::{chunked, is_preferred};
-use super::operands::{Form, Gates, Sizes, Stage, Tokens, written};
+use super::operands::{Gates, Sizes, Stage, Tokens, Variant, written};
 use super::plan::Tile;
 use super::token_buffer;
 use crate::cube::{ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes};
@@ -120,7 +120,7 @@ pub(super) fn walk(
         states.arg(),
         table.chunks(),
         table.sequences(),
-        Form::new(problem, tile),
+        Variant::new(problem, tile),
         outputs,
         [inputs.dtype().elem(), inputs.gate_type().elem()],
     );
@@ -139,42 +139,42 @@ fn walk_kernel<F: Float, G: Float>(
     states: &mut [f32],
     chunks: &[u32],
     sequences: &[u32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] outputs: bool,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
     if CUBE_POS >= sizes.cubes {
         terminate!();
     }
-    let place = sizes.place(form);
-    let mut stage = Stage::new(form);
-    let mut state = sizes.load(begin, place.state, &place, form);
+    let place = sizes.place(variant);
+    let mut stage = Stage::new(variant);
+    let mut state = sizes.load(begin, place.state, &place, variant);
     let head_len = sizes.key_dim * sizes.value_dim;
     let first_chunk = sequences[2 * place.sequence] as usize;
     let after_chunks = sequences[2 * place.sequence + 1] as usize;
     for chunk in first_chunk..after_chunks {
         if comptime!(!outputs) {
             let offset = (chunk * sizes.heads + place.head) * head_len + place.column;
-            sizes.store(states, &state, offset, &place, form);
+            sizes.store(states, &state, offset, &place, variant);
         }
         for row in chunks[3 * chunk] as usize..chunks[3 * chunk + 1] as usize {
-            stage.fill::<F, G>(tokens, gates, sizes, &place, row, form);
-            let read = stage.read(&state, &place, form);
-            let written = written::<F, G>(tokens, gates, sizes, &place, row, read, form);
+            stage.fill::<F, G>(tokens, gates, sizes, &place, row, variant);
+            let read = stage.read(&state, &place, variant);
+            let written = written::<F, G>(tokens, gates, sizes, &place, row, read, variant);
             let mut sum = 0.0f32;
-            #[unroll(form.tile.unrolled)]
-            for r in 0..comptime!(form.tile.rows) {
+            #[unroll(variant.tile.unrolled)]
+            for r in 0..comptime!(variant.tile.rows) {
                 let n = place.first + r;
-                state[r] = stage.updated(state[r], read, written, n, form);
+                state[r] = stage.updated(state[r], read, written, n, variant);
                 sum += stage.query[n] * state[r];
             }
             if comptime!(outputs) {
-                let y = stage.column_sum(sum, form);
+                let y = stage.column_sum(sum, variant);
                 if place.active && place.first == 0 {
                     out[(row * sizes.heads + place.head) * sizes.value_dim + place.column] = F::cast_from(y);
                 }
             }
         }
     }
-    sizes.store(end, &state, place.state, &place, form);
+    sizes.store(end, &state, place.state, &place, variant);
 }

@@ -10,13 +10,13 @@ use crate::delta_rule::problem::{DeviceInputs, DeviceTransition, Problem, Transi
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct Variant {
     pub transition: TransitionKind,
     pub decay: DecayScope,
     pub tile: Tile,
 }
 
-impl Form {
+impl Variant {
     pub(super) fn new(problem: &Problem, tile: Tile) -> Self {
         Self {
             transition: problem.transition,
@@ -60,9 +60,16 @@ pub(super) struct Gates<G: Float> {
 #[cube]
 impl<G: Float> Gates<G> {
     /// a of key `n` of a head; 1 without decay.
-    pub fn decay(&self, sizes: &Sizes, row: usize, head: usize, n: usize, #[comptime] form: Form) -> f32 {
+    pub fn decay(
+        &self,
+        sizes: &Sizes,
+        row: usize,
+        head: usize,
+        n: usize,
+        #[comptime] variant: Variant,
+    ) -> f32 {
         let mut value = 1.0f32;
-        match comptime!(form.decay) {
+        match comptime!(variant.decay) {
             DecayScope::None => {}
             DecayScope::Head => value = self.log_decay.at(row, head).exp(),
             DecayScope::Key => value = self.log_decay.at(row, head * sizes.key_dim + n).exp(),
@@ -105,8 +112,8 @@ pub(super) struct Place {
 #[cube]
 impl Sizes {
     /// Cubes are ordered by sequence, then head, then tile of columns.
-    pub fn place(&self, #[comptime] form: Form) -> Place {
-        let columns = comptime!(form.tile.columns);
+    pub fn place(&self, #[comptime] variant: Variant) -> Place {
+        let columns = comptime!(variant.tile.columns);
         let tiles = self.value_dim.div_ceil(columns);
         let index = CUBE_POS / tiles;
         let unit = UNIT_POS as usize;
@@ -116,7 +123,7 @@ impl Sizes {
             head: index % self.heads,
             tile: CUBE_POS % tiles,
             tiles,
-            first: unit / columns * comptime!(form.tile.rows),
+            first: unit / columns * comptime!(variant.tile.rows),
             column,
             active: column < self.value_dim,
             state: index * self.key_dim * self.value_dim + column,
@@ -124,10 +131,16 @@ impl Sizes {
     }
 
     /// Loads a unit's part of a state; 0 beyond it.
-    pub fn load(&self, states: &[f32], offset: usize, place: &Place, #[comptime] form: Form) -> Array<f32> {
-        let mut state = zeros(form);
-        #[unroll(form.tile.unrolled)]
-        for r in 0..comptime!(form.tile.rows) {
+    pub fn load(
+        &self,
+        states: &[f32],
+        offset: usize,
+        place: &Place,
+        #[comptime] variant: Variant,
+    ) -> Array<f32> {
+        let mut state = zeros(variant);
+        #[unroll(variant.tile.unrolled)]
+        for r in 0..comptime!(variant.tile.rows) {
             if place.active && place.first + r < self.key_dim {
                 state[r] = states[offset + (place.first + r) * self.value_dim];
             }
@@ -142,10 +155,10 @@ impl Sizes {
         state: &Array<f32>,
         offset: usize,
         place: &Place,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) {
-        #[unroll(form.tile.unrolled)]
-        for r in 0..comptime!(form.tile.rows) {
+        #[unroll(variant.tile.unrolled)]
+        for r in 0..comptime!(variant.tile.rows) {
             if place.active && place.first + r < self.key_dim {
                 states[offset + (place.first + r) * self.value_dim] = state[r];
             }
@@ -155,10 +168,10 @@ impl Sizes {
 
 /// Zeros in the registers of a unit.
 #[cube]
-pub(super) fn zeros(#[comptime] form: Form) -> Array<f32> {
-    let mut values = Array::<f32>::new(comptime!(form.tile.rows));
-    #[unroll(form.tile.unrolled)]
-    for r in 0..comptime!(form.tile.rows) {
+pub(super) fn zeros(#[comptime] variant: Variant) -> Array<f32> {
+    let mut values = Array::<f32>::new(comptime!(variant.tile.rows));
+    #[unroll(variant.tile.unrolled)]
+    for r in 0..comptime!(variant.tile.rows) {
         values[r] = 0.0f32;
     }
     values
@@ -181,15 +194,15 @@ pub(super) struct Stage {
 
 #[cube]
 impl Stage {
-    pub fn new(#[comptime] form: Form) -> Stage {
-        let low_rank = comptime!(if form.delta() { 1 } else { form.tile.staged() });
+    pub fn new(#[comptime] variant: Variant) -> Stage {
+        let low_rank = comptime!(if variant.delta() { 1 } else { variant.tile.staged() });
         Stage {
-            query: Shared::<[f32]>::new_slice(comptime!(form.tile.staged())),
-            key: Shared::<[f32]>::new_slice(comptime!(form.tile.staged())),
-            decay: Shared::<[f32]>::new_slice(comptime!(form.tile.staged())),
+            query: Shared::<[f32]>::new_slice(comptime!(variant.tile.staged())),
+            key: Shared::<[f32]>::new_slice(comptime!(variant.tile.staged())),
+            decay: Shared::<[f32]>::new_slice(comptime!(variant.tile.staged())),
             p: Shared::<[f32]>::new_slice(low_rank),
             b: Shared::<[f32]>::new_slice(low_rank),
-            meeting: Shared::<[f32]>::new_slice(comptime!(form.tile.units())),
+            meeting: Shared::<[f32]>::new_slice(comptime!(variant.tile.units())),
         }
     }
 
@@ -201,36 +214,36 @@ impl Stage {
         sizes: &Sizes,
         place: &Place,
         row: usize,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) {
         sync_cube();
         let group = place.head / sizes.heads_per_group;
         let mut n = UNIT_POS as usize;
-        while n < comptime!(form.tile.staged()) {
+        while n < comptime!(variant.tile.staged()) {
             let inside = n < sizes.key_dim;
             let on_keys = group * sizes.key_dim + min(n, sizes.key_dim - 1);
             self.query[n] = select(inside, sizes.scale * tokens.query.at(row, on_keys), 0.0f32);
             self.key[n] = select(inside, tokens.key.at(row, on_keys), 0.0f32);
-            if comptime!(!form.delta()) {
+            if comptime!(!variant.delta()) {
                 self.p[n] = select(inside, tokens.p.at(row, on_keys), 0.0f32);
                 self.b[n] = select(inside, tokens.b.at(row, on_keys), 0.0f32);
             }
-            self.decay[n] = gates.decay(sizes, row, place.head, min(n, sizes.key_dim - 1), form);
-            n += comptime!(form.tile.units());
+            self.decay[n] = gates.decay(sizes, row, place.head, min(n, sizes.key_dim - 1), variant);
+            n += comptime!(variant.tile.units());
         }
         sync_cube();
     }
 
     /// The sum of one value per unit over the units of a column, in the order of their rows.
-    pub fn column_sum(&mut self, value: f32, #[comptime] form: Form) -> f32 {
+    pub fn column_sum(&mut self, value: f32, #[comptime] variant: Variant) -> f32 {
         let mut sum = value;
-        if comptime!(form.tile.slices > 1) {
-            let columns = comptime!(form.tile.columns);
+        if comptime!(variant.tile.slices > 1) {
+            let columns = comptime!(variant.tile.columns);
             sync_cube();
             self.meeting[UNIT_POS as usize] = value;
             sync_cube();
             sum = 0.0f32;
-            for s in 0..comptime!(form.tile.slices) {
+            for s in 0..comptime!(variant.tile.slices) {
                 sum += self.meeting[s * columns + UNIT_POS as usize % columns];
             }
         }
@@ -238,25 +251,32 @@ impl Stage {
     }
 
     /// What the transition reads of the state before the token: kᵀ(a∘S) or pᵀS.
-    pub fn read(&mut self, state: &Array<f32>, place: &Place, #[comptime] form: Form) -> f32 {
+    pub fn read(&mut self, state: &Array<f32>, place: &Place, #[comptime] variant: Variant) -> f32 {
         let mut sum = 0.0f32;
-        #[unroll(form.tile.unrolled)]
-        for r in 0..comptime!(form.tile.rows) {
+        #[unroll(variant.tile.unrolled)]
+        for r in 0..comptime!(variant.tile.rows) {
             let n = place.first + r;
-            if comptime!(form.delta()) {
+            if comptime!(variant.delta()) {
                 sum += self.key[n] * (self.decay[n] * state[r]);
             } else {
                 sum += self.p[n] * state[r];
             }
         }
-        self.column_sum(sum, form)
+        self.column_sum(sum, variant)
     }
 
     /// One row of the state after the token, from that before it, what the transition read, and what is written with the
     /// key: β (v − u), or v.
-    pub fn updated(&self, before: f32, read: f32, written: f32, n: usize, #[comptime] form: Form) -> f32 {
+    pub fn updated(
+        &self,
+        before: f32,
+        read: f32,
+        written: f32,
+        n: usize,
+        #[comptime] variant: Variant,
+    ) -> f32 {
         let mut after = self.decay[n] * before + self.key[n] * written;
-        if comptime!(!form.delta()) {
+        if comptime!(!variant.delta()) {
             after += self.b[n] * read;
         }
         after
@@ -272,12 +292,12 @@ pub(super) fn written<F: Float, G: Float>(
     place: &Place,
     row: usize,
     read: f32,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) -> f32 {
     let mut value = 0.0f32;
     if place.active {
         value = tokens.value.at(row, place.head * sizes.value_dim + place.column);
-        if comptime!(form.delta()) {
+        if comptime!(variant.delta()) {
             value = gates.beta.at(row, place.head) * (value - read);
         }
     }

@@ -21,7 +21,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Gates, Sizes, Tokens};
+use super::operands::{Gates, Sizes, Tokens, Variant};
 
 /// Tokens of a chunk.
 pub(super) const LENGTH: usize = 16;
@@ -72,7 +72,7 @@ impl Chunk {
         sizes: &Sizes,
         t: usize,
         n: usize,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) -> Value {
         let inside = t < self.len && n < sizes.key_dim;
         let row = self.start + min(t, self.len - 1);
@@ -80,14 +80,14 @@ impl Chunk {
         let column = self.group * sizes.key_dim + key;
         let mut p = 0.0f32;
         let mut b = 0.0f32;
-        if comptime!(!form.delta()) {
+        if comptime!(!variant.delta()) {
             p = select(inside, tokens.p.at(row, column), 0.0f32);
             b = select(inside, tokens.b.at(row, column), 0.0f32);
         }
         Value {
             query: select(inside, sizes.scale * tokens.query.at(row, column), 0.0f32),
             key: select(inside, tokens.key.at(row, column), 0.0f32),
-            decay: select(inside, gates.decay(sizes, row, self.head, key, form), 1.0f32),
+            decay: select(inside, gates.decay(sizes, row, self.head, key, variant), 1.0f32),
             p,
             b,
         }
@@ -125,7 +125,7 @@ pub(super) fn prepare<F: Float, G: Float>(
     sizes: &Sizes,
     prepared: &mut [f32],
     chunks: &[u32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
     if CUBE_POS >= sizes.cubes {
@@ -146,7 +146,7 @@ pub(super) fn prepare<F: Float, G: Float>(
         query_b: no_products(),
         query_k: no_products(),
     };
-    multiply::<F, G>(tokens, gates, sizes, &chunk, &mut products, form);
+    multiply::<F, G>(tokens, gates, sizes, &chunk, &mut products, variant);
     let mut partial = Shared::<[f32]>::new_slice(comptime!(SLICES * PAIRS));
     let mut read_k = Shared::<[f32]>::new_slice(PAIRS);
     let mut query_k = Shared::<[f32]>::new_slice(PAIRS);
@@ -154,7 +154,7 @@ pub(super) fn prepare<F: Float, G: Float>(
     gather(&products.query_k, &mut partial, &mut query_k);
     let mut read_b = Shared::<[f32]>::new_slice(PAIRS);
     let mut query_b = Shared::<[f32]>::new_slice(PAIRS);
-    if comptime!(!form.delta()) {
+    if comptime!(!variant.delta()) {
         gather(&products.read_b, &mut partial, &mut read_b);
         gather(&products.query_b, &mut partial, &mut query_b);
     }
@@ -162,7 +162,7 @@ pub(super) fn prepare<F: Float, G: Float>(
     let mut inverse = Shared::<[f32]>::new_slice(PAIRS);
     let unit = UNIT_POS as usize;
     if unit < LENGTH {
-        if comptime!(form.delta()) {
+        if comptime!(variant.delta()) {
             invert_delta::<G>(gates, &chunk, &read_k, &mut inverse, unit);
         } else {
             invert_low_rank(&read_b, &mut inverse, unit);
@@ -174,7 +174,7 @@ pub(super) fn prepare<F: Float, G: Float>(
     let mut out_hat = Shared::<[f32]>::new_slice(PAIRS);
     let mut e = unit;
     while e < PAIRS {
-        if comptime!(form.delta()) {
+        if comptime!(variant.delta()) {
             read_v[e] = inverse[e];
             out_hat[e] = -product(&query_k, &inverse, e);
         } else {
@@ -187,7 +187,7 @@ pub(super) fn prepare<F: Float, G: Float>(
     let base = CUBE_POS * prepared_len(sizes.key_dim);
     e = unit;
     while e < PAIRS {
-        let direct = if comptime!(form.delta()) {
+        let direct = if comptime!(variant.delta()) {
             -out_hat[e]
         } else {
             query_k[e] + product(&query_b, &read_v, e)
@@ -209,7 +209,7 @@ pub(super) fn prepare<F: Float, G: Float>(
             &read_v,
             &mut partial,
             prepared,
-            form,
+            variant,
         );
         n += UNITS;
     }
@@ -223,7 +223,7 @@ fn multiply<F: Float, G: Float>(
     sizes: &Sizes,
     chunk: &Chunk,
     products: &mut Products,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
     let staged = comptime!(LENGTH * KEYS);
     let mut query = Shared::<[f32]>::new_slice(staged);
@@ -237,11 +237,11 @@ fn multiply<F: Float, G: Float>(
         sync_cube();
         let mut i = unit;
         while i < staged {
-            let value = chunk.value::<F, G>(tokens, gates, sizes, i / KEYS, block * KEYS + i % KEYS, form);
+            let value = chunk.value::<F, G>(tokens, gates, sizes, i / KEYS, block * KEYS + i % KEYS, variant);
             query[i] = value.query;
             key[i] = value.key;
             decay[i] = value.decay;
-            if comptime!(!form.delta()) {
+            if comptime!(!variant.delta()) {
                 p[i] = value.p;
                 b[i] = value.b;
             }
@@ -252,7 +252,7 @@ fn multiply<F: Float, G: Float>(
             let c = m * SLICES + unit % SLICES;
             let at = t * KEYS + c;
             let decayed_query = query[at] * decay[at];
-            let reader = if comptime!(form.delta()) {
+            let reader = if comptime!(variant.delta()) {
                 key[at] * decay[at]
             } else {
                 p[at]
@@ -267,7 +267,7 @@ fn multiply<F: Float, G: Float>(
                     let kept = between * key[from];
                     products.read_k[s] += reader * kept;
                     products.query_k[s] += decayed_query * kept;
-                    if comptime!(!form.delta()) {
+                    if comptime!(!variant.delta()) {
                         let kept = between * b[from];
                         products.read_b[s] += reader * kept;
                         products.query_b[s] += decayed_query * kept;
@@ -275,7 +275,7 @@ fn multiply<F: Float, G: Float>(
                     between *= decay[from];
                 } else if s == t {
                     products.query_k[s] += query[at] * key[at];
-                    if comptime!(!form.delta()) {
+                    if comptime!(!variant.delta()) {
                         products.query_b[s] += query[at] * b[at];
                     }
                 }
@@ -361,7 +361,7 @@ fn write_key<F: Float, G: Float>(
     read_v: &Shared<[f32]>,
     own: &mut Shared<[f32]>,
     prepared: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
     let key_dim = sizes.key_dim;
     let block = LENGTH * key_dim;
@@ -369,10 +369,10 @@ fn write_key<F: Float, G: Float>(
     // P̂ or K̂, then Q' and X, which at a token take what came before it.
     let mut passed = 1.0f32;
     for t in 0..LENGTH {
-        let value = chunk.value::<F, G>(tokens, gates, sizes, t, n, form);
+        let value = chunk.value::<F, G>(tokens, gates, sizes, t, n, variant);
         let before = passed;
         passed *= value.decay;
-        let hat = if comptime!(form.delta()) {
+        let hat = if comptime!(variant.delta()) {
             value.key * passed
         } else {
             value.p * before
@@ -386,16 +386,16 @@ fn write_key<F: Float, G: Float>(
             out += out_hat[t * LENGTH + s] * earlier;
         }
         prepared[base + t * key_dim + n] = out;
-        prepared[base + block + t * key_dim + n] = if comptime!(form.delta()) { -read } else { read };
+        prepared[base + block + t * key_dim + n] = if comptime!(variant.delta()) { -read } else { read };
     }
     prepared[base + 4 * block + n] = passed;
     // B, then E, which at a token takes what comes after it.
     let mut left = 1.0f32;
     for back in 0..LENGTH {
         let s = LENGTH - 1 - back;
-        let value = chunk.value::<F, G>(tokens, gates, sizes, s, n, form);
+        let value = chunk.value::<F, G>(tokens, gates, sizes, s, n, variant);
         let kept = left
-            * if comptime!(form.delta()) {
+            * if comptime!(variant.delta()) {
                 value.key
             } else {
                 value.b
@@ -403,7 +403,7 @@ fn write_key<F: Float, G: Float>(
         own[s * UNITS + unit] = kept;
         prepared[base + 2 * block + s * key_dim + n] = kept;
         let mut written = 0.0f32;
-        if comptime!(!form.delta()) {
+        if comptime!(!variant.delta()) {
             written = left * value.key;
         }
         for t in s..LENGTH {

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Gates, Place, Sizes, Stage, Tokens, written, zeros};
+use super::operands::{Gates, Place, Sizes, Stage, Tokens, Variant, written, zeros};
 use crate::cube::view::RowsView;
 use crate::decay::DecayScope;
 
@@ -33,19 +33,19 @@ pub(super) fn sweep<F: Float, G: Float>(
     chunks: &[u32],
     sequences: &[u32],
     chunk_size: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
     if CUBE_POS >= sizes.cubes {
         terminate!();
     }
-    let place = sizes.place(form);
-    let units = comptime!(form.tile.units());
+    let place = sizes.place(variant);
+    let units = comptime!(variant.tile.units());
     // What a unit keeps of one token.
-    let kept = comptime!((form.tile.rows + 1) * form.tile.units());
-    let mut stage = Stage::new(form);
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(form.tile.staged() * (form.tile.columns + 1)));
-    let mut by_state = sizes.load(by_end, place.state, &place, form);
+    let kept = comptime!((variant.tile.rows + 1) * variant.tile.units());
+    let mut stage = Stage::new(variant);
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(variant.tile.staged() * (variant.tile.columns + 1)));
+    let mut by_state = sizes.load(by_end, place.state, &place, variant);
     let head_len = sizes.key_dim * sizes.value_dim;
     let first_chunk = sequences[2 * place.sequence] as usize;
     let after_chunks = sequences[2 * place.sequence + 1] as usize;
@@ -54,28 +54,28 @@ pub(super) fn sweep<F: Float, G: Float>(
         let start = chunks[3 * chunk] as usize;
         let stop = chunks[3 * chunk + 1] as usize;
         let offset = (chunk * sizes.heads + place.head) * head_len + place.column;
-        let mut state = sizes.load(states, offset, &place, form);
+        let mut state = sizes.load(states, offset, &place, variant);
         for row in start..stop {
-            stage.fill::<F, G>(tokens, gates, sizes, &place, row, form);
-            let read = stage.read(&state, &place, form);
-            let written = written::<F, G>(tokens, gates, sizes, &place, row, read, form);
+            stage.fill::<F, G>(tokens, gates, sizes, &place, row, variant);
+            let read = stage.read(&state, &place, variant);
+            let written = written::<F, G>(tokens, gates, sizes, &place, row, read, variant);
             let at = (CUBE_POS * chunk_size + row - start) * kept + UNIT_POS as usize;
             trail[at] = read;
-            #[unroll(form.tile.unrolled)]
-            for r in 0..comptime!(form.tile.rows) {
+            #[unroll(variant.tile.unrolled)]
+            for r in 0..comptime!(variant.tile.rows) {
                 trail[at + (r + 1) * units] = state[r];
-                state[r] = stage.updated(state[r], read, written, place.first + r, form);
+                state[r] = stage.updated(state[r], read, written, place.first + r, variant);
             }
         }
         for after in start..stop {
             let row = stop + start - 1 - after;
             let at = (CUBE_POS * chunk_size + row - start) * kept + UNIT_POS as usize;
             let read = trail[at];
-            #[unroll(form.tile.unrolled)]
-            for r in 0..comptime!(form.tile.rows) {
+            #[unroll(variant.tile.unrolled)]
+            for r in 0..comptime!(variant.tile.rows) {
                 state[r] = trail[at + (r + 1) * units];
             }
-            stage.fill::<F, G>(tokens, gates, sizes, &place, row, form);
+            stage.fill::<F, G>(tokens, gates, sizes, &place, row, variant);
             token::<F, G>(
                 tokens,
                 gates,
@@ -89,11 +89,11 @@ pub(super) fn sweep<F: Float, G: Float>(
                 &mut stage,
                 &mut sums,
                 parts,
-                form,
+                variant,
             );
         }
     }
-    sizes.store(by_begin, &by_state, place.state, &place, form);
+    sizes.store(by_begin, &by_state, place.state, &place, variant);
 }
 
 /// Goes back through one token, given the state before it and what was read of it: G from dS_t to dS_{t−1}, all else gets its
@@ -113,33 +113,33 @@ fn token<F: Float, G: Float>(
     stage: &mut Stage,
     sums: &mut Shared<[f32]>,
     parts: &mut Parts,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
-    let rows = comptime!(form.tile.rows);
+    let rows = comptime!(variant.tile.rows);
     let on_value = place.head * sizes.value_dim + place.column;
     let at_value = row * sizes.heads * sizes.value_dim + on_value;
-    let written = written::<F, G>(tokens, gates, sizes, place, row, read, form);
+    let written = written::<F, G>(tokens, gates, sizes, place, row, read, variant);
     let mut dy = 0.0f32;
     if place.active {
         dy = by_out.at(row, on_value);
     }
     // dq, and G complete; the columns of kᵀG and bᵀG.
-    let mut share = zeros(form);
+    let mut share = zeros(variant);
     let mut by_written = 0.0f32;
     let mut by_read = 0.0f32;
-    #[unroll(form.tile.unrolled)]
+    #[unroll(variant.tile.unrolled)]
     for r in 0..rows {
         let n = place.first + r;
-        share[r] = sizes.scale * stage.updated(before[r], read, written, n, form) * dy;
+        share[r] = sizes.scale * stage.updated(before[r], read, written, n, variant) * dy;
         by_state[r] += stage.query[n] * dy;
         by_written += stage.key[n] * by_state[r];
-        if comptime!(!form.delta()) {
+        if comptime!(!variant.delta()) {
             by_read += stage.b[n] * by_state[r];
         }
     }
-    row_sums(sizes, place, row, &share, sums, &mut parts.query, form);
-    by_written = stage.column_sum(by_written, form);
-    if comptime!(form.delta()) {
+    row_sums(sizes, place, row, &share, sums, &mut parts.query, variant);
+    by_written = stage.column_sum(by_written, variant);
+    if comptime!(variant.delta()) {
         // With β in `written` = β e: de = β kᵀG, and e itself only for dβ.
         let mut by_error = 0.0f32;
         if place.active {
@@ -149,40 +149,40 @@ fn token<F: Float, G: Float>(
                 parts.beta[at_value] = by_written * (tokens.value.at(row, on_value) - read);
             }
         }
-        #[unroll(form.tile.unrolled)]
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             let n = place.first + r;
             share[r] = by_state[r] * written - stage.decay[n] * before[r] * by_error;
             by_state[r] -= stage.key[n] * by_error;
         }
-        row_sums(sizes, place, row, &share, sums, &mut parts.key, form);
-        #[unroll(form.tile.unrolled)]
+        row_sums(sizes, place, row, &share, sums, &mut parts.key, variant);
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             let n = place.first + r;
             share[r] = by_state[r] * stage.decay[n] * before[r];
             by_state[r] *= stage.decay[n];
         }
     } else {
-        by_read = stage.column_sum(by_read, form);
+        by_read = stage.column_sum(by_read, variant);
         if place.active && place.first == 0 {
             parts.value[at_value] = by_written;
         }
-        #[unroll(form.tile.unrolled)]
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             share[r] = by_state[r] * written;
         }
-        row_sums(sizes, place, row, &share, sums, &mut parts.key, form);
-        #[unroll(form.tile.unrolled)]
+        row_sums(sizes, place, row, &share, sums, &mut parts.key, variant);
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             share[r] = by_state[r] * read;
         }
-        row_sums(sizes, place, row, &share, sums, &mut parts.b, form);
-        #[unroll(form.tile.unrolled)]
+        row_sums(sizes, place, row, &share, sums, &mut parts.b, variant);
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             share[r] = before[r] * by_read;
         }
-        row_sums(sizes, place, row, &share, sums, &mut parts.p, form);
-        #[unroll(form.tile.unrolled)]
+        row_sums(sizes, place, row, &share, sums, &mut parts.p, variant);
+        #[unroll(variant.tile.unrolled)]
         for r in 0..rows {
             let n = place.first + r;
             by_state[r] *= stage.decay[n];
@@ -190,8 +190,8 @@ fn token<F: Float, G: Float>(
             by_state[r] += stage.p[n] * by_read;
         }
     }
-    if comptime!(form.decay != DecayScope::None) {
-        row_sums(sizes, place, row, &share, sums, &mut parts.log_decay, form);
+    if comptime!(variant.decay != DecayScope::None) {
+        row_sums(sizes, place, row, &share, sums, &mut parts.log_decay, variant);
     }
 }
 
@@ -204,14 +204,14 @@ fn row_sums(
     values: &Array<f32>,
     sums: &mut Shared<[f32]>,
     out: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
-    let columns = comptime!(form.tile.columns);
+    let columns = comptime!(variant.tile.columns);
     // One more than the columns, so that both ways through it touch all banks.
-    let pitch = comptime!(form.tile.columns + 1);
+    let pitch = comptime!(variant.tile.columns + 1);
     sync_cube();
-    #[unroll(form.tile.unrolled)]
-    for r in 0..comptime!(form.tile.rows) {
+    #[unroll(variant.tile.unrolled)]
+    for r in 0..comptime!(variant.tile.rows) {
         sums[(place.first + r) * pitch + UNIT_POS as usize % columns] = values[r];
     }
     sync_cube();
@@ -223,6 +223,6 @@ fn row_sums(
             sum += sums[n * pitch + p];
         }
         out[offset + n] = sum;
-        n += comptime!(form.tile.units());
+        n += comptime!(variant.tile.units());
     }
 }

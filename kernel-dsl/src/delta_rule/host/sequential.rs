@@ -71,9 +71,9 @@ pub fn sequential(
             out,
         };
         if head.is_low_rank() {
-            dispatch(Form::<true>(tokens));
+            dispatch(Variant::<true>(tokens));
         } else {
-            dispatch(Form::<false>(tokens));
+            dispatch(Variant::<false>(tokens));
         }
     });
     Ok(())
@@ -91,9 +91,9 @@ struct Tokens<'a> {
 }
 
 /// [`Tokens`] to be run inside the widest instruction set.
-struct Form<'a, const LOW_RANK: bool>(Tokens<'a>);
+struct Variant<'a, const LOW_RANK: bool>(Tokens<'a>);
 
-impl<const LOW_RANK: bool> WithSimd for Form<'_, LOW_RANK> {
+impl<const LOW_RANK: bool> WithSimd for Variant<'_, LOW_RANK> {
     type Output = ();
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Addend, Form, Moments, Operands, Sizes, moments, sizes};
+use super::operands::{Addend, Moments, Operands, Sizes, Variant, moments, sizes};
 use crate::cube::math::{silu, silu_derivative};
 use crate::cube::partial::Partials;
 use crate::cube::reduce::sum_over_cube;
@@ -39,7 +39,7 @@ pub(super) fn launch(
 ) -> Result<DeviceGradients, Error> {
     problem.validate_on_device(inputs, Some(cotangent))?;
     let (len, dtype) = (problem.len(), inputs.input.dtype());
-    let form = Form::new(client, problem, inputs, addend.map(|_| Addend::Gradient));
+    let variant = Variant::new(client, problem, inputs, addend.map(|_| Addend::Gradient));
     let input = DeviceBuffer::empty(client, len, dtype)?;
     // Kernels bind a buffer whether they write it or not.
     let gate = DeviceBuffer::empty(client, inputs.gate.as_ref().map_or(1, |_| len), dtype)?;
@@ -51,7 +51,7 @@ pub(super) fn launch(
         backward_kernel::launch(
             client,
             cubes(client, total)?,
-            CubeDim::new_1d(form.units as u32),
+            CubeDim::new_1d(variant.units as u32),
             address_type(client, longest)?,
             inputs.operands(addend),
             sizes(problem),
@@ -60,11 +60,11 @@ pub(super) fn launch(
             gate.arg(),
             statistics.arg(),
             total,
-            form,
+            variant,
             dtype.elem(),
         );
     }
-    let (weight, bias) = sums(client, problem, inputs, cotangent, &statistics, form)?;
+    let (weight, bias) = sums(client, problem, inputs, cotangent, &statistics, variant)?;
     Ok(DeviceGradients {
         input,
         gate: inputs.gate.as_ref().map(|_| gate),
@@ -80,9 +80,9 @@ fn sums(
     inputs: &DeviceInputs,
     cotangent: &DeviceRows,
     statistics: &DeviceBuffer,
-    form: Form,
+    variant: Variant,
 ) -> Result<(Option<DeviceBuffer>, Option<DeviceBuffer>), Error> {
-    if !form.weight && !form.bias {
+    if !variant.weight && !variant.bias {
         return Ok((None, None));
     }
     let Problem { rows, features, .. } = *problem;
@@ -107,7 +107,7 @@ fn sums(
             rows,
             weights.rows(),
             total,
-            form,
+            variant,
             inputs.input.dtype().elem(),
         );
     }
@@ -123,10 +123,10 @@ fn by_affine<F: Float>(
     cotangent: &RowsView<F>,
     row: usize,
     col: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) -> f32 {
     let mut value = cotangent.at(row, col);
-    if comptime!(form.gates_output()) {
+    if comptime!(variant.gates_output()) {
         value *= silu(operands.gate.at(row, col));
     }
     value
@@ -142,18 +142,18 @@ fn backward_kernel<F: Float>(
     by_gate: &mut [F],
     statistics: &mut [f32],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= total {
         terminate!();
     }
-    let mut scratch = Shared::<[f32]>::new_slice(form.units);
+    let mut scratch = Shared::<[f32]>::new_slice(variant.units);
     let groups = sizes.features / sizes.group_size;
     let row = CUBE_POS / groups;
     let first = CUBE_POS % groups * sizes.group_size;
     let end = first + sizes.group_size;
-    let moments = moments::<F>(operands, sizes, row, first, &mut scratch, form);
+    let moments = moments::<F>(operands, sizes, row, first, &mut scratch, variant);
     if UNIT_POS == 0 {
         statistics[2 * CUBE_POS] = moments.mean;
         statistics[2 * CUBE_POS + 1] = moments.scale;
@@ -163,38 +163,38 @@ fn backward_kernel<F: Float>(
     let mut mean = 0.0f32;
     let mut col = first + UNIT_POS as usize;
     while col < end {
-        let g = by_affine::<F>(operands, cotangent, row, col, form) * operands.weight(col, form);
-        along += g * (operands.argument(row, col, form) - moments.mean) * moments.scale;
+        let g = by_affine::<F>(operands, cotangent, row, col, variant) * operands.weight(col, variant);
+        along += g * (operands.argument(row, col, variant) - moments.mean) * moments.scale;
         mean += g;
-        col += form.units;
+        col += variant.units;
     }
-    along = sum_over_cube(along, &mut scratch, form.units) * sizes.share;
-    if comptime!(form.statistic == Statistic::Variance) {
-        mean = sum_over_cube(mean, &mut scratch, form.units) * sizes.share;
+    along = sum_over_cube(along, &mut scratch, variant.units) * sizes.share;
+    if comptime!(variant.statistic == Statistic::Variance) {
+        mean = sum_over_cube(mean, &mut scratch, variant.units) * sizes.share;
     } else {
         mean = 0.0f32;
     }
     let mut col = first + UNIT_POS as usize;
     while col < end {
         let at = row * sizes.features + col;
-        let normed = (operands.argument(row, col, form) - moments.mean) * moments.scale;
-        let g = by_affine::<F>(operands, cotangent, row, col, form) * operands.weight(col, form);
+        let normed = (operands.argument(row, col, variant) - moments.mean) * moments.scale;
+        let g = by_affine::<F>(operands, cotangent, row, col, variant) * operands.weight(col, variant);
         let mut gradient = moments.scale * (g - mean - normed * along);
-        if comptime!(form.gate.is_some()) {
+        if comptime!(variant.gate.is_some()) {
             let z = operands.gate.at(row, col);
-            if comptime!(form.gates_input()) {
+            if comptime!(variant.gates_input()) {
                 by_gate[at] = F::cast_from(gradient * operands.input.at(row, col) * silu_derivative(z));
                 gradient *= silu(z);
             } else {
-                let y = operands.affine(normed, col, form);
+                let y = operands.affine(normed, col, variant);
                 by_gate[at] = F::cast_from(cotangent.at(row, col) * y * silu_derivative(z));
             }
         }
-        if comptime!(form.addend == Some(Addend::Gradient)) {
+        if comptime!(variant.addend == Some(Addend::Gradient)) {
             gradient += operands.addend.at(row, col);
         }
         by_input[at] = F::cast_from(gradient);
-        col += form.units;
+        col += variant.units;
     }
 }
 
@@ -211,7 +211,7 @@ fn sums_kernel<F: Float>(
     rows: usize,
     rows_per_unit: usize,
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= total {
@@ -230,8 +230,8 @@ fn sums_kernel<F: Float>(
                 mean: statistics[2 * group],
                 scale: statistics[2 * group + 1],
             };
-            let g = by_affine::<F>(operands, cotangent, row, col, form);
-            weight += g * (operands.argument(row, col, form) - moments.mean) * moments.scale;
+            let g = by_affine::<F>(operands, cotangent, row, col, variant);
+            weight += g * (operands.argument(row, col, variant) - moments.mean) * moments.scale;
             bias += g;
         }
         weights[part * sizes.features + col] = weight;

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Addend, Form, Operands, Sizes, moments, sizes};
+use super::operands::{Addend, Operands, Sizes, Variant, moments, sizes};
 use crate::cube::math::silu;
 use crate::cube::{Client, DeviceBuffer, DeviceRows, Error, address_type, cubes};
 use crate::gated_norm::problem::{DeviceInputs, Problem};
@@ -33,19 +33,19 @@ pub(super) fn launch(
     let sum = empty(addend.map_or(1, |_| problem.len()))?;
     if !out.is_empty() {
         let total = problem.len() / problem.group_size;
-        let form = Form::new(client, problem, inputs, addend.map(|_| Addend::Input));
+        let variant = Variant::new(client, problem, inputs, addend.map(|_| Addend::Input));
         let addend_len = addend.map_or(0, |addend| addend.buffer().len());
         forward_kernel::launch(
             client,
             cubes(client, total)?,
-            CubeDim::new_1d(form.units as u32),
+            CubeDim::new_1d(variant.units as u32),
             address_type(client, inputs.longest(&[out.len(), addend_len]))?,
             inputs.operands(addend),
             sizes(problem),
             out.arg(),
             sum.arg(),
             total,
-            form,
+            variant,
             dtype.elem(),
         );
     }
@@ -59,29 +59,29 @@ fn forward_kernel<F: Float>(
     out: &mut [F],
     sum: &mut [F],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= total {
         terminate!();
     }
-    let mut scratch = Shared::<[f32]>::new_slice(form.units);
+    let mut scratch = Shared::<[f32]>::new_slice(variant.units);
     let groups = sizes.features / sizes.group_size;
     let row = CUBE_POS / groups;
     let first = CUBE_POS % groups * sizes.group_size;
-    let moments = moments::<F>(operands, sizes, row, first, &mut scratch, form);
+    let moments = moments::<F>(operands, sizes, row, first, &mut scratch, variant);
     let mut col = first + UNIT_POS as usize;
     while col < first + sizes.group_size {
         let at = row * sizes.features + col;
-        let normed = (operands.argument(row, col, form) - moments.mean) * moments.scale;
-        let mut y = operands.affine(normed, col, form);
-        if comptime!(form.gates_output()) {
+        let normed = (operands.argument(row, col, variant) - moments.mean) * moments.scale;
+        let mut y = operands.affine(normed, col, variant);
+        if comptime!(variant.gates_output()) {
             y *= silu(operands.gate.at(row, col));
         }
         out[at] = F::cast_from(y);
-        if comptime!(form.addend.is_some()) {
-            sum[at] = F::cast_from(operands.argument(row, col, form));
+        if comptime!(variant.addend.is_some()) {
+            sum[at] = F::cast_from(operands.argument(row, col, variant));
         }
-        col += form.units;
+        col += variant.units;
     }
 }

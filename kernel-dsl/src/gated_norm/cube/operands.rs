@@ -20,7 +20,7 @@ pub(super) enum Addend {
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct Variant {
     /// Units of a cube.
     pub units: usize,
     pub statistic: Statistic,
@@ -32,7 +32,7 @@ pub(super) struct Form {
     pub addend: Option<Addend>,
 }
 
-impl Form {
+impl Variant {
     pub fn new(client: &Client, problem: &Problem, inputs: &DeviceInputs, addend: Option<Addend>) -> Self {
         Self {
             units: units(problem, &Limits::of(client)),
@@ -114,29 +114,29 @@ pub(super) fn sizes(problem: &Problem) -> SizesLaunch {
 #[cube]
 impl<F: Float> Operands<F> {
     /// What is normalised, y.
-    pub fn argument(&self, row: usize, col: usize, #[comptime] form: Form) -> f32 {
+    pub fn argument(&self, row: usize, col: usize, #[comptime] variant: Variant) -> f32 {
         let mut y = self.input.at(row, col);
-        if comptime!(form.addend == Some(Addend::Input)) {
+        if comptime!(variant.addend == Some(Addend::Input)) {
             y += self.addend.at(row, col);
         }
-        if comptime!(form.gates_input()) {
+        if comptime!(variant.gates_input()) {
             y *= silu(self.gate.at(row, col));
         }
         y
     }
 
     /// n ∘ weight + bias.
-    pub fn affine(&self, normed: f32, col: usize, #[comptime] form: Form) -> f32 {
-        let mut value = normed * self.weight(col, form);
-        if comptime!(form.bias) {
+    pub fn affine(&self, normed: f32, col: usize, #[comptime] variant: Variant) -> f32 {
+        let mut value = normed * self.weight(col, variant);
+        if comptime!(variant.bias) {
             value += self.bias[col];
         }
         value
     }
 
-    pub fn weight(&self, col: usize, #[comptime] form: Form) -> f32 {
+    pub fn weight(&self, col: usize, #[comptime] variant: Variant) -> f32 {
         let mut value = 1.0f32;
-        if comptime!(form.weight) {
+        if comptime!(variant.weight) {
             value = self.weight[col];
         }
         value
@@ -158,27 +158,27 @@ pub(super) fn moments<F: Float>(
     row: usize,
     first: usize,
     scratch: &mut Shared<[f32]>,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) -> Moments {
     let end = first + sizes.group_size;
     let mut mean = 0.0f32;
-    if comptime!(form.centres()) {
+    if comptime!(variant.centres()) {
         let mut sum = 0.0f32;
         let mut col = first + UNIT_POS as usize;
         while col < end {
-            sum += operands.argument(row, col, form);
-            col += form.units;
+            sum += operands.argument(row, col, variant);
+            col += variant.units;
         }
-        mean = sum_over_cube(sum, scratch, form.units) * sizes.share;
+        mean = sum_over_cube(sum, scratch, variant.units) * sizes.share;
     }
     let mut squares = 0.0f32;
     let mut col = first + UNIT_POS as usize;
     while col < end {
-        let y = operands.argument(row, col, form) - mean;
+        let y = operands.argument(row, col, variant) - mean;
         squares += y * y;
-        col += form.units;
+        col += variant.units;
     }
-    let statistic = sum_over_cube(squares, scratch, form.units) * sizes.share;
+    let statistic = sum_over_cube(squares, scratch, variant.units) * sizes.share;
     Moments {
         mean,
         scale: 1.0f32 / (statistic + sizes.eps).sqrt(),

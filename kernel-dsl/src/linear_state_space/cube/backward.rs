@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 use super::discretise_backward::{pull_back, pull_back_kernel, sum_modes};
 use super::forward::Walk;
 use super::low_rank;
-use super::operands::{Form, System, UNITS, longest, sum_of_units, validate, zeros};
+use super::operands::{System, UNITS, Variant, longest, sum_of_units, validate, zeros};
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
 use crate::cube::{Client, DType, DeviceBuffer, DeviceRows, Error, address_type, cubes, token_buffer};
@@ -112,7 +112,7 @@ impl Sums {
         sweep_kernel::launch(
             client,
             cubes(client, total)?,
-            CubeDim::new_1d(walk.form.units as u32),
+            CubeDim::new_1d(walk.variant.units as u32),
             address_type(client, longest(inputs, &sizes))?,
             walk.system(problem, inputs),
             // What is absent is not read.
@@ -122,7 +122,7 @@ impl Sums {
             TokensLaunch::new(self.input.arg(), self.steps.arg()),
             ConstantsLaunch::new(self.state.arg(), self.modes.arg(), self.c.arg(), self.skip.arg()),
             seen,
-            walk.form,
+            walk.variant,
             inputs.input.dtype().elem(),
         );
         Ok(())
@@ -170,7 +170,7 @@ impl Sums {
                 state_dim,
                 copies,
                 values,
-                walk.form,
+                walk.variant,
             );
         }
         let per_copy = channels / copies.max(1);
@@ -233,7 +233,7 @@ fn sweep_kernel<F: Float>(
     tokens: &mut Tokens<F>,
     sums: &mut Constants,
     #[comptime] seen: Seen,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= system.cubes {
@@ -242,31 +242,33 @@ fn sweep_kernel<F: Float>(
     let sequence = CUBE_POS / system.channels;
     let channel = CUBE_POS % system.channels;
     let unit = UNIT_POS as usize;
-    let rates = system.load_modes(channel, form);
-    let c = system.load_c(channel, form);
+    let rates = system.load_modes(channel, variant);
+    let c = system.load_c(channel, variant);
     let mut adjoint = if comptime!(seen.state) {
-        system.load(state_cotangent, CUBE_POS, form)
+        system.load(state_cotangent, CUBE_POS, variant)
     } else {
-        zeros(comptime!(2 * form.modes))
+        zeros(comptime!(2 * variant.modes))
     };
-    let mut by_modes = zeros(comptime!(4 * form.modes));
-    let mut by_c = zeros(comptime!(2 * form.modes * form.outputs));
-    let mut by_skip = zeros(comptime!(form.outputs));
+    let mut by_modes = zeros(comptime!(4 * variant.modes));
+    let mut by_c = zeros(comptime!(2 * variant.modes * variant.outputs));
+    let mut by_skip = zeros(comptime!(variant.outputs));
     // The states before and after each token, of which a unit touches its own only; and what each unit adds to each token.
-    let mut trail = Shared::<[f32]>::new_slice(comptime!(2 * form.modes * (form.tokens + 1) * form.units));
-    let mut of_units = Shared::<[f32]>::new_slice(comptime!(2 * form.tokens * form.units));
+    let mut trail = Shared::<[f32]>::new_slice(comptime!(
+        2 * variant.modes * (variant.tokens + 1) * variant.units
+    ));
+    let mut of_units = Shared::<[f32]>::new_slice(comptime!(2 * variant.tokens * variant.units));
     let first = system.sequences[2 * sequence] as usize;
     let after = system.sequences[2 * sequence + 1] as usize;
     for later in first..after {
         let chunk = after + first - 1 - later;
         let start = system.chunks[3 * chunk] as usize;
         let end = system.chunks[3 * chunk + 1] as usize;
-        let mut x = system.load(boundaries, chunk * system.channels + channel, form);
-        keep(&mut trail, &x, 0usize, form);
+        let mut x = system.load(boundaries, chunk * system.channels + channel, variant);
+        keep(&mut trail, &x, 0usize, variant);
         for row in start..end {
-            let modes = system.at_token(&rates, row, channel, form);
-            system.advance(&modes, system.input.at(row, channel), &mut x, form);
-            keep(&mut trail, &x, row - start + 1, form);
+            let modes = system.at_token(&rates, row, channel, variant);
+            system.advance(&modes, system.input.at(row, channel), &mut x, variant);
+            keep(&mut trail, &x, row - start + 1, variant);
         }
         for later in start..end {
             let row = end + start - 1 - later;
@@ -282,24 +284,24 @@ fn sweep_kernel<F: Float>(
                     &mut adjoint,
                     &mut by_c,
                     start,
-                    form,
+                    variant,
                 );
             }
             let u = system.input.at(row, channel);
-            let modes = system.at_token(&rates, row, channel, form);
+            let modes = system.at_token(&rates, row, channel, variant);
             let mut by_input = 0.0f32;
             let mut by_step = 0.0f32;
             #[unroll]
-            for i in 0..comptime!(form.modes) {
+            for i in 0..comptime!(variant.modes) {
                 let re = adjoint[2 * i];
                 let im = adjoint[2 * i + 1];
-                let at = (token * comptime!(2 * form.modes) + 2 * i) * comptime!(form.units) + unit;
+                let at = (token * comptime!(2 * variant.modes) + 2 * i) * comptime!(variant.units) + unit;
                 let before_re = trail[at];
-                let before_im = trail[at + comptime!(form.units)];
+                let before_im = trail[at + comptime!(variant.units)];
                 by_input += modes[4 * i + 2] * re + modes[4 * i + 3] * im;
                 let change_re = re * before_re + im * before_im;
                 let change_im = im * before_re - re * before_im;
-                if comptime!(form.token_steps) {
+                if comptime!(variant.token_steps) {
                     let step = system.step_size.at(row, channel);
                     let mut mode = Array::<f32>::new(4usize);
                     let mut rate = Array::<f32>::new(4usize);
@@ -313,7 +315,7 @@ fn sweep_kernel<F: Float>(
                     by[1] = change_im;
                     by[2] = re * u;
                     by[3] = im * u;
-                    let found = pull_back(step, &rate, &mode, &by, form.rule);
+                    let found = pull_back(step, &rate, &mode, &by, variant.rule);
                     #[unroll]
                     for k in 0..4 {
                         by_modes[4 * i + k] += found[k];
@@ -328,37 +330,37 @@ fn sweep_kernel<F: Float>(
                 adjoint[2 * i] = re + (modes[4 * i] * re + modes[4 * i + 1] * im);
                 adjoint[2 * i + 1] = im + (modes[4 * i] * im - modes[4 * i + 1] * re);
             }
-            of_units[token * comptime!(form.units) + unit] = by_input;
-            of_units[(comptime!(form.tokens) + token) * comptime!(form.units) + unit] = by_step;
+            of_units[token * comptime!(variant.units) + unit] = by_input;
+            of_units[(comptime!(variant.tokens) + token) * comptime!(variant.units) + unit] = by_step;
         }
         sync_cube();
         let mut token = unit;
         while token < end - start {
             let row = start + token;
-            let mut by_input = sum_of_units(&of_units, token * comptime!(form.units), form);
-            if comptime!(seen.out && form.skip) {
+            let mut by_input = sum_of_units(&of_units, token * comptime!(variant.units), variant);
+            if comptime!(seen.out && variant.skip) {
                 #[unroll]
-                for o in 0..comptime!(form.outputs) {
+                for o in 0..comptime!(variant.outputs) {
                     let column = o * system.channels + channel;
                     let y = cotangent.at(row, column);
                     by_input += system.skip[column] * y;
                 }
             }
             tokens.input[row * system.channels + channel] = F::cast_from(by_input);
-            if comptime!(form.token_steps) {
-                let at = (comptime!(form.tokens) + token) * comptime!(form.units);
+            if comptime!(variant.token_steps) {
+                let at = (comptime!(variant.tokens) + token) * comptime!(variant.units);
                 tokens.steps[row * system.channels + channel] =
-                    F::cast_from(sum_of_units(&of_units, at, form));
+                    F::cast_from(sum_of_units(&of_units, at, variant));
             }
-            token += comptime!(form.units);
+            token += comptime!(variant.units);
         }
         // A branch of the kernel inside of one of its making.
         #[allow(clippy::collapsible_if)]
-        if comptime!(seen.out && form.skip) {
+        if comptime!(seen.out && variant.skip) {
             if unit == 0 {
                 for row in start..end {
                     #[unroll]
-                    for o in 0..comptime!(form.outputs) {
+                    for o in 0..comptime!(variant.outputs) {
                         by_skip[o] +=
                             cotangent.at(row, o * system.channels + channel) * system.input.at(row, channel);
                     }
@@ -367,39 +369,40 @@ fn sweep_kernel<F: Float>(
         }
         sync_cube();
     }
-    system.store(&mut sums.state, CUBE_POS, &adjoint, form);
-    let weight = comptime!(if form.pairs { 2.0f32 } else { 1.0f32 });
+    system.store(&mut sums.state, CUBE_POS, &adjoint, variant);
+    let weight = comptime!(if variant.pairs { 2.0f32 } else { 1.0f32 });
     #[unroll]
-    for i in 0..comptime!(form.modes) {
-        if system.has(i, form) {
-            let at = 4 * (CUBE_POS * system.state_dim + system.mode(i, form));
+    for i in 0..comptime!(variant.modes) {
+        if system.has(i, variant) {
+            let at = 4 * (CUBE_POS * system.state_dim + system.mode(i, variant));
             #[unroll]
             for k in 0..4 {
                 sums.modes[at + k] = by_modes[4 * i + k];
             }
             #[unroll]
-            for o in 0..comptime!(form.outputs) {
-                let row = (sequence * comptime!(form.outputs) + o) * system.channels + channel;
-                let at = 2 * (row * system.state_dim + system.mode(i, form));
-                sums.c[at] = weight * by_c[2 * (o * comptime!(form.modes) + i)];
-                sums.c[at + 1] = weight * by_c[2 * (o * comptime!(form.modes) + i) + 1];
+            for o in 0..comptime!(variant.outputs) {
+                let row = (sequence * comptime!(variant.outputs) + o) * system.channels + channel;
+                let at = 2 * (row * system.state_dim + system.mode(i, variant));
+                sums.c[at] = weight * by_c[2 * (o * comptime!(variant.modes) + i)];
+                sums.c[at + 1] = weight * by_c[2 * (o * comptime!(variant.modes) + i) + 1];
             }
         }
     }
     if unit == 0 {
         #[unroll]
-        for o in 0..comptime!(form.outputs) {
-            sums.skip[(sequence * comptime!(form.outputs) + o) * system.channels + channel] = by_skip[o];
+        for o in 0..comptime!(variant.outputs) {
+            sums.skip[(sequence * comptime!(variant.outputs) + o) * system.channels + channel] = by_skip[o];
         }
     }
 }
 
 /// Keeps the state after so many tokens of a chunk.
 #[cube]
-fn keep(trail: &mut Shared<[f32]>, x: &Array<f32>, token: usize, #[comptime] form: Form) {
+fn keep(trail: &mut Shared<[f32]>, x: &Array<f32>, token: usize, #[comptime] variant: Variant) {
     #[unroll]
-    for k in 0..comptime!(2 * form.modes) {
-        trail[(token * comptime!(2 * form.modes) + k) * comptime!(form.units) + UNIT_POS as usize] = x[k];
+    for k in 0..comptime!(2 * variant.modes) {
+        trail[(token * comptime!(2 * variant.modes) + k) * comptime!(variant.units) + UNIT_POS as usize] =
+            x[k];
     }
 }
 
@@ -416,17 +419,17 @@ fn read_back<F: Float>(
     adjoint: &mut Array<f32>,
     by_c: &mut Array<f32>,
     start: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
     #[unroll]
-    for o in 0..comptime!(form.outputs) {
+    for o in 0..comptime!(variant.outputs) {
         let y = cotangent.at(row, o * system.channels + channel);
         #[unroll]
-        for i in 0..comptime!(form.modes) {
-            let place = ((row - start + 1) * comptime!(2 * form.modes) + 2 * i) * comptime!(form.units);
+        for i in 0..comptime!(variant.modes) {
+            let place = ((row - start + 1) * comptime!(2 * variant.modes) + 2 * i) * comptime!(variant.units);
             let after_re = trail[place + UNIT_POS as usize];
-            let after_im = trail[place + comptime!(form.units) + UNIT_POS as usize];
-            let at = 2 * (o * comptime!(form.modes) + i);
+            let after_im = trail[place + comptime!(variant.units) + UNIT_POS as usize];
+            let at = 2 * (o * comptime!(variant.modes) + i);
             adjoint[2 * i] += c[at] * y;
             adjoint[2 * i + 1] -= c[at + 1] * y;
             by_c[at] += y * after_re;

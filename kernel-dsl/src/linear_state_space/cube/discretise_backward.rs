@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, UNITS, discretise, zeros};
+use super::operands::{UNITS, Variant, discretise, zeros};
 use crate::cube::{Client, DeviceBuffer, Error, address_type, cubes};
 use crate::linear_state_space::problem::Rule;
 
@@ -121,7 +121,7 @@ pub(super) fn pull_back_kernel(
     state_dim: usize,
     copies: usize,
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
     if ABSOLUTE_POS >= total {
         terminate!();
@@ -134,9 +134,9 @@ pub(super) fn pull_back_kernel(
         by[k] = by_modes[4 * ABSOLUTE_POS + k];
     }
     by_step[ABSOLUTE_POS] = 0.0f32;
-    if comptime!(!form.token_steps) {
+    if comptime!(!variant.token_steps) {
         let mut step = 1.0f32;
-        if comptime!(form.rule != Rule::Given) {
+        if comptime!(variant.rule != Rule::Given) {
             step = step_size[channel];
         }
         let mut rate = Array::<f32>::new(4usize);
@@ -144,8 +144,8 @@ pub(super) fn pull_back_kernel(
         rate[1] = a[at + 1];
         rate[2] = b[at];
         rate[3] = b[at + 1];
-        let mode = discretise(step, rate[0], rate[1], rate[2], rate[3], form.rule);
-        let found = pull_back(step, &rate, &mode, &by, form.rule);
+        let mode = discretise(step, rate[0], rate[1], rate[2], rate[3], variant.rule);
+        let found = pull_back(step, &rate, &mode, &by, variant.rule);
         #[unroll]
         for k in 0..4 {
             by[k] = found[k];

@@ -3,7 +3,9 @@
 use cubecl::prelude::*;
 
 use super::low_rank;
-use super::operands::{Form, System, SystemLaunch, longest, max_one, modes, sum_of_units, validate, zeros};
+use super::operands::{
+    System, SystemLaunch, Variant, longest, max_one, modes, sum_of_units, validate, zeros,
+};
 use crate::cube::{
     ChunkTable, Client, DType, DeviceBuffer, Error, Limits, address_type, cubes, token_buffer,
 };
@@ -31,24 +33,24 @@ pub fn forward(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Res
 
 /// What both directions begin with.
 pub(super) struct Walk {
-    pub form: Form,
+    pub variant: Variant,
     pub table: ChunkTable,
     pub modes: DeviceBuffer,
 }
 
 impl Walk {
     pub(super) fn new(client: &Client, problem: &Problem, inputs: &DeviceInputs) -> Result<Self, Error> {
-        let form = Form::new(problem, inputs, &Limits::of(client));
+        let variant = Variant::new(problem, inputs, &Limits::of(client));
         Ok(Self {
-            form,
+            variant,
             table: ChunkTable::new(
                 client,
                 &problem.sequences,
                 problem.batch,
                 problem.time,
-                form.tokens,
+                variant.tokens,
             )?,
-            modes: modes(client, problem, inputs, form)?,
+            modes: modes(client, problem, inputs, variant)?,
         })
     }
 
@@ -95,7 +97,7 @@ impl Walk {
         walk_kernel::launch(
             client,
             cubes(client, total)?,
-            CubeDim::new_1d(self.form.units as u32),
+            CubeDim::new_1d(self.variant.units as u32),
             address_type(client, longest(inputs, &sizes))?,
             self.system(problem, inputs),
             inputs.state.as_ref().unwrap_or(&inputs.c).arg(),
@@ -103,7 +105,7 @@ impl Walk {
             boundaries.unwrap_or(&spare).arg(),
             out.filter(|_| pass.read).unwrap_or(&spare_out).arg(),
             pass,
-            self.form,
+            self.variant,
             inputs.input.dtype().elem(),
         );
         Ok(state)
@@ -130,7 +132,7 @@ fn walk_kernel<F: Float>(
     boundaries: &mut [f32],
     out: &mut [F],
     #[comptime] pass: Pass,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= system.cubes {
@@ -138,55 +140,57 @@ fn walk_kernel<F: Float>(
     }
     let sequence = CUBE_POS / system.channels;
     let channel = CUBE_POS % system.channels;
-    let rates = system.load_modes(channel, form);
-    let c = system.load_c(channel, form);
+    let rates = system.load_modes(channel, variant);
+    let c = system.load_c(channel, variant);
     let mut x = if comptime!(pass.initial) {
-        system.load(initial, CUBE_POS, form)
+        system.load(initial, CUBE_POS, variant)
     } else {
-        zeros(comptime!(2 * form.modes))
+        zeros(comptime!(2 * variant.modes))
     };
     // What each unit adds to each output of each token.
-    let mut shared = Shared::<[f32]>::new_slice(comptime!(max_one(form.outputs * form.tokens * form.units)));
+    let mut shared = Shared::<[f32]>::new_slice(comptime!(max_one(
+        variant.outputs * variant.tokens * variant.units
+    )));
     let unit = UNIT_POS as usize;
     for chunk in system.sequences[2 * sequence]..system.sequences[2 * sequence + 1] {
         let chunk = chunk as usize;
         if comptime!(pass.keep) {
-            system.store(boundaries, chunk * system.channels + channel, &x, form);
+            system.store(boundaries, chunk * system.channels + channel, &x, variant);
         }
         let start = system.chunks[3 * chunk] as usize;
         let end = system.chunks[3 * chunk + 1] as usize;
         for row in start..end {
-            let modes = system.at_token(&rates, row, channel, form);
-            system.advance(&modes, system.input.at(row, channel), &mut x, form);
+            let modes = system.at_token(&rates, row, channel, variant);
+            system.advance(&modes, system.input.at(row, channel), &mut x, variant);
             if comptime!(pass.read) {
                 #[unroll]
-                for o in 0..comptime!(form.outputs) {
+                for o in 0..comptime!(variant.outputs) {
                     let mut sum = 0.0f32;
                     #[unroll]
-                    for i in 0..comptime!(form.modes) {
-                        let at = 2 * (o * comptime!(form.modes) + i);
+                    for i in 0..comptime!(variant.modes) {
+                        let at = 2 * (o * comptime!(variant.modes) + i);
                         sum += c[at] * x[2 * i] - c[at + 1] * x[2 * i + 1];
                     }
-                    shared[((row - start) * comptime!(form.outputs) + o) * comptime!(form.units) + unit] =
-                        sum;
+                    shared[((row - start) * comptime!(variant.outputs) + o) * comptime!(variant.units)
+                        + unit] = sum;
                 }
             }
         }
         if comptime!(pass.read) {
             sync_cube();
             let mut index = unit;
-            while index < (end - start) * comptime!(form.outputs) {
-                let row = start + index / comptime!(max_one(form.outputs));
-                let column = index % comptime!(max_one(form.outputs)) * system.channels + channel;
-                let mut y = sum_of_units(&shared, index * comptime!(form.units), form);
-                if comptime!(form.skip) {
+            while index < (end - start) * comptime!(variant.outputs) {
+                let row = start + index / comptime!(max_one(variant.outputs));
+                let column = index % comptime!(max_one(variant.outputs)) * system.channels + channel;
+                let mut y = sum_of_units(&shared, index * comptime!(variant.units), variant);
+                if comptime!(variant.skip) {
                     y += system.skip[column] * system.input.at(row, channel);
                 }
-                out[row * comptime!(form.outputs) * system.channels + column] = F::cast_from(y);
-                index += comptime!(form.units);
+                out[row * comptime!(variant.outputs) * system.channels + column] = F::cast_from(y);
+                index += comptime!(variant.units);
             }
             sync_cube();
         }
     }
-    system.store(last, CUBE_POS, &x, form);
+    system.store(last, CUBE_POS, &x, variant);
 }

@@ -14,7 +14,7 @@ pub(super) const UNITS: usize = 64;
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct Variant {
     pub rule: Rule,
     /// Whether every token has a step size of its own.
     pub token_steps: bool,
@@ -30,7 +30,7 @@ pub(super) struct Form {
     pub pairs: bool,
 }
 
-impl Form {
+impl Variant {
     /// The form that suits a device.
     pub(super) fn new(problem: &Problem, inputs: &DeviceInputs, limits: &Limits) -> Self {
         let wide = if problem.state_dim > 32 { 64 } else { 32 };
@@ -79,7 +79,7 @@ pub(super) fn modes(
     client: &Client,
     problem: &Problem,
     inputs: &DeviceInputs,
-    form: Form,
+    variant: Variant,
 ) -> Result<DeviceBuffer, Error> {
     let units = problem.channels * problem.state_dim;
     let modes = DeviceBuffer::empty(client, 4 * units, DType::F32)?;
@@ -97,7 +97,7 @@ pub(super) fn modes(
             problem.state_dim,
             problem.copies,
             units,
-            form,
+            variant,
         );
     }
     Ok(modes)
@@ -113,14 +113,14 @@ fn modes_kernel(
     state_dim: usize,
     copies: usize,
     units: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) {
     if ABSOLUTE_POS >= units {
         terminate!();
     }
     let channel = ABSOLUTE_POS / state_dim;
     let at = 2 * (channel % copies * state_dim + ABSOLUTE_POS % state_dim);
-    let mode = if comptime!(form.token_steps) {
+    let mode = if comptime!(variant.token_steps) {
         let mut rates = Array::<f32>::new(4usize);
         rates[0] = a[at];
         rates[1] = a[at + 1];
@@ -129,10 +129,10 @@ fn modes_kernel(
         rates
     } else {
         let mut step = 1.0f32;
-        if comptime!(form.rule != Rule::Given) {
+        if comptime!(variant.rule != Rule::Given) {
             step = step_size[channel];
         }
-        discretise(step, a[at], a[at + 1], b[at], b[at + 1], form.rule)
+        discretise(step, a[at], a[at + 1], b[at], b[at + 1], variant.rule)
     };
     #[unroll]
     for i in 0..4 {
@@ -236,25 +236,25 @@ pub(super) struct System<F: Float> {
 #[cube]
 impl<F: Float> System<F> {
     /// The mode `i` of this unit, if there is one.
-    pub fn mode(&self, i: usize, #[comptime] form: Form) -> usize {
-        UNIT_POS as usize + i * comptime!(form.units)
+    pub fn mode(&self, i: usize, #[comptime] variant: Variant) -> usize {
+        UNIT_POS as usize + i * comptime!(variant.units)
     }
 
     /// Whether the unit has a mode `i`.
-    pub fn has(&self, i: usize, #[comptime] form: Form) -> bool {
-        self.mode(i, form) < self.state_dim
+    pub fn has(&self, i: usize, #[comptime] variant: Variant) -> bool {
+        self.mode(i, variant) < self.state_dim
     }
 
     /// The modes of this unit in registers, four values each; zeros beyond the last.
-    pub fn load_modes(&self, channel: usize, #[comptime] form: Form) -> Array<f32> {
-        let mut values = Array::<f32>::new(comptime!(4 * form.modes));
+    pub fn load_modes(&self, channel: usize, #[comptime] variant: Variant) -> Array<f32> {
+        let mut values = Array::<f32>::new(comptime!(4 * variant.modes));
         #[unroll]
-        for i in 0..comptime!(form.modes) {
-            let at = 4 * (channel * self.state_dim + self.mode(i, form));
+        for i in 0..comptime!(variant.modes) {
+            let at = 4 * (channel * self.state_dim + self.mode(i, variant));
             #[unroll]
             for k in 0..4 {
                 values[4 * i + k] = 0.0f32;
-                if self.has(i, form) {
+                if self.has(i, variant) {
                     values[4 * i + k] = self.modes[at + k];
                 }
             }
@@ -263,19 +263,19 @@ impl<F: Float> System<F> {
     }
 
     /// w C of this unit as pairs, `[outputs, modes]`.
-    pub fn load_c(&self, channel: usize, #[comptime] form: Form) -> Array<f32> {
-        let mut values = Array::<f32>::new(comptime!(max_one(2 * form.modes * form.outputs)));
-        let weight = comptime!(if form.pairs { 2.0f32 } else { 1.0f32 });
+    pub fn load_c(&self, channel: usize, #[comptime] variant: Variant) -> Array<f32> {
+        let mut values = Array::<f32>::new(comptime!(max_one(2 * variant.modes * variant.outputs)));
+        let weight = comptime!(if variant.pairs { 2.0f32 } else { 1.0f32 });
         #[unroll]
-        for o in 0..comptime!(form.outputs) {
+        for o in 0..comptime!(variant.outputs) {
             #[unroll]
-            for i in 0..comptime!(form.modes) {
-                let at = 2 * ((o * self.channels + channel) * self.state_dim + self.mode(i, form));
+            for i in 0..comptime!(variant.modes) {
+                let at = 2 * ((o * self.channels + channel) * self.state_dim + self.mode(i, variant));
                 #[unroll]
                 for k in 0..2 {
-                    let to = 2 * (o * comptime!(form.modes) + i) + k;
+                    let to = 2 * (o * comptime!(variant.modes) + i) + k;
                     values[to] = 0.0f32;
-                    if self.has(i, form) {
+                    if self.has(i, variant) {
                         values[to] = weight * self.c[at + k];
                     }
                 }
@@ -290,12 +290,12 @@ impl<F: Float> System<F> {
         rates: &Array<f32>,
         row: usize,
         channel: usize,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) -> Array<f32> {
-        let mut values = Array::<f32>::new(comptime!(4 * form.modes));
+        let mut values = Array::<f32>::new(comptime!(4 * variant.modes));
         #[unroll]
-        for i in 0..comptime!(form.modes) {
-            if comptime!(form.token_steps) {
+        for i in 0..comptime!(variant.modes) {
+            if comptime!(variant.token_steps) {
                 let step = self.step_size.at(row, channel);
                 let mode = discretise(
                     step,
@@ -303,7 +303,7 @@ impl<F: Float> System<F> {
                     rates[4 * i + 1],
                     rates[4 * i + 2],
                     rates[4 * i + 3],
-                    form.rule,
+                    variant.rule,
                 );
                 #[unroll]
                 for k in 0..4 {
@@ -320,9 +320,9 @@ impl<F: Float> System<F> {
     }
 
     /// Takes the state over one token: x ← x + (Ā − 1) x + B̄ u.
-    pub fn advance(&self, modes: &Array<f32>, u: f32, x: &mut Array<f32>, #[comptime] form: Form) {
+    pub fn advance(&self, modes: &Array<f32>, u: f32, x: &mut Array<f32>, #[comptime] variant: Variant) {
         #[unroll]
-        for i in 0..comptime!(form.modes) {
+        for i in 0..comptime!(variant.modes) {
             let re = x[2 * i];
             let im = x[2 * i + 1];
             x[2 * i] = re + (modes[4 * i] * re - modes[4 * i + 1] * im + modes[4 * i + 2] * u);
@@ -331,14 +331,14 @@ impl<F: Float> System<F> {
     }
 
     /// Pairs of this unit's modes in a buffer `[_, state_dim, 2]`; zeros beyond the last.
-    pub fn load(&self, values: &[f32], index: usize, #[comptime] form: Form) -> Array<f32> {
-        let mut x = Array::<f32>::new(comptime!(2 * form.modes));
+    pub fn load(&self, values: &[f32], index: usize, #[comptime] variant: Variant) -> Array<f32> {
+        let mut x = Array::<f32>::new(comptime!(2 * variant.modes));
         #[unroll]
-        for i in 0..comptime!(form.modes) {
-            let at = 2 * (index * self.state_dim + self.mode(i, form));
+        for i in 0..comptime!(variant.modes) {
+            let at = 2 * (index * self.state_dim + self.mode(i, variant));
             x[2 * i] = 0.0f32;
             x[2 * i + 1] = 0.0f32;
-            if self.has(i, form) {
+            if self.has(i, variant) {
                 x[2 * i] = values[at];
                 x[2 * i + 1] = values[at + 1];
             }
@@ -347,11 +347,11 @@ impl<F: Float> System<F> {
     }
 
     /// Writes the pairs of this unit's modes to a buffer `[_, state_dim, 2]`.
-    pub fn store(&self, values: &mut [f32], index: usize, x: &Array<f32>, #[comptime] form: Form) {
+    pub fn store(&self, values: &mut [f32], index: usize, x: &Array<f32>, #[comptime] variant: Variant) {
         #[unroll]
-        for i in 0..comptime!(form.modes) {
-            if self.has(i, form) {
-                let at = 2 * (index * self.state_dim + self.mode(i, form));
+        for i in 0..comptime!(variant.modes) {
+            if self.has(i, variant) {
+                let at = 2 * (index * self.state_dim + self.mode(i, variant));
                 values[at] = x[2 * i];
                 values[at + 1] = x[2 * i + 1];
             }
@@ -377,9 +377,9 @@ pub(super) fn zeros(#[comptime] len: usize) -> Array<f32> {
 
 /// Σ over the units of a cube of the values at `first` of shared memory, in the order of the units.
 #[cube]
-pub(super) fn sum_of_units(shared: &Shared<[f32]>, first: usize, #[comptime] form: Form) -> f32 {
+pub(super) fn sum_of_units(shared: &Shared<[f32]>, first: usize, #[comptime] variant: Variant) -> f32 {
     let mut sum = 0.0f32;
-    for unit in 0..comptime!(form.units) {
+    for unit in 0..comptime!(variant.units) {
         sum += shared[first + unit];
     }
     sum

@@ -19,7 +19,7 @@ use super::tables::{Port, feedback};
 use crate::blocks::{BLOCK, block, collect, gather};
 use crate::linear_state_space::channel::{Channel, Discrete};
 use crate::linear_state_space::problem::{Cotangents, Inputs, Outputs, Problem, StateSpaceError};
-use crate::long_convolution::{self as convolution, Direction, Form};
+use crate::long_convolution::{self as convolution, Direction, Method};
 use crate::sequences::Sequences;
 use crate::simd::dispatch;
 use crate::vector::{SharedRows, add_rows};
@@ -77,7 +77,7 @@ pub(super) fn forward(
         multiplicity: problem.outputs,
         taps: time,
         direction: Direction::Causal,
-        form: Form::Auto,
+        method: Method::Auto,
     };
     let convolved = convolution::Inputs {
         input: inputs.input,

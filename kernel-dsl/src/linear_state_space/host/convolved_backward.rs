@@ -15,7 +15,7 @@ use super::convolved::{is_convolution, is_nothing};
 use super::kernels::kernels;
 use crate::linear_state_space::channel::{Channel, Discrete};
 use crate::linear_state_space::problem::{Cotangents, Gradients, Inputs, Problem, StateSpaceError};
-use crate::long_convolution::{self as convolution, Direction, Form};
+use crate::long_convolution::{self as convolution, Direction, Method};
 use crate::rows::Rows;
 
 /// Sequences from which one recurrence and a convolution for each cost less than a recurrence for each.
@@ -59,7 +59,7 @@ pub(super) fn backward(
         multiplicity: outputs,
         taps: time,
         direction: Direction::Causal,
-        form: Form::Auto,
+        method: Method::Auto,
     };
     let convolved = convolution::Inputs {
         input: inputs.input,

@@ -29,7 +29,7 @@ pub mod reference;
 
 pub use super::host::nd::{backward, long_convolution};
 pub use problem::{
-    Axes, Axis, Cotangents, Form, GradientBuffers, Gradients, Inputs, LongConvolutionNdError, Operands,
+    Axes, Axis, Cotangents, GradientBuffers, Gradients, Inputs, LongConvolutionNdError, Method, Operands,
     Outputs, Problem, Results,
 };
 #[cfg(feature = "cube")]

@@ -31,7 +31,7 @@ pub struct Axes {
 
 /// How a convolution over several axes is computed. All forms agree up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum Method {
     /// The cheaper of the others, by their counts of operations.
     #[default]
     Auto,
@@ -55,7 +55,7 @@ pub struct Problem {
     /// Outer products in the sum that is a kernel.
     pub rank: usize,
     /// How the convolution is computed.
-    pub form: Form,
+    pub method: Method,
 }
 
 operator! {
@@ -196,10 +196,10 @@ impl Problem {
 
     /// Whether to go along one axis after another.
     pub(in crate::long_convolution) fn is_per_axis(&self) -> bool {
-        match self.form {
-            Form::PerAxis => true,
-            Form::Fourier => false,
-            Form::Auto => self.per_axis_cost() <= self.fourier_cost(),
+        match self.method {
+            Method::PerAxis => true,
+            Method::Fourier => false,
+            Method::Auto => self.per_axis_cost() <= self.fourier_cost(),
         }
     }
 

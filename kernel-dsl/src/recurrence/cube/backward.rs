@@ -17,7 +17,7 @@ use cubecl::prelude::*;
 
 use super::chunked::{Entering, Passes};
 use super::gradients::{TermsLaunch, UNITS, constant_gradients, decay_gradients, sum_heads, value_gradients};
-use super::operands::Form;
+use super::operands::Variant;
 use super::plan::Plan;
 use super::read_keys::read_keys;
 use super::read_values::read_values;
@@ -141,7 +141,7 @@ impl Backward<'_> {
                 1.0,
                 total,
                 Side::End,
-                passes.form.of_decays(),
+                passes.variant.of_decays(),
                 passes.plan.tiling(),
                 [tokens, gates, operands, DType::F32.elem()],
             );
@@ -179,9 +179,9 @@ impl Backward<'_> {
                 value.arg(),
                 step_size.arg(),
                 total,
-                Form {
+                Variant {
                     bonus: false,
-                    ..passes.form.without_decays()
+                    ..passes.variant.without_decays()
                 },
                 [tokens, gates],
             );
@@ -195,18 +195,18 @@ impl Backward<'_> {
         let passes = self.passes;
         let size = passes.plan.chunk_size();
         let (total, out) = (passes.total(1), passes.per_chunk(size * size)?);
-        let own = match passes.form.bonus {
+        let own = match passes.variant.bonus {
             true => self.per_row(passes.problem.heads, DType::F32)?,
             false => DeviceBuffer::empty(passes.client, 0, DType::F32)?,
         };
-        let terms = passes.per_chunk(match passes.form.decay {
+        let terms = passes.per_chunk(match passes.variant.decay {
             DecayScope::Head => size * size,
             DecayScope::None | DecayScope::Key => 0,
         })?;
         // Decays per key are not in these scores.
-        let form = match passes.form.decay {
-            DecayScope::Key => passes.form.without_decays(),
-            DecayScope::None | DecayScope::Head => passes.form,
+        let variant = match passes.variant.decay {
+            DecayScope::Key => passes.variant.without_decays(),
+            DecayScope::None | DecayScope::Head => passes.variant,
         };
         // SAFETY: the shapes were validated, and the kernel stays inside of them.
         unsafe {
@@ -227,7 +227,10 @@ impl Backward<'_> {
                 terms.arg(),
                 total,
                 Pairs::Gradients,
-                Form { skip: false, ..form },
+                Variant {
+                    skip: false,
+                    ..variant
+                },
                 passes.plan.tiling(),
                 passes.types(),
             );
@@ -238,7 +241,7 @@ impl Backward<'_> {
     /// Terms of the decays that a head has at one token.
     fn terms_per_head(&self) -> usize {
         let key_dim = self.passes.problem.key_dim;
-        match self.passes.form.decay {
+        match self.passes.variant.decay {
             DecayScope::None => 0,
             DecayScope::Head => key_dim.div_ceil(self.passes.plan.chunk_size()),
             DecayScope::Key => key_dim,
@@ -264,11 +267,11 @@ impl Backward<'_> {
             ),
             Side::End => (&inputs.value, [&inputs.key, &inputs.query], self.adjoint, 1.0),
         };
-        let form = match side {
-            Side::Begin => passes.form.of_reads(),
-            Side::End => Form {
+        let variant = match side {
+            Side::Begin => passes.variant.of_reads(),
+            Side::End => Variant {
                 skip: false,
-                ..passes.form
+                ..passes.variant
             },
         };
         let total = passes.total(key_dim.div_ceil(passes.plan.chunk_size()));
@@ -293,7 +296,7 @@ impl Backward<'_> {
                 scale,
                 total,
                 side,
-                form,
+                variant,
                 passes.plan.tiling(),
                 passes.types(),
             );
@@ -352,7 +355,7 @@ impl Backward<'_> {
                 constant.arg(),
                 total,
                 is_constant,
-                passes.form.of_reads(),
+                passes.variant.of_reads(),
                 passes.plan.chunk_size(),
                 passes.inputs.gate_type().elem(),
             );
@@ -405,7 +408,7 @@ impl Backward<'_> {
                 out.arg(),
                 total,
                 of_query,
-                passes.form.of_reads().without_decays(),
+                passes.variant.of_reads().without_decays(),
                 dtype.elem(),
             );
         }
@@ -421,11 +424,11 @@ impl Backward<'_> {
             value_dim,
             ..
         } = *passes.problem;
-        if !passes.form.bonus && !passes.form.skip {
+        if !passes.variant.bonus && !passes.variant.skip {
             return Ok((None, None));
         }
-        let bonus = passes.per_chunk(if passes.form.bonus { key_dim } else { 0 })?;
-        let skip = passes.per_chunk(if passes.form.skip { value_dim } else { 0 })?;
+        let bonus = passes.per_chunk(if passes.variant.bonus { key_dim } else { 0 })?;
+        let skip = passes.per_chunk(if passes.variant.skip { value_dim } else { 0 })?;
         let total = passes.total(1);
         // SAFETY: the shapes were validated, and the kernel stays inside of them.
         unsafe {
@@ -442,14 +445,14 @@ impl Backward<'_> {
                 bonus.arg(),
                 skip.arg(),
                 total,
-                Form {
+                Variant {
                     step_size: false,
-                    ..passes.form.without_decays()
+                    ..passes.variant.without_decays()
                 },
                 passes.inputs.query.dtype().elem(),
             );
         }
-        let bonus = match passes.form.bonus {
+        let bonus = match passes.variant.bonus {
             true => Some(self.sum_chunks(&bonus, heads * key_dim)?),
             false => None,
         };

@@ -9,7 +9,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::Form;
+use super::operands::Variant;
 use super::plan::Plan;
 use super::read_values::read_values;
 use super::scores::{Pairs, scores};
@@ -50,7 +50,7 @@ pub(super) struct Passes<'a> {
     pub problem: &'a Problem,
     pub inputs: &'a DeviceInputs<'a>,
     pub plan: &'a Plan,
-    pub form: Form,
+    pub variant: Variant,
     pub table: ChunkTable,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Passes<'a> {
             problem,
             inputs,
             plan,
-            form: Form::new(problem, inputs, plan.block()),
+            variant: Variant::new(problem, inputs, plan.block()),
             table,
         })
     }
@@ -153,9 +153,9 @@ impl<'a> Passes<'a> {
         } = *self.problem;
         let size = self.plan.chunk_size();
         let total = self.total(key_dim.div_ceil(size) * value_dim.div_ceil(size));
-        let (x, scale, form) = match side {
-            Side::Begin => (&self.inputs.query, self.inputs.scale, self.form.of_reads()),
-            Side::End => (&self.inputs.key, 1.0, self.form.of_steps()),
+        let (x, scale, variant) = match side {
+            Side::Begin => (&self.inputs.query, self.inputs.scale, self.variant.of_reads()),
+            Side::End => (&self.inputs.key, 1.0, self.variant.of_steps()),
         };
         // SAFETY: the shapes were validated, and the kernel stays inside of them.
         unsafe {
@@ -174,7 +174,7 @@ impl<'a> Passes<'a> {
                 scale,
                 total,
                 side,
-                form,
+                variant,
                 self.plan.tiling(),
                 self.types(),
             );
@@ -205,7 +205,7 @@ impl<'a> Passes<'a> {
                 updates.arg(),
                 sums.arg(),
                 end.arg(),
-                self.form.of_decays(),
+                self.variant.of_decays(),
                 start.is_some(),
                 reverse,
                 total,
@@ -240,7 +240,7 @@ impl<'a> Passes<'a> {
                 terms.arg(),
                 total,
                 Pairs::Tokens,
-                self.form.of_reads(),
+                self.variant.of_reads(),
                 self.plan.tiling(),
                 self.types(),
             );
@@ -271,7 +271,7 @@ impl<'a> Passes<'a> {
                 self.inputs.scale,
                 total,
                 Side::Begin,
-                self.form,
+                self.variant,
                 self.plan.tiling(),
                 [tokens, gates, operands, tokens],
             );

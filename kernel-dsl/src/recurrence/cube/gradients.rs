@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, Form, Gates, Sizes, Tokens};
+use super::operands::{Constants, Gates, Sizes, Tokens, Variant};
 use super::staging::Place;
 use crate::cube::view::RowsView;
 use crate::decay::DecayScope;
@@ -58,7 +58,7 @@ pub(super) fn decay_gradients<G: Float>(
     constant: &mut [f32],
     total: usize,
     #[comptime] is_constant: bool,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] chunk_size: usize,
     #[define(G)] _type: ElemType,
 ) {
@@ -69,7 +69,7 @@ pub(super) fn decay_gradients<G: Float>(
     let unit = UNIT_POS as usize;
     // For each unit what its tokens read, leave, and have as pairs; then what passes from before each token.
     let mut shared = Shared::<[f32]>::new_slice(comptime!(UNITS * chunk_size));
-    if comptime!(form.decay == DecayScope::Key) {
+    if comptime!(variant.decay == DecayScope::Key) {
         let mut k = unit;
         while k < sizes.key_dim {
             let at = place.index * sizes.key_dim + k;
@@ -86,7 +86,7 @@ pub(super) fn decay_gradients<G: Float>(
                 // The difference first: it is small where the sum is large.
                 let change = (terms.read_pairs[term] - terms.left_pairs[term]) + terms.read_state[term];
                 let mut gradient = sum + shared[i * UNITS + unit];
-                if comptime!(form.bonus) {
+                if comptime!(variant.bonus) {
                     gradient -= terms.left_pairs[term];
                 } else {
                     gradient += change;
@@ -122,7 +122,7 @@ pub(super) fn decay_gradients<G: Float>(
             out,
             constant,
             is_constant,
-            form,
+            variant,
             chunk_size,
         );
     }
@@ -171,7 +171,7 @@ fn per_head<G: Float>(
     out: &mut [G],
     constant: &mut [f32],
     #[comptime] is_constant: bool,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] chunk_size: usize,
 ) {
     let t = UNIT_POS as usize;
@@ -192,7 +192,7 @@ fn per_head<G: Float>(
         for j in 0..t {
             gradient += shared[UNITS + j];
         }
-        for i in t + comptime!(usize::from(form.bonus))..place.len {
+        for i in t + comptime!(usize::from(variant.bonus))..place.len {
             let row = (place.index * chunk_size + i) * chunk_size;
             let mut sum = shared[i];
             for j in 0..t {
@@ -232,7 +232,7 @@ pub(super) fn sum_heads<F: Float>(
     out: &mut [F],
     total: usize,
     #[comptime] of_query: bool,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _types: ElemType,
 ) {
     if CUBE_POS >= total {
@@ -249,7 +249,7 @@ pub(super) fn sum_heads<F: Float>(
         let k = n % sizes.key_dim;
         let column = group * sizes.key_dim + k;
         let mut other = 0.0f32;
-        if comptime!(form.bonus) {
+        if comptime!(variant.bonus) {
             if comptime!(of_query) {
                 other = tokens.key.at(row, column);
             } else {
@@ -260,7 +260,7 @@ pub(super) fn sum_heads<F: Float>(
         for h in 0..sizes.heads_per_group {
             let head = group * sizes.heads_per_group + h;
             sum += per_head[(row * sizes.heads + head) * sizes.key_dim + k];
-            if comptime!(form.bonus) {
+            if comptime!(variant.bonus) {
                 sum += own[row * sizes.heads + head] * constants.bonus[head * sizes.key_dim + k] * other;
             }
         }
@@ -286,7 +286,7 @@ pub(super) fn value_gradients<F: Float, G: Float>(
     value: &mut [F],
     step_size: &mut [G],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
     if CUBE_POS >= total {
@@ -299,14 +299,14 @@ pub(super) fn value_gradients<F: Float, G: Float>(
         let p = n % sizes.value_dim;
         let column = place.head * sizes.value_dim + p;
         let at = row * sizes.heads * sizes.value_dim + column;
-        let mut sum = gates.step_size(row, place.head, form) * stepped[at];
-        if comptime!(form.skip) {
-            sum += constants.skip(place.head, p, form) * cotangent.at(row, column);
+        let mut sum = gates.step_size(row, place.head, variant) * stepped[at];
+        if comptime!(variant.skip) {
+            sum += constants.skip(place.head, p, variant) * cotangent.at(row, column);
         }
         value[at] = F::cast_from(sum);
         n += UNITS;
     }
-    if comptime!(form.step_size) {
+    if comptime!(variant.step_size) {
         let mut i = UNIT_POS as usize;
         while i < place.len {
             let row = place.start + i;
@@ -336,14 +336,14 @@ pub(super) fn constant_gradients<F: Float>(
     bonus: &mut [f32],
     skip: &mut [f32],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _types: ElemType,
 ) {
     if CUBE_POS >= total {
         terminate!();
     }
     let place = Place::of_cube(chunks, sizes.heads, 1);
-    if comptime!(form.bonus) {
+    if comptime!(variant.bonus) {
         let mut k = UNIT_POS as usize;
         while k < sizes.key_dim {
             let column = place.head / sizes.heads_per_group * sizes.key_dim + k;
@@ -358,7 +358,7 @@ pub(super) fn constant_gradients<F: Float>(
             k += UNITS;
         }
     }
-    if comptime!(form.skip) {
+    if comptime!(variant.skip) {
         let mut p = UNIT_POS as usize;
         while p < sizes.value_dim {
             let column = place.head * sizes.value_dim + p;

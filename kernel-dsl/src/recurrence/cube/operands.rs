@@ -9,7 +9,7 @@ use crate::recurrence::problem::{DeviceInputs, Problem, ReadOut};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct Variant {
     pub decay: DecayScope,
     pub bonus: bool,
     pub step_size: bool,
@@ -18,7 +18,7 @@ pub(super) struct Form {
     pub block: usize,
 }
 
-impl Form {
+impl Variant {
     pub(super) fn new(problem: &Problem, inputs: &DeviceInputs, block: usize) -> Self {
         Self {
             decay: problem.decay.scope(),
@@ -39,7 +39,7 @@ impl Form {
         }
     }
 
-    /// As [`Form::of_decays`], for a kernel that reads before or after a token's own decay.
+    /// As [`Variant::of_decays`], for a kernel that reads before or after a token's own decay.
     pub(super) fn of_reads(self) -> Self {
         Self {
             bonus: self.bonus,
@@ -47,7 +47,7 @@ impl Form {
         }
     }
 
-    /// As [`Form::of_decays`], for a kernel that steps the values.
+    /// As [`Variant::of_decays`], for a kernel that steps the values.
     pub(super) fn of_steps(self) -> Self {
         Self {
             step_size: self.step_size,
@@ -107,10 +107,10 @@ impl<G: Float> Gates<G> {
         row: usize,
         head: usize,
         key: usize,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) -> f32 {
         let mut value = 0.0f32;
-        match comptime!(form.decay) {
+        match comptime!(variant.decay) {
             DecayScope::None => {}
             DecayScope::Head => value = self.log_decay.at(row, head),
             DecayScope::Key => value = self.log_decay.at(row, head * sizes.key_dim + key),
@@ -119,9 +119,9 @@ impl<G: Float> Gates<G> {
     }
 
     /// δ of a head.
-    pub fn step_size(&self, row: usize, head: usize, #[comptime] form: Form) -> f32 {
+    pub fn step_size(&self, row: usize, head: usize, #[comptime] variant: Variant) -> f32 {
         let mut value = 1.0f32;
-        if comptime!(form.step_size) {
+        if comptime!(variant.step_size) {
             value = self.step_size.at(row, head);
         }
         value
@@ -131,9 +131,9 @@ impl<G: Float> Gates<G> {
 #[cube]
 impl Constants {
     /// D of a column.
-    pub fn skip(&self, head: usize, column: usize, #[comptime] form: Form) -> f32 {
+    pub fn skip(&self, head: usize, column: usize, #[comptime] variant: Variant) -> f32 {
         let mut value = 0.0f32;
-        if comptime!(form.skip) {
+        if comptime!(variant.skip) {
             value = self.skip[head * self.skip_head + column * self.skip_column];
         }
         value

@@ -14,7 +14,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Gates, Sizes};
+use super::operands::{Gates, Sizes, Variant};
 use super::read_values::stage_state;
 use super::scores::{levels, neighbours, score_at, stage_decays};
 use super::staging::{Factors, Panel, Place, Side, fill_factors, stage_decayed, stage_panel, stage_stepped};
@@ -43,7 +43,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
     scale: f32,
     total: usize,
     #[comptime] side: Side,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
     #[define(F, G, E)] _types: [ElemType; 3],
 ) {
@@ -68,7 +68,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
         match comptime!(side) {
             Side::Begin => stage_panel::<F, E>(&mut left, values, &place, first_value, tiling),
             Side::End => {
-                stage_stepped::<F, G, E>(&mut left, values, gates, &place, first_value, form, tiling)
+                stage_stepped::<F, G, E>(&mut left, values, gates, &place, first_value, variant, tiling)
             }
         }
         stage_state::<E>(&mut right, states, sizes, &place, first_key, first_value, tiling);
@@ -84,14 +84,14 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
         sizes,
         &place,
         first_key,
-        comptime!(Factors::whole(side, form, tiling)),
-        form,
+        comptime!(Factors::whole(side, variant, tiling)),
+        variant,
         tiling,
     );
     sync_cube();
     add_decayed(&mut of_state, &result, &factors, scale, tiling);
     sync_cube();
-    if comptime!(form.decay == DecayScope::Key) {
+    if comptime!(variant.decay == DecayScope::Key) {
         between_blocks::<F, G, E>(
             other,
             gates,
@@ -105,7 +105,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
             &mut factors,
             &mut of_pairs,
             side,
-            form,
+            variant,
             tiling,
         );
         inside_blocks::<F, G>(
@@ -118,11 +118,11 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
             &mut factors,
             &mut of_pairs,
             side,
-            form,
+            variant,
             tiling,
         );
     } else {
-        stage_decayed_scores::<E>(&mut left, scores, &place, 0usize, form, tiling);
+        stage_decayed_scores::<E>(&mut left, scores, &place, 0usize, variant, tiling);
         stage_panel::<F, E>(&mut right, other, &place, first_key, tiling);
         fill_ones(&mut factors, tiling);
         sync_cube();
@@ -137,12 +137,12 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
         if i < place.len && key < sizes.key_dim {
             let row = place.start + i;
             let at = (row * sizes.heads + place.head) * sizes.key_dim + key;
-            let undecayed = undecayed_pair::<F>(other, &place, scores, i, key, side, form, tiling);
+            let undecayed = undecayed_pair::<F>(other, &place, scores, i, key, side, variant, tiling);
             out[at] = of_state[n] + of_pairs[n] + undecayed;
             let token = own.at(row, place.head, key);
             of_state[n] *= token;
             of_pairs[n] *= token;
-            if comptime!(form.decay == DecayScope::Key) {
+            if comptime!(variant.decay == DecayScope::Key) {
                 state_terms[at] = of_state[n];
                 pair_terms[at] = of_pairs[n];
             }
@@ -152,7 +152,7 @@ pub(super) fn read_keys<F: Float, G: Float, E: Float>(
         }
         n += comptime!(tiling.units());
     }
-    if comptime!(form.decay == DecayScope::Head) {
+    if comptime!(variant.decay == DecayScope::Head) {
         sync_cube();
         let at = CUBE_POS % tiles;
         sum_keys(&of_state, sizes, &place, state_terms, tiles, at, tiling);
@@ -183,8 +183,8 @@ fn sum_keys(
 }
 
 /// How far the pair that no decay has a part in is apart: with a bonus, a token reads the one before it undecayed.
-fn undecayed(form: Form) -> usize {
-    usize::from(form.bonus)
+fn undecayed(variant: Variant) -> usize {
+    usize::from(variant.bonus)
 }
 
 /// The term of the pair that no decay has a part in.
@@ -196,10 +196,10 @@ fn undecayed_pair<F: Float>(
     own: usize,
     key: usize,
     #[comptime] side: Side,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) -> f32 {
-    let distance = comptime!(undecayed(form));
+    let distance = comptime!(undecayed(variant));
     let mut term = 0.0f32;
     match comptime!(side) {
         Side::Begin => {
@@ -225,7 +225,7 @@ fn stage_decayed_scores<E: Float>(
     scores: &[f32],
     place: &Place,
     #[comptime] block: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
@@ -233,7 +233,7 @@ fn stage_decayed_scores<E: Float>(
     while n < comptime!(tiling.size * tiling.size) {
         let i = n / size;
         let j = n % size;
-        let mut taken = i > j + comptime!(undecayed(form));
+        let mut taken = i > j + comptime!(undecayed(variant));
         if comptime!(block > 0) {
             taken = taken && neighbours(i, j, block);
         }
@@ -315,11 +315,11 @@ fn between_blocks<F: Float, G: Float, E: Float>(
     factors: &mut Shared<[f32]>,
     sums: &mut Shared<[f32]>,
     #[comptime] side: Side,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     #[unroll]
-    for level in 0..comptime!(levels(form, tiling)) {
+    for level in 0..comptime!(levels(variant, tiling)) {
         let block = comptime!(tiling.size >> (level + 1));
         fill_factors::<G>(
             factors,
@@ -328,10 +328,10 @@ fn between_blocks<F: Float, G: Float, E: Float>(
             place,
             first_key,
             comptime!(Factors::level(side.opposite(), block)),
-            form,
+            variant,
             tiling,
         );
-        stage_decayed_scores::<E>(left, scores, place, block, form, tiling);
+        stage_decayed_scores::<E>(left, scores, place, block, variant, tiling);
         sync_cube();
         stage_decayed::<F, E>(right, other, &*factors, place, first_key, 1.0f32, tiling);
         sync_cube();
@@ -342,7 +342,7 @@ fn between_blocks<F: Float, G: Float, E: Float>(
             place,
             first_key,
             comptime!(Factors::level(side, block)),
-            form,
+            variant,
             tiling,
         );
         add_weighed::<E>(&*left, &*right, result, side, tiling);
@@ -364,14 +364,14 @@ fn inside_blocks<F: Float, G: Float>(
     decays: &mut Shared<[f32]>,
     sums: &mut Shared<[f32]>,
     #[comptime] side: Side,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
-    stage_decays::<G>(decays, gates, sizes, place, first_key, form, tiling);
+    stage_decays::<G>(decays, gates, sizes, place, first_key, variant, tiling);
     sync_cube();
-    let block = comptime!(form.block);
-    let nearest = comptime!(undecayed(form) + 1);
+    let block = comptime!(variant.block);
+    let nearest = comptime!(undecayed(variant) + 1);
     let mut n = UNIT_POS as usize;
     while n < comptime!(tiling.size * tiling.size) {
         let own = n / size;
@@ -393,7 +393,7 @@ fn inside_blocks<F: Float, G: Float>(
                     let reach = min(block - own % block, place.len - own);
                     for distance in nearest..reach {
                         let i = own + distance;
-                        decay *= decays[(i - comptime!(undecayed(form))) * size + c];
+                        decay *= decays[(i - comptime!(undecayed(variant))) * size + c];
                         sum += scores[score_at(place, i, own, tiling)]
                             * other.at(place.start + i, place.head, first_key + c)
                             * decay;

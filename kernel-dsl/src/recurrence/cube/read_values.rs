@@ -7,7 +7,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, Form, Gates, Sizes};
+use super::operands::{Constants, Gates, Sizes, Variant};
 use super::scores::score_at;
 use super::staging::{Factors, Panel, Place, Side, fill_factors, stage_decayed, stage_panel, stage_stepped};
 use crate::cube::product::{Accumulator, Layout, Tiling};
@@ -30,7 +30,7 @@ pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
     scale: f32,
     total: usize,
     #[comptime] side: Side,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
     #[define(F, G, E, O)] _types: [ElemType; 4],
 ) {
@@ -51,7 +51,7 @@ pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
     stage_scores::<E>(&mut left, scores, &place, tiling);
     match comptime!(side) {
         Side::Begin => {
-            stage_stepped::<F, G, E>(&mut right, y, gates, &place, first_value, form, tiling);
+            stage_stepped::<F, G, E>(&mut right, y, gates, &place, first_value, variant, tiling);
             sync_cube();
             sums.add_product::<E>(&left, &right, Layout::Plain, Layout::Plain, tiling);
         }
@@ -69,8 +69,8 @@ pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
             sizes,
             &place,
             first_key,
-            comptime!(Factors::whole(side, form, tiling)),
-            form,
+            comptime!(Factors::whole(side, variant, tiling)),
+            variant,
             tiling,
         );
         sync_cube();
@@ -88,8 +88,8 @@ pub(super) fn read_values<F: Float, G: Float, E: Float, O: Float>(
         if i < place.len && column < sizes.value_dim {
             let row = place.start + i;
             let mut value = result[i * pitch + n % size];
-            if comptime!(form.skip && side == Side::Begin) {
-                value += constants.skip(place.head, column, form) * y.at(row, place.head, column);
+            if comptime!(variant.skip && side == Side::Begin) {
+                value += constants.skip(place.head, column, variant) * y.at(row, place.head, column);
             }
             out[(row * sizes.heads + place.head) * sizes.value_dim + column] = O::cast_from(value);
         }

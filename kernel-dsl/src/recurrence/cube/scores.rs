@@ -11,7 +11,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, Form, Gates, Sizes};
+use super::operands::{Constants, Gates, Sizes, Variant};
 use super::staging::{
     Factors, Panel, Place, Side, fill_factors, log_decay, stage_decayed, stage_panel, stage_stepped,
 };
@@ -45,7 +45,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
     terms: &mut [f32],
     total: usize,
     #[comptime] pairs: Pairs,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
     #[define(F, G, E)] _types: [ElemType; 3],
 ) {
@@ -56,7 +56,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
     let mut left = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut right = Shared::<[E]>::new_slice(comptime!(tiling.len()));
     let mut result = Shared::<[f32]>::new_slice(comptime!(tiling.len()));
-    if comptime!(form.decay == DecayScope::Key && pairs == Pairs::Tokens) {
+    if comptime!(variant.decay == DecayScope::Key && pairs == Pairs::Tokens) {
         let mut factors = Shared::<[f32]>::new_slice(comptime!(tiling.size * tiling.size));
         between_blocks::<F, G, E>(
             x,
@@ -69,7 +69,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
             &mut result,
             &mut factors,
             out,
-            form,
+            variant,
             tiling,
         );
         inside_blocks::<F, G, E>(
@@ -83,7 +83,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
             &mut right,
             &mut factors,
             out,
-            form,
+            variant,
             tiling,
         );
     } else {
@@ -102,7 +102,7 @@ pub(super) fn scores<F: Float, G: Float, E: Float>(
             weights,
             terms,
             pairs,
-            form,
+            variant,
             tiling,
         );
     }
@@ -132,7 +132,7 @@ fn at_once<F: Float, G: Float, E: Float>(
     weights: &[f32],
     terms: &mut [f32],
     #[comptime] pairs: Pairs,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
@@ -145,11 +145,13 @@ fn at_once<F: Float, G: Float, E: Float>(
         stage_panel::<F, E>(left, x, place, tile * size, tiling);
         match comptime!(pairs) {
             Pairs::Tokens => stage_panel::<F, E>(right, y, place, tile * size, tiling),
-            Pairs::Gradients => stage_stepped::<F, G, E>(right, y, gates, place, tile * size, form, tiling),
+            Pairs::Gradients => {
+                stage_stepped::<F, G, E>(right, y, gates, place, tile * size, variant, tiling)
+            }
         }
         sync_cube();
         sums.add_product::<E>(&*left, &*right, Layout::Plain, Layout::Transposed, tiling);
-        if comptime!(form.bonus && pairs == Pairs::Tokens) {
+        if comptime!(variant.bonus && pairs == Pairs::Tokens) {
             if unit < size {
                 bonus += bonus_of::<E>(
                     &*left,
@@ -166,7 +168,7 @@ fn at_once<F: Float, G: Float, E: Float>(
     }
     sums.store(result, tiling);
     sync_cube();
-    if comptime!(form.decay == DecayScope::Head && pairs == Pairs::Gradients) {
+    if comptime!(variant.decay == DecayScope::Head && pairs == Pairs::Gradients) {
         let mut n = unit;
         while n < comptime!(tiling.size * tiling.size) {
             let at = score_at(place, n / size, n % size, tiling);
@@ -176,7 +178,9 @@ fn at_once<F: Float, G: Float, E: Float>(
         sync_cube();
     }
     if unit < size {
-        decay_row::<G>(result, gates, sizes, place, unit, own, bonus, pairs, form, tiling);
+        decay_row::<G>(
+            result, gates, sizes, place, unit, own, bonus, pairs, variant, tiling,
+        );
     }
     sync_cube();
     let mut n = unit;
@@ -222,7 +226,7 @@ fn decay_row<G: Float>(
     own: &mut [f32],
     bonus: f32,
     #[comptime] pairs: Pairs,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let row = i * comptime!(tiling.pitch());
@@ -231,25 +235,25 @@ fn decay_row<G: Float>(
     for back in 0..i + 1 {
         let j = i - back;
         let mut decay = 1.0f32;
-        if comptime!(form.decay == DecayScope::Head) {
+        if comptime!(variant.decay == DecayScope::Head) {
             decay = sum.exp();
         }
         result[row + j] *= sizes.scale * decay;
-        if comptime!(form.decay == DecayScope::Head) {
+        if comptime!(variant.decay == DecayScope::Head) {
             // With a bonus the read-out precedes the token's own decay.
-            if comptime!(form.bonus) {
+            if comptime!(variant.bonus) {
                 if back > 0 {
-                    sum += log_decay::<G>(gates, sizes, place, j, 0, form);
+                    sum += log_decay::<G>(gates, sizes, place, j, 0, variant);
                 }
             } else {
-                sum += log_decay::<G>(gates, sizes, place, j, 0, form);
+                sum += log_decay::<G>(gates, sizes, place, j, 0, variant);
             }
         }
     }
     for j in i + 1..comptime!(tiling.size) {
         result[row + j] = 0.0f32;
     }
-    if comptime!(form.bonus) {
+    if comptime!(variant.bonus) {
         match comptime!(pairs) {
             Pairs::Tokens => result[row + i] = sizes.scale * bonus,
             Pairs::Gradients => {
@@ -276,13 +280,13 @@ fn between_blocks<F: Float, G: Float, E: Float>(
     result: &mut Shared<[f32]>,
     factors: &mut Shared<[f32]>,
     out: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
     let pitch = comptime!(tiling.pitch());
     #[unroll]
-    for level in 0..comptime!(levels(form, tiling)) {
+    for level in 0..comptime!(levels(variant, tiling)) {
         let block = comptime!(tiling.size >> (level + 1));
         let mut sums = Accumulator::zero(tiling);
         for tile in 0..sizes.key_dim.div_ceil(size) {
@@ -295,7 +299,7 @@ fn between_blocks<F: Float, G: Float, E: Float>(
                 place,
                 first,
                 comptime!(Factors::level(Side::Begin, block)),
-                form,
+                variant,
                 tiling,
             );
             sync_cube();
@@ -308,7 +312,7 @@ fn between_blocks<F: Float, G: Float, E: Float>(
                 place,
                 first,
                 comptime!(Factors::level(Side::End, block)),
-                form,
+                variant,
                 tiling,
             );
             sync_cube();
@@ -334,8 +338,8 @@ fn between_blocks<F: Float, G: Float, E: Float>(
 }
 
 /// Levels of blocks that a tile has above the shortest ones.
-pub(super) fn levels(form: Form, tiling: Tiling) -> usize {
-    (tiling.size / form.block).ilog2() as usize
+pub(super) fn levels(variant: Variant, tiling: Tiling) -> usize {
+    (tiling.size / variant.block).ilog2() as usize
 }
 
 /// Whether token `i` lies in an odd block and `j` in the even one before it.
@@ -359,7 +363,7 @@ fn inside_blocks<F: Float, G: Float, E: Float>(
     right: &mut Shared<[E]>,
     decays: &mut Shared<[f32]>,
     out: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
@@ -369,9 +373,9 @@ fn inside_blocks<F: Float, G: Float, E: Float>(
     let unit = UNIT_POS as usize;
     let i = unit % size;
     let slice = unit / size;
-    let block = comptime!(form.block);
+    let block = comptime!(variant.block);
     let low = i / block * block;
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(tiling.units() * form.block));
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(tiling.units() * variant.block));
     for b in 0..block {
         sums[unit * block + b] = 0.0f32;
     }
@@ -380,7 +384,7 @@ fn inside_blocks<F: Float, G: Float, E: Float>(
         sync_cube();
         stage_panel::<F, E>(left, x, place, first, tiling);
         stage_panel::<F, E>(right, y, place, first, tiling);
-        stage_decays::<G>(decays, gates, sizes, place, first, form, tiling);
+        stage_decays::<G>(decays, gates, sizes, place, first, variant, tiling);
         sync_cube();
         let mut query = Array::<f32>::new(width);
         #[unroll]
@@ -394,7 +398,7 @@ fn inside_blocks<F: Float, G: Float, E: Float>(
             for c in 0..width {
                 let col = slice * width + c;
                 let key = f32::cast_from(right[j * pitch + col]);
-                if comptime!(form.bonus) {
+                if comptime!(variant.bonus) {
                     if back == 0 {
                         let mut u = 0.0f32;
                         if first + col < sizes.key_dim {
@@ -433,14 +437,14 @@ pub(super) fn stage_decays<G: Float>(
     sizes: &Sizes,
     place: &Place,
     first: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let mut n = UNIT_POS as usize;
     while n < comptime!(tiling.size * tiling.size) {
         let i = n / comptime!(tiling.size);
         let c = n % comptime!(tiling.size);
-        out[n] = log_decay::<G>(gates, sizes, place, i, first + c, form).exp();
+        out[n] = log_decay::<G>(gates, sizes, place, i, first + c, variant).exp();
         n += comptime!(tiling.units());
     }
 }

@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Constants, Form, Gates, Sizes, Tokens};
+use super::operands::{Constants, Gates, Sizes, Tokens, Variant};
 use crate::cube::{
     Client, DType, DeviceBuffer, Error, Limits, SequenceTable, address_type, cubes, token_buffer,
 };
@@ -38,7 +38,7 @@ impl Tile {
         let bytes = 4 * (4 * tile.rows * tile.slices + tile.slices * tile.columns);
         if bytes > limits.shared_memory {
             return Err(Error::TooLarge {
-                what: "the shared memory of the sequential form, which grows with key_dim, in bytes",
+                what: "the shared memory of the sequential variant, which grows with key_dim, in bytes",
                 limit: limits.shared_memory as u64,
                 found: bytes as u64,
             });
@@ -113,7 +113,7 @@ pub fn sequential(
             table.arg(),
             total,
             // Blocks are for chunks.
-            Form::new(problem, inputs, 0),
+            Variant::new(problem, inputs, 0),
             state.is_some(),
             tile,
             [inputs.query.dtype().elem(), inputs.gate_type().elem()],
@@ -134,7 +134,7 @@ fn sequential_kernel<F: Float, G: Float>(
     out: &mut [F],
     table: &[u32],
     total: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] has_state: bool,
     #[comptime] tile: Tile,
     #[define(F, G)] _types: [ElemType; 2],
@@ -187,8 +187,8 @@ fn sequential_kernel<F: Float, G: Float>(
             if n < key_dim {
                 q = sizes.scale * tokens.query.at(t, group * key_dim + n);
                 k = tokens.key.at(t, group * key_dim + n);
-                a = exp_minus_one(gates.log_decay(sizes, t, head, n, form));
-                if comptime!(form.bonus) {
+                a = exp_minus_one(gates.log_decay(sizes, t, head, n, variant));
+                if comptime!(variant.bonus) {
                     b = constants.bonus[head * key_dim + n] * k;
                 }
             }
@@ -203,14 +203,14 @@ fn sequential_kernel<F: Float, G: Float>(
         if p < value_dim {
             v = tokens.value.at(t, head * value_dim + p);
         }
-        let update = v * gates.step_size(t, head, form);
+        let update = v * gates.step_size(t, head, variant);
         let mut sum = 0.0f32;
         #[unroll(unrolled)]
         for r in 0..rows {
             let n = first + r;
             let before = state[r];
             let after = (before + decay[n] * before) + key[n] * update;
-            if comptime!(form.bonus) {
+            if comptime!(variant.bonus) {
                 sum += query[n] * (before + bonus[n] * update);
             } else {
                 sum += query[n] * after;
@@ -220,7 +220,7 @@ fn sequential_kernel<F: Float, G: Float>(
         partial[unit] = sum;
         sync_cube();
         if slice == 0 && p < value_dim {
-            let mut y = constants.skip(head, p, form) * v;
+            let mut y = constants.skip(head, p, variant) * v;
             for s in 0..comptime!(tile.slices) {
                 y += partial[s * columns + unit];
             }

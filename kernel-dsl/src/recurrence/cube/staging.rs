@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Gates, Sizes};
+use super::operands::{Gates, Sizes, Variant};
 pub(super) use crate::cube::place::Place;
 use crate::cube::product::Tiling;
 use crate::cube::view::{RowsView, RowsViewLaunch};
@@ -76,11 +76,11 @@ pub(super) struct Factors {
 
 impl Factors {
     /// Factors towards a boundary of the whole chunk.
-    pub(super) fn whole(side: Side, form: Form, tiling: Tiling) -> Self {
+    pub(super) fn whole(side: Side, variant: Variant, tiling: Tiling) -> Self {
         Self {
             side,
             span: tiling.size,
-            block: form.block,
+            block: variant.block,
             blocks: Blocks::All,
         }
     }
@@ -107,11 +107,11 @@ pub(super) fn log_decay<G: Float>(
     place: &Place,
     i: usize,
     key: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
 ) -> f32 {
     let mut value = 0.0f32;
     if i < place.len && key < sizes.key_dim {
-        value = gates.log_decay(sizes, place.start + i, place.head, key, form);
+        value = gates.log_decay(sizes, place.start + i, place.head, key, variant);
     }
     value
 }
@@ -125,7 +125,7 @@ pub(super) fn fill_factors<G: Float>(
     place: &Place,
     first: usize,
     #[comptime] factors: Factors,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
@@ -146,11 +146,11 @@ pub(super) fn fill_factors<G: Float>(
             match comptime!(factors.side) {
                 Side::Begin => {
                     for i in low / span * span..low {
-                        sum += log_decay::<G>(gates, sizes, place, i, key, form);
+                        sum += log_decay::<G>(gates, sizes, place, i, key, variant);
                     }
                     for i in low..low + block {
-                        let own = log_decay::<G>(gates, sizes, place, i, key, form);
-                        if comptime!(form.bonus) {
+                        let own = log_decay::<G>(gates, sizes, place, i, key, variant);
+                        if comptime!(variant.bonus) {
                             out[i * size + c] = sum.exp();
                             sum += own;
                         } else {
@@ -161,12 +161,12 @@ pub(super) fn fill_factors<G: Float>(
                 }
                 Side::End => {
                     for i in low + block..(low / span + 1) * span {
-                        sum += log_decay::<G>(gates, sizes, place, i, key, form);
+                        sum += log_decay::<G>(gates, sizes, place, i, key, variant);
                     }
                     for back in 0..block {
                         let i = low + block - 1 - back;
                         out[i * size + c] = sum.exp();
-                        sum += log_decay::<G>(gates, sizes, place, i, key, form);
+                        sum += log_decay::<G>(gates, sizes, place, i, key, variant);
                     }
                 }
             }
@@ -237,7 +237,7 @@ pub(super) fn stage_stepped<F: Float, G: Float, E: Float>(
     gates: &Gates<G>,
     place: &Place,
     first: usize,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let size = comptime!(tiling.size);
@@ -249,7 +249,7 @@ pub(super) fn stage_stepped<F: Float, G: Float, E: Float>(
         let mut value = 0.0f32;
         if i < place.len && first + c < panel.cols {
             let row = place.start + i;
-            value = panel.at(row, place.head, first + c) * gates.step_size(row, place.head, form);
+            value = panel.at(row, place.head, first + c) * gates.step_size(row, place.head, variant);
         }
         out[i * pitch + c] = E::cast_from(value);
         n += comptime!(tiling.units());

@@ -9,7 +9,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Gates, Sizes};
+use super::operands::{Gates, Sizes, Variant};
 use super::staging::{
     Factors, Panel, Place, Side, fill_factors, log_decay, stage_decayed, stage_panel, stage_stepped,
 };
@@ -30,7 +30,7 @@ pub(super) fn chunk_updates<F: Float, G: Float, E: Float>(
     scale: f32,
     total: usize,
     #[comptime] side: Side,
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
     #[define(F, G, E)] _types: [ElemType; 3],
 ) {
@@ -55,15 +55,15 @@ pub(super) fn chunk_updates<F: Float, G: Float, E: Float>(
         sizes,
         &place,
         first_key,
-        comptime!(Factors::whole(side, form, tiling)),
-        form,
+        comptime!(Factors::whole(side, variant, tiling)),
+        variant,
         tiling,
     );
     sync_cube();
     stage_decayed::<F, E>(&mut left, x, &factors, &place, first_key, scale, tiling);
     match comptime!(side) {
         Side::Begin => stage_panel::<F, E>(&mut right, y, &place, first_value, tiling),
-        Side::End => stage_stepped::<F, G, E>(&mut right, y, gates, &place, first_value, form, tiling),
+        Side::End => stage_stepped::<F, G, E>(&mut right, y, gates, &place, first_value, variant, tiling),
     }
     sync_cube();
     let mut update = Accumulator::zero(tiling);
@@ -82,7 +82,7 @@ pub(super) fn chunk_updates<F: Float, G: Float, E: Float>(
     }
     if comptime!(side == Side::End) {
         if first_value == 0 {
-            sum_log_decays::<G>(gates, sizes, &place, first_key, sums, form, tiling);
+            sum_log_decays::<G>(gates, sizes, &place, first_key, sums, variant, tiling);
         }
     }
 }
@@ -95,16 +95,16 @@ fn sum_log_decays<G: Float>(
     place: &Place,
     first: usize,
     sums: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] tiling: Tiling,
 ) {
     let mut c = UNIT_POS as usize;
     while c < comptime!(tiling.size) {
         let mut sum = 0.0f32;
         for i in 0..place.len {
-            sum += log_decay::<G>(gates, sizes, place, i, first + c, form);
+            sum += log_decay::<G>(gates, sizes, place, i, first + c, variant);
         }
-        match comptime!(form.decay) {
+        match comptime!(variant.decay) {
             DecayScope::Key => {
                 if first + c < sizes.key_dim {
                     sums[place.index * sizes.key_dim + first + c] = sum;
@@ -134,7 +134,7 @@ pub(super) fn pass_states(
     updates: &mut [f32],
     sums: &[f32],
     end: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] has_start: bool,
     #[comptime] reverse: bool,
     total: usize,
@@ -160,7 +160,7 @@ pub(super) fn pass_states(
         let index = chunk * sizes.heads + head;
         let update = updates[index * head_len + within];
         updates[index * head_len + within] = h;
-        match comptime!(form.decay) {
+        match comptime!(variant.decay) {
             DecayScope::None => h += update,
             DecayScope::Head => h = h * sums[index].exp() + update,
             DecayScope::Key => {

@@ -179,7 +179,7 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     fn run<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(self) -> u64 {
-        dispatch(Form::<BONUS, BOUNDED, CONSTANT>(self))
+        dispatch(Variant::<BONUS, BOUNDED, CONSTANT>(self))
     }
 }
 
@@ -189,10 +189,10 @@ impl Tokens<'_> {
 /// A constant decay that is off by half a unit in the last place is off in the same direction at every token, so that a
 /// memory of 10⁴ tokens would be off by 3·10⁻⁴. It is therefore kept in two parts; decays that change err at random and
 /// do without.
-struct Form<'a, const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(Tokens<'a>);
+struct Variant<'a, const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool>(Tokens<'a>);
 
 impl<const BONUS: bool, const BOUNDED: bool, const CONSTANT: bool> WithSimd
-    for Form<'_, BONUS, BOUNDED, CONSTANT>
+    for Variant<'_, BONUS, BOUNDED, CONSTANT>
 {
     type Output = u64;
 

@@ -17,7 +17,7 @@ use cubecl::prelude::*;
 
 use super::forward::Chunks;
 use super::gradients::{PartsLaunch, TokensLaunch, gradients};
-use super::operands::{Form, Scan, zeros};
+use super::operands::{Scan, Variant, zeros};
 use super::plan::Tile;
 use crate::cube::partial::sum_partials;
 use crate::cube::view::RowsView;
@@ -56,7 +56,7 @@ pub fn backward(
             inputs.scan(problem, chunks.table.chunks(), total),
             cotangents.out.view(),
             adjoints.arg(),
-            inputs.form(tile, 3),
+            inputs.variant(tile, 3),
             inputs.dtype().elem(),
         );
     }
@@ -81,7 +81,7 @@ pub fn backward(
             adjoints.arg(),
             buffers.tokens(),
             buffers.parts(),
-            inputs.form(tile, 3),
+            inputs.variant(tile, 3),
             inputs.dtype().elem(),
         );
     }
@@ -194,30 +194,30 @@ fn summarise_adjoint<F: Float>(
     scan: &Scan<F>,
     cotangent: &RowsView<F>,
     updates: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= scan.cubes {
         terminate!();
     }
-    let place = scan.place(form);
+    let place = scan.place(variant);
     if !place.active {
         terminate!();
     }
-    for t in 0..scan.state_dim.div_ceil(comptime!(form.tile.state)) {
-        let first = t * comptime!(form.tile.state);
-        let a = scan.load(&scan.a, place.constants, first, form);
-        let mut adjoint = zeros(form);
+    for t in 0..scan.state_dim.div_ceil(comptime!(variant.tile.state)) {
+        let first = t * comptime!(variant.tile.state);
+        let a = scan.load(&scan.a, place.constants, first, variant);
+        let mut adjoint = zeros(variant);
         for back in place.start..place.end {
             let row = place.end + place.start - 1 - back;
             let step = scan.step_size.at(row, place.channel);
-            let dy = cotangent.at(row, place.channel) * scan.silu_of_gate(row, place.channel, form);
+            let dy = cotangent.at(row, place.channel) * scan.silu_of_gate(row, place.channel, variant);
             #[unroll]
-            for i in 0..comptime!(form.tile.state) {
-                let c = scan.c_at(row, place.group, first + i, form);
+            for i in 0..comptime!(variant.tile.state) {
+                let c = scan.c_at(row, place.group, first + i, variant);
                 adjoint[i] = (step * a[i]).exp() * (adjoint[i] + c * dy);
             }
         }
-        scan.store(updates, &adjoint, place.states, first, form);
+        scan.store(updates, &adjoint, place.states, first, variant);
     }
 }

@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use super::operands::{Form, Scan, zeros};
+use super::operands::{Scan, Variant, zeros};
 use super::plan::Tile;
 
 use crate::cube::{
@@ -86,7 +86,7 @@ pub fn sequential(
             end.arg(),
             partial.arg(),
             out.arg(),
-            inputs.form(tile, 2),
+            inputs.variant(tile, 2),
             problem.state_dim <= tile.state,
             state.is_some(),
             true,
@@ -135,7 +135,7 @@ pub fn chunked(
             end.arg(),
             partial.arg(),
             out.arg(),
-            inputs.form(chunks.tile, 3),
+            inputs.variant(chunks.tile, 3),
             problem.state_dim <= chunks.tile.state,
             true,
             false,
@@ -204,7 +204,7 @@ impl Chunks {
                 inputs.scan(problem, self.table.chunks(), total),
                 states.arg(),
                 self.step_sums.arg(),
-                inputs.form(self.tile, 3),
+                inputs.variant(self.tile, 3),
                 inputs.dtype().elem(),
             );
         }
@@ -250,13 +250,13 @@ fn summarise<F: Float>(
     scan: &Scan<F>,
     updates: &mut [f32],
     step_sums: &mut [f32],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[define(F)] _dtype: ElemType,
 ) {
     if CUBE_POS >= scan.cubes {
         terminate!();
     }
-    let place = scan.place(form);
+    let place = scan.place(variant);
     if !place.active {
         terminate!();
     }
@@ -265,14 +265,14 @@ fn summarise<F: Float>(
         sum += scan.step_size.at(row, place.channel);
     }
     step_sums[place.segment * scan.groups * scan.channels_per_group + place.channel] = sum;
-    for t in 0..scan.state_dim.div_ceil(comptime!(form.tile.state)) {
-        let first = t * comptime!(form.tile.state);
-        let a = scan.load(&scan.a, place.constants, first, form);
-        let mut state = zeros(form);
+    for t in 0..scan.state_dim.div_ceil(comptime!(variant.tile.state)) {
+        let first = t * comptime!(variant.tile.state);
+        let a = scan.load(&scan.a, place.constants, first, variant);
+        let mut state = zeros(variant);
         for row in place.start..place.end {
-            scan.advance(&place, row, first, &a, &mut state, form);
+            scan.advance(&place, row, first, &a, &mut state, variant);
         }
-        scan.store(updates, &state, place.states, first, form);
+        scan.store(updates, &state, place.states, first, variant);
     }
 }
 
@@ -327,7 +327,7 @@ fn read_out<F: Float>(
     end: &mut [f32],
     partial: &mut [f32],
     out: &mut [F],
-    #[comptime] form: Form,
+    #[comptime] variant: Variant,
     #[comptime] one_tile: bool,
     #[comptime] has_begin: bool,
     #[comptime] keep_end: bool,
@@ -336,22 +336,22 @@ fn read_out<F: Float>(
     if CUBE_POS >= scan.cubes {
         terminate!();
     }
-    let place = scan.place(form);
+    let place = scan.place(variant);
     if !place.active {
         terminate!();
     }
     let channels = scan.groups * scan.channels_per_group;
-    let tiles = scan.state_dim.div_ceil(comptime!(form.tile.state));
+    let tiles = scan.state_dim.div_ceil(comptime!(variant.tile.state));
     for t in 0..tiles {
-        let first = t * comptime!(form.tile.state);
-        let a = scan.load(&scan.a, place.constants, first, form);
+        let first = t * comptime!(variant.tile.state);
+        let a = scan.load(&scan.a, place.constants, first, variant);
         let mut state = if comptime!(has_begin) {
-            scan.load(begin, place.states, first, form)
+            scan.load(begin, place.states, first, variant)
         } else {
-            zeros(form)
+            zeros(variant)
         };
         for row in place.start..place.end {
-            scan.advance(&place, row, first, &a, &mut state, form);
+            scan.advance(&place, row, first, &a, &mut state, variant);
             let at = row * channels + place.channel;
             let mut y = 0.0f32;
             if comptime!(!one_tile) {
@@ -360,19 +360,19 @@ fn read_out<F: Float>(
                 }
             }
             #[unroll]
-            for i in 0..comptime!(form.tile.state) {
-                y += scan.c_at(row, place.group, first + i, form) * state[i];
+            for i in 0..comptime!(variant.tile.state) {
+                y += scan.c_at(row, place.group, first + i, variant) * state[i];
             }
             if comptime!(!one_tile) {
                 partial[at] = y;
             }
             if t + 1 == tiles {
-                y += scan.skipped(row, place.channel, form);
-                out[at] = F::cast_from(y * scan.silu_of_gate(row, place.channel, form));
+                y += scan.skipped(row, place.channel, variant);
+                out[at] = F::cast_from(y * scan.silu_of_gate(row, place.channel, variant));
             }
         }
         if comptime!(keep_end) {
-            scan.store(end, &state, place.states, first, form);
+            scan.store(end, &state, place.states, first, variant);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::selective_scan::problem::{DeviceInputs, Problem};
 
 /// The choices that make another kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Form {
+pub(super) struct Variant {
     pub tile: Tile,
     pub skip: bool,
     pub gate: bool,
@@ -62,12 +62,12 @@ pub(super) struct Place {
 #[cube]
 impl<F: Float> Scan<F> {
     /// Cubes are ordered by segment, then group, then tile of channels.
-    pub fn place(&self, #[comptime] form: Form) -> Place {
-        let tiles = self.channels_per_group.div_ceil(comptime!(form.tile.units));
+    pub fn place(&self, #[comptime] variant: Variant) -> Place {
+        let tiles = self.channels_per_group.div_ceil(comptime!(variant.tile.units));
         let segment = CUBE_POS / (tiles * self.groups);
         let group = CUBE_POS / tiles % self.groups;
         let tile = CUBE_POS % tiles;
-        let lane = tile * comptime!(form.tile.units) + UNIT_POS as usize;
+        let lane = tile * comptime!(variant.tile.units) + UNIT_POS as usize;
         let channel = group * self.channels_per_group + min(lane, self.channels_per_group - 1);
         let channels = self.groups * self.channels_per_group;
         Place {
@@ -79,33 +79,33 @@ impl<F: Float> Scan<F> {
             active: lane < self.channels_per_group,
             constants: channel * self.state_dim,
             states: (segment * channels + channel) * self.state_dim,
-            start: self.segments[segment * comptime!(form.entry)] as usize,
-            end: self.segments[segment * comptime!(form.entry) + 1] as usize,
+            start: self.segments[segment * comptime!(variant.entry)] as usize,
+            end: self.segments[segment * comptime!(variant.entry) + 1] as usize,
         }
     }
 
     /// Value `n` of B; 0 beyond the state.
-    pub fn b_at(&self, row: usize, group: usize, n: usize, #[comptime] form: Form) -> f32 {
-        let value = self.b.at(row, group * self.state_dim + self.clamp(n, form));
-        self.masked(value, n, form)
+    pub fn b_at(&self, row: usize, group: usize, n: usize, #[comptime] variant: Variant) -> f32 {
+        let value = self.b.at(row, group * self.state_dim + self.clamp(n, variant));
+        self.masked(value, n, variant)
     }
 
     /// Value `n` of C; 0 beyond the state.
-    pub fn c_at(&self, row: usize, group: usize, n: usize, #[comptime] form: Form) -> f32 {
-        let value = self.c.at(row, group * self.state_dim + self.clamp(n, form));
-        self.masked(value, n, form)
+    pub fn c_at(&self, row: usize, group: usize, n: usize, #[comptime] variant: Variant) -> f32 {
+        let value = self.c.at(row, group * self.state_dim + self.clamp(n, variant));
+        self.masked(value, n, variant)
     }
 
-    fn clamp(&self, n: usize, #[comptime] form: Form) -> usize {
-        if comptime!(form.tile.exact) {
+    fn clamp(&self, n: usize, #[comptime] variant: Variant) -> usize {
+        if comptime!(variant.tile.exact) {
             n
         } else {
             min(n, self.state_dim - 1)
         }
     }
 
-    fn masked(&self, value: f32, n: usize, #[comptime] form: Form) -> f32 {
-        if comptime!(form.tile.exact) {
+    fn masked(&self, value: f32, n: usize, #[comptime] variant: Variant) -> f32 {
+        if comptime!(variant.tile.exact) {
             value
         } else {
             select(n < self.state_dim, value, 0.0f32)
@@ -113,12 +113,18 @@ impl<F: Float> Scan<F> {
     }
 
     /// The values `first ..` of a channel; 0 beyond the state.
-    pub fn load(&self, values: &[f32], offset: usize, first: usize, #[comptime] form: Form) -> Array<f32> {
-        let mut loaded = Array::<f32>::new(comptime!(form.tile.state));
+    pub fn load(
+        &self,
+        values: &[f32],
+        offset: usize,
+        first: usize,
+        #[comptime] variant: Variant,
+    ) -> Array<f32> {
+        let mut loaded = Array::<f32>::new(comptime!(variant.tile.state));
         #[unroll]
-        for i in 0..comptime!(form.tile.state) {
-            let value = values[offset + self.clamp(first + i, form)];
-            loaded[i] = self.masked(value, first + i, form);
+        for i in 0..comptime!(variant.tile.state) {
+            let value = values[offset + self.clamp(first + i, variant)];
+            loaded[i] = self.masked(value, first + i, variant);
         }
         loaded
     }
@@ -130,11 +136,11 @@ impl<F: Float> Scan<F> {
         tile: &Array<f32>,
         offset: usize,
         first: usize,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) {
         #[unroll]
-        for i in 0..comptime!(form.tile.state) {
-            if comptime!(form.tile.exact) {
+        for i in 0..comptime!(variant.tile.state) {
+            if comptime!(variant.tile.exact) {
                 values[offset + first + i] = tile[i];
             } else {
                 if first + i < self.state_dim {
@@ -152,39 +158,39 @@ impl<F: Float> Scan<F> {
         first: usize,
         a: &Array<f32>,
         state: &mut Array<f32>,
-        #[comptime] form: Form,
+        #[comptime] variant: Variant,
     ) {
         let step = self.step_size.at(row, place.channel);
         let fed = step * self.input.at(row, place.channel);
         #[unroll]
-        for i in 0..comptime!(form.tile.state) {
-            let b = self.b_at(row, place.group, first + i, form);
+        for i in 0..comptime!(variant.tile.state) {
+            let b = self.b_at(row, place.group, first + i, variant);
             state[i] = (step * a[i]).exp() * state[i] + fed * b;
         }
     }
 
     /// 1 / (1 + e^{-z}); 1 without a gate.
-    pub fn sigmoid_of_gate(&self, row: usize, channel: usize, #[comptime] form: Form) -> f32 {
+    pub fn sigmoid_of_gate(&self, row: usize, channel: usize, #[comptime] variant: Variant) -> f32 {
         let mut value = 1.0f32;
-        if comptime!(form.gate) {
+        if comptime!(variant.gate) {
             value = 1.0f32 / (1.0f32 + (-self.gate.at(row, channel)).exp());
         }
         value
     }
 
     /// SiLU(z); 1 without a gate.
-    pub fn silu_of_gate(&self, row: usize, channel: usize, #[comptime] form: Form) -> f32 {
+    pub fn silu_of_gate(&self, row: usize, channel: usize, #[comptime] variant: Variant) -> f32 {
         let mut value = 1.0f32;
-        if comptime!(form.gate) {
-            value = self.gate.at(row, channel) * self.sigmoid_of_gate(row, channel, form);
+        if comptime!(variant.gate) {
+            value = self.gate.at(row, channel) * self.sigmoid_of_gate(row, channel, variant);
         }
         value
     }
 
     /// D u; 0 without a skip.
-    pub fn skipped(&self, row: usize, channel: usize, #[comptime] form: Form) -> f32 {
+    pub fn skipped(&self, row: usize, channel: usize, #[comptime] variant: Variant) -> f32 {
         let mut value = 0.0f32;
-        if comptime!(form.skip) {
+        if comptime!(variant.skip) {
             value = self.skip[channel] * self.input.at(row, channel);
         }
         value
@@ -193,10 +199,10 @@ impl<F: Float> Scan<F> {
 
 /// Zeros in the registers of a unit.
 #[cube]
-pub(super) fn zeros(#[comptime] form: Form) -> Array<f32> {
-    let mut values = Array::<f32>::new(comptime!(form.tile.state));
+pub(super) fn zeros(#[comptime] variant: Variant) -> Array<f32> {
+    let mut values = Array::<f32>::new(comptime!(variant.tile.state));
     #[unroll]
-    for i in 0..comptime!(form.tile.state) {
+    for i in 0..comptime!(variant.tile.state) {
         values[i] = 0.0f32;
     }
     values
@@ -217,8 +223,8 @@ impl DeviceInputs<'_> {
     }
 
     /// Form of the kernel that the inputs need.
-    pub(super) fn form(&self, tile: Tile, entry: usize) -> Form {
-        Form {
+    pub(super) fn variant(&self, tile: Tile, entry: usize) -> Variant {
+        Variant {
             tile,
             skip: self.skip.is_some(),
             gate: self.gate.is_some(),

@@ -8,11 +8,11 @@ use spillway_kernel_dsl::delta_rule::cube::{
 };
 use spillway_kernel_dsl::delta_rule::{Problem, TransitionKind};
 
-use super::{Form, Maker};
+use super::{CallForm, Maker};
 
 /// Every form. A step goes on from a state, the others begin without one.
-pub const FORMS: &[Form<Problem>] = &[
-    Form {
+pub const FORMS: &[CallForm<Problem>] = &[
+    CallForm {
         name: "step",
         one_token: true,
         prepare: |make, problem| {
@@ -23,7 +23,7 @@ pub const FORMS: &[Form<Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "forward",
         one_token: false,
         prepare: |make, problem| {
@@ -33,7 +33,7 @@ pub const FORMS: &[Form<Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, problem| {

@@ -4,11 +4,11 @@ use spillway_kernel_dsl::cross_entropy::cube as entropy;
 use spillway_kernel_dsl::cube::DType;
 use spillway_kernel_dsl::step_size;
 
-use super::Form;
+use super::CallForm;
 
 /// Step sizes and log decays from raw values of `[tokens, heads]`.
-pub const STEP_SIZE: &[Form<[usize; 2]>] = &[
-    Form {
+pub const STEP_SIZE: &[CallForm<[usize; 2]>] = &[
+    CallForm {
         name: "forward",
         one_token: false,
         prepare: |make, [tokens, heads]| {
@@ -19,7 +19,7 @@ pub const STEP_SIZE: &[Form<[usize; 2]>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, [tokens, heads]| {
@@ -56,8 +56,8 @@ fn raw(
 }
 
 /// The loss of logits of `[tokens, classes]`; every token's target is the first class.
-pub const CROSS_ENTROPY: &[Form<[usize; 2]>] = &[
-    Form {
+pub const CROSS_ENTROPY: &[CallForm<[usize; 2]>] = &[
+    CallForm {
         name: "forward",
         one_token: false,
         prepare: |make, [tokens, classes]| {
@@ -68,7 +68,7 @@ pub const CROSS_ENTROPY: &[Form<[usize; 2]>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, [tokens, classes]| {

@@ -4,11 +4,11 @@ use spillway_kernel_dsl::cube::{DeviceBuffer, Error};
 use spillway_kernel_dsl::linear_state_space::cube::{backward, forward};
 use spillway_kernel_dsl::linear_state_space::{DeviceCotangents, DeviceInputs, Problem, Rule, Spectrum};
 
-use super::{Form, Maker};
+use super::{CallForm, Maker};
 
 /// Every form, with one step size per channel and with one per token.
-pub const FORMS: &[Form<Problem<'static>>] = &[
-    Form {
+pub const FORMS: &[CallForm<Problem<'static>>] = &[
+    CallForm {
         name: "forward",
         one_token: false,
         prepare: |make, problem| {
@@ -16,7 +16,7 @@ pub const FORMS: &[Form<Problem<'static>>] = &[
             Ok(Box::new(move || forward(&client, &problem, &inputs).map(drop)))
         },
     },
-    Form {
+    CallForm {
         name: "forward_token_steps",
         one_token: false,
         prepare: |make, problem| {
@@ -24,7 +24,7 @@ pub const FORMS: &[Form<Problem<'static>>] = &[
             Ok(Box::new(move || forward(&client, &problem, &inputs).map(drop)))
         },
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, problem| {
@@ -35,7 +35,7 @@ pub const FORMS: &[Form<Problem<'static>>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "backward_token_steps",
         one_token: false,
         prepare: |make, problem| {

@@ -5,11 +5,11 @@ use spillway_kernel_dsl::long_convolution::{
     DeviceCotangents, DeviceInputs, Direction, Problem, cube::backward, cube::long_convolution,
 };
 
-use super::{Form, Maker};
+use super::{CallForm, Maker};
 
 /// Forward and backward, with a skip; in a stream also a tail, in both directions also a later kernel.
-pub const FORMS: &[Form<Problem>] = &[
-    Form {
+pub const FORMS: &[CallForm<Problem>] = &[
+    CallForm {
         name: "forward",
         one_token: false,
         prepare: |make, problem| {
@@ -19,7 +19,7 @@ pub const FORMS: &[Form<Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, problem| {

@@ -26,7 +26,7 @@ pub type Fill = fn(&Client, usize, DType) -> Result<DeviceBuffer, Error>;
 pub type Launch = Box<dyn FnMut() -> Result<(), Error>>;
 
 /// A form of an operator: makes the inputs of a problem in a type and gives the call.
-pub struct Form<P> {
+pub struct CallForm<P> {
     /// `step`, `chunked`, `backward` ...
     pub name: &'static str,
     /// Whether it takes one token of each sequence.
@@ -40,7 +40,7 @@ pub struct Form<P> {
 macro_rules! forms_over_sequences {
     () => {
         &[
-            Form {
+            CallForm {
                 name: "step",
                 one_token: true,
                 prepare: |make, problem| {
@@ -51,7 +51,7 @@ macro_rules! forms_over_sequences {
                     }))
                 },
             },
-            Form {
+            CallForm {
                 name: "sequential",
                 one_token: false,
                 prepare: |make, problem| {
@@ -61,7 +61,7 @@ macro_rules! forms_over_sequences {
                     }))
                 },
             },
-            Form {
+            CallForm {
                 name: "chunked",
                 one_token: false,
                 prepare: |make, problem| {
@@ -71,7 +71,7 @@ macro_rules! forms_over_sequences {
                     }))
                 },
             },
-            Form {
+            CallForm {
                 name: "backward",
                 one_token: false,
                 prepare: |make, problem| {

@@ -5,10 +5,10 @@ use spillway_kernel_dsl::feature_map::{Expansion, FeatureMap, Packing};
 use spillway_kernel_dsl::rotary::cube as rotary;
 use spillway_kernel_dsl::rotary::{Pairing, Positions, Problem};
 
-use super::Form;
+use super::CallForm;
 
 /// Rotary embedding of `[tokens, heads, head_dim]`.
-pub const ROTARY: &[Form<[usize; 3]>] = &[Form {
+pub const ROTARY: &[CallForm<[usize; 3]>] = &[CallForm {
     name: "forward",
     one_token: false,
     prepare: |make, [time, heads, head_dim]| {
@@ -31,7 +31,7 @@ pub const ROTARY: &[Form<[usize; 3]>] = &[Form {
 }];
 
 /// Taylor features of `[rows, key_dim]`, forward and backward.
-pub const FEATURES: &[Form<[usize; 2]>] = &[Form {
+pub const FEATURES: &[CallForm<[usize; 2]>] = &[CallForm {
     name: "both",
     one_token: false,
     prepare: |make, [rows, key_dim]| {

@@ -7,13 +7,13 @@ use spillway_kernel_dsl::selective_scan::cube::{
     DeviceCotangents, DeviceInputs, backward, chunked, sequential, step,
 };
 
-use super::{Form, Maker, forms_over_sequences};
+use super::{CallForm, Maker, forms_over_sequences};
 
 /// Tokens of a chunk.
 const CHUNK_SIZE: usize = 64;
 
 /// Every form, gated and with a skip as in Mamba. A step goes on from a state, the others begin without one.
-pub const FORMS: &[Form<Problem>] = forms_over_sequences!();
+pub const FORMS: &[CallForm<Problem>] = forms_over_sequences!();
 
 fn inputs(make: &Maker, problem: &Problem) -> Result<DeviceInputs<'static>, Error> {
     let rows = problem.batch * problem.time;

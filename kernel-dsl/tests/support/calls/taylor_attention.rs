@@ -5,11 +5,11 @@ use spillway_kernel_dsl::cube::Error;
 use spillway_kernel_dsl::taylor_attention::Problem;
 use spillway_kernel_dsl::taylor_attention::cube::{DeviceCotangents, DeviceInputs, backward, chunked, step};
 
-use super::{Form, Maker};
+use super::{CallForm, Maker};
 
 /// Every form. A step goes on from a state, the others begin without one.
-pub const FORMS: &[Form<Problem>] = &[
-    Form {
+pub const FORMS: &[CallForm<Problem>] = &[
+    CallForm {
         name: "step",
         one_token: true,
         prepare: |make, problem| {
@@ -20,7 +20,7 @@ pub const FORMS: &[Form<Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "chunked",
         one_token: false,
         prepare: |make, problem| {
@@ -30,7 +30,7 @@ pub const FORMS: &[Form<Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, problem| {

@@ -5,21 +5,21 @@ use spillway_kernel_dsl::causal_conv1d::{self, cube as conv};
 use spillway_kernel_dsl::cube::Error;
 use spillway_kernel_dsl::gated_norm::{self, cube as norm};
 
-use super::{Form, Maker};
+use super::{CallForm, Maker};
 
 /// The convolution, from a state; of one token, and of many.
-pub const CONVOLUTION: &[Form<causal_conv1d::Problem>] = &[
-    Form {
+pub const CONVOLUTION: &[CallForm<causal_conv1d::Problem>] = &[
+    CallForm {
         name: "step",
         one_token: true,
         prepare: |make, problem| convolve(make, problem),
     },
-    Form {
+    CallForm {
         name: "forward",
         one_token: false,
         prepare: |make, problem| convolve(make, problem),
     },
-    Form {
+    CallForm {
         name: "backward",
         one_token: false,
         prepare: |make, problem| {
@@ -56,8 +56,8 @@ fn convolution_inputs(
 }
 
 /// The gated norm with a weight, and the joint between two blocks.
-pub const NORM: &[Form<gated_norm::Problem>] = &[
-    Form {
+pub const NORM: &[CallForm<gated_norm::Problem>] = &[
+    CallForm {
         name: "gated",
         one_token: false,
         prepare: |make, problem| {
@@ -67,7 +67,7 @@ pub const NORM: &[Form<gated_norm::Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "gated_backward",
         one_token: false,
         prepare: |make, problem| {
@@ -78,7 +78,7 @@ pub const NORM: &[Form<gated_norm::Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "add",
         one_token: false,
         prepare: |make, problem| {
@@ -90,7 +90,7 @@ pub const NORM: &[Form<gated_norm::Problem>] = &[
             }))
         },
     },
-    Form {
+    CallForm {
         name: "add_backward",
         one_token: false,
         prepare: |make, problem| {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Tensors;
+use super::conversion::{Conversion, DeltaHeads, Join, Rows};
 use super::described::Described;
 use super::error::GgufError;
-use super::form::{DeltaHeads, Form, Join, Rows};
 use super::names::block;
 use crate::checkpoint::header::{Change, Dtype, TensorInfo};
 
@@ -29,8 +29,8 @@ pub(super) fn tensors(described: &Described, stored: &Tensors) -> Result<Tensors
         if !described.has_block_of(name) {
             continue;
         }
-        let (ours, form) = described.names.of(name);
-        found.add(name, info, ours, form)?;
+        let (ours, conversion) = described.names.of(name);
+        found.add(name, info, ours, conversion)?;
     }
     found.join()
 }
@@ -59,21 +59,21 @@ impl<'a> Assembled<'a> {
         name: &'a str,
         info: &'a TensorInfo,
         ours: String,
-        form: Form,
+        conversion: Conversion,
     ) -> Result<(), GgufError> {
         let heads = &self.described.heads;
-        match form {
-            Form::Dropped => {}
-            Form::Joined(join, place) => {
+        match conversion {
+            Conversion::Dropped => {}
+            Conversion::Joined(join, place) => {
                 let entry = self.joined.entry(ours).or_insert_with(|| (join, BTreeMap::new()));
                 entry.1.insert(place, (name, info));
             }
-            Form::Divided(parts) => {
+            Conversion::Divided(parts) => {
                 for (part, info) in parts.iter().zip(divided(name, info, parts.len())?) {
                     self.tensors.insert(format!("{ours}.{part}"), info);
                 }
             }
-            Form::Stack => {
+            Conversion::Stack => {
                 let [count, height, width] = matrices(name, info)?;
                 self.count(count)?;
                 for index in 0..count {
@@ -85,19 +85,23 @@ impl<'a> Assembled<'a> {
                     self.tensors.insert(ours.replace("{}", &index.to_string()), part);
                 }
             }
-            Form::ValueRows(_) | Form::ValueDecay | Form::ValueKernel if heads.delta.share() > 1 => {
-                let span = match form {
-                    Form::ValueRows(span) => span,
-                    Form::ValueKernel => Rows::AfterKeys,
+            Conversion::ValueRows(_) | Conversion::ValueDecay | Conversion::ValueKernel
+                if heads.delta.share() > 1 =>
+            {
+                let span = match conversion {
+                    Conversion::ValueRows(span) => span,
+                    Conversion::ValueKernel => Rows::AfterKeys,
                     _ => Rows::OneEach,
                 };
                 self.count(heads.delta.values + 1)?;
                 let mut parts = grouped(name, info, &heads.delta, span)?;
-                parts.iter_mut().for_each(|part| part.change = form.change(heads));
+                parts
+                    .iter_mut()
+                    .for_each(|part| part.change = conversion.change(heads));
                 self.tensors
-                    .insert(ours, put_together(form.shape(&info.shape, heads), parts));
+                    .insert(ours, put_together(conversion.shape(&info.shape, heads), parts));
             }
-            Form::Rescaled if heads.rescale_every > 0 => {
+            Conversion::Rescaled if heads.rescale_every > 0 => {
                 let number = block(name)
                     .and_then(|(number, _)| number.parse::<i32>().ok())
                     .unwrap_or_default();
@@ -115,8 +119,8 @@ impl<'a> Assembled<'a> {
             }
             _ => {
                 let changed = TensorInfo {
-                    shape: form.shape(&info.shape, heads),
-                    change: form.change(heads),
+                    shape: conversion.shape(&info.shape, heads),
+                    change: conversion.change(heads),
                     ..info.clone()
                 };
                 self.tensors.insert(ours, checked(name, info, changed)?);

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::container::{Container, Value};
+use super::conversion::HeadCounts;
 use super::described::{Described, Shapes};
 use super::error::GgufError;
 use super::fields::{EPSILON, Fields, field};
-use super::form::HeadCounts;
 use super::names::{LLAMA_NAMES, MAMBA1_NAMES, MAMBA2_NAMES, RWKV6_NAMES, RWKV7_NAMES};
 use super::{Tensors, hybrids, rope_factors};
 use crate::checkpoint::header::Dtype;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json};
 
 use super::container::Entry;
-use super::form::HeadCounts;
+use super::conversion::HeadCounts;
 use super::names::{Names, block};
 
 /// An architecture as a file has it.

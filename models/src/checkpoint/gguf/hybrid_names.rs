@@ -2,11 +2,11 @@
 //!
 //! Sources: gguf-py's list of tensors and the conversion of each architecture in <https://github.com/ggml-org/llama.cpp> (`conversion/`).
 
-use super::form::Form::{
+use super::conversion::Conversion::{
     Column, Decay, DecayOfHeads, Grouped, Joined, Kernel, Keys, OneRow, Queries, Same, Stack, ValueColumns,
     ValueDecay, ValueKernel, ValueRows, ZeroCentred,
 };
-use super::form::{Join, Rows};
+use super::conversion::{Join, Rows};
 use super::names::{Names, Table};
 
 /// Attention, as most of them have it.

@@ -5,10 +5,10 @@
 
 use serde_json::{Value as Json, json};
 
+use super::conversion::{DeltaHeads, HeadCounts};
 use super::described::{Described, Shapes};
 use super::error::GgufError;
 use super::fields::{EPSILON, Fields};
-use super::form::{DeltaHeads, HeadCounts};
 use super::hybrid_names::{
     FALCON_H1_NAMES, GRANITE_NAMES, JAMBA_NAMES, KIMI_LINEAR_NAMES, NEMOTRON_H_NAMES, QWEN3_NEXT_NAMES,
     QWEN35_NAMES,

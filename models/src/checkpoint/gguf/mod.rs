@@ -3,7 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `container.rs` | the header: fields and tensors |
-//! | `names.rs`, `hybrid_names.rs`, `form.rs` | names and forms of each architecture |
+//! | `names.rs`, `hybrid_names.rs`, `conversion.rs` | names of each architecture, and how its tensors become those of a layout |
 //! | `assemble.rs` | the layout's tensors, of those in the file |
 //! | `fields.rs`, `described.rs`, `config.rs`, `hybrids.rs` | what `config.json` would say |
 //! | `rope_factors.rs` | Llama 3's positions |
@@ -17,10 +17,10 @@
 mod assemble;
 mod config;
 mod container;
+pub(crate) mod conversion;
 mod described;
 mod error;
 mod fields;
-pub(crate) mod form;
 mod hybrid_names;
 mod hybrids;
 pub(crate) mod names;

@@ -1,12 +1,12 @@
 //! llama.cpp's names and forms, and those of the layout that each architecture is read as: Hugging Face's, and BlinkDL's for RWKV.
 
-use super::form::Form::{
+use super::conversion::Conversion::{
     self, Column, Decay, Divided, Dropped, Grouped, Heads, Kernel, Keys, Queries, Rescaled, Row, Same,
     Transposed,
 };
 
 /// A table: llama.cpp's name within a block (or outside of one), ours, and the form.
-pub(crate) type Table = &'static [(&'static str, &'static str, Form)];
+pub(crate) type Table = &'static [(&'static str, &'static str, Conversion)];
 
 /// The names of one architecture.
 pub(crate) struct Names {
@@ -154,16 +154,18 @@ pub(crate) const LLAMA_NAMES: Names = Names {
 
 impl Names {
     /// The name in the layout, and the form; a name that is not known stays as it is.
-    pub fn of(&self, name: &str) -> (String, Form) {
+    pub fn of(&self, name: &str) -> (String, Conversion) {
         let Some((number, part)) = block(name) else {
             let found = self.outside.iter().find(|(theirs, ..)| *theirs == name);
-            return found.map_or((name.into(), Same), |(_, ours, form)| ((*ours).into(), *form));
+            return found.map_or((name.into(), Same), |(_, ours, conversion)| {
+                ((*ours).into(), *conversion)
+            });
         };
         let mut tables = self.within.iter().flat_map(|table| table.iter());
         match tables.find(|(theirs, ..)| *theirs == part) {
             // The first layer has no value residual; llama.cpp wants some tensors there.
             Some((_, "att.v0" | "att.v1" | "att.v2", _)) if number == "0" => (name.into(), Dropped),
-            Some((_, ours, form)) => (format!("{}.{number}.{ours}", self.blocks), *form),
+            Some((_, ours, conversion)) => (format!("{}.{number}.{ours}", self.blocks), *conversion),
             None => (name.into(), Same),
         }
     }

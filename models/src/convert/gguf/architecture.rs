@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use spillway_ssm_core::operators::{RotaryPlan, RotaryScaling};
 
-use crate::checkpoint::gguf::form::HeadCounts;
+use crate::checkpoint::gguf::conversion::HeadCounts;
 use crate::checkpoint::gguf::names::{
     LLAMA_NAMES, MAMBA1_NAMES, MAMBA2_NAMES, Names, RWKV6_NAMES, RWKV7_NAMES,
 };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::architecture::Architecture;
-use crate::checkpoint::gguf::form::Form;
+use crate::checkpoint::gguf::conversion::Conversion;
 use crate::checkpoint::gguf::write::{Plan, Sink};
 use crate::checkpoint::{Checkpoint, CheckpointError, GgufDtype};
 
@@ -35,7 +35,7 @@ pub(super) struct Tensors {
 /// Tensors of the checkpoint that make one of the file.
 struct Source {
     parts: Vec<(String, Vec<usize>)>,
-    form: Form,
+    conversion: Conversion,
     heads: usize,
 }
 
@@ -81,13 +81,18 @@ impl Tensors {
         name: &str,
         sink: &mut Sink<'_>,
     ) -> Result<(), CheckpointError> {
-        let Some(Source { parts, form, heads }) = self.sources.get(name) else {
+        let Some(Source {
+            parts,
+            conversion,
+            heads,
+        }) = self.sources.get(name)
+        else {
             return sink(&self.rope_factors);
         };
         for (name, shape) in parts {
             let tensor = checkpoint.tensor(name, shape)?;
-            match form {
-                Form::Decay => {
+            match conversion {
+                Conversion::Decay => {
                     let mut decays = Vec::new();
                     tensor.for_each_block(|block| {
                         decays.clear();
@@ -95,8 +100,10 @@ impl Tensors {
                         sink(&decays)
                     })?;
                 }
-                Form::Transposed => sink(&transposed(shape, &tensor.to_vec()?))?,
-                Form::Queries | Form::Keys => sink(&neighbours(shape, *heads, &tensor.to_vec()?))?,
+                Conversion::Transposed => sink(&transposed(shape, &tensor.to_vec()?))?,
+                Conversion::Queries | Conversion::Keys => {
+                    sink(&neighbours(shape, *heads, &tensor.to_vec()?))?
+                }
                 _ => tensor.for_each_block(&mut *sink)?,
             }
         }
@@ -122,7 +129,7 @@ impl Planned<'_> {
 
     fn all(&mut self) -> Result<(), CheckpointError> {
         let names = self.architecture.names;
-        for (theirs, ours, form) in names.outside {
+        for (theirs, ours, conversion) in names.outside {
             let ours = match *theirs {
                 "token_embd.weight" => self.architecture.embedding,
                 _ => *ours,
@@ -131,8 +138,8 @@ impl Planned<'_> {
                 self.used.insert(ours.into());
                 continue;
             }
-            if *form != Form::Dropped {
-                self.one(theirs, ours, *form)?;
+            if *conversion != Conversion::Dropped {
+                self.one(theirs, ours, *conversion)?;
             }
         }
         if !self.tensors.rope_factors.is_empty() {
@@ -143,7 +150,7 @@ impl Planned<'_> {
             });
         }
         for block in 0..self.architecture.blocks {
-            for (theirs, ours, form) in names.within.iter().flat_map(|table| table.iter()) {
+            for (theirs, ours, conversion) in names.within.iter().flat_map(|table| table.iter()) {
                 let theirs = format!("blk.{block}.{theirs}");
                 let ours = match (block, *ours) {
                     // What the first block has no use for, and llama.cpp asks for there.
@@ -152,7 +159,7 @@ impl Planned<'_> {
                     (0, "att.v2") => "att.a2",
                     (_, ours) => ours,
                 };
-                self.one(&theirs, &format!("{}.{block}.{ours}", names.blocks), *form)?;
+                self.one(&theirs, &format!("{}.{block}.{ours}", names.blocks), *conversion)?;
             }
         }
         // Tensors that some files have in the first block, without any effect.
@@ -177,9 +184,9 @@ impl Planned<'_> {
         Ok(self.checkpoint.tensor(head, stored.shape)?.same_bytes(&embedding))
     }
 
-    fn one(&mut self, theirs: &str, ours: &str, form: Form) -> Result<(), CheckpointError> {
-        let names: Vec<String> = match form {
-            Form::Divided(parts) => parts.iter().map(|part| format!("{ours}.{part}")).collect(),
+    fn one(&mut self, theirs: &str, ours: &str, conversion: Conversion) -> Result<(), CheckpointError> {
+        let names: Vec<String> = match conversion {
+            Conversion::Divided(parts) => parts.iter().map(|part| format!("{ours}.{part}")).collect(),
             _ => vec![ours.to_string()],
         };
         let mut parts = Vec::new();
@@ -191,16 +198,16 @@ impl Planned<'_> {
             self.used.insert(name);
         }
         let heads = self.architecture.heads;
-        let shape = match (form, parts.as_slice()) {
-            (Form::Divided(_), [(_, first), ..]) => vec![parts.len(), 1, 1, first.iter().product()],
-            (_, [(_, shape)]) => form.stored_shape(shape, &heads),
+        let shape = match (conversion, parts.as_slice()) {
+            (Conversion::Divided(_), [(_, first), ..]) => vec![parts.len(), 1, 1, first.iter().product()],
+            (_, [(_, shape)]) => conversion.stored_shape(shape, &heads),
             _ => Vec::new(),
         };
         let count: usize = parts
             .iter()
             .map(|(_, shape)| shape.iter().product::<usize>())
             .sum();
-        if shape.iter().product::<usize>() != count || !self.goes_with_heads(form, &parts) {
+        if shape.iter().product::<usize>() != count || !self.goes_with_heads(conversion, &parts) {
             return Err(self.refused(format!(
                 "tensor {ours} has shape {:?}",
                 parts.first().map(|(_, shape)| shape)
@@ -217,21 +224,26 @@ impl Planned<'_> {
                 false => GgufDtype::F32,
             },
         });
-        let heads = match form {
-            Form::Keys => heads.keys,
+        let heads = match conversion {
+            Conversion::Keys => heads.keys,
             _ => heads.queries,
         };
-        self.tensors
-            .sources
-            .insert(theirs.into(), Source { parts, form, heads });
+        self.tensors.sources.insert(
+            theirs.into(),
+            Source {
+                parts,
+                conversion,
+                heads,
+            },
+        );
         Ok(())
     }
 
     /// Whether rows can change places.
-    fn goes_with_heads(&self, form: Form, parts: &[(String, Vec<usize>)]) -> bool {
-        let heads = match form {
-            Form::Queries => self.architecture.heads.queries,
-            Form::Keys => self.architecture.heads.keys,
+    fn goes_with_heads(&self, conversion: Conversion, parts: &[(String, Vec<usize>)]) -> bool {
+        let heads = match conversion {
+            Conversion::Queries => self.architecture.heads.queries,
+            Conversion::Keys => self.architecture.heads.keys,
             _ => return true,
         };
         matches!(parts, [(_, shape)] if matches!(shape.as_slice(), [rows, _] if heads > 0 && rows.is_multiple_of(2 * heads)))

@@ -14,14 +14,14 @@ use spillway_ssm_core::Chain;
 use super::cut::cut;
 use super::document::Document;
 use super::prefixes::{in_order, take_in_all};
-use super::prompt::{self, Form};
+use super::prompt::{self, PromptForm};
 use super::score::Score;
 use super::surest::surest;
 use crate::error::ModelError;
 use crate::generation::{Sampling, TakenIn, continue_all};
 use crate::model::Model;
 use crate::prefix_cache::PrefixCache;
-use crate::prompt::PromptReading;
+use crate::prompt::{PromptReading, ShortPrompt};
 use crate::state::ModelState;
 
 /// Tokens of an answer in the published evaluation.
@@ -40,23 +40,26 @@ pub struct Plan<'a> {
     /// Documents that are asked about.
     pub documents: &'a [Document],
     /// Forms of the prompts by which each document is asked about.
-    pub forms: &'a [Form],
+    pub forms: &'a [PromptForm],
     /// L, to which documents are cut; `None` for whole ones.
     pub length: Option<usize>,
     /// Tokens of an answer.
     pub answer_tokens: usize,
+    /// How a model with an encoder reads a prompt. Reading anew with every token is not among the ways here.
+    pub reading: PromptReading,
     /// States of earlier prompts on disk. The answers are the same with it and without.
     pub cache: Option<&'a PrefixCache>,
 }
 
 impl<'a> Plan<'a> {
     /// Documents cut to `length` tokens, and answers of 48.
-    pub fn new(documents: &'a [Document], forms: &'a [Form], length: usize) -> Self {
+    pub fn new(documents: &'a [Document], forms: &'a [PromptForm], length: usize) -> Self {
         Self {
             documents,
             forms,
             length: Some(length),
             answer_tokens: ANSWER_TOKENS,
+            reading: PromptReading::default(),
             cache: None,
         }
     }
@@ -104,7 +107,7 @@ impl Evaluation {
 /// Asks everything that `evaluation` does not have yet. `on_group` hears of each group of documents and may break off.
 ///
 /// # Errors
-/// [`ModelError`] from a chain that does not fit the model, from a model without a tokenizer, or from a tokenizer that gives ids which the
+/// [`ModelError`] from a chain that does not fit the model, from [`ShortPrompt::Iterate`], from a model without a tokenizer, or from a tokenizer that gives ids which the
 /// model does not have.
 pub fn evaluate(
     model: &Model,
@@ -113,6 +116,13 @@ pub fn evaluate(
     evaluation: &mut Evaluation,
     on_group: &mut dyn FnMut(&Evaluation) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ModelError> {
+    if plan.reading.short == ShortPrompt::Iterate {
+        return Err(ModelError::Option {
+            option: "short prompt",
+            expected: "a way to read it once, as answers are continued side by side",
+            found: "reading it anew with every token".into(),
+        });
+    }
     let answered: BTreeSet<usize> = evaluation
         .outcomes
         .iter()
@@ -174,7 +184,7 @@ fn ask(
                     prompts.push(ids);
                 }
                 Some(pieces) => {
-                    let found = surest(model, chain, &cut.document, kind.order, pieces)?;
+                    let found = surest(model, chain, &cut.document, (kind.order, pieces), &plan.reading)?;
                     outcome.tokens = found.computed as usize;
                     computed += found.computed;
                     let (ids, read) = found
@@ -239,7 +249,7 @@ impl Reading<'_> {
                 // An encoder reads a prompt's beginning as a whole: two prompts share nothing.
                 for index in in_order(&prompts) {
                     let mut state = model.start(chain, 1)?;
-                    let logits = model.read_prompt(prompts[index], &PromptReading::default(), &mut state)?;
+                    let logits = model.read_prompt(prompts[index], &self.plan.reading, &mut state)?;
                     computed += prompts[index].len() as u64;
                     self.add(whole[index], logits, state)?;
                 }

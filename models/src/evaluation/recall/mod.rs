@@ -24,13 +24,13 @@
 //! use spillway_models::evaluation::recall::document::RecallTask;
 //! use spillway_models::evaluation::recall::evaluate::{Evaluation, Plan, evaluate};
 //! use spillway_models::evaluation::recall::generate::{Generator, Split};
-//! use spillway_models::evaluation::recall::prompt::Form;
+//! use spillway_models::evaluation::recall::prompt::PromptForm;
 //! use spillway_models::{LoadOptions, Model};
 //! use spillway_ssm_core::Chain;
 //!
 //! let model = Model::shipped(&LoadOptions::default())?;
 //! let documents = Generator { facts: Some(4), ..Generator::new(Split::Test, 0) }.documents(RecallTask::Fda, 2);
-//! let plan = Plan::new(&documents, &[Form::ONCE, Form::TWICE], 512);
+//! let plan = Plan::new(&documents, &[PromptForm::ONCE, PromptForm::TWICE], 512);
 //! let mut evaluation = Evaluation::default();
 //! let go_on = &mut |_: &Evaluation| ControlFlow::Continue(());
 //! let _ = evaluate(&model, &Chain::default(), &plan, &mut evaluation, go_on)?;

@@ -75,7 +75,7 @@ impl Order {
 /// A kind of prompt: the order, the readings, whether the earlier readings are padding, and whether the document is read in pieces.
 /// Its text form is `q-d:2`, with `:padded` behind it for a control, and `q-d:1:oprm=512` in pieces of 512 tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Form {
+pub struct PromptForm {
     /// Where the question stands.
     pub order: Order,
     /// p, at least 1.
@@ -94,7 +94,7 @@ pub struct Form {
 )]
 pub struct UnknownForm(String);
 
-impl Form {
+impl PromptForm {
     /// The published default prompt.
     pub const ONCE: Self = Self::new(Order::DocumentFirst, 1);
     /// The published JRT-Prompt, `q-d:2`.
@@ -121,7 +121,7 @@ impl Form {
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for PromptForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let padded = if self.is_padded { ":padded" } else { "" };
         write!(f, "{}:{}{padded}", self.order.name(), self.passes)?;
@@ -129,7 +129,7 @@ impl fmt::Display for Form {
     }
 }
 
-impl FromStr for Form {
+impl FromStr for PromptForm {
     type Err = UnknownForm;
 
     /// `q-d` is one reading; `q-d-d-q` and `c-q-c-q` are `q-d:2` and `c-q:2`.
@@ -166,13 +166,13 @@ impl FromStr for Form {
     }
 }
 
-impl Serialize for Form {
+impl Serialize for PromptForm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'a> Deserialize<'a> for Form {
+impl<'a> Deserialize<'a> for PromptForm {
     fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
@@ -290,8 +290,8 @@ fn asked_for(key: &str) -> String {
 }
 
 /// The prompt as text; of a control, without its padding.
-pub fn text(document: &Document, form: Form) -> String {
-    let parts = Parts::of(document, form == Form::ONCE);
+pub fn text(document: &Document, form: PromptForm) -> String {
+    let parts = Parts::of(document, form == PromptForm::ONCE);
     let passes = if form.is_padded { 1 } else { form.passes };
     let repeated = |reading: &str| format!("{reading}\n").repeat(passes.saturating_sub(1));
     match form.order {
@@ -316,11 +316,11 @@ pub fn cue(document: &Document) -> String {
 ///
 /// # Errors
 /// As [`Tokenizer::encode`].
-pub fn ids(document: &Document, form: Form, tokenizer: &Tokenizer) -> Result<Vec<u32>, TokenizerError> {
+pub fn ids(document: &Document, form: PromptForm, tokenizer: &Tokenizer) -> Result<Vec<u32>, TokenizerError> {
     if !form.is_padded {
         return tokenizer.encode(&text(document, form));
     }
-    let repeated = Form {
+    let repeated = PromptForm {
         is_padded: false,
         ..form
     };
@@ -411,7 +411,7 @@ mod tests {
         let tokenizer = Tokenizer::bytes();
         let document = cloze(RecallTask::Drop, "The document", "The answer is", "What?");
         for form in ["d-q:2", "q-d:2", "c-q:2", "q-d:3"] {
-            let form: Form = form.parse().expect("a form");
+            let form: PromptForm = form.parse().expect("a form");
             let control = form.control().expect("several readings");
             let ids = |form| ids(&document, form, &tokenizer).expect("bytes");
             assert_eq!(ids(form).len(), ids(control).len(), "{form}");
@@ -422,7 +422,7 @@ mod tests {
             assert_eq!(control.control(), None);
             assert_eq!(control.to_string().parse(), Ok(control));
         }
-        assert_eq!(Form::ONCE.control(), None);
+        assert_eq!(PromptForm::ONCE.control(), None);
     }
 
     #[test]
@@ -433,12 +433,12 @@ mod tests {
             ("d-q:oprm=512", "d-q", "d-q:1:oprm=512"),
             ("q-d:1:cached=64", "q-d", "q-d:1:cached=64"),
         ] {
-            let parsed: Form = written.parse().expect("a form");
+            let parsed: PromptForm = written.parse().expect("a form");
             assert_eq!(parsed.to_string(), form);
             assert_eq!(parsed.control(), None);
             let parts = divisible(&document, parsed.order, &tokenizer).expect("bytes");
             let joined = [parts.head, parts.document, parts.tail.clone()].concat();
-            let whole: Form = order.parse().expect("a form");
+            let whole: PromptForm = order.parse().expect("a form");
             assert_eq!(tokenizer.decode(&joined), text(&document, whole));
             assert_eq!(tokenizer.decode(&parts.tail), " The answer is");
         }
@@ -460,9 +460,9 @@ mod tests {
             "d-q:oprm",
             "d-q:2:padded:oprm=8",
         ] {
-            assert!(bad.parse::<Form>().is_err(), "{bad}");
+            assert!(bad.parse::<PromptForm>().is_err(), "{bad}");
         }
-        let written = serde_json::to_string(&Form::TWICE).expect("serialised");
+        let written = serde_json::to_string(&PromptForm::TWICE).expect("serialised");
         assert_eq!(written, "\"q-d:2\"");
     }
 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use super::bootstrap::{Interval, interval};
 use super::document::{Document, RecallTask};
 use super::evaluate::{Evaluation, Outcome};
-use super::prompt::Form;
+use super::prompt::PromptForm;
 use super::score::Kind;
 use crate::evaluation::wilson;
 
@@ -81,7 +81,7 @@ pub struct Cell {
     /// `None` for all tasks together.
     pub task: Option<RecallTask>,
     /// The kind of prompt.
-    pub form: Form,
+    pub form: PromptForm,
     /// Number of questions answered, rightly or not.
     pub asked: u64,
     /// Mean number of tokens of their prompts.
@@ -116,7 +116,7 @@ pub struct Answers<'a> {
     /// Facts in each document, where they are to stand apart; empty where they are not.
     pub facts: &'a [usize],
     /// The kinds of prompts.
-    pub forms: &'a [Form],
+    pub forms: &'a [PromptForm],
     /// The arms that are compared, each evaluated on these documents by these forms.
     pub arms: &'a [Arm<'a>],
     /// Seed of the bootstrap.
@@ -215,8 +215,8 @@ impl View<'_> {
             outcomes.iter().map(|outcome| value(outcome)).sum::<f64>() / asked as f64
         };
         let kind = self.answers.forms[form];
-        let place = |wanted: Form| self.answers.forms.iter().position(|form| *form == wanted);
-        let once = place(Form::ONCE).filter(|once| *once != form);
+        let place = |wanted: PromptForm| self.answers.forms.iter().position(|form| *form == wanted);
+        let once = place(PromptForm::ONCE).filter(|once| *once != form);
         let control = kind.control().and_then(place);
         let over =
             |other: Option<usize>, against: Option<usize>| self.over(arm, group, form, other?, against);
@@ -354,9 +354,9 @@ mod tests {
     fn gains_are_differences_on_the_same_documents_and_attention_s_are_subtracted() {
         let documents = documents();
         let forms = [
-            Form::ONCE,
-            Form::TWICE,
-            Form::TWICE.control().expect("two readings"),
+            PromptForm::ONCE,
+            PromptForm::TWICE,
+            PromptForm::TWICE.control().expect("two readings"),
         ];
         let recurrent = evaluation(&ANSWERED);
         // Not finished: the last two documents are missing.
@@ -383,14 +383,14 @@ mod tests {
         });
         assert_eq!(cells.len(), 2 * 3 * 3);
         assert!(cells.iter().all(|cell| cell.facts.is_none()));
-        let cell = |arm, task, form: Form| {
+        let cell = |arm, task, form: PromptForm| {
             let found = cells
                 .iter()
                 .find(|cell| (cell.arm, cell.task, cell.form) == (arm, task, form));
             found.expect("a cell")
         };
         let mean = |interval: &Option<Interval>| interval.map(|interval| interval.mean);
-        let all = cell(0, None, Form::TWICE);
+        let all = cell(0, None, PromptForm::TWICE);
         assert_eq!((all.asked, all.kinds.found, all.kinds.irrelevant), (8, 6, 2));
         assert_eq!(
             (all.contains, all.exact, all.f1, all.tokens),
@@ -401,16 +401,16 @@ mod tests {
         assert_eq!(mean(&all.beyond_attention), Some(0.5));
         let third = |found, asked| Third { found, asked };
         assert_eq!(all.thirds, [third(3, 3), third(2, 3), third(1, 1)]);
-        let fda = cell(0, Some(RecallTask::Fda), Form::TWICE);
+        let fda = cell(0, Some(RecallTask::Fda), PromptForm::TWICE);
         assert_eq!((fda.contains, mean(&fda.gain)), (1.0, Some(0.75)));
-        let once = cell(0, None, Form::ONCE);
+        let once = cell(0, None, PromptForm::ONCE);
         assert_eq!(
             (once.gain, once.over_padding, once.beyond_attention),
             (None, None, None)
         );
         let padded = cell(0, None, forms[2]);
         assert_eq!((mean(&padded.gain), padded.over_padding), (Some(0.0), None));
-        let attention = cell(1, None, Form::TWICE);
+        let attention = cell(1, None, PromptForm::TWICE);
         assert_eq!(
             (mean(&attention.gain), attention.beyond_attention),
             (Some(0.0), None)
@@ -418,15 +418,19 @@ mod tests {
         assert_eq!(attention.asked, 6);
         // On six documents: 5 found instead of 2, and 5 instead of 5.
         let over_alone = |form| mean(&cell(1, None, form).over_alone);
-        assert_eq!(over_alone(Form::ONCE), Some(3.0 / 6.0));
-        assert_eq!(over_alone(Form::TWICE), Some(0.0));
+        assert_eq!(over_alone(PromptForm::ONCE), Some(3.0 / 6.0));
+        assert_eq!(over_alone(PromptForm::TWICE), Some(0.0));
         assert_eq!(all.over_alone, None);
     }
 
     #[test]
     fn documents_of_each_number_of_facts_are_counted_apart() {
         let documents = documents();
-        let forms = [Form::ONCE, Form::TWICE, Form::new(Order::DocumentFirst, 2)];
+        let forms = [
+            PromptForm::ONCE,
+            PromptForm::TWICE,
+            PromptForm::new(Order::DocumentFirst, 2),
+        ];
         let answered = evaluation(&ANSWERED);
         let arms = [Arm {
             evaluation: &answered,
@@ -441,7 +445,7 @@ mod tests {
             arms: &arms,
             seed: 0,
         });
-        let once = cells.iter().filter(|cell| cell.form == Form::ONCE);
+        let once = cells.iter().filter(|cell| cell.form == PromptForm::ONCE);
         let counted: Vec<_> = once
             .map(|cell| (cell.facts, cell.task, cell.asked, cell.kinds.found))
             .collect();
@@ -459,7 +463,7 @@ mod tests {
         );
         let twice = cells
             .iter()
-            .find(|cell| cell.facts == Some(16) && cell.form == Form::TWICE);
+            .find(|cell| cell.facts == Some(16) && cell.form == PromptForm::TWICE);
         let gain = twice.and_then(|cell| cell.gain).map(|gain| gain.mean);
         // On documents 0 and 2.
         assert_eq!(gain, Some(0.5));

@@ -35,7 +35,8 @@ pub struct Surest {
     pub state: ModelState,
 }
 
-/// Reads `document` in pieces, with `chain` acting. A document without tokens is one piece.
+/// Reads `document` in pieces, with `chain` acting; a model with an encoder reads every piece as `reading` says. A document without
+/// tokens is one piece.
 ///
 /// # Errors
 /// As [`Model::start`], [`Model::logits`] and [`crate::tokenizer::Tokenizer::encode`].
@@ -43,13 +44,14 @@ pub fn surest(
     model: &Model,
     chain: &Chain,
     document: &Document,
-    order: Order,
-    pieces: Pieces,
+    (order, pieces): (Order, Pieces),
+    reading: &PromptReading,
 ) -> Result<ReadInPieces, ModelError> {
     let parts = prompt::divisible(document, order, model.tokenizer())?;
     let mut reader = Reader {
         model,
         chain,
+        reading,
         parts: &parts,
         best: None,
         computed: 0,
@@ -68,6 +70,7 @@ pub fn surest(
 struct Reader<'a> {
     model: &'a Model,
     chain: &'a Chain,
+    reading: &'a PromptReading,
     parts: &'a Divisible,
     best: Option<Surest>,
     computed: u64,
@@ -85,9 +88,7 @@ impl Reader<'_> {
             };
             let prompt = [&self.parts.head, &document[first..end], &self.parts.tail].concat();
             let mut state = self.model.start(self.chain, 1)?;
-            let logits = self
-                .model
-                .read_prompt(&prompt, &PromptReading::default(), &mut state)?;
+            let logits = self.model.read_prompt(&prompt, self.reading, &mut state)?;
             self.computed += prompt.len() as u64;
             self.add(index, prompt, logits, state)?;
         }
@@ -198,7 +199,14 @@ mod tests {
         ] {
             let parts = prompt::divisible(document, order, model.tokenizer()).expect("bytes");
             let pieces = Pieces { tokens: 50, read };
-            let read_in_pieces = surest(&model, &chain, document, order, pieces).expect("logits");
+            let read_in_pieces = surest(
+                &model,
+                &chain,
+                document,
+                (order, pieces),
+                &PromptReading::default(),
+            )
+            .expect("logits");
             let (found, computed) = (read_in_pieces.best.expect("numbers"), read_in_pieces.computed);
             // Every prompt read alone, from the beginning.
             let mut entropies = Vec::new();

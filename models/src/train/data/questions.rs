@@ -21,7 +21,7 @@ use super::stream::{Row, SequenceNumber, Sequences};
 use crate::evaluation::passkey_text::prompt::{Case, SUFFIX, Template};
 use crate::evaluation::recall::document::RecallTask;
 use crate::evaluation::recall::generate::{Generator, Split, sentence};
-use crate::evaluation::recall::prompt::{self, Form};
+use crate::evaluation::recall::prompt::{self, PromptForm};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Generated documents, and questions about their facts. Answers weigh 1.
@@ -36,7 +36,7 @@ pub struct QuestionsConfig {
     pub facts: [usize; 2],
     /// How the first question is asked, one of them drawn for every document.
     #[serde(default = "forms")]
-    pub forms: Vec<Form>,
+    pub forms: Vec<PromptForm>,
     /// Share of the documents that are repeated sentences with a passkey among them, as `spillway passkey` asks for.
     #[serde(default)]
     pub passkeys: f64,
@@ -56,8 +56,8 @@ fn facts() -> [usize; 2] {
     [Generator::FEWEST, 16]
 }
 
-fn forms() -> Vec<Form> {
-    vec![Form::ONCE]
+fn forms() -> Vec<PromptForm> {
+    vec![PromptForm::ONCE]
 }
 
 fn other_weight() -> f32 {
@@ -146,7 +146,7 @@ impl Questions {
                 return Err(DataError::option(option, "at least one", "none"));
             }
         }
-        let is_other = |form: &&Form| form.is_padded || form.pieces.is_some();
+        let is_other = |form: &&PromptForm| form.is_padded || form.pieces.is_some();
         if let Some(form) = config.forms.iter().find(is_other) {
             let expected = "readings of the whole document without padding, such as \"d-q\" or \"q-d:2\"";
             return Err(DataError::option("forms", expected, form));
@@ -404,7 +404,7 @@ mod tests {
         assert!(tried(&|config| config.facts = [1, 3]).contains("facts"));
         assert!(tried(&|config| config.tasks.clear()).contains("tasks"));
         assert!(tried(&|config| config.forms.clear()).contains("forms"));
-        let padded: Form = "q-d:2:padded".parse().expect("a form");
+        let padded: PromptForm = "q-d:2:padded".parse().expect("a form");
         assert!(tried(&|config| config.forms = vec![padded]).contains("forms"));
         assert!(tried(&|config| config.passkeys = 1.5).contains("passkeys"));
         assert!(tried(&|config| config.prompt = Some(TIME)).contains("prompt"));

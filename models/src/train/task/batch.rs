@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::tasks::{Answers, Item, Part, Sequence, Task};
+use crate::tasks::{Answers, Item, Sequence, Split, Task};
 use crate::train::data::DataError;
 use crate::train::data::permutation::Permutation;
 use crate::train::data::seed::{generator, mix};
@@ -87,7 +87,7 @@ impl TaskStream {
     pub(super) fn next(&mut self) -> TaskBatch {
         let first = self.batches.wrapping_mul(self.sequences as u64);
         self.batches += 1;
-        let count = self.task.count(Part::Training);
+        let count = self.task.count(Split::Training);
         let items = (0..self.sequences as u64).map(|row| {
             let number = first.wrapping_add(row);
             let index = match count {
@@ -108,7 +108,7 @@ impl TaskStream {
             "batches": self.batches,
             "sequences": self.sequences,
             "length": self.length,
-            "examples": self.task.count(Part::Training),
+            "examples": self.task.count(Split::Training),
         })
     }
 
@@ -142,7 +142,7 @@ pub(super) fn held_out(
     seed: u64,
 ) -> Vec<TaskBatch> {
     let examples = task
-        .count(Part::HeldOut)
+        .count(Split::HeldOut)
         .map_or(examples, |count| count.min(examples));
     let starts = (0..examples).step_by(sequences.max(1));
     let batches = starts.map(|start| {

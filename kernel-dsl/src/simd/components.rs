@@ -4,7 +4,7 @@ use super::{Isa, active};
 
 /// A part of the computation and the level that it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Component {
     /// What computes: `"linear, int8 weights"`.
     pub name: &'static str,
     /// The instructions that it uses.
@@ -18,15 +18,15 @@ pub struct Part {
 /// Every part that computes on the CPU, with the level that it uses now.
 ///
 /// The last ones are other crates that ask the processor by themselves, and cannot be told otherwise.
-pub fn parts() -> Vec<Part> {
+pub fn components() -> Vec<Component> {
     let isa = active();
-    let ours = |name, isa, about| Part {
+    let ours = |name, isa, about| Component {
         name,
         isa,
         follows: true,
         about,
     };
-    let others = |name, isa, about| Part {
+    let others = |name, isa, about| Component {
         name,
         isa,
         follows: false,

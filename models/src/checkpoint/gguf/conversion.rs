@@ -4,7 +4,7 @@ use crate::checkpoint::header::Change;
 
 /// How a tensor becomes that of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Conversion {
     /// The tensor as it is stored.
     Same,
     /// All values in one dimension; two of them in the file, the second of one.
@@ -31,7 +31,7 @@ pub(crate) enum Form {
     Keys,
     /// A vector in the file, divided into heads in the layout, `[heads, width]`.
     Heads,
-    /// A stack that is divided into these, each a [`Form::Row`].
+    /// A stack that is divided into these, each a [`Conversion::Row`].
     Divided(&'static [&'static str]),
     /// A stack of matrices, each a tensor with its number in the place of `{}`.
     Stack,
@@ -39,11 +39,11 @@ pub(crate) enum Form {
     Joined(Join, usize),
     /// Rows of heads of values, which the file has tiled: head j belongs to head j mod K of the keys, in the layout to head ⌊j / (V/K)⌋.
     ValueRows(Rows),
-    /// [`Form::Decay`] of heads of values, which the file has tiled as in [`Form::ValueRows`].
+    /// [`Conversion::Decay`] of heads of values, which the file has tiled as in [`Conversion::ValueRows`].
     ValueDecay,
-    /// A [`Form::Kernel`] over queries, keys and values, of which the file has the heads of values tiled as in [`Form::ValueRows`].
+    /// A [`Conversion::Kernel`] over queries, keys and values, of which the file has the heads of values tiled as in [`Conversion::ValueRows`].
     ValueKernel,
-    /// Columns of heads of values, which the file has tiled as in [`Form::ValueRows`].
+    /// Columns of heads of values, which the file has tiled as in [`Conversion::ValueRows`].
     ValueColumns,
     /// Divided by 2 in every so many-th block, once more in each of the next ones.
     Rescaled,
@@ -83,7 +83,7 @@ pub(crate) struct HeadCounts {
     pub width: usize,
     /// Groups of a norm.
     pub groups: usize,
-    /// Blocks after which [`Form::Rescaled`] weights are divided by two once more; 0 for never.
+    /// Blocks after which [`Conversion::Rescaled`] weights are divided by two once more; 0 for never.
     pub rescale_every: usize,
     /// Numbers of heads of keys and values in a delta rule, and their widths.
     pub delta: DeltaHeads,
@@ -105,7 +105,7 @@ impl DeltaHeads {
     }
 }
 
-impl Form {
+impl Conversion {
     /// What happens to the values.
     pub fn change(self, heads: &HeadCounts) -> Change {
         match self {
