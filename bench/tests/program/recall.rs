@@ -390,7 +390,7 @@ fn a_short_prompt_is_read_as_asked() {
         (named, &report["short_prompt"]),
         (as_it_is.clone(), &json!("as-is"))
     );
-    // Six answers of the model are what padding that counts in its sums makes of them, which it was not trained with.
+    // Padding counts in the sums of the encoder, which was not trained with any.
     let (padded, report) = asked("padded", &[jrt, based, "--short-prompt", "left-pad"]);
     assert_eq!(report["short_prompt"], "left-pad");
     assert_ne!(padded.lines().next(), as_it_is.lines().next());

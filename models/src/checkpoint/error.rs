@@ -277,7 +277,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// A checkpoint would be written over itself.
-    #[error("{}: the checkpoint that is read lies there; expected another path", path.display())]
+    #[error("{}: what is read lies there; expected another one", path.display())]
     OntoItself {
         /// Path to write to, which is that of the checkpoint that is read.
         path: PathBuf,
