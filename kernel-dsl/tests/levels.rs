@@ -34,7 +34,9 @@ mod equivalence {
     use pulp::{Simd, WithSimd};
     use spillway_kernel_dsl::Rows;
     use spillway_kernel_dsl::linear::{PackedMatrix, WeightType, linear, linear_with};
-    use spillway_kernel_dsl::simd::{Isa, IsaError, active, dispatch, from_environment, parts, set_active};
+    use spillway_kernel_dsl::simd::{
+        Isa, IsaError, active, components, dispatch, from_environment, set_active,
+    };
 
     use super::{operators, tokenwise};
 
@@ -156,7 +158,7 @@ mod equivalence {
     #[test]
     fn every_part_is_reported_at_the_level_in_use_or_below() {
         at_every_level(|isa| {
-            let parts = parts();
+            let parts = components();
             assert!(parts.iter().any(|part| part.follows) && parts.iter().any(|part| !part.follows));
             for part in parts {
                 let most = if part.follows { isa } else { Isa::detect() };

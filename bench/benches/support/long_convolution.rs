@@ -36,10 +36,10 @@ pub fn kernels() -> Vec<Kernel> {
         }
     }
     for taps in FEW_TAPS {
-        for (form, name) in [(Method::Direct, "direct"), (Method::Fourier, "fourier")] {
+        for (method, name) in [(Method::Direct, "direct"), (Method::Fourier, "fourier")] {
             let few = Problem {
                 taps,
-                form,
+                method,
                 ..problem(1024)
             };
             kernels.push(kernel("forward", format!("h256_l1024_taps{taps}_{name}"), few));

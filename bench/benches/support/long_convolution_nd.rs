@@ -30,8 +30,8 @@ pub fn kernels() -> Vec<Kernel> {
         for form in ["forward", "backward"] {
             kernels.push(kernel(form, shape.clone(), problem));
         }
-        for (form, name) in [(Method::PerAxis, "per_axis"), (Method::Fourier, "fourier")] {
-            let problem = Problem { form, ..problem };
+        for (method, name) in [(Method::PerAxis, "per_axis"), (Method::Fourier, "fourier")] {
+            let problem = Problem { method, ..problem };
             kernels.push(kernel("forward", format!("{shape}_{name}"), problem));
         }
     }

@@ -32,8 +32,8 @@ impl<'a> Dense<'a> {
     /// # Errors
     /// [`LinearError::Shape`] when there are more or fewer of them.
     pub fn new(values: &'a [f32], out_features: usize, in_features: usize) -> Result<Self, LinearError> {
-        // A product that no usize holds is no slice's length.
-        let expected = out_features.checked_mul(in_features).unwrap_or(usize::MAX);
+        // No slice is as long as a product that saturates.
+        let expected = out_features.saturating_mul(in_features);
         OPERATOR.values("weight", expected, values.len())?;
         Ok(Self {
             values,

@@ -43,7 +43,10 @@ mod equivalence {
 
     fn check(case: &LongConvolution, method: Method, dtype: DType, tolerance: f64) -> Result<(), String> {
         let (results, gradients) = case.expected();
-        let problem = Problem { form, ..case.problem };
+        let problem = Problem {
+            method,
+            ..case.problem
+        };
         for (name, client) in clients() {
             let inputs = given(client, case, dtype);
             let found = long_convolution(client, &problem, &inputs).expect("valid");
@@ -52,13 +55,13 @@ mod equivalence {
                 tail: download(client, &found.tail),
             };
             close(
-                &format!("the output ({form:?}) on {name}"),
+                &format!("the output ({method:?}) on {name}"),
                 &found.out,
                 &results.out,
                 tolerance,
             )?;
             close(
-                &format!("the tail ({form:?}) on {name}"),
+                &format!("the tail ({method:?}) on {name}"),
                 &found.tail,
                 &results.tail,
                 tolerance,
@@ -69,14 +72,14 @@ mod equivalence {
                 |_, buffer| download(client, &buffer),
                 |_, buffer| download(client, &buffer),
             );
-            close_gradients(&format!("{form:?} on {name}"), &found, &gradients, tolerance)?;
+            close_gradients(&format!("{method:?} on {name}"), &found, &gradients, tolerance)?;
         }
         Ok(())
     }
 
     fn check_forms(case: &LongConvolution) -> Result<(), TestCaseError> {
-        for form in [Method::Direct, Method::Fourier] {
-            check(case, form, DType::F32, TOLERANCE).map_err(TestCaseError::fail)?;
+        for method in [Method::Direct, Method::Fourier] {
+            check(case, method, DType::F32, TOLERANCE).map_err(TestCaseError::fail)?;
         }
         Ok(())
     }
@@ -148,8 +151,8 @@ mod equivalence {
             out_cotangent: Some(rounded(3, 1000)),
             ..LongConvolution::example(problem, 4)
         };
-        for form in [Method::Direct, Method::Fourier] {
-            check(&case, form, DType::F16, F16_TOLERANCE).expect("the definition");
+        for method in [Method::Direct, Method::Fourier] {
+            check(&case, method, DType::F16, F16_TOLERANCE).expect("the definition");
         }
     }
 

@@ -17,9 +17,9 @@ mod golden {
         let all = cases("fft_conv").into_iter().map(Convolution::of_s4);
         for case in all.chain(cases("fft_conv_h3").into_iter().map(Convolution::of_h3)) {
             for (name, client) in clients() {
-                for form in [Method::Direct, Method::Fourier] {
-                    let name = format!("{form:?} on {name}");
-                    let problem = case.problem(form);
+                for method in [Method::Direct, Method::Fourier] {
+                    let name = format!("{method:?} on {name}");
+                    let problem = case.problem(method);
                     let inputs = case.inputs().map(
                         |_, rows| upload_rows(client, &rows, DType::F32),
                         |_, values| upload(client, values),

@@ -72,7 +72,7 @@ mod equivalence {
         fn a_stream_in_pieces_is_the_whole(
             case in any_long_convolution(120, 90, 4, 0),
             cuts in prop::collection::vec(0..121_usize, 0..4),
-            forms in prop::collection::vec(prop_oneof![Just(Method::Direct), Just(Method::Fourier)], 5),
+            methods in prop::collection::vec(prop_oneof![Just(Method::Direct), Just(Method::Fourier)], 5),
         ) {
             let mut case = case;
             case.problem.batch = case.problem.batch.min(1);
@@ -85,13 +85,13 @@ mod equivalence {
             ends.sort_unstable();
             let (mut first, mut out) = (0, Vec::new());
             let mut tail = case.tail.clone();
-            for (end, form) in ends.into_iter().zip(forms) {
+            for (end, method) in ends.into_iter().zip(methods) {
                 let rows = |values: &[f32], cols: usize| {
                     let batch = case.problem.batch;
                     values[batch * first * cols..batch * end * cols].to_vec()
                 };
                 let piece = LongConvolution {
-                    problem: Problem { time: end - first, form, ..case.problem },
+                    problem: Problem { time: end - first, method, ..case.problem },
                     input: rows(&case.input, channels),
                     response: case.response.as_deref().map(|response| rows(response, outputs)),
                     tail,

@@ -90,7 +90,7 @@ mod equivalence {
             multiplicity: problem.multiplicity,
             taps: 40,
             direction: Direction::Both(Later::Next),
-            form: along_one_axis::Method::Auto,
+            method: along_one_axis::Method::Auto,
         };
         let rows = case.kernel.chunks_exact(79);
         let kernel: Vec<f32> = rows.clone().flat_map(|row| row[39..].to_vec()).collect();
@@ -115,10 +115,10 @@ mod equivalence {
 
     #[test]
     fn the_number_of_threads_changes_no_bit_over_several_axes() {
-        for form in [Method::PerAxis, Method::Fourier] {
+        for method in [Method::PerAxis, Method::Fourier] {
             let problem = Problem {
                 channels: 70,
-                form,
+                method,
                 ..problem(&[(20, 20, 19), (24, 24, 23)], 2)
             };
             let case = LongConvolutionNd::example(problem, 5);
@@ -129,7 +129,7 @@ mod equivalence {
                     .expect("threads");
                 pool.install(|| (case.run(), case.pull_back()))
             };
-            assert_eq!(of(1), of(3), "{form:?}");
+            assert_eq!(of(1), of(3), "{method:?}");
         }
     }
 

@@ -15,8 +15,8 @@ mod golden {
     fn long_convolutions_agree() {
         let all = cases("fft_conv").into_iter().map(Convolution::of_s4);
         for case in all.chain(cases("fft_conv_h3").into_iter().map(Convolution::of_h3)) {
-            for form in [Method::Auto, Method::Direct, Method::Fourier] {
-                let problem = case.problem(form);
+            for method in [Method::Auto, Method::Direct, Method::Fourier] {
+                let problem = case.problem(method);
                 let inputs = case.inputs();
                 let (mut out, mut tail) = (vec![f32::NAN; problem.tokens() * problem.outputs()], Vec::new());
                 let mut outputs = Outputs {
@@ -24,7 +24,7 @@ mod golden {
                     tail: &mut tail,
                 };
                 long_convolution(&problem, &inputs, &mut outputs).expect("valid");
-                case.check_output(&format!("{form:?}"), &out);
+                case.check_output(&format!("{method:?}"), &out);
                 let mut found: GradientBuffers = GradientBuffers::zeros(&problem, &inputs);
                 let cotangent = case.cotangent(&out);
                 backward(
@@ -34,7 +34,7 @@ mod golden {
                     &mut found.as_written(),
                 )
                 .expect("valid");
-                case.check_gradients(&format!("{form:?}"), &found);
+                case.check_gradients(&format!("{method:?}"), &found);
             }
         }
     }

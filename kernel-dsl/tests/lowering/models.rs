@@ -101,7 +101,7 @@ const CONVOLUTION: Convolution = Convolution {
 /// S4 in both directions, and a stream, each by transforms and tap by tap.
 const LONG_CONVOLUTIONS: [(&str, LongConvolution); 4] = {
     use Method::{Direct, Fourier};
-    const fn s4(direction: Direction, form: Method) -> LongConvolution {
+    const fn s4(direction: Direction, method: Method) -> LongConvolution {
         LongConvolution {
             batch: 1,
             time: 2048,
@@ -109,7 +109,7 @@ const LONG_CONVOLUTIONS: [(&str, LongConvolution); 4] = {
             multiplicity: 1,
             taps: 2048,
             direction,
-            form,
+            method,
         }
     }
     const BOTH: Direction = Direction::Both(Later::Next);

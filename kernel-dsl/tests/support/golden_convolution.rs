@@ -129,7 +129,7 @@ impl Convolution {
             multiplicity: self.multiplicity,
             taps: self.taps,
             direction: self.direction,
-            form,
+            method,
         }
     }
 

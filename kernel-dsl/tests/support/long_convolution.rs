@@ -189,24 +189,24 @@ impl LongConvolution {
     /// The host against the definition, in every form.
     pub fn check_host(&self) -> Result<(), String> {
         let (results, gradients) = self.expected();
-        for form in [Method::Auto, Method::Direct, Method::Fourier] {
+        for method in [Method::Auto, Method::Direct, Method::Fourier] {
             let mut case = self.clone();
-            case.problem.method = form;
+            case.problem.method = method;
             let found = case.run();
             close(
-                &format!("the output ({form:?})"),
+                &format!("the output ({method:?})"),
                 &found.out,
                 &results.out,
                 TOLERANCE,
             )?;
             close(
-                &format!("the tail ({form:?})"),
+                &format!("the tail ({method:?})"),
                 &found.tail,
                 &results.tail,
                 TOLERANCE,
             )?;
             let found = case.pull_back();
-            close_gradients(&format!("{form:?}"), &found, &gradients, TOLERANCE)?;
+            close_gradients(&format!("{method:?}"), &found, &gradients, TOLERANCE)?;
         }
         Ok(())
     }

@@ -116,11 +116,11 @@ impl LongConvolutionNd {
     pub fn check_host(&self) -> Result<(), String> {
         let output = reference::long_convolution(&self.problem, &self.inputs()).expect("valid");
         let expected = reference::backward(&self.problem, &self.inputs(), &self.cotangents()).expect("valid");
-        for form in [Method::Auto, Method::PerAxis, Method::Fourier] {
+        for method in [Method::Auto, Method::PerAxis, Method::Fourier] {
             let mut case = self.clone();
-            case.problem.method = form;
+            case.problem.method = method;
             close(
-                &format!("the output ({form:?})"),
+                &format!("the output ({method:?})"),
                 &case.run(),
                 &output.out,
                 TOLERANCE,
@@ -128,7 +128,7 @@ impl LongConvolutionNd {
             let found = case.pull_back();
             let of = |what: &str, found: &[f32], expected: &[f64]| {
                 close(
-                    &format!("the gradient of {what} ({form:?})"),
+                    &format!("the gradient of {what} ({method:?})"),
                     found,
                     expected,
                     TOLERANCE,

@@ -36,8 +36,8 @@ fn a_convolution_never_wraps_and_never_reads_outside_of_its_input() {
     let (channels, device) = (2, Device::flex());
     for time in LENGTHS {
         for taps in [1, 2, 3, 8, 33, 100] {
-            for form in [Method::Auto, Method::Direct, Method::Fourier] {
-                let what = format!("{time} tokens, {taps} taps, {form:?}");
+            for method in [Method::Auto, Method::Direct, Method::Fourier] {
+                let what = format!("{time} tokens, {taps} taps, {method:?}");
                 let (input, kernel) = (wave([1, time, channels], 0.7), wave([1, channels, taps], 1.3));
                 let later = wave([1, channels, taps], 0.9);
                 let (u, k, l) = (
@@ -67,16 +67,16 @@ fn a_convolution_never_wraps_and_never_reads_outside_of_its_input() {
                     skip: None,
                     response: None,
                 };
-                let found = long_convolution(inputs(None), form).expect("it fits");
+                let found = long_convolution(inputs(None), method).expect("it fits");
                 close(&what, &values(found), &sum(false));
                 let both = inputs(Some((Later::Next, later)));
                 close(
                     &what,
-                    &values(long_convolution(both, form).expect("it fits")),
+                    &values(long_convolution(both, method).expect("it fits")),
                     &sum(true),
                 );
                 let mut tail = Tensor::zeros([1, taps - 1, channels], &device);
-                let found = long_convolution_piece(inputs(None), form, &mut tail).expect("it fits");
+                let found = long_convolution_piece(inputs(None), method, &mut tail).expect("it fits");
                 close(&what, &values(found), &sum(false));
             }
         }
