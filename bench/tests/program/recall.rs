@@ -375,10 +375,25 @@ fn a_short_prompt_is_read_as_asked() {
     let folder = tempfile::tempdir().expect("temporary folder");
     let jrt = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/assets/recall/jrt");
     let based = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/assets/recall/based");
+    // So many that some answer changes: the model has learned to pass over padding.
     let asked = |name: &str, options: &[&str]| {
         let out = folder.path().join(name);
-        let all = [&["--order", "d-q", "--passes", "1", "--no-padding"], options].concat();
-        let output = run(&out, &all);
+        let output = Command::new(env!("CARGO_BIN_EXE_spillway"))
+            .args([
+                "recall",
+                "--documents",
+                "40",
+                "--facts",
+                "8",
+                "--max-tokens",
+                "12",
+                "-q",
+            ])
+            .args(["--order", "d-q", "--passes", "1", "--no-padding", "--out"])
+            .arg(&out)
+            .args(options)
+            .output()
+            .expect("the program starts");
         assert!(output.status.success(), "{output:?}");
         let answers = fs::read_to_string(out.join("recall-answers.jsonl")).expect("answers");
         (answers, read(&out.join("recall.json")))
@@ -388,10 +403,10 @@ fn a_short_prompt_is_read_as_asked() {
     let (named, report) = asked("as-is", &[jrt, "--short-prompt", "as-is"]);
     assert_eq!(report["short_prompt"], "as-is");
     assert_eq!(named, as_it_is);
-    // Padding counts in the sums of the encoder, which was not trained with any.
     let (padded, report) = asked("padded", &[jrt, based, "--short-prompt", "left-pad"]);
     assert_eq!(report["short_prompt"], "left-pad");
-    assert_ne!(padded.lines().next(), as_it_is.lines().next());
+    let of_first = |answers: &str| answers.lines().take(40).map(String::from).collect::<Vec<_>>();
+    assert_ne!(of_first(&padded), of_first(&as_it_is));
     let page = fs::read_to_string(folder.path().join("padded/report.html")).expect("a page");
     assert!(page.contains("--short-prompt left-pad"));
 
