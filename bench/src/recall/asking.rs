@@ -136,7 +136,7 @@ impl Asking<'_> {
         if flow.is_continue() {
             let chain = trial.treatment().chain();
             let plan = Plan {
-                reading: subject.reading,
+                reading: subject.reading.unwrap_or_default(),
                 ..*plan
             };
             flow = evaluate(turn.model, chain, &plan, &mut evaluation, &mut on_group)?;

@@ -29,8 +29,8 @@ pub struct Subject {
     pub fingerprint: String,
     /// Whether it remembers by keys and values alone.
     pub is_attention: bool,
-    /// How it reads prompts, if it has an encoder.
-    pub reading: PromptReading,
+    /// How it reads prompts; `None` for a model without an encoder.
+    pub reading: Option<PromptReading>,
     /// The mitigations under which it is asked; `none` counts as one.
     pub trials: Vec<Trial>,
 }
@@ -43,10 +43,17 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
     if args.train_length == Some(0) {
         return Err(ProgramError::usage("--train-length", "at least 1 token", "0"));
     }
+    if args.short_prompt == Some(Short::Iterate) {
+        return Err(ProgramError::usage(
+            "--short-prompt",
+            "as-is, left-pad, left-pad-exact or read-twice: answers are continued side by side",
+            "iterate",
+        ));
+    }
     let waiting = context.waiting("loading the models");
     let models = args.models.each();
     let is_one = models.len() == 1;
-    let (mut subjects, mut only, mut refused, mut encoders) = (Vec::new(), None, Vec::new(), 0);
+    let (mut subjects, mut only, mut refused): (Vec<Subject>, _, _) = (Vec::new(), None, Vec::new());
     for model_args in models {
         let model = model_args.load()?;
         expect_answers(&model)?;
@@ -63,7 +70,6 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
                 Err(error) => return Err(error),
             }
         }
-        encoders += usize::from(model.encoder_length() > 0);
         subjects.push(Subject {
             name: model.info().name.clone(),
             info: model.info().clone(),
@@ -84,38 +90,27 @@ pub fn all(args: &RecallArgs, context: &Context) -> Result<(Vec<Subject>, Option
             break;
         }
     }
-    if let (Some(_), true) = (args.short_prompt, encoders == 0) {
-        return Err(no_encoder());
+    if args.short_prompt.is_some() && subjects.iter().all(|subject| subject.reading.is_none()) {
+        return Err(ProgramError::usage(
+            "--short-prompt",
+            "a model with an encoder among those asked, such as jrt",
+            "none",
+        ));
     }
     tell_apart(&mut subjects);
     Ok((subjects, only))
 }
 
-/// How `model` reads prompts. What one with an encoder has been trained on is as long as the encoder or shorter, and unpadded.
-fn reading(args: &RecallArgs, model: &Model) -> Result<PromptReading, ProgramError> {
-    if args.short_prompt == Some(Short::Iterate) {
-        return Err(ProgramError::usage(
-            "--short-prompt",
-            "as-is, left-pad, left-pad-exact or read-twice: answers are continued side by side",
-            "iterate",
-        ));
-    }
+/// How `model` reads prompts. Those of a model that was trained on prompts without padding are read as they are.
+fn reading(args: &RecallArgs, model: &Model) -> Result<Option<PromptReading>, ProgramError> {
     if model.encoder_length() == 0 {
-        return Ok(PromptReading::default());
+        return Ok(None);
     }
     let encoder = EncoderArgs {
         short_prompt: Some(args.short_prompt.unwrap_or(Short::AsIs)),
         ..EncoderArgs::default()
     };
-    Ok(encoder.reading(model)?.unwrap_or_default())
-}
-
-fn no_encoder() -> ProgramError {
-    ProgramError::usage(
-        "--short-prompt",
-        "a model with an encoder among those asked, such as jrt",
-        "none",
-    )
+    encoder.reading(model)
 }
 
 /// That the model reads text, and says what comes next.

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::operands::operator;
+use crate::rows::Rows;
 use crate::sequences::{Sequences, SequencesError};
 use crate::shape::{Role, ShapeError, all_fit};
 
@@ -277,20 +278,13 @@ impl Problem<'_> {
                 });
             }
         }
-        let Some(steps) = &inputs.token_step_size else {
-            return Ok(());
-        };
-        for row in (0..self.batch).flat_map(|b| self.sequences.span(b, self.time)) {
-            let steps = steps.row(row);
-            if let Some(channel) = steps.iter().position(|&step| !(step >= 0.0 && step.is_finite())) {
-                return Err(StateSpaceError::TokenStepSize {
-                    row,
-                    channel,
-                    found: steps[channel],
-                });
-            }
+        match &inputs.token_step_size {
+            Some(steps) => expect_step_sizes(
+                steps,
+                (0..self.batch).flat_map(|b| self.sequences.span(b, self.time)),
+            ),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn validate_inputs(&self, inputs: &Inputs) -> Result<(), StateSpaceError> {
@@ -320,4 +314,22 @@ impl Problem<'_> {
         cotangents.expect(&OPERATOR.in_role(Role::Cotangent), &cotangents.extents(self))?;
         Ok(gradients.expect(&OPERATOR.in_role(Role::Gradient), &inputs.extents(self))?)
     }
+}
+
+/// Refuses step sizes of tokens that are negative or not finite, in these rows.
+pub(super) fn expect_step_sizes(
+    steps: &Rows,
+    rows: impl IntoIterator<Item = usize>,
+) -> Result<(), StateSpaceError> {
+    for row in rows {
+        let steps = steps.row(row);
+        if let Some(channel) = steps.iter().position(|&step| !(step >= 0.0 && step.is_finite())) {
+            return Err(StateSpaceError::TokenStepSize {
+                row,
+                channel,
+                found: steps[channel],
+            });
+        }
+    }
+    Ok(())
 }

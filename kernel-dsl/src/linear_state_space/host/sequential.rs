@@ -9,7 +9,9 @@ use super::system::{Constants, System, discretised, modes_of};
 use super::token::advance;
 use super::token_steps::discretise;
 use crate::blocks::{BLOCK, block, collect, gather, scatter};
-use crate::linear_state_space::problem::{Inputs, OPERATOR, Outputs, Problem, StateSpaceError};
+use crate::linear_state_space::problem::{
+    Inputs, OPERATOR, Outputs, Problem, StateSpaceError, expect_step_sizes,
+};
 use crate::rows::Rows;
 use crate::sequences::Sequences;
 use crate::simd::dispatch;
@@ -77,17 +79,7 @@ impl System {
             });
         };
         OPERATOR.rows("token_step_size", (batch, self.channels), steps)?;
-        for row in 0..batch {
-            let steps = steps.row(row);
-            if let Some(channel) = steps.iter().position(|&step| !(step >= 0.0 && step.is_finite())) {
-                return Err(StateSpaceError::TokenStepSize {
-                    row,
-                    channel,
-                    found: steps[channel],
-                });
-            }
-        }
-        Ok(())
+        expect_step_sizes(steps, 0..batch)
     }
 }
 
