@@ -3,7 +3,8 @@
 //! Input rows are taken in spans of at most [`SPAN_ROWS`], packed once, and cut into blocks of at most as many rows as
 //! a tile holds. Each panel of the weight is then read once per span: for every segment of [`SEGMENT`] features, all row
 //! blocks in turn, so that the segment stays in the first cache. A few panels share a segment of the input, which stays in the
-//! second cache for them. Threads share panels and row blocks; which thread computes a tile changes nothing in it.
+//! second cache for them. Where a tile is narrower than a panel, many rows have the segment laid out anew, by the steps of columns that the
+//! tiles take. Threads share panels and row blocks; which thread computes a tile changes nothing in it.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 
 use self::set::{KernelSet, Method};
 use self::tiles::{Kernel, LINE_PAIR, Tile};
+use self::widening::Widening;
 use super::PackedMatrix;
 use super::weight_type::PANEL;
 use crate::aligned::AlignedBytes;
@@ -296,12 +298,18 @@ impl<'a> Span<'a> {
             1 => (panel.bytes.as_ptr().wrapping_add(AHEAD), 0),
             _ => (panel.next, panel.stored / parts.max(1)),
         };
+        let by_steps = self.method.widening.is_some_and(Widening::by_steps);
         let steps = panel.bytes.len() / LINE_PAIR;
         let ahead_step = match parts {
+            _ if by_steps => part,
             1 => LINE_PAIR,
             _ => part.div_ceil(steps.max(1)),
         };
         for first in (0..PANEL).step_by(step) {
+            let b = match by_steps {
+                true => &panel.bytes[panel.bytes.len() / PANEL * first..],
+                false => panel.bytes,
+            };
             for index in blocks.clone() {
                 let block = self.block(index);
                 let at = unit_bytes * (units.start * self.rows.len() + units.len() * block.start);
@@ -309,7 +317,7 @@ impl<'a> Span<'a> {
                 let tile = Tile {
                     units: units.len() * self.method.widening.map_or(1, |widening| widening.units()),
                     a: a.as_ptr(),
-                    b: panel.bytes.as_ptr(),
+                    b: b.as_ptr(),
                     c: std::ptr::null_mut(),
                     stride: self.weight.out_features(),
                     start: panel.start.map_or(std::ptr::null(), |start| start.as_ptr()),
@@ -319,8 +327,8 @@ impl<'a> Span<'a> {
                     last: first + step,
                 };
                 let kernel = self.method.kernels[block.len() - 1];
-                // SAFETY: `a` and `b` hold `units` units of the block and of the panel; tiles of different tasks are
-                // disjoint.
+                // SAFETY: `a` and `b` hold `units` units of the block and of the panel, or of the step; tiles of different tasks
+                // are disjoint.
                 unsafe { out.tile(kernel, tile, block, &panel.cols) };
                 ahead = ahead.wrapping_add(part);
             }

@@ -19,7 +19,7 @@ pub(super) struct Tile {
     pub(super) units: usize,
     /// Packed input of these units; see [`activations`](super::activations).
     pub(super) a: *const u8,
-    /// The units of a panel.
+    /// The units of a panel; for [`f32_step_tile`] those of a step of its columns.
     pub(super) b: *const u8,
     /// First value of the output tile.
     pub(super) c: *mut f32,
@@ -29,7 +29,7 @@ pub(super) struct Tile {
     pub(super) start: *const f32,
     /// What will be read soon, which is asked for meanwhile; need not be valid.
     pub(super) ahead: *const u8,
-    /// Bytes of [`Tile::ahead`] to ask for with every [`LINE_PAIR`] of the panel.
+    /// Bytes of [`Tile::ahead`] to ask for with every [`LINE_PAIR`] of the panel; for [`f32_step_tile`] with all of it.
     pub(super) ahead_step: usize,
     /// First of the panel's columns that are asked for, and what follows the last; whole steps of the kernel's registers.
     pub(super) first: usize,
@@ -107,6 +107,57 @@ unsafe fn add_f32_unit<V: Lanes, const ROWS: usize, const VECTORS: usize>(
         let a = tile.a.cast::<f32>().add(k * ROWS);
         let b = tile.b.cast::<f32>().add(first + k * PANEL);
         prefetch_ahead::<V>(tile, first, k);
+        multiply_add(sums, a, b);
+    }
+}
+
+/// Units of [`f32_step_tile`] in a turn of its loop.
+const STEP_UNITS: usize = 4;
+
+/// The f32 tile of one step of columns that lies by itself, `[units][VECTORS · LANES]`, for the many rows that pay for laying it out.
+///
+/// Nothing but loads stands between the multiply-adds: counting and asking for what lies ahead cost time where the other thread of a core
+/// takes its share of the decoder. And the step fills all sets of the first cache, where one within a panel of
+/// twice its width fills every other set.
+///
+/// # Safety
+/// As [`Kernel`]; `b` is valid for reading `units` units of the step, which is `first..last`.
+#[inline(always)]
+pub(super) unsafe fn f32_step_tile<V: Lanes, const ROWS: usize, const VECTORS: usize>(tile: &Tile) {
+    let width = VECTORS * V::LANES;
+    // SAFETY: the caller's contract.
+    unsafe {
+        prefetch_output::<V, ROWS>(tile);
+        for line in (0..tile.ahead_step).step_by(CACHE_LINE) {
+            V::prefetch(tile.ahead.wrapping_add(line));
+        }
+        let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+        let (mut a, mut b) = (tile.a.cast::<f32>(), tile.b.cast::<f32>());
+        for _ in 0..tile.units / STEP_UNITS {
+            for unit in 0..STEP_UNITS {
+                multiply_add(&mut sums, a.add(unit * ROWS), b.add(unit * width));
+            }
+            (a, b) = (a.add(STEP_UNITS * ROWS), b.add(STEP_UNITS * width));
+        }
+        for unit in 0..tile.units % STEP_UNITS {
+            multiply_add(&mut sums, a.add(unit * ROWS), b.add(unit * width));
+        }
+        finish([sums], tile, tile.first);
+    }
+}
+
+/// Adds the products of `ROWS` values and `VECTORS` registers to sums.
+///
+/// # Safety
+/// The processor must have the instructions of `V`; `a` is valid for reading `ROWS` values, `b` for `VECTORS` registers.
+#[inline(always)]
+unsafe fn multiply_add<V: Lanes, const ROWS: usize, const VECTORS: usize>(
+    sums: &mut [[V; VECTORS]; ROWS],
+    a: *const f32,
+    b: *const f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
         let mut weights = [V::splat(0.0); VECTORS];
         for v in 0..VECTORS {
             weights[v] = V::load(b.add(v * V::LANES));
