@@ -4,12 +4,11 @@ use crate::calibration::calibration;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::OutputFolder;
-use crate::stop::Stop;
+use crate::settings::{Part, expect_same};
 use crate::trial::Trial;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use spillway_models::{Model, input};
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,17 +19,22 @@ const VERSION: u32 = 1;
 
 /// Everything that decides the answers of a run. An interrupted run goes on only under the same settings.
 pub trait Settings: Serialize + DeserializeOwned {
+    /// Everything, part by part under the option that says it.
+    fn parts(&self) -> Vec<Part>;
+
     /// Holds `self`, what was saved, against what is `asked` for: the first difference is an error.
     ///
     /// # Errors
     /// [`ProgramError::Usage`].
-    fn expect(&self, asked: &Self) -> Result<(), ProgramError>;
+    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
+        expect_same(self.parts(), asked.parts())
+    }
 }
 
 /// The answers under one mitigation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SavedRun<E> {
-    /// Time taken so far.
+    /// Time that the answers took so far, added up over all ranks.
     pub seconds: f64,
     /// The answers of one mitigation.
     pub evaluation: E,
@@ -159,77 +163,96 @@ pub fn calibrated_length(spec: &str, model: &Model, named: Option<u64>) -> Resul
     })
 }
 
-/// One run under way among the saved ones: counts what is asked, saves every few seconds, and stops when it is to.
+/// What came of a piece of the work, and the time that it took.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Timed<T> {
+    /// What came of it.
+    pub found: T,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+impl<T> Timed<T> {
+    /// Does `work`.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn of<E>(work: impl FnOnce() -> Result<T, E>) -> Result<Self, E> {
+        let begin = Instant::now();
+        let found = work()?;
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok(Self { found, seconds })
+    }
+}
+
+/// The answers of all runs while more of them come in: saved every few seconds.
+#[derive(Debug)]
 pub struct Keeping<'a, S, E> {
     saved: &'a mut Saved<S, E>,
     out: &'a mut OutputFolder,
     file: &'static str,
-    stop: &'a Stop,
-    index: usize,
-    begin: Instant,
-    before: f64,
     last_save: Instant,
-    failure: Option<ProgramError>,
+    is_saved: bool,
 }
 
 impl<'a, S: Settings, E: Clone + Default + Serialize + DeserializeOwned> Keeping<'a, S, E> {
-    /// Goes on with the run at `index`, a new one where there is none yet, saving to `file`; gives what has been answered of it.
-    pub fn begin(
+    /// Of so many runs, with what was saved of them, in `file` of `out`.
+    pub fn new(
         saved: &'a mut Saved<S, E>,
-        index: usize,
+        runs: usize,
         (out, file): (&'a mut OutputFolder, &'static str),
-        stop: &'a Stop,
-    ) -> (Self, E) {
-        if saved.runs.len() <= index {
-            saved.runs.resize_with(index + 1, SavedRun::default);
-        }
-        let evaluation = std::mem::take(&mut saved.runs[index].evaluation);
-        let keeping = Self {
-            before: saved.runs[index].seconds,
+    ) -> Self {
+        saved.runs.resize_with(runs, SavedRun::default);
+        Self {
             saved,
             out,
             file,
-            stop,
-            index,
-            begin: Instant::now(),
             last_save: Instant::now(),
-            failure: None,
-        };
-        (keeping, evaluation)
-    }
-
-    /// Hears of answers to prompts of so many tokens, and says whether to go on.
-    pub fn heard(&mut self, evaluation: &E, tokens: u64) -> ControlFlow<()> {
-        self.stop.count(tokens);
-        if self.last_save.elapsed() > SAVED_EVERY {
-            self.saved.runs[self.index] = SavedRun {
-                seconds: self.seconds(),
-                evaluation: evaluation.clone(),
-            };
-            self.failure = self.saved.save(self.out, self.file).err();
-            self.last_save = Instant::now();
-        }
-        match self.failure {
-            Some(_) => ControlFlow::Break(()),
-            None => self.stop.flow(),
+            is_saved: true,
         }
     }
 
-    fn seconds(&self) -> f64 {
-        self.before + self.begin.elapsed().as_secs_f64()
+    /// The answers so far, run by run.
+    pub fn runs(&self) -> &[SavedRun<E>] {
+        &self.saved.runs
     }
 
-    /// Keeps the answers among the saved runs, without writing them; the seconds of the run so far.
+    /// The answers so far, and the folder that they are written to.
+    pub fn with_folder(&mut self) -> (&[SavedRun<E>], &mut OutputFolder) {
+        (&self.saved.runs, self.out)
+    }
+
+    /// Takes in, by `add`, answers of the run at `index` that took so many seconds.
     ///
     /// # Errors
-    /// What stopped a save on the way.
-    pub fn end(self, evaluation: E) -> Result<f64, ProgramError> {
-        let seconds = self.seconds();
-        if let Some(failure) = self.failure {
-            return Err(failure);
+    /// [`ProgramError::File`] from a save.
+    pub fn take_in(
+        &mut self,
+        index: usize,
+        seconds: f64,
+        add: impl FnOnce(&mut E),
+    ) -> Result<(), ProgramError> {
+        let run = &mut self.saved.runs[index];
+        run.seconds += seconds;
+        add(&mut run.evaluation);
+        self.is_saved = false;
+        match self.last_save.elapsed() > SAVED_EVERY {
+            true => self.save(),
+            false => Ok(()),
         }
-        self.saved.runs[self.index] = SavedRun { seconds, evaluation };
-        Ok(seconds)
+    }
+
+    /// Writes whatever is not written yet.
+    ///
+    /// # Errors
+    /// [`ProgramError::File`].
+    pub fn save(&mut self) -> Result<(), ProgramError> {
+        if !self.is_saved {
+            self.saved.save(self.out, self.file)?;
+            self.is_saved = true;
+            self.last_save = Instant::now();
+        }
+        Ok(())
     }
 }
 

@@ -142,6 +142,11 @@ pub fn fit_readings(iterations: u32) -> u64 {
     (3 * u64::from(iterations) + 1) * (SAMPLES / 2) + SAMPLES
 }
 
+/// Tokens of a sample that [`fit_scales`] reads.
+pub fn fit_length(text: &Text, train_length: u64) -> u64 {
+    (SAMPLE_LENGTHS * train_length).min((text.tokens() / SAMPLES).saturating_sub(1))
+}
+
 /// Factors on the step size, one per layer, that make the loss over four training lengths small; found on `text` alone.
 /// `read` hears of every sample that has been read, and may break off.
 ///
@@ -156,7 +161,7 @@ pub fn fit_scales(
     read: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<(Mitigation, Fitted), ProgramError> {
     let failed = |error: &dyn std::fmt::Display| ProgramError::Failed(format!("scales:fit: {error}"));
-    let length = (SAMPLE_LENGTHS * train_length).min((text.tokens() / SAMPLES).saturating_sub(1));
+    let length = fit_length(text, train_length);
     let sample = |index: u64| text.read(index * text.tokens() / SAMPLES, length as usize + 1);
     let split = Split::new::<ProgramError>((0..SAMPLES).map(sample).collect(), 0.5);
     let options = Options {

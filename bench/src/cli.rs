@@ -32,6 +32,9 @@ folder name it and its files in it. Progress and remarks go to standard error, e
 1 something failed, 2 the command line asks for something impossible. SPILLWAY_ISA=portable|avx2|... caps the instruction set
 (spillway doctor lists those that there are).
 
+In a build with MPI, mpirun -n N spillway shares capacity, compare, diagnose, frontier, passkey, recall, state-precision, train and
+train-table out among N processes, to the results of one.
+
 Start with:  spillway diagnose")]
 pub struct Cli {
     /// The subcommand to run.
@@ -199,8 +202,11 @@ impl Command {
     fn ranks(&self) -> ranks::Use {
         match self {
             Self::Capacity(_)
+            | Self::Compare(_)
             | Self::Diagnose(_)
             | Self::Frontier(_)
+            | Self::Passkey(_)
+            | Self::Recall(_)
             | Self::StatePrecision(_)
             | Self::Train(_)
             | Self::TrainTable(_) => ranks::Use::Together,

@@ -1,6 +1,7 @@
 //! What decides the numbers of a long run, so that an interrupted one goes on under nothing else.
 
 use crate::error::ProgramError;
+use crate::ranks::Identity;
 use crate::trial::Trial;
 use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::diagnosis::text::{Stream, Text};
@@ -65,22 +66,37 @@ impl Settings {
     /// # Errors
     /// [`ProgramError::Usage`].
     pub fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
-        let parts = |settings: &Self| {
-            [
-                ("program version", settings.program.clone()),
-                ("CHECKPOINT", settings.model.clone()),
-                ("--text", settings.text.clone()),
-                ("content of the text", settings.fingerprint.to_string()),
-                ("--dtype", settings.dtype.clone()),
-                ("--device", settings.device.clone()),
-                ("--length", settings.length.to_string()),
-                ("--train-length", settings.train_length.to_string()),
-                ("--mitigation", settings.mitigations.join(" ")),
-                ("--streams or --seed", format!("{:?}", settings.streams)),
-            ]
-        };
-        expect_same(parts(self), parts(asked))
+        expect_same(self.parts(), asked.parts())
     }
+
+    /// Everything, part by part under the option that says it.
+    fn parts(&self) -> Vec<Part> {
+        vec![
+            ("program version", self.program.clone()),
+            ("CHECKPOINT", self.model.clone()),
+            ("--text", self.text.clone()),
+            ("content of the text", self.fingerprint.to_string()),
+            ("--dtype", self.dtype.clone()),
+            ("--device", self.device.clone()),
+            ("--length", self.length.to_string()),
+            ("--train-length", self.train_length.to_string()),
+            ("--mitigation", self.mitigations.join(" ")),
+            ("--streams or --seed", format!("{:?}", self.streams)),
+        ]
+    }
+
+    /// What the ranks of the subcommand `command` must have in common.
+    pub fn identity(&self, command: &str, model: &Model) -> Identity {
+        Identity::of_parts(command, self.parts().into_iter().chain([content_of(model)]))
+    }
+}
+
+/// A setting: the option that says it, and its value as text.
+pub type Part = (&'static str, String);
+
+/// What tells a model from others of the same name and size.
+pub fn content_of(model: &Model) -> Part {
+    ("content of CHECKPOINT", model.fingerprint().to_string())
 }
 
 /// Name, architecture and number of parameters of a model.
@@ -95,10 +111,7 @@ pub fn name(info: &Info) -> String {
 ///
 /// # Errors
 /// [`ProgramError::Usage`].
-pub fn expect_same<const N: usize>(
-    saved: [(&str, String); N],
-    asked: [(&str, String); N],
-) -> Result<(), ProgramError> {
+pub fn expect_same(saved: Vec<Part>, asked: Vec<Part>) -> Result<(), ProgramError> {
     let mut both = saved.into_iter().zip(asked);
     match both.find(|(saved, asked)| saved != asked) {
         None => Ok(()),

@@ -20,7 +20,7 @@ use crate::error::ProgramError;
 use crate::mitigation_file;
 use crate::model_args::{ModelArgs, train_length};
 use crate::output::{OutputFolder, OutputPlan};
-use crate::ranks;
+use crate::ranks::{self, Identity};
 use crate::settings::{Lengths, Settings};
 use crate::stop::Stop;
 use crate::text;
@@ -142,6 +142,7 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
             &mut diagnosis.runs,
         )?;
     }
+    ranks::lead(context, &diagnosis.identity(), folder.path())?;
     folder.begin()?;
     stop.has_something_to_keep();
     for skipped in &diagnosis.skipped {
@@ -151,7 +152,6 @@ pub fn run(args: &DiagnoseArgs, context: &Context) -> Result<(), ProgramError> {
         ));
     }
     diagnosis.keep_numbers(&mut folder)?;
-    ranks::lead(context, &diagnosis.identity()?, folder.path())?;
     diagnosis.stream(&stop, context, |settings, runs| {
         resume::save(&folder, settings, runs)?;
         folder.keep();
@@ -335,9 +335,8 @@ impl Diagnosis {
     }
 
     /// What all ranks must have in common.
-    fn identity(&self) -> Result<String, ProgramError> {
-        serde_json::to_string(&self.settings)
-            .map_err(|error| ProgramError::Internal(format!("JSON: {error}")))
+    fn identity(&self) -> Identity {
+        self.settings.identity("diagnose", &self.model)
     }
 
     /// On rank 0: which run all ranks go on with; none at the end.
@@ -352,7 +351,7 @@ impl Diagnosis {
 
     /// On a rank other than 0: reads what rank 0 reads, together with it.
     fn help(mut self, context: &Context) -> Result<(), ProgramError> {
-        ranks::follow(context, &self.identity()?)?;
+        ranks::follow(context, &self.identity())?;
         while let Some(ranks) = context.ranks() {
             let called = broadcast(ranks, 0, Vec::new())?;
             let called = called.try_into().map_or(u64::MAX, u64::from_le_bytes);

@@ -46,8 +46,8 @@ fn write_csv(board: &Leaderboard, file: &mut dyn io::Write) -> io::Result<()> {
         }
         record.extend(row.passkeys.iter().map(|score| score.accuracy.to_string()));
         record.extend([
-            row.prefill_tokens_per_second.to_string(),
-            row.decode_tokens_per_second.to_string(),
+            number(row.prefill_tokens_per_second),
+            number(row.decode_tokens_per_second),
             row.state_bytes.to_string(),
         ]);
         writer.write_record(&record).map_err(io::Error::other)?;

@@ -1,14 +1,14 @@
-//! How a row is measured: losses over all streams, passkeys, speed.
+//! How a row is measured: the losses of every stream and the passkeys part by part, and the speed by itself.
 
 use super::row::{AtLength, Fit, PasskeyScore, Row};
-use crate::calibration::{fit_readings, fit_scales};
-use crate::context::Context;
+use crate::calibration::{fit_length, fit_readings, fit_scales};
 use crate::error::ProgramError;
 use crate::stop::Stop;
 use crate::trial::Trial;
+use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::diagnosis::loss::{Grid, LossTally};
 use spillway_models::evaluation::diagnosis::run::Run;
-use spillway_models::evaluation::diagnosis::stream::Reading;
+use spillway_models::evaluation::diagnosis::stream::{Reading, StreamTally};
 use spillway_models::evaluation::diagnosis::text::{Stream, Text};
 use spillway_models::evaluation::diagnosis::treatment::Treatment;
 use spillway_models::evaluation::passkey_text::evaluate::{Answer, Evaluation, evaluate};
@@ -18,6 +18,7 @@ use spillway_models::evaluation::tally::Tally;
 use spillway_models::evaluation::wilson;
 use spillway_models::{Logits, Model, ModelError, ModelState};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 /// Lengths of prompts beyond the training length, in training lengths.
@@ -53,42 +54,37 @@ impl Passkeys {
         (!cases.is_empty()).then_some(Self { cases, train_length })
     }
 
-    /// `None` when a stop was asked for.
+    /// Tokens of all prompts together.
+    fn tokens(&self) -> u64 {
+        self.cases.iter().map(|case| case.length).sum()
+    }
+
+    /// `None` when a stop was asked for. `watch` hears of the tokens of each prompt.
     fn ask(
         &self,
-        bench: &Bench<'_>,
+        model: &Model,
         trial: &Trial,
-        progress: &str,
-        context: &Context,
+        watch: Watch<'_>,
     ) -> Result<Option<Vec<PasskeyScore>>, ModelError> {
-        let bar = context.progress(self.cases.iter().map(|case| case.length).sum(), "tokens");
-        bar.set_message(format!("{progress}: passkeys"));
         let mut on_outcome = |evaluation: &Evaluation| {
-            bar.inc(
-                evaluation
-                    .outcomes
-                    .last()
-                    .map_or(0, |outcome| outcome.tokens as u64),
-            );
-            bench.stop.flow()
+            let last = evaluation.outcomes.last();
+            watch(last.map_or(0, |outcome| self.cases[outcome.case].length))
         };
         let mut evaluation = Evaluation::default();
-        let asked = 0..self.cases.len();
-        if evaluate(
-            bench.model,
-            trial.treatment(),
+        let (treatment, asked) = (trial.treatment(), 0..self.cases.len());
+        let flow = evaluate(
+            model,
+            treatment,
             &self.cases,
             asked,
             &mut evaluation,
             &mut on_outcome,
-        )?
-        .is_break()
-        {
+        )?;
+        if flow.is_break() {
             return Ok(None);
         }
-        let outcomes = evaluation.outcomes;
         let mut found: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-        for outcome in &outcomes {
+        for outcome in &evaluation.outcomes {
             let score = found.entry(self.cases[outcome.case].length).or_default();
             score.0 += u64::from(outcome.answer == Answer::Found);
             score.1 += 1;
@@ -103,6 +99,38 @@ impl Passkeys {
         };
         Ok(Some(found.into_iter().map(score).collect()))
     }
+}
+
+/// Hears how many tokens have been read since it was last asked, and says whether to go on.
+pub type Watch<'a> = &'a (dyn Fn(u64) -> ControlFlow<()> + Sync);
+
+/// A part of a row that is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The losses of one stream, by its index.
+    Losses(usize),
+    /// The passkeys.
+    Passkeys,
+    /// Everything, of a mitigation whose numbers are fitted first.
+    Fitted,
+}
+
+/// What came of a part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Found {
+    /// Of [`Part::Losses`].
+    Losses(StreamTally),
+    /// Of [`Part::Passkeys`].
+    Passkeys(Vec<PasskeyScore>),
+    /// Of [`Part::Fitted`].
+    Fitted {
+        /// The numbers.
+        fit: Fit,
+        /// The losses of every stream.
+        losses: Vec<StreamTally>,
+        /// The passkeys.
+        passkeys: Vec<PasskeyScore>,
+    },
 }
 
 /// Steps of a fit, three losses each; and with `--quick`.
@@ -134,88 +162,157 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The row of one trial; `None` when a stop was asked for.
+    /// The parts that a row is measured in.
+    pub fn parts(&self, trial: &Trial) -> Vec<Part> {
+        if trial.is_to_be_fitted() {
+            return vec![Part::Fitted];
+        }
+        let losses = (0..self.streams.len()).map(Part::Losses);
+        losses.chain(self.passkeys.map(|_| Part::Passkeys)).collect()
+    }
+
+    /// Tokens that a part reads.
+    pub fn tokens(&self, part: Part) -> u64 {
+        let passkeys = self.passkeys.map_or(0, Passkeys::tokens);
+        match part {
+            Part::Losses(stream) => self.streams[stream].length,
+            Part::Passkeys => passkeys,
+            Part::Fitted => {
+                let streams: u64 = self.streams.iter().map(|stream| stream.length).sum();
+                streams + passkeys + fit_readings(self.fit_iterations()) * self.fit_length()
+            }
+        }
+    }
+
+    /// Measures a part of a row on so many threads; `None` when `watch` broke off.
     ///
     /// # Errors
     /// [`ProgramError::Model`] from the model or the mitigation.
-    pub fn row(&self, trial: &Trial, progress: &str, context: &Context) -> Result<Option<Row>, ProgramError> {
-        let begin = Instant::now();
-        let (fitted, fit) = match trial.is_to_be_fitted() {
-            true => match self.fit(trial, progress, context) {
-                Err(ProgramError::Interrupted) => return Ok(None),
-                fitted => fitted.map(|(trial, fit)| (Some(trial), Some(fit)))?,
+    pub fn part(
+        &self,
+        trial: &Trial,
+        part: Part,
+        threads: usize,
+        watch: Watch<'_>,
+    ) -> Result<Option<Found>, ProgramError> {
+        Ok(match part {
+            Part::Losses(stream) => self.losses(trial, stream, threads, watch)?.map(Found::Losses),
+            Part::Passkeys => self.ask(trial, watch)?.map(Found::Passkeys),
+            Part::Fitted => match self.fitted(trial, threads, watch) {
+                Err(ProgramError::Interrupted) => None,
+                found => found?,
             },
-            false => (None, None),
+        })
+    }
+
+    fn losses(
+        &self,
+        trial: &Trial,
+        stream: usize,
+        threads: usize,
+        watch: Watch<'_>,
+    ) -> Result<Option<StreamTally>, ModelError> {
+        let mut run = self.run(trial);
+        let treatments = run.treatments();
+        let stream = &mut run.streams[stream..=stream];
+        let reading = Reading {
+            model: self.model,
+            text: self.text,
+            grid: self.grid,
+            threads,
+            ranks: None,
+            watch,
         };
-        let trial = fitted.as_ref().unwrap_or(trial);
-        let mut run = Run::new(
+        reading.go_on(stream, &treatments)?;
+        let done = stream.iter().find(|run| run.is_done());
+        Ok(done.map(|run| run.tally.clone()))
+    }
+
+    fn ask(&self, trial: &Trial, watch: Watch<'_>) -> Result<Option<Vec<PasskeyScore>>, ModelError> {
+        match self.passkeys {
+            Some(passkeys) => passkeys.ask(self.model, trial, watch),
+            None => Ok(Some(Vec::new())),
+        }
+    }
+
+    /// Fits, and measures everything with the numbers that were found.
+    fn fitted(&self, trial: &Trial, threads: usize, watch: Watch<'_>) -> Result<Option<Found>, ProgramError> {
+        let (trial, fit) = self.fit(trial, watch)?;
+        let mut losses = Vec::new();
+        for stream in 0..self.streams.len() {
+            let Some(tally) = self.losses(&trial, stream, threads, watch)? else {
+                return Ok(None);
+            };
+            losses.push(tally);
+        }
+        let passkeys = self.ask(&trial, watch)?;
+        Ok(passkeys.map(|passkeys| Found::Fitted {
+            fit,
+            losses,
+            passkeys,
+        }))
+    }
+
+    /// All streams of a row, of which nothing is read.
+    fn run(&self, trial: &Trial) -> Run {
+        Run::new(
             trial.name(),
             trial.treatment().clone(),
             self.streams,
             self.grid,
             None,
-        );
-        let bar = context.progress(run.tokens_in_all(), "tokens");
-        bar.set_message(progress.to_string());
-        run.go_on(&Reading {
-            model: self.model,
-            text: self.text,
-            grid: self.grid,
-            threads: context.threads(),
-            ranks: None,
-            watch: &|tokens| {
-                bar.inc(tokens);
-                self.stop.flow()
-            },
-        })?;
-        drop(bar);
-        if !run.is_done() {
-            return Ok(None);
+        )
+    }
+
+    /// The row of one trial from what came of all its parts, which took so many seconds; without speeds.
+    pub fn row(&self, trial: &Trial, parts: Vec<(Part, Found)>, seconds: f64) -> Row {
+        let mut run = self.run(trial);
+        let (mut scores, mut fitted) = (Vec::new(), None);
+        for (part, found) in parts {
+            match found {
+                Found::Losses(tally) => {
+                    if let Part::Losses(stream) = part {
+                        run.streams[stream].tally = tally;
+                    }
+                }
+                Found::Passkeys(passkeys) => scores = passkeys,
+                Found::Fitted {
+                    fit,
+                    losses,
+                    passkeys,
+                } => {
+                    let streams = run.streams.iter_mut().zip(losses);
+                    streams.for_each(|(stream, tally)| stream.tally = tally);
+                    (scores, fitted) = (passkeys, Some(fit));
+                }
+            }
         }
-        let passkeys = match self.passkeys {
-            Some(passkeys) => passkeys.ask(self, trial, progress, context)?,
-            None => Some(Vec::new()),
-        };
-        let Some(passkeys) = passkeys else {
-            return Ok(None);
-        };
-        let waiting = context.waiting(&format!("{progress}: speed"));
-        let Some((prefill, decode)) = self.speeds(trial)? else {
-            return Ok(None);
-        };
-        drop(waiting);
         let losses = run.losses(self.grid, |_| true);
-        Ok(Some(Row {
+        Row {
             mitigation: run.name.clone(),
-            spec: fit.as_ref().map_or(&run.name, |fit| &fit.mitigation).clone(),
+            spec: fitted.as_ref().map_or(&run.name, |fit| &fit.mitigation).clone(),
             inside: finite(losses.geometric.first().and_then(Tally::mean)),
             cost: None,
             lengths: self.lengths(&losses),
-            passkeys,
-            prefill_tokens_per_second: prefill,
-            decode_tokens_per_second: decode,
+            passkeys: scores,
+            prefill_tokens_per_second: None,
+            decode_tokens_per_second: None,
             state_bytes: run.state_bytes(),
             counts: run.counts(),
-            fit,
-            seconds: begin.elapsed().as_secs_f64(),
-        }))
+            fit: fitted,
+            seconds,
+        }
     }
 
     /// Fits on text that is not evaluated.
-    fn fit(&self, trial: &Trial, progress: &str, context: &Context) -> Result<(Trial, Fit), ProgramError> {
-        let iterations = FIT_ITERATIONS[usize::from(self.quick)];
-        let bar = context.progress(fit_readings(iterations), "readings");
-        bar.set_message(format!("{progress}: fitting"));
-        let mut read = || {
-            bar.inc(1);
-            self.stop.flow()
-        };
+    fn fit(&self, trial: &Trial, watch: Watch<'_>) -> Result<(Trial, Fit), ProgramError> {
+        let length = self.fit_length();
         let (mitigation, fitted) = fit_scales(
             self.model,
             self.calibration,
             self.train_length,
-            iterations,
-            &mut read,
+            self.fit_iterations(),
+            &mut || watch(length),
         )?;
         let fit = Fit {
             mitigation: mitigation.to_string(),
@@ -223,6 +320,15 @@ impl Bench<'_> {
             test: [fitted.test.before, fitted.test.after],
         };
         Ok((trial.fitted(&mitigation), fit))
+    }
+
+    fn fit_iterations(&self) -> u32 {
+        FIT_ITERATIONS[usize::from(self.quick)]
+    }
+
+    /// Tokens of one of its readings.
+    fn fit_length(&self) -> u64 {
+        fit_length(self.calibration, self.train_length)
     }
 
     fn lengths(&self, losses: &LossTally) -> Vec<AtLength> {
@@ -242,9 +348,12 @@ impl Bench<'_> {
         self.factors.iter().map(at).collect()
     }
 
-    /// Tokens per second of a prompt beyond the training length, and of going on from it token by token; `None` when a stop was
-    /// asked for.
-    fn speeds(&self, trial: &Trial) -> Result<Option<(f64, f64)>, ModelError> {
+    /// Tokens per second of a prompt beyond the training length, and of going on from it token by token, on all threads of the pool;
+    /// `None` when a stop was asked for. Nothing else must run meanwhile.
+    ///
+    /// # Errors
+    /// [`ModelError`] from the model or the treatment.
+    pub fn speeds(&self, treatment: &Treatment) -> Result<Option<(f64, f64)>, ModelError> {
         let quick = usize::from(self.quick);
         let (repeats, decoded) = (REPEATS[quick], DECODE_TOKENS[quick]);
         let length = (PREFILL_LENGTHS * self.train_length).clamp(1, PREFILL_MOST) as usize;
@@ -256,7 +365,7 @@ impl Bench<'_> {
                 return Ok(None);
             }
             let begin = Instant::now();
-            let mut reader = Reader::new(self.model, trial.treatment())?;
+            let mut reader = Reader::new(self.model, treatment)?;
             reader.read(prompt)?;
             let prefill = begin.elapsed().as_secs_f64();
             let begin = Instant::now();

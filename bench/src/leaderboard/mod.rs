@@ -5,18 +5,20 @@
 //! [`spillway_models::evaluation::diagnosis`], the prompts those of [`crate::passkey`].
 //!
 //! The first eighth of the text is for calibration and fitting only; what is evaluated never reads from it. A finished row
-//! is written at once, and an interrupted comparison goes on after its last finished row.
+//! is written at once, and an interrupted comparison goes on after its last finished row. Speeds are measured when all rows are there.
 //!
 //! | module | what is in it |
 //! |---|---|
 //! | [`row`] | what is known of one mitigation |
 //! | [`measure`] | how it is measured |
+//! | [`sharing`] | measuring all rows, shared out among ranks |
 //! | [`page`], [`files`] | table and page; the files |
 
 pub mod files;
 pub mod measure;
 pub mod page;
 pub mod row;
+pub mod sharing;
 
 use crate::calibration::Calibrator;
 use crate::choice::{self, Choice};
@@ -25,6 +27,7 @@ use crate::error::ProgramError;
 use crate::mitigation_file;
 use crate::model_args::{ModelArgs, train_length};
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks::{self, Identity};
 use crate::settings::{Lengths, Settings};
 use crate::stop::Stop;
 use crate::text;
@@ -34,6 +37,7 @@ use clap::Args;
 use measure::{Bench, Passkeys};
 use row::{FILE, Leaderboard};
 use serde_json::json;
+use sharing::Sharing;
 use spillway_mitigations::state_dtype::StateDtype;
 use spillway_models::Model;
 use spillway_models::evaluation::diagnosis::loss::Grid;
@@ -114,29 +118,47 @@ pub struct CompareArgs {
 /// [`ProgramError`]: an impossible option, a file that cannot be read or written, or an interruption, after which the rows so far
 /// are there.
 pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
-    let factors = args.factors()?;
     let stop = Stop::after(None);
     stop.on_signal(context)?;
-    let mut folder = OutputFolder::open(&args.output_plan(), context)?;
-    let mut comparison = Comparison::prepare(args, factors, context)?;
-    if folder.is_begun() {
-        comparison.board.resume(&folder.file(FILE))?;
+    run_until(args, &stop, context)
+}
+
+/// As [`run`], until a stop is asked for by whoever calls it; signals are not listened to.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(args: &CompareArgs, stop: &Stop, context: &Context) -> Result<(), ProgramError> {
+    let factors = args.factors()?;
+    if !context.leads() {
+        stop.has_something_to_keep();
+        let (comparison, board) = Comparison::prepare(args, factors, context)?;
+        ranks::follow(context, &comparison.identity(&board))?;
+        let bench = comparison.bench(stop);
+        return Sharing::new(&bench, &comparison.trials, context).help();
     }
+    let mut folder = OutputFolder::open(&args.output_plan(), context)?;
+    let (comparison, mut board) = Comparison::prepare(args, factors, context)?;
+    if folder.is_begun() {
+        board.resume(&folder.file(FILE))?;
+    }
+    ranks::lead(context, &comparison.identity(&board), folder.path())?;
     folder.begin()?;
     stop.has_something_to_keep();
-    for skipped in &comparison.board.skipped {
+    for skipped in &board.skipped {
         context.remark(format_args!(
             "left out {}: {}",
             skipped.mitigation, skipped.reason
         ));
     }
-    comparison.measure(&mut folder, &stop, context)?;
-    context.print_line(page::table(&comparison.board))?;
+    let bench = comparison.bench(stop);
+    board.complete = Sharing::new(&bench, &comparison.trials, context).measure(&mut board, &mut folder)?;
+    files::write(&board, &mut folder)?;
+    folder.keep();
+    context.print_line(page::table(&board))?;
     let command = args.model.generate(&comparison.model);
-    let best = comparison.board.best();
+    let best = board.best();
     let command = best.map(|best| format!("{command} --mitigation {}", quoted(&best.spec)));
-    let board = &comparison.board;
-    for sentence in page::losing_recall(board) {
+    for sentence in page::losing_recall(&board) {
         context.print_line(format_args!("\n{sentence}"))?;
     }
     match &command {
@@ -151,7 +173,7 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
     )?;
     let report = folder.file("leaderboard.html");
     context.remark(format_args!("\nleaderboard: {}", report.display()));
-    match comparison.board.complete {
+    match board.complete {
         true => Ok(()),
         false => Err(ProgramError::Failed(format!(
             "interrupted; the finished rows are in {}, and the same command with --resume goes on",
@@ -160,7 +182,7 @@ pub fn run(args: &CompareArgs, context: &Context) -> Result<(), ProgramError> {
     }
 }
 
-/// A comparison: everything that is fixed before the first row, and the rows.
+/// A comparison: everything that is fixed before the first row.
 struct Comparison {
     model: Model,
     text: Text,
@@ -169,12 +191,18 @@ struct Comparison {
     grid: Grid,
     trials: Vec<Trial>,
     passkeys: Option<Passkeys>,
+    factors: Vec<u64>,
+    train_length: u64,
     quick: bool,
-    board: Leaderboard,
 }
 
 impl Comparison {
-    fn prepare(args: &CompareArgs, factors: Vec<u64>, context: &Context) -> Result<Self, ProgramError> {
+    /// With the board that has no rows yet.
+    fn prepare(
+        args: &CompareArgs,
+        factors: Vec<u64>,
+        context: &Context,
+    ) -> Result<(Self, Leaderboard), ProgramError> {
         let waiting = context.waiting("loading the model");
         let model = args.model.load()?;
         let (train_length, source) = train_length(args.train_length, &model)?;
@@ -223,12 +251,12 @@ impl Comparison {
             text: whole.name().into(),
             text_tokens: text.tokens(),
             calibration_tokens: calibration.tokens(),
-            factors,
+            factors: factors.clone(),
             skipped,
             ..Leaderboard::new(model.info(), settings)
         };
-        Ok(Self {
-            grid: Grid::windows(train_length, &board.factors),
+        let comparison = Self {
+            grid: Grid::windows(train_length, &factors),
             quick: args.quick,
             model,
             text,
@@ -236,50 +264,31 @@ impl Comparison {
             streams,
             trials,
             passkeys,
-            board,
-        })
+            factors,
+            train_length,
+        };
+        Ok((comparison, board))
     }
 
-    /// Measures the rows that are missing, and writes all files after each.
-    fn measure(
-        &mut self,
-        folder: &mut OutputFolder,
-        stop: &Stop,
-        context: &Context,
-    ) -> Result<(), ProgramError> {
-        let bench = Bench {
+    /// What all ranks must have in common.
+    fn identity(&self, board: &Leaderboard) -> Identity {
+        let identity = board.settings.identity("compare", &self.model);
+        identity.and("--quick", self.quick.to_string())
+    }
+
+    fn bench<'a>(&'a self, stop: &'a Stop) -> Bench<'a> {
+        Bench {
             model: &self.model,
             text: &self.text,
             calibration: &self.calibration,
             streams: &self.streams,
             grid: &self.grid,
-            factors: &self.board.factors.clone(),
-            train_length: self.board.settings.train_length,
+            factors: &self.factors,
+            train_length: self.train_length,
             passkeys: self.passkeys.as_ref(),
             quick: self.quick,
             stop,
-        };
-        for (index, trial) in self.trials.iter().enumerate() {
-            if self.board.rows.iter().any(|row| row.mitigation == trial.name()) {
-                continue;
-            }
-            let progress = format!("{} of {}: {}", index + 1, self.trials.len(), trial.name());
-            let Some(mut row) = bench.row(trial, &progress, context)? else {
-                break;
-            };
-            if trial.mitigation().is_calibrated() {
-                let text = self.calibration.name();
-                mitigation_file::write(folder, trial.mitigation(), &self.model.info().name, text)?;
-                row.spec = mitigation_file::spec(trial.mitigation(), folder.path());
-            }
-            self.board.add(row);
-            files::write(&self.board, folder)?;
-            folder.keep();
         }
-        self.board.complete = self.board.rows.len() == self.trials.len();
-        files::write(&self.board, folder)?;
-        folder.keep();
-        Ok(())
     }
 }
 

@@ -49,8 +49,8 @@ pub fn table(board: &Leaderboard) -> String {
             row.mitigation,
             nats(row.cost),
             format!("{}, {}", passkeys(row, true), passkeys(row, false)),
-            count(row.prefill_tokens_per_second.round() as u64),
-            count(row.decode_tokens_per_second.round() as u64),
+            speed(row.prefill_tokens_per_second),
+            speed(row.decode_tokens_per_second),
             bytes(row.state_bytes),
         ));
     }
@@ -64,6 +64,11 @@ pub fn table(board: &Leaderboard) -> String {
 /// Three decimals: mitigations differ in the third.
 fn loss(value: Option<f64>) -> String {
     value.map_or("not finite".into(), |value| format!("{value:.3}"))
+}
+
+/// Tokens per second, once they are measured.
+fn speed(value: Option<f64>) -> String {
+    value.map_or("–".into(), |value| count(value.round() as u64))
 }
 
 /// Share of the passkeys found inside or beyond the training length.
@@ -250,8 +255,8 @@ fn table_row(board: &Leaderboard, row: &Row) -> page::Row {
         .iter()
         .map(|score| format!("{}/{}", score.correct, score.samples));
     let costs = [
-        count(row.prefill_tokens_per_second.round() as u64),
-        count(row.decode_tokens_per_second.round() as u64),
+        speed(row.prefill_tokens_per_second),
+        speed(row.decode_tokens_per_second),
         bytes(row.state_bytes),
     ];
     let others = page::Row::of(losses.into_iter().chain(passkeys).chain(costs));
@@ -374,7 +379,7 @@ fn method(board: &Leaderboard) -> Markup {
             b { "Losses." } " " (counted(long as u64, "stream")) " of " (count(settings.length)) " tokens"
             @if short > 0 { " and " (counted(short as u64, "shorter one")) }
             ", the same for every row, each from an empty state at its own place of the text; the state is carried throughout. Weights in "
-            (settings.dtype) ", " (counted(board.threads as u64, "thread")) "."
+            (settings.dtype) "."
         }
         p {
             b { "Calibration." } " Mitigations that take numbers from the model were calibrated on the first "
@@ -382,7 +387,8 @@ fn method(board: &Leaderboard) -> Markup {
         }
         p {
             b { "Speed." } " A prompt of four training lengths, at most 2,048 tokens, with the logits after its last token; then token by token \
-            from there. One sequence, all threads, median of the repetitions."
+            from there. One sequence, median of the repetitions. Speeds are measured last, mitigation after mitigation, by one process on its "
+            (counted(board.threads as u64, "thread")) ", while nothing else of this comparison runs on any: other processes that took part wait."
         }
     }
 }

@@ -45,17 +45,19 @@ pub struct Row {
     pub lengths: Vec<AtLength>,
     /// Passkeys, shortest prompts first; empty without a tokenizer.
     pub passkeys: Vec<PasskeyScore>,
-    /// Tokens per second of a prompt.
-    pub prefill_tokens_per_second: f64,
+    /// Tokens per second of a prompt; `None` until it is timed, which is done last.
+    #[serde(default)]
+    pub prefill_tokens_per_second: Option<f64>,
     /// Tokens per second one by one, from the state after that prompt.
-    pub decode_tokens_per_second: f64,
+    #[serde(default)]
+    pub decode_tokens_per_second: Option<f64>,
     /// Largest memory of one stream's state, mitigation included, in bytes.
     pub state_bytes: u64,
     /// What the mitigation counted, averaged over recurrences and streams.
     pub counts: BTreeMap<String, f64>,
     /// The numbers that were fitted, if any were.
     pub fit: Option<Fit>,
-    /// Time that measuring took.
+    /// Time that measuring took, added up over all that measured at a time.
     pub seconds: f64,
 }
 
@@ -63,6 +65,11 @@ impl Row {
     /// Loss at the longest length; `None` where it is not finite.
     pub fn last_loss(&self) -> Option<f64> {
         self.lengths.last().and_then(|at| at.loss)
+    }
+
+    /// Whether its speeds are measured.
+    pub fn is_timed(&self) -> bool {
+        self.prefill_tokens_per_second.is_some() && self.decode_tokens_per_second.is_some()
     }
 
     /// Whether it is there to hold others against, or cannot be used in a prompt.
@@ -163,7 +170,7 @@ pub struct Leaderboard {
     pub factors: Vec<u64>,
     /// The row that others are held against.
     pub baseline: String,
-    /// Number of threads that the rows were measured with.
+    /// Number of threads that speeds were measured with.
     pub threads: usize,
     /// The rows, the smallest loss at the longest length first.
     pub rows: Vec<Row>,
@@ -257,6 +264,11 @@ impl Leaderboard {
     /// The row with this text form.
     pub fn row(&self, mitigation: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.mitigation == mitigation)
+    }
+
+    /// As [`Self::row`], to be changed.
+    pub fn row_mut(&mut self, mitigation: &str) -> Option<&mut Row> {
+        self.rows.iter_mut().find(|row| row.mitigation == mitigation)
     }
 
     /// Takes over the rows of an interrupted comparison.

@@ -4,39 +4,40 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`asking`] | asking all prompts, shared out among ranks |
 //! | [`calibration`] | numbers for the mitigations that are calibrated |
-//! | [`report`], [`curves`], [`heatmap`], [`page`] | files, table, pictures and page |
+//! | [`report`], [`curves`], [`heatmap`], [`page`], [`files`] | table, pictures and page; the files |
 //! | [`resume`] | what an interrupted run leaves behind |
 //! | [`lengths`] | lists of lengths as they are typed |
 
+pub mod asking;
 pub mod calibration;
 pub mod curves;
+pub mod files;
 pub mod heatmap;
 pub mod lengths;
 pub mod page;
 pub mod report;
 pub mod resume;
 
-use crate::answers::{self, Keeping, asked, calibrated_length, finish};
+use crate::answers::{self, Settings as _, asked, calibrated_length, finish};
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::counted;
-use crate::kit::provenance::Provenance;
 use crate::model_args::ModelArgs;
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks::{self, Identity};
 use crate::settings;
 use crate::stop::Stop;
 use crate::trial::Trial;
 use crate::values::parse_tokens;
+use asking::Asking;
 use clap::Args;
 use lengths::{Lengths, parse_lengths};
-use report::{PasskeysReport, Run, VERSION};
 use resume::{Saved, Settings};
 use serde_json::json;
 use spillway_models::Model;
-use spillway_models::evaluation::passkey_text::evaluate::{self, Answer, Evaluation};
 use spillway_models::evaluation::passkey_text::prompt::{self, Case, Template};
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// The files that this command writes.
@@ -48,10 +49,6 @@ const OWN: &[&str] = &[
     curves::FILE,
     resume::FILE,
 ];
-
-/// Prompts of the shortest length that have to go wrong before longer ones are not asked: a model that answers every other one
-/// misses so many by chance once in sixteen times.
-const TELLING: usize = 4;
 
 /// Options of `spillway passkey`.
 #[derive(Debug, Args)]
@@ -116,44 +113,90 @@ pub fn run(args: &PasskeyArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
+    run_until(args, &stop, context)
+}
+
+/// As [`run`], until a stop is asked for by whoever calls it; signals are not listened to.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(args: &PasskeyArgs, stop: &Stop, context: &Context) -> Result<(), ProgramError> {
+    if !context.leads() {
+        stop.has_something_to_keep();
+        let setup = Setup::load(args, context)?;
+        ranks::follow(context, &setup.identity(args))?;
+        return setup.asking(args, context, stop).help();
+    }
     let mut out = OutputFolder::open(&args.output_plan(), context)?;
-    let waiting = context.waiting("loading the model");
-    let model = args.model.load()?;
-    let train_length = args.train_length.or(model.info().train_length);
-    let cases = all_cases(args, &model)?;
-    waiting.set_message("calibrating");
-    let trials = prepared(args, &model, train_length)?;
-    drop(waiting);
-    let mut saved = Saved::new(args.settings(&model, train_length, &trials));
+    let setup = Setup::load(args, context)?;
+    let mut saved = Saved::new(setup.settings.clone());
     if out.is_begun() {
-        let most = trials.len();
+        let (most, cases) = (setup.trials.len(), setup.cases.len());
         saved.load(&out, resume::FILE, |runs| {
             let mut outcomes = runs.iter().flat_map(|run| &run.evaluation.outcomes);
-            runs.len() <= most && outcomes.all(|outcome| outcome.case < cases.len())
+            runs.len() <= most && outcomes.all(|outcome| outcome.case < cases)
         })?;
     }
+    ranks::lead(context, &setup.identity(args), out.path())?;
     out.begin()?;
     stop.has_something_to_keep();
-    let asking = Asking {
-        args,
-        context,
-        model: &model,
-        train_length,
-        cases: &cases,
-        stop: &stop,
-    };
     context.print_line(format_args!(
         "passkey retrieval, {}: share of passkeys found, {} a cell",
-        model.info().name,
+        setup.model.info().name,
         counted(u64::from(args.samples), "prompt")
     ))?;
-    let report = asking.all(&trials, &mut saved, &mut out)?;
+    let asking = setup.asking(args, context, stop);
+    let report = asking.all(&mut saved, &mut out)?;
     context.print_folder(
         out.path(),
         &["report.html", "passkey.json", "passkey.csv"],
         json!({ "complete": report.complete, "runs": report.runs }),
     )?;
     finish(&mut out, resume::FILE, report.complete, context)
+}
+
+/// What is asked: the model, the mitigations and the prompts.
+struct Setup {
+    model: Model,
+    train_length: Option<u64>,
+    trials: Vec<Trial>,
+    cases: Vec<Case>,
+    settings: Settings,
+}
+
+impl Setup {
+    fn load(args: &PasskeyArgs, context: &Context) -> Result<Self, ProgramError> {
+        let waiting = context.waiting("loading the model");
+        let model = args.model.load()?;
+        let train_length = args.train_length.or(model.info().train_length);
+        let cases = all_cases(args, &model)?;
+        waiting.set_message("calibrating");
+        let trials = prepared(args, &model, train_length)?;
+        Ok(Self {
+            settings: args.settings(&model, train_length, &trials),
+            model,
+            train_length,
+            trials,
+            cases,
+        })
+    }
+
+    /// What all ranks must have in common.
+    fn identity(&self, args: &PasskeyArgs) -> Identity {
+        let device = ("--device", args.model.loading.device.to_string());
+        let more = [settings::content_of(&self.model), device];
+        Identity::of_parts("passkey", self.settings.parts().into_iter().chain(more))
+    }
+
+    fn asking<'a>(&'a self, args: &'a PasskeyArgs, context: &'a Context, stop: &'a Stop) -> Asking<'a> {
+        Asking::new(
+            args,
+            context,
+            stop,
+            (&self.model, self.train_length),
+            (&self.trials, &self.cases),
+        )
+    }
 }
 
 impl PasskeyArgs {
@@ -218,180 +261,4 @@ fn all_cases(args: &PasskeyArgs, model: &Model) -> Result<Vec<Case>, ProgramErro
         cases.extend(prompt::cases(&template, *length, rows, samples, args.seed));
     }
     Ok(cases)
-}
-
-/// What all prompts are asked with.
-struct Asking<'a> {
-    args: &'a PasskeyArgs,
-    context: &'a Context,
-    model: &'a Model,
-    train_length: Option<u64>,
-    cases: &'a [Case],
-    stop: &'a Stop,
-}
-
-impl Asking<'_> {
-    /// Asks whatever has not been asked, and writes all files after each mitigation; incomplete after a stop.
-    fn all(
-        &self,
-        trials: &[Trial],
-        saved: &mut Saved,
-        out: &mut OutputFolder,
-    ) -> Result<PasskeysReport<'_>, ProgramError> {
-        let mut report = PasskeysReport {
-            version: VERSION,
-            model: self.model.info(),
-            train_length: self.train_length,
-            seed: self.args.seed,
-            complete: false,
-            lengths: &self.args.lengths.0,
-            depths: usize::from(self.args.depths),
-            samples: usize::from(self.args.samples),
-            runs: Vec::new(),
-        };
-        for (index, trial) in trials.iter().enumerate() {
-            let run = self.one(trial, index, saved, out)?;
-            saved.save(out, resume::FILE)?;
-            let goes_on = run.complete;
-            print_run(self.context, &run)?;
-            report.runs.push(run);
-            report.complete = goes_on && index + 1 == trials.len();
-            self.write(&report, out)?;
-            if !goes_on {
-                break;
-            }
-        }
-        Ok(report)
-    }
-
-    /// Asks the shortest length first, and the others unless nothing is found there.
-    fn one(
-        &self,
-        trial: &Trial,
-        index: usize,
-        saved: &mut Saved,
-        out: &mut OutputFolder,
-    ) -> Result<Run, ProgramError> {
-        let shortest = self.cases.first().map_or(0, |case| case.length);
-        let first = self.cases.partition_point(|case| case.length == shortest);
-        let (mut keeping, mut evaluation) = Keeping::begin(saved, index, (out, resume::FILE), self.stop);
-        let bar = self.context.progress_from(
-            evaluation.prompt_tokens(),
-            self.cases.iter().map(|case| case.length).sum(),
-            "tokens",
-        );
-        bar.set_message(trial.name().to_string());
-        let mut on_outcome = |evaluation: &Evaluation| {
-            let last = evaluation.outcomes.last();
-            let tokens = last.map_or(0, |outcome| outcome.tokens as u64);
-            bar.inc(tokens);
-            keeping.heard(evaluation, tokens)
-        };
-        let mut stopped = None;
-        let mut asked = ControlFlow::Continue(());
-        for range in [0..first, first..self.cases.len()] {
-            if asked.is_break() || stopped.is_some() {
-                break;
-            }
-            // A stop may have been asked for between two mitigations.
-            asked = self.stop.flow();
-            if asked.is_continue() {
-                asked = evaluate::evaluate(
-                    self.model,
-                    trial.treatment(),
-                    self.cases,
-                    range.clone(),
-                    &mut evaluation,
-                    &mut on_outcome,
-                )?;
-            }
-            if asked.is_continue() && range.start == 0 && first < self.cases.len() {
-                stopped = self.hopeless(&evaluation, shortest);
-            }
-        }
-        let mut run = Run::new(
-            trial.name().to_string(),
-            self.cases,
-            &evaluation,
-            usize::from(self.args.depths),
-            0.0,
-            asked.is_continue(),
-        );
-        run.seconds = keeping.end(evaluation)?;
-        Ok(Run { stopped, ..run })
-    }
-
-    /// Why it is no use to ask longer prompts: none of the shortest was answered, and they were enough to tell.
-    fn hopeless(&self, evaluation: &Evaluation, shortest: u64) -> Option<String> {
-        let found = |outcome: &evaluate::Outcome| outcome.answer == Answer::Found;
-        let told = evaluation.outcomes.len() >= TELLING;
-        if self.args.all_lengths || !told || evaluation.outcomes.iter().any(found) {
-            return None;
-        }
-        let place = match self.train_length {
-            None => String::new(),
-            Some(length) if shortest <= length => {
-                format!(", within the training length of {length} tokens: the model does not do this task")
-            }
-            Some(length) => format!(", which is beyond the training length of {length} tokens"),
-        };
-        Some(format!(
-            "no passkey found in {} prompts of {shortest} tokens{place}; longer ones are not asked (--all-lengths asks them)",
-            evaluation.outcomes.len()
-        ))
-    }
-
-    fn write(&self, report: &PasskeysReport<'_>, out: &mut OutputFolder) -> Result<(), ProgramError> {
-        let drawn: Vec<&Run> = report.runs.iter().filter(|run| !run.cells.is_empty()).collect();
-        let pictures: Vec<String> = drawn.iter().map(|run| picture_name(&run.mitigation)).collect();
-        for (run, picture) in drawn
-            .into_iter()
-            .zip(&pictures)
-            .skip(pictures.len().saturating_sub(1))
-        {
-            let svg = heatmap::figure(run, &report.model.name, self.train_length).file();
-            out.write(picture, |file| file.write_all(svg.as_bytes()))?;
-        }
-        let curves = curves::figure(&report.runs, &report.model.name, self.train_length);
-        if let Some(curves) = &curves {
-            let svg = curves.file();
-            out.write(curves::FILE, |file| file.write_all(svg.as_bytes()))?;
-        }
-        let made = Provenance::here(self.context.threads()).of(self.model.info());
-        let page = page::page(report, curves.as_ref(), &pictures, &made);
-        out.write("report.html", |file| file.write_all(page.as_bytes()))?;
-        out.write("passkey.csv", |file| report::write_csv(&report.runs, file))?;
-        out.write_json("passkey.json", report)?;
-        out.keep();
-        Ok(())
-    }
-}
-
-fn print_run(context: &Context, run: &Run) -> Result<(), ProgramError> {
-    let recall = match (&run.stopped, run.recall_length) {
-        (Some(reason), _) => reason.clone(),
-        (None, _) if !run.complete => "interrupted; these are the answers so far".into(),
-        (None, Some(length)) => format!("more than 95 % found up to {length} tokens"),
-        (None, None) => "not more than 95 % found at any length".into(),
-    };
-    context.print_line(format_args!(
-        "\nmitigation {}: {recall}\n{}",
-        run.mitigation,
-        run.table()
-    ))
-}
-
-/// `passkey-rri-0.9999-0.75.svg`: characters that some file system refuses are replaced.
-fn picture_name(mitigation: &str) -> String {
-    let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || ".+".contains(c) {
-            c
-        } else {
-            '-'
-        }
-    };
-    format!(
-        "passkey-{}.svg",
-        mitigation.chars().map(plain).collect::<String>()
-    )
 }

@@ -1,8 +1,7 @@
 //! What decides the answers of a passkey run.
 
 use crate::answers;
-use crate::error::ProgramError;
-use crate::settings::expect_same;
+use crate::settings::Part;
 use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::passkey_text::evaluate::Evaluation;
 
@@ -38,21 +37,18 @@ pub struct Settings {
 }
 
 impl answers::Settings for Settings {
-    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
-        let parts = |settings: &Self| {
-            [
-                ("program version", settings.program.clone()),
-                ("CHECKPOINT", settings.model.clone()),
-                ("--dtype", settings.dtype.clone()),
-                ("--train-length", format!("{:?}", settings.train_length)),
-                ("--lengths", format!("{:?}", settings.lengths)),
-                ("--depths", settings.depths.to_string()),
-                ("--samples", settings.samples.to_string()),
-                ("--seed", settings.seed.to_string()),
-                ("--all-lengths", settings.all_lengths.to_string()),
-                ("--mitigation", settings.mitigations.join(" ")),
-            ]
-        };
-        expect_same(parts(self), parts(asked))
+    fn parts(&self) -> Vec<Part> {
+        vec![
+            ("program version", self.program.clone()),
+            ("CHECKPOINT", self.model.clone()),
+            ("--dtype", self.dtype.clone()),
+            ("--train-length", format!("{:?}", self.train_length)),
+            ("--lengths", format!("{:?}", self.lengths)),
+            ("--depths", self.depths.to_string()),
+            ("--samples", self.samples.to_string()),
+            ("--seed", self.seed.to_string()),
+            ("--all-lengths", self.all_lengths.to_string()),
+            ("--mitigation", self.mitigations.join(" ")),
+        ]
     }
 }

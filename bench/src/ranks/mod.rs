@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `mod.rs` | joining and leaving; what the ranks of a command must have in common |
 //! | [`share_out`](mod@share_out) | many pieces of work, handed out to whoever is free |
+//! | [`queue`] | which of them is next |
 //!
 //! Rank 0 has the output folder, and prints; the others are silent unless they fail. All of them see the same files.
 
+pub mod queue;
 pub mod share_out;
 
 use crate::context::Context;
@@ -30,6 +32,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const TIMEOUT: &str = "SPILLWAY_RANK_TIMEOUT";
 #[cfg(feature = "mpi")]
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The subcommands that share their work, as an error names them.
+const SHARING: &str = "one of capacity, compare, diagnose, frontier, passkey, recall, state-precision, train and train-table; every \
+                       other command runs in one process";
 
 /// What a command can do with several ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +66,7 @@ impl Joined {
             (_, Use::Together) => Self::several(size),
             (_, Use::Alone) => Err(ProgramError::usage(
                 "mpirun",
-                "one of capacity, diagnose, frontier, state-precision, train and train-table; every other command runs in one process",
+                SHARING,
                 format!("{size} processes"),
             )),
         }
@@ -133,16 +139,52 @@ fn timeout() -> Result<Duration, ProgramError> {
     })
 }
 
-/// On rank 0, and in one process: the folder that is worked in, for [`follow`] on the other ranks. `configuration` is what
-/// all ranks must have in common.
+/// What all ranks of a command must have in common, part by part under its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity(Vec<(String, String)>);
+
+impl Identity {
+    /// Of a configuration that is too long to be shown in an error: its hash stands for it.
+    pub fn of_configuration(text: &str) -> Self {
+        let hash = spillway_models::train::config_hash(text);
+        Self(vec![("hash of the configuration".into(), hash)])
+    }
+
+    /// Of the subcommand `command` and what decides its results.
+    pub fn of_parts<'a>(command: &str, parts: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        let parts = parts.into_iter().map(|(name, value)| (name.to_string(), value));
+        let command = ("subcommand".to_string(), command.to_string());
+        Self(std::iter::once(command).chain(parts).collect())
+    }
+
+    /// This and one part more.
+    #[must_use]
+    pub fn and(mut self, name: &str, value: String) -> Self {
+        self.0.push((name.into(), value));
+        self
+    }
+
+    /// Every rank calls this with its own.
+    fn agree(&self, ranks: &dyn Communicator) -> Result<(), ProgramError> {
+        agree(ranks, "version of the program", env!("CARGO_PKG_VERSION"))?;
+        // Ranks of different subcommands differ in the first part already.
+        for (name, value) in &self.0 {
+            agree(ranks, name, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// On rank 0, and in one process: the folder that is worked in, for [`follow`] on the other ranks. To be called before anything is
+/// written.
 ///
 /// # Errors
 /// [`ProgramError::Parallel`] for ranks that were started otherwise.
-pub fn lead(context: &Context, configuration: &str, folder: &Path) -> Result<(), ProgramError> {
+pub fn lead(context: &Context, identity: &Identity, folder: &Path) -> Result<(), ProgramError> {
     let Some(ranks) = context.ranks() else {
         return Ok(());
     };
-    agree_on(ranks, configuration)?;
+    identity.agree(ranks)?;
     let folder = std::path::absolute(folder).map_err(ProgramError::file("find", folder))?;
     broadcast(ranks, 0, folder.into_os_string().into_encoded_bytes())?;
     Ok(())
@@ -153,11 +195,11 @@ pub fn lead(context: &Context, configuration: &str, folder: &Path) -> Result<(),
 /// # Errors
 /// [`ProgramError::Parallel`] for ranks that were started otherwise, [`ProgramError::Usage`] for a folder that this rank
 /// does not see.
-pub fn follow(context: &Context, configuration: &str) -> Result<Option<PathBuf>, ProgramError> {
+pub fn follow(context: &Context, identity: &Identity) -> Result<Option<PathBuf>, ProgramError> {
     let Some(ranks) = context.ranks().filter(|ranks| ranks.rank() > 0) else {
         return Ok(None);
     };
-    agree_on(ranks, configuration)?;
+    identity.agree(ranks)?;
     let bytes = broadcast(ranks, 0, Vec::new())?;
     let folder = PathBuf::from(String::from_utf8_lossy(&bytes).into_owned());
     match folder.is_dir() {
@@ -168,10 +210,4 @@ pub fn follow(context: &Context, configuration: &str) -> Result<Option<PathBuf>,
             format!("{}, which rank {} does not see", folder.display(), ranks.rank()),
         )),
     }
-}
-
-fn agree_on(ranks: &dyn Communicator, configuration: &str) -> Result<(), ProgramError> {
-    agree(ranks, "version of the program", env!("CARGO_PKG_VERSION"))?;
-    let hash = spillway_models::train::config_hash(configuration);
-    Ok(agree(ranks, "hash of the configuration", &hash)?)
 }

@@ -1,14 +1,13 @@
-//! Many pieces of work, each on one thread, handed out to whoever is free: the threads of this process, and those of other
-//! ranks.
+//! Many pieces of work, handed out to whoever is free: the threads of this process, and those of other ranks.
 //!
-//! Which rank does a piece has no influence on what comes of it: sums in the kernels never depend on what runs beside them.
-//! Rank 0 hands out the places of the pieces in a list that every rank has, takes in what comes of them, and hears how far
-//! the others have come. When it is asked to stop, all ranks finish the steps under way and save.
+//! Which rank does a piece has no influence on what comes of it: sums in the kernels never depend on what runs beside them, nor
+//! on the number of threads. Rank 0 hands out the places of the pieces in a list that every rank has, takes in what comes of
+//! them, and hears how far the others have come. When it is asked to stop, all ranks finish the steps under way and save.
 //!
 //! ```text
 //! rank 0                                  rank r
 //!   ◄── what next? ─────────────────────────
-//!   ─── place, or nothing ─────────────────►
+//!   ─── place, or nothing: now or later ───►
 //!   ◄── so far; result of a place; failure ─
 //!   ─── stop ──────────────────────────────►
 //!   ◄── goodbye ────────────────────────────
@@ -18,13 +17,16 @@
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::progress::Progress;
+use crate::ranks::queue::Queue;
 use crate::stop::Stop;
+use crate::terminal::say;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use spillway_models::message::shown;
 use spillway_models::parallel::{Communicator, ParallelError, Tag};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const REPORT: Tag = Tag::new(64, "reports of its work");
@@ -55,6 +57,8 @@ enum Report {
 pub struct Team<'a> {
     /// What the command shares: the threads, and the ranks to work with.
     pub context: &'a Context,
+    /// Threads that a piece is computed with. A rank works on as many pieces at a time as it has threads for.
+    pub threads: usize,
     /// Asked on one rank, it stops all.
     pub stop: &'a Stop,
     /// How far all of them have come, on rank 0.
@@ -78,22 +82,42 @@ impl Team<'_> {
         work: impl Fn(&T) -> Result<Option<R>, ProgramError> + Sync,
         done: impl Fn(&T, R) -> Result<(), ProgramError> + Sync,
     ) -> Result<bool, ProgramError> {
+        let done = |item: &T, result: R| done(item, result).map(|()| Vec::new());
+        self.share_out_lanes(items, Queue::new(queue), work, done)
+    }
+
+    /// As [`Self::share_out`], for pieces in lanes: `done` gives the places of further pieces of the same lane that can be begun now
+    /// that this one is done.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn share_out_lanes<T: Sync, R: Serialize + DeserializeOwned>(
+        &self,
+        items: &[T],
+        queue: Queue,
+        work: impl Fn(&T) -> Result<Option<R>, ProgramError> + Sync,
+        done: impl Fn(&T, R) -> Result<Vec<usize>, ProgramError> + Sync,
+    ) -> Result<bool, ProgramError> {
         let leading = Leading {
             team: self,
             items,
-            queue,
-            next: AtomicUsize::new(0),
-            finished: AtomicUsize::new(0),
+            queue: Mutex::new(queue),
+            changed: Condvar::new(),
             done: &done,
         };
         match self.context.ranks() {
             None => {
                 leading.work(&work)?;
-                Ok(leading.is_complete())
+                Ok(leading.queue().is_complete())
             }
             Some(ranks) if ranks.rank() == 0 => leading.lead(ranks, &work),
             Some(ranks) => self.help(ranks, items, &work).map(|()| true),
         }
+    }
+
+    /// Pieces that this rank works on at a time.
+    fn workers(&self) -> usize {
+        (self.context.threads() / self.threads.max(1)).max(1)
     }
 
     /// On a rank other than 0.
@@ -162,7 +186,8 @@ impl Team<'_> {
             report(ranks, &Report::Done { place, result })?;
             Ok(true)
         };
-        on_threads(self.context.threads(), self.stop, &next, &one)
+        let threads = (self.workers(), self.threads);
+        on_threads(threads, self.stop, &next, &one)
     }
 }
 
@@ -170,33 +195,64 @@ impl Team<'_> {
 struct Leading<'a, T, D> {
     team: &'a Team<'a>,
     items: &'a [T],
-    queue: &'a [usize],
-    next: AtomicUsize,
-    finished: AtomicUsize,
+    queue: Mutex<Queue>,
+    /// Whoever waits for a piece is told that one is done.
+    changed: Condvar,
     done: &'a D,
 }
 
+/// What a rank that asks for a piece is told.
+enum Next {
+    Piece(usize),
+    /// Nothing yet: a piece that is being worked on may bring more.
+    Later,
+    Nothing,
+}
+
 impl<T: Sync, D: Sync> Leading<'_, T, D> {
-    fn next(&self) -> Option<usize> {
-        let stopped = self.team.stop.is_asked();
-        let next = self.next.load(Ordering::Relaxed);
-        match stopped || next >= self.queue.len() {
-            true => None,
-            false => self.queue.get(self.next.fetch_add(1, Ordering::Relaxed)).copied(),
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, queue: &mut Queue, rank: usize) -> Next {
+        if self.team.stop.is_asked() {
+            return Next::Nothing;
+        }
+        match queue.take(rank) {
+            Some(place) => Next::Piece(place),
+            None if queue.is_over() => Next::Nothing,
+            None => Next::Later,
         }
     }
 
-    fn is_complete(&self) -> bool {
-        self.finished.load(Ordering::Relaxed) == self.queue.len()
+    /// The next piece for a thread of this process, once it is known whether there is one.
+    fn own_next(&self) -> Option<usize> {
+        let mut queue = self.queue();
+        loop {
+            match self.next(&mut queue, 0) {
+                Next::Piece(place) => return Some(place),
+                Next::Nothing => return None,
+                Next::Later => {
+                    let waited = self.changed.wait_timeout(queue, PATIENCE);
+                    queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
     }
 
     fn finish<R>(&self, place: usize, result: R) -> Result<(), ProgramError>
     where
-        D: Fn(&T, R) -> Result<(), ProgramError>,
+        D: Fn(&T, R) -> Result<Vec<usize>, ProgramError>,
     {
-        (self.done)(&self.items[place], result)?;
-        self.finished.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        let more = (self.done)(&self.items[place], result)?;
+        let was_begun = self.queue().finish(place, more);
+        self.changed.notify_all();
+        match was_begun {
+            true => Ok(()),
+            false => Err(ProgramError::Internal(format!(
+                "piece {place} is done and had not been begun"
+            ))),
+        }
     }
 
     /// On the threads of this process.
@@ -205,14 +261,18 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
         work: &(impl Fn(&T) -> Result<Option<R>, ProgramError> + Sync),
     ) -> Result<(), ProgramError>
     where
-        D: Fn(&T, R) -> Result<(), ProgramError>,
+        D: Fn(&T, R) -> Result<Vec<usize>, ProgramError>,
     {
         let one = |place: usize| match work(&self.items[place])? {
             Some(result) => self.finish(place, result).map(|()| true),
-            None => Ok(false),
+            None => {
+                self.team.stop.ask();
+                Ok(false)
+            }
         };
-        let workers = self.team.context.threads().min(self.queue.len().max(1));
-        on_threads(workers, self.team.stop, &|| Ok(self.next()), &one)
+        let workers = self.team.workers().min(self.queue().waiting().max(1));
+        let threads = (workers, self.team.threads);
+        on_threads(threads, self.team.stop, &|| Ok(self.own_next()), &one)
     }
 
     fn lead<R: DeserializeOwned>(
@@ -221,13 +281,16 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
         work: &(impl Fn(&T) -> Result<Option<R>, ProgramError> + Sync),
     ) -> Result<bool, ProgramError>
     where
-        D: Fn(&T, R) -> Result<(), ProgramError>,
+        D: Fn(&T, R) -> Result<Vec<usize>, ProgramError>,
     {
         let (own, served) = std::thread::scope(|scope| {
             let serving = scope.spawn(|| {
                 let served = self.serve::<R>(ranks);
-                if served.is_err() {
-                    self.team.stop.ask();
+                if let Err(error) = &served {
+                    // Said at once: the piece that this rank is at may take minutes.
+                    if !self.team.stop.ask() {
+                        say(format_args!("spillway: {}; stopping", shown(&error.to_string())));
+                    }
                 }
                 served
             });
@@ -237,16 +300,17 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
         });
         own?;
         served.unwrap_or_else(|_| Err(ProgramError::Internal("handing out work panicked".into())))?;
-        Ok(self.is_complete())
+        Ok(self.queue().is_complete())
     }
 
     /// Answers the other ranks until all have said goodbye.
     fn serve<R: DeserializeOwned>(&self, ranks: &dyn Communicator) -> Result<(), ProgramError>
     where
-        D: Fn(&T, R) -> Result<(), ProgramError>,
+        D: Fn(&T, R) -> Result<Vec<usize>, ProgramError>,
     {
         let others = 1..ranks.size();
         let (mut left, mut stopped, mut failure) = (others.len(), false, None);
+        let mut waiting: Vec<usize> = Vec::new();
         while left > 0 {
             if self.team.stop.is_asked() && !stopped {
                 stopped = true;
@@ -254,28 +318,34 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
                     .clone()
                     .try_for_each(|to| ranks.send(to, STOP, Vec::new()))?;
             }
-            let Some((from, bytes)) = ranks.poll(REPORT, PATIENCE)? else {
-                continue;
-            };
-            let heard = match read(from, &bytes)? {
-                Report::Next => self.answer(ranks, from),
-                Report::SoFar { shown, counted } => {
-                    self.team.bar.inc(shown);
-                    self.team.stop.count(counted);
-                    Ok(())
-                }
-                Report::Done { place, result } => self.take_in::<R>(from, place, result),
-                Report::Failed(reason) => Err(ProgramError::Failed(format!("rank {from}: {reason}"))),
-                Report::Goodbye => {
-                    left -= 1;
-                    Ok(())
-                }
+            let heard = match ranks.poll(REPORT, PATIENCE)? {
+                None => Ok(()),
+                Some((from, bytes)) => match read(from, &bytes)? {
+                    Report::Next => {
+                        waiting.push(from);
+                        Ok(())
+                    }
+                    Report::SoFar { shown, counted } => {
+                        self.team.bar.inc(shown);
+                        self.team.stop.count(counted);
+                        Ok(())
+                    }
+                    Report::Done { place, result } => self.take_in::<R>(from, place, result),
+                    Report::Failed(reason) => Err(ProgramError::Failed(format!("rank {from}: {reason}"))),
+                    Report::Goodbye => {
+                        left -= 1;
+                        self.queue().give_up(from);
+                        self.changed.notify_all();
+                        Ok(())
+                    }
+                },
             };
             if let Err(error) = heard {
                 // The others are still to save what they have.
                 self.team.stop.ask();
                 failure.get_or_insert(error);
             }
+            waiting = self.answer(ranks, waiting)?;
         }
         others
             .into_iter()
@@ -283,9 +353,21 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
         failure.map_or(Ok(()), Err)
     }
 
-    fn answer(&self, ranks: &dyn Communicator, to: usize) -> Result<(), ProgramError> {
-        let place = self.next().map_or(u64::MAX, |place| place as u64);
-        Ok(ranks.send(to, PLACE, place.to_le_bytes().to_vec())?)
+    /// Answers those that wait for a piece; those that have to wait on are given back.
+    fn answer(&self, ranks: &dyn Communicator, waiting: Vec<usize>) -> Result<Vec<usize>, ProgramError> {
+        let mut later = Vec::new();
+        for to in waiting {
+            let place = match self.next(&mut self.queue(), to) {
+                Next::Piece(place) => place as u64,
+                Next::Nothing => u64::MAX,
+                Next::Later => {
+                    later.push(to);
+                    continue;
+                }
+            };
+            ranks.send(to, PLACE, place.to_le_bytes().to_vec())?;
+        }
+        Ok(later)
     }
 
     fn take_in<R: DeserializeOwned>(
@@ -295,7 +377,7 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
         result: Value,
     ) -> Result<(), ProgramError>
     where
-        D: Fn(&T, R) -> Result<(), ProgramError>,
+        D: Fn(&T, R) -> Result<Vec<usize>, ProgramError>,
     {
         if place >= self.items.len() {
             return Err(strange(
@@ -308,13 +390,13 @@ impl<T: Sync, D: Sync> Leading<'_, T, D> {
     }
 }
 
-/// Calls `work` on what `next` gives, on so many threads, each a pool of its own, until there is nothing more; `work` says
+/// Calls `work` on what `next` gives, by so many workers, each a pool of so many threads, until there is nothing more; `work` says
 /// whether its piece is done.
 ///
 /// # Errors
 /// The first of `next` or `work`; a stop is asked for then.
 fn on_threads(
-    workers: usize,
+    (workers, threads): (usize, usize),
     stop: &Stop,
     next: &(dyn Fn() -> Result<Option<usize>, ProgramError> + Sync),
     work: &(dyn Fn(usize) -> Result<bool, ProgramError> + Sync),
@@ -334,7 +416,9 @@ fn on_threads(
     };
     std::thread::scope(|scope| -> Result<(), ProgramError> {
         for _ in 0..workers.max(1) {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads.max(1))
+                .build();
             let pool =
                 pool.map_err(|error| ProgramError::Failed(format!("cannot start threads: {error}")))?;
             let go_through = &go_through;

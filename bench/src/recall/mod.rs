@@ -20,12 +20,13 @@ pub mod report;
 pub mod resume;
 pub mod subjects;
 
-use crate::answers::finish;
+use crate::answers::{Settings as _, finish};
 use crate::context::Context;
 use crate::encoder::Short;
 use crate::error::ProgramError;
 use crate::model_args::ModelsArgs;
 use crate::output::{OutputFolder, OutputPlan};
+use crate::ranks::{self, Identity};
 use crate::stop::Stop;
 use crate::values::parse_tokens;
 use asking::Asking;
@@ -34,9 +35,12 @@ use forms::{Arrangement, forms};
 use questions::Questions;
 use resume::{Saved, Settings};
 use serde_json::json;
+use spillway_models::Model;
 use spillway_models::evaluation::recall::document::RecallTask;
 use spillway_models::evaluation::recall::evaluate::ANSWER_TOKENS;
+use spillway_models::evaluation::recall::prompt::PromptForm;
 use std::path::PathBuf;
+use subjects::Subject;
 
 /// The files that this command writes.
 const OWN: &[&str] = &[
@@ -169,6 +173,9 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 /// [`ProgramError`] for models, mitigations, data or orders that cannot be used, and for files that cannot be written.
 pub fn run(args: &RecallArgs, context: &Context) -> Result<(), ProgramError> {
     let forms = forms(args)?;
+    if (args.training_text.is_some() || args.write_documents.is_some()) && !context.leads() {
+        return Ok(());
+    }
     if let Some(path) = &args.training_text {
         return questions::write_training(args, &forms, path, context);
     }
@@ -177,36 +184,95 @@ pub fn run(args: &RecallArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
+    ask_until(args, &forms, &stop, context)
+}
+
+/// Asks until a stop is asked for by whoever calls it; signals are not listened to.
+///
+/// # Errors
+/// As [`run`].
+pub fn ask_until(
+    args: &RecallArgs,
+    forms: &[PromptForm],
+    stop: &Stop,
+    context: &Context,
+) -> Result<(), ProgramError> {
+    if !context.leads() {
+        stop.has_something_to_keep();
+        let (setup, loaded) = Setup::load(args, forms, context)?;
+        ranks::follow(context, &setup.identity(args))?;
+        return setup.asking(args, forms, stop, context).help(loaded);
+    }
     let mut out = OutputFolder::open(&args.output_plan(), context)?;
-    let questions = Questions::open(args, context)?;
-    let (subjects, mut loaded) = subjects::all(args, context)?;
-    let settings = Settings::new(args, &questions, &forms, &subjects);
-    let mut saved = Saved::new(settings);
+    let (setup, loaded) = Setup::load(args, forms, context)?;
+    let mut saved = Saved::new(setup.settings.clone());
     if out.is_begun() {
-        let arms = subjects.iter().map(|subject| subject.trials.len()).sum();
-        let (documents, forms) = (questions.documents.len(), forms.len());
+        let arms = setup.subjects.iter().map(|subject| subject.trials.len()).sum();
+        let (documents, forms) = (setup.questions.documents.len(), forms.len());
         saved.load(&out, resume::FILE, |runs| {
             let mut outcomes = runs.iter().flat_map(|run| &run.evaluation.outcomes);
             runs.len() <= arms && outcomes.all(|outcome| outcome.document < documents && outcome.form < forms)
         })?;
     }
+    ranks::lead(context, &setup.identity(args), out.path())?;
     out.begin()?;
     stop.has_something_to_keep();
-    let asking = Asking {
-        args,
-        context,
-        questions: &questions,
-        forms: &forms,
-        subjects: &subjects,
-        stop: &stop,
-    };
-    let report = asking.all(&mut loaded, &mut saved, &mut out)?;
+    let asking = setup.asking(args, forms, stop, context);
+    let report = asking.all(loaded, &mut saved, &mut out)?;
     context.print_folder(
         out.path(),
         &["report.html", report::JSON, report::CSV, report::ANSWERS],
         json!({ "complete": report.complete, "arms": report.arms, "cells": report.cells }),
     )?;
     finish(&mut out, resume::FILE, report.complete, context)
+}
+
+/// What is asked about, and of which models.
+struct Setup {
+    questions: Questions,
+    subjects: Vec<Subject>,
+    settings: Settings,
+}
+
+impl Setup {
+    /// With the model, if it is the only one.
+    fn load(
+        args: &RecallArgs,
+        forms: &[PromptForm],
+        context: &Context,
+    ) -> Result<(Self, Option<Model>), ProgramError> {
+        let questions = Questions::open(args, context)?;
+        let (subjects, loaded) = subjects::all(args, context)?;
+        let setup = Self {
+            settings: Settings::new(args, &questions, forms, &subjects),
+            questions,
+            subjects,
+        };
+        Ok((setup, loaded))
+    }
+
+    /// What all ranks must have in common.
+    fn identity(&self, args: &RecallArgs) -> Identity {
+        let device = ("--device", args.models.loading.device.to_string());
+        Identity::of_parts("recall", self.settings.parts().into_iter().chain([device]))
+    }
+
+    fn asking<'a>(
+        &'a self,
+        args: &'a RecallArgs,
+        forms: &'a [PromptForm],
+        stop: &'a Stop,
+        context: &'a Context,
+    ) -> Asking<'a> {
+        Asking {
+            args,
+            context,
+            questions: &self.questions,
+            forms,
+            subjects: &self.subjects,
+            stop,
+        }
+    }
 }
 
 impl RecallArgs {

@@ -76,7 +76,7 @@ pub struct ArmReport {
     pub computed_tokens: u64,
     /// Prompt tokens of all prompts together.
     pub prompt_tokens: u64,
-    /// Time that the answers took, in seconds.
+    /// Time that the answers took, in seconds, added up over all processes.
     pub seconds: f64,
 }
 

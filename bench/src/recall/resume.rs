@@ -5,8 +5,7 @@ use super::questions::Questions;
 use super::subjects::Subject;
 use crate::answers;
 use crate::encoder::Short;
-use crate::error::ProgramError;
-use crate::settings::expect_same;
+use crate::settings::Part;
 use crate::trial::Trial;
 use serde::{Deserialize, Serialize};
 use spillway_models::evaluation::recall::evaluate::Evaluation;
@@ -80,27 +79,24 @@ impl Settings {
 }
 
 impl answers::Settings for Settings {
-    fn expect(&self, asked: &Self) -> Result<(), ProgramError> {
-        let parts = |settings: &Self| {
-            let forms: Vec<String> = settings.forms.iter().map(ToString::to_string).collect();
-            [
-                ("program version", settings.program.clone()),
-                ("CHECKPOINT", settings.models.join(", ")),
-                ("--dtype", settings.dtype.clone()),
-                ("--task", settings.tasks.join(",")),
-                ("--seed", settings.seed.to_string()),
-                ("number of documents", settings.documents.to_string()),
-                ("content of the documents", settings.fingerprint.to_string()),
-                ("--length", settings.length.to_string()),
-                ("--max-tokens", settings.answer_tokens.to_string()),
-                ("--order, --passes or --no-padding", forms.join(",")),
-                (
-                    "--short-prompt",
-                    settings.short_prompt.unwrap_or(Short::AsIs).to_string(),
-                ),
-                ("--mitigation", settings.mitigations.join(", ")),
-            ]
-        };
-        expect_same(parts(self), parts(asked))
+    fn parts(&self) -> Vec<Part> {
+        let forms: Vec<String> = self.forms.iter().map(ToString::to_string).collect();
+        vec![
+            ("program version", self.program.clone()),
+            ("CHECKPOINT", self.models.join(", ")),
+            ("--dtype", self.dtype.clone()),
+            ("--task", self.tasks.join(",")),
+            ("--seed", self.seed.to_string()),
+            ("number of documents", self.documents.to_string()),
+            ("content of the documents", self.fingerprint.to_string()),
+            ("--length", self.length.to_string()),
+            ("--max-tokens", self.answer_tokens.to_string()),
+            ("--order, --passes or --no-padding", forms.join(",")),
+            (
+                "--short-prompt",
+                self.short_prompt.unwrap_or(Short::AsIs).to_string(),
+            ),
+            ("--mitigation", self.mitigations.join(", ")),
+        ]
     }
 }

@@ -245,6 +245,7 @@ impl Runs<'_> {
         let done = Mutex::new((0, 0));
         let team = Team {
             context,
+            threads: 1,
             stop,
             bar: &bar,
         };

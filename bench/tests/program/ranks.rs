@@ -4,6 +4,7 @@
 use crate::*;
 use spillway::context::{Context, Printing};
 use spillway::error::ProgramError;
+use spillway::ranks::queue::Queue;
 use spillway::ranks::share_out::Team;
 use spillway::stop::Stop;
 use spillway_models::parallel::Threads;
@@ -34,6 +35,7 @@ fn shared(
         let bar = context.progress(0, "numbers");
         let team = Team {
             context: &context,
+            threads: 1,
             stop: &stop,
             bar: &bar,
         };
@@ -135,6 +137,52 @@ fn a_failure_on_any_rank_stops_all_and_is_named() {
     assert_eq!(left[2].0, Ok(true));
 }
 
+/// Pieces in two lanes: the last of each that is there at the beginning brings two more.
+#[test]
+fn what_follows_from_a_piece_is_done_too() {
+    let items: Vec<usize> = (0..10).collect();
+    for size in [1, 2, 3, 5] {
+        let done = Mutex::new(Vec::new());
+        let results = Threads::run(size, TIMEOUT, |ranks| -> Result<bool, ProgramError> {
+            let quiet = Printing {
+                quiet: true,
+                json: false,
+            };
+            let context = Context::within(2, quiet).on(Some(Arc::new(ranks.clone())));
+            let (stop, bar) = (Stop::after(None), context.progress(0, "numbers"));
+            let team = Team {
+                context: &context,
+                threads: 2,
+                stop: &stop,
+                bar: &bar,
+            };
+            let work = |item: &usize| {
+                std::thread::sleep(Duration::from_millis(10));
+                Ok(Some(*item))
+            };
+            let queue = Queue::of_lanes([vec![0, 1], vec![5]]);
+            team.share_out_lanes(&items, queue, work, |item, found: usize| {
+                assert_eq!(*item, found);
+                done.lock().expect("no panic").push(found);
+                Ok(match found {
+                    1 => vec![2, 3],
+                    5 => vec![6, 7],
+                    _ => Vec::new(),
+                })
+            })
+        });
+        assert!(
+            results.into_iter().all(|result| matches!(result, Ok(true))),
+            "{size} ranks"
+        );
+        let mut done = done.into_inner().expect("no panic");
+        let place = |item: usize| done.iter().position(|other| *other == item);
+        assert!(place(1) < place(2) && place(5) < place(7), "{done:?}");
+        done.sort_unstable();
+        assert_eq!(done, [0, 1, 2, 3, 5, 6, 7], "{size} ranks");
+    }
+}
+
 /// As one of two processes of a launcher.
 #[cfg(not(feature = "mpi"))]
 fn launched(arguments: &[&str]) -> Output {
@@ -166,6 +214,9 @@ fn a_command_of_one_process_says_so() {
     refused(
         &launched(&["doctor"]),
         2,
-        &["mpirun: expected one of capacity, diagnose", "found 2 processes"],
+        &[
+            "mpirun: expected one of capacity, compare, diagnose",
+            "found 2 processes",
+        ],
     );
 }

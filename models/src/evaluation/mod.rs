@@ -43,9 +43,20 @@ pub mod streams;
 pub mod tally;
 pub mod wilson;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer};
 
 /// JSON knows neither NaN nor infinity: both are written as `null`, which is read as NaN.
 fn not_finite_is_null<'a, D: Deserializer<'a>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// As [`not_finite_is_null`] for numbers with names.
+fn not_finite_are_null<'a, D: Deserializer<'a>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let numbers = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+    let numbers = numbers.into_iter();
+    Ok(numbers
+        .map(|(name, number)| (name, number.unwrap_or(f64::NAN)))
+        .collect())
 }

@@ -23,7 +23,7 @@ pub mod report;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
-use crate::ranks;
+use crate::ranks::{self, Identity};
 use crate::stop::Stop;
 use crate::studies::results::{Pages, expect_complete, print_results};
 use crate::studies::trainings::{Job, OWN, RUNS, Runs, Study, identity};
@@ -77,7 +77,7 @@ pub fn run(args: &FrontierArgs, context: &Context) -> Result<(), ProgramError> {
     let asking = Asking::new(&config, &args.config)?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let identity = identity(&jobs)?;
+    let identity = Identity::of_configuration(&identity(&jobs)?);
     if let Some(out) = ranks::follow(context, &identity)? {
         stop.has_something_to_keep();
         let runs = Runs {
@@ -90,10 +90,10 @@ pub fn run(args: &FrontierArgs, context: &Context) -> Result<(), ProgramError> {
     let waiting = context.waiting("trying out the models");
     config.try_arms(&args.config, &jobs)?;
     drop(waiting);
-    folder.begin()?;
-    stop.has_something_to_keep();
     let out = folder.path().to_path_buf();
     ranks::lead(context, &identity, &out)?;
+    folder.begin()?;
+    stop.has_something_to_keep();
     let frontier = Frontier {
         config: &config,
         runs: Runs {

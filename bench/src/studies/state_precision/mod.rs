@@ -25,7 +25,7 @@ pub mod theory;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
-use crate::ranks;
+use crate::ranks::{self, Identity};
 use crate::stop::Stop;
 use crate::studies::results::expect_complete;
 use clap::Args;
@@ -88,7 +88,7 @@ pub fn run(args: &StatePrecisionArgs, context: &Context) -> Result<(), ProgramEr
         .map_err(|(expected, found)| ProgramError::usage("types", expected, found))?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let identity = format!("{config:?}");
+    let identity = Identity::of_configuration(&format!("{config:?}"));
     if ranks::follow(context, &identity)?.is_some() {
         stop.has_something_to_keep();
         return help(args, &config, dtypes, &stop, context);
@@ -96,10 +96,10 @@ pub fn run(args: &StatePrecisionArgs, context: &Context) -> Result<(), ProgramEr
     let mut folder = OutputFolder::open(&args.output_plan(), context)?;
     let study = Study::read(&config, dtypes, &folder, args)?;
     study.check_models()?;
-    folder.begin()?;
-    stop.has_something_to_keep();
     let out = folder.path().to_path_buf();
     ranks::lead(context, &identity, &out)?;
+    folder.begin()?;
+    stop.has_something_to_keep();
     let (folder, study) = (Mutex::new(folder), Mutex::new(study));
     let complete = go_on(&config, &study, &folder, &stop, context)?;
     let mut folder = folder.into_inner().unwrap_or_else(PoisonError::into_inner);

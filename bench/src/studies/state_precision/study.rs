@@ -287,6 +287,7 @@ pub(super) fn go_on(
     };
     let team = Team {
         context,
+        threads: 1,
         stop,
         bar: &bar,
     };
@@ -324,6 +325,7 @@ pub(super) fn help(
     };
     let team = Team {
         context,
+        threads: 1,
         stop,
         bar: &bar,
     };

@@ -15,7 +15,7 @@ pub mod report;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
-use crate::ranks;
+use crate::ranks::{self, Identity};
 use crate::stop::Stop;
 use crate::studies::results::{Pages, expect_complete, print_results};
 use crate::studies::trainings::{OWN, RUNS, Runs, Study, identity};
@@ -65,7 +65,7 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
     let (config, jobs) = TableConfig::load(&args.config)?;
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    let identity = identity(&jobs)?;
+    let identity = Identity::of_configuration(&identity(&jobs)?);
     if let Some(out) = ranks::follow(context, &identity)? {
         stop.has_something_to_keep();
         let runs = Runs {
@@ -78,10 +78,10 @@ pub fn run(args: &TrainTableArgs, context: &Context) -> Result<(), ProgramError>
     let waiting = context.waiting("reading the models and the data");
     config.try_arms(&args.config, &jobs)?;
     drop(waiting);
-    folder.begin()?;
-    stop.has_something_to_keep();
     let out = folder.path().to_path_buf();
     ranks::lead(context, &identity, &out)?;
+    folder.begin()?;
+    stop.has_something_to_keep();
     let runs = Runs {
         jobs: &jobs,
         out: &out,

@@ -16,6 +16,7 @@ use super::record::SiteRecord;
 use super::text::{Stream, Text};
 use super::treatment::Treatment;
 use crate::error::ModelError;
+use crate::evaluation::not_finite_are_null;
 use crate::model::Model;
 use crate::parallel::Communicator;
 use crate::state::ModelState;
@@ -33,6 +34,7 @@ pub struct StreamTally {
     /// Largest memory of the model's state so far, interventions included, in bytes.
     pub state_bytes: u64,
     /// What the interventions counted, averaged over layers.
+    #[serde(deserialize_with = "not_finite_are_null")]
     pub counts: BTreeMap<String, f64>,
     /// What the probe recorded, first recurrence first; empty without a probe and until the stream is done.
     pub records: Vec<SiteRecord>,

@@ -2,7 +2,7 @@
 //!
 //! Documents that are read from one text are asked together, at most eight of them, with what their prompts have in common
 //! computed once, and answered side by side. Such a group is answered as a whole or not at all, and always in the same company, so that an
-//! evaluation that was broken off goes on to the same answers.
+//! evaluation that was broken off, or whose groups are shared out among processes, comes to the same answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -98,6 +98,12 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// Takes in the outcomes of another group of documents.
+    pub fn add(&mut self, group: Self) {
+        self.computed_tokens += group.computed_tokens;
+        self.outcomes.extend(group.outcomes);
+    }
+
     /// Prompt tokens of all prompts together, computed or shared.
     pub fn prompt_tokens(&self) -> u64 {
         self.outcomes.iter().map(|outcome| outcome.tokens as u64).sum()
@@ -116,13 +122,6 @@ pub fn evaluate(
     evaluation: &mut Evaluation,
     on_group: &mut dyn FnMut(&Evaluation) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ModelError> {
-    if plan.reading.short == ShortPrompt::Iterate {
-        return Err(ModelError::Option {
-            option: "short prompt",
-            expected: "a way to read it once, as answers are continued side by side",
-            found: "reading it anew with every token".into(),
-        });
-    }
     let answered: BTreeSet<usize> = evaluation
         .outcomes
         .iter()
@@ -132,7 +131,7 @@ pub fn evaluate(
         if group.iter().all(|document| answered.contains(document)) {
             continue;
         }
-        ask(model, chain, plan, &group, evaluation)?;
+        evaluation.add(ask(model, chain, plan, &group)?);
         if on_group(evaluation).is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -140,8 +139,8 @@ pub fn evaluate(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Documents of one text, in the order of their first.
-fn groups(documents: &[Document]) -> Vec<Vec<usize>> {
+/// Indices of the documents that are asked together, group by group: those of one text, in the order of their first.
+pub fn groups(documents: &[Document]) -> Vec<Vec<usize>> {
     let mut first = BTreeMap::new();
     let mut alike: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (index, document) in documents.iter().enumerate() {
@@ -154,13 +153,21 @@ fn groups(documents: &[Document]) -> Vec<Vec<usize>> {
         .collect()
 }
 
-fn ask(
-    model: &Model,
-    chain: &Chain,
-    plan: &Plan<'_>,
-    group: &[usize],
-    evaluation: &mut Evaluation,
-) -> Result<(), ModelError> {
+/// Asks about one of the [`groups`] by every form: what came of it, group by group the same whatever else is asked.
+///
+/// # Errors
+/// As [`evaluate`].
+///
+/// # Panics
+/// For a document that the plan does not have.
+pub fn ask(model: &Model, chain: &Chain, plan: &Plan<'_>, group: &[usize]) -> Result<Evaluation, ModelError> {
+    if plan.reading.short == ShortPrompt::Iterate {
+        return Err(ModelError::Option {
+            option: "short prompt",
+            expected: "a way to read it once, as answers are continued side by side",
+            found: "reading it anew with every token".into(),
+        });
+    }
     let tokenizer = model.tokenizer();
     let mut outcomes = Vec::new();
     let mut prompts = Vec::new();
@@ -222,9 +229,10 @@ fn ask(
             outcome.answer = text;
         }
     }
-    evaluation.computed_tokens += computed;
-    evaluation.outcomes.extend(outcomes);
-    Ok(())
+    Ok(Evaluation {
+        outcomes,
+        computed_tokens: computed,
+    })
 }
 
 /// Prompts that have been read, and wait until there are enough of them to be answered side by side.
