@@ -4,7 +4,7 @@ use crate::studies::results;
 use crate::*;
 use std::path::PathBuf;
 
-/// Two sizes by two lengths of a text, and one training on passkeys, a few steps each.
+/// Two sizes by two lengths of a text, one training on passkeys and two on pairs, of which one widens its state; a few steps each.
 const CONFIG: &str = r#"
 name = "tiny"
 seeds = [0]
@@ -40,6 +40,25 @@ lengths = [32]
 d_state = [4]
 data = { kind = "passkey-lite" }
 recall = { lengths = [16, 32], depths = 2, samples = 2 }
+
+[[tasks]]
+name = "pairs"
+initialisation = { geometric = { shortest = 2 } }
+vocab_size = 32
+lengths = [32]
+d_state = [8]
+data = { kind = "pairs-in-filler", pairs = [1, 4], keys = 8, values = 8 }
+pairs = { counts = [1, 4, 8], lengths = [16, 64], questions = 8 }
+
+[[tasks]]
+name = "widened"
+vocab_size = 32
+lengths = [32]
+d_state = [8]
+expansion = { from = 4 }
+against = "pairs"
+data = { kind = "pairs-in-filler", pairs = [1, 4], keys = 8, values = 8 }
+pairs = { counts = [1, 4, 8], lengths = [16, 64], questions = 8 }
 "#;
 
 /// The folder with the configuration and its text.
@@ -80,6 +99,7 @@ fn a_sweep_that_is_stopped_and_resumed_gives_the_bits_of_one_that_is_not() {
         [
             "RESULTS.md",
             "figures",
+            "pairs.csv",
             "report.html",
             "results.csv",
             "results.json",
@@ -87,7 +107,7 @@ fn a_sweep_that_is_stopped_and_resumed_gives_the_bits_of_one_that_is_not() {
             "sweep.json"
         ]
     );
-    assert_eq!(names(&whole.join("runs")).len(), 5);
+    assert_eq!(names(&whole.join("runs")).len(), 7);
     assert_eq!(names(&whole.join("runs/text-d16-l1-n4-t16-s0")), ["result.json"]);
 
     let pieces = folder.path().join("pieces");
@@ -102,13 +122,22 @@ fn a_sweep_that_is_stopped_and_resumed_gives_the_bits_of_one_that_is_not() {
         unfinished["findings"]["unsupported"][0]
             .as_str()
             .expect("text")
-            .contains("1 of 5")
+            .contains("1 of 7")
     );
     refused(
         &sweep(&config, &pieces, &["--threads", "1"]),
         2,
         &["--out", "exists"],
     );
+    // The last training widens its state after 39 of 42 steps: stopped before that, and after it.
+    for steps in ["29", "3"] {
+        let stopped = sweep(
+            &config,
+            &pieces,
+            &["--threads", "1", "--resume", "--stop-after", steps],
+        );
+        refused(&stopped, 1, &["--resume"]);
+    }
     let output = sweep(&config, &pieces, &["--threads", "1", "--resume"]);
     assert!(
         output.status.success(),
@@ -146,14 +175,39 @@ fn report_holds_what_was_measured(out: &Path) {
     assert_eq!(cells.len(), 4);
     assert!(cells.iter().all(|cell| cell["samples"] == 2));
     let csv = fs::read_to_string(out.join("results.csv")).expect("file");
-    assert_eq!(csv.lines().count(), 1 + 5);
+    assert_eq!(csv.lines().count(), 1 + 7);
+    pairs_are_asked_and_a_widened_state_has_had_all_steps(&report);
+    // Two tasks; 1 and 4 pairs in 16 and 32 tokens, 1, 4 and 8 in 32 and 64.
+    let csv = fs::read_to_string(out.join("pairs.csv")).expect("file");
+    assert_eq!(csv.lines().count(), 1 + 2 * (2 + 3 + 3));
     let page = fs::read_to_string(out.join("RESULTS.md")).expect("file");
     for part in [
         "What they do not support",
         "The published line T_forget",
         "T_forget by perplexity, task text",
+        "Pairs held at 90 %, task pairs, T = 32",
+        "Task widened against pairs",
     ] {
         assert!(page.contains(part), "no {part:?} in {page}");
+    }
+}
+
+fn pairs_are_asked_and_a_widened_state_has_had_all_steps(report: &Value) {
+    let runs = report["runs"].as_array().expect("runs");
+    for task in ["pairs", "widened"] {
+        let run = runs.iter().find(|run| run["task"] == task).expect("trained");
+        assert_eq!((&run["steps"], &run["tokens"]), (&6.into(), &384.into()));
+        assert_eq!(run["state"]["d_state"], 8);
+        let cells = run["pairs"]["cells"].as_array().expect("cells");
+        let asked = |cell: &Value| {
+            ["length", "pairs", "questions", "sequences"].map(|field| cell[field].as_u64().expect("a number"))
+        };
+        let asked: Vec<[u64; 4]> = cells.iter().map(asked).collect();
+        let expected = [(16, [1, 4].as_slice()), (32, &[1, 4, 8]), (64, &[1, 4, 8])];
+        let expected = expected
+            .iter()
+            .flat_map(|(length, counts)| counts.iter().map(|count| [*length, *count, 8, 8 / *count]));
+        assert!(asked.iter().copied().eq(expected), "{asked:?}");
     }
 }
 
@@ -211,10 +265,28 @@ fn configurations_that_cannot_be_used_are_refused_before_anything_is_trained() {
         (
             "forgetting = { streams = 2, tokens = 128 }",
             "",
-            &["neither in task text"],
+            &["none of them in task text"],
         ),
         ("name = \"keys\"", "name = \"Keys!\"", &["tasks.name", "Keys!"]),
         ("name = \"keys\"", "name = \"text\"", &["two of text"]),
+        (
+            "from = 4",
+            "from = 9",
+            &["expansion.from", "at most", "8", "found 9"],
+        ),
+        ("from = 4", "share = 1.0", &["expansion.share", "between 0 and 1"]),
+        (
+            "against = \"pairs\"",
+            "against = \"text\"",
+            &["widened against text"],
+        ),
+        ("shortest = 2", "shortest = 0", &["geometric", "above 0"]),
+        ("questions = 8", "questions = 0", &["tasks.pairs", "at least 1"]),
+        (
+            "recall = { lengths = [16, 32], depths = 2, samples = 2 }",
+            "pairs = { counts = [1], lengths = [16], questions = 1 }",
+            &["pairs-in-filler", "task keys"],
+        ),
     ] {
         let (folder, config) = folder(&CONFIG.replace(from, to));
         let out = folder.path().join("out");
@@ -250,6 +322,11 @@ fn what_only_the_end_of_a_training_needs_is_tried_before_the_first() {
             "recall = { lengths = [16, 32]",
             "recall = { lengths = [2, 32]",
             &["tasks.recall"],
+        ),
+        (
+            "counts = [1, 4, 8]",
+            "counts = [1, 9]",
+            &["tasks.pairs", "at least 9"],
         ),
         ("head_dim = 8", "head_dim = 7", &["head"]),
     ] {

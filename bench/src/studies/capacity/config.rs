@@ -4,14 +4,16 @@
 //! `training` overrides single fields of it. Relative paths start from the configuration's folder.
 
 use super::analysis::Resampling;
-use super::initial::{Initialisation, model_config};
+use super::expansion::Expansion;
+use super::initial::model_config;
+use super::pairs::PairsSetting;
 use super::report::TaskSetting;
 use super::result::StateSize;
+use super::task::Task;
 use crate::error::ProgramError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use spillway_models::train::TrainConfig;
-use spillway_models::train::data::DataConfig;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -67,81 +69,18 @@ fn thirty_two() -> usize {
     32
 }
 
-/// A task: what is trained, and how it is evaluated.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Task {
-    /// Name of the task, of small letters, digits and hyphens.
-    pub name: String,
-    /// Data that the models are trained on.
-    pub data: DataConfig,
-    /// Data that the models are evaluated on. Default: the held-out part of `data`; sequences of another seed where those are drawn.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluation_data: Option<DataConfig>,
-    /// Ids of the model.
-    #[serde(default = "bytes")]
-    pub vocab_size: usize,
-    /// How decays and step sizes begin.
-    #[serde(default)]
-    pub initialisation: Initialisation,
-    /// Training lengths, where they are not the sweep's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lengths: Option<Vec<u64>>,
-    /// Seeds, where they are not the sweep's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seeds: Option<Vec<u64>>,
-    /// State values of a channel, where they are not the sweep's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub d_state: Option<Vec<usize>>,
-    /// Fields of the training that differ.
-    #[serde(default)]
-    pub training: toml::Table,
-    /// How loss against position is measured; absent where it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forgetting: Option<ForgettingConfig>,
-    /// Passkeys, where the model was trained on them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recall: Option<RecallConfig>,
-}
+/// Changes the seed of a training for its second leg, which reads other sequences than the first.
+const SECOND_LEG: u64 = 1 << 40;
 
-fn bytes() -> usize {
-    256
-}
-
-impl Task {
-    /// Texts in their order that the losses are measured on; none where sequences are drawn instead.
-    pub fn held_out(&self) -> Option<DataConfig> {
-        self.evaluation_data.clone().or_else(|| self.data.held_out())
-    }
-}
-
-fn is_text(data: &DataConfig) -> bool {
-    matches!(
-        data,
-        DataConfig::Text(_) | DataConfig::Tokens(_) | DataConfig::Mix(_)
-    )
-}
-
-/// How losses are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct ForgettingConfig {
-    /// Streams of held-out data.
-    pub streams: usize,
-    /// Tokens of each, but at least four training lengths.
-    pub tokens: u64,
-}
-
-/// How passkeys are asked for.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecallConfig {
-    /// Lengths of the contexts in tokens.
-    pub lengths: Vec<u64>,
-    /// Depths of the passkey, spread evenly.
-    pub depths: usize,
-    /// Passkeys at each depth of each length.
-    pub samples: usize,
+/// One stretch of a training, with an optimiser and a schedule of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// Sizes of the model.
+    pub state: StateSize,
+    /// Seed of the order of the data; of the first leg, of the initial weights as well.
+    pub seed: u64,
+    /// Steps, where they are not the training's.
+    pub steps: Option<u64>,
 }
 
 /// One training of the sweep, as the configuration asks for it.
@@ -201,16 +140,16 @@ impl SweepConfig {
         }
         for plan in self.plans() {
             // Whatever is wrong with the training is said before the first one begins.
-            self.train_config(path, &plan, None)?;
+            for leg in self.legs(&plan) {
+                self.train_config(path, &plan, &leg, None)?;
+            }
         }
         Ok(())
     }
 
     fn check_task(&self, path: &Path, task: &Task) -> Result<(), ProgramError> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if task.name.is_empty() || !task.name.chars().all(plain) {
-            let expected = "tasks.name of small letters, digits and hyphens";
-            return Err(wrong(path, expected, format!("{:?}", task.name)));
+        if let Some((expected, found)) = task.fault() {
+            return Err(wrong(path, &expected, found));
         }
         for length in task.lengths.as_ref().unwrap_or(&self.lengths) {
             if *length == 0 || !self.tokens_per_step.is_multiple_of(*length) || self.tokens_per_step == 0 {
@@ -218,39 +157,22 @@ impl SweepConfig {
                 return Err(wrong(path, &expected, length));
             }
         }
-        match (&task.forgetting, &task.recall, &task.data) {
-            (None, None, _) => Err(wrong(
-                path,
-                "tasks.forgetting or tasks.recall",
-                format!("neither in task {}", task.name),
-            )),
-            (_, Some(_), data) if !matches!(data, DataConfig::PasskeyLite(_)) => {
-                let found = format!("other data in task {}", task.name);
-                Err(wrong(
-                    path,
-                    "tasks.recall beside data of kind passkey-lite",
-                    found,
-                ))
-            }
-            (Some(forgetting), ..) if forgetting.streams == 0 => {
-                Err(wrong(path, "tasks.forgetting.streams of at least 1", 0))
-            }
-            (_, Some(recall), _)
-                if recall.lengths.is_empty() || recall.depths == 0 || recall.samples == 0 =>
-            {
-                Err(wrong(
-                    path,
-                    "tasks.recall with lengths, depths and samples",
-                    format!("{recall:?}"),
-                ))
-            }
-            (Some(_), _, data) if is_text(data) && task.held_out().is_none() => {
-                let found = format!("neither in task {}", task.name);
-                Err(wrong(
-                    path,
-                    "tasks.evaluation_data, or data with a held_out part above 0",
-                    found,
-                ))
+        let smallest = self.sizes(task).iter().map(|state| state.d_state).min();
+        let from = task.expansion.and_then(|expansion| expansion.from);
+        if let (Some(from), Some(smallest)) = (from, smallest)
+            && from > smallest
+        {
+            let expected = format!("tasks.expansion.from of at most the task's smallest d_state, {smallest}");
+            return Err(wrong(path, &expected, from));
+        }
+        let asks_pairs = |name: &String| {
+            let other = self.tasks.iter().find(|other| other.name == *name);
+            other.is_some_and(|other| other.name != task.name && other.pairs.is_some())
+        };
+        match &task.against {
+            Some(name) if task.pairs.is_none() || !asks_pairs(name) => {
+                let expected = "tasks.against between two tasks that ask for pairs";
+                Err(wrong(path, expected, format!("{} against {name}", task.name)))
             }
             _ => Ok(()),
         }
@@ -308,7 +230,40 @@ impl SweepConfig {
         &self.tasks[plan.task]
     }
 
-    /// The configuration of one training; `initial` is the folder of its initial weights, where they are not random ones of the
+    /// The legs of a training, one after the other: two where the state is widened on the way.
+    pub fn legs(&self, plan: &Plan) -> Vec<Leg> {
+        let whole = Leg {
+            state: plan.state,
+            seed: plan.seed,
+            steps: None,
+        };
+        let task = self.task(plan);
+        let steps = merged(&self.training, &task.training);
+        let steps = steps.get("steps").and_then(toml::Value::as_integer);
+        // Without a number of steps there is no training, which is said when its configuration is read.
+        match (task.expansion, steps.and_then(|steps| u64::try_from(steps).ok())) {
+            (Some(expansion), Some(steps)) => {
+                let before = expansion.steps_before(steps);
+                let narrow = Leg {
+                    state: StateSize {
+                        d_state: expansion.from.unwrap_or(plan.state.d_state),
+                        ..plan.state
+                    },
+                    steps: Some(before),
+                    ..whole
+                };
+                let wide = Leg {
+                    seed: plan.seed ^ SECOND_LEG,
+                    steps: Some(steps.saturating_sub(before)),
+                    ..whole
+                };
+                vec![narrow, wide]
+            }
+            _ => vec![whole],
+        }
+    }
+
+    /// The configuration of one leg of a training; `initial` is the folder of its initial weights, where they are not random ones of the
     /// layout.
     ///
     /// # Errors
@@ -317,6 +272,7 @@ impl SweepConfig {
         &self,
         path: &Path,
         plan: &Plan,
+        leg: &Leg,
         initial: Option<&Path>,
     ) -> Result<TrainConfig, ProgramError> {
         let task = self.task(plan);
@@ -328,10 +284,11 @@ impl SweepConfig {
         }
         let model = match initial {
             Some(folder) => json!({ "checkpoint": folder }),
-            None => json!({ "arch": "mamba2", "config": model_config(&plan.state, task.vocab_size) }),
+            None => json!({ "arch": "mamba2", "config": model_config(&leg.state, task.vocab_size) }),
         };
         let decided = json!({
-            "seed": plan.seed,
+            "seed": leg.seed,
+            "steps": leg.steps,
             "sequences": self.tokens_per_step / plan.train_length,
             "length": plan.train_length,
             "base": folder(path),
@@ -363,6 +320,8 @@ impl SweepConfig {
             "initialisation": task.initialisation,
             "forgetting": task.forgetting,
             "recall": task.recall,
+            "expansion": task.expansion,
+            "pairs": task.pairs,
         })
     }
 
@@ -370,9 +329,11 @@ impl SweepConfig {
     pub fn task_settings(&self) -> Vec<TaskSetting> {
         let words = |task: &Task| TaskSetting {
             name: task.name.clone(),
-            data: data_words(task),
+            data: task.data_words(),
             initialisation: task.initialisation.words(),
             standard: task.initialisation.is_standard(),
+            expansion: task.expansion.map(Expansion::words),
+            pairs: PairsSetting::of(task),
         };
         self.tasks.iter().map(words).collect()
     }
@@ -420,33 +381,6 @@ fn without_null(value: Value) -> Value {
     }
 }
 
-fn data_words(task: &Task) -> String {
-    let files = |data: &DataConfig| {
-        let json = serde_json::to_value(data).unwrap_or(Value::Null);
-        let paths = json["paths"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str);
-        let names = paths.map(|path| path.rsplit('/').next().unwrap_or(path).to_string());
-        let kind = json["kind"].as_str().unwrap_or("data").to_string();
-        (
-            kind,
-            names.collect::<Vec<_>>().join(", "),
-            json["held_out"].as_f64().unwrap_or(0.0),
-        )
-    };
-    let (kind, names, held_out) = files(&task.data);
-    match (&task.evaluation_data, names.is_empty()) {
-        (Some(evaluation), _) => format!("{kind} of {names}, evaluated on {}", files(evaluation).1),
-        (None, false) => format!(
-            "{kind} of {names}, of which the last {:.0} % are held out for the evaluation",
-            100.0 * held_out
-        ),
-        (None, true) => format!("the synthetic task {kind}, evaluated on sequences of another seed"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -454,7 +388,13 @@ mod tests {
     #[test]
     fn the_shipped_configurations_can_be_used_and_name_every_training_once() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/capacity");
-        for (file, fewest) in [("small.toml", 12), ("standard.toml", 200), ("h100.toml", 100)] {
+        for (file, fewest) in [
+            ("small.toml", 12),
+            ("standard.toml", 200),
+            ("h100.toml", 100),
+            ("pairs.toml", 48),
+            ("pairs-night.toml", 165),
+        ] {
             let (config, _) = SweepConfig::load(&folder.join(file)).expect("a configuration");
             let plans = config.plans();
             assert!(plans.len() >= fewest, "{file}: {}", plans.len());

@@ -4,11 +4,12 @@
 //! Selection and Multimodel Inference*, 2002).
 
 use super::analysis::Analysis;
+use super::pairs;
 use super::report::{
     AS_FITTED, CapacityReport, Findings, Published, REAL, RECALL_AS_FITTED, RECALL_REAL, Setting, by_name,
 };
 use super::result::RunResult;
-use super::threshold::Quantity;
+use super::threshold::{Quantity, interval_of};
 use crate::kit::format::{count, counted, list, position};
 use crate::studies::results::distinct;
 use spillway_models::evaluation::laws::profile::Profile;
@@ -24,19 +25,21 @@ const SIZE_780M: f64 = 19.4;
 /// What the trainings give, with all that is to be said of it.
 pub fn report(setting: Setting, runs: Vec<RunResult>) -> CapacityReport {
     let report = CapacityReport::new(setting, runs);
-    let found = findings(&report.setting, &report.runs, &report.analyses, &report.published);
+    let found = findings(&report);
     CapacityReport {
         findings: found,
         ..report
     }
 }
 
-fn findings(
-    setting: &Setting,
-    runs: &[RunResult],
-    analyses: &[Analysis],
-    published: &[Published],
-) -> Findings {
+fn findings(report: &CapacityReport) -> Findings {
+    let CapacityReport {
+        setting,
+        runs,
+        analyses,
+        published,
+        ..
+    } = report;
     let mut findings = Findings {
         published: of_published(published),
         ..Findings::default()
@@ -59,6 +62,9 @@ fn findings(
             of_laws(&mut findings, analysis, published);
         }
     }
+    let of_pairs = pairs::findings::findings(&report.pairs);
+    findings.supported.extend(of_pairs.supported);
+    findings.unsupported.extend(of_pairs.unsupported);
     if !runs.is_empty() {
         of_sweep(&mut findings, setting, runs);
     }
@@ -67,34 +73,6 @@ fn findings(
 
 fn name(analysis: &Analysis) -> String {
     format!("Task {}, {}", analysis.task, analysis.quantity)
-}
-
-/// `(64, 128]`, `at most 64`, `above 512`, `unknown`.
-pub fn interval(observation: Observation) -> String {
-    let tokens = |value: f64| count(value.round() as u64);
-    match observation {
-        Observation::Exact(value) => tokens(value),
-        Observation::Within {
-            low,
-            high: Some(high),
-        } if low > 0.0 => format!("({}, {}]", tokens(low), tokens(high)),
-        Observation::Within { high: Some(high), .. } => format!("at most {}", tokens(high)),
-        Observation::Within { low, high: None } if low > 0.0 => format!("above {}", tokens(low)),
-        Observation::Within { .. } => "unknown".into(),
-    }
-}
-
-/// As [`interval`]; a recall length is at least the lower end and below the upper one: `[64, 128)`.
-pub fn interval_of(quantity: Quantity, observation: Observation) -> String {
-    let text = interval(observation);
-    match quantity.is_forget() {
-        true => text,
-        false => text
-            .replace('(', "[")
-            .replace(']', ")")
-            .replace("at most", "below")
-            .replace("above", "at least"),
-    }
 }
 
 /// The intervals of all seeds, size by size.

@@ -1,15 +1,18 @@
 //! What is asked of a trained model: its loss far beyond the training length, and passkeys.
 
-use super::config::{ForgettingConfig, Plan, RecallConfig, SweepConfig, Task};
-use super::result::{Bucket, Forgetting, Recall, RecallCell, StateSize};
+use super::config::{Plan, SweepConfig};
+use super::result::{Bucket, Forgetting, PairsCell, PairsRecall, Recall, RecallCell, StateSize};
+use super::task::{ForgettingConfig, PairsConfig, RecallConfig, Task};
 use crate::error::ProgramError;
+use crate::studies::results::distinct;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use spillway_models::evaluation::answers::answers;
 use spillway_models::evaluation::passkey::{Question, passkey, questions};
 use spillway_models::evaluation::positions::Buckets;
 use spillway_models::evaluation::tally::{Tally, curve};
-use spillway_models::train::data::PasskeyLite;
-use spillway_models::train::{TrainError, Trainer};
+use spillway_models::train::data::{DataConfig, PairsInFiller, PasskeyLite};
+use spillway_models::train::{Batch, TrainError, Trainer};
 use spillway_models::{Model, Tokenizer};
 use spillway_ssm_core::Chain;
 use std::path::Path;
@@ -43,16 +46,18 @@ pub fn check(config: &SweepConfig, path: &Path) -> Result<(), ProgramError> {
         for plan in plans.iter().filter(|plan| plan.task == index) {
             if !sizes.contains(&plan.state) {
                 sizes.push(plan.state);
-                let train_config = config.train_config(path, plan, None)?;
-                Trainer::new(train_config).map_err(|error| failed(&plan.name, error))?;
+                for leg in config.legs(plan) {
+                    let train_config = config.train_config(path, plan, &leg, None)?;
+                    Trainer::new(train_config).map_err(|error| failed(&plan.name, error))?;
+                }
             }
             if longest.is_none_or(|longest| plan.train_length > longest.train_length) {
                 longest = Some(plan);
             }
         }
         let Some(longest) = longest else { continue };
-        if let Some(forgetting) = task.forgetting {
-            let train_config = config.train_config(path, longest, None)?;
+        if let (Some(forgetting), Some(leg)) = (task.forgetting, config.legs(longest).last()) {
+            let train_config = config.train_config(path, longest, leg, None)?;
             let trainer = Trainer::new(train_config).map_err(|error| failed(&longest.name, error))?;
             let length = forgetting.tokens.max(LEAST_LENGTHS * longest.train_length);
             let base = trainer.config().base();
@@ -65,6 +70,12 @@ pub fn check(config: &SweepConfig, path: &Path) -> Result<(), ProgramError> {
         }
         if let Some(recall) = &task.recall {
             recall_questions(recall)?;
+        }
+        if let (Some(pairs), Some(data)) = (&task.pairs, task.pairs_in_filler()) {
+            for (length, count) in pairs_asked(pairs, longest.train_length) {
+                // One question is enough to tell whether there are such sequences.
+                pairs_batch(data, (length, count), 1)?;
+            }
         }
     }
     Ok(())
@@ -220,4 +231,62 @@ fn recall_questions(config: &RecallConfig) -> Result<Vec<Question>, ProgramError
     questions.map_err(|error: spillway_models::train::data::DataError| {
         ProgramError::Failed(format!("tasks.recall: {error}"))
     })
+}
+
+/// Asks for every key of sequences of each number of pairs, at each length that has room for them, the same ones of every model that is
+/// trained at one length; `None` where the task does not ask for pairs.
+///
+/// # Errors
+/// [`ProgramError`] for sequences that cannot be made, or the model's own.
+pub fn pairs(model: &Model, task: &Task, train_length: u64) -> Result<Option<PairsRecall>, ProgramError> {
+    let (Some(config), Some(data)) = (&task.pairs, task.pairs_in_filler()) else {
+        return Ok(None);
+    };
+    let mut cells = Vec::new();
+    for (length, count) in pairs_asked(config, train_length) {
+        let batch = pairs_batch(data, (length, count), config.questions)?;
+        let answered = answers(model, &Chain::default(), &batch, 0)?;
+        cells.push(PairsCell {
+            length,
+            pairs: count,
+            correct: answered.right,
+            questions: answered.asked,
+            sequences: answered.sequences,
+            whole: answered.whole,
+        });
+    }
+    Ok(Some(PairsRecall { cells }))
+}
+
+/// (length, number of pairs), the shortest length first and the fewest pairs of each first: every one for which there is room.
+fn pairs_asked(config: &PairsConfig, train_length: u64) -> Vec<(u64, usize)> {
+    let mut counts = config.counts.clone();
+    counts.sort_unstable();
+    counts.dedup();
+    let mut asked = Vec::new();
+    for length in distinct(config.lengths.iter().copied().chain([train_length])) {
+        let room = PairsInFiller::room(usize::try_from(length).unwrap_or(usize::MAX));
+        let fitting = counts.iter().filter(|count| **count <= room);
+        asked.extend(fitting.map(|count| (length, *count)));
+    }
+    asked
+}
+
+/// As many sequences of `count` pairs in `length` tokens as at least `questions` questions take.
+fn pairs_batch(
+    data: &PairsInFiller,
+    (length, count): (u64, usize),
+    questions: usize,
+) -> Result<Batch, ProgramError> {
+    let failed = |error: spillway_models::train::data::DataError| {
+        ProgramError::Failed(format!("tasks.pairs, {count} pairs in {length} tokens: {error}"))
+    };
+    let (sequences, time) = (
+        questions.div_ceil(count),
+        usize::try_from(length).unwrap_or(usize::MAX),
+    );
+    let asking = DataConfig::PairsInFiller(data.asking(count));
+    // Drawn sequences need neither files nor a tokenizer.
+    let source = asking.open(Path::new(""), sequences, time, &Tokenizer::bytes(), SEED);
+    source.and_then(|mut source| source.next()).map_err(failed)
 }

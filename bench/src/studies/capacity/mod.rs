@@ -6,22 +6,27 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`config`], [`initial`] | the sweep's configuration and each training's; initial values |
+//! | [`config`], [`task`] | the sweep's configuration and each training's; what is trained and asked |
+//! | [`initial`], [`expansion`] | initial values; a state that is widened on the way |
 //! | [`sweep`], [`training`], [`measure`] | many trainings at once, in pieces; one; what is asked of the trained model |
 //! | [`result`], [`threshold`] | what one training gives; T_forget and T_recall from many |
 //! | [`analysis`], [`findings`], [`report`] | the laws of our thresholds; what the numbers support; everything as data |
+//! | [`pairs`] | how many pairs of keys and values a state holds, and how far they are found |
 //! | [`figures`], [`page`] | pictures and pages |
 
 pub mod analysis;
 pub mod config;
+pub mod expansion;
 pub mod figures;
 pub mod findings;
 pub mod initial;
 pub mod measure;
 pub mod page;
+pub mod pairs;
 pub mod report;
 pub mod result;
 pub mod sweep;
+pub mod task;
 pub mod threshold;
 pub mod training;
 
@@ -31,7 +36,7 @@ mod tests;
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::output::{OutputFolder, OutputPlan};
-use crate::ranks;
+use crate::ranks::{self, Identity};
 use crate::stop::Stop;
 use crate::studies::results::{expect_complete, print_results};
 use clap::Args;
@@ -46,6 +51,7 @@ const OWN: &[&str] = &[
     "RESULTS.md",
     "results.json",
     "results.csv",
+    "pairs.csv",
     "sweep.json",
     "figures/*.svg",
     "runs/",
@@ -112,7 +118,8 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     }
     let stop = Stop::after(args.stop_after);
     stop.on_signal(context)?;
-    if let Some(out) = ranks::follow(context, &text)? {
+    let identity = Identity::of_configuration(&text);
+    if let Some(out) = ranks::follow(context, &identity)? {
         stop.has_something_to_keep();
         return args.sweep((&config, &text), &out).train(context, &stop).map(drop);
     }
@@ -120,10 +127,10 @@ pub fn run(args: &CapacityArgs, context: &Context) -> Result<(), ProgramError> {
     let waiting = context.waiting("checking the tasks");
     measure::check(&config, &args.config)?;
     drop(waiting);
+    let out = folder.path().to_path_buf();
+    ranks::lead(context, &identity, &out)?;
     folder.begin()?;
     stop.has_something_to_keep();
-    let out = folder.path().to_path_buf();
-    ranks::lead(context, &text, &out)?;
     let sweep = args.sweep((&config, &text), &out);
     let trained = sweep.train(context, &stop);
     // Whatever is half trained can be gone on with.

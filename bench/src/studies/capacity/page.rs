@@ -2,10 +2,10 @@
 
 use super::analysis::{Analysis, Laws};
 use super::figures::{Placed, Section};
-use super::findings::interval_of;
+use super::pairs;
 use super::report::{CapacityReport, Setting};
 use super::result::RunResult;
-use super::threshold::{Threshold, Trial};
+use super::threshold::{Threshold, Trial, interval_of};
 use crate::kit::format::{count, duration, position};
 use crate::kit::page::{self, Page, Row, heading, headings, sentences, text};
 use crate::kit::provenance::Provenance;
@@ -14,12 +14,16 @@ use maud::{Markup, html};
 use std::io::{self, Write};
 
 /// Files and folders beside the page.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("results.json", "everything on this page as data"),
     ("results.csv", "a line for each training"),
     ("RESULTS.md", "the findings and thresholds in a few paragraphs"),
     ("figures/", "the pictures"),
     ("runs/", "what each training gave"),
+    (
+        "pairs.csv",
+        "a line for each number of pairs and length of each training",
+    ),
 ];
 
 /// What comes above the sentences on the published points.
@@ -42,6 +46,11 @@ pub fn page(report: &CapacityReport, pictures: &[Placed]) -> String {
                 @if has(section) { (heading(title)) (draw(pictures, section)) }
             }
         }
+        @if !report.pairs.is_empty() {
+            (heading("Pairs of keys and values"))
+            (draw(pictures, Section::Pairs))
+            (pairs::page::html(&report.pairs))
+        }
         (sentences(PUBLISHED, &report.findings.published))
         (draw(pictures, Section::Published))
         @for published in &report.published {
@@ -57,7 +66,10 @@ pub fn page(report: &CapacityReport, pictures: &[Placed]) -> String {
         facts: facts(report),
         summary: Vec::new(),
         body,
-        files: &FILES,
+        files: match report.pairs.is_empty() {
+            true => &FILES[..FILES.len() - 1],
+            false => &FILES,
+        },
         specs: Vec::new(),
         made: &made(&report.setting),
     }
@@ -241,7 +253,11 @@ fn method(report: &CapacityReport) -> Markup {
     let setting = &report.setting;
     html! {
         @for task in &setting.tasks {
-            p { b { "Task " (task.name) "." } " " (task.data) "; " (task.initialisation) "." }
+            p {
+                b { "Task " (task.name) "." } " " (task.data) "; " (task.initialisation)
+                @if let Some(expansion) = &task.expansion { "; " (expansion) }
+                "."
+            }
         }
         p {
             b { "Collapse." }
@@ -256,6 +272,16 @@ fn method(report: &CapacityReport) -> Markup {
             " T_forget lies between the longest training length that collapses and the shortest that does not; T_recall is the longest context up \
              to which more than 95 % of the passkeys are found (with the Wilson bound: whose 95 % interval lies above 95 %), over all training \
              lengths."
+        }
+        @if !report.pairs.is_empty() {
+            p {
+                b { "Pairs." }
+                " K pairs of keys and values are spread evenly at random in filler that is always the same; after it every key is asked once, in \
+                 random order. Values are drawn independently of each other. Pairs held: the largest K up to which, at every K tried, the share of \
+                 right answers at the training length reaches the accuracy asked for; T_recall of K pairs: the longest length up to which it \
+                 does. Bytes are those of the recurrent state in f32, without short convolutions. Laws are fitted to the trainings that \
+                 answer the fewest pairs; the others are counted and left out."
+            }
         }
         p {
             b { "Fits." }
@@ -288,6 +314,7 @@ pub fn markdown(report: &CapacityReport, pictures: &[Placed]) -> String {
     for analysis in &report.analyses {
         text += &thresholds(analysis);
     }
+    text += &pairs::page::markdown(&report.pairs);
     text += &markdown_figures(pictures.iter().map(|picture| &picture.1));
     text
 }

@@ -1,6 +1,7 @@
 //! Everything that a page of the experiment shows: `results.json`.
 
 use super::analysis::{Analysis, Laws, Resampling};
+use super::pairs::{PairsReport, PairsSetting};
 use super::result::{RunResult, VERSION};
 use super::threshold::Quantity;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,10 @@ pub struct TaskSetting {
     pub initialisation: String,
     /// Whether that is the published one.
     pub standard: bool,
+    /// When and from what the state is widened, in words; none where it is not.
+    pub expansion: Option<String>,
+    /// How pairs are asked for; none where they are not.
+    pub pairs: Option<PairsSetting>,
 }
 
 /// Where, when and how long.
@@ -102,6 +107,9 @@ pub struct CapacityReport {
     pub runs: Vec<RunResult>,
     /// Thresholds of each task, and the laws fitted to them.
     pub analyses: Vec<Analysis>,
+    /// Pairs of keys and values: how many are held, and how far they are found.
+    #[serde(skip_serializing_if = "PairsReport::is_empty")]
+    pub pairs: PairsReport,
     /// Laws fitted once more to the published points, for each way of taking these.
     pub published: Vec<Published>,
     /// What all this supports and what it does not.
@@ -117,12 +125,18 @@ impl CapacityReport {
             Quantity::ALL.into_iter().filter_map(analysis).collect::<Vec<_>>()
         });
         let analyses: Vec<Analysis> = analyses.collect();
+        let asked = setting.tasks.iter();
+        let asked: Vec<(&str, &PairsSetting)> = asked
+            .filter_map(|task| Some((task.name.as_str(), task.pairs.as_ref()?)))
+            .collect();
+        let pairs = PairsReport::new(&asked, &runs, setting.resampling);
         let published = refitted(setting.resampling);
         Self {
             version: VERSION,
             setting,
             runs,
             analyses,
+            pairs,
             published,
             findings: Findings::default(),
         }

@@ -121,6 +121,37 @@ impl Recall {
     }
 }
 
+/// Keys asked for in sequences of one length and number of pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairsCell {
+    /// Length of the sequences in tokens, questions included.
+    pub length: u64,
+    /// Number K of pairs in each sequence, all of whose keys are asked.
+    pub pairs: usize,
+    /// Number of questions that were answered rightly.
+    pub correct: u64,
+    /// Number of questions that were asked.
+    pub questions: u64,
+    /// Number of sequences in which they were asked.
+    pub sequences: u64,
+    /// Number of sequences without a wrong answer.
+    pub whole: u64,
+}
+
+impl PairsCell {
+    /// Share of the questions that were answered rightly.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.questions.max(1) as f64
+    }
+}
+
+/// How many pairs a model holds, and how far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairsRecall {
+    /// Answers for each number of pairs and each length that has room for it.
+    pub cells: Vec<PairsCell>,
+}
+
 /// Times, which are the one thing that differs when a training is run again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunSeconds {
@@ -159,6 +190,9 @@ pub struct RunResult {
     pub forgetting: Option<Forgetting>,
     /// Passkeys, where the task is evaluated for them.
     pub recall: Option<Recall>,
+    /// Pairs of keys and values, where the task is evaluated for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairsRecall>,
     /// Times of training and evaluation, in seconds.
     pub seconds: RunSeconds,
     /// Everything that decides the numbers of the training, as JSON.

@@ -5,7 +5,7 @@ use super::config::{Plan, SweepConfig};
 use super::report::{CapacityReport, Record, Setting};
 use super::result::RunResult;
 use super::training::{RESULT, TrainingFiles, Watch};
-use super::{figures, findings, page};
+use super::{figures, findings, page, pairs};
 use crate::context::Context;
 use crate::error::ProgramError;
 use crate::kit::format::duration;
@@ -128,6 +128,7 @@ impl Sweep<'_> {
         };
         let team = Team {
             context,
+            threads: 1,
             stop,
             bar: &shared.bar,
         };
@@ -158,9 +159,13 @@ impl Sweep<'_> {
     }
 
     fn tokens(&self, plan: &Plan) -> u64 {
-        let config = self.config.train_config(self.path, plan, None);
-        // The configuration was checked when it was read.
-        config.map_or(0, |config| config.steps * config.tokens_per_step())
+        let legs = self.config.legs(plan);
+        let tokens = legs.iter().map(|leg| {
+            let config = self.config.train_config(self.path, plan, leg, None);
+            // The configuration was checked when it was read.
+            config.map_or(0, |config| config.steps * config.tokens_per_step())
+        });
+        tokens.sum()
     }
 
     /// How long a training takes beside others, roughly: by token what grows with the width and what grows with the state.
@@ -229,6 +234,9 @@ impl Sweep<'_> {
         write_figures(folder, pictures.iter().map(|picture| &picture.1))?;
         folder.write_json("results.json", &report)?;
         folder.write("results.csv", |file| page::write_csv(&report.runs, file))?;
+        if !report.pairs.is_empty() {
+            folder.write("pairs.csv", |file| pairs::page::write_csv(&report.runs, file))?;
+        }
         let mut write = |name: &str, text: String| folder.write(name, |file| file.write_all(text.as_bytes()));
         write("report.html", page::page(&report, &pictures))?;
         write("RESULTS.md", page::markdown(&report, &pictures))?;
@@ -298,6 +306,18 @@ fn outcome(result: &RunResult) -> String {
             Some(length) => format!("passkeys found up to {length} tokens"),
             None => "passkeys not found".into(),
         });
+    }
+    if let Some(pairs) = &result.pairs {
+        let trained = pairs
+            .cells
+            .iter()
+            .filter(|cell| cell.length == result.train_length);
+        let shares = trained.map(|cell| format!("{} {:.0} %", cell.pairs, 100.0 * cell.accuracy()));
+        let shares: Vec<String> = shares.collect();
+        parts.push(format!(
+            "pairs answered at the training length: {}",
+            shares.join(", ")
+        ));
     }
     parts.join(", ")
 }

@@ -6,7 +6,7 @@ use super::findings;
 use super::page::{markdown, page, write_csv};
 use super::report::{CapacityReport, Record, Setting, TaskSetting};
 use super::result::{Bucket, Forgetting, Recall, RecallCell, RunResult, RunSeconds, StateSize, VERSION};
-use super::threshold::Quantity;
+use super::threshold::{Quantity, interval};
 
 const LENGTHS: [u64; 6] = [32, 64, 128, 256, 512, 1024];
 
@@ -21,6 +21,8 @@ fn setting(planned: usize) -> Setting {
             data: "text of book.txt".into(),
             initialisation: "slow initialisation".into(),
             standard: false,
+            expansion: None,
+            pairs: None,
         }],
         collapse_ratio: 2.0,
         resampling: Resampling {
@@ -80,6 +82,7 @@ fn run(d_state: usize, train_length: u64, seed: u64, rise: f64, reach: u64) -> R
         recall: Some(Recall {
             cells: LENGTHS.iter().map(cell).collect(),
         }),
+        pairs: None,
         seconds: RunSeconds::default(),
         settings: serde_json::Value::Null,
     }
@@ -141,7 +144,7 @@ fn a_threshold_in_proportion_to_the_state_is_found_and_said() {
         .iter()
         .find(|analysis| analysis.quantity == Quantity::Recall)
         .expect("analysed");
-    assert_eq!(findings::interval(recall.thresholds[0].interval), "(64, 128]");
+    assert_eq!(interval(recall.thresholds[0].interval), "(64, 128]");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! and says so. T_recall is the longest context in which passkeys are found; contexts are tried one by one as well.
 
 use super::result::{RunResult, StateSize};
+use crate::kit::format::count;
 use serde::Serialize;
 use spillway_models::evaluation::laws::Observation;
 use spillway_models::evaluation::passkey::RECALLED;
@@ -54,6 +55,34 @@ impl fmt::Display for Quantity {
             Self::Recall => "T_recall, more than 95 % found",
             Self::RecallWilson => "T_recall, Wilson bound above 95 %",
         })
+    }
+}
+
+/// `(64, 128]`, `at most 64`, `above 512`, `unknown`.
+pub fn interval(observation: Observation) -> String {
+    let tokens = |value: f64| count(value.round() as u64);
+    match observation {
+        Observation::Exact(value) => tokens(value),
+        Observation::Within {
+            low,
+            high: Some(high),
+        } if low > 0.0 => format!("({}, {}]", tokens(low), tokens(high)),
+        Observation::Within { high: Some(high), .. } => format!("at most {}", tokens(high)),
+        Observation::Within { low, high: None } if low > 0.0 => format!("above {}", tokens(low)),
+        Observation::Within { .. } => "unknown".into(),
+    }
+}
+
+/// As [`interval`]; a recall length is at least the lower end and below the upper one: `[64, 128)`.
+pub fn interval_of(quantity: Quantity, observation: Observation) -> String {
+    let text = interval(observation);
+    match quantity.is_forget() {
+        true => text,
+        false => text
+            .replace('(', "[")
+            .replace(']', ")")
+            .replace("at most", "below")
+            .replace("above", "at least"),
     }
 }
 
@@ -225,6 +254,7 @@ mod tests {
             recall: (!recall.is_empty()).then(|| Recall {
                 cells: recall.iter().map(cell).collect(),
             }),
+            pairs: None,
             seconds: RunSeconds::default(),
             settings: serde_json::Value::Null,
         }

@@ -3,11 +3,13 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `initial/` | the initial weights, while it is trained |
+//! | `first/`, `widened/` | the training before its state is widened, and what is trained on; where the task asks for that, while it is trained |
 //! | `train/` | the training's own folder, while it is trained: what it goes on from after an interruption |
 //! | `checkpoint/` | the trained model, where the sweep keeps models |
 //! | `result.json` | the result, once it is done |
 
-use super::config::{Plan, SweepConfig};
+use super::config::{Leg, Plan, SweepConfig};
+use super::expansion::widen;
 use super::measure;
 use super::result::{RunResult, RunSeconds, VERSION};
 use crate::error::ProgramError;
@@ -21,6 +23,9 @@ use std::time::Instant;
 
 /// Name of the result in a training's folder.
 pub const RESULT: &str = "result.json";
+/// Folder of the last leg of a training, and of the one before where there are two.
+const TRAIN: &str = "train";
+const FIRST: &str = "first";
 /// Entries of the training curve.
 const CURVE: usize = 40;
 
@@ -68,7 +73,8 @@ impl TrainingFiles<'_> {
 
     /// Whether there is a result, or something to go on from.
     pub fn is_begun(&self) -> bool {
-        self.folder.join(RESULT).exists() || self.folder.join("train").exists()
+        let begun = |name: &str| self.folder.join(name).exists();
+        [RESULT, FIRST, TRAIN].into_iter().any(begun)
     }
 
     /// Trains and evaluates; `None` if `watch` stopped it.
@@ -76,25 +82,27 @@ impl TrainingFiles<'_> {
     /// # Errors
     /// [`ProgramError`]: data or a model that cannot be used, a loss that is not finite, a file that cannot be written.
     pub fn train(&self, plan: &Plan, watch: &mut dyn Watch) -> Result<Option<RunResult>, ProgramError> {
-        let task = self.config.task(plan);
         fs::create_dir_all(&self.folder).map_err(ProgramError::file("create", &self.folder))?;
-        let initial = std::path::absolute(self.folder.join("initial"));
-        let initial = initial.map_err(ProgramError::file("find", &self.folder))?;
-        task.initialisation
-            .write(&plan.state, task.vocab_size, plan.seed, &initial)?;
-        let config = self.config.train_config(self.path, plan, Some(&initial))?;
-        let folder = self.folder.join("train");
-        let failed = |error: spillway_models::train::TrainError| {
-            ProgramError::Failed(format!("{}: {error}", plan.name))
-        };
-        let mut run = match folder.exists() {
-            true => Run::resume(config, &folder, SnapshotChoice::Latest).map_err(failed)?,
-            false => Run::create(config, &folder).map_err(failed)?,
-        };
+        let task = self.config.task(plan);
+        let failed = |error: spillway_models::train::TrainError| failed(plan, &error);
         let begin = Instant::now();
-        if run.go_on(&mut Stepping(watch)).map_err(failed)? == Outcome::Stopped {
-            return Ok(None);
+        let legs = self.config.legs(plan);
+        let mut trained = Vec::new();
+        for (index, leg) in legs.iter().enumerate() {
+            let is_last = index + 1 == legs.len();
+            let name = if is_last { TRAIN } else { FIRST };
+            let initial = match index.checked_sub(1).map(|before| &legs[before]) {
+                None => self.initial(plan, leg)?,
+                Some(before) => self.widened(plan, (before, leg))?,
+            };
+            match self.leg((plan, leg), (name, &initial), watch)? {
+                Some(run) => trained.push(run),
+                None => return Ok(None),
+            }
         }
+        let Some(run) = trained.last() else {
+            return Err(ProgramError::Internal(format!("{} has no legs", plan.name)));
+        };
         let training = begin.elapsed().as_secs_f64();
         let begin = Instant::now();
         let model = run.trainer().model().map_err(failed)?;
@@ -104,8 +112,12 @@ impl TrainingFiles<'_> {
             .forgetting
             .map(|config| measure::forgetting(&model, task, &base, config, length));
         let recall = task.recall.as_ref().map(|config| measure::recall(&model, config));
-        let losses = losses(&folder.join(spillway_models::train::run::LOG))?;
-        let steps = run.trainer().steps_done();
+        let pairs = measure::pairs(&model, task, length)?;
+        let mut losses = Vec::new();
+        for run in &trained {
+            losses.extend(losses_of(&run.folder().join(spillway_models::train::run::LOG))?);
+        }
+        let steps: u64 = trained.iter().map(|run| run.trainer().steps_done()).sum();
         let last = &losses[losses.len() - (losses.len() / 10).max(1).min(losses.len())..];
         let result = RunResult {
             version: VERSION,
@@ -121,6 +133,7 @@ impl TrainingFiles<'_> {
             train_curve: curve(&losses),
             forgetting: forgetting.transpose()?,
             recall: recall.transpose()?,
+            pairs,
             seconds: RunSeconds {
                 training,
                 evaluation: begin.elapsed().as_secs_f64(),
@@ -128,9 +141,59 @@ impl TrainingFiles<'_> {
             settings: self.config.settings(plan),
         };
         write_json(&self.folder.join(RESULT), &result)?;
-        drop(run);
+        drop(trained);
         self.tidy()?;
         Ok(Some(result))
+    }
+
+    /// The folder of the initial weights, written if it is not there.
+    fn initial(&self, plan: &Plan, leg: &Leg) -> Result<PathBuf, ProgramError> {
+        let task = self.config.task(plan);
+        let initial = self.absolute("initial")?;
+        let sizes = (&leg.state, plan.train_length);
+        task.initialisation
+            .write(sizes, task.vocab_size, leg.seed, &initial)?;
+        Ok(initial)
+    }
+
+    /// The folder of the model that the leg `before` trained with the state of `after`, written if it is not there.
+    fn widened(&self, plan: &Plan, (before, after): (&Leg, &Leg)) -> Result<PathBuf, ProgramError> {
+        let narrow = self
+            .folder
+            .join(FIRST)
+            .join(spillway_models::train::run::CHECKPOINT);
+        let widened = self.absolute("widened")?;
+        let vocab_size = self.config.task(plan).vocab_size;
+        widen(
+            &narrow,
+            (&before.state, &after.state),
+            vocab_size,
+            after.seed,
+            &widened,
+        )?;
+        Ok(widened)
+    }
+
+    fn absolute(&self, name: &str) -> Result<PathBuf, ProgramError> {
+        std::path::absolute(self.folder.join(name)).map_err(ProgramError::file("find", &self.folder))
+    }
+
+    /// Trains one leg in the folder `name`, or goes on with it; `None` if `watch` stopped it.
+    fn leg(
+        &self,
+        (plan, leg): (&Plan, &Leg),
+        (name, initial): (&str, &Path),
+        watch: &mut dyn Watch,
+    ) -> Result<Option<Run>, ProgramError> {
+        let failed = |error: spillway_models::train::TrainError| failed(plan, &error);
+        let config = self.config.train_config(self.path, plan, leg, Some(initial))?;
+        let folder = self.folder.join(name);
+        let mut run = match folder.exists() {
+            true => Run::resume(config, &folder, SnapshotChoice::Latest).map_err(failed)?,
+            false => Run::create(config, &folder).map_err(failed)?,
+        };
+        let outcome = run.go_on(&mut Stepping(watch)).map_err(failed)?;
+        Ok((outcome != Outcome::Stopped).then_some(run))
     }
 
     /// Removes what only an unfinished training needs.
@@ -139,13 +202,15 @@ impl TrainingFiles<'_> {
     /// [`ProgramError::File`].
     pub fn tidy(&self) -> Result<(), ProgramError> {
         let (trained, kept) = (
-            self.folder.join("train/checkpoint"),
+            self.folder
+                .join(TRAIN)
+                .join(spillway_models::train::run::CHECKPOINT),
             self.folder.join("checkpoint"),
         );
         if self.config.keep_checkpoints && trained.exists() && !kept.exists() {
             fs::rename(&trained, &kept).map_err(ProgramError::file("rename", &trained))?;
         }
-        for name in ["initial", "train"] {
+        for name in ["initial", FIRST, "widened", TRAIN] {
             let path = self.folder.join(name);
             if path.exists() {
                 fs::remove_dir_all(&path).map_err(ProgramError::file("remove", &path))?;
@@ -153,6 +218,10 @@ impl TrainingFiles<'_> {
         }
         Ok(())
     }
+}
+
+fn failed(plan: &Plan, error: &spillway_models::train::TrainError) -> ProgramError {
+    ProgramError::Failed(format!("{}: {error}", plan.name))
 }
 
 struct Stepping<'a>(&'a mut dyn Watch);
@@ -167,7 +236,7 @@ impl Observer for Stepping<'_> {
 }
 
 /// The loss of every step, from the training's log.
-fn losses(path: &Path) -> Result<Vec<f64>, ProgramError> {
+fn losses_of(path: &Path) -> Result<Vec<f64>, ProgramError> {
     let events = read_log(path).map_err(|error| ProgramError::Failed(error.to_string()))?;
     let losses = events.into_iter().filter_map(|event| match event {
         Event::Step(step) => Some(step.loss),

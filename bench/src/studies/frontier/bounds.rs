@@ -7,12 +7,17 @@ use spillway_models::train::data::DataConfig;
 /// | task | guess |
 /// |---|---|
 /// | associative recall of K pairs | any of K values: 1/K |
+/// | pairs in filler, whose V values may repeat | 1/K + (1 − 1/K)/V, the mean over the numbers K |
 /// | the same by two keys of g each | 1/g² |
 /// | set disjointness | any member of the shorter list: the mean of 1/min(\|A\|, \|B\|) over the sizes |
 pub fn guess(data: &DataConfig) -> Option<f64> {
     match data {
         DataConfig::Mqar(task) => Some(1.0 / task.pairs as f64),
         DataConfig::ForgettingMqar(task) => Some(1.0 / task.pairs as f64),
+        DataConfig::PairsInFiller(task) => {
+            let chances = task.pairs.iter().map(|pairs| task.chance(*pairs));
+            Some(chances.sum::<f64>() / task.pairs.len() as f64)
+        }
         DataConfig::CompositionalMqar(task) => Some((task.side as f64).powi(-2)),
         DataConfig::SetDisjointness(task) => {
             let shorter = task.sizes.iter().map(|(a, b)| 1.0 / (*a).min(*b) as f64);

@@ -39,3 +39,19 @@ fn points(lengths: &[f64; 6], observed: fn(f64) -> Observation) -> impl Iterator
         length: observed(length),
     })
 }
+
+/// T_recall of the five models against the training length at which each no longer collapses, both in thousands of tokens: [`RECALL`] over
+/// [`FORGET`]. T_recall is the longest over all training lengths, so that these points hold what is known of the two together, and no
+/// more.
+pub fn recall_by_training_length() -> Vec<Point> {
+    let pairs = FORGET.iter().zip(&RECALL).skip(1);
+    let points = pairs.map(|(&training, &recall)| Point {
+        size: training,
+        length: Observation::Exact(recall),
+    });
+    points.collect()
+}
+
+/// Share of right answers of Mamba-2 to multi-query associative recall, by elements of state: means over 4 to 256 pairs in 64 to 1,024 tokens,
+/// after training on up to 64 pairs in 256. Read off a plot of Arora et al., *Zoology* (2312.04927, and its code's later runs), to ±0.03.
+pub const PAIRS_MAMBA2: [(f64, f64); 4] = [(8e3, 0.52), (1.6e4, 0.69), (3.3e4, 0.79), (1e5, 0.84)];

@@ -12,8 +12,8 @@ use super::questions::{Questions, QuestionsConfig};
 use super::seed::mix;
 use super::stream::{MixturePart, Sequences, Source, Stream};
 use super::tasks::{
-    CompositionalMqar, CopyTask, Drawn, ForgettingMqar, InductionHeads, Mqar, PasskeyLite, SetDisjointness,
-    Task,
+    CompositionalMqar, CopyTask, Drawn, ForgettingMqar, InductionHeads, Mqar, PairsInFiller, PasskeyLite,
+    SetDisjointness, Task,
 };
 use super::text::{TextConfig, Token};
 use super::token_file::TokenFile;
@@ -49,6 +49,8 @@ pub enum DataConfig {
     CompositionalMqar(CompositionalMqar),
     /// Two lists, and what is in both.
     SetDisjointness(SetDisjointness),
+    /// Pairs of keys and values hidden in filler, then each key once more.
+    PairsInFiller(PairsInFiller),
     /// Five digits hidden in filler.
     PasskeyLite(PasskeyLite),
     /// The token after the marker.
@@ -225,6 +227,7 @@ impl DataConfig {
             Self::ForgettingMqar(task) => drawn(task, time, seed),
             Self::CompositionalMqar(task) => drawn(task, time, seed),
             Self::SetDisjointness(task) => drawn(task, time, seed),
+            Self::PairsInFiller(task) => drawn(task, time, seed),
             Self::PasskeyLite(task) => drawn(task, time, seed),
             Self::InductionHeads(task) => drawn(task, time, seed),
             Self::Mix(_) => Err(DataError::option("source", "anything but a mixture", "a mixture")),

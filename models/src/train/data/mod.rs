@@ -14,6 +14,7 @@
 //! | `forgetting-mqar` | the same, where some keys get another value before they are asked | `pairs`, `updates` (4), and those of `mqar` |
 //! | `compositional-mqar` | the same by two keys at once | `side`, and those of `mqar` but `pairs` |
 //! | `set-disjointness` | two lists: what is in both? | `sizes`, a list of pairs, `vocab_size` (2048) |
+//! | `pairs-in-filler` | pairs of keys and values hidden in filler, then each key once more | `pairs` (numbers, one drawn for each sequence), `keys` (64), `values` (64), `other_weight` (0.1) |
 //! | `passkey-lite` | five digits hidden in filler | `other_weight` (0.1) |
 //! | `induction-heads` | the token after the marker | `vocab_size` (16) |
 //!
@@ -66,8 +67,8 @@ pub use lines::plain_text;
 pub use questions::QuestionsConfig;
 pub use stream::{Source, batches};
 pub use tasks::{
-    CompositionalMqar, CopyTask, Example, ForgettingMqar, InductionHeads, Mqar, PasskeyLite, PasskeyPrompt,
-    SetDisjointness, Task, examples,
+    CompositionalMqar, CopyTask, Example, ForgettingMqar, InductionHeads, Mqar, PairsInFiller, PasskeyLite,
+    PasskeyPrompt, SetDisjointness, Task, examples,
 };
 pub use text::{Documents, TextConfig, Token, default_extensions};
 pub use token_file::{TokenFile, TokenHeader, TokenWriter};

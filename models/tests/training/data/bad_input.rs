@@ -118,6 +118,17 @@ fn configurations_that_cannot_be_are_named() {
         size,
         &["other_weight", "found -1"],
     );
+    for (option, value, parts) in [
+        ("pairs", json!([]), &["pairs", "at least one number"][..]),
+        ("pairs", json!([2, 0]), &["pairs", "each at least 1", "[2, 0]"]),
+        ("keys", json!(7), &["keys", "at least 8", "found 7"]),
+        ("values", json!(0), &["values", "found 0"]),
+        ("other_weight", json!(-1.0), &["other_weight", "found -1"]),
+    ] {
+        let mut task = json!({"kind": "pairs-in-filler", "pairs": [1, 8]});
+        task[option] = value;
+        refused(at, task, size, parts);
+    }
     let header = |length: usize| json!({"kind": "repeated-header", "length": length, "marker": 0, "source": text(json!({}))});
     refused(at, header(2), (1, 5), &["time", "at least 6", "found 5"]);
     refused(at, header(0), size, &["length", "found 0"]);

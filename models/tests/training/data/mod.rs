@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use spillway_models::Tokenizer;
 use spillway_models::train::Batch;
 use spillway_models::train::data::{
-    CompositionalMqar, CopyTask, DataConfig, Example, ForgettingMqar, InductionHeads, Mqar, PasskeyLite,
-    SetDisjointness, Source, Task, TextConfig, TokenFile, TokenWriter, batches, examples,
+    CompositionalMqar, CopyTask, DataConfig, Example, ForgettingMqar, InductionHeads, Mqar, PairsInFiller,
+    PasskeyLite, SetDisjointness, Source, Task, TextConfig, TokenFile, TokenWriter, batches, examples,
 };
 use tempfile::TempDir;
 

@@ -133,6 +133,67 @@ fn passkeys_to_train_on_end_with_their_answer_and_come_at_every_depth() {
 }
 
 #[test]
+fn pairs_stand_in_filler_that_goes_on_and_every_key_is_asked_once_after_it() {
+    let task = PairsInFiller {
+        keys: 20,
+        values: 5,
+        ..PairsInFiller::new(vec![1, 4, 9])
+    };
+    // 30 tokens have room for 7 pairs, so that 9 are never drawn; 4 · 9 tokens are nothing but pairs.
+    for (time, counts) in [(30, vec![1, 4]), (36, vec![1, 4, 9]), (200, vec![1, 4, 9])] {
+        let mut drawn = BTreeSet::new();
+        for example in examples(task.clone(), time, 1).unwrap().take(120) {
+            assert_eq!(example.ids[1..], example.targets[..time - 1]);
+            let mark = example.ids.iter().position(|id| *id == 8).unwrap();
+            let text = &example.ids[..mark];
+            let filler: Vec<u32> = text.iter().copied().filter(|id| *id < 8).collect();
+            assert!(filler.iter().enumerate().all(|(at, id)| *id == (at % 8) as u32));
+            let pairs: Vec<(u32, u32)> = text
+                .windows(2)
+                .filter(|pair| (9..29).contains(&pair[0]))
+                .map(|pair| (pair[0], pair[1]))
+                .collect();
+            let table: HashMap<u32, u32> = pairs.iter().copied().collect();
+            assert_eq!(table.len(), pairs.len(), "no key twice");
+            assert!(table.values().all(|value| (29..34).contains(value)));
+            assert_eq!(mark, time - 2 * pairs.len());
+            assert_eq!(filler.len(), time - 4 * pairs.len());
+            let asked: Vec<usize> = (0..time).filter(|at| example.weights[*at] == 1.0).collect();
+            let keys: BTreeSet<u32> = asked.iter().map(|at| example.ids[*at]).collect();
+            assert_eq!((asked.len(), keys.len()), (pairs.len(), pairs.len()));
+            for at in asked {
+                assert!(at > mark);
+                assert_eq!(table.get(&example.ids[at]), Some(&example.targets[at]));
+            }
+            assert!(example.weights.iter().all(|weight| [0.1, 1.0].contains(weight)));
+            drawn.insert(pairs.len());
+        }
+        assert!(drawn.into_iter().eq(counts), "{time} tokens");
+    }
+}
+
+#[test]
+fn a_pair_in_filler_is_anywhere_with_equal_probability_and_asking_weighs_answers_alone() {
+    let task = PairsInFiller::new(vec![2, 8]).asking(1);
+    let mut places = HashMap::<usize, usize>::new();
+    for example in examples(task, 23, 1).unwrap().take(2000) {
+        let place = example.ids.iter().position(|id| *id >= 9).unwrap();
+        *places.entry(place).or_default() += 1;
+        assert_eq!(example.weights.iter().sum::<f32>(), 1.0);
+        assert_eq!(example.weights[22], 1.0);
+    }
+    // 20 units, 100 each, give or take five standard deviations of 9.7.
+    assert_eq!(places.len(), 20);
+    assert!(
+        places.values().all(|count| count.abs_diff(100) < 49),
+        "{places:?}"
+    );
+    // One of two values that were read, or any of 64: ½ + ½ / 64.
+    let chance = PairsInFiller::new(vec![2]).chance(2);
+    assert!((chance - 0.507_812_5).abs() < 1e-12, "{chance}");
+}
+
+#[test]
 fn the_answer_of_induction_heads_is_the_token_after_the_first_marker() {
     for time in [3, 10, 64] {
         for example in examples(InductionHeads::default(), time, 1).unwrap().take(50) {
@@ -155,6 +216,8 @@ fn a_task_needs_room() {
     check(&CopyTask::default(), 1, &["time", "at least 2", "found 1"]);
     check(&InductionHeads::default(), 2, &["time", "at least 3", "found 2"]);
     check(&Mqar::new(8), 31, &["time", "at least 32", "8 pairs", "found 31"]);
+    let pairs = PairsInFiller::new(vec![8, 3]);
+    check(&pairs, 11, &["time", "at least 12", "3 pairs", "found 11"]);
     check(&PasskeyLite::default(), 14, &["time", "at least 15", "found 14"]);
     assert!(examples(CopyTask::default(), 0, 1).is_err());
 }

@@ -2,6 +2,7 @@
 
 mod losses;
 mod maps;
+mod pairs;
 mod published;
 mod thresholds;
 
@@ -26,6 +27,8 @@ pub enum Section {
     Collapse,
     /// Passkeys found, by context length and by depth.
     Recall,
+    /// Pairs of keys and values: how many are held, and how far they are found.
+    Pairs,
     /// Laws fitted once more to the published points.
     Published,
 }
@@ -60,6 +63,7 @@ pub fn pictures(report: &CapacityReport) -> Vec<Placed> {
         pictures.extend(maps::collapse(&task.name, &runs, report.setting.collapse_ratio));
         pictures.extend(maps::recall(&task.name, &runs));
     }
+    pictures.extend(pairs::pictures(&report.pairs));
     pictures.extend([true, false].map(|forget| published::laws(report, forget)));
     pictures
 }

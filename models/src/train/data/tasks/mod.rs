@@ -5,6 +5,7 @@ mod copy;
 mod forgetting_mqar;
 mod induction_heads;
 mod mqar;
+mod pairs_in_filler;
 mod passkey_lite;
 mod set_disjointness;
 
@@ -15,6 +16,7 @@ pub use copy::CopyTask;
 pub use forgetting_mqar::ForgettingMqar;
 pub use induction_heads::InductionHeads;
 pub use mqar::Mqar;
+pub use pairs_in_filler::PairsInFiller;
 pub use passkey_lite::{PasskeyLite, PasskeyPrompt};
 pub use set_disjointness::SetDisjointness;
 
