@@ -1,10 +1,10 @@
-//! What a ring and a scan would cost on machines that are not here: the tables of `bench/docs/parallel.md`.
+//! What a ring, a scan and a step of a training would cost on machines that are not here: the tables of `bench/docs/parallel.md`.
 //!
 //! ```text
 //! cargo run --release -p spillway-models --example ranks
 //! ```
 
-use spillway_models::parallel::cost::{Cost, Machine, Shape, all_reduce, ring, scan};
+use spillway_models::parallel::cost::{Cost, Machine, Shape, ring, scan, training_bytes, training_step};
 
 /// A rank of a cluster: a server's processors, and a network of 100 Gbit/s.
 const MACHINE: Machine = Machine {
@@ -80,8 +80,13 @@ fn main() {
             }
         }
     }
-    println!("\nall-reduce of the gradients of 2.7e9 parameters\n\n| ranks | time |\n|---|---|");
-    for ranks in [2, 16, 256, 4096] {
-        println!("| {ranks} | {:.2} s |", all_reduce(&MACHINE, ranks, 2.7e9));
+    const PARAMETERS: u64 = 2_700_000_000;
+    println!(
+        "\na step with {PARAMETERS} parameters\n\n| ranks | messages take | memory of a rank |\n|---|---|---|"
+    );
+    for ranks in [1, 2, 4, 16, 256, 4096] {
+        let seconds = training_step(&MACHINE, ranks, PARAMETERS);
+        let bytes = training_bytes(ranks, PARAMETERS) / 1e9;
+        println!("| {ranks} | {seconds:.1} s | {bytes:.1} GB |");
     }
 }

@@ -79,6 +79,7 @@ pub mod sequences;
 pub mod short_conv;
 pub mod state;
 pub mod state_space;
+pub mod tensor_map;
 pub mod weights;
 mod whole_sequences;
 
@@ -94,6 +95,7 @@ pub use recurrence::{recurrence, recurrence_bounded, recurrence_of_sequences};
 pub use sequences::Sequences;
 pub use short_conv::{ShortConv, ShortConvConfig};
 pub use state::State;
+pub use tensor_map::TensorMap;
 pub use weights::{Init, WeightMap, WeightSource};
 
 /// Runs the README's example as a test.

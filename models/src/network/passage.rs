@@ -8,12 +8,41 @@ use crate::error::ModelError;
 use crate::state::{LayerState, ModelState};
 
 /// The tokens of a call between two layers.
+#[derive(Clone)]
 pub(crate) struct Passage {
     /// Residual stream r without `update`, `[batch, time, model_dim]`.
     residual: Tensor<3>,
     /// What the last mixer adds to it, which the next norm takes in.
     update: Option<Tensor<3>>,
     shared: Shared,
+}
+
+impl Passage {
+    /// Every tensor of it, in the order in which [`Passage::map`] comes to them.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor<3>> {
+        let Shared {
+            value_residual,
+            embedded,
+        } = &self.shared;
+        let others = [&self.update, value_residual, embedded];
+        std::iter::once(&self.residual).chain(others.into_iter().flatten())
+    }
+
+    /// The same with other tensors of the same shapes.
+    pub(crate) fn map(self, mut change: impl FnMut(Tensor<3>) -> Tensor<3>) -> Self {
+        let residual = change(self.residual);
+        let update = self.update.map(&mut change);
+        let value_residual = self.shared.value_residual.map(&mut change);
+        let embedded = self.shared.embedded.map(&mut change);
+        Self {
+            residual,
+            update,
+            shared: Shared {
+                value_residual,
+                embedded,
+            },
+        }
+    }
 }
 
 /// What is the same in every layer.

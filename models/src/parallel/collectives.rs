@@ -6,8 +6,9 @@
 //! |---|---|---|
 //! | [`broadcast`] | ⌈log₂ R⌉ | at most ⌈log₂ R⌉ M |
 //! | [`gather`] | 1 | M |
-//! | [`all_reduce_sum`] | 2 | 2 M (R − 1) / R |
-//! | [`exclusive_scan`] | ⌈log₂ R⌉ | ⌈log₂ R⌉ M |
+//! | [`join`] | 1 + ⌈log₂ R⌉ | at most M + ⌈log₂ R⌉ R M |
+//! | [`all_sum`] | 1 + ⌈log₂ R⌉ | at most (1 + ⌈log₂ R⌉) M |
+//! | [`exclusive_scan`], [`exclusive_scan_reversed`] | ⌈log₂ R⌉ | ⌈log₂ R⌉ M |
 //! | [`barrier`] | ⌈log₂ R⌉ | 0 |
 //!
 //! Sums are in the order of the ranks, whatever arrives first.
@@ -18,8 +19,6 @@ use super::{Communicator, ParallelError, Tag};
 
 const BROADCAST: Tag = Tag::new(1, "a broadcast");
 const GATHER: Tag = Tag::new(2, "what is gathered");
-const REDUCE: Tag = Tag::new(3, "its part of a sum");
-const REDUCED: Tag = Tag::new(4, "a sum");
 const SCAN: Tag = Tag::new(5, "the element of a scan");
 const BARRIER: Tag = Tag::new(6, "a sign that it has come as far");
 
@@ -61,6 +60,15 @@ pub fn gather(ranks: &dyn Communicator, message: Vec<u8>) -> Result<Option<Vec<V
     }
 }
 
+/// Every rank's message, one after another in their order, on every rank.
+///
+/// # Errors
+/// As [`Communicator::receive`].
+pub fn join(ranks: &dyn Communicator, message: Vec<u8>) -> Result<Vec<u8>, ParallelError> {
+    let all = gather(ranks, message)?;
+    broadcast(ranks, 0, all.unwrap_or_default().concat())
+}
+
 /// Goes on when every rank has come here.
 ///
 /// # Errors
@@ -76,49 +84,11 @@ pub fn barrier(ranks: &dyn Communicator) -> Result<(), ParallelError> {
     Ok(())
 }
 
-/// Replaces every value by its sum over the ranks: ((v₀ + v₁) + v₂) + …, the same bits on all of them.
-///
-/// Each rank adds up a part of the values and sends the sums to all others.
+/// Replaces each of a few numbers by its sum over the ranks: ((v₀ + v₁) + v₂) + …, the same bits on all of them. Rank 0 adds; for
+/// many numbers see [`reduction`](super::reduction).
 ///
 /// # Errors
 /// As [`Communicator::receive`]; [`ParallelError::Message`] when a rank has another number of values.
-pub fn all_reduce_sum(ranks: &dyn Communicator, values: &mut [f32]) -> Result<(), ParallelError> {
-    let (rank, size) = (ranks.rank(), ranks.size());
-    let part = |owner: usize| share(values.len(), owner, size);
-    for owner in others(rank, size) {
-        ranks.send(owner, REDUCE, bytes_of(&values[part(owner)]))?;
-    }
-    let own = part(rank);
-    let mine = values[own.clone()].to_vec();
-    for from in 0..size {
-        let theirs = match from == rank {
-            true => mine.clone(),
-            false => floats(&ranks.receive(from, REDUCE)?, own.len(), (REDUCE, from))?,
-        };
-        match from {
-            0 => values[own.clone()].copy_from_slice(&theirs),
-            _ => add(&mut values[own.clone()], &theirs),
-        }
-    }
-    for to in others(rank, size) {
-        ranks.send(to, REDUCED, bytes_of(&values[own.clone()]))?;
-    }
-    for owner in others(rank, size) {
-        let part = share(values.len(), owner, size);
-        let sums = floats(&ranks.receive(owner, REDUCED)?, part.len(), (REDUCED, owner))?;
-        values[part].copy_from_slice(&sums);
-    }
-    Ok(())
-}
-
-fn add(sums: &mut [f32], values: &[f32]) {
-    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-}
-
-/// As [`all_reduce_sum`] of a few numbers.
-///
-/// # Errors
-/// As there.
 pub fn all_sum(ranks: &dyn Communicator, values: &mut [f64]) -> Result<(), ParallelError> {
     let count = values.len();
     if let Some(all) = gather(ranks, bytemuck::cast_slice(values).to_vec())? {
@@ -161,15 +131,38 @@ pub fn exclusive_scan<T: Carried, E: From<ParallelError>>(
     mine: T,
     compose: impl Fn(&T, &T) -> Result<T, E>,
 ) -> Result<Option<T>, E> {
-    let (rank, size) = (ranks.rank(), ranks.size());
+    scan_in_order(ranks, mine, compose, |rank| rank)
+}
+
+/// As [`exclusive_scan`] in the reverse order of the ranks: m_{R−1} ∘ m_{R−2} ∘ … ∘ m_{r+1} on rank r; `None` on the last rank.
+///
+/// # Errors
+/// As there.
+pub fn exclusive_scan_reversed<T: Carried, E: From<ParallelError>>(
+    ranks: &dyn Communicator,
+    mine: T,
+    compose: impl Fn(&T, &T) -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    let size = ranks.size();
+    scan_in_order(ranks, mine, compose, |rank| size - 1 - rank)
+}
+
+/// The exclusive scan in which each rank has the place `order(rank)`, and each place the rank `order(place)`.
+fn scan_in_order<T: Carried, E: From<ParallelError>>(
+    ranks: &dyn Communicator,
+    mine: T,
+    compose: impl Fn(&T, &T) -> Result<T, E>,
+    order: impl Fn(usize) -> usize,
+) -> Result<Option<T>, E> {
+    let (place, size) = (order(ranks.rank()), ranks.size());
     let (mut before, mut until_here) = (None, mine);
     let mut step = 1;
     while step < size {
-        if rank + step < size {
-            ranks.send(rank + step, SCAN, until_here.to_bytes())?;
+        if place + step < size {
+            ranks.send(order(place + step), SCAN, until_here.to_bytes())?;
         }
-        if rank >= step {
-            let from = rank - step;
+        if place >= step {
+            let from = order(place - step);
             let element = T::from_bytes(&ranks.receive(from, SCAN)?).map_err(|(expected, found)| {
                 ParallelError::Message {
                     what: SCAN.what,
@@ -222,7 +215,8 @@ pub fn share(count: usize, rank: usize, size: usize) -> Range<usize> {
     start..start + each + usize::from(rank < more)
 }
 
-fn others(rank: usize, size: usize) -> impl Iterator<Item = usize> {
+/// All ranks but `rank`.
+pub(super) fn others(rank: usize, size: usize) -> impl Iterator<Item = usize> {
     // The next one first, so that not all send to the same rank at once.
     (1..size).map(move |step| (rank + step) % size)
 }
@@ -237,16 +231,12 @@ pub(crate) fn decoded_numbers(
     decoded(&ranks.receive(from, tag)?, count, (tag, from))
 }
 
-pub(super) fn bytes_of(values: &[f32]) -> Vec<u8> {
+pub(crate) fn bytes_of(values: &[f32]) -> Vec<u8> {
     bytemuck::cast_slice(values).to_vec()
 }
 
-fn floats(bytes: &[u8], count: usize, from: (Tag, usize)) -> Result<Vec<f32>, ParallelError> {
-    decoded(bytes, count, from)
-}
-
 /// `count` numbers of a message under a tag from a rank.
-pub(super) fn decoded<T: bytemuck::Pod>(
+pub(crate) fn decoded<T: bytemuck::Pod>(
     bytes: &[u8],
     count: usize,
     (tag, from): (Tag, usize),

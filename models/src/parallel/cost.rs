@@ -6,10 +6,15 @@
 //! |---|---|---|
 //! | ring, for each of its stretches | L | L S, and the keys and values before the stretch for attention |
 //! | scan | L ⌈log₂ R⌉ | L E ⌈log₂ R⌉, of elements of E bytes |
-//! | all-reduce of n gradients | 4 (R − 1) | 8 n (R − 1) / R |
+//! | a step with n parameters, in pieces of p | 2 (R − 1) ⌈n / (R p)⌉ | 8 n (R − 1) / R |
+//!
+//! The last line is the reduce-scatter of the gradients and the all-gather of the parameters ([`reduction`](super::reduction));
+//! the loss, the norm and which gradients there are come to a few numbers for each tensor.
 //!
 //! Nothing here is measured. [`ring`] is a simulation, message by message; without messages it comes to m L / (m L + R − 1),
 //! which its tests hold it to.
+
+use super::reduction::Parts;
 
 /// A machine of equal ranks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,10 +141,19 @@ pub fn scan(
     }
 }
 
-/// Seconds in which the gradients of `values` f32 parameters are added up over `ranks` ranks.
-pub fn all_reduce(machine: &Machine, ranks: usize, values: f64) -> f64 {
-    let others = ranks.max(1) as f64 - 1.0;
-    2.0 * others * machine.message(4.0 * values / ranks.max(1) as f64)
+/// Seconds in which the gradients of `values` f32 parameters are added up over `ranks` ranks, each a part of them, and the new
+/// parameters come from each part to all ranks.
+pub fn training_step(machine: &Machine, ranks: usize, values: u64) -> f64 {
+    let ranks = ranks.max(1);
+    let buckets = Parts::equal(values as usize, ranks).buckets();
+    let part = 4.0 * values as f64 / ranks as f64;
+    let to_one = buckets as f64 * machine.latency + part / machine.bandwidth;
+    2.0 * (ranks as f64 - 1.0) * to_one
+}
+
+/// Bytes of a rank of `ranks` for `values` f32 parameters, their gradients, and its part of AdamW's two moments: 8 n + 8 n / R.
+pub fn training_bytes(ranks: usize, values: u64) -> f64 {
+    8.0 * values as f64 * (1.0 + 1.0 / ranks.max(1) as f64)
 }
 
 #[cfg(test)]
@@ -203,5 +217,27 @@ mod tests {
         };
         let cost = ring(&attention, &without_messages(), 3, 256 * 4, 256);
         assert_eq!(cost.bytes, 24.0 * 4.0 * (256.0 + 512.0 + 768.0));
+    }
+
+    #[test]
+    fn a_step_of_a_training_sends_what_an_all_reduce_does() {
+        let machine = Machine {
+            operations: 1.0,
+            latency: 0.0,
+            bandwidth: 1e9,
+        };
+        for ranks in [1usize, 2, 5, 64] {
+            let found = training_step(&machine, ranks, 1_000_000_000);
+            let expected = 8.0 * (ranks as f64 - 1.0) / ranks as f64;
+            assert!((found - expected).abs() < 1e-9, "{ranks}: {found} {expected}");
+        }
+        // Every message of 2^20 values of the 16 MiB of a part.
+        let machine = Machine {
+            latency: 1.0,
+            bandwidth: f64::INFINITY,
+            ..machine
+        };
+        assert_eq!(training_step(&machine, 64, 64 << 22), 2.0 * 63.0 * 4.0);
+        assert_eq!((training_bytes(1, 10), training_bytes(4, 10)), (160.0, 100.0));
     }
 }

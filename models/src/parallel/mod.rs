@@ -9,10 +9,11 @@
 //! | [`threads`] | ranks that are threads of one process |
 //! | `mpi` (feature `mpi`) | ranks that are processes under MPI |
 //! | [`launch`] | what a launcher says of them |
-//! | [`collectives`] | broadcast, gather, sums, exclusive scan, barrier: everything that all ranks do together |
-//! | [`ring`] | a sequence longer than one rank's share: the states of the layers go from rank to rank |
-//! | [`scan`] | a recurrence whose tokens lie on several ranks, by its monoid |
-//! | [`cost`] | bytes, messages and time of both, and of an all-reduce |
+//! | [`collectives`] | broadcast, gather, exclusive scan, barrier: everything that all ranks do together |
+//! | [`reduction`] | sums of many numbers: reduce-scatter, all-gather, all-reduce |
+//! | [`ring`] | a sequence longer than one rank's share: the states of the layers go from rank to rank; its gradients are [`crate::train::sequence_parallel`] |
+//! | [`scan`] | a recurrence whose tokens lie on several ranks, by its monoid, and its gradients |
+//! | [`cost`] | bytes, messages and time of both, and of a step of a training |
 //! | [`error`] | [`ParallelError`] |
 //!
 //! # Failures
@@ -33,10 +34,11 @@ mod inbox;
 pub mod launch;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+pub mod reduction;
 pub mod ring;
 pub mod scan;
 pub mod threads;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -22,6 +22,10 @@
 //! | weighted sum | K V + K, or K V + 1 for one decay per head |
 //! | mean | 3 + 1 |
 //! | delta rule, low-rank transitions | K V + K K: dense, twice the state where K = V |
+//!
+//! [`recurrence_by_scan`] reads out; [`Scanned`] can be differentiated as well, by a second scan in the reverse order of the ranks.
+
+mod gradient;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use spillway_ssm_core::element::Transition;
@@ -30,6 +34,8 @@ use spillway_ssm_core::{Chunking, Element, Gates, State, recurrence};
 use super::collectives::{Carried, bytes_of, exclusive_scan};
 use super::{Communicator, or_fail};
 use crate::error::ModelError;
+
+pub use gradient::{ScanGradients, Scanned};
 
 /// [`recurrence()`] over tokens that lie on the ranks, one stretch after another; `gates` are those of this rank's tokens, of
 /// which there may be none. `state` is that before the first token of all on every rank, and is left after this rank's last
@@ -52,25 +58,25 @@ fn by_scan(
     state: &mut State,
     chunk_size: usize,
 ) -> Result<Tensor<4>, ModelError> {
-    let time = gates.dims().time as u64;
-    let mine = Stretch {
-        tokens: time,
-        element: Element::of(&gates, chunk_size)?,
-    };
-    let device = gates.value.device();
-    // Those of other ranks come on the processor.
-    let element = mine.on(&Device::flex());
-    let mine = Stretch { element, ..mine };
-    let before = exclusive_scan(ranks, mine, |earlier: &Stretch, later: &Stretch| {
-        let tokens = earlier.tokens + later.tokens;
-        let element = earlier.element.compose(&later.element)?;
-        Ok::<_, ModelError>(Stretch { tokens, element })
-    })?;
+    to_first_token(ranks, &gates, state, chunk_size)?;
+    Ok(recurrence(gates, state, Chunking::Chunked { chunk_size })?)
+}
+
+/// Takes the state before the first token of all to the first one of this rank; the element of this rank's tokens. Neither has autodiff.
+fn to_first_token(
+    ranks: &dyn Communicator,
+    gates: &Gates,
+    state: &mut State,
+    chunk_size: usize,
+) -> Result<Element, ModelError> {
+    let tokens = gates.dims().time as u64;
+    let own = Element::of(gates, chunk_size)?;
+    let before = exclusive_scan(ranks, Stretch::new(tokens, own.clone()), Stretch::then)?;
     if let Some(before) = before {
-        before.on(&device).apply(state)?;
+        before.on(&gates.value.device()).apply(state)?;
         state.position += before.tokens;
     }
-    Ok(recurrence(gates, state, Chunking::Chunked { chunk_size })?)
+    Ok(own)
 }
 
 /// What the tokens of one rank, or of several, do to a state.
@@ -87,6 +93,20 @@ const MEAN: u64 = 2;
 const HEAD: usize = 10;
 
 impl Stretch {
+    /// With the element on the processor, where those of other ranks come.
+    fn new(tokens: u64, element: Element) -> Self {
+        let element = Self { tokens, element }.on(&Device::flex());
+        Self { tokens, element }
+    }
+
+    /// This one, followed by `later`.
+    fn then(&self, later: &Self) -> Result<Self, ModelError> {
+        Ok(Self {
+            tokens: self.tokens + later.tokens,
+            element: self.element.compose(&later.element)?,
+        })
+    }
+
     /// The element where the gates are.
     fn on(&self, device: &Device) -> Element {
         let transition = match self.element.transition.clone() {

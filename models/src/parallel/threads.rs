@@ -45,6 +45,13 @@ impl Threads {
         (0..size).map(|rank| Self(Arc::new(end(rank)))).collect()
     }
 
+    /// A rank by itself, which can only send to itself.
+    pub fn alone() -> Self {
+        // Whatever it sends itself is there at once; the time is for what it has not sent.
+        let inboxes = Arc::new([Inbox::new(0, 1, Duration::from_secs(1), false)]);
+        Self(Arc::new(End { rank: 0, inboxes }))
+    }
+
     /// What `work` gives on each of `size` ranks, each a thread, in their order; [`ParallelError::Ended`] for a rank that
     /// panicked.
     pub fn run<T: Send, E: From<ParallelError> + Send>(

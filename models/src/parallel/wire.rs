@@ -21,7 +21,7 @@ const PARTS: [&str; 2] = ["mixer.", "channel."];
 ///
 /// # Errors
 /// [`ModelError::Parallel`] for a memory of a type that the form does not have.
-pub(super) fn to_bytes(state: &LayerState, tag: Tag, rank: usize) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn to_bytes(state: &LayerState, tag: Tag, rank: usize) -> Result<Vec<u8>, ModelError> {
     let parts = [state.mixer.save(), state.channel.save()];
     let entries: BTreeMap<String, TensorData> = PARTS
         .into_iter()
@@ -48,7 +48,7 @@ pub(super) fn to_bytes(state: &LayerState, tag: Tag, rank: usize) -> Result<Vec<
 ///
 /// # Errors
 /// [`ModelError::Parallel`] for bytes that are no state of this layer.
-pub(super) fn take_up(
+pub(crate) fn take_up(
     fresh: &mut LayerState,
     bytes: &[u8],
     (sites, chain): (&[Site], &Chain),

@@ -20,7 +20,7 @@ pub mod marks;
 pub mod rewind;
 
 use burn::tensor::Device;
-use spillway_ssm_core::{Chain, MixerState, Prefix, Site, SiteState};
+use spillway_ssm_core::{Chain, MixerState, Prefix, Site, SiteState, TensorMap};
 
 use crate::budget::{self, product};
 use crate::error::ModelError;
@@ -42,6 +42,23 @@ impl LayerState {
     /// Memory taken, in bytes, interventions included.
     pub fn bytes(&self) -> usize {
         self.mixer.bytes() + self.channel.bytes()
+    }
+
+    /// [`MixerState::compact`] of both.
+    pub(crate) fn compact(&mut self) {
+        self.mixer.compact();
+        self.channel.compact();
+    }
+
+    /// [`MixerState::map`] of both, the sequence mixer's first.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn map(self, change: &mut impl TensorMap) -> Result<Self, ModelError> {
+        Ok(Self {
+            mixer: self.mixer.map(change)?,
+            channel: self.channel.map(change)?,
+        })
     }
 }
 

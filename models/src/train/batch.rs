@@ -36,6 +36,11 @@ impl Batch {
         })
     }
 
+    /// The same tokens of every sequence.
+    pub(super) fn segment(&self, range: Range<usize>) -> Segment<'_> {
+        Segment { batch: self, range }
+    }
+
     /// The whole batch as one segment.
     pub fn whole(&self) -> Segment<'_> {
         Segment {

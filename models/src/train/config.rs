@@ -39,6 +39,7 @@ use super::evaluation::EvaluationConfig;
 use super::forward::Precision;
 use super::model_config::ModelConfig;
 use super::optimizer::{OptimizerConfig, OptimizerError};
+use super::parallel_config::ParallelConfig;
 use super::task::TaskConfig;
 use crate::error::ModelError;
 use crate::input;
@@ -106,6 +107,9 @@ pub struct TrainConfig {
     /// before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoder: Option<EncoderConfig>,
+    /// What the ranks of a training under `mpirun` share. Default: the sequences of every batch.
+    #[serde(default, skip_serializing_if = "ParallelConfig::is_default")]
+    pub parallel: ParallelConfig,
     /// When and how the model is evaluated during training. Default: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationConfig>,
@@ -294,6 +298,7 @@ impl TrainConfig {
         }
         self.check_task()?;
         self.check_encoder()?;
+        self.check_parallel()?;
         if self.evaluation_data.is_some() && self.evaluation.is_none() {
             let expected = "a table [evaluation] that says how often evaluation_data is read";
             return Err(TrainError::field("evaluation", expected, "none"));
@@ -337,6 +342,30 @@ impl TrainConfig {
             return Err(TrainError::field("carry.carry", expected, true));
         }
         encoder.check(self.length, self.carry.segment)
+    }
+
+    /// Whether sequences can be cut where that is asked for.
+    fn check_parallel(&self) -> Result<(), TrainError> {
+        self.parallel.check()?;
+        let reasons = [
+            (
+                self.task.is_some(),
+                "false beside a table [task], whose examples are read whole",
+            ),
+            (
+                self.encoder.is_some(),
+                "false beside a table [encoder], which reads the beginning of a sequence both ways",
+            ),
+            (
+                self.carry != CarryConfig::default(),
+                "false beside a table [carry]: every sequence begins with zeros, and gradients go through all of it",
+            ),
+        ];
+        let reason = reasons.into_iter().find(|(is_there, _)| *is_there);
+        match reason.filter(|_| self.parallel.sequence) {
+            Some((_, expected)) => Err(TrainError::field("parallel.sequence", expected, true)),
+            None => Ok(()),
+        }
     }
 
     /// Whether there is one of `data` and `task`, and nothing beside a task that is only for data.

@@ -140,6 +140,16 @@ impl Leaves {
         })
     }
 
+    /// As `like`, a network of these leaves, without autodiff: for what no gradient goes through.
+    pub(super) fn constants(&self, like: &Differentiable) -> Result<Differentiable, ModelError> {
+        let constants = Self {
+            tensors: self.tensors.iter().map(|leaf| leaf.clone().inner()).collect(),
+            device: self.device.clone().inner(),
+            ..self.clone()
+        };
+        Ok(constants.network()?.with_dropout(like.network.dropout))
+    }
+
     /// The gradients of a backward pass in the order of [`Parameters::list`](super::Parameters::list), taken out of it; flat, on
     /// the inner device. None where no gradient has arrived.
     pub fn gradients(&self, gradients: &mut Gradients) -> Vec<Option<Tensor<1>>> {
@@ -245,13 +255,28 @@ impl Differentiable {
         let counted = Counted::of(segment, ids.len(), self.outline.vocab_size)?;
         self.expect_batch(segment.sequences(), state)?;
         let normed = self.advance(&ids, state)?;
-        if ids.is_empty() {
+        self.loss_of_counted(normed, counted)
+    }
+
+    /// As [`Differentiable::loss`], of what the last norm gives for the segment, `[sequences, time, model_dim]`.
+    pub(super) fn loss_of(
+        &self,
+        normed: Tensor<3>,
+        segment: &Segment<'_>,
+    ) -> Result<(Tensor<1>, f64), ModelError> {
+        let ids = segment.sequences() * segment.time();
+        self.loss_of_counted(normed, Counted::of(segment, ids, self.outline.vocab_size)?)
+    }
+
+    fn loss_of_counted(&self, normed: Tensor<3>, counted: Counted) -> Result<(Tensor<1>, f64), ModelError> {
+        let [sequences, time, width] = normed.dims();
+        let ids = sequences * time;
+        if ids == 0 {
             return Ok((Tensor::zeros([1], &self.device), 0.0));
         }
-        let width = normed.dims()[2];
-        let rows = normed.reshape([ids.len(), width]);
+        let rows = normed.reshape([ids, width]);
         let (rows, count) = match &counted.rows {
-            None => (rows, ids.len()),
+            None => (rows, ids),
             Some(kept) => {
                 let data = TensorData::new(kept.clone(), [kept.len()]);
                 let indices = Tensor::<1, Int>::from_data(data, &self.device);

@@ -28,6 +28,7 @@
 //! | [`optimizer`], [`schedule`] | AdamW; learning rates |
 //! | [`evaluation`], [`evaluator`] | loss against position, collapse, passkeys; what they are measured on |
 //! | [`team`] | one training on several ranks |
+//! | [`sequence_parallel`] | sequences longer than one rank's share: their tokens cut over the ranks, gradients through the cuts |
 //! | [`snapshot`], [`log`] | everything that the next step depends on; what happened |
 
 pub mod batch;
@@ -41,11 +42,14 @@ pub mod evaluation;
 pub mod evaluator;
 pub mod forward;
 pub mod log;
+mod memory;
 pub mod model_config;
 pub mod optimizer;
+pub mod parallel_config;
 pub mod parameters;
 pub mod run;
 pub mod schedule;
+pub mod sequence_parallel;
 pub mod snapshot;
 pub mod task;
 pub mod team;
@@ -63,9 +67,11 @@ pub use log::{
     TaskEvent, read_log,
 };
 pub use optimizer::{Accumulator, GroupConfig, Optimizer, OptimizerConfig, OptimizerError, Update, decays};
+pub use parallel_config::ParallelConfig;
 pub use parameters::{Parameter, Parameters};
 pub use run::{Observer, Outcome, Run};
 pub use schedule::{DecayShape, ScheduleConfig};
+pub use sequence_parallel::SequenceParallel;
 pub use snapshot::{Snapshot, SnapshotChoice, SnapshotError, Snapshots, config_hash};
 pub use task::{TaskConfig, TaskReport};
 pub use team::Team;

@@ -146,7 +146,7 @@ impl Run {
         folder: &Path,
         new: impl FnOnce() -> Result<NewFolder, TrainError>,
     ) -> Result<Self, TrainError> {
-        let mut trainer = on(ranks, Trainer::new(config)?)?;
+        let mut trainer = trainer(ranks, config)?;
         let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
         let new = new()?;
         let path = new.temporary_path();
@@ -155,7 +155,7 @@ impl Run {
         let mut log = Log::create(&path.join(LOG))?;
         log.append(&Event::Start(start(&trainer)?))?;
         log.sync()?;
-        Snapshots::open(&path.join(SNAPSHOTS))?.write(&trainer.snapshot()?)?;
+        trainer.save(&Snapshots::open(&path.join(SNAPSHOTS))?)?;
         new.commit()?;
         trainer.share_snapshot(None)?;
         Self::open(trainer, evaluator, folder, FolderLock::acquire(folder)?)
@@ -195,7 +195,7 @@ impl Run {
                 differences,
             });
         }
-        let mut trainer = on(ranks, Trainer::new(config)?)?;
+        let mut trainer = trainer(ranks, config)?;
         let evaluator = Evaluator::open(trainer.config(), trainer.tokenizer())?;
         let snapshots = Snapshots::open(&folder.join(SNAPSHOTS))?;
         let (snapshot, path) = snapshots.read(from, &trainer.config().identity()?)?;
@@ -263,7 +263,7 @@ impl Run {
             if last || stopped || step.is_multiple_of(every) {
                 // What the snapshot stands for must not be lost when it is there.
                 self.log.sync()?;
-                self.snapshots.write(&self.trainer.snapshot()?)?;
+                self.trainer.save(&self.snapshots)?;
             }
         }
         self.trainer.end()?;
@@ -348,10 +348,10 @@ impl Run {
 /// The ranks of a training, where there are several.
 pub type Ranks = Option<Arc<dyn Communicator>>;
 
-fn on(ranks: Ranks, trainer: Trainer) -> Result<Trainer, TrainError> {
+fn trainer(ranks: Ranks, config: TrainConfig) -> Result<Trainer, TrainError> {
     match ranks {
-        None => Ok(trainer),
-        Some(ranks) => trainer.on(ranks),
+        None => Trainer::new(config),
+        Some(ranks) => Trainer::new_on(ranks, config),
     }
 }
 
@@ -361,7 +361,7 @@ fn on(ranks: Ranks, trainer: Trainer) -> Result<Trainer, TrainError> {
 /// As [`Trainer::follow`].
 pub fn follow(ranks: Arc<dyn Communicator>, config: TrainConfig) -> Result<(), TrainError> {
     let follow = || {
-        let mut trainer = Trainer::new(config)?.on(Arc::clone(&ranks))?;
+        let mut trainer = Trainer::new_on(Arc::clone(&ranks), config)?;
         trainer.share_snapshot(None)?;
         trainer.follow()
     };

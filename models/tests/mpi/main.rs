@@ -8,6 +8,15 @@
 
 #[path = "../parallel/checks.rs"]
 mod checks;
+#[path = "../parallel/definition.rs"]
+mod definition;
+#[expect(dead_code, reason = "what takes no ranks is checked in tests/parallel alone")]
+#[path = "../parallel/gradients.rs"]
+mod gradients;
+#[path = "../parallel/kinds.rs"]
+mod kinds;
+#[path = "../parallel/sharding.rs"]
+mod sharding;
 #[path = "../parallel/trainings.rs"]
 mod trainings;
 
@@ -42,11 +51,16 @@ fn main() -> ExitCode {
     check("messages", &|| checks::messages(each));
     check("collectives", &|| checks::collectives(each));
     check("sums", &|| checks::sums(each));
+    check("parts of sums", &|| sharding::parts_of_sums(each));
     check("scans", &|| checks::scans(each));
     check("rings", &|| checks::rings(each));
     check("every layout in a ring", &|| checks::every_layout_in_a_ring(each));
     check("recurrences", &|| checks::recurrences(each));
+    check("gradients of recurrences", &|| gradients::recurrences(each));
+    check("gradients of models", &|| gradients::models(&ranks));
+    check("gradients of every layout", &|| gradients::every_layout(&ranks));
     check("diagnoses", &|| checks::diagnoses(each));
+    check("moments in parts", &|| sharding::steps(&ranks));
     check("trainings", &|| trainings::trainings(&ranks));
     match mpi.leave() {
         Ok(()) => ExitCode::SUCCESS,

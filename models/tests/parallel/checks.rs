@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use spillway_mitigations::Mitigation;
@@ -18,15 +18,18 @@ use spillway_models::evaluation::diagnosis::{self, probe};
 use spillway_models::init::{preset, write_random};
 use spillway_models::layout::Layout;
 use spillway_models::parallel::collectives::{
-    Carried, all_reduce_sum, all_sum, barrier, broadcast, exclusive_scan, gather, share,
+    Carried, all_sum, barrier, broadcast, exclusive_scan, gather, join, share,
 };
+use spillway_models::parallel::reduction::all_reduce_sum;
 use spillway_models::parallel::ring::Ring;
 use spillway_models::parallel::scan::recurrence_by_scan;
 use spillway_models::parallel::{Communicator, ParallelError, Tag};
 use spillway_models::registry::language_layouts;
 use spillway_models::{LoadOptions, Logits, Model, ModelState};
-use spillway_ssm_core::{Chain, Chunking, Erase, Gates, LogDecay, ReadOut, State, recurrence};
+use spillway_ssm_core::{Chain, Chunking, recurrence};
 use tempfile::TempDir;
+
+use crate::kinds::{all_gates, initial_state, numbers};
 
 const FIRST: Tag = Tag::new(101, "numbers");
 const SECOND: Tag = Tag::new(102, "other numbers");
@@ -72,6 +75,9 @@ pub fn collectives(ranks: &dyn Communicator) {
     let found = gather(ranks, vec![rank as u8; rank]).unwrap();
     let expected = (rank == 0).then(|| (0..size).map(|rank| vec![rank as u8; rank]).collect::<Vec<_>>());
     assert_eq!(found, expected);
+    let found = join(ranks, vec![rank as u8; rank]).unwrap();
+    let expected: Vec<u8> = (0..size).flat_map(|rank| vec![rank as u8; rank]).collect();
+    assert_eq!(found, expected);
     for _ in 0..3 {
         barrier(ranks).unwrap();
     }
@@ -85,11 +91,6 @@ pub fn collectives(ranks: &dyn Communicator) {
         }
         assert_eq!(end, count);
     }
-}
-
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    let mut random = StdRng::seed_from_u64(seed);
-    (0..count).map(|_| random.random_range(-1.0f32..1.0)).collect()
 }
 
 /// The bits of sums added up one rank after another, of any number of values.
@@ -283,97 +284,6 @@ pub fn every_layout_in_a_ring(ranks: &dyn Communicator) {
     }
 }
 
-const BATCH: usize = 2;
-const HEADS: usize = 2;
-const KEYS: usize = 4;
-const VALUES: usize = 3;
-
-/// Gates of `time` tokens of every kind of recurrence, by name.
-fn all_gates(time: usize, seed: u64) -> Vec<(&'static str, Gates)> {
-    let device = Device::flex();
-    let mut next = seed;
-    let mut tensor = |shape: [usize; 4]| {
-        next += 1;
-        let values = numbers(next, shape.iter().product());
-        Tensor::<4>::from_data(TensorData::new(values, shape), &device)
-    };
-    let mut base = |keys: usize, values: usize| {
-        let [query, key] = [0, 1].map(|_| tensor([BATCH, time, HEADS, keys]));
-        Gates {
-            scale: 0.5,
-            ..Gates::new(query, key * 0.5, tensor([BATCH, time, HEADS, values]))
-        }
-    };
-    let gates = [(); 7].map(|()| base(KEYS, VALUES));
-    let mean = base(1, 1);
-    let negative = |tensor: Tensor<4>| tensor.abs() * -0.3;
-    let of_heads = |tensor: Tensor<4>| tensor.narrow(3, 0, 1).squeeze_dim::<3>(3);
-    let constant = |values: &[f32]| Tensor::<1>::from_floats(values, &device);
-    let [none, head, head_token, key_token, bonus, delta, low_rank] = gates;
-    let decays = negative(head_token.key.clone());
-    let beta = of_heads(delta.query.clone()).abs();
-    vec![
-        ("no decay", none),
-        (
-            "a decay per head",
-            Gates {
-                log_decay: LogDecay::PerHead(constant(&[-0.1, -0.02])),
-                ..head
-            },
-        ),
-        (
-            "a decay per head and token",
-            Gates {
-                log_decay: LogDecay::PerHeadToken(of_heads(decays.clone())),
-                ..head_token
-            },
-        ),
-        (
-            "a decay per key row and token",
-            Gates {
-                log_decay: LogDecay::PerKeyToken(decays.clone()),
-                ..key_token
-            },
-        ),
-        (
-            "a bonus",
-            Gates {
-                log_decay: LogDecay::PerKeyToken(decays.clone()),
-                read_out: ReadOut::Bonus(Tensor::ones([HEADS, KEYS], &device)),
-                ..bonus
-            },
-        ),
-        (
-            "a delta rule",
-            Gates {
-                erase: Erase::Delta(beta),
-                log_decay: LogDecay::PerHeadToken(of_heads(decays.clone())),
-                ..delta
-            },
-        ),
-        (
-            "low-rank transitions",
-            Gates {
-                erase: Erase::LowRank {
-                    p: low_rank.key.clone(),
-                    b: low_rank.key.clone() * -0.5,
-                },
-                log_decay: LogDecay::PerKeyToken(decays),
-                ..low_rank
-            },
-        ),
-        (
-            "a mean",
-            Gates {
-                scale: 1.0,
-                log_decay: LogDecay::PerHead(constant(&[-0.1, -0.5])),
-                read_out: ReadOut::Mean(constant(&[0.3, 0.1])),
-                ..mean
-            },
-        ),
-    ]
-}
-
 /// Two orders of f32 additions of a few hundred tokens.
 const REORDERED: f64 = 3e-6;
 
@@ -391,17 +301,7 @@ pub fn recurrences(ranks: &dyn Communicator) {
     // With as few tokens some ranks have none.
     for time in [1usize, 4, 130] {
         for (name, gates) in all_gates(time, 31) {
-            let shape = gates.state_shape(BATCH);
-            let start = || match shape[3] == 3 && shape[2] == 1 {
-                true => State::empty_mean(BATCH, HEADS, &Device::flex()),
-                false => State {
-                    memory: Tensor::from_data(
-                        TensorData::new(numbers(77, shape.iter().product()), shape),
-                        &Device::flex(),
-                    ),
-                    position: 9,
-                },
-            };
+            let start = || initial_state(&gates);
             let mut expected_state = start();
             let expected = recurrence(gates.clone(), &mut expected_state, Chunking::Sequential).unwrap();
             let mine = share(time, ranks.rank(), ranks.size());

@@ -3,14 +3,22 @@
 //! The ranks are threads here. `tests/mpi` makes the same checks on processes under MPI.
 
 mod checks;
+mod definition;
+mod gradients;
+mod interrupted;
+mod kinds;
+mod sharding;
 mod trainings;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use spillway_models::parallel::collectives::{agree, barrier};
 use spillway_models::parallel::{Communicator, ParallelError, Tag, Threads};
-use spillway_models::train::{TrainConfig, TrainError, Trainer};
+use spillway_models::train::{Snapshot, TrainConfig, TrainError, Trainer};
+
+use sharding::Whole;
 
 /// Longer than any wait of a test on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -44,6 +52,11 @@ fn sums_are_in_the_order_of_the_ranks() {
 }
 
 #[test]
+fn parts_of_sums_come_in_buckets_of_any_size() {
+    on_ranks(sharding::parts_of_sums);
+}
+
+#[test]
 fn a_scan_keeps_the_order_of_what_does_not_commute() {
     on_ranks(checks::scans);
 }
@@ -67,6 +80,40 @@ fn equivalence_a_scan_gives_what_one_process_gives() {
     on_ranks(checks::recurrences);
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn equivalence_gradients_of_a_scan_are_those_of_one_process(
+        time in 1usize..40,
+        seed in 0u64..1 << 32,
+        size in prop_oneof![Just(1usize), Just(2), Just(3), Just(5)],
+    ) {
+        let results = Threads::run(size, TIMEOUT, |ranks| -> Result<(), ParallelError> {
+            gradients::recurrence_gradients(ranks, time, seed);
+            Ok(())
+        });
+        prop_assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+}
+
+#[test]
+fn equivalence_gradients_of_a_scan_hold_for_few_and_many_tokens() {
+    on_ranks(gradients::recurrences);
+}
+
+#[test]
+fn equivalence_gradients_of_a_cut_sequence_are_those_of_one_process() {
+    for size in [1, 2, 3, 5] {
+        trained(size, gradients::models);
+    }
+}
+
+#[test]
+fn equivalence_every_layout_has_gradients_through_cuts() {
+    trained(3, gradients::every_layout);
+}
+
 #[test]
 fn equivalence_a_diagnosis_is_the_same_on_any_number_of_ranks() {
     on_ranks(checks::diagnoses);
@@ -77,6 +124,37 @@ fn equivalence_a_training_is_the_same_on_any_number_of_ranks() {
     for size in [1, 2, 3, 5] {
         trained(size, trainings::trainings);
     }
+}
+
+#[test]
+fn equivalence_moments_in_parts_give_the_bits_of_one_optimiser() {
+    for size in [1, 2, 3, 5] {
+        trained(size, sharding::steps);
+    }
+}
+
+#[test]
+fn equivalence_moments_of_three_ranks_go_on_on_two_and_on_one() {
+    let mut whole = Whole::new();
+    let mut latest: Option<Snapshot> = None;
+    for size in [3, 2, 1, 5] {
+        let next = Mutex::new(None);
+        trained(size, |ranks| {
+            if let Some(snapshot) = interrupted::going_on(ranks, latest.as_ref()) {
+                *next.lock().unwrap() = Some(snapshot);
+            }
+        });
+        latest = next.into_inner().unwrap();
+        let found = latest.as_ref().expect("rank 0 has saved");
+        whole.step(size);
+        whole.step(size);
+        whole.expect_same(found, &format!("going on with {size} ranks"));
+    }
+}
+
+#[test]
+fn a_rank_that_does_not_give_its_moments_is_named() {
+    trained(2, interrupted::a_snapshot_that_fails);
 }
 
 /// Does `work` on ranks that a training may keep.
@@ -93,11 +171,14 @@ fn trained(size: usize, work: impl Fn(&Arc<dyn Communicator>) + Sync) {
 fn equivalence_a_training_goes_on_with_another_number_of_ranks() {
     let parent = tempfile::TempDir::new().unwrap();
     let folder = parent.path().join("run");
-    trained(3, |ranks| drop(trainings::train_on(ranks, &folder, 2)));
-    trained(1, |ranks| drop(trainings::train_on(ranks, &folder, 4)));
+    let train = |ranks: &Arc<dyn Communicator>, stop: u64| {
+        trainings::train_on(ranks, trainings::training(), &folder, stop)
+    };
+    trained(3, |ranks| drop(train(ranks, 2)));
+    trained(1, |ranks| drop(train(ranks, 4)));
     trained(2, |ranks| {
-        if let Some(found) = trainings::train_on(ranks, &folder, 6) {
-            trainings::expect_same_weights(&found, "3, 1 and 2 ranks");
+        if let Some(found) = train(ranks, 6) {
+            trainings::expect_same_weights(&found, trainings::training(), "3, 1 and 2 ranks");
         }
     });
 }
@@ -114,12 +195,45 @@ fn what_several_ranks_cannot_train_is_refused() {
         error.to_string()
     };
     let few = refused(6, &|_| ());
-    assert_eq!(few, "sequences: expected at least 6, one for every rank, found 5");
+    assert_eq!(
+        few,
+        "sequences: expected at least 6, one for every rank, or parallel.sequence = true, found 5"
+    );
     let carried = refused(2, &|config| config.carry.carry = true);
     assert!(
         carried.starts_with("carry: expected neither carried states nor initial noise"),
         "{carried}"
     );
+}
+
+#[test]
+fn what_cannot_be_cut_into_stretches_is_refused() {
+    const LONG: &str = "steps = 1\nsequences = 1\nlength = 8\nmodel = { arch = \"mamba2\", size = \"tiny\" }\n\
+        optimizer = { learning_rate = 1e-3 }\ndata = { kind = \"copy\", vocab_size = 6 }\n";
+    let refused = |more: &str, expected: &str| {
+        let error = TrainConfig::parse("test.toml".as_ref(), &format!("{LONG}{more}"));
+        let error = error.expect_err(more).to_string();
+        assert_eq!(error, format!("test.toml: {expected}"));
+    };
+    let cut = "[parallel]\nsequence = true\n";
+    refused(
+        &format!("{cut}[carry]\nsegment = 4\n"),
+        "parallel.sequence: expected false beside a table [carry]: every sequence begins with zeros, and gradients go through all of it, found true",
+    );
+    refused(
+        &format!("{cut}[encoder]\nlength = 4\nmask_id = 1\n"),
+        "parallel.sequence: expected false beside a table [encoder], which reads the beginning of a sequence both ways, found true",
+    );
+    refused(
+        &format!("{cut}stretch = 0\n"),
+        "parallel.stretch: expected at least 1 token, found 0",
+    );
+    refused(
+        "[parallel]\nstretch = 4\n",
+        "parallel.stretch: expected none without parallel.sequence = true, which cuts sequences into stretches, found 4",
+    );
+    let both_ways = gradients::refusal_of_both_ways();
+    assert!(both_ways.starts_with("layer 0 is bidirectional"), "{both_ways}");
 }
 
 #[test]

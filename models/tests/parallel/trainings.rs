@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use spillway_models::parallel::Communicator;
 use spillway_models::train::run::follow;
-use spillway_models::train::{Event, Observer, Run, SnapshotChoice, TrainConfig, Trainer};
+use spillway_models::train::{Event, Observer, ParallelConfig, Run, SnapshotChoice, TrainConfig, Trainer};
 use tempfile::TempDir;
 
 use crate::checks::relative_error;
@@ -44,15 +44,31 @@ impl Observer for StopAfter {
     }
 }
 
-/// The configuration of the trainings.
-pub fn training() -> TrainConfig {
-    let text = format!("{TRAINING}\n[model]\narch = \"mamba2\"\nsize = \"tiny\"\n");
+fn parsed(size: &str, more: &str) -> TrainConfig {
+    let text = format!("{TRAINING}\n[model]\narch = \"mamba2\"\nsize = \"{size}\"\n{more}");
     TrainConfig::parse(Path::new("test.toml"), &text).unwrap()
 }
 
+/// The configuration of the trainings.
+pub fn training() -> TrainConfig {
+    parsed("tiny", "")
+}
+
+/// A configuration under which the ranks share the tokens of every sequence; attention among recurrences, two sequences.
+pub fn long_training() -> TrainConfig {
+    TrainConfig {
+        sequences: 2,
+        ..parsed("tiny-hybrid", "[parallel]\nsequence = true\nstretch = 3\n")
+    }
+}
+
 /// Trains on in `folder`, or from the beginning where there is nothing, until `stop` steps are done; the weights on rank 0.
-pub fn train_on(ranks: &Arc<dyn Communicator>, folder: &Path, stop: u64) -> Option<Vec<f32>> {
-    let config = training();
+pub fn train_on(
+    ranks: &Arc<dyn Communicator>,
+    config: TrainConfig,
+    folder: &Path,
+    stop: u64,
+) -> Option<Vec<f32>> {
     if ranks.rank() > 0 {
         follow(Arc::clone(ranks), config).unwrap();
         return None;
@@ -68,9 +84,13 @@ pub fn train_on(ranks: &Arc<dyn Communicator>, folder: &Path, stop: u64) -> Opti
     Some(weights(run.trainer()))
 }
 
-/// The weights after six steps in this process alone.
-pub fn trained_alone() -> Vec<f32> {
-    let mut alone = Trainer::new(training()).unwrap();
+/// The weights after six steps in this process alone, of whole sequences.
+pub fn trained_alone(config: TrainConfig) -> Vec<f32> {
+    let config = TrainConfig {
+        parallel: ParallelConfig::default(),
+        ..config
+    };
+    let mut alone = Trainer::new(config).unwrap();
     (0..6).for_each(|_| {
         alone.step().unwrap();
     });
@@ -78,17 +98,19 @@ pub fn trained_alone() -> Vec<f32> {
 }
 
 /// Refuses weights that differ by more than the order of additions.
-pub fn expect_same_weights(found: &[f32], label: &str) {
-    let error = relative_error(found, &trained_alone());
+pub fn expect_same_weights(found: &[f32], config: TrainConfig, label: &str) {
+    let error = relative_error(found, &trained_alone(config));
     assert!(error < OTHER_ORDER, "{label}: weights differ by {error:e}");
 }
 
-/// A training that is interrupted once, beside the same one in one process.
+/// Trainings that are interrupted once, beside the same ones in one process.
 pub fn trainings(ranks: &Arc<dyn Communicator>) {
-    let parent = TempDir::new().unwrap();
-    let folder = parent.path().join("run");
-    train_on(ranks, &folder, 3);
-    if let Some(found) = train_on(ranks, &folder, 6) {
-        expect_same_weights(&found, &format!("{} ranks", ranks.size()));
+    for (what, config) in [("training", training()), ("long", long_training())] {
+        let parent = TempDir::new().unwrap();
+        let folder = parent.path().join("run");
+        train_on(ranks, config.clone(), &folder, 3);
+        if let Some(found) = train_on(ranks, config.clone(), &folder, 6) {
+            expect_same_weights(&found, config, &format!("{what} on {} ranks", ranks.size()));
+        }
     }
 }

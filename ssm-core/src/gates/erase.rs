@@ -2,6 +2,7 @@
 
 use super::{Dims, expect_shape, narrow_time};
 use crate::error::{Error, Result};
+use crate::tensor_map::TensorMap;
 use burn::tensor::{Device, Tensor};
 
 /// What a token takes out of the decayed state, beside its decay, before it writes.
@@ -45,6 +46,17 @@ impl Erase {
                 expect_shape("p", &shape, &p.dims())?;
                 expect_shape("b", &shape, &b.dims())
             }
+        }
+    }
+
+    pub(super) fn map(&self, change: &mut impl TensorMap) -> Self {
+        match self.clone() {
+            Self::None => Self::None,
+            Self::Delta(beta) => Self::Delta(change.map(beta)),
+            Self::LowRank { p, b } => Self::LowRank {
+                p: change.map(p),
+                b: change.map(b),
+            },
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::narrow_time;
 use crate::error::{Error, Result};
+use crate::tensor_map::TensorMap;
 use burn::tensor::{Device, Tensor};
 
 /// Logarithm of what a token multiplies the state by; at most 0 for every model of the field.
@@ -49,6 +50,17 @@ impl LogDecay {
             Self::PerHeadToken(a) => Self::PerHeadToken(a.mul_scalar(factor)),
             Self::PerKeyToken(a) => Self::PerKeyToken(a.mul_scalar(factor)),
             Self::PerStep(a) => Self::PerStep(a.mul_scalar(factor)),
+        }
+    }
+
+    pub(super) fn map(&self, change: &mut impl TensorMap) -> Self {
+        match self.clone() {
+            Self::None => Self::None,
+            Self::PerHead(a) => Self::PerHead(change.map(a)),
+            Self::PerKey(a) => Self::PerKey(change.map(a)),
+            Self::PerHeadToken(a) => Self::PerHeadToken(change.map(a)),
+            Self::PerKeyToken(a) => Self::PerKeyToken(change.map(a)),
+            Self::PerStep(a) => Self::PerStep(change.map(a)),
         }
     }
 

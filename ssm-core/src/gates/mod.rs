@@ -12,6 +12,7 @@ mod erase;
 mod log_decay;
 
 use crate::error::{Error, Result};
+use crate::tensor_map::TensorMap;
 use burn::tensor::{Device, Tensor};
 pub use erase::Erase;
 pub use log_decay::LogDecay;
@@ -325,6 +326,25 @@ impl Gates {
             skip: self.skip,
             scale: self.scale,
         })
+    }
+
+    /// The gates with every tensor mapped, in an order that is the same for all gates of a kind.
+    pub fn map(&self, change: &mut impl TensorMap) -> Self {
+        Self {
+            query: change.map(self.query.clone()),
+            key: change.map(self.key.clone()),
+            value: change.map(self.value.clone()),
+            log_decay: self.log_decay.map(change),
+            step_size: self.step_size.clone().map(|step| change.map(step)),
+            erase: self.erase.map(change),
+            read_out: match self.read_out.clone() {
+                ReadOut::Inclusive => ReadOut::Inclusive,
+                ReadOut::Bonus(bonus) => ReadOut::Bonus(change.map(bonus)),
+                ReadOut::Mean(bonus) => ReadOut::Mean(change.map(bonus)),
+            },
+            skip: self.skip.clone().map(|skip| change.map(skip)),
+            scale: self.scale,
+        }
     }
 
     /// Memory that the per-token tensors take, in bytes, at four bytes a value.

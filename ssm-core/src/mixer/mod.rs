@@ -15,7 +15,6 @@ use crate::intervention::{Chain, Site};
 pub use crate::key_value_cache::KeyValueCache;
 use burn::tensor::{Device, Tensor};
 pub use combined::{Branch, Parallel, Scaled};
-pub use place::on_device;
 pub use prefix::{Padding, Prefix, PrefixMask};
 pub use rows::{cat_rows, select_rows};
 pub use state::{MixerState, RecurrentState};

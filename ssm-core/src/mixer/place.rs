@@ -1,45 +1,24 @@
 //! A layer's state cut from the graph that made it, and moved between devices.
 //!
-//! Training carries states from one segment of a text to the next. Between segments the graph may be cut
-//! ([`MixerState::detach`]), and from step to step states are kept without any autodiff at all ([`MixerState::to_device`] with
-//! the inner device). Interventions have no part in this: their states say nothing of gradients, and are refused.
+//! Training carries states from one segment of a text to the next. Between segments the graph may be cut ([`MixerState::detach`]), and
+//! from step to step states are kept without any autodiff at all ([`MixerState::to_device`] with the inner device). Gradients that are
+//! taken stretch by stretch make leaves of a state's tensors ([`MixerState::map`]). Interventions have no part in this: their states say
+//! nothing of gradients, and are refused.
 
 use super::{KeyValueCache, MixerState, RecurrentState};
 use crate::error::{Error, Result};
 use crate::intervention::SiteState;
 use crate::intervention::{InterventionState, NoState};
 use crate::state::State;
+use crate::tensor_map::{Constants, TensorMap};
 use burn::tensor::{Device, Tensor};
 
-/// What becomes of every tensor of a state.
-#[derive(Clone, Copy)]
-enum Destination<'a> {
-    Detached,
-    On(&'a Device),
-}
+/// Every tensor as a constant of its device.
+struct Detached;
 
-impl Destination<'_> {
-    fn put<const D: usize>(self, tensor: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Detached => tensor.detach(),
-            Self::On(device) => on_device(tensor, device),
-        }
-    }
-}
-
-/// The values of `tensor` on `device`, as a constant: whatever graph made them is left behind.
-///
-/// To an autodiff device from its inner one, and back, nothing is copied.
-pub fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
-    let inner = device.clone().inner();
-    let mut tensor = tensor.inner();
-    if tensor.device() != inner {
-        tensor = tensor.to_device(&inner);
-    }
-    match device.gradient_checkpointing_strategy() {
-        None => tensor,
-        // Operands of one operation must agree on how their graph is checkpointed.
-        Some(strategy) => tensor.autodiff().with_gradient_checkpointing_strategy(strategy),
+impl TensorMap for Detached {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor.detach()
     }
 }
 
@@ -50,7 +29,7 @@ impl MixerState {
     /// # Errors
     /// [`Error::Value`] for a state that carries what an intervention remembers.
     pub fn detach(self) -> Result<Self> {
-        self.placed(Destination::Detached)
+        self.map(&mut Detached)
     }
 
     /// The same state as a constant of `device`, be that the other side of autodiff or another machine.
@@ -58,7 +37,7 @@ impl MixerState {
     /// # Errors
     /// As [`MixerState::detach`].
     pub fn to_device(self, device: &Device) -> Result<Self> {
-        self.placed(Destination::On(device))
+        self.map(&mut Constants(device))
     }
 
     /// Where the state is; `None` where there is none.
@@ -80,12 +59,17 @@ impl MixerState {
         }
     }
 
-    fn placed(self, place: Destination<'_>) -> Result<Self> {
+    /// The state with every tensor mapped, in an order that is the same for all states of a mixer: taps, linear state spaces, whatever
+    /// else is carried and recurrences; keys, values and taps of attention; part by part.
+    ///
+    /// # Errors
+    /// As [`MixerState::detach`].
+    pub fn map(self, change: &mut impl TensorMap) -> Result<Self> {
         Ok(match self {
-            Self::Recurrent(state) => Self::Recurrent(state.placed(place)?),
-            Self::Attention(cache) => Self::Attention(cache.placed(place)),
+            Self::Recurrent(state) => Self::Recurrent(state.map(change)?),
+            Self::Attention(cache) => Self::Attention(cache.map(change)),
             Self::Several(parts) => {
-                let parts = parts.into_iter().map(|part| part.placed(place));
+                let parts = parts.into_iter().map(|part| part.map(change));
                 Self::Several(parts.collect::<Result<_>>()?)
             }
             Self::Stateless => Self::Stateless,
@@ -94,29 +78,40 @@ impl MixerState {
 }
 
 impl RecurrentState {
-    fn placed(self, place: Destination<'_>) -> Result<Self> {
+    fn map(self, change: &mut impl TensorMap) -> Result<Self> {
+        let conv_states = self
+            .conv_states
+            .into_iter()
+            .map(|taps| change.map(taps))
+            .collect();
+        let systems = self
+            .systems
+            .into_iter()
+            .map(|system| change.map(system))
+            .collect();
+        let carried = self
+            .carried
+            .into_iter()
+            .map(|tensor| change.map(tensor))
+            .collect();
         let recurrences = self.recurrences.into_iter();
         Ok(Self {
-            conv_states: self
-                .conv_states
-                .into_iter()
-                .map(|conv_state| place.put(conv_state))
-                .collect(),
-            systems: self.systems.into_iter().map(|system| place.put(system)).collect(),
-            carried: self.carried.into_iter().map(|tensor| place.put(tensor)).collect(),
+            conv_states,
+            systems,
+            carried,
             recurrences: recurrences
-                .map(|recurrence| recurrence.placed(place))
+                .map(|recurrence| recurrence.map(change))
                 .collect::<Result<_>>()?,
         })
     }
 }
 
 impl SiteState {
-    fn placed(mut self, place: Destination<'_>) -> Result<Self> {
+    fn map(mut self, change: &mut impl TensorMap) -> Result<Self> {
         expect_nothing_remembered(&mut self.interventions)?;
         Ok(Self {
             state: State {
-                memory: place.put(self.state.memory),
+                memory: change.map(self.state.memory),
                 position: self.state.position,
             },
             interventions: self.interventions,
@@ -138,13 +133,13 @@ fn expect_nothing_remembered(states: &mut [Box<dyn InterventionState>]) -> Resul
 }
 
 impl KeyValueCache {
-    fn placed(self, place: Destination<'_>) -> Self {
+    fn map(self, change: &mut impl TensorMap) -> Self {
         Self {
-            keys: place.put(self.keys),
-            values: place.put(self.values),
+            keys: change.map(self.keys),
+            values: change.map(self.values),
             lengths: self.lengths,
             window: self.window,
-            conv_state: self.conv_state.map(|conv_state| place.put(conv_state)),
+            conv_state: self.conv_state.map(|conv_state| change.map(conv_state)),
         }
     }
 }

@@ -112,14 +112,9 @@ impl Accumulator {
         &self.sums
     }
 
-    /// As [`Accumulator::sums`], to be changed into others of the same lengths.
-    pub(in crate::train) fn sums_mut(&mut self) -> &mut [Option<Tensor<1>>] {
-        &mut self.sums
-    }
-
-    /// The weight of the sums is another.
-    pub(in crate::train) fn set_weight(&mut self, weight: f64) {
-        self.weight = weight;
+    /// Puts other sums, of another weight, in the place of these.
+    pub(in crate::train) fn replace(&mut self, sums: Vec<Option<Tensor<1>>>, weight: f64) {
+        *self = Self { sums, weight };
     }
 
     /// The sum of the weights so far.

@@ -4,6 +4,8 @@
 //! Burn's operations on tensors read and write memory once for each of the fifteen operations of an update. These read every
 //! value once; what they compute is the same, operation by operation, and so to the bit.
 
+use std::ops::Range;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, Flex};
 use burn::tensor::{DType, Device, Tensor};
@@ -13,7 +15,9 @@ use rayon::prelude::*;
 /// Values that a thread takes at a time; tensors up to this size are one piece.
 const PIECE: usize = 1 << 14;
 /// Squares that are added in one row; as many as the largest tensor of a small model has.
-const SUMMED: usize = 1 << 20;
+pub(super) const SUMMED: usize = 1 << 20;
+/// Rows of sums side by side, each of every eighth square.
+pub(super) const LANES: usize = 8;
 
 /// Whether the values are f32 in this machine's memory.
 pub(super) fn is_host(tensor: &Tensor<1>) -> bool {
@@ -49,20 +53,44 @@ impl Values {
     }
 }
 
-/// Σ g² in f64.
+/// What `look` finds in the values of a tensor for which [`is_host`] is true.
+pub(super) fn look_at<T>(tensor: &Tensor<1>, look: impl FnOnce(&[f32]) -> T) -> T {
+    look(Values::of(tensor.clone()).slice())
+}
+
+/// The tensor, for which [`is_host`] is true, with other values from `first` on.
+pub(super) fn replaced(tensor: Tensor<1>, first: usize, values: &[f32]) -> Tensor<1> {
+    let mut all = Values::of(tensor);
+    all.slice_mut()[first..][..values.len()].copy_from_slice(values);
+    all.tensor()
+}
+
+/// Σ g² in f64: of every [`SUMMED`] values by themselves, then of these sums.
 pub(super) fn square_sum(gradient: &Tensor<1>) -> f64 {
-    let values = Values::of(gradient.clone());
-    let sums: Vec<f64> = values.slice().par_chunks(SUMMED).map(squares).collect();
+    let of_row = |values: &[f32]| Squares::default().and(values).sum();
+    let sums: Vec<f64> = look_at(gradient, |values| values.par_chunks(SUMMED).map(of_row).collect());
     sums.iter().sum()
 }
 
-fn squares(values: &[f32]) -> f64 {
-    let mut lanes = [0.0_f64; 8];
-    let (blocks, rest) = values.as_chunks::<8>();
-    let blocks = blocks.iter().map(<[f32; 8]>::as_slice).chain([rest]);
-    let add = |(lane, value): (&mut f64, &f32)| *lane += f64::from(*value) * f64::from(*value);
-    blocks.for_each(|block| lanes.iter_mut().zip(block).for_each(add));
-    lanes.iter().sum()
+/// Σ g² over the values of a row so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Squares(pub(super) [f64; LANES]);
+
+impl Squares {
+    /// The sums with the next values of the row, whose number so far is a multiple of [`LANES`].
+    pub(super) fn and(self, values: &[f32]) -> Self {
+        let Self(mut lanes) = self;
+        let (blocks, rest) = values.as_chunks::<LANES>();
+        let blocks = blocks.iter().map(<[f32; LANES]>::as_slice).chain([rest]);
+        let add = |(lane, value): (&mut f64, &f32)| *lane += f64::from(*value) * f64::from(*value);
+        blocks.for_each(|block| lanes.iter_mut().zip(block).for_each(add));
+        Self(lanes)
+    }
+
+    /// The sum of all of them.
+    pub(super) fn sum(self) -> f64 {
+        self.0.iter().sum()
+    }
 }
 
 /// The tensor divided by a number in f32, x / divisor.
@@ -86,13 +114,13 @@ pub(super) struct AdamW {
 
 impl AdamW {
     /// The weights and the moments after a gradient, which is first multiplied with `scale`; all are such that [`is_host`] is
-    /// true.
+    /// true. Gradient and moments are of the weights in `places`, and the others stay as they are.
     pub(super) fn step(
         &self,
-        rate: f64,
+        (rate, scale): (f64, Option<f64>),
         weights: Tensor<1>,
+        places: Range<usize>,
         gradient: Tensor<1>,
-        scale: Option<f64>,
         state: Option<AdamWState<1>>,
     ) -> (Tensor<1>, AdamWState<1>) {
         let (mut weights, gradient) = (Values::of(weights), Values::of(gradient));
@@ -109,8 +137,7 @@ impl AdamW {
             [zeros(), zeros()]
         });
         let update = self.update(rate, scale, time);
-        let pieces = weights
-            .slice_mut()
+        let pieces = weights.slice_mut()[places]
             .par_chunks_mut(PIECE)
             .zip(first.slice_mut().par_chunks_mut(PIECE))
             .zip(second.slice_mut().par_chunks_mut(PIECE))

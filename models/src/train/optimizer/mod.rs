@@ -14,6 +14,9 @@
 //! | `group.rs` | [`GroupConfig`]: parameters with an η or a λ of their own |
 //! | `gradients.rs` | the norm; [`Accumulator`]: sums of gradients over the pieces of a step |
 //! | `host.rs` | passes over values in this machine's memory |
+//! | `partition.rs` | [`Partition`]: which values each of several ranks has the moments of |
+//! | `shared_norm.rs` | the norm of gradients that lie in parts on several ranks |
+//! | `share.rs` | an [`Optimizer`] with the moments of one part, and how they come to a rank and go from it |
 //! | `error.rs` | [`OptimizerError`] |
 //!
 //! The update of one tensor is Burn's, on the CPU in one pass and to the same bits. Source: Loshchilov & Hutter, *Decoupled Weight Decay Regularization* (1711.05101).
@@ -24,9 +27,13 @@ mod error;
 mod gradients;
 mod group;
 mod host;
+mod partition;
+mod share;
+mod shared_norm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
@@ -37,8 +44,13 @@ pub(super) use decay::ends_with;
 pub use error::OptimizerError;
 pub use gradients::Accumulator;
 pub use group::GroupConfig;
+pub use partition::Partition;
+pub(super) use partition::{Gradients, Weights};
+pub(super) use share::Saved;
+pub(super) use shared_norm::square_sums;
 
 use self::config::NORM_LIMIT;
+use self::share::{ENTRIES, entry};
 use super::parameters::Parameter;
 
 /// What a step did.
@@ -54,7 +66,7 @@ pub struct Update {
     pub unused: Vec<String>,
 }
 
-/// The moments of all parameters, and what to do with them.
+/// The moments of all parameters, or of one rank's part of their values, and what to do with them.
 pub struct Optimizer {
     config: OptimizerConfig,
     steps: u64,
@@ -88,24 +100,39 @@ impl Adam {
         }
     }
 
-    /// The weights and the moments after a gradient, which is first multiplied with `scale`.
+    /// The weights and the moments after a gradient, which is first multiplied with `scale`. Gradient and moments are of the
+    /// weights in `places`, and the others stay as they are.
     fn step(
         &self,
-        rate: f64,
+        (rate, scale): (f64, Option<f64>),
         weights: Tensor<1>,
+        places: Range<usize>,
         gradient: Tensor<1>,
-        scale: Option<f64>,
         state: Option<AdamWState<1>>,
     ) -> (Tensor<1>, Option<AdamWState<1>>) {
         if [&weights, &gradient].into_iter().all(host::is_host) {
-            let (weights, state) = self.on_the_host.step(rate, weights, gradient, scale, state);
+            let step = (rate, scale);
+            let (weights, state) = self.on_the_host.step(step, weights, places, gradient, state);
             return (weights, Some(state));
         }
+        if places.is_empty() {
+            // Not every device has tensors of no values.
+            let nothing = || Tensor::zeros([0], &Device::flex());
+            let time = state.map_or(0, |state| state.momentum.time) + 1;
+            let momentum = AdaptiveMomentumState::new(time, nothing(), nothing());
+            return (weights, Some(AdamWState::new(momentum)));
+        }
+        let gradient = gradient.to_device(&weights.device());
         let gradient = match scale {
             Some(scale) => gradient.mul_scalar(scale),
             None => gradient,
         };
-        self.anywhere.step(rate, weights, gradient, state)
+        if places.len() == weights.dims()[0] {
+            return self.anywhere.step(rate, weights, gradient, state);
+        }
+        let own = weights.clone().narrow(0, places.start, places.len());
+        let (own, state) = self.anywhere.step(rate, own, gradient, state);
+        (weights.slice_assign([places], own), state)
     }
 }
 
@@ -114,6 +141,8 @@ struct Slot {
     name: String,
     /// Number of the parameter's values.
     count: usize,
+    /// Those of the values that there are moments of here.
+    places: Range<usize>,
     device: Device,
     /// The parameter's update.
     adam: Adam,
@@ -171,8 +200,24 @@ impl Optimizer {
         gradients: Vec<Option<Tensor<1>>>,
         step: u64,
     ) -> Result<Update, OptimizerError> {
+        let squares = gradients::square_sums(&gradients);
+        self.step_by(parameters, gradients, &squares, step)
+    }
+
+    /// As [`Optimizer::step`] by gradients of this rank's part of the values, of which `squares` has Σ g² of all values of each
+    /// parameter. The values of other parts are not updated.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn step_by(
+        &mut self,
+        parameters: &mut [Parameter],
+        gradients: Vec<Option<Tensor<1>>>,
+        squares: &[Option<f64>],
+        step: u64,
+    ) -> Result<Update, OptimizerError> {
         self.expect(parameters, &gradients)?;
-        let gradient_norm = self.finite_norm(&gradients, step)?;
+        let gradient_norm = self.finite_norm(squares, step)?;
         let clip = self.config.clip_norm.filter(|limit| gradient_norm > *limit);
         let norm = clip.unwrap_or(gradient_norm);
         if norm > NORM_LIMIT {
@@ -189,7 +234,8 @@ impl Optimizer {
             let value = std::mem::replace(&mut parameter.value, Tensor::zeros([0], &Device::flex()));
             let rate = self.config.schedule.rate(slot.peak, step, self.steps);
             let scale = clip.map(|limit| limit / gradient_norm);
-            (parameter.value, slot.state) = slot.adam.step(rate, value, gradient, scale, slot.state.take());
+            let (places, state) = (slot.places.clone(), slot.state.take());
+            (parameter.value, slot.state) = slot.adam.step((rate, scale), value, places, gradient, state);
         }
         Ok(Update {
             learning_rate,
@@ -200,8 +246,7 @@ impl Optimizer {
     }
 
     /// ‖g‖ over all parameters.
-    fn finite_norm(&self, gradients: &[Option<Tensor<1>>], step: u64) -> Result<f64, OptimizerError> {
-        let squares = gradients::square_sums(gradients);
+    fn finite_norm(&self, squares: &[Option<f64>], step: u64) -> Result<f64, OptimizerError> {
         let finite = |square: &Option<f64>| square.is_none_or(f64::is_finite);
         match squares
             .iter()
@@ -234,12 +279,13 @@ impl Optimizer {
             if slot.name != parameter.name {
                 return Err(OptimizerError::mismatch("parameter", &slot.name, &parameter.name));
             }
-            let value = ("", Some(&parameter.value));
-            for (of, tensor) in [value, ("gradient of ", gradient.as_ref())] {
-                let found = tensor.map_or(slot.count, |tensor| tensor.dims()[0]);
-                if found != slot.count {
+            let value = ("", Some(&parameter.value), slot.count);
+            let gradient = ("gradient of ", gradient.as_ref(), slot.places.len());
+            for (of, tensor, count) in [value, gradient] {
+                let found = tensor.map_or(count, |tensor| tensor.dims()[0]);
+                if found != count {
                     let what = format!("{of}{}", slot.name);
-                    let expected = format!("{} values", slot.count);
+                    let expected = format!("{count} values");
                     return Err(OptimizerError::mismatch(what, expected, found));
                 }
             }
@@ -248,7 +294,8 @@ impl Optimizer {
     }
 
     /// Everything that a later step depends on, by name, but for the parameters themselves: `time.NAME` (steps taken),
-    /// `moment_1.NAME` and `moment_2.NAME` of every parameter that has had a gradient.
+    /// `moment_1.NAME` and `moment_2.NAME` of every parameter that has had a gradient; the moments of one part on one rank of
+    /// several.
     pub fn tensors(&self) -> BTreeMap<String, TensorData> {
         let states = self
             .slots
@@ -256,9 +303,8 @@ impl Optimizer {
             .filter_map(|slot| Some((slot, slot.state.as_ref()?)));
         let entries = states.flat_map(|(slot, state)| {
             let momentum = &state.momentum;
-            let time = TensorData::new(vec![momentum.time as u64], [1]);
             [
-                (entry("time", &slot.name), time),
+                (entry("time", &slot.name), share::time(momentum.time)),
                 (entry("moment_1", &slot.name), momentum.moment_1.to_data()),
                 (entry("moment_2", &slot.name), momentum.moment_2.to_data()),
             ]
@@ -266,7 +312,8 @@ impl Optimizer {
         entries.collect()
     }
 
-    /// Puts back what [`Optimizer::tensors`] gave, to the bit.
+    /// Puts back what [`Optimizer::tensors`] gave for all values of the parameters, to the bit; on one rank of several, what is of
+    /// its own part.
     ///
     /// # Errors
     /// [`OptimizerError::Saved`] for entries that are missing, of another shape or type, or of no parameter. Nothing has been
@@ -293,13 +340,6 @@ impl Optimizer {
     }
 }
 
-/// What there is of every parameter.
-const ENTRIES: [&str; 3] = ["time", "moment_1", "moment_2"];
-
-fn entry(kind: &str, name: &str) -> String {
-    format!("{kind}.{name}")
-}
-
 impl Slot {
     fn new(config: &OptimizerConfig, parameter: &Parameter) -> Self {
         let excepted = config
@@ -314,6 +354,7 @@ impl Slot {
         Self {
             name: parameter.name.clone(),
             count: parameter.value.dims()[0],
+            places: 0..parameter.value.dims()[0],
             device: parameter.value.device(),
             adam: Adam::new(
                 config,
@@ -365,7 +406,22 @@ impl Slot {
             let expected = format!("F32 [{}]", self.count);
             return Err(OptimizerError::saved(entry(kind, &self.name), expected, found));
         }
-        Ok(Tensor::from_data(data.clone(), &self.device))
+        let tensor = match self.places.len() == self.count {
+            true => Tensor::from_data(data.clone(), &self.device),
+            false => self.own_tensor(share::slice(data, self.places.clone())),
+        };
+        Ok(tensor)
+    }
+
+    /// Moments of this part in the place where they are kept; not every device has tensors of no values.
+    fn own_tensor(&self, data: TensorData) -> Tensor<1> {
+        let nowhere = Device::flex();
+        let device = if self.places.is_empty() {
+            &nowhere
+        } else {
+            &self.device
+        };
+        Tensor::from_data(data, device)
     }
 }
 
@@ -406,7 +462,7 @@ mod tests {
                     };
                     let held = pass.clone();
                     let before = bits(&held);
-                    (pass, state) = adam.step(rate, pass, gradient.clone(), scale, state);
+                    (pass, state) = adam.step((rate, scale), pass, 0..count, gradient.clone(), state);
                     assert_eq!(bits(&held), before, "weights that others hold have changed");
                     let gradient = scale.map_or(gradient.clone(), |scale| gradient.mul_scalar(scale));
                     (operations, expected_state) =

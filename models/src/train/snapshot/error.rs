@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
 use crate::output::OutputError;
+use crate::parallel::ParallelError;
 
 /// Why a snapshot cannot be written, read or gone on from.
 #[derive(Debug, Error)]
@@ -14,6 +15,9 @@ pub enum SnapshotError {
     /// A file or folder cannot be read or written.
     #[error(transparent)]
     File(#[from] CheckpointError),
+    /// Other ranks do not give their part of the moments.
+    #[error(transparent)]
+    Parallel(#[from] ParallelError),
     /// There is no snapshot of the kind asked for.
     #[error("{}: expected {expected}, found {found}", folder.display())]
     None {

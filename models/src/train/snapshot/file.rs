@@ -10,15 +10,15 @@
 //! Tensors are called `parameters.NAME`, `optimizer.ENTRY` and `carried.ENTRY`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Snapshot, SnapshotError, config_hash};
+use super::{Moments, Snapshot, SnapshotError, config_hash};
 use crate::checkpoint::{CheckpointError, StoredPlan, StoredTensors, write_stored};
 use crate::input;
 use crate::output::NewFile;
@@ -47,68 +47,89 @@ struct Header {
     parameters: Vec<(String, Vec<usize>)>,
 }
 
-/// Writes a snapshot; the file appears when it is complete and on the disk, or not at all.
-pub(super) fn write(path: &Path, snapshot: &Snapshot) -> Result<(), SnapshotError> {
-    let tensors = tensors(snapshot);
-    let plans = tensors.iter().map(|(name, data)| plan(path, name, data));
-    let plans = plans.collect::<Result<Vec<_>, _>>()?;
-    let header = header(path, snapshot)?;
-    let emit = |out: &mut dyn Write, checksum: &str| -> Result<(), SnapshotError> {
-        let metadata = BTreeMap::from([
-            ("format".to_string(), FORMAT.to_string()),
-            ("version".to_string(), VERSION.to_string()),
-            ("checksum".to_string(), checksum.to_string()),
-            ("snapshot".to_string(), header.clone()),
-        ]);
-        let mut next = tensors.iter();
-        write_stored(path, out, &plans, &metadata, |_, sink| {
-            // One of each, in the same order.
-            if let Some((_, data)) = next.next() {
-                sink(data.as_bytes())?;
-            }
-            Ok(())
-        })
-    };
-    // Once to learn the checksum, once to write.
-    let mut hash = Hashing(Fingerprint::new());
-    emit(&mut hash, NO_CHECKSUM)?;
+/// Writes a snapshot with these moments; the file appears when it is complete and on the disk, or not at all.
+pub(super) fn write(path: &Path, snapshot: &Snapshot, moments: &dyn Moments) -> Result<(), SnapshotError> {
+    let (entries, plans) = entries(path, snapshot, moments)?;
+    let metadata = BTreeMap::from([
+        ("format".to_string(), FORMAT.to_string()),
+        ("version".to_string(), VERSION.to_string()),
+        ("checksum".to_string(), NO_CHECKSUM.to_string()),
+        ("snapshot".to_string(), header(path, snapshot)?),
+    ]);
     let mut file = NewFile::create(path)?;
-    emit(file.writer(), &format!("{:032x}", hash.0.digest()))?;
+    let mut out = Hashing {
+        out: file.writer(),
+        hash: Fingerprint::new(),
+        place: None,
+    };
+    // One of each plan, in the same order.
+    let mut next = entries.iter();
+    write_stored::<SnapshotError>(path, &mut out, &plans, &metadata, |_, sink| {
+        match next.next() {
+            Some(Entry::Here(data)) => sink(data.as_bytes())?,
+            Some(Entry::Moment(name)) => {
+                // What is not there is an error of the number of bytes.
+                if let Some(data) = moments.fetch(name)? {
+                    sink(data.as_bytes())?;
+                }
+            }
+            None => {}
+        }
+        Ok(())
+    })?;
+    let (digits, place) = (format!("{:032x}", out.hash.digest()), out.place);
+    let Some(place) = place else {
+        return Err(SnapshotError::entry(path, "checksum", "one place for it", "none"));
+    };
+    let out = file.writer();
+    out.seek(SeekFrom::Start(place.start as u64))
+        .and_then(|_| out.write_all(digits.as_bytes()))
+        .map_err(CheckpointError::io(path, "writing"))?;
     Ok(file.commit()?)
 }
 
-/// Every tensor by its name in the file.
-fn tensors(snapshot: &Snapshot) -> Vec<(String, &TensorData)> {
-    let parameters = snapshot
-        .parameters
-        .iter()
-        .map(|(name, data)| (PARAMETERS, name, data));
-    let optimizer = snapshot
-        .optimizer
-        .iter()
-        .map(|(name, data)| (OPTIMIZER, name, data));
-    let carried = snapshot.carried.iter().map(|(name, data)| (CARRIED, name, data));
-    let all = parameters.chain(optimizer).chain(carried);
-    all.map(|(prefix, name, data)| (format!("{prefix}{name}"), data))
-        .collect()
+/// What a tensor of the file is written from.
+enum Entry<'a> {
+    Here(&'a TensorData),
+    Moment(String),
 }
 
-fn plan(path: &Path, name: &str, data: &TensorData) -> Result<StoredPlan, SnapshotError> {
-    let known = TYPES.iter().find(|(dtype, _)| *dtype == data.dtype());
-    let Some((_, dtype)) = known else {
-        let found = format!("{:?}", data.dtype());
-        return Err(SnapshotError::entry(
-            path,
-            name,
-            "a type that snapshots have",
-            found,
-        ));
+/// Every tensor in the order of the file, and how it is stored.
+fn entries<'a>(
+    path: &Path,
+    snapshot: &'a Snapshot,
+    moments: &dyn Moments,
+) -> Result<(Vec<Entry<'a>>, Vec<StoredPlan>), SnapshotError> {
+    let (mut entries, mut plans) = (Vec::new(), Vec::new());
+    let mut add = |prefix: &str, name: &str, (dtype, shape): (DType, Vec<usize>), entry: Entry<'a>| {
+        plans.push(plan(path, format!("{prefix}{name}"), dtype, shape)?);
+        entries.push(entry);
+        Ok::<_, SnapshotError>(())
+    };
+    let form = |data: &TensorData| (data.dtype(), data.shape().to_vec());
+    for (name, data) in &snapshot.parameters {
+        add(PARAMETERS, name, form(data), Entry::Here(data))?;
+    }
+    for (name, form) in moments.entries() {
+        add(OPTIMIZER, &name, form, Entry::Moment(name.clone()))?;
+    }
+    for (name, data) in &snapshot.carried {
+        add(CARRIED, name, form(data), Entry::Here(data))?;
+    }
+    Ok((entries, plans))
+}
+
+fn plan(path: &Path, name: String, dtype: DType, shape: Vec<usize>) -> Result<StoredPlan, SnapshotError> {
+    let known = TYPES.iter().find(|(known, _)| *known == dtype);
+    let Some((_, stored)) = known else {
+        let expected = "a type that snapshots have";
+        return Err(SnapshotError::entry(path, name, expected, format!("{dtype:?}")));
     };
     Ok(StoredPlan {
-        name: name.into(),
-        dtype: dtype.to_string(),
-        shape: data.shape().to_vec(),
-        bytes: data.as_bytes().len(),
+        name,
+        dtype: stored.to_string(),
+        bytes: shape.iter().product::<usize>() * dtype.size(),
+        shape,
     })
 }
 
@@ -129,17 +150,26 @@ fn header(path: &Path, snapshot: &Snapshot) -> Result<String, SnapshotError> {
     text.map_err(|e| SnapshotError::entry(path, "snapshot", "what JSON can say", e))
 }
 
-/// A sink that keeps a hash only.
-struct Hashing(Fingerprint);
+/// Hashes what it hands on, of which the first piece is the whole header.
+struct Hashing<'a> {
+    out: &'a mut dyn Write,
+    hash: Fingerprint,
+    /// Where in the file the digits of the checksum are.
+    place: Option<Range<usize>>,
+}
 
-impl Write for Hashing {
+impl Write for Hashing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.bytes(bytes);
+        if self.place.is_none() {
+            self.place = checksum_place(bytes);
+        }
+        self.hash.bytes(bytes);
+        self.out.write_all(bytes)?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.out.flush()
     }
 }
 

@@ -13,6 +13,7 @@
 mod error;
 mod file;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,30 @@ pub struct Snapshot {
     pub carried: BTreeMap<String, TensorData>,
 }
 
+/// Moments and their counts by name, fetched one after another while a snapshot is written.
+pub trait Moments {
+    /// Type and shape of every entry.
+    fn entries(&self) -> BTreeMap<String, (DType, Vec<usize>)>;
+
+    /// One of these entries; `None` for another name.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Parallel`] where parts of it lie on other ranks, which do not give them.
+    fn fetch(&self, name: &str) -> Result<Option<Cow<'_, TensorData>>, SnapshotError>;
+}
+
+impl Moments for BTreeMap<String, TensorData> {
+    fn entries(&self) -> BTreeMap<String, (DType, Vec<usize>)> {
+        let entry =
+            |(name, data): (&String, &TensorData)| (name.clone(), (data.dtype(), data.shape().to_vec()));
+        self.iter().map(entry).collect()
+    }
+
+    fn fetch(&self, name: &str) -> Result<Option<Cow<'_, TensorData>>, SnapshotError> {
+        Ok(self.get(name).map(Cow::Borrowed))
+    }
+}
+
 /// Which snapshot of a folder is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SnapshotChoice {
@@ -65,17 +90,17 @@ pub enum SnapshotChoice {
 }
 
 impl Snapshot {
-    /// The bytes of its file.
+    /// The bytes of its file, but for the moments, which are not for every rank.
     ///
     /// # Errors
     /// As [`Snapshots::write`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, SnapshotError> {
         let (_folder, path) = elsewhere()?;
-        file::write(&path, self)?;
+        file::write(&path, self, &BTreeMap::new())?;
         Ok(fs::read(&path).map_err(CheckpointError::io(&path, "reading"))?)
     }
 
-    /// What [`Snapshot::to_bytes`] gave, and a name for it in errors.
+    /// The snapshot whose bytes [`Snapshot::to_bytes`] gave, without moments, and a name for it in errors.
     ///
     /// # Errors
     /// As [`Snapshots::read`].
@@ -224,8 +249,16 @@ impl Snapshots {
     /// [`SnapshotError::File`] when it cannot be written, [`SnapshotError::Entry`] for tensors of a type that the form does not
     /// have. All earlier snapshots are there then.
     pub fn write(&self, snapshot: &Snapshot) -> Result<PathBuf, SnapshotError> {
+        self.write_with(snapshot, &snapshot.optimizer)
+    }
+
+    /// As [`Snapshots::write`], with these moments in the place of the snapshot's own.
+    ///
+    /// # Errors
+    /// As there, and those of [`Moments::fetch`].
+    pub fn write_with(&self, snapshot: &Snapshot, moments: &dyn Moments) -> Result<PathBuf, SnapshotError> {
         let path = self.path(snapshot.step);
-        file::write(&path, snapshot)?;
+        file::write(&path, snapshot, moments)?;
         self.sync()?;
         let all = self.list()?;
         let (later, mut until_now): (Vec<_>, Vec<_>) =

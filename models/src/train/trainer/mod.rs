@@ -1,33 +1,37 @@
 //! A training, step by step: from the next batches to the next weights.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | [`Trainer`]: how it begins; a step |
+//! | `saved.rs` | what it goes on from: snapshots of it, on one rank or several |
 
-use std::path::Path;
+mod saved;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use serde_json::Value;
 use spillway_ssm_core::Prefix;
 
 use super::batch::Batch;
 use super::carry::Carry;
 use super::config::TrainConfig;
+use super::data::Source;
 use super::data::seed::mix;
-use super::data::{DataConfig, Source};
 use super::encoder::EncoderConfig;
 use super::error::TrainError;
 use super::forward::{Differentiable, Leaves};
 use super::log::{Seconds, StepEvent};
+use super::memory::ask_for_step;
 use super::optimizer::{Accumulator, Optimizer};
 use super::parameters::Parameters;
-use super::snapshot::Snapshot;
+use super::sequence_parallel::SequenceParallel;
 use super::task::{TaskBatch, TaskReport, TaskWork};
-use super::team::Team;
-use crate::budget::{self, product, sum};
+use super::team::{Call, Team};
 use crate::dropout::Dropout;
-use crate::error::ModelError;
 use crate::layout::Outline;
 use crate::model::Model;
-use crate::parallel::Communicator;
+use crate::parallel::{Communicator, Threads};
 use crate::tokenizer::Tokenizer;
 
 /// What tells the seeds of masks from those of data, whose streams count from 0.
@@ -47,6 +51,8 @@ pub struct Trainer {
     tokens: u64,
     /// The ranks, where there are several.
     team: Option<Team>,
+    /// The ranks that sequences are cut over, where they are; in one process it is one.
+    sequence: Option<SequenceParallel>,
 }
 
 /// Where batches come from.
@@ -76,6 +82,15 @@ impl Trainer {
         Self::with(config, &device, None)
     }
 
+    /// As [`Trainer::new`], then [`Trainer::on`] these ranks; only the memory that a rank of so many needs has to be there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new_on(ranks: Arc<dyn Communicator>, config: TrainConfig) -> Result<Self, TrainError> {
+        let device = config.device()?;
+        Self::of_share(config, &device, None, ranks.size())?.on(ranks)
+    }
+
     /// As [`Trainer::new`] on any device, and with data from elsewhere if there is a `source`; then `config.device` or
     /// `config.data` is not read.
     ///
@@ -85,6 +100,16 @@ impl Trainer {
         config: TrainConfig,
         device: &Device,
         source: Option<Box<dyn Source>>,
+    ) -> Result<Self, TrainError> {
+        Self::of_share(config, device, source, 1)
+    }
+
+    /// As [`Trainer::with`], to be one of `ranks` ranks.
+    fn of_share(
+        config: TrainConfig,
+        device: &Device,
+        source: Option<Box<dyn Source>>,
+        ranks: usize,
     ) -> Result<Self, TrainError> {
         let inner = device.clone().inner();
         let device = inner.clone().autodiff();
@@ -111,9 +136,10 @@ impl Trainer {
         if let Some(encoder) = &config.encoder {
             expect_encoder(encoder, &network)?;
         }
-        ask_for_step(&config, &parameters, &network)?;
+        ask_for_step(&config, &parameters, &network, ranks)?;
         let carry = Carry::new(&config.carry, config.seed, network.sites())?;
         let optimizer = Optimizer::new(&config.optimizer, parameters.list(), config.steps)?;
+        let sequence = cut_over(&config, || Arc::new(Threads::alone()));
         Ok(Self {
             config,
             parameters,
@@ -125,17 +151,20 @@ impl Trainer {
             step: 0,
             tokens: 0,
             team: None,
+            sequence,
         })
     }
 
-    /// This training on several ranks, each of which calls this. Rank 0 makes the steps; on the others [`Trainer::follow`] makes the same ones.
+    /// This training on several ranks, each of which calls this, once. Rank 0 makes the steps; on the others [`Trainer::follow`]
+    /// makes the same ones. Each keeps the optimiser's moments of its part of the values.
     ///
     /// # Errors
-    /// As [`Team::new`]; [`TrainError::Parallel`] where ranks begin with other weights.
+    /// As [`Team::new`].
     pub fn on(mut self, ranks: Arc<dyn Communicator>) -> Result<Self, TrainError> {
-        let team = Team::new(ranks, &self.config)?;
-        team.expect_same(&self.parameters)?;
+        let team = Team::new(Arc::clone(&ranks), &self.config, &self.parameters)?;
+        self.optimizer.keep(team.places());
         self.team = Some(team);
+        self.sequence = cut_over(&self.config, || ranks);
         Ok(self)
     }
 
@@ -144,32 +173,14 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn follow(&mut self) -> Result<(), TrainError> {
-        while self.team.as_ref().is_some_and(|team| !team.leads()) {
-            let team = self.team.clone();
-            if !team.map_or(Ok(false), |team| team.hears_step())? {
-                break;
+        while let Some(team) = self.team.clone().filter(|team| !team.leads()) {
+            match team.hears()? {
+                Call::Step => {
+                    self.step()?;
+                }
+                Call::Moments => team.give_moments(&self.optimizer)?,
+                Call::End => break,
             }
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    /// On rank 0: the other ranks go on from the snapshot that this one goes on from, or from the beginning without one. On the others: takes it up.
-    ///
-    /// # Errors
-    /// As [`Trainer::restore`].
-    pub fn share_snapshot(&mut self, snapshot: Option<&Snapshot>) -> Result<(), TrainError> {
-        let Some(team) = self.team.clone() else {
-            return Ok(());
-        };
-        let bytes = match snapshot.filter(|_| team.leads()) {
-            Some(snapshot) => snapshot.to_bytes()?,
-            None => Vec::new(),
-        };
-        let bytes = team.share(bytes)?;
-        if !team.leads() && !bytes.is_empty() {
-            let (snapshot, path) = Snapshot::from_bytes(&bytes)?;
-            self.restore(&snapshot, &path)?;
         }
         Ok(())
     }
@@ -190,6 +201,11 @@ impl Trainer {
     /// The weights as they are now.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// What makes the steps, with the moments that this rank keeps.
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
     }
 
     /// Text to ids and back.
@@ -231,12 +247,17 @@ impl Trainer {
                     let batch = source.next()?;
                     tokens += (batch.sequences * batch.time) as u64;
                     seconds.data += lap(&mut clock);
-                    let rows = self.team.as_ref().map(|team| team.rows(batch.sequences));
-                    let (first, batch) = match rows {
-                        None => (0, batch),
-                        Some(rows) => (rows.start, batch.rows(rows)),
-                    };
-                    self.add(&batch, (index, first), &mut sum, &mut seconds)?;
+                    match (&self.sequence, &self.team) {
+                        (Some(ranks), _) => {
+                            self.add_stretches(ranks, &batch, index, &mut sum, &mut seconds)?
+                        }
+                        (None, None) => self.add(&batch, (index, 0), &mut sum, &mut seconds)?,
+                        (None, Some(team)) => {
+                            let rows = team.rows(batch.sequences);
+                            let first = rows.start;
+                            self.add(&batch.rows(rows), (index, first), &mut sum, &mut seconds)?;
+                        }
+                    }
                 }
                 Lessons::Task(work) => {
                     let batch = work.next();
@@ -248,13 +269,18 @@ impl Trainer {
             clock = Instant::now();
         }
         if let Some(team) = &self.team {
+            if let Some(ranks) = &self.sequence {
+                ranks.complete(&mut sum.gradients, self.parameters.list())?;
+            }
             team.add_up(&mut sum.loss, &mut sum.gradients)?;
         }
         let weight = sum.gradients.weight();
         let gradients = sum.gradients.mean()?;
-        let update = self
-            .optimizer
-            .step(self.parameters.list_mut(), gradients, self.step)?;
+        let (optimizer, parameters) = (&mut self.optimizer, self.parameters.list_mut());
+        let update = match &self.team {
+            None => optimizer.step(parameters, gradients, self.step)?,
+            Some(team) => team.step(optimizer, parameters, gradients, self.step)?,
+        };
         seconds.optimizer = lap(&mut clock);
         self.step += 1;
         self.tokens += tokens;
@@ -314,6 +340,25 @@ impl Trainer {
         Ok(())
     }
 
+    /// Adds the loss and the gradients of this rank's tokens of one batch.
+    fn add_stretches(
+        &self,
+        ranks: &SequenceParallel,
+        batch: &Batch,
+        index: u64,
+        sum: &mut Sum,
+        seconds: &mut Seconds,
+    ) -> Result<(), TrainError> {
+        let mut clock = Instant::now();
+        let graph = || self.network(index, 0);
+        let recorded = ranks.forward(&graph, batch)?;
+        sum.add_loss(recorded.loss(), self.step)?;
+        seconds.forward += lap(&mut clock);
+        recorded.backward(&mut sum.gradients)?;
+        seconds.backward += lap(&mut clock);
+        Ok(())
+    }
+
     /// Adds the loss and the gradients of one batch of a task.
     fn add_task(
         &self,
@@ -361,87 +406,8 @@ impl Trainer {
         let network = leaves.network()?.with_dropout(dropout);
         Ok((leaves, network))
     }
-
-    /// Everything that the next step depends on.
-    ///
-    /// # Errors
-    /// [`TrainError::Field`] for a configuration that TOML cannot hold.
-    pub fn snapshot(&self) -> Result<Snapshot, TrainError> {
-        Ok(Snapshot {
-            step: self.step,
-            tokens: self.tokens,
-            config: self.config.identity()?,
-            data: match &self.lessons {
-                Lessons::Tokens(source) => source.position(),
-                Lessons::Task(work) => work.position(),
-            },
-            other: Value::Null,
-            parameters: Snapshot::masters(self.parameters.list()),
-            optimizer: self.optimizer.tensors(),
-            carried: self.carry.save(),
-        })
-    }
-
-    /// Goes on from a snapshot, to the same bits as if there had been no interruption; `path` is its file, for errors. After an
-    /// error the training is not to be used.
-    ///
-    /// # Errors
-    /// [`TrainError::Snapshot`], [`TrainError::Optimizer`], [`TrainError::Model`] or [`TrainError::Data`] for a part that does not
-    /// fit this training.
-    pub fn restore(&mut self, snapshot: &Snapshot, path: &Path) -> Result<(), TrainError> {
-        snapshot.expect_config(path, &self.config.identity()?)?;
-        snapshot.restore_masters(path, self.parameters.list_mut())?;
-        self.optimizer.restore(&snapshot.optimizer)?;
-        let fresh = self.network(0, 0)?.1.start(self.config.sequences);
-        self.carry.restore(&snapshot.carried, fresh)?;
-        match &mut self.lessons {
-            Lessons::Tokens(source) => source.seek(&snapshot.data)?,
-            Lessons::Task(work) => work.seek(&snapshot.data)?,
-        }
-        (self.step, self.tokens) = (snapshot.step, snapshot.tokens);
-        Ok(())
-    }
 }
 
-/// Asks for the memory of a step before the first one is tried, as far as it is certain: beside the parameters, their gradients
-/// and the two moments of the optimiser; the states; and of what the graph remembers the residual stream before and after
-/// every block, and the logits where every token has a target.
-fn ask_for_step(
-    config: &TrainConfig,
-    parameters: &Parameters,
-    network: &Differentiable,
-) -> Result<(), TrainError> {
-    network.ask_for_states(config.sequences)?;
-    let values = parameters
-        .list()
-        .iter()
-        .map(|parameter| parameter.value.dims()[0] as u64);
-    let weights = product([values.sum(), 3, 4]);
-    let outline = network.outline();
-    let layers = network.network().blocks().len() as u64;
-    let width = product([2, layers, outline.model_dim as u64]);
-    let all_count = matches!(config.data, Some(DataConfig::Text(_) | DataConfig::Tokens(_)));
-    let logits = if all_count {
-        outline.padded_vocab_size as u64
-    } else {
-        0
-    };
-    let width = sum([width, Some(logits)]);
-    let segment = config
-        .carry
-        .segment
-        .map_or(config.length, |segment| segment.min(config.length));
-    let graph = width.and_then(|width| product([width, config.sequences as u64, segment as u64, 4]));
-    let advice = "take fewer sequences and more accumulation, shorter segments, or a smaller model";
-    Ok(budget::ask(
-        "parameters, gradients and one step's activations",
-        sum([weights, graph]),
-        advice,
-    )
-    .map_err(ModelError::from)?)
-}
-
-/// The data of a configuration.
 /// Whether the model has an encoder, and a row for what hides a token.
 fn expect_encoder(encoder: &EncoderConfig, network: &Differentiable) -> Result<(), TrainError> {
     if network.network().encoder_length() == 0 {
@@ -456,6 +422,7 @@ fn expect_encoder(encoder: &EncoderConfig, network: &Differentiable) -> Result<(
     Ok(())
 }
 
+/// The data of a configuration.
 fn open(config: &TrainConfig, tokenizer: &Tokenizer) -> Result<Box<dyn Source>, TrainError> {
     let (base, sequences, length) = (config.base(), config.sequences, config.length);
     let Some(data) = &config.data else {
@@ -491,13 +458,26 @@ impl Sum {
             .iter::<f32>()
             .map(f64::from)
             .sum();
+        self.add_loss(loss, step)?;
+        let gradients = leaves.gradients(&mut total.backward());
+        Ok(self.gradients.add(gradients, weight)?)
+    }
+
+    fn add_loss(&mut self, loss: f64, step: u64) -> Result<(), TrainError> {
         if !loss.is_finite() {
             return Err(TrainError::NotFinite { step, loss });
         }
         self.loss += loss;
-        let gradients = leaves.gradients(&mut total.backward());
-        Ok(self.gradients.add(gradients, weight)?)
+        Ok(())
     }
+}
+
+/// The ranks that sequences are cut over, where the configuration says so.
+fn cut_over(config: &TrainConfig, ranks: impl FnOnce() -> Arc<dyn Communicator>) -> Option<SequenceParallel> {
+    config
+        .parallel
+        .sequence
+        .then(|| SequenceParallel::new(ranks(), &config.parallel))
 }
 
 /// Seconds since `clock`, which starts again.
