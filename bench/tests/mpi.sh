@@ -4,7 +4,7 @@
 #   bench/tests/mpi.sh target/debug/spillway
 set -euo pipefail
 spillway="$(realpath "$1")"
-configs="$(realpath "$(dirname "$0")/../configs")"
+recall="$(realpath "$(dirname "$0")/../../models/assets/recall")"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -22,7 +22,8 @@ ranks() {
 same() {
   python3 - "$@" <<'PYTHON' || fail "$1 differ"
 import json, sys
-TIMES = {"seconds", "spec", "date", "command", "made", "machine", "workers", "started", "tokens_per_second", "threads", "about", "record", "load_sum", "load_samples"}
+TIMES = {"seconds", "spec", "date", "command", "made", "machine", "workers", "started", "tokens_per_second", "threads", "about", "record", "load_sum", "load_samples",
+         "prefill_tokens_per_second", "decode_tokens_per_second"}
 def plain(value):
     if isinstance(value, dict):
         return {key: plain(other) for key, other in value.items() if key not in TIMES}
@@ -32,6 +33,21 @@ def plain(value):
 a, b = (plain(json.load(open(path))) for path in sys.argv[2:])
 if a != b:
     sys.exit(f"{sys.argv[2]} and {sys.argv[3]} differ")
+PYTHON
+}
+
+# same_losses A B STEPS: two trainings of so many steps have the same losses, up to the order of additions.
+same_losses() {
+  python3 - "$@" <<'PYTHON' || fail "the loss curves of $1 and $2 differ"
+import json, sys
+def losses(folder):
+    lines = [json.loads(line) for line in open(f"{folder}/log.jsonl")]
+    return [event["loss"] for event in lines if "loss" in event and "learning_rate" in event]
+one, several, steps = losses(sys.argv[1]), losses(sys.argv[2]), int(sys.argv[3])
+assert len(one) == len(several) == steps, (len(one), len(several))
+worst = max(abs(a - b) / a for a, b in zip(one, several))
+print(f"   largest relative difference of a loss: {worst:.1e}")
+assert worst < 1e-5, worst
 PYTHON
 }
 
@@ -166,6 +182,16 @@ sequences = 20
 data = { kind = "mqar", pairs = 4, vocab_size = 16 }
 TOML
 
+cat >long-hybrid.toml <<'TOML'
+steps = 6
+sequences = 1
+length = 96
+snapshot_every = 2
+data = { kind = "text", paths = ["book.txt"] }
+model = { arch = "mamba2", size = "tiny-hybrid" }
+optimizer = { learning_rate = 4e-3 }
+TOML
+
 cat >copy.toml <<'TOML'
 steps = 12
 sequences = 6
@@ -217,17 +243,34 @@ if ranks 3 "$spillway" train copy.toml --out copy-3 -q --threads 1 --stop-after 
 fi
 grep -q 'interrupted after 5 of 12 steps' stopped || fail "the stop is not named: $(cat stopped)"
 ranks 2 "$spillway" train copy.toml --out copy-3 -q --threads 1 --resume >/dev/null
-python3 - <<'PYTHON' || fail "loss curves differ"
-import json, sys
-def losses(folder):
-    lines = [json.loads(line) for line in open(f"{folder}/log.jsonl")]
-    return [event["loss"] for event in lines if "loss" in event and "learning_rate" in event]
-one, several = losses("copy-1"), losses("copy-3")
-assert len(one) == len(several) == 12, (len(one), len(several))
-worst = max(abs(a - b) / a for a, b in zip(one, several))
-print(f"   largest relative difference of a loss: {worst:.1e}")
-assert worst < 1e-5, worst
+same_losses copy-1 copy-3 12
+# Ranks have parts of the moments; a snapshot has them whole.
+python3 - <<'PYTHON' || fail "snapshots have other entries"
+import glob, json, struct
+def entries(folder):
+    with open(sorted(glob.glob(f"{folder}/snapshots/*.safetensors"))[-1], "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return {name: (entry["dtype"], entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+one, several = entries("copy-1"), entries("copy-3")
+assert one == several and any(name.startswith("optimizer.moment_2.") for name in one), (one, several)
 PYTHON
+
+echo "== train, every sequence cut over the ranks; in one process too"
+long=(--set parallel.sequence=true --set parallel.recompute=true)
+"$spillway" train long-hybrid.toml --out hybrid-1 -q --threads 1 >/dev/null
+ranks 3 "$spillway" train long-hybrid.toml --set parallel.sequence=true --out hybrid-3 -q --threads 1 >/dev/null
+same_losses hybrid-1 hybrid-3 6
+if ranks 2 "$spillway" train long-hybrid.toml "${long[@]}" --out hybrid-2 -q --threads 1 --stop-after 2 >/dev/null 2>stopped; then
+  fail "a stopped training was complete"
+fi
+ranks 5 "$spillway" train long-hybrid.toml "${long[@]}" --out hybrid-2 -q --threads 1 --resume >/dev/null
+same_losses hybrid-1 hybrid-2 6
+"$spillway" train long-hybrid.toml "${long[@]}" --set parallel.stretch=16 --out hybrid-0 -q --threads 1 >/dev/null
+same_losses hybrid-1 hybrid-0 6
+if ranks 2 "$spillway" train training.toml --set parallel.sequence=true --out refused -q >/dev/null 2>said; then
+  fail "a task was cut into stretches"
+fi
+grep -q 'parallel.sequence: expected false beside a table \[task\]' said || fail "the refusal is not named: $(cat said)"
 
 echo "== diagnose, stopped and resumed with another number of ranks"
 diagnose() {
@@ -242,6 +285,73 @@ more=(--resume)
 diagnose ranks 2 "$spillway" >/dev/null
 same diagnose diagnosis-1/report.json diagnosis-3/report.json
 
+# asks FOLDER COMMAND...: passkeys, questions or a comparison, with `more` options.
+passkey() {
+  folder="$1" && shift
+  "$@" passkey --lengths 300,500,900 --depths 3 --samples 2 --all-lengths --mitigation none --mitigation window:64 --mitigation reset:64 \
+    --mitigation state-norm:auto -q --threads 1 --out "$folder" "${more[@]}"
+}
+recall() {
+  folder="$1" && shift
+  "$@" recall "$recall/based" "$recall/attention" --facts 4,6 --documents 3 --length 0 --max-tokens 6 --passes 1,2 --no-padding \
+    --mitigation none --mitigation window:64 -q --threads 1 --out "$folder" "${more[@]}"
+}
+compare() {
+  folder="$1" && shift
+  "$@" compare --quick --longest 4 --streams 3 --mitigation window:64 --mitigation state-norm:auto --mitigation scales:fit \
+    --mitigation reset:64 -q --threads 1 --out "$folder" "${more[@]}"
+}
+# alike COMMAND A B: what the two folders hold is the same, but for times.
+alike() {
+  case "$1" in
+    passkey) same passkey "$2/passkey.json" "$3/passkey.json" && equal "$2" "$3" passkey.csv '*.svg' ;;
+    recall) same recall "$2/recall.json" "$3/recall.json" && equal "$2" "$3" recall.csv recall-answers.jsonl '*.svg' ;;
+    compare) same compare "$2/leaderboard.json" "$3/leaderboard.json" && equal "$2" "$3" 'mitigations/*.json' ;;
+  esac
+  [ "$(cd "$2" && find . -type f | sort)" = "$(cd "$3" && find . -type f | sort)" ] || fail "$2 and $3 hold other files"
+}
+# equal A B PATTERN...: these files are the same, byte by byte.
+equal() {
+  local a="$1" b="$2" pattern file
+  shift 2
+  for pattern in "$@"; do
+    for file in "$a"/$pattern; do
+      cmp "$file" "$b/${file#"$a"/}" || fail "${file#"$a"/} differs"
+    done
+  done
+}
+
+for command in passkey recall compare; do
+  echo "== $command, on 1, 2, 3 and 5 ranks, stopped and resumed with other numbers of them"
+  more=()
+  "$command" "$command-alone" "$spillway" >/dev/null
+  for n in 1 2 3 5; do
+    "$command" "$command-$n" ranks "$n" "$spillway" >said
+    [ "$(grep -c 'interrupted' said)" = 0 ] || fail "$command on $n ranks was interrupted"
+    alike "$command" "$command-alone" "$command-$n"
+  done
+done
+for command in passkey recall; do
+  more=(--stop-after 1k)
+  if "$command" "$command-from-1" "$spillway" >/dev/null 2>stopped; then fail "$command was not stopped"; fi
+  grep -q 'interrupted' stopped || fail "the stop is not named: $(cat stopped)"
+  if "$command" "$command-from-3" ranks 3 "$spillway" >/dev/null 2>stopped; then fail "$command was not stopped"; fi
+  grep -q 'interrupted' stopped || fail "the stop is not named: $(cat stopped)"
+  more=(--resume)
+  "$command" "$command-from-1" ranks 3 "$spillway" >/dev/null
+  alike "$command" "$command-alone" "$command-from-1"
+  "$command" "$command-from-3" "$spillway" >/dev/null
+  alike "$command" "$command-alone" "$command-from-3"
+done
+echo "== passkey without a find, which leaves longer lengths out"
+for ranks in "" "ranks 3"; do
+  # shellcheck disable=SC2086 # Words of a command.
+  $ranks "$spillway" passkey --lengths 300,500 --depths 2 --samples 2 --mitigation none --mitigation window:64 -q --threads 1 \
+    --out "none${ranks: -1}" >/dev/null
+done
+same passkey none/passkey.json none3/passkey.json
+grep -q 'longer ones are not asked' none3/passkey.json || fail "longer prompts were asked"
+
 echo "== faults"
 # Ranks that were started otherwise: two programs in one mpirun.
 sed 's/steps = 12/steps = 11/' copy.toml >other.toml
@@ -249,6 +359,18 @@ if timeout 60 mpirun -n 1 "$spillway" train copy.toml --out differs -q : -n 1 "$
   fail "different configurations were trained together"
 fi
 grep -q 'configuration: expected' said || fail "the difference is not named: $(cat said)"
+[ ! -e differs ] || fail "something was written"
+for other in "--seed 7" "--threads 1 $recall/based"; do
+  # shellcheck disable=SC2086 # Several words.
+  if timeout 60 mpirun -n 1 "$spillway" passkey --lengths 300 --out differs -q : -n 1 "$spillway" passkey --lengths 300 --out differs -q $other \
+    >/dev/null 2>said; then fail "different passkeys were asked together"; fi
+  grep -Eq 'spillway: (--seed|CHECKPOINT): expected .*, as rank 0 has it, found .* on rank 1' said || fail "the difference is not named: $(cat said)"
+  [ ! -e differs ] || fail "something was written"
+done
+if timeout 60 mpirun -n 1 "$spillway" compare --out differs -q : -n 1 "$spillway" recall --out differs -q >/dev/null 2>said; then
+  fail "different commands ran together"
+fi
+grep -q 'subcommand: expected compare, as rank 0 has it, found recall on rank 1' said || fail "the difference is not named: $(cat said)"
 [ ! -e differs ] || fail "something was written"
 # A command that runs in one process.
 if timeout 60 mpirun -n 2 "$spillway" doctor >/dev/null 2>said; then fail "doctor on two ranks"; fi
@@ -279,8 +401,56 @@ for signal in KILL STOP; do
   if wait "$launcher"; then fail "a training without one of its ranks ended well"; fi
   printf '   SIG%s: the run ended after %s s\n' "$signal" "$((SECONDS - lost))"
   [ $((SECONDS - lost)) -lt 30 ] || fail "it took too long"
+  # What was saved last, with parts of the moments from all three, goes on with two.
+  if ranks 2 "$spillway" train long.toml --out "lost-$signal" -q --threads 1 --resume --stop-after 3 >/dev/null 2>resumed; then
+    fail "a stopped training was complete"
+  fi
+  grep -q 'interrupted after' resumed || fail "it was not resumed: $(cat resumed)"
   if [ "$signal" = STOP ]; then
     grep -q 'has given no sign of life for 5.0 s' said || fail "the silent rank is not named: $(cat said)"
   fi
+done
+# lost SIGNAL COMMAND...: starts the command on three ranks, sends the last of them a signal as soon as there is something to go on from, and
+# waits for the end.
+lost() {
+  local signal="$1" launcher victim begin
+  shift
+  SPILLWAY_RANK_TIMEOUT=5 timeout 120 mpirun -n 3 "$@" >/dev/null 2>said &
+  launcher=$!
+  until compgen -G "lost-$signal/*.json" >/dev/null; do
+    kill -0 "$launcher" 2>/dev/null || fail "it ended before: $(cat said)"
+    sleep 0.05
+  done
+  victim="$(pgrep -P "$(pgrep -P "$launcher")" -f "lost-$signal" | sort -n | tail -1)"
+  begin=$SECONDS
+  if [ "$signal" = INT ]; then
+    # As Ctrl-C does: to the launcher.
+    kill -INT "$(pgrep -P "$launcher")"
+  else
+    kill "-$signal" "$victim"
+  fi
+  if wait "$launcher"; then fail "$1 without one of its ranks ended well"; fi
+  printf '   %s, SIG%s: the run ended after %s s\n' "$2" "$signal" "$((SECONDS - begin))"
+  [ $((SECONDS - begin)) -lt 30 ] || fail "it took too long"
+}
+many=()
+for window in 16 24 32 40 48 56 64 72 80 88 96 104; do many+=(--mitigation "window:$window"); done
+declare -A busy=(
+  [passkey]="passkey --lengths 300,900 --depths 5 --samples 4 --all-lengths"
+  [recall]="recall $recall/based --facts 8 --documents 6 --length 0 --max-tokens 4 --passes 1 --no-padding"
+  [compare]="compare --quick --longest 8 --streams 4"
+)
+for command in passkey recall compare; do
+  read -ra words <<<"${busy[$command]}"
+  "$spillway" "${words[@]}" "${many[@]}" -q --threads 1 --out "whole-$command" >/dev/null
+  for signal in KILL STOP INT; do
+    rm -rf "lost-$signal"
+    lost "$signal" "$spillway" "${words[@]}" "${many[@]}" -q --threads 1 --out "lost-$signal"
+    if [ "$signal" = STOP ]; then
+      grep -q 'has given no sign of life for 5.0 s' said || fail "the silent rank is not named: $(cat said)"
+    fi
+    ranks 2 "$spillway" "${words[@]}" "${many[@]}" -q --threads 1 --out "lost-$signal" --resume >/dev/null
+    alike "$command" "whole-$command" "lost-$signal"
+  done
 done
 echo "all as in one process"
