@@ -19,7 +19,6 @@ fn every_source(folder: &Path) -> Vec<Value> {
         json!({"kind": "repeat", "token": "\n"}),
         json!({"kind": "copy", "vocab_size": 9}),
         json!({"kind": "mqar", "pairs": 3, "vocab_size": 64}),
-        json!({"kind": "pairs-in-filler", "pairs": [1, 3, 5]}),
         json!({"kind": "passkey-lite"}),
         json!({"kind": "induction-heads"}),
         json!({"kind": "repeated-header", "length": 4, "marker": 0, "source": text.clone()}),
@@ -31,6 +30,7 @@ fn every_source(folder: &Path) -> Vec<Value> {
             ]}},
             {"weight": 2, "source": tokens},
         ]}),
+        json!({"kind": "pairs-in-filler", "pairs": [1, 3, 5]}),
     ]
 }
 
