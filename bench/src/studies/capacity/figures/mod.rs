@@ -6,11 +6,13 @@ mod pairs;
 mod published;
 mod thresholds;
 
+use super::analysis::{Laws, UNIT};
 use super::report::CapacityReport;
 use super::result::RunResult;
 use super::threshold::Quantity;
 use crate::kit::axis::{Axis, Scale};
-use crate::kit::ink::Stroke;
+use crate::kit::chart::Layer;
+use crate::kit::ink::{Ink, Stroke};
 use crate::kit::picture::Drawing;
 use crate::studies::results::Picture;
 use spillway_models::evaluation::laws::{Fit, Law};
@@ -123,6 +125,30 @@ fn stroke(law: Law) -> Stroke {
         mark: None,
         ..Stroke::nth(index)
     }
+}
+
+/// The band of the best law and a line for every law, over a range of sizes in elements.
+fn law_layers(laws: &Laws, sizes: (f64, f64)) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    if let Some(Some(bootstrap)) = laws.bootstraps.first() {
+        let band = bootstrap
+            .band
+            .iter()
+            .map(|(size, range)| (size * UNIT, range.low, range.high));
+        layers.push(Layer::Band {
+            points: band.collect(),
+            ink: laws.fits.first().map_or(Ink::Grey, |fit| stroke(fit.law).ink),
+        });
+    }
+    for fit in best_of_each(&laws.fits) {
+        let behind = format!("{} ({}), +{:.1}", fit.law, fit.error, laws.behind(fit));
+        layers.push(Layer::line(
+            behind,
+            curve(fit, sizes, (UNIT, 1.0)),
+            stroke(fit.law),
+        ));
+    }
+    layers
 }
 
 /// The best fit of each law, the best law first.

@@ -1,10 +1,9 @@
 //! Pictures about pairs.
 
-use super::super::analysis::UNIT;
 use super::super::pairs::PairsReport;
 use super::super::pairs::arms::Arm;
 use super::super::pairs::held::{Held, HeldAt, Reached, TaskPairs, is_reached};
-use super::{Placed, Section, best_of_each, curve, length_axis, octaves, placed, slug, stroke};
+use super::{Placed, Section, law_layers, length_axis, octaves, placed, slug};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, aside};
 use crate::kit::format::{bytes as in_bytes, count};
@@ -142,25 +141,7 @@ fn pairs_held(task: &TaskPairs, held: &HeldAt) -> Placed {
     let sizes = octaves(models.iter().map(|model| model.bytes as f64)).unwrap_or((1.0, 2.0));
     let sizes = (sizes.0 / 2.0, sizes.1 * 2.0);
     let counts = octaves(ends(models.iter().map(|model| model.interval))).unwrap_or((1.0, 2.0));
-    let mut layers = Vec::new();
-    if let Some(Some(bootstrap)) = laws.bootstraps.first() {
-        let band = bootstrap
-            .band
-            .iter()
-            .map(|(size, range)| (size * UNIT, range.low, range.high));
-        layers.push(Layer::Band {
-            points: band.collect(),
-            ink: laws.fits.first().map_or(Ink::Grey, |fit| stroke(fit.law).ink),
-        });
-    }
-    for fit in best_of_each(&laws.fits) {
-        let behind = format!("{} ({}), +{:.1}", fit.law, fit.error, laws.behind(fit));
-        layers.push(Layer::line(
-            behind,
-            curve(fit, sizes, (UNIT, 1.0)),
-            stroke(fit.law),
-        ));
-    }
+    let mut layers = law_layers(laws, sizes);
     if let Some(one) = models.first() {
         // As many pairs as state values of a channel: what one product of keys can tell apart exactly.
         let per_value = one.bytes as f64 / one.state.d_state as f64;

@@ -1,12 +1,9 @@
 //! Thresholds by state size with the laws fitted to them, and what they tell about the exponent.
 
-use super::super::analysis::{Analysis, UNIT};
+use super::super::analysis::Analysis;
 use super::super::report::CapacityReport;
 use super::super::threshold::{Quantity, Threshold};
-use super::{
-    Placed, Section, best_of_each, curve, length_axis, octaves, placed, quantity_slug, size_axis, slug,
-    stroke,
-};
+use super::{Placed, Section, law_layers, length_axis, octaves, placed, quantity_slug, size_axis, slug};
 use crate::kit::axis::{Axis, Scale};
 use crate::kit::chart::{Chart, Layer, aside};
 use crate::kit::ink::{Ink, Mark, Stroke};
@@ -58,25 +55,7 @@ fn extent(analysis: &Analysis) -> ((f64, f64), (f64, f64)) {
 pub(super) fn thresholds(analysis: &Analysis) -> Placed {
     let (sizes, lengths) = extent(analysis);
     let (laws, symbol) = (&analysis.laws, analysis.quantity.symbol());
-    let mut layers = Vec::new();
-    if let Some(Some(bootstrap)) = laws.bootstraps.first() {
-        let band = bootstrap
-            .band
-            .iter()
-            .map(|(size, range)| (size * UNIT, range.low, range.high));
-        layers.push(Layer::Band {
-            points: band.collect(),
-            ink: laws.fits.first().map_or(Ink::Grey, |fit| stroke(fit.law).ink),
-        });
-    }
-    for fit in best_of_each(&laws.fits) {
-        let behind = format!("{} ({}), +{:.1}", fit.law, fit.error, laws.behind(fit));
-        layers.push(Layer::line(
-            behind,
-            curve(fit, sizes, (UNIT, 1.0)),
-            stroke(fit.law),
-        ));
-    }
+    let mut layers = law_layers(laws, sizes);
     layers.extend(interval_layers(analysis, "an interval of one seed", Ink::Text));
     let chart = Chart {
         x: size_axis(sizes),
