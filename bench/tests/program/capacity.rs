@@ -283,6 +283,11 @@ fn configurations_that_cannot_be_used_are_refused_before_anything_is_trained() {
         ("shortest = 2", "shortest = 0", &["geometric", "above 0"]),
         ("questions = 8", "questions = 0", &["tasks.pairs", "at least 1"]),
         (
+            "questions = 8",
+            "questions = 8, accuracy = 0.4",
+            &["tasks.pairs.accuracy", "above 0.48", "8 values", "found 0.4"],
+        ),
+        (
             "recall = { lengths = [16, 32], depths = 2, samples = 2 }",
             "pairs = { counts = [1], lengths = [16], questions = 1 }",
             &["pairs-in-filler", "task keys"],

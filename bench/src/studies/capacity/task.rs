@@ -93,6 +93,26 @@ pub struct PairsConfig {
     pub accuracy: f64,
 }
 
+impl PairsConfig {
+    /// What is wrong with it where there are so many different values, as what is expected and what is found instead.
+    fn fault(&self, values: usize) -> Option<(String, String)> {
+        if self.counts.is_empty() || self.counts.contains(&0) || self.questions == 0 {
+            let expected = "tasks.pairs with counts and questions, each at least 1";
+            return Some((expected.into(), format!("{self:?}")));
+        }
+        // Three standard errors above chance: a model that has learned nothing holds no pairs then.
+        let chance = 1.0 / values.max(1) as f64;
+        let lucky = chance + 3.0 * (chance * (1.0 - chance) / self.questions as f64).sqrt();
+        (!(self.accuracy > lucky && self.accuracy < 1.0)).then(|| {
+            let expected = format!(
+                "tasks.pairs.accuracy below 1 and above {lucky:.2}, which guesses among {values} values may reach by luck in {} questions",
+                self.questions
+            );
+            (expected, self.accuracy.to_string())
+        })
+    }
+}
+
 fn nine_tenths() -> f64 {
     0.9
 }
@@ -136,16 +156,11 @@ impl Task {
             }
         }
         if let Some(pairs) = &self.pairs {
-            if self.pairs_in_filler().is_none() {
+            let Some(data) = self.pairs_in_filler() else {
                 return fault("tasks.pairs beside data of kind pairs-in-filler", other_data());
-            }
-            if pairs.counts.is_empty() || pairs.counts.contains(&0) || pairs.questions == 0 {
-                let expected = "tasks.pairs with counts and questions, each at least 1";
-                return fault(expected, format!("{pairs:?}"));
-            }
-            if !(pairs.accuracy > 0.0 && pairs.accuracy < 1.0) {
-                let expected = "tasks.pairs.accuracy between 0 and 1";
-                return fault(expected, pairs.accuracy.to_string());
+            };
+            if let Some(found) = pairs.fault(data.values) {
+                return Some(found);
             }
         }
         if let Some(forgetting) = &self.forgetting {
