@@ -135,17 +135,30 @@ pub fn reduce_scatter<N: Numbers + ?Sized>(
         }
         Ok(())
     };
+    by_buckets(parts, numbers, send, |numbers, bucket| {
+        let own = parts.piece(rank, bucket);
+        if !own.is_empty() {
+            let sums = summed(ranks, numbers.read(own.clone()))?;
+            numbers.write(own, &sums);
+        }
+        Ok(())
+    })
+}
+
+/// Sends each bucket before the one ahead of it is taken in.
+fn by_buckets<N: Numbers + ?Sized>(
+    parts: &Parts,
+    numbers: &mut N,
+    send: impl Fn(&N, usize) -> Result<(), ParallelError>,
+    take_in: impl Fn(&mut N, usize) -> Result<(), ParallelError>,
+) -> Result<(), ParallelError> {
     let buckets = parts.buckets();
     send(numbers, 0)?;
     for bucket in 0..buckets {
         if bucket + 1 < buckets {
             send(numbers, bucket + 1)?;
         }
-        let own = parts.piece(rank, bucket);
-        if !own.is_empty() {
-            let sums = summed(ranks, numbers.read(own.clone()))?;
-            numbers.write(own, &sums);
-        }
+        take_in(numbers, bucket)?;
     }
     Ok(())
 }
@@ -189,12 +202,7 @@ pub fn all_gather<N: Numbers + ?Sized>(
         let message = bytes_of(&numbers.read(own));
         others(rank, size).try_for_each(|to| ranks.send(to, REDUCED, message.clone()))
     };
-    let buckets = parts.buckets();
-    send(numbers, 0)?;
-    for bucket in 0..buckets {
-        if bucket + 1 < buckets {
-            send(numbers, bucket + 1)?;
-        }
+    by_buckets(parts, numbers, send, |numbers, bucket| {
         for owner in others(rank, size) {
             let piece = parts.piece(owner, bucket);
             if !piece.is_empty() {
@@ -203,8 +211,8 @@ pub fn all_gather<N: Numbers + ?Sized>(
                 numbers.write(piece, &theirs);
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Replaces every value by its sum over the ranks: ((v₀ + v₁) + v₂) + …, the same bits on all of them.

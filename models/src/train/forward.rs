@@ -399,3 +399,9 @@ impl Counted {
         })
     }
 }
+
+/// The number that a loss is, without what made it.
+pub(in crate::train) fn loss_value(loss: &Tensor<1>) -> f64 {
+    let data = loss.clone().inner().into_data();
+    data.iter::<f32>().map(f64::from).sum()
+}

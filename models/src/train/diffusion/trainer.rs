@@ -17,6 +17,7 @@ use crate::model::WeightType;
 use crate::tasks::Images;
 use crate::train::data::seed::generator;
 use crate::train::error::TrainError;
+use crate::train::forward::loss_value;
 use crate::train::optimizer::{Optimizer, OptimizerConfig};
 use crate::train::parameters::Parameter;
 use crate::train::snapshot::{Snapshot, SnapshotChoice, Snapshots};
@@ -188,13 +189,7 @@ impl DiffusionTrainer {
             .map(|parameter| parameter.value.clone().autodiff().require_grad())
             .collect();
         let loss = self.loss(&leaves)?;
-        let value: f64 = loss
-            .clone()
-            .inner()
-            .into_data()
-            .iter::<f32>()
-            .map(f64::from)
-            .sum();
+        let value = loss_value(&loss);
         if !value.is_finite() {
             return Err(TrainError::NotFinite {
                 step: self.step,

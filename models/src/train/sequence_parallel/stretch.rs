@@ -16,7 +16,7 @@ use crate::parallel::{Communicator, Tag, wire};
 use crate::state::LayerState;
 use crate::train::batch::{Batch, Segment};
 use crate::train::error::TrainError;
-use crate::train::forward::Differentiable;
+use crate::train::forward::{Differentiable, loss_value};
 use crate::train::optimizer::Accumulator;
 
 const STATE: Tag = Tag::new(19, "the state of a layer");
@@ -175,10 +175,10 @@ impl<'a> Way<'a> {
         let mut given = Vec::new();
         let passage = passage.map(|tensor| cut(tensor, network.device(), &mut given));
         let (total, weight) = network.loss_of(network.network().leave(passage)?, segment)?;
-        let values = total.clone().inner().into_data();
+        let loss = loss_value(&total);
         let mut gradients = total.backward();
         Ok(Head {
-            loss: values.iter::<f32>().map(f64::from).sum(),
+            loss,
             weight,
             of_passage: given
                 .iter()

@@ -12,7 +12,7 @@ use crate::tasks::{Input, Task, TaskData, TaskError};
 use crate::train::config::TrainConfig;
 use crate::train::data::DataError;
 use crate::train::error::TrainError;
-use crate::train::forward::{Differentiable, Leaves, Precision};
+use crate::train::forward::{Differentiable, Leaves, Precision, loss_value};
 use crate::train::optimizer::ends_with;
 use crate::train::parameters::{Parameter, Parameters};
 
@@ -175,7 +175,7 @@ impl TaskWork {
                 .collect();
             let places = answered.places.clone();
             let (loss, _) = self.adapter.loss(batch, answered)?;
-            let loss: f64 = loss.inner().into_data().iter::<f32>().map(f64::from).sum();
+            let loss = loss_value(&loss);
             tally.add(batch, &places, &outputs, loss);
         }
         Ok(tally.result(&set.name))

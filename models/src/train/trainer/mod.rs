@@ -20,7 +20,7 @@ use super::data::Source;
 use super::data::seed::mix;
 use super::encoder::EncoderConfig;
 use super::error::TrainError;
-use super::forward::{Differentiable, Leaves};
+use super::forward::{Differentiable, Leaves, loss_value};
 use super::log::{Seconds, StepEvent};
 use super::memory::ask_for_step;
 use super::optimizer::{Accumulator, Optimizer};
@@ -451,14 +451,7 @@ impl Sum {
         leaves: &Leaves,
         step: u64,
     ) -> Result<(), TrainError> {
-        let loss: f64 = total
-            .clone()
-            .inner()
-            .into_data()
-            .iter::<f32>()
-            .map(f64::from)
-            .sum();
-        self.add_loss(loss, step)?;
+        self.add_loss(loss_value(&total), step)?;
         let gradients = leaves.gradients(&mut total.backward());
         Ok(self.gradients.add(gradients, weight)?)
     }
